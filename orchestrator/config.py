@@ -1,0 +1,320 @@
+"""The job file as frozen, typed data. Loading it from YAML, and the errors a user sees, are in jobfile.py.
+
+Every field carries its meaning as a docstring, which is what the documentation is made of. Models
+are frozen and refuse unknown keys. Nothing here reads a file or knows a library heavier than pydantic.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+T = TypeVar("T")
+
+
+class Settings(BaseModel):
+    """Base of every section: frozen, unknown keys refused, docstrings are the descriptions."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
+    )
+
+
+def _no_bool(value: Any) -> Any:
+    # YAML reads `on` and `yes` as true, and Python takes true for 1: never what a number means here.
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0)]
+NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0)]
+Fraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
+Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+CountOrZero = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+
+# A value for every round, or a list of one value a round; see `at_round`.
+PositiveSchedule = Positive | Annotated[list[Positive], Field(min_length=1)]
+NonNegativeSchedule = NonNegative | Annotated[list[NonNegative], Field(min_length=1)]
+CountSchedule = Count | Annotated[list[Count], Field(min_length=1)]
+
+
+def at_round(schedule: T | list[T], round_number: int) -> T:
+    """The value of a schedule in a round (from 1): a longer list is cut, a shorter one repeats its last value."""
+    if isinstance(schedule, list):
+        return schedule[min(round_number, len(schedule)) - 1]
+    return schedule
+
+
+class Source(Settings):
+    """Where rows come from: a JSONL or Parquet file. A plain string is short for `path`."""
+
+    path: str
+    """A `.jsonl` or `.parquet` file; relative to the job file's folder, else to the current folder."""
+    limit: Count | None = None
+    """Use only the first so many rows."""
+
+
+def _as_source(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+SourceOrPath = Annotated[Source, BeforeValidator(_as_source)]
+
+
+class Data(Settings):
+    """The three disjoint problem sets, and how a row becomes a prompt."""
+
+    train: SourceOrPath
+    """Problems that prompts are drawn from."""
+    gate: SourceOrPath
+    """Held-out problems that decide promotion."""
+    test: SourceOrPath
+    """Held-out problems that are only reported; they decide nothing."""
+    id: str | None = "id"
+    """Field with a unique id; null numbers the rows."""
+    answer: str = "answer"
+    """Field with the gold answer."""
+    answer_marker: str | None = None
+    """The gold answer is what follows the last such marker in the field (GSM8K: `####`)."""
+    solution: str | None = None
+    """Field with a worked gold solution, ending in the answer as a model should give it."""
+    template: str = "{question}\n"
+    """Text of a prompt; `{field}` is replaced by the row's field. `{{` and `}}` are plain braces."""
+    chat: bool = False
+    """Send the templated text as a user message through the tokenizer's chat template."""
+    system: str | None = None
+    """System message, where `chat` is true."""
+    prompts: Literal["same", "split"] = "same"
+    """`same`: the same prompts every round. `split`: fresh prompts every round, wrapping at the end."""
+    prompts_per_round: Count | None = None
+    """How many training prompts a round uses; null uses them all (with `split`, an equal share)."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if self.system is not None and not self.chat:
+            raise ValueError("`system` needs `chat: true`")
+        return self
+
+
+class Generate(Settings):
+    """Sampling with a pool of vLLM engines."""
+
+    samples: CountSchedule = 8
+    """Samples a prompt (N), by round."""
+    temperature: NonNegativeSchedule = 1.0
+    """Sampling temperature, by round."""
+    top_p: Fraction = 1.0
+    """Nucleus sampling: keep the smallest set of tokens with this much probability."""
+    top_k: CountOrZero = 0
+    """Keep only the k likeliest tokens; 0 keeps all."""
+    max_tokens: Count = 512
+    """Longest completion, in tokens. A sample that reaches it is truncated and joins no pair."""
+    stop: list[str] = []
+    """Texts that end a completion."""
+    seeding: Literal["sample", "engine"] = "sample"
+    """`sample`: each sample has a seed of its own, so that a fresh run repeats exactly.
+    `engine`: one seed an engine, which is faster on GPU and repeats only by distribution."""
+    engines: Count = 1
+    """Number of vLLM engines."""
+    tensor_parallel: Count = 1
+    """Accelerators (or CPU ranks) an engine is spread over."""
+    shard_prompts: Count = 32
+    """Prompts that are generated, graded and committed together."""
+    max_model_len: Count | None = None
+    """Longest prompt and completion together, in tokens; null takes the model's."""
+    max_num_seqs: Count = 128
+    """Most sequences an engine works on at once."""
+    engine: dict[str, Any] = {}
+    """Further vLLM engine arguments, by their own names."""
+
+
+class Grade(Settings):
+    """Scoring completions against gold answers in killable processes."""
+
+    graders: list[Literal["text", "number", "math"]] = Field(default=["text", "number", "math"], min_length=1)
+    """Tried in order until one says correct: `text` (equal after normalising), `number` (equal value),
+    `math` (math-verify)."""
+    answer: list[str] = Field(default=["final_answer", "boxed", "hash"], min_length=1)
+    """Where the answer is, tried in order: `final_answer` (what follows "Final answer:"), `boxed`
+    (the last \\boxed{}), `hash` (what follows `####`), or `pattern:REGEX` with one group."""
+    timeout: Positive = 5.0
+    """Seconds after which a grader's process is killed."""
+    memory: Positive = 1.0
+    """GiB of memory that a grader's process may take beyond what it has after starting."""
+    processes: Count | None = None
+    """Number of grader processes; null takes one a core."""
+    max_characters: Count = 20_000
+    """Longest completion that is looked at; only its end is, when it is longer."""
+
+
+class Pairs(Settings):
+    """From verdicts to preference pairs (arXiv 2404.19733, section 2)."""
+
+    per_prompt: CountSchedule = 4
+    """Pairs a prompt (K), by round."""
+    gold_as_chosen: bool = False
+    """Put the worked gold solution among the correct samples."""
+    max_pairs: Count | None = None
+    """Keep a seeded random subset of so many pairs a round."""
+
+
+
+class Loss(Settings):
+    """`dpo` * L_DPO(beta) + `nll` * L_NLL, the mean over pairs (arXiv 2404.19733, equation 1)."""
+
+    beta: PositiveSchedule = 0.1
+    """Strength of the pull to the reference, by round."""
+    dpo: NonNegativeSchedule = 1.0
+    """Weight of the DPO term, by round."""
+    nll: NonNegativeSchedule = 1.0
+    """Weight of the negative log-likelihood of the chosen completion (the paper's alpha), by round."""
+    nll_scope: Literal["response", "prompt+response"] = "response"
+    """Tokens that the NLL covers; the paper's first version also covers the prompt."""
+    nll_normalisation: Literal["sequence", "batch"] = "sequence"
+    """`sequence`: each sequence's NLL is divided by its own length, as in the paper. `batch`: one
+    mean over all tokens of the batch."""
+
+
+class Train(Settings):
+    """Training with a group of DeepSpeed ranks."""
+
+    ranks: Count = 1
+    """Number of training processes, one accelerator each."""
+    zero: Annotated[int, BeforeValidator(_no_bool), Field(ge=0, le=3)] = 1
+    """DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in CPU memory."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """`bf16` computes in bfloat16 with float32 master weights; `fp32` does everything in float32."""
+    learning_rate: NonNegativeSchedule = 7e-7
+    """Peak learning rate, by round; 0 is a control run."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Shape after the warm-up."""
+    warmup_steps: CountOrZero = 0
+    """Steps of linear warm-up from 0."""
+    final_ratio: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)] = 0.0
+    """Learning rate at the last step as a share of the peak (linear and cosine)."""
+    batch_pairs: Count = 16
+    """Pairs a step, over all ranks."""
+    epochs: Count = 1
+    """Passes over the round's pairs."""
+    max_steps: Count | None = None
+    """At most so many steps a round."""
+    order: Literal["pairs", "prompts"] = "pairs"
+    """`pairs` shuffles pairs. `prompts` shuffles prompts and keeps a prompt's pairs together, so that
+    a batch holds each prompt and each of its completions once."""
+    weight_decay: NonNegative = 0.0
+    """AdamW weight decay."""
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    """AdamW betas."""
+    epsilon: Positive = 1e-8
+    """AdamW epsilon."""
+    max_grad_norm: Positive | None = 1.0
+    """Clip the gradient's norm; null does not clip."""
+    tokens_per_microbatch: Count = 4096
+    """Most real tokens that go through the model at once on a rank."""
+    max_tokens: Count | None = None
+    """Drop, and count, pairs with a side longer than this many tokens, prompt included."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    attention: Literal["auto", "sdpa", "flex"] = "auto"
+    """Attention over trees of completions: `sdpa` anywhere, `flex` (FlexAttention) on GPU; `auto` picks."""
+    export_dtype: Literal["float32", "bfloat16"] | None = None
+    """Number format of the checkpoint's weights; null takes the model's own."""
+
+
+class Promotion(Settings):
+    """When a candidate becomes the next reference; decided on the gate problems alone."""
+
+    rule: Literal["always", "not_worse", "better"] = "not_worse"
+    """`not_worse` refuses a candidate that is significantly worse than the best reference so far,
+    `better` accepts only one that is significantly better (one-sided exact McNemar test)."""
+    alpha: Annotated[float, BeforeValidator(_no_bool), Field(gt=0, lt=1)] = 0.05
+    """Significance level of the test."""
+
+
+class Evaluate(Settings):
+    """Greedy evaluation on gate and test, before round 1 and after each round."""
+
+    max_tokens: Count | None = None
+    """Longest answer in tokens; null takes `generate.max_tokens`."""
+    probe_tolerance: Positive = 0.05
+    """Largest mean difference of a token's log-probability between trainer and engine, in nats."""
+
+
+class Cluster(Settings):
+    """Which Ray cluster to use, and how much of it."""
+
+    address: str | None = None
+    """Ray address to join; null joins `RAY_ADDRESS` if that is set, and starts a local one otherwise."""
+    cpus_per_engine: Count | None = None
+    """CPU cores of an engine; null shares out the cores of a machine without accelerators."""
+    cpus_per_rank: Count | None = None
+    """CPU cores of a training rank; null shares out likewise."""
+    accelerators: Literal["auto", "none"] = "auto"
+    """`none` stays on CPU even where the cluster has accelerators."""
+    timeout: Positive = 120.0
+    """Seconds to wait for the cluster to answer and to have the resources free."""
+
+
+class Tracking(Settings):
+    """MLflow."""
+
+    enabled: bool = True
+    """Track the run in MLflow."""
+    uri: str | None = None
+    """Tracking address; null is `mlflow.db` (SQLite) in the folder of runs."""
+    experiment: str | None = None
+    """Experiment's name; null takes the job's name."""
+
+
+class Job(Settings):
+    """One job: rounds of generate, score, pair, train, evaluate, promote."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    """Name of the job and of its run folder `runs/<name>`."""
+    method: Literal["irpo"] = "irpo"
+    """Which method's settings are the defaults."""
+    rounds: Count = 3
+    """Number of rounds. A finished run goes on from where it is when this is raised."""
+    seed: CountOrZero = 0
+    """Seed of everything random; each part derives its own from it."""
+    run_dir: str | None = None
+    """Run folder; null is `runs/<name>` in RATCHET_HOME, else in the project's or the current folder."""
+    model: str
+    """The seed model: a Hugging Face folder (relative to the job file's folder, else the current one) or Hub id."""
+    init: Literal["previous", "base"] = "previous"
+    """What a round's training starts from: the current reference, or the seed model."""
+    reference: Literal["previous", "base"] = "previous"
+    """The reference model of a round's loss: the last promoted checkpoint, or the seed model."""
+    data: Data
+    generate: Generate = Generate()
+    grade: Grade = Grade()
+    pairs: Pairs = Pairs()
+    loss: Loss = Loss()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    promotion: Promotion = Promotion()
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+
+    @field_validator("seed")
+    @classmethod
+    def _seed_fits(cls, value: int) -> int:
+        if value >= 2**31:
+            raise ValueError("must be below 2147483648")
+        return value
+
+
+HARMLESS = (
+    "rounds",
+    "run_dir",
+    "cluster",
+    "tracking",
+    "generate.engines",
+    "generate.max_num_seqs",
+    "grade.processes",
+)
+"""Keys that may differ when a run is resumed, since they change no result."""

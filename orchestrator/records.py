@@ -1,0 +1,182 @@
+"""The rows that cross boundaries, as frozen dataclasses, and the Parquet schemas they are stored in.
+
+Everything that one part of Ratchet hands to another is one of these. Token ids are the truth and
+text is a view: wherever both stand, the ids are what the engine saw or produced and what the
+trainer is fed, and the text is there to be read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import pyarrow as pa
+
+Verdict = Literal["correct", "wrong", "ungradable"]
+FinishReason = Literal["stop", "length"]
+Split = Literal["gate", "test"]
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingPlan:
+    """How one round samples. `seed` is the round's; a sample's own seed derives from it.
+
+    Example: SamplingPlan(samples=8, temperature=1.0, top_p=1.0, top_k=0, max_tokens=48, stop=(), seed=7)
+    """
+
+    samples: int
+    temperature: float
+    top_p: float
+    top_k: int
+    max_tokens: int
+    stop: tuple[str, ...]
+    seed: int
+    seeding: Literal["sample", "engine"] = "sample"
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """A slice of a step's work that is committed as a whole.
+
+    Example: Shard(index=3, source="rounds/01/prompts/00000.parquet", start=96, stop=128,
+    output="rounds/01/samples/.e2-00003.parquet")
+    """
+
+    index: int
+    source: str
+    """Parquet file of prompts (generation) or of samples (grading), absolute."""
+    start: int
+    """First row of `source` that belongs to the shard."""
+    stop: int
+    output: str
+    """Hidden file to write, absolute; the driver renames it once it is committed."""
+
+
+@dataclass(frozen=True, slots=True)
+class LossWeights:
+    """The loss of one round: `dpo` * L_DPO(beta) + `nll` * L_NLL (arXiv 2404.19733, equation 1)."""
+
+    beta: float
+    dpo: float
+    nll: float
+    nll_scope: Literal["response", "prompt+response"] = "response"
+    nll_normalisation: Literal["sequence", "batch"] = "sequence"
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingPlan:
+    """What a trainer group does in one round; paths are absolute, outputs are hidden until committed."""
+
+    init: str
+    """Hugging Face folder that the policy starts from."""
+    reference: str
+    """Hugging Face folder of the reference model."""
+    pairs: tuple[str, ...]
+    """Parquet files of pairs, in order."""
+    loss: LossWeights
+    learning_rate: float
+    seed: int
+    state_dir: str
+    """Folder for the training state (optimizer and so on); private to the trainer."""
+    metrics_file: str
+    """Parquet file of one row a step."""
+    probe_file: str
+    """Parquet file of completions with the trained policy's own log-probabilities (schema PROBE)."""
+    checkpoint_dir: str
+    """Hugging Face folder that the trained policy is exported to."""
+
+
+PROMPTS = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        pa.field("gold", pa.string(), nullable=False),
+        pa.field("solution", pa.string()),
+        pa.field("solution_token_ids", pa.list_(pa.int32())),
+    ]
+)
+"""One row a prompt: templated and tokenised once. `messages` where a chat template was used;
+`solution` is the worked gold solution, if the data has one, its ids closed by EOS."""
+
+SAMPLES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+    ]
+)
+"""One row a sample. `token_ids` ends in EOS exactly when EOS was sampled; `finish_reason` is
+"stop" or "length" (truncated)."""
+
+VERDICTS = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("extracted", pa.string()),
+        pa.field("rule", pa.string()),
+        pa.field("reason", pa.string()),
+    ]
+)
+"""One row a sample: correct, wrong or ungradable; what was extracted, by which rule, and why."""
+
+_TRL_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+
+
+def pairs_schema(conversational: bool) -> pa.Schema:
+    """Schema of preference pairs, readable by TRL: `prompt`, `chosen` and `rejected` are lists of
+    messages where a chat template is used and plain text otherwise. The ids are what is trained on."""
+    view = _TRL_MESSAGES if conversational else pa.string()
+    ids = pa.list_(pa.int32())
+    return pa.schema(
+        [
+            pa.field("pair_id", pa.string(), nullable=False),
+            pa.field("prompt_id", pa.string(), nullable=False),
+            pa.field("prompt", view, nullable=False),
+            pa.field("chosen", view, nullable=False),
+            pa.field("rejected", view, nullable=False),
+            pa.field("chosen_sample", pa.int32()),
+            pa.field("rejected_sample", pa.int32()),
+            pa.field("prompt_token_ids", ids, nullable=False),
+            pa.field("chosen_token_ids", ids, nullable=False),
+            pa.field("rejected_token_ids", ids, nullable=False),
+        ]
+    )
+
+
+REFERENCE = pa.schema(
+    [
+        pa.field("completion_key", pa.string(), nullable=False),
+        pa.field("logprob", pa.float64(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+    ]
+)
+"""One row a distinct completion: the sum of its token log-probabilities under the reference."""
+
+PROBE = pa.schema(
+    [
+        pa.field("prompt_token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("completion_token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("logprob", pa.float64(), nullable=False),
+    ]
+)
+"""Completions with their summed log-probability under the trained policy, as the trainer sees it:
+what an engine that loads the exported checkpoint must agree with."""
+
+EVALUATION = pa.schema(
+    [
+        pa.field("split", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("finish_reason", pa.string(), nullable=False),
+        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("extracted", pa.string()),
+    ]
+)
+"""One row an evaluation problem, answered greedily."""

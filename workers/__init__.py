@@ -1,0 +1,1 @@
+"""Ratchet works here: everything heavy, everything that may touch an accelerator."""
