@@ -1,0 +1,77 @@
+"""Publishing and verifying files. What is committed is named with size and sha256 of each file; only then does
+it get its final name, so that a reader's listing shows committed work only."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+from orchestrator.durable import sha256, sync_file, sync_folder
+from orchestrator.errors import Damaged
+from orchestrator.ledger import Artifact
+
+
+class Artifacts:
+    """The files of one run folder."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        # What was hashed already, by (path, inode, size, times): hashing weights once a process is enough.
+        self._verified: set[tuple[str, int, int, int]] = set()
+
+    def describe(self, hidden: Path, path: Path) -> Artifact:
+        """Make the files under `hidden` durable, and name them with their hashes as what will stand at `path`."""
+        names = [""] if hidden.is_file() else sorted(_files_below(hidden))
+        if not names:
+            raise FileNotFoundError(f"{hidden}: a step published no files")
+        files = {}
+        for name in names:
+            file = hidden / name if name else hidden
+            sync_file(file)
+            files[name] = {"size": file.stat().st_size, "sha256": sha256(file)}
+        for folder in {(hidden / name).parent for name in names}:
+            sync_folder(folder)
+        return self.declare(hidden, path, files)
+
+    def declare(self, hidden: Path, path: Path, files: dict[str, dict[str, Any]]) -> Artifact:
+        """An artifact whose worker has synced and hashed its files already."""
+        relative = [os.path.relpath(p, self.root) for p in (path, hidden)]
+        return Artifact(relative[0], relative[1], files)
+
+    def reveal(self, artifact: Artifact) -> None:
+        """Give a committed artifact its final name. Done again on replay, so it must not mind being repeated."""
+        hidden, final = self.root / artifact.hidden, self.root / artifact.path
+        if not hidden.exists():
+            return
+        if final.exists():  # never ours: a committed name is given once
+            os.rename(final, final.with_name(f".stray-{uuid.uuid4().hex[:8]}-{final.name}"))
+        final.parent.mkdir(parents=True, exist_ok=True)
+        os.rename(hidden, final)
+        sync_folder(final.parent)
+
+    def verify(self, artifact: Artifact) -> Path:
+        """Check every file against the ledger; returns the artifact's absolute path.
+
+        Raises:
+            Damaged: a file is missing or has other bytes than were committed.
+        """
+        final = self.root / artifact.path
+        for name, said in artifact.files.items():
+            file = final / name if name else final
+            try:
+                stat = file.stat()
+            except OSError as error:
+                raise Damaged(f"{file}: committed, but it cannot be read ({error.strerror})") from error
+            key = (str(file), stat.st_ino, stat.st_size, stat.st_mtime_ns)
+            if key in self._verified:
+                continue
+            if stat.st_size != said["size"] or sha256(file) != said["sha256"]:
+                raise Damaged(f"{file}: not what was committed (size or sha256 differs). Restore it from a copy.")
+            self._verified.add(key)
+        return final
+
+
+def _files_below(folder: Path) -> list[str]:
+    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]

@@ -1,0 +1,88 @@
+"""The few file operations that durability rests on. Each returns only when the disk has the bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from pathlib import Path
+from typing import Any
+
+_CHUNK = 1 << 20
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable: a rename or link is only as lasting as its folder."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_file(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def put_if_absent(path: Path, content: bytes) -> bool:
+    """Create `path` with `content`, whole or not at all; False when the name is taken already.
+
+    A hard link is the one operation that both local disks and NFS do atomically without replacing.
+    On NFS its success can be reported as a failure (the reply was lost, the call repeated), so the
+    link count of our own temporary file decides, not the error.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path)
+        except OSError:
+            if os.stat(temporary).st_nlink != 2:
+                if path.exists():
+                    return False
+                raise
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+    return True
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a cache or a view in place, atomically. Never used for what is committed."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    try:
+        with open(temporary, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def canonical(value: Any) -> bytes:
+    """One spelling of a JSON value, so that equal values have equal hashes."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def fingerprint(value: Any) -> str:
+    """Hex digest (32 characters) of a JSON value."""
+    return hashlib.sha256(canonical(value)).hexdigest()[:32]

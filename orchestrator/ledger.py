@@ -1,0 +1,223 @@
+"""The ledger: a run's only truth. One immutable file a record; the order of the numbers is the order of events.
+
+    ledger/00000000.json   {"schema": 1, "number": 0, "epoch": 1, "kind": "claim", "time": ..., "data": {...}}
+
+- **Append** puts the next number if it is absent (see `durable.put_if_absent`). No locks, no clocks.
+- **Claim**: a driver's first record carries the next epoch. The newest claim wins: when an older
+  driver finds its next number taken, a newer claim stands before it, and it stops (`Displaced`).
+- **Fold** (`State`) turns the records into what a driver, `status` or tracking needs to know.
+
+`time` is for people and for tracking; nothing is decided by it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.durable import canonical, put_if_absent
+from orchestrator.errors import BadInput, Damaged, Displaced
+
+SCHEMA = 1
+
+Kind = Literal["claim", "config", "shard", "commit", "promotion", "end"]
+EndState = Literal["finished", "interrupted", "failed", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One event. Example: Record(7, 1, "commit", 1.7e9, {"step": "rounds/01/pairs", ...})"""
+
+    number: int
+    epoch: int
+    kind: Kind
+    time: float
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """Files that were committed together: a folder, or one file (then its name in `files` is "").
+
+    `hidden` is where the worker wrote it and `path` where a reader finds it, both relative to the
+    run; `files` maps names to {"size": bytes, "sha256": hex}.
+    Example: Artifact("rounds/01/pairs", "rounds/01/.pairs-e1", {"00000.parquet": {...}})
+    """
+
+    path: str
+    hidden: str
+    files: dict[str, dict[str, Any]]
+
+    def as_json(self) -> dict[str, Any]:
+        return {"path": self.path, "hidden": self.hidden, "files": self.files}
+
+    @staticmethod
+    def from_json(data: dict[str, Any]) -> Artifact:
+        return Artifact(data["path"], data["hidden"], data["files"])
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """A finished step: what it was computed from, what it made, and its facts (counts, seconds, ...)."""
+
+    step: str
+    fingerprint: str
+    artifacts: tuple[Artifact, ...]
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class ShardCommit:
+    """A finished shard of a step that is not finished yet, or was not when this was written."""
+
+    step: str
+    index: int
+    artifact: Artifact
+    facts: dict[str, Any]
+
+
+@dataclass
+class State:
+    """What the records say, folded in order."""
+
+    epoch: int = 0
+    driver: dict[str, Any] = field(default_factory=dict)
+    configs: list[dict[str, Any]] = field(default_factory=list)
+    commits: dict[str, Commit] = field(default_factory=dict)
+    shards: dict[str, dict[int, ShardCommit]] = field(default_factory=dict)
+    promotions: list[dict[str, Any]] = field(default_factory=list)
+    end: dict[str, Any] | None = None
+    """How the newest driver ended; None while it has not said so."""
+
+    def apply(self, record: Record) -> None:
+        data = record.data
+        match record.kind:
+            case "claim":
+                self.epoch, self.driver, self.end = record.epoch, data, None
+            case "config":
+                self.configs.append(data)
+            case "shard":
+                shard = ShardCommit(data["step"], data["index"], Artifact.from_json(data["artifact"]), data["facts"])
+                self.shards.setdefault(shard.step, {}).setdefault(shard.index, shard)
+            case "commit":
+                artifacts = tuple(Artifact.from_json(a) for a in data["artifacts"])
+                commit = Commit(data["step"], data["fingerprint"], artifacts, data["facts"])
+                self.commits.setdefault(commit.step, commit)
+            case "promotion":
+                self.promotions.append(data)
+            case "end":
+                self.end = data
+
+    def artifacts(self) -> Iterator[Artifact]:
+        """Every committed artifact, shards included."""
+        for shards in self.shards.values():
+            for shard in shards.values():
+                yield shard.artifact
+        for commit in self.commits.values():
+            yield from commit.artifacts
+
+
+class Ledger:
+    """A driver's, or a reader's, view of a ledger folder. `state` is the fold of `records` so far."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.records: list[Record] = []
+        self.state = State()
+        self._epoch: int | None = None
+        self.refresh()
+
+    def refresh(self) -> list[Record]:
+        """Read what others appended; returns the new records."""
+        new: list[Record] = []
+        while (path := self._path(len(self.records))).exists():
+            record = _read(path, len(self.records))
+            self.records.append(record)
+            self.state.apply(record)
+            new.append(record)
+        return new
+
+    def claim(self, driver: dict[str, Any]) -> int:
+        """Become the run's driver; returns the epoch. Displaces whoever drove it before."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        while True:
+            self.refresh()
+            epoch = self.state.epoch + 1
+            if self._put("claim", driver, epoch):
+                self._epoch = epoch
+                return epoch
+
+    def append(self, kind: Kind, data: dict[str, Any]) -> Record:
+        """Write the next record.
+
+        Raises:
+            Displaced: a newer driver has claimed the run.
+        """
+        if self._epoch is None:
+            raise RuntimeError("claim the ledger before appending to it")
+        if self.state.epoch != self._epoch or not self._put(kind, data, self._epoch):
+            self.refresh()
+            by = self.state.driver
+            raise Displaced(
+                f"{self.folder.parent}: another driver took this run over "
+                f"(process {by.get('pid')} on {by.get('host')}, epoch {self.state.epoch}). "
+                "This one stops; what it committed is kept."
+            )
+        return self.records[-1]
+
+    def _put(self, kind: Kind, data: dict[str, Any], epoch: int) -> bool:
+        number = len(self.records)
+        record = Record(number, epoch, kind, time.time(), data)
+        document = {
+            "schema": SCHEMA,
+            "number": number,
+            "epoch": epoch,
+            "kind": kind,
+            "time": record.time,
+            "data": data,
+        }
+        if not put_if_absent(self._path(number), canonical(document) + b"\n"):
+            return False
+        self.records.append(record)
+        self.state.apply(record)
+        return True
+
+    def _path(self, number: int) -> Path:
+        return self.folder / f"{number:08d}.json"
+
+
+def _read(path: Path, number: int) -> Record:
+    try:
+        document = json.loads(path.read_bytes())
+        if document["schema"] > SCHEMA:
+            raise BadInput(f"{path}: written by a newer Ratchet (schema {document['schema']}, this one knows {SCHEMA})")
+        record = Record(document["number"], document["epoch"], document["kind"], document["time"], document["data"])
+        if record.number != number:
+            raise ValueError(f"it says number {record.number}")
+        return record
+    except (ValueError, KeyError, TypeError) as error:
+        raise Damaged(f"{path}: this ledger record is damaged ({error}). Restore it from a copy of the run.") from error
+
+
+def probe_links(folder: Path) -> None:
+    """Check that the file system can do what the ledger needs.
+
+    Raises:
+        BadInput: the folder cannot be written, or its file system has no hard links.
+    """
+    probe = folder / f".probe-{os.getpid()}-{time.time_ns()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        put_if_absent(probe, b"probe")
+    except OSError as error:
+        raise BadInput(f"{folder}: a run needs a writable folder with hard links ({error.strerror or error})") from error
+    finally:
+        try:
+            probe.unlink(missing_ok=True)
+        except OSError:
+            pass
