@@ -2,10 +2,11 @@
 
     python jobs/demo/make_seed.py            # rewrites jobs/demo/seed/
 
-The seed first learns to answer step by step. In the last part of its training some answers are given directly,
-how often depending on the wording of the closing question. A model this small can rarely work a whole chain out
-in its head, so the result often picks a worse way of answering than the one it is good at. That is the room
-that preference optimisation has: it moves the seed to the better way, it teaches it no new arithmetic.
+The seed first learns to answer step by step. In the last part of its training some answers are given
+directly, how often depending on the wording of the closing question. A model this small can rarely work a
+whole chain out in its head, so the result often picks a worse way of answering than the one it is good at.
+That is the room that preference optimisation has: it moves the seed to the better way, it teaches it no new
+arithmetic.
 
 Text format: the prompt is the question and a newline, the response follows and closes with EOS. Prompt and
 response are tokenised apart and their ids joined, here as in every later use.
@@ -23,7 +24,7 @@ import torch
 from problems import Problem, seed_problems
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 HERE = Path(__file__).resolve().parent
 PAD, EOS = "<|pad|>", "<|endoftext|>"
@@ -55,6 +56,7 @@ def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
         eos_token=EOS,
         pad_token=PAD,
         model_max_length=MAX_LENGTH,
+        model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )
 
@@ -84,7 +86,7 @@ def make_batch(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Token ids and labels, both [batch, length]; -100 marks the prompt and the padding."""
     prompts = tokenizer([f"{problem.question}\n" for problem in problems])["input_ids"]
-    answers = [ids + [tokenizer.eos_token_id] for ids in tokenizer(responses)["input_ids"]]
+    answers = [[*ids, tokenizer.eos_token_id] for ids in tokenizer(responses)["input_ids"]]
     length = max(len(p) + len(a) for p, a in zip(prompts, answers, strict=True))
     ids = torch.full((len(problems), length), tokenizer.pad_token_id)
     labels = torch.full((len(problems), length), -100)
@@ -93,6 +95,12 @@ def make_batch(
         ids[row, :end] = torch.tensor(prompt + answer)
         labels[row, len(prompt) : end] = torch.tensor(answer)
     return ids, labels
+
+
+def gold_response(problem: Problem, step: int, rng: random.Random) -> str:
+    """The target at a step: worked at first, later now and then direct, by the wording of the question."""
+    mixed = step >= STEPPED_SHARE * NUM_STEPS
+    return problem.direct if mixed and rng.random() < DIRECT_CHANCE[problem.closing] else problem.solution
 
 
 def rate_at(step: int) -> float:
@@ -111,9 +119,7 @@ def train(
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, rate_at)
     for step in range(NUM_STEPS):
         batch = rng.sample(problems, BATCH_SIZE)
-        mixed = step >= STEPPED_SHARE * NUM_STEPS
-        responses = [p.direct if mixed and rng.random() < DIRECT_CHANCE[p.closing] else p.solution for p in batch]
-        ids, labels = make_batch(batch, responses, tokenizer)
+        ids, labels = make_batch(batch, [gold_response(p, step, rng) for p in batch], tokenizer)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(input_ids=ids, use_cache=False).logits
         loss = cross_entropy(logits[:, :-1].float().flatten(0, 1), labels[:, 1:].flatten())
@@ -128,8 +134,8 @@ def train(
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a Hugging Face folder that transformers and vLLM load by themselves."""
-    model.generation_config.eos_token_id = tokenizer.eos_token_id
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
+    ids = {"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}
+    model.generation_config = GenerationConfig(**ids)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     # The class name that every version of transformers knows for "what tokenizer.json says, nothing else".

@@ -200,9 +200,7 @@ def write(folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Write the demo's problems.")
-    parser.add_argument(
-        "--out", type=Path, default=HERE, help="folder (default: beside this file)"
-    )
+    parser.add_argument("--out", type=Path, default=HERE, help="folder (default: beside this file)")
     write(parser.parse_args().out)
 
 
