@@ -89,12 +89,14 @@ class Data(Settings):
     prompts: Literal["same", "split"] = "same"
     """`same`: the same prompts every round. `split`: fresh prompts every round, wrapping at the end."""
     prompts_per_round: Count | None = None
-    """How many training prompts a round uses; null uses them all (with `split`, an equal share)."""
+    """How many training prompts a round uses; null uses them all. `split` needs it."""
 
     @model_validator(mode="after")
     def _check(self) -> Data:
         if self.system is not None and not self.chat:
             raise ValueError("`system` needs `chat: true`")
+        if self.prompts == "split" and self.prompts_per_round is None:
+            raise ValueError("`prompts: split` needs `prompts_per_round`, the number of fresh prompts a round")
         return self
 
 

@@ -18,6 +18,29 @@ Split = Literal["gate", "test"]
 
 
 @dataclass(frozen=True, slots=True)
+class Problem:
+    """One row of data, before it meets a tokenizer. `text` is the filled-in template.
+
+    Example: Problem("train-0007", "Ann has 3 pens ...\n", "5", "Step 1: 3 + 2 = 5\nFinal answer: 5")
+    """
+
+    prompt_id: str
+    text: str
+    gold: str
+    solution: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizingPlan:
+    """How problems become prompts; `longest` is the most tokens a prompt may have, if that is limited."""
+
+    model: str
+    chat: bool
+    system: str | None
+    longest: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingPlan:
     """How one round samples. `seed` is the round's; a sample's own seed derives from it.
 

@@ -1,0 +1,184 @@
+"""Ray: connect, reserve, start actors. The only file of the orchestrator that knows Ray.
+
+A cluster is joined only where the job or RAY_ADDRESS names one; otherwise a private one is started,
+with its own temporary folder and a token of its own, never whatever happens to run on the host.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import tempfile
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import Cluster as ClusterSettings
+from orchestrator.errors import BadInput, RatchetError
+
+_OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Reserved resources: bundle `i` holds what worker `i` of a group may use."""
+
+    group: Any
+    count: int
+    cpus: int
+    gpus: int
+
+    def actor_options(self, index: int) -> dict[str, Any]:
+        """Options for `ActorClass.options(**...)` that put worker `index` into its bundle."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
+        return {
+            "num_cpus": self.cpus,
+            "num_gpus": self.gpus,
+            "scheduling_strategy": strategy,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.cpus)}},
+            "max_restarts": 0,
+        }
+
+
+class Cluster:
+    """A connected Ray cluster. Use as a context manager: leaving it ends what it started."""
+
+    def __init__(self, settings: ClusterSettings, logs: Path) -> None:
+        self.settings = settings
+        self.logs = logs
+        """Where the workers' logs are kept when a run on a private cluster fails."""
+        self._folder: Path | None = None
+
+    def __enter__(self) -> Cluster:
+        address = self.settings.address or os.environ.get("RAY_ADDRESS")
+        if address in (None, "", "local"):
+            self._start_private()
+        else:
+            self._join(str(address))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        import ray
+
+        if self._folder and kind is not None and issubclass(kind, RatchetError) and kind is not BadInput:
+            self._keep_logs()
+        ray.shutdown()
+        if self._folder:
+            shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _start_private(self) -> None:
+        _remove_leftovers()
+        # Set before Ray is imported, which reads it once. The token lives in this process tree alone.
+        os.environ["RAY_AUTH_MODE"] = "token"
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ.pop("RAY_ADDRESS", None)
+        import ray
+
+        # A short path: Ray puts sockets there, whose names may have 107 characters.
+        self._folder = Path(tempfile.mkdtemp(prefix=f"ratchet-{os.getpid()}-"))
+        ray.init(
+            address="local",
+            include_dashboard=False,
+            _temp_dir=str(self._folder),
+            object_store_memory=_OBJECT_STORE_BYTES,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            num_gpus=0 if self.settings.accelerators == "none" else None,
+        )
+
+    def _join(self, address: str) -> None:
+        import ray
+
+        failure: list[BaseException] = []
+
+        def connect() -> None:
+            try:
+                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+            except BaseException as error:
+                failure.append(error)
+
+        # Ray retries an address that does not answer for longer than anybody wants to wait.
+        thread = threading.Thread(target=connect, daemon=True)
+        thread.start()
+        thread.join(self.settings.timeout)
+        if thread.is_alive() or failure:
+            why = failure[0] if failure else f"no answer within {self.settings.timeout:.0f} s"
+            raise BadInput(
+                f"cluster.address: cannot join Ray at {address!r} ({str(why).splitlines()[0]}). Start it, correct "
+                "`cluster.address` or RAY_ADDRESS, or remove both to use a local one."
+            )
+
+    def _keep_logs(self) -> None:
+        assert self._folder
+        target = self.logs
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir(parents=True, exist_ok=True)
+        for log in self._folder.glob("session_2*/logs/worker-*"):
+            if log.stat().st_size:
+                shutil.copy(log, target)
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether work goes to GPUs."""
+        import ray
+
+        return self.settings.accelerators == "auto" and ray.cluster_resources().get("GPU", 0) >= 1
+
+    def cpus_for(self, workers: int, asked: int | None, gpus_each: int) -> int:
+        """CPU cores of each of `workers` workers: as asked, or a fair share of a machine without GPUs."""
+        import ray
+
+        if asked is not None:
+            return asked
+        if gpus_each:
+            return gpus_each
+        return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+
+    @contextlib.contextmanager
+    def reserve(self, what: str, count: int, cpus: int, gpus: int) -> Iterator[Placement]:
+        """Hold `count` bundles of `cpus` cores and `gpus` accelerators each.
+
+        Raises:
+            BadInput: the cluster does not have as much, or not free within `cluster.timeout`.
+        """
+        import ray
+        from ray.util.placement_group import placement_group, remove_placement_group
+
+        need = {"CPU": count * cpus, "GPU": count * gpus}
+        have = ray.cluster_resources()
+        if missing := {k: v for k, v in need.items() if v > have.get(k, 0)}:
+            raise BadInput(
+                f"{what}: needs "
+                + ", ".join(f"{v} {k}" for k, v in missing.items())
+                + "; the cluster has "
+                + ", ".join(f"{have.get(k, 0):.0f} {k}" for k in missing)
+                + ". Ask for fewer, or add nodes."
+            )
+        bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
+        group = placement_group([bundle] * count, strategy="PACK")
+        try:
+            if not group.wait(self.settings.timeout):
+                free = ray.available_resources()
+                raise BadInput(
+                    f"{what}: {count} x {bundle} did not become free within {self.settings.timeout:.0f} s "
+                    f"(free now: {free.get('CPU', 0):.0f} CPU, {free.get('GPU', 0):.0f} GPU). Ask for fewer, wait "
+                    "for other jobs, or raise `cluster.timeout`."
+                )
+            yield Placement(group, count, cpus, gpus)
+        finally:
+            remove_placement_group(group)
+
+
+def _remove_leftovers() -> None:
+    """Temporary folders of drivers that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob("ratchet-*-*"):
+        pid = folder.name.split("-")[1]
+        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(folder, ignore_errors=True)

@@ -1,0 +1,155 @@
+"""Problems from JSONL and Parquet files: read, checked and templated. Which of them a round uses."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import string
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.config import Data, Source
+from orchestrator.errors import BadInput
+from orchestrator.records import Problem
+
+_LONGEST_LINE = 16 * 2**20
+
+
+def read_problems(data: Data, split: str, find: Mapping[str, Path]) -> list[Problem]:
+    """The problems of a split ("train", "gate", "test"), in file order; `find` has the splits' files.
+
+    Raises:
+        BadInput: the file is missing, empty or malformed, a field is missing, a gold answer is empty,
+            or an id occurs twice. The message names file, row and field.
+    """
+    source: Source = getattr(data, split)
+    path = find[split]
+    problems: list[Problem] = []
+    seen: dict[str, str] = {}
+    for place, row in _rows(path, split):
+        problem = _problem(data, row, len(problems), place)
+        if problem.prompt_id in seen:
+            raise BadInput(f"{place}: id {problem.prompt_id!r} stands at {seen[problem.prompt_id]} too; ids must differ")
+        seen[problem.prompt_id] = place
+        problems.append(problem)
+        if source.limit is not None and len(problems) >= source.limit:
+            break
+    if not problems:
+        raise BadInput(f"data.{split}: {path} has no rows")
+    return problems
+
+
+def check_disjoint(splits: Mapping[str, list[Problem]]) -> None:
+    """Refuse a problem that stands in two splits, whatever its spacing and case.
+
+    Raises:
+        BadInput: naming both problems.
+    """
+    owner: dict[str, tuple[str, str]] = {}
+    for split, problems in splits.items():
+        for problem in problems:
+            key = " ".join(problem.text.casefold().split())
+            other, other_id = owner.setdefault(key, (split, problem.prompt_id))
+            if other != split:
+                raise BadInput(
+                    f"data.{split}: problem {problem.prompt_id!r} has the same text as {other_id!r} in data.{other}. "
+                    "What is trained on must not be evaluated on: remove it from one of them."
+                )
+
+
+def prompts_of_round(problems: list[Problem], data: Data, round_number: int, seed: int) -> list[Problem]:
+    """The training problems of a round (from 1): the same every round, or the next ones of a shuffled order
+    that wraps at the end."""
+    size = min(data.prompts_per_round or len(problems), len(problems))
+    if size == len(problems):
+        return problems
+    order = random.Random(seed).sample(range(len(problems)), len(problems))
+    start = (round_number - 1) * size if data.prompts == "split" else 0
+    return [problems[order[(start + i) % len(problems)]] for i in range(size)]
+
+
+def _problem(data: Data, row: Mapping[str, Any], number: int, place: str) -> Problem:
+    prompt_id = str(number) if data.id is None else _text(row, data.id, "data.id", place)
+    gold = _text(row, data.answer, "data.answer", place)
+    if data.answer_marker is not None:
+        _, marker, gold = gold.rpartition(data.answer_marker)
+        if not marker:
+            raise BadInput(f"{place}: field {data.answer!r} has no {data.answer_marker!r} (data.answer_marker)")
+    if not gold.strip():
+        raise BadInput(f"{place}: the gold answer (field {data.answer!r}) is empty")
+    solution = _text(row, data.solution, "data.solution", place) if data.solution else None
+    return Problem(prompt_id, _fill(data.template, row, place), gold.strip(), solution)
+
+
+def _text(row: Mapping[str, Any], field: str, key: str, place: str) -> str:
+    if field not in row or row[field] is None:
+        raise BadInput(f"{place}: no field {field!r} ({key}); the row has {', '.join(map(repr, row)) or 'no fields'}")
+    value = row[field]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise BadInput(f"{place}: field {field!r} ({key}) must be text or a number, not {type(value).__name__}")
+    return str(value)
+
+
+def _fill(template: str, row: Mapping[str, Any], place: str) -> str:
+    """Replace `{field}`; nothing but plain names is understood, so that data never steers formatting."""
+    parts = []
+    try:
+        for literal, field, spec, conversion in string.Formatter().parse(template):
+            parts.append(literal)
+            if field is not None:
+                if spec or conversion or not re.fullmatch(r"\w+", field):
+                    raise ValueError(f"{{{field}}} is not a plain field name")
+                parts.append(_text(row, field, "data.template", place))
+    except ValueError as error:
+        raise BadInput(f"data.template: {error}. Write {{field}}, and {{{{ or }}}} for plain braces.") from error
+    return "".join(parts)
+
+
+def _rows(path: Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        if path.suffix == ".parquet":
+            yield from _parquet_rows(path)
+        elif path.suffix in (".jsonl", ".json", ".ndjson"):
+            yield from _json_rows(path)
+        else:
+            raise BadInput(f"data.{split}: {path}: give a .jsonl or .parquet file")
+    except OSError as error:
+        raise BadInput(f"data.{split}: cannot read {path} ({error.strerror or error})") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    try:
+        file = pq.ParquetFile(path)
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"{path}: not a Parquet file ({error})") from error
+    number = 0
+    for batch in file.iter_batches(batch_size=1024):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{path}, row {number}", row
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    with open(path, "rb") as file:
+        number = 0
+        while line := file.readline(_LONGEST_LINE + 1):
+            number += 1
+            place = f"{path}, line {number}"
+            if len(line) > _LONGEST_LINE:
+                raise BadInput(f"{place}: longer than {_LONGEST_LINE >> 20} MiB; no prompt is")
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise BadInput(f"{place}: not UTF-8 (byte {error.start})") from error
+            except ValueError as error:
+                raise BadInput(f"{place}: not JSON ({error})") from error
+            if not isinstance(row, dict):
+                raise BadInput(f"{place}: an object is needed, not {type(row).__name__}")
+            yield place, row

@@ -1,0 +1,65 @@
+"""Data rows to prompts: templated and tokenised once, with the seed model's own tokenizer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from orchestrator.records import PROMPTS, Problem, TokenizingPlan
+from workers.files import write_table
+
+
+class UnusableModel(ValueError):
+    """The model's folder or tokenizer cannot do what the job asks."""
+
+
+def tokenize(rows: list[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
+    """Write prompts (schema PROMPTS) to `output`; returns the counts of prompts kept and dropped.
+
+    Raises:
+        UnusableModel: no tokenizer, no EOS, or no chat template where one is asked for.
+    """
+    tokenizer = _load(plan)
+    table: dict[str, list[Any]] = {name: [] for name in PROMPTS.names}
+    dropped = 0
+    for row in rows:
+        messages = _messages(row, plan)
+        if messages:
+            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+            # The template writes BOS itself where the model wants it.
+            token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        else:
+            text, token_ids = row.text, tokenizer(row.text)["input_ids"]
+        if plan.longest is not None and len(token_ids) > plan.longest:
+            dropped += 1
+            continue
+        solution_ids = None
+        if row.solution is not None:
+            solution_ids = [*tokenizer(row.solution, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+        values = (row.prompt_id, text, token_ids, messages, row.gold, row.solution, solution_ids)
+        for name, value in zip(PROMPTS.names, values, strict=True):
+            table[name].append(value)
+    file = write_table(pa.table(table, schema=PROMPTS), output)
+    return {"prompts": len(rows) - dropped, "dropped": dropped, "file": file}
+
+
+def _messages(row: Problem, plan: TokenizingPlan) -> list[dict[str, str]] | None:
+    if not plan.chat:
+        return None
+    system = [{"role": "system", "content": plan.system}] if plan.system is not None else []
+    return [*system, {"role": "user", "content": row.text}]
+
+
+def _load(plan: TokenizingPlan) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(plan.model)
+    except (OSError, ValueError, KeyError) as error:
+        raise UnusableModel(f"model: {plan.model}: no usable tokenizer ({str(error).splitlines()[0]})") from error
+    if tokenizer.eos_token_id is None:
+        raise UnusableModel(f"model: {plan.model}: its tokenizer has no EOS token, so no completion could end")
+    if plan.chat and not tokenizer.chat_template:
+        raise UnusableModel(f"data.chat: {plan.model} has no chat template; use `chat: false` with a `template`")
+    return tokenizer
