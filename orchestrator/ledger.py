@@ -160,15 +160,17 @@ class Ledger:
         """
         if self._epoch is None:
             raise RuntimeError("claim the ledger before appending to it")
-        if self.state.epoch != self._epoch or not self._put(kind, data, self._epoch):
+        while self.state.epoch == self._epoch:
+            if self._put(kind, data, self._epoch):
+                return self.records[-1]
+            # Taken: by a newer driver, or by ourselves when a signal came between the link and its noting.
             self.refresh()
-            by = self.state.driver
-            raise Displaced(
-                f"{self.folder.parent}: another driver took this run over "
-                f"(process {by.get('pid')} on {by.get('host')}, epoch {self.state.epoch}). "
-                "This one stops; what it committed is kept."
-            )
-        return self.records[-1]
+        by = self.state.driver
+        raise Displaced(
+            f"{self.folder.parent}: another driver took this run over "
+            f"(process {by.get('pid')} on {by.get('host')}, epoch {self.state.epoch}). "
+            "This one stops; what it committed is kept."
+        )
 
     def _put(self, kind: Kind, data: dict[str, Any], epoch: int) -> bool:
         number = len(self.records)

@@ -32,12 +32,14 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class TokenizingPlan:
-    """How problems become prompts; `longest` is the most tokens a prompt may have, if that is limited."""
+    """How problems become prompts. A prompt that leaves no room for `max_tokens` more in
+    `max_model_len` (None: the model's own) is dropped and counted."""
 
     model: str
     chat: bool
     system: str | None
-    longest: int | None
+    max_model_len: int | None
+    max_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

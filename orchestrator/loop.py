@@ -1,0 +1,51 @@
+"""The loop. Each round clicks the reference model forward, never back.
+
+    for each round:
+        prompts     the round's problems, templated and tokenised once
+        samples     N completions a prompt, from the reference model
+        verdicts    each completion against the gold answer
+        pairs       correct against wrong, K a prompt
+        candidate   the reference model, trained on the pairs
+        evaluation  the candidate on gate and test, greedily
+        promote     the candidate is the next reference, if the gate says so
+
+Everything a round does is a `step` of the run, so that the same lines serve a first start and a resume:
+what is committed is returned, what is not is done. How a step is done stands in rounds.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from orchestrator.config import Job
+from orchestrator.records import Problem
+from orchestrator.rounds import Context, Model, Round, Say, Workers, evaluate_seed
+from orchestrator.run import Run
+
+
+def improve(
+    job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Problem]], model: str, say: Say
+) -> Model:
+    """Run the rounds of a job from the seed model `model` (a folder or Hub id); returns the last reference.
+
+    Raises:
+        GateStopped: a candidate was not promoted.
+        NoPairs: every prompt's samples are all correct or all wrong.
+    """
+    context = Context(job, run, workers, problems, model, say)
+    reference = base = best = evaluate_seed(context)
+    for number in range(1, job.rounds + 1):
+        this = Round(context, number)
+        prompts = this.prompts()
+        graded = this.samples_and_verdicts(prompts, sampled_from=reference)
+        pairs = this.pairs(graded)
+        candidate = this.train(
+            pairs,
+            init=reference if job.init == "previous" else base,
+            reference=reference if job.reference == "previous" else base,
+        )
+        candidate = this.evaluate(candidate)
+        this.promote(candidate, against=best)
+        reference = candidate
+        best = max(best, candidate, key=lambda m: m.gate_accuracy)
+    return reference

@@ -1,0 +1,173 @@
+"""A run: one folder, its ledger and its artifacts; and `step`, the one mechanism behind resume."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.artifacts import Artifacts
+from orchestrator.durable import fingerprint
+from orchestrator.errors import RatchetError
+from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger
+
+Facts = dict[str, Any]
+
+
+class Run:
+    """A run folder that this process drives."""
+
+    def __init__(self, root: Path, on_append: Callable[[], None] = lambda: None) -> None:
+        self.root = root
+        self.ledger = Ledger(root / "ledger")
+        self.artifacts = Artifacts(root)
+        self._on_append = on_append
+
+    def claim(self, driver: dict[str, Any]) -> None:
+        """Become the driver, and finish what the last one had committed but not yet given its final name."""
+        self.epoch = self.ledger.claim(driver)
+        for artifact in self.ledger.state.artifacts():
+            self.artifacts.reveal(artifact)
+        self._remove_orphans()
+
+    def append(self, kind: Kind, data: dict[str, Any]) -> None:
+        self.ledger.append(kind, data)
+        self._on_append()
+
+    def end(self, state: EndState, reason: str) -> None:
+        """Say how this driver ended, once: a run that is finished does not finish again."""
+        if (self.ledger.state.end or {}).get("state") != state:
+            self.append("end", {"state": state, "reason": reason})
+
+    def path(self, name: str) -> Path:
+        return self.root / name
+
+    def hidden(self, name: str) -> Path:
+        """Where work in progress for `name` is written: invisible in listings, marked with this driver's epoch."""
+        final = self.root / name
+        return final.with_name(f".{final.name}-e{self.epoch}")
+
+    def committed(self, name: str) -> Commit | None:
+        return self.ledger.state.commits.get(name)
+
+    def step(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        work: Callable[..., Facts],
+        outputs: Sequence[str] | None = None,
+    ) -> Commit:
+        """The committed result of a step; `work` runs only when there is none.
+
+        `inputs` is everything that can change the result, as JSON values. `work` gets one hidden path an
+        output (default: one, for `name`), writes files or folders there and returns the step's facts, to
+        which the seconds are added. Files get their final names once the ledger has them.
+
+        Raises:
+            Damaged: a committed file is not what was committed.
+            RatchetError: the step was committed with other inputs; a committed step is never rewritten.
+        """
+        digest = fingerprint(inputs)
+        if (done := self.committed(name)) is not None:
+            self._same_inputs(name, done.fingerprint, digest)
+            for artifact in done.artifacts:
+                self.artifacts.verify(artifact)
+            return done
+        finals = [self.path(output) for output in (outputs if outputs is not None else [name])]
+        hiddens = [self.hidden(os.path.relpath(final, self.root)) for final in finals]
+        for hidden in hiddens:
+            _remove(hidden)
+            hidden.parent.mkdir(parents=True, exist_ok=True)
+        started = time.monotonic()
+        facts = work(*hiddens)
+        facts["seconds"] = round(time.monotonic() - started, 3)
+        artifacts = [self.artifacts.describe(h, f) for h, f in zip(hiddens, finals, strict=True)]
+        self._commit(name, digest, artifacts, facts)
+        return self.ledger.state.commits[name]
+
+    def sharded(self, name: str, inputs: Mapping[str, Any]) -> ShardedStep:
+        """A step whose files are committed one by one, so that a crash loses only those in flight."""
+        return ShardedStep(self, name, fingerprint(inputs))
+
+    def _commit(self, name: str, digest: str, artifacts: Sequence[Artifact], facts: Facts) -> None:
+        self.append(
+            "commit",
+            {"step": name, "fingerprint": digest, "artifacts": [a.as_json() for a in artifacts], "facts": facts},
+        )
+        for artifact in artifacts:
+            self.artifacts.reveal(artifact)
+
+    def _same_inputs(self, name: str, committed: str, now: str) -> None:
+        if committed != now:
+            raise RatchetError(
+                f"{self.root}: {name} was committed from other inputs (a changed model, data file or version of "
+                "Ratchet). A committed step is never rewritten: restore the inputs, or start a run of another name."
+            )
+
+    def _remove_orphans(self) -> None:
+        """Hidden files that earlier drivers left: nothing refers to them."""
+        for folder in ("rounds", "baseline"):
+            for path in self.path(folder).glob("**/.*-e*"):
+                if path.name.rpartition("-e")[2].isdigit():
+                    _remove(path)
+
+
+class ShardedStep:
+    """A step that is committed shard by shard; see `Run.sharded`."""
+
+    def __init__(self, run: Run, name: str, digest: str) -> None:
+        self.run, self.name, self._digest = run, name, digest
+        run.path(name).mkdir(parents=True, exist_ok=True)
+        for shard in self._shards.values():
+            run._same_inputs(name, shard.facts["fingerprint"], digest)
+            run.artifacts.verify(shard.artifact)
+
+    @property
+    def _shards(self) -> dict[int, Any]:
+        return self.run.ledger.state.shards.get(self.name, {})
+
+    def has(self, index: int) -> bool:
+        return index in self._shards
+
+    def hidden(self, index: int) -> Path:
+        return self.run.hidden(f"{self.name}/{index:05d}.parquet")
+
+    def path(self, index: int) -> Path:
+        return self.run.path(f"{self.name}/{index:05d}.parquet")
+
+    def commit(self, index: int, facts: Mapping[str, Any]) -> None:
+        """Commit a shard's file, which its worker has written, synced and hashed (`facts["file"]`).
+        The first commit wins: a second result for the same shard is dropped."""
+        if self.has(index):
+            return
+        facts = dict(facts)
+        artifact = self.run.artifacts.declare(self.hidden(index), self.path(index), {"": facts.pop("file")})
+        facts["fingerprint"] = self._digest
+        data = {"step": self.name, "index": index, "artifact": artifact.as_json(), "facts": facts}
+        self.run.append("shard", data)
+        self.run.artifacts.reveal(artifact)
+
+    def facts(self) -> list[Facts]:
+        """The facts of the committed shards, by index."""
+        return [shard.facts for _, shard in sorted(self._shards.items())]
+
+    def hashes(self) -> list[str]:
+        """The sha256 of each committed shard, by index."""
+        return [shard.artifact.files[""]["sha256"] for _, shard in sorted(self._shards.items())]
+
+    def finish(self, facts: Facts) -> Commit:
+        """Commit the step, all of whose shards are committed; returns the earlier commit when there is one."""
+        done = self.run.committed(self.name)
+        if done is None:
+            self.run._commit(self.name, self._digest, [], facts)
+        return done or self.run.ledger.state.commits[self.name]
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)

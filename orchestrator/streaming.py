@@ -1,0 +1,150 @@
+"""Sampling and grading at once: shards flow from the engines through the graders, and each is committed
+as soon as it is done. Engines never wait for graders, nor for one another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow.parquet as pq
+
+from orchestrator.records import SamplingPlan, Shard
+from orchestrator.run import Facts, ShardedStep
+
+
+class Engines(Protocol):
+    """Engines that serve one model (workers.generator_pool.GeneratorPool)."""
+
+    def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, Facts]]: ...
+    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float]]: ...
+
+
+class Graders(Protocol):
+    """Grader processes (workers.grader_group.GraderGroup)."""
+
+    def submit(self, shard: Shard, golds: dict[str, str]) -> None: ...
+    def finished(self) -> list[tuple[Shard, Facts]]:
+        """What is done by now."""
+
+    def drain(self) -> Iterator[tuple[Shard, Facts]]:
+        """All that was submitted, waiting for it."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Rows `start` to `stop` of a file of prompts, with their gold answers."""
+
+    index: int
+    source: Path
+    start: int
+    stop: int
+    golds: dict[str, str]
+
+
+def shards_of(source: Path, size: int, first_index: int = 0) -> list[Slice]:
+    """Cut a file of prompts into slices of `size` rows; the last one may be shorter."""
+    table = pq.read_table(source, columns=["prompt_id", "gold"])
+    rows = list(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
+    starts = range(0, len(rows), size)
+    return [
+        Slice(first_index + i, source, s, min(s + size, len(rows)), dict(rows[s : s + size]))
+        for i, s in enumerate(starts)
+    ]
+
+
+def sample_and_grade(
+    engines: Engines,
+    graders: Graders,
+    slices: Sequence[Slice],
+    plan: SamplingPlan,
+    sample_files: tuple[Callable[[int], Path], Callable[[int], Path]],
+    verdict_file: Callable[[int], Path],
+    on_samples: Callable[[int, Facts], None],
+    on_verdicts: Callable[[int, Facts], None],
+) -> None:
+    """Sample each slice and grade its samples.
+
+    `sample_files` says where an engine writes the samples of slice i, and where the grader reads them:
+    between the two stands `on_samples`, which may give the file its final name.
+    """
+    by_index = {slice_.index: slice_ for slice_ in slices}
+    write, read = sample_files
+    todo = [Shard(s.index, str(s.source), s.start, s.stop, str(write(s.index))) for s in slices]
+    for shard, facts in engines.generate(todo, plan):
+        on_samples(shard.index, facts)
+        slice_ = by_index[shard.index]
+        graders.submit(grading_shard(slice_, read(shard.index), verdict_file(shard.index)), slice_.golds)
+        for graded, verdict_facts in graders.finished():
+            on_verdicts(graded.index, verdict_facts)
+    for graded, verdict_facts in graders.drain():
+        on_verdicts(graded.index, verdict_facts)
+
+
+def grading_shard(slice_: Slice, samples: Path, output: Path) -> Shard:
+    return Shard(slice_.index, str(samples), 0, pq.read_metadata(samples).num_rows, str(output))
+
+
+def sample_and_grade_shards(
+    engines: Callable[[], Engines],
+    graders: Callable[[], Graders],
+    slices: Sequence[Slice],
+    plan: SamplingPlan,
+    samples: ShardedStep,
+    verdicts: ShardedStep,
+) -> None:
+    """Do what is not committed yet: grade samples without verdicts, sample and grade the rest."""
+    grading = graders()
+    for slice_ in slices:
+        if samples.has(slice_.index) and not verdicts.has(slice_.index):
+            shard = grading_shard(slice_, samples.path(slice_.index), verdicts.hidden(slice_.index))
+            grading.submit(shard, slice_.golds)
+    todo = [slice_ for slice_ in slices if not samples.has(slice_.index)]
+    if not todo:
+        for graded, facts in grading.drain():
+            verdicts.commit(graded.index, facts)
+        return
+    serving = engines()
+    wall = _Lap()
+    sample_and_grade(
+        serving,
+        grading,
+        todo,
+        plan,
+        (samples.hidden, samples.path),
+        verdicts.hidden,
+        lambda index, facts: samples.commit(index, facts | {"wall": wall.lap()}),
+        verdicts.commit,
+    )
+
+
+def sampling_facts(shards: Sequence[Facts]) -> Facts:
+    """Facts of a whole sampling step, over however many drivers it took."""
+    total: dict[str, Any] = {key: sum(f[key] for f in shards) for key in ("samples", "tokens", "truncated")}
+    seconds = sum(f["wall"] for f in shards)
+    return total | {"seconds": round(seconds, 3), "tokens_per_second": round(total["tokens"] / max(seconds, 1e-9), 1)}
+
+
+def grading_facts(shards: Sequence[Facts]) -> Facts:
+    """Facts of a whole grading step. `seconds` is the graders' own time, hidden behind the sampling."""
+    keys = ("correct", "wrong", "ungradable", "seconds")
+    rules: dict[str, int] = {}
+    for facts in shards:
+        for rule, count in facts["rules"].items():
+            rules[rule] = rules.get(rule, 0) + count
+    return {key: round(sum(f[key] for f in shards), 3) for key in keys} | {"rules": rules}
+
+
+class _Lap:
+    """Seconds since the last lap."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def lap(self) -> float:
+        last, self._last = self._last, time.monotonic()
+        return round(self._last - last, 4)
+
+
