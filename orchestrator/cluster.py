@@ -13,13 +13,13 @@ import secrets
 import shutil
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
-from orchestrator.errors import BadInput, RatchetError
+from orchestrator.errors import BadInput
 
 _OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
 
@@ -67,7 +67,7 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         import ray
 
-        if self._folder and kind is not None and issubclass(kind, RatchetError) and kind is not BadInput:
+        if self._folder and kind is not None and issubclass(kind, Exception) and not issubclass(kind, BadInput):
             self._keep_logs()
         ray.shutdown()
         if self._folder:
@@ -140,6 +140,15 @@ class Cluster:
         if gpus_each:
             return gpus_each
         return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Run a function in a worker process that holds no devices; its own exception is raised here."""
+        import ray
+
+        try:
+            return ray.get(ray.remote(function).options(num_cpus=0).remote(*arguments))
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, Exception) else error) from None
 
     @contextlib.contextmanager
     def reserve(self, what: str, count: int, cpus: int, gpus: int) -> Iterator[Placement]:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import ray
 
 from orchestrator.config import Generate
+from orchestrator.errors import RatchetError
 from orchestrator.records import SamplingPlan, Shard
 from workers.generator import ENVIRONMENT, Generator
 
@@ -25,7 +26,7 @@ class Placement(Protocol):
     def actor_options(self, index: int) -> dict[str, Any]: ...
 
 
-class GenerationFailed(Exception):
+class GenerationFailed(RatchetError):
     """An engine could not be started, or a shard took down several engines."""
 
 

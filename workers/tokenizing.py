@@ -6,11 +6,12 @@ from typing import Any
 
 import pyarrow as pa
 
+from orchestrator.errors import BadInput
 from orchestrator.records import PROMPTS, Problem, TokenizingPlan
 from workers.files import write_table
 
 
-class UnusableModel(ValueError):
+class UnusableModel(BadInput):
     """The model's folder or tokenizer cannot do what the job asks."""
 
 
@@ -21,6 +22,7 @@ def tokenize(rows: list[Problem], plan: TokenizingPlan, output: str) -> dict[str
         UnusableModel: no tokenizer, no EOS, or no chat template where one is asked for.
     """
     tokenizer = _load(plan)
+    longest = _context(plan) - plan.max_tokens
     table: dict[str, list[Any]] = {name: [] for name in PROMPTS.names}
     dropped = 0
     for row in rows:
@@ -31,7 +33,7 @@ def tokenize(rows: list[Problem], plan: TokenizingPlan, output: str) -> dict[str
             token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
             text, token_ids = row.text, tokenizer(row.text)["input_ids"]
-        if plan.longest is not None and len(token_ids) > plan.longest:
+        if len(token_ids) > longest:
             dropped += 1
             continue
         solution_ids = None
@@ -51,6 +53,15 @@ def _messages(row: Problem, plan: TokenizingPlan) -> list[dict[str, str]] | None
     return [*system, {"role": "user", "content": row.text}]
 
 
+def _context(plan: TokenizingPlan) -> int:
+    from transformers import AutoConfig
+
+    if plan.max_model_len is not None:
+        return plan.max_model_len
+    config = AutoConfig.from_pretrained(plan.model).get_text_config()
+    return int(getattr(config, "max_position_embeddings", None) or 2**31)
+
+
 def _load(plan: TokenizingPlan) -> Any:
     from transformers import AutoTokenizer
 
@@ -59,7 +70,7 @@ def _load(plan: TokenizingPlan) -> Any:
     except (OSError, ValueError, KeyError) as error:
         raise UnusableModel(f"model: {plan.model}: no usable tokenizer ({str(error).splitlines()[0]})") from error
     if tokenizer.eos_token_id is None:
-        raise UnusableModel(f"model: {plan.model}: its tokenizer has no EOS token, so no completion could end")
+        raise UnusableModel(f"model: {plan.model}: its tokenizer has no EOS token: no completion could end")
     if plan.chat and not tokenizer.chat_template:
-        raise UnusableModel(f"data.chat: {plan.model} has no chat template; use `chat: false` with a `template`")
+        raise UnusableModel(f"data.chat: {plan.model} has no chat template; use `chat: false` and `template`")
     return tokenizer

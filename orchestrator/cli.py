@@ -1,0 +1,111 @@
+"""The commands. A user's mistake ends in one clear message and exit code 2, never in a traceback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from orchestrator import __version__
+from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.jobfile import load_job, resolved_yaml
+
+EXIT_FINISHED, EXIT_OTHER, EXIT_BAD_INPUT, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    name="ratchet",
+    help="Iterative self-improvement of language models: generate, score, pair, train, evaluate, promote.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+JobArgument = Annotated[Path, typer.Argument(metavar="JOB", help="Job file, such as jobs/irpo.yaml")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/irpo")]
+
+
+@app.command()
+def run(job: JobArgument, overrides: Overrides = None) -> None:
+    """Run a job, or resume it where it stopped."""
+    file = load_job(job, overrides or [])
+    # Imported here: these bring pyarrow and more, which `--help` need not wait for.
+    from orchestrator.driver import drive, run_folder
+    from orchestrator.rounds import GateStopped
+    from orchestrator.tracking import open_command
+
+    console = Console(highlight=False, soft_wrap=True)
+    root = run_folder(file.job)
+    uri = file.job.tracking.uri or f"sqlite:///{root.parent / 'mlflow.db'}"
+    console.print(f"run       {root}")
+    if file.job.tracking.enabled:
+        console.print(f"dashboard {open_command(uri)}", markup=False)
+    try:
+        drive(file, lambda text: console.print(text, markup=False))
+    except GateStopped as stopped:
+        console.print(str(stopped), markup=False)
+        raise typer.Exit(EXIT_STOPPED) from stopped
+    except Interrupted as interrupted:
+        console.print(f"interrupted by {interrupted}; the same command goes on from here")
+        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
+    console.print(f"finished; the report is {root / 'report.md'}")
+
+
+@app.command()
+def status(
+    run: RunArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
+) -> None:
+    """Show what a run has done, and whether it is running."""
+    from orchestrator.status import render
+    from orchestrator.status import status as read_status
+
+    found = read_status(run)
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+    else:
+        Console().print(render(found))
+
+
+@app.command()
+def validate(job: JobArgument, overrides: Overrides = None) -> None:
+    """Check a job file and its data without running anything; print it with every default filled in."""
+    file = load_job(job, overrides or [])
+    from orchestrator.driver import check_same_job, read_all_problems, run_folder
+    from orchestrator.seed_model import locate_model
+
+    problems, model = read_all_problems(file), locate_model(file)
+    check_same_job(run_folder(file.job), file.job)
+    typer.echo(resolved_yaml(file.job))
+    sizes = ", ".join(f"{len(rows)} {split}" for split, rows in problems.items())
+    typer.echo(f"# {job}: valid; model {model}; problems: {sizes}")
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    typer.echo(__version__)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of `ratchet` and `python -m orchestrator`."""
+    sys.exit(_guarded(lambda: app(arguments, standalone_mode=False)))
+
+
+def _guarded(command: Callable[[], Any]) -> int:
+    import click
+
+    try:
+        return command() or EXIT_FINISHED
+    except (BadInput, RatchetError) as error:
+        print(f"ratchet: {error}", file=sys.stderr)
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return EXIT_BAD_INPUT
+    except (Interrupted, KeyboardInterrupt, click.Abort):
+        return EXIT_INTERRUPTED

