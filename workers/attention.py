@@ -1,0 +1,290 @@
+"""Attention over packs of trees, as attention functions for transformers. The numerics import torch alone.
+
+Every token attends to itself and to what precedes it in its own prompt or completion, and a
+completion's tokens also to the whole prompt that they continue; never to another completion or tree.
+
+Two functions compute exactly that:
+
+- `sdpa`, anywhere: each prompt and each completion is one row of a batched
+  scaled_dot_product_attention call, its keys gathered as [prompt][completion]. Rows of similar size
+  share a call, so that the masks are as large as the real work and never tokens x tokens.
+- `flex`, on GPU: FlexAttention with a block mask built once a pack.
+
+transformers builds no mask of its own for an attention function whose name it has no mask for, and
+hands keyword arguments of the model's forward down to it: that is how the layout gets there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+SDPA = "ratchet_tree_sdpa"
+FLEX = "ratchet_tree_flex"
+
+Spans = npt.NDArray[np.int64]
+
+
+class UnsupportedModel(ValueError):
+    """The model's attention or output head does something that tree batching does not reproduce."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """R rows that share one attention call, padded to Q queries and K keys."""
+
+    queries: Tensor
+    """[R * Q] int64: token of each query; a padded query repeats the row's first."""
+    keys: Tensor
+    """[R * K] int64: token of each key."""
+    num_rows: int
+    mask: Tensor | None
+    """[R, 1, Q, K] bool, true where a query sees a key; None where the rows are plain causal."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeLayout:
+    """What an attention call needs to know of a pack: row groups (sdpa) or a block mask (flex)."""
+
+    groups: tuple[RowGroup, ...] = ()
+    restore: Tensor | None = None
+    """[T] int64: where each token's output stands in the groups' outputs put behind each other."""
+    block_mask: Any = None
+
+
+def _similar_rows(spans: Spans) -> list[npt.NDArray[np.int64]]:
+    """Rows in groups whose padded area of queries x keys stays within 1.5 times the real one."""
+    queries = spans[:, 1] - spans[:, 0]
+    keys = queries + spans[:, 3] - spans[:, 2]
+    groups: list[npt.NDArray[np.int64]] = []
+    # Prompts have no prefix: plain causal rows, which need no mask and so go apart.
+    for chosen in (spans[:, 3] == spans[:, 2], spans[:, 3] > spans[:, 2]):
+        rows = np.flatnonzero(chosen)
+        rows = rows[np.lexsort((-queries[rows], -keys[rows]))]
+        current: list[int] = []
+        real = widest = 0
+        for row in rows:
+            area = int(queries[row] * keys[row])
+            width = max(widest, int(queries[row]))
+            padded = (len(current) + 1) * width * int(keys[current[0]] if current else keys[row])
+            # Below some ten thousand products another call costs more than the padding.
+            if current and padded > 1.5 * (real + area) + 16384:
+                groups.append(np.asarray(current))
+                current, real, width = [], 0, int(queries[row])
+            current.append(int(row))
+            real, widest = real + area, width
+        if current:
+            groups.append(np.asarray(current))
+    return groups
+
+
+def _row_group(spans: Spans) -> tuple[RowGroup, npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """The group of these rows, with its query tokens [R, Q] and which of them are real."""
+    start, stop, prefix, prefix_stop = (spans[:, i : i + 1] for i in range(4))
+    queries, before = stop - start, prefix_stop - prefix
+    query_at = np.arange(queries.max())[None, :]
+    key_at = np.arange((queries + before).max())[None, :]
+    real = query_at < queries
+    query_tokens = np.where(real, start + query_at, start)
+    key_tokens = np.where(key_at < before, prefix + key_at, start + np.minimum(key_at - before, queries - 1))
+    mask = None
+    if before.any():
+        # A padded query stands for the row's first one, so that no row of the softmax is empty.
+        place = before + np.where(real, query_at, 0)
+        mask = torch.from_numpy(key_at[:, None, :] <= place[:, :, None]).unsqueeze(1)
+    flat_queries, flat_keys = (torch.from_numpy(t.reshape(-1)) for t in (query_tokens, key_tokens))
+    return RowGroup(flat_queries, flat_keys, len(spans), mask), query_tokens, real
+
+
+def sdpa_layout(spans: Spans, device: torch.device | str) -> TreeLayout:
+    """Layout for the sdpa function; `spans` as in `batching.Pack`, covering every token once."""
+    groups: list[RowGroup] = []
+    restore = np.empty(int(spans[:, 1].max()), dtype=np.int64)
+    offset = 0
+    for rows in _similar_rows(spans):
+        group, tokens, real = _row_group(spans[rows])
+        restore[tokens[real]] = offset + np.flatnonzero(real.reshape(-1))
+        offset += tokens.size
+        mask = None if group.mask is None else group.mask.to(device)
+        groups.append(RowGroup(group.queries.to(device), group.keys.to(device), group.num_rows, mask))
+    return TreeLayout(tuple(groups), torch.from_numpy(restore).to(device))
+
+
+def flex_layout(spans: Spans, device: torch.device | str) -> TreeLayout:
+    """Layout for the flex function: a block mask over the pack's tokens, from two numbers a token."""
+    from torch.nn.attention.flex_attention import create_block_mask
+
+    lengths = spans[:, 1] - spans[:, 0]
+    # A span's own number, and that of the prompt it continues: the last prompt at or before it.
+    number = np.arange(len(spans))
+    prompt = np.maximum.accumulate(np.where(spans[:, 2] == spans[:, 3], number, 0))
+    own = torch.from_numpy(np.repeat(number, lengths)).to(device)
+    parent = torch.from_numpy(np.repeat(prompt, lengths)).to(device)
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return (key <= query) & ((own[query] == own[key]) | (parent[query] == own[key]))
+
+    size = int(lengths.sum())
+    return TreeLayout(block_mask=create_block_mask(sees, None, None, size, size, device=str(device)))
+
+
+def _require_layout(module: nn.Module, layout: TreeLayout | None, kwargs: dict[str, Any]) -> TreeLayout:
+    if layout is None:
+        raise UnsupportedModel(
+            f"{type(module).__name__} does not hand the tree layout to its attention function; "
+            "train a model whose attention takes keyword arguments (Llama, Qwen, Mistral and their like)"
+        )
+    for name in ("softcap", "s_aux", "position_bias", "sinks"):
+        if kwargs.get(name) is not None:
+            raise UnsupportedModel(
+                f"{type(module).__name__} uses `{name}` in its attention, which tree batching does not support; "
+                "choose another model"
+            )
+    return layout
+
+
+def tree_sdpa(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    tree_layout: TreeLayout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Tree attention through scaled_dot_product_attention.
+
+    `query` is [1, H, T, D], `key` and `value` [1, H_kv, T, D] with H a multiple of H_kv. Returns
+    [1, T, H, D].
+    """
+    layout = _require_layout(module, tree_layout, kwargs)
+    assert layout.restore is not None
+    repeats = query.shape[1] // key.shape[1]
+    query_T, key_T, value_T = (t[0].transpose(0, 1) for t in (query, key, value))
+
+    def rows(tokens_T: Tensor, index: Tensor, group: RowGroup) -> Tensor:
+        # index_select, because the backward of plain indexing is serial on CPU.
+        taken = tokens_T.index_select(0, index)
+        return taken.view(group.num_rows, -1, *taken.shape[1:]).transpose(1, 2)
+
+    outputs = []
+    for group in layout.groups:
+        queries = rows(query_T, group.queries, group)
+        keys, values = rows(key_T, group.keys, group), rows(value_T, group.keys, group)
+        if repeats > 1:
+            keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
+        attended = F.scaled_dot_product_attention(
+            queries,
+            keys,
+            values,
+            attn_mask=group.mask,
+            dropout_p=dropout,
+            is_causal=group.mask is None,
+            scale=scaling,
+        )
+        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, layout.restore).unsqueeze(0), None
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention, dynamic=True)
+
+
+def tree_flex(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    tree_layout: TreeLayout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Tree attention through FlexAttention; shapes as in `tree_sdpa`. Compiled on GPU; on CPU it runs
+    uncompiled and forward only, which is slow and there for comparison."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    layout = _require_layout(module, tree_layout, kwargs)
+    if dropout:
+        raise UnsupportedModel("FlexAttention has no dropout; set `train.attention: sdpa`")
+    attend = _compiled_flex() if query.is_cuda else flex_attention
+    attended = attend(
+        query,
+        key,
+        value,
+        block_mask=layout.block_mask,
+        scale=scaling,
+        enable_gqa=query.shape[1] != key.shape[1],
+    )
+    return attended.transpose(1, 2).contiguous(), None
+
+
+def register() -> None:
+    """Make both functions known to transformers under the names SDPA and FLEX; may be called again."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(SDPA, tree_sdpa)
+    AttentionInterface.register(FLEX, tree_flex)
+
+
+def pick(attention: str, device: torch.device | str) -> str:
+    """The registered name for `train.attention`: `auto` takes flex on CUDA and sdpa elsewhere."""
+    if attention == "auto":
+        attention = "flex" if torch.device(device).type == "cuda" else "sdpa"
+    return {"sdpa": SDPA, "flex": FLEX}[attention]
+
+
+def layout_for(implementation: str, spans: Spans, device: torch.device | str) -> TreeLayout:
+    """The layout that the registered function `implementation` needs."""
+    return flex_layout(spans, device) if implementation == FLEX else sdpa_layout(spans, device)
+
+
+def attention_window(config: Any) -> int | None:
+    """Longest path (prompt and one completion, in tokens) on which the model's attention is full.
+
+    None means no limit. Raises UnsupportedModel for layers that are no attention over all earlier
+    tokens at any length (recurrent, convolutional), and for score changes that are not reproduced.
+    """
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    name = getattr(config, "model_type", "model")
+    kinds = set(getattr(config, "layer_types", None) or ())
+    strange = kinds - {"full_attention", "sliding_attention", "chunked_attention", "attention"}
+    if strange:
+        raise UnsupportedModel(
+            f"{name}: layers of type {', '.join(sorted(strange))} carry state from token to token, so completions "
+            "cannot share one prompt; choose a model whose layers are all attention"
+        )
+    if getattr(config, "attn_logit_softcapping", None) is not None:
+        raise UnsupportedModel(
+            f"{name}: attn_logit_softcapping is not supported by tree attention; choose another model"
+        )
+    windows = []
+    if (not kinds or "sliding_attention" in kinds) and getattr(config, "use_sliding_window", True):
+        windows.append(getattr(config, "sliding_window", None))
+    if "chunked_attention" in kinds:
+        windows.append(getattr(config, "attention_chunk_size", None))
+    return min((int(w) for w in windows if w), default=None)
+
+
+def check_window(config: Any, longest: int) -> None:
+    """Raise UnsupportedModel when a path of `longest` tokens leaves the model's attention window."""
+    window = attention_window(config)
+    if window is not None and longest > window:
+        raise UnsupportedModel(
+            f"{getattr(config, 'model_type', 'model')}: a prompt with its completion has {longest} tokens, but the "
+            f"model's sliding window is {window}, and tree attention is full; set `train.max_tokens: {window}` "
+            "to drop longer pairs, or choose a model with full attention"
+        )

@@ -1,0 +1,339 @@
+"""Tree batching: from preference pairs to packs of real tokens. Pure; imports numpy and torch alone.
+
+A tree is one prompt with the distinct completions that a batch needs of it, laid out in one row
+without padding:
+
+    [prompt][completion a][completion b]...
+
+Each completion attends to the prompt and to itself, and its position ids go on where the prompt's
+end. So a prompt is computed once however many pairs share it, and a completion once however many
+pairs it stands in (IRPO's wrapping repeats completions). A pack is several trees in one row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+Tokens = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class PairTokens:
+    """Token ids of one preference pair; each array is one-dimensional int32 and not empty."""
+
+    pair_id: str
+    prompt: Tokens
+    chosen: Tokens
+    rejected: Tokens
+
+    def __post_init__(self) -> None:
+        for name in ("prompt", "chosen", "rejected"):
+            if len(getattr(self, name)) == 0:
+                raise ValueError(
+                    f"pair {self.pair_id}: {name} has no tokens; such a pair cannot be trained on"
+                )
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longer side, prompt included."""
+        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What must stay together in one pack: a pair (two completions) or one completion to be scored."""
+
+    tag: Hashable
+    """What the caller knows the member by: the row of a pair, the key of a completion."""
+    completions: tuple[int, ...]
+    """Places of its completions in the tree's list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A prompt, its distinct completions, and the members that use them."""
+
+    prompt: Tokens
+    completions: tuple[Tokens, ...]
+    members: tuple[Member, ...]
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.prompt) + sum(len(c) for c in self.completions)
+
+
+@dataclass(frozen=True, slots=True)
+class Pack:
+    """Trees laid out in one row of T tokens, and what is to be scored in it.
+
+    A segment is a run of tokens whose log-probabilities are summed: first all completions in order,
+    then (where prompts are scored) all prompts in order. N tokens are scored in all.
+    """
+
+    token_ids: Tensor
+    """[T] int64."""
+    position_ids: Tensor
+    """[T] int64."""
+    spans: npt.NDArray[np.int64]
+    """[S, 4]: first and last-plus-one token of a prompt or completion, and those of the prompt that
+    it continues (equal numbers for a prompt itself)."""
+    predictors: Tensor
+    """[N] int64: the token whose hidden state predicts the scored token."""
+    targets: Tensor
+    """[N] int64: id of the scored token."""
+    segments: Tensor
+    """[N] int64: the segment of the scored token."""
+    num_segments: int
+    num_completions: int
+    longest: int
+    """Tokens of the longest prompt with one completion."""
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.token_ids)
+
+    def to(self, device: torch.device | str) -> Pack:
+        """The same pack with its tensors on a device."""
+        names = ("token_ids", "position_ids", "predictors", "targets", "segments")
+        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
+        rest = ("spans", "num_segments", "num_completions", "longest")
+        return Pack(**moved, **{name: getattr(self, name) for name in rest})
+
+
+@dataclass(frozen=True, slots=True)
+class MicroBatch:
+    """A pack with B pairs in it; a filler has B = 0. Index tensors point at segments, shape [B]."""
+
+    pack: Pack
+    rows: tuple[int, ...]
+    """The pairs' rows in the list they came from."""
+    keys: tuple[str, ...]
+    """`completion_key` of each completion, in the order of the segments."""
+    completion_lengths: Tensor
+    chosen: Tensor
+    rejected: Tensor
+    prompts: Tensor
+    """Segments of the pairs' prompts; they exist only where prompts are scored."""
+    chosen_lengths: Tensor
+    prompt_lengths: Tensor
+
+
+def completion_key(prompt: Tokens, completion: Tokens) -> str:
+    """Stable name of a completion of a prompt: blake2b over the token ids, 32 hex digits."""
+    digest = blake2b(digest_size=16)
+    digest.update(len(prompt).to_bytes(8, "little"))
+    digest.update(np.asarray(prompt, dtype="<i4").tobytes())
+    digest.update(np.asarray(completion, dtype="<i4").tobytes())
+    return digest.hexdigest()
+
+
+def _shuffle_key(seed: int, epoch: int, name: bytes) -> bytes:
+    return blake2b(f"{seed}/{epoch}/".encode() + name, digest_size=16).digest()
+
+
+def epoch_batches(
+    pairs: Sequence[PairTokens], seed: int, epoch: int, batch_pairs: int, order: str
+) -> list[list[int]]:
+    """Rows of each batch of an epoch; the last batch may be smaller. Depends on nothing but its arguments.
+
+    `pairs` shuffles pairs; `prompts` shuffles prompts and keeps a prompt's pairs together, in order.
+    The shuffle sorts by a hash, since NumPy does not promise its generators' streams across versions.
+    """
+    if order == "pairs":
+        keys = {row: _shuffle_key(seed, epoch, f"{row}/{p.pair_id}".encode()) for row, p in enumerate(pairs)}
+        rows = sorted(keys, key=keys.__getitem__)
+    elif order == "prompts":
+        grouped: dict[bytes, list[int]] = {}
+        for row, pair in enumerate(pairs):
+            grouped.setdefault(pair.prompt.tobytes(), []).append(row)
+        prompts = sorted(grouped, key=lambda prompt: _shuffle_key(seed, epoch, prompt))
+        rows = [row for prompt in prompts for row in grouped[prompt]]
+    else:
+        raise ValueError(f"order {order!r} is unknown; use `pairs` or `prompts`")
+    return [rows[i : i + batch_pairs] for i in range(0, len(rows), batch_pairs)]
+
+
+def _grow(prompt: Tokens, wanted: Iterable[tuple[Hashable, tuple[Tokens, ...]]], limit: int) -> list[Tree]:
+    """Trees of one prompt, each of at most `limit` tokens unless a single member is longer than that."""
+    trees: list[Tree] = []
+    places: dict[bytes, int] = {}
+    completions: list[Tokens] = []
+    members: list[Member] = []
+    size = len(prompt)
+
+    def close() -> None:
+        if members:
+            trees.append(Tree(prompt, tuple(completions), tuple(members)))
+
+    for tag, needed in wanted:
+        fresh = {c.tobytes(): c for c in needed}
+        cost = sum(len(c) for key, c in fresh.items() if key not in places)
+        if members and size + cost > limit:
+            close()
+            places, completions, members, size = {}, [], [], len(prompt)
+            cost = sum(len(c) for c in fresh.values())
+        for key, completion in fresh.items():
+            if key not in places:
+                places[key] = len(completions)
+                completions.append(completion)
+        members.append(Member(tag, tuple(places[c.tobytes()] for c in needed)))
+        size += cost
+    close()
+    return trees
+
+
+def pair_trees(pairs: Sequence[PairTokens], rows: Sequence[int], limit: int) -> list[Tree]:
+    """Trees of the pairs in `rows`, grouped by prompt; members are tagged with the row."""
+    grouped: dict[bytes, list[int]] = {}
+    for row in rows:
+        grouped.setdefault(pairs[row].prompt.tobytes(), []).append(row)
+    return [
+        tree
+        for members in grouped.values()
+        for tree in _grow(
+            pairs[members[0]].prompt, ((r, (pairs[r].chosen, pairs[r].rejected)) for r in members), limit
+        )
+    ]
+
+
+def completion_trees(pairs: Sequence[PairTokens], limit: int) -> list[Tree]:
+    """Trees that hold every distinct completion of the pairs once; members are tagged with its key."""
+    grouped: dict[bytes, tuple[Tokens, dict[str, Tokens]]] = {}
+    for pair in pairs:
+        _, known = grouped.setdefault(pair.prompt.tobytes(), (pair.prompt, {}))
+        for completion in (pair.chosen, pair.rejected):
+            known.setdefault(completion_key(pair.prompt, completion), completion)
+    return [
+        tree
+        for prompt, known in grouped.values()
+        for tree in _grow(prompt, ((key, (c,)) for key, c in known.items()), limit)
+    ]
+
+
+def pack_trees(trees: Sequence[Tree], tokens_per_microbatch: int) -> list[list[Tree]]:
+    """First-fit decreasing: trees in packs of at most so many tokens; a longer tree has its own pack.
+
+    Only the newest 64 packs are looked at, which keeps a round of many thousand prompts fast.
+    """
+    packs: list[list[Tree]] = []
+    room: list[int] = []
+    for tree in sorted(trees, key=lambda t: -t.num_tokens):
+        open_packs = range(max(0, len(room) - 64), len(room))
+        place = next((i for i in open_packs if tree.num_tokens <= room[i]), None)
+        if place is None:
+            packs.append([])
+            room.append(tokens_per_microbatch)
+            place = len(packs) - 1
+        packs[place].append(tree)
+        room[place] -= tree.num_tokens
+    return packs
+
+
+def share_out(trees: Sequence[Tree], ranks: int) -> list[list[Tree]]:
+    """Trees of each rank: the largest first, each to the rank that has the fewest tokens so far."""
+    shares: list[list[Tree]] = [[] for _ in range(ranks)]
+    loads = [0] * ranks
+    for tree in sorted(trees, key=lambda t: -t.num_tokens):
+        rank = loads.index(min(loads))
+        shares[rank].append(tree)
+        loads[rank] += tree.num_tokens
+    return shares
+
+
+def divide_batch(
+    pairs: Sequence[PairTokens], rows: Sequence[int], tokens_per_microbatch: int, ranks: int
+) -> list[list[list[Tree]]]:
+    """A global batch as trees, by rank and then by pack; ranks may get different numbers of packs.
+
+    With several ranks a tree is held below 5/4 of a rank's fair share of tokens, so that a batch of
+    few prompts still occupies every rank; the price is a prompt that is computed more than once.
+    """
+    limit = tokens_per_microbatch
+    if ranks > 1:
+        total = sum(tree.num_tokens for tree in pair_trees(pairs, rows, tokens_per_microbatch))
+        limit = min(limit, -(-5 * total // (4 * ranks)))
+    shares = share_out(pair_trees(pairs, rows, limit), ranks)
+    return [pack_trees(share, tokens_per_microbatch) for share in shares]
+
+
+def lay_out(trees: Sequence[Tree], score_prompts: bool = False) -> Pack:
+    """Write trees into one row and index what is scored: every completion, and prompts on request."""
+    tokens: list[Tokens] = []
+    positions: list[npt.NDArray[np.int64]] = []
+    spans: list[tuple[int, int, int, int]] = []
+    scored: list[tuple[npt.NDArray[np.int64], Tokens]] = []
+    prompts: list[tuple[npt.NDArray[np.int64], Tokens]] = []
+    at = 0
+    for tree in trees:
+        size = len(tree.prompt)
+        start, stop = at, at + size
+        tokens.append(tree.prompt)
+        positions.append(np.arange(size))
+        spans.append((start, stop, start, start))
+        prompts.append((np.arange(start, stop - 1), tree.prompt[1:]))
+        at = stop
+        for completion in tree.completions:
+            length = len(completion)
+            tokens.append(completion)
+            positions.append(np.arange(size, size + length))
+            spans.append((at, at + length, start, stop))
+            # The prompt's last token predicts the first token of each of its completions.
+            scored.append((np.concatenate(([stop - 1], np.arange(at, at + length - 1))), completion))
+            at += length
+    num_completions = len(scored)
+    if score_prompts:
+        scored += prompts
+    segments = np.repeat(np.arange(len(scored)), [len(target) for _, target in scored])
+    return Pack(
+        token_ids=_long(np.concatenate(tokens)),
+        position_ids=_long(np.concatenate(positions)),
+        spans=np.asarray(spans, dtype=np.int64),
+        predictors=_long(np.concatenate([predictor for predictor, _ in scored])),
+        targets=_long(np.concatenate([target for _, target in scored])),
+        segments=_long(segments),
+        num_segments=len(scored),
+        num_completions=num_completions,
+        longest=int(max(p[-1] for p in positions)) + 1,
+    )
+
+
+def _long(values: npt.ArrayLike) -> Tensor:
+    return torch.from_numpy(np.asarray(values, dtype=np.int64))
+
+
+def micro_batch(trees: Sequence[Tree], score_prompts: bool = False) -> MicroBatch:
+    """The micro-batch of trees whose members are pairs."""
+    rows: list[int] = []
+    index: list[tuple[int, int, int, int, int]] = []
+    keys: list[str] = []
+    lengths: list[int] = []
+    num_completions = sum(len(tree.completions) for tree in trees)
+    for number, tree in enumerate(trees):
+        base = len(keys)
+        keys += [completion_key(tree.prompt, c) for c in tree.completions]
+        lengths += [len(c) for c in tree.completions]
+        for member in tree.members:
+            chosen, rejected = (base + place for place in member.completions)
+            rows.append(int(member.tag))  # type: ignore[call-overload]
+            index.append((chosen, rejected, num_completions + number, lengths[chosen], len(tree.prompt)))
+    columns = _long(np.asarray(index, dtype=np.int64).reshape(-1, 5)).unbind(1)
+    return MicroBatch(lay_out(trees, score_prompts), tuple(rows), tuple(keys), _long(lengths), *columns)
+
+
+def filler(pair: PairTokens, score_prompts: bool = False) -> MicroBatch:
+    """A micro-batch of two tokens and no pairs, whose loss is zero: a rank that has run out of work
+    must still join the collectives of its peers' forwards (ZeRO 2 and 3)."""
+    tree = Tree(pair.prompt[:1], (pair.chosen[:1],), ())
+    return micro_batch([tree], score_prompts)
+
+
+def padded_tokens(pairs: Sequence[PairTokens], rows: Sequence[int]) -> int:
+    """Tokens that one padded batch of the same pairs would process: both sides to the longest one."""
+    return 2 * len(rows) * max(pairs[row].longest for row in rows)

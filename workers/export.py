@@ -1,0 +1,172 @@
+"""From a trained DeepSpeed engine to a Hugging Face folder, one parameter at a time.
+
+Weights are written from the float32 master weights, whatever the training computed in, and cast to
+the checkpoint's dtype at the end. Rank 0 never holds more than one shard file's worth of them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+SHARD_BYTES = 4 * 10**9
+"""Largest shard file; a single larger tensor has a file of its own."""
+
+COPIED_SUFFIXES = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+"""Configuration and tokenizer files beside the weights, copied as they are."""
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+class ExportError(RuntimeError):
+    """The trained weights cannot be published; the message names the tensor or file."""
+
+
+def weight_names(folder: str | Path) -> set[str]:
+    """Names of all tensors in a folder's safetensors files."""
+    names: set[str] = set()
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            names.update(weights.keys())
+    return names
+
+
+def folder_dtype(folder: str | Path) -> torch.dtype:
+    """The number format of a folder's weights, as its config says; that of its first tensor otherwise."""
+    config = json.loads((Path(folder) / "config.json").read_text())
+    named = config.get("dtype") or config.get("torch_dtype")
+    if named in DTYPES:
+        return DTYPES[named]
+    for file in sorted(Path(folder).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                return weights.get_tensor(name).dtype
+    raise ExportError(f"{folder}: has no safetensors weights")
+
+
+def full_weight(parameter: nn.Parameter, sharded: bool, has_master: bool) -> Tensor:
+    """A parameter's whole value, from its float32 master where there is one. Collective under ZeRO."""
+    if has_master or sharded:
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        value = safe_get_full_fp32_param(parameter)
+        if value is None:
+            raise ExportError(
+                "DeepSpeed gives no float32 weight for a parameter; its version is not supported"
+            )
+        return value.detach().view(getattr(parameter, "ds_shape", parameter.shape))
+    return parameter.detach()
+
+
+def _saved_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
+    """Name, tensor and whether it is a parameter, of all that a checkpoint holds; a tied tensor once."""
+    yield from ((name, p, True) for name, p in model.named_parameters())
+    parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+    persistent = model.state_dict().keys() - parameters
+    yield from ((name, b, False) for name, b in model.named_buffers() if name in persistent)
+
+
+def export_checkpoint(
+    model: nn.Module,
+    init: str,
+    target: str,
+    dtype: torch.dtype,
+    rank: int,
+    zero_stage: int,
+    has_master: bool,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Write the model to `target` in the layout of save_pretrained; call it on every rank.
+
+    `init` is the folder the training started from; config, generation config and tokenizer come from
+    there. Raises ExportError for a weight that is not finite.
+    """
+    folder = Path(target)
+    if rank == 0:
+        folder.mkdir(parents=True, exist_ok=True)
+    shards: list[dict[str, Tensor]] = [{}]
+    files: list[set[str]] = []
+    size = total = 0
+    for name, tensor, is_parameter in _saved_tensors(model):
+        whole = full_weight(tensor, zero_stage == 3, has_master) if is_parameter else tensor  # type: ignore[arg-type]
+        if rank != 0:
+            continue
+        if not bool(torch.isfinite(whole).all()):
+            raise ExportError(
+                f"{name} holds a value that is not finite after training; nothing was published"
+            )
+        kept = whole.to("cpu", dtype if whole.is_floating_point() else whole.dtype, copy=True).contiguous()
+        num_bytes = kept.numel() * kept.element_size()
+        if shards[-1] and size + num_bytes > shard_bytes:
+            files.append(_write_shard(folder, len(files), shards.pop()))
+            shards.append({})
+            size = 0
+        shards[-1][name] = kept
+        size, total = size + num_bytes, total + num_bytes
+    if rank == 0:
+        files.append(_write_shard(folder, len(files), shards.pop()))
+        _name_shards(folder, files, total)
+        _copy_settings(Path(init), folder, dtype)
+        _sync(folder)
+
+
+def check_exportable(model: nn.Module, init: str) -> None:
+    """Raise ExportError where the loaded model names its weights otherwise than its files do: transformers
+    rearranged them while loading, and writing them back as they are would give a folder nobody can read."""
+    stored = weight_names(init)
+    aliases: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        aliases.setdefault(id(parameter), set()).add(name)
+    # A tied head may be stored under either of its names.
+    if missing := sorted(min(names) for names in aliases.values() if not names & stored):
+        raise ExportError(
+            f"{init}: the loaded model names {len(missing)} of its weights differently from its files (such as "
+            f"{missing[0]}); such a model cannot be exported, so train one whose names agree"
+        )
+
+
+def _write_shard(folder: Path, number: int, tensors: dict[str, Tensor]) -> set[str]:
+    save_file(tensors, folder / f"shard-{number:05d}.safetensors", metadata={"format": "pt"})
+    return set(tensors)
+
+
+def _name_shards(folder: Path, files: list[set[str]], total_bytes: int) -> None:
+    """Give the shards their final names, and write the index where there are several."""
+    if len(files) == 1:
+        (folder / "shard-00000.safetensors").rename(folder / "model.safetensors")
+        return
+    weight_map: dict[str, str] = {}
+    for number, names in enumerate(files):
+        final = f"model-{number + 1:05d}-of-{len(files):05d}.safetensors"
+        (folder / f"shard-{number:05d}.safetensors").rename(folder / final)
+        weight_map |= dict.fromkeys(names, final)
+    index = {"metadata": {"total_size": total_bytes}, "weight_map": dict(sorted(weight_map.items()))}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+
+
+def _copy_settings(init: Path, folder: Path, dtype: torch.dtype) -> None:
+    for file in sorted(init.iterdir()):
+        if file.is_file() and file.suffix in COPIED_SUFFIXES and not file.name.endswith(".index.json"):
+            shutil.copyfile(file, folder / file.name)
+    config: dict[str, Any] = json.loads((init / "config.json").read_text())
+    config.pop("torch_dtype", None)
+    config["dtype"] = str(dtype).removeprefix("torch.")
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def _sync(folder: Path) -> None:
+    for path in [*folder.iterdir(), folder]:
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

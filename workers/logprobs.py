@@ -1,0 +1,111 @@
+"""Summed log-probabilities of a pack's segments under a causal language model. Imports torch alone.
+
+The output head is applied only where a scored token is predicted, in chunks, and each chunk is
+computed again in the backward pass, so that memory stays flat in vocabulary x length. Logits become
+float32 before the softmax. The head is called as a module and never through its weight, which under
+ZeRO 3 is an empty shard outside a forward.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from workers import attention
+from workers.attention import UnsupportedModel
+from workers.batching import Pack
+
+CHUNK_LOGITS = 2**26
+"""Most logits at once (256 MiB in float32)."""
+
+
+class PackScorer(nn.Module):
+    """A causal language model whose forward takes a pack and returns a log-probability a segment.
+
+    `model` is a transformers AutoModelForCausalLM; its attention is switched to `implementation`
+    (a name from workers.attention). With `autocast` set, the model computes in that dtype while its
+    weights stay as they are.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        implementation: str = attention.SDPA,
+        autocast: torch.dtype | None = None,
+        chunk_logits: int = CHUNK_LOGITS,
+    ) -> None:
+        super().__init__()
+        check_supported(model)
+        attention.register()
+        model.set_attn_implementation(implementation)
+        self.model = model
+        self.implementation = implementation
+        self.autocast = autocast
+        self.chunk_logits = chunk_logits
+
+    def forward(self, pack: Pack) -> Tensor:
+        """Sum of the log-probabilities of each segment's scored tokens: [num_segments] float32."""
+        attention.check_window(self.model.config, pack.longest)
+        device = pack.token_ids.device
+        layout = attention.layout_for(self.implementation, pack.spans, device)
+        with torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
+            hidden = self.model.get_decoder()(
+                input_ids=pack.token_ids[None],
+                position_ids=pack.position_ids[None],
+                use_cache=False,
+                tree_layout=layout,
+            ).last_hidden_state[0]
+            logprobs = self._token_logprobs(hidden.index_select(0, pack.predictors), pack.targets)
+        return torch.zeros(pack.num_segments, device=device).index_add(0, pack.segments, logprobs)
+
+    def _token_logprobs(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """Log-probability of each target, [N] float32, head and softmax in chunks."""
+        chunk = max(1, self.chunk_logits // self.model.config.get_text_config().vocab_size)
+        parts = list(zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True))
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._head_logprobs(*part) for part in parts])
+        return torch.cat([checkpoint(self._head_logprobs, *part, use_reentrant=False) for part in parts])
+
+    def _head_logprobs(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        logits = self.model.get_output_embeddings()(hidden_ND).float()
+        return -F.cross_entropy(adjust_logits(logits, self.model.config), targets_N, reduction="none")
+
+
+def adjust_logits(logits: Tensor, config: Any) -> Tensor:
+    """What some models do to their logits after the head: scaling (Granite, Cohere), soft caps (Gemma)."""
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    if (divisor := getattr(config, "logits_scaling", None)) is not None:
+        logits = logits / divisor
+    if (factor := getattr(config, "logit_scale", None)) is not None:
+        logits = logits * factor
+    if (cap := getattr(config, "final_logit_softcapping", None)) is not None:
+        logits = cap * torch.tanh(logits / cap)
+    return logits
+
+
+def check_supported(model: nn.Module) -> None:
+    """Raise UnsupportedModel, naming the model and the cure, for a model that cannot be scored by packs."""
+    name = type(model).__name__
+    if not getattr(model, "_supports_attention_backend", False):
+        raise UnsupportedModel(
+            f"{name} does not take attention functions from outside, which tree batching needs; "
+            "choose a model whose transformers class does (Llama, Qwen, Mistral and their like)"
+        )
+    head = model.get_output_embeddings()
+    if head is None or not isinstance(head, nn.Linear):
+        raise UnsupportedModel(
+            f"{name} has no linear output head; choose a causal language model that has one"
+        )
+    attention.attention_window(model.config)
+
+
+def disable_dropout(config: Any) -> None:
+    """Set every dropout rate of a model's config to 0, before the model is built: log-probabilities
+    of policy and reference are compared, so both must be deterministic."""
+    for name, value in vars(config).items():
+        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+            setattr(config, name, 0.0)

@@ -1,0 +1,167 @@
+"""The driver's side of training: a group of rank actors, started when needed and ended with the phase."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable, Sequence
+from types import TracebackType
+from typing import Any, Protocol
+
+import ray
+
+from orchestrator.config import Train
+from orchestrator.records import TrainingPlan
+
+
+class TrainingFailed(RuntimeError):
+    """A training rank failed; the message is the worker's own, with the rank in front."""
+
+
+class Placement(Protocol):
+    """Where the ranks run."""
+
+    def actor_options(self, index: int) -> dict[str, Any]:
+        """Ray actor options of rank `index`: num_cpus, num_gpus, scheduling_strategy, runtime_env."""
+        ...
+
+
+class _Rank:
+    """A Ray actor around workers.trainer.Trainer, which is imported in the actor's process only."""
+
+    def __init__(self, settings: dict[str, Any], rank: int, ranks: int) -> None:
+        from workers.trainer import Trainer
+
+        self.trainer = Trainer(Train.model_validate(settings), rank, ranks)
+
+    def address(self) -> tuple[str, int]:
+        """This node's address and a free port, for the rendezvous at rank 0."""
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return host, probe.getsockname()[1]
+
+    def connect(self, host: str, port: int) -> int:
+        self.trainer.connect(host, port)
+        return os.getpid()
+
+    def reference_logprobs(self, plan: TrainingPlan) -> list[tuple[str, float, int]]:
+        return self.trainer.reference_logprobs(plan)
+
+    def train(self, plan: TrainingPlan, reference_file: str) -> Any:
+        yield from self.trainer.train(plan, reference_file)
+
+    def follow(self, plan: TrainingPlan, reference_file: str) -> None:
+        for _ in self.trainer.train(plan, reference_file):
+            pass
+
+
+class TrainerGroup:
+    """`settings.ranks` training actors. A context manager; `close` ends the actors' processes.
+
+    Every method raises TrainingFailed when a rank fails or dies, and ends the others then: they would
+    wait for it forever.
+    """
+
+    def __init__(self, settings: Train, placement: Placement) -> None:
+        self.settings = settings
+        self.placement = placement
+        self._actors: list[Any] = []
+
+    def __enter__(self) -> TrainerGroup:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the actors; their processes and memory are gone soon after."""
+        actors, self._actors = self._actors, []
+        for actor in actors:
+            ray.kill(actor)
+
+    def reference(self, plan: TrainingPlan, out_file: str) -> dict[str, Any]:
+        """Score each distinct completion of the round once under `plan.reference`; write schema REFERENCE."""
+        from workers.pair_data import write_reference
+
+        self._start()
+        started = time.perf_counter()
+        shares = self._gather([actor.reference_logprobs.remote(plan) for actor in self._actors])
+        rows = [row for share in shares for row in share]
+        write_reference(out_file, rows)
+        seconds = time.perf_counter() - started
+        tokens = sum(length for _, _, length in rows)
+        return {"distinct_completions": len(rows), "completion_tokens": tokens, "seconds": seconds}
+
+    def train(
+        self, plan: TrainingPlan, reference_file: str, on_step: Callable[[dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Train, and write metrics, probe and checkpoint; `on_step` gets each step's metrics as it ends."""
+        self._start()
+        leader = self._actors[0].train.options(num_returns="streaming").remote(plan, reference_file)
+        followers = [actor.follow.remote(plan, reference_file) for actor in self._actors[1:]]
+        facts: dict[str, Any] = {}
+        waiting: list[Any] = [leader, *followers]
+        while waiting:
+            ready, _ = ray.wait(waiting, num_returns=1)
+            if ready[0] is not leader:
+                self._get(ready[0], 1 + followers.index(ready[0]))
+                waiting.remove(ready[0])
+                continue
+            try:
+                kind, row = self._get(next(leader), 0)
+            except StopIteration:
+                waiting.remove(leader)
+                continue
+            if kind == "facts":
+                facts = row
+            elif on_step is not None:
+                on_step(row)
+        return facts
+
+    def _start(self) -> None:
+        if self._actors:
+            return
+        settings = self.settings.model_dump(mode="json")
+        actor = ray.remote(_Rank)
+        ranks = self.settings.ranks
+        self._actors = [
+            actor.options(**_with_environment(self.placement.actor_options(rank))).remote(
+                settings, rank, ranks
+            )
+            for rank in range(ranks)
+        ]
+        host, port = self._get(self._actors[0].address.remote(), 0)
+        self._gather([a.connect.remote(host, port) for a in self._actors])
+
+    def _gather(self, refs: Sequence[Any]) -> list[Any]:
+        """Results of one call a rank, in order; the first failure of any rank ends all."""
+        waiting, results = list(refs), {}
+        while waiting:
+            (ready, *_), waiting = ray.wait(waiting, num_returns=1)
+            results[ready] = self._get(ready, refs.index(ready))
+        return [results[ref] for ref in refs]
+
+    def _get(self, ref: Any, rank: int) -> Any:
+        try:
+            return ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            self.close()
+            cause = error.cause if error.cause is not None else error
+            raise TrainingFailed(f"training rank {rank}: {type(cause).__name__}: {cause}") from error
+        except ray.exceptions.RayError as error:
+            self.close()
+            raise TrainingFailed(f"training rank {rank} died: {error}") from error
+
+
+def _with_environment(options: dict[str, Any]) -> dict[str, Any]:
+    """Actor options with the variables a rank needs; what the placement sets wins."""
+    environment = {"OMP_NUM_THREADS": str(max(1, int(options.get("num_cpus") or 1)))}
+    if not options.get("num_gpus"):
+        environment["DS_ACCELERATOR"] = "cpu"
+    runtime = dict(options.get("runtime_env") or {})
+    runtime["env_vars"] = environment | dict(runtime.get("env_vars") or {})
+    return options | {"runtime_env": runtime, "max_restarts": 0}
