@@ -1,0 +1,273 @@
+"""Grader processes, for real: limits, deaths and what survives them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.config import Grade
+from orchestrator.records import SAMPLES, VERDICTS, Shard
+from workers.grader_pool import Graded, GraderActor, GraderPool
+from workers.graders.process import GraderProcess
+
+ROOT = Path(__file__).resolve().parents[1]
+CANARY = ROOT / "RATCHET_CANARY"
+DEADLY = [
+    "5^(5^(5^(5^5)))",
+    "9!!!!!!!!",
+    "(x+y+z+w)^{300}",
+    "(" * 40 + "7" + ")" * 40,
+]
+HARMLESS = [
+    "7" * 1_000_000,
+    f"__import__('os').system('touch {CANARY}')",
+    f"\\text{{__import__('os').system('touch {CANARY}')}}",
+    "x\x00\x00",
+    "8\ud800\udfff\ud800",
+    "\\sqrt{" * 150 + "7" + "}" * 150,
+    "\\frac{" * 3000 + "7" + "}{2}" * 3000,
+    "{" * 15_000,
+    "1e999999999",
+    "",
+]
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[GraderPool]:
+    with GraderPool(Grade(timeout=1.0, memory=0.5, processes=2, max_characters=2_000_000)) as pool:
+        yield pool
+
+
+def _gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True
+
+
+def _wait_until_gone(pids: list[int]) -> None:
+    deadline = time.monotonic() + 20
+    while not all(_gone(pid) for pid in pids):
+        assert time.monotonic() < deadline, f"still running: {[pid for pid in pids if not _gone(pid)]}"
+        time.sleep(0.05)
+
+
+def _workers_of(keeper: int) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split()]
+
+
+def test_every_kind_of_verdict(pool: GraderPool) -> None:
+    assert pool.grade(
+        [
+            ("7", "so\nFinal answer: 7 apples", "stop"),
+            ("7", "Final answer: 8", "stop"),
+            ("7", "I give up", "stop"),
+            ("7", "Final answer: 7", "length"),
+        ]
+    ) == [
+        Graded("correct", "7 apples", "final_answer", None),
+        Graded("wrong", "8", "final_answer", "number: '8' is not '7'"),
+        Graded("wrong", None, None, "no answer found"),
+        Graded("ungradable", None, None, "truncated"),
+    ]
+    assert pool.grade([]) == []
+
+
+@pytest.mark.parametrize("gold", ["7", "x^2"])
+def test_nothing_a_model_writes_breaks_the_batch(pool: GraderPool, gold: str) -> None:
+    poisons = DEADLY + HARMLESS
+    items = []
+    for poison in poisons:
+        items += [(gold, f"Final answer: {poison}", "stop"), (gold, f"Final answer: {gold}", "stop")]
+        items += [(gold, "Final answer: x^3", "stop")]
+    graded = pool.grade(items)
+    for poison, one in zip(poisons, graded[::3], strict=True):
+        # Forty parentheses around a 7 are a 7: correct to a faster machine, out of time on others.
+        assert one.verdict in ("wrong", "ungradable") or poison == DEADLY[3], poison[:40]
+        assert one.reason or one.verdict == "correct"
+    for poison, one in list(zip(poisons, graded[::3], strict=True))[:3]:
+        assert one.verdict == "ungradable", poison
+        assert one.extracted == poison
+        assert one.reason.startswith(("timeout", "out of memory"))
+    assert all(one.verdict == "correct" for one in graded[1::3])
+    assert all(one.verdict == "wrong" for one in graded[2::3])
+    assert not CANARY.exists()
+
+
+def test_a_poison_is_paid_for_once_in_a_call() -> None:
+    with GraderPool(Grade(timeout=1.0, processes=1)) as pool:
+        graded = pool.grade([("y^2", f"{i}\nFinal answer: {DEADLY[1]}", "stop") for i in range(20)])
+        stat = Path(f"/proc/{pool.pids()[0]}/stat").read_text().rpartition(")")[2].split()
+    assert {one.verdict for one in graded} == {"ungradable"}
+    # Processor time of the workers that died: 20 s if each of the twenty had been tried.
+    assert sum(map(int, stat[13:15])) / os.sysconf("SC_CLK_TCK") < 5
+
+
+def test_a_regular_expression_that_never_ends_is_killed() -> None:
+    settings = Grade(timeout=1.0, processes=1, answer=["pattern:^(?:a|a)*=(7)$"])
+    with GraderPool(settings) as pool:
+        graded = pool.grade([("7", "a" * 60, "stop"), ("7", "aa=7", "stop")])
+    assert graded[0] == Graded("ungradable", None, None, "timeout: a grader took more than 1 s")
+    assert graded[1].verdict == "correct"
+
+
+def test_memory_is_limited() -> None:
+    # A repeated group keeps every step it could go back to, so that this search fills the memory.
+    settings = Grade(
+        timeout=20.0, memory=0.1, processes=1, max_characters=20_000_000, answer=["pattern:((?:ab?)*)c"]
+    )
+    with GraderPool(settings) as pool:
+        graded = pool.grade([("7", "a" * 10_000_000, "stop"), ("aa", "xaac", "stop")])
+    assert graded[0] == Graded("ungradable", None, None, "out of memory: a grader took more than 0.1 GiB")
+    assert graded[1].verdict == "correct"
+
+
+def test_only_the_end_of_a_long_completion_is_read() -> None:
+    with GraderPool(Grade(processes=1, max_characters=30, graders=["text"])) as pool:
+        graded = pool.grade(
+            [("7", "Final answer: 7" + " " * 30, "stop"), ("7", " " * 99 + "Final answer: 7", "stop")]
+        )
+    assert [one.verdict for one in graded] == ["wrong", "correct"]
+
+
+def test_a_worker_that_is_killed_is_replaced_and_its_keeper_too() -> None:
+    item = ("7", "Final answer: 7", "stop")
+    with GraderPool(Grade(processes=1, graders=["text"])) as pool:
+        assert pool.grade([item])[0].verdict == "correct"
+        (keeper,) = pool.pids()
+        os.kill(_workers_of(keeper)[0], signal.SIGKILL)
+        assert pool.grade([item])[0].verdict == "correct"
+        assert pool.pids() == [keeper]
+        os.killpg(keeper, signal.SIGKILL)
+        assert pool.grade([item])[0].verdict == "correct"
+        assert pool.pids() != [keeper]
+
+
+def test_a_process_that_does_not_die_by_itself_is_killed_from_outside() -> None:
+    item = ("7", "Final answer: 7", "stop")
+    with GraderPool(Grade(timeout=0.5, processes=1, graders=["text"])) as pool:
+        pool.grade([item])
+        (keeper,) = pool.pids()
+        os.killpg(keeper, signal.SIGSTOP)  # stopped processes receive no timer's signal
+        assert pool.grade([item])[0].reason == "timeout: a grader took more than 0.5 s"
+        assert pool.grade([item])[0].verdict == "correct"
+        _wait_until_gone([keeper])
+
+
+def test_a_grader_process_is_light_and_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RATCHET_TEST_TOKEN", "secret")
+    process = GraderProcess(5.0, 1.0, ["text", "number", "math"], ["boxed"])
+    try:
+        assert process.ask("judge", "7", "7.0")["verdict"] == "correct"
+        for pid in [process.pid, *_workers_of(process.pid)]:
+            loaded = Path(f"/proc/{pid}/maps").read_text()
+            assert not any(f"/{name}/" in loaded for name in ("torch", "ray", "vllm", "pyarrow", "numpy"))
+            assert b"secret" not in Path(f"/proc/{pid}/environ").read_bytes()
+    finally:
+        process.close()
+    listing = "import sys, workers.graders.serve, workers.graders.math as m; m.warm_up(); print(*sys.modules)"
+    modules = subprocess.run(
+        [sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "ray", "vllm", "deepspeed", "transformers", "pyarrow"} & set(modules)
+
+
+def test_graders_end_when_their_parent_is_killed() -> None:
+    script = """
+import threading, time
+from orchestrator.config import Grade
+from workers.grader_pool import GraderPool
+pool = GraderPool(Grade(timeout=300, processes=2))
+pool.grade([(str(n), "Final answer: 7", "stop") for n in range(50)])
+threading.Thread(target=pool.grade, args=([("7", "Final answer: 9!!!!!!!!", "stop")],)).start()
+time.sleep(0.5)
+print(*pool.pids(), flush=True)
+time.sleep(300)
+"""
+    parent = subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    try:
+        keepers = [int(pid) for pid in parent.stdout.readline().split()]
+        everyone = keepers + [worker for keeper in keepers for worker in _workers_of(keeper)]
+        assert len(everyone) == 4
+    finally:
+        parent.kill()
+        parent.wait()
+        parent.stdout.close()
+    _wait_until_gone(everyone)
+
+
+def test_a_closed_pool_leaves_nothing_running_and_refuses_work() -> None:
+    pool = GraderPool(Grade(processes=2, graders=["text"]))
+    pool.grade([(str(n), "Final answer: 7", "stop") for n in range(50)])
+    everyone = pool.pids() + [worker for keeper in pool.pids() for worker in _workers_of(keeper)]
+    pool.close()
+    pool.close()
+    _wait_until_gone(everyone)
+    with pytest.raises(RuntimeError):
+        pool.grade([("7", "Final answer: 7", "stop")])
+
+
+def _samples(path: Path) -> Path:
+    texts = [
+        "Final answer: 1",
+        "Final answer: 7",
+        "\\boxed{7}",
+        "no idea",
+        "Final answer: 7",
+        "Final answer: 8",
+    ]
+    reasons = ["stop", "stop", "stop", "stop", "length", "stop"]
+    rows = [
+        {
+            "prompt_id": f"p{i % 2}",
+            "sample_index": i,
+            "text": text,
+            "token_ids": [1, 2],
+            "finish_reason": reason,
+            "num_tokens": 2,
+        }
+        for i, (text, reason) in enumerate(zip(texts, reasons, strict=True))
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema=SAMPLES), path)
+    return path
+
+
+def test_a_shard_becomes_a_file_of_verdicts(tmp_path: Path) -> None:
+    source, output = _samples(tmp_path / "samples.parquet"), tmp_path / ".verdicts.parquet"
+    actor = GraderActor(Grade(processes=1))
+    try:
+        counts = actor.grade_shard(Shard(0, str(source), 1, 6, str(output)), {"p0": "7", "p1": "7"})
+    finally:
+        actor.close()
+    assert counts == {
+        "correct": 2,
+        "wrong": 2,
+        "ungradable": 1,
+        "rules": {"final_answer": 2, "boxed": 1, "none": 2},
+    }
+    table = pq.read_table(output)
+    assert table.schema.equals(VERDICTS)
+    assert pq.ParquetFile(output).metadata.row_group(0).column(0).compression == "ZSTD"
+    assert table["sample_index"].to_pylist() == [1, 2, 3, 4, 5]
+    assert table["verdict"].to_pylist() == ["correct", "correct", "wrong", "ungradable", "wrong"]
+    assert table["rule"].to_pylist() == ["final_answer", "boxed", None, None, "final_answer"]
+    assert table["reason"].to_pylist()[2:4] == ["no answer found", "truncated"]
+
+
+def test_a_shard_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    source, output = _samples(tmp_path / "samples.parquet"), tmp_path / ".verdicts.parquet"
+    with GraderPool(Grade(processes=1, graders=["text"])) as pool:
+        with pytest.raises(ValueError, match="rows 0 to 9"):
+            pool.grade_shard(Shard(0, str(source), 0, 9, str(output)), {"p0": "7", "p1": "7"})
+        with pytest.raises(ValueError, match="prompt 'p1'"):
+            pool.grade_shard(Shard(0, str(source), 0, 6, str(output)), {"p0": "7"})
+    assert not output.exists()

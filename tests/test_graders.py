@@ -1,0 +1,295 @@
+"""Extraction and the graders themselves, in this process and on harmless input."""
+
+from __future__ import annotations
+
+import json
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workers.extraction import check_rules, extract, last_boxed
+from workers.graders import math, number, text
+from workers.graders.judge import judge
+
+ALL = ("text", "number", "math")
+RULES = ("final_answer", "boxed", "hash")
+GSM8K = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k" / "train.jsonl"
+
+SEVEN = [
+    *(
+        "7",
+        "7 apples",
+        "$7",
+        "7.0",
+        "7.00",
+        "\\frac{14}{2}",
+        "x=7",
+        "$7$",
+        "\\$7",
+        "7 dollars",
+        "7.",
+        "**7**",
+        "7cm",
+    ),
+    *(
+        "+7",
+        "\\boxed{7}",
+        "7\\text{ cm}",
+        "7^\\circ",
+        "€7",
+        "(7)",
+        "x = 7 apples",
+        "７",
+        "٧",
+        "\\sqrt{49}",
+        "3+4=7",
+    ),
+    *("0.7e1", "7 × 10^0", "7 apples left", "{7}", "7\x00", "7\ud800", "\\dfrac{7}{1}", "7%"),
+]
+NOT_SEVEN = [
+    *(
+        "70",
+        "seventy",
+        "7 or 8",
+        "7x",
+        "7xy",
+        "7!",
+        "7 million",
+        "7 squared",
+        "7k",
+        "7²",
+        "7½",
+        "3 4",
+        "-7",
+        "7,7",
+    ),
+    *(
+        "7:30",
+        "1/7",
+        "7 halves",
+        "7 and a half",
+        "7 more than x",
+        "0.07",
+        "7i",
+        "7e",
+        "7 pi",
+        "7 dozen",
+        "tea",
+        "",
+    ),
+]
+EQUAL = [
+    ("1,234", "1234"),
+    ("1,234", "1\\,234"),
+    ("1,234", "$1,234.00"),
+    ("1,234", "1.234 \\times 10^{3}"),
+    ("1.5 million", "1,500,000"),
+    ("-5", "−5"),
+    ("50%", "0.5"),
+    ("50%", "\\frac12"),
+    ("50", "50%"),
+    ("50%", "50 percent"),
+    ("7 cm", "7"),
+    ("7 cm^2", "7 square centimetres"),
+    ("3.5", "3½"),
+    ("3\\frac12", "7/2"),
+    ("x^2-1", "(x-1)(x+1)"),
+    ("\\frac{\\sqrt{3}}{2}", "√3/2"),
+    ("\\sqrt{2}", "2^(1/2)"),
+    ("\\{1,2\\}", "\\{2,1\\}"),
+    ("2\\pi", "2π"),
+    ("x<3", "3>x"),
+    ("\\text{yes}", "Yes."),
+    ("A", "a"),
+    ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
+]
+DIFFERENT = [
+    ("50", "0.5"),
+    ("0.5", "50"),
+    ("50%", "5"),
+    ("7 cm", "7 m"),
+    ("7 cm^2", "7 cm"),
+    ("$7", "€7"),
+    ("7 am", "7 pm"),
+    ("tea", "eat"),
+    ("no", "on"),
+    ("1/3", "0.33"),
+    ("52", "5²"),
+    ("15.5", "31/3"),
+    ("0.123", "0,123"),
+    ("(1,2)", "(2,1)"),
+    ("12", "1 2"),
+    ("x^2+1", "x^2-1"),
+    ("Paris", "London"),
+]
+
+
+@pytest.mark.parametrize("answer", SEVEN)
+def test_seven_in_many_clothes_is_correct(answer: str) -> None:
+    assert judge(ALL, "7", answer).verdict == "correct"
+
+
+@pytest.mark.parametrize("answer", NOT_SEVEN)
+def test_what_is_not_seven_is_wrong(answer: str) -> None:
+    judgement = judge(ALL, "7", answer)
+    assert judgement.verdict == "wrong"
+    assert judgement.reason
+
+
+@pytest.mark.parametrize(("gold", "answer"), EQUAL)
+def test_equal_answers_are_correct(gold: str, answer: str) -> None:
+    assert judge(ALL, gold, answer).verdict == "correct"
+
+
+@pytest.mark.parametrize(("gold", "answer"), DIFFERENT)
+def test_different_answers_are_wrong(gold: str, answer: str) -> None:
+    assert judge(ALL, gold, answer).verdict == "wrong"
+
+
+def test_a_plain_text_gold_is_judged_by_text_alone() -> None:
+    assert number.grade("Paris", "London").verdict == "ungradable"
+    assert math.grade("Paris", "London").verdict == "ungradable"
+    assert judge(("number", "math"), "Paris", "London").verdict == "ungradable"
+    assert judge(ALL, "Paris", "London").reason == "text: 'London' is not 'Paris'"
+
+
+def test_an_empty_gold_is_ungradable() -> None:
+    assert text.grade(" $ $ ", "7").verdict == "ungradable"
+    assert judge(ALL, "", "7").verdict == "ungradable"
+
+
+def test_only_named_graders_are_asked() -> None:
+    assert judge(("text",), "7", "7.0").verdict == "wrong"
+    assert judge(("number",), "x^2-1", "x^2-1").verdict == "ungradable"
+    assert judge(("math",), "1/3", "0.333333").verdict == "correct"  # math-verify rounds to six digits
+    assert judge(("number", "math"), "1/3", "0.333333").verdict == "wrong"  # numbers are compared exactly
+
+
+@pytest.mark.parametrize("huge", ["1e999999999", "9" * 1_000_000, "1" + ",000" * 300_000, "1/" + "0" * 900])
+def test_huge_or_impossible_numbers_are_no_numbers(huge: str) -> None:
+    assert number.parse(huge) is None
+    assert number.grade("7", huge).verdict == "wrong"
+    assert number.grade(huge, "7").verdict == "ungradable"
+
+
+def test_every_gsm8k_gold_agrees_with_itself() -> None:
+    if not GSM8K.exists():
+        pytest.skip("GSM8K is not there: put its train.jsonl into ../shared/data/gsm8k beside the repository")
+    rows = [json.loads(line)["answer"] for line in GSM8K.read_text(encoding="utf-8").splitlines()]
+    golds = [extract(row, ["hash"])[0] for row in rows]
+    assert len(golds) > 7000
+    for gold in golds:
+        for grader in (text, number):
+            assert grader.grade(gold, gold).verdict == "correct", (grader.__name__, gold)
+    for gold in sorted(set(golds)):
+        assert math.grade(gold, gold).verdict == "correct", gold
+
+
+def _clothes(value: Fraction) -> list[str]:
+    """Ways to write `value`, which has a short decimal expansion."""
+    sign, size = ("-", -value) if value < 0 else ("", value)
+    decimal = f"{float(size):,.3f}"
+    return [
+        f"{sign}{decimal}",
+        f"{sign}{decimal.replace(',', '')}00",
+        f"{sign}{decimal.replace(',', ' ')}",
+        f"{sign}\\frac{{{size.numerator}}}{{{size.denominator}}}",
+        f"$ {sign}{size.numerator}/{size.denominator} $",
+        f"{sign}${decimal}",
+        f"x = {sign}{decimal} apples.",
+        f"{float(value * 100):.3f}\\%",
+        f"{float(value * 1000):.3f} \\times 10^{{-3}}",
+    ]
+
+
+_VALUES = st.integers(-(10**9), 10**9).map(lambda n: Fraction(n, 1000))
+
+
+@settings(max_examples=150, deadline=None)
+@given(_VALUES, st.data())
+def test_equal_numbers_in_different_clothes_agree(value: Fraction, data: st.DataObject) -> None:
+    gold, answer = data.draw(st.sampled_from(_clothes(value))), data.draw(st.sampled_from(_clothes(value)))
+    assert number.grade(gold, answer).verdict == "correct"
+
+
+@settings(max_examples=150, deadline=None)
+@given(_VALUES, _VALUES, st.data())
+def test_different_numbers_differ_in_any_clothes(one: Fraction, two: Fraction, data: st.DataObject) -> None:
+    if one == two or one == 100 * two or two == 100 * one:  # the last two agree where one is a percentage
+        return
+    gold, answer = data.draw(st.sampled_from(_clothes(one))), data.draw(st.sampled_from(_clothes(two)))
+    judgement = number.grade(gold, answer)
+    assert judgement.verdict == "wrong"
+    assert judgement.final
+
+
+_TEXTS = st.lists(
+    st.sampled_from([*"{}\\$#*.:7x/^%\n\x00\ud800", "\\boxed{", "Final answer:", "\\frac"])
+    | st.text(max_size=5)
+).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(_TEXTS)
+def test_extraction_never_raises_and_finds_what_is_there(content: str) -> None:
+    found = extract(content, RULES)
+    assert found is None or (found[0].strip() == found[0] != "" and found[1] in RULES)
+    assert extract(content + "\nFinal answer: 7.", RULES) == ("7", "final_answer")
+    text.grade(content, content)
+    number.grade(content, content)
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "rule"),
+    [
+        ("Final answer: 3\nno, wait\nFinal answer: 7", "7", "final_answer"),
+        ("**Final Answer:** 7.", "7", "final_answer"),
+        ("**FINAL ANSWER**: **7**", "7", "final_answer"),
+        ("final answer: x = 0.5.\nThanks", "x = 0.5", "final_answer"),
+        ("Final answer: $\\boxed{7}$ apples", "7", "final_answer"),
+        ("Final answer:\n7 or \\boxed{8}", "8", "boxed"),
+        ("\\boxed{1} then \\boxed{\\frac{1}{2}}", "\\frac{1}{2}", "boxed"),
+        ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}", "boxed"),
+        ("\\boxed{3} and cut off \\boxed{\\frac{1", "3", "boxed"),
+        ("2 + 5 = <<2+5=7>>7\n#### 7\n", "7", "hash"),
+    ],
+)
+def test_where_the_answer_is(completion: str, answer: str, rule: str) -> None:
+    assert extract(completion, RULES) == (answer, rule)
+
+
+@pytest.mark.parametrize(
+    "completion", ["", "the result is 7", "Final answer: ", "\\boxed{}", "\\boxed{7", "####\n7"]
+)
+def test_no_answer_is_guessed(completion: str) -> None:
+    assert extract(completion, RULES) is None
+
+
+def test_rules_are_tried_in_order_and_a_pattern_takes_its_last_match() -> None:
+    completion = "<a>1</a> <a>2</a> \\boxed{3}"
+    assert extract(completion, ["boxed", "pattern:<a>(.*?)</a>"]) == ("3", "boxed")
+    assert extract(completion, ["pattern:<a>(.*?)</a>", "boxed"]) == ("2", "pattern:<a>(.*?)</a>")
+    assert extract("x", ["pattern:(y)?"]) is None
+
+
+@pytest.mark.parametrize("rule", ["last_number", "pattern:(", "pattern:no group", "pattern:(a)(b)"])
+def test_bad_rules_are_refused_by_name(rule: str) -> None:
+    with pytest.raises(ValueError, match=r"grade\.answer"):
+        check_rules(["boxed", rule])
+
+
+def test_megabytes_of_braces_are_read_in_one_pass() -> None:
+    # A scan per brace would take 10^11 steps here, so that this test would never end.
+    for flood in (
+        "\\boxed{" * 150_000,
+        "{" * 1_000_000,
+        "}" * 1_000_000,
+        "\\boxed{" + "{}" * 500_000,
+        "*." * 500_000,
+    ):
+        assert extract(flood + "\\boxed{7}", RULES) == ("7", "boxed")
+        extract(f"Final answer: {flood}", RULES)
+    assert last_boxed("{" * 100_000 + "\\boxed{7}") == "7"

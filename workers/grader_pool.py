@@ -1,0 +1,218 @@
+"""Verdicts for completions, from grader processes that can be killed.
+
+A thread of the pool serves one grader process: it asks where the answer is, looks it up among the
+verdicts it has already, and otherwise asks for a judgement. A request is a few dozen microseconds of
+overhead against milliseconds of SymPy, so items go one at a time: whatever kills a process, it is known
+which item did, and no other has to be tried again.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.config import Grade
+from orchestrator.records import VERDICTS, Shard, Verdict
+from workers.extraction import check_rules
+from workers.graders.process import GraderDied, GraderProcess
+
+GROUP = 32
+"""Most items of one gold answer that one process takes in a row."""
+Item = tuple[str, str, str]
+"""(gold answer, text of the completion, finish reason)"""
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One verdict.
+
+    Example: Graded("wrong", extracted="8", rule="final_answer", reason="number: '8' is not '7'")
+    """
+
+    verdict: Verdict
+    extracted: str | None = None
+    rule: str | None = None
+    reason: str | None = None
+
+
+class GraderPool:
+    """Grades with `settings.processes` processes, started at the first use and kept until `close`."""
+
+    def __init__(self, settings: Grade) -> None:
+        """Raises ValueError for a rule of `settings.answer` that is unknown or no regular expression."""
+        check_rules(settings.answer)
+        self._settings = settings
+        number = settings.processes or len(os.sched_getaffinity(0))
+        self._processes = [
+            GraderProcess(settings.timeout, settings.memory, settings.graders, settings.answer)
+            for _ in range(number)
+        ]
+        self._idle: SimpleQueue[GraderProcess] = SimpleQueue()
+        for process in self._processes:
+            self._idle.put(process)
+        self._threads = ThreadPoolExecutor(number, thread_name_prefix="grader")
+
+    def __enter__(self) -> GraderPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End all processes; a `grade` that is under way fails."""
+        for process in self._processes:
+            process.interrupt()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        for process in self._processes:
+            process.close()
+
+    def pids(self) -> list[int]:
+        """Process ids of the running grader processes; each leads a process group of its own."""
+        return [process.pid for process in self._processes if process.pid is not None]
+
+    def grade(self, items: Iterable[Item]) -> list[Graded]:
+        """Verdicts in the order of `items`.
+
+        A truncated completion is ungradable, one without an answer is wrong, and one whose grading
+        took too long or too much memory is ungradable. Raises RuntimeError when no grader process can
+        be started.
+        """
+        # Verdicts are shared within a call only: prompts seldom return, and memory stays flat.
+        known: dict[tuple[str, str], Graded] = {}
+        groups = list(_groups(items))
+        futures = [self._threads.submit(self._grade_group, group, known) for group in groups]
+        try:
+            return [graded for future in futures for graded in future.result()]
+        except BaseException:
+            for future in futures:
+                future.cancel()
+            raise
+
+    def _grade_group(self, group: Sequence[Item], known: dict[tuple[str, str], Graded]) -> list[Graded]:
+        process = self._idle.get()
+        try:
+            return [self._grade_item(process, item, known) for item in group]
+        finally:
+            self._idle.put(process)
+
+    def _grade_item(self, process: GraderProcess, item: Item, known: dict[tuple[str, str], Graded]) -> Graded:
+        gold, text, finish_reason = item
+        if finish_reason == "length":
+            return Graded("ungradable", reason="truncated")
+        try:
+            found = _ask(process, "extract", text[-self._settings.max_characters :])
+        except GraderDied as died:
+            return Graded("ungradable", reason=self._reason(died))
+        answer, rule = found["answer"], found["rule"]
+        if answer is None:
+            return Graded("wrong", reason="no answer found")
+        if (earlier := known.get((gold, answer))) is not None:
+            return Graded(earlier.verdict, answer, rule, earlier.reason)
+        try:
+            reply = _ask(process, "judge", gold, answer)
+            graded = Graded(reply["verdict"], answer, rule, reply["reason"])
+        except GraderDied as died:
+            graded = Graded("ungradable", answer, rule, self._reason(died))
+        known[gold, answer] = graded
+        return graded
+
+    def _reason(self, died: GraderDied) -> str:
+        if str(died) == "timeout":
+            return f"timeout: a grader took more than {self._settings.timeout:g} s"
+        if str(died) == "out of memory":
+            return f"out of memory: a grader took more than {self._settings.memory:g} GiB"
+        return f"grader died: {died}"
+
+    def grade_shard(self, shard: Shard, golds: dict[str, str]) -> dict[str, Any]:
+        """Grade rows `start` to `stop` of a samples file and write verdicts to `shard.output`, fsynced.
+
+        `golds` maps prompt ids to gold answers. Returns {"correct": n, "wrong": n, "ungradable": n,
+        "rules": {rule or "none": n}}. Raises ValueError when the rows or a gold answer are missing.
+        """
+        rows = _read_samples(shard)
+        missing = next((row["prompt_id"] for row in rows if row["prompt_id"] not in golds), None)
+        if missing is not None:
+            raise ValueError(f"{shard.source}: no gold answer was given for prompt {missing!r}")
+        graded = self.grade((golds[row["prompt_id"]], row["text"], row["finish_reason"]) for row in rows)
+        _write_verdicts(shard.output, rows, graded)
+        verdicts = Counter(one.verdict for one in graded)
+        counts: dict[str, Any] = {name: verdicts[name] for name in ("correct", "wrong", "ungradable")}
+        return counts | {"rules": dict(Counter(one.rule or "none" for one in graded))}
+
+
+class GraderActor:
+    """A GraderPool for a process of its own, such as a Ray actor; this class knows nothing of Ray.
+
+    When its process is killed, its graders end too: their pipes break.
+    """
+
+    def __init__(self, settings: Grade) -> None:
+        self._pool = GraderPool(settings)
+
+    def grade_shard(self, shard: Shard, golds: dict[str, str]) -> dict[str, Any]:
+        """See GraderPool.grade_shard."""
+        return self._pool.grade_shard(shard, golds)
+
+    def close(self) -> None:
+        """End the grader processes."""
+        self._pool.close()
+
+
+def _ask(process: GraderProcess, *request: str) -> dict[str, Any]:
+    """Ask, and ask once more where an earlier request may be to blame for the death.
+
+    A time limit starts anew with each request; memory, and whatever else breaks, may have been used up
+    before. The second try has a new process to itself.
+    """
+    try:
+        return process.ask(*request)
+    except GraderDied as died:
+        if died.fresh or str(died) == "timeout":
+            raise
+    return process.ask(*request)
+
+
+def _groups(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Runs of items with the same gold answer, at most GROUP long: a process parses a gold once."""
+    group: list[Item] = []
+    for item in items:
+        if group and (item[0] != group[0][0] or len(group) == GROUP):
+            yield group
+            group = []
+        group.append(item)
+    if group:
+        yield group
+
+
+def _read_samples(shard: Shard) -> list[dict[str, Any]]:
+    columns = ["prompt_id", "sample_index", "text", "finish_reason"]
+    table = pq.read_table(shard.source, columns=columns)
+    if not 0 <= shard.start <= shard.stop <= table.num_rows:
+        raise ValueError(
+            f"{shard.source}: rows {shard.start} to {shard.stop} were asked for, but it has {table.num_rows}"
+        )
+    rows: list[dict[str, Any]] = table.slice(shard.start, shard.stop - shard.start).to_pylist()
+    return rows
+
+
+def _write_verdicts(path: str, rows: Sequence[dict[str, Any]], graded: Sequence[Graded]) -> None:
+    columns = {
+        "prompt_id": [row["prompt_id"] for row in rows],
+        "sample_index": [row["sample_index"] for row in rows],
+        "verdict": [one.verdict for one in graded],
+        "extracted": [one.extracted for one in graded],
+        "rule": [one.rule for one in graded],
+        "reason": [one.reason for one in graded],
+    }
+    with open(path, "wb") as file:
+        pq.write_table(pa.table(columns, schema=VERDICTS), file, compression="zstd")
+        file.flush()
+        os.fsync(file.fileno())

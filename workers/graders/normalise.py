@@ -1,0 +1,96 @@
+"""One spelling for the many ways to write the same answer; shared by the graders."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from workers.extraction import last_boxed
+
+_SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
+_SUBSCRIPT = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()")
+_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ]+")
+_SUBSCRIPTS = re.compile("[₀₁₂₃₄₅₆₇₈₉₊₋₍₎]+")
+_VULGAR = re.compile("([0-9]?)([¼-¾⅐-⅞↉])")
+_CONTROLS = re.compile(r"[\x00-\x08\x0e-\x1f\x7f]")
+_CHARACTERS = str.maketrans(
+    {
+        **dict.fromkeys("‐‑‒–—―−﹣-", "-"),
+        **dict.fromkeys("⁄∕", "/"),
+        **dict.fromkeys("“”„«»‟", '"'),
+        **dict.fromkeys("‘’‚‛`´", "'"),
+        "º": "°",
+        "˚": "°",
+    }
+)
+
+_SPACES = re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])")
+_ESCAPED = re.compile(r"(?<!\\)\\([%$#&])")
+_FONTS = re.compile(
+    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|mbox|rm|displaystyle)"
+    r"(?:\s*\{([^{}]*)\}|(?![A-Za-z]))"
+)
+_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])")
+_DEGREES = re.compile(r"\^?\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?")
+_WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ('"', '"'), ("'", "'"))
+
+
+def _unicode(text: str) -> str:
+    # Compatibility folding alone would read 5² as 52 and 3½ as 31/2, so these are spelled out first.
+    text = _SUPERSCRIPTS.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPT) + "}", text)
+    text = _SUBSCRIPTS.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPT) + "}", text)
+    text = _VULGAR.sub(lambda m: f"{m[1]} {unicodedata.normalize('NFKC', m[2])}".lstrip(), text)
+    text = unicodedata.normalize("NFKC", text.replace("º", "°")).translate(_CHARACTERS)
+    if text.isascii():
+        return _CONTROLS.sub("", text)
+    return "".join(_character(c) for c in text)
+
+
+def _character(char: str) -> str:
+    category = unicodedata.category(char)
+    if category == "Nd":
+        return str(unicodedata.decimal(char))
+    invisible = category in ("Cc", "Cf", "Cs") and not char.isspace()
+    return "" if invisible else char
+
+
+def _outer(text: str) -> str:
+    """`text` without the marks around it: Markdown, quotes, math delimiters, \\boxed, a full stop."""
+    for _ in range(8):  # a bound keeps endless decoration from costing the square of its length
+        before = text
+        text = text.strip().rstrip(",;:").strip("*")
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1]
+        for opening, closing in _WRAPPERS:
+            inner = text[len(opening) : -len(closing)]
+            if text == opening + inner + closing and opening not in inner and closing not in inner:
+                text = inner
+                break
+        if text.startswith(("\\boxed", "\\fbox")) and text.endswith("}"):
+            inner_box = last_boxed(text)
+            if inner_box is not None and text.replace(" ", "").endswith(
+                "{" + inner_box.replace(" ", "") + "}"
+            ):
+                text = inner_box
+        if text == before:
+            break
+    return text
+
+
+def normalise(text: str) -> str:
+    """`text` in one spelling of Unicode and LaTeX, without decoration; letters keep their case.
+
+    Invisible characters, null bytes and lone surrogates go, digits of any script become ASCII,
+    spacing and font commands become spaces and their contents, and `\\dfrac` becomes `\\frac`.
+    """
+    text = _outer(_unicode(text))
+    text = _ESCAPED.sub(r"\1", text.replace("{,}", ",")).replace("\\!", "")
+    text = _SIZES.sub("", _SPACES.sub(" ", text))
+    for _ in range(4):  # nested font commands; deeper nesting than this is left as it stands
+        text, changed = _FONTS.subn(lambda m: " " + m[1] + " " if m[1] is not None else " ", text)
+        if not changed:
+            break
+    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
+    text = _DEGREES.sub("°", text)
+    text = re.sub(r"([\^_])\{(\w)\}", r"\1\2", text)
+    return _outer(re.sub(r"\s+", " ", text))

@@ -1,0 +1,185 @@
+"""The process that graders run in: `python -P -m workers.graders.serve TIMEOUT MEMORY GRADERS RULES`.
+
+It is two processes. The keeper imports what the graders need, once, and then forks a worker; the fork
+is safe, because the keeper has one thread, and takes milliseconds, so that a worker which had to be
+killed is replaced at once. The worker reads one request a line from standard input and writes one reply
+a line to standard output, both JSON:
+
+    ["extract", text]         ->  {"answer": ..., "rule": ...}, or {"answer": null, "rule": null}
+    ["judge", gold, answer]   ->  {"verdict": ..., "reason": ...}
+
+A request is wrapped as [id, request], and its reply carries the "id". For each request the worker
+arms a kernel timer whose signal it does not handle: it dies on time even inside one endless
+arithmetic operation, and with nobody left to kill it. Its memory is limited to MEMORY GiB beyond what
+it starts with. When a worker dies, the keeper writes {"died": reason} with the id of the request that
+the worker began last; to whoever has that one's reply already, it means nothing. When the other end
+of the pipes is gone, keeper and worker end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import json
+import mmap
+import os
+import resource
+import select
+import signal
+import struct
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+from workers.extraction import extract
+from workers.graders.judge import judge
+
+OUT_OF_MEMORY = 77
+RECYCLE = 78
+RECYCLE_AFTER = 2000
+"""Requests after which a worker makes room for a fresh one, since SymPy's caches grow."""
+SUSPECT_SHARE = 0.75
+"""Libraries swallow MemoryError. A "wrong" that took this share of the memory is not believed."""
+_PR_SET_PDEATHSIG = 1
+_BEGUN = struct.Struct("=Q")
+
+
+def main(arguments: list[str]) -> None:
+    timeout, memory = float(arguments[0]), int(float(arguments[1]) * 2**30)
+    graders, rules = json.loads(arguments[2]), json.loads(arguments[3])
+    _restore_signals()
+    replies = _private_stdout()
+    for name in graders:
+        import_module(f"workers.graders.{name}")
+    if "math" in graders:
+        from workers.graders.math import warm_up
+
+        warm_up()
+    gc.collect()
+    gc.freeze()  # keeps the collector from touching, and so copying, what all workers share
+    begun = mmap.mmap(-1, _BEGUN.size)  # shared with the workers
+    _reply(replies, {"id": 0, "ready": True})
+    while True:
+        died = _run_worker(replies, lambda: _serve(replies, begun, timeout, memory, graders, rules))
+        if died is None:
+            return
+        if died:
+            _reply(replies, {"id": _BEGUN.unpack(begun[:])[0], "died": died})
+
+
+def _restore_signals() -> None:
+    # Dispositions and the mask survive exec; whoever started us may have had plans of its own for them.
+    for number in (signal.SIGTERM, signal.SIGALRM, signal.SIGCHLD, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+
+
+def _private_stdout() -> int:
+    """Descriptor for replies; a library that prints to standard output cannot disturb them."""
+    replies = os.dup(1)
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 1)
+    os.close(nothing)
+    return replies
+
+
+def _run_worker(replies: int, work: Callable[[], None]) -> str | None:
+    """Fork a worker and wait. Returns why it died, "" if it only wants a successor, None if all is done."""
+    alive, keep_open = os.pipe()  # the worker holds the writing end, so hanging up means it is gone
+    pid = os.fork()
+    if pid == 0:
+        os.close(alive)
+        _end_with_parent()
+        try:
+            work()
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
+        except BaseException:
+            os._exit(1)
+        os._exit(0)
+    os.close(keep_open)
+    events = select.poll()
+    events.register(alive, 0)
+    events.register(replies, 0)  # reports an error once nobody reads
+    reader_gone = any(descriptor == replies for descriptor, _ in events.poll())
+    os.close(alive)
+    if reader_gone:
+        os.kill(pid, signal.SIGKILL)
+    code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    if reader_gone or code == 0:
+        return None
+    named = {OUT_OF_MEMORY: "out of memory", RECYCLE: "", -signal.SIGALRM: "timeout"}
+    return named.get(code, f"signal {-code}" if code < 0 else f"exit code {code}")
+
+
+def _end_with_parent() -> None:
+    with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere the timer has to do
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _serve(
+    replies: int, begun: mmap.mmap, timeout: float, memory: int, graders: list[str], rules: list[str]
+) -> None:
+    """Answer requests until standard input ends."""
+    nothing = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)  # parsers complain there about every answer they cannot read
+    sys.dont_write_bytecode = True
+    base = _limit_memory(memory)
+    with os.fdopen(0, "rb", buffering=1 << 16, closefd=False) as requests:
+        for _ in range(RECYCLE_AFTER):
+            line = requests.readline()
+            if not line:
+                return
+            signal.setitimer(signal.ITIMER_REAL, timeout)
+            number, request = json.loads(line)
+            begun[:] = _BEGUN.pack(number)
+            reply = _answer(request, graders, rules)
+            if reply.get("verdict") == "wrong" and _peak() - base > SUSPECT_SHARE * memory:
+                os._exit(OUT_OF_MEMORY)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            _reply(replies, {"id": number, **reply})
+    os._exit(RECYCLE)
+
+
+def _answer(request: list[str], graders: list[str], rules: list[str]) -> dict[str, str | None]:
+    if request[0] == "extract":
+        answer, rule = extract(request[1], rules) or (None, None)
+        return {"answer": answer, "rule": rule}
+    judgement = judge(graders, request[1], request[2])
+    return {"verdict": judgement.verdict, "reason": judgement.reason}
+
+
+def _limit_memory(memory: int) -> int:
+    """Allow `memory` bytes of address space beyond today's, and no file; return today's size."""
+    base = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    for kind, limit in (
+        (resource.RLIMIT_AS, base + memory),
+        (resource.RLIMIT_FSIZE, 0),
+        (resource.RLIMIT_CORE, 0),
+    ):
+        hard = resource.getrlimit(kind)[1]
+        limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (limit, limit))
+    return base
+
+
+def _peak() -> int:
+    """Largest address space so far, in bytes."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("VmPeak:"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _reply(replies: int, message: dict[str, object]) -> None:
+    data = memoryview(json.dumps(message).encode("ascii") + b"\n")
+    while data:
+        data = data[os.write(replies, data) :]
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(BrokenPipeError):
+        main(sys.argv[1:])
