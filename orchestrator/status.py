@@ -1,0 +1,268 @@
+"""What a run is doing and has done, read from its ledger: a run that goes on, a dead one, or a copy."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.errors import BadInput
+from orchestrator.ledger import Ledger, State
+
+SIGN_OF_LIFE_SECONDS = 60.0
+"""A driver on another host counts as alive while its driver.json is younger than this."""
+
+
+@dataclass
+class Round:
+    """One round as the ledger tells it: facts by phase ("samples", "train", ...), and the gate's word."""
+
+    number: int
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Facts of the steps that are committed."""
+    so_far: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Sums over the committed shards of a phase, whether or not the phase has ended."""
+    promotion: dict[str, Any] | None = None
+
+    def count(self, phase: str, key: str) -> int:
+        """A count of a phase: its commit's if it has ended, else the sum of its committed shards."""
+        facts = self.facts.get(phase)
+        return int((self.so_far.get(phase, {}) if facts is None else facts).get(key, 0))
+
+
+def open_run(run_dir: Path) -> Ledger:
+    """Read a run's ledger.
+
+    Raises:
+        BadInput: there is no run in this folder; the message names those nearby.
+    """
+    if (run_dir / "ledger").is_dir():
+        ledger = Ledger(run_dir / "ledger")
+        if ledger.records:
+            return ledger
+    if not run_dir.exists():
+        what = "no such run"
+    elif run_dir.is_dir():
+        what = "not a run: it has no ledger"
+    else:
+        what = "not a run: a run is a folder"
+    raise BadInput(f"{run_dir}: {what}. {_runs_nearby(run_dir)}")
+
+
+def _runs_nearby(run_dir: Path) -> str:
+    here = run_dir.absolute()
+    for folder in (here, here.parent):  # perhaps the folder of runs was given instead of a run
+        names = sorted(path.parent.name for path in folder.glob("*/ledger") if path.is_dir())
+        if names:
+            close = difflib.get_close_matches(here.name, names, n=1)
+            listing = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            return f"Runs in {folder}: {listing}." + (f" Did you mean {close[0]}?" if close else "")
+    return f"{here.parent} holds no runs."
+
+
+def rounds(state: State) -> list[Round]:
+    """Every round that anything was committed for, in order."""
+    found: dict[int, Round] = {}
+
+    def round_of(number: int) -> Round:
+        return found.setdefault(number, Round(number))
+
+    for step, commit in state.commits.items():
+        number, phase = round_and_phase(step)
+        round_of(number).facts[phase] = commit.facts
+    for step, shards in state.shards.items():
+        number, phase = round_and_phase(step)
+        sums = round_of(number).so_far.setdefault(phase, {})
+        for shard in shards.values():
+            for key, value in shard.facts.items():
+                if isinstance(value, int) and not isinstance(value, bool):
+                    sums[key] = sums.get(key, 0) + value
+    for promotion in state.promotions:
+        round_of(int(promotion["round"])).promotion = promotion
+    found.pop(0, None)  # the baseline
+    return [found[number] for number in sorted(found)]
+
+
+def round_and_phase(step: str) -> tuple[int, str]:
+    """Split a step's name: "rounds/02/pairs" is (2, "pairs"), "baseline/evaluation" is (0, "evaluation")."""
+    first, _, rest = step.partition("/")
+    if first == "rounds":
+        number, _, phase = rest.partition("/")
+        if number.isdigit():
+            return int(number), phase
+    return 0, rest or first
+
+
+def run_state(run_dir: Path, state: State) -> str:
+    """running, finished, interrupted, failed or stopped.
+
+    A driver that says how it ended is believed. One that has not either still runs, or died without a
+    word, which counts as interrupted: it can be resumed.
+    """
+    if state.end is not None:
+        return str(state.end["state"])
+    return "running" if _driver_is_alive(run_dir, state.driver) else "interrupted"
+
+
+def _driver_is_alive(run_dir: Path, claim: Mapping[str, Any]) -> bool:
+    file = run_dir / "driver.json"
+    try:
+        driver = json.loads(file.read_bytes())
+        age = time.time() - file.stat().st_mtime
+    except (OSError, ValueError):
+        # No sign of life can be read: not written yet, or taken away with an older driver. The claim
+        # names the process as well, which settles it on this host.
+        driver, age = claim, SIGN_OF_LIFE_SECONDS
+    try:
+        host, pid, started = str(driver["host"]), int(driver["pid"]), driver.get("process_start")
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return False
+    if host != socket.gethostname():
+        return age < SIGN_OF_LIFE_SECONDS
+    if started is None:  # a system without /proc
+        return _pid_exists(pid) and age < SIGN_OF_LIFE_SECONDS
+    # Numbers of dead processes are given out again; the start time tells a namesake from the driver.
+    now = process_start(pid)
+    return now is not None and abs(now - float(started)) < 0.1
+
+
+def process_start(pid: int) -> float | None:
+    """When a process started, in seconds since boot; None for no such process, a zombie, or no /proc."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return None
+    fields = stat.rpartition(")")[2].split()  # the program's name, in parentheses, may hold anything
+    if fields[0] in "ZX":
+        return None
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _pid_exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def reference_path(run_dir: Path, state: State) -> str | None:
+    """The current reference: an absolute path, or a Hub id where the seed model is one and still leads."""
+    seed = (state.configs[-1].get("model") or state.configs[-1]["job"]["model"]) if state.configs else None
+    reference = state.promotions[-1]["reference"] if state.promotions else seed
+    # A Hub id looks like a relative path, but it can only be the seed model's name.
+    if reference is None or reference == seed:
+        return None if seed is None else str(seed)
+    return str((run_dir / str(reference)).absolute())
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    """A run's state as a JSON value; its keys are an interface.
+
+    Returns `name`, `state` (running, finished, interrupted, failed, stopped), `reference` (absolute path),
+    `baseline` (the seed model's test accuracy, a fraction, or null) and `rounds`: a list of `round`,
+    `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs`,
+    `accuracy` (on test, or null) and `seconds` by phase. A phase in progress is counted as far as it is
+    committed.
+
+    Raises:
+        BadInput: there is no run in this folder.
+        Damaged: a ledger record cannot be read.
+    """
+    state = open_run(run_dir).state
+    baseline = state.commits.get("baseline/evaluation")
+    return {
+        "name": state.configs[-1]["job"]["name"] if state.configs else run_dir.absolute().name,
+        "state": run_state(run_dir, state),
+        "reference": reference_path(run_dir, state),
+        "baseline": accuracy(baseline.facts if baseline else None),
+        "rounds": [_round_status(round_) for round_ in rounds(state)],
+    }
+
+
+def _round_status(round_: Round) -> dict[str, Any]:
+    return {
+        "round": round_.number,
+        "promoted": None if round_.promotion is None else bool(round_.promotion["promoted"]),
+        "samples": round_.count("samples", "samples"),
+        "correct": round_.count("verdicts", "correct"),
+        "wrong": round_.count("verdicts", "wrong"),
+        "ungradable": round_.count("verdicts", "ungradable"),
+        "pairs": round_.count("pairs", "pairs"),
+        "accuracy": accuracy(round_.facts.get("evaluation")),
+        "seconds": {p: float(facts["seconds"]) for p, facts in round_.facts.items() if "seconds" in facts},
+    }
+
+
+def accuracy(evaluation: Mapping[str, Any] | None, split: str = "test") -> float | None:
+    """Accuracy, as a fraction, from the facts of an evaluation step."""
+    figures = (evaluation or {}).get(split)
+    return None if figures is None else float(figures["accuracy"])
+
+
+def intervals(run_dir: Path) -> dict[int, tuple[float, float]]:
+    """95 % intervals of the test accuracies by round, round 0 being the seed model."""
+    state = open_run(run_dir).state
+    found: dict[int, tuple[float, float]] = {}
+    for step, commit in state.commits.items():
+        number, phase = round_and_phase(step)
+        if phase == "evaluation" and commit.facts.get("test"):
+            found[number] = (float(commit.facts["test"]["low"]), float(commit.facts["test"]["high"]))
+    return found
+
+
+_COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
+_COUNTS = ("samples", "correct", "wrong", "ungradable", "pairs")
+
+
+def render(
+    status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float]] | None = None
+) -> RenderableType:
+    """A status for a terminal: a table of rounds with test accuracy, gain over the round before and phases.
+
+    `intervals` (see the function of that name) adds the 95 % interval of each accuracy.
+    """
+    intervals = intervals or {}
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("round", *_COUNTS, "test", "95 %", "gain"):
+        table.add_column(heading, justify="right")
+    table.add_column("seconds")
+    table.add_column("promoted")
+    before = status["baseline"]
+    table.add_row("seed", *[""] * len(_COUNTS), _percent(before), _interval(intervals.get(0)))
+    for row in status["rounds"]:
+        gain = None if row["accuracy"] is None or before is None else row["accuracy"] - before
+        table.add_row(
+            str(row["round"]),
+            *(f"{row[key]:,}" for key in _COUNTS),
+            _percent(row["accuracy"]),
+            _interval(intervals.get(row["round"])),
+            "" if gain is None else f"{100 * gain:+.1f}",
+            " ".join(f"{phase} {seconds:.0f}" for phase, seconds in row["seconds"].items()),
+            {None: "", True: "yes", False: "no"}[row["promoted"]],
+        )
+        if row["promoted"]:  # a refused round is not what the next one starts from
+            before = row["accuracy"]
+    colour = _COLOURS.get(status["state"], "yellow")
+    title = Text.assemble((str(status["name"]), "bold"), "  ", (status["state"], colour))
+    return Group(title, Text(f"reference: {status['reference']}"), Text(""), table)
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"
