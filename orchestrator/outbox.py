@@ -1,0 +1,285 @@
+"""The ledger, told to MLflow: an outbox that can be replayed.
+
+The ledger is the queue: a cursor says up to which record everything was sent. Sending again says the same
+(runs are found by their tags, points carry the recorded time), so the cursor, `tracking.json` in the run
+folder, is a cache that can be deleted. A server that is down costs the run nothing; what is missing is sent
+once it answers, in this process or the next.
+
+Two cursors: figures first, then files (tables, report, model versions), so that a server whose file store
+does not work still shows the curves.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePath
+
+import pyarrow as pa
+
+from orchestrator import projection
+from orchestrator.config import Tracking
+from orchestrator.durable import fingerprint, replace
+from orchestrator.ledger import Commit, Ledger, Record
+from orchestrator.mlflow_sink import DataSet, RunStatus, Sink
+from orchestrator.report import report_text
+from orchestrator.status import accuracy, round_and_phase, run_state
+from orchestrator.tables import round_step, sample_rows, training_metrics
+
+CURSOR_FILE = "tracking.json"
+
+_ENDS: dict[str, RunStatus] = {
+    "finished": "FINISHED",
+    "stopped": "FINISHED",  # the gate's decision: nothing broke, and the best reference stands
+    "failed": "FAILED",
+    "interrupted": "KILLED",
+}
+_REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
+"""MLflow's errors for what it will not take the next time either."""
+
+
+@dataclass
+class Cursor:
+    """How far the ledger has been sent, and to where."""
+
+    uri: str
+    experiment: str
+    run_id: str
+    parent: str
+    """MLflow's id of the parent run: when it is gone, so is all that was sent."""
+    figures: int = 0
+    """Number of the first record whose figures are not sent."""
+    files: int = 0
+    """Number of the first record whose files are not sent."""
+
+
+class Outbox:
+    """Sends one run's ledger to MLflow, in the calling thread."""
+
+    def __init__(self, run_dir: Path, settings: Tracking, default_uri: str) -> None:
+        self.run_dir = run_dir
+        self.uri = settings.uri or default_uri
+        self.problem: str | None = None
+        """What keeps records from being sent, or was refused; None while all is well."""
+        self.give_up = threading.Event()
+        """Set: stop at the next record."""
+        self._experiment = settings.experiment
+        self._ledger = Ledger(run_dir / "ledger")
+        self._sink: Sink | None = None
+        self._cursor: Cursor | None = None
+        self._refused: str | None = None
+        self._drivers: list[tuple[object, object]] = []
+        self._num_scanned = 0
+
+    def flush(self, dead_run_too: bool = False) -> bool:
+        """Send what is new; False when something is left, and then `problem` says why. Never raises.
+
+        `dead_run_too`: also show a run whose driver died without a word as killed, as of its last record.
+        Not for a driver, which knows that it lives.
+        """
+        try:
+            self._ledger.refresh()
+            if not self._ledger.state.configs or self._handed_over():
+                return True  # nothing to tell yet, or the newer driver tells it
+            sink, cursor = self._connect()
+            self._advance(cursor, "figures", lambda record: self._send_figures(sink, record))
+            self._advance(cursor, "files", lambda record: self._send_files(sink, record))
+            if dead_run_too and run_state(self.run_dir, self._ledger.state) == "interrupted":
+                self._end(sink, "KILLED", self._ledger.records[-1].time)
+        except Exception as error:
+            # Tracking must never harm a run: whatever happened, it is told, and tried again later.
+            self._sink = None
+            self.problem = f"MLflow at {projection.without_password(self.uri)}: {first_line(error)}"
+            return False
+        self.problem = self._refused
+        return min(cursor.figures, cursor.files) == len(self._ledger.records)
+
+    def _handed_over(self) -> bool:
+        """Whether a newer driver has claimed the run that this process once drove."""
+        for record in self._ledger.records[self._num_scanned :]:
+            if record.kind == "claim":
+                self._drivers.append((record.data.get("host"), record.data.get("pid")))
+        self._num_scanned = len(self._ledger.records)
+        me = (socket.gethostname(), os.getpid())
+        return me in self._drivers and self._drivers[-1] != me
+
+    def _connect(self) -> tuple[Sink, Cursor]:
+        if self._sink and self._cursor:
+            return self._sink, self._cursor
+        newest = self._ledger.state.configs[-1]
+        name, run_id = newest["job"]["name"], newest["run_id"]
+        experiment = self._experiment or name
+        sink = Sink(self.uri, artifact_folder(self.uri, self.run_dir.absolute().parent), experiment, run_id)
+        start = round(1000 * self._ledger.records[0].time)
+        parent = sink.ensure_run(0, name, start, {"ratchet.folder": str(self.run_dir.absolute())})
+        fresh = Cursor(projection.without_password(self.uri), experiment, run_id, parent)
+        self._sink, self._cursor = sink, self._load_cursor(fresh)
+        return self._sink, self._cursor
+
+    def _load_cursor(self, fresh: Cursor) -> Cursor:
+        """The cursor in the run folder if it is about this run at this place, else `fresh`."""
+        try:
+            known = Cursor(**json.loads((self.run_dir / CURSOR_FILE).read_bytes()))
+            sent = max(known.figures, known.files)
+            identity = {**asdict(known), "figures": 0, "files": 0}
+        except (OSError, ValueError, TypeError):
+            return fresh  # a cache: whatever is wrong with it, start over
+        return known if identity == asdict(fresh) and sent <= len(self._ledger.records) else fresh
+
+    def _advance(self, cursor: Cursor, which: str, send: Callable[[Record], None]) -> None:
+        """Send the records behind one of the two cursors, in order, and remember how far it came."""
+        start = getattr(cursor, which)
+        worth_keeping = False
+        try:
+            for record in self._ledger.records[start:]:
+                if self.give_up.is_set():
+                    break
+                if record.kind != "shard":  # thousands of them, and nothing to send
+                    self._send(send, record)
+                    worth_keeping = True
+                setattr(cursor, which, record.number + 1)
+        finally:
+            if worth_keeping:
+                replace(self.run_dir / CURSOR_FILE, json.dumps(asdict(cursor)).encode())
+
+    def _send(self, send: Callable[[Record], None], record: Record) -> None:
+        """Send a record; one that can never be sent is passed over and told, and the others come through."""
+        try:
+            send(record)
+        except (FileNotFoundError, pa.ArrowInvalid, KeyError, TypeError) as error:
+            self._refused = f"record {record.number} cannot be tracked: {first_line(error)}"
+        except Exception as error:
+            if getattr(error, "error_code", None) not in _REFUSED:
+                raise
+            self._refused = f"MLflow refused record {record.number}: {first_line(error)}"
+
+    # What each record means in MLflow.
+
+    def _send_figures(self, sink: Sink, record: Record) -> None:
+        data = record.data
+        match record.kind:
+            case "claim":
+                for number in self._open_runs(sink):
+                    sink.set_running(number)
+            case "config":
+                self._send_config(sink, record)
+            case "commit":
+                self._send_commit(sink, record)
+            case "promotion":
+                number = int(data["round"])
+                self._ensure_round(sink, number, record.time)
+                figures = projection.promotion_figures(data, record.time)
+                tags = {
+                    "ratchet.promoted": str(data["promoted"]).lower(),
+                    "ratchet.reason": str(data["reason"]),
+                    "ratchet.checkpoint": self._checkpoint(number),
+                }
+                sink.log(number, figures, tags=tags)
+                sink.log(0, figures)
+                sink.set_ended(number, "FINISHED", round(1000 * record.time))
+            case "end":
+                sink.log(0, tags={"ratchet.end": f"{data['state']}: {data['reason']}"})
+                self._end(sink, _ENDS[data["state"]], record.time)
+
+    def _open_runs(self, sink: Sink) -> list[int]:
+        """The parent, and the rounds that are not decided."""
+        decided = {int(promotion["round"]) for promotion in self._ledger.state.promotions}
+        return [number for number in sorted(sink.runs) if number not in decided]
+
+    def _end(self, sink: Sink, status: RunStatus, seconds: float) -> None:
+        for number in self._open_runs(sink):
+            sink.set_ended(number, status, round(1000 * seconds))
+
+    def _ensure_round(self, sink: Sink, number: int, seconds: float) -> None:
+        if number:
+            folder = str(self.run_dir.absolute() / f"rounds/{number:02d}")
+            sink.ensure_run(number, f"round {number}", round(1000 * seconds), {"ratchet.folder": folder})
+
+    def _checkpoint(self, number: int) -> str:
+        return str(self.run_dir.absolute() / round_step(number, "checkpoint"))
+
+    def _send_config(self, sink: Sink, record: Record) -> None:
+        known = [r.data for r in self._ledger.records[: record.number + 1] if r.kind == "config"]
+        tags = {f"version.{package}": str(version) for package, version in record.data["versions"].items()}
+        tags["ratchet.job_file"] = str(record.data["job_file"])
+        if len(known) == 1:
+            sink.log(0, params=projection.parameters(record.data["job"]), tags=tags)
+        else:
+            sink.log(0, tags={**tags, **projection.overrides(known)})
+
+    def _send_commit(self, sink: Sink, record: Record) -> None:
+        commit = self._ledger.state.commits[record.data["step"]]
+        number, phase = round_and_phase(commit.step)
+        self._ensure_round(sink, number, record.time)
+        figures = projection.step_figures(number, phase, commit.facts, record.time)
+        if phase == "train" and (table := training_metrics(self.run_dir, self._ledger.state, number)):
+            by_step = projection.training_figures(table, record.time, float(commit.facts.get("seconds", 0)))
+            sink.log(0, projection.continued(by_step, self._steps_before(number)))
+            sink.log(number, by_step)
+        for target in {0, number}:
+            sink.log(target, figures)
+        if phase == "prompts":
+            data_sets = self._data_sets(commit, ("gate", "test") if number == 0 else ("train",))
+            for target in {0, number}:
+                sink.log_inputs(target, data_sets)
+
+    def _steps_before(self, number: int) -> int:
+        """Optimizer steps of all earlier rounds, which are committed before this one."""
+        commits = self._ledger.state.commits
+        earlier = (commits.get(round_step(n, "train")) for n in range(1, number))
+        return sum(int(commit.facts.get("steps", 0)) for commit in earlier if commit)
+
+    def _data_sets(self, commit: Commit, splits: tuple[str, ...]) -> list[DataSet]:
+        """Data sets by what was read from them: digests are of committed prompts, so a rebuild agrees."""
+        found = []
+        for split in splits:
+            files = [
+                (PurePath(artifact.path, name).stem, said["sha256"])
+                for artifact in commit.artifacts
+                for name, said in sorted(artifact.files.items())
+            ]
+            own = [sha256 for stem, sha256 in files if stem == split] or [sha256 for _, sha256 in files]
+            source = str(self._ledger.state.configs[-1]["job"]["data"][split]["path"])
+            context = "training" if split == "train" else "evaluation"
+            num_rows = commit.facts.get("prompts" if split == "train" else split)
+            digest = fingerprint([split, commit.fingerprint, own])
+            found.append(DataSet(split, context, source, digest, num_rows))
+        return found
+
+    def _send_files(self, sink: Sink, record: Record) -> None:
+        state, data = self._ledger.state, record.data
+        if record.kind == "commit":
+            number, phase = round_and_phase(data["step"])
+            if number and phase == "verdicts":
+                sink.log_table(number, sample_rows(self.run_dir, state, number), "samples.json")
+        if record.kind == "promotion" and data["promoted"]:
+            number = int(data["round"])
+            evaluation = state.commits.get(round_step(number, "evaluation"))
+            test = accuracy(evaluation.facts if evaluation else None)
+            params = {"round": str(number), "test_accuracy": "" if test is None else f"{test:.4f}"}
+            name = state.configs[-1]["job"]["name"]
+            sink.register(number, name, self._checkpoint(number), params)
+        if record.kind in ("promotion", "end") and record.number == self._last_report():
+            sink.log_text(0, report_text(self.run_dir), "report.md")
+
+    def _last_report(self) -> int:
+        """The newest record that changes the report enough: on a replay it is sent once."""
+        return max(r.number for r in self._ledger.records if r.kind in ("promotion", "end"))
+
+
+def artifact_folder(uri: str, runs: Path) -> str | None:
+    """Where a new experiment keeps files: beside a SQLite file; None leaves it to the server."""
+    if uri.startswith(("http://", "https://", "databricks")):
+        return None
+    prefix = "sqlite:///"
+    folder = Path(uri.removeprefix(prefix)).absolute().parent if uri.startswith(prefix) else runs.absolute()
+    return (folder / "mlartifacts").as_uri()
+
+
+def first_line(error: BaseException) -> str:
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:300]

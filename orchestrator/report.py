@@ -1,0 +1,227 @@
+"""report.md: what a run was and did, from its ledger and files. Derived: delete it, and it is made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.durable import replace
+from orchestrator.ledger import State
+from orchestrator.status import Round, open_run, reference_path, rounds, run_state
+from orchestrator.symptoms import Evidence, symptoms
+from orchestrator.tables import diversity, training_metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the tables by round: its heading, and what to write for one round's evidence."""
+
+    heading: str
+    cell: Callable[[Evidence], str]
+
+
+def write_report(run_dir: Path) -> Path:
+    """Write report.md into the run folder; returns its path.
+
+    Raises:
+        BadInput: there is no run in this folder.
+        Damaged: a ledger record cannot be read.
+    """
+    file = run_dir / "report.md"
+    replace(file, report_text(run_dir).encode())
+    return file
+
+
+def report_text(run_dir: Path) -> str:
+    """The report as Markdown."""
+    ledger = open_run(run_dir)
+    state = ledger.state
+    job: Mapping[str, Any] = state.configs[-1]["job"] if state.configs else {}
+    baseline = state.commits.get("baseline/evaluation")
+    seed = Evidence(Round(0, {"evaluation": baseline.facts} if baseline else {}))
+    done = [evidence(run_dir, state, round_) for round_ in rounds(state)]
+    parts = [
+        f"# {job.get('name', run_dir.absolute().name)}",
+        _summary(run_dir, state, seed, done),
+        "## Job",
+        _job(job),
+        "## Accuracy",
+        "In per cent, greedy, with 95 % intervals (Wilson). The gate problems decide promotion; the test "
+        "problems decide nothing.",
+        _table(_ACCURACY, [seed, *done]),
+        "## Promotion",
+        _promotions(done),
+        "## Samples and pairs",
+        _table(_SAMPLES, done),
+        "## Training",
+        "Log-probabilities are of whole completions, in nats: the mean of the first and of the last quarter "
+        "of the steps. Padded is what padding every batch to its longest row would have cost.",
+        _table(_TRAINING, done),
+        "## Seconds",
+        _seconds(done),
+        "## Known ways such loops go wrong",
+        _warnings(symptoms(seed, done)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def evidence(run_dir: Path, state: State, round_: Round) -> Evidence:
+    """A round's facts with what only its files tell. A file that is gone leaves its figures empty."""
+    try:
+        found = Evidence(
+            round_,
+            training_metrics(run_dir, state, round_.number),
+            diversity(run_dir, state, round_.number) if "verdicts" in round_.facts else None,
+        )
+    except (OSError, ValueError):  # ArrowInvalid is a ValueError; `verify` is there to complain
+        found = Evidence(round_)
+    return found
+
+
+def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidence]) -> str:
+    end = f": {state.end['reason']}" if state.end and state.end.get("reason") else ""
+    lines = [f"- State: {run_state(run_dir, state)}{end}"]
+    lines.append(f"- Reference: `{reference_path(run_dir, state)}`")
+    best = [e for e in done if e.promotion and e.promotion["promoted"] and e.figures("test")]
+    if best and (start := seed.figures("test")):
+        last = best[-1].figures("test") or {}
+        gain = 100 * (last["accuracy"] - start["accuracy"])
+        after = f"{_accuracy(last)} after round {best[-1].round.number}"
+        lines.append(f"- Test accuracy: {_accuracy(start)} before, {after} ({gain:+.1f} points)")
+    return "\n".join(lines)
+
+
+def _job(job: Mapping[str, Any]) -> str:
+    """The settings that name the experiment; resolved.yaml has all of them."""
+    keys = (
+        ("method", "method"), ("seed model", "model"), ("training problems", "data.train.path"),
+        ("gate problems", "data.gate.path"), ("test problems", "data.test.path"), ("rounds", "rounds"),
+        ("samples a prompt", "generate.samples"), ("temperature", "generate.temperature"),
+        ("longest completion", "generate.max_tokens"), ("pairs a prompt", "pairs.per_prompt"),
+        ("beta", "loss.beta"), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
+        ("learning rate", "train.learning_rate"), ("pairs a step", "train.batch_pairs"),
+        ("epochs", "train.epochs"), ("promotion", "promotion.rule"), ("seed", "seed"),
+    )  # fmt: skip
+    rows = [(label, _lookup(job, key)) for label, key in keys]
+    return "\n".join(["| setting | value |", "|---|---|", *(f"| {a} | {_escape(b)} |" for a, b in rows if b)])
+
+
+def _lookup(job: Mapping[str, Any], key: str) -> str:
+    value: Any = job
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+_ACCURACY = (
+    Column("round", lambda e: str(e.round.number) if e.round.number else "seed"),
+    Column("test", lambda e: _accuracy(e.figures("test"))),
+    Column("gate", lambda e: _accuracy(e.figures("gate"))),
+    Column("tokens an answer", lambda e: _number(e.figures("test"), "mean_tokens", ".1f")),
+    Column("truncated (test)", lambda e: _number(e.figures("test"), "truncated", ",")),
+    Column("probe, nats a token", lambda e: _number(e.figures("probe"), "mean_difference", ".4f")),
+)
+_SAMPLES = (
+    Column("round", lambda e: str(e.round.number)),
+    Column("samples", lambda e: f"{e.round.count('samples', 'samples'):,}"),
+    Column("correct", lambda e: f"{e.round.count('verdicts', 'correct'):,}"),
+    Column("wrong", lambda e: f"{e.round.count('verdicts', 'wrong'):,}"),
+    Column("ungradable", lambda e: f"{e.round.count('verdicts', 'ungradable'):,}"),
+    Column("pass@N", lambda e: "" if e.pass_any is None else f"{100 * e.pass_any:.1f}"),
+    Column("answers a prompt", lambda e: "" if e.diversity is None else f"{e.diversity[1]:.2f}"),
+    Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
+    Column("pairs", lambda e: f"{e.round.count('pairs', 'pairs'):,}"),
+    Column(
+        "prompts mixed / all right / all wrong",
+        lambda e: " / ".join(
+            f"{e.round.count('pairs', f'prompts_{kind}'):,}" for kind in ("mixed", "all_correct", "all_wrong")
+        ),
+    ),
+)
+_TRAINING = (
+    Column("round", lambda e: str(e.round.number)),
+    Column("steps", lambda e: _fact(e, "train", "steps", ",")),
+    Column("tokens", lambda e: _fact(e, "train", "tokens", ",")),
+    Column("padded", lambda e: _fact(e, "train", "padded_tokens", ",")),
+    Column("tokens/s", lambda e: _fact(e, "train", "tokens_per_second", ",.0f")),
+    Column("chosen tokens", lambda e: _fact(e, "pairs", "chosen_tokens", ".1f")),
+    Column("rejected tokens", lambda e: _fact(e, "pairs", "rejected_tokens", ".1f")),
+    Column("log chosen", lambda e: _change(e, "chosen_logprob", ".2f")),
+    Column("log rejected", lambda e: _change(e, "rejected_logprob", ".2f")),
+    Column("loss", lambda e: _change(e, "loss", ".3f")),
+    Column("reward accuracy", lambda e: _change(e, "reward_accuracy", ".2f")),
+)
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Evidence]) -> str:
+    lines = ["| " + " | ".join(column.heading for column in columns) + " |", "|" + "---:|" * len(columns)]
+    lines += ["| " + " | ".join(column.cell(row) for column in columns) + " |" for row in rows]
+    return "\n".join(lines)
+
+
+_PROMOTIONS = (
+    Column("round", lambda e: str(e.round.number)),
+    Column("promoted", lambda e: "yes" if e.promotion["promoted"] else "no"),
+    Column("rule", lambda e: str(e.promotion["rule"])),
+    Column("won", lambda e: str(e.promotion["won"])),
+    Column("lost", lambda e: str(e.promotion["lost"])),
+    Column("p", lambda e: format(e.promotion["p_value"], ".3g")),
+    Column("alpha", lambda e: format(e.promotion["alpha"], "g")),
+    Column("smallest drop", lambda e: _points(e.promotion.get("smallest_detectable_drop"))),
+    Column("reason", lambda e: _escape(e.promotion["reason"])),
+)
+
+
+def _promotions(done: Sequence[Evidence]) -> str:
+    return (
+        "Won and lost count the gate problems that only the candidate, or only the best reference so far, "
+        "solves. The smallest drop is the least that the test could have called significant, had nothing "
+        "been won.\n\n" + _table(_PROMOTIONS, [e for e in done if e.promotion])
+    )
+
+
+def _points(fraction: float | None) -> str:
+    return "none" if fraction is None else f"{100 * fraction:.1f} points"
+
+
+def _seconds(done: Sequence[Evidence]) -> str:
+    phases = list(dict.fromkeys(phase for e in done for phase in e.round.facts))
+
+    def cell(phase: str) -> Callable[[Evidence], str]:
+        return lambda e: _fact(e, phase, "seconds", ",.1f")
+
+    columns = [Column("round", lambda e: str(e.round.number))]
+    columns += [Column(phase, cell(phase)) for phase in phases]
+    return "Grading is hidden behind sampling: its seconds are the graders' own.\n\n" + _table(columns, done)
+
+
+def _warnings(found: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in found) if found else "None shows in this run's figures."
+
+
+def _accuracy(figures: Mapping[str, Any] | None) -> str:
+    if not figures:
+        return ""
+    percent = [100 * figures[key] for key in ("accuracy", "low", "high")]
+    return f"{percent[0]:.1f} [{percent[1]:.1f}, {percent[2]:.1f}]"
+
+
+def _number(figures: Mapping[str, Any] | None, key: str, form: str) -> str:
+    value = (figures or {}).get(key)
+    return "" if value is None else format(value, form)
+
+
+def _fact(evidence: Evidence, phase: str, key: str, form: str) -> str:
+    return _number(evidence.round.facts.get(phase), key, form)
+
+
+def _change(evidence: Evidence, column: str, form: str) -> str:
+    ends = evidence.change(column)
+    return "" if ends is None else f"{format(ends[0], form)} → {format(ends[1], form)}"
+
+
+def _escape(text: str) -> str:
+    """Text for a cell of a Markdown table."""
+    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

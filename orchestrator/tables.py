@@ -1,0 +1,124 @@
+"""Reading back a run's committed Parquet files, for reports and tracking: a shard at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from orchestrator.ledger import Artifact, State
+
+
+def round_step(number: int, phase: str) -> str:
+    """The name of a round's step: rounds/02/pairs."""
+    return f"rounds/{number:02d}/{phase}"
+
+
+def parquet_files(run_dir: Path, state: State, step: str) -> list[Path]:
+    """The Parquet files that were committed for a step, in order; empty when there are none (yet)."""
+    if shards := state.shards.get(step):
+        artifacts: list[Artifact] = [shards[index].artifact for index in sorted(shards)]
+    else:
+        commit = state.commits.get(step)
+        artifacts = list(commit.artifacts) if commit else []
+    found = []
+    for artifact in artifacts:
+        names = [name for name in sorted(artifact.files) if not name or name.endswith(".parquet")]
+        found += [_place(run_dir, artifact, name) for name in names]
+    return found
+
+
+def _place(run_dir: Path, artifact: Artifact, name: str) -> Path:
+    """Where a committed file is. It gets its final name just after the commit: a reader may come between."""
+    final, hidden = run_dir / artifact.path / name, run_dir / artifact.hidden / name
+    return hidden if not final.exists() and hidden.exists() else final
+
+
+def training_metrics(run_dir: Path, state: State, number: int) -> dict[str, list[Any]] | None:
+    """The metrics table of a round's training as columns; None when it is not committed or holds no step.
+
+    Raises:
+        OSError, pyarrow.ArrowInvalid: the file is gone or damaged.
+    """
+    for file in parquet_files(run_dir, state, round_step(number, "train")):
+        if file.name == "metrics.parquet":
+            columns: dict[str, list[Any]] = pq.read_table(file).to_pydict()
+            return columns if columns.get("step") else None
+    return None
+
+
+def sample_rows(
+    run_dir: Path, state: State, number: int, num_prompts: int = 20, per_prompt: int = 4
+) -> list[dict[str, Any]]:
+    """The first prompts of a round with some of their samples and verdicts, one row a sample."""
+    prompts: dict[str, dict[str, Any]] = {}
+    for row in _rows(run_dir, state, round_step(number, "prompts"), ["prompt_id", "text", "gold"]):
+        if len(prompts) == num_prompts:
+            break
+        prompts[row["prompt_id"]] = row
+    verdicts = {
+        (row["prompt_id"], row["sample_index"]): row
+        for row in _rows_of(run_dir, state, number, "verdicts", prompts, ["verdict", "extracted", "reason"])
+        if row["sample_index"] < per_prompt
+    }
+    rows = []
+    for row in _rows_of(run_dir, state, number, "samples", prompts, ["text", "num_tokens", "finish_reason"]):
+        prompt, verdict = prompts[row["prompt_id"]], verdicts.get((row["prompt_id"], row["sample_index"]), {})
+        if row["sample_index"] < per_prompt:
+            rows.append(
+                {
+                    "prompt_id": row["prompt_id"],
+                    "prompt": prompt["text"],
+                    "gold": prompt["gold"],
+                    "sample": row["sample_index"],
+                    "text": row["text"],
+                    "verdict": verdict.get("verdict"),
+                    "extracted": verdict.get("extracted"),
+                    "reason": verdict.get("reason"),
+                    "tokens": row["num_tokens"],
+                    "finish_reason": row["finish_reason"],
+                }
+            )
+    return rows
+
+
+def _rows_of(
+    run_dir: Path, state: State, number: int, phase: str, prompts: dict[str, Any], columns: list[str]
+) -> Iterator[dict[str, Any]]:
+    """The samples or verdicts of some prompts. Shards hold whole prompts: reading ends with theirs."""
+    missing = set(prompts)
+    for file in parquet_files(run_dir, state, round_step(number, phase)):
+        if not missing:
+            return
+        table = pq.read_table(file, columns=["prompt_id", "sample_index", *columns])
+        kept = table.filter(pc.is_in(table["prompt_id"], pa.array(sorted(prompts), pa.string())))
+        for row in kept.to_pylist():
+            missing.discard(row["prompt_id"])
+            yield row
+
+
+def _rows(run_dir: Path, state: State, step: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    for file in parquet_files(run_dir, state, step):
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(batch_size=64, columns=columns):
+                yield from batch.to_pylist()
+
+
+def diversity(run_dir: Path, state: State, number: int) -> tuple[float, float] | None:
+    """Share of prompts with a correct sample (pass@N), and the mean number of distinct answers a prompt.
+
+    None without verdicts. A sample without an extractable answer counts for no answer.
+    """
+    num_prompts = solved = distinct = 0
+    for file in parquet_files(run_dir, state, round_step(number, "verdicts")):
+        table = pq.read_table(file, columns=["prompt_id", "verdict", "extracted"])
+        table = table.append_column("correct", pc.equal(table["verdict"], "correct"))
+        grouped = table.group_by("prompt_id").aggregate([("correct", "any"), ("extracted", "count_distinct")])
+        num_prompts += grouped.num_rows
+        solved += pc.sum(grouped["correct_any"]).as_py() or 0
+        distinct += pc.sum(grouped["extracted_count_distinct"]).as_py() or 0
+    return (solved / num_prompts, distinct / num_prompts) if num_prompts else None
