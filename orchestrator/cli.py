@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from orchestrator import __version__
-from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.errors import Interrupted, RatchetError
 from orchestrator.jobfile import load_job, resolved_yaml
 
-EXIT_FINISHED, EXIT_OTHER, EXIT_BAD_INPUT, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 3, 130
+EXIT_STOPPED, EXIT_INTERRUPTED = 3, 130  # finished is 0, bad input 2 and anything else 1 (errors.py)
 
 app = typer.Typer(
     name="ratchet",
@@ -93,19 +92,10 @@ def version() -> None:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ratchet` and `python -m orchestrator`."""
-    sys.exit(_guarded(lambda: app(arguments, standalone_mode=False)))
-
-
-def _guarded(command: Callable[[], Any]) -> int:
-    import click
-
     try:
-        return command() or EXIT_FINISHED
-    except (BadInput, RatchetError) as error:
+        app(arguments)
+    except RatchetError as error:
         print(f"ratchet: {error}", file=sys.stderr)
-        return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return EXIT_BAD_INPUT
-    except (Interrupted, KeyboardInterrupt, click.Abort):
-        return EXIT_INTERRUPTED
+        sys.exit(error.exit_code)
+    except (Interrupted, KeyboardInterrupt):
+        sys.exit(EXIT_INTERRUPTED)

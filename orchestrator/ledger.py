@@ -102,7 +102,9 @@ class State:
             case "config":
                 self.configs.append(data)
             case "shard":
-                shard = ShardCommit(data["step"], data["index"], Artifact.from_json(data["artifact"]), data["facts"])
+                shard = ShardCommit(
+                    data["step"], data["index"], Artifact.from_json(data["artifact"]), data["facts"]
+                )
                 self.shards.setdefault(shard.step, {}).setdefault(shard.index, shard)
             case "commit":
                 artifacts = tuple(Artifact.from_json(a) for a in data["artifacts"])
@@ -197,13 +199,19 @@ def _read(path: Path, number: int) -> Record:
     try:
         document = json.loads(path.read_bytes())
         if document["schema"] > SCHEMA:
-            raise BadInput(f"{path}: written by a newer Ratchet (schema {document['schema']}, this one knows {SCHEMA})")
-        record = Record(document["number"], document["epoch"], document["kind"], document["time"], document["data"])
+            raise BadInput(
+                f"{path}: written by a newer Ratchet (schema {document['schema']}, this one knows {SCHEMA})"
+            )
+        record = Record(
+            document["number"], document["epoch"], document["kind"], document["time"], document["data"]
+        )
         if record.number != number:
             raise ValueError(f"it says number {record.number}")
         return record
     except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(f"{path}: this ledger record is damaged ({error}). Restore it from a copy of the run.") from error
+        raise Damaged(
+            f"{path}: this ledger record is damaged ({error}). Restore it from a copy of the run."
+        ) from error
 
 
 def probe_links(folder: Path) -> None:
@@ -217,7 +225,9 @@ def probe_links(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         put_if_absent(probe, b"probe")
     except OSError as error:
-        raise BadInput(f"{folder}: a run needs a writable folder with hard links ({error.strerror or error})") from error
+        raise BadInput(
+            f"{folder}: a run needs a writable folder with hard links ({error.strerror or error})"
+        ) from error
     finally:
         try:
             probe.unlink(missing_ok=True)

@@ -127,12 +127,14 @@ def _write(
     return tokens
 
 
-def _pairs_table(prompts: _Prompts, samples: pa.Table, pairs: list[PairChoice], schema: pa.Schema) -> pa.Table:
+def _pairs_table(
+    prompts: _Prompts, samples: pa.Table, pairs: list[PairChoice], schema: pa.Schema
+) -> pa.Table:
     """Pairs with text and ids copied column by column from where they stand: ids are never made from text."""
     keys = zip(samples["prompt_id"].to_pylist(), samples["sample_index"].to_pylist(), strict=True)
     row: dict[tuple[str, int | None], int] = {key: i for i, key in enumerate(keys)}
     golds = sorted({pair.prompt_id for pair in pairs if pair.chosen.sample_index is None})
-    gold_rows = prompts.table.take([prompts.row[prompt_id] for prompt_id in golds])
+    gold_rows = prompts.table.take(pa.array([prompts.row[prompt_id] for prompt_id in golds], pa.int64()))
     for i, prompt_id in enumerate(golds):
         row[prompt_id, None] = samples.num_rows + i
     texts = pa.concat_arrays([*samples["text"].chunks, *gold_rows["solution"].chunks])

@@ -118,7 +118,9 @@ def tokenize(context: Context, name: str, problems: Mapping[str, list[Problem]])
 
     commit = context.run.step(name, inputs, work)
     if commit.facts["dropped"]:
-        context.say(f"{name}: {commit.facts['dropped']} prompts are too long for the context and were left out")
+        context.say(
+            f"{name}: {commit.facts['dropped']} prompts are too long for the context and were left out"
+        )
     return commit
 
 
@@ -147,7 +149,9 @@ def evaluate(context: Context, model: Model, folder: str, probe: Path | None) ->
 
     def work(output: Path) -> Facts:
         engines = context.workers.engines(model.path)
-        agreement = evaluation.check_probe(engines, probe, context.job.evaluate.probe_tolerance) if probe else None
+        agreement = (
+            evaluation.check_probe(engines, probe, context.job.evaluate.probe_tolerance) if probe else None
+        )
         files = {split: context.run.path(f"baseline/prompts/{split}.parquet") for split in held_out}
         shard_prompts = context.job.generate.shard_prompts
         facts = evaluation.evaluate(engines, context.workers.graders(), files, plan, shard_prompts, output)
@@ -191,12 +195,20 @@ class Round:
         shards = streaming.shards_of(source, context.job.generate.shard_prompts)
         if run.committed(verdicts.name) is None:
             streaming.sample_and_grade_shards(
-                lambda: context.workers.engines(sampled_from.path), context.workers.graders, shards, plan, samples, verdicts
+                lambda: context.workers.engines(sampled_from.path),
+                context.workers.graders,
+                shards,
+                plan,
+                samples,
+                verdicts,
             )
         sampled = samples.finish(streaming.sampling_facts(samples.facts())).facts
         graded = verdicts.finish(streaming.grading_facts(verdicts.facts())).facts
         self.say("samples", f"{sampled['samples']} at {sampled['tokens_per_second']:.0f} tokens/s")
-        self.say("verdicts", f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable")
+        self.say(
+            "verdicts",
+            f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable",
+        )
         return Graded(
             [samples.path(i) for i in range(len(shards))],
             [verdicts.path(i) for i in range(len(shards))],
@@ -220,11 +232,15 @@ class Round:
             folder.mkdir()
             prompts = self.context.run.path(f"{self.folder}/prompts/train.parquet")
             plan = pair_files.PairingPlan(per_prompt, settings.gold_as_chosen, settings.max_pairs, seed)
-            return pair_files.write_pairs(prompts, graded.samples, graded.verdicts, plan, folder / "00000.parquet")
+            return pair_files.write_pairs(
+                prompts, graded.samples, graded.verdicts, plan, folder / "00000.parquet"
+            )
 
         commit = self.context.run.step(f"{self.folder}/pairs", inputs, work)
         facts = commit.facts
-        self.say("pairs", f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples")
+        self.say(
+            "pairs", f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples"
+        )
         if not facts["pairs"]:
             raise NoPairs(
                 f"round {self.number} gives no pairs: {facts['prompts_all_correct']} of its prompts have only correct "
@@ -248,7 +264,11 @@ class Round:
             "seed": self.context.seed("train", self.number),
         }
         # Only what the log-probabilities depend on.
-        referencing = {"reference": inputs["reference"], "pairs": inputs["pairs"], "precision": settings.precision}
+        referencing = {
+            "reference": inputs["reference"],
+            "pairs": inputs["pairs"],
+            "precision": settings.precision,
+        }
 
         def plan(output: Path, checkpoint: Path) -> TrainingPlan:
             output.mkdir()
@@ -276,7 +296,9 @@ class Round:
         checkpoint = f"{self.folder}/checkpoint"
         commit = run.step(f"{self.folder}/train", inputs, train, outputs=[f"{self.folder}/train", checkpoint])
         facts = commit.facts
-        self.say("train", f"{facts['steps']} steps, {facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s")
+        self.say(
+            "train", f"{facts['steps']} steps, {facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s"
+        )
         return Model(str(run.path(checkpoint)), checkpoint, durable.fingerprint(hashes(commit)), {})
 
     def evaluate(self, candidate: Model) -> Model:
@@ -300,7 +322,9 @@ class Round:
         durable.replace(run.path("CURRENT"), decision["reference"].encode() + b"\n")
         self.say("gate", decision["reason"])
         if not decision["promoted"]:
-            raise GateStopped(f"round {self.number}: {decision['reason']} The reference stays {decision['reference']}.")
+            raise GateStopped(
+                f"round {self.number}: {decision['reason']} The reference stays {decision['reference']}."
+            )
 
     def say(self, phase: str, text: str) -> None:
         self.context.say(f"{self.folder:<10} {phase:<11} {text}")

@@ -95,7 +95,12 @@ class Run:
     def _commit(self, name: str, digest: str, artifacts: Sequence[Artifact], facts: Facts) -> None:
         self.append(
             "commit",
-            {"step": name, "fingerprint": digest, "artifacts": [a.as_json() for a in artifacts], "facts": facts},
+            {
+                "step": name,
+                "fingerprint": digest,
+                "artifacts": [a.as_json() for a in artifacts],
+                "facts": facts,
+            },
         )
         for artifact in artifacts:
             self.artifacts.reveal(artifact)

@@ -124,7 +124,10 @@ def sampling_facts(shards: Sequence[Facts]) -> Facts:
     """Facts of a whole sampling step, over however many drivers it took."""
     total: dict[str, Any] = {key: sum(f[key] for f in shards) for key in ("samples", "tokens", "truncated")}
     seconds = sum(f["wall"] for f in shards)
-    return total | {"seconds": round(seconds, 3), "tokens_per_second": round(total["tokens"] / max(seconds, 1e-9), 1)}
+    return total | {
+        "seconds": round(seconds, 3),
+        "tokens_per_second": round(total["tokens"] / max(seconds, 1e-9), 1),
+    }
 
 
 def grading_facts(shards: Sequence[Facts]) -> Facts:
@@ -146,5 +149,3 @@ class _Lap:
     def lap(self) -> float:
         last, self._last = self._last, time.monotonic()
         return round(self._last - last, 4)
-
-

@@ -83,7 +83,9 @@ class RealWorkers:
 
             gpus = 1 if cluster.accelerated else 0
             cpus = cluster.cpus_for(settings.ranks, self._job.cluster.cpus_per_rank, gpus)
-            placement = self._devices.enter_context(cluster.reserve("train.ranks", settings.ranks, cpus, gpus))
+            placement = self._devices.enter_context(
+                cluster.reserve("train.ranks", settings.ranks, cpus, gpus)
+            )
             self._group = self._devices.enter_context(TrainerGroup(settings, placement))
         return self._group
 
@@ -91,4 +93,3 @@ class RealWorkers:
         """End whoever holds the devices; a process that is gone has freed its memory for certain."""
         self._devices.close()
         self._pool = self._group = None
-

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -248,11 +249,15 @@ def test_a_shard_becomes_a_file_of_verdicts(tmp_path: Path) -> None:
         counts = actor.grade_shard(Shard(0, str(source), 1, 6, str(output)), {"p0": "7", "p1": "7"})
     finally:
         actor.close()
-    assert counts == {
+    assert {name: counts[name] for name in ("correct", "wrong", "ungradable")} == {
         "correct": 2,
         "wrong": 2,
         "ungradable": 1,
-        "rules": {"final_answer": 2, "boxed": 1, "none": 2},
+    }
+    assert counts["rules"] == {"final_answer": 2, "boxed": 1, "none": 2}
+    assert counts["file"] == {
+        "size": output.stat().st_size,
+        "sha256": hashlib.sha256(output.read_bytes()).hexdigest(),
     }
     table = pq.read_table(output)
     assert table.schema.equals(VERDICTS)

@@ -99,7 +99,9 @@ class Generator:
             shard.start, shard.stop - shard.start
         )
         keys = [(p, i) for p in rows["prompt_id"].to_pylist() for i in range(plan.samples)]
-        prompts = {p: t for p, t in zip(rows["prompt_id"].to_pylist(), rows["token_ids"].to_pylist(), strict=True)}
+        prompts = {
+            p: t for p, t in zip(rows["prompt_id"].to_pylist(), rows["token_ids"].to_pylist(), strict=True)
+        }
         outputs = self._sample(
             [(prompts[prompt], self._parameters(plan, prompt, index)) for prompt, index in keys]
         )
@@ -118,9 +120,7 @@ class Generator:
         from vllm import SamplingParams
 
         parameters = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        outputs = self._sample(
-            [(p + c, parameters) for p, c in zip(prompts, completions, strict=True)]
-        )
+        outputs = self._sample([(p + c, parameters) for p, c in zip(prompts, completions, strict=True)])
         sums = []
         for prompt, completion, output in zip(prompts, completions, outputs, strict=True):
             positions = output.prompt_logprobs[len(prompt) :]
@@ -182,7 +182,9 @@ class Generator:
                 return
             name = f"{step}-{len(self._running)}-{request.place}"
             self._running[name] = request
-            self._engine.add_request(name, TokensPrompt(prompt_token_ids=request.token_ids), request.parameters)
+            self._engine.add_request(
+                name, TokensPrompt(prompt_token_ids=request.token_ids), request.parameters
+            )
             block = False
 
 

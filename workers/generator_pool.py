@@ -13,7 +13,9 @@ from orchestrator.errors import RatchetError
 from orchestrator.records import SamplingPlan, Shard
 from workers.generator import ENVIRONMENT, Generator
 
-_IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
+_IN_FLIGHT = (
+    3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
+)
 _MOST_FAILURES = 3  # of one shard, before the run gives up on it
 
 

@@ -9,6 +9,7 @@ which item did, and no other has to be tried again.
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ import pyarrow.parquet as pq
 from orchestrator.config import Grade
 from orchestrator.records import VERDICTS, Shard, Verdict
 from workers.extraction import check_rules
+from workers.files import write_table
 from workers.graders.process import GraderDied, GraderProcess
 
 GROUP = 32
@@ -135,17 +137,19 @@ class GraderPool:
         """Grade rows `start` to `stop` of a samples file and write verdicts to `shard.output`, fsynced.
 
         `golds` maps prompt ids to gold answers. Returns {"correct": n, "wrong": n, "ungradable": n,
-        "rules": {rule or "none": n}}. Raises ValueError when the rows or a gold answer are missing.
+        "rules": {rule or "none": n}, "seconds": s, "file": {"size": bytes, "sha256": hex}}. Raises ValueError when the rows or a gold answer are missing.
         """
+        started = time.monotonic()
         rows = _read_samples(shard)
         missing = next((row["prompt_id"] for row in rows if row["prompt_id"] not in golds), None)
         if missing is not None:
             raise ValueError(f"{shard.source}: no gold answer was given for prompt {missing!r}")
         graded = self.grade((golds[row["prompt_id"]], row["text"], row["finish_reason"]) for row in rows)
-        _write_verdicts(shard.output, rows, graded)
+        file = _write_verdicts(shard.output, rows, graded)
         verdicts = Counter(one.verdict for one in graded)
         counts: dict[str, Any] = {name: verdicts[name] for name in ("correct", "wrong", "ungradable")}
-        return counts | {"rules": dict(Counter(one.rule or "none" for one in graded))}
+        rules = dict(Counter(one.rule or "none" for one in graded))
+        return counts | {"rules": rules, "seconds": round(time.monotonic() - started, 4), "file": file}
 
 
 class GraderActor:
@@ -203,7 +207,7 @@ def _read_samples(shard: Shard) -> list[dict[str, Any]]:
     return rows
 
 
-def _write_verdicts(path: str, rows: Sequence[dict[str, Any]], graded: Sequence[Graded]) -> None:
+def _write_verdicts(path: str, rows: Sequence[dict[str, Any]], graded: Sequence[Graded]) -> dict[str, Any]:
     columns = {
         "prompt_id": [row["prompt_id"] for row in rows],
         "sample_index": [row["sample_index"] for row in rows],
@@ -212,7 +216,4 @@ def _write_verdicts(path: str, rows: Sequence[dict[str, Any]], graded: Sequence[
         "rule": [one.rule for one in graded],
         "reason": [one.reason for one in graded],
     }
-    with open(path, "wb") as file:
-        pq.write_table(pa.table(columns, schema=VERDICTS), file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
+    return write_table(pa.table(columns, schema=VERDICTS), path)

@@ -38,7 +38,10 @@ def tokenize(rows: list[Problem], plan: TokenizingPlan, output: str) -> dict[str
             continue
         solution_ids = None
         if row.solution is not None:
-            solution_ids = [*tokenizer(row.solution, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+            solution_ids = [
+                *tokenizer(row.solution, add_special_tokens=False)["input_ids"],
+                tokenizer.eos_token_id,
+            ]
         values = (row.prompt_id, text, token_ids, messages, row.gold, row.solution, solution_ids)
         for name, value in zip(PROMPTS.names, values, strict=True):
             table[name].append(value)
@@ -68,7 +71,9 @@ def _load(plan: TokenizingPlan) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(plan.model)
     except (OSError, ValueError, KeyError) as error:
-        raise UnusableModel(f"model: {plan.model}: no usable tokenizer ({str(error).splitlines()[0]})") from error
+        raise UnusableModel(
+            f"model: {plan.model}: no usable tokenizer ({str(error).splitlines()[0]})"
+        ) from error
     if tokenizer.eos_token_id is None:
         raise UnusableModel(f"model: {plan.model}: its tokenizer has no EOS token: no completion could end")
     if plan.chat and not tokenizer.chat_template:

@@ -1,0 +1,38 @@
+.PHONY: help setup setup-gpu demo test quick full lint clean
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+BIN := .venv/bin
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+help:  ## Show the targets
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
+
+.venv/.cpu: requirements/cpu.txt pyproject.toml deploy/setup.sh
+	@deploy/setup.sh cpu
+	@touch $@
+
+setup: .venv/.cpu  ## Make the environment (.venv) for CPU
+
+setup-gpu:  ## Make the environment for NVIDIA GPUs
+	@deploy/setup.sh gpu
+
+demo: setup  ## Run three IRPO rounds with a tiny model, on CPU
+	@jobs/irpo.yaml
+
+lint: setup
+	ruff check .
+	ruff format --check .
+	mypy
+	lint-imports
+
+quick: lint  ## Quick checks: style, types, import rules, tests without the real stack
+	pytest -q -m "not real and not full"
+
+test: quick  ## All tests but the slow suites
+	pytest -q -m "real and not full"
+
+full: setup  ## The slow suites too
+	pytest -q
+
+clean:  ## Remove the environment and caches; runs are kept
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

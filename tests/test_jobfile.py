@@ -1,0 +1,125 @@
+"""Job files: schedules, overrides, and errors that a user can act on."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.config import at_round
+from orchestrator.errors import BadInput
+from orchestrator.jobfile import changed_keys, load_job, resolved_yaml
+
+GOOD = """\
+name: tiny
+model: seed
+data:
+  train: a.jsonl
+  gate: {path: b.jsonl, limit: 5}
+  test: c.jsonl
+train:
+  learning_rate: 1e-6
+"""
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Path:
+    path = tmp_path / "tiny.yaml"
+    path.write_text(GOOD)
+    return path
+
+
+def errors_of(path: Path, text: str, *overrides: str) -> list[str]:
+    path.write_text(text)
+    with pytest.raises(BadInput) as error:
+        load_job(path, overrides)
+    return str(error.value).splitlines()
+
+
+def test_exponents_without_a_point_are_numbers(job: Path) -> None:
+    assert load_job(job).job.train.learning_rate == 1e-6
+    assert load_job(job, ["train.learning_rate=5e-7"]).job.train.learning_rate == 5e-7
+
+
+def test_schedules_are_cut_and_repeat_their_last_value(job: Path) -> None:
+    schedule = load_job(job, ["generate.temperature=[0.8, 1.3]"]).job.generate.temperature
+    assert [at_round(schedule, n) for n in (1, 2, 3)] == [0.8, 1.3, 1.3]
+    assert at_round(0.7, 9) == 0.7
+
+
+def test_overrides_reach_sections_nulls_and_short_forms(job: Path) -> None:
+    found = load_job(
+        job, ["pairs.max_pairs=7", "train.max_grad_norm=null", "data.train.limit=3", "rounds=9"]
+    ).job
+    assert (found.pairs.max_pairs, found.train.max_grad_norm, found.rounds) == (7, None, 9)
+    assert (found.data.train.path, found.data.train.limit) == ("a.jsonl", 3)
+
+
+def test_all_errors_at_once_each_with_its_place(job: Path) -> None:
+    lines = errors_of(
+        job,
+        GOOD.replace("1e-6", "fast").replace("name: tiny", "nmae: tiny")
+        + "  zero: 7\ngenerate:\n  temperature: [0.8, -1]\n  samples: 0\n  top_p: on\npairs:\n  per_promt: 0\n",
+    )
+    said = "\n".join(lines)
+    for place in (
+        r"tiny\.yaml:1:1: nmae: unknown key; did you mean `name`\?",
+        r"tiny\.yaml: name: missing",
+        r"tiny\.yaml:8:3: train\.learning_rate: .*'fast'",
+        r"tiny\.yaml:9:3: train\.zero: must be less than or equal to 3 \(it is 7\)",
+        r"tiny\.yaml:11:22: generate\.temperature\.1: .*-1",
+        r"tiny\.yaml:12:3: generate\.samples: .*0",
+        r"tiny\.yaml:13:3: generate\.top_p: a number is needed, not true or false",
+        r"tiny\.yaml:15:3: pairs\.per_promt: unknown key; did you mean `per_prompt`\?",
+    ):
+        assert re.search(place, said), f"{place} not in\n{said}"
+    assert len(lines) == 8
+
+
+@pytest.mark.parametrize("text", ["", "- a\n", "just words\n", "a: [\n", "a: !!python/object:os.system x\n"])
+def test_what_is_no_job_file_is_refused(job: Path, text: str) -> None:
+    assert len(errors_of(job, text)) == 1
+
+
+def test_a_missing_file_suggests_its_neighbour(job: Path) -> None:
+    with pytest.raises(BadInput, match=r"Did you mean .*tiny\.yaml\?"):
+        load_job(job.with_name("tinny.yaml"))
+
+
+@pytest.mark.parametrize("override", ["rounds", "=3", "a..b=1", "rounds=[", "nosuch.key=1", "rounds=0"])
+def test_bad_overrides_are_refused(job: Path, override: str) -> None:
+    with pytest.raises(BadInput):
+        load_job(job, [override])
+
+
+def test_a_resolved_job_resolves_to_itself(job: Path) -> None:
+    first = load_job(job).job
+    job.write_text(resolved_yaml(first))
+    assert load_job(job).job == first
+
+
+def test_changes_are_listed_by_key(job: Path) -> None:
+    before = load_job(job).job.model_dump(mode="json")
+    after = load_job(job, ["train.zero=2", "rounds=4"]).job.model_dump(mode="json")
+    assert changed_keys(before, after) == [("rounds", 3, 4), ("train.zero", 1, 2)]
+
+
+def test_files_are_found_beside_the_job_file(job: Path, tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("")
+    file = load_job(job)
+    assert file.find("a.jsonl", "data.train") == tmp_path / "a.jsonl"
+    with pytest.raises(
+        BadInput, match=r"data\.test: 'none\.jsonl' does not exist: nothing at .* nor at none\.jsonl"
+    ):
+        file.find("none.jsonl", "data.test")
+
+
+def test_shipped_jobs_are_valid_and_executable() -> None:
+    jobs = sorted(Path("jobs").glob("*.yaml"))
+    assert jobs
+    for path in jobs:
+        assert path.read_text().startswith("#!/usr/bin/env -S python -m orchestrator run\n")
+        assert path.stat().st_mode & 0o111
+        assert yaml.safe_load(path.read_text())["name"] == load_job(path).job.name
