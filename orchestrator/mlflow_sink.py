@@ -60,7 +60,8 @@ class Sink:
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
-        for chatter in ("mlflow", "alembic"):  # MLflow sets its own level when it is imported
+        # After the import, which sets MLflow's own level. What goes wrong is raised, and told once.
+        for chatter in ("mlflow", "alembic", "urllib3.connectionpool"):
             logging.getLogger(chatter).setLevel(logging.CRITICAL)
         self.run_id = run_id
         self._client: Any = MlflowClient(tracking_uri=uri)

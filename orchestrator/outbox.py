@@ -26,6 +26,7 @@ from orchestrator.config import Tracking
 from orchestrator.durable import fingerprint, replace
 from orchestrator.ledger import Commit, Ledger, Record
 from orchestrator.mlflow_sink import DataSet, RunStatus, Sink
+from orchestrator.projection import without_password
 from orchestrator.report import report_text
 from orchestrator.status import accuracy, round_and_phase, run_state
 from orchestrator.tables import round_step, sample_rows, training_metrics
@@ -93,7 +94,7 @@ class Outbox:
         except Exception as error:
             # Tracking must never harm a run: whatever happened, it is told, and tried again later.
             self._sink = None
-            self.problem = f"MLflow at {projection.without_password(self.uri)}: {first_line(error)}"
+            self.problem = f"MLflow at {without_password(self.uri)}: {first_line(error)}"
             return False
         self.problem = self._refused
         return min(cursor.figures, cursor.files) == len(self._ledger.records)
@@ -116,7 +117,7 @@ class Outbox:
         sink = Sink(self.uri, artifact_folder(self.uri, self.run_dir.absolute().parent), experiment, run_id)
         start = round(1000 * self._ledger.records[0].time)
         parent = sink.ensure_run(0, name, start, {"ratchet.folder": str(self.run_dir.absolute())})
-        fresh = Cursor(projection.without_password(self.uri), experiment, run_id, parent)
+        fresh = Cursor(without_password(self.uri), experiment, run_id, parent)
         self._sink, self._cursor = sink, self._load_cursor(fresh)
         return self._sink, self._cursor
 
@@ -282,4 +283,4 @@ def artifact_folder(uri: str, runs: Path) -> str | None:
 
 def first_line(error: BaseException) -> str:
     text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:300]
+    return without_password(text.splitlines()[0])[:300]

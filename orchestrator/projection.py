@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 MAX_KEY_CHARACTERS = 250
 MAX_PARAM_CHARACTERS = 6000
@@ -81,11 +80,8 @@ def _text(value: Any) -> str:
 
 
 def without_password(text: str) -> str:
-    """An address without the user and password that may stand in it; any other text as it is."""
-    if "://" not in text or "@" not in text:
-        return text
-    parts = urlsplit(text)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
+    """A text without the users and passwords in the addresses that it holds."""
+    return re.sub(r"://[^/\s]*@", "://", text)
 
 
 def _shorten(text: str, limit: int) -> str:
