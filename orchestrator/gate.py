@@ -38,9 +38,7 @@ class Decision:
     problem had been lost; for `better` the least gain, likewise. None: no drop is large enough."""
 
 
-def decide(
-    rule: Rule, alpha: float, reference: Mapping[str, bool], candidate: Mapping[str, bool]
-) -> Decision:
+def decide(rule: Rule, alpha: float, reference: Mapping[str, bool], candidate: Mapping[str, bool]) -> Decision:
     """Compare a candidate with the reference, problem by problem (prompt id -> solved).
 
     - `not_worse` refuses the candidate if it is significantly worse (p <= alpha). Nothing more: a
@@ -80,9 +78,7 @@ def _passes(rule: Rule, significant: bool) -> bool:
     assert_never(rule)
 
 
-def _reason(
-    rule: Rule, promoted: bool, won: int, lost: int, num_problems: int, p_value: float, alpha: float
-) -> str:
+def _reason(rule: Rule, promoted: bool, won: int, lost: int, num_problems: int, p_value: float, alpha: float) -> str:
     counts = f"{won} won and {lost} lost of {num_problems} gate problems"
     test = f"p = {p_value:.3g}, alpha {alpha:g}"
     verdict = "Promoted" if promoted else "Refused"

@@ -227,9 +227,7 @@ _COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
 _COUNTS = ("samples", "correct", "wrong", "ungradable", "pairs")
 
 
-def render(
-    status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float]] | None = None
-) -> RenderableType:
+def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float]] | None = None) -> RenderableType:
     """A status for a terminal: a table of rounds with test accuracy, gain over the round before and phases.
 
     `intervals` (see the function of that name) adds the 95 % interval of each accuracy.

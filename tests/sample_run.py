@@ -72,9 +72,7 @@ class SampleRun:
         }
         self.ledger.append("config", data)
 
-    def commit(
-        self, step: str, facts: Mapping[str, Any], files: Mapping[str, pa.Table] | None = None
-    ) -> None:
+    def commit(self, step: str, facts: Mapping[str, Any], files: Mapping[str, pa.Table] | None = None) -> None:
         artifacts = []
         if files:
             hidden = self._hidden(step)
@@ -122,18 +120,14 @@ class SampleRun:
         facts = {"prompts": NUM_PROMPTS, "train": NUM_PROMPTS, "dropped": 0, "seconds": 0.1}
         self.commit(f"rounds/{number:02d}/prompts", facts, {"train.parquet": prompts("train")})
 
-    def samples_and_verdicts(
-        self, number: int, num_shards: int = NUM_PROMPTS // SHARD, finish: bool = True
-    ) -> None:
+    def samples_and_verdicts(self, number: int, num_shards: int = NUM_PROMPTS // SHARD, finish: bool = True) -> None:
         folder, counts = f"rounds/{number:02d}", {"correct": 0, "wrong": 0, "ungradable": 0}
         for index in range(num_shards):
             ids = [f"train-{i}" for i in range(index * SHARD, (index + 1) * SHARD)]
             samples, verdicts, found = graded(ids, number)
             sampled = {"samples": samples.num_rows, "tokens": 252, "truncated": 1}
             self.shard(f"{folder}/samples", index, samples, sampled)
-            self.shard(
-                f"{folder}/verdicts", index, verdicts, {**found, "rules": {"number": found["correct"]}}
-            )
+            self.shard(f"{folder}/verdicts", index, verdicts, {**found, "rules": {"number": found["correct"]}})
             counts = {key: counts[key] + found[key] for key in counts}
         if finish:
             total = NUM_PROMPTS * NUM_SAMPLES

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from sample_run import DEAD_PID, NUM_STEPS, SampleRun, training_metrics, two_rounds
 
 from orchestrator.errors import BadInput
 from orchestrator.report import write_report
 from orchestrator.status import intervals, process_start, render, status
+from tests.sample_run import DEAD_PID, NUM_STEPS, SampleRun, training_metrics, two_rounds
 
 
 def sign_of_life(run: SampleRun, **changes: Any) -> Path:

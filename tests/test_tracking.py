@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sample_run import NUM_STEPS, SampleRun, two_rounds
 
 from orchestrator import projection
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
 from orchestrator.tracking import Tracker, default_address, open_command, sync
+from tests.sample_run import NUM_STEPS, SampleRun, two_rounds
 
 WAIT = 120.0
 
@@ -91,9 +91,7 @@ def check_inputs_and_artifacts(store: Store, run: SampleRun, runs: dict[int, Any
     inputs = store.client.get_run(runs[0].info.run_id).inputs.dataset_inputs
     assert sorted(i.dataset.name for i in inputs) == ["gate", "test", "train"]
     assert json.loads(inputs[0].dataset.profile) == {"num_rows": 6}
-    assert [i.dataset.name for i in store.client.get_run(runs[1].info.run_id).inputs.dataset_inputs] == [
-        "train"
-    ]
+    assert [i.dataset.name for i in store.client.get_run(runs[1].info.run_id).inputs.dataset_inputs] == ["train"]
 
     files = store.folder / "mlartifacts"
     report = files / runs[0].info.run_id / "artifacts/report.md"
@@ -237,7 +235,7 @@ def test_tracking_that_is_off_does_nothing(tmp_path: Path) -> None:
 def test_dashboard_commands(tmp_path: Path) -> None:
     uri = default_address(tmp_path / "my runs")
     assert uri == f"sqlite:///{tmp_path}/my runs/mlflow.db"
-    assert open_command(uri) == f"mlflow ui --backend-store-uri '{uri}'"
+    assert open_command(uri).endswith(f"mlflow ui --workers 1 --backend-store-uri '{uri}'")
     assert open_command("https://me:pw@host:5000/x") == "python -m webbrowser https://host:5000/x"
 
 
