@@ -60,14 +60,14 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
 ) -> None:
     """Show what a run has done, and whether it is running."""
-    from orchestrator.status import render
+    from orchestrator.status import intervals, render
     from orchestrator.status import status as read_status
 
     found = read_status(run)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
-        Console().print(render(found))
+        Console().print(render(found, intervals(run)))
 
 
 @app.command()

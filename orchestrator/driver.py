@@ -10,7 +10,8 @@ import signal
 import socket
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from orchestrator.ledger import probe_links
 from orchestrator.loop import improve
 from orchestrator.records import Problem
 from orchestrator.report import write_report
-from orchestrator.rounds import GateStopped, NoPairs, Say
+from orchestrator.rounds import GateStopped, NoPairs, Say, Workers
 from orchestrator.run import Run
 from orchestrator.seed_model import locate_model
 from orchestrator.tracking import Tracker
@@ -79,8 +80,8 @@ def read_all_problems(file: JobFile) -> dict[str, list[Problem]]:
     return problems
 
 
-def drive(file: JobFile, say: Say) -> None:
-    """Run a job to its end, or resume it.
+def drive(file: JobFile, say: Say, hire: Callable[[Job, Path], AbstractContextManager[Workers]] = RealWorkers) -> None:
+    """Run a job to its end, or resume it; `hire` gives the workers (of a job, and a folder for their logs).
 
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
@@ -96,8 +97,8 @@ def drive(file: JobFile, say: Say) -> None:
     run = Run(root, on_append=tracker.poke)
     with signals(), sign_of_life(root), _tracking(tracker, say), _ending(run, say):
         run.claim(_driver())
-        _record_job(run, file)
-        with RealWorkers(job, root / "logs", job.seed) as workers:
+        _record_job(run, file, model)
+        with hire(job, root / "logs") as workers:
             improve(job, run, workers, problems, model, say)
 
 
@@ -168,7 +169,10 @@ def sign_of_life(root: Path) -> Iterator[None]:
     finally:
         stop.set()
         thread.join()
-        (root / "driver.json").unlink(missing_ok=True)
+        # A driver that was displaced leaves its successor's file alone.
+        with contextlib.suppress(OSError):
+            if (root / "driver.json").read_bytes() == content:
+                (root / "driver.json").unlink()
 
 
 @contextlib.contextmanager
@@ -181,8 +185,11 @@ def _tracking(tracker: Tracker, say: Say) -> Iterator[None]:
         patience = 0.5  # whoever interrupts does not wait for a dashboard; the next start sends the rest
         raise
     finally:
-        if not tracker.close(patience) and tracker.problem:
-            say(f"tracking: {tracker.problem}; what is missing is sent at the next start")
+        complete = tracker.close(patience)
+        if tracker.problem:
+            say(f"tracking: {tracker.problem}")
+        if not complete:
+            say("tracking: what MLflow does not have yet is sent at the next start")
 
 
 @contextlib.contextmanager
@@ -206,7 +213,7 @@ def _ending(run: Run, say: Say) -> Iterator[None]:
     write_report(run.root)
 
 
-def _record_job(run: Run, file: JobFile) -> None:
+def _record_job(run: Run, file: JobFile, model: str) -> None:
     job = file.job.model_dump(mode="json")
     configs = run.ledger.state.configs
     if not configs or configs[-1]["job"] != job:
@@ -215,6 +222,7 @@ def _record_job(run: Run, file: JobFile) -> None:
             {
                 "run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex,
                 "job": job,
+                "model": model,
                 "job_file": file.path.name,
                 "overrides": list(file.overrides),
                 "versions": _versions(),

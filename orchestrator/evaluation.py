@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,8 +36,8 @@ def evaluate(
     slices: dict[str, list[Slice]] = {}
     for split, file in files.items():
         slices[split] = shards_of(file, shard_prompts, first_index=sum(map(len, slices.values())))
-    work = output.with_name(output.name + ".work")
-    work.mkdir(parents=True, exist_ok=True)
+    work = output / ".work"
+    work.mkdir(parents=True)
 
     def samples(index: int) -> Path:
         return work / f"samples-{index}.parquet"
@@ -49,16 +50,13 @@ def evaluate(
 
     every = [slice_ for part in slices.values() for slice_ in part]
     sample_and_grade(engines, graders, every, plan, (samples, samples), verdicts, nothing, nothing)
-    output.mkdir()
     facts: Facts = {}
     for split, part in slices.items():
         tables = [_joined(split, samples(s.index), verdicts(s.index)) for s in part]
         table = pa.concat_tables(tables)
         pq.write_table(table, output / f"{split}.parquet", compression="zstd")
         facts[split] = _facts(table)
-    for file in work.iterdir():
-        file.unlink()
-    work.rmdir()
+    shutil.rmtree(work)
     return facts
 
 

@@ -12,6 +12,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -142,7 +143,17 @@ class Ledger:
             self.records.append(record)
             self.state.apply(record)
             new.append(record)
+        self._check_no_hole()
         return new
+
+    def _check_no_hole(self) -> None:
+        """A missing record below an existing one would silently cut the history off."""
+        if not self.folder.is_dir():
+            return
+        later = [p.name for p in self.folder.glob("[0-9]*.json") if p.stem.isdigit() and int(p.stem) > len(self.records)]
+        missing = self._path(len(self.records))
+        if later and not missing.exists():
+            raise Damaged(f"{missing}: this ledger record is missing, while {min(later)} exists. Restore it from a copy.")
 
     def claim(self, driver: dict[str, Any]) -> int:
         """Become the run's driver; returns the epoch. Displaces whoever drove it before."""
@@ -229,7 +240,5 @@ def probe_links(folder: Path) -> None:
             f"{folder}: a run needs a writable folder with hard links ({error.strerror or error})"
         ) from error
     finally:
-        try:
+        with contextlib.suppress(OSError):
             probe.unlink(missing_ok=True)
-        except OSError:
-            pass

@@ -20,9 +20,8 @@ from orchestrator.run import Facts
 class RealWorkers:
     """Ray, vLLM and DeepSpeed. Nothing is started before it is needed: a finished run needs none of it."""
 
-    def __init__(self, job: Job, logs: Path, seed: int) -> None:
+    def __init__(self, job: Job, logs: Path) -> None:
         self._job = job
-        self._seed = seed
         self._cluster = Cluster(job.cluster, logs)
         self._connected: Cluster | None = None
         self._everything = contextlib.ExitStack()
@@ -63,7 +62,7 @@ class RealWorkers:
             placement = self._devices.enter_context(
                 cluster.reserve("generate.engines", settings.engines, cpus, gpus)
             )
-            self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._seed, placement))
+            self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._job.seed, placement))
             self._pool.wait_ready()
         return self._pool
 

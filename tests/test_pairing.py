@@ -51,7 +51,7 @@ def test_pairs_are_what_the_rule_says(candidates: list[Candidate], per_prompt: i
     walked = list(
         itertools.islice(zip(itertools.cycle(winners), itertools.cycle(losers), strict=False), per_prompt)
     )
-    assert [(p.chosen, p.rejected) for p in pairs] == [(w, l) for w, l in walked if w.text != l.text]
+    assert [(p.chosen, p.rejected) for p in pairs] == [pair for pair in walked if pair[0].text != pair[1].text]
     assert len({p.pair_id for p in pairs}) == len(pairs)
 
 

@@ -54,8 +54,7 @@ class GraderPool:
         self._settings = settings
         number = settings.processes or len(os.sched_getaffinity(0))
         self._processes = [
-            GraderProcess(settings.timeout, settings.memory, settings.graders, settings.answer)
-            for _ in range(number)
+            GraderProcess(settings.timeout, settings.memory, settings.graders, settings.answer) for _ in range(number)
         ]
         self._idle: SimpleQueue[GraderProcess] = SimpleQueue()
         for process in self._processes:
@@ -137,7 +136,8 @@ class GraderPool:
         """Grade rows `start` to `stop` of a samples file and write verdicts to `shard.output`, fsynced.
 
         `golds` maps prompt ids to gold answers. Returns {"correct": n, "wrong": n, "ungradable": n,
-        "rules": {rule or "none": n}, "seconds": s, "file": {"size": bytes, "sha256": hex}}. Raises ValueError when the rows or a gold answer are missing.
+        "rules": {rule or "none": n}, "seconds": s, "file": {"size": bytes, "sha256": hex}}. Raises
+        ValueError when the rows or a gold answer are missing.
         """
         started = time.monotonic()
         rows = _read_samples(shard)

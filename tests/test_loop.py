@@ -1,0 +1,245 @@
+"""The loop with stand-ins at its seam: what is done, what is kept, what stops it, and what a resume repeats."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
+from orchestrator.evaluation import ProbeFailed
+from orchestrator.ledger import Ledger
+from orchestrator.records import PROMPTS, SAMPLES, VERDICTS, pairs_schema
+from orchestrator.rounds import GateStopped, NoPairs
+from orchestrator.status import status
+from tests.stand_ins import JOB, StandInEngines, StandIns, make_project, run_job
+
+
+def history(run: Path) -> list[tuple[str, str, Any]]:
+    """What was committed, in a form in which two runs of the same job agree: no times, epochs or claims."""
+    found = []
+    for record in Ledger(run / "ledger").records:
+        data = record.data
+        if record.kind in ("shard", "commit"):
+            artifacts = data.get("artifacts") or [data.get("artifact")] if record.kind == "shard" else data["artifacts"]
+            files = [(a["path"], a["files"]) for a in artifacts]
+            found.append((data["step"], str(data.get("index")), files))
+        elif record.kind == "promotion":
+            found.append(("promotion", str(data["round"]), data["reference"]))
+    return sorted(found, key=repr)
+
+
+def test_a_job_runs_its_rounds(tmp_path: Path) -> None:
+    said = run_job(make_project(tmp_path), StandIns())
+    found = status(tmp_path / "run")
+    assert found["state"] == "finished"
+    assert found["reference"] == str(tmp_path / "run/rounds/02/checkpoint")
+    assert [r["promoted"] for r in found["rounds"]] == [True, True]
+    assert [r["samples"] for r in found["rounds"]] == [32, 32]
+    assert all(r["correct"] + r["wrong"] + r["ungradable"] == 32 and r["pairs"] > 0 for r in found["rounds"])
+    assert found["baseline"] < found["rounds"][0]["accuracy"] < found["rounds"][1]["accuracy"]
+    assert (tmp_path / "run/CURRENT").read_text() == "rounds/02/checkpoint\n"
+    assert any("rounds/02" in line and "gate" in line for line in said)
+
+
+def test_readers_find_the_promised_tables_and_nothing_else(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path), StandIns())
+    for number in ("01", "02"):
+        folder = tmp_path / "run/rounds" / number
+        schemas = {"prompts": PROMPTS, "samples": SAMPLES, "verdicts": VERDICTS, "pairs": pairs_schema(False)}
+        for name, schema in schemas.items():
+            assert pq.read_table(folder / name).schema.equals(schema)
+        samples, verdicts = (pq.read_table(folder / n).to_pylist() for n in ("samples", "verdicts"))
+        keys = [(row["prompt_id"], row["sample_index"]) for row in samples]
+        assert len(set(keys)) == len(keys) == 32
+        assert keys == [(row["prompt_id"], row["sample_index"]) for row in verdicts]
+        assert not list(folder.rglob(".*"))
+
+
+def test_pairs_carry_the_ids_of_the_samples_they_are_made_of(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path), StandIns())
+    folder = tmp_path / "run/rounds/01"
+    samples = {(r["prompt_id"], r["sample_index"]): r for r in pq.read_table(folder / "samples").to_pylist()}
+    verdicts = {(r["prompt_id"], r["sample_index"]): r["verdict"] for r in pq.read_table(folder / "verdicts").to_pylist()}
+    prompts = {r["prompt_id"]: r for r in pq.read_table(folder / "prompts").to_pylist()}
+    for pair in pq.read_table(folder / "pairs").to_pylist():
+        assert pair["prompt_token_ids"] == prompts[pair["prompt_id"]]["token_ids"]
+        for side, verdict in (("chosen", "correct"), ("rejected", "wrong")):
+            key = (pair["prompt_id"], pair[f"{side}_sample"])
+            assert pair[f"{side}_token_ids"] == samples[key]["token_ids"]
+            assert pair[side] == samples[key]["text"]
+            assert verdicts[key] == verdict
+
+
+def test_rounds_use_fresh_prompts(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path), StandIns())
+    ids = [set(pq.read_table(tmp_path / f"run/rounds/{n}/prompts")["prompt_id"].to_pylist()) for n in ("01", "02")]
+    assert len(ids[0]) == len(ids[1]) == 8
+    assert not ids[0] & ids[1]
+
+
+def test_a_finished_run_does_nothing_when_started_again(tmp_path: Path) -> None:
+    job = make_project(tmp_path)
+    run_job(job, StandIns())
+    before = history(tmp_path / "run")
+    again = StandIns()
+    run_job(job, again)
+    assert not again.calls
+    assert history(tmp_path / "run") == before
+
+
+def test_more_rounds_go_on_from_a_finished_run(tmp_path: Path) -> None:
+    job = make_project(tmp_path)
+    run_job(job, StandIns())
+    longer = StandIns()
+    run_job(job, longer, "rounds=3")
+    assert longer.calls["train"] == 1
+    assert status(tmp_path / "run")["reference"] == str(tmp_path / "run/rounds/03/checkpoint")
+
+
+class StopAt:
+    """Raises at the n-th piece of work, whatever it is."""
+
+    def __init__(self, number: int, error: BaseException) -> None:
+        self.left, self.error = number, error
+
+    def __call__(self, name: str) -> None:
+        self.left -= 1
+        if self.left == 0:
+            raise self.error
+
+
+def calls_of_a_whole_run(tmp_path: Path) -> int:
+    workers = StandIns()
+    run_job(make_project(tmp_path / "undisturbed"), workers)
+    return sum(workers.calls.values())
+
+
+@pytest.mark.parametrize(
+    ("error", "every"), [(Interrupted("SIGTERM"), 1), (RuntimeError("a bug"), 7)], ids=["interrupted", "failed"]
+)
+def test_stopped_anywhere_a_run_ends_as_if_undisturbed(tmp_path: Path, error: BaseException, every: int) -> None:
+    total = calls_of_a_whole_run(tmp_path)
+    expected = history(tmp_path / "undisturbed/run")
+    for number in range(1, total + 1, every):
+        folder = tmp_path / str(number)
+        job = make_project(folder)
+        with pytest.raises(type(error)):
+            run_job(job, StandIns(on_call=StopAt(number, error)))
+        found = status(folder / "run")
+        assert found["state"] == ("interrupted" if isinstance(error, Interrupted) else "failed")
+        resumed = StandIns()
+        run_job(job, resumed)
+        assert history(folder / "run") == expected
+        # Everything that was finished is kept: only the pieces since the last commit are done again. An
+        # evaluation is one piece for the ledger, made of eight shards and their verdicts.
+        assert sum(resumed.calls.values()) <= total - (number - 1) + 16
+        assert not list((folder / "run").rglob(".*-e*"))
+
+
+def test_a_changed_setting_is_refused_and_shown(tmp_path: Path) -> None:
+    job = make_project(tmp_path)
+    run_job(job, StandIns())
+    with pytest.raises(BadInput, match=r"pairs\.per_prompt: 2 in the run, 3 now"):
+        run_job(job, StandIns(), "pairs.per_prompt=3")
+    run_job(job, StandIns(), "generate.engines=2", "cluster.timeout=5")
+
+
+def test_changed_data_is_refused(tmp_path: Path) -> None:
+    job = make_project(tmp_path, data=JOB["data"] | {"prompts": "same", "prompts_per_round": None})
+    run_job(job, StandIns())
+    train = tmp_path / "train.jsonl"
+    train.write_text(train.read_text().replace("train 3?", "train three?"))
+    with pytest.raises(RatchetError, match="never rewritten"):
+        run_job(job, StandIns(), "rounds=3")
+
+
+def test_a_worse_candidate_stops_the_run_at_the_best_reference(tmp_path: Path) -> None:
+    job = make_project(tmp_path, skill=0.7)
+    for _ in range(2):  # the answer stands when the job is started again
+        with pytest.raises(GateStopped, match="The reference stays"):
+            run_job(job, StandIns(gain=-0.6))
+        found = status(tmp_path / "run")
+        assert found["state"] == "stopped"
+        assert found["reference"] == str(tmp_path / "seed")
+        assert [r["promoted"] for r in found["rounds"]] == [False]
+
+
+@pytest.mark.parametrize(("skill", "kind"), [(1.0, "8 of its prompts have only correct"), (0.0, "8 only wrong")])
+def test_no_pairs_is_an_outcome_with_a_name(tmp_path: Path, skill: float, kind: str) -> None:
+    workers = StandIns()
+    with pytest.raises(NoPairs, match=kind):
+        run_job(make_project(tmp_path, skill=skill), workers)
+    assert not workers.calls["train"]
+    assert status(tmp_path / "run")["state"] == "stopped"
+
+
+class OtherEngines(StandInEngines):
+    """Serves other weights than it was given."""
+
+    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float]]:
+        return [[-9.0 for _ in completions]]
+
+
+class WithOtherEngines(StandIns):
+    def engines(self, model: str) -> StandInEngines:
+        return OtherEngines(self, 0.4)
+
+
+def test_an_engine_that_disagrees_with_the_trainer_promotes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(ProbeFailed, match="disagree about the new checkpoint"):
+        run_job(make_project(tmp_path), WithOtherEngines())
+    assert status(tmp_path / "run")["reference"] == str(tmp_path / "seed")
+
+
+def damage(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [damage, Path.unlink], ids=["flipped bit", "deleted"])
+@pytest.mark.parametrize(
+    "name", ["samples/00001.parquet", "verdicts/00000.parquet", "pairs/00000.parquet", "checkpoint/model.safetensors"]
+)
+def test_a_damaged_file_is_named_and_not_used(tmp_path: Path, name: str, harm: Callable[[Path], None]) -> None:
+    job = make_project(tmp_path)
+    run_job(job, StandIns())
+    victim = tmp_path / "run/rounds/01" / name
+    harm(victim)
+    with pytest.raises(Damaged, match=str(victim)):
+        run_job(job, StandIns(), "rounds=3")
+
+
+def test_stray_files_and_a_lost_cache_do_no_harm(tmp_path: Path) -> None:
+    job = make_project(tmp_path)
+    run_job(job, StandIns())
+    run = tmp_path / "run"
+    (run / "CURRENT").unlink()
+    (run / "rounds/99/checkpoint").mkdir(parents=True)
+    (run / "rounds/03").mkdir()
+    (run / "rounds/03/pairs").write_text("not ours")
+    run_job(job, StandIns(), "rounds=3")
+    assert (run / "CURRENT").read_text() == "rounds/03/checkpoint\n"
+
+
+def test_a_folder_that_is_no_run_is_left_alone(tmp_path: Path) -> None:
+    job = make_project(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/thesis.tex").write_text("precious")
+    with pytest.raises(BadInput, match="holds something that is no run"):
+        run_job(job, StandIns())
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["thesis.tex"]
+
+
+def test_the_ledger_says_what_was_asked_for(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path), StandIns(), "seed=9")
+    [config] = Ledger(tmp_path / "run/ledger").state.configs
+    assert config["job"]["seed"] == 9
+    assert json.dumps(config["versions"])
+    assert (tmp_path / "run/job.yaml").exists()
+    assert "seed: 9" in (tmp_path / "run/resolved.yaml").read_text()
