@@ -11,6 +11,7 @@ import logging
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -88,6 +89,7 @@ class Cluster:
 
         # A short path: Ray puts sockets there, whose names may have 107 characters.
         self._folder = Path(tempfile.mkdtemp(prefix=f"ratchet-{os.getpid()}-"))
+        on_terminate = signal.getsignal(signal.SIGTERM)
         ray.init(
             address="local",
             include_dashboard=False,
@@ -97,6 +99,7 @@ class Cluster:
             log_to_driver=False,
             num_gpus=0 if self.settings.accelerators == "none" else None,
         )
+        signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place, which exits at once
 
     def _join(self, address: str) -> None:
         import ray

@@ -225,19 +225,18 @@ def intervals(run_dir: Path) -> dict[int, tuple[float, float]]:
 
 _COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
 _COUNTS = ("samples", "correct", "wrong", "ungradable", "pairs")
+_SHORT = {"ungradable": "ungr."}  # the table fits 80 columns
 
 
 def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float]] | None = None) -> RenderableType:
-    """A status for a terminal: a table of rounds with test accuracy, gain over the round before and phases.
+    """A status for a terminal: a table of rounds with test accuracy, gain over the round before and seconds.
 
     `intervals` (see the function of that name) adds the 95 % interval of each accuracy.
     """
     intervals = intervals or {}
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("round", *_COUNTS, "test", "95 %", "gain"):
-        table.add_column(heading, justify="right")
-    table.add_column("seconds")
-    table.add_column("promoted")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for heading in ("round", *(_SHORT.get(c, c) for c in _COUNTS), "test", "95 %", "gain", "time", "promoted"):
+        table.add_column(heading, justify="right", no_wrap=True)
     before = status["baseline"]
     table.add_row("seed", *[""] * len(_COUNTS), _percent(before), _interval(intervals.get(0)))
     for row in status["rounds"]:
@@ -248,7 +247,7 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
             _percent(row["accuracy"]),
             _interval(intervals.get(row["round"])),
             "" if gain is None else f"{100 * gain:+.1f}",
-            " ".join(f"{phase} {seconds:.0f}" for phase, seconds in row["seconds"].items()),
+            f"{sum(row['seconds'].values()):.0f} s",
             {None: "", True: "yes", False: "no"}[row["promoted"]],
         )
         if row["promoted"]:  # a refused round is not what the next one starts from
