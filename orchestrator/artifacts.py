@@ -45,11 +45,20 @@ class Artifacts:
         hidden, final = self.root / artifact.hidden, self.root / artifact.path
         if not hidden.exists():
             return
-        if final.exists():  # never ours: a committed name is given once
+        if final.exists():
+            if self._is_intact(artifact):
+                return  # what is hidden is a late duplicate, left for the removal of orphans
             os.rename(final, final.with_name(f".stray-{uuid.uuid4().hex[:8]}-{final.name}"))
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(hidden, final)
         sync_folder(final.parent)
+
+    def _is_intact(self, artifact: Artifact) -> bool:
+        try:
+            self.verify(artifact)
+        except Damaged:
+            return False
+        return True
 
     def verify(self, artifact: Artifact) -> Path:
         """Check every file against the ledger; returns the artifact's absolute path.

@@ -33,13 +33,15 @@ def run(job: JobArgument, overrides: Overrides = None) -> None:
     """Run a job, or resume it where it stopped."""
     file = load_job(job, overrides or [])
     # Imported here: these bring pyarrow and more, which `--help` need not wait for.
-    from orchestrator.driver import drive, run_folder
+    from orchestrator.driver import drive, healthy_driver, run_folder
     from orchestrator.rounds import GateStopped
     from orchestrator.tracking import open_command
 
     console = Console(highlight=False, soft_wrap=True)
     root = run_folder(file.job)
     uri = file.job.tracking.uri or f"sqlite:///{root.parent / 'mlflow.db'}"
+    if sys.stdin.isatty() and (other := healthy_driver(root)):
+        typer.confirm(f"{root} is being driven by {other}. Take it over? That driver will stop", abort=True)
     console.print(f"run       {root}")
     if file.job.tracking.enabled:
         console.print(f"dashboard {open_command(uri)}", markup=False)

@@ -7,6 +7,7 @@ with its own temporary folder and a token of its own, never whatever happens to 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import logging
 import os
 import secrets
@@ -17,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from orchestrator.config import Cluster as ClusterSettings
 from orchestrator.errors import BadInput
@@ -56,6 +57,7 @@ class Cluster:
         self.logs = logs
         """Where the workers' logs are kept when a run on a private cluster fails."""
         self._folder: Path | None = None
+        self._helper: Any = None
 
     def __enter__(self) -> Cluster:
         address = self.settings.address or os.environ.get("RAY_ADDRESS")
@@ -88,7 +90,8 @@ class Cluster:
         import ray
 
         # A short path: Ray puts sockets there, whose names may have 107 characters.
-        self._folder = Path(tempfile.mkdtemp(prefix=f"ratchet-{os.getpid()}-"))
+        self._folder = Path(tempfile.mkdtemp(prefix="ratchet-"))
+        self._lock = _lock(self._folder)  # held while this process lives, and let go however it ends
         on_terminate = signal.getsignal(signal.SIGTERM)
         ray.init(
             address="local",
@@ -150,11 +153,15 @@ class Cluster:
         return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
-        """Run a function in a worker process that holds no devices; its own exception is raised here."""
+        """Run a function in a worker process that holds no devices; its own exception is raised here.
+
+        One process serves all calls, so that what they import is imported once."""
         import ray
 
+        if self._helper is None:
+            self._helper = ray.remote(_Helper).options(num_cpus=0).remote()
         try:
-            return ray.get(ray.remote(function).options(num_cpus=0).remote(*arguments))
+            return ray.get(self._helper.call.remote(function, *arguments))
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
 
@@ -193,9 +200,27 @@ class Cluster:
             remove_placement_group(group)
 
 
+class _Helper:
+    """An actor for small pieces of work."""
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        return function(*arguments)
+
+
+def _lock(folder: Path) -> IO[bytes] | None:
+    """A folder's lock, held until the file is closed; None when another process holds it."""
+    file = open(folder / ".lock", "wb")  # noqa: SIM115
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
+    except OSError:
+        file.close()
+        return None
+
+
 def _remove_leftovers() -> None:
     """Temporary folders of drivers that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob("ratchet-*-*"):
-        pid = folder.name.split("-")[1]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
+    for folder in Path(tempfile.gettempdir()).glob("ratchet-*"):
+        if (folder / ".lock").is_file() and folder.stat().st_uid == os.getuid() and (lock := _lock(folder)):
             shutil.rmtree(folder, ignore_errors=True)
+            lock.close()

@@ -6,6 +6,7 @@ are frozen and refuse unknown keys. Nothing here reads a file or knows a library
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -52,12 +53,30 @@ def at_round(schedule: T | list[T], round_number: int) -> T:
 
 
 class Source(Settings):
-    """Where rows come from: a JSONL or Parquet file. A plain string is short for `path`."""
+    """Where rows come from: a file, or a data set on the Hugging Face Hub. A plain string is short for `path`."""
 
-    path: str
+    path: str = ""
     """A `.jsonl` or `.parquet` file; relative to the job file's folder, else to the current folder."""
+    hub: str = ""
+    """Id of a data set on the Hub, such as `openai/gsm8k`, instead of `path`."""
+    config: str | None = None
+    """Configuration (subset) of the Hub's data set, where it has several."""
+    split: str | None = None
+    """Split of the Hub's data set; it may be a slice, such as `train[:1000]`. Needed with `hub`."""
+    revision: str | None = None
+    """Branch, tag or commit of the Hub's data set; null is its main branch. A run keeps the rows it started with."""
     limit: Count | None = None
     """Use only the first so many rows."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if bool(self.path) == bool(self.hub):
+            raise ValueError("give either `path`, a file, or `hub`, the id of a data set on the Hub")
+        if self.hub and not self.split:
+            raise ValueError("`hub` needs `split`, the part of the data set to read, such as `train`")
+        if self.path and (self.config, self.split, self.revision) != (None, None, None):
+            raise ValueError("`config`, `split` and `revision` belong to `hub`, not to `path`")
+        return self
 
 
 def _as_source(value: Any) -> Any:
@@ -84,6 +103,12 @@ class Data(Settings):
     """The gold answer is what follows the last such marker in the field (GSM8K: `####`)."""
     solution: str | None = None
     """Field with a worked gold solution, ending in the answer as a model should give it."""
+    solution_strip: list[str] = []
+    """Regular expressions: what they match is taken out of the solution. GSM8K's calculator marks and last
+    line are `<<[^>]*>>` and `\\s*####.*`."""
+    solution_template: str | None = None
+    """Text of the solution a model should give: `{solution}` is the field's text after `solution_strip`,
+    `{answer}` the gold answer. Null is the solution alone."""
     template: str = "{question}\n"
     """Text of a prompt; `{field}` is replaced by the row's field. `{{` and `}}` are plain braces."""
     chat: bool = False
@@ -94,9 +119,25 @@ class Data(Settings):
     """`same`: the same prompts every round. `split`: fresh prompts every round, wrapping at the end."""
     prompts_per_round: Count | None = None
     """How many training prompts a round uses; null uses them all. `split` needs it."""
+    allow_overlap: bool = False
+    """Accept problems that stand, word for word or nearly, in more than one of train, gate and test."""
+
+    @field_validator("solution_strip")
+    @classmethod
+    def _compiles(cls, value: list[str]) -> list[str]:
+        for pattern in value:
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Data:
+        if self.solution is None and (self.solution_strip or self.solution_template is not None):
+            raise ValueError(
+                "`solution_strip` and `solution_template` need `solution`, the field with the solution"
+            )
         if self.system is not None and not self.chat:
             raise ValueError("`system` needs `chat: true`")
         if self.prompts == "split" and self.prompts_per_round is None:

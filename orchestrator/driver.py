@@ -16,18 +16,21 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from orchestrator import __version__, durable
 from orchestrator.config import HARMLESS, Job
 from orchestrator.data import check_disjoint, read_problems
 from orchestrator.errors import BadInput, Displaced, Interrupted
 from orchestrator.jobfile import JobFile, changed_keys, resolved_yaml
-from orchestrator.ledger import probe_links
+from orchestrator.ledger import Ledger, probe_links
 from orchestrator.loop import improve
 from orchestrator.records import Problem
 from orchestrator.report import write_report
 from orchestrator.rounds import GateStopped, NoPairs, Say, Workers
 from orchestrator.run import Run
 from orchestrator.seed_model import locate_model
+from orchestrator.status import run_state
 from orchestrator.tracking import Tracker
 from orchestrator.wiring import RealWorkers
 
@@ -80,6 +83,16 @@ def read_all_problems(file: JobFile) -> dict[str, list[Problem]]:
     return problems
 
 
+def healthy_driver(root: Path) -> str | None:
+    """Who seems to be driving the run right now, for a person to be asked about; None when nobody does."""
+    if not (root / "ledger").is_dir():
+        return None
+    state = Ledger(root / "ledger").state
+    if run_state(root, state) != "running":
+        return None
+    return f"process {state.driver.get('pid')} on {state.driver.get('host')}"
+
+
 def drive(file: JobFile, say: Say, hire: Callable[[Job, Path], AbstractContextManager[Workers]] = RealWorkers) -> None:
     """Run a job to its end, or resume it; `hire` gives the workers (of a job, and a folder for their logs).
 
@@ -97,6 +110,7 @@ def drive(file: JobFile, say: Say, hire: Callable[[Job, Path], AbstractContextMa
     run = Run(root, on_append=tracker.poke)
     with signals(), sign_of_life(root), _tracking(tracker, say), _ending(run, say):
         run.claim(_driver())
+        check_same_job(root, job)  # again: somebody may have started the run since
         _record_job(run, file, model)
         with hire(job, root / "logs") as workers:
             improve(job, run, workers, problems, model, say)
@@ -110,14 +124,14 @@ def check_same_job(root: Path, job: Job) -> None:
     """
     configs = Run(root).ledger.state.configs if (root / "ledger").is_dir() else []
     if not configs:
-        if root.is_dir() and any(p for p in root.iterdir() if p.name not in ("ledger", "driver.json")):
+        if root.is_dir() and any(p for p in root.iterdir() if p.name not in ("ledger", "driver.json") and p.name[0] != "."):
             raise BadInput(
                 f"{root}: this folder holds something that is no run. Choose another `name` or `run_dir`."
             )
         return
     changes = [
         (key, old, new)
-        for key, old, new in changed_keys(configs[-1]["job"], job.model_dump(mode="json"))
+        for key, old, new in changed_keys(_with_defaults(configs[-1]["job"]), job.model_dump(mode="json"))
         if not any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS)
     ]
     if changes:
@@ -128,6 +142,14 @@ def check_same_job(root: Path, job: Job) -> None:
             + "\nWhat is committed is never "
             "changed: go back to those settings, or choose another `name` (or `run_dir`) for a new run."
         )
+
+
+def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A job as an earlier version recorded it, with the defaults of keys that did not exist then."""
+    try:
+        return Job.model_validate(recorded).model_dump(mode="json")
+    except ValidationError:
+        return recorded
 
 
 @contextlib.contextmanager
@@ -216,7 +238,8 @@ def _ending(run: Run, say: Say) -> Iterator[None]:
 def _record_job(run: Run, file: JobFile, model: str) -> None:
     job = file.job.model_dump(mode="json")
     configs = run.ledger.state.configs
-    if not configs or configs[-1]["job"] != job:
+    versions = _versions()
+    if not configs or configs[-1]["job"] != job or configs[-1]["versions"] != versions:
         run.append(
             "config",
             {
@@ -225,7 +248,7 @@ def _record_job(run: Run, file: JobFile, model: str) -> None:
                 "model": model,
                 "job_file": file.path.name,
                 "overrides": list(file.overrides),
-                "versions": _versions(),
+                "versions": versions,
             },
         )
     if not run.path("job.yaml").exists():
@@ -252,7 +275,7 @@ def _process_start() -> float | None:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    found = {"ratchet": __version__}
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)

@@ -74,7 +74,8 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
 
 def resolved_yaml(job: Job) -> str:
     """The job with every default filled in."""
-    return yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    text: str = yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return text
 
 
 def changed_keys(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[tuple[str, Any, Any]]:
@@ -156,7 +157,7 @@ def _fields_of(key: Key) -> list[str]:
     model: Any = Job
     for part in key:
         field = (
-            model.model_fields.get(part) if isinstance(model, type) and issubclass(model, BaseModel) else None
+            model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         )
         if field is None:
             return []

@@ -134,6 +134,7 @@ class Ledger:
         self.state = State()
         self._epoch: int | None = None
         self.refresh()
+        self._check_no_hole()
 
     def refresh(self) -> list[Record]:
         """Read what others appended; returns the new records."""
@@ -143,7 +144,6 @@ class Ledger:
             self.records.append(record)
             self.state.apply(record)
             new.append(record)
-        self._check_no_hole()
         return new
 
     def _check_no_hole(self) -> None:
@@ -164,6 +164,11 @@ class Ledger:
             if self._put("claim", driver, epoch):
                 self._epoch = epoch
                 return epoch
+
+    @property
+    def claimed(self) -> bool:
+        """Whether this object has become the run's driver (and may have been displaced since)."""
+        return self._epoch is not None
 
     def append(self, kind: Kind, data: dict[str, Any]) -> Record:
         """Write the next record.

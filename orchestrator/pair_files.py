@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
 from orchestrator.errors import RatchetError
-from orchestrator.pairing import Candidate, PairChoice, pair_prompt, random_subset
+from orchestrator.pairing import Candidate, pair_prompt, random_subset
 from orchestrator.records import pairs_schema
 from orchestrator.run import Facts
 
@@ -27,6 +28,15 @@ class PairingPlan:
     seed: int
 
 
+class Choice(NamedTuple):
+    """A pair by what it is made of; its texts stay in their files until it is written."""
+
+    pair_id: str
+    prompt_id: str
+    chosen_sample: int | None
+    rejected_sample: int | None
+
+
 def write_pairs(
     prompts_file: Path, samples: Sequence[Path], verdicts: Sequence[Path], plan: PairingPlan, output: Path
 ) -> Facts:
@@ -38,27 +48,28 @@ def write_pairs(
     """
     prompts = _Prompts(prompts_file, plan.gold_as_chosen)
     counts = {"mixed": 0, "all_correct": 0, "all_wrong": 0, "ungradable": 0}
-    choices: list[list[PairChoice]] = []
+    choices: list[list[Choice]] = []
     for sample_file, verdict_file in zip(samples, verdicts, strict=True):
-        shard: list[PairChoice] = []
+        shard: list[Choice] = []
         for prompt_id, candidates in _candidates(sample_file, verdict_file):
             counts[_kind(candidates)] += 1
-            shard += pair_prompt(prompt_id, [*candidates, *prompts.gold(prompt_id)], plan.per_prompt)
+            pairs = pair_prompt(prompt_id, [*candidates, *prompts.gold(prompt_id)], plan.per_prompt)
+            shard += [Choice(p.pair_id, prompt_id, p.chosen.sample_index, p.rejected.sample_index) for p in pairs]
         choices.append(shard)
     before_cap = sum(map(len, choices))
     kept = random_subset(before_cap, plan.max_pairs, plan.seed)
     if kept is not None:
         choices = _only(choices, set(kept))
     tokens = _write(prompts, samples, choices, output)
-    pairs = sum(map(len, choices))
+    num_pairs = sum(map(len, choices))
     num_prompts = sum(counts.values())
     return {
-        "pairs": pairs,
+        "pairs": num_pairs,
         "before_cap": before_cap,
         **{f"prompts_{kind}": count for kind, count in counts.items()},
         "pass_any": (counts["mixed"] + counts["all_correct"]) / num_prompts,
-        "chosen_tokens": tokens["chosen"] / max(pairs, 1),
-        "rejected_tokens": tokens["rejected"] / max(pairs, 1),
+        "chosen_tokens": tokens["chosen"] / max(num_pairs, 1),
+        "rejected_tokens": tokens["rejected"] / max(num_pairs, 1),
     }
 
 
@@ -97,7 +108,7 @@ def _kind(candidates: Sequence[Candidate]) -> str:
     return "all_correct" if "correct" in verdicts else "all_wrong" if "wrong" in verdicts else "ungradable"
 
 
-def _only(choices: list[list[PairChoice]], kept: set[int]) -> list[list[PairChoice]]:
+def _only(choices: list[list[Choice]], kept: set[int]) -> list[list[Choice]]:
     number = -1
     result = []
     for shard in choices:
@@ -111,7 +122,7 @@ def _only(choices: list[list[PairChoice]], kept: set[int]) -> list[list[PairChoi
 
 
 def _write(
-    prompts: _Prompts, samples: Sequence[Path], choices: list[list[PairChoice]], output: Path
+    prompts: _Prompts, samples: Sequence[Path], choices: list[list[Choice]], output: Path
 ) -> dict[str, int]:
     schema = pairs_schema(prompts.conversational)
     tokens = {"chosen": 0, "rejected": 0}
@@ -128,20 +139,20 @@ def _write(
 
 
 def _pairs_table(
-    prompts: _Prompts, samples: pa.Table, pairs: list[PairChoice], schema: pa.Schema
+    prompts: _Prompts, samples: pa.Table, pairs: list[Choice], schema: pa.Schema
 ) -> pa.Table:
     """Pairs with text and ids copied column by column from where they stand: ids are never made from text."""
     keys = zip(samples["prompt_id"].to_pylist(), samples["sample_index"].to_pylist(), strict=True)
     row: dict[tuple[str, int | None], int] = {key: i for i, key in enumerate(keys)}
-    golds = sorted({pair.prompt_id for pair in pairs if pair.chosen.sample_index is None})
+    golds = sorted({pair.prompt_id for pair in pairs if pair.chosen_sample is None})
     gold_rows = prompts.table.take(pa.array([prompts.row[prompt_id] for prompt_id in golds], pa.int64()))
     for i, prompt_id in enumerate(golds):
         row[prompt_id, None] = samples.num_rows + i
     texts = pa.concat_arrays([*samples["text"].chunks, *gold_rows["solution"].chunks])
     ids = pa.concat_arrays([*samples["token_ids"].chunks, *gold_rows["solution_token_ids"].chunks])
     at_prompt = prompts.table.take([prompts.row[pair.prompt_id] for pair in pairs])
-    chosen = [row[pair.prompt_id, pair.chosen.sample_index] for pair in pairs]
-    rejected = [row[pair.prompt_id, pair.rejected.sample_index] for pair in pairs]
+    chosen = [row[pair.prompt_id, pair.chosen_sample] for pair in pairs]
+    rejected = [row[pair.prompt_id, pair.rejected_sample] for pair in pairs]
 
     def view(rows: list[int]) -> pa.Array:
         if not prompts.conversational:
@@ -155,8 +166,8 @@ def _pairs_table(
         "prompt": at_prompt["messages" if prompts.conversational else "text"],
         "chosen": view(chosen),
         "rejected": view(rejected),
-        "chosen_sample": pa.array([pair.chosen.sample_index for pair in pairs], pa.int32()),
-        "rejected_sample": pa.array([pair.rejected.sample_index for pair in pairs], pa.int32()),
+        "chosen_sample": pa.array([pair.chosen_sample for pair in pairs], pa.int32()),
+        "rejected_sample": pa.array([pair.rejected_sample for pair in pairs], pa.int32()),
         "prompt_token_ids": at_prompt["token_ids"],
         "chosen_token_ids": ids.take(pa.array(chosen)),
         "rejected_token_ids": ids.take(pa.array(rejected)),

@@ -102,7 +102,7 @@ class TrainingPlan:
     learning_rate: float
     seed: int
     state_dir: str
-    """Folder for the training state (optimizer and so on); private to the trainer."""
+    """Folder for what must outlive a failed training, such as the names of a bad batch; private to the trainer."""
     metrics_file: str
     """Parquet file of one row a step."""
     probe_file: str

@@ -107,12 +107,13 @@ def tokenize(context: Context, name: str, problems: Mapping[str, list[Problem]])
     }
 
     def work(folder: Path) -> Facts:
-        facts: Facts = {"dropped": 0}
+        facts: Facts = {"prompts": 0, "dropped": 0}
         for key, rows in problems.items():
             counts = context.workers.tokenize(rows, plan, str(folder / f"{key}.parquet"))
             if not counts["prompts"]:
                 raise RatchetError(f"{name}: every prompt of data.{key} is too long for the model's context")
-            facts[key] = facts["prompts"] = counts["prompts"]
+            facts[key] = counts["prompts"]
+            facts["prompts"] += counts["prompts"]
             facts["dropped"] += counts["dropped"]
         return facts
 
@@ -144,6 +145,7 @@ def evaluate(context: Context, model: Model, folder: str, probe: Path | None) ->
         "model": model.digest,
         "prompts": hashes(prompts),
         "plan": asdict(plan),
+        "engine": context.job.generate.engine,
         "grade": context.grading,
     }
 
@@ -187,6 +189,7 @@ class Round:
             "model": sampled_from.digest,
             "prompts": hashes(prompts),
             "plan": asdict(plan),
+            "engine": context.job.generate.engine,
             "shard_prompts": context.job.generate.shard_prompts,
         }
         samples = run.sharded(f"{self.folder}/samples", inputs)
@@ -319,7 +322,8 @@ class Round:
             decision = {"round": self.number, "rule": rule.rule, "alpha": rule.alpha, "reference": reference}
             decision |= asdict(decided)
             run.append("promotion", decision)
-        durable.replace(run.path("CURRENT"), decision["reference"].encode() + b"\n")
+        if decision["round"] == run.ledger.state.promotions[-1]["round"]:  # on a resume, earlier ones are passed over
+            durable.replace(run.path("CURRENT"), decision["reference"].encode() + b"\n")
         self.say("gate", decision["reason"])
         if not decision["promoted"]:
             raise GateStopped(

@@ -39,7 +39,7 @@ class Run:
 
     def end(self, state: EndState, reason: str) -> None:
         """Say how this driver ended, once: a run that is finished does not finish again."""
-        if (self.ledger.state.end or {}).get("state") != state:
+        if self.ledger.claimed and (self.ledger.state.end or {}).get("state") != state:
             self.append("end", {"state": state, "reason": reason})
 
     def path(self, name: str) -> Path:
@@ -173,6 +173,6 @@ class ShardedStep:
 
 def _remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, ignore_errors=True)  # a dying worker of an earlier driver may still write there
     else:
         path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -33,9 +34,13 @@ def parquet_files(run_dir: Path, state: State, step: str) -> list[Path]:
 
 
 def _place(run_dir: Path, artifact: Artifact, name: str) -> Path:
-    """Where a committed file is. It gets its final name just after the commit: a reader may come between."""
-    final, hidden = run_dir / artifact.path / name, run_dir / artifact.hidden / name
-    return hidden if not final.exists() and hidden.exists() else final
+    """Where a committed file is, or will be in a moment: it gets its final name just after the commit."""
+    final = run_dir / artifact.path / name
+    for _ in range(20):
+        if final.exists():
+            break
+        time.sleep(0.05)
+    return final
 
 
 def training_metrics(run_dir: Path, state: State, number: int) -> dict[str, list[Any]] | None:

@@ -115,7 +115,7 @@ class StandInEngines:
             "num_tokens": len(ids),
         }
 
-    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float]]:
+    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
         return [[-self.skill * len(completion) for completion in completions]]
 
 

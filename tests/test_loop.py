@@ -181,7 +181,7 @@ def test_no_pairs_is_an_outcome_with_a_name(tmp_path: Path, skill: float, kind: 
 class OtherEngines(StandInEngines):
     """Serves other weights than it was given."""
 
-    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float]]:
+    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
         return [[-9.0 for _ in completions]]
 
 

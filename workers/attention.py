@@ -117,9 +117,38 @@ def sdpa_layout(spans: Spans, device: torch.device | str) -> TreeLayout:
     return TreeLayout(tuple(groups), torch.from_numpy(restore).to(device))
 
 
+BLOCK = 128
+"""Tokens of a side of FlexAttention's blocks."""
+
+
+def block_map(spans: Spans) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.bool_]]:
+    """Which blocks of queries x keys hold anything visible, and which nothing invisible: two [B, B] arrays.
+
+    Worked out from the spans, since evaluating the mask for every token pair would cost tokens x tokens.
+    """
+    size = -(-int(spans[:, 1].max()) // BLOCK)
+    some = np.zeros((size, size), dtype=bool)
+    every = np.zeros((size, size), dtype=bool)
+    for start, stop, prefix, prefix_stop in spans.tolist():
+        for query in range(start // BLOCK, -(-stop // BLOCK)):
+            some[query, start // BLOCK : query + 1] = True
+            some[query, prefix // BLOCK : -(-prefix_stop // BLOCK)] = True
+            if start <= query * BLOCK and (query + 1) * BLOCK <= stop:
+                every[query, -(-start // BLOCK) : query] = True
+                every[query, -(-prefix // BLOCK) : prefix_stop // BLOCK] = True
+    return some, every
+
+
+def _ordered(blocks: npt.NDArray[np.bool_], device: torch.device | str) -> tuple[Tensor, Tensor]:
+    """Number of marked blocks of each row, and the row's columns with the marked ones first."""
+    counts = blocks.sum(1)[None, None].astype(np.int32)
+    columns = np.argsort(~blocks, axis=1, kind="stable")[None, None].astype(np.int32)
+    return torch.from_numpy(counts).to(device), torch.from_numpy(columns).to(device)
+
+
 def flex_layout(spans: Spans, device: torch.device | str) -> TreeLayout:
-    """Layout for the flex function: a block mask over the pack's tokens, from two numbers a token."""
-    from torch.nn.attention.flex_attention import create_block_mask
+    """Layout for the flex function: a block mask over the pack's tokens."""
+    from torch.nn.attention.flex_attention import BlockMask
 
     lengths = spans[:, 1] - spans[:, 0]
     # A span's own number, and that of the prompt it continues: the last prompt at or before it.
@@ -131,8 +160,17 @@ def flex_layout(spans: Spans, device: torch.device | str) -> TreeLayout:
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return (key <= query) & ((own[query] == own[key]) | (parent[query] == own[key]))
 
+    some, every = block_map(spans)
     size = int(lengths.sum())
-    return TreeLayout(block_mask=create_block_mask(sees, None, None, size, size, device=str(device)))
+    return TreeLayout(
+        block_mask=BlockMask.from_kv_blocks(
+            *_ordered(some & ~every, device),
+            *_ordered(every, device),
+            BLOCK_SIZE=BLOCK,
+            mask_mod=sees,
+            seq_lengths=(size, size),
+        )
+    )
 
 
 def _require_layout(module: nn.Module, layout: TreeLayout | None, kwargs: dict[str, Any]) -> TreeLayout:
@@ -144,8 +182,8 @@ def _require_layout(module: nn.Module, layout: TreeLayout | None, kwargs: dict[s
     for name in ("softcap", "s_aux", "position_bias", "sinks"):
         if kwargs.get(name) is not None:
             raise UnsupportedModel(
-                f"{type(module).__name__} uses `{name}` in its attention, which tree batching does not support; "
-                "choose another model"
+                f"{type(module).__name__} uses `{name}` in its attention, which tree batching does not "
+                "support; choose another model"
             )
     return layout
 
@@ -264,8 +302,8 @@ def attention_window(config: Any) -> int | None:
     strange = kinds - {"full_attention", "sliding_attention", "chunked_attention", "attention"}
     if strange:
         raise UnsupportedModel(
-            f"{name}: layers of type {', '.join(sorted(strange))} carry state from token to token, so completions "
-            "cannot share one prompt; choose a model whose layers are all attention"
+            f"{name}: layers of type {', '.join(sorted(strange))} carry state from token to token, so "
+            "completions cannot share one prompt; choose a model whose layers are all attention"
         )
     if getattr(config, "attn_logit_softcapping", None) is not None:
         raise UnsupportedModel(
@@ -284,7 +322,7 @@ def check_window(config: Any, longest: int) -> None:
     window = attention_window(config)
     if window is not None and longest > window:
         raise UnsupportedModel(
-            f"{getattr(config, 'model_type', 'model')}: a prompt with its completion has {longest} tokens, but the "
-            f"model's sliding window is {window}, and tree attention is full; set `train.max_tokens: {window}` "
-            "to drop longer pairs, or choose a model with full attention"
+            f"{getattr(config, 'model_type', 'model')}: a prompt with its completion has {longest} tokens, "
+            f"but the model's attention window is {window}, and tree attention is full; set "
+            f"`train.max_tokens: {window}` to drop longer pairs, or choose a model with full attention"
         )

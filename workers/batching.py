@@ -13,7 +13,7 @@ pairs it stands in (IRPO's wrapping repeats completions). A pack is several tree
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -36,9 +36,7 @@ class PairTokens:
     def __post_init__(self) -> None:
         for name in ("prompt", "chosen", "rejected"):
             if len(getattr(self, name)) == 0:
-                raise ValueError(
-                    f"pair {self.pair_id}: {name} has no tokens; such a pair cannot be trained on"
-                )
+                raise ValueError(f"pair {self.pair_id}: {name} has no tokens; such a pair cannot be trained on")
 
     @property
     def longest(self) -> int:
@@ -102,9 +100,7 @@ class Pack:
     def to(self, device: torch.device | str) -> Pack:
         """The same pack with its tensors on a device."""
         names = ("token_ids", "position_ids", "predictors", "targets", "segments")
-        moved = {name: getattr(self, name).to(device, non_blocking=True) for name in names}
-        rest = ("spans", "num_segments", "num_completions", "longest")
-        return Pack(**moved, **{name: getattr(self, name) for name in rest})
+        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +120,10 @@ class MicroBatch:
     chosen_lengths: Tensor
     prompt_lengths: Tensor
 
+    def to(self, device: torch.device | str) -> MicroBatch:
+        """The same micro-batch with its pack on a device; the small index tensors follow when used."""
+        return replace(self, pack=self.pack.to(device))
+
 
 def completion_key(prompt: Tokens, completion: Tokens) -> str:
     """Stable name of a completion of a prompt: blake2b over the token ids, 32 hex digits."""
@@ -138,9 +138,7 @@ def _shuffle_key(seed: int, epoch: int, name: bytes) -> bytes:
     return blake2b(f"{seed}/{epoch}/".encode() + name, digest_size=16).digest()
 
 
-def epoch_batches(
-    pairs: Sequence[PairTokens], seed: int, epoch: int, batch_pairs: int, order: str
-) -> list[list[int]]:
+def epoch_batches(pairs: Sequence[PairTokens], seed: int, epoch: int, batch_pairs: int, order: str) -> list[list[int]]:
     """Rows of each batch of an epoch; the last batch may be smaller. Depends on nothing but its arguments.
 
     `pairs` shuffles pairs; `prompts` shuffles prompts and keeps a prompt's pairs together, in order.
@@ -197,9 +195,7 @@ def pair_trees(pairs: Sequence[PairTokens], rows: Sequence[int], limit: int) -> 
     return [
         tree
         for members in grouped.values()
-        for tree in _grow(
-            pairs[members[0]].prompt, ((r, (pairs[r].chosen, pairs[r].rejected)) for r in members), limit
-        )
+        for tree in _grow(pairs[members[0]].prompt, ((r, (pairs[r].chosen, pairs[r].rejected)) for r in members), limit)
     ]
 
 

@@ -60,9 +60,7 @@ def full_weight(parameter: nn.Parameter, sharded: bool, has_master: bool) -> Ten
 
         value = safe_get_full_fp32_param(parameter)
         if value is None:
-            raise ExportError(
-                "DeepSpeed gives no float32 weight for a parameter; its version is not supported"
-            )
+            raise ExportError("DeepSpeed gives no float32 weight for a parameter; its version is not supported")
         return value.detach().view(getattr(parameter, "ds_shape", parameter.shape))
     return parameter.detach()
 
@@ -101,9 +99,7 @@ def export_checkpoint(
         if rank != 0:
             continue
         if not bool(torch.isfinite(whole).all()):
-            raise ExportError(
-                f"{name} holds a value that is not finite after training; nothing was published"
-            )
+            raise ExportError(f"{name} holds a value that is not finite after training; nothing was published")
         kept = whole.to("cpu", dtype if whole.is_floating_point() else whole.dtype, copy=True).contiguous()
         num_bytes = kept.numel() * kept.element_size()
         if shards[-1] and size + num_bytes > shard_bytes:
@@ -129,8 +125,8 @@ def check_exportable(model: nn.Module, init: str) -> None:
     # A tied head may be stored under either of its names.
     if missing := sorted(min(names) for names in aliases.values() if not names & stored):
         raise ExportError(
-            f"{init}: the loaded model names {len(missing)} of its weights differently from its files (such as "
-            f"{missing[0]}); such a model cannot be exported, so train one whose names agree"
+            f"{init}: the loaded model names {len(missing)} of its weights differently from its files "
+            f"(such as {missing[0]}); such a model cannot be exported, so train one whose names agree"
         )
 
 

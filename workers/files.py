@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,11 @@ def write_table(table: pa.Table, path: str | Path) -> dict[str, Any]:
     content = buffer.getvalue()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "wb") as file:
+    # Two attempts at the same file never write into one another: the last one to finish is whole.
+    attempt = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}-e0")
+    with open(attempt, "xb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+    os.replace(attempt, path)
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}

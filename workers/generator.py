@@ -47,7 +47,13 @@ class _Batch:
 
     missing: int
     outputs: list[Any]
+    error: Exception | None = None
     done: threading.Event = field(default_factory=threading.Event)
+
+    def finish_one(self) -> None:
+        self.missing -= 1
+        if self.missing == 0:
+            self.done.set()
 
 
 @dataclass(frozen=True)
@@ -78,8 +84,9 @@ class Generator:
         if settings.max_model_len:
             arguments["max_model_len"] = settings.max_model_len
         if not accelerated:
-            # A seeded request whose prefill is split into chunks kills the CPU engine.
-            arguments["enable_chunked_prefill"] = False
+            # A seeded request whose prefill is split into chunks kills the CPU engine. Compiling costs 12 s at
+            # every start, and buys a small model nothing.
+            arguments |= {"enable_chunked_prefill": False, "enforce_eager": True}
         self._engine = LLMEngine.from_engine_args(EngineArgs(**(arguments | settings.engine)))
         self._inbox: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._running: dict[str, _Request] = {}
@@ -99,12 +106,8 @@ class Generator:
             shard.start, shard.stop - shard.start
         )
         keys = [(p, i) for p in rows["prompt_id"].to_pylist() for i in range(plan.samples)]
-        prompts = {
-            p: t for p, t in zip(rows["prompt_id"].to_pylist(), rows["token_ids"].to_pylist(), strict=True)
-        }
-        outputs = self._sample(
-            [(prompts[prompt], self._parameters(plan, prompt, index)) for prompt, index in keys]
-        )
+        prompts = {p: t for p, t in zip(rows["prompt_id"].to_pylist(), rows["token_ids"].to_pylist(), strict=True)}
+        outputs = self._sample([(prompts[prompt], self._parameters(plan, prompt, index)) for prompt, index in keys])
         table = _samples_table(keys, outputs)
         reasons = table["finish_reason"].to_pylist()
         return {
@@ -115,17 +118,17 @@ class Generator:
             "file": write_table(table, shard.output),
         }
 
-    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float]:
-        """Summed log-probability of each completion (token ids) after its prompt, in nats."""
+    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:
+        """Summed log-probability of each completion (token ids) after its prompt, in nats; None where the two
+        leave no room in the model's context for the token that an engine must sample."""
         from vllm import SamplingParams
 
         parameters = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
-        outputs = self._sample([(p + c, parameters) for p, c in zip(prompts, completions, strict=True)])
-        sums = []
-        for prompt, completion, output in zip(prompts, completions, outputs, strict=True):
-            positions = output.prompt_logprobs[len(prompt) :]
-            sums.append(sum(at[token].logprob for at, token in zip(positions, completion, strict=True)))
-        return sums
+        rows = list(zip(prompts, completions, strict=True))
+        fits = [len(p) + len(c) < self._engine.model_config.max_model_len for p, c in rows]
+        fitting = [p + c for (p, c), fit in zip(rows, fits, strict=True) if fit]
+        outputs = iter(self._sample([(token_ids, parameters) for token_ids in fitting]))
+        return [_logprob(p, c, next(outputs)) if fit else None for (p, c), fit in zip(rows, fits, strict=True)]
 
     def _parameters(self, plan: SamplingPlan, prompt_id: str, index: int) -> Any:
         from vllm import SamplingParams
@@ -149,6 +152,8 @@ class Generator:
             batch.done.wait()
         if self._broken:
             raise RuntimeError(f"the engine stopped: {self._broken!r}") from self._broken
+        if batch.error:
+            raise batch.error
         return batch.outputs
 
     def _run(self) -> None:
@@ -159,11 +164,8 @@ class Generator:
                 for output in self._engine.step():
                     if output.finished:
                         request = self._running.pop(output.request_id)
-                        batch = request.batch
-                        batch.outputs[request.place] = output
-                        batch.missing -= 1
-                        if batch.missing == 0:
-                            batch.done.set()
+                        request.batch.outputs[request.place] = output
+                        request.batch.finish_one()
         except BaseException as error:
             self._broken = error
             for request in self._running.values():
@@ -181,11 +183,19 @@ class Generator:
             except queue.Empty:
                 return
             name = f"{step}-{len(self._running)}-{request.place}"
-            self._running[name] = request
-            self._engine.add_request(
-                name, TokensPrompt(prompt_token_ids=request.token_ids), request.parameters
-            )
             block = False
+            try:
+                self._engine.add_request(name, TokensPrompt(prompt_token_ids=request.token_ids), request.parameters)
+                self._running[name] = request
+            except ValueError as error:  # the engine refuses the request; others are none the worse
+                request.batch.error = error
+                request.batch.finish_one()
+                block = not self._engine.has_unfinished_requests()
+
+
+def _logprob(prompt: list[int], completion: list[int], output: Any) -> float:
+    positions = output.prompt_logprobs[len(prompt) :]
+    return float(sum(at[token].logprob for at, token in zip(positions, completion, strict=True)))
 
 
 def _samples_table(keys: list[tuple[str, int]], outputs: list[Any]) -> pa.Table:

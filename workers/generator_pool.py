@@ -13,9 +13,7 @@ from orchestrator.errors import RatchetError
 from orchestrator.records import SamplingPlan, Shard
 from workers.generator import ENVIRONMENT, Generator
 
-_IN_FLIGHT = (
-    3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
-)
+_IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
 _MOST_FAILURES = 3  # of one shard, before the run gives up on it
 
 
@@ -91,8 +89,8 @@ class GeneratorPool:
                 continue
             yield shard, facts
 
-    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float]]:
-        """Summed log-probabilities of completions, from each engine."""
+    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
+        """Summed log-probabilities of completions, from each engine; None for what does not fit its context."""
         try:
             return list(ray.get([e.logprobs.remote(prompts, completions) for e in self._engines]))
         except ray.exceptions.RayError as error:

@@ -57,9 +57,7 @@ class GraderGroup:
             return shard, ray.get(reference)
         except ray.exceptions.RayError as error:
             lines = str(getattr(error, "cause", None) or error).strip().splitlines()
-            raise GradingFailed(
-                f"grading {shard.source} failed: {lines[-1] if lines else error!r}"
-            ) from error
+            raise GradingFailed(f"grading {shard.source} failed: {lines[-1] if lines else error!r}") from error
 
 
 class _NiceGraderActor(GraderActor):

@@ -23,6 +23,32 @@ CHUNK_LOGITS = 2**26
 """Most logits at once (256 MiB in float32)."""
 
 
+class HeadScorer(nn.Module):
+    """The output head as log-probabilities of given targets, in chunks.
+
+    It is one module around the whole loop because under ZeRO 3 it must be marked as a leaf
+    (`deepspeed.utils.set_z3_leaf_modules`): then its weight is gathered once a call. Gathered at every
+    use of the head, ranks with different numbers of chunks would wait for each other forever.
+    """
+
+    def __init__(self, head: nn.Module, config: Any, chunk_logits: int) -> None:
+        super().__init__()
+        self.head = head
+        self.config = config
+        self.chunk = max(1, chunk_logits // config.vocab_size)
+
+    def forward(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """Log-probability of each target given the hidden state that predicts it: [N] float32."""
+        parts = list(zip(hidden_ND.split(self.chunk), targets_N.split(self.chunk), strict=True))
+        if len(parts) == 1 or not torch.is_grad_enabled():
+            return torch.cat([self._logprobs(*part) for part in parts])
+        return torch.cat([checkpoint(self._logprobs, *part, use_reentrant=False) for part in parts])
+
+    def _logprobs(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        logits = adjust_logits(self.head(hidden_ND).float(), self.config)
+        return -F.cross_entropy(logits, targets_N, reduction="none")
+
+
 class PackScorer(nn.Module):
     """A causal language model whose forward takes a pack and returns a log-probability a segment.
 
@@ -42,42 +68,37 @@ class PackScorer(nn.Module):
         check_supported(model)
         attention.register()
         model.set_attn_implementation(implementation)
-        self.model = model
+        # The model itself is no submodule, so that its head stands in one place of the module tree only.
+        self._model = (model,)
+        self.config = model.config.get_text_config()
+        self.decoder = model.get_decoder()
+        self.scorer = HeadScorer(model.get_output_embeddings(), self.config, chunk_logits)
         self.implementation = implementation
         self.autocast = autocast
-        self.chunk_logits = chunk_logits
+
+    @property
+    def model(self) -> nn.Module:
+        """The transformers model around decoder and head."""
+        return self._model[0]
 
     def forward(self, pack: Pack) -> Tensor:
         """Sum of the log-probabilities of each segment's scored tokens: [num_segments] float32."""
-        attention.check_window(self.model.config, pack.longest)
+        attention.check_window(self.config, pack.longest)
         device = pack.token_ids.device
         layout = attention.layout_for(self.implementation, pack.spans, device)
         with torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
-            hidden = self.model.get_decoder()(
+            hidden = self.decoder(
                 input_ids=pack.token_ids[None],
                 position_ids=pack.position_ids[None],
                 use_cache=False,
                 tree_layout=layout,
             ).last_hidden_state[0]
-            logprobs = self._token_logprobs(hidden.index_select(0, pack.predictors), pack.targets)
+            logprobs = self.scorer(hidden.index_select(0, pack.predictors), pack.targets)
         return torch.zeros(pack.num_segments, device=device).index_add(0, pack.segments, logprobs)
-
-    def _token_logprobs(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-        """Log-probability of each target, [N] float32, head and softmax in chunks."""
-        chunk = max(1, self.chunk_logits // self.model.config.get_text_config().vocab_size)
-        parts = list(zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True))
-        if len(parts) == 1 or not torch.is_grad_enabled():
-            return torch.cat([self._head_logprobs(*part) for part in parts])
-        return torch.cat([checkpoint(self._head_logprobs, *part, use_reentrant=False) for part in parts])
-
-    def _head_logprobs(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-        logits = self.model.get_output_embeddings()(hidden_ND).float()
-        return -F.cross_entropy(adjust_logits(logits, self.model.config), targets_N, reduction="none")
 
 
 def adjust_logits(logits: Tensor, config: Any) -> Tensor:
     """What some models do to their logits after the head: scaling (Granite, Cohere), soft caps (Gemma)."""
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
     if (divisor := getattr(config, "logits_scaling", None)) is not None:
         logits = logits / divisor
     if (factor := getattr(config, "logit_scale", None)) is not None:
@@ -97,9 +118,7 @@ def check_supported(model: nn.Module) -> None:
         )
     head = model.get_output_embeddings()
     if head is None or not isinstance(head, nn.Linear):
-        raise UnsupportedModel(
-            f"{name} has no linear output head; choose a causal language model that has one"
-        )
+        raise UnsupportedModel(f"{name} has no linear output head; choose a causal language model that has one")
     attention.attention_window(model.config)
 
 

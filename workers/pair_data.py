@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def _token_lists(table: pa.Table, name: str) -> list[Tokens]:
     column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
     values = column.values.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
     offsets = column.offsets.to_numpy()
-    return [values[start:stop] for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [values[start:stop] for start, stop in pairwise(offsets)]
 
 
 def read_pairs(files: Sequence[str], vocab_size: int) -> list[PairTokens]:
@@ -49,8 +50,8 @@ def read_pairs(files: Sequence[str], vocab_size: int) -> list[PairTokens]:
             high = max(int(side.max()) for side in sides)
             if low < 0 or high >= vocab_size:
                 raise TrainingDataError(
-                    f"{file}: pair {pair_id} has token id {low if low < 0 else high}, but the model's vocabulary "
-                    f"has {vocab_size}; make the pairs with the tokenizer of the model that is trained"
+                    f"{file}: pair {pair_id} has token id {low if low < 0 else high}, but the model's "
+                    f"vocabulary has {vocab_size}; make the pairs with the trained model's tokenizer"
                 )
             pairs.append(pair)
     return pairs

@@ -71,9 +71,7 @@ def _load(plan: TokenizingPlan) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(plan.model)
     except (OSError, ValueError, KeyError) as error:
-        raise UnusableModel(
-            f"model: {plan.model}: no usable tokenizer ({str(error).splitlines()[0]})"
-        ) from error
+        raise UnusableModel(f"model: {plan.model}: no usable tokenizer ({str(error).splitlines()[0]})") from error
     if tokenizer.eos_token_id is None:
         raise UnusableModel(f"model: {plan.model}: its tokenizer has no EOS token: no completion could end")
     if plan.chat and not tokenizer.chat_template:

@@ -27,9 +27,10 @@ from orchestrator.config import Train
 from orchestrator.records import TrainingPlan
 from workers import attention, batching, pair_data
 from workers.batching import MicroBatch, PairTokens, Tree
-from workers.deepspeed_config import computes_in_autocast, deepspeed_config, inference_config
-from workers.export import DTYPES, check_exportable, export_checkpoint, folder_dtype
-from workers.logprobs import PackScorer, disable_dropout
+from workers.checks import ReferenceCheck
+from workers.export import DTYPES, export_checkpoint, folder_dtype
+from workers.logprobs import CHUNK_LOGITS
+from workers.policy import build_policy, build_reference
 from workers.train_step import (
     DIFFERENCES,
     SUMS,
@@ -40,11 +41,6 @@ from workers.train_step import (
     mean_metrics,
 )
 
-MAX_MEAN_DIFFERENCE = 0.02
-"""Largest mean |policy - reference| of a token's log-probability at the first step, in nats."""
-MAX_STANDARD_ERRORS = 3.0
-NEGLIGIBLE_BIAS = 0.005
-"""A bias below this many nats a token is harmless even where it is significant."""
 PROBE_COMPLETIONS = 32
 
 
@@ -52,37 +48,12 @@ class TrainingError(RuntimeError):
     """Training had to stop; the message says where, why and what to do."""
 
 
-def load_model(folder: str, dtype: torch.dtype) -> nn.Module:
-    """A causal language model from a Hugging Face folder, safetensors only, without dropout.
-
-    Raises TrainingError when the folder lacks weights that the model needs.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    disable_dropout(config)
-    config.use_cache = False
-    model, info = AutoModelForCausalLM.from_pretrained(
-        folder,
-        config=config,
-        dtype=dtype,
-        use_safetensors=True,
-        local_files_only=True,
-        output_loading_info=True,
-    )
-    if info["missing_keys"]:
-        raise TrainingError(
-            f"{folder}: its weights lack {sorted(info['missing_keys'])[0]} (and {len(info['missing_keys']) - 1} more); "
-            "the checkpoint is incomplete"
-        )
-    return model
-
-
 class Trainer:
-    """One rank of a training group. Call `connect` first, on all ranks at once; so with every other method."""
+    """One rank of a training group. Call `connect` first; every method is called on all ranks at once."""
 
-    def __init__(self, settings: Train, rank: int, ranks: int) -> None:
+    def __init__(self, settings: Train, rank: int, ranks: int, chunk_logits: int = CHUNK_LOGITS) -> None:
         self.settings = settings
+        self.chunk_logits = chunk_logits
         self.rank = rank
         self.ranks = ranks
         self.use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
@@ -104,7 +75,7 @@ class Trainer:
         from deepspeed.utils import logger
 
         logger.setLevel(logging.WARNING)
-        # Its shared-memory collectives serve inference only; left on, the first run compiles them for a minute.
+        # Its shared-memory collectives serve inference only; the first run would compile them for a minute.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         deepspeed.init_distributed(
             "nccl" if self.use_cuda else "gloo",
@@ -117,51 +88,19 @@ class Trainer:
 
     def _engine(self, folder: str) -> Any:
         """The DeepSpeed engine around the policy that starts from `folder`; kept for the next call."""
-        if self._policy is not None and self._policy[0] == folder:
-            return self._policy[1]
-        self._policy = None
-        import deepspeed
-
-        autocast = computes_in_autocast(self.settings)
-        wide = self.settings.precision == "fp32" or autocast
-        stored = folder_dtype(folder)
-        model = load_model(folder, torch.float32 if wide or stored == torch.float32 else torch.bfloat16)
-        check_exportable(model, folder)
-        masters: dict[str, Tensor] = {}
-        if not wide:
-            masters = {name: p.data for name, p in model.named_parameters() if p.dtype == torch.float32}
-            model = model.to(torch.bfloat16)
-        if self.settings.activation_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        scorer = self._scorer(model, torch.bfloat16 if autocast else None)
-        config = deepspeed_config(self.settings, self.ranks, sum(p.numel() for p in model.parameters()))
-        engine = deepspeed.initialize(model=scorer, model_parameters=scorer.parameters(), config=config)[0]
-        _set_masters(engine.module.model, masters)
-        if self.settings.zero == 0:
-            engine.optimizer.register_step_pre_hook(self._clip)
-        self._policy = (folder, engine)
-        return engine
-
-    def _scorer(self, model: nn.Module, autocast: torch.dtype | None) -> PackScorer:
-        return PackScorer(model, attention.pick(self.settings.attention, self.device), autocast).to(
-            self.device
-        )
+        if self._policy is None or self._policy[0] != folder:
+            self._policy = None
+            engine = build_policy(self.settings, folder, self.device, self.ranks, self.chunk_logits)
+            if self.settings.zero == 0:
+                engine.optimizer.register_step_pre_hook(self._clip)
+            self._policy = (folder, engine)
+        return self._policy[1]
 
     def _clip(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Stage 0 clips without telling the norm, so there it happens here, after the reduction."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm or math.inf)
         self._grad_norm = float(norm)
-
-    def _reference_model(self, folder: str) -> nn.Module:
-        """The reference model for scoring, sharded as in training only where the weights are (ZeRO 3)."""
-        model = load_model(folder, torch.float32 if self.settings.precision == "fp32" else torch.bfloat16)
-        scorer = self._scorer(model, None)
-        if self.settings.zero < 3:
-            return scorer
-        import deepspeed
-
-        config = inference_config(self.settings, self.ranks, sum(p.numel() for p in model.parameters()))
-        return deepspeed.initialize(model=scorer, config=config)[0]
 
     def _read_pairs(self, plan: TrainingPlan) -> tuple[list[PairTokens], int]:
         """The round's pairs that fit, and how many were dropped."""
@@ -185,7 +124,10 @@ class Trainer:
         """
         pairs, _ = self._read_pairs(plan)
         same = plan.init == plan.reference
-        model = self._engine(plan.init) if same else self._reference_model(plan.reference)
+        if same:
+            model = self._engine(plan.init)
+        else:
+            model = build_reference(self.settings, plan.reference, self.device, self.ranks, self.chunk_logits)
         trees = batching.completion_trees(pairs, self.settings.tokens_per_microbatch)
         rows = self._score(model, trees, pairs)
         del model
@@ -195,9 +137,7 @@ class Trainer:
         return rows
 
     @torch.no_grad()
-    def _score(
-        self, model: nn.Module, trees: list[Tree], pairs: list[PairTokens]
-    ) -> list[tuple[str, float, int]]:
+    def _score(self, model: nn.Module, trees: list[Tree], pairs: list[PairTokens]) -> list[tuple[str, float, int]]:
         """Score this rank's share of trees whose members are single completions, tagged with their keys."""
         model.eval()
         shares = batching.share_out(trees, self.ranks)
@@ -205,17 +145,13 @@ class Trainer:
         rows: list[tuple[str, float, int]] = []
         for pack in packs[self.rank]:
             logprobs = model(batching.lay_out(pack).to(self.device)).tolist()
-            members = [
-                (m.tag, len(tree.completions[m.completions[0]])) for tree in pack for m in tree.members
-            ]
+            members = [(m.tag, len(tree.completions[m.completions[0]])) for tree in pack for m in tree.members]
             rows += [(str(key), lp, length) for (key, length), lp in zip(members, logprobs, strict=True)]
         if self.settings.zero == 3:
             for _ in range(max(map(len, packs)) - len(packs[self.rank])):
                 model(batching.filler(pairs[0]).pack.to(self.device))
         if bad := [key for key, lp, _ in rows if not math.isfinite(lp)]:
-            raise TrainingError(
-                f"completion {bad[0]} has a log-probability that is not finite ({len(bad)} in all)"
-            )
+            raise TrainingError(f"completion {bad[0]} has a log-probability that is not finite ({len(bad)} in all)")
         return rows
 
     # Training
@@ -232,7 +168,7 @@ class Trainer:
         batches = self._batches(pairs, plan.seed)
         started = time.perf_counter()
         metrics: list[dict[str, Any]] = []
-        check: dict[str, float] = {}
+        check: ReferenceCheck | None = None
         for step, rows in enumerate(batches, start=1):
             rate = learning_rate(
                 step,
@@ -256,9 +192,7 @@ class Trainer:
     def _batches(self, pairs: list[PairTokens], seed: int) -> list[list[int]]:
         batches: list[list[int]] = []
         for epoch in range(self.settings.epochs):
-            batches += batching.epoch_batches(
-                pairs, seed, epoch, self.settings.batch_pairs, self.settings.order
-            )
+            batches += batching.epoch_batches(pairs, seed, epoch, self.settings.batch_pairs, self.settings.order)
         return batches[: self.settings.max_steps]
 
     def _micro_batches(
@@ -282,16 +216,14 @@ class Trainer:
         reference: dict[str, float],
         step: int,
         rate: float,
-    ) -> tuple[dict[str, Any], dict[str, float]]:
+    ) -> tuple[dict[str, Any], ReferenceCheck]:
         started = time.perf_counter()
         engine.train()
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
         whole = plan.loss.nll_scope == "prompt+response"
         num_tokens = sum(len(pairs[r].chosen) + whole * len(pairs[r].prompt) for r in rows)
-        batches = (
-            (_on(batch, self.device), ref) for batch, ref in self._micro_batches(plan, pairs, rows, reference)
-        )
+        batches = ((batch.to(self.device), ref) for batch, ref in self._micro_batches(plan, pairs, rows, reference))
         # DeepSpeed averages gradients over ranks, where a sum is meant.
         sums = accumulate(
             engine,
@@ -303,9 +235,9 @@ class Trainer:
         totals, differences = self._reduce(sums)
         if not math.isfinite(totals["loss"]):
             self._stop_not_finite(plan, pairs, rows, step, totals["loss"], math.nan)
-        check = _first_step_check(differences)
+        check = ReferenceCheck.from_sums(differences)
         if step == 1 and plan.init == plan.reference:
-            _compare_with_reference(check)
+            check.require_agreement()
         engine.step()
         norm = self._grad_norm if self.settings.zero == 0 else float(engine.get_global_grad_norm())
         # An overflowing norm is reported as infinite, not a number or (with offload) -1.
@@ -339,9 +271,9 @@ class Trainer:
             report = {"step": step, "loss": repr(loss), "grad_norm": repr(norm), "pair_ids": ids}
             file.write_text(json.dumps(report, indent=2) + "\n")
         raise TrainingError(
-            f"step {step}: loss {loss}, gradient norm {norm}: not finite, nothing was published. The batch's pairs are "
-            f"{', '.join(ids[:4])}{' ...' if len(ids) > 4 else ''} (all in {file}); look at them, or lower "
-            "train.learning_rate"
+            f"step {step}: loss {loss}, gradient norm {norm}: not finite, nothing was published. The "
+            f"batch's pairs are {', '.join(ids[:4])}{' ...' if len(ids) > 4 else ''} (all in {file}); look "
+            "at them, or lower train.learning_rate"
         )
 
     # Publishing
@@ -375,67 +307,21 @@ class Trainer:
         dist.all_gather_object(scored, self._score(engine, trees, pairs))
         if self.rank == 0:
             logprobs = {key: lp for rows in scored for key, lp, _ in rows}
-            pair_data.write_probe(
-                plan.probe_file, [(texts[k][0].prompt, texts[k][1], logprobs[k]) for k in keys]
-            )
-
-
-def _on(batch: MicroBatch, device: torch.device) -> MicroBatch:
-    return MicroBatch(batch.pack.to(device), *(getattr(batch, name) for name in MicroBatch.__slots__[1:]))
-
-
-def _set_masters(model: nn.Module, masters: dict[str, Tensor]) -> None:
-    """Give the optimizer the float32 weights of the checkpoint: DeepSpeed fills its master weights from
-    the bfloat16 model, which would lose what earlier rounds added below bfloat16's precision."""
-    if not masters:
-        return
-    from deepspeed.utils import safe_set_full_fp32_param
-
-    for name, parameter in model.named_parameters():
-        if name in masters:
-            safe_set_full_fp32_param(parameter, masters.pop(name))
+            pair_data.write_probe(plan.probe_file, [(texts[k][0].prompt, texts[k][1], logprobs[k]) for k in keys])
 
 
 def _reference_of(batch: MicroBatch, pairs: Sequence[PairTokens], reference: dict[str, float]) -> Tensor:
     if batch.rows and (lacking := [key for key in batch.keys if key not in reference]):
         raise pair_data.TrainingDataError(
-            f"the reference file lacks completion {lacking[0]}, of one of the pairs from {pairs[batch.rows[0]].pair_id} "
-            "on: it was made for other pairs, so run the reference pass again"
+            f"the reference file lacks completion {lacking[0]}, in a batch with pair "
+            f"{pairs[batch.rows[0]].pair_id}: it was made for other pairs, so run the reference pass again"
         )
     return torch.tensor([reference.get(key, 0.0) for key in batch.keys], dtype=torch.float64)
 
 
-def _first_step_check(differences: dict[str, float]) -> dict[str, float]:
-    """Mean |difference| a token, its bias, and the bias's standard error over the batch's completions."""
-    count = differences["completions"]
-    bias = differences["signed"] / count
-    variance = max(0.0, differences["squared"] / count - bias**2) * count / max(count - 1, 1)
-    return {
-        "mean_difference": differences["absolute"] / count,
-        "bias": bias,
-        "standard_error": math.sqrt(variance / count),
-        "completions": count,
-    }
-
-
-def _compare_with_reference(check: dict[str, float]) -> None:
-    """Stop when the policy at the first step is not the reference it starts from."""
-    significant = abs(check["bias"]) > MAX_STANDARD_ERRORS * check["standard_error"]
-    if check["mean_difference"] < MAX_MEAN_DIFFERENCE and not (
-        significant and abs(check["bias"]) > NEGLIGIBLE_BIAS
-    ):
-        return
-    raise TrainingError(
-        f"step 1: the policy starts from the reference, but its log-probabilities differ from the cached ones by "
-        f"{check['mean_difference']:.4f} nats a token on average (limit {MAX_MEAN_DIFFERENCE}), with a bias of "
-        f"{check['bias']:+.4f} ± {check['standard_error']:.4f} over {check['completions']:.0f} completions. The "
-        "reference file belongs to another checkpoint or precision: run the reference pass again"
-    )
-
-
 def _facts(
     metrics: list[dict[str, Any]],
-    check: dict[str, float],
+    check: ReferenceCheck | None,
     num_pairs: int,
     dropped: int,
     num_completions: int,
@@ -452,5 +338,5 @@ def _facts(
         "padded_tokens": sum(row["padded_tokens"] for row in metrics),
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
-        "first_step": check,
+        "first_step": check.facts() if check else {},
     }

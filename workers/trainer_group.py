@@ -30,10 +30,10 @@ class Placement(Protocol):
 class _Rank:
     """A Ray actor around workers.trainer.Trainer, which is imported in the actor's process only."""
 
-    def __init__(self, settings: dict[str, Any], rank: int, ranks: int) -> None:
+    def __init__(self, settings: dict[str, Any], rank: int, ranks: int, chunk_logits: int) -> None:
         from workers.trainer import Trainer
 
-        self.trainer = Trainer(Train.model_validate(settings), rank, ranks)
+        self.trainer = Trainer(Train.model_validate(settings), rank, ranks, chunk_logits)
 
     def address(self) -> tuple[str, int]:
         """This node's address and a free port, for the rendezvous at rank 0."""
@@ -60,13 +60,14 @@ class _Rank:
 class TrainerGroup:
     """`settings.ranks` training actors. A context manager; `close` ends the actors' processes.
 
-    Every method raises TrainingFailed when a rank fails or dies, and ends the others then: they would
-    wait for it forever.
+    `chunk_logits` is the most logits that a rank holds at once. Every method raises TrainingFailed
+    when a rank fails or dies, and ends the others then: they would wait for it forever.
     """
 
-    def __init__(self, settings: Train, placement: Placement) -> None:
+    def __init__(self, settings: Train, placement: Placement, chunk_logits: int = 2**26) -> None:
         self.settings = settings
         self.placement = placement
+        self.chunk_logits = chunk_logits
         self._actors: list[Any] = []
 
     def __enter__(self) -> TrainerGroup:
@@ -126,14 +127,10 @@ class TrainerGroup:
         if self._actors:
             return
         settings = self.settings.model_dump(mode="json")
-        actor = ray.remote(_Rank)
-        ranks = self.settings.ranks
-        self._actors = [
-            actor.options(**_with_environment(self.placement.actor_options(rank))).remote(
-                settings, rank, ranks
-            )
-            for rank in range(ranks)
-        ]
+        actor, ranks = ray.remote(_Rank), self.settings.ranks
+        for rank in range(ranks):
+            options = _with_environment(self.placement.actor_options(rank))
+            self._actors.append(actor.options(**options).remote(settings, rank, ranks, self.chunk_logits))
         host, port = self._get(self._actors[0].address.remote(), 0)
         self._gather([a.connect.remote(host, port) for a in self._actors])
 

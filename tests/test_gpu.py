@@ -1,0 +1,115 @@
+"""The numerical files on a GPU: compiled FlexAttention, forward and backward, against sdpa.
+
+Needs torch, transformers and a CUDA device, nothing else of the project's requirements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+from workers import attention, batching  # noqa: E402
+from workers.batching import PairTokens  # noqa: E402
+from workers.logprobs import PackScorer  # noqa: E402
+from workers.train_step import BatchTotals, accumulate  # noqa: E402
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
+VOCAB = 512
+
+
+@dataclass(frozen=True)
+class Weights:
+    beta: float = 0.3
+    dpo: float = 1.0
+    nll: float = 1.0
+    nll_scope: str = "response"
+    nll_normalisation: str = "sequence"
+
+
+def make_model(dtype: Any = torch.float32) -> Any:
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=VOCAB,
+        hidden_size=256,
+        intermediate_size=512,
+        num_hidden_layers=3,
+        num_attention_heads=8,
+        num_key_value_heads=2,
+        head_dim=64,
+        initializer_range=0.05,
+        max_position_embeddings=8192,
+    )
+    return transformers.LlamaForCausalLM(config).to("cuda", dtype)
+
+
+def make_pairs(seed: int, num_prompts: int, longest: int) -> list[PairTokens]:
+    rng = np.random.default_rng(seed)
+
+    def ids() -> Any:
+        return rng.integers(0, VOCAB, rng.integers(2, longest)).astype(np.int32)
+
+    pairs = []
+    for p in range(num_prompts):
+        prompt, winners, losers = ids(), [ids() for _ in range(2)], [ids() for _ in range(3)]
+        pairs += [PairTokens(f"{p}-{i}", prompt, winners[i % 2], losers[i % 3]) for i in range(4)]
+    return pairs
+
+
+def step(model: Any, implementation: str, pairs: list[PairTokens], budget: int) -> tuple[float, dict[str, Any]]:
+    """Loss summed over pairs and gradients of one step over micro-batches."""
+    model.zero_grad(set_to_none=True)
+    scorer = PackScorer(model, implementation)
+    (share,) = batching.divide_batch(pairs, range(len(pairs)), budget, 1)
+    batches = [batching.micro_batch(trees).to("cuda") for trees in share]
+    references = [torch.full((len(batch.keys),), -10.0) for batch in batches]
+    sums = accumulate(
+        scorer,
+        zip(batches, references, strict=True),
+        Weights(),  # type: ignore[arg-type]
+        BatchTotals(len(pairs), 1),
+        lambda loss: loss.backward(),
+    )
+    return sums.values[0].item(), {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+@pytest.mark.parametrize(("num_prompts", "longest", "budget"), [(2, 20, 100), (4, 300, 2000), (5, 900, 20_000)])
+def test_flex_equals_sdpa_in_loss_and_gradient(num_prompts: int, longest: int, budget: int) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    model = make_model()
+    pairs = make_pairs(longest, num_prompts, longest)
+    loss, wanted = step(model, attention.SDPA, pairs, budget)
+    found_loss, found = step(model, attention.FLEX, pairs, budget)
+    assert found_loss == pytest.approx(loss, rel=1e-4)
+    scale = max(float(g.abs().max()) for g in wanted.values())
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-2, atol=1e-3 * scale, msg=name)
+
+
+def test_bf16_stays_close_to_float32() -> None:
+    pairs = make_pairs(3, 4, 300)
+    ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
+    pack = batching.lay_out(trees).to("cuda")
+    lengths = torch.bincount(pack.segments)
+    with torch.no_grad():
+        exact = PackScorer(make_model(), attention.SDPA)(pack)
+        rounded = PackScorer(make_model(torch.bfloat16), attention.FLEX)(pack)
+    assert float(((exact - rounded).abs() / lengths).mean()) < 0.02
+
+
+def test_sdpa_on_gpu_equals_sdpa_on_cpu() -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    pairs = make_pairs(4, 3, 100)
+    ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
+    pack = batching.lay_out(trees)
+    model = make_model()
+    with torch.no_grad():
+        there = PackScorer(model)(pack.to("cuda")).cpu()
+        here = PackScorer(model.to("cpu"))(pack)
+    torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-2)
