@@ -7,14 +7,18 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 help:  ## Show the targets
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:.*## /\t/' | expand -t 14
 
-.venv/.cpu: requirements/cpu.txt pyproject.toml deploy/setup.sh
-	@deploy/setup.sh cpu
-	@touch $@
+# Which set of requirements .venv holds is remembered, so that a GPU environment stays one.
+SET = $(or $(shell cat .venv/.set 2>/dev/null),cpu)
 
-setup: .venv/.cpu  ## Make the environment (.venv) for CPU
+.venv/.ready: requirements/cpu.txt requirements/gpu.txt pyproject.toml deploy/setup.sh
+	@deploy/setup.sh $(SET)
+	@echo $(SET) > .venv/.set && touch $@
+
+setup: .venv/.ready  ## Make the environment (.venv), for CPU
 
 setup-gpu:  ## Make the environment for NVIDIA GPUs
 	@deploy/setup.sh gpu
+	@echo gpu > .venv/.set && touch .venv/.ready
 
 demo: setup  ## Run three IRPO rounds with a tiny model, on CPU
 	@jobs/irpo.yaml

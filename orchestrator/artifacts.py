@@ -77,9 +77,7 @@ class Artifacts:
             if key in self._verified:
                 continue
             if stat.st_size != said["size"] or sha256(file) != said["sha256"]:
-                raise Damaged(
-                    f"{file}: not what was committed (size or sha256 differs). Restore it from a copy."
-                )
+                raise Damaged(f"{file}: not what was committed (size or sha256 differs). Restore it from a copy.")
             self._verified.add(key)
         return final
 

@@ -70,12 +70,7 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         import ray
 
-        if (
-            self._folder
-            and kind is not None
-            and issubclass(kind, Exception)
-            and not issubclass(kind, BadInput)
-        ):
+        if self._folder and kind is not None and issubclass(kind, Exception) and not issubclass(kind, BadInput):
             self._keep_logs()
         ray.shutdown()
         if self._folder:

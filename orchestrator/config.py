@@ -135,15 +135,11 @@ class Data(Settings):
     @model_validator(mode="after")
     def _check(self) -> Data:
         if self.solution is None and (self.solution_strip or self.solution_template is not None):
-            raise ValueError(
-                "`solution_strip` and `solution_template` need `solution`, the field with the solution"
-            )
+            raise ValueError("`solution_strip` and `solution_template` need `solution`, the field with the solution")
         if self.system is not None and not self.chat:
             raise ValueError("`system` needs `chat: true`")
         if self.prompts == "split" and self.prompts_per_round is None:
-            raise ValueError(
-                "`prompts: split` needs `prompts_per_round`, the number of fresh prompts a round"
-            )
+            raise ValueError("`prompts: split` needs `prompts_per_round`, the number of fresh prompts a round")
         return self
 
 

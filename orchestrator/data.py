@@ -1,4 +1,4 @@
-"""Problems from JSONL and Parquet files: read, checked and templated. Which of them a round uses."""
+"""Problems from files and from the Hub: read, checked and templated. Which of them a round uses."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator import hub_data
 from orchestrator.config import Data, Source
 from orchestrator.errors import BadInput
+from orchestrator.overlap import overlaps
 from orchestrator.records import Problem
 
-_LONGEST_LINE = 16 * 2**20
+_LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
 
 
 def read_problems(data: Data, split: str, find: Mapping[str, Path]) -> list[Problem]:
-    """The problems of a split ("train", "gate", "test"), in file order; `find` has the splits' files.
+    """The problems of a split ("train", "gate", "test"), in file order; `find` has the files of the splits
+    that are files.
 
     Raises:
-        BadInput: the file is missing, empty or malformed, a field is missing, a gold answer is empty,
-            or an id occurs twice. The message names file, row and field.
+        BadInput: the file is missing, empty or malformed, the Hub has no such data set or cannot be reached,
+            a field is missing, a gold answer is empty, or an id occurs twice. The message names place and field.
     """
     source: Source = getattr(data, split)
-    path = find[split]
     problems: list[Problem] = []
     seen: dict[str, str] = {}
-    for place, row in _rows(path, split):
+    rows = hub_data.rows(source, f"data.{split}") if source.hub else _rows(find[split], split)
+    for place, row in rows:
         problem = _problem(data, row, len(problems), place)
         if problem.prompt_id in seen:
             raise BadInput(
@@ -42,26 +45,27 @@ def read_problems(data: Data, split: str, find: Mapping[str, Path]) -> list[Prob
         if source.limit is not None and len(problems) >= source.limit:
             break
     if not problems:
-        raise BadInput(f"data.{split}: {path} has no rows")
+        raise BadInput(f"data.{split}: {source.hub or find[split]} has no rows")
     return problems
 
 
 def check_disjoint(splits: Mapping[str, list[Problem]]) -> None:
-    """Refuse a problem that stands in two splits, whatever its spacing and case.
+    """Refuse a problem that stands in two splits, word for word or nearly (see `overlap`).
 
     Raises:
-        BadInput: naming both problems.
+        BadInput: naming the first such problem and its counterpart, and how many there are.
     """
-    owner: dict[str, tuple[str, str]] = {}
-    for split, problems in splits.items():
-        for problem in problems:
-            key = " ".join(problem.text.casefold().split())
-            other, other_id = owner.setdefault(key, (split, problem.prompt_id))
-            if other != split:
-                raise BadInput(
-                    f"data.{split}: problem {problem.prompt_id!r} has the same text as {other_id!r} in data.{other}. "
-                    "What is trained on must not be evaluated on: remove it from one of them."
-                )
+    found = overlaps(splits)
+    if not found:
+        return
+    first = found[0]
+    alike = "the same text as" if first.similarity == 1 else "nearly the same text as"
+    more = f" ({len(found)} problems in all)" if len(found) > 1 else ""
+    raise BadInput(
+        f"data.{first.split}: problem {first.problem_id!r} has {alike} {first.other_id!r} in "
+        f"data.{first.other_split}{more}. What is trained on must not be evaluated on: remove it from one of them, "
+        "or set `data.allow_overlap: true`."
+    )
 
 
 def prompts_of_round(problems: list[Problem], data: Data, round_number: int, seed: int) -> list[Problem]:
@@ -81,29 +85,41 @@ def _problem(data: Data, row: Mapping[str, Any], number: int, place: str) -> Pro
     if data.answer_marker is not None:
         _, marker, gold = gold.rpartition(data.answer_marker)
         if not marker:
-            raise BadInput(
-                f"{place}: field {data.answer!r} has no {data.answer_marker!r} (data.answer_marker)"
-            )
+            raise BadInput(f"{place}: field {data.answer!r} has no {data.answer_marker!r} (data.answer_marker)")
     if not gold.strip():
         raise BadInput(f"{place}: the gold answer (field {data.answer!r}) is empty")
-    solution = _text(row, data.solution, "data.solution", place) if data.solution else None
-    return Problem(prompt_id, _fill(data.template, row, place), gold.strip(), solution)
+    text = _fill(data.template, row, "data.template", place)
+    return Problem(prompt_id, text, gold.strip(), _solution(data, row, gold.strip(), place))
+
+
+def _solution(data: Data, row: Mapping[str, Any], gold: str, place: str) -> str | None:
+    """The worked solution as a model should give it."""
+    if data.solution is None:
+        return None
+    solution = _text(row, data.solution, "data.solution", place)
+    for pattern in data.solution_strip:
+        solution = re.sub(pattern, "", solution)
+    if data.solution_template is not None:
+        parts = {"solution": solution, "answer": gold}
+        solution = _fill(data.solution_template, parts, "data.solution_template", place)
+    if not solution.strip():
+        raise BadInput(f"{place}: the solution (field {data.solution!r}) is empty")
+    return solution
 
 
 def _text(row: Mapping[str, Any], field: str, key: str, place: str) -> str:
     if field not in row or row[field] is None:
-        raise BadInput(
-            f"{place}: no field {field!r} ({key}); the row has {', '.join(map(repr, row)) or 'no fields'}"
-        )
+        what = f"field {field!r} ({key}) is null" if field in row else f"no field {field!r} ({key})"
+        raise BadInput(f"{place}: {what}; the row has {', '.join(map(repr, row)) or 'no fields'}")
     value = row[field]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadInput(
-            f"{place}: field {field!r} ({key}) must be text or a number, not {type(value).__name__}"
-        )
-    return str(value)
+        raise BadInput(f"{place}: field {field!r} ({key}) must be text or a number, not {type(value).__name__}")
+    if len(text := str(value)) > _LONGEST_LINE:
+        raise BadInput(f"{place}: field {field!r} ({key}) is longer than {_LONGEST_LINE >> 20} MiB; no prompt is")
+    return text
 
 
-def _fill(template: str, row: Mapping[str, Any], place: str) -> str:
+def _fill(template: str, row: Mapping[str, Any], key: str, place: str) -> str:
     """Replace `{field}`; nothing but plain names is understood, so that data never steers formatting."""
     parts = []
     try:
@@ -112,11 +128,9 @@ def _fill(template: str, row: Mapping[str, Any], place: str) -> str:
             if field is not None:
                 if spec or conversion or not re.fullmatch(r"\w+", field):
                     raise ValueError(f"{{{field}}} is not a plain field name")
-                parts.append(_text(row, field, "data.template", place))
+                parts.append(_text(row, field, key, place))
     except ValueError as error:
-        raise BadInput(
-            f"data.template: {error}. Write {{field}}, and {{{{ or }}}} for plain braces."
-        ) from error
+        raise BadInput(f"{key}: {error}. Write {{field}}, and {{{{ or }}}} for plain braces.") from error
     return "".join(parts)
 
 
@@ -133,15 +147,17 @@ def _rows(path: Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    try:
-        file = pq.ParquetFile(path)
-    except pa.ArrowInvalid as error:
-        raise BadInput(f"{path}: not a Parquet file ({error})") from error
     number = 0
-    for batch in file.iter_batches(batch_size=1024):
-        for row in batch.to_pylist():
-            number += 1
-            yield f"{path}, row {number}", row
+    try:
+        # Few rows at a time: one of them may be huge.
+        for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", row
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"{path}: not a Parquet file, or a damaged one ({error})") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}, after row {number}: not UTF-8 (byte {error.start})") from error
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -75,9 +75,7 @@ def run_folder(job: Job) -> Path:
 def read_all_problems(file: JobFile) -> dict[str, list[Problem]]:
     """The three sets of problems, checked to be disjoint."""
     data = file.job.data
-    find = {
-        split: file.find(getattr(data, split).path, f"data.{split}") for split in ("train", "gate", "test")
-    }
+    find = {split: file.find(getattr(data, split).path, f"data.{split}") for split in ("train", "gate", "test")}
     problems = {split: read_problems(data, split, find) for split in find}
     check_disjoint(problems)
     return problems
@@ -124,10 +122,10 @@ def check_same_job(root: Path, job: Job) -> None:
     """
     configs = Run(root).ledger.state.configs if (root / "ledger").is_dir() else []
     if not configs:
-        if root.is_dir() and any(p for p in root.iterdir() if p.name not in ("ledger", "driver.json") and p.name[0] != "."):
-            raise BadInput(
-                f"{root}: this folder holds something that is no run. Choose another `name` or `run_dir`."
-            )
+        if root.is_dir() and any(
+            p for p in root.iterdir() if p.name not in ("ledger", "driver.json") and p.name[0] != "."
+        ):
+            raise BadInput(f"{root}: this folder holds something that is no run. Choose another `name` or `run_dir`.")
         return
     changes = [
         (key, old, new)
@@ -137,9 +135,7 @@ def check_same_job(root: Path, job: Job) -> None:
     if changes:
         lines = [f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in changes]
         raise BadInput(
-            f"{root}: this run was started with other settings:\n"
-            + "\n".join(lines)
-            + "\nWhat is committed is never "
+            f"{root}: this run was started with other settings:\n" + "\n".join(lines) + "\nWhat is committed is never "
             "changed: go back to those settings, or choose another `name` (or `run_dir`) for a new run."
         )
 

@@ -80,9 +80,7 @@ def sha256(path: Path) -> str:
 
 def canonical(value: Any) -> bytes:
     """One spelling of a JSON value, so that equal values have equal hashes."""
-    return json.dumps(
-        value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    ).encode()
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
 
 
 def fingerprint(value: Any) -> str:

@@ -70,10 +70,14 @@ def check_probe(engines: Engines, probe: Path, tolerance: float) -> Facts:
     completions, said = rows["completion_token_ids"], rows["logprob"]
     worst, num_tokens = 0.0, 0
     for number, sums in enumerate(engines.logprobs(rows["prompt_token_ids"], completions)):
-        scored = [(ours, theirs, len(c)) for ours, theirs, c in zip(sums, said, completions, strict=True) if ours is not None]
+        scored = [
+            (ours, theirs, len(c)) for ours, theirs, c in zip(sums, said, completions, strict=True) if ours is not None
+        ]
         num_tokens = sum(length for _, _, length in scored)
         if not num_tokens:
-            raise ProbeFailed(f"{probe}: none of the probe's completions fits the engine's context; raise max_model_len")
+            raise ProbeFailed(
+                f"{probe}: none of the probe's completions fits the engine's context; raise max_model_len"
+            )
         difference = sum(abs(ours - theirs) for ours, theirs, _ in scored) / num_tokens
         # A comparison that is false for NaN: no number is no agreement.
         if not difference <= tolerance:

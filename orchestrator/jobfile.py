@@ -31,9 +31,7 @@ class JobFile:
         Raises:
             BadInput: it is in neither.
         """
-        places = (
-            [Path(path).expanduser()] if Path(path).is_absolute() else [self.path.parent / path, Path(path)]
-        )
+        places = [Path(path).expanduser()] if Path(path).is_absolute() else [self.path.parent / path, Path(path)]
         for place in places:
             if place.exists():
                 return place.resolve()
@@ -100,9 +98,7 @@ def _apply(document: dict[str, Any], override: str) -> Key:
     try:
         value = yaml.safe_load(text) if text else None
     except yaml.YAMLError as error:
-        raise BadInput(
-            f"override {override!r}: the value is not YAML ({' '.join(str(error).split())})"
-        ) from error
+        raise BadInput(f"override {override!r}: the value is not YAML ({' '.join(str(error).split())})") from error
     section = document
     for part in key[:-1]:
         below = section.get(part)
@@ -156,9 +152,7 @@ def _cure(problem: Any, key: Key) -> str:
 def _fields_of(key: Key) -> list[str]:
     model: Any = Job
     for part in key:
-        field = (
-            model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        )
+        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
         if field is None:
             return []
         model = field.annotation

@@ -103,9 +103,7 @@ class State:
             case "config":
                 self.configs.append(data)
             case "shard":
-                shard = ShardCommit(
-                    data["step"], data["index"], Artifact.from_json(data["artifact"]), data["facts"]
-                )
+                shard = ShardCommit(data["step"], data["index"], Artifact.from_json(data["artifact"]), data["facts"])
                 self.shards.setdefault(shard.step, {}).setdefault(shard.index, shard)
             case "commit":
                 artifacts = tuple(Artifact.from_json(a) for a in data["artifacts"])
@@ -150,10 +148,14 @@ class Ledger:
         """A missing record below an existing one would silently cut the history off."""
         if not self.folder.is_dir():
             return
-        later = [p.name for p in self.folder.glob("[0-9]*.json") if p.stem.isdigit() and int(p.stem) > len(self.records)]
+        later = [
+            p.name for p in self.folder.glob("[0-9]*.json") if p.stem.isdigit() and int(p.stem) > len(self.records)
+        ]
         missing = self._path(len(self.records))
         if later and not missing.exists():
-            raise Damaged(f"{missing}: this ledger record is missing, while {min(later)} exists. Restore it from a copy.")
+            raise Damaged(
+                f"{missing}: this ledger record is missing, while {min(later)} exists. Restore it from a copy."
+            )
 
     def claim(self, driver: dict[str, Any]) -> int:
         """Become the run's driver; returns the epoch. Displaces whoever drove it before."""
@@ -215,19 +217,13 @@ def _read(path: Path, number: int) -> Record:
     try:
         document = json.loads(path.read_bytes())
         if document["schema"] > SCHEMA:
-            raise BadInput(
-                f"{path}: written by a newer Ratchet (schema {document['schema']}, this one knows {SCHEMA})"
-            )
-        record = Record(
-            document["number"], document["epoch"], document["kind"], document["time"], document["data"]
-        )
+            raise BadInput(f"{path}: written by a newer Ratchet (schema {document['schema']}, this one knows {SCHEMA})")
+        record = Record(document["number"], document["epoch"], document["kind"], document["time"], document["data"])
         if record.number != number:
             raise ValueError(f"it says number {record.number}")
         return record
     except (ValueError, KeyError, TypeError) as error:
-        raise Damaged(
-            f"{path}: this ledger record is damaged ({error}). Restore it from a copy of the run."
-        ) from error
+        raise Damaged(f"{path}: this ledger record is damaged ({error}). Restore it from a copy of the run.") from error
 
 
 def probe_links(folder: Path) -> None:

@@ -23,9 +23,7 @@ from orchestrator.rounds import Context, Model, Round, Say, Workers, evaluate_se
 from orchestrator.run import Run
 
 
-def improve(
-    job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Problem]], model: str, say: Say
-) -> Model:
+def improve(job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Problem]], model: str, say: Say) -> Model:
     """Run the rounds of a job from the seed model `model` (a folder or Hub id); returns the last reference.
 
     Raises:

@@ -121,9 +121,7 @@ def _only(choices: list[list[Choice]], kept: set[int]) -> list[list[Choice]]:
     return result
 
 
-def _write(
-    prompts: _Prompts, samples: Sequence[Path], choices: list[list[Choice]], output: Path
-) -> dict[str, int]:
+def _write(prompts: _Prompts, samples: Sequence[Path], choices: list[list[Choice]], output: Path) -> dict[str, int]:
     schema = pairs_schema(prompts.conversational)
     tokens = {"chosen": 0, "rejected": 0}
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
@@ -138,9 +136,7 @@ def _write(
     return tokens
 
 
-def _pairs_table(
-    prompts: _Prompts, samples: pa.Table, pairs: list[Choice], schema: pa.Schema
-) -> pa.Table:
+def _pairs_table(prompts: _Prompts, samples: pa.Table, pairs: list[Choice], schema: pa.Schema) -> pa.Table:
     """Pairs with text and ids copied column by column from where they stand: ids are never made from text."""
     keys = zip(samples["prompt_id"].to_pylist(), samples["sample_index"].to_pylist(), strict=True)
     row: dict[tuple[str, int | None], int] = {key: i for i, key in enumerate(keys)}

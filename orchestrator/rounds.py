@@ -119,9 +119,7 @@ def tokenize(context: Context, name: str, problems: Mapping[str, list[Problem]])
 
     commit = context.run.step(name, inputs, work)
     if commit.facts["dropped"]:
-        context.say(
-            f"{name}: {commit.facts['dropped']} prompts are too long for the context and were left out"
-        )
+        context.say(f"{name}: {commit.facts['dropped']} prompts are too long for the context and were left out")
     return commit
 
 
@@ -151,9 +149,7 @@ def evaluate(context: Context, model: Model, folder: str, probe: Path | None) ->
 
     def work(output: Path) -> Facts:
         engines = context.workers.engines(model.path)
-        agreement = (
-            evaluation.check_probe(engines, probe, context.job.evaluate.probe_tolerance) if probe else None
-        )
+        agreement = evaluation.check_probe(engines, probe, context.job.evaluate.probe_tolerance) if probe else None
         files = {split: context.run.path(f"baseline/prompts/{split}.parquet") for split in held_out}
         shard_prompts = context.job.generate.shard_prompts
         facts = evaluation.evaluate(engines, context.workers.graders(), files, plan, shard_prompts, output)
@@ -235,15 +231,11 @@ class Round:
             folder.mkdir()
             prompts = self.context.run.path(f"{self.folder}/prompts/train.parquet")
             plan = pair_files.PairingPlan(per_prompt, settings.gold_as_chosen, settings.max_pairs, seed)
-            return pair_files.write_pairs(
-                prompts, graded.samples, graded.verdicts, plan, folder / "00000.parquet"
-            )
+            return pair_files.write_pairs(prompts, graded.samples, graded.verdicts, plan, folder / "00000.parquet")
 
         commit = self.context.run.step(f"{self.folder}/pairs", inputs, work)
         facts = commit.facts
-        self.say(
-            "pairs", f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples"
-        )
+        self.say("pairs", f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples")
         if not facts["pairs"]:
             raise NoPairs(
                 f"round {self.number} gives no pairs: {facts['prompts_all_correct']} of its prompts have only correct "
@@ -282,7 +274,7 @@ class Round:
                 loss=weights,
                 learning_rate=at_round(settings.learning_rate, self.number),
                 seed=self.context.seed("train", self.number),
-                state_dir=str(run.hidden(f"{self.folder}/state")),
+                state_dir=str(run.path(f"failures/round-{self.number:02d}")),
                 metrics_file=str(output / "metrics.parquet"),
                 probe_file=str(output / "probe.parquet"),
                 checkpoint_dir=str(checkpoint),
@@ -299,9 +291,7 @@ class Round:
         checkpoint = f"{self.folder}/checkpoint"
         commit = run.step(f"{self.folder}/train", inputs, train, outputs=[f"{self.folder}/train", checkpoint])
         facts = commit.facts
-        self.say(
-            "train", f"{facts['steps']} steps, {facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s"
-        )
+        self.say("train", f"{facts['steps']} steps, {facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s")
         return Model(str(run.path(checkpoint)), checkpoint, durable.fingerprint(hashes(commit)), {})
 
     def evaluate(self, candidate: Model) -> Model:
@@ -326,9 +316,7 @@ class Round:
             durable.replace(run.path("CURRENT"), decision["reference"].encode() + b"\n")
         self.say("gate", decision["reason"])
         if not decision["promoted"]:
-            raise GateStopped(
-                f"round {self.number}: {decision['reason']} The reference stays {decision['reference']}."
-            )
+            raise GateStopped(f"round {self.number}: {decision['reason']} The reference stays {decision['reference']}.")
 
     def say(self, phase: str, text: str) -> None:
         self.context.say(f"{self.folder:<10} {phase:<11} {text}")

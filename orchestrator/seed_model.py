@@ -24,9 +24,7 @@ def locate_model(file: JobFile) -> str:
             return name
         raise
     if not (folder / "config.json").is_file():
-        raise BadInput(
-            f"{file.path}: model: {folder} is no Hugging Face model folder (it has no config.json)"
-        )
+        raise BadInput(f"{file.path}: model: {folder} is no Hugging Face model folder (it has no config.json)")
     if not any(folder.glob("*.safetensors")):
         raise BadInput(
             f"{file.path}: model: {folder} has no *.safetensors file. Ratchet loads no pickled weights: save the "

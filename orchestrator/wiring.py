@@ -59,9 +59,7 @@ class RealWorkers:
 
             gpus = settings.tensor_parallel if cluster.accelerated else 0
             cpus = cluster.cpus_for(settings.engines, self._job.cluster.cpus_per_engine, gpus)
-            placement = self._devices.enter_context(
-                cluster.reserve("generate.engines", settings.engines, cpus, gpus)
-            )
+            placement = self._devices.enter_context(cluster.reserve("generate.engines", settings.engines, cpus, gpus))
             self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._job.seed, placement))
             self._pool.wait_ready()
         return self._pool
@@ -82,9 +80,7 @@ class RealWorkers:
 
             gpus = 1 if cluster.accelerated else 0
             cpus = cluster.cpus_for(settings.ranks, self._job.cluster.cpus_per_rank, gpus)
-            placement = self._devices.enter_context(
-                cluster.reserve("train.ranks", settings.ranks, cpus, gpus)
-            )
+            placement = self._devices.enter_context(cluster.reserve("train.ranks", settings.ranks, cpus, gpus))
             self._group = self._devices.enter_context(TrainerGroup(settings, placement))
         return self._group
 

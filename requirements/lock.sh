@@ -18,4 +18,4 @@ open(path, "w").write(text)
 PYTHON
 }
 compile requirements/cpu.txt --extra cpu --extra dev --override requirements/overrides.txt ${wheels:+--find-links "$wheels"}
-compile requirements/gpu.txt --extra gpu
+compile requirements/gpu.txt --extra gpu --extra dev

@@ -16,8 +16,7 @@ from orchestrator.errors import BadInput
 from orchestrator.records import Problem
 
 ROWS = [
-    {"id": f"p{i}", "question": f"What is {i} + {i}?", "answer": str(2 * i), "work": f"#### {2 * i}"}
-    for i in range(10)
+    {"id": f"p{i}", "question": f"What is {i} + {i}?", "answer": str(2 * i), "work": f"#### {2 * i}"} for i in range(10)
 ]
 
 
@@ -41,9 +40,7 @@ def test_jsonl_and_parquet_read_alike(tmp_path: Path) -> None:
 
 def test_a_row_becomes_a_prompt(tmp_path: Path) -> None:
     path = jsonl(tmp_path / "a.jsonl", ROWS)
-    found = read(
-        path, template="{{Q}}: {question} ({id})\n", answer="work", answer_marker="####", solution="work"
-    )
+    found = read(path, template="{{Q}}: {question} ({id})\n", answer="work", answer_marker="####", solution="work")
     assert found[3] == Problem("p3", "{Q}: What is 3 + 3? (p3)\n", "6", "#### 6")
 
 

@@ -123,9 +123,7 @@ def test_a_regular_expression_that_never_ends_is_killed() -> None:
 
 def test_memory_is_limited() -> None:
     # A repeated group keeps every step it could go back to, so that this search fills the memory.
-    settings = Grade(
-        timeout=20.0, memory=0.1, processes=1, max_characters=20_000_000, answer=["pattern:((?:ab?)*)c"]
-    )
+    settings = Grade(timeout=20.0, memory=0.1, processes=1, max_characters=20_000_000, answer=["pattern:((?:ab?)*)c"])
     with GraderPool(settings) as pool:
         graded = pool.grade([("7", "a" * 10_000_000, "stop"), ("aa", "xaac", "stop")])
     assert graded[0] == Graded("ungradable", None, None, "out of memory: a grader took more than 0.1 GiB")
@@ -134,9 +132,7 @@ def test_memory_is_limited() -> None:
 
 def test_only_the_end_of_a_long_completion_is_read() -> None:
     with GraderPool(Grade(processes=1, max_characters=30, graders=["text"])) as pool:
-        graded = pool.grade(
-            [("7", "Final answer: 7" + " " * 30, "stop"), ("7", " " * 99 + "Final answer: 7", "stop")]
-        )
+        graded = pool.grade([("7", "Final answer: 7" + " " * 30, "stop"), ("7", " " * 99 + "Final answer: 7", "stop")])
     assert [one.verdict for one in graded] == ["wrong", "correct"]
 
 

@@ -227,8 +227,7 @@ def test_different_numbers_differ_in_any_clothes(one: Fraction, two: Fraction, d
 
 
 _TEXTS = st.lists(
-    st.sampled_from([*"{}\\$#*.:7x/^%\n\x00\ud800", "\\boxed{", "Final answer:", "\\frac"])
-    | st.text(max_size=5)
+    st.sampled_from([*"{}\\$#*.:7x/^%\n\x00\ud800", "\\boxed{", "Final answer:", "\\frac"]) | st.text(max_size=5)
 ).map("".join)
 
 
@@ -261,9 +260,7 @@ def test_where_the_answer_is(completion: str, answer: str, rule: str) -> None:
     assert extract(completion, RULES) == (answer, rule)
 
 
-@pytest.mark.parametrize(
-    "completion", ["", "the result is 7", "Final answer: ", "\\boxed{}", "\\boxed{7", "####\n7"]
-)
+@pytest.mark.parametrize("completion", ["", "the result is 7", "Final answer: ", "\\boxed{}", "\\boxed{7", "####\n7"])
 def test_no_answer_is_guessed(completion: str) -> None:
     assert extract(completion, RULES) is None
 

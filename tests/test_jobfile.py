@@ -50,9 +50,7 @@ def test_schedules_are_cut_and_repeat_their_last_value(job: Path) -> None:
 
 
 def test_overrides_reach_sections_nulls_and_short_forms(job: Path) -> None:
-    found = load_job(
-        job, ["pairs.max_pairs=7", "train.max_grad_norm=null", "data.train.limit=3", "rounds=9"]
-    ).job
+    found = load_job(job, ["pairs.max_pairs=7", "train.max_grad_norm=null", "data.train.limit=3", "rounds=9"]).job
     assert (found.pairs.max_pairs, found.train.max_grad_norm, found.rounds) == (7, None, 9)
     assert (found.data.train.path, found.data.train.limit) == ("a.jsonl", 3)
 
@@ -110,9 +108,7 @@ def test_files_are_found_beside_the_job_file(job: Path, tmp_path: Path) -> None:
     (tmp_path / "a.jsonl").write_text("")
     file = load_job(job)
     assert file.find("a.jsonl", "data.train") == tmp_path / "a.jsonl"
-    with pytest.raises(
-        BadInput, match=r"data\.test: 'none\.jsonl' does not exist: nothing at .* nor at none\.jsonl"
-    ):
+    with pytest.raises(BadInput, match=r"data\.test: 'none\.jsonl' does not exist: nothing at .* nor at none\.jsonl"):
         file.find("none.jsonl", "data.test")
 
 

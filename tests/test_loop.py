@@ -64,7 +64,9 @@ def test_pairs_carry_the_ids_of_the_samples_they_are_made_of(tmp_path: Path) -> 
     run_job(make_project(tmp_path), StandIns())
     folder = tmp_path / "run/rounds/01"
     samples = {(r["prompt_id"], r["sample_index"]): r for r in pq.read_table(folder / "samples").to_pylist()}
-    verdicts = {(r["prompt_id"], r["sample_index"]): r["verdict"] for r in pq.read_table(folder / "verdicts").to_pylist()}
+    verdicts = {
+        (r["prompt_id"], r["sample_index"]): r["verdict"] for r in pq.read_table(folder / "verdicts").to_pylist()
+    }
     prompts = {r["prompt_id"]: r for r in pq.read_table(folder / "prompts").to_pylist()}
     for pair in pq.read_table(folder / "pairs").to_pylist():
         assert pair["prompt_token_ids"] == prompts[pair["prompt_id"]]["token_ids"]

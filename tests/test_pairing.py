@@ -48,9 +48,7 @@ def test_pairs_are_what_the_rule_says(candidates: list[Candidate], per_prompt: i
         assert pair.chosen in winners
         assert pair.rejected in losers
         assert pair.chosen.text != pair.rejected.text
-    walked = list(
-        itertools.islice(zip(itertools.cycle(winners), itertools.cycle(losers), strict=False), per_prompt)
-    )
+    walked = list(itertools.islice(zip(itertools.cycle(winners), itertools.cycle(losers), strict=False), per_prompt))
     assert [(p.chosen, p.rejected) for p in pairs] == [pair for pair in walked if pair[0].text != pair[1].text]
     assert len({p.pair_id for p in pairs}) == len(pairs)
 

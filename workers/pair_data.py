@@ -74,13 +74,6 @@ def drop_long(pairs: list[PairTokens], max_tokens: int | None) -> list[PairToken
     return kept
 
 
-def write_reference(file: str, rows: Sequence[tuple[str, float, int]]) -> None:
-    """Write (completion_key, logprob, num_tokens) rows as Parquet, sorted by key."""
-    keys, logprobs, lengths = zip(*sorted(rows), strict=True)
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table([list(keys), list(logprobs), list(lengths)], schema=REFERENCE), file)
-
-
 def read_reference(file: str) -> dict[str, float]:
     """Reference log-probabilities by completion key."""
     try:

@@ -9,13 +9,16 @@ from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
 
+import pyarrow as pa
 import ray
 
 from orchestrator.config import Train
-from orchestrator.records import TrainingPlan
+from orchestrator.errors import RatchetError
+from orchestrator.records import REFERENCE, TrainingPlan
+from workers.files import write_table
 
 
-class TrainingFailed(RuntimeError):
+class TrainingFailed(RatchetError):
     """A training rank failed; the message is the worker's own, with the rank in front."""
 
 
@@ -86,13 +89,12 @@ class TrainerGroup:
 
     def reference(self, plan: TrainingPlan, out_file: str) -> dict[str, Any]:
         """Score each distinct completion of the round once under `plan.reference`; write schema REFERENCE."""
-        from workers.pair_data import write_reference
-
         self._start()
         started = time.perf_counter()
         shares = self._gather([actor.reference_logprobs.remote(plan) for actor in self._actors])
         rows = [row for share in shares for row in share]
-        write_reference(out_file, rows)
+        keys, logprobs, lengths = zip(*sorted(rows), strict=True)
+        write_table(pa.table([list(keys), list(logprobs), list(lengths)], schema=REFERENCE), out_file)
         seconds = time.perf_counter() - started
         tokens = sum(length for _, _, length in rows)
         return {"distinct_completions": len(rows), "completion_tokens": tokens, "seconds": seconds}

@@ -56,9 +56,7 @@ def _latex(text: str) -> str:
     text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text).replace("**", "^")
     text = _braced_exponents(text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
-    return re.sub(
-        r"(?<![A-Za-z\\])(pi|infinity)(?![A-Za-z])", lambda m: {"pi": "\\pi "}.get(m[1], "\\infty "), text
-    )
+    return re.sub(r"(?<![A-Za-z\\])(pi|infinity)(?![A-Za-z])", lambda m: {"pi": "\\pi "}.get(m[1], "\\infty "), text)
 
 
 def _braced_exponents(text: str) -> str:
@@ -95,9 +93,7 @@ def _parse(latex: str) -> list[Any]:
     if not latex or len(latex) > MAX_LENGTH:
         return []
     parse, _, config = _library()
-    return list(
-        parse(f"${latex}$", extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None)
-    )
+    return list(parse(f"${latex}$", extraction_config=config, fallback_mode="no_fallback", parsing_timeout=None))
 
 
 @lru_cache(maxsize=256)

@@ -68,9 +68,7 @@ def _outer(text: str) -> str:
                 break
         if text.startswith(("\\boxed", "\\fbox")) and text.endswith("}"):
             inner_box = last_boxed(text)
-            if inner_box is not None and text.replace(" ", "").endswith(
-                "{" + inner_box.replace(" ", "") + "}"
-            ):
+            if inner_box is not None and text.replace(" ", "").endswith("{" + inner_box.replace(" ", "") + "}"):
                 text = inner_box
         if text == before:
             break

@@ -59,9 +59,7 @@ _SCALES = {
     "trillion": 10**12,
     "dozen": 12,
 }
-_PERCENT = re.compile(
-    r"\s*(?:%|per ?cents?(?![a-z])|pct(?![a-z])|percentage(?! points?)(?![a-z]))\s*", re.IGNORECASE
-)
+_PERCENT = re.compile(r"\s*(?:%|per ?cents?(?![a-z])|pct(?![a-z])|percentage(?! points?)(?![a-z]))\s*", re.IGNORECASE)
 _CHANGING_WORDS = """
 and or plus minus times over by divided multiplied mod modulo less more than to from half halves
 third thirds quarter quarters fourth fourths fifth fifths sixth sixths seventh sevenths eighth

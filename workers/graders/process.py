@@ -73,9 +73,7 @@ class GraderProcess:
                 fresh, reply = True, _read(_ends(process)[1].fileno(), deadline)
         except (TimeoutError, OSError, ValueError) as error:
             self._kill()
-            raise GraderDied(
-                "timeout" if isinstance(error, TimeoutError) else "process lost", fresh
-            ) from None
+            raise GraderDied("timeout" if isinstance(error, TimeoutError) else "process lost", fresh) from None
         if "died" in reply:
             self._fresh = True
             raise GraderDied(reply["died"], fresh)

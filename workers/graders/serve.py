@@ -120,9 +120,7 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _serve(
-    replies: int, begun: mmap.mmap, timeout: float, memory: int, graders: list[str], rules: list[str]
-) -> None:
+def _serve(replies: int, begun: mmap.mmap, timeout: float, memory: int, graders: list[str], rules: list[str]) -> None:
     """Answer requests until standard input ends."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)  # parsers complain there about every answer they cannot read
