@@ -43,10 +43,7 @@ def extract(text: str, rules: Sequence[str]) -> tuple[str, str] | None:
     expression's group in its last match.
     """
     for rule in rules:
-        if rule.startswith(PATTERN):
-            answer = _pattern(text, rule.removeprefix(PATTERN))
-        else:
-            answer = _RULES[rule](text)
+        answer = _pattern(text, rule.removeprefix(PATTERN)) if rule.startswith(PATTERN) else _RULES[rule](text)
         answer = _tidy(answer or "")
         if answer:
             return answer, rule

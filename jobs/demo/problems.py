@@ -142,9 +142,7 @@ def _pick(rng: random.Random, items: Sequence[T]) -> T:
 
 def _draw_operations(rng: random.Random, part: str) -> tuple[str, ...]:
     """A chain that belongs to `part`: first the length, then chains until one fits."""
-    lengths = [
-        n for n, weight in LENGTH_WEIGHTS.items() for _ in range(weight) if n > 1 or part not in HELD_OUT
-    ]
+    lengths = [n for n, weight in LENGTH_WEIGHTS.items() for _ in range(weight) if n > 1 or part not in HELD_OUT]
     length = _pick(rng, lengths)
     while True:
         value = _pick(rng, STARTS)
