@@ -30,7 +30,7 @@ def pinned(source: Source, key: str) -> Source:
     if not source.hub or (source.revision and _COMMIT.fullmatch(source.revision)):
         return source
     hub = _library("huggingface_hub", key)
-    if hub.constants.HF_HUB_OFFLINE:
+    if _library("huggingface_hub.constants", key).HF_HUB_OFFLINE:
         return source
 
     def ask() -> str:

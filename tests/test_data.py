@@ -55,7 +55,7 @@ def test_rows_without_ids_are_numbered_and_limits_cut(tmp_path: Path) -> None:
         ({"id": "x", "answer": "1"}, r"no field 'question' \(data.template\)"),
         ({"id": "x", "question": "q"}, r"no field 'answer' \(data.answer\)"),
         ({"id": "x", "question": "q", "answer": "  "}, "gold answer .* is empty"),
-        ({"id": "x", "question": "q", "answer": None}, "no field 'answer'"),
+        ({"id": "x", "question": "q", "answer": None}, "field 'answer' .* is null"),
         ({"id": "x", "question": ["q"], "answer": "1"}, "must be text or a number, not list"),
         ({"id": "p0", "question": "q", "answer": "1"}, "id 'p0' stands at .*line 1 too"),
         (["no object"], "an object is needed, not list"),
