@@ -203,6 +203,8 @@ class Pairs(Settings):
     """Put the worked gold solution among the correct samples."""
     max_pairs: Count | None = None
     """Keep a seeded random subset of so many pairs a round."""
+    replay: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)] = 0.0
+    """Share of every earlier round's pairs that is trained on again, drawn at random; 0 is none, 1 all of them."""
 
 
 class Loss(Settings):
@@ -239,7 +241,8 @@ class Train(Settings):
     warmup_steps: CountOrZero = 0
     """Steps of linear warm-up from 0."""
     final_ratio: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)] = 0.0
-    """Learning rate at the last step as a share of the peak (linear and cosine)."""
+    """Learning rate that the schedule ends at as a share of the peak; the step after the last would have it
+    (linear and cosine)."""
     batch_pairs: Count = 16
     """Pairs a step, over all ranks."""
     epochs: Count = 1

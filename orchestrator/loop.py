@@ -39,6 +39,7 @@ def improve(job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Pr
         pairs = this.pairs(graded)
         candidate = this.train(
             pairs,
+            this.replay(),
             init=reference if job.init == "previous" else base,
             reference=reference if job.reference == "previous" else base,
         )

@@ -73,6 +73,20 @@ def write_pairs(
     }
 
 
+def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path) -> Facts:
+    """Copy a random `share` of each earlier round's pairs; a pair's id gets its round in front ("01:p7/0")."""
+    count = 0
+    with pq.ParquetWriter(output, pq.read_schema(earlier[0]), compression="zstd") as writer:
+        for number, file in enumerate(earlier, start=1):
+            table = pq.read_table(file)
+            kept = random_subset(table.num_rows, round(share * table.num_rows), seed + number)
+            table = table if kept is None else table.take(pa.array(kept, pa.int64()))
+            names = pa.array([f"{number:02d}:{name}" for name in table["pair_id"].to_pylist()], pa.string())
+            writer.write_table(table.set_column(0, table.schema.field(0), names))
+            count += table.num_rows
+    return {"pairs": count, "rounds": len(earlier)}
+
+
 class _Prompts:
     """Rows of the prompts file by id."""
 

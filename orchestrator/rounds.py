@@ -244,15 +244,34 @@ class Round:
             )
         return commit
 
-    def train(self, pairs: Commit, init: Model, reference: Model) -> Model:
-        """Train `init` on the pairs. The reference's log-probabilities are computed once, before, and kept."""
+    def replay(self) -> Commit | None:
+        """Pairs of earlier rounds that are trained on again, if the job wants any."""
+        share, run = self.context.job.pairs.replay, self.context.run
+        if not share or self.number == 1:
+            return None
+        seed = self.context.seed("replay", self.number)
+        steps = [f"rounds/{number:02d}/pairs" for number in range(1, self.number)]
+        commits = [run.ledger.state.commits[step] for step in steps]
+        inputs = {"pairs": [hashes(commit) for commit in commits], "share": share, "seed": seed}
+
+        def work(folder: Path) -> Facts:
+            folder.mkdir()
+            files = [run.path(f"{step}/00000.parquet") for step in steps]
+            return pair_files.write_replay(files, share, seed, folder / "00000.parquet")
+
+        commit = run.step(f"{self.folder}/replay", inputs, work)
+        self.say("replay", f"{commit.facts['pairs']} pairs of {commit.facts['rounds']} earlier rounds")
+        return commit
+
+    def train(self, pairs: Commit, replay: Commit | None, init: Model, reference: Model) -> Model:
+        """Train `init` on the pairs, and on those replayed. The reference's log-probabilities are computed once, before, and kept."""
         run, trainers = self.context.run, self.context.workers.trainers
         settings = self.context.job.train
         weights = self._loss_weights()
         inputs = {
             "init": init.digest,
             "reference": reference.digest,
-            "pairs": hashes(pairs),
+            "pairs": hashes(pairs) + (hashes(replay) if replay else []),
             "loss": asdict(weights),
             "train": settings.model_dump(mode="json"),
             "round": self.number,
@@ -265,12 +284,14 @@ class Round:
             "precision": settings.precision,
         }
 
+        files = [run.path(f"{self.folder}/{step}/00000.parquet") for step in ("pairs", "replay")]
+
         def plan(output: Path, checkpoint: Path) -> TrainingPlan:
             output.mkdir()
             return TrainingPlan(
                 init=init.path,
                 reference=reference.path,
-                pairs=(str(run.path(f"{self.folder}/pairs/00000.parquet")),),
+                pairs=tuple(map(str, files if replay else files[:1])),
                 loss=weights,
                 learning_rate=at_round(settings.learning_rate, self.number),
                 seed=self.context.seed("train", self.number),
@@ -314,7 +335,9 @@ class Round:
             run.append("promotion", decision)
         if decision["round"] == run.ledger.state.promotions[-1]["round"]:  # on a resume, earlier ones are passed over
             durable.replace(run.path("CURRENT"), decision["reference"].encode() + b"\n")
-        self.say("gate", decision["reason"])
+        drop = decision["smallest_detectable_drop"]
+        seen = f" The test could see a drop of {100 * drop:.1f} points." if drop is not None else ""
+        self.say("gate", decision["reason"] + seen)
         if not decision["promoted"]:
             raise GateStopped(f"round {self.number}: {decision['reason']} The reference stays {decision['reference']}.")
 

@@ -13,7 +13,7 @@ import pytest
 from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
 from orchestrator.evaluation import ProbeFailed
 from orchestrator.ledger import Ledger
-from orchestrator.records import PROMPTS, SAMPLES, VERDICTS, pairs_schema
+from orchestrator.records import PROMPTS, SAMPLES, VERDICTS, TrainingPlan, pairs_schema
 from orchestrator.rounds import GateStopped, NoPairs
 from orchestrator.status import status
 from tests.stand_ins import JOB, StandInEngines, StandIns, make_project, run_job
@@ -82,6 +82,35 @@ def test_rounds_use_fresh_prompts(tmp_path: Path) -> None:
     ids = [set(pq.read_table(tmp_path / f"run/rounds/{n}/prompts")["prompt_id"].to_pylist()) for n in ("01", "02")]
     assert len(ids[0]) == len(ids[1]) == 8
     assert not ids[0] & ids[1]
+
+
+def test_replay_adds_pairs_of_earlier_rounds(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path), StandIns(), "rounds=3", "pairs.replay=0.5")
+    own = [pq.read_table(tmp_path / f"run/rounds/{n}/pairs").to_pylist() for n in ("01", "02", "03")]
+    again = pq.read_table(tmp_path / "run/rounds/03/replay").to_pylist()
+    assert not (tmp_path / "run/rounds/01/replay").exists()
+    assert len(again) == round(len(own[0]) / 2) + round(len(own[1]) / 2)
+    for pair in again:
+        number, _, name = pair["pair_id"].partition(":")
+        [original] = [p for p in own[int(number) - 1] if p["pair_id"] == name]
+        assert pair | {"pair_id": name} == original
+    [facts] = [
+        r.data["facts"] for r in Ledger(tmp_path / "run/ledger").records if r.data.get("step") == "rounds/03/train"
+    ]
+    assert facts["pairs"] == len(own[2]) + len(again)
+
+
+@pytest.mark.parametrize(("init", "reference"), [("base", "base"), ("previous", "base"), ("base", "previous")])
+def test_init_and_reference_are_knobs_of_their_own(tmp_path: Path, init: str, reference: str) -> None:
+    seen: list[tuple[str, str]] = []
+
+    class Watching(StandIns):
+        def watch(self, plan: TrainingPlan) -> None:
+            seen.append((Path(plan.init).parent.name, Path(plan.reference).parent.name))
+
+    run_job(make_project(tmp_path), Watching(), f"init={init}", f"reference={reference}")
+    base, previous = tmp_path.name, "01"
+    assert seen[-1] == (base if init == "base" else previous, base if reference == "base" else previous)
 
 
 def test_a_finished_run_does_nothing_when_started_again(tmp_path: Path) -> None:

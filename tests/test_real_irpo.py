@@ -29,6 +29,7 @@ SMALL = (
     "data.gate.limit=64",
     "data.test.limit=64",
     "generate.shard_prompts=16",
+    "train.ranks=2",
 )
 
 
