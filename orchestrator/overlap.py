@@ -3,7 +3,7 @@
 Texts are compared as tokens: case, spacing and the punctuation of prose do not count; words, numbers and the
 signs of arithmetic do. What all texts begin and end with (instructions, worked examples) is left out. Two
 problems are near-duplicates when the numbers and signs in them are the same, in the same order, and their sets
-of three tokens in a row have a Jaccard similarity of at least 0.8. Other numbers make another problem, however
+of two tokens in a row have a Jaccard similarity of at least 0.8. Other numbers make another problem, however
 alike the words are.
 
 The search is exact and skips most pairs: in an order that puts rare items first, two sets as similar as that
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from orchestrator.records import Problem
 
 SIMILARITY = 0.8
-_WIDTH = 3  # tokens in a row
+_WIDTH = 2  # tokens in a row
 _TOKENS = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d]+|[^\w\s]")  # whole numbers, words, and every other sign alone
 _HYPHEN = re.compile(r"(?<=[^\W\d])[-‐‑](?=[^\W\d])")
 _PROSE = frozenset(".,;:?\"'`‘’“”„«»…–—")

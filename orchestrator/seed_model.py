@@ -8,13 +8,14 @@ from pathlib import Path
 from orchestrator import durable
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import JobFile
+from orchestrator.weights import check_weights
 
 
 def locate_model(file: JobFile) -> str:
     """The seed model's absolute folder, or its Hub id when no such folder exists.
 
     Raises:
-        BadInput: it is neither a model folder nor looks like a Hub id.
+        BadInput: it is neither a model folder nor looks like a Hub id, or its files do not fit together.
     """
     name = file.job.model
     try:
@@ -30,6 +31,7 @@ def locate_model(file: JobFile) -> str:
             f"{file.path}: model: {folder} has no *.safetensors file. Ratchet loads no pickled weights: save the "
             "model again with save_pretrained(..., safe_serialization=True)."
         )
+    check_weights(folder, f"{file.path}: model")
     return str(folder)
 
 

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import random
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from orchestrator.config import Data
 from orchestrator.data import check_disjoint, prompts_of_round, read_problems
 from orchestrator.errors import BadInput
+from orchestrator.overlap import normalise, overlaps
 from orchestrator.records import Problem
 
 ROWS = [
@@ -111,6 +114,149 @@ def test_the_same_text_in_two_splits_is_refused() -> None:
     train, test = Problem("a", "What  is it?\n", "1", None), Problem("b", "what is it?", "1", None)
     with pytest.raises(BadInput, match=r"'b' has the same text as 'a' in data\.train"):
         check_disjoint({"train": [train], "gate": [], "test": [test]})
+
+
+def problem(prompt_id: str, text: str) -> Problem:
+    return Problem(prompt_id, text, "1", None)
+
+
+EXAMPLE = "Solve it.\nProblem: Sam has 4 balls and wins 9. How many?\n13\n\nProblem: "
+STORY = "Nora has 8 shells in a blue bucket. Later that day Nora finds 5 more. How many shells does Nora have now?"
+
+
+@pytest.mark.parametrize(
+    ("other", "similarity"),
+    [
+        (STORY, 1.0),
+        (STORY.upper().replace(".", " .").replace(" ", "  "), 1.0),
+        (STORY.replace("Later that day", "Later, that day —"), 1.0),
+        (STORY.replace("Later that day Nora", "Later that very day Nora"), None),
+        (STORY.replace("8", "9"), 0.0),
+        (STORY.replace("finds 5 more", "throws 5 away"), 0.0),
+        ("Omar has 8 pens. A friend gives Omar 5 more. How many pens are there in the end?", 0.0),
+    ],
+)
+def test_which_problems_are_near_duplicates(other: str, similarity: float | None) -> None:
+    """1: the same text, 0: different, None: nearly the same. Long shared instructions change nothing."""
+    train = [problem("t", EXAMPLE + STORY), problem("u", EXAMPLE + "What is 2 + 2?")]
+    found = overlaps({"train": train, "test": [problem("x", EXAMPLE + other)]})
+    if similarity == 0.0:
+        assert found == []
+        return
+    assert [(o.problem_id, o.split, o.other_id, o.other_split) for o in found] == [("x", "test", "t", "train")]
+    assert found[0].similarity == similarity or (similarity is None and 0.8 <= found[0].similarity < 1)
+
+
+def test_signs_and_numbers_make_another_problem() -> None:
+    texts = ("3 + 4", "3 - 4", "-3 + 4", "34", "3.4", "(3 + 4) * 2", "3 + (4 * 2)", "3,4", "x-y", "x+y", "3 % 4")
+    splits = {str(i): [problem(text, f"What is {text}?")] for i, text in enumerate(texts)}
+    assert overlaps(splits) == []
+    assert " ".join(normalise("A well-known “rule”: 3-4, isn't it?")) == "a well known rule 3 - 4 isn t it"
+
+
+def test_the_search_finds_what_comparing_all_pairs_finds() -> None:
+    rng = random.Random(7)
+    words = [a + b for a in "abcdefgh" for b in "vwxyz"]
+    base = [[rng.choice(words) for _ in range(rng.randrange(12, 30))] for _ in range(60)]
+
+    def edited(tokens: list[str]) -> str:
+        changed = list(tokens)
+        for _ in range(rng.randrange(3)):
+            changed[rng.randrange(len(changed))] = rng.choice(words)
+        return " ".join(changed)
+
+    train = [problem(f"t{i}", " ".join(tokens)) for i, tokens in enumerate(base)]
+    test = [problem(f"x{i}", edited(tokens)) for i, tokens in enumerate(base)]
+
+    def shingles(p: Problem) -> set[tuple[str, ...]]:
+        tokens = p.text.split()
+        return {tuple(tokens[i : i + 2]) for i in range(len(tokens) - 1)}
+
+    near = {
+        x.prompt_id
+        for x in test
+        if any(len(shingles(x) & shingles(t)) >= 0.8 * len(shingles(x) | shingles(t)) for t in train)
+    }
+    assert 5 < len(near) < 55
+    assert {o.problem_id for o in overlaps({"train": train, "test": test})} == near
+
+
+@pytest.mark.parametrize("folder", ["demo", "smollm2"])
+def test_the_shipped_problems_do_not_overlap(folder: str) -> None:
+    path = Path(__file__).resolve().parents[1] / "jobs" / folder
+    check_disjoint({s: read_problems(settings(), s, {s: path / f"{s}.jsonl"}) for s in ("train", "gate", "test")})
+
+
+def test_a_near_duplicate_is_refused_with_the_cure() -> None:
+    near = STORY.replace("that day", "that very day")
+    train = [problem("a", STORY), problem("z", "What is 2 + 2?")]
+    splits = {"train": train, "gate": [problem("b", near)], "test": [problem("c", STORY)]}
+    with pytest.raises(
+        BadInput, match=r"'c' has the same text as 'a' in data\.train \(2 problems in all\).*allow_overl"
+    ):
+        check_disjoint(splits)
+    with pytest.raises(BadInput, match=r"data\.gate: problem 'b' has nearly the same text as 'a' in data\.train\."):
+        check_disjoint(splits | {"test": []})
+
+
+GSM8K = {
+    "id": "g",
+    "question": "How much?",
+    "answer": "He sold 48/2 = <<48/2=24>>24 clips.\nIn all <<48+24=72>>72.\n#### 72",
+}
+GSM8K_SETTINGS = {
+    "answer_marker": "####",
+    "solution": "answer",
+    "solution_strip": ["<<[^>]*>>", r"\s*####.*"],
+    "solution_template": "{solution}\nFinal answer: {answer}",
+}
+
+
+def test_a_solution_is_put_into_the_asked_format(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [GSM8K])
+    found = read(path, **GSM8K_SETTINGS)[0]
+    assert found.gold == "72"
+    assert found.solution == "He sold 48/2 = 24 clips.\nIn all 72.\nFinal answer: 72"
+
+
+def test_solutions_that_come_to_nothing_and_settings_that_do_not_fit(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", [GSM8K])
+    with pytest.raises(BadInput, match=r"line 1: the solution \(field 'answer'\) is empty"):
+        read(path, **GSM8K_SETTINGS | {"solution_strip": ["(?s).*"], "solution_template": None})
+    with pytest.raises(BadInput, match=r"no field 'answr' \(data\.solution_template\)"):
+        read(path, **GSM8K_SETTINGS | {"solution_template": "{answr}"})
+    with pytest.raises(ValidationError, match=r"'\(' is no regular expression"):
+        settings(solution="answer", solution_strip=["("])
+    with pytest.raises(ValidationError, match="need `solution`"):
+        settings(solution_template="{answer}")
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        ({}, "give either `path`, a file, or `hub`"),
+        ({"path": "a.jsonl", "hub": "a/b", "split": "train"}, "give either `path`, a file, or `hub`"),
+        ({"hub": "a/b"}, "`hub` needs `split`"),
+        ({"path": "a.jsonl", "revision": "main"}, "belong to `hub`, not to `path`"),
+    ],
+)
+def test_a_source_is_a_file_or_a_data_set(source: dict[str, str], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        settings(train=source)
+
+
+def test_huge_and_broken_parquet_fields(tmp_path: Path) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_pylist([ROWS[0], ROWS[1] | {"question": "x" * (17 << 20)}]), path)
+    with pytest.raises(BadInput, match=r"row 2: field 'question' .* is longer than 16 MiB"):
+        read(path)
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"a\xff")])
+    pq.write_table(pa.table({"id": ["a"], "question": broken, "answer": ["1"]}), path)
+    with pytest.raises(BadInput, match="not UTF-8"):
+        read(path)
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(BadInput, match="not a Parquet file, or a damaged one"):
+        read(path)
 
 
 def test_rounds_take_fresh_prompts_and_wrap() -> None:

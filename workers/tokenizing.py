@@ -19,10 +19,12 @@ def tokenize(rows: list[Problem], plan: TokenizingPlan, output: str) -> dict[str
     """Write prompts (schema PROMPTS) to `output`; returns the counts of prompts kept and dropped.
 
     Raises:
-        UnusableModel: no tokenizer, no EOS, or no chat template where one is asked for.
+        UnusableModel: no tokenizer, no EOS, no chat template where one is asked for, or ids beyond the embedding.
     """
+    config = _config(plan.model)
     tokenizer = _load(plan)
-    longest = _context(plan) - plan.max_tokens
+    _check_vocabulary(tokenizer, config, plan.model)
+    longest = (plan.max_model_len or getattr(config, "max_position_embeddings", None) or 2**31) - plan.max_tokens
     table: dict[str, list[Any]] = {name: [] for name in PROMPTS.names}
     dropped = 0
     for row in rows:
@@ -36,6 +38,11 @@ def tokenize(rows: list[Problem], plan: TokenizingPlan, output: str) -> dict[str
         if len(token_ids) > longest:
             dropped += 1
             continue
+        if (largest := max(token_ids, default=0)) >= config.vocab_size:
+            raise UnusableModel(
+                f"model: {plan.model}: prompt {row.prompt_id!r} holds {tokenizer.decode([largest])!r}, token "
+                f"{largest}, and the embedding has only {config.vocab_size} rows (vocab_size): take it out of the data"
+            )
         solution_ids = None
         if row.solution is not None:
             solution_ids = [
@@ -56,13 +63,25 @@ def _messages(row: Problem, plan: TokenizingPlan) -> list[dict[str, str]] | None
     return [*system, {"role": "user", "content": row.text}]
 
 
-def _context(plan: TokenizingPlan) -> int:
+def _config(model: str) -> Any:
     from transformers import AutoConfig
 
-    if plan.max_model_len is not None:
-        return plan.max_model_len
-    config = AutoConfig.from_pretrained(plan.model).get_text_config()
-    return int(getattr(config, "max_position_embeddings", None) or 2**31)
+    try:
+        return AutoConfig.from_pretrained(model).get_text_config()
+    except (OSError, ValueError, KeyError) as error:
+        raise UnusableModel(f"model: {model}: no usable config.json ({str(error).splitlines()[0]})") from error
+
+
+def _check_vocabulary(tokenizer: Any, config: Any, model: str) -> None:
+    """Tokens that the embedding has no row for would end the engine, or a GPU's whole process."""
+    # Some models list added tokens beyond the embedding that no text contains; those are checked where they occur.
+    largest = max(tokenizer.vocab_size - 1, tokenizer.eos_token_id)
+    if largest >= config.vocab_size:
+        raise UnusableModel(
+            f"model: {model}: its tokenizer has ids up to {largest}, its embedding (vocab_size) only "
+            f"{config.vocab_size} rows. Tokenizer and weights belong to different models, or the embedding was not "
+            "resized after tokens were added."
+        )
 
 
 def _load(plan: TokenizingPlan) -> Any:

@@ -1,0 +1,133 @@
+"""Do a model folder's weights fit its configuration? Told from names and shapes; no weights are loaded.
+
+A mismatch that a loader does not notice is the worst kind: layers that the configuration does not count are
+silently left out, and tensors it has no name for leave others at random.
+
+Format of the header: https://huggingface.co/docs/safetensors (8 bytes of length, then JSON).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import BadInput
+
+_LONGEST_HEADER = 100 * 2**20  # bytes; the format's own limit
+_CAUSAL = re.compile(r"CausalLM|LMHead|ConditionalGeneration")
+_LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "granite", "olmo2")
+# How a kind of model names its token embedding.
+_EMBEDDINGS = {"gpt2": "wte.weight", "gpt_neox": "embed_in.weight"} | dict.fromkeys(_LLAMA_LIKE, "embed_tokens.weight")
+
+Shapes = dict[str, list[int]]
+
+
+def check_weights(folder: Path, where: str) -> None:
+    """Compare `folder`'s config.json with the headers of its *.safetensors files; `where` opens each message.
+
+    A configuration that names no `model_type` is left to the libraries, which refuse it in their own words.
+
+    Raises:
+        BadInput: a file is damaged or missing, or a tensor is not what the configuration says.
+    """
+    config = _json_object((folder / "config.json").read_bytes(), f"{where}: {folder / 'config.json'}")
+    if "model_type" not in config:
+        return
+    architectures = config.get("architectures") or []
+    if architectures and not any(_CAUSAL.search(str(name)) for name in architectures):
+        raise BadInput(f"{where}: {folder} is a {architectures[0]}, which writes no text; give a causal language model")
+    shapes: Shapes = {}
+    for file in _files(folder, where):
+        shapes |= _shapes(file, where)
+    text = config.get("text_config", config)
+    for tensor, found, expected in _misfits(text, shapes):
+        raise BadInput(
+            f"{where}: {folder}: the weights are not those of its config.json ({config['model_type']}): {tensor} is "
+            f"{found}, the configuration says {expected}. Put the config.json and the *.safetensors of one model there."
+        )
+
+
+def _files(folder: Path, where: str) -> list[Path]:
+    """The files with the weights: those the index names, where there is one."""
+    index = folder / "model.safetensors.index.json"
+    if not index.exists():
+        whole = folder / "model.safetensors"
+        return [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
+    names = _json_object(index.read_bytes(), f"{where}: {index}").get("weight_map")
+    if not isinstance(names, dict):
+        raise BadInput(f"{where}: {index}: no `weight_map`; download the model again")
+    files = [folder / Path(str(name)).name for name in sorted(set(names.values()))]
+    if missing := [file.name for file in files if not file.is_file()]:
+        raise BadInput(f"{where}: {folder} lacks {', '.join(missing)}, which its index names; download the model again")
+    return files
+
+
+def _shapes(file: Path, where: str) -> Shapes:
+    """Shape of every tensor of a file, from its header."""
+    with open(file, "rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if not 2 <= length <= min(_LONGEST_HEADER, file.stat().st_size - 8):
+            raise BadInput(f"{where}: {file} is no safetensors file, or only a part of one; download the model again")
+        header = _json_object(stream.read(length), f"{where}: {file}")
+    shapes: Shapes = {}
+    end = 0
+    try:
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                shapes[name] = [int(size) for size in tensor["shape"]]
+                end = max(end, int(tensor["data_offsets"][1]))
+    except (TypeError, KeyError, IndexError, ValueError) as error:
+        raise BadInput(f"{where}: {file}: its header is damaged; download the model again") from error
+    if file.stat().st_size != 8 + length + end:
+        raise BadInput(
+            f"{where}: {file} has {file.stat().st_size} bytes and its header says {8 + length + end}; download it again"
+        )
+    return shapes
+
+
+def _misfits(config: Mapping[str, Any], shapes: Shapes) -> Iterator[tuple[str, str, str]]:
+    """What does not fit: the tensor, what is found, what the configuration says."""
+    kind = config.get("model_type")
+    endings = [_EMBEDDINGS[kind]] if kind in _EMBEDDINGS else sorted(set(_EMBEDDINGS.values()))
+    embedding = next((name for ending in endings for name in shapes if name.endswith(ending)), None)
+    if embedding is None:
+        if kind in _EMBEDDINGS:
+            yield f"*{_EMBEDDINGS[kind]}", "missing", "that there is one"
+        return
+    hidden = config.get("hidden_size", config.get("n_embd"))
+    expected = {embedding: [config.get("vocab_size"), hidden]}
+    if kind in _LLAMA_LIKE:
+        stem = embedding.removesuffix("embed_tokens.weight")
+        expected |= _first_layer(config, f"{stem}layers.0.")
+        numbers = {int(found[1]) for name in shapes if (found := re.match(rf"{re.escape(stem)}layers\.(\d+)\.", name))}
+        if len(numbers) != config.get("num_hidden_layers", len(numbers)):
+            yield f"{stem}layers", f"{len(numbers)} layers", f"{config['num_hidden_layers']}"
+    for name, shape in expected.items():
+        if name in shapes and None not in shape and shapes[name] != shape:
+            yield name, f"{shapes[name]}", f"{shape}"
+
+
+def _first_layer(config: Mapping[str, Any], stem: str) -> dict[str, list[Any]]:
+    hidden, heads, inner = (config.get(k) for k in ("hidden_size", "num_attention_heads", "intermediate_size"))
+    if not (isinstance(hidden, int) and isinstance(heads, int) and heads > 0):
+        return {}
+    head = config.get("head_dim") or hidden // heads
+    groups = config.get("num_key_value_heads") or heads
+    return {
+        f"{stem}self_attn.q_proj.weight": [heads * head, hidden],
+        f"{stem}self_attn.k_proj.weight": [groups * head, hidden],
+        f"{stem}mlp.down_proj.weight": [hidden, inner],
+    }
+
+
+def _json_object(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{where}: not JSON ({str(error)[:200]})") from error
+    if not isinstance(value, dict):
+        raise BadInput(f"{where}: a JSON object is needed, not {type(value).__name__}")
+    return value

@@ -1,0 +1,117 @@
+"""Problems to token ids with real tokenizers: what is kept, what is dropped, what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.records import Problem, TokenizingPlan
+from workers.tokenizing import UnusableModel, tokenize
+
+SEED = Path(__file__).resolve().parents[1] / "jobs" / "demo" / "seed"
+TEMPLATE = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+PLAN = TokenizingPlan(str(SEED), chat=False, system=None, max_model_len=None, max_tokens=48)
+ROWS = [Problem("a", "Ben has 6 pens.\n", "6", "Final answer: 6"), Problem("b", "Ada has 2.\n", "2", None)]
+
+
+def run(
+    tmp_path: Path, plan: TokenizingPlan, rows: list[Problem] = ROWS
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    output = tmp_path / "out.parquet"
+    facts = tokenize(rows, plan, str(output))
+    return facts, pq.read_table(output).to_pylist()
+
+
+def changed_seed(tmp_path: Path, file: str, **changes: Any) -> TokenizingPlan:
+    """A plan for a copy of the seed in which some keys of a JSON file are changed; None removes a key."""
+    folder = tmp_path / "model"
+    shutil.copytree(SEED, folder)
+    content = json.loads((folder / file).read_text()) | changes
+    (folder / file).write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
+    return dataclasses.replace(PLAN, model=str(folder))
+
+
+def decode(ids: list[int]) -> str:
+    from transformers import AutoTokenizer
+
+    return str(AutoTokenizer.from_pretrained(SEED).decode(ids))
+
+
+def test_prompts_and_gold_solutions_get_their_ids(tmp_path: Path) -> None:
+    facts, rows = run(tmp_path, PLAN)
+    assert (facts["prompts"], facts["dropped"]) == (2, 0)
+    assert decode(rows[0]["token_ids"]) == "Ben has 6 pens.\n"
+    assert decode(rows[0]["solution_token_ids"]) == "Final answer: 6<|endoftext|>"
+    assert rows[1]["solution_token_ids"] is None and rows[0]["messages"] is None
+
+
+def test_a_prompt_that_leaves_no_room_is_dropped_and_counted(tmp_path: Path) -> None:
+    _, rows = run(tmp_path, PLAN)
+    longest = len(rows[1]["token_ids"]) + PLAN.max_tokens
+    assert len(rows[0]["token_ids"]) + PLAN.max_tokens > longest
+    facts, kept = run(tmp_path, dataclasses.replace(PLAN, max_model_len=longest))
+    assert (facts["prompts"], facts["dropped"]) == (1, 1)
+    assert [row["prompt_id"] for row in kept] == ["b"]
+    # Without a limit in the job the model's own counts: 256 tokens here.
+    facts, _ = run(tmp_path, PLAN, [Problem("c", "pens " * 300, "1", None)])
+    assert facts["dropped"] == 1
+
+
+def test_chat_messages_go_through_the_template(tmp_path: Path) -> None:
+    plan = changed_seed(tmp_path, "tokenizer_config.json", chat_template=TEMPLATE)
+    _, rows = run(tmp_path, dataclasses.replace(plan, chat=True, system="Be brief."))
+    assert rows[1]["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "Ada has 2.\n"},
+    ]
+    assert rows[1]["text"] == "<system>Be brief.\n<user>Ada has 2.\n\n<assistant>"
+    assert decode(rows[1]["token_ids"]) == rows[1]["text"]
+
+
+def test_no_chat_template(tmp_path: Path) -> None:
+    with pytest.raises(UnusableModel, match=r"data\.chat: .* has no chat template; use `chat: false`"):
+        run(tmp_path, dataclasses.replace(PLAN, chat=True))
+
+
+def test_no_eos(tmp_path: Path) -> None:
+    with pytest.raises(UnusableModel, match="has no EOS token"):
+        run(tmp_path, changed_seed(tmp_path, "tokenizer_config.json", eos_token=None))
+
+
+def test_no_tokenizer(tmp_path: Path) -> None:
+    plan = changed_seed(tmp_path, "config.json")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (Path(plan.model) / name).unlink()
+    with pytest.raises(UnusableModel, match="no usable tokenizer"):
+        run(tmp_path, plan)
+
+
+def test_a_vocabulary_larger_than_the_embedding(tmp_path: Path) -> None:
+    with pytest.raises(UnusableModel, match=r"has ids up to \d+, its embedding \(vocab_size\) only 300 rows"):
+        run(tmp_path, changed_seed(tmp_path, "config.json", vocab_size=300))
+
+
+def test_an_added_token_beyond_the_embedding_is_refused_only_where_it_is_used(tmp_path: Path) -> None:
+    plan = changed_seed(tmp_path, "config.json")
+    file = Path(plan.model) / "tokenizer.json"
+    content = json.loads(file.read_text())
+    vocab_size = json.loads((SEED / "config.json").read_text())["vocab_size"]
+    content["added_tokens"].append(content["added_tokens"][0] | {"id": vocab_size, "content": "<|image|>"})
+    file.write_text(json.dumps(content))
+    assert run(tmp_path, plan)[0]["prompts"] == 2
+    with pytest.raises(UnusableModel, match=rf"prompt 'c' holds '<\|image\|>', token {vocab_size}"):
+        run(tmp_path, plan, [Problem("c", "See <|image|>.", "1", None)])
+
+
+def test_an_unknown_architecture(tmp_path: Path) -> None:
+    with pytest.raises(UnusableModel, match=r"no usable config\.json"):
+        run(tmp_path, changed_seed(tmp_path, "config.json", model_type="no-such-kind"))
