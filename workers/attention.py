@@ -8,7 +8,9 @@ Two functions compute exactly that:
 - `sdpa`, anywhere: each prompt and each completion is one row of a batched
   scaled_dot_product_attention call, its keys gathered as [prompt][completion]. Rows of similar size
   share a call, so that the masks are as large as the real work and never tokens x tokens.
-- `flex`, on GPU: FlexAttention with a block mask built once a pack.
+- `flex`, on GPU: FlexAttention with a block mask built once a pack. So far it was compared with `sdpa`
+  on CPU only, uncompiled and forward (FlexAttention has no backward there); tests/test_gpu.py holds
+  the comparison that a GPU should make.
 
 transformers builds no mask of its own for an attention function whose name it has no mask for, and
 hands keyword arguments of the model's forward down to it: that is how the layout gets there.

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.records import PROBE, REFERENCE
-from workers.batching import PairTokens, Tokens
+from workers.batching import PairTokens, Tokens, completion_key
+from workers.files import write_table
 
 
 class TrainingDataError(ValueError):
@@ -84,15 +84,24 @@ def read_reference(file: str) -> dict[str, float]:
     return dict(zip(keys, logprobs, strict=True))
 
 
+def require_scored(pairs: Sequence[PairTokens], reference: dict[str, float], file: str) -> None:
+    """Raise TrainingDataError unless the reference covers both sides of every pair."""
+    for pair in pairs:
+        for side in (pair.chosen, pair.rejected):
+            if completion_key(pair.prompt, side) not in reference:
+                raise TrainingDataError(
+                    f"{file}: lacks a completion of pair {pair.pair_id}: it was made for other pairs, so run the "
+                    "reference pass again"
+                )
+
+
 def write_probe(file: str, rows: Sequence[tuple[Tokens, Tokens, float]]) -> None:
     """Write (prompt ids, completion ids, logprob) rows as Parquet."""
     prompts, completions, logprobs = zip(*rows, strict=True)
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
     columns = [[p.tolist() for p in prompts], [c.tolist() for c in completions], list(logprobs)]
-    pq.write_table(pa.table(columns, schema=PROBE), file)
+    write_table(pa.table(columns, schema=PROBE), file)
 
 
 def write_metrics(file: str, rows: Sequence[dict[str, float]]) -> None:
     """Write one row a step as Parquet."""
-    Path(file).parent.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.Table.from_pylist(list(rows)), file)
+    write_table(pa.Table.from_pylist(list(rows)), file)

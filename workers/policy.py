@@ -44,16 +44,18 @@ def load_model(folder: str, dtype: torch.dtype) -> nn.Module:
     return model
 
 
-def wrap(
-    settings: Train, model: nn.Module, device: torch.device, chunk_logits: int, autocast: torch.dtype | None = None
-) -> PackScorer:
-    """The model as a scorer of packs on a device, ready for DeepSpeed."""
-    implementation = attention.pick(settings.attention, device)
-    scorer = PackScorer(model, implementation, autocast, chunk_logits).to(device)
-    if settings.zero == 3:
-        from deepspeed.utils import set_z3_leaf_modules
+def _place(settings: Train, scorer: PackScorer, device: torch.device, config: dict[str, Any]) -> PackScorer:
+    """The scorer on its device; under ZeRO 3 sharded over the ranks on the way there, weight by weight."""
+    if settings.zero < 3:
+        return scorer.to(device)
+    import deepspeed
+    from deepspeed.utils import set_z3_leaf_modules
 
-        set_z3_leaf_modules(scorer, [HeadScorer])
+    set_z3_leaf_modules(scorer, [HeadScorer])
+    # Left to `initialize`, the whole model would go to each device before it is sharded.
+    deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
+    for buffer in scorer.buffers():
+        buffer.data = buffer.data.to(device)
     return scorer
 
 
@@ -75,8 +77,10 @@ def build_policy(settings: Train, folder: str, device: torch.device, ranks: int,
         model = model.to(torch.bfloat16)
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    scorer = wrap(settings, model, device, chunk_logits, torch.bfloat16 if autocast else None)
+    implementation = attention.pick(settings.attention, device)
+    scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
     config = deepspeed_config(settings, ranks, sum(p.numel() for p in model.parameters()))
+    scorer = _place(settings, scorer, device, config)
     engine = deepspeed.initialize(model=scorer, model_parameters=scorer.parameters(), config=config)[0]
     _set_masters(model, masters)
     return engine
@@ -85,12 +89,13 @@ def build_policy(settings: Train, folder: str, device: torch.device, ranks: int,
 def build_reference(settings: Train, folder: str, device: torch.device, ranks: int, chunk_logits: int) -> Any:
     """The reference model for scoring: whole on every rank, or sharded where training shards weights (ZeRO 3)."""
     model = load_model(folder, torch.float32 if settings.precision == "fp32" else torch.bfloat16)
-    scorer = wrap(settings, model, device, chunk_logits)
+    scorer = PackScorer(model, attention.pick(settings.attention, device), None, chunk_logits)
+    config = inference_config(settings, ranks, sum(p.numel() for p in model.parameters()))
+    scorer = _place(settings, scorer, device, config)
     if settings.zero < 3:
         return scorer
     import deepspeed
 
-    config = inference_config(settings, ranks, sum(p.numel() for p in model.parameters()))
     return deepspeed.initialize(model=scorer, config=config)[0]
 
 

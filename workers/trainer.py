@@ -15,7 +15,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -42,10 +43,28 @@ from workers.train_step import (
 )
 
 PROBE_COMPLETIONS = 32
+"""Most completions that are scored again with the trained policy."""
 
 
 class TrainingError(RuntimeError):
     """Training had to stop; the message says where, why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a round's training works on."""
+
+    plan: TrainingPlan
+    pairs: list[PairTokens]
+    reference: dict[str, float]
+    """Log-probability under the reference by completion key."""
+    batches: list[list[int]]
+    """Rows of the pairs of each step."""
+
+    def nll_tokens(self, rows: list[int]) -> int:
+        """Tokens that the NLL of these pairs covers."""
+        whole = self.plan.loss.nll_scope == "prompt+response"
+        return sum(len(self.pairs[r].chosen) + whole * len(self.pairs[r].prompt) for r in rows)
 
 
 class Trainer:
@@ -159,35 +178,29 @@ class Trainer:
     def train(self, plan: TrainingPlan, reference_file: str) -> Iterator[tuple[str, dict[str, Any]]]:
         """Train the round: yields ("step", metrics) after each step and ("facts", facts) at the end.
 
-        Raises TrainingError (not finite, policy and reference disagree), TrainingDataError (pairs or
-        reference file) or ExportError.
+        Raises TrainingError (a loss or gradient that is not finite), ReferenceMismatch, TrainingDataError
+        (pairs or reference file) or ExportError.
         """
         pairs, dropped = self._read_pairs(plan)
         reference = pair_data.read_reference(reference_file)
+        pair_data.require_scored(pairs, reference, reference_file)
         engine = self._engine(plan.init)
-        batches = self._batches(pairs, plan.seed)
+        # What is trained now is the policy no longer: another call starts from the folder again.
+        self._policy = None
+        round_ = Round(plan, pairs, reference, self._batches(pairs, plan.seed))
         started = time.perf_counter()
         metrics: list[dict[str, Any]] = []
-        check: ReferenceCheck | None = None
-        for step, rows in enumerate(batches, start=1):
-            rate = learning_rate(
-                step,
-                len(batches),
-                plan.learning_rate,
-                self.settings.schedule,
-                self.settings.warmup_steps,
-                self.settings.final_ratio,
-            )
-            row, differences = self._step(engine, plan, pairs, rows, reference, step, rate)
-            if step == 1:
-                check = differences
+        first: ReferenceCheck | None = None
+        for step in range(1, len(round_.batches) + 1):
+            row, check = self._step(engine, round_, step)
+            first = first or check
             metrics.append(row)
             yield "step", row
         seconds = time.perf_counter() - started
         self._publish(engine, plan, pairs)
         if self.rank == 0:
             pair_data.write_metrics(plan.metrics_file, metrics)
-        yield "facts", _facts(metrics, check, len(pairs), dropped, len(reference), seconds)
+        yield "facts", _facts(metrics, first, len(pairs), dropped, len(reference), seconds)
 
     def _batches(self, pairs: list[PairTokens], seed: int) -> list[list[int]]:
         batches: list[list[int]] = []
@@ -195,58 +208,60 @@ class Trainer:
             batches += batching.epoch_batches(pairs, seed, epoch, self.settings.batch_pairs, self.settings.order)
         return batches[: self.settings.max_steps]
 
-    def _micro_batches(
-        self, plan: TrainingPlan, pairs: list[PairTokens], rows: list[int], reference: dict[str, float]
-    ) -> list[tuple[MicroBatch, Tensor]]:
+    def _micro_batches(self, round_: Round, rows: list[int]) -> Iterator[tuple[MicroBatch, Tensor]]:
         """This rank's micro-batches of a global batch, with the reference log-probabilities of each."""
-        scored = plan.loss.nll_scope == "prompt+response"
-        shares = batching.divide_batch(pairs, rows, self.settings.tokens_per_microbatch, self.ranks)
+        scored = round_.plan.loss.nll_scope == "prompt+response"
+        shares = batching.divide_batch(round_.pairs, rows, self.settings.tokens_per_microbatch, self.ranks)
         mine = [batching.micro_batch(trees, scored) for trees in shares[self.rank]]
         # Under ZeRO 2 and 3 every backward is collective; below, only a step's gradients are.
         wanted = max(map(len, shares)) if self.settings.zero >= 2 else 1
-        mine += [batching.filler(pairs[rows[0]], scored)] * (wanted - len(mine))
-        return [(batch, _reference_of(batch, pairs, reference)) for batch in mine]
+        mine += [batching.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))
+        for batch in mine:
+            logprobs = [round_.reference[key] if batch.rows else 0.0 for key in batch.keys]
+            yield batch.to(self.device), torch.tensor(logprobs, dtype=torch.float64)
 
-    def _step(
-        self,
-        engine: Any,
-        plan: TrainingPlan,
-        pairs: list[PairTokens],
-        rows: list[int],
-        reference: dict[str, float],
-        step: int,
-        rate: float,
-    ) -> tuple[dict[str, Any], ReferenceCheck]:
+    def _step(self, engine: Any, round_: Round, step: int) -> tuple[dict[str, Any], ReferenceCheck]:
+        """One optimizer step: its metrics, and how far the policy was from the reference before it."""
         started = time.perf_counter()
+        rows = round_.batches[step - 1]
+        rate = self._learning_rate(round_, step)
         engine.train()
         for group in engine.optimizer.param_groups:
             group["lr"] = rate
-        whole = plan.loss.nll_scope == "prompt+response"
-        num_tokens = sum(len(pairs[r].chosen) + whole * len(pairs[r].prompt) for r in rows)
-        batches = ((batch.to(self.device), ref) for batch, ref in self._micro_batches(plan, pairs, rows, reference))
         # DeepSpeed averages gradients over ranks, where a sum is meant.
         sums = accumulate(
             engine,
-            batches,
-            plan.loss,
-            BatchTotals(len(rows), num_tokens),
+            self._micro_batches(round_, rows),
+            round_.plan.loss,
+            BatchTotals(len(rows), round_.nll_tokens(rows)),
             lambda loss: engine.backward(loss * self.ranks, scale_wrt_gas=False),
         )
         totals, differences = self._reduce(sums)
         if not math.isfinite(totals["loss"]):
-            self._stop_not_finite(plan, pairs, rows, step, totals["loss"], math.nan)
+            self._stop_not_finite(round_, step, totals["loss"], math.nan)
         check = ReferenceCheck.from_sums(differences)
-        if step == 1 and plan.init == plan.reference:
+        if step == 1 and round_.plan.init == round_.plan.reference:
             check.require_agreement()
         engine.step()
         norm = self._grad_norm if self.settings.zero == 0 else float(engine.get_global_grad_norm())
-        # An overflowing norm is reported as infinite, not a number or (with offload) -1.
+        # DeepSpeed reports an overflow as infinite, as not a number or, with offload, as -1.
         if not math.isfinite(norm) or norm < 0:
-            self._stop_not_finite(plan, pairs, rows, step, totals["loss"], norm)
+            self._stop_not_finite(round_, step, totals["loss"], norm)
         seconds = time.perf_counter() - started
         row = {"step": step} | mean_metrics(totals) | {"grad_norm": norm, "learning_rate": rate}
-        row |= {"padded_tokens": batching.padded_tokens(pairs, rows)}
+        row["padded_tokens"] = batching.padded_tokens(round_.pairs, rows)
         return row | {"tokens_per_second": row["tokens"] / seconds, "seconds": seconds}, check
+
+    def _learning_rate(self, round_: Round, step: int) -> float:
+        settings = self.settings
+        return learning_rate(
+            step,
+            len(round_.batches),
+            round_.plan.learning_rate,
+            settings.schedule,
+            settings.warmup_steps,
+            settings.final_ratio,
+        )
 
     def _reduce(self, sums: StepSums) -> tuple[dict[str, float], dict[str, float]]:
         """Sums over all ranks, by name."""
@@ -255,17 +270,10 @@ class Trainer:
         values = both.tolist()
         return dict(zip(SUMS, values, strict=False)), dict(zip(DIFFERENCES, values[len(SUMS) :], strict=True))
 
-    def _stop_not_finite(
-        self,
-        plan: TrainingPlan,
-        pairs: list[PairTokens],
-        rows: list[int],
-        step: int,
-        loss: float,
-        norm: float,
-    ) -> None:
-        ids = [pairs[row].pair_id for row in rows]
-        file = Path(plan.state_dir) / "not_finite.json"
+    def _stop_not_finite(self, round_: Round, step: int, loss: float, norm: float) -> None:
+        """Write down the batch's pairs and raise TrainingError; all ranks come here together."""
+        ids = [round_.pairs[row].pair_id for row in round_.batches[step - 1]]
+        file = Path(round_.plan.state_dir) / "not_finite.json"
         if self.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
             report = {"step": step, "loss": repr(loss), "grad_norm": repr(norm), "pair_ids": ids}
@@ -308,15 +316,6 @@ class Trainer:
         if self.rank == 0:
             logprobs = {key: lp for rows in scored for key, lp, _ in rows}
             pair_data.write_probe(plan.probe_file, [(texts[k][0].prompt, texts[k][1], logprobs[k]) for k in keys])
-
-
-def _reference_of(batch: MicroBatch, pairs: Sequence[PairTokens], reference: dict[str, float]) -> Tensor:
-    if batch.rows and (lacking := [key for key in batch.keys if key not in reference]):
-        raise pair_data.TrainingDataError(
-            f"the reference file lacks completion {lacking[0]}, in a batch with pair "
-            f"{pairs[batch.rows[0]].pair_id}: it was made for other pairs, so run the reference pass again"
-        )
-    return torch.tensor([reference.get(key, 0.0) for key in batch.keys], dtype=torch.float64)
 
 
 def _facts(

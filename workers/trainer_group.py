@@ -71,6 +71,8 @@ class TrainerGroup:
         self.settings = settings
         self.placement = placement
         self.chunk_logits = chunk_logits
+        self.pids: list[int] = []
+        """Process ids of the running ranks, in order."""
         self._actors: list[Any] = []
 
     def __enter__(self) -> TrainerGroup:
@@ -83,7 +85,7 @@ class TrainerGroup:
 
     def close(self) -> None:
         """End the actors; their processes and memory are gone soon after."""
-        actors, self._actors = self._actors, []
+        actors, self._actors, self.pids = self._actors, [], []
         for actor in actors:
             ray.kill(actor)
 
@@ -125,6 +127,11 @@ class TrainerGroup:
                 on_step(row)
         return facts
 
+    def each(self, function: Callable[[Any], Any]) -> list[Any]:
+        """What `function(trainer)` returns on each rank, in order; it runs in the rank's process."""
+        self._start()
+        return self._gather([actor.__ray_call__.remote(_on_trainer, function) for actor in self._actors])
+
     def _start(self) -> None:
         if self._actors:
             return
@@ -134,7 +141,7 @@ class TrainerGroup:
             options = _with_environment(self.placement.actor_options(rank))
             self._actors.append(actor.options(**options).remote(settings, rank, ranks, self.chunk_logits))
         host, port = self._get(self._actors[0].address.remote(), 0)
-        self._gather([a.connect.remote(host, port) for a in self._actors])
+        self.pids = self._gather([a.connect.remote(host, port) for a in self._actors])
 
     def _gather(self, refs: Sequence[Any]) -> list[Any]:
         """Results of one call a rank, in order; the first failure of any rank ends all."""
@@ -154,6 +161,10 @@ class TrainerGroup:
         except ray.exceptions.RayError as error:
             self.close()
             raise TrainingFailed(f"training rank {rank} died: {error}") from error
+
+
+def _on_trainer(rank: _Rank, function: Callable[[Any], Any]) -> Any:
+    return function(rank.trainer)
 
 
 def _with_environment(options: dict[str, Any]) -> dict[str, Any]:

@@ -1,0 +1,180 @@
+"""What the trainer reads and writes: pairs, reference, first-step check, exported folders."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+from safetensors import safe_open  # noqa: E402
+from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+from orchestrator.records import REFERENCE, pairs_schema  # noqa: E402
+from workers import pair_data  # noqa: E402
+from workers.batching import completion_key  # noqa: E402
+from workers.checks import ReferenceCheck, ReferenceMismatch  # noqa: E402
+from workers.export import ExportError, check_exportable, export_checkpoint, folder_dtype  # noqa: E402
+from workers.pair_data import TrainingDataError  # noqa: E402
+from workers.policy import IncompleteModel, load_model  # noqa: E402
+
+
+def save_pairs(file: Path, *ids: tuple[list[int], list[int], list[int]]) -> str:
+    rows = [(f"pair{i}", "p", "x", "y", "z", None, None, *sides) for i, sides in enumerate(ids)]
+    columns = [list(column) for column in zip(*rows, strict=True)]
+    pq.write_table(pa.table(columns, schema=pairs_schema(conversational=False)), file)
+    return str(file)
+
+
+def test_pairs_of_several_files_keep_their_order(tmp_path: Path) -> None:
+    first = save_pairs(tmp_path / "1.parquet", ([1, 2], [3], [4, 5]), ([6], [7], [8]))
+    second = save_pairs(tmp_path / "2.parquet", ([9], [0], [1, 2, 3]))
+    pairs = pair_data.read_pairs([first, second], vocab_size=10)
+    found = [[p.prompt.tolist(), p.chosen.tolist(), p.rejected.tolist()] for p in pairs]
+    assert found == [[[1, 2], [3], [4, 5]], [[6], [7], [8]], [[9], [0], [1, 2, 3]]]
+
+
+@pytest.mark.parametrize(
+    ("sides", "message"),
+    [
+        (([1], [10], [2]), r"p\.parquet: pair pair0 has token id 10, but the model's vocabulary has 10"),
+        (([1], [2], [-1]), "pair pair0 has token id -1"),
+        (([1], [], [2]), r"p\.parquet: pair pair0: chosen has no tokens"),
+    ],
+)
+def test_pairs_that_cannot_be_trained_on_are_named(tmp_path: Path, sides: Any, message: str) -> None:
+    with pytest.raises(TrainingDataError, match=message):
+        pair_data.read_pairs([save_pairs(tmp_path / "p.parquet", sides)], vocab_size=10)
+
+
+def test_no_pairs_and_no_file_are_told_apart(tmp_path: Path) -> None:
+    with pytest.raises(TrainingDataError, match="cannot be read as a Parquet file of pairs"):
+        pair_data.read_pairs([str(tmp_path / "none.parquet")], 10)
+    with pytest.raises(TrainingDataError, match="the files of pairs are empty"):
+        pair_data.drop_long([], 5)
+    pairs = pair_data.read_pairs([save_pairs(tmp_path / "p.parquet", ([1, 2], [3], [4, 5]))], 10)
+    with pytest.raises(TrainingDataError, match=r"all 1 are longer than train.max_tokens = 3; the shortest has 4"):
+        pair_data.drop_long(pairs, 3)
+
+
+def test_a_reference_for_other_pairs_is_refused(tmp_path: Path) -> None:
+    pairs = pair_data.read_pairs([save_pairs(tmp_path / "p.parquet", ([1, 2], [3], [4, 5]))], 10)
+    keys = [completion_key(pairs[0].prompt, side) for side in (pairs[0].chosen, pairs[0].rejected)]
+    file = str(tmp_path / "r.parquet")
+    pq.write_table(pa.table([keys[:1], [-1.5], [1]], schema=REFERENCE), file)
+    reference = pair_data.read_reference(file)
+    assert reference == {keys[0]: -1.5}
+    with pytest.raises(TrainingDataError, match=r"r\.parquet: lacks a completion of pair pair0"):
+        pair_data.require_scored(pairs, reference, file)
+
+
+def check_of(differences: list[float]) -> ReferenceCheck:
+    squares = sum(d * d for d in differences)
+    absolute = sum(map(abs, differences))
+    sums = {"completions": len(differences), "absolute": absolute, "signed": sum(differences), "squared": squares}
+    return ReferenceCheck.from_sums(sums)
+
+
+def test_rounding_passes_and_another_model_does_not() -> None:
+    noise = [0.015 * math.sin(7 * i) for i in range(32)]
+    check_of(noise).require_agreement()
+    check_of([0.0] * 8).require_agreement()
+    # Tiny and all in one direction: significant, and harmless.
+    check_of([1e-6 + 1e-8 * i for i in range(32)]).require_agreement()
+    with pytest.raises(ReferenceMismatch, match=r"0\.0300 nats a token on average"):
+        check_of([0.03, -0.03] * 8).require_agreement()
+    with pytest.raises(ReferenceMismatch, match=r"bias of \+0.01"):
+        check_of([0.010 + 0.1 * d for d in noise]).require_agreement()
+
+
+def test_standard_error_is_that_of_the_mean() -> None:
+    values = [0.1, 0.3, -0.2, 0.4]
+    spread = math.sqrt(sum((v - 0.15) ** 2 for v in values) / 3)
+    assert check_of(values).standard_error == pytest.approx(spread / 2)
+
+
+def tiny(folder: Path, tied: bool) -> LlamaForCausalLM:
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=50,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=1,
+        tie_word_embeddings=tied,
+    )
+    model = LlamaForCausalLM(config)
+    model.save_pretrained(folder)
+    (folder / "tokenizer.json").write_text("{}")
+    (folder / "weights.bin").write_text("not to be copied")
+    return model
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("shard_bytes", [10**9, 20_000])
+def test_an_exported_folder_loads_as_the_same_model(tmp_path: Path, tied: bool, shard_bytes: int) -> None:
+    model = tiny(tmp_path / "seed", tied)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.5)
+    target = tmp_path / "out"
+    export_checkpoint(
+        model, str(tmp_path / "seed"), str(target), torch.float32, 0, 0, has_master=False, shard_bytes=shard_bytes
+    )
+    files = sorted(file.name for file in target.glob("*.safetensors"))
+    if shard_bytes == 10**9:
+        assert files == ["model.safetensors"] and not (target / "model.safetensors.index.json").exists()
+    else:
+        index = json.loads((target / "model.safetensors.index.json").read_text())["weight_map"]
+        assert len(files) > 2 and set(index.values()) == set(files)
+        for name, file in index.items():
+            with safe_open(target / file, framework="pt") as weights:
+                assert name in weights.keys()  # noqa: SIM118
+    loaded, info = AutoModelForCausalLM.from_pretrained(target, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    for (name, wanted), (_, found) in zip(model.named_parameters(), loaded.named_parameters(), strict=True):
+        assert torch.equal(wanted, found), name
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
+    assert (target / "tokenizer.json").exists() and not (target / "weights.bin").exists()
+
+
+def test_a_weight_that_is_not_finite_is_not_published(tmp_path: Path) -> None:
+    model = tiny(tmp_path / "seed", True)
+    with torch.no_grad():
+        model.model.norm.weight[3] = math.nan
+    with pytest.raises(ExportError, match=r"model\.norm\.weight holds a value that is not finite"):
+        export_checkpoint(model, str(tmp_path / "seed"), str(tmp_path / "out"), torch.float32, 0, 0, False)
+    assert not list((tmp_path / "out").glob("config.json"))
+
+
+def test_a_model_whose_names_are_not_those_of_its_files_is_refused(tmp_path: Path) -> None:
+    model = tiny(tmp_path / "seed", True)
+    check_exportable(model, str(tmp_path / "seed"))
+    model.model.add_module("extra", torch.nn.Linear(2, 2))
+    with pytest.raises(ExportError, match=r"2 of its weights differently .*model\.extra\.bias"):
+        check_exportable(model, str(tmp_path / "seed"))
+
+
+def test_missing_weights_are_an_error_and_not_random_numbers(tmp_path: Path) -> None:
+    tiny(tmp_path / "seed", True)
+    config = json.loads((tmp_path / "seed" / "config.json").read_text())
+    config["num_hidden_layers"] = 3
+    (tmp_path / "seed" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(IncompleteModel, match=r"its weights lack model\.layers\.2\."):
+        load_model(str(tmp_path / "seed"), torch.float32)
+
+
+def test_the_dtype_of_a_folder(tmp_path: Path) -> None:
+    tiny(tmp_path / "seed", True).to(torch.bfloat16).save_pretrained(tmp_path / "half")
+    assert folder_dtype(tmp_path / "seed") == torch.float32
+    assert folder_dtype(tmp_path / "half") == torch.bfloat16
+    config = json.loads((tmp_path / "half" / "config.json").read_text())
+    del config["dtype"]
+    (tmp_path / "half" / "config.json").write_text(json.dumps(config))
+    assert folder_dtype(tmp_path / "half") == torch.bfloat16
