@@ -106,7 +106,7 @@ def drive(file: JobFile, say: Say, hire: Callable[[Job, Path], AbstractContextMa
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
     run = Run(root, on_append=tracker.poke)
-    with signals(), sign_of_life(root), _tracking(tracker, say), _ending(run, say):
+    with signals() as received, sign_of_life(root), _tracking(tracker, say), _ending(run, say, received):
         run.claim(_driver())
         check_same_job(root, job)  # again: somebody may have started the run since
         _record_job(run, file, model)
@@ -149,19 +149,21 @@ def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def signals() -> Iterator[None]:
-    """SIGTERM and Ctrl-C raise `Interrupted`; a second one leaves at once, which the ledger survives."""
-    seen: list[int] = []
+def signals() -> Iterator[list[str]]:
+    """SIGTERM and Ctrl-C raise `Interrupted`; a second one leaves at once, which the ledger survives.
+
+    Gives the list of the signals received so far, by name."""
+    received: list[str] = []
 
     def on_signal(number: int, _: Any) -> None:
-        if seen:
+        if received:
             os._exit(130)
-        seen.append(number)
-        raise Interrupted(signal.Signals(number).name)
+        received.append(signal.Signals(number).name)
+        raise Interrupted(received[0])
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield received
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -211,8 +213,8 @@ def _tracking(tracker: Tracker, say: Say) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ending(run: Run, say: Say) -> Iterator[None]:
-    """Write down how the driver ended, and the report."""
+def _ending(run: Run, say: Say, received: list[str]) -> Iterator[None]:
+    """Write down how the driver ended, and the report; `received` are the signals so far."""
     try:
         yield
     except Displaced:
@@ -225,6 +227,9 @@ def _ending(run: Run, say: Say) -> Iterator[None]:
         write_report(run.root)
         raise
     except BaseException as error:
+        if received:  # C code that the signal came in (Ray's) can turn Interrupted into an error of its own
+            run.end("interrupted", received[0])
+            raise Interrupted(received[0]) from error
         run.end("failed", f"{type(error).__name__}: {error}")
         raise
     run.end("finished", "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -274,3 +275,18 @@ def test_the_ledger_says_what_was_asked_for(tmp_path: Path) -> None:
     assert json.dumps(config["versions"])
     assert (tmp_path / "run/job.yaml").exists()
     assert "seed: 9" in (tmp_path / "run/resolved.yaml").read_text()
+
+
+def test_a_signal_that_became_another_error_still_counts_as_interrupted(tmp_path: Path) -> None:
+    """Ray's C code turns what a signal handler raises into a SystemError, now and then."""
+
+    def on_call(name: str) -> None:
+        if name == "train":
+            try:
+                signal.raise_signal(signal.SIGTERM)
+            except Interrupted as interrupted:
+                raise SystemError("returned a result with an exception set") from interrupted
+
+    with pytest.raises(Interrupted, match="SIGTERM"):
+        run_job(make_project(tmp_path), StandIns(on_call=on_call))
+    assert status(tmp_path / "run")["state"] == "interrupted"
