@@ -21,9 +21,20 @@ from pathlib import Path
 from typing import IO, Any
 
 from orchestrator.config import Cluster as ClusterSettings
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, RatchetError
 
+_STARTS = 3
 _OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node of the cluster: its name for people, and what Ray gives out there in all."""
+
+    id: str
+    name: str
+    cpus: int
+    gpus: int
 
 
 @dataclass(frozen=True)
@@ -82,22 +93,36 @@ class Cluster:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         os.environ.pop("RAY_ADDRESS", None)
-        import ray
-
         # A short path: Ray puts sockets there, whose names may have 107 characters.
         self._folder = Path(tempfile.mkdtemp(prefix="ratchet-"))
         self._lock = _lock(self._folder)  # held while this process lives, and let go however it ends
         on_terminate = signal.getsignal(signal.SIGTERM)
-        ray.init(
-            address="local",
-            include_dashboard=False,
-            _temp_dir=str(self._folder),
-            object_store_memory=_OBJECT_STORE_BYTES,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            num_gpus=0 if self.settings.accelerators == "none" else None,
-        )
-        signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place, which exits at once
+        try:
+            self._init_private(self._folder)
+        finally:
+            signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place, which exits at once
+
+    def _init_private(self, folder: Path) -> None:
+        """Ray gives its processes 30 s to start, which a busy machine can take; so it is tried again."""
+        import ray
+
+        for attempt in range(1, _STARTS + 1):
+            try:
+                ray.init(
+                    address="local",
+                    include_dashboard=False,
+                    _temp_dir=str(folder),
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    logging_level=logging.ERROR,
+                    log_to_driver=False,
+                    num_gpus=0 if self.settings.accelerators == "none" else None,
+                )
+                return
+            except Exception as error:  # Ray raises plain ones
+                ray.shutdown()
+                if attempt == _STARTS:
+                    why = str(error).splitlines()[0] if str(error) else repr(error)
+                    raise RatchetError(f"a local Ray did not start in {_STARTS} tries: {why}") from error
 
     def _join(self, address: str) -> None:
         import ray
@@ -159,6 +184,58 @@ class Cluster:
             return ray.get(self._helper.call.remote(function, *arguments))
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, Exception) else error) from None
+
+    @property
+    def job_id(self) -> str:
+        """Ray's own id of this driver, which its workers carry in their environment."""
+        import ray
+
+        return str(ray.get_runtime_context().get_job_id())
+
+    def free(self) -> tuple[int, int]:
+        """Cores and accelerators that nobody has reserved now."""
+        import ray
+
+        free = ray.available_resources()
+        return int(free.get("CPU", 0)), int(free.get("GPU", 0))
+
+    def nodes(self) -> list[Node]:
+        """The living nodes, by name; names are unique."""
+        import ray
+
+        found = []
+        for node in ray.nodes():
+            if node["Alive"]:
+                name, have = f"{node['NodeManagerHostname']} ({node['NodeManagerAddress']})", node["Resources"]
+                found.append(Node(node["NodeID"], name, int(have.get("CPU", 0)), int(have.get("GPU", 0))))
+        return sorted(found, key=lambda node: (node.name, node.id))
+
+    def on_nodes(self, function: Callable[..., Any], *arguments: Any, timeout: float) -> dict[Node, Any]:
+        """What a function returns on every node; the exception where it raises, or does not end in `timeout` s.
+
+        An argument that is a dict is by node's name: each node gets its own part, None where there is none."""
+        import ray
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        running = {}
+        for node in self.nodes():
+            there = NodeAffinitySchedulingStrategy(node.id, soft=False)
+            task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+            mine = [a.get(node.name) if isinstance(a, dict) else a for a in arguments]
+            running[task.remote(*mine)] = node
+        results: dict[Node, Any] = {}
+        ready, late = ray.wait(list(running), num_returns=len(running), timeout=timeout)
+        for reference in ready:
+            try:
+                results[running[reference]] = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                results[running[reference]] = error.cause if isinstance(error.cause, Exception) else error
+            except ray.exceptions.RayError as error:
+                results[running[reference]] = error
+        for reference in late:
+            ray.cancel(reference, force=True)
+            results[running[reference]] = TimeoutError(f"no answer within {timeout:.0f} s")
+        return {node: results[node] for node in running.values()}
 
     @contextlib.contextmanager
     def reserve(self, what: str, count: int, cpus: int, gpus: int) -> Iterator[Placement]:
