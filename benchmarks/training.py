@@ -182,9 +182,7 @@ def tree_step(
     return sums.values[0].item(), sum(batch.pack.num_tokens for batch in batches)
 
 
-def timed_pass(
-    step: Callable[[list[int]], tuple[float, int]], batches: list[list[int]], cuda: bool
-) -> dict[str, float]:
+def timed_pass(step: Callable[[list[int]], tuple[float, int]], batches: list[list[int]], cuda: bool) -> dict[str, Any]:
     """Train once on all batches: seconds, loss summed over pairs, processed tokens, peak memory."""
     if cuda:
         torch.cuda.synchronize()
@@ -194,7 +192,7 @@ def timed_pass(
     if cuda:
         torch.cuda.synchronize()
     seconds = time.perf_counter() - started
-    peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else float("nan")
+    peak = torch.cuda.max_memory_allocated() / 2**30 if cuda else None
     return {
         "seconds": seconds,
         "loss": sum(loss for loss, _ in results),
@@ -220,7 +218,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "trees, order pairs": (lambda rows: tree_step(trees, optimizer, pairs, rows, budget), by_pairs),
         "trees, order prompts": (lambda rows: tree_step(trees, optimizer, pairs, rows, budget), by_prompts),
     }
-    passes: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
+    passes: dict[str, list[dict[str, Any]]] = {name: [] for name in ways}
     for repeat in range(options.repeats + 1):
         for name, (step, batches) in ways.items():
             result = timed_pass(step, batches, options.device == "cuda")
@@ -261,9 +259,10 @@ def table(report: dict[str, Any]) -> str:
     ]
     for name, row in report["results"].items():
         span = f"{row['fastest']:.2f}-{row['slowest']:.2f}"
+        peak = "-" if row["peak_gib"] is None else f"{row['peak_gib']:.1f}"
         lines.append(
             f"{name:22}{row['seconds']:9.2f}{span:>16}{row['pairs_per_second']:9.1f}{row['processed_tokens']:9d}"
-            f"{row['peak_gib']:7.1f}{row['mean_loss']:10.5f}{report['speedup'][name]:7.2f}x"
+            f"{peak:>7}{row['mean_loss']:10.5f}{report['speedup'][name]:7.2f}x"
         )
     return "\n".join(lines)
 
