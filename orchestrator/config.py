@@ -52,6 +52,13 @@ def at_round(schedule: T | list[T], round_number: int) -> T:
     return schedule
 
 
+def _compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+
+
 class Source(Settings):
     """Where rows come from: a file, or a data set on the Hugging Face Hub. A plain string is short for `path`."""
 
@@ -126,10 +133,7 @@ class Data(Settings):
     @classmethod
     def _compiles(cls, value: list[str]) -> list[str]:
         for pattern in value:
-            try:
-                re.compile(pattern)
-            except (re.error, RecursionError, OverflowError) as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+            _compiled(pattern)
         return value
 
     @model_validator(mode="after")
@@ -192,6 +196,18 @@ class Grade(Settings):
     """Number of grader processes; null takes one a core."""
     max_characters: Count = 20_000
     """Longest completion that is looked at; only its end is, when it is longer."""
+
+    @field_validator("answer")
+    @classmethod
+    def _known_places(cls, value: list[str]) -> list[str]:
+        for place in value:
+            name, _, pattern = place.partition(":")
+            if name == "pattern":
+                if (groups := _compiled(pattern).groups) != 1:
+                    raise ValueError(f"{place!r} has {groups} groups and needs one; write (?:...) for the others")
+            elif place not in ("final_answer", "boxed", "hash"):
+                raise ValueError(f"{place!r} must be `final_answer`, `boxed`, `hash` or `pattern:REGEX`")
+        return value
 
 
 class Pairs(Settings):

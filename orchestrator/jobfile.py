@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,12 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
+from orchestrator.wanted import fields_at, wanted_at
 
 Key = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """Where a key was set, for people, and its place in the order in which errors are told."""
+
+    place: str
+    order: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -53,21 +63,18 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
         raise BadInput(f"{path}: cannot read the job file ({error.strerror}).{hint}") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 (byte {error.start})") from error
-    try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    document, positions = _read(text, str(path))
     if not isinstance(document, dict):
         raise BadInput(f"{path}: a job file is a mapping of keys to values, such as `name: irpo`")
-    positions = dict(_positions(node, ()))
-    for override in overrides:
+    origins = {key: _Origin(f"{path}:{line}:{column}", (0, line, column)) for key, (line, column) in positions.items()}
+    for number, override in enumerate(overrides, 1):
         key = _apply(document, override)
-        positions = {k: v for k, v in positions.items() if k[: len(key)] != key}
+        origins = {k: v for k, v in origins.items() if k[: len(key)] != key}
+        origins[key] = _Origin(f"override {override!r}", (1, number, 0))
     try:
         return JobFile(Job.model_validate(document), path.resolve(), tuple(overrides))
     except ValidationError as error:
-        raise BadInput("\n".join(_explain(error, path, positions))) from error
+        raise BadInput("\n".join(_explain(error, path, origins))) from error
 
 
 def resolved_yaml(job: Job) -> str:
@@ -90,70 +97,127 @@ def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
+def _read(text: str, where: str, several_lines: bool = True) -> tuple[Any, dict[Key, tuple[int, int]]]:
+    """A YAML document, and line and column of each of its keys, from 1."""
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        positions = dict(_positions(node, (), where))
+        return yaml.safe_load(text), positions
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark and several_lines else where
+        raise BadInput(f"{place}: not YAML: {error.problem or error.context}") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that cannot be
+        raise BadInput(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+    except RecursionError as error:
+        raise BadInput(f"{where}: too many levels, or an alias (`*name`) that contains itself") from error
+
+
 def _apply(document: dict[str, Any], override: str) -> Key:
     name, equals, text = override.partition("=")
     key = tuple(name.split("."))
     if not equals or not all(key):
         raise BadInput(f"override {override!r}: write key=value, such as train.learning_rate=1e-6")
-    try:
-        value = yaml.safe_load(text) if text else None
-    except yaml.YAMLError as error:
-        raise BadInput(f"override {override!r}: the value is not YAML ({' '.join(str(error).split())})") from error
+    value, _ = _read(text, f"override {override!r}", several_lines=False) if text else (None, {})
     section = document
     for part in key[:-1]:
         below = section.get(part)
         if isinstance(below, str) and part in ("train", "gate", "test"):
             below = {"path": below}  # a source's short form
-        section[part] = below if isinstance(below, dict) else {}
+        # A copy: an alias in the file would let the override reach other sections too.
+        section[part] = dict(below) if isinstance(below, dict) else {}
         section = section[part]
     section[key[-1]] = value
     return key
 
 
-def _positions(node: yaml.Node | None, key: Key) -> Iterator[tuple[Key, str]]:
-    """Line and column of every key, from 1."""
+def _positions(node: yaml.Node | None, key: Key, where: str) -> Iterator[tuple[Key, tuple[int, int]]]:
+    """Line and column of every key, from 1; a key that stands twice is refused."""
     if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
         for name, value in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                continue  # no key of a job: the loader refuses it
+            line, column = name.start_mark.line + 1, name.start_mark.column + 1
+            if name.value in seen:
+                raise BadInput(f"{where}:{line}:{column}: `{name.value}` stands at line {seen[name.value]} already")
+            if name.tag != "tag:yaml.org,2002:merge":
+                seen[name.value] = line
             below = (*key, name.value)
-            yield below, f"{name.start_mark.line + 1}:{name.start_mark.column + 1}"
-            yield from _positions(value, below)
+            yield below, (line, column)
+            yield from _positions(value, below, where)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield (*key, index), f"{value.start_mark.line + 1}:{value.start_mark.column + 1}"
-            yield from _positions(value, (*key, index))
+            yield (*key, index), (value.start_mark.line + 1, value.start_mark.column + 1)
+            yield from _positions(value, (*key, index), where)
 
 
-def _explain(error: ValidationError, path: Path, positions: Mapping[Key, str]) -> list[str]:
-    lines: dict[Key, str] = {}
+def _explain(error: ValidationError, path: Path, origins: Mapping[Key, _Origin]) -> list[str]:
+    """One line for each key that is wrong: those of the file in its order, then overrides, then what is missing."""
+    lines: dict[Key, tuple[tuple[int, int, int], str]] = {}
     for problem in error.errors(include_url=False):
-        # A union's branches appear in the location; they are no keys of the file.
-        key = tuple(p for p in problem["loc"] if isinstance(p, int) or str(p).isidentifier())
-        place = next((positions[key[:n]] for n in range(len(key), 0, -1) if key[:n] in positions), None)
-        where = f"{path}:{place}" if place else str(path)
-        name = ".".join(map(str, key)) or "job"
-        lines[key] = f"{where}: {name}: {_cure(problem, key)}"
+        key, value = _key_of(problem)
+        # What is missing has no place of its own: that of its section is the nearest. What an override has put
+        # around its own key came with it.
+        around = (key[:n] for n in range(len(key), 0, -1))
+        within = (k for k, origin in origins.items() if k[: len(key)] == key and origin.order[0] == 1)
+        found = key if key in origins else next((k for k in (*within, *around) if k in origins), None)
+        origin = origins[found] if found else _Origin(str(path), (2, 0, 0))
+        name = "" if found == key and origin.order[0] == 1 else f"{_dotted(key)}: "
+        lines[key] = (origin.order, f"{origin.place}: {name}{_cure(problem, key, value)}")
     # Where one branch of a union saw deeper than another, its word is the better one.
-    return [line for key, line in lines.items() if not any(k != key and k[: len(key)] == key for k in lines)]
+    deepest = {key: line for key, line in lines.items() if not any(k != key and k[: len(key)] == key for k in lines)}
+    return [line for _, line in sorted(deepest.values(), key=lambda found: found[0])]
 
 
-def _cure(problem: Any, key: Key) -> str:
-    if problem["type"] == "extra_forbidden":
-        known = _fields_of(key[:-1])
+def _key_of(problem: Any) -> tuple[Key, Any]:
+    """The key of the job that a problem is about, and the value there."""
+    key: Key = ()
+    for part in problem["loc"]:
+        # A union's branches appear in the location too; they are no keys of the file.
+        if isinstance(part, int) or fields_at(key):
+            key = (*key, part)
+    if problem["type"] == "missing" and key and isinstance(key[-1], int):
+        return key[:-1], problem["input"]  # a list that is too short
+    return key, problem["input"]
+
+
+def _cure(problem: Any, key: Key, value: Any) -> str:
+    if problem["type"] in ("extra_forbidden", "invalid_key"):
+        known = fields_at(key[:-1])
         near = difflib.get_close_matches(str(key[-1]), known, n=1)
-        hint = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(known)}"
+        elsewhere = [section for section in fields_at(()) if key[-1] in fields_at((section,))]
+        hint = f"known here: {', '.join(known)}"
+        if elsewhere or near:
+            hint = f"did you mean `{f'{elsewhere[0]}.{key[-1]}' if elsewhere else near[0]}`?"
         return f"unknown key; {hint}"
-    if problem["type"] == "missing":
-        return "missing; it has no default"
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    value = repr(problem["input"])
-    return f"{message} (it is {value if len(value) <= 80 else value[:77] + '...'})"
+    words = wanted_at(key)
+    if problem["type"] == "missing" and len(key) == len(problem["loc"]):
+        return f"missing; it has no default and must be {words}"
+    if problem["type"] == "value_error" and not (isinstance(value, bool) and words):
+        message: str = problem["msg"].removeprefix("Value error, ")
+        return message if isinstance(value, dict) else f"{message} (it is {_shown(value)})"
+    return f"must be {words} (it is {_shown(value)}{_slip(words or '', value)})"
 
 
-def _fields_of(key: Key) -> list[str]:
-    model: Any = Job
-    for part in key:
-        field = model.model_fields.get(str(part)) if isinstance(model, type) and issubclass(model, BaseModel) else None
-        if field is None:
-            return []
-        model = field.annotation
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+def _slip(words: str, value: Any) -> str:
+    """How YAML comes to read another value than was meant."""
+    if value is None and words.startswith("a section"):
+        return "; remove the key to take the defaults"
+    if isinstance(value, bool):
+        return ": YAML reads yes, no, on and off as true and false"
+    if words.startswith("text") and isinstance(value, int | float | datetime.date):
+        return "; put it in quotes"
+    return ""
+
+
+def _shown(value: Any) -> str:
+    """A value as it would stand in the file, cut where it is long."""
+    plain = {None: "null", True: "true", False: "false"}
+    text = plain[value] if value is None or isinstance(value, bool) else value
+    text = str(text) if isinstance(text, datetime.date) or text in plain.values() else repr(text)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _dotted(key: Key) -> str:
+    return ".".join(map(str, key)) or "job"

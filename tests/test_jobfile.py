@@ -64,16 +64,68 @@ def test_all_errors_at_once_each_with_its_place(job: Path) -> None:
     said = "\n".join(lines)
     for place in (
         r"tiny\.yaml:1:1: nmae: unknown key; did you mean `name`\?",
-        r"tiny\.yaml: name: missing",
+        r"tiny\.yaml: name: missing; it has no default",
         r"tiny\.yaml:8:3: train\.learning_rate: .*'fast'",
-        r"tiny\.yaml:9:3: train\.zero: must be less than or equal to 3 \(it is 7\)",
+        r"tiny\.yaml:9:3: train\.zero: must be a whole number from 0 to 3 \(it is 7\)",
         r"tiny\.yaml:11:22: generate\.temperature\.1: .*-1",
         r"tiny\.yaml:12:3: generate\.samples: .*0",
-        r"tiny\.yaml:13:3: generate\.top_p: a number is needed, not true or false",
+        r"tiny\.yaml:13:3: generate\.top_p: must be a number above 0 and at most 1 \(it is true: YAML reads yes",
         r"tiny\.yaml:15:3: pairs\.per_promt: unknown key; did you mean `per_prompt`\?",
     ):
         assert re.search(place, said), f"{place} not in\n{said}"
     assert len(lines) == 8
+    places = [tuple(map(int, found.groups())) for line in lines if (found := re.search(r"yaml:(\d+):(\d+):", line))]
+    assert places == sorted(places) and len(places) == 7 and "missing" in lines[-1]
+
+
+SCHEDULE = "must be a number above 0, or a list of such numbers, one a round"
+
+
+@pytest.mark.parametrize(
+    ("text", "overrides", "error"),
+    [
+        ("loss: {beta: x}\n", [], f"tiny.yaml:9:8: loss.beta: {SCHEDULE} (it is 'x')"),
+        ("loss: {beta: -1}\n", [], f"tiny.yaml:9:8: loss.beta: {SCHEDULE} (it is -1)"),
+        ("loss: {beta: []}\n", [], f"tiny.yaml:9:8: loss.beta: {SCHEDULE} (it is [])"),
+        ("loss: {beta: [0.1, x]}\n", [], "tiny.yaml:9:20: loss.beta.1: must be a number above 0 (it is 'x')"),
+        ("pairs:\n", [], "tiny.yaml:9:1: pairs: must be a section of keys (it is null; remove the key to take the "),
+        ("run_dir: 2026-12-05\n", [], "run_dir: must be text, or null (it is 2026-12-05; put it in quotes)"),
+        ("rounds: 1\nrounds: 2\n", [], "tiny.yaml:10:1: `rounds` stands at line 9 already"),
+        ("temperature: 1\n", [], "temperature: unknown key; did you mean `generate.temperature`?"),
+        ("grade: {answer: [boxd]}\n", [], "must be `final_answer`, `boxed`, `hash` or `pattern:REGEX`"),
+        ("grade: {answer: ['pattern:(a)(b)']}\n", [], "has 2 groups and needs one"),
+        ("? [a]\n: 1\n", [], "tiny.yaml:9:3: not YAML: found unhashable key"),
+        ("a: \tb\n\tc: 1\n", [], "tiny.yaml:9:4: not YAML: "),
+        ("generate: {engine: &a {x: *a}}\n", [], "tiny.yaml: too many levels, or an alias (`*name`) that contains"),
+        ("", ["train.zero=7"], "override 'train.zero=7': must be a whole number from 0 to 3 (it is 7)"),
+        ("", ["train={zero: 7}"], "override 'train={zero: 7}': train.zero: must be a whole number from 0 to 3 (it is"),
+        ("", ["rounds=0", "rounds="], "override 'rounds=': must be a whole number of at least 1 (it is null)"),
+        ("", ["trian.zero=1"], "override 'trian.zero=1': trian: unknown key; did you mean `train`?"),
+        ("", ["rounds=["], "override 'rounds=[': not YAML: expected the node content, but found '<stream end>'"),
+        ("", ["rounds"], "override 'rounds': write key=value, such as train.learning_rate=1e-6"),
+    ],
+)
+def test_an_error_is_one_line_with_place_key_value_and_cure(
+    job: Path, text: str, overrides: list[str], error: str
+) -> None:
+    lines = errors_of(job, GOOD + text, *overrides)
+    assert len(lines) == 1
+    assert error in lines[0]
+
+
+def test_errors_come_in_the_order_of_the_file_then_of_the_overrides(job: Path) -> None:
+    text = "train: {zero: 7}\nname: 3\nmodel: m\ndata: {train: a, gate: b, test: c, chat: 2}\n"
+    lines = errors_of(job, text, "rounds=0", "loss.beta=x")
+    assert [re.sub(r"^.*?(\d:\d+: \w+|override '\w+).*", r"\1", line) for line in lines] == [
+        "1:9: train", "2:1: name", "4:36: data", "override 'rounds", "override 'loss",
+    ]  # fmt: skip
+
+
+def test_an_override_leaves_other_users_of_an_alias_alone(job: Path) -> None:
+    text = GOOD.replace("gate: {path: b.jsonl, limit: 5}", "gate: &held {path: b.jsonl, limit: 5}")
+    job.write_text(text.replace("test: c.jsonl", "test: *held"))
+    found = load_job(job, ["data.gate.limit=9"]).job.data
+    assert (found.gate.limit, found.test.limit) == (9, 5)
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just words\n", "a: [\n", "a: !!python/object:os.system x\n"])
