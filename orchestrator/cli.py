@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -84,6 +84,32 @@ def validate(job: JobArgument, overrides: Overrides = None) -> None:
     typer.echo(resolved_yaml(file.job))
     sizes = ", ".join(f"{len(rows)} {split}" for split, rows in problems.items())
     typer.echo(f"# {job}: valid; model {model}; problems: {sizes}")
+
+
+@app.command()
+def doctor(
+    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Job file; none checks what needs no job")] = None,
+    overrides: Overrides = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
+    limit: Annotated[float | None, typer.Option(min=1, help="Most seconds that each check may take")] = None,
+) -> None:
+    """Check whether the cluster is fit for a job; exit code 1 where a check fails."""
+    from orchestrator.doctor import examine, patient
+    from orchestrator.driver import signals
+    from orchestrator.wiring import Examination
+
+    found, checks = patient(job, overrides or []), []
+
+    def tell(check: Any) -> None:
+        checks.append(check)
+        if not as_json:
+            typer.echo(check.line())
+
+    with signals(), Examination(found.for_trial, found.runs / "logs") as examiner:
+        sound = examine(found, examiner, tell, limit)
+    if as_json:
+        typer.echo(json.dumps({"ok": sound, "checks": [check.as_json() for check in checks]}, indent=2))
+    raise typer.Exit(0 if sound else 1)
 
 
 @app.command()

@@ -202,5 +202,20 @@ class Sink:
         self._client.set_terminated(self.runs[number], status=status, end_time=milliseconds)
 
 
+def reach(uri: str) -> int:
+    """Number of experiments (up to a thousand) that a tracking address knows.
+
+    Raises:
+        whatever MLflow raises when it cannot be reached.
+    """
+    for name, value in _QUIET_AND_QUICK.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for chatter in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(chatter).setLevel(logging.CRITICAL)
+    return len(MlflowClient(tracking_uri=uri).search_experiments(max_results=1000))
+
+
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
     return [items[i : i + size] for i in range(0, len(items), size)]

@@ -8,10 +8,11 @@ candidate go on to sample the next round from it.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from orchestrator.cluster import Cluster
+from orchestrator.cluster import Cluster, Node
 from orchestrator.config import Job
 from orchestrator.records import Problem, TokenizingPlan
 from orchestrator.run import Facts
@@ -30,7 +31,7 @@ class RealWorkers:
         self._pool: Any = None
         self._group: Any = None
 
-    def __enter__(self) -> RealWorkers:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: Any) -> None:
@@ -57,9 +58,7 @@ class RealWorkers:
             settings, cluster = self._job.generate, self.cluster
             from workers.generator_pool import GeneratorPool
 
-            gpus = settings.tensor_parallel if cluster.accelerated else 0
-            cpus = cluster.cpus_for(settings.engines, self._job.cluster.cpus_per_engine, gpus)
-            placement = self._devices.enter_context(cluster.reserve("generate.engines", settings.engines, cpus, gpus))
+            placement = self._devices.enter_context(cluster.reserve("generate.engines", *self._engines_need()))
             self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._job.seed, placement))
             self._pool.wait_ready()
         return self._pool
@@ -78,13 +77,75 @@ class RealWorkers:
             settings, cluster = self._job.train, self.cluster
             from workers.trainer_group import TrainerGroup
 
-            gpus = 1 if cluster.accelerated else 0
-            cpus = cluster.cpus_for(settings.ranks, self._job.cluster.cpus_per_rank, gpus)
-            placement = self._devices.enter_context(cluster.reserve("train.ranks", settings.ranks, cpus, gpus))
+            placement = self._devices.enter_context(cluster.reserve("train.ranks", *self._ranks_need()))
             self._group = self._devices.enter_context(TrainerGroup(settings, placement))
         return self._group
+
+    def _engines_need(self) -> tuple[int, int, int]:
+        """How many engines, and each one's cores and accelerators."""
+        settings, cluster = self._job.generate, self.cluster
+        gpus = settings.tensor_parallel if cluster.accelerated else 0
+        return settings.engines, cluster.cpus_for(settings.engines, self._job.cluster.cpus_per_engine, gpus), gpus
+
+    def _ranks_need(self) -> tuple[int, int, int]:
+        """How many training ranks, and each one's cores and accelerators."""
+        ranks, cluster = self._job.train.ranks, self.cluster
+        gpus = 1 if cluster.accelerated else 0
+        return ranks, cluster.cpus_for(ranks, self._job.cluster.cpus_per_rank, gpus), gpus
 
     def _release(self) -> None:
         """End whoever holds the devices; a process that is gone has freed its memory for certain."""
         self._devices.close()
         self._pool = self._group = None
+
+
+class Examination(RealWorkers):
+    """The same workers, and what `ratchet doctor` asks of them besides. A time limit is in seconds; what is asked
+    of every node comes back by node, as an exception where it failed there."""
+
+    def needs(self) -> dict[str, tuple[int, int, int]]:
+        """By key of the job: how many workers, and each one's cores and accelerators."""
+        return {"generate.engines": self._engines_need(), "train.ranks": self._ranks_need()}
+
+    def versions(self, packages: Sequence[str], limit: float) -> dict[Node, Any]:
+        from workers.doctor import versions
+
+        return self.cluster.on_nodes(versions, packages, timeout=limit)
+
+    def exchange(self, folder: str, token: str, limit: float) -> dict[Node, Any]:
+        from workers.doctor import exchange
+
+        return self.cluster.on_nodes(exchange, folder, token, timeout=limit)
+
+    def file_sizes(self, folder: str, limit: float) -> dict[Node, Any]:
+        from workers.doctor import file_sizes
+
+        return self.cluster.on_nodes(file_sizes, folder, timeout=limit)
+
+    def machines(self, limit: float) -> dict[Node, Any]:
+        from workers.doctor import machine
+
+        return self.cluster.on_nodes(machine, timeout=limit)
+
+    def holders(self, before: dict[str, Any], limit: float) -> dict[Node, Any]:
+        """`before` is what `machines` told, by a node's name."""
+        from workers.doctor import holders
+
+        seen = {name: told["processes"] for name, told in before.items()}
+        return self.cluster.on_nodes(holders, seen, self.cluster.job_id, timeout=limit)
+
+    def all_reduce(self) -> list[dict[str, Any]]:
+        """What each training rank says of a sum over all of them."""
+        from workers.doctor import all_reduce
+
+        return list(self.trainers().each(all_reduce))
+
+    def peak_memory(self) -> list[dict[str, int]]:
+        """Most bytes that each training rank has held so far."""
+        from workers.doctor import peak_memory
+
+        return list(self.trainers().each(peak_memory))
+
+    def release(self) -> None:
+        """End the engines and the ranks."""
+        self._release()

@@ -1,0 +1,177 @@
+"""What `ratchet doctor` runs on the nodes, and on the training ranks. Only what is asked of the ranks needs torch."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+_NOTICE_SECONDS = 10.0  # a network file system may show another node's new file late
+_ALL_REDUCE_FLOATS = {"nccl": 2**26, "gloo": 2**20}
+_WORTH_NAMING = 256 * 2**20  # bytes; an idle worker process of Ray takes less
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Versions of Python and of those packages that are installed here; nothing is imported."""
+    found = {"python": platform.python_version()}
+    for package in packages:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found
+
+
+def exchange(folder: str, token: str) -> str:
+    """Read the driver's file in `folder`, and write one of this node's own; returns its name.
+
+    Raises:
+        OSError: the folder or the file is not there, holds something else, or nothing can be written.
+    """
+    theirs, deadline = Path(folder) / "driver", time.monotonic() + _NOTICE_SECONDS
+    while not theirs.is_file():
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(f"{folder} is not the folder that the driver sees")
+        time.sleep(0.2)
+    if theirs.read_text() != token:
+        raise OSError(f"{theirs} does not hold what the driver wrote")
+    mine = Path(folder) / f"node-{platform.node()}-{os.getpid()}"
+    mine.write_text(token)
+    return mine.name
+
+
+def file_sizes(folder: str) -> dict[str, int]:
+    """Size of each file of a model folder by name; empty where there is no such folder."""
+    place = Path(folder)
+    return {file.name: file.stat().st_size for file in place.iterdir() if file.is_file()} if place.is_dir() else {}
+
+
+def machine() -> dict[str, Any]:
+    """Memory in bytes, cores, accelerators, and the processes there are, of the node this runs on."""
+    total, available = _memory()
+    shm = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
+    return {
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_total": total,
+        "memory_available": available,
+        "shm_total": shm.total if shm else 0,
+        "shm_free": shm.free if shm else 0,
+        "accelerators": accelerators(),
+        "processes": sorted(_starts()),
+    }
+
+
+def holders(before: Sequence[tuple[int, int]], job: str) -> list[dict[str, Any]]:
+    """Processes that hold memory and did not exist `before`, the largest first.
+
+    `ours` says which were started by Ray for `job` on this node, or are vLLM's own.
+    """
+    on_device = _device_memory()
+    marks = {f"RAY_JOB_ID={job}".encode(), f"RAY_RAYLET_PID={os.environ.get('RAY_RAYLET_PID')}".encode()}
+    found = []
+    for pid, _ in set(_starts()) - {(pid, start) for pid, start in before} - {(os.getpid(), _start(os.getpid()))}:
+        with contextlib.suppress(OSError):
+            resident, device = _status(pid, "VmRSS"), on_device.get(pid, 0)
+            if resident < _WORTH_NAMING and not device:
+                continue
+            name = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            # vLLM's processes write their name over the environment that would tell whose they are.
+            ours = marks <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")) or name.startswith("VLLM::")
+            found.append({"pid": pid, "name": name[:60], "memory": resident, "device_memory": device, "ours": ours})
+    return sorted(found, key=lambda process: -(process["memory"] + process["device_memory"]))
+
+
+def accelerators() -> list[dict[str, Any]]:
+    """NVIDIA devices of this node with their memory in bytes, whoever uses them; none without `nvidia-smi`."""
+    rows = _nvidia_smi("--query-gpu=index,name,memory.total,memory.free")
+    return [
+        {"index": int(index), "name": name, "total": int(total) * 2**20, "free": int(free) * 2**20}
+        for index, name, total, free in rows
+        if total.isdigit() and free.isdigit()
+    ]
+
+
+def all_reduce(trainer: Any) -> dict[str, Any]:
+    """Sum a tensor over the process group of a rank's Trainer: is the sum right, and how long does it take?"""
+    import torch
+    import torch.distributed as dist
+
+    backend = str(dist.get_backend())
+    size = _ALL_REDUCE_FLOATS[backend]
+    seconds, correct = [], True
+    for _ in range(3):  # the first one builds the connections
+        values = torch.full((size,), float(trainer.rank + 1), device=trainer.device)
+        dist.barrier()
+        started = time.perf_counter()
+        dist.all_reduce(values)
+        correct &= bool((values == trainer.ranks * (trainer.ranks + 1) / 2).all())  # waits for the device as well
+        seconds.append(time.perf_counter() - started)
+    return {"backend": backend, "bytes": 4 * size, "first": seconds[0], "seconds": min(seconds), "correct": correct}
+
+
+def peak_memory(trainer: Any) -> dict[str, int]:
+    """Most bytes that a rank's process has held at once: in host memory, and on its device."""
+    import torch
+
+    device = torch.cuda.max_memory_reserved(trainer.device) if trainer.use_cuda else 0
+    return {"host": _status(os.getpid(), "VmHWM"), "device": device}
+
+
+def _memory() -> tuple[int, int]:
+    """Total and available bytes, of the container where one sets a limit."""
+    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    total, available = (int(lines[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
+    group = Path("/sys/fs/cgroup")
+    with contextlib.suppress(OSError, ValueError):  # no limit is the word `max`
+        limit = int((group / "memory.max").read_text())
+        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        used = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
+        total, available = min(total, limit), min(available, max(0, limit - used))
+    return total, available
+
+
+def _starts() -> Iterator[tuple[int, int]]:
+    """Every process: its id, and when it started in clock ticks since boot."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                yield int(entry.name), _start(int(entry.name))
+
+
+def _start(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+
+
+def _status(pid: int, key: str) -> int:
+    """A size in bytes from a process's status; 0 where it has none, as a zombie."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith(key + ":"):
+            return int(line.split()[1]) * 1024
+    return 0
+
+
+def _device_memory() -> dict[int, int]:
+    """Bytes of device memory by process id, as far as the driver tells; in containers it often does not."""
+    held: dict[int, int] = {}
+    for pid, used in _nvidia_smi("--query-compute-apps=pid,used_memory"):
+        if pid.isdigit() and used.isdigit():
+            held[int(pid)] = held.get(int(pid), 0) + int(used) * 2**20
+    return held
+
+
+def _nvidia_smi(query: str) -> list[list[str]]:
+    """Rows of a query, sizes in MiB; none where there is no driver."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    command = [program, query, "--format=csv,noheader,nounits"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return []
+    return [[field.strip() for field in line.split(",")] for line in done.stdout.splitlines() if line.strip()]
