@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 JobArgument = Annotated[Path, typer.Argument(metavar="JOB", help="Job file, such as jobs/irpo.yaml")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Settings to override")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to override")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/irpo")]
 
 
@@ -73,17 +73,25 @@ def status(
 
 
 @app.command()
-def validate(job: JobArgument, overrides: Overrides = None) -> None:
-    """Check a job file and its data without running anything; print it with every default filled in."""
+def validate(
+    job: JobArgument,
+    overrides: Overrides = None,
+    resolved: Annotated[bool, typer.Option("--resolved", help="Print the job with every default filled in")] = False,
+) -> None:
+    """Check a job file, its data and its model without running anything."""
     file = load_job(job, overrides or [])
     from orchestrator.driver import check_same_job, read_all_problems, run_folder
     from orchestrator.seed_model import locate_model
 
-    problems, model = read_all_problems(file), locate_model(file)
-    check_same_job(run_folder(file.job), file.job)
-    typer.echo(resolved_yaml(file.job))
-    sizes = ", ".join(f"{len(rows)} {split}" for split, rows in problems.items())
-    typer.echo(f"# {job}: valid; model {model}; problems: {sizes}")
+    problems, model, root = read_all_problems(file), locate_model(file), run_folder(file.job)
+    check_same_job(root, file.job)
+    if resolved:
+        typer.echo(resolved_yaml(file.job), nl=False)
+        return
+    typer.echo(f"valid     {job}")
+    typer.echo(f"model     {model}")
+    typer.echo(f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items())}")
+    typer.echo(f"run       {root}{', which exists and would be resumed' if (root / 'ledger').is_dir() else ''}")
 
 
 @app.command()
@@ -110,6 +118,14 @@ def doctor(
     if as_json:
         typer.echo(json.dumps({"ok": sound, "checks": [check.as_json() for check in checks]}, indent=2))
     raise typer.Exit(0 if sound else 1)
+
+
+@app.command()
+def docs() -> None:
+    """Print the reference of the job file, in Markdown."""
+    from orchestrator.job_docs import job_docs
+
+    typer.echo(job_docs(), nl=False)
 
 
 @app.command()

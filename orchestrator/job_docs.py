@@ -1,0 +1,141 @@
+"""The reference of the job file, docs/job-file.md, made from the models in config.py. Pure: text in, text out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from orchestrator.config import HARMLESS, Job, Source
+from orchestrator.jobfile import resolved_yaml
+from orchestrator.wanted import model_of, wanted
+
+EXAMPLE = """\
+#!/usr/bin/env -S python -m orchestrator run
+name: example
+model: models/seed
+data:
+  train: problems/train.jsonl
+  gate: problems/gate.jsonl
+  test: problems/test.jsonl
+  prompts: split
+  prompts_per_round: 512
+loss:
+  beta: [0.1, 0.2]
+"""
+
+_HEAD = """\
+# The job file
+
+Made from `orchestrator/config.py` by `ratchet docs > docs/job-file.md`. Do not edit it by hand.
+
+A job file is YAML: one mapping, with sections. Every key but `name`, `model` and `data` has a default. Unknown keys,
+keys that stand twice and values out of range are refused, all at once, each with its line and column. `ratchet
+validate JOB` checks a job file and its data without running anything; `ratchet validate JOB --resolved` prints it
+with every default filled in, as it is kept in the run's `resolved.yaml`.
+
+## Starting it
+
+| form | needs |
+|---|---|
+| `ratchet run jobs/irpo.yaml` | the environment, activated |
+| `python -m orchestrator run jobs/irpo.yaml` | the same |
+| `./jobs/irpo.yaml` | the same; the file is executable, and its first line is as in the example below |
+| `ray job submit --working-dir . -- jobs/irpo.yaml` | a Ray cluster that has the packages, and RATCHET_HOME (see below) |
+| `ray job submit jobs/irpo.yaml` | a Ray cluster that was started in the project's folder |
+
+The first three start a private Ray, unless `cluster.address` or RAY_ADDRESS names a cluster. A submitted job runs on
+the cluster it was submitted to. Submitting it again resumes it. `ray job stop` interrupts it; the driver has 3
+seconds then, or `RAY_JOB_STOP_WAIT_TIME_S` of the job's environment.
+
+## Overrides
+
+Any form takes `key=value` after the job file, as in `ratchet run jobs/irpo.yaml name=hot generate.temperature=1.3`.
+The key is dotted, the value is YAML: `null`, `true`, `1e-6`, `'[0.1, 0.2]'`, `'{path: a.jsonl, limit: 5}'`. Of two
+overrides of one key the last one counts. A list is replaced as a whole.
+
+## Schedules
+
+Where a key takes "a list of such numbers, one a round", a single number holds for every round, and a list gives one
+number for each: `[0.8, 0.8, 1.3]` is 0.8 in rounds 1 and 2, and 1.3 from round 3 on. A longer list than there are
+rounds is cut.
+
+## Numbers
+
+`1e-6` is a number here, with or without a decimal point. YAML reads `yes`, `no`, `on` and `off` as true and false,
+and `2026-12-05` as a date: put such texts in quotes.
+
+## Where paths are looked for
+
+A path of the job file (`model`, the files of `data`) is absolute, or looked for in the job file's folder first and in
+the current folder next. A run lives in `run_dir`. Without one it lives in `runs/NAME`, below the folder that the
+environment variable RATCHET_HOME names; else below the project, which is the nearest folder with a `pyproject.toml`
+from the current one upwards; else below the current folder. On a cluster of several nodes all of them must see the
+run's folder, and the model and data too.
+
+`ray job submit --working-dir .` runs a copy of the project, which Ray removes again. A run in there is refused. Name
+a folder that lasts, for instance with `--runtime-env-json '{"env_vars": {"RATCHET_HOME": "/shared/ratchet"}}'`.
+
+## What may change on a resume
+"""
+
+
+def job_docs() -> str:
+    """The whole document, in Markdown."""
+    keys = [f"`{key}`" for key in HARMLESS]
+    parts = [
+        _HEAD,
+        f"A run keeps its settings. These can differ when it is started again, since they change no result: "
+        f"{', '.join(keys[:-1])} and {keys[-1]} (a section: all of its keys).",
+        "## Top level",
+        Job.__doc__ or "",
+        _table(Job),
+        *_sections(),
+        "## An example",
+        f"```yaml\n{EXAMPLE}```",
+        "The same with every default filled in:",
+        f"```yaml\n{resolved_yaml(Job.model_validate(yaml.safe_load(EXAMPLE)))}```",
+    ]
+    return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _sections() -> Iterator[str]:
+    for name, field in Job.model_fields.items():
+        if model := model_of(field.annotation):
+            yield f"## `{name}`"
+            yield _paragraph(model.__doc__ or "")
+            yield _table(model)
+            if any(model_of(f.annotation) is Source for f in model.model_fields.values()):
+                yield f"### Each of `{name}.train`, `{name}.gate` and `{name}.test`"
+                yield _paragraph(Source.__doc__ or "")
+                yield _table(Source)
+
+
+def _table(model: type[BaseModel]) -> str:
+    rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    for name, field in model.model_fields.items():
+        section = model_of(field.annotation)
+        if model is Job and section:
+            needed = "required" if field.is_required() else ""
+            cells = [f"[`{name}`](#{name})", "a section of keys", needed, _paragraph(section.__doc__ or "")]
+        else:
+            value = wanted(field.annotation, field.metadata)
+            cells = [f"`{name}`", value, _default(field), _paragraph(field.description or "")]
+        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(rows)
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value: Any = field.get_default(call_default_factory=True)
+    shown = json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
+    return "`" + (shown.strip('"') if isinstance(value, str) and value.isidentifier() else shown) + "`"
+
+
+def _paragraph(text: str) -> str:
+    return " ".join(text.split())
