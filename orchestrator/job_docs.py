@@ -45,7 +45,7 @@ with every default filled in, as it is kept in the run's `resolved.yaml`.
 | `ratchet run jobs/irpo.yaml` | the environment, activated |
 | `python -m orchestrator run jobs/irpo.yaml` | the same |
 | `./jobs/irpo.yaml` | the same; the file is executable, and its first line is as in the example below |
-| `ray job submit --working-dir . -- jobs/irpo.yaml` | a Ray cluster that has the packages, and RATCHET_HOME (see below) |
+| `ray job submit --working-dir . -- jobs/irpo.yaml` | a cluster that has the packages, and RATCHET_HOME (see below) |
 | `ray job submit jobs/irpo.yaml` | a Ray cluster that was started in the project's folder |
 
 The first three start a private Ray, unless `cluster.address` or RAY_ADDRESS names a cluster. A submitted job runs on
