@@ -13,9 +13,10 @@ import os
 import secrets
 import shutil
 import signal
+import socket
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -35,6 +36,11 @@ class Node:
     name: str
     cpus: int
     gpus: int
+
+
+def room(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
+    """How many workers of so many cores and accelerators fit on the nodes, each on one of them."""
+    return sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
 
 
 @dataclass(frozen=True)
@@ -125,6 +131,12 @@ class Cluster:
                     raise RatchetError(f"a local Ray did not start in {_STARTS} tries: {why}") from error
 
     def _join(self, address: str) -> None:
+        key = "cluster.address" if self.settings.address else "RAY_ADDRESS"
+        if address.startswith("http"):
+            raise BadInput(
+                f"{key}: {address!r} is the address of Ray's dashboard, which takes jobs (`ray job submit`). To join "
+                "the cluster from here give Ray's own address, such as host:6379."
+            )
         import ray
 
         failure: list[BaseException] = []
@@ -140,10 +152,19 @@ class Cluster:
         thread.start()
         thread.join(self.settings.timeout)
         if thread.is_alive() or failure:
-            why = failure[0] if failure else f"no answer within {self.settings.timeout:.0f} s"
+            within = f"within {self.settings.timeout:.0f} s"
+            if failure:
+                why = [*str(failure[0]).splitlines(), repr(failure[0])][0]
+            elif _listens(address):
+                why = (
+                    f"something listens there and did not let us in {within}: is it Ray's own port, of the same "
+                    "version, and do RAY_AUTH_MODE and the token fit the cluster's?"
+                )
+            else:
+                why = f"nothing answers there {within}"
             raise BadInput(
-                f"cluster.address: cannot join Ray at {address!r} ({str(why).splitlines()[0]}). Start it, correct "
-                "`cluster.address` or RAY_ADDRESS, or remove both to use a local one."
+                f"{key}: cannot join Ray at {address!r} ({why}). Start it, correct `cluster.address` or RAY_ADDRESS, "
+                "or remove both to use a local one."
             )
 
     def _keep_logs(self) -> None:
@@ -237,6 +258,21 @@ class Cluster:
             results[running[reference]] = TimeoutError(f"no answer within {timeout:.0f} s")
         return {node: results[node] for node in running.values()}
 
+    def check_room(self, what: str, count: int, cpus: int, gpus: int) -> None:
+        """Refuse what would never fit, however long one waits.
+
+        Raises:
+            BadInput: the nodes have no room for `count` workers of `cpus` cores and `gpus` accelerators each.
+        """
+        nodes = self.nodes()
+        if (fit := room(nodes, cpus, gpus)) < count:
+            have = ", ".join(f"{n.cpus} CPU and {n.gpus} GPU on {n.name}" for n in nodes[:8])
+            more = f" and {len(nodes) - 8} more nodes" if len(nodes) > 8 else ""
+            raise BadInput(
+                f"{what}: {count} x {cpus} CPU{f' and {gpus} GPU' if gpus else ''} asked for, and the cluster has room "
+                f"for {fit} ({have}{more}). Ask for fewer, or add nodes."
+            )
+
     @contextlib.contextmanager
     def reserve(self, what: str, count: int, cpus: int, gpus: int) -> Iterator[Placement]:
         """Hold `count` bundles of `cpus` cores and `gpus` accelerators each.
@@ -247,16 +283,7 @@ class Cluster:
         import ray
         from ray.util.placement_group import placement_group, remove_placement_group
 
-        need = {"CPU": count * cpus, "GPU": count * gpus}
-        have = ray.cluster_resources()
-        if missing := {k: v for k, v in need.items() if v > have.get(k, 0)}:
-            raise BadInput(
-                f"{what}: needs "
-                + ", ".join(f"{v} {k}" for k, v in missing.items())
-                + "; the cluster has "
-                + ", ".join(f"{have.get(k, 0):.0f} {k}" for k in missing)
-                + ". Ask for fewer, or add nodes."
-            )
+        self.check_room(what, count, cpus, gpus)
         bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
         group = placement_group([bundle] * count, strategy="PACK")
         try:
@@ -270,6 +297,13 @@ class Cluster:
             yield Placement(group, count, cpus, gpus)
         finally:
             remove_placement_group(group)
+
+
+def _listens(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    with contextlib.suppress(OSError, ValueError, OverflowError), socket.create_connection((host, int(port)), 5):
+        return True
+    return False
 
 
 class _Helper:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from packaging.version import InvalidVersion, Version
 
-from orchestrator.cluster import Node
+from orchestrator.cluster import Node, room
 from orchestrator.config import Job, at_round
 
 Level = Literal["pass", "warn", "FAIL"]
@@ -305,12 +305,12 @@ def judge_fit(needs: Mapping[str, tuple[int, int, int]], nodes: Sequence[Node], 
     """`needs`: by key of the job, how many workers and each one's cores and accelerators. Each fits in one node."""
     problems, fitting = [], []
     for key, (count, cpus, gpus) in needs.items():
-        room = sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
+        fit = room(nodes, cpus, gpus)
         each = f"{cpus} CPU" + (f" and {gpus} GPU" if gpus else "")
         have = f"{sum(n.cpus for n in nodes)} CPU and {sum(n.gpus for n in nodes)} GPU on {nodes_text(len(nodes))}"
-        text = f"{key}: {count} x {each}, room for {room} ({have})"
-        if room < count:
-            cure = f"set {key} to at most {room}, or add nodes" if room else f"no node has {each}; add one that has"
+        text = f"{key}: {count} x {each}, room for {fit} ({have})"
+        if fit < count:
+            cure = f"set {key} to at most {fit}, or add nodes" if fit else f"no node has {each}; add one that has"
             if gpus and sum(node.gpus // gpus for node in nodes) >= count:
                 which = "cpus_per_engine" if key == "generate.engines" else "cpus_per_rank"
                 cure = f"lower cluster.{which}, since there are accelerators enough"

@@ -58,6 +58,8 @@ class RealWorkers:
             settings, cluster = self._job.generate, self.cluster
             from workers.generator_pool import GeneratorPool
 
+            # Not after hours of sampling: what training will ask for must be there too.
+            cluster.check_room("train.ranks", *self._ranks_need())
             placement = self._devices.enter_context(cluster.reserve("generate.engines", *self._engines_need()))
             self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._job.seed, placement))
             self._pool.wait_ready()
