@@ -62,27 +62,30 @@ def machine() -> dict[str, Any]:
         "shm_total": shm.total if shm else 0,
         "shm_free": shm.free if shm else 0,
         "accelerators": accelerators(),
-        "processes": sorted(_starts()),
+        "processes": sorted(_processes()),
     }
 
 
-def holders(before: Sequence[tuple[int, int]], job: str) -> list[dict[str, Any]]:
-    """Processes that hold memory and did not exist `before`, the largest first.
+def holders(before: Sequence[tuple[int, int, int]] | None, job: str) -> list[dict[str, Any]]:
+    """Processes that have taken memory since `before` (what `machine` said), the largest first; sizes in bytes.
 
-    `ours` says which were started by Ray for `job` on this node, or are vLLM's own.
+    `ours` says which were started by Ray for `job` on this node, as engines and ranks are, or are vLLM's own. Ray
+    also gives work to processes that it has started earlier, so that what was there before counts by its growth.
     """
+    earlier = {(pid, start): resident for pid, start, resident in before or ()}
     on_device = _device_memory()
     marks = {f"RAY_JOB_ID={job}".encode(), f"RAY_RAYLET_PID={os.environ.get('RAY_RAYLET_PID')}".encode()}
     found = []
-    for pid, _ in set(_starts()) - {(pid, start) for pid, start in before} - {(os.getpid(), _start(os.getpid()))}:
+    for pid, start, resident in _processes():
         with contextlib.suppress(OSError):
-            resident, device = _status(pid, "VmRSS"), on_device.get(pid, 0)
-            if resident < _WORTH_NAMING and not device:
+            known = (pid, start) in earlier
+            grown, device = resident - earlier.get((pid, start), 0), 0 if known else on_device.get(pid, 0)
+            if pid == os.getpid() or (grown < _WORTH_NAMING and not device):
                 continue
             name = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
             # vLLM's processes write their name over the environment that would tell whose they are.
             ours = marks <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")) or name.startswith("VLLM::")
-            found.append({"pid": pid, "name": name[:60], "memory": resident, "device_memory": device, "ours": ours})
+            found.append({"pid": pid, "name": name[:60], "memory": grown, "device_memory": device, "ours": ours})
     return sorted(found, key=lambda process: -(process["memory"] + process["device_memory"]))
 
 
@@ -135,16 +138,13 @@ def _memory() -> tuple[int, int]:
     return total, available
 
 
-def _starts() -> Iterator[tuple[int, int]]:
-    """Every process: its id, and when it started in clock ticks since boot."""
+def _processes() -> Iterator[tuple[int, int, int]]:
+    """Every process: its id, when it started in clock ticks since boot, and its memory in bytes."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
-                yield int(entry.name), _start(int(entry.name))
-
-
-def _start(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+                start = int((entry / "stat").read_text().rpartition(")")[2].split()[19])
+                yield int(entry.name), start, _status(int(entry.name), "VmRSS")
 
 
 def _status(pid: int, key: str) -> int:
