@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +13,8 @@ from rich.console import Console
 
 from orchestrator import __version__
 from orchestrator.errors import Interrupted, RatchetError
-from orchestrator.jobfile import load_job, resolved_yaml
+from orchestrator.jobfile import JobFile, load_job, resolved_yaml
+from orchestrator.signals import signals
 
 EXIT_STOPPED, EXIT_INTERRUPTED = 3, 130  # finished is 0, bad input 2 and anything else 1 (errors.py)
 
@@ -31,9 +33,14 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, su
 @app.command()
 def run(job: JobArgument, overrides: Overrides = None) -> None:
     """Run a job, or resume it where it stopped."""
-    file = load_job(job, overrides or [])
+    with signals() as received:
+        _run(load_job(job, overrides or []), received)
+
+
+def _run(file: JobFile, received: Sequence[str]) -> None:
     # Imported here: these bring pyarrow and more, which `--help` need not wait for.
-    from orchestrator.driver import drive, healthy_driver, run_folder
+    from orchestrator.driver import drive, healthy_driver
+    from orchestrator.places import run_folder
     from orchestrator.rounds import GateStopped
     from orchestrator.tracking import open_command
 
@@ -46,7 +53,7 @@ def run(job: JobArgument, overrides: Overrides = None) -> None:
     if file.job.tracking.enabled:
         console.print(f"dashboard {open_command(uri)}", markup=False)
     try:
-        drive(file, lambda text: console.print(text, markup=False))
+        drive(file, lambda text: console.print(text, markup=False), received)
     except GateStopped as stopped:
         console.print(str(stopped), markup=False)
         raise typer.Exit(EXIT_STOPPED) from stopped
@@ -62,9 +69,11 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
 ) -> None:
     """Show what a run has done, and whether it is running."""
+    from orchestrator.places import home
     from orchestrator.status import intervals, render
     from orchestrator.status import status as read_status
 
+    run = run if run.is_absolute() or run.exists() else home() / run
     found = read_status(run)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -80,7 +89,8 @@ def validate(
 ) -> None:
     """Check a job file, its data and its model without running anything."""
     file = load_job(job, overrides or [])
-    from orchestrator.driver import check_same_job, read_all_problems, run_folder
+    from orchestrator.driver import check_same_job, read_all_problems
+    from orchestrator.places import run_folder
     from orchestrator.seed_model import locate_model
 
     problems, model, root = read_all_problems(file), locate_model(file), run_folder(file.job)
@@ -103,7 +113,6 @@ def doctor(
 ) -> None:
     """Check whether the cluster is fit for a job; exit code 1 where a check fails."""
     from orchestrator.doctor import examine, patient
-    from orchestrator.driver import signals
     from orchestrator.wiring import Examination
 
     found, checks = patient(job, overrides or []), []

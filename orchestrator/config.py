@@ -178,6 +178,15 @@ class Generate(Settings):
     engine: dict[str, Any] = {}
     """Further vLLM engine arguments, by their own names."""
 
+    @model_validator(mode="after")
+    def _fits(self) -> Generate:
+        if self.max_model_len is not None and self.max_tokens >= self.max_model_len:
+            raise ValueError(
+                f"`max_tokens` ({self.max_tokens}) leaves no room for a prompt in `max_model_len` "
+                f"({self.max_model_len})"
+            )
+        return self
+
 
 class Grade(Settings):
     """Scoring completions against gold answers in killable processes."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 import string
@@ -19,6 +20,7 @@ from orchestrator.errors import BadInput
 from orchestrator.overlap import overlaps
 from orchestrator.records import Problem
 
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 _LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
 
 
@@ -114,6 +116,10 @@ def _text(row: Mapping[str, Any], field: str, key: str, place: str) -> str:
     value = row[field]
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise BadInput(f"{place}: field {field!r} ({key}) must be text or a number, not {type(value).__name__}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadInput(f"{place}: field {field!r} ({key}) is {value}, which is no number to compare with")
+    if isinstance(value, str) and _SURROGATE.search(value):
+        raise BadInput(f"{place}: field {field!r} ({key}) holds half a surrogate pair, which is no text")
     if len(text := str(value)) > _LONGEST_LINE:
         raise BadInput(f"{place}: field {field!r} ({key}) is longer than {_LONGEST_LINE >> 20} MiB; no prompt is")
     return text
@@ -174,7 +180,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 row = json.loads(line.decode("utf-8"))
             except UnicodeDecodeError as error:
                 raise BadInput(f"{place}: not UTF-8 (byte {error.start})") from error
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise BadInput(f"{place}: not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise BadInput(f"{place}: an object is needed, not {type(row).__name__}")

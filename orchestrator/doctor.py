@@ -45,12 +45,13 @@ from orchestrator.diagnosis import (
     judge_versions,
     nodes_text,
 )
-from orchestrator.driver import read_all_problems, run_folder
+from orchestrator.driver import read_all_problems
 from orchestrator.errors import RatchetError
 from orchestrator.jobfile import JobFile, load_job
 from orchestrator.ledger import probe_links
 from orchestrator.mlflow_sink import reach
 from orchestrator.outbox import first_line
+from orchestrator.places import run_folder
 from orchestrator.projection import without_password
 from orchestrator.records import PROMPTS, LossWeights, SamplingPlan, Shard, TrainingPlan, pairs_schema
 from orchestrator.seed_model import locate_model

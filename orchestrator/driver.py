@@ -6,11 +6,10 @@ import contextlib
 import importlib.metadata
 import json
 import os
-import signal
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -25,6 +24,7 @@ from orchestrator.errors import BadInput, Displaced, Interrupted
 from orchestrator.jobfile import JobFile, changed_keys, resolved_yaml
 from orchestrator.ledger import Ledger, probe_links
 from orchestrator.loop import improve
+from orchestrator.places import run_folder
 from orchestrator.records import Problem
 from orchestrator.report import write_report
 from orchestrator.rounds import GateStopped, NoPairs, Say, Workers
@@ -48,36 +48,13 @@ _PACKAGES = (
 )
 
 
-def home() -> Path:
-    """Folder that holds `runs/`: RATCHET_HOME, else the project around the current folder, else that folder."""
-    if named := os.environ.get("RATCHET_HOME"):
-        return Path(named).expanduser().resolve()
-    here = Path.cwd()
-    return next((f for f in (here, *here.parents) if (f / "pyproject.toml").is_file()), here)
-
-
-def run_folder(job: Job) -> Path:
-    """Where the job's run lives.
-
-    Raises:
-        BadInput: that is inside Ray's copy of the project, which changes with every edit.
-    """
-    folder = Path(job.run_dir).expanduser() if job.run_dir else home() / "runs" / job.name
-    folder = folder.resolve()
-    if "runtime_resources" in folder.parts and "working_dir_files" in folder.parts:
-        raise BadInput(
-            f"{folder}: a run inside Ray's package folder would be lost with it. Set RATCHET_HOME to a folder that "
-            'all nodes share (ray job submit --runtime-env-json \'{"env_vars": {"RATCHET_HOME": "..."}}\'), or run_dir.'
-        )
-    return folder
-
-
 def read_all_problems(file: JobFile) -> dict[str, list[Problem]]:
     """The three sets of problems, checked to be disjoint."""
     data = file.job.data
     find = {split: file.find(getattr(data, split).path, f"data.{split}") for split in ("train", "gate", "test")}
     problems = {split: read_problems(data, split, find) for split in find}
-    check_disjoint(problems)
+    if not data.allow_overlap:
+        check_disjoint(problems)
     return problems
 
 
@@ -91,8 +68,12 @@ def healthy_driver(root: Path) -> str | None:
     return f"process {state.driver.get('pid')} on {state.driver.get('host')}"
 
 
-def drive(file: JobFile, say: Say, hire: Callable[[Job, Path], AbstractContextManager[Workers]] = RealWorkers) -> None:
-    """Run a job to its end, or resume it; `hire` gives the workers (of a job, and a folder for their logs).
+Hire = Callable[[Job, Path], AbstractContextManager[Workers]]
+
+
+def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWorkers) -> None:
+    """Run a job to its end, or resume it. `received` are the signals so far (see `signals`); `hire` gives the
+    workers of a job, told a folder for their logs.
 
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
@@ -106,8 +87,9 @@ def drive(file: JobFile, say: Say, hire: Callable[[Job, Path], AbstractContextMa
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
     run = Run(root, on_append=tracker.poke)
-    with signals() as received, sign_of_life(root), _tracking(tracker, say), _ending(run, say, received):
+    with sign_of_life(root), _tracking(tracker, say), _ending(run, say, received):
         run.claim(_driver())
+        tracker.start()
         check_same_job(root, job)  # again: somebody may have started the run since
         _record_job(run, file, model)
         with hire(job, root / "logs") as workers:
@@ -120,16 +102,18 @@ def check_same_job(root: Path, job: Job) -> None:
     Raises:
         BadInput: with the keys that differ.
     """
-    configs = Run(root).ledger.state.configs if (root / "ledger").is_dir() else []
-    if not configs:
+    state = Ledger(root / "ledger").state
+    if not state.configs:
         if root.is_dir() and any(
             p for p in root.iterdir() if p.name not in ("ledger", "driver.json") and p.name[0] != "."
         ):
             raise BadInput(f"{root}: this folder holds something that is no run. Choose another `name` or `run_dir`.")
         return
+    if not state.commits and not state.shards:
+        return  # nothing is bound to the settings yet
     changes = [
         (key, old, new)
-        for key, old, new in changed_keys(_with_defaults(configs[-1]["job"]), job.model_dump(mode="json"))
+        for key, old, new in changed_keys(_with_defaults(state.configs[-1]["job"]), job.model_dump(mode="json"))
         if not any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS)
     ]
     if changes:
@@ -146,27 +130,6 @@ def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
         return Job.model_validate(recorded).model_dump(mode="json")
     except ValidationError:
         return recorded
-
-
-@contextlib.contextmanager
-def signals() -> Iterator[list[str]]:
-    """SIGTERM and Ctrl-C raise `Interrupted`; a second one leaves at once, which the ledger survives.
-
-    Gives the list of the signals received so far, by name."""
-    received: list[str] = []
-
-    def on_signal(number: int, _: Any) -> None:
-        if received:
-            os._exit(130)
-        received.append(signal.Signals(number).name)
-        raise Interrupted(received[0])
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -197,7 +160,6 @@ def sign_of_life(root: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _tracking(tracker: Tracker, say: Say) -> Iterator[None]:
-    tracker.start()
     patience = 30.0
     try:
         yield
@@ -213,7 +175,7 @@ def _tracking(tracker: Tracker, say: Say) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ending(run: Run, say: Say, received: list[str]) -> Iterator[None]:
+def _ending(run: Run, say: Say, received: Sequence[str]) -> Iterator[None]:
     """Write down how the driver ended, and the report; `received` are the signals so far."""
     try:
         yield
@@ -222,8 +184,12 @@ def _ending(run: Run, say: Say, received: list[str]) -> Iterator[None]:
     except Interrupted as signal_:
         run.end("interrupted", str(signal_))
         raise
-    except (GateStopped, NoPairs) as stopped:
+    except GateStopped as stopped:
         run.end("stopped", str(stopped))
+        write_report(run.root)
+        raise
+    except NoPairs as nothing:
+        run.end("failed", f"no pairs: {nothing}")
         write_report(run.root)
         raise
     except BaseException as error:
@@ -252,7 +218,7 @@ def _record_job(run: Run, file: JobFile, model: str) -> None:
                 "versions": versions,
             },
         )
-    if not run.path("job.yaml").exists():
+    if not run.path("job.yaml").exists() or not run.ledger.state.commits:
         durable.replace(run.path("job.yaml"), file.path.read_bytes())
     durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
 

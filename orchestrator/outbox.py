@@ -244,7 +244,8 @@ class Outbox:
                 for name, said in sorted(artifact.files.items())
             ]
             own = [sha256 for stem, sha256 in files if stem == split] or [sha256 for _, sha256 in files]
-            source = str(self._ledger.state.configs[-1]["job"]["data"][split]["path"])
+            rows = self._ledger.state.configs[-1]["job"]["data"][split]
+            source = str(rows["path"] or rows.get("hub"))
             context = "training" if split == "train" else "evaluation"
             num_rows = commit.facts.get("prompts" if split == "train" else split)
             digest = fingerprint([split, commit.fingerprint, own])

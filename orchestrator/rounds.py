@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from orchestrator import durable, evaluation, gate, pair_files, streaming
 from orchestrator.config import Job, at_round
 from orchestrator.data import prompts_of_round
-from orchestrator.errors import RatchetError
+from orchestrator.errors import BadInput, RatchetError
 from orchestrator.ledger import Commit
 from orchestrator.records import LossWeights, Problem, SamplingPlan, TokenizingPlan, TrainingPlan
 from orchestrator.run import Facts, Run
@@ -111,7 +111,10 @@ def tokenize(context: Context, name: str, problems: Mapping[str, list[Problem]])
         for key, rows in problems.items():
             counts = context.workers.tokenize(rows, plan, str(folder / f"{key}.parquet"))
             if not counts["prompts"]:
-                raise RatchetError(f"{name}: every prompt of data.{key} is too long for the model's context")
+                raise BadInput(
+                    f"data.{key}: every prompt is too long: with generate.max_tokens more tokens it must fit the "
+                    "model's context (generate.max_model_len)"
+                )
             facts[key] = counts["prompts"]
             facts["prompts"] += counts["prompts"]
             facts["dropped"] += counts["dropped"]
@@ -264,7 +267,7 @@ class Round:
         return commit
 
     def train(self, pairs: Commit, replay: Commit | None, init: Model, reference: Model) -> Model:
-        """Train `init` on the pairs, and on those replayed. The reference's log-probabilities are computed once, before, and kept."""
+        """Train `init` on the pairs and those replayed; before that the reference's log-probabilities are computed."""
         run, trainers = self.context.run, self.context.workers.trainers
         settings = self.context.job.train
         weights = self._loss_weights()

@@ -33,8 +33,11 @@ class Run:
             self.artifacts.reveal(artifact)
         self._remove_orphans()
 
-    def append(self, kind: Kind, data: dict[str, Any]) -> None:
+    def append(self, kind: Kind, data: dict[str, Any], *artifacts: Artifact) -> None:
+        """Write a record, then give the files it commits their final names, then tell who follows the ledger."""
         self.ledger.append(kind, data)
+        for artifact in artifacts:
+            self.artifacts.reveal(artifact)
         self._on_append()
 
     def end(self, state: EndState, reason: str) -> None:
@@ -101,9 +104,8 @@ class Run:
                 "artifacts": [a.as_json() for a in artifacts],
                 "facts": facts,
             },
+            *artifacts,
         )
-        for artifact in artifacts:
-            self.artifacts.reveal(artifact)
 
     def _same_inputs(self, name: str, committed: str, now: str) -> None:
         if committed != now:
@@ -152,8 +154,7 @@ class ShardedStep:
         artifact = self.run.artifacts.declare(self.hidden(index), self.path(index), {"": facts.pop("file")})
         facts["fingerprint"] = self._digest
         data = {"step": self.name, "index": index, "artifact": artifact.as_json(), "facts": facts}
-        self.run.append("shard", data)
-        self.run.artifacts.reveal(artifact)
+        self.run.append("shard", data, artifact)
 
     def facts(self) -> list[Facts]:
         """The facts of the committed shards, by index."""

@@ -31,6 +31,7 @@ from orchestrator.records import (
     TokenizingPlan,
     TrainingPlan,
 )
+from orchestrator.signals import signals
 from workers.files import write_table
 
 EOS = 0
@@ -207,5 +208,6 @@ def make_project(folder: Path, skill: float = 0.4, **changes: Any) -> Path:
 def run_job(job: Path, workers: StandIns, *overrides: str) -> list[str]:
     """Drive a job with stand-ins; returns what it said."""
     said: list[str] = []
-    drive(load_job(job, overrides), said.append, lambda _job, _logs: workers)
+    with signals() as received:
+        drive(load_job(job, overrides), said.append, received, lambda _job, _logs: workers)
     return said

@@ -62,6 +62,8 @@ def test_rows_without_ids_are_numbered_and_limits_cut(tmp_path: Path) -> None:
         ({"id": "x", "question": ["q"], "answer": "1"}, "must be text or a number, not list"),
         ({"id": "p0", "question": "q", "answer": "1"}, "id 'p0' stands at .*line 1 too"),
         (["no object"], "an object is needed, not list"),
+        ({"id": "x", "question": "\ud800", "answer": "1"}, "half a surrogate pair"),
+        ({"id": "x", "question": "q", "answer": float("nan")}, "is nan, which is no number"),
     ],
 )
 def test_a_bad_row_is_named(tmp_path: Path, row: Any, said: str) -> None:
@@ -268,3 +270,10 @@ def test_rounds_take_fresh_prompts_and_wrap() -> None:
     same = settings(prompts_per_round=4)
     assert prompts_of_round(problems, same, 1, 5) == prompts_of_round(problems, same, 3, 5)
     assert prompts_of_round(problems, settings(), 2, 5) == problems
+
+
+def test_a_line_of_nested_brackets_is_no_json(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("[" * 100_000 + "\n")
+    with pytest.raises(BadInput, match="line 1: not JSON"):
+        read(path)

@@ -181,6 +181,22 @@ def test_a_changed_setting_is_refused_and_shown(tmp_path: Path) -> None:
     run_job(job, StandIns(), "generate.engines=2", "cluster.timeout=5")
 
 
+def test_nothing_is_bound_to_settings_before_anything_is_committed(tmp_path: Path) -> None:
+    job = make_project(tmp_path)
+    with pytest.raises(RuntimeError):
+        run_job(job, StandIns(on_call=StopAt(1, RuntimeError("no cluster"))))
+    run_job(job, StandIns(), "seed=8")
+    assert "seed: 8" in (tmp_path / "run/resolved.yaml").read_text()
+
+
+def test_overlap_is_refused_unless_allowed(tmp_path: Path) -> None:
+    job = make_project(tmp_path)
+    (tmp_path / "gate.jsonl").write_text((tmp_path / "test.jsonl").read_text())
+    with pytest.raises(BadInput, match="allow_overlap"):
+        run_job(job, StandIns())
+    run_job(job, StandIns(), "data.allow_overlap=true")
+
+
 def test_changed_data_is_refused(tmp_path: Path) -> None:
     job = make_project(tmp_path, data=JOB["data"] | {"prompts": "same", "prompts_per_round": None})
     run_job(job, StandIns())
@@ -207,7 +223,8 @@ def test_no_pairs_is_an_outcome_with_a_name(tmp_path: Path, skill: float, kind: 
     with pytest.raises(NoPairs, match=kind):
         run_job(make_project(tmp_path, skill=skill), workers)
     assert not workers.calls["train"]
-    assert status(tmp_path / "run")["state"] == "stopped"
+    assert status(tmp_path / "run")["state"] == "failed"
+    assert (tmp_path / "run/report.md").exists()
 
 
 class OtherEngines(StandInEngines):

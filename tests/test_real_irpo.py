@@ -196,6 +196,10 @@ def test_mlflow_has_the_job_and_its_rounds(run: Path) -> None:
     assert {r.info.status for r in runs} == {"FINISHED"}
     [parent] = [r for r in runs if "mlflow.parentRunId" not in r.data.tags]
     assert parent.data.params["train.learning_rate"] == "3e-05"
+    steps = [r.data["facts"]["steps"] for r in records(run) if r.kind == "commit" and r.data["step"].endswith("/train")]
+    for number, child in enumerate(sorted((r for r in runs if r is not parent), key=lambda r: r.info.run_name)):
+        assert len(client.get_metric_history(child.info.run_id, "step/loss")) == steps[number]
+    assert len(client.get_metric_history(parent.info.run_id, "step/loss")) == sum(steps)
     last = client.get_metric_history(parent.info.run_id, "test/accuracy")
     assert [m.value for m in sorted(last, key=lambda m: m.step)][1:] == [r["accuracy"] for r in status(run)["rounds"]]
 

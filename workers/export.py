@@ -131,7 +131,9 @@ def check_exportable(model: nn.Module, init: str) -> None:
 
 
 def _write_shard(folder: Path, number: int, tensors: dict[str, Tensor]) -> set[str]:
-    save_file(tensors, folder / f"shard-{number:05d}.safetensors", metadata={"format": "pt"})
+    file = folder / f"shard-{number:05d}.safetensors"
+    save_file(tensors, file, metadata={"format": "pt"})
+    file.chmod(folder.stat().st_mode & 0o666)  # it is written for its owner alone; now it is as readable as its folder
     return set(tensors)
 
 

@@ -81,6 +81,8 @@ class Generator:
             "enable_prefix_caching": True,  # samples of one prompt share its prefill
             "disable_log_stats": True,
         }
+        if dtype := _own_dtype(model):
+            arguments["dtype"] = dtype
         if settings.max_model_len:
             arguments["max_model_len"] = settings.max_model_len
         if not accelerated:
@@ -191,6 +193,15 @@ class Generator:
                 request.batch.error = error
                 request.batch.finish_one()
                 block = not self._engine.has_unfinished_requests()
+
+
+def _own_dtype(model: str) -> str | None:
+    """The number format a model folder is in. Left to itself, vLLM serves float32 weights in bfloat16, and one
+    greedy answer in twenty is another model's."""
+    from transformers import AutoConfig
+
+    dtype = AutoConfig.from_pretrained(model).get_text_config().dtype
+    return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
 def _logprob(prompt: list[int], completion: list[int], output: Any) -> float:

@@ -1,0 +1,35 @@
+"""Where runs live."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from orchestrator.config import Job
+from orchestrator.errors import BadInput
+
+
+def home() -> Path:
+    """Folder that holds `runs/`: RATCHET_HOME, else the project around the current folder, else that folder."""
+    if named := os.environ.get("RATCHET_HOME"):
+        return Path(named).expanduser().resolve()
+    here = Path.cwd()
+    return next((f for f in (here, *here.parents) if (f / "pyproject.toml").is_file()), here)
+
+
+def run_folder(job: Job) -> Path:
+    """Where the job's run lives.
+
+    Raises:
+        BadInput: that is inside Ray's copy of the project, which changes with every edit.
+    """
+    folder = Path(job.run_dir).expanduser() if job.run_dir else home() / "runs" / job.name
+    folder = folder.resolve()
+    if folder.is_file():
+        raise BadInput(f"{folder}: a run needs a folder, and this is a file. Choose another `name` or `run_dir`.")
+    if "runtime_resources" in folder.parts and "working_dir_files" in folder.parts:
+        raise BadInput(
+            f"{folder}: a run inside Ray's package folder would be lost with it. Set RATCHET_HOME to a folder that "
+            'all nodes share (ray job submit --runtime-env-json \'{"env_vars": {"RATCHET_HOME": "..."}}\'), or run_dir.'
+        )
+    return folder

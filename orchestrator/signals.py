@@ -1,0 +1,32 @@
+"""SIGTERM and Ctrl-C, as an exception."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+from orchestrator.errors import Interrupted
+
+
+@contextlib.contextmanager
+def signals() -> Iterator[list[str]]:
+    """SIGTERM and Ctrl-C raise `Interrupted`; a second one leaves at once, which the ledger survives.
+
+    Gives the list of the signals received so far, by name."""
+    received: list[str] = []
+
+    def on_signal(number: int, _: Any) -> None:
+        if received:
+            os._exit(130)
+        received.append(signal.Signals(number).name)
+        raise Interrupted(received[0])
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
