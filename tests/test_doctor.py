@@ -471,6 +471,7 @@ with Examination(patient("jobs/irpo.yaml", []).for_trial, Path(sys.argv[1])) as 
 
 
 @pytest.mark.real
+@pytest.mark.full
 def test_the_demo_job_on_this_machine(tmp_path: Path) -> None:
     children = {p.pid for p in psutil.Process().children(recursive=True)}
     done = ratchet("jobs/irpo.yaml", "--json", "train.ranks=2", "cluster.cpus_per_rank=1", home=tmp_path)
