@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import importlib.metadata
 import json
 import os
@@ -20,7 +21,7 @@ from pydantic import ValidationError
 from orchestrator import __version__, durable
 from orchestrator.config import HARMLESS, Job
 from orchestrator.data import check_disjoint, read_problems
-from orchestrator.errors import BadInput, Displaced, Interrupted
+from orchestrator.errors import BadInput, Displaced, Interrupted, RatchetError
 from orchestrator.jobfile import JobFile, changed_keys, resolved_yaml
 from orchestrator.ledger import Ledger, probe_links
 from orchestrator.loop import improve
@@ -87,12 +88,12 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
     run = Run(root, on_append=tracker.poke)
-    with sign_of_life(root), _tracking(tracker, say), _ending(run, say, received):
+    with _disk(root), sign_of_life(root), _tracking(tracker, say), _ending(run, say, received):
         run.claim(_driver())
         tracker.start()
         check_same_job(root, job)  # again: somebody may have started the run since
         _record_job(run, file, model)
-        with hire(job, root / "logs") as workers:
+        with hire(job, root / "logs") as workers, _interruption(run, received):
             improve(job, run, workers, problems, model, say)
 
 
@@ -172,6 +173,33 @@ def _tracking(tracker: Tracker, say: Say) -> Iterator[None]:
             say(f"tracking: {tracker.problem}")
         if not complete:
             say("tracking: what MLflow does not have yet is sent at the next start")
+
+
+@contextlib.contextmanager
+def _interruption(run: Run, received: Sequence[str]) -> Iterator[None]:
+    """Write an interruption down before the workers are ended: that can take longer than whoever interrupts waits,
+    which is 3 seconds for `ray job stop`."""
+    try:
+        yield
+    except BaseException:
+        if received:
+            run.end("interrupted", received[0])
+        raise
+
+
+@contextlib.contextmanager
+def _disk(root: Path) -> Iterator[None]:
+    """A disk that is full or became read-only, in words: nobody's bug, and the ledger survives it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise RatchetError(
+            f"{root}: cannot be written: {os.strerror(error.errno)}{where}. What is committed is kept: see to "
+            "the disk, and the same command goes on from here."
+        ) from error
 
 
 @contextlib.contextmanager

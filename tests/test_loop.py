@@ -307,3 +307,21 @@ def test_a_signal_that_became_another_error_still_counts_as_interrupted(tmp_path
     with pytest.raises(Interrupted, match="SIGTERM"):
         run_job(make_project(tmp_path), StandIns(on_call=on_call))
     assert status(tmp_path / "run")["state"] == "interrupted"
+
+
+def test_an_interruption_is_written_down_before_the_workers_end(tmp_path: Path) -> None:
+    """Ending them can take longer than whoever interrupts waits before it kills."""
+    last: list[str] = []
+
+    class Leaving(StandIns):
+        def __exit__(self, *_: object) -> None:
+            last.append(Ledger(tmp_path / "run/ledger").records[-1].data["state"])
+
+    def on_call(name: str) -> None:
+        if name == "train":
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        run_job(make_project(tmp_path), Leaving(on_call=on_call))
+    assert last == ["interrupted"]
+    assert [r.kind for r in Ledger(tmp_path / "run/ledger").records].count("end") == 1

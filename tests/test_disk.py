@@ -1,0 +1,80 @@
+"""A run on a disk that is full or read-only: a small file system of its own, which needs root to mount."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import BadInput, RatchetError
+from orchestrator.ledger import Ledger
+from orchestrator.status import status
+from tests.stand_ins import StandIns, make_project, run_job
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty file system of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room; returns the file to delete for it."""
+    ballast = disk / "ballast"
+    try:
+        with open(ballast, "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+    except OSError:
+        pass
+    return ballast
+
+
+@pytest.mark.parametrize("moment", [1, 4, 12, 25], ids=lambda n: f"call-{n}")
+def test_a_full_disk_stops_the_run_with_one_message_and_loses_nothing(tmp_path: Path, disk: Path, moment: int) -> None:
+    job = make_project(tmp_path, run_dir=str(disk / "run"))
+    workers = StandIns(on_call=lambda _: fill(disk) if sum(workers.calls.values()) == moment else None)
+    with pytest.raises(RatchetError, match=r"No space left on device.*What is committed is kept") as error:
+        run_job(job, workers)
+    assert error.value.exit_code == 1
+    before = Ledger(disk / "run/ledger").records
+    (disk / "ballast").unlink()
+    run_job(job, StandIns())
+    assert status(disk / "run")["state"] == "finished"
+    assert Ledger(disk / "run/ledger").records[: len(before)] == before
+
+
+def test_a_disk_without_room_for_a_run_is_bad_input(tmp_path: Path, disk: Path) -> None:
+    fill(disk)
+    with pytest.raises(BadInput, match=r"a run needs a writable folder.*No space left on device"):
+        run_job(make_project(tmp_path, run_dir=str(disk / "run")), StandIns())
+
+
+def test_a_read_only_run_is_bad_input_and_stays_readable(tmp_path: Path, disk: Path) -> None:
+    job = make_project(tmp_path, run_dir=str(disk / "run"))
+    run_job(job, StandIns())
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert status(disk / "run")["state"] == "finished"
+    with pytest.raises(BadInput, match=r"a run needs a writable folder.*Read-only file system"):
+        run_job(job, StandIns(), "rounds=3")
+
+
+def test_a_disk_that_becomes_read_only_stops_the_run_with_one_message(tmp_path: Path, disk: Path) -> None:
+    def on_call(name: str) -> None:
+        if name == "train":
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+    job = make_project(tmp_path, run_dir=str(disk / "run"))
+    with pytest.raises(RatchetError, match="Read-only file system"):
+        run_job(job, StandIns(on_call=on_call))
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    run_job(job, StandIns())
+    assert status(disk / "run")["state"] == "finished"
