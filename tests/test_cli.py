@@ -89,3 +89,9 @@ def test_a_mistake_in_a_job_is_told_on_stderr_without_a_traceback(
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err == "ratchet: override 'train.zero=7': must be a whole number from 0 to 3 (it is 7)\n"
+
+
+def test_a_run_inside_rays_copy_of_the_project_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_1/runs/tiny"
+    assert ratchet("validate", make_project(tmp_path), f"run_dir={copy}") == 2
+    assert "would be lost with it. Set RATCHET_HOME" in capsys.readouterr().err
