@@ -93,6 +93,15 @@ def _as_source(value: Any) -> Any:
 SourceOrPath = Annotated[Source, BeforeValidator(_as_source)]
 
 
+class Example(Settings):
+    """A worked example."""
+
+    prompt: str
+    """As the template would give it: it is not filled in."""
+    completion: str = Field(min_length=1)
+    """What a model should answer to it."""
+
+
 class Data(Settings):
     """The three disjoint problem sets, and how a row becomes a prompt."""
 
@@ -122,12 +131,22 @@ class Data(Settings):
     """Send the templated text as a user message through the tokenizer's chat template."""
     system: str | None = None
     """System message, where `chat` is true."""
+    examples: list[Example] = []
+    """Worked examples that stand before each prompt (few-shot): as turns of the conversation where `chat` is
+    true, else as text, each followed by `example_separator`."""
+    example_separator: str = "\n\n"
+    """Text after each example, where `chat` is false."""
     prompts: Literal["same", "split"] = "same"
     """`same`: the same prompts every round. `split`: fresh prompts every round, wrapping at the end."""
     prompts_per_round: Count | None = None
     """How many training prompts a round uses; null uses them all. `split` needs it."""
     allow_overlap: bool = False
     """Accept problems that stand, word for word or nearly, in more than one of train, gate and test."""
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether any split is read from the Hub."""
+        return any(source.hub for source in (self.train, self.gate, self.test))
 
     @field_validator("solution_strip")
     @classmethod

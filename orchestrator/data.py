@@ -8,6 +8,7 @@ import random
 import re
 import string
 from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from orchestrator.overlap import overlaps
 from orchestrator.records import Problem
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
+_PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution")])
 _LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
 
 
@@ -68,6 +70,29 @@ def check_disjoint(splits: Mapping[str, list[Problem]]) -> None:
         f"data.{first.other_split}{more}. What is trained on must not be evaluated on: remove it from one of them, "
         "or set `data.allow_overlap: true`."
     )
+
+
+def pin(data: Data) -> Data:
+    """The settings with each data set on the Hub at a certain commit."""
+    splits = ("train", "gate", "test")
+    return data.model_copy(update={s: hub_data.pinned(getattr(data, s), f"data.{s}") for s in splits})
+
+
+def write_problems(splits: Mapping[str, list[Problem]], folder: Path) -> dict[str, Any]:
+    """Write one Parquet file a split into a new folder; returns the number of problems of each."""
+    folder.mkdir()
+    for split, problems in splits.items():
+        table = pa.Table.from_pylist([asdict(problem) for problem in problems], _PROBLEMS)
+        pq.write_table(table, folder / f"{split}.parquet", compression="zstd")
+    return {split: len(problems) for split, problems in splits.items()}
+
+
+def kept_problems(folder: Path) -> dict[str, list[Problem]]:
+    """What `write_problems` wrote."""
+    return {
+        file.stem: [Problem(**row) for row in pq.read_table(file).to_pylist()]
+        for file in (folder / f"{split}.parquet" for split in ("train", "gate", "test"))
+    }
 
 
 def prompts_of_round(problems: list[Problem], data: Data, round_number: int, seed: int) -> list[Problem]:

@@ -19,8 +19,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator import __version__, durable
-from orchestrator.config import HARMLESS, Job
-from orchestrator.data import check_disjoint, read_problems
+from orchestrator.config import HARMLESS, Data, Job, Source
+from orchestrator.data import check_disjoint, kept_problems, pin, read_problems, write_problems
 from orchestrator.errors import BadInput, Displaced, Interrupted, RatchetError
 from orchestrator.jobfile import JobFile, changed_keys, resolved_yaml
 from orchestrator.ledger import Ledger, probe_links
@@ -29,12 +29,13 @@ from orchestrator.places import run_folder
 from orchestrator.records import Problem
 from orchestrator.report import write_report
 from orchestrator.rounds import GateStopped, NoPairs, Say, Workers
-from orchestrator.run import Run
+from orchestrator.run import Facts, Run
 from orchestrator.seed_model import locate_model
 from orchestrator.status import run_state
 from orchestrator.tracking import Tracker
 from orchestrator.wiring import RealWorkers
 
+KEPT_PROBLEMS = "baseline/data"
 _SIGN_OF_LIFE = 5.0  # seconds
 _PACKAGES = (
     "ray",
@@ -49,14 +50,29 @@ _PACKAGES = (
 )
 
 
-def read_all_problems(file: JobFile) -> dict[str, list[Problem]]:
-    """The three sets of problems, checked to be disjoint."""
-    data = file.job.data
-    find = {split: file.find(getattr(data, split).path, f"data.{split}") for split in ("train", "gate", "test")}
-    problems = {split: read_problems(data, split, find) for split in find}
+def read_all_problems(file: JobFile, pinned: Data | None = None) -> dict[str, list[Problem]]:
+    """The three sets of problems, checked to be disjoint; `pinned` are the job's sources at certain commits."""
+    data = pinned or file.job.data
+    sources: dict[str, Source] = {split: getattr(data, split) for split in ("train", "gate", "test")}
+    find = {split: file.find(source.path, f"data.{split}") for split, source in sources.items() if source.path}
+    problems = {split: read_problems(data, split, find) for split in sources}
     if not data.allow_overlap:
         check_disjoint(problems)
     return problems
+
+
+def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Problem]]) -> dict[str, list[Problem]]:
+    """The problems of the run. Where some are from the Hub, its first driver keeps all of them in the run: a Hub
+    can change, or be out of reach, and a run must neither change with it nor need it."""
+    if not job.data.from_hub:
+        return problems
+
+    def work(folder: Path) -> Facts:
+        revisions = {split: getattr(pinned, split).revision for split in problems}
+        return write_problems(problems, folder) | {"revisions": revisions}
+
+    run.step(KEPT_PROBLEMS, {"data": job.data.model_dump(mode="json")}, work)
+    return kept_problems(run.path(KEPT_PROBLEMS))
 
 
 def healthy_driver(root: Path) -> str | None:
@@ -80,9 +96,11 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
     job = file.job
-    problems, model = read_all_problems(file), locate_model(file)
-    root = run_folder(job)
+    model, root = locate_model(file), run_folder(job)
     check_same_job(root, job)
+    kept = (root / "ledger").is_dir() and Run(root).committed(KEPT_PROBLEMS) is not None
+    pinned = job.data if kept else pin(job.data)
+    problems = {} if kept else read_all_problems(file, pinned)
     probe_links(root)
     (root / "ledger").mkdir(exist_ok=True)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
@@ -93,6 +111,7 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         tracker.start()
         check_same_job(root, job)  # again: somebody may have started the run since
         _record_job(run, file, model)
+        problems = keep_problems(run, job, pinned, problems)
         with hire(job, root / "logs") as workers, _interruption(run, received):
             improve(job, run, workers, problems, model, say)
 

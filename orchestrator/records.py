@@ -40,6 +40,9 @@ class TokenizingPlan:
     system: str | None
     max_model_len: int | None
     max_tokens: int
+    examples: tuple[tuple[str, str], ...] = ()
+    """Worked examples (prompt, completion) that stand before each prompt."""
+    example_separator: str = "\n\n"
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,7 +100,16 @@ def tokenize(context: Context, name: str, problems: Mapping[str, list[Problem]])
     """A folder with one Parquet file of prompts a key of `problems`."""
     job, model = context.job, context.seed_model
     longest_answer = max(job.generate.max_tokens, context.evaluation_tokens)
-    plan = TokenizingPlan(model, job.data.chat, job.data.system, job.generate.max_model_len, longest_answer)
+    examples = tuple((example.prompt, example.completion) for example in job.data.examples)
+    plan = TokenizingPlan(
+        model,
+        job.data.chat,
+        job.data.system,
+        job.generate.max_model_len,
+        longest_answer,
+        examples,
+        job.data.example_separator,
+    )
     inputs = {
         "problems": {key: durable.fingerprint([asdict(p) for p in rows]) for key, rows in problems.items()},
         "plan": asdict(replace(plan, model=model_digest(model))),

@@ -14,9 +14,12 @@ from pydantic import ValidationError
 
 from orchestrator.config import Data
 from orchestrator.data import check_disjoint, prompts_of_round, read_problems
+from orchestrator.driver import read_all_problems
 from orchestrator.errors import BadInput
+from orchestrator.jobfile import load_job
 from orchestrator.overlap import normalise, overlaps
 from orchestrator.records import Problem
+from tests.stand_ins import make_project
 
 ROWS = [
     {"id": f"p{i}", "question": f"What is {i} + {i}?", "answer": str(2 * i), "work": f"#### {2 * i}"} for i in range(10)
@@ -199,6 +202,14 @@ def test_a_near_duplicate_is_refused_with_the_cure() -> None:
         check_disjoint(splits)
     with pytest.raises(BadInput, match=r"data\.gate: problem 'b' has nearly the same text as 'a' in data\.train\."):
         check_disjoint(splits | {"test": []})
+
+
+def test_an_overlap_can_be_allowed(tmp_path: Path) -> None:
+    job = make_project(tmp_path, data={"train": "test.jsonl", "gate": "gate.jsonl", "test": "test.jsonl"})
+    with pytest.raises(BadInput, match="has the same text as"):
+        read_all_problems(load_job(job))
+    problems = read_all_problems(load_job(job, ["data.allow_overlap=true"]))
+    assert problems["train"] == problems["test"]
 
 
 GSM8K = {

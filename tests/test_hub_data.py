@@ -77,3 +77,39 @@ def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
     said = read(tmp_path, address)
     assert said.startswith(f"data.train.hub: {ID} (main, train): the Hub gave no answer (ConnectError")
     assert said.endswith("Check the id and the connection, or give a local file (`path`).")
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.stand_ins import StandIns, make_project, run_job
+folder = Path(sys.argv[1])
+job = folder / "tiny.yaml"
+if not job.exists():
+    data = {"hub": "someone/problems", "config": "main"}
+    slices = {"train": "train[:20]", "gate": "train[20:36]", "test": "train[36:]"}
+    splits = {split: data | {"split": rows} for split, rows in slices.items()}
+    make_project(folder, data=splits | {"id": None})
+run_job(job, StandIns(), *sys.argv[2:])
+"""
+
+
+def test_a_run_keeps_the_rows_it_started_with_and_resumes_without_the_hub(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(52)).encode()
+
+    def run(address: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / f"home{len(overrides)}")}
+        command = [sys.executable, "-c", RUN, str(tmp_path), *overrides]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+
+    with serve({"README.md": CARD, "train.jsonl": rows}) as address:
+        first = run(address, "rounds=1")
+    assert first.returncode == 0, first.stderr
+    kept = tmp_path / "run" / "baseline" / "data"
+    assert sorted(file.name for file in kept.iterdir()) == ["gate.parquet", "test.parquet", "train.parquet"]
+    commits = [json.loads(file.read_text()) for file in sorted((tmp_path / "run" / "ledger").glob("*.json"))]
+    assert COMMIT in json.dumps(commits)
+    # Another home, so no cache; and the server is gone.
+    second = run(address)
+    assert second.returncode == 0, second.stderr
+    assert (tmp_path / "run" / "rounds" / "02" / "checkpoint").is_dir()

@@ -77,6 +77,18 @@ def test_chat_messages_go_through_the_template(tmp_path: Path) -> None:
     assert decode(rows[1]["token_ids"]) == rows[1]["text"]
 
 
+def test_examples_are_turns_of_a_chat_and_text_otherwise(tmp_path: Path) -> None:
+    examples = (("Has 1.\n", "Final answer: 1"), ("Has 4.\n", "Final answer: 4"))
+    _, rows = run(tmp_path, dataclasses.replace(PLAN, examples=examples, example_separator="\n--\n"))
+    assert rows[1]["text"] == "Has 1.\nFinal answer: 1\n--\nHas 4.\nFinal answer: 4\n--\nAda has 2.\n"
+    assert decode(rows[1]["token_ids"]) == rows[1]["text"]
+    plan = changed_seed(tmp_path, "tokenizer_config.json", chat_template=TEMPLATE)
+    _, rows = run(tmp_path, dataclasses.replace(plan, chat=True, system="Be brief.", examples=examples))
+    assert [m["role"] for m in rows[1]["messages"]] == ["system", *["user", "assistant"] * 2, "user"]
+    assert rows[1]["text"].startswith("<system>Be brief.\n<user>Has 1.\n\n<assistant>Final answer: 1\n<user>Has 4.")
+    assert rows[1]["text"].endswith("<user>Ada has 2.\n\n<assistant>")
+
+
 def test_no_chat_template(tmp_path: Path) -> None:
     with pytest.raises(UnusableModel, match=r"data\.chat: .* has no chat template; use `chat: false`"):
         run(tmp_path, dataclasses.replace(PLAN, chat=True))

@@ -34,7 +34,8 @@ def tokenize(rows: list[Problem], plan: TokenizingPlan, output: str) -> dict[str
             # The template writes BOS itself where the model wants it.
             token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
         else:
-            text, token_ids = row.text, tokenizer(row.text)["input_ids"]
+            text = "".join(p + c + plan.example_separator for p, c in plan.examples) + row.text
+            token_ids = tokenizer(text)["input_ids"]
         if len(token_ids) > longest:
             dropped += 1
             continue
@@ -60,7 +61,12 @@ def _messages(row: Problem, plan: TokenizingPlan) -> list[dict[str, str]] | None
     if not plan.chat:
         return None
     system = [{"role": "system", "content": plan.system}] if plan.system is not None else []
-    return [*system, {"role": "user", "content": row.text}]
+    turns = [
+        {"role": role, "content": content}
+        for example in plan.examples
+        for role, content in zip(("user", "assistant"), example, strict=True)
+    ]
+    return [*system, *turns, {"role": "user", "content": row.text}]
 
 
 def _config(model: str) -> Any:
