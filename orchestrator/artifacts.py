@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from orchestrator.durable import sha256, sync_file, sync_folder
+from orchestrator.durable import sha256, sync
 from orchestrator.errors import Damaged
 from orchestrator.ledger import Artifact
 
@@ -29,10 +29,10 @@ class Artifacts:
         files = {}
         for name in names:
             file = hidden / name if name else hidden
-            sync_file(file)
+            sync(file)
             files[name] = {"size": file.stat().st_size, "sha256": sha256(file)}
         for folder in {(hidden / name).parent for name in names}:
-            sync_folder(folder)
+            sync(folder)
         return self.declare(hidden, path, files)
 
     def declare(self, hidden: Path, path: Path, files: dict[str, dict[str, Any]]) -> Artifact:
@@ -51,7 +51,7 @@ class Artifacts:
             os.rename(final, final.with_name(f".stray-{uuid.uuid4().hex[:8]}-{final.name}"))
         final.parent.mkdir(parents=True, exist_ok=True)
         os.rename(hidden, final)
-        sync_folder(final.parent)
+        sync(final.parent)
 
     def _is_intact(self, artifact: Artifact) -> bool:
         try:

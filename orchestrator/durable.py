@@ -12,16 +12,8 @@ from typing import Any
 _CHUNK = 1 << 20
 
 
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable: a rename or link is only as lasting as its folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def sync_file(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, durable: a rename or link is only as lasting as its folder."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -51,7 +43,7 @@ def put_if_absent(path: Path, content: bytes) -> bool:
                 raise
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync(path.parent)
     return True
 
 
@@ -66,7 +58,7 @@ def replace(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
 def sha256(path: Path) -> str:
