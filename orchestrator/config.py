@@ -293,6 +293,16 @@ class Train(Settings):
     """Passes over the round's pairs."""
     max_steps: Count | None = None
     """At most so many steps a round."""
+    eval_every: Count | None = None
+    """Answer the gate problems with the policy after every so many steps of a round too, not only at its end. Each
+    such checkpoint is on disk until the choice between them is made."""
+    select: Literal["last", "best"] = "last"
+    """Which of a round's checkpoints is the candidate: the `last`, or the `best` on the gate problems (of equals
+    the earliest). `best` needs `eval_every`."""
+    retrain: bool = False
+    """Once the best number of steps is known, train again from the start for so many steps, with pairs of the gate
+    problems among the others (arXiv 2404.19733, section 3.1). Such a gate decides nothing: `promotion.rule` must be
+    `always`."""
     order: Literal["pairs", "prompts"] = "pairs"
     """`pairs` shuffles pairs. `prompts` shuffles prompts and keeps a prompt's pairs together, so that
     a batch holds each prompt and each of its completions once."""
@@ -314,6 +324,14 @@ class Train(Settings):
     """Attention over trees of completions: `sdpa` anywhere, `flex` (FlexAttention) on GPU; `auto` picks."""
     export_dtype: Literal["float32", "bfloat16"] | None = None
     """Number format of the checkpoint's weights; null takes the model's own."""
+
+    @model_validator(mode="after")
+    def _selects(self) -> Train:
+        if self.select == "best" and self.eval_every is None:
+            raise ValueError("`select: best` needs `eval_every`, the number of steps between the checkpoints")
+        if self.retrain and self.select != "best":
+            raise ValueError("`retrain` needs `select: best`, which finds the number of steps to train for")
+        return self
 
 
 class Promotion(Settings):
@@ -390,6 +408,15 @@ class Job(Settings):
     promotion: Promotion = Promotion()
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _untrained_gate(self) -> Job:
+        if self.train.retrain and self.promotion.rule != "always":
+            raise ValueError(
+                "`train.retrain` trains on the gate problems, which can decide nothing after that: set "
+                "`promotion.rule: always`, or leave `retrain` out"
+            )
+        return self
 
     @field_validator("seed")
     @classmethod

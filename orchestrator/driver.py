@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from orchestrator import __version__, durable
 from orchestrator.config import HARMLESS, Data, Job, Source
+from orchestrator.context import Say, Workers
 from orchestrator.data import check_disjoint, kept_problems, pin, read_problems, write_problems
 from orchestrator.errors import BadInput, Displaced, Interrupted, RatchetError
 from orchestrator.jobfile import JobFile, changed_keys, resolved_yaml
@@ -28,7 +29,7 @@ from orchestrator.loop import improve
 from orchestrator.places import run_folder
 from orchestrator.records import Problem
 from orchestrator.report import write_report
-from orchestrator.rounds import GateStopped, NoPairs, Say, Workers
+from orchestrator.rounds import GateStopped, NoPairs
 from orchestrator.run import Facts, Run
 from orchestrator.seed_model import locate_model
 from orchestrator.status import run_state

@@ -101,6 +101,8 @@ def summary(facts: Mapping[str, Any]) -> str:
     """One line for people."""
     parts = []
     for split in ("gate", "test"):
+        if split not in facts:
+            continue
         e = facts[split]
         parts.append(f"{split} {100 * e['accuracy']:.1f} % [{100 * e['low']:.1f}, {100 * e['high']:.1f}]")
     return ", ".join(parts)

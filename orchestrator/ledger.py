@@ -26,7 +26,7 @@ from orchestrator.errors import BadInput, Damaged, Displaced
 
 SCHEMA = 1
 
-Kind = Literal["claim", "config", "shard", "commit", "promotion", "end"]
+Kind = Literal["claim", "config", "shard", "commit", "promotion", "discard", "end"]
 EndState = Literal["finished", "interrupted", "failed", "stopped"]
 
 
@@ -92,6 +92,8 @@ class State:
     commits: dict[str, Commit] = field(default_factory=dict)
     shards: dict[str, dict[int, ShardCommit]] = field(default_factory=dict)
     promotions: list[dict[str, Any]] = field(default_factory=list)
+    discarded: set[str] = field(default_factory=set)
+    """Paths of committed artifacts that were removed on purpose."""
     end: dict[str, Any] | None = None
     """How the newest driver ended; None while it has not said so."""
 
@@ -111,16 +113,19 @@ class State:
                 self.commits.setdefault(commit.step, commit)
             case "promotion":
                 self.promotions.append(data)
+            case "discard":
+                self.discarded.update(data["paths"])
             case "end":
                 self.end = data
 
     def artifacts(self) -> Iterator[Artifact]:
-        """Every committed artifact, shards included."""
+        """Every committed artifact that was not discarded, shards included."""
         for shards in self.shards.values():
             for shard in shards.values():
-                yield shard.artifact
+                if shard.artifact.path not in self.discarded:
+                    yield shard.artifact
         for commit in self.commits.values():
-            yield from commit.artifacts
+            yield from (artifact for artifact in commit.artifacts if artifact.path not in self.discarded)
 
 
 class Ledger:

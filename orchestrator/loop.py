@@ -18,8 +18,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from orchestrator.config import Job
+from orchestrator.context import Context, Model, Say, Workers
 from orchestrator.records import Problem
-from orchestrator.rounds import Context, Model, Round, Say, Workers, evaluate_seed
+from orchestrator.rounds import Round
 from orchestrator.run import Run
 
 
@@ -31,7 +32,7 @@ def improve(job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Pr
         NoPairs: every prompt's samples are all correct or all wrong.
     """
     context = Context(job, run, workers, problems, model, say)
-    reference = base = best = evaluate_seed(context)
+    reference = base = best = context.evaluate_seed()
     for number in range(1, job.rounds + 1):
         this = Round(context, number)
         prompts = this.prompts()
@@ -40,8 +41,9 @@ def improve(job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Pr
         candidate = this.train(
             pairs,
             this.replay(),
+            this.held_out_pairs(sampled_from=reference),
             init=reference if job.init == "previous" else base,
-            reference=reference if job.reference == "previous" else base,
+            ref=reference if job.reference == "previous" else base,
         )
         candidate = this.evaluate(candidate)
         this.promote(candidate, against=best)

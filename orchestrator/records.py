@@ -112,6 +112,13 @@ class TrainingPlan:
     """Parquet file of completions with the trained policy's own log-probabilities (schema PROBE)."""
     checkpoint_dir: str
     """Hugging Face folder that the trained policy is exported to."""
+    export_every: int | None = None
+    """Export after every so many steps, and after the last, each to a folder of its own below `checkpoint_dir`:
+    000010/checkpoint and 000010/probe.parquet. `probe_file` is not written then."""
+    steps: int | None = None
+    """Stop after so many steps; None takes all batches."""
+    schedule_steps: int | None = None
+    """Steps over which the learning rate's schedule is laid; None takes those that are done."""
 
 
 PROMPTS = pa.schema(

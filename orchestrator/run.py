@@ -31,6 +31,8 @@ class Run:
         self.epoch = self.ledger.claim(driver)
         for artifact in self.ledger.state.artifacts():
             self.artifacts.reveal(artifact)
+        for path in self.ledger.state.discarded:
+            _remove(self.root / path)
         self._remove_orphans()
 
     def append(self, kind: Kind, data: dict[str, Any], *artifacts: Artifact) -> None:
@@ -77,7 +79,8 @@ class Run:
         if (done := self.committed(name)) is not None:
             self._same_inputs(name, done.fingerprint, digest)
             for artifact in done.artifacts:
-                self.artifacts.verify(artifact)
+                if artifact.path not in self.ledger.state.discarded:
+                    self.artifacts.verify(artifact)
             return done
         finals = [self.path(output) for output in (outputs if outputs is not None else [name])]
         hiddens = [self.hidden(os.path.relpath(final, self.root)) for final in finals]
@@ -90,6 +93,12 @@ class Run:
         artifacts = [self.artifacts.describe(h, f) for h, f in zip(hiddens, finals, strict=True)]
         self._commit(name, digest, artifacts, facts)
         return self.ledger.state.commits[name]
+
+    def discard(self, path: str) -> None:
+        """Remove a committed artifact that nothing needs any more: first the record of it, then the files."""
+        if path not in self.ledger.state.discarded:
+            self.append("discard", {"paths": [path]})
+            _remove(self.root / path)
 
     def sharded(self, name: str, inputs: Mapping[str, Any]) -> ShardedStep:
         """A step whose files are committed one by one, so that a crash loses only those in flight."""

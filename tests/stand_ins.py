@@ -56,8 +56,10 @@ def chance(*what: object) -> float:
 class StandIns:
     """The workers of one driver. `on_call(name)` is told of every piece of work before it is done, and may raise."""
 
-    def __init__(self, gain: float = 0.2, on_call: Callable[[str], None] = lambda name: None) -> None:
-        self.gain = gain
+    def __init__(
+        self, gain: float = 0.2, on_call: Callable[[str], None] = lambda name: None, steps: int = 1, peak: int = 100
+    ) -> None:
+        self.gain, self.steps, self.peak = gain, steps, peak
         self.calls: Counter[str] = Counter()
         self._on_call = on_call
 
@@ -171,13 +173,24 @@ class StandInTrainers:
         assert pq.read_metadata(reference_file) is not None
         self.workers.watch(plan)
         num_pairs = sum(pq.read_metadata(file).num_rows for file in plan.pairs)
-        skill = min(1.0, skill_of(plan.init) + self.workers.gain)
-        make_model(Path(plan.checkpoint_dir), skill)
-        step = {"step": 1, "loss": 0.6, "learning_rate": plan.learning_rate, "tokens_per_second": 1.0}
-        write_table(pa.Table.from_pylist([step]), plan.metrics_file)
+        steps = plan.steps or self.workers.steps
+        row = {"loss": 0.6, "learning_rate": plan.learning_rate, "tokens_per_second": 1.0}
+        write_table(pa.Table.from_pylist([{"step": i + 1} | row for i in range(steps)]), plan.metrics_file)
+        for step in range(1, steps + 1):
+            if step == steps or (plan.export_every and step % plan.export_every == 0):
+                self._export(plan, step)
+        return {"steps": steps, "pairs": num_pairs, "tokens": 10, "padded_tokens": 20, "tokens_per_second": 1.0}
+
+    def _export(self, plan: TrainingPlan, step: int) -> None:
+        """A policy that gains until the peak and loses as much by every step after it."""
+        checkpoint, probe = Path(plan.checkpoint_dir), plan.probe_file
+        if plan.export_every:
+            checkpoint, probe = checkpoint / f"{step:06d}/checkpoint", str(checkpoint / f"{step:06d}/probe.parquet")
+        useful = min(step, self.workers.peak) - max(0, step - self.workers.peak)
+        skill = min(1.0, max(0.0, skill_of(plan.init) + self.workers.gain * useful))
+        make_model(checkpoint, skill)
         rows = [{"prompt_token_ids": [1], "completion_token_ids": [2, 3], "logprob": -2 * skill}]
-        write_table(pa.Table.from_pylist(rows, PROBE), plan.probe_file)
-        return {"steps": 1, "pairs": num_pairs, "tokens": 10, "padded_tokens": 20, "tokens_per_second": 1.0}
+        write_table(pa.Table.from_pylist(rows, PROBE), probe)
 
 
 JOB: dict[str, Any] = {

@@ -187,7 +187,7 @@ class Trainer:
         engine = self._engine(plan.init)
         # What is trained now is the policy no longer: another call starts from the folder again.
         self._policy = None
-        round_ = Round(plan, pairs, reference, self._batches(pairs, plan.seed))
+        round_ = Round(plan, pairs, reference, self._batches(pairs, plan))
         started = time.perf_counter()
         metrics: list[dict[str, Any]] = []
         first: ReferenceCheck | None = None
@@ -196,17 +196,20 @@ class Trainer:
             first = first or check
             metrics.append(row)
             yield "step", row
+            if outputs := _outputs(plan, step, last=len(round_.batches)):
+                exporting = time.perf_counter()
+                self._publish(engine, plan, pairs, *outputs)
+                started += time.perf_counter() - exporting
         seconds = time.perf_counter() - started
-        self._publish(engine, plan, pairs)
         if self.rank == 0:
             pair_data.write_metrics(plan.metrics_file, metrics)
         yield "facts", _facts(metrics, first, len(pairs), dropped, len(reference), seconds)
 
-    def _batches(self, pairs: list[PairTokens], seed: int) -> list[list[int]]:
+    def _batches(self, pairs: list[PairTokens], plan: TrainingPlan) -> list[list[int]]:
         batches: list[list[int]] = []
         for epoch in range(self.settings.epochs):
-            batches += batching.epoch_batches(pairs, seed, epoch, self.settings.batch_pairs, self.settings.order)
-        return batches[: self.settings.max_steps]
+            batches += batching.epoch_batches(pairs, plan.seed, epoch, self.settings.batch_pairs, self.settings.order)
+        return batches[: self.settings.max_steps][: plan.steps]
 
     def _micro_batches(self, round_: Round, rows: list[int]) -> Iterator[tuple[MicroBatch, Tensor]]:
         """This rank's micro-batches of a global batch, with the reference log-probabilities of each."""
@@ -256,7 +259,7 @@ class Trainer:
         settings = self.settings
         return learning_rate(
             step,
-            len(round_.batches),
+            round_.plan.schedule_steps or len(round_.batches),
             round_.plan.learning_rate,
             settings.schedule,
             settings.warmup_steps,
@@ -286,22 +289,26 @@ class Trainer:
 
     # Publishing
 
-    def _publish(self, engine: Any, plan: TrainingPlan, pairs: list[PairTokens]) -> None:
-        """Write the probe and the checkpoint."""
+    def _publish(
+        self, engine: Any, plan: TrainingPlan, pairs: list[PairTokens], checkpoint: Path, probe_file: Path
+    ) -> None:
+        """Write the checkpoint and its probe."""
         named = self.settings.export_dtype
         dtype = DTYPES[named] if named else folder_dtype(plan.init)
-        self._write_probe(engine, plan, pairs)
+        if self.rank == 0:
+            checkpoint.mkdir(parents=True, exist_ok=True)
+        self._write_probe(engine, pairs, probe_file)
         export_checkpoint(
             engine.module.model,
             plan.init,
-            plan.checkpoint_dir,
+            str(checkpoint),
             dtype,
             rank=self.rank,
             zero_stage=self.settings.zero,
             has_master=self.settings.precision == "bf16" and self.settings.zero > 0,
         )
 
-    def _write_probe(self, engine: Any, plan: TrainingPlan, pairs: list[PairTokens]) -> None:
+    def _write_probe(self, engine: Any, pairs: list[PairTokens], file: Path) -> None:
         """Score up to PROBE_COMPLETIONS completions, the first by key, with the trained policy."""
         texts = {
             batching.completion_key(pair.prompt, completion): (pair, completion)
@@ -315,7 +322,17 @@ class Trainer:
         dist.all_gather_object(scored, self._score(engine, trees, pairs))
         if self.rank == 0:
             logprobs = {key: lp for rows in scored for key, lp, _ in rows}
-            pair_data.write_probe(plan.probe_file, [(texts[k][0].prompt, texts[k][1], logprobs[k]) for k in keys])
+            pair_data.write_probe(str(file), [(texts[k][0].prompt, texts[k][1], logprobs[k]) for k in keys])
+
+
+def _outputs(plan: TrainingPlan, step: int, last: int) -> tuple[Path, Path] | None:
+    """Where checkpoint and probe go after a step; None where nothing is exported."""
+    if plan.export_every is None:
+        return (Path(plan.checkpoint_dir), Path(plan.probe_file)) if step == last else None
+    if step % plan.export_every and step != last:
+        return None
+    folder = Path(plan.checkpoint_dir) / f"{step:06d}"
+    return folder / "checkpoint", folder / "probe.parquet"
 
 
 def _facts(

@@ -1,0 +1,158 @@
+"""What all rounds share: the job, the run, the workers; and the steps that belong to no single round."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator import durable, evaluation, streaming
+from orchestrator.config import Job
+from orchestrator.errors import BadInput
+from orchestrator.ledger import Commit
+from orchestrator.records import Problem, SamplingPlan, Split, TokenizingPlan, TrainingPlan
+from orchestrator.run import Facts, Run
+from orchestrator.seed_model import model_digest
+
+Say = Callable[[str], None]
+
+
+class Trainers(Protocol):
+    """A group of training ranks (workers.trainer_group.TrainerGroup)."""
+
+    def reference(self, plan: TrainingPlan, out_file: str) -> Facts: ...
+    def train(self, plan: TrainingPlan, reference_file: str) -> Facts: ...
+
+
+class Workers(Protocol):
+    """Whoever does the work. Devices are shared: asking for engines may end the trainers, and back."""
+
+    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts: ...
+    def engines(self, model: str) -> streaming.Engines: ...
+    def graders(self) -> streaming.Graders: ...
+    def trainers(self) -> Trainers: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that can be the reference: where it is, what it is, and which gate problems it solves."""
+
+    path: str
+    """Absolute folder."""
+    name: str
+    """Folder relative to the run; the path itself for the seed model."""
+    digest: str
+    probe: Path | None = None
+    """The trainer's own log-probabilities of some completions (schema PROBE), where it was trained in this run."""
+    gate: Mapping[str, bool] = field(default_factory=dict)
+
+    @property
+    def gate_accuracy(self) -> float:
+        return sum(self.gate.values()) / len(self.gate)
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all rounds share."""
+
+    job: Job
+    run: Run
+    workers: Workers
+    problems: Mapping[str, list[Problem]]
+    seed_model: str
+    """Absolute folder; its tokenizer serves the whole run."""
+    say: Say
+
+    def seed(self, *purpose: str | int) -> int:
+        """A seed (31 bits) for one purpose: a stable hash of the run's seed and the purpose."""
+        text = "\x1f".join(map(str, (self.job.seed, *purpose)))
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
+
+    @property
+    def grading(self) -> dict[str, Any]:
+        """What can change a verdict."""
+        return self.job.grade.model_dump(mode="json", exclude={"processes"})
+
+    @property
+    def _evaluation_tokens(self) -> int:
+        return self.job.evaluate.max_tokens or self.job.generate.max_tokens
+
+    def tokenize(self, name: str, problems: Mapping[str, list[Problem]]) -> Commit:
+        """A folder with one Parquet file of prompts a key of `problems`."""
+        job, model = self.job, self.seed_model
+        plan = TokenizingPlan(
+            model,
+            job.data.chat,
+            job.data.system,
+            job.generate.max_model_len,
+            max(job.generate.max_tokens, self._evaluation_tokens),
+            tuple((example.prompt, example.completion) for example in job.data.examples),
+            job.data.example_separator,
+        )
+        inputs = {
+            "problems": {key: durable.fingerprint([asdict(p) for p in rows]) for key, rows in problems.items()},
+            "plan": asdict(replace(plan, model=model_digest(model))),
+        }
+
+        def work(folder: Path) -> Facts:
+            facts: Facts = {"prompts": 0, "dropped": 0}
+            for key, rows in problems.items():
+                counts = self.workers.tokenize(rows, plan, str(folder / f"{key}.parquet"))
+                if not counts["prompts"]:
+                    raise BadInput(
+                        f"data.{key}: every prompt is too long: with generate.max_tokens more tokens it must fit the "
+                        "model's context (generate.max_model_len)"
+                    )
+                facts[key] = counts["prompts"]
+                facts["prompts"] += counts["prompts"]
+                facts["dropped"] += counts["dropped"]
+            return facts
+
+        commit = self.run.step(name, inputs, work)
+        if commit.facts["dropped"]:
+            self.say(f"{name}: {commit.facts['dropped']} prompts are too long for the context and were left out")
+        return commit
+
+    def evaluate_seed(self) -> Model:
+        """The seed model on gate and test: what every later figure is compared with."""
+        seed = Model(self.seed_model, self.seed_model, model_digest(self.seed_model))
+        return self.evaluate(seed, "baseline/evaluation")
+
+    def evaluate(self, model: Model, name: str, splits: Sequence[Split] = ("gate", "test")) -> Model:
+        """Answer the problems of the splits greedily; returns the model with its gate results.
+
+        Before that the engine must agree with the trainer about the log-probabilities of the model's
+        probe: an engine that loaded something else would answer, too.
+        """
+        prompts = self.tokenize("baseline/prompts", {split: self.problems[split] for split in ("gate", "test")})
+        generate = self.job.generate
+        plan = SamplingPlan(1, 0.0, 1.0, 0, self._evaluation_tokens, tuple(generate.stop), 0)
+        inputs = {
+            "model": model.digest,
+            "prompts": hashes(prompts),
+            "splits": list(splits),
+            "plan": asdict(plan),
+            "engine": generate.engine,
+            "grade": self.grading,
+        }
+
+        def work(output: Path) -> Facts:
+            engines = self.workers.engines(model.path)
+            agreement = None
+            if model.probe:
+                agreement = evaluation.check_probe(engines, model.probe, self.job.evaluate.probe_tolerance)
+            files: dict[str, Path] = {split: self.run.path(f"baseline/prompts/{split}.parquet") for split in splits}
+            facts = evaluation.evaluate(engines, self.workers.graders(), files, plan, generate.shard_prompts, output)
+            return facts | {"probe": agreement}
+
+        commit = self.run.step(name, inputs, work)
+        folder, _, phase = name.rpartition("/")
+        self.say(f"{folder:<10} {phase:<11} {evaluation.summary(commit.facts)}")
+        return replace(model, gate=evaluation.solved(self.run.path(f"{name}/gate.parquet")))
+
+
+def hashes(commit: Commit) -> list[str]:
+    """The sha256 of every file of a commit, in order: what a later step depends on."""
+    return [f"{name}:{file['sha256']}" for a in commit.artifacts for name, file in sorted(a.files.items())]

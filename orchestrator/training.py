@@ -1,0 +1,193 @@
+"""The training of one round: from pairs to a candidate.
+
+    reference   log-probabilities of every completion under the reference model, once
+    train       the optimizer steps; one checkpoint, or one every `train.eval_every` steps
+    selection   each of several checkpoints on the gate problems
+    choice      the last of them, or the best
+    retrain     the same number of steps once more, with pairs of the gate problems too (arXiv 2404.19733, section 3.1)
+
+The last three only where the job asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator import durable
+from orchestrator.config import at_round
+from orchestrator.context import Context, Model, hashes
+from orchestrator.ledger import Commit
+from orchestrator.records import LossWeights, TrainingPlan
+from orchestrator.run import Facts
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint of a round, by the number of steps it was trained for."""
+
+    steps: int
+    model: Model
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one round trains. `folder` is the round's, such as rounds/01."""
+
+    context: Context
+    number: int
+    folder: str
+    init: Model
+    reference: Model
+
+    def candidate(self, pairs: Commit, replay: Commit | None, held_out: Commit | None) -> Model:
+        """Train `init` on the pairs and those replayed; `held_out` are the gate problems' pairs, for `retrain`."""
+        parts = [commit for commit in (pairs, replay) if commit]
+        everything = [*parts, held_out] if held_out else parts
+        self._score_reference(everything)
+        if self.context.job.train.eval_every is None:
+            commit = self._train("train", parts, f"{self.folder}/checkpoint")
+            return self._model(commit, self.context.run.path(f"{self.folder}/train/probe.parquet"))
+        candidates = f"{self.folder}/candidates"
+        commit = self._train("train", parts, candidates, export_every=self.context.job.train.eval_every)
+        chosen = self._choose(
+            [self._evaluated(steps, commit) for steps in _steps_exported(commit)], publish=not held_out
+        )
+        if held_out:
+            total = commit.facts["steps"]
+            commit = self._train(
+                "retrain", everything, f"{self.folder}/checkpoint", steps=chosen.facts["steps"], schedule_steps=total
+            )
+            model = self._model(commit, self.context.run.path(f"{self.folder}/retrain/probe.parquet"))
+        else:
+            model = self._model(chosen, self.context.run.path(f"{self.folder}/choice/probe.parquet"))
+        self.context.run.discard(candidates)
+        return model
+
+    def _model(self, commit: Commit, probe: Path) -> Model:
+        name = f"{self.folder}/checkpoint"
+        return Model(str(self.context.run.path(name)), name, durable.fingerprint(hashes(commit)), probe)
+
+    # Training
+
+    def _score_reference(self, pairs: Sequence[Commit]) -> None:
+        run = self.context.run
+        inputs = {
+            "reference": self.reference.digest,
+            "pairs": _hashes(pairs),
+            "precision": self.context.job.train.precision,
+        }
+
+        def work(output: Path) -> Facts:
+            output.mkdir()
+            plan = self._plan(pairs, output, output, {})
+            return self.context.workers.trainers().reference(plan, str(output / "00000.parquet"))
+
+        run.step(f"{self.folder}/reference", inputs, work)
+
+    def _train(self, phase: str, pairs: Sequence[Commit], target: str, **limits: int) -> Commit:
+        """One training from `init`; `target` is where its checkpoint, or its checkpoints, go."""
+        run = self.context.run
+        inputs = {
+            "init": self.init.digest,
+            "reference": self.reference.digest,
+            "pairs": _hashes(pairs),
+            "loss": asdict(self._loss_weights()),
+            "train": self.context.job.train.model_dump(mode="json"),
+            "round": self.number,
+            "seed": self._seed,
+            "limits": limits,
+        }
+
+        def work(output: Path, checkpoint: Path) -> Facts:
+            output.mkdir()
+            plan = self._plan(pairs, output, checkpoint, limits)
+            return self.context.workers.trainers().train(plan, str(run.path(f"{self.folder}/reference/00000.parquet")))
+
+        step = f"{self.folder}/{phase}"
+        commit = run.step(step, inputs, work, outputs=[step, target])
+        facts = commit.facts
+        self._say(phase, f"{facts['steps']} steps, {facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s")
+        return commit
+
+    def _plan(self, pairs: Sequence[Commit], output: Path, checkpoint: Path, limits: dict[str, Any]) -> TrainingPlan:
+        run, settings = self.context.run, self.context.job.train
+        return TrainingPlan(
+            init=self.init.path,
+            reference=self.reference.path,
+            pairs=tuple(str(run.path(f"{commit.step}/00000.parquet")) for commit in pairs),
+            loss=self._loss_weights(),
+            learning_rate=at_round(settings.learning_rate, self.number),
+            seed=self._seed,
+            state_dir=str(run.path(f"failures/round-{self.number:02d}")),
+            metrics_file=str(output / "metrics.parquet"),
+            probe_file=str(output / "probe.parquet"),
+            checkpoint_dir=str(checkpoint),
+            **limits,
+        )
+
+    # The choice among several checkpoints
+
+    def _evaluated(self, steps: int, commit: Commit) -> Candidate:
+        """The checkpoint after so many steps, with its results on the gate problems."""
+        run, name = self.context.run, f"{self.folder}/candidates/{steps:06d}"
+        files = next(a.files for a in commit.artifacts if a.path == f"{self.folder}/candidates")
+        own = [f"{file}:{said['sha256']}" for file, said in sorted(files.items()) if file.startswith(f"{steps:06d}/")]
+        path = run.path(f"{name}/checkpoint")
+        model = Model(str(path), name, durable.fingerprint(own), run.path(f"{name}/probe.parquet"))
+        return Candidate(steps, self.context.evaluate(model, f"{self.folder}/selection/{steps:06d}", splits=("gate",)))
+
+    def _choose(self, candidates: Sequence[Candidate], publish: bool) -> Commit:
+        """Commit the choice; with `publish` the chosen checkpoint becomes the round's."""
+        best = max(candidates, key=lambda c: (c.model.gate_accuracy, -c.steps))  # of equals the earliest
+        select = self.context.job.train.select
+        chosen = best if select == "best" else candidates[-1]
+        accuracies = {f"{c.steps:06d}": c.model.gate_accuracy for c in candidates}
+        inputs = {"candidates": {f"{c.steps:06d}": c.model.digest for c in candidates}, "publish": publish}
+        inputs |= {"accuracies": accuracies, "select": select}
+
+        def work(output: Path, *checkpoint: Path) -> Facts:
+            output.mkdir()
+            (output / "accuracies.json").write_text(json.dumps(accuracies, indent=2) + "\n")
+            shutil.copyfile(chosen.model.probe or "", output / "probe.parquet")
+            for folder in checkpoint:
+                # Both names stand for one copy on the disk; the candidates' is removed soon.
+                shutil.copytree(chosen.model.path, folder, copy_function=os.link)
+            return {"steps": chosen.steps, "gate_accuracy": chosen.model.gate_accuracy, "candidates": len(candidates)}
+
+        step = f"{self.folder}/choice"
+        commit = self.context.run.step(step, inputs, work, [step, f"{self.folder}/checkpoint"] if publish else [step])
+        self._say("choice", f"{chosen.steps} steps, the {select} of {len(candidates)} checkpoints")
+        return commit
+
+    @property
+    def _seed(self) -> int:
+        return self.context.seed("train", self.number)
+
+    def _loss_weights(self) -> LossWeights:
+        loss = self.context.job.loss
+        return LossWeights(
+            beta=at_round(loss.beta, self.number),
+            dpo=at_round(loss.dpo, self.number),
+            nll=at_round(loss.nll, self.number),
+            nll_scope=loss.nll_scope,
+            nll_normalisation=loss.nll_normalisation,
+        )
+
+    def _say(self, phase: str, text: str) -> None:
+        self.context.say(f"{self.folder:<10} {phase:<11} {text}")
+
+
+def _hashes(commits: Sequence[Commit]) -> list[str]:
+    return [name for commit in commits for name in hashes(commit)]
+
+
+def _steps_exported(commit: Commit) -> list[int]:
+    """Numbers of steps after which a checkpoint was exported, in order."""
+    candidates = commit.artifacts[-1]
+    return sorted({int(file.partition("/")[0]) for file in candidates.files})
