@@ -30,6 +30,7 @@ def test_settings_are_the_papers(
     job = load_job(JOBS / f"irpo-{name}.yaml").job
     assert (job.rounds, job.generate.samples, job.pairs.per_prompt) == (rounds, samples, pairs)
     assert (job.generate.temperature, job.train.max_steps) == (temperature, steps)
+    assert (job.train.select, job.train.retrain) == ("best", True)
     assert (job.loss.beta, job.loss.dpo, job.loss.nll, job.loss.nll_normalisation) == (0.1, 1.0, 1.0, "sequence")
     assert (job.train.learning_rate, job.train.batch_pairs, job.data.prompts) == (7e-7, 16, "same")
     assert (job.init, job.reference, job.promotion.rule) == ("previous", "previous", "always")

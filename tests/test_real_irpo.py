@@ -30,6 +30,7 @@ SMALL = (
     "data.test.limit=64",
     "generate.shard_prompts=16",
     "train.ranks=2",
+    "train.zero=3",
 )
 
 
@@ -171,6 +172,24 @@ def test_training_started_at_the_reference_and_agreed_with_the_engine(run: Path)
         assert facts["probe"]["completions"] > 0
 
 
+def test_the_exported_folder_gives_the_trainer_s_logprobs_in_transformers(run: Path) -> None:
+    """In vLLM too: that is the probe of the test above. The trainer had the weights in shards (ZeRO 3, two ranks)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    for number in ("01", "02"):
+        model = AutoModelForCausalLM.from_pretrained(run / f"rounds/{number}/checkpoint", dtype=torch.float32)
+        difference = num_tokens = 0.0
+        for row in rows(run / f"rounds/{number}/train/probe.parquet"):
+            prompt, completion = row["prompt_token_ids"], row["completion_token_ids"]
+            ids = torch.tensor([prompt + completion])
+            with torch.no_grad():
+                logprobs = model(ids).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
+            difference += abs(float(logprobs.gather(1, ids[0, len(prompt) :, None]).sum()) - row["logprob"])
+            num_tokens += len(completion)
+        assert difference / num_tokens < 0.01  # the trainer computes in bfloat16
+
+
 def test_trl_reads_the_pairs(run: Path, tmp_path: Path) -> None:
     from datasets import load_dataset
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -216,3 +235,21 @@ def test_other_settings_are_refused(run: Path) -> None:
     assert done.returncode == 2
     assert "loss.beta: 0.1 in the run, 0.5 now" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.full
+def test_the_best_checkpoint_is_chosen_and_trained_again_with_the_gate(tmp_path: Path) -> None:
+    folder = tmp_path / "irpo"
+    job = ("rounds=1", "data.prompts_per_round=64", "data.gate.limit=64", "data.test.limit=64", "train.batch_pairs=16")
+    choice = ("train.eval_every=4", "train.select=best", "train.retrain=true", "promotion.rule=always")
+    assert finish(start(folder, *job, *choice), folder) == 0, log_of(folder)
+    facts = {r.data["step"]: r.data["facts"] for r in records(folder) if r.kind == "commit"}
+    accuracies = json.loads((folder / "rounds/01/choice/accuracies.json").read_text())
+    chosen = facts["rounds/01/choice"]["steps"]
+    assert accuracies[f"{chosen:06d}"] == max(accuracies.values()) and len(accuracies) > 1
+    assert facts["rounds/01/retrain"]["steps"] == chosen <= facts["rounds/01/train"]["steps"]
+    pairs = [facts[f"rounds/01/{step}"]["pairs"] for step in ("pairs", "held_out/pairs")]
+    assert min(pairs) > 0 and facts["rounds/01/retrain"]["pairs"] == sum(pairs)
+    assert facts["rounds/01/evaluation"]["probe"]["mean_difference"] < 0.01
+    assert not (folder / "rounds/01/candidates").exists()
+    all_gone()

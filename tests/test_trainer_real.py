@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,7 @@ from workers.trainer_group import TrainerGroup, TrainingFailed  # noqa: E402
 pytestmark = pytest.mark.real
 
 VOCAB = 97
+WEIGHTS_FILE = "model.safetensors"
 WEIGHTS = LossWeights(beta=0.5, dpo=1.0, nll=1.0)
 SETTINGS: dict[str, Any] = {
     "precision": "fp32",
@@ -282,6 +284,23 @@ def test_two_ranks_equal_plain_torch(two_ranks: Runner, tmp_path: Path, zero: in
 def test_ranks_with_different_numbers_of_chunks_do_not_wait_for_each_other(two_ranks: Runner, tmp_path: Path) -> None:
     """Under ZeRO 3 every use of a weight is collective, and so would every chunk of the head be."""
     compare(tmp_path, partial(two_ranks, chunk_logits=7 * VOCAB), zero=3)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 3])
+def test_checkpoints_on_the_way_change_nothing(two_ranks: Runner, tmp_path: Path, zero: int) -> None:
+    """The last is the one of an undisturbed training, and that on the way the one of a shorter training."""
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    settings = Train(**(SETTINGS | {"zero": zero}))
+    plain, exporting, short = (make_plan(tmp_path / name, model, pairs) for name in ("plain", "exporting", "short"))
+    two_ranks(plain, settings)
+    two_ranks(replace(exporting, export_every=1), settings)
+    facts, _ = two_ranks(replace(short, steps=1, schedule_steps=2), settings)
+    assert facts["steps"] == 1
+    for step, undisturbed in ((1, short), (2, plain)):
+        folder = Path(exporting.checkpoint_dir) / f"{step:06d}"
+        assert difference(str(folder / "checkpoint"), load_file(Path(undisturbed.checkpoint_dir, WEIGHTS_FILE))) == 0.0
+        assert pq.read_table(folder / "probe.parquet").equals(pq.read_table(undisturbed.probe_file))
+    assert difference(short.checkpoint_dir, load_file(Path(plain.checkpoint_dir, WEIGHTS_FILE))) > 1e-4
 
 
 def test_the_group_equals_plain_torch(local_ray: Any, tmp_path: Path) -> None:
