@@ -89,12 +89,12 @@ def validate(
 ) -> None:
     """Check a job file, its data and its model without running anything."""
     file = load_job(job, overrides or [])
-    from orchestrator.driver import check_same_job, read_all_problems
+    from orchestrator.driver import check_same_job, read_all_problems, seed_of
     from orchestrator.places import run_folder
-    from orchestrator.seed_model import locate_model
 
-    problems, model, root = read_all_problems(file), locate_model(file), run_folder(file.job)
+    root = run_folder(file.job)
     check_same_job(root, file.job)
+    model, problems = seed_of(file, root, weights=False), read_all_problems(file)
     if resolved:
         typer.echo(resolved_yaml(file.job), nl=False)
         return

@@ -42,7 +42,7 @@ class Model:
     path: str
     """Absolute folder."""
     name: str
-    """Folder relative to the run; the path itself for the seed model."""
+    """Folder relative to the run; the path itself for a seed model elsewhere."""
     digest: str
     probe: Path | None = None
     """The trainer's own log-probabilities of some completions (schema PROBE), where it was trained in this run."""
@@ -117,7 +117,9 @@ class Context:
 
     def evaluate_seed(self) -> Model:
         """The seed model on gate and test: what every later figure is compared with."""
-        seed = Model(self.seed_model, self.seed_model, model_digest(self.seed_model))
+        path, root = Path(self.seed_model), self.run.root
+        name = path.relative_to(root) if path.is_relative_to(root) else path
+        seed = Model(str(path), str(name), model_digest(str(path)))
         return self.evaluate(seed, "baseline/evaluation")
 
     def evaluate(self, model: Model, name: str, splits: Sequence[Split] = ("gate", "test")) -> Model:

@@ -45,16 +45,17 @@ from orchestrator.diagnosis import (
     judge_versions,
     nodes_text,
 )
-from orchestrator.driver import read_all_problems
+from orchestrator.driver import read_all_problems, seed_of
 from orchestrator.errors import RatchetError
 from orchestrator.jobfile import JobFile, load_job
 from orchestrator.ledger import probe_links
 from orchestrator.mlflow_sink import reach
+from orchestrator.model_files import link_model
 from orchestrator.outbox import first_line
 from orchestrator.places import run_folder
 from orchestrator.projection import without_password
 from orchestrator.records import PROMPTS, LossWeights, SamplingPlan, Shard, TrainingPlan, pairs_schema
-from orchestrator.seed_model import locate_model
+from orchestrator.seed_model import on_hub
 from orchestrator.tracking import default_address
 
 _LIMITS = {"engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
@@ -170,7 +171,8 @@ class _Doctor:
         self._check("versions", self._versions)
         self._check("shared path", self._shared)
         if has_job:
-            self._check("model and data", self._model_and_data)
+            # A download takes as long as it takes.
+            self._check("model and data", self._model_and_data, threaded=on_hub(self.patient.file) is None)
         self._check("disk", self._disk)
         self._on_cluster("machines", self._machines)
         if has_job:
@@ -265,22 +267,21 @@ class _Doctor:
         return judge_shared(str(self.patient.runs), told, unseen)
 
     def _model_and_data(self) -> Finding:
-        model = locate_model(self.patient.file)
-        folder = Path(model)
-        if folder.is_dir():
-            self._model = model
-            self._weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+        seed = seed_of(self.patient.file, run_folder(self.job))
+        folder = seed.folder
+        if seed.origin is not None:  # a run would keep it, where all nodes see it
+            folder = self.workspace / "model"
+            link_model(seed.folder, folder)
+        self._model = str(folder)
+        self._weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
         problems = read_all_problems(self.patient.file)
         self._problems = {
             split: (len(rows), sum(len(row.text) for row in rows) / max(1, len(rows)))
             for split, rows in problems.items()
         }
-        if not folder.is_dir():
-            text = f"model: there is no folder {model!r}, so it counts as a Hub id, and training reads a folder"
-            return Finding("FAIL", text, "correct `model`, or download it and name its folder")
         sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
-        told = self.examiner.file_sizes(model, self._inner("model and data")) if self._nodes else {}
-        return judge_model(model, sizes, told)
+        told = self.examiner.file_sizes(str(folder), self._inner("model and data")) if self._nodes else {}
+        return judge_model(str(folder), sizes, told)
 
     def _disk(self) -> Finding:
         free = shutil.disk_usage(self.workspace).free
@@ -425,6 +426,7 @@ def _trial_plan(job: Job, model: str, folder: Path) -> TrainingPlan:
         learning_rate=0.0,
         seed=job.seed,
         state_dir=str(folder / "state"),
+        failure_file=str(folder / "not_finite.json"),
         metrics_file=str(folder / "metrics.parquet"),
         probe_file=str(folder / "probe.parquet"),
         checkpoint_dir=str(folder / "checkpoint"),

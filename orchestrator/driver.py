@@ -26,17 +26,18 @@ from orchestrator.errors import BadInput, Displaced, Interrupted, RatchetError
 from orchestrator.jobfile import JobFile, changed_keys, resolved_yaml
 from orchestrator.ledger import Ledger, probe_links
 from orchestrator.loop import improve
+from orchestrator.model_files import link_model
 from orchestrator.places import run_folder
 from orchestrator.records import Problem
 from orchestrator.report import write_report
 from orchestrator.rounds import GateStopped, NoPairs
 from orchestrator.run import Facts, Run
-from orchestrator.seed_model import locate_model
+from orchestrator.seed_model import Seed, locate_model
 from orchestrator.status import run_state
 from orchestrator.tracking import Tracker
 from orchestrator.wiring import RealWorkers
 
-KEPT_PROBLEMS = "baseline/data"
+KEPT_PROBLEMS, KEPT_MODEL = "baseline/data", "baseline/model"
 _SIGN_OF_LIFE = 5.0  # seconds
 _PACKAGES = (
     "ray",
@@ -76,6 +77,31 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
     return kept_problems(run.path(KEPT_PROBLEMS))
 
 
+def seed_of(file: JobFile, root: Path, weights: bool = True) -> Seed:
+    """The seed model of a run: the one it has kept, which asks no Hub, else the one its job names.
+
+    Raises:
+        BadInput: as `locate_model`, whose `weights` it passes on.
+    """
+    if Run(root).committed(KEPT_MODEL) is not None:
+        return Seed(root / KEPT_MODEL, {})
+    return locate_model(file, weights)
+
+
+def keep_model(run: Run, job: Job, seed: Seed) -> str:
+    """The absolute folder of the run's seed model. One whose own folder may vanish is kept in the run."""
+    if seed.origin is None:
+        return str(seed.folder)
+    origin = dict(seed.origin)
+
+    def work(folder: Path) -> Facts:
+        link_model(seed.folder, folder)
+        return origin
+
+    run.step(KEPT_MODEL, {"model": job.model}, work)
+    return str(run.path(KEPT_MODEL))
+
+
 def healthy_driver(root: Path) -> str | None:
     """Who seems to be driving the run right now, for a person to be asked about; None when nobody does."""
     if not (root / "ledger").is_dir():
@@ -97,9 +123,12 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
     job = file.job
-    model, root = locate_model(file), run_folder(job)
+    root = run_folder(job)
     check_same_job(root, job)
-    kept = (root / "ledger").is_dir() and Run(root).committed(KEPT_PROBLEMS) is not None
+    seed = seed_of(file, root)
+    if seed.origin:
+        say(f"model     {seed}")
+    kept = Run(root).committed(KEPT_PROBLEMS) is not None
     pinned = job.data if kept else pin(job.data)
     problems = {} if kept else read_all_problems(file, pinned)
     probe_links(root)
@@ -111,8 +140,9 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         run.claim(_driver())
         tracker.start()
         check_same_job(root, job)  # again: somebody may have started the run since
-        _record_job(run, file, model)
+        _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL)
         problems = keep_problems(run, job, pinned, problems)
+        model = keep_model(run, job, seed)
         with hire(job, root / "logs") as workers, _interruption(run, received):
             improve(job, run, workers, problems, model, say)
 

@@ -27,9 +27,14 @@ def run_folder(job: Job) -> Path:
     folder = folder.resolve()
     if folder.is_file():
         raise BadInput(f"{folder}: a run needs a folder, and this is a file. Choose another `name` or `run_dir`.")
-    if "runtime_resources" in folder.parts and "working_dir_files" in folder.parts:
+    if in_ray_package(folder):
         raise BadInput(
             f"{folder}: a run inside Ray's package folder would be lost with it. Set RATCHET_HOME to a folder that "
             'all nodes share (ray job submit --runtime-env-json \'{"env_vars": {"RATCHET_HOME": "..."}}\'), or run_dir.'
         )
     return folder
+
+
+def in_ray_package(folder: Path) -> bool:
+    """Whether a folder lies inside a copy that Ray made of a job's working directory, which is gone after the job."""
+    return "runtime_resources" in folder.parts and "working_dir_files" in folder.parts

@@ -1,45 +1,69 @@
-"""What a model is, told from its files: no weights are loaded here."""
+"""The seed model: where it is, whether its files fit together, and its fingerprint. No weights are loaded here."""
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from orchestrator import durable
 from orchestrator.errors import BadInput
+from orchestrator.hub_model import HubModel, fetch, hub_model
 from orchestrator.jobfile import JobFile
-from orchestrator.weights import check_weights
+from orchestrator.model_files import check_names
+from orchestrator.places import in_ray_package
+from orchestrator.weights import check_config, check_weights
 
 
-def locate_model(file: JobFile) -> str:
-    """The seed model's absolute folder, or its Hub id when no such folder exists.
+@dataclass(frozen=True)
+class Seed:
+    """The seed model's files."""
+
+    folder: Path
+    """Absolute."""
+    origin: Mapping[str, Any] | None = None
+    """What is to be known of a model that the run must keep, since its folder may vanish: of one from the Hub, its
+    `id` and `revision` (the commit). None where the folder is used as it is."""
+
+    def __str__(self) -> str:
+        return f"{self.origin['id']} at commit {self.origin['revision']}" if self.origin else str(self.folder)
+
+
+def on_hub(file: JobFile) -> HubModel | None:
+    """The Hub's model that a job names; None where it names a folder, or what looks like no Hub id."""
+    try:
+        file.find(file.job.model, "model")
+    except BadInput:
+        return hub_model(file.job.model)
+    return None
+
+
+def locate_model(file: JobFile, weights: bool = True) -> Seed:
+    """The seed model that a job names, downloaded and checked; without `weights`, of a Hub's model only its
+    configuration is.
 
     Raises:
-        BadInput: it is neither a model folder nor looks like a Hub id, or its files do not fit together.
+        BadInput: it is neither a model folder nor can be had from the Hub, or its files do not fit together.
     """
-    name = file.job.model
-    try:
-        folder = file.find(name, "model")
-    except BadInput:
-        if name.count("/") == 1 and not name.startswith((".", "/", "~")):
-            return name
-        raise
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"{file.path}: model: {folder} is no Hugging Face model folder (it has no config.json)")
-    if not any(folder.glob("*.safetensors")):
-        raise BadInput(
-            f"{file.path}: model: {folder} has no *.safetensors file. Ratchet loads no pickled weights: save the "
-            "model again with save_pretrained(..., safe_serialization=True)."
-        )
-    check_weights(folder, f"{file.path}: model")
-    return str(folder)
+    where = f"{file.path}: model"
+    if (model := on_hub(file)) is not None:
+        folder = fetch(model, where, weights)
+        seed = Seed(folder, {"id": model.id, "revision": folder.name})
+    else:
+        folder = file.find(file.job.model, "model")
+        seed = Seed(folder, {} if in_ray_package(folder) else None)
+    if model is not None and not weights:
+        check_config(folder, where)
+        return seed
+    check_names({found.name for found in folder.glob("*")}, f"{where}: {folder}")
+    check_weights(folder, where)
+    return seed
 
 
 @functools.cache
 def model_digest(path: str) -> str:
-    """A fingerprint of a model folder's files, or of a Hub id."""
-    folder = Path(path)
-    if not folder.is_dir():
-        return durable.fingerprint(path)
-    files = sorted(p for p in folder.iterdir() if p.is_file() and not p.name.startswith("."))
+    """A fingerprint of a model folder's files."""
+    files = sorted(p for p in Path(path).iterdir() if p.is_file() and not p.name.startswith("."))
     return durable.fingerprint([[p.name, durable.sha256(p)] for p in files])

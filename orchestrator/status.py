@@ -159,13 +159,11 @@ def _pid_exists(pid: int) -> bool:
 
 
 def reference_path(run_dir: Path, state: State) -> str | None:
-    """The current reference: an absolute path, or a Hub id where the seed model is one and still leads."""
+    """The current reference, an absolute path."""
     seed = (state.configs[-1].get("model") or state.configs[-1]["job"]["model"]) if state.configs else None
     reference = state.promotions[-1]["reference"] if state.promotions else seed
-    # A Hub id looks like a relative path, but it can only be the seed model's name.
-    if reference is None or reference == seed:
-        return None if seed is None else str(seed)
-    return str((run_dir / str(reference)).absolute())
+    # A model of the run has a path relative to it; a seed model elsewhere has an absolute one, which stays.
+    return None if reference is None else str((run_dir / str(reference)).absolute())
 
 
 def status(run_dir: Path) -> dict[str, Any]:

@@ -33,12 +33,9 @@ def check_weights(folder: Path, where: str) -> None:
     Raises:
         BadInput: a file is damaged or missing, or a tensor is not what the configuration says.
     """
-    config = _json_object((folder / "config.json").read_bytes(), f"{where}: {folder / 'config.json'}")
+    config = check_config(folder, where)
     if "model_type" not in config:
         return
-    architectures = config.get("architectures") or []
-    if architectures and not any(_CAUSAL.search(str(name)) for name in architectures):
-        raise BadInput(f"{where}: {folder} is a {architectures[0]}, which writes no text; give a causal language model")
     shapes: Shapes = {}
     for file in _files(folder, where):
         shapes |= _shapes(file, where)
@@ -48,6 +45,19 @@ def check_weights(folder: Path, where: str) -> None:
             f"{where}: {folder}: the weights are not those of its config.json ({config['model_type']}): {tensor} is "
             f"{found}, the configuration says {expected}. Put the config.json and the *.safetensors of one model there."
         )
+
+
+def check_config(folder: Path, where: str) -> dict[str, Any]:
+    """The folder's config.json, which must be that of a causal language model where it says what it is of.
+
+    Raises:
+        BadInput: it is not.
+    """
+    config = _json_object((folder / "config.json").read_bytes(), f"{where}: {folder / 'config.json'}")
+    architectures = config.get("architectures") or []
+    if "model_type" in config and architectures and not any(_CAUSAL.search(str(name)) for name in architectures):
+        raise BadInput(f"{where}: {folder} is a {architectures[0]}, which writes no text; give a causal language model")
+    return config
 
 
 def _files(folder: Path, where: str) -> list[Path]:

@@ -71,13 +71,14 @@ def test_committed_facts_replace_the_shards(tmp_path: Path) -> None:
     assert status(run.root)["rounds"][0]["samples"] == 24
 
 
-def test_the_reference_after_a_refusal_and_of_a_hub_model(tmp_path: Path) -> None:
-    run = SampleRun(tmp_path / "sample", model="org/tiny")
+def test_the_reference_after_a_refusal_and_of_a_kept_seed_model(tmp_path: Path) -> None:
+    run = SampleRun(tmp_path / "sample")
     run.claim()
     run.configure()
-    run.promote(1, promoted=False, reference="org/tiny")
+    assert status(run.root)["reference"] == "/models/seed"
+    run.promote(1, promoted=False, reference="baseline/model")
     found = status(run.root)
-    assert found["reference"] == "org/tiny" and found["rounds"][0]["promoted"] is False
+    assert found["reference"] == str(run.root / "baseline/model") and found["rounds"][0]["promoted"] is False
     run.promote(2)
     assert status(run.root)["reference"] == str(run.root / "rounds/02/checkpoint")
 

@@ -1,0 +1,56 @@
+"""Which files make a model folder, and how a run comes to own them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Collection
+from fnmatch import fnmatch
+from pathlib import Path
+
+from orchestrator.errors import BadInput
+
+WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
+"""Weights, and what stands beside them: configuration, tokenizer, chat template. No pickles, no code."""
+UNWANTED = ("*/*", ".*", "consolidated*.safetensors")
+"""Other folders, hidden files, and a second copy of the weights in Mistral's own layout."""
+
+
+def model_files(folder: Path) -> list[Path]:
+    """The files of a model folder that are the model, by name."""
+    return sorted(file for file in folder.iterdir() if file.is_file() and _is_of_model(file.name))
+
+
+def check_names(names: Collection[str], what: str) -> None:
+    """Whether a folder with these files can be a model; `what` opens each message.
+
+    Raises:
+        BadInput: there is no configuration, or there are no safetensors.
+    """
+    if "config.json" not in names:
+        raise BadInput(f"{what} is no Hugging Face model folder (it has no config.json)")
+    if not any(name.endswith(".safetensors") and _is_of_model(name) for name in names):
+        raise BadInput(
+            f"{what} has no *.safetensors file. Ratchet loads no pickled weights: save the "
+            "model again with save_pretrained(..., safe_serialization=True)."
+        )
+
+
+def link_model(folder: Path, target: Path) -> None:
+    """Make the new folder `target` of the model's files in `folder`: hard links where they are possible, copies
+    where they are not.
+
+    A link shares its bytes with the Hub's cache. That is safe: the cache replaces and removes files, but never
+    writes into one that is complete.
+    """
+    target.mkdir(parents=True)
+    for file in model_files(folder):
+        real = file.resolve()  # the cache's snapshots are symbolic links
+        try:
+            os.link(real, target / file.name)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(real, target / file.name)
+
+
+def _is_of_model(name: str) -> bool:
+    return any(fnmatch(name, wanted) for wanted in WANTED) and not any(fnmatch(name, other) for other in UNWANTED)
