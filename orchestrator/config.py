@@ -324,6 +324,12 @@ class Train(Settings):
     """Attention over trees of completions: `sdpa` anywhere, `flex` (FlexAttention) on GPU; `auto` picks."""
     export_dtype: Literal["float32", "bfloat16"] | None = None
     """Number format of the checkpoint's weights; null takes the model's own."""
+    save_every: Count | None = None
+    """Save the training's state after every so many steps, besides every `save_minutes`."""
+    save_minutes: NonNegative = 10.0
+    """Save the training's state when so many minutes have passed since it was saved last: what a crash can cost."""
+    stall_timeout: Positive = 1800.0
+    """Seconds without any progress after which the ranks are taken for hung and started again."""
 
     @model_validator(mode="after")
     def _selects(self) -> Train:
@@ -434,6 +440,9 @@ HARMLESS = (
     "tracking",
     "generate.engines",
     "generate.max_num_seqs",
+    "train.save_every",
+    "train.save_minutes",
+    "train.stall_timeout",
     "grade.processes",
 )
 """Keys that may differ when a run is resumed, since they change no result."""

@@ -105,13 +105,19 @@ class TrainingPlan:
     learning_rate: float
     seed: int
     state_dir: str
-    """Folder for what must outlive a failed training, such as the names of a bad batch; private to the trainer."""
+    """Folder for saved states of the training while it is unfinished; private to the trainer."""
+    failure_file: str
+    """JSON file for the names of the pairs that a training failed on."""
     metrics_file: str
     """Parquet file of one row a step."""
     probe_file: str
     """Parquet file of completions with the trained policy's own log-probabilities (schema PROBE)."""
     checkpoint_dir: str
     """Hugging Face folder that the trained policy is exported to."""
+    identity: str = ""
+    """A fingerprint of everything that decides the result: a saved state of another training is not used."""
+    keep_states: int = 1
+    """Number of saved states to keep."""
     export_every: int | None = None
     """Export after every so many steps, and after the last, each to a folder of its own below `checkpoint_dir`:
     000010/checkpoint and 000010/probe.parquet. `probe_file` is not written then."""

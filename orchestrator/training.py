@@ -15,16 +15,18 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator import durable
-from orchestrator.config import at_round
+from orchestrator.config import HARMLESS, at_round
 from orchestrator.context import Context, Model, hashes
 from orchestrator.ledger import Commit
 from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.run import Facts
+
+_HARMLESS = {key.removeprefix("train.") for key in HARMLESS if key.startswith("train.")}
 
 
 @dataclass(frozen=True)
@@ -98,19 +100,22 @@ class Training:
             "reference": self.reference.digest,
             "pairs": _hashes(pairs),
             "loss": asdict(self._loss_weights()),
-            "train": self.context.job.train.model_dump(mode="json"),
+            "train": self.context.job.train.model_dump(mode="json", exclude=_HARMLESS),
             "round": self.number,
             "seed": self._seed,
             "limits": limits,
         }
 
+        step, states = f"{self.folder}/{phase}", run.path(f"{self.folder}/.{phase}-state")
+
         def work(output: Path, checkpoint: Path) -> Facts:
             output.mkdir()
             plan = self._plan(pairs, output, checkpoint, limits)
+            plan = replace(plan, state_dir=str(states), identity=durable.fingerprint(inputs))
             return self.context.workers.trainers().train(plan, str(run.path(f"{self.folder}/reference/00000.parquet")))
 
-        step = f"{self.folder}/{phase}"
         commit = run.step(step, inputs, work, outputs=[step, target])
+        shutil.rmtree(states, ignore_errors=True)  # of use only while the training was unfinished
         facts = commit.facts
         self._say(phase, f"{facts['steps']} steps, {facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s")
         return commit
@@ -124,7 +129,8 @@ class Training:
             loss=self._loss_weights(),
             learning_rate=at_round(settings.learning_rate, self.number),
             seed=self._seed,
-            state_dir=str(run.path(f"failures/round-{self.number:02d}")),
+            state_dir="",
+            failure_file=str(run.path(f"failures/round-{self.number:02d}/not_finite.json")),
             metrics_file=str(output / "metrics.parquet"),
             probe_file=str(output / "probe.parquet"),
             checkpoint_dir=str(checkpoint),

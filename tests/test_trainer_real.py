@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,7 @@ def make_plan(folder: Path, model: str, pairs: str, **changes: Any) -> TrainingP
         "learning_rate": SETTINGS["learning_rate"],
         "seed": 11,
         "state_dir": str(folder / "state"),
+        "failure_file": str(folder / "not_finite.json"),
         "metrics_file": str(folder / ".metrics.parquet"),
         "probe_file": str(folder / ".probe.parquet"),
         "checkpoint_dir": str(folder / ".checkpoint"),
@@ -192,8 +194,8 @@ def start_ranks(ranks: int) -> tuple[list[Any], Runner]:
             self.trainer = Trainer(settings, *self.place, chunk_logits)
             return self.trainer.reference_logprobs(plan)
 
-        def train(self, plan: TrainingPlan, file: str) -> Any:
-            return list(self.trainer.train(plan, file))
+        def train(self, plan: TrainingPlan, file: str, stop_after: int | None) -> Any:
+            return list(islice(self.trainer.train(plan, file), stop_after))
 
     environment = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     made = ray.remote(Rank).options(num_cpus=0, runtime_env={"env_vars": environment})
@@ -201,15 +203,22 @@ def start_ranks(ranks: int) -> tuple[list[Any], Runner]:
     port = find_port()
     ray.get([actor.connect.remote(rank, port) for rank, actor in enumerate(actors)])
 
-    def outcome(plan: TrainingPlan, settings: Train, file: str | None = None, chunk_logits: int = 2**26) -> Outcome:
+    def outcome(
+        plan: TrainingPlan,
+        settings: Train,
+        file: str | None = None,
+        chunk_logits: int = 2**26,
+        stop_after: int | None = None,
+    ) -> Outcome:
+        """Facts and metrics; with `stop_after`, training is given up after so many steps, and there are no facts."""
         shares = ray.get([actor.score.remote(plan, settings, chunk_logits) for actor in actors])
         if file is None:
             file = reference_file(plan)
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             columns = [list(column) for column in zip(*(row for rows in shares for row in rows), strict=True)]
             pq.write_table(pa.table(columns, schema=REFERENCE), file)
-        *steps, (_, facts) = ray.get([actor.train.remote(plan, file) for actor in actors])[0]
-        return facts, [row for _, row in steps]
+        said = ray.get([actor.train.remote(plan, file, stop_after) for actor in actors])[0]
+        return next((row for kind, row in said if kind == "facts"), {}), [row for kind, row in said if kind == "step"]
 
     return actors, outcome
 
@@ -369,23 +378,148 @@ def test_training_that_explodes_stops_and_names_the_pairs(one_rank: Runner, tmp_
     plan = make_plan(tmp_path, model, pairs, learning_rate=1e30)
     with pytest.raises(TrainingError, match=r"step 2: .*not finite.*lower train\.learning_rate"):
         one_rank(plan, Train(**(SETTINGS | {"zero": zero})))
-    report = json.loads((Path(plan.state_dir) / "not_finite.json").read_text())
+    report = json.loads(Path(plan.failure_file).read_text())
     assert report["step"] == 2 and len(report["pair_ids"]) == 7
     assert not Path(plan.checkpoint_dir).exists()
 
 
-def test_a_rank_that_dies_ends_the_group(local_ray: Any, tmp_path: Path) -> None:
+DISTURBED = [
+    {"zero": 0},
+    {"zero": 1, "precision": "bf16"},
+    {"zero": 3},
+    *(
+        pytest.param(changes, marks=pytest.mark.full)
+        for changes in (
+            {"zero": 1},
+            {"zero": 2},
+            {"zero": 0, "precision": "bf16"},
+            {"zero": 3, "precision": "bf16"},
+            {"offload_optimizer": True},
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("changes", DISTURBED, ids=str)
+def test_a_resumed_training_gives_the_same_bits(two_ranks: Runner, tmp_path: Path, changes: dict[str, Any]) -> None:
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    settings = Train(**(SETTINGS | {"epochs": 2, "save_every": 2} | changes))
+    calm, disturbed = (make_plan(tmp_path / name, model, pairs, identity="one") for name in ("calm", "disturbed"))
+    facts, steps = two_ranks(calm, settings)
+    assert facts["resumed_from"] == 0
+    two_ranks(disturbed, settings, stop_after=4)  # gone after step 4, before its state is saved
+    facts, again = two_ranks(disturbed, settings)
+    assert facts["resumed_from"] == 2 and [row["step"] for row in again] == [3, 4]
+    assert difference(disturbed.checkpoint_dir, load_file(Path(calm.checkpoint_dir, WEIGHTS_FILE))) == 0.0
+    assert pq.read_table(disturbed.probe_file).equals(pq.read_table(calm.probe_file))
+    timing = ["seconds", "tokens_per_second"]
+    metrics = [pq.read_table(plan.metrics_file).drop_columns(timing) for plan in (calm, disturbed)]
+    assert metrics[0].equals(metrics[1]) and metrics[0].num_rows == len(steps) == 4
+
+
+def test_checkpoints_on_the_way_survive_a_resume(two_ranks: Runner, tmp_path: Path) -> None:
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    settings = Train(**(SETTINGS | {"epochs": 2, "save_every": 2}))
+    plan = make_plan(tmp_path, model, pairs, export_every=1)
+    two_ranks(plan, settings, stop_after=4)
+    facts, _ = two_ranks(plan, settings)
+    assert facts["resumed_from"] == 2
+    exported = Path(plan.checkpoint_dir)
+    assert sorted(path.name for path in exported.iterdir()) == ["000001", "000002", "000003", "000004"]
+    assert all((path / "checkpoint" / WEIGHTS_FILE).is_file() for path in exported.iterdir())
+
+
+def flip(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("harm", "resumed_from"),
+    [
+        (lambda states: None, 3),
+        (lambda states: flip(next((states / "000003/ranks").rglob("*optim_states.pt"))), 2),
+        (lambda states: (states / "000003/progress.json").unlink(), 2),
+        (lambda states: (states / "000003/manifest.json").write_text("{"), 2),
+        (lambda states: [flip(file) for file in states.rglob("*model_states.pt")], 0),
+    ],
+    ids=["intact", "flipped bit", "missing file", "torn manifest", "all damaged"],
+)
+def test_a_damaged_state_is_never_loaded(
+    one_rank: Runner, tmp_path: Path, harm: Callable[[Path], Any], resumed_from: int
+) -> None:
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    plan = make_plan(tmp_path, model, pairs, keep_states=2)
+    settings = Train(**(SETTINGS | {"epochs": 2, "save_every": 1}))
+    one_rank(plan, settings, stop_after=4)
+    states = Path(plan.state_dir)
+    assert sorted(path.name for path in states.iterdir()) == ["000002", "000003"]
+    harm(states)
+    facts, _ = one_rank(plan, settings)
+    assert facts["resumed_from"] == resumed_from and facts["steps"] == 4
+
+
+def test_a_state_of_another_training_or_number_of_ranks_is_not_used(
+    one_rank: Runner, two_ranks: Runner, tmp_path: Path
+) -> None:
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    plan = make_plan(tmp_path, model, pairs, identity="one")
+    settings = Train(**(SETTINGS | {"save_every": 1}))
+    for runner, other in ((one_rank, replace(plan, identity="another")), (two_ranks, plan)):
+        one_rank(plan, settings, stop_after=2)
+        assert (Path(plan.state_dir) / "000001/manifest.json").is_file()
+        assert runner(other, settings)[0]["resumed_from"] == 0
+
+
+def test_a_group_that_loses_a_rank_goes_on_from_the_last_saved_state(local_ray: Any, tmp_path: Path) -> None:
     """Its peer waits in a collective, and must not make the driver wait too."""
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
-    plan = make_plan(tmp_path, model, pairs)
-    settings = Train(**(SETTINGS | {"ranks": 2, "zero": 2, "epochs": 500}))
-    file = str(tmp_path / ".reference.parquet")
+    settings = Train(**(SETTINGS | {"ranks": 2, "zero": 2, "epochs": 4, "save_every": 2}))
+    calm, disturbed = (make_plan(tmp_path / name, model, pairs) for name in ("calm", "disturbed"))
+    steps: list[int] = []
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(plan, file)
+        group.reference(calm, reference_file(calm))
+        group.train(calm, reference_file(calm))
         victim = group.pids[1]
-        with pytest.raises(TrainingFailed, match="training rank 1 died"):
-            group.train(plan, file, lambda row: os.kill(victim, signal.SIGKILL) if row["step"] == 3 else None)
+
+        def kill(row: dict[str, Any]) -> None:
+            steps.append(row["step"])
+            if row["step"] == 5 and steps.count(5) == 1:
+                os.kill(victim, signal.SIGKILL)
+
+        facts = group.train(disturbed, reference_file(calm), kill)
+    assert facts["restarts"] == 1 and facts["resumed_from"] >= 4 and facts["steps"] == 8
+    assert set(steps) == set(range(1, 9))
+    assert difference(disturbed.checkpoint_dir, load_file(Path(calm.checkpoint_dir, WEIGHTS_FILE))) == 0.0
+
+
+@pytest.mark.full
+def test_ranks_that_die_again_and_again_end_the_training(local_ray: Any, tmp_path: Path) -> None:
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    plan = make_plan(tmp_path, model, pairs)
+    settings = Train(**(SETTINGS | {"ranks": 1, "epochs": 500}))
+    with TrainerGroup(settings, OneCore()) as group:
+        group.reference(plan, reference_file(plan))
+        with pytest.raises(TrainingFailed, match=r"(?s)training rank 0 died.*3 times with no saved state in between"):
+            group.train(plan, reference_file(plan), lambda row: os.kill(group.pids[0], signal.SIGKILL))
         assert group.pids == []
+
+
+@pytest.mark.full
+def test_a_hung_rank_is_noticed_and_replaced(local_ray: Any, tmp_path: Path) -> None:
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    plan = make_plan(tmp_path, model, pairs)
+    settings = Train(**(SETTINGS | {"ranks": 2, "epochs": 4, "save_every": 2, "stall_timeout": 20}))
+    with TrainerGroup(settings, OneCore()) as group:
+        group.reference(plan, reference_file(plan))
+        victim = group.pids[1]
+        facts = group.train(
+            plan,
+            reference_file(plan),
+            lambda row: os.kill(victim, signal.SIGSTOP) if row["step"] == 3 and victim in group.pids else None,
+        )
+    assert facts["restarts"] == 1 and facts["steps"] == 8
 
 
 @pytest.mark.full

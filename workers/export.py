@@ -7,7 +7,6 @@ the checkpoint's dtype at the end. Rank 0 never holds more than one shard file's
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from workers.files import sync
 
 SHARD_BYTES = 4 * 10**9
 """Largest shard file; a single larger tensor has a file of its own."""
@@ -112,7 +113,8 @@ def export_checkpoint(
         files.append(_write_shard(folder, len(files), shards.pop()))
         _name_shards(folder, files, total)
         _copy_settings(Path(init), folder, dtype)
-        _sync(folder)
+        for path in [*folder.iterdir(), folder]:
+            sync(path)
 
 
 def check_exportable(model: nn.Module, init: str) -> None:
@@ -159,12 +161,3 @@ def _copy_settings(init: Path, folder: Path, dtype: torch.dtype) -> None:
     config.pop("torch_dtype", None)
     config["dtype"] = str(dtype).removeprefix("torch.")
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-
-
-def _sync(folder: Path) -> None:
-    for path in [*folder.iterdir(), folder]:
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -1,4 +1,4 @@
-"""Writing Parquet so that the driver can commit it: on the disk, with its size and sha256."""
+"""Files that others can rely on: on the disk, with size and sha256."""
 
 from __future__ import annotations
 
@@ -28,3 +28,18 @@ def write_table(table: pa.Table, path: str | Path) -> dict[str, Any]:
         os.fsync(file.fileno())
     os.replace(attempt, path)
     return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """{"size": bytes, "sha256": hex} of a file."""
+    with open(path, "rb") as file:
+        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def sync(path: Path) -> None:
+    """Make a file's bytes, or the names in a folder, durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -12,16 +12,13 @@ import itertools
 import os
 import queue
 import threading
-import time
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from orchestrator.config import Generate
-from orchestrator.records import SAMPLES, SamplingPlan, Shard
-from workers.files import write_table
+from orchestrator.records import SamplingPlan, Shard
+from workers.shard_sampling import Request, Sample, sample_shard
 
 ENVIRONMENT = {
     # The engine lives in this process: it starts ten times faster and dies with the actor.
@@ -41,27 +38,21 @@ def sample_seed(seed: int, prompt_id: str, sample_index: int) -> int:
     return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
 
 
-@dataclass
-class _Batch:
-    """Requests that one caller waits for together."""
-
-    missing: int
-    outputs: list[Any]
-    error: Exception | None = None
-    done: threading.Event = field(default_factory=threading.Event)
-
-    def finish_one(self) -> None:
-        self.missing -= 1
-        if self.missing == 0:
-            self.done.set()
+class EngineBroken(Exception):
+    """The engine stopped with an error of its own, and serves nobody any more."""
 
 
 @dataclass(frozen=True)
 class _Request:
+    """One sequence for the engine; its output, or the error that came instead, goes to whoever asked for it."""
+
     token_ids: list[int]
     parameters: Any
-    batch: _Batch
     place: int
+    answers: queue.SimpleQueue[tuple[int, Any]]
+
+    def answer(self, output: Any) -> None:
+        self.answers.put((self.place, output))
 
 
 class Generator:
@@ -92,33 +83,34 @@ class Generator:
         self._engine = LLMEngine.from_engine_args(EngineArgs(**(arguments | settings.engine)))
         self._inbox: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._running: dict[str, _Request] = {}
-        self._broken: BaseException | None = None
+        self._names = itertools.count()
+        self._steps = 0
         threading.Thread(target=self._run, daemon=True).start()
 
     def pid(self) -> int:
         return os.getpid()
 
-    def generate(self, shard: Shard, plan: SamplingPlan) -> dict[str, Any]:
-        """Sample every prompt of the shard, and write the rows to `shard.output` (schema SAMPLES).
+    def progress(self) -> int:
+        """How many steps the engine has done. One that has work and does not step hangs. That an engine steps and
+        computes nonsense is not seen here: the probe compares each new checkpoint with the trainer."""
+        return self._steps
 
-        Returns facts: samples, tokens, truncated, seconds, and the file's size and sha256.
+    def generate(
+        self, shard: Shard, plan: SamplingPlan, only: Collection[str] | None = None, without: Collection[str] = ()
+    ) -> dict[str, Any] | None:
+        """Sample prompts of the shard and, with the last of them, write its file; see `sample_shard`.
+
+        Raises:
+            EngineBroken: the engine stopped with an error.
+            ValueError: the engine refuses a request.
         """
-        started = time.monotonic()
-        rows = pq.read_table(shard.source, columns=["prompt_id", "token_ids"]).slice(
-            shard.start, shard.stop - shard.start
-        )
-        keys = [(p, i) for p in rows["prompt_id"].to_pylist() for i in range(plan.samples)]
-        prompts = {p: t for p, t in zip(rows["prompt_id"].to_pylist(), rows["token_ids"].to_pylist(), strict=True)}
-        outputs = self._sample([(prompts[prompt], self._parameters(plan, prompt, index)) for prompt, index in keys])
-        table = _samples_table(keys, outputs)
-        reasons = table["finish_reason"].to_pylist()
-        return {
-            "samples": table.num_rows,
-            "tokens": sum(table["num_tokens"].to_pylist()),
-            "truncated": reasons.count("length"),
-            "seconds": time.monotonic() - started,
-            "file": write_table(table, shard.output),
-        }
+
+        def draw(requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
+            asked = [(r.token_ids, self._parameters(plan, r.prompt_id, r.index)) for r in requests]
+            for place, output in self._sample(asked):
+                yield place, _as_sample(output.outputs[0])
+
+        return sample_shard(shard, plan, only, without, draw)
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:
         """Summed log-probability of each completion (token ids) after its prompt, in nats; None where the two
@@ -129,7 +121,8 @@ class Generator:
         rows = list(zip(prompts, completions, strict=True))
         fits = [len(p) + len(c) < self._engine.model_config.max_model_len for p, c in rows]
         fitting = [p + c for (p, c), fit in zip(rows, fits, strict=True) if fit]
-        outputs = iter(self._sample([(token_ids, parameters) for token_ids in fitting]))
+        drawn = dict(self._sample([(token_ids, parameters) for token_ids in fitting]))
+        outputs = iter([drawn[place] for place in range(len(fitting))])
         return [_logprob(p, c, next(outputs)) if fit else None for (p, c), fit in zip(rows, fits, strict=True)]
 
     def _parameters(self, plan: SamplingPlan, prompt_id: str, index: int) -> Any:
@@ -145,37 +138,34 @@ class Generator:
             seed=None if greedy or plan.seeding == "engine" else sample_seed(plan.seed, prompt_id, index),
         )
 
-    def _sample(self, requests: list[tuple[list[int], Any]]) -> list[Any]:
-        """Run requests through the engine, returning their outputs in order."""
-        batch = _Batch(missing=len(requests), outputs=[None] * len(requests))
+    def _sample(self, requests: Sequence[tuple[list[int], Any]]) -> Iterator[tuple[int, Any]]:
+        """Run requests through the engine; yields each one's place and output as it is finished."""
+        answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         for place, (token_ids, parameters) in enumerate(requests):
-            self._inbox.put(_Request(token_ids, parameters, batch, place))
-        if requests:
-            batch.done.wait()
-        if self._broken:
-            raise RuntimeError(f"the engine stopped: {self._broken!r}") from self._broken
-        if batch.error:
-            raise batch.error
-        return batch.outputs
+            self._inbox.put(_Request(token_ids, parameters, place, answers))
+        for _ in requests:
+            place, output = answers.get()
+            if isinstance(output, Exception):
+                raise output
+            yield place, output
 
     def _run(self) -> None:
         """Step the engine for as long as there are requests; new ones join between two steps."""
         try:
-            for number in itertools.count():
-                self._admit(number)
+            while True:
+                self._admit()
                 for output in self._engine.step():
                     if output.finished:
-                        request = self._running.pop(output.request_id)
-                        request.batch.outputs[request.place] = output
-                        request.batch.finish_one()
+                        self._running.pop(output.request_id).answer(output)
+                self._steps += 1
         except BaseException as error:
-            self._broken = error
+            broken = EngineBroken(f"the engine stopped: {error!r}")
             for request in self._running.values():
-                request.batch.done.set()
+                request.answer(broken)
             while True:  # whoever asks later learns of it too
-                self._inbox.get().batch.done.set()
+                self._inbox.get().answer(broken)
 
-    def _admit(self, step: int) -> None:
+    def _admit(self) -> None:
         from vllm import TokensPrompt
 
         block = not self._engine.has_unfinished_requests()
@@ -184,14 +174,13 @@ class Generator:
                 request = self._inbox.get(block=block)
             except queue.Empty:
                 return
-            name = f"{step}-{len(self._running)}-{request.place}"
+            name = str(next(self._names))
             block = False
             try:
                 self._engine.add_request(name, TokensPrompt(prompt_token_ids=request.token_ids), request.parameters)
                 self._running[name] = request
             except ValueError as error:  # the engine refuses the request; others are none the worse
-                request.batch.error = error
-                request.batch.finish_one()
+                request.answer(error)
                 block = not self._engine.has_unfinished_requests()
 
 
@@ -209,17 +198,7 @@ def _logprob(prompt: list[int], completion: list[int], output: Any) -> float:
     return float(sum(at[token].logprob for at, token in zip(positions, completion, strict=True)))
 
 
-def _samples_table(keys: list[tuple[str, int]], outputs: list[Any]) -> pa.Table:
-    completions = [output.outputs[0] for output in outputs]
-    return pa.table(
-        {
-            "prompt_id": [prompt for prompt, _ in keys],
-            "sample_index": [index for _, index in keys],
-            # What cannot be written as UTF-8 is shown as a replacement; the ids stay exact.
-            "text": [c.text.encode("utf-8", "replace").decode() for c in completions],
-            "token_ids": [list(c.token_ids) for c in completions],
-            "finish_reason": [c.finish_reason for c in completions],
-            "num_tokens": [len(c.token_ids) for c in completions],
-        },
-        schema=SAMPLES,
-    )
+def _as_sample(completion: Any) -> Sample:
+    # What cannot be written as UTF-8 is shown as a replacement; the ids stay exact.
+    text = completion.text.encode("utf-8", "replace").decode()
+    return Sample(text, list(completion.token_ids), completion.finish_reason)

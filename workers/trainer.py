@@ -14,6 +14,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,7 @@ from workers.train_step import (
     learning_rate,
     mean_metrics,
 )
+from workers.training_state import Progress, TrainingStates
 
 PROBE_COMPLETIONS = 32
 """Most completions that are scored again with the trained policy."""
@@ -80,6 +82,9 @@ class Trainer:
         self._policy: tuple[str, Any] | None = None
         self._pairs: tuple[tuple[str, ...], list[PairTokens], int] | None = None
         self._grad_norm = math.nan
+        self._saved = time.monotonic()
+        self.beats = 0
+        """Counts up with every piece of work, by which whoever waits tells a slow rank from a hung one."""
 
     # Set-up
 
@@ -163,6 +168,7 @@ class Trainer:
         packs = [batching.pack_trees(share, self.settings.tokens_per_microbatch) for share in shares]
         rows: list[tuple[str, float, int]] = []
         for pack in packs[self.rank]:
+            self.beats += 1
             logprobs = model(batching.lay_out(pack).to(self.device)).tolist()
             members = [(m.tag, len(tree.completions[m.completions[0]])) for tree in pack for m in tree.members]
             rows += [(str(key), lp, length) for (key, length), lp in zip(members, logprobs, strict=True)]
@@ -188,22 +194,26 @@ class Trainer:
         # What is trained now is the policy no longer: another call starts from the folder again.
         self._policy = None
         round_ = Round(plan, pairs, reference, self._batches(pairs, plan))
-        started = time.perf_counter()
-        metrics: list[dict[str, Any]] = []
-        first: ReferenceCheck | None = None
-        for step in range(1, len(round_.batches) + 1):
-            row, check = self._step(engine, round_, step)
-            first = first or check
-            metrics.append(row)
+        states = TrainingStates(plan.state_dir, plan.identity, plan.keep_states, self.rank, self.ranks)
+        done, last = states.load(engine), len(round_.batches)
+        resumed_from, self._saved = len(done.metrics), time.monotonic()
+        for step in range(resumed_from + 1, last + 1):
+            row, check, save = self._step(engine, round_, step)
+            done.first_step = done.first_step or check.facts()
+            done.metrics.append(row)
             yield "step", row
-            if outputs := _outputs(plan, step, last=len(round_.batches)):
-                exporting = time.perf_counter()
-                self._publish(engine, plan, pairs, *outputs)
-                started += time.perf_counter() - exporting
-        seconds = time.perf_counter() - started
+            if plan.export_every and (step % plan.export_every == 0 or step == last):
+                self._publish_on_the_way(engine, plan, pairs, states.exports() / f"{step:06d}")
+            if save and step < last:
+                states.save(engine, done)
+                self._saved = time.monotonic()
+        if plan.export_every:
+            self._move(states.exports(), Path(plan.checkpoint_dir))
+        else:
+            self._publish(engine, plan, pairs, Path(plan.checkpoint_dir), Path(plan.probe_file))
         if self.rank == 0:
-            pair_data.write_metrics(plan.metrics_file, metrics)
-        yield "facts", _facts(metrics, first, len(pairs), dropped, len(reference), seconds)
+            pair_data.write_metrics(plan.metrics_file, done.metrics)
+        yield "facts", _facts(done, len(pairs), dropped, len(reference)) | {"resumed_from": resumed_from}
 
     def _batches(self, pairs: list[PairTokens], plan: TrainingPlan) -> list[list[int]]:
         batches: list[list[int]] = []
@@ -220,11 +230,13 @@ class Trainer:
         wanted = max(map(len, shares)) if self.settings.zero >= 2 else 1
         mine += [batching.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))
         for batch in mine:
+            self.beats += 1
             logprobs = [round_.reference[key] if batch.rows else 0.0 for key in batch.keys]
             yield batch.to(self.device), torch.tensor(logprobs, dtype=torch.float64)
 
-    def _step(self, engine: Any, round_: Round, step: int) -> tuple[dict[str, Any], ReferenceCheck]:
-        """One optimizer step: its metrics, and how far the policy was from the reference before it."""
+    def _step(self, engine: Any, round_: Round, step: int) -> tuple[dict[str, Any], ReferenceCheck, bool]:
+        """One optimizer step: its metrics, how far the policy was from the reference before it, and whether the
+        state is to be saved after it."""
         started = time.perf_counter()
         rows = round_.batches[step - 1]
         rate = self._learning_rate(round_, step)
@@ -239,7 +251,7 @@ class Trainer:
             BatchTotals(len(rows), round_.nll_tokens(rows)),
             lambda loss: engine.backward(loss * self.ranks, scale_wrt_gas=False),
         )
-        totals, differences = self._reduce(sums)
+        totals, differences, save = self._reduce(sums)
         if not math.isfinite(totals["loss"]):
             self._stop_not_finite(round_, step, totals["loss"], math.nan)
         check = ReferenceCheck.from_sums(differences)
@@ -253,7 +265,8 @@ class Trainer:
         seconds = time.perf_counter() - started
         row = {"step": step} | mean_metrics(totals) | {"grad_norm": norm, "learning_rate": rate}
         row["padded_tokens"] = batching.padded_tokens(round_.pairs, rows)
-        return row | {"tokens_per_second": row["tokens"] / seconds, "seconds": seconds}, check
+        save = save or bool(self.settings.save_every and step % self.settings.save_every == 0)
+        return row | {"tokens_per_second": row["tokens"] / seconds, "seconds": seconds}, check, save
 
     def _learning_rate(self, round_: Round, step: int) -> float:
         settings = self.settings
@@ -266,17 +279,20 @@ class Trainer:
             settings.final_ratio,
         )
 
-    def _reduce(self, sums: StepSums) -> tuple[dict[str, float], dict[str, float]]:
-        """Sums over all ranks, by name."""
-        both = torch.cat([sums.values, sums.differences])
-        dist.all_reduce(both)
-        values = both.tolist()
-        return dict(zip(SUMS, values, strict=False)), dict(zip(DIFFERENCES, values[len(SUMS) :], strict=True))
+    def _reduce(self, sums: StepSums) -> tuple[dict[str, float], dict[str, float], bool]:
+        """Sums over all ranks, by name; and whether it is time to save the state, which all ranks must agree on."""
+        minutes = (time.monotonic() - self._saved) / 60
+        due = torch.tensor([minutes >= self.settings.save_minutes]).to(sums.values)
+        everything = torch.cat([sums.values, sums.differences, due])
+        dist.all_reduce(everything)
+        *values, due_ranks = everything.tolist()
+        totals, differences = values[: len(SUMS)], values[len(SUMS) :]
+        return dict(zip(SUMS, totals, strict=True)), dict(zip(DIFFERENCES, differences, strict=True)), due_ranks > 0
 
     def _stop_not_finite(self, round_: Round, step: int, loss: float, norm: float) -> None:
         """Write down the batch's pairs and raise TrainingError; all ranks come here together."""
         ids = [round_.pairs[row].pair_id for row in round_.batches[step - 1]]
-        file = Path(round_.plan.state_dir) / "not_finite.json"
+        file = Path(round_.plan.failure_file)
         if self.rank == 0:
             file.parent.mkdir(parents=True, exist_ok=True)
             report = {"step": step, "loss": repr(loss), "grad_norm": repr(norm), "pair_ids": ids}
@@ -308,6 +324,20 @@ class Trainer:
             has_master=self.settings.precision == "bf16" and self.settings.zero > 0,
         )
 
+    def _publish_on_the_way(self, engine: Any, plan: TrainingPlan, pairs: list[PairTokens], final: Path) -> None:
+        """Checkpoint and probe in a folder that appears when both are whole."""
+        unfinished = final.with_name(f".{final.name}")
+        if self.rank == 0:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self._publish(engine, plan, pairs, unfinished / "checkpoint", unfinished / "probe.parquet")
+        self._move(unfinished, final)
+
+    def _move(self, source: Path, target: Path) -> None:
+        if self.rank == 0:
+            shutil.rmtree(target, ignore_errors=True)  # left by an attempt that died
+            source.rename(target)
+        dist.barrier()
+
     def _write_probe(self, engine: Any, pairs: list[PairTokens], file: Path) -> None:
         """Score up to PROBE_COMPLETIONS completions, the first by key, with the trained policy."""
         texts = {
@@ -325,34 +355,17 @@ class Trainer:
             pair_data.write_probe(str(file), [(texts[k][0].prompt, texts[k][1], logprobs[k]) for k in keys])
 
 
-def _outputs(plan: TrainingPlan, step: int, last: int) -> tuple[Path, Path] | None:
-    """Where checkpoint and probe go after a step; None where nothing is exported."""
-    if plan.export_every is None:
-        return (Path(plan.checkpoint_dir), Path(plan.probe_file)) if step == last else None
-    if step % plan.export_every and step != last:
-        return None
-    folder = Path(plan.checkpoint_dir) / f"{step:06d}"
-    return folder / "checkpoint", folder / "probe.parquet"
-
-
-def _facts(
-    metrics: list[dict[str, Any]],
-    check: ReferenceCheck | None,
-    num_pairs: int,
-    dropped: int,
-    num_completions: int,
-    seconds: float,
-) -> dict[str, Any]:
-    tokens = sum(row["tokens"] for row in metrics)
+def _facts(done: Progress, num_pairs: int, dropped: int, num_completions: int) -> dict[str, Any]:
+    tokens, seconds = (sum(row[name] for row in done.metrics) for name in ("tokens", "seconds"))
     return {
-        "steps": len(metrics),
-        "loss": metrics[-1]["loss"],
+        "steps": len(done.metrics),
+        "loss": done.metrics[-1]["loss"],
         "pairs": num_pairs,
         "dropped_pairs": dropped,
         "distinct_completions": num_completions,
         "tokens": tokens,
-        "padded_tokens": sum(row["padded_tokens"] for row in metrics),
+        "padded_tokens": sum(row["padded_tokens"] for row in done.metrics),
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
-        "first_step": check.facts() if check else {},
+        "first_step": done.first_step,
     }

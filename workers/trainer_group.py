@@ -17,9 +17,18 @@ from orchestrator.errors import RatchetError
 from orchestrator.records import REFERENCE, TrainingPlan
 from workers.files import write_table
 
+MOST_LOSSES = 3
+"""How often the ranks may be lost with no saved state in between."""
+WATCH_SECONDS = 5.0
+"""How often ranks that take long are asked for a sign of life."""
+
 
 class TrainingFailed(RatchetError):
     """A training rank failed; the message is the worker's own, with the rank in front."""
+
+
+class RanksLost(Exception):
+    """A rank died or hangs, and with it the group: the others would wait for it forever."""
 
 
 class Placement(Protocol):
@@ -45,6 +54,10 @@ class _Rank:
             probe.bind((host, 0))
             return host, probe.getsockname()[1]
 
+    @ray.method(concurrency_group="watch")
+    def beats(self) -> int:
+        return self.trainer.beats
+
     def connect(self, host: str, port: int) -> int:
         self.trainer.connect(host, port)
         return os.getpid()
@@ -63,8 +76,10 @@ class _Rank:
 class TrainerGroup:
     """`settings.ranks` training actors. A context manager; `close` ends the actors' processes.
 
-    `chunk_logits` is the most logits that a rank holds at once. Every method raises TrainingFailed
-    when a rank fails or dies, and ends the others then: they would wait for it forever.
+    `chunk_logits` is the most logits that a rank holds at once. Where a rank dies, or none of them makes any
+    progress for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from
+    its last saved state. Every method raises TrainingFailed when a rank fails by itself, or when the ranks were lost
+    MOST_LOSSES times with no saved state in between.
     """
 
     def __init__(self, settings: Train, placement: Placement, chunk_logits: int = 2**26) -> None:
@@ -74,6 +89,7 @@ class TrainerGroup:
         self.pids: list[int] = []
         """Process ids of the running ranks, in order."""
         self._actors: list[Any] = []
+        self._began = 0  # first step that this attempt at a training has done
 
     def __enter__(self) -> TrainerGroup:
         return self
@@ -91,9 +107,8 @@ class TrainerGroup:
 
     def reference(self, plan: TrainingPlan, out_file: str) -> dict[str, Any]:
         """Score each distinct completion of the round once under `plan.reference`; write schema REFERENCE."""
-        self._start()
         started = time.perf_counter()
-        shares = self._gather([actor.reference_logprobs.remote(plan) for actor in self._actors])
+        shares, _ = self._persist(lambda: self._gather([a.reference_logprobs.remote(plan) for a in self._actors]))
         rows = [row for share in shares for row in share]
         keys, logprobs, lengths = zip(*sorted(rows), strict=True)
         write_table(pa.table([list(keys), list(logprobs), list(lengths)], schema=REFERENCE), out_file)
@@ -104,17 +119,23 @@ class TrainerGroup:
     def train(
         self, plan: TrainingPlan, reference_file: str, on_step: Callable[[dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:
-        """Train, and write metrics, probe and checkpoint; `on_step` gets each step's metrics as it ends."""
-        self._start()
+        """Train, and write metrics, probe and checkpoint; `on_step` gets each step's metrics as it ends (again, where
+        the ranks were lost after it). The facts tell how often they were started again (`restarts`)."""
+        facts, restarts = self._persist(lambda: self._train(plan, reference_file, on_step))
+        return dict(facts) | {"restarts": restarts}
+
+    def _train(
+        self, plan: TrainingPlan, reference_file: str, on_step: Callable[[dict[str, Any]], None] | None
+    ) -> dict[str, Any]:
         leader = self._actors[0].train.options(num_returns="streaming").remote(plan, reference_file)
         followers = [actor.follow.remote(plan, reference_file) for actor in self._actors[1:]]
         facts: dict[str, Any] = {}
         waiting: list[Any] = [leader, *followers]
         while waiting:
-            ready, _ = ray.wait(waiting, num_returns=1)
-            if ready[0] is not leader:
-                self._get(ready[0], 1 + followers.index(ready[0]))
-                waiting.remove(ready[0])
+            ready = self._wait(waiting)
+            if ready is not leader:
+                self._get(ready, 1 + followers.index(ready))
+                waiting.remove(ready)
                 continue
             try:
                 kind, row = self._get(next(leader), 0)
@@ -123,20 +144,41 @@ class TrainerGroup:
                 continue
             if kind == "facts":
                 facts = row
-            elif on_step is not None:
+                continue
+            self._began = self._began or row["step"]
+            if on_step is not None:
                 on_step(row)
         return facts
 
+    def _persist(self, work: Callable[[], Any]) -> tuple[Any, int]:
+        """The result of collective work, and how often the ranks had to be started again for it."""
+        restarts = losses = began = 0
+        while True:
+            self._began = 0
+            try:
+                self._start()
+                return work(), restarts
+            except RanksLost as lost:
+                self.close()
+                restarts += 1
+                # Only a later saved state is progress: it may be by chance that one attempt gets further than another.
+                losses = 1 if self._began > began else losses + 1
+                began = max(began, self._began)
+                if losses == MOST_LOSSES:
+                    raise TrainingFailed(f"{lost}: {losses} times with no saved state in between") from lost
+
     def each(self, function: Callable[[Any], Any]) -> list[Any]:
         """What `function(trainer)` returns on each rank, in order; it runs in the rank's process."""
-        self._start()
+        return self._persist(lambda: self._each(function))[0]
+
+    def _each(self, function: Callable[[Any], Any]) -> list[Any]:
         return self._gather([actor.__ray_call__.remote(_on_trainer, function) for actor in self._actors])
 
     def _start(self) -> None:
         if self._actors:
             return
         settings = self.settings.model_dump(mode="json")
-        actor, ranks = ray.remote(_Rank), self.settings.ranks
+        actor, ranks = ray.remote(concurrency_groups={"watch": 1})(_Rank), self.settings.ranks
         for rank in range(ranks):
             options = _with_environment(self.placement.actor_options(rank))
             self._actors.append(actor.options(**options).remote(settings, rank, ranks, self.chunk_logits))
@@ -147,20 +189,61 @@ class TrainerGroup:
         """Results of one call a rank, in order; the first failure of any rank ends all."""
         waiting, results = list(refs), {}
         while waiting:
-            (ready, *_), waiting = ray.wait(waiting, num_returns=1)
+            ready = self._wait(waiting)
+            waiting.remove(ready)
             results[ready] = self._get(ready, refs.index(ready))
         return [results[ref] for ref in refs]
+
+    def _wait(self, refs: Sequence[Any]) -> Any:
+        """The first of the calls that is answered.
+
+        Raises RanksLost when no rank made any progress for `stall_timeout` seconds.
+        """
+        beats: list[int | None] = []
+        moved = time.monotonic()
+        while True:
+            ready, _ = ray.wait(list(refs), num_returns=1, timeout=WATCH_SECONDS)
+            if ready:
+                return ready[0]
+            asked = [actor.beats.remote() for actor in self._actors]
+            answered, _ = ray.wait(asked, num_returns=len(asked), timeout=WATCH_SECONDS)
+            now = [self._get(ref, rank) if ref in answered else None for rank, ref in enumerate(asked)]
+            if now != beats:
+                beats, moved = now, time.monotonic()
+            elif time.monotonic() - moved > self.settings.stall_timeout:
+                silent = [rank for rank, beat in enumerate(now) if beat is None]
+                whose = f"rank {silent[0]} does not answer and none of the ranks" if silent else "none of the ranks"
+                self.close()
+                raise RanksLost(
+                    f"training: {whose} made progress for {self.settings.stall_timeout:.0f} s (train.stall_timeout)"
+                )
 
     def _get(self, ref: Any, rank: int) -> Any:
         try:
             return ray.get(ref)
         except ray.exceptions.RayTaskError as error:
+            # Where a peer died, the others fail at talking to it, and often are heard first.
+            died = self._dead()
             self.close()
+            if died is not None:
+                raise RanksLost(f"training rank {died} died") from error
             cause = error.cause if error.cause is not None else error
             raise TrainingFailed(f"training rank {rank}: {type(cause).__name__}: {cause}") from error
         except ray.exceptions.RayError as error:
             self.close()
-            raise TrainingFailed(f"training rank {rank} died: {error}") from error
+            raise RanksLost(f"training rank {rank} died: {error}") from error
+
+    def _dead(self) -> int | None:
+        """A rank whose process is gone."""
+        asked = [actor.beats.remote() for actor in self._actors]
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=WATCH_SECONDS)
+        for rank, ref in enumerate(asked):
+            if ref in answered:
+                try:
+                    ray.get(ref)
+                except ray.exceptions.RayError:
+                    return rank
+        return None
 
 
 def _on_trainer(rank: _Rank, function: Callable[[Any], Any]) -> Any:

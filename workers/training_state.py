@@ -1,0 +1,111 @@
+"""Saved states of an unfinished training: a crash costs what was trained since the last one.
+
+    .training-state/000040/            the state after step 40, visible only once it is whole
+        ranks/...                      what DeepSpeed saves: weights, float32 masters, moments, one file a rank
+        progress.json                  the metrics of the steps so far
+        manifest.json                  what it is a state of, and size and sha256 of each file
+    .training-state/exports/000020/    checkpoints exported on the way, until the training ends
+
+Nothing is trusted for its name: a state is loaded only if its manifest names this very training and this
+number of ranks, and every file's hash is right. Training draws no random numbers (no dropout; the order of
+the pairs comes from the plan's seed), so there is no random state to keep. DeepSpeed's files are pickles:
+they never leave this folder, and the hashes are ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from workers.files import file_facts, sync
+
+MANIFEST, PROGRESS, RANKS = "manifest.json", "progress.json", "ranks"
+
+
+@dataclass
+class Progress:
+    """How far a training is."""
+
+    metrics: list[dict[str, Any]] = field(default_factory=list)
+    """One row a step that is done."""
+    first_step: dict[str, float] = field(default_factory=dict)
+    """How far the policy was from the reference before step 1."""
+
+
+class TrainingStates:
+    """The states of one training. `identity` names it: whatever decides its result. Every method is collective."""
+
+    def __init__(self, folder: str, identity: str, keep: int, rank: int, ranks: int) -> None:
+        self._folder = Path(folder)
+        # A state is made of one part a rank, so that it serves the same number of ranks only.
+        self._identity = hashlib.sha256(f"{identity}\x1f{ranks}".encode()).hexdigest()
+        self._keep, self._rank = keep, rank
+
+    def load(self, engine: Any) -> Progress:
+        """Bring the engine to the newest whole state of this training; a fresh start where there is none."""
+        found: list[Any] = [None]
+        if self._rank == 0:
+            found = [next((path.name for path in self._newest_first() if self._is_whole(path)), None)]
+            if found[0] is None:  # exports belong to the state that was saved after them
+                shutil.rmtree(self.exports(), ignore_errors=True)
+        dist.broadcast_object_list(found)
+        if found[0] is None:
+            return Progress()
+        folder = self._folder / found[0]
+        engine.load_checkpoint(str(folder), tag=RANKS, load_lr_scheduler_states=False)
+        return Progress(**json.loads((folder / PROGRESS).read_text()))
+
+    def save(self, engine: Any, progress: Progress) -> None:
+        """Save the state after the steps so far; older ones go once it is whole on the disk."""
+        final = self._folder / f"{len(progress.metrics):06d}"
+        name = [f".{final.name}-{uuid.uuid4().hex}"]
+        dist.broadcast_object_list(name)
+        hidden = self._folder / name[0]
+        engine.save_checkpoint(str(hidden), tag=RANKS, save_latest=False)
+        dist.barrier()
+        if self._rank == 0:
+            (hidden / PROGRESS).write_text(json.dumps(vars(progress)))
+            files = {str(file.relative_to(hidden)): file_facts(file) for file in _files(hidden)}
+            (hidden / MANIFEST).write_text(json.dumps({"identity": self._identity, "files": files}))
+            for path in [*_files(hidden), *_folders(hidden)]:
+                sync(path)
+            shutil.rmtree(final, ignore_errors=True)  # left by an earlier training, or damaged
+            os.rename(hidden, final)
+            sync(self._folder)
+            for old in self._newest_first()[self._keep :]:
+                shutil.rmtree(old, ignore_errors=True)
+        dist.barrier()
+
+    def exports(self) -> Path:
+        """Folder for checkpoints on the way; a whole one stays when the training is resumed."""
+        return self._folder / "exports"
+
+    def _newest_first(self) -> list[Path]:
+        if not self._folder.is_dir():
+            return []
+        return sorted((path for path in self._folder.iterdir() if path.name.isdigit()), reverse=True)
+
+    def _is_whole(self, folder: Path) -> bool:
+        try:
+            manifest = json.loads((folder / MANIFEST).read_text())
+            return manifest["identity"] == self._identity and all(
+                file_facts(folder / name) == said for name, said in manifest["files"].items()
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _folders(folder: Path) -> list[Path]:
+    return [folder, *(path for path in folder.rglob("*") if path.is_dir())]
