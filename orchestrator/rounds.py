@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from orchestrator import durable, gate, pair_files, streaming
+from orchestrator import durable, gate, pair_files, space, streaming
 from orchestrator.config import at_round
 from orchestrator.context import Context, Model, hashes
 from orchestrator.data import prompts_of_round
@@ -46,6 +46,14 @@ class Round:
     @property
     def folder(self) -> str:
         return f"rounds/{self.number:02d}" + ("" if self.split == "train" else "/held_out")
+
+    def require_space(self) -> None:
+        """Raise DiskFull where this round would not fit on the disk; asked before it, not in the middle."""
+        context = self.context
+        if context.run.committed(f"{self.folder}/prompts") is None:
+            seed, problems = Path(context.seed_model), space.sizes(context.problems)
+            need = space.round_need(context.job, self.number, seed, problems)
+            space.require_space(context.run.root, need, f"round {self.number}")
 
     def prompts(self) -> Commit:
         context = self.context

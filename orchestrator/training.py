@@ -111,13 +111,16 @@ class Training:
         def work(output: Path, checkpoint: Path) -> Facts:
             output.mkdir()
             plan = self._plan(pairs, output, checkpoint, limits)
-            plan = replace(plan, state_dir=str(states), identity=durable.fingerprint(inputs))
+            keep = self.context.job.keep.training_states
+            plan = replace(plan, state_dir=str(states), identity=durable.fingerprint(inputs), keep_states=keep)
             return self.context.workers.trainers().train(plan, str(run.path(f"{self.folder}/reference/00000.parquet")))
 
         commit = run.step(step, inputs, work, outputs=[step, target])
         shutil.rmtree(states, ignore_errors=True)  # of use only while the training was unfinished
         facts = commit.facts
-        self._say(phase, f"{facts['steps']} steps, {facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s")
+        resumed = f", resumed after step {facts['resumed_from']}" if facts.get("resumed_from") else ""
+        speed = f"{facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s"
+        self._say(phase, f"{facts['steps']} steps{resumed}, {speed}")
         return commit
 
     def _plan(self, pairs: Sequence[Commit], output: Path, checkpoint: Path, limits: dict[str, Any]) -> TrainingPlan:

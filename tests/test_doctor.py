@@ -19,11 +19,8 @@ import pytest
 from orchestrator.cluster import Node
 from orchestrator.config import Job
 from orchestrator.diagnosis import (
-    GIB,
     Check,
     Finding,
-    checkpoint_bytes,
-    estimate,
     judge_all_reduce,
     judge_fit,
     judge_machines,
@@ -35,6 +32,7 @@ from orchestrator.diagnosis import (
 )
 from orchestrator.doctor import Patient, examine, made_up_ids, made_up_pairs, pair_lengths, patient
 from orchestrator.errors import BadInput
+from orchestrator.space import GIB, Need
 from workers import doctor as on_node
 
 PROJECT = Path(__file__).parent.parent
@@ -138,23 +136,9 @@ def test_exchange_writes_where_the_drivers_token_is(tmp_path: Path) -> None:
         on_node.exchange(str(tmp_path), "another")
 
 
-def test_the_estimate_counts_checkpoints_samples_pairs_and_answers() -> None:
-    small = job("rounds=2", "data.prompts_per_round=10", "generate.samples=[4, 8]", "pairs.per_prompt=2")
-    small = small.model_copy(update={"generate": small.generate.model_copy(update={"max_tokens": 100})})
-    need = estimate(small, 1000, {"train": (50, 20.0), "gate": (5, 20.0), "test": (5, 20.0)})
-    prompts, samples, pairs = 2 * 10 * 60, 10 * (4 + 8) * 1200, 2 * 20 * (60 + 2000)
-    assert need == {"checkpoints": 2000, "samples": prompts + samples + pairs + 10 * 1000 * 3}
-
-
-def test_a_checkpoint_in_another_number_format() -> None:
-    assert checkpoint_bytes(1000, "bfloat16", "float32") == 2000
-    assert checkpoint_bytes(1000, "float32", "bfloat16") == 500
-    assert checkpoint_bytes(1000, None, "float32") == checkpoint_bytes(1000, "float32", None) == 1000
-
-
 @pytest.mark.parametrize(("free", "level"), [(9, "FAIL"), (15, "warn"), (30, "pass")])
 def test_disk_space_against_the_need(free: int, level: str) -> None:
-    finding = judge_space("/runs", free * GIB, {"checkpoints": 8 * GIB, "samples": 2 * GIB}, 3)
+    finding = judge_space("/runs", free * GIB, Need(7 * GIB, 1 * GIB, 2 * GIB), 3)
     assert finding.level == level and "10.0 GiB" in finding.text
 
 

@@ -300,7 +300,7 @@ class Trainer:
         raise TrainingError(
             f"step {step}: loss {loss}, gradient norm {norm}: not finite, nothing was published. The "
             f"batch's pairs are {', '.join(ids[:4])}{' ...' if len(ids) > 4 else ''} (all in {file}); look "
-            "at them, or lower train.learning_rate"
+            "at them, or lower train.learning_rate in a fork of the run"
         )
 
     # Publishing

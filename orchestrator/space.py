@@ -1,0 +1,112 @@
+"""How much disk a job's rounds need, at most, and whether there is so much."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.config import Job, at_round
+from orchestrator.errors import RatchetError
+from orchestrator.records import Problem
+
+GIB = 2**30
+_BYTES_A_TOKEN = 10  # in a Parquet file, at most: four for the id, and its text
+_BYTES_A_VERDICT = 200
+_BYTES_A_PARAMETER = 14  # in a saved training state: weights, float32 master weights and two moments
+_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+
+
+class DiskFull(RatchetError):
+    """A round would not fit on the disk; the run pauses before it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes, at most. Example: Need(checkpoints=16 * 2**30, states=224 * 2**30, rows=2**30)"""
+
+    checkpoints: int
+    """Exported weights; with `train.eval_every` also those that are discarded after the choice."""
+    states: int
+    """Saved states of the training, which are removed when the round is trained."""
+    rows: int
+    """Prompts, samples, verdicts, pairs and answers."""
+
+    @property
+    def total(self) -> int:
+        return self.checkpoints + self.states + self.rows
+
+
+def gib(size: float) -> str:
+    return f"{size / GIB:.1f} GiB"
+
+
+def sizes(problems: Mapping[str, Sequence[Problem]]) -> dict[str, tuple[int, float]]:
+    """Number and mean characters of each set's problems."""
+    return {k: (len(rows), sum(len(row.text) for row in rows) / max(1, len(rows))) for k, rows in problems.items()}
+
+
+def round_need(job: Job, number: int, seed_model: Path, problems: Mapping[str, tuple[int, float]]) -> Need:
+    """What one round writes, at most. `problems` is as `sizes` gives it."""
+    stored, weights = _weights(seed_model)
+    exported = job.train.export_dtype
+    checkpoint = int(weights * (_BYTES[exported] / _BYTES[stored] if exported and stored in _BYTES else 1.0))
+    parameters = weights / _BYTES.get(stored or "", 4)
+    pairs, rows = _rows(job, number, problems)
+    # A new state is written before the one it replaces goes.
+    states = parameters * _BYTES_A_PARAMETER * (job.keep.training_states + 1)
+    return Need(checkpoint * (1 + _exports(job, pairs)), int(states), rows)
+
+
+def job_need(job: Job, seed_model: Path, problems: Mapping[str, tuple[int, float]]) -> Need:
+    """What all rounds leave on the disk, and the most that any of them needs besides for a while."""
+    rounds = [round_need(job, number, seed_model, problems) for number in range(1, job.rounds + 1)]
+    widest = max(rounds, key=lambda need: need.checkpoints)
+    exports = 1 + _exports(job, _rows(job, 1, problems)[0])
+    left_behind = rounds[0].checkpoints // exports * (job.rounds - 1)
+    return Need(left_behind + widest.checkpoints, rounds[0].states, sum(need.rows for need in rounds))
+
+
+def require_space(root: Path, need: Need, what: str) -> None:
+    """Raise DiskFull where `need` does not fit beside `root`."""
+    free = shutil.disk_usage(root).free
+    if free < need.total:
+        raise DiskFull(
+            f"{root}: {what} needs up to {gib(need.total)} ({gib(need.checkpoints)} of checkpoints, {gib(need.states)} "
+            f"of saved training states, {gib(need.rows)} of samples and pairs), and {gib(free)} are free. The run "
+            f"pauses here: free some space (`ratchet gc {root}`), and the same command goes on."
+        )
+
+
+def _rows(job: Job, number: int, problems: Mapping[str, tuple[int, float]]) -> tuple[int, int]:
+    """Pairs and bytes of a round. Parquet compresses; every completion counts as long as it may be."""
+    generate, tokens = job.generate, job.generate.max_tokens
+    num_train, characters = problems.get("train", (0, 0.0))
+    num_prompts = job.data.prompts_per_round or num_train
+    prompt = int(characters * 3)  # its text, and ids of some two characters each
+    samples = num_prompts * at_round(generate.samples, number)
+    pairs = num_prompts * at_round(job.pairs.per_prompt, number)
+    pairs = min(pairs, job.pairs.max_pairs or pairs)
+    written = num_prompts * prompt + samples * (tokens * _BYTES_A_TOKEN + _BYTES_A_VERDICT)
+    written += pairs * (prompt + 2 * tokens * _BYTES_A_TOKEN)
+    held_out = sum(problems.get(split, (0, 0.0))[0] for split in ("gate", "test"))
+    written += held_out * (job.evaluate.max_tokens or tokens) * _BYTES_A_TOKEN
+    return pairs, written
+
+
+def _exports(job: Job, pairs: int) -> int:
+    """Checkpoints on the way of a round's training, at most."""
+    if job.train.eval_every is None:
+        return 0
+    steps = math.ceil(pairs / job.train.batch_pairs) * job.train.epochs
+    return math.ceil(min(steps, job.train.max_steps or steps) / job.train.eval_every)
+
+
+def _weights(folder: Path) -> tuple[str | None, int]:
+    """Number format and bytes of a model folder's weights."""
+    config = json.loads((folder / "config.json").read_text())
+    config = config | (config.get("text_config") or {})
+    return config.get("dtype") or config.get("torch_dtype"), sum(f.stat().st_size for f in folder.glob("*.safetensors"))
