@@ -176,11 +176,11 @@ class Generator:
                 return
             name = str(next(self._names))
             block = False
+            self._running[name] = request
             try:
                 self._engine.add_request(name, TokensPrompt(prompt_token_ids=request.token_ids), request.parameters)
-                self._running[name] = request
             except ValueError as error:  # the engine refuses the request; others are none the worse
-                request.answer(error)
+                self._running.pop(name).answer(error)
                 block = not self._engine.has_unfinished_requests()
 
 

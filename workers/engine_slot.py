@@ -1,0 +1,118 @@
+"""One engine's place in the pool: the actor that is there now, and whether it is well."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import ray
+
+from orchestrator.config import Generate
+from orchestrator.errors import RatchetError
+from workers.failures import oom_kills, why
+from workers.patience import Patience, Pulse
+
+MOST_DEATHS = 5
+"""Engines lost in a row at one place, without one finished prompt, before the run gives up."""
+
+
+class GenerationFailed(RatchetError):
+    """An engine could not be started, was lost again and again, or failed in a way that another would too."""
+
+
+class EngineHangs(Exception):
+    """An engine does not start, or has work and makes no progress."""
+
+
+class Slot:
+    """`start` starts an engine's actor. Nothing is dispatched to an engine before it is `ready`, so that one that
+    dies while it starts takes no prompt with it."""
+
+    def __init__(self, index: int, start: Callable[[], Any], settings: Generate, interval: float) -> None:
+        self.index = index
+        self._start, self._settings, self._interval = start, settings, interval
+        self._deaths = 0  # in a row, without a finished prompt
+        self._begin()
+
+    @property
+    def deaths(self) -> int:
+        return self._deaths
+
+    def _begin(self) -> None:
+        self.actor = actor = self._start()
+        self.started = actor.pid.remote()
+        """Answered once the engine has loaded the model."""
+        self.ready = False
+        self.load = 0
+        """Calls under way."""
+        self.exclusive = False
+        """Whether the call under way must remain the only one."""
+        self._pulse = Pulse(lambda: actor.progress.remote())
+        self._patience = Patience(self._interval)
+        self._oom_kills = oom_kills()
+
+    def send(self, call: Callable[[Any], Any], exclusive: bool = False) -> Any:
+        """Give the engine a call; returns its reference."""
+        if self.load == 0:
+            self._patience.rest()
+        self.load += 1
+        self.exclusive = exclusive
+        return call(self.actor)
+
+    def done(self) -> None:
+        """A call has come back."""
+        self.load -= 1
+        self.exclusive = False
+        self._deaths = 0
+
+    def stalled(self) -> EngineHangs | None:
+        """What is wrong when the engine has used up its time; to be asked every few seconds."""
+        if not self.ready:
+            limit = self._settings.start_timeout
+            if self._patience.seconds("starting") > limit:
+                return EngineHangs(f"it did not start within {limit:g} s (generate.start_timeout)")
+        elif self.load and self._patience.seconds(self._pulse.count()) > self._settings.stall_timeout:
+            limit = self._settings.stall_timeout
+            return EngineHangs(f"it made no progress for {limit:g} s (generate.stall_timeout)")
+        return None
+
+    def wait_ready(self, deadline: float) -> None:
+        """Wait for the engine to start, until `time.monotonic()` reaches `deadline`.
+
+        Raises:
+            GenerationFailed: with the engine's own words.
+        """
+        if not ray.wait([self.started], timeout=max(0.0, deadline - time.monotonic()))[0]:
+            limit = self._settings.start_timeout
+            raise GenerationFailed(
+                f"engine {self.index} did not start within {limit:g} s. Raise generate.start_timeout if the model "
+                "takes longer to load; otherwise see the worker's log."
+            )
+        try:
+            ray.get(self.started)
+        except ray.exceptions.RayError as error:
+            raise GenerationFailed(f"engine {self.index} did not start: {self.why(error)}") from error
+        self.ready = True
+
+    def why(self, error: Exception) -> str:
+        return why(error, "engine", oom_kills() - self._oom_kills)
+
+    def replace(self, error: Exception, progressed: bool) -> str:
+        """End the engine and start another; returns why. `progressed`: it had finished a prompt since the last death.
+
+        Raises:
+            GenerationFailed: that was the last of MOST_DEATHS deaths in a row.
+        """
+        reason = f"engine {self.index}: {self.why(error)}"
+        self._deaths = 1 if progressed else self._deaths + 1
+        if self._deaths >= MOST_DEATHS:
+            raise GenerationFailed(
+                f"an engine was lost {MOST_DEATHS} times in a row without finishing a prompt; the last time, {reason}"
+            ) from error
+        self.kill()
+        self._begin()
+        return reason
+
+    def kill(self) -> None:
+        ray.kill(self.actor)

@@ -1,0 +1,66 @@
+"""Why a worker was lost, in one sentence for people; and what to do where memory was short."""
+
+from __future__ import annotations
+
+import re
+from contextlib import suppress
+from pathlib import Path
+from typing import Literal
+
+ADVICE = {
+    "engine": "lower generate.max_num_seqs or generate.max_model_len, or gpu_memory_utilization in generate.engine",
+    "grader": "lower grade.processes or grade.memory",
+    "trainer": "lower train.tokens_per_microbatch, or set train.activation_checkpointing or train.offload_optimizer",
+}
+"""What makes each kind of worker take less memory."""
+
+# Torch's class, its words and cuBLAS's, vLLM's at the start, and Python's own.
+_NO_DEVICE_MEMORY = re.compile(
+    r"cuda out of memory|hip out of memory|cuda error: out of memory|cublas_status_alloc_failed|"
+    r"torch\.OutOfMemoryError|OutOfMemoryError\(|no available memory for the cache blocks|"
+    r"free memory on device .* is less than desired",
+    re.IGNORECASE,
+)
+_NO_HOST_MEMORY = re.compile(r"cannot allocate memory|can't allocate memory|std::bad_alloc|MemoryError", re.IGNORECASE)
+_NO_FAREWELL = "Worker unexpectedly exits"  # Ray's words, whatever ended the process; they always guess at memory too
+
+
+def why(error: BaseException, worker: Literal["engine", "grader", "trainer"], oom_kills: int = 0) -> str:
+    """Why a worker failed: in its own words, and with advice where it was for want of memory.
+
+    `error` is what Ray raised for it, or a plain exception. `oom_kills` is how many processes the kernel killed on
+    this machine for want of memory since the worker was well (`oom_kills()`, then and now): a process that is killed
+    leaves no words of its own, so that this alone tells it from a crash.
+
+    Example: "CUDA out of memory. Tried to allocate 2.00 GiB (out of memory on the device: lower generate...)"
+    """
+    cause = getattr(error, "cause", None) or error
+    text, words = str(cause), _last_line(cause)
+    names = {kind.__name__ for kind in type(cause).__mro__}
+    if "OutOfMemoryError" in names and "RayError" in names:
+        return f"Ray ended it, since the machine was short of memory ({ADVICE[worker]})"
+    if "OutOfMemoryError" in names or _NO_DEVICE_MEMORY.search(text):
+        return f"{words} (out of memory on the device: {ADVICE[worker]})"
+    if "MemoryError" in names or _NO_HOST_MEMORY.search(text):
+        return f"{words} (out of memory on the machine: {ADVICE[worker]})"
+    if _NO_FAREWELL in text:
+        if oom_kills > 0:
+            return f"its process was killed while the machine was out of memory ({ADVICE[worker]})"
+        return "its process ended without a word: it crashed or was killed"
+    return words
+
+
+def oom_kills() -> int:
+    """How many processes the kernel has killed on this machine, or in this container, for want of memory. It counts
+    up; 0 where it does not tell."""
+    found = []
+    for file in ("/proc/vmstat", "/sys/fs/cgroup/memory.events"):
+        with suppress(OSError):
+            found += re.findall(r"^oom_kill (\d+)$", Path(file).read_text(), re.MULTILINE)
+    return max(map(int, found), default=0)
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of the error's text, which in a trace is what was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else repr(error)

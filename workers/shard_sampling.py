@@ -1,0 +1,141 @@
+"""A shard of prompts to a file of samples, prompt by prompt, so that an engine that dies loses only what it was at.
+
+Finished prompts are kept in a file beside the shard's hidden output until the driver has the facts. Whoever gets the
+shard next reads it and samples the rest. Its name ends as those of other unfinished files do, so that a later driver
+removes it.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.records import SAMPLES, SamplingPlan, Shard
+from workers.files import write_table
+
+
+class Sample(NamedTuple):
+    """One completion, as the engine gave it."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+
+
+class Request(NamedTuple):
+    """A sample that is wanted."""
+
+    prompt_id: str
+    index: int
+    token_ids: list[int]
+
+
+Draw = Callable[[Sequence[Request]], Iterator[tuple[int, Sample]]]
+"""Samples for requests, each with its request's place, in the order in which they are finished."""
+
+
+class Partial:
+    """The finished prompts of an unfinished shard: JSON lines, flushed but not synced, since a dead machine's share
+    can be sampled again. A torn line, or one of an engine that was given up too early, does no harm."""
+
+    def __init__(self, output: str) -> None:
+        self.path = Path(f"{output}.partial-e0")
+
+    def read(self, samples: int) -> dict[str, list[Sample]]:
+        """Prompts with all their `samples`, by id; the first of several lines for a prompt counts."""
+        found: dict[str, list[Sample]] = {}
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return found
+        for line in lines:
+            try:
+                prompt_id, rows = json.loads(line)
+            except ValueError:
+                continue
+            if len(rows) == samples:
+                found.setdefault(prompt_id, [Sample(*row) for row in rows])
+        return found
+
+    def append(self, prompt_id: str, samples: Sequence[Sample]) -> None:
+        """Add a finished prompt, in one write; a line that was torn before stays a line of its own."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab", buffering=0) as file:
+            file.write(b"\n" + json.dumps([prompt_id, samples]).encode() + b"\n")
+
+    def remove(self) -> None:
+        self.path.unlink(missing_ok=True)
+
+
+def read_prompts(shard: Shard) -> dict[str, list[int]]:
+    """Token ids of the shard's prompts, by id, in order."""
+    rows = pq.read_table(shard.source, columns=["prompt_id", "token_ids"])
+    rows = rows.slice(shard.start, shard.stop - shard.start)
+    return dict(zip(rows["prompt_id"].to_pylist(), rows["token_ids"].to_pylist(), strict=True))
+
+
+def sample_shard(
+    shard: Shard, plan: SamplingPlan, only: Collection[str] | None, without: Collection[str], draw: Draw
+) -> dict[str, Any] | None:
+    """Sample the shard's prompts that have no samples yet: those in `only` (None: all), and never those in `without`.
+
+    When nothing but `without` is left, the rows are written to `shard.output` (schema SAMPLES), by prompt in the
+    source's order, and the facts returned: samples, tokens, truncated, seconds, the file's size and sha256, and
+    `quarantined`, the prompts without samples, if there are any. None when prompts are left for another call.
+    """
+    started = time.monotonic()
+    prompts = read_prompts(shard)
+    partial = Partial(shard.output)
+    done = partial.read(plan.samples)
+    todo = [p for p in prompts if p not in done and p not in without and (only is None or p in only)]
+    for prompt_id, samples in _by_prompt(todo, prompts, plan.samples, draw):
+        done[prompt_id] = samples
+        partial.append(prompt_id, samples)
+    if any(p not in done and p not in without for p in prompts):
+        return None
+    table = _table({p: done[p] for p in prompts if p in done})
+    facts: dict[str, Any] = {
+        "samples": table.num_rows,
+        "tokens": sum(table["num_tokens"].to_pylist()),
+        "truncated": table["finish_reason"].to_pylist().count("length"),
+        "seconds": time.monotonic() - started,
+        "file": write_table(table, shard.output),
+    }
+    if quarantined := [p for p in prompts if p not in done]:
+        facts["quarantined"] = quarantined
+    return facts
+
+
+def _by_prompt(
+    todo: Sequence[str], prompts: Mapping[str, list[int]], number: int, draw: Draw
+) -> Iterator[tuple[str, list[Sample]]]:
+    """Prompts with all their samples, each as soon as its last one is drawn."""
+    requests = [Request(p, i, prompts[p]) for p in todo for i in range(number)]
+    drawn: dict[str, dict[int, Sample]] = {p: {} for p in todo}
+    for place, sample in draw(requests):
+        prompt_id, index, _ = requests[place]
+        drawn[prompt_id][index] = sample
+        if len(drawn[prompt_id]) == number:
+            samples = drawn.pop(prompt_id)
+            yield prompt_id, [samples[i] for i in range(number)]
+
+
+def _table(done: Mapping[str, Sequence[Sample]]) -> pa.Table:
+    rows = [(prompt_id, index, s) for prompt_id, samples in done.items() for index, s in enumerate(samples)]
+    return pa.table(
+        {
+            "prompt_id": [prompt_id for prompt_id, _, _ in rows],
+            "sample_index": [index for _, index, _ in rows],
+            "text": [s.text for _, _, s in rows],
+            "token_ids": [s.token_ids for _, _, s in rows],
+            "finish_reason": [s.finish_reason for _, _, s in rows],
+            "num_tokens": [len(s.token_ids) for _, _, s in rows],
+        },
+        schema=SAMPLES,
+    )
