@@ -53,6 +53,11 @@ class Artifacts:
         os.rename(hidden, final)
         sync(final.parent)
 
+    def place(self, artifact: Artifact) -> Path:
+        """Where its files are: at the final name, unless a driver died before it gave them that."""
+        final, hidden = self.root / artifact.path, self.root / artifact.hidden
+        return final if final.exists() or not hidden.exists() else hidden
+
     def _is_intact(self, artifact: Artifact) -> bool:
         try:
             self.verify(artifact)

@@ -28,6 +28,7 @@ app = typer.Typer(
 JobArgument = Annotated[Path, typer.Argument(metavar="JOB", help="Job file, such as jobs/irpo.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to override")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/irpo")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object")]
 
 
 @app.command()
@@ -64,21 +65,38 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
 
 
 @app.command()
-def status(
-    run: RunArgument,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
-) -> None:
+def status(run: RunArgument, as_json: Json = False) -> None:
     """Show what a run has done, and whether it is running."""
-    from orchestrator.places import home
     from orchestrator.status import intervals, render
     from orchestrator.status import status as read_status
 
-    run = run if run.is_absolute() or run.exists() else home() / run
+    run = _below_home(run)
     found = read_status(run)
     if as_json:
         typer.echo(json.dumps(found, indent=2))
     else:
         Console().print(render(found, intervals(run)))
+
+
+def _below_home(run: Path) -> Path:
+    """A run as given, else below the folder that holds runs."""
+    from orchestrator.places import home
+
+    return run if run.is_absolute() or run.exists() else home() / run
+
+
+@app.command()
+def verify(run: RunArgument, as_json: Json = False) -> None:
+    """Check every file of a run, and the way from each promoted checkpoint to its prompts; exit code 1 on findings."""
+    from orchestrator.verify import verify as check
+
+    report = check(_below_home(run), show=sys.stderr.isatty() and not as_json)
+    if as_json:
+        typer.echo(json.dumps(report.as_json(), indent=2))
+    else:
+        for line in (*report.findings, report.summary()):
+            typer.echo(line)
+    raise typer.Exit(1 if report.findings else 0)
 
 
 @app.command()
@@ -108,7 +126,7 @@ def validate(
 def doctor(
     job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Job file; none checks what needs no job")] = None,
     overrides: Overrides = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object")] = False,
+    as_json: Json = False,
     limit: Annotated[float | None, typer.Option(min=1, help="Most seconds that each check may take")] = None,
 ) -> None:
     """Check whether the cluster is fit for a job; exit code 1 where a check fails."""

@@ -143,7 +143,7 @@ class Ledger:
         """Read what others appended; returns the new records."""
         new: list[Record] = []
         while (path := self._path(len(self.records))).exists():
-            record = _read(path, len(self.records))
+            record = read_record(path, len(self.records))
             self.records.append(record)
             self.state.apply(record)
             new.append(record)
@@ -218,7 +218,13 @@ class Ledger:
         return self.folder / f"{number:08d}.json"
 
 
-def _read(path: Path, number: int) -> Record:
+def read_record(path: Path, number: int) -> Record:
+    """The record with this number.
+
+    Raises:
+        Damaged: it is not what a driver wrote.
+        BadInput: a newer Ratchet wrote it.
+    """
     try:
         document = json.loads(path.read_bytes())
         if document["schema"] > SCHEMA:

@@ -25,7 +25,7 @@ def parquet_files(run_dir: Path, state: State, step: str) -> list[Path]:
         artifacts: list[Artifact] = [shards[index].artifact for index in sorted(shards)]
     else:
         commit = state.commits.get(step)
-        artifacts = list(commit.artifacts) if commit else []
+        artifacts = [a for a in commit.artifacts if a.path not in state.discarded] if commit else []
     found = []
     for artifact in artifacts:
         names = [name for name in sorted(artifact.files) if not name or name.endswith(".parquet")]
@@ -61,7 +61,7 @@ def sample_rows(
 ) -> list[dict[str, Any]]:
     """The first prompts of a round with some of their samples and verdicts, one row a sample."""
     prompts: dict[str, dict[str, Any]] = {}
-    for row in _rows(run_dir, state, round_step(number, "prompts"), ["prompt_id", "text", "gold"]):
+    for row in step_rows(run_dir, state, round_step(number, "prompts"), ["prompt_id", "text", "gold"]):
         if len(prompts) == num_prompts:
             break
         prompts[row["prompt_id"]] = row
@@ -106,7 +106,8 @@ def _rows_of(
             yield row
 
 
-def _rows(run_dir: Path, state: State, step: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+def step_rows(run_dir: Path, state: State, step: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    """Some columns of a committed step's rows, of which few are in memory at a time."""
     for file in parquet_files(run_dir, state, step):
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_size=64, columns=columns):

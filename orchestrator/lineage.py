@@ -1,0 +1,143 @@
+"""From a promoted checkpoint back to its prompts: weights, training, pairs, verdicts, samples, prompts.
+
+Hashes say that a file is what was committed; this says that what was committed belongs together. One shard is in
+memory at a time. What grows with a round is a digest a prompt, and where replayed, a digest a pair.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from array import array
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from orchestrator.ledger import State
+from orchestrator.tables import step_rows
+
+_MAX_TOLD = 20
+_STEPS = ("train", "reference", "pairs", "verdicts", "samples", "prompts")
+_IDS = ["prompt_token_ids", "chosen_token_ids", "rejected_token_ids"]
+
+Shard = dict[tuple[str, int], tuple[str | None, bytes]]
+"""Verdict and digest of the token ids, by prompt id and sample index."""
+
+
+def follow(run_dir: Path, state: State, number: int) -> list[str]:
+    """What is wrong on the way from a round's checkpoint back to its prompts, a line each."""
+    folder = f"rounds/{number:02d}"
+    made_by = [c.step for c in state.commits.values() if any(a.path == f"{folder}/checkpoint" for a in c.artifacts)]
+    sources = [folder, f"{folder}/held_out"] if f"{folder}/retrain" in made_by else [folder]
+    found = []
+    for source in sources:
+        steps = _STEPS if source == folder else _STEPS[2:]
+        if missing := [step for step in steps if f"{source}/{step}" not in state.commits]:
+            found += [f"{folder}/checkpoint: comes from {source}/{step}, which is not committed" for step in missing]
+        else:
+            found += _cut(f"{source}/pairs", Sampled(run_dir, state, source).findings())
+    if f"{folder}/replay" in state.commits:
+        found += _cut(f"{folder}/replay", _replayed(run_dir, state, f"{folder}/replay"))
+    return found
+
+
+class Sampled:
+    """Prompts of one kind in a round, with everything that was made of them. `folder` is such as rounds/01."""
+
+    def __init__(self, run_dir: Path, state: State, folder: str) -> None:
+        self._run_dir, self._state, self._folder = run_dir, state, folder
+        self._shards = {phase: state.shards.get(f"{folder}/{phase}", {}) for phase in ("samples", "verdicts")}
+        self._shard_of: dict[str, int] = {}
+        self._prompts = {
+            row["prompt_id"]: (_digest(row["token_ids"]), _digest(row["solution_token_ids"] or []))
+            for row in self._rows("prompts", ["prompt_id", "token_ids", "solution_token_ids"])
+        }
+        self._shard = functools.lru_cache(maxsize=1)(self._read_shard)  # pairs stand in the order of the shards
+
+    def findings(self) -> Iterator[str]:
+        samples, verdicts = self._shards["samples"], self._shards["verdicts"]
+        for index in sorted(samples.keys() ^ verdicts.keys()):
+            yield f"{self._folder}: shard {index} has samples or verdicts, but not both"
+        for index in sorted(samples.keys() & verdicts.keys()):
+            yield from self._check_keys(index)
+        for pair in self._rows("pairs", ["pair_id", "prompt_id", "chosen_sample", "rejected_sample", *_IDS]):
+            yield from self._check_pair(pair)
+
+    def _rows(self, phase: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+        return step_rows(self._run_dir, self._state, f"{self._folder}/{phase}", columns)
+
+    def _table(self, phase: str, index: int, *columns: str) -> list[dict[str, Any]]:
+        file = self._run_dir / self._shards[phase][index].artifact.path
+        rows: list[dict[str, Any]] = pq.read_table(file, columns=["prompt_id", "sample_index", *columns]).to_pylist()
+        return rows
+
+    def _check_keys(self, index: int) -> Iterator[str]:
+        samples, verdicts = ([tuple(row.values()) for row in self._table(p, index)] for p in ("samples", "verdicts"))
+        name = self._shards["samples"][index].artifact.path
+        if len(set(samples)) < len(samples):
+            yield f"{name}: a (prompt_id, sample_index) stands there more than once"
+        if set(samples) != set(verdicts) or len(verdicts) != len(samples):
+            yield f"{self._shards['verdicts'][index].artifact.path}: not one verdict for each sample"
+        for prompt_id in sorted({str(key[0]) for key in samples}):
+            if prompt_id not in self._prompts:
+                yield f"{name}: samples of {prompt_id!r}, which is not among the committed prompts"
+            if self._shard_of.setdefault(prompt_id, index) != index:
+                yield f"{name}: samples of {prompt_id!r}, which has some in shard {self._shard_of[prompt_id]} already"
+
+    def _read_shard(self, index: int) -> Shard:
+        verdicts = {
+            (r["prompt_id"], r["sample_index"]): r["verdict"] for r in self._table("verdicts", index, "verdict")
+        }
+        rows = self._table("samples", index, "token_ids")
+        keys = [(row["prompt_id"], row["sample_index"]) for row in rows]
+        return {key: (verdicts.get(key), _digest(row["token_ids"])) for key, row in zip(keys, rows, strict=True)}
+
+    def _check_pair(self, pair: dict[str, Any]) -> Iterator[str]:
+        name, prompt_id = f"{self._folder}/pairs: pair {pair['pair_id']!r}", pair["prompt_id"]
+        if prompt_id not in self._prompts:
+            yield f"{name}: its prompt {prompt_id!r} is not among the committed prompts"
+            return
+        prompt, solution = self._prompts[prompt_id]
+        if _digest(pair["prompt_token_ids"]) != prompt:
+            yield f"{name}: its prompt has other token ids than {prompt_id!r}"
+        for side, wanted in (("chosen", "correct"), ("rejected", "wrong")):
+            sample, ids = pair[f"{side}_sample"], _digest(pair[f"{side}_token_ids"])
+            if sample is None and side == "chosen":  # the gold solution
+                if ids != solution:
+                    yield f"{name}: its chosen side has other token ids than the gold solution"
+                continue
+            shard = self._shard(self._shard_of[prompt_id]) if prompt_id in self._shard_of else {}
+            verdict, expected = shard.get((prompt_id, sample), (None, b""))
+            if not expected:
+                yield f"{name}: its {side} sample {sample} is not among the committed samples"
+            elif verdict != wanted:
+                yield f"{name}: its {side} sample {sample} was judged {verdict}, not {wanted}"
+            elif ids != expected:
+                yield f"{name}: its {side} side has other token ids than sample {sample}"
+
+
+def _replayed(run_dir: Path, state: State, step: str) -> Iterator[str]:
+    """Whether each replayed pair ("01:p7/0") is the earlier round's."""
+
+    @functools.lru_cache(maxsize=1)  # they stand in the order of the rounds
+    def pairs_of(number: str) -> dict[str, bytes]:
+        rows = step_rows(run_dir, state, f"rounds/{number}/pairs", ["pair_id", *_IDS])
+        return {row["pair_id"]: b"".join(_digest(row[ids]) for ids in _IDS) for row in rows}
+
+    for row in step_rows(run_dir, state, step, ["pair_id", *_IDS]):
+        number, _, pair_id = row["pair_id"].partition(":")
+        if pairs_of(number).get(pair_id) != b"".join(_digest(row[ids]) for ids in _IDS):
+            yield f"{step}: pair {row['pair_id']!r} is no pair of rounds/{number}"
+
+
+def _digest(ids: list[int]) -> bytes:
+    return hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest()
+
+
+def _cut(step: str, findings: Iterator[str]) -> list[str]:
+    """The first findings, and how many more there are."""
+    told = [line for line, _ in zip(findings, range(_MAX_TOLD), strict=False)]
+    more = sum(1 for _ in findings)
+    return told + ([f"{step}: {more} more findings like these"] if more else [])
