@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ import ray
 
 from orchestrator.config import Generate
 from orchestrator.records import PROMPTS, SAMPLES, SamplingPlan, Shard
+from tests.local_ray import local_ray
 from tests.stand_in_engine import StandInEngine, noted
 from workers.engine_slot import GenerationFailed
 from workers.files import write_table
@@ -29,20 +28,9 @@ INTERVAL = 0.2  # seconds between two looks at the engines
 
 
 @pytest.fixture(scope="module", autouse=True)
-def local_ray() -> Iterator[None]:
-    folder = tempfile.mkdtemp(prefix="rp-")  # short: Ray puts sockets there
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        _temp_dir=folder,
-        object_store_memory=2**27,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+def cluster() -> Iterator[None]:
+    with local_ray():
+        yield
 
 
 class Placement:

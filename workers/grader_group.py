@@ -11,53 +11,18 @@ import ray
 from orchestrator.config import Grade
 from orchestrator.errors import RatchetError
 from orchestrator.records import Shard
+from workers.failures import oom_kills, why
 from workers.grader_pool import GraderActor
+from workers.patience import WATCH_SECONDS, Patience, Pulse
+
+MOST_DEATHS = 3
+"""Grader actors lost in a row, without one graded shard, before the run gives up."""
+STALL_SECONDS = 300.0
+"""How long the actor may go without a verdict, besides the time that a single answer is given."""
 
 
 class GradingFailed(RatchetError):
-    """The grader actor failed on a shard; a single answer never does that."""
-
-
-class GraderGroup:
-    """Driver's side of the grader actor. A context manager: leaving it ends the actor and its processes."""
-
-    def __init__(self, settings: Grade) -> None:
-        self._settings = settings
-        self._running: dict[Any, Shard] = {}
-
-    def __enter__(self) -> GraderGroup:
-        # A shard can be graded twice without harm, so Ray may start the actor and its calls again.
-        options = {"num_cpus": 0, "max_restarts": 3, "max_task_retries": 3}
-        self._actor = ray.remote(_NiceGraderActor).options(**options).remote(self._settings)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        ray.kill(self._actor)
-        self._running.clear()
-
-    def submit(self, shard: Shard, golds: dict[str, str]) -> None:
-        self._running[self._actor.grade_shard.remote(shard, golds)] = shard
-
-    def finished(self) -> list[tuple[Shard, dict[str, Any]]]:
-        """Shards that are graded by now, with their facts."""
-        if not self._running:
-            return []
-        done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
-        return [self._take(reference) for reference in done]
-
-    def drain(self) -> Iterator[tuple[Shard, dict[str, Any]]]:
-        """All shards that were submitted, as they are graded."""
-        while self._running:
-            [reference], _ = ray.wait(list(self._running), num_returns=1)
-            yield self._take(reference)
-
-    def _take(self, reference: Any) -> tuple[Shard, dict[str, Any]]:
-        shard = self._running.pop(reference)
-        try:
-            return shard, ray.get(reference)
-        except ray.exceptions.RayError as error:
-            lines = str(getattr(error, "cause", None) or error).strip().splitlines()
-            raise GradingFailed(f"grading {shard.source} failed: {lines[-1] if lines else error!r}") from error
+    """The grader actor failed on a shard, or was lost again and again; a single answer never does that."""
 
 
 class _NiceGraderActor(GraderActor):
@@ -66,3 +31,102 @@ class _NiceGraderActor(GraderActor):
     def __init__(self, settings: Grade) -> None:
         os.nice(10)
         super().__init__(settings)
+
+    @ray.method(concurrency_group="watch")
+    def progress(self) -> int:
+        return super().progress()
+
+
+class GraderGroup:
+    """Driver's side of the grader actor. A context manager: leaving it ends the actor and its processes.
+
+    An actor that dies, or that has shards and gives no verdict for `stall_seconds` and the time of an answer, is
+    replaced and gets its unfinished shards again. `graders_lost` in a shard's facts tells why that was necessary, if
+    it was. Every method raises GradingFailed when a shard cannot be graded.
+    """
+
+    def __init__(
+        self,
+        settings: Grade,
+        stall_seconds: float = STALL_SECONDS,
+        interval: float = WATCH_SECONDS,
+        actor: type[GraderActor] = _NiceGraderActor,
+    ) -> None:
+        self._settings = settings
+        # An answer is looked for and judged, each a second time where an earlier one may be to blame for a death.
+        self._limit = stall_seconds + 4 * settings.timeout
+        self._interval = interval
+        self._class = actor
+        self._running: dict[Any, tuple[Shard, dict[str, str]]] = {}
+        self._deaths = 0  # in a row, without a graded shard
+        self._lost: list[str] = []  # why, since the last graded shard
+
+    def __enter__(self) -> GraderGroup:
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        ray.kill(self._actor)
+        self._running.clear()
+
+    def submit(self, shard: Shard, golds: dict[str, str]) -> None:
+        if not self._running:
+            self._patience.rest()
+        self._running[self._actor.grade_shard.remote(shard, golds)] = (shard, golds)
+
+    def finished(self) -> list[tuple[Shard, dict[str, Any]]]:
+        """Shards that are graded by now, with their facts."""
+        return self._take(0)
+
+    def drain(self) -> Iterator[tuple[Shard, dict[str, Any]]]:
+        """All shards that were submitted, as they are graded."""
+        while self._running:
+            yield from self._take(self._interval)
+            if self._running and self._patience.seconds(self._pulse.count()) > self._limit:
+                self._replace(TimeoutError(f"no verdict for {self._limit:g} s"))
+
+    def _start(self) -> None:
+        actor = ray.remote(concurrency_groups={"watch": 1})(self._class)
+        # A shard can be graded twice without harm; that it is, is for this class to see to.
+        options = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
+        self._actor = started = actor.options(**options).remote(self._settings)
+        self._pulse = Pulse(lambda: started.progress.remote())
+        self._patience = Patience(self._interval)
+        self._oom_kills = oom_kills()
+
+    def _take(self, seconds: float) -> list[tuple[Shard, dict[str, Any]]]:
+        """What is graded by now; where nothing is, what is graded first within so many seconds."""
+        if not self._running:
+            return []
+        ray.wait(list(self._running), num_returns=1, timeout=seconds)
+        done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        taken: list[tuple[Shard, dict[str, Any]]] = []
+        for reference in done:
+            shard, _ = self._running[reference]
+            try:
+                facts = ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                raise GradingFailed(f"grading {shard.source} failed: {self._why(error)}") from error
+            except ray.exceptions.RayError as error:
+                self._replace(error)
+                break  # the other references are the dead actor's
+            del self._running[reference]
+            self._deaths = 0
+            lost, self._lost = self._lost, []
+            taken.append((shard, facts | ({"graders_lost": lost} if lost else {})))
+        return taken
+
+    def _replace(self, error: Exception) -> None:
+        """Start another actor and give it the shards that are not graded."""
+        self._deaths += 1
+        self._lost.append(reason := self._why(error))
+        if self._deaths == MOST_DEATHS:
+            raise GradingFailed(f"the grader was lost {MOST_DEATHS} times in a row; the last time, {reason}") from error
+        ray.kill(self._actor)
+        unfinished, self._running = list(self._running.values()), {}
+        self._start()
+        for shard, golds in unfinished:
+            self.submit(shard, golds)
+
+    def _why(self, error: Exception) -> str:
+        return why(error, "grader", oom_kills() - self._oom_kills)

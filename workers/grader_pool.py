@@ -60,6 +60,8 @@ class GraderPool:
         for process in self._processes:
             self._idle.put(process)
         self._threads = ThreadPoolExecutor(number, thread_name_prefix="grader")
+        self.items = 0
+        """About how many completions were graded so far: it moves while there is progress."""
 
     def __enter__(self) -> GraderPool:
         return self
@@ -100,7 +102,11 @@ class GraderPool:
     def _grade_group(self, group: Sequence[Item], known: dict[tuple[str, str], Graded]) -> list[Graded]:
         process = self._idle.get()
         try:
-            return [self._grade_item(process, item, known) for item in group]
+            graded = []
+            for item in group:
+                graded.append(self._grade_item(process, item, known))
+                self.items += 1
+            return graded
         finally:
             self._idle.put(process)
 
@@ -164,6 +170,10 @@ class GraderActor:
     def grade_shard(self, shard: Shard, golds: dict[str, str]) -> dict[str, Any]:
         """See GraderPool.grade_shard."""
         return self._pool.grade_shard(shard, golds)
+
+    def progress(self) -> int:
+        """A count that moves while completions are graded."""
+        return self._pool.items
 
     def close(self) -> None:
         """End the grader processes."""
