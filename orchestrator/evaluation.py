@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from orchestrator.errors import RatchetError
 from orchestrator.records import EVALUATION, SamplingPlan
 from orchestrator.run import Facts
 from orchestrator.statistics import wilson_interval
-from orchestrator.streaming import Engines, Graders, Slice, sample_and_grade, shards_of
+from orchestrator.streaming import Engines, Graders, Slice, mishaps, sample_and_grade, shards_of, told
 
 
 class ProbeFailed(RatchetError):
@@ -31,7 +31,9 @@ def evaluate(
 ) -> Facts:
     """Answer each split's prompts once; write `output`/SPLIT.parquet (schema EVALUATION).
 
-    Returns for each split: problems, correct, accuracy with its 95 % interval (Wilson), truncated, mean_tokens.
+    A prompt that was given up, since it took down several engines, is not solved. Returns for each split: problems,
+    correct, accuracy with its 95 % interval (Wilson), truncated, mean_tokens; and what went wrong, if anything did
+    (`quarantined`, `engines_lost`, `graders_lost`).
     """
     slices: dict[str, list[Slice]] = {}
     for split, file in files.items():
@@ -45,19 +47,21 @@ def evaluate(
     def verdicts(index: int) -> Path:
         return work / f"verdicts-{index}.parquet"
 
-    def nothing(index: int, facts: Facts) -> None:
-        pass  # an evaluation is committed as a whole
+    shards: list[Facts] = []
+
+    def keep(index: int, facts: Facts) -> None:
+        shards.append(facts)  # an evaluation is committed as a whole
 
     every = [slice_ for part in slices.values() for slice_ in part]
-    sample_and_grade(engines, graders, every, plan, (samples, samples), verdicts, nothing, nothing)
+    sample_and_grade(engines, graders, every, plan, (samples, samples), verdicts, keep, keep)
     facts: Facts = {}
     for split, part in slices.items():
-        tables = [_joined(split, samples(s.index), verdicts(s.index)) for s in part]
+        tables = [_joined(split, list(s.golds), samples(s.index), verdicts(s.index)) for s in part]
         table = pa.concat_tables(tables)
         pq.write_table(table, output / f"{split}.parquet", compression="zstd")
         facts[split] = _facts(table)
     shutil.rmtree(work)
-    return facts
+    return facts | mishaps(shards, "quarantined", "engines_lost", "graders_lost")
 
 
 def check_probe(engines: Engines, probe: Path, tolerance: float) -> Facts:
@@ -105,17 +109,26 @@ def summary(facts: Mapping[str, Any]) -> str:
             continue
         e = facts[split]
         parts.append(f"{split} {100 * e['accuracy']:.1f} % [{100 * e['low']:.1f}, {100 * e['high']:.1f}]")
-    return ", ".join(parts)
+    return ", ".join(parts) + told(facts)
 
 
-def _joined(split: str, samples: Path, verdicts: Path) -> pa.Table:
+def _joined(split: str, prompts: Sequence[str], samples: Path, verdicts: Path) -> pa.Table:
+    """One row a prompt, also for those that were given up: two models are compared on the same problems."""
     left, right = pq.read_table(samples), pq.read_table(verdicts)
     if not left["prompt_id"].equals(right["prompt_id"]):
         raise RatchetError(f"{verdicts}: the verdicts are not in the samples' order")
     columns = [pa.array([split] * left.num_rows)]
     columns += [left[name] for name in ("prompt_id", "text", "token_ids", "finish_reason")]
     columns += [right[name] for name in ("verdict", "extracted")]
-    return pa.table(columns, schema=EVALUATION)
+    answered = set(left["prompt_id"].to_pylist())
+    given_up: list[dict[str, Any]] = [
+        {"split": split, "prompt_id": prompt, "text": "", "token_ids": [], "extracted": None}
+        | {"finish_reason": "quarantined", "verdict": "ungradable"}
+        for prompt in prompts
+        if prompt not in answered
+    ]
+    rows = pa.Table.from_pylist(given_up, schema=EVALUATION)
+    return pa.concat_tables([pa.table(columns, schema=EVALUATION), rows])
 
 
 def _facts(table: pa.Table) -> Facts:

@@ -67,7 +67,7 @@ def write_pairs(
         "pairs": num_pairs,
         "before_cap": before_cap,
         **{f"prompts_{kind}": count for kind, count in counts.items()},
-        "pass_any": (counts["mixed"] + counts["all_correct"]) / num_prompts,
+        "pass_any": (counts["mixed"] + counts["all_correct"]) / max(num_prompts, 1),
         "chosen_tokens": tokens["chosen"] / max(num_pairs, 1),
         "rejected_tokens": tokens["rejected"] / max(num_pairs, 1),
     }

@@ -220,4 +220,5 @@ EVALUATION = pa.schema(
         pa.field("extracted", pa.string()),
     ]
 )
-"""One row an evaluation problem, answered greedily."""
+"""One row an evaluation problem, answered greedily. `finish_reason` is "quarantined", and the answer empty and
+ungradable, where the problem was given up because it took down several engines."""

@@ -88,11 +88,10 @@ class Round:
             )
         sampled = samples.finish(streaming.sampling_facts(samples.facts())).facts
         graded = verdicts.finish(streaming.grading_facts(verdicts.facts())).facts
-        self.say("samples", f"{sampled['samples']} at {sampled['tokens_per_second']:.0f} tokens/s")
-        self.say(
-            "verdicts",
-            f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable",
-        )
+        speed = f"{sampled['samples']} at {sampled['tokens_per_second']:.0f} tokens/s"
+        self.say("samples", speed + streaming.told(sampled))
+        counts = f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable"
+        self.say("verdicts", counts + streaming.told(graded))
         return Graded(
             [samples.path(i) for i in range(len(shards))],
             [verdicts.path(i) for i in range(len(shards))],

@@ -4,7 +4,7 @@ as soon as it is done. Engines never wait for graders, nor for one another."""
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -121,13 +121,16 @@ def sample_and_grade_shards(
 
 
 def sampling_facts(shards: Sequence[Facts]) -> Facts:
-    """Facts of a whole sampling step, over however many drivers it took."""
+    """Facts of a whole sampling step, over however many drivers it took. `quarantined` (ids of prompts that have no
+    samples, since each took down several engines) and `engines_lost` (why engines were replaced) are there only
+    where there is something to say."""
     total: dict[str, Any] = {key: sum(f[key] for f in shards) for key in ("samples", "tokens", "truncated")}
     seconds = sum(f["wall"] for f in shards)
-    return total | {
+    total |= {
         "seconds": round(seconds, 3),
         "tokens_per_second": round(total["tokens"] / max(seconds, 1e-9), 1),
     }
+    return total | mishaps(shards, "quarantined", "engines_lost")
 
 
 def grading_facts(shards: Sequence[Facts]) -> Facts:
@@ -137,7 +140,26 @@ def grading_facts(shards: Sequence[Facts]) -> Facts:
     for facts in shards:
         for rule, count in facts["rules"].items():
             rules[rule] = rules.get(rule, 0) + count
-    return {key: round(sum(f[key] for f in shards), 3) for key in keys} | {"rules": rules}
+    total: Facts = {key: round(sum(f[key] for f in shards), 3) for key in keys}
+    return total | {"rules": rules} | mishaps(shards, "graders_lost")
+
+
+def mishaps(shards: Sequence[Facts], *keys: str) -> dict[str, list[str]]:
+    """The lists of all shards by key; a key of which no shard has anything is left out."""
+    found = {key: [item for facts in shards for item in facts.get(key, [])] for key in keys}
+    return {key: items for key, items in found.items() if items}
+
+
+def told(facts: Mapping[str, Any]) -> str:
+    """What went wrong on the way, for the end of a line for people; empty when nothing did."""
+    parts = []
+    for worker in ("engine", "grader"):
+        if lost := facts.get(f"{worker}s_lost"):
+            parts.append(f"{len(lost)} {worker}{'s' if len(lost) > 1 else ''} replaced (last: {lost[-1]})")
+    if left_out := facts.get("quarantined"):
+        names = ", ".join(left_out[:5]) + (", ..." if len(left_out) > 5 else "")
+        parts.append(f"{len(left_out)} prompts left out, each of which took down several engines ({names})")
+    return "".join(f"; {part}" for part in parts)
 
 
 class _Lap:

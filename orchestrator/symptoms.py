@@ -169,6 +169,15 @@ def _ungradable(this: Evidence, past: Past) -> Iterator[str]:
         )
 
 
+def _quarantined(this: Evidence, past: Past) -> Iterator[str]:
+    for phase, left in (("samples", "have no samples"), ("evaluation", "count as not solved")):
+        if ids := this.round.facts.get(phase, {}).get("quarantined"):
+            yield (
+                f"{len(ids)} prompts {left}, since each took down several engines ({', '.join(ids[:5])}"
+                f"{', ...' if len(ids) > 5 else ''}): look at them, and at the engines' logs."
+            )
+
+
 def _truncated(this: Evidence, past: Past) -> Iterator[str]:
     test = this.figures("test") or {}
     if test.get("problems") and test.get("truncated", 0) > MAX_TRUNCATED * test["problems"]:
@@ -195,6 +204,7 @@ _CHECKS: tuple[Callable[[Evidence, Past], Iterator[str]], ...] = (
     _length_creeps,
     _pairs_run_dry,
     _ungradable,
+    _quarantined,
     _truncated,
     _accuracy_falls,
 )
