@@ -46,7 +46,7 @@ class Artifacts:
         if not hidden.exists():
             return
         if final.exists():
-            if self._is_intact(artifact):
+            if self.is_intact(artifact):
                 return  # what is hidden is a late duplicate, left for the removal of orphans
             os.rename(final, final.with_name(f".stray-{uuid.uuid4().hex[:8]}-{final.name}"))
         final.parent.mkdir(parents=True, exist_ok=True)
@@ -58,20 +58,21 @@ class Artifacts:
         final, hidden = self.root / artifact.path, self.root / artifact.hidden
         return final if final.exists() or not hidden.exists() else hidden
 
-    def _is_intact(self, artifact: Artifact) -> bool:
+    def is_intact(self, artifact: Artifact, place: Path | None = None) -> bool:
+        """Whether `verify` raises nothing."""
         try:
-            self.verify(artifact)
+            self.verify(artifact, place)
         except Damaged:
             return False
         return True
 
-    def verify(self, artifact: Artifact) -> Path:
-        """Check every file against the ledger; returns the artifact's absolute path.
+    def verify(self, artifact: Artifact, place: Path | None = None) -> Path:
+        """Check every file against the ledger; returns the artifact's absolute path, which is `place` if given.
 
         Raises:
             Damaged: a file is missing or has other bytes than were committed.
         """
-        final = self.root / artifact.path
+        final = place or self.root / artifact.path
         for name, said in artifact.files.items():
             file = final / name if name else final
             try:

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 
 from orchestrator import __version__
-from orchestrator.errors import Interrupted, RatchetError
+from orchestrator.errors import BadInput, Interrupted, RatchetError
 from orchestrator.jobfile import JobFile, load_job, resolved_yaml
 from orchestrator.signals import signals
 
@@ -97,6 +97,24 @@ def verify(run: RunArgument, as_json: Json = False) -> None:
         for line in (*report.findings, report.summary()):
             typer.echo(line)
     raise typer.Exit(1 if report.findings else 0)
+
+
+@app.command()
+def gc(
+    run: RunArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed")] = False,
+) -> None:
+    """Remove what no promoted checkpoint of a run needs: see `keep` of its job, and what dead drivers left."""
+    from orchestrator.cleaning import clean, waste
+    from orchestrator.driver import healthy_driver, identity
+
+    run = _below_home(run)
+    if other := healthy_driver(run):
+        raise BadInput(f"{run}: {other} is driving this run, and removes what it can do without itself. Stop it first.")
+    found = waste(run) if dry_run else clean(run, identity())
+    for item in found:
+        typer.echo(f"{item.size:>16,}  {item.path}  ({item.why})")
+    typer.echo(f"{sum(item.size for item in found):>16,}  bytes {'would be ' if dry_run else ''}removed from {run}")
 
 
 @app.command()

@@ -33,7 +33,7 @@ from orchestrator.report import write_report
 from orchestrator.rounds import GateStopped, NoPairs
 from orchestrator.run import Facts, Run
 from orchestrator.seed_model import Seed, locate_model
-from orchestrator.status import run_state
+from orchestrator.status import process_start, run_state
 from orchestrator.tracking import Tracker
 from orchestrator.wiring import RealWorkers
 
@@ -137,7 +137,7 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
     run = Run(root, on_append=tracker.poke)
     with _disk(root), sign_of_life(root), _tracking(tracker, say), _ending(run, say, received):
-        run.claim(_driver())
+        run.claim(identity())
         tracker.start()
         check_same_job(root, job)  # again: somebody may have started the run since
         _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL)
@@ -171,7 +171,8 @@ def check_same_job(root: Path, job: Job) -> None:
         lines = [f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in changes]
         raise BadInput(
             f"{root}: this run was started with other settings:\n" + "\n".join(lines) + "\nWhat is committed is never "
-            "changed: go back to those settings, or choose another `name` (or `run_dir`) for a new run."
+            "changed: go back to those settings, or go on in another run, which keeps what they do not touch "
+            f"(`ratchet fork {root} NEWRUN KEY=VALUE`)."
         )
 
 
@@ -187,7 +188,7 @@ def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
 def sign_of_life(root: Path) -> Iterator[None]:
     """Keep `driver.json` fresh, by which `status` tells a running driver from one that was killed."""
     stop = threading.Event()
-    content = json.dumps(_driver() | {"started": datetime.now(UTC).isoformat()}).encode()
+    content = json.dumps(identity() | {"started": datetime.now(UTC).isoformat()}).encode()
 
     def beat() -> None:
         while True:
@@ -301,22 +302,14 @@ def _record_job(run: Run, file: JobFile, model: str) -> None:
     durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
 
 
-def _driver() -> dict[str, Any]:
+def identity() -> dict[str, Any]:
+    """What a driver says of itself in its claim: with the start of the process, the pid names it for good."""
     return {
         "host": socket.gethostname(),
         "pid": os.getpid(),
-        "process_start": _process_start(),
+        "process_start": process_start(os.getpid()),
         "version": __version__,
     }
-
-
-def _process_start() -> float | None:
-    """Seconds from boot to this process's start: with the pid it names the process for good."""
-    try:
-        fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-        return int(fields[19]) / os.sysconf("SC_CLK_TCK")
-    except OSError:
-        return None
 
 
 def _versions() -> dict[str, str]:

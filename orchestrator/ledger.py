@@ -26,7 +26,7 @@ from orchestrator.errors import BadInput, Damaged, Displaced
 
 SCHEMA = 1
 
-Kind = Literal["claim", "config", "shard", "commit", "promotion", "discard", "end"]
+Kind = Literal["claim", "config", "offer", "shard", "commit", "promotion", "discard", "end"]
 EndState = Literal["finished", "interrupted", "failed", "stopped"]
 
 
@@ -82,6 +82,20 @@ class ShardCommit:
     facts: dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A step (`index` is None) or shard that another run committed, for this one to take over; see fork.py."""
+
+    step: str
+    index: int | None
+    fingerprint: str
+    artifacts: tuple[Artifact, ...]
+    """`hidden` is where the files are until the offer is taken."""
+    discarded: tuple[str, ...]
+    """Paths of those artifacts that the other run had removed on purpose."""
+    facts: dict[str, Any]
+
+
 @dataclass
 class State:
     """What the records say, folded in order."""
@@ -91,6 +105,8 @@ class State:
     configs: list[dict[str, Any]] = field(default_factory=list)
     commits: dict[str, Commit] = field(default_factory=dict)
     shards: dict[str, dict[int, ShardCommit]] = field(default_factory=dict)
+    offers: dict[tuple[str, int | None], Offer] = field(default_factory=dict)
+    """By step and shard; taken or not."""
     promotions: list[dict[str, Any]] = field(default_factory=list)
     discarded: set[str] = field(default_factory=set)
     """Paths of committed artifacts that were removed on purpose."""
@@ -104,6 +120,10 @@ class State:
                 self.epoch, self.driver, self.end = record.epoch, data, None
             case "config":
                 self.configs.append(data)
+            case "offer":
+                artifacts = tuple(Artifact.from_json(a) for a in data["artifacts"])
+                offer = Offer(**data | {"artifacts": artifacts, "discarded": tuple(data["discarded"])})
+                self.offers[offer.step, offer.index] = offer
             case "shard":
                 shard = ShardCommit(data["step"], data["index"], Artifact.from_json(data["artifact"]), data["facts"])
                 self.shards.setdefault(shard.step, {}).setdefault(shard.index, shard)
@@ -111,6 +131,7 @@ class State:
                 artifacts = tuple(Artifact.from_json(a) for a in data["artifacts"])
                 commit = Commit(data["step"], data["fingerprint"], artifacts, data["facts"])
                 self.commits.setdefault(commit.step, commit)
+                self.discarded.update(data.get("discarded", ()))
             case "promotion":
                 self.promotions.append(data)
             case "discard":

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from orchestrator import durable, gate, pair_files, space, streaming
+from orchestrator.cleaning import spare_checkpoints
 from orchestrator.config import at_round
 from orchestrator.context import Context, Model, hashes
 from orchestrator.data import prompts_of_round
@@ -183,7 +184,12 @@ class Round:
         seen = f" The test could see a drop of {100 * drop:.1f} points." if drop is not None else ""
         self.say("gate", decision["reason"] + seen)
         if not decision["promoted"]:
-            raise GateStopped(f"round {self.number}: {decision['reason']} The reference stays {decision['reference']}.")
+            raise GateStopped(
+                f"round {self.number}: {decision['reason']} The reference stays {decision['reference']}. To go on with "
+                f"other settings: `ratchet fork {run.root} NEWRUN KEY=VALUE`."
+            )
+        for path in spare_checkpoints(run.ledger.state, self.context.job.keep.checkpoints):
+            run.discard(path)
 
     def say(self, phase: str, text: str) -> None:
         self.context.say(f"{self.folder:<10} {phase:<11} {text}")

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.artifacts import Artifacts
 from orchestrator.durable import fingerprint
 from orchestrator.errors import RatchetError
-from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger
+from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger, Offer
 
 Facts = dict[str, Any]
 
@@ -32,7 +32,7 @@ class Run:
         for artifact in self.ledger.state.artifacts():
             self.artifacts.reveal(artifact)
         for path in self.ledger.state.discarded:
-            _remove(self.root / path)
+            remove(self.root / path)
         self._remove_orphans()
 
     def append(self, kind: Kind, data: dict[str, Any], *artifacts: Artifact) -> None:
@@ -44,6 +44,9 @@ class Run:
 
     def end(self, state: EndState, reason: str) -> None:
         """Say how this driver ended, once: a run that is finished does not finish again."""
+        if state == "finished":
+            for path in self.left_offers():
+                remove(path)
         if self.ledger.claimed and (self.ledger.state.end or {}).get("state") != state:
             self.append("end", {"state": state, "reason": reason})
 
@@ -82,10 +85,13 @@ class Run:
                 if artifact.path not in self.ledger.state.discarded:
                     self.artifacts.verify(artifact)
             return done
+        if (offer := self.offered(name, None, digest)) is not None:
+            self._commit(name, digest, offer.artifacts, offer.facts, offer.discarded)
+            return self.ledger.state.commits[name]
         finals = [self.path(output) for output in (outputs if outputs is not None else [name])]
         hiddens = [self.hidden(os.path.relpath(final, self.root)) for final in finals]
         for hidden in hiddens:
-            _remove(hidden)
+            remove(hidden)
             hidden.parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
         facts = work(*hiddens)
@@ -98,29 +104,39 @@ class Run:
         """Remove a committed artifact that nothing needs any more: first the record of it, then the files."""
         if path not in self.ledger.state.discarded:
             self.append("discard", {"paths": [path]})
-            _remove(self.root / path)
+            remove(self.root / path)
+
+    def offered(self, name: str, index: int | None, digest: str) -> Offer | None:
+        """What another run made of the same inputs, if it is here and whole (see fork.py)."""
+        offer = self.ledger.state.offers.get((name, index))
+        if offer is None or offer.fingerprint != digest:
+            return None
+        here = [a for a in offer.artifacts if a.path not in offer.discarded]
+        return offer if all(self.artifacts.is_intact(a, self.root / a.hidden) for a in here) else None
+
+    def left_offers(self) -> list[Path]:
+        """Files and folders of offers that were not taken."""
+        paths = (self.root / a.hidden for offer in self.ledger.state.offers.values() for a in offer.artifacts)
+        return [path for path in paths if path.exists()]
 
     def sharded(self, name: str, inputs: Mapping[str, Any]) -> ShardedStep:
         """A step whose files are committed one by one, so that a crash loses only those in flight."""
         return ShardedStep(self, name, fingerprint(inputs))
 
-    def _commit(self, name: str, digest: str, artifacts: Sequence[Artifact], facts: Facts) -> None:
-        self.append(
-            "commit",
-            {
-                "step": name,
-                "fingerprint": digest,
-                "artifacts": [a.as_json() for a in artifacts],
-                "facts": facts,
-            },
-            *artifacts,
-        )
+    def _commit(
+        self, name: str, digest: str, artifacts: Sequence[Artifact], facts: Facts, discarded: Sequence[str] = ()
+    ) -> None:
+        """`discarded` are paths of artifacts that were removed before this run was forked."""
+        made = [a.as_json() for a in artifacts]
+        data = {"step": name, "fingerprint": digest, "artifacts": made, "facts": facts}
+        self.append("commit", data | ({"discarded": list(discarded)} if discarded else {}), *artifacts)
 
     def _same_inputs(self, name: str, committed: str, now: str) -> None:
         if committed != now:
             raise RatchetError(
                 f"{self.root}: {name} was committed from other inputs (a changed model, data file or version of "
-                "Ratchet). A committed step is never rewritten: restore the inputs, or start a run of another name."
+                "Ratchet). A committed step is never rewritten: restore the inputs, or go on in another run, which "
+                f"keeps what has not changed (`ratchet fork {self.root} NEWRUN`)."
             )
 
     def _remove_orphans(self) -> None:
@@ -128,7 +144,7 @@ class Run:
         for folder in ("rounds", "baseline"):
             for path in self.path(folder).glob("**/.*-e*"):
                 if path.name.rpartition("-e")[2].isdigit():
-                    _remove(path)
+                    remove(path)
 
 
 class ShardedStep:
@@ -140,6 +156,18 @@ class ShardedStep:
         for shard in self._shards.values():
             run._same_inputs(name, shard.facts["fingerprint"], digest)
             run.artifacts.verify(shard.artifact)
+        self._take_offers()
+
+    def _take_offers(self) -> None:
+        """Commit what another run made of the same inputs; and the step itself, if all of that is here."""
+        state = self.run.ledger.state
+        indices = sorted(index for step, index in state.offers if step == self.name and index is not None)
+        for index in indices:
+            if not self.has(index) and (offer := self.run.offered(self.name, index, self._digest)) is not None:
+                self._append(index, offer.artifacts[0], offer.facts)
+        offer = self.run.offered(self.name, None, self._digest)
+        if offer is not None and all(map(self.has, indices)) and self.run.committed(self.name) is None:
+            self.run._commit(self.name, self._digest, [], offer.facts)
 
     @property
     def _shards(self) -> dict[int, Any]:
@@ -161,7 +189,9 @@ class ShardedStep:
             return
         facts = dict(facts)
         artifact = self.run.artifacts.declare(self.hidden(index), self.path(index), {"": facts.pop("file")})
-        facts["fingerprint"] = self._digest
+        self._append(index, artifact, facts | {"fingerprint": self._digest})
+
+    def _append(self, index: int, artifact: Artifact, facts: Facts) -> None:
         data = {"step": self.name, "index": index, "artifact": artifact.as_json(), "facts": facts}
         self.run.append("shard", data, artifact)
 
@@ -181,7 +211,7 @@ class ShardedStep:
         return done or self.run.ledger.state.commits[self.name]
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)  # a dying worker of an earlier driver may still write there
     else:
