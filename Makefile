@@ -1,4 +1,4 @@
-.PHONY: help setup setup-gpu demo test quick full lint clean
+.PHONY: help setup setup-gpu demo test quick full faults lint clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -30,13 +30,17 @@ lint: setup
 	lint-imports
 
 quick: lint  ## Quick checks: style, types, import rules, tests without the real stack
-	pytest -q -m "not real and not full"
+	pytest -q -m "not real and not full and not faults" --ignore=tests/faults
 
 test: quick  ## All tests but the slow suites
+	pytest -q -m "not full and not faults" tests/faults
 	pytest -q -m "real and not full"
 
 full: setup  ## The slow suites too
-	pytest -q
+	pytest -q -m "not faults"
+
+faults: setup  ## Drivers killed, starved and interrupted at every one of their file operations
+	pytest -q tests/faults
 
 clean:  ## Remove the environment and caches; runs are kept
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

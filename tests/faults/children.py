@@ -1,0 +1,309 @@
+"""Drivers in child processes: the real ledger, files and loop with the stand-ins at the seam, and one fault each.
+
+A child is forked off a process that has everything imported (multiprocessing's forkserver), so that a case costs
+what its run costs. It counts its operations on the run folder by Python's audit events, which are raised before the
+operation happens, and does what its fault says at one of them. Nothing of the product is changed for it.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.errors import Interrupted, RatchetError
+from orchestrator.records import TrainingPlan
+from tests.stand_ins import StandIns, StandInTrainers, make_project, run_job
+from tests.test_loop import history
+
+PATIENCE = 120.0  # seconds; a deadline for a hung child, not an expectation
+OPERATIONS = ("os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "open")
+"""Audit events of what changes a folder. Those of shutil add nothing: what it does comes as these, one by one."""
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens at the operations from number `at` on, counted from 1.
+
+    kill: SIGKILL before it. SIGTERM, SIGINT: that signal before it, once. full: it and all that follow fail with
+    ENOSPC, except removals. hiccup: it alone fails so.
+    """
+
+    kind: Literal["kill", "SIGTERM", "SIGINT", "full", "hiccup"]
+    at: int
+
+    def strike(self, number: int, event: str) -> None:
+        if number < self.at or (number > self.at and self.kind != "full"):
+            return
+        match self.kind:
+            case "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "SIGTERM" | "SIGINT":
+                os.kill(os.getpid(), signal.Signals[self.kind])
+            case "full" | "hiccup":
+                if event not in ("os.remove", "os.rmdir"):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Operations:
+    """The audit hook: counts the operations inside a folder, and has the fault strike."""
+
+    def __init__(self, folder: Path, fault: Fault | None) -> None:
+        self._folder, self._fault = str(folder), fault
+        self._numbers = itertools.count(1)  # several threads count
+        self.total = 0
+
+    def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
+        if event not in OPERATIONS or not self._is_ours(event, arguments):
+            return
+        self.total = number = next(self._numbers)
+        if self._fault:
+            self._fault.strike(number, event)
+
+    def _is_ours(self, event: str, arguments: tuple[Any, ...]) -> bool:
+        match event, arguments:
+            case "open", (path, _, flags):
+                return bool(flags & _WRITING) and self._inside(path, -1)
+            case "os.link" | "os.rename", (_, target, _, folder):
+                return self._inside(target, folder)
+            case "os.mkdir", (path, _, folder):
+                return self._inside(path, folder)
+            case _, (path, folder):
+                return self._inside(path, folder)
+        return False
+
+    def _inside(self, path: Any, folder: int) -> bool:
+        if isinstance(path, int):
+            return False
+        name = os.fsdecode(path)
+        if not os.path.isabs(name) and folder >= 0:
+            name = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name)
+        return name == self._folder or name.startswith(self._folder + os.sep)
+
+
+class Workers(StandIns):
+    """Stand-ins that note every piece of work in a file, keep a state while they train, and stop where they are
+    told to: at the first piece called `wait_at`, until `go_on` exists."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__(gain=0.1, steps=2, peak=1, on_call=self._note)
+        self.case = case
+
+    def _note(self, name: str) -> None:
+        with open(self.case.work_log, "a") as file:
+            file.write(name + "\n")
+        if name == self.case.wait_at and not self.case.waiting.exists():
+            self.case.waiting.touch()
+            while not self.case.go_on.exists():
+                time.sleep(0.01)
+
+    def __exit__(self, *_: object) -> None:
+        if self.case.slow_exit:
+            self.case.leaving.touch()
+            time.sleep(PATIENCE)
+
+    def trainers(self) -> StandInTrainers:
+        return TrainersWithState(self)
+
+
+class TrainersWithState(StandInTrainers):
+    def train(self, plan: TrainingPlan, reference_file: str) -> dict[str, Any]:
+        state = Path(plan.state_dir) / "000001"
+        state.mkdir(parents=True, exist_ok=True)
+        (state / "state.bin").write_bytes(b"state")
+        return super().train(plan, reference_file)
+
+
+@dataclass(frozen=True)
+class Case:
+    """One run folder, and the child processes that drive it. Picklable: a child gets it whole."""
+
+    job: Path
+    folder: Path
+    wait_at: str = ""
+    slow_exit: bool = False
+    overrides: tuple[str, ...] = ()
+    prepare: Callable[[], None] | None = field(default=None)
+    """Called in the child before it drives, such as to give up rights or room."""
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "run"
+
+    @property
+    def work_log(self) -> Path:
+        return self.folder / "work"
+
+    @property
+    def waiting(self) -> Path:
+        return self.folder / "waiting"
+
+    @property
+    def go_on(self) -> Path:
+        return self.folder / "go-on"
+
+    @property
+    def leaving(self) -> Path:
+        return self.folder / "leaving"
+
+    @property
+    def output(self) -> str:
+        """What the children printed, tracebacks included."""
+        return (self.folder / "output").read_text()
+
+    @property
+    def pieces(self) -> int:
+        """Pieces of work that the children began, over all of them."""
+        return len(self.work_log.read_text().splitlines()) if self.work_log.exists() else 0
+
+    @property
+    def operations(self) -> int:
+        """Operations on the run folder of the child that ended last."""
+        return int((self.folder / "operations").read_text())
+
+    def start(self, fault: Fault | None = None) -> BaseProcess:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        process = _server().Process(target=_drive, args=(self, fault), daemon=True)
+        process.start()
+        return process
+
+    def drive(self, fault: Fault | None = None) -> int:
+        """Start a child and wait for it; returns its exit code, which is -9 for one that was killed."""
+        return finish(self.start(fault))
+
+    def remove(self) -> None:
+        shutil.rmtree(self.folder)
+
+
+def finish(process: BaseProcess, patience: float = PATIENCE) -> int:
+    process.join(patience)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        raise TimeoutError(f"the driver did not end within {patience:.0f} s")
+    return process.exitcode
+
+
+def wait_for(path: Path, process: BaseProcess) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not path.exists():
+        assert process.is_alive() and time.monotonic() < deadline, f"the driver never made {path}"
+        time.sleep(0.01)
+
+
+def _server() -> Any:
+    context = multiprocessing.get_context("forkserver")
+    # Besides: pytest, since a child imports its parent's main module again; pandas, which pyarrow imports at first use.
+    context.set_forkserver_preload([__name__, "pytest", "pandas", "_strptime"])
+    return context
+
+
+def _drive(case: Case, fault: Fault | None) -> None:
+    """The child. Its exit codes are those of `ratchet run`."""
+    descriptor = os.open(case.folder / "output", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    if case.prepare:
+        case.prepare()
+    workers = Workers(case)
+    operations = Operations(case.run, fault)
+    sys.addaudithook(operations)
+    try:
+        run_job(case.job, workers, f"run_dir={case.run}", *case.overrides)
+    except (RatchetError, Interrupted) as error:
+        print(f"{type(error).__name__}: {error}", flush=True)
+        sys.exit(error.exit_code)
+    finally:
+        (case.folder / "operations").write_text(str(operations.total))
+
+
+# The job, and what is compared
+
+JOB: dict[str, Any] = {
+    "rounds": 2,
+    "generate": {"samples": 3, "max_tokens": 8, "shard_prompts": 3},
+    "data": {"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl", "prompts": "split"}
+    | {"prompts_per_round": 6},
+    "pairs": {"per_prompt": 2, "replay": 0.5},
+    "train": {"eval_every": 1, "select": "best", "retrain": True},
+    "promotion": {"rule": "always"},
+}
+"""The smallest job that has every kind of step: shards, replay, a choice of checkpoints, held-out pairs, retraining."""
+
+
+def small_project(folder: Path, **changes: Any) -> Path:
+    """The job's folder; returns the job file."""
+    job = make_project(folder, skill=0.4, **JOB | changes)
+    for split, count in (("train", 12), ("gate", 3), ("test", 3)):
+        file = folder / f"{split}.jsonl"
+        file.write_text("".join(file.read_text().splitlines(keepends=True)[:count]))
+    return job
+
+
+def tree(run: Path) -> dict[str, bytes | None]:
+    """Every file below `baseline` and `rounds` with its bytes, and every folder, hidden ones included."""
+    found: dict[str, bytes | None] = {}
+    for top in ("baseline", "rounds"):
+        for path in (run / top).rglob("*"):
+            found[str(path.relative_to(run))] = path.read_bytes() if path.is_file() else None
+    return found
+
+
+@dataclass(frozen=True)
+class Undisturbed:
+    """What a run without a fault commits, and what it costs."""
+
+    job: Path
+    history: list[tuple[str, str, Any]]
+    tree: dict[str, bytes | None]
+    operations: int
+    pieces: int
+
+    def require_same(self, run: Path) -> None:
+        """The same records and the same bytes: nothing missing, nothing more, nothing left over."""
+        assert history(run) == self.history
+        found = tree(run)
+        assert sorted(found) == sorted(self.tree)
+        assert [name for name, content in found.items() if content != self.tree[name]] == []
+
+
+def undisturbed(folder: Path, **changes: Any) -> Undisturbed:
+    job = small_project(folder, **changes)
+    case = Case(job, folder / "undisturbed")
+    assert case.drive() == 0, case.output
+    return Undisturbed(job, history(case.run), tree(case.run), case.operations, case.pieces)
+
+
+@contextmanager
+def scratch(tmp_path: Path) -> Iterator[Path]:
+    """A folder in memory where there is such a file system: these runs sync thousands of times."""
+    memory = Path("/dev/shm")
+    if not os.access(memory, os.W_OK):
+        yield tmp_path
+        return
+    folder = memory / f"ratchet-faults-{os.getpid()}-{time.time_ns()}"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def note(name: str, value: Any) -> None:
+    """Keep a measured figure for docs/faults.md: one JSON line in the file that FAULTS_REPORT names, if any."""
+    if file := os.environ.get("FAULTS_REPORT"):
+        with open(file, "a") as report:
+            report.write(json.dumps({"what": name, "measured": value}) + "\n")
