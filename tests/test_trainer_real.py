@@ -510,7 +510,7 @@ def test_ranks_that_die_again_and_again_end_the_training(local_ray: Any, tmp_pat
 def test_a_hung_rank_is_noticed_and_replaced(local_ray: Any, tmp_path: Path) -> None:
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
     plan = make_plan(tmp_path, model, pairs)
-    settings = Train(**(SETTINGS | {"ranks": 2, "epochs": 4, "save_every": 2, "stall_timeout": 20}))
+    settings = Train(**(SETTINGS | {"ranks": 2, "epochs": 4, "save_every": 2, "stall_timeout": 45}))
     with TrainerGroup(settings, OneCore()) as group:
         group.reference(plan, reference_file(plan))
         victim = group.pids[1]

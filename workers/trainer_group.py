@@ -15,12 +15,14 @@ import ray
 from orchestrator.config import Train
 from orchestrator.errors import RatchetError
 from orchestrator.records import REFERENCE, TrainingPlan
+from workers.failures import oom_kills, why
 from workers.files import write_table
+from workers.patience import WATCH_SECONDS, Patience, Pulse
 
 MOST_LOSSES = 3
 """How often the ranks may be lost with no saved state in between."""
-WATCH_SECONDS = 5.0
-"""How often ranks that take long are asked for a sign of life."""
+START_SECONDS = 1800.0
+"""How long ranks may take to start: they load libraries, and nothing of that counts as progress."""
 
 
 class TrainingFailed(RatchetError):
@@ -89,6 +91,8 @@ class TrainerGroup:
         self.pids: list[int] = []
         """Process ids of the running ranks, in order."""
         self._actors: list[Any] = []
+        self._pulses: list[Pulse] = []
+        self._oom_kills = 0  # on this machine, when the ranks were started
         self._began = 0  # first step that this attempt at a training has done
 
     def __enter__(self) -> TrainerGroup:
@@ -101,7 +105,7 @@ class TrainerGroup:
 
     def close(self) -> None:
         """End the actors; their processes and memory are gone soon after."""
-        actors, self._actors, self.pids = self._actors, [], []
+        actors, self._actors, self._pulses, self.pids = self._actors, [], [], []
         for actor in actors:
             ray.kill(actor)
 
@@ -177,73 +181,69 @@ class TrainerGroup:
     def _start(self) -> None:
         if self._actors:
             return
-        settings = self.settings.model_dump(mode="json")
+        settings, self._oom_kills = self.settings.model_dump(mode="json"), oom_kills()
         actor, ranks = ray.remote(concurrency_groups={"watch": 1})(_Rank), self.settings.ranks
         for rank in range(ranks):
             options = _with_environment(self.placement.actor_options(rank))
             self._actors.append(actor.options(**options).remote(settings, rank, ranks, self.chunk_logits))
+        self._pulses = [Pulse(actor.beats.remote) for actor in self._actors]
         host, port = self._get(self._actors[0].address.remote(), 0)
-        self.pids = self._gather([a.connect.remote(host, port) for a in self._actors])
+        self.pids = self._gather([a.connect.remote(host, port) for a in self._actors], limit=START_SECONDS)
 
-    def _gather(self, refs: Sequence[Any]) -> list[Any]:
+    def _gather(self, refs: Sequence[Any], limit: float | None = None) -> list[Any]:
         """Results of one call a rank, in order; the first failure of any rank ends all."""
         waiting, results = list(refs), {}
         while waiting:
-            ready = self._wait(waiting)
+            ready = self._wait(waiting, limit)
             waiting.remove(ready)
             results[ready] = self._get(ready, refs.index(ready))
         return [results[ref] for ref in refs]
 
-    def _wait(self, refs: Sequence[Any]) -> Any:
+    def _wait(self, refs: Sequence[Any], limit: float | None = None) -> Any:
         """The first of the calls that is answered.
 
-        Raises RanksLost when no rank made any progress for `stall_timeout` seconds.
+        Raises RanksLost when no rank made any progress for `limit` seconds (default: `stall_timeout`).
         """
-        beats: list[int | None] = []
-        moved = time.monotonic()
+        patience, limit = Patience(), limit or self.settings.stall_timeout
         while True:
             ready, _ = ray.wait(list(refs), num_returns=1, timeout=WATCH_SECONDS)
             if ready:
                 return ready[0]
-            asked = [actor.beats.remote() for actor in self._actors]
-            answered, _ = ray.wait(asked, num_returns=len(asked), timeout=WATCH_SECONDS)
-            now = [self._get(ref, rank) if ref in answered else None for rank, ref in enumerate(asked)]
-            if now != beats:
-                beats, moved = now, time.monotonic()
-            elif time.monotonic() - moved > self.settings.stall_timeout:
-                silent = [rank for rank, beat in enumerate(now) if beat is None]
-                whose = f"rank {silent[0]} does not answer and none of the ranks" if silent else "none of the ranks"
+            if patience.seconds([pulse.count() for pulse in self._pulses]) > limit:
                 self.close()
-                raise RanksLost(
-                    f"training: {whose} made progress for {self.settings.stall_timeout:.0f} s (train.stall_timeout)"
-                )
+                raise RanksLost(f"training: no rank made progress for {limit:.0f} s (train.stall_timeout)")
 
     def _get(self, ref: Any, rank: int) -> Any:
         try:
             return ray.get(ref)
         except ray.exceptions.RayTaskError as error:
             # Where a peer died, the others fail at talking to it, and often are heard first.
-            died = self._dead()
+            dead = self._dead()
             self.close()
-            if died is not None:
-                raise RanksLost(f"training rank {died} died") from error
+            if dead is not None:
+                raise RanksLost(dead) from error
             cause = error.cause if error.cause is not None else error
-            raise TrainingFailed(f"training rank {rank}: {type(cause).__name__}: {cause}") from error
+            words = why(error, "trainer")
+            raise TrainingFailed(f"training rank {rank}: {type(cause).__name__}: {words}") from error
         except ray.exceptions.RayError as error:
+            words = self._died(rank, error)
             self.close()
-            raise RanksLost(f"training rank {rank} died: {error}") from error
+            raise RanksLost(words) from error
 
-    def _dead(self) -> int | None:
-        """A rank whose process is gone."""
+    def _dead(self) -> str | None:
+        """Which rank's process is gone, and why; None where all are there."""
         asked = [actor.beats.remote() for actor in self._actors]
         answered, _ = ray.wait(asked, num_returns=len(asked), timeout=WATCH_SECONDS)
         for rank, ref in enumerate(asked):
             if ref in answered:
                 try:
                     ray.get(ref)
-                except ray.exceptions.RayError:
-                    return rank
+                except ray.exceptions.RayError as error:
+                    return self._died(rank, error)
         return None
+
+    def _died(self, rank: int, error: Exception) -> str:
+        return f"training rank {rank} died: {why(error, 'trainer', oom_kills() - self._oom_kills)}"
 
 
 def _on_trainer(rank: _Rank, function: Callable[[Any], Any]) -> Any:
