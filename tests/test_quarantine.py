@@ -8,13 +8,17 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from orchestrator.errors import RatchetError
 from orchestrator.evaluation import solved
 from orchestrator.ledger import Ledger
 from orchestrator.records import SAMPLES, SamplingPlan, Shard
 from orchestrator.report import report_text
+from orchestrator.run import Run
 from tests.stand_ins import StandInEngines, StandIns, make_project, run_job, skill_of
 from workers.files import write_table
+from workers.shard_sampling import Partial, Sample
 
 GIVEN_UP = ("gate-3", "train-0", "train-1", "train-2", "train-3", "train-4", "train-5")
 
@@ -68,3 +72,23 @@ def test_a_shard_without_any_sample(tmp_path: Path) -> None:
     shards = state.shards["rounds/01/samples"]
     assert any(shard.facts["samples"] == 0 for shard in shards.values())
     assert state.end is not None and state.end["state"] == "finished"
+
+
+def test_what_an_engine_kept_of_an_unfinished_shard_ends_with_its_driver(tmp_path: Path) -> None:
+    job = make_project(tmp_path)
+    kept: list[Path] = []
+
+    def die(name: str) -> None:
+        if name == "train":
+            run = Run(tmp_path / "run")
+            run.epoch = 1
+            partial = Partial(str(run.hidden("rounds/01/samples/00007.parquet")))
+            partial.append("p", [Sample("text", [1], "stop")])
+            kept.append(partial.path)
+            raise RatchetError("the ranks are gone")
+
+    with pytest.raises(RatchetError, match="the ranks are gone"):
+        run_job(job, StandIns(on_call=die))
+    assert kept[0].exists()
+    run_job(job, StandIns())
+    assert not kept[0].exists()

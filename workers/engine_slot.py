@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -32,12 +31,9 @@ class Slot:
     def __init__(self, index: int, start: Callable[[], Any], settings: Generate, interval: float) -> None:
         self.index = index
         self._start, self._settings, self._interval = start, settings, interval
-        self._deaths = 0  # in a row, without a finished prompt
+        self.deaths = 0
+        """Engines lost here in a row, without a finished prompt."""
         self._begin()
-
-    @property
-    def deaths(self) -> int:
-        return self._deaths
 
     def _begin(self) -> None:
         self.actor = actor = self._start()
@@ -64,7 +60,7 @@ class Slot:
         """A call has come back."""
         self.load -= 1
         self.exclusive = False
-        self._deaths = 0
+        self.deaths = 0
 
     def stalled(self) -> EngineHangs | None:
         """What is wrong when the engine has used up its time; to be asked every few seconds."""
@@ -77,24 +73,6 @@ class Slot:
             return EngineHangs(f"it made no progress for {limit:g} s (generate.stall_timeout)")
         return None
 
-    def wait_ready(self, deadline: float) -> None:
-        """Wait for the engine to start, until `time.monotonic()` reaches `deadline`.
-
-        Raises:
-            GenerationFailed: with the engine's own words.
-        """
-        if not ray.wait([self.started], timeout=max(0.0, deadline - time.monotonic()))[0]:
-            limit = self._settings.start_timeout
-            raise GenerationFailed(
-                f"engine {self.index} did not start within {limit:g} s. Raise generate.start_timeout if the model "
-                "takes longer to load; otherwise see the worker's log."
-            )
-        try:
-            ray.get(self.started)
-        except ray.exceptions.RayError as error:
-            raise GenerationFailed(f"engine {self.index} did not start: {self.why(error)}") from error
-        self.ready = True
-
     def why(self, error: Exception) -> str:
         return why(error, "engine", oom_kills() - self._oom_kills)
 
@@ -105,8 +83,8 @@ class Slot:
             GenerationFailed: that was the last of MOST_DEATHS deaths in a row.
         """
         reason = f"engine {self.index}: {self.why(error)}"
-        self._deaths = 1 if progressed else self._deaths + 1
-        if self._deaths >= MOST_DEATHS:
+        self.deaths = 1 if progressed else self.deaths + 1
+        if self.deaths >= MOST_DEATHS:
             raise GenerationFailed(
                 f"an engine was lost {MOST_DEATHS} times in a row without finishing a prompt; the last time, {reason}"
             ) from error

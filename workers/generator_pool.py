@@ -79,11 +79,20 @@ class GeneratorPool:
             GenerationFailed: with the engine's own words, or after `generate.start_timeout` seconds.
         """
         deadline = time.monotonic() + self._settings.start_timeout
-        try:
-            for slot in self._slots:
-                slot.wait_ready(deadline)
-        except GenerationFailed as error:
-            raise GenerationFailed(f"vLLM cannot serve {self.model}: {error}") from error
+        starting = {slot.started: slot for slot in self._slots if not slot.ready}
+        while starting:
+            ready, _ = ray.wait(list(starting), timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise GenerationFailed(
+                    f"vLLM did not start to serve {self.model} within {self._settings.start_timeout:g} s. If the model "
+                    "takes longer to load, raise generate.start_timeout; otherwise see the workers' logs."
+                )
+            slot = starting.pop(ready[0])
+            try:
+                ray.get(ready[0])
+            except ray.exceptions.RayError as error:
+                raise GenerationFailed(f"vLLM cannot serve {self.model}: {slot.why(error)}") from error
+            slot.ready = True
 
     def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, dict[str, Any]]]:
         """Yield each shard with its facts as it is finished, in the order of finishing.
@@ -170,7 +179,6 @@ class _Sampling:
                 if event.result is None:
                     self._go_on(work)
                     continue
-                Partial(work.shard.output).remove()
                 lost, self._lost = self._lost, []
                 yield work.shard, event.result | ({"engines_lost": lost} if lost else {})
 

@@ -1,8 +1,7 @@
 """A shard of prompts to a file of samples, prompt by prompt, so that an engine that dies loses only what it was at.
 
-Finished prompts are kept in a file beside the shard's hidden output until the driver has the facts. Whoever gets the
-shard next reads it and samples the rest. Its name ends as those of other unfinished files do, so that a later driver
-removes it.
+Finished prompts are kept in a file beside the shard's hidden output until that is written. Whoever gets the shard
+next reads it and samples the rest. Its name ends as those of other unfinished files do, so a later driver removes it.
 """
 
 from __future__ import annotations
@@ -107,6 +106,7 @@ def sample_shard(
         "seconds": time.monotonic() - started,
         "file": write_table(table, shard.output),
     }
+    partial.remove()
     if quarantined := [p for p in prompts if p not in done]:
         facts["quarantined"] = quarantined
     return facts
