@@ -41,7 +41,7 @@ class Need:
 
 
 def gib(size: float) -> str:
-    return f"{size / GIB:.1f} GiB"
+    return f"{size / GIB:.1f} GiB" if size >= 0.05 * GIB else f"{size / 2**20:.1f} MiB"
 
 
 def sizes(problems: Mapping[str, Sequence[Problem]]) -> dict[str, tuple[int, float]]:
