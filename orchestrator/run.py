@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -15,6 +16,8 @@ from orchestrator.errors import RatchetError
 from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger, Offer
 
 Facts = dict[str, Any]
+
+_EPOCH = re.compile(r"-e\d+$")
 
 
 class Run:
@@ -141,10 +144,12 @@ class Run:
 
     def _remove_orphans(self) -> None:
         """Hidden files that earlier drivers left: nothing refers to them."""
-        for folder in ("rounds", "baseline"):
-            for path in self.path(folder).glob("**/.*-e*"):
-                if path.name.rpartition("-e")[2].isdigit():
-                    remove(path)
+        for top in ("rounds", "baseline"):
+            # Unlike a glob, a walk does not mind what a driver that is overtaken renames under it.
+            for folder, folders, files in os.walk(self.path(top)):
+                for name in (*folders, *files):
+                    if name.startswith(".") and _EPOCH.search(name):
+                        remove(Path(folder) / name)
 
 
 class ShardedStep:
