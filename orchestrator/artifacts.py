@@ -50,7 +50,11 @@ class Artifacts:
                 return  # what is hidden is a late duplicate, left for the removal of orphans
             os.rename(final, final.with_name(f".stray-{uuid.uuid4().hex[:8]}-{final.name}"))
         final.parent.mkdir(parents=True, exist_ok=True)
-        os.rename(hidden, final)
+        try:
+            os.rename(hidden, final)
+        except FileNotFoundError:
+            if not final.exists():  # else another driver has just done it: one that takes over, or is overtaken
+                raise
         sync(final.parent)
 
     def place(self, artifact: Artifact) -> Path:

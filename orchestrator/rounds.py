@@ -12,7 +12,7 @@ from orchestrator.config import at_round
 from orchestrator.context import Context, Model, hashes
 from orchestrator.data import prompts_of_round
 from orchestrator.errors import RatchetError
-from orchestrator.ledger import Commit
+from orchestrator.ledger import Commit, Ledger
 from orchestrator.records import SamplingPlan
 from orchestrator.run import Facts
 from orchestrator.training import Training
@@ -75,7 +75,7 @@ class Round:
             "shard_prompts": context.job.generate.shard_prompts,
         }
         samples = run.sharded(f"{self.folder}/samples", inputs)
-        verdicts = run.sharded(f"{self.folder}/verdicts", {"samples": inputs, "grade": context.grading})
+        verdicts = run.sharded(f"{self.folder}/verdicts", {"samples": inputs, "grade": context.grading}, samples)
         source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
         shards = streaming.shards_of(source, context.job.generate.shard_prompts)
         if run.committed(verdicts.name) is None:
@@ -179,7 +179,7 @@ class Round:
             decision |= asdict(decided)
             run.append("promotion", decision)
         if decision["round"] == run.ledger.state.promotions[-1]["round"]:  # on a resume, earlier ones are passed over
-            durable.replace(run.path("CURRENT"), decision["reference"].encode() + b"\n")
+            self._point_to_reference()
         drop = decision["smallest_detectable_drop"]
         seen = f" The test could see a drop of {100 * drop:.1f} points." if drop is not None else ""
         self.say("gate", decision["reason"] + seen)
@@ -190,6 +190,14 @@ class Round:
             )
         for path in spare_checkpoints(run.ledger.state, self.context.job.keep.checkpoints):
             run.discard(path)
+
+    def _point_to_reference(self) -> None:
+        """Write CURRENT. Where another driver has taken over and come further, its word is what stays there."""
+        run, written = self.context.run, None
+        newest = run.ledger.state.promotions[-1]["reference"]
+        while written != newest:
+            durable.replace(run.path("CURRENT"), newest.encode() + b"\n")
+            written, newest = newest, Ledger(run.ledger.folder).state.promotions[-1]["reference"]
 
     def say(self, phase: str, text: str) -> None:
         self.context.say(f"{self.folder:<10} {phase:<11} {text}")
