@@ -18,10 +18,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
+
+import psutil
 
 from orchestrator.errors import Interrupted, RatchetError
 from orchestrator.records import TrainingPlan
@@ -36,26 +38,26 @@ _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens at the operations from number `at` on, counted from 1.
+    """What happens at one operation, numbered from 1, or at several in a row.
 
-    kill: SIGKILL before it. SIGTERM, SIGINT: that signal before it, once. full: it and all that follow fail with
-    ENOSPC, except removals. hiccup: it alone fails so.
+    The signals (SIGKILL, SIGSTOP, SIGTERM, SIGINT) come before the operation. full: it fails with ENOSPC, unless it
+    is a removal.
     """
 
-    kind: Literal["kill", "SIGTERM", "SIGINT", "full", "hiccup"]
+    kind: Literal["SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT", "full"]
     at: int
+    times: int = 1
 
     def strike(self, number: int, event: str) -> None:
-        if number < self.at or (number > self.at and self.kind != "full"):
+        if not self.at <= number < self.at + self.times:
             return
-        match self.kind:
-            case "kill":
-                os.kill(os.getpid(), signal.SIGKILL)
-            case "SIGTERM" | "SIGINT":
-                os.kill(os.getpid(), signal.Signals[self.kind])
-            case "full" | "hiccup":
-                if event not in ("os.remove", "os.rmdir"):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if self.kind != "full":
+            os.kill(os.getpid(), signal.Signals[self.kind])
+        elif event not in ("os.remove", "os.rmdir"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+ALL_THAT_FOLLOW = 1_000_000
 
 
 class Operations:
@@ -64,39 +66,42 @@ class Operations:
     def __init__(self, folder: Path, fault: Fault | None) -> None:
         self._folder, self._fault = str(folder), fault
         self._numbers = itertools.count(1)  # several threads count
-        self.total = 0
+        self.done: list[str] = []
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if event not in OPERATIONS or not self._is_ours(event, arguments):
+        target = self._target(event, arguments) if event in OPERATIONS else None
+        if target is None:
             return
-        self.total = number = next(self._numbers)
+        self.done.append(f"{event} {target}")
+        number = next(self._numbers)
         if self._fault:
             self._fault.strike(number, event)
 
-    def _is_ours(self, event: str, arguments: tuple[Any, ...]) -> bool:
+    def _target(self, event: str, arguments: tuple[Any, ...]) -> str | None:
+        """What the operation is about, relative to the folder; None for what only reads, or lies elsewhere."""
         match event, arguments:
             case "open", (path, _, flags):
-                return bool(flags & _WRITING) and self._inside(path, -1)
+                return self._inside(path, -1) if flags & _WRITING else None
             case "os.link" | "os.rename", (_, target, _, folder):
                 return self._inside(target, folder)
             case "os.mkdir", (path, _, folder):
                 return self._inside(path, folder)
             case _, (path, folder):
                 return self._inside(path, folder)
-        return False
+        return None
 
-    def _inside(self, path: Any, folder: int) -> bool:
+    def _inside(self, path: Any, folder: int) -> str | None:
         if isinstance(path, int):
-            return False
+            return None
         name = os.fsdecode(path)
         if not os.path.isabs(name) and folder >= 0:
             name = os.path.join(os.readlink(f"/proc/self/fd/{folder}"), name)
-        return name == self._folder or name.startswith(self._folder + os.sep)
+        return os.path.relpath(name, self._folder) if (name + os.sep).startswith(self._folder + os.sep) else None
 
 
 class Workers(StandIns):
-    """Stand-ins that note every piece of work in a file, keep a state while they train, and stop where they are
-    told to: at the first piece called `wait_at`, until `go_on` exists."""
+    """Stand-ins that note every piece of work in a file, keep a state while they train, and wait where they are
+    told to: at the piece of a kind and number that is `wait_at`, until somebody makes `go_on`."""
 
     def __init__(self, case: Case) -> None:
         super().__init__(gain=0.1, steps=2, peak=1, on_call=self._note)
@@ -105,7 +110,7 @@ class Workers(StandIns):
     def _note(self, name: str) -> None:
         with open(self.case.work_log, "a") as file:
             file.write(name + "\n")
-        if name == self.case.wait_at and not self.case.waiting.exists():
+        if (name, self.calls[name]) == self.case.wait_at and not self.case.waiting.exists():
             self.case.waiting.touch()
             while not self.case.go_on.exists():
                 time.sleep(0.01)
@@ -133,10 +138,11 @@ class Case:
 
     job: Path
     folder: Path
-    wait_at: str = ""
+    wait_at: tuple[str, int] | None = None
+    """A piece of work by kind and number, such as the second ("train", 2)."""
     slow_exit: bool = False
     overrides: tuple[str, ...] = ()
-    prepare: Callable[[], None] | None = field(default=None)
+    prepare: Callable[[], None] | None = None
     """Called in the child before it drives, such as to give up rights or room."""
 
     @property
@@ -170,9 +176,9 @@ class Case:
         return len(self.work_log.read_text().splitlines()) if self.work_log.exists() else 0
 
     @property
-    def operations(self) -> int:
-        """Operations on the run folder of the child that ended last."""
-        return int((self.folder / "operations").read_text())
+    def operations(self) -> list[str]:
+        """Operations on the run folder, by the child that ended last with a word."""
+        return (self.folder / "operations").read_text().splitlines()
 
     def start(self, fault: Fault | None = None) -> BaseProcess:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -204,6 +210,20 @@ def wait_for(path: Path, process: BaseProcess) -> None:
         time.sleep(0.01)
 
 
+def wait_until_stopped(process: BaseProcess) -> bool:
+    """Wait until SIGSTOP has taken effect; False where the process has ended without it."""
+    deadline = time.monotonic() + PATIENCE
+    while process.is_alive():
+        assert time.monotonic() < deadline, "the driver neither stopped nor ended"
+        try:
+            if psutil.Process(process.pid).status() == psutil.STATUS_STOPPED:
+                return True
+        except psutil.NoSuchProcess:
+            break
+        time.sleep(0.005)
+    return False
+
+
 def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
     # Besides: pytest, since a child imports its parent's main module again; pandas, which pyarrow imports at first use.
@@ -227,7 +247,7 @@ def _drive(case: Case, fault: Fault | None) -> None:
         print(f"{type(error).__name__}: {error}", flush=True)
         sys.exit(error.exit_code)
     finally:
-        (case.folder / "operations").write_text(str(operations.total))
+        (case.folder / "operations").write_text("\n".join(operations.done))
 
 
 # The job, and what is compared
@@ -269,13 +289,19 @@ class Undisturbed:
     job: Path
     history: list[tuple[str, str, Any]]
     tree: dict[str, bytes | None]
-    operations: int
+    operations: list[str]
     pieces: int
 
-    def require_same(self, run: Path) -> None:
-        """The same records and the same bytes: nothing missing, nothing more, nothing left over."""
+    def require_same(self, run: Path, hidden: bool = True) -> None:
+        """The same records and the same bytes: nothing missing, nothing more, nothing left over.
+
+        `hidden=False` passes over hidden files, which a driver that was displaced may leave behind.
+        """
         assert history(run) == self.history
+        assert (run / "CURRENT").read_text() == "rounds/02/checkpoint\n"
         found = tree(run)
+        if not hidden:
+            found = {name: content for name, content in found.items() if "/." not in name}
         assert sorted(found) == sorted(self.tree)
         assert [name for name, content in found.items() if content != self.tree[name]] == []
 

@@ -1,0 +1,124 @@
+"""Two drivers of one run at once: one stopped somewhere, another that takes over, and then the first again."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from orchestrator.ledger import Ledger
+from tests.faults.children import Case, Fault, Undisturbed, finish, note, wait_for, wait_until_stopped
+from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
+
+
+@contextmanager
+def running(case: Case, fault: Fault | None = None) -> Iterator[BaseProcess]:
+    process = case.start(fault)
+    try:
+        yield process
+    finally:
+        if process.is_alive():
+            process.kill()  # a stopped process ends by nothing else
+
+
+def go_on(process: BaseProcess) -> int:
+    assert process.pid
+    os.kill(process.pid, signal.SIGCONT)
+    return finish(process)
+
+
+@pytest.mark.parametrize("phase", [("tokenize", 2), ("generate", 3), ("grade", 4), ("train", 1), ("train", 2)], ids=str)
+def test_a_driver_that_was_overtaken_stops_and_names_its_successor(
+    calm: Undisturbed, space: Path, phase: tuple[str, int]
+) -> None:
+    folder = space / f"overtaken-{phase[0]}-{phase[1]}"
+    first, second = Case(calm.job, folder, wait_at=phase), Case(calm.job, folder)
+    with running(first) as older:
+        wait_for(first.waiting, older)
+        assert older.pid
+        os.kill(older.pid, signal.SIGSTOP)
+        first.go_on.touch()
+        with running(second) as newer:
+            assert finish(newer) == 0, second.output
+        calm.require_same(first.run)
+        before = Ledger(first.run / "ledger").records
+        assert go_on(older) == 1
+    assert f"another driver took this run over (process {newer.pid} " in first.output
+    assert "Traceback" not in first.output, first.output
+    assert Ledger(first.run / "ledger").records == before
+    calm.require_same(first.run, hidden=False)
+    assert state_of(first.run) == "finished"
+
+
+@SOME_OR_ALL
+def test_stopped_at_any_operation_a_driver_can_be_overtaken(calm: Undisturbed, space: Path, stride: int) -> None:
+    def overtaken(point: int) -> int:
+        case = Case(calm.job, space / f"stop-{point}")
+        with running(case, Fault("SIGSTOP", point)) as older:
+            if not wait_until_stopped(older):
+                assert finish(older) == 0 and len(case.operations) < point
+                return 0
+            assert case.drive() == 0, case.output
+            calm.require_same(case.run, hidden=False)
+            before = Ledger(case.run / "ledger").records
+            code = go_on(older)
+        # One that was stopped before its claim simply takes over in its turn, and so finds all done.
+        epochs = [record.data["pid"] for record in before if record.kind == "claim"]
+        assert code == (1 if older.pid in epochs and before_the_end(before, older) else 0), case.output
+        calm.require_same(case.run, hidden=False)
+        assert case.drive() == 0, case.output
+        calm.require_same(case.run)
+        case.remove()
+        return 1
+
+    pointers = [n for n, done in enumerate(calm.operations, 1) if done == "os.rename CURRENT"]
+    points = sorted({*range(4, len(calm.operations) + 1, 2 * stride), *pointers})
+    note("overtaken", {"points": sum(sweep(points, overtaken))})
+
+
+def before_the_end(records: list, process: BaseProcess) -> bool:
+    """Whether a driver had not yet said that it finished when it was stopped."""
+    epoch = next(r.epoch for r in records if r.kind == "claim" and r.data["pid"] == process.pid)
+    return not any(r.kind == "end" and r.epoch == epoch for r in records)
+
+
+@SOME_OR_ALL
+def test_taking_over_while_the_other_one_goes_on(calm: Undisturbed, space: Path, stride: int) -> None:
+    """The newer driver is itself stopped in its first operations, between which the older one goes on and ends."""
+    draw = random.Random(1)
+    renames = [n for n, done in enumerate(calm.operations, 1) if done.startswith("os.rename rounds")]
+    points = renames[:: max(1, stride // 8)]
+    starts = {point: draw.randint(1, 14) for point in points}
+
+    def crossed(point: int) -> int:
+        case = Case(calm.job, space / f"cross-{point}")
+        with running(case, Fault("SIGSTOP", point)) as older, running_when(older, case, starts[point]) as newer:
+            if newer is None:
+                return 0
+            stopped = wait_until_stopped(newer)
+            assert go_on(older) in (0, 1), case.output
+            if stopped:
+                assert go_on(newer) == 0, case.output
+        assert "Traceback" not in case.output, case.output
+        assert case.drive() == 0, case.output
+        calm.require_same(case.run)
+        case.remove()
+        return 1
+
+    note("crossed", {"points": sum(sweep(points, crossed))})
+
+
+@contextmanager
+def running_when(older: BaseProcess, case: Case, point: int) -> Iterator[BaseProcess | None]:
+    """A second driver that stops at its own operation `point`, once the first one has stopped."""
+    if not wait_until_stopped(older):
+        yield None
+        return
+    with running(case, Fault("SIGSTOP", point)) as newer:
+        yield newer
