@@ -118,6 +118,26 @@ def gc(
 
 
 @app.command()
+def fork(
+    run: RunArgument,
+    new_run: Annotated[Path, typer.Argument(metavar="NEWRUN", help="Folder of the new run, such as runs/irpo-2")],
+    overrides: Overrides = None,
+    from_round: Annotated[
+        int | None, typer.Option("--from-round", help="Offer only the rounds before this one")
+    ] = None,
+) -> None:
+    """Make a new run with other settings, which takes over whatever they do not touch."""
+    from orchestrator.fork import fork as make
+
+    made = make(_below_home(run), new_run, overrides or [], from_round)
+    for step, shards in made.offered.items():
+        typer.echo(f"offered   {step}{f' ({shards} shards)' if shards else ''}")
+    for step in made.removed:
+        typer.echo(f"not here  {step}: what it made was removed, and is needed again")
+    typer.echo(f"go on     ratchet run {new_run / 'job.yaml'}")
+
+
+@app.command()
 def validate(
     job: JobArgument,
     overrides: Overrides = None,

@@ -463,3 +463,8 @@ HARMLESS = (
     "grade.processes",
 )
 """Keys that may differ when a run is resumed, since they change no result."""
+
+
+def is_harmless(key: str) -> bool:
+    """Whether a dotted key is among the `HARMLESS` ones, or in a section that is."""
+    return any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS)

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator import __version__, durable
-from orchestrator.config import HARMLESS, Data, Job, Source
+from orchestrator.config import Data, Job, Source, is_harmless
 from orchestrator.context import Say, Workers
 from orchestrator.data import check_disjoint, kept_problems, pin, read_problems, write_problems
 from orchestrator.errors import BadInput, Displaced, Interrupted, RatchetError
@@ -165,7 +165,7 @@ def check_same_job(root: Path, job: Job) -> None:
     changes = [
         (key, old, new)
         for key, old, new in changed_keys(_with_defaults(state.configs[-1]["job"]), job.model_dump(mode="json"))
-        if not any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS)
+        if not is_harmless(key)
     ]
     if changes:
         lines = [f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in changes]
@@ -284,19 +284,12 @@ def _ending(run: Run, say: Say, received: Sequence[str]) -> Iterator[None]:
 def _record_job(run: Run, file: JobFile, model: str) -> None:
     job = file.job.model_dump(mode="json")
     configs = run.ledger.state.configs
-    versions = _versions()
-    if not configs or configs[-1]["job"] != job or configs[-1]["versions"] != versions:
-        run.append(
-            "config",
-            {
-                "run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex,
-                "job": job,
-                "model": model,
-                "job_file": file.path.name,
-                "overrides": list(file.overrides),
-                "versions": versions,
-            },
-        )
+    deciding = {"job": job, "model": model, "versions": _versions()}
+    if not configs or any(configs[-1].get(key) != value for key, value in deciding.items()):
+        found = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "job_file": file.path.name}
+        # Relative paths of the job are below one of the folders: `fork` must find what they name.
+        found |= {"overrides": list(file.overrides), "folders": [str(file.path.parent), str(Path.cwd())]}
+        run.append("config", deciding | found)
     if not run.path("job.yaml").exists() or not run.ledger.state.commits:
         durable.replace(run.path("job.yaml"), file.path.read_bytes())
     durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())

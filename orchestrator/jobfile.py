@@ -63,6 +63,11 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
         raise BadInput(f"{path}: cannot read the job file ({error.strerror}).{hint}") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 (byte {error.start})") from error
+    return parse_job(text, path, overrides)
+
+
+def parse_job(text: str, path: Path, overrides: Sequence[str] = ()) -> JobFile:
+    """A job from the text of a file that is, or will be, at `path`; as `load_job`."""
     document, positions = _read(text, str(path))
     if not isinstance(document, dict):
         raise BadInput(f"{path}: a job file is a mapping of keys to values, such as `name: irpo`")

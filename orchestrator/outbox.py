@@ -139,7 +139,7 @@ class Outbox:
             for record in self._ledger.records[start:]:
                 if self.give_up.is_set():
                     break
-                if record.kind != "shard":  # thousands of them, and nothing to send
+                if record.kind not in ("shard", "offer"):  # thousands of them, and nothing to send
                     self._send(send, record)
                     worth_keeping = True
                 setattr(cursor, which, record.number + 1)

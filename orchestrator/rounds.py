@@ -75,7 +75,7 @@ class Round:
             "shard_prompts": context.job.generate.shard_prompts,
         }
         samples = run.sharded(f"{self.folder}/samples", inputs)
-        verdicts = run.sharded(f"{self.folder}/verdicts", {"samples": inputs, "grade": context.grading})
+        verdicts = run.sharded(f"{self.folder}/verdicts", {"samples": inputs, "grade": context.grading}, samples)
         source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
         shards = streaming.shards_of(source, context.job.generate.shard_prompts)
         if run.committed(verdicts.name) is None:

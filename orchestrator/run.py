@@ -89,7 +89,7 @@ class Run:
                     self.artifacts.verify(artifact)
             return done
         if (offer := self.offered(name, None, digest)) is not None:
-            self._commit(name, digest, offer.artifacts, offer.facts, offer.discarded)
+            self.take(offer)
             return self.ledger.state.commits[name]
         finals = [self.path(output) for output in (outputs if outputs is not None else [name])]
         hiddens = [self.hidden(os.path.relpath(final, self.root)) for final in finals]
@@ -117,14 +117,19 @@ class Run:
         here = [a for a in offer.artifacts if a.path not in offer.discarded]
         return offer if all(self.artifacts.is_intact(a, self.root / a.hidden) for a in here) else None
 
+    def take(self, offer: Offer) -> None:
+        """Commit a step that another run has done."""
+        self._commit(offer.step, offer.fingerprint, offer.artifacts, offer.facts, offer.discarded)
+
     def left_offers(self) -> list[Path]:
         """Files and folders of offers that were not taken."""
         paths = (self.root / a.hidden for offer in self.ledger.state.offers.values() for a in offer.artifacts)
         return [path for path in paths if path.exists()]
 
-    def sharded(self, name: str, inputs: Mapping[str, Any]) -> ShardedStep:
-        """A step whose files are committed one by one, so that a crash loses only those in flight."""
-        return ShardedStep(self, name, fingerprint(inputs))
+    def sharded(self, name: str, inputs: Mapping[str, Any], source: ShardedStep | None = None) -> ShardedStep:
+        """A step whose files are committed one by one, so that a crash loses only those in flight. Each is made from
+        the same shard of `source`, if that is given."""
+        return ShardedStep(self, name, fingerprint(inputs), source)
 
     def _commit(
         self, name: str, digest: str, artifacts: Sequence[Artifact], facts: Facts, discarded: Sequence[str] = ()
@@ -155,8 +160,8 @@ class Run:
 class ShardedStep:
     """A step that is committed shard by shard; see `Run.sharded`."""
 
-    def __init__(self, run: Run, name: str, digest: str) -> None:
-        self.run, self.name, self._digest = run, name, digest
+    def __init__(self, run: Run, name: str, digest: str, source: ShardedStep | None) -> None:
+        self.run, self.name, self._digest, self._source = run, name, digest, source
         run.path(name).mkdir(parents=True, exist_ok=True)
         for shard in self._shards.values():
             run._same_inputs(name, shard.facts["fingerprint"], digest)
@@ -168,11 +173,18 @@ class ShardedStep:
         state = self.run.ledger.state
         indices = sorted(index for step, index in state.offers if step == self.name and index is not None)
         for index in indices:
-            if not self.has(index) and (offer := self.run.offered(self.name, index, self._digest)) is not None:
+            if self.has(index) or (self._source and not self._source._is_as_offered(index)):
+                continue
+            if (offer := self.run.offered(self.name, index, self._digest)) is not None:
                 self._append(index, offer.artifacts[0], offer.facts)
         offer = self.run.offered(self.name, None, self._digest)
         if offer is not None and all(map(self.has, indices)) and self.run.committed(self.name) is None:
-            self.run._commit(self.name, self._digest, [], offer.facts)
+            self.run.take(offer)
+
+    def _is_as_offered(self, index: int) -> bool:
+        """Whether a shard has the bytes that another run's later steps were made from."""
+        offer = self.run.ledger.state.offers.get((self.name, index))
+        return self.has(index) and offer is not None and self._shards[index].artifact.files == offer.artifacts[0].files
 
     @property
     def _shards(self) -> dict[int, Any]:

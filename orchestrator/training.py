@@ -94,13 +94,14 @@ class Training:
 
     def _train(self, phase: str, pairs: Sequence[Commit], target: str, **limits: int) -> Commit:
         """One training from `init`; `target` is where its checkpoint, or its checkpoints, go."""
-        run = self.context.run
+        run, settings = self.context.run, self.context.job.train
         inputs = {
             "init": self.init.digest,
             "reference": self.reference.digest,
             "pairs": _hashes(pairs),
             "loss": asdict(self._loss_weights()),
-            "train": self.context.job.train.model_dump(mode="json", exclude=_HARMLESS),
+            "train": settings.model_dump(mode="json", exclude=_HARMLESS)
+            | {"learning_rate": at_round(settings.learning_rate, self.number)},
             "round": self.number,
             "seed": self._seed,
             "limits": limits,

@@ -46,6 +46,12 @@ def is_schedule(annotation: Any) -> bool:
     return any(get_origin(_bare(branch, ())[0]) is list for branch in branches)
 
 
+def schedule_at(key: Sequence[str | int]) -> bool:
+    """Whether the job takes one value a round at this key."""
+    found = _at(key)
+    return found is not None and is_schedule(found[0])
+
+
 def _at(key: Sequence[str | int]) -> tuple[Any, Sequence[Any]] | None:
     found: tuple[Any, Sequence[Any]] | None = (Job, ())
     for part in key:
