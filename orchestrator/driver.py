@@ -240,11 +240,12 @@ def _interruption(run: Run, received: Sequence[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _disk(root: Path) -> Iterator[None]:
-    """A disk that is full or became read-only, in words: nobody's bug, and the ledger survives it."""
+    """A disk that is full, became read-only or is closed to us, in words: nobody's bug; the ledger survives it."""
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        no_rights = error.errno in (errno.EACCES, errno.EPERM) and str(error.filename).startswith(str(root))
+        if not no_rights and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
             raise
         where = f" ({error.filename})" if error.filename else ""
         raise RatchetError(
