@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -194,6 +194,16 @@ class Case:
         shutil.rmtree(self.folder)
 
 
+@contextmanager
+def running(case: Case, fault: Fault | None = None) -> Iterator[BaseProcess]:
+    process = case.start(fault)
+    try:
+        yield process
+    finally:
+        if process.is_alive():
+            process.kill()  # a stopped process ends by nothing else
+
+
 def finish(process: BaseProcess, patience: float = PATIENCE) -> int:
     process.join(patience)
     if process.exitcode is None:
@@ -247,7 +257,8 @@ def _drive(case: Case, fault: Fault | None) -> None:
         print(f"{type(error).__name__}: {error}", flush=True)
         sys.exit(error.exit_code)
     finally:
-        (case.folder / "operations").write_text("\n".join(operations.done))
+        with suppress(OSError):  # files may be limited in size
+            (case.folder / "operations").write_text("\n".join(operations.done))
 
 
 # The job, and what is compared

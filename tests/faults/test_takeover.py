@@ -13,18 +13,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.ledger import Ledger
-from tests.faults.children import Case, Fault, Undisturbed, finish, note, wait_for, wait_until_stopped
+from tests.faults.children import Case, Fault, Undisturbed, finish, note, running, wait_for, wait_until_stopped
 from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
-
-
-@contextmanager
-def running(case: Case, fault: Fault | None = None) -> Iterator[BaseProcess]:
-    process = case.start(fault)
-    try:
-        yield process
-    finally:
-        if process.is_alive():
-            process.kill()  # a stopped process ends by nothing else
 
 
 def go_on(process: BaseProcess) -> int:
