@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -130,8 +131,9 @@ def fork(
     from orchestrator.fork import fork as make
 
     made = make(_below_home(run), new_run, overrides or [], from_round)
-    for step, shards in made.offered.items():
-        typer.echo(f"offered   {step}{f' ({shards} shards)' if shards else ''}")
+    for folder, steps in groupby(made.offered, key=lambda step: step.rpartition("/")[0]):
+        shards = {step: f" ({made.offered[step]} shards)" if made.offered[step] else "" for step in steps}
+        typer.echo(f"offered   {folder}: {', '.join(step.rpartition('/')[2] + n for step, n in shards.items())}")
     for step in made.removed:
         typer.echo(f"not here  {step}: what it made was removed, and is needed again")
     typer.echo(f"go on     ratchet run {new_run / 'job.yaml'}")

@@ -70,7 +70,8 @@ def fork(parent: Path, child: Path, overrides: Sequence[str] = (), from_round: i
     run_folder(after)  # refuses places where no run can live
     end = from_round or _NEVER
     again = _again(state, min(end, _first_change(before, after)))
-    steps = [s for s in dict.fromkeys((*state.shards, *state.commits)) if round_and_phase(s)[0] < end]
+    steps = sorted({*state.shards, *state.commits}, key=lambda step: (round_and_phase(step)[0], step))
+    steps = [step for step in steps if round_and_phase(step)[0] < end]
     building = child.with_name(f".{child.name}-{uuid.uuid4().hex}")  # until it is whole
     probe_links(building)
     try:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -144,7 +144,9 @@ def _check_promotions(state: State) -> Iterator[str]:
 
 
 def _count_strays(run_dir: Path, state: State) -> int:
-    known = {file.absolute() for _, file, _ in _files(run_dir, list(state.artifacts()))}
+    # An offer that was not taken lies where it was put.
+    offers = [replace(a, path=a.hidden) for offer in state.offers.values() for a in offer.artifacts]
+    known = {file.absolute() for _, file, _ in _files(run_dir, [*state.artifacts(), *offers])}
     found = (path for folder in ("baseline", "rounds") for path in (run_dir / folder).rglob("*"))
     strays = sum(1 for path in found if path.is_file() and path.absolute() not in known)
     return strays + sum(1 for path in (run_dir / "ledger").iterdir() if not (path.stem.isdigit() and path.suffix))

@@ -55,6 +55,7 @@ def test_without_changes_everything_is_taken_over(parent: Path, tmp_path: Path) 
     made = fork(parent, tmp_path / "child")
     assert made.removed == [] and made.offered["rounds/01/samples"] == 2
     assert status(tmp_path / "child")["state"] == "interrupted"
+    assert verify(tmp_path / "child").strays == 0
     workers = StandIns()
     run_job(tmp_path / "child/job.yaml", workers)
     assert work_of(workers) == NOTHING
@@ -334,7 +335,10 @@ def test_the_command_and_the_hint_that_leads_to_it(
         run_job(tmp_path / "tiny.yaml", StandIns(), "loss.beta=0.2")
     assert ratchet("fork", parent, tmp_path / "child", "loss.beta=0.2", "--from-round", "2") == 0
     said = capsys.readouterr().out.splitlines()
-    assert "offered   rounds/01/samples (2 shards)" in said
+    assert said[:2] == [
+        "offered   baseline: evaluation, prompts",
+        "offered   rounds/01: evaluation, pairs, prompts, reference, samples (2 shards), train, verdicts (2 shards)",
+    ]
     assert said[-1] == f"go on     ratchet run {tmp_path / 'child/job.yaml'}"
     assert yaml.safe_load((tmp_path / "child/job.yaml").read_text())["loss"]["beta"] == 0.2
     assert ratchet("status", tmp_path / "child", "--json") == 0
