@@ -11,40 +11,32 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import sys
 import uuid
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator import durable
 from orchestrator.artifacts import Artifacts
-from orchestrator.config import Job, at_round, is_harmless
-from orchestrator.driver import KEPT_MODEL, KEPT_PROBLEMS, identity
+from orchestrator.config import Job
+from orchestrator.driver import KEPT_MODEL, identity
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.jobfile import changed_keys, parse_job, resolved_yaml
+from orchestrator.fork_job import NEVER, first_change, jobs
+from orchestrator.jobfile import resolved_yaml
 from orchestrator.ledger import Artifact, Offer, State, probe_links
 from orchestrator.places import run_folder
 from orchestrator.run import Run, remove
 from orchestrator.status import open_run, round_and_phase
-from orchestrator.wanted import schedule_at
-
-# What a run keeps of its job's sources, by the section of the job that it was made from: to be taken before anything
-# else is asked for.
-_KEPT = {KEPT_MODEL: "model", KEPT_PROBLEMS: "data"}
-_NEVER = sys.maxsize
 
 
 @dataclass
 class Fork:
     """What a new run was offered."""
 
-    offered: dict[str, int] = field(default_factory=dict)
+    offered: dict[str, int]
     """Number of shards, or 0, by step."""
-    removed: list[str] = field(default_factory=list)
+    removed: list[str]
     """Steps that are not offered, since their checkpoints were removed and are needed."""
 
 
@@ -57,68 +49,45 @@ def fork(parent: Path, child: Path, overrides: Sequence[str] = (), from_round: i
     """
     parent, child = parent.absolute(), child.absolute()
     state = open_run(parent).state
-    if not state.configs:
-        raise BadInput(f"{parent}: this run was never started, so there is nothing to take over")
-    known = sorted({round_and_phase(step)[0] for step in (*state.commits, *state.shards)} - {0})
-    if from_round is not None and from_round not in known:
-        raise BadInput(
-            f"{parent}: there is no round {from_round}; its rounds are {', '.join(map(str, known)) or 'none'}"
-        )
-    if child.is_file() or (child.is_dir() and any(child.iterdir())):
-        raise BadInput(f"{child}: exists already. Choose another folder for the new run.")
-    before, after, kept = _jobs(state, child, overrides)
+    _check(parent, state, child, from_round)
+    before, after, kept = jobs(state, child, overrides)
     run_folder(after)  # refuses places where no run can live
-    end = from_round or _NEVER
-    again = _again(state, min(end, _first_change(before, after)))
+    end = from_round or NEVER
+    again = _again(state, min(end, first_change(before, after)))
     steps = sorted({*state.shards, *state.commits}, key=lambda step: (round_and_phase(step)[0], step))
     steps = [step for step in steps if round_and_phase(step)[0] < end]
+    offered = {step: len(state.shards.get(step, {})) for step in steps if step not in again}
     building = child.with_name(f".{child.name}-{uuid.uuid4().hex}")  # until it is whole
     probe_links(building)
     try:
         run = Run(building)
         run.claim(identity())
         run.append("config", _config(state, parent, child, after, kept, overrides))
-        for step in steps:
-            if step not in again:
-                _offer(run, Artifacts(parent), state, step)
-        for step in kept:
+        for step in offered:
+            _offer(run, Artifacts(parent), state, step)
+        for step in kept:  # sources are looked for before any step is
             run.take(run.ledger.state.offers[step, None])
         run.end("interrupted", f"forked from {parent}, and not started yet")
-        said = shlex.join(["ratchet", "fork", str(parent), str(child), *overrides])
+        option = [f"--from-round={from_round}"] if from_round else []
+        said = shlex.join(["ratchet", "fork", *option, str(parent), str(child), *overrides])
         durable.replace(building / "job.yaml", f"# Made by: {said}\n{resolved_yaml(after)}".encode())
         os.rename(building, child)
     except BaseException:
         remove(building)
         raise
     durable.sync(child.parent)
-    return Fork({s: len(state.shards.get(s, {})) for s in steps if s not in again}, [s for s in steps if s in again])
+    return Fork(offered, [step for step in steps if step in again])
 
 
-def _jobs(state: State, child: Path, overrides: Sequence[str]) -> tuple[Job, Job, list[str]]:
-    """The parent's job, the child's, both with absolute paths; and which kept sources serve the child too."""
-    if any(override.partition("=")[0] == "run_dir" for override in overrides):
-        raise BadInput(f"run_dir: the new run's folder is {child}")
-    config, path = state.configs[-1], child / "job.yaml"
-    kept = [step for step in _KEPT if step in state.commits]
-    folders = [*config.get("folders", []), str(Path.cwd())]
-    before = parse_job(yaml.safe_dump(_absolute(config["job"], folders, kept)), path).job
-    base = before.model_dump(mode="json") | {"name": child.name, "run_dir": str(child)}
-    # One experiment for both, where they can be compared.
-    base["tracking"] |= {"experiment": before.tracking.experiment or before.name}
-    after = parse_job(yaml.safe_dump(base), path, overrides).job
-    kept = [step for step in kept if getattr(after, _KEPT[step]) == getattr(before, _KEPT[step])]
-    return before, Job.model_validate(_absolute(after.model_dump(mode="json"), folders, kept)), kept
-
-
-def _absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str]) -> dict[str, Any]:
-    """The job with absolute paths wherever it names something in one of the folders, but for sources that are kept."""
-    job = job | {"data": {k: dict(v) if isinstance(v, dict) else v for k, v in job["data"].items()}}
-    sources = [] if KEPT_PROBLEMS in kept else [(job["data"][split], "path") for split in ("train", "gate", "test")]
-    for section, key in (*sources, *([] if KEPT_MODEL in kept else [(job, "model")])):
-        if section[key]:
-            places = [Path(folder) / Path(section[key]).expanduser() for folder in folders]
-            section[key] = next((str(place.resolve()) for place in places if place.exists()), section[key])
-    return job
+def _check(parent: Path, state: State, child: Path, from_round: int | None) -> None:
+    if not state.configs:
+        raise BadInput(f"{parent}: this run was never started, so there is nothing to take over")
+    known = sorted({round_and_phase(step)[0] for step in (*state.commits, *state.shards)} - {0})
+    if from_round is not None and from_round not in known:
+        rounds = ", ".join(map(str, known)) or "none"
+        raise BadInput(f"{parent}: there is no round {from_round}; its rounds are {rounds}")
+    if child.is_file() or (child.is_dir() and any(child.iterdir())):
+        raise BadInput(f"{child}: exists already. Choose another folder for the new run.")
 
 
 def _config(
@@ -135,20 +104,6 @@ def _config(
         "overrides": list(overrides),
         "parent": {"run": str(parent), "run_id": parent_config["run_id"]},
     }
-
-
-def _first_change(before: Job, after: Job) -> int:
-    """The first round that other settings can change."""
-    first = _NEVER
-    for key, old, new in changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json")):
-        if is_harmless(key) or key == "name" or key.startswith("promotion."):
-            continue  # these change no file
-        if not schedule_at(key.split(".")):
-            return 1
-        ends = [len(value) if isinstance(value, list) else 1 for value in (old, new)]
-        rounds = range(1, max(ends) + 1)
-        first = min(first, next(n for n in rounds if n == max(ends) or at_round(old, n) != at_round(new, n)))
-    return first
 
 
 def _again(state: State, first: int) -> set[str]:

@@ -1,0 +1,62 @@
+"""The job of a forked run: its parent's with other settings, and the first round that these touch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.config import Job, at_round, is_harmless
+from orchestrator.driver import KEPT_MODEL, KEPT_PROBLEMS
+from orchestrator.errors import BadInput
+from orchestrator.jobfile import changed_keys, parse_job
+from orchestrator.ledger import State
+from orchestrator.wanted import schedule_at
+
+# What a run keeps of its job's sources, by the section of the job that it was made from.
+_KEPT = {KEPT_MODEL: "model", KEPT_PROBLEMS: "data"}
+NEVER = sys.maxsize
+
+
+def jobs(state: State, child: Path, overrides: Sequence[str]) -> tuple[Job, Job, list[str]]:
+    """The parent's job, the child's, both with absolute paths; and which kept sources serve the child too."""
+    if any(override.partition("=")[0] == "run_dir" for override in overrides):
+        raise BadInput(f"run_dir: the new run's folder is {child}")
+    config, path = state.configs[-1], child / "job.yaml"
+    kept = [step for step in _KEPT if step in state.commits]
+    folders = [*config.get("folders", []), str(Path.cwd())]
+    before = parse_job(yaml.safe_dump(_absolute(config["job"], folders, kept)), path).job
+    base = before.model_dump(mode="json") | {"name": child.name, "run_dir": str(child)}
+    # One experiment for both, where they can be compared.
+    base["tracking"] |= {"experiment": before.tracking.experiment or before.name}
+    after = parse_job(yaml.safe_dump(base), path, overrides).job
+    kept = [step for step in kept if getattr(after, _KEPT[step]) == getattr(before, _KEPT[step])]
+    return before, Job.model_validate(_absolute(after.model_dump(mode="json"), folders, kept)), kept
+
+
+def _absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str]) -> dict[str, Any]:
+    """The job with absolute paths wherever it names something in one of the folders, but for sources that are kept."""
+    job = job | {"data": {k: dict(v) if isinstance(v, dict) else v for k, v in job["data"].items()}}
+    sources = [] if KEPT_PROBLEMS in kept else [(job["data"][split], "path") for split in ("train", "gate", "test")]
+    for section, key in (*sources, *([] if KEPT_MODEL in kept else [(job, "model")])):
+        if section[key]:
+            places = [Path(folder) / Path(section[key]).expanduser() for folder in folders]
+            section[key] = next((str(place.resolve()) for place in places if place.exists()), section[key])
+    return job
+
+
+def first_change(before: Job, after: Job) -> int:
+    """The first round that other settings can change."""
+    first = NEVER
+    for key, old, new in changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json")):
+        if is_harmless(key) or key == "name" or key.startswith("promotion."):
+            continue  # these change no file
+        if not schedule_at(key.split(".")):
+            return 1
+        ends = [len(value) if isinstance(value, list) else 1 for value in (old, new)]
+        rounds = range(1, max(ends) + 1)
+        first = min(first, next(n for n in rounds if n == max(ends) or at_round(old, n) != at_round(new, n)))
+    return first
