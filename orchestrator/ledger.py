@@ -1,6 +1,7 @@
 """The ledger: a run's only truth. One immutable file a record; the order of the numbers is the order of events.
 
-    ledger/00000000.json   {"schema": 1, "number": 0, "epoch": 1, "kind": "claim", "time": ..., "data": {...}}
+    ledger/00000000.json   {"schema": 1, "number": 0, "epoch": 1, "kind": "claim", "time": ..., "data": {...},
+                            "check": fingerprint of all the rest}
 
 - **Append** puts the next number if it is absent (see `durable.put_if_absent`). No locks, no clocks.
 - **Claim**: a driver's first record carries the next epoch. The newest claim wins: when an older
@@ -21,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.durable import canonical, put_if_absent
+from orchestrator.durable import canonical, fingerprint, put_if_absent
 from orchestrator.errors import BadInput, Damaged, Displaced
 
 SCHEMA = 1
@@ -229,7 +230,8 @@ class Ledger:
             "time": record.time,
             "data": data,
         }
-        if not put_if_absent(self._path(number), canonical(document) + b"\n"):
+        as_read = json.loads(canonical(document))  # where the keys of every object are strings
+        if not put_if_absent(self._path(number), canonical(document | {"check": fingerprint(as_read)}) + b"\n"):
             return False
         self.records.append(record)
         self.state.apply(record)
@@ -250,6 +252,9 @@ def read_record(path: Path, number: int) -> Record:
         document = json.loads(path.read_bytes())
         if document["schema"] > SCHEMA:
             raise BadInput(f"{path}: written by a newer Ratchet (schema {document['schema']}, this one knows {SCHEMA})")
+        check = document.pop("check", None)  # the first runs wrote none
+        if check is not None and check != fingerprint(document):
+            raise ValueError("what it says does not match its `check`")
         record = Record(document["number"], document["epoch"], document["kind"], document["time"], document["data"])
         if record.number != number:
             raise ValueError(f"it says number {record.number}")
