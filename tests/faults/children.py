@@ -316,6 +316,13 @@ class Undisturbed:
         assert sorted(found) == sorted(self.tree)
         assert [name for name, content in found.items() if content != self.tree[name]] == []
 
+    def require_committed(self, run: Path) -> None:
+        """As `require_same`, but what nobody committed may lie about."""
+        assert history(run) == self.history
+        assert (run / "CURRENT").read_text() == "rounds/02/checkpoint\n"
+        found = tree(run)
+        assert [name for name, content in self.tree.items() if found.get(name, "missing") != content] == []
+
 
 def undisturbed(folder: Path, **changes: Any) -> Undisturbed:
     job = small_project(folder, **changes)
