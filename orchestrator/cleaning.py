@@ -16,7 +16,7 @@ from orchestrator.status import open_run
 # Names that only a driver at work gives: what a step is writing (rounds/01/.pairs-e2), what stood in the way of a
 # committed file, and the temporary files of `durable`.
 _TEMPORARY = re.compile(r"\.(.+-e\d+|stray-[0-9a-f]{8}-.+|.+\.[0-9a-f]{32}|probe-\d+-\d+)")
-_STATES = re.compile(r"\.(.+)-state")
+_STATES = re.compile(r"\.(.+)-state-of-\d+")
 
 
 @dataclass(frozen=True)

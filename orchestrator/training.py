@@ -107,22 +107,42 @@ class Training:
             "limits": limits,
         }
 
-        step, states = f"{self.folder}/{phase}", run.path(f"{self.folder}/.{phase}-state")
+        step = f"{self.folder}/{phase}"
 
         def work(output: Path, checkpoint: Path) -> Facts:
             output.mkdir()
             plan = self._plan(pairs, output, checkpoint, limits)
-            keep = self.context.job.keep.training_states
+            states, keep = self._own_states(phase), self.context.job.keep.training_states
             plan = replace(plan, state_dir=str(states), identity=durable.fingerprint(inputs), keep_states=keep)
             return self.context.workers.trainers().train(plan, str(run.path(f"{self.folder}/reference/00000.parquet")))
 
         commit = run.step(step, inputs, work, outputs=[step, target])
-        shutil.rmtree(states, ignore_errors=True)  # of use only while the training was unfinished
+        for states in self._states(phase):
+            shutil.rmtree(states, ignore_errors=True)  # of use only while the training was unfinished
         facts = commit.facts
         resumed = f", resumed after step {facts['resumed_from']}" if facts.get("resumed_from") else ""
         speed = f"{facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s"
         self._say(phase, f"{facts['steps']} steps{resumed}, {speed}")
         return commit
+
+    def _states(self, phase: str) -> list[Path]:
+        """Folders of saved states that drivers left, the newest driver's last."""
+        found = self.context.run.path(self.folder).glob(f".{phase}-state-of-*")
+        return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+    def _own_states(self, phase: str) -> Path:
+        """This driver's folder of saved states: that of the driver before it, under another name, so that ranks which
+        outlive that driver write where nobody looks."""
+        found, own = (
+            self._states(phase),
+            self.context.run.path(f"{self.folder}/.{phase}-state-of-{self.context.run.epoch}"),
+        )
+        if found and own not in found:
+            found.pop().rename(own)
+        for left in found:
+            if left != own:
+                shutil.rmtree(left, ignore_errors=True)
+        return own
 
     def _plan(self, pairs: Sequence[Commit], output: Path, checkpoint: Path, limits: dict[str, Any]) -> TrainingPlan:
         run, settings = self.context.run, self.context.job.train

@@ -34,6 +34,7 @@ class Head:
     """Ray's own, for `cluster.address`."""
     dashboard: str
     environment: dict[str, str]
+    pid: int = 0
 
     def ray(self, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command of Ray's own command line."""
@@ -47,6 +48,15 @@ class Head:
             text=True,
             check=False,
         )
+
+    def crash(self) -> list[psutil.Process]:
+        """kill -9 the head's servers alone; returns everything else that it had started."""
+        everyone = psutil.Process(self.pid).children(recursive=True)
+        servers = [p for p in everyone if p.name() in ("raylet", "gcs_server")]
+        assert len(servers) == 2
+        for server in servers:
+            server.kill()
+        return [p for p in everyone if p not in servers]
 
 
 @contextlib.contextmanager
@@ -78,7 +88,7 @@ def ray_head(cwd: Path, token: bool, **environment: str) -> Iterator[Head]:
     try:
         _wait(process, dashboard, secret, folder / "log")
         client = everything | {"RAY_API_SERVER_ADDRESS": dashboard}
-        yield Head(f"127.0.0.1:{ports['port']}", dashboard, client)
+        yield Head(f"127.0.0.1:{ports['port']}", dashboard, client, process.pid)
     finally:
         _end(process)
         shutil.rmtree(folder, ignore_errors=True)

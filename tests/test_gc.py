@@ -108,11 +108,11 @@ def littered(tmp_path: Path) -> tuple[Path, Path, set[str]]:
         "rounds/03/.pairs-e1/00000.parquet": "rounds/03/.pairs-e1",
         "rounds/04/samples/.00001.parquet-e1": "rounds/04/samples/.00001.parquet-e1",
         "rounds/02/.stray-0123abcd-pairs/x": "rounds/02/.stray-0123abcd-pairs",
-        "rounds/02/.train-state/000004/x": "rounds/02/.train-state",
+        "rounds/02/.train-state-of-1/000004/x": "rounds/02/.train-state-of-1",
         f"ledger/.00000077.json.{'a' * 32}": f"ledger/.00000077.json.{'a' * 32}",
         f".driver.json.{'b' * 32}": f".driver.json.{'b' * 32}",
     }
-    precious = ["notes.txt", "rounds/02/notes.txt", "rounds/04/.train-state/x", ".hidden", "logs/.old-e1"]
+    precious = ["notes.txt", "rounds/02/notes.txt", "rounds/04/.train-state-of-1/x", ".hidden", "logs/.old-e1"]
     for name in (*rubbish, *precious):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("text")

@@ -131,3 +131,29 @@ def test_settings_that_make_no_sense_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BadInput) as refused:
             load_job(job)
         assert said in str(refused.value), refused.value
+
+
+class Leaving(StandIns):
+    """Leaves a state of the training behind and dies, twice; then trains."""
+
+    def watch(self, plan: TrainingPlan) -> None:
+        states = Path(plan.state_dir)
+        found = sorted(path.name for path in states.iterdir()) if states.is_dir() else []
+        assert found == [str(i) for i in range(self.lives)]
+        if self.lives < 2:
+            (states / str(self.lives)).mkdir(parents=True)
+            self.lives += 1
+            raise KeyboardInterrupt
+
+    lives = 0
+
+
+def test_saved_states_pass_to_the_next_driver_and_go_when_the_training_is_committed(tmp_path: Path) -> None:
+    job, workers = make_project(tmp_path, rounds=1), Leaving()
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_job(job, workers)
+        [states] = (tmp_path / "run/rounds/01").glob(".train-state-of-*")
+    assert states.name == ".train-state-of-2"
+    run_job(job, workers)
+    assert not list((tmp_path / "run/rounds/01").glob(".*"))

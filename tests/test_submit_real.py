@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pytest
 
 from orchestrator.ledger import Ledger
@@ -83,13 +84,40 @@ def test_a_submitted_job_is_stopped_and_resumed_by_every_form(head: Head) -> Non
     assert records(runs)[-1] == ("end", "interrupted"), head.ray("job", "logs", "first", cwd=PROJECT).stdout
     done = {step for kind, step in records(runs) if kind == "commit"}
     # Resumed as the shipped copy, whose workers import what was shipped; then finished already in every other form.
-    for form in (("--working-dir", ".", "--", *bare), bare, ("--", "python", "-m", "orchestrator", "run", *bare)):
+    direct, module = ("./jobs/irpo.yaml", *TINY), ("python", "-m", "orchestrator", "run", *bare)
+    for form in (("--working-dir", ".", "--", *bare), bare, ("--", *direct), ("--", *module)):
         code, output = submit(head, *form)
         assert code == 0, output
         assert f"finished; the report is {runs}/report.md" in output
         assert records(runs)[-1] == ("end", "finished")
     commits = [step for kind, step in records(runs) if kind == "commit"]
     assert len(commits) == len(set(commits)) and done < set(commits)
+
+
+@pytest.mark.full
+def test_a_head_that_dies_in_mid_round_costs_the_work_in_flight(tmp_path: Path) -> None:
+    run = tmp_path / "runs/irpo"
+    with ray_head(PROJECT, token=False, RATCHET_HOME=str(tmp_path)) as head:
+        code, output = submit(head, "jobs/irpo.yaml", *TINY, options=("--no-wait",))
+        assert code == 0, output
+        deadline = time.monotonic() + PATIENCE
+        while ("shard", "rounds/01/samples") not in records(run):
+            assert time.monotonic() < deadline, output
+            time.sleep(0.1)
+        left = head.crash()
+        # The driver and the workers notice and end by themselves; Ray's agents wait for it a minute longer.
+        _, alive = psutil.wait_procs(left, timeout=180)
+        names = [" ".join(process.cmdline()) for process in alive]
+        for process in alive:
+            process.kill()
+        assert not [name for name in names if "orchestrator" in name or "ray::" in name], names
+    before = records(run)
+    with ray_head(PROJECT, token=False, RATCHET_HOME=str(tmp_path)) as head:
+        code, output = submit(head, "jobs/irpo.yaml", *TINY)
+    assert code == 0, output
+    assert records(run)[: len(before)] == before and records(run)[-1] == ("end", "finished")
+    commits = [step for kind, step in records(run) if kind == "commit"]
+    assert len(commits) == len(set(commits))
 
 
 @pytest.mark.full

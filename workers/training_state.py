@@ -1,10 +1,10 @@
 """Saved states of an unfinished training: a crash costs what was trained since the last one.
 
-    .training-state/000040/            the state after step 40, visible only once it is whole
+    .train-state-of-2/000040/          the state after step 40, visible only once it is whole
         ranks/...                      what DeepSpeed saves: weights, float32 masters, moments, one file a rank
         progress.json                  the metrics of the steps so far
         manifest.json                  what it is a state of, and size and sha256 of each file
-    .training-state/exports/000020/    checkpoints exported on the way, until the training ends
+    .train-state-of-2/exports/000020/  checkpoints exported on the way, until the training ends
 
 Nothing is trusted for its name: a state is loaded only if its manifest names this very training and this
 number of ranks, and every file's hash is right. Training draws no random numbers (no dropout; the order of
