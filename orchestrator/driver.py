@@ -249,7 +249,7 @@ def _disk(root: Path) -> Iterator[None]:
             raise
         where = f" ({error.filename})" if error.filename else ""
         raise RatchetError(
-            f"{root}: cannot be written: {os.strerror(error.errno)}{where}. What is committed is kept: see to "
+            f"{root}: cannot be written: {error.strerror}{where}. What is committed is kept: see to "
             "the disk, and the same command goes on from here."
         ) from error
 
