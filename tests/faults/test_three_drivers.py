@@ -1,0 +1,171 @@
+"""Three drivers of one run folder in any interleaving, also in the middle of one another's steps.
+
+tests/test_ledger.py does so with records alone; here they carry files, and every driver writes other bytes, so that
+whoever overwrites what another one has committed is found out.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from orchestrator.artifacts import Artifacts
+from orchestrator.durable import put_if_absent, sha256
+from orchestrator.errors import Damaged, Displaced
+from orchestrator.ledger import Ledger
+from orchestrator.run import Run
+
+STEPS = ("rounds/01/pairs", "rounds/01/train", "rounds/02/pairs")
+SHARDED = "rounds/01/samples"
+REFUSALS = (Displaced, Damaged, FileNotFoundError)
+"""What a driver that was overtaken may meet: its successor's claim, or that its files were tidied away."""
+
+drivers = st.integers(0, 2)
+others = st.none() | drivers
+
+
+class Drivers(RuleBasedStateMachine):
+    @initialize()
+    def begin(self) -> None:
+        self.root = Path(tempfile.mkdtemp(dir="/dev/shm" if os.access("/dev/shm", os.W_OK) else None))
+        self.runs: list[Run | None] = [None, None, None]
+        self.newest: int | None = None  # who claimed last
+        self.num_claims = self.num_written = 0
+        self.committed: dict[str, bytes] = {}
+        self.discarded: set[str] = set()
+        self.records: dict[str, bytes] = {}
+
+    def content(self) -> bytes:
+        self.num_written += 1
+        return f"content {self.num_written}".encode()
+
+    @rule(i=drivers)
+    def claim(self, i: int) -> None:
+        run = Run(self.root)
+        run.claim({"pid": i})
+        self.num_claims += 1
+        assert run.epoch == self.num_claims
+        self.runs[i], self.newest = run, i
+
+    @rule(i=drivers, name=st.sampled_from(STEPS), intruder=others, claims=st.booleans(), works=st.booleans())
+    def step(self, i: int, name: str, intruder: int | None, claims: bool, works: bool) -> None:
+        """Driver i does a step; while it works, another one may claim the run, and may do the same step."""
+        if (run := self.runs[i]) is None:
+            return
+        mine, worked = self.content(), False
+
+        def work(hidden: Path) -> dict[str, Any]:
+            nonlocal worked
+            worked = True
+            hidden.mkdir()
+            (hidden / "x").write_bytes(mine)
+            if intruder is not None and intruder != i:
+                if claims:
+                    self.claim(intruder)
+                if works:
+                    self.step(intruder, name, None, False, False)
+            return {}
+
+        try:
+            run.step(name, {"of": name}, work)
+        except REFUSALS:
+            assert self.newest != i or self.runs[i] is not run
+            return
+        if worked:
+            assert self.newest == i and self.runs[i] is run and name not in self.committed
+            self.committed[name] = mine
+
+    @rule(i=drivers, index=st.integers(0, 2), intruder=others)
+    def shard(self, i: int, index: int, intruder: int | None) -> None:
+        if (run := self.runs[i]) is None:
+            return
+        mine = self.content()
+        try:
+            step = run.sharded(SHARDED, {})
+            known = step.has(index)
+            step.hidden(index).write_bytes(mine)
+            file = {"size": len(mine), "sha256": sha256(step.hidden(index))}
+            if intruder is not None:
+                self.claim(intruder)
+            step.commit(index, {"file": file})
+        except REFUSALS:
+            assert self.newest != i or self.runs[i] is not run
+            return
+        if not known:
+            assert self.newest == i and self.runs[i] is run
+            self.committed[f"{SHARDED}/{index:05d}.parquet"] = mine
+
+    @rule(i=drivers, name=st.sampled_from(STEPS))
+    def discard(self, i: int, name: str) -> None:
+        if (run := self.runs[i]) is None or run.committed(name) is None:
+            return
+        known = name in run.ledger.state.discarded
+        try:
+            run.discard(name)
+        except Displaced:
+            assert self.newest != i
+            return
+        if not known:
+            assert self.newest == i
+            self.discarded.add(name)
+
+    @rule(i=drivers)
+    def end(self, i: int) -> None:
+        if (run := self.runs[i]) is None:
+            return
+        said = run.ledger.state.end is not None
+        try:
+            run.end("finished", "")
+        except Displaced:
+            assert self.newest != i
+        else:
+            assert said or self.newest == i
+
+    @rule(i=drivers)
+    def read(self, i: int) -> None:
+        if (run := self.runs[i]) is not None:
+            run.ledger.refresh()
+
+    @rule(number=st.integers(0, 40))
+    def put_in_its_place(self, number: int) -> None:
+        """A name that is taken stays as it is."""
+        if (path := self.root / f"ledger/{number:08d}.json").exists():
+            assert not put_if_absent(path, b"another")
+
+    @invariant()
+    def the_ledger_only_grows(self) -> None:
+        reader = Ledger(self.root / "ledger")
+        assert [record.number for record in reader.records] == list(range(len(reader.records)))
+        epochs = [record.epoch for record in reader.records]
+        assert epochs == sorted(epochs)
+        claims = [record.epoch for record in reader.records if record.kind == "claim"]
+        assert claims == list(range(1, self.num_claims + 1))
+        now = {path.name: path.read_bytes() for path in (self.root / "ledger").glob("*.json")}
+        assert now | self.records == now, "a record was changed or has gone"
+        self.records = now
+
+    @invariant()
+    def what_is_committed_stays(self) -> None:
+        at, state = Artifacts(self.root), Ledger(self.root / "ledger").state
+        assert state.discarded == self.discarded
+        found = {artifact.path: artifact for artifact in state.artifacts()}
+        assert set(found) == set(self.committed) - self.discarded
+        for path, artifact in found.items():
+            place = at.verify(artifact)
+            assert (place / "x" if place.is_dir() else place).read_bytes() == self.committed[path]
+        assert not any((self.root / path).exists() for path in self.discarded)
+
+    def teardown(self) -> None:
+        if hasattr(self, "root"):
+            shutil.rmtree(self.root)
+
+
+TestThreeDrivers = Drivers.TestCase
+TestThreeDrivers.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
