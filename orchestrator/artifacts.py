@@ -31,12 +31,16 @@ class Artifacts:
             file = hidden / name if name else hidden
             sync(file)
             files[name] = {"size": file.stat().st_size, "sha256": sha256(file)}
-        for folder in {(hidden / name).parent for name in names}:
+        for folder in {f for name in names for f in (hidden / name).parents if f.is_relative_to(hidden)}:
             sync(folder)
         return self.declare(hidden, path, files)
 
     def declare(self, hidden: Path, path: Path, files: dict[str, dict[str, Any]]) -> Artifact:
-        """An artifact whose worker has synced and hashed its files already."""
+        """An artifact whose worker has synced and hashed its files already. Their names are made durable here."""
+        for folder in hidden.parents:
+            sync(folder)
+            if folder == self.root:
+                break
         relative = [os.path.relpath(p, self.root) for p in (path, hidden)]
         return Artifact(relative[0], relative[1], files)
 

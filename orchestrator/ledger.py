@@ -22,7 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.durable import canonical, fingerprint, put_if_absent
+from orchestrator.durable import canonical, fingerprint, put_if_absent, sync
 from orchestrator.errors import BadInput, Damaged, Displaced
 
 SCHEMA = 1
@@ -187,6 +187,9 @@ class Ledger:
     def claim(self, driver: dict[str, Any]) -> int:
         """Become the run's driver; returns the epoch. Displaces whoever drove it before."""
         self.folder.mkdir(parents=True, exist_ok=True)
+        sync(self.folder.parent)
+        with contextlib.suppress(PermissionError):  # the folder of runs may be somebody else's
+            sync(self.folder.parent.parent)
         while True:
             self.refresh()
             epoch = self.state.epoch + 1
