@@ -49,6 +49,7 @@ class Artifacts:
         hidden, final = self.root / artifact.hidden, self.root / artifact.path
         if not hidden.exists():
             return
+        require_below(self.root, final)
         if final.exists():
             if self.is_intact(artifact):
                 return  # what is hidden is a late duplicate, left for the removal of orphans
@@ -94,6 +95,12 @@ class Artifacts:
                 raise Damaged(f"{file}: not what was committed (size or sha256 differs). Restore it from a copy.")
             self._verified.add(key)
         return final
+
+
+def require_below(root: Path, path: Path) -> None:
+    """Raise Damaged where a link leads a path of the run out of it: a run may come from somebody else."""
+    if not path.parent.resolve().is_relative_to(root.resolve()):
+        raise Damaged(f"{path}: leads out of the run, to {path.parent.resolve()}")
 
 
 def _files_below(folder: Path) -> list[str]:

@@ -368,8 +368,8 @@ class Keep(Settings):
 
     checkpoints: Count | None = None
     """Promoted checkpoints that are kept, the newest first; the reference and the best always are. Null keeps all."""
-    training_states: Count = 1
-    """Saved states of an unfinished training that are kept."""
+    training_states: CountOrZero = 1
+    """Saved states of an unfinished training that are kept; 0 saves none, and a crash costs the round's training."""
 
 
 class Cluster(Settings):

@@ -86,6 +86,8 @@ def _check(parent: Path, state: State, child: Path, from_round: int | None) -> N
     if from_round is not None and from_round not in known:
         rounds = ", ".join(map(str, known)) or "none"
         raise BadInput(f"{parent}: there is no round {from_round}; its rounds are {rounds}")
+    if child.resolve().is_relative_to(parent.resolve()):
+        raise BadInput(f"{child}: lies in the run that it is forked from. Choose a folder outside of it.")
     if child.is_file() or (child.is_dir() and any(child.iterdir())):
         raise BadInput(f"{child}: exists already. Choose another folder for the new run.")
 

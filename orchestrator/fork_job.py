@@ -52,8 +52,8 @@ def first_change(before: Job, after: Job) -> int:
     """The first round that other settings can change."""
     first = NEVER
     for key, old, new in changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json")):
-        if is_harmless(key) or key == "name" or key.startswith("promotion."):
-            continue  # these change no file
+        if is_harmless(key) or key == "name":
+            continue  # these change no file, and no reference
         if not schedule_at(key.split(".")):
             return 1
         ends = [len(value) if isinstance(value, list) else 1 for value in (old, new)]

@@ -261,9 +261,30 @@ def read_record(path: Path, number: int) -> Record:
         record = Record(document["number"], document["epoch"], document["kind"], document["time"], document["data"])
         if record.number != number:
             raise ValueError(f"it says number {record.number}")
+        for name in _paths(record.data):
+            _require_inside(name)
         return record
-    except (ValueError, KeyError, TypeError) as error:
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Damaged(f"{path}: this ledger record cannot be read ({error.strerror})") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise Damaged(f"{path}: this ledger record is damaged ({error}). Restore it from a copy of the run.") from error
+
+
+def _paths(data: dict[str, Any]) -> Iterator[str]:
+    """Every name in a record by which files are made, moved or removed."""
+    yield from data.get("paths", [])
+    yield from data.get("discarded", [])
+    yield from (data[key] for key in ("step",) if key in data)
+    for artifact in [*data.get("artifacts", []), *([data["artifact"]] if "artifact" in data else [])]:
+        yield from (artifact["path"], artifact["hidden"], *artifact["files"])
+
+
+def _require_inside(name: str) -> None:
+    """A run may come from somebody else: its records must not reach outside of it."""
+    if os.path.isabs(name) or ".." in name.split("/"):
+        raise ValueError(f"{name!r} is not a path inside the run")
 
 
 def probe_links(folder: Path) -> None:

@@ -105,6 +105,7 @@ class Round:
         per_prompt = at_round(settings.per_prompt, self.number)
         seed = self.context.seed("pairs", self.number)
         inputs = {
+            "prompts": hashes(self.context.run.ledger.state.commits[f"{self.folder}/prompts"]),
             "graded": graded.hashes,
             "per_prompt": per_prompt,
             "gold_as_chosen": settings.gold_as_chosen,

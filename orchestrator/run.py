@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts import Artifacts
+from orchestrator.artifacts import Artifacts, require_below
 from orchestrator.durable import fingerprint
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger, Offer
@@ -35,6 +35,7 @@ class Run:
         for artifact in self.ledger.state.artifacts():
             self.artifacts.reveal(artifact)
         for path in self.ledger.state.discarded:
+            require_below(self.root, self.root / path)
             remove(self.root / path)
         self._remove_orphans()
 
@@ -47,11 +48,11 @@ class Run:
 
     def end(self, state: EndState, reason: str) -> None:
         """Say how this driver ended, once: a run that is finished does not finish again."""
-        if state == "finished":
-            for path in self.left_offers():
-                remove(path)
         if self.ledger.claimed and (self.ledger.state.end or {}).get("state") != state:
             self.append("end", {"state": state, "reason": reason})
+        if state == "finished":  # said first: a driver that was overtaken leaves the offers to its successor
+            for path in self.left_offers():
+                remove(path)
 
     def path(self, name: str) -> Path:
         return self.root / name
@@ -178,7 +179,8 @@ class ShardedStep:
             if (offer := self.run.offered(self.name, index, self._digest)) is not None:
                 self._append(index, offer.artifacts[0], offer.facts)
         offer = self.run.offered(self.name, None, self._digest)
-        if offer is not None and all(map(self.has, indices)) and self.run.committed(self.name) is None:
+        whole = bool(indices) and all(map(self._is_as_offered, indices))
+        if offer is not None and whole and self.run.committed(self.name) is None:
             self.run.take(offer)
 
     def _is_as_offered(self, index: int) -> bool:

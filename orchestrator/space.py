@@ -57,7 +57,8 @@ def round_need(job: Job, number: int, seed_model: Path, problems: Mapping[str, t
     parameters = weights / _BYTES.get(stored or "", 4)
     pairs, rows = _rows(job, number, problems)
     # A new state is written before the one it replaces goes.
-    states = parameters * _BYTES_A_PARAMETER * (job.keep.training_states + 1)
+    kept = job.keep.training_states
+    states = parameters * _BYTES_A_PARAMETER * (kept + 1 if kept else 0)
     return Need(checkpoint * (1 + _exports(job, pairs)), int(states), rows)
 
 
@@ -66,7 +67,8 @@ def job_need(job: Job, seed_model: Path, problems: Mapping[str, tuple[int, float
     rounds = [round_need(job, number, seed_model, problems) for number in range(1, job.rounds + 1)]
     widest = max(rounds, key=lambda need: need.checkpoints)
     exports = 1 + _exports(job, _rows(job, 1, problems)[0])
-    left_behind = rounds[0].checkpoints // exports * (job.rounds - 1)
+    # The newest are kept, and besides them the best.
+    left_behind = rounds[0].checkpoints // exports * min(job.rounds - 1, (job.keep.checkpoints or job.rounds) + 1)
     return Need(left_behind + widest.checkpoints, rounds[0].states, sum(need.rows for need in rounds))
 
 
@@ -77,7 +79,8 @@ def require_space(root: Path, need: Need, what: str) -> None:
         raise DiskFull(
             f"{root}: {what} needs up to {gib(need.total)} ({gib(need.checkpoints)} of checkpoints, {gib(need.states)} "
             f"of saved training states, {gib(need.rows)} of samples and pairs), and {gib(free)} are free. The run "
-            f"pauses here: free some space (`ratchet gc {root}`), and the same command goes on."
+            f"pauses here: free some space (`ratchet gc {root}`), or do with less (keep.training_states=0, "
+            "keep.checkpoints), and the same command goes on."
         )
 
 
@@ -86,10 +89,13 @@ def _rows(job: Job, number: int, problems: Mapping[str, tuple[int, float]]) -> t
     generate, tokens = job.generate, job.generate.max_tokens
     num_train, characters = problems.get("train", (0, 0.0))
     num_prompts = job.data.prompts_per_round or num_train
+    if job.train.retrain:
+        num_prompts += problems.get("gate", (0, 0.0))[0]
     prompt = int(characters * 3)  # its text, and ids of some two characters each
     samples = num_prompts * at_round(generate.samples, number)
     pairs = num_prompts * at_round(job.pairs.per_prompt, number)
     pairs = min(pairs, job.pairs.max_pairs or pairs)
+    pairs += int(pairs * job.pairs.replay * (number - 1))
     written = num_prompts * prompt + samples * (tokens * _BYTES_A_TOKEN + _BYTES_A_VERDICT)
     written += pairs * (prompt + 2 * tokens * _BYTES_A_TOKEN)
     held_out = sum(problems.get(split, (0, 0.0))[0] for split in ("gate", "test"))

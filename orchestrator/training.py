@@ -83,6 +83,7 @@ class Training:
             "reference": self.reference.digest,
             "pairs": _hashes(pairs),
             "precision": self.context.job.train.precision,
+            "max_tokens": self.context.job.train.max_tokens,  # longer pairs are dropped, and not scored
         }
 
         def work(output: Path) -> Facts:

@@ -18,6 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from orchestrator.durable import put_if_absent
 from orchestrator.errors import BadInput, Damaged, Displaced
 from orchestrator.ledger import Artifact, Ledger, probe_links
+from orchestrator.run import Run
 
 
 def commit(step: str, **facts: Any) -> dict[str, Any]:
@@ -236,3 +237,35 @@ class Drivers(RuleBasedStateMachine):
 
 TestDrivers = Drivers.TestCase
 TestDrivers.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("kind", "data"),
+    [
+        ("discard", {"paths": ["../neighbour"]}),
+        ("discard", {"paths": ["/home/somebody"]}),
+        ("commit", {"artifacts": [{"path": "../x", "hidden": "rounds/.x-e1", "files": {}}]}),
+        ("commit", {"artifacts": [{"path": "x", "hidden": "/tmp/x", "files": {}}]}),
+        ("commit", {"artifacts": [{"path": "x", "hidden": "y", "files": {"../../x": {}}}]}),
+        ("shard", {"step": "a/../../b", "index": 0}),
+    ],
+)
+def test_a_record_that_reaches_out_of_the_run_is_refused(tmp_path: Path, kind: Any, data: dict[str, Any]) -> None:
+    """A run folder may come from somebody else, and names in its records are moved and removed."""
+    Ledger(tmp_path).claim({})
+    document = {"schema": 1, "number": 1, "epoch": 1, "kind": kind, "time": 0.0, "data": data}
+    (tmp_path / "00000001.json").write_text(json.dumps(document))
+    with pytest.raises(Damaged, match="is not a path inside the run"):
+        Ledger(tmp_path)
+
+
+def test_a_link_out_of_the_run_is_not_followed(tmp_path: Path) -> None:
+    outside, run = tmp_path / "outside", Run(tmp_path / "run")
+    (outside / "old").mkdir(parents=True)
+    run.root.mkdir()
+    (run.root / "rounds").symlink_to(outside)
+    run.ledger.claim({})
+    run.ledger.append("discard", {"paths": ["rounds/old"]})
+    with pytest.raises(Damaged, match="leads out of the run"):
+        Run(run.root).claim({})
+    assert (outside / "old").is_dir()

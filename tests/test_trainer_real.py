@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 from collections.abc import Callable
@@ -427,6 +428,9 @@ def test_checkpoints_on_the_way_survive_a_resume(two_ranks: Runner, tmp_path: Pa
     exported = Path(plan.checkpoint_dir)
     assert sorted(path.name for path in exported.iterdir()) == ["000001", "000002", "000003", "000004"]
     assert all((path / "checkpoint" / WEIGHTS_FILE).is_file() for path in exported.iterdir())
+    shutil.rmtree(exported)  # as after a crash between the end of the training and its commit
+    facts, _ = two_ranks(plan, settings)
+    assert facts["resumed_from"] == 2 and len(list(exported.iterdir())) == 4
 
 
 def flip(file: Path) -> None:
@@ -442,9 +446,11 @@ def flip(file: Path) -> None:
         (lambda states: flip(next((states / "000003/ranks").rglob("*optim_states.pt"))), 2),
         (lambda states: (states / "000003/progress.json").unlink(), 2),
         (lambda states: (states / "000003/manifest.json").write_text("{"), 2),
+        (lambda states: (states / "000009").mkdir(), 3),
+        (lambda states: (states / ".000004-unfinished").mkdir(), 3),
         (lambda states: [flip(file) for file in states.rglob("*model_states.pt")], 0),
     ],
-    ids=["intact", "flipped bit", "missing file", "torn manifest", "all damaged"],
+    ids=["intact", "flipped bit", "missing file", "torn manifest", "stray", "unfinished", "all damaged"],
 )
 def test_a_damaged_state_is_never_loaded(
     one_rank: Runner, tmp_path: Path, harm: Callable[[Path], Any], resumed_from: int
@@ -458,6 +464,7 @@ def test_a_damaged_state_is_never_loaded(
     harm(states)
     facts, _ = one_rank(plan, settings)
     assert facts["resumed_from"] == resumed_from and facts["steps"] == 4
+    assert {path.name for path in states.iterdir()} <= {"000001", "000002", "000003"}
 
 
 def test_a_state_of_another_training_or_number_of_ranks_is_not_used(

@@ -31,6 +31,7 @@ from workers import attention, batching, pair_data
 from workers.batching import MicroBatch, PairTokens, Tree
 from workers.checks import ReferenceCheck
 from workers.export import DTYPES, export_checkpoint, folder_dtype
+from workers.files import sync
 from workers.logprobs import CHUNK_LOGITS
 from workers.policy import build_policy, build_reference
 from workers.train_step import (
@@ -204,11 +205,11 @@ class Trainer:
             yield "step", row
             if plan.export_every and (step % plan.export_every == 0 or step == last):
                 self._publish_on_the_way(engine, plan, pairs, states.exports() / f"{step:06d}")
-            if save and step < last:
+            if save and step < last and plan.keep_states:
                 states.save(engine, done)
                 self._saved = time.monotonic()
         if plan.export_every:
-            self._move(states.exports(), Path(plan.checkpoint_dir))
+            self._link(states.exports(), Path(plan.checkpoint_dir))
         else:
             self._publish(engine, plan, pairs, Path(plan.checkpoint_dir), Path(plan.probe_file))
         if self.rank == 0:
@@ -330,12 +331,18 @@ class Trainer:
         if self.rank == 0:
             shutil.rmtree(unfinished, ignore_errors=True)
         self._publish(engine, plan, pairs, unfinished / "checkpoint", unfinished / "probe.parquet")
-        self._move(unfinished, final)
+        if self.rank == 0:
+            sync(unfinished)
+            shutil.rmtree(final, ignore_errors=True)  # left by an attempt that died
+            unfinished.rename(final)
+            sync(final.parent)
+        dist.barrier()
 
-    def _move(self, source: Path, target: Path) -> None:
+    def _link(self, exports: Path, target: Path) -> None:
+        """Give the exports a second name; the first stays until the driver has committed them, for another attempt."""
         if self.rank == 0:
             shutil.rmtree(target, ignore_errors=True)  # left by an attempt that died
-            source.rename(target)
+            shutil.copytree(exports, target, copy_function=os.link)
         dist.barrier()
 
     def _write_probe(self, engine: Any, pairs: list[PairTokens], file: Path) -> None:

@@ -21,6 +21,8 @@ from workers.patience import WATCH_SECONDS, Patience, Pulse
 
 MOST_LOSSES = 3
 """How often the ranks may be lost with no saved state in between."""
+NODE_LOSS_SECONDS = 60.0
+"""How long ranks that failed are asked whether they still live."""
 START_SECONDS = 1800.0
 """How long ranks may take to start: they load libraries, and nothing of that counts as progress."""
 
@@ -187,7 +189,7 @@ class TrainerGroup:
             options = _with_environment(self.placement.actor_options(rank))
             self._actors.append(actor.options(**options).remote(settings, rank, ranks, self.chunk_logits))
         self._pulses = [Pulse(actor.beats.remote) for actor in self._actors]
-        host, port = self._get(self._actors[0].address.remote(), 0)
+        [(host, port)] = self._gather([self._actors[0].address.remote()], limit=START_SECONDS)
         self.pids = self._gather([a.connect.remote(host, port) for a in self._actors], limit=START_SECONDS)
 
     def _gather(self, refs: Sequence[Any], limit: float | None = None) -> list[Any]:
@@ -231,9 +233,10 @@ class TrainerGroup:
             raise RanksLost(words) from error
 
     def _dead(self) -> str | None:
-        """Which rank's process is gone, and why; None where all are there."""
+        """Which rank's process is gone, and why; None where all are there. Living ranks answer at once, while it can
+        take Ray a while to find out that a whole node is gone."""
         asked = [actor.beats.remote() for actor in self._actors]
-        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=WATCH_SECONDS)
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=NODE_LOSS_SECONDS)
         for rank, ref in enumerate(asked):
             if ref in answered:
                 try:

@@ -54,8 +54,7 @@ class TrainingStates:
         found: list[Any] = [None]
         if self._rank == 0:
             found = [next((path.name for path in self._newest_first() if self._is_whole(path)), None)]
-            if found[0] is None:  # exports belong to the state that was saved after them
-                shutil.rmtree(self.exports(), ignore_errors=True)
+            self._remove_after(found[0])
         dist.broadcast_object_list(found)
         if found[0] is None:
             return Progress()
@@ -79,7 +78,8 @@ class TrainingStates:
                 sync(path)
             shutil.rmtree(final, ignore_errors=True)  # left by an earlier training, or damaged
             os.rename(hidden, final)
-            sync(self._folder)
+            for folder in (self._folder, self._folder.parent):
+                sync(folder)
             for old in self._newest_first()[self._keep :]:
                 shutil.rmtree(old, ignore_errors=True)
         dist.barrier()
@@ -87,6 +87,14 @@ class TrainingStates:
     def exports(self) -> Path:
         """Folder for checkpoints on the way; a whole one stays when the training is resumed."""
         return self._folder / "exports"
+
+    def _remove_after(self, chosen: str | None) -> None:
+        """Remove what is newer than the chosen state, or was never finished; exports of no state at all, too."""
+        if self._folder.is_dir():
+            for path in self._folder.iterdir():
+                newer = path.name.isdigit() and (chosen is None or path.name > chosen)
+                if newer or path.name.startswith(".") or (chosen is None and path == self.exports()):
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _newest_first(self) -> list[Path]:
         if not self._folder.is_dir():
