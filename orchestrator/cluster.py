@@ -25,6 +25,7 @@ from orchestrator.config import Cluster as ClusterSettings
 from orchestrator.errors import BadInput, RatchetError
 
 _STARTS = 3
+_CALL_SECONDS = 3600.0  # for tokenising a round's prompts and the like, which takes seconds
 _OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
 
 
@@ -196,15 +197,29 @@ class Cluster:
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in a worker process that holds no devices; its own exception is raised here.
 
-        One process serves all calls, so that what they import is imported once."""
+        One process serves all calls, so that what they import is imported once. Should it die or hang, the call is
+        made again in another, once.
+
+        Raises:
+            RatchetError: the second process was lost, too.
+        """
         import ray
 
-        if self._helper is None:
-            self._helper = ray.remote(_Helper).options(num_cpus=0).remote()
-        try:
-            return ray.get(self._helper.call.remote(function, *arguments))
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, Exception) else error) from None
+        for _ in range(2):
+            if self._helper is None:
+                self._helper = ray.remote(_Helper).options(num_cpus=0).remote()
+            running = self._helper.call.remote(function, *arguments)
+            try:
+                if ray.wait([running], timeout=_CALL_SECONDS)[0]:
+                    return ray.get(running)
+                lost = f"gave no answer within {_CALL_SECONDS:.0f} s"
+            except ray.exceptions.RayTaskError as error:
+                raise (error.cause if isinstance(error.cause, Exception) else error) from None
+            except ray.exceptions.RayActorError:
+                lost = "died"
+            ray.kill(self._helper)
+            self._helper = None
+        raise RatchetError(f"{function.__name__}: two processes in a row were lost over it; the last one {lost}")
 
     @property
     def job_id(self) -> str:

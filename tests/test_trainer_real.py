@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import socket
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -498,6 +499,31 @@ def test_a_group_that_loses_a_rank_goes_on_from_the_last_saved_state(local_ray: 
         facts = group.train(disturbed, reference_file(calm), kill)
     assert facts["restarts"] == 1 and facts["resumed_from"] >= 4 and facts["steps"] == 8
     assert set(steps) == set(range(1, 9))
+    assert difference(disturbed.checkpoint_dir, load_file(Path(calm.checkpoint_dir, WEIGHTS_FILE))) == 0.0
+
+
+@pytest.mark.full
+def test_a_rank_that_dies_in_the_middle_of_saving_leaves_the_state_before_it(local_ray: Any, tmp_path: Path) -> None:
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    settings = Train(**(SETTINGS | {"ranks": 2, "zero": 3, "epochs": 4, "save_every": 2}))
+    calm, disturbed = (make_plan(tmp_path / name, model, pairs) for name in ("calm", "disturbed"))
+    done, killed = threading.Event(), []
+
+    def kill_while_saving(victim: int) -> None:
+        while not done.is_set() and not killed:
+            if any(path.name.startswith(".000004") for path in Path(disturbed.state_dir).glob(".*")):
+                os.kill(victim, signal.SIGKILL)
+                killed.append(victim)
+
+    with TrainerGroup(settings, OneCore()) as group:
+        group.reference(calm, reference_file(calm))
+        group.train(calm, reference_file(calm))
+        watcher = threading.Thread(target=kill_while_saving, args=(group.pids[1],))
+        watcher.start()
+        facts = group.train(disturbed, reference_file(calm))
+        done.set()
+        watcher.join()
+    assert killed and facts["restarts"] == 1 and facts["resumed_from"] in (2, 4)
     assert difference(disturbed.checkpoint_dir, load_file(Path(calm.checkpoint_dir, WEIGHTS_FILE))) == 0.0
 
 
