@@ -1,11 +1,11 @@
 """Random kills over a whole job on the real stack: `python -m tests.faults.soak --minutes 15`.
 
 Every few seconds one process of the job is killed with SIGKILL: the driver, an engine, a training rank, the grader
-actor or one of its processes. A driver that is gone is started again by the same command, as a user would. After the
-given time the job is left alone to finish. Then the run is checked: finished, nothing committed twice, every sample
-there once, and `ratchet verify` finds nothing. It prints one JSON object.
+actor or one of its processes. A driver that is gone is started again by the same command, as a user would. A job that
+finishes early gets another round. After the given time it is left alone to finish. Then the run is checked: finished,
+nothing committed twice, every sample there once, and `ratchet verify` finds nothing. It prints one JSON object.
 
-An undisturbed run of the same job comes first, for its time (`--undisturbed SECONDS` if that is known).
+An undisturbed run of as many rounds comes last, for its time (`--undisturbed SECONDS` if that is known).
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ VICTIMS = {
     "grader process": "workers.graders.serve",
 }
 
+ALWAYS = ("promotion.rule=always",)  # for as many rounds as it takes
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -46,8 +48,9 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="key=value for jobs/irpo.yaml")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ratchet-soak-") as folder:
-        seconds = options.undisturbed or timed(Path(folder) / "calm", options.overrides)
         found = storm(Path(folder) / "irpo", options, random.Random(options.seed))
+        overrides = [*ALWAYS, f"rounds={found['rounds']}", *options.overrides]
+        seconds = options.undisturbed or timed(Path(folder) / "calm", overrides)
         kills = sum(found["kills"].values())
         found |= {"undisturbed_seconds": round(seconds), "kills_in_all": kills}
         found["seconds_lost_a_kill"] = round((found["seconds"] - seconds) / max(kills, 1), 1)
@@ -62,11 +65,11 @@ def timed(run: Path, overrides: list[str]) -> float:
 
 def storm(run: Path, options: argparse.Namespace, draw: random.Random) -> dict[str, Any]:
     """Run the job to its end under kills."""
-    started, kills, starts, code = time.monotonic(), Counter[str](), 0, None
+    started, kills, starts, rounds, code = time.monotonic(), Counter[str](), 0, 3, None
     process = None
     while code is None:
         if process is None:
-            process, starts = start(run, *options.overrides), starts + 1
+            process, starts = start(run, *ALWAYS, f"rounds={rounds}", *options.overrides), starts + 1
         storming = time.monotonic() - started < 60 * options.minutes
         code = wait(process, draw.expovariate(1 / options.every) if storming else 600.0)
         if code is None and storming and (victim := pick(process, draw)):
@@ -77,12 +80,15 @@ def storm(run: Path, options: argparse.Namespace, draw: random.Random) -> dict[s
                 process = None
             else:
                 target.send_signal(signal.SIGKILL)
+        elif code == 0 and storming:
+            process, code, rounds = None, None, rounds + 1
         elif code == 1 and storming:  # what a kill in an unlucky moment may leave: a message, and the next start
             end(process)
             process, code = None, None
     assert code == 0, f"exit code {code}\n{log_of(run)}"
     all_gone()
-    return {"seconds": round(time.monotonic() - started), "drivers_started": starts, "kills": dict(kills)}
+    seconds = round(time.monotonic() - started)
+    return {"seconds": seconds, "rounds": rounds, "drivers_started": starts, "kills": dict(kills)}
 
 
 def wait(process: subprocess.Popen[str], seconds: float) -> int | None:
