@@ -132,7 +132,6 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
     pinned = job.data if kept else pin(job.data)
     problems = {} if kept else read_all_problems(file, pinned)
     probe_links(root)
-    (root / "ledger").mkdir(exist_ok=True)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
     run = Run(root, on_append=tracker.poke)
@@ -259,6 +258,7 @@ def _ending(run: Run, say: Say, received: Sequence[str]) -> Iterator[None]:
     """Write down how the driver ended, and the report; `received` are the signals so far."""
     try:
         yield
+        run.end("finished", "")
     except Displaced:
         raise
     except Interrupted as signal_:
@@ -278,7 +278,6 @@ def _ending(run: Run, say: Say, received: Sequence[str]) -> Iterator[None]:
             raise Interrupted(received[0]) from error
         run.end("failed", f"{type(error).__name__}: {error}")
         raise
-    run.end("finished", "")
     write_report(run.root)
 
 
