@@ -15,10 +15,12 @@ import os
 import shutil
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
@@ -33,6 +35,8 @@ from tests.test_loop import history
 PATIENCE = 120.0  # seconds; a deadline for a hung child, not an expectation
 OPERATIONS = ("os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "open")
 """Audit events of what changes a folder. Those of shutil add nothing: what it does comes as these, one by one."""
+# An exit code can be read once, and starting a process reads those of all others: sweeps do so from several threads.
+_reaping = threading.Lock()
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -183,7 +187,8 @@ class Case:
     def start(self, fault: Fault | None = None) -> BaseProcess:
         self.folder.mkdir(parents=True, exist_ok=True)
         process = _server().Process(target=_drive, args=(self, fault), daemon=True)
-        process.start()
+        with _reaping:
+            process.start()
         return process
 
     def drive(self, fault: Fault | None = None) -> int:
@@ -200,30 +205,35 @@ def running(case: Case, fault: Fault | None = None) -> Iterator[BaseProcess]:
     try:
         yield process
     finally:
-        if process.is_alive():
+        if is_alive(process):
             process.kill()  # a stopped process ends by nothing else
 
 
 def finish(process: BaseProcess, patience: float = PATIENCE) -> int:
-    process.join(patience)
-    if process.exitcode is None:
+    connection.wait([process.sentinel], patience)
+    if is_alive(process):
         process.kill()
-        process.join()
         raise TimeoutError(f"the driver did not end within {patience:.0f} s")
+    assert process.exitcode is not None
     return process.exitcode
+
+
+def is_alive(process: BaseProcess) -> bool:
+    with _reaping:
+        return process.is_alive()
 
 
 def wait_for(path: Path, process: BaseProcess) -> None:
     deadline = time.monotonic() + PATIENCE
     while not path.exists():
-        assert process.is_alive() and time.monotonic() < deadline, f"the driver never made {path}"
+        assert is_alive(process) and time.monotonic() < deadline, f"the driver never made {path}"
         time.sleep(0.01)
 
 
 def wait_until_stopped(process: BaseProcess) -> bool:
     """Wait until SIGSTOP has taken effect; False where the process has ended without it."""
     deadline = time.monotonic() + PATIENCE
-    while process.is_alive():
+    while is_alive(process):
         assert time.monotonic() < deadline, "the driver neither stopped nor ended"
         try:
             if psutil.Process(process.pid).status() == psutil.STATUS_STOPPED:
