@@ -114,13 +114,16 @@ class TrainerGroup:
     def reference(self, plan: TrainingPlan, out_file: str) -> dict[str, Any]:
         """Score each distinct completion of the round once under `plan.reference`; write schema REFERENCE."""
         started = time.perf_counter()
-        shares, _ = self._persist(lambda: self._gather([a.reference_logprobs.remote(plan) for a in self._actors]))
+        shares, restarts = self._persist(
+            lambda: self._gather([a.reference_logprobs.remote(plan) for a in self._actors])
+        )
         rows = [row for share in shares for row in share]
         keys, logprobs, lengths = zip(*sorted(rows), strict=True)
         write_table(pa.table([list(keys), list(logprobs), list(lengths)], schema=REFERENCE), out_file)
         seconds = time.perf_counter() - started
         tokens = sum(length for _, _, length in rows)
-        return {"distinct_completions": len(rows), "completion_tokens": tokens, "seconds": seconds}
+        counts = {"distinct_completions": len(rows), "completion_tokens": tokens, "restarts": restarts}
+        return counts | {"seconds": seconds}
 
     def train(
         self, plan: TrainingPlan, reference_file: str, on_step: Callable[[dict[str, Any]], None] | None = None
