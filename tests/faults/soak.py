@@ -66,7 +66,7 @@ def timed(run: Path, overrides: list[str]) -> float:
 def storm(run: Path, options: argparse.Namespace, draw: random.Random) -> dict[str, Any]:
     """Run the job to its end under kills."""
     started, kills, starts, rounds, code = time.monotonic(), Counter[str](), 0, 3, None
-    process = None
+    process, failures = None, list[str]()
     while code is None:
         if process is None:
             process, starts = start(run, *ALWAYS, f"rounds={rounds}", *options.overrides), starts + 1
@@ -83,12 +83,13 @@ def storm(run: Path, options: argparse.Namespace, draw: random.Random) -> dict[s
         elif code == 0 and storming:
             process, code, rounds = None, None, rounds + 1
         elif code == 1 and storming:  # what a kill in an unlucky moment may leave: a message, and the next start
+            failures.append(log_of(run).rstrip().splitlines()[-1][:300])
             end(process)
             process, code = None, None
     assert code == 0, f"exit code {code}\n{log_of(run)}"
     all_gone()
     seconds = round(time.monotonic() - started)
-    return {"seconds": seconds, "rounds": rounds, "drivers_started": starts, "kills": dict(kills)}
+    return {"seconds": seconds, "rounds": rounds, "drivers_started": starts, "kills": dict(kills), "failures": failures}
 
 
 def wait(process: subprocess.Popen[str], seconds: float) -> int | None:
