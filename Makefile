@@ -39,7 +39,7 @@ test: quick  ## All tests but the slow suites
 full: setup  ## The slow suites too
 	pytest -q -m "not faults"
 
-faults: setup  ## Drivers killed, starved and interrupted at every one of their file operations
+faults: setup  ## The whole fault suite: drivers killed at every one of their file operations, and more
 	pytest -q tests/faults
 
 clean:  ## Remove the environment and caches; runs are kept

@@ -67,7 +67,7 @@ def test_interrupted_at_any_operation_a_run_says_so(calm: Undisturbed, space: Pa
         case.remove()
         return repeated
 
-    points = range(3 if signal == "SIGTERM" else 11, len(calm.operations) + 1, 2 * stride)
+    points = range(3 if signal == "SIGTERM" else 10, len(calm.operations) + 1, 2 * stride)
     repeated = sweep(points, interrupted)
     note(signal, {"points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces})
 
