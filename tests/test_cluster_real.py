@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,7 +17,15 @@ pytestmark = pytest.mark.real
 
 
 def test_a_call_survives_the_death_of_its_process_once(tmp_path: Path) -> None:
-    deaths = tmp_path / "deaths"
+    # In a process of its own: Ray takes its token from the environment as it is when Ray is first imported.
+    command = [sys.executable, "-c", f"from tests.test_cluster_real import calls; calls({str(tmp_path)!r})"]
+    done = subprocess.run(command, cwd=Path(__file__).parent.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "all as expected"
+
+
+def calls(folder: str) -> None:
+    deaths = Path(folder) / "deaths"
 
     def die(times: int) -> str:
         with open(deaths, "a") as file:
@@ -27,7 +37,7 @@ def test_a_call_survives_the_death_of_its_process_once(tmp_path: Path) -> None:
     def refuse() -> None:
         raise BadInput("the prompts are no prompts")
 
-    with Cluster(config.Cluster(), tmp_path / "logs") as cluster:
+    with Cluster(config.Cluster(), Path(folder) / "logs") as cluster:
         assert cluster.call(die, 1) == "done"
         assert deaths.read_text() == "xx"
         deaths.unlink()
@@ -36,3 +46,4 @@ def test_a_call_survives_the_death_of_its_process_once(tmp_path: Path) -> None:
         assert deaths.read_text() == "xx"
         with pytest.raises(BadInput, match="the prompts are no prompts"):
             cluster.call(refuse)
+    print("all as expected")
