@@ -20,7 +20,8 @@ class StandInEngine:
     """`model` is a folder, where it notes what it does. A prompt's id says what becomes of the engine: poison kills
     it; stop, hang and break do so the first time only, each in its way; a refused request does it no harm.
 
-    A file named `start` in the folder says how it starts: "fails", "hangs", or "fails after N" starts.
+    A file named `start` in the folder says how it starts: "fails", "hangs", "fails after N" starts, or "is
+    killed N" times.
     """
 
     def __init__(self, model: str, settings: Generate, seed: int, accelerated: bool) -> None:
@@ -30,6 +31,8 @@ class StandInEngine:
         how = (self.folder / "start").read_text() if (self.folder / "start").exists() else ""
         if how.startswith("fails") and noted(self.folder).count("start") > int(how.partition("after ")[2] or 0):
             raise RuntimeError("no kernel image\nfor this device")
+        if how.startswith("is killed") and noted(self.folder).count("start") <= int(how.rpartition(" ")[2]):
+            os.kill(os.getpid(), signal.SIGKILL)
         if how == "hangs":
             threading.Event().wait()
 

@@ -165,6 +165,13 @@ def test_an_engine_that_does_not_start_tells_why(tmp_path: Path) -> None:
         pool.wait_ready()
 
 
+def test_an_engine_that_is_killed_while_it_starts_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "start").write_text("is killed 2")
+    with pool_of(tmp_path) as pool:
+        pool.wait_ready()
+        assert noted(tmp_path).count("start") == 3
+
+
 def test_an_engine_that_takes_too_long_to_start_names_the_key(tmp_path: Path) -> None:
     (tmp_path / "start").write_text("hangs")
     with (

@@ -9,7 +9,7 @@ import ray
 
 from orchestrator.config import Generate
 from orchestrator.errors import RatchetError
-from workers.failures import oom_kills, why
+from workers.failures import oom_kills, why, wordless
 from workers.patience import Patience, Pulse
 
 MOST_DEATHS = 5
@@ -72,6 +72,10 @@ class Slot:
             limit = self._settings.stall_timeout
             return EngineHangs(f"it made no progress for {limit:g} s (generate.stall_timeout)")
         return None
+
+    def was_killed(self, error: Exception) -> bool:
+        """Whether something ended it from outside, and not for want of memory: another may have better luck."""
+        return wordless(error) and oom_kills() == self._oom_kills
 
     def why(self, error: Exception) -> str:
         return why(error, "engine", oom_kills() - self._oom_kills)

@@ -50,6 +50,11 @@ def why(error: BaseException, worker: Literal["engine", "grader", "trainer"], oo
     return words
 
 
+def wordless(error: BaseException) -> bool:
+    """Whether a process ended without a word: it crashed or was killed, which need not happen again."""
+    return _NO_FAREWELL in str(getattr(error, "cause", None) or error)
+
+
 def oom_kills() -> int:
     """How many processes the kernel has killed on this machine, or in this container, for want of memory. It counts
     up; 0 where it does not tell."""

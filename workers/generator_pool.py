@@ -91,6 +91,10 @@ class GeneratorPool:
             try:
                 ray.get(ready[0])
             except ray.exceptions.RayError as error:
+                if slot.was_killed(error):
+                    slot.replace(error, progressed=False)
+                    starting[slot.started] = slot
+                    continue
                 raise GenerationFailed(f"vLLM cannot serve {self.model}: {slot.why(error)}") from error
             slot.ready = True
 
