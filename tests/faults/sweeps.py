@@ -13,7 +13,7 @@ from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger
 from orchestrator.status import status
 
-STRIDE = 17  # a prime, so that a sample meets every kind of operation
+STRIDE = 31  # a prime, so that a sample meets every kind of operation
 SOME_OR_ALL = pytest.mark.parametrize(
     "stride", [STRIDE, pytest.param(1, marks=pytest.mark.faults)], ids=["sample", "every-point"]
 )
