@@ -5,7 +5,7 @@
         samples     N completions a prompt, from the reference model
         verdicts    each completion against the gold answer
         pairs       correct against wrong, K a prompt
-        candidate   the reference model, trained on the pairs
+        candidate   the reference model, trained on the pairs (training.py)
         evaluation  the candidate on gate and test, greedily
         promote     the candidate is the next reference, if the gate says so
 
@@ -25,7 +25,7 @@ from orchestrator.run import Run
 
 
 def improve(job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Problem]], model: str, say: Say) -> Model:
-    """Run the rounds of a job from the seed model `model` (a folder or Hub id); returns the last reference.
+    """Run the rounds of a job from the seed model `model` (an absolute folder); returns the last reference.
 
     Raises:
         GateStopped: a candidate was not promoted.

@@ -55,16 +55,10 @@ class Sink:
         Raises:
             whatever MLflow raises when it cannot be reached.
         """
-        for name, value in _QUIET_AND_QUICK.items():
-            os.environ.setdefault(name, value)
-        from mlflow import MlflowClient
+        self.run_id = run_id
+        self._client = _client(uri)
         from mlflow.exceptions import MlflowException
 
-        # After the import, which sets MLflow's own level. What goes wrong is raised, and told once.
-        for chatter in ("mlflow", "alembic", "urllib3.connectionpool"):
-            logging.getLogger(chatter).setLevel(logging.CRITICAL)
-        self.run_id = run_id
-        self._client: Any = MlflowClient(tracking_uri=uri)
         found = self._client.get_experiment_by_name(experiment)
         if found is None:
             try:
@@ -208,13 +202,19 @@ def reach(uri: str) -> int:
     Raises:
         whatever MLflow raises when it cannot be reached.
     """
+    return len(_client(uri).search_experiments(max_results=1000))
+
+
+def _client(uri: str) -> Any:
+    """MLflow's client, quiet and soon to give up."""
     for name, value in _QUIET_AND_QUICK.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
 
+    # After the import, which sets MLflow's own level. What goes wrong is raised, and told once.
     for chatter in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(chatter).setLevel(logging.CRITICAL)
-    return len(MlflowClient(tracking_uri=uri).search_experiments(max_results=1000))
+    return MlflowClient(tracking_uri=uri)
 
 
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

@@ -7,6 +7,7 @@ import json
 import shutil
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -82,6 +83,30 @@ def test_another_loss_trains_anew_on_the_same_pairs(parent: Path, tmp_path: Path
     assert {name: workers.calls[name] for name in rounds} == rounds
     assert verify(child).findings == [] and verify(parent).findings == []
     assert not list(child.rglob("*-offered"))
+
+
+def test_a_reference_pass_that_dropped_other_pairs_is_not_taken_over(parent: Path, tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    fork(parent, child, ["train.max_tokens=1000"])
+    run_job(child / "job.yaml", StandIns())
+    for name, same in (("pairs/00000", True), ("reference/00000", False)):
+        numbers = {inode(run, f"rounds/01/{name}.parquet") for run in (parent, child)}
+        assert (len(numbers) == 1) == same, name
+
+
+def test_pairs_with_other_gold_solutions_are_not_taken_over(tmp_path: Path) -> None:
+    """The samples are the same, and so are their verdicts; the winners are not."""
+    job, child = make_project(tmp_path, rounds=1), tmp_path / "child"
+    for split in ("train", "gate", "test"):
+        file = tmp_path / f"{split}.jsonl"
+        rows = [json.loads(line) | {"solution": "Think."} for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_job(job, StandIns(), "data.solution=solution", "pairs.gold_as_chosen=true")
+    fork(tmp_path / "run", child, ["data.solution_template=Thus {answer}"])
+    run_job(child / "job.yaml", StandIns())
+    chosen = pq.read_table(child / "rounds/01/pairs/00000.parquet")["chosen"].to_pylist()
+    assert any(text.startswith("Thus ") for text in chosen) and "Think." not in chosen
+    assert verify(child).findings == []
 
 
 def test_a_fork_is_what_a_run_from_scratch_would_be(parent: Path, tmp_path: Path) -> None:
