@@ -7,6 +7,7 @@ are frozen and refuse unknown keys. Nothing here reads a file or knows a library
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
@@ -38,6 +39,8 @@ NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0)]
 Fraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
 CountOrZero = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
+
+Method = Literal["irpo", "sdpo", "step_dpo", "dpo", "sft", "star", "rft", "rest_em", "iterative_dpo", "self_rewarding"]
 
 # A value for every round, or a list of one value a round; see `at_round`.
 PositiveSchedule = Positive | Annotated[list[Positive], Field(min_length=1)]
@@ -105,8 +108,8 @@ class Example(Settings):
 class Data(Settings):
     """The three disjoint problem sets, and how a row becomes a prompt."""
 
-    train: SourceOrPath
-    """Problems that prompts are drawn from."""
+    train: SourceOrPath | None = None
+    """Problems that prompts are drawn from; needed by every `source` but `dataset`."""
     gate: SourceOrPath
     """Held-out problems that decide promotion."""
     test: SourceOrPath
@@ -127,6 +130,9 @@ class Data(Settings):
     `{answer}` the gold answer. Null is the solution alone."""
     template: str = "{question}\n"
     """Text of a prompt; `{field}` is replaced by the row's field. `{{` and `}}` are plain braces."""
+    hint_template: str | None = None
+    """Text of a prompt that gives the gold answer away as a hint, for `generate.hint`: as `template`, and
+    `{answer}` is the gold answer."""
     chat: bool = False
     """Send the templated text as a user message through the tokenizer's chat template."""
     system: str | None = None
@@ -136,17 +142,18 @@ class Data(Settings):
     true, else as text, each followed by `example_separator`."""
     example_separator: str = "\n\n"
     """Text after each example, where `chat` is false."""
-    prompts: Literal["same", "split"] = "same"
-    """`same`: the same prompts every round. `split`: fresh prompts every round, wrapping at the end."""
+    prompts: Literal["same", "split", "new"] = "same"
+    """`same`: the same prompts every round. `split`: fresh prompts every round, wrapping at the end. `new`: fresh
+    prompts every round, none of them twice: too few of them for all rounds are refused."""
     prompts_per_round: Count | None = None
-    """How many training prompts a round uses; null uses them all. `split` needs it."""
+    """How many training prompts a round uses; null uses them all. `split` and `new` need it."""
     allow_overlap: bool = False
     """Accept problems that stand, word for word or nearly, in more than one of train, gate and test."""
 
     @property
     def from_hub(self) -> bool:
         """Whether any split is read from the Hub."""
-        return any(source.hub for source in (self.train, self.gate, self.test))
+        return any(source.hub for source in (self.train, self.gate, self.test) if source)
 
     @field_validator("solution_strip")
     @classmethod
@@ -161,8 +168,8 @@ class Data(Settings):
             raise ValueError("`solution_strip` and `solution_template` need `solution`, the field with the solution")
         if self.system is not None and not self.chat:
             raise ValueError("`system` needs `chat: true`")
-        if self.prompts == "split" and self.prompts_per_round is None:
-            raise ValueError("`prompts: split` needs `prompts_per_round`, the number of fresh prompts a round")
+        if self.prompts != "same" and self.prompts_per_round is None:
+            raise ValueError(f"`prompts: {self.prompts}` needs `prompts_per_round`, how many fresh prompts a round has")
         return self
 
 
@@ -173,6 +180,12 @@ class Generate(Settings):
     """Samples a prompt (N), by round."""
     temperature: NonNegativeSchedule = 1.0
     """Sampling temperature, by round."""
+    temperature_mix: list[NonNegative] | None = Field(default=None, min_length=1)
+    """Temperatures that a prompt's samples take in turn, instead of `temperature`: `[1.0, 0.7]` draws half of them
+    at each."""
+    hint: bool = False
+    """Sample once more, with `data.hint_template`, what no sample solved; what is correct then is paired with the
+    prompt without the hint (STaR's rationalisation, arXiv 2203.14465)."""
     top_p: Fraction = 1.0
     """Nucleus sampling: keep the smallest set of tokens with this much probability."""
     top_k: CountOrZero = 0
@@ -243,21 +256,151 @@ class Grade(Settings):
 
 
 class Pairs(Settings):
-    """From verdicts to preference pairs (arXiv 2404.19733, section 2)."""
+    """From scored samples to preference pairs (arXiv 2404.19733, section 2) or to completions that are imitated."""
 
+    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct"] = "zip"
+    """How a prompt's samples are paired. `zip`: walk the correct and the wrong ones together, wrapping, to
+    `per_prompt` pairs. `best_worst`: the highest score against the lowest, one pair. `margin`: any two whose scores
+    differ by `margin` or more. `longest_correct`: the longest correct one against a random wrong one. `correct`: no
+    pairs, but correct samples alone, to be imitated (`loss.dpo` is 0). A score is 1 for correct and 0 for wrong, or
+    what `source: judge` gives."""
     per_prompt: CountSchedule = 4
-    """Pairs a prompt (K), by round."""
-    gold_as_chosen: bool = False
-    """Put the worked gold solution among the correct samples."""
+    """Pairs a prompt (K), by round; with `rule: correct`, samples a prompt."""
+    margin: Positive = 1.0
+    """Least difference of scores that `rule: margin` pairs."""
+    gold_as_chosen: bool | Literal["only"] = False
+    """Put the worked gold solution among the correct samples; `only` takes nothing but it (SPIN, arXiv 2401.01335)."""
+    rejected: Literal["wrong", "any"] = "wrong"
+    """Which samples may be rejected: `wrong` ones, or `any` (SPIN). `any` needs `gold_as_chosen: only`."""
+    distinct: Literal["none", "text", "equations"] = "none"
+    """Use only one of several samples of a prompt that have the same `text`, or the same list of `equations` (RFT,
+    arXiv 2308.01825)."""
     max_pairs: Count | None = None
     """Keep a seeded random subset of so many pairs a round."""
     replay: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)] = 0.0
     """Share of every earlier round's pairs that is trained on again, drawn at random; 0 is none, 1 all of them."""
+    replay_rounds: Count | None = None
+    """How many earlier rounds `replay` goes back; null is all of them."""
+    append_eos: bool = True
+    """Close a completion that is made from text (a gold solution, a row of preference data) with the EOS token. What
+    was sampled has EOS exactly where it was sampled."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Pairs:
+        if self.rejected == "any" and self.gold_as_chosen != "only":
+            raise ValueError(
+                "`rejected: any` may reject a correct sample, which only a gold solution is better than: set "
+                "`gold_as_chosen: only`"
+            )
+        return self
+
+
+class Stages(Settings):
+    """Preference data, trained on chunk by chunk, one a round (sDPO, arXiv 2403.19270); for `source: dataset`."""
+
+    sources: list[SourceOrPath] = Field(min_length=1)
+    """Preference data in TRL's formats: `prompt`, `chosen` and `rejected`, as text or as conversations, the prompt
+    given or being what both sides begin with. One chunk each."""
+    split: Count | None = None
+    """Cut a single source into so many chunks, at random."""
+    order: Literal["easy_first", "given", "random"] = "easy_first"
+    """Order of the chunks: `easy_first` begins with the one of which the seed model ranks most pairs right."""
+    drop_seen: bool = False
+    """Leave out, and count, pairs that a stage's reference has been trained on; otherwise such pairs are refused."""
+
+    @property
+    def chunks(self) -> int:
+        """Number of chunks, which is the number of stages."""
+        return self.split or len(self.sources)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Stages:
+        if self.split is not None and len(self.sources) > 1:
+            raise ValueError("`split` cuts a single source; several sources are a chunk each")
+        return self
+
+
+class Judge(Settings):
+    """A model behind an OpenAI-compatible endpoint that judges what others have written."""
+
+    model: str
+    """Its name at the endpoint."""
+    base_url: str | None = None
+    """Address of the endpoint, such as `http://localhost:8000/v1`; null takes OPENAI_BASE_URL, else OpenAI's own."""
+    api_key_env: str = "OPENAI_API_KEY"
+    """Name of the environment variable that holds the key; the key itself is never written anywhere."""
+    max_requests: Count | None = None
+    """Most requests of a run, repeated ones included; null sets no limit. What is in the cache costs none."""
+    concurrency: Count = 8
+    """Requests under way at once."""
+    timeout: Positive = 60.0
+    """Seconds that one request may take."""
+    retries: CountOrZero = 4
+    """How often a request that failed is repeated, with growing pauses."""
+    temperature: NonNegative = 0.0
+    """Sampling temperature of the judge."""
+    max_tokens: Count = 1024
+    """Longest reply, in tokens."""
+
+
+class Steps(Settings):
+    """Pairs of single steps (Step-DPO, arXiv 2406.18629); for `source: steps`."""
+
+    opening: str = "Let's think step by step.\nStep 1:"
+    """Text that opens the answer, so that it comes in steps; the prompt ends in it."""
+    split: str = "markers"
+    """What begins a step: `markers` ("Step 2:"), `lines` (a line is a step), or `pattern:REGEX`."""
+    localiser: Literal["rollouts", "judge", "file"] = "rollouts"
+    """Who finds the first wrong step: `rollouts` (a prefix is right when enough continuations reach the gold answer;
+    binary search over the steps), `judge` (see `judge`), or `file` (questions are written as JSONL, and people's
+    verdicts read)."""
+    rollouts: Count = 8
+    """Continuations of a prefix."""
+    threshold: Fraction = 0.25
+    """Share of a prefix's rollouts that must reach the gold answer for the prefix to be right; at least one must."""
+    rectifications: Count = 20
+    """Continuations from the last right step, for a right step to be chosen from; the rollouts from there are among
+    them."""
+    filter: Literal["none", "judge"] = "none"
+    """`judge` leaves out right answers of which the judge finds a step wrong."""
+    verdicts: str | None = None
+    """JSONL file with the verdicts for `localiser: file`; null is `rounds/NN/localised/verdicts.jsonl` in the run."""
+
+
+class SelfJudge(Settings):
+    """The model's own judgement as score (Self-Rewarding, arXiv 2401.10020); for `source: judge`."""
+
+    template: str = ""
+    """Text of a prompt for a judgement: `{prompt}` is the prompt, `{response}` the completion to be judged. Sent as a
+    user message where `data.chat` is true. Empty takes the paper's additive 5-point prompt."""
+    pattern: str = r"(?i:score):\s*(\d+(?:\.\d+)?)"
+    """Regular expression with one group, the score; the last match counts."""
+    lowest: float = 0.0
+    """Lowest score; one outside the scale is no judgement."""
+    highest: float = 5.0
+    """Highest score."""
+    samples: Count = 3
+    """Judgements a completion, which are averaged; those without a score are left out."""
+    temperature: NonNegative = 1.0
+    """Sampling temperature of a judgement."""
+    max_tokens: Count = 512
+    """Longest judgement, in tokens."""
+
+    @field_validator("pattern")
+    @classmethod
+    def _one_group(cls, value: str) -> str:
+        if (groups := _compiled(value).groups) != 1:
+            raise ValueError(f"{value!r} has {groups} groups and needs one; write (?:...) for the others")
+        return value
 
 
 class Loss(Settings):
     """`dpo` * L_DPO(beta) + `nll` * L_NLL, the mean over pairs (arXiv 2404.19733, equation 1)."""
 
+    form: Literal["sigmoid", "squared"] = "sigmoid"
+    """The term that `dpo` weighs: `sigmoid` is DPO's (arXiv 2305.18290, equation 7); `squared` pulls the log-ratio of
+    chosen and rejected to +1/(2 beta) and -1/(2 beta) (SPPO with hard wins, arXiv 2405.00675, equation 4.5, where
+    beta is 1/eta)."""
     beta: PositiveSchedule = 0.1
     """Strength of the pull to the reference, by round."""
     dpo: NonNegativeSchedule = 1.0
@@ -288,6 +431,8 @@ class Train(Settings):
     """Shape after the warm-up."""
     warmup_steps: CountOrZero = 0
     """Steps of linear warm-up from 0."""
+    warmup_ratio: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)] = 0.0
+    """Share of the round's steps that are warm-up, instead of `warmup_steps`."""
     final_ratio: Annotated[float, BeforeValidator(_no_bool), Field(ge=0, le=1)] = 0.0
     """Learning rate that the schedule ends at as a share of the peak; the step after the last would have it
     (linear and cosine)."""
@@ -337,6 +482,8 @@ class Train(Settings):
 
     @model_validator(mode="after")
     def _selects(self) -> Train:
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("give `warmup_steps` or `warmup_ratio`, not both")
         if self.select == "best" and self.eval_every is None:
             raise ValueError("`select: best` needs `eval_every`, the number of steps between the checkpoints")
         if self.retrain and self.select != "best":
@@ -403,8 +550,12 @@ class Job(Settings):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     """Name of the job and of its run folder `runs/<name>`."""
-    method: Literal["irpo"] = "irpo"
-    """Which method's settings are the defaults."""
+    method: Method = "irpo"
+    """Which method's settings are the defaults; see below."""
+    source: Literal["sample", "gold", "dataset", "steps", "judge"] = "sample"
+    """What a round trains on: `sample` (its own samples, scored against gold answers), `gold` (the gold solutions),
+    `dataset` (preference data, see `stages`), `steps` (single steps, see `steps`), or `judge` (its own samples, scored
+    by the model itself, see `self_judge`)."""
     rounds: Count = 3
     """Number of rounds. A finished run goes on from where it is when this is raised."""
     seed: CountOrZero = 0
@@ -422,6 +573,10 @@ class Job(Settings):
     generate: Generate = Generate()
     grade: Grade = Grade()
     pairs: Pairs = Pairs()
+    stages: Stages | None = None
+    steps: Steps = Steps()
+    judge: Judge | None = None
+    self_judge: SelfJudge = SelfJudge()
     loss: Loss = Loss()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
@@ -429,6 +584,12 @@ class Job(Settings):
     keep: Keep = Keep()
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Job:
+        for problem in _contradictions(self):
+            raise ValueError(problem)
+        return self
 
     @model_validator(mode="after")
     def _untrained_gate(self) -> Job:
@@ -445,6 +606,47 @@ class Job(Settings):
         if value >= 2**31:
             raise ValueError("must be below 2147483648")
         return value
+
+
+def _contradictions(job: Job) -> Iterator[str]:
+    """Settings that make no sense together, each with the reason and the cure."""
+    imitates = job.source == "gold" or job.pairs.rule == "correct"
+    dpo, nll = (w if isinstance(w, list) else [w] for w in (job.loss.dpo, job.loss.nll))
+    if not (any(dpo) or any(nll)):
+        yield "`loss.dpo` and `loss.nll` are both 0: there is nothing to learn from"
+    if job.source == "dataset" and job.stages is None:
+        yield "`source: dataset` needs `stages.sources`, the files or data sets with preference data"
+    if job.source != "dataset" and job.stages is not None:
+        yield f"`stages` is for `source: dataset` (method sdpo); with `source: {job.source}` nothing reads it"
+    if job.source != "dataset" and job.data.train is None:
+        yield f"`source: {job.source}` needs `data.train`, the problems that prompts are drawn from"
+    if imitates and job.source in ("dataset", "steps", "judge"):
+        yield f"`pairs.rule: correct` imitates correct samples; with `source: {job.source}` there are none"
+    if imitates and any(dpo):
+        yield (
+            "`loss.dpo` compares with rejected completions, and there are none to imitate gold solutions or correct "
+            "samples: set `loss.dpo: 0` and `loss.nll: 1`"
+        )
+    if not any(dpo) and job.source == "steps":
+        yield "`source: steps` makes pairs of steps, which `loss.dpo: 0` would not use: the rejected ones are the point"
+    if (job.source == "gold" or job.pairs.gold_as_chosen) and job.data.solution is None:
+        key = "source: gold" if job.source == "gold" else "pairs.gold_as_chosen"
+        yield f"`{key}` needs `data.solution`, the field with the worked gold solution"
+    if job.source == "judge" and job.pairs.rule not in ("best_worst", "margin"):
+        yield "`source: judge` gives scores, no verdicts: set `pairs.rule: best_worst` or `margin`"
+    if job.generate.hint and (job.source != "sample" or job.data.hint_template is None):
+        yield "`generate.hint` needs `source: sample` and `data.hint_template`, the prompt that gives the answer away"
+    if job.source == "dataset" and job.reference == "previous" and job.pairs.replay:
+        yield (
+            "`pairs.replay` trains on earlier stages' data again, which the reference has seen by then: a reference "
+            "must not know its stage's data. Set `pairs.replay: 0`, or `reference: base`"
+        )
+    if job.source == "dataset" and job.stages and job.rounds > job.stages.chunks:
+        yield f"`rounds` is {job.rounds}, and `stages` gives {job.stages.chunks} chunks, one a round"
+    if job.source == "steps" and "judge" in (job.steps.localiser, job.steps.filter) and job.judge is None:
+        yield "`steps.localiser: judge` and `steps.filter: judge` need `judge.model`, the model that judges"
+    if job.train.retrain and job.source != "sample":
+        yield "`train.retrain` makes pairs of the gate problems as of the others, with `source: sample` only"
 
 
 HARMLESS = (

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from orchestrator import methods
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
 from orchestrator.wanted import fields_at, wanted_at
@@ -77,7 +78,7 @@ def parse_job(text: str, path: Path, overrides: Sequence[str] = ()) -> JobFile:
         origins = {k: v for k, v in origins.items() if k[: len(key)] != key}
         origins[key] = _Origin(f"override {override!r}", (1, number, 0))
     try:
-        return JobFile(Job.model_validate(document), path.resolve(), tuple(overrides))
+        return JobFile(Job.model_validate(methods.filled_in(document)), path.resolve(), tuple(overrides))
     except ValidationError as error:
         raise BadInput("\n".join(_explain(error, path, origins))) from error
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute
@@ -23,7 +23,7 @@ class PairingPlan:
     """How a round's pairs are made; see config.Pairs."""
 
     per_prompt: int
-    gold_as_chosen: bool
+    gold_as_chosen: bool | Literal["only"]
     max_pairs: int | None
     seed: int
 
@@ -46,7 +46,7 @@ def write_pairs(
     Returns: pairs, before_cap, how many prompts are mixed, all correct, all wrong or ungradable only,
     pass_any, and mean lengths in tokens.
     """
-    prompts = _Prompts(prompts_file, plan.gold_as_chosen)
+    prompts = _Prompts(prompts_file, bool(plan.gold_as_chosen))
     counts = {"mixed": 0, "all_correct": 0, "all_wrong": 0, "ungradable": 0}
     choices: list[list[Choice]] = []
     for sample_file, verdict_file in zip(samples, verdicts, strict=True):
