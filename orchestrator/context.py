@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator import durable, evaluation, streaming
-from orchestrator.config import Job
+from orchestrator.config import Grade, Job
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Commit
 from orchestrator.records import Problem, SamplingPlan, Split, TokenizingPlan, TrainingPlan
@@ -23,7 +23,7 @@ class Trainers(Protocol):
     """A group of training ranks (workers.trainer_group.TrainerGroup)."""
 
     def reference(self, plan: TrainingPlan, out_file: str) -> Facts: ...
-    def train(self, plan: TrainingPlan, reference_file: str) -> Facts: ...
+    def train(self, plan: TrainingPlan, reference_file: str | None) -> Facts: ...
 
 
 class Workers(Protocol):
@@ -31,7 +31,7 @@ class Workers(Protocol):
 
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts: ...
     def engines(self, model: str) -> streaming.Engines: ...
-    def graders(self) -> streaming.Graders: ...
+    def graders(self, settings: Grade) -> streaming.Graders: ...
     def trainers(self) -> Trainers: ...
 
 
@@ -71,16 +71,11 @@ class Context:
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
     @property
-    def grading(self) -> dict[str, Any]:
-        """What can change a verdict."""
-        return self.job.grade.model_dump(mode="json", exclude={"processes"})
-
-    @property
     def _evaluation_tokens(self) -> int:
         return self.job.evaluate.max_tokens or self.job.generate.max_tokens
 
-    def tokenize(self, name: str, problems: Mapping[str, list[Problem]]) -> Commit:
-        """A folder with one Parquet file of prompts a key of `problems`."""
+    def tokenize(self, name: str, problems: Mapping[str, list[Problem]], **changes: Any) -> Commit:
+        """A folder with one Parquet file of prompts a key of `problems`; `changes` are to the plan for it."""
         job, model = self.job, self.seed_model
         plan = TokenizingPlan(
             model,
@@ -91,6 +86,7 @@ class Context:
             tuple((example.prompt, example.completion) for example in job.data.examples),
             job.data.example_separator,
         )
+        plan = replace(plan, **changes)
         inputs = {
             "problems": {key: durable.fingerprint([asdict(p) for p in rows]) for key, rows in problems.items()},
             "plan": asdict(replace(plan, model=model_digest(model))),
@@ -137,7 +133,7 @@ class Context:
             "splits": list(splits),
             "plan": asdict(plan),
             "engine": generate.engine,
-            "grade": self.grading,
+            "grade": grading(self.job.grade),
         }
 
         def work(output: Path) -> Facts:
@@ -146,13 +142,20 @@ class Context:
             if model.probe:
                 agreement = evaluation.check_probe(engines, model.probe, self.job.evaluate.probe_tolerance)
             files: dict[str, Path] = {split: self.run.path(f"baseline/prompts/{split}.parquet") for split in splits}
-            facts = evaluation.evaluate(engines, self.workers.graders(), files, plan, generate.shard_prompts, output)
+            facts = evaluation.evaluate(
+                engines, self.workers.graders(self.job.grade), files, plan, generate.shard_prompts, output
+            )
             return facts | {"probe": agreement}
 
         commit = self.run.step(name, inputs, work)
         folder, _, phase = name.rpartition("/")
         self.say(f"{folder:<10} {phase:<11} {evaluation.summary(commit.facts)}")
         return replace(model, gate=evaluation.solved(self.run.path(f"{name}/gate.parquet")))
+
+
+def grading(grade: Grade) -> dict[str, Any]:
+    """What can change a verdict."""
+    return grade.model_dump(mode="json", exclude={"processes"})
 
 
 def hashes(commit: Commit) -> list[str]:

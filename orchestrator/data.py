@@ -22,7 +22,7 @@ from orchestrator.overlap import overlaps
 from orchestrator.records import Problem
 
 _SURROGATE = re.compile(r"[\ud800-\udfff]")
-_PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution")])
+_PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution", "hint")])
 _LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
 
 
@@ -97,13 +97,33 @@ def kept_problems(folder: Path) -> dict[str, list[Problem]]:
 
 def prompts_of_round(problems: list[Problem], data: Data, round_number: int, seed: int) -> list[Problem]:
     """The training problems of a round (from 1): the same every round, or the next ones of a shuffled order
-    that wraps at the end."""
+    that wraps at the end.
+
+    Raises:
+        BadInput: `prompts: new`, and there are too few problems for so many rounds.
+    """
+    require_enough(problems, data, round_number)
     size = min(data.prompts_per_round or len(problems), len(problems))
     if size == len(problems):
         return problems
     order = random.Random(seed).sample(range(len(problems)), len(problems))
-    start = (round_number - 1) * size if data.prompts == "split" else 0
+    start = 0 if data.prompts == "same" else (round_number - 1) * size
     return [problems[order[(start + i) % len(problems)]] for i in range(size)]
+
+
+def require_enough(problems: list[Problem], data: Data, rounds: int) -> None:
+    """Refuse `prompts: new` where some problem would come twice.
+
+    Raises:
+        BadInput: with the numbers and the cure.
+    """
+    need = (data.prompts_per_round or 0) * rounds
+    if data.prompts == "new" and need > len(problems):
+        raise BadInput(
+            f"data.prompts: `new` needs {need} problems for {rounds} rounds of {data.prompts_per_round}, and "
+            f"data.train has {len(problems)}: lower one of them, or let prompts come again "
+            "(`prompts: split`)"
+        )
 
 
 def _problem(data: Data, row: Mapping[str, Any], number: int, place: str) -> Problem:
@@ -116,7 +136,10 @@ def _problem(data: Data, row: Mapping[str, Any], number: int, place: str) -> Pro
     if not gold.strip():
         raise BadInput(f"{place}: the gold answer (field {data.answer!r}) is empty")
     text = _fill(data.template, row, "data.template", place)
-    return Problem(prompt_id, text, gold.strip(), _solution(data, row, gold.strip(), place))
+    hint = None
+    if data.hint_template is not None:
+        hint = _fill(data.hint_template, {**row, "answer": gold.strip()}, "data.hint_template", place)
+    return Problem(prompt_id, text, gold.strip(), _solution(data, row, gold.strip(), place), hint)
 
 
 def _solution(data: Data, row: Mapping[str, Any], gold: str, place: str) -> str | None:

@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from orchestrator import __version__, durable
 from orchestrator.config import Data, Job, Source, is_harmless
 from orchestrator.context import Say, Workers
-from orchestrator.data import check_disjoint, kept_problems, pin, read_problems, write_problems
+from orchestrator.data import check_disjoint, kept_problems, pin, read_problems, require_enough, write_problems
 from orchestrator.errors import BadInput, Displaced, Interrupted, RatchetError
 from orchestrator.jobfile import JobFile, changed_keys, resolved_yaml
 from orchestrator.ledger import Ledger, probe_links
@@ -58,6 +58,7 @@ def read_all_problems(file: JobFile, pinned: Data | None = None) -> dict[str, li
     sources: dict[str, Source] = {split: getattr(data, split) for split in ("train", "gate", "test")}
     find = {split: file.find(source.path, f"data.{split}") for split, source in sources.items() if source.path}
     problems = {split: read_problems(data, split, find) for split in sources}
+    require_enough(problems["train"], data, file.job.rounds)
     if not data.allow_overlap:
         check_disjoint(problems)
     return problems

@@ -1,10 +1,11 @@
 """The loop. Each round clicks the reference model forward, never back.
 
     for each round:
-        prompts     the round's problems, templated and tokenised once
-        samples     N completions a prompt, from the reference model
-        verdicts    each completion against the gold answer
-        pairs       correct against wrong, K a prompt
+        pairs       what is learned from; in most methods (sources.py):
+            prompts     the round's problems, templated and tokenised once
+            samples     N completions a prompt, from the reference model
+            verdicts    each completion against the gold answer
+            pairs       correct against wrong, K a prompt
         candidate   the reference model, trained on the pairs (training.py)
         evaluation  the candidate on gate and test, greedily
         promote     the candidate is the next reference, if the gate says so
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from orchestrator import sources
 from orchestrator.config import Job
 from orchestrator.context import Context, Model, Say, Workers
 from orchestrator.records import Problem
@@ -29,16 +31,14 @@ def improve(job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Pr
 
     Raises:
         GateStopped: a candidate was not promoted.
-        NoPairs: every prompt's samples are all correct or all wrong.
+        NoPairs: a round gives nothing to learn from.
     """
     context = Context(job, run, workers, problems, model, say)
     reference = base = best = context.evaluate_seed()
     for number in range(1, job.rounds + 1):
         this = Round(context, number)
         this.require_space()
-        prompts = this.prompts()
-        graded = this.samples_and_verdicts(prompts, sampled_from=reference)
-        pairs = this.pairs(graded)
+        pairs = sources.pairs(this, reference)
         candidate = this.train(
             pairs,
             this.replay(),

@@ -3,33 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
 from orchestrator.errors import RatchetError
-from orchestrator.pairing import Candidate, pair_prompt, random_subset
-from orchestrator.records import pairs_schema
+from orchestrator.pairing import CORRECT, SCORES, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
+from orchestrator.records import SAMPLES, pairs_schema
 from orchestrator.run import Facts
 
 
-@dataclass(frozen=True)
-class PairingPlan:
-    """How a round's pairs are made; see config.Pairs."""
-
-    per_prompt: int
-    gold_as_chosen: bool | Literal["only"]
-    max_pairs: int | None
-    seed: int
-
-
 class Choice(NamedTuple):
-    """A pair by what it is made of; its texts stay in their files until it is written."""
+    """A pair by what it is made of; its texts stay in their files until it is written. A `chosen_sample` of None is
+    the gold solution, a `rejected_sample` of None that nothing is rejected."""
 
     pair_id: str
     prompt_id: str
@@ -37,47 +27,66 @@ class Choice(NamedTuple):
     rejected_sample: int | None
 
 
+class Scored(NamedTuple):
+    """A shard's samples, and their verdicts (schema VERDICTS) or scores (schema SELF_SCORES)."""
+
+    samples: Path
+    scores: Path
+
+
 def write_pairs(
-    prompts_file: Path, samples: Sequence[Path], verdicts: Sequence[Path], plan: PairingPlan, output: Path
+    prompts_file: Path, shards: Sequence[Scored], plan: PairingPlan, output: Path, hinted: Sequence[Scored] = ()
 ) -> Facts:
-    """Pair each prompt's correct and wrong samples, and write the pairs (schema `pairs_schema`).
+    """Pair each prompt's better and worse samples, and write the pairs (schema `pairs_schema`). `hinted` are further
+    samples of prompts that have no correct one.
 
     Two passes: the first only chooses, so that a random subset can be drawn from all; the second writes.
     Returns: pairs, before_cap, how many prompts are mixed, all correct, all wrong or ungradable only,
-    pass_any, and mean lengths in tokens.
+    pass_any, and mean lengths in tokens; `hinted`, the pairs that came from hints, where there are any.
     """
-    prompts = _Prompts(prompts_file, bool(plan.gold_as_chosen))
+    prompts = _Prompts(prompts_file)
     counts = {"mixed": 0, "all_correct": 0, "all_wrong": 0, "ungradable": 0}
     choices: list[list[Choice]] = []
-    for sample_file, verdict_file in zip(samples, verdicts, strict=True):
-        shard: list[Choice] = []
-        for prompt_id, candidates in _candidates(sample_file, verdict_file):
-            counts[_kind(candidates)] += 1
-            pairs = pair_prompt(prompt_id, [*candidates, *prompts.gold(prompt_id)], plan.per_prompt)
-            shard += [Choice(p.pair_id, prompt_id, p.chosen.sample_index, p.rejected.sample_index) for p in pairs]
-        choices.append(shard)
-    before_cap = sum(map(len, choices))
-    kept = random_subset(before_cap, plan.max_pairs, plan.seed)
-    if kept is not None:
-        choices = _only(choices, set(kept))
-    tokens = _write(prompts, samples, choices, output)
-    num_pairs = sum(map(len, choices))
+    for number, shard in enumerate([*shards, *hinted]):
+        chosen: list[Choice] = []
+        for prompt_id, candidates in _candidates(shard):
+            if number < len(shards):
+                counts[_kind(candidates)] += 1
+            gold = prompts.gold(prompt_id) if plan.gold_as_chosen else []
+            for pair in pair_prompt(prompt_id, [*candidates, *gold], plan):
+                rejected = pair.rejected.sample_index if pair.rejected else None
+                chosen.append(Choice(pair.pair_id, prompt_id, pair.chosen.sample_index, rejected))
+        choices.append(chosen)
+    facts = _write_chosen(prompts, [shard.samples for shard in (*shards, *hinted)], choices, plan, output)
     num_prompts = sum(counts.values())
-    return {
-        "pairs": num_pairs,
-        "before_cap": before_cap,
-        **{f"prompts_{kind}": count for kind, count in counts.items()},
-        "pass_any": (counts["mixed"] + counts["all_correct"]) / max(num_prompts, 1),
-        "chosen_tokens": tokens["chosen"] / max(num_pairs, 1),
-        "rejected_tokens": tokens["rejected"] / max(num_pairs, 1),
-    }
+    found: Facts = {f"prompts_{kind}": count for kind, count in counts.items()}
+    found |= {"pass_any": (counts["mixed"] + counts["all_correct"]) / max(num_prompts, 1)}
+    return facts | found | ({"hinted": sum(map(len, choices[len(shards) :]))} if hinted else {})
 
 
-def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path) -> Facts:
-    """Copy a random `share` of each earlier round's pairs; a pair's id gets its round in front ("01:p7/0")."""
+def write_gold(prompts_file: Path, plan: PairingPlan, output: Path) -> Facts:
+    """One row a prompt that has a gold solution, to be imitated. Returns: pairs, before_cap, chosen_tokens."""
+    prompts = _Prompts(prompts_file)
+    choices = [Choice(f"{prompt_id}/0", prompt_id, None, None) for prompt_id in prompts.row if prompts.gold(prompt_id)]
+    return _write_chosen(prompts, [None], [choices], plan, output)
+
+
+def unsolved(shards: Sequence[Scored]) -> list[str]:
+    """Prompts none of whose samples is correct."""
+    return [
+        prompt_id
+        for shard in shards
+        for prompt_id, candidates in _candidates(shard)
+        if all(c.score != CORRECT for c in candidates)
+    ]
+
+
+def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path, first: int = 1) -> Facts:
+    """Copy a random `share` of each earlier round's pairs, from round `first` on; a pair's id gets its round in front
+    ("01:p7/0")."""
     count = 0
     with pq.ParquetWriter(output, pq.read_schema(earlier[0]), compression="zstd") as writer:
-        for number, file in enumerate(earlier, start=1):
+        for number, file in enumerate(earlier, start=first):
             table = pq.read_table(file)
             kept = random_subset(table.num_rows, round(share * table.num_rows), seed + number)
             table = table if kept is None else table.take(pa.array(kept, pa.int64()))
@@ -90,36 +99,60 @@ def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path)
 class _Prompts:
     """Rows of the prompts file by id."""
 
-    def __init__(self, file: Path, with_gold: bool) -> None:
+    def __init__(self, file: Path) -> None:
         self.table = pq.read_table(file)
         self.row = {prompt_id: i for i, prompt_id in enumerate(self.table["prompt_id"].to_pylist())}
         self.conversational = self.table["messages"].null_count < self.table.num_rows
-        self._solutions = self.table["solution"].to_pylist() if with_gold else None
+        self._solutions = self.table["solution"].to_pylist()
 
     def gold(self, prompt_id: str) -> list[Candidate]:
-        """The worked gold solution as a candidate, where it is wanted and there is one."""
-        solution = self._solutions and self._solutions[self.row[prompt_id]]
-        return [Candidate(None, solution, "correct")] if solution else []
+        """The worked gold solution as a candidate, where there is one."""
+        solution = self._solutions[self.row[prompt_id]]
+        return [Candidate(None, solution, CORRECT)] if solution else []
 
 
-def _candidates(samples: Path, verdicts: Path) -> list[tuple[str, list[Candidate]]]:
-    left = pq.read_table(samples, columns=["prompt_id", "sample_index", "text"]).to_pylist()
-    right = pq.read_table(verdicts, columns=["prompt_id", "sample_index", "verdict"]).to_pylist()
-    by_key = {(row["prompt_id"], row["sample_index"]): row["verdict"] for row in right}
+def _candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
+    left = pq.read_table(shard.samples, columns=["prompt_id", "sample_index", "text", "num_tokens"]).to_pylist()
+    right = pq.read_table(shard.scores).to_pylist()
+    by_key = {(row["prompt_id"], row["sample_index"]): _score(row) for row in right}
     if len(by_key) != len(left):
-        raise RatchetError(f"{verdicts}: not one verdict a sample of {samples}")
+        raise RatchetError(f"{shard.scores}: not one verdict a sample of {shard.samples}")
     rows = sorted(left, key=lambda row: (row["prompt_id"], row["sample_index"]))
     return [
-        (key, [Candidate(r["sample_index"], r["text"], by_key[key, r["sample_index"]]) for r in group])
+        (
+            key,
+            [Candidate(r["sample_index"], r["text"], by_key[key, r["sample_index"]], r["num_tokens"]) for r in group],
+        )
         for key, group in groupby(rows, key=lambda row: row["prompt_id"])
     ]
 
 
+def _score(row: dict[str, Any]) -> float | None:
+    return row["score"] if "score" in row else SCORES[row["verdict"]]
+
+
 def _kind(candidates: Sequence[Candidate]) -> str:
-    verdicts = {c.verdict for c in candidates}
-    if {"correct", "wrong"} <= verdicts:
+    scores = {c.score for c in candidates} - {None}
+    if len(scores) > 1:
         return "mixed"
-    return "all_correct" if "correct" in verdicts else "all_wrong" if "wrong" in verdicts else "ungradable"
+    return "ungradable" if not scores else "all_wrong" if scores == {WRONG} else "all_correct"
+
+
+def _write_chosen(
+    prompts: _Prompts,
+    samples: Sequence[Path | None],
+    choices: list[list[Choice]],
+    plan: PairingPlan,
+    output: Path,
+) -> Facts:
+    before_cap = sum(map(len, choices))
+    kept = random_subset(before_cap, plan.max_pairs, plan.seed)
+    if kept is not None:
+        choices = _only(choices, set(kept))
+    tokens = _write(prompts, samples, choices, output)
+    num_pairs = sum(map(len, choices))
+    means = {f"{side}_tokens": count / max(num_pairs, 1) for side, count in tokens.items() if count}
+    return {"pairs": num_pairs, "before_cap": before_cap, **means}
 
 
 def _only(choices: list[list[Choice]], kept: set[int]) -> list[list[Choice]]:
@@ -135,17 +168,20 @@ def _only(choices: list[list[Choice]], kept: set[int]) -> list[list[Choice]]:
     return result
 
 
-def _write(prompts: _Prompts, samples: Sequence[Path], choices: list[list[Choice]], output: Path) -> dict[str, int]:
+def _write(
+    prompts: _Prompts, samples: Sequence[Path | None], choices: list[list[Choice]], output: Path
+) -> dict[str, int]:
     schema = pairs_schema(prompts.conversational)
     tokens = {"chosen": 0, "rejected": 0}
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for sample_file, pairs in zip(samples, choices, strict=True):
             if not pairs:
                 continue
-            table = _pairs_table(prompts, pq.read_table(sample_file), pairs, schema)
+            sampled = pq.read_table(sample_file) if sample_file else SAMPLES.empty_table()
+            table = _pairs_table(prompts, sampled, pairs, schema)
             for side in tokens:
                 lengths = pa.compute.list_value_length(table[f"{side}_token_ids"])
-                tokens[side] += pa.compute.sum(lengths).as_py()
+                tokens[side] += pa.compute.sum(lengths).as_py() or 0
             writer.write_table(table)
     return tokens
 
@@ -161,25 +197,27 @@ def _pairs_table(prompts: _Prompts, samples: pa.Table, pairs: list[Choice], sche
     texts = pa.concat_arrays([*samples["text"].chunks, *gold_rows["solution"].chunks])
     ids = pa.concat_arrays([*samples["token_ids"].chunks, *gold_rows["solution_token_ids"].chunks])
     at_prompt = prompts.table.take([prompts.row[pair.prompt_id] for pair in pairs])
-    chosen = [row[pair.prompt_id, pair.chosen_sample] for pair in pairs]
-    rejected = [row[pair.prompt_id, pair.rejected_sample] for pair in pairs]
+    sides: dict[str, list[int | None]] = {
+        "chosen": [row[pair.prompt_id, pair.chosen_sample] for pair in pairs],
+        "rejected": [
+            None if pair.rejected_sample is None else row[pair.prompt_id, pair.rejected_sample] for pair in pairs
+        ],
+    }
 
-    def view(rows: list[int]) -> pa.Array:
+    def view(rows: list[int | None]) -> pa.Array:
         if not prompts.conversational:
-            return texts.take(pa.array(rows))
-        said = [[{"role": "assistant", "content": texts[i].as_py()}] for i in rows]
+            return texts.take(pa.array(rows, pa.int64()))
+        said = [None if i is None else [{"role": "assistant", "content": texts[i].as_py()}] for i in rows]
         return pa.array(said, type=schema.field("chosen").type)
 
     columns = {
         "pair_id": [pair.pair_id for pair in pairs],
         "prompt_id": [pair.prompt_id for pair in pairs],
         "prompt": at_prompt["messages" if prompts.conversational else "text"],
-        "chosen": view(chosen),
-        "rejected": view(rejected),
         "chosen_sample": pa.array([pair.chosen_sample for pair in pairs], pa.int32()),
         "rejected_sample": pa.array([pair.rejected_sample for pair in pairs], pa.int32()),
         "prompt_token_ids": at_prompt["token_ids"],
-        "chosen_token_ids": ids.take(pa.array(chosen)),
-        "rejected_token_ids": ids.take(pa.array(rejected)),
     }
+    for side, places in sides.items():
+        columns |= {side: view(places), f"{side}_token_ids": ids.take(pa.array(places, pa.int64()))}
     return pa.table([columns[name] for name in schema.names], schema=schema)

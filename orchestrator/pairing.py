@@ -1,47 +1,100 @@
-"""From verdicts to preference pairs. Pure and seeded: the same samples and verdicts give the same pairs."""
+"""From scored samples to preference pairs. Pure and seeded: the same samples and scores give the same pairs."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 from orchestrator.records import Verdict
 
 T = TypeVar("T")
 
+CORRECT, WRONG = 1.0, 0.0
+SCORES: Mapping[Verdict, float | None] = {"correct": CORRECT, "wrong": WRONG, "ungradable": None}
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A completion that may join a pair. `sample_index` is None for the gold solution.
+    """A completion that may join a pair. `sample_index` is None for the gold solution; a `score` of None joins
+    neither side.
 
-    Example: Candidate(3, "Final answer: 7", "correct")
+    Example: Candidate(3, "Final answer: 7", CORRECT, num_tokens=5)
     """
 
     sample_index: int | None
     text: str
-    verdict: Verdict
+    score: float | None
+    num_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class PairChoice:
-    """Which candidates of a prompt make a pair; `number` counts the prompt's pairs from 0."""
+    """Which candidates of a prompt make a pair; `number` counts the prompt's pairs from 0. Without `rejected` the
+    chosen one is to be imitated."""
 
     prompt_id: str
     number: int
     chosen: Candidate
-    rejected: Candidate
+    rejected: Candidate | None
 
     def __post_init__(self) -> None:
-        if self.chosen.verdict != "correct" or self.rejected.verdict != "wrong":
-            raise ValueError(f"{self.pair_id}: the chosen must be correct and the rejected wrong")
+        if self.rejected is None:
+            return
         if self.chosen.text == self.rejected.text:
             raise ValueError(f"{self.pair_id}: both sides are the same text")
+        if self.chosen.sample_index is not None and (self.chosen.score or 0) <= (self.rejected.score or 0):
+            raise ValueError(f"{self.pair_id}: the chosen must have a higher score than the rejected")
 
     @property
     def pair_id(self) -> str:
         return f"{self.prompt_id}/{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class PairingPlan:
+    """How a round's pairs are made; see config.Pairs."""
+
+    per_prompt: int
+    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct"] = "zip"
+    margin: float = 1.0
+    gold_as_chosen: bool | Literal["only"] = False
+    rejected: Literal["wrong", "any"] = "wrong"
+    distinct: Literal["none", "text", "equations"] = "none"
+    max_pairs: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Sides:
+    """A prompt's candidates as the rules see them."""
+
+    scored: Sequence[Candidate]
+    winners: Sequence[Candidate]
+    losers: Sequence[Candidate]
+    plan: PairingPlan
+    rng: random.Random
+
+
+def pair_prompt(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPlan) -> list[PairChoice]:
+    """The pairs of one prompt, from its candidates in the order of their sample index.
+
+    Candidates without a score (truncated ones among them) and empty ones join neither side; pairs of
+    identical texts are left out.
+    """
+    scored = [c for c in candidates if c.score is not None and c.text.strip()]
+    winners = [c for c in scored if c.score == CORRECT]
+    losers = [c for c in scored if c.score == WRONG]
+    if plan.gold_as_chosen == "only":
+        winners = [c for c in winners if c.sample_index is None]
+    if plan.rejected == "any":
+        losers = [c for c in scored if c.sample_index is not None]
+    winners, losers = (_distinct(side, plan.distinct) for side in (winners, losers))
+    sides = _Sides(scored, winners, losers, plan, random.Random(f"{plan.seed}/{prompt_id}"))
+    pairs = (p for p in _RULES[plan.rule](sides) if p[1] is None or p[0].text != p[1].text)
+    return [PairChoice(prompt_id, number, *pair) for number, pair in enumerate(pairs)]
 
 
 def walk_together(winners: Sequence[T], losers: Sequence[T], count: int) -> Iterator[tuple[T, T]]:
@@ -52,17 +105,72 @@ def walk_together(winners: Sequence[T], losers: Sequence[T], count: int) -> Iter
             yield winners[k % len(winners)], losers[k % len(losers)]
 
 
-def pair_prompt(prompt_id: str, candidates: Sequence[Candidate], per_prompt: int) -> list[PairChoice]:
-    """At most `per_prompt` pairs of one prompt, from its candidates in the order of their sample index.
+_Pairs = Iterable[tuple[Candidate, Candidate | None]]
 
-    Ungradable candidates (truncated ones among them) and empty ones join neither side; pairs of
-    identical texts are left out.
-    """
-    usable = [c for c in candidates if c.text.strip()]
-    winners = [c for c in usable if c.verdict == "correct"]
-    losers = [c for c in usable if c.verdict == "wrong"]
-    pairs = (p for p in walk_together(winners, losers, per_prompt) if p[0].text != p[1].text)
-    return [PairChoice(prompt_id, number, *pair) for number, pair in enumerate(pairs)]
+
+def _zip(sides: _Sides) -> _Pairs:
+    return walk_together(sides.winners, sides.losers, sides.plan.per_prompt)
+
+
+def _best_worst(sides: _Sides) -> _Pairs:
+    """The highest score against the lowest, of equals a random one; nothing where all are equal (arXiv 2401.10020,
+    section 2.4; arXiv 2405.07863)."""
+    scores = [c.score or 0.0 for c in sides.scored]
+    if not scores or max(scores) == min(scores):
+        return []
+    best, worst = ([c for c in sides.scored if c.score == limit] for limit in (max(scores), min(scores)))
+    return [(sides.rng.choice(best), sides.rng.choice(worst))]
+
+
+def _margin(sides: _Sides) -> _Pairs:
+    """Any two whose scores are at least so far apart; of more than wanted a random choice, in order."""
+    apart = [
+        (a, b) for a in sides.scored for b in sides.scored if (a.score or 0.0) - (b.score or 0.0) >= sides.plan.margin
+    ]
+    kept = random_subset(len(apart), sides.plan.per_prompt, sides.rng.getrandbits(32))
+    return apart if kept is None else [apart[i] for i in kept]
+
+
+def _longest_correct(sides: _Sides) -> _Pairs:
+    """The longest correct one, each time against another random wrong one (DPO-VP, arXiv 2503.12854)."""
+    if not sides.winners or not sides.losers:
+        return []
+    longest = max(sides.winners, key=lambda c: c.num_tokens)
+    count = min(sides.plan.per_prompt, len(sides.losers))
+    return [(longest, loser) for loser in sides.rng.sample(list(sides.losers), count)]
+
+
+def _correct(sides: _Sides) -> _Pairs:
+    return [(winner, None) for winner in sides.winners[: sides.plan.per_prompt]]
+
+
+_RULES: Mapping[str, Callable[[_Sides], _Pairs]] = {
+    "zip": _zip,
+    "best_worst": _best_worst,
+    "margin": _margin,
+    "longest_correct": _longest_correct,
+    "correct": _correct,
+}
+
+_EQUATION = re.compile(r"[\d(][\d\s.,()+*/×÷^%$-]{0,200}=\s{0,9}[$-]?\d[\d.,]{0,40}")
+
+
+def equations(text: str) -> tuple[str, ...]:
+    """The equations of a solution between numbers, in order, without spaces: "3 + 2 = 5" is "3+2=5".
+
+    Two solutions with the same list reckon the same way (arXiv 2308.01825, section 3.3)."""
+    return tuple(re.sub(r"[\s,$]", "", found).rstrip(".") for found in _EQUATION.findall(text))
+
+
+def _distinct(candidates: Sequence[Candidate], by: str) -> list[Candidate]:
+    """The first of those that are the same."""
+    if by == "none":
+        return list(candidates)
+    found: dict[object, Candidate] = {}
+    for candidate in candidates:
+        key = (equations(candidate.text) or candidate.text) if by == "equations" else candidate.text
+        found.setdefault(key, candidate)
+    return list(found.values())
 
 
 def random_subset(count: int, cap: int | None, seed: int) -> list[int] | None:

@@ -28,6 +28,8 @@ class Problem:
     text: str
     gold: str
     solution: str | None
+    hint: str | None = None
+    """The prompt with the gold answer given away, where the job has a template for that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,12 @@ class SamplingPlan:
     stop: tuple[str, ...]
     seed: int
     seeding: Literal["sample", "engine"] = "sample"
+    temperature_mix: tuple[float, ...] = ()
+    """Temperatures that a prompt's samples take in turn, instead of `temperature`."""
+
+    def temperature_of(self, sample_index: int) -> float:
+        mix = self.temperature_mix
+        return mix[sample_index % len(mix)] if mix else self.temperature
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +97,7 @@ class LossWeights:
     nll: float
     nll_scope: Literal["response", "prompt+response"] = "response"
     nll_normalisation: Literal["sequence", "batch"] = "sequence"
+    form: Literal["sigmoid", "squared"] = "sigmoid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,12 +175,23 @@ VERDICTS = pa.schema(
 )
 """One row a sample: correct, wrong or ungradable; what was extracted, by which rule, and why."""
 
+SELF_SCORES = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("score", pa.float64()),
+        pa.field("judgements", pa.int32(), nullable=False),
+    ]
+)
+"""One row a sample: the mean of the model's own `judgements` of it; null where none of them has a score."""
+
 _TRL_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 
 
 def pairs_schema(conversational: bool) -> pa.Schema:
     """Schema of preference pairs, readable by TRL: `prompt`, `chosen` and `rejected` are lists of
-    messages where a chat template is used and plain text otherwise. The ids are what is trained on."""
+    messages where a chat template is used and plain text otherwise. The ids are what is trained on. Where `rejected`
+    is null, the chosen completion is imitated."""
     view = _TRL_MESSAGES if conversational else pa.string()
     ids = pa.list_(pa.int32())
     return pa.schema(
@@ -180,12 +200,12 @@ def pairs_schema(conversational: bool) -> pa.Schema:
             pa.field("prompt_id", pa.string(), nullable=False),
             pa.field("prompt", view, nullable=False),
             pa.field("chosen", view, nullable=False),
-            pa.field("rejected", view, nullable=False),
+            pa.field("rejected", view),
             pa.field("chosen_sample", pa.int32()),
             pa.field("rejected_sample", pa.int32()),
             pa.field("prompt_token_ids", ids, nullable=False),
             pa.field("chosen_token_ids", ids, nullable=False),
-            pa.field("rejected_token_ids", ids, nullable=False),
+            pa.field("rejected_token_ids", ids),
         ]
     )
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from orchestrator import durable, gate, pair_files, space, streaming
 from orchestrator.cleaning import spare_checkpoints
-from orchestrator.config import at_round
-from orchestrator.context import Context, Model, hashes
+from orchestrator.config import Grade, at_round
+from orchestrator.context import Context, Model, grading, hashes
 from orchestrator.data import prompts_of_round
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Commit, Ledger
-from orchestrator.records import SamplingPlan
+from orchestrator.pairing import PairingPlan
+from orchestrator.records import Problem, SamplingPlan
 from orchestrator.run import Facts
 from orchestrator.training import Training
 
@@ -28,10 +30,11 @@ class NoPairs(RatchetError):
 
 @dataclass(frozen=True)
 class Graded:
-    """A round's samples and their verdicts: one file of each a shard, in step."""
+    """A round's samples and their verdicts, shard by shard."""
 
-    samples: list[Path]
-    verdicts: list[Path]
+    prompts: Path
+    """The file of prompts that was sampled."""
+    shards: list[pair_files.Scored]
     hashes: list[str]
 
 
@@ -41,12 +44,14 @@ class Round:
 
     context: Context
     number: int
+    part: str = ""
+    """A part of the round that samples for itself, in a folder of its own below the round's; "" is the round."""
     split: Literal["train", "gate"] = "train"
     """Problems that it samples; the gate's only for `held_out_pairs`."""
 
     @property
     def folder(self) -> str:
-        return f"rounds/{self.number:02d}" + ("" if self.split == "train" else "/held_out")
+        return f"rounds/{self.number:02d}" + (f"/{self.part}" if self.part else "")
 
     def require_space(self) -> None:
         """Raise DiskFull where this round would not fit on the disk; asked before it, not in the middle."""
@@ -56,17 +61,24 @@ class Round:
             need = space.round_need(context.job, self.number, seed, problems)
             space.require_space(context.run.root, need, f"round {self.number}")
 
-    def prompts(self) -> Commit:
-        context = self.context
-        problems = context.problems[self.split]
+    def problems(self) -> list[Problem]:
+        """The problems that the round's prompts are made of."""
+        problems = self.context.problems[self.split]
         if self.split == "train":
-            problems = prompts_of_round(problems, context.job.data, self.number, context.seed("prompts"))
-        return context.tokenize(f"{self.folder}/prompts", {self.split: problems})
+            seed = self.context.seed("prompts")
+            problems = prompts_of_round(problems, self.context.job.data, self.number, seed)
+        return problems
 
-    def samples_and_verdicts(self, prompts: Commit, sampled_from: Model) -> Graded:
-        """Sample and grade, both committed shard by shard, the grading hidden behind the sampling."""
+    def prompts(self) -> Commit:
+        return self.context.tokenize(f"{self.folder}/prompts", {self.split: self.problems()})
+
+    def samples_and_verdicts(
+        self, prompts: Commit, sampled_from: Model, plan: SamplingPlan | None = None, grade: Grade | None = None
+    ) -> Graded:
+        """Sample and grade, both committed shard by shard, the grading hidden behind the sampling. `plan` and `grade`
+        are the job's unless given."""
         context, run = self.context, self.context.run
-        plan = self._sampling_plan()
+        plan, grade = plan or self.sampling_plan(), grade or context.job.grade
         inputs = {
             "model": sampled_from.digest,
             "prompts": hashes(prompts),
@@ -75,13 +87,13 @@ class Round:
             "shard_prompts": context.job.generate.shard_prompts,
         }
         samples = run.sharded(f"{self.folder}/samples", inputs)
-        verdicts = run.sharded(f"{self.folder}/verdicts", {"samples": inputs, "grade": context.grading}, samples)
+        verdicts = run.sharded(f"{self.folder}/verdicts", {"samples": inputs, "grade": grading(grade)}, samples)
         source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
         shards = streaming.shards_of(source, context.job.generate.shard_prompts)
         if run.committed(verdicts.name) is None:
             streaming.sample_and_grade_shards(
                 lambda: context.workers.engines(sampled_from.path),
-                context.workers.graders,
+                lambda: context.workers.graders(grade),
                 shards,
                 plan,
                 samples,
@@ -93,35 +105,21 @@ class Round:
         self.say("samples", speed + streaming.told(sampled))
         counts = f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable"
         self.say("verdicts", counts + streaming.told(graded))
-        return Graded(
-            [samples.path(i) for i in range(len(shards))],
-            [verdicts.path(i) for i in range(len(shards))],
-            [*samples.hashes(), *verdicts.hashes()],
-        )
+        scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in range(len(shards))]
+        return Graded(source, scored, [*samples.hashes(), *verdicts.hashes()])
 
-    def pairs(self, graded: Graded) -> Commit:
-        """Preference pairs from this round's own samples (arXiv 2404.19733, section 2)."""
-        settings = self.context.job.pairs
-        per_prompt = at_round(settings.per_prompt, self.number)
-        seed = self.context.seed("pairs", self.number)
-        inputs = {
-            "prompts": hashes(self.context.run.ledger.state.commits[f"{self.folder}/prompts"]),
-            "graded": graded.hashes,
-            "per_prompt": per_prompt,
-            "gold_as_chosen": settings.gold_as_chosen,
-            "max_pairs": settings.max_pairs,
-            "seed": seed,
-        }
+    def pairs(self, graded: Graded, hinted: Graded | None = None) -> Commit:
+        """Preference pairs, or samples to be imitated, from this round's own samples (arXiv 2404.19733, section 2)."""
+        plan = self.pairing_plan()
+        inputs = {"graded": graded.hashes, "hinted": hinted.hashes if hinted else []}
 
         def work(folder: Path) -> Facts:
             folder.mkdir()
-            prompts = self.context.run.path(f"{self.folder}/prompts/{self.split}.parquet")
-            plan = pair_files.PairingPlan(per_prompt, settings.gold_as_chosen, settings.max_pairs, seed)
-            return pair_files.write_pairs(prompts, graded.samples, graded.verdicts, plan, folder / "00000.parquet")
+            more = hinted.shards if hinted else []
+            return pair_files.write_pairs(graded.prompts, graded.shards, plan, folder / "00000.parquet", more)
 
-        commit = self.context.run.step(f"{self.folder}/pairs", inputs, work)
+        commit = self.make_pairs(inputs, plan, work)
         facts = commit.facts
-        self.say("pairs", f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples")
         if not facts["pairs"] and self.split == "train":
             raise NoPairs(
                 f"round {self.number} gives no pairs: {facts['prompts_all_correct']} of its prompts have only correct "
@@ -130,28 +128,39 @@ class Round:
             )
         return commit
 
+    def make_pairs(self, inputs: Mapping[str, Any], plan: PairingPlan, work: Callable[[Path], Facts]) -> Commit:
+        """Commit the round's pairs, which `work` writes to 00000.parquet in a new folder, from these inputs, its
+        prompts and the plan."""
+        prompts = hashes(self.context.run.ledger.state.commits[f"{self.folder}/prompts"])
+        everything = {"prompts": prompts, **inputs, **asdict(plan)}
+        commit = self.context.run.step(f"{self.folder}/pairs", everything, work)
+        self.say("pairs", _told(commit.facts, plan))
+        return commit
+
     def held_out_pairs(self, sampled_from: Model) -> Commit | None:
         """Pairs of the gate problems, for a job that trains on these too once they have chosen (`train.retrain`)."""
         if not self.context.job.train.retrain:
             return None
-        gate_side = replace(self, split="gate")
+        gate_side = replace(self, part="held_out", split="gate")
         pairs = gate_side.pairs(gate_side.samples_and_verdicts(gate_side.prompts(), sampled_from))
         return pairs if pairs.facts["pairs"] else None
 
     def replay(self) -> Commit | None:
         """Pairs of earlier rounds that are trained on again, if the job wants any."""
-        share, run = self.context.job.pairs.replay, self.context.run
+        settings, run = self.context.job.pairs, self.context.run
+        share = settings.replay
         if not share or self.number == 1:
             return None
         seed = self.context.seed("replay", self.number)
-        steps = [f"rounds/{number:02d}/pairs" for number in range(1, self.number)]
+        first = max(1, self.number - (settings.replay_rounds or self.number))
+        steps = [f"rounds/{number:02d}/pairs" for number in range(first, self.number)]
         commits = [run.ledger.state.commits[step] for step in steps]
         inputs = {"pairs": [hashes(commit) for commit in commits], "share": share, "seed": seed}
 
         def work(folder: Path) -> Facts:
             folder.mkdir()
             files = [run.path(f"{step}/00000.parquet") for step in steps]
-            return pair_files.write_replay(files, share, seed, folder / "00000.parquet")
+            return pair_files.write_replay(files, share, seed, folder / "00000.parquet", first)
 
         commit = run.step(f"{self.folder}/replay", inputs, work)
         self.say("replay", f"{commit.facts['pairs']} pairs of {commit.facts['rounds']} earlier rounds")
@@ -203,8 +212,9 @@ class Round:
     def say(self, phase: str, text: str) -> None:
         self.context.say(f"{self.folder:<10} {phase:<11} {text}")
 
-    def _sampling_plan(self) -> SamplingPlan:
+    def sampling_plan(self) -> SamplingPlan:
         generate, number = self.context.job.generate, self.number
+        purpose = ("samples", number, self.part) if self.split == "train" and self.part else ("samples", number)
         return SamplingPlan(
             samples=at_round(generate.samples, number),
             temperature=at_round(generate.temperature, number),
@@ -212,6 +222,27 @@ class Round:
             top_k=generate.top_k,
             max_tokens=generate.max_tokens,
             stop=tuple(generate.stop),
-            seed=self.context.seed("samples", number),
+            seed=self.context.seed(*purpose),
             seeding=generate.seeding,
+            temperature_mix=tuple(generate.temperature_mix or ()),
         )
+
+    def pairing_plan(self) -> PairingPlan:
+        settings = self.context.job.pairs
+        return PairingPlan(
+            at_round(settings.per_prompt, self.number),
+            settings.rule,
+            settings.margin,
+            settings.gold_as_chosen,
+            settings.rejected,
+            settings.distinct,
+            settings.max_pairs,
+            self.context.seed("pairs", self.number),
+        )
+
+
+def _told(facts: Facts, plan: PairingPlan) -> str:
+    if plan.rule == "correct":
+        return f"{facts['pairs']} completions to imitate"
+    gold = " and of gold solutions" if plan.gold_as_chosen else ""
+    return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"

@@ -1,6 +1,6 @@
 """The training of one round: from pairs to a candidate.
 
-    reference   log-probabilities of every completion under the reference model, once
+    reference   log-probabilities of every completion under the reference model, once, where the loss compares with it
     train       the optimizer steps; one checkpoint, or one every `train.eval_every` steps
     selection   each of several checkpoints on the gate problems
     choice      the last of them, or the best
@@ -51,7 +51,8 @@ class Training:
         """Train `init` on the pairs and those replayed; `held_out` are the gate problems' pairs, for `retrain`."""
         parts = [commit for commit in (pairs, replay) if commit]
         everything = [*parts, held_out] if held_out else parts
-        self._score_reference(everything)
+        if self._compares:
+            self._score_reference(everything)
         if self.context.job.train.eval_every is None:
             commit = self._train("train", parts, f"{self.folder}/checkpoint")
             return self._model(commit, self.context.run.path(f"{self.folder}/train/probe.parquet"))
@@ -98,7 +99,7 @@ class Training:
         run, settings = self.context.run, self.context.job.train
         inputs = {
             "init": self.init.digest,
-            "reference": self.reference.digest,
+            "reference": self.reference.digest if self._compares else None,
             "pairs": _hashes(pairs),
             "loss": asdict(self._loss_weights()),
             "train": settings.model_dump(mode="json", exclude=_HARMLESS)
@@ -115,7 +116,8 @@ class Training:
             plan = self._plan(pairs, output, checkpoint, limits)
             states, keep = self._own_states(phase), self.context.job.keep.training_states
             plan = replace(plan, state_dir=str(states), identity=durable.fingerprint(inputs), keep_states=keep)
-            return self.context.workers.trainers().train(plan, str(run.path(f"{self.folder}/reference/00000.parquet")))
+            reference = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
+            return self.context.workers.trainers().train(plan, reference)
 
         commit = run.step(step, inputs, work, outputs=[step, target])
         for states in self._states(phase):
@@ -197,6 +199,11 @@ class Training:
         return commit
 
     @property
+    def _compares(self) -> bool:
+        """Whether the loss compares with a reference: imitation does not."""
+        return self._loss_weights().dpo > 0
+
+    @property
     def _seed(self) -> int:
         return self.context.seed("train", self.number)
 
@@ -208,6 +215,7 @@ class Training:
             nll=at_round(loss.nll, self.number),
             nll_scope=loss.nll_scope,
             nll_normalisation=loss.nll_normalisation,
+            form=loss.form,
         )
 
     def _say(self, phase: str, text: str) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.cluster import Cluster, Node
-from orchestrator.config import Job
+from orchestrator.config import Grade, Job
 from orchestrator.records import Problem, TokenizingPlan
 from orchestrator.run import Facts
 
@@ -27,7 +27,8 @@ class RealWorkers:
         self._connected: Cluster | None = None
         self._everything = contextlib.ExitStack()
         self._devices = contextlib.ExitStack()
-        self._graders: Any = None
+        self._graders: list[Grade] = []
+        self._grader_groups: list[Any] = []
         self._pool: Any = None
         self._group: Any = None
 
@@ -65,13 +66,14 @@ class RealWorkers:
             self._pool.wait_ready()
         return self._pool
 
-    def graders(self) -> Any:
-        if self._graders is None:
+    def graders(self, settings: Grade) -> Any:
+        if settings not in self._graders:
             self.cluster  # noqa: B018  # connected before Ray is imported
             from workers.grader_group import GraderGroup
 
-            self._graders = self._everything.enter_context(GraderGroup(self._job.grade))
-        return self._graders
+            self._graders.append(settings)
+            self._grader_groups.append(self._everything.enter_context(GraderGroup(settings)))
+        return self._grader_groups[self._graders.index(settings)]
 
     def trainers(self) -> Any:
         if self._group is None:

@@ -8,11 +8,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.pairing import Candidate, PairChoice, pair_prompt, random_subset, walk_together
+from orchestrator.pairing import (
+    CORRECT,
+    SCORES,
+    WRONG,
+    Candidate,
+    PairChoice,
+    PairingPlan,
+    pair_prompt,
+    random_subset,
+    walk_together,
+)
 
 verdicts = st.sampled_from(["correct", "wrong", "ungradable"])
 candidate_lists = st.lists(st.tuples(verdicts, st.sampled_from(["a", "b", "c", " ", ""])), max_size=12).map(
-    lambda rows: [Candidate(i, text, verdict) for i, (verdict, text) in enumerate(rows)]
+    lambda rows: [Candidate(i, text, SCORES[verdict]) for i, (verdict, text) in enumerate(rows)]
 )
 
 
@@ -23,8 +33,8 @@ def test_lists_wrap_and_duplicates_are_kept() -> None:
 
 
 def test_one_winner_meets_every_loser() -> None:
-    candidates = [Candidate(0, "no", "wrong"), Candidate(1, "yes", "correct"), Candidate(2, "nope", "wrong")]
-    pairs = pair_prompt("p", candidates, 4)
+    candidates = [Candidate(0, "no", WRONG), Candidate(1, "yes", CORRECT), Candidate(2, "nope", WRONG)]
+    pairs = pair_prompt("p", candidates, PairingPlan(4))
     assert [(p.chosen.sample_index, p.rejected.sample_index) for p in pairs] == [
         (1, 0),
         (1, 2),
@@ -35,15 +45,15 @@ def test_one_winner_meets_every_loser() -> None:
 
 
 def test_gold_wins_where_nothing_else_does() -> None:
-    candidates = [Candidate(0, "no", "wrong"), Candidate(None, "worked solution", "correct")]
-    assert [p.chosen.sample_index for p in pair_prompt("p", candidates, 2)] == [None, None]
+    candidates = [Candidate(0, "no", WRONG), Candidate(None, "worked solution", CORRECT)]
+    assert [p.chosen.sample_index for p in pair_prompt("p", candidates, PairingPlan(2))] == [None, None]
 
 
 @given(candidate_lists, st.integers(1, 20))
 def test_pairs_are_what_the_rule_says(candidates: list[Candidate], per_prompt: int) -> None:
-    pairs = pair_prompt("p", candidates, per_prompt)
-    winners = [c for c in candidates if c.verdict == "correct" and c.text.strip()]
-    losers = [c for c in candidates if c.verdict == "wrong" and c.text.strip()]
+    pairs = pair_prompt("p", candidates, PairingPlan(per_prompt))
+    winners = [c for c in candidates if c.score == CORRECT and c.text.strip()]
+    losers = [c for c in candidates if c.score == WRONG and c.text.strip()]
     for pair in pairs:
         assert pair.chosen in winners
         assert pair.rejected in losers
@@ -54,11 +64,11 @@ def test_pairs_are_what_the_rule_says(candidates: list[Candidate], per_prompt: i
 
 
 def test_a_pair_checks_itself() -> None:
-    right, wrong = Candidate(0, "x", "correct"), Candidate(1, "x", "wrong")
+    right, wrong = Candidate(0, "x", CORRECT), Candidate(1, "x", WRONG)
     with pytest.raises(ValueError, match="same text"):
         PairChoice("p", 0, right, wrong)
-    with pytest.raises(ValueError, match="must be correct"):
-        PairChoice("p", 0, wrong, right)
+    with pytest.raises(ValueError, match="higher score"):
+        PairChoice("p", 0, Candidate(1, "y", WRONG), right)
 
 
 @given(st.integers(0, 200), st.integers(1, 200), st.integers(0, 2**31 - 1))

@@ -26,27 +26,34 @@ Tokens = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class PairTokens:
-    """Token ids of one preference pair; each array is one-dimensional int32 and not empty."""
+    """Token ids of one preference pair; each array is one-dimensional int32 and not empty. Without `rejected` the
+    chosen completion is to be imitated."""
 
     pair_id: str
     prompt: Tokens
     chosen: Tokens
-    rejected: Tokens
+    rejected: Tokens | None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "chosen", "rejected"):
-            if len(getattr(self, name)) == 0:
+            side = getattr(self, name)
+            if side is not None and len(side) == 0:
                 raise ValueError(f"pair {self.pair_id}: {name} has no tokens; such a pair cannot be trained on")
+
+    @property
+    def sides(self) -> tuple[Tokens, ...]:
+        """The completions: chosen and rejected, or chosen alone."""
+        return (self.chosen,) if self.rejected is None else (self.chosen, self.rejected)
 
     @property
     def longest(self) -> int:
         """Tokens of the longer side, prompt included."""
-        return len(self.prompt) + max(len(self.chosen), len(self.rejected))
+        return len(self.prompt) + max(map(len, self.sides))
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What must stay together in one pack: a pair (two completions) or one completion to be scored."""
+    """What must stay together in one pack: a pair (two completions), or one completion to be imitated or scored."""
 
     tag: Hashable
     """What the caller knows the member by: the row of a pair, the key of a completion."""
@@ -195,7 +202,7 @@ def pair_trees(pairs: Sequence[PairTokens], rows: Sequence[int], limit: int) -> 
     return [
         tree
         for members in grouped.values()
-        for tree in _grow(pairs[members[0]].prompt, ((r, (pairs[r].chosen, pairs[r].rejected)) for r in members), limit)
+        for tree in _grow(pairs[members[0]].prompt, ((r, pairs[r].sides) for r in members), limit)
     ]
 
 
@@ -204,7 +211,7 @@ def completion_trees(pairs: Sequence[PairTokens], limit: int) -> list[Tree]:
     grouped: dict[bytes, tuple[Tokens, dict[str, Tokens]]] = {}
     for pair in pairs:
         _, known = grouped.setdefault(pair.prompt.tobytes(), (pair.prompt, {}))
-        for completion in (pair.chosen, pair.rejected):
+        for completion in pair.sides:
             known.setdefault(completion_key(pair.prompt, completion), completion)
     return [
         tree
@@ -316,7 +323,8 @@ def micro_batch(trees: Sequence[Tree], score_prompts: bool = False) -> MicroBatc
         keys += [completion_key(tree.prompt, c) for c in tree.completions]
         lengths += [len(c) for c in tree.completions]
         for member in tree.members:
-            chosen, rejected = (base + place for place in member.completions)
+            # What is imitated stands on both sides, where it cancels out of the comparison.
+            chosen, rejected = (base + member.completions[i] for i in (0, -1))
             rows.append(int(member.tag))  # type: ignore[call-overload]
             index.append((chosen, rejected, num_completions + number, lengths[chosen], len(tree.prompt)))
     columns = _long(np.asarray(index, dtype=np.int64).reshape(-1, 5)).unbind(1)
@@ -331,5 +339,5 @@ def filler(pair: PairTokens, score_prompts: bool = False) -> MicroBatch:
 
 
 def padded_tokens(pairs: Sequence[PairTokens], rows: Sequence[int]) -> int:
-    """Tokens that one padded batch of the same pairs would process: both sides to the longest one."""
-    return 2 * len(rows) * max(pairs[row].longest for row in rows)
+    """Tokens that one padded batch of the same pairs would process: all sides to the longest one."""
+    return sum(len(pairs[row].sides) for row in rows) * max(pairs[row].longest for row in rows)

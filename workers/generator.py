@@ -128,14 +128,14 @@ class Generator:
     def _parameters(self, plan: SamplingPlan, prompt_id: str, index: int) -> Any:
         from vllm import SamplingParams
 
-        greedy = plan.temperature == 0
+        temperature = plan.temperature_of(index)
         return SamplingParams(
-            temperature=plan.temperature,
+            temperature=temperature,
             top_p=plan.top_p,
             top_k=plan.top_k,
             max_tokens=plan.max_tokens,
             stop=list(plan.stop),
-            seed=None if greedy or plan.seeding == "engine" else sample_seed(plan.seed, prompt_id, index),
+            seed=None if temperature == 0 or plan.seeding == "engine" else sample_seed(plan.seed, prompt_id, index),
         )
 
     def _sample(self, requests: Sequence[tuple[list[int], Any]]) -> Iterator[tuple[int, Any]]:

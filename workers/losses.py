@@ -65,6 +65,15 @@ def dpo_losses(pairs: PairLogprobs, beta: float) -> Tensor:
     return -F.logsigmoid(reward_margins(pairs, beta))
 
 
+def squared_losses(pairs: PairLogprobs, beta: float) -> Tensor:
+    """SPPO's loss of each pair for wins that are certain, shape [B]: the squared distances of the log-ratios from
+    +1/(2 beta) for the chosen and -1/(2 beta) for the rejected (arXiv 2405.00675, equation 4.5, where P is 1 and
+    eta is 1/beta)."""
+    chosen = pairs.chosen - pairs.reference_chosen
+    rejected = pairs.rejected - pairs.reference_rejected
+    return (chosen - 0.5 / beta) ** 2 + (rejected + 0.5 / beta) ** 2
+
+
 def nll_tokens(pairs: PairLogprobs, scope: str) -> tuple[Tensor, Tensor]:
     """Log-probability and length that the NLL of each chosen sequence covers, both of shape [B].
 
@@ -99,7 +108,8 @@ def preference_loss_sum(pairs: PairLogprobs, weights: LossWeights, num_pairs: in
     matter for `nll_normalisation: batch` only. A term of weight 0 is reported but not differentiated.
     """
     margins = reward_margins(pairs, weights.beta)
-    dpo = -F.logsigmoid(margins).sum()
+    losses = dpo_losses if weights.form == "sigmoid" else squared_losses
+    dpo = losses(pairs, weights.beta).sum()
     logprobs, lengths = nll_tokens(pairs, weights.nll_scope)
     nll = nll_sum(logprobs, lengths, weights.nll_normalisation, num_pairs, num_tokens)
     # A product with 0 would turn an infinite term that nobody asked for into NaN.

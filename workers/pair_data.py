@@ -18,12 +18,13 @@ class TrainingDataError(ValueError):
     """The pairs or the reference file cannot be trained on; the message names file, row and cure."""
 
 
-def _token_lists(table: pa.Table, name: str) -> list[Tokens]:
+def _token_lists(table: pa.Table, name: str) -> list[Tokens | None]:
     column = table.column(name).combine_chunks()
     column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
     values = column.values.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
     offsets = column.offsets.to_numpy()
-    return [values[start:stop] for start, stop in pairwise(offsets)]
+    rows = zip(column.is_valid().to_pylist(), pairwise(offsets), strict=True)
+    return [values[start:stop] if there else None for there, (start, stop) in rows]
 
 
 def read_pairs(files: Sequence[str], vocab_size: int) -> list[PairTokens]:
@@ -46,8 +47,8 @@ def read_pairs(files: Sequence[str], vocab_size: int) -> list[PairTokens]:
                 pair = PairTokens(pair_id, *sides)
             except ValueError as error:
                 raise TrainingDataError(f"{file}: {error}; leave it out when pairs are made") from error
-            low = min(int(side.min()) for side in sides)
-            high = max(int(side.max()) for side in sides)
+            low = min(int(side.min()) for side in (pair.prompt, *pair.sides))
+            high = max(int(side.max()) for side in (pair.prompt, *pair.sides))
             if low < 0 or high >= vocab_size:
                 raise TrainingDataError(
                     f"{file}: pair {pair_id} has token id {low if low < 0 else high}, but the model's "
@@ -87,7 +88,7 @@ def read_reference(file: str) -> dict[str, float]:
 def require_scored(pairs: Sequence[PairTokens], reference: dict[str, float], file: str) -> None:
     """Raise TrainingDataError unless the reference covers both sides of every pair."""
     for pair in pairs:
-        for side in (pair.chosen, pair.rejected):
+        for side in pair.sides:
             if completion_key(pair.prompt, side) not in reference:
                 raise TrainingDataError(
                     f"{file}: lacks a completion of pair {pair.pair_id}: it was made for other pairs, so run the "

@@ -177,10 +177,13 @@ def learning_rate(
     return peak * (final_ratio + (1.0 - final_ratio) * share)
 
 
-def mean_metrics(sums: Mapping[str, float]) -> dict[str, float]:
-    """A step's metrics from its sums over all ranks: means over pairs, and log-probabilities a token."""
+def mean_metrics(sums: Mapping[str, float], compared: bool = True, rejected: bool = True) -> dict[str, float]:
+    """A step's metrics from its sums over all ranks: means over pairs, and log-probabilities a token. Not `compared`
+    with a reference, or without `rejected` sides, what would need these is left out."""
     pairs = sums["pairs"]
-    metrics = {name: sums[name] / pairs for name in SUMS[:7]}
-    for side in ("chosen", "rejected"):
+    missing = set() if compared else {"dpo_loss", "margin", "reward_accuracy"}
+    missing |= set() if rejected else {"rejected_logprob"}
+    metrics = {name: sums[name] / pairs for name in SUMS[:7] if name not in missing}
+    for side in ("chosen", "rejected") if rejected else ("chosen",):
         metrics[f"{side}_logprob_per_token"] = sums[f"{side}_logprob"] / sums[f"{side}_tokens"]
     return metrics | {"pairs": int(pairs), "tokens": int(sums["tokens"])}

@@ -59,8 +59,8 @@ class Round:
 
     plan: TrainingPlan
     pairs: list[PairTokens]
-    reference: dict[str, float]
-    """Log-probability under the reference by completion key."""
+    reference: dict[str, float] | None
+    """Log-probability under the reference by completion key; None where the loss compares with no reference."""
     batches: list[list[int]]
     """Rows of the pairs of each step."""
 
@@ -182,15 +182,18 @@ class Trainer:
 
     # Training
 
-    def train(self, plan: TrainingPlan, reference_file: str) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Train the round: yields ("step", metrics) after each step and ("facts", facts) at the end.
+    def train(self, plan: TrainingPlan, reference_file: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Train the round: yields ("step", metrics) after each step and ("facts", facts) at the end. Without a
+        reference file nothing is compared with a reference.
 
         Raises TrainingError (a loss or gradient that is not finite), ReferenceMismatch, TrainingDataError
         (pairs or reference file) or ExportError.
         """
         pairs, dropped = self._read_pairs(plan)
-        reference = pair_data.read_reference(reference_file)
-        pair_data.require_scored(pairs, reference, reference_file)
+        reference = None
+        if reference_file is not None:
+            reference = pair_data.read_reference(reference_file)
+            pair_data.require_scored(pairs, reference, reference_file)
         engine = self._engine(plan.init)
         # What is trained now is the policy no longer: another call starts from the folder again.
         self._policy = None
@@ -200,7 +203,8 @@ class Trainer:
         resumed_from, self._saved = len(done.metrics), time.monotonic()
         for step in range(resumed_from + 1, last + 1):
             row, check, save = self._step(engine, round_, step)
-            done.first_step = done.first_step or check.facts()
+            if reference is not None:
+                done.first_step = done.first_step or check.facts()
             done.metrics.append(row)
             yield "step", row
             if plan.export_every and (step % plan.export_every == 0 or step == last):
@@ -214,7 +218,7 @@ class Trainer:
             self._publish(engine, plan, pairs, Path(plan.checkpoint_dir), Path(plan.probe_file))
         if self.rank == 0:
             pair_data.write_metrics(plan.metrics_file, done.metrics)
-        yield "facts", _facts(done, len(pairs), dropped, len(reference)) | {"resumed_from": resumed_from}
+        yield "facts", _facts(done, pairs, dropped) | {"resumed_from": resumed_from}
 
     def _batches(self, pairs: list[PairTokens], plan: TrainingPlan) -> list[list[int]]:
         batches: list[list[int]] = []
@@ -232,7 +236,8 @@ class Trainer:
         mine += [batching.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))
         for batch in mine:
             self.beats += 1
-            logprobs = [round_.reference[key] if batch.rows else 0.0 for key in batch.keys]
+            known = round_.reference if batch.rows else None
+            logprobs = [known[key] if known is not None else 0.0 for key in batch.keys]
             yield batch.to(self.device), torch.tensor(logprobs, dtype=torch.float64)
 
     def _step(self, engine: Any, round_: Round, step: int) -> tuple[dict[str, Any], ReferenceCheck, bool]:
@@ -256,7 +261,8 @@ class Trainer:
         if not math.isfinite(totals["loss"]):
             self._stop_not_finite(round_, step, totals["loss"], math.nan)
         check = ReferenceCheck.from_sums(differences)
-        if step == 1 and round_.plan.init == round_.plan.reference:
+        compared = round_.reference is not None
+        if compared and step == 1 and round_.plan.init == round_.plan.reference:
             check.require_agreement()
         engine.step()
         norm = self._grad_norm if self.settings.zero == 0 else float(engine.get_global_grad_norm())
@@ -264,19 +270,21 @@ class Trainer:
         if not math.isfinite(norm) or norm < 0:
             self._stop_not_finite(round_, step, totals["loss"], norm)
         seconds = time.perf_counter() - started
-        row = {"step": step} | mean_metrics(totals) | {"grad_norm": norm, "learning_rate": rate}
+        means = mean_metrics(totals, compared, rejected=round_.pairs[rows[0]].rejected is not None)
+        row = {"step": step} | means | {"grad_norm": norm, "learning_rate": rate}
         row["padded_tokens"] = batching.padded_tokens(round_.pairs, rows)
         save = save or bool(self.settings.save_every and step % self.settings.save_every == 0)
         return row | {"tokens_per_second": row["tokens"] / seconds, "seconds": seconds}, check, save
 
     def _learning_rate(self, round_: Round, step: int) -> float:
         settings = self.settings
+        num_steps = round_.plan.schedule_steps or len(round_.batches)
         return learning_rate(
             step,
-            round_.plan.schedule_steps or len(round_.batches),
+            num_steps,
             round_.plan.learning_rate,
             settings.schedule,
-            settings.warmup_steps,
+            settings.warmup_steps or round(settings.warmup_ratio * num_steps),
             settings.final_ratio,
         )
 
@@ -350,7 +358,7 @@ class Trainer:
         texts = {
             batching.completion_key(pair.prompt, completion): (pair, completion)
             for pair in pairs
-            for completion in (pair.chosen, pair.rejected)
+            for completion in pair.sides
         }
         keys = sorted(texts)[:PROBE_COMPLETIONS]
         picked = [PairTokens(key, texts[key][0].prompt, texts[key][1], texts[key][1]) for key in keys]
@@ -362,14 +370,15 @@ class Trainer:
             pair_data.write_probe(str(file), [(texts[k][0].prompt, texts[k][1], logprobs[k]) for k in keys])
 
 
-def _facts(done: Progress, num_pairs: int, dropped: int, num_completions: int) -> dict[str, Any]:
+def _facts(done: Progress, pairs: list[PairTokens], dropped: int) -> dict[str, Any]:
+    completions = {batching.completion_key(pair.prompt, side) for pair in pairs for side in pair.sides}
     tokens, seconds = (sum(row[name] for row in done.metrics) for name in ("tokens", "seconds"))
     return {
         "steps": len(done.metrics),
         "loss": done.metrics[-1]["loss"],
-        "pairs": num_pairs,
+        "pairs": len(pairs),
         "dropped_pairs": dropped,
-        "distinct_completions": num_completions,
+        "distinct_completions": len(completions),
         "tokens": tokens,
         "padded_tokens": sum(row["padded_tokens"] for row in done.metrics),
         "seconds": seconds,

@@ -69,10 +69,10 @@ class _Rank:
     def reference_logprobs(self, plan: TrainingPlan) -> list[tuple[str, float, int]]:
         return self.trainer.reference_logprobs(plan)
 
-    def train(self, plan: TrainingPlan, reference_file: str) -> Any:
+    def train(self, plan: TrainingPlan, reference_file: str | None) -> Any:
         yield from self.trainer.train(plan, reference_file)
 
-    def follow(self, plan: TrainingPlan, reference_file: str) -> None:
+    def follow(self, plan: TrainingPlan, reference_file: str | None) -> None:
         for _ in self.trainer.train(plan, reference_file):
             pass
 
@@ -126,7 +126,7 @@ class TrainerGroup:
         return counts | {"seconds": seconds}
 
     def train(
-        self, plan: TrainingPlan, reference_file: str, on_step: Callable[[dict[str, Any]], None] | None = None
+        self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:
         """Train, and write metrics, probe and checkpoint; `on_step` gets each step's metrics as it ends (again, where
         the ranks were lost after it). The facts tell how often they were started again (`restarts`)."""
@@ -134,7 +134,7 @@ class TrainerGroup:
         return dict(facts) | {"restarts": restarts}
 
     def _train(
-        self, plan: TrainingPlan, reference_file: str, on_step: Callable[[dict[str, Any]], None] | None
+        self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None
     ) -> dict[str, Any]:
         leader = self._actors[0].train.options(num_returns="streaming").remote(plan, reference_file)
         followers = [actor.follow.remote(plan, reference_file) for actor in self._actors[1:]]
