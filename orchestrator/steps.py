@@ -1,0 +1,160 @@
+"""Answers in steps: where a step begins and ends, in text and in tokens, and which prefix to probe next. Pure.
+
+    opening           sampled text
+    ... \\nStep 1:     6 + 2 = 8\\nStep 2: 8 * 2 = 18\\nFinal answer: 18
+                     ^prefix 0        ^prefix 1                       ^prefix 2, the whole answer
+                      └step 1─┘        └step 2─────────────────────┘
+
+A prefix of j right steps ends behind the marker of step j + 1, where the text has one: what follows it is that step
+(arXiv 2406.18629, section 3.1). Prefix 0 counts as right and the whole answer as wrong, so neither is ever probed.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple, Protocol
+
+_MARKERS = {"markers": r"(?m)^[ \t]*Step \d+:", "lines": r"(?m)^(?=[^\n]*\S)"}
+
+
+class Step(NamedTuple):
+    """Characters of a step in the sampled text. Example: Step(begin=0, end=10, stop=11)"""
+
+    begin: int
+    """Behind its marker."""
+    end: int
+    """Behind its last character that is no white space."""
+    stop: int
+    """Where the next step's marker begins, or where the text ends."""
+
+
+def split(opening: str, text: str, how: str) -> list[Step]:
+    """The steps of a sampled text that goes on from `opening`; `how` is config.Steps.split. At least one.
+
+    What stands before the first marker is a step of its own unless it is blank. The last marker of the opening begins
+    the first step.
+    """
+    pattern = _MARKERS.get(how) or how.removeprefix("pattern:")
+    offset, answer = len(opening), opening + text
+    # A marker that has only its beginning in the opening stands in the text.
+    found = [m for m in re.finditer(pattern, answer) if m.end() > offset]
+    marks = [(max(0, m.start() - offset), m.end() - offset) for m in found]
+    if not marks or text[: marks[0][0]].strip():
+        marks.insert(0, (0, 0))
+    stops = [start for start, _ in marks[1:]] + [len(text)]
+    return [Step(begin, _end(text, begin, stop), stop) for (_, begin), stop in zip(marks, stops, strict=True)]
+
+
+def _end(text: str, begin: int, stop: int) -> int:
+    return begin + len(text[begin:stop].rstrip())
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A sampled answer and its steps, which are numbered from 1."""
+
+    opening: str
+    text: str
+    """What was sampled, decoded."""
+    token_ends: Sequence[int]
+    """For each sampled token, how many characters of `text` are complete with it."""
+    how: str = "markers"
+
+    @cached_property
+    def steps(self) -> list[Step]:
+        return split(self.opening, self.text, self.how)
+
+    def prefix_tokens(self, right: int) -> int:
+        """How many sampled tokens the first `right` steps are, the next one's marker included. A token that reaches
+        into what follows is not among them."""
+        return self._boundary(self.steps[right].begin) if right < len(self.steps) else len(self.token_ends)
+
+    def step_tokens(self, number: int) -> int:
+        """How many sampled tokens there are to the end of a step. The white space behind it is left out where a token
+        begins there (as in the paper's data), and so is EOS."""
+        step = self.steps[number - 1]
+        exact = bisect_left(self.token_ends, step.end) + 1
+        if exact <= len(self.token_ends) and self.token_ends[exact - 1] <= step.stop:
+            return exact
+        return self._boundary(step.end)
+
+    def characters(self, tokens: int) -> int:
+        """How many characters the first `tokens` sampled tokens are."""
+        return self.token_ends[tokens - 1] if tokens else 0
+
+    def _boundary(self, position: int) -> int:
+        """The most tokens that end at or before a position, without those that complete no character."""
+        count = bisect_right(self.token_ends, position)
+        while count and self.token_ends[count - 1] == self.characters(count - 1):
+            count -= 1
+        return count
+
+
+def is_right(correct: int, drawn: int, threshold: float) -> bool:
+    """Whether a prefix from which `correct` of `drawn` rollouts reach the gold answer counts as right."""
+    return correct > 0 and correct / drawn >= threshold
+
+
+class Search(Protocol):
+    """A search for the first wrong step of an answer with a wrong final answer."""
+
+    def probe(self) -> int | None:
+        """How many first steps to test next; None once the first wrong one is known."""
+
+    def tell(self, right: bool) -> None:
+        """Whether that prefix is right."""
+
+    @property
+    def first_wrong(self) -> int:
+        """Number of the first wrong step, once `probe` is None."""
+
+
+class BinarySearch:
+    """Halves the steps among which the first wrong one is (OmegaPRM, arXiv 2406.06592, section 3.2): about log2 of
+    them are probed. It takes for granted that no prefix is right that goes on from a wrong one."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._right, self._wrong = 0, num_steps
+
+    def probe(self) -> int | None:
+        return (self._right + self._wrong) // 2 if self._wrong - self._right > 1 else None
+
+    def tell(self, right: bool) -> None:
+        middle = (self._right + self._wrong) // 2
+        if right:
+            self._right = middle
+        else:
+            self._wrong = middle
+
+    @property
+    def first_wrong(self) -> int:
+        return self._wrong
+
+
+class LinearScan:
+    """Probes one prefix after the other until one is wrong."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._next, self._wrong = 1, num_steps
+
+    def probe(self) -> int | None:
+        return self._next if self._next < self._wrong else None
+
+    def tell(self, right: bool) -> None:
+        if right:
+            self._next += 1
+        else:
+            self._wrong = self._next
+
+    @property
+    def first_wrong(self) -> int:
+        return self._wrong
+
+
+def linear_probes(num_steps: int, first_wrong: int) -> range:
+    """The prefixes that a `LinearScan` would have probed before it came to the same end."""
+    return range(1, min(first_wrong, num_steps - 1) + 1)
