@@ -45,6 +45,8 @@ class TokenizingPlan:
     examples: tuple[tuple[str, str], ...] = ()
     """Worked examples (prompt, completion) that stand before each prompt."""
     example_separator: str = "\n\n"
+    opening: str = ""
+    """Text that opens the answer. It is tokenised apart from the prompt, whose ids stay what they are without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +211,20 @@ def pairs_schema(conversational: bool) -> pa.Schema:
         ]
     )
 
+
+DECODED = pa.schema(
+    [
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("prompt_token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("token_ids", pa.list_(pa.int32()), nullable=False),
+        pa.field("text", pa.string(), nullable=False),
+        pa.field("token_ends", pa.list_(pa.int32()), nullable=False),
+    ]
+)
+"""One row a sample that is cut into steps. `source` is the folder that it was sampled into (rounds/01/search/02),
+`text` its ids decoded, and `token_ends` how many characters of that are complete with each token."""
 
 REFERENCE = pa.schema(
     [

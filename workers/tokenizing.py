@@ -36,6 +36,9 @@ def tokenize(rows: list[Problem], plan: TokenizingPlan, output: str) -> dict[str
         else:
             text = "".join(p + c + plan.example_separator for p, c in plan.examples) + row.text
             token_ids = tokenizer(text)["input_ids"]
+        if plan.opening:
+            text += plan.opening
+            token_ids = [*token_ids, *tokenizer(plan.opening, add_special_tokens=False)["input_ids"]]
         if len(token_ids) > longest:
             dropped += 1
             continue
