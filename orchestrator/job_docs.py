@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import HARMLESS, Job, Source
+from orchestrator.config import HARMLESS, Data, Job, Source
 from orchestrator.jobfile import resolved_yaml
+from orchestrator.methods import OTHERS, PRESETS
 from orchestrator.wanted import model_of, wanted
 
 EXAMPLE = """\
@@ -33,7 +34,8 @@ _HEAD = """\
 
 Made from `orchestrator/config.py` by `ratchet docs > docs/job-file.md`. Do not edit it by hand.
 
-A job file is YAML: one mapping, with sections. Every key but `name`, `model` and `data` has a default. Unknown keys,
+A job file is YAML: one mapping, with sections. Every key but `name`, `model` and `data` has a default,
+which can depend on the `method`. Unknown keys,
 keys that stand twice and values out of range are refused, all at once, each with its line and column. `ratchet
 validate JOB` checks a job file and its data without running anything; `ratchet validate JOB --resolved` prints it
 with every default filled in, as it is kept in the run's `resolved.yaml`.
@@ -83,6 +85,11 @@ a folder that lasts, for instance with `--runtime-env-json '{"env_vars": {"RATCH
 ## What may change on a resume
 """
 
+_METHODS = """\
+A method is a row of settings, which are the defaults of a job that names it; what the file says goes before them. No
+other thing depends on the method's name. What stands nowhere in the row has the default of its section.
+"""
+
 
 def job_docs() -> str:
     """The whole document, in Markdown."""
@@ -94,6 +101,9 @@ def job_docs() -> str:
         "## Top level",
         Job.__doc__ or "",
         _table(Job),
+        "## Methods",
+        _METHODS,
+        *_methods(),
         *_sections(),
         "## An example",
         f"```yaml\n{EXAMPLE}```",
@@ -103,13 +113,33 @@ def job_docs() -> str:
     return "\n\n".join(part.strip() for part in parts) + "\n"
 
 
+def _methods() -> Iterator[str]:
+    lines = ["| method | what | settings | from |", "|---|---|---|---|"]
+    for name, preset in PRESETS.items():
+        settings = ", ".join(f"`{key}: {json.dumps(value)}`".replace('"', "") for key, value in _flat(preset.settings))
+        lines.append(f"| `{name}` | {preset.what} | {settings} | {preset.paper} |")
+    yield "\n".join(lines)
+    yield "These methods are not among them, and are a few lines each:"
+    yield "\n\n".join(
+        f"{what}:\n\n```yaml\n{yaml.safe_dump(said, sort_keys=False)}```" for what, said in OTHERS.items()
+    )
+
+
+def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield above + key, value
+
+
 def _sections() -> Iterator[str]:
     for name, field in Job.model_fields.items():
         if model := model_of(field.annotation):
             yield f"## `{name}`"
             yield _paragraph(model.__doc__ or "")
             yield _table(model)
-            if any(model_of(f.annotation) is Source for f in model.model_fields.values()):
+            if model is Data:
                 yield f"### Each of `{name}.train`, `{name}.gate` and `{name}.test`"
                 yield _paragraph(Source.__doc__ or "")
                 yield _table(Source)

@@ -153,6 +153,32 @@ PRESETS: Mapping[Method, Preset] = {
 }
 
 
+OTHERS: Mapping[str, Settings] = {
+    "SPIN (arXiv 2401.01335): gold solutions against the model's own samples, right or wrong; the last round's data "
+    "mixed in": {
+        "method": "irpo",
+        "generate": {"samples": 1},
+        "pairs": {"gold_as_chosen": "only", "rejected": "any", "per_prompt": 1, "replay": 1.0, "replay_rounds": 1},
+        "loss": {"beta": [0.1, 0.1, 5.0], "nll": 0.0},
+    },
+    "DPO-VP (arXiv 2503.12854): the longest correct sample against a random wrong one": {
+        "method": "irpo",
+        "rounds": 6,
+        "generate": {"samples": 8, "temperature": [0.7, 0.7, 0.7, 1.0, 1.0, 1.2]},
+        "pairs": {"rule": "longest_correct", "per_prompt": 1},
+        "loss": {"nll": 0.0},
+    },
+    "SPPO (arXiv 2405.00675): the log-ratios pulled to fixed distances; best against worst of five, where the paper "
+    "regresses on the win rates of all": {
+        "method": "irpo",
+        "generate": {"samples": 5},
+        "pairs": {"rule": "best_worst", "per_prompt": 1},
+        "loss": {"form": "squared", "beta": 0.001, "nll": 0.0},
+    },
+}
+"""Methods without a name of their own, as job files would give them."""
+
+
 def filled_in(document: Mapping[str, Any]) -> dict[str, Any]:
     """A job as it stands in its file, with its method's settings where it says nothing itself. What is no mapping, or
     names no method, is left for the job's own checks to refuse."""

@@ -35,8 +35,11 @@ def fields_at(key: Sequence[str | int]) -> list[str]:
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:
-    """The section that a field holds, if it holds one."""
+    """The section that a field holds, if it holds one, or may hold one."""
     annotation, _ = _bare(annotation, ())
+    if get_origin(annotation) in (Union, types.UnionType):
+        branches = [branch for branch in get_args(annotation) if branch is not type(None)]
+        return model_of(branches[0]) if len(branches) == 1 else None
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
 
 
@@ -118,8 +121,10 @@ def _composite(annotation: Any, limits: dict[str, Any]) -> tuple[str, str]:
 def _union(branches: Sequence[Any]) -> tuple[str, str]:
     some = [branch for branch in branches if branch is not type(None)]
     one, many = _words(some[0], ())
-    if len(some) == 2:  # a schedule
+    if len(some) == 2 and get_origin(_bare(some[1], ())[0]) is list:  # a schedule
         one = f"{one}, or a list of such numbers, one a round"
+    elif len(some) == 2:
+        one = f"{one}, or {_words(some[1], ())[0]}"
     else:
         one += ", or null" if len(some) < len(branches) else ""
     return one, many

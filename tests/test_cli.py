@@ -9,9 +9,11 @@ import pytest
 import yaml
 
 from orchestrator.cli import main
-from orchestrator.config import HARMLESS, Data, Job, Settings, Source
+from orchestrator.config import HARMLESS, Data, Job, Source
 from orchestrator.job_docs import EXAMPLE, job_docs
 from orchestrator.jobfile import load_job, resolved_yaml
+from orchestrator.methods import PRESETS
+from orchestrator.wanted import model_of
 from tests.stand_ins import make_project
 
 PROJECT = Path(__file__).parent.parent
@@ -33,10 +35,11 @@ def test_the_reference_describes_every_key_in_the_order_of_the_file() -> None:
     text = job_docs()
     described = re.findall(r"^\| \[?`(\w+)`.* \| (.*) \|$", text, re.MULTILINE)
     expected = list(Job.model_fields)
+    expected += PRESETS
     for field in Job.model_fields.values():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Settings):
-            expected += list(field.annotation.model_fields)
-            expected += list(Source.model_fields) if field.annotation is Data else []
+        if (section := model_of(field.annotation)) is not None:
+            expected += list(section.model_fields)
+            expected += list(Source.model_fields) if section is Data else []
     assert [name for name, _ in described] == expected
     assert all(meaning for _, meaning in described), "a key without a docstring"
     assert all(f"`{key}`" in text for key in HARMLESS)
