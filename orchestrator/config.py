@@ -564,7 +564,9 @@ class Job(Settings):
     """Run folder; null is `runs/<name>` in RATCHET_HOME, else in the project's or the current folder."""
     model: str
     """The seed model: a Hugging Face folder (relative to the job file's folder, else the current one), or a model on
-    the Hub, `ORG/NAME` or `ORG/NAME@REVISION` (branch, tag or commit), which a run keeps as it was at its start."""
+    the Hub, `ORG/NAME` or `ORG/NAME@REVISION` (branch, tag or commit), or a checkpoint of another run,
+    `run:NAME@roundN`, or `run:NAME` for its current reference; NAME is the run's name or, with a `/`, its folder. A run
+    keeps a model of the Hub or of another run as it was at its start."""
     init: Literal["previous", "base"] = "previous"
     """What a round's training starts from: the current reference, or the seed model."""
     reference: Literal["previous", "base"] = "previous"

@@ -26,7 +26,7 @@ from orchestrator.errors import BadInput, Displaced, Interrupted, RatchetError
 from orchestrator.jobfile import JobFile, changed_keys, resolved_yaml
 from orchestrator.ledger import Ledger, probe_links
 from orchestrator.loop import improve
-from orchestrator.model_files import link_model
+from orchestrator.model_files import link_file, link_model
 from orchestrator.places import run_folder
 from orchestrator.records import Problem
 from orchestrator.report import write_report
@@ -38,6 +38,7 @@ from orchestrator.tracking import Tracker
 from orchestrator.wiring import RealWorkers
 
 KEPT_PROBLEMS, KEPT_MODEL = "baseline/data", "baseline/model"
+_KEPT_PAIRS = "baseline/seen"
 _SIGN_OF_LIFE = 5.0  # seconds
 _PACKAGES = (
     "ray",
@@ -90,16 +91,21 @@ def seed_of(file: JobFile, root: Path, weights: bool = True) -> Seed:
 
 
 def keep_model(run: Run, job: Job, seed: Seed) -> str:
-    """The absolute folder of the run's seed model. One whose own folder may vanish is kept in the run."""
+    """The absolute folder of the run's seed model. One whose own folder may vanish is kept in the run, and with it
+    the pairs that another run trained it on."""
     if seed.origin is None:
         return str(seed.folder)
     origin = dict(seed.origin)
 
-    def work(folder: Path) -> Facts:
+    def work(folder: Path, *seen: Path) -> Facts:
         link_model(seed.folder, folder)
+        for pairs in seen:
+            pairs.mkdir()
+            for number, file in enumerate(seed.trained_on):
+                link_file(file, pairs / f"{number:05d}.parquet")
         return origin
 
-    run.step(KEPT_MODEL, {"model": job.model}, work)
+    run.step(KEPT_MODEL, {"model": job.model}, work, [KEPT_MODEL, *([_KEPT_PAIRS] if seed.trained_on else [])])
     return str(run.path(KEPT_MODEL))
 
 

@@ -42,7 +42,7 @@ def _absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str]
     job = job | {"data": {k: dict(v) if isinstance(v, dict) else v for k, v in job["data"].items()}}
     sources = [] if KEPT_PROBLEMS in kept else [(job["data"][split], "path") for split in ("train", "gate", "test")]
     for section, key in (*sources, *([] if KEPT_MODEL in kept else [(job, "model")])):
-        if section[key]:
+        if section[key] and not (key == "model" and section[key].startswith("run:")):
             places = [Path(folder) / Path(section[key]).expanduser() for folder in folders]
             section[key] = next((str(place.resolve()) for place in places if place.exists()), section[key])
     return job

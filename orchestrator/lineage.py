@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from orchestrator.ledger import State
-from orchestrator.tables import step_rows
+from orchestrator.status import open_run
+from orchestrator.tables import parquet_files, step_rows
 
 _MAX_TOLD = 20
 _STEPS = ("train", "reference", "pairs", "verdicts", "samples", "prompts")
@@ -41,6 +42,24 @@ def follow(run_dir: Path, state: State, number: int) -> list[str]:
     if f"{folder}/replay" in state.commits:
         found += _cut(f"{folder}/replay", _replayed(run_dir, state, f"{folder}/replay"))
     return found
+
+
+def pair_files_trained_on(root: Path, round_number: int) -> list[Path]:
+    """The files of pairs that the checkpoint of a round descends from, the oldest first; round 0 is the seed model,
+    of which they are known where it is another run's checkpoint.
+
+    Raises:
+        BadInput: there is no run in this folder.
+        Damaged: a ledger record cannot be read.
+    """
+    state = open_run(root).state
+    first = 1 if state.configs[-1]["job"].get("init", "previous") == "previous" else max(1, round_number)
+    steps = ["baseline/model"]  # its Parquet files are the pairs that came with it
+    for folder in (f"rounds/{number:02d}" for number in range(first, round_number + 1)):
+        steps += [f"{folder}/pairs", f"{folder}/replay"]
+        if f"{folder}/retrain" in state.commits:
+            steps.append(f"{folder}/held_out/pairs")
+    return [file for step in steps for file in parquet_files(root, state, step)]
 
 
 class Sampled:

@@ -45,11 +45,16 @@ def link_model(folder: Path, target: Path) -> None:
     """
     target.mkdir(parents=True)
     for file in model_files(folder):
-        real = file.resolve()  # the cache's snapshots are symbolic links
-        try:
-            os.link(real, target / file.name)
-        except OSError:  # another file system, or one without links
-            shutil.copyfile(real, target / file.name)
+        link_file(file, target / file.name)
+
+
+def link_file(file: Path, target: Path) -> None:
+    """Give a file a second name, or make a copy where no link is possible."""
+    real = file.resolve()  # the cache's snapshots are symbolic links
+    try:
+        os.link(real, target)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(real, target)
 
 
 def _is_of_model(name: str) -> bool:

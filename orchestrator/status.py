@@ -170,10 +170,10 @@ def status(run_dir: Path) -> dict[str, Any]:
     """A run's state as a JSON value; its keys are an interface.
 
     Returns `name`, `state` (running, finished, interrupted, failed, stopped), `reference` (absolute path),
-    `baseline` (the seed model's test accuracy, a fraction, or null) and `rounds`: a list of `round`,
-    `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs`,
-    `accuracy` (on test, or null) and `seconds` by phase. A phase in progress is counted as far as it is
-    committed.
+    `seed` (where a seed model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
+    `digest`; else null), `baseline` (the seed model's test accuracy, a fraction, or null) and `rounds`: a list of
+    `round`, `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs`,
+    `accuracy` (on test, or null) and `seconds` by phase. A phase in progress is counted as far as it is committed.
 
     Raises:
         BadInput: there is no run in this folder.
@@ -185,9 +185,16 @@ def status(run_dir: Path) -> dict[str, Any]:
         "name": state.configs[-1]["job"]["name"] if state.configs else run_dir.absolute().name,
         "state": run_state(run_dir, state),
         "reference": reference_path(run_dir, state),
+        "seed": _seed_origin(state),
         "baseline": accuracy(baseline.facts if baseline else None),
         "rounds": [_round_status(round_) for round_ in rounds(state)],
     }
+
+
+def _seed_origin(state: State) -> dict[str, Any] | None:
+    kept = state.commits.get("baseline/model")
+    origin = {key: value for key, value in kept.facts.items() if key != "seconds"} if kept else {}
+    return origin or None
 
 
 def _round_status(round_: Round) -> dict[str, Any]:
@@ -252,7 +259,14 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
             before = row["accuracy"]
     colour = _COLOURS.get(status["state"], "yellow")
     title = Text.assemble((str(status["name"]), "bold"), "  ", (status["state"], colour))
-    return Group(title, Text(f"reference: {status['reference']}"), Text(""), table)
+    seed = [Text(f"seed model: {_origin(status['seed'])}")] if status["seed"] else []
+    return Group(title, *seed, Text(f"reference: {status['reference']}"), Text(""), table)
+
+
+def _origin(seed: Mapping[str, Any]) -> str:
+    if "run" in seed:
+        return f"round {seed['round']} of the run {seed['run']}"
+    return f"{seed['id']} at commit {seed['revision']}"
 
 
 def _percent(fraction: float | None) -> str:
