@@ -110,10 +110,10 @@ class Data(Settings):
 
     train: SourceOrPath | None = None
     """Problems that prompts are drawn from; needed by every `source` but `dataset`."""
-    gate: SourceOrPath
-    """Held-out problems that decide promotion."""
-    test: SourceOrPath
-    """Held-out problems that are only reported; they decide nothing."""
+    gate: SourceOrPath | None = None
+    """Held-out problems that decide promotion; needed but for `source: dataset` with `promotion.rule: always`."""
+    test: SourceOrPath | None = None
+    """Held-out problems that are only reported; they decide nothing. Needed by every `source` but `dataset`."""
     id: str | None = "id"
     """Field with a unique id; null numbers the rows."""
     answer: str = "answer"
@@ -151,9 +151,15 @@ class Data(Settings):
     """Accept problems that stand, word for word or nearly, in more than one of train, gate and test."""
 
     @property
+    def sources(self) -> dict[str, Source]:
+        """The sets of problems that the job has, by name."""
+        named = {"train": self.train, "gate": self.gate, "test": self.test}
+        return {split: source for split, source in named.items() if source}
+
+    @property
     def from_hub(self) -> bool:
         """Whether any split is read from the Hub."""
-        return any(source.hub for source in (self.train, self.gate, self.test) if source)
+        return any(source.hub for source in self.sources.values())
 
     @field_validator("solution_strip")
     @classmethod
@@ -299,14 +305,22 @@ class Stages(Settings):
     """Preference data, trained on chunk by chunk, one a round (sDPO, arXiv 2403.19270); for `source: dataset`."""
 
     sources: list[SourceOrPath] = Field(min_length=1)
-    """Preference data in TRL's formats: `prompt`, `chosen` and `rejected`, as text or as conversations, the prompt
-    given or being what both sides begin with. One chunk each."""
+    """Preference data, one chunk each: rows with `chosen`, `rejected` and mostly `prompt`, as plain text or as lists of
+    messages with `role` and `content`. Without a `prompt`, it is what both sides begin with. With
+    `initial_reason_steps` (Step-DPO's data), the sides are single steps that follow these; that needs
+    `pairs.append_eos: false`. A row that is none of these is refused; one with an empty or equal sides, or that is too
+    long, is left out and counted. Messages need a model with a chat template; plain text becomes messages where
+    `data.chat` is true."""
+    template: str = "{prompt}"
+    """Text of a prompt where the rows have plain text; `{prompt}` is the row's own."""
     split: Count | None = None
-    """Cut a single source into so many chunks, at random."""
+    """Cut a single source into so many chunks, at random; rows with the same prompt stay together."""
     order: Literal["easy_first", "given", "random"] = "easy_first"
-    """Order of the chunks: `easy_first` begins with the one of which the seed model ranks most pairs right."""
+    """Order of the chunks: `easy_first` begins with the one of which the seed model ranks most pairs right, that is,
+    finds the chosen side likelier than the rejected one."""
     drop_seen: bool = False
-    """Leave out, and count, pairs that a stage's reference has been trained on; otherwise such pairs are refused."""
+    """A stage's reference must not know the stage's data. Pairs with a completion that the reference has been trained
+    on are refused, or, with this, left out and counted."""
 
     @property
     def chunks(self) -> int:
@@ -440,6 +454,9 @@ class Train(Settings):
     """Pairs a step, over all ranks."""
     epochs: Count = 1
     """Passes over the round's pairs."""
+    token_budget: Count | None = None
+    """Train on so many real tokens a round, however many passes over its pairs that takes, instead of `epochs`: what
+    makes methods comparable. The step that reaches it is the last."""
     max_steps: Count | None = None
     """At most so many steps a round."""
     eval_every: Count | None = None
@@ -622,6 +639,7 @@ def _contradictions(job: Job) -> Iterator[str]:
         yield f"`stages` is for `source: dataset` (method sdpo); with `source: {job.source}` nothing reads it"
     if job.source != "dataset" and job.data.train is None:
         yield f"`source: {job.source}` needs `data.train`, the problems that prompts are drawn from"
+    yield from _missing_problems(job)
     if imitates and job.source in ("dataset", "steps", "judge"):
         yield f"`pairs.rule: correct` imitates correct samples; with `source: {job.source}` there are none"
     if imitates and any(dpo):
@@ -649,6 +667,20 @@ def _contradictions(job: Job) -> Iterator[str]:
         yield "`steps.localiser: judge` and `steps.filter: judge` need `judge.model`, the model that judges"
     if job.train.retrain and job.source != "sample":
         yield "`train.retrain` makes pairs of the gate problems as of the others, with `source: sample` only"
+
+
+def _missing_problems(job: Job) -> Iterator[str]:
+    """Held-out problems that only a job with nothing but preference data can do without."""
+    if job.source != "dataset" and job.data.test is None:
+        yield f"`source: {job.source}` needs `data.test`, held-out problems that are reported"
+    if job.data.gate is not None:
+        return
+    if job.promotion.rule != "always":
+        yield f"`promotion.rule: {job.promotion.rule}` needs `data.gate`, the held-out problems that decide"
+    elif job.source != "dataset":
+        yield f"`source: {job.source}` needs `data.gate`, held-out problems of the same kind"
+    elif job.train.eval_every is not None:
+        yield "`train.eval_every` answers the gate problems, and there is no `data.gate`"
 
 
 HARMLESS = (

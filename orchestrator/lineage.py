@@ -9,18 +9,27 @@ from __future__ import annotations
 import functools
 import hashlib
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 
+from orchestrator.config import at_round
 from orchestrator.ledger import State
 from orchestrator.status import open_run
 from orchestrator.tables import parquet_files, step_rows
 
 _MAX_TOLD = 20
-_STEPS = ("train", "reference", "pairs", "verdicts", "samples", "prompts")
+_SAMPLED = ("pairs", "verdicts", "samples", "prompts")
+_STEPS: Mapping[str, Sequence[str]] = {
+    "sample": _SAMPLED,
+    "steps": _SAMPLED,
+    "judge": ("pairs", "scores", *_SAMPLED[1:]),
+    "gold": ("pairs", "prompts"),
+    "dataset": ("pairs",),
+}
+"""What a round's pairs come from, by the job's source."""
 _IDS = ["prompt_token_ids", "chosen_token_ids", "rejected_token_ids"]
 
 Shard = dict[tuple[str, int], tuple[str | None, bytes]]
@@ -31,14 +40,17 @@ def follow(run_dir: Path, state: State, number: int) -> list[str]:
     """What is wrong on the way from a round's checkpoint back to its prompts, a line each."""
     folder = f"rounds/{number:02d}"
     made_by = [c.step for c in state.commits.values() if any(a.path == f"{folder}/checkpoint" for a in c.artifacts)]
-    sources = [folder, f"{folder}/held_out"] if f"{folder}/retrain" in made_by else [folder]
+    job = state.configs[-1]["job"]
+    source, dpo = job.get("source", "sample"), job["loss"]["dpo"]
+    trained = ["train", "reference"] if at_round(dpo, number) else ["train"]
+    places = [folder, f"{folder}/held_out"] if f"{folder}/retrain" in made_by else [folder]
     found = []
-    for source in sources:
-        steps = _STEPS if source == folder else _STEPS[2:]
-        if missing := [step for step in steps if f"{source}/{step}" not in state.commits]:
-            found += [f"{folder}/checkpoint: comes from {source}/{step}, which is not committed" for step in missing]
-        else:
-            found += _cut(f"{source}/pairs", Sampled(run_dir, state, source).findings())
+    for place in places:
+        steps = [*(trained if place == folder else ()), *_STEPS[source]]
+        if missing := [step for step in steps if f"{place}/{step}" not in state.commits]:
+            found += [f"{folder}/checkpoint: comes from {place}/{step}, which is not committed" for step in missing]
+        elif source in ("sample", "judge", "gold"):
+            found += _cut(f"{place}/pairs", Sampled(run_dir, state, place).findings())
     if f"{folder}/replay" in state.commits:
         found += _cut(f"{folder}/replay", _replayed(run_dir, state, f"{folder}/replay"))
     return found
@@ -68,6 +80,12 @@ class Sampled:
     def __init__(self, run_dir: Path, state: State, folder: str) -> None:
         self._run_dir, self._state, self._folder = run_dir, state, folder
         self._shards = {phase: state.shards.get(f"{folder}/{phase}", {}) for phase in ("samples", "verdicts")}
+        self._hinted = (
+            Sampled(run_dir, state, f"{folder}/hinted") if f"{folder}/hinted/prompts" in state.commits else None
+        )
+        pairs = state.configs[-1]["job"]["pairs"]
+        # The model's own scores decide, or whatever it said is rejected.
+        self._any_verdict = f"{folder}/scores" in state.commits or pairs.get("rejected") == "any"
         self._shard_of: dict[str, int] = {}
         self._prompts = {
             row["prompt_id"]: (_digest(row["token_ids"]), _digest(row["solution_token_ids"] or []))
@@ -76,13 +94,19 @@ class Sampled:
         self._shard = functools.lru_cache(maxsize=1)(self._read_shard)  # pairs stand in the order of the shards
 
     def findings(self) -> Iterator[str]:
+        yield from self._index()
+        if self._hinted:
+            yield from self._hinted._index()
+        for pair in self._rows("pairs", ["pair_id", "prompt_id", "chosen_sample", "rejected_sample", *_IDS]):
+            yield from self._check_pair(pair)
+
+    def _index(self) -> Iterator[str]:
+        """Learn which shard a prompt's samples are in."""
         samples, verdicts = self._shards["samples"], self._shards["verdicts"]
         for index in sorted(samples.keys() ^ verdicts.keys()):
             yield f"{self._folder}: shard {index} has samples or verdicts, but not both"
         for index in sorted(samples.keys() & verdicts.keys()):
             yield from self._check_keys(index)
-        for pair in self._rows("pairs", ["pair_id", "prompt_id", "chosen_sample", "rejected_sample", *_IDS]):
-            yield from self._check_pair(pair)
 
     def _rows(self, phase: str, columns: list[str]) -> Iterator[dict[str, Any]]:
         return step_rows(self._run_dir, self._state, f"{self._folder}/{phase}", columns)
@@ -122,19 +146,26 @@ class Sampled:
         if _digest(pair["prompt_token_ids"]) != prompt:
             yield f"{name}: its prompt has other token ids than {prompt_id!r}"
         for side, wanted in (("chosen", "correct"), ("rejected", "wrong")):
+            if pair[f"{side}_token_ids"] is None:  # the chosen side is imitated
+                continue
             sample, ids = pair[f"{side}_sample"], _digest(pair[f"{side}_token_ids"])
             if sample is None and side == "chosen":  # the gold solution
                 if ids != solution:
                     yield f"{name}: its chosen side has other token ids than the gold solution"
                 continue
-            shard = self._shard(self._shard_of[prompt_id]) if prompt_id in self._shard_of else {}
-            verdict, expected = shard.get((prompt_id, sample), (None, b""))
+            verdict, expected = self._sample(prompt_id, sample, wanted)
             if not expected:
                 yield f"{name}: its {side} sample {sample} is not among the committed samples"
-            elif verdict != wanted:
+            elif verdict != wanted and not self._any_verdict:
                 yield f"{name}: its {side} sample {sample} was judged {verdict}, not {wanted}"
             elif ids != expected:
                 yield f"{name}: its {side} side has other token ids than sample {sample}"
+
+    def _sample(self, prompt_id: str, index: int, wanted: str) -> tuple[str | None, bytes]:
+        """Verdict and digest of a sample; where it was not as wanted and hints were given, of the hinted one."""
+        shard = self._shard(self._shard_of[prompt_id]) if prompt_id in self._shard_of else {}
+        found = shard.get((prompt_id, index), (None, b""))
+        return self._hinted._sample(prompt_id, index, wanted) if self._hinted and found[0] != wanted else found
 
 
 def _replayed(run_dir: Path, state: State, step: str) -> Iterator[str]:

@@ -12,6 +12,7 @@ pairs it stands in (IRPO's wrapping repeats completions). A pack is several tree
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from hashlib import blake2b
@@ -336,6 +337,11 @@ def filler(pair: PairTokens, score_prompts: bool = False) -> MicroBatch:
     must still join the collectives of its peers' forwards (ZeRO 2 and 3)."""
     tree = Tree(pair.prompt[:1], (pair.chosen[:1],), ())
     return micro_batch([tree], score_prompts)
+
+
+def real_tokens(pairs: Sequence[PairTokens], rows: Sequence[int]) -> int:
+    """Tokens of a batch, each prompt and each distinct completion once, however it is divided later."""
+    return sum(tree.num_tokens for tree in pair_trees(pairs, rows, sys.maxsize))
 
 
 def padded_tokens(pairs: Sequence[PairTokens], rows: Sequence[int]) -> int:

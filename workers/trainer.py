@@ -10,6 +10,7 @@ between ranks. The class knows nothing of Ray: workers.trainer_group makes actor
 from __future__ import annotations
 
 import gc
+import itertools
 import json
 import logging
 import math
@@ -221,10 +222,16 @@ class Trainer:
         yield "facts", _facts(done, pairs, dropped) | {"resumed_from": resumed_from}
 
     def _batches(self, pairs: list[PairTokens], plan: TrainingPlan) -> list[list[int]]:
+        settings, budget = self.settings, self.settings.token_budget
         batches: list[list[int]] = []
-        for epoch in range(self.settings.epochs):
-            batches += batching.epoch_batches(pairs, plan.seed, epoch, self.settings.batch_pairs, self.settings.order)
-        return batches[: self.settings.max_steps][: plan.steps]
+        tokens = 0
+        for epoch in itertools.count() if budget else range(settings.epochs):
+            for rows in batching.epoch_batches(pairs, plan.seed, epoch, settings.batch_pairs, settings.order):
+                batches.append(rows)
+                tokens += batching.real_tokens(pairs, rows)
+                if budget and tokens >= budget:
+                    return batches[: settings.max_steps][: plan.steps]
+        return batches[: settings.max_steps][: plan.steps]
 
     def _micro_batches(self, round_: Round, rows: list[int]) -> Iterator[tuple[MicroBatch, Tensor]]:
         """This rank's micro-batches of a global batch, with the reference log-probabilities of each."""
