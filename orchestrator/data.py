@@ -21,9 +21,9 @@ from orchestrator.errors import BadInput
 from orchestrator.overlap import overlaps
 from orchestrator.records import Problem
 
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution", "hint")])
-_LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
+LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
 
 
 def read_problems(data: Data, split: str, find: Mapping[str, Path]) -> list[Problem]:
@@ -37,7 +37,7 @@ def read_problems(data: Data, split: str, find: Mapping[str, Path]) -> list[Prob
     source: Source = getattr(data, split)
     problems: list[Problem] = []
     seen: dict[str, str] = {}
-    rows = hub_data.rows(source, f"data.{split}") if source.hub else _rows(find[split], split)
+    rows = hub_data.rows(source, f"data.{split}") if source.hub else rows_of(find[split], f"data.{split}")
     for place, row in rows:
         problem = _problem(data, row, len(problems), place)
         if problem.prompt_id in seen:
@@ -74,8 +74,7 @@ def check_disjoint(splits: Mapping[str, list[Problem]]) -> None:
 
 def pin(data: Data) -> Data:
     """The settings with each data set on the Hub at a certain commit."""
-    splits = ("train", "gate", "test")
-    return data.model_copy(update={s: hub_data.pinned(getattr(data, s), f"data.{s}") for s in splits})
+    return data.model_copy(update={s: hub_data.pinned(source, f"data.{s}") for s, source in data.sources.items()})
 
 
 def write_problems(splits: Mapping[str, list[Problem]], folder: Path) -> dict[str, Any]:
@@ -92,6 +91,7 @@ def kept_problems(folder: Path) -> dict[str, list[Problem]]:
     return {
         file.stem: [Problem(**row) for row in pq.read_table(file).to_pylist()]
         for file in (folder / f"{split}.parquet" for split in ("train", "gate", "test"))
+        if file.exists()
     }
 
 
@@ -135,10 +135,10 @@ def _problem(data: Data, row: Mapping[str, Any], number: int, place: str) -> Pro
             raise BadInput(f"{place}: field {data.answer!r} has no {data.answer_marker!r} (data.answer_marker)")
     if not gold.strip():
         raise BadInput(f"{place}: the gold answer (field {data.answer!r}) is empty")
-    text = _fill(data.template, row, "data.template", place)
+    text = fill(data.template, row, "data.template", place)
     hint = None
     if data.hint_template is not None:
-        hint = _fill(data.hint_template, {**row, "answer": gold.strip()}, "data.hint_template", place)
+        hint = fill(data.hint_template, {**row, "answer": gold.strip()}, "data.hint_template", place)
     return Problem(prompt_id, text, gold.strip(), _solution(data, row, gold.strip(), place), hint)
 
 
@@ -151,7 +151,7 @@ def _solution(data: Data, row: Mapping[str, Any], gold: str, place: str) -> str 
         solution = re.sub(pattern, "", solution)
     if data.solution_template is not None:
         parts = {"solution": solution, "answer": gold}
-        solution = _fill(data.solution_template, parts, "data.solution_template", place)
+        solution = fill(data.solution_template, parts, "data.solution_template", place)
     if not solution.strip():
         raise BadInput(f"{place}: the solution (field {data.solution!r}) is empty")
     return solution
@@ -166,14 +166,14 @@ def _text(row: Mapping[str, Any], field: str, key: str, place: str) -> str:
         raise BadInput(f"{place}: field {field!r} ({key}) must be text or a number, not {type(value).__name__}")
     if isinstance(value, float) and not math.isfinite(value):
         raise BadInput(f"{place}: field {field!r} ({key}) is {value}, which is no number to compare with")
-    if isinstance(value, str) and _SURROGATE.search(value):
+    if isinstance(value, str) and SURROGATE.search(value):
         raise BadInput(f"{place}: field {field!r} ({key}) holds half a surrogate pair, which is no text")
-    if len(text := str(value)) > _LONGEST_LINE:
-        raise BadInput(f"{place}: field {field!r} ({key}) is longer than {_LONGEST_LINE >> 20} MiB; no prompt is")
+    if len(text := str(value)) > LONGEST_LINE:
+        raise BadInput(f"{place}: field {field!r} ({key}) is longer than {LONGEST_LINE >> 20} MiB; no prompt is")
     return text
 
 
-def _fill(template: str, row: Mapping[str, Any], key: str, place: str) -> str:
+def fill(template: str, row: Mapping[str, Any], key: str, place: str) -> str:
     """Replace `{field}`; nothing but plain names is understood, so that data never steers formatting."""
     parts = []
     try:
@@ -188,16 +188,21 @@ def _fill(template: str, row: Mapping[str, Any], key: str, place: str) -> str:
     return "".join(parts)
 
 
-def _rows(path: Path, split: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a file, each with its place in words; `key` is where the job names the file.
+
+    Raises:
+        BadInput: the file cannot be read, or is no such file.
+    """
     try:
         if path.suffix == ".parquet":
             yield from _parquet_rows(path)
         elif path.suffix in (".jsonl", ".json", ".ndjson"):
             yield from _json_rows(path)
         else:
-            raise BadInput(f"data.{split}: {path}: give a .jsonl or .parquet file")
+            raise BadInput(f"{key}: {path}: give a .jsonl or .parquet file")
     except OSError as error:
-        raise BadInput(f"data.{split}: cannot read {path} ({error.strerror or error})") from error
+        raise BadInput(f"{key}: cannot read {path} ({error.strerror or error})") from error
 
 
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -217,11 +222,11 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     with open(path, "rb") as file:
         number = 0
-        while line := file.readline(_LONGEST_LINE + 1):
+        while line := file.readline(LONGEST_LINE + 1):
             number += 1
             place = f"{path}, line {number}"
-            if len(line) > _LONGEST_LINE:
-                raise BadInput(f"{place}: longer than {_LONGEST_LINE >> 20} MiB; no prompt is")
+            if len(line) > LONGEST_LINE:
+                raise BadInput(f"{place}: longer than {LONGEST_LINE >> 20} MiB; no prompt is")
             if not line.strip():
                 continue
             try:

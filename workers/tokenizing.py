@@ -21,9 +21,11 @@ def tokenize(rows: list[Problem], plan: TokenizingPlan, output: str) -> dict[str
     Raises:
         UnusableModel: no tokenizer, no EOS, no chat template where one is asked for, or ids beyond the embedding.
     """
-    config = _config(plan.model)
-    tokenizer = _load(plan)
-    _check_vocabulary(tokenizer, config, plan.model)
+    config = load_config(plan.model)
+    tokenizer = load_tokenizer(plan.model)
+    if plan.chat and not tokenizer.chat_template:
+        raise UnusableModel(f"data.chat: {plan.model} has no chat template; use `chat: false` and `template`")
+    check_vocabulary(tokenizer, config, plan.model)
     longest = (plan.max_model_len or getattr(config, "max_position_embeddings", None) or 2**31) - plan.max_tokens
     table: dict[str, list[Any]] = {name: [] for name in PROMPTS.names}
     dropped = 0
@@ -72,7 +74,12 @@ def _messages(row: Problem, plan: TokenizingPlan) -> list[dict[str, str]] | None
     return [*system, *turns, {"role": "user", "content": row.text}]
 
 
-def _config(model: str) -> Any:
+def load_config(model: str) -> Any:
+    """The configuration of a model's language part.
+
+    Raises:
+        UnusableModel: there is none that transformers knows.
+    """
     from transformers import AutoConfig
 
     try:
@@ -81,7 +88,7 @@ def _config(model: str) -> Any:
         raise UnusableModel(f"model: {model}: no usable config.json ({str(error).splitlines()[0]})") from error
 
 
-def _check_vocabulary(tokenizer: Any, config: Any, model: str) -> None:
+def check_vocabulary(tokenizer: Any, config: Any, model: str) -> None:
     """Tokens that the embedding has no row for would end the engine, or a GPU's whole process."""
     # Some models list added tokens beyond the embedding that no text contains; those are checked where they occur.
     largest = max(tokenizer.vocab_size - 1, tokenizer.eos_token_id)
@@ -93,15 +100,18 @@ def _check_vocabulary(tokenizer: Any, config: Any, model: str) -> None:
         )
 
 
-def _load(plan: TokenizingPlan) -> Any:
+def load_tokenizer(model: str) -> Any:
+    """A model's tokenizer, which has an EOS token.
+
+    Raises:
+        UnusableModel: there is none.
+    """
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(plan.model)
+        tokenizer = AutoTokenizer.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
-        raise UnusableModel(f"model: {plan.model}: no usable tokenizer ({str(error).splitlines()[0]})") from error
+        raise UnusableModel(f"model: {model}: no usable tokenizer ({str(error).splitlines()[0]})") from error
     if tokenizer.eos_token_id is None:
-        raise UnusableModel(f"model: {plan.model}: its tokenizer has no EOS token: no completion could end")
-    if plan.chat and not tokenizer.chat_template:
-        raise UnusableModel(f"data.chat: {plan.model} has no chat template; use `chat: false` and `template`")
+        raise UnusableModel(f"model: {model}: its tokenizer has no EOS token: no completion could end")
     return tokenizer

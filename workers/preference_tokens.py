@@ -1,0 +1,148 @@
+"""Preference data to pairs of token ids, as TRL 1.16's DPO trainer makes them: prompt and answer are tokenised as one
+text, and the answer begins where that departs from the prompt's own tokens.
+
+Two things differ. An answer whose chat template writes no end gets the EOS token, since nothing else would teach the
+model to stop; and a pair that is too long is left out, not cut.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.records import PreferencePlan, pairs_schema
+from workers.tokenizing import UnusableModel, check_vocabulary, load_config, load_tokenizer
+
+_BATCH_ROWS = 256
+
+
+def tokenize_preferences(source: str, rows: list[int] | None, plan: PreferencePlan, output: str) -> dict[str, Any]:
+    """Write the `rows` (None: all, in order) of a file of preference data as pairs (schema `pairs_schema`).
+
+    Returns how many there are (`pairs`), and how many were left out: `too_long`, `empty`, `equal` and `no_prompt`, the
+    last three where only the token ids show it.
+
+    Raises:
+        UnusableModel: no tokenizer, no EOS, no chat template for messages, or ids beyond the embedding.
+    """
+    tokens = _Tokens(plan)
+    table = pq.read_table(source)
+    table = table if rows is None else table.take(pa.array(rows, pa.int64()))
+    conversational = not pa.types.is_string(table.schema.field("prompt").type)
+    if conversational and not tokens.tokenizer.chat_template:
+        raise UnusableModel(f"stages.sources: the rows are messages, and the model {plan.model} has no chat template")
+    schema = pairs_schema(conversational)
+    counts = Counter(pairs=0, too_long=0, empty=0, equal=0, no_prompt=0)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    with pq.ParquetWriter(output, schema, compression="zstd") as writer:
+        for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
+            made = []
+            for row in batch.to_pylist():
+                pair = tokens.pair(row)
+                fault = tokens.fault(pair)
+                counts[fault or "pairs"] += 1
+                if fault is None:
+                    ids = {"prompt": pair.prompt, "chosen": pair.chosen, "rejected": pair.rejected}
+                    made.append(row | {f"{name}_token_ids": value for name, value in ids.items()})
+            writer.write_table(pa.Table.from_pylist(made, schema))
+    return dict(counts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    prompt: list[int]
+    chosen: list[int]
+    rejected: list[int]
+
+
+class _Tokens:
+    """A model's tokenizer, and its limits."""
+
+    def __init__(self, plan: PreferencePlan) -> None:
+        config = load_config(plan.model)
+        self.plan, self.tokenizer, self._vocabulary = plan, load_tokenizer(plan.model), config.vocab_size
+        check_vocabulary(self.tokenizer, config, plan.model)
+        limits = (plan.max_tokens, getattr(config, "max_position_embeddings", None))
+        self._longest = min((limit for limit in limits if limit is not None), default=2**31)
+        self._special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
+
+    def pair(self, row: dict[str, Any]) -> _Pair:
+        """The token ids of a row.
+
+        Raises:
+            UnusableModel: the chat template cannot take it, or an id is beyond the embedding.
+        """
+        prompt, *wholes = self._tokenized(row)
+        start = min(_common(prompt, whole) for whole in wholes)
+        sides = [self._closed(whole[start:], templated=not isinstance(row["prompt"], str)) for whole in wholes]
+        if (largest := max(max(ids, default=0) for ids in (prompt, *sides))) >= self._vocabulary:
+            raise UnusableModel(
+                f"stages.sources: pair {row['pair_id']!r} holds {self.tokenizer.decode([largest])!r}, token {largest}, "
+                f"and the embedding of {self.plan.model} has only {self._vocabulary} rows (vocab_size): take it out of "
+                "the data"
+            )
+        return _Pair(prompt[:start], *sides)
+
+    def fault(self, pair: _Pair) -> str | None:
+        """Why nothing can be learned from a pair; None for one that is sound."""
+        if not pair.prompt:
+            return "no_prompt"
+        if not pair.chosen or not pair.rejected:
+            return "empty"
+        if pair.chosen == pair.rejected:
+            return "equal"
+        longest = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
+        return "too_long" if longest > self._longest else None
+
+    def _tokenized(self, row: dict[str, Any]) -> list[list[int]]:
+        """The ids of the prompt, and of the prompt with each side."""
+        prompt, sides = row["prompt"], (row["chosen"], row["rejected"])
+        if isinstance(prompt, str):
+            return [self.tokenizer(text)["input_ids"] for text in (prompt, *(prompt + side for side in sides))]
+        try:
+            if not _opens(prompt):
+                asked = self._templated(prompt, add_generation_prompt=True)
+                texts = [asked, *(self._templated([*prompt, *side]) for side in sides)]
+            else:  # the answer is begun: what follows is text alone, whatever the template would close it with
+                begun = self._templated(prompt[:-1], add_generation_prompt=True) + prompt[-1]["content"]
+                texts = [begun, *(begun + "".join(message["content"] for message in side) for side in sides)]
+        except Exception as error:  # a template is a program of the model's, and may raise anything
+            words = str(error).strip().splitlines() or [type(error).__name__]
+            raise UnusableModel(
+                f"stages.sources: pair {row['pair_id']!r}: the chat template of {self.plan.model} cannot take it "
+                f"({words[0]})"
+            ) from error
+        # The template writes BOS itself where the model wants it.
+        return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+
+    def _templated(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
+        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
+        return str(text)
+
+    def _closed(self, ids: list[int], templated: bool) -> list[int]:
+        """With EOS at its end, where the job wants it and nothing closes it yet: EOS itself, or a template's own token
+        (`<|im_end|>`, perhaps with a line break behind)."""
+        closing, end = (self._special if templated else {self.tokenizer.eos_token_id}), len(ids)
+        while templated and end and ids[end - 1] not in closing and not self.tokenizer.decode([ids[end - 1]]).strip():
+            end -= 1
+        closed = end > 0 and ids[end - 1] in closing
+        return ids if closed or not ids or not self.plan.append_eos else [*ids, self.tokenizer.eos_token_id]
+
+
+def _opens(prompt: Any) -> bool:
+    """Whether a prompt ends in the beginning of the answer."""
+    return not isinstance(prompt, str) and prompt[-1]["role"] == "assistant"
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    """How many ids both begin with."""
+    for number, (left, right) in enumerate(zip(a, b, strict=False)):
+        if left != right:
+            return number
+    return min(len(a), len(b))
