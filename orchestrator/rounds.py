@@ -121,6 +121,11 @@ class Round:
         commit = self.make_pairs(inputs, plan, work)
         facts = commit.facts
         if not facts["pairs"] and self.split == "train":
+            if plan.rule in ("best_worst", "margin") and not facts["prompts_mixed"]:
+                raise NoPairs(
+                    f"round {self.number} gives no pairs: all samples of a prompt have the same score. Use other "
+                    "prompts, a higher temperature or more samples."
+                )
             raise NoPairs(
                 f"round {self.number} gives no pairs: {facts['prompts_all_correct']} of its prompts have only correct "
                 f"samples, {facts['prompts_all_wrong']} only wrong ones, {facts['prompts_mixed']} both. Use other "

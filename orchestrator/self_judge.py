@@ -84,14 +84,15 @@ def _questions(shards: Sequence[pair_files.Scored], questions: dict[str, str], t
     for shard in shards:
         for row in pq.read_table(shard.samples).to_pylist():
             if row["finish_reason"] == "stop" and row["text"].strip():
-                parts = {"{prompt}": questions[row["prompt_id"]].strip(), "{response}": row["text"].strip()}
-                text = "".join(parts.get(piece, piece) for piece in _pieces(template))
+                question = questions[row["prompt_id"]].strip()
+                text = fill(template, prompt=question, response=row["text"].strip())
                 yield Problem(f"{row['prompt_id']}#{row['sample_index']}", text, "0", None)
 
 
-def _pieces(template: str) -> Iterator[str]:
-    """The template cut around its fields, so that a response that looks like a field stays what it is."""
-    yield from re.split(r"(\{prompt\}|\{response\})", template)
+def fill(template: str, prompt: str, response: str) -> str:
+    """The template with its two fields filled in, in one pass: a response that looks like a field stays what it is."""
+    parts = {"{prompt}": prompt, "{response}": response}
+    return re.sub(r"\{prompt\}|\{response\}", lambda field: parts[field[0]], template)
 
 
 def _scores(this: Round, graded: Graded, judged: Graded) -> Graded:

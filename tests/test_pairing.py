@@ -15,6 +15,7 @@ from orchestrator.pairing import (
     Candidate,
     PairChoice,
     PairingPlan,
+    equations,
     pair_prompt,
     random_subset,
     walk_together,
@@ -81,3 +82,63 @@ def test_the_cap_draws_a_seeded_subset(count: int, cap: int, seed: int) -> None:
         assert len(kept) == cap
         assert max(kept) < count
         assert kept == random_subset(count, cap, seed)
+
+
+def scored(*scores: float | None) -> list[Candidate]:
+    return [Candidate(i, f"text {i}", score, num_tokens=10 + i) for i, score in enumerate(scores)]
+
+
+def sides(pairs: list[PairChoice]) -> list[tuple[int | None, int | None]]:
+    return [(p.chosen.sample_index, p.rejected.sample_index if p.rejected else None) for p in pairs]
+
+
+def test_best_against_worst_is_one_pair_and_ties_make_none() -> None:
+    plan = PairingPlan(4, "best_worst")
+    assert sides(pair_prompt("p", scored(2.0, 4.5, None, 1.0, 3.0), plan)) == [(1, 3)]
+    assert pair_prompt("p", scored(3.0, 3.0, None), plan) == []
+    assert pair_prompt("p", scored(), plan) == []
+    drawn = {sides(pair_prompt(f"p{i}", scored(1.0, 1.0, 0.0, 0.0), plan))[0] for i in range(64)}
+    assert drawn == {(0, 2), (0, 3), (1, 2), (1, 3)}, "of equals a random one"
+
+
+def test_margin_pairs_whatever_is_far_enough_apart() -> None:
+    candidates = scored(5.0, 3.0, 2.5)
+    assert sides(pair_prompt("p", candidates, PairingPlan(9, "margin", margin=2.0))) == [(0, 1), (0, 2)]
+    assert len(pair_prompt("p", candidates, PairingPlan(1, "margin", margin=2.0))) == 1
+
+
+def test_the_longest_correct_one_meets_random_wrong_ones() -> None:
+    candidates = scored(CORRECT, WRONG, CORRECT, WRONG, WRONG)
+    found = [sides(pair_prompt(f"p{i}", candidates, PairingPlan(1, "longest_correct")))[0] for i in range(32)]
+    assert {winner for winner, _ in found} == {2}
+    assert {loser for _, loser in found} == {1, 3, 4}
+    assert len(set(sides(pair_prompt("p", candidates, PairingPlan(8, "longest_correct"))))) == 3
+
+
+def test_correct_samples_are_imitated_without_a_rejected_side() -> None:
+    assert sides(pair_prompt("p", scored(WRONG, CORRECT, None, CORRECT), PairingPlan(8, "correct"))) == [
+        (1, None),
+        (3, None),
+    ]
+    assert sides(pair_prompt("p", scored(CORRECT, CORRECT, CORRECT), PairingPlan(2, "correct"))) == [
+        (0, None),
+        (1, None),
+    ]
+
+
+def test_one_solution_for_each_way_of_reckoning() -> None:
+    texts = ("Step 1: 3 + 2 = 5\nFinal answer: 5", "We add: 3+2=5.", "2 + 3 = 5", "It is 5.", "It is 5.")
+    candidates = [Candidate(i, text, CORRECT) for i, text in enumerate(texts)]
+    plan = PairingPlan(9, "correct", distinct="equations")
+    assert [p.chosen.sample_index for p in pair_prompt("p", candidates, plan)] == [0, 2, 3]
+    plan = PairingPlan(9, "correct", distinct="text")
+    assert [p.chosen.sample_index for p in pair_prompt("p", candidates, plan)] == [0, 1, 2, 3]
+    assert equations("so $3 * (1,000 - 2) = $2,994.") == ("3*(1000-2)=2994",)
+
+
+def test_only_the_gold_solution_wins_and_anything_may_lose() -> None:
+    candidates = [*scored(CORRECT, WRONG, None), Candidate(None, "worked", CORRECT)]
+    plan = PairingPlan(4, gold_as_chosen="only", rejected="any")
+    assert sides(pair_prompt("p", candidates, plan)) == [(None, 0), (None, 1), (None, 0), (None, 1)]
+    plan = PairingPlan(4, gold_as_chosen="only")
+    assert sides(pair_prompt("p", candidates, plan)) == [(None, 1)] * 4

@@ -1,0 +1,151 @@
+"""The methods' settings against the papers' facts, and settings that make no sense together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+
+from orchestrator.config import Job, Method
+from orchestrator.errors import BadInput
+from orchestrator.jobfile import load_job
+from orchestrator.methods import OTHERS, PRESETS
+
+DATA = {"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl", "prompts_per_round": 8}
+NEEDED: dict[str, dict[str, Any]] = {
+    "sdpo": {"stages": {"sources": ["easy.jsonl", "hard.jsonl"]}},
+    "sft": {"data": DATA | {"solution": "solution"}},
+    "star": {"data": DATA | {"hint_template": "{question} Hint: {answer}\n"}},
+}
+"""What a method needs of the data, and cannot know."""
+
+
+def job_of(tmp_path: Path, **settings: Any) -> Job:
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump({"name": "job", "model": "seed", "data": DATA} | settings))
+    return load_job(path).job
+
+
+def by_name(tmp_path: Path, method: str, **settings: Any) -> Job:
+    return job_of(tmp_path, method=method, **(NEEDED.get(method, {}) | settings))
+
+
+def test_every_method_has_its_settings() -> None:
+    assert set(PRESETS) == set(get_args(Method))
+
+
+@pytest.mark.parametrize(
+    ("method", "source", "rule", "init", "reference", "dpo", "nll"),
+    [
+        ("irpo", "sample", "zip", "previous", "previous", 1, 1),
+        ("sdpo", "dataset", None, "previous", "previous", 1, 0),
+        ("step_dpo", "steps", None, "previous", "previous", 1, 0),
+        ("dpo", "sample", "zip", "base", "base", 1, 0),
+        ("sft", "gold", None, "base", None, 0, 1),
+        ("star", "sample", "correct", "base", None, 0, 1),
+        ("rft", "sample", "correct", "base", None, 0, 1),
+        ("rest_em", "sample", "correct", "base", None, 0, 1),
+        ("iterative_dpo", "sample", "best_worst", "previous", "base", 1, 0),
+        ("self_rewarding", "judge", "best_worst", "previous", "previous", 1, 0),
+    ],
+)
+def test_the_axes_are_those_of_the_table(
+    tmp_path: Path, method: str, source: str, rule: str | None, init: str, reference: str | None, dpo: int, nll: int
+) -> None:
+    job = by_name(tmp_path, method)
+    assert (job.source, job.init, job.loss.dpo, job.loss.nll) == (source, init, dpo, nll)
+    assert reference in (None, job.reference)
+    assert rule in (None, job.pairs.rule)
+
+
+def test_the_papers_figures(tmp_path: Path) -> None:
+    irpo = by_name(tmp_path, "irpo")
+    assert (irpo.loss.beta, irpo.train.learning_rate, irpo.train.batch_pairs) == (0.1, 7e-7, 16)
+    assert (irpo.loss.nll_scope, irpo.loss.nll_normalisation, irpo.pairs.replay) == ("response", "sequence", 0)
+    sdpo = by_name(tmp_path, "sdpo")
+    assert (sdpo.loss.beta, sdpo.train.learning_rate, sdpo.train.batch_pairs) == (0.1, 5e-7, 32)
+    assert (sdpo.train.schedule, sdpo.train.warmup_ratio, sdpo.stages and sdpo.stages.order) == (
+        "linear", 0.1, "easy_first",
+    )  # fmt: skip
+    step = by_name(tmp_path, "step_dpo")
+    assert (step.loss.beta, step.train.learning_rate, step.train.batch_pairs) == (0.4, 5e-7, 128)
+    assert (step.train.schedule, step.train.warmup_ratio, step.train.epochs) == ("cosine", 0.1, 8)
+    assert (step.generate.samples, step.generate.temperature, step.generate.top_p) == (2, 0.8, 0.95)
+    assert (step.train.max_tokens, step.steps.rectifications, step.rounds) == (1024, 20, 1)
+    rft = by_name(tmp_path, "rft")
+    assert (rft.rounds, rft.generate.samples, rft.generate.temperature, rft.pairs.distinct) == (
+        1,
+        100,
+        0.7,
+        "equations",
+    )
+    rest = by_name(tmp_path, "rest_em")
+    assert (rest.generate.samples, rest.generate.temperature, rest.pairs.per_prompt) == (32, 0.7, 10)
+    iterative = by_name(tmp_path, "iterative_dpo")
+    assert (iterative.generate.samples, iterative.generate.temperature_mix) == (8, [1.0, 0.7])
+    assert (iterative.pairs.replay, iterative.pairs.replay_rounds, iterative.data.prompts) == (1.0, None, "new")
+    rewarding = by_name(tmp_path, "self_rewarding")
+    assert (rewarding.generate.samples, rewarding.self_judge.samples, rewarding.data.prompts) == (4, 3, "new")
+    assert (rewarding.self_judge.lowest, rewarding.self_judge.highest) == (0, 5)
+    assert by_name(tmp_path, "star").generate.hint
+    assert by_name(tmp_path, "dpo").rounds == 1
+
+
+def test_what_the_file_says_goes_before_the_method(tmp_path: Path) -> None:
+    job = by_name(tmp_path, "step_dpo", train={"warmup_steps": 5, "epochs": 2}, generate={"samples": 4})
+    assert (job.train.warmup_steps, job.train.warmup_ratio, job.train.epochs) == (5, 0.0, 2)
+    assert (job.generate.samples, job.generate.temperature) == (4, 0.8)
+    fixed = by_name(tmp_path, "iterative_dpo", generate={"temperature": 0.9})
+    assert (fixed.generate.temperature, fixed.generate.temperature_mix) == (0.9, None)
+
+
+def test_a_stage_is_a_round(tmp_path: Path) -> None:
+    assert by_name(tmp_path, "sdpo").rounds == 2
+    assert by_name(tmp_path, "sdpo", stages={"sources": ["all.jsonl"], "split": 5}).rounds == 5
+    assert by_name(tmp_path, "sdpo", rounds=1).rounds == 1
+
+
+@pytest.mark.parametrize("settings", OTHERS.values(), ids=[name.split()[0] for name in OTHERS])
+def test_the_methods_without_a_name_are_jobs(tmp_path: Path, settings: dict[str, Any]) -> None:
+    assert job_of(tmp_path, data=DATA | {"solution": "solution"}, **settings).loss.nll == 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"loss": {"dpo": 0, "nll": 0}}, "both 0: there is nothing to learn"),
+        ({"loss": {"dpo": [0, 0], "nll": 0}}, "both 0"),
+        ({"pairs": {"rule": "correct"}}, "set `loss.dpo: 0`"),
+        ({"source": "gold", "data": DATA | {"solution": "s"}}, "set `loss.dpo: 0`"),
+        ({"method": "sft"}, "`source: gold` needs `data.solution`"),
+        ({"pairs": {"gold_as_chosen": True}}, "`pairs.gold_as_chosen` needs `data.solution`"),
+        ({"pairs": {"rejected": "any"}}, "`gold_as_chosen: only`"),
+        ({"method": "star"}, "`data.hint_template`"),
+        ({"method": "sdpo"}, "needs `stages.sources`"),
+        ({"stages": {"sources": ["a.jsonl"]}}, "nothing reads it"),
+        ({"method": "sdpo", "stages": {"sources": ["a.jsonl"]}, "pairs": {"replay": 0.5}}, "must not know its stage"),
+        ({"method": "sdpo", "stages": {"sources": ["a.jsonl"]}, "rounds": 2}, "gives 1 chunks"),
+        ({"method": "sdpo", "stages": {"sources": ["a.jsonl", "b.jsonl"], "split": 2}}, "cuts a single source"),
+        ({"method": "self_rewarding", "pairs": {"rule": "zip"}}, "`pairs.rule: best_worst` or `margin`"),
+        ({"method": "step_dpo", "loss": {"dpo": 0, "nll": 1}}, "the rejected ones are the point"),
+        ({"method": "step_dpo", "steps": {"localiser": "judge"}}, "need `judge.model`"),
+        ({"data": {k: v for k, v in DATA.items() if k != "train"}}, "needs `data.train`"),
+        ({"data": {k: v for k, v in DATA.items() if k != "prompts_per_round"} | {"prompts": "new"}}, "how many fresh"),
+        ({"train": {"warmup_steps": 3, "warmup_ratio": 0.1}}, "not both"),
+        ({"method": "dop"}, "must be `irpo`, `sdpo`"),
+        ({"method": ["irpo"]}, "must be `irpo`, `sdpo`"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_with_the_reason(tmp_path: Path, settings: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        job_of(tmp_path, **settings)
+    assert said in str(refused.value)
+
+
+def test_a_method_reads_as_its_settings_spelled_out(tmp_path: Path) -> None:
+    spelled = dict(PRESETS["iterative_dpo"].settings)
+    spelled["data"] = DATA | spelled["data"]
+    named, plain = by_name(tmp_path, "iterative_dpo"), job_of(tmp_path, **spelled)
+    assert named.model_copy(update={"method": "irpo"}) == plain
