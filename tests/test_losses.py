@@ -9,7 +9,14 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from orchestrator.records import LossWeights  # noqa: E402
-from workers.losses import PairLogprobs, dpo_losses, nll_sum, preference_loss_sum, reward_margins  # noqa: E402
+from workers.losses import (  # noqa: E402
+    PairLogprobs,
+    dpo_losses,
+    nll_sum,
+    preference_loss_sum,
+    reward_margins,
+    squared_losses,
+)
 from workers.train_step import learning_rate  # noqa: E402
 
 BETA = 0.3
@@ -35,6 +42,15 @@ def test_dpo_loss_is_that_of_the_paper_on_numbers_worked_by_hand() -> None:
     example = pairs([-3.0], [-7.0], [-5.0], [-6.0])
     assert reward_margins(example, BETA).tolist() == pytest.approx([0.9])
     assert dpo_losses(example, BETA).tolist() == pytest.approx([math.log1p(math.exp(-0.9))])
+
+
+def test_the_squared_form_on_numbers_worked_by_hand() -> None:
+    # Log-ratios +2 and -1, pulled to +1/0.6 and -1/0.6.
+    example = pairs([-3.0], [-7.0], [-5.0], [-6.0])
+    expected = (2 - 1 / 0.6) ** 2 + (-1 + 1 / 0.6) ** 2
+    assert squared_losses(example, BETA).tolist() == pytest.approx([expected])
+    sums = preference_loss_sum(example, weights(form="squared", nll=0.0), num_pairs=1, num_tokens=4)
+    assert float(sums.loss) == float(sums.dpo) == pytest.approx(expected)
 
 
 def test_swapping_a_pair_flips_the_margin() -> None:

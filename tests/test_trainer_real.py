@@ -94,7 +94,7 @@ def make_model(folder: Path, tied: bool = True, dtype: torch.dtype = torch.float
     return str(folder)
 
 
-def make_pairs(file: Path, num_prompts: int = 5, pairs_per_prompt: int = 3) -> str:
+def make_pairs(file: Path, num_prompts: int = 5, pairs_per_prompt: int = 3, rejected: bool = True) -> str:
     rng = np.random.default_rng(5)
 
     def ids(low: int, high: int) -> list[int]:
@@ -104,8 +104,8 @@ def make_pairs(file: Path, num_prompts: int = 5, pairs_per_prompt: int = 3) -> s
     for p in range(num_prompts):
         prompt, winners, losers = ids(2, 12), [ids(1, 15) for _ in range(2)], [ids(1, 15) for _ in range(3)]
         for k in range(pairs_per_prompt):
-            chosen, rejected = winners[k % 2], losers[k % 3]
-            rows.append((f"{p}-{k}", f"{p}", "x", "y", "z", k, k, prompt, chosen, rejected))
+            chosen, loser = winners[k % 2], losers[k % 3] if rejected else None
+            rows.append((f"{p}-{k}", f"{p}", "x", "y", "z", k, k, prompt, chosen, loser))
     schema = pairs_schema(conversational=False)
     pq.write_table(pa.table([list(column) for column in zip(*rows, strict=True)], schema=schema), file)
     return str(file)
@@ -148,12 +148,19 @@ def plain_torch(plan: TrainingPlan, settings: Train) -> tuple[dict[str, torch.Te
     for step, rows in enumerate(batches, start=1):
         total = torch.zeros(())
         for pair in (pairs[row] for row in rows):
-            chosen, rejected = (sequence_logprob(policy, pair.prompt, c) for c in (pair.chosen, pair.rejected))
+            chosen = sequence_logprob(policy, pair.prompt, pair.chosen)
+            total = total - plan.loss.nll * chosen / len(pair.chosen)
+            if pair.rejected is None:
+                continue
+            rejected = sequence_logprob(policy, pair.prompt, pair.rejected)
             with torch.no_grad():
                 old = [sequence_logprob(reference, pair.prompt, c) for c in (pair.chosen, pair.rejected)]
-            margin = plan.loss.beta * ((chosen - old[0]) - (rejected - old[1]))
-            dpo = -torch.nn.functional.logsigmoid(margin)
-            total = total + plan.loss.dpo * dpo - plan.loss.nll * chosen / len(pair.chosen)
+            won, lost, beta = chosen - old[0], rejected - old[1], plan.loss.beta
+            if plan.loss.form == "squared":
+                dpo = (won - 0.5 / beta) ** 2 + (lost + 0.5 / beta) ** 2
+            else:
+                dpo = -torch.nn.functional.logsigmoid(beta * (won - lost))
+            total = total + plan.loss.dpo * dpo
         loss = total / len(rows)
         optimizer.zero_grad()
         loss.backward()
@@ -194,9 +201,9 @@ def start_ranks(ranks: int) -> tuple[list[Any], Runner]:
             from workers.trainer import Trainer
 
             self.trainer = Trainer(settings, *self.place, chunk_logits)
-            return self.trainer.reference_logprobs(plan)
+            return self.trainer.reference_logprobs(plan) if plan.loss.dpo else []
 
-        def train(self, plan: TrainingPlan, file: str, stop_after: int | None) -> Any:
+        def train(self, plan: TrainingPlan, file: str | None, stop_after: int | None) -> Any:
             return list(islice(self.trainer.train(plan, file), stop_after))
 
     environment = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
@@ -214,7 +221,7 @@ def start_ranks(ranks: int) -> tuple[list[Any], Runner]:
     ) -> Outcome:
         """Facts and metrics; with `stop_after`, training is given up after so many steps, and there are no facts."""
         shares = ray.get([actor.score.remote(plan, settings, chunk_logits) for actor in actors])
-        if file is None:
+        if file is None and plan.loss.dpo:
             file = reference_file(plan)
             Path(file).parent.mkdir(parents=True, exist_ok=True)
             columns = [list(column) for column in zip(*(row for rows in shares for row in rows), strict=True)]
@@ -252,11 +259,12 @@ def difference(folder: str, expected: dict[str, torch.Tensor]) -> float:
     return max(float((found[name].float() - expected[name]).abs().max()) for name in expected)
 
 
-def compare(tmp_path: Path, runner: Runner, **changes: Any) -> None:
+def compare(tmp_path: Path, runner: Runner, loss: LossWeights = WEIGHTS, **changes: Any) -> None:
     """Two steps under these settings leave the weights that plain torch leaves, up to rounding."""
-    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    compared = loss.dpo > 0
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet", rejected=compared)
     settings = Train(**(SETTINGS | changes))
-    plan = make_plan(tmp_path, model, pairs)
+    plan = make_plan(tmp_path, model, pairs, loss=loss)
     expected, losses, norms = plain_torch(plan, settings)
     facts, steps = runner(plan, settings)
     moved = difference(model, expected)
@@ -266,7 +274,10 @@ def compare(tmp_path: Path, runner: Runner, **changes: Any) -> None:
     assert min(norms) > settings.max_grad_norm, "clipping must have something to do"
     assert difference(plan.checkpoint_dir, expected) < 2e-3 * moved
     assert facts["steps"] == 2 and facts["pairs"] == 15 and facts["tokens"] < facts["padded_tokens"]
-    assert facts["first_step"]["mean_difference"] < 1e-5
+    if compared:
+        assert facts["first_step"]["mean_difference"] < 1e-5
+    else:
+        assert not {"dpo_loss", "margin", "reward_accuracy", "rejected_logprob"} & steps[0].keys()
     assert pq.read_table(plan.metrics_file).to_pylist() == steps
     check_probe(plan, expected_folder=plan.checkpoint_dir)
 
@@ -290,6 +301,25 @@ def test_one_rank_equals_plain_torch(one_rank: Runner, tmp_path: Path, zero: int
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_two_ranks_equal_plain_torch(two_ranks: Runner, tmp_path: Path, zero: int) -> None:
     compare(tmp_path, two_ranks, zero=zero)
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_imitation_equals_plain_torch(two_ranks: Runner, tmp_path: Path, zero: int) -> None:
+    """Rows without a rejected side, and no reference pass."""
+    compare(tmp_path, two_ranks, loss=LossWeights(beta=0.1, dpo=0.0, nll=1.0), zero=zero)
+
+
+def test_the_squared_form_equals_plain_torch(one_rank: Runner, tmp_path: Path) -> None:
+    compare(tmp_path, one_rank, loss=LossWeights(beta=0.5, dpo=0.5, nll=0.0, form="squared"))
+
+
+def test_a_budget_of_tokens_is_spent_in_as_many_passes_as_it_takes(one_rank: Runner, tmp_path: Path) -> None:
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    once, _ = one_rank(make_plan(tmp_path / "once", model, pairs), Train(**SETTINGS))
+    budget = 3 * once["tokens"] + 1
+    facts, steps = one_rank(make_plan(tmp_path / "more", model, pairs), Train(**(SETTINGS | {"token_budget": budget})))
+    assert facts["steps"] == len(steps) > 2 * 2
+    assert sum(row["tokens"] for row in steps[:-1]) < budget <= facts["tokens"]
 
 
 def test_ranks_with_different_numbers_of_chunks_do_not_wait_for_each_other(two_ranks: Runner, tmp_path: Path) -> None:
