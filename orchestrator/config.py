@@ -230,15 +230,50 @@ class Generate(Settings):
         return self
 
 
-class Grade(Settings):
-    """Scoring completions against gold answers in killable processes."""
+GRADERS = ("exact", "number", "choice", "math", "regex", "python", "judge")
+ANSWER_RULES = ("final_answer", "boxed", "hash", "answer_is", "whole")
+Grader = str | dict[str, list[Any]]
+"""An entry of `grade.graders`: a name, `name:argument`, or {"all_of" or "any_of": entries}."""
 
-    graders: list[Literal["text", "number", "math"]] = Field(default=["text", "number", "math"], min_length=1)
-    """Tried in order until one says correct: `text` (equal after normalising), `number` (equal value),
-    `math` (math-verify)."""
+
+def _checked_grader(grader: Any) -> None:
+    """Raise ValueError for what is no grader, with what would be one."""
+    if isinstance(grader, dict):
+        if len(grader) != 1 or not (members := next(iter(grader.values()))) or not set(grader) <= {"all_of", "any_of"}:
+            raise ValueError(f"{grader!r} must be {{all_of: [...]}} or {{any_of: [...]}}, with graders in the list")
+        for member in members:
+            _checked_grader(member)
+        return
+    name, colon, argument = str(grader).partition(":")
+    if name not in GRADERS:
+        raise ValueError(f"{grader!r} is no grader; use {', '.join(f'`{known}`' for known in GRADERS)}")
+    if name == "regex":
+        if (groups := _compiled(argument).groups) != 1:
+            raise ValueError(
+                f"{grader!r} has {groups} groups and needs one; write regex:PATTERN, (?:...) for the others"
+            )
+    elif name == "python":
+        if not re.fullmatch(r"[^\W\d]\w*(?:\.[^\W\d]\w*)*:[^\W\d]\w*", argument):
+            raise ValueError(f"{grader!r} must be `python:MODULE:FUNCTION`, such as `python:my_package.scores:same`")
+    elif colon:
+        raise ValueError(f"{grader!r}: {name} takes no argument; write `{name}`")
+
+
+class Grade(Settings):
+    """Scoring completions against gold answers in killable processes; see docs/grading.md."""
+
+    graders: list[Grader] = Field(default=["exact", "number", "math"], min_length=1)
+    """Tried in order until one says correct: `exact` (equal text after normalising), `number` (equal value), `choice`
+    (the same option, by letter or text), `math` (equal to math-verify), `regex:PATTERN` (the pattern's one group is
+    the same in both), `python:MODULE:FUNCTION` (a function of gold answer and answer that returns true, false or
+    None), `judge` (a model; see `judge`). An entry may also be `{all_of: [...]}`, which wants all of its graders to
+    say correct, or `{any_of: [...]}`."""
     answer: list[str] = Field(default=["final_answer", "boxed", "hash"], min_length=1)
-    """Where the answer is, tried in order: `final_answer` (what follows "Final answer:"), `boxed`
-    (the last \\boxed{}), `hash` (what follows `####`), or `pattern:REGEX` with one group."""
+    """Where the answer is, tried in order: `final_answer` (what follows "Final answer:"), `boxed` (the last
+    \\boxed{}), `hash` (what follows `####`), `answer_is` (what follows "answer is" or "Answer:"), `whole` (all of
+    the text), or `pattern:REGEX` with one group."""
+    strict: bool = True
+    """False tries `answer_is` and then the last number of the text, a guess, where no rule of `answer` finds one."""
     timeout: Positive = 5.0
     """Seconds after which a grader's process is killed."""
     memory: Positive = 1.0
@@ -248,6 +283,13 @@ class Grade(Settings):
     max_characters: Count = 20_000
     """Longest completion that is looked at; only its end is, when it is longer."""
 
+    @field_validator("graders")
+    @classmethod
+    def _known_graders(cls, value: list[Grader]) -> list[Grader]:
+        for grader in value:
+            _checked_grader(grader)
+        return value
+
     @field_validator("answer")
     @classmethod
     def _known_places(cls, value: list[str]) -> list[str]:
@@ -256,8 +298,8 @@ class Grade(Settings):
             if name == "pattern":
                 if (groups := _compiled(pattern).groups) != 1:
                     raise ValueError(f"{place!r} has {groups} groups and needs one; write (?:...) for the others")
-            elif place not in ("final_answer", "boxed", "hash"):
-                raise ValueError(f"{place!r} must be `final_answer`, `boxed`, `hash` or `pattern:REGEX`")
+            elif place not in ANSWER_RULES:
+                raise ValueError(f"{place!r} must be {', '.join(f'`{r}`' for r in ANSWER_RULES)} or `pattern:REGEX`")
         return value
 
 
@@ -363,7 +405,8 @@ class Steps(Settings):
     opening: str = "Let's think step by step.\nStep 1:"
     """Text that opens the answer, so that it comes in steps; the prompt ends in it."""
     split: str = "markers"
-    """What begins a step: `markers` ("Step 2:"), `lines` (a line is a step), or `pattern:REGEX`."""
+    """What begins a step: `markers` ("Step 2:" at the start of a line), `lines` (a line is a step), or
+    `pattern:REGEX`."""
     localiser: Literal["rollouts", "judge", "file"] = "rollouts"
     """Who finds the first wrong step: `rollouts` (a prefix is right when enough continuations reach the gold answer;
     binary search over the steps), `judge` (see `judge`), or `file` (questions are written as JSONL, and people's
@@ -378,7 +421,22 @@ class Steps(Settings):
     filter: Literal["none", "judge"] = "none"
     """`judge` leaves out right answers of which the judge finds a step wrong."""
     verdicts: str | None = None
-    """JSONL file with the verdicts for `localiser: file`; null is `rounds/NN/localised/verdicts.jsonl` in the run."""
+    """JSONL file with the verdicts for `localiser: file`, in the run's folder unless it is absolute: one line an
+    answer, with its `id` and `first_wrong`, a number or null. Null is `verdicts/round-01.jsonl`, and so on by round."""
+    open_evaluation: bool = False
+    """Open the answers to gate and test in the same way."""
+
+    @field_validator("split")
+    @classmethod
+    def _splits(cls, value: str) -> str:
+        name, _, pattern = value.partition(":")
+        if value in ("markers", "lines"):
+            return value
+        if name != "pattern":
+            raise ValueError(f"{value!r} must be `markers`, `lines` or `pattern:REGEX`")
+        if _compiled(pattern).match(""):
+            raise ValueError(f"{value!r} matches no text at all, so every place in an answer would begin a step")
+        return value
 
 
 class SelfJudge(Settings):

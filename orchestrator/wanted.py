@@ -124,7 +124,8 @@ def _union(branches: Sequence[Any]) -> tuple[str, str]:
     if len(some) == 2 and get_origin(_bare(some[1], ())[0]) is list:  # a schedule
         one = f"{one}, or a list of such numbers, one a round"
     elif len(some) == 2:
-        one = f"{one}, or {_words(some[1], ())[0]}"
+        other, others = _words(some[1], ())
+        one, many = f"{one}, or {other}", f"{many} or {others}"
     else:
         one += ", or null" if len(some) < len(branches) else ""
     return one, many

@@ -22,7 +22,7 @@ from workers.grader_group import GraderGroup, GradingFailed
 from workers.grader_pool import GraderActor
 
 INTERVAL = 0.2  # seconds between two looks at the actor
-SETTINGS = Grade(processes=1, graders=["text"], timeout=0.5)
+SETTINGS = Grade(processes=1, graders=["exact"], timeout=0.5)
 
 
 @pytest.fixture(scope="module", autouse=True)

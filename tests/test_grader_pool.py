@@ -131,14 +131,14 @@ def test_memory_is_limited() -> None:
 
 
 def test_only_the_end_of_a_long_completion_is_read() -> None:
-    with GraderPool(Grade(processes=1, max_characters=30, graders=["text"])) as pool:
+    with GraderPool(Grade(processes=1, max_characters=30, graders=["exact"])) as pool:
         graded = pool.grade([("7", "Final answer: 7" + " " * 30, "stop"), ("7", " " * 99 + "Final answer: 7", "stop")])
     assert [one.verdict for one in graded] == ["wrong", "correct"]
 
 
 def test_a_worker_that_is_killed_is_replaced_and_its_keeper_too() -> None:
     item = ("7", "Final answer: 7", "stop")
-    with GraderPool(Grade(processes=1, graders=["text"])) as pool:
+    with GraderPool(Grade(processes=1, graders=["exact"])) as pool:
         assert pool.grade([item])[0].verdict == "correct"
         (keeper,) = pool.pids()
         os.kill(_workers_of(keeper)[0], signal.SIGKILL)
@@ -151,7 +151,7 @@ def test_a_worker_that_is_killed_is_replaced_and_its_keeper_too() -> None:
 
 def test_a_process_that_does_not_die_by_itself_is_killed_from_outside() -> None:
     item = ("7", "Final answer: 7", "stop")
-    with GraderPool(Grade(timeout=0.5, processes=1, graders=["text"])) as pool:
+    with GraderPool(Grade(timeout=0.5, processes=1, graders=["exact"])) as pool:
         pool.grade([item])
         (keeper,) = pool.pids()
         os.killpg(keeper, signal.SIGSTOP)  # stopped processes receive no timer's signal
@@ -162,7 +162,7 @@ def test_a_process_that_does_not_die_by_itself_is_killed_from_outside() -> None:
 
 def test_a_grader_process_is_light_and_knows_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATCHET_TEST_TOKEN", "secret")
-    process = GraderProcess(5.0, 1.0, ["text", "number", "math"], ["boxed"])
+    process = GraderProcess(5.0, 1.0, ["exact", "number", "math"], ["boxed"])
     try:
         assert process.ask("judge", "7", "7.0")["verdict"] == "correct"
         for pid in [process.pid, *_workers_of(process.pid)]:
@@ -203,7 +203,7 @@ time.sleep(300)
 
 
 def test_a_closed_pool_leaves_nothing_running_and_refuses_work() -> None:
-    pool = GraderPool(Grade(processes=2, graders=["text"]))
+    pool = GraderPool(Grade(processes=2, graders=["exact"]))
     pool.grade([(str(n), "Final answer: 7", "stop") for n in range(50)])
     everyone = pool.pids() + [worker for keeper in pool.pids() for worker in _workers_of(keeper)]
     pool.close()
@@ -266,7 +266,7 @@ def test_a_shard_becomes_a_file_of_verdicts(tmp_path: Path) -> None:
 
 def test_a_shard_that_does_not_fit_is_refused_before_anything_is_written(tmp_path: Path) -> None:
     source, output = _samples(tmp_path / "samples.parquet"), tmp_path / ".verdicts.parquet"
-    with GraderPool(Grade(processes=1, graders=["text"])) as pool:
+    with GraderPool(Grade(processes=1, graders=["exact"])) as pool:
         with pytest.raises(ValueError, match="rows 0 to 9"):
             pool.grade_shard(Shard(0, str(source), 0, 9, str(output)), {"p0": "7", "p1": "7"})
         with pytest.raises(ValueError, match="prompt 'p1'"):

@@ -1,46 +1,43 @@
 """Where in a completion the answer is.
 
-Every rule looks for the last mark of its kind, and none guesses: a number that happens to stand at
-the end of a text is not an answer. The built-in rules take time linear in the text. A `pattern:` is
-the user's own regular expression, which may not be, so it belongs in a process that can be killed.
+Every rule looks for the last mark of its kind. Only `last_number` guesses, and only a job that is not strict
+has it. The built-in rules take time linear in the text. A `pattern:` is the user's own regular expression,
+which may not be, so it belongs in a process that can be killed.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 _FINAL_ANSWER = re.compile(r"final[ \t]{1,8}answer[ \t]{0,8}(?:\*\*|__)?[ \t]{0,8}[:：]", re.IGNORECASE)
+_ANSWER_IS = re.compile(r"\banswer[ \t]{0,8}(?:\*\*|__)?[ \t]{0,8}(?:[:：=]|is\b:?)", re.IGNORECASE)
+_LEAD = re.compile(r"(?:the |my )?(?:final |correct )?answer is:?\s", re.IGNORECASE)
 _LINE_END = re.compile(r"[\r\n]")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
+_NEXT_SENTENCE = re.compile(r"(?<=[0-9$)}%*\]])\.\**\s+(?=[A-Z*#])")
+_NUMBER = re.compile(
+    r"(?<![\w.])[-−+]?(?:US)?\\?[$€£¥]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?[ ]?%?"
+    r"|(?<![\w.])[-−+]?\.[0-9]+%?|-?\\[dt]?frac\{-?[0-9]+\}\{[0-9]+\}"
+)
+_DELIMITERS = frozenset(["", "\\[", "\\]", "$$", "$", "```", "\\(", "\\begin{align*}", "\\begin{aligned}", ":"])
 PATTERN = "pattern:"
+LENIENT = ("answer_is", "last_number")
+"""What a job that is not strict tries besides, after its own rules."""
 
 
-def check_rules(rules: Sequence[str]) -> None:
-    """Raise ValueError, naming the rule and the cure, for a rule that is unknown or does not compile."""
-    for rule in rules:
-        if not rule.startswith(PATTERN):
-            if rule not in _RULES:
-                known = ", ".join(_RULES)
-                raise ValueError(f"grade.answer: {rule!r} is no rule; use one of {known} or {PATTERN}REGEX")
-            continue
-        try:
-            groups = re.compile(rule.removeprefix(PATTERN)).groups
-        except (re.error, RecursionError, OverflowError) as error:
-            raise ValueError(f"grade.answer: {rule!r} is no regular expression: {error}") from error
-        if groups != 1:
-            raise ValueError(
-                f"grade.answer: {rule!r} has {groups} groups and needs one, around the answer; "
-                "write (?:...) for the others"
-            )
+def rules_of(rules: Sequence[str], strict: bool) -> list[str]:
+    """All rules that are tried, in order."""
+    return [*rules, *(rule for rule in LENIENT if not strict and rule not in rules)]
 
 
 def extract(text: str, rules: Sequence[str]) -> tuple[str, str] | None:
     """The answer and the rule that found it, or None. Rules are tried in order; an empty answer is none.
 
-    `final_answer` is what follows the last "Final answer:" on its line, `boxed` the content of the last
-    closed \\boxed{}, `hash` what follows the last #### on its line, and `pattern:REGEX` the regular
-    expression's group in its last match.
+    `final_answer` is what follows the last "Final answer:" on its line, or on the next one that is not empty;
+    `boxed` the content of the last closed \\boxed{}; `hash` what follows the last #### on its line;
+    `answer_is` what follows the last "answer is" or "Answer:"; `whole` the whole text; `pattern:REGEX` the
+    regular expression's group in its last match; and `last_number` the last number anywhere.
     """
     for rule in rules:
         answer = _pattern(text, rule.removeprefix(PATTERN)) if rule.startswith(PATTERN) else _RULES[rule](text)
@@ -70,19 +67,60 @@ def last_boxed(text: str) -> str | None:
 
 
 def _final_answer(text: str) -> str | None:
+    return _after(text, _last_end(_FINAL_ANSWER, text))
+
+
+def _answer_is(text: str) -> str | None:
+    return _after(text, _last_end(_ANSWER_IS, text))
+
+
+def _last_end(mark: re.Pattern[str], text: str) -> int | None:
     end = None
-    for match in _FINAL_ANSWER.finditer(text):
+    for match in mark.finditer(text):
         end = match.end()
-    if end is None:
+    return end
+
+
+def _after(text: str, start: int | None) -> str | None:
+    """The answer that a mark which ends at `start` announces: on its line, else on the next one with content."""
+    if start is None:
         return None
-    line = _line(text, end)
-    box = last_boxed(line)
-    return line if box is None else box
+    for number, line in enumerate(_lines(text, start)):
+        if _tidy(line) in _DELIMITERS:
+            continue
+        box = last_boxed(line if number == 0 else text[start:])
+        return _sentence(line) if box is None else box
+    return None
+
+
+def _sentence(line: str) -> str:
+    """A line without "the answer is" before, and without another sentence after what it says."""
+    line = line.lstrip()
+    lead = _LEAD.match(line)
+    return _NEXT_SENTENCE.split(line[lead.end() :] if lead else line, maxsplit=1)[0]
 
 
 def _hash(text: str) -> str | None:
     at = text.rfind("####")
     return None if at < 0 else _line(text, at + 4)
+
+
+def _whole(text: str) -> str:
+    return text
+
+
+def _last_number(text: str) -> str | None:
+    last = None
+    for match in _NUMBER.finditer(text):
+        last = match[0]
+    return last
+
+
+def _lines(text: str, start: int) -> Iterator[str]:
+    while start <= len(text):
+        line = _line(text, start)
+        yield line
+        start += len(line) + 1
 
 
 def _line(text: str, start: int) -> str:
@@ -109,4 +147,11 @@ def _tidy(answer: str) -> str:
     return answer.strip()
 
 
-_RULES = {"final_answer": _final_answer, "boxed": last_boxed, "hash": _hash}
+_RULES = {
+    "final_answer": _final_answer,
+    "boxed": last_boxed,
+    "hash": _hash,
+    "answer_is": _answer_is,
+    "whole": _whole,
+    "last_number": _last_number,
+}

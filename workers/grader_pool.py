@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.config import Grade
 from orchestrator.records import VERDICTS, Shard, Verdict
-from workers.extraction import check_rules
+from workers.extraction import rules_of
 from workers.files import write_table
 from workers.graders.process import GraderDied, GraderProcess
 
@@ -49,12 +49,11 @@ class GraderPool:
     """Grades with `settings.processes` processes, started at the first use and kept until `close`."""
 
     def __init__(self, settings: Grade) -> None:
-        """Raises ValueError for a rule of `settings.answer` that is unknown or no regular expression."""
-        check_rules(settings.answer)
         self._settings = settings
         number = settings.processes or len(os.sched_getaffinity(0))
+        rules = rules_of(settings.answer, settings.strict)
         self._processes = [
-            GraderProcess(settings.timeout, settings.memory, settings.graders, settings.answer) for _ in range(number)
+            GraderProcess(settings.timeout, settings.memory, settings.graders, rules) for _ in range(number)
         ]
         self._idle: SimpleQueue[GraderProcess] = SimpleQueue()
         for process in self._processes:
@@ -124,7 +123,7 @@ class GraderPool:
         if (earlier := known.get((gold, answer))) is not None:
             return Graded(earlier.verdict, answer, rule, earlier.reason)
         try:
-            reply = _ask(process, "judge", gold, answer)
+            reply = _ask(process, "grade", gold, answer)
             graded = Graded(reply["verdict"], answer, rule, reply["reason"])
         except GraderDied as died:
             graded = Graded("ungradable", answer, rule, self._reason(died))

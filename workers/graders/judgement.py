@@ -13,7 +13,8 @@ if TYPE_CHECKING:  # records.py brings pyarrow, which a grader's process has no 
 class Judgement:
     """A verdict, with its reason unless it is "correct".
 
-    `final` marks a "wrong" that no other grader may overrule.
+    `final` marks a "wrong" that no other grader may overrule, `failed` an "ungradable" that is the grader's
+    fault and not the gold answer's.
 
     Example: Judgement("wrong", "70 is not 7", final=True)
     """
@@ -21,6 +22,7 @@ class Judgement:
     verdict: Verdict
     reason: str | None = None
     final: bool = False
+    failed: bool = False
 
 
 CORRECT = Judgement("correct")

@@ -2,13 +2,15 @@
 
 The conventions, where mathematics leaves room for them:
 
-- Values are compared exactly, so 0.33 is not 1/3.
+- Values are compared exactly, so 0.33 is not 1/3. A decimal of six places or more is what rounds to it, or is cut
+  to it: 0.333333 is 1/3, and so is 0.\\overline{3}.
 - A percent sign divides by 100, so 50% is 0.5 and 1/2. Data sets also store "what percentage" as a bare
   50, so where exactly one side carries the sign, equal figures (50% and 50) agree as well. 0.5 and 50
   never do.
 - A unit or currency may be left out or added. When both sides name one that is known here and they are
   different (cm and m, $ and €), the answer is wrong; nothing is converted.
-- "x = 7" is 7, "3 1/2" is 7/2, "7 million" is 7000000, "1,234" is 1234. "1,5" and "0,123" are no numbers.
+- "x = 7" is 7, "3 1/2" is 7/2, "7 million" is 7000000, "1,234" is 1234, "about 7" and "seven" are 7, "(-7)" is -7.
+  "1,5" and "0,123" are no numbers.
 - Words that change a value ("7 squared", "7 or 8", "7 more than x") make it no number.
 """
 
@@ -17,13 +19,17 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 
 from workers.graders.judgement import CORRECT, Judgement, short
 from workers.graders.normalise import normalise
+from workers.graders.words import digits
 
 MAX_LENGTH = 1000
 """Longest text, in characters, that is read as a number; with MAX_EXPONENT it bounds the work."""
 MAX_EXPONENT = 1000
+PLACES = 6
+"""Decimal places from which on a decimal stands for what rounds to it."""
 
 _PLAIN = r"(?:[1-9][0-9]{0,2}(?:(?:,[0-9]{3})+|(?: [0-9]{3})+)|[0-9]+)(?:\.[0-9]*)?|\.[0-9]+"
 _POWER = (
@@ -100,6 +106,10 @@ _UNITS = {
         "am a.m",
         "pm p.m",
         "mph",
+        "north",
+        "south",
+        "east",
+        "west",
         "km/h kph kmph",
         "m/s",
         "degree ° deg",
@@ -111,7 +121,17 @@ _UNITS = {
     )
     for name in names.split()
 }
-_UNIT_SHAPE = re.compile(r"(?P<gap>[\s-]*)(?P<unit>[A-Za-z°¢$€£¥₹][A-Za-z°¢$€£¥₹ ./'()-]*(?:\^\{?[23]\}?)?)")
+_ABOUT = re.compile(r"(?:about|approximately|approx\.?|roughly|around|≈|~|\\approx)\s*", re.IGNORECASE)
+_REPEATING = re.compile(
+    r"(?P<whole>[0-9]*)\.(?:(?P<head>[0-9]*)\\(?:overline|bar)\s*(?:\{(?P<cycle>[0-9]{1,50})\}|(?P<one>[0-9]))"
+    r"|(?P<head2>[0-9]{0,50}?)(?P<cycle2>[0-9]{1,6}?)(?P=cycle2){2,}\s*(?:\.\.\.|\\[lc]?dots(?![a-z])))"
+)
+_PARENTHESES = re.compile(r"(\(+)([^()]*)(\)+)")
+_UNIT_SHAPE = re.compile(r"(?P<gap>[\s-]*)(?P<unit>[A-Za-z°¢$€£¥₹][A-Za-z°¢$€£¥₹ ./'()-]*(?:\s?\^\{?[23]\}?)?)")
+
+_UNIT_AT_END = re.compile(
+    r"(?P<rest>.*(?:[0-9})\]]|\\pi))\s+(?P<unit>[A-Za-z°][A-Za-z° ./-]{0,60}?(?:\s?\^\{?[23]\}?)?)", re.DOTALL
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +146,8 @@ class Quantity:
     percent: bool
     unit: str | None
     """Canonical name of a known unit; None for none and for words that are not known as one."""
+    places: int = 0
+    """Digits after the decimal point; 0 for what is no plain decimal."""
 
 
 def parse(text: str) -> Quantity | None:
@@ -135,6 +157,9 @@ def parse(text: str) -> Quantity | None:
     text = normalise(text)
     if (equation := _LEFT_SIDE.fullmatch(text)) is not None:
         text = equation["rest"]
+    text = _REPEATING.sub(_as_fraction, digits(_ABOUT.sub("", text, count=1)), count=1)
+    if (inner := _PARENTHESES.fullmatch(text)) is not None and len(inner[1]) == len(inner[3]):
+        text = inner[2]
     match = _NUMBER.fullmatch(text)
     if match is None or len(text) > MAX_LENGTH:
         return None
@@ -144,7 +169,21 @@ def parse(text: str) -> Quantity | None:
         return None
     scale, percent, unit = suffix
     money = match["money"] or match["money2"]
-    return Quantity(figure * scale, percent, _CURRENCY[money] if money else unit)
+    places = 0 if match["plain"] is None or scale > 1 else len(match["plain"].partition(".")[2])
+    return Quantity(figure * scale, percent, _CURRENCY[money] if money else unit, places)
+
+
+@lru_cache(maxsize=1024)
+def _gold(gold: str) -> Quantity | None:
+    return parse(gold)
+
+
+def _as_fraction(repeating: re.Match[str]) -> str:
+    """0.1\\overline{6} as 15/90."""
+    head, cycle = repeating["head"] or repeating["head2"] or "", repeating["cycle"] or repeating["one"]
+    cycle = cycle or repeating["cycle2"]
+    before = int(f"{repeating['whole'] or 0}{head}")
+    return f"{int(f'{before}{cycle}') - before}/{(10 ** len(cycle) - 1) * 10 ** len(head)}"
 
 
 def _figure(match: re.Match[str]) -> Fraction | None:
@@ -221,11 +260,27 @@ def _is_prose(text: str) -> bool:
     return not any(word.lower() in _CHANGES_VALUE for word in words) and "-" not in text.strip()[:1]
 
 
+def without_unit(text: str) -> tuple[str, str | None]:
+    """A normalised text without the unit at its end, and that unit's canonical name if it is a known one."""
+    match = _UNIT_AT_END.fullmatch(text)
+    if match is None:
+        return text, None
+    known = _known(match["unit"])
+    return (match["rest"], known) if known or _is_unit(match["unit"], " ") else (text, None)
+
+
 def _equal(gold: Quantity, answer: Quantity) -> bool:
     if gold.percent == answer.percent:
-        return gold.figure == answer.figure
+        return _same(gold.figure, gold.places, answer.figure, answer.places)
     signed, bare = (gold, answer) if gold.percent else (answer, gold)
-    return bare.figure in (signed.figure / 100, signed.figure)
+    return bare.figure == signed.figure or _same(bare.figure, bare.places, signed.figure / 100, signed.places + 2)
+
+
+def _same(one: Fraction, places: int, other: Fraction, other_places: int) -> bool:
+    if one == other:
+        return True
+    known = [p for p in (places, other_places) if p >= PLACES]
+    return bool(known) and abs(one - other) < Fraction(1, 10 ** min(known))
 
 
 def grade(gold: str, answer: str) -> Judgement:
@@ -233,7 +288,7 @@ def grade(gold: str, answer: str) -> Judgement:
 
     Ungradable when the gold answer is no number. When both are numbers, a "wrong" is final.
     """
-    wanted = parse(gold)
+    wanted = _gold(gold)
     if wanted is None:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is no number")
     got = parse(answer)

@@ -19,6 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from orchestrator.errors import BadInput
+from workers.graders.combine import Spec
+
 START_LIMIT = 120.0
 """Seconds within which a process has to have imported its graders."""
 GRACE = 0.5
@@ -41,7 +44,7 @@ class GraderDied(Exception):
 class GraderProcess:
     """One grader process, replaced when it dies. `ask` is for one thread at a time."""
 
-    def __init__(self, timeout: float, memory: float, graders: Sequence[str], rules: Sequence[str]) -> None:
+    def __init__(self, timeout: float, memory: float, graders: Sequence[Spec], rules: Sequence[str]) -> None:
         """`timeout` in seconds and `memory` in GiB apply to every request. Nothing is started yet."""
         self._timeout = timeout
         self._arguments = [str(timeout), str(memory), json.dumps(list(graders)), json.dumps(list(rules))]
@@ -59,7 +62,8 @@ class GraderProcess:
         """Send a request (see serve.py) and return the reply.
 
         Raises GraderDied when the process died over it or had to be killed, with reason "timeout",
-        "out of memory", or what else ended it; RuntimeError when no process can be started, or after `close`.
+        "out of memory", or what else ended it; RuntimeError when no process can be started, or after `close`;
+        BadInput when a grader cannot be made as the job has it.
         """
         process = self._process or self._start()
         self._requests += 1
@@ -96,7 +100,8 @@ class GraderProcess:
         # A small environment: text that a model wrote is parsed there, and it needs no secrets. The fixed
         # hash seed makes SymPy walk its sets in the same order every time.
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
-        search = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+        # The current folder comes last: a user's own function may live there, and nothing else is to come from it.
+        search = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")]), os.getcwd()]
         environment |= {"PYTHONPATH": os.pathsep.join(search), "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         # -P: without it the current folder would come first on the import path.
         command = [sys.executable, "-P", "-m", "workers.graders.serve", *self._arguments]
@@ -106,13 +111,16 @@ class GraderProcess:
         self._process, self._fresh = process, True
         os.set_blocking(_ends(process)[0].fileno(), False)
         try:
-            _read(_ends(process)[1].fileno(), time.monotonic() + START_LIMIT)
+            hello = _read(_ends(process)[1].fileno(), time.monotonic() + START_LIMIT)
         except (TimeoutError, OSError, ValueError) as error:
             self._kill()
             raise RuntimeError(
                 f"a grader process did not start: {error}. Its own message is above; "
                 "`python -m workers.graders.serve 5 1 '[\"math\"]' '[]'` shows it again"
             ) from None
+        if "refused" in hello:
+            self._kill()
+            raise BadInput(f"grade.graders: {hello['refused']}")
         return process
 
     def _kill(self) -> None:

@@ -6,12 +6,14 @@ killed is replaced at once. The worker reads one request a line from standard in
 a line to standard output, both JSON:
 
     ["extract", text]         ->  {"answer": ..., "rule": ...}, or {"answer": null, "rule": null}
-    ["judge", gold, answer]   ->  {"verdict": ..., "reason": ...}
+    ["grade", gold, answer]   ->  {"verdict": ..., "reason": ...}
 
 A request is wrapped as [id, request], and its reply carries the "id". For each request the worker
 arms a kernel timer whose signal it does not handle: it dies on time even inside one endless
 arithmetic operation, and with nobody left to kill it. Its memory is limited to MEMORY GiB beyond what
-it starts with. When a worker dies, the keeper writes {"died": reason} with the id of the request that
+it starts with, its processor time to that of all its threads within the limit, and guard.py keeps it from
+running text as code. Where a grader cannot be made, the first line that the keeper writes is
+{"refused": reason}. When a worker dies, the keeper writes {"died": reason} with the id of the request that
 the worker began last; to whoever has that one's reply already, it means nothing. When the other end
 of the pipes is gone, keeper and worker end.
 """
@@ -22,6 +24,7 @@ import contextlib
 import ctypes
 import gc
 import json
+import math
 import mmap
 import os
 import resource
@@ -30,11 +33,11 @@ import signal
 import struct
 import sys
 from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 
 from workers.extraction import extract
-from workers.graders.judge import judge
+from workers.graders import guard
+from workers.graders.combine import Grader, build
 
 OUT_OF_MEMORY = 77
 RECYCLE = 78
@@ -51,18 +54,19 @@ def main(arguments: list[str]) -> None:
     graders, rules = json.loads(arguments[2]), json.loads(arguments[3])
     _restore_signals()
     replies = _private_stdout()
-    for name in graders:
-        import_module(f"workers.graders.{name}")
-    if "math" in graders:
-        from workers.graders.math import warm_up
-
-        warm_up()
+    try:
+        grader = build(graders)
+    except ValueError as error:
+        _reply(replies, {"id": 0, "refused": str(error)})
+        return
+    if (mathematics := sys.modules.get("workers.graders.math")) is not None:
+        mathematics.warm_up()
     gc.collect()
     gc.freeze()  # keeps the collector from touching, and so copying, what all workers share
     begun = mmap.mmap(-1, _BEGUN.size)  # shared with the workers
     _reply(replies, {"id": 0, "ready": True})
     while True:
-        died = _run_worker(replies, lambda: _serve(replies, begun, timeout, memory, graders, rules))
+        died = _run_worker(replies, lambda: _serve(replies, begun, timeout, memory, grader, rules))
         if died is None:
             return
         if died:
@@ -111,7 +115,7 @@ def _run_worker(replies: int, work: Callable[[], None]) -> str | None:
     code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     if reader_gone or code == 0:
         return None
-    named = {OUT_OF_MEMORY: "out of memory", RECYCLE: "", -signal.SIGALRM: "timeout"}
+    named = {OUT_OF_MEMORY: "out of memory", RECYCLE: "", -signal.SIGALRM: "timeout", -signal.SIGXCPU: "timeout"}
     return named.get(code, f"signal {-code}" if code < 0 else f"exit code {code}")
 
 
@@ -120,21 +124,23 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _serve(replies: int, begun: mmap.mmap, timeout: float, memory: int, graders: list[str], rules: list[str]) -> None:
+def _serve(replies: int, begun: mmap.mmap, timeout: float, memory: int, grader: Grader, rules: list[str]) -> None:
     """Answer requests until standard input ends."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)  # parsers complain there about every answer they cannot read
     sys.dont_write_bytecode = True
     base = _limit_memory(memory)
+    guard.install()
     with os.fdopen(0, "rb", buffering=1 << 16, closefd=False) as requests:
         for _ in range(RECYCLE_AFTER):
             line = requests.readline()
             if not line:
                 return
             signal.setitimer(signal.ITIMER_REAL, timeout)
+            _limit_processor(timeout)
             number, request = json.loads(line)
             begun[:] = _BEGUN.pack(number)
-            reply = _answer(request, graders, rules)
+            reply = _answer(request, grader, rules)
             if reply.get("verdict") == "wrong" and _peak() - base > SUSPECT_SHARE * memory:
                 os._exit(OUT_OF_MEMORY)
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -142,11 +148,14 @@ def _serve(replies: int, begun: mmap.mmap, timeout: float, memory: int, graders:
     os._exit(RECYCLE)
 
 
-def _answer(request: list[str], graders: list[str], rules: list[str]) -> dict[str, str | None]:
+def _answer(request: list[str], grader: Grader, rules: list[str]) -> dict[str, str | None]:
     if request[0] == "extract":
         answer, rule = extract(request[1], rules) or (None, None)
         return {"answer": answer, "rule": rule}
-    judgement = judge(graders, request[1], request[2])
+    before = guard.refusals
+    judgement = grader(request[1], request[2])
+    if judgement.verdict == "wrong" and guard.refusals > before:
+        return {"verdict": "ungradable", "reason": "a grader tried to run text as code, and was not let"}
     return {"verdict": judgement.verdict, "reason": judgement.reason}
 
 
@@ -162,6 +171,14 @@ def _limit_memory(memory: int) -> int:
         limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
         resource.setrlimit(kind, (limit, limit))
     return base
+
+
+def _limit_processor(timeout: float) -> None:
+    """Allow so many seconds of processor time from now on, and one more, since the kernel counts whole ones."""
+    used = sum(resource.getrusage(resource.RUSAGE_SELF)[:2])
+    hard = resource.getrlimit(resource.RLIMIT_CPU)[1]
+    limit = math.ceil(used + timeout) + 1
+    resource.setrlimit(resource.RLIMIT_CPU, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
 
 
 def _peak() -> int:
