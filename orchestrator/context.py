@@ -30,6 +30,7 @@ class Workers(Protocol):
     """Whoever does the work. Devices are shared: asking for engines may end the trainers, and back."""
 
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts: ...
+    def token_ends(self, model: str, source: str, output: str) -> Facts: ...
     def engines(self, model: str) -> streaming.Engines: ...
     def graders(self, settings: Grade) -> streaming.Graders: ...
     def trainers(self) -> Trainers: ...
@@ -73,6 +74,11 @@ class Context:
     @property
     def _evaluation_tokens(self) -> int:
         return self.job.evaluate.max_tokens or self.job.generate.max_tokens
+
+    @property
+    def _evaluation_opening(self) -> str:
+        steps = self.job.steps
+        return steps.opening if self.job.source == "steps" and steps.open_evaluation else ""
 
     def tokenize(self, name: str, problems: Mapping[str, list[Problem]], **changes: Any) -> Commit:
         """A folder with one Parquet file of prompts a key of `problems`; `changes` are to the plan for it."""
@@ -124,7 +130,8 @@ class Context:
         Before that the engine must agree with the trainer about the log-probabilities of the model's
         probe: an engine that loaded something else would answer, too.
         """
-        prompts = self.tokenize("baseline/prompts", {split: self.problems[split] for split in ("gate", "test")})
+        held_out = {split: self.problems[split] for split in ("gate", "test")}
+        prompts = self.tokenize("baseline/prompts", held_out, opening=self._evaluation_opening)
         generate = self.job.generate
         plan = SamplingPlan(1, 0.0, 1.0, 0, self._evaluation_tokens, tuple(generate.stop), 0)
         inputs = {

@@ -53,6 +53,12 @@ class RealWorkers:
         facts: Facts = self.cluster.call(tokenize, problems, plan, output)
         return facts
 
+    def token_ends(self, model: str, source: str, output: str) -> Facts:
+        from workers.token_ends import token_ends
+
+        facts: Facts = self.cluster.call(token_ends, model, source, output)
+        return facts
+
     def engines(self, model: str) -> Any:
         if self._pool is None or self._pool.model != model:
             self._release()

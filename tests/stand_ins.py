@@ -20,6 +20,7 @@ import yaml
 from orchestrator.driver import drive
 from orchestrator.jobfile import load_job
 from orchestrator.records import (
+    DECODED,
     PROBE,
     PROMPTS,
     REFERENCE,
@@ -79,11 +80,21 @@ class StandIns:
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
         self.call("tokenize")
         rows = [
-            {"prompt_id": p.prompt_id, "text": p.text, "token_ids": list(p.text.encode()), "gold": p.gold}
+            {"prompt_id": p.prompt_id, "text": p.text + plan.opening, "gold": p.gold}
+            | {"token_ids": list((p.text + plan.opening).encode())}
             | {"solution": p.solution, "solution_token_ids": p.solution and [*p.solution.encode(), EOS]}
             for p in problems
         ]
         return {"prompts": len(rows), "dropped": 0, "file": write_table(pa.Table.from_pylist(rows, PROMPTS), output)}
+
+    def token_ends(self, model: str, source: str, output: str) -> dict[str, Any]:
+        """A token is a byte, and all text is ASCII."""
+        self.call("token_ends")
+        rows = pq.read_table(source).to_pylist()
+        for row in rows:
+            row["text"] = bytes(token for token in row["token_ids"] if token != EOS).decode()
+            row["token_ends"] = [min(i + 1, len(row["text"])) for i in range(len(row["token_ids"]))]
+        return {"rows": len(rows), "file": write_table(pa.Table.from_pylist(rows, DECODED), output)}
 
     def engines(self, model: str) -> StandInEngines:
         return StandInEngines(self, skill_of(model))

@@ -1,0 +1,231 @@
+"""The files of Step-DPO: wrong answers, prompts that end in a prefix of one, continuations, pairs of steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from orchestrator.pair_files import Scored
+from orchestrator.records import DECODED, PROMPTS, Problem, step_pairs_schema
+from orchestrator.run import Facts
+from orchestrator.step_pairing import Continuation, Error, StepPair
+from orchestrator.steps import Answer
+
+Decode = Callable[[Path, Path], None]
+"""Adds the last two columns of schema DECODED to a file of samples, in another file (workers.token_ends)."""
+
+LOCATED = pa.schema([pa.field("error_id", pa.string(), nullable=False), pa.field("first_wrong", pa.int32())])
+"""One row an error that could be judged: its first wrong step, null where no step is wrong."""
+
+_UNDECODED = pa.schema([DECODED.field(name) for name in DECODED.names[:-2]])
+
+
+@dataclass(frozen=True)
+class Tally:
+    """How continuations of a prefix ended. Example: Tally(correct=3, drawn=8, tokens=210)"""
+
+    correct: int
+    drawn: int
+    tokens: int
+
+
+class Sampled(NamedTuple):
+    """A pass of sampling and grading: its folder below the run, the file of its prompts, its shards."""
+
+    folder: str
+    prompts: Path
+    shards: Sequence[Scored]
+
+
+def tallies(sampled: Sampled) -> dict[str, Tally]:
+    """By prompt."""
+    found: dict[str, Tally] = {}
+    for table in map(_graded, sampled.shards):
+        correct = pc.equal(table["verdict"], "correct").cast(pa.int64())
+        grouped = table.append_column("correct", correct).group_by("prompt_id")
+        rows = grouped.aggregate([("correct", "sum"), ("correct", "count"), ("num_tokens", "sum")]).to_pylist()
+        for row in rows:
+            found[row["prompt_id"]] = Tally(row["correct_sum"], row["correct_count"], row["num_tokens_sum"])
+    return found
+
+
+def prompt_kinds(sampled: Sampled) -> Facts:
+    """How many prompts have right and wrong samples, right ones only, and none that is right, as pair_files counts."""
+    found = tallies(sampled).values()
+    counts = {
+        "prompts_mixed": sum(0 < tally.correct < tally.drawn for tally in found),
+        "prompts_all_correct": sum(tally.correct == tally.drawn for tally in found),
+        "prompts_all_wrong": sum(tally.correct == 0 for tally in found),
+    }
+    return counts | {"pass_any": 1 - counts["prompts_all_wrong"] / max(len(found), 1)}
+
+
+def write_errors(sampled: Sampled, decode: Decode, folder: Path) -> Facts:
+    """Write the wrong answers among a pass's samples (schema DECODED), each once however often it was sampled.
+
+    Returns: errors, and `repeated`, those that were left out for that.
+    """
+    seen: set[tuple[str, tuple[int, ...]]] = set()
+    count = 0
+
+    def fresh(row: Mapping[str, Any]) -> bool:
+        nonlocal count
+        count += 1
+        before = len(seen)
+        seen.add((row["prompt_id"], tuple(row["token_ids"])))
+        return len(seen) > before
+
+    _write_decoded([sampled], "wrong", None, fresh, decode, folder)
+    return {"errors": len(seen), "repeated": count - len(seen)}
+
+
+def write_continuations(passes: Sequence[Sampled], prefixes: Collection[str], decode: Decode, folder: Path) -> Facts:
+    """Write the right continuations of prefixes, of all passes (schema DECODED). Returns: continuations."""
+    count = _write_decoded(passes, "correct", set(prefixes), lambda row: True, decode, folder)
+    return {"continuations": count}
+
+
+def _write_decoded(
+    passes: Sequence[Sampled],
+    verdict: str,
+    only: Collection[str] | None,
+    keep: Callable[[Mapping[str, Any]], bool],
+    decode: Decode,
+    folder: Path,
+) -> int:
+    folder.mkdir()
+    undecoded, count = folder / "undecoded.parquet", 0
+    with pq.ParquetWriter(undecoded, _UNDECODED, compression="zstd") as writer:
+        for sampled in passes:
+            prompts = prompt_ids(sampled.prompts)
+            for shard in sampled.shards:
+                table = _graded(shard)
+                mask = pc.equal(table["verdict"], verdict)
+                if only is not None:
+                    mask = pc.and_(mask, pc.is_in(table["prompt_id"], pa.array(sorted(only), pa.string())))
+                rows = sorted(table.filter(mask).to_pylist(), key=lambda row: (row["prompt_id"], row["sample_index"]))
+                kept = [
+                    {name: row[name] for name in ("prompt_id", "sample_index", "token_ids")}
+                    | {"source": sampled.folder, "prompt_token_ids": prompts[row["prompt_id"]]}
+                    for row in rows
+                    if keep(row)
+                ]
+                writer.write_table(pa.Table.from_pylist(kept, _UNDECODED))
+                count += len(kept)
+    decode(undecoded, folder / "00000.parquet")
+    undecoded.unlink()
+    return count
+
+
+def _graded(shard: Scored) -> pa.Table:
+    """A shard's samples with their verdicts, which stand in the same order or in another."""
+    columns = ["prompt_id", "sample_index", "token_ids", "num_tokens"]
+    samples = pq.read_table(shard.samples, columns=columns)
+    verdicts = pq.read_table(shard.scores, columns=["prompt_id", "sample_index", "verdict"]).to_pylist()
+    verdict = {(row["prompt_id"], row["sample_index"]): row["verdict"] for row in verdicts}
+    keys = zip(samples["prompt_id"].to_pylist(), samples["sample_index"].to_pylist(), strict=True)
+    return samples.append_column("verdict", pa.array([verdict[key] for key in keys], pa.string()))
+
+
+def prompt_ids(file: Path) -> dict[str, list[int]]:
+    """Token ids of a file's prompts, by id."""
+    table = pq.read_table(file, columns=["prompt_id", "token_ids"])
+    return dict(zip(table["prompt_id"].to_pylist(), table["token_ids"].to_pylist(), strict=True))
+
+
+def read_errors(file: Path, opening: str, how: str) -> list[Error]:
+    """The wrong answers of a round, in steps; `how` is config.Steps.split."""
+    return [
+        Error(
+            row["prompt_id"],
+            row["sample_index"],
+            row["prompt_token_ids"],
+            row["token_ids"],
+            Answer(opening, row["text"], row["token_ends"], how),
+        )
+        for row in _rows(file)
+    ]
+
+
+def write_located(first_wrong: Mapping[str, int | None], file: Path) -> None:
+    rows = [{"error_id": error_id, "first_wrong": step} for error_id, step in sorted(first_wrong.items())]
+    pq.write_table(pa.Table.from_pylist(rows, LOCATED), file, compression="zstd")
+
+
+def read_located(file: Path) -> dict[str, int | None]:
+    """The first wrong step by error; None where no step is wrong."""
+    table = pq.read_table(file)
+    return dict(zip(table["error_id"].to_pylist(), table["first_wrong"].to_pylist(), strict=True))
+
+
+def read_continuations(file: Path) -> dict[str, list[Continuation]]:
+    """The right continuations by the name of their prefix."""
+    names = ("source", "sample_index", "prompt_token_ids", "token_ids", "text", "token_ends")
+    found: dict[str, list[Continuation]] = {}
+    for row in _rows(file):
+        found.setdefault(row["prompt_id"], []).append(Continuation(*(row[name] for name in names)))
+    return found
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    with pq.ParquetFile(file) as parquet:
+        for batch in parquet.iter_batches(batch_size=256):
+            yield from batch.to_pylist()
+
+
+def write_prefixes(prefixes: Mapping[str, tuple[Error, int]], golds: Mapping[str, str], file: Path) -> Facts:
+    """Write prompts (schema PROMPTS) that end in a prefix of a wrong answer: an error and its number of right steps, by
+    the prefix's name. `text` is what was sampled of it."""
+    rows = [
+        {
+            "prompt_id": name,
+            "text": error.answer.text[: error.answer.characters(error.answer.prefix_tokens(right))],
+            "token_ids": error.prefix(right),
+            "gold": golds[error.prompt_id],
+        }
+        for name, (error, right) in sorted(prefixes.items())
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, PROMPTS), file, compression="zstd")
+    return {"prompts": len(rows)}
+
+
+def write_step_pairs(pairs: Sequence[StepPair], problems: Mapping[str, Problem], dataset: str, file: Path) -> Facts:
+    """Write pairs (schema `step_pairs_schema`), a problem's beside one another. Returns mean lengths in tokens."""
+    numbers: Counter[str] = Counter()
+    rows: list[dict[str, Any]] = []
+    for pair in pairs:
+        error, problem = pair.error, problems[pair.error.prompt_id]
+        rows.append(
+            {
+                "pair_id": f"{error.prompt_id}/{numbers[error.prompt_id]}",
+                "prompt_id": error.prompt_id,
+                "prompt": problem.text,
+                "chosen": pair.chosen,
+                "rejected": pair.rejected,
+                "chosen_sample": pair.continuation.sample_index,
+                "rejected_sample": error.sample_index,
+                "prompt_token_ids": pair.prompt_ids,
+                "chosen_token_ids": pair.chosen_ids,
+                "rejected_token_ids": pair.rejected_ids,
+                "chosen_source": pair.continuation.source,
+                "step": pair.first_wrong,
+                "dataset": dataset,
+                "initial_reason_steps": pair.reason_steps,
+                "full_chosen": pair.continuation.text,
+                "full_rejected": pair.full_rejected,
+                "answer": problem.gold,
+            }
+        )
+        numbers[error.prompt_id] += 1
+    pq.write_table(pa.Table.from_pylist(rows, step_pairs_schema()), file, compression="zstd")
+    return {
+        f"{side}_tokens": sum(len(row[f"{side}_token_ids"]) for row in rows) / max(len(rows), 1)
+        for side in ("chosen", "rejected")
+    }

@@ -1,0 +1,135 @@
+"""Continuations of prefixes of wrong answers, drawn pass by pass; and the first wrong step, found by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator import step_files
+from orchestrator.context import Model, hashes
+from orchestrator.ledger import Commit
+from orchestrator.rounds import Graded, Round
+from orchestrator.run import Facts
+from orchestrator.step_files import Sampled, Tally
+from orchestrator.step_pairing import Error
+from orchestrator.steps import BinarySearch, is_right, linear_probes
+
+Prefixes = dict[str, tuple[Error, int]]
+"""An error and a number of right steps, by the prefix's name (`Error.probe_id`)."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a localiser found."""
+
+    first_wrong: Mapping[str, int | None]
+    """Number of the first wrong step by error; None where no step is wrong. Errors that could not be judged lack."""
+    facts: Facts
+
+
+class Rollouts:
+    """All continuations that a round has drawn so far. The round's own samples are those of prefix 0."""
+
+    def __init__(self, this: Round, model: Model, graded: Graded) -> None:
+        self.passes: list[Sampled] = []
+        self.hashes: list[list[str]] = []
+        self.tallies: dict[str, Tally] = {}
+        self._this, self._model = this, model
+        self._golds = {problem.prompt_id: problem.gold for problem in this.problems()}
+        self._add(this.folder, graded)
+
+    def draw(self, part: str, prefixes: Prefixes, samples: int, errors: Commit) -> None:
+        """Continue each prefix `samples` times, in a part of the round of its own; what is committed is read."""
+        inner = replace(self._this, part=part)
+        # What is continued follows from the errors and from how all earlier continuations ended.
+        inputs = {"errors": hashes(errors), "drawn": self.hashes, "prefixes": sorted(prefixes)}
+
+        def work(folder: Path) -> Facts:
+            folder.mkdir()
+            return step_files.write_prefixes(prefixes, self._golds, folder / f"{inner.split}.parquet")
+
+        prompts = inner.context.run.step(f"{inner.folder}/prompts", inputs, work)
+        plan = replace(inner.sampling_plan(), samples=samples)
+        self._add(inner.folder, inner.samples_and_verdicts(prompts, self._model, plan))
+
+    def _add(self, folder: str, graded: Graded) -> None:
+        sampled = Sampled(folder, graded.prompts, graded.shards)
+        self.passes.append(sampled)
+        self.hashes.append(graded.hashes)
+        for name, new in step_files.tallies(sampled).items():
+            old = self.tallies.get(name, Tally(0, 0, 0))
+            self.tallies[name] = Tally(old.correct + new.correct, old.drawn + new.drawn, old.tokens + new.tokens)
+
+
+def locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollouts) -> Located:
+    """The first wrong step of each error by binary search over its prefixes, which are right where enough rollouts
+    reach the gold answer. One pass of sampling a level, over all errors at once; a prefix that several answers share
+    is continued once. Errors of which a prefix took down engines are left out."""
+    settings, level = this.context.job.steps, 0
+    open_: dict[str, tuple[Error, BinarySearch]] = {e.error_id: (e, BinarySearch(len(e.answer.steps))) for e in errors}
+    found: dict[str, int | None] = {}
+    probes: set[str] = set()
+    while open_:
+        wanted: Prefixes = {}
+        for error_id, (error, search) in list(open_.items()):
+            if (right := _next(error, search, rollouts.tallies, settings.threshold)) is None:
+                found[error_id] = search.first_wrong
+                del open_[error_id]
+            elif (name := error.probe_id(right)) in probes:
+                del open_[error_id]  # asked for before, and has no continuation
+            else:
+                wanted[name] = (error, right)
+        if wanted:
+            level += 1
+            rollouts.draw(f"search/{level:02d}", wanted, settings.rollouts, commit)
+            probes |= wanted.keys()
+    facts = _cost(errors, found, probes, rollouts.tallies, settings.rollouts) | {"levels": level}
+    return Located(found, facts)
+
+
+def _next(error: Error, search: BinarySearch, known: Mapping[str, Tally], threshold: float) -> int | None:
+    """The next prefix that is not known yet, after the search was told all that is."""
+    while (right := search.probe()) is not None:
+        tally = known.get(error.probe_id(right))
+        if tally is None:
+            return right
+        search.tell(is_right(tally.correct, tally.drawn, threshold))
+    return None
+
+
+def _cost(
+    errors: Sequence[Error],
+    found: Mapping[str, int | None],
+    probes: set[str],
+    known: Mapping[str, Tally],
+    rollouts: int,
+) -> Facts:
+    """Prefixes continued and tokens drawn, beside what a scan from the first step on would have cost to come to the
+    same end. A prefix that was not continued is taken to cost as much as the rest of the answer it is from, each time.
+    """
+    scan: dict[str, int] = {}
+    for error in errors:
+        if (first_wrong := found.get(error.error_id)) is None:
+            continue
+        for right in linear_probes(len(error.answer.steps), first_wrong):
+            name, rest = error.probe_id(right), len(error.token_ids) - error.answer.prefix_tokens(right)
+            scan.setdefault(name, known[name].tokens if name in probes and name in known else rollouts * rest)
+    return {
+        "probes": len(probes),
+        "rollout_tokens": sum(known[name].tokens for name in probes if name in known),
+        "scan_probes": len(scan),
+        "scan_tokens": sum(scan.values()),
+    }
+
+
+def rectifications(errors: Sequence[tuple[Error, int]], known: Mapping[str, Tally], wanted: int) -> dict[int, Prefixes]:
+    """The last right prefixes of errors, given with their first wrong step, by how many continuations each lacks to
+    have `wanted`."""
+    lacking: dict[int, Prefixes] = {}
+    for error, first_wrong in errors:
+        name = error.probe_id(first_wrong - 1)
+        drawn = known[name].drawn if name in known else 0
+        if drawn < wanted:
+            lacking.setdefault(wanted - drawn, {})[name] = (error, first_wrong - 1)
+    return dict(sorted(lacking.items()))

@@ -1,0 +1,231 @@
+"""Step-DPO with stand-ins at the loop's seam: the way of an error to a pair, resumed, asked of people, refused."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.errors import BadInput, Interrupted
+from orchestrator.ledger import Ledger
+from orchestrator.records import step_pairs_schema
+from orchestrator.rounds import NoPairs
+from orchestrator.step_pairing import Continuation, Error, pairs_of_problem, step_pair
+from orchestrator.step_verdicts import VerdictsNeeded
+from orchestrator.steps import Answer
+from orchestrator.verify import verify
+from tests.stand_ins import EOS, StandIns, make_project, run_job
+from tests.step_stand_ins import STEPS, StepStandIns, first_slip
+from tests.test_loop import history
+
+ROUND = "run/rounds/01"
+
+
+def project(folder: Path, skill: float = 0.6, **steps: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    changes = {"method": "step_dpo", "steps": STEPS | steps, "promotion": {"rule": "always"}, "rounds": 1, "seed": 8}
+    return make_project(folder, skill, **changes, generate={"samples": 3, "max_tokens": 400, "shard_prompts": 4})
+
+
+def rows(folder: Path, name: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = pq.read_table(folder / ROUND / name).to_pylist()
+    return found
+
+
+def facts(folder: Path, step: str) -> dict[str, Any]:
+    return Ledger(folder / "run/ledger").state.commits[f"rounds/01/{step}"].facts
+
+
+def test_every_first_wrong_step_is_found_and_paired_with_a_right_one(tmp_path: Path) -> None:
+    said = run_job(project(tmp_path), StepStandIns())
+    opening = STEPS["opening"]
+    truth = {}
+    for error in rows(tmp_path, "errors"):
+        truth[f"{error['prompt_id']}/{error['sample_index']}"] = first_slip(opening + error["text"])
+    assert len(truth) > 6 and len(set(truth.values())) > 2
+    located = {row["error_id"]: row["first_wrong"] for row in rows(tmp_path, "located")}
+    assert located == truth
+    pairs = rows(tmp_path, "pairs")
+    assert pq.read_schema(tmp_path / ROUND / "pairs/00000.parquet").equals(step_pairs_schema())
+    assert len(pairs) > 5 and max(Counter(pair["prompt_id"] for pair in pairs).values()) <= 2
+    prompts = {row["prompt_id"]: row for row in rows(tmp_path, "prompts")}
+    for pair in pairs:
+        k = truth[f"{pair['prompt_id']}/{pair['rejected_sample']}"]
+        assert pair["step"] == k
+        last = f"\nFinal answer: {k}" if k == int(pair["answer"]) else ""
+        assert pair["chosen"] == f" {k}{last}"
+        assert pair["rejected"] == f" {-k}{last.replace(str(k), str(-k))}"
+        assert pair["initial_reason_steps"].endswith(f"Step {k}:")
+        assert pair["full_chosen"].endswith(f"Final answer: {pair['answer']}")
+        assert pair["full_rejected"].endswith(f"Final answer: -{pair['answer']}")
+        # What is trained on is what the texts say, and no side ends in EOS.
+        assert prompts[pair["prompt_id"]]["text"] == pair["prompt"] + opening
+        assert bytes(pair["prompt_token_ids"]).decode() == pair["prompt"] + pair["initial_reason_steps"]
+        assert bytes(pair["chosen_token_ids"]).decode() == pair["chosen"]
+        assert bytes(pair["rejected_token_ids"]).decode() == pair["rejected"]
+        assert EOS not in pair["chosen_token_ids"] + pair["rejected_token_ids"]
+    assert any("located" in line and "one after the other" in line for line in said)
+
+
+def test_a_level_of_the_search_is_one_pass_and_costs_less_than_a_scan(tmp_path: Path) -> None:
+    run_job(project(tmp_path), StepStandIns())
+    found = facts(tmp_path, "located")
+    searched = [c for c in Ledger(tmp_path / "run/ledger").state.commits if re.fullmatch(r".*/search/\d+/samples", c)]
+    assert len(searched) == found["levels"] <= 5  # problems have up to 20 steps
+    assert 0 < found["rollout_tokens"] < found["scan_tokens"]
+    assert found["probes"] < found["scan_probes"]
+    drawn = [pq.read_table(tmp_path / "run" / step) for step in searched]
+    assert sum(table.num_rows for table in drawn) == found["probes"] * STEPS["rollouts"]
+    assert sum(sum(table["num_tokens"].to_pylist()) for table in drawn) == found["rollout_tokens"]
+
+
+def test_rollouts_from_the_last_right_prefix_are_rectifications_already(tmp_path: Path) -> None:
+    run_job(project(tmp_path), StepStandIns())
+    commits = Ledger(tmp_path / "run/ledger").state.commits
+    drawn = {step.split("/")[3] for step in commits if "/rectification/" in step}
+    # Of ten, eight were drawn by the search; from the beginning there are the three samples.
+    assert drawn == {"02", "07"}
+    sources = {re.sub(r"/\d+$", "", row["source"]) for row in rows(tmp_path, "rectified")}
+    assert sources == {"rounds", "rounds/01/search", "rounds/01/rectification"}
+
+
+def test_a_run_that_is_killed_all_the_time_comes_to_the_same_end(tmp_path: Path) -> None:
+    """From the first sample to the pairs every driver lives for two pieces of work, of which it does one."""
+    run_job(project(tmp_path / "whole"), StepStandIns())
+    job, run = project(tmp_path / "stopped"), tmp_path / "stopped/run"
+    calls: list[str] = []
+
+    def stop(name: str) -> None:
+        if (run / "baseline/evaluation").exists() and not (run / "rounds/01/pairs").exists():
+            calls.append(name)
+            if len(calls) % 2 == 0:
+                raise Interrupted("SIGTERM")
+
+    lives = 1
+    while True:
+        try:
+            run_job(job, StepStandIns(on_call=stop))
+            break
+        except Interrupted:
+            lives += 1
+    assert lives > 10
+    assert history(run) == history(tmp_path / "whole/run")
+    again = StepStandIns()
+    run_job(job, again)
+    assert not again.calls
+
+
+def test_a_finished_run_verifies(tmp_path: Path) -> None:
+    run_job(project(tmp_path), StepStandIns())
+    report = verify(tmp_path / "run")
+    assert report.findings == [] and report.followed == [1]
+
+
+def answers(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / ROUND / "questions/00000.jsonl").read_text().splitlines()]
+
+
+def test_people_say_which_step_is_wrong(tmp_path: Path) -> None:
+    job = project(tmp_path, localiser="file")
+    with pytest.raises(VerdictsNeeded, match=r"verdicts/round-01\.jsonl"):
+        run_job(job, StepStandIns())
+    questions = answers(tmp_path)
+    assert questions[0].keys() == {"id", "problem", "gold", "solution", "steps"}
+    lines = []
+    for question in questions:
+        values = [int(step["text"].split()[0]) for step in question["steps"]]
+        wrong = next(number for number, value in enumerate(values, start=1) if value != number)
+        assert [step["number"] for step in question["steps"]] == list(range(1, len(values) + 1))
+        lines.append({"id": question["id"], "first_wrong": wrong})
+    lines[0]["first_wrong"] = None
+    file = tmp_path / "run/verdicts/round-01.jsonl"
+    file.parent.mkdir()
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    again = StepStandIns()
+    run_job(job, again)
+    assert facts(tmp_path, "located")["none_wrong"] == 1
+    assert {f"{p['prompt_id']}/{p['rejected_sample']}" for p in rows(tmp_path, "pairs")} <= {q["id"] for q in lines[1:]}
+    file.unlink()  # what was read is committed
+    run_job(job, StepStandIns())
+
+
+@pytest.mark.parametrize(
+    ("broken", "message"),
+    [
+        ("nonsense", ":2: no JSON"),
+        ('{"id": "train-9/9", "first_wrong": 1}', ":2: id 'train-9/9' is none of the questions"),
+        ('{"first_wrong": 1}', ':2: must be an object with "id"'),
+        ('{"id": ID, "first_wrong": 99}', ":2: first_wrong must be a step from 1 to"),
+        ('{"id": ID, "first_wrong": true}', ":2: first_wrong must be a step from 1 to"),
+        ('{"id": FIRST, "first_wrong": 1}', ":2: .* has a verdict on line 1 already"),
+        ("", "answers have no verdict"),
+    ],
+)
+def test_verdicts_that_cannot_be_used_are_refused_by_line(tmp_path: Path, broken: str, message: str) -> None:
+    job = project(tmp_path, localiser="file", verdicts=str(tmp_path / "verdicts.jsonl"))
+    with pytest.raises(VerdictsNeeded):
+        run_job(job, StepStandIns())
+    first, second = (json.dumps(question["id"]) for question in answers(tmp_path)[:2])
+    lines = [f'{{"id": {first}, "first_wrong": 1}}', broken.replace("ID", second).replace("FIRST", first)]
+    (tmp_path / "verdicts.jsonl").write_text("\n".join(lines))
+    with pytest.raises(BadInput, match=message):
+        run_job(job, StepStandIns())
+
+
+def test_without_errors_or_without_a_right_continuation_there_are_no_pairs(tmp_path: Path) -> None:
+    with pytest.raises(NoPairs, match="none of its samples is wrong"):
+        run_job(project(tmp_path / "a", skill=1.0), StepStandIns())
+    with pytest.raises(NoPairs, match="have no right continuation"):
+        run_job(project(tmp_path / "b", skill=0.0), StepStandIns())
+
+
+def test_evaluation_is_opened_only_where_that_is_asked_for(tmp_path: Path) -> None:
+    run_job(project(tmp_path / "plain"), StepStandIns())
+    run_job(project(tmp_path / "opened", open_evaluation=True), StepStandIns())
+    for folder, opened in (("plain", False), ("opened", True)):
+        texts = pq.read_table(tmp_path / folder / "run/baseline/prompts/gate.parquet")["text"].to_pylist()
+        assert all(text.endswith(STEPS["opening"]) is opened for text in texts)
+
+
+@pytest.mark.parametrize("split", ["paragraphs", "pattern:(", "pattern:x*"])
+def test_a_split_that_cannot_work_is_refused(tmp_path: Path, split: str) -> None:
+    with pytest.raises(BadInput, match=r"steps\.split"):
+        run_job(project(tmp_path, split=split), StandIns())
+
+
+def error_of(text: str, sample: int = 0) -> Error:
+    ids = list(text.encode())
+    return Error("p", sample, [1, 2], ids, Answer("Step 1:", text, list(range(1, len(ids) + 1))))
+
+
+def continuation_of(error: Error, right: int, text: str) -> Continuation:
+    ids = list(text.encode())
+    return Continuation("search/01", 0, error.prefix(right), ids, text, list(range(1, len(ids) + 1)))
+
+
+def test_pairs_that_would_teach_nothing_are_refused() -> None:
+    error = error_of(" 1\nStep 2: -2\nFinal answer: -2")
+    assert step_pair(error, 2, continuation_of(error, 1, " -2\nFinal answer: -2 ")) == "equal"
+    assert step_pair(error, 2, continuation_of(error, 1, "\nStep 3: 2")) == "empty"
+    assert step_pair(error_of(" 1\nStep 2:"), 2, continuation_of(error_of(" 1\nStep 2:"), 1, " 2")) == "empty"
+    assert step_pair(error, 2, continuation_of(error, 0, " 2")) == "not_a_prefix"
+    other = error_of(" 9\nStep 2: -2")
+    assert step_pair(error, 2, continuation_of(other, 1, " 2")) == "not_a_prefix"
+
+
+def test_each_error_of_a_problem_has_a_pair_before_any_has_two() -> None:
+    first, second, third = error_of(" -1\nStep 2: 0"), error_of(" -3\nStep 2: 0", 1), error_of(" -3\nStep 2: 1", 2)
+    found = [continuation_of(first, 0, text) for text in (" 1", " 1.0", " 1\nStep 2: 2")]
+    refused: Counter[str] = Counter()
+    pairs, count = pairs_of_problem([(first, 1), (second, 1), (third, 1)], {"p": found}, 3, refused)
+    assert [(p.error.sample_index, p.chosen) for p in pairs] == [(0, " 1"), (1, " 1"), (0, " 1.0")]
+    assert count == 4
+    # Two that say " 1" twice, and all three of the last, whose wrong step is the second's.
+    assert refused == {"duplicate": 5, "not_rectified": 0}
+    _, none = pairs_of_problem([(second, 2)], {"p": found}, 3, refused)
+    assert none == 0 and refused["not_rectified"] == 1
