@@ -755,6 +755,11 @@ HARMLESS = (
     "train.save_minutes",
     "train.stall_timeout",
     "grade.processes",
+    "judge.api_key_env",
+    "judge.max_requests",
+    "judge.concurrency",
+    "judge.timeout",
+    "judge.retries",
 )
 """Keys that may differ when a run is resumed, since they change no result."""
 
