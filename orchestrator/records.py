@@ -50,6 +50,16 @@ class TokenizingPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class PreferencePlan:
+    """How preference data become pairs of token ids. A pair of which a side, prompt included, has more than
+    `max_tokens` (None: the model's own limit alone) is dropped and counted."""
+
+    model: str
+    append_eos: bool
+    max_tokens: int | None
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingPlan:
     """How one round samples. `seed` is the round's; a sample's own seed derives from it.
 
@@ -212,6 +222,20 @@ def pairs_schema(conversational: bool) -> pa.Schema:
     )
 
 
+def step_pairs_schema() -> pa.Schema:
+    """Schema of pairs of steps: that of pairs, with the columns of Step-DPO's data set (arXiv 2406.18629).
+
+    `prompt` is the problem, `initial_reason_steps` what follows it up to "Step k:", `chosen` and `rejected` are one
+    step each, and `full_chosen` and `full_rejected` go on to the answers' ends. What is trained on is
+    `prompt_token_ids`, which hold both problem and right steps, and one step's ids. `chosen_sample` is of the folder
+    `chosen_source`, `rejected_sample` one of the round's samples, and `step` the number k.
+    """
+    texts = ("dataset", "initial_reason_steps", "full_chosen", "full_rejected", "answer")
+    more = [pa.field("chosen_source", pa.string(), nullable=False), pa.field("step", pa.int32(), nullable=False)]
+    more += [pa.field(name, pa.string(), nullable=False) for name in texts]
+    return pa.schema([*pairs_schema(conversational=False), *more])
+
+
 DECODED = pa.schema(
     [
         pa.field("source", pa.string(), nullable=False),
@@ -225,6 +249,14 @@ DECODED = pa.schema(
 )
 """One row a sample that is cut into steps. `source` is the folder that it was sampled into (rounds/01/search/02),
 `text` its ids decoded, and `token_ends` how many characters of that are complete with each token."""
+
+
+def preferences_schema(conversational: bool) -> pa.Schema:
+    """Schema of preference data before it meets a tokenizer: text, or messages."""
+    return pa.schema([pairs_schema(conversational).field(name) for name in PREFERENCE_COLUMNS])
+
+
+PREFERENCE_COLUMNS = ("pair_id", "prompt_id", "prompt", "chosen", "rejected")
 
 REFERENCE = pa.schema(
     [
