@@ -38,7 +38,7 @@ def spare_checkpoints(state: State, keep: int | None) -> list[str]:
         return []
 
     def gate_accuracy(number: int) -> float:
-        return float(state.commits[f"rounds/{number:02d}/evaluation"].facts["gate"]["accuracy"])
+        return float(state.commits[f"rounds/{number:02d}/evaluation"].facts.get("gate", {}).get("accuracy", 0.0))
 
     best = max(promoted, key=lambda promotion: gate_accuracy(promotion["round"]))
     needed = {best["reference"], state.promotions[-1]["reference"], *(p["reference"] for p in promoted[-keep:])}

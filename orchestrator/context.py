@@ -12,7 +12,7 @@ from orchestrator import durable, evaluation, streaming
 from orchestrator.config import Grade, Job
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Commit
-from orchestrator.records import Problem, SamplingPlan, Split, TokenizingPlan, TrainingPlan
+from orchestrator.records import PreferencePlan, Problem, SamplingPlan, Split, TokenizingPlan, TrainingPlan
 from orchestrator.run import Facts, Run
 from orchestrator.seed_model import model_digest
 
@@ -22,7 +22,7 @@ Say = Callable[[str], None]
 class Trainers(Protocol):
     """A group of training ranks (workers.trainer_group.TrainerGroup)."""
 
-    def reference(self, plan: TrainingPlan, out_file: str) -> Facts: ...
+    def reference(self, plan: TrainingPlan, out_file: str, against: str | None = None) -> Facts: ...
     def train(self, plan: TrainingPlan, reference_file: str | None) -> Facts: ...
 
 
@@ -30,6 +30,7 @@ class Workers(Protocol):
     """Whoever does the work. Devices are shared: asking for engines may end the trainers, and back."""
 
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts: ...
+    def tokenize_preferences(self, source: str, rows: list[int] | None, plan: PreferencePlan, output: str) -> Facts: ...
     def token_ends(self, model: str, source: str, output: str) -> Facts: ...
     def engines(self, model: str) -> streaming.Engines: ...
     def graders(self, settings: Grade) -> streaming.Graders: ...
@@ -51,7 +52,7 @@ class Model:
 
     @property
     def gate_accuracy(self) -> float:
-        return sum(self.gate.values()) / len(self.gate)
+        return sum(self.gate.values()) / max(1, len(self.gate))
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,11 @@ class Context:
         return commit
 
     def evaluate_seed(self) -> Model:
-        """The seed model on gate and test: what every later figure is compared with."""
+        """The seed model on gate and test: what every later figure is compared with. Nothing is done without these."""
         path, root = Path(self.seed_model), self.run.root
         name = path.relative_to(root) if path.is_relative_to(root) else path
         seed = Model(str(path), str(name), model_digest(str(path)))
-        return self.evaluate(seed, "baseline/evaluation")
+        return self.evaluate(seed, "baseline/evaluation") if self.problems.keys() & {"gate", "test"} else seed
 
     def evaluate(self, model: Model, name: str, splits: Sequence[Split] = ("gate", "test")) -> Model:
         """Answer the problems of the splits greedily; returns the model with its gate results.
@@ -130,34 +131,36 @@ class Context:
         Before that the engine must agree with the trainer about the log-probabilities of the model's
         probe: an engine that loaded something else would answer, too.
         """
-        held_out = {split: self.problems[split] for split in ("gate", "test")}
-        prompts = self.tokenize("baseline/prompts", held_out, opening=self._evaluation_opening)
+        held_out = {split: self.problems[split] for split in ("gate", "test") if split in self.problems}
+        splits = [split for split in splits if split in held_out]
+        prompts = self.tokenize("baseline/prompts", held_out, opening=self._evaluation_opening) if held_out else None
         generate = self.job.generate
         plan = SamplingPlan(1, 0.0, 1.0, 0, self._evaluation_tokens, tuple(generate.stop), 0)
         inputs = {
             "model": model.digest,
-            "prompts": hashes(prompts),
+            "prompts": hashes(prompts) if prompts else [],
             "splits": list(splits),
             "plan": asdict(plan),
             "engine": generate.engine,
             "grade": grading(self.job.grade),
         }
 
-        def work(output: Path) -> Facts:
+        def work(*output: Path) -> Facts:
             engines = self.workers.engines(model.path)
             agreement = None
             if model.probe:
                 agreement = evaluation.check_probe(engines, model.probe, self.job.evaluate.probe_tolerance)
             files: dict[str, Path] = {split: self.run.path(f"baseline/prompts/{split}.parquet") for split in splits}
-            facts = evaluation.evaluate(
-                engines, self.workers.graders(self.job.grade), files, plan, generate.shard_prompts, output
-            )
-            return facts | {"probe": agreement}
+            facts: Facts = {"probe": agreement}
+            for folder in output:
+                graders = self.workers.graders(self.job.grade)
+                facts |= evaluation.evaluate(engines, graders, files, plan, generate.shard_prompts, folder)
+            return facts
 
-        commit = self.run.step(name, inputs, work)
+        commit = self.run.step(name, inputs, work, [name] if splits else [])
         folder, _, phase = name.rpartition("/")
         self.say(f"{folder:<10} {phase:<11} {evaluation.summary(commit.facts)}")
-        return replace(model, gate=evaluation.solved(self.run.path(f"{name}/gate.parquet")))
+        return replace(model, gate=evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {})
 
 
 def grading(grade: Grade) -> dict[str, Any]:

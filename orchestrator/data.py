@@ -54,7 +54,8 @@ def read_problems(data: Data, split: str, find: Mapping[str, Path]) -> list[Prob
 
 
 def check_disjoint(splits: Mapping[str, list[Problem]]) -> None:
-    """Refuse a problem that stands in two splits, word for word or nearly (see `overlap`).
+    """Refuse a problem that stands in two splits, word for word or nearly (see `overlap`). The prompts of preference
+    data are the split "stages".
 
     Raises:
         BadInput: naming the first such problem and its counterpart, and how many there are.
@@ -65,10 +66,12 @@ def check_disjoint(splits: Mapping[str, list[Problem]]) -> None:
     first = found[0]
     alike = "the same text as" if first.similarity == 1 else "nearly the same text as"
     more = f" ({len(found)} problems in all)" if len(found) > 1 else ""
+    split, other = (
+        "stages.sources" if name == "stages" else f"data.{name}" for name in (first.split, first.other_split)
+    )
     raise BadInput(
-        f"data.{first.split}: problem {first.problem_id!r} has {alike} {first.other_id!r} in "
-        f"data.{first.other_split}{more}. What is trained on must not be evaluated on: remove it from one of them, "
-        "or set `data.allow_overlap: true`."
+        f"{split}: problem {first.problem_id!r} has {alike} {first.other_id!r} in {other}{more}. What is trained on "
+        "must not be evaluated on: remove it from one of them, or set `data.allow_overlap: true`."
     )
 
 

@@ -42,7 +42,7 @@ from orchestrator.diagnosis import (
     judge_versions,
     nodes_text,
 )
-from orchestrator.driver import read_all_problems, seed_of
+from orchestrator.driver import read_all_preferences, read_all_problems, seed_of
 from orchestrator.errors import RatchetError
 from orchestrator.jobfile import JobFile, load_job
 from orchestrator.ledger import probe_links
@@ -50,6 +50,7 @@ from orchestrator.mlflow_sink import reach
 from orchestrator.model_files import link_model
 from orchestrator.outbox import first_line
 from orchestrator.places import run_folder
+from orchestrator.preferences import mean_characters
 from orchestrator.projection import without_password
 from orchestrator.records import PROMPTS, LossWeights, SamplingPlan, Shard, TrainingPlan, pairs_schema
 from orchestrator.seed_model import on_hub
@@ -270,7 +271,10 @@ class _Doctor:
             folder = self.workspace / "model"
             link_model(seed.folder, folder)
         self._model = str(folder)
-        self._problems = sizes(read_all_problems(self.patient.file))
+        problems = read_all_problems(self.patient.file)
+        self._problems = sizes(problems)
+        if preferences := read_all_preferences(self.patient.file, problems):
+            self._problems["stages"] = (sum(len(s.rows) for s in preferences), mean_characters(preferences))
         files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         told = self.examiner.file_sizes(str(folder), self._inner("model and data")) if self._nodes else {}
         return judge_model(str(folder), files, told)

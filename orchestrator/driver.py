@@ -10,7 +10,7 @@ import os
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator import __version__, durable
-from orchestrator.config import Data, Job, Source, is_harmless
+from orchestrator.config import Data, Job, is_harmless
 from orchestrator.context import Say, Workers
 from orchestrator.data import check_disjoint, kept_problems, pin, read_problems, require_enough, write_problems
 from orchestrator.errors import BadInput, Displaced, Interrupted, RatchetError
@@ -28,6 +28,7 @@ from orchestrator.ledger import Ledger, probe_links
 from orchestrator.loop import improve
 from orchestrator.model_files import link_file, link_model
 from orchestrator.places import run_folder
+from orchestrator.preferences import Preferences, as_problems, identity_of, read_preferences, write_preferences
 from orchestrator.records import Problem
 from orchestrator.report import write_report
 from orchestrator.rounds import GateStopped, NoPairs
@@ -37,7 +38,7 @@ from orchestrator.status import process_start, run_state
 from orchestrator.tracking import Tracker
 from orchestrator.wiring import RealWorkers
 
-KEPT_PROBLEMS, KEPT_MODEL = "baseline/data", "baseline/model"
+KEPT_PROBLEMS, KEPT_MODEL, KEPT_PREFERENCES = "baseline/data", "baseline/model", "baseline/preferences"
 _KEPT_PAIRS = "baseline/seen"
 _SIGN_OF_LIFE = 5.0  # seconds
 _PACKAGES = (
@@ -54,12 +55,11 @@ _PACKAGES = (
 
 
 def read_all_problems(file: JobFile, pinned: Data | None = None) -> dict[str, list[Problem]]:
-    """The three sets of problems, checked to be disjoint; `pinned` are the job's sources at certain commits."""
+    """The sets of problems, checked to be disjoint; `pinned` are the job's sources at certain commits."""
     data = pinned or file.job.data
-    sources: dict[str, Source] = {split: getattr(data, split) for split in ("train", "gate", "test")}
-    find = {split: file.find(source.path, f"data.{split}") for split, source in sources.items() if source.path}
-    problems = {split: read_problems(data, split, find) for split in sources}
-    require_enough(problems["train"], data, file.job.rounds)
+    find = {split: file.find(source.path, f"data.{split}") for split, source in data.sources.items() if source.path}
+    problems = {split: read_problems(data, split, find) for split in data.sources}
+    require_enough(problems.get("train", []), data, file.job.rounds)
     if not data.allow_overlap:
         check_disjoint(problems)
     return problems
@@ -77,6 +77,26 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
 
     run.step(KEPT_PROBLEMS, {"data": job.data.model_dump(mode="json")}, work)
     return kept_problems(run.path(KEPT_PROBLEMS))
+
+
+def read_all_preferences(file: JobFile, problems: Mapping[str, list[Problem]]) -> list[Preferences]:
+    """The preference data of a job, none where it wants none; with no prompt that is among the `problems`."""
+    found = read_preferences(file.job, file.find)
+    if not file.job.data.allow_overlap:
+        held_out = {split: rows for split, rows in problems.items() if split != "train"}
+        check_disjoint({"stages": as_problems(found), **held_out})
+    return found
+
+
+def keep_preferences(run: Run, file: JobFile, read: list[Preferences] | None) -> None:
+    """Keep the preference data in the run, as they were when it started; `read` is None where it has them."""
+    if file.job.stages is None:
+        return
+
+    def work(folder: Path) -> Facts:
+        return write_preferences(read if read is not None else read_all_preferences(file, {}), folder)
+
+    run.step(KEPT_PREFERENCES, identity_of(file.job, file.find), work)
 
 
 def seed_of(file: JobFile, root: Path, weights: bool = True) -> Seed:
@@ -138,6 +158,7 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
     kept = Run(root).committed(KEPT_PROBLEMS) is not None
     pinned = job.data if kept else pin(job.data)
     problems = {} if kept else read_all_problems(file, pinned)
+    preferences = None if Run(root).committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     probe_links(root)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
@@ -148,6 +169,7 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         check_same_job(root, job)  # again: somebody may have started the run since
         _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL)
         problems = keep_problems(run, job, pinned, problems)
+        keep_preferences(run, file, preferences)
         model = keep_model(run, job, seed)
         with hire(job, root / "logs") as workers, _interruption(run, received):
             improve(job, run, workers, problems, model, say)

@@ -109,6 +109,8 @@ def summary(facts: Mapping[str, Any]) -> str:
             continue
         e = facts[split]
         parts.append(f"{split} {100 * e['accuracy']:.1f} % [{100 * e['low']:.1f}, {100 * e['high']:.1f}]")
+    if not parts and facts.get("probe"):
+        parts.append(f"engine and trainer agree to {facts['probe']['mean_difference']:.4f} nats a token; no problems")
     return ", ".join(parts) + told(facts)
 
 

@@ -51,6 +51,8 @@ def follow(run_dir: Path, state: State, number: int) -> list[str]:
             found += [f"{folder}/checkpoint: comes from {place}/{step}, which is not committed" for step in missing]
         elif source in ("sample", "judge", "gold"):
             found += _cut(f"{place}/pairs", Sampled(run_dir, state, place).findings())
+        elif source == "dataset":
+            found += _cut(f"{place}/pairs", _staged(run_dir, state, f"{place}/pairs"))
     if f"{folder}/replay" in state.commits:
         found += _cut(f"{folder}/replay", _replayed(run_dir, state, f"{folder}/replay"))
     return found
@@ -166,6 +168,15 @@ class Sampled:
         shard = self._shard(self._shard_of[prompt_id]) if prompt_id in self._shard_of else {}
         found = shard.get((prompt_id, index), (None, b""))
         return self._hinted._sample(prompt_id, index, wanted) if self._hinted and found[0] != wanted else found
+
+
+def _staged(run_dir: Path, state: State, step: str) -> Iterator[str]:
+    """Whether each pair of a stage is one of the preference data that the run has tokenised."""
+    whole = step_rows(run_dir, state, "baseline/chunks", ["pair_id", *_IDS])
+    chunks = {row["pair_id"]: b"".join(_digest(row[ids]) for ids in _IDS) for row in whole}
+    for row in step_rows(run_dir, state, step, ["pair_id", *_IDS]):
+        if chunks.get(row["pair_id"]) != b"".join(_digest(row[ids]) for ids in _IDS):
+            yield f"{step}: pair {row['pair_id']!r} is no pair of baseline/chunks"
 
 
 def _replayed(run_dir: Path, state: State, step: str) -> Iterator[str]:

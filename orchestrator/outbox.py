@@ -238,13 +238,14 @@ class Outbox:
         """Data sets by what was read from them: digests are of committed prompts, so a rebuild agrees."""
         found = []
         for split in splits:
+            if not (rows := self._ledger.state.configs[-1]["job"]["data"][split]):
+                continue
             files = [
                 (PurePath(artifact.path, name).stem, said["sha256"])
                 for artifact in commit.artifacts
                 for name, said in sorted(artifact.files.items())
             ]
             own = [sha256 for stem, sha256 in files if stem == split] or [sha256 for _, sha256 in files]
-            rows = self._ledger.state.configs[-1]["job"]["data"][split]
             source = str(rows["path"] or rows.get("hub"))
             context = "training" if split == "train" else "evaluation"
             num_rows = commit.facts.get("prompts" if split == "train" else split)

@@ -72,6 +72,9 @@ class Preferences:
     def conversational(self) -> bool:
         return not isinstance(self.rows[0].prompt, str)
 
+    def __str__(self) -> str:
+        return f"{self.name}: {len(self.rows)} pairs{told(self.left_out)}"
+
 
 def read_preferences(job: Job, find: Find) -> list[Preferences]:
     """All sources of a job's stages, those on the Hub at their newest commit.
@@ -83,8 +86,12 @@ def read_preferences(job: Job, find: Find) -> list[Preferences]:
     return [_read(job, number, source, find) for number, source in enumerate(sources, 1)]
 
 
-def identity(job: Job, find: Find) -> dict[str, Any]:
-    """What the rows depend on, without reading them: of a file its bytes, of a data set on the Hub its name."""
+def identity_of(job: Job, find: Find) -> dict[str, Any]:
+    """What the rows depend on, without reading them: of a file its bytes, of a data set on the Hub its name.
+
+    Raises:
+        BadInput: a file is not there.
+    """
     if job.stages is None:
         return {}
     sources = []
@@ -104,8 +111,19 @@ def write_preferences(sources: Sequence[Preferences], folder: Path) -> dict[str,
     for number, source in enumerate(sources):
         table = pa.Table.from_pylist([asdict(row) for row in source.rows], preferences_schema(source.conversational))
         pq.write_table(table, folder / f"{number:05d}.parquet", compression="zstd")
-    told = [{"name": s.name, "revision": s.revision, "pairs": len(s.rows), **s.left_out} for s in sources]
-    return {"pairs": sum(len(source.rows) for source in sources), "sources": told}
+    rows = [{"name": s.name, "revision": s.revision, "pairs": len(s.rows), **s.left_out} for s in sources]
+    return {
+        "pairs": sum(len(source.rows) for source in sources),
+        "characters": mean_characters(sources),
+        "sources": rows,
+    }
+
+
+def mean_characters(sources: Sequence[Preferences]) -> float:
+    """Of a row, on average."""
+    rows = [row for source in sources for row in source.rows]
+    sides = (text for row in rows for side in (row.prompt, row.chosen, row.rejected) for text in _said(side))
+    return sum(map(len, sides)) / max(1, len(rows))
 
 
 def as_problems(sources: Sequence[Preferences]) -> list[Problem]:
@@ -115,6 +133,14 @@ def as_problems(sources: Sequence[Preferences]) -> list[Problem]:
         said = [m["content"] for m in row.prompt if m["role"] == "user"] if isinstance(row.prompt, list) else []
         found.setdefault(row.prompt_id, Problem(row.pair_id, said[-1] if said else str(row.prompt), "", None))
     return list(found.values())
+
+
+def told(left_out: Mapping[str, int]) -> str:
+    """How many were left out and why, for people; nothing where none was."""
+    words = {"empty": "with an empty side", "equal": "with equal sides", "no_prompt": "without a prompt"}
+    words |= {"too_long": "too long", "seen": "that the reference has seen"}
+    parts = [f"{left_out[reason]} {text}" for reason, text in words.items() if left_out.get(reason)]
+    return f"; left out: {', '.join(parts)}" if parts else ""
 
 
 def _read(job: Job, number: int, source: Source, find: Find) -> Preferences:
@@ -142,8 +168,8 @@ def _read(job: Job, number: int, source: Source, find: Find) -> Preferences:
         if row_number == source.limit:
             break
     if not found.rows:
-        told = ", ".join(f"{count} {reason}" for reason, count in found.left_out.items() if count)
-        raise BadInput(f"{key}: {source.hub or source.path} has no pair to learn from ({told or 'it has no rows'})")
+        reason = told(found.left_out).removeprefix("; ") or "it has no rows"
+        raise BadInput(f"{key}: {source.hub or source.path} has no pair to learn from ({reason})")
     return found
 
 

@@ -56,8 +56,11 @@ class Round:
     def require_space(self) -> None:
         """Raise DiskFull where this round would not fit on the disk; asked before it, not in the middle."""
         context = self.context
-        if context.run.committed(f"{self.folder}/prompts") is None:
+        first = "pairs" if context.job.source == "dataset" else "prompts"
+        if context.run.committed(f"{self.folder}/{first}") is None:
             seed, problems = Path(context.seed_model), space.sizes(context.problems)
+            if (kept := context.run.committed("baseline/preferences")) is not None:
+                problems["stages"] = (kept.facts["pairs"], kept.facts["characters"])
             need = space.round_need(context.job, self.number, seed, problems)
             space.require_space(context.run.root, need, f"round {self.number}")
 
@@ -174,7 +177,10 @@ class Round:
     def train(self, pairs: Commit, replay: Commit | None, held_out: Commit | None, init: Model, ref: Model) -> Model:
         """The candidate: `init`, trained on the pairs relative to the reference `ref`; see training.py."""
         training = Training(self.context, self.number, self.folder, init, ref)
-        return training.candidate(pairs, replay, held_out)
+        candidate = training.candidate(pairs, replay, held_out)
+        if self.context.job.source == "dataset":
+            training.score_policy(candidate, pairs)
+        return candidate
 
     def evaluate(self, candidate: Model) -> Model:
         return self.context.evaluate(candidate, f"{self.folder}/evaluation")

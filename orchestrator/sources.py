@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import pair_files, self_judge, step_pairs
+from orchestrator import pair_files, self_judge, stages, step_pairs
 from orchestrator.context import Model
 from orchestrator.ledger import Commit
 from orchestrator.rounds import Graded, NoPairs, Round
@@ -61,4 +61,10 @@ def _with_hints(this: Round, graded: Graded, model: Model) -> Graded | None:
     return hinted.samples_and_verdicts(prompts, model, replace(hinted.sampling_plan(), samples=1))
 
 
-_SOURCES = {"sample": from_samples, "gold": from_gold, "steps": step_pairs.collect, "judge": self_judge.pairs}
+_SOURCES = {
+    "sample": from_samples,
+    "gold": from_gold,
+    "dataset": stages.pairs,
+    "steps": step_pairs.collect,
+    "judge": self_judge.pairs,
+}

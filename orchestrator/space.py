@@ -45,7 +45,7 @@ def gib(size: float) -> str:
 
 
 def sizes(problems: Mapping[str, Sequence[Problem]]) -> dict[str, tuple[int, float]]:
-    """Number and mean characters of each set's problems."""
+    """Number and mean characters of each set's problems. Preference data are the set "stages", where there are any."""
     return {k: (len(rows), sum(len(row.text) for row in rows) / max(1, len(rows))) for k, rows in problems.items()}
 
 
@@ -86,6 +86,9 @@ def require_space(root: Path, need: Need, what: str) -> None:
 
 def _rows(job: Job, number: int, problems: Mapping[str, tuple[int, float]]) -> tuple[int, int]:
     """Pairs and bytes of a round. Parquet compresses; every completion counts as long as it may be."""
+    if job.source == "dataset":  # a stage may be all of it
+        pairs, characters = problems.get("stages", (0, 0.0))
+        return pairs, int(pairs * characters * 6)  # texts, ids of some two characters each, and a copy of the chunk
     generate, tokens = job.generate, job.generate.max_tokens
     num_train, characters = problems.get("train", (0, 0.0))
     num_prompts = job.data.prompts_per_round or num_train

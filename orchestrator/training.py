@@ -94,6 +94,27 @@ class Training:
 
         run.step(f"{self.folder}/reference", inputs, work)
 
+    def score_policy(self, policy: Model, pairs: Commit) -> None:
+        """What the trained policy makes of the round's pairs: the reference pass once more, with the new checkpoint."""
+        run = self.context.run
+        inputs = {
+            "policy": policy.digest,
+            "reference": self.reference.digest if self._compares else None,
+            "pairs": hashes(pairs),
+            "precision": self.context.job.train.precision,
+            "max_tokens": self.context.job.train.max_tokens,
+        }
+
+        def work(output: Path) -> Facts:
+            output.mkdir()
+            plan = replace(self._plan([pairs], output, output, {}), reference=policy.path)
+            against = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
+            return self.context.workers.trainers().reference(plan, str(output / "00000.parquet"), against)
+
+        facts = run.step(f"{self.folder}/policy", inputs, work).facts
+        rewarded = f"reward accuracy {facts['reward_accuracy']:.3f}, " if "reward_accuracy" in facts else ""
+        self._say("policy", f"{rewarded}mean gamma {facts['gamma']:.2f}")
+
     def _train(self, phase: str, pairs: Sequence[Commit], target: str, **limits: int) -> Commit:
         """One training from `init`; `target` is where its checkpoint, or its checkpoints, go."""
         run, settings = self.context.run, self.context.job.train

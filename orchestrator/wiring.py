@@ -14,7 +14,7 @@ from typing import Any, Self
 
 from orchestrator.cluster import Cluster, Node
 from orchestrator.config import Grade, Job
-from orchestrator.records import Problem, TokenizingPlan
+from orchestrator.records import PreferencePlan, Problem, TokenizingPlan
 from orchestrator.run import Facts
 
 
@@ -57,6 +57,12 @@ class RealWorkers:
         from workers.token_ends import token_ends
 
         facts: Facts = self.cluster.call(token_ends, model, source, output)
+        return facts
+
+    def tokenize_preferences(self, source: str, rows: list[int] | None, plan: PreferencePlan, output: str) -> Facts:
+        from workers.preference_tokens import tokenize_preferences
+
+        facts: Facts = self.cluster.call(tokenize_preferences, source, rows, plan, output)
         return facts
 
     def engines(self, model: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -94,6 +94,33 @@ def require_scored(pairs: Sequence[PairTokens], reference: dict[str, float], fil
                     f"{file}: lacks a completion of pair {pair.pair_id}: it was made for other pairs, so run the "
                     "reference pass again"
                 )
+
+
+def preference_facts(
+    pairs: Sequence[PairTokens], logprobs: Mapping[str, float], reference: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """What a model makes of pairs, from summed log-probabilities by completion key. Means over pairs, in nats.
+
+    `chosen_logprob` and `rejected_logprob`; `gamma`, their difference (arXiv 2403.19270); `ranking_accuracy`, the share
+    of pairs where it is positive; and where a reference's log-probabilities are given, `reward_accuracy`, the share
+    where it is larger than the reference's. Empty where nothing is rejected.
+    """
+    compared = [(pair, pair.rejected) for pair in pairs if pair.rejected is not None]
+    if not compared:
+        return {}
+    keys = [(completion_key(p.prompt, p.chosen), completion_key(p.prompt, rejected)) for p, rejected in compared]
+    chosen, rejected = (np.array([logprobs[key] for key in side]) for side in zip(*keys, strict=True))
+    gamma = chosen - rejected
+    facts = {
+        "ranking_accuracy": float(np.mean(gamma > 0)),
+        "gamma": float(np.mean(gamma)),
+        "chosen_logprob": float(np.mean(chosen)),
+        "rejected_logprob": float(np.mean(rejected)),
+    }
+    if reference is not None:
+        before = np.array([reference[a] - reference[b] for a, b in keys])
+        facts["reward_accuracy"] = float(np.mean(gamma > before))
+    return facts
 
 
 def write_probe(file: str, rows: Sequence[tuple[Tokens, Tokens, float]]) -> None:

@@ -162,6 +162,13 @@ class Trainer:
             torch.cuda.empty_cache()
         return rows
 
+    def preference_facts(
+        self, plan: TrainingPlan, logprobs: dict[str, float], reference_file: str | None
+    ) -> dict[str, float]:
+        """What the round's pairs say of a model with these log-probabilities; see pair_data.preference_facts."""
+        reference = None if reference_file is None else pair_data.read_reference(reference_file)
+        return pair_data.preference_facts(self._read_pairs(plan)[0], logprobs, reference)
+
     @torch.no_grad()
     def _score(self, model: nn.Module, trees: list[Tree], pairs: list[PairTokens]) -> list[tuple[str, float, int]]:
         """Score this rank's share of trees whose members are single completions, tagged with their keys."""

@@ -69,6 +69,11 @@ class _Rank:
     def reference_logprobs(self, plan: TrainingPlan) -> list[tuple[str, float, int]]:
         return self.trainer.reference_logprobs(plan)
 
+    def preference_facts(
+        self, plan: TrainingPlan, logprobs: dict[str, float], reference_file: str | None
+    ) -> dict[str, float]:
+        return self.trainer.preference_facts(plan, logprobs, reference_file)
+
     def train(self, plan: TrainingPlan, reference_file: str | None) -> Any:
         yield from self.trainer.train(plan, reference_file)
 
@@ -111,19 +116,27 @@ class TrainerGroup:
         for actor in actors:
             ray.kill(actor)
 
-    def reference(self, plan: TrainingPlan, out_file: str) -> dict[str, Any]:
-        """Score each distinct completion of the round once under `plan.reference`; write schema REFERENCE."""
+    def reference(self, plan: TrainingPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
+        """Score each distinct completion of the round once under `plan.reference`; write schema REFERENCE.
+
+        The facts also tell how that model ranks the pairs (pair_data.preference_facts); `against` is the file of
+        another model's log-probabilities that it is compared with.
+        """
         started = time.perf_counter()
-        shares, restarts = self._persist(
-            lambda: self._gather([a.reference_logprobs.remote(plan) for a in self._actors])
-        )
-        rows = [row for share in shares for row in share]
-        keys, logprobs, lengths = zip(*sorted(rows), strict=True)
+        (rows, ranking), restarts = self._persist(lambda: self._score(plan, against))
+        keys, logprobs, lengths = zip(*rows, strict=True)
         write_table(pa.table([list(keys), list(logprobs), list(lengths)], schema=REFERENCE), out_file)
         seconds = time.perf_counter() - started
         tokens = sum(length for _, _, length in rows)
         counts = {"distinct_completions": len(rows), "completion_tokens": tokens, "restarts": restarts}
-        return counts | {"seconds": seconds}
+        return counts | ranking | {"seconds": seconds}
+
+    def _score(self, plan: TrainingPlan, against: str | None) -> tuple[list[tuple[str, float, int]], dict[str, float]]:
+        shares = self._gather([actor.reference_logprobs.remote(plan) for actor in self._actors])
+        rows = sorted(row for share in shares for row in share)
+        logprobs = {key: logprob for key, logprob, _ in rows}
+        [ranking] = self._gather([self._actors[0].preference_facts.remote(plan, logprobs, against)])
+        return rows, ranking
 
     def train(
         self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None = None
