@@ -155,8 +155,8 @@ def test_a_process_that_does_not_die_by_itself_is_killed_from_outside() -> None:
         pool.grade([item])
         (keeper,) = pool.pids()
         os.killpg(keeper, signal.SIGSTOP)  # stopped processes receive no timer's signal
-        assert pool.grade([item])[0].reason == "timeout: a grader took more than 0.5 s"
         assert pool.grade([item])[0].verdict == "correct"
+        assert pool.pids() != [keeper]
         _wait_until_gone([keeper])
 
 

@@ -1,13 +1,15 @@
 """Verdicts for completions, from grader processes that can be killed.
 
-A thread of the pool serves one grader process: it asks where the answer is, looks it up among the
-verdicts it has already, and otherwise asks for a judgement. A request is a few dozen microseconds of
-overhead against milliseconds of SymPy, so items go one at a time: whatever kills a process, it is known
-which item did, and no other has to be tried again.
+A thread of the pool serves one grader process: it asks where the answers of a few completions are, looks
+each up among the verdicts it has already, and otherwise asks for a verdict. Those are asked for one at a
+time, a few dozen microseconds of overhead against milliseconds of SymPy: whatever kills a process, it is
+known which answer did, and no other has to be tried again. The same holds for a user's own pattern; the
+built-in rules take linear time, so that completions go through them many at a time.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections import Counter
@@ -22,12 +24,14 @@ import pyarrow.parquet as pq
 
 from orchestrator.config import Grade
 from orchestrator.records import VERDICTS, Shard, Verdict
-from workers.extraction import rules_of
+from workers.extraction import PATTERN, rules_of
 from workers.files import write_table
 from workers.graders.process import GraderDied, GraderProcess
 
 GROUP = 32
-"""Most items of one gold answer that one process takes in a row."""
+"""Most items that one process takes in a row."""
+MOST_KNOWN = 200_000
+"""Verdicts that are kept to be used again; beyond that all are forgotten."""
 Item = tuple[str, str, str]
 """(gold answer, text of the completion, finish reason)"""
 
@@ -52,6 +56,9 @@ class GraderPool:
         self._settings = settings
         number = settings.processes or len(os.sched_getaffinity(0))
         rules = rules_of(settings.answer, settings.strict)
+        self._at_once = not any(rule.startswith(PATTERN) for rule in rules)
+        # By gold and extracted answer. What else a verdict depends on, the graders, is the pool's for life.
+        self._known: dict[tuple[str, str], Graded] = {}
         self._processes = [
             GraderProcess(settings.timeout, settings.memory, settings.graders, rules) for _ in range(number)
         ]
@@ -87,10 +94,13 @@ class GraderPool:
         took too long or too much memory is ungradable. Raises RuntimeError when no grader process can
         be started.
         """
-        # Verdicts are shared within a call only: prompts seldom return, and memory stays flat.
-        known: dict[tuple[str, str], Graded] = {}
-        groups = list(_groups(items))
-        futures = [self._threads.submit(self._grade_group, group, known) for group in groups]
+        if len(self._known) > MOST_KNOWN:
+            self._known.clear()
+        # Within a call a deadly answer is paid for once; in the next one the machine may be less busy.
+        deadly: dict[tuple[str, str], Graded] = {}
+        futures = [
+            self._threads.submit(self._grade_group, group, deadly) for group in _groups(items, len(self._processes))
+        ]
         try:
             return [graded for future in futures for graded in future.result()]
         except BaseException:
@@ -98,36 +108,57 @@ class GraderPool:
                 future.cancel()
             raise
 
-    def _grade_group(self, group: Sequence[Item], known: dict[tuple[str, str], Graded]) -> list[Graded]:
+    def _grade_group(self, group: Sequence[Item], deadly: dict[tuple[str, str], Graded]) -> list[Graded]:
         process = self._idle.get()
         try:
             graded = []
-            for item in group:
-                graded.append(self._grade_item(process, item, known))
+            for gold, found in self._located(process, group):
+                graded.append(found if isinstance(found, Graded) else self._judged(process, gold, *found, deadly))
                 self.items += 1
             return graded
         finally:
             self._idle.put(process)
 
-    def _grade_item(self, process: GraderProcess, item: Item, known: dict[tuple[str, str], Graded]) -> Graded:
-        gold, text, finish_reason = item
-        if finish_reason == "length":
-            return Graded("ungradable", reason="truncated")
-        try:
-            found = _ask(process, "extract", text[-self._settings.max_characters :])
-        except GraderDied as died:
-            return Graded("ungradable", reason=self._reason(died))
-        answer, rule = found["answer"], found["rule"]
-        if answer is None:
-            return Graded("wrong", reason="no answer found")
-        if (earlier := known.get((gold, answer))) is not None:
-            return Graded(earlier.verdict, answer, rule, earlier.reason)
+    def _located(self, process: GraderProcess, group: Sequence[Item]) -> Iterator[tuple[str, Graded | tuple[str, str]]]:
+        """Each item's gold answer with its answer and rule, or with the verdict where there is no answer."""
+        texts = [text[-self._settings.max_characters :] for _, text, reason in group if reason != "length"]
+        places = iter(self._places(process, texts))
+        for gold, _, finish_reason in group:
+            if finish_reason == "length":
+                yield gold, Graded("ungradable", reason="truncated")
+                continue
+            place = next(places)
+            if isinstance(place, GraderDied):
+                yield gold, Graded("ungradable", reason=self._reason(place))
+            elif place[0] is None:
+                yield gold, Graded("wrong", reason="no answer found")
+            else:
+                yield gold, (place[0], place[1])
+
+    def _places(self, process: GraderProcess, texts: Sequence[str]) -> Iterator[Any]:
+        """[answer, rule] of each text, or why the process died over it."""
+        if self._at_once and texts:
+            with contextlib.suppress(GraderDied):  # none of them can be to blame, but it is found out one by one
+                yield from _ask(process, "extract", *texts)["places"]
+                return
+        for text in texts:
+            try:
+                yield _ask(process, "extract", text)["places"][0]
+            except GraderDied as died:
+                yield died
+
+    def _judged(
+        self, process: GraderProcess, gold: str, answer: str, rule: str, deadly: dict[tuple[str, str], Graded]
+    ) -> Graded:
+        known = self._known.get((gold, answer)) or deadly.get((gold, answer))
+        if known is not None:
+            return Graded(known.verdict, answer, rule, known.reason)
         try:
             reply = _ask(process, "grade", gold, answer)
-            graded = Graded(reply["verdict"], answer, rule, reply["reason"])
         except GraderDied as died:
-            graded = Graded("ungradable", answer, rule, self._reason(died))
-        known[gold, answer] = graded
+            graded = deadly[gold, answer] = Graded("ungradable", answer, rule, self._reason(died))
+        else:
+            graded = self._known[gold, answer] = Graded(reply["verdict"], answer, rule, reply["reason"])
         return graded
 
     def _reason(self, died: GraderDied) -> str:
@@ -193,16 +224,12 @@ def _ask(process: GraderProcess, *request: str) -> dict[str, Any]:
     return process.ask(*request)
 
 
-def _groups(items: Iterable[Item]) -> Iterator[list[Item]]:
-    """Runs of items with the same gold answer, at most GROUP long: a process parses a gold once."""
-    group: list[Item] = []
-    for item in items:
-        if group and (item[0] != group[0][0] or len(group) == GROUP):
-            yield group
-            group = []
-        group.append(item)
-    if group:
-        yield group
+def _groups(items: Iterable[Item], processes: int) -> Iterator[list[Item]]:
+    """Neighbours together, since those of one prompt share a gold answer, and a few groups for each process."""
+    items = list(items)
+    size = max(1, min(GROUP, len(items) // (4 * processes)))
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _read_samples(shard: Shard) -> list[dict[str, Any]]:

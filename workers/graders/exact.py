@@ -13,7 +13,7 @@ _HALF_OF_DAY = re.compile(r"\b([AaPp])\. ?[Mm]\b\.?")
 _DIGIT_AND_LETTER = re.compile(r"(?<=\d) (?=[^\W\d])")
 _ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{3})", re.IGNORECASE)
 _EXPRESSION = re.compile(r"[0-9=+^_\\<>*/|]")
-_WORD = re.compile(r"(?<!\\)\b[^\W\d_]{2,}\b")
+_WORD = re.compile(r"(?<![^\W\d_])(?<!\\)[^\W\d_]{2,}")
 
 
 def key(text: str) -> str:

@@ -19,6 +19,8 @@ _FORBIDDEN = (
     "socket.connect", "socket.bind", "socket.getaddrinfo", "os.remove", "os.rename", "os.rmdir", "os.mkdir",
     "os.link", "os.symlink", "os.truncate", "os.chmod", "os.chown", "shutil.rmtree", "pickle.find_class",
 )  # fmt: skip
+_WRITES_ITS_OWN = os.path.join("sympy", "polys", "monomials.py")
+"""SymPy's file that compiles code of its own making, which depends on a number of variables alone."""
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 _lifted = False
 refusals = 0
@@ -54,10 +56,9 @@ def lifted() -> Iterator[None]:
 
 
 def _is_attempt(event: str, details: tuple[Any, ...]) -> bool:
-    if event == "compile":
-        return not _is_file(details[1])
-    if event == "exec":
-        return not _is_file(details[0].co_filename)
+    if event in ("compile", "exec"):
+        name = details[1] if event == "compile" else details[0].co_filename
+        return not _is_file(name) and not sys._getframe(2).f_code.co_filename.endswith(_WRITES_ITS_OWN)
     return event == "open" and isinstance(details[2], int) and bool(details[2] & _WRITING)
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:  # records.py brings pyarrow, which a grader's process has no 
 class Judgement:
     """A verdict, with its reason unless it is "correct".
 
-    `final` marks a "wrong" that no other grader may overrule, `failed` an "ungradable" that is the grader's
-    fault and not the gold answer's.
+    `final` marks a "wrong" that no other grader may overrule, `failed` an "ungradable" that no other
+    grader's "wrong" makes up for.
 
     Example: Judgement("wrong", "70 is not 7", final=True)
     """

@@ -46,10 +46,12 @@ sqrt sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh log ln exp pi i
 lcm mod and or frac
 """
 _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
-_COMMAND = re.compile(r"\\[A-Za-z]+")
+_COMMAND = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}|\\[A-Za-z]+")
+_SHORT = "am an as at be by do go he hi if in is it me my no of oh ok on or so to up us we"
+_SHORT_WORDS = frozenset(_SHORT.split())
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9]+|[A-Za-z]))")
-_CLOCK = re.compile(r"[0-9]{1,2}:[0-5][0-9]")
+_CLOCK = re.compile(r"[0-9]{1,2}:[0-5][0-9](?![0-9])")
 _RATIO = re.compile(r"[:/]|\\frac")
 _BASE = re.compile(r"[0-9A-F]+_\{?([0-9]+)\}?")
 _WARM_UP = (
@@ -92,6 +94,8 @@ def _is_prose(latex: str) -> bool:
     words = [w for w in _WORD.findall(_COMMAND.sub(" ", latex)) if w.lower() not in _FUNCTIONS]
     if not words:
         return False
+    if len(words) == 1 and len(latex) == 2:  # "ab" is more often a product than a word
+        return latex.lower() in _SHORT_WORDS
     return any(len(word) > 3 for word in words) or latex.replace(" ", "").isalpha()
 
 
@@ -136,7 +140,7 @@ def _read(text: str) -> _Read:
 def _gold(gold: str) -> tuple[_Read, Any, str]:
     """How the gold answer is read, what the library makes of it, and its key as text."""
     if len(gold) > MAX_LENGTH:
-        return _Read("", None, False), None, exact.key(gold)
+        return _Read("", None, True), None, exact.key(gold)
     read = _read(gold)
     return read, None if read.prose else _parse(read.latex), exact.key(gold)
 
@@ -157,10 +161,12 @@ def grade(gold: str, answer: str) -> Judgement:
     if wanted.prose:
         return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
     if expression is None:
-        return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics")
+        return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", failed=True)
     if len(answer) > MAX_LENGTH:
         return Judgement("wrong", f"{len(answer)} characters are too long to be read as mathematics")
     got = _read(answer)
+    if got.prose:
+        return Judgement("wrong", f"{short(answer)!r} is prose")
     if (reason := _unlike(wanted, got, numeric.verdict != "ungradable")) is not None:
         return Judgement("wrong", reason)
     value = _parse(got.latex)
@@ -181,9 +187,10 @@ def _unlike(gold: _Read, answer: _Read, gold_is_number: bool) -> str | None:
         return "two numbers without a sign between them"
     if {gold.latex[:1] + gold.latex[-1:], answer.latex[:2] + answer.latex[-1:]} == {"()", "\\{}"}:
         return "a set is not a pair"
-    clocks = [bool(_CLOCK.fullmatch(side.latex)) for side in (gold, answer)]
-    if all(clocks) or (any(clocks) and not all(_RATIO.search(side.latex) for side in (gold, answer))):
-        return "a time of day is not a ratio"
+    if ":" in gold.latex + answer.latex and not all(_RATIO.search(side.latex) for side in (gold, answer)):
+        return "a ratio, or a time of day, is not a number"
+    if all(_CLOCK.match(side.latex) for side in (gold, answer)):
+        return "another time of day"
     bases = [_BASE.fullmatch(side.latex) for side in (gold, answer)]
     if bases[0] and bases[1] and bases[0][1] != bases[1][1]:
         return f"base {bases[1][1]} is not base {bases[0][1]}"

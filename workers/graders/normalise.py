@@ -54,11 +54,17 @@ def _character(char: str) -> str:
     return "" if invisible else char
 
 
+def _without_commas(text: str) -> str:
+    cut = text.rstrip(",;: ")
+    spacing = cut != text and cut.endswith("\\") and not cut.endswith("\\\\")  # it was "\\,", a space in LaTeX
+    return cut[:-1] if spacing else cut
+
+
 def _outer(text: str) -> str:
     """`text` without the marks around it: Markdown, quotes, math delimiters, \\boxed, a full stop."""
     for _ in range(8):  # a bound keeps endless decoration from costing the square of its length
         before = text
-        text = text.strip().rstrip(",;:").strip("*")
+        text = _without_commas(text.strip()).strip("*")
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
         for opening, closing in _WRAPPERS:

@@ -113,6 +113,8 @@ _UNITS = {
         "km/h kph kmph",
         "m/s",
         "degree ° deg",
+        "celsius °c",
+        "fahrenheit °f",
         "radian rad",
         "cent ¢",
         "dollar buck usd $",

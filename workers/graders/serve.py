@@ -5,7 +5,7 @@ is safe, because the keeper has one thread, and takes milliseconds, so that a wo
 killed is replaced at once. The worker reads one request a line from standard input and writes one reply
 a line to standard output, both JSON:
 
-    ["extract", text]         ->  {"answer": ..., "rule": ...}, or {"answer": null, "rule": null}
+    ["extract", text, ...]    ->  {"places": [[answer, rule], ...]}, [null, null] where there is no answer
     ["grade", gold, answer]   ->  {"verdict": ..., "reason": ...}
 
 A request is wrapped as [id, request], and its reply carries the "id". For each request the worker
@@ -34,6 +34,7 @@ import struct
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from workers.extraction import extract
 from workers.graders import guard
@@ -148,10 +149,9 @@ def _serve(replies: int, begun: mmap.mmap, timeout: float, memory: int, grader: 
     os._exit(RECYCLE)
 
 
-def _answer(request: list[str], grader: Grader, rules: list[str]) -> dict[str, str | None]:
+def _answer(request: list[str], grader: Grader, rules: list[str]) -> dict[str, Any]:
     if request[0] == "extract":
-        answer, rule = extract(request[1], rules) or (None, None)
-        return {"answer": answer, "rule": rule}
+        return {"places": [extract(text, rules) or (None, None) for text in request[1:]]}
     before = guard.refusals
     judgement = grader(request[1], request[2])
     if judgement.verdict == "wrong" and guard.refusals > before:
