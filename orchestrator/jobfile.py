@@ -21,7 +21,7 @@ Key = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
-class _Origin:
+class Origin:
     """Where a key was set, for people, and its place in the order in which errors are told."""
 
     place: str
@@ -69,18 +69,38 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
 
 def parse_job(text: str, path: Path, overrides: Sequence[str] = ()) -> JobFile:
     """A job from the text of a file that is, or will be, at `path`; as `load_job`."""
-    document, positions = _read(text, str(path))
+    document, positions = read_yaml(text, str(path))
     if not isinstance(document, dict):
         raise BadInput(f"{path}: a job file is a mapping of keys to values, such as `name: irpo`")
-    origins = {key: _Origin(f"{path}:{line}:{column}", (0, line, column)) for key, (line, column) in positions.items()}
+    origins = {key: Origin(f"{path}:{line}:{column}", (0, line, column)) for key, (line, column) in positions.items()}
     for number, override in enumerate(overrides, 1):
-        key = _apply(document, override)
-        origins = {k: v for k, v in origins.items() if k[: len(key)] != key}
-        origins[key] = _Origin(f"override {override!r}", (1, number, 0))
+        key, value = _parsed(override)
+        put(document, origins, key, value, Origin(f"override {override!r}", (1, number, 0)))
+    return JobFile(checked(document, path, origins), path.resolve(), tuple(overrides))
+
+
+def checked(document: Mapping[str, Any], path: Path, origins: Mapping[Key, Origin]) -> Job:
+    """The job that a document is, `origins` being where its keys were set; as `load_job`."""
     try:
-        return JobFile(Job.model_validate(methods.filled_in(document)), path.resolve(), tuple(overrides))
+        return Job.model_validate(methods.filled_in(document))
     except ValidationError as error:
         raise BadInput("\n".join(_explain(error, path, origins))) from error
+
+
+def put(document: dict[str, Any], origins: dict[Key, Origin], key: tuple[str, ...], value: Any, origin: Origin) -> None:
+    """Set a key of a document, whatever stood there or above it before."""
+    section = document
+    for part in key[:-1]:
+        below = section.get(part)
+        if isinstance(below, str) and part in ("train", "gate", "test"):
+            below = {"path": below}  # a source's short form
+        # A copy: an alias in the file would let the value reach other sections too.
+        section[part] = dict(below) if isinstance(below, dict) else {}
+        section = section[part]
+    section[key[-1]] = value
+    for old in [known for known in origins if known[: len(key)] == key]:
+        del origins[old]
+    origins[key] = origin
 
 
 def resolved_yaml(job: Job) -> str:
@@ -103,7 +123,7 @@ def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
         yield prefix, value
 
 
-def _read(text: str, where: str, several_lines: bool = True) -> tuple[Any, dict[Key, tuple[int, int]]]:
+def read_yaml(text: str, where: str, several_lines: bool = True) -> tuple[Any, dict[Key, tuple[int, int]]]:
     """A YAML document, and line and column of each of its keys, from 1."""
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -119,22 +139,14 @@ def _read(text: str, where: str, several_lines: bool = True) -> tuple[Any, dict[
         raise BadInput(f"{where}: too many levels, or an alias (`*name`) that contains itself") from error
 
 
-def _apply(document: dict[str, Any], override: str) -> Key:
+def _parsed(override: str) -> tuple[tuple[str, ...], Any]:
+    """Key and value of a key=value."""
     name, equals, text = override.partition("=")
     key = tuple(name.split("."))
     if not equals or not all(key):
         raise BadInput(f"override {override!r}: write key=value, such as train.learning_rate=1e-6")
-    value, _ = _read(text, f"override {override!r}", several_lines=False) if text else (None, {})
-    section = document
-    for part in key[:-1]:
-        below = section.get(part)
-        if isinstance(below, str) and part in ("train", "gate", "test"):
-            below = {"path": below}  # a source's short form
-        # A copy: an alias in the file would let the override reach other sections too.
-        section[part] = dict(below) if isinstance(below, dict) else {}
-        section = section[part]
-    section[key[-1]] = value
-    return key
+    value, _ = read_yaml(text, f"override {override!r}", several_lines=False) if text else (None, {})
+    return key, value
 
 
 def _positions(node: yaml.Node | None, key: Key, where: str) -> Iterator[tuple[Key, tuple[int, int]]]:
@@ -158,7 +170,7 @@ def _positions(node: yaml.Node | None, key: Key, where: str) -> Iterator[tuple[K
             yield from _positions(value, (*key, index), where)
 
 
-def _explain(error: ValidationError, path: Path, origins: Mapping[Key, _Origin]) -> list[str]:
+def _explain(error: ValidationError, path: Path, origins: Mapping[Key, Origin]) -> list[str]:
     """One line for each key that is wrong: those of the file in its order, then overrides, then what is missing."""
     lines: dict[Key, tuple[tuple[int, int, int], str]] = {}
     for problem in error.errors(include_url=False):
@@ -168,7 +180,7 @@ def _explain(error: ValidationError, path: Path, origins: Mapping[Key, _Origin])
         around = (key[:n] for n in range(len(key), 0, -1))
         within = (k for k, origin in origins.items() if k[: len(key)] == key and origin.order[0] == 1)
         found = key if key in origins else next((k for k in (*within, *around) if k in origins), None)
-        origin = origins[found] if found else _Origin(str(path), (2, 0, 0))
+        origin = origins[found] if found else Origin(str(path), (2, 0, 0))
         name = "" if found == key and origin.order[0] == 1 else f"{_dotted(key)}: "
         lines[key] = (origin.order, f"{origin.place}: {name}{_cure(problem, key, value)}")
     # Where one branch of a union saw deeper than another, its word is the better one.

@@ -191,6 +191,14 @@ def filled_in(document: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def with_method(document: Mapping[str, Any], method: Method) -> dict[str, Any]:
+    """A job as it stands in its file, for another method: what that method's row names is taken out, so that it is not
+    what the file says for its own method."""
+    if document.get("method", "irpo") == method:
+        return dict(document)
+    return _without(document, PRESETS[method].settings) | {"method": method}
+
+
 _INSTEAD_OF = {"warmup_ratio": "warmup_steps", "temperature_mix": "temperature"}
 """A method's key that gives way where the file has the other one, of which only one can hold."""
 
@@ -205,3 +213,14 @@ def _merged(defaults: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
         elif isinstance(value, Mapping) and isinstance(said[key], Mapping):
             merged[key] = _merged(value, said[key])
     return merged
+
+
+def _without(said: Mapping[str, Any], row: Settings) -> dict[str, Any]:
+    instead = {_INSTEAD_OF[key] for key in row if key in _INSTEAD_OF}
+    left: dict[str, Any] = {}
+    for key, value in said.items():
+        if isinstance(value, Mapping) and isinstance(row.get(key), Mapping):
+            left[key] = _without(value, row[key])
+        elif key not in row and key not in instead:
+            left[key] = value
+    return left
