@@ -419,7 +419,7 @@ class Steps(Settings):
     """Continuations from the last right step, for a right step to be chosen from; the rollouts from there are among
     them."""
     filter: Literal["none", "judge"] = "none"
-    """`judge` leaves out right answers of which the judge finds a step wrong."""
+    """`judge` leaves out pairs whose right answer has a step that the judge finds wrong, or says nothing of."""
     verdicts: str | None = None
     """JSONL file with the verdicts for `localiser: file`, in the run's folder unless it is absolute: one line an
     answer, with its `id` and `first_wrong`, a number or null. Null is `verdicts/round-01.jsonl`, and so on by round."""

@@ -65,6 +65,8 @@ class StepPair:
     error: Error
     first_wrong: int
     continuation: Continuation
+    corrected: Answer
+    """The right steps and the continuation."""
     reason_steps: str
     """The opening and the right steps, ending in "Step k:"."""
     chosen: str
@@ -98,6 +100,7 @@ def step_pair(error: Error, first_wrong: int, continuation: Continuation) -> Ste
         error,
         first_wrong,
         continuation,
+        corrected,
         answer.opening + right,
         corrected.text[len(right) : corrected.characters(chosen_stop)],
         answer.text[len(right) : answer.characters(stop)],

@@ -2,7 +2,8 @@
 
     samples     N answers a problem, opened with "Let's think step by step.\\nStep 1:", and their verdicts
     errors      those with a wrong final answer
-    located     the first wrong step of each, by rollouts (step_rollouts.py), a judge or people (step_verdicts.py)
+    located     the first wrong step of each: by rollouts (step_rollouts.py), a judge (step_judging.py), or people
+                (step_verdicts.py)
     rectified   continuations of the right steps before it that reach the gold answer
     pairs       the wrong step against a right one in its place
 
@@ -18,10 +19,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from orchestrator import step_files, step_rollouts, step_verdicts
+from orchestrator import step_files, step_judging, step_rollouts, step_verdicts
 from orchestrator.context import Model, hashes
 from orchestrator.ledger import Commit
-from orchestrator.pairing import random_subset
+from orchestrator.pairing import PairingPlan, random_subset
 from orchestrator.rounds import NoPairs, Round
 from orchestrator.run import Facts
 from orchestrator.step_pairing import Continuation, Error, StepPair, pairs_of_problem
@@ -30,7 +31,7 @@ from orchestrator.step_rollouts import Located, Rollouts
 _Find = Callable[[], Located]
 
 FILE = "00000.parquet"
-_REFUSALS = ("not_rectified", "not_a_prefix", "empty", "equal", "duplicate")
+_REFUSALS = ("not_rectified", "not_a_prefix", "empty", "equal", "duplicate", "lucky", "unjudged")
 
 
 def collect(this: Round, sampled_from: Model) -> Commit:
@@ -87,6 +88,10 @@ def _locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Roll
         spent = f"{facts['probes']} prefixes in {facts['levels']} passes, {facts['rollout_tokens']:,} tokens"
         scan = f"one after the other: {facts['scan_probes']}, about {facts['scan_tokens']:,} tokens"
         this.say("located", f"{_told(facts)}; {spent} ({scan})")
+    elif settings.localiser == "judge":
+        inputs |= {"judge": step_judging.settings(this)}
+        done = _located(this, errors, inputs, lambda: step_judging.locate(this, errors))
+        this.say("located", f"{_told(done.facts)}; {done.facts['judge']['requests']} requests")
     else:
         inputs |= {"verdicts": settings.verdicts}
         done = _located(this, errors, inputs, lambda: _by_people(this, errors, commit))
@@ -162,7 +167,7 @@ def _pair(
     continuations: Mapping[str, Sequence[Continuation]],
     rollouts: Rollouts,
 ) -> Commit:
-    run, plan, data = this.context.run, this.pairing_plan(), this.context.job.data.train
+    run, plan, filtered = this.context.run, this.pairing_plan(), this.context.job.steps.filter == "judge"
     state = run.ledger.state.commits
     inputs = {
         "located": hashes(state[f"{this.folder}/located"]),
@@ -170,26 +175,21 @@ def _pair(
         "per_prompt": plan.per_prompt,
         "max_pairs": plan.max_pairs,
         "seed": plan.seed,
+        "filter": step_judging.settings(this) if filtered else None,
     }
-    dataset = "" if data is None else data.hub or Path(data.path).stem
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
         refused: Counter[str] = Counter()
-        pairs: list[StepPair] = []
-        before_cap = 0
-        for _, group in groupby(wrong, key=lambda item: item[0].prompt_id):
-            kept, count = pairs_of_problem(list(group), continuations, plan.per_prompt, refused)
-            pairs += kept
-            before_cap += count
-        subset = random_subset(len(pairs), plan.max_pairs, plan.seed)
-        pairs = pairs if subset is None else [pairs[i] for i in subset]
+        pairs, facts = _choose(wrong, continuations, plan, refused)
+        facts |= {"rectified": len(wrong) - refused["not_rectified"]}
         problems = {problem.prompt_id: problem for problem in this.problems()}
-        facts = step_files.write_step_pairs(pairs, problems, dataset, folder / FILE)
-        rectified = len(wrong) - refused["not_rectified"]
-        facts |= {"pairs": len(pairs), "before_cap": before_cap, "errors": len(wrong), "rectified": rectified}
+        if filtered:
+            pairs, cost = step_judging.without_wrong_steps(this, pairs, problems, refused)
+            facts |= cost
+        facts |= step_files.write_step_pairs(pairs, problems, _dataset(this), folder / FILE)
         facts |= {f"refused_{reason}": refused[reason] for reason in _REFUSALS}
-        return facts | step_files.prompt_kinds(rollouts.passes[0])
+        return facts | {"pairs": len(pairs)} | step_files.prompt_kinds(rollouts.passes[0])
 
     commit = run.step(f"{this.folder}/pairs", inputs, work)
     facts = commit.facts
@@ -204,3 +204,26 @@ def _pair(
             "already answers in steps (train it with `method: sft` first)."
         )
     return commit
+
+
+def _choose(
+    wrong: Sequence[tuple[Error, int]],
+    continuations: Mapping[str, Sequence[Continuation]],
+    plan: PairingPlan,
+    refused: Counter[str],
+) -> tuple[list[StepPair], Facts]:
+    """The pairs of all problems, under the caps of the job."""
+    pairs: list[StepPair] = []
+    before_cap = 0
+    for _, group in groupby(wrong, key=lambda item: item[0].prompt_id):
+        kept, count = pairs_of_problem(list(group), continuations, plan.per_prompt, refused)
+        pairs += kept
+        before_cap += count
+    subset = random_subset(len(pairs), plan.max_pairs, plan.seed)
+    return (pairs if subset is None else [pairs[i] for i in subset]), {"before_cap": before_cap, "errors": len(wrong)}
+
+
+def _dataset(this: Round) -> str:
+    """A name for the problems, for the column of that name."""
+    source = this.context.job.data.train
+    return "" if source is None else source.hub or Path(source.path).stem

@@ -22,15 +22,10 @@ def write_questions(errors: Sequence[Error], problems: Mapping[str, Problem], fi
     with open(file, "w", encoding="utf-8") as out:
         for error in errors:
             problem = problems[error.prompt_id]
-            steps = [{"number": number, "text": text} for number, text in enumerate(texts(error), start=1)]
+            steps = [{"number": number, "text": text} for number, text in enumerate(error.answer.step_texts, start=1)]
             row = {"id": error.error_id, "problem": problem.text, "gold": problem.gold, "solution": problem.solution}
             out.write(json.dumps(row | {"steps": steps}, ensure_ascii=False) + "\n")
     return len(errors)
-
-
-def texts(error: Error) -> list[str]:
-    """An answer's steps, without markers."""
-    return [error.answer.text[step.begin : step.end].strip() for step in error.answer.steps]
 
 
 def read_verdicts(file: Path, questions: Path, errors: Sequence[Error]) -> dict[str, int | None]:

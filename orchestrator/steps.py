@@ -68,6 +68,11 @@ class Answer:
     def steps(self) -> list[Step]:
         return split(self.opening, self.text, self.how)
 
+    @property
+    def step_texts(self) -> tuple[str, ...]:
+        """The steps without their markers and the white space around them."""
+        return tuple(self.text[step.begin : step.end].strip() for step in self.steps)
+
     def prefix_tokens(self, right: int) -> int:
         """How many sampled tokens the first `right` steps are, the next one's marker included. A token that reaches
         into what follows is not among them."""

@@ -16,6 +16,7 @@ from orchestrator.cluster import Cluster, Node
 from orchestrator.config import Grade, Job
 from orchestrator.records import PreferencePlan, Problem, TokenizingPlan
 from orchestrator.run import Facts
+from orchestrator.step_records import StepItem, StepJudgement
 
 
 class RealWorkers:
@@ -23,6 +24,7 @@ class RealWorkers:
 
     def __init__(self, job: Job, logs: Path) -> None:
         self._job = job
+        self._run_dir = logs.parent
         self._cluster = Cluster(job.cluster, logs)
         self._connected: Cluster | None = None
         self._everything = contextlib.ExitStack()
@@ -64,6 +66,17 @@ class RealWorkers:
 
         facts: Facts = self.cluster.call(tokenize_preferences, source, rows, plan, output)
         return facts
+
+    def judge_steps(self, items: Sequence[StepItem]) -> tuple[list[StepJudgement], Facts]:
+        """The judge's word on each answer, and what asking it has cost. Its replies are kept in the run's folder."""
+        from workers.openai_judge import JudgeClient
+        from workers.step_judge import judge_steps
+
+        if self._job.judge is None:
+            raise RuntimeError("a job without a judge asks for judgements")
+        client = JudgeClient(self._job.judge, self._run_dir / "judge")
+        judgements: list[StepJudgement] = judge_steps(client, items)
+        return judgements, dict(client.facts())
 
     def engines(self, model: str) -> Any:
         if self._pool is None or self._pool.model != model:

@@ -8,15 +8,18 @@ continuation of it is right. The skill is the chance that an answer, or a contin
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.records import SAMPLES, SamplingPlan, Shard
+from orchestrator.step_records import StepItem, StepJudgement
 from tests.stand_ins import EOS, StandInEngines, StandIns, chance
 from workers.files import write_table
+from workers.openai_judge import JudgeClient
+from workers.step_judge import judge_steps
 
 STEPS: dict[str, Any] = {"opening": "Let's think.\nStep 1:", "rollouts": 8, "rectifications": 10, "threshold": 0.25}
 
@@ -28,6 +31,14 @@ def first_slip(text: str) -> int | None:
 
 
 class StepStandIns(StandIns):
+    client: JudgeClient | None = None
+    """Asks the judge, where a test has one."""
+
+    def judge_steps(self, items: Sequence[StepItem]) -> tuple[list[StepJudgement], dict[str, Any]]:
+        self.call("judge_steps")
+        assert self.client is not None
+        return judge_steps(self.client, items), self.client.facts()
+
     def engines(self, model: str) -> StepEngines:
         return StepEngines(self, super().engines(model).skill)
 

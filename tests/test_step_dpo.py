@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.config import Judge
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.ledger import Ledger
 from orchestrator.records import step_pairs_schema
@@ -19,16 +20,19 @@ from orchestrator.step_pairing import Continuation, Error, pairs_of_problem, ste
 from orchestrator.step_verdicts import VerdictsNeeded
 from orchestrator.steps import Answer
 from orchestrator.verify import verify
+from tests.judge_server import Asked, serve
 from tests.stand_ins import EOS, StandIns, make_project, run_job
 from tests.step_stand_ins import STEPS, StepStandIns, first_slip
 from tests.test_loop import history
+from workers.openai_judge import JudgeClient
 
 ROUND = "run/rounds/01"
 
 
-def project(folder: Path, skill: float = 0.6, **steps: Any) -> Path:
+def project(folder: Path, skill: float = 0.6, judge: dict[str, Any] | None = None, **steps: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    changes = {"method": "step_dpo", "steps": STEPS | steps, "promotion": {"rule": "always"}, "rounds": 1, "seed": 8}
+    changes: dict[str, Any] = {"judge": judge} if judge else {}
+    changes |= {"method": "step_dpo", "steps": STEPS | steps, "promotion": {"rule": "always"}, "rounds": 1, "seed": 8}
     return make_project(folder, skill, **changes, generate={"samples": 3, "max_tokens": 400, "shard_prompts": 4})
 
 
@@ -175,6 +179,53 @@ def test_verdicts_that_cannot_be_used_are_refused_by_line(tmp_path: Path, broken
     (tmp_path / "verdicts.jsonl").write_text("\n".join(lines))
     with pytest.raises(BadInput, match=message):
         run_job(job, StepStandIns())
+
+
+def judge(asked: Asked) -> dict[str, Any]:
+    """It knows what is right, and likes no answer to an even problem."""
+    gold = int(re.search(r"final answer: (\d+)", asked.question)[1])  # type: ignore[index]
+    values = [int(value) for value in re.findall(r"\[Step \d+\]\n(-?\d+)", asked.question)]
+    right = [value == number and (gold % 2 or values[-1] < 0) for number, value in enumerate(values, start=1)]
+    verdicts = ["correct" if fine else "incorrect" for fine in right]
+    steps = [{"step": number, "reason": "", "verdict": v} for number, v in enumerate(verdicts, start=1)]
+    return {"steps": steps[: verdicts.index("incorrect") + 1] if "incorrect" in verdicts else steps}
+
+
+def judged(folder: Path, address: str, script: StepStandIns, **steps: Any) -> Path:
+    section = {"model": "judge-1", "base_url": address, "retries": 0}
+    script.client = JudgeClient(Judge(**section), folder / "judge", pause=0.001)
+    return project(folder, judge=section, **steps)
+
+
+def test_a_judge_finds_the_first_wrong_steps(tmp_path: Path) -> None:
+    workers = StepStandIns()
+    with serve(judge) as server:
+        run_job(judged(tmp_path, server.address, workers, localiser="judge"), workers)
+    truth = {
+        f"{error['prompt_id']}/{error['sample_index']}": first_slip(STEPS["opening"] + error["text"])
+        for error in rows(tmp_path, "errors")
+    }
+    assert {row["error_id"]: row["first_wrong"] for row in rows(tmp_path, "located")} == truth
+    assert facts(tmp_path, "located")["judge"]["requests"] == len(server.asked) == len(truth)
+    assert all("search" not in pair["chosen_source"] for pair in rows(tmp_path, "pairs"))
+    assert verify(tmp_path / "run").findings == []
+
+
+def test_errors_without_a_judgement_are_left_out(tmp_path: Path) -> None:
+    workers = StepStandIns()
+    with serve(lambda asked: judge(asked) if asked.number else "I cannot say") as server:
+        run_job(judged(tmp_path, server.address, workers, localiser="judge"), workers)
+    found = facts(tmp_path, "located")
+    assert found["undecided"] == 1 and found["located"] == found["errors"] - 1
+
+
+def test_a_judge_sorts_out_answers_that_are_right_by_luck(tmp_path: Path) -> None:
+    workers = StepStandIns()
+    with serve(judge) as server:
+        run_job(judged(tmp_path, server.address, workers, filter="judge"), workers)
+    found, pairs = facts(tmp_path, "pairs"), rows(tmp_path, "pairs")
+    assert pairs and all(int(pair["answer"]) % 2 for pair in pairs)
+    assert found["refused_lucky"] > 0 and found["pairs"] == len(pairs)
 
 
 def test_without_errors_or_without_a_right_continuation_there_are_no_pairs(tmp_path: Path) -> None:
