@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from orchestrator import step_lineage
 from orchestrator.config import at_round
 from orchestrator.ledger import State
 from orchestrator.status import open_run
@@ -51,6 +52,8 @@ def follow(run_dir: Path, state: State, number: int) -> list[str]:
             found += [f"{folder}/checkpoint: comes from {place}/{step}, which is not committed" for step in missing]
         elif source in ("sample", "judge", "gold"):
             found += _cut(f"{place}/pairs", Sampled(run_dir, state, place).findings())
+        elif source == "steps":
+            found += _cut(f"{place}/pairs", step_lineage.findings(run_dir, state, place))
         elif source == "dataset":
             found += _cut(f"{place}/pairs", _staged(run_dir, state, f"{place}/pairs"))
     if f"{folder}/replay" in state.commits:

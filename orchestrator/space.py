@@ -16,6 +16,7 @@ from orchestrator.records import Problem
 GIB = 2**30
 _BYTES_A_TOKEN = 10  # in a Parquet file, at most: four for the id, and its text
 _BYTES_A_VERDICT = 200
+_TOKENS_A_MARKER = 4  # "\nStep 2:"
 _BYTES_A_PARAMETER = 14  # in a saved training state: weights, float32 master weights and two moments
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -101,9 +102,22 @@ def _rows(job: Job, number: int, problems: Mapping[str, tuple[int, float]]) -> t
     pairs += int(pairs * job.pairs.replay * (number - 1))
     written = num_prompts * prompt + samples * (tokens * _BYTES_A_TOKEN + _BYTES_A_VERDICT)
     written += pairs * (prompt + 2 * tokens * _BYTES_A_TOKEN)
+    if job.source == "steps":
+        written += _steps(job, samples, prompt)
     held_out = sum(problems.get(split, (0, 0.0))[0] for split in ("gate", "test"))
     written += held_out * (job.evaluate.max_tokens or tokens) * _BYTES_A_TOKEN
     return pairs, written
+
+
+def _steps(job: Job, errors: int, prompt: int) -> int:
+    """Bytes of the search for first wrong steps and of the continuations, were every sample wrong."""
+    settings, text = job.steps, job.generate.max_tokens * _BYTES_A_TOKEN
+    # A step has its marker at least.
+    levels = math.ceil(math.log2(max(2, job.generate.max_tokens / _TOKENS_A_MARKER)))
+    drawn = errors * (levels * settings.rollouts + settings.rectifications)
+    prefixes = errors * (levels + 1) * (prompt + text)
+    copied = errors * (1 + settings.rollouts + settings.rectifications) * (prompt + 2 * text)
+    return drawn * (text + _BYTES_A_VERDICT) + prefixes + copied
 
 
 def _exports(job: Job, pairs: int) -> int:

@@ -5,17 +5,22 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator import step_lineage
 from orchestrator.config import Judge
 from orchestrator.errors import BadInput, Interrupted
+from orchestrator.jobfile import load_job
 from orchestrator.ledger import Ledger
-from orchestrator.records import step_pairs_schema
+from orchestrator.records import VERDICTS, step_pairs_schema
 from orchestrator.rounds import NoPairs
+from orchestrator.space import round_need
 from orchestrator.step_pairing import Continuation, Error, pairs_of_problem, step_pair
 from orchestrator.step_verdicts import VerdictsNeeded
 from orchestrator.steps import Answer
@@ -130,6 +135,42 @@ def test_a_finished_run_verifies(tmp_path: Path) -> None:
     assert report.findings == [] and report.followed == [1]
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda pair: {"chosen_token_ids": [*pair["chosen_token_ids"], 7]}, "chosen side has other token ids"),
+        (lambda pair: {"rejected_token_ids": [7]}, "rejected side have other token ids"),
+        (lambda pair: {"prompt_token_ids": pair["prompt_token_ids"][1:]}, "chosen side is of no committed sample"),
+        (lambda pair: {"chosen_sample": 99}, "chosen side is of no committed sample"),
+        (lambda pair: {"rejected_sample": 99}, "rejected side is of no committed sample"),
+    ],
+)
+def test_pairs_that_are_not_made_of_the_samples_are_found(
+    tmp_path: Path, change: Callable[[dict[str, Any]], dict[str, Any]], message: str
+) -> None:
+    run_job(project(tmp_path), StepStandIns())
+    first, *others = rows(tmp_path, "pairs")
+    forged = tmp_path / ROUND / "pairs/00000.parquet"
+    forged.unlink()
+    pq.write_table(pa.Table.from_pylist([first | change(first), *others], step_pairs_schema()), forged)
+    found = list(step_lineage.findings(tmp_path / "run", Ledger(tmp_path / "run/ledger").state, "rounds/01"))
+    assert len(found) >= 1 and all(repr(first["pair_id"]) in line for line in found)
+    assert any(message in line for line in found)
+
+
+def test_a_step_of_a_sample_that_was_judged_otherwise_is_found(tmp_path: Path) -> None:
+    run_job(project(tmp_path), StepStandIns())
+    pair, run = rows(tmp_path, "pairs")[0], tmp_path / "run"
+    for file in (tmp_path / ROUND / "verdicts").glob("*.parquet"):
+        table = pq.read_table(file).to_pylist()
+        for row in table:
+            if (row["prompt_id"], row["sample_index"]) == (pair["prompt_id"], pair["rejected_sample"]):
+                row["verdict"] = "correct"
+        pq.write_table(pa.Table.from_pylist(table, VERDICTS), file)
+    found = list(step_lineage.findings(run, Ledger(run / "ledger").state, "rounds/01"))
+    assert found and all("judged correct, not wrong" in line for line in found)
+
+
 def answers(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / ROUND / "questions/00000.jsonl").read_text().splitlines()]
 
@@ -241,6 +282,15 @@ def test_evaluation_is_opened_only_where_that_is_asked_for(tmp_path: Path) -> No
     for folder, opened in (("plain", False), ("opened", True)):
         texts = pq.read_table(tmp_path / folder / "run/baseline/prompts/gate.parquet")["text"].to_pylist()
         assert all(text.endswith(STEPS["opening"]) is opened for text in texts)
+
+
+def test_a_round_takes_no_more_space_than_was_asked_for_before(tmp_path: Path) -> None:
+    file = project(tmp_path)
+    run_job(file, StepStandIns())
+    folder = tmp_path / ROUND
+    written = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
+    need = round_need(load_job(file).job, 1, tmp_path / "seed", {"train": (20, 10.0), "gate": (16, 9.0)})
+    assert need.rows > written
 
 
 @pytest.mark.parametrize("split", ["paragraphs", "pattern:(", "pattern:x*"])
