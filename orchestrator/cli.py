@@ -191,6 +191,30 @@ def doctor(
 
 
 @app.command()
+def grade(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL or Parquet: a gold answer and a text a row")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Where the verdicts go: .jsonl or .parquet")],
+    grader: Annotated[list[str] | None, typer.Option(help="As in `grade.graders` of a job; may be repeated")] = None,
+    answer: Annotated[list[str] | None, typer.Option(help="As in `grade.answer` of a job; may be repeated")] = None,
+    strict: Annotated[bool, typer.Option("--strict/--lenient", help="Lenient guesses: see `grade.strict`")] = True,
+    gold: Annotated[str, typer.Option(help="Field with the gold answer")] = "gold",
+    text: Annotated[str, typer.Option(help="Field with the completion")] = "text",
+    gold_marker: Annotated[str | None, typer.Option(help="The gold answer is what follows the last of these")] = None,
+    timeout: Annotated[float | None, typer.Option(help="Seconds that one answer may take")] = None,
+    processes: Annotated[int | None, typer.Option(help="Number of grader processes; one a core by default")] = None,
+    as_json: Json = False,
+) -> None:
+    """Grade a file of answers: verdict, extracted answer, rule and reason beside each row, in order."""
+    from orchestrator.grade_command import Options
+    from orchestrator.grade_command import grade as grade_all
+    from orchestrator.grade_file import Fields
+
+    options = Options(grader, answer, strict, timeout, processes)
+    with signals():
+        grade_all(file, output, Fields(gold, text, gold_marker), options, as_json)
+
+
+@app.command()
 def docs() -> None:
     """Print the reference of the job file, in Markdown."""
     from orchestrator.job_docs import job_docs

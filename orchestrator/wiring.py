@@ -128,6 +128,13 @@ class RealWorkers:
         self._pool = self._group = None
 
 
+def local_graders(settings: Grade) -> Any:
+    """Graders in processes of this machine, without Ray; a context manager."""
+    from workers.grader_pool import GraderPool
+
+    return GraderPool(settings)
+
+
 class Examination(RealWorkers):
     """The same workers, and what `ratchet doctor` asks of them besides. A time limit is in seconds; what is asked
     of every node comes back by node, as an exception where it failed there."""

@@ -1,0 +1,176 @@
+"""Grading: Ratchet's graders beside plain math-verify, on the same answers in one run; and how often each is right.
+
+    python benchmarks/grading.py [--gsm8k FILE] [--prompts 300] [--samples 8] [--repeats 3] [--json]
+    python benchmarks/grading.py --agreement [--json]
+
+The answers are made from the worked solutions of GSM8K (`--gsm8k`, its train.jsonl), or of a few problems in
+this file: as they are, written differently (boxed, as money, with units, as decimals), and with other numbers.
+Plain math-verify is `parse` of gold and of completion and `verify`, one after the other, as its own
+introduction has it. Ratchet is a pool of grader processes with the default graders, started beforehand; each
+repetition has a pool of its own, so that no verdict is known. Without `--agreement` the verdicts are compared,
+and each difference is listed.
+
+`--agreement` reads tests/grading_cases.jsonl, cases with labels, and counts each side's false negatives (a
+correct answer that is not called so) and false positives.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import random
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import Grade
+from workers.grader_pool import GraderPool
+
+CASES = Path(__file__).parents[1] / "tests" / "grading_cases.jsonl"
+SOLUTIONS = [
+    ("Tom has 3 bags of 4 apples and eats 2. 3*4=12 apples, 12-2=10 apples are left.", "10"),
+    ("She earns 15*8=120 dollars a day and 120*5=600 dollars a week.", "600"),
+    ("Half of 250 is 250/2=125, and 125+1,100=1225.", "1,225"),
+    ("The temperature falls by 8 from 5, so 5-8=-3 degrees.", "-3"),
+    ("A share of 3 in 8 is 3/8=0.375 of it.", "0.375"),
+]
+Answer = tuple[str, str]
+"""(gold answer, completion)"""
+
+
+def solutions(file: str | None, prompts: int) -> list[tuple[str, str]]:
+    """(worked solution, gold answer) of as many problems as there are, at most `prompts`."""
+    if file is None:
+        return SOLUTIONS[:prompts]
+    rows = [json.loads(line)["answer"] for line in Path(file).read_text(encoding="utf-8").splitlines()[:prompts]]
+    return [(solution.strip(), gold.strip()) for solution, _, gold in (row.rpartition("####") for row in rows)]
+
+
+def completions(solved: Sequence[tuple[str, str]], samples: int) -> list[Answer]:
+    """So many completions a problem: the first ones right in other clothes, the rest mostly wrong."""
+    dice = random.Random(0)
+    found = []
+    for solution, gold in solved:
+        number = gold.replace(",", "")
+        wrong = str(float(number) + dice.choice([1, -1, 10, 0.5])).removesuffix(".0")
+        clothes = [
+            f"Final answer: {gold}",
+            f"The answer is $\\boxed{{{gold}}}$.",
+            f"Final answer: ${gold}.00" if "." not in gold else f"Final answer: ${gold}",
+            f"Final answer: $x = {number}$",
+            f"Final answer: {wrong}",
+            f"The answer is $\\boxed{{{wrong}}}$.",
+            f"Final answer: $\\frac{{{number}}}{{1}}$" if "." not in number else f"Final answer: {number}",
+            f"Final answer: ${wrong}$",
+        ]
+        found += [(gold, f"{solution}\n{clothes[n % len(clothes)]}") for n in range(samples)]
+    return found
+
+
+def plain(answers: Sequence[Answer]) -> list[bool]:
+    from math_verify import parse, verify
+
+    return [bool(verify(parse(f"${gold}$"), parse(text))) for gold, text in answers]
+
+
+def ours(answers: Sequence[Answer], graders: Sequence[str] = ("exact", "number", "math")) -> tuple[list[Any], float]:
+    """Verdicts, and the seconds that they took once the processes were there."""
+    with GraderPool(Grade(graders=list(graders))) as pool:
+        pool.grade([(f"{n}", f"\\boxed{{{n}}}", "stop") for n in range(10_000, 10_256)])  # starts every process
+        started = time.perf_counter()
+        graded = pool.grade((gold, text, "stop") for gold, text in answers)
+        return graded, time.perf_counter() - started
+
+
+def speed(arguments: argparse.Namespace) -> dict[str, Any]:
+    solved = solutions(arguments.gsm8k, arguments.prompts)
+    answers = completions(solved, arguments.samples)
+    plain(answers[:8])  # imports, and fills tables
+    seconds: dict[str, list[float]] = {"math-verify": [], "ratchet": []}
+    for _ in range(arguments.repeats):
+        started = time.perf_counter()
+        theirs = plain(answers)
+        seconds["math-verify"].append(time.perf_counter() - started)
+        graded, spent = ours(answers)
+        seconds["ratchet"].append(spent)
+    middle = {name: statistics.median(values) for name, values in seconds.items()}
+    different = [
+        {"gold": gold, "completion_end": text[-60:], "math_verify": their, "ratchet": one.verdict}
+        for (gold, text), their, one in zip(answers, theirs, graded, strict=True)
+        if their != (one.verdict == "correct")
+    ]
+    return {
+        "data": arguments.gsm8k or "built in",
+        "prompts": len(solved),
+        "answers": len(answers),
+        "seconds": {name: round(value, 3) for name, value in middle.items()},
+        "answers_per_second": {name: round(len(answers) / value) for name, value in middle.items()},
+        "times_faster": round(middle["math-verify"] / middle["ratchet"], 1),
+        "different": different,
+    }
+
+
+def agreement() -> dict[str, Any]:
+    cases = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
+    counts: dict[str, dict[str, Counter[str]]] = {"ratchet": {}, "math-verify": {}}
+    for grader in ("default", "choice"):
+        mine = [case for case in cases if case["grader"] == grader]
+        graders = ("choice",) if grader == "choice" else ("exact", "number", "math")
+        graded, _ = ours([(case["gold"], case["text"]) for case in mine], graders)
+        for case, one in zip(mine, graded, strict=True):
+            _count(counts["ratchet"], case, one.verdict == "correct")
+            _count(counts["math-verify"], case, plain([(case["gold"], case["text"])])[0])
+    return {side: {kind: dict(counter) for kind, counter in kinds.items()} for side, kinds in counts.items()}
+
+
+def _count(kinds: dict[str, Counter[str]], case: dict[str, Any], correct: bool) -> None:
+    for kind in (case["kind"], "all"):
+        counter = kinds.setdefault(kind, Counter(cases=0, false_negatives=0, false_positives=0))
+        counter["cases"] += 1
+        counter["false_negatives"] += case["label"] == "correct" and not correct
+        counter["false_positives"] += case["label"] != "correct" and correct
+
+
+def show_speed(result: dict[str, Any]) -> None:
+    print(f"{result['answers']} answers to {result['prompts']} problems ({result['data']})\n")
+    print(f"{'':12} {'seconds':>9} {'answers/s':>10}")
+    for name, seconds in result["seconds"].items():
+        print(f"{name:12} {seconds:9.3f} {result['answers_per_second'][name]:10}")
+    print(f"\n{result['times_faster']} times faster; {len(result['different'])} verdicts differ")
+    for one in result["different"][:20]:
+        print(
+            f"  gold {one['gold']!r}, ...{one['completion_end']!r}: math-verify {one['math_verify']}, {one['ratchet']}"
+        )
+
+
+def show_agreement(result: dict[str, Any]) -> None:
+    print(f"{'':12} {'cases':>7} {'kind':8} {'false negatives':>16} {'false positives':>16}")
+    for side, kinds in result.items():
+        for kind, counted in kinds.items():
+            negatives, positives = counted["false_negatives"], counted["false_positives"]
+            print(f"{side:12} {counted['cases']:7} {kind:8} {negatives:16} {positives:16}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gsm8k", help="GSM8K's train.jsonl; without it a few built-in problems")
+    parser.add_argument("--prompts", type=int, default=300)
+    parser.add_argument("--samples", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--agreement", action="store_true")
+    parser.add_argument("--json", action="store_true")
+    arguments = parser.parse_args()
+    logging.disable(logging.WARNING)
+    result = agreement() if arguments.agreement else speed(arguments)
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        (show_agreement if arguments.agreement else show_speed)(result)
+
+
+if __name__ == "__main__":
+    main()

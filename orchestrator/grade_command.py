@@ -1,0 +1,103 @@
+"""What `ratchet grade` does: options to settings, the progress bar, and the summary."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+import typer
+import yaml
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+from rich.table import Table
+
+from orchestrator.config import Grade
+from orchestrator.errors import BadInput
+from orchestrator.grade_file import Fields, Summary, grade_file, number_of_rows
+from orchestrator.wiring import local_graders
+
+VERDICTS = ("correct", "wrong", "ungradable")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to grade, as typed; None is the default of `grade` in a job file."""
+
+    graders: Sequence[str] | None
+    answer: Sequence[str] | None
+    strict: bool
+    timeout: float | None
+    processes: int | None
+
+    def settings(self) -> Grade:
+        """The same as a job's section `grade`.
+
+        Raises:
+            BadInput: an option is no such thing; the message names it.
+        """
+        graders = [_grader(grader) for grader in self.graders] if self.graders else None
+        given: dict[str, Any] = {"graders": graders, "answer": list(self.answer or []) or None}
+        given |= {"strict": self.strict, "timeout": self.timeout, "processes": self.processes}
+        try:
+            return Grade.model_validate({key: value for key, value in given.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            option = {"graders": "--grader", "answer": "--answer"}.get(str(first["loc"][0]), f"--{first['loc'][0]}")
+            raise BadInput(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+
+
+def _grader(text: str) -> Any:
+    """A name, or a mapping in YAML such as {all_of: [number, exact]}."""
+    if not text.startswith("{"):
+        return text
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise BadInput(f"--grader {text!r}: no YAML; write such as '{{all_of: [number, exact]}}'") from error
+
+
+def grade(file: Path, output: Path, fields: Fields, options: Options, as_json: bool) -> None:
+    """Grade a file and tell what came of it.
+
+    Raises:
+        BadInput: as `Options.settings` and `grade_file`, or a grader cannot be made.
+    """
+    started = time.monotonic()
+    settings = options.settings()
+    with local_graders(settings) as pool, _bar(file, show=sys.stderr.isatty() and not as_json) as progress:
+        summary = grade_file(file, output, fields, pool.grade, progress)
+    seconds = time.monotonic() - started
+    if as_json:
+        verdicts = {name: summary.verdicts[name] for name in VERDICTS}
+        told = {"rows": summary.rows, **verdicts, "accuracy": summary.accuracy, "rules": dict(summary.rules)}
+        typer.echo(json.dumps(told | {"seconds": round(seconds, 3), "output": str(output)}, indent=2))
+    else:
+        Console().print(_table(summary))
+        typer.echo(f"{summary.rows} rows in {seconds:.1f} s, {summary.accuracy:.1%} correct; see {output}")
+
+
+@contextlib.contextmanager
+def _bar(file: Path, show: bool) -> Iterator[Callable[[int], None]]:
+    columns = "grading", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), disable=not show, transient=True) as progress:
+        task = progress.add_task("", total=number_of_rows(file) if show else None)
+        yield lambda rows: progress.advance(task, rows)
+
+
+def _table(summary: Summary) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for name in ("verdict", "rows", "answer by", "rows"):
+        table.add_column(name, justify="right" if name == "rows" else "left")
+    verdicts = [(name, str(summary.verdicts[name])) for name in VERDICTS]
+    rules = [(rule, str(rows)) for rule, rows in summary.rules.most_common()]
+    for verdict, rule in zip_longest(verdicts, rules, fillvalue=("", "")):
+        table.add_row(*verdict, *rule)
+    return table

@@ -1,0 +1,183 @@
+"""`ratchet grade`: a file of gold answers and completions, with verdicts beside them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.data import rows_of
+from orchestrator.errors import BadInput
+
+CHUNK = 2000
+"""Rows that are graded together."""
+COLUMNS = ("verdict", "extracted", "rule", "reason")
+"""What is written beside a row; fields of these names that it has already are replaced."""
+_TEXTS = pa.schema([(name, pa.string()) for name in COLUMNS])
+
+
+class Graded(Protocol):
+    """One verdict: see `COLUMNS`."""
+
+    verdict: Any
+    extracted: str | None
+    rule: str | None
+    reason: str | None
+
+
+Grading = Callable[[list[tuple[str, str, str]]], Sequence[Graded]]
+"""(gold answer, completion, finish reason) of each row to its verdict."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """Which fields of a row hold what."""
+
+    gold: str = "gold"
+    text: str = "text"
+    gold_marker: str | None = None
+    """The gold answer is what follows the last such marker in its field."""
+
+
+@dataclass
+class Summary:
+    """How many rows had which verdict, and their answer by which rule ("none")."""
+
+    verdicts: Counter[str]
+    rules: Counter[str]
+
+    @property
+    def rows(self) -> int:
+        return self.verdicts.total()
+
+    @property
+    def accuracy(self) -> float:
+        """Share of rows that are correct; what is ungradable is not."""
+        return self.verdicts["correct"] / max(1, self.rows)
+
+
+def number_of_rows(file: Path) -> int | None:
+    """About how many rows a file has; None where it cannot be told."""
+    try:
+        if file.suffix == ".parquet":
+            return int(pq.read_metadata(file).num_rows)
+        with open(file, "rb") as stream:
+            return sum(1 for line in stream if line.strip())
+    except (OSError, pa.ArrowInvalid):
+        return None
+
+
+def grade_file(
+    file: Path, output: Path, fields: Fields, grading: Grading, progress: Callable[[int], None] = lambda rows: None
+) -> Summary:
+    """Grade the rows of a `.jsonl` or `.parquet` file in order, and write them with their verdicts to another one.
+
+    A row is a completion that was cut, and so ungradable, where its field `finish_reason` is "length".
+    `progress` is told how many rows are done since the last time. The output appears when it is complete.
+
+    Raises:
+        BadInput: the file cannot be read, or a row lacks a field or has something else in it; the message names
+            file and line. Or the output cannot be written.
+    """
+    summary = Summary(Counter(), Counter())
+    with _writer(file, output) as write:
+        rows = rows_of(file, "FILE")
+        while chunk := list(islice(rows, CHUNK)):
+            graded = grading([_item(row, place, fields) for place, row in chunk])
+            write([dict(row) | _verdict(one) for (_, row), one in zip(chunk, graded, strict=True)])
+            summary.verdicts.update(one.verdict for one in graded)
+            summary.rules.update(one.rule or "none" for one in graded)
+            progress(len(chunk))
+        if not summary.rows:
+            raise BadInput(f"{file} has no rows")
+    return summary
+
+
+def _item(row: Mapping[str, Any], place: str, fields: Fields) -> tuple[str, str, str]:
+    gold = _text(row, fields.gold, "--gold", place)
+    if fields.gold_marker is not None:
+        _, marker, gold = gold.rpartition(fields.gold_marker)
+        if not marker:
+            raise BadInput(f"{place}: field {fields.gold!r} has no {fields.gold_marker!r} (--gold-marker)")
+    cut = row.get("finish_reason") == "length"
+    return gold.strip(), _text(row, fields.text, "--text", place), "length" if cut else "stop"
+
+
+def _text(row: Mapping[str, Any], field: str, option: str, place: str) -> str:
+    if field not in row:
+        raise BadInput(f"{place}: no field {field!r}; the row has {', '.join(map(repr, row)) or 'none'}. See {option}.")
+    value = row[field]
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        what = "null" if value is None else type(value).__name__
+        raise BadInput(f"{place}: field {field!r} must be text or a number, not {what}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise BadInput(f"{place}: field {field!r} is {value}, which is no number to compare with")
+    return str(value)
+
+
+def _verdict(graded: Graded) -> dict[str, str | None]:
+    return {name: getattr(graded, name) for name in COLUMNS}
+
+
+@contextlib.contextmanager
+def _writer(file: Path, output: Path) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """A function that writes rows to a hidden file, which gets its name at the end."""
+    if output.suffix not in (".jsonl", ".parquet"):
+        raise BadInput(f"-o {output}: the name must end in .jsonl or .parquet")
+    hidden = output.with_name(f".{output.name}.{os.getpid()}")
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        with _json_rows(hidden) if output.suffix == ".jsonl" else _parquet_rows(file, hidden) as write:
+            yield write
+        os.replace(hidden, output)
+    except OSError as error:
+        raise BadInput(f"-o {output}: cannot be written ({error.strerror or error})") from error
+    finally:
+        hidden.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _json_rows(path: Path) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    with open(path, "w", encoding="ascii") as stream:
+        # What JSON has no form for, such as a date in Parquet, is written as text.
+        yield lambda rows: stream.writelines(json.dumps(row, default=str) + "\n" for row in rows)
+
+
+@contextlib.contextmanager
+def _parquet_rows(file: Path, path: Path) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
+    """Writes at the end: which fields rows of JSON have, and of which type, is known when all are there."""
+    every: list[dict[str, Any]] = []
+    yield every.extend
+    try:
+        pq.write_table(_table(every, file), path, compression="zstd")
+    except (pa.ArrowException, UnicodeEncodeError) as error:
+        raise BadInput(f"{file}: its fields do not fit into Parquet ({error}); choose an output in .jsonl") from error
+
+
+def _table(rows: list[dict[str, Any]], file: Path) -> pa.Table:
+    texts = [{name: _clean(row[name]) for name in COLUMNS} for row in rows]
+    if file.suffix == ".parquet":
+        schema = pq.read_schema(file)
+        kept = pa.schema([field for field in schema if field.name not in COLUMNS], schema.metadata)
+        table = pa.Table.from_pylist(rows, kept)
+    else:
+        names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in COLUMNS]
+        table = pa.table({name: [row.get(name) for row in rows] for name in names})
+    for name in COLUMNS:
+        table = table.append_column(_TEXTS.field(name), pa.array([text[name] for text in texts], pa.string()))
+    return table
+
+
+def _clean(text: str | None) -> str | None:
+    """Text that UTF-8 has a form for: half a surrogate pair, which a model may write, is replaced."""
+    return None if text is None else text.encode("utf-8", "replace").decode("utf-8")
