@@ -646,7 +646,7 @@ class Job(Settings):
     """What a round's training starts from: the current reference, or the seed model."""
     reference: Literal["previous", "base"] = "previous"
     """The reference model of a round's loss: the last promoted checkpoint, or the seed model."""
-    data: Data
+    data: Data = Data()
     generate: Generate = Generate()
     grade: Grade = Grade()
     pairs: Pairs = Pairs()

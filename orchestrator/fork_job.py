@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from orchestrator.config import Job, at_round, is_harmless
-from orchestrator.driver import KEPT_MODEL, KEPT_PROBLEMS
+from orchestrator.driver import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import changed_keys, parse_job
 from orchestrator.ledger import State
 from orchestrator.wanted import schedule_at
 
-# What a run keeps of its job's sources, by the section of the job that it was made from.
-_KEPT = {KEPT_MODEL: "model", KEPT_PROBLEMS: "data"}
+# What a run keeps of its job's sources, and what of the job that was made from.
+_KEPT: dict[str, Callable[[Job], Any]] = {
+    KEPT_MODEL: lambda job: job.model,
+    KEPT_PROBLEMS: lambda job: job.data,
+    KEPT_PREFERENCES: lambda job: (job.stages, job.data.chat, job.data.system),
+}
 NEVER = sys.maxsize
 
 
@@ -33,14 +37,18 @@ def jobs(state: State, child: Path, overrides: Sequence[str]) -> tuple[Job, Job,
     # One experiment for both, where they can be compared.
     base["tracking"] |= {"experiment": before.tracking.experiment or before.name}
     after = parse_job(yaml.safe_dump(base), path, overrides).job
-    kept = [step for step in kept if getattr(after, _KEPT[step]) == getattr(before, _KEPT[step])]
+    kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
     return before, Job.model_validate(_absolute(after.model_dump(mode="json"), folders, kept)), kept
 
 
 def _absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str]) -> dict[str, Any]:
     """The job with absolute paths wherever it names something in one of the folders, but for sources that are kept."""
     job = job | {"data": {k: dict(v) if isinstance(v, dict) else v for k, v in job["data"].items()}}
-    sources = [] if KEPT_PROBLEMS in kept else [(job["data"][split], "path") for split in ("train", "gate", "test")]
+    splits = [job["data"][split] for split in ("train", "gate", "test") if job["data"][split]]
+    sources = [] if KEPT_PROBLEMS in kept else [(section, "path") for section in splits]
+    if job.get("stages"):  # a file is looked at again, to see that it is the one that is kept
+        job["stages"] = job["stages"] | {"sources": [dict(source) for source in job["stages"]["sources"]]}
+        sources += [(source, "path") for source in job["stages"]["sources"]]
     for section, key in (*sources, *([] if KEPT_MODEL in kept else [(job, "model")])):
         if section[key] and not (key == "model" and section[key].startswith("run:")):
             places = [Path(folder) / Path(section[key]).expanduser() for folder in folders]

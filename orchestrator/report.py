@@ -53,8 +53,7 @@ def report_text(run_dir: Path) -> str:
         _table(_ACCURACY, [seed, *done]),
         "## Promotion",
         _promotions(done),
-        "## Samples and pairs",
-        _table(_SAMPLES, done),
+        *(_stages(done) or ("## Samples and pairs", _table(_SAMPLES, done))),
         "## Training",
         "Log-probabilities are of whole completions, in nats: the mean of the first and of the last quarter "
         "of the steps. Padded is what padding every batch to its longest row would have cost.",
@@ -97,7 +96,8 @@ def _job(job: Mapping[str, Any]) -> str:
     """The settings that name the experiment; resolved.yaml has all of them."""
     keys = (
         ("method", "method"), ("seed model", "model"), ("training problems", "data.train.path"),
-        ("gate problems", "data.gate.path"), ("test problems", "data.test.path"), ("rounds", "rounds"),
+        ("preference data", "stages.sources"), ("gate problems", "data.gate.path"),
+        ("test problems", "data.test.path"), ("rounds", "rounds"),
         ("samples a prompt", "generate.samples"), ("temperature", "generate.temperature"),
         ("longest completion", "generate.max_tokens"), ("pairs a prompt", "pairs.per_prompt"),
         ("beta", "loss.beta"), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
@@ -112,7 +112,8 @@ def _lookup(job: Mapping[str, Any], key: str) -> str:
     value: Any = job
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    return "" if value is None else ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return ", ".join(str(v.get("path") or v.get("hub")) if isinstance(v, Mapping) else str(v) for v in values)
 
 
 _ACCURACY = (
@@ -153,6 +154,38 @@ _TRAINING = (
     Column("loss", lambda e: _change(e, "loss", ".3f")),
     Column("reward accuracy", lambda e: _change(e, "reward_accuracy", ".2f")),
 )
+
+
+_STAGES = (
+    Column("stage", lambda e: str(e.round.number)),
+    Column("data", lambda e: _escape(str(e.round.facts.get("pairs", {}).get("chunk", "")))),
+    Column("pairs", lambda e: f"{e.round.count('pairs', 'pairs'):,}"),
+    Column("left out, seen", lambda e: f"{e.round.count('pairs', 'seen'):,}"),
+    Column("ranked right by the seed", lambda e: _fact(e, "pairs", "ranking_accuracy", ".3f")),
+    Column("by the reference", lambda e: _fact(e, "reference", "ranking_accuracy", ".3f")),
+    Column("by the policy", lambda e: _fact(e, "policy", "ranking_accuracy", ".3f")),
+    Column("reward accuracy", lambda e: _fact(e, "policy", "reward_accuracy", ".3f")),
+    Column("gamma of the reference", lambda e: _fact(e, "reference", "gamma", ".2f")),
+    Column("of the policy", lambda e: _fact(e, "policy", "gamma", ".2f")),
+    Column("log chosen", lambda e: _before_after(e, "chosen_logprob")),
+    Column("log rejected", lambda e: _before_after(e, "rejected_logprob")),
+)
+
+
+def _stages(done: Sequence[Evidence]) -> list[str]:
+    """The part on stages of preference data, where there are any."""
+    rows = [e for e in done if "chunk" in e.round.facts.get("pairs", {})]
+    text = (
+        "Means over a stage's pairs, in nats. Gamma is the log-probability of the chosen side less that of the "
+        "rejected one; a pair is ranked right where it is positive, and rewarded right where the policy's is larger "
+        "than the reference's. Log-probabilities are the reference's, and the trained policy's."
+    )
+    return ["## Stages", text, _table(_STAGES, rows)] if rows else []
+
+
+def _before_after(evidence: Evidence, key: str) -> str:
+    ends = [_fact(evidence, phase, key, ".2f") for phase in ("reference", "policy")]
+    return " → ".join(end for end in ends if end)
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Evidence]) -> str:
