@@ -57,26 +57,57 @@ def fork(parent: Path, child: Path, overrides: Sequence[str] = (), from_round: i
     steps = sorted({*state.shards, *state.commits}, key=lambda step: (round_and_phase(step)[0], step))
     steps = [step for step in steps if round_and_phase(step)[0] < end]
     offered = {step: len(state.shards.get(step, {})) for step in steps if step not in again}
+    option = [f"--from-round={from_round}"] if from_round else []
+    said = shlex.join(["ratchet", "fork", *option, str(parent), str(child), *overrides])
+    config = _config(state, parent, child, after, kept) | {"overrides": list(overrides)}
+    job_file = f"# Made by: {said}\n{resolved_yaml(after)}"
+    _make(child, config, job_file, f"forked from {parent}, and not started yet", parent, state, [*offered], kept)
+    return Fork(offered, [step for step in steps if step in again])
+
+
+def offer(parent: Path, child: Path, job: Job, job_file: str) -> None:
+    """Make the run folder `child` for a job of its own, with all paths absolute, and offer it what `parent` has
+    committed and not removed. `job_file` is the text of its job file.
+
+    Raises:
+        BadInput: no run, or a folder in use.
+        Damaged: a committed file is missing.
+    """
+    state = open_run(parent).state
+    _check(parent, state, child, None)
+    steps = sorted({*state.shards, *state.commits} - _again(state, 0))
+    config = _config(state, parent, child, job, ()) | {"overrides": []}
+    _make(child, config, job_file, f"made beside {parent}, and not started yet", parent, state, steps, ())
+
+
+def _make(
+    child: Path,
+    config: dict[str, Any],
+    job_file: str,
+    reason: str,
+    parent: Path,
+    state: State,
+    steps: Sequence[str],
+    kept: Collection[str],
+) -> None:
+    """Make the run folder `child`, which has offers of the parent's `steps` and has taken those that are `kept`."""
     building = child.with_name(f".{child.name}-{uuid.uuid4().hex}")  # until it is whole
     probe_links(building)
     try:
         run = Run(building)
         run.claim(identity())
-        run.append("config", _config(state, parent, child, after, kept, overrides))
-        for step in offered:
+        run.append("config", config)
+        for step in steps:
             _offer(run, Artifacts(parent), state, step)
         for step in kept:  # sources are looked for before any step is
             run.take(run.ledger.state.offers[step, None])
-        run.end("interrupted", f"forked from {parent}, and not started yet")
-        option = [f"--from-round={from_round}"] if from_round else []
-        said = shlex.join(["ratchet", "fork", *option, str(parent), str(child), *overrides])
-        durable.replace(building / "job.yaml", f"# Made by: {said}\n{resolved_yaml(after)}".encode())
+        run.end("interrupted", reason)
+        durable.replace(building / "job.yaml", job_file.encode())
         os.rename(building, child)
     except BaseException:
         remove(building)
         raise
     durable.sync(child.parent)
-    return Fork(offered, [step for step in steps if step in again])
 
 
 def _check(parent: Path, state: State, child: Path, from_round: int | None) -> None:
@@ -92,9 +123,7 @@ def _check(parent: Path, state: State, child: Path, from_round: int | None) -> N
         raise BadInput(f"{child}: exists already. Choose another folder for the new run.")
 
 
-def _config(
-    state: State, parent: Path, child: Path, job: Job, kept: Collection[str], overrides: Sequence[str]
-) -> dict[str, Any]:
+def _config(state: State, parent: Path, child: Path, job: Job, kept: Collection[str]) -> dict[str, Any]:
     """The child's first `config` record. The versions are those that made what it is offered."""
     parent_config = state.configs[-1]
     return parent_config | {
@@ -103,7 +132,6 @@ def _config(
         "model": KEPT_MODEL if KEPT_MODEL in kept else job.model,
         "job_file": "job.yaml",
         "folders": [str(child)],
-        "overrides": list(overrides),
         "parent": {"run": str(parent), "run_id": parent_config["run_id"]},
     }
 
