@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 from typing import Literal, TypeVar
 
 from orchestrator.records import Verdict
@@ -115,18 +116,26 @@ def _zip(sides: _Sides) -> _Pairs:
 def _best_worst(sides: _Sides) -> _Pairs:
     """The highest score against the lowest, of equals a random one; nothing where all are equal (arXiv 2401.10020,
     section 2.4; arXiv 2405.07863)."""
-    scores = [c.score or 0.0 for c in sides.scored]
+    texts = _by_text(sides.scored)
+    scores = [c.score or 0.0 for c in texts]
     if not scores or max(scores) == min(scores):
         return []
-    best, worst = ([c for c in sides.scored if c.score == limit] for limit in (max(scores), min(scores)))
+    best, worst = ([c for c in texts if c.score == limit] for limit in (max(scores), min(scores)))
     return [(sides.rng.choice(best), sides.rng.choice(worst))]
+
+
+def _by_text(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """One candidate a text, with the mean of the scores that were given to it: a judge may waver."""
+    groups: dict[str, list[Candidate]] = {}
+    for candidate in candidates:
+        groups.setdefault(candidate.text, []).append(candidate)
+    return [replace(same[0], score=fmean(c.score or 0.0 for c in same)) for same in groups.values()]
 
 
 def _margin(sides: _Sides) -> _Pairs:
     """Any two whose scores are at least so far apart; of more than wanted a random choice, in order."""
-    apart = [
-        (a, b) for a in sides.scored for b in sides.scored if (a.score or 0.0) - (b.score or 0.0) >= sides.plan.margin
-    ]
+    texts = _by_text(sides.scored)
+    apart = [(a, b) for a in texts for b in texts if (a.score or 0.0) - (b.score or 0.0) >= sides.plan.margin]
     kept = random_subset(len(apart), sides.plan.per_prompt, sides.rng.getrandbits(32))
     return apart if kept is None else [apart[i] for i in kept]
 

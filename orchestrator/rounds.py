@@ -107,7 +107,8 @@ class Round:
         speed = f"{sampled['samples']} at {sampled['tokens_per_second']:.0f} tokens/s"
         self.say("samples", speed + streaming.told(sampled))
         counts = f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable"
-        self.say("verdicts", counts + streaming.told(graded))
+        if grade is context.job.grade:  # else somebody looks for other things than right answers
+            self.say("verdicts", counts + streaming.told(graded))
         scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in range(len(shards))]
         return Graded(source, scored, [*samples.hashes(), *verdicts.hashes()])
 

@@ -101,6 +101,11 @@ def test_best_against_worst_is_one_pair_and_ties_make_none() -> None:
     assert drawn == {(0, 2), (0, 3), (1, 2), (1, 3)}, "of equals a random one"
 
 
+def test_a_text_has_one_score_however_often_it_was_drawn() -> None:
+    candidates = [Candidate(0, "a", 5.0), Candidate(1, "b", 4.0), Candidate(2, "a", 1.0)]
+    assert sides(pair_prompt("p", candidates, PairingPlan(1, "best_worst"))) == [(1, 0)]
+
+
 def test_margin_pairs_whatever_is_far_enough_apart() -> None:
     candidates = scored(5.0, 3.0, 2.5)
     assert sides(pair_prompt("p", candidates, PairingPlan(9, "margin", margin=2.0))) == [(0, 1), (0, 2)]
