@@ -16,6 +16,7 @@ import pytest
 from orchestrator import step_lineage
 from orchestrator.config import Judge
 from orchestrator.errors import BadInput, Interrupted
+from orchestrator.fork import fork
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import Ledger
 from orchestrator.records import VERDICTS, step_pairs_schema
@@ -282,6 +283,19 @@ def test_evaluation_is_opened_only_where_that_is_asked_for(tmp_path: Path) -> No
     for folder, opened in (("plain", False), ("opened", True)):
         texts = pq.read_table(tmp_path / folder / "run/baseline/prompts/gate.parquet")["text"].to_pylist()
         assert all(text.endswith(STEPS["opening"]) is opened for text in texts)
+
+
+def test_a_fork_takes_over_the_search(tmp_path: Path) -> None:
+    run_job(project(tmp_path), StepStandIns())
+    fork(tmp_path / "run", tmp_path / "other", ["pairs.per_prompt=1"])
+    workers = StepStandIns()
+    run_job(tmp_path / "other/job.yaml", workers)
+    before, after = (Ledger(tmp_path / run / "ledger").state.commits for run in ("run", "other"))
+    searched = [step for step in before if "/search/" in step or "/rectification/" in step]
+    assert searched and all(before[step].fingerprint == after[step].fingerprint for step in searched)
+    pairs = pq.read_table(tmp_path / "other/rounds/01/pairs")["prompt_id"].to_pylist()
+    assert len(set(pairs)) == len(pairs) < before["rounds/01/pairs"].facts["pairs"]
+    assert workers.calls["train"] == 1 and not workers.calls["generate"]  # such a candidate has answered before
 
 
 def test_a_round_takes_no_more_space_than_was_asked_for_before(tmp_path: Path) -> None:
