@@ -82,8 +82,8 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
 def read_all_preferences(file: JobFile, problems: Mapping[str, list[Problem]]) -> list[Preferences]:
     """The preference data of a job, none where it wants none; with no prompt that is among the `problems`."""
     found = read_preferences(file.job, file.find)
-    if not file.job.data.allow_overlap:
-        held_out = {split: rows for split, rows in problems.items() if split != "train"}
+    held_out = {split: rows for split, rows in problems.items() if split != "train"}
+    if held_out and not file.job.data.allow_overlap:
         check_disjoint({"stages": as_problems(found), **held_out})
     return found
 

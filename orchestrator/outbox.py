@@ -223,10 +223,20 @@ class Outbox:
             sink.log(number, by_step)
         for target in {0, number}:
             sink.log(target, figures)
+        if phase == "preferences":
+            sink.log_inputs(0, self._preference_data(commit))
         if phase == "prompts":
             data_sets = self._data_sets(commit, ("gate", "test") if number == 0 else ("train",))
             for target in {0, number}:
                 sink.log_inputs(target, data_sets)
+
+    def _preference_data(self, commit: Commit) -> list[DataSet]:
+        """The sources of stages, by the rows that the run keeps of them."""
+        files = [said["sha256"] for artifact in commit.artifacts for _, said in sorted(artifact.files.items())]
+        return [
+            DataSet(f"stages.sources.{number}", "training", told["name"], fingerprint([sha256]), told["pairs"])
+            for number, (told, sha256) in enumerate(zip(commit.facts["sources"], files, strict=True))
+        ]
 
     def _steps_before(self, number: int) -> int:
         """Optimizer steps of all earlier rounds, which are committed before this one."""

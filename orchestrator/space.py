@@ -87,10 +87,12 @@ def require_space(root: Path, need: Need, what: str) -> None:
 
 def _rows(job: Job, number: int, problems: Mapping[str, tuple[int, float]]) -> tuple[int, int]:
     """Pairs and bytes of a round. Parquet compresses; every completion counts as long as it may be."""
+    generate, tokens = job.generate, job.generate.max_tokens
+    held_out = sum(problems.get(split, (0, 0.0))[0] for split in ("gate", "test"))
+    answers = held_out * (job.evaluate.max_tokens or tokens) * _BYTES_A_TOKEN
     if job.source == "dataset":  # a stage may be all of it
         pairs, characters = problems.get("stages", (0, 0.0))
-        return pairs, int(pairs * characters * 6)  # texts, ids of some two characters each, and a copy of the chunk
-    generate, tokens = job.generate, job.generate.max_tokens
+        return pairs, answers + int(pairs * characters * 3)  # its text, and ids of some two characters each
     num_train, characters = problems.get("train", (0, 0.0))
     num_prompts = job.data.prompts_per_round or num_train
     if job.train.retrain:
@@ -104,9 +106,7 @@ def _rows(job: Job, number: int, problems: Mapping[str, tuple[int, float]]) -> t
     written += pairs * (prompt + 2 * tokens * _BYTES_A_TOKEN)
     if job.source == "steps":
         written += _steps(job, samples, prompt)
-    held_out = sum(problems.get(split, (0, 0.0))[0] for split in ("gate", "test"))
-    written += held_out * (job.evaluate.max_tokens or tokens) * _BYTES_A_TOKEN
-    return pairs, written
+    return pairs, written + answers
 
 
 def _steps(job: Job, errors: int, prompt: int) -> int:

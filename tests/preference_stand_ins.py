@@ -46,7 +46,7 @@ class PreferenceTrainers(StandInTrainers):
         self.workers.call("policy" if against else "reference")
         skill = skill_of(plan.reference)
         rows = [row for file in plan.pairs for row in pq.read_table(file).to_pylist()]
-        chosen, rejected = ([-skill * float(row[side]) for row in rows] for side in ("chosen", "rejected"))
+        chosen, rejected = ([-skill * _number(row[side]) for row in rows] for side in ("chosen", "rejected"))
         gammas = [a - b for a, b in zip(chosen, rejected, strict=True)]
         keys = [f"{row['pair_id']}/{side}" for row in rows for side in ("chosen", "rejected")]
         values = [value for pair in zip(chosen, rejected, strict=True) for value in pair]
@@ -54,6 +54,10 @@ class PreferenceTrainers(StandInTrainers):
         facts = {"ranking_accuracy": sum(g > 0 for g in gammas) / len(rows), "gamma": sum(gammas) / len(rows)}
         facts |= {"chosen_logprob": sum(chosen) / len(rows), "rejected_logprob": sum(rejected) / len(rows)}
         return facts | ({"reward_accuracy": 1.0} if against else {})
+
+
+def _number(side: Any) -> float:
+    return float(side if isinstance(side, str) else side[0]["content"])
 
 
 def _tokenized(row: Row, plan: PreferencePlan) -> Row:

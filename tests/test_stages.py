@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -17,10 +18,12 @@ from orchestrator.errors import BadInput
 from orchestrator.fork import fork
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import Ledger
+from orchestrator.lineage import follow
 from orchestrator.outbox import Outbox
 from orchestrator.projection import step_figures
 from orchestrator.report import report_text
 from orchestrator.rounds import NoPairs
+from orchestrator.space import round_need
 from orchestrator.stages import deal
 from orchestrator.status import status
 from orchestrator.verify import verify
@@ -226,6 +229,36 @@ def test_a_fork_takes_over_what_other_settings_leave_alone(tmp_path: Path) -> No
     assert workers.calls == Counter(reference=2, train=2, policy=2)
 
 
+def test_the_best_of_several_checkpoints_is_what_the_policy_pass_scores(tmp_path: Path) -> None:
+    make_project(tmp_path)
+    data, train = {"gate": "gate.jsonl", "test": "test.jsonl"}, {"eval_every": 1, "select": "best"}
+    job = make_stages(tmp_path, {"a": right("a", 3), "b": right("b", 3)}, data=data, train=train)
+    workers = PreferenceStandIns(steps=2, peak=1)
+    run_job(job, workers)
+    assert workers.calls["policy"] == 2
+    facts = committed(tmp_path, "rounds/01/policy")
+    assert facts["gamma"] == pytest.approx(0.6), "the first step's skill, not the second's"
+
+
+def test_verify_follows_a_stage_back_to_the_data(tmp_path: Path) -> None:
+    run_job(make_stages(tmp_path, {"a": right("a", 3), "b": right("b", 3)}), PreferenceStandIns())
+    run = tmp_path / "run"
+    assert verify(run).followed == [1, 2] and not verify(run).findings
+    file = run / "rounds/02/pairs/00000.parquet"
+    table = pq.read_table(file)
+    chosen = table["chosen_token_ids"].to_pylist()
+    column = table.schema.get_field_index("chosen_token_ids")
+    other = pa.array([[7], *chosen[1:]], table.schema.field("chosen_token_ids").type)
+    pq.write_table(table.set_column(column, table.schema.field("chosen_token_ids"), other), file)
+    assert follow(run, Ledger(run / "ledger").state, 2) == ["rounds/02/pairs: pair '2/1' is no pair of baseline/chunks"]
+
+
+def test_a_stage_needs_room_for_its_pairs(tmp_path: Path) -> None:
+    job = load_job(make_stages(tmp_path, {"a": right("a", 3)}, train={"batch_pairs": 4})).job
+    (tmp_path / "seed/config.json").write_text(json.dumps({"dtype": "float32"}))
+    assert round_need(job, 1, tmp_path / "seed", {"stages": (10, 100.0)}).rows == 3000
+
+
 # What is told
 
 
@@ -277,6 +310,8 @@ def test_mlflow_takes_a_run_without_problems(tmp_path: Path) -> None:
     assert metrics["policy/reward_accuracy"] == 1.0
     assert metrics["reference/gamma"] == pytest.approx(-0.6)
     assert not [key for key in metrics if "test/" in key or "gate/" in key]
+    sources = {data.dataset.name: json.loads(data.dataset.source)["uri"] for data in parent.inputs.dataset_inputs}
+    assert sources == {"stages.sources.0": "hard.jsonl", "stages.sources.1": "easy.jsonl"}
 
 
 def test_a_prompt_among_the_test_problems_is_refused(tmp_path: Path) -> None:

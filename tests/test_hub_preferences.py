@@ -1,0 +1,63 @@
+"""Preference data from a Hub: a run keeps the rows that it started with, and so does a fork of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from tests.hub_server import COMMIT, serve
+
+pytest.importorskip("datasets")
+
+CARD = b"---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: train.jsonl\n---\nPairs.\n"
+RUN = """
+import sys
+from pathlib import Path
+from orchestrator.fork import fork
+from tests.preference_stand_ins import PreferenceStandIns, make_stages
+from tests.stand_ins import run_job
+folder, child, *overrides = sys.argv[1:]
+folder = Path(folder)
+job = folder / "tiny.yaml"
+if not job.exists():
+    source = {"hub": "someone/problems", "config": "main"}
+    sources = [source | {"split": rows} for rows in ("train[:4]", "train[4:]")]
+    make_stages(folder, {}, {"sources": sources, "order": "given"})
+if child:
+    fork(folder / "run", folder / child, overrides)
+    job, overrides = folder / child / "job.yaml", []
+run_job(job, PreferenceStandIns(), *overrides)
+"""
+
+
+def run(folder: Path, address: str, home: str, child: str, *overrides: str) -> None:
+    environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(folder / home)}
+    command = [sys.executable, "-c", RUN, str(folder), child, *overrides]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+
+
+def test_rows_are_the_runs_own_once_it_has_started(tmp_path: Path) -> None:
+    def message(role: str, content: str) -> dict[str, str]:
+        return {"role": role, "content": content}
+
+    rows = [{"prompt": [message("user", f"{i}?")]} | {"chosen": [message("assistant", "1")]} for i in range(8)]
+    rows = [row | {"rejected": [message("assistant", "2")]} for row in rows]
+    text = "".join(json.dumps(row) + "\n" for row in rows).encode()
+    with serve({"README.md": CARD, "train.jsonl": text}) as address:
+        run(tmp_path, address, "first", "", "rounds=1")
+    ledger = [json.loads(file.read_text()) for file in sorted((tmp_path / "run/ledger").glob("*.json"))]
+    [kept] = [r["data"]["facts"] for r in ledger if r["data"].get("step") == "baseline/preferences"]
+    assert [(source["revision"], source["pairs"]) for source in kept["sources"]] == [(COMMIT, 4)] * 2
+    # Another home, so no cache; and the server is gone.
+    run(tmp_path, address, "second", "")
+    run(tmp_path, address, "third", "child", "loss.beta=0.5")
+    for name in ("run", "child"):
+        pairs = pq.read_table(tmp_path / name / "rounds/02/pairs/00000.parquet")
+        assert pairs["prompt"].to_pylist() == [row["prompt"] for row in rows[4:]]
