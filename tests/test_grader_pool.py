@@ -4,34 +4,66 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from orchestrator.config import Grade
+from orchestrator.errors import BadInput
 from orchestrator.records import SAMPLES, VERDICTS, Shard
 from workers.grader_pool import Graded, GraderActor, GraderPool
 from workers.graders.process import GraderProcess
 
 ROOT = Path(__file__).resolve().parents[1]
 CANARY = ROOT / "RATCHET_CANARY"
+TOUCH = f"touch {CANARY}"
+CODE = [
+    f"__import__('os').system('{TOUCH}')",
+    f"\\text{{__import__('os').system('{TOUCH}')}}",
+    f"7 + __import__('os').system('{TOUCH}')",
+    f"\\operatorname{{__import__}}('os').system('{TOUCH}')",
+    f"\\variable{{__import__('os').system('{TOUCH}')}}",
+    f"\\mathrm{{eval}}(\"__import__('os').system('{TOUCH}')\")",
+    f"x_{{__import__('os').system('{TOUCH}')}}",
+    f"[c for c in ().__class__.__base__.__subclasses__() if c.__name__ == 'Popen'][0]('{TOUCH}', shell=True)",
+    f"lambda x: exec(\"import os; os.system('{TOUCH}')\")",
+    f"$(;{TOUCH};)`{TOUCH}`",
+    f"1e__import__('os').system('{TOUCH}')",
+    f"open('{CANARY}', 'w')",
+    f"\\frac{{open('{CANARY}','w')}}{{2}}",
+    f"\\sum_{{n=1}}^{{\\infty}} \\variable{{n);__import__('os').system('{TOUCH}')#}}",
+    "cos\nsystem\n(S'touch'\ntR.",
+    f"@@{CANARY}",
+]
 DEADLY = [
     "5^(5^(5^(5^5)))",
     "9!!!!!!!!",
     "(x+y+z+w)^{300}",
-    "(" * 40 + "7" + ")" * 40,
+    "10000000!",
+    "\\binom{10^9}{5*10^8}",
+    "2^{2^{100}}",
+    "(" * 40 + "7+x" + ")" * 40,
 ]
 HARMLESS = [
     "7" * 1_000_000,
-    f"__import__('os').system('touch {CANARY}')",
-    f"\\text{{__import__('os').system('touch {CANARY}')}}",
+    *CODE,
+    "\u202e7\u202c\u200f" * 500,
+    "\\left(" * 200 + "7" + "\\right)" * 200,
+    "\\begin{pmatrix}" * 50 + "7" + "\\end{pmatrix}" * 50,
+    "a" * 2000 + "!",
+    "1,234," * 3000,
+    "(" * 10_000 + ")" * 10_000,
     "x\x00\x00",
     "8\ud800\udfff\ud800",
     "\\sqrt{" * 150 + "7" + "}" * 150,
@@ -92,16 +124,116 @@ def test_nothing_a_model_writes_breaks_the_batch(pool: GraderPool, gold: str) ->
         items += [(gold, "Final answer: x^3", "stop")]
     graded = pool.grade(items)
     for poison, one in zip(poisons, graded[::3], strict=True):
-        # Forty parentheses around a 7 are a 7: correct to a faster machine, out of time on others.
-        assert one.verdict in ("wrong", "ungradable") or poison == DEADLY[3], poison[:40]
-        assert one.reason or one.verdict == "correct"
-    for poison, one in list(zip(poisons, graded[::3], strict=True))[:3]:
+        # Forty parentheses are wrong to a faster machine, and out of time on others.
+        assert one.verdict in ("wrong", "ungradable") and one.reason, poison[:40]
+    for poison, one in list(zip(poisons, graded[::3], strict=True))[: len(DEADLY) - 1]:
         assert one.verdict == "ungradable", poison
         assert one.extracted == poison
         assert one.reason.startswith(("timeout", "out of memory"))
     assert all(one.verdict == "correct" for one in graded[1::3])
     assert all(one.verdict == "wrong" for one in graded[2::3])
     assert not CANARY.exists()
+
+
+@pytest.mark.parametrize("grader", ["exact", "number", "choice", "math", "regex:(.+)", {"all_of": ["exact", "math"]}])
+def test_no_grader_runs_what_a_model_writes(grader: Any) -> None:
+    with GraderPool(Grade(graders=[grader], answer=["whole"], processes=1)) as pool:
+        for gold in ("7", "x^2"):
+            for code, one in zip(CODE, pool.grade([(gold, code, "stop") for code in CODE]), strict=True):
+                assert one.verdict == ("ungradable" if (grader, gold) == ("number", "x^2") else "wrong"), code
+                assert "as code" not in (one.reason or "")
+    assert not CANARY.exists()
+
+
+_PIECES = """
+\\frac{ }{ } { ( ) [ ] \\sqrt{ ^ _ 1 2 7 x y i \\pi + - * / = < \\le \\cup \\{ \\} , ; : . \\text{ cm and \\infty % $ !
+\\begin{pmatrix} \\end{pmatrix} & \\\\ \\sin \\log_2 \\binom{ | \\boxed{ eval( lambda 3:30 1,234 .5 A (B) Paris
+seven \\overline{3}
+"""
+_TEXT = st.lists(
+    st.sampled_from([*_PIECES.split(), " ", "\n", "\x00", "\ud800", "\u202e"]) | st.text(max_size=3), max_size=8
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(_TEXT.map("".join), _TEXT.map("".join)), min_size=8, max_size=8))
+def test_any_text_has_a_verdict(mixed: GraderPool, pairs: list[tuple[str, str]]) -> None:
+    pairs += [(gold, gold) for gold, _ in pairs]
+    graded = mixed.grade([(gold, f"Final answer: {answer}", "stop") for gold, answer in pairs])
+    for (gold, answer), one in zip(pairs, graded, strict=True):
+        assert one.verdict in ("correct", "wrong", "ungradable")
+        assert (one.reason is None) == (one.verdict == "correct")
+        if gold == answer == one.extracted:
+            assert one.verdict != "wrong", (gold, one)
+
+
+@pytest.fixture(scope="module")
+def mixed() -> Iterator[GraderPool]:
+    with GraderPool(Grade(graders=["exact", "number", "choice", "math"], timeout=1.0, processes=2)) as pool:
+        yield pool
+
+
+def test_what_a_grader_process_refuses(tmp_path: Path) -> None:
+    script = """
+import os, pathlib, socket, subprocess, sys
+from workers.graders import guard
+target = sys.argv[1]
+attempts = [
+    lambda: eval("1"),
+    lambda: exec("1"),
+    lambda: compile("1", "a", "eval"),
+    lambda: os.system("touch " + target),
+    lambda: subprocess.run(["touch", target]),
+    lambda: os.posix_spawn("/usr/bin/touch", ["touch", target], {}),
+    lambda: os.execv("/usr/bin/touch", ["touch", target]),
+    lambda: os.fork(),
+    lambda: open(target, "w"),
+    lambda: os.open(target, os.O_CREAT),
+    lambda: pathlib.Path(target).touch(),
+    lambda: os.mkdir(target),
+    lambda: socket.create_connection(("127.0.0.1", 9)),
+]
+guard.install()
+for number, attempt in enumerate(attempts, 1):
+    try:
+        attempt()
+    except guard.Refused:
+        pass
+    else:
+        sys.exit(f"attempt {number} was let")
+    assert guard.refusals >= number
+with guard.lifted():
+    assert eval("7") == 7
+import graphlib
+open(__file__ if "__file__" in globals() else "/dev/null").close()
+"""
+    ran = subprocess.run([sys.executable, "-c", script, tmp_path / "made"], cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_user_s_function_is_let_and_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_grader.py").write_text(
+        "def same(gold, answer):\n    if answer == 'hang':\n        while True: pass\n"
+        "    return eval('gold == answer[::-1]')\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    settings = Grade(graders=["python:own_grader:same"], answer=["whole"], processes=1, timeout=1.0)
+    with GraderPool(settings) as pool:
+        graded = pool.grade([("abc", text, "stop") for text in ("cba", "abc", "hang", "cba")])
+    assert [one.verdict for one in graded] == ["correct", "wrong", "ungradable", "correct"]
+    settings = Grade(graders=["python:own_grader:other"], processes=1)
+    with GraderPool(settings) as pool, pytest.raises(BadInput, match="python:own_grader:other: AttributeError"):
+        pool.grade([("7", "\\boxed{7}", "stop")])
+
+
+def test_a_grader_s_pattern_that_never_ends_is_killed() -> None:
+    settings = Grade(timeout=1.0, processes=1, graders=["regex:^((?:a|a)*)$"], answer=["whole"])
+    with GraderPool(settings) as pool:
+        graded = pool.grade([("aa", "a" * 60 + "b", "stop"), ("aa", "aa", "stop")])
+    assert [one.verdict for one in graded] == ["ungradable", "correct"]
 
 
 def test_a_poison_is_paid_for_once_in_a_call() -> None:
@@ -164,8 +296,12 @@ def test_a_grader_process_is_light_and_knows_no_secrets(monkeypatch: pytest.Monk
     monkeypatch.setenv("RATCHET_TEST_TOKEN", "secret")
     process = GraderProcess(5.0, 1.0, ["exact", "number", "math"], ["boxed"])
     try:
-        assert process.ask("judge", "7", "7.0")["verdict"] == "correct"
-        for pid in [process.pid, *_workers_of(process.pid)]:
+        assert process.ask("grade", "7", "7.0")["verdict"] == "correct"
+        (worker,) = _workers_of(process.pid)
+        limits = Path(f"/proc/{worker}/limits").read_text()
+        for name in ("Max cpu time", "Max address space", "Max file size", "Max core file size"):
+            assert not re.search(rf"{name} +unlimited", limits), name
+        for pid in [process.pid, worker]:
             loaded = Path(f"/proc/{pid}/maps").read_text()
             assert not any(f"/{name}/" in loaded for name in ("torch", "ray", "vllm", "pyarrow", "numpy"))
             assert b"secret" not in Path(f"/proc/{pid}/environ").read_bytes()
@@ -182,6 +318,7 @@ def test_graders_end_when_their_parent_is_killed() -> None:
     script = """
 import threading, time
 from orchestrator.config import Grade
+from orchestrator.errors import BadInput
 from workers.grader_pool import GraderPool
 pool = GraderPool(Grade(timeout=300, processes=2))
 pool.grade([(str(n), "Final answer: 7", "stop") for n in range(50)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from fractions import Fraction
 from pathlib import Path
 
@@ -10,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.extraction import extract, last_boxed
-from workers.graders import exact, math, number
+from workers.extraction import extract, last_boxed, rules_of
+from workers.graders import choice, exact, math, number, python, regex
 from workers.graders.combine import build
 from workers.graders.judgement import Judgement
 
 ALL = ("exact", "number", "math")
 RULES = ("final_answer", "boxed", "hash")
-GSM8K = Path(__file__).resolve().parents[2] / "shared" / "data" / "gsm8k" / "train.jsonl"
+GSM8K = os.environ.get("RATCHET_GSM8K")
 
 SEVEN = [
     *(
@@ -188,9 +189,9 @@ def test_huge_or_impossible_numbers_are_no_numbers(huge: str) -> None:
 
 
 def test_every_gsm8k_gold_agrees_with_itself() -> None:
-    if not GSM8K.exists():
-        pytest.skip("GSM8K is not there: put its train.jsonl into ../shared/data/gsm8k beside the repository")
-    rows = [json.loads(line)["answer"] for line in GSM8K.read_text(encoding="utf-8").splitlines()]
+    if not GSM8K:
+        pytest.skip("set RATCHET_GSM8K to GSM8K's train.jsonl")
+    rows = [json.loads(line)["answer"] for line in Path(GSM8K).read_text(encoding="utf-8").splitlines()]
     golds = [extract(row, ["hash"])[0] for row in rows]
     assert len(golds) > 7000
     for gold in golds:
@@ -236,6 +237,127 @@ def test_different_numbers_differ_in_any_clothes(one: Fraction, two: Fraction, d
     judgement = number.grade(gold, answer)
     assert judgement.verdict == "wrong"
     assert judgement.final
+
+
+def test_numbers_that_are_written_out() -> None:
+    for words, value in [("seven", 7), ("Twenty-five", 25), ("three hundred and six", 306), ("one million", 10**6)]:
+        assert number.grade(str(value), words).verdict == "correct"
+    for words in ["two three", "one-half", "seventh", "two hundred hundred", "zero one", "seven and a half"]:
+        assert number.parse(words) is None, words
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        ("1/3", "0.333333", "correct"),
+        ("1/3", "0.33333", "wrong"),
+        ("1/3", "0.333334", "wrong"),
+        ("2/3", "0.666667", "correct"),
+        ("2/3", "66.6667%", "correct"),
+        ("1/6", "0.1\\overline{6}", "correct"),
+        ("3", "3.0000001", "wrong"),
+        ("0.0000001", "0.0000002", "wrong"),  # equal to math-verify, which rounds to six places
+        ("0.1234567", "0.12345678", "correct"),
+    ],
+)
+def test_how_near_is_equal(gold: str, answer: str, verdict: str) -> None:
+    assert judge(ALL, gold, answer).verdict == verdict
+
+
+def test_a_pattern_compares_what_its_group_finds() -> None:
+    grade = regex.make(r"(\d+) km")
+    assert grade("it is 7 km", "about 7 km, I think").verdict == "correct"
+    assert grade("it is 7 km", "about 8 km").reason == "'8' is not '7'"
+    assert grade("it is 7 km", "7 m").verdict == "wrong"
+    assert grade("far", "7 km").verdict == "ungradable"
+    for bad in ("(", "no group", "(a)(b)"):
+        with pytest.raises(ValueError, match="regex:"):
+            regex.make(bad)
+
+
+def same_length(gold: str, answer: str) -> bool | None:
+    if answer == "text as code":
+        return eval("True")
+    return None if not answer else len(gold) == len(answer) if answer != "number" else 1
+
+
+def test_a_function_of_the_users() -> None:
+    grade = python.make(f"{__name__}:same_length")
+    assert grade("abc", "xyz").verdict == "correct"
+    assert grade("abc", "xy").verdict == "wrong"
+    assert grade("abc", "").reason == "the function cannot tell"
+    assert grade("abc", "number").reason == "the function returned int, not True, False or None"
+    assert judge((f"python:{__name__}:same_length",), 7, "x").reason == (
+        "python failed: TypeError: object of type 'int' has no len()"
+    )
+    for bad in ("no_such_module:f", f"{__name__}:nothing", f"{__name__}:ALL"):
+        with pytest.raises(ValueError, match="python:"):
+            python.make(bad)
+
+
+def test_graders_combine() -> None:
+    both = ({"all_of": ["number", "exact"]},)
+    assert judge(both, "7", "7").verdict == "correct"
+    assert judge(both, "7", "7.0").reason == "exact: '7.0' is not '7'"
+    assert judge(both, "7", "8").reason == "number: '8' is not '7'"
+    assert judge(both, "Paris", "Paris").reason == "number: the gold answer 'Paris' is no number"
+    nested = ({"any_of": ["choice", {"all_of": ["exact", "number"]}]},)
+    assert judge(nested, "7", "(7)").verdict == "correct"
+    assert judge(nested, "x1", "x1").verdict == "correct"
+
+
+def test_a_grader_that_fails_makes_no_answer_wrong() -> None:
+    failing = f"python:{__name__}:no_good"
+    assert judge(("exact", failing), "7", "7").verdict == "correct"
+    assert judge(("exact", failing), "7", "8").reason == "python failed: RecursionError: too deep"
+    assert judge((failing, "number"), "7", "8").verdict == "wrong"  # the value is certain
+    assert judge(({"all_of": ["exact", failing]},), "7", "8").verdict == "wrong"
+    assert judge(({"all_of": ["exact", failing]},), "7", "7").verdict == "ungradable"
+
+
+def no_good(gold: str, answer: str) -> bool:
+    raise RecursionError("too deep")
+
+
+def test_letters_decide_between_options() -> None:
+    assert choice.parse("The correct answer is (b) Paris.") == choice.Option("B", "paris")
+    assert choice.parse("Paris") == choice.Option(None, "paris")
+    for several in ("(A)(B)", "(A) or (B)", "B) Paris or C) London", ""):
+        assert choice.parse(several) is None
+    assert choice.grade("A or (B)", "A").verdict == "wrong"
+    assert choice.grade("", "A").verdict == "ungradable"
+
+
+def test_labelled_cases() -> None:
+    # The cases that may take long run in tests/test_grader_pool.py; none of these does.
+    cases = [json.loads(line) for line in (Path(__file__).parent / "grading_cases.jsonl").read_text().splitlines()]
+    assert len(cases) > 300
+    for case in cases:
+        found = extract(case["text"], RULES)
+        graders = ("choice",) if case["grader"] == "choice" else ALL
+        verdict = judge(graders, case["gold"], found[0]).verdict if found else "wrong"
+        assert verdict == case["label"], case
+
+
+def test_where_a_lenient_job_looks_besides() -> None:
+    assert rules_of(["boxed"], strict=True) == ["boxed"]
+    lenient = rules_of(["boxed"], strict=False)
+    assert lenient == ["boxed", "answer_is", "last_number"]
+    for completion, answer, rule in [
+        ("\\boxed{1} The answer is 2, or 3.", "1", "boxed"),
+        ("The answer is B. It is clear.", "B. It is clear", "answer_is"),
+        ("**Answer:** $7$ apples", "$7$ apples", "answer_is"),
+        ("The answer is\n\n7\n", "7", "answer_is"),
+        ("from 20 - 5 we get -15.", "-15", "last_number"),
+        ("we have 20-5", "5", "last_number"),
+        ("it costs $1,234.50.", "$1,234.50", "last_number"),
+        ("so 3/4 of it, 75%", "75%", "last_number"),
+        ("so $\\frac{3}{4}$ of it", "\\frac{3}{4}", "last_number"),
+        ("about .5 of it", ".5", "last_number"),
+    ]:
+        assert extract(completion, lenient) == (answer, rule)
+    assert extract("no number", lenient) is None
+    assert extract(" all of it.\n", ["whole"]) == ("all of it", "whole")
 
 
 _TEXTS = st.lists(

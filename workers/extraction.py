@@ -132,7 +132,7 @@ def _line(text: str, start: int) -> str:
 def _pattern(text: str, regex: str) -> str | None:
     answer = None
     for match in re.finditer(regex, text):
-        answer = match[1]
+        answer = match[1] or answer
     return answer
 
 

@@ -279,10 +279,17 @@ def _equal(gold: Quantity, answer: Quantity) -> bool:
 
 
 def _same(one: Fraction, places: int, other: Fraction, other_places: int) -> bool:
-    if one == other:
-        return True
-    known = [p for p in (places, other_places) if p >= PLACES]
-    return bool(known) and abs(one - other) < Fraction(1, 10 ** min(known))
+    return one == other or _stands_for(one, places, other) or _stands_for(other, other_places, one)
+
+
+def _stands_for(decimal: Fraction, places: int, value: Fraction) -> bool:
+    """Whether so many places of `value` are `decimal`, rounded or cut."""
+    if places < PLACES or not decimal:
+        return False
+    unit = Fraction(1, 10**places)
+    return abs(decimal - value) <= unit / 2 or (
+        abs(decimal) <= abs(value) < abs(decimal) + unit and decimal * value > 0
+    )
 
 
 def grade(gold: str, answer: str) -> Judgement:

@@ -1,8 +1,8 @@
 """Equal in what a pattern of the user's finds: `regex:PATTERN`.
 
 The pattern has one group, which is looked for in the gold answer and in the answer: `regex:(\\d+) km`
-compares the kilometres alone. Its last match counts. A pattern may take any time, so it belongs in a
-process that can be killed.
+compares the kilometres alone. The last match that is not empty counts. A pattern may take any time, so it
+belongs in a process that can be killed.
 """
 
 from __future__ import annotations
@@ -37,5 +37,5 @@ def make(argument: str) -> Grader:
 def _found(pattern: re.Pattern[str], text: str) -> str | None:
     found = None
     for match in pattern.finditer(text):
-        found = match[1]
+        found = match[1] or found
     return found
