@@ -723,6 +723,11 @@ def _contradictions(job: Job) -> Iterator[str]:
         yield f"`rounds` is {job.rounds}, and `stages` gives {job.stages.chunks} chunks, one a round"
     if job.source == "steps" and "judge" in (job.steps.localiser, job.steps.filter) and job.judge is None:
         yield "`steps.localiser: judge` and `steps.filter: judge` need `judge.model`, the model that judges"
+    if job.source == "steps" and job.pairs.gold_as_chosen:
+        yield (
+            "`pairs.gold_as_chosen` puts whole gold solutions into pairs, and those of `source: steps` are of "
+            "single steps: leave it out"
+        )
     if job.train.retrain and job.source != "sample":
         yield "`train.retrain` makes pairs of the gate problems as of the others, with `source: sample` only"
 

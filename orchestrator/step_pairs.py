@@ -194,9 +194,8 @@ def _pair(
     commit = run.step(f"{this.folder}/pairs", inputs, work)
     facts = commit.facts
     refused = ", ".join(f"{facts[f'refused_{r}']} {r.replace('_', ' ')}" for r in _REFUSALS if facts[f"refused_{r}"])
-    this.say(
-        "pairs", f"{facts['pairs']} of {facts['rectified']} errors" + (f"; left out: {refused}" if refused else "")
-    )
+    told = f"{facts['pairs']} pairs of steps, from {facts['rectified']} answers that can be put right"
+    this.say("pairs", told + (f"; left out: {refused}" if refused else ""))
     if not facts["pairs"]:
         raise NoPairs(
             f"round {this.number} gives no pairs of steps: {facts['refused_not_rectified']} of its {facts['errors']} "

@@ -23,9 +23,11 @@ from orchestrator.records import VERDICTS, step_pairs_schema
 from orchestrator.rounds import NoPairs
 from orchestrator.space import round_need
 from orchestrator.step_pairing import Continuation, Error, pairs_of_problem, step_pair
+from orchestrator.step_records import StepItem
 from orchestrator.step_verdicts import VerdictsNeeded
 from orchestrator.steps import Answer
 from orchestrator.verify import verify
+from orchestrator.wiring import RealWorkers
 from tests.judge_server import Asked, serve
 from tests.stand_ins import EOS, StandIns, make_project, run_job
 from tests.step_stand_ins import STEPS, StepStandIns, first_slip
@@ -33,6 +35,7 @@ from tests.test_loop import history
 from workers.openai_judge import JudgeClient
 
 ROUND = "run/rounds/01"
+PROJECT = Path(__file__).parent.parent
 
 
 def project(folder: Path, skill: float = 0.6, judge: dict[str, Any] | None = None, **steps: Any) -> Path:
@@ -253,6 +256,18 @@ def test_a_judge_finds_the_first_wrong_steps(tmp_path: Path) -> None:
     assert verify(tmp_path / "run").findings == []
 
 
+def test_the_workers_of_a_run_ask_its_judge_and_keep_the_replies(tmp_path: Path) -> None:
+    items = [StepItem("1, 2, 3?", None, "3", ("1", "-2", "-3")), StepItem("1?", None, "1", ("1",))]
+    with serve(judge) as server:
+        section = {"model": "judge-1", "base_url": server.address}
+        job = load_job(project(tmp_path, judge=section, localiser="judge")).job
+        for requests in (2, 0):
+            with RealWorkers(job, tmp_path / "run/logs") as workers:
+                judgements, cost = workers.judge_steps(items)
+            assert [judgement.first_wrong for judgement in judgements] == [1, None]
+            assert cost["requests"] == requests
+
+
 def test_errors_without_a_judgement_are_left_out(tmp_path: Path) -> None:
     workers = StepStandIns()
     with serve(lambda asked: judge(asked) if asked.number else "I cannot say") as server:
@@ -311,6 +326,21 @@ def test_a_round_takes_no_more_space_than_was_asked_for_before(tmp_path: Path) -
 def test_a_split_that_cannot_work_is_refused(tmp_path: Path, split: str) -> None:
     with pytest.raises(BadInput, match=r"steps\.split"):
         run_job(project(tmp_path, split=split), StandIns())
+
+
+def test_the_paper_jobs_settings() -> None:
+    job = load_job(PROJECT / "jobs/step_dpo-qwen2.yaml").job
+    assert (job.source, job.rounds, job.generate.samples, job.generate.temperature) == ("steps", 1, 2, 0.8)
+    assert (job.generate.top_p, job.steps.rectifications, job.steps.localiser) == (0.95, 20, "judge")
+    assert job.steps.opening == "Let's think step by step.\nStep 1:" and job.data.template.endswith("Response:\n")
+    assert (job.loss.beta, job.loss.dpo, job.loss.nll) == (0.4, 1.0, 0.0)
+    assert (job.train.learning_rate, job.train.schedule, job.train.warmup_ratio) == (5e-7, "cosine", 0.1)
+    assert (job.train.batch_pairs, job.train.epochs, job.train.max_tokens) == (128, 8, 1024)
+
+
+def test_whole_gold_solutions_are_no_steps(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="leave it out"):
+        run_job(project(tmp_path), StandIns(), "pairs.gold_as_chosen=true", "data.solution=answer")
 
 
 def error_of(text: str, sample: int = 0) -> Error:
