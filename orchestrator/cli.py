@@ -140,6 +140,35 @@ def fork(
 
 
 @app.command()
+def compare(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Comparison, such as jobs/compare.yaml")],
+    table: Annotated[bool, typer.Option("--table", help="Run nothing; make the table of what there is")] = False,
+) -> None:
+    """Run several methods and seeds on the same problems and budgets, or go on with it; exit code 1 where one fails."""
+    from orchestrator.compare import compare as run_all
+    from orchestrator.compare import in_a_process
+    from orchestrator.compare_file import load_plan
+    from orchestrator.comparison import figures
+    from orchestrator.comparison_table import plot, terminal_table, write
+
+    plan, failed = load_plan(file), list[str]()
+    console = Console(highlight=False, soft_wrap=True)
+    if not table:
+        try:
+            with signals():
+                failed = run_all(plan, lambda text: console.print(text, markup=False), in_a_process)
+        except Interrupted as interrupted:
+            console.print(f"interrupted by {interrupted}; the same command goes on from here")
+            raise typer.Exit(EXIT_INTERRUPTED) from interrupted
+    arms = figures(plan)
+    write(plan, arms)
+    plot(plan, arms)
+    Console(highlight=False).print(terminal_table(arms))
+    console.print(f"the table is {plan.folder / 'compare.md'}", markup=False)
+    raise typer.Exit(1 if failed else 0)
+
+
+@app.command()
 def validate(
     job: JobArgument,
     overrides: Overrides = None,

@@ -32,16 +32,16 @@ def jobs(state: State, child: Path, overrides: Sequence[str]) -> tuple[Job, Job,
     config, path = state.configs[-1], child / "job.yaml"
     kept = [step for step in _KEPT if step in state.commits]
     folders = [*config.get("folders", []), str(Path.cwd())]
-    before = parse_job(yaml.safe_dump(_absolute(config["job"], folders, kept)), path).job
+    before = parse_job(yaml.safe_dump(absolute(config["job"], folders, kept)), path).job
     base = before.model_dump(mode="json") | {"name": child.name, "run_dir": str(child)}
     # One experiment for both, where they can be compared.
     base["tracking"] |= {"experiment": before.tracking.experiment or before.name}
     after = parse_job(yaml.safe_dump(base), path, overrides).job
     kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
-    return before, Job.model_validate(_absolute(after.model_dump(mode="json"), folders, kept)), kept
+    return before, Job.model_validate(absolute(after.model_dump(mode="json"), folders, kept)), kept
 
 
-def _absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str]) -> dict[str, Any]:
+def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str]) -> dict[str, Any]:
     """The job with absolute paths wherever it names something in one of the folders, but for sources that are kept."""
     job = job | {"data": {k: dict(v) if isinstance(v, dict) else v for k, v in job["data"].items()}}
     splits = [job["data"][split] for split in ("train", "gate", "test") if job["data"][split]]

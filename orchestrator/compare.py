@@ -1,0 +1,177 @@
+"""`ratchet compare`: the runs of a comparison, one after another, each in a process of its own.
+
+Every run is a normal one, in `runs/NAME/ARM-seedN`, with its job file and its log beside it. Before a run is started,
+the closest one that there is already offers it what it has done (see fork.py): the answers of a seed model that both
+have, and the samples of a first round that both draw with the same settings and seed. What is taken is decided by
+fingerprints alone, so that the choice can cost time, and never change a result.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from orchestrator import durable, fork
+from orchestrator.compare_file import Plan, PlannedRun
+from orchestrator.comparison import run_figures
+from orchestrator.comparison_table import told
+from orchestrator.config import Job, is_harmless
+from orchestrator.context import Say
+from orchestrator.driver import check_same_job, healthy_driver, read_all_preferences, read_all_problems, seed_of
+from orchestrator.errors import BadInput, Interrupted
+from orchestrator.fork_job import absolute
+from orchestrator.jobfile import changed_keys, resolved_yaml
+from orchestrator.ledger import Ledger
+from orchestrator.places import run_folder
+from orchestrator.status import run_state
+
+Runner = Callable[[Path, Path], int]
+"""Runs a job file, writes what it says to a log file, and returns the exit code of `ratchet run`."""
+
+_FINISHED, _STOPPED, _INTERRUPTED = 0, 3, 130
+
+
+def compare(plan: Plan, say: Say, run: Runner) -> list[str]:
+    """Run what is not done yet; returns the names of the runs that failed. One that the gate stopped is done.
+
+    Raises:
+        BadInput: a run could not be started, or is being driven already; before any is started.
+        Interrupted: a run was; the same command goes on from there.
+    """
+    check(plan)
+    began, failed = time.monotonic(), []
+    for planned in plan.runs:
+        started = time.monotonic()
+        if _is_done(plan, planned):
+            say(f"{planned.name:<24} done before: {told(run_figures(plan, planned))}")
+            continue
+        if planned.start in failed:
+            say(f"{planned.name:<24} cannot start: {planned.start} has failed")
+            failed.append(planned.name)
+            continue
+        log = plan.folder / f"{planned.name}.log"
+        code = run(_prepared(plan, planned), log)
+        if code == _INTERRUPTED:
+            raise Interrupted(f"the interruption of {planned.name}")
+        minutes = f"{(time.monotonic() - started) / 60:.1f} min, {(time.monotonic() - began) / 60:.1f} so far"
+        if code in (_FINISHED, _STOPPED):
+            how = "finished" if code == _FINISHED else "stopped by the gate"
+            say(f"{planned.name:<24} {how}: {told(run_figures(plan, planned))} ({minutes})")
+        else:
+            say(f"{planned.name:<24} failed: {_why(plan, planned, log)} ({minutes})")
+            failed.append(planned.name)
+    return failed
+
+
+def in_a_process(job_file: Path, log: Path) -> int:
+    """`ratchet run` as a process that gets no signal of the terminal, but one from us: a second one would kill it."""
+    with log.open("ab") as out:
+        command = [sys.executable, "-m", "orchestrator", "run", str(job_file)]
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, process_group=0
+        )
+        try:
+            return process.wait()
+        except BaseException:
+            process.terminate()
+            process.wait()
+            raise
+
+
+def check(plan: Plan) -> None:
+    """Whether every run could be started or gone on with, before the first one is.
+
+    Raises:
+        BadInput: with every error at once.
+    """
+    problems = dict.fromkeys(_problems(plan))  # arms share most of their mistakes
+    if problems:
+        raise BadInput("\n".join(problems))
+
+
+def _problems(plan: Plan) -> Iterator[str]:
+    if (plan.folder / "ledger").exists():
+        yield f"{plan.folder}: this folder is a run. Choose another `name` for the comparison."
+    looked_at: set[str] = set()
+    for planned in plan.runs:
+        root = plan.folder / planned.name
+        try:
+            run_folder(planned.file.job)
+            check_same_job(root, _absolute_job(planned))
+            if other := healthy_driver(root):
+                yield f"{root}: {other} is driving this run. Wait for it, or stop it first."
+            if planned.arm in looked_at:
+                continue
+            looked_at.add(planned.arm)
+            read_all_preferences(planned.file, read_all_problems(planned.file))
+            if planned.start is None:
+                seed_of(planned.file, root, weights=False)
+        except BadInput as error:
+            yield str(error)
+
+
+def _is_done(plan: Plan, planned: PlannedRun) -> bool:
+    """Whether a run has ended for good: finished with as many rounds as it should have, or stopped by the gate."""
+    root = plan.folder / planned.name
+    if not (root / "ledger").is_dir():
+        return False
+    state = Ledger(root / "ledger").state
+    if run_state(root, state) == "finished":
+        return bool(state.configs[-1]["job"]["rounds"] >= planned.file.job.rounds)
+    return run_state(root, state) == "stopped"
+
+
+def _prepared(plan: Plan, planned: PlannedRun) -> Path:
+    """The job file of a run, which is made; and so is the run, where another one has something to offer."""
+    job, root = _absolute_job(planned), plan.folder / planned.name
+    text = f"# {planned.arm} with seed {planned.seed}, made by `ratchet compare {plan.path}`\n{resolved_yaml(job)}"
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    file = plan.folder / f"{planned.name}.yaml"
+    durable.replace(file, text.encode())
+    if not root.exists() and (sibling := _closest(plan, planned)):
+        fork.offer(sibling, root, job, text)
+    return file
+
+
+def _absolute_job(planned: PlannedRun) -> Job:
+    folders = [str(planned.file.path.parent), str(Path.cwd())]
+    return Job.model_validate(absolute(planned.file.job.model_dump(mode="json"), folders, ()))
+
+
+def _closest(plan: Plan, planned: PlannedRun) -> Path | None:
+    """The run that has done most of what this one needs, as far as the settings say: one with the same seed model, then
+    the same seed, then the same data and sampling, then the same source; of equals the one with most settings in
+    common. None where there is no other run yet."""
+    here: dict[Path, Job] = {}
+    for other in plan.runs:
+        root = plan.folder / other.name
+        if other is not planned and (root / "ledger").is_dir() and Ledger(root / "ledger").state.commits:
+            here[root] = other.file.job
+    return min(here, key=lambda root: _distance(planned.file.job, here[root]), default=None)
+
+
+def _distance(ours: Job, theirs: Job) -> tuple[int, ...]:
+    changed = [key for key, _, _ in changed_keys(_dumped(ours), _dumped(theirs)) if not is_harmless(key)]
+    # Hints are asked for beside the samples, and change none of these.
+    changed = [key for key in changed if key not in ("name", "generate.hint")]
+    sections = [key.partition(".")[0] for key in changed]
+    parts = (("model",), ("seed",), ("data", "generate"), ("source",))
+    return *(sum(section in part for section in sections) for part in parts), len(changed)
+
+
+def _dumped(job: Job) -> Mapping[str, object]:
+    return job.model_dump(mode="json")
+
+
+def _why(plan: Plan, planned: PlannedRun, log: Path) -> str:
+    """Why a run failed: what it wrote into its ledger, or said last."""
+    root = plan.folder / planned.name
+    end = Ledger(root / "ledger").state.end if (root / "ledger").is_dir() else None
+    if end and end["state"] == "failed":
+        return str(end["reason"])
+    said = log.read_text(errors="replace").strip().splitlines() if log.exists() else []
+    last = next((line for line in reversed(said) if line.startswith("ratchet: ")), said[-1] if said else "")
+    return f"{last.removeprefix('ratchet: ')}; see {log}" if last else f"see {log}"

@@ -1,0 +1,144 @@
+"""What the runs of a comparison have come to: test accuracy by round, and what was spent on it. Read from the ledgers
+alone, so that the table can be made again at any time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from statistics import fmean
+
+from orchestrator.compare_file import Plan, PlannedRun
+from orchestrator.ledger import Ledger, State
+from orchestrator.status import round_and_phase, run_state
+
+_OFFERED = "-offered"
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """Test accuracy after a round of a run; round 0 is the seed model."""
+
+    round: int
+    correct: int
+    problems: int
+    accuracy: float
+    """A fraction, as all figures here."""
+    low: float
+    high: float
+    """95 % interval (Wilson)."""
+    promoted: bool
+    """False where the gate refused the checkpoint."""
+
+
+@dataclass(frozen=True)
+class RunFigures:
+    """What one run has done."""
+
+    run: str
+    seed: int
+    state: str
+    """As `ratchet status` says it; `missing` where the run was never started."""
+    reason: str
+    """Why it stopped or failed."""
+    rounds: list[Accuracy]
+    samples: int = 0
+    """Samples that its rounds were made from, of hints, rollouts and judgements too; not those of evaluations."""
+    shared: int = 0
+    """How many of them another run of the comparison had drawn."""
+    training_tokens: int = 0
+    pairs: int = 0
+    seconds: float = 0.0
+    """Seconds of the rounds' steps, those that were shared too; grading is hidden behind sampling."""
+
+
+@dataclass(frozen=True)
+class Point:
+    """Test accuracy of an arm after a round, over its seeds."""
+
+    round: int
+    accuracy: float
+    """The mean."""
+    low: float
+    high: float
+    """Of one seed its 95 % interval (Wilson); of several seeds the lowest and the highest."""
+    seeds: list[float]
+    """The accuracy of each."""
+    refused: bool
+    """Whether the gate refused one of these checkpoints."""
+
+
+@dataclass(frozen=True)
+class ArmFigures:
+    """An arm: its runs, and its accuracy by round over them."""
+
+    arm: str
+    method: str
+    start: str | None
+    """The arm that its seed model is from."""
+    runs: list[RunFigures]
+    points: list[Point] = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "points", list(_points(self.runs)))
+
+    def mean(self, what: str) -> float:
+        """A figure of the runs that were started, on average; 0 without any."""
+        return fmean([float(getattr(run, what)) for run in self.runs if run.state != "missing"] or [0.0])
+
+
+def figures(plan: Plan) -> list[ArmFigures]:
+    """What the runs have come to, arm by arm."""
+    found = []
+    for arm, group in groupby(plan.runs, key=lambda planned: planned.arm):
+        runs = list(group)
+        start = runs[0].start.rpartition("-seed")[0] if runs[0].start else None
+        found.append(ArmFigures(arm, runs[0].file.job.method, start, [run_figures(plan, run) for run in runs]))
+    return found
+
+
+def run_figures(plan: Plan, planned: PlannedRun) -> RunFigures:
+    """What one run has come to so far."""
+    root = plan.folder / planned.name
+    if not (root / "ledger").is_dir():
+        return RunFigures(planned.name, planned.seed, "missing", "", [])
+    state = Ledger(root / "ledger").state
+    sampled = [shard for step, shards in state.shards.items() if _is(step, "samples") for shard in shards.values()]
+    facts = {step: commit.facts for step, commit in state.commits.items() if round_and_phase(step)[0]}
+    trained = [said for step, said in facts.items() if _is(step, "train") or _is(step, "retrain")]
+    return RunFigures(
+        planned.name,
+        planned.seed,
+        run_state(root, state),
+        str((state.end or {}).get("reason", "")),
+        list(_accuracies(state)),
+        samples=sum(shard.facts["samples"] for shard in sampled),
+        shared=sum(shard.facts["samples"] for shard in sampled if shard.artifact.hidden.endswith(_OFFERED)),
+        training_tokens=sum(said["tokens"] for said in trained),
+        pairs=sum(said["pairs"] for step, said in facts.items() if round_and_phase(step)[1] == "pairs"),
+        seconds=round(sum(said.get("seconds", 0.0) for step, said in facts.items() if not _is(step, "verdicts")), 1),
+    )
+
+
+def _is(step: str, phase: str) -> bool:
+    """Whether a step is a round's step of that name, or that of one of its parts."""
+    return round_and_phase(step)[0] > 0 and step.rpartition("/")[2] == phase
+
+
+def _accuracies(state: State) -> Iterator[Accuracy]:
+    refused = {decision["round"] for decision in state.promotions if not decision["promoted"]}
+    evaluations = {round_and_phase(s)[0]: c.facts for s, c in state.commits.items() if s.endswith("/evaluation")}
+    for number, facts in sorted(evaluations.items()):
+        if said := facts.get("test"):
+            counts = (said["correct"], said["problems"], said["accuracy"], said["low"], said["high"])
+            yield Accuracy(number, *counts, number not in refused)
+
+
+def _points(runs: Sequence[RunFigures]) -> Iterator[Point]:
+    for number in sorted({accuracy.round for run in runs for accuracy in run.rounds}):
+        found = [accuracy for run in runs for accuracy in run.rounds if accuracy.round == number]
+        if number == 0 and len({(accuracy.correct, accuracy.problems) for accuracy in found}) == 1:
+            found = found[:1]  # a seed model that all share
+        each = [accuracy.accuracy for accuracy in found]
+        low, high = (found[0].low, found[0].high) if len(found) == 1 else (min(each), max(each))
+        yield Point(number, fmean(each), low, high, each, not all(accuracy.promoted for accuracy in found))
