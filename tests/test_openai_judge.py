@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import itertools
 import json
 import logging
 import multiprocessing
+import os
+import signal
 import threading
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +20,8 @@ import pytest
 from pydantic import BaseModel, Field
 
 from orchestrator.config import Judge
-from orchestrator.errors import BadInput, RatchetError
+from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.signals import signals
 from tests.judge_server import Answer, Asked, JudgeServer, Script, completion, refusal, serve
 from workers.judge_cache import JudgeCache
 from workers.openai_judge import JudgeBudgetSpent, JudgeClient, JudgeDown, JudgeFailed
@@ -261,6 +267,14 @@ def test_an_endpoint_that_goes_away_ends_the_run_and_keeps_its_answers(tmp_path:
         assert len(server.asked) == 50
 
 
+@pytest.mark.parametrize(("trouble", "is_hit"), [(500, lambda n: n % 2), (400, lambda n: n > 0)])
+def test_an_endpoint_that_answers_some_is_not_given_up(trouble: int, is_hit: Callable[[int], bool]) -> None:
+    questions = [f"{n}" for n in range(50)]
+    with serve(lambda asked: refusal(trouble) if is_hit(int(asked.question)) else RIGHT) as server:
+        answers = asks(server, *questions, retries=0, concurrency=1)
+    assert [isinstance(answer, JudgeFailed) for answer in answers] == [bool(is_hit(n)) for n in range(50)]
+
+
 def test_what_was_answered_is_not_asked_again(tmp_path: Path) -> None:
     with serve(echo) as server:
         first = asks(server, "a", "b", cache=tmp_path)
@@ -307,6 +321,20 @@ def test_a_budget_without_a_cache() -> None:
     assert len(server.asked) <= 2
 
 
+def test_requests_of_several_processes_are_counted_one_after_the_other(tmp_path: Path) -> None:
+    cache, counted = JudgeCache(tmp_path), []
+    cache.count_request(None)
+    thread = threading.Thread(target=lambda: counted.append(cache.count_request(2)))
+    with open(tmp_path / "requests", "ab") as file:  # as another process would
+        fcntl.flock(file, fcntl.LOCK_EX)
+        thread.start()
+        thread.join(0.1)
+        assert not counted
+        file.write(b".")
+    thread.join()
+    assert counted == [False]
+
+
 def _spend(folder: Path, times: int) -> None:
     cache = JudgeCache(folder)
     sent = sum(cache.count_request(500) for _ in range(times))
@@ -342,6 +370,17 @@ def test_threads_may_share_a_client(tmp_path: Path) -> None:
         [f"{name}{n}" for n in range(10)] for name in "abc"
     ]
     assert judge.facts()["requests"] == 30
+
+
+@pytest.mark.parametrize("late", [60.0, 0.0])
+def test_an_interruption_waits_for_no_reply_and_no_pause(late: float) -> None:
+    def script(asked: Asked) -> Answer:
+        if asked.number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return replace(refusal(500), seconds=late)
+
+    with serve(script) as server, signals(), pytest.raises(Interrupted):
+        JudgeClient(settings(server, timeout=60.0), None, pause=60.0).ask_many([("", q) for q in "abcdef"], Opinion)
 
 
 def test_the_key_is_in_no_file_and_no_message(

@@ -203,6 +203,17 @@ def test_a_fork_keeps_it_too(tmp_path: Path, first: Path) -> None:
     assert verify(child).findings == []
 
 
+def test_a_fork_may_start_from_another_run(tmp_path: Path, first: Path) -> None:
+    job = make_project(tmp_path / "two")
+    run_job(job, StandIns(), "rounds=1")
+    (job.parent / "run:first").mkdir()
+    child = tmp_path / "home/runs/child"
+    fork(tmp_path / "two/run", child, ["model=run:first"])
+    assert load_job(child / "job.yaml").job.model == "run:first"
+    run_job(child / "job.yaml", StandIns(gain=0.1))
+    assert files_of(child / "baseline/model") == files_of(first / "rounds/02/checkpoint")
+
+
 def test_a_driver_that_dies_between_the_files_of_the_model_goes_on(tmp_path: Path, first: Path) -> None:
     job, root = second(tmp_path, "run:first"), tmp_path / "two" / "run"
 

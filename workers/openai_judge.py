@@ -13,7 +13,8 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,6 +28,7 @@ from orchestrator.errors import BadInput, RatchetError
 from workers.judge_cache import JudgeCache
 
 Verdict = TypeVar("Verdict", bound=BaseModel)
+Result = TypeVar("Result")
 
 _IN_A_ROW = 20
 """So many questions without a reply, one after the other, and the judge counts as out of order."""
@@ -132,7 +134,7 @@ class JudgeClient:
         answers: dict[_Question, Any] = {question: answer for question, answer in known.items() if answer is not None}
         self._count(cached=len(answers))
         if missing := [question for question in known if question not in answers]:
-            answers |= asyncio.run(self._ask_all(missing))
+            answers |= _run(self._ask_all(missing))
         return [answers[question] for question in asked]
 
     def facts(self) -> dict[str, int]:
@@ -284,6 +286,22 @@ class JudgeClient:
     def _count(self, **more: int) -> None:
         with self._lock:
             self._facts.update(more)
+
+
+def _run(work: Coroutine[Any, Any, Result]) -> Result:
+    """Run it to its end in a thread of its own. Signals are raised in the main thread; were asyncio at work there, it
+    would swallow some."""
+    with asyncio.Runner() as runner, ThreadPoolExecutor(1) as thread:
+        loop = runner.get_loop()
+        task = loop.create_task(work)
+        try:
+            done = thread.submit(loop.run_until_complete, task)
+            while not done.done():  # in pieces: a signal that another thread got does not wake this one
+                wait([done], timeout=0.5)
+            return done.result()
+        except BaseException:
+            loop.call_soon_threadsafe(task.cancel)
+            raise
 
 
 def _other_form(form: _Form, error: openai.APIStatusError) -> _Form | None:
