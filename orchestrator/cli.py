@@ -238,7 +238,7 @@ def grade(
     from orchestrator.grade_command import grade as grade_all
     from orchestrator.grade_file import Fields
 
-    options = Options(grader, answer, strict, timeout, processes)
+    options = Options(grader, answer, strict, timeout, processes, judge_model, judge_url)
     with signals():
         grade_all(file, output, Fields(gold, text, gold_marker), options, as_json)
 
@@ -260,6 +260,8 @@ def version() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ratchet` and `python -m orchestrator`."""
     try:
+    judge_model: Annotated[str | None, typer.Option(help="Model of `--grader judge`; key in OPENAI_API_KEY")] = None,
+    judge_url: Annotated[str | None, typer.Option(help="Its address; see `judge.base_url` of a job")] = None,
         app(arguments)
     except RatchetError as error:
         print(f"ratchet: {error}", file=sys.stderr)

@@ -241,6 +241,8 @@ def _checked_grader(grader: Any) -> None:
     if isinstance(grader, dict):
         if len(grader) != 1 or not (members := next(iter(grader.values()))) or not set(grader) <= {"all_of", "any_of"}:
             raise ValueError(f"{grader!r} must be {{all_of: [...]}} or {{any_of: [...]}}, with graders in the list")
+        if "judge" in members:
+            raise ValueError("`judge` is asked what no other grader settles: put it last, not into a combination")
         for member in members:
             _checked_grader(member)
         return
@@ -266,8 +268,8 @@ class Grade(Settings):
     """Tried in order until one says correct: `exact` (equal text after normalising), `number` (equal value), `choice`
     (the same option, by letter or text), `math` (equal to math-verify), `regex:PATTERN` (the pattern's one group is
     the same in both), `python:MODULE:FUNCTION` (a function of gold answer and answer that returns true, false or
-    None), `judge` (a model; see `judge`). An entry may also be `{all_of: [...]}`, which wants all of its graders to
-    say correct, or `{any_of: [...]}`."""
+    None), `judge` (a model's opinion, asked last, where no other grader settles it; see the section `judge`). An entry
+    may also be `{all_of: [...]}`, which wants all of its graders to say correct, or `{any_of: [...]}`."""
     answer: list[str] = Field(default=["final_answer", "boxed", "hash"], min_length=1)
     """Where the answer is, tried in order: `final_answer` (what follows "Final answer:"), `boxed` (the last
     \\boxed{}), `hash` (what follows `####`), `answer_is` (what follows "answer is" or "Answer:"), `whole` (all of
@@ -288,6 +290,8 @@ class Grade(Settings):
     def _known_graders(cls, value: list[Grader]) -> list[Grader]:
         for grader in value:
             _checked_grader(grader)
+        if "judge" in value[:-1]:
+            raise ValueError("`judge` is asked what no other grader settles: put it last")
         return value
 
     @field_validator("answer")
@@ -739,6 +743,8 @@ def _missing_problems(job: Job) -> Iterator[str]:
     if job.data.gate is not None:
         return
     if job.promotion.rule != "always":
+    if "judge" in job.grade.graders and job.judge is None:
+        yield "`judge` among `grade.graders` needs `judge.model`, the model that judges"
         yield f"`promotion.rule: {job.promotion.rule}` needs `data.gate`, the held-out problems that decide"
     elif job.source != "dataset":
         yield f"`source: {job.source}` needs `data.gate`, held-out problems of the same kind"

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from orchestrator.config import Grade
+from orchestrator.config import Grade, Judge
 from orchestrator.errors import BadInput
 from orchestrator.grade_file import Fields, Summary, grade_file, number_of_rows
 from orchestrator.wiring import local_graders
@@ -36,6 +36,12 @@ class Options:
     strict: bool
     timeout: float | None
     processes: int | None
+    judge_model: str | None = None
+    judge_url: str | None = None
+
+    def judge(self) -> Judge | None:
+        """The model that judges, if one is named."""
+        return Judge(model=self.judge_model, base_url=self.judge_url) if self.judge_model else None
 
     def settings(self) -> Grade:
         """The same as a job's section `grade`.
@@ -71,8 +77,10 @@ def grade(file: Path, output: Path, fields: Fields, options: Options, as_json: b
         BadInput: as `Options.settings` and `grade_file`, or a grader cannot be made.
     """
     started = time.monotonic()
-    settings = options.settings()
-    with local_graders(settings) as pool, _bar(file, show=sys.stderr.isatty() and not as_json) as progress:
+    settings, judge = options.settings(), options.judge()
+    if "judge" in settings.graders and judge is None:
+        raise BadInput("--grader judge needs --judge-model, the name of the model that judges")
+    with local_graders(settings, judge) as pool, _bar(file, show=sys.stderr.isatty() and not as_json) as progress:
         summary = grade_file(file, output, fields, pool.grade, progress)
     seconds = time.monotonic() - started
     if as_json:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.cluster import Cluster, Node
-from orchestrator.config import Grade, Job
+from orchestrator.config import Grade, Job, Judge
 from orchestrator.records import PreferencePlan, Problem, TokenizingPlan
 from orchestrator.run import Facts
 from orchestrator.step_records import StepItem, StepJudgement
@@ -96,8 +96,9 @@ class RealWorkers:
             self.cluster  # noqa: B018  # connected before Ray is imported
             from workers.grader_group import GraderGroup
 
+            group = GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"))
             self._graders.append(settings)
-            self._grader_groups.append(self._everything.enter_context(GraderGroup(settings)))
+            self._grader_groups.append(self._everything.enter_context(group))
         return self._grader_groups[self._graders.index(settings)]
 
     def trainers(self) -> Any:
@@ -128,11 +129,11 @@ class RealWorkers:
         self._pool = self._group = None
 
 
-def local_graders(settings: Grade) -> Any:
+def local_graders(settings: Grade, judge: Judge | None = None) -> Any:
     """Graders in processes of this machine, without Ray; a context manager."""
     from workers.grader_pool import GraderPool
 
-    return GraderPool(settings)
+    return GraderPool(settings, judge)
 
 
 class Examination(RealWorkers):

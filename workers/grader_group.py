@@ -8,7 +8,7 @@ from typing import Any
 
 import ray
 
-from orchestrator.config import Grade
+from orchestrator.config import Grade, Judge
 from orchestrator.errors import RatchetError
 from orchestrator.records import Shard
 from workers.failures import oom_kills, why
@@ -28,9 +28,9 @@ class GradingFailed(RatchetError):
 class _NiceGraderActor(GraderActor):
     """Graders give way to the engines they share cores with."""
 
-    def __init__(self, settings: Grade) -> None:
+    def __init__(self, settings: Grade, judge: Judge | None = None, cache: str | None = None) -> None:
         os.nice(10)
-        super().__init__(settings)
+        super().__init__(settings, judge, cache)
 
     @ray.method(concurrency_group="watch")
     def progress(self) -> int:
@@ -42,7 +42,8 @@ class GraderGroup:
 
     An actor that dies, or that has shards and gives no verdict for `stall_seconds` and the time of an answer, is
     replaced and gets its unfinished shards again. `graders_lost` in a shard's facts tells why that was necessary, if
-    it was. Every method raises GradingFailed when a shard cannot be graded.
+    it was. `judge`, and the folder `cache` for its answers, are for the grader of that name. Every method
+    raises GradingFailed when a shard cannot be graded.
     """
 
     def __init__(
@@ -51,10 +52,14 @@ class GraderGroup:
         stall_seconds: float = STALL_SECONDS,
         interval: float = WATCH_SECONDS,
         actor: type[GraderActor] = _NiceGraderActor,
+        judge: Judge | None = None,
+        cache: str | None = None,
     ) -> None:
-        self._settings = settings
+        self._settings, self._judge, self._cache = settings, judge, cache
         # An answer is looked for and judged, each a second time where an earlier one may be to blame for a death.
         self._limit = stall_seconds + 4 * settings.timeout
+        if judge is not None and "judge" in settings.graders:  # so may each of some questions be asked again
+            self._limit += (judge.retries + 1) * (judge.timeout + 60)
         self._interval = interval
         self._class = actor
         self._running: dict[Any, tuple[Shard, dict[str, str]]] = {}
@@ -89,7 +94,7 @@ class GraderGroup:
         actor = ray.remote(concurrency_groups={"watch": 1})(self._class)
         # A shard can be graded twice without harm; that it is, is for this class to see to.
         options = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
-        self._actor = started = actor.options(**options).remote(self._settings)
+        self._actor = started = actor.options(**options).remote(self._settings, self._judge, self._cache)
         self._pulse = Pulse(lambda: started.progress.remote())
         self._patience = Patience(self._interval)
         self._oom_kills = oom_kills()

@@ -15,14 +15,16 @@ import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.config import Grade
+from orchestrator.config import Grade, Judge
+from orchestrator.errors import BadInput
 from orchestrator.records import VERDICTS, Shard, Verdict
 from workers.extraction import PATTERN, rules_of
 from workers.files import write_table
@@ -47,21 +49,30 @@ class Graded:
     extracted: str | None = None
     rule: str | None = None
     reason: str | None = None
+    final: bool = field(default=False, compare=False, repr=False)
+    """Whether a judge need not be asked, because it is wrong for certain."""
 
 
 class GraderPool:
     """Grades with `settings.processes` processes, started at the first use and kept until `close`."""
 
-    def __init__(self, settings: Grade) -> None:
+    def __init__(self, settings: Grade, judge: Judge | None = None, cache: Path | None = None) -> None:
+        """`judge` is needed where it is among the graders; `cache` is a folder for what it answers."""
+        self._judge = None
+        if "judge" in settings.graders:
+            from workers.openai_judge import JudgeClient
+
+            if judge is None:
+                raise BadInput("grade.graders: `judge` needs `judge.model`, the model that judges")
+            self._judge = JudgeClient(judge, cache)
         self._settings = settings
         number = settings.processes or len(os.sched_getaffinity(0))
         rules = rules_of(settings.answer, settings.strict)
         self._at_once = not any(rule.startswith(PATTERN) for rule in rules)
         # By gold and extracted answer. What else a verdict depends on, the graders, is the pool's for life.
         self._known: dict[tuple[str, str], Graded] = {}
-        self._processes = [
-            GraderProcess(settings.timeout, settings.memory, settings.graders, rules) for _ in range(number)
-        ]
+        graders = [grader for grader in settings.graders if grader != "judge"]
+        self._processes = [GraderProcess(settings.timeout, settings.memory, graders, rules) for _ in range(number)]
         self._idle: SimpleQueue[GraderProcess] = SimpleQueue()
         for process in self._processes:
             self._idle.put(process)
@@ -98,15 +109,31 @@ class GraderPool:
             self._known.clear()
         # Within a call a deadly answer is paid for once; in the next one the machine may be less busy.
         deadly: dict[tuple[str, str], Graded] = {}
+        items = list(items)
         futures = [
             self._threads.submit(self._grade_group, group, deadly) for group in _groups(items, len(self._processes))
         ]
         try:
-            return [graded for future in futures for graded in future.result()]
+            graded = [one for future in futures for one in future.result()]
         except BaseException:
             for future in futures:
                 future.cancel()
             raise
+        return self._with_opinions(items, graded) if self._judge else graded
+
+    def _with_opinions(self, items: Sequence[Item], graded: Sequence[Graded]) -> list[Graded]:
+        """The verdicts, with the judge's where no other grader has settled one."""
+        from workers.graders.judge import compare
+
+        open_ones = [(gold, one.extracted or "") for (gold, _, _), one in zip(items, graded, strict=True) if _open(one)]
+        asked = list(dict.fromkeys(open_ones))
+        opinions: dict[tuple[str, str], Any] = {}
+        for start in range(0, len(asked), GROUP):
+            part = asked[start : start + GROUP]
+            opinions |= dict(zip(part, compare(self._judge, part), strict=True))
+            self.items += len(part)
+        found = iter(open_ones)
+        return [_opinion(one, opinions[next(found)]) if _open(one) else one for one in graded]
 
     def _grade_group(self, group: Sequence[Item], deadly: dict[tuple[str, str], Graded]) -> list[Graded]:
         process = self._idle.get()
@@ -152,13 +179,13 @@ class GraderPool:
     ) -> Graded:
         known = self._known.get((gold, answer)) or deadly.get((gold, answer))
         if known is not None:
-            return Graded(known.verdict, answer, rule, known.reason)
+            return replace(known, rule=rule)
         try:
             reply = _ask(process, "grade", gold, answer)
         except GraderDied as died:
             graded = deadly[gold, answer] = Graded("ungradable", answer, rule, self._reason(died))
         else:
-            graded = self._known[gold, answer] = Graded(reply["verdict"], answer, rule, reply["reason"])
+            graded = self._known[gold, answer] = Graded(reply["verdict"], answer, rule, reply["reason"], reply["final"])
         return graded
 
     def _reason(self, died: GraderDied) -> str:
@@ -172,10 +199,12 @@ class GraderPool:
         """Grade rows `start` to `stop` of a samples file and write verdicts to `shard.output`, fsynced.
 
         `golds` maps prompt ids to gold answers. Returns {"correct": n, "wrong": n, "ungradable": n,
-        "rules": {rule or "none": n}, "seconds": s, "file": {"size": bytes, "sha256": hex}}. Raises
+        "rules": {rule or "none": n}, "seconds": s, "file": {"size": bytes, "sha256": hex}}, and "judge", what its
+        client has done, where there is one. Raises
         ValueError when the rows or a gold answer are missing.
         """
         started = time.monotonic()
+        before = self._judge.facts() if self._judge else {}
         rows = _read_samples(shard)
         missing = next((row["prompt_id"] for row in rows if row["prompt_id"] not in golds), None)
         if missing is not None:
@@ -185,6 +214,8 @@ class GraderPool:
         verdicts = Counter(one.verdict for one in graded)
         counts: dict[str, Any] = {name: verdicts[name] for name in ("correct", "wrong", "ungradable")}
         rules = dict(Counter(one.rule or "none" for one in graded))
+        if self._judge:
+            counts["judge"] = {name: number - before[name] for name, number in self._judge.facts().items()}
         return counts | {"rules": rules, "seconds": round(time.monotonic() - started, 4), "file": file}
 
 
@@ -194,8 +225,8 @@ class GraderActor:
     When its process is killed, its graders end too: their pipes break.
     """
 
-    def __init__(self, settings: Grade) -> None:
-        self._pool = GraderPool(settings)
+    def __init__(self, settings: Grade, judge: Judge | None = None, cache: str | None = None) -> None:
+        self._pool = GraderPool(settings, judge, Path(cache) if cache else None)
 
     def grade_shard(self, shard: Shard, golds: dict[str, str]) -> dict[str, Any]:
         """See GraderPool.grade_shard."""
@@ -224,12 +255,19 @@ def _ask(process: GraderProcess, *request: str) -> dict[str, Any]:
     return process.ask(*request)
 
 
-def _groups(items: Iterable[Item], processes: int) -> Iterator[list[Item]]:
+def _open(one: Graded) -> bool:
+    return one.extracted is not None and one.verdict != "correct" and not one.final
+
+
+def _opinion(one: Graded, judgement: Any) -> Graded:
+    return replace(one, verdict=judgement.verdict, reason=judgement.reason)
+
+
+def _groups(items: Sequence[Item], processes: int) -> Iterator[list[Item]]:
     """Neighbours together, since those of one prompt share a gold answer, and a few groups for each process."""
-    items = list(items)
     size = max(1, min(GROUP, len(items) // (4 * processes)))
     for start in range(0, len(items), size):
-        yield items[start : start + size]
+        yield list(items[start : start + size])
 
 
 def _read_samples(shard: Shard) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ killed is replaced at once. The worker reads one request a line from standard in
 a line to standard output, both JSON:
 
     ["extract", text, ...]    ->  {"places": [[answer, rule], ...]}, [null, null] where there is no answer
-    ["grade", gold, answer]   ->  {"verdict": ..., "reason": ...}
+    ["grade", gold, answer]   ->  {"verdict": ..., "reason": ..., "final": ...}
 
 A request is wrapped as [id, request], and its reply carries the "id". For each request the worker
 arms a kernel timer whose signal it does not handle: it dies on time even inside one endless
@@ -155,8 +155,12 @@ def _answer(request: list[str], grader: Grader, rules: list[str]) -> dict[str, A
     before = guard.refusals
     judgement = grader(request[1], request[2])
     if judgement.verdict == "wrong" and guard.refusals > before:
-        return {"verdict": "ungradable", "reason": "a grader tried to run text as code, and was not let"}
-    return {"verdict": judgement.verdict, "reason": judgement.reason}
+        return {
+            "verdict": "ungradable",
+            "reason": "a grader tried to run text as code, and was not let",
+            "final": False,
+        }
+    return {"verdict": judgement.verdict, "reason": judgement.reason, "final": judgement.final}
 
 
 def _limit_memory(memory: int) -> int:
