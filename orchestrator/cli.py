@@ -169,6 +169,35 @@ def compare(
 
 
 @app.command()
+def rescore(
+    run: RunArgument,
+    new_run: Annotated[Path, typer.Argument(metavar="NEWRUN", help="Folder of the new run, such as runs/irpo-2")],
+    overrides: Overrides = None,
+    number: Annotated[int, typer.Option("--round", min=1, help="The first round that is graded again")] = 1,
+    as_json: Json = False,
+) -> None:
+    """Grade the stored samples of a round in another way (grade.KEY=VALUE), in a new run that shares them."""
+    from orchestrator.rescore import rescore as grade_again
+    from orchestrator.rescore_table import show
+
+    console = Console(highlight=False, soft_wrap=True, stderr=as_json)
+    with signals() as received:
+        found = grade_again(
+            _below_home(run),
+            new_run,
+            number,
+            overrides or [],
+            lambda text: console.print(text, markup=False),
+            received,
+        )
+    if as_json:
+        typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        return
+    show(found, console)
+    console.print(f"go on     ratchet run {new_run / 'job.yaml'}", markup=False)
+
+
+@app.command()
 def validate(
     job: JobArgument,
     overrides: Overrides = None,
@@ -231,6 +260,8 @@ def grade(
     gold_marker: Annotated[str | None, typer.Option(help="The gold answer is what follows the last of these")] = None,
     timeout: Annotated[float | None, typer.Option(help="Seconds that one answer may take")] = None,
     processes: Annotated[int | None, typer.Option(help="Number of grader processes; one a core by default")] = None,
+    judge_model: Annotated[str | None, typer.Option(help="Model of `--grader judge`; key in OPENAI_API_KEY")] = None,
+    judge_url: Annotated[str | None, typer.Option(help="Its address; see `judge.base_url` of a job")] = None,
     as_json: Json = False,
 ) -> None:
     """Grade a file of answers: verdict, extracted answer, rule and reason beside each row, in order."""
@@ -260,8 +291,6 @@ def version() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ratchet` and `python -m orchestrator`."""
     try:
-    judge_model: Annotated[str | None, typer.Option(help="Model of `--grader judge`; key in OPENAI_API_KEY")] = None,
-    judge_url: Annotated[str | None, typer.Option(help="Its address; see `judge.base_url` of a job")] = None,
         app(arguments)
     except RatchetError as error:
         print(f"ratchet: {error}", file=sys.stderr)

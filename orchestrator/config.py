@@ -307,6 +307,16 @@ class Grade(Settings):
         return value
 
 
+class Regrade(Settings):
+    """Another grading of the samples from some round on; `ratchet rescore` writes it. Evaluations stay with `grade`, so
+    that rounds can be compared: to change these too, fork with another `grade`."""
+
+    round: Count
+    """The first round whose samples are graded so."""
+    grade: Grade
+    """As the section `grade`, all of it."""
+
+
 class Pairs(Settings):
     """From scored samples to preference pairs (arXiv 2404.19733, section 2) or to completions that are imitated."""
 
@@ -653,6 +663,7 @@ class Job(Settings):
     data: Data = Data()
     generate: Generate = Generate()
     grade: Grade = Grade()
+    regrade: Regrade | None = None
     pairs: Pairs = Pairs()
     stages: Stages | None = None
     steps: Steps = Steps()
@@ -732,6 +743,8 @@ def _contradictions(job: Job) -> Iterator[str]:
             "`pairs.gold_as_chosen` puts whole gold solutions into pairs, and those of `source: steps` are of "
             "single steps: leave it out"
         )
+    if "judge" in job.grade.graders and job.judge is None:
+        yield "`judge` among `grade.graders` needs `judge.model`, the model that judges"
     if job.train.retrain and job.source != "sample":
         yield "`train.retrain` makes pairs of the gate problems as of the others, with `source: sample` only"
 
@@ -743,8 +756,6 @@ def _missing_problems(job: Job) -> Iterator[str]:
     if job.data.gate is not None:
         return
     if job.promotion.rule != "always":
-    if "judge" in job.grade.graders and job.judge is None:
-        yield "`judge` among `grade.graders` needs `judge.model`, the model that judges"
         yield f"`promotion.rule: {job.promotion.rule}` needs `data.gate`, the held-out problems that decide"
     elif job.source != "dataset":
         yield f"`source: {job.source}` needs `data.gate`, held-out problems of the same kind"

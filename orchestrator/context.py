@@ -74,6 +74,11 @@ class Context:
         text = "\x1f".join(map(str, (self.job.seed, *purpose)))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
+    def grade_of(self, round_number: int) -> Grade:
+        """How a round's samples are graded."""
+        again = self.job.regrade
+        return again.grade if again and round_number >= again.round else self.job.grade
+
     @property
     def _evaluation_tokens(self) -> int:
         return self.job.evaluate.max_tokens or self.job.generate.max_tokens

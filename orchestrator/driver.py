@@ -142,9 +142,9 @@ def healthy_driver(root: Path) -> str | None:
 Hire = Callable[[Job, Path], AbstractContextManager[Workers]]
 
 
-def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWorkers) -> None:
+def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWorkers, until: int | None = None) -> None:
     """Run a job to its end, or resume it. `received` are the signals so far (see `signals`); `hire` gives the
-    workers of a job, told a folder for their logs.
+    workers of a job, told a folder for their logs. With `until`, a round, it goes only as far as its pairs.
 
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
@@ -163,7 +163,7 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
     run = Run(root, on_append=tracker.poke)
-    with _disk(root), sign_of_life(root), _tracking(tracker, say), _ending(run, say, received):
+    with _disk(root), sign_of_life(root), _tracking(tracker, say), _ending(run, received, until):
         run.claim(identity())
         tracker.start()
         check_same_job(root, job)  # again: somebody may have started the run since
@@ -172,7 +172,7 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         keep_preferences(run, file, preferences)
         model = keep_model(run, job, seed)
         with hire(job, root / "logs") as workers, _interruption(run, received):
-            improve(job, run, workers, problems, model, say)
+            improve(job, run, workers, problems, model, say, until)
 
 
 def check_same_job(root: Path, job: Job) -> None:
@@ -283,11 +283,14 @@ def _disk(root: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ending(run: Run, say: Say, received: Sequence[str]) -> Iterator[None]:
+def _ending(run: Run, received: Sequence[str], until: int | None) -> Iterator[None]:
     """Write down how the driver ended, and the report; `received` are the signals so far."""
     try:
         yield
-        run.end("finished", "")
+        if until is None:
+            run.end("finished", "")
+        else:
+            run.end("interrupted", f"it was to go as far as the pairs of round {until}")
     except Displaced:
         raise
     except Interrupted as signal_:

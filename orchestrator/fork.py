@@ -40,8 +40,15 @@ class Fork:
     """Steps that are not offered, since their checkpoints were removed and are needed."""
 
 
-def fork(parent: Path, child: Path, overrides: Sequence[str] = (), from_round: int | None = None) -> Fork:
-    """Make the run folder `child` from `parent`; of its rounds, only those below `from_round` are offered.
+def fork(
+    parent: Path,
+    child: Path,
+    overrides: Sequence[str] = (),
+    from_round: int | None = None,
+    without: Collection[str] = (),
+) -> Fork:
+    """Make the run folder `child` from `parent`; of its rounds, only those below `from_round` are offered, and of their
+    steps those that are not in `without`.
 
     Raises:
         BadInput: no run, no such round, a folder in use, or overrides that make no job.
@@ -55,7 +62,7 @@ def fork(parent: Path, child: Path, overrides: Sequence[str] = (), from_round: i
     end = from_round or NEVER
     again = _again(state, min(end, first_change(before, after)))
     steps = sorted({*state.shards, *state.commits}, key=lambda step: (round_and_phase(step)[0], step))
-    steps = [step for step in steps if round_and_phase(step)[0] < end]
+    steps = [step for step in steps if round_and_phase(step)[0] < end and step not in without]
     offered = {step: len(state.shards.get(step, {})) for step in steps if step not in again}
     option = [f"--from-round={from_round}"] if from_round else []
     said = shlex.join(["ratchet", "fork", *option, str(parent), str(child), *overrides])

@@ -62,6 +62,9 @@ def first_change(before: Job, after: Job) -> int:
     for key, old, new in changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json")):
         if is_harmless(key) or key == "name":
             continue  # these change no file, and no reference
+        if key.partition(".")[0] == "regrade":
+            first = min(first, *(job.regrade.round for job in (before, after) if job.regrade))
+            continue
         if not schedule_at(key.split(".")):
             return 1
         ends = [len(value) if isinstance(value, list) else 1 for value in (old, new)]

@@ -26,8 +26,17 @@ from orchestrator.rounds import Round
 from orchestrator.run import Run
 
 
-def improve(job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Problem]], model: str, say: Say) -> Model:
-    """Run the rounds of a job from the seed model `model` (an absolute folder); returns the last reference.
+def improve(
+    job: Job,
+    run: Run,
+    workers: Workers,
+    problems: Mapping[str, list[Problem]],
+    model: str,
+    say: Say,
+    until: int | None = None,
+) -> Model:
+    """Run the rounds of a job from the seed model `model` (an absolute folder); returns the last reference. `until` is
+    a round that ends with its pairs, and is the last.
 
     Raises:
         GateStopped: a candidate was not promoted.
@@ -39,6 +48,8 @@ def improve(job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Pr
         this = Round(context, number)
         this.require_space()
         pairs = sources.pairs(this, reference)
+        if number == until:
+            break
         candidate = this.train(
             pairs,
             this.replay(),

@@ -227,7 +227,17 @@ def _seconds(done: Sequence[Evidence]) -> str:
 
     columns = [Column("round", lambda e: str(e.round.number))]
     columns += [Column(phase, cell(phase)) for phase in phases]
-    return "Grading is hidden behind sampling: its seconds are the graders' own.\n\n" + _table(columns, done)
+    columns += [Column("waited for grading", _waited)]
+    return (
+        "Grading is hidden behind sampling: the seconds of the verdicts are the graders' own. What the round waited "
+        "for them after its last sample stands at the end, with its share of the round.\n\n" + _table(columns, done)
+    )
+
+
+def _waited(evidence: Evidence) -> str:
+    waited = evidence.round.facts.get("verdicts", {}).get("waited")
+    total = sum(f.get("seconds", 0.0) for phase, f in evidence.round.facts.items() if phase != "verdicts")
+    return "" if waited is None else f"{waited:.1f} ({100 * waited / (total + waited or 1):.1f} %)"
 
 
 def _warnings(found: Sequence[str]) -> str:

@@ -81,7 +81,8 @@ class Round:
         """Sample and grade, both committed shard by shard, the grading hidden behind the sampling. `plan` and `grade`
         are the job's unless given."""
         context, run = self.context, self.context.run
-        plan, grade = plan or self.sampling_plan(), grade or context.job.grade
+        usual = context.grade_of(self.number)
+        plan, grade = plan or self.sampling_plan(), grade or usual
         inputs = {
             "model": sampled_from.digest,
             "prompts": hashes(prompts),
@@ -107,7 +108,7 @@ class Round:
         speed = f"{sampled['samples']} at {sampled['tokens_per_second']:.0f} tokens/s"
         self.say("samples", speed + streaming.told(sampled))
         counts = f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable"
-        if grade is context.job.grade:  # else somebody looks for other things than right answers
+        if grade is usual:  # else somebody looks for other things than right answers
             self.say("verdicts", counts + streaming.told(graded))
         scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in range(len(shards))]
         return Graded(source, scored, [*samples.hashes(), *verdicts.hashes()])

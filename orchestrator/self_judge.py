@@ -76,7 +76,8 @@ def _judge(this: Round, graded: Graded, model: Model) -> Graded:
         stop=(),
     )
     # The score is found where an answer would be, in a process that can be killed: a judgement is untrusted text.
-    grade = this.context.job.grade.model_copy(update={"answer": [f"pattern:{settings.pattern}"], "graders": ["exact"]})
+    places = {"answer": [f"pattern:{settings.pattern}"], "graders": ["exact"], "strict": True}
+    grade = this.context.job.grade.model_copy(update=places)
     return part.samples_and_verdicts(prompts, model, plan, grade)
 
 

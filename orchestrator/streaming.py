@@ -79,8 +79,10 @@ def sample_and_grade(
         graders.submit(grading_shard(slice_, read(shard.index), verdict_file(shard.index)), slice_.golds)
         for graded, verdict_facts in graders.finished():
             on_verdicts(graded.index, verdict_facts)
+    wall = _Lap()
     for graded, verdict_facts in graders.drain():
-        on_verdicts(graded.index, verdict_facts)
+        # Nothing is sampled any more: this time the graders are waited for.
+        on_verdicts(graded.index, verdict_facts | {"waited": wall.lap()})
 
 
 def grading_shard(slice_: Slice, samples: Path, output: Path) -> Shard:
@@ -134,13 +136,14 @@ def sampling_facts(shards: Sequence[Facts]) -> Facts:
 
 
 def grading_facts(shards: Sequence[Facts]) -> Facts:
-    """Facts of a whole grading step. `seconds` is the graders' own time, hidden behind the sampling."""
+    """Facts of a whole grading step. `seconds` is the graders' own time, hidden behind the sampling; `waited` is what
+    was not hidden, the time from the last sample to the last verdict."""
     keys = ("correct", "wrong", "ungradable", "seconds")
     rules: dict[str, int] = {}
     for facts in shards:
         for rule, count in facts["rules"].items():
             rules[rule] = rules.get(rule, 0) + count
-    total: Facts = {key: round(sum(f[key] for f in shards), 3) for key in keys}
+    total: Facts = {key: round(sum(f.get(key, 0) for f in shards), 3) for key in (*keys, "waited")}
     return total | {"rules": rules} | mishaps(shards, "graders_lost")
 
 

@@ -1,0 +1,142 @@
+"""`ratchet rescore`: the samples of a round graded in another way, without generating anything.
+
+The new run is a fork that takes over everything but the verdicts of the round, and goes as far as its pairs. What
+differs between the two runs' verdicts and pairs is then there to be read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from orchestrator.context import Say
+from orchestrator.driver import Hire, drive
+from orchestrator.errors import BadInput
+from orchestrator.fork import fork
+from orchestrator.jobfile import load_job
+from orchestrator.ledger import State
+from orchestrator.rounds import NoPairs
+from orchestrator.status import open_run
+from orchestrator.tables import parquet_files, round_step
+from orchestrator.wiring import RealWorkers
+
+EXAMPLES = 3
+"""Most examples of one kind of flip."""
+Flip = tuple[str, str]
+"""Verdict before and after."""
+
+
+@dataclass
+class Rescored:
+    """What another grading changes."""
+
+    round: int
+    samples: int = 0
+    flips: Counter[Flip] = field(default_factory=Counter)
+    examples: dict[Flip, list[dict[str, Any]]] = field(default_factory=lambda: defaultdict(list))
+    pairs_before: int = 0
+    pairs_after: int = 0
+    pairs_kept: int = 0
+    """Pairs of the same samples before and after."""
+
+    def as_json(self) -> dict[str, Any]:
+        flips = [
+            {"before": before, "after": after, "samples": count, "examples": self.examples[before, after]}
+            for (before, after), count in self.flips.most_common()
+        ]
+        pairs = {"before": self.pairs_before, "after": self.pairs_after, "kept": self.pairs_kept}
+        return {"round": self.round, "samples": self.samples, "flips": flips, "pairs": pairs}
+
+
+def rescore(
+    parent: Path,
+    child: Path,
+    number: int,
+    overrides: Sequence[str],
+    say: Say,
+    received: Sequence[str],
+    hire: Hire = RealWorkers,
+) -> Rescored:
+    """Make the run `child`, in which the samples of round `number` and of later ones are graded under `overrides` of
+    `grade`, and say what differs in that round.
+
+    Raises:
+        BadInput: no run, a round without verdicts, a folder in use, or overrides of something else.
+    """
+    if wrong := [override for override in overrides if not override.startswith("grade.")]:
+        raise BadInput(
+            f"override {wrong[0]!r}: rescoring changes the grading alone, with keys such as grade.graders=[math]. To "
+            "change anything else: `ratchet fork`."
+        )
+    state = open_run(parent).state
+    verdicts = round_step(number, "verdicts")
+    if verdicts not in state.commits or round_step(number, "pairs") not in state.commits:
+        known = [n for n in range(1, 1000) if round_step(n, "verdicts") in state.commits]
+        raise BadInput(f"{parent}: round {number} has no verdicts; rounds with verdicts: {known or 'none'}")
+    job = state.configs[-1]["job"]
+    again = job.get("regrade")
+    grade = again["grade"] if again and number >= again["round"] else job["grade"]
+    changes = [f"regrade={json.dumps({'round': number, 'grade': grade})}", *(f"regrade.{o}" for o in overrides)]
+    fork(parent, child, changes, without=[verdicts])
+    try:
+        drive(load_job(child / "job.yaml"), say, received, hire, until=number)
+    except NoPairs as nothing:
+        say(str(nothing))
+    found = compare(parent, state, child, open_run(child).state, number)
+    (child / "rescored.json").write_text(json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n")
+    return found
+
+
+def compare(parent: Path, before: State, child: Path, after: State, number: int) -> Rescored:
+    """What differs between two runs' verdicts and pairs of a round whose samples are the same."""
+    found = Rescored(number)
+    step = round_step(number, "verdicts")
+    old, new = parquet_files(parent, before, step), parquet_files(child, after, step)
+    samples = parquet_files(child, after, round_step(number, "samples"))
+    golds = _golds(child, after, number)
+    for files in zip(samples, old, new, strict=True):
+        for row, was, now in zip(*(pq.read_table(file).to_pylist() for file in files), strict=True):
+            found.samples += 1
+            flip = (was["verdict"], now["verdict"])
+            if was["verdict"] == now["verdict"]:
+                continue
+            found.flips[flip] += 1
+            if len(found.examples[flip]) < EXAMPLES:
+                found.examples[flip].append(_example(row, golds[row["prompt_id"]], was, now))
+    pairs = round_step(number, "pairs")
+    had, has = (set(_pairs(*run, pairs)) for run in ((parent, before), (child, after)))
+    found.pairs_before, found.pairs_after, found.pairs_kept = len(had), len(has), len(had & has)
+    return found
+
+
+def _example(row: Mapping[str, Any], gold: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "prompt_id": row["prompt_id"],
+        "sample_index": row["sample_index"],
+        "gold": gold,
+        "text": row["text"][-200:],
+        "extracted": [was["extracted"], now["extracted"]],
+        "reason": [was["reason"], now["reason"]],
+    }
+
+
+def _golds(run_dir: Path, state: State, number: int) -> dict[str, str]:
+    [file] = parquet_files(run_dir, state, round_step(number, "prompts"))
+    table = pq.read_table(file, columns=["prompt_id", "gold"])
+    return dict(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
+
+
+def _pairs(run_dir: Path, state: State, step: str) -> Iterator[tuple[Any, ...]]:
+    for file in parquet_files(run_dir, state, step):
+        table = pq.read_table(file, columns=["prompt_id", "chosen_sample", "rejected_sample"])
+        counted: Counter[tuple[Any, ...]] = Counter()
+        for row in table.to_pylist():
+            key = tuple(row.values())
+            counted[key] += 1
+            yield *key, counted[key]  # wrapping repeats pairs

@@ -1,0 +1,29 @@
+"""What another grading changes, on the terminal."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.rescore import Rescored
+
+
+def show(found: Rescored, console: Console) -> None:
+    """Print how many verdicts flip, examples of each kind, and what that does to the pairs."""
+    total = sum(found.flips.values())
+    console.print(f"verdicts  {total} of {found.samples} flip")
+    if total:
+        table = Table("before", "after", "samples", "for instance: gold", "extracted", "the answer's end")
+        for (before, after), count in found.flips.most_common():
+            for number, example in enumerate(found.examples[before, after]):
+                head = (before, after, str(count)) if number == 0 else ("", "", "")
+                was, now = (str(said) for said in example["extracted"])
+                extracted = was if was == now else f"{was} -> {now}"
+                end = " ".join(example["text"].split())[-60:]
+                table.add_row(*map(Text, (*head, example["gold"], extracted, end)))
+        console.print(table)
+    console.print(
+        f"pairs     {found.pairs_before} before, {found.pairs_after} after; {found.pairs_kept} are the same, "
+        f"{found.pairs_before - found.pairs_kept} gone, {found.pairs_after - found.pairs_kept} new"
+    )

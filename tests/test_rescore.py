@@ -1,0 +1,125 @@
+"""`ratchet rescore`: stored samples graded in another way, in a run that shares them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.errors import BadInput
+from orchestrator.ledger import Ledger
+from orchestrator.rescore import Rescored, rescore
+from orchestrator.verify import verify
+from tests.stand_ins import StandInGraders, StandIns, make_project, run_job
+
+
+class Graders(StandInGraders):
+    """Lenient ones let a wrong answer of an odd sample pass."""
+
+    def __init__(self, workers: StandIns, strict: bool) -> None:
+        super().__init__(workers)
+        self.strict = strict
+
+    def _verdict(self, sample: dict[str, Any], gold: str) -> dict[str, Any]:
+        verdict = super()._verdict(sample, gold)
+        lenient = not self.strict and sample["sample_index"] % 2
+        return verdict | {"verdict": "correct"} if lenient else verdict
+
+
+class Workers(StandIns):
+    def graders(self, settings: Any) -> Graders:
+        return Graders(self, settings.strict)
+
+
+def again(tmp_path: Path, number: int, *overrides: str) -> tuple[Rescored, Workers]:
+    workers, said = Workers(), []
+    found = rescore(tmp_path / "run", tmp_path / "new", number, overrides, said.append, [], lambda _job, _logs: workers)
+    return found, workers
+
+
+def verdicts(run: Path, number: int) -> dict[tuple[str, int], str]:
+    files = sorted((run / f"rounds/{number:02d}/verdicts").glob("*.parquet"))
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    return {(row["prompt_id"], row["sample_index"]): row["verdict"] for row in rows}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_round_is_graded_again_and_what_differs_is_told(tmp_path: Path, number: int) -> None:
+    run_job(make_project(tmp_path), Workers())
+    found, workers = again(tmp_path, number, "grade.strict=false")
+    old, new = verdicts(tmp_path / "run", number), verdicts(tmp_path / "new", number)
+    assert workers.calls["generate"] == workers.calls["train"] == 0
+    assert old.keys() == new.keys()
+    flips = [key for key in old if old[key] != new[key]]
+    assert flips
+    assert dict(found.flips) == {("wrong", "correct"): len(flips)}
+    examples = found.examples["wrong", "correct"]
+    assert {(e["prompt_id"], e["sample_index"]) for e in examples} <= set(flips)
+    assert all(e["extracted"][0] != e["gold"] for e in examples)
+    assert found.samples == len(old)
+    before, after = (
+        pq.read_metadata(tmp_path / run / f"rounds/{number:02d}/pairs/00000.parquet").num_rows for run in ("run", "new")
+    )
+    assert (found.pairs_before, found.pairs_after) == (before, after)
+    assert found.pairs_kept < before
+    assert (tmp_path / "new/rescored.json").exists()
+    assert verify(tmp_path / "new").findings == []
+    assert verify(tmp_path / "run").findings == []
+
+
+def test_earlier_rounds_stay_as_they_were_and_later_ones_follow(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path), Workers())
+    again(tmp_path, 2, "grade.strict=false")
+    assert verdicts(tmp_path / "new", 1) == verdicts(tmp_path / "run", 1)
+    state = Ledger(tmp_path / "new/ledger").state
+    assert "rounds/02/pairs" in state.commits
+    assert "rounds/02/train" not in state.commits
+    workers = Workers()
+    run_job(tmp_path / "new/job.yaml", workers, "rounds=3")
+    assert workers.calls["train"] == 2, "rounds 2 and 3"
+    odd = {key: verdict for key, verdict in verdicts(tmp_path / "new", 3).items() if key[1] % 2}
+    assert set(odd.values()) == {"correct"}
+    assert verify(tmp_path / "new").findings == []
+
+
+def test_the_same_grading_is_done_again_and_nothing_flips(tmp_path: Path) -> None:
+    """The graders themselves may have changed."""
+    run_job(make_project(tmp_path), Workers())
+    found, workers = again(tmp_path, 1)
+    assert workers.calls["grade"] == 2
+    assert not found.flips
+    assert found.pairs_kept == found.pairs_before == found.pairs_after
+
+
+def test_a_grading_that_leaves_no_pair_is_told_too(tmp_path: Path) -> None:
+    class Generous(Workers):
+        def graders(self, settings: Any) -> Graders:
+            return AllCorrect(self, settings.strict)
+
+    class AllCorrect(Graders):
+        def _verdict(self, sample: dict[str, Any], gold: str) -> dict[str, Any]:
+            return super()._verdict(sample, gold) | {"verdict": "correct"}
+
+    run_job(make_project(tmp_path), Workers())
+    said: list[str] = []
+    found = rescore(tmp_path / "run", tmp_path / "new", 1, [], said.append, [], lambda _job, _logs: Generous())
+    assert found.pairs_after == 0 < found.pairs_before
+    assert "gives no pairs" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("number", "override", "said"),
+    [
+        (9, "grade.strict=false", "round 9 has no verdicts; rounds with verdicts: [1, 2]"),
+        (1, "train.learning_rate=1", "rescoring changes the grading alone"),
+        (1, "grade.strickt=false", "did you mean `strict`"),
+    ],
+)
+def test_what_cannot_be_rescored_is_refused(tmp_path: Path, number: int, override: str, said: str) -> None:
+    run_job(make_project(tmp_path), Workers())
+    with pytest.raises(BadInput) as refused:
+        again(tmp_path, number, override)
+    assert said in str(refused.value)
+    assert not (tmp_path / "new").exists()
