@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.compare import compare, in_a_process
+from orchestrator.compare import check, compare, in_a_process
 from orchestrator.compare_file import Plan, load_plan
 from orchestrator.comparison import figures
 from orchestrator.comparison_table import markdown, plot, write
@@ -378,10 +378,21 @@ def test_the_table_is_made_again_without_running(tmp_path: Path, capsys: pytest.
     assert {name: (plan.folder / name).read_bytes() for name in files} == files
 
 
-def test_the_comparison_of_the_demo_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_of_the_demo_has_every_method_and_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     plan = load_plan(Path("jobs/compare.yaml"))
+    check(plan)
     by_arm = {planned.arm: planned.file.job for planned in plan.runs}
-    assert {job.method for job in by_arm.values()} <= set(PRESETS)
-    budgets = {(job.data.prompts_per_round, job.train.token_budget) for job in by_arm.values() if not job.stages}
-    assert len(budgets) >= 1
+    assert {job.method for job in by_arm.values()} == set(PRESETS)
+
+    def budget(job: Any, rounds: int = 1) -> tuple[Any, ...]:
+        return (rounds * job.data.prompts_per_round, job.generate.samples, rounds * job.train.token_budget)
+
+    assert budget(by_arm.pop("irpo_at_once")) == budget(by_arm["irpo"], rounds=by_arm["irpo"].rounds)
+    del by_arm["judge"]  # teaches the seed model something else first
+    assert len({budget(job) for job in by_arm.values()}) == 1
+    shared = {"data", "evaluate", "grade", "promotion"}
+    same = {json.dumps(job.model_dump(mode="json", include=shared)) for job in by_arm.values()}
+    assert len(same) == 1
+    rates = {(job.train.learning_rate, job.train.batch_pairs, job.train.warmup_steps) for job in by_arm.values()}
+    assert rates == {(3e-5, 32, 5)}

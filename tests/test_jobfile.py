@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.compare_file import load_plan
 from orchestrator.config import at_round
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import changed_keys, load_job, resolved_yaml
@@ -168,6 +169,8 @@ def test_shipped_jobs_are_valid_and_executable() -> None:
     jobs = sorted(Path("jobs").glob("*.yaml"))
     assert jobs
     for path in jobs:
-        assert path.read_text().startswith("#!/usr/bin/env -S python -m orchestrator run\n")
+        command = "compare" if path.name == "compare.yaml" else "run"
+        assert path.read_text().startswith(f"#!/usr/bin/env -S python -m orchestrator {command}\n")
         assert path.stat().st_mode & 0o111
-        assert yaml.safe_load(path.read_text())["name"] == load_job(path).job.name
+        name = load_plan(path).name if command == "compare" else load_job(path).job.name
+        assert yaml.safe_load(path.read_text())["name"] == name
