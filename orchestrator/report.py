@@ -54,6 +54,7 @@ def report_text(run_dir: Path) -> str:
         "## Promotion",
         _promotions(done),
         *(_stages(done) or ("## Samples and pairs", _table(_SAMPLES, done))),
+        *_steps(done),
         "## Training",
         "Log-probabilities are of whole completions, in nats: the mean of the first and of the last quarter "
         "of the steps. Padded is what padding every batch to its longest row would have cost.",
@@ -181,6 +182,31 @@ def _stages(done: Sequence[Evidence]) -> list[str]:
         "than the reference's. Log-probabilities are the reference's, and the trained policy's."
     )
     return ["## Stages", text, _table(_STAGES, rows)] if rows else []
+
+
+_STEPS = (
+    Column("round", lambda e: str(e.round.number)),
+    Column("errors", lambda e: f"{e.round.count('located', 'errors'):,}"),
+    Column("steps", lambda e: f"{e.round.count('located', 'steps'):,}"),
+    Column("located", lambda e: f"{e.round.count('located', 'located'):,}"),
+    Column("in step 1", lambda e: f"{e.round.count('located', 'first_step'):,}"),
+    Column("put right", lambda e: f"{e.round.count('pairs', 'rectified'):,}"),
+    Column("prefixes", lambda e: _fact(e, "located", "probes", ",")),
+    Column("tokens", lambda e: _fact(e, "located", "rollout_tokens", ",")),
+    Column("prefixes, scan", lambda e: _fact(e, "located", "scan_probes", ",")),
+    Column("tokens, scan", lambda e: _fact(e, "located", "scan_tokens", ",")),
+    Column("judge's requests", lambda e: _number(e.round.facts.get("located", {}).get("judge"), "requests", ",")),
+)
+
+
+def _steps(done: Sequence[Evidence]) -> list[str]:
+    """Where the wrong answers' first wrong steps are, and what it cost to find them, in a run that looked for them."""
+    rows = [e for e in done if "located" in e.round.facts]
+    text = (
+        "Errors are distinct wrong answers. Prefixes were continued to find the first wrong step; a scan from the first "
+        "step on would have come to the same end at the cost in the columns on the right, the tokens partly estimated."
+    )
+    return ["## First wrong steps", text, _table(_STEPS, rows)] if rows else []
 
 
 def _before_after(evidence: Evidence, key: str) -> str:

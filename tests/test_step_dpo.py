@@ -97,6 +97,14 @@ def test_a_level_of_the_search_is_one_pass_and_costs_less_than_a_scan(tmp_path: 
     assert sum(sum(table["num_tokens"].to_pylist()) for table in drawn) == found["rollout_tokens"]
 
 
+def test_the_report_tells_what_the_search_has_cost(tmp_path: Path) -> None:
+    run_job(project(tmp_path), StepStandIns())
+    found = facts(tmp_path, "located")
+    report = (tmp_path / "run/report.md").read_text()
+    cells = [found[key] for key in ("probes", "rollout_tokens", "scan_probes", "scan_tokens")]
+    assert "| " + " | ".join(f"{cell:,}" for cell in cells) + " |" in report.split("## First wrong steps")[1]
+
+
 def test_rollouts_from_the_last_right_prefix_are_rectifications_already(tmp_path: Path) -> None:
     run_job(project(tmp_path), StepStandIns())
     commits = Ledger(tmp_path / "run/ledger").state.commits
