@@ -203,8 +203,8 @@ def _steps(done: Sequence[Evidence]) -> list[str]:
     """Where the wrong answers' first wrong steps are, and what it cost to find them, in a run that looked for them."""
     rows = [e for e in done if "located" in e.round.facts]
     text = (
-        "Errors are distinct wrong answers. Prefixes were continued to find the first wrong step; a scan from the first "
-        "step on would have come to the same end at the cost in the columns on the right, the tokens partly estimated."
+        "Errors are distinct wrong answers. Prefixes were continued to find the first wrong step; a scan from step "
+        "1 on would have come to the same end at the cost in the columns on the right, the tokens partly estimated."
     )
     return ["## First wrong steps", text, _table(_STEPS, rows)] if rows else []
 

@@ -180,15 +180,17 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
             yield from batch.to_pylist()
 
 
-def write_prefixes(prefixes: Mapping[str, tuple[Error, int]], golds: Mapping[str, str], file: Path) -> Facts:
+def write_prefixes(prefixes: Mapping[str, tuple[Error, int]], prompts: Path, file: Path) -> Facts:
     """Write prompts (schema PROMPTS) that end in a prefix of a wrong answer: an error and its number of right steps, by
-    the prefix's name. `text` is what was sampled of it."""
+    the prefix's name. `prompts` are those that the errors answer."""
+    table = pq.read_table(prompts, columns=["prompt_id", "text", "gold"])
+    asked = {row["prompt_id"]: row for row in table.to_pylist()}
     rows = [
         {
             "prompt_id": name,
-            "text": error.answer.text[: error.answer.characters(error.answer.prefix_tokens(right))],
+            "text": asked[error.prompt_id]["text"] + error.answer.prefix_text(right),
             "token_ids": error.prefix(right),
-            "gold": golds[error.prompt_id],
+            "gold": asked[error.prompt_id]["gold"],
         }
         for name, (error, right) in sorted(prefixes.items())
     ]

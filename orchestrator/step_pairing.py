@@ -82,7 +82,7 @@ class StepPair:
     def full_rejected(self) -> str:
         """The wrong step and all that followed."""
         answer = self.error.answer
-        return answer.text[answer.characters(answer.prefix_tokens(self.first_wrong - 1)) :]
+        return answer.text[len(answer.prefix_text(self.first_wrong - 1)) :]
 
 
 def step_pair(error: Error, first_wrong: int, continuation: Continuation) -> StepPair | Refusal:
@@ -90,7 +90,7 @@ def step_pair(error: Error, first_wrong: int, continuation: Continuation) -> Ste
     answer, first = error.answer, error.answer.prefix_tokens(first_wrong - 1)
     if continuation.prompt != error.prefix(first_wrong - 1):
         return "not_a_prefix"
-    right = answer.text[: answer.characters(first)]
+    right = answer.prefix_text(first_wrong - 1)
     ends = [*answer.token_ends[:first], *(len(right) + end for end in continuation.token_ends)]
     corrected = Answer(answer.opening, right + continuation.text, ends, answer.how)
     if len(corrected.steps) < first_wrong:

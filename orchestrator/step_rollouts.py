@@ -36,7 +36,6 @@ class Rollouts:
         self.hashes: list[list[str]] = []
         self.tallies: dict[str, Tally] = {}
         self._this, self._model = this, model
-        self._golds = {problem.prompt_id: problem.gold for problem in this.problems()}
         self._add(this.folder, graded)
 
     def draw(self, part: str, prefixes: Prefixes, samples: int, errors: Commit) -> None:
@@ -47,7 +46,7 @@ class Rollouts:
 
         def work(folder: Path) -> Facts:
             folder.mkdir()
-            return step_files.write_prefixes(prefixes, self._golds, folder / f"{inner.split}.parquet")
+            return step_files.write_prefixes(prefixes, self.passes[0].prompts, folder / f"{inner.split}.parquet")
 
         prompts = inner.context.run.step(f"{inner.folder}/prompts", inputs, work)
         plan = replace(inner.sampling_plan(), samples=samples)

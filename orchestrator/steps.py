@@ -78,6 +78,10 @@ class Answer:
         into what follows is not among them."""
         return self._boundary(self.steps[right].begin) if right < len(self.steps) else len(self.token_ends)
 
+    def prefix_text(self, right: int) -> str:
+        """The text of those tokens."""
+        return self.text[: self.characters(self.prefix_tokens(right))]
+
     def step_tokens(self, number: int) -> int:
         """How many sampled tokens there are to the end of a step. The white space behind it is left out where a token
         begins there (as in the paper's data), and so is EOS."""

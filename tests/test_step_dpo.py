@@ -93,6 +93,8 @@ def test_a_level_of_the_search_is_one_pass_and_costs_less_than_a_scan(tmp_path: 
     assert 0 < found["rollout_tokens"] < found["scan_tokens"]
     assert found["probes"] < found["scan_probes"]
     drawn = [pq.read_table(tmp_path / "run" / step) for step in searched]
+    prompts = [row for step in searched for row in pq.read_table(tmp_path / "run" / step / "../prompts").to_pylist()]
+    assert all(bytes(prompt["token_ids"]).decode() == prompt["text"] for prompt in prompts)
     assert sum(table.num_rows for table in drawn) == found["probes"] * STEPS["rollouts"]
     assert sum(sum(table["num_tokens"].to_pylist()) for table in drawn) == found["rollout_tokens"]
 
