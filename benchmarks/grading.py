@@ -123,7 +123,8 @@ def agreement() -> dict[str, Any]:
         graded, _ = ours([(case["gold"], case["text"]) for case in mine], graders)
         for case, one in zip(mine, graded, strict=True):
             _count(counts["ratchet"], case, one.verdict == "correct")
-            _count(counts["math-verify"], case, plain([(case["gold"], case["text"])])[0])
+            if grader != "choice":  # math-verify has no options
+                _count(counts["math-verify"], case, plain([(case["gold"], case["text"])])[0])
     return {side: {kind: dict(counter) for kind, counter in kinds.items()} for side, kinds in counts.items()}
 
 

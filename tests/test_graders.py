@@ -240,9 +240,17 @@ def test_different_numbers_differ_in_any_clothes(one: Fraction, two: Fraction, d
 
 
 def test_numbers_that_are_written_out() -> None:
-    for words, value in [("seven", 7), ("Twenty-five", 25), ("three hundred and six", 306), ("one million", 10**6)]:
+    for words, value in [
+        ("seven", 7),
+        ("Twenty-five", 25),
+        ("three hundred and six", 306),
+        ("one million", 10**6),
+        ("a dozen", 12),
+    ]:
         assert number.grade(str(value), words).verdict == "correct"
-    for words in ["two three", "one-half", "seventh", "two hundred hundred", "zero one", "seven and a half"]:
+    for words, value in [("one half", "1/2"), ("two-thirds", "2/3"), ("A quarter", "0.25"), ("half", "50%")]:
+        assert number.grade(value, words).verdict == "correct"
+    for words in ["two three", "third", "seventh", "two hundred hundred", "zero one", "seven and a half"]:
         assert number.parse(words) is None, words
 
 

@@ -16,6 +16,7 @@ _LEAD = re.compile(r"(?:the |my )?(?:final |correct )?answer is:?\s", re.IGNOREC
 _LINE_END = re.compile(r"[\r\n]")
 _BRACES = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _NEXT_SENTENCE = re.compile(r"(?<=[0-9$)}%*\]])\.\**\s+(?=[A-Z*#])")
+_BOLD = re.compile(r"(?<![\w)*])\*\*([^*\n]{1,200})\*\*(?![\w(*])")
 _NUMBER = re.compile(
     r"(?<![\w.])[-−+]?(?:US)?\\?[$€£¥]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?[ ]?%?"
     r"|(?<![\w.])[-−+]?\.[0-9]+%?|-?\\[dt]?frac\{-?[0-9]+\}\{[0-9]+\}"
@@ -137,7 +138,8 @@ def _pattern(text: str, regex: str) -> str | None:
 
 
 def _tidy(answer: str) -> str:
-    """`answer` without the Markdown emphasis and the full stop around it."""
+    """`answer` without Markdown's emphasis, and without the full stop after it."""
+    answer = _BOLD.sub(r"\1", answer)
     for _ in range(3):  # "**7.**" takes two; a bound keeps endless decoration from costing its square
         answer = answer.strip().strip("*`").strip()
         if answer.startswith("__") and answer.endswith("__"):

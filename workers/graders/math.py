@@ -51,6 +51,7 @@ _SHORT = "am an as at be by do go he hi if in is it me my no of oh ok on or so t
 _SHORT_WORDS = frozenset(_SHORT.split())
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _ROOT = re.compile(r"√\s*(?:\(([^()]*)\)|([0-9]+|[A-Za-z]))")
+_ODDS = re.compile(r"^([0-9]+) to ([0-9]+)$")
 _CLOCK = re.compile(r"[0-9]{1,2}:[0-5][0-9](?![0-9])")
 _RATIO = re.compile(r"[:/]|\\frac")
 _BASE = re.compile(r"[0-9A-F]+_\{?([0-9]+)\}?")
@@ -71,6 +72,7 @@ def _latex(text: str) -> str:
     text = normalise(text).replace("$", " ").translate(_SYMBOLS)
     text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text).replace("**", "^")
     text = _braced_exponents(text)
+    text = _ODDS.sub(r"\1:\2", text)
     text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
     return re.sub(r"(?<![A-Za-z\\])(pi|infinity)(?![A-Za-z])", lambda m: {"pi": "\\pi "}.get(m[1], "\\infty "), text)
 

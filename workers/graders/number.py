@@ -129,7 +129,8 @@ _REPEATING = re.compile(
     r"|(?P<head2>[0-9]{0,50}?)(?P<cycle2>[0-9]{1,6}?)(?P=cycle2){2,}\s*(?:\.\.\.|\\[lc]?dots(?![a-z])))"
 )
 _PARENTHESES = re.compile(r"(\(+)([^()]*)(\)+)")
-_UNIT_SHAPE = re.compile(r"(?P<gap>[\s-]*)(?P<unit>[A-Za-z°¢$€£¥₹][A-Za-z°¢$€£¥₹ ./'()-]*(?:\s?\^\{?[23]\}?)?)")
+_OUT_OF = re.compile(r"(?<=[0-9]) out of (?=[0-9])")
+_UNIT_SHAPE = re.compile(r"(?P<gap>[\s-]*/? ?\(?)(?P<unit>[A-Za-z°¢$€£¥₹][A-Za-z°¢$€£¥₹ ./'()-]*(?:\s?\^\{?[23]\}?)?)")
 
 _UNIT_AT_END = re.compile(
     r"(?P<rest>.*(?:[0-9})\]]|\\pi))\s+(?P<unit>[A-Za-z°][A-Za-z° ./-]{0,60}?(?:\s?\^\{?[23]\}?)?)", re.DOTALL
@@ -160,6 +161,7 @@ def parse(text: str) -> Quantity | None:
     if (equation := _LEFT_SIDE.fullmatch(text)) is not None:
         text = equation["rest"]
     text = _REPEATING.sub(_as_fraction, digits(_ABOUT.sub("", text, count=1)), count=1)
+    text = _OUT_OF.sub("/", text)
     if (inner := _PARENTHESES.fullmatch(text)) is not None and len(inner[1]) == len(inner[3]):
         text = inner[2]
     match = _NUMBER.fullmatch(text)
