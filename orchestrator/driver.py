@@ -159,6 +159,8 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
     pinned = job.data if kept else pin(job.data)
     problems = {} if kept else read_all_problems(file, pinned)
     preferences = None if Run(root).committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
+    for source in preferences or ():
+        say(f"stages    {source}")
     probe_links(root)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
@@ -170,6 +172,7 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL)
         problems = keep_problems(run, job, pinned, problems)
         keep_preferences(run, file, preferences)
+        preferences = None  # a large data set is not held in memory for the whole run
         model = keep_model(run, job, seed)
         with hire(job, root / "logs") as workers, _interruption(run, received):
             improve(job, run, workers, problems, model, say, until)

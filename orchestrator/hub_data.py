@@ -32,7 +32,7 @@ def pinned(source: Source, key: str) -> Source:
     try:
         commit = within(PATIENCE, ask)
     except Exception as error:  # of many libraries' kinds; whatever it is, it is this line of the job
-        raise BadInput(f"{key}.hub: {_named(source)}: the Hub gave no answer ({short(error)}). {_CURE}") from error
+        raise BadInput(f"{key}.hub: {named(source)}: the Hub gave no answer ({short(error)}). {_CURE}") from error
     return source.model_copy(update={"revision": commit})
 
 
@@ -51,10 +51,10 @@ def rows(source: Source, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
             f"hf://datasets/{source.hub}", source.config, split=source.split, revision=source.revision
         )
     except Exception as error:
-        raise BadInput(f"{key}.hub: {_named(source)} cannot be loaded ({short(error)}). {_CURE}") from error
+        raise BadInput(f"{key}.hub: {named(source)} cannot be loaded ({short(error)}). {_CURE}") from error
     _check_commit(source, found, key)
     for number, row in enumerate(found, 1):
-        yield f"{_named(source)}, row {number}", row
+        yield f"{named(source)}, row {number}", row
 
 
 def _check_commit(source: Source, found: Any, key: str) -> None:
@@ -64,11 +64,12 @@ def _check_commit(source: Source, found: Any, key: str) -> None:
     with_names = {name for name in commits if COMMIT.fullmatch(name)}
     if COMMIT.fullmatch(asked) and with_names and with_names != {asked}:
         raise BadInput(
-            f"{key}.revision: {_named(source)}: asked for commit {asked}, but only {', '.join(sorted(with_names))} is "
+            f"{key}.revision: {named(source)}: asked for commit {asked}, but only {', '.join(sorted(with_names))} is "
             "in the local cache and the Hub cannot be reached. Give that revision, or connect."
         )
 
 
-def _named(source: Source) -> str:
+def named(source: Source) -> str:
+    """A data set for people, with its part: "openai/gsm8k (main, train)"."""
     parts = [part for part in (source.config, source.split) if part]
     return f"{source.hub} ({', '.join(parts)})"

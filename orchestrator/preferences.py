@@ -135,6 +135,13 @@ def as_problems(sources: Sequence[Preferences]) -> list[Problem]:
     return list(found.values())
 
 
+def texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Prompt and completion of each side of a committed pair, as bare text: what somebody who has seen the pair
+    knows, however it was templated, spaced or tokenised."""
+    prompt, *sides = (_bare(row[name]) for name in ("prompt", "chosen", "rejected"))
+    yield from ((prompt, side) for side in sides if side)
+
+
 def told(left_out: Mapping[str, int]) -> str:
     """How many were left out and why, for people; nothing where none was."""
     words = {"empty": "with an empty side", "equal": "with equal sides", "no_prompt": "without a prompt"}
@@ -150,7 +157,7 @@ def _read(job: Job, number: int, source: Source, find: Find) -> Preferences:
         places = hub_data.rows(source, key)
     else:
         places = rows_of(find(source.path, key), key)
-    name = source.hub or Path(source.path).name
+    name = hub_data.named(source) if source.hub else Path(source.path).name
     found = Preferences(name, [], Counter(empty=0, equal=0, no_prompt=0), source.revision)
     for row_number, (place, row) in enumerate(places, 1):
         try:
@@ -169,7 +176,7 @@ def _read(job: Job, number: int, source: Source, find: Find) -> Preferences:
             break
     if not found.rows:
         reason = told(found.left_out).removeprefix("; ") or "it has no rows"
-        raise BadInput(f"{key}: {source.hub or source.path} has no pair to learn from ({reason})")
+        raise BadInput(f"{key}: {name} has no pair to learn from ({reason})")
     return found
 
 
@@ -313,13 +320,6 @@ def _common_text(a: str, b: str) -> str:
     """What both begin with, without a space at its end: it belongs to the first word of the answer."""
     shared = "".join(x for x, _ in takewhile(lambda pair: pair[0] == pair[1], zip(a, b, strict=False)))
     return shared[:-1] if shared.endswith(" ") else shared
-
-
-def texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Prompt and completion of each side of a committed pair, as bare text: what somebody who has seen the pair
-    knows, however it was templated, spaced or tokenised."""
-    prompt, *sides = (_bare(row[name]) for name in ("prompt", "chosen", "rejected"))
-    yield from ((prompt, side) for side in sides if side)
 
 
 def _bare(side: Side | None) -> str:

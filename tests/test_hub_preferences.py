@@ -55,6 +55,7 @@ def test_rows_are_the_runs_own_once_it_has_started(tmp_path: Path) -> None:
     ledger = [json.loads(file.read_text()) for file in sorted((tmp_path / "run/ledger").glob("*.json"))]
     [kept] = [r["data"]["facts"] for r in ledger if r["data"].get("step") == "baseline/preferences"]
     assert [(source["revision"], source["pairs"]) for source in kept["sources"]] == [(COMMIT, 4)] * 2
+    assert kept["sources"][1]["name"] == "someone/problems (main, train[4:])"
     # Another home, so no cache; and the server is gone.
     run(tmp_path, address, "second", "")
     run(tmp_path, address, "third", "child", "loss.beta=0.5")
