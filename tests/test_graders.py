@@ -15,6 +15,7 @@ from workers.extraction import extract, last_boxed, rules_of
 from workers.graders import choice, exact, math, number, python, regex
 from workers.graders.combine import build
 from workers.graders.judgement import Judgement
+from workers.graders.sentence import number_in
 
 ALL = ("exact", "number", "math")
 RULES = ("final_answer", "boxed", "hash")
@@ -270,6 +271,34 @@ def test_numbers_that_are_written_out() -> None:
 )
 def test_how_near_is_equal(gold: str, answer: str, verdict: str) -> None:
     assert judge(ALL, gold, answer).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("sentence", "number"),
+    [
+        ("Natalia sold 72 clips altogether in April and May.", "72 clips altogether"),
+        ("Thus, the total cost is $72.00.", "$72.00"),
+        ("There are $72$ ways", "72 ways"),
+        ("It is -72", "-72"),
+        ("She has at least 72", ""),
+        ("A third of 72", ""),
+        ("Tom has two dogs and 72 cats", ""),
+        ("Tom has 72 cats and 3 dogs", ""),
+        ("It is 72 or 73", ""),
+        ("sin 72", ""),
+        ("x 72", ""),
+        ("It is x + 72", ""),
+        ("72 clips", ""),
+        ("", ""),
+    ],
+)
+def test_the_number_of_a_sentence(sentence: str, number: str) -> None:
+    assert number_in(sentence) == number
+
+
+def test_a_gold_answer_is_no_sentence() -> None:
+    assert number.grade("Ann has 72 clips", "72").verdict == "ungradable"
+    assert number.grade("72", "Ann has 72 clips").verdict == "correct"
 
 
 def test_a_pattern_compares_what_its_group_finds() -> None:

@@ -12,6 +12,8 @@ The conventions, where mathematics leaves room for them:
 - "x = 7" is 7, "3 1/2" is 7/2, "7 million" is 7000000, "1,234" is 1234, "about 7" and "seven" are 7, "(-7)" is -7.
   "1,5" and "0,123" are no numbers.
 - Words that change a value ("7 squared", "7 or 8", "7 more than x") make it no number.
+- An answer, though not a gold answer, may be a sentence with one number in it ("Ann has 7 apples left"), unless one
+  of its words could change the value ("Ann has at least 7 apples").
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from functools import lru_cache
 
 from workers.graders.judgement import CORRECT, Judgement, short
 from workers.graders.normalise import normalise
+from workers.graders.sentence import number_in
 from workers.graders.words import digits
 
 MAX_LENGTH = 1000
@@ -302,7 +305,7 @@ def grade(gold: str, answer: str) -> Judgement:
     wanted = _gold(gold)
     if wanted is None:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is no number")
-    got = parse(answer)
+    got = parse(answer) or parse(number_in(answer))
     if got is None:
         return Judgement("wrong", f"{short(answer)!r} is no number")
     if wanted.unit and got.unit and wanted.unit != got.unit:

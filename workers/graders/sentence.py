@@ -1,0 +1,43 @@
+"""The number that a sentence states: "Ann has 7 apples left" says 7 apples."""
+
+from __future__ import annotations
+
+import re
+
+from workers.graders.normalise import normalise
+
+MAX_LENGTH = 500
+_HEDGES = """
+half third thirds quarter quarters fourth fourths fifth fifths sixth tenth tenths percent percentage
+not no never least most more less fewer between either or maybe unless nearly almost twice double triple
+negative minus plus times sin cos tan sec csc cot log ln exp sqrt pi gcd lcm mod root versus vs except without
+zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand
+"""
+_HEDGING = frozenset(_HEDGES.split())
+"""Words that may change a number wherever they stand in its sentence."""
+_BEFORE_WORDS = """
+over under above below than from to by past until till before after step page
+"""
+_BEFORE = frozenset(_BEFORE_WORDS.split())
+"""Words right before a number that make it another one's."""
+_SENTENCE = re.compile(
+    r"(?P<lead>[A-Za-z][A-Za-z ,.'’():;-]{0,300}[ :(])(?P<rest>[-+]?[$€£¥]?[-+]?[.]?[0-9].*)", re.DOTALL
+)
+_DOLLARS = re.compile(r"\$([^$ ]+)\$")
+_AFTER_UNIT = re.compile(
+    r"(?<=[a-z])[ ,](?:in|on|at|for|from|to|and|left|over|by|with|of|per|each|a|every|after) .*", re.DOTALL
+)
+
+
+def number_in(text: str) -> str:
+    """The one number of a sentence with its unit; "" where there is none, or two, or a word that may change it."""
+    if len(text) > MAX_LENGTH or (match := _SENTENCE.fullmatch(_DOLLARS.sub(r"\1", normalise(text)))) is None:
+        return ""
+    words = re.findall("[a-z]+", match["lead"].lower())
+    if _HEDGING & set(words) or words[-1] in _BEFORE or max(map(len, words)) == 1:
+        return ""
+    after = re.findall("[a-z]+", match["rest"].lower())
+    if after[:1] == ["and"] or _HEDGING & set(after):
+        return ""
+    number_and_unit = _AFTER_UNIT.sub("", match["rest"], count=1)
+    return "" if re.search("[0-9]", match["rest"][len(number_and_unit) :]) else number_and_unit
