@@ -30,7 +30,7 @@ _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _ELSEWHERE = {"name": "arms have names", "method": "an arm's `method`", "seed": "`seeds`", "run_dir": "the name"}
 """Keys of a job that the comparison decides, and by what."""
 
-Name = Annotated[str, Field(pattern=_NAME, max_length=60)]
+Name = Annotated[str, Field(pattern=_NAME, max_length=40)]
 Seeds = Annotated[list[CountOrZero], Field(min_length=1)]
 
 
@@ -100,6 +100,11 @@ class Comparison(Settings):
         return self.arms[arm].seeds or self.seeds
 
 
+def run_name(arm: str, seed: int) -> str:
+    """The name of a run's folder."""
+    return f"{arm}-seed{seed}"
+
+
 @dataclass(frozen=True)
 class PlannedRun:
     """One run of a comparison: an arm with one seed."""
@@ -113,7 +118,7 @@ class PlannedRun:
 
     @property
     def name(self) -> str:
-        return self.file.job.name
+        return run_name(self.arm, self.seed)
 
 
 @dataclass(frozen=True)
@@ -178,11 +183,15 @@ def _run(
     shared: Path,
     folder: Path,
 ) -> PlannedRun:
-    name, start = f"{arm}-seed{seed}", comparison.arms[arm].start
-    before = f"{start}-seed{seed}" if start else None
-    decided: dict[tuple[str, ...], Any] = {("name",): name, ("seed",): seed, ("run_dir",): str(folder / name)}
-    if "experiment" not in (document.get("tracking") or {}):
-        decided["tracking", "experiment"] = comparison.name
+    name, start = run_name(arm, seed), comparison.arms[arm].start
+    before = run_name(start, seed) if start else None
+    # The dashboard's models have the names of jobs, and a comparison's are not those of another run.
+    decided: dict[tuple[str, ...], Any] = {("name",): f"{comparison.name}-{name}"}
+    decided |= {("seed",): seed, ("run_dir",): str(folder / name)}
+    # One experiment for all, in the dashboard of the other runs, unless the job says where.
+    tracking = {"experiment": comparison.name, "uri": f"sqlite:///{folder.parent / 'mlflow.db'}"}
+    said = document.get("tracking") or {}
+    decided |= {("tracking", key): value for key, value in tracking.items() if key not in said}
     if before:  # relative to the folder of the job file that the run will have
         decided["model",] = f"run:../{comparison.name}/{before}"
     for key, value in decided.items():

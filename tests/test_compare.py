@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ import pytest
 import yaml
 
 from orchestrator.compare import check, compare, in_a_process
-from orchestrator.compare_file import Plan, load_plan
+from orchestrator.compare_file import Arm, Comparison, Plan, load_plan
 from orchestrator.comparison import figures
 from orchestrator.comparison_table import markdown, plot, write
 from orchestrator.errors import BadInput, Interrupted, RatchetError
@@ -111,6 +112,9 @@ def test_a_method_goes_before_the_shared_file_and_set_before_the_method(tmp_path
     assert {(job.train.batch_pairs, job.generate.temperature) for job in found.values()} == {(5, 0.9)}
     assert [job.seed for job in found.values()] == [1, 1, 1, 2]
     assert mild.run_dir == str(tmp_path / "runs/compare/mild-seed2")
+    assert {(job.tracking.experiment, job.tracking.uri) for job in found.values()} == {
+        ("compare", f"sqlite:///{tmp_path}/runs/mlflow.db")
+    }
 
 
 def test_a_list_of_temperatures_gives_way_to_the_one_that_all_arms_have(tmp_path: Path) -> None:
@@ -200,7 +204,7 @@ def test_an_arm_starts_from_what_another_has_trained(tmp_path: Path) -> None:
     plan, failed, _ = run(project(tmp_path, arms=arms), Runner())
     assert failed == []
     kept = Ledger(plan.folder / "after-seed2/ledger").state.commits["baseline/model"]
-    assert (kept.facts["run"], kept.facts["round"]) == ("sft-seed2", 1)
+    assert (kept.facts["run"], kept.facts["round"]) == ("compare-sft-seed2", 1)
     after = figures(plan)[1]
     assert after.start == "sft"
     assert after.runs[0].rounds[0].accuracy == figures(plan)[0].runs[1].rounds[1].accuracy
@@ -396,3 +400,13 @@ def test_the_comparison_of_the_demo_has_every_method_and_one_budget(monkeypatch:
     assert len(same) == 1
     rates = {(job.train.learning_rate, job.train.batch_pairs, job.train.warmup_steps) for job in by_arm.values()}
     assert rates == {(3e-5, 32, 5)}
+
+
+def test_every_key_is_in_the_documentation() -> None:
+    text = (PROJECT / "docs/compare.md").read_text()
+    keys = [*Comparison.model_fields, *(f"arms.NAME.{key}" for key in Arm.model_fields)]
+    assert re.findall(r"^\| `([\w.]+)` \|", text, re.MULTILINE) == keys
+    example = re.search(r"```yaml\n(.*?)```", text, re.DOTALL)
+    assert example is not None
+    comparison = Comparison.model_validate(yaml.safe_load(example[1]))
+    assert list(comparison.arms) == ["irpo", "dpo", "hot", "step_dpo"]
