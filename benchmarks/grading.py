@@ -10,8 +10,10 @@ introduction has it. Ratchet is a pool of grader processes with the default grad
 repetition has a pool of its own, so that no verdict is known. Without `--agreement` the verdicts are compared,
 and each difference is listed.
 
-`--agreement` reads tests/grading_cases.jsonl, cases with labels, and counts each side's false negatives (a
-correct answer that is not called so) and false positives.
+`--agreement` takes the same answers, whose labels are known because they were made ("solutions"), and the
+labelled cases of tests/grading_cases.jsonl, and counts each side's false negatives (a correct answer that is not
+called so) and false positives. In the hand-made cases math-verify is given the answer that Ratchet found, as
+LaTeX; it is not asked about options, and about where an answer is.
 """
 
 from __future__ import annotations
@@ -38,8 +40,8 @@ SOLUTIONS = [
     ("The temperature falls by 8 from 5, so 5-8=-3 degrees.", "-3"),
     ("A share of 3 in 8 is 3/8=0.375 of it.", "0.375"),
 ]
-Answer = tuple[str, str]
-"""(gold answer, completion)"""
+Answer = tuple[str, str, bool]
+"""(gold answer, completion, whether it is correct)"""
 
 
 def solutions(file: str | None, prompts: int) -> list[tuple[str, str]]:
@@ -57,24 +59,26 @@ def completions(solved: Sequence[tuple[str, str]], samples: int) -> list[Answer]
     for solution, gold in solved:
         number = gold.replace(",", "")
         wrong = str(float(number) + dice.choice([1, -1, 10, 0.5])).removesuffix(".0")
+        whole = "." not in number
         clothes = [
-            f"Final answer: {gold}",
-            f"The answer is $\\boxed{{{gold}}}$.",
-            f"Final answer: ${gold}.00" if "." not in gold else f"Final answer: ${gold}",
-            f"Final answer: $x = {number}$",
-            f"Final answer: {wrong}",
-            f"The answer is $\\boxed{{{wrong}}}$.",
-            f"Final answer: $\\frac{{{number}}}{{1}}$" if "." not in number else f"Final answer: {number}",
-            f"Final answer: ${wrong}$",
+            (f"Final answer: {gold}", True),
+            (f"The answer is $\\boxed{{{gold}}}$.", True),
+            (f"Final answer: ${gold}{'.00' if whole else ''}", True),
+            (f"Final answer: $x = {number}$", True),
+            (f"Final answer: {wrong}", False),
+            (f"The answer is $\\boxed{{{wrong}}}$.", False),
+            (f"Final answer: $\\frac{{{number}}}{{1}}$" if whole else f"Final answer: {number}", True),
+            (f"Final answer: ${wrong}$", False),
         ]
-        found += [(gold, f"{solution}\n{clothes[n % len(clothes)]}") for n in range(samples)]
+        for end, correct in (clothes[n % len(clothes)] for n in range(samples)):
+            found.append((gold, f"{solution}\n{end}", correct))
     return found
 
 
 def plain(answers: Sequence[Answer]) -> list[bool]:
     from math_verify import parse, verify
 
-    return [bool(verify(parse(f"${gold}$"), parse(text))) for gold, text in answers]
+    return [bool(verify(parse(f"${gold}$"), parse(text))) for gold, text, _ in answers]
 
 
 def ours(answers: Sequence[Answer], graders: Sequence[str] = ("exact", "number", "math")) -> tuple[list[Any], float]:
@@ -82,7 +86,7 @@ def ours(answers: Sequence[Answer], graders: Sequence[str] = ("exact", "number",
     with GraderPool(Grade(graders=list(graders))) as pool:
         pool.grade([(f"{n}", f"\\boxed{{{n}}}", "stop") for n in range(10_000, 10_256)])  # starts every process
         started = time.perf_counter()
-        graded = pool.grade((gold, text, "stop") for gold, text in answers)
+        graded = pool.grade((gold, text, "stop") for gold, text, _ in answers)
         return graded, time.perf_counter() - started
 
 
@@ -100,7 +104,7 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     middle = {name: statistics.median(values) for name, values in seconds.items()}
     different = [
         {"gold": gold, "completion_end": text[-60:], "math_verify": their, "ratchet": one.verdict}
-        for (gold, text), their, one in zip(answers, theirs, graded, strict=True)
+        for (gold, text, _), their, one in zip(answers, theirs, graded, strict=True)
         if their != (one.verdict == "correct")
     ]
     return {
@@ -114,26 +118,39 @@ def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def agreement() -> dict[str, Any]:
+def agreement(arguments: argparse.Namespace) -> dict[str, Any]:
     cases = [json.loads(line) for line in CASES.read_text(encoding="utf-8").splitlines()]
+    rows = [(case["kind"], (case["gold"], case["text"], case["label"] == "correct")) for case in cases]
+    solved = solutions(arguments.gsm8k, arguments.prompts)
+    rows += [("solutions", answer) for answer in completions(solved, arguments.samples)]
     counts: dict[str, dict[str, Counter[str]]] = {"ratchet": {}, "math-verify": {}}
-    for grader in ("default", "choice"):
-        mine = [case for case in cases if case["grader"] == grader]
-        graders = ("choice",) if grader == "choice" else ("exact", "number", "math")
-        graded, _ = ours([(case["gold"], case["text"]) for case in mine], graders)
-        for case, one in zip(mine, graded, strict=True):
-            _count(counts["ratchet"], case, one.verdict == "correct")
-            if grader != "choice":  # math-verify has no options
-                _count(counts["math-verify"], case, plain([(case["gold"], case["text"])])[0])
-    return {side: {kind: dict(counter) for kind, counter in kinds.items()} for side, kinds in counts.items()}
+    different: list[dict[str, Any]] = []
+    for kind in dict.fromkeys(kind for kind, _ in rows):
+        answers = [answer for its_kind, answer in rows if its_kind == kind]
+        graded, _ = ours(answers, ("choice",) if kind == "choice" else ("exact", "number", "math"))
+        said = {"ratchet": [one.verdict == "correct" for one in graded]}
+        if kind == "solutions":
+            said["math-verify"] = plain(answers)
+        elif kind in ("number", "math"):  # the bare answer as LaTeX, so that equality alone is compared
+            bare = [(gold, f"${one.extracted}$", label) for (gold, _, label), one in zip(answers, graded, strict=True)]
+            said["math-verify"] = plain(bare)
+        for (gold, _, _), one, theirs in zip(answers, graded, said.get("math-verify", []), strict=False):
+            if theirs != (one.verdict == "correct"):
+                different.append({"gold": gold, "answer": one.extracted, "math_verify": theirs, "ratchet": one.verdict})
+        for side, verdicts in said.items():
+            for (_, _, label), correct in zip(answers, verdicts, strict=True):
+                _count(counts[side].setdefault(kind, Counter()), label, correct)
+    table = {side: {kind: dict(counter) for kind, counter in kinds.items()} for side, kinds in counts.items()}
+    return {"table": table, "different": different}
 
 
-def _count(kinds: dict[str, Counter[str]], case: dict[str, Any], correct: bool) -> None:
-    for kind in (case["kind"], "all"):
-        counter = kinds.setdefault(kind, Counter(cases=0, false_negatives=0, false_positives=0))
-        counter["cases"] += 1
-        counter["false_negatives"] += case["label"] == "correct" and not correct
-        counter["false_positives"] += case["label"] != "correct" and correct
+def _count(counter: Counter[str], label: bool, correct: bool) -> None:
+    counter.update(
+        cases=1,
+        correct=int(label),
+        false_negatives=int(label and not correct),
+        false_positives=int(correct and not label),
+    )
 
 
 def show_speed(result: dict[str, Any]) -> None:
@@ -149,11 +166,14 @@ def show_speed(result: dict[str, Any]) -> None:
 
 
 def show_agreement(result: dict[str, Any]) -> None:
-    print(f"{'':12} {'cases':>7} {'kind':8} {'false negatives':>16} {'false positives':>16}")
-    for side, kinds in result.items():
+    print(f"{'':12} {'':10} {'cases':>7} {'correct':>8} {'false negatives':>16} {'false positives':>16}")
+    for side, kinds in result["table"].items():
         for kind, counted in kinds.items():
-            negatives, positives = counted["false_negatives"], counted["false_positives"]
-            print(f"{side:12} {counted['cases']:7} {kind:8} {negatives:16} {positives:16}")
+            numbers = [counted[name] for name in ("cases", "correct", "false_negatives", "false_positives")]
+            print("{:12} {:10} {:7} {:8} {:16} {:16}".format(side, kind, *numbers))
+    print(f"\n{len(result['different'])} verdicts differ:")
+    for one in result["different"]:
+        print(f"  gold {one['gold']!r}, {one['answer']!r}: math-verify {one['math_verify']}, {one['ratchet']}")
 
 
 def main() -> None:
@@ -166,7 +186,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    result = agreement() if arguments.agreement else speed(arguments)
+    result = agreement(arguments) if arguments.agreement else speed(arguments)
     if arguments.json:
         print(json.dumps(result))
     else:
