@@ -273,7 +273,9 @@ def test_a_worker_that_is_killed_is_replaced_and_its_keeper_too() -> None:
     with GraderPool(Grade(processes=1, graders=["exact"])) as pool:
         assert pool.grade([item])[0].verdict == "correct"
         (keeper,) = pool.pids()
-        os.kill(_workers_of(keeper)[0], signal.SIGKILL)
+        (worker,) = _workers_of(keeper)
+        os.kill(worker, signal.SIGKILL)
+        _wait_until_gone([worker])
         assert pool.grade([item])[0].verdict == "correct"
         assert pool.pids() == [keeper]
         os.killpg(keeper, signal.SIGKILL)

@@ -69,18 +69,21 @@ class GraderProcess:
         self._requests += 1
         number, fresh, self._fresh = self._requests, self._fresh, False
         deadline = time.monotonic() + self._timeout + GRACE
+        news = False
         try:
             line = json.dumps([number, request]).encode("ascii") + b"\n"
             _write(_ends(process)[0].fileno(), line, deadline)
             reply = _read(_ends(process)[1].fileno(), deadline)
             while reply["id"] != number:  # news of a worker that died when it had nothing to do
-                fresh, reply = True, _read(_ends(process)[1].fileno(), deadline)
+                news, reply = True, _read(_ends(process)[1].fileno(), deadline)
         except (TimeoutError, OSError, ValueError) as error:
             self._kill()
+            if news:  # it may have taken the request with it, which is then not to blame
+                raise GraderDied("process lost", fresh=False) from None
             raise GraderDied("timeout" if isinstance(error, TimeoutError) else "process lost", fresh) from None
         if "died" in reply:
             self._fresh = True
-            raise GraderDied(reply["died"], fresh)
+            raise GraderDied(reply["died"], fresh or news)
         return reply
 
     def interrupt(self) -> None:
