@@ -205,18 +205,22 @@ def validate(
 ) -> None:
     """Check a job file, its data and its model without running anything."""
     file = load_job(job, overrides or [])
-    from orchestrator.driver import check_same_job, read_all_preferences, read_all_problems, seed_of
+    from orchestrator.driver import check_same_job, read_all_preferences, read_all_problems, reference_of, seed_of
     from orchestrator.places import run_folder
 
     root = run_folder(file.job)
     check_same_job(root, file.job)
-    model, problems = seed_of(file, root, weights=False), read_all_problems(file)
+    model = seed_of(file, root, weights=False)
+    reference = reference_of(file, root, model, weights=False)
+    problems = read_all_problems(file)
     preferences = read_all_preferences(file, problems)
     if resolved:
         typer.echo(resolved_yaml(file.job), nl=False)
         return
     typer.echo(f"valid     {job}")
     typer.echo(f"model     {model}")
+    if reference:
+        typer.echo(f"reference {reference}")
     typer.echo(f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}")
     for source in preferences:
         typer.echo(f"stages    {source}")

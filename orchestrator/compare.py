@@ -20,7 +20,14 @@ from orchestrator.comparison import run_figures
 from orchestrator.comparison_table import told
 from orchestrator.config import Job, is_harmless
 from orchestrator.context import Say
-from orchestrator.driver import check_same_job, healthy_driver, read_all_preferences, read_all_problems, seed_of
+from orchestrator.driver import (
+    check_same_job,
+    healthy_driver,
+    read_all_preferences,
+    read_all_problems,
+    reference_of,
+    seed_of,
+)
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.fork_job import absolute
 from orchestrator.jobfile import changed_keys, resolved_yaml
@@ -107,8 +114,8 @@ def _problems(plan: Plan) -> Iterator[str]:
                 continue
             looked_at.add(planned.arm)
             read_all_preferences(planned.file, read_all_problems(planned.file))
-            if planned.start is None:
-                seed_of(planned.file, root, weights=False)
+            seed = seed_of(planned.file, root, weights=False) if planned.start is None else None
+            reference_of(planned.file, root, seed, weights=False)
         except BadInput as error:
             yield str(error)
 

@@ -637,6 +637,10 @@ class Tracking(Settings):
 class Job(Settings):
     """One job: rounds of generate, score, pair, train, evaluate, promote."""
 
+OWN_REFERENCES = ("previous", "base")
+"""Values of `reference` that name no model outside the run."""
+
+
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     """Name of the job and of its run folder `runs/<name>`."""
     method: Method = "irpo"
@@ -658,8 +662,10 @@ class Job(Settings):
     keeps a model of the Hub or of another run as it was at its start."""
     init: Literal["previous", "base"] = "previous"
     """What a round's training starts from: the current reference, or the seed model."""
-    reference: Literal["previous", "base"] = "previous"
-    """The reference model of a round's loss: the last promoted checkpoint, or the seed model."""
+    reference: Literal["previous", "base"] | str = "previous"
+    """The reference model of a round's loss: `previous` (the last promoted checkpoint), `base` (the seed model), or one
+    and the same model for all rounds, named as `model` is; a folder of one of these two names is written `./base`. It
+    must have the seed model's vocabulary. A run keeps it as it was at its start."""
     data: Data = Data()
     generate: Generate = Generate()
     grade: Grade = Grade()
@@ -680,6 +686,11 @@ class Job(Settings):
     @model_validator(mode="after")
     def _makes_sense(self) -> Job:
         for problem in _contradictions(self):
+    @property
+    def fixed_reference(self) -> str | None:
+        """The model that `reference` names; None where it is one of the run's own."""
+        return None if self.reference in OWN_REFERENCES else self.reference
+
             raise ValueError(problem)
         return self
 
@@ -723,6 +734,11 @@ def _contradictions(job: Job) -> Iterator[str]:
     if not any(dpo) and job.source == "steps":
         yield "`source: steps` makes pairs of steps, which `loss.dpo: 0` would not use: the rejected ones are the point"
     if (job.source == "gold" or job.pairs.gold_as_chosen) and job.data.solution is None:
+    if not any(dpo) and job.fixed_reference is not None:
+        yield (
+            f"`reference: {job.fixed_reference}` names a model that nothing is compared with: `loss.dpo` is 0. Leave "
+            "`reference` out, or set `loss.dpo`"
+        )
         key = "source: gold" if job.source == "gold" else "pairs.gold_as_chosen"
         yield f"`{key}` needs `data.solution`, the field with the worked gold solution"
     if job.source == "judge" and job.pairs.rule not in ("best_worst", "margin"):

@@ -132,6 +132,13 @@ class Context:
         seed = Model(str(path), str(name), model_digest(str(path)))
         return self.evaluate(seed, "baseline/evaluation") if self.problems.keys() & {"gate", "test"} else seed
 
+    def fixed_reference(self) -> Model | None:
+        """The model that the job's `reference` names, which the run has kept; None where it names none."""
+        if self.job.fixed_reference is None:
+            return None
+        path = str(self.run.path("baseline/reference"))
+        return Model(path, "baseline/reference", model_digest(path))
+
     def evaluate(self, model: Model, name: str, splits: Sequence[Split] = ("gate", "test")) -> Model:
         """Answer the problems of the splits greedily; returns the model with its gate results.
 

@@ -42,7 +42,7 @@ from orchestrator.diagnosis import (
     judge_versions,
     nodes_text,
 )
-from orchestrator.driver import read_all_preferences, read_all_problems, seed_of
+from orchestrator.driver import read_all_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.errors import RatchetError
 from orchestrator.jobfile import JobFile, load_job
 from orchestrator.ledger import probe_links
@@ -170,7 +170,7 @@ class _Doctor:
         self._check("shared path", self._shared)
         if has_job:
             # A download takes as long as it takes.
-            self._check("model and data", self._model_and_data, threaded=on_hub(self.patient.file) is None)
+            self._check("model and data", self._model_and_data, threaded=not self._downloads())
         self._check("disk", self._disk)
         self._on_cluster("machines", self._machines)
         if has_job:
@@ -264,8 +264,13 @@ class _Doctor:
             time.sleep(0.2)
         return judge_shared(str(self.patient.runs), told, unseen)
 
+    def _downloads(self) -> bool:
+        return bool(on_hub(self.patient.file) or on_hub(self.patient.file, "reference"))
+
     def _model_and_data(self) -> Finding:
-        seed = seed_of(self.patient.file, run_folder(self.job))
+        root = run_folder(self.job)
+        seed = seed_of(self.patient.file, root)
+        reference_of(self.patient.file, root, seed)
         folder = seed.folder
         if seed.origin is not None:  # a run would keep it, where all nodes see it
             folder = self.workspace / "model"

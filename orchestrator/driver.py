@@ -33,13 +33,19 @@ from orchestrator.records import Problem
 from orchestrator.report import write_report
 from orchestrator.rounds import GateStopped, NoPairs
 from orchestrator.run import Facts, Run
-from orchestrator.seed_model import Seed, locate_model
+from orchestrator.seed_model import Key, NamedModel, locate_model
 from orchestrator.status import process_start, run_state
 from orchestrator.tracking import Tracker
+from orchestrator.vocabulary import check_vocabulary
 from orchestrator.wiring import RealWorkers
 
-KEPT_PROBLEMS, KEPT_MODEL, KEPT_PREFERENCES = "baseline/data", "baseline/model", "baseline/preferences"
-_KEPT_PAIRS = "baseline/seen"
+KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"
+KEPT_MODEL, KEPT_REFERENCE = "baseline/model", "baseline/reference"
+# Where a run keeps a model, and the pairs that another run trained it on.
+_KEPT_MODELS: dict[Key, tuple[str, str]] = {
+    "model": (KEPT_MODEL, "baseline/seen"),
+    "reference": (KEPT_REFERENCE, "baseline/reference-seen"),
+}
 _SIGN_OF_LIFE = 5.0  # seconds
 _PACKAGES = (
     "ray",
@@ -99,34 +105,55 @@ def keep_preferences(run: Run, file: JobFile, read: list[Preferences] | None) ->
     run.step(KEPT_PREFERENCES, identity_of(file.job, file.find), work)
 
 
-def seed_of(file: JobFile, root: Path, weights: bool = True) -> Seed:
+def seed_of(file: JobFile, root: Path, weights: bool = True) -> NamedModel:
     """The seed model of a run: the one it has kept, which asks no Hub, else the one its job names.
 
     Raises:
         BadInput: as `locate_model`, whose `weights` it passes on.
     """
-    if Run(root).committed(KEPT_MODEL) is not None:
-        return Seed(root / KEPT_MODEL, {})
-    return locate_model(file, weights)
+    return _model_of(file, root, weights, "model")
 
 
-def keep_model(run: Run, job: Job, seed: Seed) -> str:
-    """The absolute folder of the run's seed model. One whose own folder may vanish is kept in the run, and with it
-    the pairs that another run trained it on."""
-    if seed.origin is None:
-        return str(seed.folder)
-    origin = dict(seed.origin)
+def reference_of(file: JobFile, root: Path, seed: NamedModel | None, weights: bool = True) -> NamedModel | None:
+    """The fixed reference of a run, as `seed_of`; None where its job names none. `seed` is None where the seed model is
+    not there yet.
+
+    Raises:
+        BadInput: as `seed_of`, or it has another vocabulary than the seed model.
+    """
+    if file.job.fixed_reference is None:
+        return None
+    found = _model_of(file, root, weights, "reference")
+    if seed is not None:
+        check_vocabulary(found.folder, seed.folder, f"{file.path}: reference")
+    return found
+
+
+def _model_of(file: JobFile, root: Path, weights: bool, key: Key) -> NamedModel:
+    kept, _ = _KEPT_MODELS[key]
+    if Run(root).committed(kept) is not None:
+        return NamedModel(root / kept, {})
+    return locate_model(file, weights, key)
+
+
+def keep_model(run: Run, job: Job, model: NamedModel, key: Key = "model") -> str:
+    """The absolute folder of a run's model. A seed model whose own folder may vanish is kept in the run, a fixed
+    reference always; and with it the pairs that another run trained it on."""
+    if model.origin is None and key == "model":
+        return str(model.folder)
+    origin = dict(model.origin or {})
+    kept, kept_pairs = _KEPT_MODELS[key]
 
     def work(folder: Path, *seen: Path) -> Facts:
-        link_model(seed.folder, folder)
+        link_model(model.folder, folder)
         for pairs in seen:
             pairs.mkdir()
-            for number, file in enumerate(seed.trained_on):
+            for number, file in enumerate(model.trained_on):
                 link_file(file, pairs / f"{number:05d}.parquet")
         return origin
 
-    run.step(KEPT_MODEL, {"model": job.model}, work, [KEPT_MODEL, *([_KEPT_PAIRS] if seed.trained_on else [])])
-    return str(run.path(KEPT_MODEL))
+    run.step(kept, {key: getattr(job, key)}, work, [kept, *([kept_pairs] if model.trained_on else [])])
+    return str(run.path(kept))
 
 
 def healthy_driver(root: Path) -> str | None:
@@ -155,6 +182,9 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
     seed = seed_of(file, root)
     if seed.origin:
         say(f"model     {seed}")
+    reference = reference_of(file, root, seed)
+    if reference and reference.origin:
+        say(f"reference {reference}")
     kept = Run(root).committed(KEPT_PROBLEMS) is not None
     pinned = job.data if kept else pin(job.data)
     problems = {} if kept else read_all_problems(file, pinned)
@@ -174,6 +204,8 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         keep_preferences(run, file, preferences)
         preferences = None  # a large data set is not held in memory for the whole run
         model = keep_model(run, job, seed)
+        if reference:
+            keep_model(run, job, reference, "reference")
         with hire(job, root / "logs") as workers, _interruption(run, received):
             improve(job, run, workers, problems, model, say, until)
 

@@ -9,8 +9,8 @@ from typing import Any
 
 import yaml
 
-from orchestrator.config import Job, at_round, is_harmless
-from orchestrator.driver import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS
+from orchestrator.config import OWN_REFERENCES, Job, at_round, is_harmless
+from orchestrator.driver import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import changed_keys, parse_job
 from orchestrator.ledger import State
@@ -19,6 +19,7 @@ from orchestrator.wanted import schedule_at
 # What a run keeps of its job's sources, and what of the job that was made from.
 _KEPT: dict[str, Callable[[Job], Any]] = {
     KEPT_MODEL: lambda job: job.model,
+    KEPT_REFERENCE: lambda job: job.reference,
     KEPT_PROBLEMS: lambda job: job.data,
     KEPT_PREFERENCES: lambda job: (job.stages, job.data.chat, job.data.system),
 }
@@ -49,8 +50,11 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
     if job.get("stages"):  # a file is looked at again, to see that it is the one that is kept
         job["stages"] = job["stages"] | {"sources": [dict(source) for source in job["stages"]["sources"]]}
         sources += [(source, "path") for source in job["stages"]["sources"]]
-    for section, key in (*sources, *([] if KEPT_MODEL in kept else [(job, "model")])):
-        if section[key] and not (key == "model" and section[key].startswith("run:")):
+    models = [] if KEPT_MODEL in kept else [(job, "model")]
+    if KEPT_REFERENCE not in kept and job.get("reference", "previous") not in OWN_REFERENCES:
+        models.append((job, "reference"))
+    for section, key in (*sources, *models):
+        if section[key] and not (section is job and section[key].startswith("run:")):
             places = [Path(folder) / Path(section[key]).expanduser() for folder in folders]
             section[key] = next((str(place.resolve()) for place in places if place.exists()), section[key])
     return job

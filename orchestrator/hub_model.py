@@ -35,7 +35,7 @@ def hub_model(text: str) -> HubModel | None:
 def fetch(model: HubModel, where: str, weights: bool = True) -> Path:
     """The folder in the Hub's cache that holds the model; its name is the commit. `where` opens each message.
 
-    Without `weights` only the configuration is sure to be there. With HF_HUB_OFFLINE the cache must have it all.
+    Without `weights` they may be missing, and nothing else. With HF_HUB_OFFLINE the cache must have it all.
 
     Raises:
         BadInput: the Hub cannot be reached, or has no such model or revision, or does not show it to this user; or
@@ -47,7 +47,7 @@ def fetch(model: HubModel, where: str, weights: bool = True) -> Path:
         library("huggingface_hub.utils", where).disable_progress_bars()
     try:
         commit = model.revision if offline else within(PATIENCE, lambda: _commit(hub, model, where))
-        wanted = list(WANTED) if weights or offline else ["config.json"]
+        wanted = [files for files in WANTED if weights or offline or files != "*.safetensors"]
         return Path(
             hub.snapshot_download(
                 model.id, revision=commit, allow_patterns=wanted, ignore_patterns=list(UNWANTED), max_workers=4

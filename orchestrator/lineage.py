@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from orchestrator import step_lineage
-from orchestrator.config import at_round
+from orchestrator.config import OWN_REFERENCES, at_round
 from orchestrator.ledger import State
 from orchestrator.status import open_run
 from orchestrator.tables import parquet_files, step_rows
@@ -77,6 +77,15 @@ def pair_files_trained_on(root: Path, round_number: int) -> list[Path]:
         if f"{folder}/retrain" in state.commits:
             steps.append(f"{folder}/held_out/pairs")
     return [file for step in steps for file in parquet_files(root, state, step)]
+
+
+def pair_files_of_reference(root: Path, round_number: int) -> list[Path]:
+    """The files of pairs that the reference of a round's loss descends from; as `pair_files_trained_on`."""
+    state = open_run(root).state
+    reference = state.configs[-1]["job"].get("reference", "previous")
+    if reference not in OWN_REFERENCES:
+        return parquet_files(root, state, "baseline/reference")  # the pairs that came with it
+    return pair_files_trained_on(root, round_number - 1 if reference == "previous" else 0)
 
 
 class Sampled:

@@ -44,6 +44,7 @@ def improve(
     """
     context = Context(job, run, workers, problems, model, say)
     reference = base = best = context.evaluate_seed()
+    fixed = context.fixed_reference()
     for number in range(1, job.rounds + 1):
         this = Round(context, number)
         this.require_space()
@@ -55,7 +56,7 @@ def improve(
             this.replay(),
             this.held_out_pairs(sampled_from=reference),
             init=reference if job.init == "previous" else base,
-            ref=reference if job.reference == "previous" else base,
+            ref=fixed or (reference if job.reference == "previous" else base),
         )
         candidate = this.evaluate(candidate)
         this.promote(candidate, against=best)

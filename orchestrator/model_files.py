@@ -41,7 +41,7 @@ def link_model(folder: Path, target: Path) -> None:
     where they are not.
 
     A link shares its bytes with the Hub's cache. That is safe: the cache replaces and removes files, but never
-    writes into one that is complete.
+    writes into one that is complete. Where an ordinary folder's files are written over in place, the run's hashes tell.
     """
     target.mkdir(parents=True)
     for file in model_files(folder):

@@ -65,7 +65,7 @@ def find(model: RunModel, where: str, job_folder: Path, own: Path) -> Checkpoint
     """
     root = _folder(model.run, job_folder, own)
     if root == own:
-        raise BadInput(f"{where}: {root} is this job's own run, which cannot start from itself. Choose another `name`.")
+        raise BadInput(f"{where}: {root} is this job's own run, which cannot need itself. Choose another `name`.")
     try:
         state = open_run(root).state
     except BadInput as error:

@@ -1,4 +1,5 @@
-"""The seed model: where it is, whether its files fit together, and its fingerprint. No weights are loaded here."""
+"""The models that a job names, the seed model and a fixed reference: where they are, whether their files fit together,
+and their fingerprints. No weights are loaded here."""
 
 from __future__ import annotations
 
@@ -6,7 +7,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from orchestrator import durable
 from orchestrator.errors import BadInput
@@ -17,10 +18,13 @@ from orchestrator.places import in_ray_package, run_folder
 from orchestrator.run_model import find, run_model
 from orchestrator.weights import check_config, check_weights
 
+Key = Literal["model", "reference"]
+"""The key of a job that names a model."""
+
 
 @dataclass(frozen=True)
-class Seed:
-    """The seed model's files."""
+class NamedModel:
+    """The files of a model that a job names."""
 
     folder: Path
     """Absolute."""
@@ -39,40 +43,49 @@ class Seed:
         return f"{self.origin['id']} at commit {self.origin['revision']}"
 
 
-def on_hub(file: JobFile) -> HubModel | None:
+def on_hub(file: JobFile, key: Key = "model") -> HubModel | None:
     """The Hub's model that a job names; None where it names a folder or a run, or what looks like no Hub id."""
+    named = getattr(file.job, key)
     try:
-        file.find(file.job.model, "model")
+        file.find(named, key)
     except BadInput:
-        return hub_model(file.job.model)
+        return hub_model(named)
     return None
 
 
-def locate_model(file: JobFile, weights: bool = True) -> Seed:
-    """The seed model that a job names, downloaded and checked; without `weights`, of a Hub's model only its
-    configuration is.
+def locate_model(file: JobFile, weights: bool = True, key: Key = "model") -> NamedModel:
+    """The model that a job names, downloaded and checked; without `weights`, a Hub's model without them.
 
     Raises:
         BadInput: it is neither a model folder, nor another run's checkpoint, nor can be had from the Hub, or its files
             do not fit together.
     """
-    where = f"{file.path}: model"
-    if (other := run_model(file.job.model, where)) is not None:
+    named, where = getattr(file.job, key), f"{file.path}: {key}"
+    if (other := run_model(named, where)) is not None:
         found = find(other, where, file.path.parent, run_folder(file.job))
         check_weights(found.folder, where)
-        return Seed(found.folder, found.origin, found.trained_on)
-    if (model := on_hub(file)) is not None:
+        return NamedModel(found.folder, found.origin, found.trained_on)
+    if (model := on_hub(file, key)) is not None:
         folder = fetch(model, where, weights)
-        seed = Seed(folder, {"id": model.id, "revision": folder.name})
+        located = NamedModel(folder, {"id": model.id, "revision": folder.name})
     else:
-        folder = file.find(file.job.model, "model")
-        seed = Seed(folder, {} if in_ray_package(folder) else None)
+        folder = _folder(file, named, key)
+        located = NamedModel(folder, {} if in_ray_package(folder) else None)
     if model is not None and not weights:
         check_config(folder, where)
-        return seed
+        return located
     check_names({path.name for path in folder.glob("*")}, f"{where}: {folder}")
     check_weights(folder, where)
-    return seed
+    return located
+
+
+def _folder(file: JobFile, named: str, key: Key) -> Path:
+    try:
+        return file.find(named, key)
+    except BadInput as error:
+        if key == "model":
+            raise
+        raise BadInput(f"{error}. Give a model, as for `model`, or write `previous` or `base`.") from error
 
 
 @functools.cache

@@ -5,8 +5,9 @@
     pairs     a stage's chunk, of which its reference must know nothing
 
 Everything but the last happens before round 1. That guard looks at the bare texts of every pair that the reference
-descends from, in this run and in the one that its seed model is from. A reference that has been trained on the data
-that it is to judge finds the chosen sides likely, and the loss then asks for more of what is there already.
+descends from, in this run and in the one that its seed model, or a fixed reference, is from. A reference that has been
+trained on the data that it is to judge finds the chosen sides likely, and the loss then asks for more of what is there
+already.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def pairs(this: Round, model: Model) -> Commit:
     if number == 1 and run.committed(f"{this.folder}/pairs") is None:
         _tell_leaks_early(context, chunks)
     chunk = chunks[number - 1]
-    known = lineage.pair_files_trained_on(run.root, number - 1 if context.job.reference == "previous" else 0)
+    known = lineage.pair_files_of_reference(run.root, number)
     drop = context.job.stages.drop_seen if context.job.stages else False
     inputs = {"chunk": _sha256(chunk.file), "known": [_sha256(file) for file in known], "drop_seen": drop}
 
@@ -206,11 +207,11 @@ def _tell_leaks_early(context: Context, chunks: Sequence[Chunk]) -> None:
     job = context.job
     if job.stages is None or job.stages.drop_seen:
         return
-    seed = lineage.pair_files_trained_on(context.run.root, 0)
+    first = lineage.pair_files_of_reference(context.run.root, 1)
     for number, chunk in enumerate(chunks[: job.rounds], 1):
         before = [earlier.file for earlier in chunks[: number - 1]] if job.reference == "previous" else []
         known = before if job.init == "previous" else before[-1:]
-        if seen := seen_rows(chunk.file, [*seed, *known]):
+        if seen := seen_rows(chunk.file, [*first, *known]):
             raise _leak(number, chunk, seen)
 
 

@@ -53,7 +53,7 @@ def check_config(folder: Path, where: str) -> dict[str, Any]:
     Raises:
         BadInput: it is not.
     """
-    config = _json_object((folder / "config.json").read_bytes(), f"{where}: {folder / 'config.json'}")
+    config = json_object((folder / "config.json").read_bytes(), f"{where}: {folder / 'config.json'}")
     architectures = config.get("architectures") or []
     if "model_type" in config and architectures and not any(_CAUSAL.search(str(name)) for name in architectures):
         raise BadInput(f"{where}: {folder} is a {architectures[0]}, which writes no text; give a causal language model")
@@ -66,7 +66,7 @@ def _files(folder: Path, where: str) -> list[Path]:
     if not index.exists():
         whole = folder / "model.safetensors"
         return [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
-    names = _json_object(index.read_bytes(), f"{where}: {index}").get("weight_map")
+    names = json_object(index.read_bytes(), f"{where}: {index}").get("weight_map")
     if not isinstance(names, dict):
         raise BadInput(f"{where}: {index}: no `weight_map`; download the model again")
     files = [folder / Path(str(name)).name for name in sorted(set(names.values()))]
@@ -81,7 +81,7 @@ def _shapes(file: Path, where: str) -> Shapes:
         length = int.from_bytes(stream.read(8), "little")
         if not 2 <= length <= min(_LONGEST_HEADER, file.stat().st_size - 8):
             raise BadInput(f"{where}: {file} is no safetensors file, or only a part of one; download the model again")
-        header = _json_object(stream.read(length), f"{where}: {file}")
+        header = json_object(stream.read(length), f"{where}: {file}")
     shapes: Shapes = {}
     end = 0
     try:
@@ -133,7 +133,7 @@ def _first_layer(config: Mapping[str, Any], stem: str) -> dict[str, list[Any]]:
     }
 
 
-def _json_object(content: bytes, where: str) -> dict[str, Any]:
+def json_object(content: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
