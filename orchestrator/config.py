@@ -276,6 +276,9 @@ class Grade(Settings):
     the text), or `pattern:REGEX` with one group."""
     strict: bool = True
     """False tries `answer_is` and then the last number of the text, a guess, where no rule of `answer` finds one."""
+    audit: bool = False
+    """Ask every grader about every answer, also where an earlier one has settled it. The verdicts stay what they are;
+    the run's report lists where the graders differ."""
     timeout: Positive = 5.0
     """Seconds after which a grader's process is killed."""
     memory: Positive = 1.0
@@ -634,12 +637,12 @@ class Tracking(Settings):
     """Experiment's name; null takes the job's name."""
 
 
-class Job(Settings):
-    """One job: rounds of generate, score, pair, train, evaluate, promote."""
-
 OWN_REFERENCES = ("previous", "base")
 """Values of `reference` that name no model outside the run."""
 
+
+class Job(Settings):
+    """One job: rounds of generate, score, pair, train, evaluate, promote."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     """Name of the job and of its run folder `runs/<name>`."""
@@ -683,14 +686,14 @@ OWN_REFERENCES = ("previous", "base")
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
 
-    @model_validator(mode="after")
-    def _makes_sense(self) -> Job:
-        for problem in _contradictions(self):
     @property
     def fixed_reference(self) -> str | None:
         """The model that `reference` names; None where it is one of the run's own."""
         return None if self.reference in OWN_REFERENCES else self.reference
 
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Job:
+        for problem in _contradictions(self):
             raise ValueError(problem)
         return self
 
@@ -731,14 +734,14 @@ def _contradictions(job: Job) -> Iterator[str]:
             "`loss.dpo` compares with rejected completions, and there are none to imitate gold solutions or correct "
             "samples: set `loss.dpo: 0` and `loss.nll: 1`"
         )
-    if not any(dpo) and job.source == "steps":
-        yield "`source: steps` makes pairs of steps, which `loss.dpo: 0` would not use: the rejected ones are the point"
-    if (job.source == "gold" or job.pairs.gold_as_chosen) and job.data.solution is None:
     if not any(dpo) and job.fixed_reference is not None:
         yield (
             f"`reference: {job.fixed_reference}` names a model that nothing is compared with: `loss.dpo` is 0. Leave "
             "`reference` out, or set `loss.dpo`"
         )
+    if not any(dpo) and job.source == "steps":
+        yield "`source: steps` makes pairs of steps, which `loss.dpo: 0` would not use: the rejected ones are the point"
+    if (job.source == "gold" or job.pairs.gold_as_chosen) and job.data.solution is None:
         key = "source: gold" if job.source == "gold" else "pairs.gold_as_chosen"
         yield f"`{key}` needs `data.solution`, the field with the worked gold solution"
     if job.source == "judge" and job.pairs.rule not in ("best_worst", "margin"):

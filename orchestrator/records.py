@@ -183,9 +183,11 @@ VERDICTS = pa.schema(
         pa.field("extracted", pa.string()),
         pa.field("rule", pa.string()),
         pa.field("reason", pa.string()),
+        pa.field("opinions", pa.map_(pa.string(), pa.string())),
     ]
 )
-"""One row a sample: correct, wrong or ungradable; what was extracted, by which rule, and why."""
+"""One row a sample: correct, wrong or ungradable; what was extracted, by which rule, and why. `opinions` is what each
+grader says by itself, where the job asks for that (`grade.audit`)."""
 
 SELF_SCORES = pa.schema(
     [

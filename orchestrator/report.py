@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.disputes import disputes
 from orchestrator.durable import replace
 from orchestrator.ledger import State
 from orchestrator.status import Round, open_run, reference_path, rounds, run_state
@@ -61,6 +62,7 @@ def report_text(run_dir: Path) -> str:
         _table(_TRAINING, done),
         "## Seconds",
         _seconds(done),
+        *_disputed(run_dir, state, done),
         "## Known ways such loops go wrong",
         _warnings(symptoms(seed, done)),
     ]
@@ -264,6 +266,30 @@ def _waited(evidence: Evidence) -> str:
     waited = evidence.round.facts.get("verdicts", {}).get("waited")
     total = sum(f.get("seconds", 0.0) for phase, f in evidence.round.facts.items() if phase != "verdicts")
     return "" if waited is None else f"{waited:.1f} ({100 * waited / (total + waited or 1):.1f} %)"
+
+
+def _disputed(run_dir: Path, state: State, done: Sequence[Evidence]) -> list[str]:
+    """The section on what graders differ about; none where they were not audited."""
+    lines = []
+    for evidence in done:
+        if "disputed" not in evidence.round.facts.get("verdicts", {}):
+            continue
+        try:
+            found = disputes(run_dir, state, evidence.round.number)
+        except (OSError, ValueError):  # as in `evidence`
+            continue
+        splits = "; ".join(f"{count:,} by {split}" for split, count in found.splits.most_common())
+        about = f"{found.disputed:,} of {found.asked:,} answers" + (f": correct {splits}" if splits else "")
+        lines.append(f"Round {evidence.round.number}, {about}.")
+        rows = [
+            f"| {_escape(e['gold'])} | {_escape(e['extracted'])} | {e['verdict']} "
+            f"| {_escape(', '.join(f'{name}: {verdict}' for name, verdict in e['opinions'].items()))} "
+            f"| {_escape(e['prompt_id'])}, sample {e['sample_index']} |"
+            for e in found.examples
+        ]
+        if rows:
+            lines.append("\n".join(["| gold | answer | verdict | graders | where |", "|---|---|---|---|---|", *rows]))
+    return ["## Where graders differ", *lines] if lines else []
 
 
 def _warnings(found: Sequence[str]) -> str:

@@ -144,6 +144,8 @@ def grading_facts(shards: Sequence[Facts]) -> Facts:
         for rule, count in facts["rules"].items():
             rules[rule] = rules.get(rule, 0) + count
     total: Facts = {key: round(sum(f.get(key, 0) for f in shards), 3) for key in (*keys, "waited")}
+    if any("disputed" in f for f in shards):
+        total["disputed"] = sum(f.get("disputed", 0) for f in shards)
     return total | {"rules": rules} | mishaps(shards, "graders_lost")
 
 

@@ -102,3 +102,21 @@ def test_a_file_with_a_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 def test_a_judge_comes_last(graders: list[object]) -> None:
     with pytest.raises(ValueError, match="put it last"):
         Grade(graders=graders)
+
+
+def test_an_audit_asks_the_judge_too_and_changes_no_verdict() -> None:
+    answers = boxed("paris", "Paname", "London", "Lutetia")
+    settings = Grade(graders=["exact", "judge"], processes=1)
+    with serve(opinion) as server:
+        with GraderPool(settings, judge(server)) as pool:
+            plain = pool.grade(answers)
+        with GraderPool(settings.model_copy(update={"audit": True}), judge(server)) as pool:
+            audited = pool.grade(answers)
+    assert audited == plain
+    assert [dict(one.opinions or {}) for one in audited] == [
+        {"exact": "correct", "judge": "wrong"},
+        {"exact": "wrong", "judge": "correct"},
+        {"exact": "wrong", "judge": "wrong"},
+        {"exact": "wrong", "judge": "wrong"},
+    ]
+    assert [one.disputed for one in audited] == [True, True, False, False]

@@ -270,7 +270,7 @@ def test_only_the_end_of_a_long_completion_is_read() -> None:
 
 def test_a_worker_that_is_killed_is_replaced_and_its_keeper_too() -> None:
     item = ("7", "Final answer: 7", "stop")
-    with GraderPool(Grade(processes=1, graders=["exact"])) as pool:
+    with GraderPool(Grade(timeout=60, processes=1, graders=["exact"])) as pool:
         assert pool.grade([item])[0].verdict == "correct"
         (keeper,) = pool.pids()
         (worker,) = _workers_of(keeper)
@@ -411,3 +411,40 @@ def test_a_shard_that_does_not_fit_is_refused_before_anything_is_written(tmp_pat
         with pytest.raises(ValueError, match="prompt 'p1'"):
             pool.grade_shard(Shard(0, str(source), 0, 6, str(output)), {"p0": "7"})
     assert not output.exists()
+
+
+def test_an_audit_asks_every_grader_and_changes_no_verdict(tmp_path: Path) -> None:
+    texts = ["Final answer: 7", "Final answer: 7.0", "Final answer: 8", "no idea", "Final answer: 9!!!!!!!!"]
+    items = [("7", text, "stop") for text in texts]
+    settings = Grade(graders=["exact", "number", {"all_of": ["number", "math"]}], timeout=1.0, processes=1)
+    with GraderPool(settings) as pool:
+        plain = pool.grade(items)
+    with GraderPool(settings.model_copy(update={"audit": True})) as pool:
+        audited = pool.grade(items)
+        rows = [
+            {
+                "prompt_id": "p",
+                "sample_index": i,
+                "text": text,
+                "token_ids": [1],
+                "finish_reason": "stop",
+                "num_tokens": 1,
+            }
+            for i, text in enumerate(texts)
+        ]
+        pq.write_table(pa.Table.from_pylist(rows, schema=SAMPLES), tmp_path / "samples.parquet")
+        shard = Shard(0, str(tmp_path / "samples.parquet"), 0, len(texts), str(tmp_path / "verdicts.parquet"))
+        facts = pool.grade_shard(shard, {"p": "7"})
+    assert audited == plain
+    both = "all_of: number, math"
+    assert [one.opinions for one in audited[:4]] == [
+        {"exact": "correct", "number": "correct", both: "correct"},
+        {"exact": "wrong", "number": "correct", both: "correct"},
+        {"exact": "wrong", "number": "wrong", both: "wrong"},
+        None,
+    ]
+    assert [one.disputed for one in audited] == [False, True, False, False, False]
+    assert facts["disputed"] == 1
+    rows = pq.read_table(shard.output, schema=VERDICTS).to_pylist()
+    assert dict(rows[1]["opinions"]) == audited[1].opinions
+    assert rows[3]["opinions"] is None

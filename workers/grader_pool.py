@@ -13,7 +13,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,6 +28,7 @@ from orchestrator.errors import BadInput
 from orchestrator.records import VERDICTS, Shard, Verdict
 from workers.extraction import PATTERN, rules_of
 from workers.files import write_table
+from workers.graders.combine import name_of
 from workers.graders.process import GraderDied, GraderProcess
 
 GROUP = 32
@@ -51,6 +52,13 @@ class Graded:
     reason: str | None = None
     final: bool = field(default=False, compare=False, repr=False)
     """Whether a judge need not be asked, because it is wrong for certain."""
+    opinions: Mapping[str, str] | None = field(default=None, compare=False)
+    """The verdict of each grader by itself, where they are audited."""
+
+    @property
+    def disputed(self) -> bool:
+        """Whether one grader says correct and another one does not."""
+        return len({verdict == "correct" for verdict in (self.opinions or {}).values()}) > 1
 
 
 class GraderPool:
@@ -72,6 +80,7 @@ class GraderPool:
         # By gold and extracted answer. What else a verdict depends on, the graders, is the pool's for life.
         self._known: dict[tuple[str, str], Graded] = {}
         graders = [grader for grader in settings.graders if grader != "judge"]
+        self._names = [name_of(grader) for grader in graders] if settings.audit else []
         self._processes = [GraderProcess(settings.timeout, settings.memory, graders, rules) for _ in range(number)]
         self._idle: SimpleQueue[GraderProcess] = SimpleQueue()
         for process in self._processes:
@@ -125,7 +134,10 @@ class GraderPool:
         """The verdicts, with the judge's where no other grader has settled one."""
         from workers.graders.judge import compare
 
-        open_ones = [(gold, one.extracted or "") for (gold, _, _), one in zip(items, graded, strict=True) if _open(one)]
+        wanted = _answered if self._settings.audit else _open
+        open_ones = [
+            (gold, one.extracted or "") for (gold, _, _), one in zip(items, graded, strict=True) if wanted(one)
+        ]
         asked = list(dict.fromkeys(open_ones))
         opinions: dict[tuple[str, str], Any] = {}
         for start in range(0, len(asked), GROUP):
@@ -133,7 +145,7 @@ class GraderPool:
             opinions |= dict(zip(part, compare(self._judge, part), strict=True))
             self.items += len(part)
         found = iter(open_ones)
-        return [_opinion(one, opinions[next(found)]) if _open(one) else one for one in graded]
+        return [_opinion(one, opinions[next(found)]) if wanted(one) else one for one in graded]
 
     def _grade_group(self, group: Sequence[Item], deadly: dict[tuple[str, str], Graded]) -> list[Graded]:
         process = self._idle.get()
@@ -185,8 +197,18 @@ class GraderPool:
         except GraderDied as died:
             graded = deadly[gold, answer] = Graded("ungradable", answer, rule, self._reason(died))
         else:
-            graded = self._known[gold, answer] = Graded(reply["verdict"], answer, rule, reply["reason"], reply["final"])
+            opinions = {name: self._opinion(process, gold, answer, name) for name in self._names}
+            graded = self._known[gold, answer] = Graded(
+                reply["verdict"], answer, rule, reply["reason"], reply["final"], opinions or None
+            )
         return graded
+
+    def _opinion(self, process: GraderProcess, gold: str, answer: str, name: str) -> str:
+        try:
+            verdict: str = _ask(process, "opinion", gold, answer, name)["verdict"]
+        except GraderDied:
+            return "ungradable"
+        return verdict
 
     def _reason(self, died: GraderDied) -> str:
         if str(died) == "timeout":
@@ -199,9 +221,9 @@ class GraderPool:
         """Grade rows `start` to `stop` of a samples file and write verdicts to `shard.output`, fsynced.
 
         `golds` maps prompt ids to gold answers. Returns {"correct": n, "wrong": n, "ungradable": n,
-        "rules": {rule or "none": n}, "seconds": s, "file": {"size": bytes, "sha256": hex}}, and "judge", what its
-        client has done, where there is one. Raises
-        ValueError when the rows or a gold answer are missing.
+        "rules": {rule or "none": n}, "seconds": s, "file": {"size": bytes, "sha256": hex}}; "judge", what its
+        client has done, where there is one; and "disputed", on how many the graders differ, where they are audited.
+        Raises ValueError when the rows or a gold answer are missing.
         """
         started = time.monotonic()
         before = self._judge.facts() if self._judge else {}
@@ -216,6 +238,8 @@ class GraderPool:
         rules = dict(Counter(one.rule or "none" for one in graded))
         if self._judge:
             counts["judge"] = {name: number - before[name] for name, number in self._judge.facts().items()}
+        if self._settings.audit:
+            counts["disputed"] = sum(one.disputed for one in graded)
         return counts | {"rules": rules, "seconds": round(time.monotonic() - started, 4), "file": file}
 
 
@@ -259,8 +283,15 @@ def _open(one: Graded) -> bool:
     return one.extracted is not None and one.verdict != "correct" and not one.final
 
 
+def _answered(one: Graded) -> bool:
+    return one.extracted is not None
+
+
 def _opinion(one: Graded, judgement: Any) -> Graded:
-    return replace(one, verdict=judgement.verdict, reason=judgement.reason)
+    """The judge's word: it decides what was open, and stands among the opinions where these are kept."""
+    if one.opinions is not None:
+        one = replace(one, opinions={**one.opinions, "judge": judgement.verdict})
+    return replace(one, verdict=judgement.verdict, reason=judgement.reason) if _open(one) else one
 
 
 def _groups(items: Sequence[Item], processes: int) -> Iterator[list[Item]]:
@@ -289,5 +320,6 @@ def _write_verdicts(path: str, rows: Sequence[dict[str, Any]], graded: Sequence[
         "extracted": [one.extracted for one in graded],
         "rule": [one.rule for one in graded],
         "reason": [one.reason for one in graded],
+        "opinions": [None if one.opinions is None else list(one.opinions.items()) for one in graded],
     }
     return write_table(pa.table(columns, schema=VERDICTS), path)

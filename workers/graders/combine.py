@@ -27,7 +27,23 @@ def build(specs: Sequence[Spec]) -> Grader:
         ValueError: a grader cannot be made; the message names it.
     """
     members = [(_title(spec), _member(spec)) for spec in specs]
+    return _any_of(members)
 
+
+def each(specs: Sequence[Spec]) -> dict[str, Grader]:
+    """The graders by the name of their entry, such as "number" or "all_of: exact, number"."""
+    return {name_of(spec): build([spec]) for spec in specs}
+
+
+def name_of(spec: Spec) -> str:
+    """An entry of `grade.graders` in words."""
+    if isinstance(spec, str):
+        return spec
+    [(how, specs)] = spec.items()
+    return f"{how}: {', '.join(map(name_of, specs))}"
+
+
+def _any_of(members: Sequence[tuple[str, Grader]]) -> Grader:
     def any_of(gold: str, answer: str) -> Judgement:
         wrong: Judgement | None = None
         failures: list[Judgement] = []

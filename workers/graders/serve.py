@@ -7,6 +7,7 @@ a line to standard output, both JSON:
 
     ["extract", text, ...]    ->  {"places": [[answer, rule], ...]}, [null, null] where there is no answer
     ["grade", gold, answer]   ->  {"verdict": ..., "reason": ..., "final": ...}
+    ["opinion", gold, answer, name]   ->  the same, by one grader alone
 
 A request is wrapped as [id, request], and its reply carries the "id". For each request the worker
 arms a kernel timer whose signal it does not handle: it dies on time even inside one endless
@@ -32,13 +33,13 @@ import select
 import signal
 import struct
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from workers.extraction import extract
 from workers.graders import guard
-from workers.graders.combine import Grader, build
+from workers.graders.combine import Grader, build, each
 
 OUT_OF_MEMORY = 77
 RECYCLE = 78
@@ -56,7 +57,7 @@ def main(arguments: list[str]) -> None:
     _restore_signals()
     replies = _private_stdout()
     try:
-        grader = build(graders)
+        grader, alone = build(graders), each(graders)
     except ValueError as error:
         _reply(replies, {"id": 0, "refused": str(error)})
         return
@@ -67,7 +68,10 @@ def main(arguments: list[str]) -> None:
     begun = mmap.mmap(-1, _BEGUN.size)  # shared with the workers
     _reply(replies, {"id": 0, "ready": True})
     while True:
-        died = _run_worker(replies, lambda: _serve(replies, begun, timeout, memory, grader, rules))
+        died = _run_worker(
+            replies,
+            lambda: _serve(replies, begun, timeout, memory, lambda request: _answer(request, grader, alone, rules)),
+        )
         if died is None:
             return
         if died:
@@ -125,7 +129,9 @@ def _end_with_parent() -> None:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
-def _serve(replies: int, begun: mmap.mmap, timeout: float, memory: int, grader: Grader, rules: list[str]) -> None:
+def _serve(
+    replies: int, begun: mmap.mmap, timeout: float, memory: int, answer: Callable[[list[str]], dict[str, Any]]
+) -> None:
     """Answer requests until standard input ends."""
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 2)  # parsers complain there about every answer they cannot read
@@ -141,7 +147,7 @@ def _serve(replies: int, begun: mmap.mmap, timeout: float, memory: int, grader: 
             _limit_processor(timeout)
             number, request = json.loads(line)
             begun[:] = _BEGUN.pack(number)
-            reply = _answer(request, grader, rules)
+            reply = answer(request)
             if reply.get("verdict") == "wrong" and _peak() - base > SUSPECT_SHARE * memory:
                 os._exit(OUT_OF_MEMORY)
             signal.setitimer(signal.ITIMER_REAL, 0)
@@ -149,11 +155,12 @@ def _serve(replies: int, begun: mmap.mmap, timeout: float, memory: int, grader: 
     os._exit(RECYCLE)
 
 
-def _answer(request: list[str], grader: Grader, rules: list[str]) -> dict[str, Any]:
+def _answer(request: list[str], grader: Grader, alone: Mapping[str, Grader], rules: list[str]) -> dict[str, Any]:
     if request[0] == "extract":
         return {"places": [extract(text, rules) or (None, None) for text in request[1:]]}
     before = guard.refusals
-    judgement = grader(request[1], request[2])
+    asked = alone[request[3]] if request[0] == "opinion" else grader
+    judgement = asked(request[1], request[2])
     if judgement.verdict == "wrong" and guard.refusals > before:
         return {
             "verdict": "ungradable",
