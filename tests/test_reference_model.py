@@ -26,6 +26,7 @@ from orchestrator.verify import verify
 from tests.hub_server import COMMIT, MODEL, serve
 from tests.preference_stand_ins import PreferenceStandIns, make_stages, pair, right
 from tests.stand_ins import StandIns, make_model, make_project, run_job, skill_of
+from tests.test_doctor import examined
 from tests.test_hub_model import TINY, process
 
 
@@ -266,6 +267,11 @@ def test_a_comparison_tells_it_before_it_begins(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "orchestrator", "compare", str(tmp_path / "all.yaml")]
     done = subprocess.run(command, capture_output=True, text=True, timeout=200)
     assert done.returncode == 2 and "reference: 'nowhere' does not exist" in done.stderr, done.stderr
+
+
+def test_doctor_looks_for_it(tmp_path: Path) -> None:
+    _, checks, sound = examined(tmp_path, "reference=nowhere")
+    assert not sound and "reference: 'nowhere' does not exist" in checks["model and data"].text
 
 
 # The guard of sDPO
