@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from orchestrator import pair_files
 from orchestrator.config import SelfJudge
-from orchestrator.context import Model
+from orchestrator.context import Model, hashes
 from orchestrator.ledger import Commit
 from orchestrator.records import SELF_SCORES, Problem
 from orchestrator.rounds import Graded, NoPairs, Round
@@ -130,7 +130,7 @@ def _scores(this: Round, graded: Graded, judged: Graded) -> Graded:
         pair_files.Scored(shard.samples, run.path(f"{this.folder}/scores/{number:05d}.parquet"))
         for number, shard in enumerate(graded.shards)
     ]
-    return Graded(graded.prompts, shards, [*graded.hashes, *judged.hashes])
+    return Graded(graded.prompts, shards, [*graded.hashes, *hashes(commit)])
 
 
 def _found(shards: Sequence[pair_files.Scored], settings: SelfJudge) -> dict[tuple[str, int], list[float]]:

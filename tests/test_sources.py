@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.errors import BadInput
+from orchestrator.fork import fork
 from orchestrator.ledger import Ledger
 from orchestrator.records import SamplingPlan, TrainingPlan
 from orchestrator.rounds import NoPairs
@@ -179,6 +180,20 @@ def test_the_models_own_judgements_are_averaged_and_best_meets_worst(tmp_path: P
         assert scores[pair["prompt_id"], pair["rejected_sample"]] == min(mine) < max(mine)
     assert workers.calls["reference"] == 1
     assert_sound(tmp_path)
+
+
+def test_a_fork_with_another_scale_pairs_anew(tmp_path: Path) -> None:
+    run_job(project(tmp_path, rounds=1, self_judge={"template": "{prompt}|{response}"}, **SELF), Judging())
+    fork(tmp_path / "run", tmp_path / "child/run", ["self_judge.highest=7"])
+    workers = Judging()
+    run_job(tmp_path / "child/run/job.yaml", workers)
+    assert workers.calls["generate"] == 0, "the same samples, judged the same"
+    scores = {(r["prompt_id"], r["sample_index"]): r["score"] for r in rows(tmp_path / "child", "rounds/01/scores")}
+    pairs = rows(tmp_path / "child", "rounds/01/pairs")
+    assert pairs and pairs != rows(tmp_path, "rounds/01/pairs")
+    for pair in pairs:
+        mine = [s for (p, _), s in scores.items() if p == pair["prompt_id"] and s is not None]
+        assert scores[pair["prompt_id"], pair["chosen_sample"]] == max(mine)
 
 
 def test_a_model_that_cannot_judge_is_told_from_one_that_likes_everything(tmp_path: Path) -> None:
