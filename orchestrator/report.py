@@ -133,6 +133,7 @@ _SAMPLES = (
     Column("correct", lambda e: f"{e.round.count('verdicts', 'correct'):,}"),
     Column("wrong", lambda e: f"{e.round.count('verdicts', 'wrong'):,}"),
     Column("ungradable", lambda e: f"{e.round.count('verdicts', 'ungradable'):,}"),
+    Column("answers found by", lambda e: _escape(_rules(e))),
     Column("pass@N", lambda e: "" if e.pass_any is None else f"{100 * e.pass_any:.1f}"),
     Column("answers a prompt", lambda e: "" if e.diversity is None else f"{e.diversity[1]:.2f}"),
     Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
@@ -266,6 +267,12 @@ def _waited(evidence: Evidence) -> str:
     waited = evidence.round.facts.get("verdicts", {}).get("waited")
     total = sum(f.get("seconds", 0.0) for phase, f in evidence.round.facts.items() if phase != "verdicts")
     return "" if waited is None else f"{waited:.1f} ({100 * waited / (total + waited or 1):.1f} %)"
+
+
+def _rules(evidence: Evidence) -> str:
+    """How often each rule found the answer, the most frequent first."""
+    rules: Mapping[str, int] = evidence.round.facts.get("verdicts", {}).get("rules", {})
+    return ", ".join(f"{rule} {count:,}" for rule, count in sorted(rules.items(), key=lambda r: -r[1]))
 
 
 def _disputed(run_dir: Path, state: State, done: Sequence[Evidence]) -> list[str]:
