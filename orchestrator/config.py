@@ -161,6 +161,13 @@ class Data(Settings):
         """Whether any split is read from the Hub."""
         return any(source.hub for source in self.sources.values())
 
+    @field_validator("hint_template")
+    @classmethod
+    def _gives_a_hint(cls, value: str | None) -> str | None:
+        if value is not None and "{answer}" not in value:
+            raise ValueError("it has no {answer}, where the gold answer stands: without that it is no hint")
+        return value
+
     @field_validator("solution_strip")
     @classmethod
     def _compiles(cls, value: list[str]) -> list[str]:
@@ -475,6 +482,19 @@ class SelfJudge(Settings):
     max_tokens: Count = 512
     """Longest judgement, in tokens."""
 
+    @field_validator("template")
+    @classmethod
+    def _shows_the_response(cls, value: str) -> str:
+        if value and "{response}" not in value:
+            raise ValueError("it has no {response}, where the completion to be judged stands")
+        return value
+
+    @model_validator(mode="after")
+    def _has_a_scale(self) -> SelfJudge:
+        if self.lowest >= self.highest:
+            raise ValueError(f"`lowest` ({self.lowest:g}) must be below `highest` ({self.highest:g})")
+        return self
+
     @field_validator("pattern")
     @classmethod
     def _one_group(cls, value: str) -> str:
@@ -718,8 +738,9 @@ def _contradictions(job: Job) -> Iterator[str]:
     """Settings that make no sense together, each with the reason and the cure."""
     imitates = job.source == "gold" or job.pairs.rule == "correct"
     dpo, nll = (w if isinstance(w, list) else [w] for w in (job.loss.dpo, job.loss.nll))
-    if not (any(dpo) or any(nll)):
-        yield "`loss.dpo` and `loss.nll` are both 0: there is nothing to learn from"
+    for number in range(1, max(len(dpo), len(nll)) + 1):
+        if not at_round(job.loss.dpo, number) and not at_round(job.loss.nll, number):
+            yield f"`loss.dpo` and `loss.nll` are both 0 in round {number}: there is nothing to learn from"
     if job.source == "dataset" and job.stages is None:
         yield "`source: dataset` needs `stages.sources`, the files or data sets with preference data"
     if job.source != "dataset" and job.stages is not None:
@@ -748,6 +769,17 @@ def _contradictions(job: Job) -> Iterator[str]:
         yield "`source: judge` gives scores, no verdicts: set `pairs.rule: best_worst` or `margin`"
     if job.generate.hint and (job.source != "sample" or job.data.hint_template is None):
         yield "`generate.hint` needs `source: sample` and `data.hint_template`, the prompt that gives the answer away"
+    if job.generate.hint and job.pairs.rule != "correct":
+        yield "`generate.hint` gives further correct samples to imitate: set `pairs.rule: correct` and `loss.dpo: 0`"
+    if job.generate.hint and job.pairs.gold_as_chosen:
+        yield "`generate.hint` is for prompts without a solution to imitate, and `pairs.gold_as_chosen` gives all one"
+    yield from _too_much_of_scores(job)
+    longest = job.generate.max_model_len
+    if job.source == "judge" and longest is not None and job.self_judge.max_tokens >= longest:
+        yield (
+            f"`self_judge.max_tokens` ({job.self_judge.max_tokens}) leaves no room for a prompt in "
+            f"`generate.max_model_len` ({longest})"
+        )
     if job.source == "dataset" and job.reference == "previous" and job.pairs.replay:
         yield (
             "`pairs.replay` trains on earlier stages' data again, which the reference has seen by then: a reference "
@@ -766,6 +798,21 @@ def _contradictions(job: Job) -> Iterator[str]:
         yield "`judge` among `grade.graders` needs `judge.model`, the model that judges"
     if job.train.retrain and job.source != "sample":
         yield "`train.retrain` makes pairs of the gate problems as of the others, with `source: sample` only"
+
+
+def _too_much_of_scores(job: Job) -> Iterator[str]:
+    """Rules that ask more of the scores than they tell."""
+    pairs = job.pairs
+    lowest, highest = (job.self_judge.lowest, job.self_judge.highest) if job.source == "judge" else (0.0, 1.0)
+    if job.source == "judge" and pairs.gold_as_chosen:
+        yield "`pairs.gold_as_chosen` needs verdicts: with `source: judge` a gold solution has no score"
+    if pairs.gold_as_chosen == "only" and pairs.rule in ("best_worst", "margin"):
+        yield (
+            f"`pairs.rule: {pairs.rule}` goes by scores alone, and would take other samples than the gold solution: "
+            "with `gold_as_chosen: only` set `rule: zip`"
+        )
+    if pairs.rule == "margin" and pairs.margin > highest - lowest:
+        yield f"`pairs.margin` is {pairs.margin:g}, and no two scores from {lowest:g} to {highest:g} are so far apart"
 
 
 def _missing_problems(job: Job) -> Iterator[str]:
