@@ -41,26 +41,30 @@ def write_pairs(
     samples of prompts that have no correct one.
 
     Two passes: the first only chooses, so that a random subset can be drawn from all; the second writes.
-    Returns: pairs, before_cap, how many prompts are mixed, all correct, all wrong or ungradable only,
-    pass_any, and mean lengths in tokens; `hinted`, the pairs that came from hints, where there are any.
+    Returns: pairs, before_cap, how many prompts have pairs (before the cap), how many are mixed, all correct, all wrong
+    or ungradable only, pass_any, and mean lengths in tokens; `hinted`, the pairs that came from hints, where there are
+    any. With scores instead of verdicts, prompts are mixed, tied or ungradable, and there is no pass_any.
     """
     prompts = _Prompts(prompts_file)
-    counts = {"mixed": 0, "all_correct": 0, "all_wrong": 0, "ungradable": 0}
+    judged = any("score" in pq.read_schema(shard.scores).names for shard in shards[:1])
+    kinds = ("mixed", "tied", "ungradable") if judged else ("mixed", "all_correct", "all_wrong", "ungradable")
+    counts = dict.fromkeys(kinds, 0)
     choices: list[list[Choice]] = []
     for number, shard in enumerate([*shards, *hinted]):
         chosen: list[Choice] = []
         for prompt_id, candidates in _candidates(shard):
             if number < len(shards):
-                counts[_kind(candidates)] += 1
+                counts[_kind(candidates, judged)] += 1
             gold = prompts.gold(prompt_id) if plan.gold_as_chosen else []
             for pair in pair_prompt(prompt_id, [*candidates, *gold], plan):
                 rejected = pair.rejected.sample_index if pair.rejected else None
                 chosen.append(Choice(pair.pair_id, prompt_id, pair.chosen.sample_index, rejected))
         choices.append(chosen)
     facts = _write_chosen(prompts, [shard.samples for shard in (*shards, *hinted)], choices, plan, output)
-    num_prompts = sum(counts.values())
     found: Facts = {f"prompts_{kind}": count for kind, count in counts.items()}
-    found |= {"pass_any": (counts["mixed"] + counts["all_correct"]) / max(num_prompts, 1)}
+    found["prompts_paired"] = len({choice.prompt_id for chosen in choices for choice in chosen})
+    if not judged:
+        found["pass_any"] = (counts["mixed"] + counts["all_correct"]) / max(sum(counts.values()), 1)
     return facts | found | ({"hinted": sum(map(len, choices[len(shards) :]))} if hinted else {})
 
 
@@ -131,11 +135,11 @@ def _score(row: dict[str, Any]) -> float | None:
     return row["score"] if "score" in row else SCORES[row["verdict"]]
 
 
-def _kind(candidates: Sequence[Candidate]) -> str:
+def _kind(candidates: Sequence[Candidate], judged: bool) -> str:
     scores = {c.score for c in candidates} - {None}
-    if len(scores) > 1:
-        return "mixed"
-    return "ungradable" if not scores else "all_wrong" if scores == {WRONG} else "all_correct"
+    if len(scores) != 1:
+        return "mixed" if scores else "ungradable"
+    return "tied" if judged else "all_wrong" if scores == {WRONG} else "all_correct"
 
 
 def _write_chosen(

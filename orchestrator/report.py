@@ -76,6 +76,7 @@ def evidence(run_dir: Path, state: State, round_: Round) -> Evidence:
             round_,
             training_metrics(run_dir, state, round_.number),
             diversity(run_dir, state, round_.number) if "verdicts" in round_.facts else None,
+            state.configs[-1]["job"]["loss"].get("form", "sigmoid") if state.configs else "sigmoid",
         )
     except (OSError, ValueError):  # ArrowInvalid is a ValueError; `verify` is there to complain
         found = Evidence(round_)
@@ -138,12 +139,7 @@ _SAMPLES = (
     Column("answers a prompt", lambda e: "" if e.diversity is None else f"{e.diversity[1]:.2f}"),
     Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
     Column("pairs", lambda e: f"{e.round.count('pairs', 'pairs'):,}"),
-    Column(
-        "prompts mixed / all right / all wrong",
-        lambda e: " / ".join(
-            f"{e.round.count('pairs', f'prompts_{kind}'):,}" for kind in ("mixed", "all_correct", "all_wrong")
-        ),
-    ),
+    Column("prompts mixed / all right / all wrong", lambda e: _kinds(e)),
 )
 _TRAINING = (
     Column("round", lambda e: str(e.round.number)),
@@ -174,6 +170,15 @@ _STAGES = (
     Column("log chosen", lambda e: _before_after(e, "chosen_logprob")),
     Column("log rejected", lambda e: _before_after(e, "rejected_logprob")),
 )
+
+
+def _kinds(evidence: Evidence) -> str:
+    """How many prompts have which samples; empty where a round has none, as with gold solutions."""
+    facts = evidence.round.facts.get("pairs", {})
+    if "prompts_tied" in facts:  # of scores, where a model judges itself
+        return f"{facts['prompts_mixed']:,} / {facts['prompts_tied']:,} tied"
+    kinds = [facts.get(f"prompts_{kind}") for kind in ("mixed", "all_correct", "all_wrong")]
+    return " / ".join(f"{count:,}" for count in kinds if count is not None)
 
 
 def _stages(done: Sequence[Evidence]) -> list[str]:

@@ -126,10 +126,11 @@ class Round:
         commit = self.make_pairs(inputs, plan, work)
         facts = commit.facts
         if not facts["pairs"] and self.split == "train":
-            if plan.rule in ("best_worst", "margin") and not facts["prompts_mixed"]:
+            if plan.rule in ("best_worst", "margin"):
+                far = f"two scores that are {plan.margin:g} apart" if plan.rule == "margin" else "two different scores"
                 raise NoPairs(
-                    f"round {self.number} gives no pairs: all samples of a prompt have the same score. Use other "
-                    "prompts, a higher temperature or more samples."
+                    f"round {self.number} gives no pairs: no prompt's samples have {far}. Use other prompts, a higher "
+                    "temperature or more samples."
                 )
             raise NoPairs(
                 f"round {self.number} gives no pairs: {facts['prompts_all_correct']} of its prompts have only correct "
@@ -257,5 +258,7 @@ class Round:
 def _told(facts: Facts, plan: PairingPlan) -> str:
     if plan.rule == "correct":
         return f"{facts['pairs']} completions to imitate"
+    if "prompts_tied" in facts:
+        return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with samples of different scores"
     gold = " and of gold solutions" if plan.gold_as_chosen else ""
     return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"

@@ -30,6 +30,8 @@ class Evidence:
     metrics: Mapping[str, Sequence[Any]] | None = None
     diversity: tuple[float, float] | None = None
     """Share of prompts with a correct sample; mean number of distinct answers a prompt."""
+    loss_form: str = "sigmoid"
+    """As config.Loss has it."""
 
     def figures(self, name: str) -> Mapping[str, Any] | None:
         """Part of the evaluation: gate, test or probe."""
@@ -56,7 +58,7 @@ class Evidence:
 
     @property
     def num_prompts(self) -> int:
-        kinds = ("mixed", "all_correct", "all_wrong")
+        kinds = ("mixed", "all_correct", "all_wrong", "tied")
         return sum(self.round.count("pairs", f"prompts_{kind}") for kind in kinds)
 
     def change(self, column: str) -> tuple[float, float] | None:
@@ -106,7 +108,7 @@ def _not_a_number(this: Evidence, past: Past) -> Iterator[str]:
 
 
 def _first_loss(this: Evidence, past: Past) -> Iterator[str]:
-    losses = (this.metrics or {}).get("dpo_loss")
+    losses = (this.metrics or {}).get("dpo_loss") if this.loss_form == "sigmoid" else None
     # One batch's mean in bf16 scatters by hundredths; a reference that is not the start is far off.
     if losses and losses[0] is not None and abs(losses[0] - math.log(2)) > 0.1:
         yield (
@@ -147,16 +149,26 @@ def _length_creeps(this: Evidence, past: Past) -> Iterator[str]:
 
 
 def _pairs_run_dry(this: Evidence, past: Past) -> Iterator[str]:
-    if this.num_prompts:
-        mixed = this.round.count("pairs", "prompts_mixed") / this.num_prompts
-        if mixed < MIN_MIXED:
-            right = this.round.count("pairs", "prompts_all_correct") / this.num_prompts
-            side = "right" if right > (1 - mixed) / 2 else "wrong"
-            yield (
-                f"only {100 * mixed:.0f} % of the prompts have right and wrong samples, most others are all "
-                f"{side}: pairs run dry. Raise the temperature or the number of samples, or use "
-                f"{'harder' if side == 'right' else 'easier'} prompts."
-            )
+    if not this.num_prompts:
+        return
+    # Not every method needs right and wrong samples: what counts is whether a prompt gives anything to train on.
+    used = "prompts_paired" if "prompts_paired" in this.round.facts["pairs"] else "prompts_mixed"
+    share = this.round.count("pairs", used) / this.num_prompts
+    if share >= MIN_MIXED:
+        return
+    start = f"only {100 * share:.0f} % of the prompts give pairs, most others' samples are all"
+    counts = {kind: this.round.count("pairs", f"prompts_{kind}") for kind in ("tied", "all_correct", "all_wrong")}
+    side = max(counts, key=lambda kind: counts[kind])
+    if side == "tied":
+        yield (
+            f"{start} of the same score: pairs run dry. Raise the temperature or the number of samples, or see "
+            "whether the model knows how to judge (`self_judge`)."
+        )
+    else:
+        said, other = ("right", "harder") if side == "all_correct" else ("wrong", "easier")
+        yield (
+            f"{start} {said}: pairs run dry. Raise the temperature or the number of samples, or use {other} prompts."
+        )
 
 
 def _ungradable(this: Evidence, past: Past) -> Iterator[str]:

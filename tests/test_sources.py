@@ -179,6 +179,9 @@ def test_the_models_own_judgements_are_averaged_and_best_meets_worst(tmp_path: P
         assert scores[pair["prompt_id"], pair["chosen_sample"]] == max(mine)
         assert scores[pair["prompt_id"], pair["rejected_sample"]] == min(mine) < max(mine)
     assert workers.calls["reference"] == 1
+    pairing = facts(tmp_path, "rounds/01/pairs")
+    assert pairing["prompts_paired"] == pairing["prompts_mixed"] == len(pairs)
+    assert "pass_any" not in pairing, "that a model likes an answer does not make it right"
     assert_sound(tmp_path)
 
 
@@ -199,7 +202,7 @@ def test_a_fork_with_another_scale_pairs_anew(tmp_path: Path) -> None:
 def test_a_model_that_cannot_judge_is_told_from_one_that_likes_everything(tmp_path: Path) -> None:
     with pytest.raises(NoPairs, match="does not know how to judge"):
         run_job(project(tmp_path / "cannot", self_judge={"lowest": 900, "highest": 901}, **SELF), StandIns())
-    with pytest.raises(NoPairs, match="all samples of a prompt have the same score"):
+    with pytest.raises(NoPairs, match="samples have two different scores"):
         run_job(project(tmp_path / "likes", skill=1.0, self_judge={"template": "{prompt}|{response}"}, **SELF), Fond())
 
 

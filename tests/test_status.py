@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from orchestrator.config import Loss
 from orchestrator.errors import BadInput
 from orchestrator.report import write_report
 from orchestrator.status import intervals, process_start, render, status
@@ -239,9 +240,35 @@ def test_symptoms_in_samples_and_evaluation(tmp_path: Path) -> None:
         run.commit(f"rounds/{number:02d}/pairs", {"pairs": mixed, **split, **solved, "seconds": 1.0})
         run.evaluate(number, correct)
     found = warnings_of(run)
-    assert "Round 2: only 10 % of the prompts have right and wrong samples" in found
-    assert "most others are all right" in found
+    assert "Round 2: only 10 % of the prompts give pairs, most others' samples are all right" in found
     assert "Round 2: samples have grown from 20 to 30 tokens" in found
     assert "Round 2: pass@N fell from 95.0 to 80.0 %" in found
     assert "Round 2: test accuracy fell to 20.0 %" in found
     assert "Round 1" not in found
+
+
+@pytest.mark.parametrize(
+    ("facts", "said"),
+    [
+        ({"prompts_mixed": 2, "prompts_all_correct": 90, "prompts_all_wrong": 8, "prompts_paired": 92}, None),
+        ({"prompts_mixed": 3, "prompts_all_correct": 1, "prompts_all_wrong": 96, "prompts_paired": 4}, "all wrong"),
+        ({"prompts_mixed": 9, "prompts_tied": 91, "prompts_paired": 9}, "all of the same score"),
+        ({"prompts_mixed": 60, "prompts_tied": 40, "prompts_paired": 60}, None),
+    ],
+    ids=["imitation", "few to imitate", "a judge that likes all", "a judge"],
+)
+def test_pairs_run_dry_where_prompts_give_none(tmp_path: Path, facts: dict[str, int], said: str | None) -> None:
+    run = SampleRun(tmp_path / "sample")
+    run.claim()
+    run.configure()
+    run.commit("rounds/01/pairs", {"pairs": facts["prompts_paired"], **facts, "seconds": 1.0})
+    found = warnings_of(run)
+    assert (f"give pairs, most others' samples are {said}" in found) if said else "None shows" in found
+
+
+def test_the_squared_loss_begins_elsewhere_than_log_2(tmp_path: Path) -> None:
+    run = SampleRun(tmp_path / "sample")
+    run.claim()
+    run.configure(loss=Loss(form="squared"))
+    run.train(1, {**training_metrics(), "dpo_loss": [500_000.0] * NUM_STEPS})
+    assert "None shows" in warnings_of(run)
