@@ -11,6 +11,7 @@ import hashlib
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -33,7 +34,8 @@ _STEPS: Mapping[str, Sequence[str]] = {
 """What a round's pairs come from, by the job's source."""
 _IDS = ["prompt_token_ids", "chosen_token_ids", "rejected_token_ids"]
 
-Shard = dict[tuple[str, int], tuple[str | None, bytes]]
+Key = tuple[str, int]
+Shard = dict[Key, tuple[str | None, bytes]]
 """Verdict and digest of the token ids, by prompt id and sample index."""
 
 
@@ -98,14 +100,17 @@ class Sampled:
             Sampled(run_dir, state, f"{folder}/hinted") if f"{folder}/hinted/prompts" in state.commits else None
         )
         pairs = state.configs[-1]["job"]["pairs"]
-        # The model's own scores decide, or whatever it said is rejected.
-        self._any_verdict = f"{folder}/scores" in state.commits or pairs.get("rejected") == "any"
+        self._judged = f"{folder}/scores" in state.commits  # the model's own scores decide, not the verdicts
+        self._gold_alone = pairs.get("gold_as_chosen") == "only"
+        self._any_rejected = pairs.get("rejected") == "any"
         self._shard_of: dict[str, int] = {}
         self._prompts = {
             row["prompt_id"]: (_digest(row["token_ids"]), _digest(row["solution_token_ids"] or []))
             for row in self._rows("prompts", ["prompt_id", "token_ids", "solution_token_ids"])
         }
-        self._shard = functools.lru_cache(maxsize=1)(self._read_shard)  # pairs stand in the order of the shards
+        # Pairs stand in the order of the shards.
+        self._shard = functools.lru_cache(maxsize=1)(self._read_shard)
+        self._scores = functools.lru_cache(maxsize=1)(self._read_scores)
 
     def findings(self) -> Iterator[str]:
         yield from self._index()
@@ -151,6 +156,17 @@ class Sampled:
         keys = [(row["prompt_id"], row["sample_index"]) for row in rows]
         return {key: (verdicts.get(key), _digest(row["token_ids"])) for key, row in zip(keys, rows, strict=True)}
 
+    def _read_scores(self, index: int) -> dict[Key, float]:
+        """What each sample's text was given on average, where it was given a score."""
+        file = parquet_files(self._run_dir, self._state, f"{self._folder}/scores")[index]
+        rows = pq.read_table(file, columns=["prompt_id", "sample_index", "score"]).to_pylist()
+        scores = {(row["prompt_id"], row["sample_index"]): row["score"] for row in rows if row["score"] is not None}
+        texts = {(row["prompt_id"], row["sample_index"]): row["text"] for row in self._table("samples", index, "text")}
+        given: dict[tuple[str, str], list[float]] = {}
+        for key, score in scores.items():
+            given.setdefault((key[0], texts[key]), []).append(score)
+        return {key: fmean(given[key[0], texts[key]]) for key in scores}
+
     def _check_pair(self, pair: dict[str, Any]) -> Iterator[str]:
         name, prompt_id = f"{self._folder}/pairs: pair {pair['pair_id']!r}", pair["prompt_id"]
         if prompt_id not in self._prompts:
@@ -168,12 +184,20 @@ class Sampled:
                     yield f"{name}: its chosen side has other token ids than the gold solution"
                 continue
             verdict, expected = self._sample(prompt_id, sample, wanted)
+            any_verdict = self._judged or (side == "rejected" and self._any_rejected)
             if not expected:
                 yield f"{name}: its {side} sample {sample} is not among the committed samples"
-            elif verdict != wanted and not self._any_verdict:
+            elif side == "chosen" and self._gold_alone:
+                yield f"{name}: its chosen side is sample {sample}, not the gold solution"
+            elif verdict != wanted and not any_verdict:
                 yield f"{name}: its {side} sample {sample} was judged {verdict}, not {wanted}"
             elif ids != expected:
                 yield f"{name}: its {side} side has other token ids than sample {sample}"
+        if self._judged and prompt_id in self._shard_of:
+            scores = self._scores(self._shard_of[prompt_id])
+            chosen, rejected = (scores.get((prompt_id, pair[f"{side}_sample"])) for side in ("chosen", "rejected"))
+            if chosen is None or rejected is None or chosen <= rejected:
+                yield f"{name}: its chosen sample has the score {chosen}, its rejected one {rejected}"
 
     def _sample(self, prompt_id: str, index: int, wanted: str) -> tuple[str | None, bytes]:
         """Verdict and digest of a sample; where it was not as wanted and hints were given, of the hinted one."""

@@ -18,6 +18,7 @@ from orchestrator.rounds import NoPairs
 from orchestrator.self_judge import fill
 from orchestrator.verify import verify
 from tests.stand_ins import StandInEngines, StandInGraders, StandIns, chance, make_project, run_job
+from tests.test_verify import forge, swap_sides
 
 IMITATE = {"loss": {"dpo": 0, "nll": 1}}
 
@@ -219,6 +220,29 @@ class FondGraders(StandInGraders):
 def test_a_response_that_looks_like_a_field_is_left_alone() -> None:
     filled = fill("Q: {prompt} A: {response}", prompt="what is {response}?", response="{prompt}")
     assert filled == "Q: what is {response}? A: {prompt}"
+
+
+def test_pairs_against_the_scores_are_found(tmp_path: Path) -> None:
+    run_job(project(tmp_path, rounds=1, self_judge={"template": "{prompt}|{response}"}, **SELF), Judging())
+    forge(tmp_path / "run", "rounds/01/pairs/00000.parquet", swap_sides)
+    [found] = verify(tmp_path / "run").findings
+    assert "its chosen sample has the score" in found
+
+
+SPIN = {"gold_as_chosen": "only", "rejected": "any", "per_prompt": 1}
+
+
+def test_gold_solutions_against_whatever_was_sampled(tmp_path: Path) -> None:
+    run_job(project(tmp_path, rounds=1, pairs=SPIN), StandIns(), "data.solution=solution")
+    verdicts = {(r["prompt_id"], r["sample_index"]): r["verdict"] for r in rows(tmp_path, "rounds/01/verdicts")}
+    pairs = rows(tmp_path, "rounds/01/pairs")
+    assert {r["chosen_sample"] for r in pairs} == {None}
+    assert {verdicts[r["prompt_id"], r["rejected_sample"]] for r in pairs} == {"correct", "wrong"}
+    assert_sound(tmp_path)
+    forge(tmp_path / "run", "rounds/01/pairs/00000.parquet", lambda table: table[0].update(chosen_sample=0))
+    assert any(
+        "its chosen side is sample 0, not the gold solution" in line for line in verify(tmp_path / "run").findings
+    )
 
 
 def trained_rounds(plan: TrainingPlan) -> Sequence[str]:
