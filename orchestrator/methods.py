@@ -96,7 +96,7 @@ PRESETS: Mapping[Method, Preset] = {
             "source": "sample",
             "init": "base",
             "generate": {"hint": True},
-            "pairs": {"rule": "correct", "distinct": "text"},
+            "pairs": {"rule": "correct"},
             "loss": _IMITATE,
         },
     ),

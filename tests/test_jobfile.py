@@ -93,7 +93,7 @@ SCHEDULE = "must be a number above 0, or a list of such numbers, one a round"
         ("run_dir: 2026-12-05\n", [], "run_dir: must be text, or null (it is 2026-12-05; put it in quotes)"),
         ("rounds: 1\nrounds: 2\n", [], "tiny.yaml:10:1: `rounds` stands at line 9 already"),
         ("temperature: 1\n", [], "temperature: unknown key; did you mean `generate.temperature`?"),
-        ("grade: {answer: [boxd]}\n", [], "must be `final_answer`, `boxed`, `hash`, `answer_is`, `whole` or `pattern:REGEX`"),
+        ("grade: {answer: [boxd]}\n", [], "`answer_is`, `whole` or `pattern:REGEX`"),
         ("grade: {answer: ['pattern:(a)(b)']}\n", [], "has 2 groups and needs one"),
         ("? [a]\n: 1\n", [], "tiny.yaml:9:3: not YAML: found unhashable key"),
         ("a: \tb\n\tc: 1\n", [], "tiny.yaml:9:4: not YAML: "),
