@@ -322,6 +322,14 @@ def test_a_budget_of_tokens_is_spent_in_as_many_passes_as_it_takes(one_rank: Run
     assert sum(row["tokens"] for row in steps[:-1]) < budget <= facts["tokens"]
 
 
+def test_a_number_of_steps_goes_before_a_budget(one_rank: Runner, tmp_path: Path) -> None:
+    """The training with the gate's pairs takes the steps that were found without them, though its batches differ."""
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    plan = replace(make_plan(tmp_path / "again", model, pairs), steps=5, schedule_steps=9)
+    facts, _ = one_rank(plan, Train(**(SETTINGS | {"token_budget": 1})))
+    assert facts["steps"] == 5
+
+
 def test_ranks_with_different_numbers_of_chunks_do_not_wait_for_each_other(two_ranks: Runner, tmp_path: Path) -> None:
     """Under ZeRO 3 every use of a weight is collective, and so would every chunk of the head be."""
     compare(tmp_path, partial(two_ranks, chunk_logits=7 * VOCAB), zero=3)

@@ -16,6 +16,7 @@ import logging
 import math
 import os
 import shutil
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -229,16 +230,18 @@ class Trainer:
         yield "facts", _facts(done, pairs, dropped) | {"resumed_from": resumed_from}
 
     def _batches(self, pairs: list[PairTokens], plan: TrainingPlan) -> list[list[int]]:
-        settings, budget = self.settings, self.settings.token_budget
+        """Rows of the pairs of each step: `epochs` passes, or as many as the budget or the plan's steps take."""
+        settings, budget, tokens = self.settings, self.settings.token_budget, 0
+        most = min(steps or sys.maxsize for steps in (settings.max_steps, plan.steps))
         batches: list[list[int]] = []
-        tokens = 0
         for epoch in itertools.count() if budget else range(settings.epochs):
             for rows in batching.epoch_batches(pairs, plan.seed, epoch, settings.batch_pairs, settings.order):
                 batches.append(rows)
-                tokens += batching.real_tokens(pairs, rows)
-                if budget and tokens >= budget:
-                    return batches[: settings.max_steps][: plan.steps]
-        return batches[: settings.max_steps][: plan.steps]
+                tokens += batching.real_tokens(pairs, rows) if budget else 0
+                # A plan's steps are what another training's budget came to, with fewer pairs.
+                if len(batches) == most or (budget and tokens >= budget and plan.steps is None):
+                    return batches
+        return batches
 
     def _micro_batches(self, round_: Round, rows: list[int]) -> Iterator[tuple[MicroBatch, Tensor]]:
         """This rank's micro-batches of a global batch, with the reference log-probabilities of each."""
