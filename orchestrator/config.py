@@ -354,8 +354,8 @@ class Pairs(Settings):
     replay_rounds: Count | None = None
     """How many earlier rounds `replay` goes back; null is all of them."""
     append_eos: bool = True
-    """Close a completion that is made from text (a gold solution, a row of preference data) with the EOS token. What
-    was sampled has EOS exactly where it was sampled."""
+    """Close the sides of preference data with the EOS token. Gold solutions always are; what was sampled has EOS
+    exactly where it was sampled."""
 
     @model_validator(mode="after")
     def _fits(self) -> Pairs:
@@ -765,6 +765,8 @@ def _contradictions(job: Job) -> Iterator[str]:
     if (job.source == "gold" or job.pairs.gold_as_chosen) and job.data.solution is None:
         key = "source: gold" if job.source == "gold" else "pairs.gold_as_chosen"
         yield f"`{key}` needs `data.solution`, the field with the worked gold solution"
+    if (job.source == "gold" or job.pairs.gold_as_chosen) and not job.pairs.append_eos:
+        yield "`pairs.append_eos: false` is for preference data: a model that imitates gold solutions must learn to end"
     if job.source == "judge" and job.pairs.rule not in ("best_worst", "margin"):
         yield "`source: judge` gives scores, no verdicts: set `pairs.rule: best_worst` or `margin`"
     if job.generate.hint and (job.source != "sample" or job.data.hint_template is None):
