@@ -20,6 +20,10 @@ from orchestrator.step_records import StepItem, StepJudgement
 Say = Callable[[str], None]
 
 
+class TooLong(BadInput):
+    """No prompt fits the model's context."""
+
+
 class Trainers(Protocol):
     """A group of training ranks (workers.trainer_group.TrainerGroup)."""
 
@@ -89,7 +93,11 @@ class Context:
         return steps.opening if self.job.source == "steps" and steps.open_evaluation else ""
 
     def tokenize(self, name: str, problems: Mapping[str, list[Problem]], **changes: Any) -> Commit:
-        """A folder with one Parquet file of prompts a key of `problems`; `changes` are to the plan for it."""
+        """A folder with one Parquet file of prompts a key of `problems`; `changes` are to the plan for it.
+
+        Raises:
+            TooLong: none of the prompts of a key leaves room for a completion.
+        """
         job, model = self.job, self.seed_model
         plan = TokenizingPlan(
             model,
@@ -111,7 +119,7 @@ class Context:
             for key, rows in problems.items():
                 counts = self.workers.tokenize(rows, plan, str(folder / f"{key}.parquet"))
                 if not counts["prompts"]:
-                    raise BadInput(
+                    raise TooLong(
                         f"data.{key}: every prompt is too long: with generate.max_tokens more tokens it must fit the "
                         "model's context (generate.max_model_len)"
                     )

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from orchestrator import pair_files
 from orchestrator.config import SelfJudge
-from orchestrator.context import Model, hashes
+from orchestrator.context import Model, TooLong, hashes
 from orchestrator.ledger import Commit
 from orchestrator.records import SELF_SCORES, Problem
 from orchestrator.rounds import Graded, NoPairs, Round
@@ -58,13 +58,19 @@ def _judge(this: Round, graded: Graded, model: Model) -> Graded:
     problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
     if not problems:
         raise NoPairs(f"round {this.number} has no sample to judge: all are empty or reach generate.max_tokens")
-    prompts = this.context.tokenize(
-        f"{part.folder}/prompts",
-        {part.split: problems},
-        examples=(),
-        system=None,
-        max_tokens=settings.max_tokens,
-    )
+    try:
+        prompts = this.context.tokenize(
+            f"{part.folder}/prompts",
+            {part.split: problems},
+            examples=(),
+            system=None,
+            max_tokens=settings.max_tokens,
+        )
+    except TooLong as error:
+        raise TooLong(
+            f"round {this.number}: no sample can be judged: with self_judge.template around it and "
+            "self_judge.max_tokens more tokens, each is too long for the model's context (generate.max_model_len)"
+        ) from error
     plan = replace(
         part.sampling_plan(),
         samples=settings.samples,

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import pair_files, self_judge, stages, step_pairs
-from orchestrator.context import Model
+from orchestrator.context import Model, TooLong
 from orchestrator.ledger import Commit
 from orchestrator.rounds import Graded, NoPairs, Round
 from orchestrator.run import Facts
@@ -57,7 +57,11 @@ def _with_hints(this: Round, graded: Graded, model: Model) -> Graded | None:
     if not problems:
         return None
     hinted = replace(this, part="hinted")
-    prompts = this.context.tokenize(f"{hinted.folder}/prompts", {this.split: problems})
+    try:
+        prompts = this.context.tokenize(f"{hinted.folder}/prompts", {this.split: problems})
+    except TooLong:  # a hint is a help, not a need
+        hinted.say("prompts", f"with its hint, each of {len(problems)} unsolved prompts is too long for the context")
+        return None
     return hinted.samples_and_verdicts(prompts, model, replace(hinted.sampling_plan(), samples=1))
 
 

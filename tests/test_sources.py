@@ -13,7 +13,7 @@ import pytest
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
 from orchestrator.ledger import Ledger
-from orchestrator.records import SamplingPlan, TrainingPlan
+from orchestrator.records import Problem, SamplingPlan, TokenizingPlan, TrainingPlan
 from orchestrator.rounds import NoPairs
 from orchestrator.self_judge import fill
 from orchestrator.verify import verify
@@ -123,6 +123,28 @@ def test_where_everything_is_solved_no_hint_is_needed(tmp_path: Path) -> None:
     run_job(job, Hinted(), "generate.hint=true", "data.hint_template='{question} Hint: {answer}'")
     assert not (tmp_path / "run/rounds/01/hinted").exists()
     assert_sound(tmp_path)
+
+
+class Cramped(Hinted):
+    """A context that is too short for what a part of a round adds to its prompts."""
+
+    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
+        fitting = [p for p in problems if "Hint" not in p.text and "Final answer" not in p.text]
+        facts = super().tokenize(fitting, plan, output)
+        return facts | {"dropped": len(problems) - len(fitting)}
+
+
+def test_hints_that_find_no_room_are_done_without(tmp_path: Path) -> None:
+    job = project(tmp_path, skill=0.2, pairs={"rule": "correct"}, rounds=1, **IMITATE)
+    said = run_job(job, Cramped(), "generate.hint=true", "data.hint_template='{question} Hint: {answer}'")
+    assert any("each of 3 unsolved prompts is too long" in line for line in said)
+    assert_sound(tmp_path)
+
+
+def test_samples_that_find_no_room_to_be_judged_are_told(tmp_path: Path) -> None:
+    job = project(tmp_path, source="judge", pairs={"rule": "best_worst"}, loss={"nll": 0})
+    with pytest.raises(BadInput, match=r"round 1: no sample can be judged: with self_judge\.template around it"):
+        run_job(job, Cramped())
 
 
 class JudgingEngines(StandInEngines):
