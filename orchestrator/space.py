@@ -17,6 +17,8 @@ GIB = 2**30
 _BYTES_A_TOKEN = 10  # in a Parquet file, at most: four for the id, and its text
 _BYTES_A_VERDICT = 200
 _TOKENS_A_MARKER = 4  # "\nStep 2:"
+_OWN_TEMPLATE = 1000  # characters of the prompt for a judgement, where the job has none
+_CHARACTERS_A_TOKEN = 8  # at most, over a whole prompt
 _BYTES_A_PARAMETER = 14  # in a saved training state: weights, float32 master weights and two moments
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -60,14 +62,14 @@ def round_need(job: Job, number: int, seed_model: Path, problems: Mapping[str, t
     # A new state is written before the one it replaces goes.
     kept = job.keep.training_states
     states = parameters * _BYTES_A_PARAMETER * (kept + 1 if kept else 0)
-    return Need(checkpoint * (1 + _exports(job, pairs)), int(states), rows)
+    return Need(checkpoint * (1 + _exports(job, number, pairs, problems)), int(states), rows)
 
 
 def job_need(job: Job, seed_model: Path, problems: Mapping[str, tuple[int, float]]) -> Need:
     """What all rounds leave on the disk, and the most that any of them needs besides for a while."""
     rounds = [round_need(job, number, seed_model, problems) for number in range(1, job.rounds + 1)]
     widest = max(rounds, key=lambda need: need.checkpoints)
-    exports = 1 + _exports(job, _rows(job, 1, problems)[0])
+    exports = 1 + _exports(job, 1, _rows(job, 1, problems)[0], problems)
     # The newest are kept, and besides them the best.
     left_behind = rounds[0].checkpoints // exports * min(job.rounds - 1, (job.keep.checkpoints or job.rounds) + 1)
     return Need(left_behind + widest.checkpoints, rounds[0].states, sum(need.rows for need in rounds))
@@ -98,15 +100,27 @@ def _rows(job: Job, number: int, problems: Mapping[str, tuple[int, float]]) -> t
     if job.train.retrain:
         num_prompts += problems.get("gate", (0, 0.0))[0]
     prompt = int(characters * 3)  # its text, and ids of some two characters each
-    samples = num_prompts * at_round(generate.samples, number)
-    pairs = num_prompts * at_round(job.pairs.per_prompt, number)
+    gold = job.source == "gold"
+    samples = 0 if gold else num_prompts * at_round(generate.samples, number)
+    pairs = num_prompts * (1 if gold else at_round(job.pairs.per_prompt, number))
     pairs = min(pairs, job.pairs.max_pairs or pairs)
-    pairs += int(pairs * job.pairs.replay * (number - 1))
+    pairs += int(pairs * job.pairs.replay * min(number - 1, job.pairs.replay_rounds or number))
     written = num_prompts * prompt + samples * (tokens * _BYTES_A_TOKEN + _BYTES_A_VERDICT)
     written += pairs * (prompt + 2 * tokens * _BYTES_A_TOKEN)
     if job.source == "steps":
         written += _steps(job, samples, prompt)
+    if job.source == "judge":
+        written += _judgements(job, samples, prompt)
+    if job.generate.hint:  # were no prompt solved
+        written += num_prompts * (prompt + tokens * _BYTES_A_TOKEN + _BYTES_A_VERDICT)
     return pairs, written + answers
+
+
+def _judgements(job: Job, samples: int, prompt: int) -> int:
+    """Bytes of the prompts that show the samples to the model, and of what it says about them."""
+    settings, shown = job.self_judge, job.generate.max_tokens * _BYTES_A_TOKEN
+    asked = prompt + 3 * max(len(settings.template), _OWN_TEMPLATE) + shown
+    return samples * (asked + settings.samples * (settings.max_tokens * _BYTES_A_TOKEN + _BYTES_A_VERDICT))
 
 
 def _steps(job: Job, errors: int, prompt: int) -> int:
@@ -120,11 +134,17 @@ def _steps(job: Job, errors: int, prompt: int) -> int:
     return drawn * (text + _BYTES_A_VERDICT) + prefixes + copied
 
 
-def _exports(job: Job, pairs: int) -> int:
+def _exports(job: Job, number: int, pairs: int, problems: Mapping[str, tuple[int, float]]) -> int:
     """Checkpoints on the way of a round's training, at most."""
     if job.train.eval_every is None:
         return 0
     steps = math.ceil(pairs / job.train.batch_pairs) * job.train.epochs
+    if job.train.token_budget is not None:
+        # A prompt's pairs share it, and each has at least one token of its own.
+        batch = min(job.train.batch_pairs, max(1, pairs))
+        _, characters = problems.get("stages" if job.source == "dataset" else "train", (0, 0.0))
+        tokens = batch + math.ceil(batch / at_round(job.pairs.per_prompt, number)) * characters / _CHARACTERS_A_TOKEN
+        steps = math.ceil(job.train.token_budget / tokens)
     return math.ceil(min(steps, job.train.max_steps or steps) / job.train.eval_every)
 
 

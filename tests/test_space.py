@@ -11,7 +11,7 @@ import pytest
 from orchestrator.jobfile import load_job
 from orchestrator.space import DiskFull, Need, job_need, require_space, round_need
 from orchestrator.status import status
-from tests.stand_ins import StandIns, make_project, run_job
+from tests.stand_ins import JOB, StandIns, make_project, run_job
 
 PROBLEMS = {"train": (50, 20.0), "gate": (5, 20.0), "test": (5, 20.0)}
 
@@ -60,6 +60,35 @@ def test_saved_states_and_checkpoints_on_the_way_are_counted(tmp_path: Path) -> 
     train = {"batch_pairs": 4, "eval_every": 2}
     assert round_need(job(tmp_path, train=train), 1, model, PROBLEMS).checkpoints == 4 * 1000
     assert job_need(job(tmp_path, train=train), model, PROBLEMS).checkpoints == 5 * 1000
+
+
+def test_a_budget_of_tokens_decides_on_the_checkpoints_on_the_way(tmp_path: Path) -> None:
+    # At least 4 tokens of completions and 2 prompts of 20 characters: at most 12 steps, and checkpoints after
+    # every fifth and the last.
+    train = {"batch_pairs": 4, "eval_every": 5, "token_budget": 100}
+    assert round_need(job(tmp_path, train=train), 1, seed(tmp_path / "m"), PROBLEMS).checkpoints == (3 + 1) * 1000
+
+
+def test_hints_and_judgements_are_counted(tmp_path: Path) -> None:
+    model = seed(tmp_path / "m")
+    plain = round_need(job(tmp_path), 1, model, PROBLEMS).rows
+    hints = {"data": JOB["data"] | {"hint_template": "{answer}"}, "loss": {"dpo": 0}}
+    hinted = job(tmp_path, **hints, generate={"samples": 4, "max_tokens": 100, "hint": True}, pairs={"rule": "correct"})
+    # A further sample of each of the 10 prompts; and 4 rows a prompt, where the others have 2 pairs.
+    assert round_need(hinted, 1, model, PROBLEMS).rows == plain + 10 * (60 + 1200) + 20 * (60 + 2000)
+    judging = {"source": "judge", "pairs": {"rule": "best_worst", "per_prompt": 2}}
+    judged = job(tmp_path, **judging, self_judge={"template": "{response}" * 200, "max_tokens": 10, "samples": 3})
+    judged_rows = 40 * ((60 + 3 * 2000 + 1000) + 3 * (100 + 200))
+    assert round_need(judged, 1, model, PROBLEMS).rows == plain + judged_rows
+
+
+def test_gold_solutions_are_no_samples_and_replay_goes_back_so_far(tmp_path: Path) -> None:
+    model, row, answers = seed(tmp_path / "m"), 60 + 2000, 10 * 1000
+    gold = job(tmp_path, source="gold", data=JOB["data"] | {"solution": "s"}, loss={"dpo": 0})
+    assert round_need(gold, 1, model, PROBLEMS).rows == 10 * 60 + 10 * row + answers
+    pairs = {"per_prompt": 2, "replay": 1.0, "replay_rounds": 1}
+    second, third = (round_need(job(tmp_path, pairs=pairs), number, model, PROBLEMS).rows for number in (2, 3))
+    assert second == third == 10 * 60 + 10 * 8 * 1200 + 40 * row + answers
 
 
 def test_a_round_that_would_not_fit_pauses_the_run_before_it(tmp_path: Path) -> None:
