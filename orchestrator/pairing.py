@@ -161,14 +161,17 @@ _RULES: Mapping[str, Callable[[_Sides], _Pairs]] = {
     "correct": _correct,
 }
 
-_EQUATION = re.compile(r"[\d(][\d\s.,()+*/×÷^%$-]{0,200}=\s{0,9}[$-]?\d[\d.,]{0,40}")
+_NUMBER = r"-?\$?\d[\d,]{0,40}(?:\.\d{1,40})?%?"
+_OPERAND = rf"\({{0,3}}{_NUMBER}\){{0,3}}"
+_BLANK = r"[ \t]{0,9}"  # an equation stands on one line
+_EQUATION = re.compile(rf"{_OPERAND}(?:{_BLANK}[-+*/×÷^x]{_BLANK}{_OPERAND}){{1,20}}{_BLANK}={_BLANK}{_NUMBER}")
 
 
 def equations(text: str) -> tuple[str, ...]:
     """The equations of a solution between numbers, in order, without spaces: "3 + 2 = 5" is "3+2=5".
 
     Two solutions with the same list reckon the same way (arXiv 2308.01825, section 3.3)."""
-    return tuple(re.sub(r"[\s,$]", "", found).rstrip(".") for found in _EQUATION.findall(text))
+    return tuple(re.sub(r"[\s,$]", "", found) for found in _EQUATION.findall(text))
 
 
 def _distinct(candidates: Sequence[Candidate], by: str) -> list[Candidate]:

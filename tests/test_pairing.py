@@ -139,6 +139,15 @@ def test_one_solution_for_each_way_of_reckoning() -> None:
     plan = PairingPlan(9, "correct", distinct="text")
     assert [p.chosen.sample_index for p in pair_prompt("p", candidates, plan)] == [0, 1, 2, 3]
     assert equations("so $3 * (1,000 - 2) = $2,994.") == ("3*(1000-2)=2994",)
+    assert equations("Ann has 12.\n3*4=12, which makes 12. 12 + 0.5 = 12.5") == ("3*4=12", "12+0.5=12.5")
+    assert equations("1. 3+4 = 7\n2. 7 - -2 = 9 = 9") == ("3+4=7", "7--2=9")
+    assert equations("half of 20 = 10, x = 5, 3 pens * 4 = 12") == ()
+    assert equations("((2+3) * (4 + 1))/5 = 5 and <<50%*20=10>>10") == ("((2+3)*(4+1))/5=5", "50%*20=10")
+
+
+def test_equations_are_found_in_no_time_in_text_that_is_all_but_one() -> None:
+    for text in ("1" * 20_000, "1+" * 10_000, "(" * 20_000, "1,1 " * 5_000):
+        assert equations(text) == ()
 
 
 def test_only_the_gold_solution_wins_and_anything_may_lose() -> None:
