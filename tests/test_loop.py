@@ -152,7 +152,7 @@ def calls_of_a_whole_run(tmp_path: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("error", "every"), [(Interrupted("SIGTERM"), 1), (RuntimeError("a bug"), 7)], ids=["interrupted", "failed"]
+    ("error", "every"), [(Interrupted("SIGTERM"), 3), (RuntimeError("a bug"), 7)], ids=["interrupted", "failed"]
 )
 def test_stopped_anywhere_a_run_ends_as_if_undisturbed(tmp_path: Path, error: BaseException, every: int) -> None:
     total = calls_of_a_whole_run(tmp_path)
