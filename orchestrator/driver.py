@@ -82,7 +82,9 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
         return write_problems(problems, folder) | {"revisions": revisions}
 
     run.step(KEPT_PROBLEMS, {"data": job.data.model_dump(mode="json")}, work)
-    return kept_problems(run.path(KEPT_PROBLEMS))
+    kept = kept_problems(run.path(KEPT_PROBLEMS))
+    require_enough(kept.get("train", []), job.data, job.rounds)  # a resume may have raised the rounds
+    return kept
 
 
 def read_all_preferences(file: JobFile, problems: Mapping[str, list[Problem]]) -> list[Preferences]:

@@ -10,11 +10,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.config import Job
+from orchestrator.driver import identity, keep_problems
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
 from orchestrator.ledger import Ledger
 from orchestrator.records import Problem, SamplingPlan, TokenizingPlan, TrainingPlan
 from orchestrator.rounds import NoPairs
+from orchestrator.run import Run
 from orchestrator.self_judge import fill
 from orchestrator.verify import verify
 from tests.stand_ins import StandInEngines, StandInGraders, StandIns, chance, make_project, run_job
@@ -286,6 +289,17 @@ def test_new_prompts_never_come_twice(tmp_path: Path) -> None:
     assert not first & second
     with pytest.raises(BadInput, match=r"needs 24 problems for 3 rounds of 8, and data\.train has 20"):
         run_job(job, StandIns(), "data.prompts=new", "rounds=3")
+
+
+def test_new_prompts_that_a_run_has_kept_are_counted_on_a_resume_too(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.claim(identity())
+    data = {"train": {"hub": "some/problems", "split": "train"}, "gate": "g", "test": "t", "prompts": "new"}
+    job = Job.model_validate({"name": "job", "model": "m", "rounds": 2, "data": data | {"prompts_per_round": 8}})
+    problems = {"train": [Problem(str(i), f"{i}?", "1", None) for i in range(20)]}
+    assert keep_problems(run, job, job.data, problems) == problems
+    with pytest.raises(BadInput, match="needs 24 problems for 3 rounds of 8"):
+        keep_problems(run, job.model_copy(update={"rounds": 3}), job.data, {})
 
 
 def test_a_mix_of_temperatures_is_taken_in_turn() -> None:
