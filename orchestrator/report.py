@@ -99,17 +99,22 @@ def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidenc
 def _job(job: Mapping[str, Any]) -> str:
     """The settings that name the experiment; resolved.yaml has all of them."""
     keys = (
-        ("method", "method"), ("seed model", "model"), ("training problems", "data.train.path"),
-        ("preference data", "stages.sources"), ("gate problems", "data.gate.path"),
-        ("test problems", "data.test.path"), ("rounds", "rounds"),
-        ("samples a prompt", "generate.samples"), ("temperature", "generate.temperature"),
-        ("longest completion", "generate.max_tokens"), ("pairs a prompt", "pairs.per_prompt"),
+        ("method", "method"), ("source", "source"), ("seed model", "model"), ("training problems", "data.train"),
+        ("preference data", "stages.sources"), ("gate problems", "data.gate"), ("test problems", "data.test"),
+        ("rounds", "rounds"), ("samples a prompt", "generate.samples"), ("temperature", "generate.temperature"),
+        ("temperatures in turn", "generate.temperature_mix"), ("longest completion", "generate.max_tokens"),
+        ("pair rule", "pairs.rule"), ("pairs a prompt", "pairs.per_prompt"), ("loss", "loss.form"),
         ("beta", "loss.beta"), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
         ("learning rate", "train.learning_rate"), ("pairs a step", "train.batch_pairs"),
-        ("epochs", "train.epochs"), ("promotion", "promotion.rule"), ("seed", "seed"),
+        ("epochs", "train.epochs"), ("training tokens a round", "train.token_budget"),
+        ("promotion", "promotion.rule"), ("seed", "seed"),
     )  # fmt: skip
-    rows = [(label, _lookup(job, key)) for label, key in keys]
+    rows = [(label, _lookup(job, key)) for label, key in keys if not _lookup(job, _GIVES_WAY.get(key, ""))]
     return "\n".join(["| setting | value |", "|---|---|", *(f"| {a} | {_escape(b)} |" for a, b in rows if b)])
+
+
+_GIVES_WAY = {"generate.temperature": "generate.temperature_mix", "train.epochs": "train.token_budget"}
+"""Keys that count for nothing where another one is set."""
 
 
 def _lookup(job: Mapping[str, Any], key: str) -> str:

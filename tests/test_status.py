@@ -272,3 +272,17 @@ def test_the_squared_loss_begins_elsewhere_than_log_2(tmp_path: Path) -> None:
     run.configure(loss=Loss(form="squared"))
     run.train(1, {**training_metrics(), "dpo_loss": [500_000.0] * NUM_STEPS})
     assert "None shows" in warnings_of(run)
+
+
+def test_the_report_tells_the_settings_that_count(tmp_path: Path) -> None:
+    run = SampleRun(tmp_path / "sample")
+    run.claim()
+    job = run.job
+    run.configure(
+        generate=job.generate.model_copy(update={"temperature_mix": [1.0, 0.7]}),
+        train=job.train.model_copy(update={"token_budget": 5000}),
+    )
+    settings = write_report(run.root).read_text().partition("## Job")[2].partition("## Accuracy")[0]
+    assert "| temperatures in turn | 1.0, 0.7 |" in settings and "| temperature |" not in settings
+    assert "| training tokens a round | 5000 |" in settings and "| epochs |" not in settings
+    assert "| source | sample |" in settings
