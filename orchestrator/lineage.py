@@ -27,7 +27,7 @@ _SAMPLED = ("pairs", "verdicts", "samples", "prompts")
 _STEPS: Mapping[str, Sequence[str]] = {
     "sample": _SAMPLED,
     "steps": _SAMPLED,
-    "judge": ("pairs", "scores", *_SAMPLED[1:]),
+    "judge": ("pairs", "scores", *(f"judged/{step}" for step in _SAMPLED[1:]), *_SAMPLED[1:]),
     "gold": ("pairs", "prompts"),
     "dataset": ("pairs",),
 }
@@ -99,7 +99,9 @@ class Sampled:
         self._hinted = (
             Sampled(run_dir, state, f"{folder}/hinted") if f"{folder}/hinted/prompts" in state.commits else None
         )
-        pairs = state.configs[-1]["job"]["pairs"]
+        job = state.configs[-1]["job"]
+        pairs = job["pairs"]
+        self._imitates = job.get("source") == "gold" or pairs.get("rule") == "correct"
         self._judged = f"{folder}/scores" in state.commits  # the model's own scores decide, not the verdicts
         self._gold_alone = pairs.get("gold_as_chosen") == "only"
         self._any_rejected = pairs.get("rejected") == "any"
@@ -176,6 +178,8 @@ class Sampled:
         if _digest(pair["prompt_token_ids"]) != prompt:
             yield f"{name}: its prompt has other token ids than {prompt_id!r}"
         for side, wanted in (("chosen", "correct"), ("rejected", "wrong")):
+            if side == "rejected" and self._imitates != (pair["rejected_token_ids"] is None):
+                yield f"{name}: it has {'a' if self._imitates else 'no'} rejected side"
             if pair[f"{side}_token_ids"] is None:  # the chosen side is imitated
                 continue
             sample, ids = pair[f"{side}_sample"], _digest(pair[f"{side}_token_ids"])

@@ -24,6 +24,7 @@ from tests.stand_ins import StandInEngines, StandInGraders, StandIns, chance, ma
 from tests.test_verify import forge, swap_sides
 
 IMITATE = {"loss": {"dpo": 0, "nll": 1}}
+SOLVED = "data.solution=solution"
 
 
 class Watching(StandIns):
@@ -67,13 +68,23 @@ def assert_sound(folder: Path) -> None:
 
 def test_gold_solutions_are_imitated(tmp_path: Path) -> None:
     workers = Watching()
-    run_job(project(tmp_path, source="gold", **IMITATE), workers, "data.solution=solution", "rounds=1")
+    run_job(project(tmp_path, source="gold", **IMITATE), workers, SOLVED, "rounds=1")
     assert {(r["chosen"], r["rejected"], r["chosen_sample"]) for r in rows(tmp_path, "rounds/01/pairs")} == {
         (r["solution"], None, None) for r in rows(tmp_path, "rounds/01/prompts")
     }
     assert workers.calls["generate"] == 16, "only the evaluations of two models on two splits of 16 sample"
     assert workers.calls["reference"] == 0, "imitation compares with nothing"
     assert_sound(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("source", "said"), [("gold", "it has a rejected side"), ("sample", "it has no rejected side")]
+)
+def test_a_side_too_many_or_too_few_is_found(tmp_path: Path, source: str, said: str) -> None:
+    run_job(project(tmp_path, source=source, rounds=1, loss={"dpo": int(source == "sample")}), StandIns(), SOLVED)
+    ids = [1, 2] if source == "gold" else None
+    forge(tmp_path / "run", "rounds/01/pairs/00000.parquet", lambda table: table[0].update(rejected_token_ids=ids))
+    assert any(said in line for line in verify(tmp_path / "run").findings)
 
 
 def test_correct_samples_are_imitated_from_the_base(tmp_path: Path) -> None:
@@ -258,7 +269,7 @@ SPIN = {"gold_as_chosen": "only", "rejected": "any", "per_prompt": 1}
 
 
 def test_gold_solutions_against_whatever_was_sampled(tmp_path: Path) -> None:
-    run_job(project(tmp_path, rounds=1, pairs=SPIN), StandIns(), "data.solution=solution")
+    run_job(project(tmp_path, rounds=1, pairs=SPIN), StandIns(), SOLVED)
     verdicts = {(r["prompt_id"], r["sample_index"]): r["verdict"] for r in rows(tmp_path, "rounds/01/verdicts")}
     pairs = rows(tmp_path, "rounds/01/pairs")
     assert {r["chosen_sample"] for r in pairs} == {None}
