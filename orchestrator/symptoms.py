@@ -16,6 +16,8 @@ from orchestrator.status import Round
 
 MIN_MIXED = 0.2
 """Share of prompts with right and wrong samples below which pairs run dry."""
+MIN_SCORED = 0.5
+"""Share of the model's own judgements with a score."""
 MAX_UNGRADABLE = 0.05
 MAX_TRUNCATED = 0.1
 MAX_GROWTH = 1.3
@@ -182,12 +184,26 @@ def _ungradable(this: Evidence, past: Past) -> Iterator[str]:
 
 
 def _quarantined(this: Evidence, past: Past) -> Iterator[str]:
-    for phase, left in (("samples", "have no samples"), ("evaluation", "count as not solved")):
+    for phase, left in (
+        ("samples", "have no samples"),
+        ("hinted/samples", "have no sample with a hint"),
+        ("judged/samples", "that ask for a judgement have none"),
+        ("evaluation", "count as not solved"),
+    ):
         if ids := this.round.facts.get(phase, {}).get("quarantined"):
             yield (
                 f"{len(ids)} prompts {left}, since each took down several engines ({', '.join(ids[:5])}"
                 f"{', ...' if len(ids) > 5 else ''}): look at them, and at the engines' logs."
             )
+
+
+def _no_scores(this: Evidence, past: Past) -> Iterator[str]:
+    asked, scored = this.round.count("judged/samples", "samples"), this.round.count("scores", "judgements")
+    if "scores" in this.round.facts and asked and scored < MIN_SCORED * asked:
+        yield (
+            f"only {100 * scored / asked:.0f} % of the model's judgements hold a score: it hardly knows how to judge. "
+            "Look at them, at `self_judge.max_tokens` and at `self_judge.pattern`."
+        )
 
 
 def _truncated(this: Evidence, past: Past) -> Iterator[str]:
@@ -217,6 +233,7 @@ _CHECKS: tuple[Callable[[Evidence, Past], Iterator[str]], ...] = (
     _pairs_run_dry,
     _ungradable,
     _quarantined,
+    _no_scores,
     _truncated,
     _accuracy_falls,
 )

@@ -286,3 +286,17 @@ def test_the_report_tells_the_settings_that_count(tmp_path: Path) -> None:
     assert "| temperatures in turn | 1.0, 0.7 |" in settings and "| temperature |" not in settings
     assert "| training tokens a round | 5000 |" in settings and "| epochs |" not in settings
     assert "| source | sample |" in settings
+
+
+def test_a_model_that_hardly_judges_is_told(tmp_path: Path) -> None:
+    run = SampleRun(tmp_path / "sample")
+    run.claim()
+    run.configure()
+    for number, scored in ((1, 60), (2, 40)):
+        folder = f"rounds/{number:02d}"
+        run.commit(f"{folder}/judged/samples", {"samples": 100, "quarantined": ["p#0"] * (number - 1), "seconds": 1.0})
+        run.commit(f"{folder}/scores", {"judgements": scored, "scored": 30, "mean_score": 3.0, "seconds": 1.0})
+    found = warnings_of(run)
+    assert "Round 2: only 40 % of the model's judgements hold a score" in found
+    assert "Round 2: 1 prompts that ask for a judgement have none" in found
+    assert "Round 1" not in found
