@@ -60,7 +60,8 @@ class Continuation:
 
 @dataclass(frozen=True)
 class StepPair:
-    """A wrong step and a right one in its place. Texts begin behind "Step k:"."""
+    """A wrong step and a right one in its place. Texts begin behind "Step k:", but for a first step whose marker was
+    sampled."""
 
     error: Error
     first_wrong: int
@@ -95,6 +96,9 @@ def step_pair(error: Error, first_wrong: int, continuation: Continuation) -> Ste
     corrected = Answer(answer.opening, right + continuation.text, ends, answer.how)
     if len(corrected.steps) < first_wrong:
         return "empty"
+    # Where a token of the answer reached over the marker, the prefix lacks it, and the step before may have gone on.
+    if first_wrong > 1 and corrected.steps[first_wrong - 2].stop != answer.steps[first_wrong - 2].stop:
+        return "not_a_prefix"
     stop, chosen_stop = answer.step_tokens(first_wrong), corrected.step_tokens(first_wrong)
     pair = StepPair(
         error,
@@ -107,7 +111,9 @@ def step_pair(error: Error, first_wrong: int, continuation: Continuation) -> Ste
         continuation.token_ids[: max(0, chosen_stop - first)],
         error.token_ids[first:stop],
     )
-    if not (pair.chosen.strip() and pair.rejected.strip()):
+    # A side may begin with a piece of the marker, which is no step.
+    steps = [(pair.chosen, corrected), (pair.rejected, answer)]
+    if not all(text.strip() and whole.step_texts[first_wrong - 1] for text, whole in steps):
         return "empty"
     return "equal" if pair.chosen.strip() == pair.rejected.strip() else pair
 

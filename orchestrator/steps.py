@@ -6,7 +6,8 @@
                       └step 1─┘        └step 2─────────────────────┘
 
 A prefix of j right steps ends behind the marker of step j + 1, where the text has one: what follows it is that step
-(arXiv 2406.18629, section 3.1). Prefix 0 counts as right and the whole answer as wrong, so neither is ever probed.
+(arXiv 2406.18629, section 3.1). Prefix 0 is what was not sampled: where the opening has no marker, the first step's
+follows it. It counts as right and the whole answer as wrong, so neither is ever probed.
 """
 
 from __future__ import annotations
@@ -75,7 +76,9 @@ class Answer:
 
     def prefix_tokens(self, right: int) -> int:
         """How many sampled tokens the first `right` steps are, the next one's marker included. A token that reaches
-        into what follows is not among them."""
+        into what follows is not among them. No right step is no token, even where the text has the first marker."""
+        if right == 0:
+            return 0
         return self._boundary(self.steps[right].begin) if right < len(self.steps) else len(self.token_ends)
 
     def prefix_text(self, right: int) -> str:

@@ -22,7 +22,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.records import VERDICTS, step_pairs_schema
 from orchestrator.rounds import NoPairs
 from orchestrator.space import round_need
-from orchestrator.step_pairing import Continuation, Error, pairs_of_problem, step_pair
+from orchestrator.step_pairing import Continuation, Error, StepPair, pairs_of_problem, step_pair
 from orchestrator.step_records import StepItem
 from orchestrator.step_verdicts import VerdictsNeeded
 from orchestrator.steps import Answer
@@ -384,3 +384,39 @@ def test_each_error_of_a_problem_has_a_pair_before_any_has_two() -> None:
     assert refused == {"duplicate": 5, "not_rectified": 0}
     _, none = pairs_of_problem([(second, 2)], {"p": found}, 3, refused)
     assert none == 0 and refused["not_rectified"] == 1
+
+
+def sampled(*tokens: str) -> tuple[list[int], str, list[int]]:
+    """Ids, text, and where each token ends in it."""
+    text = "".join(tokens)
+    return list(range(len(tokens))), text, [len("".join(tokens[: i + 1])) for i in range(len(tokens))]
+
+
+def test_a_piece_of_a_marker_is_no_step() -> None:
+    ids, text, ends = sampled(" 1", "\n", "Step", " 2", ":\n", "Step", " 3", ":", " x")
+    error = Error("p", 0, [1], ids, Answer("Step 1:", text, ends))
+    assert error.answer.prefix_text(1) == " 1\nStep 2"  # the colon's token reaches into the step
+    ids, text, ends = sampled(":", " 2")
+    assert step_pair(error, 2, Continuation("search/01", 0, error.prefix(1), ids, text, ends)) == "empty"
+
+
+def test_a_continuation_that_goes_on_with_the_step_before_is_refused() -> None:
+    ids, text, ends = sampled(" 1", "\n", "Step", " 2: so", " x")
+    error = Error("p", 0, [1], ids, Answer("Step 1:", text, ends))
+    assert error.answer.prefix_text(1) == " 1\nStep"
+    ids, text, ends = sampled("s", " are", " fine", "\nStep 2:", " y")
+    assert step_pair(error, 2, Continuation("search/01", 0, error.prefix(1), ids, text, ends)) == "not_a_prefix"
+    ids, text, ends = sampled(" 2", ":", " y")
+    pair = step_pair(error, 2, Continuation("search/01", 0, error.prefix(1), ids, text, ends))
+    assert isinstance(pair, StepPair) and (pair.chosen, pair.rejected) == (" 2: y", " 2: so x")
+
+
+def test_an_opening_without_a_marker_wastes_no_first_step(tmp_path: Path) -> None:
+    run_job(project(tmp_path, opening="Let's think.\n"), StepStandIns())
+    first = [pair for pair in rows(tmp_path, "pairs") if pair["step"] == 1]
+    assert first and facts(tmp_path, "pairs")["refused_not_a_prefix"] == 0
+    assert any(pair["chosen_source"] == "rounds/01" for pair in first)
+    for pair in first:
+        assert pair["initial_reason_steps"] == "Let's think.\n"
+        assert pair["chosen"].startswith("\nStep 1: 1") and pair["rejected"].startswith("\nStep 1: -1")
+    assert verify(tmp_path / "run").findings == []
