@@ -261,13 +261,13 @@ def _finish(prompt: Side, chosen: Side, rejected: Side, place: str, opened: bool
         raise Useless("no_prompt")
     if not any(_said(chosen)) or not any(_said(rejected)):
         raise Useless("empty")
+    if _said(chosen) == _said(rejected):
+        raise Useless("equal")
     if isinstance(prompt, str):
         return prompt, chosen, rejected
     chosen, rejected = (
         [{"role": "assistant", "content": side}] if isinstance(side, str) else side for side in (chosen, rejected)
     )
-    if _said(chosen) == _said(rejected):
-        raise Useless("equal")
     for name, side in (("chosen", chosen), ("rejected", rejected)):
         if odd := [m["role"] for m in side if m["role"] != "assistant"]:
             raise BadInput(f"{place}: after the prompt, {name!r} has a message of the role {odd[0]!r}, not 'assistant'")

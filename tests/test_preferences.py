@@ -134,6 +134,13 @@ def test_single_steps_follow_the_right_ones_before_them(tmp_path: Path) -> None:
         read(tmp_path, STEP)
 
 
+@pytest.mark.parametrize("chat", [False, True])
+def test_single_steps_that_teach_nothing_are_left_out(tmp_path: Path, chat: bool) -> None:
+    equal, empty = (STEP | {"rejected": side} for side in ("4 + 2 = 6\n", " "))
+    found = read(tmp_path, STEP, equal, empty, pairs={"append_eos": False}, data={"chat": chat})
+    assert str(found) == "rows.jsonl: 1 pairs; left out: 1 with an empty side, 1 with equal sides"
+
+
 def test_ids_tell_source_and_row_and_the_same_prompt(tmp_path: Path) -> None:
     rows = [
         {"prompt": "a", "chosen": "1", "rejected": "2"},
