@@ -23,11 +23,12 @@ def findings(run_dir: Path, state: State, folder: str) -> Iterator[str]:
     names = _prompt_names(run_dir, state, {folder, *(pair["chosen_source"] for pair in pairs)})
     sides: dict[Key, dict[str, Any]] = {}
     for pair in pairs:
-        prefix = names.get((pair["chosen_source"], tuple(pair["prompt_token_ids"])), "")
+        same = names.get((pair["chosen_source"], tuple(pair["prompt_token_ids"])), ())
+        prefix = next((name for name in same if f"{name}:".startswith(f"{pair['prompt_id']}:")), "")
         pair["chosen_key"] = (pair["chosen_source"], prefix, pair["chosen_sample"])
         pair["rejected_key"] = (folder, pair["prompt_id"], pair["rejected_sample"])
         sides |= {pair[key]: {} for key in ("chosen_key", "rejected_key")}
-    prompts = {name: list(ids) for (place, ids), name in names.items() if place == folder}
+    prompts = {name: list(ids) for (place, ids), same in names.items() if place == folder for name in same}
     _read(run_dir, state, sides)
     for pair in pairs:
         whole = prompts.get(pair["prompt_id"], [])
@@ -51,12 +52,13 @@ def _check(pair: dict[str, Any], prompt: list[int], sides: dict[Key, dict[str, A
         yield "its prompt and rejected side have other token ids than its sample begins with"
 
 
-def _prompt_names(run_dir: Path, state: State, folders: set[str]) -> dict[tuple[str, tuple[int, ...]], str]:
-    return {
-        (folder, tuple(row["token_ids"])): row["prompt_id"]
-        for folder in sorted(folders)
-        for row in step_rows(run_dir, state, f"{folder}/prompts", ["prompt_id", "token_ids"])
-    }
+def _prompt_names(run_dir: Path, state: State, folders: set[str]) -> dict[tuple[str, tuple[int, ...]], list[str]]:
+    """By folder and token ids; several where problems have the same text."""
+    names: dict[tuple[str, tuple[int, ...]], list[str]] = {}
+    for folder in sorted(folders):
+        for row in step_rows(run_dir, state, f"{folder}/prompts", ["prompt_id", "token_ids"]):
+            names.setdefault((folder, tuple(row["token_ids"])), []).append(row["prompt_id"])
+    return names
 
 
 def _read(run_dir: Path, state: State, wanted: dict[Key, dict[str, Any]]) -> None:

@@ -149,6 +149,16 @@ def test_a_finished_run_verifies(tmp_path: Path) -> None:
     assert report.findings == [] and report.followed == [1]
 
 
+def test_problems_with_the_same_text_verify(tmp_path: Path) -> None:
+    job, file = project(tmp_path), tmp_path / "train.jsonl"
+    problems = [json.loads(line) for line in file.read_text().splitlines()]
+    twice = [problem | {"id": problem["id"] + more} for problem in problems for more in ("", "-again")]
+    file.write_text("".join(json.dumps(problem) + "\n" for problem in twice))
+    run_job(job, StepStandIns(), "data.prompts_per_round=16")
+    assert len({row["prompt"] for row in rows(tmp_path, "pairs")}) > 3
+    assert verify(tmp_path / "run").findings == []
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
