@@ -44,7 +44,7 @@ def collect(this: Round, sampled_from: Model) -> Commit:
     """
     context, settings = this.context, this.context.job.steps
     opened = context.tokenize(f"{this.folder}/prompts", {this.split: this.problems()}, opening=settings.opening)
-    rollouts = Rollouts(this, sampled_from, this.samples_and_verdicts(opened, sampled_from))
+    rollouts = Rollouts(this, sampled_from, opened, this.samples_and_verdicts(opened, sampled_from))
     commit = _collect_errors(this, rollouts)
     errors = step_files.read_errors(context.run.path(f"{commit.step}/{FILE}"), settings.opening, settings.split)
     first_wrong = _locate(this, errors, commit, rollouts)
@@ -80,6 +80,7 @@ def _locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Roll
     """The first wrong step by error, committed whoever has found it."""
     settings = this.context.job.steps
     inputs: dict[str, Any] = {"errors": hashes(commit), "split": settings.split, "localiser": settings.localiser}
+    inputs["graded"] = rollouts.hashes[0]
     if settings.localiser == "rollouts":
         found = step_rollouts.locate(this, errors, commit, rollouts)
         inputs |= {"drawn": rollouts.hashes, "threshold": settings.threshold}
@@ -170,12 +171,15 @@ def _pair(
     run, plan, filtered = this.context.run, this.pairing_plan(), this.context.job.steps.filter == "judge"
     state = run.ledger.state.commits
     inputs = {
+        "graded": rollouts.hashes[0],
+        "errors": hashes(state[f"{this.folder}/errors"]),
         "located": hashes(state[f"{this.folder}/located"]),
         "rectified": hashes(state[f"{this.folder}/rectified"]),
         "per_prompt": plan.per_prompt,
         "max_pairs": plan.max_pairs,
         "seed": plan.seed,
         "filter": step_judging.settings(this) if filtered else None,
+        "dataset": _dataset(this),
     }
 
     def work(folder: Path) -> Facts:

@@ -31,12 +31,13 @@ class Located:
 class Rollouts:
     """All continuations that a round has drawn so far. The round's own samples are those of prefix 0."""
 
-    def __init__(self, this: Round, model: Model, graded: Graded) -> None:
+    def __init__(self, this: Round, model: Model, prompts: Commit, graded: Graded) -> None:
         self.passes: list[Sampled] = []
         self.hashes: list[list[str]] = []
+        """Of each pass, its files of prompts, samples and verdicts."""
         self.tallies: dict[str, Tally] = {}
         self._this, self._model = this, model
-        self._add(this.folder, graded)
+        self._add(this.folder, prompts, graded)
 
     def draw(self, part: str, prefixes: Prefixes, samples: int, errors: Commit) -> None:
         """Continue each prefix `samples` times, in a part of the round of its own; what is committed is read."""
@@ -50,12 +51,12 @@ class Rollouts:
 
         prompts = inner.context.run.step(f"{inner.folder}/prompts", inputs, work)
         plan = replace(inner.sampling_plan(), samples=samples)
-        self._add(inner.folder, inner.samples_and_verdicts(prompts, self._model, plan))
+        self._add(inner.folder, prompts, inner.samples_and_verdicts(prompts, self._model, plan))
 
-    def _add(self, folder: str, graded: Graded) -> None:
+    def _add(self, folder: str, prompts: Commit, graded: Graded) -> None:
         sampled = Sampled(folder, graded.prompts, graded.shards)
         self.passes.append(sampled)
-        self.hashes.append(graded.hashes)
+        self.hashes.append([*hashes(prompts), *graded.hashes])
         for name, new in step_files.tallies(sampled).items():
             old = self.tallies.get(name, Tally(0, 0, 0))
             self.tallies[name] = Tally(old.correct + new.correct, old.drawn + new.drawn, old.tokens + new.tokens)

@@ -333,6 +333,16 @@ def test_a_fork_takes_over_the_search(tmp_path: Path) -> None:
     assert workers.calls["train"] == 1 and not workers.calls["generate"]  # such a candidate has answered before
 
 
+def test_a_fork_with_other_prompts_takes_over_no_pairs(tmp_path: Path) -> None:
+    """Not even where the model answers them in the very same words, as this one does."""
+    run_job(project(tmp_path), StepStandIns())
+    fork(tmp_path / "run", tmp_path / "other", ["steps.opening='So, let us see. Step 1:'"])
+    run_job(tmp_path / "other/job.yaml", StepStandIns())
+    assert verify(tmp_path / "other").findings == []
+    errors = pq.read_table(tmp_path / "other/rounds/01/errors").to_pylist()
+    assert errors and all(b"let us see" in bytes(error["prompt_token_ids"]) for error in errors)
+
+
 def test_a_round_takes_no_more_space_than_was_asked_for_before(tmp_path: Path) -> None:
     file = project(tmp_path)
     run_job(file, StepStandIns())
