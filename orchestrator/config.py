@@ -446,7 +446,8 @@ class Steps(Settings):
     """`judge` leaves out pairs whose right answer has a step that the judge finds wrong, or says nothing of."""
     verdicts: str | None = None
     """JSONL file with the verdicts for `localiser: file`, in the run's folder unless it is absolute: one line an
-    answer, with its `id` and `first_wrong`, a number or null. Null is `verdicts/round-01.jsonl`, and so on by round."""
+    answer, with its `id` and `first_wrong`, a number or null. For jobs of one round; null is `verdicts/round-01.jsonl`,
+    and so on by round."""
     open_evaluation: bool = False
     """Open the answers to gate and test in the same way."""
 
@@ -791,6 +792,11 @@ def _contradictions(job: Job) -> Iterator[str]:
         yield f"`rounds` is {job.rounds}, and `stages` gives {job.stages.chunks} chunks, one a round"
     if job.source == "steps" and "judge" in (job.steps.localiser, job.steps.filter) and job.judge is None:
         yield "`steps.localiser: judge` and `steps.filter: judge` need `judge.model`, the model that judges"
+    if job.steps.localiser == "file" and job.steps.verdicts is not None and job.rounds > 1:
+        yield (
+            f"`steps.verdicts` is one file, and each of {job.rounds} rounds asks about other answers: leave it out, "
+            "and write verdicts/round-01.jsonl and so on in the run's folder"
+        )
     if job.source == "steps" and job.pairs.gold_as_chosen:
         yield (
             "`pairs.gold_as_chosen` puts whole gold solutions into pairs, and those of `source: steps` are of "

@@ -201,10 +201,12 @@ def _pair(
     told = f"{facts['pairs']} pairs of steps, from {facts['rectified']} answers that can be put right"
     this.say("pairs", told + (f"; left out: {refused}" if refused else ""))
     if not facts["pairs"]:
+        if not wrong:
+            raise NoPairs(f"round {this.number} gives no pairs of steps: no wrong step was found in its answers.")
         raise NoPairs(
             f"round {this.number} gives no pairs of steps: {facts['refused_not_rectified']} of its {facts['errors']} "
-            "errors have no right continuation. Use easier prompts, more `steps.rectifications`, or a model that "
-            "already answers in steps (train it with `method: sft` first)."
+            f"errors have no right continuation (left out: {refused}). Use easier prompts, more "
+            "`steps.rectifications`, or a model that already answers in steps (train it with `method: sft` first)."
         )
     return commit
 

@@ -36,7 +36,7 @@ def read_verdicts(file: Path, questions: Path, errors: Sequence[Error]) -> dict[
         BadInput: a line is no verdict, or an error has none.
     """
     try:
-        lines = file.read_text(encoding="utf-8").split("\n")
+        lines = file.read_text(encoding="utf-8-sig").split("\n")  # some editors write a byte order mark
     except FileNotFoundError as error:
         raise VerdictsNeeded(
             f"{questions}: {len(errors)} wrong answers wait for verdicts. Write {file}, one line of JSON an answer, "

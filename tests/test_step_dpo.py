@@ -223,6 +223,23 @@ def test_people_say_which_step_is_wrong(tmp_path: Path) -> None:
     run_job(job, StepStandIns())
 
 
+def test_a_file_of_verdicts_may_be_an_editors(tmp_path: Path) -> None:
+    job, file = project(tmp_path, localiser="file", verdicts="verdicts.jsonl"), tmp_path / "run/verdicts.jsonl"
+    with pytest.raises(VerdictsNeeded):
+        run_job(job, StepStandIns())
+    lines = [json.dumps({"id": question["id"], "first_wrong": None}) for question in answers(tmp_path)]
+    file.write_bytes(b"\xef\xbb\xbf" + "\r\n\r\n".join(lines).encode())
+    with pytest.raises(NoPairs, match="no wrong step was found in its answers"):
+        run_job(job, StepStandIns())
+    assert facts(tmp_path, "located")["none_wrong"] == len(lines)
+
+
+def test_a_file_of_verdicts_is_for_one_round(tmp_path: Path) -> None:
+    job = project(tmp_path, localiser="file", verdicts="verdicts.jsonl")
+    with pytest.raises(BadInput, match=r"`steps.verdicts` is one file, and each of 2 rounds asks about other answers"):
+        run_job(job, StepStandIns(), "rounds=2")
+
+
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
