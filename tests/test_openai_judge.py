@@ -131,6 +131,20 @@ def test_one_question_that_is_refused_costs_no_other_its_schema() -> None:
     assert [asked.has_schema for asked in server.asked] == [True, True, False, True]
 
 
+@pytest.mark.parametrize(
+    "before",
+    [
+        "x^{} and {1, 2}",
+        '{"type": "object"}',
+        '<think>perhaps {"verdict": "wrong", "reason": "?"}</think>',
+        '{"a": {"b"',
+    ],
+)
+def test_a_judge_may_think_aloud_before_its_verdict(before: str) -> None:
+    with serve(lambda asked: f"{before}\n{json.dumps(RIGHT)}") as server:
+        assert asks(server, "a", retries=0) == [Opinion(**RIGHT)]
+
+
 def test_newer_models_name_the_limit_otherwise() -> None:
     def script(asked: Asked) -> Any:
         return refusal(400, "use 'max_completion_tokens'") if "max_tokens" in asked.body else RIGHT

@@ -13,7 +13,7 @@ import os
 import random
 import threading
 from collections import Counter
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -331,20 +331,28 @@ def _text(completion: Any) -> str | None:
 
 
 def _read(reply: str, verdict: type[BaseModel]) -> BaseModel:
-    """The verdict in a reply: its first JSON object, which may stand in other text."""
-    decoder, reply = json.JSONDecoder(), reply[:_LONGEST_REPLY]
-    start = reply.find("{")
-    while start >= 0:
+    """The verdict in a reply: its last JSON object of that form, since a judge may think aloud, or quote, before it."""
+    found, fault = None, "no JSON object (judge.max_tokens may cut it short)"
+    for value in _objects(reply[:_LONGEST_REPLY]):
         try:
-            found = decoder.raw_decode(reply, start)[0]
-            json.dumps(found, ensure_ascii=False).encode()  # half a character, such as \ud800, fits in no file
-        except (ValueError, RecursionError):
-            start = reply.find("{", start + 1)
-            continue
-        try:
-            return verdict.model_validate(found)
+            found = verdict.model_validate(value)
         except ValidationError as error:
             first = error.errors(include_url=False, include_input=False)[0]
-            place = ".".join(map(str, first["loc"])) or "the object"
-            raise _NoVerdict(f"the judge's reply has another form: {place}: {first['msg']}", replied=True) from None
-    raise _NoVerdict("the judge's reply has no JSON object (judge.max_tokens may cut it short)", replied=True)
+            fault = f"another form: {'.'.join(map(str, first['loc'])) or 'the object'}: {first['msg']}"
+    if found is None:
+        raise _NoVerdict(f"the judge's reply has {fault}", replied=True)
+    return found
+
+
+def _objects(text: str) -> Iterator[Any]:
+    """The JSON objects in a text, one behind the other."""
+    decoder, start = json.JSONDecoder(), text.find("{")
+    while start >= 0:
+        try:
+            found, end = decoder.raw_decode(text, start)
+            json.dumps(found, ensure_ascii=False).encode()  # half a character, such as \ud800, fits in no file
+        except (ValueError, RecursionError):
+            end = start + 1
+        else:
+            yield found
+        start = text.find("{", end)
