@@ -443,7 +443,8 @@ class Steps(Settings):
     """Continuations from the last right step, for a right step to be chosen from; the rollouts from there are among
     them."""
     filter: Literal["none", "judge"] = "none"
-    """`judge` leaves out pairs whose right answer has a step that the judge finds wrong, or says nothing of."""
+    """`judge` leaves out pairs whose right answer has a step that the judge does not call correct, or that it gives no
+    verdict on."""
     verdicts: str | None = None
     """JSONL file with the verdicts for `localiser: file`, in the run's folder unless it is absolute: one line an
     answer, with its `id` and `first_wrong`, a number or null. For jobs of one round; null is `verdicts/round-01.jsonl`,
