@@ -97,7 +97,7 @@ def step_pair(error: Error, first_wrong: int, continuation: Continuation) -> Ste
     if len(corrected.steps) < first_wrong:
         return "empty"
     # Where a token of the answer reached over the marker, the prefix lacks it, and the step before may have gone on.
-    if first_wrong > 1 and corrected.steps[first_wrong - 2].stop != answer.steps[first_wrong - 2].stop:
+    if first_wrong > 1 and corrected.steps[first_wrong - 2].end != answer.steps[first_wrong - 2].end:
         return "not_a_prefix"
     stop, chosen_stop = answer.step_tokens(first_wrong), corrected.step_tokens(first_wrong)
     pair = StepPair(

@@ -448,6 +448,14 @@ def test_a_continuation_that_goes_on_with_the_step_before_is_refused() -> None:
     assert isinstance(pair, StepPair) and (pair.chosen, pair.rejected) == (" 2: y", " 2: so x")
 
 
+def test_white_space_before_the_right_step_is_no_other_prefix() -> None:
+    ids, text, ends = sampled("1", "\n", "-2")
+    error = Error("p", 0, [1], ids, Answer("So:\n", text, ends, "lines"))
+    ids, text, ends = sampled("\n", "2", "\n", "3")
+    pair = step_pair(error, 2, Continuation("search/01", 0, error.prefix(1), ids, text, ends))
+    assert isinstance(pair, StepPair) and (pair.chosen, pair.rejected) == ("\n2", "-2")
+
+
 def test_an_opening_without_a_marker_wastes_no_first_step(tmp_path: Path) -> None:
     run_job(project(tmp_path, opening="Let's think.\n"), StepStandIns())
     first = [pair for pair in rows(tmp_path, "pairs") if pair["step"] == 1]
