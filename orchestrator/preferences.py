@@ -36,7 +36,7 @@ Find = Callable[[str, str], Path]
 
 KEY = "stages.sources"
 _ROLES = ("system", "user", "assistant")
-_STEPS = "initial_reason_steps"
+STEPS = "initial_reason_steps"
 
 
 class Useless(Exception):
@@ -137,8 +137,10 @@ def as_problems(sources: Sequence[Preferences]) -> list[Problem]:
 
 def texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Prompt and completion of each side of a committed pair, as bare text: what somebody who has seen the pair
-    knows, however it was templated, spaced or tokenised."""
-    prompt, *sides = (_bare(row[name]) for name in ("prompt", "chosen", "rejected"))
+    knows, however it was spaced, tokenised or put into a chat template. The right steps before a single step, which
+    pairs of a run's own samples have in a column of their own, are of the prompt."""
+    asked, steps, *sides = (_bare(row.get(name)) for name in ("prompt", STEPS, "chosen", "rejected"))
+    prompt = f"{asked} {steps}".strip()
     yield from ((prompt, side) for side in sides if side)
 
 
@@ -191,7 +193,7 @@ def _normalised(job: Job, row: Mapping[str, Any], place: str) -> tuple[Side, Sid
     if isinstance(chosen, str) != isinstance(rejected, str):
         raise BadInput(f"{place}: one of 'chosen' and 'rejected' is text and the other messages")
     prompt = _side(row, "prompt", place) if row.get("prompt") is not None else None
-    if row.get(_STEPS) is not None:
+    if row.get(STEPS) is not None:
         return _steps(job, row, prompt, chosen, rejected, place)
     if _said(chosen) == _said(rejected):
         raise Useless("equal" if any(_said(chosen)) else "empty")
@@ -228,12 +230,12 @@ def _steps(
     job: Job, row: Mapping[str, Any], prompt: Side | None, chosen: Side, rejected: Side, place: str
 ) -> tuple[Side, Side, Side]:
     """Single steps that follow the right ones before them."""
-    steps = _side(row, _STEPS, place)
+    steps = _side(row, STEPS, place)
     if not isinstance(steps, str) or not isinstance(prompt, str) or not isinstance(chosen, str):
-        raise BadInput(f"{place}: with {_STEPS!r} all fields are plain text, and 'prompt' is one of them")
+        raise BadInput(f"{place}: with {STEPS!r} all fields are plain text, and 'prompt' is one of them")
     if job.pairs.append_eos:
         raise BadInput(
-            f"{place}: field {_STEPS!r} makes 'chosen' and 'rejected' single steps, after which an answer goes on: "
+            f"{place}: field {STEPS!r} makes 'chosen' and 'rejected' single steps, after which an answer goes on: "
             "set `pairs.append_eos: false`"
         )
     asked = _asked(job, prompt, place)

@@ -27,7 +27,7 @@ from orchestrator import durable, lineage
 from orchestrator.context import Context, Model, hashes
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Commit
-from orchestrator.preferences import texts, told
+from orchestrator.preferences import STEPS, texts, told
 from orchestrator.records import LossWeights, PreferencePlan, TrainingPlan
 from orchestrator.rounds import NoPairs, Round
 from orchestrator.run import Facts
@@ -240,7 +240,8 @@ def _copy_unseen(source: Path, seen: Sequence[str], output: Path) -> dict[str, A
 def _digests(file: Path) -> Iterator[tuple[str, set[bytes]]]:
     """Of each pair its id, and a digest of the bare text of its prompt with each of its completions."""
     with pq.ParquetFile(file) as parquet:
-        for batch in parquet.iter_batches(batch_size=256, columns=_TEXTS):
+        columns = [*_TEXTS, *({STEPS} & set(parquet.schema_arrow.names))]
+        for batch in parquet.iter_batches(batch_size=256, columns=columns):
             for row in batch.to_pylist():
                 found = {hashlib.blake2b("\x1f".join(text).encode(), digest_size=16).digest() for text in texts(row)}
                 yield row["pair_id"], found

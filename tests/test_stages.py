@@ -21,10 +21,11 @@ from orchestrator.ledger import Ledger
 from orchestrator.lineage import follow
 from orchestrator.outbox import Outbox
 from orchestrator.projection import step_figures
+from orchestrator.records import pairs_schema, step_pairs_schema
 from orchestrator.report import report_text
 from orchestrator.rounds import NoPairs
 from orchestrator.space import round_need
-from orchestrator.stages import deal
+from orchestrator.stages import deal, seen_rows
 from orchestrator.status import status
 from orchestrator.verify import verify
 from tests.preference_stand_ins import PreferenceStandIns, make_stages, pair, right, write_rows, wrong
@@ -131,6 +132,26 @@ def test_what_the_reference_knows_is_left_out_and_counted(tmp_path: Path) -> Non
     assert (facts["pairs"], facts["seen"]) == (4, 1)
     assert "e 1?" not in prompts(tmp_path, 2)
     assert any("left out: 1 that the reference has seen" in line for line in said)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_pairs_of_steps_are_known_as_data_too(tmp_path: Path, chat: bool) -> None:
+    """A run's own pairs have the right steps beside the prompt; read as preference data, they are in it."""
+    step = {"pair_id": "p/0", "prompt_id": "p", "prompt": "2 + 2 + 2?", "chosen": " 6", "rejected": " 7", "step": 2}
+    step |= {"initial_reason_steps": "Step 1: 4\nStep 2:", "chosen_source": "rounds/01", "dataset": "", "answer": "6"}
+    ids = {f"{part}_token_ids": [1] for part in ("prompt", "chosen", "rejected")}
+    step |= ids | {"full_chosen": " 6", "full_rejected": " 7"}
+    pq.write_table(pa.Table.from_pylist([step], step_pairs_schema()), tmp_path / "own.parquet")
+    made: list[dict[str, Any]] = []
+    for number, steps in enumerate(("Step 1: 4\nStep 2:", "Step 1: 5\nStep 2:")):
+        row: dict[str, Any] = {"prompt": f"2 + 2 + 2?\n{steps}", "chosen": " 6", "rejected": " 8"}
+        if chat:
+            row = {side: [{"role": "assistant", "content": row[side]}] for side in ("chosen", "rejected")}
+            asked = {"role": "user", "content": "2 + 2 + 2?"}
+            row["prompt"] = [asked, {"role": "assistant", "content": steps}]
+        made.append(row | ids | {"pair_id": f"1/{number}", "prompt_id": "p"})
+    pq.write_table(pa.Table.from_pylist(made, pairs_schema(chat)), tmp_path / "data.parquet")
+    assert seen_rows(tmp_path / "data.parquet", [tmp_path / "own.parquet"]) == ["1/0"]
 
 
 def test_a_prompt_alone_is_no_leak(tmp_path: Path) -> None:
