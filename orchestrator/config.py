@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -421,6 +422,18 @@ class Judge(Settings):
     """Sampling temperature of the judge."""
     max_tokens: Count = 1024
     """Longest reply, in tokens."""
+
+    @model_validator(mode="after")
+    def _holds_no_secret(self) -> Judge:
+        # Of the whole section: an error about a single key would show its value.
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            raise ValueError(
+                "`api_key_env` must be the name of an environment variable, such as OPENAI_API_KEY, and not the key: "
+                "what a job file holds is written into the run"
+            )
+        if self.base_url is not None and urlsplit(self.base_url).username is not None:
+            raise ValueError("`base_url` must hold no name or password: what a job file holds is written into the run")
+        return self
 
 
 class Steps(Settings):

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+import yaml
 from pydantic import BaseModel, Field
 
 from orchestrator.config import Judge
 from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.jobfile import parse_job
 from orchestrator.signals import signals
 from tests.judge_server import Answer, Asked, JudgeServer, Script, completion, refusal, serve
 from workers.judge_cache import JudgeCache
@@ -226,6 +228,20 @@ def test_a_key_that_is_missing_or_wrong(status: int, monkeypatch: pytest.MonkeyP
         with pytest.raises(BadInput, match="does not take the key in the environment variable JUDGE_KEY") as error:
             asks(server, *"abcdef", api_key_env="JUDGE_KEY")
     assert server.asked[1].key == KEY and KEY not in str(error.value) and error.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ({"api_key_env": KEY}, r"`api_key_env` must be the name of an environment variable"),
+        ({"base_url": f"http://me:{KEY}@localhost/v1"}, r"`base_url` must hold no name or password"),
+    ],
+)
+def test_a_key_in_a_job_file_is_refused_and_not_shown(section: dict[str, str], message: str) -> None:
+    text = yaml.safe_dump({"name": "a", "judge": {"model": "judge-1"} | section})
+    with pytest.raises(BadInput, match=message) as error:
+        parse_job(text, Path("job.yaml"))
+    assert KEY not in str(error.value)
 
 
 def test_the_key_is_read_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
