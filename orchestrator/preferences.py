@@ -238,11 +238,11 @@ def _steps(
             f"{place}: field {STEPS!r} makes 'chosen' and 'rejected' single steps, after which an answer goes on: "
             "set `pairs.append_eos: false`"
         )
-    asked = _asked(job, prompt, place)
-    if not steps.strip():
-        return _finish(asked, chosen, rejected, place)
+    asked, steps = _asked(job, prompt, place), steps if steps.strip() else ""
     if isinstance(asked, str):
-        return _finish(f"{asked}{'' if asked[-1:].isspace() else chr(10)}{steps}", chosen, rejected, place)
+        between = "" if not steps or asked[-1:].isspace() else "\n"
+        return _finish(f"{asked}{between}{steps}", chosen, rejected, place)
+    # Empty, too, it says that the answer is begun: its first step is not all of it, and no template closes it.
     return _finish([*asked, {"role": "assistant", "content": steps}], chosen, rejected, place, opened=True)
 
 

@@ -349,17 +349,18 @@ def test_answers_that_a_template_leaves_open_are_closed(tmp_path: Path) -> None:
     assert ids(first) == expected
 
 
+@pytest.mark.parametrize("steps", [STEP["initial_reason_steps"], ""])
 @pytest.mark.parametrize("chat", [False, True])
-def test_a_step_is_what_follows_and_nothing_closes_it(tmp_path: Path, chat: bool) -> None:
+def test_a_step_is_what_follows_and_nothing_closes_it(tmp_path: Path, chat: bool, steps: str) -> None:
     from transformers import AutoTokenizer
 
     model = chat_model(tmp_path)
-    _, [row] = tokens(tmp_path, [STEP], model, pairs={"append_eos": False}, data={"chat": chat})
+    step = STEP | {"initial_reason_steps": steps}
+    _, [row] = tokens(tmp_path, [step], model, pairs={"append_eos": False}, data={"chat": chat})
     tokenizer = AutoTokenizer.from_pretrained(model)
-    begin = f"<user>{STEP['prompt']}<|endoftext|>\n<assistant>" if chat else f"{STEP['prompt']}\n"
-    assert tokenizer.decode(row["prompt_token_ids"] + row["chosen_token_ids"]) == (
-        begin + STEP["initial_reason_steps"] + STEP["chosen"]
-    )
+    begin = f"<user>{STEP['prompt']}<|endoftext|>\n<assistant>" if chat else STEP["prompt"]
+    begin += f"\n{steps}" if steps and not chat else steps
+    assert tokenizer.decode(row["prompt_token_ids"] + row["chosen_token_ids"]) == begin + STEP["chosen"]
     assert tokenizer.decode(row["rejected_token_ids"]).endswith("7")
     assert tokenizer.eos_token_id not in row["chosen_token_ids"] + row["rejected_token_ids"]
 
