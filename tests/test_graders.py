@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.extraction import extract, last_boxed, rules_of
+from workers.extraction import boxed, extract, rules_of
 from workers.graders import choice, exact, math, number, python, regex
 from workers.graders.combine import build
 from workers.graders.judgement import Judgement
-from workers.graders.sentence import number_in
+from workers.graders.sentence import mathematics_in, number_in
 
 ALL = ("exact", "number", "math")
 RULES = ("final_answer", "boxed", "hash")
@@ -107,6 +107,16 @@ EQUAL = [
     ("x<3", "3>x"),
     ("\\text{yes}", "Yes."),
     ("A", "a"),
+    ("12.75", "12,75"),
+    ("0,125", "0.125"),
+    ("40\\%", "$40$ %"),
+    ("12", "12\\textnormal{ miles}"),
+    ("12345", "12,\\! 345"),
+    ("12345", "12 {, }345"),
+    ("12", "12\\"),
+    ("x \\ge 5", "The solution is $x \\geq 5$."),
+    ("(7,6)", "The pair $(x, y)$ that solves both is $(7, 6)$."),
+    ("So $x$ is even, and the answer is $\\boxed{12}$. Done", "12"),
     ("\\begin{pmatrix}1\\\\2\\end{pmatrix}", "\\begin{pmatrix} 1 \\\\ 2 \\end{pmatrix}"),
 ]
 DIFFERENT = [
@@ -122,7 +132,11 @@ DIFFERENT = [
     ("1/3", "0.33"),
     ("52", "5²"),
     ("15.5", "31/3"),
-    ("0.123", "0,123"),
+    ("1.234", "1,234"),
+    ("1.5", "1, 5"),
+    ("12", "11 6/6"),
+    ("x \\ge 5", "It is not $x \\ge 5$."),
+    ("x \\ge 5", "$x \\ge 5$, if $y \\ge 3$"),
     ("(1,2)", "(2,1)"),
     ("12", "1 2"),
     ("x^2+1", "x^2-1"),
@@ -296,6 +310,24 @@ def test_the_number_of_a_sentence(sentence: str, number: str) -> None:
     assert number_in(sentence) == number
 
 
+@pytest.mark.parametrize(
+    ("sentence", "mathematics"),
+    [
+        ("The solution is $x > 5$.", "x > 5"),
+        ("So $f(x)$ has its minimum at \\(\\frac{1}{2}\\)", "\\frac{1}{2}"),
+        ("The angle is $x$", "x"),
+        ("$2$ or $3$", ""),
+        ("It is at most $2$", ""),
+        ("That is not $2$", ""),
+        ("I have $5 and $7 more", ""),
+        ("for all 3 of them, $2$", ""),
+        ("no mathematics", ""),
+    ],
+)
+def test_the_mathematics_of_a_sentence(sentence: str, mathematics: str) -> None:
+    assert mathematics_in(sentence) == mathematics
+
+
 def test_a_gold_answer_is_no_sentence() -> None:
     assert number.grade("Ann has 72 clips", "72").verdict == "ungradable"
     assert number.grade("72", "Ann has 72 clips").verdict == "correct"
@@ -428,6 +460,20 @@ def test_extraction_never_raises_and_finds_what_is_there(content: str) -> None:
         ("Final answer: St. Louis", "St. Louis", "final_answer"),
         ("\\boxed{1} then \\boxed{\\frac{1}{2}}", "\\frac{1}{2}", "boxed"),
         ("\\boxed{\\{1, 2\\}}", "\\{1, 2\\}", "boxed"),
+        ("\\boxed{1} and \\boxed{2}", "1, 2", "boxed"),
+        ("\\[\n\\boxed{(1, 2)}, \\boxed{(2, 1)}\n\\]", "(1, 2), (2, 1)", "boxed"),
+        ("$\\boxed{x = 1} \\quad \\text{and} \\quad y = \\boxed{2}$", "x = 1, 2", "boxed"),
+        ("\\boxed{1} cat or \\boxed{2} dogs", "1, 2", "boxed"),
+        ("\\boxed{2}, and so, checked again, \\boxed{3}", "3", "boxed"),
+        ("\\boxed{2} and \\boxed{2}", "2", "boxed"),
+        ("(a) \\boxed{2}\n(b) \\boxed{3}", "3", "boxed"),
+        ("\\boxed{2 and \\boxed{3}}", "3", "boxed"),
+        (
+            "Final answer: Jane began 3 hours ago. I hope it is correct.<|im_end|>user",
+            "Jane began 3 hours ago",
+            "final_answer",
+        ),
+        ("#### 7<|eot_id|>", "7", "hash"),
         ("\\boxed{3} and cut off \\boxed{\\frac{1", "3", "boxed"),
         ("2 + 5 = <<2+5=7>>7\n#### 7\n", "7", "hash"),
     ],
@@ -459,4 +505,4 @@ def test_megabytes_of_braces_are_read_in_one_pass() -> None:
     ):
         assert extract(flood + "\\boxed{7}", RULES) == ("7", "boxed")
         extract(f"Final answer: {flood}", RULES)
-    assert last_boxed("{" * 100_000 + "\\boxed{7}") == "7"
+    assert boxed("{" * 100_000 + "\\boxed{7}") == "7"

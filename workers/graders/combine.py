@@ -7,6 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
+from workers.extraction import boxed
 from workers.graders.judgement import CORRECT, Judgement, short
 
 Grader = Callable[[str, str], Judgement]
@@ -94,8 +95,17 @@ def _member(spec: Spec) -> Grader:
         return {"all_of": _all_of, "any_of": build}[how](specs)
     name, colon, argument = spec.partition(":")
     module = import_module(f"workers.graders.{name}")
-    grader: Grader = module.make(argument) if colon else module.grade
+    grader: Grader = module.make(argument) if colon else _boxed_gold(module.grade)
     return grader
+
+
+def _boxed_gold(grader: Grader) -> Grader:
+    """Take a gold answer that is a worked solution for what stands in its box."""
+
+    def grade(gold: str, answer: str) -> Judgement:
+        return grader(boxed(gold) or gold, answer)
+
+    return grade
 
 
 def _asked(title: str, grader: Grader, gold: str, answer: str) -> Judgement:

@@ -17,6 +17,7 @@ from typing import Any
 from workers.graders import exact, guard, number
 from workers.graders.judgement import CORRECT, Judgement, short
 from workers.graders.normalise import normalise
+from workers.graders.sentence import mathematics_in
 
 MAX_LENGTH = 1000
 """Longest text, in characters, that is read as mathematics."""
@@ -65,7 +66,7 @@ _WARM_UP = (
     ("2x=4", "x+y=3"),
 )
 _TWO_NUMBERS = re.compile(r"[0-9]\s+(?=[0-9])")
-_MIXED = re.compile(r"(?<![0-9./])([0-9]+) ([0-9]+)/([0-9]+)")
+_MIXED = re.compile(r"(?<![0-9./])([0-9]+) ([0-9]{1,9})/([0-9]{1,9})")
 
 
 def _latex(text: str) -> str:
@@ -73,7 +74,7 @@ def _latex(text: str) -> str:
     text = _ROOT.sub(lambda m: f"\\sqrt{{{m[1] or m[2]}}}", text).replace("**", "^")
     text = _braced_exponents(text)
     text = _ODDS.sub(r"\1:\2", text)
-    text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
+    text = _MIXED.sub(lambda m: rf"{m[1]}\frac{{{m[2]}}}{{{m[3]}}}" if int(m[2]) < int(m[3]) else m[0], text)
     return re.sub(r"(?<![A-Za-z\\])(pi|infinity)(?![A-Za-z])", lambda m: {"pi": "\\pi "}.get(m[1], "\\infty "), text)
 
 
@@ -166,7 +167,7 @@ def grade(gold: str, answer: str) -> Judgement:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", failed=True)
     if len(answer) > MAX_LENGTH:
         return Judgement("wrong", f"{len(answer)} characters are too long to be read as mathematics")
-    got = _read(answer)
+    got = _read(mathematics_in(answer) or answer)
     if got.prose:
         return Judgement("wrong", f"{short(answer)!r} is prose")
     if (reason := _unlike(wanted, got, numeric.verdict != "ungradable")) is not None:

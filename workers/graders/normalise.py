@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import unicodedata
 
-from workers.extraction import last_boxed
+from workers.extraction import boxed
 
 _SUPERSCRIPT = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁽⁾ⁿⁱ", "0123456789+-()ni")
 _SUBSCRIPT = str.maketrans("₀₁₂₃₄₅₆₇₈₉₊₋₍₎", "0123456789+-()")
@@ -27,9 +27,11 @@ _CHARACTERS = str.maketrans(
 _SPACES = re.compile(r"(?<!\\)\\[,;: ]|~|\\q?quad(?![A-Za-z])")
 _ESCAPED = re.compile(r"(?<!\\)\\([%$#&])")
 _FONTS = re.compile(
-    r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|operatorname|mbox|rm|displaystyle)"
+    r"\\(?:text|textbf|textit|textrm|textnormal|texttt|textsf|mathrm|mathbf|mathit|mathsf|operatorname|mbox|rm|displaystyle)"
     r"(?:\s*\{([^{}]*)\}|(?![A-Za-z]))"
 )
+_THOUSANDS = re.compile(r" ?\{, ?\} ?|,\\! ?")
+_INLINE_START = re.compile(r"\$([^$ ][^$]{0,100})\$(?= ?[A-Za-z%])")
 _SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])")
 _DEGREES = re.compile(r"\^?\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ('"', '"'), ("'", "'"))
@@ -54,17 +56,11 @@ def _character(char: str) -> str:
     return "" if invisible else char
 
 
-def _without_commas(text: str) -> str:
-    cut = text.rstrip(",;: ")
-    spacing = cut != text and cut.endswith("\\") and not cut.endswith("\\\\")  # it was "\\,", a space in LaTeX
-    return cut[:-1] if spacing else cut
-
-
 def _outer(text: str) -> str:
     """`text` without the marks around it: Markdown, quotes, math delimiters, \\boxed, a full stop."""
     for _ in range(8):  # a bound keeps endless decoration from costing the square of its length
         before = text
-        text = _without_commas(text.strip()).strip("*")
+        text = text.strip().rstrip(",;: \\").strip("*")
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
         for opening, closing in _WRAPPERS:
@@ -73,7 +69,7 @@ def _outer(text: str) -> str:
                 text = inner
                 break
         if text.startswith(("\\boxed", "\\fbox")) and text.endswith("}"):
-            inner_box = last_boxed(text)
+            inner_box = boxed(text)
             if inner_box is not None and text.replace(" ", "").endswith("{" + inner_box.replace(" ", "") + "}"):
                 text = inner_box
         if text == before:
@@ -88,7 +84,7 @@ def normalise(text: str) -> str:
     spacing and font commands become spaces and their contents, and `\\dfrac` becomes `\\frac`.
     """
     text = _outer(_unicode(text))
-    text = _ESCAPED.sub(r"\1", text.replace("{,}", ",")).replace("\\!", "")
+    text = _ESCAPED.sub(r"\1", _THOUSANDS.sub(",", text)).replace("\\!", "")
     text = _SIZES.sub("", _SPACES.sub(" ", text))
     for _ in range(4):  # nested font commands; deeper nesting than this is left as it stands
         text, changed = _FONTS.subn(lambda m: " " + m[1] + " " if m[1] is not None else " ", text)
@@ -97,4 +93,5 @@ def normalise(text: str) -> str:
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
     text = _DEGREES.sub("°", text)
     text = re.sub(r"([\^_])\{(\w)\}", r"\1\2", text)
+    text = _INLINE_START.sub(r"\1", text) if text.startswith("$") else text  # "$28$ %", "$5$ apples"
     return _outer(re.sub(r"\s+", " ", text))

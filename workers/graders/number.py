@@ -9,8 +9,8 @@ The conventions, where mathematics leaves room for them:
   never do.
 - A unit or currency may be left out or added. When both sides name one that is known here and they are
   different (cm and m, $ and €), the answer is wrong; nothing is converted.
+- A comma is a decimal point where the other side has one: "1,22" is 1.22. "1,5" is no number beside 15 or 2.
 - "x = 7" is 7, "3 1/2" is 7/2, "7 million" is 7000000, "1,234" is 1234, "about 7" and "seven" are 7, "(-7)" is -7.
-  "1,5" and "0,123" are no numbers.
 - Words that change a value ("7 squared", "7 or 8", "7 more than x") make it no number.
 - An answer, though not a gold answer, may be a sentence with one number in it ("Ann has 7 apples left"), unless one
   of its words could change the value ("Ann has at least 7 apples").
@@ -132,6 +132,7 @@ _REPEATING = re.compile(
     r"|(?P<head2>[0-9]{0,50}?)(?P<cycle2>[0-9]{1,6}?)(?P=cycle2){2,}\s*(?:\.\.\.|\\[lc]?dots(?![a-z])))"
 )
 _PARENTHESES = re.compile(r"(\(+)([^()]*)(\)+)")
+_DECIMAL_COMMA = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9])")
 _OUT_OF = re.compile(r"(?<=[0-9]) out of (?=[0-9])")
 _UNIT_SHAPE = re.compile(r"(?P<gap>[\s-]*/? ?\(?)(?P<unit>[A-Za-z°¢$€£¥₹][A-Za-z°¢$€£¥₹ ./'()-]*(?:\s?\^\{?[23]\}?)?)")
 
@@ -267,6 +268,11 @@ def _is_prose(text: str) -> bool:
     return not any(word.lower() in _CHANGES_VALUE for word in words) and "-" not in text.strip()[:1]
 
 
+def _decimal_point(text: str) -> str:
+    """`text` with a decimal point for its decimal comma; "" where it has no such comma, or more than one."""
+    return _DECIMAL_COMMA.sub(".", text) if text.count(",") == 1 and "." not in text else ""
+
+
 def without_unit(text: str) -> tuple[str, str | None]:
     """A normalised text without the unit at its end, and that unit's canonical name if it is a known one."""
     match = _UNIT_AT_END.fullmatch(text)
@@ -302,10 +308,13 @@ def grade(gold: str, answer: str) -> Judgement:
 
     Ungradable when the gold answer is no number. When both are numbers, a "wrong" is final.
     """
-    wanted = _gold(gold)
+    wanted, got = _gold(gold), parse(answer) or parse(number_in(answer))
+    if wanted is None and got is not None and got.places:
+        wanted = parse(_decimal_point(gold))
     if wanted is None:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is no number")
-    got = parse(answer) or parse(number_in(answer))
+    if got is None and wanted.places:
+        got = parse(_decimal_point(answer))
     if got is None:
         return Judgement("wrong", f"{short(answer)!r} is no number")
     if wanted.unit and got.unit and wanted.unit != got.unit:

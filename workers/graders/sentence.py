@@ -1,4 +1,4 @@
-"""The number that a sentence states: "Ann has 7 apples left" says 7 apples."""
+"""What a sentence states: "Ann has 7 apples left" says 7 apples, "The solution is $x > 5$." says x > 5."""
 
 from __future__ import annotations
 
@@ -23,6 +23,14 @@ _BEFORE = frozenset(_BEFORE_WORDS.split())
 _SENTENCE = re.compile(
     r"(?P<lead>[A-Za-z][A-Za-z ,.'’():;-]{0,300}[ :(])(?P<rest>[-+]?[$€£¥]?[-+]?[.]?[0-9].*)", re.DOTALL
 )
+_SPAN = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
+_NAME = re.compile(r"\s*\\?[A-Za-z]+'*(?:_\{?\w+\}?)?\s*(?:\([A-Za-z](?:,\s*[A-Za-z])*\))?\s*|\s*\([a-z],\s*[a-z]\)\s*")
+"""A span that only names something: x, f(x), ABC, (x, y)."""
+_WORDS = re.compile(r"(?=.*[A-Za-z]{2})[A-Za-z\s.,:;!?'’\"()-]*", re.DOTALL)
+_DENYING_WORDS = """
+greater smaller larger bigger cannot isn doesn don wrong incorrect undefined none false
+"""
+_DENYING = frozenset(_DENYING_WORDS.split())
 _DOLLARS = re.compile(r"\$([^$ ]+)\$")
 _AFTER_UNIT = re.compile(
     r"(?<=[a-z])[ ,](?:in|on|at|for|from|to|and|left|over|by|with|of|per|each|a|every|after) .*", re.DOTALL
@@ -41,3 +49,21 @@ def number_in(text: str) -> str:
         return ""
     number_and_unit = _AFTER_UNIT.sub("", match["rest"], count=1)
     return "" if re.search("[0-9]", match["rest"][len(number_and_unit) :]) else number_and_unit
+
+
+def mathematics_in(text: str) -> str:
+    """The one expression between mathematical delimiters that a sentence states; "" as for `number_in`.
+
+    Names, such as $x$ and $f(x)$, do not count beside another expression.
+    """
+    if len(text) > MAX_LENGTH:
+        return ""
+    spans = [next(filter(None, groups)) for groups in _SPAN.findall(text)]
+    spans = [span for span in spans if not _NAME.fullmatch(span)] or spans
+    words = _SPAN.sub(" ", text)
+    if len({span.strip() for span in spans}) != 1 or not _WORDS.fullmatch(words):
+        return ""
+    if spans[0][:1].isspace() != spans[0][-1:].isspace():  # "$5 and $7"
+        return ""
+    changing = (_HEDGING | _BEFORE | _DENYING) & set(re.findall("[a-z]+", words.lower()))
+    return "" if changing else spans[0]
