@@ -186,9 +186,17 @@ def filled_in(document: Mapping[str, Any]) -> dict[str, Any]:
     merged = _merged(preset.settings, document) if preset else dict(document)
     stages = merged.get("stages")
     if merged.get("source") == "dataset" and "rounds" not in merged and isinstance(stages, Mapping):
-        sources = stages.get("sources")  # a stage is a round
-        merged["rounds"] = stages.get("split") or (len(sources) if isinstance(sources, list) else 1)
+        merged["rounds"] = _chunks(stages)  # a stage is a round
     return merged
+
+
+def _chunks(stages: Mapping[str, Any]) -> int:
+    """As `Stages.chunks`; 1 where what is said is no number of chunks, which is refused at its own key."""
+    sources = stages.get("sources")
+    try:
+        return max(1, int(stages.get("split") or (len(sources) if isinstance(sources, list) else 1)))
+    except (TypeError, ValueError, OverflowError):
+        return 1
 
 
 def with_method(document: Mapping[str, Any], method: Method) -> dict[str, Any]:

@@ -32,6 +32,14 @@ def by_name(tmp_path: Path, method: str, **settings: Any) -> Job:
     return job_of(tmp_path, method=method, **(NEEDED.get(method, {}) | settings))
 
 
+@pytest.mark.parametrize("split", [0, [2], "x", float("inf"), True])
+def test_a_number_of_stages_that_is_none_is_refused_once(tmp_path: Path, split: Any) -> None:
+    with pytest.raises(BadInput) as error:
+        by_name(tmp_path, "sdpo", stages={"sources": ["a.jsonl"], "split": split})
+    assert "stages.split: must be a whole number of at least 1" in str(error.value)
+    assert "\n" not in str(error.value)  # nothing of `rounds`, which the file does not set
+
+
 def test_every_method_has_its_settings() -> None:
     assert set(PRESETS) == set(get_args(Method))
 
