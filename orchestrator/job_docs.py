@@ -69,7 +69,7 @@ rounds is cut.
 ## Numbers
 
 `1e-6` is a number here, with or without a decimal point. YAML reads `yes`, `no`, `on` and `off` as true and false,
-and `2026-12-05` as a date: put such texts in quotes.
+and `2026-12-05` as a date: put such texts in quotes. `010` (8 to YAML) and `1:30` (90) are refused.
 
 ## Where paths are looked for
 

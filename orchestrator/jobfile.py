@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import datetime
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,10 @@ from orchestrator.errors import BadInput
 from orchestrator.wanted import fields_at, wanted_at
 
 Key = tuple[str | int, ...]
+
+_MOST_KEYS = 100_000
+_INTEGER, _TEXT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "str", "merge"))
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[\d_]+(:\d+)+)")
 
 
 @dataclass(frozen=True)
@@ -72,6 +78,8 @@ def parse_job(text: str, path: Path, overrides: Sequence[str] = ()) -> JobFile:
     document, positions = read_yaml(text, str(path))
     if not isinstance(document, dict):
         raise BadInput(f"{path}: a job file is a mapping of keys to values, such as `name: irpo`")
+    if "arms" in document:
+        raise BadInput(f"{path}: this is a comparison, with `arms`, and no job: `ratchet compare {path}`")
     origins = {key: Origin(f"{path}:{line}:{column}", (0, line, column)) for key, (line, column) in positions.items()}
     for number, override in enumerate(overrides, 1):
         key, value = _parsed(override)
@@ -125,18 +133,34 @@ def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 
 def read_yaml(text: str, where: str, several_lines: bool = True) -> tuple[Any, dict[Key, tuple[int, int]]]:
     """A YAML document, and line and column of each of its keys, from 1."""
+
+    def place(mark: yaml.Mark | None) -> str:
+        return f"{where}:{mark.line + 1}:{mark.column + 1}" if mark and several_lines else where
+
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        positions = dict(_positions(node, (), where))
-        return yaml.safe_load(text), positions
+        positions = dict(islice(_positions(node, (), place), _MOST_KEYS))
+        if len(positions) == _MOST_KEYS:  # a few lines of aliases of aliases can stand for any number
+            raise BadInput(f"{where}: {_MOST_KEYS} keys and entries or more, aliases included")
+        return yaml.load(text, _Loader), positions
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        place = f"{where}:{mark.line + 1}:{mark.column + 1}" if mark and several_lines else where
-        raise BadInput(f"{place}: not YAML: {error.problem or error.context}") from error
-    except (yaml.YAMLError, ValueError) as error:  # ValueError: a date or a number that cannot be
+        raise BadInput(
+            f"{place(error.problem_mark or error.context_mark)}: not YAML: {error.problem or error.context}"
+        ) from error
+    except yaml.YAMLError as error:
         raise BadInput(f"{where}: not YAML: {' '.join(str(error).split())}") from error
     except RecursionError as error:
         raise BadInput(f"{where}: too many levels, or an alias (`*name`) that contains itself") from error
+
+
+class _Loader(yaml.SafeLoader):
+    """Tells the place of a date or a number that cannot be."""
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
 
 
 def _parsed(override: str) -> tuple[tuple[str, ...], Any]:
@@ -149,8 +173,11 @@ def _parsed(override: str) -> tuple[tuple[str, ...], Any]:
     return key, value
 
 
-def _positions(node: yaml.Node | None, key: Key, where: str) -> Iterator[tuple[Key, tuple[int, int]]]:
-    """Line and column of every key, from 1; a key that stands twice is refused."""
+def _positions(
+    node: yaml.Node | None, key: Key, place: Callable[[yaml.Mark], str]
+) -> Iterator[tuple[Key, tuple[int, int]]]:
+    """Line and column of every key, from 1. What YAML would take for something else than it looks like is refused: a
+    key that stands twice or is no text, and a number of another base."""
     if isinstance(node, yaml.MappingNode):
         seen: dict[str, int] = {}
         for name, value in node.value:
@@ -158,16 +185,25 @@ def _positions(node: yaml.Node | None, key: Key, where: str) -> Iterator[tuple[K
                 continue  # no key of a job: the loader refuses it
             line, column = name.start_mark.line + 1, name.start_mark.column + 1
             if name.value in seen:
-                raise BadInput(f"{where}:{line}:{column}: `{name.value}` stands at line {seen[name.value]} already")
-            if name.tag != "tag:yaml.org,2002:merge":
+                raise BadInput(f"{place(name.start_mark)}: `{name.value}` stands at line {seen[name.value]} already")
+            if name.tag not in (_TEXT, _MERGE):
+                raise BadInput(
+                    f"{place(name.start_mark)}: `{name.value}` is no text to YAML, as keys are: put it in quotes"
+                )
+            if name.tag != _MERGE:
                 seen[name.value] = line
             below = (*key, name.value)
             yield below, (line, column)
-            yield from _positions(value, below, where)
+            yield from _positions(value, below, place)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
             yield (*key, index), (value.start_mark.line + 1, value.start_mark.column + 1)
-            yield from _positions(value, (*key, index), where)
+            yield from _positions(value, (*key, index), place)
+    elif isinstance(node, yaml.ScalarNode) and node.tag == _INTEGER and _OTHER_BASE.fullmatch(node.value):
+        raise BadInput(
+            f"{place(node.start_mark)}: {node.value} is another number to YAML: 0 at its start means base 8, and a "
+            "colon base 60. Write it without, or put it in quotes for a text"
+        )
 
 
 def _explain(error: ValidationError, path: Path, origins: Mapping[Key, Origin]) -> list[str]:
@@ -206,7 +242,11 @@ def _cure(problem: Any, key: Key, value: Any) -> str:
         near = difflib.get_close_matches(str(key[-1]), known, n=1)
         elsewhere = [section for section in fields_at(()) if key[-1] in fields_at((section,))]
         hint = f"known here: {', '.join(known)}"
-        if elsewhere or near:
+        section, *below = str(key[-1]).split(".")
+        if len(key) == 1 and below and fields_at((section,)):
+            nested = f"{section}: {{{': {'.join(below)}: ...{'}' * len(below)}"
+            hint = f"dotted keys are for the command line; here write `{nested}`"
+        elif elsewhere or near:
             hint = f"did you mean `{f'{elsewhere[0]}.{key[-1]}' if elsewhere else near[0]}`?"
         return f"unknown key; {hint}"
     words = wanted_at(key)

@@ -97,12 +97,22 @@ SCHEDULE = "must be a number above 0, or a list of such numbers, one a round"
         ("grade: {answer: ['pattern:(a)(b)']}\n", [], "has 2 groups and needs one"),
         ("? [a]\n: 1\n", [], "tiny.yaml:9:3: not YAML: found unhashable key"),
         ("a: \tb\n\tc: 1\n", [], "tiny.yaml:9:4: not YAML: "),
+        ("seed: 010\n", [], "tiny.yaml:9:7: 010 is another number to YAML: 0 at its start means base 8"),
+        ("generate: {stall_timeout: 1:30}\n", [], "tiny.yaml:9:27: 1:30 is another number to YAML"),
+        ("run_dir: 2020-13-45\n", [], "tiny.yaml:9:10: not YAML: month must be in 1..12"),
+        ("yes: 4\n", [], "tiny.yaml:9:1: `yes` is no text to YAML, as keys are: put it in quotes"),
+        ("generate: {engine: {3: 4}}\n", [], "tiny.yaml:9:21: `3` is no text to YAML"),
+        ("loss.beta: 4\n", [], "dotted keys are for the command line; here write `loss: {beta: ...}`"),
+        ("data.train.path: x\n", [], "here write `data: {train: {path: ...}}`"),
+        ("arms: {irpo: {}}\n", [], "tiny.yaml: this is a comparison, with `arms`, and no job: `ratchet compare "),
         ("generate: {engine: &a {x: *a}}\n", [], "tiny.yaml: too many levels, or an alias (`*name`) that contains"),
         ("", ["train.zero=7"], "override 'train.zero=7': must be a whole number from 0 to 3 (it is 7)"),
         ("", ["train={zero: 7}"], "override 'train={zero: 7}': train.zero: must be a whole number from 0 to 3 (it is"),
         ("", ["rounds=0", "rounds="], "override 'rounds=': must be a whole number of at least 1 (it is null)"),
         ("", ["trian.zero=1"], "override 'trian.zero=1': trian: unknown key; did you mean `train`?"),
         ("", ["rounds=["], "override 'rounds=[': not YAML: expected the node content, but found '<stream end>'"),
+        ("", ["seed=010"], "override 'seed=010': 010 is another number to YAML"),
+        ("", ["train={zero: 1, zero: 2}"], "override 'train={zero: 1, zero: 2}': `zero` stands at line 1 already"),
         ("", ["rounds"], "override 'rounds': write key=value, such as train.learning_rate=1e-6"),
     ],
 )
@@ -127,6 +137,12 @@ def test_an_override_leaves_other_users_of_an_alias_alone(job: Path) -> None:
     job.write_text(text.replace("test: c.jsonl", "test: *held"))
     found = load_job(job, ["data.gate.limit=9"]).job.data
     assert (found.gate.limit, found.test.limit) == (9, 5)
+
+
+def test_aliases_that_stand_for_a_billion_entries_are_refused(job: Path) -> None:
+    bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"
+    bomb += "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]\n" for n in range(1, 10))
+    assert errors_of(job, GOOD + bomb) == [f"{job}: 100000 keys and entries or more, aliases included"]
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just words\n", "a: [\n", "a: !!python/object:os.system x\n"])
