@@ -6,6 +6,7 @@ are frozen and refuse unknown keys. Nothing here reads a file or knows a library
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal, TypeVar
@@ -38,7 +39,10 @@ def _no_bool(value: Any) -> Any:
 Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0)]
 NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0)]
 Fraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
+NonEmpty = Annotated[str, Field(min_length=1)]
+Number = Annotated[float, BeforeValidator(_no_bool)]
 Count = Annotated[int, BeforeValidator(_no_bool), Field(ge=1)]
+Momentum = Annotated[float, BeforeValidator(_no_bool), Field(ge=0, lt=1)]
 CountOrZero = Annotated[int, BeforeValidator(_no_bool), Field(ge=0)]
 
 Method = Literal["irpo", "sdpo", "step_dpo", "dpo", "sft", "star", "rft", "rest_em", "iterative_dpo", "self_rewarding"]
@@ -102,7 +106,7 @@ class Example(Settings):
 
     prompt: str
     """As the template would give it: it is not filled in."""
-    completion: str = Field(min_length=1)
+    completion: NonEmpty
     """What a model should answer to it."""
 
 
@@ -119,7 +123,7 @@ class Data(Settings):
     """Field with a unique id; null numbers the rows."""
     answer: str = "answer"
     """Field with the gold answer."""
-    answer_marker: str | None = None
+    answer_marker: NonEmpty | None = None
     """The gold answer is what follows the last such marker in the field (GSM8K: `####`)."""
     solution: str | None = None
     """Field with a worked gold solution, ending in the answer as a model should give it."""
@@ -169,6 +173,13 @@ class Data(Settings):
             raise ValueError("it has no {answer}, where the gold answer stands: without that it is no hint")
         return value
 
+    @field_validator("solution_template")
+    @classmethod
+    def _gives_a_solution(cls, value: str | None) -> str | None:
+        if value is not None and "{solution}" not in value and "{answer}" not in value:
+            raise ValueError("it has neither {solution} nor {answer}: every solution would be the same")
+        return value
+
     @field_validator("solution_strip")
     @classmethod
     def _compiles(cls, value: list[str]) -> list[str]:
@@ -185,6 +196,16 @@ class Data(Settings):
         if self.prompts != "same" and self.prompts_per_round is None:
             raise ValueError(f"`prompts: {self.prompts}` needs `prompts_per_round`, how many fresh prompts a round has")
         return self
+
+
+_ENGINE_KEYS = {
+    "model": "model",
+    "seed": "seed",
+    "tensor_parallel_size": "generate.tensor_parallel",
+    "max_num_seqs": "generate.max_num_seqs",
+    "max_model_len": "generate.max_model_len",
+}
+"""vLLM's names of what the job has keys for."""
 
 
 class Generate(Settings):
@@ -206,7 +227,7 @@ class Generate(Settings):
     """Keep only the k likeliest tokens; 0 keeps all."""
     max_tokens: Count = 512
     """Longest completion, in tokens. A sample that reaches it is truncated and joins no pair."""
-    stop: list[str] = []
+    stop: list[NonEmpty] = []
     """Texts that end a completion."""
     seeding: Literal["sample", "engine"] = "sample"
     """`sample`: each sample has a seed of its own, so that a fresh run repeats exactly.
@@ -222,11 +243,23 @@ class Generate(Settings):
     max_num_seqs: Count = 128
     """Most sequences an engine works on at once."""
     engine: dict[str, Any] = {}
-    """Further vLLM engine arguments, by their own names."""
+    """Further vLLM engine arguments, by their own names; those that have a key here are set there."""
     start_timeout: Positive = 1800.0
     """Seconds that an engine may take to load the model."""
     stall_timeout: Positive = 300.0
     """Seconds after which an engine that has work and makes no progress is taken for hung and replaced."""
+
+    @field_validator("engine")
+    @classmethod
+    def _further(cls, value: dict[str, Any]) -> dict[str, Any]:
+        for name, key in _ENGINE_KEYS.items():
+            if name in value:
+                raise ValueError(f"`{name}` is the job's `{key}`, which is where to set it")
+        try:
+            json.dumps(value, allow_nan=False)
+        except (TypeError, ValueError) as error:  # what a run writes down would be something else
+            raise ValueError(f"it must hold texts, numbers, true, false, null, lists and mappings ({error})") from error
+        return value
 
     @model_validator(mode="after")
     def _fits(self) -> Generate:
@@ -389,6 +422,13 @@ class Stages(Settings):
     """A stage's reference must not know the stage's data. Pairs with a completion that the reference has been trained
     on are refused, or, with this, left out and counted."""
 
+    @field_validator("template")
+    @classmethod
+    def _has_the_prompt(cls, value: str) -> str:
+        if "{prompt}" not in value:
+            raise ValueError("it has no {prompt}, where the row's own prompt stands")
+        return value
+
     @property
     def chunks(self) -> int:
         """Number of chunks, which is the number of stages."""
@@ -404,7 +444,7 @@ class Stages(Settings):
 class Judge(Settings):
     """A model behind an OpenAI-compatible endpoint that judges what others have written."""
 
-    model: str
+    model: NonEmpty
     """Its name at the endpoint."""
     base_url: str | None = None
     """Address of the endpoint, such as `http://localhost:8000/v1`; null takes OPENAI_BASE_URL, else OpenAI's own."""
@@ -431,8 +471,18 @@ class Judge(Settings):
                 "`api_key_env` must be the name of an environment variable, such as OPENAI_API_KEY, and not the key: "
                 "what a job file holds is written into the run"
             )
-        if self.base_url is not None and urlsplit(self.base_url).username is not None:
-            raise ValueError("`base_url` must hold no name or password: what a job file holds is written into the run")
+        if self.base_url is not None:
+            try:
+                address = urlsplit(self.base_url)
+                known = address.scheme in ("http", "https") and address.hostname and address.port != 0
+            except ValueError:  # a port that is none, an open bracket
+                known = None
+            if not known:
+                raise ValueError("`base_url` is no address; write one such as http://localhost:8000/v1")
+            if address.username is not None:
+                raise ValueError(
+                    "`base_url` must hold no name or password: what a job file holds is written into the run"
+                )
         return self
 
 
@@ -458,7 +508,7 @@ class Steps(Settings):
     filter: Literal["none", "judge"] = "none"
     """`judge` leaves out pairs whose right answer has a step that the judge does not call correct, or that it gives no
     verdict on."""
-    verdicts: str | None = None
+    verdicts: NonEmpty | None = None
     """JSONL file with the verdicts for `localiser: file`, in the run's folder unless it is absolute: one line an
     answer, with its `id` and `first_wrong`, a number or null. For jobs of one round; null is `verdicts/round-01.jsonl`,
     and so on by round."""
@@ -486,9 +536,9 @@ class SelfJudge(Settings):
     user message where `data.chat` is true. Empty takes the paper's additive 5-point prompt."""
     pattern: str = r"(?i:score):\s*(\d+(?:\.\d+)?)"
     """Regular expression with one group, the score; the last match counts."""
-    lowest: float = 0.0
+    lowest: Number = 0.0
     """Lowest score; one outside the scale is no judgement."""
-    highest: float = 5.0
+    highest: Number = 5.0
     """Highest score."""
     samples: Count = 3
     """Judgements a completion, which are averaged; those without a score are left out."""
@@ -584,7 +634,7 @@ class Train(Settings):
     a batch holds each prompt and each of its completions once."""
     weight_decay: NonNegative = 0.0
     """AdamW weight decay."""
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
     """AdamW betas."""
     epsilon: Positive = 1e-8
     """AdamW epsilon."""
@@ -791,6 +841,7 @@ def _contradictions(job: Job) -> Iterator[str]:
     if job.generate.hint and job.pairs.gold_as_chosen:
         yield "`generate.hint` is for prompts without a solution to imitate, and `pairs.gold_as_chosen` gives all one"
     yield from _too_much_of_scores(job)
+    yield from _no_better_and_worse(job)
     longest = job.generate.max_model_len
     if job.source == "judge" and longest is not None and job.self_judge.max_tokens >= longest:
         yield (
@@ -816,8 +867,9 @@ def _contradictions(job: Job) -> Iterator[str]:
             "`pairs.gold_as_chosen` puts whole gold solutions into pairs, and those of `source: steps` are of "
             "single steps: leave it out"
         )
-    if "judge" in job.grade.graders and job.judge is None:
-        yield "`judge` among `grade.graders` needs `judge.model`, the model that judges"
+    for key, grade in (("grade", job.grade), ("regrade.grade", job.regrade.grade if job.regrade else None)):
+        if grade and "judge" in grade.graders and job.judge is None:
+            yield f"`judge` among `{key}.graders` needs `judge.model`, the model that judges"
     if job.train.retrain and job.source != "sample":
         yield "`train.retrain` makes pairs of the gate problems as of the others, with `source: sample` only"
 
@@ -835,6 +887,20 @@ def _too_much_of_scores(job: Job) -> Iterator[str]:
         )
     if pairs.rule == "margin" and pairs.margin > highest - lowest:
         yield f"`pairs.margin` is {pairs.margin:g}, and no two scores from {lowest:g} to {highest:g} are so far apart"
+
+
+def _no_better_and_worse(job: Job) -> Iterator[str]:
+    """Sampling that can give no pair, whatever the model says."""
+    only_samples = job.pairs.rule != "correct" and not job.pairs.gold_as_chosen
+    paired, generate = job.source == "judge" or (job.source == "sample" and only_samples), job.generate
+    schedules = (s for s in (generate.samples, generate.temperature) if isinstance(s, list))
+    for number in range(1, min(job.rounds, max(map(len, schedules), default=1)) + 1):
+        if paired and at_round(generate.samples, number) == 1:
+            yield f"`generate.samples` is 1 in round {number}, and a pair takes a better and a worse sample of a prompt"
+        if (paired or job.source == "steps") and not any(
+            generate.temperature_mix or [at_round(generate.temperature, number)]
+        ):
+            yield f"the temperature is 0 in round {number}: all samples of a prompt are then the same, and make no pair"
 
 
 def _missing_problems(job: Job) -> Iterator[str]:

@@ -97,6 +97,8 @@ def _words(annotation: Any, metadata: Sequence[Any]) -> tuple[str, str]:
     if annotation is str:
         form = f" of the form `{limits['pattern']}`" if "pattern" in limits else ""
         form += f", at most {limits['max_length']} characters" if "max_length" in limits else ""
+        if limits.get("min_length"):
+            return f"text that is not empty{form}", f"texts that are not empty{form}"
         return "text" + form, "texts" + form
     return _composite(annotation, limits)
 

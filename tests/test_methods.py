@@ -168,6 +168,32 @@ def test_the_methods_without_a_name_are_jobs(tmp_path: Path, settings: dict[str,
             {"method": "self_rewarding", "generate": {"max_model_len": 512, "max_tokens": 64}},
             "leaves no room for a prompt",
         ),
+        ({"generate": {"samples": 1}}, "`generate.samples` is 1 in round 1, and a pair takes a better and a worse"),
+        ({"generate": {"samples": [8, 1]}}, "`generate.samples` is 1 in round 2"),
+        ({"method": "self_rewarding", "generate": {"samples": 1}}, "`generate.samples` is 1 in round 1"),
+        (
+            {"generate": {"temperature": 0}},
+            "the temperature is 0 in round 1: all samples of a prompt are then the same",
+        ),
+        ({"generate": {"temperature_mix": [0, 0]}}, "the temperature is 0 in round 1"),
+        ({"method": "step_dpo", "generate": {"temperature": 0}}, "the temperature is 0 in round 1"),
+        ({"judge": {"model": "m", "base_url": "localhost:8000/v1"}}, "`base_url` is no address; write one such as"),
+        ({"judge": {"model": "m", "base_url": "http://[::1/v1"}}, "`base_url` is no address; write one such as"),
+        ({"judge": {"model": ""}}, "judge.model: must be text that is not empty"),
+        ({"regrade": {"round": 1, "grade": {"graders": ["judge"]}}}, "`judge` among `regrade.grade.graders` needs"),
+        ({"self_judge": {"lowest": True}}, "self_judge.lowest: must be a number (it is true"),
+        ({"data": DATA | {"answer_marker": ""}}, "data.answer_marker: must be text that is not empty"),
+        ({"data": DATA | {"solution": "s", "solution_template": "x"}}, "neither {solution} nor {answer}"),
+        (
+            {"method": "sdpo", "stages": {"sources": ["a.jsonl"], "template": "x"}},
+            "stages.template: it has no {prompt}",
+        ),
+        ({"generate": {"engine": {"model": "m"}}}, "`model` is the job's `model`, which is where to set it"),
+        ({"generate": {"engine": {"max_model_len": 9}}}, "is the job's `generate.max_model_len`"),
+        ({"generate": {"engine": {"x": b"\xff"}}}, "generate.engine: it must hold texts, numbers"),
+        ({"generate": {"engine": {"x": float("nan")}}}, "generate.engine: it must hold texts, numbers"),
+        ({"generate": {"stop": [""]}}, "generate.stop.0: must be text that is not empty"),
+        ({"train": {"betas": [0.9, 1]}}, "train.betas.1: must be a number of at least 0 and below 1"),
         ({"method": "dop"}, "must be `irpo`, `sdpo`"),
         ({"method": ["irpo"]}, "must be `irpo`, `sdpo`"),
     ],
@@ -176,6 +202,13 @@ def test_what_makes_no_sense_is_refused_with_the_reason(tmp_path: Path, settings
     with pytest.raises(BadInput) as refused:
         job_of(tmp_path, **settings)
     assert said in str(refused.value)
+
+
+def test_one_sample_or_no_temperature_is_enough_where_gold_or_imitation_makes_the_pairs(tmp_path: Path) -> None:
+    one = {"samples": 1, "temperature": 0}
+    for settings in ({"method": "rest_em"}, {"pairs": {"gold_as_chosen": True}, "data": DATA | {"solution": "s"}}):
+        assert job_of(tmp_path, generate=one, **settings).generate.samples == 1
+    assert job_of(tmp_path, generate={"temperature_mix": [0, 1]}).generate.temperature_mix == [0, 1]
 
 
 def test_a_method_reads_as_its_settings_spelled_out(tmp_path: Path) -> None:
