@@ -213,9 +213,9 @@ class Sampled:
 def _staged(run_dir: Path, state: State, step: str) -> Iterator[str]:
     """Whether each pair of a stage is one of the preference data that the run has tokenised."""
     whole = step_rows(run_dir, state, "baseline/chunks", ["pair_id", *_IDS])
-    chunks = {row["pair_id"]: b"".join(_digest(row[ids]) for ids in _IDS) for row in whole}
+    chunks = {row["pair_id"]: _all_ids(row) for row in whole}
     for row in step_rows(run_dir, state, step, ["pair_id", *_IDS]):
-        if chunks.get(row["pair_id"]) != b"".join(_digest(row[ids]) for ids in _IDS):
+        if chunks.get(row["pair_id"]) != _all_ids(row):
             yield f"{step}: pair {row['pair_id']!r} is no pair of baseline/chunks"
 
 
@@ -225,12 +225,17 @@ def _replayed(run_dir: Path, state: State, step: str) -> Iterator[str]:
     @functools.lru_cache(maxsize=1)  # they stand in the order of the rounds
     def pairs_of(number: str) -> dict[str, bytes]:
         rows = step_rows(run_dir, state, f"rounds/{number}/pairs", ["pair_id", *_IDS])
-        return {row["pair_id"]: b"".join(_digest(row[ids]) for ids in _IDS) for row in rows}
+        return {row["pair_id"]: _all_ids(row) for row in rows}
 
     for row in step_rows(run_dir, state, step, ["pair_id", *_IDS]):
         number, _, pair_id = row["pair_id"].partition(":")
-        if pairs_of(number).get(pair_id) != b"".join(_digest(row[ids]) for ids in _IDS):
+        if pairs_of(number).get(pair_id) != _all_ids(row):
             yield f"{step}: pair {row['pair_id']!r} is no pair of rounds/{number}"
+
+
+def _all_ids(row: dict[str, Any]) -> bytes:
+    """A digest of a pair's prompt and sides, of which the rejected one may be missing."""
+    return b"".join(b"" if row[ids] is None else _digest(row[ids]) for ids in _IDS)
 
 
 def _digest(ids: list[int]) -> bytes:

@@ -293,6 +293,14 @@ def test_replay_goes_back_as_far_as_it_is_told(tmp_path: Path) -> None:
     assert [trained_rounds(plan) for plan in workers.plans] == [[], ["01"], ["02"], ["03"]]
 
 
+def test_what_was_imitated_is_replayed_and_verifies(tmp_path: Path) -> None:
+    run_job(project(tmp_path, source="gold", **IMITATE), StandIns(), SOLVED, "pairs.replay=0.5")
+    assert all(r["rejected_token_ids"] is None for r in rows(tmp_path, "rounds/02/replay"))
+    assert_sound(tmp_path)
+    forge(tmp_path / "run", "rounds/02/replay/00000.parquet", lambda table: table[0].update(chosen_token_ids=[1]))
+    assert any("is no pair of rounds/01" in line for line in verify(tmp_path / "run").findings)
+
+
 def test_new_prompts_never_come_twice(tmp_path: Path) -> None:
     job = project(tmp_path)
     run_job(job, StandIns(), "data.prompts=new")
