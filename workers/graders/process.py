@@ -49,6 +49,7 @@ class GraderProcess:
         self._timeout = timeout
         self._arguments = [str(timeout), str(memory), json.dumps(list(graders)), json.dumps(list(rules))]
         self._process: subprocess.Popen[bytes] | None = None
+        self._unread = bytearray()
         self._requests = 0
         self._fresh = True
         self._closed = False
@@ -73,9 +74,9 @@ class GraderProcess:
         try:
             line = json.dumps([number, request]).encode("ascii") + b"\n"
             _write(_ends(process)[0].fileno(), line, deadline)
-            reply = _read(_ends(process)[1].fileno(), deadline)
+            reply = self._read(process, deadline)
             while reply["id"] != number:  # news of a worker that died when it had nothing to do
-                news, reply = True, _read(_ends(process)[1].fileno(), deadline)
+                news, reply = True, self._read(process, deadline)
         except (TimeoutError, OSError, ValueError) as error:
             self._kill()
             if news:  # it may have taken the request with it, which is then not to blame
@@ -111,10 +112,10 @@ class GraderProcess:
         process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment, start_new_session=True
         )
-        self._process, self._fresh = process, True
+        self._process, self._fresh, self._unread = process, True, bytearray()
         os.set_blocking(_ends(process)[0].fileno(), False)
         try:
-            hello = _read(_ends(process)[1].fileno(), time.monotonic() + START_LIMIT)
+            hello = self._read(process, time.monotonic() + START_LIMIT)
         except (TimeoutError, OSError, ValueError) as error:
             self._kill()
             raise RuntimeError(
@@ -125,6 +126,22 @@ class GraderProcess:
             self._kill()
             raise BadInput(f"grade.graders: {hello['refused']}")
         return process
+
+    def _read(self, process: subprocess.Popen[bytes], deadline: float) -> dict[str, Any]:
+        """The next line of JSON. Raises TimeoutError, OSError where the replies end, or ValueError."""
+        descriptor = _ends(process)[1].fileno()
+        poll = select.poll()
+        poll.register(descriptor, select.POLLIN)
+        while (end := self._unread.find(b"\n")) < 0:
+            _wait(poll, deadline)
+            chunk = os.read(descriptor, 1 << 16)
+            if not chunk:
+                raise OSError("it ended before it answered")
+            self._unread += chunk
+        line = bytes(self._unread[:end])
+        del self._unread[: end + 1]  # what follows is another reply
+        reply: dict[str, Any] = json.loads(line)
+        return reply
 
     def _kill(self) -> None:
         process, self._process = self._process, None
@@ -156,21 +173,6 @@ def _write(descriptor: int, data: bytes, deadline: float) -> None:
         _wait(poll, deadline)
         with contextlib.suppress(BlockingIOError):
             view = view[os.write(descriptor, view) :]
-
-
-def _read(descriptor: int, deadline: float) -> dict[str, Any]:
-    """Read one line of JSON, or raise TimeoutError, OSError at its end, or ValueError."""
-    poll = select.poll()
-    poll.register(descriptor, select.POLLIN)
-    chunks: list[bytes] = []
-    while not chunks or not chunks[-1].endswith(b"\n"):
-        _wait(poll, deadline)
-        chunk = os.read(descriptor, 1 << 16)
-        if not chunk:
-            raise OSError("it ended before it answered")
-        chunks.append(chunk)
-    reply: dict[str, Any] = json.loads(b"".join(chunks))
-    return reply
 
 
 def _wait(poll: select.poll, deadline: float) -> None:
