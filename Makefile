@@ -30,7 +30,7 @@ lint: setup
 	lint-imports
 
 quick: lint  ## Quick checks: style, types, import rules, tests without the real stack
-	pytest -q -m "not real and not full and not faults" --ignore=tests/faults
+	pytest -q -n logical --dist worksteal -m "not real and not full and not faults" --ignore=tests/faults
 
 test: quick  ## All tests but the slow suites
 	pytest -q -m "not full and not faults" tests/faults
