@@ -22,6 +22,7 @@ from rich.table import Table
 from orchestrator.config import Grade, Judge
 from orchestrator.errors import BadInput
 from orchestrator.grade_file import Fields, Summary, grade_file, number_of_rows
+from orchestrator.wanted import wanted_at
 from orchestrator.wiring import local_graders
 
 VERDICTS = ("correct", "wrong", "ungradable")
@@ -40,8 +41,22 @@ class Options:
     judge_url: str | None = None
 
     def judge(self) -> Judge | None:
-        """The model that judges, if one is named."""
-        return Judge(model=self.judge_model, base_url=self.judge_url) if self.judge_model else None
+        """The model that judges, if the graders have one.
+
+        Raises:
+            BadInput: it is none, or there is no use for it.
+        """
+        if "judge" not in (self.graders or ()):
+            if self.judge_model is not None or self.judge_url is not None:
+                raise BadInput("--judge-model and --judge-url are for --grader judge, which is not among the graders")
+            return None
+        if not self.judge_model:
+            raise BadInput("--grader judge needs --judge-model, the name of the model that judges")
+        try:
+            return Judge(model=self.judge_model, base_url=self.judge_url)
+        except ValidationError as error:
+            said = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
+            raise BadInput(f"--judge-url: {said}") from error
 
     def settings(self) -> Grade:
         """The same as a job's section `grade`.
@@ -56,8 +71,15 @@ class Options:
             return Grade.model_validate({key: value for key, value in given.items() if value is not None})
         except ValidationError as error:
             first = error.errors(include_url=False)[0]
-            option = {"graders": "--grader", "answer": "--answer"}.get(str(first["loc"][0]), f"--{first['loc'][0]}")
-            raise BadInput(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+            name = str(first["loc"][0])
+            option = {"graders": "--grader", "answer": "--answer"}.get(name, f"--{name}")
+            if first["type"] == "value_error":
+                raise BadInput(f"{option}: {first['msg'].removeprefix('Value error, ')}") from error
+            if name == "graders":
+                raise BadInput(
+                    f"--grader: {first['input']!r} is no grader; write a name, or such as {{all_of: [number, exact]}}"
+                ) from error
+            raise BadInput(f"{option}: must be {wanted_at(('grade', name))} (it is {first['input']})") from error
 
 
 def _grader(text: str) -> Any:
@@ -78,8 +100,6 @@ def grade(file: Path, output: Path, fields: Fields, options: Options, as_json: b
     """
     started = time.monotonic()
     settings, judge = options.settings(), options.judge()
-    if "judge" in settings.graders and judge is None:
-        raise BadInput("--grader judge needs --judge-model, the name of the model that judges")
     with local_graders(settings, judge) as pool, _bar(file, show=sys.stderr.isatty() and not as_json) as progress:
         summary = grade_file(file, output, fields, pool.grade, progress)
     seconds = time.monotonic() - started

@@ -89,6 +89,8 @@ def grade_file(
         BadInput: the file cannot be read, or a row lacks a field or has something else in it; the message names
             file and line. Or the output cannot be written.
     """
+    if fields.gold_marker == "":
+        raise BadInput("--gold-marker: is empty; give the text that stands before the gold answer, such as '####'")
     summary = Summary(Counter(), Counter())
     with _writer(file, output) as write:
         rows = rows_of(file, "FILE")
@@ -143,7 +145,8 @@ def _writer(file: Path, output: Path) -> Iterator[Callable[[list[dict[str, Any]]
     except OSError as error:
         raise BadInput(f"-o {output}: cannot be written ({error.strerror or error})") from error
     finally:
-        hidden.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where it could not be made, it cannot be looked for either
+            hidden.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

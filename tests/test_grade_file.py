@@ -101,16 +101,36 @@ def test_other_fields_rules_and_graders(tmp_path: Path) -> None:
         ("", ["--grader", "regex:(a)(b)"], "--grader: 'regex:(a)(b)' has 2 groups"),
         ("", ["--grader", "{some: [exact]}"], "must be {all_of: [...]} or {any_of: [...]}"),
         ("", ["--answer", "nowhere"], "--answer: 'nowhere' must be `final_answer`"),
-        ("", ["--timeout", "0"], "--timeout: Input should be greater than 0"),
+        ("", ["--grader", "{any_of: exact}"], "'exact'} is no grader; write a name, or such as {all_of:"),
+        ("", ["--timeout", "0"], "--timeout: must be a number above 0 (it is 0.0)"),
+        ("", ["--processes", "0"], "--processes: must be a whole number of at least 1, or null (it is 0)"),
+        ("", ["--gold-marker", ""], "--gold-marker: is empty"),
+        ("", ["--judge-model", "m"], "--judge-model and --judge-url are for --grader judge"),
+        ("", ["--judge-url", "http://x/v1"], "--judge-model and --judge-url are for --grader judge"),
+        ("", ["--grader", "judge", "--judge-url", "http://x/v1"], "--grader judge needs --judge-model"),
+        ("", ["--grader", "judge", "--judge-model", "m", "--judge-url", "x"], "--judge-url: `base_url` is no address"),
+        (
+            "",
+            ["--grader", "judge", "--judge-model", "m", "--judge-url", "http://me:secret@x/v1"],
+            "--judge-url: `base_url` must hold no name or password",
+        ),
+        ("", ["-o", "in.jsonl/out.jsonl"], "-o in.jsonl/out.jsonl: cannot be written ("),
+        ("", ["-o", f"{'x' * 300}.jsonl"], ".jsonl: cannot be written (File name too long)"),
         ("", ["-o", "out.csv"], "-o out.csv: the name must end in .jsonl or .parquet"),
     ],
 )
 def test_mistakes_are_told_in_one_line_and_leave_no_file(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, arguments: list[str], message: str
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    line: str,
+    arguments: list[str],
+    message: str,
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     source = tmp_path / "in.jsonl"
     source.write_text('{"gold": "7", "text": "\\\\boxed{7}"}\n' + line + "\n")
     assert ratchet("grade", source, "-o", tmp_path / "out.jsonl", "--processes", "1", *arguments) == 2
     told = capsys.readouterr().err
-    assert message in told and told.count("\n") == 1
+    assert message in told and told.count("\n") == 1 and "secret" not in told
     assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
