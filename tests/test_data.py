@@ -92,6 +92,13 @@ def test_a_bad_file_is_named(tmp_path: Path, content: bytes, said: str) -> None:
         read(path)
 
 
+def test_a_byte_order_mark_at_the_start_is_none_of_the_text(tmp_path: Path) -> None:
+    path = jsonl(tmp_path / "a.jsonl", ROWS)
+    plain = read(path)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read(path) == plain
+
+
 def test_a_row_of_many_megabytes_is_refused_without_reading_it(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_bytes(b'{"question": "' + b"x" * (17 << 20) + b'"}\n')
