@@ -2,8 +2,9 @@
 
 Every few seconds one process of the job is killed with SIGKILL: the driver, an engine, a training rank, the grader
 actor or one of its processes. A driver that is gone is started again by the same command, as a user would. A job that
-finishes early gets another round. After the given time it is left alone to finish. Then the run is checked: finished,
-nothing committed twice, every sample there once, and `ratchet verify` finds nothing. It prints one JSON object.
+finishes early gets another round, unless it is another one than jobs/irpo.yaml (`--job`). After the given time it is
+left alone to finish. Then the run is checked: finished, nothing committed twice, every sample there once, and
+`ratchet verify` finds nothing. It prints one JSON object.
 
 An undisturbed run of as many rounds comes last, for its time (`--undisturbed SECONDS` if that is known).
 """
@@ -36,7 +37,8 @@ VICTIMS = {
     "grader process": "workers.graders.serve",
 }
 
-ALWAYS = ("promotion.rule=always",)  # for as many rounds as it takes
+IRPO = "jobs/irpo.yaml"
+ROUNDS = 3
 
 
 def main() -> None:
@@ -45,31 +47,38 @@ def main() -> None:
     parser.add_argument("--every", type=float, default=30.0, help="mean seconds between two kills")
     parser.add_argument("--undisturbed", type=float, help="seconds that the undisturbed job takes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("overrides", nargs="*", help="key=value for jobs/irpo.yaml")
+    parser.add_argument("--job", default=IRPO, help="a job file of the project")
+    parser.add_argument("overrides", nargs="*", help="key=value for the job")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ratchet-soak-") as folder:
-        found = storm(Path(folder) / "irpo", options, random.Random(options.seed))
-        overrides = [*ALWAYS, f"rounds={found['rounds']}", *options.overrides]
-        seconds = options.undisturbed or timed(Path(folder) / "calm", overrides)
+        found = storm(Path(folder) / "stormy", options, random.Random(options.seed))
+        seconds = options.undisturbed or timed(Path(folder) / "calm", options, found["rounds"])
         kills = sum(found["kills"].values())
         found |= {"undisturbed_seconds": round(seconds), "kills_in_all": kills}
         found["seconds_lost_a_kill"] = round((found["seconds"] - seconds) / max(kills, 1), 1)
-        print(json.dumps(found | check(Path(folder) / "irpo"), indent=2))
+        print(json.dumps(found | check(Path(folder) / "stormy"), indent=2))
 
 
-def timed(run: Path, overrides: list[str]) -> float:
+def begin(run: Path, options: argparse.Namespace, rounds: int | None) -> subprocess.Popen[str]:
+    # No gate: a run that it stops would be over.
+    overrides = ["promotion.rule=always", *([f"rounds={rounds}"] if rounds else []), *options.overrides]
+    return start(run, *overrides, job=options.job)
+
+
+def timed(run: Path, options: argparse.Namespace, rounds: int | None) -> float:
     started = time.monotonic()
-    assert finish(start(run, *overrides), run) == 0, log_of(run)
+    assert finish(begin(run, options, rounds), run) == 0, log_of(run)
     return time.monotonic() - started
 
 
 def storm(run: Path, options: argparse.Namespace, draw: random.Random) -> dict[str, Any]:
     """Run the job to its end under kills."""
-    started, kills, starts, rounds, code = time.monotonic(), Counter[str](), 0, 3, None
+    started, kills, starts, code = time.monotonic(), Counter[str](), 0, None
+    rounds = ROUNDS if options.job == IRPO else None  # None: as many as the job has
     process, failures = None, list[str]()
     while code is None:
         if process is None:
-            process, starts = start(run, *ALWAYS, f"rounds={rounds}", *options.overrides), starts + 1
+            process, starts = begin(run, options, rounds), starts + 1
         storming = time.monotonic() - started < 60 * options.minutes
         code = wait(process, draw.expovariate(1 / options.every) if storming else 600.0)
         if code is None and storming and (victim := pick(process, draw)):
@@ -80,7 +89,7 @@ def storm(run: Path, options: argparse.Namespace, draw: random.Random) -> dict[s
                 process = None
             else:
                 target.send_signal(signal.SIGKILL)
-        elif code == 0 and storming:
+        elif code == 0 and storming and rounds:
             process, code, rounds = None, None, rounds + 1
         elif code == 1 and storming:  # what a kill in an unlucky moment may leave: a message, and the next start
             failures.append(log_of(run).rstrip().splitlines()[-1][:300])
@@ -125,7 +134,7 @@ def check(run: Path) -> dict[str, Any]:
     )
     assert set(done.values()) == {1}, "something was committed twice"
     samples = 0
-    for folder in sorted((run / "rounds").iterdir()):
+    for folder in sorted(found.parent for found in (run / "rounds").glob("*/samples")):
         prompts = pq.read_table(folder / "prompts").num_rows
         rows = pq.read_table(folder / "samples", columns=["prompt_id", "sample_index"]).to_pylist()
         keys = {(row["prompt_id"], row["sample_index"]) for row in rows}
