@@ -27,7 +27,7 @@ from orchestrator.places import home
 from orchestrator.wanted import fields_at, wanted
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
-_ELSEWHERE = {"name": "arms have names", "method": "an arm's `method`", "seed": "`seeds`", "run_dir": "the name"}
+_ELSEWHERE = {"name": "the arm's name", "method": "an arm's `method`", "seed": "`seeds`", "run_dir": "the name"}
 """Keys of a job that the comparison decides, and by what."""
 
 Name = Annotated[str, Field(pattern=_NAME, max_length=40)]
@@ -44,6 +44,8 @@ def _settings(value: dict[str, Any]) -> dict[str, Any]:
 def _different(value: list[int] | None) -> list[int] | None:
     if value and len(set(value)) < len(value):
         raise ValueError("a seed stands twice")
+    if value and max(value) >= 2**31:
+        raise ValueError("a seed must be below 2147483648")
     return value
 
 
@@ -89,6 +91,8 @@ class Comparison(Settings):
             if arm.method is None and name not in get_args(Method):
                 raise ValueError(f"arms.{name}: no method has this name; give `method`")
             if arm.start is not None:
+                if "model" in arm.set:
+                    raise ValueError(f"arms.{name}: `start` gives the seed model, so `set` must not give `model`")
                 if arm.start not in above:
                     raise ValueError(f"arms.{name}.start: {arm.start!r} is no arm above this one")
                 if missing := set(self.seeds_of(name)) - set(self.seeds_of(arm.start)):
@@ -142,6 +146,8 @@ def load_plan(path: Path) -> Plan:
     document, positions = read_yaml(_text(path, "comparison"), str(path))
     if not isinstance(document, dict):
         raise BadInput(f"{path}: a comparison is a mapping of keys to values, such as `name: compare`")
+    if "model" in document and "arms" not in document:
+        raise BadInput(f"{path}: this is a job, without `arms`, and no comparison: `ratchet run {path}`")
     try:
         comparison = Comparison.model_validate(document)
     except ValidationError as error:
@@ -161,9 +167,9 @@ def _planned(comparison: Comparison, path: Path, positions: Mapping[Key, tuple[i
         try:
             job, origins = with_method(document, arm.method or name), _origins(lines, shared)  # type: ignore[arg-type]
             for where, said in ((("set",), comparison.set), (("arms", name, "set"), arm.set)):
-                for at, key, value in _flat(said):
-                    line, column = positions[(*where, *at)]
-                    put(job, origins, key, value, Origin(f"{path}:{line}:{column}", (0, line, column)))
+                for at, key, value in _flat(said, f"{path}: {'.'.join(where)}"):
+                    origin = _nearest(positions, (*where, *at), path)
+                    put(job, origins, key, value, origin)
             for seed in comparison.seeds_of(name):
                 runs.append(_run(comparison, name, seed, dict(job), dict(origins), shared, folder))
         except BadInput as error:
@@ -190,8 +196,9 @@ def _run(
     decided |= {("seed",): seed, ("run_dir",): str(folder / name)}
     # One experiment for all, in the dashboard of the other runs, unless the job says where.
     tracking = {"experiment": comparison.name, "uri": f"sqlite:///{folder.parent / 'mlflow.db'}"}
-    said = document.get("tracking") or {}
-    decided |= {("tracking", key): value for key, value in tracking.items() if key not in said}
+    said = document.get("tracking", {})
+    if isinstance(said, Mapping):  # what is no section is left for the job's own checks to refuse
+        decided |= {("tracking", key): value for key, value in tracking.items() if key not in said}
     if before:  # relative to the folder of the job file that the run will have
         decided["model",] = f"run:../{comparison.name}/{before}"
     for key, value in decided.items():
@@ -199,8 +206,22 @@ def _run(
     return PlannedRun(arm, seed, JobFile(checked(document, shared, origins), shared.resolve(), ()), before)
 
 
-def _flat(said: Mapping[str, Any]) -> Iterator[tuple[Key, tuple[str, ...], Any]]:
-    """Each setting: where it stands, the job's key, and the value. Sections of a job are merged, all else replaces."""
+def _flat(said: Mapping[str, Any], where: str) -> Iterator[tuple[Key, tuple[str, ...], Any]]:
+    """Each setting: where it stands, the job's key, and the value. Sections of a job are merged, all else replaces.
+
+    Raises:
+        BadInput: a key is none, or stands twice: dotted, and in its section.
+    """
+    seen = set()
+    for at, key, value in _settings_of(said):
+        if key in seen or not all(key):
+            why = "stands twice" if key in seen else "is no key"
+            raise BadInput(f"{where}: `{'.'.join(key)}` {why}")
+        seen.add(key)
+        yield at, key, value
+
+
+def _settings_of(said: Mapping[str, Any]) -> Iterator[tuple[Key, tuple[str, ...], Any]]:
     for name, value in said.items():
         key = tuple(name.split("."))
         if len(key) == 1 and fields_at(key) and isinstance(value, Mapping):
@@ -208,6 +229,12 @@ def _flat(said: Mapping[str, Any]) -> Iterator[tuple[Key, tuple[str, ...], Any]]
                 yield (name, below), (*key, *str(below).split(".")), inner
         else:
             yield (name,), key, value
+
+
+def _nearest(positions: Mapping[Key, tuple[int, int]], key: Key, path: Path) -> Origin:
+    """Where a key stands, or else what it is in: what YAML has merged into a section (`<<`) has no place there."""
+    line, column = next((positions[key[:n]] for n in range(len(key), 0, -1) if key[:n] in positions), (1, 1))
+    return Origin(f"{path}:{line}:{column}", (0, line, column))
 
 
 def _origins(lines: Mapping[Key, tuple[int, int]], path: Path) -> dict[Key, Origin]:

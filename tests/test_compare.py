@@ -117,6 +117,27 @@ def test_a_method_goes_before_the_shared_file_and_set_before_the_method(tmp_path
     }
 
 
+def test_an_arm_can_be_made_of_another_with_a_merge_key(tmp_path: Path) -> None:
+    path = project(tmp_path)
+    path.write_text(
+        "name: compare\njob: tiny.yaml\narms:\n"
+        "  irpo: &irpo\n    set: {train: &train {batch_pairs: 5}}\n"
+        "  more: {<<: *irpo, method: irpo, seeds: [2]}\n"
+        "  zero: {method: irpo, set: {train: {<<: *train, zero: 0}}}\n"
+    )
+    found = jobs(path)
+    assert [(job.train.batch_pairs, job.train.zero) for job in found.values()] == [(5, 1), (5, 1), (5, 0)]
+    path.write_text(path.read_text().replace("batch_pairs: 5", "batch_pairs: x"))
+    with pytest.raises(BadInput, match=r"compare\.yaml:6:3: train\.batch_pairs: must be .* \[arms: more\]"):
+        load_plan(path)
+
+
+def test_a_job_is_no_comparison(tmp_path: Path) -> None:
+    path = make_project(tmp_path)
+    with pytest.raises(BadInput, match=r"this is a job, without `arms`, and no comparison: `ratchet run "):
+        load_plan(path)
+
+
 def test_a_list_of_temperatures_gives_way_to_the_one_that_all_arms_have(tmp_path: Path) -> None:
     arms = {"iterative_dpo": {}}
     assert jobs(project(tmp_path, arms=arms))["iterative_dpo-seed1"].generate.temperature_mix == [1.0, 0.7]
@@ -132,6 +153,15 @@ def test_a_list_of_temperatures_gives_way_to_the_one_that_all_arms_have(tmp_path
         ({"arms": {}}, "arms: "),
         ({"arms": {"irpo": {}}, "seeds": [1, 1]}, "seeds: a seed stands twice"),
         ({"arms": {"irpo": {"set": {"seed": 2}}}}, "arms.irpo.set: `seed` cannot be set here: `seeds` decide it"),
+        ({"arms": {"irpo": {"set": {"name": "x"}}}}, "`name` cannot be set here: the arm's name decides it"),
+        ({"arms": {"irpo": {"seeds": [2**31]}}}, "arms.irpo.seeds: a seed must be below 2147483648"),
+        ({"arms": {"irpo": {}}, "set": {"train.zero": 1, "train": {"zero": 2}}}, "set: `train.zero` stands twice"),
+        ({"arms": {"irpo": {}}, "set": {".zero": 1}}, "set: `.zero` is no key"),
+        ({"arms": {"irpo": {}}, "set": {"tracking": "mine"}}, "tracking: must be a section of keys (it is 'mine')"),
+        (
+            {"arms": {"sft": {}, "irpo": {"start": "sft", "set": {"model": "seed"}}}},
+            "arms.irpo: `start` gives the seed model",
+        ),
         ({"arms": {"irpo": {"start": "sft"}, "sft": {}}}, "arms.irpo.start: 'sft' is no arm above this one"),
         (
             {"arms": {"sft": {}, "irpo": {"start": "sft", "seeds": [1, 9]}}},
