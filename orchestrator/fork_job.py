@@ -30,6 +30,11 @@ def jobs(state: State, child: Path, overrides: Sequence[str]) -> tuple[Job, Job,
     """The parent's job, the child's, both with absolute paths; and which kept sources serve the child too."""
     if any(override.partition("=")[0] == "run_dir" for override in overrides):
         raise BadInput(f"run_dir: the new run's folder is {child}")
+    if any(override.partition("=")[0] == "method" for override in overrides):
+        raise BadInput(
+            "method: a fork has every setting of its run, so that a method's row would change nothing. Give the "
+            "settings themselves (docs/job-file.md lists each method's), or start from a job file"
+        )
     config, path = state.configs[-1], child / "job.yaml"
     kept = [step for step in _KEPT if step in state.commits]
     folders = [*config.get("folders", []), str(Path.cwd())]

@@ -341,6 +341,7 @@ def test_what_cannot_be_is_refused_and_leaves_nothing(parent: Path, tmp_path: Pa
         (parent, "child", ["loss.beta=-1", "rouns=3"], None, "override 'loss.beta=-1': must be a number above 0"),
         (parent, "child", ["loss.beta=-1", "rouns=3"], None, "override 'rouns=3': unknown key"),
         (parent, "child", ["run_dir=x"], None, "run_dir: the new run's folder is"),
+        (parent, "child", ["method=sft"], None, "a method's row would change nothing"),
         (parent, "a child", [], None, "name: must be text of the form"),
     ):
         with pytest.raises(BadInput) as refused:
