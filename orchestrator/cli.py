@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import sys
 from collections.abc import Sequence
@@ -299,5 +300,10 @@ def main(arguments: list[str] | None = None) -> None:
     except RatchetError as error:
         print(f"ratchet: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except OSError as error:  # wherever a name that was given is first looked for
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        print(f"ratchet: {str(error.filename)[:80]}...: {error.strerror}", file=sys.stderr)
+        sys.exit(BadInput.exit_code)
     except (Interrupted, KeyboardInterrupt):
         sys.exit(EXIT_INTERRUPTED)

@@ -21,9 +21,11 @@ def run_folder(job: Job) -> Path:
     """Where the job's run lives.
 
     Raises:
-        BadInput: that is inside Ray's copy of the project, which changes with every edit.
+        BadInput: that is no folder's name, or is inside Ray's copy of the project, which changes with every edit.
     """
     folder = Path(job.run_dir).expanduser() if job.run_dir else home() / "runs" / job.name
+    if "\0" in str(folder):
+        raise BadInput(f"run_dir: {job.run_dir!r} is no folder's name")
     folder = folder.resolve()
     if folder.is_file():
         raise BadInput(f"{folder}: a run needs a folder, and this is a file. Choose another `name` or `run_dir`.")

@@ -94,6 +94,22 @@ def test_a_mistake_in_a_job_is_told_on_stderr_without_a_traceback(
     assert said.err == "ratchet: override 'train.zero=7': must be a whole number from 0 to 3 (it is 7)\n"
 
 
+def test_names_that_no_file_system_takes_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job, long = make_project(tmp_path), "x" * 300
+    assert ratchet("validate", job, 'run_dir="a\\0b"') == 2
+    assert "run_dir: 'a\\x00b' is no folder's name" in capsys.readouterr().err
+    for arguments in (
+        ("validate", job, f"run_dir={long}"),
+        ("validate", job, f"data.train={long}"),
+        ("validate", job, f"model=run:{long}"),
+        ("status", long),
+        ("compare", f"{long}.yaml"),
+    ):
+        assert ratchet(*arguments) == 2
+        said = capsys.readouterr().err
+        assert "File name too long" in said and said.count("\n") == 1
+
+
 def test_a_run_inside_rays_copy_of_the_project_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_1/runs/tiny"
     assert ratchet("validate", make_project(tmp_path), f"run_dir={copy}") == 2
