@@ -94,8 +94,9 @@ def _locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Roll
         done = _located(this, errors, inputs, lambda: step_judging.locate(this, errors))
         this.say("located", f"{_told(done.facts)}; {done.facts['judge']['requests']} requests")
     else:
+        asked = _ask_people(this, errors, commit)
         inputs |= {"verdicts": settings.verdicts}
-        done = _located(this, errors, inputs, lambda: _by_people(this, errors, commit))
+        done = _located(this, errors, inputs, lambda: _by_people(this, errors, asked))
         this.say("located", _told(done.facts))
     return step_files.read_located(this.context.run.path(f"{done.step}/{FILE}"))
 
@@ -126,16 +127,19 @@ def _told(facts: Facts) -> str:
     )
 
 
-def _by_people(this: Round, errors: Sequence[Error], commit: Commit) -> Located:
-    run, settings = this.context.run, this.context.job.steps
+def _ask_people(this: Round, errors: Sequence[Error], commit: Commit) -> Commit:
     problems = {problem.prompt_id: problem for problem in this.problems()}
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
         return {"questions": step_verdicts.write_questions(errors, problems, folder / "00000.jsonl")}
 
-    inputs = {"errors": hashes(commit), "split": settings.split}
-    asked = run.step(f"{this.folder}/questions", inputs, work)
+    inputs = {"errors": hashes(commit), "split": this.context.job.steps.split}
+    return this.context.run.step(f"{this.folder}/questions", inputs, work)
+
+
+def _by_people(this: Round, errors: Sequence[Error], asked: Commit) -> Located:
+    run, settings = this.context.run, this.context.job.steps
     file = run.path(settings.verdicts or f"verdicts/round-{this.number:02d}.jsonl")
     return Located(step_verdicts.read_verdicts(file, run.path(f"{asked.step}/00000.jsonl"), errors), {})
 
