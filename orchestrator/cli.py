@@ -15,6 +15,7 @@ from rich.console import Console
 
 from orchestrator import __version__
 from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.idle import idle
 from orchestrator.jobfile import JobFile, load_job, resolved_yaml
 from orchestrator.signals import signals
 
@@ -55,6 +56,8 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
     console.print(f"run       {root}")
     if file.job.tracking.enabled:
         console.print(f"dashboard {open_command(uri)}", markup=False)
+    for line in idle(file.job):
+        console.print(f"no effect {line}", markup=False)
     try:
         drive(file, lambda text: console.print(text, markup=False), received)
     except GateStopped as stopped:
@@ -225,6 +228,8 @@ def validate(
     typer.echo(f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}")
     for source in preferences:
         typer.echo(f"stages    {source}")
+    for line in idle(file.job):
+        typer.echo(f"no effect {line}")
     typer.echo(f"run       {root}{', which exists and would be resumed' if (root / 'ledger').is_dir() else ''}")
 
 

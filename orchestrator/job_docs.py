@@ -38,7 +38,8 @@ A job file is YAML: one mapping, with sections. Every key but `name`, `model` an
 which can depend on the `method`. Unknown keys,
 keys that stand twice and values out of range are refused, all at once, each with its line and column. `ratchet
 validate JOB` checks a job file and its data without running anything; `ratchet validate JOB --resolved` prints it
-with every default filled in, as it is kept in the run's `resolved.yaml`.
+with every default filled in, as it is kept in the run's `resolved.yaml`. A key that nothing reads under the job's other
+settings, such as `loss.beta` of a method that imitates, is named by `validate` and `run` in a line `no effect`.
 
 ## Starting it
 

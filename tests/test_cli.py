@@ -65,6 +65,14 @@ def test_validate_prints_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("command", ["validate", "run"])
+def test_a_setting_that_nothing_reads_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    job = make_project(tmp_path, data={"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl"})
+    stop = ["model=nowhere"] if command == "run" else []  # it is told before anything is begun
+    assert ratchet(command, job, "steps.rollouts=3", *stop) == (2 if stop else 0)
+    assert "no effect `steps`: read only with `source: steps`" in capsys.readouterr().out.splitlines()
+
+
 def test_validate_resolved_prints_nothing_but_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = make_project(tmp_path)
     assert ratchet("validate", job, "train.zero=2", "--resolved") == 0

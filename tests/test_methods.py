@@ -10,6 +10,7 @@ import yaml
 
 from orchestrator.config import Job, Method
 from orchestrator.errors import BadInput
+from orchestrator.idle import idle
 from orchestrator.jobfile import load_job
 from orchestrator.methods import OTHERS, PRESETS
 
@@ -202,6 +203,76 @@ def test_what_makes_no_sense_is_refused_with_the_reason(tmp_path: Path, settings
     with pytest.raises(BadInput) as refused:
         job_of(tmp_path, **settings)
     assert said in str(refused.value)
+
+
+@pytest.mark.parametrize("method", list(PRESETS))
+def test_a_methods_own_row_has_no_key_without_effect(tmp_path: Path, method: str) -> None:
+    data = {"data": {}, "promotion": {"rule": "always"}} if method == "sdpo" else {}
+    assert idle(by_name(tmp_path, method, **data)) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "said"),
+    [
+        ("irpo", {"steps": {"rollouts": 3, "opening": "So"}}, ["`steps`: read only with `source: steps`"]),
+        ("irpo", {"self_judge": {"samples": 9}}, ["`self_judge`: read only with `source: judge`"]),
+        ("irpo", {"judge": {"model": "m"}}, ["`judge`: read only with `judge` among `grade.graders`, or in `steps`"]),
+        ("irpo", {"pairs": {"margin": 0.5}}, ["`pairs.margin`: read only with `pairs.rule: margin`"]),
+        ("irpo", {"pairs": {"replay_rounds": 1}}, ["`pairs.replay_rounds`: read only with `pairs.replay` above 0"]),
+        ("irpo", {"pairs": {"append_eos": False}}, ["`pairs.append_eos`: read only with `source: dataset`"]),
+        (
+            "irpo",
+            {"train": {"token_budget": 9, "epochs": 2}},
+            ["`train.epochs`: read only with `train.token_budget: null`"],
+        ),
+        (
+            "irpo",
+            {"generate": {"temperature": 0.9, "temperature_mix": [1.0]}},
+            ["`generate.temperature`: read only with `generate.temperature_mix: null`"],
+        ),
+        (
+            "sft",
+            {"loss": {"beta": 0.7, "form": "squared"}},
+            ["`loss.beta`, `loss.form`: read only with `loss.dpo` above 0"],
+        ),
+        (
+            "sft",
+            {"generate": {"samples": 4}},
+            ["`generate.samples`: read only with `source: sample`, `steps` or `judge`"],
+        ),
+        ("dpo", {"loss": {"nll_scope": "prompt+response"}}, ["`loss.nll_scope`: read only with `loss.nll` above 0"]),
+        (
+            "sdpo",
+            {"data": DATA},
+            ["`data.prompts_per_round`, `data.train`: read only with another `source` than `dataset`"],
+        ),
+        ("step_dpo", {"pairs": {"rule": "margin"}}, ["`pairs.rule`: read only with `source: sample` or `judge`"]),
+        ("step_dpo", {"steps": {"verdicts": "v.jsonl"}}, ["`steps.verdicts`: read only with `steps.localiser: file`"]),
+        (
+            "self_rewarding",
+            {"pairs": {"per_prompt": 3}},
+            [
+                "`pairs.per_prompt`: read only with `source: sample`, `steps` or `judge`, and another `pairs.rule` "
+                "than `best_worst`"
+            ],
+        ),
+        (
+            "irpo",
+            {"promotion": {"rule": "always", "alpha": 0.1}},
+            ["`promotion.alpha`: read only with `promotion.rule: not_worse` or `better`"],
+        ),
+        (
+            "irpo",
+            {"train": {"schedule": "constant", "final_ratio": 0.1}},
+            ["`train.final_ratio`: read only with `train.schedule: linear` or `cosine`"],
+        ),
+        ("irpo", {"loss": {"beta": 0.7, "nll": 0.5}, "pairs": {"per_prompt": 9}, "reference": "base"}, []),
+        ("irpo", {"judge": {"model": "m"}, "grade": {"graders": ["exact", "judge"]}}, []),
+    ],
+)
+def test_what_nothing_reads_is_told(tmp_path: Path, method: str, settings: dict[str, Any], said: list[str]) -> None:
+    base = {"promotion": {"rule": "always"}} if method == "sdpo" else {}
+    assert idle(by_name(tmp_path, method, **(base | settings))) == said
 
 
 def test_one_sample_or_no_temperature_is_enough_where_gold_or_imitation_makes_the_pairs(tmp_path: Path) -> None:
