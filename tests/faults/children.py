@@ -29,6 +29,7 @@ import psutil
 
 from orchestrator.errors import Interrupted, RatchetError
 from orchestrator.records import TrainingPlan
+from orchestrator.verify import verify
 from tests.stand_ins import StandIns, StandInTrainers, make_project, run_job
 from tests.test_loop import history
 
@@ -127,6 +128,10 @@ class Workers(StandIns):
     def trainers(self) -> StandInTrainers:
         return TrainersWithState(self)
 
+    def drive(self) -> None:
+        """Run the job, or resume it, as `ratchet run` does."""
+        run_job(self.case.job, self, f"run_dir={self.case.run}", *self.case.overrides)
+
 
 class TrainersWithState(StandInTrainers):
     def train(self, plan: TrainingPlan, reference_file: str) -> dict[str, Any]:
@@ -142,6 +147,7 @@ class Case:
 
     job: Path
     folder: Path
+    workers: type[Workers] = Workers
     wait_at: tuple[str, int] | None = None
     """A piece of work by kind and number, such as the second ("train", 2)."""
     slow_exit: bool = False
@@ -247,7 +253,7 @@ def wait_until_stopped(process: BaseProcess) -> bool:
 def _server() -> Any:
     context = multiprocessing.get_context("forkserver")
     # Besides: pytest, since a child imports its parent's main module again; pandas, which pyarrow imports at first use.
-    context.set_forkserver_preload([__name__, "pytest", "pandas", "_strptime"])
+    context.set_forkserver_preload([__name__, "tests.faults.jobs", "pytest", "pandas", "_strptime"])
     return context
 
 
@@ -258,11 +264,11 @@ def _drive(case: Case, fault: Fault | None) -> None:
     os.dup2(descriptor, 2)
     if case.prepare:
         case.prepare()
-    workers = Workers(case)
+    workers = case.workers(case)
     operations = Operations(case.run, fault)
     sys.addaudithook(operations)
     try:
-        run_job(case.job, workers, f"run_dir={case.run}", *case.overrides)
+        workers.drive()
     except (RatchetError, Interrupted) as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         sys.exit(error.exit_code)
@@ -272,6 +278,18 @@ def _drive(case: Case, fault: Fault | None) -> None:
 
 
 # The job, and what is compared
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of job to try faults on, of two rounds."""
+
+    make: Callable[[Path], Path]
+    """Makes the job's folder; returns the job file."""
+    workers: type[Workers] = Workers
+    half: tuple[str, int] = ("train", 2)
+    """A piece of work in the middle of the second round."""
+
 
 JOB: dict[str, Any] = {
     "rounds": 2,
@@ -308,10 +326,15 @@ class Undisturbed:
     """What a run without a fault commits, and what it costs."""
 
     job: Path
+    kind: Kind
     history: list[tuple[str, str, Any]]
     tree: dict[str, bytes | None]
     operations: list[str]
     pieces: int
+
+    def case(self, folder: Path, **options: Any) -> Case:
+        """The same job in another folder."""
+        return Case(self.job, folder, self.kind.workers, **options)
 
     def require_same(self, run: Path, hidden: bool = True) -> None:
         """The same records and the same bytes: nothing missing, nothing more, nothing left over.
@@ -334,11 +357,12 @@ class Undisturbed:
         assert [name for name, content in self.tree.items() if found.get(name, "missing") != content] == []
 
 
-def undisturbed(folder: Path, **changes: Any) -> Undisturbed:
-    job = small_project(folder, **changes)
-    case = Case(job, folder / "undisturbed")
+def undisturbed(folder: Path, kind: Kind) -> Undisturbed:
+    job = kind.make(folder)
+    case = Case(job, folder / "undisturbed", kind.workers)
     assert case.drive() == 0, case.output
-    return Undisturbed(job, history(case.run), tree(case.run), case.operations, case.pieces)
+    assert verify(case.run).findings == []
+    return Undisturbed(job, kind, history(case.run), tree(case.run), case.operations, case.pieces)
 
 
 @contextmanager

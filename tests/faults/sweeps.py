@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +17,15 @@ STRIDE = 31  # a prime, so that a sample meets every kind of operation
 SOME_OR_ALL = pytest.mark.parametrize(
     "stride", [STRIDE, pytest.param(1, marks=pytest.mark.faults)], ids=["sample", "every-point"]
 )
+
+
+def of_sources(strides: Mapping[str, tuple[int, int]]) -> pytest.MarkDecorator:
+    """Sweep over the jobs of several sources: by source, the stride of a sample and that of `make faults`."""
+    cases = []
+    for source, (some, every) in strides.items():
+        cases.append(pytest.param(source, some, id=f"{source}-sample"))
+        cases.append(pytest.param(source, every, marks=pytest.mark.faults, id=f"{source}-every-{every}"))
+    return pytest.mark.parametrize(("source", "stride"), cases, scope="module")
 
 
 def sweep(points: Iterable[int], check: Callable[[int], int]) -> list[int]:
@@ -46,6 +55,9 @@ def state_of(run: Path) -> str:
 
 def require_stopped(run: Path) -> None:
     """`status` works, and calls a run dead that ended without a word."""
-    kinds = [record.kind for record in Ledger(run / "ledger").records] if (run / "ledger").is_dir() else []
-    expected = "none" if not kinds else "finished" if kinds[-1] == "end" else "interrupted"
+    records = Ledger(run / "ledger").records if (run / "ledger").is_dir() else []
+    expected = "interrupted" if records else "none"
+    if records and records[-1].kind == "end":
+        expected = records[-1].data["state"]
+        assert expected in ("finished", "failed")  # the latter where it waits for people's verdicts
     assert state_of(run) == expected

@@ -8,14 +8,29 @@ from pathlib import Path
 import pytest
 
 from orchestrator.ledger import Ledger
-from tests.faults.children import Case, Fault, Undisturbed, note
-from tests.faults.sweeps import SOME_OR_ALL, require_stopped, state_of, sweep
+from tests.faults.children import Fault, Undisturbed, note
+from tests.faults.jobs import SAMPLE
+from tests.faults.sweeps import STRIDE, of_sources, require_stopped, state_of, sweep
+
+KILLED = {
+    SAMPLE: (STRIDE, 1),
+    "steps": (199, 1),
+    "steps, judge": (307, 3),  # each run of it takes seconds
+    "steps, people": (211, 2),
+    "dataset": (61, 1),
+    "judge": (131, 1),
+    "gold": (53, 1),
+    "hints": (79, 1),
+}
+MORE = {SAMPLE: (STRIDE, 1), "steps": (97, 2), "dataset": (29, 1)}
 
 
-@SOME_OR_ALL
-def test_killed_at_any_operation_a_run_ends_as_if_undisturbed(calm: Undisturbed, space: Path, stride: int) -> None:
+@of_sources(KILLED)
+def test_killed_at_any_operation_a_run_ends_as_if_undisturbed(
+    calm: Undisturbed, space: Path, source: str, stride: int
+) -> None:
     def killed(point: int) -> int:
-        case = Case(calm.job, space / f"kill-{point}")
+        case = calm.case(space / f"kill-{point}")
         code = case.drive(Fault("SIGKILL", point))
         assert code == -9 or (code == 0 and len(case.operations) < point), f"exit code {code}\n{case.output}"
         require_stopped(case.run)
@@ -28,17 +43,17 @@ def test_killed_at_any_operation_a_run_ends_as_if_undisturbed(calm: Undisturbed,
 
     points = range(1, len(calm.operations) + 1, stride)
     repeated = sweep(points, killed)
-    note("kill", {"points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces})
+    note("kill", {"source": source, "points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces})
     assert max(repeated) <= 4  # an evaluation is one piece for the ledger: two shards and their verdicts
 
 
-@SOME_OR_ALL
-def test_killed_again_during_the_resume(calm: Undisturbed, space: Path, stride: int) -> None:
+@of_sources(MORE)
+def test_killed_again_during_the_resume(calm: Undisturbed, space: Path, source: str, stride: int) -> None:
     draw = random.Random(0)
     seconds = {point: draw.randint(1, len(calm.operations)) for point in range(5, len(calm.operations), 5 * stride)}
 
     def killed_twice(point: int) -> int:
-        case = Case(calm.job, space / f"twice-{point}")
+        case = calm.case(space / f"twice-{point}")
         case.drive(Fault("SIGKILL", point))
         case.drive(Fault("SIGKILL", seconds[point]))
         require_stopped(case.run)
@@ -49,14 +64,16 @@ def test_killed_again_during_the_resume(calm: Undisturbed, space: Path, stride: 
         return repeated
 
     repeated = sweep(seconds, killed_twice)
-    note("kill twice", {"points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces})
+    note("kill twice", {"source": source, "points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces})
 
 
-@SOME_OR_ALL
+@of_sources(MORE)
 @pytest.mark.parametrize("signal", ["SIGTERM", "SIGINT"])
-def test_interrupted_at_any_operation_a_run_says_so(calm: Undisturbed, space: Path, signal: str, stride: int) -> None:
+def test_interrupted_at_any_operation_a_run_says_so(
+    calm: Undisturbed, space: Path, source: str, signal: str, stride: int
+) -> None:
     def interrupted(point: int) -> int:
-        case = Case(calm.job, space / f"{signal}-{point}")
+        case = calm.case(space / f"{signal}-{point}")
         code = case.drive(Fault(signal, point))  # type: ignore[arg-type]
         assert code == 130 or (code == 0 and len(case.operations) < point), f"exit code {code}\n{case.output}"
         assert "Traceback" not in case.output, case.output
@@ -69,7 +86,7 @@ def test_interrupted_at_any_operation_a_run_says_so(calm: Undisturbed, space: Pa
 
     points = range(3 if signal == "SIGTERM" else 10, len(calm.operations) + 1, 2 * stride)
     repeated = sweep(points, interrupted)
-    note(signal, {"points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces})
+    note(signal, {"source": source, "points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces})
 
 
 def require_said(run: Path) -> None:
@@ -82,10 +99,12 @@ def require_said(run: Path) -> None:
     assert ends or len(records) <= 1, "no word of the interruption"
 
 
-@SOME_OR_ALL
-def test_a_second_signal_leaves_at_once_and_does_no_harm(calm: Undisturbed, space: Path, stride: int) -> None:
+@of_sources({SAMPLE: MORE[SAMPLE]})
+def test_a_second_signal_leaves_at_once_and_does_no_harm(
+    calm: Undisturbed, space: Path, source: str, stride: int
+) -> None:
     def interrupted_twice(point: int) -> int:
-        case = Case(calm.job, space / f"impatient-{point}")
+        case = calm.case(space / f"impatient-{point}")
         code = case.drive(Fault("SIGINT", point, times=2))
         assert code in (130, 0), f"exit code {code}\n{case.output}"
         assert case.drive() == 0, case.output
@@ -95,4 +114,6 @@ def test_a_second_signal_leaves_at_once_and_does_no_harm(calm: Undisturbed, spac
         return repeated
 
     repeated = sweep(range(7, len(calm.operations) + 1, 3 * stride), interrupted_twice)
-    note("SIGINT twice", {"points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces})
+    note(
+        "SIGINT twice", {"source": source, "points": len(repeated), "repeated": sorted(repeated), "pieces": calm.pieces}
+    )

@@ -17,28 +17,9 @@ from orchestrator.status import status
 from orchestrator.verify import verify
 from tests.faults.children import Case, Undisturbed, finish, note, running, wait_for
 from tests.faults.sweeps import state_of
+from tests.test_loop import history
 
 DAY = 86400.0
-HALF = ("train", 3)  # the first training of round 2: a round and a half are committed
-
-
-@pytest.fixture(scope="module")
-def half(calm: Undisturbed, space: Path) -> Path:
-    """A run folder whose driver was killed in the middle of its second round."""
-    case = Case(calm.job, space / "half", wait_at=HALF)
-    with running(case) as driver:
-        wait_for(case.waiting, driver)
-        driver.kill()
-        finish(driver)
-    return case.run
-
-
-@pytest.fixture
-def case(calm: Undisturbed, half: Path, space: Path, request: pytest.FixtureRequest) -> Case:
-    """A copy of it, to be harmed and resumed."""
-    case = Case(calm.job, space / request.node.name.replace("/", "-"))
-    shutil.copytree(half, case.run)
-    return case
 
 
 def flip(path: Path, bit: int = 4) -> None:
@@ -90,7 +71,63 @@ def test_a_harmed_file_is_named_and_comes_back_from_a_copy(
     assert f"Damaged: {case.run / name}: " in case.output and "Traceback" not in case.output
     assert state_of(case.run) == "failed"
     assert any(line.startswith(name) for line in verify(case.run).findings)
+    assert history(case.run) == history(half)
     shutil.copy(half / name, case.run / name)
+    assert case.drive() == 0, case.output
+    calm.require_same(case.run)
+
+
+FILES = {
+    "steps": [
+        "rounds/01/errors/00000.parquet",
+        "rounds/01/search/01/prompts/train.parquet",
+        "rounds/01/search/01/samples/00000.parquet",
+        "rounds/01/search/01/verdicts/00000.parquet",
+        "rounds/01/located/00000.parquet",
+        "rounds/01/rectification/02/samples/00000.parquet",
+        "rounds/01/rectified/00000.parquet",
+        "rounds/02/replay/00000.parquet",
+    ],
+    "steps, judge": ["rounds/01/located/00000.parquet", "rounds/02/pairs/00000.parquet"],
+    "steps, people": ["rounds/01/questions/00000.jsonl", "rounds/02/located/00000.parquet"],
+    "dataset": [
+        "baseline/preferences/00000.parquet",
+        "baseline/chunks/00001.parquet",
+        "baseline/ranking/01/00000.parquet",
+        "rounds/01/pairs/00000.parquet",
+        "rounds/01/policy/00000.parquet",
+    ],
+    "judge": [
+        "baseline/reference/model.safetensors",
+        "rounds/01/judged/prompts/train.parquet",
+        "rounds/01/judged/samples/00000.parquet",
+        "rounds/01/judged/verdicts/00001.parquet",
+        "rounds/01/scores/00001.parquet",
+    ],
+    "gold": ["rounds/01/prompts/train.parquet", "rounds/01/pairs/00000.parquet"],
+    "hints": [
+        "rounds/01/hinted/prompts/train.parquet",
+        "rounds/01/hinted/samples/00000.parquet",
+        "rounds/01/hinted/verdicts/00000.parquet",
+        "rounds/02/replay/00000.parquet",
+    ],
+}
+"""What the other sources write besides."""
+
+
+@pytest.mark.parametrize("source", FILES, scope="module")
+@pytest.mark.parametrize("first", [0, *(pytest.param(i, marks=pytest.mark.faults) for i in range(1, len(HARMS)))])
+def test_harmed_files_of_other_sources_are_named(
+    calm: Undisturbed, half: Path, case: Case, source: str, first: int
+) -> None:
+    """One after the other, each harmed in another way; `first` says how the first one is."""
+    for number, name in enumerate(FILES[source], first):
+        HARMS[number % len(HARMS)](case.run / name)
+        assert case.drive() == 1
+        assert f"Damaged: {case.run / name}: " in case.output and "Traceback" not in case.output, case.output
+        assert history(case.run) == history(half)
+        assert any(line.startswith(name) for line in verify(case.run).findings)
+        shutil.copy(half / name, case.run / name)
     assert case.drive() == 0, case.output
     calm.require_same(case.run)
 
@@ -196,17 +233,17 @@ def move_clock(run: Path, seconds: float) -> None:
 @pytest.mark.parametrize("days", [[-1], [1], [1, -1], [-400, 400]], ids=str)
 def test_nothing_is_decided_by_a_clock(calm: Undisturbed, half: Path, space: Path, days: list[int]) -> None:
     """Each driver's clock is a day or more off the one before it."""
-    case = Case(calm.job, space / f"clock-{days}")
+    case = calm.case(space / f"clock-{days}")
     shutil.copytree(half, case.run)
     for number, offset in enumerate(days):
         move_clock(case.run, offset * DAY)
         assert state_of(case.run) == "interrupted"
         if number < len(days) - 1:
-            waiting = Case(calm.job, case.folder, wait_at=("generate", 1 + number))
+            waiting = calm.case(case.folder, wait_at=("generate", 1 + number))
             with running(waiting) as driver:
                 wait_for(waiting.waiting, driver)
                 driver.kill()
                 finish(driver)
-    assert Case(calm.job, case.folder).drive() == 0, case.output
+    assert calm.case(case.folder).drive() == 0, case.output
     calm.require_same(case.run)
     assert state_of(case.run) == "finished"

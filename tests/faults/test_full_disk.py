@@ -30,7 +30,7 @@ def require_one_message(case: Case, code: int) -> None:
 @pytest.mark.parametrize("times", [1, ALL_THAT_FOLLOW], ids=["once", "for good"])
 def test_a_disk_that_is_full_at_any_operation(calm: Undisturbed, space: Path, times: int, stride: int) -> None:
     def full(point: int) -> int:
-        case = Case(calm.job, space / f"full-{times}-{point}")
+        case = calm.case(space / f"full-{times}-{point}")
         code = case.drive(Fault("full", point, times))
         if code:  # what only tidies up, or shows that the driver lives, may fail
             require_one_message(case, code)
@@ -56,10 +56,10 @@ def test_a_write_that_is_torn_at_a_limit(calm: Undisturbed, space: Path, victim:
     largest = max(len(content) for content in calm.tree.values() if content)
     size = {"config": 2000, "samples": 2700, "largest file": largest - 1}[victim]
     folder = space / f"torn-{size}"
-    case = Case(calm.job, folder, prepare=partial(limit_file_size, size))
+    case = calm.case(folder, prepare=partial(limit_file_size, size))
     require_one_message(case, case.drive())
     assert os.strerror(errno.EFBIG) in case.output
-    assert Case(calm.job, folder).drive() == 0, case.output
+    assert calm.case(folder).drive() == 0, case.output
     calm.require_same(case.run)
 
 
@@ -71,7 +71,7 @@ def give_up_privileges() -> None:
 
 
 def test_a_folder_that_may_not_be_written(calm: Undisturbed, space: Path) -> None:
-    case = Case(calm.job, space / "no-rights", prepare=give_up_privileges)
+    case = calm.case(space / "no-rights", prepare=give_up_privileges)
     case.run.mkdir(parents=True)
     case.run.chmod(0o555)
     assert case.drive() == 2
@@ -84,7 +84,7 @@ def test_a_folder_that_may_not_be_written(calm: Undisturbed, space: Path) -> Non
 @pytest.mark.parametrize("closed", ["ledger", "rounds/01"])
 def test_rights_that_are_taken_away_in_the_middle(calm: Undisturbed, space: Path, closed: str) -> None:
     folder = space / f"rights-lost-{closed.replace('/', '-')}"
-    case = Case(calm.job, folder, prepare=give_up_privileges, wait_at=("train", 1))
+    case = calm.case(folder, prepare=give_up_privileges, wait_at=("train", 1))
     with running(case) as driver:
         wait_for(case.waiting, driver)
         (case.run / closed).chmod(0o555)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.children import Case, Undisturbed, finish, running, wait_for
+from tests.faults.children import Undisturbed, finish, running, wait_for
 from tests.faults.sweeps import state_of
 
 DEADLINE = 10.0  # seconds; `ray job stop` gives 3, and a slow machine must not fail this test
@@ -31,7 +31,7 @@ PHASES = {
 def test_a_signal_in_any_phase_ends_the_driver_with_130(
     calm: Undisturbed, space: Path, phase: str, number: signal.Signals
 ) -> None:
-    case = Case(calm.job, space / f"{number.name}-{phase}", wait_at=PHASES[phase])
+    case = calm.case(space / f"{number.name}-{phase}", wait_at=PHASES[phase])
     with running(case) as driver:
         wait_for(case.waiting, driver)
         assert driver.pid
@@ -44,7 +44,7 @@ def test_a_signal_in_any_phase_ends_the_driver_with_130(
 
 
 def test_a_second_signal_does_not_wait_for_the_workers(calm: Undisturbed, space: Path) -> None:
-    case = Case(calm.job, space / "impatient", wait_at=("train", 1), slow_exit=True)
+    case = calm.case(space / "impatient", wait_at=("train", 1), slow_exit=True)
     with running(case) as driver:
         wait_for(case.waiting, driver)
         assert driver.pid
@@ -53,5 +53,5 @@ def test_a_second_signal_does_not_wait_for_the_workers(calm: Undisturbed, space:
         os.kill(driver.pid, signal.SIGINT)
         assert finish(driver, DEADLINE) == 130, case.output
     assert state_of(case.run) == "interrupted"
-    assert Case(calm.job, case.folder).drive() == 0, case.output
+    assert calm.case(case.folder).drive() == 0, case.output
     calm.require_same(case.run)

@@ -28,7 +28,7 @@ def test_a_driver_that_was_overtaken_stops_and_names_its_successor(
     calm: Undisturbed, space: Path, phase: tuple[str, int]
 ) -> None:
     folder = space / f"overtaken-{phase[0]}-{phase[1]}"
-    first, second = Case(calm.job, folder, wait_at=phase), Case(calm.job, folder)
+    first, second = calm.case(folder, wait_at=phase), calm.case(folder)
     with running(first) as older:
         wait_for(first.waiting, older)
         assert older.pid
@@ -49,7 +49,7 @@ def test_a_driver_that_was_overtaken_stops_and_names_its_successor(
 @SOME_OR_ALL
 def test_stopped_at_any_operation_a_driver_can_be_overtaken(calm: Undisturbed, space: Path, stride: int) -> None:
     def overtaken(point: int) -> int:
-        case = Case(calm.job, space / f"stop-{point}")
+        case = calm.case(space / f"stop-{point}")
         with running(case, Fault("SIGSTOP", point)) as older:
             if not wait_until_stopped(older):
                 assert finish(older) == 0 and len(case.operations) < point
@@ -87,7 +87,7 @@ def test_taking_over_while_the_other_one_goes_on(calm: Undisturbed, space: Path,
     starts = {point: draw.randint(1, 14) for point in points}
 
     def crossed(point: int) -> int:
-        case = Case(calm.job, space / f"cross-{point}")
+        case = calm.case(space / f"cross-{point}")
         with running(case, Fault("SIGSTOP", point)) as older, running_when(older, case, starts[point]) as newer:
             if newer is None:
                 return 0
