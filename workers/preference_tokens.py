@@ -43,8 +43,8 @@ def tokenize_preferences(source: str, rows: list[int] | None, plan: PreferencePl
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for batch in table.to_batches(max_chunksize=_BATCH_ROWS):
             made = []
-            for row in batch.to_pylist():
-                pair = tokens.pair(row)
+            rows_of_batch = batch.to_pylist()
+            for row, pair in zip(rows_of_batch, tokens.pairs(rows_of_batch), strict=True):
                 fault = tokens.fault(pair)
                 counts[fault or "pairs"] += 1
                 if fault is None:
@@ -72,15 +72,21 @@ class _Tokens:
         self._longest = min((limit for limit in limits if limit is not None), default=2**31)
         self._special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
 
-    def pair(self, row: dict[str, Any]) -> _Pair:
-        """The token ids of a row.
+    def pairs(self, rows: Sequence[dict[str, Any]]) -> list[_Pair]:
+        """The token ids of rows that are all text, or all messages.
 
         Raises:
-            UnusableModel: the chat template cannot take it, or an id is beyond the embedding.
+            UnusableModel: the chat template cannot take one, or an id is beyond the embedding.
         """
-        prompt, *wholes = self._tokenized(row)
+        templated = not isinstance(rows[0]["prompt"], str)
+        texts = [text for row in rows for text in self._texts(row)]
+        # A chat template writes BOS itself where the model wants it.
+        ids = self.tokenizer(texts, add_special_tokens=not templated)["input_ids"]
+        return [self._pair(row, *ids[3 * n : 3 * n + 3], templated=templated) for n, row in enumerate(rows)]
+
+    def _pair(self, row: dict[str, Any], prompt: list[int], *wholes: list[int], templated: bool) -> _Pair:
         start = min(_common(prompt, whole) for whole in wholes)
-        sides = [self._closed(whole[start:], templated=not isinstance(row["prompt"], str)) for whole in wholes]
+        sides = [self._closed(whole[start:], templated) for whole in wholes]
         if (largest := max(max(ids, default=0) for ids in (prompt, *sides))) >= self._vocabulary:
             raise UnusableModel(
                 f"stages.sources: pair {row['pair_id']!r} holds {self.tokenizer.decode([largest])!r}, token {largest}, "
@@ -100,26 +106,24 @@ class _Tokens:
         longest = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
         return "too_long" if longest > self._longest else None
 
-    def _tokenized(self, row: dict[str, Any]) -> list[list[int]]:
-        """The ids of the prompt, and of the prompt with each side."""
+    def _texts(self, row: dict[str, Any]) -> list[str]:
+        """The prompt, and the prompt with each side."""
         prompt, sides = row["prompt"], (row["chosen"], row["rejected"])
         if isinstance(prompt, str):
-            return [self.tokenizer(text)["input_ids"] for text in (prompt, *(prompt + side for side in sides))]
+            return [prompt, *(prompt + side for side in sides)]
         try:
             if not _opens(prompt):
                 asked = self._templated(prompt, add_generation_prompt=True)
-                texts = [asked, *(self._templated([*prompt, *side]) for side in sides)]
-            else:  # the answer is begun: what follows is text alone, whatever the template would close it with
-                begun = self._templated(prompt[:-1], add_generation_prompt=True) + prompt[-1]["content"]
-                texts = [begun, *(begun + "".join(message["content"] for message in side) for side in sides)]
+                return [asked, *(self._templated([*prompt, *side]) for side in sides)]
+            # The answer is begun: what follows is text alone, whatever the template would close it with.
+            begun = self._templated(prompt[:-1], add_generation_prompt=True) + prompt[-1]["content"]
+            return [begun, *(begun + "".join(message["content"] for message in side) for side in sides)]
         except Exception as error:  # a template is a program of the model's, and may raise anything
             words = str(error).strip().splitlines() or [type(error).__name__]
             raise UnusableModel(
                 f"stages.sources: pair {row['pair_id']!r}: the chat template of {self.plan.model} cannot take it "
                 f"({words[0]})"
             ) from error
-        # The template writes BOS itself where the model wants it.
-        return [self.tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
 
     def _templated(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
         text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
