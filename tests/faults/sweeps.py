@@ -19,11 +19,12 @@ SOME_OR_ALL = pytest.mark.parametrize(
 )
 
 
-def of_sources(strides: Mapping[str, tuple[int, int]]) -> pytest.MarkDecorator:
-    """Sweep over the jobs of several sources: by source, the stride of a sample and that of `make faults`."""
+def of_sources(strides: Mapping[str, tuple[int | None, int]]) -> pytest.MarkDecorator:
+    """Sweep over the jobs of several sources: by source, the stride of a sample, if any, and that of `make faults`."""
     cases = []
     for source, (some, every) in strides.items():
-        cases.append(pytest.param(source, some, id=f"{source}-sample"))
+        if some is not None:
+            cases.append(pytest.param(source, some, id=f"{source}-sample"))
         cases.append(pytest.param(source, every, marks=pytest.mark.faults, id=f"{source}-every-{every}"))
     return pytest.mark.parametrize(("source", "stride"), cases, scope="module")
 

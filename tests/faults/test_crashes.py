@@ -22,7 +22,15 @@ KILLED = {
     "gold": (53, 1),
     "hints": (79, 1),
 }
-MORE = {SAMPLE: (STRIDE, 1), "steps": (97, 2), "dataset": (29, 1)}
+MORE = {
+    SAMPLE: (STRIDE, 1),
+    "steps": (97, 2),
+    "steps, judge": (None, 5),
+    "dataset": (29, 1),
+    "judge": (None, 3),
+    "gold": (None, 3),
+    "hints": (None, 3),
+}
 
 
 @of_sources(KILLED)

@@ -13,19 +13,20 @@ import pytest
 from orchestrator.ledger import Artifact, Ledger, Record
 from tests.faults.children import note
 from tests.faults.disk_cache import CALLS, DiskCache, calls
+from tests.faults.jobs import KINDS, SAMPLE
 
 DRIVE = """
 import sys
 from pathlib import Path
-from tests.faults.children import Case, Workers, small_project
-from tests.stand_ins import run_job
-folder = Path(sys.argv[1])
-case = Case(small_project(folder), folder)
-run_job(case.job, Workers(case))
+from tests.faults.children import Case
+from tests.faults.jobs import KINDS
+folder, kind = Path(sys.argv[1]), KINDS[sys.argv[2]]
+case = Case(kind.make(folder), folder, kind.workers)
+case.workers(case).drive()
 """
 
 
-def traced_run(folder: Path) -> Path:
+def traced_run(folder: Path, source: str) -> Path:
     """A whole run under strace; returns the trace."""
     if not shutil.which("strace"):
         pytest.skip("needs strace")
@@ -33,7 +34,7 @@ def traced_run(folder: Path) -> Path:
     strace = ["strace", "-f", "-y", "-s", "500", "-e", f"trace={CALLS}", "-o", str(trace)]
     environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(
-        [*strace, sys.executable, "-c", DRIVE, str(folder)], capture_output=True, text=True, env=environment
+        [*strace, sys.executable, "-c", DRIVE, str(folder), source], capture_output=True, text=True, env=environment
     )
     if "ptrace" in done.stderr and not (folder / "run/ledger").exists():
         pytest.skip(f"strace may not trace here: {done.stderr[:200]}")
@@ -46,8 +47,12 @@ def artifacts_of(record: Record) -> list[Artifact]:
     return [Artifact.from_json(artifact) for artifact in found]
 
 
-def test_a_record_speaks_of_nothing_that_a_power_cut_could_take(tmp_path: Path) -> None:
-    trace, run = traced_run(tmp_path), tmp_path / "run"
+OTHERS = [pytest.param(source, marks=pytest.mark.faults) for source in KINDS if source != SAMPLE]
+
+
+@pytest.mark.parametrize("source", [SAMPLE, *OTHERS])
+def test_a_record_speaks_of_nothing_that_a_power_cut_could_take(tmp_path: Path, source: str) -> None:
+    trace, run = traced_run(tmp_path, source), tmp_path / "run"
     records = {str(run / f"ledger/{r.number:08d}.json"): r for r in Ledger(run / "ledger").records}
     finals = {str(run / a.path): path for path, r in records.items() for a in artifacts_of(r)}
     disk = DiskCache(str(tmp_path))
@@ -65,11 +70,11 @@ def test_a_record_speaks_of_nothing_that_a_power_cut_could_take(tmp_path: Path) 
         if call.name.startswith("rename") and call.paths[1] in finals:
             losses += [f"{call.paths[1]} got its name before: {loss}" for loss in disk.lost(finals[call.paths[1]])]
         disk.apply(call)
-    assert seen == len(records) and files > 50
+    assert seen == len(records) and files > 15
     for path in (*records, *(os.path.join(f, name) for f, r in finals.items() for name in _names(records[r], f, run))):
         if Path(path).exists():
             losses += [f"at the end: {loss}" for loss in disk.lost(path.rstrip("/"))]
-    note("power cut", {"records": seen, "files": files, "losses": len(losses)})
+    note("power cut", {"source": source, "records": seen, "files": files, "losses": len(losses)})
     assert losses == []
 
 
