@@ -90,7 +90,7 @@ def grade_file(
             file and line. Or the output cannot be written.
     """
     if fields.gold_marker == "":
-        raise BadInput("--gold-marker: is empty; give the text that stands before the gold answer, such as '####'")
+        raise BadInput("--gold-marker is empty: give the text that stands before the gold answer, such as '####'")
     summary = Summary(Counter(), Counter())
     with _writer(file, output) as write:
         rows = rows_of(file, "FILE")

@@ -104,7 +104,7 @@ def test_other_fields_rules_and_graders(tmp_path: Path) -> None:
         ("", ["--grader", "{any_of: exact}"], "'exact'} is no grader; write a name, or such as {all_of:"),
         ("", ["--timeout", "0"], "--timeout: must be a number above 0 (it is 0.0)"),
         ("", ["--processes", "0"], "--processes: must be a whole number of at least 1, or null (it is 0)"),
-        ("", ["--gold-marker", ""], "--gold-marker: is empty"),
+        ("", ["--gold-marker", ""], "--gold-marker is empty: give the text"),
         ("", ["--judge-model", "m"], "--judge-model and --judge-url are for --grader judge"),
         ("", ["--judge-url", "http://x/v1"], "--judge-model and --judge-url are for --grader judge"),
         ("", ["--grader", "judge", "--judge-url", "http://x/v1"], "--grader judge needs --judge-model"),
