@@ -106,7 +106,7 @@ def test_texts_become_messages_and_are_templated_where_the_job_says_so(tmp_path:
     assert parts(tmp_path, row, data=chat, template="Q: {prompt}") == (asked, [assistant("4")], [assistant("5")])
     assert parts(tmp_path, row, template="Q: {prompt}\n")[0] == "Q: 2 + 2?\n"
     with pytest.raises(BadInput, match=r"no field 'question' \(stages.template\)"):
-        read(tmp_path, row, template="{question}")
+        read(tmp_path, row, template="{prompt} {question}")
 
 
 STEP = {
