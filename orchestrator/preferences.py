@@ -90,7 +90,7 @@ def identity_of(job: Job, find: Find) -> dict[str, Any]:
     """What the rows depend on, without reading them: of a file its bytes, of a data set on the Hub its name.
 
     Raises:
-        BadInput: a file is not there.
+        BadInput: a file is not there, or cannot be read.
     """
     if job.stages is None:
         return {}
@@ -98,10 +98,17 @@ def identity_of(job: Job, find: Find) -> dict[str, Any]:
     for number, source in enumerate(job.stages.sources):
         said = source.model_dump(mode="json", exclude={"path"})
         if source.path:
-            with open(find(source.path, f"{KEY}.{number}"), "rb") as file:
-                said["sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+            said["sha256"] = _digest_of(find(source.path, f"{KEY}.{number}"), f"{KEY}.{number}")
         sources.append(said)
     return {"sources": sources, "template": job.stages.template, "chat": job.data.chat, "system": job.data.system}
+
+
+def _digest_of(path: Path, key: str) -> str:
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInput(f"{key}: cannot read {path} ({error.strerror})") from error
 
 
 def write_preferences(sources: Sequence[Preferences], folder: Path) -> dict[str, Any]:
