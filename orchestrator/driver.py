@@ -96,15 +96,16 @@ def read_all_preferences(file: JobFile, problems: Mapping[str, list[Problem]]) -
     return found
 
 
-def keep_preferences(run: Run, file: JobFile, read: list[Preferences] | None) -> None:
-    """Keep the preference data in the run, as they were when it started; `read` is None where it has them."""
+def keep_preferences(run: Run, file: JobFile, given: dict[str, Any], read: list[Preferences] | None) -> None:
+    """Keep the preference data in the run, as they were when it started; `read` is None where it has them. `given` is
+    what they depend on, as `identity_of` said before they were read."""
     if file.job.stages is None:
         return
 
     def work(folder: Path) -> Facts:
         return write_preferences(read if read is not None else read_all_preferences(file, {}), folder)
 
-    run.step(KEPT_PREFERENCES, identity_of(file.job, file.find), work)
+    run.step(KEPT_PREFERENCES, given, work)
 
 
 def seed_of(file: JobFile, root: Path, weights: bool = True) -> NamedModel:
@@ -190,6 +191,7 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
     kept = Run(root).committed(KEPT_PROBLEMS) is not None
     pinned = job.data if kept else pin(job.data)
     problems = {} if kept else read_all_problems(file, pinned)
+    given = identity_of(job, file.find)  # before they are read: a change since then is seen at the next start
     preferences = None if Run(root).committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     for source in preferences or ():
         say(f"stages    {source}")
@@ -203,7 +205,7 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         check_same_job(root, job)  # again: somebody may have started the run since
         _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL)
         problems = keep_problems(run, job, pinned, problems)
-        keep_preferences(run, file, preferences)
+        keep_preferences(run, file, given, preferences)
         preferences = None  # a large data set is not held in memory for the whole run
         model = keep_model(run, job, seed)
         if reference:
