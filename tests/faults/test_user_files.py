@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.faults.children import Case, Fault, Kind, Undisturbed, note, undisturbed
+from tests.faults.children import Case, Fault, Kind, Undisturbed, finish, note, running, undisturbed, wait_until_stopped
 from tests.faults.jobs import KINDS, stages_project, verdicts_of
 from tests.faults.sweeps import of_sources, sweep
 from tests.test_loop import history
@@ -36,7 +38,12 @@ def swap(file: Path) -> None:
     other.write_bytes(mine)
 
 
-CHANGES: list[Callable[[Path], None]] = [edit, lengthen, swap, Path.unlink]
+def make_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+CHANGES: list[Callable[[Path], None]] = [edit, lengthen, swap, Path.unlink, make_folder]
 
 
 @DATASET
@@ -48,12 +55,37 @@ def test_preference_data_that_change_are_noticed_and_nothing_is_built_on_them(
     mine = Case(project / calm.job.name, case.folder, case.workers)
     change(project / "hard.jsonl")
     code = mine.drive()
-    said = f"{project / 'hard.jsonl'}" if change is Path.unlink else "baseline/preferences was committed from other"
+    other = change in (edit, lengthen, swap)
+    said = "baseline/preferences was committed from other inputs" if other else str(project / "hard.jsonl")
     assert code in (1, 2) and said in mine.output and "Traceback" not in mine.output, mine.output
     assert history(case.run) == history(half)
     for name in ("hard.jsonl", "easy.jsonl"):
+        if (project / name).is_dir():
+            (project / name).rmdir()
         shutil.copy(calm.job.with_name(name), project / name)
     assert mine.drive() == 0, mine.output
+    calm.require_same(case.run)
+
+
+@DATASET
+def test_preference_data_that_change_while_they_are_read_are_noticed_at_the_next_start(
+    calm: Undisturbed, space: Path, source: str
+) -> None:
+    """The driver is stopped at its first operation: it has read the rows, and has no copy yet."""
+    job = stages_project(space / "while-read")
+    case, file = Case(job, space / "while-read", calm.kind.workers), job.with_name("hard.jsonl")
+    with running(case, Fault("SIGSTOP", 1)) as driver:
+        assert wait_until_stopped(driver)
+        before = file.read_bytes()
+        edit(file)
+        assert driver.pid
+        os.kill(driver.pid, signal.SIGCONT)
+        assert finish(driver) == 0, case.output
+    calm.require_same(case.run)
+    assert case.drive() == 1
+    assert "baseline/preferences was committed from other inputs" in case.output, case.output
+    file.write_bytes(before)
+    assert case.drive() == 0, case.output
     calm.require_same(case.run)
 
 
