@@ -327,6 +327,7 @@ class Undisturbed:
 
     job: Path
     kind: Kind
+    run: Path
     history: list[tuple[str, str, Any]]
     tree: dict[str, bytes | None]
     operations: list[str]
@@ -362,7 +363,7 @@ def undisturbed(folder: Path, kind: Kind) -> Undisturbed:
     case = Case(job, folder / "undisturbed", kind.workers)
     assert case.drive() == 0, case.output
     assert verify(case.run).findings == []
-    return Undisturbed(job, kind, history(case.run), tree(case.run), case.operations, case.pieces)
+    return Undisturbed(job, kind, case.run, history(case.run), tree(case.run), case.operations, case.pieces)
 
 
 @contextmanager

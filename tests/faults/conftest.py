@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -11,38 +12,60 @@ from tests.faults.children import Case, Undisturbed, finish, running, scratch, u
 from tests.faults.jobs import KINDS, SAMPLE
 
 
-@pytest.fixture(scope="module")
-def space(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+class Shelf:
+    """Runs that are made once, by source, for tests to compare with or to copy."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.calm = functools.cache(self._calm)
+        self.half = functools.cache(self._half)
+
+    def _calm(self, source: str) -> Undisturbed:
+        return undisturbed(Path(tempfile.mkdtemp(dir=self._folder)), KINDS[source])
+
+    def _half(self, source: str) -> Path:
+        calm = self.calm(source)
+        case = calm.case(Path(tempfile.mkdtemp(dir=self._folder)), wait_at=calm.kind.half)
+        with running(case) as driver:
+            wait_for(case.waiting, driver)
+            driver.kill()
+            finish(driver)
+        return case.run
+
+
+@pytest.fixture(scope="session")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shelf]:
+    with scratch(tmp_path_factory.mktemp("shelf")) as folder:
+        yield Shelf(folder)
+
+
+@pytest.fixture
+def space(tmp_path: Path) -> Iterator[Path]:
     """A folder for many runs."""
-    with scratch(tmp_path_factory.mktemp("faults")) as folder:
+    with scratch(tmp_path) as folder:
         yield folder
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def source() -> str:
     """The job that faults are tried on. Tests of several sources are parametrised with it."""
     return SAMPLE
 
 
-@pytest.fixture(scope="module")
-def calm(space: Path, source: str) -> Undisturbed:
-    return undisturbed(Path(tempfile.mkdtemp(dir=space)), KINDS[source])
+@pytest.fixture
+def calm(shelf: Shelf, source: str) -> Undisturbed:
+    return shelf.calm(source)
 
 
-@pytest.fixture(scope="module")
-def half(calm: Undisturbed, space: Path) -> Path:
+@pytest.fixture
+def half(shelf: Shelf, source: str) -> Path:
     """A run folder whose driver was killed in the middle of its second round."""
-    case = calm.case(Path(tempfile.mkdtemp(dir=space)), wait_at=calm.kind.half)
-    with running(case) as driver:
-        wait_for(case.waiting, driver)
-        driver.kill()
-        finish(driver)
-    return case.run
+    return shelf.half(source)
 
 
 @pytest.fixture
 def case(calm: Undisturbed, half: Path, space: Path) -> Case:
     """A copy of it, to be harmed and resumed."""
-    case = calm.case(Path(tempfile.mkdtemp(dir=space)))
+    case = calm.case(space / "case")
     shutil.copytree(half, case.run)
     return case

@@ -26,7 +26,7 @@ def of_sources(strides: Mapping[str, tuple[int | None, int]]) -> pytest.MarkDeco
         if some is not None:
             cases.append(pytest.param(source, some, id=f"{source}-sample"))
         cases.append(pytest.param(source, every, marks=pytest.mark.faults, id=f"{source}-every-{every}"))
-    return pytest.mark.parametrize(("source", "stride"), cases, scope="module")
+    return pytest.mark.parametrize(("source", "stride"), cases)
 
 
 def sweep(points: Iterable[int], check: Callable[[int], int]) -> list[int]:

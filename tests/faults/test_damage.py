@@ -88,7 +88,6 @@ FILES = {
         "rounds/01/rectified/00000.parquet",
         "rounds/02/replay/00000.parquet",
     ],
-    "steps, judge": ["rounds/01/located/00000.parquet", "rounds/02/pairs/00000.parquet"],
     "steps, people": ["rounds/01/questions/00000.jsonl", "rounds/02/located/00000.parquet"],
     "dataset": [
         "baseline/preferences/00000.parquet",
@@ -104,7 +103,6 @@ FILES = {
         "rounds/01/judged/verdicts/00001.parquet",
         "rounds/01/scores/00001.parquet",
     ],
-    "gold": ["rounds/01/prompts/train.parquet", "rounds/01/pairs/00000.parquet"],
     "hints": [
         "rounds/01/hinted/prompts/train.parquet",
         "rounds/01/hinted/samples/00000.parquet",
@@ -115,7 +113,7 @@ FILES = {
 """What the other sources write besides."""
 
 
-@pytest.mark.parametrize("source", FILES, scope="module")
+@pytest.mark.parametrize("source", FILES)
 @pytest.mark.parametrize("first", [0, *(pytest.param(i, marks=pytest.mark.faults) for i in range(1, len(HARMS)))])
 def test_harmed_files_of_other_sources_are_named(
     calm: Undisturbed, half: Path, case: Case, source: str, first: int

@@ -15,12 +15,12 @@ from tests.faults.test_damage import HARMS, flip
 JUDGE = "steps, judge"
 
 
-@of_sources({JUDGE: (61, 1)})
+@of_sources({JUDGE: (None, 3)})
 def test_a_run_that_is_killed_pays_at_most_one_question_twice(
     calm: Undisturbed, space: Path, source: str, stride: int
 ) -> None:
     """Killed before any operation in the folder of the answers; a question of one at a time may be on its way."""
-    paid = requests_of(calm.job.parent / "undisturbed/run")
+    paid = requests_of(calm.run)
 
     def killed(point: int) -> int:
         case = calm.case(space / f"judge-{point}")
@@ -37,7 +37,7 @@ def test_a_run_that_is_killed_pays_at_most_one_question_twice(
     assert max(again) <= 1
 
 
-@pytest.mark.parametrize("source", [JUDGE], scope="module")
+@pytest.mark.parametrize("source", [JUDGE])
 @pytest.mark.parametrize("harm", [h if h is flip else pytest.param(h, marks=pytest.mark.faults) for h in HARMS])
 def test_answers_that_are_harmed_are_asked_for_again(
     calm: Undisturbed, space: Path, source: str, harm: Callable[[Path], None]
@@ -51,5 +51,5 @@ def test_answers_that_are_harmed_are_asked_for_again(
         harm(answer)
     assert case.drive() == 0, case.output
     calm.require_same(case.run)
-    again = requests_of(case.run) - requests_of(calm.job.parent / "undisturbed/run")
+    again = requests_of(case.run) - requests_of(calm.run)
     assert len(answers) > 2 and 0 < again <= len(answers)

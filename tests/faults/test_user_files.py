@@ -16,8 +16,8 @@ from tests.faults.jobs import KINDS, stages_project, verdicts_of
 from tests.faults.sweeps import of_sources, sweep
 from tests.test_loop import history
 
-DATASET = pytest.mark.parametrize("source", ["dataset"], scope="module")
-PEOPLE = pytest.mark.parametrize("source", ["steps, people"], scope="module")
+DATASET = pytest.mark.parametrize("source", ["dataset"])
+PEOPLE = pytest.mark.parametrize("source", ["steps, people"])
 
 
 def edit(file: Path) -> None:
