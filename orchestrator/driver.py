@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from orchestrator import __version__, durable
+from orchestrator.artifacts import Artifacts
 from orchestrator.config import Data, Job, is_harmless
 from orchestrator.context import Say, Workers
 from orchestrator.data import check_disjoint, kept_problems, pin, read_problems, require_enough, write_problems
@@ -127,15 +128,17 @@ def reference_of(file: JobFile, root: Path, seed: NamedModel | None, weights: bo
     if file.job.fixed_reference is None:
         return None
     found = _model_of(file, root, weights, "reference")
-    if seed is not None:
+    # One that is kept was checked before; whether it is damaged, the step that has kept it says.
+    if seed is not None and Run(root).committed(KEPT_REFERENCE) is None:
         check_vocabulary(found.folder, seed.folder, f"{file.path}: reference")
     return found
 
 
 def _model_of(file: JobFile, root: Path, weights: bool, key: Key) -> NamedModel:
     kept, _ = _KEPT_MODELS[key]
-    if Run(root).committed(kept) is not None:
-        return NamedModel(root / kept, {})
+    if (commit := Run(root).committed(kept)) is not None:
+        # After a crash it may still wait for its final name, which a driver gives it after its claim.
+        return NamedModel(Artifacts(root).place(commit.artifacts[0]), {})
     return locate_model(file, weights, key)
 
 
