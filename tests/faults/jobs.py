@@ -13,7 +13,7 @@ from orchestrator.step_verdicts import VerdictsNeeded
 from tests.faults.children import Kind, TrainersWithState, Workers, small_project
 from tests.judge_server import serve
 from tests.preference_stand_ins import PreferenceStandIns, PreferenceTrainers, make_stages, pair, right, wrong
-from tests.stand_ins import make_model
+from tests.stand_ins import StandIns, make_model, run_job
 from tests.step_stand_ins import STEPS, StepStandIns, first_slip
 from tests.test_sources import SELF, Hinted, Judging
 from tests.test_step_dpo import judge
@@ -104,11 +104,15 @@ class PreferenceTrainersWithState(TrainersWithState, PreferenceTrainers):
 
 
 def stages_project(folder: Path) -> Path:
-    """Two stages, the easier one given last; of the harder one the reference knows a pair, which is left out."""
+    """Two stages from another run's checkpoint, the easier one given last. Of the harder one the reference knows two
+    pairs, one by the stage before and one by that other run; they are left out."""
     small_project(folder)
+    (folder / "first").mkdir()
+    run_job(make_stages(folder / "first", {"known": right("k", 2)}), PreferenceStandIns())
+    sources = {"hard": [*wrong("h", 4), pair("e 1?", "1", "3"), pair("k 1?", "1", "3")], "easy": right("e", 4)}
     data = {"gate": "gate.jsonl", "test": "test.jsonl"}
-    sources = {"hard": [*wrong("h", 4), pair("e 1?", "1", "3")], "easy": right("e", 4)}
-    return make_stages(folder, sources, {"drop_seen": True}, data=data, promotion={"rule": "always"})
+    model = f"run:{folder / 'first/run'}@round1"
+    return make_stages(folder, sources, {"drop_seen": True}, data=data, promotion={"rule": "always"}, model=model)
 
 
 # The model as its judge, gold solutions, hints
@@ -119,11 +123,13 @@ class JudgingWorkers(Workers, Judging):
 
 
 def judging_project(folder: Path) -> Path:
-    """With a fixed reference, and two temperatures."""
+    """From another run's checkpoint, with a fixed reference and two temperatures."""
     make_model(folder / "ref", 0.75)
-    job = {"reference": "ref", "self_judge": {"template": "{prompt}|{response}", "samples": 2}}
+    run_job(small_project(folder / "first", rounds=1), StandIns())
+    models = {"model": f"run:{folder / 'first/run'}@round1", "reference": "ref"}
+    settings = {"self_judge": {"template": "{prompt}|{response}", "samples": 2}}
     generate = {"samples": 2, "max_tokens": 8, "shard_prompts": 3, "temperature_mix": [1.0, 0.7]}
-    return small_project(folder, **PLAIN | SELF | {"generate": generate} | job)
+    return small_project(folder, **PLAIN | SELF | {"generate": generate} | settings | models)
 
 
 def solved_project(folder: Path, **changes: Any) -> Path:

@@ -55,6 +55,18 @@ def test_killed_at_any_operation_a_run_ends_as_if_undisturbed(
     assert max(repeated) <= 4  # an evaluation is one piece for the ledger: two shards and their verdicts
 
 
+@pytest.mark.parametrize("source", ["judge"])
+@pytest.mark.parametrize("kept", ["baseline/model", "baseline/reference"])
+def test_killed_before_a_model_that_is_kept_has_its_name(
+    calm: Undisturbed, space: Path, source: str, kept: str
+) -> None:
+    """A driver looks for its models before it claims the run, and so before it gives what is committed its name."""
+    case = calm.case(space / "case")
+    assert case.drive(Fault("SIGKILL", calm.operations.index(f"os.rename {kept}") + 1)) == -9
+    assert case.drive() == 0, case.output
+    calm.require_same(case.run)
+
+
 @of_sources(MORE)
 def test_killed_again_during_the_resume(calm: Undisturbed, space: Path, source: str, stride: int) -> None:
     draw = random.Random(0)

@@ -90,6 +90,8 @@ FILES = {
     ],
     "steps, people": ["rounds/01/questions/00000.jsonl", "rounds/02/located/00000.parquet"],
     "dataset": [
+        "baseline/model/model.safetensors",
+        "baseline/seen/00000.parquet",
         "baseline/preferences/00000.parquet",
         "baseline/chunks/00001.parquet",
         "baseline/ranking/01/00000.parquet",
@@ -97,6 +99,7 @@ FILES = {
         "rounds/01/policy/00000.parquet",
     ],
     "judge": [
+        "baseline/reference/config.json",
         "baseline/reference/model.safetensors",
         "rounds/01/judged/prompts/train.parquet",
         "rounds/01/judged/samples/00000.parquet",
