@@ -43,6 +43,11 @@ def make_folder(file: Path) -> None:
     file.mkdir()
 
 
+def own_project(calm: Undisturbed, folder: Path) -> Path:
+    """The job with files of its own; returns the job file."""
+    return shutil.copytree(calm.job.parent, folder, ignore=shutil.ignore_patterns("undisturbed")) / calm.job.name
+
+
 CHANGES: list[Callable[[Path], None]] = [edit, lengthen, swap, Path.unlink, make_folder]
 
 
@@ -51,8 +56,8 @@ CHANGES: list[Callable[[Path], None]] = [edit, lengthen, swap, Path.unlink, make
 def test_preference_data_that_change_are_noticed_and_nothing_is_built_on_them(
     calm: Undisturbed, half: Path, case: Case, source: str, change: Callable[[Path], None]
 ) -> None:
-    project = shutil.copytree(calm.job.parent, case.folder / "project", ignore=shutil.ignore_patterns("undisturbed"))
-    mine = Case(project / calm.job.name, case.folder, case.workers)
+    project = case.folder / "project"
+    mine = Case(own_project(calm, project), case.folder, case.workers)
     change(project / "hard.jsonl")
     code = mine.drive()
     other = change in (edit, lengthen, swap)
@@ -72,7 +77,7 @@ def test_preference_data_that_change_while_they_are_read_are_noticed_at_the_next
     calm: Undisturbed, space: Path, source: str
 ) -> None:
     """The driver is stopped at its first operation: it has read the rows, and has no copy yet."""
-    job = stages_project(space / "while-read")
+    job = own_project(calm, space / "project")
     case, file = Case(job, space / "while-read", calm.kind.workers), job.with_name("hard.jsonl")
     with running(case, Fault("SIGSTOP", 1)) as driver:
         assert wait_until_stopped(driver)
@@ -101,11 +106,12 @@ def test_preference_data_that_change_before_they_are_committed_leave_nothing_beh
 ) -> None:
     """Killed before the run has its own copy, and edited: the run is one of the edited data."""
     edited = undisturbed(space / f"edited-{stride}", Kind(edited_project, KINDS[source].workers))
-    before = next(n for n, done in enumerate(calm.operations) if done.endswith("baseline/preferences"))
+    named = calm.operations.index("os.rename baseline/preferences")
+    commit = max(n for n, done in enumerate(calm.operations[:named], 1) if done.startswith("os.link ledger/"))
 
     def killed(point: int) -> int:
         folder = space / f"before-{point}"
-        job = stages_project(folder)
+        job = own_project(calm, folder / "project")
         case = Case(job, folder / "case", calm.kind.workers)
         assert case.drive(Fault("SIGKILL", point)) == -9
         edit(job.with_name("hard.jsonl"))
@@ -114,7 +120,7 @@ def test_preference_data_that_change_before_they_are_committed_leave_nothing_beh
         shutil.rmtree(folder)
         return 0
 
-    note("edited before the commit", {"points": len(sweep(range(2, before, stride), killed))})
+    note("edited before the commit", {"points": len(sweep(range(2, commit + 1, stride), killed))})
 
 
 @PEOPLE
