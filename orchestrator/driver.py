@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -194,6 +195,8 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
     kept = Run(root).committed(KEPT_PROBLEMS) is not None
     pinned = job.data if kept else pin(job.data)
     problems = {} if kept else read_all_problems(file, pinned)
+    digests = None if kept or job.data.from_hub else problem_digests(problems)
+    check_same_problems(root, job, digests)
     given = identity_of(job, file.find)  # before they are read: a change since then is seen at the next start
     preferences = None if Run(root).committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     for source in preferences or ():
@@ -206,7 +209,8 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         run.claim(identity())
         tracker.start()
         check_same_job(root, job)  # again: somebody may have started the run since
-        _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL)
+        check_same_problems(root, job, digests)
+        _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL, digests)
         problems = keep_problems(run, job, pinned, problems)
         keep_preferences(run, file, given, preferences)
         preferences = None  # a large data set is not held in memory for the whole run
@@ -244,6 +248,30 @@ def check_same_job(root: Path, job: Job) -> None:
             "changed: go back to those settings, or go on in another run, which keeps what they do not touch "
             f"(`ratchet fork {root} NEWRUN KEY=VALUE`)."
         )
+
+
+def problem_digests(problems: Mapping[str, list[Problem]]) -> dict[str, str]:
+    """What is recorded of problems that the run does not keep."""
+    return {split: durable.fingerprint([asdict(problem) for problem in rows]) for split, rows in problems.items()}
+
+
+def check_same_problems(root: Path, job: Job, digests: Mapping[str, str] | None) -> None:
+    """Refuse to go on with a run whose problems have changed: rounds to come would be made of others.
+
+    Raises:
+        BadInput: with the file that changed.
+    """
+    state = Ledger(root / "ledger").state
+    recorded = state.configs[-1].get("problems") if state.configs else None
+    if recorded is None or digests is None or not (state.commits or state.shards):
+        return
+    for split, digest in digests.items():
+        if recorded.get(split, digest) != digest:
+            raise BadInput(
+                f"data.{split}: {job.data.sources[split].path} has other problems than when {root} was started. Put "
+                "the file back as it was, or go on in another run, which keeps what they do not touch "
+                f"(`ratchet fork {root} NEWRUN`)."
+            )
 
 
 def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
@@ -355,10 +383,11 @@ def _ending(run: Run, received: Sequence[str], until: int | None) -> Iterator[No
     write_report(run.root)
 
 
-def _record_job(run: Run, file: JobFile, model: str) -> None:
+def _record_job(run: Run, file: JobFile, model: str, problems: Mapping[str, str] | None) -> None:
     job = file.job.model_dump(mode="json")
     configs = run.ledger.state.configs
     deciding = {"job": job, "model": model, "versions": _versions()}
+    deciding |= {"problems": dict(problems)} if problems is not None else {}
     if not configs or any(configs[-1].get(key) != value for key, value in deciding.items()):
         found = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "job_file": file.path.name}
         # Relative paths of the job are below one of the folders: `fork` must find what they name.

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
+from orchestrator.errors import BadInput, Damaged, Interrupted
 from orchestrator.evaluation import ProbeFailed
 from orchestrator.ledger import Ledger
 from orchestrator.records import PROMPTS, SAMPLES, VERDICTS, TrainingPlan, pairs_schema
@@ -197,13 +197,18 @@ def test_overlap_is_refused_unless_allowed(tmp_path: Path) -> None:
     run_job(job, StandIns(), "data.allow_overlap=true")
 
 
-def test_changed_data_is_refused(tmp_path: Path) -> None:
-    job = make_project(tmp_path, data=JOB["data"] | {"prompts": "same", "prompts_per_round": None})
+@pytest.mark.parametrize("prompts", ["same", "split"])
+def test_changed_data_are_refused_also_for_rounds_to_come(tmp_path: Path, prompts: str) -> None:
+    job = make_project(tmp_path, data=JOB["data"] | {"prompts": prompts, "prompts_per_round": 10})
     run_job(job, StandIns())
     train = tmp_path / "train.jsonl"
-    train.write_text(train.read_text().replace("train 3?", "train three?"))
-    with pytest.raises(RatchetError, match="never rewritten"):
-        run_job(job, StandIns(), "rounds=3")
+    before = train.read_text()
+    train.write_text(before.replace("train 3?", "train three?"))
+    for _ in range(2):  # what is there is as it was, and nothing is bound to the new data
+        with pytest.raises(BadInput, match=r"data\.train: train\.jsonl has other problems"):
+            run_job(job, StandIns(), "rounds=3")
+    train.write_text(before)
+    run_job(job, StandIns(), "rounds=3")
 
 
 def test_a_worse_candidate_stops_the_run_at_the_best_reference(tmp_path: Path) -> None:
