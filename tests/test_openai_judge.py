@@ -253,7 +253,7 @@ def test_the_key_is_read_when_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> N
     assert [asked.key for asked in server.asked] == ["the first key", "another key"]
 
 
-def test_a_model_or_an_address_that_is_not_there() -> None:
+def test_a_model_or_an_address_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     with serve(lambda asked: refusal(404, "The model does not exist")) as server:
         with pytest.raises(
             BadInput, match=r"has no model 'judge-1', or is no such endpoint \(HTTP 404: The model does"
@@ -262,8 +262,9 @@ def test_a_model_or_an_address_that_is_not_there() -> None:
         with pytest.raises(BadInput, match=r"Check judge.model and judge.base_url, which mostly ends in /v1"):
             asks(server, "a", base_url=server.address.removesuffix("/v1"))
     assert len(server.asked) == 2
-    with pytest.raises(BadInput, match=r"judge.base_url: 'localhost:8000' is no address"):
-        JudgeClient(Judge(model="m", base_url="localhost:8000"), None)
+    monkeypatch.setenv("OPENAI_BASE_URL", "localhost:8000")
+    with pytest.raises(BadInput, match=r"OPENAI_BASE_URL: 'localhost:8000' is no address"):
+        JudgeClient(Judge(model="m"), None)
 
 
 def test_an_account_without_quota_is_no_rate_limit() -> None:

@@ -99,11 +99,9 @@ class JudgeClient:
         self._lock = threading.Lock()
         self._facts: Counter[str] = Counter()
         self._silent = 0  # questions without a reply since the last reply
-        key, address = "judge.base_url", settings.base_url
-        if address is None:
-            key, address = "OPENAI_BASE_URL", os.environ.get("OPENAI_BASE_URL")
-        if address and not address.startswith(("http://", "https://")):
-            raise BadInput(f"{key}: {address!r} is no address; write one such as http://localhost:8000/v1")
+        address = settings.base_url or os.environ.get("OPENAI_BASE_URL")
+        if address and not address.startswith(("http://", "https://")):  # the job's own has been checked
+            raise BadInput(f"OPENAI_BASE_URL: {address!r} is no address; write one such as http://localhost:8000/v1")
 
     def ask(self, system: str, question: str, verdict: type[Verdict]) -> Verdict:
         """The judge's verdict on one question.
