@@ -26,7 +26,8 @@ _DELIMITERS = frozenset(["", "\\[", "\\]", "$$", "$", "```", "\\(", "\\begin{ali
 _GAP = r"(?:[ \t$]|\\[()\[\]]|\\q?quad(?![A-Za-z])|\\[,;: ])*+"
 _TEXT_AND = r"\\(?:text|textrm|mathrm|mbox)\{[^{}]*\b(?:and|or)\b ?\}"  # \text{ for part (a) and }
 _VARIABLE = r"[A-Za-z](?:_?[0-9A-Za-z]|_\{[0-9A-Za-z]+\})? ?= ?"  # y_1 =
-_JOINED = re.compile(rf"{_GAP}(?:[,;]|(?:[A-Za-z]+[ ]){{0,3}}(?:and|or)|{_TEXT_AND})?{_GAP}(?:{_VARIABLE})?{_GAP}")
+_AND = rf"(?:[,;](?: and)?|(?:[A-Za-z]+[ ]){{0,3}}(?:and|or)|{_TEXT_AND})?"
+_JOINED = re.compile(rf"{_GAP}{_AND}{_GAP}(?:{_VARIABLE})?{_GAP}")
 MAX_BETWEEN = 60
 """Longest text, in characters, between two boxes of one answer."""
 MAX_BOXES = 20
@@ -79,7 +80,8 @@ def boxed(text: str) -> str | None:
             break
         contents.append(text[before.start : before.end])
         last = before
-    return ", ".join(dict.fromkeys(reversed(contents)))
+    stripped = [content.strip(" ") for content in reversed(contents)]
+    return ", ".join(dict.fromkeys(filter(None, stripped)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from typing import Any
 
@@ -66,7 +66,7 @@ _WARM_UP = (
     ("2x=4", "x+y=3"),
 )
 _TWO_NUMBERS = re.compile(r"[0-9]\s+(?=[0-9])")
-_MIXED = re.compile(r"(?<![0-9./])([0-9]+) ([0-9]{1,9})/([0-9]{1,9})")
+_MIXED = re.compile(r"(?<![0-9./])([0-9]+) ([0-9]{1,9})/([0-9]{1,9})(?![0-9])")
 
 
 def _latex(text: str) -> str:
@@ -139,6 +139,15 @@ def _read(text: str) -> _Read:
     return _Read(latex, unit, _is_prose(latex))
 
 
+def _read_answer(text: str) -> _Read:
+    """As `_read`, or what a sentence states, with the unit after it."""
+    read, stated = _read(text), mathematics_in(text)
+    if not stated:
+        return read
+    inner = _read(stated)
+    return replace(inner, unit=inner.unit or read.unit)
+
+
 @lru_cache(maxsize=1024)
 def _gold(gold: str) -> tuple[_Read, Any, str]:
     """How the gold answer is read, what the library makes of it, and its key as text."""
@@ -167,7 +176,7 @@ def grade(gold: str, answer: str) -> Judgement:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", failed=True)
     if len(answer) > MAX_LENGTH:
         return Judgement("wrong", f"{len(answer)} characters are too long to be read as mathematics")
-    got = _read(mathematics_in(answer) or answer)
+    got = _read_answer(answer)
     if got.prose:
         return Judgement("wrong", f"{short(answer)!r} is prose")
     if (reason := _unlike(wanted, got, numeric.verdict != "ungradable")) is not None:

@@ -91,7 +91,7 @@ def normalise(text: str) -> str:
         if not changed:
             break
     text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
-    text = _DEGREES.sub("°", text)
+    text = _DEGREES.sub("°", re.sub(r"\s+", " ", text))  # it takes the cube of a run of spaces
     text = re.sub(r"([\^_])\{(\w)\}", r"\1\2", text)
     text = _INLINE_START.sub(r"\1", text) if text.startswith("$") else text  # "$28$ %", "$5$ apples"
     return _outer(re.sub(r"\s+", " ", text))

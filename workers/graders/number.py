@@ -9,7 +9,8 @@ The conventions, where mathematics leaves room for them:
   never do.
 - A unit or currency may be left out or added. When both sides name one that is known here and they are
   different (cm and m, $ and €), the answer is wrong; nothing is converted.
-- A comma is a decimal point where the other side has one: "1,22" is 1.22. "1,5" is no number beside 15 or 2.
+- A comma is a decimal point where the other side has one: "1,22" is 1.22. "1,5" is no number beside 15 or 2, and
+  "(1,5)" never is.
 - "x = 7" is 7, "3 1/2" is 7/2, "7 million" is 7000000, "1,234" is 1234, "about 7" and "seven" are 7, "(-7)" is -7.
 - Words that change a value ("7 squared", "7 or 8", "7 more than x") make it no number.
 - An answer, though not a gold answer, may be a sentence with one number in it ("Ann has 7 apples left"), unless one
@@ -269,8 +270,11 @@ def _is_prose(text: str) -> bool:
 
 
 def _decimal_point(text: str) -> str:
-    """`text` with a decimal point for its decimal comma; "" where it has no such comma, or more than one."""
-    return _DECIMAL_COMMA.sub(".", text) if text.count(",") == 1 and "." not in text else ""
+    """`text` with a decimal point for its one comma between digits; "" where other commas or points stand, or ().
+
+    Parentheses make it a pair: "(1,5)".
+    """
+    return _DECIMAL_COMMA.sub(".", text) if text.count(",") == 1 and not set(".()") & set(text) else ""
 
 
 def without_unit(text: str) -> tuple[str, str | None]:

@@ -28,9 +28,15 @@ _NAME = re.compile(r"\s*\\?[A-Za-z]+'*(?:_\{?\w+\}?)?\s*(?:\([A-Za-z](?:,\s*[A-Z
 """A span that only names something: x, f(x), ABC, (x, y)."""
 _WORDS = re.compile(r"(?=.*[A-Za-z]{2})[A-Za-z\s.,:;!?'’\"()-]*", re.DOTALL)
 _DENYING_WORDS = """
-greater smaller larger bigger cannot isn doesn don wrong incorrect undefined none false
+greater smaller larger bigger cannot t wrong incorrect undefined none false neither nor impossible contradiction
+outside excludes excluding excluded squared cubed factorial million billion trillion dozen
 """
 _DENYING = frozenset(_DENYING_WORDS.split())
+"""Words that may change an expression, or deny it; the t is that of "isn't"."""
+_LISTED = re.compile(r"(?:\$|\\[)\]])\s*(?:,|,?\s+and)\s*(?:\$|\\[(\[])")
+"""Between two spans of a list: "$x$ and $x+1$", "$x$, $x+1$"."""
+_PART_OF = re.compile(r"\bthe (?:[a-z]+ ){1,3}of\W*\Z", re.IGNORECASE)
+"""Before an expression that is only spoken of: "the square of $x$"."""
 _DOLLARS = re.compile(r"\$([^$ ]+)\$")
 _AFTER_UNIT = re.compile(
     r"(?<=[a-z])[ ,](?:in|on|at|for|from|to|and|left|over|by|with|of|per|each|a|every|after) .*", re.DOTALL
@@ -54,16 +60,19 @@ def number_in(text: str) -> str:
 def mathematics_in(text: str) -> str:
     """The one expression between mathematical delimiters that a sentence states; "" as for `number_in`.
 
-    Names, such as $x$ and $f(x)$, do not count beside another expression.
+    Names, such as $x$ and $f(x)$, do not count beside another expression, unless they are listed with it.
     """
     if len(text) > MAX_LENGTH:
         return ""
     spans = [next(filter(None, groups)) for groups in _SPAN.findall(text)]
-    spans = [span for span in spans if not _NAME.fullmatch(span)] or spans
+    if not _LISTED.search(text):
+        spans = [span for span in spans if not _NAME.fullmatch(span)] or spans
     words = _SPAN.sub(" ", text)
     if len({span.strip() for span in spans}) != 1 or not _WORDS.fullmatch(words):
         return ""
     if spans[0][:1].isspace() != spans[0][-1:].isspace():  # "$5 and $7"
+        return ""
+    if _PART_OF.search(text[: text.index(spans[0])][-100:]):
         return ""
     changing = (_HEDGING | _BEFORE | _DENYING) & set(re.findall("[a-z]+", words.lower()))
     return "" if changing else spans[0]
