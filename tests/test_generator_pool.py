@@ -23,6 +23,8 @@ from workers.files import write_table
 from workers.generator_pool import GeneratorPool
 from workers.shard_sampling import Partial, Sample
 
+pytestmark = pytest.mark.real  # its limits are seconds, which starting Ray's processes may take on a full machine
+
 PLAN = SamplingPlan(samples=2, temperature=1.0, top_p=1.0, top_k=0, max_tokens=4, stop=(), seed=5)
 INTERVAL = 0.2  # seconds between two looks at the engines
 

@@ -21,6 +21,8 @@ from workers.files import write_table
 from workers.grader_group import GraderGroup, GradingFailed
 from workers.grader_pool import GraderActor
 
+pytestmark = pytest.mark.real  # its limits are seconds, which starting Ray's processes may take on a full machine
+
 INTERVAL = 0.2  # seconds between two looks at the actor
 SETTINGS = Grade(processes=1, graders=["exact"], timeout=0.5)
 
