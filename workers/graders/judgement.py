@@ -13,8 +13,11 @@ if TYPE_CHECKING:  # records.py brings pyarrow, which a grader's process has no 
 class Judgement:
     """A verdict, with its reason unless it is "correct".
 
-    `final` marks a "wrong" that no other grader may overrule, `failed` an "ungradable" that no other
-    grader's "wrong" makes up for.
+    "wrong" needs evidence: both sides were read as the gold's kind and differ, or the answer is no single answer
+    (several values, a refusal, a denial). `final` marks a "wrong" that no other grader may overrule, `weak` one that
+    only says that the texts differ: it stands where no other grader abstained. Of the "ungradable" ones, `failed` marks
+    a grader that broke or ran out of bounds, whose "correct" might be missing, and `unreadable` an answer that is there
+    and cannot be read as the gold's kind. With neither, the gold answer is not of the grader's kind.
 
     Example: Judgement("wrong", "70 is not 7", final=True)
     """
@@ -23,9 +26,16 @@ class Judgement:
     reason: str | None = None
     final: bool = False
     failed: bool = False
+    weak: bool = False
+    unreadable: bool = False
 
 
 CORRECT = Judgement("correct")
+
+
+def unreadable(reason: str) -> Judgement:
+    """An answer that was found and cannot be read as the gold's kind: no evidence that it is wrong."""
+    return Judgement("ungradable", reason, unreadable=True)
 
 
 def short(text: str, length: int = 40) -> str:
