@@ -273,6 +273,11 @@ class Generate(Settings):
 
 GRADERS = ("exact", "number", "choice", "math", "regex", "python", "judge")
 ANSWER_RULES = ("final_answer", "boxed", "hash", "answer_is", "whole")
+THOUGHTS = (
+    *("</think>", "</thinking>", "</thought>", "</thoughts>", "</reasoning>", "</seed:think>", "[/THINK]", "◁/think▷"),
+    *("<|end_of_thought|>", "<|channel|>final<|message|>"),
+)
+"""Marks that reasoning models end their thoughts with."""
 Grader = str | dict[str, list[Any]]
 """An entry of `grade.graders`: a name, `name:argument`, or {"all_of" or "any_of": entries}."""
 
@@ -317,6 +322,9 @@ class Grade(Settings):
     the text), or `pattern:REGEX` with one group."""
     strict: bool = True
     """False tries `answer_is` and then the last number of the text, a guess, where no rule of `answer` finds one."""
+    thoughts: list[str] = list(THOUGHTS)
+    """Marks that end a model's thoughts: the answer is looked for behind the last of them. Thoughts that are begun
+    (`<think>` for `</think>`) and never ended have no answer behind them. `[]` reads all of the text."""
     audit: bool = False
     """Ask every grader about every answer, also where an earlier one has settled it. The verdicts stay what they are;
     the run's report lists where the graders differ."""
@@ -337,6 +345,14 @@ class Grade(Settings):
         if "judge" in value[:-1]:
             raise ValueError("`judge` is asked what no other grader settles: put it last")
         return value
+
+    @field_validator("thoughts", mode="before")
+    @classmethod
+    def _marks(cls, value: Any) -> Any:
+        marks = [value] if isinstance(value, str) else value
+        if isinstance(marks, list) and any(isinstance(mark, str) and not mark.strip() for mark in marks):
+            raise ValueError(f"{value!r} has a mark without characters; write `[]` to read all of the text")
+        return marks
 
     @field_validator("answer")
     @classmethod

@@ -8,40 +8,46 @@ which may not be, so it belongs in a process that can be killed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-_FINAL_ANSWER = re.compile(r"final[ \t]{1,8}answer[ \t]{0,8}(?:\*\*|__)?[ \t]{0,8}[:：]", re.IGNORECASE)
-_ANSWER_IS = re.compile(r"\banswer[ \t]{0,8}(?:\*\*|__)?[ \t]{0,8}(?:[:：=]|is\b:?)", re.IGNORECASE)
-_LEAD = re.compile(r"(?:the |my )?(?:final |correct )?answer is:?\s", re.IGNORECASE)
-_LINE_END = re.compile(r"[\r\n]")
-_BRACES = re.compile(r"\\{1,2}(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
-_NEXT_SENTENCE = re.compile(r"(?<=[0-9$)}%*\]])\.\**\s+(?=[A-Z*#])")
-_BOLD = re.compile(r"(?<![\w)*])\*\*([^*\n]{1,200})\*\*(?![\w(*])")
+from workers.answer_boxes import boxed
+from workers.answer_marks import answer_is, final_answer, line_at, next_content
+from workers.answer_text import is_placeholder, sentence, tidy, without_environment, without_reason
+
+__all__ = ["LENIENT", "PATTERN", "boxed", "extract", "rules_of"]
+
 _NUMBER = re.compile(
     r"(?<![\w.])[-−+]?(?:US)?\\?[$€£¥]?(?:[0-9]{1,3}(?:,[0-9]{3})+|[0-9]+)(?:\.[0-9]+)?(?:/[0-9]+)?[ ]?%?"
     r"|(?<![\w.])[-−+]?\.[0-9]+%?|-?\\[dt]?frac\{-?[0-9]+\}\{[0-9]+\}"
 )
-_DELIMITERS = frozenset(["", "\\[", "\\]", "$$", "$", "```", "\\(", "\\begin{align*}", "\\begin{aligned}", ":"])
-_GAP = r"(?:[ \t$]|\\[()\[\]]|\\q?quad(?![A-Za-z])|\\[,;: ])*+"
-_TEXT_AND = r"\\(?:text|textrm|mathrm|mbox)\{[^{}]*\b(?:and|or)\b ?\}"  # \text{ for part (a) and }
-_VARIABLE = r"[A-Za-z](?:_?[0-9A-Za-z]|_\{[0-9A-Za-z]+\})? ?= ?"  # y_1 =
-_AND = rf"(?:[,;](?: and)?|(?:[A-Za-z]+[ ]){{0,3}}(?:and|or)|{_TEXT_AND})?"
-_JOINED = re.compile(rf"{_GAP}{_AND}{_GAP}(?:{_VARIABLE})?{_GAP}")
-MAX_BETWEEN = 60
-"""Longest text, in characters, between two boxes of one answer."""
-MAX_BOXES = 20
-"""Most boxes of one answer; those before them are left out."""
-_SPECIAL_TOKEN = re.compile(r"(?:<\|\w{1,40}\|>|</s>)\s*\Z")
-_CHATTER = re.compile(r"(?:<\|\w{1,40}\|>|\bI hope (?:it|this) is correct\b).*", re.IGNORECASE | re.DOTALL)
+_HASH = re.compile(r"#{4,10}")
+_HEADING = re.compile(
+    r"(?:(?:explanation|reasoning|solution|notes?|verification|check|steps?|summary|remarks?|details?|conclusion|proof"
+    r"|calculations?|analysis|question|problem|given|approach)\b[ \t]{0,4}[0-9.]{0,5}(?:[:.].{0,200})?)?",
+    re.IGNORECASE,
+)
+_HASH_TITLE = re.compile(r"(?:the )?(?:final )?(?:answer|result)[ \t]{0,4}[:.]?", re.IGNORECASE)
+_NEXT_TURN = re.compile(
+    r"[\r\n][ \t]{0,4}(?:#{1,4} ?|\*\*)?(?:Next )?(?:Question|Problem|Exercise|Instruction|Human|User|USER|Q)"
+    r"(?: ?[0-9]{1,3})?\s?(?:\*\*)?[:：]|<\|(?:im_end|im_start|eot_id|endoftext|start_header_id|user)\|>|\[INST\]"
+)
+MOST_TURNS = 4
+"""Places at which a next turn may begin that are looked at."""
+MOST_HASHES = 20
+"""Marks #### from the end that are looked at."""
 PATTERN = "pattern:"
 LENIENT = ("answer_is", "last_number")
 """What a job that is not strict tries besides, after its own rules."""
+DECLARED = ("final_answer", "answer_is")
+"""A job with the first rule of these tries the second one too, where none of its own finds anything."""
+_WHOLE_TEXT = ("whole", "last_number")
+"""Rules that do not stop at a next turn; nor does `pattern:`."""
 
 
 def rules_of(rules: Sequence[str], strict: bool) -> list[str]:
     """All rules that are tried, in order."""
-    return [*rules, *(rule for rule in LENIENT if not strict and rule not in rules)]
+    wanted = LENIENT if not strict else DECLARED[1:] if DECLARED[0] in rules else ()
+    return [*rules, *(rule for rule in wanted if rule not in rules)]
 
 
 def extract(text: str, rules: Sequence[str]) -> tuple[str, str] | None:
@@ -51,104 +57,56 @@ def extract(text: str, rules: Sequence[str]) -> tuple[str, str] | None:
     `boxed` the content of the last closed \\boxed{}, with those joined to it ("\\boxed{1} and \\boxed{2}");
     `hash` what follows the last #### on its line; `answer_is` what follows the last "answer is" or "Answer:";
     `whole` the whole text; `pattern:REGEX` the regular expression's group in its last match; and `last_number`
-    the last number anywhere.
+    the last number anywhere. Where a model goes on with another question behind its answer, what is asked and
+    answered there does not count for the rules that look for a mark.
     """
+    read = text[: _end_of_answer(text, rules)]
     for rule in rules:
-        answer = _pattern(text, rule.removeprefix(PATTERN)) if rule.startswith(PATTERN) else _RULES[rule](text)
-        answer = _tidy(answer or "")
-        if answer:
+        if answer := _found(text if _reads_all(rule) else read, rule):
             return answer, rule
     return None
 
 
-def boxed(text: str) -> str | None:
-    """Content of the last \\boxed{...} (or \\fbox{...}) whose braces close; None without one.
-
-    Boxes that are joined to it, as in "\\boxed{1} and \\boxed{2}", belong to the same answer: "1, 2".
-    """
-    boxes = _boxes(text)
-    if not boxes:
-        return None
-    last = boxes.pop()
-    contents = [text[last.start : last.end]]
-    while boxes and len(contents) < MAX_BOXES:
-        before = boxes.pop()
-        if before.end >= last.command:  # a box around the last one
-            continue
-        between = text[before.end + 1 : last.command]
-        if len(between) > MAX_BETWEEN or not _JOINED.fullmatch(between):
+def _end_of_answer(text: str, rules: Sequence[str]) -> int:
+    """Where the first next turn begins that has an answer before it; the end of the text without one."""
+    for number, turn in enumerate(_NEXT_TURN.finditer(text)):
+        if number == MOST_TURNS:
             break
-        contents.append(text[before.start : before.end])
-        last = before
-    stripped = [content.strip(" ") for content in reversed(contents)]
-    return ", ".join(dict.fromkeys(filter(None, stripped)))
+        before = text[: turn.start()]
+        if any(_found(before, rule) for rule in rules if not _reads_all(rule)):
+            return turn.start()
+    return len(text)
 
 
-@dataclass(frozen=True, slots=True)
-class _Box:
-    """Where in a text a box begins, and where its content begins and ends."""
-
-    command: int
-    start: int
-    end: int
+def _reads_all(rule: str) -> bool:
+    return rule in _WHOLE_TEXT or rule.startswith(PATTERN)
 
 
-def _boxes(text: str) -> list[_Box]:
-    """The closed boxes in the order in which they begin.
-
-    One pass with a stack, so that a megabyte of braces costs no more than its length.
-    """
-    stack: list[tuple[int, int, bool]] = []
-    boxes: list[_Box] = []
-    for token in _BRACES.finditer(text):
-        mark = token[0]
-        if mark == "}":
-            if stack:
-                command, start, is_box = stack.pop()
-                if is_box:
-                    boxes.append(_Box(command, start, token.start()))
-        elif mark == "{" or len(mark) > 2:
-            stack.append((token.start(), token.end(), len(mark) > 2))
-    return sorted(boxes, key=lambda box: box.command)
+def _found(text: str, rule: str) -> str:
+    answer = _pattern(text, rule.removeprefix(PATTERN)) if rule.startswith(PATTERN) else _RULES[rule](text)
+    return tidy(answer or "")
 
 
-def _final_answer(text: str) -> str | None:
-    return _after(text, _last_end(_FINAL_ANSWER, text))
-
-
-def _answer_is(text: str) -> str | None:
-    return _after(text, _last_end(_ANSWER_IS, text))
-
-
-def _last_end(mark: re.Pattern[str], text: str) -> int | None:
-    end = None
-    for match in mark.finditer(text):
-        end = match.end()
-    return end
-
-
-def _after(text: str, start: int | None) -> str | None:
-    """The answer that a mark which ends at `start` announces: on its line, else on the next one with content."""
-    if start is None:
-        return None
-    for number, line in enumerate(_lines(text, start)):
-        if _tidy(line) in _DELIMITERS:
-            continue
-        box = boxed(line if number == 0 else text[start:])
-        return _sentence(line) if box is None else box
-    return None
-
-
-def _sentence(line: str) -> str:
-    """A line without "the answer is" before, and without another sentence, or a new turn, after what it says."""
-    line = _CHATTER.sub("", line.lstrip())
-    lead = _LEAD.match(line)
-    return _NEXT_SENTENCE.split(line[lead.end() :] if lead else line, maxsplit=1)[0]
+def _boxed(text: str) -> str | None:
+    content = boxed(text)
+    return None if content is None else without_reason(without_environment(content))
 
 
 def _hash(text: str) -> str | None:
-    at = text.rfind("####")
-    return None if at < 0 else _line(text, at + 4)
+    """What the last #### announces that is not the title of a section."""
+    marks = list(_HASH.finditer(text))
+    for mark in reversed(marks[-MOST_HASHES:]):
+        line = line_at(text, mark.end())
+        content = line.strip().rstrip("#").strip()
+        bare = tidy(content).rstrip(":")
+        if _HASH_TITLE.fullmatch(bare):
+            content = next_content(text, mark.end() + len(line) + 1) or ""
+        elif _HEADING.fullmatch(bare):
+            continue
+        if content and not is_placeholder(content):
+            box = boxed(content)
+            return sentence(content) if box is None else box
+    return None
 
 
 def _whole(text: str) -> str:
@@ -162,19 +120,6 @@ def _last_number(text: str) -> str | None:
     return last
 
 
-def _lines(text: str, start: int) -> Iterator[str]:
-    while start <= len(text):
-        line = _line(text, start)
-        yield line
-        start += len(line) + 1
-
-
-def _line(text: str, start: int) -> str:
-    # Only real line ends count: str.splitlines would also break at form feeds and the like.
-    end = _LINE_END.search(text, start)
-    return text[start : end.start() if end else len(text)]
-
-
 def _pattern(text: str, regex: str) -> str | None:
     answer = None
     for match in re.finditer(regex, text):
@@ -182,23 +127,11 @@ def _pattern(text: str, regex: str) -> str | None:
     return answer
 
 
-def _tidy(answer: str) -> str:
-    """`answer` without Markdown's emphasis, and without the full stop or a special token after it."""
-    answer = _BOLD.sub(r"\1", _SPECIAL_TOKEN.sub("", answer))
-    for _ in range(3):  # "**7.**" takes two; a bound keeps endless decoration from costing its square
-        answer = answer.strip().strip("*`").strip()
-        if answer.startswith("__") and answer.endswith("__"):
-            answer = answer[2:-2].strip()
-        if answer.endswith(".") and not answer.endswith(".."):
-            answer = answer[:-1]
-    return answer.strip()
-
-
 _RULES = {
-    "final_answer": _final_answer,
-    "boxed": boxed,
+    "final_answer": final_answer,
+    "boxed": _boxed,
     "hash": _hash,
-    "answer_is": _answer_is,
+    "answer_is": answer_is,
     "whole": _whole,
     "last_number": _last_number,
 }

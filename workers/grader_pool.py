@@ -30,6 +30,7 @@ from workers.extraction import PATTERN, rules_of
 from workers.files import write_table
 from workers.graders.combine import name_of
 from workers.graders.process import GraderDied, GraderProcess
+from workers.thoughts import without_thoughts
 
 GROUP = 32
 """Most items that one process takes in a row."""
@@ -160,7 +161,7 @@ class GraderPool:
 
     def _located(self, process: GraderProcess, group: Sequence[Item]) -> Iterator[tuple[str, Graded | tuple[str, str]]]:
         """Each item's gold answer with its answer and rule, or with the verdict where there is no answer."""
-        texts = [text[-self._settings.max_characters :] for _, text, reason in group if reason != "length"]
+        texts = [self._read(text) for _, text, reason in group if reason != "length"]
         places = iter(self._places(process, texts))
         for gold, _, finish_reason in group:
             if finish_reason == "length":
@@ -173,6 +174,10 @@ class GraderPool:
                 yield gold, Graded("wrong", reason="no answer found")
             else:
                 yield gold, (place[0], place[1])
+
+    def _read(self, text: str) -> str:
+        """The end of what follows the thoughts. These go first: their beginning may lie before the part that is read."""
+        return without_thoughts(text, self._settings.thoughts)[-self._settings.max_characters :]
 
     def _places(self, process: GraderProcess, texts: Sequence[str]) -> Iterator[Any]:
         """[answer, rule] of each text, or why the process died over it."""

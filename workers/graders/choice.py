@@ -1,76 +1,163 @@
 """The same option of several: a letter ("B", "(B)", "option B"), its text, or both ("B) Paris").
 
-Where gold and answer both have a letter, the letters decide. Otherwise their texts do. A letter against
-a text alone cannot be compared, because a grader is not told the options, and is wrong. The numbers 1 to 9
-are letters here too, since some data sets number their options.
+Where gold and answer both have a letter, the letters decide. Otherwise their texts do. A letter against a text alone
+cannot be compared, because a grader is not told the options, and neither can a letter and a number: whether the first
+option is 0 or 1 is not known. Such an answer is unreadable, and so is one that names no option surely ("It's B, I
+think"). One that names several, denies one or refuses to choose is wrong.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 
 from workers.graders.exact import key
-from workers.graders.judgement import CORRECT, Judgement, short
+from workers.graders.judgement import CORRECT, Judgement, short, unreadable
 from workers.graders.normalise import normalise
+from workers.graders.options import Option, parse
 
-MAX_LENGTH = 2000
-_LEAD = re.compile(
-    r"(?:the )?(?:(?:final|correct|right|best) )*(?:answer|option|choice)(?: choice| option)?(?: is)?[: ]+",
+_POLAR = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
+_POLAR_ANSWER = re.compile(
+    r"(?:(?:it|this|that|the statement|the claim|the answer) is |that's |it's )?(?P<word>yes|no|true|false)\b"
+    r"(?P<rest>(?:\s*[,.;:!(-].*| (?:because|since|as|it|he|she|they|we|you|that|this|there|indeed)\b.*)?)",
+    re.IGNORECASE | re.DOTALL,
+)
+_TAKEN_BACK = re.compile(
+    r"\b(?:or|but|maybe|perhaps|probably|if|unless|wait|actually|however|and no|and yes|partly|sometimes)\b|\?",
     re.IGNORECASE,
 )
-_LABEL = re.compile(
-    r"(?:[(\[{] ?(?P<enclosed>[A-Za-z1-9]) ?[)\]}][:.]?"
-    r"|(?P<letter>[A-Za-z]|[1-9](?![ .,:]*[0-9]))(?: ?[)\]}:]|\.(?!\w)| -(?= )))(?P<text>.*)",
-    re.DOTALL,
+_SUPPORT = re.compile(
+    r"(?:it's|it is|that's|this is)? ?(?P<text>.+?)(?:,? (?:because|since|as it)\b.*"
+    r"|,? (?:is|was) (?:the )?(?:correct|right)(?: answer| option| choice| one)?)",
+    re.IGNORECASE | re.DOTALL,
 )
-_ALONE = re.compile(r"[A-Za-z1-9]")
-_REMARK = re.compile(r"(?P<letter>[A-Z1-9]),? (?:is|because|since|as)\b")
-_ANOTHER = re.compile(
-    r"(?:^|\W)(?:or|and|[/,])\s*[(\[{]?[A-Z1-9][)\].:}]"  # "B) Paris or C) London"
-    r"|^\s*[(\[{,/&]\s*[A-Z1-9]\b|^\s*(?:or|and)\s+[(\[{]?[A-Z1-9]\b"  # "(B)(C)", "(B) or C"
-)
+_ARTICLE = re.compile(r"(?P<article>an?|the) (?=\w)", re.IGNORECASE)
+GoldKind = Literal["letter", "number", "several", "text"]
 
 
-@dataclass(frozen=True, slots=True)
-class Option:
-    """What was chosen. Example: "(b) Paris" is Option("B", "paris")"""
+def gold_kind(gold: str) -> GoldKind | None:
+    """How `choice` reads a gold answer, or None where it cannot.
 
-    letter: str | None
-    text: str
-    """As `exact` compares texts; empty where there is a letter alone."""
-
-
-def parse(text: str) -> Option | None:
-    """The option that `text` names, or None where it is empty, too long, or names several."""
-    if len(text) > MAX_LENGTH:
+    "number" is a bare one ("0", "(2)"): an answer must name the option by the same number. Where a data set means the
+    index of an option whose prompt shows letters (MMLU), no answer fits it: give the letter instead.
+    """
+    option = _gold(gold)
+    if option is None:
         return None
-    text = normalise(text)
-    text = normalise(_LEAD.sub("", text, count=1))
-    if _ALONE.fullmatch(text):
-        return Option(text.upper(), "")
-    if (match := _LABEL.fullmatch(text)) is not None:
-        if _ANOTHER.search(match["text"]):
-            return None
-        return Option((match["enclosed"] or match["letter"]).upper(), key(match["text"]))
-    if (match := _REMARK.match(text)) is not None:
-        return Option(match["letter"], "")
-    return Option(None, key(text)) if key(text) else None
+    if not option.names:
+        return "text"
+    if len(option.names) > 1:
+        return "several"
+    return "number" if option.names[0].isdigit() else "letter"
 
 
 @lru_cache(maxsize=1024)
 def _gold(gold: str) -> Option | None:
-    return parse(gold)
+    """The option that a gold answer is; None where it is empty, too long, or gives alternatives ("A or B")."""
+    option = parse(gold)
+    if option.stance == "chosen" or (option.stance == "several" and option.joined):
+        return option
+    if option.stance == "several" or not key(gold) or len(gold) > 2000:
+        return None
+    return Option("chosen", text=key(gold))  # "Cannot be determined" is an option's text too
 
 
 def grade(gold: str, answer: str) -> Judgement:
-    """Correct when both name the same option. Ungradable when the gold answer names none or several."""
+    """Correct when both name the same option. Ungradable when the gold answer names none, or alternatives."""
     wanted = _gold(gold)
     if wanted is None:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is no option")
+    if not wanted.names:
+        return _by_text(gold, wanted.text, answer)
     got = parse(answer)
-    if got is None:
+    if got.stance == "several":
+        if got.joined and set(got.names) == set(wanted.names) and len(wanted.names) > 1:
+            return CORRECT
         return Judgement("wrong", f"{short(answer)!r} is not one option")
-    same = got.letter == wanted.letter if got.letter and wanted.letter else bool(got.text) and got.text == wanted.text
-    return CORRECT if same else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
+    if got.stance == "denied":
+        return Judgement("wrong", f"{short(answer)!r} says what it is not")
+    if got.stance == "refused":
+        return Judgement("wrong", f"{short(answer)!r} chooses no option")
+    if got.stance == "chosen" and got.names:
+        return _by_name(wanted, got, answer, gold)
+    if got.stance == "chosen" and wanted.text:
+        return _by_text(gold, wanted.text, answer)
+    return unreadable(f"{short(answer)!r} names no option surely")
+
+
+def _by_name(wanted: Option, got: Option, answer: str, gold: str) -> Judgement:
+    if set(got.names) == set(wanted.names):
+        return CORRECT
+    if _numbers(wanted) != _numbers(got):
+        return unreadable(f"{short(answer)!r} and {short(gold)!r} name options in different ways")
+    return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
+
+
+def _numbers(option: Option) -> bool:
+    return option.names[0].isdigit()
+
+
+def _by_text(gold: str, wanted: str, answer: str) -> Judgement:
+    """Whether an answer is the option with this text (as `exact` compares it), whatever its letter."""
+    different = Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
+    if wanted == key(answer) and _article(gold) == _article(answer):
+        return CORRECT
+    if wanted in _POLAR:
+        return _polar(wanted, answer)
+    got = parse(answer)
+    if got.stance in ("several", "denied", "refused"):
+        return Judgement("wrong", f"{short(answer)!r} is no one option")
+    text = got.text
+    if got.stance == "chosen" and wanted in (text, _supported(text)):
+        same_article = bool(got.names) or _article(gold) == _article(answer)
+        return CORRECT if same_article else unreadable(f"{short(answer)!r} has another article than {short(gold)!r}")
+    if got.stance != "chosen" or not text:
+        return unreadable(f"{short(answer)!r} does not say which option it means")
+    if _without_article(wanted) == _without_article(text) or wanted in text:
+        return unreadable(f"{short(answer)!r} is not surely {short(gold)!r}")
+    return different
+
+
+def _polar(wanted: str, answer: str) -> Judgement:
+    """Yes, no, true or false, perhaps with a reason behind it."""
+    text = normalise(answer).strip(" .!")
+    match = _POLAR_ANSWER.fullmatch(text)
+    if match is None:
+        got = parse(answer)
+        if (match := _POLAR_ANSWER.fullmatch(got.text)) is None or got.stance != "chosen":
+            no_answer = got.stance in ("denied", "refused", "several") or _both(text)
+            reason = f"{short(answer)!r} is not {wanted!r}"
+            return Judgement("wrong", reason) if no_answer else unreadable(reason)
+    word, rest = match["word"].lower(), match["rest"]
+    if _both(text):
+        return Judgement("wrong", f"{short(answer)!r} says both")
+    if _TAKEN_BACK.search(re.split(r"\b(?:because|since)\b", rest, maxsplit=1)[0]):
+        return unreadable(f"{short(answer)!r} is not plain")
+    if word == wanted:
+        return CORRECT
+    if _POLAR[word] == wanted:
+        return Judgement("wrong", f"{short(answer)!r} is not {wanted!r}")
+    return unreadable(f"{short(answer)!r} answers in other words than {wanted!r}")
+
+
+def _both(text: str) -> bool:
+    words = re.split(r"\b(?:because|since)\b", text.lower(), maxsplit=1)[0]
+    return any(
+        re.search(rf"\b{one}\b\W+(?:(?:and|or)\W+)?\b{other}\b", words) is not None for one, other in _POLAR.items()
+    )
+
+
+def _supported(text: str) -> str:
+    match = _SUPPORT.fullmatch(text)
+    return match["text"] if match else text
+
+
+def _article(text: str) -> str:
+    match = _ARTICLE.match(normalise(text))
+    article = match["article"].lower() if match else ""
+    return "a" if article in ("a", "an") else ""
+
+
+def _without_article(text: str) -> str:
+    return _ARTICLE.sub("", text, count=1)

@@ -1,0 +1,144 @@
+"""What of the text at an answer's place is the answer: without decoration, remarks, placeholders.
+
+Everything here takes time linear in the text; what costs more is asked only of short texts.
+"""
+
+from __future__ import annotations
+
+import re
+
+MAX_ANSWER = 2000
+"""Longest text, in characters, that is looked at more closely."""
+_SPECIAL_TOKEN = re.compile(
+    r"(?:<\|[\w-]{1,40}\|>|</?s>|<(?:eos|bos|pad|end_of_turn|endoftext)>|\[/?INST\])\s*\Z", re.IGNORECASE
+)
+_TAGS = re.compile(r"<(b|i|u|p|em|strong|code|span|div|mark|answer|final_answer)>([^<>]*)</\1>", re.IGNORECASE)
+_LONE_TAG = re.compile(r"<br\s?/?>|</?(?:answer|final_answer)>", re.IGNORECASE)
+_BOLD = re.compile(r"(?<![\w)*])\*\*([^*\n]{1,200})\*\*(?![\w(*])")
+_PAIRS = (("**", "**"), ("__", "__"), ("==", "=="), ("*", "*"), ("_", "_"), ("「", "」"), ("『", "』"), ("【", "】"))
+_CROSSES = "✖✗✘❌❎"  # they say no
+_EMOJI = re.compile("[\ufe0f\u2b50☀-➿\U0001f000-\U0001faff]")
+_LEAD = re.compile(
+    r"(?:(?:so|thus|hence|therefore|then)\b,?\s{1,3})?"
+    r"(?:(?:the|my|our)\s{1,3})?(?:(?:final|correct|right|best|numerical)\s{1,3}){0,2}"
+    r"answer(?:\s{1,3}(?:is|would be|must be|should be):?|\s{0,3}[:=])\s{1,8}",
+    re.IGNORECASE,
+)
+_CHATTER = re.compile(
+    r"(?:<\|[\w-]{1,40}\|>|\bI hope (?:it|this|that)\b|\bhope (?:this|that|it) helps\b|\b(?:please )?let me know\b"
+    r"|\bfeel free to\b|\bif you (?:have any|need)\b|\b(?:Human|User|Question): ).*",
+    re.IGNORECASE | re.DOTALL,
+)
+_NEXT_SENTENCE = re.compile(r"(?<=[0-9$)}%*\]])\.\**\s+(?=[A-Z*#])")
+_REASON = re.compile(r"[,;.]?\s{0,3}(?:\\text\{\s{0,3})?\(?\b(?:because|since)\b.*", re.DOTALL | re.IGNORECASE)
+_LINE_BREAK = re.compile(r"\s\\\\\s[A-Za-z ]*\Z")
+_ENVIRONMENT = re.compile(
+    r"(?:\$\$|\\\[)?\s*\\begin\{(align|aligned|alignat|equation|gathered|gather|split|multline)(\*?)\}"
+    r"(?P<rows>.*)\\end\{\1\2\}\s*(?:\$\$|\\\])?\.?",
+    re.DOTALL,
+)
+_PLACEHOLDER_WORDS = frozenset(
+    "answer number value result letter option choice solution expression integer solution response".split()
+)
+_SMALL_WORDS = frozenset(
+    "your the a an final numerical numeric correct single simplified exact my our here insert put of goes chosen "
+    "text final_answer as in only content".split()
+)
+_DOTS = re.compile(r"(?:\.{2,}|…|_{2,}|\?+|\\(?:[lc]?dots|square|Box|underline\{[^{}]*\}|_{2,})|\s|\$|~)*")
+_BRACKETED = re.compile(r"[<\[{(⟨«]+(?P<inside>[A-Za-z][A-Za-z _'’/-]{0,80})[>\]})⟩»]+")
+_FONT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|texttt)\{([^{}]*)\}")
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether this stands where an answer would, and is none: "", "...", "your answer", "<number>", "[answer here]"."""
+    if len(text) > 100:
+        return False
+    text = _FONT.sub(r"\1", text).strip().strip("*_`\"'.")
+    if _DOTS.fullmatch(text):
+        return True
+    bracketed = _BRACKETED.fullmatch(text)
+    inside = bracketed["inside"] if bracketed else text
+    words = re.findall(r"[A-Za-z_]+", inside.lower())
+    if text.startswith("<") and bracketed and any(len(word) > 2 for word in words):
+        return True
+    plain = re.fullmatch(r"[A-Za-z_'’ -]+", inside) is not None
+    return plain and bool(_PLACEHOLDER_WORDS & set(words)) and set(words) <= _PLACEHOLDER_WORDS | _SMALL_WORDS
+
+
+def tidy(answer: str) -> str:
+    """`answer` without Markdown's emphasis, tags, and the full stop or special tokens after it."""
+    if len(answer) <= MAX_ANSWER:
+        answer = _without_tags(answer)
+        answer = answer if answer.isascii() else _without_emoji(answer)
+    for _ in range(3):  # "**7.**" takes two; a bound keeps endless decoration from costing its square
+        before = answer
+        answer = _BOLD.sub(r"\1", _SPECIAL_TOKEN.sub("", answer)).strip().strip("`").strip()
+        answer = _without_pair(answer)
+        if answer.endswith((".", "。", "．")) and not answer.endswith((".."," ...")):
+            answer = answer[:-1].strip()
+        if answer == before:
+            break
+    return answer.strip()
+
+
+def _without_tags(answer: str) -> str:
+    if "<" not in answer:
+        return answer
+    return _LONE_TAG.sub(" ", _TAGS.sub(r"\2", _TAGS.sub(r"\2", answer)))
+
+
+def _without_emoji(answer: str) -> str:
+    """`answer` without the emoji around it; one of nothing but emoji stays what it is."""
+    emoji = "".join({char for char in answer if _EMOJI.match(char)} - set(_CROSSES)) + " "
+    return answer.strip(emoji) or answer
+
+
+def _without_pair(answer: str) -> str:
+    for opening, closing in _PAIRS:
+        inner = answer[len(opening) : -len(closing)]
+        if answer == opening + inner + closing and inner.strip() and opening not in inner and closing not in inner:
+            return inner.strip()
+    if answer.count("**") == 1:  # its other half stands before the mark, or was never written
+        answer = answer.removeprefix("**").removesuffix("**").strip()
+    return answer.lstrip("*").lstrip() if answer.startswith("*") else answer
+
+
+def sentence(line: str) -> str:
+    """A line without "the answer is" before what it says, and without the next sentence, a reason or a farewell."""
+    if len(line) > 10 * MAX_ANSWER:
+        return line
+    line = _CHATTER.sub("", line.lstrip())
+    for _ in range(3):
+        lead = _LEAD.match(line)
+        if lead is None or lead.end() == len(line):
+            break
+        line = line[lead.end() :]
+    line = line.lstrip("#").lstrip() if line.startswith("##") else line
+    line = _NEXT_SENTENCE.split(line, maxsplit=1)[0]
+    return without_reason(line)
+
+
+def without_reason(answer: str) -> str:
+    """`answer` without "because ..." behind a number or a formula; a sentence that has its reason keeps it."""
+    if len(answer) > MAX_ANSWER:
+        return answer
+    reason = _REASON.search(answer)
+    if reason is not None and re.search(r"[0-9$\\]", answer[: reason.start()]):
+        answer = answer[: reason.start()]
+    if "\\begin" not in answer and (end := _LINE_BREAK.search(answer)) is not None:
+        answer = answer[: end.start()]
+    return answer
+
+
+def without_environment(answer: str) -> str:
+    """The rows of an `aligned` or the like as one line: "x &= 3+4 \\\\\\\\ &= 7" is "x = 3+4 = 7"."""
+    if "\\begin" not in answer or len(answer) > MAX_ANSWER:
+        return answer
+    match = _ENVIRONMENT.fullmatch(answer.strip())
+    if match is None or "\\begin" in match["rows"]:
+        return answer
+    rows = [row.replace("&", "").strip() for row in re.split(r"\\\\(?:\[[^\]]*\])?", match["rows"])]
+    joined = ""
+    for row in filter(None, rows):
+        joined += row if not joined else f" {row}" if row.startswith(("=", "\\approx")) else f", {row}"
+    return joined

@@ -1,0 +1,220 @@
+"""Which option a text names: "B", "(B) Paris", "I think it is B", "B, not C", "B is wrong", "B or C".
+
+What is not surely a choice is no choice: "A dog" names no option A, and "I, as a language model" no option I.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+from workers.graders.exact import key
+from workers.graders.normalise import normalise
+
+MAX_LENGTH = 2000
+_ROMAN = r"(?:VIII|VII|III|VI|IV|IX|II)"
+_NAME = rf"(?:{_ROMAN}|[A-Za-z]|[0-9]{{1,2}}(?![0-9.,:/]*[0-9]))"
+_LEAD = re.compile(
+    r"(?:(?:so|thus|therefore|hence|then|well|ok|okay|clearly|obviously|in conclusion|in short|finally|overall)\b[,:]? +"
+    r"|(?:(?:the|my|our|your) )?(?:(?:final|correct|right|best|most likely|likeliest|only|true|chosen|selected) )*"
+    r"(?:answer|options?|choice|letter|statement|response|alternative)(?: choice| option| letter| here)?"
+    r"(?: (?:is|must be|would be|should be|will be|has to be)(?: therefore| thus| clearly| definitely| simply)?\b"
+    r"|(?= ?[:(\[{]| +\S))(?: that)?[ :=-]*"
+    r"|(?:this|that|it)(?:'s| is| must be| would be| has to be| should be)(?: therefore| clearly| definitely| simply)? +"
+    r"|(?:(?:i|we) (?:would |will )?(?:think|believe|choose|pick|select|chose|picked|say|answer|conclude|go with"
+    r"|am going with)|(?:i|we)'(?:d|ll) (?:say|choose|pick|go with|answer|select)|i'm going with"
+    r"|(?:choose|pick|select|select(?:ing)?|choosing|going with))(?: that)?[: ]+"
+    r"|(?:réponse|respuesta|risposta|resposta|antwort|ответ|答案|答え|정답|cevap|đáp án|odpowiedź)(?: (?:es|est|ist|è|é))?"
+    r"\s*(?:[:是为為は]\s*|(?<=t)\s|(?<=s)\s))",
+    re.IGNORECASE,
+)
+_LABEL = re.compile(
+    rf"(?:[(\[{{<\"'] ?(?P<enclosed>{_NAME}) ?[)\]}}>\"'][:.,]?"
+    rf"|(?P<name>{_NAME})(?: ?[)\]}}:,;]|\.(?!\w)| ?-+>?(?= )|(?= ?[(\[])|(?=\s*\Z)))(?P<rest>.*)",
+    re.DOTALL,
+)
+_SAID = re.compile(rf"(?P<name>{_NAME})(?P<rest>(?: ?,| \(| -)? *(?:is|was|because|since|as|only|alone|would|must|it)\b.*)", re.DOTALL)
+_TOKEN = re.compile(rf"(?<![\w'])(?P<name>{_ROMAN}|[A-Z]|[0-9]{{1,2}})(?![\w'])(?!\.[0-9])")
+_RIGHT = (
+    r"(?:(?:is|was|would be|must be) )?(?:(?:indeed|clearly|definitely|surely|certainly|the|a|an|therefore|my|our) )*"
+    r"(?:(?:only|best|final|most|correct|right|true|appropriate|accurate|suitable|valid|likely|logical) ?)+"
+    r"(?:answer|option|choice|one|statement|response|letter|alternative)?(?: (?:here|of these|of all))?"
+)
+_AFTER = re.compile(
+    rf"[\s,;:.!()-]*(?:(?:{_RIGHT}|(?:is|was) (?:the|my|our) (?:final )?(?:answer|choice|pick)|only|alone"
+    r"|it is|is it)\b[\s,;:.!)]*)?"
+    r"(?P<more>(?:(?:because|since|as|due to|given that|for the reason|which|and not|not|rather than|instead of|over"
+    r"|the others?|all others?|the rest|thanks|by|so)\b.*)?)",
+    re.DOTALL | re.IGNORECASE,
+)
+_NOT_OTHER = re.compile(
+    rf"[\s,;(-]*(?:and |but )?(?:not|rather than|instead of|never)\s+(?:option |choice |the )?[(\[]?(?P<name>{_NAME})[)\]]?"
+    rf"(?:\s*(?:,|or|and|nor)\s*[(\[]?{_NAME}[)\]]?)*(?![\w'])\)?[\s.!;,]*",
+    re.IGNORECASE,
+)
+_DENYING = re.compile(
+    r"\b(?:not|n't|never|neither|nor|cannot|isn't|can't|wasn't|wouldn't|doesn't|incorrect|wrong|false|untrue|invalid"
+    r"|ruled out|rule out|excluded?|eliminated?|anything but|everything but|all but|except|impossible|rejected?)(?!\w)",
+    re.IGNORECASE,
+)
+_HEDGING = re.compile(
+    r"\b(?:maybe|perhaps|probably|possibly|might|may|could|guess(?:ing)?|unsure|not sure|not certain|i think|i believe|i suppose"
+    r"|seems?|likely|unless|if|or not|but|however|although|though|wait|actually|sorry|correction|hmm|tempting"
+    r"|almost|partly|sometimes|depends)\b|\?",
+    re.IGNORECASE,
+)
+_REFUSAL = re.compile(
+    r"\b(?:i|we)(?:,[^,]{0,60},)? (?:can ?not|can't|do not|don't|am not|am unable|could not|couldn't|have no)\b"
+    r"|\b(?:i'm not sure|don't know|do not know|as an ai|as a language model|no idea|cannot be (?:determined|answered))\b"
+    r"|\bi, as an? ",
+    re.IGNORECASE,
+)
+_ORS = re.compile(
+    rf"(?:^|[\s)\].,])(?:or|and|nor|versus|vs\.?|[/,&+]|->|→)\s*(?:maybe |perhaps |possibly |also |option |choice )?"
+    rf"(?:[(\[](?:{_NAME})[)\]]|(?:{_ROMAN}|[A-Z]|[0-9]{{1,2}})(?:[).\]:]|(?=\s*\Z)|(?= ?[,;]| (?:or|and|are|both|is)\b)))"
+)
+_MANY = re.compile(
+    rf"(?P<how>both|either|neither|all of|options?|choices?|answers?)?[ :]*[(\[]?(?P<first>{_NAME})[)\]]?[.,:]?"
+    rf"(?P<others>(?:\s*(?:,? ?(?:and|or)|[,/&+;])?\s*(?:options? |choices? )?[(\[]?(?<![\w'])(?:{_NAME})(?![\w'])[)\].]?)+)"
+    r"(?: (?:are|is)?\s?(?:both )?(?:correct|right|true|possible))?",
+    re.IGNORECASE,
+)
+_RUN = re.compile(r"(?=[A-Z]{2,10}\Z)A?B?C?D?E?F?G?H?I?J?")
+_EDGES = re.compile(r"\A[^\w(\[{<'\"-]+|[\s!。、，,;:✅☑✔]+\Z")
+
+Stance = Literal["chosen", "several", "denied", "refused", "unclear"]
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """What a text says of options. Example: "(b) Paris" is Option("chosen", ("B",), "paris")"""
+
+    stance: Stance
+    names: tuple[str, ...] = ()
+    """The options named, in capitals: letters, numbers or Roman numerals. None where a text alone is chosen."""
+    text: str = ""
+    """What is chosen, as `exact` compares texts; empty where there is a name alone."""
+    joined: bool = False
+    """Whether several are named as one answer ("A and C"), not as alternatives ("A or C")."""
+
+
+def parse(text: str) -> Option:
+    """What `text` says, with each doubt as a stance of its own."""
+    if len(text) > MAX_LENGTH:
+        return Option("unclear")
+    text = _bare(normalise(text))
+    if not text:
+        return Option("unclear")
+    spoken = text
+    for _ in range(4):
+        lead = _LEAD.match(text)
+        if lead is None or not text[lead.end() :].strip():
+            break
+        text = _bare(text[lead.end() :])
+    return _several(text) or _one(text) or _clauses(text) or _other(spoken, text)
+
+
+def _bare(text: str) -> str:
+    """`text` without symbols and punctuation around it that mean nothing beside an option."""
+    for _ in range(3):
+        text = _EDGES.sub("", text.strip()).strip().strip("*$`").strip()
+        if text.endswith(".") and not text.endswith(".."):
+            text = text[:-1]
+    return text.removeprefix("- ").strip()
+
+
+def _several(text: str) -> Option | None:
+    """Where text is nothing but several names: "A and C", "(A), (C)", "A/B", "ACE"."""
+    if _RUN.fullmatch(text):
+        return Option("several", tuple(text), joined=True)
+    match = _MANY.fullmatch(text)
+    if match is None or _DENYING.match(text):
+        return None
+    listed = f"{match['first']} {match['others']}"
+    names = tuple(_upper(name) for name in re.findall(rf"(?<![\w'])(?:{_NAME})(?![\w'])", listed) if name != "or")
+    if len(set(names)) < 2 or (any(name.islower() for name in re.findall(r"\b[a-z]\b", listed)) and len(text) > 12):
+        return None
+    apart = re.search(r"\bor\b|/", match["others"]) or (match["how"] or "").lower() in ("either", "neither")
+    return Option("several", tuple(dict.fromkeys(names)), joined=not apart)
+
+
+def _one(text: str) -> Option | None:
+    """Where the text begins with one name, and what follows it only supports it or is the option's text."""
+    match = _SAID.fullmatch(text) or _LABEL.fullmatch(text)
+    if match is None:
+        return None
+    groups = match.groupdict()
+    name, rest = _upper(groups.get("enclosed") or groups["name"]), match["rest"]
+    labelled = match.re is _LABEL and bool(rest.strip())
+    separator = text[: len(text) - len(rest)][-1:] if rest else ""
+    if (other := _NOT_OTHER.match(rest)) is not None and _upper(other["name"]) != name:
+        rest = rest[other.end() :]
+        if not rest:
+            return Option("chosen", (name,))
+    if _ORS.search(rest) or (other_name := re.match(r"\s*[(\[,/&]\s*([A-Z0-9])\b(?![\w'])", rest)) and other_name[1] != name:
+        return Option("several", (name,))
+    after = _AFTER.fullmatch(rest)
+    if after is not None and not _changes(rest[: after.start("more")] + _reason_head(after["more"])):
+        return Option("chosen", (name,))
+    if re.match(r"[\s,:.-]*(?:is|was|can|cannot|isn't|would|must|should|are)\b", rest):
+        return Option("denied", (name,)) if _DENYING.search(rest) and not _TOKEN.search(rest) else Option("unclear", (name,))
+    if not labelled or separator in ",;":
+        return Option("unclear", (name,))
+    if re.search(r"\b(?:wait|actually|sorry|correction|scratch that|i think|i guess|not sure)\b", rest, re.IGNORECASE):
+        return Option("unclear", (name,))
+    return Option("chosen", (name,), key(rest))
+
+
+def _reason_head(more: str) -> str:
+    """A reason may say anything; only what takes the choice back counts."""
+    return " ".join(re.findall(r"\b(?:maybe|perhaps|not sure|i think|i guess|wait|actually)\b|\?", more, re.IGNORECASE))
+
+
+def _changes(rest: str) -> bool:
+    return bool(_DENYING.search(rest) or _HEDGING.search(rest))
+
+
+def _clauses(text: str) -> Option | None:
+    """Clauses that each choose or deny one name: "Not B but C", "It is not B; it's D", "A is wrong, B is right"."""
+    parts = [part for part in re.split(r"[;,.]\s+|\s+but\s+(?:rather\s+)?|\s+-+\s+", text) if part.strip()]
+    chosen: set[str] = set()
+    denied: set[str] = set()
+    for part in parts[:6]:
+        names = {_upper(match["name"]) for match in _TOKEN.finditer(part)}
+        if part.lstrip()[:1].lower() == "i" and re.match(r"\s*i(?:'|\s+[a-z])", part, re.IGNORECASE):
+            names.discard("I")
+        if re.match(r"\s*(?:because|since|as|which|so)\b", part) and (chosen or denied):
+            break
+        if len(names) != 1 or (_HEDGING.search(part) and not _DENYING.search(part)):
+            return None
+        if _DENYING.search(part):
+            denied |= names
+        elif (one := _one(_bare(_strip_leads(part)))) is not None and one.stance == "chosen":
+            chosen |= names
+        else:
+            return None
+    if len(chosen) == 1 and not chosen & denied:
+        return Option("chosen", tuple(chosen))
+    return Option("denied", tuple(denied)) if denied and not chosen else None
+
+
+def _strip_leads(text: str) -> str:
+    for _ in range(3):
+        if (lead := _LEAD.match(text)) is None:
+            break
+        text = text[lead.end() :]
+    return text
+
+
+def _other(spoken: str, text: str) -> Option:
+    """A text that names no option at its beginning: a refusal, a denial, or an option's own text."""
+    if _REFUSAL.search(spoken):
+        return Option("refused", text=key(spoken))
+    if re.match(r"(?:not|neither|anything but|everything but|all but|never)\b", text, re.IGNORECASE):
+        return Option("denied", text=key(text))
+    return Option("chosen", text=key(text)) if key(text) else Option("unclear")
+
+
+def _upper(name: str) -> str:
+    return name.upper().lstrip("0") or "0"
