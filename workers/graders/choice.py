@@ -90,6 +90,8 @@ def _by_name(wanted: Option, got: Option, answer: str, gold: str) -> Judgement:
     if set(got.names) == set(wanted.names):
         return CORRECT
     if _numbers(wanted) != _numbers(got):
+        if wanted.text and wanted.text in (key(answer), key(got.names[0])):  # "42" for "B) 42"
+            return CORRECT
         return unreadable(f"{short(answer)!r} and {short(gold)!r} name options in different ways")
     return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
 
@@ -126,7 +128,8 @@ def _polar(wanted: str, answer: str) -> Judgement:
     if match is None:
         got = parse(answer)
         if (match := _POLAR_ANSWER.fullmatch(got.text)) is None or got.stance != "chosen":
-            no_answer = got.stance in ("denied", "refused", "several") or _both(text)
+            denied = got.stance == "denied" and re.search(rf"\b{wanted}\b", text.lower()) is not None
+            no_answer = denied or got.stance in ("refused", "several") or _both(text)
             reason = f"{short(answer)!r} is not {wanted!r}"
             return Judgement("wrong", reason) if no_answer else unreadable(reason)
     word, rest = match["word"].lower(), match["rest"]

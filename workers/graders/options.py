@@ -13,10 +13,11 @@ from workers.graders.exact import key
 from workers.graders.normalise import normalise
 
 MAX_LENGTH = 2000
-_ROMAN = r"(?:VIII|VII|III|VI|IV|IX|II)"
+_ROMAN = r"(?i:VIII|VII|III|VI|IV|IX|II)"
 _NAME = rf"(?:{_ROMAN}|[A-Za-z]|[0-9]{{1,2}}(?![0-9.,:/]*[0-9]))"
 _LEAD = re.compile(
-    r"(?:(?:so|thus|therefore|hence|then|well|ok|okay|clearly|obviously|in conclusion|in short|finally|overall)\b[,:]? +"
+    r"(?:(?:so|thus|therefore|hence|then|well|ok|okay|clearly|obviously|in conclusion|in short|finally|overall"
+    r"|only|just|definitely|certainly|surely|simply)\b[,:]? +"
     r"|(?:(?:the|my|our|your) )?(?:(?:final|correct|right|best|most likely|likeliest|only|true|chosen|selected) )*"
     r"(?:answer|options?|choice|letter|statement|response|alternative)(?: choice| option| letter| here)?"
     r"(?: (?:is|must be|would be|should be|will be|has to be)(?: therefore| thus| clearly| definitely| simply)?\b"
@@ -25,8 +26,9 @@ _LEAD = re.compile(
     r"|(?:(?:i|we) (?:would |will )?(?:think|believe|choose|pick|select|chose|picked|say|answer|conclude|go with"
     r"|am going with)|(?:i|we)'(?:d|ll) (?:say|choose|pick|go with|answer|select)|i'm going with"
     r"|(?:choose|pick|select|select(?:ing)?|choosing|going with))(?: that)?[: ]+"
-    r"|(?:réponse|respuesta|risposta|resposta|antwort|ответ|答案|答え|정답|cevap|đáp án|odpowiedź)(?: (?:es|est|ist|è|é))?"
-    r"\s*(?:[:是为為は]\s*|(?<=t)\s|(?<=s)\s))",
+    r"|(?:(?:la|le|el|il|a|o|die) )?(?:réponse|respuesta|risposta|resposta|antwort|ответ|cevap|đáp án|odpowiedź|svar)"
+    r"(?: (?:correcta?|correcte|corretta|final|finale|richtige))?(?: ?[:=-] ?| (?:es|est|ist|è|é|lautet|är|to|là) (?:la |die )?)"
+    r"|(?:正确|正確)?(?:答案|答え|正解|解答|정답|답)\s?(?:应该是|就是|是|为|為|は|은|는|:)?\s?:?\s?|(?:我)?(?:应该)?[选選](?:项|項|择|擇)?\s?:?\s?)",
     re.IGNORECASE,
 )
 _LABEL = re.compile(
@@ -34,7 +36,7 @@ _LABEL = re.compile(
     rf"|(?P<name>{_NAME})(?: ?[)\]}}:,;]|\.(?!\w)| ?-+>?(?= )|(?= ?[(\[])|(?=\s*\Z)))(?P<rest>.*)",
     re.DOTALL,
 )
-_SAID = re.compile(rf"(?P<name>{_NAME})(?P<rest>(?: ?,| \(| -)? *(?:is|was|because|since|as|only|alone|would|must|it)\b.*)", re.DOTALL)
+_SAID = re.compile(rf"(?P<name>{_NAME})(?P<rest>(?: ?,| \(| -)? *(?:(?:is|was|because|since|as|only|alone|would|must|it|not|instead|over)\b|and not\b|rather than\b).*)", re.DOTALL)
 _TOKEN = re.compile(rf"(?<![\w'])(?P<name>{_ROMAN}|[A-Z]|[0-9]{{1,2}})(?![\w'])(?!\.[0-9])")
 _RIGHT = (
     r"(?:(?:is|was|would be|must be) )?(?:(?:indeed|clearly|definitely|surely|certainly|the|a|an|therefore|my|our) )*"
@@ -43,7 +45,7 @@ _RIGHT = (
 )
 _AFTER = re.compile(
     rf"[\s,;:.!()-]*(?:(?:{_RIGHT}|(?:is|was) (?:the|my|our) (?:final )?(?:answer|choice|pick)|only|alone"
-    r"|it is|is it)\b[\s,;:.!)]*)?"
+    r"|it is|is it|definitely|certainly|obviously|clearly|of course|for sure|surely)\b[\s,;:.!)]*)?"
     r"(?P<more>(?:(?:because|since|as|due to|given that|for the reason|which|and not|not|rather than|instead of|over"
     r"|the others?|all others?|the rest|thanks|by|so)\b.*)?)",
     re.DOTALL | re.IGNORECASE,
@@ -66,22 +68,34 @@ _HEDGING = re.compile(
 )
 _REFUSAL = re.compile(
     r"\b(?:i|we)(?:,[^,]{0,60},)? (?:can ?not|can't|do not|don't|am not|am unable|could not|couldn't|have no)\b"
-    r"|\b(?:i'm not sure|don't know|do not know|as an ai|as a language model|no idea|cannot be (?:determined|answered))\b"
+    r"|\b(?:i'm not sure|don't know|do not know|as an ai|as a language model|no idea)\b"
     r"|\bi, as an? ",
     re.IGNORECASE,
 )
-_ORS = re.compile(
-    rf"(?:^|[\s)\].,])(?:or|and|nor|versus|vs\.?|[/,&+]|->|→)\s*(?:maybe |perhaps |possibly |also |option |choice )?"
-    rf"(?:[(\[](?:{_NAME})[)\]]|(?:{_ROMAN}|[A-Z]|[0-9]{{1,2}})(?:[).\]:]|(?=\s*\Z)|(?= ?[,;]| (?:or|and|are|both|is)\b)))"
+_SEPARATOR = r"(?:(?:or|and|nor|versus|vs\.?)\b|[/,&+]|-+>|→|\\rightarrow|\\to\b)"
+_MAYBE = r"(?:(?:maybe|perhaps|possibly|also|even|option|choice|answer) )*"
+_ANOTHER = re.compile(  # "B) Paris or C) London"; a text may speak of other options: "D) both A and B"
+    rf"(?:^|[\s)\].,]){_SEPARATOR}\s*{_MAYBE}(?:[(\[]{_NAME}[)\]]|(?:{_ROMAN}|[A-Z]|[0-9]{{1,2}})[)\].:](?=\s|\Z))"
+)
+_OR_ANOTHER = re.compile(  # right behind a name: "(B) or C", "(B)(C)"
+    rf"\s*(?:{_SEPARATOR}\s*{_MAYBE}|(?=[(\[]))[(\[]?(?P<name>{_ROMAN}|[A-Z]|[0-9]{{1,2}})(?![\w'’])(?! of\b)"
+)
+_SPEAKS_OF_OTHERS = re.compile(r"\W*(?:both|either|neither|all|none|only)\b", re.IGNORECASE)
+_TAKES_BACK = re.compile(
+    r"(?:^\s*|[-,;.(]\s*)(?:(?:wait|no|hmm|oh)\s*[,.!-]|actually\b|sorry\b|correction\b|scratch that\b"
+    r"|i (?:think|guess|suppose|believe)\W*\Z|(?:but )?i'm not sure\b|not sure\b)|\?\W*\Z",
+    re.IGNORECASE,
 )
 _MANY = re.compile(
     rf"(?P<how>both|either|neither|all of|options?|choices?|answers?)?[ :]*[(\[]?(?P<first>{_NAME})[)\]]?[.,:]?"
-    rf"(?P<others>(?:\s*(?:,? ?(?:and|or)|[,/&+;])?\s*(?:options? |choices? )?[(\[]?(?<![\w'])(?:{_NAME})(?![\w'])[)\].]?)+)"
-    r"(?: (?:are|is)?\s?(?:both )?(?:correct|right|true|possible))?",
+    rf"(?P<others>(?:\s*(?:(?:,? ?(?:and/or|and|or|versus|vs\.?)\b|[,/&+;]|-+>|→)\s*(?:(?:maybe|perhaps|possibly|options?|choices?) )*|(?=[(\[]))"
+    rf"[(\[]?(?<![\w'])(?:{_NAME})(?![\w'])[)\].]?)+)(?: (?:are|is)?\s?(?:both )?(?:correct|right|true|possible))?\??",
     re.IGNORECASE,
 )
 _RUN = re.compile(r"(?=[A-Z]{2,10}\Z)A?B?C?D?E?F?G?H?I?J?")
-_EDGES = re.compile(r"\A[^\w(\[{<'\"-]+|[\s!。、，,;:✅☑✔]+\Z")
+_EDGES = re.compile(r"\A[^\w(\[{<'\"-]+|[\s!。、，,;:…✅☑✔」』】》]+\Z|(?<=[A-Z])(?:项|項|です|입니다)\Z|(?<=[A-Z])\s?\.{3}\Z")
+
+_PRONOUN = re.compile(r"i(?:'|,? as\b|,? (?!is\b|was\b|because\b|since\b|only\b|alone\b|and\b|or\b|not\b)[a-z]+\b|,(?! ))", re.IGNORECASE)
 
 Stance = Literal["chosen", "several", "denied", "refused", "unclear"]
 
@@ -112,7 +126,12 @@ def parse(text: str) -> Option:
         if lead is None or not text[lead.end() :].strip():
             break
         text = _bare(text[lead.end() :])
-    return _several(text) or _one(text) or _clauses(text) or _other(spoken, text)
+    if (several := _several(text)) is not None:
+        return several
+    one = _one(text)
+    if one is not None and one.stance == "chosen":
+        return one
+    return _clauses(text) or one or _other(spoken, text)
 
 
 def _bare(text: str) -> str:
@@ -133,7 +152,7 @@ def _several(text: str) -> Option | None:
         return None
     listed = f"{match['first']} {match['others']}"
     names = tuple(_upper(name) for name in re.findall(rf"(?<![\w'])(?:{_NAME})(?![\w'])", listed) if name != "or")
-    if len(set(names)) < 2 or (any(name.islower() for name in re.findall(r"\b[a-z]\b", listed)) and len(text) > 12):
+    if len(set(names)) < 2 or len({name.isdigit() for name in names}) > 1:  # "(B) 42"
         return None
     apart = re.search(r"\bor\b|/", match["others"]) or (match["how"] or "").lower() in ("either", "neither")
     return Option("several", tuple(dict.fromkeys(names)), joined=not apart)
@@ -146,22 +165,25 @@ def _one(text: str) -> Option | None:
         return None
     groups = match.groupdict()
     name, rest = _upper(groups.get("enclosed") or groups["name"]), match["rest"]
+    if name == "I" and _PRONOUN.match(text):
+        return None
     labelled = match.re is _LABEL and bool(rest.strip())
     separator = text[: len(text) - len(rest)][-1:] if rest else ""
     if (other := _NOT_OTHER.match(rest)) is not None and _upper(other["name"]) != name:
         rest = rest[other.end() :]
         if not rest:
             return Option("chosen", (name,))
-    if _ORS.search(rest) or (other_name := re.match(r"\s*[(\[,/&]\s*([A-Z0-9])\b(?![\w'])", rest)) and other_name[1] != name:
+    another = _OR_ANOTHER.match(rest)
+    if (another is not None and _upper(another["name"]) != name and _same_kind(another["name"], name)) or (
+        _ANOTHER.search(rest) and not _SPEAKS_OF_OTHERS.match(rest)
+    ):
         return Option("several", (name,))
     after = _AFTER.fullmatch(rest)
     if after is not None and not _changes(rest[: after.start("more")] + _reason_head(after["more"])):
         return Option("chosen", (name,))
     if re.match(r"[\s,:.-]*(?:is|was|can|cannot|isn't|would|must|should|are)\b", rest):
         return Option("denied", (name,)) if _DENYING.search(rest) and not _TOKEN.search(rest) else Option("unclear", (name,))
-    if not labelled or separator in ",;":
-        return Option("unclear", (name,))
-    if re.search(r"\b(?:wait|actually|sorry|correction|scratch that|i think|i guess|not sure)\b", rest, re.IGNORECASE):
+    if not labelled or _TAKES_BACK.search(rest) or (separator in ",;" and not re.match(r"\s*[A-Z0-9$\\]", rest)):
         return Option("unclear", (name,))
     return Option("chosen", (name,), key(rest))
 
@@ -180,7 +202,9 @@ def _clauses(text: str) -> Option | None:
     parts = [part for part in re.split(r"[;,.]\s+|\s+but\s+(?:rather\s+)?|\s+-+\s+", text) if part.strip()]
     chosen: set[str] = set()
     denied: set[str] = set()
-    for part in parts[:6]:
+    if _PRONOUN.match(text) or len(parts) > 6:
+        return None
+    for part in parts:
         names = {_upper(match["name"]) for match in _TOKEN.finditer(part)}
         if part.lstrip()[:1].lower() == "i" and re.match(r"\s*i(?:'|\s+[a-z])", part, re.IGNORECASE):
             names.discard("I")
@@ -190,6 +214,8 @@ def _clauses(text: str) -> Option | None:
             return None
         if _DENYING.search(part):
             denied |= names
+        elif re.fullmatch(rf"\s*\(?{_NAME}\)? (?:is|does|must|can)\W*", part):
+            chosen |= names
         elif (one := _one(_bare(_strip_leads(part)))) is not None and one.stance == "chosen":
             chosen |= names
         else:
@@ -211,9 +237,13 @@ def _other(spoken: str, text: str) -> Option:
     """A text that names no option at its beginning: a refusal, a denial, or an option's own text."""
     if _REFUSAL.search(spoken):
         return Option("refused", text=key(spoken))
-    if re.match(r"(?:not|neither|anything but|everything but|all but|never)\b", text, re.IGNORECASE):
+    if re.match(r"(?:not|neither|anything but|everything but|all but|never)\b\s*\S", text, re.IGNORECASE):
         return Option("denied", text=key(text))
     return Option("chosen", text=key(text)) if key(text) else Option("unclear")
+
+
+def _same_kind(one: str, other: str) -> bool:
+    return one.isdigit() == other.isdigit()
 
 
 def _upper(name: str) -> str:
