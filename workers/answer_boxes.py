@@ -28,8 +28,8 @@ _VARIABLE = r"[A-Za-z](?:_?[0-9A-Za-z]|_\{[0-9A-Za-z]+\})? ?= ?"  # y_1 =
 _AND = rf"(?:[,;.](?: {_WORDS})?|(?:[A-Za-z]+[ ]){{0,3}}{_WORDS}|{_TEXT_AND}|[&/])?"
 _JOINED = re.compile(rf"{_GAP}{_AND}{_GAP}(?:{_VARIABLE})?{_GAP}")
 _RESTATED = re.compile(
-    rf"{_GAP}(?P<equals>=)?(?:\\approx|≈|,? ?\(?(?:or,? (?:equivalently|simply|in other words)|i\.e\.|that is|"
-    rf"in other words|which (?:is|equals)(?: about)?|equivalently),?:?)?{_GAP}"
+    rf"{_GAP}(?:(?P<equals>=)|\\approx|≈|,? ?\(?(?:or,? (?:equivalently|simply|in other words)|i\.e\.|that is|"
+    rf"in other words|which (?:is|equals)(?: about)?|equivalently),?:?){_GAP}"
 )
 _SIMPLE = re.compile(
     r"(?P<n>-?[0-9]{1,40}(?:\.[0-9]{1,40})?)(?:/(?P<d>[0-9]{1,40}))?"
@@ -72,7 +72,7 @@ def boxed(text: str) -> str | None:
         if len(between) > MAX_BETWEEN:
             break
         content = text[before.start : before.end]
-        if between.strip() and (again := _RESTATED.fullmatch(between)) is not None and not between.isspace():
+        if (again := _RESTATED.fullmatch(between)) is not None:
             contents[-1] = f"{content} = {contents[-1]}" if again["equals"] else content
         elif _JOINED.fullmatch(between):
             contents.append(content)

@@ -16,6 +16,8 @@ from workers.answer_text import is_placeholder, sentence, tidy, without_environm
 
 MOST_MARKS = 20
 """Marks from the end that are looked at."""
+MOST_WORDS = 100
+"""Words "answer" from the end that are looked at, since many of them announce nothing."""
 MOST_LINES = 12
 """Lines behind a mark within which its answer begins."""
 MAX_BEHIND = 20_000
@@ -40,11 +42,12 @@ _TITLE = re.compile(
     r"(?:(?:the|my|our|and|so|thus|here is|here's|therefore),?\s{1,3}){0,3}[*_]*",
     re.IGNORECASE,
 )
-_OPENED = re.compile(r"(\*{1,3}|_{1,3}|[`\"'“‘「]|\\(?:text|textbf|mathbf|mathrm)\{\s?)(?:(?:the|my) )?\Z", re.IGNORECASE)
+_OPENED = re.compile(r"(\*{1,3}|_{1,3}|[`\"'“‘「]|\\(?:text|textbf|mathbf|mathrm)\{\s?)(?:(?:the|my) )?(?:final )?\Z", re.IGNORECASE)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "`": "`", "「": "」"}
 _IS = r"(?:is|must be|would be|should be|will be)\b[ \t]{0,4}[:：]?"
-_ANSWER_IS = re.compile(
-    r"\banswer(?P<close>[*_\"'`]{0,3})(?:[ \t]{0,4}\([^()\n]{2,60}\))?(?:[ \t](?:to|for|of|in)\b[^\n:=.?]{0,80}?)?"
+_ANSWER = re.compile(r"\banswer", re.IGNORECASE)
+_IS_SAID = re.compile(
+    r"(?P<close>[*_\"'`]{0,3})(?:[ \t]{0,4}\([^()\n]{2,60}\))?(?:[ \t](?:to|for|of|in)\b[^\n:=.?]{0,80}?)?"
     rf"[ \t]{{0,8}}[*_]{{0,2}}[ \t]{{0,8}}(?:[:：=]|{_IS}|[-–—→](?=[ \t])|\?(?=[ \t]*[*_(]{{0,3}}[A-Za-z0-9$\\])"
     r"|(?=\([A-Za-z0-9]\))|(?P<title>(?=[*_ \t]{0,8}[\r\n])))",
     re.IGNORECASE,
@@ -78,16 +81,22 @@ _DELIMITER = re.compile(
     r"|\\\[|\\\]|\$\$?|\\\(|\\\)|[`~]{3,}\w{0,20}|[-*_=]{3,}|[:：]|\|?[ :|-]{3,}\|?|\\begin\{[a-z]{1,20}\*?\}|<br\s?/?>"
 )
 _BULLET = re.compile(r"[ \t]*(?:>[ \t]?)*(?:[-*•‣▪◦●][ \t]+(?=\S)|1[.)][ \t]+(?=[*_$\\(]{0,4}[-+−]?[$€£¥\\]?[0-9]|[$\\]))?")
+_ITEM = re.compile(r"[ \t]*(?:[-*•‣▪◦●]|[0-9]{1,2}[.)])[ \t]+(?=\S)")
 _ANNOUNCES = re.compile(
     r".*[A-Za-z]{2}.*[:：]|.*[A-Za-z]{2,}\s.*\b(?:is|are|equals|be|gives)|.*=|"
     r"\(?(?:see |shown |given |as )?(?:below|follows|above)[^A-Za-z]*",
     re.DOTALL | re.IGNORECASE,
 )
-_PROSE = re.compile(
-    r"(?:and|followed|then|at the|on (?:a|its|the)|in the (?:form|format)|as requested|first|firstly|let(?:'s|’s| me| us)"
-    r"|we (?:need|have|must|will|first|can|now)|i (?:need|must|will)|now|to (?:find|get|do|compute)|should|must|line)\b"
-    r"(?!\s*[:=]).*",
+_BEGINS_TO_WORK = re.compile(
+    r"(?:(?:first|firstly|now|then|next),?\s(?:we|i|let|of all|note|add|find|compute|calculate|multiply|divide|subtract"
+    r"|convert|determine|solve|consider|simplify)|let(?:'s|’s| me| us)|we (?:need|have|must|will|first|can|now)\b"
+    r"|i (?:need|must|will)|to (?:find|get|do|compute|solve))\b.*",
     re.DOTALL | re.IGNORECASE,
+)
+_GOES_ON = re.compile(
+    r"(?:and|followed|at the|on (?:a|its|the)|in the (?:form|format)|as requested|should|must|line|with|will|goes)\b"
+    r"[^0-9]*",
+    re.IGNORECASE,
 )
 _JSON_VALUE = re.compile(r"\s*(?P<string>\"(?:[^\"\\]|\\.)*\")|\s*'(?P<single>[^'\n]*)'|\s*(?P<other>[^,}\]\n]*)")
 
@@ -103,13 +112,14 @@ def final_answer(text: str) -> str | None:
 
 def answer_is(text: str) -> str | None:
     """What the last "answer is", "Answer:", or the same in another language, announces."""
-    marks = sorted([*_ANSWER_IS.finditer(text), *_FOREIGN.finditer(text)], key=lambda mark: mark.start())
-    for mark in reversed(marks[-MOST_MARKS:]):
+    marks = sorted([*_ANSWER.finditer(text), *_FOREIGN.finditer(text)], key=lambda mark: mark.start())
+    for mark in reversed(marks[-MOST_WORDS:]):
+        said = _IS_SAID.match(text, mark.end()) if mark.re is _ANSWER else mark
         prefix, opened = _before(text, mark.start())
-        closed = mark.groupdict().get("close") or ""
-        if mark.groupdict().get("title") is not None and not _TITLE.fullmatch(prefix):
+        closed = (said and said.groupdict().get("close")) or ""
+        if said is None or (said.groupdict().get("title") is not None and not _TITLE.fullmatch(prefix)):
             continue
-        answer = _quoted_or_plain(text, mark.end(), opened, closed)
+        answer = _quoted_or_plain(text, said.end(), opened, closed)
         if answer:
             return _FOREIGN_END.sub("", answer)
     return None
@@ -123,8 +133,12 @@ def _announced(text: str, mark: re.Match[str]) -> str | None:
     start = tail.end()
     if prefix.lstrip().startswith("|") and (cell := line_at(text, start).strip()).endswith("|"):
         cells = [part.strip() for part in cell.strip("|").split("|")]
-        return _checked(sentence(cells[0])) if cells[0] else _content(text, start + len(line_at(text, start)))
-    return _quoted_or_plain(text, start, opened, tail["close"])
+        if cells[0]:
+            return _checked(sentence(cells[0]))
+    answer = _quoted_or_plain(text, start, opened, tail["close"])
+    if answer is not None and not _TITLE.fullmatch(prefix) and _GOES_ON.fullmatch(tidy(answer)):
+        return None
+    return answer and _closed(answer, prefix)
 
 
 def _before(text: str, start: int) -> tuple[str, str]:
@@ -151,6 +165,19 @@ def _quoted_or_plain(text: str, start: int, opened: str, closed: str) -> str | N
         elif line.rstrip().rstrip(".").endswith(closing) and line.count(closing) == 1:
             return _checked(sentence(line.rstrip().rstrip(".").removesuffix(closing)))
     return _content(text, start)
+
+
+def _closed(answer: str, prefix: str) -> str:
+    """`answer` without the marks behind it whose other half stands before "Final answer"."""
+    answer = answer.strip()
+    for opening, closing in (("(", ")"), ("[", "]"), ("$", "$"), ("|", "|")):
+        bare = answer.rstrip(".")
+        lone = bare.count(closing) % 2 == 1 if opening == closing else bare.count(closing) > bare.count(opening)
+        if opening in prefix and bare.endswith(closing) and lone:
+            answer = bare.removesuffix(closing).strip()
+    if "|" in prefix and answer.startswith("|") and answer.endswith("|"):
+        answer = answer[1:-1].strip()
+    return answer
 
 
 def _json_value(line: str) -> str:
@@ -198,13 +225,13 @@ def _content(text: str, start: int, below: bool = False) -> str | None:
 
 
 def _checked(answer: str) -> str | None:
-    """The answer in one line, or None where it is a placeholder, or goes on with the sentence before it."""
+    """The answer in one line, or None where it is a placeholder, or begins to work the answer out."""
     answer = without_environment(answer)
     for opening, closing in (("\\[", "\\]"), ("$$", "$$")):  # an equation that was begun on another line
         if answer.rstrip().endswith(closing) and answer.count(opening) == (opening == closing):
             answer = answer.rstrip().removesuffix(closing)
     bare = tidy(answer)
-    if not bare or is_placeholder(bare) or (len(bare) < 400 and _PROSE.fullmatch(bare)):
+    if not bare or is_placeholder(bare) or (len(bare) < 400 and _BEGINS_TO_WORK.fullmatch(bare)):
         return None
     return answer
 
@@ -225,8 +252,8 @@ def _listed(text: str, at: int, item: str) -> str:
     """An item of a list with those of the next lines, where all of them are short."""
     items = [item]
     for _, line in _lines(text, at + len(line_at(text, at)) + 1):
-        bullet = _BULLET.match(line)
-        if bullet is None or not bullet[0].strip() or len(items) == MOST_LINES:
+        bullet = _ITEM.match(line)
+        if bullet is None or len(items) == MOST_LINES:
             break
         items.append(line[bullet.end() :])
     short = len(items) > 1 and all(len(one.split()) <= 3 for one in items)

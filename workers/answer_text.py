@@ -46,7 +46,7 @@ _SMALL_WORDS = frozenset(
 )
 _DOTS = re.compile(r"(?:\.{2,}|…|_{2,}|\?+|\\(?:[lc]?dots|square|Box|underline\{[^{}]*\}|_{2,})|\s|\$|~)*")
 _BRACKETED = re.compile(r"[<\[{(⟨«]+(?P<inside>[A-Za-z][A-Za-z _'’/-]{0,80})[>\]})⟩»]+")
-_FONT = re.compile(r"\\(?:text|textbf|textit|mathrm|mathbf|texttt)\{([^{}]*)\}")
+_FONT = re.compile(r"\\(?:boxed|fbox|framebox|text|textbf|textit|mathrm|mathbf|texttt)\{([^{}]*)\}")
 
 
 def is_placeholder(text: str) -> bool:
@@ -100,7 +100,7 @@ def _without_pair(answer: str) -> str:
             return inner.strip()
     if answer.count("**") == 1:  # its other half stands before the mark, or was never written
         answer = answer.removeprefix("**").removesuffix("**").strip()
-    return answer.lstrip("*").lstrip() if answer.startswith("*") else answer
+    return answer.lstrip("*").lstrip() or answer
 
 
 def sentence(line: str) -> str:

@@ -12,7 +12,7 @@ from typing import Literal
 from workers.graders.exact import key
 from workers.graders.normalise import normalise
 
-MAX_LENGTH = 2000
+MAX_LENGTH = 1000
 _ROMAN = r"(?i:VIII|VII|III|VI|IV|IX|II)"
 _NAME = rf"(?:{_ROMAN}|[A-Za-z]|[0-9]{{1,2}}(?![0-9.,:/]*[0-9]))"
 _LEAD = re.compile(
