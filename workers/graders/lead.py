@@ -95,6 +95,8 @@ def said(lead: str) -> Said:
     if not (lead := lead.strip(" \"'([{*_")):
         return "stated"
     low = lead.lower()
+    if low[-1] in "-+/^":
+        return "unclear"
     if _BOUNDS.search(low):
         return "denied"
     colon = low.endswith((":", "=", "->"))

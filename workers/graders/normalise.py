@@ -18,7 +18,9 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("‐‑‒–—―−﹣-", "-"),
         **dict.fromkeys("⁄∕", "/"),
         **dict.fromkeys("“”„«»‟", '"'),
-        **dict.fromkeys("‘’‚‛`´", "'"),
+        **dict.fromkeys("‘’‚‛`´′", "'"),
+        "٫": ".",
+        "٬": ",",
         "º": "°",
         "˚": "°",
     }
@@ -56,11 +58,18 @@ def _character(char: str) -> str:
     return "" if invisible else char
 
 
+def _unstarred(text: str) -> str:
+    """`text` without Markdown's stars around it; one star alone behind a letter or a bracket belongs to it ("A*")."""
+    if text[-1:] == "*" and text[:1] != "*" and text[-2:-1] != "*" and (text[-2:-1].isalpha() or text[-2:-1] in ")]}"):
+        return text
+    return text.strip("*")
+
+
 def _outer(text: str) -> str:
     """`text` without the marks around it: Markdown, quotes, math delimiters, \\boxed, a full stop."""
     for _ in range(8):  # a bound keeps endless decoration from costing the square of its length
         before = text
-        text = text.strip().rstrip(",;: \\").strip("*")
+        text = _unstarred(text.strip().rstrip(",;: \\。"))
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
         for opening, closing in _WRAPPERS:

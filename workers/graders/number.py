@@ -98,7 +98,7 @@ def grade(gold: str, answer: str) -> Judgement:
     if isinstance(got, Void) and (wanted.figure.denominator != 1 or _ROUND_COMMA.search(answer)):
         got = parse(_decimal_point(answer)) or got
     if isinstance(got, Void):
-        return _not_read(wanted, answer, got)
+        return _not_read(gold, wanted, answer, got)
     if not any(units.may_be_same(unit, other) for _, unit in _said(wanted) for _, other in _said(got)):
         return Judgement("wrong", f"{got.unit} is not {wanted.unit}", final=True)
     if wanted.percent != got.percent and (bare := got if wanted.percent else wanted).unit:
@@ -106,14 +106,21 @@ def grade(gold: str, answer: str) -> Judgement:
     if _equal(wanted, got):
         bare = got if wanted.percent else wanted
         if wanted.percent != got.percent and bare.counted:
-            return unreadable(f"{short(answer)!r} may be another quantity than {short(gold)!r}")
+            return _either(f"{short(answer)!r} may be another quantity than {short(gold)!r}")
         return CORRECT
     if wanted.figure in got.perhaps or got.figure in wanted.perhaps:
-        return unreadable(f"{short(answer)!r} may mean two numbers")
+        return _either(f"{short(answer)!r} may mean two numbers")
     return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
 
 
-def _not_read(wanted: Quantity, answer: str, got: Void) -> Judgement:
+def _either(reason: str) -> Judgement:
+    """The abstention from a number that may be the gold answer or another one; no other grader knows more."""
+    return Judgement("ungradable", reason, final=True, unreadable=True)
+
+
+def _not_read(gold: str, wanted: Quantity, answer: str, got: Void) -> Judgement:
+    if (time := _gold_time(gold)) is not None and (other := times.clock(answer)) is not None:
+        return CORRECT if time == other else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
     if (ratio := times.ratio(answer)) is not None and len(ratio) == 2 and ratio[1]:
         if wanted.figure.denominator != 1 and wanted.figure * ratio[1] == 1:  # the odds of 1/2 are 1:2
             return CORRECT

@@ -93,7 +93,7 @@ _NOTHING = re.compile(r"(?:there (?:is|are) )?(?:none|nothing|nobody|no one|nil|
 _CHATTER = re.compile(r"[\s.,!]*\b(?:let me know|i hope|hope this|hope it|please|feel free|thank)\b.*", re.IGNORECASE | re.DOTALL)
 _WHEN = re.compile(r" (?:in|by|since|until|as of) (?:the year )?(?:19|20)[0-9]{2}\b(?! ?[%/])")
 _REMARK = re.compile(
-    r"\s*(?P<sign>[,;(]|\.\s+(?=[A-Z])|[=≈]|[-–]{1,2} ?(?=[$€£]?[0-9])|\+|!|:)\s*"
+    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|[-–]{1,2} ?(?=[$€£]?[0-9])|\+|!|:)\s*"
     r"|\s+(?P<word>because|since|due to|so|thus|therefore|hence|which|giving|making|totall?ing|i\.e\.|that is|or|aka|namely"
     r"|equals|is|are|was|were|if|unless|provided|assuming|given|not|never|wrong|incorrect|false|excluded|and|to|rather"
     r"|instead|but|when|where|while)\b\s*",
@@ -125,7 +125,9 @@ _PARTS = {
     "meter": {"centimeter": 100, "millimeter": 1000},
     "liter": {"milliliter": 1000},
 }
-_FIRST_UNIT = re.compile(r" ?(?P<unit>[^\W\d_]*\.?)(?:,? and |, ?| |(?=[0-9]))(?=[0-9]|[A-Za-z]+ [A-Za-z])")
+_FIRST_UNIT = re.compile(
+    r"(?: ?(?P<unit>(?!and\b)[^\W\d_]+\.?))?(?:,? and |, ?| |(?=[0-9]))(?=[0-9]|[A-Za-z-]+ [A-Za-z])"
+)
 _LAST_UNIT = re.compile(r" ?(?P<unit>[^\W\d_]+|¢)\.?")
 
 
@@ -166,13 +168,14 @@ def _statements(text: str, sentence: bool, depth: int) -> Reading:
         return _UNREAD
     if not _EQUALS.search(text):
         return _phrase(text, sentence, depth)
-    if len(parts := _STATEMENTS.split(text, maxsplit=8)) > 1:
+    parts = [part for part in _STATEMENTS.split(text, maxsplit=8) if "=" in part or re.search("[0-9]", part)]
+    if len(parts) > 1:
         readings = [_chain(part, sentence, depth) for part in parts]
         figures = {reading.figure for reading in readings if isinstance(reading, Quantity)}
         if len(figures) == 1 and all(isinstance(reading, Quantity) for reading in readings):
             return readings[0]
         return _SEVERAL if len(figures) > 1 else _UNREAD
-    return _chain(text, sentence, depth)
+    return _chain(parts[0] if parts else text, sentence, depth)
 
 
 def _chain(text: str, sentence: bool, depth: int) -> Reading:
@@ -277,6 +280,8 @@ def _behind(text: str, at: int, depth: int) -> Reading:
         return _quantity(number)
     if _ARITHMETIC.fullmatch(text) and not re.match(r" ?[,(]| [0-9]|\[", rest):
         value = arithmetic.value(text)
+        if value is not None and rest == "!":  # a factorial, or an exclamation
+            return Quantity(value, perhaps=(number.figure,))
         if value is not None:
             return Quantity(value, also=((number.other, None),) if number.other is not None and not rest.strip() else ())
         if not re.match(r" ?-", rest):
@@ -375,6 +380,8 @@ def _remarked(quantity: Quantity, rest: str, depth: int) -> Reading:
     if not counts:
         return _UNREAD
     money = units.is_currency(quantity.unit)
+    if (base := tail.base_of(head)) is not None and not money:
+        quantity = replace(quantity, also=(*quantity.also, (quantity.figure, base)))
     if not quantity.percent and not money and not (quantity.also and quantity.unit):
         quantity = replace(quantity, unit=unit, counted=unit is None and bool(head.strip()))
     elif money and unit is not None and units.is_currency(unit) and not units.may_be_same(quantity.unit, unit):

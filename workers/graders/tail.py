@@ -29,11 +29,11 @@ PART = re.compile(rf"[ -](?P<part>{'|'.join(sorted(words.PARTS, key=len, reverse
 DOZEN = re.compile(r"[ -]dozens?(?![A-Za-z])", re.IGNORECASE)
 ORDINAL = re.compile(r"(?:st|nd|rd|th)(?![A-Za-z])", re.IGNORECASE)
 _CHANGING = """
-plus minus times over divided multiplied mod modulo squared cubed factorial power root choose pi tau phi infinity inf log ln
+plus minus over divided multiplied mod modulo squared cubed factorial power root choose pi tau phi infinity inf log ln
 sin cos tan sec csc cot exp sqrt gcd lcm max min than hundred thousand million billion trillion dozen dozens too below
 above under short wanting missing negative percent percentage bc answer answers except without between
 """
-_CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {"prime", "square", "cube", "before", "after", "earlier", "when"}
+_CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {"prime", "square", "cube", "before", "after", "earlier", "when", "times"}
 _SHORT = """
 in on at of to by an a so is as or per each for no up go it he we my us me do am be all and the
 """
@@ -53,6 +53,9 @@ _END_OF_UNIT = re.compile(
 _COMPARED = re.compile(
     r" (?:(?:\w+ )?(?:more|fewer|less)(?: \w+)?|(?:\w+ ){0,2}\w+er) than (?:[A-Z]\w*|he|she|him|her|them|they|his|it|the|last|before)\b"
 )
+_POWER_OF_UNITS = re.compile(r"(?<=units) ?\^ ?\{?[23]\}?")
+_FACTOR = re.compile(r"(?<![\w'’.·/-])[b-zB-HJ-Z](?![\w'’.·/-])")
+_RATE = re.compile(r"(?P<base>.*?) (?:per|an?|each|every) ", re.IGNORECASE)
 _BELOW_ZERO = re.compile(r"(?: degrees?| ?°)?(?: ?(?:celsius|fahrenheit|[cCfF]))? below (?:zero|0)\Z", re.IGNORECASE)
 
 
@@ -83,8 +86,9 @@ def unit_of(text: str) -> tuple[bool, str | None]:
         return True, None
     if (name := units.known(_counted(text))) is not None:
         return True, name
+    text = _POWER_OF_UNITS.sub("", text)
     match = _UNIT.match(text)
-    if match is None or _ODD.search(text):
+    if match is None or _ODD.search(text) or _FACTOR.search(text, match.end("unit")):
         return False, None
     first = _counted(_END_OF_UNIT.sub("", text))
     name = units.known(first) or units.known(match["unit"])
@@ -96,6 +100,12 @@ def unit_of(text: str) -> tuple[bool, str | None]:
     if changing & set(re.findall(r"[a-z]+", _without_compounds(rest.lower()))) or len(text.split()) > 40:
         return False, None
     return True, name
+
+
+def base_of(text: str) -> str | None:
+    """The unit of a rate in words without what it is per: "hour" of "hours a day"."""
+    match = _RATE.match(text)
+    return None if match is None else units.known(_counted(match["base"]))
 
 
 def _counted(text: str) -> str:

@@ -87,7 +87,7 @@ _FACTOR = re.compile(
     r"(?: ?\^ ?\{? ?(?P<raised>-?[0-9]) ?\}?| (?P<spelled>squared|cubed))?",
     re.IGNORECASE,
 )
-_BETWEEN = re.compile(r"\s*(?P<sign>[·*×]|\\cdot(?![A-Za-z])|\\times(?![A-Za-z])|-|/|\bper\b|\b(?:an?|each|every)\b)\s*|\s+")
+_BETWEEN = re.compile(r"\s*(?P<sign>[·*×]|\\cdot(?![A-Za-z])|\\times(?![A-Za-z])|-|/|\b(?:per|an?)\b)\s*|\s+")
 _AMBIGUOUS = (
     {"dollar", "australiandollar"},
     {"dollar", "canadiandollar"},
