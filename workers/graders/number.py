@@ -28,7 +28,7 @@ import re
 from fractions import Fraction
 from functools import lru_cache
 
-from workers.graders import times, units
+from workers.graders import bases, times, units
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
 from workers.graders.phrase import MAX_LENGTH, Quantity, Void, read
 
@@ -86,7 +86,7 @@ def without_unit(text: str) -> tuple[str, str | None]:
 def grade(gold: str, answer: str) -> Judgement:
     """Correct when both are numbers of equal value, by the conventions at the head of this file.
 
-    Ungradable when the gold answer is no number, ratio or time of day, or the answer is not read as one. A "wrong" is
+    Ungradable when the gold answer is no number, ratio or time of day (or number in a base), or the answer is not read as one. A "wrong" is
     final.
     """
     wanted = _gold(gold)
@@ -145,6 +145,13 @@ def _graded_otherwise(gold: str, answer: str) -> Judgement:
             if value is not None and value.figure * ratio[1] == 1 and value.figure.denominator != 1:
                 return CORRECT
         return unreadable(f"{short(answer)!r} is no ratio")
+    if (base := bases.based(gold)) is not None and base[1] is not None:
+        figures = bases.based(answer)
+        if figures is None:
+            return unreadable(f"{short(answer)!r} is not read as a number in base {base[1]}")
+        if base[0] == figures[0] and figures[1] in (base[1], None):
+            return CORRECT
+        return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
     return Judgement("ungradable", f"the gold answer {short(gold)!r} is no number")
 
 

@@ -64,6 +64,7 @@ _DECORATION = re.compile(
 )
 _DOLLARS = re.compile(r"\$([^$ ]+)\$")
 _PAIRED = (("==", "=="), ("__", "__"), ("_", "_"), ('"', '"'))
+_OPENINGS = frozenset('=_"')
 _BOX = re.compile(r"\\?(?:f|b?)oxed ?(?:\{([^{}]*)\}|([^{}]*))")
 _IMPLIES = re.compile(r"\s*(?:=>|->|→|⇒|⟹|\\(?:Rightarrow|rightarrow|to|implies|Longrightarrow|therefore)(?![A-Za-z]))\s*")
 _EQUALS = re.compile(r"\s*(=|≈|≃|≅|\\approx(?![A-Za-z])|:=)\s*")
@@ -150,10 +151,11 @@ def read(text: str, sentence: bool) -> Reading:
 
 def _bare(text: str) -> str:
     """`text` without emoji, tags and marks around it that say nothing."""
-    text = normalise(_DECORATION.sub(" ", _DOLLARS.sub(r"\1", text)))
-    if (box := _BOX.fullmatch(text)) is not None:
+    bare = _DECORATION.sub(" ", _DOLLARS.sub(r"\1", text) if text.count("$") > 1 else text)
+    text = bare if bare == text else normalise(bare)
+    if "oxed" in text and (box := _BOX.fullmatch(text)) is not None:
         text = (box[1] or box[2] or "").strip()
-    for _ in range(3):
+    for _ in range(3 if text[:1] in _OPENINGS else 0):
         for opening, closing in _PAIRED:
             if len(text) > 2 * len(opening) and text.startswith(opening) and text.endswith(closing):
                 text = text[len(opening) : -len(closing)].strip(" .")
@@ -346,7 +348,7 @@ def _compound(quantity: Quantity, rest: str) -> tuple[Quantity, str] | None:
             break
         if units_of is None:
             unit = units.known(first["unit"]) if first["unit"] else unit
-            units_of = _PARTS.get(unit or "")
+            units_of = _PARTS.get(unit or ("" if first["unit"] else "dollar"))
             if units_of is None:
                 break
         behind = digits(rest[first.end() :])
@@ -355,6 +357,8 @@ def _compound(quantity: Quantity, rest: str) -> tuple[Quantity, str] | None:
         name = units.name_of(last["unit"]) if last else None
         name = "minute" if last and last["unit"] == "m" and "minute" in units_of else name
         if number is None or last is None or name not in units_of or number.figure < 0:
+            break
+        if unit is None and name != "cent":  # "18 and 5 cents" can only be money
             break
         factor = units_of[name]
         figure += number.figure / factor * (-1 if quantity.figure < 0 else 1)
