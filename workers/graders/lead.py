@@ -14,7 +14,7 @@ Said = Literal["stated", "denied", "unclear"]
 _DENYING = """
 not never cannot cant wont isnt arent neither nor except excluding excludes exclude excluded wrong incorrect incorrectly
 false falsely impossible unlikely hardly scarcely barely untrue invalid mistaken mistakenly unequal refuse deny denies
-denied
+denied doubt doubts doubtful disagree
 """
 DENYING = frozenset(_DENYING.split())
 _OTHER_THAN = re.compile(
@@ -40,6 +40,18 @@ remainder quotient predecessor successor before after until till past solve calc
 sum product difference without minus short prime digits either-or example
 """
 UNCLEAR = frozenset(_UNCLEAR.split())
+_OPERATIONS = """
+sum product difference remainder quotient gcd lcm root square cube half third quarter factor divisor inverse reciprocal
+logarithm
+"""
+_RESULTS = frozenset(_OPERATIONS.split())
+"""Of which something is said where a verb follows ("The sum is"), and which change a number otherwise ("The sum of")."""
+_COPULAS = frozenset(["is", "are", "was", "were", "be", "equals", "becomes"])
+_COMMANDS = frozenset(
+    """add see find count take use give get read pick keep leave make say answer write run walk buy sell pay want collect
+    choose fill draw build play start wait watch include""".split()
+)
+_OBJECTS = frozenset("him her them me us you it everyone everybody each".split())
 _ADVERBS = """
 exactly only just precisely about approximately approx around roughly circa altogether now still also then thus so hence
 therefore a an the another additional extra whopping mere full all total simply actually indeed clearly finally overall
@@ -70,6 +82,7 @@ total distance cost price average mean median mode length width height area volu
 score time size mass perimeter answer result probability count duration temperature balance revenue salary population
 capacity depth radius diameter circumference angle measure fraction share income savings bill budget fee tax discount
 sales pay payment wage change loss percentage percent proportion ratio range period term temperature energy force power
+difference increase decrease reduction gain rise drop surplus deficit growth rest
 density pressure current voltage resistance frequency charge slope maximum minimum expense expenses earnings payment
 """
 _HEAD = frozenset(_HEADS.split()) - {"power", "range", "ratio", "maximum", "minimum"}
@@ -104,13 +117,27 @@ def said(lead: str) -> Said:
     last = clauses[-1].strip()
     words = _WORD.findall(last)
     everything = set(_WORD.findall(low))
+    if words and words[-1] in _COPULAS:
+        everything -= _RESULTS
+    if words[-1:] == ["of"] and words[-2:-1] and words[-2] in _HEAD:
+        everything.discard(words[-2])
     if denies(words) or _OTHER_THAN.search(last):
         return "denied"
     if denies(everything) or _OTHER_THAN.search(low) or everything & UNCLEAR or _META.search(low):
         return "unclear"
     if re.search(r"[^\w\s.,;:!?'\"()\-=>→*#$&№%/]|[0-9_]", low):
         return "unclear"
-    return "stated" if colon or last.endswith(("#", "№")) or _states(words, last) else "unclear"
+    if colon or last.endswith(("#", "№")):
+        return "stated"
+    if low.endswith(",") and words == ["no"]:
+        return "unclear"
+    if words and (words[-1] in _OBJECTS or _names_someone(lead)) and set(words[-3:-1]) & STATING:
+        return "stated"  # "It will take Ann 7 hours"
+    return "stated" if _states(words, last) else "unclear"
+
+
+def _names_someone(lead: str) -> bool:
+    return re.search(r"\b[A-Z][a-z]+\Z", lead) is not None
 
 
 def denies(words: list[str] | set[str]) -> bool:
@@ -120,6 +147,8 @@ def denies(words: list[str] | set[str]) -> bool:
 
 def _states(words: list[str], clause: str) -> bool:
     """Whether a clause without denials and hedges ends as one that states a number."""
+    if words[-1:] and words[-1] in _LABEL:
+        return True
     while words and words[-1] in _ADVERB:
         words = words[:-1]
     if not words:
@@ -133,4 +162,6 @@ def _states(words: list[str], clause: str) -> bool:
         return bool(STATING & set(words[:-1])) and words[0] != "solve"
     if last in _LABEL or (last in _HEAD and len(words) <= 4):
         return True
+    if words[0] in _COMMANDS:
+        return False
     return last in STATING or bool(re.fullmatch(r"[a-z]{3,}(?:'s|'re|'ll be)|it's|there's|that's|he's|she's", last))

@@ -17,9 +17,9 @@ _COMMA_LAST = r"[1-9][0-9]{0,2}(?:(?:[. '][0-9]{3})+,[0-9]{1,2}|(?:\.[0-9]{3}){2
 _PLAIN = rf"{_COMMA_LAST}|(?:{_INDIAN}|{_THREES}|[0-9]++)(?:\.[0-9]*+)?|\.[0-9]++"
 _TEN = r"(?:10|\{\s*10\s*\})\s*(?:\^|\*\*)\s*(?:\{\s*(?P<exp2>[+-]?[0-9]{1,5})\s*\}|\(?(?P<exp3>[+-]?[0-9]{1,5})\)?)"
 _POWER = rf"(?:[eE](?P<exp>[+-]?[0-9]{{1,5}})(?![0-9A-Za-z])| ?(?:\\times|\\cdot|[xX*×·⋅]) ?{_TEN})?"
-_MONEY = rf"(?P<{{}}>{units.MONEY})?"
+_MONEY, _MONEY2 = (rf"(?P<{name}>{units.MONEY})?" for name in ("money", "money2"))
 _NUMERAL = re.compile(
-    _MONEY.format("money") + r" ?(?P<sign>(?:[+-]|\b[Nn]egative |\b[Mm]inus )?)(?P<gap> ?)" + _MONEY.format("money2")
+    _MONEY + r" ?(?P<sign>(?:[+-]|\b[Nn]egative |\b[Mm]inus )?)(?P<gap> ?)" + _MONEY2
     + rf" ?(?:(?P<whole>[0-9]++)? ?\\frac ?(?:\{{\s*(?P<n1>-?\s*(?:{_PLAIN}))\s*\}}|(?P<n2>[0-9])) ?"
     rf"(?:\{{\s*(?P<d1>-?\s*(?:{_PLAIN}))\s*\}}|(?P<d2>[0-9]))"
     rf"|(?:(?P<whole2>[0-9]++)(?P<joint> |-| and | \+ |\+)(?=[0-9]+ ?/))?(?P<n3>[0-9]++) ?/ ?(?P<d3>[0-9]++)(?!\.[0-9])"

@@ -64,15 +64,16 @@ _DECORATION = re.compile(
 )
 _DOLLARS = re.compile(r"\$([^$ ]+)\$")
 _PAIRED = (("==", "=="), ("__", "__"), ("_", "_"), ('"', '"'))
+_RAISED_O = re.compile(r"(?<=[0-9]) ?\^ ?\{? ?[oO] ?\}?(?![A-Za-z])")
 _OPENINGS = frozenset('=_"')
 _BOX = re.compile(r"\\?(?:f|b?)oxed ?(?:\{([^{}]*)\}|([^{}]*))")
 _IMPLIES = re.compile(r"\s*(?:=>|->|→|⇒|⟹|\\(?:Rightarrow|rightarrow|to|implies|Longrightarrow|therefore)(?![A-Za-z]))\s*")
-_EQUALS = re.compile(r"\s*(=|≈|≃|≅|\\approx(?![A-Za-z])|:=)\s*")
+_EQUALS = re.compile(r"(\s*(?:=|≈|≃|≅|\\approx(?![A-Za-z])|:=)\s*| (?:equals|is equal to) )")
 _UNEQUAL = re.compile(r"[<>≤≥≠±∓]|\\(?:n?eq?|neq|not|[lg](?:e|eq|t|eqslant)|pm|mp)(?![A-Za-z])")
-_STATEMENTS = re.compile(r"\s*(?:[,;]|\bor\b|\band\b)\s*(?=[A-Za-z\\][\w\\{}']{0,20}\s*=)")
+_STATEMENTS = re.compile(r"\s*(?:[,;](?: (?:so|then|thus|hence|therefore|and|or)\b)?|\b(?:or|and|so)\b)\s*(?=[A-Za-z\\][\w\\{}']{0,20}\s*=)")
 _NAME = re.compile(
     r"\|?(?:\\?[A-Za-z]|\\[A-Za-z]+|[A-Z]{1,4}|\\(?:overline|vec|hat|bar)\s*\{?[A-Za-z]{1,3}\}?)'{0,2}\|?"
-    r"(?:_\{?[\w, +-]{1,12}\}?)?(?: ?\([\w\s,.+-]{1,30}\))?|\[[A-Z]{3,6}\]|m?\s*\\(?:angle|triangle|measuredangle)\s*[A-Z]{0,4}"
+    r"(?:_\{?[\w, +-]{1,12}\}?)?(?: ?\((?:[^()=<>]|\([^()=<>]{1,20}\)){1,40}\))?|\[[A-Z]{3,6}\]|m?\s*\\(?:angle|triangle|measuredangle)\s*[A-Z]{0,4}"
     r"|[∠△][A-Z]{1,4}"
 )
 _LABEL = re.compile(r"(?=[^=]*[A-Za-z]{3})[A-Za-z][\w .,'’()/%$-]*")
@@ -92,21 +93,22 @@ _REFUSAL = re.compile(
 )
 _NOTHING = re.compile(r"(?:there (?:is|are) )?(?:none|nothing|nobody|no one|nil|no [a-z ]{2,40})", re.IGNORECASE)
 _CHATTER = re.compile(r"[\s.,!]*\b(?:let me know|i hope|hope this|hope it|please|feel free|thank)\b.*", re.IGNORECASE | re.DOTALL)
+_OUT_OF = re.compile(r" (?:out of|over) ")
 _WHEN = re.compile(r" (?:in|by|since|until|as of) (?:the year )?(?:19|20)[0-9]{2}\b(?! ?[%/])")
 _REMARK = re.compile(
-    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|[-–]{1,2} ?(?=[$€£]?[0-9])|\+|!|:)\s*"
-    r"|\s+(?P<word>because|since|due to|so|thus|therefore|hence|which|giving|making|totall?ing|i\.e\.|that is|or|aka|namely"
-    r"|equals|is|are|was|were|if|unless|provided|assuming|given|not|never|wrong|incorrect|false|excluded|and|to|rather"
-    r"|instead|but|when|where|while)\b\s*",
+    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+|!|:)\s*"
+    r"|\s+(?P<word>because|since|due to|so|thus|therefore|hence|which|giving|making|totall?ing|i\.e\.,?|that is|or|aka|namely"
+    r"|equals|is|are|was|were|(?:would|will|should|must) be|can(?:not|'t| not)|(?:is|was|are|could|wo|does|do|would)n't|if|unless|provided|assuming|given|not|never|wrong|incorrect|false|excluded|and|to|rather"
+    r"|instead|but|when|where|while)(?!\w)\s*",
     re.IGNORECASE,
 )
 _DENIED_BEHIND = re.compile(r"(?:not|never|wrong|incorrect|false|excluded|impossible|ruled out|too|n't)\b", re.IGNORECASE)
 _MORE = re.compile(
-    r"(?:more|less|fewer|greater|higher|lower|above|below|over|under|larger|smaller|up|bigger|so many)\b", re.IGNORECASE
+    r"(?:more|less|fewer|greater|higher|lower|above|below|over|under|larger|smaller|up|upwards?|beyond|bigger|so many)\b", re.IGNORECASE
 )
 _REASON = frozenset(["because", "since", "due to", "given", "where", "while"])
 _THEREFORE = frozenset(["so", "thus", "therefore", "hence", "which", "giving", "making", "totaling", "totalling"])
-_AGAIN = frozenset(["i.e.", "that is", "aka", "namely", "or", "equals", "=", "≈"])
+_AGAIN = frozenset(["i.e.", "i.e.,", "that is", "aka", "namely", "or", "equals", "=", "≈"])
 _PARTS = {
     "dollar": {"cent": 100},
     "euro": {"cent": 100},
@@ -139,7 +141,7 @@ def read(text: str, sentence: bool) -> Reading:
     text = normalise(text)
     if _INTEGER.fullmatch(text):
         return Quantity(Fraction(int(text)))
-    text = _bare(text)
+    text = _without_reason(_bare(text))
     if not text or len(text) > MAX_LENGTH:
         return _UNREAD
     if (clear := _IMPLIES.split(text))[-1] and len(clear) > 1:
@@ -147,6 +149,18 @@ def read(text: str, sentence: bool) -> Reading:
     if (sign := _UNEQUAL.search(text)) is not None:
         return Void(f"has {sign[0]}, which gives no single number", denied=numeral(text[sign.end() :].lstrip()) is not None)
     return _statements(text, sentence, _DEPTH)
+
+
+_BECAUSE = re.compile(
+    r"[,.;]?\s+(?:this is |that is )?(?:because|since|due to|given that|as(?= ?[0-9(\\]))(?![A-Za-z]).*", re.IGNORECASE | re.DOTALL
+)
+
+
+def _without_reason(text: str) -> str:
+    """`text` without the reason that it gives behind a number: "5 since 2 + 3 = 5" is 5."""
+    if " " not in text or (reason := _BECAUSE.search(text)) is None or not _START.search(text[: reason.start()]):
+        return text
+    return text[: reason.start()]
 
 
 def _bare(text: str) -> str:
@@ -161,7 +175,7 @@ def _bare(text: str) -> str:
                 text = text[len(opening) : -len(closing)].strip(" .")
     if text.endswith("...") and "." not in text[:-3]:  # "42..."; 0.333... goes on
         text = text[:-3].rstrip()
-    return without_cycles(text.strip(" :;,"))
+    return without_cycles(_RAISED_O.sub("°", text.strip(" :;,")))
 
 
 def _statements(text: str, sentence: bool, depth: int) -> Reading:
@@ -174,10 +188,14 @@ def _statements(text: str, sentence: bool, depth: int) -> Reading:
     if len(parts) > 1:
         readings = [_chain(part, sentence, depth) for part in parts]
         figures = {reading.figure for reading in readings if isinstance(reading, Quantity)}
-        if len(figures) == 1 and all(isinstance(reading, Quantity) for reading in readings):
-            return readings[0]
+        if len(figures) == 1 and (isinstance(readings[-1], Quantity) or all(map(_is_quantity, readings))):
+            return readings[-1]  # "2x = 10, so x = 5"
         return _SEVERAL if len(figures) > 1 else _UNREAD
     return _chain(parts[0] if parts else text, sentence, depth)
+
+
+def _is_quantity(reading: Reading) -> bool:
+    return isinstance(reading, Quantity)
 
 
 def _chain(text: str, sentence: bool, depth: int) -> Reading:
@@ -207,9 +225,11 @@ def _side(side: str, sentence: bool, depth: int, first: bool) -> Reading | None:
     """What a side of an equation says; None for a name, or for nothing before the sign."""
     if not side or side == "?":
         return None if first else _UNREAD
-    if (name := _CONNECTIVE.split(side)[-1].strip()) and _NAME.fullmatch(name):
+    name = _CONNECTIVE.split(side)[-1].strip()
+    name = side if re.search("[0-9]", side[: len(side) - len(name)]) else name
+    if _NAME.fullmatch(name):
         return None
-    if (value := arithmetic.value(side)) is not None and not numeral(side):
+    if (value := arithmetic.value(name)) is not None and (name != side or not numeral(side)):
         return Quantity(value)
     reading = _phrase(side, sentence=not first and sentence, depth=depth)
     if isinstance(reading, Quantity) or reading.denied:
@@ -277,6 +297,9 @@ def _behind(text: str, at: int, depth: int) -> Reading:
     if number is None:
         value = arithmetic.value(text)
         return _UNREAD if value is None else Quantity(value)
+    if (whole := _OUT_OF.match(text, number.end)) is not None and (again := digits(text[whole.end() :])) != text[whole.end() :]:
+        text = text[: whole.end()] + again  # "three out of four"
+        number = numeral(text) or number
     rest = _CHATTER.sub("", text[number.end :])
     if not rest.strip(" ."):
         return _quantity(number)
@@ -309,7 +332,7 @@ def _with_rest(quantity: Quantity, number: Numeral, rest: str, worded: bool, dep
         quantity, rest = compound
     else:
         factor, length = tail.scale(rest)
-        if length and (worded or ordinal):
+        if length and (ordinal or (worded and rest[length - 1] != "s")):
             return _UNREAD
         quantity, rest = replace(quantity, figure=quantity.figure * factor, places=0 if length else quantity.places), rest[length:]
         if not length:
@@ -322,6 +345,8 @@ def _with_rest(quantity: Quantity, number: Numeral, rest: str, worded: bool, dep
             quantity = replace(quantity, figure=quantity.figure * 12, perhaps=(*quantity.perhaps, quantity.figure), places=0)
             rest = rest[dozen.end() :]
         part = tail.PART.match(rest) if number.whole else None
+        if part is not None and not part["many"] and quantity.figure != 1:
+            return _UNREAD
         if part is not None and (part["many"] or quantity.figure == 1):
             size, coins = tail.words.PARTS[part["part"].lower()], part["part"].lower() == "quarter"
             also = ((quantity.figure, None),) if coins else ()
@@ -409,15 +434,21 @@ def _judged(quantity: Quantity, sign: str, rest: str, depth: int) -> Reading:
         return _statements(rest, True, depth) if _START.search(rest) else _harmless(quantity, rest)
     if sign in _AGAIN:
         return _said_again(quantity, sign, rest, depth)
-    if sign in ("is", "are", "was", "were"):
+    if sign.startswith("can") or sign.endswith("n't"):
+        return Void("denies it", denied=True)
+    if sign in ("is", "are", "was", "were") or sign.endswith(" be"):
         return Void("denies it", denied=True) if _DENIED_BEHIND.match(rest) else _harmless(quantity, rest)
     if sign in ("not", "never", "wrong", "incorrect", "false", "excluded", "rather", "instead", "but"):
         return _denied(quantity, sign, rest)
     if sign == "+" and not rest.strip():
         return Void("is a bound", denied=True)
-    if sign in (",", ";", "and", "to", "-", "–", "--") and _number_first(rest) is not None:
+    if sign == "and" and _MORE.match(rest):
+        return Void("is a bound", denied=True)
+    if sign in (",", ";", "and", "to", "-", "–", "--") and (other := _number_first(rest)) is not None:
+        if other.figure == quantity.figure:
+            return quantity if sign == "," and rest[:1].isalpha() else _UNREAD  # "5, five"
         return _SEVERAL
-    if sign in (",", ";", ".", ":", "and", "to", "when"):
+    if sign in (",", ";", ".", ":", "and", "to"):
         return _harmless(quantity, rest)
     return _UNREAD
 
@@ -445,7 +476,7 @@ def _said_again(quantity: Quantity, sign: str, rest: str, depth: int) -> Reading
     other = _statements(rest, True, depth)
     if isinstance(other, Quantity):
         if _agree(quantity, other):
-            return quantity
+            return replace(quantity, also=(*quantity.also, (other.figure, other.unit)))
         return _SEVERAL if sign == "or" else _UNREAD
     return other if other.denied else _UNREAD if sign == "or" or _START.search(rest) else _harmless(quantity, rest)
 

@@ -19,11 +19,11 @@ SCALES = {
     **{"tens": 10, "万": 10**4, "萬": 10**4, "億": 10**8, "亿": 10**8},
 }
 _SCALE = re.compile(
-    rf"[ -]?(?P<scale>{'|'.join(sorted(SCALES, key=len, reverse=True))})(?![A-Za-z]|-[A-Za-z])", re.IGNORECASE
+    rf"[ -]?(?P<scale>{'|'.join(sorted(SCALES, key=len, reverse=True))})(?![^\W\d_]|-[A-Za-z])", re.IGNORECASE
 )
 LETTERS = {"K": 10**3, "M": 10**6, "m": 10**6, "B": 10**9, "T": 10**12}
 """Letters that are a scale right behind figures, and may be units."""
-_LETTER = re.compile(r" ?(?P<letter>[KMmBT])(?![A-Za-z^/·*])(?! ?\^)")
+_LETTER = re.compile(r" ?(?P<letter>[KMmBT])(?![^\W\d_]|[\^/·*])(?! ?\^)")
 PERCENT = re.compile(r"\s*(?:%|per ?cents?(?![a-z])|pct(?![a-z])|percentage(?! points?)(?![a-z]))", re.IGNORECASE)
 PART = re.compile(rf"[ -](?P<part>{'|'.join(sorted(words.PARTS, key=len, reverse=True))})(?P<many>s?)(?![A-Za-z-])", re.IGNORECASE)
 DOZEN = re.compile(r"[ -]dozens?(?![A-Za-z])", re.IGNORECASE)
@@ -31,18 +31,18 @@ ORDINAL = re.compile(r"(?:st|nd|rd|th)(?![A-Za-z])", re.IGNORECASE)
 _CHANGING = """
 plus minus over divided multiplied mod modulo squared cubed factorial power root choose pi tau phi infinity inf log ln
 sin cos tan sec csc cot exp sqrt gcd lcm max min than hundred thousand million billion trillion dozen dozens too below
-above under short wanting missing negative percent percentage bc answer answers except without between
+above under short wanting missing negative percent percentage bc answer answers except without between itself digit
 """
 _CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {"prime", "square", "cube", "before", "after", "earlier", "when", "times"}
 _SHORT = """
-in on at of to by an a so is as or per each for no up go it he we my us me do am be all and the
+in on at of to by an a so is as or per each for sq cu up go it he we my us me do am be all and the
 """
 _SHORT_WORDS = frozenset(_SHORT.split())
 """Words of one or two letters that may stand behind a number without being its factors."""
-_PROSE = re.compile(r"[^\W\d_][^\W\d_'’.-]*")
+_PROSE = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 _ODD = re.compile(r"[^\w\s./'\"()°,;:·!&%\\$€£-]|[0-9_]")
 _UNIT = re.compile(
-    r"(?P<gap>[ -]?/? ?\(?)(?P<unit>[^\W\d_°$€£¥₹¢]*[^\W\d_ ]|[°¢$€£¥₹][CF]?)"
+    r"(?P<gap>[ -]?/? ?\(?)(?P<unit>(?:[^\W\d_]|')*[^\W\d_]|[°¢$€£¥₹][CF]?)"
     r"(?P<more>(?:(?: ?[·*⋅/.-] ?| ?\\cdot ?| (?:per )?)(?:\(?[^\W\d_]+\)?)|(?: ?\^ ?\{? ?-?[0-9] ?\}?))*)"
 )
 _END_OF_UNIT = re.compile(
@@ -96,6 +96,8 @@ def unit_of(text: str) -> tuple[bool, str | None]:
         return False, None
     rest = text[match.end("unit") :] if name else text
     compared = "" if _COMPARED.search(text) is None else "than more less fewer"
+    if words.BEHIND.search(_without_compounds(rest)):
+        return False, None
     changing = (_CHANGES | DENYING) - set(compared.split()) - ({"squared", "cubed"} if _raised(text) else set())
     if changing & set(re.findall(r"[a-z]+", _without_compounds(rest.lower()))) or len(text.split()) > 40:
         return False, None
@@ -118,7 +120,7 @@ def _raised(text: str) -> bool:
 
 
 def _without_compounds(text: str) -> str:
-    return re.sub(r"\b[a-z]+-[a-z-]+", "", text)  # "hundred-dollar bills"
+    return re.sub(r"\b[A-Za-z]+-[A-Za-z-]+", "", text)  # "hundred-dollar bills"
 
 
 def _may_be_counted(text: str, match: re.Match[str]) -> bool:

@@ -81,6 +81,7 @@ _BEFORE = sorted(
     reverse=True,
 )
 MONEY = "|".join(re.escape(name) + ("(?![A-Za-z])" if name[-1].isalpha() and name.isascii() else "") for name in _BEFORE)
+MONEY += r"|kr\.?(?= ?[0-9])|(?-i:[A-Z]{1,3}|Mex) ?\$"
 """A pattern of what stands before an amount: "$", "US$", "Rs."."""
 _FACTOR = re.compile(
     r"(?:(?P<power>square|sq\.?|cubic|cu\.?) )?(?P<name>[^\W\d_]+\.?[^\W\d_]*\.?|[°$€£¥₹¢%][CF]?)"
@@ -88,6 +89,8 @@ _FACTOR = re.compile(
     re.IGNORECASE,
 )
 _BETWEEN = re.compile(r"\s*(?P<sign>[·*×]|\\cdot(?![A-Za-z])|\\times(?![A-Za-z])|-|/|\b(?:per|an?)\b)\s*|\s+")
+_QUOTIENT = re.compile(r"\\frac ?\{ ?([^{}]{1,20}) ?\} ?\{ ?([^{}]{1,20}) ?\}")
+_PER_SECOND = re.compile(r"\Ams ?\^ ?(?=\{? ?-)")
 _AMBIGUOUS = (
     {"dollar", "australiandollar"},
     {"dollar", "canadiandollar"},
@@ -108,8 +111,8 @@ _AMBIGUOUS = (
 
 
 def of_money(sign: str) -> str:
-    """The currency that `MONEY` matched."""
-    return _SYMBOLS[sign]
+    """The currency that `MONEY` matched; one that is not in the table by its own sign."""
+    return _SYMBOLS.get(sign.replace(" ", "").removesuffix(".")) or _SYMBOLS.get(sign, sign)
 
 
 def name_of(word: str) -> str | None:
@@ -142,7 +145,7 @@ def known(text: str) -> str | None:
         return None
     powers: dict[str, int] = {}
     at, sign = 0, 1
-    text = text.strip(" .")
+    text = _PER_SECOND.sub("m s^", _QUOTIENT.sub(r"\1/\2", text.strip(" .")))
     text = text[1:-1] if text.startswith("(") and text.endswith(")") else text
     while at < len(text):
         factor = _FACTOR.match(text, at)

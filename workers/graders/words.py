@@ -45,6 +45,9 @@ _OF_A = re.compile(r" (?:of )?an? ", re.IGNORECASE)
 _FIRST = re.compile(rf"(?:[Pp]oint )?(?:{_WORD}|{'|'.join(_ORDINALS)}|half|quarter|an?)\b", re.IGNORECASE)
 ANY = re.compile(rf"\b(?:{_WORD}|half|quarter|third|dozen){_END}", re.IGNORECASE)
 """A word that is a number somewhere in a text; ordinals aside, which mostly say which one."""
+BEHIND = re.compile(rf"\b(?:{_WORD.replace('one|', '', 1)}|half|quarter|third|dozens?|hundreds|thousands|millions|{_PART}){_END}",
+                    re.IGNORECASE)  # fmt: skip
+"""A word behind a number that is another one, or changes it; "one" rarely does ("for each one")."""
 
 
 def digits(text: str) -> str:
