@@ -12,7 +12,9 @@ _AROUND_SIGNS = re.compile(r"\s*([^\w\s])\s*")
 _HALF_OF_DAY = re.compile(r"\b([AaPp])\. ?[Mm]\b\.?")
 _DIGIT_AND_LETTER = re.compile(r"(?<=\d) (?=[^\W\d])")
 _ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{3})", re.IGNORECASE)
-_NAMED_WITH_ARTICLE = re.compile(r"^(?:(?:The|An?) [A-Z]|A (?:minor|major|flat|sharp|level|levels|team|side|positive|negative)\b)")
+_NAMED_WITH_ARTICLE = re.compile(
+    r"^(?:(?:The|An?) [A-Z]|A (?:minor|major|flat|sharp|level|levels|team|side|positive|negative)\b)"
+)
 """Where the article of a gold answer is a part of it: "The Who", "A minor"."""
 _HAS_ARTICLE = re.compile(r"^(?:the|an?) ", re.IGNORECASE)
 _SPACED_SIGN = re.compile(r"(?<=[0-9]) ([+-])(?=[0-9.])")

@@ -132,14 +132,18 @@ def _not_read(gold: str, wanted: Quantity, answer: str, got: Void) -> Judgement:
 
 def _graded_otherwise(gold: str, answer: str) -> Judgement:
     """The judgement where the gold answer is a time of day or a ratio; ungradable where it is neither."""
-    if (time := _gold_time(gold)) is not None and ((other := times.clock(answer)) is not None or _gold_ratio(gold) is None):
+    if (time := _gold_time(gold)) is not None and (
+        (other := times.clock(answer)) is not None or _gold_ratio(gold) is None
+    ):
         if other is None:
             return unreadable(f"{short(answer)!r} is no time of day")
         return CORRECT if time == other else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
     if (ratio := _gold_ratio(gold)) is not None:
         got = times.ratio(answer)
         if got is not None:
-            return CORRECT if ratio == got else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
+            return (
+                CORRECT if ratio == got else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
+            )
         if len(ratio) == 2 and ratio[1]:
             value = parse(answer)
             if value is not None and value.figure * ratio[1] == 1 and value.figure.denominator != 1:

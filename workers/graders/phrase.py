@@ -67,10 +67,14 @@ _PAIRED = (("==", "=="), ("__", "__"), ("_", "_"), ('"', '"'))
 _RAISED_O = re.compile(r"(?<=[0-9]) ?\^ ?\{? ?[oO] ?\}?(?![A-Za-z])")
 _OPENINGS = frozenset('=_"')
 _BOX = re.compile(r"\\?(?:f|b?)oxed ?(?:\{([^{}]*)\}|([^{}]*))")
-_IMPLIES = re.compile(r"\s*(?:=>|->|→|⇒|⟹|\\(?:Rightarrow|rightarrow|to|implies|Longrightarrow|therefore)(?![A-Za-z]))\s*")
+_IMPLIES = re.compile(
+    r"\s*(?:=>|->|→|⇒|⟹|\\(?:Rightarrow|rightarrow|to|implies|Longrightarrow|therefore)(?![A-Za-z]))\s*"
+)
 _EQUALS = re.compile(r"(\s*(?:=|≈|≃|≅|\\approx(?![A-Za-z])|:=)\s*| (?:equals|is equal to) )")
 _UNEQUAL = re.compile(r"[<>≤≥≠±∓]|\\(?:n?eq?|neq|not|[lg](?:e|eq|t|eqslant)|pm|mp)(?![A-Za-z])")
-_STATEMENTS = re.compile(r"\s*(?:[,;](?: (?:so|then|thus|hence|therefore|and|or)\b)?|\b(?:or|and|so)\b)\s*(?=[A-Za-z\\][\w\\{}']{0,20}\s*=)")
+_STATEMENTS = re.compile(
+    r"\s*(?:[,;](?: (?:so|then|thus|hence|therefore|and|or)\b)?|\b(?:or|and|so)\b)\s*(?=[A-Za-z\\][\w\\{}']{0,20}\s*=)"
+)
 _NAME = re.compile(
     r"\|?(?:\\?[A-Za-z]|\\[A-Za-z]+|[A-Z]{1,4}|\\(?:overline|vec|hat|bar)\s*\{?[A-Za-z]{1,3}\}?)'{0,2}\|?"
     r"(?:_\{?[\w, +-]{1,12}\}?)?(?: ?\((?:[^()=<>]|\([^()=<>]{1,20}\)){1,40}\))?|\[[A-Z]{3,6}\]|m?\s*\\(?:angle|triangle|measuredangle)\s*[A-Z]{0,4}"
@@ -78,7 +82,9 @@ _NAME = re.compile(
 )
 _LABEL = re.compile(r"(?=[^=]*[A-Za-z]{3})[A-Za-z][\w .,'’()/%$-]*")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|frac|gcd|lcm|max|min)(?![a-z])")
-_CONNECTIVE = re.compile(r"(?:\b(?:so|thus|hence|therefore|then|we (?:get|have|find)|it follows that)\b|[,;:])\s*", re.IGNORECASE)
+_CONNECTIVE = re.compile(
+    r"(?:\b(?:so|thus|hence|therefore|then|we (?:get|have|find)|it follows that)\b|[,;:])\s*", re.IGNORECASE
+)
 _START = re.compile(
     rf"(?<![\w^_.\\])(?:(?:negative |minus )?(?:(?:{units.MONEY}) ?)?[-+]? ?(?:(?:{units.MONEY}) ?)?\.?[0-9]|[-+]?\\frac"
     rf"|(?:negative |minus )?(?:an? (?=(?:dozen|hundred|thousand|million|half|third|quarter)\b))?{ANY.pattern})",
@@ -92,7 +98,9 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _NOTHING = re.compile(r"(?:there (?:is|are) )?(?:none|nothing|nobody|no one|nil|no [a-z ]{2,40})", re.IGNORECASE)
-_CHATTER = re.compile(r"[\s.,!]*\b(?:let me know|i hope|hope this|hope it|please|feel free|thank)\b.*", re.IGNORECASE | re.DOTALL)
+_CHATTER = re.compile(
+    r"[\s.,!]*\b(?:let me know|i hope|hope this|hope it|please|feel free|thank)\b.*", re.IGNORECASE | re.DOTALL
+)
 _OUT_OF = re.compile(r" (?:out of|over) ")
 _WHEN = re.compile(r" (?:in|by|since|until|as of) (?:the year )?(?:19|20)[0-9]{2}\b(?! ?[%/])")
 _REMARK = re.compile(
@@ -102,9 +110,12 @@ _REMARK = re.compile(
     r"|instead|but|when|where|while)(?!\w)\s*",
     re.IGNORECASE,
 )
-_DENIED_BEHIND = re.compile(r"(?:not|never|wrong|incorrect|false|excluded|impossible|ruled out|too|n't)\b", re.IGNORECASE)
+_DENIED_BEHIND = re.compile(
+    r"(?:not|never|wrong|incorrect|false|excluded|impossible|ruled out|too|n't)\b", re.IGNORECASE
+)
 _MORE = re.compile(
-    r"(?:more|less|fewer|greater|higher|lower|above|below|over|under|larger|smaller|up|upwards?|beyond|bigger|so many)\b", re.IGNORECASE
+    r"(?:more|less|fewer|greater|higher|lower|above|below|over|under|larger|smaller|up|upwards?|beyond|bigger|so many)\b",
+    re.IGNORECASE,
 )
 _REASON = frozenset(["because", "since", "due to", "given", "where", "while"])
 _THEREFORE = frozenset(["so", "thus", "therefore", "hence", "which", "giving", "making", "totaling", "totalling"])
@@ -147,12 +158,15 @@ def read(text: str, sentence: bool) -> Reading:
     if (clear := _IMPLIES.split(text))[-1] and len(clear) > 1:
         text = clear[-1]
     if (sign := _UNEQUAL.search(text)) is not None:
-        return Void(f"has {sign[0]}, which gives no single number", denied=numeral(text[sign.end() :].lstrip()) is not None)
+        return Void(
+            f"has {sign[0]}, which gives no single number", denied=numeral(text[sign.end() :].lstrip()) is not None
+        )
     return _statements(text, sentence, _DEPTH)
 
 
 _BECAUSE = re.compile(
-    r"[,.;]?\s+(?:this is |that is )?(?:because|since|due to|given that|as(?= ?[0-9(\\]))(?![A-Za-z]).*", re.IGNORECASE | re.DOTALL
+    r"[,.;]?\s+(?:this is |that is )?(?:because|since|due to|given that|as(?= ?[0-9(\\]))(?![A-Za-z]).*",
+    re.IGNORECASE | re.DOTALL,
 )
 
 
@@ -271,7 +285,10 @@ def _ordinal(text: str) -> re.Match[str] | None:
     return re.match(".", text) if digits(text) != text else None
 
 
-_PLAIN_LEAD = re.compile(r"(?:about|approximately|approx\.?|roughly|around|exactly|precisely|only|just|a total of|~|#|no\.|number)\s*", re.IGNORECASE)
+_PLAIN_LEAD = re.compile(
+    r"(?:about|approximately|approx\.?|roughly|around|exactly|precisely|only|just|a total of|~|#|no\.|number)\s*",
+    re.IGNORECASE,
+)
 
 
 def _said(before: str, sentence: bool) -> lead.Said:
@@ -297,7 +314,9 @@ def _behind(text: str, at: int, depth: int) -> Reading:
     if number is None:
         value = arithmetic.value(text)
         return _UNREAD if value is None else Quantity(value)
-    if (whole := _OUT_OF.match(text, number.end)) is not None and (again := digits(text[whole.end() :])) != text[whole.end() :]:
+    if (whole := _OUT_OF.match(text, number.end)) is not None and (again := digits(text[whole.end() :])) != text[
+        whole.end() :
+    ]:
         text = text[: whole.end()] + again  # "three out of four"
         number = numeral(text) or number
     rest = _CHATTER.sub("", text[number.end :])
@@ -308,7 +327,9 @@ def _behind(text: str, at: int, depth: int) -> Reading:
         if value is not None and rest == "!":  # a factorial, or an exclamation
             return Quantity(value, perhaps=(number.figure,))
         if value is not None:
-            return Quantity(value, also=((number.other, None),) if number.other is not None and not rest.strip() else ())
+            return Quantity(
+                value, also=((number.other, None),) if number.other is not None and not rest.strip() else ()
+            )
         if not re.match(r" ?-", rest):
             return _UNREAD
     return _with_rest(_quantity(number), number, rest, worded, depth)
@@ -334,7 +355,10 @@ def _with_rest(quantity: Quantity, number: Numeral, rest: str, worded: bool, dep
         factor, length = tail.scale(rest)
         if length and (ordinal or (worded and rest[length - 1] != "s")):
             return _UNREAD
-        quantity, rest = replace(quantity, figure=quantity.figure * factor, places=0 if length else quantity.places), rest[length:]
+        quantity, rest = (
+            replace(quantity, figure=quantity.figure * factor, places=0 if length else quantity.places),
+            rest[length:],
+        )
         if not length:
             quantity, rest = _lettered(quantity, rest)
         if (percent := tail.PERCENT.match(rest)) is not None:
@@ -342,7 +366,9 @@ def _with_rest(quantity: Quantity, number: Numeral, rest: str, worded: bool, dep
                 return _UNREAD
             quantity, rest = replace(quantity, percent=True), rest[percent.end() :]
         if (dozen := tail.DOZEN.match(rest)) is not None:
-            quantity = replace(quantity, figure=quantity.figure * 12, perhaps=(*quantity.perhaps, quantity.figure), places=0)
+            quantity = replace(
+                quantity, figure=quantity.figure * 12, perhaps=(*quantity.perhaps, quantity.figure), places=0
+            )
             rest = rest[dozen.end() :]
         part = tail.PART.match(rest) if number.whole else None
         if part is not None and not part["many"] and quantity.figure != 1:
@@ -493,7 +519,11 @@ def _bracketed(quantity: Quantity, rest: str, depth: int) -> Reading:
     inner = inner.strip()
     if _START.search(inner):
         value = arithmetic.value(inner)
-        other = Quantity(value) if value is not None else _statements(re.sub(r"^(?:or|i\.e\.,?|that is,?) ", "", inner), True, depth)
+        other = (
+            Quantity(value)
+            if value is not None
+            else _statements(re.sub(r"^(?:or|i\.e\.,?|that is,?) ", "", inner), True, depth)
+        )
         if isinstance(other, Void) or not _agree(quantity, other):
             return _UNREAD
     else:

@@ -25,7 +25,9 @@ LETTERS = {"K": 10**3, "M": 10**6, "m": 10**6, "B": 10**9, "T": 10**12}
 """Letters that are a scale right behind figures, and may be units."""
 _LETTER = re.compile(r" ?(?P<letter>[KMmBT])(?![^\W\d_]|[\^/·*])(?! ?\^)")
 PERCENT = re.compile(r"\s*(?:%|per ?cents?(?![a-z])|pct(?![a-z])|percentage(?! points?)(?![a-z]))", re.IGNORECASE)
-PART = re.compile(rf"[ -](?P<part>{'|'.join(sorted(words.PARTS, key=len, reverse=True))})(?P<many>s?)(?![A-Za-z-])", re.IGNORECASE)
+PART = re.compile(
+    rf"[ -](?P<part>{'|'.join(sorted(words.PARTS, key=len, reverse=True))})(?P<many>s?)(?![A-Za-z-])", re.IGNORECASE
+)
 DOZEN = re.compile(r"[ -]dozens?(?![A-Za-z])", re.IGNORECASE)
 ORDINAL = re.compile(r"(?:st|nd|rd|th)(?![A-Za-z])", re.IGNORECASE)
 _CHANGING = """
@@ -33,7 +35,16 @@ plus minus over divided multiplied mod modulo squared cubed factorial power root
 sin cos tan sec csc cot exp sqrt gcd lcm max min than hundred thousand million billion trillion dozen dozens too below
 above under short wanting missing negative percent percentage bc answer answers except without between itself digit
 """
-_CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {"prime", "square", "cube", "before", "after", "earlier", "when", "times"}
+_CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {
+    "prime",
+    "square",
+    "cube",
+    "before",
+    "after",
+    "earlier",
+    "when",
+    "times",
+}
 _SHORT = """
 in on at of to by an a so is as or per each for sq cu up go it he we my us me do am be all and the
 """

@@ -80,7 +80,9 @@ _BEFORE = sorted(
     key=len,
     reverse=True,
 )
-MONEY = "|".join(re.escape(name) + ("(?![A-Za-z])" if name[-1].isalpha() and name.isascii() else "") for name in _BEFORE)
+MONEY = "|".join(
+    re.escape(name) + ("(?![A-Za-z])" if name[-1].isalpha() and name.isascii() else "") for name in _BEFORE
+)
 MONEY += r"|kr\.?(?= ?[0-9])|(?-i:[A-Z]{1,3}|Mex) ?\$"
 """A pattern of what stands before an amount: "$", "US$", "Rs."."""
 _FACTOR = re.compile(

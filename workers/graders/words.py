@@ -31,7 +31,8 @@ _LEADING = re.compile(rf"{_RUN}(?!-(?!dollars?\b)[A-Za-z])", re.IGNORECASE)
 _POINT = re.compile(rf"(?P<whole>{_RUN}|[0-9]+|) ?point (?P<places>(?:{'|'.join(_ONES.split()[:10])})(?:[ -](?:"
     rf"{'|'.join(_ONES.split()[:10])})){{0,14}}){_END}", re.IGNORECASE)  # fmt: skip
 _FRACTION = re.compile(
-    rf"(?:(?P<count>an?|{_RUN})[ -](?P<part>{_PART})(?P<many>s?)|(?P<bare>half|quarter))(?![A-Za-z-]){_END}", re.IGNORECASE
+    rf"(?:(?P<count>an?|{_RUN})[ -](?P<part>{_PART})(?P<many>s?)|(?P<bare>half|quarter))(?![A-Za-z-]){_END}",
+    re.IGNORECASE,
 )
 _MIXED = re.compile(
     rf"(?P<whole>{_RUN}|[0-9]{{1,9}})(?:,? and |[ -])(?P<count>an?|{_RUN})[ -](?P<part>{_PART})s?(?![A-Za-z-])",
