@@ -12,9 +12,9 @@ from typing import Literal
 Said = Literal["stated", "denied", "unclear"]
 
 _DENYING = """
-not never cannot cant wont isnt arent neither nor except excluding excludes exclude excluded wrong incorrect incorrectly
-false falsely impossible unlikely hardly scarcely barely untrue invalid mistaken mistakenly unequal refuse deny denies
-denied doubt doubts doubtful disagree
+not never cannot cant wont isnt arent neither nor except excluding excludes exclude excluded wrong incorrect
+incorrectly false falsely impossible unlikely hardly scarcely barely untrue invalid mistaken mistakenly unequal refuse
+deny denies denied doubt doubts doubtful disagree
 """
 DENYING = frozenset(_DENYING.split())
 _OTHER_THAN = re.compile(
@@ -30,65 +30,67 @@ _BOUNDS = re.compile(
     re.IGNORECASE,
 )
 _UNCLEAR = """
-maybe perhaps possibly probably likely might may if unless whether when assuming suppose supposing guess guessing think
-thought unsure almost nearly seemingly apparently close closer nearest near previous previously earlier initially originally
-initial original
-double doubled doubling twice thrice triple tripled quadruple quintuple half third quarter squared square cube cubed root
-reciprocal inverse factorial factor factors divisor divisors multiple multiples power powers exponent logarithm log ln sin
-cos tan sec csc cot exp sqrt gcd lcm mod modulo plus times divided multiplied negation opposite complement absolute
-remainder quotient predecessor successor before after until till past solve calculate compute evaluate find show prove
-sum product difference without minus short prime digits either-or example
+maybe perhaps possibly probably likely might may if unless whether when assuming suppose supposing guess guessing
+think thought unsure almost nearly seemingly apparently close closer nearest near previous previously earlier
+initially originally initial original double doubled doubling twice thrice triple tripled quadruple quintuple half
+third quarter squared square cube cubed root reciprocal inverse factorial factor factors divisor divisors multiple
+multiples power powers exponent logarithm log ln sin cos tan sec csc cot exp sqrt gcd lcm mod modulo plus times
+divided multiplied negation opposite complement absolute remainder quotient predecessor successor before after until
+till past solve calculate compute evaluate find show prove sum product difference without minus short prime digits
+either-or example
 """
 UNCLEAR = frozenset(_UNCLEAR.split())
 _OPERATIONS = """
-sum product difference remainder quotient gcd lcm root square cube half third quarter factor divisor inverse reciprocal
-logarithm
+sum product difference remainder quotient gcd lcm root square cube half third quarter factor divisor inverse
+reciprocal logarithm
 """
 _RESULTS = frozenset(_OPERATIONS.split())
 """Of which something is said where a verb follows ("The sum is"), and which change a number otherwise ("The sum of")."""
 _COPULAS = frozenset(["is", "are", "was", "were", "be", "equals", "becomes"])
-_COMMANDS = frozenset(
-    """add see find count take use give get read pick keep leave make say answer write run walk buy sell pay want collect
-    choose fill draw build play start wait watch include""".split()
-)
-_OBJECTS = frozenset("him her them me us you it everyone everybody each".split())
+_COMMAND_WORDS = """
+add see find count take use give get read pick keep leave make say answer write run walk buy sell pay want collect
+    choose fill draw build play start wait watch include
+"""
+_COMMANDS = frozenset(_COMMAND_WORDS.split())
+_OBJECTS = frozenset(["him", "her", "them", "me", "us", "you", "it", "everyone", "everybody", "each"])
 _ADVERBS = """
-exactly only just precisely about approximately approx around roughly circa altogether now still also then thus so hence
-therefore a an the another additional extra whopping mere full all total simply actually indeed clearly finally overall
-again ok okay well obviously equally respectively surely certainly definitely currently either even some exact complete
-is-about my our their his her your its
+exactly only just precisely about approximately approx around roughly circa altogether now still also then thus so
+hence therefore a an the another additional extra whopping mere full all total simply actually indeed clearly finally
+overall again ok okay well obviously equally respectively surely certainly definitely currently either even some exact
+complete is-about my our their his her your its
 """
 _ADVERB = frozenset(_ADVERBS.split())
 _STATING = """
-is are was were be been being am equals equal equaled becomes became become remains remain remained has have had having
-get gets got gotten need needs needed take takes took taken make makes made cost costs pay pays paid save saves saved earn
-earns earned spend spends spent sell sells sold buy buys bought eat eats ate leave leaves left give gives gave given receive
-receives received use uses used used require requires required contain contains contained hold holds held include includes
-weigh weighs weighed measure measures measured drive drives drove travel travels traveled travelled walk walks walked run
-runs ran read reads write writes wrote owe owes owed own owns owned keep keeps kept win wins won score scores scored lose
-loses lost gain gains gained collect collects collected find finds found pick picks picked plant plants planted bake bakes
-baked cook cooks cooked produce produces produced yield yields yielded complete completes completed finish finishes finished
-charge charges charged donate donates donated raise raises raised drink drinks drank swim swims swam fly flies flew see sees
-saw count counts counted want wants wanted lay lays laid grow grows grew work works worked sleep sleeps slept play plays
-played fill fills filled fit fits contribute contributes contributed invest invests invested borrow borrows borrowed lend
-lends lent serve serves served carry carries carried bring brings brought sees attend attends attended last lasts lasted
-say says said answer answers obtain obtains obtained reach reaches reached total totals totaled totalled add adds added
-start starts started stay stays stayed wait waits waited watch watches watched see deliver delivers delivered consume
-consumes consumed build builds built hit hits catch catches caught feed feeds fed climb climbs climbed afford
+is are was were be been being am equals equal equaled becomes became become remains remain remained has have had
+having get gets got gotten need needs needed take takes took taken make makes made cost costs pay pays paid save saves
+saved earn earns earned spend spends spent sell sells sold buy buys bought eat eats ate leave leaves left give gives
+gave given receive receives received use uses used used require requires required contain contains contained hold
+holds held include includes weigh weighs weighed measure measures measured drive drives drove travel travels traveled
+travelled walk walks walked run runs ran read reads write writes wrote owe owes owed own owns owned keep keeps kept
+win wins won score scores scored lose loses lost gain gains gained collect collects collected find finds found pick
+picks picked plant plants planted bake bakes baked cook cooks cooked produce produces produced yield yields yielded
+complete completes completed finish finishes finished charge charges charged donate donates donated raise raises
+raised drink drinks drank swim swims swam fly flies flew see sees saw count counts counted want wants wanted lay lays
+laid grow grows grew work works worked sleep sleeps slept play plays played fill fills filled fit fits contribute
+contributes contributed invest invests invested borrow borrows borrowed lend lends lent serve serves served carry
+carries carried bring brings brought sees attend attends attended last lasts lasted say says said answer answers
+obtain obtains obtained reach reaches reached total totals totaled totalled add adds added start starts started stay
+stays stayed wait waits waited watch watches watched see deliver delivers delivered consume consumes consumed build
+builds built hit hits catch catches caught feed feeds fed climb climbs climbed afford
 """
 STATING = frozenset(_STATING.split())
 _HEADS = """
-total distance cost price average mean median mode length width height area volume weight age speed rate amount profit value
-score time size mass perimeter answer result probability count duration temperature balance revenue salary population
-capacity depth radius diameter circumference angle measure fraction share income savings bill budget fee tax discount
-sales pay payment wage change loss percentage percent proportion ratio range period term temperature energy force power
-difference increase decrease reduction gain rise drop surplus deficit growth rest
-density pressure current voltage resistance frequency charge slope maximum minimum expense expenses earnings payment
+total distance cost price average mean median mode length width height area volume weight age speed rate amount profit
+value score time size mass perimeter answer result probability count duration temperature balance revenue salary
+population capacity depth radius diameter circumference angle measure fraction share income savings bill budget fee
+tax discount sales pay payment wage change loss percentage percent proportion ratio range period term temperature
+energy force power difference increase decrease reduction gain rise drop surplus deficit growth rest density pressure
+current voltage resistance frequency charge slope maximum minimum expense expenses earnings payment
 """
 _HEAD = frozenset(_HEADS.split()) - {"power", "range", "ratio", "maximum", "minimum"}
 _LABELS = """
-answer total result value sum number no cost price level day grade year floor room week month place position rank row seat
-bus lane gate house apartment channel verse door team player solution conclusion ans output
+answer total result value sum number no cost price level day grade year floor room week month place position rank row
+seat bus lane gate house apartment channel verse door team player solution conclusion ans output
 """
 _LABEL = frozenset(_LABELS.split())
 _TO = re.compile(
@@ -100,6 +102,8 @@ _TO = re.compile(
 _PREPOSITIONS = frozenset(["for", "in", "by", "at", "with"])
 _META = re.compile(r"\b(?:answer|number|result|value) (?:has|have|contains|consists|is made)\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[,;:!?]\s|\.\s|\b(?:so|thus|therefore|hence|then|and|that|which)\b", re.IGNORECASE)
+MONTH = re.compile(r"(?<=\w )May\b")
+"""A month, and no doubt."""
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
 
@@ -107,7 +111,7 @@ def said(lead: str) -> Said:
     """What the text before a number says of it."""
     if not (lead := lead.strip(" \"'([{*_")):
         return "stated"
-    low = lead.lower()
+    low = MONTH.sub("", lead).lower()
     if low[-1] in "-+/^":
         return "unclear"
     if _BOUNDS.search(low):

@@ -30,7 +30,9 @@ from functools import lru_cache
 
 from workers.graders import bases, times, units
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
-from workers.graders.phrase import MAX_LENGTH, Quantity, Void, read
+from workers.graders.phrase import MAX_LENGTH, read
+from workers.graders.quantity import Quantity, Void
+from workers.graders.tail import unit_of
 
 PLACES = 6
 """Decimal places from which on a decimal stands for what rounds to it."""
@@ -74,8 +76,6 @@ def _decimal_point(text: str) -> str:
 
 def without_unit(text: str) -> tuple[str, str | None]:
     """A normalised text without the unit at its end, and that unit's canonical name if it is a known one."""
-    from workers.graders.tail import unit_of
-
     match = _UNIT_AT_END.fullmatch(text)
     if match is None:
         return text, None

@@ -1,62 +1,34 @@
 """One number of an answer, as people write it: [words] [currency] number [unit] [remark].
 
 `read` gives a Quantity, or a Void that says why there is none. What stands before the number is judged by lead.py,
-figures by numeral.py and words.py, units and what changes a number by tail.py; here they are put together, with
-remarks ("5 apples, total", "7 (seven)", "3/4 or 0.75"), chains of equations and what is made of two numbers
-("$5 and 50 cents"). Where a word is not understood there is no number: nothing is guessed.
+figures by numeral.py and words.py, what the words right behind them make of it by amount.py, and what is said about it
+("5 apples, total", "7 (seven)", "3/4 or 0.75") by remark.py; here they are put together, with chains of equations.
+Where a word is not understood there is no number: nothing is guessed.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 
-from workers.graders import arithmetic, lead, tail, units
+from workers.graders import arithmetic, lead
+from workers.graders.amount import amount
 from workers.graders.normalise import normalise
-from workers.graders.numeral import Numeral, numeral, without_cycles
-from workers.graders.words import ANY, digits
+from workers.graders.numeral import numeral, without_cycles
+from workers.graders.quantity import DENIED, SEVERAL, UNREAD, Quantity, Reading, Void, near, quantity_of
+from workers.graders.remark import START, remarked
+from workers.graders.words import digits
 
 MAX_LENGTH = 1000
 """Longest text, in characters, that is read as a number; with numeral.MAX_EXPONENT it bounds the work."""
 MAX_SENTENCE = 500
 _DEPTH = 4
 """Remarks within remarks that are looked into."""
-
-
-@dataclass(frozen=True, slots=True)
-class Quantity:
-    """A number as it was written.
-
-    Example: "$1,234.50" is Quantity(Fraction(2469, 2), unit="dollar", places=2)
-    """
-
-    figure: Fraction
-    """The number in front of the percent sign, if there is one."""
-    percent: bool = False
-    unit: str | None = None
-    """Canonical name of a known unit; None for none and for words that are not known as one."""
-    places: int = 0
-    """Digits after the decimal point; 0 for what is no plain decimal."""
-    also: tuple[tuple[Fraction, str | None], ...] = ()
-    """Other (number, unit) that the text says as well: "2 h 30 min" is 150 minutes too."""
-    perhaps: tuple[Fraction, ...] = ()
-    """Numbers that it may mean, which is not enough to call it either: the 5 of "5 dozen", the 7 of "- 7"."""
-    counted: bool = False
-    """Whether words behind it say what is counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class Void:
-    """No single number. `denied` marks evidence that none was given: several, a denial, a bound, a refusal."""
-
-    reason: str
-    denied: bool = False
-
-
-Reading = Quantity | Void
-_UNREAD = Void("is not read as a number")
-_SEVERAL = Void("has several values", denied=True)
+_SIGN = re.compile(r"(?:(?:negative|minus) |[-+] ?)?", re.IGNORECASE)
+_OUT_OF = re.compile(r"(?<=[0-9]) (?:out of|over) ")
+_OF_AN_UNKNOWN = re.compile(r" ?(?:[+*×·]|\\times|\\cdot) ?(?:the )?[^\W\d_]{3}")
+"""Behind a number: "10 + John's age"."""
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _DECORATION = re.compile(
     "[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f\u2022\u25aa-\u25cf\u2b50]+|<<[^<>]{0,200}>>|</?[A-Za-z]{1,10} ?/?>|\\[/?INST\\]"
@@ -85,11 +57,6 @@ _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|frac|gcd|
 _CONNECTIVE = re.compile(
     r"(?:\b(?:so|thus|hence|therefore|then|we (?:get|have|find)|it follows that)\b|[,;:])\s*", re.IGNORECASE
 )
-_START = re.compile(
-    rf"(?<![\w^_.\\])(?:(?:negative |minus )?(?:(?:{units.MONEY}) ?)?[-+]? ?(?:(?:{units.MONEY}) ?)?\.?[0-9]|[-+]?\\frac"
-    rf"|(?:negative |minus )?(?:an? (?=(?:dozen|hundred|thousand|million|half|third|quarter)\b))?{ANY.pattern})",
-    re.IGNORECASE,
-)
 _ARITHMETIC = re.compile(r"(?:[0-9\s.,+\-*/^(){}\[\]×·⋅÷!xX]|\\(?:frac|times|cdot|div)(?![A-Za-z]))+")
 _REFUSAL = re.compile(
     r"\b(?:(?:do|does|did|could|can)(?:n't| not) (?:know|determine|tell|say|answer|solve|find|compute|calculate)"
@@ -101,48 +68,6 @@ _NOTHING = re.compile(r"(?:there (?:is|are) )?(?:none|nothing|nobody|no one|nil|
 _CHATTER = re.compile(
     r"[\s.,!]*\b(?:let me know|i hope|hope this|hope it|please|feel free|thank)\b.*", re.IGNORECASE | re.DOTALL
 )
-_OUT_OF = re.compile(r" (?:out of|over) ")
-_WHEN = re.compile(r" (?:in|by|since|until|as of) (?:the year )?(?:19|20)[0-9]{2}\b(?! ?[%/])")
-_REMARK = re.compile(
-    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+|!|:)\s*"
-    r"|\s+(?P<word>because|since|due to|so|thus|therefore|hence|which|giving|making|totall?ing|i\.e\.,?|that is|or|aka|namely"
-    r"|equals|is|are|was|were|(?:would|will|should|must) be|can(?:not|'t| not)|(?:is|was|are|could|wo|does|do|would)n't|if|unless|provided|assuming|given|not|never|wrong|incorrect|false|excluded|and|to|rather"
-    r"|instead|but|when|where|while)(?!\w)\s*",
-    re.IGNORECASE,
-)
-_DENIED_BEHIND = re.compile(
-    r"(?:not|never|wrong|incorrect|false|excluded|impossible|ruled out|too|n't)\b", re.IGNORECASE
-)
-_MORE = re.compile(
-    r"(?:more|less|fewer|greater|higher|lower|above|below|over|under|larger|smaller|up|upwards?|beyond|bigger|so many)\b",
-    re.IGNORECASE,
-)
-_REASON = frozenset(["because", "since", "due to", "given", "where", "while"])
-_THEREFORE = frozenset(["so", "thus", "therefore", "hence", "which", "giving", "making", "totaling", "totalling"])
-_AGAIN = frozenset(["i.e.", "i.e.,", "that is", "aka", "namely", "or", "equals", "=", "≈"])
-_PARTS = {
-    "dollar": {"cent": 100},
-    "euro": {"cent": 100},
-    "poundsterling": {"penny": 100},
-    "pound": {"ounce": 16, "penny": 100},
-    "hour": {"minute": 60, "second": 3600},
-    "minute": {"second": 60},
-    "day": {"hour": 24, "minute": 1440},
-    "week": {"day": 7, "hour": 168},
-    "year": {"month": 12},
-    "foot": {"inch": 12},
-    "yard": {"foot": 3, "inch": 36},
-    "mile": {"yard": 1760, "foot": 5280},
-    "gallon": {"quart": 4, "pint": 8},
-    "kilogram": {"gram": 1000},
-    "kilometer": {"meter": 1000},
-    "meter": {"centimeter": 100, "millimeter": 1000},
-    "liter": {"milliliter": 1000},
-}
-_FIRST_UNIT = re.compile(
-    r"(?: ?(?P<unit>(?!and\b)[^\W\d_]+\.?))?(?:,? and |, ?| |(?=[0-9]))(?=[0-9]|[A-Za-z-]+ [A-Za-z])"
-)
-_LAST_UNIT = re.compile(r" ?(?P<unit>[^\W\d_]+|¢)\.?")
 
 
 def read(text: str, sentence: bool) -> Reading:
@@ -153,8 +78,10 @@ def read(text: str, sentence: bool) -> Reading:
     if _INTEGER.fullmatch(text):
         return Quantity(Fraction(int(text)))
     text = _without_reason(_bare(text))
-    if not text or len(text) > MAX_LENGTH:
-        return _UNREAD
+    if not text:
+        return Void("is empty", denied=True)
+    if len(text) > MAX_LENGTH:
+        return UNREAD
     if (clear := _IMPLIES.split(text))[-1] and len(clear) > 1:
         text = clear[-1]
     if (sign := _UNEQUAL.search(text)) is not None:
@@ -172,7 +99,7 @@ _BECAUSE = re.compile(
 
 def _without_reason(text: str) -> str:
     """`text` without the reason that it gives behind a number: "5 since 2 + 3 = 5" is 5."""
-    if " " not in text or (reason := _BECAUSE.search(text)) is None or not _START.search(text[: reason.start()]):
+    if " " not in text or (reason := _BECAUSE.search(text)) is None or not START.search(text[: reason.start()]):
         return text
     return text[: reason.start()]
 
@@ -195,7 +122,7 @@ def _bare(text: str) -> str:
 def _statements(text: str, sentence: bool, depth: int) -> Reading:
     """A chain of equations, or one phrase; two statements ("x = 5 or x = 6") are several values unless they agree."""
     if depth == 0:
-        return _UNREAD
+        return UNREAD
     if not _EQUALS.search(text):
         return _phrase(text, sentence, depth)
     parts = [part for part in _STATEMENTS.split(text, maxsplit=8) if "=" in part or re.search("[0-9]", part)]
@@ -204,7 +131,7 @@ def _statements(text: str, sentence: bool, depth: int) -> Reading:
         figures = {reading.figure for reading in readings if isinstance(reading, Quantity)}
         if len(figures) == 1 and (isinstance(readings[-1], Quantity) or all(map(_is_quantity, readings))):
             return readings[-1]  # "2x = 10, so x = 5"
-        return _SEVERAL if len(figures) > 1 else _UNREAD
+        return SEVERAL if len(figures) > 1 else UNREAD
     return _chain(parts[0] if parts else text, sentence, depth)
 
 
@@ -223,13 +150,13 @@ def _chain(text: str, sentence: bool, depth: int) -> Reading:
         if reading is not None:
             values.append(reading)
     if not values:
-        return _UNREAD
+        return UNREAD
     last = values[-1]
-    near = [value for value in values[:-1] if value.figure != last.figure and _near(value.figure, last.figure)]
-    far = [value for value in values[:-1] if not _near(value.figure, last.figure)]
+    roundings = [value for value in values[:-1] if value.figure != last.figure and near(value.figure, last.figure)]
+    far = [value for value in values[:-1] if not near(value.figure, last.figure)]
     if far and all(_NUMBER_ALONE.fullmatch(side.strip()) for side in sides[::2]):
         return Void("is an equation of two different numbers")
-    return replace(last, also=(*last.also, *((value.figure, value.unit) for value in near)))
+    return replace(last, also=(*last.also, *((value.figure, value.unit) for value in roundings)))
 
 
 _NUMBER_ALONE = re.compile(r"[-+$]*[0-9.,/ ]+")
@@ -238,7 +165,7 @@ _NUMBER_ALONE = re.compile(r"[-+$]*[0-9.,/ ]+")
 def _side(side: str, sentence: bool, depth: int, first: bool) -> Reading | None:
     """What a side of an equation says; None for a name, or for nothing before the sign."""
     if not side or side == "?":
-        return None if first else _UNREAD
+        return None if first else UNREAD
     name = _CONNECTIVE.split(side)[-1].strip()
     name = side if re.search("[0-9]", side[: len(side) - len(name)]) else name
     if _NAME.fullmatch(name):
@@ -250,13 +177,9 @@ def _side(side: str, sentence: bool, depth: int, first: bool) -> Reading | None:
         return reading
     if _LABEL.fullmatch(side) and not re.search("[0-9]", side) and not _FUNCTION.match(side):
         if lead.denies(re.findall(r"[a-z]+(?:'t)?", side.lower())):
-            return Void("denies it", denied=True)
-        return None if re.search("[A-Za-z]{3}", side) else _UNREAD
+            return DENIED
+        return None if re.search("[A-Za-z]{3}", side) else UNREAD
     return Void("is an equation that is not solved") if re.search("[A-Za-z]", side) else reading
-
-
-def _near(one: Fraction, other: Fraction) -> bool:
-    return abs(one - other) * 50 <= max(abs(one), abs(other))
 
 
 def _phrase(text: str, sentence: bool, depth: int) -> Reading:
@@ -268,14 +191,14 @@ def _phrase(text: str, sentence: bool, depth: int) -> Reading:
     if (negated := re.fullmatch(r"(?:-|negative |minus ) ?\(([^()]*)\)", text, re.IGNORECASE)) is not None:
         inner = _phrase(negated[1], False, depth)
         return replace(inner, figure=-inner.figure, also=()) if isinstance(inner, Quantity) else inner
-    if (found := _START.match(text)) is not None or (found := _ordinal(text)) is not None:
+    if (found := START.match(text)) is not None or (found := _ordinal(text)) is not None:
         return _behind(text, 0, depth)
-    found = _START.search(text) if len(text) <= MAX_SENTENCE else None
+    found = START.search(text) if len(text) <= MAX_SENTENCE else None
     if found is None:
         return _without_number(text)
     said = _said(text[: found.start()], sentence)
     if said != "stated":
-        return Void("denies or bounds it", denied=True) if said == "denied" else _UNREAD
+        return Void("denies or bounds it", denied=True) if said == "denied" else UNREAD
     if _REFUSAL.search(text[: found.start()]):
         return Void("is a refusal", denied=True)
     return _behind(text, found.start(), depth)
@@ -300,254 +223,40 @@ def _said(before: str, sentence: bool) -> lead.Said:
 def _without_number(text: str) -> Reading:
     if _NOTHING.fullmatch(text.strip(" .!")):
         return Void("may be none", denied=False)
-    return Void("is a refusal", denied=True) if _REFUSAL.search(text) else _UNREAD
+    return Void("is a refusal", denied=True) if _REFUSAL.search(text) else UNREAD
 
 
 def _behind(text: str, at: int, depth: int) -> Reading:
     """The number that begins at `at`, with all that stands behind it."""
-    signed = re.compile(r"(?:(?:negative|minus) |[-+] ?)?", re.IGNORECASE).match(text, at)
-    start = signed.end() if signed else at
+    start = _SIGN.match(text, at).end()  # type: ignore[union-attr]  # it matches the empty text
     written = digits(text[start:])
     worded = written != text[start:]
-    text = text[at:start] + written
+    text = _with_written_whole(text[at:start] + written)
     number = numeral(text)
     if number is None:
         value = arithmetic.value(text)
-        return _UNREAD if value is None else Quantity(value)
-    if (whole := _OUT_OF.match(text, number.end)) is not None and (again := digits(text[whole.end() :])) != text[
-        whole.end() :
-    ]:
-        text = text[: whole.end()] + again  # "three out of four"
-        number = numeral(text) or number
+        return UNREAD if value is None else Quantity(value)
     rest = _CHATTER.sub("", text[number.end :])
     if not rest.strip(" ."):
-        return _quantity(number)
+        return quantity_of(number)
+    if _OF_AN_UNKNOWN.match(rest):
+        return Void("is an expression, and no number", denied=True)
     if _ARITHMETIC.fullmatch(text) and not re.match(r" ?[,(]| [0-9]|\[", rest):
         value = arithmetic.value(text)
         if value is not None and rest == "!":  # a factorial, or an exclamation
             return Quantity(value, perhaps=(number.figure,))
         if value is not None:
-            return Quantity(
-                value, also=((number.other, None),) if number.other is not None and not rest.strip() else ()
-            )
+            return Quantity(value)
         if not re.match(r" ?-", rest):
-            return _UNREAD
-    return _with_rest(_quantity(number), number, rest, worded, depth)
+            return UNREAD
+    read_on = amount(quantity_of(number), number, rest, worded)
+    if isinstance(read_on, Void):
+        return read_on
+    return remarked(*read_on, lambda inner: _statements(inner, True, depth - 1))
 
 
-def _quantity(number: Numeral) -> Quantity:
-    return Quantity(
-        number.figure,
-        unit=number.currency,
-        places=number.places,
-        also=() if number.other is None else ((number.other, None),),
-        perhaps=(-number.figure,) if number.apart else (),
-    )
-
-
-def _with_rest(quantity: Quantity, number: Numeral, rest: str, worded: bool, depth: int) -> Reading:
-    """`quantity` as the text behind its figures changes it."""
-    ordinal = tail.ORDINAL.match(rest) if number.figure.denominator == 1 else None
-    rest = rest[ordinal.end() :] if ordinal else rest
-    if (compound := _compound(quantity, rest)) is not None:
-        quantity, rest = compound
-    else:
-        factor, length = tail.scale(rest)
-        if length and (ordinal or (worded and rest[length - 1] != "s")):
-            return _UNREAD
-        quantity, rest = (
-            replace(quantity, figure=quantity.figure * factor, places=0 if length else quantity.places),
-            rest[length:],
-        )
-        if not length:
-            quantity, rest = _lettered(quantity, rest)
-        if (percent := tail.PERCENT.match(rest)) is not None:
-            if quantity.unit:
-                return _UNREAD
-            quantity, rest = replace(quantity, percent=True), rest[percent.end() :]
-        if (dozen := tail.DOZEN.match(rest)) is not None:
-            quantity = replace(
-                quantity, figure=quantity.figure * 12, perhaps=(*quantity.perhaps, quantity.figure), places=0
-            )
-            rest = rest[dozen.end() :]
-        part = tail.PART.match(rest) if number.whole else None
-        if part is not None and not part["many"] and quantity.figure != 1:
-            return _UNREAD
-        if part is not None and (part["many"] or quantity.figure == 1):
-            size, coins = tail.words.PARTS[part["part"].lower()], part["part"].lower() == "quarter"
-            also = ((quantity.figure, None),) if coins else ()
-            quantity, rest = replace(quantity, figure=quantity.figure / size, also=also), rest[part.end() :]
-    return _remarked(quantity, rest, depth)
-
-
-def _lettered(quantity: Quantity, rest: str) -> tuple[Quantity, str]:
-    factor, length, spaced = tail.letter(rest)
-    if not length:
-        return quantity, rest
-    sign, large = rest[:length].strip(), quantity.figure * factor
-    if units.is_currency(quantity.unit) or (sign in "KMB" and not spaced):
-        return replace(quantity, figure=large, places=0), rest[length:]
-    return replace(quantity, also=(*quantity.also, (large, None))), rest
-
-
-def _compound(quantity: Quantity, rest: str) -> tuple[Quantity, str] | None:
-    """A quantity in two or three units, "2 hours and 30 minutes": in the first, and also in the last of them."""
-    units_of, unit, also, figure = None, quantity.unit, quantity.also, quantity.figure
-    for _ in range(2):
-        first = _FIRST_UNIT.match(rest)
-        if first is None:
-            break
-        if units_of is None:
-            unit = units.known(first["unit"]) if first["unit"] else unit
-            units_of = _PARTS.get(unit or ("" if first["unit"] else "dollar"))
-            if units_of is None:
-                break
-        behind = digits(rest[first.end() :])
-        number = numeral(behind)
-        last = _LAST_UNIT.match(behind, number.end) if number else None
-        name = units.name_of(last["unit"]) if last else None
-        name = "minute" if last and last["unit"] == "m" and "minute" in units_of else name
-        if number is None or last is None or name not in units_of or number.figure < 0:
-            break
-        if unit is None and name != "cent":  # "18 and 5 cents" can only be money
-            break
-        factor = units_of[name]
-        figure += number.figure / factor * (-1 if quantity.figure < 0 else 1)
-        also = ((figure * factor, name),)
-        rest = behind[last.end() :]
-        if not rest.strip():
-            break
-    else:
-        pass
-    if also is quantity.also:
-        return None
-    return replace(quantity, figure=figure, unit=unit, also=also, places=0), rest
-
-
-def _remarked(quantity: Quantity, rest: str, depth: int) -> Reading:
-    """`quantity` with its unit, once what is said about it is understood."""
-    rest = _WHEN.sub("", rest, count=1)
-    remark = _REMARK.search(rest)
-    head = rest if remark is None else rest[: remark.start()]
-    if tail.below_zero(head):
-        return replace(quantity, figure=-quantity.figure, unit=None)
-    counts, unit = tail.unit_of(head)
-    if not counts:
-        return _UNREAD
-    money = units.is_currency(quantity.unit)
-    if (base := tail.base_of(head)) is not None and not money:
-        quantity = replace(quantity, also=(*quantity.also, (quantity.figure, base)))
-    if not quantity.percent and not money and not (quantity.also and quantity.unit):
-        quantity = replace(quantity, unit=unit, counted=unit is None and bool(head.strip()))
-    elif money and unit is not None and units.is_currency(unit) and not units.may_be_same(quantity.unit, unit):
-        return _UNREAD
-    if remark is None:
-        return quantity
-    return _judged(quantity, (remark["sign"] or remark["word"]).lower().strip(), rest[remark.end() :], depth - 1)
-
-
-def _judged(quantity: Quantity, sign: str, rest: str, depth: int) -> Reading:
-    """`quantity`, or what becomes of it by a remark that begins with `sign`."""
-    if depth <= 0:
-        return _UNREAD
-    if sign in (",", ";", ".", ":", "and") and (again := _REMARK.match(f" {rest}")) is not None and again["word"]:
-        return _judged(quantity, again["word"].lower(), f" {rest}"[again.end() :], depth - 1)
-    if sign == "(":
-        return _bracketed(quantity, rest, depth)
-    if sign in _REASON:
-        return quantity
-    if sign in _THEREFORE:
-        return _statements(rest, True, depth) if _START.search(rest) else _harmless(quantity, rest)
-    if sign in _AGAIN:
-        return _said_again(quantity, sign, rest, depth)
-    if sign.startswith("can") or sign.endswith("n't"):
-        return Void("denies it", denied=True)
-    if sign in ("is", "are", "was", "were") or sign.endswith(" be"):
-        return Void("denies it", denied=True) if _DENIED_BEHIND.match(rest) else _harmless(quantity, rest)
-    if sign in ("not", "never", "wrong", "incorrect", "false", "excluded", "rather", "instead", "but"):
-        return _denied(quantity, sign, rest)
-    if sign == "+" and not rest.strip():
-        return Void("is a bound", denied=True)
-    if sign == "and" and _MORE.match(rest):
-        return Void("is a bound", denied=True)
-    if sign in (",", ";", "and", "to", "-", "–", "--") and (other := _number_first(rest)) is not None:
-        if other.figure == quantity.figure:
-            return quantity if sign == "," and rest[:1].isalpha() else _UNREAD  # "5, five"
-        return _SEVERAL
-    if sign in (",", ";", ".", ":", "and", "to"):
-        return _harmless(quantity, rest)
-    return _UNREAD
-
-
-def _denied(quantity: Quantity, sign: str, rest: str) -> Reading:
-    """ "7, not 8" is 7, "7 is not it" denies it."""
-    other = re.sub(r"^(?:than|of) ", "", rest) if sign in ("rather", "instead") else re.sub(r"^not ", "", rest)
-    if (sign in ("not", "rather", "instead") or other != rest) and (found := _number_first(other)) is not None:
-        return quantity if found.figure != quantity.figure else _UNREAD
-    return Void("denies it", denied=True) if sign not in ("rather", "instead", "but") else _UNREAD
-
-
-def _number_first(text: str) -> Quantity | None:
-    text = re.sub(r"^(?:and|or|about|also|the) ", "", text.strip(" $"))
-    number = numeral(without_cycles(digits(text)))
-    return None if number is None else _quantity(number)
-
-
-def _said_again(quantity: Quantity, sign: str, rest: str, depth: int) -> Reading:
-    """ "3/4 or 0.75" says one thing twice; "5 or 6" two things."""
-    if sign == "or" and _MORE.match(rest):
-        return Void("is a bound", denied=True)
-    if sign == "or" and re.match(r"so\b", rest, re.IGNORECASE):
-        return _harmless(quantity, rest[2:])
-    other = _statements(rest, True, depth)
-    if isinstance(other, Quantity):
-        if _agree(quantity, other):
-            return replace(quantity, also=(*quantity.also, (other.figure, other.unit)))
-        return _SEVERAL if sign == "or" else _UNREAD
-    return other if other.denied else _UNREAD if sign == "or" or _START.search(rest) else _harmless(quantity, rest)
-
-
-def _agree(one: Quantity, other: Quantity) -> bool:
-    """Whether two numbers of one answer are the same, rounding and percent aside."""
-    figures = [q.figure / 100 if q.percent else q.figure for q in (one, other)]
-    values = {figure for figure, _ in other.also} | {figures[1], other.figure}
-    return figures[0] in values or one.figure in values or _near(figures[0], figures[1])
-
-
-def _bracketed(quantity: Quantity, rest: str, depth: int) -> Reading:
-    inner, _, after = rest.partition(")")
-    inner = inner.strip()
-    if _START.search(inner):
-        value = arithmetic.value(inner)
-        other = (
-            Quantity(value)
-            if value is not None
-            else _statements(re.sub(r"^(?:or|i\.e\.,?|that is,?) ", "", inner), True, depth)
-        )
-        if isinstance(other, Void) or not _agree(quantity, other):
-            return _UNREAD
-    else:
-        counts, unit = tail.unit_of(f" {inner}")
-        if not counts or re.match("if|when|unless", inner):
-            return Void("denies it", denied=True) if _DENIED_BEHIND.match(inner) else _UNREAD
-        quantity = replace(quantity, unit=quantity.unit or unit)
-    return _remarked(quantity, after, depth) if after.strip(" .") else quantity
-
-
-def _harmless(quantity: Quantity, words: str) -> Reading:
-    """`quantity`, if the words are no more than a remark."""
-    if not words.strip(" ."):
-        return quantity
-    if _START.search(_COMPOUND_WORD.sub("", words)) or not _REMARK_WORDS.fullmatch(words):
-        return _UNREAD
-    found = set(re.findall(r"[a-z]+(?:'[a-z]+)?", words.lower()))
-    doubt = found & (_DOUBTS | lead.DENYING)
-    return _UNREAD if doubt or any(word.endswith("n't") for word in found) else quantity
-
-
-_COMPOUND_WORD = re.compile(r"\b[A-Za-z]+-[A-Za-z-]+|\b(?:[Tt]he |[Ee]ach |[Ee]very |[Nn]o )one\b")
-_REMARK_WORDS = re.compile(r"[^\W\d_][^\d<>=+*^]{0,400}")
-_DOUBTS = frozenset(
-    """maybe perhaps possibly probably likely might may if unless except guess think unsure assuming provided than too
-    squared cubed factorial or plus minus times""".split()
-)
+def _with_written_whole(text: str) -> str:
+    """ "3 out of four" with the four in digits."""
+    if (whole := _OUT_OF.search(text)) is None:
+        return text
+    return text[: whole.end()] + digits(text[whole.end() :])

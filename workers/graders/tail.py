@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 from workers.graders import units, words
-from workers.graders.lead import DENYING, UNCLEAR
+from workers.graders.lead import DENYING, MONTH, UNCLEAR
 
 SCALES = {
     **dict.fromkeys(["hundred", "hundreds"], 100),
@@ -110,7 +110,7 @@ def unit_of(text: str) -> tuple[bool, str | None]:
     if words.BEHIND.search(_without_compounds(rest)):
         return False, None
     changing = (_CHANGES | DENYING) - set(compared.split()) - ({"squared", "cubed"} if _raised(text) else set())
-    if changing & set(re.findall(r"[a-z]+", _without_compounds(rest.lower()))) or len(text.split()) > 40:
+    if changing & set(re.findall(r"[a-z]+", _without_compounds(MONTH.sub("", rest).lower()))) or len(text.split()) > 40:
         return False, None
     return True, name
 

@@ -10,23 +10,23 @@ _PREFIXES = """
 tera T giga G mega M kilo k hecto h deci d centi c milli m micro μ nano n pico p femto f
 """
 _BASES = """
-meter metre m; gram gramme g; second sec s; liter litre L l; joule J; watt W; volt V; ampere amp A; newton N; pascal Pa;
-hertz Hz; mole mol; coulomb C; farad F; ohm Ω; byte B; bit; electronvolt eV; calorie cal; tesla T; henry H; kelvin K;
-watthour Wh; bar; becquerel Bq; sievert Sv; molar M; lumen lm; candela cd; lux lx
+meter metre m; gram gramme g; second sec s; liter litre L l; joule J; watt W; volt V; ampere amp A; newton N; pascal
+Pa; hertz Hz; mole mol; coulomb C; farad F; ohm Ω; byte B; bit; electronvolt eV; calorie cal; tesla T; henry H; kelvin
+K; watthour Wh; bar; becquerel Bq; sievert Sv; molar M; lumen lm; candela cd; lux lx
 """
 _OTHERS = """
-inch in inches; foot ft feet; yard yd; mile mi; ounce oz; pound lb; stone; ton tonne; pint pt; quart qt; gallon gal; cup;
-tablespoon tbsp; teaspoon tsp; acre; hectare ha; minute min; hour hr h; day; week wk; month mo; year yr; decade; century
-centuries; degree ° deg; celsius °C centigrade; fahrenheit °F; radian rad; north; south; east; west; am a.m AM; pm p.m PM;
-knot; rpm; atmosphere atm; kilogram kilo kgs; milliliter cc; kilobyte KB; gram gm; light-year lightyear
+inch in inches; foot ft feet; yard yd; mile mi; ounce oz; pound lb; stone; ton tonne; pint pt; quart qt; gallon gal;
+cup; tablespoon tbsp; teaspoon tsp; acre; hectare ha; minute min; hour hr h; day; week wk; month mo; year yr; decade;
+century centuries; degree ° deg; celsius °C centigrade; fahrenheit °F; radian rad; north; south; east; west; am a.m
+AM; pm p.m PM; knot; rpm; atmosphere atm; kilogram kilo kgs; milliliter cc; kilobyte KB; gram gm; light-year lightyear
 """
 _MONEY = """
-cent ¢; penny pence; dollar buck USD $ US$; euro EUR €; poundsterling GBP £ quid; yen JPY ¥ 円; rupee INR Rs Rs. ₹; yuan CNY RMB 元;
-won KRW ₩; ruble rouble RUB ₽; peso MXN PHP ₱; dong VND ₫; shekel NIS ILS ₪; ringgit MYR RM; franc CHF Fr Fr.; krona krone
-kronor kroner kr SEK NOK DKK; real reais BRL R$; lira TRY ₺; rand ZAR; zloty PLN zł; baht THB ฿; hryvnia UAH ₴; naira NGN ₦;
-cedi GHS ₵; tenge KZT ₸; forint HUF Ft; rupiah IDR Rp; dirham AED; riyal SAR; koruna CZK Kč; australiandollar A$ AU$ AUD;
-canadiandollar C$ CA$ CAD; singaporedollar S$ SGD; hongkongdollar HK$ HKD; newzealanddollar NZ$ NZD; taiwandollar NT$ TWD;
-bitcoin BTC ₿
+cent ¢; penny pence; dollar buck USD $ US$; euro EUR €; poundsterling GBP £ quid; yen JPY ¥ 円; rupee INR Rs Rs. ₹;
+yuan CNY RMB 元; won KRW ₩; ruble rouble RUB ₽; peso MXN PHP ₱; dong VND ₫; shekel NIS ILS ₪; ringgit MYR RM; franc CHF
+Fr Fr.; krona krone kronor kroner kr SEK NOK DKK; real reais BRL R$; lira TRY ₺; rand ZAR; zloty PLN zł; baht THB ฿;
+hryvnia UAH ₴; naira NGN ₦; cedi GHS ₵; tenge KZT ₸; forint HUF Ft; rupiah IDR Rp; dirham AED; riyal SAR; koruna CZK
+Kč; australiandollar A$ AU$ AUD; canadiandollar C$ CA$ CAD; singaporedollar S$ SGD; hongkongdollar HK$ HKD;
+newzealanddollar NZ$ NZD; taiwandollar NT$ TWD; bitcoin BTC ₿
 """
 _QUOTIENTS = {
     "mph": "mile/hour",

@@ -12,13 +12,11 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _VALUES = {word: value for value, word in enumerate(_ONES.split())}
 _VALUES |= {word: 20 + 10 * value for value, word in enumerate(_TENS.split())} | {"fourty": 40}
 _LARGE = {"thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7, "billion": 10**9, "trillion": 10**12}
-_ORDINALS = {
-    word: value
-    for value, word in enumerate(
-        """zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
-        fifteenth sixteenth seventeenth eighteenth nineteenth""".split()
-    )
-}
+_ORDINAL_WORDS = """
+zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
+fifteenth sixteenth seventeenth eighteenth nineteenth
+"""
+_ORDINALS = {word: value for value, word in enumerate(_ORDINAL_WORDS.split())}
 _ORDINALS |= {word[:-1] + "ieth": _VALUES[word] for word in _TENS.split()}
 PARTS = {word: value for word, value in _ORDINALS.items() if value > 2}
 PARTS |= {"half": 2, "halve": 2, "quarter": 4, "hundredth": 100, "thousandth": 10**3, "millionth": 10**6}
@@ -46,8 +44,8 @@ _OF_A = re.compile(r" (?:of )?an? ", re.IGNORECASE)
 _FIRST = re.compile(rf"(?:[Pp]oint )?(?:{_WORD}|{'|'.join(_ORDINALS)}|half|quarter|an?)\b", re.IGNORECASE)
 ANY = re.compile(rf"\b(?:{_WORD}|half|quarter|third|dozen){_END}", re.IGNORECASE)
 """A word that is a number somewhere in a text; ordinals aside, which mostly say which one."""
-BEHIND = re.compile(rf"\b(?:{_WORD.replace('one|', '', 1)}|half|quarter|third|dozens?|hundreds|thousands|millions|{_PART}){_END}",
-                    re.IGNORECASE)  # fmt: skip
+_BEHIND = f"{_WORD.replace('one|', '', 1)}|half|quarter|third|dozens?|hundreds|thousands|millions|{_PART}"
+BEHIND = re.compile(rf"\b(?:{_BEHIND}){_END}", re.IGNORECASE)
 """A word behind a number that is another one, or changes it; "one" rarely does ("for each one")."""
 
 
