@@ -43,7 +43,7 @@ def amount(quantity: Quantity, number: Numeral, rest: str, worded: bool) -> tupl
         quantity, rest = compound
     else:
         factor, length = tail.scale(rest)
-        if length and (ordinal or (worded and rest[length - 1] != "s")):
+        if length and (ordinal or (worded and rest[:length].strip(" -").lower() == "hundred")):
             return UNREAD
         quantity, rest = (
             replace(quantity, figure=quantity.figure * factor, places=0 if length else quantity.places),
@@ -75,7 +75,7 @@ def _lettered(quantity: Quantity, rest: str) -> tuple[Quantity, str]:
     if not length:
         return quantity, rest
     sign, large = rest[:length].strip(), quantity.figure * factor
-    if units.is_currency(quantity.unit) or (sign in "KMB" and not spaced):
+    if units.is_currency(quantity.unit) or (sign in ("K", "M", "B", "MM") and not spaced):
         return replace(quantity, figure=large, places=0), rest[length:]
     return replace(quantity, also=(*quantity.also, (large, None))), rest
 

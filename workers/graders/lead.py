@@ -1,7 +1,8 @@
 """What stands before a number in an answer: whether it says that this number is the answer, that it is not, or neither.
 
-"Ann has", "a total of", "Total cost:" and "only" lead to the answer. "Anything but" denies it and "at least" only bounds
-it: both are evidence that a single number was not given. Anything else ("a multiple of", "Step") is not understood.
+"Ann has", "a total of", "Total cost:" and "only" lead to the answer. "Anything but" denies it and "at least" only
+bounds it: both are evidence that a single number was not given. Anything else ("a multiple of", "Step") is not
+understood.
 """
 
 from __future__ import annotations
@@ -18,14 +19,18 @@ deny denies denied doubt doubts doubtful disagree
 """
 DENYING = frozenset(_DENYING.split())
 _OTHER_THAN = re.compile(
-    r"\b(?:anything|everything|all|any number|any integer|any value|none|no one) but\b|\b(?:other|rather|different) than\b"
+    r"\b(?:anything|everything|all|any number|any integer|any value|none|no one) but\b|\b(?:other|rather"
+    r"|different) than\b"
     r"|\b(?:instead of|different from|far from|apart from|aside from|excluded?:?|ruled out)\b",
     re.IGNORECASE,
 )
 _BOUNDS = re.compile(
-    r"(?:\b(?:at (?:the )?(?:least|most|minimum|maximum|best|worst)|up to|(?:more|less|fewer|greater|larger|smaller|bigger|higher"
-    r"|lower|older|younger|longer|shorter|later|earlier|sooner) than(?: or equal to)?|between|above|below|over|under|beyond"
-    r"|exceed(?:s|ing|ed)?|no (?:more|less|fewer|later|sooner|earlier) than|a (?:minimum|maximum) of|not (?:more|less|fewer) than"
+    r"(?:\b(?:at (?:the )?(?:least|most|minimum|maximum|best|worst)|(?<!adds )(?<!add )(?<!sums )(?<!added )up to|(?:more|less|fewer|greater|larger"
+    r"|smaller|bigger|higher"
+    r"|lower|older|younger|longer|shorter|later|earlier|sooner) than(?: or equal to)?|between|above|below|over"
+    r"|under|beyond"
+    r"|exceed(?:s|ing|ed)?|no (?:more|less|fewer|later|sooner|earlier) than|a (?:minimum|maximum) of"
+    r"|not (?:more|less|fewer) than"
     r"|minimum|maximum|within|inside|outside)|[<>≤≥]|\\[lg](?:e|eq|t|eqslant)) ?\Z",
     re.IGNORECASE,
 )
@@ -41,11 +46,11 @@ either-or example
 """
 UNCLEAR = frozenset(_UNCLEAR.split())
 _OPERATIONS = """
-sum product difference remainder quotient gcd lcm root square cube half third quarter factor divisor inverse
+multiple sum product difference remainder quotient gcd lcm root square cube half third quarter factor divisor inverse
 reciprocal logarithm
 """
 _RESULTS = frozenset(_OPERATIONS.split())
-"""Of which something is said where a verb follows ("The sum is"), and which change a number otherwise ("The sum of")."""
+"""Of which something is said where a verb follows ("The sum is"); otherwise they change a number ("The sum of")."""
 _COPULAS = frozenset(["is", "are", "was", "were", "be", "equals", "becomes"])
 _COMMAND_WORDS = """
 add see find count take use give get read pick keep leave make say answer write run walk buy sell pay want collect
@@ -61,7 +66,8 @@ complete is-about my our their his her your its
 """
 _ADVERB = frozenset(_ADVERBS.split())
 _STATING = """
-is are was were be been being am equals equal equaled becomes became become remains remain remained has have had
+dropped drops fell falls rose rises increased increases decreased decreases declined reduced climbed jumped
+shrank gains improved changed moved is are was were be been being am equals equal equaled becomes became become remains remain remained has have had
 having get gets got gotten need needs needed take takes took taken make makes made cost costs pay pays paid save saves
 saved earn earns earned spend spends spent sell sells sold buy buys bought eat eats ate leave leaves left give gives
 gave given receive receives received use uses used used require requires required contain contains contained hold
@@ -94,8 +100,10 @@ seat bus lane gate house apartment channel verse door team player solution concl
 """
 _LABEL = frozenset(_LABELS.split())
 _TO = re.compile(
-    r"\b(?:comes?|came|amounts?|amounted|adds? up|added up|sums?(?: up)?|equal|equals|equates|reduces|simplifies|evaluates"
-    r"|rounds?|rounded|works out|corresponds|increases?|increased|decreases?|decreased|reduced|rises?|rose|drops?|dropped|falls?"
+    r"\b(?:comes?|came|amounts?|amounted|adds? up|added up|sums?(?: up)?|equal|equals|equates|reduces"
+    r"|simplifies|evaluates"
+    r"|rounds?|rounded|works out|corresponds|increases?|increased|decreases?|decreased|reduced|rises?|rose"
+    r"|drops?|dropped|falls?"
     r"|fell|grows?|grew|goes|went|down|leads|due|sets?|needs|need|set) (?:up |down |out )?to\Z",
     re.IGNORECASE,
 )

@@ -14,8 +14,8 @@ The conventions, where mathematics leaves room for them:
   "(1,5)" never is.
 - "x = 7" is 7, "3 1/2" is 7/2, "7 million" is 7000000, "1,234" is 1234, "about 7" and "seven" are 7, "(-7)" is -7. An
   equation that is not solved ("3x = 12") is no number.
-- What may mean two numbers is neither of them: "5 dozen" is 60, and beside 5 it is not judged; a minus with a space behind
-  it may be a bullet.
+- What may mean two numbers is neither of them: "5 dozen" is 60, and beside 5 it is not judged; a minus with a space
+  behind it may be a bullet.
 - An answer, though not a gold answer, may be a sentence with one number in it ("Ann has 7 apples left").
 
 An answer with several values ("7 or 8"), a bound ("at least 7"), a denial ("anything but 7") or a refusal is wrong. Any
@@ -30,7 +30,7 @@ from functools import lru_cache
 
 from workers.graders import bases, times, units
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
-from workers.graders.phrase import MAX_LENGTH, read
+from workers.graders.phrase import read
 from workers.graders.quantity import Quantity, Void
 from workers.graders.tail import unit_of
 
@@ -39,7 +39,9 @@ PLACES = 6
 SIGNIFICANT = 3
 """Significant digits that such a decimal needs besides: 0.000001 stands for itself."""
 _DECIMAL_COMMA = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9])")
-_ROUND_COMMA = re.compile(r"[0-9],0{1,2}(?![0-9])|[0-9],[0-9]{2} ?[€£]|[€£] ?[0-9]+,[0-9]{2}(?![0-9])")
+_ROUND_COMMA = re.compile(
+    r"[0-9],0{1,2}(?![0-9])|[0-9],[0-9]{1,2} ?(?:[^\W\d_]|[€£$₽%])|[€£] ?[0-9]+,[0-9]{2}(?![0-9])"
+)
 _UNIT_AT_END = re.compile(
     r"(?P<rest>.*(?:[0-9})\]]|\\pi))\s+(?P<unit>[A-Za-z°][A-Za-z° ./-]{0,60}?(?:\s?\^\{?[23]\}?)?)", re.DOTALL
 )
@@ -86,8 +88,8 @@ def without_unit(text: str) -> tuple[str, str | None]:
 def grade(gold: str, answer: str) -> Judgement:
     """Correct when both are numbers of equal value, by the conventions at the head of this file.
 
-    Ungradable when the gold answer is no number, ratio or time of day (or number in a base), or the answer is not read as one. A "wrong" is
-    final.
+    Ungradable when the gold answer is no number, ratio, time of day or number in another base, and where the answer is
+    not read as one. A "wrong" is final.
     """
     wanted = _gold(gold)
     got = read(answer, sentence=True)

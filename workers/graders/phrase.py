@@ -31,7 +31,8 @@ _OF_AN_UNKNOWN = re.compile(r" ?(?:[+*×·]|\\times|\\cdot) ?(?:the )?[^\W\d_]{3
 """Behind a number: "10 + John's age"."""
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _DECORATION = re.compile(
-    "[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f\u2022\u25aa-\u25cf\u2b50]+|<<[^<>]{0,200}>>|</?[A-Za-z]{1,10} ?/?>|\\[/?INST\\]"
+    "[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f\u2022\u25aa-\u25cf\u2b50]+|<<[^<>]{0,200}>>"
+    "|</?[A-Za-z]{1,10} ?/?>|\\[/?INST\\]"
     r"|\\(?:ldotp|therefore)(?![A-Za-z])|[「」『』【】。]|\\[()\[\]]"
 )
 _DOLLARS = re.compile(r"\$([^$ ]+)\$")
@@ -49,9 +50,11 @@ _STATEMENTS = re.compile(
 )
 _NAME = re.compile(
     r"\|?(?:\\?[A-Za-z]|\\[A-Za-z]+|[A-Z]{1,4}|\\(?:overline|vec|hat|bar)\s*\{?[A-Za-z]{1,3}\}?)'{0,2}\|?"
-    r"(?:_\{?[\w, +-]{1,12}\}?)?(?: ?\((?:[^()=<>]|\([^()=<>]{1,20}\)){1,40}\))?|\[[A-Z]{3,6}\]|m?\s*\\(?:angle|triangle|measuredangle)\s*[A-Z]{0,4}"
+    r"(?:_\{?[\w, +-]{1,12}\}?)?(?: ?\((?:[^()=<>]|\([^()=<>]{1,20}\)){1,40}\))?|\[[A-Z]{3,6}\]|m?\s*\\(?:angle"
+    r"|triangle|measuredangle)\s*[A-Z]{0,4}"
     r"|[∠△][A-Z]{1,4}"
 )
+_PRONOUN = re.compile(r"it|this|that|which|result|answer|total|sum", re.IGNORECASE)
 _LABEL = re.compile(r"(?=[^=]*[A-Za-z]{3})[A-Za-z][\w .,'’()/%$-]*")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|frac|gcd|lcm|max|min)(?![a-z])")
 _CONNECTIVE = re.compile(
@@ -168,7 +171,7 @@ def _side(side: str, sentence: bool, depth: int, first: bool) -> Reading | None:
         return None if first else UNREAD
     name = _CONNECTIVE.split(side)[-1].strip()
     name = side if re.search("[0-9]", side[: len(side) - len(name)]) else name
-    if _NAME.fullmatch(name):
+    if _NAME.fullmatch(name) or _PRONOUN.fullmatch(name):
         return None
     if (value := arithmetic.value(name)) is not None and (name != side or not numeral(side)):
         return Quantity(value)
@@ -188,6 +191,8 @@ def _phrase(text: str, sentence: bool, depth: int) -> Reading:
     for opening, closing in ("()", "[]", "{}"):
         if text.startswith(opening) and text.endswith(closing) and opening not in text[1:-1] and "," not in text:
             return _phrase(text[1:-1], sentence, depth)
+    if text.startswith("(") and (value := arithmetic.value(text)) is not None:
+        return Quantity(value)
     if (negated := re.fullmatch(r"(?:-|negative |minus ) ?\(([^()]*)\)", text, re.IGNORECASE)) is not None:
         inner = _phrase(negated[1], False, depth)
         return replace(inner, figure=-inner.figure, also=()) if isinstance(inner, Quantity) else inner
@@ -197,6 +202,8 @@ def _phrase(text: str, sentence: bool, depth: int) -> Reading:
     if found is None:
         return _without_number(text)
     said = _said(text[: found.start()], sentence)
+    if said == "denied" and START.search(text, found.end()) and "between" not in text[: found.start()].lower():
+        return UNREAD  # "It is not 7, but 8"
     if said != "stated":
         return Void("denies or bounds it", denied=True) if said == "denied" else UNREAD
     if _REFUSAL.search(text[: found.start()]):

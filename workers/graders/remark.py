@@ -16,23 +16,27 @@ Again = Callable[[str], Reading]
 DEPTH = 4
 """Remarks within remarks that are looked into."""
 START = re.compile(
-    rf"(?<![\w^_.\\])(?:(?:negative |minus )?(?:(?:{units.MONEY}) ?)?[-+]? ?(?:(?:{units.MONEY}) ?)?\.?[0-9]|[-+]?\\frac"
+    rf"(?<![\w^_.\\])(?:(?:negative |minus )?(?:(?:{units.MONEY}) ?)?[-+]? ?(?:(?:{units.MONEY}) ?)?\.?[0-9]"
+    rf"|[-+]?\\frac"
     rf"|(?:negative |minus )?(?:an? (?=(?:dozen|hundred|thousand|million|half|third|quarter)\b))?{ANY.pattern})",
     re.IGNORECASE,
 )
 _WHEN = re.compile(r" (?:in|by|since|until|as of) (?:the year )?(?:19|20)[0-9]{2}\b(?! ?[%/])")
 _REMARK = re.compile(
-    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+|!|:)\s*"
-    r"|\s+(?P<word>because|since|due to|so|thus|therefore|hence|which|giving|making|totall?ing|i\.e\.,?|that is|or|aka|namely"
-    r"|equals|is|are|was|were|(?:would|will|should|must) be|can(?:not|'t| not)|(?:is|was|are|could|wo|does|do|would)n't|if|unless|provided|assuming|given|not|never|wrong|incorrect|false|excluded|and|to|rather"
+    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+|!|:(?=\s|\Z))\s*"
+    r"|\s+(?P<word>because|since|due to|so|thus|therefore|hence|which|giving|making|totall?ing|i\.e\.,?|that is"
+    r"|or|aka|namely"
+    r"|equals|is|are|was|were|(?:would|will|should|must) be|can(?:not|'t| not)|(?:is|was|are|could|wo|does|do"
+    r"|would)n't|if|unless|provided|assuming|given|not|never|wrong|incorrect|false|excluded|and|to|rather"
     r"|instead|but|when|where|while)(?!\w)\s*",
     re.IGNORECASE,
 )
 _DENIED_BEHIND = re.compile(
-    r"(?:not|never|wrong|incorrect|false|excluded|impossible|ruled out|too|n't)\b", re.IGNORECASE
+    r"(?:not(?! sure)|never|wrong|incorrect|false|excluded|impossible|ruled out|too|n't)\b", re.IGNORECASE
 )
 _MORE = re.compile(
-    r"(?:more|less|fewer|greater|higher|lower|above|below|over|under|larger|smaller|up|upwards?|beyond|bigger|so many)\b",
+    r"(?:more|less|fewer|greater|higher|lower|above|below|over|under|larger|smaller|up|upwards?|beyond|bigger"
+    r"|so many)\b",
     re.IGNORECASE,
 )
 _REASON = frozenset(["because", "since", "due to", "given", "where", "while"])
@@ -153,7 +157,7 @@ def _harmless(quantity: Quantity, words: str) -> Reading:
 _COMPOUND_WORD = re.compile(r"\b[A-Za-z]+-[A-Za-z-]+|\b(?:[Tt]he |[Ee]ach |[Ee]very |[Nn]o )one\b")
 _REMARK_WORDS = re.compile(r"[^\W\d_][^\d<>=+*^]{0,400}")
 _DOUBT_WORDS = """
-maybe perhaps possibly probably likely might may if unless except guess think unsure assuming provided than too
+most least minimum maximum ish something bit change maybe perhaps possibly probably likely might may if unless except guess think unsure assuming provided than too
     squared cubed factorial or plus minus times
 """
 _DOUBTS = frozenset(_DOUBT_WORDS.split())

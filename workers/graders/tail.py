@@ -21,9 +21,9 @@ SCALES = {
 _SCALE = re.compile(
     rf"[ -]?(?P<scale>{'|'.join(sorted(SCALES, key=len, reverse=True))})(?![^\W\d_]|-[A-Za-z])", re.IGNORECASE
 )
-LETTERS = {"K": 10**3, "M": 10**6, "m": 10**6, "B": 10**9, "T": 10**12}
+LETTERS = {"MM": 10**6, "K": 10**3, "M": 10**6, "m": 10**6, "B": 10**9, "T": 10**12}
 """Letters that are a scale right behind figures, and may be units."""
-_LETTER = re.compile(r" ?(?P<letter>[KMmBT])(?![^\W\d_]|[\^/·*])(?! ?\^)")
+_LETTER = re.compile(r" ?(?P<letter>MM|[KMmBT])(?![^\W\d_]|[\^/·*])(?! ?\^)")
 PERCENT = re.compile(r"\s*(?:%|per ?cents?(?![a-z])|pct(?![a-z])|percentage(?! points?)(?![a-z]))", re.IGNORECASE)
 PART = re.compile(
     rf"[ -](?P<part>{'|'.join(sorted(words.PARTS, key=len, reverse=True))})(?P<many>s?)(?![A-Za-z-])", re.IGNORECASE
@@ -34,6 +34,7 @@ _CHANGING = """
 plus minus over divided multiplied mod modulo squared cubed factorial power root choose pi tau phi infinity inf log ln
 sin cos tan sec csc cot exp sqrt gcd lcm max min than hundred thousand million billion trillion dozen dozens too below
 above under short wanting missing negative percent percentage bc answer answers except without between itself digit
+most least minimum maximum upwards ish something zeros zeroes figures decimals past gross score
 """
 _CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {
     "prime",
@@ -51,18 +52,23 @@ in on at of to by an a so is as or per each for sq cu up go it he we my us me do
 _SHORT_WORDS = frozenset(_SHORT.split())
 """Words of one or two letters that may stand behind a number without being its factors."""
 _PROSE = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
-_ODD = re.compile(r"[^\w\s./'\"()°,;:·!&%\\$€£-]|[0-9_]")
+_ODD = re.compile(r"[^\w\s./'\"()°,;:·!&%\\$€£¥₠-⃀৳฿-]|[0-9_]")
 _UNIT = re.compile(
-    r"(?P<gap>[ -]?/? ?\(?)(?P<unit>(?:[^\W\d_]|')*[^\W\d_]|[°¢$€£¥₹][CF]?)"
+    r"(?P<gap>[ -]?/? ?\(?)(?P<unit>(?:[^\W\d_]|')*[^\W\d_]|[°¢$€£¥₹₠-⃀৳฿][CF]?)"
     r"(?P<more>(?:(?: ?[·*⋅/.-] ?| ?\\cdot ?| (?:per )?)(?:\(?[^\W\d_]+\)?)|(?: ?\^ ?\{? ?-?[0-9] ?\}?))*)"
 )
 _END_OF_UNIT = re.compile(
-    r" (?:in|on|at|for|from|to|and|left|over|by|with|of|more|less|fewer|total|altogether|off|remaining|away|a|an|each|every"
-    r"|is|are|was|were|so|that|who|which|long|tall|old|wide|deep|high|per (?=day|week|month|year|person|hour|child))(?![A-Za-z]).*",
+    r" (?:in|on|at|for|from|to|and|left|over|by|with|of|more|less|fewer|total|altogether|off|remaining|away|a"
+    r"|an|each|every"
+    r"|is|are|was|were|so|that|who|which|long|tall|old|wide|deep|high|per (?=day|week|month|year|person|hour"
+    r"|child))(?![A-Za-z]).*",
     re.IGNORECASE | re.DOTALL,
 )
 _COMPARED = re.compile(
-    r" (?:(?:\w+ )?(?:more|fewer|less)(?: \w+)?|(?:\w+ ){0,2}\w+er) than (?:[A-Z]\w*|he|she|him|her|them|they|his|it|the|last|before)\b"
+    r" (?:more|fewer|less) [a-z]+ than (?!needed|expected|required|usual|before|planned|allowed)[a-z]+\b"
+    r"|"
+    r" (?:(?:\w+ )?(?:more|fewer|less)(?: \w+)?|(?:\w+ ){0,2}\w+er) than (?:[A-Z]\w*|he|she|him|her|them|they"
+    r"|his|it|the|last|before)\b"
 )
 _POWER_OF_UNITS = re.compile(r"(?<=units) ?\^ ?\{?[23]\}?")
 _FACTOR = re.compile(r"(?<![\w'’.·/-])[b-zB-HJ-Z](?![\w'’.·/-])")
@@ -141,4 +147,6 @@ def _may_be_counted(text: str, match: re.Match[str]) -> bool:
     word = first[0]
     if not match["gap"]:
         return len(word) > 3 or not word.isascii()
-    return len(word) > 2 or word.lower() in _SHORT_WORDS or not word.isascii()
+    if len(word) > 2 or not word.isascii():
+        return True
+    return word.lower() in _SHORT_WORDS and len(_PROSE.findall(text)) > 1

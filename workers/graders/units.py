@@ -26,7 +26,9 @@ yuan CNY RMB 元; won KRW ₩; ruble rouble RUB ₽; peso MXN PHP ₱; dong VND 
 Fr Fr.; krona krone kronor kroner kr SEK NOK DKK; real reais BRL R$; lira TRY ₺; rand ZAR; zloty PLN zł; baht THB ฿;
 hryvnia UAH ₴; naira NGN ₦; cedi GHS ₵; tenge KZT ₸; forint HUF Ft; rupiah IDR Rp; dirham AED; riyal SAR; koruna CZK
 Kč; australiandollar A$ AU$ AUD; canadiandollar C$ CA$ CAD; singaporedollar S$ SGD; hongkongdollar HK$ HKD;
-newzealanddollar NZ$ NZD; taiwandollar NT$ TWD; bitcoin BTC ₿
+newzealanddollar NZ$ NZD; taiwandollar NT$ TWD; bitcoin BTC ₿; kenyanshilling KES KSh; pakistanirupee PKR; srilankanrupee LKR; taka BDT ৳; colon CRC ₡; guarani
+PYG ₲; lari GEL ₾; tugrik MNT ₮; kip LAK ₭; colombianpeso COP; chileanpeso CLP; argentinepeso ARS; sol PEN; egyptianpound EGP;
+qataririyal QAR; kuwaitidinar KWD; dinar JOD RSD; leu RON; lev BGN; icelandickrona ISK; tanzanianshilling TZS
 """
 _QUOTIENTS = {
     "mph": "mile/hour",
@@ -94,6 +96,15 @@ _BETWEEN = re.compile(r"\s*(?P<sign>[·*×]|\\cdot(?![A-Za-z])|\\times(?![A-Za-z
 _QUOTIENT = re.compile(r"\\frac ?\{ ?([^{}]{1,20}) ?\} ?\{ ?([^{}]{1,20}) ?\}")
 _PER_SECOND = re.compile(r"\Ams ?\^ ?(?=\{? ?-)")
 _AMBIGUOUS = (
+    {"rupee", "pakistanirupee"},
+    {"rupee", "srilankanrupee"},
+    {"peso", "colombianpeso"},
+    {"peso", "chileanpeso"},
+    {"peso", "argentinepeso"},
+    {"pound", "egyptianpound"},
+    {"riyal", "qataririyal"},
+    {"dinar", "kuwaitidinar"},
+    {"krona", "icelandickrona"},
     {"dollar", "australiandollar"},
     {"dollar", "canadiandollar"},
     {"dollar", "singaporedollar"},
