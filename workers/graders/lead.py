@@ -25,7 +25,8 @@ _OTHER_THAN = re.compile(
     re.IGNORECASE,
 )
 _BOUNDS = re.compile(
-    r"(?:\b(?:at (?:the )?(?:least|most|minimum|maximum|best|worst)|(?<!adds )(?<!add )(?<!sums )(?<!added )up to|(?:more|less|fewer|greater|larger"
+    r"(?:\b(?:at (?:the )?(?:least|most|minimum|maximum|best|worst)|(?<!adds )(?<!add )(?<!sums )(?<!added )up to"
+    r"|(?:more|less|fewer|greater|larger"
     r"|smaller|bigger|higher"
     r"|lower|older|younger|longer|shorter|later|earlier|sooner) than(?: or equal to)?|between|above|below|over"
     r"|under|beyond"
@@ -66,23 +67,23 @@ complete is-about my our their his her your its
 """
 _ADVERB = frozenset(_ADVERBS.split())
 _STATING = """
-dropped drops fell falls rose rises increased increases decreased decreases declined reduced climbed jumped
-shrank gains improved changed moved is are was were be been being am equals equal equaled becomes became become remains remain remained has have had
-having get gets got gotten need needs needed take takes took taken make makes made cost costs pay pays paid save saves
-saved earn earns earned spend spends spent sell sells sold buy buys bought eat eats ate leave leaves left give gives
-gave given receive receives received use uses used used require requires required contain contains contained hold
-holds held include includes weigh weighs weighed measure measures measured drive drives drove travel travels traveled
-travelled walk walks walked run runs ran read reads write writes wrote owe owes owed own owns owned keep keeps kept
-win wins won score scores scored lose loses lost gain gains gained collect collects collected find finds found pick
-picks picked plant plants planted bake bakes baked cook cooks cooked produce produces produced yield yields yielded
-complete completes completed finish finishes finished charge charges charged donate donates donated raise raises
-raised drink drinks drank swim swims swam fly flies flew see sees saw count counts counted want wants wanted lay lays
-laid grow grows grew work works worked sleep sleeps slept play plays played fill fills filled fit fits contribute
-contributes contributed invest invests invested borrow borrows borrowed lend lends lent serve serves served carry
-carries carried bring brings brought sees attend attends attended last lasts lasted say says said answer answers
-obtain obtains obtained reach reaches reached total totals totaled totalled add adds added start starts started stay
-stays stayed wait waits waited watch watches watched see deliver delivers delivered consume consumes consumed build
-builds built hit hits catch catches caught feed feeds fed climb climbs climbed afford
+dropped drops fell falls rose rises increased increases decreased decreases declined reduced climbed jumped shrank
+gains improved changed moved is are was were be been being am equals equal equaled becomes became become remains
+remain remained has have had having get gets got gotten need needs needed take takes took taken make makes made cost
+costs pay pays paid save saves saved earn earns earned spend spends spent sell sells sold buy buys bought eat eats ate
+leave leaves left give gives gave given receive receives received use uses used used require requires required contain
+contains contained hold holds held include includes weigh weighs weighed measure measures measured drive drives drove
+travel travels traveled travelled walk walks walked run runs ran read reads write writes wrote owe owes owed own owns
+owned keep keeps kept win wins won score scores scored lose loses lost gain gains gained collect collects collected
+find finds found pick picks picked plant plants planted bake bakes baked cook cooks cooked produce produces produced
+yield yields yielded complete completes completed finish finishes finished charge charges charged donate donates
+donated raise raises raised drink drinks drank swim swims swam fly flies flew see sees saw count counts counted want
+wants wanted lay lays laid grow grows grew work works worked sleep sleeps slept play plays played fill fills filled
+fit fits contribute contributes contributed invest invests invested borrow borrows borrowed lend lends lent serve
+serves served carry carries carried bring brings brought sees attend attends attended last lasts lasted say says said
+answer answers obtain obtains obtained reach reaches reached total totals totaled totalled add adds added start starts
+started stay stays stayed wait waits waited watch watches watched see deliver delivers delivered consume consumes
+consumed build builds built hit hits catch catches caught feed feeds fed climb climbs climbed afford
 """
 STATING = frozenset(_STATING.split())
 _HEADS = """
@@ -110,7 +111,7 @@ _TO = re.compile(
 _PREPOSITIONS = frozenset(["for", "in", "by", "at", "with"])
 _META = re.compile(r"\b(?:answer|number|result|value) (?:has|have|contains|consists|is made)\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[,;:!?]\s|\.\s|\b(?:so|thus|therefore|hence|then|and|that|which)\b", re.IGNORECASE)
-MONTH = re.compile(r"(?<=\w )May\b")
+MONTH = re.compile(r"\bMay\b(?! (?:be|have|not|well|also)\b)")
 """A month, and no doubt."""
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
@@ -119,7 +120,7 @@ def said(lead: str) -> Said:
     """What the text before a number says of it."""
     if not (lead := lead.strip(" \"'([{*_")):
         return "stated"
-    low = MONTH.sub("", lead).lower()
+    low = (lead[:3] + MONTH.sub("", lead[3:])).lower()
     if low[-1] in "-+/^":
         return "unclear"
     if _BOUNDS.search(low):

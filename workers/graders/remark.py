@@ -157,7 +157,7 @@ def _harmless(quantity: Quantity, words: str) -> Reading:
 _COMPOUND_WORD = re.compile(r"\b[A-Za-z]+-[A-Za-z-]+|\b(?:[Tt]he |[Ee]ach |[Ee]very |[Nn]o )one\b")
 _REMARK_WORDS = re.compile(r"[^\W\d_][^\d<>=+*^]{0,400}")
 _DOUBT_WORDS = """
-most least minimum maximum ish something bit change maybe perhaps possibly probably likely might may if unless except guess think unsure assuming provided than too
-    squared cubed factorial or plus minus times
+most least minimum maximum ish something bit change maybe perhaps possibly probably likely might may if unless except
+guess think unsure assuming provided than too squared cubed factorial or plus minus times
 """
 _DOUBTS = frozenset(_DOUBT_WORDS.split())

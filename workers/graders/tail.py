@@ -34,7 +34,7 @@ _CHANGING = """
 plus minus over divided multiplied mod modulo squared cubed factorial power root choose pi tau phi infinity inf log ln
 sin cos tan sec csc cot exp sqrt gcd lcm max min than hundred thousand million billion trillion dozen dozens too below
 above under short wanting missing negative percent percentage bc answer answers except without between itself digit
-most least minimum maximum upwards ish something zeros zeroes figures decimals past gross score
+most least minimum maximum upwards ish something zeros zeroes figures decimals past gross score repeating recurring
 """
 _CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {
     "prime",

@@ -26,9 +26,10 @@ yuan CNY RMB 元; won KRW ₩; ruble rouble RUB ₽; peso MXN PHP ₱; dong VND 
 Fr Fr.; krona krone kronor kroner kr SEK NOK DKK; real reais BRL R$; lira TRY ₺; rand ZAR; zloty PLN zł; baht THB ฿;
 hryvnia UAH ₴; naira NGN ₦; cedi GHS ₵; tenge KZT ₸; forint HUF Ft; rupiah IDR Rp; dirham AED; riyal SAR; koruna CZK
 Kč; australiandollar A$ AU$ AUD; canadiandollar C$ CA$ CAD; singaporedollar S$ SGD; hongkongdollar HK$ HKD;
-newzealanddollar NZ$ NZD; taiwandollar NT$ TWD; bitcoin BTC ₿; kenyanshilling KES KSh; pakistanirupee PKR; srilankanrupee LKR; taka BDT ৳; colon CRC ₡; guarani
-PYG ₲; lari GEL ₾; tugrik MNT ₮; kip LAK ₭; colombianpeso COP; chileanpeso CLP; argentinepeso ARS; sol PEN; egyptianpound EGP;
-qataririyal QAR; kuwaitidinar KWD; dinar JOD RSD; leu RON; lev BGN; icelandickrona ISK; tanzanianshilling TZS
+newzealanddollar NZ$ NZD; taiwandollar NT$ TWD; bitcoin BTC ₿; kenyanshilling KES KSh; pakistanirupee PKR;
+srilankanrupee LKR; taka BDT ৳; colon CRC ₡; guarani PYG ₲; lari GEL ₾; tugrik MNT ₮; kip LAK ₭; colombianpeso COP;
+chileanpeso CLP; argentinepeso ARS; sol PEN; egyptianpound EGP; qataririyal QAR; kuwaitidinar KWD; dinar JOD RSD; leu
+RON; lev BGN; icelandickrona ISK; tanzanianshilling TZS
 """
 _QUOTIENTS = {
     "mph": "mile/hour",
@@ -88,7 +89,7 @@ MONEY = "|".join(
 MONEY += r"|kr\.?(?= ?[0-9])|(?-i:[A-Z]{1,3}|Mex) ?\$"
 """A pattern of what stands before an amount: "$", "US$", "Rs."."""
 _FACTOR = re.compile(
-    r"(?:(?P<power>square|sq\.?|cubic|cu\.?) )?(?P<name>[^\W\d_]+\.?[^\W\d_]*\.?|[°$€£¥₹¢%][CF]?)"
+    r"(?:(?P<power>square|sq\.?|cubic|cu\.?) )?(?P<name>[^\W\d_]+\.?[^\W\d_]*\.?|[°$€£¥₹¢%₠-⃀৳฿][CF]?)"
     r"(?: ?\^ ?\{? ?(?P<raised>-?[0-9]) ?\}?| (?P<spelled>squared|cubed))?",
     re.IGNORECASE,
 )
