@@ -2,6 +2,7 @@
 
     python benchmarks/grading.py [--gsm8k FILE] [--prompts 300] [--samples 8] [--repeats 3] [--json]
     python benchmarks/grading.py --agreement [--json]
+    python benchmarks/grading.py --cases FILE [--conventions] [--show] [--json]
 
 The answers are made from the worked solutions of GSM8K (`--gsm8k`, its train.jsonl), or of a few problems in
 this file: as they are, written differently (boxed, as money, with units, as decimals), and with other numbers.
@@ -14,6 +15,11 @@ and each difference is listed.
 labelled cases of tests/grading_cases.jsonl, and counts each side's false negatives (a correct answer that is not
 called so) and false positives. In the hand-made cases math-verify is given the answer that Ratchet found, as
 LaTeX; it is not asked about options, and about where an answer is.
+
+`--cases` grades a file of labelled answers (JSONL: suite, kind, graders, gold, text, label, and convention: true
+where the label is one of several conventions) with the job's default rules. It counts by suite the false positives
+(labelled wrong, called correct), the false negatives (labelled correct, called wrong) and the abstentions on either
+side; `--conventions` has the rows marked so as well, and `--show` lists each verdict that is not the label.
 """
 
 from __future__ import annotations
@@ -81,7 +87,7 @@ def plain(answers: Sequence[Answer]) -> list[bool]:
     return [bool(verify(parse(f"${gold}$"), parse(text))) for gold, text, _ in answers]
 
 
-def ours(answers: Sequence[Answer], graders: Sequence[str] = ("exact", "number", "math")) -> tuple[list[Any], float]:
+def ours(answers: Sequence[Answer], graders: Sequence[Any] = ("exact", "number", "math")) -> tuple[list[Any], float]:
     """Verdicts, and the seconds that they took once the processes were there."""
     with GraderPool(Grade(graders=list(graders))) as pool:
         pool.grade([(f"{n}", f"\\boxed{{{n}}}", "stop") for n in range(10_000, 10_256)])  # starts every process
@@ -153,6 +159,55 @@ def _count(counter: Counter[str], label: bool, correct: bool) -> None:
     )
 
 
+def labelled(arguments: argparse.Namespace) -> dict[str, Any]:
+    """Verdicts beside the labels of a file, counted by suite, and by kind where one differs."""
+    cases = [json.loads(line) for line in Path(arguments.cases).read_text(encoding="utf-8").splitlines()]
+    cases = [case for case in cases if arguments.conventions or not case.get("convention")]
+    suites: dict[str, Counter[str]] = {}
+    kinds: dict[str, Counter[str]] = {}
+    different = []
+    for graders in dict.fromkeys(case["graders"] for case in cases):
+        asked = [case for case in cases if case["graders"] == graders]
+        answers = [(str(case["gold"]), case["text"], case["label"] == "correct") for case in asked]
+        settings = Grade() if graders == "default" else Grade(graders=[graders])
+        for case, one in zip(asked, ours(answers, settings.graders)[0], strict=True):
+            outcome = _outcome(case["label"], one.verdict)
+            for counter in (
+                suites.setdefault("all", Counter()),
+                suites.setdefault(case["suite"], Counter()),
+                kinds.setdefault(f"{case['suite']}: {case['kind']}", Counter()),
+            ):
+                counter.update([f"labelled {case['label']}", outcome])
+            if outcome != "right":
+                place = {name: case[name] for name in ("suite", "kind", "gold", "label")}
+                different.append({**place, "answer": one.extracted, "verdict": one.verdict, "reason": one.reason})
+    noted = {kind: dict(counted) for kind, counted in kinds.items() if counted["right"] < counted.total() / 2}
+    return {"suites": {suite: dict(counted) for suite, counted in suites.items()}, "kinds": noted, "rows": different}
+
+
+OUTCOMES = ("false positive", "false negative", "abstained of correct", "abstained of wrong")
+
+
+def _outcome(label: str, verdict: str) -> str:
+    if label == verdict:
+        return "right"
+    if verdict == "ungradable":
+        return f"abstained of {label}"
+    return "false positive" if verdict == "correct" else "false negative"
+
+
+def show_labelled(result: dict[str, Any], rows: bool) -> None:
+    columns = ("labelled correct", "labelled wrong", *OUTCOMES)
+    for what in ("suites", "kinds"):
+        print(f"{what:28} " + " ".join(f"{name:>{len(name)}}" for name in columns))
+        for name, counted in result[what].items():
+            print(f"{name:28} " + " ".join(f"{counted.get(column, 0):{len(column)}}" for column in columns))
+        print()
+    for one in sorted(result["rows"], key=lambda one: _outcome(one["label"], one["verdict"])) if rows else []:
+        outcome = _outcome(one["label"], one["verdict"])
+        print(f"{outcome:20} {one['suite']}: {one['kind']}: gold {one['gold']!r}, {one['answer']!r}: {one['reason']}")
+
+
 def show_speed(result: dict[str, Any]) -> None:
     print(f"{result['answers']} answers to {result['prompts']} problems ({result['data']})\n")
     print(f"{'':12} {'seconds':>9} {'answers/s':>10}")
@@ -183,12 +238,18 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--agreement", action="store_true")
+    parser.add_argument("--cases", help="labelled answers (JSONL)")
+    parser.add_argument("--conventions", action="store_true", help="with --cases: those marked as conventions too")
+    parser.add_argument("--show", action="store_true", help="with --cases: list each verdict that is not the label")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     logging.disable(logging.WARNING)
-    result = agreement(arguments) if arguments.agreement else speed(arguments)
+    count = labelled if arguments.cases else agreement if arguments.agreement else speed
+    result = count(arguments)
     if arguments.json:
         print(json.dumps(result))
+    elif arguments.cases:
+        show_labelled(result, arguments.show)
     else:
         (show_agreement if arguments.agreement else show_speed)(result)
 

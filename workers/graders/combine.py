@@ -19,10 +19,11 @@ Spec = str | Mapping[str, Sequence[Any]]
 def build(specs: Sequence[Spec]) -> Grader:
     """The grader that asks these in order; the first "correct" wins.
 
-    Otherwise the answer is wrong if any grader could judge it, for the reason that the last such
-    grader gave, and ungradable if none could, or if one failed that might have said correct. A "wrong" marked
-    final ends the search: once both sides are read as numbers, their values decide. A grader that raises has
-    failed; running out of memory is not caught, because the process is then no longer to be trusted.
+    A "wrong" marked final ends the search: once both sides are read as numbers, their values decide. Another "wrong"
+    stands if no grader failed that might have said correct, for the reason that the last such grader gave. A weak one,
+    which only says that the texts differ, stands if besides no grader found an answer that it could not read. Otherwise
+    the answer is ungradable. A grader that raises has failed; running out of memory is not caught, because the process
+    is then no longer to be trusted.
 
     Raises:
         ValueError: a grader cannot be made; the message names it.
@@ -46,42 +47,60 @@ def name_of(spec: Spec) -> str:
 
 def _any_of(members: Sequence[tuple[str, Grader]]) -> Grader:
     def any_of(gold: str, answer: str) -> Judgement:
-        wrong: Judgement | None = None
-        failures: list[Judgement] = []
+        wrongs: list[Judgement] = []
+        abstained: list[Judgement] = []
         for title, grader in members:
             judgement = _asked(title, grader, gold, answer)
             if judgement.verdict == "correct" or judgement.final:
-                return judgement
-            if judgement.verdict == "wrong":
-                wrong = judgement
-            else:
-                failures.append(judgement)
-        failed = any(failure.failed for failure in failures)
-        return wrong if wrong and not failed else _ungradable(failures)
+                return judgement if judgement.verdict != "ungradable" else replace(judgement, final=False)
+            (wrongs if judgement.verdict == "wrong" else abstained).append(judgement)
+        return _standing(wrongs, abstained) or _ungradable(abstained)
 
     return any_of
 
 
+def _standing(wrongs: Sequence[Judgement], abstained: Sequence[Judgement]) -> Judgement | None:
+    """The "wrong" that stands beside these abstentions; None where none does."""
+    if any(one.failed for one in abstained):
+        return None
+    strong = [one for one in wrongs if not one.weak]
+    if strong or any(one.unreadable for one in abstained):
+        return strong[-1] if strong else None
+    return wrongs[-1] if wrongs else None
+
+
 def _all_of(specs: Sequence[Spec]) -> Grader:
-    """Correct where all of these say so; wrong for the first one that does; else ungradable."""
+    """Correct where all of these say so; wrong for the first one that does; else ungradable.
+
+    A weak "wrong" makes way for a stronger one, and for an answer that another grader found and could not read.
+    """
     members = [(_title(spec), _member(spec)) for spec in specs]
 
     def all_of(gold: str, answer: str) -> Judgement:
-        failures: list[Judgement] = []
+        weak: Judgement | None = None
+        abstained: list[Judgement] = []
         for title, grader in members:
             judgement = _asked(title, grader, gold, answer)
-            if judgement.verdict == "wrong":
+            if judgement.verdict == "wrong" and not judgement.weak:
                 return judgement
-            if judgement.verdict == "ungradable":
-                failures.append(judgement)
-        return _ungradable(failures) if failures else CORRECT
+            if judgement.verdict == "wrong":
+                weak = weak or judgement
+            elif judgement.verdict == "ungradable":
+                abstained.append(judgement)
+        if weak and not any(one.unreadable for one in abstained):
+            return weak
+        return _ungradable(abstained) if abstained else CORRECT
 
     return all_of
 
 
-def _ungradable(failures: Sequence[Judgement]) -> Judgement:
-    reasons = "; ".join(failure.reason or "" for failure in failures)
-    return Judgement("ungradable", reasons, failed=any(failure.failed for failure in failures))
+def _ungradable(abstained: Sequence[Judgement]) -> Judgement:
+    return Judgement(
+        "ungradable",
+        "; ".join(one.reason or "" for one in abstained),
+        failed=any(one.failed for one in abstained),
+        unreadable=any(one.unreadable for one in abstained),
+    )
 
 
 def _title(spec: Spec) -> str:

@@ -12,34 +12,73 @@ _AROUND_SIGNS = re.compile(r"\s*([^\w\s])\s*")
 _HALF_OF_DAY = re.compile(r"\b([AaPp])\. ?[Mm]\b\.?")
 _DIGIT_AND_LETTER = re.compile(r"(?<=\d) (?=[^\W\d])")
 _ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{3})", re.IGNORECASE)
-_EXPRESSION = re.compile(r"[0-9=+^_\\<>*/|]")
+_NAMED_WITH_ARTICLE = re.compile(
+    r"^(?:(?:The|An?) [A-Z]|A (?:minor|major|flat|sharp|level|levels|team|side|positive|negative)\b)"
+)
+"""Where the article of a gold answer is a part of it: "The Who", "A minor"."""
+_HAS_ARTICLE = re.compile(r"^(?:the|an?) ", re.IGNORECASE)
+_SPACED_SIGN = re.compile(r"(?<=[0-9]) ([+-])(?=[0-9.])")
+"""Between two numbers rather than in a difference: "1 -1" is not "1-1"."""
+_EXPRESSION = re.compile(r"[0-9=^_\\<>*/|]|\+(?=[\w(\\])")
 _WORD = re.compile(r"(?<![^\W\d_])(?<!\\)[^\W\d_]{2,}")
+_LETTERS = re.compile(r"[^\W\d_]+")
+_COLOUR = re.compile(r"#(?:[0-9a-fA-F]{3,4}){1,2}")
+_SHORT = "AM AN AS AT BE BY DO GO HE HI IF IN IS IT ME MY NO OF OH OK ON OR PM SO TO UP US WE"
+_SHORT_WORDS = frozenset(_SHORT.split())
 
 
 def key(text: str) -> str:
     """What two answers that are equal as text have in common.
 
     Space next to a sign means nothing ("(1, 2)"); space between words or numbers does ("1 2"). Case
-    means nothing in words, and something in the letters of an expression ("2X" is not "2x").
+    means nothing in words, and something in the letters of an expression ("2X" is not "2x"), in units ("MW" is not
+    "mW") and in two capitals ("CO" is not "Co").
     """
-    text = _HALF_OF_DAY.sub(r"\1m", normalise(text))
-    text = _DIGIT_AND_LETTER.sub("", _AROUND_SIGNS.sub(r"\1", _ARTICLE.sub("", text)))
-    return _WORD.sub(lambda m: m[0].casefold(), text) if _EXPRESSION.search(text) else text.casefold()
+    return _key(_ARTICLE.sub("", _without_half_of_day(normalise(text))))
+
+
+def _without_half_of_day(text: str) -> str:
+    return _HALF_OF_DAY.sub(r"\1m", text)
+
+
+def _key(text: str) -> str:
+    if text.isdigit():
+        return text
+    if _COLOUR.fullmatch(text):
+        return text.lower()
+    text = _SPACED_SIGN.sub("\x01\\1", text)
+    text = _DIGIT_AND_LETTER.sub("", _AROUND_SIGNS.sub(r"\1", text))
+    if _EXPRESSION.search(text):
+        return _WORD.sub(lambda match: _folded(match[0], units=True), text)
+    if text.isupper() and len(text) > 2:  # all of it is in capitals, which then say nothing
+        return text.casefold()
+    return _LETTERS.sub(lambda match: _folded(match[0], units=False), text)
+
+
+def _folded(word: str, units: bool) -> str:
+    """`word` without its case, unless that means something."""
+    if len(word) == 2 and word.isupper() and word not in _SHORT_WORDS:
+        return word
+    if units and not word.islower() and not word.isupper() and not word.istitle():
+        return word
+    return word.casefold()
 
 
 @lru_cache(maxsize=1024)
-def _gold_key(gold: str) -> str:
-    return key(gold)
+def _gold_key(gold: str) -> tuple[str, bool]:
+    """The key of a gold answer, and whether the article before it belongs to it."""
+    return key(gold), _NAMED_WITH_ARTICLE.match(normalise(gold)) is not None
 
 
 def grade(gold: str, answer: str) -> Judgement:
     """Correct when gold and answer agree after normalising: Unicode, case, spacing, decoration.
 
-    Any gold that is not empty can be judged. `!` is kept, since 7! is not 7.
+    Any gold that is not empty can be judged. `!` is kept, since 7! is not 7. A "wrong" is weak: it only says that the
+    texts differ.
     """
-    wanted = _gold_key(gold)
+    wanted, with_article = _gold_key(gold)
     if not wanted:
         return Judgement("ungradable", "the gold answer is empty")
-    if wanted == key(answer):
+    if wanted == key(answer) and not (with_article and not _HAS_ARTICLE.match(normalise(answer))):
         return CORRECT
-    return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
+    return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", weak=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 
 from workers.extraction import boxed
 
@@ -18,7 +19,9 @@ _CHARACTERS = str.maketrans(
         **dict.fromkeys("‐‑‒–—―−﹣-", "-"),
         **dict.fromkeys("⁄∕", "/"),
         **dict.fromkeys("“”„«»‟", '"'),
-        **dict.fromkeys("‘’‚‛`´", "'"),
+        **dict.fromkeys("‘’‚‛`´′", "'"),
+        "٫": ".",
+        "٬": ",",
         "º": "°",
         "˚": "°",
     }
@@ -32,7 +35,7 @@ _FONTS = re.compile(
 )
 _THOUSANDS = re.compile(r" ?\{, ?\} ?|,\\! ?")
 _INLINE_START = re.compile(r"\$([^$ ][^$]{0,100})\$(?= ?[A-Za-z%])")
-_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])")
+_SIZES = re.compile(r"\\(?:(?:left|right)(?![A-Za-z])\.?|[bB]igg?[lr]?(?![A-Za-z]))")
 _DEGREES = re.compile(r"\^?\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ('"', '"'), ("'", "'"))
 
@@ -56,11 +59,18 @@ def _character(char: str) -> str:
     return "" if invisible else char
 
 
+def _unstarred(text: str) -> str:
+    """`text` without Markdown's stars around it; one star alone behind a letter or a bracket belongs to it ("A*")."""
+    if text[-1:] == "*" and text[:1] != "*" and text[-2:-1] != "*" and (text[-2:-1].isalpha() or text[-2:-1] in ")]}"):
+        return text
+    return text.strip("*")
+
+
 def _outer(text: str) -> str:
     """`text` without the marks around it: Markdown, quotes, math delimiters, \\boxed, a full stop."""
     for _ in range(8):  # a bound keeps endless decoration from costing the square of its length
         before = text
-        text = text.strip().rstrip(",;: \\").strip("*")
+        text = _unstarred(text.strip().rstrip(",;: \\。"))
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
         for opening, closing in _WRAPPERS:
@@ -77,12 +87,15 @@ def _outer(text: str) -> str:
     return text
 
 
+@lru_cache(maxsize=16)  # several graders read one answer in turn
 def normalise(text: str) -> str:
     """`text` in one spelling of Unicode and LaTeX, without decoration; letters keep their case.
 
     Invisible characters, null bytes and lone surrogates go, digits of any script become ASCII,
     spacing and font commands become spaces and their contents, and `\\dfrac` becomes `\\frac`.
     """
+    if text.isascii() and text.isdigit():
+        return text
     text = _outer(_unicode(text))
     text = _ESCAPED.sub(r"\1", _THOUSANDS.sub(",", text)).replace("\\!", "")
     text = _SIZES.sub("", _SPACES.sub(" ", text))

@@ -1,10 +1,8 @@
-"""What a sentence states: "Ann has 7 apples left" says 7 apples, "The solution is $x > 5$." says x > 5."""
+"""The mathematics that a sentence states: "The solution is $x > 5$." says x > 5."""
 
 from __future__ import annotations
 
 import re
-
-from workers.graders.normalise import normalise
 
 MAX_LENGTH = 500
 _HEDGES = """
@@ -14,15 +12,12 @@ negative minus plus times sin cos tan sec csc cot log ln exp sqrt pi gcd lcm mod
 zero one two three four five six seven eight nine ten eleven twelve twenty thirty forty fifty hundred thousand
 """
 _HEDGING = frozenset(_HEDGES.split())
-"""Words that may change a number wherever they stand in its sentence."""
+"""Words that may change an expression wherever they stand in its sentence."""
 _BEFORE_WORDS = """
 over under above below than from to by past until till before after step page
 """
 _BEFORE = frozenset(_BEFORE_WORDS.split())
-"""Words right before a number that make it another one's."""
-_SENTENCE = re.compile(
-    r"(?P<lead>[A-Za-z][A-Za-z ,.'’():;-]{0,300}[ :(])(?P<rest>[-+]?[$€£¥]?[-+]?[.]?[0-9].*)", re.DOTALL
-)
+"""Words right before an expression that make it another one's."""
 _SPAN = re.compile(r"\$\$([^$]+)\$\$|\$([^$]+)\$|\\\((.+?)\\\)|\\\[(.+?)\\\]", re.DOTALL)
 _NAME = re.compile(r"\s*\\?[A-Za-z]+'*(?:_\{?\w+\}?)?\s*(?:\([A-Za-z](?:,\s*[A-Za-z])*\))?\s*|\s*\([a-z],\s*[a-z]\)\s*")
 """A span that only names something: x, f(x), ABC, (x, y)."""
@@ -37,30 +32,13 @@ _LISTED = re.compile(r"(?:\$|\\[)\]])\s*(?:,|,?\s+and)\s*(?:\$|\\[(\[])")
 """Between two spans of a list: "$x$ and $x+1$", "$x$, $x+1$"."""
 _PART_OF = re.compile(r"\bthe (?:[a-z]+ ){1,3}of\W*\Z", re.IGNORECASE)
 """Before an expression that is only spoken of: "the square of $x$"."""
-_DOLLARS = re.compile(r"\$([^$ ]+)\$")
-_AFTER_UNIT = re.compile(
-    r"(?<=[a-z])[ ,](?:in|on|at|for|from|to|and|left|over|by|with|of|per|each|a|every|after) .*", re.DOTALL
-)
-
-
-def number_in(text: str) -> str:
-    """The one number of a sentence with its unit; "" where there is none, or two, or a word that may change it."""
-    if len(text) > MAX_LENGTH or (match := _SENTENCE.fullmatch(_DOLLARS.sub(r"\1", normalise(text)))) is None:
-        return ""
-    words = re.findall("[a-z]+", match["lead"].lower())
-    if _HEDGING & set(words) or words[-1] in _BEFORE or max(map(len, words)) == 1:
-        return ""
-    after = re.findall("[a-z]+", match["rest"].lower())
-    if after[:1] == ["and"] or _HEDGING & set(after):
-        return ""
-    number_and_unit = _AFTER_UNIT.sub("", match["rest"], count=1)
-    return "" if re.search("[0-9]", match["rest"][len(number_and_unit) :]) else number_and_unit
 
 
 def mathematics_in(text: str) -> str:
-    """The one expression between mathematical delimiters that a sentence states; "" as for `number_in`.
+    """The one expression between mathematical delimiters that a sentence states.
 
-    Names, such as $x$ and $f(x)$, do not count beside another expression, unless they are listed with it.
+    "" where there is none, or two, or a word that may change it. Names, such as $x$ and $f(x)$, do not count beside
+    another expression, unless they are listed with it.
     """
     if len(text) > MAX_LENGTH:
         return ""

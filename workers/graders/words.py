@@ -1,4 +1,4 @@
-"""Numbers that are written out: "seven", "twenty-five", "three hundred and six", "two thirds", "a dozen"."""
+"""Numbers that are written out: "twenty-five", "three point five", "seven twelfths", "two and a half", "fifth"."""
 
 from __future__ import annotations
 
@@ -10,37 +10,98 @@ eighteen nineteen
 """
 _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _VALUES = {word: value for value, word in enumerate(_ONES.split())}
-_VALUES |= {word: 20 + 10 * value for value, word in enumerate(_TENS.split())}
-_LARGE = {"thousand": 10**3, "million": 10**6, "billion": 10**9}
-_PARTS = "half third quarter fifth sixth seventh eighth ninth tenth"
-_DENOMINATORS = {word: value for value, word in enumerate(_PARTS.split(), 2)} | {"halve": 2, "fourth": 4}
+_VALUES |= {word: 20 + 10 * value for value, word in enumerate(_TENS.split())} | {"fourty": 40}
+_LARGE = {"thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7, "billion": 10**9, "trillion": 10**12}
+_ORDINAL_WORDS = """
+zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
+fifteenth sixteenth seventeenth eighteenth nineteenth
+"""
+_ORDINALS = {word: value for value, word in enumerate(_ORDINAL_WORDS.split())}
+_ORDINALS |= {word[:-1] + "ieth": _VALUES[word] for word in _TENS.split()}
+PARTS = {word: value for word, value in _ORDINALS.items() if value > 2}
+PARTS |= {"half": 2, "halve": 2, "quarter": 4, "hundredth": 100, "thousandth": 10**3, "millionth": 10**6}
+"""What a part of a whole is called, without its s."""
 _WORD = "|".join([*_VALUES, "hundred", *_LARGE])
-_LEADING = re.compile(rf"(?:{_WORD})(?:(?:[ -]| and )(?:{_WORD}))*(?![A-Za-z])(?!-[A-Za-z])", re.IGNORECASE)
-
+_END = r"(?![A-Za-z])"
+_RUN = rf"(?:{_WORD})(?:(?:-| |,? and |, )(?:{_WORD})){{0,14}}{_END}"
+_PART = "|".join(sorted(PARTS, key=len, reverse=True))
+_LEADING = re.compile(rf"{_RUN}(?!-(?!dollars?\b)[A-Za-z])", re.IGNORECASE)
+_POINT = re.compile(rf"(?P<whole>{_RUN}|[0-9]+|) ?point (?P<places>(?:{'|'.join(_ONES.split()[:10])})(?:[ -](?:"
+    rf"{'|'.join(_ONES.split()[:10])})){{0,14}}){_END}", re.IGNORECASE)  # fmt: skip
 _FRACTION = re.compile(
-    rf"(?:(?P<bare>half|quarter)"
-    rf"|(?P<count>an?|{'|'.join(_ONES.split()[1:10])})[ -](?P<part>{'|'.join(_DENOMINATORS)})s?)"
-    r"(?![A-Za-z-])",
+    rf"(?:(?P<count>an?|{_RUN})[ -](?P<part>{_PART})(?P<many>s?)|(?P<bare>half|quarter))(?![A-Za-z-]){_END}",
     re.IGNORECASE,
 )
-_ONE = re.compile(r"an?(?= (?:dozen|hundred|thousand|million|billion|trillion)\b)", re.IGNORECASE)
+_MIXED = re.compile(
+    rf"(?P<whole>{_RUN}|[0-9]{{1,9}})(?:,? and |[ -])(?P<count>an?|{_RUN})[ -](?P<part>{_PART})s?(?![A-Za-z-])",
+    re.IGNORECASE,
+)
+_ORDINAL = re.compile(
+    rf"(?:(?P<tens>{'|'.join(_TENS.split())})[ -])?(?P<word>{'|'.join(_ORDINALS)})(?![A-Za-z-])", re.IGNORECASE
+)
+_ONE = re.compile(r"an?(?=[ -](?:dozen|hundred|thousand|lakh|crore|million|billion|trillion)\b)", re.IGNORECASE)
+_OF_A = re.compile(r" (?:of )?an? ", re.IGNORECASE)
+_FIRST = re.compile(rf"(?:[Pp]oint )?(?:{_WORD}|{'|'.join(_ORDINALS)}|half|quarter|an?)\b", re.IGNORECASE)
+ANY = re.compile(rf"\b(?:{_WORD}|half|quarter|third|dozen){_END}", re.IGNORECASE)
+"""A word that is a number somewhere in a text; ordinals aside, which mostly say which one."""
+_BEHIND = f"{_WORD.replace('one|', '', 1)}|half|quarter|third|dozens?|hundreds|thousands|millions|{_PART}"
+BEHIND = re.compile(rf"\b(?:{_BEHIND}){_END}", re.IGNORECASE)
+"""A word behind a number that is another one, or changes it; "one" rarely does ("for each one")."""
 
 
 def digits(text: str) -> str:
-    """`text` with the number that it begins with in digits; unchanged where it begins with none."""
-    if (fraction := _FRACTION.match(text)) is not None:
-        count = _VALUES.get((fraction["count"] or "").lower(), 1)
-        return f"{count}/{_DENOMINATORS[(fraction['part'] or fraction['bare']).lower()]}{text[fraction.end() :]}"
-    text = _ONE.sub("1", text, count=1) if _ONE.match(text) else text
-    match = _LEADING.match(text)
-    value = _value(re.findall("[a-z]+", match[0].lower())) if match else None
-    return text if match is None or value is None else f"{value}{text[match.end() :]}"
+    """`text` with the number that it begins with in digits; unchanged where it begins with none.
+
+    Example: "two and a half cups" becomes "2 1/2 cups", "half an hour" "1/2 hour", "fifth" "5th"
+    """
+    if not text[:1].isalnum():
+        return text
+    if (mixed := _MIXED.match(text)) is not None and (read := _mixed(mixed)) is not None:
+        return read + text[mixed.end() :]
+    if text[0].isdigit() or _FIRST.match(text) is None:
+        return text
+    for pattern, how in ((_POINT, _point), (_FRACTION, _fraction)):
+        if (match := pattern.match(text)) is not None and (read := how(match)) is not None:
+            rest = text[match.end() :]
+            return read + (_OF_A.sub(" ", rest, count=1) if _OF_A.match(rest) else rest)
+    if (ordinal := _ORDINAL.match(text)) is not None:
+        value = _ORDINALS[ordinal["word"].lower()] + _VALUES.get((ordinal["tens"] or "").lower(), 0)
+        return f"{value}th{text[ordinal.end() :]}"
+    text = _ONE.sub("one", text, count=1) if _ONE.match(text) else text
+    if (match := _LEADING.match(text)) is None or (number := _value(match[0])) is None:
+        return text
+    return f"{number}{text[match.end() :]}"
 
 
-def _value(words: list[str]) -> int | None:
+def _mixed(match: re.Match[str]) -> str | None:
+    whole = int(match["whole"]) if match["whole"].isdigit() else _value(match["whole"])
+    count, part = _count(match["count"]), PARTS[match["part"].lower()]
+    return None if whole is None or count is None or not 0 < count < part else f"{whole} {count}/{part}"
+
+
+def _point(match: re.Match[str]) -> str | None:
+    whole = int(match["whole"]) if match["whole"].isdigit() else _value(match["whole"] or "zero")
+    places = "".join(str(_VALUES[word]) for word in re.findall("[a-z]+", match["places"].lower()))
+    return None if whole is None else f"{whole}.{places}"
+
+
+def _fraction(match: re.Match[str]) -> str | None:
+    if match["bare"]:
+        return f"1/{PARTS[match['bare'].lower()]}"
+    count = _count(match["count"])
+    if count is None or (count > 19 and not match["many"]):  # "twenty-fifth" is an ordinal
+        return None
+    return f"{count}/{PARTS[match['part'].lower()]}"
+
+
+def _count(words: str) -> int | None:
+    return 1 if words.lower() in ("a", "an") else _value(words)
+
+
+def _value(text: str) -> int | None:
     """Value of the words, or None where they do not make one number ("two three")."""
     total, group, last = 0, 0, ""
-    for word in words:
+    for word in re.findall("[a-z]+", text.lower()):
         if word == "and":
             continue
         if word in _LARGE:
@@ -48,7 +109,7 @@ def _value(words: list[str]) -> int | None:
                 return None
             total, group = total + group * _LARGE[word], 0
         elif word == "hundred":
-            if not 0 < group < 10:
+            if not 0 < group < 100 or group % 10 == 0:
                 return None
             group *= 100
         else:
