@@ -32,7 +32,7 @@ _FONTS = re.compile(
 )
 _THOUSANDS = re.compile(r" ?\{, ?\} ?|,\\! ?")
 _INLINE_START = re.compile(r"\$([^$ ][^$]{0,100})\$(?= ?[A-Za-z%])")
-_SIZES = re.compile(r"\\(?:left|right|[bB]igg?[lr]?)(?![A-Za-z])")
+_SIZES = re.compile(r"\\(?:(?:left|right)(?![A-Za-z])\.?|[bB]igg?[lr]?(?![A-Za-z]))")
 _DEGREES = re.compile(r"\^?\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ('"', '"'), ("'", "'"))
 
