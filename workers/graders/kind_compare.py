@@ -72,8 +72,9 @@ def _scalar(gold: Scalar, answer: Kind) -> Outcome:
     if isinstance(answer, Relation):
         return _chain(gold, answer)
     if isinstance(answer, Ratio) and len(answer.parts) == 2 and not answer.clock:
-        outcome = _values(gold, Scalar(f"\\frac{{{answer.parts[0].latex}}}{{{answer.parts[1].latex}}}"))
-        return outcome if outcome is EQUAL else UNCLEAR
+        if gold.latex.isdecimal():
+            return DIFFERENT  # 18:1 is a ratio
+        return _values(gold, Scalar(f"\\frac{{{answer.parts[0].latex}}}{{{answer.parts[1].latex}}}"))
     if isinstance(answer, Residue | Based):
         value = answer.value if isinstance(answer, Residue) else Scalar(answer.digits)
         return EQUAL if _values(gold, value) is EQUAL else UNCLEAR
@@ -229,7 +230,9 @@ def _set(gold: Group, answer: Kind) -> Outcome:
     if isinstance(answer, Scalar):
         return _in_any_order(_distinct(gold.items), [answer])
     if isinstance(answer, Named):
-        values = [value for _, value in answer.values]
+        values = answer.as_written()
+        if answer.numbered():
+            return _in_any_order(_distinct(gold.items), _distinct(values))
         return DIFFERENT if _in_any_order(gold.items, values) is DIFFERENT else UNCLEAR
     if isinstance(answer, Relation | Together | NumberSet) and region(gold) is not None:
         if isinstance(answer, Relation) and "=" in answer.signs:
@@ -248,6 +251,8 @@ def _list(gold: Group, answer: Kind) -> Outcome:
         values = answer.in_order()
         if _itemwise(gold.items, values) is EQUAL:
             return EQUAL
+        if answer.numbered():
+            return _in_any_order(gold.items, values)
         return DIFFERENT if _in_any_order(gold.items, values) is DIFFERENT else UNCLEAR
     if isinstance(answer, Scalar):
         return UNCLEAR if all(compare(item, answer) is EQUAL for item in gold.items) else DIFFERENT
@@ -256,8 +261,9 @@ def _list(gold: Group, answer: Kind) -> Outcome:
     assert isinstance(answer, Group)
     outcome = _in_any_order(gold.items, answer.items)
     if outcome is DIFFERENT and answer.marks in ("", "{}") and len(gold.items) != len(answer.items):
-        again = _in_any_order(_distinct(gold.items), _distinct(answer.items))
-        return UNCLEAR if again is not DIFFERENT else DIFFERENT  # a double root
+        once = _distinct(gold.items)
+        again = _in_any_order(once, _distinct(answer.items))
+        return UNCLEAR if again is EQUAL and len(once) < len(gold.items) else again  # a double root
     if outcome is EQUAL and answer.marks not in ("", "{}"):
         return EQUAL if answer.marks == "[]" and len(answer.items) > 2 else UNCLEAR
     return outcome
@@ -290,8 +296,11 @@ def _named(gold: Named, answer: Kind) -> Outcome:
             return _itemwise(gold.in_order(), answer.in_order())
         missing = len(got) < len(wanted) and got.keys() < wanted.keys()
         return DIFFERENT if missing else UNCLEAR
+    if isinstance(answer, Group) and gold.numbered() and answer.marks in ("", "{}"):
+        return _in_any_order(gold.in_order(), answer.items)
     if isinstance(answer, Group) and answer.marks in ("()", "<>", ""):
-        return _itemwise(gold.in_order(), answer.items)
+        written = _itemwise(gold.as_written(), answer.items)
+        return EQUAL if written is EQUAL else _itemwise(gold.in_order(), answer.items)
     if isinstance(answer, Group):
         return DIFFERENT if len(answer.items) != len(gold.values) or answer.marks != "{}" else UNCLEAR
     if isinstance(answer, Matrix):
@@ -375,6 +384,8 @@ def _matrix(gold: Matrix, answer: Kind) -> Outcome:
         return _itemwise(*flat)
     if isinstance(answer, Group) and answer.marks in ("()", "<>") and 1 in (len(gold.rows), len(gold.rows[0])):
         return _itemwise([entry for row in gold.rows for entry in row], answer.items)
+    if isinstance(answer, Scalar) and "matrix" in answer.latex.replace("vmatrix", ""):
+        return UNCLEAR  # a product of matrices
     return DIFFERENT if isinstance(answer, Scalar | Group) else UNCLEAR
 
 
@@ -384,7 +395,9 @@ def _ratio(gold: Ratio, answer: Kind) -> Outcome:
             return DIFFERENT
         if gold.clock and answer.clock:
             same = [part.latex.zfill(2) for part in gold.parts] == [part.latex.zfill(2) for part in answer.parts]
-            return EQUAL if same else DIFFERENT
+            return EQUAL if same and gold.half == answer.half else DIFFERENT
+        if gold.half or answer.half:
+            return UNCLEAR
         crossed = [
             (f"({one.latex})({answer.parts[0].latex})", f"({other.latex})({gold.parts[0].latex})")
             for one, other in zip(gold.parts, answer.parts, strict=True)

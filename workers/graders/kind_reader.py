@@ -42,7 +42,8 @@ _NUMBER_SET = re.compile(r"\\mathbb\{([RZQNC])\}(?:\s*([\^_])?\s*(?:\{\s*([^{}]*
 _MATRIX = re.compile(r"\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{\w+\}", re.DOTALL)
 _ROW = re.compile(r"\\\\\s*(?:\[[^\]]*\])?|\\cr(?![A-Za-z])|\\tabularnewline")
 _MODULO = re.compile(r"(?P<value>.+?)\s*(?:\(\s*\\?mod(?![a-z])|\\pmod|\\?\bmod(?:ulo)?(?![a-z]))\s*(?P<modulus>[^()]+?)\s*\)?")
-_CLOCK = re.compile(r"[0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?")
+_CLOCK = re.compile(r"([0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?)\s*(?:([AaPp])\.?\s?[Mm]\.?)?")
+_ORDINAL = re.compile(r"([0-9]+)\s?(?:st|nd|rd|th)")
 _BASE = re.compile(r"([0-9A-F]+)_\{?([0-9]+)\}?")
 _POINT = re.compile(r"(?:the )?(?:point )?([A-Z]'?(?:_\{?[0-9]\}?)?)\s*(?=\()")
 _DOTS = re.compile(r"\\ldots|\.\.\.")
@@ -334,8 +335,10 @@ def _signed(latex: str, plus: bool) -> str:
 
 def _single(latex: str) -> Kind | None:
     """One value: a number, an expression, a ratio, or words."""
-    if _CLOCK.fullmatch(latex):
-        return Ratio(tuple(Scalar(part) for part in latex.split(":")), clock=True)
+    if (time := _CLOCK.fullmatch(latex)) is not None:
+        return Ratio(tuple(Scalar(part) for part in time[1].split(":")), True, (time[2] or "").lower())
+    if (ordinal := _ORDINAL.fullmatch(latex)) is not None:
+        return Scalar(ordinal[1])
     if len(parts := split(latex, [":"])[0]) > 1:
         sides = [_single(part) for part in parts]
         scalars = tuple(side for side in sides if isinstance(side, Scalar))

@@ -6,6 +6,7 @@ and how. Expressions stay LaTeX here, and are parsed when they are compared.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 
@@ -37,9 +38,17 @@ class Named:
 
     values: tuple[tuple[str, Kind], ...]
 
+    def numbered(self) -> bool:
+        """Whether the names are one letter with numbers, as of solutions x_1 and x_2, whose order means nothing."""
+        return len({re.sub(r"_\{?[0-9]+\}?$", "_", name) for name, _ in self.values}) == 1
+
+    def as_written(self) -> tuple[Kind, ...]:
+        """The values in the order of the text."""
+        return tuple(value for _, value in self.values)
+
     def in_order(self) -> tuple[Kind, ...]:
         """The values in the order of their names, which is that of coordinates."""
-        return tuple(value for _, value in sorted(self.values))
+        return tuple(value for _, value in sorted(self.values, key=lambda named: named[0]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,10 +101,11 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Ratio:
-    """3:2, or 1:2:3; `clock` where it may be a time of day."""
+    """3:2, or 1:2:3; `clock` where it may be a time of day, `half` the "am" or "pm" that says that it is."""
 
     parts: tuple[Scalar, ...]
     clock: bool = False
+    half: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +152,30 @@ Kind = (
     | Dots
     | Words
 )
+
+
+
+def expressions(kind: object) -> list[str]:
+    """The LaTeX of all expressions in a kind."""
+    if isinstance(kind, Scalar):
+        return [kind.latex]
+    if isinstance(kind, Relation):
+        return list(kind.sides)
+    parts: tuple[object, ...] = ()
+    if isinstance(kind, Group):
+        parts = kind.items
+    elif isinstance(kind, Named):
+        parts = kind.in_order()
+    elif isinstance(kind, Definition | Family):
+        parts = (kind.value,)
+    elif isinstance(kind, Together | Ratio):
+        parts = kind.parts
+    elif isinstance(kind, Matrix):
+        parts = tuple(cell for row in kind.rows for cell in row)
+    elif isinstance(kind, Residue):
+        parts = (kind.value, kind.modulus)
+    return [latex for part in parts for latex in expressions(part)]
+
 
 EMPTY = Group("{}", ())
 REALS = NumberSet("R")

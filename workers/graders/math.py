@@ -14,11 +14,11 @@ from dataclasses import replace
 from functools import lru_cache
 
 from workers.graders import choice, exact, number
-from workers.graders.equality import Outcome
+from workers.graders.equality import Outcome, expression
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
 from workers.graders.kind_compare import compare
 from workers.graders.kind_reader import read
-from workers.graders.kinds import Kind, Scalar, Words, title
+from workers.graders.kinds import Kind, Scalar, Words, expressions, title
 from workers.graders.sentence import mathematics_in
 from workers.graders.spelling import spelled
 
@@ -29,7 +29,10 @@ _OPTION = re.compile(r"\(?([A-J])\)?")
 _SOME_OPTION = re.compile(r"(?i:(?:option|choice|answer)\s*(?:is)?:?\s*)?\(?([A-Z])(?:\)|[.:]?$|[.:] )")
 _OPTIONS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|;|&|and)\s*(?:and\s*)?\(?[A-Z]\)?)+")
 _TOGETHER = re.compile(r"[A-J]{2,6}")
-_STATES = re.compile(r"(?P<lead>[A-Za-z][A-Za-z,' ]{1,80}?)(?:\s+(?:is|are|equals|be)(?![a-z]):?|:)\s+(?P<rest>\S.*)", re.DOTALL)
+_STATES = re.compile(r"(?P<lead>[A-Za-z][A-Za-z,' ]{1,80}?)\s+(?:is|are|equals|be)(?![a-z]):?\s+(?P<rest>\S.*)", re.DOTALL)
+_LABELLED = re.compile(r"(?P<lead>[A-Za-z][A-Za-z,' ()-]{2,80}):\s*(?P<rest>[^\s:].*)", re.DOTALL)
+"""A label that says what follows: "Solution set: ..."."""
+_CHANGING = frozenset("except excluding without half twice double square root least most more less than or and over".split())
 _LEADING_WORDS = """
 the a an so thus hence therefore then we get have find that final answer result solution solutions value values set
 interval range domain point points coordinates pair equation line function expression simplified form roots root zeros
@@ -55,8 +58,13 @@ _WARM_UP = (
 
 @lru_cache(maxsize=1024)
 def _gold(gold: str) -> tuple[Kind | None, str]:
-    """The kind of the gold answer, and its key as text."""
-    return _kind(gold) if len(gold) <= MAX_LENGTH else None, exact.key(gold)
+    """The kind of the gold answer, None where it is not read in all its parts, and its key as text."""
+    kind = _kind(gold) if len(gold) <= MAX_LENGTH else None
+    return kind if kind is not None and all(map(_is_read, expressions(kind))) else None, exact.key(gold)
+
+
+def _is_read(latex: str) -> bool:
+    return number.parse(latex) is not None or expression(latex) is not None
 
 
 def _kind(text: str) -> Kind | None:
@@ -131,11 +139,15 @@ def _answer(text: str) -> Kind | None:
     found = _kind(text)
     if found is not None and not isinstance(found, Words):
         return found
-    match = _STATES.fullmatch(spelled(text))
-    if match is None or not set(re.findall("[a-z]{2,}", match["lead"].lower())) <= _LEADING:
-        return found
-    inner = _kind(match["rest"])
-    return found if inner is None or isinstance(inner, Words) else inner
+    for match in (_STATES.fullmatch(spelled(text)), _LABELLED.fullmatch(spelled(text))):
+        if match is None:
+            continue
+        words = set(re.findall("[a-z]{2,}", match["lead"].lower()))
+        if words <= _LEADING or (match.re is _LABELLED and not words & _CHANGING and not _DENIALS.search(match["lead"])):
+            inner = _kind(match["rest"])
+            if inner is not None and not isinstance(inner, Words):
+                return inner
+    return found
 
 
 def _text(gold: str, answer: str) -> Judgement:

@@ -12,6 +12,7 @@ from fractions import Fraction
 from typing import Any
 
 import sympy
+from sympy.core.function import AppliedUndef
 
 from workers.graders.equality import expression
 from workers.graders.evaluation import NoValue, context, evaluate, is_infinite
@@ -63,6 +64,8 @@ def _places(breaks: tuple[Any, ...]) -> list[Any]:
 
 
 def _same(one: Any, other: Any) -> bool:
+    if not _MP.isfinite(one) or not _MP.isfinite(other):
+        return bool(one == other)
     return bool(abs(one - other) <= _CLOSE * max(1, abs(one), abs(other)))
 
 
@@ -128,9 +131,9 @@ def _interval(kind: Group) -> Region | None:
     low_in, high_in = kind.marks[0] == "[" and _MP.isfinite(low), kind.marks[1] == "]" and _MP.isfinite(high)
 
     def contains(x: Any) -> bool:
-        if _MP.isfinite(low) and _same(x, low):
-            return low_in and (not _same(low, high) or high_in)
-        if _MP.isfinite(high) and _same(x, high):
+        if _same(x, low):
+            return low_in and (high_in or not _same(low, high))
+        if _same(x, high):
             return high_in
         return bool(low < x < high)
 
@@ -196,6 +199,8 @@ def _inequality(left: str, sign: str, right: str) -> _Inequality | None:
     if one is None or other is None or sign not in _SIGNS or is_infinite(one) or is_infinite(other):
         return None
     difference = sympy.Add(one, sympy.Mul(-1, other, evaluate=False), evaluate=False)
+    functions = difference.atoms(AppliedUndef)  # 0 < f(x) < 1 is about f(x)
+    difference = difference.xreplace({function: sympy.Symbol(str(function)) for function in functions})
     symbols = [symbol for symbol in difference.free_symbols if symbol.name not in ("e", "i")]
     if len(symbols) != 1:
         return None

@@ -68,8 +68,9 @@ _SWITCHES = re.compile(
 )
 _SPACING = re.compile(
     r"\\(?:[hv]space|[hv]?phantom|kern|hskip|tag|label)\*?\s*(?:\{[^{}]*\}|-?[0-9.]+\s*(?:pt|em|ex|mu|cm)?)"
-    r"|\\(?:thin|med|thick|en|quad|negthin)space(?![A-Za-z])|\\[;:>]"
+    r"|\\(?:thin|med|thick|en|negthin)space(?![A-Za-z])|\\q?quad|\\[;:>]"
 )
+_ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z]{2}|[{}])")
 _COLOUR = re.compile(r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}")
 _QUANTITY = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
 _BLACKBOARD = re.compile(r"\\(?:mathbb|Bbb|mathds|varmathbb)\s*\{?\s*([RZQNC])\b\s*\}?|\\([RZQNC]|reals|Reals)(?![A-Za-z])")
@@ -158,6 +159,8 @@ _MOST_WRAPPERS = 60
 def spelled(text: str) -> str:
     """`text` as LaTeX in one spelling. Example: "x ⩽ \\boldsymbol{√2}" is "x \\le \\sqrt{2}"."""
     text = text.translate(_BEFORE)
+    if "\\begin" not in text:  # there it ends a row
+        text = _ESCAPED_TWICE.sub(r"\\", text)
     text = _QUANTITY.sub(lambda m: f"{m[1]} {m[2].replace(chr(92), ' ')}", _COLOUR.sub("", text))
     text = _unwrapped(_SWITCHES.sub(" ", _SPACING.sub(" ", text)))
     text = _BLACKBOARD.sub(lambda m: f"\\mathbb{{{(m[1] or m[2])[0].upper()}}}", text)

@@ -18,6 +18,10 @@ _LEFT_SIDE = re.compile(
     r"|\|?[A-Z]{2,4}\|?|m?\s*\\(?:angle|measuredangle|overline|vec|hat|bar|triangle|overrightarrow)\s*\{?\s*[A-Za-z]{1,3}\s*\}?"
     r"|\|?\\vec\s*\{?[a-z]\}?\|?|[A-Za-z]{3,15}(?: [A-Za-z]{2,15}){0,4}"
 )
+_OF_SEGMENTS = re.compile(
+    r"(?:\\(?:frac|overline|angle|triangle)|[{}\s:/|']|[A-Z](?:_\{?[A-Z0-9]+\}?)?|(?<=\})_\{?[0-9]\}?)+"
+)
+"""The ratio AB:CD, or a fraction of lengths."""
 _ARGUMENTS = re.compile(r"[a-z](?:\s*,\s*[a-z])*")
 _CHANGING = frozenset(
     "not no half twice double square cube squared cubed root log sin cos tan ln exp max min minus plus times negative".split()
@@ -88,6 +92,8 @@ def halves(inner: str) -> str | None:
 def named_left_side(latex: str) -> tuple[str, str] | None:
     """(name, argument) of what an equation defines: ("y", ""), ("f", "x"), ("Area", ""); None for an expression."""
     match = _LEFT_SIDE.fullmatch(latex.strip())
+    if match is None and _OF_SEGMENTS.fullmatch(latex.strip()):
+        return latex.strip(), ""
     if match is None or latex.strip() in ("e", "i"):
         return None
     if set(re.findall("[a-z]+", latex.lower())) & _CHANGING:
