@@ -27,7 +27,7 @@ from workers.graders.evaluation import (
     points,
     prepared,
 )
-from workers.graders.sympy_reader import read
+from workers.graders.sympy_reader import read, read_matrix
 
 DIGITS = (60, 260)
 _SLACK = 18
@@ -59,6 +59,18 @@ def expression(latex: str) -> Any:
         return None
 
 
+def matrix(latex: str) -> list[list[Any]] | None:
+    """The entries of a matrix that is computed, as SymPy expressions; None where it is none."""
+    try:
+        return [list(row) for row in read_matrix(latex).doit().tolist()]
+    except MemoryError:
+        raise
+    except Exception as error:
+        if type(error).__name__ == "Refused":
+            raise
+        return None
+
+
 def is_constant(latex: str) -> bool:
     """Whether `latex` is read and has no variable."""
     made = expression(latex)
@@ -68,7 +80,7 @@ def is_constant(latex: str) -> bool:
 def same_value(gold: str, answer: str) -> Outcome:
     """Whether two LaTeX expressions are equal wherever both are defined."""
     one = expression(gold)
-    outcome = Outcome.UNCLEAR if one is None else _compared(one, expression(answer))
+    outcome = Outcome.UNCLEAR if one is None else same_expression(one, expression(answer))
     if outcome is not Outcome.EQUAL and (other := _AMBIGUOUS.sub(r"\\frac{\1}{\2}", answer)) != answer:
         return Outcome.EQUAL if same_value(gold, other) is Outcome.EQUAL else outcome
     if outcome is not Outcome.EQUAL and (other := _AMBIGUOUS.sub(r"\\frac{\1}{\2}", gold)) != gold:
@@ -76,7 +88,8 @@ def same_value(gold: str, answer: str) -> Outcome:
     return outcome
 
 
-def _compared(one: Any, other: Any) -> Outcome:
+def same_expression(one: Any, other: Any) -> Outcome:
+    """As `same_value`, of two SymPy expressions; None is one that is not read."""
     if other is None:
         return Outcome.UNCLEAR
     if one == other:

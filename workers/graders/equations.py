@@ -11,10 +11,11 @@ from typing import Any
 
 import sympy
 
-from workers.graders.equality import Outcome, agree, expression
+from workers.graders.equality import Outcome, agree, expression, same_value
 from workers.graders.evaluation import NoValue, context, evaluate, is_infinite, names, points
-from workers.graders.kinds import Definition, Kind, Relation, Scalar
+from workers.graders.kinds import Definition, Group, Kind, Relation, Scalar
 from workers.graders.regions import DIGITS, region, roots, same_region
+from workers.graders.splitting import variable
 
 _MP = context(DIGITS)
 _SMALL = _MP.mpf(10) ** -20
@@ -61,7 +62,29 @@ def same_conditions(gold: Kind, answer: Kind) -> Outcome:
     one, other = region(gold), region(answer)
     if one is not None and other is not None:
         return Outcome.EQUAL if same_region(one, other) else Outcome.DIFFERENT
-    return same_relation(gold, answer)
+    ends = _ends(gold), _ends(answer)
+    if ends[0] is None or ends[1] is None:
+        return same_relation(gold, answer)
+    outcomes = {same_value(*pair) for pair in zip(ends[0][:2], ends[1][:2], strict=True)}
+    if ends[0][2] != ends[1][2] or Outcome.DIFFERENT in outcomes:
+        return Outcome.DIFFERENT
+    return Outcome.UNCLEAR if Outcome.UNCLEAR in outcomes else Outcome.EQUAL
+
+
+def _ends(kind: Kind) -> tuple[str, str, str] | None:
+    """(low, high, marks) of an interval whose ends may be variables: (a,b), or a < x < b."""
+    if isinstance(kind, Group) and len(kind.items) == 2 and kind.marks not in ("", "{}", "<>"):
+        low, high = kind.items
+        return (low.latex, high.latex, kind.marks) if isinstance(low, Scalar) and isinstance(high, Scalar) else None
+    if not isinstance(kind, Relation) or len(kind.sides) != 3 or variable(kind.sides[1]) is None:
+        return None
+    if set(kind.signs) <= {"<", "\\le"}:
+        marks = ("(" if kind.signs[0] == "<" else "[") + (")" if kind.signs[1] == "<" else "]")
+        return kind.sides[0], kind.sides[2], marks
+    if set(kind.signs) <= {">", "\\ge"}:
+        marks = ("(" if kind.signs[1] == ">" else "[") + (")" if kind.signs[0] == ">" else "]")
+        return kind.sides[2], kind.sides[0], marks
+    return None
 
 
 def _sign(kind: Kind) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from workers.graders import number
-from workers.graders.equality import Outcome, expression, is_constant, same_value
+from workers.graders.equality import Outcome, expression, is_constant, matrix, same_expression, same_value
 from workers.graders.equations import difference, same_conditions, same_relation
 from workers.graders.evaluation import names
 from workers.graders.kinds import (
@@ -371,9 +371,12 @@ def _number_set(gold: NumberSet, answer: Kind) -> Outcome:
 
 def _family(gold: Family, answer: Kind) -> Outcome:
     value = answer.value if isinstance(answer, Family) else answer
+    if isinstance(value, Definition):
+        value = value.value
+    wanted = gold.value.value if isinstance(gold.value, Definition) else gold.value
     if isinstance(answer, Family) and isinstance(value, Scalar) and answer.parameter != gold.parameter:
         value = Scalar(re.sub(rf"(?<![A-Za-z\\]){answer.parameter}(?![A-Za-z])", gold.parameter, value.latex))
-    return EQUAL if compare(gold.value, value) is EQUAL else UNCLEAR
+    return EQUAL if compare(wanted, value) is EQUAL else UNCLEAR
 
 
 def _matrix(gold: Matrix, answer: Kind) -> Outcome:
@@ -385,8 +388,21 @@ def _matrix(gold: Matrix, answer: Kind) -> Outcome:
     if isinstance(answer, Group) and answer.marks in ("()", "<>") and 1 in (len(gold.rows), len(gold.rows[0])):
         return _itemwise([entry for row in gold.rows for entry in row], answer.items)
     if isinstance(answer, Scalar) and "matrix" in answer.latex.replace("vmatrix", ""):
-        return UNCLEAR  # a product of matrices
+        return _computed(gold, answer.latex)
     return DIFFERENT if isinstance(answer, Scalar | Group) else UNCLEAR
+
+
+def _computed(gold: Matrix, latex: str) -> Outcome:
+    """A product or a sum of matrices, or one with a factor before it."""
+    entries = matrix(latex)
+    if entries is None:
+        return UNCLEAR
+    wanted = [[expression(entry.latex) if isinstance(entry, Scalar) else None for entry in row] for row in gold.rows]
+    if [len(row) for row in wanted] != [len(row) for row in entries]:
+        return DIFFERENT
+    pairs = [pair for rows in zip(wanted, entries, strict=True) for pair in zip(*rows, strict=True)]
+    outcomes = {UNCLEAR if one is None else same_expression(one, other) for one, other in pairs}
+    return DIFFERENT if DIFFERENT in outcomes else UNCLEAR if UNCLEAR in outcomes else EQUAL
 
 
 def _ratio(gold: Ratio, answer: Kind) -> Outcome:

@@ -59,6 +59,10 @@ _FOR_ALL = re.compile(
     r"\s*,?\s*(?:for|where|with|\\forall)\s*(?:(?:all|every|any|each)\s+)*(?:(?:real|complex)\s+)?(?:numbers?\s+)?"
     r"\$?[a-z]?\$?(?:\s*\\in\s*\\mathbb\{[RC]\})?(?:\s+is (?:any|a) real(?: number)?)?\s*"
 )
+_EXCEPT = re.compile(
+    r"(?:all|every|any|the)\s+(?:the\s+)?(?:reals?(?:\s+(?:numbers?|values?))?|x|values? of x|real x)(?:\s+of x|\s+x)?,?\s+"
+    r"(?:except|other than|excluding|but|besides)\s+(?:for\s+)?(?:[a-z]\s*=\s*)?(.+)", re.IGNORECASE
+)
 _WHOLE = re.compile(
     r"[\s,;(]*(?:(?:for|where|with|and)\s+)?(?:(?:some|any|all|every|each|an|a)\s+)?(?:(?:integers?|whole numbers?)\s+)?"
     r"(?P<name>[a-z])(?:\s*\\in\s*\\mathbb\{Z\}|\s+(?:is|are)\s+(?:an?\s+|any\s+)*integers?|(?<=integer \w)|(?<=integers \w))\s*\)?"
@@ -89,8 +93,8 @@ _PHRASES: dict[str, Kind] = {
     **dict.fromkeys(["the set of integers", "the set of all integers"], NumberSet("Z")),
     **dict.fromkeys(["all rational numbers", "the rational numbers", "all rationals"], NumberSet("Q")),
     **dict.fromkeys(["all complex numbers", "the complex numbers"], NumberSet("C")),
-    **dict.fromkeys(["positive infinity", "plus infinity", "unbounded"], Scalar("\\infty")),
-    **dict.fromkeys(["negative infinity", "minus infinity"], Scalar("-\\infty")),
+    **dict.fromkeys(["positive infty", "plus infty"], Scalar("\\infty")),
+    **dict.fromkeys(["negative infty", "minus infty"], Scalar("-\\infty")),
     **dict.fromkeys(["dne", "does not exist", "the limit does not exist", "it does not exist"], Words("does not exist")),
     **dict.fromkeys(["undefined", "not defined", "is undefined", "it is undefined"], Words("undefined")),
     **dict.fromkeys(
@@ -108,12 +112,17 @@ def read(text: str) -> Kind | None:
 
 def read_latex(latex: str, depth: int = 0) -> Kind | None:
     """As `read`, of LaTeX in one spelling."""
-    latex = _french(latex.strip().rstrip(".,;: ").strip())
+    latex = _french(latex.strip().rstrip(".,;: ").strip().removeprefix("both "))
     if not latex or depth > MAX_DEPTH:
         return None
     phrase = _PHRASES.get(re.sub(r"\s+", " ", latex.replace("\\", "")).casefold())
     if phrase is not None:
         return phrase
+    if "\\Rightarrow" in latex:
+        return read_latex(split(latex, ["\\Rightarrow"])[0][-1], depth + 1)
+    if (except_for := _EXCEPT.fullmatch(latex)) is not None:
+        left_out = read_latex(except_for[1], depth + 1)
+        return None if left_out is None else Together("setminus", (REALS, Group("{}", _members(left_out))))
     if (bare := _FOR_ALL.split(latex, maxsplit=1))[0] != latex and not "".join(bare[1:]).strip():
         return read_latex(bare[0], depth + 1)
     if (family := _family(latex, depth)) is not None:
@@ -361,7 +370,7 @@ def _with_degrees(latex: str) -> Scalar:
     if "°" in bare:
         bare = re.sub(
             r"(\\(?:sin|cos|tan|cot|sec|csc)\s*(?:\^\s*(?:\{[^{}]*\}|[0-9])\s*)?)(?:\(\s*([^()°]+)°\s*\)|([0-9.]+|\\?[a-z]+|\{[^{}]*\})\s*°)",
-            lambda m: f"{m[1]}{{(\\frac{{({m[2] or m[3]})\\pi}}{{180}})}}",
+            lambda m: f"{m[1]}(\\frac{{({m[2] or m[3]})\\pi}}{{180}})",
             bare,
         )
         if "°" in bare:

@@ -6,6 +6,7 @@ of these places and between them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
@@ -30,6 +31,7 @@ _SIGNS: dict[str, Callable[[int], bool]] = {
     "\\ge": lambda sign: sign >= 0,
     "\\ne": lambda sign: sign != 0,
 }
+_INFINITE = re.compile(r"[-+]?\s*\\infty\s*")
 _MARKED = {"+": ">", "-": "<", ">0": ">", "<0": "<", "*": "\\ne", "\\ge0": "\\ge", "\\le0": "\\le", "\\ne0": "\\ne"}
 _FULL_MARKS = {**_MARKED, "0": "", "^+": ">"}
 
@@ -166,7 +168,13 @@ def _together(kind: Together) -> Region | None:
 
 
 def _relation(kind: Relation) -> Region | None:
-    pairs = zip(kind.sides, kind.signs, kind.sides[1:], strict=False)
+    pairs = [
+        (left, sign, right)
+        for left, sign, right in zip(kind.sides, kind.signs, kind.sides[1:], strict=False)
+        if not _INFINITE.fullmatch(left) and not _INFINITE.fullmatch(right)
+    ]
+    if not pairs:  # -\\infty < x < \\infty
+        return Region((), lambda x: True)
     parts = [_inequality(left, sign, right) for left, sign, right in pairs]
     known = [part for part in parts if part is not None]
     if len(known) < len(parts):

@@ -45,6 +45,7 @@ _BEFORE = str.maketrans(
         "⌉": "\\rceil ",
         "∣": "|",
         "′": "'",
+        **dict.fromkeys("⇒⟹⇔∴", "\\Rightarrow "),
     }
 )
 _GREEK_LETTERS = (
@@ -70,6 +71,9 @@ _SPACING = re.compile(
     r"\\(?:[hv]space|[hv]?phantom|kern|hskip|tag|label)\*?\s*(?:\{[^{}]*\}|-?[0-9.]+\s*(?:pt|em|ex|mu|cm)?)"
     r"|\\(?:thin|med|thick|en|negthin)space(?![A-Za-z])|\\q?quad|\\[;:>]"
 )
+_BETWEEN_EQUATIONS = re.compile(r"(?<==)(?P<value>[^=]*?)\\q?quad(?![A-Za-z]{2})(?=[^=]*=)")
+_DOTS = re.compile(r"(?<=[,;])\s*\.{3,}\s*(?=[,;]|$)")
+_LOW_FRACTION = re.compile(r"\^\s*\{?([0-9]+)\}?\s*/\s*_\s*\{?([0-9]+)\}?")
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z]{2}|[{}])")
 _COLOUR = re.compile(r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}")
 _QUANTITY = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
@@ -132,7 +136,7 @@ _WORDS = {
     "simeq": "approx",
     "lang": "langle",
     "rang": "rangle",
-    "iff": " or ",
+    **dict.fromkeys(["iff", "implies", "Longrightarrow", "Leftrightarrow", "therefore", "leadsto"], "Rightarrow"),
 }
 _COMMANDS = re.compile(rf"\\({'|'.join(sorted(_WORDS, key=len, reverse=True))})(?![A-Za-z])")
 _SIGNS = re.compile(r"<=|=<|>=|!=|=/=|\+\s?/\s?-|\+-")
@@ -143,6 +147,9 @@ _BARE_FUNCTION = re.compile(
     r"(?![A-Za-z]{2,})(?=\s*[({^_|\\0-9]|\s*[A-Za-z](?![A-Za-z]))"
 )
 _BARE_ROOT = re.compile(r"(?<!\\)\b(sqrt|cbrt|√)|(?<!\\)(?<=[0-9)])(sqrt|cbrt)|√")
+_ROUNDED = re.compile(r"(?<![A-Za-z\\])(floor|ceil)(?:ing)?\s*\(([^()]*)\)")
+_NATURAL_LOG = re.compile(r"\\log_(?:e(?![A-Za-z])|\{\s*e\s*\})")
+_AT_LEAST = re.compile(r"^([A-Za-z])\s*=>")
 _ABSOLUTE = re.compile(r"(?<![A-Za-z\\])(?:abs|\\operatorname\{abs\})\s*\(([^()]*)\)")
 _NAMES = re.compile(rf"(?<![A-Za-z\\])(infinity|inf|oo|pi|{_GREEK})(?![A-Za-z])")
 _EXPONENT = re.compile(r"(?<![A-Za-z])([0-9](?:\.[0-9]+)?)[eE]([+-]?[0-9]{1,4})(?![0-9A-Za-z.])")
@@ -161,6 +168,8 @@ def spelled(text: str) -> str:
     text = text.translate(_BEFORE)
     if "\\begin" not in text:  # there it ends a row
         text = _ESCAPED_TWICE.sub(r"\\", text)
+    if text.count("=") > 1:
+        text = _BETWEEN_EQUATIONS.sub(r"\g<value>, ", text)
     text = _QUANTITY.sub(lambda m: f"{m[1]} {m[2].replace(chr(92), ' ')}", _COLOUR.sub("", text))
     text = _unwrapped(_SWITCHES.sub(" ", _SPACING.sub(" ", text)))
     text = _BLACKBOARD.sub(lambda m: f"\\mathbb{{{(m[1] or m[2])[0].upper()}}}", text)
@@ -169,6 +178,8 @@ def spelled(text: str) -> str:
     text = _OVERLINED.sub(r"\1\2", text)
     text = _SIGNS.sub(lambda m: _SPELLED_SIGNS.get(m[0], "\\pm "), text).replace("**", "^")
     text = _ABSOLUTE.sub(r"|\1|", _EXPONENT.sub(r"\1 \\times 10^{\2}", text))
+    text = _ROUNDED.sub(lambda m: f"\\l{m[1]} {m[2]} \\r{m[1]} ", _NATURAL_LOG.sub(r"\\ln ", _AT_LEAST.sub(r"\1 \\ge ", text)))
+    text = _LOW_FRACTION.sub(r"\\frac{\1}{\2}", _DOTS.sub(r"\\ldots ", text))
     text = _BARE_FUNCTION.sub(lambda m: f"\\{'arc' if m['inverse'] else ''}{m['name']} ", text)
     text = _BARE_ROOT.sub(lambda m: "\\sqrt[3]" if (m[1] or m[2]) == "cbrt" else "\\sqrt", text)
     text = _braced_exponents(text)

@@ -41,7 +41,16 @@ def read(latex: str) -> Any:
 
     Raises whatever ANTLR and SymPy raise where it is none.
     """
-    expression = _Converter(is_real=None, config=_SETTINGS).parse(_PERCENT.sub(r"\\%", latex))
+    expression = _parsed(latex)
     if not isinstance(expression, Expr):
         raise TypeError(f"{type(expression).__name__} is no expression")
     return expression
+
+
+def read_matrix(latex: str) -> Any:
+    """As `read`, of sums and products of matrices."""
+    return _parsed(latex)
+
+
+def _parsed(latex: str) -> Any:
+    return _Converter(is_real=None, config=_SETTINGS).parse(_PERCENT.sub(r"\\%", latex))
