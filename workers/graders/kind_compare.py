@@ -36,6 +36,10 @@ from workers.graders.regions import bounds, region
 
 EQUAL, DIFFERENT, UNCLEAR = Outcome.EQUAL, Outcome.DIFFERENT, Outcome.UNCLEAR
 _DECIMAL = re.compile(r"([-+]?)\s*([0-9]*)\.([0-9]{6,})")
+_OPERATOR = re.compile(r"[+=]|(?<=[^{^ ])\s*-|\\(?:frac|sqrt|sin|cos|ln|log)")
+_NO_UNITS = frozenset("xyz")
+_RESTATED = re.compile(r"(.*[^\s^_({\[,=+*/-])\s+\(([^()]+)\)")
+_PROPER_FRACTION = re.compile(r"([0-9]+)/([0-9]+)|\\frac\{([0-9]+)\}\{([0-9]+)\}")
 _COORDINATES = frozenset("xyzwabcdpqrstuvhkmn")
 
 
@@ -68,10 +72,10 @@ def _scalar(gold: Scalar, answer: Kind) -> Outcome:
         binomial = _binomial(answer)
         return UNCLEAR if binomial is None else _scalar(gold, binomial)
     if isinstance(answer, Scalar):
-        return _values(gold, answer)
+        return _restated(gold, answer)
     if isinstance(answer, Relation):
         return _chain(gold, answer)
-    if isinstance(answer, Ratio) and len(answer.parts) == 2 and not answer.clock:
+    if isinstance(answer, Ratio) and len(answer.parts) == 2 and not answer.clock and all(map(_is_plain, answer.parts)):
         if gold.latex.isdecimal():
             return DIFFERENT  # 18:1 is a ratio
         return _values(gold, Scalar(f"\\frac{{{answer.parts[0].latex}}}{{{answer.parts[1].latex}}}"))
@@ -80,11 +84,39 @@ def _scalar(gold: Scalar, answer: Kind) -> Outcome:
         return EQUAL if _values(gold, value) is EQUAL else UNCLEAR
     if isinstance(answer, Group) and not answer.marks and _all_equal(gold, answer.items):
         return UNCLEAR  # "1/2 or 0.5"
+    if isinstance(answer, Group) and not answer.marks and _may_be_one(answer.items):
+        return UNCLEAR
     if isinstance(answer, Group | Named):
         return DIFFERENT if is_constant(gold.latex) or isinstance(answer, Group) else UNCLEAR
     if isinstance(answer, Matrix):
         return DIFFERENT
     return UNCLEAR
+
+
+def _restated(gold: Scalar, answer: Scalar) -> Outcome:
+    """One value, which may stand twice: "3/4 (0.75)". An exclamation may end the sentence."""
+    outcome = _values(gold, answer)
+    if outcome is not DIFFERENT:
+        return outcome
+    if answer.latex.endswith("!") and _values(gold, Scalar(answer.latex[:-1].strip(), answer.unit)) is EQUAL:
+        return UNCLEAR
+    twice = _RESTATED.fullmatch(answer.latex)
+    if twice is None:
+        return outcome
+    outcomes = {_values(gold, Scalar(part)) for part in twice.groups()}
+    return EQUAL if outcomes == {EQUAL} else UNCLEAR if EQUAL in outcomes else outcome
+
+
+def _may_be_one(items: Sequence[Kind]) -> bool:
+    """Whether a list may be one value: 18 dollars and 0 cents, 3 and 1/2."""
+    if len(items) != 2 or not all(isinstance(item, Scalar) for item in items):
+        return False
+    first, second = items
+    assert isinstance(first, Scalar) and isinstance(second, Scalar)
+    if first.unit != second.unit and second.unit:
+        return True
+    part = _PROPER_FRACTION.fullmatch(second.latex)
+    return part is not None and first.latex.isdecimal() and int(part[1] or part[3]) < int(part[2] or part[4])
 
 
 def _values(gold: Scalar, answer: Scalar) -> Outcome:
@@ -96,9 +128,22 @@ def _values(gold: Scalar, answer: Scalar) -> Outcome:
     if numeric.final:
         return DIFFERENT
     outcome = same_value(gold.latex, answer.latex)
+    if outcome is DIFFERENT and _may_be_units(gold.latex, answer.latex):
+        return UNCLEAR
     if outcome is DIFFERENT and (_rounded(gold.latex, answer.latex) or _rounded(answer.latex, gold.latex)):
         return EQUAL
     return outcome
+
+
+def _may_be_units(gold: str, answer: str) -> bool:
+    """Whether one is a number and the other has letters that may be a unit or words of it: 5 kg m/s, 1.5k, 5 so far."""
+    constant = is_constant(gold)
+    if constant == is_constant(answer):
+        return False
+    other = answer if constant else gold
+    made = expression(other)
+    variables = names(made) if made is not None else frozenset("x")
+    return _OPERATOR.search(other) is None and not variables <= _NO_UNITS
 
 
 def _rounded(decimal: str, exact: str) -> bool:
@@ -185,6 +230,10 @@ def _may_be_interval(group: Group) -> bool:
 
 def _is_fixed(kind: Kind) -> bool:
     return isinstance(kind, Scalar) and is_constant(kind.latex)
+
+
+def _is_plain(kind: Kind) -> bool:
+    return _is_fixed(kind) and isinstance(kind, Scalar) and kind.unit is None
 
 
 def _group(gold: Group, answer: Kind) -> Outcome:
@@ -411,7 +460,9 @@ def _ratio(gold: Ratio, answer: Kind) -> Outcome:
             return DIFFERENT
         if gold.clock and answer.clock:
             same = [part.latex.zfill(2) for part in gold.parts] == [part.latex.zfill(2) for part in answer.parts]
-            return EQUAL if same and gold.half == answer.half else DIFFERENT
+            if same and bool(gold.half) != bool(answer.half):
+                return UNCLEAR
+            return EQUAL if same and gold.half == answer.half else UNCLEAR if gold.half != answer.half else DIFFERENT
         if gold.half or answer.half:
             return UNCLEAR
         crossed = [

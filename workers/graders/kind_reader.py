@@ -44,11 +44,18 @@ _ROW = re.compile(r"\\\\\s*(?:\[[^\]]*\])?|\\cr(?![A-Za-z])|\\tabularnewline")
 _MODULO = re.compile(r"(?P<value>.+?)\s*(?:\(\s*\\?mod(?![a-z])|\\pmod|\\?\bmod(?:ulo)?(?![a-z]))\s*(?P<modulus>[^()]+?)\s*\)?")
 _CLOCK = re.compile(r"([0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?)\s*(?:([AaPp])\.?\s?[Mm]\.?)?")
 _ORDINAL = re.compile(r"([0-9]+)\s?(?:st|nd|rd|th)")
-_BASE = re.compile(r"([0-9A-F]+)_\{?([0-9]+)\}?")
+_BASE = re.compile(
+    r"\(?([0-9A-F]+)\)?\s*(?:_\s*\{?\s*\(?\s*([0-9]+|[a-z]{3,8})\s*\)?\s*\}?|,?\s*\(?\s*(?:in )?base[ -]?([0-9]+|[a-z]{3,8})\s*\)?)"
+)
+_BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
+_BASES |= {"ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16", "binary": "2", "octal": "8", "hex": "16"}
+_LEADING_ZERO = re.compile(r"0[0-9]+")
+_ADVERB = re.compile(r"(?:therefore|thus|so|hence|then|finally|consequently),?\s+", re.IGNORECASE)
 _POINT = re.compile(r"(?:the )?(?:point )?([A-Z]'?(?:_\{?[0-9]\}?)?)\s*(?=\()")
 _DOTS = re.compile(r"\\ldots|\.\.\.")
 _SIGN = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
-_TWO_NUMBERS = re.compile(r"(?<!_)[0-9]\s+(?=[0-9])")
+_TWO_NUMBERS = re.compile(r"(?<![_^])[0-9]\s+(?=[0-9])")
+_DIGITS_APART = re.compile(r"[0-9]'[0-9]")
 _FUNCTIONS = frozenset(
     "sqrt sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh log ln exp pi infty inf min max gcd lcm mod frac".split()
 )
@@ -113,6 +120,7 @@ def read(text: str) -> Kind | None:
 def read_latex(latex: str, depth: int = 0) -> Kind | None:
     """As `read`, of LaTeX in one spelling."""
     latex = _french(latex.strip().rstrip(".,;: ").strip().removeprefix("both "))
+    latex = _ADVERB.sub("", latex, count=1) if _ADVERB.match(latex) else latex
     if not latex or depth > MAX_DEPTH:
         return None
     phrase = _PHRASES.get(re.sub(r"\s+", " ", latex.replace("\\", "")).casefold())
@@ -164,6 +172,8 @@ def _list(found: list[Kind | None], used: frozenset[str]) -> Kind | None:
     """Several pieces as one kind: a list, values with names, or conditions that hold together."""
     if None in found or any(isinstance(kind, Words) for kind in found):
         return None
+    if any(isinstance(kind, Scalar) and _LEADING_ZERO.fullmatch(kind.latex) for kind in found):
+        return None  # 1,00,000
     kinds = [kind for kind in found if kind is not None]
     if all(isinstance(kind, Relation | Together) and _is_condition(kind) for kind in kinds):
         return Together("cup" if "or" in used else "cap" if "and" in used else "", tuple(kinds))
@@ -267,6 +277,8 @@ def _equation(sides: list[str], depth: int) -> Kind | None:
         if isinstance(value, Definition) and not value.argument and len(sides) > 2:
             value = value.value
         return Definition(name[0], value, name[1])
+    if len(sides) == 2 and variable(sides[1]) and sides[1] not in ("e", "i") and number.parse(sides[0]) is not None:
+        return Definition(sides[1], Scalar(sides[0]))  # 5 = x
     last = read_latex(sides[-1], depth + 1)
     left = read_latex(sides[0], depth + 1)
     if isinstance(left, Group) and isinstance(last, Group) and len(left.items) == len(last.items) > 1 and len(sides) == 2:
@@ -352,14 +364,15 @@ def _single(latex: str) -> Kind | None:
         sides = [_single(part) for part in parts]
         scalars = tuple(side for side in sides if isinstance(side, Scalar))
         return Ratio(scalars) if len(scalars) == len(parts) else None
-    if (based := _BASE.fullmatch(latex)) is not None and (based[2] != "10" and any(map(str.isdigit, based[1]))):
-        return Based(based[1], based[2])
+    if (based := _BASE.fullmatch(latex)) is not None and any(map(str.isdigit, based[1])):
+        base = _BASES.get(based[2] or based[3], based[2] or based[3])
+        return Based(based[1], base) if base.isdecimal() and base != "10" else None
     if _SIGN.search(latex):
         values = [_single(_signed(latex, plus)) for plus in (True, False)]
         return Group("", tuple(value for value in values if value is not None)) if None not in values else None
     if _is_prose(latex):
         return Words(latex)
-    if "=" in latex or _TWO_NUMBERS.search(latex):
+    if "=" in latex or _DIGITS_APART.search(latex) or _TWO_NUMBERS.search(latex):
         return None
     return _with_degrees(latex)
 

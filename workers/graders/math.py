@@ -41,6 +41,7 @@ given of for in to system general exact all possible real complex sum product an
 """
 _LEADING = frozenset(_LEADING_WORDS.split())
 _PREDICATE = re.compile(r"(?:[a-z]+\W+){1,8}?(?:is|are|was|were)\s+(?P<rest>.+)", re.IGNORECASE)
+_DIGITS = re.compile(r"[0-9]+")
 _DENIALS = re.compile(r"\b(?:not|no|never|neither|nor|none|cannot|\w+n't|false|wrong|incorrect)\b", re.IGNORECASE)
 _WARM_UP = (
     ("x^2", "\\frac{1}{x}"),
@@ -155,6 +156,9 @@ def _text(gold: str, answer: str) -> Judgement:
     match = _PREDICATE.fullmatch(spelled(answer))
     if match is not None and not _DENIALS.search(answer) and exact.key(match["rest"]) == exact.key(gold):
         return CORRECT
+    keys = exact.key(gold), exact.key(answer)
+    if _DIGITS.search(keys[0]) and _DIGITS.sub("0", keys[0]) != _DIGITS.sub("0", keys[1]):
+        return unreadable(f"{short(answer)!r} is not read as {short(gold)!r}")  # 2 h 30 min for 2 hours 30 minutes
     return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
 
 
