@@ -99,7 +99,10 @@ def same_expression(one: Any, other: Any) -> Outcome:
     variables = _variables(one, other)
     try:
         outcome = agree(
-            lambda *at: evaluate(one, *at), lambda *at: evaluate(other, *at), variables, is_complex(one) or is_complex(other)
+            lambda *at: evaluate(one, *at),
+            lambda *at: evaluate(other, *at),
+            variables,
+            is_complex(one) or is_complex(other),
         )
     except NoValue:
         return Outcome.UNCLEAR

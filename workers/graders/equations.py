@@ -133,7 +133,9 @@ def _solutions(one: Any, other: Any) -> Outcome:
 
 def _holds_where_solved(solved: Any, tested: Any) -> Outcome:
     """Whether `tested` is zero at the zeros of `solved`."""
-    symbols = sorted((symbol for symbol in solved.free_symbols if symbol.name not in ("e", "i")), key=lambda symbol: symbol.name)
+    symbols = sorted(
+        (symbol for symbol in solved.free_symbols if symbol.name not in ("e", "i")), key=lambda symbol: symbol.name
+    )
     for symbol in reversed(symbols):
         tried = 0
         try:

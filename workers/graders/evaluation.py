@@ -27,7 +27,11 @@ _UNDONE = (sympy.Sum, sympy.Product, sympy.Integral, sympy.Limit, sympy.Derivati
 
 
 class NoValue(ValueError):
-    """There is no value: a pole, no real number, too large, or nothing that is known here."""
+    """There is no value: a pole, no real number, or nothing that is known here."""
+
+
+class TooLarge(Exception):
+    """A value, or the work for it, is out of bounds."""
 
 
 _CONTEXTS: dict[int, Any] = {}
@@ -74,6 +78,7 @@ def evaluate(expression: Any, point: Mapping[str, Number], digits: int, real: bo
 
     Raises:
         NoValue: there is none.
+        TooLarge: it is out of bounds.
     """
     try:
         value = _Evaluator(point, context(digits), real).value(expression)
@@ -132,7 +137,7 @@ class _Evaluator:
                 return value
             return self._float(value)
         if value and abs(self._mp.mag(value)) > MAX_LOG:
-            raise NoValue("too large")
+            raise TooLarge
         return value
 
     def _combined(self, one: Number, other: Number, operation: Callable[[Any, Any], Any]) -> Number:
@@ -188,9 +193,9 @@ class _Evaluator:
         if abs(self._mp.mag(exponent)) > 64:
             if base == 1:
                 return base
-            raise NoValue("too large")
+            raise TooLarge
         if abs(self._mp.log(base) * exponent) > MAX_LOG:
-            raise NoValue("too large")
+            raise TooLarge
         return self._bounded(self._mp.power(base, exponent))
 
     def _is_negative(self, value: Number) -> bool:
@@ -210,7 +215,7 @@ class _Evaluator:
             raise NoValue(f"{type(node).__name__} is not known")
         floats = [self._float(value) for value in values]
         if any(value and abs(self._mp.mag(value)) > 4000 for value in floats):
-            raise NoValue("too large")
+            raise TooLarge
         result = function(self._mp, *floats)
         if self._real and isinstance(result, self._mp.mpc) and not any(isinstance(v, self._mp.mpc) for v in floats):
             raise NoValue("not real")
@@ -233,13 +238,13 @@ def _exact_binomial(top: Fraction, bottom: Fraction) -> Fraction | None:
 
 def _factorial(mp: Any, value: Any) -> Any:
     if abs(value) > 10**7:
-        raise NoValue("too large")
+        raise TooLarge
     return mp.factorial(value)
 
 
 def _binomial(mp: Any, top: Any, bottom: Any) -> Any:
     if max(abs(top), abs(bottom)) > 10**7:
-        raise NoValue("too large")
+        raise TooLarge
     return mp.binomial(top, bottom)
 
 

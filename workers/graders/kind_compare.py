@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from workers.graders import number
-from workers.graders.equality import Outcome, expression, is_constant, matrix, same_expression, same_value
+from workers.graders import scalar_compare as single
+from workers.graders.equality import Outcome, expression, is_constant, matrix, same_expression
 from workers.graders.equations import difference, same_conditions, same_relation
 from workers.graders.evaluation import names
 from workers.graders.kinds import (
@@ -35,11 +35,6 @@ from workers.graders.kinds import (
 from workers.graders.regions import bounds, region
 
 EQUAL, DIFFERENT, UNCLEAR = Outcome.EQUAL, Outcome.DIFFERENT, Outcome.UNCLEAR
-_DECIMAL = re.compile(r"([-+]?)\s*([0-9]*)\.([0-9]{6,})")
-_OPERATOR = re.compile(r"[+=]|(?<=[^{^ ])\s*-|\\(?:frac|sqrt|sin|cos|ln|log)")
-_NO_UNITS = frozenset("xyz")
-_RESTATED = re.compile(r"(.*[^\s^_({\[,=+*/-])\s+\(([^()]+)\)")
-_PROPER_FRACTION = re.compile(r"([0-9]+)/([0-9]+)|\\frac\{([0-9]+)\}\{([0-9]+)\}")
 _COORDINATES = frozenset("xyzwabcdpqrstuvhkmn")
 
 
@@ -69,117 +64,33 @@ def _of_a_definition(gold: Kind, answer: Definition) -> Outcome:
 
 def _scalar(gold: Scalar, answer: Kind) -> Outcome:
     if isinstance(answer, Group) and answer.name in ("C", "P") and len(answer.items) == 2:
-        binomial = _binomial(answer)
-        return UNCLEAR if binomial is None else _scalar(gold, binomial)
+        made = single.binomial(answer)
+        return UNCLEAR if made is None else _scalar(gold, made)
     if isinstance(answer, Scalar):
-        return _restated(gold, answer)
+        return single.restated(gold, answer)
     if isinstance(answer, Relation):
-        return _chain(gold, answer)
-    if isinstance(answer, Ratio) and len(answer.parts) == 2 and not answer.clock and all(map(_is_plain, answer.parts)):
+        return single.chain(gold, answer)
+    if (
+        isinstance(answer, Ratio)
+        and len(answer.parts) == 2
+        and not answer.clock
+        and all(map(single.is_plain, answer.parts))
+    ):
         if gold.latex.isdecimal():
             return DIFFERENT  # 18:1 is a ratio
-        return _values(gold, Scalar(f"\\frac{{{answer.parts[0].latex}}}{{{answer.parts[1].latex}}}"))
+        return single.values(gold, Scalar(f"\\frac{{{answer.parts[0].latex}}}{{{answer.parts[1].latex}}}"))
     if isinstance(answer, Residue | Based):
         value = answer.value if isinstance(answer, Residue) else Scalar(answer.digits)
-        return EQUAL if _values(gold, value) is EQUAL else UNCLEAR
+        return EQUAL if single.values(gold, value) is EQUAL else UNCLEAR
     if isinstance(answer, Group) and not answer.marks and _all_equal(gold, answer.items):
         return UNCLEAR  # "1/2 or 0.5"
-    if isinstance(answer, Group) and not answer.marks and _may_be_one(answer.items):
+    if isinstance(answer, Group) and not answer.marks and single.may_be_one(answer.items):
         return UNCLEAR
     if isinstance(answer, Group | Named):
         return DIFFERENT if is_constant(gold.latex) or isinstance(answer, Group) else UNCLEAR
     if isinstance(answer, Matrix):
         return DIFFERENT
     return UNCLEAR
-
-
-def _restated(gold: Scalar, answer: Scalar) -> Outcome:
-    """One value, which may stand twice: "3/4 (0.75)". An exclamation may end the sentence."""
-    outcome = _values(gold, answer)
-    if outcome is not DIFFERENT:
-        return outcome
-    if answer.latex.endswith("!") and _values(gold, Scalar(answer.latex[:-1].strip(), answer.unit)) is EQUAL:
-        return UNCLEAR
-    twice = _RESTATED.fullmatch(answer.latex)
-    if twice is None:
-        return outcome
-    outcomes = {_values(gold, Scalar(part)) for part in twice.groups()}
-    return EQUAL if outcomes == {EQUAL} else UNCLEAR if EQUAL in outcomes else outcome
-
-
-def _may_be_one(items: Sequence[Kind]) -> bool:
-    """Whether a list may be one value: 18 dollars and 0 cents, 3 and 1/2."""
-    if len(items) != 2 or not all(isinstance(item, Scalar) for item in items):
-        return False
-    first, second = items
-    assert isinstance(first, Scalar) and isinstance(second, Scalar)
-    if first.unit != second.unit and second.unit:
-        return True
-    part = _PROPER_FRACTION.fullmatch(second.latex)
-    return part is not None and first.latex.isdecimal() and int(part[1] or part[3]) < int(part[2] or part[4])
-
-
-def _values(gold: Scalar, answer: Scalar) -> Outcome:
-    if gold.unit and answer.unit and gold.unit != answer.unit:
-        return DIFFERENT
-    numeric = number.grade(gold.latex, answer.latex)
-    if numeric.verdict == "correct":
-        return EQUAL
-    if numeric.final:
-        return DIFFERENT
-    outcome = same_value(gold.latex, answer.latex)
-    if outcome is DIFFERENT and _may_be_units(gold.latex, answer.latex):
-        return UNCLEAR
-    if outcome is DIFFERENT and (_rounded(gold.latex, answer.latex) or _rounded(answer.latex, gold.latex)):
-        return EQUAL
-    return outcome
-
-
-def _may_be_units(gold: str, answer: str) -> bool:
-    """Whether one is a number and the other has letters that may be a unit or words of it: 5 kg m/s, 1.5k, 5 so far."""
-    constant = is_constant(gold)
-    if constant == is_constant(answer):
-        return False
-    other = answer if constant else gold
-    made = expression(other)
-    variables = names(made) if made is not None else frozenset("x")
-    return _OPERATOR.search(other) is None and not variables <= _NO_UNITS
-
-
-def _rounded(decimal: str, exact: str) -> bool:
-    """Whether a decimal of six places or more is what rounds to it, or is cut to it."""
-    match = _DECIMAL.fullmatch(decimal.strip())
-    if match is None or not is_constant(exact):
-        return False
-    from workers.graders.evaluation import NoValue, context, evaluate
-
-    try:
-        value = evaluate(expression(exact), {}, 60)
-    except NoValue:
-        return False
-    mp = context(60)
-    value = mp.mpf(value.numerator) / value.denominator if hasattr(value, "numerator") else value
-    shown, unit = mp.mpf(decimal.replace(" ", "")), mp.mpf(10) ** -len(match[3])
-    cut = abs(shown) <= abs(value) < abs(shown) + unit and shown * value > 0
-    return bool(abs(value - shown) <= unit / 2 or cut)
-
-
-def _binomial(group: Group) -> Scalar | None:
-    top, bottom = group.items
-    if not isinstance(top, Scalar) or not isinstance(bottom, Scalar):
-        return None
-    factor = f"{{{bottom.latex}}}!" if group.name == "P" else "1"
-    return Scalar(f"{factor} \\cdot \\binom{{{top.latex}}}{{{bottom.latex}}}")
-
-
-def _chain(gold: Scalar, answer: Relation) -> Outcome:
-    """6 * 7 = 42, or x^2 - 1 = (x-1)(x+1): one value written in several ways."""
-    if any(sign != "=" for sign in answer.signs):
-        return UNCLEAR
-    for one, other in zip(answer.sides, answer.sides[1:], strict=False):
-        if same_value(one, other) is not EQUAL:
-            return UNCLEAR
-    return _values(gold, Scalar(answer.sides[-1]))
 
 
 def _all_equal(gold: Kind, items: Sequence[Kind]) -> bool:
@@ -224,16 +135,8 @@ def _may_be_interval(group: Group) -> bool:
         return False
     ends = bounds(group)
     if ends is None:  # with a variable in it
-        return all(isinstance(item, Scalar) for item in group.items) and not all(map(_is_fixed, group.items))
+        return all(isinstance(item, Scalar) for item in group.items) and not all(map(single.is_fixed, group.items))
     return bool(ends[0] < ends[1])
-
-
-def _is_fixed(kind: Kind) -> bool:
-    return isinstance(kind, Scalar) and is_constant(kind.latex)
-
-
-def _is_plain(kind: Kind) -> bool:
-    return _is_fixed(kind) and isinstance(kind, Scalar) and kind.unit is None
 
 
 def _group(gold: Group, answer: Kind) -> Outcome:
@@ -279,10 +182,10 @@ def _set(gold: Group, answer: Kind) -> Outcome:
     if isinstance(answer, Scalar):
         return _in_any_order(_distinct(gold.items), [answer])
     if isinstance(answer, Named):
-        values = answer.as_written()
+        listed = answer.as_written()
         if answer.numbered():
-            return _in_any_order(_distinct(gold.items), _distinct(values))
-        return DIFFERENT if _in_any_order(gold.items, values) is DIFFERENT else UNCLEAR
+            return _in_any_order(_distinct(gold.items), _distinct(listed))
+        return DIFFERENT if _in_any_order(gold.items, listed) is DIFFERENT else UNCLEAR
     if isinstance(answer, Relation | Together | NumberSet) and region(gold) is not None:
         if isinstance(answer, Relation) and "=" in answer.signs:
             return UNCLEAR
@@ -297,12 +200,12 @@ def _list(gold: Group, answer: Kind) -> Outcome:
     if isinstance(answer, Group) and _has_dots(gold, answer):
         return _with_dots(gold.items, answer.items)
     if isinstance(answer, Named):
-        values = answer.in_order()
-        if _itemwise(gold.items, values) is EQUAL:
+        listed = answer.in_order()
+        if _itemwise(gold.items, listed) is EQUAL:
             return EQUAL
         if answer.numbered():
-            return _in_any_order(gold.items, values)
-        return DIFFERENT if _in_any_order(gold.items, values) is DIFFERENT else UNCLEAR
+            return _in_any_order(gold.items, listed)
+        return DIFFERENT if _in_any_order(gold.items, listed) is DIFFERENT else UNCLEAR
     if isinstance(answer, Scalar):
         return UNCLEAR if all(compare(item, answer) is EQUAL for item in gold.items) else DIFFERENT
     if isinstance(answer, Matrix):
@@ -381,7 +284,11 @@ def _relation(gold: Relation, answer: Kind) -> Outcome:
             return same_relation(gold, answer)
         return UNCLEAR
     if isinstance(answer, Definition) and isinstance(answer.value, Group):
-        return same_conditions(gold, Group("{}", answer.value.items)) if not answer.value.marks else compare(gold, answer.value)
+        return (
+            same_conditions(gold, Group("{}", answer.value.items))
+            if not answer.value.marks
+            else compare(gold, answer.value)
+        )
     return _conditions(gold, answer)
 
 
@@ -404,7 +311,7 @@ def _conditions(gold: Kind, answer: Kind) -> Outcome:
 
 
 def _pair(answer: Group) -> bool:
-    return len(answer.items) == 2 and not all(map(_is_fixed, answer.items))
+    return len(answer.items) == 2 and not all(map(single.is_fixed, answer.items))
 
 
 def _number_set(gold: NumberSet, answer: Kind) -> Outcome:
@@ -454,53 +361,6 @@ def _computed(gold: Matrix, latex: str) -> Outcome:
     return DIFFERENT if DIFFERENT in outcomes else UNCLEAR if UNCLEAR in outcomes else EQUAL
 
 
-def _ratio(gold: Ratio, answer: Kind) -> Outcome:
-    if isinstance(answer, Ratio):
-        if len(gold.parts) != len(answer.parts):
-            return DIFFERENT
-        if gold.clock and answer.clock:
-            same = [part.latex.zfill(2) for part in gold.parts] == [part.latex.zfill(2) for part in answer.parts]
-            if same and bool(gold.half) != bool(answer.half):
-                return UNCLEAR
-            return EQUAL if same and gold.half == answer.half else UNCLEAR if gold.half != answer.half else DIFFERENT
-        if gold.half or answer.half:
-            return UNCLEAR
-        crossed = [
-            (f"({one.latex})({answer.parts[0].latex})", f"({other.latex})({gold.parts[0].latex})")
-            for one, other in zip(gold.parts, answer.parts, strict=True)
-        ]
-        outcomes = {same_value(*pair) for pair in crossed}
-        return DIFFERENT if DIFFERENT in outcomes else UNCLEAR if UNCLEAR in outcomes else EQUAL
-    if isinstance(answer, Scalar) and not gold.clock:
-        if len(gold.parts) > 2:
-            return DIFFERENT
-        return _values(Scalar(f"\\frac{{{gold.parts[0].latex}}}{{{gold.parts[1].latex}}}"), answer)
-    return DIFFERENT if isinstance(answer, Group) and not gold.clock else UNCLEAR
-
-
-def _residue(gold: Residue, answer: Kind) -> Outcome:
-    if isinstance(answer, Residue):
-        if _values(gold.modulus, answer.modulus) is not EQUAL:
-            return _values(gold.modulus, answer.modulus)
-        if _values(gold.value, answer.value) is EQUAL:
-            return EQUAL
-        shifted = f"\\frac{{({gold.value.latex})-({answer.value.latex})}}{{{gold.modulus.latex}}}"
-        return EQUAL if same_value(shifted, f"\\lfloor {shifted} \\rfloor") is EQUAL else DIFFERENT
-    if isinstance(answer, Scalar):
-        if _values(gold.value, answer) is EQUAL:
-            return EQUAL
-        return UNCLEAR if _residue(gold, Residue(answer, gold.modulus)) is EQUAL else DIFFERENT
-    return UNCLEAR
-
-
-def _based(gold: Based, answer: Kind) -> Outcome:
-    if isinstance(answer, Based):
-        return EQUAL if gold == answer else DIFFERENT
-    if isinstance(answer, Scalar):
-        return EQUAL if answer.latex == gold.digits else DIFFERENT
-    return UNCLEAR
-
-
 _COMPARISONS: dict[type, Callable[[Any, Any], Outcome]] = {
     Scalar: _scalar,
     Group: _group,
@@ -511,8 +371,8 @@ _COMPARISONS: dict[type, Callable[[Any, Any], Outcome]] = {
     NumberSet: _number_set,
     Family: _family,
     Matrix: _matrix,
-    Ratio: _ratio,
-    Residue: _residue,
-    Based: _based,
+    Ratio: single.ratio,
+    Residue: single.residue,
+    Based: single.based,
     Dots: lambda gold, answer: EQUAL if isinstance(answer, Dots) else UNCLEAR,
 }

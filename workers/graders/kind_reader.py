@@ -28,8 +28,9 @@ from workers.graders.kinds import (
     Together,
     Words,
 )
-from workers.graders.splitting import enclosed, halves, named_left_side, split, split_relation, variable
+from workers.graders.said import EXCEPT, FOR_ALL, PHRASES, WHOLE
 from workers.graders.spelling import spelled
+from workers.graders.splitting import enclosed, halves, named_left_side, split, split_relation, variable
 
 MAX_DEPTH = 8
 """Deepest nesting of lists in lists that is read."""
@@ -39,13 +40,18 @@ _THOUSANDS = re.compile(r"(?<![\w.,}])[0-9]{1,3}(?:,[0-9]{3})+(?![0-9,])")
 _ONE_NUMBER = re.compile(r"[-+]?\s*[0-9]{1,3}(?:,[0-9]{3})+(?:\.[0-9]+)?")
 _DECIMAL_COMMA = re.compile(r"([-+]?[0-9]+),([0-9]+)")
 _NUMBER_SET = re.compile(r"\\mathbb\{([RZQNC])\}(?:\s*([\^_])?\s*(?:\{\s*([^{}]*?)\s*\}|([-+*0-9n])))*")
-_MATRIX = re.compile(r"\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{\w+\}", re.DOTALL)
+_MATRIX = re.compile(
+    r"\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{\w+\}", re.DOTALL
+)
 _ROW = re.compile(r"\\\\\s*(?:\[[^\]]*\])?|\\cr(?![A-Za-z])|\\tabularnewline")
-_MODULO = re.compile(r"(?P<value>.+?)\s*(?:\(\s*\\?mod(?![a-z])|\\pmod|\\?\bmod(?:ulo)?(?![a-z]))\s*(?P<modulus>[^()]+?)\s*\)?")
+_MODULO = re.compile(
+    r"(?P<value>.+?)\s*(?:\(\s*\\?mod(?![a-z])|\\pmod|\\?\bmod(?:ulo)?(?![a-z]))\s*(?P<modulus>[^()]+?)\s*\)?"
+)
 _CLOCK = re.compile(r"([0-9]{1,2}:[0-5][0-9](?::[0-5][0-9])?)\s*(?:([AaPp])\.?\s?[Mm]\.?)?")
 _ORDINAL = re.compile(r"([0-9]+)\s?(?:st|nd|rd|th)")
+_BASE_NAME = r"\(?\s*([0-9]+|[a-z]{3,8})\s*\)?"
 _BASE = re.compile(
-    r"\(?([0-9A-F]+)\)?\s*(?:_\s*\{?\s*\(?\s*([0-9]+|[a-z]{3,8})\s*\)?\s*\}?|,?\s*\(?\s*(?:in )?base[ -]?([0-9]+|[a-z]{3,8})\s*\)?)"
+    rf"\(?([0-9A-F]+)\)?\s*(?:_\s*\{{?\s*{_BASE_NAME}\s*\}}?|,?\s*\(?\s*(?:in )?base[ -]?{_BASE_NAME}\s*\)?)"
 )
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
 _BASES |= {"ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16", "binary": "2", "octal": "8", "hex": "16"}
@@ -56,59 +62,14 @@ _DOTS = re.compile(r"\\ldots|\.\.\.")
 _SIGN = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
 _TWO_NUMBERS = re.compile(r"(?<![_^])[0-9]\s+(?=[0-9])")
 _DIGITS_APART = re.compile(r"[0-9]'[0-9]")
-_FUNCTIONS = frozenset(
-    "sqrt sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh log ln exp pi infty inf min max gcd lcm mod frac".split()
-)
+_FUNCTION_NAMES = """
+sqrt sin cos tan sec csc cot arcsin arccos arctan sinh cosh tanh log ln exp pi infty inf min max gcd lcm mod frac
+"""
+_FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
-_SHORT_WORDS = frozenset("am an as at be by do go he hi if in is it me my no of oh ok on or so to up us we".split())
-_FOR_ALL = re.compile(
-    r"\s*,?\s*(?:for|where|with|\\forall)\s*(?:(?:all|every|any|each)\s+)*(?:(?:real|complex)\s+)?(?:numbers?\s+)?"
-    r"\$?[a-z]?\$?(?:\s*\\in\s*\\mathbb\{[RC]\})?(?:\s+is (?:any|a) real(?: number)?)?\s*"
-)
-_EXCEPT = re.compile(
-    r"(?:all|every|any|the)\s+(?:the\s+)?(?:reals?(?:\s+(?:numbers?|values?))?|x|values? of x|real x)(?:\s+of x|\s+x)?,?\s+"
-    r"(?:except|other than|excluding|but|besides)\s+(?:for\s+)?(?:[a-z]\s*=\s*)?(.+)", re.IGNORECASE
-)
-_WHOLE = re.compile(
-    r"[\s,;(]*(?:(?:for|where|with|and)\s+)?(?:(?:some|any|all|every|each|an|a)\s+)?(?:(?:integers?|whole numbers?)\s+)?"
-    r"(?P<name>[a-z])(?:\s*\\in\s*\\mathbb\{Z\}|\s+(?:is|are)\s+(?:an?\s+|any\s+)*integers?|(?<=integer \w)|(?<=integers \w))\s*\)?"
-)
-_PHRASES: dict[str, Kind] = {
-    **dict.fromkeys(
-        [
-            *("no solution", "no solutions", "no real solution", "no real solutions", "there is no solution"),
-            *("there are no solutions", "there is no real solution", "there are no real solutions", "empty set"),
-            *("the empty set", "the equation has no solution", "the equation has no solutions", "no such x exists"),
-            *("the system has no solution", "the system has no solutions", "it has no solution", "no roots"),
-            *("emptyset", "no real roots", "null set", "the null set", "the solution set is empty", "no x", "no real x"),
-            *("the equation has no real solutions", "the equation has no real solution", "has no solution"),
-            *("has no solutions", "no solution exists", "no solutions exist", "solution does not exist"),
-        ],
-        EMPTY,
-    ),
-    **dict.fromkeys(
-        [
-            *("all real numbers", "all reals", "every real number", "any real number", "the real numbers", "real numbers"),
-            *("the set of real numbers", "the set of all real numbers", "set of all real numbers", "all real x", "the reals"),
-            *("x is any real number", "all real values", "all real values of x", "every real x", "any real x"),
-            *("x can be any real number", "set of real numbers", "x is a real number", "all x", "for all real x"),
-        ],
-        REALS,
-    ),
-    **dict.fromkeys(["all integers", "every integer", "any integer", "the integers", "integers"], NumberSet("Z")),
-    **dict.fromkeys(["the set of integers", "the set of all integers"], NumberSet("Z")),
-    **dict.fromkeys(["all rational numbers", "the rational numbers", "all rationals"], NumberSet("Q")),
-    **dict.fromkeys(["all complex numbers", "the complex numbers"], NumberSet("C")),
-    **dict.fromkeys(["positive infty", "plus infty"], Scalar("\\infty")),
-    **dict.fromkeys(["negative infty", "minus infty"], Scalar("-\\infty")),
-    **dict.fromkeys(["dne", "does not exist", "the limit does not exist", "it does not exist"], Words("does not exist")),
-    **dict.fromkeys(["undefined", "not defined", "is undefined", "it is undefined"], Words("undefined")),
-    **dict.fromkeys(
-        ["infinitely many", "infinitely many solutions", "there are infinitely many solutions", "infinite solutions"],
-        Words("infinitely many"),
-    ),
-}
+_SHORT = "am an as at be by do go he hi if in is it me my no of oh ok on or so to up us we"
+_SHORT_WORDS = frozenset(_SHORT.split())
 
 
 @lru_cache(maxsize=2048)
@@ -123,15 +84,15 @@ def read_latex(latex: str, depth: int = 0) -> Kind | None:
     latex = _ADVERB.sub("", latex, count=1) if _ADVERB.match(latex) else latex
     if not latex or depth > MAX_DEPTH:
         return None
-    phrase = _PHRASES.get(re.sub(r"\s+", " ", latex.replace("\\", "")).casefold())
+    phrase = PHRASES.get(re.sub(r"\s+", " ", latex.replace("\\", "")).casefold())
     if phrase is not None:
         return phrase
     if "\\Rightarrow" in latex:
         return read_latex(split(latex, ["\\Rightarrow"])[0][-1], depth + 1)
-    if (except_for := _EXCEPT.fullmatch(latex)) is not None:
+    if (except_for := EXCEPT.fullmatch(latex)) is not None:
         left_out = read_latex(except_for[1], depth + 1)
         return None if left_out is None else Together("setminus", (REALS, Group("{}", _members(left_out))))
-    if (bare := _FOR_ALL.split(latex, maxsplit=1))[0] != latex and not "".join(bare[1:]).strip():
+    if (bare := FOR_ALL.split(latex, maxsplit=1))[0] != latex and not "".join(bare[1:]).strip():
         return read_latex(bare[0], depth + 1)
     if (family := _family(latex, depth)) is not None:
         return family
@@ -161,7 +122,7 @@ def _french(latex: str) -> str:
 
 def _family(latex: str, depth: int) -> Kind | None:
     """An expression with "k \\in \\mathbb{Z}" behind it."""
-    for match in _WHOLE.finditer(latex):
+    for match in WHOLE.finditer(latex):
         if match.end() == len(latex) and match.start() > 0:
             value = read_latex(latex[: match.start()], depth + 1)
             return None if value is None or isinstance(value, Words) else Family(value, match["name"])
@@ -261,7 +222,9 @@ def _relation(sides: list[str], signs: list[str], depth: int) -> Kind | None:
         return None
     if "\\ne" not in signs and all(sign == "=" for sign in signs):
         return _equation(sides, depth)
-    if any(_is_prose(side) for side in sides) or any(enclosed(side) and len(split(side, [","])[0]) > 1 for side in sides):
+    if any(_is_prose(side) for side in sides) or any(
+        enclosed(side) and len(split(side, [","])[0]) > 1 for side in sides
+    ):
         return None
     if len(signs) == 2 and signs[0] == "=" and named_left_side(sides[0]):
         sides, signs = sides[1:], signs[1:]
@@ -281,7 +244,12 @@ def _equation(sides: list[str], depth: int) -> Kind | None:
         return Definition(sides[1], Scalar(sides[0]))  # 5 = x
     last = read_latex(sides[-1], depth + 1)
     left = read_latex(sides[0], depth + 1)
-    if isinstance(left, Group) and isinstance(last, Group) and len(left.items) == len(last.items) > 1 and len(sides) == 2:
+    if (
+        isinstance(left, Group)
+        and isinstance(last, Group)
+        and len(left.items) == len(last.items) > 1
+        and len(sides) == 2
+    ):
         names = [variable(item.latex) if isinstance(item, Scalar) else None for item in left.items]
         if None not in names and left.marks == "()":
             if names == sorted(map(str, names)):

@@ -154,7 +154,6 @@ Kind = (
 )
 
 
-
 def expressions(kind: object) -> list[str]:
     """The LaTeX of all expressions in a kind."""
     if isinstance(kind, Scalar):

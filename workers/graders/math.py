@@ -15,6 +15,7 @@ from functools import lru_cache
 
 from workers.graders import choice, exact, number
 from workers.graders.equality import Outcome, expression
+from workers.graders.evaluation import TooLarge
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
 from workers.graders.kind_compare import compare
 from workers.graders.kind_reader import read
@@ -29,10 +30,13 @@ _OPTION = re.compile(r"\(?([A-J])\)?")
 _SOME_OPTION = re.compile(r"(?i:(?:option|choice|answer)\s*(?:is)?:?\s*)?\(?([A-Z])(?:\)|[.:]?$|[.:] )")
 _OPTIONS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|;|&|and)\s*(?:and\s*)?\(?[A-Z]\)?)+")
 _TOGETHER = re.compile(r"[A-J]{2,6}")
-_STATES = re.compile(r"(?P<lead>[A-Za-z][A-Za-z,' ]{1,80}?)\s+(?:is|are|equals|be)(?![a-z]):?\s+(?P<rest>\S.*)", re.DOTALL)
+_STATES = re.compile(
+    r"(?P<lead>[A-Za-z][A-Za-z,' ]{1,80}?)\s+(?:is|are|equals|be)(?![a-z]):?\s+(?P<rest>\S.*)", re.DOTALL
+)
 _LABELLED = re.compile(r"(?P<lead>[A-Za-z][A-Za-z,' ()-]{2,80}):\s*(?P<rest>[^\s:].*)", re.DOTALL)
 """A label that says what follows: "Solution set: ..."."""
-_CHANGING = frozenset("except excluding without half twice double square root least most more less than or and over".split())
+_CHANGING_WORDS = "except excluding without half twice double square root least most more less than or and over"
+_CHANGING = frozenset(_CHANGING_WORDS.split())
 _LEADING_WORDS = """
 the a an so thus hence therefore then we get have find that final answer result solution solutions value values set
 interval range domain point points coordinates pair equation line function expression simplified form roots root zeros
@@ -118,7 +122,10 @@ def _judged(gold: str, wanted: Kind | None, answer: str) -> Judgement:
 
 
 def _compared(gold: str, wanted: Kind, answer: str, got: Kind) -> Judgement:
-    outcome = compare(wanted, got)
+    try:
+        outcome = compare(wanted, got)
+    except TooLarge:
+        return Judgement("ungradable", f"{short(answer)!r} or {short(gold)!r} is too large to be computed", failed=True)
     if outcome is Outcome.EQUAL:
         return CORRECT
     titles = title(wanted), title(got)
@@ -144,7 +151,9 @@ def _answer(text: str) -> Kind | None:
         if match is None:
             continue
         words = set(re.findall("[a-z]{2,}", match["lead"].lower()))
-        if words <= _LEADING or (match.re is _LABELLED and not words & _CHANGING and not _DENIALS.search(match["lead"])):
+        if words <= _LEADING or (
+            match.re is _LABELLED and not words & _CHANGING and not _DENIALS.search(match["lead"])
+        ):
             inner = _kind(match["rest"])
             if inner is not None and not isinstance(inner, Words):
                 return inner

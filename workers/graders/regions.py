@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import pairwise
 from typing import Any
 
 import sympy
@@ -61,7 +62,7 @@ def _places(breaks: tuple[Any, ...]) -> list[Any]:
             ordered.append(place)
     if not ordered:
         return [_MP.mpf(0)]
-    between = [(one + other) / 2 for one, other in zip(ordered, ordered[1:], strict=False)]
+    between = [(one + other) / 2 for one, other in pairwise(ordered)]
     return [ordered[0] - 1, *ordered, *between, ordered[-1] + 1]
 
 

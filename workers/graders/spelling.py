@@ -78,7 +78,9 @@ _TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
 _ESCAPED_TWICE = re.compile(r"\\\\(?=[A-Za-z]{2}|[{}])")
 _COLOUR = re.compile(r"\\(?:color|textcolor|colorbox)\s*\{[^{}]*\}")
 _QUANTITY = re.compile(r"\\(?:SI|qty)\s*\{([^{}]*)\}\s*\{([^{}]*)\}")
-_BLACKBOARD = re.compile(r"\\(?:mathbb|Bbb|mathds|varmathbb)\s*\{?\s*([RZQNC])\b\s*\}?|\\([RZQNC]|reals|Reals)(?![A-Za-z])")
+_BLACKBOARD = re.compile(
+    r"\\(?:mathbb|Bbb|mathds|varmathbb)\s*\{?\s*([RZQNC])\b\s*\}?|\\([RZQNC]|reals|Reals)(?![A-Za-z])"
+)
 _OVERLINED = re.compile(r"(?<![.0-9])(\s*)\\(?:overline|bar)\s*\{?\s*([0-9]+)\s*\}?(?![0-9.])")
 _WORDS = {
     "leqslant": "le",
@@ -179,7 +181,9 @@ def spelled(text: str) -> str:
     text = _OVERLINED.sub(r"\1\2", text)
     text = _SIGNS.sub(lambda m: _SPELLED_SIGNS.get(m[0], "\\pm "), text).replace("**", "^")
     text = _ABSOLUTE.sub(r"|\1|", _EXPONENT.sub(r"\1 \\times 10^{\2}", text))
-    text = _ROUNDED.sub(lambda m: f"\\l{m[1]} {m[2]} \\r{m[1]} ", _NATURAL_LOG.sub(r"\\ln ", _AT_LEAST.sub(r"\1 \\ge ", text)))
+    text = _ROUNDED.sub(
+        lambda m: f"\\l{m[1]} {m[2]} \\r{m[1]} ", _NATURAL_LOG.sub(r"\\ln ", _AT_LEAST.sub(r"\1 \\ge ", text))
+    )
     text = _TIMES.sub(r" \\times ", text)
     text = _LOW_FRACTION.sub(r"\\frac{\1}{\2}", _DOTS.sub(r"\\ldots ", text))
     text = _BARE_FUNCTION.sub(lambda m: f"\\{'arc' if m['inverse'] else ''}{m['name']} ", text)

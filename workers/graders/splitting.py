@@ -10,7 +10,9 @@ _OPENING = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"])
 _CLOSING = frozenset([")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"])
 _PARTNERS = {"(": ")]", "[": ")]", "{": "}", "\\{": ("\\}",), "\\langle": ("\\rangle",)}
 _RELATIONS = frozenset(["=", "<", ">", "\\le", "\\ge", "\\ne", "\\approx", "\\in", "\\notin", "\\equiv"])
-_GREEK = r"\\(?:alpha|beta|gamma|delta|epsilon|varepsilon|theta|lambda|mu|phi|varphi|rho|sigma|tau|omega|psi|eta|xi|Delta)"
+_GREEK = (
+    r"\\(?:alpha|beta|gamma|delta|epsilon|varepsilon|theta|lambda|mu|phi|varphi|rho|sigma|tau|omega|psi|eta|xi|Delta)"
+)
 _VARIABLE = re.compile(rf"(?:[A-Za-z]|{_GREEK})\s*(?:_\s*(?:\{{[A-Za-z0-9, ]+\}}|[A-Za-z0-9]))?'*")
 _LEFT_SIDE = re.compile(
     rf"(?:[A-Za-z]|{_GREEK})\s*(?:_\s*(?:\{{[A-Za-z0-9, ]+\}}|[A-Za-z0-9]))?'*(?:\^\s*\{{-1\}}|\^\s*\{{?\([0-9]\)\}}?)?"
@@ -23,9 +25,10 @@ _OF_SEGMENTS = re.compile(
 )
 """The ratio AB:CD, or a fraction of lengths."""
 _ARGUMENTS = re.compile(r"[a-z](?:\s*,\s*[a-z])*")
-_CHANGING = frozenset(
-    "not no half twice double square cube squared cubed root log sin cos tan ln exp max min minus plus times negative".split()
-)
+_CHANGING_WORDS = """
+not no half twice double square cube squared cubed root log sin cos tan ln exp max min minus plus times negative
+"""
+_CHANGING = frozenset(_CHANGING_WORDS.split())
 _BUILDER = re.compile(r"^(?P<member>[^|:<>=]*?)(?:\\mid(?![a-z])|\\vert|\||:|such that)(?P<condition>.*)$", re.DOTALL)
 _MEMBER = re.compile(r"\s*(?:[a-z]|\\theta)\s*(?:\\in\s*(?P<domain>\\mathbb\{R\}|R)\s*)?")
 
