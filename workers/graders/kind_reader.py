@@ -193,8 +193,8 @@ def _one(latex: str, depth: int) -> Kind | None:
 
 
 def _residue(latex: str) -> Kind | None:
-    match = _MODULO.fullmatch(latex)
-    if match is None or "mod" not in latex:
+    match = _MODULO.fullmatch(latex) if "mod" in latex else None
+    if match is None:
         return None
     value = re.split(r"\\equiv(?![a-z])|=", match["value"].rstrip(" (,"))[-1]
     one, other = _single(value.strip()), _single(match["modulus"].strip("{} "))

@@ -21,7 +21,7 @@ _LEFT_SIDE = re.compile(
     r"|\|?\\vec\s*\{?[a-z]\}?\|?|[A-Za-z]{3,15}(?: [A-Za-z]{2,15}){0,4}"
 )
 _OF_SEGMENTS = re.compile(
-    r"(?:\\(?:frac|overline|angle|triangle)|[{}\s:/|']|[A-Z](?:_\{?[A-Z0-9]+\}?)?|(?<=\})_\{?[0-9]\}?)+"
+    r"(?:\\(?:frac|overline|angle|triangle)|[{}\s:/|']|[A-Z](?:_\{?[A-Z0-9]++\}?)?|(?<=\})_\{?[0-9]\}?)+"
 )
 """The ratio AB:CD, or a fraction of lengths."""
 _ARGUMENTS = re.compile(r"[a-z](?:\s*,\s*[a-z])*")
