@@ -86,8 +86,10 @@ def _scalar(gold: Scalar, answer: Kind) -> Outcome:
         return UNCLEAR  # "1/2 or 0.5"
     if isinstance(answer, Group) and not answer.marks and single.may_be_one(answer.items):
         return UNCLEAR
-    if isinstance(answer, Group | Named):
-        return DIFFERENT if is_constant(gold.latex) or isinstance(answer, Group) else UNCLEAR
+    if isinstance(answer, Group):
+        return DIFFERENT if all(isinstance(item, Scalar | Group) for item in answer.items) else UNCLEAR
+    if isinstance(answer, Named):
+        return DIFFERENT if is_constant(gold.latex) else UNCLEAR
     if isinstance(answer, Matrix):
         return DIFFERENT
     return UNCLEAR
@@ -336,6 +338,8 @@ def _family(gold: Family, answer: Kind) -> Outcome:
 
 
 def _matrix(gold: Matrix, answer: Kind) -> Outcome:
+    if isinstance(answer, Group) and all(isinstance(row, Group) and row.marks == answer.marks for row in answer.items):
+        answer = Matrix(tuple(row.items for row in answer.items if isinstance(row, Group)))  # [[1,2],[3,4]]
     if isinstance(answer, Matrix):
         if [len(row) for row in gold.rows] != [len(row) for row in answer.rows]:
             return DIFFERENT

@@ -28,7 +28,7 @@ from workers.graders.kinds import (
     Together,
     Words,
 )
-from workers.graders.said import EXCEPT, FOR_ALL, PHRASES, WHOLE
+from workers.graders.said import BOUND, EXCEPT, FOR_ALL, HOW, LEADING, PHRASES, REAL_VARIABLE, WHOLE
 from workers.graders.spelling import spelled
 from workers.graders.splitting import enclosed, halves, named_left_side, split, split_relation, variable
 
@@ -43,6 +43,9 @@ _NUMBER_SET = re.compile(r"\\mathbb\{([RZQNC])\}(?:\s*([\^_])?\s*(?:\{\s*([^{}]*
 _MATRIX = re.compile(
     r"\\begin\s*\{(?:[pbB]?matrix|smallmatrix|array)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\s*\{\w+\}", re.DOTALL
 )
+_PLAIN_ROW = r"\s*-?[0-9./]+(?:[\s,]+-?[0-9./]+)+\s*"
+_PLAIN_MATRIX = re.compile(rf"\[({_PLAIN_ROW}(?:;{_PLAIN_ROW})+)\]")
+"""[1 2; 3 4]"""
 _ROW = re.compile(r"\\\\\s*(?:\[[^\]]*\])?|\\cr(?![A-Za-z])|\\tabularnewline")
 _MODULO = re.compile(
     r"(?P<value>.+?)\s*(?:\(\s*\\?mod(?![a-z])|\\pmod|\\?\bmod(?:ulo)?(?![a-z]))\s*(?P<modulus>[^()]+?)\s*\)?"
@@ -56,7 +59,6 @@ _BASE = re.compile(
 _BASES = {"two": "2", "three": "3", "four": "4", "five": "5", "six": "6", "seven": "7", "eight": "8", "nine": "9"}
 _BASES |= {"ten": "10", "eleven": "11", "twelve": "12", "sixteen": "16", "binary": "2", "octal": "8", "hex": "16"}
 _LEADING_ZERO = re.compile(r"0[0-9]+")
-_ADVERB = re.compile(r"(?:therefore|thus|so|hence|then|finally|consequently),?\s+", re.IGNORECASE)
 _POINT = re.compile(r"(?:the )?(?:point )?([A-Z]'?(?:_\{?[0-9]\}?)?)\s*(?=\()")
 _DOTS = re.compile(r"\\ldots|\.\.\.")
 _SIGN = re.compile(r"\\(pm|mp)(?![a-zA-Z])")
@@ -69,6 +71,30 @@ _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _SHORT = "am an as at be by do go he hi if in is it me my no of oh ok on or so to up us we"
+_NEVER_A_PRODUCT = frozenset(
+    [
+        "is",
+        "in",
+        "of",
+        "or",
+        "if",
+        "it",
+        "to",
+        "so",
+        "no",
+        "are",
+        "the",
+        "for",
+        "and",
+        "not",
+        "has",
+        "was",
+        "but",
+        "can",
+        "one",
+        "two",
+    ]
+)
 _SHORT_WORDS = frozenset(_SHORT.split())
 
 
@@ -80,8 +106,10 @@ def read(text: str) -> Kind | None:
 
 def read_latex(latex: str, depth: int = 0) -> Kind | None:
     """As `read`, of LaTeX in one spelling."""
-    latex = _french(latex.strip().rstrip(".,;: ").strip().removeprefix("both "))
-    latex = _ADVERB.sub("", latex, count=1) if _ADVERB.match(latex) else latex
+    latex = _french(latex.strip().rstrip(".,;: ").strip())
+    latex = (
+        latex[lead.end() :] if (lead := LEADING.match(latex)) is not None and latex.casefold() not in PHRASES else latex
+    )
     if not latex or depth > MAX_DEPTH:
         return None
     phrase = PHRASES.get(re.sub(r"\s+", " ", latex.replace("\\", "")).casefold())
@@ -89,6 +117,10 @@ def read_latex(latex: str, depth: int = 0) -> Kind | None:
         return phrase
     if "\\Rightarrow" in latex:
         return read_latex(split(latex, ["\\Rightarrow"])[0][-1], depth + 1)
+    if (bound := BOUND.fullmatch(latex)) is not None:
+        return Relation((bound["of"] or bound["name"] or "x", bound["end"].strip()), (HOW[bound["how"]],))
+    if (real := REAL_VARIABLE.search(latex)) is not None and real.start():
+        return read_latex(latex[: real.start()], depth + 1)
     if (except_for := EXCEPT.fullmatch(latex)) is not None:
         left_out = read_latex(except_for[1], depth + 1)
         return None if left_out is None else Together("setminus", (REALS, Group("{}", _members(left_out))))
@@ -263,6 +295,9 @@ def _equation(sides: list[str], depth: int) -> Kind | None:
 def _matrix(latex: str, depth: int) -> Kind | None:
     found = enclosed(latex)
     inner = found[1].strip() if found and found[0] in ("(", "[") else latex
+    if (plain := _PLAIN_MATRIX.fullmatch(latex)) is not None:
+        listed = [[Scalar(entry) for entry in re.split(r"[\s,]+", row.strip())] for row in plain[1].split(";")]
+        return Matrix(tuple(map(tuple, listed)))
     match = _MATRIX.fullmatch(inner)
     if match is None or "\\begin" in match[1]:
         return None
@@ -364,6 +399,8 @@ def _is_prose(latex: str) -> bool:
     words = [word for word in _WORD.findall(_COMMAND.sub(" ", latex)) if word.lower() not in _FUNCTIONS]
     if not words:
         return False
+    if not _NEVER_A_PRODUCT.isdisjoint(words):
+        return True
     if len(words) == 1 and len(latex) == 2:  # "ab" is more often a product than a word
         return latex.lower() in _SHORT_WORDS
     plain, _ = number.without_unit(latex)

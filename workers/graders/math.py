@@ -28,7 +28,7 @@ MAX_LENGTH = 1000
 
 _OPTION = re.compile(r"\(?([A-J])\)?")
 _SOME_OPTION = re.compile(r"(?i:(?:option|choice|answer)\s*(?:is)?:?\s*)?\(?([A-Z])(?:\)|[.:]?$|[.:] )")
-_OPTIONS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|;|&|and)\s*(?:and\s*)?\(?[A-Z]\)?)+")
+_OPTIONS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|;|&|and|(?<=\))(?=\()|\s)\s*(?:and\s*)?\(?[A-Z]\)?)+")
 _TOGETHER = re.compile(r"[A-J]{2,6}")
 _STATES = re.compile(
     r"(?P<lead>[A-Za-z][A-Za-z,' ]{1,80}?)\s+(?:is|are|equals|be)(?![a-z]):?\s+(?P<rest>\S.*)", re.DOTALL

@@ -15,7 +15,7 @@ there is no real solution; there are no real solutions; the equation has no solu
 the equation has no real solution; the equation has no real solutions; the system has no solution
 the system has no solutions; it has no solution; has no solution; has no solutions; no solution exists
 no solutions exist; solution does not exist; no such x exists; no roots; no real roots; no x; no real x
-emptyset; empty set; the empty set; null set; the null set; the solution set is empty
+none; emptyset; empty set; the empty set; null set; the null set; the solution set is empty
 """,
     ),
     (
@@ -49,6 +49,29 @@ FOR_ALL = re.compile(
     r"\$?[a-z]?\$?(?:\s*\\in\s*\\mathbb\{[RC]\})?(?:\s+is (?:any|a) real(?: number)?)?\s*"
 )
 """What adds nothing to a formula: "for all real x"."""
+REAL_VARIABLE = re.compile(r",\s*(?:(?:where|for|with)\s+)?[a-z](?:\s*,\s*[a-z])*\s*\\in\s*\\mathbb\{[RC]\}\s*$")
+"""As behind "y = 2x, x \\in \\mathbb{R}"."""
+LEADING = re.compile(
+    r"(?:(?:therefore|thus|so|hence|then|finally|consequently),?\s+|both\s+"
+    r"|the\s+(?:(?:solution|ordered|open|closed|half-open|column|row)\s+)*"
+    r"(?:sets?|intervals?|points?|pairs?|triples?|tuple|matrix|vector|lines?|equation|function|union)\s+(?:of\s+)?(?!(?:is|are|has|equals)\b)"
+    r"|(?:all|every|any)\s+(?:real\s+)?(?:numbers?\s+)?(?:values of\s+)?[a-z]?\s*(?:such that|with|where|for which)\s+)",
+    re.IGNORECASE,
+)
+"""What may stand before an answer and adds nothing to it."""
+BOUND = re.compile(
+    r"(?:(?:all|any|every)\s+)?(?:(?:real\s+)?numbers?|reals|(?:real\s+)?values? of (?P<of>[a-z])|(?P<name>[a-z]))"
+    r"(?:\s+[a-z])?(?:\s+(?:is|are|that are|which are|must be|can be))?\s+"
+    r"(?P<how>less than or equal to|at most|no more than|not more than|less than|smaller than|"
+    r"greater than or equal to|at least|no less than|not less than|greater than|more than|larger than)\s+(?P<end>[^a-zA-Z]+|.{1,3})"
+)
+"""An inequality in words."""
+HOW = {
+    **dict.fromkeys(["less than or equal to", "at most", "no more than", "not more than"], "\\le"),
+    **dict.fromkeys(["greater than or equal to", "at least", "no less than", "not less than"], "\\ge"),
+    **dict.fromkeys(["less than", "smaller than"], "<"),
+    **dict.fromkeys(["greater than", "more than", "larger than"], ">"),
+}
 EXCEPT = re.compile(
     r"(?:all|every|any|the)\s+(?:the\s+)?(?:reals?(?:\s+(?:numbers?|values?))?|x|values? of x|real x)(?:\s+of x|\s+x)?"
     r",?\s+(?:except|other than|excluding|but|besides)\s+(?:for\s+)?(?:[a-z]\s*=\s*)?(.+)",

@@ -71,7 +71,19 @@ _SPACING = re.compile(
     r"\\(?:[hv]space|[hv]?phantom|kern|hskip|tag|label)\*?\s*(?:\{[^{}]*\}|-?[0-9.]+\s*(?:pt|em|ex|mu|cm)?)"
     r"|\\(?:thin|med|thick|en|negthin)space(?![A-Za-z])|\\q?quad|\\[;:>]"
 )
-_BETWEEN_EQUATIONS = re.compile(r"(?<==)(?P<value>[^=]*?)\\q?quad(?![A-Za-z]{2})(?=[^=]*=)")
+_BETWEEN_EQUATIONS = re.compile(r"(?<==)(?P<value>[^=]*?)(?:\\q?quad(?![A-Za-z]{2})|\\\\(?=\s))(?=[^=]*=)")
+_ROWS = re.compile(r"\\begin\s*\{(cases|align\*?|aligned|gathered|split)\}(.*?)\\end\s*\{\1\}", re.DOTALL)
+_CANCELLED = re.compile(r"\\(?:[bx]?cancel|sout|st)\s*\{[^{}]*\}")
+_DECORATED = re.compile(
+    r"\\(?:mathbb|widehat|hat|widetilde|tilde|vec|dot|overrightarrow)\s*\{\s*(-?[0-9][0-9.,]*)\s*\}"
+)
+_CHOOSE = re.compile(
+    r"\{\s*([^{}\\]+?)\s*\\choose\s*([^{}\\]+?)\s*\}|(?<![\w}])([0-9n]+)\s*\\choose\s*([0-9kr]+)(?![\w])"
+)
+_COMBINATIONS = re.compile(r"(?:\{\s*\})?(?:[_^]\{?([0-9n]+)\}?|(?<![\w.])([0-9]+))\s*C\s*_?\s*\{?([0-9kr]+)\}?(?!\w)")
+_SMALL_LOG = re.compile(r"(?<![A-Za-z\\])\\?log_?(2|10)\s*(?=\()")
+_MINUS_POWER = re.compile(r"\^\s*(-\s*[0-9]+)")
+_CIS = re.compile(r"\\?\bcis\s*(?:\(([^()]*)\)|\{([^{}]*)\}|([^\s(){}]+))")
 _DOTS = re.compile(r"(?<=[,;])\s*\.{3,}\s*(?=[,;]|$)")
 _LOW_FRACTION = re.compile(r"\^\s*\{?([0-9]+)\}?\s*/\s*_\s*\{?([0-9]+)\}?")
 _TIMES = re.compile(r"(?<=[0-9])\s*[xX]\s*(?=10\s*\^)")
@@ -126,6 +138,8 @@ _WORDS = {
     "bigcap": "cap",
     "bmod": "mod",
     "pod": "pmod",
+    "lg": "log",
+    "imath": " i",
     "tg": "tan",
     "ctg": "cot",
     "cosec": "csc",
@@ -171,6 +185,7 @@ def spelled(text: str) -> str:
     text = text.translate(_BEFORE)
     if "\\begin" not in text:  # there it ends a row
         text = _ESCAPED_TWICE.sub(r"\\", text)
+    text = _DECORATED.sub(r" \1 ", _CANCELLED.sub(" ", _ROWS.sub(_as_list, text)))
     if text.count("=") > 1:
         text = _BETWEEN_EQUATIONS.sub(r"\g<value>, ", text)
     text = _QUANTITY.sub(lambda m: f"{m[1]} {m[2].replace(chr(92), ' ')}", _COLOUR.sub("", text))
@@ -184,6 +199,10 @@ def spelled(text: str) -> str:
     text = _ROUNDED.sub(
         lambda m: f"\\l{m[1]} {m[2]} \\r{m[1]} ", _NATURAL_LOG.sub(r"\\ln ", _AT_LEAST.sub(r"\1 \\ge ", text))
     )
+    text = _CHOOSE.sub(lambda m: f"\\binom{{{m[1] or m[3]}}}{{{m[2] or m[4]}}}", text)
+    text = _COMBINATIONS.sub(lambda m: f"\\binom{{{m[1] or m[2]}}}{{{m[3]}}}", text)
+    text = _MINUS_POWER.sub(r"^{\1}", _SMALL_LOG.sub(r"\\log_{\1}", text))
+    text = _CIS.sub(lambda m: "(\\cos({0}) + i \\sin({0}))".format(m[1] or m[2] or m[3]), text)
     text = _TIMES.sub(r" \\times ", text)
     text = _LOW_FRACTION.sub(r"\\frac{\1}{\2}", _DOTS.sub(r"\\ldots ", text))
     text = _BARE_FUNCTION.sub(lambda m: f"\\{'arc' if m['inverse'] else ''}{m['name']} ", text)
@@ -194,6 +213,12 @@ def spelled(text: str) -> str:
     text = _NAMES.sub(lambda m: "\\infty " if m[1] in ("infinity", "inf", "oo") else f"\\{m[1]} ", text)
     text = _POWER_OF_COMMAND.sub(r"\1{\2}", _with_arguments(text))
     return re.sub(r"\s+", " ", text).strip()
+
+
+def _as_list(match: re.Match[str]) -> str:
+    """The rows of an environment that only puts equations below each other; of others, as they are."""
+    rows = match[2].replace("&=", "=").replace("& =", "=")
+    return match[0] if "&" in rows else ", ".join(row for row in re.split(r"\\\\", rows) if row.strip())
 
 
 def _command(match: re.Match[str]) -> str:
