@@ -46,17 +46,19 @@ CODE = [
     "cos\nsystem\n(S'touch'\ntR.",
     f"@@{CANARY}",
 ]
+TOO_LARGE = ["5^(5^(5^(5^5)))", "9!!!!!!!!", "10000000!", "2^{2^{100}}", "3^{-3^{3^{3^3}}}"]
+"""Values out of bounds, which are not computed."""
 DEADLY = [
-    "5^(5^(5^(5^5)))",
-    "9!!!!!!!!",
-    "(x+y+z+w)^{300}",
-    "10000000!",
-    "\\binom{10^9}{5*10^8}",
-    "2^{2^{100}}",
+    "\\gcd(10^{10^9},7)",
+    "\\gcd(3^{10^8},2^{10^8})",
+    "a_" * 300,
+    "{" * 400 + "7+x" + "}" * 400,
     "(" * 40 + "7+x" + ")" * 40,
 ]
 HARMLESS = [
     "7" * 1_000_000,
+    "(x+y+z+w)^{300}",
+    "\\binom{10^9}{5*10^8}",
     *CODE,
     "\u202e7\u202c\u200f" * 500,
     "\\left(" * 200 + "7" + "\\right)" * 200,
@@ -117,7 +119,7 @@ def test_every_kind_of_verdict(pool: GraderPool) -> None:
 
 @pytest.mark.parametrize("gold", ["7", "x^2"])
 def test_nothing_a_model_writes_breaks_the_batch(pool: GraderPool, gold: str) -> None:
-    poisons = DEADLY + HARMLESS
+    poisons = DEADLY + TOO_LARGE + HARMLESS
     items = []
     for poison in poisons:
         items += [(gold, f"Final answer: {poison}", "stop"), (gold, f"Final answer: {gold}", "stop")]
@@ -130,6 +132,9 @@ def test_nothing_a_model_writes_breaks_the_batch(pool: GraderPool, gold: str) ->
         assert one.verdict == "ungradable", poison
         assert one.extracted == poison
         assert one.reason.startswith(("timeout", "out of memory"))
+    for poison, one in list(zip(poisons, graded[::3], strict=True))[len(DEADLY) :][: len(TOO_LARGE)]:
+        assert one.verdict == "ungradable", poison
+        assert "too large to be computed" in one.reason
     assert all(one.verdict == "correct" for one in graded[1::3])
     assert all(one.verdict == "wrong" for one in graded[2::3])
     assert not CANARY.exists()
@@ -140,7 +145,7 @@ def test_no_grader_runs_what_a_model_writes(grader: Any) -> None:
     with GraderPool(Grade(graders=[grader], answer=["whole"], processes=1)) as pool:
         for gold in ("7", "x^2"):
             for code, one in zip(CODE, pool.grade([(gold, code, "stop") for code in CODE]), strict=True):
-                assert one.verdict == ("ungradable" if (grader, gold) == ("number", "x^2") else "wrong"), code
+                assert one.verdict in ("wrong", "ungradable"), code
                 assert "as code" not in (one.reason or "")
     assert not CANARY.exists()
 
@@ -238,7 +243,7 @@ def test_a_grader_s_pattern_that_never_ends_is_killed() -> None:
 
 def test_a_poison_is_paid_for_once_in_a_call() -> None:
     with GraderPool(Grade(timeout=1.0, processes=1)) as pool:
-        graded = pool.grade([("y^2", f"{i}\nFinal answer: {DEADLY[1]}", "stop") for i in range(20)])
+        graded = pool.grade([("y^2", f"{i}\nFinal answer: {DEADLY[0]}", "stop") for i in range(20)])
         stat = Path(f"/proc/{pool.pids()[0]}/stat").read_text().rpartition(")")[2].split()
     assert {one.verdict for one in graded} == {"ungradable"}
     # Processor time of the workers that died: 20 s if each of the twenty had been tried.
@@ -324,7 +329,7 @@ from orchestrator.errors import BadInput
 from workers.grader_pool import GraderPool
 pool = GraderPool(Grade(timeout=300, processes=2))
 pool.grade([(str(n), "Final answer: 7", "stop") for n in range(50)])
-threading.Thread(target=pool.grade, args=([("7", "Final answer: 9!!!!!!!!", "stop")],)).start()
+threading.Thread(target=pool.grade, args=([("7", "Final answer: \\\\gcd(10^{10^9},7)", "stop")],)).start()
 time.sleep(0.5)
 print(*pool.pids(), flush=True)
 time.sleep(300)

@@ -1,43 +1,56 @@
 """From LaTeX to SymPy, without evaluating anything as Python.
 
-math-verify's own way there hands every number that it finds to SymPy as text, which SymPy evaluates as
-Python. The grammar lets digits alone come that far, but nothing that a model wrote should, and evaluating is
-slow. So numbers are converted here, and everything else is as in math-verify.
+math-verify's parser hands each number that it finds to SymPy as text, which SymPy evaluates as Python. The grammar
+lets digits alone come that far, but nothing that a model wrote should, and evaluating is slow. So numbers are
+converted here, and exactly: 0.1 is 1/10. Only single expressions come here; what is a set, a pair or an equation is
+decided before, see kind_reader.py.
 """
 
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import Any
 
-from latex2sympy2_extended.latex2sympy2 import _Latex2Sympy, normalize_latex
-from math_verify import LatexExtractionConfig
-from math_verify.grader import should_treat_as_complex
-from math_verify.parser import get_last_eq
-from sympy import Float, Integer
+from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
+from sympy import Expr, Rational, UnevaluatedExpr
 
-_SETTINGS = LatexExtractionConfig().normalization_config
-_THOUSANDS = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_SETTINGS = ConversionConfig(lowercase_symbols=False)
+_PERCENT = re.compile(r"(?<!\\)%")
+_LONGEST_NUMBER = 400
+"""Most digits of one number: huge ones take time that grows with their square."""
 
 
 class _Converter(_Latex2Sympy):
     def parse_number(self, text: str) -> Any:
-        text = text.replace(",", "")
-        return Integer(int(text)) if text.isdecimal() else Float(text)
+        if len(text) > _LONGEST_NUMBER or not re.fullmatch(r"[0-9,]*\.?[0-9,]*", text):
+            raise ValueError("no number")
+        return Rational(text.replace(",", ""))
+
+    def convert_postfix(self, postfix: Any) -> Any:
+        # The grammar adds any two numbers side by side: 2(3) would be 5, as 2\frac{1}{2} is 5/2.
+        value = super().convert_postfix(postfix)
+        if isinstance(value, Rational) and not 0 < value < 1 and not postfix.getText().isdecimal():
+            return UnevaluatedExpr(value)
+        return value
 
 
+@lru_cache(maxsize=2048)
 def read(latex: str) -> Any:
-    """The SymPy object that math-verify would make of `latex`, or a bare Exception where it cannot read it."""
-    latex = normalize_latex(latex, _SETTINGS)
-    if _THOUSANDS.fullmatch(latex):
-        latex = latex.replace(",", "")
-    try:
-        return _convert(latex)
-    except Exception:
-        if (last := get_last_eq(latex)) == latex:
-            raise
-        return _convert(last)  # of a chain of equations the last side
+    """The SymPy expression, not evaluated, that `latex` stands for; i is a symbol in it.
+
+    Raises whatever ANTLR and SymPy raise where it is none.
+    """
+    expression = _parsed(latex)
+    if not isinstance(expression, Expr):
+        raise TypeError(f"{type(expression).__name__} is no expression")
+    return expression
 
 
-def _convert(latex: str) -> Any:
-    return _Converter(is_real=not should_treat_as_complex(latex), convert_degrees=False).parse(latex)
+def read_matrix(latex: str) -> Any:
+    """As `read`, of sums and products of matrices."""
+    return _parsed(latex)
+
+
+def _parsed(latex: str) -> Any:
+    return _Converter(is_real=None, config=_SETTINGS).parse(_PERCENT.sub(r"\\%", latex))
