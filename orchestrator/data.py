@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import math
 import random
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -20,10 +19,10 @@ from orchestrator.config import Data, Source
 from orchestrator.errors import BadInput
 from orchestrator.overlap import overlaps
 from orchestrator.records import Problem
+from orchestrator.rows import LONGEST_LINE, rows_of
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution", "hint")])
-LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
 
 
 def read_problems(data: Data, split: str, find: Mapping[str, Path]) -> list[Problem]:
@@ -189,55 +188,3 @@ def fill(template: str, row: Mapping[str, Any], key: str, place: str) -> str:
     except ValueError as error:
         raise BadInput(f"{key}: {error}. Write {{field}}, and {{{{ or }}}} for plain braces.") from error
     return "".join(parts)
-
-
-def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a file, each with its place in words; `key` is where the job names the file.
-
-    Raises:
-        BadInput: the file cannot be read, or is no such file.
-    """
-    try:
-        if path.suffix == ".parquet":
-            yield from _parquet_rows(path)
-        elif path.suffix in (".jsonl", ".json", ".ndjson"):
-            yield from _json_rows(path)
-        else:
-            raise BadInput(f"{key}: {path}: give a .jsonl or .parquet file")
-    except OSError as error:
-        raise BadInput(f"{key}: cannot read {path} ({error.strerror or error})") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    number = 0
-    try:
-        # Few rows at a time: one of them may be huge.
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
-    except pa.ArrowInvalid as error:
-        raise BadInput(f"{path}: not a Parquet file, or a damaged one ({error})") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}, after row {number}: not UTF-8 (byte {error.start})") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with open(path, "rb") as file:
-        number = 0
-        while line := file.readline(LONGEST_LINE + 1):
-            number += 1
-            place = f"{path}, line {number}"
-            if len(line) > LONGEST_LINE:
-                raise BadInput(f"{place}: longer than {LONGEST_LINE >> 20} MiB; no prompt is")
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise BadInput(f"{place}: not UTF-8 (byte {error.start})") from error
-            except (ValueError, RecursionError) as error:
-                raise BadInput(f"{place}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise BadInput(f"{place}: an object is needed, not {type(row).__name__}")
-            yield place, row

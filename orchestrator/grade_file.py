@@ -16,8 +16,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.data import rows_of
 from orchestrator.errors import BadInput
+from orchestrator.rows import rows_of
 
 CHUNK = 2000
 """Rows that are graded together."""
