@@ -41,9 +41,11 @@ from orchestrator.diagnosis import (
     judge_space,
     judge_versions,
     nodes_text,
+    worst,
 )
-from orchestrator.driver import read_all_preferences, read_all_problems, reference_of, seed_of
+from orchestrator.driver import read_all_preferences, read_all_problems, reading_of, reference_of, seed_of
 from orchestrator.errors import RatchetError
+from orchestrator.gold_check import check_golds
 from orchestrator.jobfile import JobFile, load_job
 from orchestrator.ledger import probe_links
 from orchestrator.mlflow_sink import reach
@@ -56,6 +58,7 @@ from orchestrator.records import PROMPTS, LossWeights, SamplingPlan, Shard, Trai
 from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes
 from orchestrator.tracking import default_address
+from orchestrator.wiring import unread_golds
 
 _LIMITS = {"engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
 _LIMIT = 90.0  # seconds, of every other check
@@ -276,13 +279,15 @@ class _Doctor:
             folder = self.workspace / "model"
             link_model(seed.folder, folder)
         self._model = str(folder)
-        problems = read_all_problems(self.patient.file)
+        problems = read_all_problems(self.patient.file, reading=reading_of(root))
+        golds = [Finding("warn", line) for line in check_golds(self.patient.file, problems, unread_golds)]
         self._problems = sizes(problems)
         if preferences := read_all_preferences(self.patient.file, problems):
             self._problems["stages"] = (sum(len(s.rows) for s in preferences), mean_characters(preferences))
         files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         told = self.examiner.file_sizes(str(folder), self._inner("model and data")) if self._nodes else {}
-        return judge_model(str(folder), files, told)
+        found = judge_model(str(folder), files, told)
+        return worst([found, *golds], found)
 
     def _disk(self) -> Finding:
         free = shutil.disk_usage(self.workspace).free

@@ -11,7 +11,7 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.digits import Written, with_digits
+from orchestrator.digits import Columns, Written
 from orchestrator.errors import BadInput
 
 LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
@@ -51,11 +51,12 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     number = 0
     try:
         file = pq.ParquetFile(path)
+        columns = Columns(file.schema_arrow)
         # Few rows at a time: one of them may be huge.
         for batch in file.iter_batches(batch_size=64):
             for row in batch.to_pylist():
                 number += 1
-                yield f"{path}, row {number}", {f.name: with_digits(row[f.name], f.type) for f in batch.schema}
+                yield f"{path}, row {number}", columns.row(row)
     except pa.ArrowInvalid as error:
         raise BadInput(f"{path}: not a Parquet file, or a damaged one ({error})") from error
     except UnicodeDecodeError as error:
@@ -64,7 +65,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     with open(path, "rb") as file:
-        if _is_array(file):
+        if is_array(file):
             yield from _array_rows(path, file)
             return
         number = 0
@@ -77,7 +78,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 yield place, _object(_parsed(line, path, number), place)
 
 
-def _is_array(file: IO[bytes]) -> bool:
+def is_array(file: IO[bytes]) -> bool:
     """Whether the file is one JSON array, and not one object a line; it is at its start afterwards."""
     start = file.read(1 << 12).removeprefix(BOM_UTF8).lstrip()
     file.seek(0)

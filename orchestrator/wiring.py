@@ -8,7 +8,7 @@ candidate go on to sample the next round from it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -134,6 +134,14 @@ def local_graders(settings: Grade, judge: Judge | None = None) -> Any:
     from workers.grader_pool import GraderPool
 
     return GraderPool(settings, judge)
+
+
+def unread_golds(settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
+    """Gold answers that no grader reads, with the reason; and how many were looked at within 20 s."""
+    from workers.gold_check import unread_golds as ask
+
+    found: tuple[dict[str, str], int] = ask(settings, golds, seconds=20.0)
+    return found
 
 
 class Examination(RealWorkers):
