@@ -27,7 +27,12 @@ def text_of(row: Mapping[str, Any], field: str, key: str, place: str, reading: i
     Raises:
         BadInput: it is missing, no text and no number, or text that is broken.
     """
-    return plain(present(row, field, key, place), f"{place}: field {field!r} ({key})", reading)
+    what, value = f"{place}: field {field!r} ({key})", present(row, field, key, place)
+    if key == "data.template" and isinstance(value, list | Mapping):
+        kind = type(value).__name__
+        cure = "if it holds the options of a multiple-choice problem, name it as `data.choices`"
+        raise BadInput(f"{what} must be text or a number, not {kind}: {cure}")
+    return plain(value, what, reading)
 
 
 def present(row: Mapping[str, Any], field: str, key: str, place: str) -> Any:

@@ -82,7 +82,7 @@ def number_of_rows(file: Path) -> int | None:
 def grade_file(
     file: Path, output: Path, fields: Fields, grading: Grading, progress: Callable[[int], None] = lambda rows: None
 ) -> Summary:
-    """Grade the rows of a `.jsonl`, `.json` or `.parquet` file in order, and write them with their verdicts to another one.
+    """Grade the rows of a file in order, and write them with their verdicts to another one, `.jsonl` or `.parquet`.
 
     A row is a completion that was cut, and so ungradable, where its field `finish_reason` is "length".
     `progress` is told how many rows are done since the last time. The output appears when it is complete.
