@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.cluster import Node
-from orchestrator.config import Job, at_round
+from orchestrator.config import Grade, Job, at_round
 from orchestrator.diagnosis import (
     BESIDE_TORCH,
     PACKAGES,
@@ -58,7 +58,6 @@ from orchestrator.records import PROMPTS, LossWeights, SamplingPlan, Shard, Trai
 from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes
 from orchestrator.tracking import default_address
-from orchestrator.wiring import unread_golds
 
 _LIMITS = {"engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
 _LIMIT = 90.0  # seconds, of every other check
@@ -77,6 +76,7 @@ class Examiner(Protocol):
     def file_sizes(self, folder: str, limit: float) -> dict[Node, Any]: ...
     def machines(self, limit: float) -> dict[Node, Any]: ...
     def holders(self, before: dict[str, Any], limit: float) -> dict[Node, Any]: ...
+    def unread_golds(self, settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]: ...
     def all_reduce(self) -> list[dict[str, Any]]: ...
     def peak_memory(self) -> list[dict[str, int]]: ...
     def engines(self, model: str) -> Any: ...
@@ -280,7 +280,7 @@ class _Doctor:
             link_model(seed.folder, folder)
         self._model = str(folder)
         problems = read_all_problems(self.patient.file, reading=reading_of(root))
-        golds = [Finding("warn", line) for line in check_golds(self.patient.file, problems, unread_golds)]
+        golds = [Finding("warn", line) for line in check_golds(self.patient.file, problems, self.examiner.unread_golds)]
         self._problems = sizes(problems)
         if preferences := read_all_preferences(self.patient.file, problems):
             self._problems["stages"] = (sum(len(s.rows) for s in preferences), mean_characters(preferences))

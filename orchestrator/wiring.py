@@ -179,6 +179,9 @@ class Examination(RealWorkers):
         seen = {name: told["processes"] for name, told in before.items()}
         return self.cluster.on_nodes(holders, seen, self.cluster.job_id, timeout=limit)
 
+    def unread_golds(self, settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
+        return unread_golds(settings, golds)
+
     def all_reduce(self) -> list[dict[str, Any]]:
         """What each training rank says of a sum over all of them."""
         from workers.doctor import all_reduce

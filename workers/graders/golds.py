@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 
 from orchestrator.golds import SEPARATOR, accepted
 from workers.extraction import boxed
@@ -11,6 +12,7 @@ from workers.graders.judgement import CORRECT, Judgement
 _MARKER = "####"
 
 
+@lru_cache(maxsize=1024)
 def unwrapped(gold: str) -> str:
     """The answer of a gold answer that is a worked solution; any other is itself.
 
