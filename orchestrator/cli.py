@@ -209,15 +209,25 @@ def validate(
 ) -> None:
     """Check a job file, its data and its model without running anything."""
     file = load_job(job, overrides or [])
-    from orchestrator.driver import check_same_job, read_all_preferences, read_all_problems, reference_of, seed_of
+    from orchestrator.driver import (
+        check_same_job,
+        read_all_preferences,
+        read_all_problems,
+        reading_of,
+        reference_of,
+        seed_of,
+    )
+    from orchestrator.gold_check import check_golds
     from orchestrator.places import run_folder
+    from orchestrator.wiring import unread_golds
 
     root = run_folder(file.job)
     check_same_job(root, file.job)
     model = seed_of(file, root, weights=False)
     reference = reference_of(file, root, model, weights=False)
-    problems = read_all_problems(file)
+    problems = read_all_problems(file, reading=reading_of(root))
     preferences = read_all_preferences(file, problems)
+    golds = check_golds(file, problems, unread_golds)
     if resolved:
         typer.echo(resolved_yaml(file.job), nl=False)
         return
@@ -228,6 +238,8 @@ def validate(
     typer.echo(f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}")
     for source in preferences:
         typer.echo(f"stages    {source}")
+    for line in golds:
+        typer.echo(f"golds     {line}")
     for line in idle(file.job):
         typer.echo(f"no effect {line}")
     typer.echo(f"run       {root}{', which exists and would be resumed' if (root / 'ledger').is_dir() else ''}")

@@ -25,15 +25,18 @@ from orchestrator.driver import (
     healthy_driver,
     read_all_preferences,
     read_all_problems,
+    reading_of,
     reference_of,
     seed_of,
 )
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.fork_job import absolute
+from orchestrator.gold_check import check_golds
 from orchestrator.jobfile import changed_keys, resolved_yaml
 from orchestrator.ledger import Ledger
 from orchestrator.places import run_folder
 from orchestrator.status import run_state
+from orchestrator.wiring import unread_golds
 
 Runner = Callable[[Path, Path], int]
 """Runs a job file, writes what it says to a log file, and returns the exit code of `ratchet run`."""
@@ -113,7 +116,9 @@ def _problems(plan: Plan) -> Iterator[str]:
             if planned.arm in looked_at:
                 continue
             looked_at.add(planned.arm)
-            read_all_preferences(planned.file, read_all_problems(planned.file))
+            problems = read_all_problems(planned.file, reading=reading_of(root))
+            read_all_preferences(planned.file, problems)
+            check_golds(planned.file, problems, unread_golds)  # what is no reason to refuse, each run tells
             seed = seed_of(planned.file, root, weights=False) if planned.start is None else None
             reference_of(planned.file, root, seed, weights=False)
         except BadInput as error:

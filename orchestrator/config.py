@@ -71,7 +71,8 @@ class Source(Settings):
     """Where rows come from: a file, or a data set on the Hugging Face Hub. A plain string is short for `path`."""
 
     path: str = ""
-    """A `.jsonl` or `.parquet` file; relative to the job file's folder, else to the current folder."""
+    """A `.jsonl`, `.json` (an array of objects, or an object a line) or `.parquet` file; relative to the job file's
+    folder, else to the current folder."""
     hub: str = ""
     """Id of a data set on the Hub, such as `openai/gsm8k`, instead of `path`."""
     config: str | None = None
@@ -122,7 +123,11 @@ class Data(Settings):
     id: str | None = "id"
     """Field with a unique id; null numbers the rows."""
     answer: str = "answer"
-    """Field with the gold answer."""
+    """Field with the gold answer, text or a number, or with a list of answers of which each is right."""
+    choices: str | None = None
+    """Field with the options of a multiple-choice problem: a list of texts (MMLU), or an object with the lists `label`
+    and `text` (ARC). In `template` it stands for the options, one a line, as "(A) Paris". The gold answer, which may be
+    an option's letter, its number from 0 or its text, is the letter. Grade it with `choice`."""
     answer_marker: NonEmpty | None = None
     """The gold answer is what follows the last such marker in the field (GSM8K: `####`)."""
     solution: str | None = None

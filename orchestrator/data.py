@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import math
 import random
 import re
-import string
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +16,19 @@ import pyarrow.parquet as pq
 from orchestrator import hub_data
 from orchestrator.config import Data, Source
 from orchestrator.errors import BadInput
+from orchestrator.fields import READING, fill, gold_of, present, text_of
+from orchestrator.golds import accepted, best, joined
+from orchestrator.options import options_of
 from orchestrator.overlap import overlaps
 from orchestrator.records import Problem
+from orchestrator.rows import rows_of
 
-SURROGATE = re.compile(r"[\ud800-\udfff]")
 _PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution", "hint")])
-LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
 
 
-def read_problems(data: Data, split: str, find: Mapping[str, Path]) -> list[Problem]:
+def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int = READING) -> list[Problem]:
     """The problems of a split ("train", "gate", "test"), in file order; `find` has the files of the splits
-    that are files.
+    that are files, and `reading` says how rows are read (see `fields`).
 
     Raises:
         BadInput: the file is missing, empty or malformed, the Hub has no such data set or cannot be reached,
@@ -37,9 +37,8 @@ def read_problems(data: Data, split: str, find: Mapping[str, Path]) -> list[Prob
     source: Source = getattr(data, split)
     problems: list[Problem] = []
     seen: dict[str, str] = {}
-    rows = hub_data.rows(source, f"data.{split}") if source.hub else rows_of(find[split], f"data.{split}")
-    for place, row in rows:
-        problem = _problem(data, row, len(problems), place)
+    for place, row in _rows(source, split, find):
+        problem = _problem(data, row, len(problems), place, reading)
         if problem.prompt_id in seen:
             raise BadInput(
                 f"{place}: id {problem.prompt_id!r} stands at {seen[problem.prompt_id]} too; ids must differ"
@@ -51,6 +50,15 @@ def read_problems(data: Data, split: str, find: Mapping[str, Path]) -> list[Prob
     if not problems:
         raise BadInput(f"data.{split}: {source.hub or find[split]} has no rows")
     return problems
+
+
+def place_of(data: Data, split: str, find: Mapping[str, Path], number: int) -> str:
+    """Where the problem of that number, from 0, stands in its file or data set."""
+    return next(islice(_rows(getattr(data, split), split, find), number, None))[0]
+
+
+def _rows(source: Source, split: str, find: Mapping[str, Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return hub_data.rows(source, f"data.{split}") if source.hub else rows_of(find[split], f"data.{split}")
 
 
 def check_disjoint(splits: Mapping[str, list[Problem]]) -> None:
@@ -129,115 +137,41 @@ def require_enough(problems: list[Problem], data: Data, rounds: int) -> None:
         )
 
 
-def _problem(data: Data, row: Mapping[str, Any], number: int, place: str) -> Problem:
-    prompt_id = str(number) if data.id is None else _text(row, data.id, "data.id", place)
-    gold = _text(row, data.answer, "data.answer", place)
-    if data.answer_marker is not None:
-        _, marker, gold = gold.rpartition(data.answer_marker)
-        if not marker:
-            raise BadInput(f"{place}: field {data.answer!r} has no {data.answer_marker!r} (data.answer_marker)")
-    if not gold.strip():
-        raise BadInput(f"{place}: the gold answer (field {data.answer!r}) is empty")
-    text = fill(data.template, row, "data.template", place)
+def _problem(data: Data, row: Mapping[str, Any], number: int, place: str, reading: int) -> Problem:
+    prompt_id = str(number) if data.id is None else text_of(row, data.id, "data.id", place, reading)
+    gold = _gold(data, row, place, reading)
+    if data.choices is not None:
+        options = options_of(row, data.choices, place)
+        what = f"{place}: the gold answer (field {data.answer!r})"
+        gold = joined([options.label_of(one, what) for one in accepted(gold)])
+        row = {**row, data.choices: options.lines()}
+    text = fill(data.template, row, "data.template", place, reading)
     hint = None
     if data.hint_template is not None:
-        hint = fill(data.hint_template, {**row, "answer": gold.strip()}, "data.hint_template", place)
-    return Problem(prompt_id, text, gold.strip(), _solution(data, row, gold.strip(), place), hint)
+        hint = fill(data.hint_template, {**row, "answer": best(gold)}, "data.hint_template", place, reading)
+    return Problem(prompt_id, text, gold, _solution(data, row, best(gold), place, reading), hint)
 
 
-def _solution(data: Data, row: Mapping[str, Any], gold: str, place: str) -> str | None:
+def _gold(data: Data, row: Mapping[str, Any], place: str, reading: int) -> str:
+    """The gold answer, of a list all accepted ones."""
+    value = present(row, data.answer, "data.answer", place)
+    what = f"{place}: field {data.answer!r} (data.answer)"
+    gold = gold_of(value, what, data.answer_marker, "data.answer_marker", reading)
+    if not all(accepted(gold)):
+        raise BadInput(f"{place}: the gold answer (field {data.answer!r}) is empty")
+    return gold
+
+
+def _solution(data: Data, row: Mapping[str, Any], gold: str, place: str, reading: int) -> str | None:
     """The worked solution as a model should give it."""
     if data.solution is None:
         return None
-    solution = _text(row, data.solution, "data.solution", place)
+    solution = text_of(row, data.solution, "data.solution", place, reading)
     for pattern in data.solution_strip:
         solution = re.sub(pattern, "", solution)
     if data.solution_template is not None:
         parts = {"solution": solution, "answer": gold}
-        solution = fill(data.solution_template, parts, "data.solution_template", place)
+        solution = fill(data.solution_template, parts, "data.solution_template", place, reading)
     if not solution.strip():
         raise BadInput(f"{place}: the solution (field {data.solution!r}) is empty")
     return solution
-
-
-def _text(row: Mapping[str, Any], field: str, key: str, place: str) -> str:
-    if field not in row or row[field] is None:
-        what = f"field {field!r} ({key}) is null" if field in row else f"no field {field!r} ({key})"
-        raise BadInput(f"{place}: {what}; the row has {', '.join(map(repr, row)) or 'no fields'}")
-    value = row[field]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise BadInput(f"{place}: field {field!r} ({key}) must be text or a number, not {type(value).__name__}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BadInput(f"{place}: field {field!r} ({key}) is {value}, which is no number to compare with")
-    if isinstance(value, str) and SURROGATE.search(value):
-        raise BadInput(f"{place}: field {field!r} ({key}) holds half a surrogate pair, which is no text")
-    if len(text := str(value)) > LONGEST_LINE:
-        raise BadInput(f"{place}: field {field!r} ({key}) is longer than {LONGEST_LINE >> 20} MiB; no prompt is")
-    return text
-
-
-def fill(template: str, row: Mapping[str, Any], key: str, place: str) -> str:
-    """Replace `{field}`; nothing but plain names is understood, so that data never steers formatting."""
-    parts = []
-    try:
-        for literal, field, spec, conversion in string.Formatter().parse(template):
-            parts.append(literal)
-            if field is not None:
-                if spec or conversion or not re.fullmatch(r"\w+", field):
-                    raise ValueError(f"{{{field}}} is not a plain field name")
-                parts.append(_text(row, field, key, place))
-    except ValueError as error:
-        raise BadInput(f"{key}: {error}. Write {{field}}, and {{{{ or }}}} for plain braces.") from error
-    return "".join(parts)
-
-
-def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The rows of a file, each with its place in words; `key` is where the job names the file.
-
-    Raises:
-        BadInput: the file cannot be read, or is no such file.
-    """
-    try:
-        if path.suffix == ".parquet":
-            yield from _parquet_rows(path)
-        elif path.suffix in (".jsonl", ".json", ".ndjson"):
-            yield from _json_rows(path)
-        else:
-            raise BadInput(f"{key}: {path}: give a .jsonl or .parquet file")
-    except OSError as error:
-        raise BadInput(f"{key}: cannot read {path} ({error.strerror or error})") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    number = 0
-    try:
-        # Few rows at a time: one of them may be huge.
-        for batch in pq.ParquetFile(path).iter_batches(batch_size=64):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}, row {number}", row
-    except pa.ArrowInvalid as error:
-        raise BadInput(f"{path}: not a Parquet file, or a damaged one ({error})") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}, after row {number}: not UTF-8 (byte {error.start})") from error
-
-
-def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    with open(path, "rb") as file:
-        number = 0
-        while line := file.readline(LONGEST_LINE + 1):
-            number += 1
-            place = f"{path}, line {number}"
-            if len(line) > LONGEST_LINE:
-                raise BadInput(f"{place}: longer than {LONGEST_LINE >> 20} MiB; no prompt is")
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-            except UnicodeDecodeError as error:
-                raise BadInput(f"{place}: not UTF-8 (byte {error.start})") from error
-            except (ValueError, RecursionError) as error:
-                raise BadInput(f"{place}: not JSON ({error})") from error
-            if not isinstance(row, dict):
-                raise BadInput(f"{place}: an object is needed, not {type(row).__name__}")
-            yield place, row

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from orchestrator.golds import shown
 from orchestrator.ledger import State
 from orchestrator.tables import parquet_files, round_step
 
@@ -51,7 +52,7 @@ def disputes(run_dir: Path, state: State, number: int) -> Disputes:
             found.splits[f"{', '.join(sure)}, not {', '.join(name for name in opinions if name not in sure)}"] += 1
             key = (row["prompt_id"], row["extracted"])
             if key not in seen and len(found.examples) < EXAMPLES:
-                found.examples.append(row | {"opinions": opinions, "gold": golds.get(row["prompt_id"], "")})
+                found.examples.append(row | {"opinions": opinions, "gold": shown(golds.get(row["prompt_id"], ""))})
             seen.add(key)
     return found
 

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.cluster import Node
-from orchestrator.config import Job, at_round
+from orchestrator.config import Grade, Job, at_round
 from orchestrator.diagnosis import (
     BESIDE_TORCH,
     PACKAGES,
@@ -41,9 +41,11 @@ from orchestrator.diagnosis import (
     judge_space,
     judge_versions,
     nodes_text,
+    worst,
 )
-from orchestrator.driver import read_all_preferences, read_all_problems, reference_of, seed_of
+from orchestrator.driver import read_all_preferences, read_all_problems, reading_of, reference_of, seed_of
 from orchestrator.errors import RatchetError
+from orchestrator.gold_check import check_golds
 from orchestrator.jobfile import JobFile, load_job
 from orchestrator.ledger import probe_links
 from orchestrator.mlflow_sink import reach
@@ -74,6 +76,7 @@ class Examiner(Protocol):
     def file_sizes(self, folder: str, limit: float) -> dict[Node, Any]: ...
     def machines(self, limit: float) -> dict[Node, Any]: ...
     def holders(self, before: dict[str, Any], limit: float) -> dict[Node, Any]: ...
+    def unread_golds(self, settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]: ...
     def all_reduce(self) -> list[dict[str, Any]]: ...
     def peak_memory(self) -> list[dict[str, int]]: ...
     def engines(self, model: str) -> Any: ...
@@ -276,13 +279,15 @@ class _Doctor:
             folder = self.workspace / "model"
             link_model(seed.folder, folder)
         self._model = str(folder)
-        problems = read_all_problems(self.patient.file)
+        problems = read_all_problems(self.patient.file, reading=reading_of(root))
+        golds = [Finding("warn", line) for line in check_golds(self.patient.file, problems, self.examiner.unread_golds)]
         self._problems = sizes(problems)
         if preferences := read_all_preferences(self.patient.file, problems):
             self._problems["stages"] = (sum(len(s.rows) for s in preferences), mean_characters(preferences))
         files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         told = self.examiner.file_sizes(str(folder), self._inner("model and data")) if self._nodes else {}
-        return judge_model(str(folder), files, told)
+        found = judge_model(str(folder), files, told)
+        return worst([found, *golds], found)
 
     def _disk(self) -> Finding:
         free = shutil.disk_usage(self.workspace).free

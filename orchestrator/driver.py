@@ -25,6 +25,8 @@ from orchestrator.config import Data, Job, is_harmless
 from orchestrator.context import Say, Workers
 from orchestrator.data import check_disjoint, kept_problems, pin, read_problems, require_enough, write_problems
 from orchestrator.errors import BadInput, Displaced, Interrupted, RatchetError
+from orchestrator.fields import READING
+from orchestrator.gold_check import Ask, check_golds
 from orchestrator.jobfile import JobFile, changed_keys, resolved_yaml
 from orchestrator.ledger import Ledger, probe_links
 from orchestrator.loop import improve
@@ -39,7 +41,7 @@ from orchestrator.seed_model import Key, NamedModel, locate_model
 from orchestrator.status import process_start, run_state
 from orchestrator.tracking import Tracker
 from orchestrator.vocabulary import check_vocabulary
-from orchestrator.wiring import RealWorkers
+from orchestrator.wiring import RealWorkers, unread_golds
 
 KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"
 KEPT_MODEL, KEPT_REFERENCE = "baseline/model", "baseline/reference"
@@ -62,11 +64,12 @@ _PACKAGES = (
 )
 
 
-def read_all_problems(file: JobFile, pinned: Data | None = None) -> dict[str, list[Problem]]:
-    """The sets of problems, checked to be disjoint; `pinned` are the job's sources at certain commits."""
+def read_all_problems(file: JobFile, pinned: Data | None = None, reading: int = READING) -> dict[str, list[Problem]]:
+    """The sets of problems, checked to be disjoint; `pinned` are the job's sources at certain commits, and `reading`
+    says how rows are read (see `fields`)."""
     data = pinned or file.job.data
     find = {split: file.find(source.path, f"data.{split}") for split, source in data.sources.items() if source.path}
-    problems = {split: read_problems(data, split, find) for split in data.sources}
+    problems = {split: read_problems(data, split, find, reading) for split in data.sources}
     require_enough(problems.get("train", []), data, file.job.rounds)
     if not data.allow_overlap:
         check_disjoint(problems)
@@ -83,7 +86,9 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
         revisions = {split: getattr(pinned, split).revision for split in problems}
         return write_problems(problems, folder) | {"revisions": revisions}
 
-    run.step(KEPT_PROBLEMS, {"data": job.data.model_dump(mode="json")}, work)
+    # A key that is younger than a run must not make its data others.
+    younger = {"choices"} if job.data.choices is None else None
+    run.step(KEPT_PROBLEMS, {"data": job.data.model_dump(mode="json", exclude=younger)}, work)
     kept = kept_problems(run.path(KEPT_PROBLEMS))
     require_enough(kept.get("train", []), job.data, job.rounds)  # a resume may have raised the rounds
     return kept
@@ -176,9 +181,17 @@ def healthy_driver(root: Path) -> str | None:
 Hire = Callable[[Job, Path], AbstractContextManager[Workers]]
 
 
-def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWorkers, until: int | None = None) -> None:
+def drive(
+    file: JobFile,
+    say: Say,
+    received: Sequence[str],
+    hire: Hire = RealWorkers,
+    until: int | None = None,
+    ask: Ask = unread_golds,
+) -> None:
     """Run a job to its end, or resume it. `received` are the signals so far (see `signals`); `hire` gives the
-    workers of a job, told a folder for their logs. With `until`, a round, it goes only as far as its pairs.
+    workers of a job, told a folder for their logs. With `until`, a round, it goes only as far as its pairs. `ask` has
+    the graders say which gold answers they cannot read, before a run starts.
 
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
@@ -194,11 +207,15 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         say(f"reference {reference}")
     kept = Run(root).committed(KEPT_PROBLEMS) is not None
     pinned = job.data if kept else pin(job.data)
-    problems = {} if kept else read_all_problems(file, pinned)
+    reading = reading_of(root)
+    problems = {} if kept else read_all_problems(file, pinned, reading)
     digests = None if kept or job.data.from_hub else problem_digests(problems)
     check_same_problems(root, job, digests)
     given = identity_of(job, file.find)  # before they are read: a change since then is seen at the next start
     preferences = None if Run(root).committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
+    if not _is_bound(root):
+        for line in check_golds(file, problems, ask):
+            say(f"golds     {line}")
     for source in preferences or ():
         say(f"stages    {source}")
     probe_links(root)
@@ -210,7 +227,7 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         tracker.start()
         check_same_job(root, job)  # again: somebody may have started the run since
         check_same_problems(root, job, digests)
-        _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL, digests)
+        _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL, digests, reading)
         problems = keep_problems(run, job, pinned, problems)
         keep_preferences(run, file, given, preferences)
         preferences = None  # a large data set is not held in memory for the whole run
@@ -248,6 +265,20 @@ def check_same_job(root: Path, job: Job) -> None:
             "changed: go back to those settings, or go on in another run, which keeps what they do not touch "
             f"(`ratchet fork {root} NEWRUN KEY=VALUE`)."
         )
+
+
+def reading_of(root: Path) -> int:
+    """How the rows of a run are read (see `fields`): as they were when it started, or what it was forked from."""
+    configs = Ledger(root / "ledger").state.configs
+    if not configs or "problems" not in configs[-1] or not _is_bound(root):
+        return READING
+    return int(configs[-1].get("reading", 1))
+
+
+def _is_bound(root: Path) -> bool:
+    """Whether a run has work done, or offered by the one that it was forked from."""
+    state = Ledger(root / "ledger").state
+    return bool(state.commits or state.shards or state.offers)
 
 
 def problem_digests(problems: Mapping[str, list[Problem]]) -> dict[str, str]:
@@ -383,11 +414,13 @@ def _ending(run: Run, received: Sequence[str], until: int | None) -> Iterator[No
     write_report(run.root)
 
 
-def _record_job(run: Run, file: JobFile, model: str, problems: Mapping[str, str] | None) -> None:
+def _record_job(run: Run, file: JobFile, model: str, problems: Mapping[str, str] | None, reading: int) -> None:
     job = file.job.model_dump(mode="json")
     configs = run.ledger.state.configs
-    deciding = {"job": job, "model": model, "versions": _versions()}
-    deciding |= {"problems": dict(problems)} if problems is not None else {}
+    deciding: dict[str, Any] = {"job": job, "model": model, "versions": _versions()}
+    if problems is not None:
+        deciding["problems"] = dict(problems)
+        deciding |= {"reading": reading} if reading > 1 else {}
     if not configs or any(configs[-1].get(key) != value for key, value in deciding.items()):
         found = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "job_file": file.path.name}
         # Relative paths of the job are below one of the folders: `fork` must find what they name.

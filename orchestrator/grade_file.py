@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,8 +15,9 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.data import rows_of
 from orchestrator.errors import BadInput
+from orchestrator.fields import gold_of, written
+from orchestrator.rows import is_array, rows_of
 
 CHUNK = 2000
 """Rows that are graded together."""
@@ -72,6 +72,8 @@ def number_of_rows(file: Path) -> int | None:
         if file.suffix == ".parquet":
             return int(pq.read_metadata(file).num_rows)
         with open(file, "rb") as stream:
+            if is_array(stream):
+                return None
             return sum(1 for line in stream if line.strip())
     except (OSError, pa.ArrowInvalid):
         return None
@@ -80,7 +82,7 @@ def number_of_rows(file: Path) -> int | None:
 def grade_file(
     file: Path, output: Path, fields: Fields, grading: Grading, progress: Callable[[int], None] = lambda rows: None
 ) -> Summary:
-    """Grade the rows of a `.jsonl` or `.parquet` file in order, and write them with their verdicts to another one.
+    """Grade the rows of a file in order, and write them with their verdicts to another one, `.jsonl` or `.parquet`.
 
     A row is a completion that was cut, and so ungradable, where its field `finish_reason` is "length".
     `progress` is told how many rows are done since the last time. The output appears when it is complete.
@@ -106,25 +108,16 @@ def grade_file(
 
 
 def _item(row: Mapping[str, Any], place: str, fields: Fields) -> tuple[str, str, str]:
-    gold = _text(row, fields.gold, "--gold", place)
-    if fields.gold_marker is not None:
-        _, marker, gold = gold.rpartition(fields.gold_marker)
-        if not marker:
-            raise BadInput(f"{place}: field {fields.gold!r} has no {fields.gold_marker!r} (--gold-marker)")
-    cut = row.get("finish_reason") == "length"
-    return gold.strip(), _text(row, fields.text, "--text", place), "length" if cut else "stop"
+    what = f"{place}: field {fields.gold!r}"
+    gold = gold_of(_value(row, fields.gold, "--gold", place), what, fields.gold_marker, "--gold-marker")
+    text = written(_value(row, fields.text, "--text", place), f"{place}: field {fields.text!r}")
+    return gold, text, "length" if row.get("finish_reason") == "length" else "stop"
 
 
-def _text(row: Mapping[str, Any], field: str, option: str, place: str) -> str:
+def _value(row: Mapping[str, Any], field: str, option: str, place: str) -> Any:
     if field not in row:
         raise BadInput(f"{place}: no field {field!r}; the row has {', '.join(map(repr, row)) or 'none'}. See {option}.")
-    value = row[field]
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        what = "null" if value is None else type(value).__name__
-        raise BadInput(f"{place}: field {field!r} must be text or a number, not {what}")
-    if isinstance(value, float) and not math.isfinite(value):
-        raise BadInput(f"{place}: field {field!r} is {value}, which is no number to compare with")
-    return str(value)
+    return row[field]
 
 
 def _verdict(graded: Graded) -> dict[str, str | None]:

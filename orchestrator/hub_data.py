@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Source
+from orchestrator.digits import Columns
 from orchestrator.errors import BadInput
 from orchestrator.hub import COMMIT, PATIENCE, is_offline, library, short, within
 
@@ -53,8 +54,9 @@ def rows(source: Source, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     except Exception as error:
         raise BadInput(f"{key}.hub: {named(source)} cannot be loaded ({short(error)}). {_CURE}") from error
     _check_commit(source, found, key)
+    columns = Columns(found.features.arrow_schema)
     for number, row in enumerate(found, 1):
-        yield f"{named(source)}, row {number}", row
+        yield f"{named(source)}, row {number}", columns.row(row)
 
 
 def _check_commit(source: Source, found: Any, key: str) -> None:

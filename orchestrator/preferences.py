@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 
 from orchestrator import durable, hub_data
 from orchestrator.config import Job, Source
-from orchestrator.data import LONGEST_LINE, SURROGATE, fill, rows_of
 from orchestrator.errors import BadInput
+from orchestrator.fields import SURROGATE, fill
 from orchestrator.records import Problem, preferences_schema
+from orchestrator.rows import LONGEST_LINE, rows_of
 
 Message = dict[str, str]
 Side = str | list[Message]

@@ -19,6 +19,7 @@ from orchestrator.context import Say
 from orchestrator.driver import Hire, drive
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
+from orchestrator.golds import shown
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import State
 from orchestrator.rounds import NoPairs
@@ -119,7 +120,7 @@ def _example(row: Mapping[str, Any], gold: str, was: Mapping[str, Any], now: Map
     return {
         "prompt_id": row["prompt_id"],
         "sample_index": row["sample_index"],
-        "gold": gold,
+        "gold": shown(gold),
         "text": row["text"][-200:],
         "extracted": [was["extracted"], now["extracted"]],
         "reason": [was["reason"], now["reason"]],

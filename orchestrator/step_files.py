@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from orchestrator.golds import best
 from orchestrator.pair_files import Scored
 from orchestrator.records import DECODED, PROMPTS, Problem, step_pairs_schema
 from orchestrator.run import Facts
@@ -222,7 +223,7 @@ def write_step_pairs(pairs: Sequence[StepPair], problems: Mapping[str, Problem],
                 "initial_reason_steps": pair.reason_steps,
                 "full_chosen": pair.continuation.text,
                 "full_rejected": pair.full_rejected,
-                "answer": problem.gold,
+                "answer": best(problem.gold),
             }
         )
         numbers[error.prompt_id] += 1

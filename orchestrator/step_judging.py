@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from orchestrator.golds import shown
 from orchestrator.records import Problem
 from orchestrator.rounds import Round
 from orchestrator.run import Facts
@@ -52,4 +53,4 @@ def without_wrong_steps(
 
 
 def _item(problem: Problem, steps: tuple[str, ...]) -> StepItem:
-    return StepItem(problem.text, problem.solution, problem.gold, steps)
+    return StepItem(problem.text, problem.solution, shown(problem.gold), steps)

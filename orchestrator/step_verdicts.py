@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import BadInput, RatchetError
+from orchestrator.golds import shown
 from orchestrator.records import Problem
 from orchestrator.step_pairing import Error
 
@@ -23,7 +24,12 @@ def write_questions(errors: Sequence[Error], problems: Mapping[str, Problem], fi
         for error in errors:
             problem = problems[error.prompt_id]
             steps = [{"number": number, "text": text} for number, text in enumerate(error.answer.step_texts, start=1)]
-            row = {"id": error.error_id, "problem": problem.text, "gold": problem.gold, "solution": problem.solution}
+            row = {
+                "id": error.error_id,
+                "problem": problem.text,
+                "gold": shown(problem.gold),
+                "solution": problem.solution,
+            }
             out.write(json.dumps(row | {"steps": steps}, ensure_ascii=False) + "\n")
     return len(errors)
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from orchestrator.golds import shown
 from orchestrator.ledger import Artifact, State
 
 
@@ -78,7 +79,7 @@ def sample_rows(
                 {
                     "prompt_id": row["prompt_id"],
                     "prompt": prompt["text"],
-                    "gold": prompt["gold"],
+                    "gold": shown(prompt["gold"]),
                     "sample": row["sample_index"],
                     "text": row["text"],
                     "verdict": verdict.get("verdict"),

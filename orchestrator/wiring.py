@@ -8,7 +8,7 @@ candidate go on to sample the next round from it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -136,6 +136,14 @@ def local_graders(settings: Grade, judge: Judge | None = None) -> Any:
     return GraderPool(settings, judge)
 
 
+def unread_golds(settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
+    """Gold answers that no grader reads, with the reason; and how many were looked at within 20 s."""
+    from workers.gold_check import unread_golds as ask
+
+    found: tuple[dict[str, str], int] = ask(settings, golds, seconds=20.0)
+    return found
+
+
 class Examination(RealWorkers):
     """The same workers, and what `ratchet doctor` asks of them besides. A time limit is in seconds; what is asked
     of every node comes back by node, as an exception where it failed there."""
@@ -170,6 +178,9 @@ class Examination(RealWorkers):
 
         seen = {name: told["processes"] for name, told in before.items()}
         return self.cluster.on_nodes(holders, seen, self.cluster.job_id, timeout=limit)
+
+    def unread_golds(self, settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
+        return unread_golds(settings, golds)
 
     def all_reduce(self) -> list[dict[str, Any]]:
         """What each training rank says of a sum over all of them."""

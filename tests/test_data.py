@@ -109,7 +109,7 @@ def test_a_row_of_many_megabytes_is_refused_without_reading_it(tmp_path: Path) -
 def test_missing_and_unknown_files(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="cannot read"):
         read(tmp_path / "none.jsonl")
-    with pytest.raises(BadInput, match=r"give a \.jsonl or \.parquet"):
+    with pytest.raises(BadInput, match=r"give a \.jsonl, \.json or \.parquet file; a table"):
         read(jsonl(tmp_path / "a.csv", ROWS))
     with pytest.raises(BadInput, match="not a Parquet file"):
         read(jsonl(tmp_path / "a.parquet", ROWS))

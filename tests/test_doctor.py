@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.cluster import Node
-from orchestrator.config import Job
+from orchestrator.config import Grade, Job
 from orchestrator.diagnosis import (
     Check,
     Finding,
@@ -302,6 +303,7 @@ class Ward:
     def __init__(self) -> None:
         self.ended = threading.Event()
         self.trained = 0
+        self.unread = 0
 
     @property
     def cluster(self) -> Ward:
@@ -331,6 +333,10 @@ class Ward:
     def holders(self, before: dict[str, Any], limit: float) -> dict[Node, Any]:
         return {ONE: []}
 
+    def unread_golds(self, _settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
+        every = list(dict.fromkeys(golds))
+        return dict.fromkeys(every[: self.unread], "so it is"), len(every)
+
     def all_reduce(self) -> list[dict[str, Any]]:
         raise ConnectionError("the link is down")
 
@@ -356,8 +362,11 @@ class Ward:
         self.ended.set()
 
 
-def examined(tmp_path: Path, *overrides: str, limit: float = 60.0) -> tuple[Ward, dict[str, Finding], bool]:
+def examined(
+    tmp_path: Path, *overrides: str, limit: float = 60.0, unread: int = 0
+) -> tuple[Ward, dict[str, Finding], bool]:
     ward, checks = Ward(), list[Check]()
+    ward.unread = unread
     found = demo(f"run_dir={tmp_path / 'runs' / 'irpo'}", "tracking.enabled=false", *overrides)
     sound = examine(found, ward, checks.append, limit)
     assert list((tmp_path / "runs").iterdir()) == []
@@ -371,6 +380,13 @@ def test_a_check_that_hangs_is_ended_and_the_others_are_tried(tmp_path: Path) ->
     assert findings["all-reduce"].text == "ConnectionError: the link is down"
     assert findings["training step"].level == "pass" and ward.trained == 32
     assert findings["shared path"].level == findings["memory back"].level == "pass"
+
+
+def test_gold_answers_that_no_grader_reads_are_told(tmp_path: Path) -> None:
+    _, findings, _ = examined(tmp_path, "generate.start_timeout=1", limit=2.0, unread=1)
+    found = findings["model and data"]
+    assert found.level == "warn" and "data.train: no grader of grade.graders reads" in found.text
+    assert "train.jsonl, line 1:" in found.text and "(so it is)" in found.text
 
 
 def test_a_model_that_is_not_there_fails_once(tmp_path: Path) -> None:

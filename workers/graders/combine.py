@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from workers.extraction import boxed
+from workers.graders.golds import any_accepted, unwrapped
 from workers.graders.judgement import CORRECT, Judgement, short
 
 Grader = Callable[[str, str], Judgement]
@@ -29,7 +29,7 @@ def build(specs: Sequence[Spec]) -> Grader:
         ValueError: a grader cannot be made; the message names it.
     """
     members = [(_title(spec), _member(spec)) for spec in specs]
-    return _any_of(members)
+    return any_accepted(_any_of(members))
 
 
 def each(specs: Sequence[Spec]) -> dict[str, Grader]:
@@ -114,15 +114,15 @@ def _member(spec: Spec) -> Grader:
         return {"all_of": _all_of, "any_of": build}[how](specs)
     name, colon, argument = spec.partition(":")
     module = import_module(f"workers.graders.{name}")
-    grader: Grader = module.make(argument) if colon else _boxed_gold(module.grade)
+    grader: Grader = module.make(argument) if colon else _unwrapping(module.grade)
     return grader
 
 
-def _boxed_gold(grader: Grader) -> Grader:
-    """Take a gold answer that is a worked solution for what stands in its box."""
+def _unwrapping(grader: Grader) -> Grader:
+    """Take a gold answer that is a worked solution for the answer in it."""
 
     def grade(gold: str, answer: str) -> Judgement:
-        return grader(boxed(gold) or gold, answer)
+        return grader(unwrapped(gold), answer)
 
     return grade
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from itertools import islice
 from typing import Literal
 
 from pydantic import BaseModel
 
+from orchestrator.golds import accepted
+from workers.graders.golds import best_of
 from workers.graders.judgement import CORRECT, Judgement, short
 from workers.openai_judge import JudgeClient, JudgeFailed
 
@@ -41,9 +44,11 @@ def compare(client: JudgeClient, pairs: Sequence[tuple[str, str]]) -> list[Judge
     """
     questions = [
         (_SYSTEM, json.dumps({"correct answer": gold[:LONGEST], "given answer": answer[:LONGEST]}))
-        for gold, answer in pairs
+        for golds, answer in pairs
+        for gold in accepted(golds)
     ]
-    return [_judgement(answer) for answer in client.ask_many(questions, Comparison)]
+    judgements = map(_judgement, client.ask_many(questions, Comparison))
+    return [best_of(list(islice(judgements, len(accepted(golds))))) for golds, _ in pairs]
 
 
 def _judgement(answer: Comparison | JudgeFailed) -> Judgement:
