@@ -140,7 +140,7 @@ def test_no_grader_runs_what_a_model_writes(grader: Any) -> None:
     with GraderPool(Grade(graders=[grader], answer=["whole"], processes=1)) as pool:
         for gold in ("7", "x^2"):
             for code, one in zip(CODE, pool.grade([(gold, code, "stop") for code in CODE]), strict=True):
-                assert one.verdict == ("ungradable" if (grader, gold) == ("number", "x^2") else "wrong"), code
+                assert one.verdict in ("wrong", "ungradable"), code
                 assert "as code" not in (one.reason or "")
     assert not CANARY.exists()
 
