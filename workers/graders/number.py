@@ -124,7 +124,8 @@ def _not_read(gold: str, wanted: Quantity, answer: str, got: Void) -> Judgement:
     if (time := _gold_time(gold)) is not None and (other := times.clock(answer)) is not None:
         return CORRECT if time == other else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
     if (ratio := times.ratio(answer)) is not None and len(ratio) == 2 and ratio[1]:
-        if wanted.figure.denominator != 1 and wanted.figure * ratio[1] == 1:  # the odds of 1/2 are 1:2
+        odds = times.clock(answer) is None and wanted.figure.denominator != 1
+        if odds and wanted.figure * ratio[1] == 1:  # the odds of 1/2 are 1:2
             return CORRECT
         return unreadable(f"{short(answer)!r} is a ratio or a time, and no number")
     if got.denied:
@@ -146,7 +147,7 @@ def _graded_otherwise(gold: str, answer: str) -> Judgement:
             return (
                 CORRECT if ratio == got else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
             )
-        if len(ratio) == 2 and ratio[1]:
+        if len(ratio) == 2 and ratio[1] and time is None:  # 3:30 may be a time, and no 0.1
             value = parse(answer)
             if value is not None and value.figure * ratio[1] == 1 and value.figure.denominator != 1:
                 return CORRECT

@@ -94,7 +94,7 @@ def _judged(quantity: Quantity, sign: str, rest: str, again: Again, depth: int) 
         if other.figure == quantity.figure:
             return quantity if sign == "," and rest[:1].isalpha() else UNREAD  # "5, five"
         return SEVERAL
-    if sign in (",", ";", ".", ":", "and", "to"):
+    if sign in (",", ".", ":", "and", "to"):
         return _harmless(quantity, rest)
     return UNREAD
 
