@@ -15,6 +15,7 @@ from workers.grader_pool import GraderPool
 from workers.graders import math
 from workers.graders.equality import Outcome, same_value
 from workers.graders.evaluation import TooLarge, evaluate
+from workers.graders.kind_compare import compare
 from workers.graders.kind_reader import read
 from workers.graders.kinds import EMPTY, REALS, Definition, Family, Group, Matrix, Named, Relation, Scalar, title
 from workers.graders.regions import region, same_region
@@ -70,10 +71,10 @@ def test_what_is_not_read_as_the_gold_s_kind_is_no_evidence(gold: str, answer: s
     assert judgement.unreadable and judgement.reason
 
 
-@pytest.mark.parametrize("answer", ["5 kg\\cdot m/s", "5 Hz", "5 so far", "1.5k", "5!", "A$5", "5 (five)", "5 weeks and 0 days"])
+@pytest.mark.parametrize(
+    "answer", ["5 kg\\cdot m/s", "5 Hz", "5 so far", "1.5k", "5!", "A$5", "5 (five)", "5 weeks and 0 days"]
+)
 def test_letters_that_may_be_a_unit_or_a_word_are_no_evidence(answer: str) -> None:
-    from workers.graders.kind_compare import compare
-
     wanted, got = read("5"), read(answer)
     assert wanted is not None
     assert got is None or title(got) == "prose" or compare(wanted, got) is not Outcome.DIFFERENT
@@ -178,14 +179,14 @@ _ENDS = st.fractions(-9, 9, max_denominator=4)
 
 @settings(max_examples=60, deadline=None)
 @given(_ENDS, _ENDS, st.sampled_from("(["), st.sampled_from(")]"))
-def test_an_interval_is_the_inequality_that_says_the_same(one: Fraction, other: Fraction, left: str, right: str) -> None:
+def test_an_interval_is_the_inequality_that_says_so(one: Fraction, other: Fraction, left: str, right: str) -> None:
     low, high = min(one, other), max(one, other)
     if low == high:
         return
     interval = f"{left}{low},{high}{right}"
     signs = {"(": "<", "[": "\\le", ")": "<", "]": "\\le"}
     assert verdict(interval, f"{low} {signs[left]} x {signs[right]} {high}") == "correct"
-    assert verdict(interval, f"{low} {signs['([' [left == '(']]} x {signs[right]} {high}") == "wrong"
+    assert verdict(interval, f"{low} {signs['(' if left == '[' else '[']} x {signs[right]} {high}") == "wrong"
     assert verdict(interval, f"{low} {signs[left]} x {signs[right]} {high + 1}") == "wrong"
     assert verdict(interval, f"\\{{{low},{high}\\}}") == "wrong"
 
