@@ -71,6 +71,13 @@ def test_what_is_not_read_as_the_gold_s_kind_is_no_evidence(gold: str, answer: s
     assert judgement.unreadable and judgement.reason
 
 
+@pytest.mark.parametrize("gold", ["x^2", "(1,2)", "x > 2", "\\{1,2\\}"])
+def test_a_refusal_and_several_values_are_wrong(gold: str) -> None:
+    for answer in ("I don't know", "It cannot be determined.", "We can't solve this", "no idea"):
+        assert verdict(gold, answer) == "wrong", answer
+    assert verdict("x^2", "x^3 or x^2") == "wrong"
+
+
 @pytest.mark.parametrize(
     "answer", ["5 kg\\cdot m/s", "5 Hz", "5 so far", "1.5k", "5!", "A$5", "5 (five)", "5 weeks and 0 days"]
 )
