@@ -293,14 +293,24 @@ _FUNCTIONS: Mapping[Any, Callable[..., Any]] = {
 }
 
 
+_STARTS = (13, 3, -9, 29, -5, 7)
+_SIGNS_OF_STEPS = (1, 1, -1, -1, 1, 1)
+_STEPS = (29, 43, 71, 101, 37, 83, 61, 127, 53, 109, 31, 89, 67, 139, 47, 97, 73, 113, 59, 103, 41, 131, 79, 107)
+"""In no order, so that no sum of variables is the sum of others at every point."""
+
+
 @lru_cache(maxsize=64)
 def points(variables: frozenset[str], kind: str) -> list[dict[str, Fraction]]:
-    """Where identities in these variables are tried: "real" points or "whole" ones; they never change."""
+    """Where identities in these variables are tried: "real" points or "whole" ones; they never change.
+
+    Real points have even denominators, so that (-1)^n has a value at whole points alone.
+    """
     order = list(enumerate(sorted(variables)))
-    if kind == "whole":
-        return [{name: Fraction(start + 3 * at) for at, name in order} for start in (2, 5, 3, 10)]
     made = []
-    for start, step in ((13, 5), (3, 2), (-9, -4), (29, -17), (-5, 11), (7, 4)):
-        # Even denominators, so that (-1)^n has a value at whole points alone.
-        made.append({name: Fraction(start, 8) + at * Fraction(step, 6) for at, name in order})
+    for row, (start, sign) in enumerate(zip(_STARTS, _SIGNS_OF_STEPS, strict=True)):
+        steps = [_STEPS[(7 * at + 5 * row) % len(_STEPS)] for at, _ in order]
+        if kind == "whole":
+            made.append({name: Fraction(steps[at] % 11 + 2 * at + row + 1) for at, name in order})
+        else:
+            made.append({name: Fraction(3 * start + 2 * sign * at * steps[at], 24) for at, name in order})
     return made

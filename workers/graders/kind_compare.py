@@ -54,6 +54,9 @@ def compare(gold: Kind, answer: Kind) -> Outcome:
 
 def _of_a_definition(gold: Kind, answer: Definition) -> Outcome:
     """A gold answer without a name, and "y = ..."."""
+    several = isinstance(answer.value, Group) and not answer.value.marks
+    if several and isinstance(gold, Group) and gold.marks not in ("", "{}"):
+        return DIFFERENT  # x = 2, 5 is no pair
     outcome = compare(gold, answer.value)
     if outcome is DIFFERENT and isinstance(gold, Scalar) and isinstance(answer.value, Scalar):
         made = expression(answer.value.latex)

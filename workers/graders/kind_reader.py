@@ -32,7 +32,7 @@ from workers.graders.said import BOUND, EXCEPT, FOR_ALL, HOW, LEADING, PHRASES, 
 from workers.graders.spelling import spelled
 from workers.graders.splitting import enclosed, halves, named_left_side, split, split_relation, variable
 
-MAX_DEPTH = 8
+MAX_DEPTH = 12
 """Deepest nesting of lists in lists that is read."""
 MAX_ITEMS = 100
 _FRENCH = re.compile(r"([\[\]])([^\[\]()]*[,;][^\[\]()]*)([\[\]])")
@@ -71,37 +71,22 @@ _FUNCTIONS = frozenset(_FUNCTION_NAMES.split())
 _COMMAND = re.compile(r"\\(?:begin|end)\s*\{\w+\*?\}|\\[A-Za-z]+")
 _WORD = re.compile(r"[A-Za-z]{2,}")
 _SHORT = "am an as at be by do go he hi if in is it me my no of oh ok on or so to up us we"
-_NEVER_A_PRODUCT = frozenset(
-    [
-        "is",
-        "in",
-        "of",
-        "or",
-        "if",
-        "it",
-        "to",
-        "so",
-        "no",
-        "are",
-        "the",
-        "for",
-        "and",
-        "not",
-        "has",
-        "was",
-        "but",
-        "can",
-        "one",
-        "two",
-    ]
-)
+_WORDS = "is in of or if it to so no are the for and not has was but can one two"
+_NEVER_A_PRODUCT = frozenset(_WORDS.split())
 _SHORT_WORDS = frozenset(_SHORT.split())
 
 
 @lru_cache(maxsize=2048)
 def read(text: str) -> Kind | None:
     """The kind of `text`, a whole answer; None where no kind fits."""
-    return read_latex(spelled(text))
+    try:
+        return read_latex(spelled(text))
+    except _TooDeepError:
+        return None
+
+
+class _TooDeepError(Exception):
+    """More brackets in brackets than are read."""
 
 
 def read_latex(latex: str, depth: int = 0) -> Kind | None:
@@ -110,7 +95,9 @@ def read_latex(latex: str, depth: int = 0) -> Kind | None:
     latex = (
         latex[lead.end() :] if (lead := LEADING.match(latex)) is not None and latex.casefold() not in PHRASES else latex
     )
-    if not latex or depth > MAX_DEPTH:
+    if depth > MAX_DEPTH:
+        raise _TooDeepError
+    if not latex:
         return None
     phrase = PHRASES.get(re.sub(r"\s+", " ", latex.replace("\\", "")).casefold())
     if phrase is not None:

@@ -45,6 +45,12 @@ given of for in to system general exact all possible real complex sum product an
 """
 _LEADING = frozenset(_LEADING_WORDS.split())
 _PREDICATE = re.compile(r"(?:[a-z]+\W+){1,8}?(?:is|are|was|were)\s+(?P<rest>.+)", re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"\b(?:(?:do|does|did|could)(?:n['’]t| not)|can(?:['’]t| ?not)|unable to|not able to|impossible to)\s+(?:be\s+)?"
+    r"(?:know|known|tell|say|solved?|determined?|answer(?:ed)?|find|found|computed?|calculated?|figured?)\b"
+    r"|\b(?:no idea|give up|not sure|not certain|I refuse|not enough information|insufficient information)\b",
+    re.IGNORECASE,
+)
 _DIGITS = re.compile(r"[0-9]+")
 _DENIALS = re.compile(r"\b(?:not|no|never|neither|nor|none|cannot|\w+n't|false|wrong|incorrect)\b", re.IGNORECASE)
 _WARM_UP = (
@@ -112,6 +118,8 @@ def _judged(gold: str, wanted: Kind | None, answer: str) -> Judgement:
     if wanted is None:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", failed=True)
     got = _answer(answer)
+    if (got is None or isinstance(got, Words)) and _REFUSAL.search(answer):
+        return Judgement("wrong", f"{short(answer)!r} is no answer")
     if got is None:
         return unreadable(f"{short(answer)!r} is not read as mathematics")
     if isinstance(got, Words) and exact.key(gold).replace(" ", "").isalpha():

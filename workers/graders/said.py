@@ -55,7 +55,8 @@ LEADING = re.compile(
     r"(?:(?:therefore|thus|so|hence|then|finally|consequently),?\s+|both\s+"
     r"|the\s+(?:(?:solution|ordered|open|closed|half-open|column|row)\s+)*"
     r"(?:sets?|intervals?|points?|pairs?|triples?|tuple|matrix|vector|lines?|equation|function|union)\s+(?:of\s+)?(?!(?:is|are|has|equals)\b)"
-    r"|(?:all|every|any)\s+(?:real\s+)?(?:numbers?\s+)?(?:values of\s+)?[a-z]?\s*(?:such that|with|where|for which)\s+)",
+    r"|(?:all|every|any)\s+(?:real\s+)?(?:numbers?\s+)?(?:values of\s+)?[a-z]?\s*"
+    r"(?:such that|with|where|for which)\s+)",
     re.IGNORECASE,
 )
 """What may stand before an answer and adds nothing to it."""
@@ -63,7 +64,8 @@ BOUND = re.compile(
     r"(?:(?:all|any|every)\s+)?(?:(?:real\s+)?numbers?|reals|(?:real\s+)?values? of (?P<of>[a-z])|(?P<name>[a-z]))"
     r"(?:\s+[a-z])?(?:\s+(?:is|are|that are|which are|must be|can be))?\s+"
     r"(?P<how>less than or equal to|at most|no more than|not more than|less than|smaller than|"
-    r"greater than or equal to|at least|no less than|not less than|greater than|more than|larger than)\s+(?P<end>[^a-zA-Z]+|.{1,3})"
+    r"greater than or equal to|at least|no less than|not less than|greater than|more than|larger than)\s+"
+    r"(?P<end>[^a-zA-Z]+|.{1,3})"
 )
 """An inequality in words."""
 HOW = {
