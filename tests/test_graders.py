@@ -332,7 +332,7 @@ def test_a_function_of_the_users() -> None:
     assert grade("abc", "xy").verdict == "wrong"
     assert grade("abc", "").reason == "the function cannot tell"
     assert grade("abc", "number").reason == "the function returned int, not True, False or None"
-    assert judge((f"python:{__name__}:same_length",), 7, "x").reason == (
+    assert judge((f"python:{__name__}:same_length",), "x", 7).reason == (
         "python failed: TypeError: object of type 'int' has no len()"
     )
     for bad in ("no_such_module:f", f"{__name__}:nothing", f"{__name__}:ALL"):

@@ -1,7 +1,7 @@
 """ARC-Challenge from the Hugging Face Hub as problems: python jobs/arc/prepare.py writes train, gate and test here.
 
-The Hub's rows hold the options as lists; a job's template takes plain fields, so each question is written out with its
-options. Gate is the data set's validation split.
+The Hub's rows hold the options as lists. Here each question is written out with its options, as a job does by itself
+where `data.choices` names their field. Gate is the data set's validation split.
 """
 
 from __future__ import annotations
