@@ -88,7 +88,8 @@ def _locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Roll
         facts = done.facts
         spent = f"{facts['probes']} prefixes in {facts['levels']} passes, {facts['rollout_tokens']:,} tokens"
         scan = f"one after the other: {facts['scan_probes']}, about {facts['scan_tokens']:,} tokens"
-        this.say("located", f"{_told(facts)}; {spent} ({scan})")
+        unknown = f"; {facts['probes_unknown']} prefixes left out, since most of their rollouts are ungradable"
+        this.say("located", f"{_told(facts)}; {spent} ({scan}){unknown if facts.get('probes_unknown') else ''}")
     elif settings.localiser == "judge":
         inputs |= {"judge": step_judging.settings(this)}
         done = _located(this, errors, inputs, lambda: step_judging.locate(this, errors))

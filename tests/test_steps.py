@@ -126,4 +126,4 @@ def test_with_noise_binary_search_is_nearly_as_accurate_and_far_cheaper() -> Non
     [(2, 8, 0.25, True), (1, 8, 0.25, False), (1, 8, 0.01, True), (0, 8, 0.01, False), (7, 100, 0.07, True)],
 )
 def test_a_prefix_is_right_when_enough_rollouts_are(correct: int, drawn: int, threshold: float, right: bool) -> None:
-    assert is_right(correct, drawn, threshold) is right
+    assert is_right(correct, drawn, drawn, threshold) is right

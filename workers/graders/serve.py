@@ -6,7 +6,7 @@ killed is replaced at once. The worker reads one request a line from standard in
 a line to standard output, both JSON:
 
     ["extract", text, ...]    ->  {"places": [[answer, rule], ...]}, [null, null] where there is no answer
-    ["grade", gold, answer]   ->  {"verdict": ..., "reason": ..., "final": ...}
+    ["grade", gold, answer]   ->  {"verdict": ..., "reason": ..., "final": ..., "failed": ..., "unreadable": ...}
     ["opinion", gold, answer, name]   ->  the same, by one grader alone
 
 A request is wrapped as [id, request], and its reply carries the "id". For each request the worker
@@ -40,6 +40,7 @@ from typing import Any
 from workers.extraction import extract
 from workers.graders import guard
 from workers.graders.combine import Grader, build, each
+from workers.graders.judgement import Judgement
 
 OUT_OF_MEMORY = 77
 RECYCLE = 78
@@ -162,12 +163,9 @@ def _answer(request: list[str], grader: Grader, alone: Mapping[str, Grader], rul
     asked = alone[request[3]] if request[0] == "opinion" else grader
     judgement = asked(request[1], request[2])
     if judgement.verdict == "wrong" and guard.refusals > before:
-        return {
-            "verdict": "ungradable",
-            "reason": "a grader tried to run text as code, and was not let",
-            "final": False,
-        }
-    return {"verdict": judgement.verdict, "reason": judgement.reason, "final": judgement.final}
+        judgement = Judgement("ungradable", "a grader tried to run text as code, and was not let", failed=True)
+    names = ("verdict", "reason", "final", "failed", "unreadable")
+    return {name: getattr(judgement, name) for name in names}
 
 
 def _limit_memory(memory: int) -> int:
