@@ -42,8 +42,10 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "correct": 12,
         "wrong": 6,
         "ungradable": 6,
+        "causes": {},
         "pairs": 6,
         "accuracy": 0.75,
+        "unsolved": {"truncated": 1},
     }
     assert phases["samples"] == 3.0 and phases["train"] == 6.0 and phases["evaluation"] == 2.0
     json.dumps(found, allow_nan=False)
