@@ -150,7 +150,7 @@ def test_causes_in_words() -> None:
 
 
 def test_a_file_of_answers_is_told_by_cause_and_version(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    answers = [("60", "Final answer: 5 dozen eggs", "stop"), ("60", "Final answer: 60", "length")]
+    answers = [("60", "Final answer: the number of eggs that Ann had", "stop"), ("60", "Final answer: 60", "length")]
     lines = [{"gold": g, "text": t, "finish_reason": f} for g, t, f in [*answers, ("60", "Final answer: 60", "stop")]]
     source, output = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text("".join(json.dumps(line) + "\n" for line in lines))

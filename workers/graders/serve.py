@@ -47,7 +47,8 @@ RECYCLE = 78
 RECYCLE_AFTER = 2000
 """Requests after which a worker makes room for a fresh one, since SymPy's caches grow."""
 SUSPECT_SHARE = 0.75
-"""Libraries swallow MemoryError. A "wrong" that took this share of the memory is not believed."""
+"""Libraries swallow MemoryError. A "wrong", or that an answer cannot be read, which took this share of the memory is
+not believed."""
 _PR_SET_PDEATHSIG = 1
 _BEGUN = struct.Struct("=Q")
 
@@ -149,7 +150,7 @@ def _serve(
             number, request = json.loads(line)
             begun[:] = _BEGUN.pack(number)
             reply = answer(request)
-            if reply.get("verdict") == "wrong" and _peak() - base > SUSPECT_SHARE * memory:
+            if _says_no(reply.get("verdict"), reply.get("unreadable")) and _peak() - base > SUSPECT_SHARE * memory:
                 os._exit(OUT_OF_MEMORY)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _reply(replies, {"id": number, **reply})
@@ -162,10 +163,15 @@ def _answer(request: list[str], grader: Grader, alone: Mapping[str, Grader], rul
     before = guard.refusals
     asked = alone[request[3]] if request[0] == "opinion" else grader
     judgement = asked(request[1], request[2])
-    if judgement.verdict == "wrong" and guard.refusals > before:
+    if _says_no(judgement.verdict, judgement.unreadable) and guard.refusals > before:
         judgement = Judgement("ungradable", "a grader tried to run text as code, and was not let", failed=True)
     names = ("verdict", "reason", "final", "failed", "unreadable")
     return {name: getattr(judgement, name) for name in names}
+
+
+def _says_no(verdict: str | None, unreadable: bool | None) -> bool:
+    """Whether an answer was judged and not found correct."""
+    return verdict == "wrong" or bool(unreadable)
 
 
 def _limit_memory(memory: int) -> int:
