@@ -318,9 +318,9 @@ class Grade(Settings):
     strict: bool = True
     """False tries `answer_is` and then the last number of the text, a guess, where no rule of `answer` finds one."""
     unreadable: Literal["ungradable", "wrong"] = "ungradable"
-    """What an answer is that was found and that no grader can read as the gold answer's kind, such as "5 dozen eggs"
-    for 60: `ungradable`, so that it joins no pair, or `wrong`, the binary reward of the papers. What is truncated, or a
-    grader failed on, stays ungradable either way."""
+    """What an answer is that was found and that no grader can read as the gold answer's kind, such as half a sentence
+    for a number: `ungradable`, so that it joins no pair, or `wrong`, the binary reward of the papers. What is
+    truncated, or a grader failed on, stays ungradable either way."""
     audit: bool = False
     """Ask every grader about every answer, also where an earlier one has settled it. The verdicts stay what they are;
     the run's report lists where the graders differ."""
