@@ -140,7 +140,7 @@ class StandInEngines:
 
 class StandInGraders:
     version: ClassVar[dict[str, int]] = {"graders_version": GRADERS_VERSION}
-    """What these graders say of themselves; those of version 1 said nothing."""
+    """What these graders say of themselves."""
 
     def __init__(self, workers: StandIns) -> None:
         self.workers = workers

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.abstentions import graders_version
 from orchestrator.errors import Interrupted
 from orchestrator.evaluation import solved
 from orchestrator.fork import fork
@@ -39,6 +40,11 @@ def begun(folder: Path, name: str, number: int) -> Path:
     with pytest.raises(Interrupted):
         run_job(job, First(on_call=stop_at(name, number)))
     return job
+
+
+def test_facts_that_name_no_version_are_of_the_first() -> None:
+    assert graders_version({"correct": 3}) == 1
+    assert graders_version({"graders_version": 2}) == 2
 
 
 def state_of(run: Path) -> State:
@@ -154,7 +160,7 @@ def test_a_choice_among_checkpoints_compares_one_version(tmp_path: Path) -> None
 
 
 def test_a_run_of_the_first_version_is_read_as_before(tmp_path: Path) -> None:
-    """Files without causes, facts without causes and versions: by verify, status, report and fork."""
+    """Files and facts without causes: by verify, status and report."""
     run_job(make_project(tmp_path), First())
     run = tmp_path / "run"
     assert "cause" not in pq.read_schema(run / "rounds/01/verdicts/00000.parquet").names

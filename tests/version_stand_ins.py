@@ -1,7 +1,7 @@
 """Graders at the loop's seam of which there are two versions, one of which abstains.
 
 Of wrong answers, both take half for what they are. The other half is "wrong" to the first version and unreadable to the
-second. The first one besides calls a third of the right answers wrong, and names neither itself nor causes.
+second. The first one besides calls a third of the right answers wrong, and names no causes.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class SecondGraders(StandInGraders):
 
 
 class FirstGraders(StandInGraders):
-    version: ClassVar[dict[str, int]] = {}
+    version: ClassVar[dict[str, int]] = {"graders_version": 1}
 
     def drain(self) -> Iterator[tuple[Shard, dict[str, Any]]]:
         for shard, facts in super().drain():

@@ -101,7 +101,7 @@ class Drivers(RuleBasedStateMachine):
             file = {"size": len(mine), "sha256": sha256(step.hidden(index))}
             if intruder is not None:
                 self.claim(intruder)
-            step.commit(index, {"file": file, "graders_version": version or 1})
+            step.commit(index, {"file": file} | ({"graders_version": version} if version else {}))
         except REFUSALS:
             assert self.newest != i or self.runs[i] is not run
             return
