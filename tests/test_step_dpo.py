@@ -126,10 +126,23 @@ class FirstReticentGraders(ReticentGraders):
     version: ClassVar[dict[str, int]] = {"graders_version": 1}
 
 
+class Harsh(Reticent):
+    """What the others say nothing of is wrong."""
+
+    def graders(self, settings: Any) -> ReticentGraders:
+        return HarshGraders(self)
+
+
+class HarshGraders(ReticentGraders):
+    def _verdict(self, sample: dict[str, Any], gold: str) -> dict[str, Any]:
+        found = super()._verdict(sample, gold)
+        return found | {"verdict": "wrong", "cause": None} if found["verdict"] == "ungradable" else found
+
+
 @pytest.mark.parametrize("until", ["search/02/prompts", "located"])
 def test_a_search_that_the_first_version_has_begun_ends_as_it_would_have_ended(tmp_path: Path, until: str) -> None:
     """There, rollouts without a verdict count as failures: what a search asks next must be what it has asked."""
-    run_job(project(tmp_path / "whole"), FirstReticent())
+    run_job(project(tmp_path / "whole"), Harsh())
     job, run = project(tmp_path / "begun"), tmp_path / "begun/run"
 
     def stop(name: str) -> None:
