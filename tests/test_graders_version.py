@@ -5,19 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.abstentions import graders_version
+from orchestrator.cleaning import spare_checkpoints
 from orchestrator.errors import Interrupted
-from orchestrator.evaluation import solved
+from orchestrator.evaluation import regrade, solved
 from orchestrator.fork import fork
 from orchestrator.gate import decide
 from orchestrator.ledger import Ledger, State
-from orchestrator.records import GRADERS_VERSION
+from orchestrator.records import EVALUATION, GRADERS_VERSION
 from orchestrator.status import status
 from orchestrator.verify import verify
-from tests.stand_ins import StandIns, make_project, run_job
+from tests.sample_run import SampleRun
+from tests.stand_ins import StandInGraders, StandIns, make_project, run_job
 from tests.version_stand_ins import First, Second, verdicts_of
 
 
@@ -167,3 +170,33 @@ def test_a_run_of_the_first_version_is_read_as_before(tmp_path: Path) -> None:
     assert verify(run).findings == []
     assert status(run)["rounds"][0]["causes"] == {}
     assert "different versions" not in (run / "report.md").read_text()
+
+
+def test_stored_answers_are_graded_again_as_they_stand(tmp_path: Path) -> None:
+    """Also from a file of the first version, which has no causes; a prompt that was given up stays given up."""
+    columns = ("prompt_id", "text", "finish_reason", "verdict")
+    said = [("a", "Final answer: 1", "stop", "wrong"), ("b", "Final answer: 20", "stop", "wrong")]
+    rows = [dict(zip(columns, row, strict=True)) for row in [*said, ("c", "", "quarantined", "ungradable")]]
+    rows = [row | {"split": "gate", "token_ids": [7], "extracted": None, "cause": None} for row in rows]
+    stored, output = tmp_path / "gate.parquet", tmp_path / "again.parquet"
+    pq.write_table(pa.Table.from_pylist(rows, EVALUATION).drop_columns(["cause"]), stored)
+    facts = regrade(StandInGraders(StandIns()), stored, {"a": "1", "b": "2", "c": "3"}, output)
+    assert (facts["problems"], facts["correct"], facts["changed"]) == (3, 1, 1)
+    assert solved(output) == {"a": True, "b": False, "c": False}
+    again = {row["prompt_id"]: row for row in pq.read_table(output).to_pylist()}
+    assert again["c"]["finish_reason"] == "quarantined" and again["a"]["text"] == "Final answer: 1"
+    assert pq.read_schema(output).equals(EVALUATION)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.parquet", "gate.parquet"]
+
+
+def test_the_checkpoint_that_the_loop_holds_best_is_kept(tmp_path: Path) -> None:
+    """Accuracies of different versions do not say which one it is; the promotion does."""
+    run = SampleRun(tmp_path)
+    run.claim()
+    run.configure()
+    for number, num_correct in enumerate((60, 50, 40), start=1):
+        run.evaluate(number, num_correct)
+        run.promote(number)
+    assert spare_checkpoints(run.ledger.state, 1) == ["rounds/02/checkpoint"]
+    run.ledger.state.promotions[-1]["best"] = "rounds/02/checkpoint"
+    assert spare_checkpoints(run.ledger.state, 1) == []
