@@ -29,14 +29,14 @@ class Noise:
     rollouts: int
     threshold: float
 
-    def says_right(self, right: bool, dice: random.Random) -> bool:
+    def says_right(self, right: bool, dice: random.Random) -> bool | None:
         """What the rollouts say of a prefix."""
         chance = self.solves if right else self.recovers
         correct = sum(dice.random() < chance for _ in range(self.rollouts))
-        return is_right(correct, self.rollouts, self.threshold)
+        return is_right(correct, self.rollouts, self.rollouts, self.threshold)
 
 
-def locate(search: Search, first_wrong: int, noise: Noise, dice: random.Random) -> tuple[int, int]:
+def locate(search: Search, first_wrong: int, noise: Noise, dice: random.Random) -> tuple[int | None, int]:
     """The step that a search finds where `first_wrong` is the truth, and how many prefixes it probed."""
     probes = 0
     while (prefix := search.probe()) is not None:

@@ -41,7 +41,13 @@ def spare_checkpoints(state: State, keep: int | None) -> list[str]:
         return float(state.commits[f"rounds/{number:02d}/evaluation"].facts.get("gate", {}).get("accuracy", 0.0))
 
     best = max(promoted, key=lambda promotion: gate_accuracy(promotion["round"]))
-    needed = {best["reference"], state.promotions[-1]["reference"], *(p["reference"] for p in promoted[-keep:])}
+    # Where graders of several versions had a say, accuracies are not to be compared: the loop has noted its own best.
+    needed = {
+        best["reference"],
+        state.promotions[-1].get("best"),
+        state.promotions[-1]["reference"],
+        *(p["reference"] for p in promoted[-keep:]),
+    }
     return [p["reference"] for p in promoted if p["reference"] not in needed | state.discarded]
 
 

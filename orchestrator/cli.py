@@ -284,14 +284,15 @@ def grade(
     processes: Annotated[int | None, typer.Option(help="Number of grader processes; one a core by default")] = None,
     judge_model: Annotated[str | None, typer.Option(help="Model of `--grader judge`; key in OPENAI_API_KEY")] = None,
     judge_url: Annotated[str | None, typer.Option(help="Its address; see `judge.base_url` of a job")] = None,
+    unreadable: Annotated[str | None, typer.Option(help="As `grade.unreadable`: `ungradable` or `wrong`")] = None,
     as_json: Json = False,
 ) -> None:
-    """Grade a file of answers: verdict, extracted answer, rule and reason beside each row, in order."""
+    """Grade a file of answers: verdict, extracted answer, rule, reason and cause beside each row, in order."""
     from orchestrator.grade_command import Options
     from orchestrator.grade_command import grade as grade_all
     from orchestrator.grade_file import Fields
 
-    options = Options(grader, answer, strict, timeout, processes, judge_model, judge_url)
+    options = Options(grader, answer, strict, timeout, processes, judge_model, judge_url, unreadable)
     with signals():
         grade_all(file, output, Fields(gold, text, gold_marker), options, as_json)
 

@@ -330,6 +330,10 @@ class Grade(Settings):
     thoughts: list[str] = list(THOUGHTS)
     """Marks that end a model's thoughts: the answer is looked for behind the last of them. Thoughts that are begun
     (`<think>` for `</think>`) and never ended have no answer behind them. `[]` reads all of the text."""
+    unreadable: Literal["ungradable", "wrong"] = "ungradable"
+    """What an answer is that was found and that no grader can read as the gold answer's kind, such as half a sentence
+    for a number: `ungradable`, so that it joins no pair, or `wrong`, the binary reward of the papers. What is
+    truncated, or a grader failed on, stays ungradable either way."""
     audit: bool = False
     """Ask every grader about every answer, also where an earlier one has settled it. The verdicts stay what they are;
     the run's report lists where the graders differ."""

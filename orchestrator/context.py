@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from orchestrator import durable, evaluation, streaming
+from orchestrator.abstentions import graders_version
 from orchestrator.config import Grade, Job
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Commit
@@ -55,6 +56,10 @@ class Model:
     probe: Path | None = None
     """The trainer's own log-probabilities of some completions (schema PROBE), where it was trained in this run."""
     gate: Mapping[str, bool] = field(default_factory=dict)
+    evaluation: str = ""
+    """The step that `gate` is from."""
+    graders_version: int = 0
+    """The version of the graders that `gate` is by."""
 
     @property
     def gate_accuracy(self) -> float:
@@ -182,12 +187,15 @@ class Context:
         commit = self.run.step(name, inputs, work, [name] if splits else [])
         folder, _, phase = name.rpartition("/")
         self.say(f"{folder:<10} {phase:<11} {evaluation.summary(commit.facts)}")
-        return replace(model, gate=evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {})
+        gate = evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {}
+        return replace(model, gate=gate, evaluation=name, graders_version=graders_version(commit.facts))
 
 
 def grading(grade: Grade) -> dict[str, Any]:
-    """What can change a verdict."""
-    return grade.model_dump(mode="json", exclude={"processes"})
+    """What can change a verdict. `unreadable` is younger than the runs that must go on, and so left out at its
+    default."""
+    left_out = {"processes"} | ({"unreadable"} if grade.unreadable == "ungradable" else set())
+    return grade.model_dump(mode="json", exclude=left_out)
 
 
 def hashes(commit: Commit) -> list[str]:

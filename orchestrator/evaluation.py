@@ -8,13 +8,24 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.parquet as pq
 
+from orchestrator.abstentions import abstained
 from orchestrator.errors import RatchetError
-from orchestrator.records import EVALUATION, SamplingPlan
+from orchestrator.records import CAUSES, EVALUATION, SAMPLES, SamplingPlan, Shard
 from orchestrator.run import Facts
 from orchestrator.statistics import wilson_interval
-from orchestrator.streaming import Engines, Graders, Slice, mishaps, sample_and_grade, shards_of, told
+from orchestrator.streaming import (
+    Engines,
+    Graders,
+    Slice,
+    mishaps,
+    sample_and_grade,
+    shards_of,
+    told,
+    versions,
+)
 
 
 class ProbeFailed(RatchetError):
@@ -31,9 +42,10 @@ def evaluate(
 ) -> Facts:
     """Answer each split's prompts once; write `output`/SPLIT.parquet (schema EVALUATION).
 
-    A prompt that was given up, since it took down several engines, is not solved. Returns for each split: problems,
-    correct, accuracy with its 95 % interval (Wilson), truncated, mean_tokens; and what went wrong, if anything did
-    (`quarantined`, `engines_lost`, `graders_lost`).
+    A prompt that was given up, since it took down several engines, is not solved; nor is one whose answer is
+    ungradable. Returns for each split: problems, correct, accuracy with its 95 % interval (Wilson), mean_tokens, how
+    many are truncated, unreadable, failed or without a readable gold answer; `graders_version`; and what went wrong, if
+    anything did (`quarantined`, `engines_lost`, `graders_lost`).
     """
     slices: dict[str, list[Slice]] = {}
     for split, file in files.items():
@@ -61,7 +73,31 @@ def evaluate(
         pq.write_table(table, output / f"{split}.parquet", compression="zstd")
         facts[split] = _facts(table)
     shutil.rmtree(work)
-    return facts | mishaps(shards, "quarantined", "engines_lost", "graders_lost")
+    return facts | versions(shards) | mishaps(shards, "quarantined", "engines_lost", "graders_lost")
+
+
+def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Path) -> Facts:
+    """Grade the texts of an evaluated split once more, and write them with their new verdicts (schema EVALUATION).
+
+    `golds` are by prompt. A prompt that was given up stays so. Returns the split's figures as `evaluate` does, its
+    `graders_version`, and `changed`, how many problems count otherwise than before.
+    """
+    table = pq.read_table(stored)
+    split, prompts = table["split"][0].as_py(), table["prompt_id"].to_pylist()
+    given_up = pa.compute.equal(table["finish_reason"], "quarantined")
+    answered = table.filter(pa.compute.invert(given_up)).select(("prompt_id", "text", "token_ids", "finish_reason"))
+    answered = answered.append_column("sample_index", pa.array([0] * answered.num_rows, pa.int32()))
+    answered = answered.append_column("num_tokens", pa.compute.list_value_length(answered["token_ids"]))
+    samples, verdicts = (output.with_name(f".{output.name}-{what}") for what in ("samples", "verdicts"))
+    pq.write_table(answered.select(SAMPLES.names).cast(SAMPLES), samples)
+    graders.submit(Shard(0, str(samples), 0, answered.num_rows, str(verdicts)), dict(golds))
+    shards = [facts for _, facts in graders.drain()]
+    again = _joined(split, prompts, samples, verdicts)
+    pq.write_table(again, output, compression="zstd")
+    for file in (samples, verdicts):
+        file.unlink()
+    before, after = solved(stored), solved(output)
+    return _facts(again) | versions(shards) | {"changed": sum(before[p] != after[p] for p in prompts)}
 
 
 def check_probe(engines: Engines, probe: Path, tolerance: float) -> Facts:
@@ -101,6 +137,12 @@ def solved(file: Path) -> dict[str, bool]:
     return {prompt_id: verdict == "correct" for prompt_id, verdict in pairs}
 
 
+def golds(prompts: Path) -> dict[str, str]:
+    """Gold answers by prompt."""
+    table = pq.read_table(prompts, columns=["prompt_id", "gold"])
+    return dict(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
+
+
 def summary(facts: Mapping[str, Any]) -> str:
     """One line for people."""
     parts = []
@@ -108,7 +150,9 @@ def summary(facts: Mapping[str, Any]) -> str:
         if split not in facts:
             continue
         e = facts[split]
-        parts.append(f"{split} {100 * e['accuracy']:.1f} % [{100 * e['low']:.1f}, {100 * e['high']:.1f}]")
+        accuracy = f"{split} {100 * e['accuracy']:.1f} % [{100 * e['low']:.1f}, {100 * e['high']:.1f}]"
+        why = abstained(e)
+        parts.append(accuracy + (f", with {why} as not solved" if why else ""))
     if not parts and facts.get("probe"):
         parts.append(f"engine and trainer agree to {facts['probe']['mean_difference']:.4f} nats a token; no problems")
     return ", ".join(parts) + told(facts)
@@ -121,7 +165,7 @@ def _joined(split: str, prompts: Sequence[str], samples: Path, verdicts: Path) -
         raise RatchetError(f"{verdicts}: the verdicts are not in the samples' order")
     columns = [pa.array([split] * left.num_rows)]
     columns += [left[name] for name in ("prompt_id", "text", "token_ids", "finish_reason")]
-    columns += [right[name] for name in ("verdict", "extracted")]
+    columns += [right[name] for name in ("verdict", "extracted", "cause")]
     answered = set(left["prompt_id"].to_pylist())
     given_up: list[dict[str, Any]] = [
         {"split": split, "prompt_id": prompt, "text": "", "token_ids": [], "extracted": None}
@@ -137,6 +181,7 @@ def _facts(table: pa.Table) -> Facts:
     verdicts = table["verdict"].to_pylist()
     correct = verdicts.count("correct")
     low, high = wilson_interval(correct, len(verdicts))
+    causes = table["cause"].to_pylist()
     lengths = [len(ids) for ids in table["token_ids"].to_pylist()]
     return {
         "problems": len(verdicts),
@@ -145,5 +190,6 @@ def _facts(table: pa.Table) -> Facts:
         "low": low,
         "high": high,
         "truncated": table["finish_reason"].to_pylist().count("length"),
+        **{cause: causes.count(cause) for cause in CAUSES if cause != "truncated"},
         "mean_tokens": sum(lengths) / len(lengths),
     }

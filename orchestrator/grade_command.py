@@ -19,9 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
+from orchestrator.abstentions import abstained, causes
 from orchestrator.config import Grade, Judge
 from orchestrator.errors import BadInput
 from orchestrator.grade_file import Fields, Summary, grade_file, number_of_rows
+from orchestrator.records import GRADERS_VERSION
 from orchestrator.wanted import wanted_at
 from orchestrator.wiring import local_graders
 
@@ -39,6 +41,7 @@ class Options:
     processes: int | None
     judge_model: str | None = None
     judge_url: str | None = None
+    unreadable: str | None = None
 
     def judge(self) -> Judge | None:
         """The model that judges, if the graders have one.
@@ -67,6 +70,7 @@ class Options:
         graders = [_grader(grader) for grader in self.graders] if self.graders else None
         given: dict[str, Any] = {"graders": graders, "answer": list(self.answer or []) or None}
         given |= {"strict": self.strict, "timeout": self.timeout, "processes": self.processes}
+        given |= {"unreadable": self.unreadable}
         try:
             return Grade.model_validate({key: value for key, value in given.items() if value is not None})
         except ValidationError as error:
@@ -106,10 +110,13 @@ def grade(file: Path, output: Path, fields: Fields, options: Options, as_json: b
     if as_json:
         verdicts = {name: summary.verdicts[name] for name in VERDICTS}
         told = {"rows": summary.rows, **verdicts, "accuracy": summary.accuracy, "rules": dict(summary.rules)}
+        told |= {"causes": causes(summary.causes), "graders_version": GRADERS_VERSION}
         typer.echo(json.dumps(told | {"seconds": round(seconds, 3), "output": str(output)}, indent=2))
     else:
         Console().print(_table(summary))
         typer.echo(f"{summary.rows} rows in {seconds:.1f} s, {summary.accuracy:.1%} correct; see {output}")
+        if summary.causes:
+            typer.echo(f"ungradable: {abstained(summary.causes)}; an ungradable row counts as not correct")
 
 
 @contextlib.contextmanager

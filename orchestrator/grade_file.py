@@ -21,7 +21,7 @@ from orchestrator.rows import is_array, rows_of
 
 CHUNK = 2000
 """Rows that are graded together."""
-COLUMNS = ("verdict", "extracted", "rule", "reason")
+COLUMNS = ("verdict", "extracted", "rule", "reason", "cause")
 """What is written beside a row; fields of these names that it has already are replaced."""
 _TEXTS = pa.schema([(name, pa.string()) for name in COLUMNS])
 
@@ -33,6 +33,7 @@ class Graded(Protocol):
     extracted: str | None
     rule: str | None
     reason: str | None
+    cause: Any
 
 
 Grading = Callable[[list[tuple[str, str, str]]], Sequence[Graded]]
@@ -51,10 +52,12 @@ class Fields:
 
 @dataclass
 class Summary:
-    """How many rows had which verdict, and their answer by which rule ("none")."""
+    """How many rows had which verdict, and why not, and their answer by which rule ("none")."""
 
     verdicts: Counter[str]
     rules: Counter[str]
+    causes: Counter[str]
+    """Why rows are ungradable (records.Cause)."""
 
     @property
     def rows(self) -> int:
@@ -93,7 +96,7 @@ def grade_file(
     """
     if fields.gold_marker == "":
         raise BadInput("--gold-marker is empty: give the text that stands before the gold answer, such as '####'")
-    summary = Summary(Counter(), Counter())
+    summary = Summary(Counter(), Counter(), Counter())
     with _writer(file, output) as write:
         rows = rows_of(file, "FILE")
         while chunk := list(islice(rows, CHUNK)):
@@ -101,6 +104,7 @@ def grade_file(
             write([dict(row) | _verdict(one) for (_, row), one in zip(chunk, graded, strict=True)])
             summary.verdicts.update(one.verdict for one in graded)
             summary.rules.update(one.rule or "none" for one in graded)
+            summary.causes.update(one.cause for one in graded if one.cause)
             progress(len(chunk))
         if not summary.rows:
             raise BadInput(f"{file} has no rows")

@@ -137,8 +137,15 @@ class State:
                 self.promotions.append(data)
             case "discard":
                 self.discarded.update(data["paths"])
+                self._forget_shards(set(data["paths"]))
             case "end":
                 self.end = data
+
+    def _forget_shards(self, paths: set[str]) -> None:
+        """A shard that is discarded before its step is committed is to be made again, under another name."""
+        for step in self.shards.keys() - self.commits.keys():
+            shards = self.shards[step]
+            self.shards[step] = {i: shard for i, shard in shards.items() if shard.artifact.path not in paths}
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every committed artifact that was not discarded, shards included."""

@@ -58,7 +58,7 @@ def improve(
             init=reference if job.init == "previous" else base,
             ref=fixed or (reference if job.reference == "previous" else base),
         )
-        candidate = this.evaluate(candidate)
+        best, candidate = this.comparable(best, this.evaluate(candidate))
         this.promote(candidate, against=best)
         reference = candidate
         best = max(best, candidate, key=lambda m: m.gate_accuracy)

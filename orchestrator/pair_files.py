@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,12 +44,15 @@ def write_pairs(
     Two passes: the first only chooses, so that a random subset can be drawn from all; the second writes.
     Returns: pairs, before_cap, how many prompts have pairs (before the cap), how many are mixed, all correct, all wrong
     or ungradable only, pass_any, and mean lengths in tokens; `hinted`, the pairs that came from hints, where there are
-    any. With scores instead of verdicts, prompts are mixed, tied or ungradable, and there is no pass_any.
+    any; `pairs_lost` and `prompts_lost`, how many more pairs, and prompts with any, there would have been had
+    unreadable answers been wrong (`grade.unreadable: wrong`). With scores instead of verdicts, prompts are mixed, tied
+    or ungradable, and there is neither pass_any nor a loss.
     """
     prompts = _Prompts(prompts_file)
     judged = any("score" in pq.read_schema(shard.scores).names for shard in shards[:1])
     kinds = ("mixed", "tied", "ungradable") if judged else ("mixed", "all_correct", "all_wrong", "ungradable")
     counts = dict.fromkeys(kinds, 0)
+    lost = {"pairs_lost": 0, "prompts_lost": 0}
     choices: list[list[Choice]] = []
     for number, shard in enumerate([*shards, *hinted]):
         chosen: list[Choice] = []
@@ -56,7 +60,11 @@ def write_pairs(
             if number < len(shards):
                 counts[_kind(candidates, judged)] += 1
             gold = prompts.gold(prompt_id) if plan.gold_as_chosen else []
-            for pair in pair_prompt(prompt_id, [*candidates, *gold], plan):
+            pairs = pair_prompt(prompt_id, [*candidates, *gold], plan)
+            more = _pairs_lost(prompt_id, [*candidates, *gold], plan, len(pairs))
+            lost["pairs_lost"] += more
+            lost["prompts_lost"] += more > 0 and not pairs
+            for pair in pairs:
                 rejected = pair.rejected.sample_index if pair.rejected else None
                 chosen.append(Choice(pair.pair_id, prompt_id, pair.chosen.sample_index, rejected))
         choices.append(chosen)
@@ -65,7 +73,16 @@ def write_pairs(
     found["prompts_paired"] = len({choice.prompt_id for chosen in choices for choice in chosen})
     if not judged:
         found["pass_any"] = (counts["mixed"] + counts["all_correct"]) / max(sum(counts.values()), 1)
+        found |= lost
     return facts | found | ({"hinted": sum(map(len, choices[len(shards) :]))} if hinted else {})
+
+
+def _pairs_lost(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPlan, made: int) -> int:
+    """How many more pairs a prompt would give if its unreadable answers were wrong."""
+    if not any(c.unreadable for c in candidates):
+        return 0
+    as_wrong = [replace(c, score=WRONG) if c.unreadable else c for c in candidates]
+    return max(0, len(pair_prompt(prompt_id, as_wrong, plan)) - made)
 
 
 def write_gold(prompts_file: Path, plan: PairingPlan, output: Path) -> Facts:
@@ -118,17 +135,17 @@ class _Prompts:
 def _candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
     left = pq.read_table(shard.samples, columns=["prompt_id", "sample_index", "text", "num_tokens"]).to_pylist()
     right = pq.read_table(shard.scores).to_pylist()
-    by_key = {(row["prompt_id"], row["sample_index"]): _score(row) for row in right}
+    by_key = {(row["prompt_id"], row["sample_index"]): row for row in right}
     if len(by_key) != len(left):
         raise RatchetError(f"{shard.scores}: not one verdict a sample of {shard.samples}")
     rows = sorted(left, key=lambda row: (row["prompt_id"], row["sample_index"]))
-    return [
-        (
-            key,
-            [Candidate(r["sample_index"], r["text"], by_key[key, r["sample_index"]], r["num_tokens"]) for r in group],
-        )
-        for key, group in groupby(rows, key=lambda row: row["prompt_id"])
-    ]
+
+    def candidate(row: dict[str, Any]) -> Candidate:
+        said = by_key[row["prompt_id"], row["sample_index"]]
+        unreadable = said.get("cause") == "unreadable"
+        return Candidate(row["sample_index"], row["text"], _score(said), row["num_tokens"], unreadable)
+
+    return [(key, list(map(candidate, group))) for key, group in groupby(rows, key=lambda row: row["prompt_id"])]
 
 
 def _score(row: dict[str, Any]) -> float | None:

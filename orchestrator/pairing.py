@@ -29,6 +29,8 @@ class Candidate:
     text: str
     score: float | None
     num_tokens: int = 0
+    unreadable: bool = False
+    """Whether there is no score because the answer could not be read."""
 
 
 @dataclass(frozen=True, slots=True)

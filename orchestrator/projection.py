@@ -96,8 +96,8 @@ def step_figures(number: int, phase: str, facts: Mapping[str, Any], seconds: flo
     """
     named = {}
     for key, value in _leaves(facts):
-        if not isinstance(value, (int, float)):
-            continue  # text, null and lists are no metrics
+        if not isinstance(value, (int, float)) or key.endswith("graders_version"):
+            continue  # text, null, lists and names of versions are no metrics
         key = key.replace(".", "/")
         if key == "seconds":
             named[f"seconds/{phase}"] = value

@@ -12,7 +12,16 @@ from typing import Literal
 
 import pyarrow as pa
 
+GRADERS_VERSION = 2
+"""Of what the graders say: it grows with every change that makes some verdict another one. Facts of verdicts and
+evaluations have it as `graders_version`; those without are of version 1, under which what could not be read was wrong.
+Verdicts of different versions are not compared."""
+
 Verdict = Literal["correct", "wrong", "ungradable"]
+Cause = Literal["truncated", "unreadable", "failed", "gold"]
+"""Why a verdict is "ungradable": the completion reached the length limit; its answer cannot be read as the gold
+answer's kind; a grader broke or ran out of bounds; no grader can read the gold answer."""
+CAUSES: tuple[Cause, ...] = ("truncated", "unreadable", "failed", "gold")
 FinishReason = Literal["stop", "length"]
 Split = Literal["gate", "test"]
 
@@ -184,10 +193,12 @@ VERDICTS = pa.schema(
         pa.field("rule", pa.string()),
         pa.field("reason", pa.string()),
         pa.field("opinions", pa.map_(pa.string(), pa.string())),
+        pa.field("cause", pa.string()),
     ]
 )
 """One row a sample: correct, wrong or ungradable; what was extracted, by which rule, and why. `opinions` is what each
-grader says by itself, where the job asks for that (`grade.audit`)."""
+grader says by itself, where the job asks for that (`grade.audit`), and `cause` (see `Cause`) why a verdict is
+ungradable. Files of graders of version 1 have no such column."""
 
 SELF_SCORES = pa.schema(
     [
@@ -288,7 +299,9 @@ EVALUATION = pa.schema(
         pa.field("finish_reason", pa.string(), nullable=False),
         pa.field("verdict", pa.string(), nullable=False),
         pa.field("extracted", pa.string()),
+        pa.field("cause", pa.string()),
     ]
 )
 """One row an evaluation problem, answered greedily. `finish_reason` is "quarantined", and the answer empty and
-ungradable, where the problem was given up because it took down several engines."""
+ungradable without a `cause`, where the problem was given up because it took down several engines. `cause` is that of
+VERDICTS, and as young."""

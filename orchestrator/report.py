@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.abstentions import WORDS, abstained, graders_version
 from orchestrator.disputes import disputes
 from orchestrator.durable import replace
 from orchestrator.ledger import State
@@ -50,7 +51,8 @@ def report_text(run_dir: Path) -> str:
         _job(job),
         "## Accuracy",
         "In per cent, greedy, with 95 % intervals (Wilson). The gate problems decide promotion; the test "
-        "problems decide nothing.",
+        "problems decide nothing. What is ungradable, such as an answer that cannot be read, counts as not "
+        "solved." + _versions([seed, *done]),
         _table(_ACCURACY, [seed, *done]),
         "## Promotion",
         _promotions(done),
@@ -81,6 +83,22 @@ def evidence(run_dir: Path, state: State, round_: Round) -> Evidence:
     except (OSError, ValueError):  # ArrowInvalid is a ValueError; `verify` is there to complain
         found = Evidence(round_)
     return found
+
+
+def _versions(every: Sequence[Evidence]) -> str:
+    """Which version of the graders each evaluation is by, where there are several."""
+    found: dict[int, list[str]] = {}
+    for evidence in every:
+        if facts := evidence.round.facts.get("evaluation"):
+            name = str(evidence.round.number) if evidence.round.number else "seed"
+            found.setdefault(graders_version(facts), []).append(name)
+    if len(found) < 2:
+        return ""
+    told = "; ".join(f"version {version}: {', '.join(names)}" for version, names in sorted(found.items()))
+    return (
+        f"\n\nThese figures are by different versions of the graders ({told}) and not to be compared across them; the "
+        "gate has compared answers that one version graded. A fork of the run does again what another version graded."
+    )
 
 
 def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidence]) -> str:
@@ -131,6 +149,7 @@ _ACCURACY = (
     Column("gate", lambda e: _accuracy(e.figures("gate"))),
     Column("tokens an answer", lambda e: _number(e.figures("test"), "mean_tokens", ".1f")),
     Column("truncated (test)", lambda e: _number(e.figures("test"), "truncated", ",")),
+    Column("unreadable (test)", lambda e: _number(e.figures("test"), "unreadable", ",")),
     Column("probe, nats a token", lambda e: _number(e.figures("probe"), "mean_difference", ".4f")),
 )
 _SAMPLES = (
@@ -139,11 +158,13 @@ _SAMPLES = (
     Column("correct", lambda e: f"{e.round.count('verdicts', 'correct'):,}"),
     Column("wrong", lambda e: f"{e.round.count('verdicts', 'wrong'):,}"),
     Column("ungradable", lambda e: f"{e.round.count('verdicts', 'ungradable'):,}"),
+    Column("of these", lambda e: abstained({cause: e.round.count("verdicts", cause) for cause in WORDS})),
     Column("answers found by", lambda e: _escape(_rules(e))),
     Column("pass@N", lambda e: "" if e.pass_any is None else f"{100 * e.pass_any:.1f}"),
     Column("answers a prompt", lambda e: "" if e.diversity is None else f"{e.diversity[1]:.2f}"),
     Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
     Column("pairs", lambda e: f"{e.round.count('pairs', 'pairs'):,}"),
+    Column("lost to unreadable answers", lambda e: _fact(e, "pairs", "pairs_lost", ",")),
     Column("prompts mixed / all right / all wrong", lambda e: _kinds(e)),
 )
 _TRAINING = (
@@ -200,10 +221,13 @@ def _stages(done: Sequence[Evidence]) -> list[str]:
 _STEPS = (
     Column("round", lambda e: str(e.round.number)),
     Column("errors", lambda e: f"{e.round.count('located', 'errors'):,}"),
+    Column("undecided", lambda e: _fact(e, "located", "undecided", ",")),
     Column("steps", lambda e: f"{e.round.count('located', 'steps'):,}"),
     Column("located", lambda e: f"{e.round.count('located', 'located'):,}"),
     Column("in step 1", lambda e: f"{e.round.count('located', 'first_step'):,}"),
     Column("put right", lambda e: f"{e.round.count('pairs', 'rectified'):,}"),
+    Column("rollouts ungradable", lambda e: _fact(e, "located", "rollouts_ungradable", ",")),
+    Column("prefixes left out", lambda e: _fact(e, "located", "probes_unknown", ",")),
     Column("prefixes", lambda e: _fact(e, "located", "probes", ",")),
     Column("tokens", lambda e: _fact(e, "located", "rollout_tokens", ",")),
     Column("prefixes, scan", lambda e: _fact(e, "located", "scan_probes", ",")),
@@ -217,7 +241,9 @@ def _steps(done: Sequence[Evidence]) -> list[str]:
     rows = [e for e in done if "located" in e.round.facts]
     text = (
         "Errors are distinct wrong answers. Prefixes were continued to find the first wrong step; a scan from step "
-        "1 on would have come to the same end at the cost in the columns on the right, the tokens partly estimated."
+        "1 on would have come to the same end at the cost in the columns on the right, the tokens partly estimated. "
+        "Rollouts that are ungradable do not count; a prefix of which most are so is left out, and so is an error "
+        "whose first wrong step cannot be told from the others (undecided)."
     )
     return ["## First wrong steps", text, _table(_STEPS, rows)] if rows else []
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from orchestrator.abstentions import graders_version
 from orchestrator.context import Say
 from orchestrator.driver import Hire, drive
 from orchestrator.errors import BadInput
@@ -45,6 +46,8 @@ class Rescored:
     pairs_after: int = 0
     pairs_kept: int = 0
     """Pairs of the same samples before and after."""
+    versions: tuple[int, int] = (1, 1)
+    """Of the graders, before and after."""
 
     def as_json(self) -> dict[str, Any]:
         flips = [
@@ -52,7 +55,9 @@ class Rescored:
             for (before, after), count in self.flips.most_common()
         ]
         pairs = {"before": self.pairs_before, "after": self.pairs_after, "kept": self.pairs_kept}
-        return {"round": self.round, "samples": self.samples, "flips": flips, "pairs": pairs}
+        versions = dict(zip(("before", "after"), self.versions, strict=True))
+        told = {"round": self.round, "graders_version": versions, "samples": self.samples}
+        return told | {"flips": flips, "pairs": pairs}
 
 
 def rescore(
@@ -96,8 +101,9 @@ def rescore(
 
 def compare(parent: Path, before: State, child: Path, after: State, number: int) -> Rescored:
     """What differs between two runs' verdicts and pairs of a round whose samples are the same."""
-    found = Rescored(number)
     step = round_step(number, "verdicts")
+    versions = (graders_version(before.commits[step].facts), graders_version(after.commits[step].facts))
+    found = Rescored(number, versions=versions)
     old, new = parquet_files(parent, before, step), parquet_files(child, after, step)
     samples = parquet_files(child, after, round_step(number, "samples"))
     golds = _golds(child, after, number)
@@ -124,6 +130,7 @@ def _example(row: Mapping[str, Any], gold: str, was: Mapping[str, Any], now: Map
         "text": row["text"][-200:],
         "extracted": [was["extracted"], now["extracted"]],
         "reason": [was["reason"], now["reason"]],
+        "cause": [was.get("cause"), now.get("cause")],  # files of graders of version 1 have none
     }
 
 

@@ -12,7 +12,9 @@ from orchestrator.rescore import Rescored
 def show(found: Rescored, console: Console) -> None:
     """Print how many verdicts flip, examples of each kind, and what that does to the pairs."""
     total = sum(found.flips.values())
-    console.print(f"verdicts  {total} of {found.samples} flip")
+    had, has = found.versions
+    graders = f", graded by version {has} of the graders instead of {had}" if had != has else ""
+    console.print(f"verdicts  {total} of {found.samples} flip{graders}")
     if total:
         table = Table("before", "after", "samples", "for instance: gold", "extracted", "the answer's end")
         for (before, after), count in found.flips.most_common():

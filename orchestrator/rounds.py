@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator import durable, gate, pair_files, space, streaming
+from orchestrator import durable, gate, pair_files, regrading, space, streaming
+from orchestrator.abstentions import abstained
 from orchestrator.cleaning import spare_checkpoints
 from orchestrator.config import Grade, at_round
 from orchestrator.context import Context, Model, grading, hashes
@@ -15,7 +16,7 @@ from orchestrator.data import prompts_of_round
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Commit, Ledger
 from orchestrator.pairing import PairingPlan
-from orchestrator.records import Problem, SamplingPlan
+from orchestrator.records import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.run import Facts
 from orchestrator.training import Training
 
@@ -91,7 +92,15 @@ class Round:
             "shard_prompts": context.job.generate.shard_prompts,
         }
         samples = run.sharded(f"{self.folder}/samples", inputs)
-        verdicts = run.sharded(f"{self.folder}/verdicts", {"samples": inputs, "grade": grading(grade)}, samples)
+        graded_from = {"samples": inputs, "grade": grading(grade)}
+        verdicts = run.sharded(f"{self.folder}/verdicts", graded_from, samples, GRADERS_VERSION)
+        for version, number in verdicts.outdated.items():
+            shards_were = "1 shard was" if number == 1 else f"{number} shards were"
+            self.say(
+                "verdicts",
+                f"{shards_were} graded by version {version} of the graders, and are graded again by "
+                f"version {GRADERS_VERSION}: a step mixes no versions",
+            )
         source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
         shards = streaming.shards_of(source, context.job.generate.shard_prompts)
         if run.committed(verdicts.name) is None:
@@ -107,7 +116,9 @@ class Round:
         graded = verdicts.finish(streaming.grading_facts(verdicts.facts())).facts
         speed = f"{sampled['samples']} at {sampled['tokens_per_second']:.0f} tokens/s"
         self.say("samples", speed + streaming.told(sampled))
+        why = abstained(graded)
         counts = f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable"
+        counts += f" ({why})" if why else ""
         if grade is usual:  # else somebody looks for other things than right answers
             self.say("verdicts", counts + streaming.told(graded))
         scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in range(len(shards))]
@@ -134,8 +145,9 @@ class Round:
                 )
             raise NoPairs(
                 f"round {self.number} gives no pairs: {facts['prompts_all_correct']} of its prompts have only correct "
-                f"samples, {facts['prompts_all_wrong']} only wrong ones, {facts['prompts_mixed']} both. Use other "
-                "prompts, a higher temperature, more samples, or gold solutions as winners (pairs.gold_as_chosen)."
+                f"samples, {facts['prompts_all_wrong']} only wrong ones, {facts['prompts_mixed']} both"
+                f"{_without_verdict(facts)}. Use other prompts, a higher temperature, more samples, or gold solutions "
+                "as winners (pairs.gold_as_chosen)."
             )
         return commit
 
@@ -188,6 +200,11 @@ class Round:
     def evaluate(self, candidate: Model) -> Model:
         return self.context.evaluate(candidate, f"{self.folder}/evaluation")
 
+    def comparable(self, best: Model, candidate: Model) -> tuple[Model, Model]:
+        """Both with gate results by one version of the graders."""
+        best, candidate = regrading.comparable(self.context, (best, candidate), f"{self.folder}/regraded")
+        return best, candidate
+
     def promote(self, candidate: Model, against: Model) -> None:
         """Ask the gate, once; its answer stands.
 
@@ -200,7 +217,8 @@ class Round:
             decided = gate.decide(rule.rule, rule.alpha, against.gate, candidate.gate)
             reference = candidate.name if decided.promoted else against.name
             decision = {"round": self.number, "rule": rule.rule, "alpha": rule.alpha, "reference": reference}
-            decision |= asdict(decided)
+            best = max(against, candidate, key=lambda model: model.gate_accuracy)
+            decision |= {"best": best.name, "graders_version": candidate.graders_version} | asdict(decided)
             run.append("promotion", decision)
         if decision["round"] == run.ledger.state.promotions[-1]["round"]:  # on a resume, earlier ones are passed over
             self._point_to_reference()
@@ -255,10 +273,21 @@ class Round:
         )
 
 
+def _without_verdict(facts: Facts) -> str:
+    """How many prompts have no sample with a verdict, and what would come of it if they had; empty where all have."""
+    none = f", {facts['prompts_ungradable']} none with a verdict" if facts["prompts_ungradable"] else ""
+    lost = f" ({facts['pairs_lost']} pairs if unreadable answers were wrong: see grade.unreadable)"
+    return none + (lost if facts.get("pairs_lost") else "")
+
+
 def _told(facts: Facts, plan: PairingPlan) -> str:
     if plan.rule == "correct":
         return f"{facts['pairs']} completions to imitate"
     if "prompts_tied" in facts:
         return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with samples of different scores"
     gold = " and of gold solutions" if plan.gold_as_chosen else ""
-    return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
+    told = f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
+    if not facts.get("pairs_lost"):
+        return told
+    lost = f"{facts['pairs_lost']} more, of {facts['prompts_lost']} more prompts"
+    return f"{told}; if unreadable answers were wrong there would be {lost}"

@@ -6,10 +6,13 @@ import os
 import re
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+from orchestrator.abstentions import graders_version
 from orchestrator.artifacts import Artifacts, require_below
 from orchestrator.durable import fingerprint
 from orchestrator.errors import RatchetError
@@ -104,11 +107,13 @@ class Run:
         self._commit(name, digest, artifacts, facts)
         return self.ledger.state.commits[name]
 
-    def discard(self, path: str) -> None:
-        """Remove a committed artifact that nothing needs any more: first the record of it, then the files."""
-        if path not in self.ledger.state.discarded:
-            self.append("discard", {"paths": [path]})
-            remove(self.root / path)
+    def discard(self, *paths: str) -> None:
+        """Remove committed artifacts that nothing needs any more: first the record of it, then the files. A name that
+        was discarded is not used again: a driver that was overtaken may come to remove it late."""
+        if new := [path for path in paths if path not in self.ledger.state.discarded]:
+            self.append("discard", {"paths": new})
+            for path in new:
+                remove(self.root / path)
 
     def offered(self, name: str, index: int | None, digest: str) -> Offer | None:
         """What another run made of the same inputs, if it is here and whole (see fork.py)."""
@@ -127,10 +132,13 @@ class Run:
         paths = (self.root / a.hidden for offer in self.ledger.state.offers.values() for a in offer.artifacts)
         return [path for path in paths if path.exists()]
 
-    def sharded(self, name: str, inputs: Mapping[str, Any], source: ShardedStep | None = None) -> ShardedStep:
+    def sharded(
+        self, name: str, inputs: Mapping[str, Any], source: ShardedStep | None = None, version: int | None = None
+    ) -> ShardedStep:
         """A step whose files are committed one by one, so that a crash loses only those in flight. Each is made from
-        the same shard of `source`, if that is given."""
-        return ShardedStep(self, name, fingerprint(inputs), source)
+        the same shard of `source`, if that is given. `version` is of the graders, for a step that they do: of one that
+        is not committed, shards by other versions are discarded."""
+        return ShardedStep(self, name, fingerprint(inputs), source, version)
 
     def _commit(
         self, name: str, digest: str, artifacts: Sequence[Artifact], facts: Facts, discarded: Sequence[str] = ()
@@ -161,13 +169,22 @@ class Run:
 class ShardedStep:
     """A step that is committed shard by shard; see `Run.sharded`."""
 
-    def __init__(self, run: Run, name: str, digest: str, source: ShardedStep | None) -> None:
+    def __init__(self, run: Run, name: str, digest: str, source: ShardedStep | None, version: int | None) -> None:
         self.run, self.name, self._digest, self._source = run, name, digest, source
         run.path(name).mkdir(parents=True, exist_ok=True)
         for shard in self._shards.values():
             run._same_inputs(name, shard.facts["fingerprint"], digest)
             run.artifacts.verify(shard.artifact)
         self._take_offers()
+        self.outdated = {} if version is None or run.committed(name) else self._discard_others(version)
+        """How many shards of which other version were discarded, to be made again."""
+
+    def _discard_others(self, version: int) -> dict[int, int]:
+        """No step mixes what different versions of the graders say; its source, the samples, stays."""
+        others = [shard for shard in self._shards.values() if graders_version(shard.facts) != version]
+        if others:
+            self.run.discard(*(shard.artifact.path for shard in others))
+        return dict(Counter(graders_version(shard.facts) for shard in others))
 
     def _take_offers(self) -> None:
         """Commit what another run made of the same inputs; and the step itself, if all of that is here."""
@@ -199,7 +216,11 @@ class ShardedStep:
         return self.run.hidden(f"{self.name}/{index:05d}.parquet")
 
     def path(self, index: int) -> Path:
-        return self.run.path(f"{self.name}/{index:05d}.parquet")
+        """Where a shard is, or will be: 00003.parquet, or 00003.1.parquet where the former was discarded."""
+        if self.has(index):
+            return self.run.path(self._shards[index].artifact.path)
+        names = (f"{self.name}/{index:05d}{f'.{n}' if n else ''}.parquet" for n in count())
+        return self.run.path(next(name for name in names if name not in self.run.ledger.state.discarded))
 
     def commit(self, index: int, facts: Mapping[str, Any]) -> None:
         """Commit a shard's file, which its worker has written, synced and hashed (`facts["file"]`).

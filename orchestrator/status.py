@@ -7,7 +7,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.abstentions import WORDS, abstained, causes
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger, State
 
@@ -173,7 +174,9 @@ def status(run_dir: Path) -> dict[str, Any]:
     `seed` (where a seed model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
     `digest`; else null), `baseline` (the seed model's test accuracy, a fraction, or null) and `rounds`: a list of
     `round`, `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs`,
-    `accuracy` (on test, or null) and `seconds` by phase. A phase in progress is counted as far as it is committed.
+    `causes` (how many samples are ungradable why, as far as it is known), `accuracy` (on test, or null), `unsolved`
+    (test answers that count as not solved since they are ungradable, by cause) and `seconds` by phase. `unsolved`
+    of the seed model is `baseline_unsolved`. A phase in progress is counted as far as it is committed.
 
     Raises:
         BadInput: there is no run in this folder.
@@ -187,6 +190,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "reference": reference_path(run_dir, state),
         "seed": _seed_origin(state),
         "baseline": accuracy(baseline.facts if baseline else None),
+        "baseline_unsolved": causes((baseline.facts if baseline else {}).get("test")),
         "rounds": [_round_status(round_) for round_ in rounds(state)],
     }
 
@@ -205,8 +209,10 @@ def _round_status(round_: Round) -> dict[str, Any]:
         "correct": round_.count("verdicts", "correct"),
         "wrong": round_.count("verdicts", "wrong"),
         "ungradable": round_.count("verdicts", "ungradable"),
+        "causes": causes({cause: round_.count("verdicts", cause) for cause in WORDS}),
         "pairs": round_.count("pairs", "pairs"),
         "accuracy": accuracy(round_.facts.get("evaluation")),
+        "unsolved": causes(round_.facts.get("evaluation", {}).get("test")),
         "seconds": {p: float(facts["seconds"]) for p, facts in round_.facts.items() if "seconds" in facts},
     }
 
@@ -260,7 +266,19 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     colour = _COLOURS.get(status["state"], "yellow")
     title = Text.assemble((str(status["name"]), "bold"), "  ", (status["state"], colour))
     seed = [Text(f"seed model: {_origin(status['seed'])}")] if status["seed"] else []
-    return Group(title, *seed, Text(f"reference: {status['reference']}"), Text(""), table)
+    notes = [Text(line) for line in _abstentions(status)]
+    return Group(title, *seed, Text(f"reference: {status['reference']}"), Text(""), table, *notes)
+
+
+def _abstentions(status: Mapping[str, Any]) -> Iterator[str]:
+    """Why there is no verdict where there is none, for people."""
+    seed = {"round": "seed", "causes": {}, "unsolved": status.get("baseline_unsolved", {})}
+    for row in (seed, *status["rounds"]):
+        what = {"samples": row.get("causes"), "test answers, which count as not solved": row.get("unsolved")}
+        told = [f"{name}: {abstained(why)}" for name, why in what.items() if why]
+        if told:
+            where = "seed" if row["round"] == "seed" else f"round {row['round']}"
+            yield f"ungradable in {where}, {'; '.join(told)}"
 
 
 def _origin(seed: Mapping[str, Any]) -> str:

@@ -30,11 +30,21 @@ _UNDECODED = pa.schema([DECODED.field(name) for name in DECODED.names[:-2]])
 
 @dataclass(frozen=True)
 class Tally:
-    """How continuations of a prefix ended. Example: Tally(correct=3, drawn=8, tokens=210)"""
+    """How continuations of a prefix ended. Example: Tally(correct=3, judged=7, drawn=8, tokens=210)"""
 
     correct: int
+    judged: int
+    """Those that are correct or wrong."""
     drawn: int
     tokens: int
+
+    def __add__(self, other: Tally) -> Tally:
+        return Tally(
+            self.correct + other.correct,
+            self.judged + other.judged,
+            self.drawn + other.drawn,
+            self.tokens + other.tokens,
+        )
 
 
 class Sampled(NamedTuple):
@@ -50,22 +60,27 @@ def tallies(sampled: Sampled) -> dict[str, Tally]:
     found: dict[str, Tally] = {}
     for table in map(_graded, sampled.shards):
         correct = pc.equal(table["verdict"], "correct").cast(pa.int64())
-        grouped = table.append_column("correct", correct).group_by("prompt_id")
-        rows = grouped.aggregate([("correct", "sum"), ("correct", "count"), ("num_tokens", "sum")]).to_pylist()
-        for row in rows:
-            found[row["prompt_id"]] = Tally(row["correct_sum"], row["correct_count"], row["num_tokens_sum"])
+        judged = pc.not_equal(table["verdict"], "ungradable").cast(pa.int64())
+        grouped = table.append_column("correct", correct).append_column("judged", judged).group_by("prompt_id")
+        sums = [("correct", "sum"), ("judged", "sum"), ("correct", "count"), ("num_tokens", "sum")]
+        for row in grouped.aggregate(sums).to_pylist():
+            numbers = (row[f"{column}_{how}"] for column, how in sums)
+            found[row["prompt_id"]] = Tally(*numbers)
     return found
 
 
 def prompt_kinds(sampled: Sampled) -> Facts:
-    """How many prompts have right and wrong samples, right ones only, and none that is right, as pair_files counts."""
+    """How many prompts have right and wrong samples, right ones only, wrong ones only, and none with a verdict, as
+    pair_files counts."""
     found = tallies(sampled).values()
     counts = {
-        "prompts_mixed": sum(0 < tally.correct < tally.drawn for tally in found),
-        "prompts_all_correct": sum(tally.correct == tally.drawn for tally in found),
-        "prompts_all_wrong": sum(tally.correct == 0 for tally in found),
+        "prompts_mixed": sum(0 < tally.correct < tally.judged for tally in found),
+        "prompts_all_correct": sum(0 < tally.correct == tally.judged for tally in found),
+        "prompts_all_wrong": sum(tally.correct == 0 < tally.judged for tally in found),
+        "prompts_ungradable": sum(tally.judged == 0 for tally in found),
     }
-    return counts | {"pass_any": 1 - counts["prompts_all_wrong"] / max(len(found), 1)}
+    solved = counts["prompts_mixed"] + counts["prompts_all_correct"]
+    return counts | {"pass_any": solved / max(len(found), 1)}
 
 
 def write_errors(sampled: Sampled, decode: Decode, folder: Path) -> Facts:

@@ -88,7 +88,7 @@ def _locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Roll
         facts = done.facts
         spent = f"{facts['probes']} prefixes in {facts['levels']} passes, {facts['rollout_tokens']:,} tokens"
         scan = f"one after the other: {facts['scan_probes']}, about {facts['scan_tokens']:,} tokens"
-        this.say("located", f"{_told(facts)}; {spent} ({scan})")
+        this.say("located", f"{_told(facts)}; {spent} ({scan}){_unknown(facts)}")
     elif settings.localiser == "judge":
         inputs |= {"judge": step_judging.settings(this)}
         done = _located(this, errors, inputs, lambda: step_judging.locate(this, errors))
@@ -117,6 +117,12 @@ def _located(this: Round, errors: Sequence[Error], inputs: Mapping[str, object],
         } | found.facts
 
     return this.context.run.step(f"{this.folder}/located", inputs, work)
+
+
+def _unknown(facts: Facts) -> str:
+    """How many prefixes the search has passed over; nothing is said of that where there are none."""
+    count = facts.get("probes_unknown")
+    return f"; {count} prefixes left out, since most of their rollouts are ungradable" if count else ""
 
 
 def _told(facts: Facts) -> str:

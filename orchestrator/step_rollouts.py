@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator import step_files
+from orchestrator.abstentions import graders_version
 from orchestrator.context import Model, hashes
 from orchestrator.ledger import Commit
 from orchestrator.rounds import Graded, Round
@@ -36,6 +37,10 @@ class Rollouts:
         self.hashes: list[list[str]] = []
         """Of each pass, its files of prompts, samples and verdicts."""
         self.tallies: dict[str, Tally] = {}
+        verdicts = this.context.run.ledger.state.commits[f"{this.folder}/verdicts"]
+        self.all_count = graders_version(verdicts.facts) == 1
+        """Whether ungradable rollouts count as failures. They did under version 1 of the graders: a round that it has
+        begun ends as it would have ended, since what its search asks next must be what it has asked."""
         self._this, self._model = this, model
         self._add(this.folder, prompts, graded)
 
@@ -58,14 +63,14 @@ class Rollouts:
         self.passes.append(sampled)
         self.hashes.append([*hashes(prompts), *graded.hashes])
         for name, new in step_files.tallies(sampled).items():
-            old = self.tallies.get(name, Tally(0, 0, 0))
-            self.tallies[name] = Tally(old.correct + new.correct, old.drawn + new.drawn, old.tokens + new.tokens)
+            self.tallies[name] = self.tallies.get(name, Tally(0, 0, 0, 0)) + new
 
 
 def locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollouts) -> Located:
     """The first wrong step of each error by binary search over its prefixes, which are right where enough rollouts
     reach the gold answer. One pass of sampling a level, over all errors at once; a prefix that several answers share
-    is continued once. Errors of which a prefix took down engines are left out."""
+    is continued once. A prefix of whose rollouts too few have a verdict is left out of the search. Errors whose first
+    wrong step is not known for that are left out, and so are those of which a prefix took down engines."""
     settings, level = this.context.job.steps, 0
     open_: dict[str, tuple[Error, BinarySearch]] = {e.error_id: (e, BinarySearch(len(e.answer.steps))) for e in errors}
     found: dict[str, int | None] = {}
@@ -73,8 +78,9 @@ def locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollo
     while open_:
         wanted: Prefixes = {}
         for error_id, (error, search) in list(open_.items()):
-            if (right := _next(error, search, rollouts.tallies, settings.threshold)) is None:
-                found[error_id] = search.first_wrong
+            if (right := _next(error, search, rollouts, settings.threshold)) is None:
+                if search.first_wrong is not None:
+                    found[error_id] = search.first_wrong
                 del open_[error_id]
             elif (name := error.probe_id(right)) in probes:
                 del open_[error_id]  # asked for before, and has no continuation
@@ -85,17 +91,32 @@ def locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollo
             rollouts.draw(f"search/{level:02d}", wanted, settings.rollouts, commit)
             probes |= wanted.keys()
     facts = _cost(errors, found, probes, rollouts.tallies, settings.rollouts) | {"levels": level}
-    return Located(found, facts)
+    return Located(found, facts | _unknown(probes, rollouts))
 
 
-def _next(error: Error, search: BinarySearch, known: Mapping[str, Tally], threshold: float) -> int | None:
+def _next(error: Error, search: BinarySearch, rollouts: Rollouts, threshold: float) -> int | None:
     """The next prefix that is not known yet, after the search was told all that is."""
     while (right := search.probe()) is not None:
-        tally = known.get(error.probe_id(right))
+        tally = rollouts.tallies.get(error.probe_id(right))
         if tally is None:
             return right
-        search.tell(is_right(tally.correct, tally.drawn, threshold))
+        search.tell(_is_right(tally, rollouts, threshold))
     return None
+
+
+def _is_right(tally: Tally, rollouts: Rollouts, threshold: float) -> bool | None:
+    return is_right(tally.correct, tally.drawn if rollouts.all_count else tally.judged, tally.drawn, threshold)
+
+
+def _unknown(probes: set[str], rollouts: Rollouts) -> Facts:
+    """How many rollouts have no verdict, and how many prefixes were left out for that."""
+    if rollouts.all_count:
+        return {}
+    tallies = [rollouts.tallies[name] for name in probes if name in rollouts.tallies]
+    return {
+        "rollouts_ungradable": sum(tally.drawn - tally.judged for tally in tallies),
+        "probes_unknown": sum(_is_right(tally, rollouts, 0.0) is None for tally in tallies),
+    }
 
 
 def _cost(

@@ -106,9 +106,16 @@ class Answer:
         return count
 
 
-def is_right(correct: int, drawn: int, threshold: float) -> bool:
-    """Whether a prefix from which `correct` of `drawn` rollouts reach the gold answer counts as right."""
-    return correct > 0 and correct / drawn >= threshold
+MIN_JUDGED = 0.5
+"""Share of a prefix's rollouts that need a verdict; with fewer, nothing is known of the prefix."""
+
+
+def is_right(correct: int, judged: int, drawn: int, threshold: float) -> bool | None:
+    """Whether a prefix from which `correct` of `judged` rollouts reach the gold answer counts as right. Rollouts that
+    are ungradable say nothing; None where fewer than half of all `drawn` have a verdict."""
+    if judged < MIN_JUDGED * drawn:
+        return None
+    return correct > 0 and correct / judged >= threshold
 
 
 class Search(Protocol):
@@ -117,54 +124,62 @@ class Search(Protocol):
     def probe(self) -> int | None:
         """How many first steps to test next; None once the first wrong one is known."""
 
-    def tell(self, right: bool) -> None:
-        """Whether that prefix is right."""
+    def tell(self, right: bool | None) -> None:
+        """Whether that prefix is right; None where it cannot be known."""
 
     @property
-    def first_wrong(self) -> int:
-        """Number of the first wrong step, once `probe` is None."""
+    def first_wrong(self) -> int | None:
+        """Number of the first wrong step, once `probe` is None. None where that cannot be known: of the longest prefix
+        that is right and the shortest that is wrong, the one is not a step longer than the other."""
 
 
-class BinarySearch:
-    """Halves the steps among which the first wrong one is (OmegaPRM, arXiv 2406.06592, section 3.2): about log2 of
-    them are probed. It takes for granted that no prefix is right that goes on from a wrong one."""
+class _Narrowing:
+    """What is common to the searches: the longest prefix known to be right, the shortest known to be wrong, and those
+    in between of which nothing can be known. They take for granted that no prefix is right that goes on from a wrong
+    one."""
 
     def __init__(self, num_steps: int) -> None:
         self._right, self._wrong = 0, num_steps
+        self._unknown: set[int] = set()
 
     def probe(self) -> int | None:
-        return (self._right + self._wrong) // 2 if self._wrong - self._right > 1 else None
+        between = [right for right in range(self._right + 1, self._wrong) if right not in self._unknown]
+        return min(between, key=self._rank) if between else None
 
-    def tell(self, right: bool) -> None:
-        middle = (self._right + self._wrong) // 2
-        if right:
-            self._right = middle
+    def tell(self, right: bool | None) -> None:
+        probed = self.probe()
+        if probed is None:
+            raise ValueError("nothing was asked")
+        if right is None:
+            self._unknown.add(probed)
+        elif right:
+            self._right = probed
         else:
-            self._wrong = middle
+            self._wrong = probed
 
     @property
-    def first_wrong(self) -> int:
-        return self._wrong
+    def first_wrong(self) -> int | None:
+        return self._wrong if self._wrong - self._right == 1 else None
+
+    def _rank(self, right: int) -> int:
+        """The prefix with the lowest is probed first; of equals the shortest."""
+        raise NotImplementedError
 
 
-class LinearScan:
-    """Probes one prefix after the other until one is wrong."""
+class BinarySearch(_Narrowing):
+    """Halves the steps among which the first wrong one is (OmegaPRM, arXiv 2406.06592, section 3.2): about log2 of
+    them are probed. Where nothing can be known of the middle one, what is nearest to it is probed instead."""
 
-    def __init__(self, num_steps: int) -> None:
-        self._next, self._wrong = 1, num_steps
+    def _rank(self, right: int) -> int:
+        return abs(right - (self._right + self._wrong) // 2)
 
-    def probe(self) -> int | None:
-        return self._next if self._next < self._wrong else None
 
-    def tell(self, right: bool) -> None:
-        if right:
-            self._next += 1
-        else:
-            self._wrong = self._next
+class LinearScan(_Narrowing):
+    """Probes one prefix after the other until one is wrong. One of which nothing can be known is passed over: it is
+    right where the next one is."""
 
-    @property
-    def first_wrong(self) -> int:
-        return self._wrong
+    def _rank(self, right: int) -> int:
+        return right
 
 
 def linear_probes(num_steps: int, first_wrong: int) -> range:

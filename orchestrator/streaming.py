@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
-from orchestrator.records import SamplingPlan, Shard
+from orchestrator.records import CAUSES, SamplingPlan, Shard
 from orchestrator.run import Facts, ShardedStep
 
 
@@ -137,8 +137,9 @@ def sampling_facts(shards: Sequence[Facts]) -> Facts:
 
 def grading_facts(shards: Sequence[Facts]) -> Facts:
     """Facts of a whole grading step. `seconds` is the graders' own time, hidden behind the sampling; `waited` is what
-    was not hidden, the time from the last sample to the last verdict."""
-    keys = ("correct", "wrong", "ungradable", "seconds")
+    was not hidden, the time from the last sample to the last verdict. What is ungradable is also counted by its cause,
+    and `graders_version` says by which version of the graders, which is one."""
+    keys = ("correct", "wrong", "ungradable", *CAUSES, "seconds")
     rules: dict[str, int] = {}
     for facts in shards:
         for rule, count in facts["rules"].items():
@@ -146,7 +147,13 @@ def grading_facts(shards: Sequence[Facts]) -> Facts:
     total: Facts = {key: round(sum(f.get(key, 0) for f in shards), 3) for key in (*keys, "waited")}
     if any("disputed" in f for f in shards):
         total["disputed"] = sum(f.get("disputed", 0) for f in shards)
-    return total | {"rules": rules} | mishaps(shards, "graders_lost")
+    return total | {"rules": rules} | versions(shards) | mishaps(shards, "graders_lost")
+
+
+def versions(shards: Sequence[Facts]) -> dict[str, int]:
+    """The version of the graders that shards, of samples or of verdicts, have in their facts; empty where none has."""
+    known = [facts["graders_version"] for facts in shards if "graders_version" in facts]
+    return {"graders_version": known[0]} if known else {}
 
 
 def mishaps(shards: Sequence[Facts], *keys: str) -> dict[str, list[str]]:

@@ -19,6 +19,8 @@ MIN_MIXED = 0.2
 MIN_SCORED = 0.5
 """Share of the model's own judgements with a score."""
 MAX_UNGRADABLE = 0.05
+MAX_LOST = 0.1
+"""Share of pairs that unreadable answers cost."""
 MAX_TRUNCATED = 0.1
 MAX_GROWTH = 1.3
 """Growth of mean length over the seed model's or round 1's that counts as length creeping up."""
@@ -60,7 +62,7 @@ class Evidence:
 
     @property
     def num_prompts(self) -> int:
-        kinds = ("mixed", "all_correct", "all_wrong", "tied")
+        kinds = ("mixed", "all_correct", "all_wrong", "tied", "ungradable")
         return sum(self.round.count("pairs", f"prompts_{kind}") for kind in kinds)
 
     def change(self, column: str) -> tuple[float, float] | None:
@@ -159,9 +161,12 @@ def _pairs_run_dry(this: Evidence, past: Past) -> Iterator[str]:
     if share >= MIN_MIXED:
         return
     start = f"only {100 * share:.0f} % of the prompts give pairs, most others' samples are all"
-    counts = {kind: this.round.count("pairs", f"prompts_{kind}") for kind in ("tied", "all_correct", "all_wrong")}
+    sides = ("tied", "all_correct", "all_wrong", "ungradable")
+    counts = {kind: this.round.count("pairs", f"prompts_{kind}") for kind in sides}
     side = max(counts, key=lambda kind: counts[kind])
-    if side == "tied":
+    if side == "ungradable":
+        yield f"{start} ungradable: pairs run dry. See what is said of ungradable samples here."
+    elif side == "tied":
         yield (
             f"{start} of the same score: pairs run dry. Raise the temperature or the number of samples, or see "
             "whether the model knows how to judge (`self_judge`)."
@@ -173,14 +178,49 @@ def _pairs_run_dry(this: Evidence, past: Past) -> Iterator[str]:
         )
 
 
+_CURES = {
+    "truncated": "are truncated: raise `generate.max_tokens`, or see whether the model repeats itself",
+    "unreadable": "have an answer that no grader can read: look at the column `extracted` of the verdicts. Ask for a "
+    "plainer form in the prompt, or give them a grader that reads it (`judge` among them)",
+    "failed": "made a grader fail: look at their reasons, and at `grade.timeout`, `grade.memory` and the graders' logs",
+    "gold": "answer problems whose gold answer no grader can read: name one that can in `grade.graders`, or mend the "
+    "data",
+}
+"""What helps where samples are ungradable, by cause."""
+
+
 def _ungradable(this: Evidence, past: Past) -> Iterator[str]:
     ungradable = this.round.count("verdicts", "ungradable")
     total = ungradable + this.round.count("verdicts", "correct") + this.round.count("verdicts", "wrong")
-    if total and ungradable > MAX_UNGRADABLE * total:
+    counts = {cause: this.round.count("verdicts", cause) for cause in _CURES}
+    for cause, count in counts.items():
+        if count > MAX_UNGRADABLE * total:
+            yield f"{100 * count / total:.0f} % of the samples {_CURES[cause]}."
+    if not any(counts.values()) and ungradable > MAX_UNGRADABLE * total:  # graded by version 1, which named no causes
         yield (
             f"{100 * ungradable / total:.0f} % of the samples are ungradable (truncated, or the grader "
             "failed): look at their reasons, and at `generate.max_tokens`."
         )
+
+
+def _pairs_lost(this: Evidence, past: Past) -> Iterator[str]:
+    lost, made = this.round.count("pairs", "pairs_lost"), this.round.count("pairs", "pairs")
+    if lost > MAX_LOST * (lost + made):
+        yield (
+            f"{lost} pairs more would be there, of {this.round.count('pairs', 'prompts_lost')} more prompts, if "
+            "unreadable answers were wrong. Give them a grader that reads them, or set `grade.unreadable: wrong`, the "
+            "binary reward of the papers: then right answers in an odd form are rejected, too."
+        )
+
+
+def _unreadable_answers(this: Evidence, past: Past) -> Iterator[str]:
+    test = this.figures("test") or {}
+    for cause, what in (("unreadable", "cannot be read"), ("failed", "made a grader fail")):
+        if test.get(cause, 0) > MAX_UNGRADABLE * test.get("problems", 0):
+            yield (
+                f"{test[cause]} of {test['problems']} greedy test answers {what} and count as not solved: accuracy "
+                "may be higher than it says."
+            )
 
 
 def _quarantined(this: Evidence, past: Past) -> Iterator[str]:
@@ -232,6 +272,8 @@ _CHECKS: tuple[Callable[[Evidence, Past], Iterator[str]], ...] = (
     _length_creeps,
     _pairs_run_dry,
     _ungradable,
+    _pairs_lost,
+    _unreadable_answers,
     _quarantined,
     _no_scores,
     _truncated,

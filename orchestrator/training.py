@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable
+from orchestrator import durable, regrading
 from orchestrator.config import HARMLESS, at_round
 from orchestrator.context import Context, Model, hashes
 from orchestrator.ledger import Commit
@@ -58,9 +58,10 @@ class Training:
             return self._model(commit, self.context.run.path(f"{self.folder}/train/probe.parquet"))
         candidates = f"{self.folder}/candidates"
         commit = self._train("train", parts, candidates, export_every=self.context.job.train.eval_every)
-        chosen = self._choose(
-            [self._evaluated(steps, commit) for steps in _steps_exported(commit)], publish=not held_out
-        )
+        evaluated = [self._evaluated(steps, commit) for steps in _steps_exported(commit)]
+        models = regrading.comparable(self.context, [c.model for c in evaluated], f"{self.folder}/selection/regraded")
+        evaluated = [Candidate(c.steps, model) for c, model in zip(evaluated, models, strict=True)]
+        chosen = self._choose(evaluated, publish=not held_out)
         if held_out:
             total = commit.facts["steps"]
             commit = self._train(

@@ -11,7 +11,7 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -21,7 +21,9 @@ from orchestrator.config import Grade
 from orchestrator.driver import drive
 from orchestrator.jobfile import load_job
 from orchestrator.records import (
+    CAUSES,
     DECODED,
+    GRADERS_VERSION,
     PROBE,
     PROMPTS,
     REFERENCE,
@@ -138,6 +140,9 @@ class StandInEngines:
 
 
 class StandInGraders:
+    version: ClassVar[dict[str, int]] = {"graders_version": GRADERS_VERSION}
+    """What these graders say of themselves."""
+
     def __init__(self, workers: StandIns) -> None:
         self.workers = workers
         self._queue: list[tuple[Shard, dict[str, str]]] = []
@@ -155,7 +160,9 @@ class StandInGraders:
             samples = pq.read_table(shard.source).slice(shard.start, shard.stop - shard.start).to_pylist()
             rows = [self._verdict(sample, golds[sample["prompt_id"]]) for sample in samples]
             counts = Counter(row["verdict"] for row in rows)
+            causes = Counter(row["cause"] for row in rows)
             facts = {name: counts[name] for name in ("correct", "wrong", "ungradable")}
+            facts |= {cause: causes[cause] for cause in CAUSES} | self.version
             file = write_table(pa.Table.from_pylist(rows, VERDICTS), shard.output)
             yield shard, facts | {"rules": {"final_answer": len(rows)}, "seconds": 0.0, "file": file}
 
@@ -168,6 +175,7 @@ class StandInGraders:
             "extracted": answer,
             "rule": "final_answer",
             "reason": None,
+            "cause": None,
         }
 
 

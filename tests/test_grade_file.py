@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.grade_file import COLUMNS
 from tests.test_cli import ratchet
 
 ROWS = [
@@ -19,10 +20,10 @@ ROWS = [
     {"id": 4, "gold": "7", "text": "Final answer: 7", "finish_reason": "length", "more": [1, "x"]},
 ]
 WANTED = [
-    {"verdict": "correct", "extracted": "7 apples", "rule": "final_answer", "reason": None},
-    {"verdict": "wrong", "extracted": "8", "rule": "boxed", "reason": "number: '8' is not '7'"},
-    {"verdict": "wrong", "extracted": None, "rule": None, "reason": "no answer found"},
-    {"verdict": "ungradable", "extracted": None, "rule": None, "reason": "truncated"},
+    {"verdict": "correct", "extracted": "7 apples", "rule": "final_answer", "reason": None, "cause": None},
+    {"verdict": "wrong", "extracted": "8", "rule": "boxed", "reason": "number: '8' is not '7'", "cause": None},
+    {"verdict": "wrong", "extracted": None, "rule": None, "reason": "no answer found", "cause": None},
+    {"verdict": "ungradable", "extracted": None, "rule": None, "reason": "truncated", "cause": "truncated"},
 ]
 
 
@@ -63,7 +64,7 @@ def test_parquet_keeps_its_types_and_jsonl_becomes_parquet(tmp_path: Path) -> No
     assert graded["verdict"].to_pylist() == ["correct", "wrong"]
     # What is graded again is graded anew, with nothing there twice.
     assert ratchet("grade", tmp_path / "out.parquet", "-o", tmp_path / "out.jsonl", "--processes", "1") == 0
-    assert list(read(tmp_path / "out.jsonl")[0]) == [*table.column_names, "verdict", "extracted", "rule", "reason"]
+    assert list(read(tmp_path / "out.jsonl")[0]) == [*table.column_names, *COLUMNS]
     assert ratchet("grade", written(tmp_path / "in.jsonl"), "-o", tmp_path / "b.parquet", "--processes", "1") == 2
     plain = [{**row, "gold": str(row["gold"]), "text": row["text"] + "\ud800"} for row in ROWS]
     assert ratchet("grade", written(tmp_path / "in.jsonl", plain), "-o", tmp_path / "b.parquet") == 2

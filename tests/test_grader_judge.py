@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Literal
 
 import pyarrow as pa
 import pytest
@@ -52,13 +53,34 @@ def test_a_judge_is_asked_what_no_other_grader_settles() -> None:
             Graded("correct", "paris", "boxed", None),
             Graded("correct", "Paname", "boxed", None),
             Graded("wrong", "London", "boxed", "judge: London and Paris"),
-            Graded("ungradable", "Lyon?", "boxed", "judge: Lyon? and Paris"),
+            Graded("ungradable", "Lyon?", "boxed", "judge: Lyon? and Paris", "unreadable"),
         ]
-        assert graded[4].verdict == "ungradable" and graded[4].reason.startswith("judge: the judge's reply has no JSON")
+        assert (graded[4].verdict, graded[4].cause) == ("ungradable", "failed") and graded[4].reason.startswith(
+            "judge: the judge's reply has no JSON"
+        )
         assert graded[5].verdict == "correct" and graded[6].reason == "no answer found"
         # Two numbers of different value need no opinion.
         assert pool.grade(boxed("8", gold="7"))[0].reason == "number: '8' is not '7'"
         assert len(server.asked) == 4
+
+
+@pytest.mark.parametrize("unreadable", ["ungradable", "wrong"])
+def test_a_judge_is_asked_where_no_other_grader_can_read_the_answer(unreadable: Literal["ungradable", "wrong"]) -> None:
+    """Its word counts, whatever the job takes unreadable answers for; of a truncated one there is nothing to ask."""
+    said = {"what she had": "same", "what he had": "different", "what they had": "unclear"}
+
+    def asked_of(asked: Asked) -> object:
+        given = json.loads(asked.question)["given answer"]
+        return {"reason": given, "verdict": said[given]} if given in said else "what?"
+
+    settings = Grade(graders=["number", "judge"], answer=["boxed"], processes=1, unreadable=unreadable)
+    items = boxed(*said, "what nobody had", gold="60")
+    with serve(asked_of) as server, GraderPool(settings, judge(server)) as pool:
+        graded = pool.grade([*items, ("60", "\\boxed{what we had", "length")])
+        assert len(server.asked) == 4
+    assert [one.verdict for one in graded] == ["correct", "wrong", unreadable, "ungradable", "ungradable"]
+    unclear = "unreadable" if unreadable == "ungradable" else None
+    assert [one.cause for one in graded] == [None, None, unclear, "failed", "truncated"]
 
 
 def test_what_a_judge_said_is_kept_and_counted(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config import Grade
 from orchestrator.errors import BadInput
-from orchestrator.records import SAMPLES, VERDICTS, Shard
+from orchestrator.records import CAUSES, GRADERS_VERSION, SAMPLES, VERDICTS, Shard
 from workers.grader_pool import Graded, GraderActor, GraderPool
 from workers.graders.process import GraderProcess
 
@@ -112,9 +112,32 @@ def test_every_kind_of_verdict(pool: GraderPool) -> None:
         Graded("correct", "7 apples", "final_answer", None),
         Graded("wrong", "8", "final_answer", "number: '8' is not '7'"),
         Graded("wrong", None, None, "no answer found"),
-        Graded("ungradable", None, None, "truncated"),
+        Graded("ungradable", None, None, "truncated", "truncated"),
     ]
     assert pool.grade([]) == []
+
+
+REASONS_TO_ABSTAIN = {
+    "truncated": ("60", "Final answer: 60", "length"),
+    "unreadable": ("60", "Final answer: the number of eggs that Ann had", "stop"),
+    "failed": ("x^2", "Final answer: 9!!!!!!!!", "stop"),
+    "gold": ("", "Final answer: 60", "stop"),
+}
+
+
+def test_every_reason_to_abstain_has_its_cause(pool: GraderPool) -> None:
+    graded = dict(zip(REASONS_TO_ABSTAIN, pool.grade(REASONS_TO_ABSTAIN.values()), strict=True))
+    assert {cause: (one.verdict, one.cause) for cause, one in graded.items()} == {
+        cause: ("ungradable", cause) for cause in CAUSES
+    }
+
+
+def test_what_is_unreadable_is_wrong_where_the_job_says_so() -> None:
+    """And nothing else: of what is truncated, or a grader has failed on, nothing is known."""
+    with GraderPool(Grade(timeout=1.0, processes=1, unreadable="wrong")) as pool:
+        graded = dict(zip(REASONS_TO_ABSTAIN, pool.grade(REASONS_TO_ABSTAIN.values()), strict=True))
+    assert {name: one.verdict for name, one in graded.items() if one.verdict != "ungradable"} == {"unreadable": "wrong"}
+    assert graded["unreadable"].cause is None and graded["unreadable"].reason
 
 
 @pytest.mark.parametrize("gold", ["7", "x^2"])
@@ -254,7 +277,7 @@ def test_a_regular_expression_that_never_ends_is_killed() -> None:
     settings = Grade(timeout=1.0, processes=1, answer=["pattern:^(?:a|a)*=(7)$"])
     with GraderPool(settings) as pool:
         graded = pool.grade([("7", "a" * 60, "stop"), ("7", "aa=7", "stop")])
-    assert graded[0] == Graded("ungradable", None, None, "timeout: a grader took more than 1 s")
+    assert graded[0] == Graded("ungradable", None, None, "timeout: a grader took more than 1 s", "failed")
     assert graded[1].verdict == "correct"
 
 
@@ -263,7 +286,7 @@ def test_memory_is_limited() -> None:
     settings = Grade(timeout=20.0, memory=0.1, processes=1, max_characters=20_000_000, answer=["pattern:((?:ab?)*)c"])
     with GraderPool(settings) as pool:
         graded = pool.grade([("7", "a" * 10_000_000, "stop"), ("aa", "xaac", "stop")])
-    assert graded[0] == Graded("ungradable", None, None, "out of memory: a grader took more than 0.1 GiB")
+    assert graded[0] == Graded("ungradable", None, None, "out of memory: a grader took more than 0.1 GiB", "failed")
     assert graded[1].verdict == "correct"
 
 
@@ -394,6 +417,8 @@ def test_a_shard_becomes_a_file_of_verdicts(tmp_path: Path) -> None:
         "wrong": 2,
         "ungradable": 1,
     }
+    causes = {name: counts[name] for name in (*CAUSES, "graders_version")}
+    assert causes == {"truncated": 1, "unreadable": 0, "failed": 0, "gold": 0, "graders_version": GRADERS_VERSION}
     assert counts["rules"] == {"final_answer": 2, "boxed": 1, "none": 2}
     assert counts["file"] == {
         "size": output.stat().st_size,
@@ -404,6 +429,7 @@ def test_a_shard_becomes_a_file_of_verdicts(tmp_path: Path) -> None:
     assert pq.ParquetFile(output).metadata.row_group(0).column(0).compression == "ZSTD"
     assert table["sample_index"].to_pylist() == [1, 2, 3, 4, 5]
     assert table["verdict"].to_pylist() == ["correct", "correct", "wrong", "ungradable", "wrong"]
+    assert table["cause"].to_pylist() == [None, None, None, "truncated", None]
     assert table["rule"].to_pylist() == ["final_answer", "boxed", None, None, "final_answer"]
     assert table["reason"].to_pylist()[2:4] == ["no answer found", "truncated"]
 

@@ -35,6 +35,7 @@ def test_settings_are_the_papers(
     assert (job.train.learning_rate, job.train.batch_pairs, job.data.prompts) == (7e-7, 16, "same")
     assert (job.init, job.reference, job.promotion.rule) == ("previous", "previous", "always")
     assert job.pairs.gold_as_chosen == (name == "gsm8k")
+    assert job.grade.unreadable == "wrong"
 
 
 def problem_of(name: str, row: dict[str, Any], folder: Path) -> Problem:

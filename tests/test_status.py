@@ -29,7 +29,7 @@ def sign_of_life(run: SampleRun, **changes: Any) -> Path:
 def test_a_finished_run(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "runs" / "sample")
     found = status(run.root)
-    assert list(found) == ["name", "state", "reference", "seed", "baseline", "rounds"]
+    assert list(found) == ["name", "state", "reference", "seed", "baseline", "baseline_unsolved", "rounds"]
     assert found["name"] == "sample" and found["state"] == "finished" and found["baseline"] == 0.4
     assert found["reference"] == str(tmp_path / "runs/sample/rounds/02/checkpoint")
     assert [row["round"] for row in found["rounds"]] == [1, 2]
@@ -42,8 +42,10 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "correct": 12,
         "wrong": 6,
         "ungradable": 6,
+        "causes": {},
         "pairs": 6,
         "accuracy": 0.75,
+        "unsolved": {"truncated": 1},
     }
     assert phases["samples"] == 3.0 and phases["train"] == 6.0 and phases["evaluation"] == 2.0
     json.dumps(found, allow_nan=False)
@@ -179,8 +181,9 @@ def test_the_report(tmp_path: Path) -> None:
     text = file.read_text()
     assert file == run.root / "report.md"
     assert "40.0 [30.9, 49.8] before, 75.0 [65.7, 82.5] after round 2 (+35.0 points)" in text
-    assert "| 2 | 75.0 [65.7, 82.5] | 75.0 [65.7, 82.5] | 21.0 | 1 | 0.0031 |" in text
-    assert "| 1 | 24 | 6 | 12 | 6 | number 6, pattern:answer=(\\d+)% 0 | 83.3 | 3.00 | 21.0 | 7 | 4 / 1 / 1 |" in text
+    assert "| 2 | 75.0 [65.7, 82.5] | 75.0 [65.7, 82.5] | 21.0 | 1 |  | 0.0031 |" in text
+    found_by = "number 6, pattern:answer=(\\d+)% 0"
+    assert f"| 1 | 24 | 6 | 12 | 6 |  | {found_by} | 83.3 | 3.00 | 21.0 | 7 |  | 4 / 1 / 1 |" in text
     assert "| 1 | yes | not_worse | 12 | 3 | 0.97 | 0.05 | 5.0 points |" in text
     assert f"| 1 | {NUM_STEPS} | 5,000 | 9,000 | 833 | 20.5 | 22.2 |" in text
     assert "25 % of the samples are ungradable" in text

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,9 +19,11 @@ from orchestrator.errors import BadInput, Interrupted
 from orchestrator.fork import fork
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import Ledger
+from orchestrator.pair_files import Scored
 from orchestrator.records import VERDICTS, step_pairs_schema
 from orchestrator.rounds import NoPairs
 from orchestrator.space import round_need
+from orchestrator.step_files import Sampled, prompt_kinds
 from orchestrator.step_pairing import Continuation, Error, StepPair, pairs_of_problem, step_pair
 from orchestrator.step_records import StepItem
 from orchestrator.step_verdicts import VerdictsNeeded
@@ -29,7 +31,7 @@ from orchestrator.steps import Answer
 from orchestrator.verify import verify
 from orchestrator.wiring import RealWorkers
 from tests.judge_server import Asked, serve
-from tests.stand_ins import EOS, StandIns, make_project, run_job
+from tests.stand_ins import EOS, StandInGraders, StandIns, chance, make_project, run_job
 from tests.step_stand_ins import STEPS, StepStandIns, first_slip
 from tests.test_loop import history
 from workers.openai_judge import JudgeClient
@@ -83,6 +85,92 @@ def test_every_first_wrong_step_is_found_and_paired_with_a_right_one(tmp_path: P
         assert bytes(pair["rejected_token_ids"]).decode() == pair["rejected"]
         assert EOS not in pair["chosen_token_ids"] + pair["rejected_token_ids"]
     assert any("located" in line and "one after the other" in line for line in said)
+
+
+class Reticent(StepStandIns):
+    """Graders that say nothing of every third continuation, and nothing at all of those that begin in some way."""
+
+    def graders(self, settings: Any) -> ReticentGraders:
+        return ReticentGraders(self)
+
+
+class ReticentGraders(StandInGraders):
+    def _verdict(self, sample: dict[str, Any], gold: str) -> dict[str, Any]:
+        found, prefix = super()._verdict(sample, gold), ":" in sample["prompt_id"]
+        if prefix and (sample["sample_index"] % 3 == 0 or chance(sample["prompt_id"]) < 0.2):
+            found |= {"verdict": "ungradable", "cause": "unreadable"}
+        return found
+
+
+def test_rollouts_without_a_verdict_move_no_first_wrong_step(tmp_path: Path) -> None:
+    said = run_job(project(tmp_path), Reticent())
+    errors = rows(tmp_path, "errors")
+    truth = {f"{e['prompt_id']}/{e['sample_index']}": first_slip(STEPS["opening"] + e["text"]) for e in errors}
+    located = {row["error_id"]: row["first_wrong"] for row in rows(tmp_path, "located")}
+    assert located == {error: truth[error] for error in located} and len(located) > 4
+    found = facts(tmp_path, "located")
+    assert found["undecided"] == len(truth) - len(located) > 0
+    assert found["probes_unknown"] > 0 and found["rollouts_ungradable"] > found["probes_unknown"] * STEPS["rollouts"]
+    assert any(f"{found['probes_unknown']} prefixes left out" in line for line in said)
+    cells = [found[key] for key in ("rollouts_ungradable", "probes_unknown", "probes")]
+    assert "| " + " | ".join(f"{cell:,}" for cell in cells) + " |" in (tmp_path / "run/report.md").read_text()
+    assert verify(tmp_path / "run").findings == []
+
+
+class FirstReticent(Reticent):
+    def graders(self, settings: Any) -> ReticentGraders:
+        return FirstReticentGraders(self)
+
+
+class FirstReticentGraders(ReticentGraders):
+    version: ClassVar[dict[str, int]] = {"graders_version": 1}
+
+
+class Harsh(Reticent):
+    """What the others say nothing of is wrong."""
+
+    def graders(self, settings: Any) -> ReticentGraders:
+        return HarshGraders(self)
+
+
+class HarshGraders(ReticentGraders):
+    def _verdict(self, sample: dict[str, Any], gold: str) -> dict[str, Any]:
+        found = super()._verdict(sample, gold)
+        return found | {"verdict": "wrong", "cause": None} if found["verdict"] == "ungradable" else found
+
+
+@pytest.mark.parametrize("until", ["search/02/prompts", "located"])
+def test_a_search_that_the_first_version_has_begun_ends_as_it_would_have_ended(tmp_path: Path, until: str) -> None:
+    """There, rollouts without a verdict count as failures: what a search asks next must be what it has asked."""
+    run_job(project(tmp_path / "whole"), Harsh())
+    job, run = project(tmp_path / "begun"), tmp_path / "begun/run"
+
+    def stop(name: str) -> None:
+        if (run / "rounds/01" / until).exists():
+            raise Interrupted("SIGTERM")
+
+    with pytest.raises(Interrupted):
+        run_job(job, FirstReticent(on_call=stop))
+    run_job(job, Reticent())
+    assert rows(tmp_path / "begun", "located") == rows(tmp_path / "whole", "located")
+    assert verify(run).findings == []
+
+
+def test_prompts_are_counted_by_the_verdicts_that_there_are(tmp_path: Path) -> None:
+    verdicts = {
+        "p": ["correct", "ungradable"],
+        "q": ["wrong", "ungradable"],
+        "r": ["ungradable"],
+        "s": ["correct", "wrong"],
+    }
+    keys = [(prompt, i, said) for prompt, every in verdicts.items() for i, said in enumerate(every)]
+    names = ("prompt_id", "sample_index", "verdict")
+    pq.write_table(pa.Table.from_pylist([dict(zip(names, key, strict=True)) for key in keys]), tmp_path / "verdicts")
+    samples = [dict(zip(names[:2], key[:2], strict=True)) | {"token_ids": [1], "num_tokens": 1} for key in keys]
+    pq.write_table(pa.Table.from_pylist(samples), tmp_path / "samples")
+    kinds = prompt_kinds(Sampled("", tmp_path, [Scored(tmp_path / "samples", tmp_path / "verdicts")]))
+    of_each = {"prompts_mixed": 1, "prompts_all_correct": 1, "prompts_all_wrong": 1, "prompts_ungradable": 1}
+    assert kinds == of_each | {"pass_any": 0.5}
 
 
 def test_a_level_of_the_search_is_one_pass_and_costs_less_than_a_scan(tmp_path: Path) -> None:

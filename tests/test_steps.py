@@ -113,6 +113,39 @@ def test_whatever_it_is_told_a_binary_search_ends_between_a_right_and_a_wrong_pr
     assert told[search.first_wrong] is False and told[search.first_wrong - 1] is True
 
 
+@given(st.sampled_from([BinarySearch, LinearScan]), st.integers(1, 24), st.data())
+def test_a_search_with_prefixes_that_say_nothing_is_right_or_undecided(
+    kind: type[BinarySearch | LinearScan], num_steps: int, data: st.DataObject
+) -> None:
+    truth = data.draw(st.integers(1, num_steps))
+    silent = data.draw(st.sets(st.integers(1, num_steps)))
+    search, asked = kind(num_steps), []
+    while (prefix := search.probe()) is not None:
+        asked.append(prefix)
+        search.tell(None if prefix in silent else prefix < truth)
+    assert len(set(asked)) == len(asked) and all(1 <= prefix < num_steps for prefix in asked)
+    # The steps before and behind the first wrong one decide, and of these those that were not sampled are known.
+    decided = all(prefix in (0, num_steps) or prefix not in silent for prefix in (truth - 1, truth))
+    assert search.first_wrong == (truth if decided else None)
+
+
+def test_a_scan_takes_a_prefix_that_says_nothing_for_right_where_the_next_one_is() -> None:
+    scan = LinearScan(4)
+    for reply in (True, None, True):
+        scan.tell(reply)
+    assert scan.first_wrong == 4
+
+
+@pytest.mark.parametrize(
+    ("correct", "judged", "drawn", "right"),
+    [(2, 4, 8, True), (1, 5, 8, False), (2, 3, 8, None), (0, 0, 8, None), (0, 4, 8, False), (3, 3, 8, None)],
+)
+def test_rollouts_without_a_verdict_leave_numerator_and_denominator(
+    correct: int, judged: int, drawn: int, right: bool | None
+) -> None:
+    assert is_right(correct, judged, drawn, 0.4) is right
+
+
 def test_with_noise_binary_search_is_nearly_as_accurate_and_far_cheaper() -> None:
     noise = Noise(solves=0.7, recovers=0.05, rollouts=8, threshold=0.25)
     binary, linear = (measure(kind, 16, noise, 2000, seed=1) for kind in ("binary", "linear"))
@@ -126,4 +159,4 @@ def test_with_noise_binary_search_is_nearly_as_accurate_and_far_cheaper() -> Non
     [(2, 8, 0.25, True), (1, 8, 0.25, False), (1, 8, 0.01, True), (0, 8, 0.01, False), (7, 100, 0.07, True)],
 )
 def test_a_prefix_is_right_when_enough_rollouts_are(correct: int, drawn: int, threshold: float, right: bool) -> None:
-    assert is_right(correct, drawn, threshold) is right
+    assert is_right(correct, drawn, drawn, threshold) is right

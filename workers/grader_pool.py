@@ -13,7 +13,7 @@ import contextlib
 import os
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +25,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.config import Grade, Judge
 from orchestrator.errors import BadInput
-from orchestrator.records import VERDICTS, Shard, Verdict
+from orchestrator.records import CAUSES, GRADERS_VERSION, VERDICTS, Cause, Shard, Verdict
 from workers.extraction import PATTERN, rules_of
 from workers.files import write_table
 from workers.graders.combine import name_of
@@ -51,6 +51,8 @@ class Graded:
     extracted: str | None = None
     rule: str | None = None
     reason: str | None = None
+    cause: Cause | None = None
+    """Why it is "ungradable"."""
     final: bool = field(default=False, compare=False, repr=False)
     """Whether a judge need not be asked, because it is wrong for certain."""
     opinions: Mapping[str, str] | None = field(default=None, compare=False)
@@ -112,8 +114,8 @@ class GraderPool:
         """Verdicts in the order of `items`.
 
         A truncated completion is ungradable, one without an answer is wrong, and one whose grading
-        took too long or too much memory is ungradable. Raises RuntimeError when no grader process can
-        be started.
+        took too long or too much memory is ungradable. An answer that cannot be read is what the settings
+        say (`grade.unreadable`). Raises RuntimeError when no grader process can be started.
         """
         if len(self._known) > MOST_KNOWN:
             self._known.clear()
@@ -129,7 +131,8 @@ class GraderPool:
             for future in futures:
                 future.cancel()
             raise
-        return self._with_opinions(items, graded) if self._judge else graded
+        graded = self._with_opinions(items, graded) if self._judge else graded
+        return [_as_wrong(one) for one in graded] if self._settings.unreadable == "wrong" else graded
 
     def _with_opinions(self, items: Sequence[Item], graded: Sequence[Graded]) -> list[Graded]:
         """The verdicts, with the judge's where no other grader has settled one."""
@@ -165,11 +168,11 @@ class GraderPool:
         places = iter(self._places(process, texts))
         for gold, _, finish_reason in group:
             if finish_reason == "length":
-                yield gold, Graded("ungradable", reason="truncated")
+                yield gold, Graded("ungradable", reason="truncated", cause="truncated")
                 continue
             place = next(places)
             if isinstance(place, GraderDied):
-                yield gold, Graded("ungradable", reason=self._reason(place))
+                yield gold, Graded("ungradable", reason=self._reason(place), cause="failed")
             elif place[0] is None:
                 yield gold, Graded("wrong", reason="no answer found")
             else:
@@ -200,11 +203,11 @@ class GraderPool:
         try:
             reply = _ask(process, "grade", gold, answer)
         except GraderDied as died:
-            graded = deadly[gold, answer] = Graded("ungradable", answer, rule, self._reason(died))
+            graded = deadly[gold, answer] = Graded("ungradable", answer, rule, self._reason(died), "failed")
         else:
             opinions = {name: self._opinion(process, gold, answer, name) for name in self._names}
             graded = self._known[gold, answer] = Graded(
-                reply["verdict"], answer, rule, reply["reason"], reply["final"], opinions or None
+                reply["verdict"], answer, rule, reply["reason"], _cause(reply.get), reply["final"], opinions or None
             )
         return graded
 
@@ -225,7 +228,8 @@ class GraderPool:
     def grade_shard(self, shard: Shard, golds: dict[str, str]) -> dict[str, Any]:
         """Grade rows `start` to `stop` of a samples file and write verdicts to `shard.output`, fsynced.
 
-        `golds` maps prompt ids to gold answers. Returns {"correct": n, "wrong": n, "ungradable": n,
+        `golds` maps prompt ids to gold answers. Returns {"correct": n, "wrong": n, "ungradable": n, of these
+        "truncated": n, "unreadable": n, "failed": n, "gold": n, "graders_version": v,
         "rules": {rule or "none": n}, "seconds": s, "file": {"size": bytes, "sha256": hex}}; "judge", what its
         client has done, where there is one; and "disputed", on how many the graders differ, where they are audited.
         Raises ValueError when the rows or a gold answer are missing.
@@ -240,6 +244,8 @@ class GraderPool:
         file = _write_verdicts(shard.output, rows, graded)
         verdicts = Counter(one.verdict for one in graded)
         counts: dict[str, Any] = {name: verdicts[name] for name in ("correct", "wrong", "ungradable")}
+        causes = Counter(one.cause for one in graded)
+        counts |= {cause: causes[cause] for cause in CAUSES} | {"graders_version": GRADERS_VERSION}
         rules = dict(Counter(one.rule or "none" for one in graded))
         if self._judge:
             counts["judge"] = {name: number - before[name] for name, number in self._judge.facts().items()}
@@ -296,7 +302,23 @@ def _opinion(one: Graded, judgement: Any) -> Graded:
     """The judge's word: it decides what was open, and stands among the opinions where these are kept."""
     if one.opinions is not None:
         one = replace(one, opinions={**one.opinions, "judge": judgement.verdict})
-    return replace(one, verdict=judgement.verdict, reason=judgement.reason) if _open(one) else one
+    if not _open(one):
+        return one
+    cause = _cause(lambda name: getattr(judgement, name))
+    return replace(one, verdict=judgement.verdict, reason=judgement.reason, cause=cause)
+
+
+def _cause(said: Callable[[str], Any]) -> Cause | None:
+    """Why a judgement, given as a function of its fields' names, is "ungradable". Where a grader failed, a "correct"
+    may be missing, whatever others could not read."""
+    if said("verdict") != "ungradable":
+        return None
+    return "failed" if said("failed") else "unreadable" if said("unreadable") else "gold"
+
+
+def _as_wrong(one: Graded) -> Graded:
+    """The binary reward of the papers, asked for last: judges and later graders have had their say."""
+    return replace(one, verdict="wrong", cause=None) if one.cause == "unreadable" else one
 
 
 def _groups(items: Sequence[Item], processes: int) -> Iterator[list[Item]]:
@@ -326,5 +348,6 @@ def _write_verdicts(path: str, rows: Sequence[dict[str, Any]], graded: Sequence[
         "rule": [one.rule for one in graded],
         "reason": [one.reason for one in graded],
         "opinions": [None if one.opinions is None else list(one.opinions.items()) for one in graded],
+        "cause": [one.cause for one in graded],
     }
     return write_table(pa.table(columns, schema=VERDICTS), path)

@@ -83,24 +83,31 @@ class Drivers(RuleBasedStateMachine):
             assert self.newest == i and self.runs[i] is run and name not in self.committed
             self.committed[name] = mine
 
-    @rule(i=drivers, index=st.integers(0, 2), intruder=others)
-    def shard(self, i: int, index: int, intruder: int | None) -> None:
+    @rule(i=drivers, index=st.integers(0, 2), intruder=others, version=st.sampled_from([None, 1, 2]))
+    def shard(self, i: int, index: int, intruder: int | None, version: int | None) -> None:
+        """Driver i makes a shard; those that are by another version of the graders, if there is one, are discarded."""
         run = self.runs[i]
         mine = self.content()
+        before = run.ledger.state.shards.get(SHARDED, {}).values()
         try:
-            step = run.sharded(SHARDED, {})
-            known = step.has(index)
+            step = run.sharded(SHARDED, {}, version=version)
+            if version is not None:
+                others = {s.artifact.path for s in before if s.facts.get("graders_version", 1) != version}
+                assert not others or self.newest == i
+                assert sum(step.outdated.values()) == len(others)
+                self.discarded |= others
+            known, path = step.has(index), os.path.relpath(step.path(index), self.root)
             step.hidden(index).write_bytes(mine)
             file = {"size": len(mine), "sha256": sha256(step.hidden(index))}
             if intruder is not None:
                 self.claim(intruder)
-            step.commit(index, {"file": file})
+            step.commit(index, {"file": file} | ({"graders_version": version} if version else {}))
         except REFUSALS:
             assert self.newest != i or self.runs[i] is not run
             return
         if not known:
-            assert self.newest == i and self.runs[i] is run
-            self.committed[f"{SHARDED}/{index:05d}.parquet"] = mine
+            assert self.newest == i and self.runs[i] is run and path not in self.committed
+            self.committed[path] = mine
 
     @rule(i=drivers, name=st.sampled_from(STEPS))
     def discard(self, i: int, name: str) -> None:

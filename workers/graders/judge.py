@@ -15,7 +15,7 @@ from pydantic import BaseModel
 
 from orchestrator.golds import accepted
 from workers.graders.golds import best_of
-from workers.graders.judgement import CORRECT, Judgement, short
+from workers.graders.judgement import CORRECT, Judgement, short, unreadable
 from workers.openai_judge import JudgeClient, JudgeFailed
 
 LONGEST = 2000
@@ -37,7 +37,8 @@ class Comparison(BaseModel):
 
 
 def compare(client: JudgeClient, pairs: Sequence[tuple[str, str]]) -> list[Judgement]:
-    """A judgement of each (gold answer, answer), in order. Ungradable where the judge cannot tell or gives no verdict.
+    """A judgement of each (gold answer, answer), in order. Unreadable where the judge cannot tell, and failed where it
+    gives no verdict.
 
     Raises:
         JudgeBudgetSpent, JudgeDown, BadInput: as `JudgeClient.ask_many`.
@@ -53,8 +54,8 @@ def compare(client: JudgeClient, pairs: Sequence[tuple[str, str]]) -> list[Judge
 
 def _judgement(answer: Comparison | JudgeFailed) -> Judgement:
     if isinstance(answer, JudgeFailed):
-        return Judgement("ungradable", f"judge: {short(str(answer), 200)}")
+        return Judgement("ungradable", f"judge: {short(str(answer), 200)}", failed=True)
     if answer.verdict == "same":
         return CORRECT
-    verdict: Literal["wrong", "ungradable"] = "wrong" if answer.verdict == "different" else "ungradable"
-    return Judgement(verdict, f"judge: {short(answer.reason, 200)}")
+    reason = f"judge: {short(answer.reason, 200)}"
+    return Judgement("wrong", reason) if answer.verdict == "different" else unreadable(reason)

@@ -6,7 +6,7 @@ killed is replaced at once. The worker reads one request a line from standard in
 a line to standard output, both JSON:
 
     ["extract", text, ...]    ->  {"places": [[answer, rule], ...]}, [null, null] where there is no answer
-    ["grade", gold, answer]   ->  {"verdict": ..., "reason": ..., "final": ...}
+    ["grade", gold, answer]   ->  {"verdict": ..., "reason": ..., "final": ..., "failed": ..., "unreadable": ...}
     ["opinion", gold, answer, name]   ->  the same, by one grader alone
 
 A request is wrapped as [id, request], and its reply carries the "id". For each request the worker
@@ -40,13 +40,15 @@ from typing import Any
 from workers.extraction import extract
 from workers.graders import guard
 from workers.graders.combine import Grader, build, each
+from workers.graders.judgement import Judgement
 
 OUT_OF_MEMORY = 77
 RECYCLE = 78
 RECYCLE_AFTER = 2000
 """Requests after which a worker makes room for a fresh one, since SymPy's caches grow."""
 SUSPECT_SHARE = 0.75
-"""Libraries swallow MemoryError. A "wrong" that took this share of the memory is not believed."""
+"""Libraries swallow MemoryError. A "wrong", or that an answer cannot be read, which took this share of the memory is
+not believed."""
 _PR_SET_PDEATHSIG = 1
 _BEGUN = struct.Struct("=Q")
 
@@ -148,7 +150,7 @@ def _serve(
             number, request = json.loads(line)
             begun[:] = _BEGUN.pack(number)
             reply = answer(request)
-            if reply.get("verdict") == "wrong" and _peak() - base > SUSPECT_SHARE * memory:
+            if _says_no(reply.get("verdict"), reply.get("unreadable")) and _peak() - base > SUSPECT_SHARE * memory:
                 os._exit(OUT_OF_MEMORY)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _reply(replies, {"id": number, **reply})
@@ -161,13 +163,15 @@ def _answer(request: list[str], grader: Grader, alone: Mapping[str, Grader], rul
     before = guard.refusals
     asked = alone[request[3]] if request[0] == "opinion" else grader
     judgement = asked(request[1], request[2])
-    if judgement.verdict == "wrong" and guard.refusals > before:
-        return {
-            "verdict": "ungradable",
-            "reason": "a grader tried to run text as code, and was not let",
-            "final": False,
-        }
-    return {"verdict": judgement.verdict, "reason": judgement.reason, "final": judgement.final}
+    if _says_no(judgement.verdict, judgement.unreadable) and guard.refusals > before:
+        judgement = Judgement("ungradable", "a grader tried to run text as code, and was not let", failed=True)
+    names = ("verdict", "reason", "final", "failed", "unreadable")
+    return {name: getattr(judgement, name) for name in names}
+
+
+def _says_no(verdict: str | None, unreadable: bool | None) -> bool:
+    """Whether an answer was judged and not found correct."""
+    return verdict == "wrong" or bool(unreadable)
 
 
 def _limit_memory(memory: int) -> int:
