@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable
+from orchestrator import durable, recipes
 from orchestrator.artifacts import Artifacts
 from orchestrator.config import Job
 from orchestrator.driver import KEPT_MODEL, identity
@@ -140,6 +140,7 @@ def _config(state: State, parent: Path, child: Path, job: Job, kept: Collection[
         "job_file": "job.yaml",
         "folders": [str(child)],
         "parent": {"run": str(parent), "run_id": parent_config["run_id"]},
+        "executed": recipes.as_recorded(state.configs),
     }
 
 
@@ -166,9 +167,11 @@ def _again(state: State, first: int) -> set[str]:
 def _offer(run: Run, files: Artifacts, state: State, step: str) -> None:
     """Offer a step and its shards to the run that is being made."""
     for index, shard in sorted(state.shards.get(step, {}).items()):
-        _append(run, files, state, Offer(step, index, shard.facts["fingerprint"], (shard.artifact,), (), shard.facts))
+        digest, recipe = shard.facts["fingerprint"], shard.facts.get("recipe", 1)
+        _append(run, files, state, Offer(step, index, digest, (shard.artifact,), (), shard.facts, recipe))
     if commit := state.commits.get(step):
-        _append(run, files, state, Offer(step, None, commit.fingerprint, commit.artifacts, (), commit.facts))
+        whole = Offer(step, None, commit.fingerprint, commit.artifacts, (), commit.facts, commit.recipe)
+        _append(run, files, state, whole)
 
 
 def _append(run: Run, files: Artifacts, state: State, offer: Offer) -> None:
@@ -180,7 +183,8 @@ def _append(run: Run, files: Artifacts, state: State, offer: Offer) -> None:
         if artifact.path not in state.discarded:
             _link(files.place(artifact), run.path(offered.hidden), artifact)
     discarded = [artifact.path for artifact in offer.artifacts if artifact.path in state.discarded]
-    data = {"step": offer.step, "index": offer.index, "fingerprint": offer.fingerprint, "facts": offer.facts}
+    data: dict[str, Any] = {"step": offer.step, "index": offer.index, "facts": offer.facts}
+    data |= {"fingerprint": offer.fingerprint, "recipe": offer.recipe}
     run.append("offer", data | {"artifacts": artifacts, "discarded": discarded})
 
 

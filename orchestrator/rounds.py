@@ -15,6 +15,7 @@ from orchestrator.data import prompts_of_round
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Commit, Ledger
 from orchestrator.pairing import PairingPlan
+from orchestrator.recipes import Fields
 from orchestrator.records import Problem, SamplingPlan
 from orchestrator.run import Facts
 from orchestrator.training import Training
@@ -86,12 +87,13 @@ class Round:
         inputs = {
             "model": sampled_from.digest,
             "prompts": hashes(prompts),
-            "plan": asdict(plan),
+            "plan": plan,
             "engine": context.job.generate.engine,
             "shard_prompts": context.job.generate.shard_prompts,
         }
         samples = run.sharded(f"{self.folder}/samples", inputs)
-        verdicts = run.sharded(f"{self.folder}/verdicts", {"samples": inputs, "grade": grading(grade)}, samples)
+        graded_by = grading(grade, context.job.judge)
+        verdicts = run.sharded(f"{self.folder}/verdicts", {"samples": inputs, **graded_by}, samples)
         source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
         shards = streaming.shards_of(source, context.job.generate.shard_prompts)
         if run.committed(verdicts.name) is None:
@@ -143,7 +145,7 @@ class Round:
         """Commit the round's pairs, which `work` writes to 00000.parquet in a new folder, from these inputs, its
         prompts and the plan."""
         prompts = hashes(self.context.run.ledger.state.commits[f"{self.folder}/prompts"])
-        everything = {"prompts": prompts, **inputs, **asdict(plan)}
+        everything = Fields(plan, {"prompts": prompts, **inputs})
         commit = self.context.run.step(f"{self.folder}/pairs", everything, work)
         self.say("pairs", _told(commit.facts, plan))
         return commit

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -149,7 +149,7 @@ def _tokenized(context: Context) -> list[Chunk]:
     inputs = {
         "preferences": hashes(run.ledger.state.commits["baseline/preferences"]),
         "rows": durable.fingerprint([cut.rows for cut in cuts]),
-        "plan": asdict(replace(plan, model=model_digest(plan.model))),
+        "plan": replace(plan, model=model_digest(plan.model)),
     }
 
     def work(folder: Path) -> Facts:

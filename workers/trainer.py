@@ -207,7 +207,7 @@ class Trainer:
         # What is trained now is the policy no longer: another call starts from the folder again.
         self._policy = None
         round_ = Round(plan, pairs, reference, self._batches(pairs, plan))
-        states = TrainingStates(plan.state_dir, plan.identity, plan.keep_states, self.rank, self.ranks)
+        states = TrainingStates(plan.state_dir, plan.state_names(self.ranks), plan.keep_states, self.rank)
         done, last = states.load(engine), len(round_.batches)
         resumed_from, self._saved = len(done.metrics), time.monotonic()
         for step in range(resumed_from + 1, last + 1):
