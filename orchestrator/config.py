@@ -931,6 +931,7 @@ HARMLESS = (
     "train.save_minutes",
     "train.stall_timeout",
     "grade.processes",
+    "regrade.grade.processes",
     "train.tokens_per_microbatch",
     "train.activation_checkpointing",
     "train.offload_optimizer",

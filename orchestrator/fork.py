@@ -22,7 +22,7 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.config import Job
 from orchestrator.driver import KEPT_MODEL, identity
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.fork_job import NEVER, first_change, jobs
+from orchestrator.fork_job import NEVER, asked_unseen, first_change, jobs
 from orchestrator.jobfile import resolved_yaml
 from orchestrator.ledger import Artifact, Offer, State, probe_links
 from orchestrator.places import run_folder
@@ -63,6 +63,7 @@ def fork(
     again = _again(state, min(end, first_change(before, after)))
     steps = sorted({*state.shards, *state.commits}, key=lambda step: (round_and_phase(step)[0], step))
     steps = [step for step in steps if round_and_phase(step)[0] < end and step not in without]
+    steps = [step for step in steps if not asked_unseen(state, step)]
     offered = {step: len(state.shards.get(step, {})) for step in steps if step not in again}
     option = [f"--from-round={from_round}"] if from_round else []
     said = shlex.join(["ratchet", "fork", *option, str(parent), str(child), *overrides])
@@ -83,6 +84,7 @@ def offer(parent: Path, child: Path, job: Job, job_file: str) -> None:
     state = open_run(parent).state
     _check(parent, state, child, None)
     steps = sorted({*state.shards, *state.commits} - _again(state, 0))
+    steps = [step for step in steps if not asked_unseen(state, step)]
     config = _config(state, parent, child, job, ()) | {"overrides": []}
     _make(child, config, job_file, f"made beside {parent}, and not started yet", parent, state, steps, ())
 

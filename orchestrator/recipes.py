@@ -4,7 +4,7 @@ A step names its inputs as they are: JSON values, sections of the job, plans of 
 says what of them counts. Each commit, shard and offer names the recipe of its fingerprint, and is compared by that one
 for ever: what is already there stays resumable, whatever later versions add.
 
-1   0.1.0, which named no recipe. Every field that a section or plan had then (`_FIELDS_1`); a field that came later
+1   0.1.0, which named no recipe. Every field that a section or plan had then (`FIELDS_1`); a field that came later
     only where it is not at its default. What is `Unseen` it left out, and the versions of graders and prompts.
 2   Fields that are not at their default, so that a new one changes no fingerprint; without those that only say how the
     work is executed (`_EXECUTING_2`). A default that changes, or a field that stops deciding, takes a new recipe.
@@ -66,8 +66,7 @@ class Digest:
 
 Inputs = Mapping[str, Any] | Fields
 
-# What sections and plans had when recipe 1 was all there was, without what it left out. Never to be changed.
-_FIELDS_1: dict[str, tuple[str, ...]] = {
+FIELDS_1: dict[str, tuple[str, ...]] = {
     "Source": ("path", "hub", "config", "split", "revision", "limit"),
     "Example": ("prompt", "completion"),
     "Data": (
@@ -95,6 +94,7 @@ _FIELDS_1: dict[str, tuple[str, ...]] = {
     "PairingPlan": (*("per_prompt", "rule", "margin", "gold_as_chosen", "rejected", "distinct", "max_pairs", "seed"),),
     "LossWeights": ("beta", "dpo", "nll", "nll_scope", "nll_normalisation", "form"),
 }
+"""What sections and plans had when recipe 1 was all there was, without what it left out. Never to be changed."""
 _LEFT_OUT_1: dict[str, frozenset[str]] = {
     "Grade": frozenset({"processes"}),
     "Judge": frozenset({"base_url", "api_key_env", "max_requests", "concurrency", "timeout", "retries", "max_tokens"}),
@@ -108,6 +108,7 @@ _EXECUTING_2: dict[str, frozenset[str]] = {
     "Train": frozenset({"save_every", "save_minutes", "stall_timeout", *AS_RECORDED_1}),
 }
 _NOTHING = object()
+NO_DEFAULT = object()
 
 
 @dataclass(frozen=True)
@@ -142,10 +143,10 @@ class _Recipe:
         return value
 
     def _fields(self, section: Any, without: Sequence[str] = ()) -> dict[str, Any]:
-        known = _of_class(_FIELDS_1, section, ()) if self.number == 1 else ()
+        known = _of_class(FIELDS_1, section, ()) if self.number == 1 else ()
         left_out = _of_class(_LEFT_OUT_1 if self.number == 1 else _EXECUTING_2, section, frozenset())
         counted = {}
-        for name, default in _defaults(section):
+        for name, default in defaults_of(type(section)):
             value = getattr(section, name)
             if name not in left_out and name not in without and (name in known or value != default):
                 counted[name] = self.of(self.executed.get(name, value))
@@ -209,12 +210,12 @@ def _of_class(table: Mapping[str, Any], section: Any, otherwise: Any) -> Any:
     return next((table[kind.__name__] for kind in type(section).__mro__ if kind.__name__ in table), otherwise)
 
 
-def _defaults(section: Any) -> Iterator[tuple[str, Any]]:
-    """The names and defaults of its fields; _NOTHING for one that has none."""
-    if isinstance(section, BaseModel):
-        for name, info in type(section).model_fields.items():
-            yield name, _NOTHING if info.is_required() else info.get_default(call_default_factory=True)
+def defaults_of(kind: Any) -> Iterator[tuple[str, Any]]:
+    """The names and defaults of the fields of a section or plan; NO_DEFAULT for one that has none."""
+    if issubclass(kind, BaseModel):
+        for name, info in kind.model_fields.items():
+            yield name, NO_DEFAULT if info.is_required() else info.get_default(call_default_factory=True)
         return
-    for own in fields(section):
-        made = own.default_factory() if own.default_factory is not MISSING else _NOTHING
+    for own in fields(kind):
+        made = own.default_factory() if own.default_factory is not MISSING else NO_DEFAULT
         yield own.name, made if own.default is MISSING else own.default
