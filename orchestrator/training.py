@@ -15,15 +15,15 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from orchestrator import durable, recipes
-from orchestrator.config import Train, at_round
+from orchestrator.config import Loss, Train, at_round
 from orchestrator.context import Context, Model, hashes
 from orchestrator.ledger import Commit
-from orchestrator.recipes import Fields
+from orchestrator.recipes import Fields, Unseen
 from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.run import Facts
 
@@ -82,7 +82,7 @@ class Training:
         inputs = {
             "reference": self.reference.digest,
             "pairs": _hashes(pairs),
-            "precision": self.context.job.train.precision,
+            **precision(self.context.job.train),
             "max_tokens": self.context.job.train.max_tokens,  # longer pairs are dropped, and not scored
         }
 
@@ -100,7 +100,7 @@ class Training:
             "policy": policy.digest,
             "reference": self.reference.digest if self._compares else None,
             "pairs": hashes(pairs),
-            "precision": self.context.job.train.precision,
+            **precision(self.context.job.train),
             "max_tokens": self.context.job.train.max_tokens,
         }
 
@@ -239,18 +239,21 @@ class Training:
         return self.context.seed("train", self.number)
 
     def _loss_weights(self) -> LossWeights:
-        loss = self.context.job.loss
-        return LossWeights(
-            beta=at_round(loss.beta, self.number),
-            dpo=at_round(loss.dpo, self.number),
-            nll=at_round(loss.nll, self.number),
-            nll_scope=loss.nll_scope,
-            nll_normalisation=loss.nll_normalisation,
-            form=loss.form,
-        )
+        return loss_weights(self.context.job.loss, self.number)
 
     def _say(self, phase: str, text: str) -> None:
         self.context.say(f"{self.folder:<10} {phase:<11} {text}")
+
+
+def loss_weights(loss: Loss, number: int) -> LossWeights:
+    """The loss of a round: every field of the plan is that of the job."""
+    return LossWeights(**{own.name: at_round(getattr(loss, own.name), number) for own in fields(LossWeights)})
+
+
+def precision(train: Train) -> dict[str, Any]:
+    """In what log-probabilities are computed, as inputs of a step: by the policy, and so by the reference."""
+    autocast = train.precision == "bf16" and train.zero == 0  # workers.deepspeed_config.computes_in_autocast
+    return {"precision": train.precision} | ({"autocast": Unseen(True)} if autocast else {})
 
 
 def _executed(settings: Train) -> dict[str, Any]:

@@ -87,9 +87,13 @@ def build_policy(settings: Train, folder: str, device: torch.device, ranks: int,
 
 
 def build_reference(settings: Train, folder: str, device: torch.device, ranks: int, chunk_logits: int) -> Any:
-    """The reference model for scoring: whole on every rank, or sharded where training shards weights (ZeRO 3)."""
-    model = load_model(folder, torch.float32 if settings.precision == "fp32" else torch.bfloat16)
-    scorer = PackScorer(model, attention.pick(settings.attention, device), None, chunk_logits)
+    """The reference model for scoring: whole on every rank, or sharded where training shards weights (ZeRO 3). It
+    computes as the policy does, so that the same weights give the same log-probabilities."""
+    autocast = computes_in_autocast(settings)
+    wide = settings.precision == "fp32" or autocast
+    model = load_model(folder, torch.float32 if wide else torch.bfloat16)
+    implementation = attention.pick(settings.attention, device)
+    scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
     config = inference_config(settings, ranks, sum(p.numel() for p in model.parameters()))
     scorer = _place(settings, scorer, device, config)
     if settings.zero < 3:

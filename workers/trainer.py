@@ -44,6 +44,7 @@ from workers.train_step import (
     accumulate,
     learning_rate,
     mean_metrics,
+    without_noise,
 )
 from workers.training_state import Progress, TrainingStates
 
@@ -212,8 +213,10 @@ class Trainer:
         resumed_from, self._saved = len(done.metrics), time.monotonic()
         for step in range(resumed_from + 1, last + 1):
             row, check, save = self._step(engine, round_, step)
-            if reference is not None:
-                done.first_step = done.first_step or check.facts()
+            if reference is not None and not done.first_step:
+                same = plan.init == plan.reference
+                done.first_step = check.facts() | ({"margin_size": row["margin_size"]} if same else {})
+            row = without_noise(row, done.first_step.get("margin_size"))
             done.metrics.append(row)
             yield "step", row
             if plan.export_every and (step % plan.export_every == 0 or step == last):
