@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from orchestrator.diagnosis import (
 )
 from orchestrator.doctor import Patient, examine, made_up_ids, made_up_pairs, pair_lengths, patient
 from orchestrator.errors import BadInput
+from orchestrator.records import LossWeights
 from orchestrator.space import GIB, Need
 from workers import doctor as on_node
 
