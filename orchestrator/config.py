@@ -942,7 +942,7 @@ HARMLESS = (
     "judge.timeout",
     "judge.retries",
 )
-"""Keys that may differ when a run is resumed, since they change no result."""
+"""Keys that may differ when a run is resumed, since they change no result, or only its rounding."""
 
 
 def is_harmless(key: str) -> bool:
