@@ -174,6 +174,18 @@ def test_a_fork_asks_the_judge_again_where_recipe_1_left_it_out(recorded: Path, 
     assert workers.calls["grade"] == 4, "a resume takes what it has"
 
 
+@pytest.mark.parametrize(
+    ("kind", "asked"), [("steps-judge", {"rounds/01/located"}), ("steps-rollouts", set()), ("judge", set())]
+)
+def test_a_fork_is_offered_what_no_judge_had_a_word_in(
+    recorded: Path, tmp_path: Path, kind: str, asked: set[str]
+) -> None:
+    job, _ = unpack(recorded / kind, "train", tmp_path / "project")
+    state = state_of(job.parent / "run")
+    made = fork(job.parent / "run", tmp_path / "child")
+    assert {*state.commits, *state.shards} - made.offered.keys() == asked
+
+
 def test_an_offer_of_the_first_recipe_in_an_old_fork_is_not_taken_either(tmp_path: Path) -> None:
     """A fork that an earlier version made, and did not start, has the judge's steps among its offers."""
     inputs = {"grade": Grade(**ANSWER), "judge": Unseen({"settings": Judge(model="a")})}
