@@ -12,6 +12,7 @@ for ever: what is already there stays resumable, whatever later versions add.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
@@ -145,8 +146,8 @@ class _Recipe:
     def _fields(self, section: Any, without: Sequence[str] = ()) -> dict[str, Any]:
         known = _of_class(FIELDS_1, section, ()) if self.number == 1 else ()
         left_out = _of_class(_LEFT_OUT_1 if self.number == 1 else _EXECUTING_2, section, frozenset())
-        counted = {}
-        for name, default in defaults_of(type(section)):
+        counted, kind = {}, section.__class__
+        for name, default in defaults_of(kind):
             value = getattr(section, name)
             if name not in left_out and name not in without and (name in known or value != default):
                 counted[name] = self.of(self.executed.get(name, value))
@@ -210,12 +211,12 @@ def _of_class(table: Mapping[str, Any], section: Any, otherwise: Any) -> Any:
     return next((table[kind.__name__] for kind in type(section).__mro__ if kind.__name__ in table), otherwise)
 
 
-def defaults_of(kind: Any) -> Iterator[tuple[str, Any]]:
+@functools.cache
+def defaults_of(kind: Any) -> tuple[tuple[str, Any], ...]:
     """The names and defaults of the fields of a section or plan; NO_DEFAULT for one that has none."""
     if issubclass(kind, BaseModel):
-        for name, info in kind.model_fields.items():
-            yield name, NO_DEFAULT if info.is_required() else info.get_default(call_default_factory=True)
-        return
-    for own in fields(kind):
-        made = own.default_factory() if own.default_factory is not MISSING else NO_DEFAULT
-        yield own.name, made if own.default is MISSING else own.default
+        known = kind.model_fields.items()
+        defaults = (NO_DEFAULT if i.is_required() else i.get_default(call_default_factory=True) for _, i in known)
+        return tuple(zip((name for name, _ in known), defaults, strict=True))
+    made = ((own, NO_DEFAULT if own.default_factory is MISSING else own.default_factory()) for own in fields(kind))
+    return tuple((own.name, value if own.default is MISSING else own.default) for own, value in made)

@@ -127,6 +127,8 @@ class Training:
             "seed": self._seed,
             "limits": limits,
         }
+        if self._compares and self.init.path != self.reference.path:
+            inputs |= autocast(settings)  # by recipe 1, the reference was computed otherwise
 
         step = f"{self.folder}/{phase}"
 
@@ -154,7 +156,7 @@ class Training:
         part of a name, but for where the optimizer's state is: a state is not moved."""
         offload = self.context.job.train.offload_optimizer
         recorded = recipes.as_recorded(self.context.run.ledger.state.configs)
-        alike = [settings for settings in recorded if settings["offload_optimizer"] == offload]
+        alike = [settings for settings in recorded if settings.get("offload_optimizer") == offload]
         earlier = recipes.fingerprints(inputs, 1, None, alike)
         identity = durable.fingerprint([recipes.fingerprint(inputs), offload])
         return replace(plan, identity=identity, also_known_as=tuple(sorted(earlier)))
@@ -252,8 +254,12 @@ def loss_weights(loss: Loss, number: int) -> LossWeights:
 
 def precision(train: Train) -> dict[str, Any]:
     """In what log-probabilities are computed, as inputs of a step: by the policy, and so by the reference."""
-    autocast = train.precision == "bf16" and train.zero == 0  # workers.deepspeed_config.computes_in_autocast
-    return {"precision": train.precision} | ({"autocast": Unseen(True)} if autocast else {})
+    return {"precision": train.precision} | autocast(train)
+
+
+def autocast(train: Train) -> dict[str, Any]:
+    """Whether the model computes in autocast (workers.deepspeed_config), where it does."""
+    return {"autocast": Unseen(True)} if train.precision == "bf16" and train.zero == 0 else {}
 
 
 def _executed(settings: Train) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from orchestrator.recipes import Fields, Later, Unseen, Version
 from orchestrator.records import GRADERS_VERSION, JUDGE_PROMPT, Problem, SamplingPlan, TrainingPlan
 from orchestrator.run import Run
 from orchestrator.step_records import STEP_PROMPT, StepItem
+from orchestrator.training import precision
 from tests.recorded_runs.record import extract, go_on, unpack
 from tests.stand_ins import StandIns, make_project, run_job
 from workers.graders.judge import compare
@@ -220,6 +221,16 @@ def test_a_resume_takes_another_address_of_the_judge_and_no_other_judge(tmp_path
     assert not workers.calls
     with pytest.raises(BadInput, match=r"judge\.model: 'a' in the run, 'b' now"):
         run_job(job, StandIns(), "judge.model=b")
+
+
+def test_log_probabilities_of_another_precision_are_computed_anew(tmp_path: Path) -> None:
+    """With ZeRO 0 in bfloat16 a model computes in autocast; by recipe 1 a reference elsewhere did not."""
+    job = make_project(tmp_path, rounds=1, train={"zero": 0})
+    run_job(job, StandIns())
+    fork(tmp_path / "run", tmp_path / "child", ["train.zero=1"])
+    assert finish(tmp_path / "child/job.yaml")["reference"] == 1
+    sections = [Train(zero=0), Train(zero=1), Train(zero=0, precision="fp32")]
+    assert [recipes.seen_by(precision(train), 1) for train in sections] == [False, True, True]
 
 
 def test_graders_of_another_version_are_told_by_what_is_committed() -> None:
