@@ -83,6 +83,7 @@ class Training:
             "reference": self.reference.digest,
             "pairs": _hashes(pairs),
             **precision(self.context.job.train),
+            **apart(self.context.job.train, self.init.path, self.reference.path),
             "max_tokens": self.context.job.train.max_tokens,  # longer pairs are dropped, and not scored
         }
 
@@ -101,6 +102,7 @@ class Training:
             "reference": self.reference.digest if self._compares else None,
             "pairs": hashes(pairs),
             **precision(self.context.job.train),
+            **apart(self.context.job.train, self.init.path, policy.path),
             "max_tokens": self.context.job.train.max_tokens,
         }
 
@@ -127,8 +129,8 @@ class Training:
             "seed": self._seed,
             "limits": limits,
         }
-        if self._compares and self.init.path != self.reference.path:
-            inputs |= autocast(settings)  # by recipe 1, the reference was computed otherwise
+        if self._compares:
+            inputs |= apart(settings, self.init.path, self.reference.path)
 
         step = f"{self.folder}/{phase}"
 
@@ -253,13 +255,15 @@ def loss_weights(loss: Loss, number: int) -> LossWeights:
 
 
 def precision(train: Train) -> dict[str, Any]:
-    """In what log-probabilities are computed, as inputs of a step: by the policy, and so by the reference."""
-    return {"precision": train.precision} | autocast(train)
+    """In what log-probabilities are computed, as inputs of a step."""
+    autocast = train.precision == "bf16" and train.zero == 0  # workers.deepspeed_config.computes_in_autocast
+    return {"precision": train.precision} | ({"autocast": Unseen(True)} if autocast else {})
 
 
-def autocast(train: Train) -> dict[str, Any]:
-    """Whether the model computes in autocast (workers.deepspeed_config), where it does."""
-    return {"autocast": Unseen(True)} if train.precision == "bf16" and train.zero == 0 else {}
+def apart(train: Train, init: str, scored: str) -> dict[str, Any]:
+    """Whether a model was scored that is not the one that the policy starts from, as inputs of a step. In bfloat16
+    earlier versions computed it in another precision than the policy, and so no fork takes that over."""
+    return {"apart": Unseen(True)} if train.precision == "bf16" and init != scored else {}
 
 
 def _executed(settings: Train) -> dict[str, Any]:

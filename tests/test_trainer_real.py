@@ -377,10 +377,15 @@ def test_a_policy_that_does_not_start_from_the_reference(one_rank: Runner, tmp_p
     assert difference(plan.checkpoint_dir, expected) < 1e-5
 
 
-@pytest.mark.parametrize("zero", [0, 1, 3])
-def test_a_reference_is_computed_as_the_policy_is(one_rank: Runner, tmp_path: Path, zero: int) -> None:
+@pytest.mark.parametrize(
+    ("zero", "dtype"),
+    [(0, torch.float32), (1, torch.float32), (3, torch.float32), (1, torch.bfloat16), (3, torch.bfloat16)],
+)
+def test_a_reference_is_computed_as_the_policy_is(
+    one_rank: Runner, tmp_path: Path, zero: int, dtype: torch.dtype
+) -> None:
     """The policy's own weights in another folder give, to the bit, what they give in its own."""
-    seed, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    seed, pairs = make_model(tmp_path / "seed", dtype=dtype), make_pairs(tmp_path / "pairs.parquet")
     shutil.copytree(seed, tmp_path / "copy")
     settings = Train(**(SETTINGS | {"precision": "bf16", "zero": zero, "max_steps": 1}))
     found = []

@@ -86,12 +86,18 @@ def build_policy(settings: Train, folder: str, device: torch.device, ranks: int,
     return engine
 
 
-def build_reference(settings: Train, folder: str, device: torch.device, ranks: int, chunk_logits: int) -> Any:
+def build_reference(
+    settings: Train, folder: str, device: torch.device, ranks: int, chunk_logits: int, policy: str
+) -> Any:
     """The reference model for scoring: whole on every rank, or sharded where training shards weights (ZeRO 3). It
-    computes as the policy does, so that the same weights give the same log-probabilities."""
+    computes as the policy does that starts from the folder `policy`: the same weights give the same log-probabilities.
+    """
     autocast = computes_in_autocast(settings)
     wide = settings.precision == "fp32" or autocast
     model = load_model(folder, torch.float32 if wide else torch.bfloat16)
+    # The policy's rotary frequencies are rounded where the model is cast: here, or by DeepSpeed below ZeRO 3.
+    if not wide and (settings.zero < 3 or folder_dtype(policy) == torch.float32):
+        model = model.to(torch.bfloat16)
     implementation = attention.pick(settings.attention, device)
     scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
     config = inference_config(settings, ranks, sum(p.numel() for p in model.parameters()))

@@ -155,7 +155,8 @@ class Trainer:
         if same:
             model = self._engine(plan.init)
         else:
-            model = build_reference(self.settings, plan.reference, self.device, self.ranks, self.chunk_logits)
+            settings, chunk = self.settings, self.chunk_logits
+            model = build_reference(settings, plan.reference, self.device, self.ranks, chunk, policy=plan.init)
         trees = batching.completion_trees(pairs, self.settings.tokens_per_microbatch)
         rows = self._score(model, trees, pairs)
         del model
