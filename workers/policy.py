@@ -95,9 +95,8 @@ def build_reference(
     autocast = computes_in_autocast(settings)
     wide = settings.precision == "fp32" or autocast
     model = load_model(folder, torch.float32 if wide else torch.bfloat16)
-    # The policy's rotary frequencies are rounded where the model is cast: here, or by DeepSpeed below ZeRO 3.
-    if not wide and (settings.zero < 3 or folder_dtype(policy) == torch.float32):
-        model = model.to(torch.bfloat16)
+    if not wide and folder_dtype(policy) == torch.float32:
+        model = model.to(torch.bfloat16)  # buffers too, as `build_policy` does: rotary frequencies are rounded by it
     implementation = attention.pick(settings.attention, device)
     scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
     config = inference_config(settings, ranks, sum(p.numel() for p in model.parameters()))
