@@ -956,13 +956,18 @@ HARMLESS = (
     "train.save_minutes",
     "train.stall_timeout",
     "grade.processes",
+    "regrade.grade.processes",
+    "train.tokens_per_microbatch",
+    "train.activation_checkpointing",
+    "train.offload_optimizer",
+    "judge.base_url",
     "judge.api_key_env",
     "judge.max_requests",
     "judge.concurrency",
     "judge.timeout",
     "judge.retries",
 )
-"""Keys that may differ when a run is resumed, since they change no result."""
+"""Keys that may differ when a run is resumed, since they change no result, or only its rounding."""
 
 
 def is_harmless(key: str) -> bool:

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator import durable, evaluation, streaming
+from orchestrator import evaluation, streaming
 from orchestrator.abstentions import graders_version
-from orchestrator.config import Grade, Job
+from orchestrator.config import Grade, Job, Judge
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Commit
-from orchestrator.records import PreferencePlan, Problem, SamplingPlan, Split, TokenizingPlan, TrainingPlan
+from orchestrator.recipes import Digest, Unseen, Version
+from orchestrator.records import (
+    GRADERS_VERSION,
+    JUDGE_PROMPT,
+    PreferencePlan,
+    Problem,
+    SamplingPlan,
+    Split,
+    TokenizingPlan,
+    TrainingPlan,
+)
 from orchestrator.run import Facts, Run
 from orchestrator.seed_model import model_digest
 from orchestrator.step_records import StepItem, StepJudgement
@@ -115,8 +125,8 @@ class Context:
         )
         plan = replace(plan, **changes)
         inputs = {
-            "problems": {key: durable.fingerprint([asdict(p) for p in rows]) for key, rows in problems.items()},
-            "plan": asdict(replace(plan, model=model_digest(model))),
+            "problems": {key: Digest(rows) for key, rows in problems.items()},
+            "plan": replace(plan, model=model_digest(model)),
         }
 
         def work(folder: Path) -> Facts:
@@ -167,9 +177,9 @@ class Context:
             "model": model.digest,
             "prompts": hashes(prompts) if prompts else [],
             "splits": list(splits),
-            "plan": asdict(plan),
+            "plan": plan,
             "engine": generate.engine,
-            "grade": grading(self.job.grade),
+            **grading(self.job.grade, self.job.judge),
         }
 
         def work(*output: Path) -> Facts:
@@ -191,11 +201,12 @@ class Context:
         return replace(model, gate=gate, evaluation=name, graders_version=graders_version(commit.facts))
 
 
-def grading(grade: Grade) -> dict[str, Any]:
-    """What can change a verdict. `unreadable` is younger than the runs that must go on, and so left out at its
-    default."""
-    left_out = {"processes"} | ({"unreadable"} if grade.unreadable == "ungradable" else set())
-    return grade.model_dump(mode="json", exclude=left_out)
+def grading(grade: Grade, judge: Judge | None) -> dict[str, Any]:
+    """What can change a verdict, as inputs of a step."""
+    by: dict[str, Any] = {"grade": grade, "graders_version": Version("graders_version", GRADERS_VERSION)}
+    if "judge" in grade.graders:
+        by["judge"] = Unseen({"settings": judge, "prompt": Version("judge_prompt", JUDGE_PROMPT)})
+    return by
 
 
 def hashes(commit: Commit) -> list[str]:

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.cluster import Node
-from orchestrator.config import Grade, Job, at_round
+from orchestrator.config import Grade, Job
 from orchestrator.diagnosis import (
     BESIDE_TORCH,
     PACKAGES,
@@ -54,10 +54,11 @@ from orchestrator.outbox import first_line
 from orchestrator.places import run_folder
 from orchestrator.preferences import mean_characters
 from orchestrator.projection import without_password
-from orchestrator.records import PROMPTS, LossWeights, SamplingPlan, Shard, TrainingPlan, pairs_schema
+from orchestrator.records import PROMPTS, SamplingPlan, Shard, TrainingPlan, pairs_schema
 from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes
 from orchestrator.tracking import default_address
+from orchestrator.training import loss_weights
 
 _LIMITS = {"engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
 _LIMIT = 90.0  # seconds, of every other check
@@ -415,13 +416,11 @@ def made_up_pairs(vocabulary: int, prompt: int, completion: int, count: int) -> 
 
 
 def _trial_plan(job: Job, model: str, folder: Path) -> TrainingPlan:
-    loss = job.loss
-    beta, dpo, nll = (at_round(value, 1) for value in (loss.beta, loss.dpo, loss.nll))
     return TrainingPlan(
         init=model,
         reference=model,
         pairs=(str(folder / "pairs.parquet"),),
-        loss=LossWeights(beta, dpo, nll, loss.nll_scope, loss.nll_normalisation),
+        loss=loss_weights(job.loss, 1),
         learning_rate=0.0,
         seed=job.seed,
         state_dir=str(folder / "state"),

@@ -12,14 +12,13 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from orchestrator import __version__, durable
+from orchestrator import __version__, durable, recipes
 from orchestrator.artifacts import Artifacts
 from orchestrator.config import Data, Job, is_harmless
 from orchestrator.context import Say, Workers
@@ -86,9 +85,7 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
         revisions = {split: getattr(pinned, split).revision for split in problems}
         return write_problems(problems, folder) | {"revisions": revisions}
 
-    # A key that is younger than a run must not make its data others.
-    younger = {"choices"} if job.data.choices is None else None
-    run.step(KEPT_PROBLEMS, {"data": job.data.model_dump(mode="json", exclude=younger)}, work)
+    run.step(KEPT_PROBLEMS, {"data": job.data}, work)
     kept = kept_problems(run.path(KEPT_PROBLEMS))
     require_enough(kept.get("train", []), job.data, job.rounds)  # a resume may have raised the rounds
     return kept
@@ -283,7 +280,7 @@ def _is_bound(root: Path) -> bool:
 
 def problem_digests(problems: Mapping[str, list[Problem]]) -> dict[str, str]:
     """What is recorded of problems that the run does not keep."""
-    return {split: durable.fingerprint([asdict(problem) for problem in rows]) for split, rows in problems.items()}
+    return {split: recipes.of_recipe_1(rows) for split, rows in problems.items()}
 
 
 def check_same_problems(root: Path, job: Job, digests: Mapping[str, str] | None) -> None:

@@ -17,12 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable
+from orchestrator import durable, recipes
 from orchestrator.artifacts import Artifacts
 from orchestrator.config import Job
 from orchestrator.driver import KEPT_MODEL, identity
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.fork_job import NEVER, first_change, jobs
+from orchestrator.fork_job import NEVER, asked_unseen, first_change, jobs
 from orchestrator.jobfile import resolved_yaml
 from orchestrator.ledger import Artifact, Offer, State, probe_links
 from orchestrator.places import run_folder
@@ -63,6 +63,7 @@ def fork(
     again = _again(state, min(end, first_change(before, after)))
     steps = sorted({*state.shards, *state.commits}, key=lambda step: (round_and_phase(step)[0], step))
     steps = [step for step in steps if round_and_phase(step)[0] < end and step not in without]
+    steps = [step for step in steps if not asked_unseen(state, step)]
     offered = {step: len(state.shards.get(step, {})) for step in steps if step not in again}
     option = [f"--from-round={from_round}"] if from_round else []
     said = shlex.join(["ratchet", "fork", *option, str(parent), str(child), *overrides])
@@ -83,6 +84,7 @@ def offer(parent: Path, child: Path, job: Job, job_file: str) -> None:
     state = open_run(parent).state
     _check(parent, state, child, None)
     steps = sorted({*state.shards, *state.commits} - _again(state, 0))
+    steps = [step for step in steps if not asked_unseen(state, step)]
     config = _config(state, parent, child, job, ()) | {"overrides": []}
     _make(child, config, job_file, f"made beside {parent}, and not started yet", parent, state, steps, ())
 
@@ -140,6 +142,7 @@ def _config(state: State, parent: Path, child: Path, job: Job, kept: Collection[
         "job_file": "job.yaml",
         "folders": [str(child)],
         "parent": {"run": str(parent), "run_id": parent_config["run_id"]},
+        "executed": recipes.as_recorded(state.configs),
     }
 
 
@@ -166,9 +169,11 @@ def _again(state: State, first: int) -> set[str]:
 def _offer(run: Run, files: Artifacts, state: State, step: str) -> None:
     """Offer a step and its shards to the run that is being made."""
     for index, shard in sorted(state.shards.get(step, {}).items()):
-        _append(run, files, state, Offer(step, index, shard.facts["fingerprint"], (shard.artifact,), (), shard.facts))
+        digest, recipe = shard.facts["fingerprint"], shard.facts.get("recipe", 1)
+        _append(run, files, state, Offer(step, index, digest, (shard.artifact,), (), shard.facts, recipe))
     if commit := state.commits.get(step):
-        _append(run, files, state, Offer(step, None, commit.fingerprint, commit.artifacts, (), commit.facts))
+        whole = Offer(step, None, commit.fingerprint, commit.artifacts, (), commit.facts, commit.recipe)
+        _append(run, files, state, whole)
 
 
 def _append(run: Run, files: Artifacts, state: State, offer: Offer) -> None:
@@ -180,7 +185,8 @@ def _append(run: Run, files: Artifacts, state: State, offer: Offer) -> None:
         if artifact.path not in state.discarded:
             _link(files.place(artifact), run.path(offered.hidden), artifact)
     discarded = [artifact.path for artifact in offer.artifacts if artifact.path in state.discarded]
-    data = {"step": offer.step, "index": offer.index, "fingerprint": offer.fingerprint, "facts": offer.facts}
+    data: dict[str, Any] = {"step": offer.step, "index": offer.index, "facts": offer.facts}
+    data |= {"fingerprint": offer.fingerprint, "recipe": offer.recipe}
     run.append("offer", data | {"artifacts": artifacts, "discarded": discarded})
 
 

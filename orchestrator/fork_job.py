@@ -14,6 +14,7 @@ from orchestrator.driver import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEP
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import changed_keys, parse_job
 from orchestrator.ledger import State
+from orchestrator.status import round_and_phase
 from orchestrator.wanted import schedule_at
 
 # What a run keeps of its job's sources, and what of the job that was made from.
@@ -45,6 +46,22 @@ def jobs(state: State, child: Path, overrides: Sequence[str]) -> tuple[Job, Job,
     after = parse_job(yaml.safe_dump(base), path, overrides).job
     kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
     return before, Job.model_validate(absolute(after.model_dump(mode="json"), folders, kept)), kept
+
+
+def asked_unseen(state: State, step: str) -> bool:
+    """Whether a judge had a word in a step whose fingerprint, by recipe 1, says nothing of it: what another judge says
+    must not be taken over."""
+    number, _ = round_and_phase(step)
+    commit, job = state.commits.get(step), state.configs[-1]["job"]
+    found = [shard.facts.get("recipe", 1) for shard in state.shards.get(step, {}).values()]
+    if min([*found, *([commit.recipe] if commit else [])]) > 1:
+        return False
+    again, phase = job.get("regrade"), step.rpartition("/")[2]
+    regraded = again and number >= again["round"] and phase == "verdicts"
+    if phase == "verdicts" or phase == "evaluation" or "/selection/" in step:
+        return "/judged/" not in step and "judge" in (again if regraded else job)["grade"]["graders"]
+    steps = job.get("steps", {}) if job.get("source") == "steps" else {}
+    return steps.get({"located": "localiser", "pairs": "filter"}.get(phase, "")) == "judge"
 
 
 def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str]) -> dict[str, Any]:

@@ -97,8 +97,8 @@ def job_docs() -> str:
     keys = [f"`{key}`" for key in HARMLESS]
     parts = [
         _HEAD,
-        f"A run keeps its settings. These can differ when it is started again, since they change no result: "
-        f"{', '.join(keys[:-1])} and {keys[-1]} (a section: all of its keys).",
+        "A run keeps its settings. These can differ when it is started again, since they change no result, or only its "
+        f"rounding: {', '.join(keys[:-1])} and {keys[-1]} (a section: all of its keys).",
         "## Top level",
         Job.__doc__ or "",
         _table(Job),

@@ -71,11 +71,14 @@ class Commit:
     fingerprint: str
     artifacts: tuple[Artifact, ...]
     facts: dict[str, Any]
+    recipe: int = 1
+    """How the fingerprint was made; see recipes.py. The first runs named none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardCommit:
-    """A finished shard of a step that is not finished yet, or was not when this was written."""
+    """A finished shard of a step that is not finished yet, or was not when this was written. Its facts have its
+    fingerprint, and the recipe of that."""
 
     step: str
     index: int
@@ -95,6 +98,7 @@ class Offer:
     discarded: tuple[str, ...]
     """Paths of those artifacts that the other run had removed on purpose."""
     facts: dict[str, Any]
+    recipe: int = 1
 
 
 @dataclass
@@ -130,7 +134,8 @@ class State:
                 self.shards.setdefault(shard.step, {}).setdefault(shard.index, shard)
             case "commit":
                 artifacts = tuple(Artifact.from_json(a) for a in data["artifacts"])
-                commit = Commit(data["step"], data["fingerprint"], artifacts, data["facts"])
+                recipe = data.get("recipe", 1)
+                commit = Commit(data["step"], data["fingerprint"], artifacts, data["facts"], recipe)
                 self.commits.setdefault(commit.step, commit)
                 self.discarded.update(data.get("discarded", ()))
             case "promotion":

@@ -27,6 +27,7 @@ from orchestrator import durable, hub_data
 from orchestrator.config import Job, Source
 from orchestrator.errors import BadInput
 from orchestrator.fields import SURROGATE, fill
+from orchestrator.recipes import Fields
 from orchestrator.records import Problem, preferences_schema
 from orchestrator.rows import LONGEST_LINE, rows_of
 
@@ -97,10 +98,9 @@ def identity_of(job: Job, find: Find) -> dict[str, Any]:
         return {}
     sources = []
     for number, source in enumerate(job.stages.sources):
-        said = source.model_dump(mode="json", exclude={"path"})
-        if source.path:
-            said["sha256"] = _digest_of(find(source.path, f"{KEY}.{number}"), f"{KEY}.{number}")
-        sources.append(said)
+        at = f"{KEY}.{number}"
+        digest = {"sha256": _digest_of(find(source.path, at), at)} if source.path else {}
+        sources.append(Fields(source, digest, without=("path",)))
     return {"sources": sources, "template": job.stages.template, "chat": job.data.chat, "system": job.data.system}
 
 

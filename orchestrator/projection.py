@@ -88,6 +88,10 @@ def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 4] + " ..."
 
 
+_NO_FIGURES = {"graders_version", "judge_prompt", "step_prompt"}
+"""Facts that are numbers and measure nothing."""
+
+
 def step_figures(number: int, phase: str, facts: Mapping[str, Any], seconds: float) -> list[Figure]:
     """Figures of a finished step, by round (0 is the baseline).
 
@@ -96,6 +100,8 @@ def step_figures(number: int, phase: str, facts: Mapping[str, Any], seconds: flo
     """
     named = {}
     for key, value in _leaves(facts):
+        if key in _NO_FIGURES or key.startswith("executed."):
+            continue
         if not isinstance(value, (int, float)) or key.endswith("graders_version"):
             continue  # text, null, lists and names of versions are no metrics
         key = key.replace(".", "/")

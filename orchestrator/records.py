@@ -7,6 +7,7 @@ trainer is fed, and the text is there to be read.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal
 
@@ -24,6 +25,9 @@ answer's kind; a grader broke or ran out of bounds; no grader can read the gold 
 CAUSES: tuple[Cause, ...] = ("truncated", "unreadable", "failed", "gold")
 FinishReason = Literal["stop", "length"]
 Split = Literal["gate", "test"]
+
+JUDGE_PROMPT = 1
+"""Version of what the judge is asked about two answers (workers.graders.judge)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +150,8 @@ class TrainingPlan:
     """Hugging Face folder that the trained policy is exported to."""
     identity: str = ""
     """A fingerprint of everything that decides the result: a saved state of another training is not used."""
+    also_known_as: tuple[str, ...] = ()
+    """What earlier versions called the same training."""
     keep_states: int = 1
     """Number of saved states to keep."""
     export_every: int | None = None
@@ -155,6 +161,12 @@ class TrainingPlan:
     """Stop after so many steps; None takes all batches."""
     schedule_steps: int | None = None
     """Steps over which the learning rate's schedule is laid; None takes those that are done."""
+
+    def state_names(self, ranks: int) -> list[str]:
+        """What the manifest of a saved state names that serves this training; a new state has the first name. It is
+        made of one part a rank, so that it serves the same number of ranks only."""
+        names = (self.identity, *self.also_known_as)
+        return [hashlib.sha256(f"{name}\x1f{ranks}".encode()).hexdigest() for name in names]
 
 
 PROMPTS = pa.schema(

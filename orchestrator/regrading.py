@@ -30,8 +30,7 @@ def comparable(context: Context, models: Sequence[Model], name: str) -> list[Mod
     inputs = {
         "evaluations": {step: hashes(commits[step]) for step in others},
         "prompts": hashes(commits["baseline/prompts"]),
-        "grade": grading(context.job.grade),
-        "graders_version": version,
+        **grading(context.job.grade, context.job.judge),
     }
 
     def work(folder: Path) -> Facts:

@@ -59,8 +59,9 @@ def report_text(run_dir: Path) -> str:
         *(_stages(done) or ("## Samples and pairs", _table(_SAMPLES, done))),
         *_steps(done),
         "## Training",
-        "Log-probabilities are of whole completions, in nats: the mean of the first and of the last quarter "
-        "of the steps. Padded is what padding every batch to its longest row would have cost.",
+        "Log-probabilities are of whole completions, in nats: the mean of the first and of the last quarter of the "
+        "steps. Reward accuracy is of the last alone: as long as margins are about zero it is chance. Padded is what "
+        "padding every batch to its longest row would have cost.",
         _table(_TRAINING, done),
         "## Seconds",
         _seconds(done),
@@ -178,7 +179,7 @@ _TRAINING = (
     Column("log chosen", lambda e: _change(e, "chosen_logprob", ".2f")),
     Column("log rejected", lambda e: _change(e, "rejected_logprob", ".2f")),
     Column("loss", lambda e: _change(e, "loss", ".3f")),
-    Column("reward accuracy", lambda e: _change(e, "reward_accuracy", ".2f")),
+    Column("reward accuracy", lambda e: _last(e, "reward_accuracy", ".2f")),
 )
 
 
@@ -358,6 +359,12 @@ def _fact(evidence: Evidence, phase: str, key: str, form: str) -> str:
 def _change(evidence: Evidence, column: str, form: str) -> str:
     ends = evidence.change(column)
     return "" if ends is None else f"{format(ends[0], form)} → {format(ends[1], form)}"
+
+
+def _last(evidence: Evidence, column: str, form: str) -> str:
+    """The mean over the last quarter alone."""
+    ends = evidence.change(column)
+    return "" if ends is None else format(ends[1], form)
 
 
 def _escape(text: str) -> str:

@@ -16,6 +16,7 @@ from orchestrator.data import prompts_of_round
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Commit, Ledger
 from orchestrator.pairing import PairingPlan
+from orchestrator.recipes import Fields
 from orchestrator.records import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.run import Facts
 from orchestrator.training import Training
@@ -87,12 +88,12 @@ class Round:
         inputs = {
             "model": sampled_from.digest,
             "prompts": hashes(prompts),
-            "plan": asdict(plan),
+            "plan": plan,
             "engine": context.job.generate.engine,
             "shard_prompts": context.job.generate.shard_prompts,
         }
         samples = run.sharded(f"{self.folder}/samples", inputs)
-        graded_from = {"samples": inputs, "grade": grading(grade)}
+        graded_from = {"samples": inputs, **grading(grade, context.job.judge)}
         verdicts = run.sharded(f"{self.folder}/verdicts", graded_from, samples, GRADERS_VERSION)
         for version, number in verdicts.outdated.items():
             shards_were = "1 shard was" if number == 1 else f"{number} shards were"
@@ -155,7 +156,7 @@ class Round:
         """Commit the round's pairs, which `work` writes to 00000.parquet in a new folder, from these inputs, its
         prompts and the plan."""
         prompts = hashes(self.context.run.ledger.state.commits[f"{self.folder}/prompts"])
-        everything = {"prompts": prompts, **inputs, **asdict(plan)}
+        everything = Fields(plan, {"prompts": prompts, **inputs})
         commit = self.context.run.step(f"{self.folder}/pairs", everything, work)
         self.say("pairs", _told(commit.facts, plan))
         return commit

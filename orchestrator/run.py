@@ -12,9 +12,9 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from orchestrator import recipes
 from orchestrator.abstentions import graders_version
 from orchestrator.artifacts import Artifacts, require_below
-from orchestrator.durable import fingerprint
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger, Offer
 
@@ -71,13 +71,13 @@ class Run:
     def step(
         self,
         name: str,
-        inputs: Mapping[str, Any],
+        inputs: recipes.Inputs,
         work: Callable[..., Facts],
         outputs: Sequence[str] | None = None,
     ) -> Commit:
         """The committed result of a step; `work` runs only when there is none.
 
-        `inputs` is everything that can change the result, as JSON values. `work` gets one hidden path an
+        `inputs` is everything that can change the result, as recipes.py wants it. `work` gets one hidden path an
         output (default: one, for `name`), writes files or folders there and returns the step's facts, to
         which the seconds are added. Files get their final names once the ledger has them.
 
@@ -85,14 +85,13 @@ class Run:
             Damaged: a committed file is not what was committed.
             RatchetError: the step was committed with other inputs; a committed step is never rewritten.
         """
-        digest = fingerprint(inputs)
         if (done := self.committed(name)) is not None:
-            self._same_inputs(name, done.fingerprint, digest)
+            self._same_inputs(name, inputs, done.fingerprint, done.recipe, done.facts)
             for artifact in done.artifacts:
                 if artifact.path not in self.ledger.state.discarded:
                     self.artifacts.verify(artifact)
             return done
-        if (offer := self.offered(name, None, digest)) is not None:
+        if (offer := self.offered(name, None, inputs)) is not None:
             self.take(offer)
             return self.ledger.state.commits[name]
         finals = [self.path(output) for output in (outputs if outputs is not None else [name])]
@@ -104,8 +103,12 @@ class Run:
         facts = work(*hiddens)
         facts["seconds"] = round(time.monotonic() - started, 3)
         artifacts = [self.artifacts.describe(h, f) for h, f in zip(hiddens, finals, strict=True)]
-        self._commit(name, digest, artifacts, facts)
+        self._commit(name, recipes.fingerprint(inputs), artifacts, recipes.versions(inputs) | facts)
         return self.ledger.state.commits[name]
+
+    def fingerprints(self, inputs: recipes.Inputs, recipe: int, facts: Mapping[str, Any] | None) -> set[str]:
+        """See recipes.py; what was recorded is this run's."""
+        return recipes.fingerprints(inputs, recipe, facts, recipes.as_recorded(self.ledger.state.configs))
 
     def discard(self, *paths: str) -> None:
         """Remove committed artifacts that nothing needs any more: first the record of it, then the files. A name that
@@ -115,17 +118,19 @@ class Run:
             for path in new:
                 remove(self.root / path)
 
-    def offered(self, name: str, index: int | None, digest: str) -> Offer | None:
+    def offered(self, name: str, index: int | None, inputs: recipes.Inputs) -> Offer | None:
         """What another run made of the same inputs, if it is here and whole (see fork.py)."""
         offer = self.ledger.state.offers.get((name, index))
-        if offer is None or offer.fingerprint != digest:
+        if offer is None or not recipes.seen_by(inputs, offer.recipe):
+            return None
+        if offer.fingerprint not in self.fingerprints(inputs, offer.recipe, None):
             return None
         here = [a for a in offer.artifacts if a.path not in offer.discarded]
         return offer if all(self.artifacts.is_intact(a, self.root / a.hidden) for a in here) else None
 
     def take(self, offer: Offer) -> None:
         """Commit a step that another run has done."""
-        self._commit(offer.step, offer.fingerprint, offer.artifacts, offer.facts, offer.discarded)
+        self._commit(offer.step, offer.fingerprint, offer.artifacts, offer.facts, offer.discarded, offer.recipe)
 
     def left_offers(self) -> list[Path]:
         """Files and folders of offers that were not taken."""
@@ -133,23 +138,31 @@ class Run:
         return [path for path in paths if path.exists()]
 
     def sharded(
-        self, name: str, inputs: Mapping[str, Any], source: ShardedStep | None = None, version: int | None = None
+        self, name: str, inputs: recipes.Inputs, source: ShardedStep | None = None, version: int | None = None
     ) -> ShardedStep:
         """A step whose files are committed one by one, so that a crash loses only those in flight. Each is made from
         the same shard of `source`, if that is given. `version` is of the graders, for a step that they do: of one that
         is not committed, shards by other versions are discarded."""
-        return ShardedStep(self, name, fingerprint(inputs), source, version)
+        return ShardedStep(self, name, inputs, source, version)
 
     def _commit(
-        self, name: str, digest: str, artifacts: Sequence[Artifact], facts: Facts, discarded: Sequence[str] = ()
+        self,
+        name: str,
+        digest: str,
+        artifacts: Sequence[Artifact],
+        facts: Facts,
+        discarded: Sequence[str] = (),
+        recipe: int = recipes.RECIPE,
     ) -> None:
         """`discarded` are paths of artifacts that were removed before this run was forked."""
         made = [a.as_json() for a in artifacts]
-        data = {"step": name, "fingerprint": digest, "artifacts": made, "facts": facts}
+        data = {"step": name, "fingerprint": digest, "recipe": recipe, "artifacts": made, "facts": facts}
         self.append("commit", data | ({"discarded": list(discarded)} if discarded else {}), *artifacts)
 
-    def _same_inputs(self, name: str, committed: str, now: str) -> None:
-        if committed != now:
+    def _same_inputs(
+        self, name: str, inputs: recipes.Inputs, committed: str, recipe: int, facts: Mapping[str, Any]
+    ) -> None:
+        if committed not in self.fingerprints(inputs, recipe, facts):
             raise RatchetError(
                 f"{self.root}: {name} was committed from other inputs (a changed model, data file or version of "
                 "Ratchet). A committed step is never rewritten: restore the inputs, or go on in another run, which "
@@ -169,11 +182,13 @@ class Run:
 class ShardedStep:
     """A step that is committed shard by shard; see `Run.sharded`."""
 
-    def __init__(self, run: Run, name: str, digest: str, source: ShardedStep | None, version: int | None) -> None:
-        self.run, self.name, self._digest, self._source = run, name, digest, source
+    def __init__(
+        self, run: Run, name: str, inputs: recipes.Inputs, source: ShardedStep | None, version: int | None
+    ) -> None:
+        self.run, self.name, self._inputs, self._source = run, name, inputs, source
         run.path(name).mkdir(parents=True, exist_ok=True)
         for shard in self._shards.values():
-            run._same_inputs(name, shard.facts["fingerprint"], digest)
+            run._same_inputs(name, inputs, shard.facts["fingerprint"], shard.facts.get("recipe", 1), shard.facts)
             run.artifacts.verify(shard.artifact)
         self._take_offers()
         self.outdated = {} if version is None or run.committed(name) else self._discard_others(version)
@@ -193,9 +208,9 @@ class ShardedStep:
         for index in indices:
             if self.has(index) or (self._source and not self._source._is_as_offered(index)):
                 continue
-            if (offer := self.run.offered(self.name, index, self._digest)) is not None:
+            if (offer := self.run.offered(self.name, index, self._inputs)) is not None:
                 self._append(index, offer.artifacts[0], offer.facts)
-        offer = self.run.offered(self.name, None, self._digest)
+        offer = self.run.offered(self.name, None, self._inputs)
         whole = bool(indices) and all(map(self._is_as_offered, indices))
         if offer is not None and whole and self.run.committed(self.name) is None:
             self.run.take(offer)
@@ -229,7 +244,8 @@ class ShardedStep:
             return
         facts = dict(facts)
         artifact = self.run.artifacts.declare(self.hidden(index), self.path(index), {"": facts.pop("file")})
-        self._append(index, artifact, facts | {"fingerprint": self._digest})
+        made = {"fingerprint": recipes.fingerprint(self._inputs), "recipe": recipes.RECIPE}
+        self._append(index, artifact, recipes.versions(self._inputs) | facts | made)
 
     def _append(self, index: int, artifact: Artifact, facts: Facts) -> None:
         data = {"step": self.name, "index": index, "artifact": artifact.as_json(), "facts": facts}
@@ -247,7 +263,12 @@ class ShardedStep:
         """Commit the step, all of whose shards are committed; returns the earlier commit when there is one."""
         done = self.run.committed(self.name)
         if done is None:
-            self.run._commit(self.name, self._digest, [], facts)
+            # A step is no more than its oldest shard: what that one's recipe left out counts for the whole.
+            now: Facts = {"fingerprint": recipes.fingerprint(self._inputs), "recipe": recipes.RECIPE}
+            now |= recipes.versions(self._inputs)
+            oldest = min(self.facts(), key=lambda shard: int(shard.get("recipe", 1)), default=now)
+            told = {name: oldest.get(name, 1) for name in recipes.versions(self._inputs)}
+            self.run._commit(self.name, oldest["fingerprint"], [], told | facts, recipe=oldest.get("recipe", 1))
         return done or self.run.ledger.state.commits[self.name]
 
 

@@ -105,7 +105,7 @@ def fill(template: str, prompt: str, response: str) -> str:
 def _scores(this: Round, graded: Graded, judged: Graded) -> Graded:
     """The samples with their mean scores in place of verdicts."""
     settings, run = this.context.job.self_judge, this.context.run
-    inputs = {"samples": graded.hashes, "judgements": judged.hashes, "settings": settings.model_dump(mode="json")}
+    inputs = {"samples": graded.hashes, "judgements": judged.hashes, "settings": settings}
 
     def work(folder: Path) -> Facts:
         folder.mkdir()

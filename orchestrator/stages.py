@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from orchestrator.records import LossWeights, PreferencePlan, TrainingPlan
 from orchestrator.rounds import NoPairs, Round
 from orchestrator.run import Facts
 from orchestrator.seed_model import model_digest
+from orchestrator.training import precision
 
 _TEXTS = ["pair_id", "prompt", "chosen", "rejected"]
 
@@ -149,7 +150,7 @@ def _tokenized(context: Context) -> list[Chunk]:
     inputs = {
         "preferences": hashes(run.ledger.state.commits["baseline/preferences"]),
         "rows": durable.fingerprint([cut.rows for cut in cuts]),
-        "plan": asdict(replace(plan, model=model_digest(plan.model))),
+        "plan": replace(plan, model=model_digest(plan.model)),
     }
 
     def work(folder: Path) -> Facts:
@@ -174,7 +175,7 @@ def _tokenized(context: Context) -> list[Chunk]:
 def _rank(context: Context, number: int, chunk: Chunk) -> float:
     """Share of a chunk's pairs that the seed model ranks right."""
     train, model = context.job.train, context.seed_model
-    inputs = {"model": model_digest(model), "pairs": _sha256(chunk.file), "precision": train.precision}
+    inputs = {"model": model_digest(model), "pairs": _sha256(chunk.file), **precision(train)}
 
     def work(folder: Path) -> Facts:
         folder.mkdir()

@@ -7,18 +7,19 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from orchestrator.golds import shown
+from orchestrator.recipes import Fields, Unseen, Version
 from orchestrator.records import Problem
 from orchestrator.rounds import Round
 from orchestrator.run import Facts
 from orchestrator.step_pairing import Error, StepPair
-from orchestrator.step_records import StepItem
+from orchestrator.step_records import STEP_PROMPT, StepItem
 from orchestrator.step_rollouts import Located
 
 
-def settings(this: Round) -> dict[str, Any]:
-    """What can change a judgement."""
-    judge = this.context.job.judge
-    return judge.model_dump(mode="json", include={"model", "temperature"}) if judge else {}
+def settings(this: Round) -> Fields | dict[str, Any]:
+    """What can change a judgement, as an input of a step."""
+    judge, prompt = this.context.job.judge, Unseen(Version("step_prompt", STEP_PROMPT))
+    return Fields(judge, {"prompt": prompt}) if judge else {}
 
 
 def locate(this: Round, errors: Sequence[Error]) -> Located:

@@ -23,6 +23,7 @@ from orchestrator import step_files, step_judging, step_rollouts, step_verdicts
 from orchestrator.context import Model, hashes
 from orchestrator.ledger import Commit
 from orchestrator.pairing import PairingPlan, random_subset
+from orchestrator.recipes import Unseen
 from orchestrator.rounds import NoPairs, Round
 from orchestrator.run import Facts
 from orchestrator.step_pairing import Continuation, Error, StepPair, pairs_of_problem
@@ -190,6 +191,7 @@ def _pair(
         "seed": plan.seed,
         "filter": step_judging.settings(this) if filtered else None,
         "dataset": _dataset(this),
+        "split": Unseen(this.context.job.steps.split),
     }
 
     def work(folder: Path) -> Facts:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+STEP_PROMPT = 1
+"""Version of what the judge is asked about steps (workers.step_judge)."""
+
 
 @dataclass(frozen=True, slots=True)
 class StepItem:

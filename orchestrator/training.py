@@ -14,19 +14,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable, regrading
-from orchestrator.config import HARMLESS, at_round
+from orchestrator import durable, recipes, regrading
+from orchestrator.config import Loss, Train, at_round
 from orchestrator.context import Context, Model, hashes
 from orchestrator.ledger import Commit
+from orchestrator.recipes import Fields, Unseen
 from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.run import Facts
-
-_HARMLESS = {key.removeprefix("train.") for key in HARMLESS if key.startswith("train.")}
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,8 @@ class Training:
         inputs = {
             "reference": self.reference.digest,
             "pairs": _hashes(pairs),
-            "precision": self.context.job.train.precision,
+            **precision(self.context.job.train),
+            **apart(self.context.job.train, self.init.path, self.reference.path),
             "max_tokens": self.context.job.train.max_tokens,  # longer pairs are dropped, and not scored
         }
 
@@ -102,7 +102,8 @@ class Training:
             "policy": policy.digest,
             "reference": self.reference.digest if self._compares else None,
             "pairs": hashes(pairs),
-            "precision": self.context.job.train.precision,
+            **precision(self.context.job.train),
+            **apart(self.context.job.train, self.init.path, policy.path),
             "max_tokens": self.context.job.train.max_tokens,
         }
 
@@ -123,13 +124,14 @@ class Training:
             "init": self.init.digest,
             "reference": self.reference.digest if self._compares else None,
             "pairs": _hashes(pairs),
-            "loss": asdict(self._loss_weights()),
-            "train": settings.model_dump(mode="json", exclude=_HARMLESS)
-            | {"learning_rate": at_round(settings.learning_rate, self.number)},
+            "loss": self._loss_weights(),
+            "train": Fields(settings, {"learning_rate": at_round(settings.learning_rate, self.number)}),
             "round": self.number,
             "seed": self._seed,
             "limits": limits,
         }
+        if self._compares:
+            inputs |= apart(settings, self.init.path, self.reference.path)
 
         step = f"{self.folder}/{phase}"
 
@@ -137,9 +139,11 @@ class Training:
             output.mkdir()
             plan = self._plan(pairs, output, checkpoint, limits)
             states, keep = self._own_states(phase), self.context.job.keep.training_states
-            plan = replace(plan, state_dir=str(states), identity=durable.fingerprint(inputs), keep_states=keep)
+            plan = replace(self._named(plan, inputs), state_dir=str(states), keep_states=keep)
+            if _of_others(states, plan.state_names(settings.ranks)):
+                self._say(phase, "the saved state is of other settings (train.offload_optimizer), and it starts over")
             reference = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
-            return self.context.workers.trainers().train(plan, reference)
+            return self.context.workers.trainers().train(plan, reference) | {"executed": _executed(settings)}
 
         commit = run.step(step, inputs, work, outputs=[step, target])
         for states in self._states(phase):
@@ -149,6 +153,16 @@ class Training:
         speed = f"{facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s"
         self._say(phase, f"{facts['steps']} steps{resumed}, {speed}")
         return commit
+
+    def _named(self, plan: TrainingPlan, inputs: Mapping[str, Any]) -> TrainingPlan:
+        """The plan with the names of its training, by which saved states are known. What may change at a start is no
+        part of a name, but for where the optimizer's state is: a state is not moved."""
+        offload = self.context.job.train.offload_optimizer
+        recorded = recipes.as_recorded(self.context.run.ledger.state.configs)
+        alike = [settings for settings in recorded if settings.get("offload_optimizer") == offload]
+        earlier = recipes.fingerprints(inputs, 1, None, alike)
+        identity = durable.fingerprint([recipes.fingerprint(inputs), offload])
+        return replace(plan, identity=identity, also_known_as=tuple(sorted(earlier)))
 
     def _states(self, phase: str) -> list[Path]:
         """Folders of saved states that drivers left, the newest driver's last."""
@@ -230,18 +244,38 @@ class Training:
         return self.context.seed("train", self.number)
 
     def _loss_weights(self) -> LossWeights:
-        loss = self.context.job.loss
-        return LossWeights(
-            beta=at_round(loss.beta, self.number),
-            dpo=at_round(loss.dpo, self.number),
-            nll=at_round(loss.nll, self.number),
-            nll_scope=loss.nll_scope,
-            nll_normalisation=loss.nll_normalisation,
-            form=loss.form,
-        )
+        return loss_weights(self.context.job.loss, self.number)
 
     def _say(self, phase: str, text: str) -> None:
         self.context.say(f"{self.folder:<10} {phase:<11} {text}")
+
+
+def loss_weights(loss: Loss, number: int) -> LossWeights:
+    """The loss of a round: every field of the plan is that of the job."""
+    return LossWeights(**{own.name: at_round(getattr(loss, own.name), number) for own in fields(LossWeights)})
+
+
+def precision(train: Train) -> dict[str, Any]:
+    """In what log-probabilities are computed, as inputs of a step."""
+    autocast = train.precision == "bf16" and train.zero == 0  # workers.deepspeed_config.computes_in_autocast
+    return {"precision": train.precision} | ({"autocast": Unseen(True)} if autocast else {})
+
+
+def apart(train: Train, init: str, scored: str) -> dict[str, Any]:
+    """Whether a model was scored that is not the one that the policy starts from, as inputs of a step. In bfloat16
+    earlier versions computed it in another precision than the policy, and so no fork takes that over."""
+    return {"apart": Unseen(True)} if train.precision == "bf16" and init != scored else {}
+
+
+def _executed(settings: Train) -> dict[str, Any]:
+    """How a training was executed, where that may have changed since the run was started."""
+    return {name: getattr(settings, name) for name in recipes.AS_RECORDED_1}
+
+
+def _of_others(states: Path, names: Sequence[str]) -> bool:
+    """Whether there are saved states, and none of a training of these names."""
+    manifests = list(states.glob("[0-9]*/manifest.json"))
+    return bool(manifests) and not any(name in file.read_text() for file in manifests for name in names)
 
 
 def _hashes(commits: Sequence[Commit]) -> list[str]:

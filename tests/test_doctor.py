@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from orchestrator.diagnosis import (
 )
 from orchestrator.doctor import Patient, examine, made_up_ids, made_up_pairs, pair_lengths, patient
 from orchestrator.errors import BadInput
+from orchestrator.records import LossWeights
 from orchestrator.space import GIB, Need
 from workers import doctor as on_node
 
@@ -304,6 +306,7 @@ class Ward:
         self.ended = threading.Event()
         self.trained = 0
         self.unread = 0
+        self.losses: list[LossWeights] = []
 
     @property
     def cluster(self) -> Ward:
@@ -355,6 +358,7 @@ class Ward:
 
     def train(self, plan: Any, reference_file: str) -> dict[str, Any]:
         assert plan.learning_rate == 0
+        self.losses.append(plan.loss)
         self.trained += pq.read_table(plan.pairs[0]).num_rows
         return {"tokens": 10, "tokens_per_second": 5.0}
 
@@ -371,6 +375,15 @@ def examined(
     sound = examine(found, ward, checks.append, limit)
     assert list((tmp_path / "runs").iterdir()) == []
     return ward, {check.name: check.finding for check in checks}, sound
+
+
+def test_the_trial_step_has_the_jobs_loss(tmp_path: Path) -> None:
+    """Every field of it, each at another value than the default."""
+    said = {"beta": 0.3, "dpo": 0.7, "nll": 0.2, "nll_scope": "prompt+response"}
+    said |= {"nll_normalisation": "batch", "form": "squared"}
+    assert said.keys() == {field.name for field in fields(LossWeights)}
+    ward, _, _ = examined(tmp_path, *(f"loss.{name}={value}" for name, value in said.items()), limit=2.0)
+    assert ward.losses == [LossWeights(**said)]
 
 
 def test_a_check_that_hangs_is_ended_and_the_others_are_tried(tmp_path: Path) -> None:

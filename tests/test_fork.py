@@ -178,7 +178,7 @@ def test_killed_between_the_record_and_the_final_name(parent: Path, tmp_path: Pa
     ledger = Ledger(child / "ledger")
     ledger.claim(identity())
     offer = ledger.state.offers["baseline/prompts", None]
-    data = {"step": offer.step, "fingerprint": offer.fingerprint, "facts": offer.facts}
+    data = {"step": offer.step, "fingerprint": offer.fingerprint, "recipe": offer.recipe, "facts": offer.facts}
     ledger.append("commit", data | {"artifacts": [a.as_json() for a in offer.artifacts]})
     run_job(child / "job.yaml", StandIns())
     assert history(child) == history(parent)

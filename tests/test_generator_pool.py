@@ -125,10 +125,23 @@ def test_two_culprits_in_two_shards_on_two_engines(tmp_path: Path) -> None:
     assert [facts[i].get("quarantined") for i in range(4)] == [["poison-1"], None, ["poison-2"], None]
 
 
-def test_a_shard_of_culprits_alone_ends_the_run(tmp_path: Path) -> None:
-    shards = shards_of(tmp_path, [f"poison-{i}" for i in range(6)])
-    with pool_of(tmp_path) as pool, pytest.raises(GenerationFailed, match=r"5 times in a row .* ended without a word"):
+def test_culprits_side_by_side_are_left_out_one_after_the_other(tmp_path: Path) -> None:
+    """No prompt is finished between their deaths, of which there are five; the engines are not to blame."""
+    shards = shards_of(tmp_path, ["a", "poison-1", "poison-2", "poison-3"], ["b"])
+    with pool_of(tmp_path) as pool:
+        facts = {shard.index: facts for shard, facts in pool.generate(shards, PLAN)}
+    assert sampled(tmp_path) == expected("a", "b")
+    assert {i: f.get("quarantined") for i, f in facts.items()} == {0: ["poison-1", "poison-2", "poison-3"], 1: None}
+    assert len(facts[0]["engines_lost"]) == 5
+
+
+def test_an_engine_that_no_prompt_survives_ends_the_run(tmp_path: Path) -> None:
+    """Whatever it is given: nothing says that the prompts are the culprits. Shards that end empty are no progress."""
+    shards = shards_of(tmp_path, *([f"poison-{number}-{i}" for i in range(4)] for number in range(3)))
+    with pool_of(tmp_path) as pool, pytest.raises(GenerationFailed, match=r"10 times in a row with one prompt alone"):
         list(pool.generate(shards, PLAN))
+    given_up = {line.split()[1] for line in noted(tmp_path) if line.startswith("draw ")}
+    assert len(given_up) >= 10
 
 
 @pytest.mark.parametrize("how", ["hang-1", "stop-1"])

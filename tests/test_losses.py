@@ -17,7 +17,7 @@ from workers.losses import (  # noqa: E402
     reward_margins,
     squared_losses,
 )
-from workers.train_step import learning_rate  # noqa: E402
+from workers.train_step import learning_rate, without_noise  # noqa: E402
 
 BETA = 0.3
 
@@ -131,3 +131,13 @@ def test_learning_rate_warms_up_from_zero_and_ends_where_told() -> None:
     # A round of one step trains, and so does one that is all warm-up.
     assert learning_rate(1, 1, 1.0, "linear", 0, 0.0) == 1.0
     assert learning_rate(2, 2, 1.0, "cosine", 5, 0.0) == pytest.approx(1 / 3)
+
+
+def test_reward_accuracy_is_left_out_while_margins_are_as_small_as_rounding_makes_them() -> None:
+    metrics = {"loss": 0.7, "margin": 0.0, "margin_size": 0.01, "reward_accuracy": 0.19}
+    assert without_noise(metrics, None) == metrics, "where policy and reference never were the same"
+    assert "reward_accuracy" not in without_noise(metrics, 0.01), "the first step"
+    assert "reward_accuracy" not in without_noise(metrics | {"margin_size": 0.019}, 0.01)
+    assert without_noise(metrics | {"margin_size": 0.03}, 0.01)["reward_accuracy"] == 0.19
+    assert "reward_accuracy" not in without_noise(metrics | {"margin_size": 0.0}, 0.0), "nothing is learned"
+    assert without_noise({"loss": 0.7}, 0.01) == {"loss": 0.7}, "an imitation compares with nothing"

@@ -178,3 +178,10 @@ def test_the_dtype_of_a_folder(tmp_path: Path) -> None:
     del config["dtype"]
     (tmp_path / "half" / "config.json").write_text(json.dumps(config))
     assert folder_dtype(tmp_path / "half") == torch.bfloat16
+
+
+def test_a_metric_that_some_steps_lack_is_null_there(tmp_path: Path) -> None:
+    rows = [{"step": 1.0, "loss": 0.7}, {"step": 2.0, "loss": 0.6, "reward_accuracy": 0.9}]
+    pair_data.write_metrics(str(tmp_path / "metrics.parquet"), rows)
+    found = pq.read_table(tmp_path / "metrics.parquet").to_pydict()
+    assert found == {"step": [1.0, 2.0], "loss": [0.7, 0.6], "reward_accuracy": [None, 0.9]}

@@ -14,6 +14,8 @@ from workers.patience import Patience, Pulse
 
 MOST_DEATHS = 5
 """Engines lost in a row at one place, without one finished prompt, before the run gives up."""
+MOST_GIVEN_UP = 10
+"""Prompts given up in a row at one place, without one that was finished: then it is rather the engine's fault."""
 
 
 class GenerationFailed(RatchetError):
@@ -32,7 +34,8 @@ class Slot:
         self.index = index
         self._start, self._settings, self._interval = start, settings, interval
         self.deaths = 0
-        """Engines lost here in a row, without a finished prompt."""
+        """Engines lost here in a row, without a prompt that was finished or given up."""
+        self._given_up = 0  # in a row, likewise
         self._begin()
 
     def _begin(self) -> None:
@@ -60,7 +63,10 @@ class Slot:
         """A call has come back."""
         self.load -= 1
         self.exclusive = False
-        self.deaths = 0
+
+    def progressed(self) -> None:
+        """The engine has finished what it was asked."""
+        self.deaths = self._given_up = 0
 
     def stalled(self) -> EngineHangs | None:
         """What is wrong when the engine has used up its time; to be asked every few seconds."""
@@ -80,14 +86,21 @@ class Slot:
     def why(self, error: Exception) -> str:
         return why(error, "engine", oom_kills() - self._oom_kills)
 
-    def replace(self, error: Exception, progressed: bool) -> str:
-        """End the engine and start another; returns why. `progressed`: it had finished a prompt since the last death.
+    def replace(self, error: Exception, progressed: bool, given_up: bool = False) -> str:
+        """End the engine and start another; returns why. `progressed`: it had finished a prompt since the last death;
+        `given_up`: its death settles whose fault that was, so that the next engine is spared it.
 
         Raises:
-            GenerationFailed: that was the last of MOST_DEATHS deaths in a row.
+            GenerationFailed: that was the last of MOST_DEATHS deaths in a row, or of MOST_GIVEN_UP prompts given up.
         """
         reason = f"engine {self.index}: {self.why(error)}"
-        self.deaths = 1 if progressed else self.deaths + 1
+        self.deaths = 1 if progressed else self.deaths + (not given_up)
+        self._given_up = given_up + (0 if progressed else self._given_up)
+        if self._given_up >= MOST_GIVEN_UP:
+            raise GenerationFailed(
+                f"an engine was lost {MOST_GIVEN_UP} times in a row with one prompt alone, another one each time, and "
+                f"finished none. That is rather the engine's fault than the prompts'; the last time, {reason}"
+            ) from error
         if self.deaths >= MOST_DEATHS:
             raise GenerationFailed(
                 f"an engine was lost {MOST_DEATHS} times in a row without finishing a prompt; the last time, {reason}"

@@ -121,6 +121,7 @@ class GeneratorPool:
             for event in self._events(running):
                 running = {r: s for r, s in running.items() if r != event.reference}
                 if event.error is None:
+                    event.slot.progressed()
                     results[event.slot.index] = event.result
                     continue
                 _raise_unless_lost("the probe", event)
@@ -180,6 +181,8 @@ class _Sampling:
                     self._engine_lost(event)
                     continue
                 _, work = self._running.pop(event.reference)
+                if work.only is None or work.only:  # else all that was left is given up, and no engine has drawn
+                    event.slot.progressed()
                 if event.result is None:
                     self._go_on(work)
                     continue
@@ -216,8 +219,10 @@ class _Sampling:
         assert event.error is not None
         lost = [work for slot, work in self._running.values() if slot is event.slot]
         self._running = {r: (s, w) for r, (s, w) in self._running.items() if s is not event.slot}
+        before = sum(len(work.quarantined) for work in lost)
         progressed = [self._charge(work) for work in lost]
-        self._lost.append(event.slot.replace(event.error, any(progressed)))
+        given_up = sum(len(work.quarantined) for work in lost) > before
+        self._lost.append(event.slot.replace(event.error, any(progressed), given_up))
         for work in reversed(lost):
             (self._struck if work.exclusive else self._fresh).appendleft(work)
 

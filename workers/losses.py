@@ -49,6 +49,8 @@ class LossSums:
     nll: Tensor
     margin: Tensor
     """Sum of the reward margins beta * (log-ratio of chosen - log-ratio of rejected)."""
+    margin_size: Tensor
+    """Sum of their absolute values."""
     accuracy: Tensor
     """Number of pairs whose margin is above zero."""
 
@@ -119,5 +121,6 @@ def preference_loss_sum(pairs: PairLogprobs, weights: LossWeights, num_pairs: in
         dpo=dpo.detach(),
         nll=nll.detach(),
         margin=margins.detach().sum(),
+        margin_size=margins.detach().abs().sum(),
         accuracy=(margins.detach() > 0).sum(),
     )

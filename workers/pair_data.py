@@ -131,5 +131,6 @@ def write_probe(file: str, rows: Sequence[tuple[Tokens, Tokens, float]]) -> None
 
 
 def write_metrics(file: str, rows: Sequence[dict[str, float]]) -> None:
-    """Write one row a step as Parquet."""
-    write_table(pa.Table.from_pylist(list(rows)), file)
+    """Write one row a step as Parquet; what a step lacks is null."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), file)

@@ -86,10 +86,19 @@ def build_policy(settings: Train, folder: str, device: torch.device, ranks: int,
     return engine
 
 
-def build_reference(settings: Train, folder: str, device: torch.device, ranks: int, chunk_logits: int) -> Any:
-    """The reference model for scoring: whole on every rank, or sharded where training shards weights (ZeRO 3)."""
-    model = load_model(folder, torch.float32 if settings.precision == "fp32" else torch.bfloat16)
-    scorer = PackScorer(model, attention.pick(settings.attention, device), None, chunk_logits)
+def build_reference(
+    settings: Train, folder: str, device: torch.device, ranks: int, chunk_logits: int, policy: str
+) -> Any:
+    """The reference model for scoring: whole on every rank, or sharded where training shards weights (ZeRO 3). It
+    computes as the policy does that starts from the folder `policy`: the same weights give the same log-probabilities.
+    """
+    autocast = computes_in_autocast(settings)
+    wide = settings.precision == "fp32" or autocast
+    model = load_model(folder, torch.float32 if wide else torch.bfloat16)
+    if not wide and folder_dtype(policy) == torch.float32:
+        model = model.to(torch.bfloat16)  # buffers too, as `build_policy` does: rotary frequencies are rounded by it
+    implementation = attention.pick(settings.attention, device)
+    scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
     config = inference_config(settings, ranks, sum(p.numel() for p in model.parameters()))
     scorer = _place(settings, scorer, device, config)
     if settings.zero < 3:

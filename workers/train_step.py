@@ -26,6 +26,7 @@ SUMS = (
     "dpo_loss",
     "nll_loss",
     "margin",
+    "margin_size",
     "reward_accuracy",
     "chosen_logprob",
     "rejected_logprob",
@@ -35,6 +36,9 @@ SUMS = (
     "tokens",
 )
 """Names of the sums over pairs (the last four: counts) that a micro-batch reports, in order."""
+
+ABOVE_ROUNDING = 2.0
+"""How many times the size that rounding gives them margins must have for their signs to mean anything."""
 
 DIFFERENCES = ("completions", "absolute", "signed", "squared")
 """Names of the sums over completions of the difference to the reference, a token, in order."""
@@ -103,6 +107,7 @@ def micro_batch_loss(
         losses.dpo,
         losses.nll,
         losses.margin,
+        losses.margin_size,
         losses.accuracy,
         pairs.chosen.detach().sum(),
         pairs.rejected.detach().sum(),
@@ -181,9 +186,17 @@ def mean_metrics(sums: Mapping[str, float], compared: bool = True, rejected: boo
     """A step's metrics from its sums over all ranks: means over pairs, and log-probabilities a token. Not `compared`
     with a reference, or without `rejected` sides, what would need these is left out."""
     pairs = sums["pairs"]
-    missing = set() if compared else {"dpo_loss", "margin", "reward_accuracy"}
+    missing = set() if compared else {"dpo_loss", "margin", "margin_size", "reward_accuracy"}
     missing |= set() if rejected else {"rejected_logprob"}
-    metrics = {name: sums[name] / pairs for name in SUMS[:7] if name not in missing}
+    metrics = {name: sums[name] / pairs for name in SUMS[:8] if name not in missing}
     for side in ("chosen", "rejected") if rejected else ("chosen",):
         metrics[f"{side}_logprob_per_token"] = sums[f"{side}_logprob"] / sums[f"{side}_tokens"]
     return metrics | {"pairs": int(pairs), "tokens": int(sums["tokens"])}
+
+
+def without_noise(metrics: Mapping[str, float], rounding: float | None) -> dict[str, float]:
+    """The metrics without the reward accuracy, as long as margins are of the size that rounding alone gives them:
+    which of them are above zero is then chance. `rounding` is their mean size where policy and reference are the same,
+    before a training's first update; None where that is not known."""
+    noise = rounding is not None and metrics.get("margin_size", rounding) <= ABOVE_ROUNDING * rounding
+    return {name: value for name, value in metrics.items() if not (noise and name == "reward_accuracy")}

@@ -44,6 +44,7 @@ from workers.train_step import (
     accumulate,
     learning_rate,
     mean_metrics,
+    without_noise,
 )
 from workers.training_state import Progress, TrainingStates
 
@@ -154,7 +155,8 @@ class Trainer:
         if same:
             model = self._engine(plan.init)
         else:
-            model = build_reference(self.settings, plan.reference, self.device, self.ranks, self.chunk_logits)
+            settings, chunk = self.settings, self.chunk_logits
+            model = build_reference(settings, plan.reference, self.device, self.ranks, chunk, policy=plan.init)
         trees = batching.completion_trees(pairs, self.settings.tokens_per_microbatch)
         rows = self._score(model, trees, pairs)
         del model
@@ -207,13 +209,15 @@ class Trainer:
         # What is trained now is the policy no longer: another call starts from the folder again.
         self._policy = None
         round_ = Round(plan, pairs, reference, self._batches(pairs, plan))
-        states = TrainingStates(plan.state_dir, plan.identity, plan.keep_states, self.rank, self.ranks)
+        states = TrainingStates(plan.state_dir, plan.state_names(self.ranks), plan.keep_states, self.rank)
         done, last = states.load(engine), len(round_.batches)
         resumed_from, self._saved = len(done.metrics), time.monotonic()
         for step in range(resumed_from + 1, last + 1):
             row, check, save = self._step(engine, round_, step)
-            if reference is not None:
-                done.first_step = done.first_step or check.facts()
+            if reference is not None and not done.first_step:
+                same = plan.init == plan.reference
+                done.first_step = check.facts() | ({"margin_size": row["margin_size"]} if same else {})
+            row = without_noise(row, done.first_step.get("margin_size"))
             done.metrics.append(row)
             yield "step", row
             if plan.export_every and (step % plan.export_every == 0 or step == last):

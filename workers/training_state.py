@@ -14,11 +14,11 @@ they never leave this folder, and the hashes are ours.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,11 @@ class Progress:
 
 
 class TrainingStates:
-    """The states of one training. `identity` names it: whatever decides its result. Every method is collective."""
+    """The states of one training, which goes by any of the `names` (TrainingPlan.state_names). Every method is
+    collective."""
 
-    def __init__(self, folder: str, identity: str, keep: int, rank: int, ranks: int) -> None:
-        self._folder = Path(folder)
-        # A state is made of one part a rank, so that it serves the same number of ranks only.
-        self._identity = hashlib.sha256(f"{identity}\x1f{ranks}".encode()).hexdigest()
+    def __init__(self, folder: str, names: Sequence[str], keep: int, rank: int) -> None:
+        self._folder, self._names = Path(folder), names
         self._keep, self._rank = keep, rank
 
     def load(self, engine: Any) -> Progress:
@@ -73,7 +72,7 @@ class TrainingStates:
         if self._rank == 0:
             (hidden / PROGRESS).write_text(json.dumps(vars(progress)))
             files = {str(file.relative_to(hidden)): file_facts(file) for file in _files(hidden)}
-            (hidden / MANIFEST).write_text(json.dumps({"identity": self._identity, "files": files}))
+            (hidden / MANIFEST).write_text(json.dumps({"identity": self._names[0], "files": files}))
             for path in [*_files(hidden), *_folders(hidden)]:
                 sync(path)
             shutil.rmtree(final, ignore_errors=True)  # left by an earlier training, or damaged
@@ -104,7 +103,7 @@ class TrainingStates:
     def _is_whole(self, folder: Path) -> bool:
         try:
             manifest = json.loads((folder / MANIFEST).read_text())
-            return manifest["identity"] == self._identity and all(
+            return manifest["identity"] in self._names and all(
                 file_facts(folder / name) == said for name, said in manifest["files"].items()
             )
         except (OSError, ValueError, KeyError, TypeError):

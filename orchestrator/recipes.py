@@ -1,0 +1,222 @@
+"""How the inputs of a step become its fingerprint. Pure.
+
+A step names its inputs as they are: JSON values, sections of the job, plans of `records`, and the marks below. A recipe
+says what of them counts. Each commit, shard and offer names the recipe of its fingerprint, and is compared by that one
+for ever: what is already there stays resumable, whatever later versions add.
+
+1   0.1.0, which named no recipe. Every field that a section or plan had then (`FIELDS_1`); a field that came later
+    only where it is not at its default. What is `Unseen` it left out, and the versions of graders and prompts.
+2   Fields that are not at their default, so that a new one changes no fingerprint; without those that only say how the
+    work is executed (`_EXECUTING_2`). A default that changes, or a field that stops deciding, takes a new recipe.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, field, fields, is_dataclass
+from typing import Any
+
+from pydantic import BaseModel
+
+from orchestrator import durable
+
+RECIPE = 2
+"""The recipe of what is committed now."""
+
+
+@dataclass(frozen=True)
+class Fields:
+    """A section of the job or a plan, with something beside its fields, or in place of some."""
+
+    of: Any
+    also: Mapping[str, Any] = field(default_factory=dict)
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Unseen:
+    """What decides a result and was left out by recipe 1: a step by that recipe is taken over by no fork."""
+
+    value: Any
+
+
+@dataclass(frozen=True)
+class Later:
+    """A value that came into a step's inputs after it was first committed; at `default` it counts for nothing."""
+
+    value: Any
+    default: Any = None
+
+
+@dataclass(frozen=True)
+class Version:
+    """The version of code that decides a result, such as the graders'. What is committed keeps it as the fact `name`
+    (absent: 1) and is compared by it on a resume; a fork takes over what the present one has made."""
+
+    name: str
+    now: int
+
+
+@dataclass(frozen=True)
+class Digest:
+    """The fingerprint of many rows, in place of them."""
+
+    rows: Sequence[Any]
+
+
+Inputs = Mapping[str, Any] | Fields
+
+FIELDS_1: dict[str, tuple[str, ...]] = {
+    "Source": ("path", "hub", "config", "split", "revision", "limit"),
+    "Example": ("prompt", "completion"),
+    "Data": (
+        *("train", "gate", "test", "id", "answer", "answer_marker", "solution", "solution_strip"),
+        *("solution_template", "template", "hint_template", "chat", "system", "examples", "example_separator"),
+        *("prompts", "prompts_per_round", "allow_overlap"),
+    ),
+    "Grade": ("graders", "answer", "strict", "audit", "timeout", "memory", "max_characters"),
+    "Judge": ("model", "temperature"),
+    "SelfJudge": ("template", "pattern", "lowest", "highest", "samples", "temperature", "max_tokens"),
+    "Train": (
+        *("ranks", "zero", "offload_optimizer", "precision", "learning_rate", "schedule", "warmup_steps"),
+        *("warmup_ratio", "final_ratio", "batch_pairs", "epochs", "token_budget", "max_steps", "eval_every", "select"),
+        *("retrain", "order", "weight_decay", "betas", "epsilon", "max_grad_norm", "tokens_per_microbatch"),
+        *("max_tokens", "activation_checkpointing", "attention", "export_dtype"),
+    ),
+    "Problem": ("prompt_id", "text", "gold", "solution", "hint"),
+    "TokenizingPlan": (
+        *("model", "chat", "system", "max_model_len", "max_tokens", "examples", "example_separator", "opening"),
+    ),
+    "PreferencePlan": ("model", "append_eos", "max_tokens"),
+    "SamplingPlan": (
+        *("samples", "temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "seeding", "temperature_mix"),
+    ),
+    "PairingPlan": (*("per_prompt", "rule", "margin", "gold_as_chosen", "rejected", "distinct", "max_pairs", "seed"),),
+    "LossWeights": ("beta", "dpo", "nll", "nll_scope", "nll_normalisation", "form"),
+}
+"""What sections and plans had when recipe 1 was all there was, without what it left out. Never to be changed."""
+_LEFT_OUT_1: dict[str, frozenset[str]] = {
+    "Grade": frozenset({"processes"}),
+    "Judge": frozenset({"base_url", "api_key_env", "max_requests", "concurrency", "timeout", "retries", "max_tokens"}),
+    "Train": frozenset({"save_every", "save_minutes", "stall_timeout"}),
+}
+AS_RECORDED_1 = ("tokens_per_microbatch", "activation_checkpointing", "offload_optimizer")
+"""Settings of training that recipe 1 counted and that may change at every start now."""
+_EXECUTING_2: dict[str, frozenset[str]] = {
+    "Grade": frozenset({"processes"}),
+    "Judge": frozenset({"base_url", "api_key_env", "max_requests", "concurrency", "timeout", "retries"}),
+    "Train": frozenset({"save_every", "save_minutes", "stall_timeout", *AS_RECORDED_1}),
+}
+_NOTHING = object()
+NO_DEFAULT = object()
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    number: int
+    facts: Mapping[str, Any] | None
+    """Of what is compared with, which say the versions of code; None takes those of now."""
+    executed: Mapping[str, Any]
+    """Settings of training that count as they were recorded."""
+
+    def of(self, value: Any) -> Any:
+        """The value as JSON; _NOTHING where it does not count."""
+        if isinstance(value, Mapping):
+            counted = {key: self.of(below) for key, below in value.items()}
+            return {key: below for key, below in counted.items() if below is not _NOTHING}
+        if isinstance(value, list | tuple):
+            return [self.of(below) for below in value]
+        if isinstance(value, Fields):
+            return self._fields(value.of, value.without) | self.of(value.also)
+        if isinstance(value, Later):
+            return _NOTHING if value.value == value.default else self.of(value.value)
+        if isinstance(value, Unseen):
+            return _NOTHING if self.number == 1 else self.of(value.value)
+        if isinstance(value, Version):
+            if self.number == 1:
+                return _NOTHING
+            return value.now if self.facts is None else self.facts.get(value.name, 1)
+        if isinstance(value, Digest):
+            return durable.fingerprint(self.of(value.rows))
+        if isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type)):
+            return self._fields(value)
+        return value
+
+    def _fields(self, section: Any, without: Sequence[str] = ()) -> dict[str, Any]:
+        known = _of_class(FIELDS_1, section, ()) if self.number == 1 else ()
+        left_out = _of_class(_LEFT_OUT_1 if self.number == 1 else _EXECUTING_2, section, frozenset())
+        counted, kind = {}, section.__class__
+        for name, default in defaults_of(kind):
+            value = getattr(section, name)
+            if name not in left_out and name not in without and (name in known or value != default):
+                counted[name] = self.of(self.executed.get(name, value))
+        return counted
+
+
+def fingerprint(inputs: Inputs) -> str:
+    """The fingerprint of what is committed now."""
+    return durable.fingerprint(_Recipe(RECIPE, None, {}).of(inputs))
+
+
+def of_recipe_1(rows: Sequence[Any]) -> str:
+    """The fingerprint of rows that is kept outside of any step: always by recipe 1, which no new field changes."""
+    return durable.fingerprint(_Recipe(1, None, {}).of(rows))
+
+
+def fingerprints(
+    inputs: Inputs, recipe: int, facts: Mapping[str, Any] | None, executed: Sequence[Mapping[str, Any]]
+) -> set[str]:
+    """What the same inputs have by a recipe. `facts` are those of the commit that is compared with, None for what a
+    fork is offered; `executed` what `as_recorded` says, of which any will do."""
+    past = executed if recipe == 1 and executed else [{}]
+    return {durable.fingerprint(_Recipe(recipe, facts, settings).of(inputs)) for settings in past}
+
+
+def seen_by(inputs: Inputs, recipe: int) -> bool:
+    """Whether all that decides is in a fingerprint by this recipe."""
+    return recipe > 1 or not any(isinstance(mark, Unseen) for mark in _marks(inputs))
+
+
+def versions(inputs: Inputs) -> dict[str, int]:
+    """The facts that tell the present versions of code that decides."""
+    return {mark.name: mark.now for mark in _marks(inputs) if isinstance(mark, Version)}
+
+
+def as_recorded(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """What a run's `config` records say of settings that recipe 1 counted and that may change now: in this run, and in
+    those that it is a fork of."""
+    found: list[dict[str, Any]] = []
+    for config in configs:
+        train = config["job"].get("train", {})
+        own = {name: train[name] for name in AS_RECORDED_1 if name in train}
+        found += [settings for settings in (own, *config.get("executed", ())) if settings not in found]
+    return found
+
+
+def _marks(value: Any) -> Iterator[Any]:
+    """All marks in the inputs."""
+    if isinstance(value, Mapping):
+        for below in value.values():
+            yield from _marks(below)
+    elif isinstance(value, Fields):
+        yield from _marks(value.also)
+    elif isinstance(value, Unseen | Version):
+        yield value
+        yield from _marks(getattr(value, "value", None))
+
+
+def _of_class(table: Mapping[str, Any], section: Any, otherwise: Any) -> Any:
+    """The entry for a section or plan, also where it is one of a class that is derived."""
+    return next((table[kind.__name__] for kind in type(section).__mro__ if kind.__name__ in table), otherwise)
+
+
+@functools.cache
+def defaults_of(kind: Any) -> tuple[tuple[str, Any], ...]:
+    """The names and defaults of the fields of a section or plan; NO_DEFAULT for one that has none."""
+    if issubclass(kind, BaseModel):
+        known = kind.model_fields.items()
+        defaults = (NO_DEFAULT if i.is_required() else i.get_default(call_default_factory=True) for _, i in known)
+        return tuple(zip((name for name, _ in known), defaults, strict=True))
+    made = ((own, NO_DEFAULT if own.default_factory is MISSING else own.default_factory()) for own in fields(kind))
+    return tuple((own.name, value if own.default is MISSING else own.default) for own, value in made)

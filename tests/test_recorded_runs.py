@@ -1,0 +1,63 @@
+"""Half-done runs of earlier versions, stopped in their samples, verdicts or training: they go on with this one."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from orchestrator.durable import canonical
+from orchestrator.ledger import Ledger, Record
+from orchestrator.status import status
+from orchestrator.verify import verify
+from tests.recorded_runs.record import KINDS, extract, go_on, unpack, unpack_project
+
+RECORDED = [(version, kind, stop) for version in ("0.1.0",) for kind in KINDS for stop in KINDS[kind].stops]
+
+
+@pytest.fixture(scope="module")
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return extract("0.1.0", tmp_path_factory.mktemp("recorded") / "0.1.0").parent
+
+
+@pytest.mark.parametrize(("version", "kind", "stop"), RECORDED)
+def test_a_recorded_run_goes_on_where_it_was_stopped(
+    recorded: Path, tmp_path: Path, version: str, kind: str, stop: str
+) -> None:
+    folder = recorded / version / kind
+    job, done = unpack(folder, stop, tmp_path / "moved")
+    run = tmp_path / "moved/run"
+    before = Ledger(run / "ledger").records
+    resumed = KINDS[kind].workers()
+    go_on(job, resumed)
+
+    assert status(run)["state"] == "finished"
+    report = verify(run)
+    assert report.findings == [] and report.followed
+    after = Ledger(run / "ledger").records
+    assert [canonical(record.data) for record in after[: len(before)]] == [canonical(record.data) for record in before]
+    assert set(committed(after).values()) == {1}
+    # What was done before the stop and after it is together what an undisturbed run does. Graders of another version
+    # may grade once more.
+    together, undisturbed = done + resumed.calls, work_of_undisturbed(folder)
+    assert together.pop("grade", 0) >= undisturbed.pop("grade", 0)
+    assert together == undisturbed
+
+
+@functools.cache
+def _work_of_undisturbed(folder: Path) -> Counter[str]:
+    workers = KINDS[folder.name].workers()
+    go_on(unpack_project(folder, folder / "undisturbed"), workers)
+    return workers.calls
+
+
+def work_of_undisturbed(folder: Path) -> Counter[str]:
+    """How much of which work a run of this kind takes that is never stopped."""
+    return Counter(_work_of_undisturbed(folder))
+
+
+def committed(records: list[Record]) -> Counter[tuple[str, int | None]]:
+    """How often each step and shard was committed."""
+    return Counter((r.data["step"], r.data.get("index")) for r in records if r.kind in ("commit", "shard"))
