@@ -42,7 +42,9 @@ _TITLE = re.compile(
     r"(?:(?:the|my|our|and|so|thus|here is|here's|therefore),?\s{1,3}){0,3}[*_]*",
     re.IGNORECASE,
 )
-_OPENED = re.compile(r"(\*{1,3}|_{1,3}|[`\"'“‘「]|\\(?:text|textbf|mathbf|mathrm)\{\s?)(?:(?:the|my) )?(?:final )?\Z", re.IGNORECASE)
+_OPENED = re.compile(
+    r"(\*{1,3}|_{1,3}|[`\"'“‘「]|\\(?:text|textbf|mathbf|mathrm)\{\s?)(?:(?:the|my) )?(?:final )?\Z", re.IGNORECASE
+)
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "`": "`", "「": "」"}
 _IS = r"(?:is|must be|would be|should be|will be)\b[ \t]{0,4}[:：]?"
 _ANSWER = re.compile(r"\banswer", re.IGNORECASE)
@@ -80,7 +82,9 @@ _LINE_END = re.compile(r"[\r\n]")
 _DELIMITER = re.compile(
     r"|\\\[|\\\]|\$\$?|\\\(|\\\)|[`~]{3,}\w{0,20}|[-*_=]{3,}|[:：]|\|?[ :|-]{3,}\|?|\\begin\{[a-z]{1,20}\*?\}|<br\s?/?>"
 )
-_BULLET = re.compile(r"[ \t]*(?:>[ \t]?)*(?:[-*•‣▪◦●][ \t]+(?=\S)|1[.)][ \t]+(?=[*_$\\(]{0,4}[-+−]?[$€£¥\\]?[0-9]|[$\\]))?")
+_BULLET = re.compile(
+    r"[ \t]*(?:>[ \t]?)*(?:[-*•‣▪◦●][ \t]+(?=\S)|1[.)][ \t]+(?=[*_$\\(]{0,4}[-+−]?[$€£¥\\]?[0-9]|[$\\]))?"
+)
 _ITEM = re.compile(r"[ \t]*(?:[-*•‣▪◦●]|[0-9]{1,2}[.)])[ \t]+(?=\S)")
 _ANNOUNCES = re.compile(
     r".*[A-Za-z]{2}.*[:：]|.*[A-Za-z]{2,}\s.*\b(?:is|are|equals|be|gives)|.*=|"

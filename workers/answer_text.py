@@ -74,7 +74,7 @@ def tidy(answer: str) -> str:
         before = answer
         answer = _BOLD.sub(r"\1", _SPECIAL_TOKEN.sub("", answer)).strip().strip("`").strip()
         answer = _without_pair(answer)
-        if answer.endswith((".", "。", "．")) and not answer.endswith((".."," ...")):
+        if answer.endswith((".", "。", "．")) and not answer.endswith(("..", " ...")):
             answer = answer[:-1].strip()
         if answer == before:
             break

@@ -36,7 +36,10 @@ _LABEL = re.compile(
     rf"|(?P<name>{_NAME})(?: ?[)\]}}:,;]|\.(?!\w)| ?-+>?(?= )|(?= ?[(\[])|(?=\s*\Z)))(?P<rest>.*)",
     re.DOTALL,
 )
-_SAID = re.compile(rf"(?P<name>{_NAME})(?P<rest>(?: ?,| \(| -)? *(?:(?:is|was|because|since|as|only|alone|would|must|it|not|instead|over)\b|and not\b|rather than\b).*)", re.DOTALL)
+_SAID = re.compile(
+    rf"(?P<name>{_NAME})(?P<rest>(?: ?,| \(| -)? *(?:(?:is|was|because|since|as|only|alone|would|must|it|not|instead|over)\b|and not\b|rather than\b).*)",
+    re.DOTALL,
+)
 _TOKEN = re.compile(rf"(?<![\w'])(?P<name>{_ROMAN}|[A-Z]|[0-9]{{1,2}})(?![\w'])(?!\.[0-9])")
 _RIGHT = (
     r"(?:(?:is|was|would be|must be) )?(?:(?:indeed|clearly|definitely|surely|certainly|the|a|an|therefore|my|our) )*"
@@ -93,9 +96,13 @@ _MANY = re.compile(
     re.IGNORECASE,
 )
 _RUN = re.compile(r"(?=[A-Z]{2,10}\Z)A?B?C?D?E?F?G?H?I?J?")
-_EDGES = re.compile(r"\A[^\w(\[{<'\"-]+|[\s!。、，,;:…✅☑✔」』】》]+\Z|(?<=[A-Z])(?:项|項|です|입니다)\Z|(?<=[A-Z])\s?\.{3}\Z")
+_EDGES = re.compile(
+    r"\A[^\w(\[{<'\"-]+|[\s!。、，,;:…✅☑✔」』】》]+\Z|(?<=[A-Z])(?:项|項|です|입니다)\Z|(?<=[A-Z])\s?\.{3}\Z"
+)
 
-_PRONOUN = re.compile(r"i(?:'|,? as\b|,? (?!is\b|was\b|because\b|since\b|only\b|alone\b|and\b|or\b|not\b)[a-z]+\b|,(?! ))", re.IGNORECASE)
+_PRONOUN = re.compile(
+    r"i(?:'|,? as\b|,? (?!is\b|was\b|because\b|since\b|only\b|alone\b|and\b|or\b|not\b)[a-z]+\b|,(?! ))", re.IGNORECASE
+)
 
 Stance = Literal["chosen", "several", "denied", "refused", "unclear"]
 
@@ -182,7 +189,11 @@ def _one(text: str) -> Option | None:
     if after is not None and not _changes(rest[: after.start("more")] + _reason_head(after["more"])):
         return Option("chosen", (name,))
     if re.match(r"[\s,:.-]*(?:is|was|can|cannot|isn't|would|must|should|are)\b", rest):
-        return Option("denied", (name,)) if _DENYING.search(rest) and not _TOKEN.search(rest) else Option("unclear", (name,))
+        return (
+            Option("denied", (name,))
+            if _DENYING.search(rest) and not _TOKEN.search(rest)
+            else Option("unclear", (name,))
+        )
     if not labelled or _TAKES_BACK.search(rest) or (separator in ",;" and not re.match(r"\s*[A-Z0-9$\\]", rest)):
         return Option("unclear", (name,))
     return Option("chosen", (name,), key(rest))
