@@ -140,7 +140,9 @@ def test_no_grader_runs_what_a_model_writes(grader: Any) -> None:
     with GraderPool(Grade(graders=[grader], answer=["whole"], processes=1)) as pool:
         for gold in ("7", "x^2"):
             for code, one in zip(CODE, pool.grade([(gold, code, "stop") for code in CODE]), strict=True):
-                assert one.verdict == ("ungradable" if (grader, gold) == ("number", "x^2") else "wrong"), code
+                # Code is no option, and to `choice` no evidence against one.
+                abstains = (grader, gold) in [("number", "x^2"), ("choice", "7")]
+                assert one.verdict == ("ungradable" if abstains else "wrong"), code
                 assert "as code" not in (one.reason or "")
     assert not CANARY.exists()
 
