@@ -53,7 +53,7 @@ def test_every_letter_is_read_alike(letter: str) -> None:
         "It isn't {0}.",
     ):
         assert choice.grade(letter, form.format(letter, other)).verdict == "wrong", form
-    for form in ("{}, I think", "maybe {}", "{}?", "{} dogs", "could be {}", "{}x", "{}1"):
+    for form in ("{}, I think", "maybe {}", "{}?", "{} dogs", "could be {}", "{}y", "{}1"):
         assert choice.grade(letter, form.format(letter)).verdict == "ungradable", form
 
 
