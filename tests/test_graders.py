@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.extraction import boxed, extract, rules_of
-from workers.graders import choice, exact, math, number, python, regex
+from workers.graders import exact, math, number, python, regex
 from workers.graders.combine import build
 from workers.graders.judgement import Judgement
 from workers.graders.sentence import mathematics_in
@@ -362,15 +362,6 @@ def test_a_grader_that_fails_makes_no_answer_wrong() -> None:
 
 def no_good(gold: str, answer: str) -> bool:
     raise RecursionError("too deep")
-
-
-def test_letters_decide_between_options() -> None:
-    assert choice.parse("The correct answer is (b) Paris.") == choice.Option("B", "paris")
-    assert choice.parse("Paris") == choice.Option(None, "paris")
-    for several in ("(A)(B)", "(A) or (B)", "B) Paris or C) London", ""):
-        assert choice.parse(several) is None
-    assert choice.grade("A or (B)", "A").verdict == "wrong"
-    assert choice.grade("", "A").verdict == "ungradable"
 
 
 def test_labelled_cases() -> None:

@@ -61,8 +61,8 @@ _LATIN = (
     "התשובה उत्तर উত্তর ਉੱਤਰ பதில் คำตอบ უპასუხა პასუხი"
 )
 _LAST = (
-    "final finale finală finala akhir cuối_cùng cuối končná końcowa végső النهائية النهائي نهایی סופית הסופית definitiva "
-    "definitive définitive correcta correcte corretta correta richtige korrekt doğru đúng benar"
+    "final finale finală finala akhir cuối_cùng cuối končná końcowa végső النهائية النهائي نهایی סופית הסופית "
+    "definitiva definitive définitive correcta correcte corretta correta richtige korrekt doğru đúng benar"
 )
 _COPULAS = "es est ist lautet è é e is är er on este adalah ialah jest to je là هي هو это є είναι है"
 
@@ -74,7 +74,8 @@ def _one_of(words: str) -> str:
 _FOREIGN = re.compile(
     rf"(?<!\w)(?:{_one_of(_LATIN)})(?:[ \t](?:{_one_of(_LAST)}))?[*_]{{0,3}}[ \t\xa0]{{0,4}}"
     rf"(?:[:：=](?:[*_]{{1,3}}(?=\s))?|[-–—](?=[ \t])|(?:{_one_of(_COPULAS)})(?!\w)[ \t]{{0,2}}[:：]?)"
-    r"|(?:答案|答え|解答|回答|答|정답|답변|답)[*_]{0,3}[ \t]{0,4}(?:[:：=]|(?:应该是|應該是|就是|是|为|為|は|은|는)[:：、]?)",
+    r"|(?:答案|答え|解答|回答|答|정답|답변|답)[*_]{0,3}[ \t]{0,4}"
+    r"(?:[:：=]|(?:应该是|應該是|就是|是|为|為|は|은|는)[:：、]?)",
     re.IGNORECASE,
 )
 _FOREIGN_END = re.compile(r"(?<=[0-9A-Za-z)}$])\s?(?:です|である|だ|입니다|이다|है|।|となります|になります)[。.]?\Z")

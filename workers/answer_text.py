@@ -38,12 +38,25 @@ _ENVIRONMENT = re.compile(
     re.DOTALL,
 )
 _PLACEHOLDER_WORDS = frozenset(
-    "answer number value result letter option choice solution expression integer solution response".split()
+    (
+        "answer",
+        "number",
+        "value",
+        "result",
+        "letter",
+        "option",
+        "choice",
+        "solution",
+        "expression",
+        "integer",
+        "response",
+    )
 )
-_SMALL_WORDS = frozenset(
-    "your the a an final numerical numeric correct single simplified exact my our here insert put of goes chosen "
-    "text final_answer as in only content".split()
-)
+_SMALL = """
+your the a an final numerical numeric correct single simplified exact my our here insert put of goes chosen text
+final_answer as in only content
+"""
+_SMALL_WORDS = frozenset(_SMALL.split())
 _DOTS = re.compile(r"(?:\.{2,}|…|_{2,}|\?+|\\(?:[lc]?dots|square|Box|underline\{[^{}]*\}|_{2,})|\s|\$|~)*")
 _BRACKETED = re.compile(r"[<\[{(⟨«]+(?P<inside>[A-Za-z][A-Za-z _'’/-]{0,80})[>\]})⟩»]+")
 _FONT = re.compile(r"\\(?:boxed|fbox|framebox|text|textbf|textit|mathrm|mathbf|texttt)\{([^{}]*)\}")

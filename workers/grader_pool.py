@@ -179,7 +179,7 @@ class GraderPool:
                 yield gold, (place[0], place[1])
 
     def _read(self, text: str) -> str:
-        """The end of what follows the thoughts. These go first: their beginning may lie before the part that is read."""
+        """The end of what follows the thoughts, which may have begun before that end."""
         return without_thoughts(text, self._settings.thoughts)[-self._settings.max_characters :]
 
     def _places(self, process: GraderProcess, texts: Sequence[str]) -> Iterator[Any]:

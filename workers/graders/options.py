@@ -22,12 +22,13 @@ _LEAD = re.compile(
     r"(?:answer|options?|choice|letter|statement|response|alternative)(?: choice| option| letter| here)?"
     r"(?: (?:is|must be|would be|should be|will be|has to be)(?: therefore| thus| clearly| definitely| simply)?\b"
     r"|(?= ?[:(\[{]| +\S))(?: that)?[ :=-]*"
-    r"|(?:this|that|it)(?:'s| is| must be| would be| has to be| should be)(?: therefore| clearly| definitely| simply)? +"
+    r"|(?:this|that|it)(?:'s| is| must be| would be| has to be| should be)(?: therefore| clearly| definitely)? +"
     r"|(?:(?:i|we) (?:would |will )?(?:think|believe|choose|pick|select|chose|picked|say|answer|conclude|go with"
     r"|am going with)|(?:i|we)'(?:d|ll) (?:say|choose|pick|go with|answer|select)|i'm going with"
     r"|(?:choose|pick|select|select(?:ing)?|choosing|going with))(?: that)?[: ]+"
     r"|(?:(?:la|le|el|il|a|o|die) )?(?:réponse|respuesta|risposta|resposta|antwort|ответ|cevap|đáp án|odpowiedź|svar)"
-    r"(?: (?:correcta?|correcte|corretta|final|finale|richtige))?(?: ?[:=-] ?| (?:es|est|ist|è|é|lautet|är|to|là) (?:la |die )?)"
+    r"(?: (?:correcta?|correcte|corretta|final|finale|richtige))?(?: ?[:=-] ?"
+    r"| (?:es|est|ist|è|é|lautet|är|to|là) (?:la |die )?)"
     r"|(?:正确|正確)?(?:答案|答え|正解|解答|정답|답)\s?(?:应该是|就是|是|为|為|は|은|는|:)?\s?:?\s?|(?:我)?(?:应该)?[选選](?:项|項|择|擇)?\s?:?\s?)",
     re.IGNORECASE,
 )
@@ -37,7 +38,8 @@ _LABEL = re.compile(
     re.DOTALL,
 )
 _SAID = re.compile(
-    rf"(?P<name>{_NAME})(?P<rest>(?: ?,| \(| -)? *(?:(?:is|was|because|since|as|only|alone|would|must|it|not|instead|over)\b|and not\b|rather than\b).*)",
+    rf"(?P<name>{_NAME})(?P<rest>(?: ?,| \(| -)? *"
+    r"(?:(?:is|was|because|since|as|only|alone|would|must|it|not|instead|over|and not|rather than)\b).*)",
     re.DOTALL,
 )
 _TOKEN = re.compile(rf"(?<![\w'])(?P<name>{_ROMAN}|[A-Z]|[0-9]{{1,2}})(?![\w'])(?!\.[0-9])")
@@ -54,7 +56,8 @@ _AFTER = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _NOT_OTHER = re.compile(
-    rf"[\s,;(-]*(?:and |but )?(?:not|rather than|instead of|never)\s+(?:option |choice |the )?[(\[]?(?P<name>{_NAME})[)\]]?"
+    rf"[\s,;(-]*(?:and |but )?(?:not|rather than|instead of|never)\s+(?:option |choice |the )?"
+    rf"[(\[]?(?P<name>{_NAME})[)\]]?"
     rf"(?:\s*(?:,|or|and|nor)\s*[(\[]?{_NAME}[)\]]?)*(?![\w'])\)?[\s.!;,]*",
     re.IGNORECASE,
 )
@@ -64,8 +67,8 @@ _DENYING = re.compile(
     re.IGNORECASE,
 )
 _HEDGING = re.compile(
-    r"\b(?:maybe|perhaps|probably|possibly|might|may|could|guess(?:ing)?|unsure|not sure|not certain|i think|i believe|i suppose"
-    r"|seems?|likely|unless|if|or not|but|however|although|though|wait|actually|sorry|correction|hmm|tempting"
+    r"\b(?:maybe|perhaps|probably|possibly|might|may|could|guess(?:ing)?|unsure|not sure|not certain|i think|i believe"
+    r"|i suppose|seems?|likely|unless|if|or not|but|however|although|though|wait|actually|sorry|correction|hmm|tempting"
     r"|almost|partly|sometimes|depends)\b|\?",
     re.IGNORECASE,
 )
@@ -91,7 +94,8 @@ _TAKES_BACK = re.compile(
 )
 _MANY = re.compile(
     rf"(?P<how>both|either|neither|all of|options?|choices?|answers?)?[ :]*[(\[]?(?P<first>{_NAME})[)\]]?[.,:]?"
-    rf"(?P<others>(?:\s*(?:(?:,? ?(?:and/or|and|or|versus|vs\.?)\b|[,/&+;]|-+>|→)\s*(?:(?:maybe|perhaps|possibly|options?|choices?) )*|(?=[(\[]))"
+    rf"(?P<others>(?:\s*(?:(?:,? ?(?:and/or|and|or|versus|vs\.?)\b|[,/&+;]|-+>|→)\s*"
+    r"(?:(?:maybe|perhaps|possibly|options?|choices?) )*|(?=[(\[]))"
     rf"[(\[]?(?<![\w'])(?:{_NAME})(?![\w'])[)\].]?)+)(?: (?:are|is)?\s?(?:both )?(?:correct|right|true|possible))?\??",
     re.IGNORECASE,
 )
@@ -225,15 +229,20 @@ def _clauses(text: str) -> Option | None:
             return None
         if _DENYING.search(part):
             denied |= names
-        elif re.fullmatch(rf"\s*\(?{_NAME}\)? (?:is|does|must|can)\W*", part):
-            chosen |= names
-        elif (one := _one(_bare(_strip_leads(part)))) is not None and one.stance == "chosen":
+        elif _chooses(part):
             chosen |= names
         else:
             return None
     if len(chosen) == 1 and not chosen & denied:
         return Option("chosen", tuple(chosen))
     return Option("denied", tuple(denied)) if denied and not chosen else None
+
+
+def _chooses(clause: str) -> bool:
+    if re.fullmatch(rf"\s*\(?{_NAME}\)? (?:is|does|must|can)\W*", clause):  # "A is not right; B is"
+        return True
+    one = _one(_bare(_strip_leads(clause)))
+    return one is not None and one.stance == "chosen"
 
 
 def _strip_leads(text: str) -> str:
