@@ -53,6 +53,7 @@ from orchestrator.places import run_folder
 from orchestrator.preferences import mean_characters
 from orchestrator.projection import without_password
 from orchestrator.records import PROMPTS, LossWeights, SamplingPlan, Shard, TrainingPlan, pairs_schema
+from orchestrator.resume import load
 from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes
 from orchestrator.tracking import default_address
@@ -111,7 +112,7 @@ def patient(job: str | None, overrides: list[str]) -> Patient:
         BadInput: the job file or an override is wrong.
     """
     if job is not None and ("=" not in job or Path(job).exists()):
-        return Patient(load_job(Path(job), overrides), True)
+        return Patient(load(Path(job), overrides), True)
     given = [*([job] if job else []), *overrides]
     with tempfile.TemporaryDirectory() as folder:
         defaults = Path(folder) / "defaults.yaml"

@@ -133,7 +133,9 @@ def _check(parent: Path, state: State, child: Path, from_round: int | None) -> N
 def _config(state: State, parent: Path, child: Path, job: Job, kept: Collection[str]) -> dict[str, Any]:
     """The child's first `config` record. The versions are those that made what it is offered."""
     parent_config = state.configs[-1]
-    return parent_config | {
+    # Its first driver says what its problems and its model are: they may be others.
+    same = {key: value for key, value in parent_config.items() if key not in ("problems", "model_digest")}
+    return same | {
         "run_id": uuid.uuid4().hex,
         "job": job.model_dump(mode="json"),
         "model": KEPT_MODEL if KEPT_MODEL in kept else job.model,

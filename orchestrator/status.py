@@ -123,6 +123,8 @@ def _driver_is_alive(run_dir: Path, claim: Mapping[str, Any]) -> bool:
         # No sign of life can be read: not written yet, or taken away with an older driver. The claim
         # names the process as well, which settles it on this host.
         driver, age = claim, SIGN_OF_LIFE_SECONDS
+    if _is_elsewhere(driver, run_dir):
+        return False
     try:
         host, pid, started = str(driver["host"]), int(driver["pid"]), driver.get("process_start")
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -134,6 +136,15 @@ def _driver_is_alive(run_dir: Path, claim: Mapping[str, Any]) -> bool:
     # Numbers of dead processes are given out again; the start time tells a namesake from the driver.
     now = process_start(pid)
     return now is not None and abs(now - float(started)) < 0.1
+
+
+def _is_elsewhere(driver: Any, run_dir: Path) -> bool:
+    """Whether a sign of life came here in a copy of the run that its driver drives."""
+    named = driver.get("run") if isinstance(driver, dict) else None
+    try:
+        return named is not None and not os.path.samefile(named, run_dir)
+    except OSError:
+        return False  # a driver on another machine may see the run at another path
 
 
 def process_start(pid: int) -> float | None:
