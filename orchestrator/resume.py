@@ -77,7 +77,7 @@ def may_move(state: State, key: str, old: Any, new: Any) -> bool:
         return bool(old and new) and "model_digest" in config
     if key in SOURCES and old and new and key.split(".")[1] in config.get("problems", {}):
         # The name of the file is told beside pairs of steps.
-        return config["job"].get("source") != "steps" or Path(old).stem == Path(new).stem
+        return bool(config["job"].get("source") != "steps" or Path(old).stem == Path(new).stem)
     if key == "stages.sources" and "baseline/preferences" in state.commits:
         return _without_paths(old) == _without_paths(new)
     return False
@@ -115,11 +115,8 @@ def _is_copy(path: Path, given: JobFile, config: Mapping[str, Any]) -> bool:
     """Whether a file says what a `config` record says, alone or with the overrides that were given beside it."""
     try:
         recorded = _comparable(Job.model_validate(config["job"]))
-        beside = load_job(path, config.get("overrides", []))
-    except (
-        BadInput,
-        ValidationError,
-    ):  # the overrides do not fit what the file says now, or an earlier version wrote it
+        beside = load_job(path, _overrides(config))
+    except (BadInput, ValidationError):  # the overrides do not fit the file, or an earlier version wrote the record
         return False
     return recorded in (_comparable(given.job), _comparable(beside.job))
 
@@ -134,9 +131,8 @@ def _driving(root: Path, state: State, file: JobFile) -> JobFile:
     if run_folder(job) != root:
         tracking = job.tracking.model_copy(update={"uri": _followed(job, config, root)})
         job = job.model_copy(update={"run_dir": str(root), "tracking": tracking})
-    return replace(
-        file, job=job, path=root / "job.yaml", recorded=tuple(map(Path, config.get("folders", []))) or (root,)
-    )
+    recorded = tuple(map(Path, config.get("folders", []))) or (root,)
+    return replace(file, job=job, path=root / "job.yaml", recorded=recorded)
 
 
 def _followed(job: Job, config: Mapping[str, Any], root: Path) -> str | None:
