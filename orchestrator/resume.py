@@ -83,7 +83,7 @@ def may_move(state: State, key: str, old: Any, new: Any) -> bool:
     return False
 
 
-def _without_paths(sources: Any) -> Any:
+def _without_paths(sources: Any) -> list[dict[str, Any]]:
     known = sources if isinstance(sources, list) else []
     return [{key: bool(value) if key == "path" else value for key, value in source.items()} for source in known]
 
