@@ -21,7 +21,7 @@ from pathlib import Path, PurePath
 
 import pyarrow as pa
 
-from orchestrator import projection
+from orchestrator import projection, taken
 from orchestrator.config import Tracking
 from orchestrator.durable import fingerprint, replace
 from orchestrator.ledger import Commit, Ledger, Record
@@ -222,9 +222,14 @@ class Outbox:
         commit = self._ledger.state.commits[record.data["step"]]
         number, phase = round_and_phase(commit.step)
         self._ensure_round(sink, number, record.time)
-        figures = projection.step_figures(number, phase, commit.facts, record.time)
-        if phase == "train" and (table := training_metrics(self.run_dir, self._ledger.state, number)):
-            by_step = projection.training_figures(table, record.time, float(commit.facts.get("seconds", 0)))
+        state, facts = self._ledger.state, commit.facts
+        if taken.taken(state, commit.step):
+            facts = taken.without_times(facts)
+            sink.log(number, tags={f"ratchet.taken_over.{phase}": taken.origin(state)})
+        figures = projection.step_figures(number, phase, facts, record.time)
+        if phase == "train" and (table := training_metrics(self.run_dir, state, number)):
+            table = table if facts is commit.facts else taken.without_times(table)
+            by_step = projection.training_figures(table, record.time, float(facts.get("seconds", 0)))
             sink.log(0, projection.continued(by_step, self._steps_before(number)))
             sink.log(number, by_step)
         for target in {0, number}:

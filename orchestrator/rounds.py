@@ -17,6 +17,7 @@ from orchestrator.ledger import Commit, Ledger
 from orchestrator.pairing import PairingPlan
 from orchestrator.records import Problem, SamplingPlan
 from orchestrator.run import Facts
+from orchestrator.taken import taken
 from orchestrator.training import Training
 
 
@@ -103,10 +104,10 @@ class Round:
                 samples,
                 verdicts,
             )
-        sampled = samples.finish(streaming.sampling_facts(samples.facts())).facts
-        graded = verdicts.finish(streaming.grading_facts(verdicts.facts())).facts
-        speed = f"{sampled['samples']} at {sampled['tokens_per_second']:.0f} tokens/s"
-        self.say("samples", speed + streaming.told(sampled))
+        sampled = samples.finish(streaming.sampling_facts(samples.facts(), samples.own_facts())).facts
+        graded = verdicts.finish(streaming.grading_facts(verdicts.facts(), verdicts.own_facts())).facts
+        speed = "" if taken(run.ledger.state, samples.name) else f" at {sampled['tokens_per_second']:.0f} tokens/s"
+        self.say("samples", f"{sampled['samples']}{speed}{streaming.told(sampled)}")
         counts = f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable"
         if grade is usual:  # else somebody looks for other things than right answers
             self.say("verdicts", counts + streaming.told(graded))
@@ -224,7 +225,7 @@ class Round:
             written, newest = newest, Ledger(run.ledger.folder).state.promotions[-1]["reference"]
 
     def say(self, phase: str, text: str) -> None:
-        self.context.say(f"{self.folder:<10} {phase:<11} {text}")
+        self.context.tell(self.folder, phase, text)
 
     def sampling_plan(self) -> SamplingPlan:
         generate, number = self.context.job.generate, self.number

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger, State
+from orchestrator.taken import taken
 
 SIGN_OF_LIFE_SECONDS = 60.0
 """A driver on another host counts as alive while its driver.json is younger than this."""
@@ -33,6 +34,13 @@ class Round:
     so_far: dict[str, dict[str, int]] = field(default_factory=dict)
     """Sums over the committed shards of a phase, whether or not the phase has ended."""
     promotion: dict[str, Any] | None = None
+    taken_over: set[str] = field(default_factory=set)
+    """Phases that another run has done: their facts tell its seconds (see taken.py)."""
+
+    def seconds(self, phase: str) -> float | None:
+        """What a phase took this run; None where it did not do it."""
+        facts = self.facts.get(phase, {})
+        return float(facts["seconds"]) if "seconds" in facts and phase not in self.taken_over else None
 
     def count(self, phase: str, key: str) -> int:
         """A count of a phase: its commit's if it has ended, else the sum of its committed shards."""
@@ -80,6 +88,8 @@ def rounds(state: State) -> list[Round]:
     for step, commit in state.commits.items():
         number, phase = round_and_phase(step)
         round_of(number).facts[phase] = commit.facts
+        if taken(state, step):
+            round_of(number).taken_over.add(phase)
     for step, shards in state.shards.items():
         number, phase = round_and_phase(step)
         sums = round_of(number).so_far.setdefault(phase, {})
@@ -184,7 +194,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     `seed` (where a seed model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
     `digest`; else null), `baseline` (the seed model's test accuracy, a fraction, or null) and `rounds`: a list of
     `round`, `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs`,
-    `accuracy` (on test, or null) and `seconds` by phase. A phase in progress is counted as far as it is committed.
+    `accuracy` (on test, or null), `seconds` by phase and `taken_over`, the phases that the run has from the one that it
+    was forked from, of which no seconds are told. A phase in progress is counted as far as it is committed.
 
     Raises:
         BadInput: there is no run in this folder.
@@ -218,7 +229,8 @@ def _round_status(round_: Round) -> dict[str, Any]:
         "ungradable": round_.count("verdicts", "ungradable"),
         "pairs": round_.count("pairs", "pairs"),
         "accuracy": accuracy(round_.facts.get("evaluation")),
-        "seconds": {p: float(facts["seconds"]) for p, facts in round_.facts.items() if "seconds" in facts},
+        "seconds": {phase: took for phase in round_.facts if (took := round_.seconds(phase)) is not None},
+        "taken_over": [phase for phase in round_.facts if phase in round_.taken_over],
     }
 
 
@@ -263,7 +275,7 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
             _percent(row["accuracy"]),
             _interval(intervals.get(row["round"])),
             "" if gain is None else f"{100 * gain:+.1f}",
-            f"{sum(row['seconds'].values()):.0f} s",
+            f"{sum(row['seconds'].values()):.0f} s" if row["seconds"] or not row["taken_over"] else "",
             {None: "", True: "yes", False: "no"}[row["promoted"]],
         )
         if row["promoted"]:  # a refused round is not what the next one starts from
@@ -271,7 +283,11 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     colour = _COLOURS.get(status["state"], "yellow")
     title = Text.assemble((str(status["name"]), "bold"), "  ", (status["state"], colour))
     seed = [Text(f"seed model: {_origin(status['seed'])}")] if status["seed"] else []
-    return Group(title, *seed, Text(f"reference: {status['reference']}"), Text(""), table)
+    left = [
+        Text(f"round {row['round']}: {', '.join(row['taken_over'])}") for row in status["rounds"] if row["taken_over"]
+    ]
+    left = [Text(""), Text("taken over, from the run that it was forked from:"), *left] if left else []
+    return Group(title, *seed, Text(f"reference: {status['reference']}"), Text(""), table, *left)
 
 
 def _origin(seed: Mapping[str, Any]) -> str:

@@ -25,6 +25,7 @@ from orchestrator.context import Context, Model, hashes
 from orchestrator.ledger import Commit
 from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.run import Facts
+from orchestrator.taken import taken
 
 _HARMLESS = {key.removeprefix("train.") for key in HARMLESS if key.startswith("train.")}
 
@@ -145,8 +146,8 @@ class Training:
             shutil.rmtree(states, ignore_errors=True)  # of use only while the training was unfinished
         facts = commit.facts
         resumed = f", resumed after step {facts['resumed_from']}" if facts.get("resumed_from") else ""
-        speed = f"{facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s"
-        self._say(phase, f"{facts['steps']} steps{resumed}, {speed}")
+        speed = "" if taken(run.ledger.state, step) else f" at {facts['tokens_per_second']:.0f}/s"
+        self._say(phase, f"{facts['steps']} steps{resumed}, {facts['tokens']} tokens{speed}")
         return commit
 
     def _states(self, phase: str) -> list[Path]:
@@ -240,7 +241,7 @@ class Training:
         )
 
     def _say(self, phase: str, text: str) -> None:
-        self.context.say(f"{self.folder:<10} {phase:<11} {text}")
+        self.context.tell(self.folder, phase, text)
 
 
 def _hashes(commits: Sequence[Commit]) -> list[str]:
