@@ -145,12 +145,17 @@ def fork(
     from orchestrator.fork import fork as make
 
     made = make(_below_home(run), new_run, overrides or [], from_round)
-    for folder, steps in groupby(made.offered, key=lambda step: step.rpartition("/")[0]):
-        shards = {step: f" ({made.offered[step]} shards)" if made.offered[step] else "" for step in steps}
-        typer.echo(f"offered   {folder}: {', '.join(step.rpartition('/')[2] + n for step, n in shards.items())}")
+    for fit in ("taken", "anew", "perhaps"):
+        offered = [step for step in made.offered if made.fit[step] == fit]
+        for folder, steps in groupby(offered, key=lambda step: step.rpartition("/")[0]):
+            shards = {step: f" ({made.offered[step]} shards)" if made.offered[step] else "" for step in steps}
+            named = ", ".join(step.rpartition("/")[2] + count for step, count in shards.items())
+            typer.echo(f"{fit:<9} {folder}: {named}")
     for step in made.removed:
         typer.echo(f"not here  {step}: what it made was removed, and is needed again")
-    typer.echo(f"go on     ratchet run {new_run / 'job.yaml'}")
+    if "perhaps" in made.fit.values():
+        typer.echo("perhaps means: taken over where what it is made from comes out as it was, and else made anew")
+    typer.echo(f"go on     {command(new_run)}")
 
 
 @app.command()
@@ -208,7 +213,7 @@ def rescore(
         typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
         return
     show(found, console)
-    console.print(f"go on     ratchet run {new_run / 'job.yaml'}", markup=False)
+    console.print(f"go on     {command(new_run)}", markup=False)
 
 
 @app.command()

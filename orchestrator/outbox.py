@@ -39,6 +39,7 @@ _ENDS: dict[str, RunStatus] = {
     "stopped": "FINISHED",  # the gate's decision: nothing broke, and the best reference stands
     "failed": "FAILED",
     "interrupted": "KILLED",
+    "not started": "KILLED",  # a fork's first record of an end, told once it is started
 }
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 """MLflow's errors for what it will not take the next time either."""

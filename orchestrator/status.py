@@ -114,13 +114,15 @@ def round_and_phase(step: str) -> tuple[int, str]:
 
 
 def run_state(run_dir: Path, state: State) -> str:
-    """running, finished, interrupted, failed or stopped.
+    """running, finished, interrupted, failed, stopped, or "not started" for a fork that no driver has driven yet.
 
     A driver that says how it ended is believed. One that has not either still runs, or died without a
     word, which counts as interrupted: it can be resumed.
     """
     if state.end is not None:
-        return str(state.end["state"])
+        # Earlier versions wrote `interrupted` for a fork, too, in the one epoch that it takes to make one.
+        made = state.epoch == 1 and bool(state.configs) and "parent" in state.configs[-1]
+        return "not started" if made and state.end["state"] == "interrupted" else str(state.end["state"])
     return "running" if _driver_is_alive(run_dir, state.driver) else "interrupted"
 
 
@@ -190,7 +192,7 @@ def reference_path(run_dir: Path, state: State) -> str | None:
 def status(run_dir: Path) -> dict[str, Any]:
     """A run's state as a JSON value; its keys are an interface.
 
-    Returns `name`, `state` (running, finished, interrupted, failed, stopped), `reference` (absolute path),
+    Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reference` (absolute path),
     `seed` (where a seed model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
     `digest`; else null), `baseline` (the seed model's test accuracy, a fraction, or null) and `rounds`: a list of
     `round`, `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs`,
@@ -283,10 +285,8 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     colour = _COLOURS.get(status["state"], "yellow")
     title = Text.assemble((str(status["name"]), "bold"), "  ", (status["state"], colour))
     seed = [Text(f"seed model: {_origin(status['seed'])}")] if status["seed"] else []
-    left = [
-        Text(f"round {row['round']}: {', '.join(row['taken_over'])}") for row in status["rounds"] if row["taken_over"]
-    ]
-    left = [Text(""), Text("taken over, from the run that it was forked from:"), *left] if left else []
+    rows = [row for row in status["rounds"] if row["taken_over"]]
+    left = [Text(f"taken over in round {row['round']}: {', '.join(row['taken_over'])}") for row in rows]
     return Group(title, *seed, Text(f"reference: {status['reference']}"), Text(""), table, *left)
 
 

@@ -138,8 +138,8 @@ def sampling_facts(shards: Sequence[Facts], own: Sequence[Facts] | None = None) 
 
 
 def grading_facts(shards: Sequence[Facts], own: Sequence[Facts] | None = None) -> Facts:
-    """Facts of a whole grading step; `own` as for `sampling_facts`. `seconds` is the graders' own time, hidden behind the sampling; `waited` is what
-    was not hidden, the time from the last sample to the last verdict."""
+    """Facts of a whole grading step; `own` as for `sampling_facts`. `seconds` is the graders' own time, hidden behind
+    the sampling; `waited` is what was not hidden, the time from the last sample to the last verdict."""
     timed = shards if own is None else own
     keys = ("correct", "wrong", "ungradable")
     rules: dict[str, int] = {}

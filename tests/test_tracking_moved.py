@@ -8,7 +8,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,14 +34,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def runs(made: Path) -> Iterator[Path]:
-    """The same at its own place; what a test does to it is undone."""
-    kept = made.with_name("kept")
-    shutil.copytree(made, kept)
-    yield made
-    if made.exists():
-        shutil.rmtree(made)
-    kept.rename(made)
+def runs(made: Path, tmp_path: Path) -> Path:
+    """The same at a place of its own, as if it had been made there."""
+    own = tmp_path / "runs"
+    shutil.copytree(made, own)
+    follow(default_address(own))
+    return own
 
 
 def client(runs: Path) -> Any:
