@@ -35,6 +35,10 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("init", "reference"), _TRAININGS | {"reference", "policy", "pairs"}),
     (("pairs",), frozenset({"pairs", "replay", "chunks"})),
     (("regrade",), frozenset({"verdicts"})),
+    (
+        tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "engine")),
+        _EVALUATIONS | {"samples", "verdicts"},
+    ),
     (("evaluate",), _EVALUATIONS | {"prompts"}),
 )
 _LEAVES = frozenset({"evaluation", "policy"})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def parent(tmp_path: Path) -> Path:
     [
         *("loss.beta=0.2", "loss.beta=[0.1, 0.2]", "loss.nll=[1, 1]", "loss.dpo=0", "loss.nll_scope=prompt+response"),
         *("train.learning_rate=1e-5", "train.learning_rate=[7.0e-7, 1e-5]", "train.batch_pairs=3"),
-        *("train.max_tokens=1000", "train.precision=float32", "train.epochs=2", "train.save_minutes=3"),
+        *("train.max_tokens=1000", "train.precision=fp32", "train.epochs=2", "train.save_minutes=3"),
         *("pairs.per_prompt=1", "pairs.per_prompt=[2, 3]", "pairs.max_pairs=5", "pairs.replay=0.5"),
         *("grade.timeout=9", "grade.strict=false", "grade.processes=2", "grade.graders=[exact]"),
         *("generate.temperature=1.3", "generate.samples=[4, 3]", "generate.top_p=0.9", "generate.max_tokens=7"),
@@ -50,16 +51,15 @@ def parent(tmp_path: Path) -> Path:
 )
 def test_what_a_fork_says_to_expect_comes_true(parent: Path, tmp_path: Path, override: str) -> None:
     made = fork(parent, tmp_path / "child", [override])
-    try:
+    with contextlib.suppress(GateStopped):
         run_job(tmp_path / "child/job.yaml", StandIns(gain=0.3))  # another training gives another model
-    except GateStopped:
-        pass
     state = Ledger(tmp_path / "child/ledger").state
     assert made.fit.keys() == made.offered.keys()
     reached = {step: fit for step, fit in made.fit.items() if step in state.commits}
     assert {step for step, fit in reached.items() if fit == "taken" and not taken(state, step)} == set()
     assert {step for step, fit in reached.items() if fit == "anew" and taken(state, step)} == set()
-    assert "taken" in made.fit.values() or override in ("seed=4", "data.template={question}"), "it says nothing"
+    if override.partition(".")[0] in ("loss", "train", "pairs", "grade", "promotion"):
+        assert "taken" in made.fit.values(), "it says nothing"
 
 
 def test_another_loss_is_known_to_train_anew(parent: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,9 +101,6 @@ def test_a_fork_is_not_started_until_it_is(
     with pytest.raises(RuntimeError):
         run_job(child / "job.yaml", StandIns(on_call=StopAt(2, RuntimeError("a bug"))))
     assert status(child)["state"] == "failed"
-    with pytest.raises(KeyboardInterrupt):
-        run_job(child / "job.yaml", StandIns(on_call=StopAt(2, KeyboardInterrupt())))
-    assert status(child)["state"] in ("interrupted", "failed")
     run_job(child / "job.yaml", StandIns())
     assert status(child)["state"] == "finished"
 
@@ -135,26 +132,28 @@ def test_what_was_taken_over_is_told_without_speeds(parent: Path, tmp_path: Path
     assert all("taken_over" in r and r["taken_over"] == [] for r in status(parent)["rounds"])
 
 
-def test_of_a_step_that_was_taken_over_in_part_the_time_is_this_runs_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("stop", "step"), [(21, "samples"), (23, "verdicts")])
+def test_of_a_step_that_was_taken_over_in_part_the_time_is_this_runs_own(tmp_path: Path, stop: int, step: str) -> None:
     job, child = make_project(tmp_path), tmp_path / "child"
-    with pytest.raises(RuntimeError):  # in the second shard of samples of round 1
-        run_job(job, StandIns(on_call=StopAt(13, RuntimeError("a bug"))))
+    with pytest.raises(RuntimeError):  # in the second shard of that step of round 1
+        run_job(job, StandIns(on_call=StopAt(stop, RuntimeError("a bug"))))
     for path in (tmp_path / "run/ledger").glob("*.json"):
         record = json.loads(path.read_text())
         if record["kind"] == "shard":
             record.pop("check")
             record["data"]["facts"] |= {"wall": 1000.0, "waited": 1000.0, "seconds": 1000.0}
             path.write_text(json.dumps(record))
-    made = fork(tmp_path / "run", child)
-    assert made.offered["rounds/01/samples"] == 1
+    fork(tmp_path / "run", child)
     said = run_job(child / "job.yaml", StandIns())
     state = Ledger(child / "ledger").state
-    assert taken_shards(state, "rounds/01/samples") == {0} and not taken(state, "rounds/01/samples")
-    facts = state.commits["rounds/01/samples"].facts
-    assert facts["samples"] == 32 and 0 < facts["seconds"] < 1000
-    assert all(state.commits["rounds/01/verdicts"].facts[key] < 1000 for key in ("seconds", "waited"))
-    line = next(line for line in said if line.split()[:2] == ["rounds/01", "samples"])
-    assert "tokens/s; 1 of 2 shards taken over from run" in line
+    assert taken_shards(state, f"rounds/01/{step}") == {0} and not taken(state, f"rounds/01/{step}")
+    times = [state.commits[f"rounds/01/{phase}"].facts for phase in ("samples", "verdicts")]
+    assert all(facts[key] < 1000 for facts in times for key in ("seconds", "waited") if key in facts)
+    assert times[0]["samples"] == times[1]["correct"] + times[1]["wrong"] == 32
+    lines = {line.split()[1]: line for line in said if line.startswith("rounds/01")}
+    assert lines[step].endswith("; 1 of 2 shards taken over from run")
+    if step == "verdicts":  # all of the samples came from there, shard by shard
+        assert lines["samples"].endswith("32, taken over from run")
 
 
 def test_an_offer_that_was_not_taken_is_this_runs_own_work(parent: Path, tmp_path: Path) -> None:
