@@ -111,7 +111,7 @@ def run_figures(plan: Plan, planned: PlannedRun) -> RunFigures:
     now = run_state(root, state)
     over = now in ("finished", "stopped")
     paired = [said for step, said in facts.items() if round_and_phase(step)[1] == "pairs"]
-    timed = [said for step, said in facts.items() if not _is(step, "verdicts")]
+    took = round(sum(said.get("seconds", 0.0) for step, said in facts.items() if not _is(step, "verdicts")), 1)
     left = [shard for shard in sampled if shard.artifact.hidden.endswith(_OFFERED)]
     return RunFigures(
         planned.name,
@@ -123,7 +123,7 @@ def run_figures(plan: Plan, planned: PlannedRun) -> RunFigures:
         shared=sum(shard.facts["samples"] for shard in left) if sampled or over else None,
         training_tokens=sum(said["tokens"] for said in trained) if trained or over else None,
         pairs=sum(said["pairs"] for said in paired) if paired or over else None,
-        seconds=round(sum(said.get("seconds", 0.0) for said in timed), 1) if timed or over else None,
+        seconds=took if took or over else None,
     )
 
 

@@ -376,7 +376,9 @@ class _Doctor:
                 reach(f"sqlite:///{Path(folder) / database.name}")
             return Finding("pass", f"{shown} can be made", "", {"uri": shown})
         try:
-            num_experiments = reach(uri)
+            num_experiments = reach(uri, settings.experiment or self.job.name)
+        except RatchetError as error:
+            return Finding("FAIL", shown, str(error), {"uri": shown})
         except Exception as error:
             cure = "start the server, correct tracking.uri, or go on without: a run sends what is missing later"
             return Finding("FAIL", f"{shown} does not answer ({_root(error)})", cure, {"uri": shown})

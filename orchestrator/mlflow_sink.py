@@ -245,13 +245,17 @@ def require_alive(experiment: Any, uri: str) -> None:
         )
 
 
-def reach(uri: str) -> int:
+def reach(uri: str, experiment: str | None = None) -> int:
     """Number of experiments (up to a thousand) that a tracking address knows.
 
     Raises:
+        RatchetError: `experiment` was deleted there.
         whatever MLflow raises when it cannot be reached.
     """
-    return len(_client(uri).search_experiments(max_results=1000))
+    client = _client(uri)
+    if experiment is not None and (found := client.get_experiment_by_name(experiment)) is not None:
+        require_alive(found, uri)
+    return len(client.search_experiments(max_results=1000))
 
 
 def _client(uri: str) -> Any:

@@ -429,9 +429,8 @@ def test_what_nobody_has_done_is_no_zero(tmp_path: Path) -> None:
     arms = {arm["arm"]: arm["runs"] for arm in json.loads((plan.folder / "compare.json").read_text())["arms"]}
     spent = ("samples", "shared", "training_tokens", "pairs", "seconds")
     states = {found["run"]: found["state"] for runs in arms.values() for found in runs}
-    assert states == {
-        **{"sft-seed1": "finished", "irpo-seed1": "failed", "dpo-seed1": "missing", "dpo-seed2": "not started"}
-    }
+    expected = {"sft-seed1": "finished", "irpo-seed1": "failed", "dpo-seed1": "missing", "dpo-seed2": "not started"}
+    assert states == expected
     for found in (*arms["irpo"], *arms["dpo"]):
         assert [found[what] for what in spent] == [None] * 5
     assert (arms["sft"][0]["samples"], arms["sft"][0]["shared"]) == (0, 0) and arms["sft"][0]["training_tokens"] > 0

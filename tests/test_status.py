@@ -44,6 +44,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "ungradable": 6,
         "pairs": 6,
         "accuracy": 0.75,
+        "taken_over": [],
     }
     assert phases["samples"] == 3.0 and phases["train"] == 6.0 and phases["evaluation"] == 2.0
     json.dumps(found, allow_nan=False)

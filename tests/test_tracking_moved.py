@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
+from orchestrator.mlflow_sink import reach
 from orchestrator.mlflow_store import follow
 from orchestrator.tracked_run import Tracked, own
 from orchestrator.tracking import Tracker, default_address, sync
@@ -195,6 +196,9 @@ def test_a_deleted_experiment_is_told_with_the_ways_out(runs: Path) -> None:
     assert f"mlflow experiments restore --experiment-id {experiment}`" in str(told.value)
     assert f"MLFLOW_TRACKING_URI={default_address(runs)}" in str(told.value)
     assert "tracking.experiment=NAME" in str(told.value)
+    with pytest.raises(RatchetError, match="was deleted there"):
+        reach(default_address(runs), "sample")  # as `ratchet doctor` asks
+    assert reach(default_address(runs), "another") == reach(default_address(runs))
     sync(runs / "sample", Tracking(experiment="another"))
     assert len(tracked(runs, "another")) == 3
     client(runs).restore_experiment(experiment)
