@@ -263,7 +263,7 @@ def check_same_model(root: Path, seed: NamedModel) -> None:
     recorded = state.configs[-1] if state.configs else {}
     if "model_digest" not in recorded or not (state.commits or state.shards):
         return
-    if seed.origin is not None or recorded["model_digest"] != model_digest(str(seed.folder)):
+    if recorded["model_digest"] != model_digest(str(seed.folder)):
         raise BadInput(
             f"model: {seed} is not the model that {root} was started with, in {recorded['model']}. Name that one, or "
             f"go on in another run, which keeps what it does not touch (`ratchet fork {root} NEWRUN model=...`)."

@@ -74,7 +74,7 @@ def may_move(state: State, key: str, old: Any, new: Any) -> bool:
     is there now is compared by `driver.check_same_problems` and `check_same_model`."""
     config = state.configs[-1]
     if key == "model":
-        return bool(old and new) and "model_digest" in config
+        return bool(old and new) and "model_digest" in config and "baseline/model" not in state.commits
     if key in SOURCES and old and new and key.split(".")[1] in config.get("problems", {}):
         # The name of the file is told beside pairs of steps.
         return bool(config["job"].get("source") != "steps" or Path(old).stem == Path(new).stem)
@@ -131,8 +131,13 @@ def _driving(root: Path, state: State, file: JobFile) -> JobFile:
     if run_folder(job) != root:
         tracking = job.tracking.model_copy(update={"uri": _followed(job, config, root)})
         job = job.model_copy(update={"run_dir": str(root), "tracking": tracking})
-    recorded = tuple(map(Path, config.get("folders", []))) or (root,)
-    return replace(file, job=job, path=root / "job.yaml", recorded=recorded)
+    return replace(file, job=job, path=root / "job.yaml", recorded=tuple(map(Path, folders(state))) or (root,))
+
+
+def folders(state: State) -> list[str]:
+    """Where relative paths of a run's job are: where its newest start found them, and then those before it. That may
+    have been in Ray's copy of the project, which is gone."""
+    return list(dict.fromkeys(folder for config in reversed(state.configs) for folder in config.get("folders", [])))
 
 
 def _followed(job: Job, config: Mapping[str, Any], root: Path) -> str | None:

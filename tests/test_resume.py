@@ -214,6 +214,25 @@ def forget(run: Path, *keys: str) -> None:
             path.write_text(json.dumps(record))
 
 
+def test_the_same_job_in_rays_copy_of_the_project_goes_on(
+    half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Started on the spot and then submitted: the model is in a folder that will vanish, and is kept from then on."""
+    copy = tmp_path / "runtime_resources/working_dir_files/_ray_pkg_1/jobs"
+    shutil.copytree(tmp_path / "project/jobs", copy)
+    monkeypatch.chdir(copy)
+    assert go(load_job(copy / "tiny.yaml", ["loss.beta=0.2", "generate.temperature=0.9"])) == half
+    assert status(half)["state"] == "finished" and (half / "baseline/model").is_dir()
+    shutil.rmtree(copy)
+    monkeypatch.chdir(tmp_path)
+    shutil.rmtree(tmp_path / "project/jobs/seed")
+    fork(half, tmp_path / "child")  # the problems are where they were, if not where they were last
+    assert run_folder(load(tmp_path / "child/job.yaml").job) == tmp_path / "child"
+    assert Path(job_of(tmp_path / "child").data.sources["train"].path).is_file()
+    go(resumed(half, ["rounds=3"]))
+    assert len(status(half)["rounds"]) == 3
+
+
 def test_files_are_found_from_the_folder_that_they_are_relative_to(
     half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
