@@ -13,6 +13,7 @@ from orchestrator.ledger import State
 from orchestrator.status import Round, open_run, reference_path, rounds, run_state
 from orchestrator.symptoms import Evidence, symptoms
 from orchestrator.tables import diversity, training_metrics
+from orchestrator.taken import parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ def evidence(run_dir: Path, state: State, round_: Round) -> Evidence:
 def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidence]) -> str:
     end = f": {state.end['reason']}" if state.end and state.end.get("reason") else ""
     lines = [f"- State: {run_state(run_dir, state)}{end}"]
+    if forked_from := parent(state):
+        lines.append(f"- Made from: `{forked_from}`; what was taken over from it is marked below")
     lines.append(f"- Reference: `{reference_path(run_dir, state)}`")
     best = [e for e in done if e.promotion and e.promotion["promoted"] and e.figures("test")]
     if best and (start := seed.figures("test")):

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger, State
-from orchestrator.taken import taken
+from orchestrator.taken import parent, taken
 
 SIGN_OF_LIFE_SECONDS = 60.0
 """A driver on another host counts as alive while its driver.json is younger than this."""
@@ -194,10 +194,11 @@ def status(run_dir: Path) -> dict[str, Any]:
 
     Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reference` (absolute path),
     `seed` (where a seed model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
-    `digest`; else null), `baseline` (the seed model's test accuracy, a fraction, or null) and `rounds`: a list of
-    `round`, `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs`,
-    `accuracy` (on test, or null), `seconds` by phase and `taken_over`, the phases that the run has from the one that it
-    was forked from, of which no seconds are told. A phase in progress is counted as far as it is committed.
+    `digest`; else null), `parent` (the folder of the run that it was forked from, or null), `baseline` (the seed
+    model's test accuracy, a fraction, or null) and `rounds`: a list of `round`, `promoted` (null while undecided), the
+    counts `samples`, `correct`, `wrong`, `ungradable` and `pairs`, `accuracy` (on test, or null), `seconds` by phase
+    and `taken_over`, the phases that the run has from its parent, of which no seconds are told. A phase in progress is
+    counted as far as it is committed.
 
     Raises:
         BadInput: there is no run in this folder.
@@ -210,6 +211,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "state": run_state(run_dir, state),
         "reference": reference_path(run_dir, state),
         "seed": _seed_origin(state),
+        "parent": parent(state),
         "baseline": accuracy(baseline.facts if baseline else None),
         "rounds": [_round_status(round_) for round_ in rounds(state)],
     }
@@ -286,7 +288,8 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     title = Text.assemble((str(status["name"]), "bold"), "  ", (status["state"], colour))
     seed = [Text(f"seed model: {_origin(status['seed'])}")] if status["seed"] else []
     rows = [row for row in status["rounds"] if row["taken_over"]]
-    left = [Text(f"taken over in round {row['round']}: {', '.join(row['taken_over'])}") for row in rows]
+    name = Path(status["parent"]).name if status["parent"] else "another run"
+    left = [Text(f"round {row['round']}: {', '.join(row['taken_over'])} taken over from {name}") for row in rows]
     return Group(title, *seed, Text(f"reference: {status['reference']}"), Text(""), table, *left)
 
 

@@ -37,10 +37,15 @@ def taken_shards(state: State, step: str) -> set[int]:
     return found
 
 
+def parent(state: State) -> str | None:
+    """The folder, then, of the run that this one was made from; None of one that is no fork."""
+    return next((str(config["parent"]["run"]) for config in state.configs if "parent" in config), None)
+
+
 def origin(state: State) -> str:
     """The name of the run that they are from."""
-    parent = next((config["parent"]["run"] for config in state.configs if "parent" in config), None)
-    return Path(parent).name if parent else "another run"
+    folder = parent(state)
+    return Path(folder).name if folder else "another run"
 
 
 def without_times(facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -126,7 +126,8 @@ def test_what_was_taken_over_is_told_without_speeds(parent: Path, tmp_path: Path
     assert one["seconds"] == {} and len(one["taken_over"]) == 7
     assert set(two["seconds"]) == {"train", "evaluation"} and "samples" in two["taken_over"]
     text = text_of(render(status(child)))
-    assert "taken over in round 1: prompts, samples, verdicts, pairs, reference, train, evaluation" in text
+    everything = "prompts, samples, verdicts, pairs, reference, train, evaluation"
+    assert f"round 1: {everything} taken over from run" in text and f"- Made from: `{parent}`" in report
     row = next(line for line in text.splitlines() if line.strip().startswith("1 "))
     assert " s " not in row
     assert all("taken_over" in r and r["taken_over"] == [] for r in status(parent)["rounds"])
