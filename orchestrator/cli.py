@@ -141,7 +141,7 @@ def fork(
         int | None, typer.Option("--from-round", help="Offer only the rounds before this one")
     ] = None,
 ) -> None:
-    """Make a new run with other settings, which takes over whatever they do not touch."""
+    """Make a new run with other settings, which takes over whatever they do not touch; lists what to expect."""
     from orchestrator.fork import fork as make
 
     made = make(_below_home(run), new_run, overrides or [], from_round)

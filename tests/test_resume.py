@@ -273,6 +273,21 @@ def test_a_copy_made_while_the_driver_runs_is_not_running(half: Path, tmp_path: 
     assert seen == ["running", "interrupted"]
 
 
+def test_the_database_that_a_job_names_follows_the_runs_that_it_stood_beside(tmp_path: Path) -> None:
+    runs, there = tmp_path / "runs", tmp_path / "there"
+    uri = f"sqlite:///{runs}/mlflow.db"
+    job = make_project(tmp_path, run_dir=f"{runs}/set/tiny", tracking={"enabled": False, "uri": uri})
+    run_job(job, StandIns(), "rounds=1")
+    (runs / "mlflow.db").touch()
+    shutil.copytree(runs / "set/tiny", tmp_path / "copy")
+    assert resumed(tmp_path / "copy").job.tracking.uri == uri, "it is where it was"
+    shutil.move(runs, there)
+    assert resumed(there / "set/tiny").job.tracking.uri == f"sqlite:///{there}/mlflow.db"
+    assert resumed(tmp_path / "copy").job.tracking.uri is None, "beside the runs, by default"
+    named = resumed(there / "set/tiny", ["tracking.uri=http://127.0.0.1:9"])
+    assert named.job.tracking.uri == "http://127.0.0.1:9"
+
+
 # The command
 
 
