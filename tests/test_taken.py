@@ -46,7 +46,7 @@ def parent(tmp_path: Path) -> Path:
         *("generate.temperature=1.3", "generate.samples=[4, 3]", "generate.top_p=0.9", "generate.max_tokens=7"),
         *("generate.shard_prompts=2", "generate.engines=2", "evaluate.max_tokens=4", "evaluate.max_tokens=8"),
         *("promotion.rule=always", "seed=4", "name=other", "rounds=1", "rounds=3", "init=base", "reference=base"),
-        *("data.prompts_per_round=4", "data.template={question}", "tracking.experiment=x", "keep.checkpoints=1"),
+        *("data.prompts_per_round=4", "data.template='Q. {question}'", "tracking.experiment=x", "keep.checkpoints=1"),
     ],
 )
 def test_what_a_fork_says_to_expect_comes_true(parent: Path, tmp_path: Path, override: str) -> None:
