@@ -16,7 +16,8 @@ from rich.console import Console
 from orchestrator import __version__
 from orchestrator.errors import BadInput, Interrupted, RatchetError
 from orchestrator.idle import idle
-from orchestrator.jobfile import JobFile, load_job, resolved_yaml
+from orchestrator.jobfile import JobFile, resolved_yaml
+from orchestrator.resume import command, load, resumed, told
 from orchestrator.signals import signals
 
 EXIT_STOPPED, EXIT_INTERRUPTED = 3, 130  # finished is 0, bad input 2 and anything else 1 (errors.py)
@@ -36,9 +37,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object")]
 
 @app.command()
 def run(job: JobArgument, overrides: Overrides = None) -> None:
-    """Run a job, or resume it where it stopped."""
+    """Run a job, or go on with it where it stopped; the job file in a run's folder goes on with that run."""
     with signals() as received:
-        _run(load_job(job, overrides or []), received)
+        _run(load(job, overrides or []), received)
+
+
+@app.command()
+def resume(run: RunArgument, overrides: Overrides = None) -> None:
+    """Go on with a run where it stopped, with the settings it has; KEY=VALUE changes those that change no result."""
+    with signals() as received:
+        _run(resumed(_below_home(run), overrides or []), received)
 
 
 def _run(file: JobFile, received: Sequence[str]) -> None:
@@ -54,6 +62,8 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
     if sys.stdin.isatty() and (other := healthy_driver(root)):
         typer.confirm(f"{root} is being driven by {other}. Take it over? That driver will stop", abort=True)
     console.print(f"run       {root}")
+    if settings := told(file):
+        console.print(f"settings  as the run has them, with {settings}", markup=False)
     if file.job.tracking.enabled:
         console.print(f"dashboard {open_command(uri)}", markup=False)
     for line in idle(file.job):
@@ -64,7 +74,7 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
         console.print(str(stopped), markup=False)
         raise typer.Exit(EXIT_STOPPED) from stopped
     except Interrupted as interrupted:
-        console.print(f"interrupted by {interrupted}; the same command goes on from here")
+        console.print(f"interrupted by {interrupted}; to go on: {command(root)}", markup=False)
         raise typer.Exit(EXIT_INTERRUPTED) from interrupted
     console.print(f"finished; the report is {root / 'report.md'}")
 
@@ -131,16 +141,21 @@ def fork(
         int | None, typer.Option("--from-round", help="Offer only the rounds before this one")
     ] = None,
 ) -> None:
-    """Make a new run with other settings, which takes over whatever they do not touch."""
+    """Make a new run with other settings, which takes over whatever they do not touch; lists what to expect."""
     from orchestrator.fork import fork as make
 
     made = make(_below_home(run), new_run, overrides or [], from_round)
-    for folder, steps in groupby(made.offered, key=lambda step: step.rpartition("/")[0]):
-        shards = {step: f" ({made.offered[step]} shards)" if made.offered[step] else "" for step in steps}
-        typer.echo(f"offered   {folder}: {', '.join(step.rpartition('/')[2] + n for step, n in shards.items())}")
+    for fit in ("taken", "anew", "perhaps"):
+        offered = [step for step in made.offered if made.fit[step] == fit]
+        for folder, steps in groupby(offered, key=lambda step: step.rpartition("/")[0]):
+            shards = {step: f" ({made.offered[step]} shards)" if made.offered[step] else "" for step in steps}
+            named = ", ".join(step.rpartition("/")[2] + count for step, count in shards.items())
+            typer.echo(f"{fit:<9} {folder}: {named}")
     for step in made.removed:
         typer.echo(f"not here  {step}: what it made was removed, and is needed again")
-    typer.echo(f"go on     ratchet run {new_run / 'job.yaml'}")
+    if "perhaps" in made.fit.values():
+        typer.echo("perhaps means: taken over where what it is made from comes out as it was, and else made anew")
+    typer.echo(f"go on     {command(new_run)}")
 
 
 @app.command()
@@ -198,7 +213,7 @@ def rescore(
         typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
         return
     show(found, console)
-    console.print(f"go on     ratchet run {new_run / 'job.yaml'}", markup=False)
+    console.print(f"go on     {command(new_run)}", markup=False)
 
 
 @app.command()
@@ -208,9 +223,12 @@ def validate(
     resolved: Annotated[bool, typer.Option("--resolved", help="Print the job with every default filled in")] = False,
 ) -> None:
     """Check a job file, its data and its model without running anything."""
-    file = load_job(job, overrides or [])
+    file = load(job, overrides or [])
     from orchestrator.driver import (
         check_same_job,
+        check_same_model,
+        check_same_problems,
+        problem_digests,
         read_all_preferences,
         read_all_problems,
         reading_of,
@@ -224,8 +242,11 @@ def validate(
     root = run_folder(file.job)
     check_same_job(root, file.job)
     model = seed_of(file, root, weights=False)
+    if model.origin is None:
+        check_same_model(root, model)
     reference = reference_of(file, root, model, weights=False)
     problems = read_all_problems(file, reading=reading_of(root))
+    check_same_problems(root, file.job, None if file.job.data.from_hub else problem_digests(problems))
     preferences = read_all_preferences(file, problems)
     golds = check_golds(file, problems, unread_golds)
     if resolved:

@@ -38,17 +38,18 @@ class RunFigures:
     run: str
     seed: int
     state: str
-    """As `ratchet status` says it; `missing` where the run was never started."""
+    """As `ratchet status` says it; `missing` where there is no such run yet."""
     reason: str
     """Why it stopped or failed."""
     rounds: list[Accuracy]
-    samples: int = 0
-    """Samples that its rounds were made from, of hints, rollouts and judgements too; not those of evaluations."""
-    shared: int = 0
+    samples: int | None = None
+    """Samples that its rounds were made from, of hints, rollouts and judgements too; not those of evaluations. This
+    and what follows is None while nothing of it was done: 0 is said of runs that are over."""
+    shared: int | None = None
     """How many of them another run of the comparison had drawn."""
-    training_tokens: int = 0
-    pairs: int = 0
-    seconds: float = 0.0
+    training_tokens: int | None = None
+    pairs: int | None = None
+    seconds: float | None = None
     """Seconds of the rounds' steps, those that were shared too; grading is hidden behind sampling."""
 
 
@@ -82,9 +83,10 @@ class ArmFigures:
     def __post_init__(self) -> None:
         object.__setattr__(self, "points", list(_points(self.runs)))
 
-    def mean(self, what: str) -> float:
-        """A figure of the runs that were started, on average; 0 without any."""
-        return fmean([float(getattr(run, what)) for run in self.runs if run.state != "missing"] or [0.0])
+    def mean(self, what: str) -> float | None:
+        """A figure of the runs that have it, on average; None without any."""
+        known = [float(value) for run in self.runs if (value := getattr(run, what)) is not None]
+        return fmean(known) if known else None
 
 
 def figures(plan: Plan) -> list[ArmFigures]:
@@ -106,17 +108,22 @@ def run_figures(plan: Plan, planned: PlannedRun) -> RunFigures:
     sampled = [shard for step, shards in state.shards.items() if _is(step, "samples") for shard in shards.values()]
     facts = {step: commit.facts for step, commit in state.commits.items() if round_and_phase(step)[0]}
     trained = [said for step, said in facts.items() if _is(step, "train") or _is(step, "retrain")]
+    now = run_state(root, state)
+    over = now in ("finished", "stopped")
+    paired = [said for step, said in facts.items() if round_and_phase(step)[1] == "pairs"]
+    took = round(sum(said.get("seconds", 0.0) for step, said in facts.items() if not _is(step, "verdicts")), 1)
+    left = [shard for shard in sampled if shard.artifact.hidden.endswith(_OFFERED)]
     return RunFigures(
         planned.name,
         planned.seed,
-        run_state(root, state),
+        now,
         str((state.end or {}).get("reason", "")),
         list(_accuracies(state)),
-        samples=sum(shard.facts["samples"] for shard in sampled),
-        shared=sum(shard.facts["samples"] for shard in sampled if shard.artifact.hidden.endswith(_OFFERED)),
-        training_tokens=sum(said["tokens"] for said in trained),
-        pairs=sum(said["pairs"] for step, said in facts.items() if round_and_phase(step)[1] == "pairs"),
-        seconds=round(sum(said.get("seconds", 0.0) for step, said in facts.items() if not _is(step, "verdicts")), 1),
+        samples=sum(shard.facts["samples"] for shard in sampled) if sampled or over else None,
+        shared=sum(shard.facts["samples"] for shard in left) if sampled or over else None,
+        training_tokens=sum(said["tokens"] for said in trained) if trained or over else None,
+        pairs=sum(said["pairs"] for said in paired) if paired or over else None,
+        seconds=took if took or over else None,
     )
 
 

@@ -38,7 +38,8 @@ Greedy test accuracy in per cent: before the first round (seed model), and after
 interval (Wilson); of several seeds the mean, and in parentheses each seed's own in the order of the seeds. Seeds
 share the test problems, so that their spread says nothing about which problems were taken. Samples, training tokens,
 pairs and seconds are of a whole run, on average over the seeds. Shared are samples that another run of the comparison
-had drawn, from the same model with the same settings: they count as spent, and were not drawn again."""
+had drawn, from the same model with the same settings: they count as spent, and were not drawn again. A dash stands
+for what no run of an arm has come to."""
 
 
 def cells(arms: Sequence[ArmFigures]) -> tuple[list[str], list[list[str]]]:
@@ -52,8 +53,13 @@ def cells(arms: Sequence[ArmFigures]) -> tuple[list[str], list[list[str]]]:
         seeds = ", ".join(str(run.seed) for run in arm.runs)
         row = [arm.arm, arm.method, seeds, *(_cell(by_round.get(number)) for number in (0, *rounds))]
         spent = ("samples", "shared", "training_tokens", "pairs", "seconds")
-        rows.append(row + [f"{arm.mean(what):,.0f}" for what in spent])
+        rows.append(row + [_number(arm.mean(what)) for what in spent])
     return headings, rows
+
+
+def _number(value: float | None) -> str:
+    """A dash where nothing was done yet."""
+    return "–" if value is None else f"{value:,.0f}"
 
 
 def _cell(point: Point | None) -> str:
@@ -127,4 +133,4 @@ def told(run: RunFigures) -> str:
     """One line about a run's figures."""
     accuracies = " → ".join(_percent(accuracy.accuracy) for accuracy in run.rounds) or "nothing"
     shared = f", {run.shared:,} of them shared" if run.shared else ""
-    return f"test {accuracies}; {run.samples:,} samples{shared}, {run.training_tokens:,} training tokens"
+    return f"test {accuracies}; {_number(run.samples)} samples{shared}, {_number(run.training_tokens)} training tokens"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator import evaluation, streaming
+from orchestrator import evaluation, streaming, taken
 from orchestrator.abstentions import graders_version
 from orchestrator.config import Grade, Job, Judge
 from orchestrator.errors import BadInput
@@ -92,6 +92,11 @@ class Context:
         """A seed (31 bits) for one purpose: a stable hash of the run's seed and the purpose."""
         text = "\x1f".join(map(str, (self.job.seed, *purpose)))
         return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
+
+    def tell(self, folder: str, phase: str, text: str) -> None:
+        """Say what a step has come to, and whether this run has done it."""
+        left = taken.told(self.run.ledger.state, f"{folder}/{phase}")
+        self.say(f"{folder:<10} {phase:<11} {text}{left}")
 
     def grade_of(self, round_number: int) -> Grade:
         """How a round's samples are graded."""
@@ -196,7 +201,7 @@ class Context:
 
         commit = self.run.step(name, inputs, work, [name] if splits else [])
         folder, _, phase = name.rpartition("/")
-        self.say(f"{folder:<10} {phase:<11} {evaluation.summary(commit.facts)}")
+        self.tell(folder, phase, evaluation.summary(commit.facts))
         gate = evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {}
         return replace(model, gate=gate, evaluation=name, graders_version=graders_version(commit.facts))
 

@@ -55,6 +55,7 @@ from orchestrator.places import run_folder
 from orchestrator.preferences import mean_characters
 from orchestrator.projection import without_password
 from orchestrator.records import PROMPTS, SamplingPlan, Shard, TrainingPlan, pairs_schema
+from orchestrator.resume import load
 from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes
 from orchestrator.tracking import default_address
@@ -115,7 +116,7 @@ def patient(job: str | None, overrides: list[str]) -> Patient:
         BadInput: the job file or an override is wrong.
     """
     if job is not None and ("=" not in job or Path(job).exists()):
-        return Patient(load_job(Path(job), overrides), True)
+        return Patient(load(Path(job), overrides), True)
     given = [*([job] if job else []), *overrides]
     with tempfile.TemporaryDirectory() as folder:
         defaults = Path(folder) / "defaults.yaml"
@@ -381,7 +382,9 @@ class _Doctor:
                 reach(f"sqlite:///{Path(folder) / database.name}")
             return Finding("pass", f"{shown} can be made", "", {"uri": shown})
         try:
-            num_experiments = reach(uri)
+            num_experiments = reach(uri, settings.experiment or self.job.name)
+        except RatchetError as error:
+            return Finding("FAIL", shown, str(error), {"uri": shown})
         except Exception as error:
             cure = "start the server, correct tracking.uri, or go on without: a run sends what is missing later"
             return Finding("FAIL", f"{shown} does not answer ({_root(error)})", cure, {"uri": shown})

@@ -34,9 +34,10 @@ from orchestrator.places import run_folder
 from orchestrator.preferences import Preferences, as_problems, identity_of, read_preferences, write_preferences
 from orchestrator.records import Problem
 from orchestrator.report import write_report
+from orchestrator.resume import command, may_move
 from orchestrator.rounds import GateStopped, NoPairs
 from orchestrator.run import Facts, Run
-from orchestrator.seed_model import Key, NamedModel, locate_model
+from orchestrator.seed_model import Key, NamedModel, locate_model, model_digest
 from orchestrator.status import process_start, run_state
 from orchestrator.tracking import Tracker
 from orchestrator.vocabulary import check_vocabulary
@@ -197,6 +198,7 @@ def drive(
     root = run_folder(job)
     check_same_job(root, job)
     seed = seed_of(file, root)
+    check_same_model(root, seed)
     if seed.origin:
         say(f"model     {seed}")
     reference = reference_of(file, root, seed)
@@ -224,7 +226,7 @@ def drive(
         tracker.start()
         check_same_job(root, job)  # again: somebody may have started the run since
         check_same_problems(root, job, digests)
-        _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL, digests, reading)
+        _record_job(run, file, seed, digests, reading)
         problems = keep_problems(run, job, pinned, problems)
         keep_preferences(run, file, given, preferences)
         preferences = None  # a large data set is not held in memory for the whole run
@@ -253,14 +255,32 @@ def check_same_job(root: Path, job: Job) -> None:
     changes = [
         (key, old, new)
         for key, old, new in changed_keys(_with_defaults(state.configs[-1]["job"]), job.model_dump(mode="json"))
-        if not is_harmless(key)
+        if not is_harmless(key) and not may_move(state, key, old, new)
     ]
     if changes:
         lines = [f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in changes]
         raise BadInput(
             f"{root}: this run was started with other settings:\n" + "\n".join(lines) + "\nWhat is committed is never "
-            "changed: go back to those settings, or go on in another run, which keeps what they do not touch "
-            f"(`ratchet fork {root} NEWRUN KEY=VALUE`)."
+            f"changed: go back to those settings (`{command(root)}` has them), or go on in another run, which keeps "
+            f"what they do not touch (`ratchet fork {root} NEWRUN KEY=VALUE`)."
+        )
+
+
+def check_same_model(root: Path, seed: NamedModel) -> None:
+    """Refuse to go on with a run whose seed model, in a folder of its own, is no longer the one that it was started
+    with.
+
+    Raises:
+        BadInput: with the folder.
+    """
+    state = Ledger(root / "ledger").state
+    recorded = state.configs[-1] if state.configs else {}
+    if "model_digest" not in recorded or not (state.commits or state.shards):
+        return
+    if recorded["model_digest"] != model_digest(str(seed.folder)):
+        raise BadInput(
+            f"model: {seed} is not the model that {root} was started with, in {recorded['model']}. Name that one, or "
+            f"go on in another run, which keeps what it does not touch (`ratchet fork {root} NEWRUN model=...`)."
         )
 
 
@@ -314,7 +334,7 @@ def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
 def sign_of_life(root: Path) -> Iterator[None]:
     """Keep `driver.json` fresh, by which `status` tells a running driver from one that was killed."""
     stop = threading.Event()
-    content = json.dumps(identity() | {"started": datetime.now(UTC).isoformat()}).encode()
+    content = json.dumps(identity() | {"started": datetime.now(UTC).isoformat(), "run": str(root)}).encode()
 
     def beat() -> None:
         while True:
@@ -376,7 +396,7 @@ def _disk(root: Path) -> Iterator[None]:
         where = f" ({error.filename})" if error.filename else ""
         raise RatchetError(
             f"{root}: cannot be written: {error.strerror}{where}. What is committed is kept: see to "
-            "the disk, and the same command goes on from here."
+            f"the disk, and the same command goes on from here, or `{command(root)}`."
         ) from error
 
 
@@ -411,20 +431,25 @@ def _ending(run: Run, received: Sequence[str], until: int | None) -> Iterator[No
     write_report(run.root)
 
 
-def _record_job(run: Run, file: JobFile, model: str, problems: Mapping[str, str] | None, reading: int) -> None:
+def _record_job(run: Run, file: JobFile, seed: NamedModel, problems: Mapping[str, str] | None, reading: int) -> None:
     job = file.job.model_dump(mode="json")
     configs = run.ledger.state.configs
+    model = str(seed.folder) if seed.origin is None else KEPT_MODEL
     deciding: dict[str, Any] = {"job": job, "model": model, "versions": _versions()}
     if problems is not None:
         deciding["problems"] = dict(problems)
         deciding |= {"reading": reading} if reading > 1 else {}
     if not configs or any(configs[-1].get(key) != value for key, value in deciding.items()):
-        found = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "job_file": file.path.name}
-        # Relative paths of the job are below one of the folders: `fork` must find what they name.
-        found |= {"overrides": list(file.overrides), "folders": [str(file.path.parent), str(Path.cwd())]}
+        found = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "overrides": list(file.overrides)}
+        found["job_file"] = configs[-1]["job_file"] if file.recorded and configs else file.path.name
+        # Relative paths of the job are below one of the folders: `fork` and `resume` must find what they name.
+        found["folders"] = list(dict.fromkeys(map(str, (*file.folders, Path.cwd()))))
+        if seed.origin is None:
+            found["model_digest"] = model_digest(model)
         run.append("config", deciding | found)
     if not run.path("job.yaml").exists() or not run.ledger.state.commits:
-        durable.replace(run.path("job.yaml"), file.path.read_bytes())
+        text = file.path.read_bytes() if file.path.is_file() else resolved_yaml(file.job).encode()
+        durable.replace(run.path("job.yaml"), text)
     durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
 
 

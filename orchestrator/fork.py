@@ -22,6 +22,7 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.config import Job
 from orchestrator.driver import KEPT_MODEL, identity
 from orchestrator.errors import BadInput, Damaged
+from orchestrator.fork_fit import Fit, outlook
 from orchestrator.fork_job import NEVER, asked_unseen, first_change, jobs
 from orchestrator.jobfile import resolved_yaml
 from orchestrator.ledger import Artifact, Offer, State, probe_links
@@ -38,6 +39,8 @@ class Fork:
     """Number of shards, or 0, by step."""
     removed: list[str]
     """Steps that are not offered, since their checkpoints were removed and are needed."""
+    fit: dict[str, Fit]
+    """What is to be expected of each offered step."""
 
 
 def fork(
@@ -69,8 +72,9 @@ def fork(
     said = shlex.join(["ratchet", "fork", *option, str(parent), str(child), *overrides])
     config = _config(state, parent, child, after, kept) | {"overrides": list(overrides)}
     job_file = f"# Made by: {said}\n{resolved_yaml(after)}"
-    _make(child, config, job_file, f"forked from {parent}, and not started yet", parent, state, [*offered], kept)
-    return Fork(offered, [step for step in steps if step in again])
+    _make(child, config, job_file, f"forked from {parent}", parent, state, [*offered], kept)
+    fit = outlook(state, before, after, [*offered], kept)
+    return Fork(offered, [step for step in steps if step in again], fit)
 
 
 def offer(parent: Path, child: Path, job: Job, job_file: str) -> None:
@@ -86,7 +90,7 @@ def offer(parent: Path, child: Path, job: Job, job_file: str) -> None:
     steps = sorted({*state.shards, *state.commits} - _again(state, 0))
     steps = [step for step in steps if not asked_unseen(state, step)]
     config = _config(state, parent, child, job, ()) | {"overrides": []}
-    _make(child, config, job_file, f"made beside {parent}, and not started yet", parent, state, steps, ())
+    _make(child, config, job_file, f"made beside {parent}", parent, state, steps, ())
 
 
 def _make(
@@ -110,7 +114,7 @@ def _make(
             _offer(run, Artifacts(parent), state, step)
         for step in kept:  # sources are looked for before any step is
             run.take(run.ledger.state.offers[step, None])
-        run.end("interrupted", reason)
+        run.end("not started", reason)
         durable.replace(building / "job.yaml", job_file.encode())
         os.rename(building, child)
     except BaseException:
@@ -135,7 +139,9 @@ def _check(parent: Path, state: State, child: Path, from_round: int | None) -> N
 def _config(state: State, parent: Path, child: Path, job: Job, kept: Collection[str]) -> dict[str, Any]:
     """The child's first `config` record. The versions are those that made what it is offered."""
     parent_config = state.configs[-1]
-    return parent_config | {
+    # Its first driver says what its problems and its model are: they may be others.
+    same = {key: value for key, value in parent_config.items() if key not in ("problems", "model_digest")}
+    return same | {
         "run_id": uuid.uuid4().hex,
         "job": job.model_dump(mode="json"),
         "model": KEPT_MODEL if KEPT_MODEL in kept else job.model,

@@ -14,6 +14,7 @@ from orchestrator.driver import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEP
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import changed_keys, parse_job
 from orchestrator.ledger import State
+from orchestrator.resume import folders
 from orchestrator.status import round_and_phase
 from orchestrator.wanted import schedule_at
 
@@ -38,14 +39,14 @@ def jobs(state: State, child: Path, overrides: Sequence[str]) -> tuple[Job, Job,
         )
     config, path = state.configs[-1], child / "job.yaml"
     kept = [step for step in _KEPT if step in state.commits]
-    folders = [*config.get("folders", []), str(Path.cwd())]
-    before = parse_job(yaml.safe_dump(absolute(config["job"], folders, kept)), path).job
+    places = [*folders(state), str(Path.cwd())]
+    before = parse_job(yaml.safe_dump(absolute(config["job"], places, kept)), path).job
     base = before.model_dump(mode="json") | {"name": child.name, "run_dir": str(child)}
     # One experiment for both, where they can be compared.
     base["tracking"] |= {"experiment": before.tracking.experiment or before.name}
     after = parse_job(yaml.safe_dump(base), path, overrides).job
     kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
-    return before, Job.model_validate(absolute(after.model_dump(mode="json"), folders, kept)), kept
+    return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept
 
 
 def asked_unseen(state: State, step: str) -> bool:

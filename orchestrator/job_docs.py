@@ -83,6 +83,21 @@ run's folder, and the model and data too.
 `ray job submit --working-dir .` runs a copy of the project, which Ray removes again. A run in there is refused. Name
 a folder that lasts, for instance with `--runtime-env-json '{"env_vars": {"RATCHET_HOME": "/shared/ratchet"}}'`.
 
+## Going on with a run
+
+`ratchet resume RUN` takes the settings from the newest record of the run's ledger, so that it needs neither the file
+nor the overrides that the run was started with, and can be given in any folder; `RUN/job.yaml` as a job file does the
+same, and what was changed in it counts. Overrides on the command line come on top, and stay for the next time.
+Submitted to a cluster: `ray job submit -- ratchet resume RUN`, with RATCHET_HOME as above.
+
+- The run is in RUN, wherever it was started. Its name stays, and its `run_dir` follows.
+- Relative paths are looked for in the folders that they were in when the run was started, and then in the current one.
+- Files that were moved are named anew: `data.train.path=FILE`, `model=FOLDER`,
+  `'stages.sources=[{path: FILE}, ...]'`. They must hold what they held, which is checked before anything is done. Runs
+  of versions that did not record it refuse them.
+- In MLflow a run that was moved keeps its runs. A copy of a run gets new ones, so that both can go on. A copy on
+  another machine that has the same path is taken for the run itself: give it another `tracking.experiment`.
+
 ## What may change on a resume
 """
 

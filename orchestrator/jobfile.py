@@ -41,6 +41,13 @@ class JobFile:
     job: Job
     path: Path
     overrides: tuple[str, ...]
+    recorded: tuple[Path, ...] = ()
+    """Of a run that goes on by itself (see resume.py): the folders that its relative paths were in so far."""
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """Where a relative path of the job is looked for, before the current folder."""
+        return self.recorded or (self.path.parent,)
 
     def find(self, path: str, key: str) -> Path:
         """A file or folder that the job names: relative to the job file's folder, else to the current folder.
@@ -48,12 +55,21 @@ class JobFile:
         Raises:
             BadInput: it is in neither.
         """
-        places = [Path(path).expanduser()] if Path(path).is_absolute() else [self.path.parent / path, Path(path)]
+        relative = [*(folder / path for folder in self.folders), Path(path)]
+        places = [Path(path).expanduser()] if Path(path).is_absolute() else relative
         for place in places:
             if place.exists():
                 return place.resolve()
-        looked = " nor at ".join(str(place) for place in places)
-        raise BadInput(f"{self.path}: {key}: {path!r} does not exist: nothing at {looked}")
+        looked = " nor at ".join(dict.fromkeys(str(place) for place in places))
+        cure = f". If it was moved, say where it is now: {_naming(key)}" if self.recorded else ""
+        raise BadInput(f"{self.path}: {key}: {path!r} does not exist: nothing at {looked}{cure}")
+
+
+def _naming(key: str) -> str:
+    """How a command names another place for what a key of the job names."""
+    if key.startswith("stages.sources."):
+        return "stages.sources=[{path: FILE, ...}, ...], all of them"
+    return f"{key}.path=FILE" if key.startswith("data.") else f"{key}=FOLDER"
 
 
 def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:

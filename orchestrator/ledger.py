@@ -28,7 +28,7 @@ from orchestrator.errors import BadInput, Damaged, Displaced
 SCHEMA = 1
 
 Kind = Literal["claim", "config", "offer", "shard", "commit", "promotion", "discard", "end"]
-EndState = Literal["finished", "interrupted", "failed", "stopped"]
+EndState = Literal["finished", "interrupted", "failed", "stopped", "not started"]
 
 
 @dataclass(frozen=True, slots=True)

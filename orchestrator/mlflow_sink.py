@@ -9,14 +9,21 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.projection import MAX_KEY_CHARACTERS, MAX_TAG_CHARACTERS, Figure
+from orchestrator.errors import RatchetError
+from orchestrator.projection import MAX_KEY_CHARACTERS, MAX_TAG_CHARACTERS, Figure, without_password
+from orchestrator.tracked_run import Tracked, own
 
 RUN_ID, ROUND = "ratchet.run_id", "ratchet.round"
 """Tags by which the MLflow runs of a run are found again."""
+FOLDER, HOST = "ratchet.folder", "ratchet.host"
+"""Tags that tell a run from a copy of it."""
+_PARENT = "mlflow.parentRunId"
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -47,12 +54,16 @@ class DataSet:
 class Sink:
     """One run's place in MLflow: a parent run, and a child run a round."""
 
-    def __init__(self, uri: str, artifacts: str | None, experiment: str, run_id: str) -> None:
-        """Find or make the experiment, and find what was logged for `run_id` before.
+    def __init__(
+        self, uri: str, artifacts: str | None, experiment: str, run_id: str, run_dir: Path, known: str | None = None
+    ) -> None:
+        """Find or make the experiment, and find what was logged for `run_id` before, by the run in `run_dir` and not
+        by a copy of it; `known` is the parent that `run_dir` knows.
 
         `artifacts` is where a new experiment keeps its files; None leaves that to the server.
 
         Raises:
+            RatchetError: the experiment was deleted.
             whatever MLflow raises when it cannot be reached.
         """
         self.run_id = run_id
@@ -69,12 +80,32 @@ class Sink:
                 # Another run was faster.
                 self.experiment_id = self._client.get_experiment_by_name(experiment).experiment_id
         else:
+            require_alive(found, uri)
             self.experiment_id = found.experiment_id
-        self.runs: dict[int, str] = self._find_runs()
+        self.runs: dict[int, str] = self._own_runs(run_dir, known)
         """MLflow's run ids by round; 0 is the parent."""
+        self._in_place: set[int] = set()
 
-    def _find_runs(self) -> dict[int, str]:
-        found: dict[int, str] = {}
+    def _own_runs(self, run_dir: Path, known: str | None) -> dict[int, str]:
+        everything = self._find_runs()
+        parents = [
+            Tracked(run.info.run_id, run.data.tags.get(FOLDER, ""), run.data.tags.get(HOST))
+            for run in everything
+            if run.data.tags.get(ROUND, "0") == "0"
+        ]
+        parent = own(parents, run_dir, socket.gethostname(), known)
+        if parent is None:
+            return {}
+        found = {0: parent}
+        for run in everything:
+            if run.data.tags.get(_PARENT) == parent:
+                # Should two drivers ever have made the same one, all use the first.
+                found.setdefault(int(run.data.tags[ROUND]), run.info.run_id)
+        return found
+
+    def _find_runs(self) -> list[Any]:
+        """All of the run and of its copies, the oldest first."""
+        found: list[Any] = []
         token = None
         while True:
             page = self._client.search_runs(
@@ -83,23 +114,25 @@ class Sink:
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
             )
-            for run in page:
-                # Should two drivers ever have made the same one, all use the first.
-                found.setdefault(int(run.data.tags.get(ROUND, "0")), run.info.run_id)
+            found += page
             token = page.token
             if not token:
                 return found
 
     def ensure_run(self, number: int, name: str, start: int, tags: Mapping[str, str]) -> str:
         """The MLflow run of a round (0: the parent), made when it is not there; `start` in milliseconds."""
+        if number in self.runs and number not in self._in_place:
+            for key, value in tags.items():  # the run may have been moved since
+                self._client.set_tag(self.runs[number], key, value)
         if number not in self.runs:
             identity = {RUN_ID: self.run_id, ROUND: str(number)}
             if number:
-                identity["mlflow.parentRunId"] = self.runs[0]
+                identity[_PARENT] = self.runs[0]
             run = self._client.create_run(
                 self.experiment_id, start_time=start, run_name=name, tags={**tags, **identity}
             )
             self.runs[number] = run.info.run_id
+        self._in_place.add(number)
         return self.runs[number]
 
     def log(
@@ -161,6 +194,8 @@ class Sink:
                 name, source, run_id=child, tags=tags, model_id=model_id, await_creation_for=0
             )
             versions = self._search_versions(name, child)
+        elif versions[0].tags.get("ratchet.checkpoint") != checkpoint:  # the run was moved since
+            self._client.set_model_version_tag(name, versions[0].version, "ratchet.checkpoint", checkpoint)
         self._client.set_registered_model_alias(name, "reference", versions[0].version)
 
     def _search_versions(self, name: str, child: str) -> list[Any]:
@@ -196,13 +231,31 @@ class Sink:
         self._client.set_terminated(self.runs[number], status=status, end_time=milliseconds)
 
 
-def reach(uri: str) -> int:
+def require_alive(experiment: Any, uri: str) -> None:
+    """Refuse an experiment that was deleted: it keeps its name, and takes nothing.
+
+    Raises:
+        RatchetError: with the ways out.
+    """
+    if experiment.lifecycle_stage == "deleted":
+        restore = f"mlflow experiments restore --experiment-id {experiment.experiment_id}"
+        raise RatchetError(
+            f"the experiment {experiment.name!r} was deleted there. Bring it back (`MLFLOW_TRACKING_URI="
+            f"{without_password(uri)} {restore}`), or name another one (tracking.experiment=NAME)"
+        )
+
+
+def reach(uri: str, experiment: str | None = None) -> int:
     """Number of experiments (up to a thousand) that a tracking address knows.
 
     Raises:
+        RatchetError: `experiment` was deleted there.
         whatever MLflow raises when it cannot be reached.
     """
-    return len(_client(uri).search_experiments(max_results=1000))
+    client = _client(uri)
+    if experiment is not None and (found := client.get_experiment_by_name(experiment)) is not None:
+        require_alive(found, uri)
+    return len(client.search_experiments(max_results=1000))
 
 
 def _client(uri: str) -> Any:

@@ -21,11 +21,12 @@ from pathlib import Path, PurePath
 
 import pyarrow as pa
 
-from orchestrator import projection
+from orchestrator import projection, taken
 from orchestrator.config import Tracking
 from orchestrator.durable import fingerprint, replace
 from orchestrator.ledger import Commit, Ledger, Record
-from orchestrator.mlflow_sink import DataSet, RunStatus, Sink
+from orchestrator.mlflow_sink import FOLDER, HOST, DataSet, RunStatus, Sink
+from orchestrator.mlflow_store import artifact_folder, follow
 from orchestrator.projection import without_password
 from orchestrator.report import report_text
 from orchestrator.status import accuracy, round_and_phase, run_state
@@ -38,6 +39,7 @@ _ENDS: dict[str, RunStatus] = {
     "stopped": "FINISHED",  # the gate's decision: nothing broke, and the best reference stands
     "failed": "FAILED",
     "interrupted": "KILLED",
+    "not started": "KILLED",  # a fork's first record of an end, told once it is started
 }
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 """MLflow's errors for what it will not take the next time either."""
@@ -56,6 +58,8 @@ class Cursor:
     """Number of the first record whose figures are not sent."""
     files: int = 0
     """Number of the first record whose files are not sent."""
+    folder: str = ""
+    """The run folder that it was sent from: a run that was moved says all again, since MLflow holds paths."""
 
 
 class Outbox:
@@ -114,22 +118,25 @@ class Outbox:
         newest = self._ledger.state.configs[-1]
         name, run_id = newest["job"]["name"], newest["run_id"]
         experiment = self._experiment or name
-        sink = Sink(self.uri, artifact_folder(self.uri, self.run_dir.absolute().parent), experiment, run_id)
+        here, known = self.run_dir.absolute(), self._read_cursor()
+        follow(self.uri)
+        artifacts = artifact_folder(self.uri, here.parent)
+        sink = Sink(self.uri, artifacts, experiment, run_id, here, known.parent if known else None)
         start = round(1000 * self._ledger.records[0].time)
-        parent = sink.ensure_run(0, name, start, {"ratchet.folder": str(self.run_dir.absolute())})
-        fresh = Cursor(without_password(self.uri), experiment, run_id, parent)
-        self._sink, self._cursor = sink, self._load_cursor(fresh)
+        parent = sink.ensure_run(0, name, start, {FOLDER: str(here), HOST: socket.gethostname()})
+        fresh = Cursor(without_password(self.uri), experiment, run_id, parent, folder=str(here))
+        if known is None or {**asdict(known), "figures": 0, "files": 0} != asdict(fresh):
+            known = fresh
+        self._sink, self._cursor = sink, known
         return self._sink, self._cursor
 
-    def _load_cursor(self, fresh: Cursor) -> Cursor:
-        """The cursor in the run folder if it is about this run at this place, else `fresh`."""
+    def _read_cursor(self) -> Cursor | None:
+        """The cursor in the run folder, wherever that was when it was written; None where there is none of use."""
         try:
             known = Cursor(**json.loads((self.run_dir / CURSOR_FILE).read_bytes()))
-            sent = max(known.figures, known.files)
-            identity = {**asdict(known), "figures": 0, "files": 0}
+            return known if max(known.figures, known.files) <= len(self._ledger.records) else None
         except (OSError, ValueError, TypeError):
-            return fresh  # a cache: whatever is wrong with it, start over
-        return known if identity == asdict(fresh) and sent <= len(self._ledger.records) else fresh
+            return None  # a cache: whatever is wrong with it, start over
 
     def _advance(self, cursor: Cursor, which: str, send: Callable[[Record], None]) -> None:
         """Send the records behind one of the two cursors, in order, and remember how far it came."""
@@ -198,7 +205,7 @@ class Outbox:
     def _ensure_round(self, sink: Sink, number: int, seconds: float) -> None:
         if number:
             folder = str(self.run_dir.absolute() / f"rounds/{number:02d}")
-            sink.ensure_run(number, f"round {number}", round(1000 * seconds), {"ratchet.folder": folder})
+            sink.ensure_run(number, f"round {number}", round(1000 * seconds), {FOLDER: folder})
 
     def _checkpoint(self, number: int) -> str:
         return str(self.run_dir.absolute() / round_step(number, "checkpoint"))
@@ -216,9 +223,14 @@ class Outbox:
         commit = self._ledger.state.commits[record.data["step"]]
         number, phase = round_and_phase(commit.step)
         self._ensure_round(sink, number, record.time)
-        figures = projection.step_figures(number, phase, commit.facts, record.time)
-        if phase == "train" and (table := training_metrics(self.run_dir, self._ledger.state, number)):
-            by_step = projection.training_figures(table, record.time, float(commit.facts.get("seconds", 0)))
+        state, facts = self._ledger.state, commit.facts
+        if taken.taken(state, commit.step):
+            facts = taken.without_times(facts)
+            sink.log(number, tags={f"ratchet.taken_over.{phase}": taken.origin(state)})
+        figures = projection.step_figures(number, phase, facts, record.time)
+        if phase == "train" and (table := training_metrics(self.run_dir, state, number)):
+            table = table if facts is commit.facts else taken.without_times(table)
+            by_step = projection.training_figures(table, record.time, float(facts.get("seconds", 0)))
             sink.log(0, projection.continued(by_step, self._steps_before(number)))
             sink.log(number, by_step)
         for target in {0, number}:
@@ -282,15 +294,6 @@ class Outbox:
     def _last_report(self) -> int:
         """The newest record that changes the report enough: on a replay it is sent once."""
         return max(r.number for r in self._ledger.records if r.kind in ("promotion", "end"))
-
-
-def artifact_folder(uri: str, runs: Path) -> str | None:
-    """Where a new experiment keeps files: beside a SQLite file; None leaves it to the server."""
-    if uri.startswith(("http://", "https://", "databricks")):
-        return None
-    prefix = "sqlite:///"
-    folder = Path(uri.removeprefix(prefix)).absolute().parent if uri.startswith(prefix) else runs.absolute()
-    return (folder / "mlartifacts").as_uri()
 
 
 def first_line(error: BaseException) -> str:

@@ -14,6 +14,7 @@ from orchestrator.ledger import State
 from orchestrator.status import Round, open_run, reference_path, rounds, run_state
 from orchestrator.symptoms import Evidence, symptoms
 from orchestrator.tables import diversity, training_metrics
+from orchestrator.taken import parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +106,8 @@ def _versions(every: Sequence[Evidence]) -> str:
 def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidence]) -> str:
     end = f": {state.end['reason']}" if state.end and state.end.get("reason") else ""
     lines = [f"- State: {run_state(run_dir, state)}{end}"]
+    if forked_from := parent(state):
+        lines.append(f"- Made from: `{forked_from}`; what was taken over from it is marked below")
     lines.append(f"- Reference: `{reference_path(run_dir, state)}`")
     best = [e for e in done if e.promotion and e.promotion["promoted"] and e.figures("test")]
     if best and (start := seed.figures("test")):
@@ -173,7 +176,7 @@ _TRAINING = (
     Column("steps", lambda e: _fact(e, "train", "steps", ",")),
     Column("tokens", lambda e: _fact(e, "train", "tokens", ",")),
     Column("padded", lambda e: _fact(e, "train", "padded_tokens", ",")),
-    Column("tokens/s", lambda e: _fact(e, "train", "tokens_per_second", ",.0f")),
+    Column("tokens/s", lambda e: _own(e, "train") or _fact(e, "train", "tokens_per_second", ",.0f")),
     Column("chosen tokens", lambda e: _fact(e, "pairs", "chosen_tokens", ".1f")),
     Column("rejected tokens", lambda e: _fact(e, "pairs", "rejected_tokens", ".1f")),
     Column("log chosen", lambda e: _change(e, "chosen_logprob", ".2f")),
@@ -289,20 +292,27 @@ def _seconds(done: Sequence[Evidence]) -> str:
     phases = list(dict.fromkeys(phase for e in done for phase in e.round.facts))
 
     def cell(phase: str) -> Callable[[Evidence], str]:
-        return lambda e: _fact(e, phase, "seconds", ",.1f")
+        return lambda e: _own(e, phase) or _fact(e, phase, "seconds", ",.1f")
 
     columns = [Column("round", lambda e: str(e.round.number))]
     columns += [Column(phase, cell(phase)) for phase in phases]
     columns += [Column("waited for grading", _waited)]
     return (
         "Grading is hidden behind sampling: the seconds of the verdicts are the graders' own. What the round waited "
-        "for them after its last sample stands at the end, with its share of the round.\n\n" + _table(columns, done)
+        "for them after its last sample stands at the end, with its share of the round. What was taken over was done "
+        "by the run that this one was forked from.\n\n" + _table(columns, done)
     )
 
 
+def _own(evidence: Evidence, phase: str) -> str:
+    """What stands for the time and speed of a phase that this run has not done; empty of one that it has."""
+    return "taken over" if phase in evidence.round.taken_over else ""
+
+
 def _waited(evidence: Evidence) -> str:
-    waited = evidence.round.facts.get("verdicts", {}).get("waited")
-    total = sum(f.get("seconds", 0.0) for phase, f in evidence.round.facts.items() if phase != "verdicts")
+    this = evidence.round
+    waited = None if "verdicts" in this.taken_over else this.facts.get("verdicts", {}).get("waited")
+    total = sum(this.seconds(phase) or 0.0 for phase in this.facts if phase != "verdicts")
     return "" if waited is None else f"{waited:.1f} ({100 * waited / (total + waited or 1):.1f} %)"
 
 

@@ -19,6 +19,7 @@ from orchestrator.pairing import PairingPlan
 from orchestrator.recipes import Fields
 from orchestrator.records import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.run import Facts
+from orchestrator.taken import taken
 from orchestrator.training import Training
 
 
@@ -113,10 +114,10 @@ class Round:
                 samples,
                 verdicts,
             )
-        sampled = samples.finish(streaming.sampling_facts(samples.facts())).facts
-        graded = verdicts.finish(streaming.grading_facts(verdicts.facts())).facts
-        speed = f"{sampled['samples']} at {sampled['tokens_per_second']:.0f} tokens/s"
-        self.say("samples", speed + streaming.told(sampled))
+        sampled = samples.finish(streaming.sampling_facts(samples.facts(), samples.own_facts())).facts
+        graded = verdicts.finish(streaming.grading_facts(verdicts.facts(), verdicts.own_facts())).facts
+        speed = "" if taken(run.ledger.state, samples.name) else f" at {sampled['tokens_per_second']:.0f} tokens/s"
+        self.say("samples", f"{sampled['samples']}{speed}{streaming.told(sampled)}")
         why = abstained(graded)
         counts = f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable"
         counts += f" ({why})" if why else ""
@@ -243,7 +244,7 @@ class Round:
             written, newest = newest, Ledger(run.ledger.folder).state.promotions[-1]["reference"]
 
     def say(self, phase: str, text: str) -> None:
-        self.context.say(f"{self.folder:<10} {phase:<11} {text}")
+        self.context.tell(self.folder, phase, text)
 
     def sampling_plan(self) -> SamplingPlan:
         generate, number = self.context.job.generate, self.number

@@ -17,6 +17,7 @@ from orchestrator.abstentions import graders_version
 from orchestrator.artifacts import Artifacts, require_below
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger, Offer
+from orchestrator.taken import taken_shards
 
 Facts = dict[str, Any]
 
@@ -254,6 +255,11 @@ class ShardedStep:
     def facts(self) -> list[Facts]:
         """The facts of the committed shards, by index."""
         return [shard.facts for _, shard in sorted(self._shards.items())]
+
+    def own_facts(self) -> list[Facts]:
+        """Those of the shards that this run has made, and not taken over."""
+        left = taken_shards(self.run.ledger.state, self.name)
+        return [shard.facts for index, shard in sorted(self._shards.items()) if index not in left]
 
     def hashes(self) -> list[str]:
         """The sha256 of each committed shard, by index."""

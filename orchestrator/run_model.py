@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -55,15 +55,15 @@ def run_model(text: str, where: str) -> RunModel | None:
     return RunModel(found[1], int(found[2])) if found else RunModel(name, None)
 
 
-def find(model: RunModel, where: str, job_folder: Path, own: Path) -> Checkpoint:
-    """Look the checkpoint up and verify it. `own` is the run folder of the job that asks, `job_folder` that of its
-    file.
+def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Checkpoint:
+    """Look the checkpoint up and verify it. `own` is the run folder of the job that asks, `folders` are those that its
+    relative paths are in.
 
     Raises:
         BadInput: no such run or round, or the checkpoint was removed or is not what was committed.
         Damaged: the other run's ledger cannot be read.
     """
-    root = _folder(model.run, job_folder, own)
+    root = _folder(model.run, folders, own)
     if root == own:
         raise BadInput(f"{where}: {root} is this job's own run, which cannot need itself. Choose another `name`.")
     try:
@@ -87,13 +87,13 @@ def find(model: RunModel, where: str, job_folder: Path, own: Path) -> Checkpoint
     return Checkpoint(folder, origin, tuple(seen))
 
 
-def _folder(name: str, job_folder: Path, own: Path) -> Path:
+def _folder(name: str, folders: Sequence[Path], own: Path) -> Path:
     """Where a run of that name is, or would be. A name is looked for among the runs, a path as paths of a job are."""
     path = Path(name).expanduser()
     if len(path.parts) == 1 and not path.is_absolute():
         places = [home() / "runs" / name, own.parent / name]
     else:
-        places = [job_folder / path, Path.cwd() / path, home() / path]
+        places = [*(folder / path for folder in folders), Path.cwd() / path, home() / path]
     nearest = next((place for place in places if any(place.parent.glob("*/ledger"))), places[0])
     return next((place for place in places if (place / "ledger").is_dir()), nearest).resolve()
 

@@ -62,7 +62,7 @@ def locate_model(file: JobFile, weights: bool = True, key: Key = "model") -> Nam
     """
     named, where = getattr(file.job, key), f"{file.path}: {key}"
     if (other := run_model(named, where)) is not None:
-        found = find(other, where, file.path.parent, run_folder(file.job))
+        found = find(other, where, file.folders, run_folder(file.job))
         check_weights(found.folder, where)
         return NamedModel(found.folder, found.origin, found.trained_on)
     if (model := on_hub(file, key)) is not None:

@@ -83,7 +83,7 @@ def require_space(root: Path, need: Need, what: str) -> None:
             f"{root}: {what} needs up to {gib(need.total)} ({gib(need.checkpoints)} of checkpoints, {gib(need.states)} "
             f"of saved training states, {gib(need.rows)} of samples and pairs), and {gib(free)} are free. The run "
             f"pauses here: free some space (`ratchet gc {root}`), or do with less (keep.training_states=0, "
-            "keep.checkpoints), and the same command goes on."
+            f"keep.checkpoints), and the same command goes on, or `ratchet resume {root}`."
         )
 
 

@@ -19,6 +19,7 @@ from rich.text import Text
 from orchestrator.abstentions import WORDS, abstained, causes
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger, State
+from orchestrator.taken import parent, taken
 
 SIGN_OF_LIFE_SECONDS = 60.0
 """A driver on another host counts as alive while its driver.json is younger than this."""
@@ -34,6 +35,13 @@ class Round:
     so_far: dict[str, dict[str, int]] = field(default_factory=dict)
     """Sums over the committed shards of a phase, whether or not the phase has ended."""
     promotion: dict[str, Any] | None = None
+    taken_over: set[str] = field(default_factory=set)
+    """Phases that another run has done: their facts tell its seconds (see taken.py)."""
+
+    def seconds(self, phase: str) -> float | None:
+        """What a phase took this run; None where it did not do it."""
+        facts = self.facts.get(phase, {})
+        return float(facts["seconds"]) if "seconds" in facts and phase not in self.taken_over else None
 
     def count(self, phase: str, key: str) -> int:
         """A count of a phase: its commit's if it has ended, else the sum of its committed shards."""
@@ -81,6 +89,8 @@ def rounds(state: State) -> list[Round]:
     for step, commit in state.commits.items():
         number, phase = round_and_phase(step)
         round_of(number).facts[phase] = commit.facts
+        if taken(state, step):
+            round_of(number).taken_over.add(phase)
     for step, shards in state.shards.items():
         number, phase = round_and_phase(step)
         sums = round_of(number).so_far.setdefault(phase, {})
@@ -105,13 +115,15 @@ def round_and_phase(step: str) -> tuple[int, str]:
 
 
 def run_state(run_dir: Path, state: State) -> str:
-    """running, finished, interrupted, failed or stopped.
+    """running, finished, interrupted, failed, stopped, or "not started" for a fork that no driver has driven yet.
 
     A driver that says how it ended is believed. One that has not either still runs, or died without a
     word, which counts as interrupted: it can be resumed.
     """
     if state.end is not None:
-        return str(state.end["state"])
+        # Earlier versions wrote `interrupted` for a fork, too, in the one epoch that it takes to make one.
+        made = state.epoch == 1 and bool(state.configs) and "parent" in state.configs[-1]
+        return "not started" if made and state.end["state"] == "interrupted" else str(state.end["state"])
     return "running" if _driver_is_alive(run_dir, state.driver) else "interrupted"
 
 
@@ -124,6 +136,8 @@ def _driver_is_alive(run_dir: Path, claim: Mapping[str, Any]) -> bool:
         # No sign of life can be read: not written yet, or taken away with an older driver. The claim
         # names the process as well, which settles it on this host.
         driver, age = claim, SIGN_OF_LIFE_SECONDS
+    if _is_elsewhere(driver, run_dir):
+        return False
     try:
         host, pid, started = str(driver["host"]), int(driver["pid"]), driver.get("process_start")
     except (KeyError, TypeError, ValueError, AttributeError):
@@ -135,6 +149,15 @@ def _driver_is_alive(run_dir: Path, claim: Mapping[str, Any]) -> bool:
     # Numbers of dead processes are given out again; the start time tells a namesake from the driver.
     now = process_start(pid)
     return now is not None and abs(now - float(started)) < 0.1
+
+
+def _is_elsewhere(driver: Any, run_dir: Path) -> bool:
+    """Whether a sign of life came here in a copy of the run that its driver drives."""
+    named = driver.get("run") if isinstance(driver, dict) else None
+    try:
+        return named is not None and not os.path.samefile(named, run_dir)
+    except OSError:
+        return False  # a driver on another machine may see the run at another path
 
 
 def process_start(pid: int) -> float | None:
@@ -170,13 +193,15 @@ def reference_path(run_dir: Path, state: State) -> str | None:
 def status(run_dir: Path) -> dict[str, Any]:
     """A run's state as a JSON value; its keys are an interface.
 
-    Returns `name`, `state` (running, finished, interrupted, failed, stopped), `reference` (absolute path),
+    Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reference` (absolute path),
     `seed` (where a seed model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
-    `digest`; else null), `baseline` (the seed model's test accuracy, a fraction, or null) and `rounds`: a list of
-    `round`, `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs`,
-    `causes` (how many samples are ungradable why, as far as it is known), `accuracy` (on test, or null), `unsolved`
-    (test answers that count as not solved since they are ungradable, by cause) and `seconds` by phase. `unsolved`
-    of the seed model is `baseline_unsolved`. A phase in progress is counted as far as it is committed.
+    `digest`; else null), `parent` (the folder of the run that it was forked from, or null), `baseline` (the seed
+    model's test accuracy, a fraction, or null) and `rounds`: a list of `round`, `promoted` (null while undecided), the
+    counts `samples`, `correct`, `wrong`, `ungradable` and `pairs`, `causes` (how many samples are ungradable why, as
+    far as it is known), `accuracy` (on test, or null), `unsolved` (test answers that count as not solved since they are
+    ungradable, by cause), `seconds` by phase and `taken_over`, the phases that the run has from its parent, of which no
+    seconds are told. `unsolved` of the seed model is `baseline_unsolved`. A phase in progress is counted as far as it
+    is committed.
 
     Raises:
         BadInput: there is no run in this folder.
@@ -189,6 +214,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "state": run_state(run_dir, state),
         "reference": reference_path(run_dir, state),
         "seed": _seed_origin(state),
+        "parent": parent(state),
         "baseline": accuracy(baseline.facts if baseline else None),
         "baseline_unsolved": causes((baseline.facts if baseline else {}).get("test")),
         "rounds": [_round_status(round_) for round_ in rounds(state)],
@@ -213,7 +239,8 @@ def _round_status(round_: Round) -> dict[str, Any]:
         "pairs": round_.count("pairs", "pairs"),
         "accuracy": accuracy(round_.facts.get("evaluation")),
         "unsolved": causes(round_.facts.get("evaluation", {}).get("test")),
-        "seconds": {p: float(facts["seconds"]) for p, facts in round_.facts.items() if "seconds" in facts},
+        "seconds": {phase: took for phase in round_.facts if (took := round_.seconds(phase)) is not None},
+        "taken_over": [phase for phase in round_.facts if phase in round_.taken_over],
     }
 
 
@@ -258,7 +285,7 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
             _percent(row["accuracy"]),
             _interval(intervals.get(row["round"])),
             "" if gain is None else f"{100 * gain:+.1f}",
-            f"{sum(row['seconds'].values()):.0f} s",
+            f"{sum(row['seconds'].values()):.0f} s" if row["seconds"] or not row["taken_over"] else "",
             {None: "", True: "yes", False: "no"}[row["promoted"]],
         )
         if row["promoted"]:  # a refused round is not what the next one starts from
@@ -267,7 +294,10 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     title = Text.assemble((str(status["name"]), "bold"), "  ", (status["state"], colour))
     seed = [Text(f"seed model: {_origin(status['seed'])}")] if status["seed"] else []
     notes = [Text(line) for line in _abstentions(status)]
-    return Group(title, *seed, Text(f"reference: {status['reference']}"), Text(""), table, *notes)
+    rows = [row for row in status["rounds"] if row["taken_over"]]
+    name = Path(status["parent"]).name if status["parent"] else "another run"
+    left = [Text(f"round {row['round']}: {', '.join(row['taken_over'])} taken over from {name}") for row in rows]
+    return Group(title, *seed, Text(f"reference: {status['reference']}"), Text(""), table, *left, *notes)
 
 
 def _abstentions(status: Mapping[str, Any]) -> Iterator[str]:

@@ -47,7 +47,7 @@ def read_verdicts(file: Path, questions: Path, errors: Sequence[Error]) -> dict[
         raise VerdictsNeeded(
             f"{questions}: {len(errors)} wrong answers wait for verdicts. Write {file}, one line of JSON an answer, "
             'such as {"id": ..., "first_wrong": 2}: the number of the first wrong step, or null where none is. '
-            "Then the same command goes on."
+            "Then the same command goes on, or `ratchet resume` with the run's folder."
         ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{file}: cannot be read ({error})") from error

@@ -122,29 +122,33 @@ def sample_and_grade_shards(
     )
 
 
-def sampling_facts(shards: Sequence[Facts]) -> Facts:
-    """Facts of a whole sampling step, over however many drivers it took. `quarantined` (ids of prompts that have no
+def sampling_facts(shards: Sequence[Facts], own: Sequence[Facts] | None = None) -> Facts:
+    """Facts of a whole sampling step, over however many drivers it took. `own` are those of its shards that were not
+    taken over from another run: the time is theirs. `quarantined` (ids of prompts that have no
     samples, since each took down several engines) and `engines_lost` (why engines were replaced) are there only
     where there is something to say."""
     total: dict[str, Any] = {key: sum(f[key] for f in shards) for key in ("samples", "tokens", "truncated")}
-    seconds = sum(f["wall"] for f in shards)
+    timed = shards if own is None else own
+    seconds = sum(f["wall"] for f in timed)
     total |= {
         "seconds": round(seconds, 3),
-        "tokens_per_second": round(total["tokens"] / max(seconds, 1e-9), 1),
+        "tokens_per_second": round(sum(f["tokens"] for f in timed) / max(seconds, 1e-9), 1),
     }
     return total | mishaps(shards, "quarantined", "engines_lost")
 
 
-def grading_facts(shards: Sequence[Facts]) -> Facts:
-    """Facts of a whole grading step. `seconds` is the graders' own time, hidden behind the sampling; `waited` is what
-    was not hidden, the time from the last sample to the last verdict. What is ungradable is also counted by its cause,
-    and `graders_version` says by which version of the graders, which is one."""
-    keys = ("correct", "wrong", "ungradable", *CAUSES, "seconds")
+def grading_facts(shards: Sequence[Facts], own: Sequence[Facts] | None = None) -> Facts:
+    """Facts of a whole grading step; `own` as for `sampling_facts`. `seconds` is the graders' own time, hidden behind
+    the sampling; `waited` is what was not hidden, the time from the last sample to the last verdict. What is ungradable
+    is also counted by its cause, and `graders_version` says by which version of the graders, which is one."""
+    timed = shards if own is None else own
+    keys = ("correct", "wrong", "ungradable", *CAUSES)
     rules: dict[str, int] = {}
     for facts in shards:
         for rule, count in facts["rules"].items():
             rules[rule] = rules.get(rule, 0) + count
-    total: Facts = {key: round(sum(f.get(key, 0) for f in shards), 3) for key in (*keys, "waited")}
+    total: Facts = {key: sum(f.get(key, 0) for f in shards) for key in keys}
+    total |= {key: round(sum(f.get(key, 0) for f in timed), 3) for key in ("seconds", "waited")}
     if any("disputed" in f for f in shards):
         total["disputed"] = sum(f.get("disputed", 0) for f in shards)
     return total | {"rules": rules} | versions(shards) | mishaps(shards, "graders_lost")

@@ -26,6 +26,7 @@ from orchestrator.ledger import Commit
 from orchestrator.recipes import Fields, Unseen
 from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.run import Facts
+from orchestrator.taken import taken
 
 
 @dataclass(frozen=True)
@@ -150,8 +151,8 @@ class Training:
             shutil.rmtree(states, ignore_errors=True)  # of use only while the training was unfinished
         facts = commit.facts
         resumed = f", resumed after step {facts['resumed_from']}" if facts.get("resumed_from") else ""
-        speed = f"{facts['tokens']} tokens at {facts['tokens_per_second']:.0f}/s"
-        self._say(phase, f"{facts['steps']} steps{resumed}, {speed}")
+        speed = "" if taken(run.ledger.state, step) else f" at {facts['tokens_per_second']:.0f}/s"
+        self._say(phase, f"{facts['steps']} steps{resumed}, {facts['tokens']} tokens{speed}")
         return commit
 
     def _named(self, plan: TrainingPlan, inputs: Mapping[str, Any]) -> TrainingPlan:
@@ -247,7 +248,7 @@ class Training:
         return loss_weights(self.context.job.loss, self.number)
 
     def _say(self, phase: str, text: str) -> None:
-        self.context.say(f"{self.folder:<10} {phase:<11} {text}")
+        self.context.tell(self.folder, phase, text)
 
 
 def loss_weights(loss: Loss, number: int) -> LossWeights:

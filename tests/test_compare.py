@@ -21,6 +21,7 @@ from orchestrator.compare_file import Arm, Comparison, Plan, load_plan
 from orchestrator.comparison import figures
 from orchestrator.comparison_table import markdown, plot, write
 from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.fork import fork
 from orchestrator.ledger import Ledger
 from orchestrator.methods import PRESETS
 from orchestrator.rounds import GateStopped
@@ -398,6 +399,7 @@ def test_the_table_has_means_over_seeds_and_intervals_of_single_ones(tmp_path: P
 def test_the_table_is_made_again_without_running(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = project(tmp_path, arms=ARMS)
     assert ratchet("compare", path, "--table") == 0, "nothing is there yet"
+    assert "–" in capsys.readouterr().out
     plan, _, _ = run(path, Runner())
     assert ratchet("compare", path, "--table") == 0
     assert "irpo" in capsys.readouterr().out
@@ -410,6 +412,32 @@ def test_the_table_is_made_again_without_running(tmp_path: Path, capsys: pytest.
     write(plan, figures(plan))
     plot(plan, figures(plan))
     assert {name: (plan.folder / name).read_bytes() for name in files} == files
+
+
+def test_what_nobody_has_done_is_no_zero(tmp_path: Path) -> None:
+    """Of an arm that has not begun, one that was only made, one that failed on its way, and one that is done."""
+    path = project(tmp_path, arms={"sft": {}, "irpo": {}, "dpo": {"seeds": [1, 2]}})
+
+    def workers(name: str) -> StandIns:
+        return StandIns(on_call=StopAt(1, RuntimeError("a bug")) if name != "sft-seed1" else lambda _: None)
+
+    with pytest.raises(RuntimeError):
+        run(path, Runner(workers))
+    plan = load_plan(path)
+    fork(plan.folder / "sft-seed1", plan.folder / "dpo-seed2")
+    write(plan, figures(plan))
+    arms = {arm["arm"]: arm["runs"] for arm in json.loads((plan.folder / "compare.json").read_text())["arms"]}
+    spent = ("samples", "shared", "training_tokens", "pairs", "seconds")
+    states = {found["run"]: found["state"] for runs in arms.values() for found in runs}
+    expected = {"sft-seed1": "finished", "irpo-seed1": "failed", "dpo-seed1": "missing", "dpo-seed2": "not started"}
+    assert states == expected
+    for found in (*arms["irpo"], *arms["dpo"]):
+        assert [found[what] for what in spent] == [None] * 5
+    assert (arms["sft"][0]["samples"], arms["sft"][0]["shared"]) == (0, 0) and arms["sft"][0]["training_tokens"] > 0
+    lines = (plan.folder / "compare.md").read_text().splitlines()
+    rows = {line.split()[1]: [cell.strip() for cell in line.split("|")[-6:-1]] for line in lines if line[:2] == "| "}
+    assert rows["dpo"] == rows["irpo"] == ["–"] * 5
+    assert rows["sft"][:2] == ["0", "0"] and "–" not in rows["sft"]
 
 
 def test_the_comparison_of_the_demo_has_every_method_and_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,7 +55,7 @@ def test_without_changes_everything_is_taken_over(parent: Path, tmp_path: Path) 
     before = files_of(parent)
     made = fork(parent, tmp_path / "child")
     assert made.removed == [] and made.offered["rounds/01/samples"] == 2
-    assert status(tmp_path / "child")["state"] == "interrupted"
+    assert status(tmp_path / "child")["state"] == "not started"
     assert verify(tmp_path / "child").strays == 0
     workers = StandIns()
     run_job(tmp_path / "child/job.yaml", workers)
@@ -362,10 +362,10 @@ def test_the_command_and_the_hint_that_leads_to_it(
     assert ratchet("fork", parent, tmp_path / "child", "loss.beta=0.2", "--from-round", "2") == 0
     said = capsys.readouterr().out.splitlines()
     assert said[:2] == [
-        "offered   baseline: evaluation, prompts",
-        "offered   rounds/01: evaluation, pairs, prompts, reference, samples (2 shards), train, verdicts (2 shards)",
+        "taken     baseline: evaluation, prompts",
+        "taken     rounds/01: pairs, prompts, reference, samples (2 shards), verdicts (2 shards)",
     ]
-    assert said[-1] == f"go on     ratchet run {tmp_path / 'child/job.yaml'}"
+    assert said[-1] == f"go on     ratchet resume {tmp_path / 'child'}"
     assert yaml.safe_load((tmp_path / "child/job.yaml").read_text())["loss"]["beta"] == 0.2
     assert ratchet("status", tmp_path / "child", "--json") == 0
     assert json.loads(capsys.readouterr().out)["name"] == "child"

@@ -29,7 +29,7 @@ def sign_of_life(run: SampleRun, **changes: Any) -> Path:
 def test_a_finished_run(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "runs" / "sample")
     found = status(run.root)
-    assert list(found) == ["name", "state", "reference", "seed", "baseline", "baseline_unsolved", "rounds"]
+    assert list(found) == ["name", "state", "reference", "seed", "parent", "baseline", "baseline_unsolved", "rounds"]
     assert found["name"] == "sample" and found["state"] == "finished" and found["baseline"] == 0.4
     assert found["reference"] == str(tmp_path / "runs/sample/rounds/02/checkpoint")
     assert [row["round"] for row in found["rounds"]] == [1, 2]
@@ -46,6 +46,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "pairs": 6,
         "accuracy": 0.75,
         "unsolved": {"truncated": 1},
+        "taken_over": [],
     }
     assert phases["samples"] == 3.0 and phases["train"] == 6.0 and phases["evaluation"] == 2.0
     json.dumps(found, allow_nan=False)

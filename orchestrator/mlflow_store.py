@@ -1,0 +1,95 @@
+"""MLflow's SQLite file and the folder of files beside it, once both were moved or copied.
+
+An experiment and every run in it say as an absolute address where their files are, and MLflow has no call to change
+that: what is logged from a new place would go to the old one, which may be another run's. So the addresses are changed
+in the database itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from pathlib import Path
+from urllib.parse import unquote, urlparse
+
+ARTIFACTS = "mlartifacts"
+_SQLITE = "sqlite:///"
+
+# Where addresses of files stand, and tags of ours that hold folders of runs beside them.
+_ADDRESSES = (
+    ("experiments", "artifact_location"),
+    ("runs", "artifact_uri"),
+    ("logged_models", "artifact_location"),
+    ("model_versions", "source"),
+    ("model_versions", "storage_location"),
+)
+_FOLDERS = (("tags", "value"), ("model_version_tags", "value"))
+_OUR_TAGS = ("ratchet.folder", "ratchet.checkpoint")
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The database that a tracking address names; None where it is none, or one that is not in a file."""
+    path = uri.removeprefix(_SQLITE).partition("?")[0]
+    return Path(path).absolute() if uri.startswith(_SQLITE) and path else None
+
+
+def artifact_folder(uri: str, runs: Path) -> str | None:
+    """Where a new experiment keeps files: beside a SQLite file; None leaves it to the server."""
+    if uri.startswith(("http://", "https://", "databricks")):
+        return None
+    database = sqlite_file(uri)
+    folder = database.parent if database else runs.absolute()
+    return (folder / ARTIFACTS).as_uri()
+
+
+def follow(uri: str) -> bool:
+    """Have a SQLite store say where its files are now: beside it, as they were when it was made. Returns whether it
+    said otherwise.
+
+    Raises:
+        sqlite3.Error: the database cannot be changed now.
+    """
+    database = sqlite_file(uri)
+    if database is None or not database.is_file():
+        return False
+    here, moved = database.parent, False
+    with contextlib.closing(sqlite3.connect(database, timeout=10.0)) as connection, connection:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone():
+            return False
+        said = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
+        for (location,) in said:
+            before = _folder_of(location)
+            if before is not None and not _same(before, here):
+                _change(connection, _ADDRESSES, (before / ARTIFACTS).as_uri(), (here / ARTIFACTS).as_uri(), "")
+                names = ", ".join(f"'{name}'" for name in _OUR_TAGS)
+                _change(connection, _FOLDERS, str(before), str(here), f" AND key IN ({names})")
+                moved = True
+    return moved
+
+
+def _folder_of(location: str | None) -> Path | None:
+    """The folder that the database was in when it was given an address like those that we give."""
+    parsed = urlparse(location or "")
+    path = Path(unquote(parsed.path))
+    return path.parent if parsed.scheme == "file" and path.name == ARTIFACTS else None
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether two paths are one folder: it may be reached through a link, too."""
+    try:
+        return one == other or os.path.samefile(one, other)
+    except OSError:
+        return False
+
+
+def _change(
+    connection: sqlite3.Connection, columns: tuple[tuple[str, str], ...], old: str, new: str, only: str
+) -> None:
+    """Put `new` where a text in one of the columns begins with `old`, as a whole name."""
+    for table, column in columns:
+        connection.execute(
+            f"UPDATE {table} SET {column} = ? || substr({column}, ?) "
+            f"WHERE ({column} = ? OR substr({column}, 1, ?) = ?){only}",
+            (new, len(old) + 1, old, len(old) + 1, f"{old}/"),
+        )

@@ -1,0 +1,159 @@
+"""Going on with a run from what it says of itself: the newest `config` record has its job, the overrides that it was
+started with, and the folders that relative paths of the job are in.
+
+A run is where its folder is. It may have been moved or copied since it was started: its name stays, `run_dir` follows
+the folder, and what the job names by a path may be named anew as long as it is the same.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from orchestrator.config import Job
+from orchestrator.errors import BadInput
+from orchestrator.jobfile import JobFile, load_job, parse_job
+from orchestrator.ledger import Ledger, State
+from orchestrator.places import run_folder
+from orchestrator.status import open_run
+
+_OWN_COPIES = ("job.yaml", "resolved.yaml")
+_SQLITE = "sqlite:///"
+SOURCES = tuple(f"data.{split}.path" for split in ("train", "gate", "test"))
+
+
+def command(root: Path) -> str:
+    """The command that goes on with a run."""
+    return shlex.join(["ratchet", "resume", str(root)])
+
+
+def resumed(run: Path, overrides: Sequence[str] = ()) -> JobFile:
+    """The job of a run as its ledger has it, with `key=value` overrides, as a job file that drives this very run.
+
+    Raises:
+        BadInput: no run, one that was never started, or overrides that make no job or belong to another run.
+    """
+    root, state = run.resolve(), open_run(run).state
+    if not state.configs:
+        raise BadInput(f"{run}: this run was never started, so that it knows no settings: `ratchet run JOB` starts it")
+    path, config = root / "job.yaml", state.configs[-1]
+    _refuse(root, overrides)
+    file = parse_job(yaml.safe_dump(config["job"]), path, overrides)
+    return _driving(root, state, replace(file, overrides=_joined(_overrides(config), overrides)))
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> JobFile:
+    """As `load_job`; but the copy of its job that stands in a run's folder goes on with that run, as `resumed` does.
+    What was changed in the copy counts.
+
+    Raises:
+        BadInput: as `load_job` and `resumed`.
+    """
+    root = path.resolve().parent
+    if path.name not in _OWN_COPIES or not (root / "ledger").is_dir():
+        return load_job(path, overrides)
+    state = Ledger(root / "ledger").state
+    if not state.configs:
+        return load_job(path, overrides)
+    given, started = load_job(path), _overrides(state.configs[-1])
+    _refuse(root, overrides)
+    if any(_is_copy(path, given, config) for config in state.configs):
+        return resumed(root, overrides)
+    joined = _joined(started, overrides)
+    return _driving(root, state, load_job(path, joined))
+
+
+def may_move(state: State, key: str, old: Any, new: Any) -> bool:
+    """Whether a key only says where something is that the run knows by its content, so that it may be named anew; what
+    is there now is compared by `driver.check_same_problems` and `check_same_model`."""
+    config = state.configs[-1]
+    if key == "model":
+        return bool(old and new) and "model_digest" in config and "baseline/model" not in state.commits
+    if key in SOURCES and old and new and key.split(".")[1] in config.get("problems", {}):
+        # The name of the file is told beside pairs of steps.
+        return bool(config["job"].get("source") != "steps" or Path(old).stem == Path(new).stem)
+    if key == "stages.sources" and "baseline/preferences" in state.commits:
+        return _without_paths(old) == _without_paths(new)
+    return False
+
+
+def _without_paths(sources: Any) -> list[dict[str, Any]]:
+    known = sources if isinstance(sources, list) else []
+    return [{key: bool(value) if key == "path" else value for key, value in source.items()} for source in known]
+
+
+def _refuse(root: Path, overrides: Sequence[str]) -> None:
+    """Refuse what would make another run of it."""
+    for override in overrides:
+        key = override.partition("=")[0]
+        if key == "run_dir":
+            raise BadInput(f"run_dir: the run is where its folder is, {root}: to have it elsewhere, move the folder")
+        if key == "method":
+            raise BadInput(
+                "method: a run has every setting, so that a method's row would change nothing. Give the settings "
+                f"themselves, in another run where they change results (`ratchet fork {root} NEWRUN KEY=VALUE`)"
+            )
+
+
+def _overrides(config: Mapping[str, Any]) -> list[str]:
+    """What was given on the command line beside the job file; of a fork its file has everything."""
+    return [] if "parent" in config else list(config.get("overrides", []))
+
+
+def _joined(before: Sequence[str], now: Sequence[str]) -> tuple[str, ...]:
+    keys = {override.partition("=")[0] for override in now}
+    return (*(override for override in before if override.partition("=")[0] not in keys), *now)
+
+
+def _is_copy(path: Path, given: JobFile, config: Mapping[str, Any]) -> bool:
+    """Whether a file says what a `config` record says, alone or with the overrides that were given beside it."""
+    try:
+        recorded = _comparable(Job.model_validate(config["job"]))
+        beside = load_job(path, _overrides(config))
+    except (BadInput, ValidationError):  # the overrides do not fit the file, or an earlier version wrote the record
+        return False
+    return recorded in (_comparable(given.job), _comparable(beside.job))
+
+
+def _comparable(job: Job) -> dict[str, Any]:
+    return job.model_dump(mode="json", exclude={"run_dir"})
+
+
+def _driving(root: Path, state: State, file: JobFile) -> JobFile:
+    """The file as one that drives the run in `root`, wherever that was before."""
+    config, job = state.configs[-1], file.job
+    if run_folder(job) != root:
+        tracking = job.tracking.model_copy(update={"uri": _followed(job, config, root)})
+        job = job.model_copy(update={"run_dir": str(root), "tracking": tracking})
+    return replace(file, job=job, path=root / "job.yaml", recorded=tuple(map(Path, folders(state))) or (root,))
+
+
+def folders(state: State) -> list[str]:
+    """Where relative paths of a run's job are: where its newest start found them, and then those before it. That may
+    have been in Ray's copy of the project, which is gone."""
+    return list(dict.fromkeys(folder for config in reversed(state.configs) for folder in config.get("folders", [])))
+
+
+def _followed(job: Job, config: Mapping[str, Any], root: Path) -> str | None:
+    """The tracking address of a run that was moved: a database of its runs' folder that is no longer there was moved
+    with it, and is looked for at the same place seen from the run, else beside the run."""
+    uri, before = job.tracking.uri, config["job"].get("run_dir")
+    if uri is None or not uri.startswith(_SQLITE) or not before or uri != config["job"]["tracking"].get("uri"):
+        return uri
+    database, above = Path(uri.removeprefix(_SQLITE)), list(Path(before).parents)
+    if database.exists() or database.parent not in above:
+        return uri
+    level = above.index(database.parent)
+    there = root.parents[level] / database.name if level < len(root.parents) else database
+    return f"{_SQLITE}{there}" if there.exists() else None
+
+
+def told(file: JobFile) -> str | None:
+    """What a run adds to its job file, for people; None where that is nothing."""
+    return shlex.join(file.overrides) if file.recorded and file.overrides else None

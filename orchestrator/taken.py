@@ -1,0 +1,62 @@
+"""What a run has not done itself: steps and shards that it took over from the run that it was made from (fork.py).
+
+Their facts are the other run's, its seconds and speeds too. They are shown as taken over, and no time is counted for
+them here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from orchestrator.ledger import State
+
+_TIMES = ("seconds", "waited", "wall")
+_SPEED = "_per_second"
+
+
+def taken(state: State, step: str) -> bool:
+    """Whether all that is committed of a step was taken over."""
+    if shards := state.shards.get(step):
+        return len(taken_shards(state, step)) == len(shards)
+    commit, offer = state.commits.get(step), state.offers.get((step, None))
+    if commit is None or offer is None:
+        return False
+    return (commit.fingerprint, commit.artifacts, commit.facts) == (offer.fingerprint, offer.artifacts, offer.facts)
+
+
+def taken_shards(state: State, step: str) -> set[int]:
+    """The shards of a step that were taken over."""
+    found = set()
+    for index, shard in state.shards.get(step, {}).items():
+        offer = state.offers.get((step, index))
+        # The hidden name tells an offer's files from the same ones made again.
+        if offer is not None and offer.artifacts == (shard.artifact,):
+            found.add(index)
+    return found
+
+
+def parent(state: State) -> str | None:
+    """The folder, then, of the run that this one was made from; None of one that is no fork."""
+    return next((str(config["parent"]["run"]) for config in state.configs if "parent" in config), None)
+
+
+def origin(state: State) -> str:
+    """The name of the run that they are from."""
+    folder = parent(state)
+    return Path(folder).name if folder else "another run"
+
+
+def without_times(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a step without its seconds and speeds."""
+    return {key: value for key, value in facts.items() if key not in _TIMES and not key.endswith(_SPEED)}
+
+
+def told(state: State, step: str) -> str:
+    """For the end of a line about a step, for people; empty where the run did all of it."""
+    if taken(state, step):
+        return f", taken over from {origin(state)}"
+    if some := len(taken_shards(state, step)):
+        return f"; {some} of {len(state.shards[step])} shards taken over from {origin(state)}"
+    return ""
