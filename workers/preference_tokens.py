@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.records import PreferencePlan, pairs_schema
-from workers.tokenizing import UnusableModel, check_vocabulary, load_config, load_tokenizer
+from workers.tokenizing import UnusableModel, check_vocabulary, load_config, load_tokenizer, reason, templated
 
 _BATCH_ROWS = 256
 
@@ -119,15 +119,16 @@ class _Tokens:
             begun = self._templated(prompt[:-1], add_generation_prompt=True) + prompt[-1]["content"]
             return [begun, *(begun + "".join(message["content"] for message in side) for side in sides)]
         except Exception as error:  # a template is a program of the model's, and may raise anything
-            words = str(error).strip().splitlines() or [type(error).__name__]
+            cure = ""
+            if prompt[0]["role"] == "system":
+                cure = ". Where it takes no system message, put that text into the user's (and leave `data.system` out)"
             raise UnusableModel(
                 f"stages.sources: pair {row['pair_id']!r}: the chat template of {self.plan.model} cannot take it "
-                f"({words[0]})"
+                f"({reason(error)}){cure}"
             ) from error
 
     def _templated(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-        return str(text)
+        return templated(self.tokenizer, messages, self.plan.date, add_generation_prompt)
 
     def _closed(self, ids: list[int], templated: bool) -> list[int]:
         """With EOS at its end, where the job wants it and nothing closes it yet: EOS itself, or a template's own token
