@@ -47,6 +47,7 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
     from orchestrator.places import run_folder
     from orchestrator.rounds import GateStopped
     from orchestrator.tracking import open_command
+    from orchestrator.wiring import rendered
 
     console = Console(highlight=False, soft_wrap=True)
     root = run_folder(file.job)
@@ -59,7 +60,7 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
     for line in idle(file.job):
         console.print(f"no effect {line}", markup=False)
     try:
-        drive(file, lambda text: console.print(text, markup=False), received)
+        drive(file, lambda text: console.print(text, markup=False), received, render=rendered)
     except GateStopped as stopped:
         console.print(str(stopped), markup=False)
         raise typer.Exit(EXIT_STOPPED) from stopped
@@ -211,6 +212,8 @@ def validate(
     file = load_job(job, overrides or [])
     from orchestrator.driver import check_same_job, read_all_preferences, read_all_problems, reference_of, seed_of
     from orchestrator.places import run_folder
+    from orchestrator.preview import preview
+    from orchestrator.wiring import rendered
 
     root = run_folder(file.job)
     check_same_job(root, file.job)
@@ -230,6 +233,10 @@ def validate(
         typer.echo(f"stages    {source}")
     for line in idle(file.job):
         typer.echo(f"no effect {line}")
+    seen = preview(file.job, model.folder, problems, preferences, rendered)
+    for line in seen.lines():
+        typer.echo(line)
+    seen.check()
     typer.echo(f"run       {root}{', which exists and would be resumed' if (root / 'ledger').is_dir() else ''}")
 
 

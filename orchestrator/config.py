@@ -6,6 +6,7 @@ are frozen and refuse unknown keys. Nothing here reads a file or knows a library
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections.abc import Iterator
@@ -36,6 +37,19 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _day(value: Any) -> Any:
+    # YAML reads 2026-11-27 as a date; one that is in quotes is text.
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, str):
+        try:
+            return datetime.date.fromisoformat(value).isoformat()
+        except ValueError as error:
+            raise ValueError("it is no date; write one such as 2026-11-27") from error
+    return value
+
+
+Day = Annotated[str, BeforeValidator(_day)]
 Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0)]
 NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0)]
 Fraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
@@ -142,6 +156,9 @@ class Data(Settings):
     """Send the templated text as a user message through the tokenizer's chat template."""
     system: str | None = None
     """System message, where `chat` is true."""
+    date: Day | None = None
+    """Day that a chat template is told which asks for today's, such as 2026-11-27. Without it such a template is
+    refused: prompts would differ from day to day."""
     examples: list[Example] = []
     """Worked examples that stand before each prompt (few-shot): as turns of the conversation where `chat` is
     true, else as text, each followed by `example_separator`."""

@@ -83,35 +83,16 @@ class Context:
         again = self.job.regrade
         return again.grade if again and round_number >= again.round else self.job.grade
 
-    @property
-    def _evaluation_tokens(self) -> int:
-        return self.job.evaluate.max_tokens or self.job.generate.max_tokens
-
-    @property
-    def _evaluation_opening(self) -> str:
-        steps = self.job.steps
-        return steps.opening if self.job.source == "steps" and steps.open_evaluation else ""
-
     def tokenize(self, name: str, problems: Mapping[str, list[Problem]], **changes: Any) -> Commit:
         """A folder with one Parquet file of prompts a key of `problems`; `changes` are to the plan for it.
 
         Raises:
             TooLong: none of the prompts of a key leaves room for a completion.
         """
-        job, model = self.job, self.seed_model
-        plan = TokenizingPlan(
-            model,
-            job.data.chat,
-            job.data.system,
-            job.generate.max_model_len,
-            max(job.generate.max_tokens, self._evaluation_tokens),
-            tuple((example.prompt, example.completion) for example in job.data.examples),
-            job.data.example_separator,
-        )
-        plan = replace(plan, **changes)
+        plan = replace(tokenizing_plan(self.job, self.seed_model), **changes)
         inputs = {
             "problems": {key: durable.fingerprint([asdict(p) for p in rows]) for key, rows in problems.items()},
-            "plan": asdict(replace(plan, model=model_digest(model))),
+            "plan": plan_inputs(plan),
         }
 
         def work(folder: Path) -> Facts:
@@ -155,9 +136,10 @@ class Context:
         """
         held_out = {split: self.problems[split] for split in ("gate", "test") if split in self.problems}
         splits = [split for split in splits if split in held_out]
-        prompts = self.tokenize("baseline/prompts", held_out, opening=self._evaluation_opening) if held_out else None
+        opening = evaluation_opening(self.job)
+        prompts = self.tokenize("baseline/prompts", held_out, opening=opening) if held_out else None
         generate = self.job.generate
-        plan = SamplingPlan(1, 0.0, 1.0, 0, self._evaluation_tokens, tuple(generate.stop), 0)
+        plan = SamplingPlan(1, 0.0, 1.0, 0, evaluation_tokens(self.job), tuple(generate.stop), 0)
         inputs = {
             "model": model.digest,
             "prompts": hashes(prompts) if prompts else [],
@@ -183,6 +165,41 @@ class Context:
         folder, _, phase = name.rpartition("/")
         self.say(f"{folder:<10} {phase:<11} {evaluation.summary(commit.facts)}")
         return replace(model, gate=evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {})
+
+
+def evaluation_tokens(job: Job) -> int:
+    """Longest answer of an evaluation, in tokens."""
+    return job.evaluate.max_tokens or job.generate.max_tokens
+
+
+def evaluation_opening(job: Job) -> str:
+    """What opens the answers to gate and test."""
+    return job.steps.opening if job.source == "steps" and job.steps.open_evaluation else ""
+
+
+def tokenizing_plan(job: Job, model: str) -> TokenizingPlan:
+    """How a job's problems become prompts for a model."""
+    return TokenizingPlan(
+        model,
+        job.data.chat,
+        job.data.system,
+        job.generate.max_model_len,
+        max(job.generate.max_tokens, evaluation_tokens(job)),
+        tuple((example.prompt, example.completion) for example in job.data.examples),
+        job.data.example_separator,
+        date=job.data.date,
+    )
+
+
+def preference_plan(job: Job, model: str) -> PreferencePlan:
+    """How a job's preference data become pairs for a model."""
+    return PreferencePlan(model, job.pairs.append_eos, job.train.max_tokens, job.data.date)
+
+
+def plan_inputs(plan: TokenizingPlan | PreferencePlan) -> dict[str, Any]:
+    """What of a plan decides the ids. A date that is not set is left out: there was none in earlier versions."""
+    said = asdict(replace(plan, model=model_digest(plan.model)))
+    return {key: value for key, value in said.items() if key != "date" or value is not None}
 
 
 def grading(grade: Grade) -> dict[str, Any]:

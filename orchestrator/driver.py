@@ -31,6 +31,7 @@ from orchestrator.loop import improve
 from orchestrator.model_files import link_file, link_model
 from orchestrator.places import run_folder
 from orchestrator.preferences import Preferences, as_problems, identity_of, read_preferences, write_preferences
+from orchestrator.preview import Render, require_sound
 from orchestrator.records import Problem
 from orchestrator.report import write_report
 from orchestrator.rounds import GateStopped, NoPairs
@@ -98,14 +99,21 @@ def read_all_preferences(file: JobFile, problems: Mapping[str, list[Problem]]) -
     return found
 
 
-def keep_preferences(run: Run, file: JobFile, given: dict[str, Any], read: list[Preferences] | None) -> None:
-    """Keep the preference data in the run, as they were when it started; `read` is None where it has them. `given` is
+def keep_preferences(
+    run: Run,
+    file: JobFile,
+    given: dict[str, Any],
+    read: list[Preferences] | None,
+    problems: Mapping[str, list[Problem]],
+) -> None:
+    """Keep the preference data in the run, as they were when it started; `read` is None where it had them. `given` is
     what they depend on, as `identity_of` said before they were read."""
     if file.job.stages is None:
         return
 
     def work(folder: Path) -> Facts:
-        return write_preferences(read if read is not None else read_all_preferences(file, {}), folder)
+        # A commit that was seen before the claim may be gone after it: then they are read, and checked, again.
+        return write_preferences(read if read is not None else read_all_preferences(file, problems), folder)
 
     run.step(KEPT_PREFERENCES, given, work)
 
@@ -176,9 +184,17 @@ def healthy_driver(root: Path) -> str | None:
 Hire = Callable[[Job, Path], AbstractContextManager[Workers]]
 
 
-def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWorkers, until: int | None = None) -> None:
+def drive(
+    file: JobFile,
+    say: Say,
+    received: Sequence[str],
+    hire: Hire = RealWorkers,
+    until: int | None = None,
+    render: Render | None = None,
+) -> None:
     """Run a job to its end, or resume it. `received` are the signals so far (see `signals`); `hire` gives the
-    workers of a job, told a folder for their logs. With `until`, a round, it goes only as far as its pairs.
+    workers of a job, told a folder for their logs. With `until`, a round, it goes only as far as its pairs. With
+    `render`, the prompts of a new run are looked at before anything is started.
 
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
@@ -199,8 +215,11 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
     check_same_problems(root, job, digests)
     given = identity_of(job, file.find)  # before they are read: a change since then is seen at the next start
     preferences = None if Run(root).committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
-    for source in preferences or ():
-        say(f"stages    {source}")
+    for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
+        say(f"stages    {line}")
+    begun = Ledger(root / "ledger").state
+    if render is not None and not (begun.commits or begun.shards):  # what is begun goes on as it began
+        require_sound(job, seed.folder, problems, preferences or [], say, render)
     probe_links(root)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
@@ -212,7 +231,7 @@ def drive(file: JobFile, say: Say, received: Sequence[str], hire: Hire = RealWor
         check_same_problems(root, job, digests)
         _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL, digests)
         problems = keep_problems(run, job, pinned, problems)
-        keep_preferences(run, file, given, preferences)
+        keep_preferences(run, file, given, preferences, problems)
         preferences = None  # a large data set is not held in memory for the whole run
         model = keep_model(run, job, seed)
         if reference:

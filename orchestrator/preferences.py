@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -116,13 +116,22 @@ def write_preferences(sources: Sequence[Preferences], folder: Path) -> dict[str,
     `sources` its name, commit, pairs and what was left out."""
     folder.mkdir()
     for number, source in enumerate(sources):
-        table = pa.Table.from_pylist([asdict(row) for row in source.rows], preferences_schema(source.conversational))
+        table = pa.Table.from_pylist([as_row(row) for row in source.rows], preferences_schema(source.conversational))
         pq.write_table(table, folder / f"{number:05d}.parquet", compression="zstd")
     rows = [{"name": s.name, "revision": s.revision, "pairs": len(s.rows), **s.left_out} for s in sources]
     return {
         "pairs": sum(len(source.rows) for source in sources),
         "characters": mean_characters(sources),
         "sources": rows,
+    }
+
+
+def as_row(row: Preference) -> dict[str, Any]:
+    """A row as it is written and handed on."""
+    return {"pair_id": row.pair_id, "prompt_id": row.prompt_id} | {
+        "prompt": row.prompt,
+        "chosen": row.chosen,
+        "rejected": row.rejected,
     }
 
 

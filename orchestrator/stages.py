@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator import durable, lineage
-from orchestrator.context import Context, Model, hashes
+from orchestrator.context import Context, Model, hashes, plan_inputs, preference_plan
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Commit
 from orchestrator.preferences import STEPS, texts, told
-from orchestrator.records import LossWeights, PreferencePlan, TrainingPlan
+from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.rounds import NoPairs, Round
 from orchestrator.run import Facts
 from orchestrator.seed_model import model_digest
@@ -143,13 +143,12 @@ def _cuts(context: Context) -> list[Cut]:
 
 
 def _tokenized(context: Context) -> list[Chunk]:
-    run, job = context.run, context.job
-    cuts = _cuts(context)
-    plan = PreferencePlan(context.seed_model, job.pairs.append_eos, job.train.max_tokens)
+    run, cuts = context.run, _cuts(context)
+    plan = preference_plan(context.job, context.seed_model)
     inputs = {
         "preferences": hashes(run.ledger.state.commits["baseline/preferences"]),
         "rows": durable.fingerprint([cut.rows for cut in cuts]),
-        "plan": asdict(replace(plan, model=model_digest(plan.model))),
+        "plan": plan_inputs(plan),
     }
 
     def work(folder: Path) -> Facts:

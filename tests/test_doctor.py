@@ -337,6 +337,9 @@ class Ward:
     def peak_memory(self) -> list[dict[str, int]]:
         return [{"host": GIB, "device": 0}]
 
+    def rendered(self, request: Any) -> dict[str, Any]:
+        return {"shown": [["prompt", "train 'a'"]], "warned": [], "refused": []}
+
     def engines(self, model: str) -> Any:
         self.ended.wait()
         raise RuntimeError("ended")
@@ -462,8 +465,8 @@ def test_the_demo_job_on_this_machine(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     checks = {check["name"]: check for check in found["checks"]}
     assert list(checks) == [
-        *("cluster", "versions", "shared path", "model and data", "disk", "machines", "fit", "all-reduce", "engine"),
-        *("training step", "memory back", "mlflow"),
+        *("cluster", "versions", "shared path", "model and data", "prompts", "disk", "machines", "fit", "all-reduce"),
+        *("engine", "training step", "memory back", "mlflow"),
     ]
     assert found["ok"] and all(check["level"] != "FAIL" for check in checks.values())
     assert checks["all-reduce"]["facts"]["ranks"] == 2
