@@ -202,7 +202,9 @@ def test_a_chat_template_that_refuses_the_system_role_is_told_with_the_cure(tmp_
     assert run(tmp_path, plan)[0]["prompts"] == 2
     with pytest.raises(UnusableModel, match=r"data.system: .*\(System role not supported\).* leave `data.system` out"):
         run(tmp_path, dataclasses.replace(plan, system="Be brief."))
-    broken = dataclasses.replace(plan, model=str(metaspace(tmp_path / "b", chat_template="{{ messages[5].content.x }}")))
+    broken = dataclasses.replace(
+        plan, model=str(metaspace(tmp_path / "b", chat_template="{{ messages[5].content.x }}"))
+    )
     with pytest.raises(UnusableModel, match=r"data.chat: the chat template of .* cannot take the messages"):
         run(tmp_path, dataclasses.replace(broken, system="Be brief."))
 

@@ -117,17 +117,17 @@ class Pairs:
         longest = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
         return "too_long" if longest > self._longest else None
 
-    def texts(self, row: dict[str, Any]) -> list[str]:
-        """The prompt, and the prompt with each side."""
+    def texts(self, row: dict[str, Any], date: str | None = None) -> list[str]:
+        """The prompt, and the prompt with each side; on another day than the plan's, where one is given."""
         prompt, sides = row["prompt"], (row["chosen"], row["rejected"])
         if isinstance(prompt, str):
             return [prompt, *(prompt + side for side in sides)]
         try:
             if not _opens(prompt):
-                asked = self._templated(prompt, add_generation_prompt=True)
-                return [asked, *(self._templated([*prompt, *side]) for side in sides)]
+                asked = self._templated(prompt, date, add_generation_prompt=True)
+                return [asked, *(self._templated([*prompt, *side], date) for side in sides)]
             # The answer is begun: what follows is text alone, whatever the template would close it with.
-            begun = self._templated(prompt[:-1], add_generation_prompt=True) + prompt[-1]["content"]
+            begun = self._templated(prompt[:-1], date, add_generation_prompt=True) + prompt[-1]["content"]
             return [begun, *(begun + "".join(message["content"] for message in side) for side in sides)]
         except Exception as error:  # a template is a program of the model's, and may raise anything
             cure = ""
@@ -138,8 +138,8 @@ class Pairs:
                 f"({reason(error)}){cure}"
             ) from error
 
-    def _templated(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
-        return templated(self.tokenizer, messages, self.plan.date, add_generation_prompt)
+    def _templated(self, messages: list[dict[str, str]], date: str | None, add_generation_prompt: bool = False) -> str:
+        return templated(self.tokenizer, messages, date or self.plan.date, add_generation_prompt)
 
     def _closed(self, ids: list[int], templated: bool) -> list[int]:
         """With EOS at its end, where the job wants it and nothing closes it yet: EOS itself, or a template's own token

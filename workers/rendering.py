@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -47,9 +47,12 @@ def look_at_prompts(found: Found, splits: dict[str, Any], literal: str) -> None:
                     f"the tokenizer of {plan['model']} closes every text with its EOS token; it is left off the prompts"
                 )
             found.refused += _limits(prompter, given["limits"])
+        rows = [Problem(**row) for row in given["rows"]]
+        if prompter.plan.chat and prompter.plan.date is None and _differs(_on_day(prompter, rows[0])):
+            found.refused.append(_clock(plan["model"]))
         if found.refused:
             return
-        _look_at_split(found, split, prompter, [Problem(**row) for row in given["rows"]], given["of"], literal)
+        _look_at_split(found, split, prompter, rows, given["of"], literal)
 
 
 def _limits(prompter: Prompter, limits: dict[str, int]) -> Iterator[str]:
@@ -84,13 +87,9 @@ def context_of(config: Any) -> int | None:
 def _look_at_split(found: Found, split: str, prompter: Prompter, rows: Sequence[Any], of: int, literal: str) -> None:
     key, chat, faults = f"data.{split}", prompter.plan.chat, _Faults()
     known, too_long, shown = _special_texts(prompter.tokenizer), 0, False
-    for number, row in enumerate(rows):
+    for row in rows:
         prompt = prompter.prompt(row)
         prompter.check_embedded(row.prompt_id, prompt.token_ids)
-        asks_for_today = prompt.messages and prompter.plan.date is None and not number
-        if asks_for_today and depends_on_clock(prompter.tokenizer, prompt.messages or []):
-            found.refused.append(_clock(prompter.plan.model))
-            return
         for fault in _faults_of_prompt(prompter, prompt):
             faults.add(fault, f"problem {row.prompt_id!r}")
         for text in _beyond(known, row.text, literal):
@@ -170,9 +169,11 @@ def _look_at_source(found: Found, pairs: Pairs, source: dict[str, Any]) -> None:
     tokenizer, model = pairs.tokenizer, pairs.plan.model
     conversational = not isinstance(rows[0]["prompt"], str)
     pairs.check_template(conversational)
-    if conversational and pairs.plan.date is None and depends_on_clock(tokenizer, rows[0]["prompt"]):
-        found.refused.append(_clock(model))
-        return
+    if conversational and pairs.plan.date is None:
+        pairs.texts(rows[0])  # whether the template takes it at all
+        if _differs(lambda day: pairs.texts(rows[0], day)):
+            found.refused.append(_clock(model))
+            return
     known, counts, shown = _special_texts(tokenizer), Counter[str](), False
     for start in range(0, len(rows), 64):
         batch = rows[start : start + 64]
@@ -255,11 +256,15 @@ class _Faults:
             yield f"{key}: {where[0]} {text}{more}", is_warning
 
 
-def depends_on_clock(tokenizer: Any, messages: list[dict[str, str]]) -> bool:
-    """Whether a chat template writes the date."""
-    from workers.tokenizing import templated
+def _on_day(prompter: Prompter, row: Any) -> Callable[[str], str]:
+    prompter.prompt(row)  # whether the template takes it at all
+    return lambda day: prompter.prompt(row, day).text
 
-    return len({templated(tokenizer, messages, day, generation=True) for day in _DAYS}) > 1
+
+def _differs(render: Callable[[str], Any]) -> bool:
+    """Whether what a chat template makes depends on the day."""
+    first, second = map(render, _DAYS)
+    return bool(first != second)
 
 
 def lost(content: str, text: str) -> str:
@@ -319,12 +324,11 @@ def visible(text: str, limit: int = _SHOWN_TEXT) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def main() -> None:
-    """Answer the request of the input."""
-    sys.modules["torch"] = None  # type: ignore[assignment]  # makes transformers do without
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What there is to tell about the prompts and pairs of a request; orchestrator/preview.py makes these."""
     from workers.tokenizing import UnusableModel
 
-    request, found = json.load(sys.stdin), Found()
+    found = Found()
     try:
         if request["splits"]:
             look_at_prompts(found, request["splits"], request["literal"])
@@ -332,7 +336,13 @@ def main() -> None:
             look_at_preferences(found, request["preferences"])
     except UnusableModel as error:
         found.refused.append(str(error))
-    json.dump({"shown": found.shown, "warned": found.warned, "refused": found.refused}, sys.stdout)
+    return {"shown": found.shown, "warned": found.warned, "refused": found.refused}
+
+
+def main() -> None:
+    """Answer the request of the input."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # makes transformers do without
+    json.dump(answer(json.load(sys.stdin)), sys.stdout)
 
 
 if __name__ == "__main__":

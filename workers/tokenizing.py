@@ -72,10 +72,11 @@ class Prompter:
         self.longest = context - plan.max_tokens
         """Most tokens of a prompt."""
 
-    def prompt(self, row: Problem) -> Prompt:
+    def prompt(self, row: Problem, date: str | None = None) -> Prompt:
+        """A problem's prompt; on another day than the plan's, where one is given."""
         plan, messages = self.plan, self._messages(row)
         if messages:
-            text = self._templated(messages)
+            text = self._templated(messages, date or plan.date)
         else:
             text = "".join(p + c + plan.example_separator for p, c in plan.examples) + row.text
         token_ids = self.encoder(text)
@@ -108,9 +109,9 @@ class Prompter:
         ]
         return [*system, *turns, {"role": "user", "content": row.text}]
 
-    def _templated(self, messages: list[dict[str, str]]) -> str:
+    def _templated(self, messages: list[dict[str, str]], date: str | None) -> str:
         try:
-            return templated(self.tokenizer, messages, self.plan.date, generation=True)
+            return templated(self.tokenizer, messages, date, generation=True)
         except Exception as error:  # a template is a program of the model's, and may raise anything
             said = f"the chat template of {self.plan.model} cannot take the messages ({reason(error)})"
             if self.plan.system is None or not self._takes(messages[1:]):
