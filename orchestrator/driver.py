@@ -30,7 +30,14 @@ from orchestrator.ledger import Ledger, probe_links
 from orchestrator.loop import improve
 from orchestrator.model_files import link_file, link_model
 from orchestrator.places import run_folder
-from orchestrator.preferences import Preferences, as_problems, identity_of, read_preferences, write_preferences
+from orchestrator.preferences import (
+    READING,
+    Preferences,
+    as_problems,
+    identity_of,
+    read_preferences,
+    write_preferences,
+)
 from orchestrator.preview import Render, require_sound
 from orchestrator.records import Problem
 from orchestrator.report import write_report
@@ -84,7 +91,7 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
         revisions = {split: getattr(pinned, split).revision for split in problems}
         return write_problems(problems, folder) | {"revisions": revisions}
 
-    run.step(KEPT_PROBLEMS, {"data": job.data.model_dump(mode="json")}, work)
+    run.step(KEPT_PROBLEMS, {"data": job.data.model_dump(mode="json", exclude={"date"})}, work)  # no row has a date
     kept = kept_problems(run.path(KEPT_PROBLEMS))
     require_enough(kept.get("train", []), job.data, job.rounds)  # a resume may have raised the rounds
     return kept
@@ -93,10 +100,14 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
 def read_all_preferences(file: JobFile, problems: Mapping[str, list[Problem]]) -> list[Preferences]:
     """The preference data of a job, none where it wants none; with no prompt that is among the `problems`."""
     found = read_preferences(file.job, file.find)
-    held_out = {split: rows for split, rows in problems.items() if split != "train"}
-    if held_out and not file.job.data.allow_overlap:
-        check_disjoint({"stages": as_problems(found), **held_out})
+    _check_apart(file.job, found, problems)
     return found
+
+
+def _check_apart(job: Job, preferences: Sequence[Preferences], problems: Mapping[str, list[Problem]]) -> None:
+    held_out = {split: rows for split, rows in problems.items() if split != "train"}
+    if held_out and not job.data.allow_overlap:
+        check_disjoint({"stages": as_problems(preferences), **held_out})
 
 
 def keep_preferences(
@@ -105,16 +116,23 @@ def keep_preferences(
     given: dict[str, Any],
     read: list[Preferences] | None,
     problems: Mapping[str, list[Problem]],
+    checked: bool,
 ) -> None:
     """Keep the preference data in the run, as they were when it started; `read` is None where it had them. `given` is
-    what they depend on, as `identity_of` said before they were read."""
+    what they depend on, as `identity_of` said before they were read; `checked`, whether they were read with the
+    `problems` in hand."""
     if file.job.stages is None:
         return
 
     def work(folder: Path) -> Facts:
-        # A commit that was seen before the claim may be gone after it: then they are read, and checked, again.
-        return write_preferences(read if read is not None else read_all_preferences(file, problems), folder)
+        found = read if read is not None else read_preferences(file.job, file.find)
+        if read is None or not checked:
+            _check_apart(file.job, found, problems)
+        return write_preferences(found, folder)
 
+    done = run.committed(KEPT_PREFERENCES)
+    if done is None or done.fingerprint != durable.fingerprint(given):  # those that version 1 read have no number
+        given = given | {"reading": READING}
     run.step(KEPT_PREFERENCES, given, work)
 
 
@@ -231,7 +249,7 @@ def drive(
         check_same_problems(root, job, digests)
         _record_job(run, file, str(seed.folder) if seed.origin is None else KEPT_MODEL, digests)
         problems = keep_problems(run, job, pinned, problems)
-        keep_preferences(run, file, given, preferences, problems)
+        keep_preferences(run, file, given, preferences, problems, checked=not kept)
         preferences = None  # a large data set is not held in memory for the whole run
         model = keep_model(run, job, seed)
         if reference:

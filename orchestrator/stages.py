@@ -27,7 +27,8 @@ from orchestrator import durable, lineage
 from orchestrator.context import Context, Model, hashes, plan_inputs, preference_plan
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Commit
-from orchestrator.preferences import STEPS, texts, told
+from orchestrator.preference_rows import STEPS
+from orchestrator.preferences import texts, told
 from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.rounds import NoPairs, Round
 from orchestrator.run import Facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from pathlib import Path
@@ -14,16 +15,19 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.driver import drive
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import Ledger
 from orchestrator.lineage import follow
 from orchestrator.outbox import Outbox
+from orchestrator.preferences import Preference, Preferences
 from orchestrator.projection import step_figures
 from orchestrator.records import pairs_schema, step_pairs_schema
 from orchestrator.report import report_text
 from orchestrator.rounds import NoPairs
+from orchestrator.signals import signals
 from orchestrator.space import round_need
 from orchestrator.stages import deal, seen_rows
 from orchestrator.status import status
@@ -378,3 +382,17 @@ def test_long_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
     assert committed(tmp_path, "baseline/chunks")["chunks"] == [{"name": "a.jsonl", "pairs": 3, "too_long": 1}]
     assert any("a.jsonl; left out: 1 too long" in line for line in said)
     assert json.dumps(committed(tmp_path, "rounds/01/pairs"))
+
+
+def test_data_that_the_run_has_kept_are_not_held_in_memory_too(tmp_path: Path) -> None:
+    """A large data set would be there for the whole run."""
+    job, alive = make_stages(tmp_path, {"easy": right("easy", 3), "other": right("other", 3)}), list[int]()
+
+    def hire(*_: Any) -> PreferenceStandIns:
+        gc.collect()
+        alive.append(sum(isinstance(thing, Preferences | Preference) for thing in gc.get_objects()))
+        return PreferenceStandIns()
+
+    with signals() as received:
+        drive(load_job(job), lambda text: None, received, hire)
+    assert alive == [0]
