@@ -422,14 +422,15 @@ class Stages(Settings):
     """Preference data, trained on chunk by chunk, one a round (sDPO, arXiv 2403.19270); for `source: dataset`."""
 
     sources: list[SourceOrPath] = Field(min_length=1)
-    """Preference data, one chunk each: rows with `chosen`, `rejected` and mostly `prompt`, as plain text or as lists of
-    messages with `role` and `content`. Without a `prompt`, it is what both sides begin with. With
-    `initial_reason_steps` (Step-DPO's data), the sides are single steps that follow these; that needs
-    `pairs.append_eos: false`. A row that is none of these is refused; one with an empty or equal sides, or that is too
-    long, is left out and counted. Messages need a model with a chat template; plain text becomes messages where
-    `data.chat` is true."""
+    """Preference data, one chunk each: rows with `chosen`, `rejected` and `prompt`, as plain text or as lists of
+    messages with `role` and `content`. The prompt may also be `question`, `query`, `problem`, `instruction` (followed
+    by `input`, if there is one) or `input`, with the system message in `system`; sides that repeat it all go without.
+    Where no column may be it, it is what both sides begin with (as in TRL). With `initial_reason_steps` (Step-DPO's
+    data), the sides are single steps that follow these; that needs `pairs.append_eos: false`. A row that is none of
+    these is refused; one with an empty or equal sides, or that is too long, is left out and counted. Messages need a
+    model with a chat template; plain text becomes messages where `data.chat` is true."""
     template: str = "{prompt}"
-    """Text of a prompt where the rows have plain text; `{prompt}` is the row's own."""
+    """Text of a prompt where the rows have plain text; `{prompt}` is the row's own, `{system}` its column `system`."""
     split: Count | None = None
     """Cut a single source into so many chunks, at random; rows with the same prompt stay together."""
     order: Literal["easy_first", "given", "random"] = "easy_first"

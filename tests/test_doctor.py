@@ -34,6 +34,7 @@ from orchestrator.doctor import Patient, examine, made_up_ids, made_up_pairs, pa
 from orchestrator.errors import BadInput
 from orchestrator.space import GIB, Need
 from workers import doctor as on_node
+from workers.rendering import answer
 
 PROJECT = Path(__file__).parent.parent
 ONE, TWO = Node("a", "one", 8, 4), Node("b", "two", 8, 4)
@@ -338,7 +339,7 @@ class Ward:
         return [{"host": GIB, "device": 0}]
 
     def rendered(self, request: Any) -> dict[str, Any]:
-        return {"shown": [["prompt", "train 'a'"]], "warned": [], "refused": []}
+        return {"shown": [], "warned": [], "refused": []}
 
     def engines(self, model: str) -> Any:
         self.ended.wait()
@@ -359,8 +360,20 @@ class Ward:
         self.ended.set()
 
 
-def examined(tmp_path: Path, *overrides: str, limit: float = 60.0) -> tuple[Ward, dict[str, Finding], bool]:
-    ward, checks = Ward(), list[Check]()
+class Sighted(Ward):
+    """Looks at prompts for real, and has no engines."""
+
+    def rendered(self, request: Any) -> dict[str, Any]:
+        return answer(request)
+
+    def engines(self, model: str) -> Any:
+        raise RuntimeError("none")
+
+
+def examined(
+    tmp_path: Path, *overrides: str, limit: float = 60.0, kind: type[Ward] = Ward
+) -> tuple[Ward, dict[str, Finding], bool]:
+    ward, checks = kind(), list[Check]()
     found = demo(f"run_dir={tmp_path / 'runs' / 'irpo'}", "tracking.enabled=false", *overrides)
     sound = examine(found, ward, checks.append, limit)
     assert list((tmp_path / "runs").iterdir()) == []
@@ -374,6 +387,15 @@ def test_a_check_that_hangs_is_ended_and_the_others_are_tried(tmp_path: Path) ->
     assert findings["all-reduce"].text == "ConnectionError: the link is down"
     assert findings["training step"].level == "pass" and ward.trained == 32
     assert findings["shared path"].level == findings["memory back"].level == "pass"
+
+
+def test_prompts_are_looked_at_before_the_engines_start(tmp_path: Path) -> None:
+    _, findings, _ = examined(tmp_path, kind=Sighted)
+    assert findings["prompts"].level == "pass" and "train 'train-0001', 21 tokens" in findings["prompts"].text
+    too_much = ("generate.max_tokens=100000", "generate.max_model_len=null")
+    _, findings, sound = examined(tmp_path, *too_much, kind=Sighted)
+    assert not sound and findings["prompts"].level == "FAIL"
+    assert "generate.max_tokens: 100000 leaves no room for a prompt in the context" in findings["prompts"].text
 
 
 def test_a_model_that_is_not_there_fails_once(tmp_path: Path) -> None:

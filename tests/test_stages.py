@@ -15,18 +15,20 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.driver import drive
-from orchestrator.errors import BadInput
+from orchestrator.context import plan_inputs, preference_plan, tokenizing_plan
+from orchestrator.driver import drive, keep_preferences
+from orchestrator.errors import BadInput, RatchetError
 from orchestrator.fork import fork
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import Ledger
 from orchestrator.lineage import follow
 from orchestrator.outbox import Outbox
-from orchestrator.preferences import Preference, Preferences
+from orchestrator.preferences import Preference, Preferences, identity_of, read_preferences, write_preferences
 from orchestrator.projection import step_figures
 from orchestrator.records import pairs_schema, step_pairs_schema
 from orchestrator.report import report_text
 from orchestrator.rounds import NoPairs
+from orchestrator.run import Run
 from orchestrator.signals import signals
 from orchestrator.space import round_need
 from orchestrator.stages import deal, seen_rows
@@ -396,3 +398,23 @@ def test_data_that_the_run_has_kept_are_not_held_in_memory_too(tmp_path: Path) -
     with signals() as received:
         drive(load_job(job), lambda text: None, received, hire)
     assert alive == [0]
+
+
+def test_what_an_earlier_version_read_and_tokenised_is_gone_on_with(tmp_path: Path) -> None:
+    """Its inputs had no number of the reading, and plans no date."""
+    job = load_job(make_stages(tmp_path, {"easy": right("easy", 3)}))
+    given = identity_of(job.job, job.find)
+    run = Run(tmp_path / "earlier")
+    run.claim({})
+    early = read_preferences(job.job, job.find)
+    run.step("baseline/preferences", given, lambda folder: write_preferences(early, folder))
+    keep_preferences(run, job, given, None, {}, checked=True)
+    assert "date" not in plan_inputs(preference_plan(job.job, str(tmp_path / "seed")))
+    assert "date" not in plan_inputs(tokenizing_plan(job.job, str(tmp_path / "seed")))
+    later = Run(tmp_path / "later")
+    later.claim({})
+    keep_preferences(later, job, given, early, {}, checked=True)
+    keep_preferences(later, job, given, None, {}, checked=True)
+    assert later.committed("baseline/preferences") != run.committed("baseline/preferences")
+    with pytest.raises(RatchetError, match="committed from other inputs"):
+        keep_preferences(later, job, given | {"chat": True}, None, {}, checked=True)
