@@ -105,5 +105,6 @@ def _first(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _literal(job: Job) -> str:
-    """The text that the job itself puts into each prompt of plain text."""
-    return " ".join(literal for literal, *_ in string.Formatter().parse(job.data.template))
+    """The text that the job itself puts into a problem's prompt and solution."""
+    templates = (job.data.template, job.data.solution_template or "")
+    return " ".join(literal for template in templates for literal, *_ in string.Formatter().parse(template))

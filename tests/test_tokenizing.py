@@ -180,6 +180,11 @@ def test_an_eos_that_the_tokenizer_appends_is_left_off(tmp_path: Path, make: Any
     assert said[0] == said[1] and "</s>" not in said[0][0] and said[0][1].endswith(" </s>")
 
 
+def test_a_solution_that_has_its_eos_gets_no_second(tmp_path: Path) -> None:
+    said = [made(tmp_path / str(len(end)), byte_level, "How many?\n", f"8{end}") for end in ("", "</s>")]
+    assert said[0] == said[1] and said[0][1] == "8 </s>"
+
+
 def test_the_ids_of_the_demo_are_what_they_were(tmp_path: Path) -> None:
     """Runs of earlier versions go on: prompts, openings and solutions tokenised by themselves gave the same ids."""
     from transformers import AutoTokenizer

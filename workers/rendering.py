@@ -92,11 +92,11 @@ def _look_at_split(found: Found, split: str, prompter: Prompter, rows: Sequence[
         prompter.check_embedded(row.prompt_id, prompt.token_ids)
         for fault in _faults_of_prompt(prompter, prompt):
             faults.add(fault, f"problem {row.prompt_id!r}")
-        for text in _beyond(known, row.text, literal):
+        solution = (row.solution or "").removesuffix(prompter.tokenizer.eos_token)
+        for text in _beyond(known, f"{row.text} {solution}", literal):
             cure = "take it out of the data" if chat else "take it out, if it is not meant to be one"
-            faults.add(
-                f"holds {text!r}, which becomes that special token: {cure}", f"problem {row.prompt_id!r}", not chat
-            )
+            holds = f"holds {text!r}, which becomes that special token: {cure}"
+            faults.add(holds, f"problem {row.prompt_id!r}", not chat)
         if len(prompt.token_ids) > prompter.longest:
             too_long += 1
         elif not shown:

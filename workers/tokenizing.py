@@ -85,9 +85,9 @@ class Prompter:
         return Prompt(text + plan.opening, token_ids, messages)
 
     def solution(self, prompt: Prompt, solution: str) -> list[int]:
-        """A solution's ids where it stands, behind its prompt; closed by EOS."""
-        ids = self.encoder.behind(prompt.text, prompt.token_ids, solution)
-        return [*ids, self.tokenizer.eos_token_id]
+        """A solution's ids where it stands, behind its prompt; closed by EOS, once."""
+        ids, eos = self.encoder.behind(prompt.text, prompt.token_ids, solution), self.tokenizer.eos_token_id
+        return ids if ids[-1:] == [eos] else [*ids, eos]
 
     def check_embedded(self, prompt_id: str, ids: list[int]) -> None:
         if (largest := max(ids, default=0)) >= self.config.vocab_size:
