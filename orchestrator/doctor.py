@@ -58,7 +58,7 @@ from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes
 from orchestrator.tracking import default_address
 
-_LIMITS = {"engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
+_LIMITS = {"prompts": 600.0, "engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
 _LIMIT = 90.0  # seconds, of every other check
 _BACK_SECONDS = 30.0
 _NO_JOB = "name: doctor\nmodel: none\ndata: {train: none, gate: none, test: none}\n"

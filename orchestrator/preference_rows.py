@@ -27,7 +27,7 @@ _PROMPTS = ("question", "query", "problem", "instruction")
 too."""
 _PERHAPS = re.compile(
     r"(?:^|_)(?:prompts?|questions?|quer(?:y|ies)|problems?|instructions?|inputs?|requests?|users?|human|contexts?"
-    r"|messages?|conversations?|dialog(?:ue)?s?|history|posts?|titles?|tasks?|passages?|documents?|articles?)$"
+    r"|messages?|conversations?|dialog(?:ue)?s?|history|posts?|passages?|articles?)$"
 )
 """Names of columns that a prompt may stand in."""
 _DIALOGUE = ("\n\nHuman:", "\n\nAssistant:")

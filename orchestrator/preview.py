@@ -77,7 +77,7 @@ def request(
     job: Job, model: str, problems: Mapping[str, list[Problem]], preferences: Sequence[Preferences]
 ) -> dict[str, Any]:
     """What `workers.rendering` is asked, as JSON values."""
-    limits = {"generate.max_tokens": job.generate.max_tokens}
+    limits = {"generate.max_tokens": job.generate.max_tokens} if problems else {}
     if problems.keys() & {"gate", "test"}:
         limits["evaluate.max_tokens"] = evaluation_tokens(job)
     if job.source == "judge":
@@ -85,13 +85,21 @@ def request(
     plan = asdict(tokenizing_plan(job, model))
     openings = {"train": job.steps.opening if job.source == "steps" else ""}
     splits = {
-        split: {"plan": plan | {"opening": openings.get(split, evaluation_opening(job))}, "limits": limits}
+        split: {"plan": plan | {"opening": openings.get(split, evaluation_opening(job))}}
         | _first([asdict(problem) for problem in rows])
         for split, rows in problems.items()
     }
     sources = [{"name": source.name} | _first([as_row(row) for row in source.rows]) for source in preferences]
     pairs = {"plan": asdict(preference_plan(job, model)), "sources": sources} if sources else None
-    return {"splits": splits, "literal": _literal(job), "preferences": pairs}
+    lengths = {"max_model_len": job.generate.max_model_len, "limits": limits}
+    stretched = "hf_overrides" in job.generate.engine  # the engine's context is then another than the folder's
+    return {
+        "model": model,
+        "lengths": None if stretched else lengths,
+        "splits": splits,
+        "literal": _literal(job),
+        "preferences": pairs,
+    }
 
 
 def _first(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

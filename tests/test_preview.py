@@ -139,6 +139,11 @@ def test_lengths_are_those_that_an_engine_reckons_with(tmp_path: Path) -> None:
     assert not look(tmp_path / "a", "generate.max_model_len=1024", rope_parameters=yarn).refusals
     assert look(tmp_path / "b", "generate.max_model_len=1025", rope_parameters=yarn).refusals
 
+    overrides = "generate.engine={hf_overrides: {max_position_embeddings: 1024}}"
+    assert not look(tmp_path / "c", "generate.max_model_len=1024", overrides).refusals
+    rows = [{"prompt": "2 + 2?", "chosen": "4", "rejected": "5"}]
+    [refusal] = look(tmp_path / "d", "generate.max_model_len=1024", rows=rows).refusals
+    assert "generate.max_model_len: 1024 is more than the context of" in refusal
     llama3 = {"rope_type": "llama3", "factor": 8.0, "original_max_position_embeddings": 8192}
     assert context_of(SimpleNamespace(max_position_embeddings=131072, rope_parameters=llama3)) == 131072
     assert context_of(SimpleNamespace()) is None

@@ -41,12 +41,10 @@ def look_at_prompts(found: Found, splits: dict[str, Any], literal: str) -> None:
         plan = given["plan"]
         examples = tuple((prompt, completion) for prompt, completion in plan["examples"])
         prompter = Prompter(TokenizingPlan(**(plan | {"examples": examples})))
-        if split == next(iter(splits)):
-            if prompter.encoder.appends_eos:
-                found.warned.append(
-                    f"the tokenizer of {plan['model']} closes every text with its EOS token; it is left off the prompts"
-                )
-            found.refused += _limits(prompter, given["limits"])
+        if split == next(iter(splits)) and prompter.encoder.appends_eos:
+            found.warned.append(
+                f"the tokenizer of {plan['model']} closes every text with its EOS token; it is left off the prompts"
+            )
         rows = [Problem(**row) for row in given["rows"]]
         if prompter.plan.chat and prompter.plan.date is None and _differs(_on_day(prompter, rows[0])):
             found.refused.append(_clock(plan["model"]))
@@ -55,14 +53,15 @@ def look_at_prompts(found: Found, splits: dict[str, Any], literal: str) -> None:
         _look_at_split(found, split, prompter, rows, given["of"], literal)
 
 
-def _limits(prompter: Prompter, limits: dict[str, int]) -> Iterator[str]:
-    """Lengths that the job asks for by key, against the model's context."""
-    if (context := context_of(prompter.config)) is None:
+def _limits(model: str, max_model_len: int | None, limits: Mapping[str, int]) -> Iterator[str]:
+    """Lengths that the job asks for, by key, against the model's context."""
+    from workers.tokenizing import load_config
+
+    if (context := context_of(load_config(model))) is None:
         return
-    said = f"the context of {prompter.plan.model} ({context} tokens: max_position_embeddings of its config.json)"
-    asked = prompter.plan.max_model_len
-    if asked is not None and asked > context:
-        yield f"generate.max_model_len: {asked} is more than {said}: lower it"
+    said = f"the context of {model} ({context} tokens: max_position_embeddings of its config.json)"
+    if max_model_len is not None and max_model_len > context:
+        yield f"generate.max_model_len: {max_model_len} is more than {said}: lower it"
         return
     for key, tokens in limits.items():
         if tokens >= context:
@@ -106,9 +105,8 @@ def _look_at_split(found: Found, split: str, prompter: Prompter, rows: Sequence[
     for text, is_warning in faults.told(key):
         (found.warned if is_warning else found.refused).append(text)
     most = prompter.plan.max_tokens
-    room = (
-        f"with {most} more tokens (the longest answer) it must fit {most + prompter.longest} (generate.max_model_len)"
-    )
+    limit = "the model's context" if prompter.plan.max_model_len is None else "generate.max_model_len"
+    room = f"with {most} more tokens (the longest answer) it must fit {most + prompter.longest} ({limit})"
     if too_long and not shown and len(rows) == of:
         found.refused.append(f"{key}: every prompt is too long: {room}")
     elif too_long:
@@ -330,9 +328,11 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
     found = Found()
     try:
-        if request["splits"]:
+        if (lengths := request["lengths"]) is not None:
+            found.refused += _limits(request["model"], lengths["max_model_len"], lengths["limits"])
+        if request["splits"] and not found.refused:
             look_at_prompts(found, request["splits"], request["literal"])
-        if request["preferences"]:
+        if request["preferences"] and not found.refused:
             look_at_preferences(found, request["preferences"])
     except UnusableModel as error:
         found.refused.append(str(error))
