@@ -55,6 +55,7 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
     from orchestrator.places import run_folder
     from orchestrator.rounds import GateStopped
     from orchestrator.tracking import open_command
+    from orchestrator.wiring import rendered
 
     console = Console(highlight=False, soft_wrap=True)
     root = run_folder(file.job)
@@ -69,7 +70,7 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
     for line in idle(file.job):
         console.print(f"no effect {line}", markup=False)
     try:
-        drive(file, lambda text: console.print(text, markup=False), received)
+        drive(file, lambda text: console.print(text, markup=False), received, render=rendered)
     except GateStopped as stopped:
         console.print(str(stopped), markup=False)
         raise typer.Exit(EXIT_STOPPED) from stopped
@@ -237,7 +238,8 @@ def validate(
     )
     from orchestrator.gold_check import check_golds
     from orchestrator.places import run_folder
-    from orchestrator.wiring import unread_golds
+    from orchestrator.preview import preview
+    from orchestrator.wiring import rendered, unread_golds
 
     root = run_folder(file.job)
     check_same_job(root, file.job)
@@ -263,6 +265,10 @@ def validate(
         typer.echo(f"golds     {line}")
     for line in idle(file.job):
         typer.echo(f"no effect {line}")
+    seen = preview(file.job, model.folder, problems, preferences, rendered)
+    for line in seen.lines():
+        typer.echo(line)
+    seen.check()
     typer.echo(f"run       {root}{', which exists and would be resumed' if (root / 'ledger').is_dir() else ''}")
 
 

@@ -6,6 +6,7 @@ are frozen and refuse unknown keys. Nothing here reads a file or knows a library
 
 from __future__ import annotations
 
+import datetime
 import json
 import re
 from collections.abc import Iterator
@@ -36,6 +37,19 @@ def _no_bool(value: Any) -> Any:
     return value
 
 
+def _day(value: Any) -> Any:
+    # YAML reads 2026-11-27 as a date; one that is in quotes is text.
+    if isinstance(value, datetime.date) and not isinstance(value, datetime.datetime):
+        return value.isoformat()
+    if isinstance(value, str):
+        try:
+            return datetime.date.fromisoformat(value).isoformat()
+        except ValueError as error:
+            raise ValueError("it is no date; write one such as 2026-11-27") from error
+    return value
+
+
+Day = Annotated[str, BeforeValidator(_day)]
 Positive = Annotated[float, BeforeValidator(_no_bool), Field(gt=0)]
 NonNegative = Annotated[float, BeforeValidator(_no_bool), Field(ge=0)]
 Fraction = Annotated[float, BeforeValidator(_no_bool), Field(gt=0, le=1)]
@@ -147,6 +161,9 @@ class Data(Settings):
     """Send the templated text as a user message through the tokenizer's chat template."""
     system: str | None = None
     """System message, where `chat` is true."""
+    date: Day | None = None
+    """Day that a chat template is told which asks for today's, such as 2026-11-27. Without it such a template is
+    refused: prompts would differ from day to day."""
     examples: list[Example] = []
     """Worked examples that stand before each prompt (few-shot): as turns of the conversation where `chat` is
     true, else as text, each followed by `example_separator`."""
@@ -430,14 +447,15 @@ class Stages(Settings):
     """Preference data, trained on chunk by chunk, one a round (sDPO, arXiv 2403.19270); for `source: dataset`."""
 
     sources: list[SourceOrPath] = Field(min_length=1)
-    """Preference data, one chunk each: rows with `chosen`, `rejected` and mostly `prompt`, as plain text or as lists of
-    messages with `role` and `content`. Without a `prompt`, it is what both sides begin with. With
-    `initial_reason_steps` (Step-DPO's data), the sides are single steps that follow these; that needs
-    `pairs.append_eos: false`. A row that is none of these is refused; one with an empty or equal sides, or that is too
-    long, is left out and counted. Messages need a model with a chat template; plain text becomes messages where
-    `data.chat` is true."""
+    """Preference data, one chunk each: rows with `chosen`, `rejected` and `prompt`, as plain text or as lists of
+    messages with `role` and `content`. The prompt may also be `question`, `query`, `problem`, `instruction` (followed
+    by `input`, if there is one) or `input`, with the system message in `system`; sides that repeat it all go without.
+    Where no column may be it, it is what both sides begin with (as in TRL). With `initial_reason_steps` (Step-DPO's
+    data), the sides are single steps that follow these; that needs `pairs.append_eos: false`. A row that is none of
+    these is refused; one with an empty or equal sides, or that is too long, is left out and counted. Messages need a
+    model with a chat template; plain text becomes messages where `data.chat` is true."""
     template: str = "{prompt}"
-    """Text of a prompt where the rows have plain text; `{prompt}` is the row's own."""
+    """Text of a prompt where the rows have plain text; `{prompt}` is the row's own, `{system}` its column `system`."""
     split: Count | None = None
     """Cut a single source into so many chunks, at random; rows with the same prompt stay together."""
     order: Literal["easy_first", "given", "random"] = "easy_first"

@@ -103,35 +103,16 @@ class Context:
         again = self.job.regrade
         return again.grade if again and round_number >= again.round else self.job.grade
 
-    @property
-    def _evaluation_tokens(self) -> int:
-        return self.job.evaluate.max_tokens or self.job.generate.max_tokens
-
-    @property
-    def _evaluation_opening(self) -> str:
-        steps = self.job.steps
-        return steps.opening if self.job.source == "steps" and steps.open_evaluation else ""
-
     def tokenize(self, name: str, problems: Mapping[str, list[Problem]], **changes: Any) -> Commit:
         """A folder with one Parquet file of prompts a key of `problems`; `changes` are to the plan for it.
 
         Raises:
             TooLong: none of the prompts of a key leaves room for a completion.
         """
-        job, model = self.job, self.seed_model
-        plan = TokenizingPlan(
-            model,
-            job.data.chat,
-            job.data.system,
-            job.generate.max_model_len,
-            max(job.generate.max_tokens, self._evaluation_tokens),
-            tuple((example.prompt, example.completion) for example in job.data.examples),
-            job.data.example_separator,
-        )
-        plan = replace(plan, **changes)
+        plan = replace(tokenizing_plan(self.job, self.seed_model), **changes)
         inputs = {
             "problems": {key: Digest(rows) for key, rows in problems.items()},
-            "plan": replace(plan, model=model_digest(model)),
+            "plan": replace(plan, model=model_digest(plan.model)),
         }
 
         def work(folder: Path) -> Facts:
@@ -175,9 +156,10 @@ class Context:
         """
         held_out = {split: self.problems[split] for split in ("gate", "test") if split in self.problems}
         splits = [split for split in splits if split in held_out]
-        prompts = self.tokenize("baseline/prompts", held_out, opening=self._evaluation_opening) if held_out else None
+        opening = evaluation_opening(self.job)
+        prompts = self.tokenize("baseline/prompts", held_out, opening=opening) if held_out else None
         generate = self.job.generate
-        plan = SamplingPlan(1, 0.0, 1.0, 0, self._evaluation_tokens, tuple(generate.stop), 0)
+        plan = SamplingPlan(1, 0.0, 1.0, 0, evaluation_tokens(self.job), tuple(generate.stop), 0)
         inputs = {
             "model": model.digest,
             "prompts": hashes(prompts) if prompts else [],
@@ -204,6 +186,35 @@ class Context:
         self.tell(folder, phase, evaluation.summary(commit.facts))
         gate = evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {}
         return replace(model, gate=gate, evaluation=name, graders_version=graders_version(commit.facts))
+
+
+def evaluation_tokens(job: Job) -> int:
+    """Longest answer of an evaluation, in tokens."""
+    return job.evaluate.max_tokens or job.generate.max_tokens
+
+
+def evaluation_opening(job: Job) -> str:
+    """What opens the answers to gate and test."""
+    return job.steps.opening if job.source == "steps" and job.steps.open_evaluation else ""
+
+
+def tokenizing_plan(job: Job, model: str) -> TokenizingPlan:
+    """How a job's problems become prompts for a model."""
+    return TokenizingPlan(
+        model,
+        job.data.chat,
+        job.data.system,
+        job.generate.max_model_len,
+        max(job.generate.max_tokens, evaluation_tokens(job)),
+        tuple((example.prompt, example.completion) for example in job.data.examples),
+        job.data.example_separator,
+        date=job.data.date,
+    )
+
+
+def preference_plan(job: Job, model: str) -> PreferencePlan:
+    """How a job's preference data become pairs for a model."""
+    return PreferencePlan(model, job.pairs.append_eos, job.train.max_tokens, job.data.date)
 
 
 def grading(grade: Grade, judge: Judge | None) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import shutil
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,16 +52,17 @@ from orchestrator.mlflow_sink import reach
 from orchestrator.model_files import link_model
 from orchestrator.outbox import first_line
 from orchestrator.places import run_folder
-from orchestrator.preferences import mean_characters
+from orchestrator.preferences import Preferences, mean_characters
+from orchestrator.preview import preview
 from orchestrator.projection import without_password
-from orchestrator.records import PROMPTS, SamplingPlan, Shard, TrainingPlan, pairs_schema
+from orchestrator.records import PROMPTS, Problem, SamplingPlan, Shard, TrainingPlan, pairs_schema
 from orchestrator.resume import load
 from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes
 from orchestrator.tracking import default_address
 from orchestrator.training import loss_weights
 
-_LIMITS = {"engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
+_LIMITS = {"prompts": 600.0, "engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
 _LIMIT = 90.0  # seconds, of every other check
 _BACK_SECONDS = 30.0
 _NO_JOB = "name: doctor\nmodel: none\ndata: {train: none, gate: none, test: none}\n"
@@ -81,6 +82,7 @@ class Examiner(Protocol):
     def unread_golds(self, settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]: ...
     def all_reduce(self) -> list[dict[str, Any]]: ...
     def peak_memory(self) -> list[dict[str, int]]: ...
+    def rendered(self, request: Mapping[str, Any]) -> Mapping[str, Any]: ...
     def engines(self, model: str) -> Any: ...
     def trainers(self) -> Any: ...
     def release(self) -> None: ...
@@ -165,6 +167,7 @@ class _Doctor:
         self._nodes: list[Node] | None = None
         self._model: str | None = None
         self._problems: dict[str, tuple[int, float]] = {}
+        self._rows: tuple[Mapping[str, list[Problem]], Sequence[Preferences]] | None = None
         self._before: dict[str, Any] = {}
         self._sound = True
 
@@ -176,6 +179,7 @@ class _Doctor:
         if has_job:
             # A download takes as long as it takes.
             self._check("model and data", self._model_and_data, threaded=not self._downloads())
+            self._check("prompts", self._with_model(self._prompts))
         self._check("disk", self._disk)
         self._on_cluster("machines", self._machines)
         if has_job:
@@ -284,12 +288,25 @@ class _Doctor:
         problems = read_all_problems(self.patient.file, reading=reading_of(root))
         golds = [Finding("warn", line) for line in check_golds(self.patient.file, problems, self.examiner.unread_golds)]
         self._problems = sizes(problems)
-        if preferences := read_all_preferences(self.patient.file, problems):
+        self._rows = (problems, preferences := read_all_preferences(self.patient.file, problems))
+        if preferences:
             self._problems["stages"] = (sum(len(s.rows) for s in preferences), mean_characters(preferences))
         files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         told = self.examiner.file_sizes(str(folder), self._inner("model and data")) if self._nodes else {}
         found = judge_model(str(folder), files, told)
         return worst([found, *golds], found)
+
+    def _prompts(self, model: str) -> Finding:
+        """Look at what will be trained on, as `ratchet validate` shows it."""
+        if self._rows is None:
+            return Finding("warn", "not checked, since the data could not be read")
+        (problems, preferences), self._rows = self._rows, None  # a large data set is not held while engines start
+        seen = preview(self.job, Path(model), problems, preferences, self.examiner.rendered)
+        said: Facts = {"shown": list(seen.shown), "warnings": list(seen.warnings), "refusals": list(seen.refusals)}
+        if seen.refusals or seen.warnings:
+            return Finding("FAIL" if seen.refusals else "warn", "; ".join([*seen.refusals, *seen.warnings]), "", said)
+        first = " ".join(seen.shown[0].split(None, 1)[-1:]) if seen.shown else "there are none"
+        return Finding("pass", first if len(first) <= 120 else f"{first[:117]}...", "", said)
 
     def _disk(self) -> Finding:
         free = shutil.disk_usage(self.workspace).free

@@ -32,6 +32,8 @@ from orchestrator.loop import improve
 from orchestrator.model_files import link_file, link_model
 from orchestrator.places import run_folder
 from orchestrator.preferences import Preferences, as_problems, identity_of, read_preferences, write_preferences
+from orchestrator.preview import Render, require_sound
+from orchestrator.recipes import Fields
 from orchestrator.records import Problem
 from orchestrator.report import write_report
 from orchestrator.resume import command, may_move
@@ -86,7 +88,7 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
         revisions = {split: getattr(pinned, split).revision for split in problems}
         return write_problems(problems, folder) | {"revisions": revisions}
 
-    run.step(KEPT_PROBLEMS, {"data": job.data}, work)
+    run.step(KEPT_PROBLEMS, {"data": Fields(job.data, without=("date",))}, work)  # no row has a date
     kept = kept_problems(run.path(KEPT_PROBLEMS))
     require_enough(kept.get("train", []), job.data, job.rounds)  # a resume may have raised the rounds
     return kept
@@ -95,20 +97,35 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
 def read_all_preferences(file: JobFile, problems: Mapping[str, list[Problem]]) -> list[Preferences]:
     """The preference data of a job, none where it wants none; with no prompt that is among the `problems`."""
     found = read_preferences(file.job, file.find)
-    held_out = {split: rows for split, rows in problems.items() if split != "train"}
-    if held_out and not file.job.data.allow_overlap:
-        check_disjoint({"stages": as_problems(found), **held_out})
+    _check_apart(file.job, found, problems)
     return found
 
 
-def keep_preferences(run: Run, file: JobFile, given: dict[str, Any], read: list[Preferences] | None) -> None:
-    """Keep the preference data in the run, as they were when it started; `read` is None where it has them. `given` is
-    what they depend on, as `identity_of` said before they were read."""
+def _check_apart(job: Job, preferences: Sequence[Preferences], problems: Mapping[str, list[Problem]]) -> None:
+    held_out = {split: rows for split, rows in problems.items() if split != "train"}
+    if held_out and not job.data.allow_overlap:
+        check_disjoint({"stages": as_problems(preferences), **held_out})
+
+
+def keep_preferences(
+    run: Run,
+    file: JobFile,
+    given: dict[str, Any],
+    read: list[Preferences] | None,
+    problems: Mapping[str, list[Problem]],
+    checked: bool,
+) -> None:
+    """Keep the preference data in the run, as they were when it started; `read` is None where it had them. `given` is
+    what they depend on, as `identity_of` said before they were read; `checked`, whether they were read with the
+    `problems` in hand."""
     if file.job.stages is None:
         return
 
     def work(folder: Path) -> Facts:
-        return write_preferences(read if read is not None else read_all_preferences(file, {}), folder)
+        found = read if read is not None else read_preferences(file.job, file.find)
+        if read is None or not checked:
+            _check_apart(file.job, found, problems)
+        return write_preferences(found, folder)
 
     run.step(KEPT_PREFERENCES, given, work)
 
@@ -186,10 +203,12 @@ def drive(
     hire: Hire = RealWorkers,
     until: int | None = None,
     ask: Ask = unread_golds,
+    render: Render | None = None,
 ) -> None:
     """Run a job to its end, or resume it. `received` are the signals so far (see `signals`); `hire` gives the
-    workers of a job, told a folder for their logs. With `until`, a round, it goes only as far as its pairs. `ask` has
-    the graders say which gold answers they cannot read, before a run starts.
+    workers of a job, told a folder for their logs. With `until`, a round, it goes only as far as its pairs. Before a
+    run starts, `ask` has the graders say which gold answers they cannot read, and with `render` its prompts are
+    looked at.
 
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
@@ -215,8 +234,11 @@ def drive(
     if not _is_bound(root):
         for line in check_golds(file, problems, ask):
             say(f"golds     {line}")
-    for source in preferences or ():
-        say(f"stages    {source}")
+    for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
+        say(f"stages    {line}")
+    begun = Ledger(root / "ledger").state
+    if render is not None and not (begun.commits or begun.shards):  # what is begun goes on as it began
+        require_sound(job, seed.folder, problems, preferences or [], say, render)
     probe_links(root)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
@@ -228,7 +250,7 @@ def drive(
         check_same_problems(root, job, digests)
         _record_job(run, file, seed, digests, reading)
         problems = keep_problems(run, job, pinned, problems)
-        keep_preferences(run, file, given, preferences)
+        keep_preferences(run, file, given, preferences, problems, checked=not kept)
         preferences = None  # a large data set is not held in memory for the whole run
         model = keep_model(run, job, seed)
         if reference:

@@ -21,6 +21,12 @@ def model_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.iterdir() if file.is_file() and _is_of_model(file.name))
 
 
+def has_tokenizer(folder: Path) -> bool:
+    """Whether a folder has files of a tokenizer, of whichever kind."""
+    names = ("tokenizer*", "vocab.*", "*.tiktoken")
+    return any(fnmatch(file.name, name) for file in folder.iterdir() for name in names)
+
+
 def check_names(names: Collection[str], what: str) -> None:
     """Whether a folder with these files can be a model; `what` opens each message.
 

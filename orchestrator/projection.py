@@ -88,7 +88,7 @@ def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 4] + " ..."
 
 
-_NO_FIGURES = {"graders_version", "judge_prompt", "step_prompt"}
+_NO_FIGURES = {"graders_version", "judge_prompt", "step_prompt", "reading"}
 """Facts that are numbers and measure nothing."""
 
 

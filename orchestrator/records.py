@@ -59,7 +59,9 @@ class TokenizingPlan:
     """Worked examples (prompt, completion) that stand before each prompt."""
     example_separator: str = "\n\n"
     opening: str = ""
-    """Text that opens the answer. It is tokenised apart from the prompt, whose ids stay what they are without it."""
+    """Text that opens the answer. It is tokenised behind the prompt, whose ids stay what they are without it."""
+    date: str | None = None
+    """What a chat template that asks for today's date is told (2026-11-27)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,8 @@ class PreferencePlan:
     model: str
     append_eos: bool
     max_tokens: int | None
+    date: str | None = None
+    """As `TokenizingPlan.date`."""
 
 
 @dataclass(frozen=True, slots=True)

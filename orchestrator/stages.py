@@ -24,11 +24,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator import durable, lineage
-from orchestrator.context import Context, Model, hashes
+from orchestrator.context import Context, Model, hashes, preference_plan
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Commit
-from orchestrator.preferences import STEPS, texts, told
-from orchestrator.records import LossWeights, PreferencePlan, TrainingPlan
+from orchestrator.preference_rows import STEPS
+from orchestrator.preferences import texts, told
+from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.rounds import NoPairs, Round
 from orchestrator.run import Facts
 from orchestrator.seed_model import model_digest
@@ -144,9 +145,8 @@ def _cuts(context: Context) -> list[Cut]:
 
 
 def _tokenized(context: Context) -> list[Chunk]:
-    run, job = context.run, context.job
-    cuts = _cuts(context)
-    plan = PreferencePlan(context.seed_model, job.pairs.append_eos, job.train.max_tokens)
+    run, cuts = context.run, _cuts(context)
+    plan = preference_plan(context.job, context.seed_model)
     inputs = {
         "preferences": hashes(run.ledger.state.commits["baseline/preferences"]),
         "rows": durable.fingerprint([cut.rows for cut in cuts]),

@@ -8,15 +8,22 @@ candidate go on to sample the next round from it.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from orchestrator.cluster import Cluster, Node
 from orchestrator.config import Grade, Job, Judge
+from orchestrator.errors import RatchetError
 from orchestrator.records import PreferencePlan, Problem, TokenizingPlan
 from orchestrator.run import Facts
 from orchestrator.step_records import StepItem, StepJudgement
+
+_RENDERING = 600.0  # seconds
 
 
 class RealWorkers:
@@ -129,6 +136,30 @@ class RealWorkers:
         self._pool = self._group = None
 
 
+def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What `workers.rendering` finds in a request, in a process that ends with it.
+
+    Raises:
+        RatchetError: it broke, or found no end.
+    """
+    here = str(Path(__file__).resolve().parents[1])
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
+    command = [sys.executable, "-m", "workers.rendering"]
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(request), capture_output=True, text=True, env=environment, timeout=_RENDERING
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RatchetError(
+            f"the prompts could not be looked at: no end within {_RENDERING:.0f} s. Look at the model's chat template."
+        ) from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RatchetError(f"the prompts could not be looked at: {said[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
 def local_graders(settings: Grade, judge: Judge | None = None) -> Any:
     """Graders in processes of this machine, without Ray; a context manager."""
     from workers.grader_pool import GraderPool
@@ -151,6 +182,9 @@ class Examination(RealWorkers):
     def needs(self) -> dict[str, tuple[int, int, int]]:
         """By key of the job: how many workers, and each one's cores and accelerators."""
         return {"generate.engines": self._engines_need(), "train.ranks": self._ranks_need()}
+
+    def rendered(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return rendered(request)
 
     def versions(self, packages: Sequence[str], limit: float) -> dict[Node, Any]:
         from workers.doctor import versions

@@ -60,6 +60,7 @@ def test_validate_prints_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture
         f"valid     {main_job}",
         f"model     {tmp_path / 'seed'}",
         "problems  20 train, 16 gate, 16 test",
+        f"prompt    not looked at: {tmp_path / 'seed'} has no tokenizer",
         f"run       {tmp_path / 'run'}",
     ]
     assert not (tmp_path / "run").exists()

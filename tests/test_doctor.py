@@ -37,6 +37,7 @@ from orchestrator.errors import BadInput
 from orchestrator.records import LossWeights
 from orchestrator.space import GIB, Need
 from workers import doctor as on_node
+from workers.rendering import answer
 
 PROJECT = Path(__file__).parent.parent
 ONE, TWO = Node("a", "one", 8, 4), Node("b", "two", 8, 4)
@@ -346,6 +347,9 @@ class Ward:
     def peak_memory(self) -> list[dict[str, int]]:
         return [{"host": GIB, "device": 0}]
 
+    def rendered(self, request: Any) -> dict[str, Any]:
+        return {"shown": [], "warned": [], "refused": []}
+
     def engines(self, model: str) -> Any:
         self.ended.wait()
         raise RuntimeError("ended")
@@ -366,10 +370,20 @@ class Ward:
         self.ended.set()
 
 
+class Sighted(Ward):
+    """Looks at prompts for real, and has no engines."""
+
+    def rendered(self, request: Any) -> dict[str, Any]:
+        return answer(request)
+
+    def engines(self, model: str) -> Any:
+        raise RuntimeError("none")
+
+
 def examined(
-    tmp_path: Path, *overrides: str, limit: float = 60.0, unread: int = 0
+    tmp_path: Path, *overrides: str, limit: float = 60.0, kind: type[Ward] = Ward, unread: int = 0
 ) -> tuple[Ward, dict[str, Finding], bool]:
-    ward, checks = Ward(), list[Check]()
+    ward, checks = kind(), list[Check]()
     ward.unread = unread
     found = demo(f"run_dir={tmp_path / 'runs' / 'irpo'}", "tracking.enabled=false", *overrides)
     sound = examine(found, ward, checks.append, limit)
@@ -400,6 +414,15 @@ def test_gold_answers_that_no_grader_reads_are_told(tmp_path: Path) -> None:
     found = findings["model and data"]
     assert found.level == "warn" and "data.train: no grader of grade.graders reads" in found.text
     assert "train.jsonl, line 1:" in found.text and "(so it is)" in found.text
+
+
+def test_prompts_are_looked_at_before_the_engines_start(tmp_path: Path) -> None:
+    _, findings, _ = examined(tmp_path, kind=Sighted)
+    assert findings["prompts"].level == "pass" and "train 'train-0001', 21 tokens" in findings["prompts"].text
+    too_much = ("generate.max_tokens=100000", "generate.max_model_len=null")
+    _, findings, sound = examined(tmp_path, *too_much, kind=Sighted)
+    assert not sound and findings["prompts"].level == "FAIL"
+    assert "generate.max_tokens: 100000 leaves no room for a prompt in the context" in findings["prompts"].text
 
 
 def test_a_model_that_is_not_there_fails_once(tmp_path: Path) -> None:
@@ -491,8 +514,8 @@ def test_the_demo_job_on_this_machine(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     checks = {check["name"]: check for check in found["checks"]}
     assert list(checks) == [
-        *("cluster", "versions", "shared path", "model and data", "disk", "machines", "fit", "all-reduce", "engine"),
-        *("training step", "memory back", "mlflow"),
+        *("cluster", "versions", "shared path", "model and data", "prompts", "disk", "machines", "fit", "all-reduce"),
+        *("engine", "training step", "memory back", "mlflow"),
     ]
     assert found["ok"] and all(check["level"] != "FAIL" for check in checks.values())
     assert checks["all-reduce"]["facts"]["ranks"] == 2

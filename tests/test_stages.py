@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections import Counter
 from pathlib import Path
@@ -14,16 +15,21 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.errors import BadInput
+from orchestrator.context import plan_inputs, preference_plan, tokenizing_plan
+from orchestrator.driver import drive, keep_preferences
+from orchestrator.errors import BadInput, RatchetError
 from orchestrator.fork import fork
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import Ledger
 from orchestrator.lineage import follow
 from orchestrator.outbox import Outbox
+from orchestrator.preferences import Preference, Preferences, identity_of, read_preferences, write_preferences
 from orchestrator.projection import step_figures
 from orchestrator.records import pairs_schema, step_pairs_schema
 from orchestrator.report import report_text
 from orchestrator.rounds import NoPairs
+from orchestrator.run import Run
+from orchestrator.signals import signals
 from orchestrator.space import round_need
 from orchestrator.stages import deal, seen_rows
 from orchestrator.status import status
@@ -378,3 +384,37 @@ def test_long_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
     assert committed(tmp_path, "baseline/chunks")["chunks"] == [{"name": "a.jsonl", "pairs": 3, "too_long": 1}]
     assert any("a.jsonl; left out: 1 too long" in line for line in said)
     assert json.dumps(committed(tmp_path, "rounds/01/pairs"))
+
+
+def test_data_that_the_run_has_kept_are_not_held_in_memory_too(tmp_path: Path) -> None:
+    """A large data set would be there for the whole run."""
+    job, alive = make_stages(tmp_path, {"easy": right("easy", 3), "other": right("other", 3)}), list[int]()
+
+    def hire(*_: Any) -> PreferenceStandIns:
+        gc.collect()
+        alive.append(sum(isinstance(thing, Preferences | Preference) for thing in gc.get_objects()))
+        return PreferenceStandIns()
+
+    with signals() as received:
+        drive(load_job(job), lambda text: None, received, hire)
+    assert alive == [0]
+
+
+def test_what_an_earlier_version_read_and_tokenised_is_gone_on_with(tmp_path: Path) -> None:
+    """Its inputs had no number of the reading, and plans no date."""
+    job = load_job(make_stages(tmp_path, {"easy": right("easy", 3)}))
+    given = identity_of(job.job, job.find)
+    run = Run(tmp_path / "earlier")
+    run.claim({})
+    early = read_preferences(job.job, job.find)
+    run.step("baseline/preferences", given, lambda folder: write_preferences(early, folder))
+    keep_preferences(run, job, given, None, {}, checked=True)
+    assert "date" not in plan_inputs(preference_plan(job.job, str(tmp_path / "seed")))
+    assert "date" not in plan_inputs(tokenizing_plan(job.job, str(tmp_path / "seed")))
+    later = Run(tmp_path / "later")
+    later.claim({})
+    keep_preferences(later, job, given, early, {}, checked=True)
+    keep_preferences(later, job, given, None, {}, checked=True)
+    assert later.committed("baseline/preferences") != run.committed("baseline/preferences")
+    with pytest.raises(RatchetError, match="committed from other inputs"):
+        keep_preferences(later, job, given | {"chat": True}, None, {}, checked=True)

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.records import Problem, TokenizingPlan
+from tests.made_tokenizers import CHATML, DATED, NO_SYSTEM, byte_level, metaspace
 from workers.tokenizing import UnusableModel, tokenize
 
 SEED = Path(__file__).resolve().parents[1] / "jobs" / "demo" / "seed"
@@ -127,3 +128,93 @@ def test_an_added_token_beyond_the_embedding_is_refused_only_where_it_is_used(tm
 def test_an_unknown_architecture(tmp_path: Path) -> None:
     with pytest.raises(UnusableModel, match=r"no usable config\.json"):
         run(tmp_path, changed_seed(tmp_path, "config.json", model_type="no-such-kind"))
+
+
+# In their place
+
+
+KINDS = pytest.mark.parametrize("make", [metaspace, byte_level])
+
+
+def made(tmp_path: Path, make: Any, text: str, solution: str, opening: str = "", **settings: Any) -> tuple[str, str]:
+    """A prompt and its solution as tokens, joined by spaces."""
+    plan = dataclasses.replace(PLAN, model=str(make(tmp_path / "model", **settings)), opening=opening)
+    _, [row] = run(tmp_path, plan, [Problem("a", text, "8", solution)])
+    vocabulary = json.loads((tmp_path / "model/tokenizer.json").read_text())["model"]["vocab"]
+    tokens = {number: token for token, number in vocabulary.items()}
+    prompt, answer = (" ".join(tokens[i] for i in row[name]) for name in ("token_ids", "solution_token_ids"))
+    return prompt, answer
+
+
+@pytest.mark.parametrize(
+    ("make", "prompt", "solution"),
+    [
+        (metaspace, "<s> ▁Ben ▁has ▁6 ▁pens. <0x0A>", "S tep ▁1: ▁6 </s>"),
+        (byte_level, "<s> Ben Ġhas Ġ6 Ġpens . Ċ", "Step Ġ1 : Ġ6 </s>"),
+    ],
+)
+def test_a_solution_has_the_tokens_that_follow_its_prompt(
+    tmp_path: Path, make: Any, prompt: str, solution: str
+) -> None:
+    """By itself, "Step" would get a space in front from a tokenizer like Llama 2's."""
+    assert made(tmp_path, make, "Ben has 6 pens.\n", "Step 1: 6") == (prompt, solution)
+
+
+@KINDS
+def test_an_opening_goes_on_with_the_prompt_and_leaves_the_prompt_as_it_is(tmp_path: Path, make: Any) -> None:
+    whole, _ = made(tmp_path / "whole", make, "Ben has 6 pens.\nStep 1:", "8")
+    opened, _ = made(tmp_path / "opened", make, "Ben has 6 pens.\n", "8", opening="Step 1:")
+    assert opened == whole
+
+
+@pytest.mark.parametrize(("make", "space"), [(metaspace, "▁"), (byte_level, "Ġ")])
+def test_where_a_token_would_join_prompt_and_solution_the_prompt_stays(tmp_path: Path, make: Any, space: str) -> None:
+    """The prompt ends in a space that its tokenizer would draw to the next word."""
+    prompt, solution = made(tmp_path, make, "How many pens are there? ", "8 pens")
+    assert prompt.endswith(f" {space}") and solution == f"8 {space}pens </s>"
+
+
+@KINDS
+def test_an_eos_that_the_tokenizer_appends_is_left_off(tmp_path: Path, make: Any) -> None:
+    said = [made(tmp_path / str(eos), make, "Ben has 6 pens.\n", "Step 1: 6", "Step", eos=eos) for eos in (False, True)]
+    assert said[0] == said[1] and "</s>" not in said[0][0] and said[0][1].endswith(" </s>")
+
+
+def test_a_solution_that_has_its_eos_gets_no_second(tmp_path: Path) -> None:
+    said = [made(tmp_path / str(len(end)), byte_level, "How many?\n", f"8{end}") for end in ("", "</s>")]
+    assert said[0] == said[1] and said[0][1] == "8 </s>"
+
+
+def test_the_ids_of_the_demo_are_what_they_were(tmp_path: Path) -> None:
+    """Runs of earlier versions go on: prompts, openings and solutions tokenised by themselves gave the same ids."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(SEED)
+    lines = (SEED.parent / "train.jsonl").read_text().splitlines()
+    rows = [json.loads(line) for line in lines]
+    problems = [Problem(row["id"], row["question"] + "\n", row["answer"], row["solution"]) for row in rows]
+    _, found = run(tmp_path, dataclasses.replace(PLAN, opening="Step 1:", max_tokens=1), problems)
+    assert len(found) == len(rows) > 1000
+    for problem, row in zip(problems, found, strict=True):
+        parts = [tokenizer(text)["input_ids"] for text in (problem.text, "Step 1:", problem.solution)]
+        assert row["token_ids"] == parts[0] + parts[1]
+        assert row["solution_token_ids"] == [*parts[2], tokenizer.eos_token_id]
+
+
+def test_a_chat_template_that_refuses_the_system_role_is_told_with_the_cure(tmp_path: Path) -> None:
+    plan = changed_seed(tmp_path, "tokenizer_config.json", chat_template=NO_SYSTEM + TEMPLATE)
+    plan = dataclasses.replace(plan, chat=True)
+    assert run(tmp_path, plan)[0]["prompts"] == 2
+    with pytest.raises(UnusableModel, match=r"data.system: .*\(System role not supported\).* leave `data.system` out"):
+        run(tmp_path, dataclasses.replace(plan, system="Be brief."))
+    broken = dataclasses.replace(
+        plan, model=str(metaspace(tmp_path / "b", chat_template="{{ messages[5].content.x }}"))
+    )
+    with pytest.raises(UnusableModel, match=r"data.chat: the chat template of .* cannot take the messages"):
+        run(tmp_path, dataclasses.replace(broken, system="Be brief."))
+
+
+def test_a_template_that_asks_for_today_is_told_the_jobs_day(tmp_path: Path) -> None:
+    model = str(byte_level(tmp_path / "model", chat_template=DATED + CHATML, bos=False))
+    _, rows = run(tmp_path, dataclasses.replace(PLAN, model=model, chat=True, date="2024-07-26"))
+    assert rows[0]["text"].startswith("<|im_start|>system\nToday is 26 Jul 2024.<|im_end|>\n<|im_start|>user\nBen")

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.records import PreferencePlan, pairs_schema
-from workers.tokenizing import UnusableModel, check_vocabulary, load_config, load_tokenizer
+from workers.tokenizing import UnusableModel, check_vocabulary, load_config, load_tokenizer, reason, templated
 
 _BATCH_ROWS = 256
 
@@ -31,12 +31,11 @@ def tokenize_preferences(source: str, rows: list[int] | None, plan: PreferencePl
     Raises:
         UnusableModel: no tokenizer, no EOS, no chat template for messages, or ids beyond the embedding.
     """
-    tokens = _Tokens(plan)
+    tokens = Pairs(plan)
     table = pq.read_table(source)
     table = table if rows is None else table.take(pa.array(rows, pa.int64()))
     conversational = not pa.types.is_string(table.schema.field("prompt").type)
-    if conversational and not tokens.tokenizer.chat_template:
-        raise UnusableModel(f"stages.sources: the rows are messages, and the model {plan.model} has no chat template")
+    tokens.check_template(conversational)
     schema = pairs_schema(conversational)
     counts = Counter(pairs=0, too_long=0, empty=0, equal=0, no_prompt=0)
     Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -55,14 +54,20 @@ def tokenize_preferences(source: str, rows: list[int] | None, plan: PreferencePl
 
 
 @dataclass(frozen=True, slots=True)
-class _Pair:
+class Pair:
+    """Token ids of a prompt and of the two answers that follow it."""
+
     prompt: list[int]
     chosen: list[int]
     rejected: list[int]
 
 
-class _Tokens:
-    """A model's tokenizer, and its limits."""
+class Pairs:
+    """A model's tokenizer, and its limits.
+
+    Raises:
+        UnusableModel: as `tokenize_preferences`.
+    """
 
     def __init__(self, plan: PreferencePlan) -> None:
         config = load_config(plan.model)
@@ -72,19 +77,25 @@ class _Tokens:
         self._longest = min((limit for limit in limits if limit is not None), default=2**31)
         self._special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
 
-    def pairs(self, rows: Sequence[dict[str, Any]]) -> list[_Pair]:
+    def check_template(self, conversational: bool) -> None:
+        if conversational and not self.tokenizer.chat_template:
+            raise UnusableModel(
+                f"stages.sources: the rows are messages, and the model {self.plan.model} has no chat template"
+            )
+
+    def pairs(self, rows: Sequence[dict[str, Any]]) -> list[Pair]:
         """The token ids of rows that are all text, or all messages.
 
         Raises:
             UnusableModel: the chat template cannot take one, or an id is beyond the embedding.
         """
         templated = not isinstance(rows[0]["prompt"], str)
-        texts = [text for row in rows for text in self._texts(row)]
+        texts = [text for row in rows for text in self.texts(row)]
         # A chat template writes BOS itself where the model wants it.
         ids = self.tokenizer(texts, add_special_tokens=not templated)["input_ids"]
         return [self._pair(row, *ids[3 * n : 3 * n + 3], templated=templated) for n, row in enumerate(rows)]
 
-    def _pair(self, row: dict[str, Any], prompt: list[int], *wholes: list[int], templated: bool) -> _Pair:
+    def _pair(self, row: dict[str, Any], prompt: list[int], *wholes: list[int], templated: bool) -> Pair:
         start = min(_common(prompt, whole) for whole in wholes)
         sides = [self._closed(whole[start:], templated) for whole in wholes]
         if (largest := max(max(ids, default=0) for ids in (prompt, *sides))) >= self._vocabulary:
@@ -93,9 +104,9 @@ class _Tokens:
                 f"and the embedding of {self.plan.model} has only {self._vocabulary} rows (vocab_size): take it out of "
                 "the data"
             )
-        return _Pair(prompt[:start], *sides)
+        return Pair(prompt[:start], *sides)
 
-    def fault(self, pair: _Pair) -> str | None:
+    def fault(self, pair: Pair) -> str | None:
         """Why nothing can be learned from a pair; None for one that is sound."""
         if not pair.prompt:
             return "no_prompt"
@@ -106,28 +117,29 @@ class _Tokens:
         longest = len(pair.prompt) + max(len(pair.chosen), len(pair.rejected))
         return "too_long" if longest > self._longest else None
 
-    def _texts(self, row: dict[str, Any]) -> list[str]:
-        """The prompt, and the prompt with each side."""
+    def texts(self, row: dict[str, Any], date: str | None = None) -> list[str]:
+        """The prompt, and the prompt with each side; on another day than the plan's, where one is given."""
         prompt, sides = row["prompt"], (row["chosen"], row["rejected"])
         if isinstance(prompt, str):
             return [prompt, *(prompt + side for side in sides)]
         try:
             if not _opens(prompt):
-                asked = self._templated(prompt, add_generation_prompt=True)
-                return [asked, *(self._templated([*prompt, *side]) for side in sides)]
+                asked = self._templated(prompt, date, add_generation_prompt=True)
+                return [asked, *(self._templated([*prompt, *side], date) for side in sides)]
             # The answer is begun: what follows is text alone, whatever the template would close it with.
-            begun = self._templated(prompt[:-1], add_generation_prompt=True) + prompt[-1]["content"]
+            begun = self._templated(prompt[:-1], date, add_generation_prompt=True) + prompt[-1]["content"]
             return [begun, *(begun + "".join(message["content"] for message in side) for side in sides)]
         except Exception as error:  # a template is a program of the model's, and may raise anything
-            words = str(error).strip().splitlines() or [type(error).__name__]
+            cure = ""
+            if prompt[0]["role"] == "system":
+                cure = ". Where it takes no system message, put that text into the user's (and leave `data.system` out)"
             raise UnusableModel(
                 f"stages.sources: pair {row['pair_id']!r}: the chat template of {self.plan.model} cannot take it "
-                f"({words[0]})"
+                f"({reason(error)}){cure}"
             ) from error
 
-    def _templated(self, messages: list[dict[str, str]], add_generation_prompt: bool = False) -> str:
-        text = self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=add_generation_prompt)
-        return str(text)
+    def _templated(self, messages: list[dict[str, str]], date: str | None, add_generation_prompt: bool = False) -> str:
+        return templated(self.tokenizer, messages, date or self.plan.date, add_generation_prompt)
 
     def _closed(self, ids: list[int], templated: bool) -> list[int]:
         """With EOS at its end, where the job wants it and nothing closes it yet: EOS itself, or a template's own token

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -10,68 +12,174 @@ from orchestrator.errors import BadInput
 from orchestrator.records import PROMPTS, Problem, TokenizingPlan
 from workers.files import write_table
 
+_STANDS_BEFORE = ("\n", "a", ".")
+"""Texts that something else is tokenised behind, where it cannot be behind its own prompt; the first that keeps its
+own tokens is taken."""
+
 
 class UnusableModel(BadInput):
     """The model's folder or tokenizer cannot do what the job asks."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt before it is written down. `messages` where a chat template was used."""
+
+    text: str
+    token_ids: list[int]
+    messages: list[dict[str, str]] | None
 
 
 def tokenize(rows: list[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
     """Write prompts (schema PROMPTS) to `output`; returns the counts of prompts kept and dropped.
 
     Raises:
-        UnusableModel: no tokenizer, no EOS, no chat template where one is asked for, or ids beyond the embedding.
+        UnusableModel: no tokenizer, no EOS, no chat template where one is asked for, a chat template that cannot take
+            the messages, or ids beyond the embedding.
     """
-    config = load_config(plan.model)
-    tokenizer = load_tokenizer(plan.model)
-    if plan.chat and not tokenizer.chat_template:
-        raise UnusableModel(f"data.chat: {plan.model} has no chat template; use `chat: false` and `template`")
-    check_vocabulary(tokenizer, config, plan.model)
-    longest = (plan.max_model_len or getattr(config, "max_position_embeddings", None) or 2**31) - plan.max_tokens
+    prompter = Prompter(plan)
     table: dict[str, list[Any]] = {name: [] for name in PROMPTS.names}
     dropped = 0
     for row in rows:
-        messages = _messages(row, plan)
-        if messages:
-            text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-            # The template writes BOS itself where the model wants it.
-            token_ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        else:
-            text = "".join(p + c + plan.example_separator for p, c in plan.examples) + row.text
-            token_ids = tokenizer(text)["input_ids"]
-        if plan.opening:
-            text += plan.opening
-            token_ids = [*token_ids, *tokenizer(plan.opening, add_special_tokens=False)["input_ids"]]
-        if len(token_ids) > longest:
+        prompt = prompter.prompt(row)
+        if len(prompt.token_ids) > prompter.longest:
             dropped += 1
             continue
-        if (largest := max(token_ids, default=0)) >= config.vocab_size:
-            raise UnusableModel(
-                f"model: {plan.model}: prompt {row.prompt_id!r} holds {tokenizer.decode([largest])!r}, token "
-                f"{largest}, and the embedding has only {config.vocab_size} rows (vocab_size): take it out of the data"
-            )
-        solution_ids = None
-        if row.solution is not None:
-            solution_ids = [
-                *tokenizer(row.solution, add_special_tokens=False)["input_ids"],
-                tokenizer.eos_token_id,
-            ]
-        values = (row.prompt_id, text, token_ids, messages, row.gold, row.solution, solution_ids)
+        solution_ids = None if row.solution is None else prompter.solution(prompt, row.solution)
+        prompter.check_embedded(row.prompt_id, [*prompt.token_ids, *(solution_ids or ())])
+        values = (row.prompt_id, prompt.text, prompt.token_ids, prompt.messages, row.gold, row.solution, solution_ids)
         for name, value in zip(PROMPTS.names, values, strict=True):
             table[name].append(value)
     file = write_table(pa.table(table, schema=PROMPTS), output)
     return {"prompts": len(rows) - dropped, "dropped": dropped, "file": file}
 
 
-def _messages(row: Problem, plan: TokenizingPlan) -> list[dict[str, str]] | None:
-    if not plan.chat:
-        return None
-    system = [{"role": "system", "content": plan.system}] if plan.system is not None else []
-    turns = [
-        {"role": role, "content": content}
-        for example in plan.examples
-        for role, content in zip(("user", "assistant"), example, strict=True)
-    ]
-    return [*system, *turns, {"role": "user", "content": row.text}]
+class Prompter:
+    """A model's tokenizer and limits, under a plan.
+
+    Raises:
+        UnusableModel: as `tokenize`.
+    """
+
+    def __init__(self, plan: TokenizingPlan) -> None:
+        self.plan, self.config, self.tokenizer = plan, load_config(plan.model), load_tokenizer(plan.model)
+        if plan.chat and not self.tokenizer.chat_template:
+            raise UnusableModel(f"data.chat: {plan.model} has no chat template; use `chat: false` and `template`")
+        check_vocabulary(self.tokenizer, self.config, plan.model)
+        # A chat template writes BOS itself where the model wants it.
+        self.encoder = Encoder(self.tokenizer, special=not plan.chat)
+        context = plan.max_model_len or getattr(self.config, "max_position_embeddings", None) or 2**31
+        self.longest = context - plan.max_tokens
+        """Most tokens of a prompt."""
+
+    def prompt(self, row: Problem, date: str | None = None) -> Prompt:
+        """A problem's prompt; on another day than the plan's, where one is given."""
+        plan, messages = self.plan, self._messages(row)
+        if messages:
+            text = self._templated(messages, date or plan.date)
+        else:
+            text = "".join(p + c + plan.example_separator for p, c in plan.examples) + row.text
+        token_ids = self.encoder(text)
+        if plan.opening:
+            token_ids = [*token_ids, *self.encoder.behind(text, token_ids, plan.opening)]
+        return Prompt(text + plan.opening, token_ids, messages)
+
+    def solution(self, prompt: Prompt, solution: str) -> list[int]:
+        """A solution's ids where it stands, behind its prompt; closed by EOS, once."""
+        ids, eos = self.encoder.behind(prompt.text, prompt.token_ids, solution), self.tokenizer.eos_token_id
+        return ids if ids[-1:] == [eos] else [*ids, eos]
+
+    def check_embedded(self, prompt_id: str, ids: list[int]) -> None:
+        if (largest := max(ids, default=0)) >= self.config.vocab_size:
+            raise UnusableModel(
+                f"model: {self.plan.model}: prompt {prompt_id!r} holds {self.tokenizer.decode([largest])!r}, token "
+                f"{largest}, and the embedding has only {self.config.vocab_size} rows (vocab_size): take it out of the "
+                "data"
+            )
+
+    def _messages(self, row: Problem) -> list[dict[str, str]] | None:
+        plan = self.plan
+        if not plan.chat:
+            return None
+        system = [{"role": "system", "content": plan.system}] if plan.system is not None else []
+        turns = [
+            {"role": role, "content": content}
+            for example in plan.examples
+            for role, content in zip(("user", "assistant"), example, strict=True)
+        ]
+        return [*system, *turns, {"role": "user", "content": row.text}]
+
+    def _templated(self, messages: list[dict[str, str]], date: str | None) -> str:
+        try:
+            return templated(self.tokenizer, messages, date, generation=True)
+        except Exception as error:  # a template is a program of the model's, and may raise anything
+            said = f"the chat template of {self.plan.model} cannot take the messages ({reason(error)})"
+            if self.plan.system is None or not self._takes(messages[1:]):
+                raise UnusableModel(f"data.chat: {said}") from error
+            raise UnusableModel(
+                f"data.system: {said}, but takes them without the system message: leave `data.system` out, and write "
+                "its text into `data.template`"
+            ) from error
+
+    def _takes(self, messages: list[dict[str, str]]) -> bool:
+        try:
+            templated(self.tokenizer, messages, self.plan.date, generation=True)
+        except Exception:  # as above; whatever it is, the system message is not to blame for it
+            return False
+        return True
+
+
+class Encoder:
+    """A tokenizer of texts to be gone on with: what it would append to them is left off.
+
+    Example: `encoder = Encoder(tokenizer, special=True)`; `ids = encoder("1 + 1 =")`; `encoder.behind("1 + 1 =", ids,
+    " 2")` are the ids of " 2" that follow.
+    """
+
+    def __init__(self, tokenizer: Any, special: bool) -> None:
+        """`special`: put before a text what the tokenizer puts there, such as BOS."""
+        self._tokenizer, self._special = tokenizer, special
+        self.appends_eos = special and self._ids("a", True)[-1:] == [tokenizer.eos_token_id]
+        """Whether the tokenizer by itself would close a text with EOS. A prompt that ends so asks for nothing."""
+
+    def __call__(self, text: str) -> list[int]:
+        ids = self._ids(text, self._special)
+        return ids[:-1] if self.appends_eos else ids
+
+    def behind(self, before: str, before_ids: list[int], text: str) -> list[int]:
+        """The ids of `text` where it follows `before`, whose ids are given and stay as they are.
+
+        Both are tokenised together: by itself a text gets from some tokenizers a space in front, which its prompt does
+        not have. Where a token would reach over the boundary, that would change the prompt, which the engine has seen;
+        then the text is tokenised behind a line break, or another text that no token joins it with.
+        """
+        whole = self(before + text)
+        if whole[: len(before_ids)] == before_ids:
+            return whole[len(before_ids) :]
+        for other in _STANDS_BEFORE:
+            ids, both = self._ids(other, False), self._ids(other + text, False)
+            if both[: len(ids)] == ids:
+                return both[len(ids) :]
+        return self._ids(text, False)
+
+    def _ids(self, text: str, special: bool) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+def templated(tokenizer: Any, messages: list[dict[str, str]], date: str | None, generation: bool = False) -> str:
+    """Messages through the tokenizer's chat template; `generation` opens the answer. `date` (2026-11-27) is what a
+    template that asks for today's is told; None tells it the truth.
+
+    Raises:
+        Exception: of any kind, where the template does not take the messages.
+    """
+    today = {} if date is None else {"strftime_now": datetime.fromisoformat(date).strftime}
+    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation, **today))
+
+
+def reason(error: Exception) -> str:
+    """What an error says first."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def load_config(model: str) -> Any:
