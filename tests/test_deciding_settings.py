@@ -38,6 +38,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "data.id": ("sample", "data.id=null"),
     "data.answer": ("sample", "data.answer=question"),
     "data.answer_marker": ("gold", "data.answer=solution", "data.answer_marker=answer"),
+    "data.choices": ("sample", "data.choices=options"),
+    "data.date": ("sample", "data.date=2026-11-01"),
     "data.solution": ("gold", "data.solution=question"),
     "data.solution_strip": ("gold", "data.solution_strip=[w]"),
     "data.solution_template": ("gold", "data.solution_template='So {solution}'"),
@@ -64,6 +66,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "grade.graders": ("sample", "grade.graders=[exact]"),
     "grade.answer": ("sample", "grade.answer=[whole]"),
     "grade.strict": ("sample", "grade.strict=false"),
+    "grade.thoughts": ("sample", "grade.thoughts=[]"),
+    "grade.unreadable": ("sample", "grade.unreadable=wrong"),
     "grade.audit": ("sample", "grade.audit=true"),
     "grade.timeout": ("sample", "grade.timeout=6"),
     "grade.memory": ("sample", "grade.memory=2"),
@@ -217,7 +221,7 @@ def another(job: Path, *overrides: str) -> str | None:
     problems, seed = read_all_problems(file), seed_of(file, run.root)
     reference = reference_of(file, run.root, seed)
     try:
-        keep_preferences(run, file, identity_of(file.job, file.find), None)
+        keep_preferences(run, file, identity_of(file.job, file.find), None, problems, checked=True)
         if reference:
             keep_model(run, file.job, reference, "reference")
         improve(file.job, run, KINDS["sample"].workers(), problems, keep_model(run, file.job, seed), lambda _: None)

@@ -59,5 +59,8 @@ def work_of_undisturbed(folder: Path) -> Counter[str]:
 
 
 def committed(records: list[Record]) -> Counter[tuple[str, int | None]]:
-    """How often each step and shard was committed."""
-    return Counter((r.data["step"], r.data.get("index")) for r in records if r.kind in ("commit", "shard"))
+    """How often each step and shard was committed, but for verdicts that were discarded, since another version of the
+    graders made them."""
+    gone = {path for r in records if r.kind == "discard" for path in r.data["paths"]}
+    kept = (r for r in records if r.kind == "commit" or (r.kind == "shard" and r.data["artifact"]["path"] not in gone))
+    return Counter((r.data["step"], r.data.get("index")) for r in kept)
