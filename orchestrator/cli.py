@@ -225,20 +225,11 @@ def validate(
 ) -> None:
     """Check a job file, its data and its model without running anything."""
     file = load(job, overrides or [])
-    from orchestrator.driver import (
-        check_same_job,
-        check_same_model,
-        check_same_problems,
-        problem_digests,
-        read_all_preferences,
-        read_all_problems,
-        reading_of,
-        reference_of,
-        seed_of,
-    )
     from orchestrator.gold_check import check_golds
+    from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
     from orchestrator.places import run_folder
     from orchestrator.preview import preview
+    from orchestrator.same_job import check_same_job, check_same_model, check_same_problems, problem_digests, reading_of
     from orchestrator.wiring import rendered, unread_golds
 
     root = run_folder(file.job)

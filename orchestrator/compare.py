@@ -20,21 +20,15 @@ from orchestrator.comparison import run_figures
 from orchestrator.comparison_table import told
 from orchestrator.config import Job, is_harmless
 from orchestrator.context import Say
-from orchestrator.driver import (
-    check_same_job,
-    healthy_driver,
-    read_all_preferences,
-    read_all_problems,
-    reading_of,
-    reference_of,
-    seed_of,
-)
+from orchestrator.driver import healthy_driver
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.fork_job import absolute
 from orchestrator.gold_check import check_golds
 from orchestrator.jobfile import changed_keys, resolved_yaml
+from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.ledger import Ledger
 from orchestrator.places import run_folder
+from orchestrator.same_job import check_same_job, reading_of
 from orchestrator.status import run_state
 from orchestrator.wiring import unread_golds
 

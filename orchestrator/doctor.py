@@ -43,10 +43,10 @@ from orchestrator.diagnosis import (
     nodes_text,
     worst,
 )
-from orchestrator.driver import read_all_preferences, read_all_problems, reading_of, reference_of, seed_of
 from orchestrator.errors import RatchetError
 from orchestrator.gold_check import check_golds
 from orchestrator.jobfile import JobFile, load_job
+from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.ledger import probe_links
 from orchestrator.mlflow_sink import reach
 from orchestrator.model_files import link_model
@@ -57,6 +57,7 @@ from orchestrator.preview import preview
 from orchestrator.projection import without_password
 from orchestrator.records import PROMPTS, Problem, SamplingPlan, Shard, TrainingPlan, pairs_schema
 from orchestrator.resume import load
+from orchestrator.same_job import reading_of
 from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes
 from orchestrator.tracking import default_address

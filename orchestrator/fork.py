@@ -20,11 +20,12 @@ from typing import Any
 from orchestrator import durable, recipes
 from orchestrator.artifacts import Artifacts
 from orchestrator.config import Job
-from orchestrator.driver import KEPT_MODEL, identity
+from orchestrator.driver import identity
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.fork_fit import Fit, outlook
 from orchestrator.fork_job import NEVER, asked_unseen, first_change, jobs
 from orchestrator.jobfile import resolved_yaml
+from orchestrator.kept import KEPT_MODEL
 from orchestrator.ledger import Artifact, Offer, State, probe_links
 from orchestrator.places import run_folder
 from orchestrator.run import Run, remove

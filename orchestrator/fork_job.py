@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 
 from orchestrator.config import OWN_REFERENCES, Job, at_round, is_harmless
-from orchestrator.driver import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import changed_keys, parse_job
+from orchestrator.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.ledger import State
 from orchestrator.resume import folders
 from orchestrator.status import round_and_phase

@@ -71,7 +71,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> JobFile:
 
 def may_move(state: State, key: str, old: Any, new: Any) -> bool:
     """Whether a key only says where something is that the run knows by its content, so that it may be named anew; what
-    is there now is compared by `driver.check_same_problems` and `check_same_model`."""
+    is there now is compared by `same_job.check_same_problems` and `check_same_model`."""
     config = state.configs[-1]
     if key == "model":
         return bool(old and new) and "model_digest" in config and "baseline/model" not in state.commits

@@ -17,8 +17,8 @@ from pydantic import BaseModel
 
 from orchestrator import recipes
 from orchestrator.config import Job, is_harmless
-from orchestrator.driver import keep_model, keep_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.jobfile import load_job
+from orchestrator.kept import keep_model, keep_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.ledger import Commit
 from orchestrator.loop import improve
 from orchestrator.preferences import identity_of

@@ -11,9 +11,9 @@ import pytest
 import yaml
 
 from orchestrator.cli import main
-from orchestrator.driver import read_all_preferences, read_all_problems
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import load_job
+from orchestrator.kept import read_all_preferences, read_all_problems
 from orchestrator.ledger import Ledger
 from orchestrator.preview import Preview, preview
 from orchestrator.wiring import rendered

@@ -13,10 +13,10 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
-from orchestrator.driver import reference_of, seed_of
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
 from orchestrator.jobfile import load_job
+from orchestrator.kept import reference_of, seed_of
 from orchestrator.ledger import Ledger
 from orchestrator.lineage import pair_files_of_reference
 from orchestrator.places import run_folder

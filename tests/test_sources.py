@@ -11,9 +11,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.config import Job
-from orchestrator.driver import identity, keep_problems
+from orchestrator.driver import identity
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
+from orchestrator.kept import keep_problems
 from orchestrator.ledger import Ledger
 from orchestrator.records import Problem, SamplingPlan, TokenizingPlan, TrainingPlan
 from orchestrator.rounds import NoPairs

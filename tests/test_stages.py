@@ -16,10 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.context import plan_inputs, preference_plan, tokenizing_plan
-from orchestrator.driver import drive, keep_preferences
+from orchestrator.driver import drive
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.fork import fork
 from orchestrator.jobfile import load_job
+from orchestrator.kept import keep_preferences
 from orchestrator.ledger import Ledger
 from orchestrator.lineage import follow
 from orchestrator.outbox import Outbox
