@@ -101,6 +101,18 @@ def _value(content: str) -> Fraction | str:
     return -value if match["sign"] else value
 
 
+def _first(text: str) -> int:
+    """Where the first box may begin; braces before it are not paired with those of a box."""
+    start = min(at for word in ("box", "\x08oxed") if (at := text.find(word)) >= 0)
+    for name in ("frame", "f"):
+        if text.endswith(name, 0, start):
+            start -= len(name)
+            break
+    while start and text[start - 1] in "\\\x08":
+        start -= 1
+    return start
+
+
 def _boxes(text: str) -> list[_Box]:
     """The closed boxes in the order in which they begin.
 
@@ -108,7 +120,7 @@ def _boxes(text: str) -> list[_Box]:
     """
     stack: list[tuple[int, int, bool]] = []
     boxes: list[_Box] = []
-    for token in _TOKENS.finditer(text):
+    for token in _TOKENS.finditer(text, _first(text)):
         if token["bare"] is not None:
             boxes.append(_Box(token.start(), token.start("bare"), token.end(), token.end()))
             continue

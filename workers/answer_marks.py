@@ -25,10 +25,8 @@ MAX_BEHIND = 20_000
 MAX_BLOCK = 2000
 """Longest LaTeX environment, in characters, that is an answer."""
 _SPACE = r"[ \t\xa0\u2000-\u200a\u202f]"
-_FINAL = re.compile(
-    rf"final(?:{_SPACE}|[_-]){{0,8}}(?:(?:numerical|numeric|simplified|exact|correct|short){_SPACE}{{1,3}})?answer",
-    re.IGNORECASE,
-)
+_FINAL = rf"final(?:{_SPACE}|[_-]){{0,8}}(?:(?:numerical|numeric|simplified|exact|correct|short){_SPACE}{{1,3}})?answer"
+_FINALS = re.compile(_FINAL), re.compile(_FINAL, re.IGNORECASE)
 _TAIL = re.compile(
     r"(?P<close>[*_\"'’”`}\]]{0,4})"
     rf"(?:{_SPACE}{{0,4}}\([^()\n]{{0,60}}\))?"
@@ -47,7 +45,7 @@ _OPENED = re.compile(
 )
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "`": "`", "「": "」"}
 _IS = r"(?:is|must be|would be|should be|will be)\b[ \t]{0,4}[:：]?"
-_ANSWER = re.compile(r"\banswer", re.IGNORECASE)
+_ANSWERS = re.compile(r"\banswer"), re.compile(r"\banswer", re.IGNORECASE)
 _IS_SAID = re.compile(
     r"(?P<close>[*_\"'`]{0,3})(?:[ \t]{0,4}\([^()\n]{2,60}\))?(?:[ \t](?:to|for|of|in)\b[^\n:=.?]{0,80}?)?"
     rf"[ \t]{{0,8}}[*_]{{0,2}}[ \t]{{0,8}}(?:[:：=]|{_IS}|[-–—→](?=[ \t])|\?(?=[ \t]*[*_(]{{0,3}}[A-Za-z0-9$\\])"
@@ -78,6 +76,7 @@ _FOREIGN = re.compile(
     r"(?:[:：=]|(?:应该是|應該是|就是|是|为|為|は|은|는)[:：、]?)",
     re.IGNORECASE,
 )
+_ASCII_WORDS = tuple(word for word in _LATIN.replace("ı", "i").split() if word.isascii())  # ı is an i, case aside
 _FOREIGN_END = re.compile(r"(?<=[0-9A-Za-z)}$])\s?(?:です|である|だ|입니다|이다|है|।|となります|になります)[。.]?\Z")
 _LINE_END = re.compile(r"[\r\n]")
 _DELIMITER = re.compile(
@@ -108,8 +107,7 @@ _JSON_VALUE = re.compile(r"\s*(?P<string>\"(?:[^\"\\]|\\.)*\")|\s*'(?P<single>[^
 
 def final_answer(text: str) -> str | None:
     """What the last "Final answer:" announces, on its line or below."""
-    marks = list(_FINAL.finditer(text))
-    for mark in reversed(marks[-MOST_MARKS:]):
+    for mark in reversed(_marks(_FINALS, text)[-MOST_MARKS:]):
         if answer := _announced(text, mark):
             return answer
     return None
@@ -117,9 +115,10 @@ def final_answer(text: str) -> str | None:
 
 def answer_is(text: str) -> str | None:
     """What the last "answer is", "Answer:", or the same in another language, announces."""
-    marks = sorted([*_ANSWER.finditer(text), *_FOREIGN.finditer(text)], key=lambda mark: mark.start())
+    foreign = _FOREIGN.finditer(text) if _may_be_foreign(text) else ()
+    marks = sorted([*_marks(_ANSWERS, text), *foreign], key=lambda mark: mark.start())
     for mark in reversed(marks[-MOST_WORDS:]):
-        said = _IS_SAID.match(text, mark.end()) if mark.re is _ANSWER else mark
+        said = _IS_SAID.match(text, mark.end()) if mark.re is not _FOREIGN else mark
         prefix, opened = _before(text, mark.start())
         closed = (said and said.groupdict().get("close")) or ""
         if said is None or (said.groupdict().get("title") is not None and not _TITLE.fullmatch(prefix)):
@@ -128,6 +127,19 @@ def answer_is(text: str) -> str | None:
         if answer:
             return _FOREIGN_END.sub("", answer)
     return None
+
+
+def _marks(patterns: tuple[re.Pattern[str], re.Pattern[str]], text: str) -> list[re.Match[str]]:
+    """Where a word in any case stands: only its places, since the text may be in small letters, which is faster."""
+    cased, folding = patterns
+    return list(cased.finditer(text.lower()) if text.isascii() else folding.finditer(text))
+
+
+def _may_be_foreign(text: str) -> bool:
+    if not text.isascii():
+        return True
+    low = text.lower()
+    return any(word in low for word in _ASCII_WORDS)
 
 
 def _announced(text: str, mark: re.Match[str]) -> str | None:

@@ -15,6 +15,7 @@ _SPECIAL_TOKEN = re.compile(
 _TAGS = re.compile(r"<(b|i|u|p|em|strong|code|span|div|mark|answer|final_answer)>([^<>]*)</\1>", re.IGNORECASE)
 _LONE_TAG = re.compile(r"<br\s?/?>|</?(?:answer|final_answer)>", re.IGNORECASE)
 _BOLD = re.compile(r"(?<![\w)*])\*\*([^*\n]{1,200})\*\*(?![\w(*])")
+_OPENINGS = frozenset("*_=「『【")
 _PAIRS = (("**", "**"), ("__", "__"), ("==", "=="), ("*", "*"), ("_", "_"), ("「", "」"), ("『", "』"), ("【", "】"))
 _CROSSES = "✖✗✘❌❎"  # they say no
 _EMOJI = re.compile("[\ufe0f\u2b50☀-➿\U0001f000-\U0001faff]")
@@ -57,16 +58,17 @@ your the a an final numerical numeric correct single simplified exact my our her
 final_answer as in only content
 """
 _SMALL_WORDS = frozenset(_SMALL.split())
-_DOTS = re.compile(r"(?:\.{2,}|…|_{2,}|\?+|\\(?:[lc]?dots|square|Box|underline\{[^{}]*\}|_{2,})|\s|\$|~)*")
+_DOTS = re.compile(r"(?:\.{2,}|…|_{2,}|\?+|\\(?:[lc]?dots|square|Box|q?quad|_{2,})|\s|\$|~)*")
 _BRACKETED = re.compile(r"[<\[{(⟨«]+(?P<inside>[A-Za-z][A-Za-z _'’/-]{0,80})[>\]})⟩»]+")
-_FONT = re.compile(r"\\(?:boxed|fbox|framebox|text|textbf|textit|mathrm|mathbf|texttt)\{([^{}]*)\}")
+_DIGIT = re.compile("[0-9]")
+_FONT = re.compile(r"\\(?:boxed|fbox|framebox|underline|text|textbf|textit|mathrm|mathbf|texttt)\{([^{}]*)\}")
 
 
 def is_placeholder(text: str) -> bool:
     """Whether this stands where an answer would, and is none: "", "...", "your answer", "<number>", "[answer here]"."""
-    if len(text) > 100:
+    if len(text) > 100 or _DIGIT.search(text):
         return False
-    text = _FONT.sub(r"\1", text).strip().strip("*_`\"'.")
+    text = (_FONT.sub(r"\1", text) if "\\" in text else text).strip().strip("*_`\"'.")
     if _DOTS.fullmatch(text):
         return True
     bracketed = _BRACKETED.fullmatch(text)
@@ -84,9 +86,14 @@ def tidy(answer: str) -> str:
         answer = _without_tags(answer)
         answer = answer if answer.isascii() else _without_emoji(answer)
     for _ in range(3):  # "**7.**" takes two; a bound keeps endless decoration from costing its square
-        before = answer
-        answer = _BOLD.sub(r"\1", _SPECIAL_TOKEN.sub("", answer)).strip().strip("`").strip()
-        answer = _without_pair(answer)
+        before = answer = answer.strip()
+        if answer.endswith((">", "]")):
+            answer = _SPECIAL_TOKEN.sub("", answer)
+        if "**" in answer:
+            answer = _BOLD.sub(r"\1", answer)
+        answer = answer.strip().strip("`").strip()
+        if "*" in answer or answer[:1] in _OPENINGS:
+            answer = _without_pair(answer)
         if answer.endswith((".", "。", "．")) and not answer.endswith(("..", " ...")):
             answer = answer[:-1].strip()
         if answer == before:

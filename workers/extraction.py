@@ -31,6 +31,8 @@ _NEXT_TURN = re.compile(
     r"[\r\n][ \t]{0,4}(?:#{1,4} ?|\*\*)?(?:Next )?(?:Question|Problem|Exercise|Instruction|Human|User|USER|Q)"
     r"(?: ?[0-9]{1,3})?\s?(?:\*\*)?[:：]|<\|(?:im_end|im_start|eot_id|endoftext|start_header_id|user)\|>|\[INST\]"
 )
+_TURN_WORDS = ("Q", "Problem", "Exercise", "Instruction", "Human", "User", "USER", "<|", "[INST]")
+"""What every next turn has one of."""
 MOST_TURNS = 4
 """Places at which a next turn may begin that are looked at."""
 MOST_HASHES = 20
@@ -69,6 +71,8 @@ def extract(text: str, rules: Sequence[str]) -> tuple[str, str] | None:
 
 def _end_of_answer(text: str, rules: Sequence[str]) -> int:
     """Where the first next turn begins that has an answer before it; the end of the text without one."""
+    if not any(word in text for word in _TURN_WORDS):
+        return len(text)
     for number, turn in enumerate(_NEXT_TURN.finditer(text)):
         if number == MOST_TURNS:
             break
