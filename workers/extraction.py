@@ -71,7 +71,10 @@ def extract(text: str, rules: Sequence[str]) -> tuple[str, str] | None:
 
 def _end_of_answer(text: str, rules: Sequence[str]) -> int:
     """Where the first next turn begins that has an answer before it; the end of the text without one."""
-    if not any(word in text for word in _TURN_WORDS):
+    for word in _TURN_WORDS:
+        if word in text:
+            break
+    else:
         return len(text)
     for number, turn in enumerate(_NEXT_TURN.finditer(text)):
         if number == MOST_TURNS:
