@@ -40,15 +40,17 @@ MOST_HASHES = 20
 PATTERN = "pattern:"
 LENIENT = ("answer_is", "last_number")
 """What a job that is not strict tries besides, after its own rules."""
-DECLARED = ("final_answer", "answer_is")
-"""A job with the first rule of these tries the second one too, where none of its own finds anything."""
+DECLARED = "answer_is"
+"""What a job that leaves the rules as they are tries besides, where none of them finds anything. One that names its
+rules has exactly those: there the form of the answer is what is learned."""
 _WHOLE_TEXT = ("whole", "last_number")
 """Rules that do not stop at a next turn; nor does `pattern:`."""
 
 
 def rules_of(rules: Sequence[str], strict: bool) -> list[str]:
     """All rules that are tried, in order."""
-    wanted = LENIENT if not strict else DECLARED[1:] if DECLARED[0] in rules else ()
+    default = tuple(rules) == DEFAULT
+    wanted = LENIENT if not strict else (DECLARED,) if default else ()
     return [*rules, *(rule for rule in wanted if rule not in rules)]
 
 
