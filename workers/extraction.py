@@ -40,6 +40,8 @@ MOST_HASHES = 20
 PATTERN = "pattern:"
 LENIENT = ("answer_is", "last_number")
 """What a job that is not strict tries besides, after its own rules."""
+DEFAULT = ("final_answer", "boxed", "hash")
+"""The rules of a job that names none: the default of `grade.answer`, which a grader's process does not import."""
 DECLARED = "answer_is"
 """What a job that leaves the rules as they are tries besides, where none of them finds anything. One that names its
 rules has exactly those: there the form of the answer is what is learned."""
