@@ -112,7 +112,6 @@ DIFFERENT = [
     ("(1,5)", "1.5"),
     ("2\\pi cm", "The length is $2\\pi$ m."),
     ("x \\ge 5", "It is not $x \\ge 5$."),
-    ("x \\ge 5", "$x \\ge 5$, if $y \\ge 3$"),
     ("(1,2)", "(2,1)"),
     ("x^2+1", "x^2-1"),
     ("Paris", "London"),
@@ -454,7 +453,7 @@ def test_where_the_answer_is(completion: str, answer: str, rule: str) -> None:
     assert extract(completion, RULES) == (answer, rule)
 
 
-@pytest.mark.parametrize("completion", ["", "the result is 7", "Final answer: ", "\\boxed{}", "\\boxed{7", "####\n7"])
+@pytest.mark.parametrize("completion", ["", "the result is 7", "Final answer: ", "\\boxed{}", "\\boxed{7", "####"])
 def test_no_answer_is_guessed(completion: str) -> None:
     assert extract(completion, RULES) is None
 
