@@ -44,7 +44,6 @@ from orchestrator.diagnosis import (
     worst,
 )
 from orchestrator.errors import RatchetError
-from orchestrator.gold_check import check_golds
 from orchestrator.jobfile import JobFile, load_job
 from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.ledger import probe_links
@@ -53,13 +52,13 @@ from orchestrator.model_files import link_model
 from orchestrator.outbox import first_line
 from orchestrator.places import run_folder
 from orchestrator.preferences import Preferences, mean_characters
-from orchestrator.preview import preview
 from orchestrator.projection import without_password
 from orchestrator.records import PROMPTS, Problem, SamplingPlan, Shard, TrainingPlan, pairs_schema
 from orchestrator.resume import load
 from orchestrator.same_job import reading_of
 from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes
+from orchestrator.start_checks import gold_lines, previewed
 from orchestrator.tracking import default_address
 from orchestrator.training import loss_weights
 
@@ -287,7 +286,8 @@ class _Doctor:
             link_model(seed.folder, folder)
         self._model = str(folder)
         problems = read_all_problems(self.patient.file, reading=reading_of(root))
-        golds = [Finding("warn", line) for line in check_golds(self.patient.file, problems, self.examiner.unread_golds)]
+        lines = gold_lines(self.patient.file, root, problems, self.examiner.unread_golds)
+        golds = [Finding("warn", line) for line in lines]
         self._problems = sizes(problems)
         self._rows = (problems, preferences := read_all_preferences(self.patient.file, problems))
         if preferences:
@@ -302,7 +302,8 @@ class _Doctor:
         if self._rows is None:
             return Finding("warn", "not checked, since the data could not be read")
         (problems, preferences), self._rows = self._rows, None  # a large data set is not held while engines start
-        seen = preview(self.job, Path(model), problems, preferences, self.examiner.rendered)
+        root = run_folder(self.job)
+        seen = previewed(self.patient.file, root, Path(model), problems, preferences, self.examiner.rendered)
         said: Facts = {"shown": list(seen.shown), "warnings": list(seen.warnings), "refusals": list(seen.refusals)}
         if seen.refusals or seen.warnings:
             return Finding("FAIL" if seen.refusals else "warn", "; ".join([*seen.refusals, *seen.warnings]), "", said)

@@ -15,7 +15,6 @@ from orchestrator.jobfile import changed_keys, parse_job
 from orchestrator.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.ledger import State
 from orchestrator.resume import folders
-from orchestrator.status import round_and_phase
 from orchestrator.wanted import schedule_at
 
 # What a run keeps of its job's sources, and what of the job that was made from.
@@ -49,18 +48,16 @@ def jobs(state: State, child: Path, overrides: Sequence[str]) -> tuple[Job, Job,
     return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept
 
 
-def asked_unseen(state: State, step: str) -> bool:
-    """Whether a judge had a word in a step whose fingerprint, by recipe 1, says nothing of it: what another judge says
-    must not be taken over."""
-    number, _ = round_and_phase(step)
+def unseen(state: State, step: str) -> bool:
+    """Whether the fingerprint of a step, by recipe 1, says nothing of what decided it: the version of the graders,
+    which was the first, or a judge. What others say now must not be mixed with it."""
     commit, job = state.commits.get(step), state.configs[-1]["job"]
     found = [shard.facts.get("recipe", 1) for shard in state.shards.get(step, {}).values()]
     if min([*found, *([commit.recipe] if commit else [])]) > 1:
         return False
-    again, phase = job.get("regrade"), step.rpartition("/")[2]
-    regraded = again and number >= again["round"] and phase == "verdicts"
+    phase = step.rpartition("/")[2]
     if phase == "verdicts" or phase == "evaluation" or "/selection/" in step:
-        return "/judged/" not in step and "judge" in (again if regraded else job)["grade"]["graders"]
+        return "/judged/" not in step  # where the model grades itself
     steps = job.get("steps", {}) if job.get("source") == "steps" else {}
     return steps.get({"located": "localiser", "pairs": "filter"}.get(phase, "")) == "judge"
 

@@ -52,7 +52,8 @@ class Later:
 @dataclass(frozen=True)
 class Version:
     """The version of code that decides a result, such as the graders'. What is committed keeps it as the fact `name`
-    (absent: 1) and is compared by it on a resume; a fork takes over what the present one has made."""
+    (absent: 1) and is compared by it on a resume; a fork takes over only what the present one has made. Recipe 1 knew
+    no versions: what it committed is of the first."""
 
     name: str
     now: int
@@ -174,8 +175,8 @@ def fingerprints(
 
 
 def seen_by(inputs: Inputs, recipe: int) -> bool:
-    """Whether all that decides is in a fingerprint by this recipe."""
-    return recipe > 1 or not any(isinstance(mark, Unseen) for mark in _marks(inputs))
+    """Whether all that decides is in a fingerprint by this recipe, or is what it was when that was all there was."""
+    return recipe > 1 or not any(isinstance(mark, Unseen) or mark.now > 1 for mark in _marks(inputs))
 
 
 def versions(inputs: Inputs) -> dict[str, int]:
