@@ -155,7 +155,7 @@ def fork(
     for step in made.removed:
         typer.echo(f"not here  {step}: what it made was removed, and is needed again")
     for step in made.unseen:
-        typer.echo(f"not here  {step}: an older version of the graders, or an unnamed judge, decided it")
+        typer.echo(f"not here  {step}: another version of the graders, or a judge that no record names, decided it")
     if "perhaps" in made.fit.values():
         typer.echo("perhaps means: taken over where what it is made from comes out as it was, and else made anew")
     typer.echo(f"go on     {command(new_run)}")

@@ -23,7 +23,7 @@ from orchestrator.config import Job
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.fork_fit import Fit, outlook
-from orchestrator.fork_job import NEVER, unseen, first_change, jobs
+from orchestrator.fork_job import NEVER, first_change, jobs, unseen
 from orchestrator.jobfile import resolved_yaml
 from orchestrator.kept import KEPT_MODEL
 from orchestrator.ledger import Artifact, Offer, State, probe_links
@@ -43,7 +43,7 @@ class Fork:
     fit: dict[str, Fit]
     """What is to be expected of each offered step."""
     unseen: list[str]
-    """Steps that are not offered, since their fingerprints leave out what decided them (see `fork_job.unseen`)."""
+    """Steps that are not offered, since what decided them is not what would decide now (see `fork_job.unseen`)."""
 
 
 def fork(

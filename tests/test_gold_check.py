@@ -122,7 +122,7 @@ def test_a_run_of_before_reads_its_numbers_as_it_did(tmp_path: Path) -> None:
     ledger.append("config", config)
     run_job(job, StandIns(), "rounds=2")
     state = Ledger(tmp_path / "run" / "ledger").state
-    assert "rounds/02/train" in state.commits and "reading" not in state.configs[-1]
+    assert "rounds/02/train" in state.commits and state.configs[-1]["reading"] == 1
     child = tmp_path / "child"
     assert ratchet("fork", tmp_path / "run", child, "loss.beta=0.3") == 0
     run_job(child / "job.yaml", StandIns())
