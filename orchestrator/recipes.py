@@ -155,9 +155,10 @@ class _Recipe:
         return counted
 
 
-def fingerprint(inputs: Inputs) -> str:
-    """The fingerprint of what is committed now."""
-    return durable.fingerprint(_Recipe(RECIPE, None, {}).of(inputs))
+def fingerprint(inputs: Inputs, facts: Mapping[str, Any] | None = None) -> str:
+    """The fingerprint of what is committed now; `facts` are those that it is committed with, which say the versions of
+    code that made it."""
+    return durable.fingerprint(_Recipe(RECIPE, facts, {}).of(inputs))
 
 
 def of_recipe_1(rows: Sequence[Any]) -> str:
