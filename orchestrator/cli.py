@@ -272,7 +272,8 @@ def doctor(
     limit: Annotated[float | None, typer.Option(min=1, help="Most seconds that each check may take")] = None,
 ) -> None:
     """Check whether the cluster is fit for a job; exit code 1 where a check fails."""
-    from orchestrator.doctor import examine, patient
+    from orchestrator.doctor import examine
+    from orchestrator.patient import patient
     from orchestrator.wiring import Examination
 
     found, checks = patient(job, overrides or []), []
