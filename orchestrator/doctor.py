@@ -174,9 +174,9 @@ class _Doctor:
             thread.start()
             thread.join(limit := self.limit(name))
             if not found:
-                self.examiner.release()  # which ends the workers that it waits for
                 cure = "look at Ray's worker logs, or give it longer with --limit"
-                found.append(Finding("FAIL", f"not finished within {limit:.0f} s", cure))
+                found.insert(0, Finding("FAIL", f"not finished within {limit:.0f} s", cure))
+                self.examiner.release()  # which ends the workers that it waits for, with an error of theirs
         else:
             guarded()
         self._report(Check(name, time.monotonic() - started, found[0]))

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.config import Grade
 from orchestrator.driver import drive
 from orchestrator.errors import BadInput
+from orchestrator.fork import fork
 from orchestrator.golds import joined
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import Ledger
@@ -88,6 +89,26 @@ def test_a_run_tells_it_before_it_starts_and_not_again(tmp_path: Path) -> None:
     for times in (1, 1):
         drive(job, said.append, [], lambda _job, _logs: StandIns(), ask=unread_golds)
         assert sum(line.startswith("golds     data.train: no grader") for line in said) == times
+
+
+def test_a_fork_with_other_graders_is_looked_at(tmp_path: Path) -> None:
+    """What it was offered is not what it has done."""
+    run_job(project(tmp_path, ["some pens"]), StandIns(), "rounds=1")
+    fork(tmp_path / "run", tmp_path / "child", ["grade.graders=[number]"])
+    job, said = load_job(tmp_path / "child/job.yaml", []), list[str]()
+    drive(job, said.append, [], lambda _job, _logs: StandIns(), ask=unread_golds)
+    assert any(line.startswith("golds     data.train: no grader") for line in said)
+
+
+def test_what_a_new_run_is_refused_for_a_begun_one_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes on all the same, so `validate` must not say that it would not."""
+    job = project(tmp_path, [f"word {n}" for n in "abcdefghijkl"])
+    more = ("rounds=1", "grade.graders=[number]")
+    assert ratchet("validate", job, *more) == 2
+    assert "reads 12 of 20 gold answers" in capsys.readouterr().err
+    run_job(job, StandIns(), *more)  # as a version that did not look has begun it
+    assert ratchet("validate", job, *more) == 0, capsys.readouterr().err
+    assert "golds     data.train: no grader of grade.graders reads 12 of 20" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("graders", ["[choice]", "[exact,choice]"])
