@@ -154,6 +154,8 @@ def fork(
             typer.echo(f"{fit:<9} {folder}: {named}")
     for step in made.removed:
         typer.echo(f"not here  {step}: what it made was removed, and is needed again")
+    for step in made.unseen:
+        typer.echo(f"not here  {step}: another version of the graders, or a judge that no record names, decided it")
     if "perhaps" in made.fit.values():
         typer.echo("perhaps means: taken over where what it is made from comes out as it was, and else made anew")
     typer.echo(f"go on     {command(new_run)}")
@@ -225,11 +227,10 @@ def validate(
 ) -> None:
     """Check a job file, its data and its model without running anything."""
     file = load(job, overrides or [])
-    from orchestrator.gold_check import check_golds
     from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
     from orchestrator.places import run_folder
-    from orchestrator.preview import preview
     from orchestrator.same_job import check_same_job, check_same_model, check_same_problems, problem_digests, reading_of
+    from orchestrator.start_checks import gold_lines, previewed
     from orchestrator.wiring import rendered, unread_golds
 
     root = run_folder(file.job)
@@ -241,7 +242,7 @@ def validate(
     problems = read_all_problems(file, reading=reading_of(root))
     check_same_problems(root, file.job, None if file.job.data.from_hub else problem_digests(problems))
     preferences = read_all_preferences(file, problems)
-    golds = check_golds(file, problems, unread_golds)
+    golds = gold_lines(file, root, problems, unread_golds)
     if resolved:
         typer.echo(resolved_yaml(file.job), nl=False)
         return
@@ -256,7 +257,7 @@ def validate(
         typer.echo(f"golds     {line}")
     for line in idle(file.job):
         typer.echo(f"no effect {line}")
-    seen = preview(file.job, model.folder, problems, preferences, rendered)
+    seen = previewed(file, root, model.folder, problems, preferences, rendered)
     for line in seen.lines():
         typer.echo(line)
     seen.check()
@@ -271,7 +272,8 @@ def doctor(
     limit: Annotated[float | None, typer.Option(min=1, help="Most seconds that each check may take")] = None,
 ) -> None:
     """Check whether the cluster is fit for a job; exit code 1 where a check fails."""
-    from orchestrator.doctor import examine, patient
+    from orchestrator.doctor import examine
+    from orchestrator.patient import patient
     from orchestrator.wiring import Examination
 
     found, checks = patient(job, overrides or []), []

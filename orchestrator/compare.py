@@ -23,14 +23,14 @@ from orchestrator.context import Say
 from orchestrator.driver import healthy_driver
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.fork_job import absolute
-from orchestrator.gold_check import check_golds
 from orchestrator.jobfile import changed_keys, resolved_yaml
 from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.ledger import Ledger
 from orchestrator.places import run_folder
 from orchestrator.same_job import check_same_job, reading_of
+from orchestrator.start_checks import check_start
 from orchestrator.status import run_state
-from orchestrator.wiring import unread_golds
+from orchestrator.wiring import rendered, unread_golds
 
 Runner = Callable[[Path, Path], int]
 """Runs a job file, writes what it says to a log file, and returns the exit code of `ratchet run`."""
@@ -99,7 +99,8 @@ def check(plan: Plan) -> None:
 def _problems(plan: Plan) -> Iterator[str]:
     if (plan.folder / "ledger").exists():
         yield f"{plan.folder}: this folder is a run. Choose another `name` for the comparison."
-    looked_at: set[str] = set()
+    arms = {planned.name: planned.arm for planned in plan.runs}
+    tokenizers: dict[str, Path | None] = {}  # by arm that has been looked at
     for planned in plan.runs:
         root = plan.folder / planned.name
         try:
@@ -107,16 +108,23 @@ def _problems(plan: Plan) -> Iterator[str]:
             check_same_job(root, _absolute_job(planned))
             if other := healthy_driver(root):
                 yield f"{root}: {other} is driving this run. Wait for it, or stop it first."
-            if planned.arm in looked_at:
+            if planned.arm in tokenizers:
                 continue
-            looked_at.add(planned.arm)
+            # A model that is yet to be trained has the tokenizer of the one that it is trained from.
+            tokenizers[planned.arm] = tokenizers.get(arms[planned.start]) if planned.start else None
             problems = read_all_problems(planned.file, reading=reading_of(root))
-            read_all_preferences(planned.file, problems)
-            check_golds(planned.file, problems, unread_golds)  # what is no reason to refuse, each run tells
+            preferences = read_all_preferences(planned.file, problems)
             seed = seed_of(planned.file, root, weights=False) if planned.start is None else None
             reference_of(planned.file, root, seed, weights=False)
+            folder = tokenizers[planned.arm] = seed.folder if seed else tokenizers[planned.arm]
+            render = rendered if folder else None
+            check_start(planned.file, root, folder or root, problems, preferences, _unsaid, unread_golds, render)
         except BadInput as error:
             yield str(error)
+
+
+def _unsaid(_: str) -> None:
+    """What is no reason to refuse, each run tells."""
 
 
 def _is_done(plan: Plan, planned: PlannedRun) -> bool:

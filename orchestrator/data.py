@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from orchestrator import hub_data
 from orchestrator.config import Data, Source
 from orchestrator.errors import BadInput
-from orchestrator.fields import READING, fill, gold_of, present, text_of
+from orchestrator.fields import PROBLEM_READING, fill, gold_of, present, text_of
 from orchestrator.golds import accepted, best, joined
 from orchestrator.options import options_of
 from orchestrator.overlap import overlaps
@@ -26,7 +26,7 @@ from orchestrator.rows import rows_of
 _PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution", "hint")])
 
 
-def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int = READING) -> list[Problem]:
+def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int = PROBLEM_READING) -> list[Problem]:
     """The problems of a split ("train", "gate", "test"), in file order; `find` has the files of the splits
     that are files, and `reading` says how rows are read (see `fields`).
 

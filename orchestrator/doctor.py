@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import json
 import platform
 import random
 import secrets
@@ -17,7 +16,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.cluster import Node
-from orchestrator.config import Grade, Job
+from orchestrator.config import Grade
 from orchestrator.diagnosis import (
     BESIDE_TORCH,
     PACKAGES,
@@ -44,29 +42,26 @@ from orchestrator.diagnosis import (
     worst,
 )
 from orchestrator.errors import RatchetError
-from orchestrator.gold_check import check_golds
-from orchestrator.jobfile import JobFile, load_job
 from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.ledger import probe_links
 from orchestrator.mlflow_sink import reach
 from orchestrator.model_files import link_model
 from orchestrator.outbox import first_line
+from orchestrator.patient import Patient
 from orchestrator.places import run_folder
 from orchestrator.preferences import Preferences, mean_characters
-from orchestrator.preview import preview
 from orchestrator.projection import without_password
-from orchestrator.records import PROMPTS, Problem, SamplingPlan, Shard, TrainingPlan, pairs_schema
-from orchestrator.resume import load
+from orchestrator.records import PROMPTS, Problem, SamplingPlan, Shard
 from orchestrator.same_job import reading_of
 from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes
+from orchestrator.start_checks import gold_lines, previewed
 from orchestrator.tracking import default_address
-from orchestrator.training import loss_weights
+from orchestrator.trial import made_up_ids, made_up_pairs, model_config, pair_lengths, trial_plan
 
 _LIMITS = {"prompts": 600.0, "engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
 _LIMIT = 90.0  # seconds, of every other check
 _BACK_SECONDS = 30.0
-_NO_JOB = "name: doctor\nmodel: none\ndata: {train: none, gate: none, test: none}\n"
 
 
 class Examiner(Protocol):
@@ -87,44 +82,6 @@ class Examiner(Protocol):
     def engines(self, model: str) -> Any: ...
     def trainers(self) -> Any: ...
     def release(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Patient:
-    """What is examined. Without a job file, only what needs none, with the defaults of every setting."""
-
-    file: JobFile
-    has_job: bool
-
-    @property
-    def job(self) -> Job:
-        return self.file.job
-
-    @property
-    def runs(self) -> Path:
-        """Parent of the run folder: where everything that nodes share is written."""
-        return run_folder(self.job).parent
-
-    @property
-    def for_trial(self) -> Job:
-        """The job, cut to a single step that changes nothing."""
-        once = {"epochs": 1, "max_steps": 1, "warmup_steps": 0}
-        return self.job.model_copy(update={"train": self.job.train.model_copy(update=once)})
-
-
-def patient(job: str | None, overrides: list[str]) -> Patient:
-    """The job to examine, or the defaults where none is named.
-
-    Raises:
-        BadInput: the job file or an override is wrong.
-    """
-    if job is not None and ("=" not in job or Path(job).exists()):
-        return Patient(load(Path(job), overrides), True)
-    given = [*([job] if job else []), *overrides]
-    with tempfile.TemporaryDirectory() as folder:
-        defaults = Path(folder) / "defaults.yaml"
-        defaults.write_text(_NO_JOB)
-        return Patient(load_job(defaults, given), False)
 
 
 def examine(patient: Patient, examiner: Examiner, tell: Callable[[Check], None], limit: float | None = None) -> bool:
@@ -217,9 +174,9 @@ class _Doctor:
             thread.start()
             thread.join(limit := self.limit(name))
             if not found:
-                self.examiner.release()  # which ends the workers that it waits for
                 cure = "look at Ray's worker logs, or give it longer with --limit"
-                found.append(Finding("FAIL", f"not finished within {limit:.0f} s", cure))
+                found.insert(0, Finding("FAIL", f"not finished within {limit:.0f} s", cure))
+                self.examiner.release()  # which ends the workers that it waits for, with an error of theirs
         else:
             guarded()
         self._report(Check(name, time.monotonic() - started, found[0]))
@@ -287,7 +244,8 @@ class _Doctor:
             link_model(seed.folder, folder)
         self._model = str(folder)
         problems = read_all_problems(self.patient.file, reading=reading_of(root))
-        golds = [Finding("warn", line) for line in check_golds(self.patient.file, problems, self.examiner.unread_golds)]
+        lines = gold_lines(self.patient.file, root, problems, self.examiner.unread_golds)
+        golds = [Finding("warn", line) for line in lines]
         self._problems = sizes(problems)
         self._rows = (problems, preferences := read_all_preferences(self.patient.file, problems))
         if preferences:
@@ -302,7 +260,8 @@ class _Doctor:
         if self._rows is None:
             return Finding("warn", "not checked, since the data could not be read")
         (problems, preferences), self._rows = self._rows, None  # a large data set is not held while engines start
-        seen = preview(self.job, Path(model), problems, preferences, self.examiner.rendered)
+        root = run_folder(self.job)
+        seen = previewed(self.patient.file, root, Path(model), problems, preferences, self.examiner.rendered)
         said: Facts = {"shown": list(seen.shown), "warnings": list(seen.warnings), "refusals": list(seen.refusals)}
         if seen.refusals or seen.warnings:
             return Finding("FAIL" if seen.refusals else "warn", "; ".join([*seen.refusals, *seen.warnings]), "", said)
@@ -330,7 +289,7 @@ class _Doctor:
         count = self.job.generate.engines
         folder = self.workspace / "engine"
         folder.mkdir()
-        prompt = made_up_ids(random.Random(0), _model_config(model)["vocab_size"], 8)
+        prompt = made_up_ids(random.Random(0), model_config(model)["vocab_size"], 8)
         row = {"prompt_id": "doctor", "text": "", "token_ids": prompt, "gold": ""}
         pq.write_table(pa.Table.from_pylist([row], schema=PROMPTS), folder / "prompts.parquet")
         shards = [Shard(i, str(folder / "prompts.parquet"), 0, 1, str(folder / f"{i}.parquet")) for i in range(count)]
@@ -350,11 +309,11 @@ class _Doctor:
         """Score and train one batch of made-up pairs of the job's size, at learning rate 0, and export."""
         folder = self.workspace / "training"
         folder.mkdir()
-        prompt, completion = pair_lengths(self.job, _model_config(model).get("max_position_embeddings"))
-        vocabulary, count = _model_config(model)["vocab_size"], self.job.train.batch_pairs
+        prompt, completion = pair_lengths(self.job, model_config(model).get("max_position_embeddings"))
+        vocabulary, count = model_config(model)["vocab_size"], self.job.train.batch_pairs
         pairs = made_up_pairs(vocabulary, prompt, completion, count)
         pq.write_table(pairs, folder / "pairs.parquet")
-        plan = _trial_plan(self.job, model, folder)
+        plan = trial_plan(self.job, model, folder)
         group = self.examiner.trainers()
         started = time.monotonic()
         group.reference(plan, str(folder / "reference.parquet"))
@@ -407,55 +366,6 @@ class _Doctor:
             cure = "start the server, correct tracking.uri, or go on without: a run sends what is missing later"
             return Finding("FAIL", f"{shown} does not answer ({_root(error)})", cure, {"uri": shown})
         return Finding("pass", f"{shown} answers; experiments: {num_experiments}", "", {"uri": shown})
-
-
-def made_up_ids(random_: random.Random, vocabulary: int, count: int) -> list[int]:
-    return [random_.randrange(vocabulary) for _ in range(count)]
-
-
-def pair_lengths(job: Job, context: int | None) -> tuple[int, int]:
-    """Tokens of a prompt and of a completion: the longest pair that the job may train on.
-
-    Where neither train.max_tokens nor generate.max_model_len says, prompts count as long as completions may be.
-    """
-    longest = job.train.max_tokens or job.generate.max_model_len or 2 * job.generate.max_tokens
-    longest = max(2, min(longest, context or longest))
-    completion = min(job.generate.max_tokens, longest - 1)
-    return longest - completion, completion
-
-
-def made_up_pairs(vocabulary: int, prompt: int, completion: int, count: int) -> pa.Table:
-    """Pairs of random token ids (schema pairs_schema), no two of which share anything."""
-    source = random.Random(0)
-    sides = {"prompt": prompt, "chosen": completion, "rejected": completion}
-    rows = [
-        {"pair_id": f"doctor-{number}", "prompt_id": f"doctor-{number}", "prompt": "", "chosen": "", "rejected": ""}
-        | {f"{side}_token_ids": made_up_ids(source, vocabulary, length) for side, length in sides.items()}
-        for number in range(count)
-    ]
-    return pa.Table.from_pylist(rows, schema=pairs_schema(conversational=False))
-
-
-def _trial_plan(job: Job, model: str, folder: Path) -> TrainingPlan:
-    return TrainingPlan(
-        init=model,
-        reference=model,
-        pairs=(str(folder / "pairs.parquet"),),
-        loss=loss_weights(job.loss, 1),
-        learning_rate=0.0,
-        seed=job.seed,
-        state_dir=str(folder / "state"),
-        failure_file=str(folder / "not_finite.json"),
-        metrics_file=str(folder / "metrics.parquet"),
-        probe_file=str(folder / "probe.parquet"),
-        checkpoint_dir=str(folder / "checkpoint"),
-    )
-
-
-def _model_config(model: str) -> dict[str, Any]:
-    config: dict[str, Any] = json.loads((Path(model) / "config.json").read_text())
-    text: dict[str, Any] = config.get("text_config") or {}
-    return config | text
 
 
 def _root(error: BaseException) -> str:

@@ -21,7 +21,7 @@ from orchestrator.config import Job
 from orchestrator.context import Say, Workers
 from orchestrator.data import pin
 from orchestrator.errors import Displaced, Interrupted, RatchetError
-from orchestrator.gold_check import Ask, check_golds
+from orchestrator.gold_check import Ask
 from orchestrator.jobfile import JobFile, resolved_yaml
 from orchestrator.kept import (
     KEPT_MODEL,
@@ -39,7 +39,7 @@ from orchestrator.ledger import Ledger, probe_links
 from orchestrator.loop import improve
 from orchestrator.places import run_folder
 from orchestrator.preferences import identity_of
-from orchestrator.preview import Render, require_sound
+from orchestrator.preview import Render
 from orchestrator.report import write_report
 from orchestrator.resume import command
 from orchestrator.rounds import GateStopped, NoPairs
@@ -48,11 +48,11 @@ from orchestrator.same_job import (
     check_same_job,
     check_same_model,
     check_same_problems,
-    is_bound,
     problem_digests,
     reading_of,
 )
 from orchestrator.seed_model import NamedModel, model_digest
+from orchestrator.start_checks import check_start
 from orchestrator.status import process_start, run_state
 from orchestrator.tracking import Tracker
 from orchestrator.wiring import RealWorkers, unread_golds
@@ -119,14 +119,9 @@ def drive(
     check_same_problems(root, job, digests)
     given = identity_of(job, file.find)  # before they are read: a change since then is seen at the next start
     preferences = None if Run(root).committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
-    if not is_bound(root):
-        for line in check_golds(file, problems, ask):
-            say(f"golds     {line}")
     for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
         say(f"stages    {line}")
-    begun = Ledger(root / "ledger").state
-    if render is not None and not (begun.commits or begun.shards):  # what is begun goes on as it began
-        require_sound(job, seed.folder, problems, preferences or [], say, render)
+    check_start(file, root, seed.folder, problems, preferences or [], say, ask, render)
     probe_links(root)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
@@ -252,10 +247,9 @@ def _record_job(run: Run, file: JobFile, seed: NamedModel, problems: Mapping[str
     job = file.job.model_dump(mode="json")
     configs = run.ledger.state.configs
     model = str(seed.folder) if seed.origin is None else KEPT_MODEL
-    deciding: dict[str, Any] = {"job": job, "model": model, "versions": _versions()}
+    deciding: dict[str, Any] = {"job": job, "model": model, "versions": _versions(), "reading": reading}
     if problems is not None:
         deciding["problems"] = dict(problems)
-        deciding |= {"reading": reading} if reading > 1 else {}
     if not configs or any(configs[-1].get(key) != value for key, value in deciding.items()):
         found = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "overrides": list(file.overrides)}
         found["job_file"] = configs[-1]["job_file"] if file.recorded and configs else file.path.name

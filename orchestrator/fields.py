@@ -16,12 +16,12 @@ from orchestrator.golds import SEPARATOR, joined
 from orchestrator.rows import LONGEST_LINE
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")
-READING = 2
-"""How rows are read. 1 took numbers in a float's own digits and LaTeX that had lost its backslashes: what a run of then
-has made depends on it, and such a run goes on so."""
+PROBLEM_READING = 2
+"""How rows of problems are read. 1 took numbers in a float's own digits and LaTeX that had lost its backslashes:
+what a run of then has made depends on it, and such a run goes on so, and so do its forks."""
 
 
-def text_of(row: Mapping[str, Any], field: str, key: str, place: str, reading: int = READING) -> str:
+def text_of(row: Mapping[str, Any], field: str, key: str, place: str, reading: int = PROBLEM_READING) -> str:
     """A field as text; `key` is where the job names it.
 
     Raises:
@@ -47,7 +47,7 @@ def present(row: Mapping[str, Any], field: str, key: str, place: str) -> Any:
     return row[field]
 
 
-def plain(value: Any, what: str, reading: int = READING) -> str:
+def plain(value: Any, what: str, reading: int = PROBLEM_READING) -> str:
     """A value as text that is whole; `what` opens a message about it.
 
     Raises:
@@ -79,7 +79,7 @@ def _checked(value: Any, what: str) -> str | int | float | Decimal:
     return value
 
 
-def gold_of(value: Any, what: str, marker: str | None, key: str, reading: int = READING) -> str:
+def gold_of(value: Any, what: str, marker: str | None, key: str, reading: int = PROBLEM_READING) -> str:
     """A gold answer, of a list all accepted ones; each is what follows the last `marker`, where `key` names one.
 
     Raises:
@@ -102,7 +102,7 @@ def gold_of(value: Any, what: str, marker: str | None, key: str, reading: int = 
     return joined(golds)
 
 
-def fill(template: str, row: Mapping[str, Any], key: str, place: str, reading: int = READING) -> str:
+def fill(template: str, row: Mapping[str, Any], key: str, place: str, reading: int = PROBLEM_READING) -> str:
     """Replace `{field}`; nothing but plain names is understood, so that data never steers formatting."""
     parts = []
     try:

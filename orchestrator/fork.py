@@ -23,7 +23,7 @@ from orchestrator.config import Job
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.fork_fit import Fit, outlook
-from orchestrator.fork_job import NEVER, asked_unseen, first_change, jobs
+from orchestrator.fork_job import NEVER, first_change, jobs, unseen
 from orchestrator.jobfile import resolved_yaml
 from orchestrator.kept import KEPT_MODEL
 from orchestrator.ledger import Artifact, Offer, State, probe_links
@@ -42,6 +42,8 @@ class Fork:
     """Steps that are not offered, since their checkpoints were removed and are needed."""
     fit: dict[str, Fit]
     """What is to be expected of each offered step."""
+    unseen: list[str]
+    """Steps that are not offered, since what decided them is not what would decide now (see `fork_job.unseen`)."""
 
 
 def fork(
@@ -67,7 +69,8 @@ def fork(
     again = _again(state, min(end, first_change(before, after)))
     steps = sorted({*state.shards, *state.commits}, key=lambda step: (round_and_phase(step)[0], step))
     steps = [step for step in steps if round_and_phase(step)[0] < end and step not in without]
-    steps = [step for step in steps if not asked_unseen(state, step)]
+    left_out = [step for step in steps if unseen(state, step)]
+    steps = [step for step in steps if step not in left_out]
     offered = {step: len(state.shards.get(step, {})) for step in steps if step not in again}
     option = [f"--from-round={from_round}"] if from_round else []
     said = shlex.join(["ratchet", "fork", *option, str(parent), str(child), *overrides])
@@ -75,7 +78,7 @@ def fork(
     job_file = f"# Made by: {said}\n{resolved_yaml(after)}"
     _make(child, config, job_file, f"forked from {parent}", parent, state, [*offered], kept)
     fit = outlook(state, before, after, [*offered], kept)
-    return Fork(offered, [step for step in steps if step in again], fit)
+    return Fork(offered, [step for step in steps if step in again], fit, left_out)
 
 
 def offer(parent: Path, child: Path, job: Job, job_file: str) -> None:
@@ -89,7 +92,7 @@ def offer(parent: Path, child: Path, job: Job, job_file: str) -> None:
     state = open_run(parent).state
     _check(parent, state, child, None)
     steps = sorted({*state.shards, *state.commits} - _again(state, 0))
-    steps = [step for step in steps if not asked_unseen(state, step)]
+    steps = [step for step in steps if not unseen(state, step)]
     config = _config(state, parent, child, job, ()) | {"overrides": []}
     _make(child, config, job_file, f"made beside {parent}", parent, state, steps, ())
 

@@ -52,7 +52,10 @@ def outlook(state: State, before: Job, after: Job, steps: Collection[str], kept:
     order = [*state.commits, *(step for step in state.shards if step not in state.commits)]
     found: dict[str, Fit] = {}
     certain = True  # so far everything comes out as it was
-    for step in (step for step in order if step in steps):
+    for step in order:
+        if step not in steps:  # it is made anew, or not at all
+            certain = certain and _kind(step) in _LEAVES
+            continue
         number, _ = round_and_phase(step)
         here = [key for key, old, new in changed if _differs(key, old, new, number)]
         plain = step == f"rounds/{number:02d}/prompts" or step.startswith("baseline/")

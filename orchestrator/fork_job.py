@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
+from orchestrator.abstentions import graders_version
 from orchestrator.config import OWN_REFERENCES, Job, at_round, is_harmless
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import changed_keys, parse_job
 from orchestrator.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.ledger import State
+from orchestrator.records import GRADERS_VERSION
 from orchestrator.resume import folders
-from orchestrator.status import round_and_phase
 from orchestrator.wanted import schedule_at
 
 # What a run keeps of its job's sources, and what of the job that was made from.
@@ -49,18 +50,17 @@ def jobs(state: State, child: Path, overrides: Sequence[str]) -> tuple[Job, Job,
     return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept
 
 
-def asked_unseen(state: State, step: str) -> bool:
-    """Whether a judge had a word in a step whose fingerprint, by recipe 1, says nothing of it: what another judge says
-    must not be taken over."""
-    number, _ = round_and_phase(step)
+def unseen(state: State, step: str) -> bool:
+    """Whether a fork must do a step again, though its job is the same: another version of the graders decided it, or,
+    by recipe 1, which says nothing of it, a judge."""
     commit, job = state.commits.get(step), state.configs[-1]["job"]
-    found = [shard.facts.get("recipe", 1) for shard in state.shards.get(step, {}).values()]
-    if min([*found, *([commit.recipe] if commit else [])]) > 1:
+    facts = [shard.facts for shard in state.shards.get(step, {}).values()]
+    phase = step.rpartition("/")[2]
+    if phase in ("verdicts", "evaluation") or "/selection/" in step:
+        found = [*facts, *([commit.facts] if commit else [])]
+        return "/judged/" not in step and any(graders_version(f) != GRADERS_VERSION for f in found)
+    if min([f.get("recipe", 1) for f in facts] + ([commit.recipe] if commit else [])) > 1:
         return False
-    again, phase = job.get("regrade"), step.rpartition("/")[2]
-    regraded = again and number >= again["round"] and phase == "verdicts"
-    if phase == "verdicts" or phase == "evaluation" or "/selection/" in step:
-        return "/judged/" not in step and "judge" in (again if regraded else job)["grade"]["graders"]
     steps = job.get("steps", {}) if job.get("source") == "steps" else {}
     return steps.get({"located": "localiser", "pairs": "filter"}.get(phase, "")) == "judge"
 

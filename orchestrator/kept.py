@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.artifacts import Artifacts
 from orchestrator.config import Data, Job
 from orchestrator.data import check_disjoint, kept_problems, read_problems, require_enough, write_problems
-from orchestrator.fields import READING
+from orchestrator.fields import PROBLEM_READING
 from orchestrator.jobfile import JobFile
 from orchestrator.model_files import link_file, link_model
 from orchestrator.preferences import Preferences, as_problems, read_preferences, write_preferences
@@ -21,6 +21,7 @@ from orchestrator.vocabulary import check_vocabulary
 
 KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"
 KEPT_MODEL, KEPT_REFERENCE = "baseline/model", "baseline/reference"
+KEPT = frozenset({KEPT_PROBLEMS, KEPT_PREFERENCES, KEPT_MODEL, KEPT_REFERENCE})
 # Where a run keeps a model, and the pairs that another run trained it on.
 _KEPT_MODELS: dict[Key, tuple[str, str]] = {
     "model": (KEPT_MODEL, "baseline/seen"),
@@ -28,7 +29,9 @@ _KEPT_MODELS: dict[Key, tuple[str, str]] = {
 }
 
 
-def read_all_problems(file: JobFile, pinned: Data | None = None, reading: int = READING) -> dict[str, list[Problem]]:
+def read_all_problems(
+    file: JobFile, pinned: Data | None = None, reading: int = PROBLEM_READING
+) -> dict[str, list[Problem]]:
     """The sets of problems, checked to be disjoint; `pinned` are the job's sources at certain commits, and `reading`
     says how rows are read (see `fields`)."""
     data = pinned or file.job.data

@@ -93,7 +93,7 @@ def write_gold(prompts_file: Path, plan: PairingPlan, output: Path) -> Facts:
 
 
 def unsolved(shards: Sequence[Scored]) -> list[str]:
-    """Prompts none of whose samples is correct."""
+    """Prompts none of whose samples is correct; also where none is wrong either, since all are ungradable."""
     return [
         prompt_id
         for shard in shards

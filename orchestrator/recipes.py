@@ -52,7 +52,8 @@ class Later:
 @dataclass(frozen=True)
 class Version:
     """The version of code that decides a result, such as the graders'. What is committed keeps it as the fact `name`
-    (absent: 1) and is compared by it on a resume; a fork takes over what the present one has made."""
+    (absent: 1) and is compared by it on a resume; a fork takes over only what the present one has made. Recipe 1 knew
+    no versions: what it committed is of the first."""
 
     name: str
     now: int
@@ -154,9 +155,10 @@ class _Recipe:
         return counted
 
 
-def fingerprint(inputs: Inputs) -> str:
-    """The fingerprint of what is committed now."""
-    return durable.fingerprint(_Recipe(RECIPE, None, {}).of(inputs))
+def fingerprint(inputs: Inputs, facts: Mapping[str, Any] | None = None) -> str:
+    """The fingerprint of what is committed now; `facts` are those that it is committed with, which say the versions of
+    code that made it."""
+    return durable.fingerprint(_Recipe(RECIPE, facts, {}).of(inputs))
 
 
 def of_recipe_1(rows: Sequence[Any]) -> str:
@@ -174,8 +176,8 @@ def fingerprints(
 
 
 def seen_by(inputs: Inputs, recipe: int) -> bool:
-    """Whether all that decides is in a fingerprint by this recipe."""
-    return recipe > 1 or not any(isinstance(mark, Unseen) for mark in _marks(inputs))
+    """Whether all that decides is in a fingerprint by this recipe, or is what it was when that was all there was."""
+    return recipe > 1 or not any(isinstance(mark, Unseen) or mark.now > 1 for mark in _marks(inputs))
 
 
 def versions(inputs: Inputs) -> dict[str, int]:

@@ -99,7 +99,8 @@ def _versions(every: Sequence[Evidence]) -> str:
     told = "; ".join(f"version {version}: {', '.join(names)}" for version, names in sorted(found.items()))
     return (
         f"\n\nThese figures are by different versions of the graders ({told}) and not to be compared across them; the "
-        "gate has compared answers that one version graded. A fork of the run does again what another version graded."
+        "gate has compared answers that one version graded. A fork of the run does again what another version graded, "
+        "and what is made of that."
     )
 
 
@@ -169,7 +170,7 @@ _SAMPLES = (
     Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
     Column("pairs", lambda e: f"{e.round.count('pairs', 'pairs'):,}"),
     Column("lost to unreadable answers", lambda e: _fact(e, "pairs", "pairs_lost", ",")),
-    Column("prompts mixed / all right / all wrong", lambda e: _kinds(e)),
+    Column("prompts mixed / all right / all wrong / no verdict", lambda e: _kinds(e)),
 )
 _TRAINING = (
     Column("round", lambda e: str(e.round.number)),
@@ -207,7 +208,7 @@ def _kinds(evidence: Evidence) -> str:
     facts = evidence.round.facts.get("pairs", {})
     if "prompts_tied" in facts:  # of scores, where a model judges itself
         return f"{facts['prompts_mixed']:,} / {facts['prompts_tied']:,} tied"
-    kinds = [facts.get(f"prompts_{kind}") for kind in ("mixed", "all_correct", "all_wrong")]
+    kinds = [facts.get(f"prompts_{kind}") for kind in ("mixed", "all_correct", "all_wrong", "ungradable")]
     return " / ".join(f"{count:,}" for count in kinds if count is not None)
 
 

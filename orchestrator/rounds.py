@@ -147,9 +147,9 @@ class Round:
                 )
             raise NoPairs(
                 f"round {self.number} gives no pairs: {facts['prompts_all_correct']} of its prompts have only correct "
-                f"samples, {facts['prompts_all_wrong']} only wrong ones, {facts['prompts_mixed']} both"
-                f"{_without_verdict(facts)}. Use other prompts, a higher temperature, more samples, or gold solutions "
-                "as winners (pairs.gold_as_chosen)."
+                f"samples (ungradable ones aside), {facts['prompts_all_wrong']} only wrong ones, "
+                f"{facts['prompts_mixed']} both{_without_verdict(facts)}. Use other prompts, a higher temperature, "
+                "more samples, or gold solutions as winners (pairs.gold_as_chosen)."
             )
         return commit
 

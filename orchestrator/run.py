@@ -101,10 +101,10 @@ class Run:
             remove(hidden)
             hidden.parent.mkdir(parents=True, exist_ok=True)
         started = time.monotonic()
-        facts = work(*hiddens)
+        facts: Facts = recipes.versions(inputs) | work(*hiddens)
         facts["seconds"] = round(time.monotonic() - started, 3)
         artifacts = [self.artifacts.describe(h, f) for h, f in zip(hiddens, finals, strict=True)]
-        self._commit(name, recipes.fingerprint(inputs), artifacts, recipes.versions(inputs) | facts)
+        self._commit(name, recipes.fingerprint(inputs, facts), artifacts, facts)
         return self.ledger.state.commits[name]
 
     def fingerprints(self, inputs: recipes.Inputs, recipe: int, facts: Mapping[str, Any] | None) -> set[str]:
@@ -243,10 +243,10 @@ class ShardedStep:
         The first commit wins: a second result for the same shard is dropped."""
         if self.has(index):
             return
-        facts = dict(facts)
+        facts = recipes.versions(self._inputs) | dict(facts)
         artifact = self.run.artifacts.declare(self.hidden(index), self.path(index), {"": facts.pop("file")})
-        made = {"fingerprint": recipes.fingerprint(self._inputs), "recipe": recipes.RECIPE}
-        self._append(index, artifact, recipes.versions(self._inputs) | facts | made)
+        made = {"fingerprint": recipes.fingerprint(self._inputs, facts), "recipe": recipes.RECIPE}
+        self._append(index, artifact, facts | made)
 
     def _append(self, index: int, artifact: Artifact, facts: Facts) -> None:
         data = {"step": self.name, "index": index, "artifact": artifact.as_json(), "facts": facts}

@@ -11,8 +11,9 @@ from pydantic import ValidationError
 from orchestrator import recipes
 from orchestrator.config import Job, is_harmless
 from orchestrator.errors import BadInput
-from orchestrator.fields import READING
+from orchestrator.fields import PROBLEM_READING
 from orchestrator.jobfile import changed_keys
+from orchestrator.kept import KEPT
 from orchestrator.ledger import Ledger
 from orchestrator.records import Problem
 from orchestrator.resume import command, may_move
@@ -68,16 +69,17 @@ def check_same_model(root: Path, seed: NamedModel) -> None:
 
 def reading_of(root: Path) -> int:
     """How the rows of a run are read (see `fields`): as they were when it started, or what it was forked from."""
-    configs = Ledger(root / "ledger").state.configs
-    if not configs or "problems" not in configs[-1] or not is_bound(root):
-        return READING
-    return int(configs[-1].get("reading", 1))
-
-
-def is_bound(root: Path) -> bool:
-    """Whether a run has work done, or offered by the one that it was forked from."""
     state = Ledger(root / "ledger").state
-    return bool(state.commits or state.shards or state.offers)
+    configs = state.configs
+    if not configs or not (state.commits or state.shards or state.offers):
+        return PROBLEM_READING
+    return int(configs[-1].get("reading", 1))  # a run of 0.1.0 recorded none
+
+
+def has_begun(root: Path) -> bool:
+    """Whether a run has done more than keep what it is made from, which a new fork has too."""
+    state = Ledger(root / "ledger").state
+    return bool(state.shards or state.commits.keys() - KEPT)
 
 
 def problem_digests(problems: Mapping[str, list[Problem]]) -> dict[str, str]:

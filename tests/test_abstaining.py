@@ -10,13 +10,14 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator import recipes
 from orchestrator.abstentions import WORDS, abstained
 from orchestrator.config import Grade
-from orchestrator.context import grading
 from orchestrator.ledger import Ledger
 from orchestrator.pair_files import Scored, write_pairs
 from orchestrator.pairing import PairingPlan
 from orchestrator.projection import step_figures
+from orchestrator.recipes import Fields
 from orchestrator.records import CAUSES
 from orchestrator.rounds import NoPairs
 from orchestrator.status import Round, status
@@ -110,8 +111,9 @@ def test_a_round_without_pairs_says_what_abstention_has_to_do_with_it(tmp_path: 
 
 
 def test_a_new_key_at_its_default_changes_no_fingerprint() -> None:
-    assert "unreadable" not in grading(Grade())
-    assert grading(Grade(unreadable="wrong"))["unreadable"] == "wrong"
+    without = recipes.fingerprint({"grade": Fields(Grade(), without=("unreadable",))})
+    plain, paid = (recipes.fingerprint({"grade": Grade(unreadable=how)}) for how in ("ungradable", "wrong"))
+    assert plain == without != paid
 
 
 @pytest.mark.parametrize(

@@ -32,10 +32,12 @@ from orchestrator.diagnosis import (
     judge_space,
     judge_versions,
 )
-from orchestrator.doctor import Patient, examine, made_up_ids, made_up_pairs, pair_lengths, patient
+from orchestrator.doctor import examine
 from orchestrator.errors import BadInput
+from orchestrator.patient import Patient, patient
 from orchestrator.records import LossWeights
 from orchestrator.space import GIB, Need
+from orchestrator.trial import made_up_ids, made_up_pairs, pair_lengths
 from workers import doctor as on_node
 from workers.rendering import answer
 
@@ -486,7 +488,7 @@ def test_a_bad_job_file_is_exit_code_2(tmp_path: Path) -> None:
 HOLD = """
 import json, os, sys
 from pathlib import Path
-from orchestrator.doctor import patient
+from orchestrator.patient import patient
 from orchestrator.wiring import Examination
 
 class Holder:

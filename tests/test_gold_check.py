@@ -12,6 +12,7 @@ import pytest
 from orchestrator.config import Grade
 from orchestrator.driver import drive
 from orchestrator.errors import BadInput
+from orchestrator.fork import fork
 from orchestrator.golds import joined
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import Ledger
@@ -90,6 +91,26 @@ def test_a_run_tells_it_before_it_starts_and_not_again(tmp_path: Path) -> None:
         assert sum(line.startswith("golds     data.train: no grader") for line in said) == times
 
 
+def test_a_fork_with_other_graders_is_looked_at(tmp_path: Path) -> None:
+    """What it was offered is not what it has done."""
+    run_job(project(tmp_path, ["some pens"]), StandIns(), "rounds=1")
+    fork(tmp_path / "run", tmp_path / "child", ["grade.graders=[number]"])
+    job, said = load_job(tmp_path / "child/job.yaml", []), list[str]()
+    drive(job, said.append, [], lambda _job, _logs: StandIns(), ask=unread_golds)
+    assert any(line.startswith("golds     data.train: no grader") for line in said)
+
+
+def test_what_a_new_run_is_refused_for_a_begun_one_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It goes on all the same, so `validate` must not say that it would not."""
+    job = project(tmp_path, [f"word {n}" for n in "abcdefghijkl"])
+    more = ("rounds=1", "grade.graders=[number]")
+    assert ratchet("validate", job, *more) == 2
+    assert "reads 12 of 20 gold answers" in capsys.readouterr().err
+    run_job(job, StandIns(), *more)  # as a version that did not look has begun it
+    assert ratchet("validate", job, *more) == 0, capsys.readouterr().err
+    assert "golds     data.train: no grader of grade.graders reads 12 of 20" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("graders", ["[choice]", "[exact,choice]"])
 def test_options_counted_from_0_are_told_from_letters(
     tmp_path: Path, graders: str, capsys: pytest.CaptureFixture[str]
@@ -122,7 +143,7 @@ def test_a_run_of_before_reads_its_numbers_as_it_did(tmp_path: Path) -> None:
     ledger.append("config", config)
     run_job(job, StandIns(), "rounds=2")
     state = Ledger(tmp_path / "run" / "ledger").state
-    assert "rounds/02/train" in state.commits and "reading" not in state.configs[-1]
+    assert "rounds/02/train" in state.commits and state.configs[-1]["reading"] == 1
     child = tmp_path / "child"
     assert ratchet("fork", tmp_path / "run", child, "loss.beta=0.3") == 0
     run_job(child / "job.yaml", StandIns())

@@ -16,9 +16,10 @@ from orchestrator.jobfile import load_job
 from orchestrator.kept import read_all_preferences, read_all_problems
 from orchestrator.ledger import Ledger
 from orchestrator.preview import Preview, preview
+from orchestrator.start_checks import previewed
 from orchestrator.wiring import rendered
 from tests.made_tokenizers import CHATML, DATED, NO_SYSTEM, THINKING, byte_level, metaspace
-from tests.stand_ins import make_project
+from tests.stand_ins import StandIns, make_project, run_job
 from workers.rendering import answer, context_of
 
 PROJECT = Path(__file__).parent.parent
@@ -267,3 +268,15 @@ def test_a_model_without_a_tokenizer_is_said_to_be_unseen(tmp_path: Path, capsys
     assert ratchet("validate", make_project(tmp_path)) == 0
     assert f"prompt    not looked at: {tmp_path / 'seed'} has no tokenizer" in capsys.readouterr().out.splitlines()
     assert Ledger(tmp_path / "run/ledger").state.configs == []
+
+
+def test_a_run_that_has_begun_is_warned_of_what_a_new_one_is_refused_for(tmp_path: Path) -> None:
+    path, template = make_project(tmp_path, model="model", rounds=1), 'data.template="<s>{question}"'
+    byte_level(tmp_path / "model")
+    file, model = load_job(path, [template]), tmp_path / "model"
+    problems = read_all_problems(file)
+    fresh, begun = tmp_path / "fresh", tmp_path / "run"
+    run_job(path, StandIns(), template)
+    assert previewed(file, fresh, model, problems, [], answer).refusals
+    seen = previewed(file, begun, model, problems, [], answer)
+    assert not seen.refusals and any("begins with '<s>'" in warning for warning in seen.warnings)

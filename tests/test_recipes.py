@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator import config, durable, pairing, recipes, records
+from orchestrator.abstentions import graders_version
 from orchestrator.config import Grade, Judge, Train
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput, Interrupted
@@ -20,6 +21,7 @@ from orchestrator.recipes import Fields, Later, Unseen, Version
 from orchestrator.records import GRADERS_VERSION, JUDGE_PROMPT, Problem, SamplingPlan, TrainingPlan
 from orchestrator.run import Run
 from orchestrator.step_records import STEP_PROMPT, StepItem
+from orchestrator.taken import taken
 from orchestrator.training import precision
 from tests.recorded_runs.record import extract, go_on, unpack
 from tests.stand_ins import StandIns, make_project, run_job
@@ -36,7 +38,7 @@ class NewTrain(Train):
 
 
 class NewGrade(Grade):
-    thoughts: str = "</think>"
+    mood: str = "mild"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ def new(section: Any, kind: type, **changes: Any) -> Any:
     ("section", "kind", "changes"),
     [
         (Train(zero=2, learning_rate=1e-6), NewTrain, {"lora": 8}),
-        (Grade(strict=False), NewGrade, {"thoughts": "</b>"}),
+        (Grade(strict=False), NewGrade, {"mood": "harsh"}),
         (PLAN, NewPlan, {"mask": True}),
         (Problem("a", "b", "c", None), NewProblem, {"golds": ("d",)}),
     ],
@@ -172,19 +174,52 @@ def test_a_fork_asks_the_judge_again_where_recipe_1_left_it_out(recorded: Path, 
     whole, _ = unpack(recorded / "judged-verdicts", "train", tmp_path / "resumed")
     workers = StandIns()
     go_on(whole, workers)
-    assert workers.calls["grade"] == 4, "a resume takes what it has"
+    assert workers.calls["grade"] == 5, (
+        "a resume takes what it has; the seed's gate answers, for the gate, it does again"
+    )
+    assert "rounds/01/regraded" in state_of(whole.parent / "run").commits
 
 
 @pytest.mark.parametrize(
     ("kind", "asked"), [("steps-judge", {"rounds/01/located"}), ("steps-rollouts", set()), ("judge", set())]
 )
-def test_a_fork_is_offered_what_no_judge_had_a_word_in(
+def test_a_fork_is_offered_what_no_judge_and_no_other_version_had_a_word_in(
     recorded: Path, tmp_path: Path, kind: str, asked: set[str]
 ) -> None:
     job, _ = unpack(recorded / kind, "train", tmp_path / "project")
     state = state_of(job.parent / "run")
     made = fork(job.parent / "run", tmp_path / "child")
-    assert {*state.commits, *state.shards} - made.offered.keys() == asked
+    steps = {*state.commits, *state.shards}
+    graded = {s for s in steps if s.endswith(("/verdicts", "/evaluation")) and "/judged/" not in s}
+    assert graded and steps - made.offered.keys() == {*made.unseen} == asked | graded
+
+
+def versions(run: Path) -> dict[str, int]:
+    """The version of the graders by step that is theirs."""
+    commits = state_of(run).commits.items()
+    return {
+        step: graders_version(commit.facts) for step, commit in commits if step.endswith(("/verdicts", "/evaluation"))
+    }
+
+
+def test_a_fork_mixes_no_versions_of_the_graders(recorded: Path, tmp_path: Path) -> None:
+    job, _ = unpack(recorded / "sample", "train", tmp_path / "project")
+    old, child = job.parent / "run", tmp_path / "child"
+    assert set(versions(old).values()) == {1}
+    made = fork(old, child, ["loss.beta=0.2"])
+    assert made.fit["rounds/01/samples"] == "taken" and made.fit["rounds/01/pairs"] == "perhaps"
+    assert versions(old).keys() == {*made.unseen}
+    workers = StandIns()
+    go_on(child / "job.yaml", workers)
+    assert set(versions(child).values()) == {GRADERS_VERSION} and "rounds/02/verdicts" in versions(child)
+    assert taken(state_of(child), "rounds/01/samples") and not taken(state_of(child), "rounds/01/verdicts")
+
+
+def test_a_fork_that_an_earlier_version_made_takes_no_older_verdicts_either() -> None:
+    """Its offers have them already."""
+    inputs = {"grade": Grade(), "graders_version": Version("graders_version", 2)}
+    assert not recipes.seen_by(inputs, 1) and recipes.seen_by(inputs, 2)
+    assert recipes.seen_by({"reading": Version("reading", 1)}, 1), "the first version is what there was"
 
 
 def test_an_offer_of_the_first_recipe_in_an_old_fork_is_not_taken_either(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -134,3 +135,20 @@ def write_metrics(file: str, rows: Sequence[dict[str, float]]) -> None:
     """Write one row a step as Parquet; what a step lacks is null."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), file)
+
+
+def training_facts(metrics: Sequence[Mapping[str, Any]], pairs: Sequence[PairTokens], dropped: int) -> dict[str, Any]:
+    """What is known of a training at its end: `metrics` has a row a step, and `dropped` pairs were too long."""
+    completions = {completion_key(pair.prompt, side) for pair in pairs for side in pair.sides}
+    tokens, seconds = (sum(row[name] for row in metrics) for name in ("tokens", "seconds"))
+    return {
+        "steps": len(metrics),
+        "loss": metrics[-1]["loss"],
+        "pairs": len(pairs),
+        "dropped_pairs": dropped,
+        "distinct_completions": len(completions),
+        "tokens": tokens,
+        "padded_tokens": sum(row["padded_tokens"] for row in metrics),
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+    }

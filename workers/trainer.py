@@ -46,7 +46,7 @@ from workers.train_step import (
     mean_metrics,
     without_noise,
 )
-from workers.training_state import Progress, TrainingStates
+from workers.training_state import TrainingStates
 
 PROBE_COMPLETIONS = 32
 """Most completions that are scored again with the trained policy."""
@@ -231,7 +231,8 @@ class Trainer:
             self._publish(engine, plan, pairs, Path(plan.checkpoint_dir), Path(plan.probe_file))
         if self.rank == 0:
             pair_data.write_metrics(plan.metrics_file, done.metrics)
-        yield "facts", _facts(done, pairs, dropped) | {"resumed_from": resumed_from}
+        facts = pair_data.training_facts(done.metrics, pairs, dropped)
+        yield "facts", facts | {"first_step": done.first_step, "resumed_from": resumed_from}
 
     def _batches(self, pairs: list[PairTokens], plan: TrainingPlan) -> list[list[int]]:
         """Rows of the pairs of each step: `epochs` passes, or as many as the budget or the plan's steps take."""
@@ -389,20 +390,3 @@ class Trainer:
         if self.rank == 0:
             logprobs = {key: lp for rows in scored for key, lp, _ in rows}
             pair_data.write_probe(str(file), [(texts[k][0].prompt, texts[k][1], logprobs[k]) for k in keys])
-
-
-def _facts(done: Progress, pairs: list[PairTokens], dropped: int) -> dict[str, Any]:
-    completions = {batching.completion_key(pair.prompt, side) for pair in pairs for side in pair.sides}
-    tokens, seconds = (sum(row[name] for row in done.metrics) for name in ("tokens", "seconds"))
-    return {
-        "steps": len(done.metrics),
-        "loss": done.metrics[-1]["loss"],
-        "pairs": len(pairs),
-        "dropped_pairs": dropped,
-        "distinct_completions": len(completions),
-        "tokens": tokens,
-        "padded_tokens": sum(row["padded_tokens"] for row in done.metrics),
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-        "first_step": done.first_step,
-    }

@@ -1,0 +1,63 @@
+"""What would spoil a run, found before it starts. A run that has begun goes on as it began: it is looked at no more,
+and `validate` and `doctor` only warn of what they would refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.context import Say
+from orchestrator.errors import BadInput
+from orchestrator.gold_check import Ask, check_golds
+from orchestrator.jobfile import JobFile
+from orchestrator.preferences import Preferences
+from orchestrator.preview import Preview, Render, preview, require_sound
+from orchestrator.records import Problem
+from orchestrator.same_job import has_begun
+
+
+def check_start(
+    file: JobFile,
+    root: Path,
+    model: Path,
+    problems: Mapping[str, list[Problem]],
+    preferences: Sequence[Preferences],
+    say: Say,
+    ask: Ask,
+    render: Render | None,
+) -> None:
+    """Say what a person should know of the rows before the run at `root` starts; nothing where it has begun. Without
+    `render`, prompts are not looked at.
+
+    Raises:
+        BadInput: something would spoil it.
+    """
+    if has_begun(root):
+        return
+    for line in check_golds(file, problems, ask):
+        say(f"golds     {line}")
+    if render is not None:
+        require_sound(file.job, model, problems, preferences, say, render)
+
+
+def gold_lines(file: JobFile, root: Path, problems: Mapping[str, list[Problem]], ask: Ask) -> list[str]:
+    """As `check_golds`; for a run that has begun, its refusal is a line too."""
+    try:
+        return check_golds(file, problems, ask)
+    except BadInput as refusal:
+        if not has_begun(root):
+            raise
+        return str(refusal).splitlines()
+
+
+def previewed(
+    file: JobFile,
+    root: Path,
+    model: Path,
+    problems: Mapping[str, list[Problem]],
+    preferences: Sequence[Preferences],
+    render: Render,
+) -> Preview:
+    """As `preview`; for a run that has begun, its refusals are warnings."""
+    seen = preview(file.job, model, problems, preferences, render)
+    return Preview(seen.shown, [*seen.warnings, *seen.refusals], []) if has_begun(root) else seen
