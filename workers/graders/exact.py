@@ -16,7 +16,7 @@ _NAMED_WITH_ARTICLE = re.compile(
     r"^(?:(?:The|An?) [A-Z]|A (?:minor|major|flat|sharp|level|levels|team|side|positive|negative)\b)"
 )
 """Where the article of a gold answer is a part of it: "The Who", "A minor"."""
-_HAS_ARTICLE = re.compile(r"^(?:the|an?) ", re.IGNORECASE)
+_FIRST_ARTICLE = re.compile(r"^(?:the|an?)(?= )", re.IGNORECASE)
 _SPACED_SIGN = re.compile(r"(?<=[0-9]) ([+-])(?=[0-9.])")
 """Between two numbers rather than in a difference: "1 -1" is not "1-1"."""
 _EXPRESSION = re.compile(r"[0-9=^_\\<>*/|]|\+(?=[\w(\\])")
@@ -65,9 +65,14 @@ def _folded(word: str, units: bool) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _gold_key(gold: str) -> tuple[str, bool]:
-    """The key of a gold answer, and whether the article before it belongs to it."""
-    return key(gold), _NAMED_WITH_ARTICLE.match(normalise(gold)) is not None
+def _gold_key(gold: str) -> tuple[str, str]:
+    """The key of a gold answer, and the article before it if that belongs to it; "" for none."""
+    text = normalise(gold)
+    return key(gold), _article(text) if _NAMED_WITH_ARTICLE.match(text) else ""
+
+
+def _article(text: str) -> str:
+    return "" if (match := _FIRST_ARTICLE.match(text)) is None else match[0].lower()
 
 
 def grade(gold: str, answer: str) -> Judgement:
@@ -76,9 +81,9 @@ def grade(gold: str, answer: str) -> Judgement:
     Any gold that is not empty can be judged. `!` is kept, since 7! is not 7. A "wrong" is weak: it only says that the
     texts differ.
     """
-    wanted, with_article = _gold_key(gold)
+    wanted, article = _gold_key(gold)
     if not wanted:
         return Judgement("ungradable", "the gold answer is empty")
-    if wanted == key(answer) and not (with_article and not _HAS_ARTICLE.match(normalise(answer))):
+    if wanted == key(answer) and (not article or article == _article(normalise(answer))):
         return CORRECT
     return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", weak=True)

@@ -16,7 +16,7 @@ from workers.graders import arithmetic, lead
 from workers.graders.amount import amount
 from workers.graders.normalise import normalise
 from workers.graders.numeral import numeral, without_cycles
-from workers.graders.quantity import DENIED, SEVERAL, UNREAD, Quantity, Reading, Void, near, quantity_of
+from workers.graders.quantity import DENIED, SEVERAL, UNREAD, Quantity, Reading, Void, agree, near, quantity_of
 from workers.graders.remark import START, remarked
 from workers.graders.words import digits
 
@@ -54,6 +54,7 @@ _NAME = re.compile(
     r"|triangle|measuredangle)\s*[A-Z]{0,4}"
     r"|[∠△][A-Z]{1,4}"
 )
+_CALL = re.compile(r"(?P<head>[A-Za-z]) ?\((?P<inner>[^()]+)\)")
 _PRONOUN = re.compile(r"it|this|that|which|result|answer|total|sum", re.IGNORECASE)
 _LABEL = re.compile(r"(?=[^=]*[A-Za-z]{3})[A-Za-z][\w .,'’()/%$-]*")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|frac|gcd|lcm|max|min)(?![a-z])")
@@ -155,11 +156,13 @@ def _chain(text: str, sentence: bool, depth: int) -> Reading:
     if not values:
         return UNREAD
     last = values[-1]
-    roundings = [value for value in values[:-1] if value.figure != last.figure and near(value.figure, last.figure)]
-    far = [value for value in values[:-1] if not near(value.figure, last.figure)]
-    if far and all(_NUMBER_ALONE.fullmatch(side.strip()) for side in sides[::2]):
+    roughly = any(sign.strip() not in ("=", ":=") for sign in sides[1::2])
+    same = [value for value in values[:-1] if agree(value, last, roughly)]
+    if len(same) < len(values) - 1 and all(_NUMBER_ALONE.fullmatch(side.strip()) for side in sides[::2]):
         return Void("is an equation of two different numbers")
-    return replace(last, also=(*last.also, *((value.figure, value.unit) for value in roundings)))
+    also = tuple((value.figure, value.unit) for value in same if value.figure != last.figure)
+    close = tuple(value.figure for value in values[:-1] if value not in same and near(value.figure, last.figure))
+    return replace(last, also=(*last.also, *also), perhaps=(*last.perhaps, *close))
 
 
 _NUMBER_ALONE = re.compile(r"[-+$]*[0-9.,/ ]+")
@@ -171,6 +174,8 @@ def _side(side: str, sentence: bool, depth: int, first: bool) -> Reading | None:
         return None if first else UNREAD
     name = _CONNECTIVE.split(side)[-1].strip()
     name = side if re.search("[0-9]", side[: len(side) - len(name)]) else name
+    if is_product(name):
+        return Void("is an equation that is not solved")
     if _NAME.fullmatch(name) or _PRONOUN.fullmatch(name):
         return None
     if (value := arithmetic.value(name)) is not None and (name != side or not numeral(side)):
@@ -183,6 +188,13 @@ def _side(side: str, sentence: bool, depth: int, first: bool) -> Reading | None:
             return DENIED
         return None if re.search("[A-Za-z]{3}", side) else UNREAD
     return Void("is an equation that is not solved") if re.search("[A-Za-z]", side) else reading
+
+
+def is_product(name: str) -> bool:
+    """Whether a name with parentheses is a product: x(x+1) is one, f(x+1) is not."""
+    if (call := _CALL.fullmatch(name)) is None or not re.search("[-+*/^]", call["inner"]):
+        return False
+    return call["head"] in call["inner"] or (call["head"] not in "fghpqFGHPQE" and re.search("[a-z]", call["inner"]) is not None)
 
 
 def _phrase(text: str, sentence: bool, depth: int) -> Reading:
