@@ -510,7 +510,12 @@ def test_an_answer_that_is_declared_in_plain_words_counts_last(text: str) -> Non
 
 
 def test_which_rules_a_job_has() -> None:
-    assert rules_of(["final_answer", "boxed"], strict=True) == ["final_answer", "boxed", "answer_is"]
+    default = Grade().answer
+    assert rules_of(default, strict=True) == [*default, "answer_is"]
+    for named in (["final_answer"], ["final_answer", "boxed"], default[::-1]):  # there the form is what is learned
+        assert rules_of(named, strict=True) == named
+        assert extract("The answer is 7.", rules_of(named, strict=True)) is None
+    assert extract("The answer is 7.", rules_of(default, strict=True)) == ("7", "answer_is")
     assert rules_of(["boxed"], strict=True) == ["boxed"]
     assert rules_of(["boxed"], strict=False) == ["boxed", "answer_is", "last_number"]
     assert rules_of(["answer_is", "final_answer"], strict=True) == ["answer_is", "final_answer"]

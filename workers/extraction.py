@@ -40,15 +40,19 @@ MOST_HASHES = 20
 PATTERN = "pattern:"
 LENIENT = ("answer_is", "last_number")
 """What a job that is not strict tries besides, after its own rules."""
-DECLARED = ("final_answer", "answer_is")
-"""A job with the first rule of these tries the second one too, where none of its own finds anything."""
+DEFAULT = ("final_answer", "boxed", "hash")
+"""The rules of a job that names none: the default of `grade.answer`, which a grader's process does not import."""
+DECLARED = "answer_is"
+"""What a job that leaves the rules as they are tries besides, where none of them finds anything. One that names its
+rules has exactly those: there the form of the answer is what is learned."""
 _WHOLE_TEXT = ("whole", "last_number")
 """Rules that do not stop at a next turn; nor does `pattern:`."""
 
 
 def rules_of(rules: Sequence[str], strict: bool) -> list[str]:
     """All rules that are tried, in order."""
-    wanted = LENIENT if not strict else DECLARED[1:] if DECLARED[0] in rules else ()
+    default = tuple(rules) == DEFAULT
+    wanted = LENIENT if not strict else (DECLARED,) if default else ()
     return [*rules, *(rule for rule in wanted if rule not in rules)]
 
 
@@ -71,7 +75,10 @@ def extract(text: str, rules: Sequence[str]) -> tuple[str, str] | None:
 
 def _end_of_answer(text: str, rules: Sequence[str]) -> int:
     """Where the first next turn begins that has an answer before it; the end of the text without one."""
-    if not any(word in text for word in _TURN_WORDS):
+    for word in _TURN_WORDS:
+        if word in text:
+            break
+    else:
         return len(text)
     for number, turn in enumerate(_NEXT_TURN.finditer(text)):
         if number == MOST_TURNS:

@@ -135,6 +135,9 @@ def _asked(title: str, grader: Grader, gold: str, answer: str) -> Judgement:
         raise
     except Exception as error:
         return Judgement("ungradable", f"{title} failed: {type(error).__name__}: {short(str(error), 100)}", failed=True)
-    if title and judgement.reason is not None:
-        return replace(judgement, reason=f"{title}: {judgement.reason}")
-    return judgement
+    if not title or judgement.reason is None:
+        return judgement
+    reason = f"{title}: {judgement.reason}"  # made anew, since `replace` takes as long as a comparison
+    return Judgement(
+        judgement.verdict, reason, judgement.final, judgement.failed, judgement.weak, judgement.unreadable
+    )
