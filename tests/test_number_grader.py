@@ -141,7 +141,7 @@ def test_words_become_digits() -> None:
 
 
 def test_times_ratios_and_bases() -> None:
-    assert times.clock("3:30 p.m.") == times.clock("15:30") == (15 * 3600 + 1800, True)
+    assert times.clock("3:30 p.m.") == times.clock("15:30") == (15 * 3600 + 1800, "known")
     assert times.clock("noon") == times.clock("12 PM")
     assert times.clock("7") is None
     assert times.ratio("6 : 4 : 2") == times.ratio("3 to 2 to 1") == (1, Fraction(2, 3), Fraction(1, 3))

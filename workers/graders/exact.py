@@ -32,7 +32,7 @@ def key(text: str) -> str:
 
     Space next to a sign means nothing ("(1, 2)"); space between words or numbers does ("1 2"). Case
     means nothing in words, and something in the letters of an expression ("2X" is not "2x"), in units ("MW" is not
-    "mW") and in two capitals ("CO" is not "Co").
+    "mW") and where a capital is the second of two letters ("CO" is not "Co", "pH" not "Ph").
     """
     return _key(_ARTICLE.sub("", _without_half_of_day(normalise(text))))
 
@@ -57,7 +57,7 @@ def _key(text: str) -> str:
 
 def _folded(word: str, units: bool) -> str:
     """`word` without its case, unless that means something."""
-    if len(word) == 2 and word.isupper() and word not in _SHORT_WORDS:
+    if len(word) == 2 and word[1].isupper() and word not in _SHORT_WORDS:
         return word
     if units and not word.islower() and not word.isupper() and not word.istitle():
         return word

@@ -113,6 +113,7 @@ _META = re.compile(r"\b(?:answer|number|result|value) (?:has|have|contains|consi
 _CLAUSE = re.compile(r"[,;:!?]\s|\.\s|\b(?:so|thus|therefore|hence|then|and|that|which)\b", re.IGNORECASE)
 MONTH = re.compile(r"\bMay\b(?! (?:be|have|not|well|also)\b)")
 """A month, and no doubt."""
+_FINDING = re.compile(r"\b(?:we|i|you) (?:find|found|calculate|compute|show|see|know|deduce) that\b")
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
 
@@ -123,6 +124,7 @@ def said(lead: str) -> Said:
     low = (lead[:3] + MONTH.sub("", lead[3:])).lower()
     if low[-1] in "-+/^":
         return "unclear"
+    low = _FINDING.sub(" that", low) if "that" in low else low
     if _BOUNDS.search(low):
         return "denied"
     colon = low.endswith((":", "=", "->"))

@@ -51,7 +51,14 @@ _REFUSAL = re.compile(
     r"|\b(?:no idea|give up|not sure|not certain|I refuse|not enough information|insufficient information)\b",
     re.IGNORECASE,
 )
+_DENIED = re.compile(
+    r"(?:it|this|that|x|(?:the )?(?:answer|solution|result|value)) ?(?:is not|isn['’]t|cannot be|can['’]t be) (?=[$\\(\[{0-9])"
+    r"|not (?=[$\\(\[{0-9])",
+    re.IGNORECASE,
+)
+"""Before a formula that is said not to be the answer."""
 _DIGITS = re.compile(r"[0-9]+")
+_BOLD_SET = re.compile(r"\\(?:mathbf|boldsymbol|bm|bf)(?![A-Za-z])\s*\{?\s*([RZQNC])\b\s*\}?")
 _LETTERS = re.compile(r"(?:[^\W\d_]|\*)+")
 _DENIALS = re.compile(r"\b(?:not|no|never|neither|nor|none|cannot|\w+n't|false|wrong|incorrect)\b", re.IGNORECASE)
 _WARM_UP = (
@@ -133,9 +140,11 @@ def _judged(gold: str, wanted: Kind | None, answer: str) -> Judgement:
         return _text(gold, answer)
     if wanted is None:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", failed=True)
-    got = _answer(answer)
+    got = _answer(_BOLD_SET.sub(r"\\mathbb{\1}", answer) if "\\mathbb" in spelled(gold) else answer)
     if (got is None or isinstance(got, Words)) and _REFUSAL.search(answer):
         return Judgement("wrong", f"{short(answer)!r} is no answer")
+    if (got is None or isinstance(got, Words)) and _DENIED.match(answer):
+        return Judgement("wrong", f"{short(answer)!r} denies it")
     if got is None:
         return unreadable(f"{short(answer)!r} is not read as mathematics")
     if isinstance(got, Words) and exact.key(gold).replace(" ", "").isalpha():

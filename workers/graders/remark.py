@@ -23,7 +23,7 @@ START = re.compile(
 )
 _WHEN = re.compile(r" (?:in|by|since|until|as of) (?:the year )?(?:19|20)[0-9]{2}\b(?! ?[%/])")
 _REMARK = re.compile(
-    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+|!|:(?=\s|\Z))\s*"
+    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+|(?<= )[-–]{1,2} (?=(?-i:that|this|the answer|it|done|our)\b)|!|:(?=\s|\Z))\s*"
     r"|\s+(?P<word>because|since|due to|so|thus|therefore|hence|which|giving|making|totall?ing|i\.e\.,?|that is"
     r"|or|aka|namely"
     r"|equals|is|are|was|were|(?:would|will|should|must) be|can(?:not|'t| not)|(?:is|was|are|could|wo|does|do"
@@ -99,7 +99,7 @@ def _judged(quantity: Quantity, sign: str, rest: str, again: Again, depth: int) 
         if sign in (",", ";") and _TOTAL.search(rest):
             return again(rest)
         return SEVERAL
-    if sign in (",", ".", ":", "and", "to"):
+    if sign in (",", ".", ":", "and", "to", "-", "--"):
         return _harmless(quantity, rest)
     return UNREAD
 
@@ -136,7 +136,8 @@ def _said_again(quantity: Quantity, sign: str, rest: str, again: Again) -> Readi
 def _bracketed(quantity: Quantity, rest: str, again: Again, depth: int) -> Reading:
     inner, _, after = rest.partition(")")
     inner = inner.strip()
-    if (denied := re.match("(?:and |but )?(?:not|never) ", inner)) is not None:
+    denied = re.match("(?:and |but )?(?:not|never) ", inner)
+    if denied is not None and number_first(inner[denied.end() :]) is not None:
         judged = _denied(quantity, "not", inner[denied.end() :])
         return remarked(quantity, after, again, depth) if judged is quantity and after.strip(" .") else judged
     if START.search(inner):

@@ -104,10 +104,17 @@ def named_left_side(latex: str) -> tuple[str, str] | None:
     if match["call"]:
         name = latex[: match.start("call")].strip()
         arguments = match["arguments"].strip()
-        if name in ("x", "y", "z", "t", "n"):
+        if name in ("x", "y", "z", "t", "n") or is_product(name, arguments):
             return None
         return (name, arguments) if _ARGUMENTS.fullmatch(arguments) else (f"{name}({arguments})", "")
     return latex.strip(), ""
+
+
+def is_product(name: str, argument: str) -> bool:
+    """Whether a letter before parentheses is a factor: x(x+1) and a(b+1) are products, f(x+1) is not."""
+    if not re.search("[-+*/^]", argument):
+        return False
+    return name in argument or (name not in "fghpqFGHPQE" and re.search("[a-z]", argument) is not None)
 
 
 def variable(latex: str) -> str | None:

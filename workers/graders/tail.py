@@ -72,6 +72,7 @@ _COMPARED = re.compile(
 )
 _POWER_OF_UNITS = re.compile(r"(?<=units) ?\^ ?\{?[23]\}?")
 _FACTOR = re.compile(r"(?<![\w'’.·/-])[b-zB-HJ-Z](?![\w'’.·/-])")
+_LEFT_OVER = re.compile(r" left ?over(?![A-Za-z])", re.IGNORECASE)
 _RATE = re.compile(r"(?P<base>.*?) (?:per|an?|each|every) ", re.IGNORECASE)
 _BELOW_ZERO = re.compile(r"(?: degrees?| ?°)?(?: ?(?:celsius|fahrenheit|[cCfF]))? below (?:zero|0)\Z", re.IGNORECASE)
 
@@ -101,6 +102,7 @@ def unit_of(text: str) -> tuple[bool, str | None]:
     """(whether the words right behind a number can be its unit or what is counted, the unit's name if it is known)."""
     if not text.strip(" .()"):
         return True, None
+    text = _LEFT_OVER.sub(" left", text)
     if (name := units.known(_counted(text))) is not None:
         return True, name
     text = _POWER_OF_UNITS.sub("", text)
