@@ -52,11 +52,11 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _DENIED = re.compile(
-    r"(?:it|this|that|x|(?:the )?(?:answer|solution|result|value)) ?(?:is not|isn['’]t|cannot be|can['’]t be) (?=[$\\(\[{0-9])"
-    r"|not (?=[$\\(\[{0-9])",
+    r"(?:[A-Za-z]+ ){0,6}(?:(?:is|are|was|were)(?: not|n['’]t)|can(?:not|['’]t) be|is never)"
+    r" (?:equal to |given by )?\$[^$]{1,200}\$\.?",
     re.IGNORECASE,
 )
-"""Before a formula that is said not to be the answer."""
+"""A sentence that says what the answer is not, and nothing else."""
 _DIGITS = re.compile(r"[0-9]+")
 _BOLD_SET = re.compile(r"\\(?:mathbf|boldsymbol|bm|bf)(?![A-Za-z])\s*\{?\s*([RZQNC])\b\s*\}?")
 _LETTERS = re.compile(r"(?:[^\W\d_]|\*)+")
@@ -139,12 +139,10 @@ def _judged(gold: str, wanted: Kind | None, answer: str) -> Judgement:
     if isinstance(wanted, Words):
         return _text(gold, answer)
     if wanted is None:
-        return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", failed=True)
+        return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", gold_unread=True)
     got = _answer(_BOLD_SET.sub(r"\\mathbb{\1}", answer) if "\\mathbb" in spelled(gold) else answer)
-    if (got is None or isinstance(got, Words)) and _REFUSAL.search(answer):
+    if (got is None or isinstance(got, Words)) and (_REFUSAL.search(answer) or _DENIED.fullmatch(answer)):
         return Judgement("wrong", f"{short(answer)!r} is no answer")
-    if (got is None or isinstance(got, Words)) and _DENIED.match(answer):
-        return Judgement("wrong", f"{short(answer)!r} denies it")
     if got is None:
         return unreadable(f"{short(answer)!r} is not read as mathematics")
     if isinstance(got, Words) and exact.key(gold).replace(" ", "").isalpha():
