@@ -68,11 +68,12 @@ def _folded(word: str, units: bool) -> str:
 def _gold_key(gold: str) -> tuple[str, str]:
     """The key of a gold answer, and the article before it if that belongs to it; "" for none."""
     text = normalise(gold)
-    return key(gold), _article(text) if _NAMED_WITH_ARTICLE.match(text) else ""
+    return key(gold), article(text) if _NAMED_WITH_ARTICLE.match(text) else ""
 
 
-def _article(text: str) -> str:
-    return "" if (match := _FIRST_ARTICLE.match(text)) is None else match[0].lower()
+def article(text: str) -> str:
+    """The article that `text` begins with, in small letters; "" for none."""
+    return "" if (match := _FIRST_ARTICLE.match(normalise(text))) is None else match[0].lower()
 
 
 def grade(gold: str, answer: str) -> Judgement:
@@ -81,9 +82,9 @@ def grade(gold: str, answer: str) -> Judgement:
     Any gold that is not empty can be judged. `!` is kept, since 7! is not 7. A "wrong" is weak: it only says that the
     texts differ.
     """
-    wanted, article = _gold_key(gold)
+    wanted, named_with = _gold_key(gold)
     if not wanted:
         return Judgement("ungradable", "the gold answer is empty")
-    if wanted == key(answer) and (not article or article == _article(normalise(answer))):
+    if wanted == key(answer) and (not named_with or named_with == article(answer)):
         return CORRECT
     return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", weak=True)

@@ -58,7 +58,7 @@ _DENIED = re.compile(
 )
 """A sentence that says what the answer is not, and nothing else."""
 _DIGITS = re.compile(r"[0-9]+")
-_BOLD_SET = re.compile(r"\\(?:mathbf|boldsymbol|bm|bf)(?![A-Za-z])\s*\{?\s*([RZQNC])\b\s*\}?")
+_PLAIN_SET = re.compile(r"\\(?:mathbf|boldsymbol|bm|bf)(?![A-Za-z])\s*\{?\s*([RZQNC])\b\s*\}?|\A([RZQNC])\Z")
 _LETTERS = re.compile(r"(?:[^\W\d_]|\*)+")
 _DENIALS = re.compile(r"\b(?:not|no|never|neither|nor|none|cannot|\w+n't|false|wrong|incorrect)\b", re.IGNORECASE)
 _WARM_UP = (
@@ -108,20 +108,25 @@ def grade(gold: str, answer: str) -> Judgement:
         return numeric
     if len(gold) > MAX_LENGTH:
         return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
-    if (cased := _cased(gold, answer)) is not None:
-        return cased
+    if (told := _told_apart(gold, answer)) is not None:
+        return told
     judgement = _judged(gold, _gold(gold), answer)
     # What the number's grader calls wrong is: several values, a refusal, a denial.
     return numeric if judgement.unreadable and numeric.verdict == "wrong" else judgement
 
 
-def _cased(gold: str, answer: str) -> Judgement | None:
-    """The judgement on letters that are equal but for their case, which `exact` found to mean something; else None.
+def _told_apart(gold: str, answer: str) -> Judgement | None:
+    """The judgement on texts that are equal but for case or article, which `exact` found to mean something; else None.
 
-    Letters alone are a text: "CO" is not "Co". With a star they may be a text or a product: "a* b".
+    Letters alone are a text: "CO" is not "Co". With a star they may be a text or a product: "a* b". "Who" for "The Who"
+    may leave out what means nothing.
     """
+    if exact.key(gold) == exact.key(answer):
+        if exact.article(answer):
+            return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
+        return unreadable(f"{short(answer)!r} is {short(gold)!r} without its article")
     one, other = ("".join(side.split()) for side in (gold, answer))
-    if one.casefold() != other.casefold() or not _LETTERS.fullmatch(one) or len(one) < 2:
+    if one == other or one.casefold() != other.casefold() or not _LETTERS.fullmatch(one) or len(one) < 2:
         return None
     if "*" in one:
         return unreadable(f"{short(answer)!r} has letters of another case than {short(gold)!r}")
@@ -140,7 +145,7 @@ def _judged(gold: str, wanted: Kind | None, answer: str) -> Judgement:
         return _text(gold, answer)
     if wanted is None:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", gold_unread=True)
-    got = _answer(_BOLD_SET.sub(r"\\mathbb{\1}", answer) if "\\mathbb" in spelled(gold) else answer)
+    got = _answer(_PLAIN_SET.sub(r"\\mathbb{\1\2}", answer) if "\\mathbb" in spelled(gold) else answer)
     if (got is None or isinstance(got, Words)) and (_REFUSAL.search(answer) or _DENIED.fullmatch(answer)):
         return Judgement("wrong", f"{short(answer)!r} is no answer")
     if got is None:

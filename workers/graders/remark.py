@@ -96,6 +96,8 @@ def _judged(quantity: Quantity, sign: str, rest: str, again: Again, depth: int) 
     if sign in (",", ";", "and", "to", "-", "–", "--") and (other := number_first(rest)) is not None:
         if other.figure == quantity.figure:
             return quantity if sign == "," and rest[:1].isalpha() else UNREAD  # "5, five"
+        if sign == "," and _ROUGHLY.match(rest):
+            return _said_again(quantity, "≈", rest, again)
         if sign in (",", ";") and _TOTAL.search(rest):
             return again(rest)
         return SEVERAL
@@ -145,6 +147,8 @@ def _bracketed(quantity: Quantity, rest: str, again: Again, depth: int) -> Readi
         other = Quantity(value) if value is not None else again(re.sub(r"^(?:or|i\.e\.,?|that is,?) ", "", inner))
         if isinstance(other, Void) or not agree(quantity, other, _ROUGHLY.match(inner) is not None):
             return UNREAD
+        if other.figure != quantity.figure:
+            quantity = replace(quantity, also=(*quantity.also, (other.figure, other.unit)))
     else:
         counts, unit = tail.unit_of(f" {inner}")
         if not counts or re.match("if|when|unless", inner):
