@@ -705,3 +705,25 @@ def test_a_flood_of_marks_is_read_in_one_pass(flood: str) -> None:
     without_thoughts(text, THOUGHTS)
     assert extract(f"{text}\n\nFinal answer: 7\n", RULES) == ("7", "final_answer")
     assert boxed(f"{text}\n\n so, \\boxed{{7}}") == "7"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("####\n7", "7"),
+        ("3+4\n####\n\n7\n", "7"),
+        ("####\nStep 1\nwe add", None),
+        ("Final answer: 7\n(The format is Final answer: <number>.)", "7"),
+        ("Final answer:\n\\underline{17}", "\\underline{17}"),
+        ("Final answer: \\underline{\\qquad}", None),
+        ("Final answer: \\underline{answer}", None),
+    ],
+)
+def test_blanks_and_what_is_underlined(text: str, answer: str | None) -> None:
+    assert found(text) == answer
+
+
+def test_the_first_box_is_found_whatever_stands_before_it() -> None:
+    for before in ("", "{", "}", "\\\\", "\\{", "x", "{\\text{a} "):
+        for box in ("\\boxed{7}", "\\fbox{7}", "\\framebox{7}", "\x08oxed{7}", " boxed{7}"):
+            assert boxed(f"{before}{box}") == "7", (before, box)

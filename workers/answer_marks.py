@@ -155,7 +155,8 @@ def _announced(text: str, mark: re.Match[str]) -> str | None:
     answer = _quoted_or_plain(text, start, opened, tail["close"])
     if answer is not None and not _TITLE.fullmatch(prefix) and _GOES_ON.fullmatch(tidy(answer)):
         return None
-    return answer and _closed(answer, prefix)
+    closed = answer and _closed(answer, prefix)
+    return None if closed and closed != answer and is_placeholder(closed.rstrip(".")) else closed
 
 
 def _before(text: str, start: int) -> tuple[str, str]:
@@ -228,7 +229,11 @@ def _content(text: str, start: int, below: bool = False) -> str | None:
         bullet = _BULLET.match(line)
         item = line[bullet.end() :] if below and bullet else line
         bare = tidy(item)
-        if len(bare) < 40 and not item.lstrip()[:1].isalnum() and (_DELIMITER.fullmatch(bare) or _DELIMITER.fullmatch(item.strip())):
+        if (
+            len(bare) < 40
+            and not item.lstrip()[:1].isalnum()
+            and (_DELIMITER.fullmatch(bare) or _DELIMITER.fullmatch(item.strip()))
+        ):
             kept = kept or (bare if bare == "$" and not number else None)
             continue
         box = boxed(line if not below else text[at : at + MAX_BEHIND])

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from workers.answer_boxes import boxed
 from workers.answer_marks import answer_is, final_answer, line_at, next_content
-from workers.answer_text import is_placeholder, sentence, tidy, without_environment, without_reason
+from workers.answer_text import MAX_ANSWER, is_placeholder, sentence, tidy, without_environment, without_reason
 
 __all__ = ["LENIENT", "PATTERN", "boxed", "extract", "rules_of"]
 
@@ -21,6 +21,7 @@ _NUMBER = re.compile(
     r"|(?<![\w.])[-−+]?\.[0-9]+%?|-?\\[dt]?frac\{-?[0-9]+\}\{[0-9]+\}"
 )
 _HASH = re.compile(r"#{4,10}")
+_LINE_END = re.compile(r"[\r\n]")
 _HEADING = re.compile(
     r"(?:(?:explanation|reasoning|solution|notes?|verification|check|steps?|summary|remarks?|details?|conclusion|proof"
     r"|calculations?|analysis|question|problem|given|approach)\b[ \t]{0,4}[0-9.]{0,5}(?:[:.].{0,200})?)?",
@@ -110,7 +111,8 @@ def _hash(text: str) -> str | None:
         line = line_at(text, mark.end())
         content = line.strip().rstrip("#").strip()
         bare = tidy(content).rstrip(":")
-        if _HASH_TITLE.fullmatch(bare):
+        behind = text[mark.end() + len(line) : mark.end() + len(line) + MAX_ANSWER] if not bare else ""
+        if _HASH_TITLE.fullmatch(bare) or (behind.strip() and not _LINE_END.search(behind.strip())):
             content = next_content(text, mark.end() + len(line) + 1) or ""
         elif _HEADING.fullmatch(bare):
             continue

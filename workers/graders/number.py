@@ -25,6 +25,7 @@ other that is not read as one number is not judged: "a multiple of 7", "7 square
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -42,6 +43,10 @@ _DECIMAL_COMMA = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9])")
 _ROUND_COMMA = re.compile(
     r"[0-9],0{1,2}(?![0-9])|[0-9],[0-9]{1,2} ?(?:[^\W\d_]|[€£$₽%])|[€£] ?[0-9]+,[0-9]{2}(?![0-9])"
 )
+_MINUTES = re.compile(r"\$?[0-9.]{1,20} ?(?:['’′]|\^ ?\{? ?\\prime ?\}?){1,2}[$.]*")
+_DOTTED = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}\.[0-9]{3}(?![0-9.,])")
+_DOTTING = frozenset(["euro", "real", "lira", "dong", "rupiah", "krona", "zloty", "argentinepeso", "chileanpeso"])
+"""Currencies of countries that write a point between thousands."""
 _UNIT_AT_END = re.compile(
     r"(?P<rest>.*(?:[0-9})\]]|\\pi))\s+(?P<unit>[A-Za-z°][A-Za-z° ./-]{0,60}?(?:\s?\^\{?[23]\}?)?)", re.DOTALL
 )
@@ -115,8 +120,11 @@ def _judged(gold: str, answer: str) -> Judgement | str:
         return _graded_otherwise(gold, answer)
     if isinstance(got, Void) and (wanted.figure.denominator != 1 or _ROUND_COMMA.search(answer)):
         got = parse(_decimal_point(answer)) or got
+    if wanted.unit == "degree" and _MINUTES.fullmatch(answer.strip()):
+        return f"{short(answer)!r} may be minutes of arc"
     if isinstance(got, Void):
         return _not_read(gold, wanted, answer, got)
+    wanted, got = _with_dotted(wanted, gold), _with_dotted(got, answer)
     if not any(units.may_be_same(unit, other) for _, unit in _said(wanted) for _, other in _said(got)):
         return Judgement("wrong", f"{got.unit} is not {wanted.unit}", final=True)
     if wanted.percent != got.percent and (bare := got if wanted.percent else wanted).unit:
@@ -180,6 +188,13 @@ def _graded_otherwise(gold: str, answer: str) -> Judgement | str:
             return CORRECT
         return _different(gold, answer)
     return Judgement("ungradable", f"the gold answer {short(gold)!r} is no number")
+
+
+def _with_dotted(quantity: Quantity, text: str) -> Quantity:
+    """`quantity`, with its thousandfold where the point may be one between thousands: "1.250 €" is 1250 as well."""
+    if quantity.unit not in _DOTTING or quantity.places != 3 or not _DOTTED.search(text):
+        return quantity
+    return replace(quantity, also=(*quantity.also, (quantity.figure * 1000, quantity.unit)))
 
 
 def _said(quantity: Quantity) -> list[tuple[Fraction, str | None]]:

@@ -137,7 +137,7 @@ def _said_again(quantity: Quantity, sign: str, rest: str, again: Again) -> Readi
 
 def _bracketed(quantity: Quantity, rest: str, again: Again, depth: int) -> Reading:
     inner, _, after = rest.partition(")")
-    inner = inner.strip()
+    inner = inner.strip().lstrip("=≈ ")
     denied = re.match("(?:and |but )?(?:not|never) ", inner)
     if denied is not None and number_first(inner[denied.end() :]) is not None:
         judged = _denied(quantity, "not", inner[denied.end() :])
