@@ -18,7 +18,7 @@ from workers.graders.normalise import normalise
 from workers.graders.numeral import numeral, without_cycles
 from workers.graders.quantity import DENIED, SEVERAL, UNREAD, Quantity, Reading, Void, agree, near, quantity_of
 from workers.graders.remark import START, remarked
-from workers.graders.splitting import is_product
+from workers.graders.splitting import OF_UNKNOWNS, is_product
 from workers.graders.tail import SCALES
 from workers.graders.words import digits
 
@@ -44,6 +44,7 @@ _PAIRED = (("==", "=="), ("__", "__"), ("_", "_"), ('"', '"'))
 _RAISED_O = re.compile(r"(?<=[0-9]) ?\^ ?\{? ?[oO] ?\}?(?![A-Za-z])")
 _UNDERSCORED = re.compile(r"(?<![\w.])[1-9][0-9]{0,2}(?:_[0-9]{3})+(?![\w{])")
 """Digits in threes, as programs write them: 1_234_567."""
+_HOURS = re.compile(r"(?<![0-9:.])([0-9]{1,3}):([0-5][0-9]) ?(?:hours?|hrs?\.?|h)(?![A-Za-z])", re.IGNORECASE)
 _ANGLED = re.compile(r"<\s*([^<>=]*[0-9][^<>=]*)>")
 _OPENINGS = frozenset('=_"')
 _BOX = re.compile(r"\\?(?:f|b?)oxed ?(?:\{([^{}]*)\}|([^{}]*))")
@@ -62,8 +63,6 @@ _NAME = re.compile(
     r"|[∠△][A-Z]{1,4}"
 )
 _CALL = re.compile(r"(?P<name>[A-Za-z]) ?\((?P<argument>[^()]+)\)")
-OF_UNKNOWNS = re.compile(r"\|[a-z]\||[w-z]{2,4}|[a-d]{2,3}|[k-n]{2,3}|[p-r]{2,3}|[u-w]{2,3}")
-"""What is no name: the absolute value of an unknown, or a product of several; "AB" names a line."""
 _PRONOUN = re.compile(r"it|this|that|which|result|answer|total|sum", re.IGNORECASE)
 _LABEL = re.compile(r"(?=[^=]*[A-Za-z]{3})[A-Za-z][\w .,'’()/%$-]*")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|frac|gcd|lcm|max|min)(?![a-z])")
@@ -151,6 +150,7 @@ def _bare(text: str) -> str:
     text = _UNDERSCORED.sub(lambda m: m[0].replace("_", ""), text) if "_" in text else text
     if text.startswith("<") and (angled := _ANGLED.fullmatch(text)) is not None:
         text = angled[1]
+    text = _HOURS.sub(r"\1 hours \2 minutes", text) if ":" in text else text
     return without_cycles(_RAISED_O.sub("°", text.strip(" :;,")))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from workers.graders.phrase import OF_UNKNOWNS
 
 _TOKEN = re.compile(r"\\begin\s*\{\w+\*?\}|\\end\s*\{\w+\*?\}|\\[A-Za-z]+|\\.|[A-Za-z]+|.", re.DOTALL)
 _OPENING = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"])
@@ -31,6 +30,8 @@ _CHANGING_WORDS = """
 not no half twice double square cube squared cubed root log sin cos tan ln exp max min minus plus times negative
 """
 _CHANGING = frozenset(_CHANGING_WORDS.split())
+OF_UNKNOWNS = re.compile(r"\|[a-z]\||[w-z]{2,4}|[a-d]{2,4}|[k-n]{2,3}|[p-r]{2,3}|[u-w]{2,3}")
+"""What is no name: the absolute value of an unknown, or a product of several; "AB" names a line."""
 _BUILDER = re.compile(r"^(?P<member>[^|:<>=]*?)(?:\\mid(?![a-z])|\\vert|\||:|such that)(?P<condition>.*)$", re.DOTALL)
 _MEMBER = re.compile(r"\s*(?:[a-z]|\\theta)\s*(?:\\in\s*(?P<domain>\\mathbb\{R\}|R)\s*)?")
 
