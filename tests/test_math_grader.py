@@ -79,7 +79,7 @@ def test_a_refusal_and_several_values_are_wrong(gold: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "answer", ["5 kg\\cdot m/s", "5 Hz", "5 so far", "1.5k", "5!", "A$5", "5 (five)", "5 weeks and 0 days"]
+    "answer", ["5 kg\\cdot m/s", "5 Hz", "5 so far", "5!", "A$5", "5 (five)", "5 weeks and 0 days"]
 )
 def test_letters_that_may_be_a_unit_or_a_word_are_no_evidence(answer: str) -> None:
     wanted, got = read("5"), read(answer)

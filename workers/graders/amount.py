@@ -63,7 +63,7 @@ def amount(quantity: Quantity, number: Numeral, rest: str, worded: bool) -> tupl
             return UNREAD
         if part is not None and (part["many"] or quantity.figure == 1):
             size, coins = PARTS[part["part"].lower()], part["part"].lower() == "quarter"
-            also = ((quantity.figure, None),) if coins else ()
+            also = ((quantity.figure, "quartercoin"),) if coins else ()
             quantity, rest = replace(quantity, figure=quantity.figure / size, also=also), rest[part.end() :]
     return quantity, rest
 

@@ -52,7 +52,7 @@ def _any_of(members: Sequence[tuple[str, Grader]]) -> Grader:
         for title, grader in members:
             judgement = _asked(title, grader, gold, answer)
             if judgement.verdict == "correct" or judgement.final:
-                return judgement if judgement.verdict != "ungradable" else replace(judgement, final=False)
+                return judgement
             (wrongs if judgement.verdict == "wrong" else abstained).append(judgement)
         return _standing(wrongs, abstained) or _ungradable(abstained)
 

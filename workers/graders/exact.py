@@ -16,7 +16,7 @@ _NAMED_WITH_ARTICLE = re.compile(
     r"^(?:(?:The|An?) [A-Z]|A (?:minor|major|flat|sharp|level|levels|team|side|positive|negative)\b)"
 )
 """Where the article of a gold answer is a part of it: "The Who", "A minor"."""
-_HAS_ARTICLE = re.compile(r"^(?:the|an?) ", re.IGNORECASE)
+_FIRST_ARTICLE = re.compile(r"^(?:the|an?)(?= )", re.IGNORECASE)
 _SPACED_SIGN = re.compile(r"(?<=[0-9]) ([+-])(?=[0-9.])")
 """Between two numbers rather than in a difference: "1 -1" is not "1-1"."""
 _EXPRESSION = re.compile(r"[0-9=^_\\<>*/|]|\+(?=[\w(\\])")
@@ -32,7 +32,7 @@ def key(text: str) -> str:
 
     Space next to a sign means nothing ("(1, 2)"); space between words or numbers does ("1 2"). Case
     means nothing in words, and something in the letters of an expression ("2X" is not "2x"), in units ("MW" is not
-    "mW") and in two capitals ("CO" is not "Co").
+    "mW") and where a capital is the second of two letters ("CO" is not "Co", "pH" not "Ph").
     """
     return _key(_ARTICLE.sub("", _without_half_of_day(normalise(text))))
 
@@ -57,7 +57,7 @@ def _key(text: str) -> str:
 
 def _folded(word: str, units: bool) -> str:
     """`word` without its case, unless that means something."""
-    if len(word) == 2 and word.isupper() and word not in _SHORT_WORDS:
+    if len(word) == 2 and word[1].isupper() and word not in _SHORT_WORDS:
         return word
     if units and not word.islower() and not word.isupper() and not word.istitle():
         return word
@@ -65,9 +65,15 @@ def _folded(word: str, units: bool) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _gold_key(gold: str) -> tuple[str, bool]:
-    """The key of a gold answer, and whether the article before it belongs to it."""
-    return key(gold), _NAMED_WITH_ARTICLE.match(normalise(gold)) is not None
+def _gold_key(gold: str) -> tuple[str, str]:
+    """The key of a gold answer, and the article before it if that belongs to it; "" for none."""
+    text = normalise(gold)
+    return key(gold), article(text) if _NAMED_WITH_ARTICLE.match(text) else ""
+
+
+def article(text: str) -> str:
+    """The article that `text` begins with, in small letters; "" for none."""
+    return "" if (match := _FIRST_ARTICLE.match(normalise(text))) is None else match[0].lower()
 
 
 def grade(gold: str, answer: str) -> Judgement:
@@ -76,9 +82,9 @@ def grade(gold: str, answer: str) -> Judgement:
     Any gold that is not empty can be judged. `!` is kept, since 7! is not 7. A "wrong" is weak: it only says that the
     texts differ.
     """
-    wanted, with_article = _gold_key(gold)
+    wanted, named_with = _gold_key(gold)
     if not wanted:
         return Judgement("ungradable", "the gold answer is empty")
-    if wanted == key(answer) and not (with_article and not _HAS_ARTICLE.match(normalise(answer))):
+    if wanted == key(answer) and (not named_with or named_with == article(answer)):
         return CORRECT
     return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", weak=True)

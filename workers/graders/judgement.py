@@ -14,12 +14,11 @@ class Judgement:
     """A verdict, with its reason unless it is "correct".
 
     "wrong" needs evidence: both sides were read as the gold's kind and differ, or the answer is no single answer
-    (several values, a refusal, a denial). `final` marks a "wrong" that no other grader may overrule, or an abstention
-    that none could better; `weak` a "wrong" that only says that the texts differ: it stands where no other grader
-    abstained. Of the "ungradable" ones, `failed` marks a grader that broke or ran out of bounds, whose "correct" might
-    be missing, and `unreadable` an answer that is there and cannot be read as the gold's kind. With neither, the gold
-    answer is not of the grader's kind; `gold_unread` says that it is, and could not be read: other text is then no
-    evidence either.
+    (several values, a refusal, a denial). `final` marks a "wrong" that no other grader may overrule; `weak` one that
+    only says that the texts differ: it stands where no other grader abstained. Of the "ungradable" ones, `failed` marks
+    a grader that broke or ran out of bounds, whose "correct" might be missing, and `unreadable` an answer that is there
+    and cannot be read as the gold's kind. With neither, the gold answer is not of the grader's kind;
+    `gold_unread` says that it is, and could not be read: other text is then no evidence either.
 
     Example: Judgement("wrong", "70 is not 7", final=True)
     """

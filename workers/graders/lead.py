@@ -43,7 +43,7 @@ third quarter squared square cube cubed root reciprocal inverse factorial factor
 multiples power powers exponent logarithm log ln sin cos tan sec csc cot exp sqrt gcd lcm mod modulo plus times
 divided multiplied negation opposite complement absolute remainder quotient predecessor successor before after until
 till past solve calculate compute evaluate find show prove sum product difference without minus short prime digits
-either-or example
+either-or example assume assumes assumed hypothetically hypothetical
 """
 UNCLEAR = frozenset(_UNCLEAR.split())
 _OPERATIONS = """
@@ -83,7 +83,7 @@ fit fits contribute contributes contributed invest invests invested borrow borro
 serves served carry carries carried bring brings brought sees attend attends attended last lasts lasted say says said
 answer answers obtain obtains obtained reach reaches reached total totals totaled totalled add adds added start starts
 started stay stays stayed wait waits waited watch watches watched see deliver delivers delivered consume consumes
-consumed build builds built hit hits catch catches caught feed feeds fed climb climbs climbed afford
+arrive arrives arrived consumed build builds built hit hits catch catches caught feed feeds fed climb climbs climbed afford
 """
 STATING = frozenset(_STATING.split())
 _HEADS = """
@@ -117,6 +117,7 @@ _META = re.compile(r"\b(?:answer|number|result|value) (?:has|have|contains|consi
 _CLAUSE = re.compile(r"[,;:!?]\s|\.\s|\b(?:so|thus|therefore|hence|then|and|that|which)\b", re.IGNORECASE)
 MONTH = re.compile(r"\bMay\b(?! (?:be|have|not|well|also)\b)")
 """A month, and no doubt."""
+_FINDING = re.compile(r"\b(?:we|i|you) (?:find|found|calculate|compute|show|see|know|deduce) that\b")
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)?")
 
 
@@ -128,6 +129,7 @@ def said(lead: str) -> Said:
     low = _AFTER.sub("takes", low)
     if low[-1] in "-+/^":
         return "unclear"
+    low = _FINDING.sub(" that", low) if "that" in low else low
     if _BOUNDS.search(low):
         return "denied"
     colon = low.endswith((":", "=", "->"))

@@ -58,6 +58,8 @@ _DENIED = re.compile(
 )
 """A sentence that says what the answer is not, and nothing else."""
 _DIGITS = re.compile(r"[0-9]+")
+_PLAIN_SET = re.compile(r"\\(?:mathbf|boldsymbol|bm|bf)(?![A-Za-z])\s*\{?\s*([RZQNC])\b\s*\}?|\A([RZQNC])\Z")
+_LETTERS = re.compile(r"(?:[^\W\d_]|\*)+")
 _DENIALS = re.compile(r"\b(?:not|no|never|neither|nor|none|cannot|\w+n't|false|wrong|incorrect)\b", re.IGNORECASE)
 _WARM_UP = (
     ("x^2", "\\frac{1}{x}"),
@@ -74,10 +76,10 @@ _WARM_UP = (
 
 
 @lru_cache(maxsize=1024)
-def _gold(gold: str) -> tuple[Kind | None, str]:
-    """The kind of the gold answer, None where it is not read in all its parts, and its key as text."""
+def _gold(gold: str) -> Kind | None:
+    """The kind of the gold answer; None where it is not read in all its parts."""
     kind = _kind(gold) if len(gold) <= MAX_LENGTH else None
-    return kind if kind is not None and all(map(_is_read, expressions(kind))) else None, exact.key(gold)
+    return kind if kind is not None and all(map(_is_read, expressions(kind))) else None
 
 
 def _is_read(latex: str) -> bool:
@@ -98,24 +100,44 @@ def grade(gold: str, answer: str) -> Judgement:
     not as something that can be compared with the gold answer's kind, is unreadable. Time and memory are unbounded:
     call this only where both are limited from outside.
     """
-    wanted, key = _gold(gold)
-    if key and exact.key(answer) == key:
+    text = exact.grade(gold, answer)
+    if text.verdict == "correct":
         return CORRECT
-    numeric = number.grade(gold, answer)
-    if numeric.verdict == "correct" or numeric.final:
+    numeric, settled = number.settle(gold, answer)
+    if settled:
         return numeric
     if len(gold) > MAX_LENGTH:
         return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
-    judgement = _judged(gold, wanted, answer)
+    if (told := _told_apart(gold, answer)) is not None:
+        return told
+    judgement = _judged(gold, _gold(gold), answer)
     # What the number's grader calls wrong is: several values, a refusal, a denial.
     return numeric if judgement.unreadable and numeric.verdict == "wrong" else judgement
+
+
+def _told_apart(gold: str, answer: str) -> Judgement | None:
+    """The judgement on texts that are equal but for case or article, which `exact` found to mean something; else None.
+
+    Letters alone are a text: "CO" is not "Co". With a star they may be a text or a product: "a* b". "Who" for "The Who"
+    may leave out what means nothing.
+    """
+    if exact.key(gold) == exact.key(answer):
+        if exact.article(answer):
+            return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
+        return unreadable(f"{short(answer)!r} is {short(gold)!r} without its article")
+    one, other = ("".join(side.split()) for side in (gold, answer))
+    if one == other or one.casefold() != other.casefold() or not _LETTERS.fullmatch(one) or len(one) < 2:
+        return None
+    if "*" in one:
+        return unreadable(f"{short(answer)!r} has letters of another case than {short(gold)!r}")
+    return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
 
 
 def _judged(gold: str, wanted: Kind | None, answer: str) -> Judgement:
     if len(answer) > MAX_LENGTH:
         return unreadable(f"{len(answer)} characters are too long to be read as mathematics")
-    again = number.grade(spelled(gold), spelled(answer))
-    if again.verdict == "correct" or again.final:
+    again, settled = number.settle(spelled(gold), spelled(answer))
+    if settled:
         return again
     if (chosen := _options(gold, answer)) is not None:
         return chosen
@@ -123,7 +145,7 @@ def _judged(gold: str, wanted: Kind | None, answer: str) -> Judgement:
         return _text(gold, answer)
     if wanted is None:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", gold_unread=True)
-    got = _answer(answer)
+    got = _answer(_PLAIN_SET.sub(r"\\mathbb{\1\2}", answer) if "\\mathbb" in spelled(gold) else answer)
     if (got is None or isinstance(got, Words)) and (_REFUSAL.search(answer) or _DENIED.fullmatch(answer)):
         return Judgement("wrong", f"{short(answer)!r} is no answer")
     if got is None:
@@ -177,7 +199,7 @@ def _answer(text: str) -> Kind | None:
 def _text(gold: str, answer: str) -> Judgement:
     """A gold answer in words: the same words, or a sentence that ends in them."""
     match = _PREDICATE.fullmatch(spelled(answer))
-    if match is not None and not _DENIALS.search(answer) and exact.key(match["rest"]) == exact.key(gold):
+    if match is not None and not _DENIALS.search(answer) and exact.grade(gold, match["rest"]).verdict == "correct":
         return CORRECT
     keys = exact.key(gold), exact.key(answer)
     if _DIGITS.search(keys[0]) and _DIGITS.sub("0", keys[0]) != _DIGITS.sub("0", keys[1]):
@@ -190,8 +212,8 @@ def _options(gold: str, answer: str) -> Judgement | None:
     wanted, got = spelled(gold), spelled(answer)
     if (one := _OPTION.fullmatch(wanted)) is not None:
         judged = choice.grade(one[1], answer)
-        if judged.verdict == "correct":
-            return CORRECT
+        if judged.verdict in ("correct", "wrong"):
+            return judged
         other = _SOME_OPTION.match(got)
         if _OPTIONS.fullmatch(got) or (other is not None and other[1] != one[1]):
             return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import re
 import unicodedata
 from functools import lru_cache
@@ -18,7 +19,7 @@ _CHARACTERS = str.maketrans(
     {
         **dict.fromkeys("‐‑‒–—―−﹣-", "-"),
         **dict.fromkeys("⁄∕", "/"),
-        **dict.fromkeys("“”„«»‟", '"'),
+        **dict.fromkeys("“”„«»‟‹›", '"'),
         **dict.fromkeys("‘’‚‛`´′", "'"),
         "٫": ".",
         "٬": ",",
@@ -37,6 +38,9 @@ _THOUSANDS = re.compile(r" ?\{, ?\} ?|,\\! ?")
 _INLINE_START = re.compile(r"\$([^$ ][^$]{0,100})\$(?= ?[A-Za-z%])")
 _SIZES = re.compile(r"\\(?:(?:left|right)(?![A-Za-z])\.?|[bB]igg?[lr]?(?![A-Za-z]))")
 _DEGREES = re.compile(r"\^?\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?")
+_STRUCK = re.compile(r"(?<![^\s(,;:])~~(?=[^\s~])[^~\n]{1,200}(?<=\S)~~(?![^\s),;:.])")
+"""Markdown's struck-out text."""
+_ENTITY = re.compile(r"&(?:lt|gt|amp|le|ge|ne|nbsp|times|minus|divide|deg|pi|infin|quot|apos|#[0-9]{2,5});")
 _SPACE = re.compile(r"\s+")
 _FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
 _RAISED = re.compile(r"([\^_])\{(\w)\}")
@@ -54,6 +58,12 @@ def _unicode(text: str) -> str:
     if text.isascii():
         return _CONTROLS.sub("", text)
     return "".join(_character(c) for c in text)
+
+
+def _unmarked(text: str) -> str:
+    """`text` without what Markdown strikes out, and with HTML's names of signs as signs."""
+    text = _STRUCK.sub(" ", text) if "~~" in text else text
+    return _unicode(_ENTITY.sub(lambda m: html.unescape(m[0]), text)) if "&" in text and ";" in text else text
 
 
 def _character(char: str) -> str:
@@ -101,7 +111,7 @@ def normalise(text: str) -> str:
     """
     if text.isascii() and text.isdigit():
         return text
-    text = _outer(_unicode(text))
+    text = _outer(_unmarked(_unicode(text)))
     text = _THOUSANDS.sub(",", text) if "{" in text or "\\" in text else text
     text = _without_commands(text) if "\\" in text else text.replace("~", " ")
     text = _SPACE.sub(" ", text)

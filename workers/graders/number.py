@@ -64,7 +64,7 @@ def _gold(gold: str) -> Quantity | None:
 
 
 @lru_cache(maxsize=1024)
-def _gold_time(gold: str) -> times.Clock | None:
+def _gold_time(gold: str) -> times.Time | None:
     return times.clock(gold)
 
 
@@ -96,6 +96,22 @@ def grade(gold: str, answer: str) -> Judgement:
     Ungradable when the gold answer is no number, ratio, time of day or number in another base, and where the answer is
     not read as one. A "wrong" is final.
     """
+    return settle(gold, answer)[0]
+
+
+def settle(gold: str, answer: str) -> tuple[Judgement, bool]:
+    """(judgement, whether both were read, so that reading them as other mathematics adds nothing).
+
+    That is so of "correct", of "wrong", and where the answer may be the gold answer or another number.
+    """
+    judgement = _judged(gold, answer)
+    if isinstance(judgement, str):
+        return unreadable(judgement), True
+    return judgement, judgement.final or judgement.verdict == "correct"
+
+
+def _judged(gold: str, answer: str) -> Judgement | str:
+    """The judgement, or why the answer may be the gold answer or another one."""
     wanted = _gold(gold)
     got = read(answer, sentence=True)
     if wanted is None and isinstance(got, Quantity) and got.places:
@@ -105,7 +121,7 @@ def grade(gold: str, answer: str) -> Judgement:
     if isinstance(got, Void) and (wanted.figure.denominator != 1 or _ROUND_COMMA.search(answer)):
         got = parse(_decimal_point(answer)) or got
     if wanted.unit == "degree" and _MINUTES.fullmatch(answer.strip()):
-        return _either(f"{short(answer)!r} may be minutes of arc")
+        return f"{short(answer)!r} may be minutes of arc"
     if isinstance(got, Void):
         return _not_read(gold, wanted, answer, got)
     wanted, got = _with_dotted(wanted, gold), _with_dotted(got, answer)
@@ -116,23 +132,27 @@ def grade(gold: str, answer: str) -> Judgement:
     if _equal(wanted, got):
         bare = got if wanted.percent else wanted
         if wanted.percent != got.percent and bare.counted:
-            return _either(f"{short(answer)!r} may be another quantity than {short(gold)!r}")
+            return f"{short(answer)!r} may be another quantity than {short(gold)!r}"
         return CORRECT
     if wanted.figure in got.perhaps or got.figure in wanted.perhaps:
-        return _either(f"{short(answer)!r} may mean two numbers")
+        return f"{short(answer)!r} may mean two numbers"
+    return _different(gold, answer)
+
+
+def _different(gold: str, answer: str) -> Judgement:
     return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
 
 
-def _either(reason: str) -> Judgement:
-    """The abstention from a number that may be the gold answer or another one; no other grader knows more."""
-    return Judgement("ungradable", reason, final=True, unreadable=True)
+def _of_the_day(gold: str, answer: str, one: times.Time, other: times.Time) -> Judgement | str:
+    same = times.same(one, other)
+    if same is None:
+        return f"{short(answer)!r} may be another half of the day than {short(gold)!r}"
+    return CORRECT if same else _different(gold, answer)
 
 
-def _not_read(gold: str, wanted: Quantity, answer: str, got: Void) -> Judgement:
+def _not_read(gold: str, wanted: Quantity, answer: str, got: Void) -> Judgement | str:
     if (time := _gold_time(gold)) is not None and (other := times.clock(answer)) is not None:
-        return (
-            CORRECT if time.same(other) else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
-        )
+        return _of_the_day(gold, answer, time, other)
     if (ratio := times.ratio(answer)) is not None and len(ratio) == 2 and ratio[1]:
         odds = times.clock(answer) is None and wanted.figure.denominator != 1
         if odds and wanted.figure * ratio[1] == 1:  # the odds of 1/2 are 1:2
@@ -143,22 +163,18 @@ def _not_read(gold: str, wanted: Quantity, answer: str, got: Void) -> Judgement:
     return unreadable(f"{short(answer)!r} {got.reason}")
 
 
-def _graded_otherwise(gold: str, answer: str) -> Judgement:
+def _graded_otherwise(gold: str, answer: str) -> Judgement | str:
     """The judgement where the gold answer is a time of day or a ratio; ungradable where it is neither."""
     if (time := _gold_time(gold)) is not None and (
         (other := times.clock(answer)) is not None or _gold_ratio(gold) is None
     ):
         if other is None:
             return unreadable(f"{short(answer)!r} is no time of day")
-        return (
-            CORRECT if time.same(other) else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
-        )
+        return _of_the_day(gold, answer, time, other)
     if (ratio := _gold_ratio(gold)) is not None:
         got = times.ratio(answer)
         if got is not None:
-            return (
-                CORRECT if ratio == got else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
-            )
+            return CORRECT if ratio == got else _different(gold, answer)
         if len(ratio) == 2 and ratio[1] and time is None:  # 3:30 may be a time, and no 0.1
             value = parse(answer)
             if value is not None and value.figure * ratio[1] == 1 and value.figure.denominator != 1:
@@ -170,7 +186,7 @@ def _graded_otherwise(gold: str, answer: str) -> Judgement:
             return unreadable(f"{short(answer)!r} is not read as a number in base {base[1]}")
         if base[0] == figures[0] and figures[1] in (base[1], None):
             return CORRECT
-        return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
+        return _different(gold, answer)
     return Judgement("ungradable", f"the gold answer {short(gold)!r} is no number")
 
 

@@ -16,8 +16,9 @@ from workers.graders import arithmetic, lead
 from workers.graders.amount import amount
 from workers.graders.normalise import normalise
 from workers.graders.numeral import numeral, without_cycles
-from workers.graders.quantity import DENIED, SEVERAL, UNREAD, Quantity, Reading, Void, near, quantity_of
+from workers.graders.quantity import DENIED, SEVERAL, UNREAD, Quantity, Reading, Void, agree, near, quantity_of
 from workers.graders.remark import START, remarked
+from workers.graders.splitting import OF_UNKNOWNS, is_product
 from workers.graders.tail import SCALES
 from workers.graders.words import digits
 
@@ -32,13 +33,19 @@ _OF_AN_UNKNOWN = re.compile(r" ?(?:[+*×·]|\\times|\\cdot) ?(?:the )?[^\W\d_]{3
 """Behind a number: "10 + John's age"."""
 _INTEGER = re.compile(r"-?[0-9]{1,18}")
 _DECORATION = re.compile(
-    "[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f\u2022\u25aa-\u25cf\u2b50]+|<<[^<>]{0,200}>>"
+    "[\U0001f000-\U0001faff\u2600-\u27bf\ufe0f\u2022\u25a0-\u25cf\u25fb-\u25fe\u2b1b\u2b1c\u2b50\u220e]+|<<[^<>]{0,200}>>"
     "|</?[A-Za-z]{1,10} ?/?>|\\[/?INST\\]"
-    r"|\\(?:ldotp|therefore)(?![A-Za-z])|[「」『』【】。]|\\[()\[\]]"
+    r"|\\(?:ldotp|therefore|blacksquare|square|Box|qed|checkmark)(?![A-Za-z])|[「」『』【】。]|\\[()\[\]]"
 )
+_NOTE = re.compile(r"(?<=[0-9}]) ?\[([^\W\d_][^\[\]=<>0-9]{0,40})\]")
+"""What stands in brackets behind a number: "150 [apples]"."""
 _DOLLARS = re.compile(r"\$([^$ ]+)\$")
 _PAIRED = (("==", "=="), ("__", "__"), ("_", "_"), ('"', '"'))
 _RAISED_O = re.compile(r"(?<=[0-9]) ?\^ ?\{? ?[oO] ?\}?(?![A-Za-z])")
+_UNDERSCORED = re.compile(r"(?<![\w.])[1-9][0-9]{0,2}(?:_[0-9]{3})+(?![\w{])")
+"""Digits in threes, as programs write them: 1_234_567."""
+_HOURS = re.compile(r"(?<![0-9:.])([0-9]{1,3}):([0-5][0-9]) ?(?:hours?|hrs?\.?|h)(?![A-Za-z])", re.IGNORECASE)
+_ANGLED = re.compile(r"<\s*([^<>=]*[0-9][^<>=]*)>")
 _OPENINGS = frozenset('=_"')
 _BOX = re.compile(r"\\?(?:f|b?)oxed ?(?:\{([^{}]*)\}|([^{}]*))")
 _IMPLIES = re.compile(
@@ -55,8 +62,7 @@ _NAME = re.compile(
     r"|triangle|measuredangle)\s*[A-Z]{0,4}"
     r"|[∠△][A-Z]{1,4}"
 )
-OF_UNKNOWNS = re.compile(r"\|[a-z]\||[w-z]{2,4}|[a-d]{2,3}|[k-n]{2,3}|[p-r]{2,3}|[u-w]{2,3}")
-"""What is no name: the absolute value of an unknown, or a product of several; "AB" names a line."""
+_CALL = re.compile(r"(?P<name>[A-Za-z]) ?\((?P<argument>[^()]+)\)")
 _PRONOUN = re.compile(r"it|this|that|which|result|answer|total|sum", re.IGNORECASE)
 _LABEL = re.compile(r"(?=[^=]*[A-Za-z]{3})[A-Za-z][\w .,'’()/%$-]*")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|frac|gcd|lcm|max|min)(?![a-z])")
@@ -128,6 +134,9 @@ def _without_reason(text: str) -> str:
 
 def _bare(text: str) -> str:
     """`text` without emoji, tags and marks around it that say nothing."""
+    if "[" in text:
+        text = _NOTE.sub(r" (\1)", text)
+    text = text.replace("\\Omega", "Ω") if "\\O" in text else text
     bare = _DECORATION.sub(" ", _DOLLARS.sub(r"\1", text) if text.count("$") > 1 else text)
     text = bare if bare == text else normalise(bare)
     if "oxed" in text and (box := _BOX.fullmatch(text)) is not None:
@@ -138,6 +147,10 @@ def _bare(text: str) -> str:
                 text = text[len(opening) : -len(closing)].strip(" .")
     if text.endswith("...") and "." not in text[:-3]:  # "42..."; 0.333... goes on
         text = text[:-3].rstrip()
+    text = _UNDERSCORED.sub(lambda m: m[0].replace("_", ""), text) if "_" in text else text
+    if text.startswith("<") and (angled := _ANGLED.fullmatch(text)) is not None:
+        text = angled[1]
+    text = _HOURS.sub(r"\1 hours \2 minutes", text) if ":" in text else text
     return without_cycles(_RAISED_O.sub("°", text.strip(" :;,")))
 
 
@@ -174,11 +187,13 @@ def _chain(text: str, sentence: bool, depth: int) -> Reading:
     if not values:
         return UNREAD
     last = values[-1]
-    roundings = [value for value in values[:-1] if value.figure != last.figure and near(value.figure, last.figure)]
-    far = [value for value in values[:-1] if not near(value.figure, last.figure)]
-    if far and all(_NUMBER_ALONE.fullmatch(side.strip()) for side in sides[::2]):
+    roughly = any(sign.strip() not in ("=", ":=") for sign in sides[1::2])
+    same = [value for value in values[:-1] if agree(value, last, roughly)]
+    if len(same) < len(values) - 1 and all(_NUMBER_ALONE.fullmatch(side.strip()) for side in sides[::2]):
         return Void("is an equation of two different numbers")
-    return replace(last, also=(*last.also, *((value.figure, value.unit) for value in roundings)))
+    also = tuple((value.figure, value.unit) for value in same if value.figure != last.figure)
+    close = tuple(value.figure for value in values[:-1] if value not in same and near(value.figure, last.figure))
+    return replace(last, also=(*last.also, *also), perhaps=(*last.perhaps, *close))
 
 
 _NUMBER_ALONE = re.compile(r"[-+$]*[0-9.,/ ]+")
@@ -190,7 +205,8 @@ def _side(side: str, sentence: bool, depth: int, first: bool) -> Reading | None:
         return None if first else UNREAD
     name = _CONNECTIVE.split(side)[-1].strip()
     name = side if re.search("[0-9]", side[: len(side) - len(name)]) else name
-    if OF_UNKNOWNS.fullmatch(name):
+    call = _CALL.fullmatch(name)
+    if OF_UNKNOWNS.fullmatch(name) or (call is not None and is_product(call["name"], call["argument"])):
         return Void("is an equation that is not solved")
     if _NAME.fullmatch(name) or _PRONOUN.fullmatch(name):
         return None
@@ -214,6 +230,8 @@ def _phrase(text: str, sentence: bool, depth: int) -> Reading:
             return _phrase(text[1:-1], sentence, depth)
     if text.startswith("(") and (value := arithmetic.value(text)) is not None:
         return Quantity(value)
+    if text[:4].lower() == "the " and sentence and _ORDINAL.match(text, 4):
+        text = text[4:]
     if (negated := re.fullmatch(r"(?:-|negative |minus ) ?\(([^()]*)\)", text, re.IGNORECASE)) is not None:
         inner = _phrase(negated[1], False, depth)
         return replace(inner, figure=-inner.figure, also=()) if isinstance(inner, Quantity) else inner
@@ -236,6 +254,7 @@ def _ordinal(text: str) -> re.Match[str] | None:
     return re.match(".", text) if digits(text) != text else None
 
 
+_ORDINAL = re.compile(r"(?:[a-z]+[- ])?[a-z]+(?:th|st|nd|rd)\b(?! of\b)", re.IGNORECASE)
 _PLAIN_LEAD = re.compile(
     r"(?:about|approximately|approx\.?|roughly|around|exactly|precisely|only|just|a total of|~|#|no\.|number)\s*",
     re.IGNORECASE,

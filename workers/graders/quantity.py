@@ -60,8 +60,25 @@ def near(one: Fraction, other: Fraction) -> bool:
     return abs(one - other) * 50 <= max(abs(one), abs(other))
 
 
-def agree(one: Quantity, other: Quantity) -> bool:
-    """Whether two numbers of one answer are the same, rounding and percent aside."""
+def agree(one: Quantity, other: Quantity, roughly: bool = False) -> bool:
+    """Whether two numbers of one answer are the same, percent aside, or one is the other rounded.
+
+    It is rounded to its own decimals; to an integer only where the text says that it is (`roughly`), or as a percentage.
+    """
     figures = [q.figure / 100 if q.percent else q.figure for q in (one, other)]
     values = {figure for figure, _ in other.also} | {figures[1], other.figure}
-    return figures[0] in values or one.figure in values or near(figures[0], figures[1])
+    if figures[0] in values or one.figure in values:
+        return True
+    return _rounds_to(one, other, roughly) or _rounds_to(other, one, roughly)
+
+
+def _rounds_to(exact: Quantity, rounded: Quantity, roughly: bool) -> bool:
+    percent = rounded.percent and not exact.percent
+    if rounded.figure.denominator == 1 and (exact.figure.denominator == 1 or not (roughly or percent)):
+        return False
+    if rounded.places == 0 and rounded.figure.denominator != 1:
+        return False  # a fraction
+    value = exact.figure / 100 if exact.percent and not rounded.percent else exact.figure * (100 if percent else 1)
+    unit = Fraction(1, 10**rounded.places)
+    cut = exact.places == 0 and abs(rounded.figure) <= abs(value) < abs(rounded.figure) + unit
+    return abs(value - rounded.figure) * 2 <= unit or (cut and value * rounded.figure > 0)

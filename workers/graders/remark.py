@@ -23,7 +23,7 @@ START = re.compile(
 )
 _WHEN = re.compile(r" (?:in|by|since|until|as of) (?:the year )?(?:19|20)[0-9]{2}\b(?! ?[%/])")
 _REMARK = re.compile(
-    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+|!|:(?=\s|\Z))\s*"
+    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+|(?<= )[-–]{1,2} (?=(?-i:that|this|the answer|it|done|our)\b)|!|:(?=\s|\Z))\s*"
     r"|\s+(?P<word>because|since|due to|so|thus|therefore|hence|which|giving|making|totall?ing|i\.e\.,?|that is"
     r"|or|aka|namely"
     r"|equals|is|are|was|were|(?:would|will|should|must) be|can(?:not|'t| not)|(?:is|was|are|could|wo|does|do"
@@ -39,6 +39,9 @@ _MORE = re.compile(
     r"|so many)\b",
     re.IGNORECASE,
 )
+_ROUGHLY = re.compile(r"(?:or )?(?:about|approximately|approx\.?|roughly|around|rounded|~|≈)", re.IGNORECASE)
+_TOTAL = re.compile(r"(?:altogether|in total|total|in all|overall|combined|all together)[\s.!)]*\Z", re.IGNORECASE)
+"""What says that the last of several numbers is the answer: "42 per side, 84 altogether"."""
 _REASON = frozenset(["because", "since", "due to", "given", "where", "while"])
 _THEREFORE = frozenset(["so", "thus", "therefore", "hence", "which", "giving", "making", "totaling", "totalling"])
 _AGAIN = frozenset(["i.e.", "i.e.,", "that is", "aka", "namely", "or", "equals", "=", "≈"])
@@ -93,8 +96,12 @@ def _judged(quantity: Quantity, sign: str, rest: str, again: Again, depth: int) 
     if sign in (",", ";", "and", "to", "-", "–", "--") and (other := number_first(rest)) is not None:
         if other.figure == quantity.figure:
             return quantity if sign == "," and rest[:1].isalpha() else UNREAD  # "5, five"
+        if sign == "," and _ROUGHLY.match(rest):
+            return _said_again(quantity, "≈", rest, again)
+        if sign in (",", ";") and _TOTAL.search(rest):
+            return again(rest)
         return SEVERAL
-    if sign in (",", ".", ":", "and", "to"):
+    if sign in (",", ".", ":", "and", "to", "-", "--"):
         return _harmless(quantity, rest)
     return UNREAD
 
@@ -121,20 +128,27 @@ def _said_again(quantity: Quantity, sign: str, rest: str, again: Again) -> Readi
         return _harmless(quantity, rest[2:])
     other = again(rest)
     if isinstance(other, Quantity):
-        if agree(quantity, other):
+        roughly = sign == "≈" or _ROUGHLY.match(rest) is not None
+        if agree(quantity, other, roughly):
             return replace(quantity, also=(*quantity.also, (other.figure, other.unit)))
-        return SEVERAL if sign == "or" else UNREAD
+        return SEVERAL if sign == "or" and not roughly else UNREAD
     return other if other.denied else UNREAD if sign == "or" or START.search(rest) else _harmless(quantity, rest)
 
 
 def _bracketed(quantity: Quantity, rest: str, again: Again, depth: int) -> Reading:
     inner, _, after = rest.partition(")")
     inner = inner.strip().lstrip("=≈ ")
+    denied = re.match("(?:and |but )?(?:not|never) ", inner)
+    if denied is not None and number_first(inner[denied.end() :]) is not None:
+        judged = _denied(quantity, "not", inner[denied.end() :])
+        return remarked(quantity, after, again, depth) if judged is quantity and after.strip(" .") else judged
     if START.search(inner):
         value = arithmetic.value(inner)
         other = Quantity(value) if value is not None else again(re.sub(r"^(?:or|i\.e\.,?|that is,?) ", "", inner))
-        if isinstance(other, Void) or not agree(quantity, other):
+        if isinstance(other, Void) or not agree(quantity, other, _ROUGHLY.match(inner) is not None):
             return UNREAD
+        if other.figure != quantity.figure:
+            quantity = replace(quantity, also=(*quantity.also, (other.figure, other.unit)))
     else:
         counts, unit = tail.unit_of(f" {inner}")
         if not counts or re.match("if|when|unless", inner):
@@ -158,6 +172,7 @@ _COMPOUND_WORD = re.compile(r"\b[A-Za-z]+-[A-Za-z-]+|\b(?:[Tt]he |[Ee]ach |[Ee]v
 _REMARK_WORDS = re.compile(r"[^\W\d_][^\d<>=+*^]{0,400}")
 _DOUBT_WORDS = """
 most least minimum maximum ish something bit change maybe perhaps possibly probably likely might may if unless except
-guess think unsure assuming provided than too squared cubed factorial or plus minus times
+guess think unsure assuming provided than too squared cubed factorial or plus minus times contradiction contradicts
+contradictory absurd impossible fails
 """
 _DOUBTS = frozenset(_DOUBT_WORDS.split())

@@ -50,11 +50,9 @@ def may_be_one(items: Sequence[Kind]) -> bool:
 def values(gold: Scalar, answer: Scalar) -> Outcome:
     if gold.unit and answer.unit and gold.unit != answer.unit:
         return DIFFERENT
-    numeric = number.grade(gold.latex, answer.latex)
-    if numeric.verdict == "correct":
-        return EQUAL
-    if numeric.final:
-        return DIFFERENT
+    numeric, settled = number.settle(gold.latex, answer.latex)
+    if settled:
+        return {"correct": EQUAL, "wrong": DIFFERENT}.get(numeric.verdict, UNCLEAR)
     outcome = same_value(gold.latex, answer.latex)
     if outcome is DIFFERENT and _may_be_units(gold.latex, answer.latex):
         return UNCLEAR

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from workers.graders.phrase import OF_UNKNOWNS
 
 _TOKEN = re.compile(r"\\begin\s*\{\w+\*?\}|\\end\s*\{\w+\*?\}|\\[A-Za-z]+|\\.|[A-Za-z]+|.", re.DOTALL)
 _OPENING = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"])
@@ -31,6 +30,8 @@ _CHANGING_WORDS = """
 not no half twice double square cube squared cubed root log sin cos tan ln exp max min minus plus times negative
 """
 _CHANGING = frozenset(_CHANGING_WORDS.split())
+OF_UNKNOWNS = re.compile(r"\|[a-z]\||[w-z]{2,4}|[a-d]{2,4}|[k-n]{2,3}|[p-r]{2,3}|[u-w]{2,3}")
+"""What is no name: the absolute value of an unknown, or a product of several; "AB" names a line."""
 _BUILDER = re.compile(r"^(?P<member>[^|:<>=]*?)(?:\\mid(?![a-z])|\\vert|\||:|such that)(?P<condition>.*)$", re.DOTALL)
 _MEMBER = re.compile(r"\s*(?:[a-z]|\\theta)\s*(?:\\in\s*(?P<domain>\\mathbb\{R\}|R)\s*)?")
 
@@ -106,10 +107,17 @@ def named_left_side(latex: str) -> tuple[str, str] | None:
     if match["call"]:
         name = latex[: match.start("call")].strip()
         arguments = match["arguments"].strip()
-        if name in ("x", "y", "z", "t", "n"):
+        if name in ("x", "y", "z", "t", "n") or is_product(name, arguments):
             return None
         return (name, arguments) if _ARGUMENTS.fullmatch(arguments) else (f"{name}({arguments})", "")
     return latex.strip(), ""
+
+
+def is_product(name: str, argument: str) -> bool:
+    """Whether a letter before parentheses is a factor: x(x+1) and a(b+1) are products, f(x+1) is not."""
+    if not re.search("[-+*/^]", argument):
+        return False
+    return name in argument or (name not in "fghpqFGHPQE" and re.search("[a-z]", argument) is not None)
 
 
 def variable(latex: str) -> str | None:

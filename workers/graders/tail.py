@@ -72,7 +72,7 @@ _COMPARED = re.compile(
 )
 _LESS_THAN = re.compile(r" (?:more|fewer|less) than (?:it|the|his|last|before)\b")
 """Right behind a number it says by how much another one differs: "30 less than before"."""
-_LEFT_OVER = re.compile(r"\bleft[ -]over\b")
+_LEFT_OVER = re.compile(r"\bleft[ -]?over\b")
 _POWER_OF_UNITS = re.compile(r"(?<=units) ?\^ ?\{?[23]\}?")
 _FACTOR = re.compile(r"(?<![\w'’.·/-])[b-zB-HJ-Z](?![\w'’.·/-])")
 _RATE = re.compile(r"(?P<base>.*?) (?:per|an?|each|every) ", re.IGNORECASE)

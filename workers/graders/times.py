@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from workers.graders.normalise import normalise
 
@@ -22,25 +22,19 @@ _RATIO = re.compile(r"(?:the ratio is |ratio:? |in the ratio )?(?P<parts>{0}(?: 
 _COLON = re.compile(r" ?(?::|\bto\b|\\colon) ?", re.IGNORECASE)
 
 
-class Clock(NamedTuple):
-    """A time of day."""
-
-    seconds: int
-    """Since midnight."""
-    half: Literal["unknown", "shown", "said"]
-    """How the half of the day is known: by a zero in front ("07:45"), or by an "am", or an hour behind noon."""
-
-    def same(self, other: Clock) -> bool:
-        return self.seconds == other.seconds and {self.half, other.half} != {"unknown", "said"}
+Half = Literal["known", "likely", "unknown"]
+"""How surely a text says the half of the day: "3:30 PM", 15:30 and noon; 03:30; 3:30."""
+Time = tuple[int, Half]
+"""(seconds since midnight, how surely their half of the day is said)"""
 
 
-def clock(text: str) -> Clock | None:
-    """The time of day that `text` says, or None."""
+def clock(text: str) -> Time | None:
+    """A time of day, or None where the text is none."""
     if len(text) > MAX_LENGTH:
         return None
     text = normalise(text)
     if text.lower() in _NAMED:
-        return Clock(_NAMED[text.lower()], "said")
+        return _NAMED[text.lower()], "known"
     match = _CLOCK.fullmatch(text)
     if match is None or int(match["hour"]) > 24:
         return None
@@ -50,8 +44,18 @@ def clock(text: str) -> Clock | None:
     hour = int(match["hour"])
     if said and hour <= 12:
         hour = hour % 12 + (0 if _MORNING.match(said) else 12)
-    seconds = hour * 3600 + 60 * int(match["minute"] or 0) + int(match["second"] or 0)
-    return Clock(seconds, "said" if said or hour > 12 else "shown" if match["hour"].startswith("0") else "unknown")
+    half: Half = "known" if said or hour > 12 else "likely" if match["hour"].startswith("0") else "unknown"
+    return hour * 3600 + 60 * int(match["minute"] or 0) + int(match["second"] or 0), half
+
+
+def same(one: Time, other: Time) -> bool | None:
+    """Whether two times are one; None where a half of the day is not said, and would decide."""
+    halves = {one[1], other[1]}
+    if one[0] == other[0]:
+        return True if halves != {"known", "unknown"} else None
+    if one[1] != other[1] and (one[0] - other[0]) % (12 * 3600) == 0:
+        return None
+    return False
 
 
 def ratio(text: str) -> tuple[Fraction, ...] | None:

@@ -18,12 +18,15 @@ _OTHERS = """
 inch in inches; foot ft feet; yard yd; mile mi; ounce oz; pound lb; stone; ton tonne; pint pt; quart qt; gallon gal;
 cup; tablespoon tbsp; teaspoon tsp; acre; hectare ha; minute min; hour hr h; day; week wk; month mo; year yr; decade;
 century centuries; degree ° deg; celsius °C centigrade; fahrenheit °F; radian rad; north; south; east; west; am a.m
-AM; pm p.m PM; knot; rpm; atmosphere atm; kilogram kilo kgs; milliliter cc; kilobyte KB; gram gm; light-year lightyear
+AM; pm p.m PM; knot; rpm; atmosphere atm; kilogram kilo kgs; milliliter cc; kilobyte KB; gram gm; light-year lightyear;
+megabit Mb; gigabit Gb; terabit Tb; nickel; dime; furlong; fathom; league; parsec; fortnight; millennium millennia;
+bushel; peck; gill; dram; carat; hundredweight cwt; horsepower hp; btu BTU; psi; torr; gauss; weber; decibel dB; erg;
+dyne; quartercoin
 """
 _MONEY = """
 cent ¢; penny pence; dollar buck USD $ US$; euro EUR €; poundsterling GBP £ quid; yen JPY ¥ 円; rupee INR Rs Rs. ₹;
 yuan CNY RMB 元; won KRW ₩; ruble rouble RUB ₽; peso MXN PHP ₱; dong VND ₫; shekel NIS ILS ₪; ringgit MYR RM; franc CHF
-Fr Fr.; krona krone kronor kroner kr SEK NOK DKK; real reais BRL R$; lira TRY ₺; rand ZAR; zloty PLN zł; baht THB ฿;
+Fr Fr.; krona krone kronor kroner kr SEK NOK DKK; real reais BRL R$; lira TRY ₺; rand ZAR; zloty PLN zł zl; baht THB ฿;
 hryvnia UAH ₴; naira NGN ₦; cedi GHS ₵; tenge KZT ₸; forint HUF Ft; rupiah IDR Rp; dirham AED; riyal SAR; koruna CZK
 Kč; australiandollar A$ AU$ AUD; canadiandollar C$ CA$ CAD; singaporedollar S$ SGD; hongkongdollar HK$ HKD;
 newzealanddollar NZ$ NZD; taiwandollar NT$ TWD; bitcoin BTC ₿; kenyanshilling KES KSh; pakistanirupee PKR;
@@ -86,7 +89,7 @@ _BEFORE = sorted(
 MONEY = "|".join(
     re.escape(name) + ("(?![A-Za-z])" if name[-1].isalpha() and name.isascii() else "") for name in _BEFORE
 )
-MONEY += r"|kr\.?(?= ?[0-9])|(?-i:[A-Z]{1,3}|Mex) ?\$"
+MONEY += r"|(?:kr|z[lł])\.?(?= ?[0-9])|[¢R](?=[0-9])|(?-i:[A-Z]{1,3}|Mex) ?\$"
 """A pattern of what stands before an amount: "$", "US$", "Rs."."""
 _FACTOR = re.compile(
     r"(?:(?P<power>square|sq\.?|cubic|cu\.?) )?(?P<name>[^\W\d_]+\.?[^\W\d_]*\.?|[°$€£¥₹¢%₠-⃀৳฿][CF]?)"
@@ -118,7 +121,6 @@ _AMBIGUOUS = (
     {"degree", "fahrenheit"},
     {"celsius", "coulomb"},
     {"fahrenheit", "farad"},
-    {"megabyte", "megabit"},
     {"foot", "forint"},
 )  # fmt: skip
 """Units that a text may have meant by the same sign or word."""
@@ -126,6 +128,8 @@ _AMBIGUOUS = (
 
 def of_money(sign: str) -> str:
     """The currency that `MONEY` matched; one that is not in the table by its own sign."""
+    if sign == "R":
+        return "rand"
     return _SYMBOLS.get(sign.replace(" ", "").removesuffix(".")) or _SYMBOLS.get(sign, sign)
 
 
