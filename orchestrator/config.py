@@ -341,7 +341,8 @@ class Grade(Settings):
     answer: list[str] = Field(default=["final_answer", "boxed", "hash"], min_length=1)
     """Where the answer is, tried in order: `final_answer` (what follows "Final answer:"), `boxed` (the last
     \\boxed{}), `hash` (what follows `####`), `answer_is` (what follows "answer is" or "Answer:"), `whole` (all of
-    the text), or `pattern:REGEX` with one group. With `final_answer` among them, `answer_is` is tried last."""
+    the text), or `pattern:REGEX` with one group. Where the default is left as it is, `answer_is` is tried last; a list
+    of other rules is taken as it stands, since a job that names its rules wants that form."""
     strict: bool = True
     """False tries `answer_is` and then the last number of the text, a guess, where no rule of `answer` finds one."""
     thoughts: list[str] = list(THOUGHTS)

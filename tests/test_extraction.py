@@ -354,7 +354,7 @@ def test_forms_of_a_box(text: str, answer: str | None) -> None:
         ("#### $\\boxed{7}$", "7"),
         ("#### Paris", "Paris"),
         ("#### C#", "C"),
-        ("####\n7", None),
+        ("####\n7", "7"),
         ("#### Explanation", None),
     ],
 )
@@ -510,7 +510,12 @@ def test_an_answer_that_is_declared_in_plain_words_counts_last(text: str) -> Non
 
 
 def test_which_rules_a_job_has() -> None:
-    assert rules_of(["final_answer", "boxed"], strict=True) == ["final_answer", "boxed", "answer_is"]
+    default = Grade().answer
+    assert rules_of(default, strict=True) == [*default, "answer_is"]
+    for named in (["final_answer"], ["final_answer", "boxed"], default[::-1]):  # there the form is what is learned
+        assert rules_of(named, strict=True) == named
+        assert extract("The answer is 7.", rules_of(named, strict=True)) is None
+    assert extract("The answer is 7.", rules_of(default, strict=True)) == ("7", "answer_is")
     assert rules_of(["boxed"], strict=True) == ["boxed"]
     assert rules_of(["boxed"], strict=False) == ["boxed", "answer_is", "last_number"]
     assert rules_of(["answer_is", "final_answer"], strict=True) == ["answer_is", "final_answer"]
@@ -700,3 +705,25 @@ def test_a_flood_of_marks_is_read_in_one_pass(flood: str) -> None:
     without_thoughts(text, THOUGHTS)
     assert extract(f"{text}\n\nFinal answer: 7\n", RULES) == ("7", "final_answer")
     assert boxed(f"{text}\n\n so, \\boxed{{7}}") == "7"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("####\n7", "7"),
+        ("3+4\n####\n\n7\n", "7"),
+        ("####\nStep 1\nwe add", None),
+        ("Final answer: 7\n(The format is Final answer: <number>.)", "7"),
+        ("Final answer:\n\\underline{17}", "\\underline{17}"),
+        ("Final answer: \\underline{\\qquad}", None),
+        ("Final answer: \\underline{answer}", None),
+    ],
+)
+def test_blanks_and_what_is_underlined(text: str, answer: str | None) -> None:
+    assert found(text) == answer
+
+
+def test_the_first_box_is_found_whatever_stands_before_it() -> None:
+    for before in ("", "{", "}", "\\\\", "\\{", "x", "{\\text{a} "):
+        for box in ("\\boxed{7}", "\\fbox{7}", "\\framebox{7}", "\x08oxed{7}", " boxed{7}"):
+            assert boxed(f"{before}{box}") == "7", (before, box)

@@ -155,7 +155,8 @@ def _announced(text: str, mark: re.Match[str]) -> str | None:
     answer = _quoted_or_plain(text, start, opened, tail["close"])
     if answer is not None and not _TITLE.fullmatch(prefix) and _GOES_ON.fullmatch(tidy(answer)):
         return None
-    return answer and _closed(answer, prefix)
+    closed = answer and _closed(answer, prefix)
+    return None if closed and closed != answer and is_placeholder(closed.rstrip(".")) else closed
 
 
 def _before(text: str, start: int) -> tuple[str, str]:
@@ -187,6 +188,8 @@ def _quoted_or_plain(text: str, start: int, opened: str, closed: str) -> str | N
 def _closed(answer: str, prefix: str) -> str:
     """`answer` without the marks behind it whose other half stands before "Final answer"."""
     answer = answer.strip()
+    if not prefix:
+        return answer
     for opening, closing in (("(", ")"), ("[", "]"), ("$", "$"), ("|", "|")):
         bare = answer.rstrip(".")
         lone = bare.count(closing) % 2 == 1 if opening == closing else bare.count(closing) > bare.count(opening)
@@ -226,13 +229,17 @@ def _content(text: str, start: int, below: bool = False) -> str | None:
         bullet = _BULLET.match(line)
         item = line[bullet.end() :] if below and bullet else line
         bare = tidy(item)
-        if len(bare) < 40 and (_DELIMITER.fullmatch(bare) or _DELIMITER.fullmatch(item.strip())):
+        if (
+            len(bare) < 40
+            and not item.lstrip()[:1].isalnum()
+            and (_DELIMITER.fullmatch(bare) or _DELIMITER.fullmatch(item.strip()))
+        ):
             kept = kept or (bare if bare == "$" and not number else None)
             continue
         box = boxed(line if not below else text[at : at + MAX_BEHIND])
         if box is not None:
             return _checked(box)
-        if len(bare) < 200 and _ANNOUNCES.fullmatch(bare) and _more(text, at + len(line)):
+        if len(bare) < 200 and not bare.isdigit() and _ANNOUNCES.fullmatch(bare) and _more(text, at + len(line)):
             kept = bare
             continue
         if below and bullet and bullet[0].strip():

@@ -9,6 +9,8 @@ import re
 
 MAX_ANSWER = 2000
 """Longest text, in characters, that is looked at more closely."""
+_SIMPLE = re.compile(r"(?:[0-9 $,:%+/(){}-]|\.(?=[0-9])|(?<!=)=(?!=)|[A-Za-z](?![A-Za-z]))*")
+"""An answer without words and decoration, such as "x = 7.50", which most are: there is nothing to take away."""
 _SPECIAL_TOKEN = re.compile(
     r"(?:<\|[\w-]{1,40}\|>|</?s>|<(?:eos|bos|pad|end_of_turn|endoftext)>|\[/?INST\])\s*\Z", re.IGNORECASE
 )
@@ -82,6 +84,8 @@ def is_placeholder(text: str) -> bool:
 
 def tidy(answer: str) -> str:
     """`answer` without Markdown's emphasis, tags, and the full stop or special tokens after it."""
+    if _SIMPLE.fullmatch(answer):
+        return answer.strip()
     if len(answer) <= MAX_ANSWER:
         answer = _without_tags(answer)
         answer = answer if answer.isascii() else _without_emoji(answer)
@@ -125,8 +129,8 @@ def _without_pair(answer: str) -> str:
 
 def sentence(line: str) -> str:
     """A line without "the answer is" before what it says, and without the next sentence, a reason or a farewell."""
-    if len(line) > 10 * MAX_ANSWER:
-        return line
+    if len(line) > 10 * MAX_ANSWER or _SIMPLE.fullmatch(line):
+        return line.lstrip() if len(line) <= 10 * MAX_ANSWER else line
     line = _CHATTER.sub("", line.lstrip())
     for _ in range(3):
         lead = _LEAD.match(line)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from workers.answer_boxes import boxed
 from workers.answer_marks import answer_is, final_answer, line_at, next_content
-from workers.answer_text import is_placeholder, sentence, tidy, without_environment, without_reason
+from workers.answer_text import MAX_ANSWER, is_placeholder, sentence, tidy, without_environment, without_reason
 
 __all__ = ["LENIENT", "PATTERN", "boxed", "extract", "rules_of"]
 
@@ -21,6 +21,7 @@ _NUMBER = re.compile(
     r"|(?<![\w.])[-−+]?\.[0-9]+%?|-?\\[dt]?frac\{-?[0-9]+\}\{[0-9]+\}"
 )
 _HASH = re.compile(r"#{4,10}")
+_LINE_END = re.compile(r"[\r\n]")
 _HEADING = re.compile(
     r"(?:(?:explanation|reasoning|solution|notes?|verification|check|steps?|summary|remarks?|details?|conclusion|proof"
     r"|calculations?|analysis|question|problem|given|approach)\b[ \t]{0,4}[0-9.]{0,5}(?:[:.].{0,200})?)?",
@@ -40,15 +41,19 @@ MOST_HASHES = 20
 PATTERN = "pattern:"
 LENIENT = ("answer_is", "last_number")
 """What a job that is not strict tries besides, after its own rules."""
-DECLARED = ("final_answer", "answer_is")
-"""A job with the first rule of these tries the second one too, where none of its own finds anything."""
+DEFAULT = ("final_answer", "boxed", "hash")
+"""The rules of a job that names none: the default of `grade.answer`, which a grader's process does not import."""
+DECLARED = "answer_is"
+"""What a job that leaves the rules as they are tries besides, where none of them finds anything. One that names its
+rules has exactly those: there the form of the answer is what is learned."""
 _WHOLE_TEXT = ("whole", "last_number")
 """Rules that do not stop at a next turn; nor does `pattern:`."""
 
 
 def rules_of(rules: Sequence[str], strict: bool) -> list[str]:
     """All rules that are tried, in order."""
-    wanted = LENIENT if not strict else DECLARED[1:] if DECLARED[0] in rules else ()
+    default = tuple(rules) == DEFAULT
+    wanted = LENIENT if not strict else (DECLARED,) if default else ()
     return [*rules, *(rule for rule in wanted if rule not in rules)]
 
 
@@ -71,7 +76,10 @@ def extract(text: str, rules: Sequence[str]) -> tuple[str, str] | None:
 
 def _end_of_answer(text: str, rules: Sequence[str]) -> int:
     """Where the first next turn begins that has an answer before it; the end of the text without one."""
-    if not any(word in text for word in _TURN_WORDS):
+    for word in _TURN_WORDS:
+        if word in text:
+            break
+    else:
         return len(text)
     for number, turn in enumerate(_NEXT_TURN.finditer(text)):
         if number == MOST_TURNS:
@@ -103,7 +111,8 @@ def _hash(text: str) -> str | None:
         line = line_at(text, mark.end())
         content = line.strip().rstrip("#").strip()
         bare = tidy(content).rstrip(":")
-        if _HASH_TITLE.fullmatch(bare):
+        behind = text[mark.end() + len(line) : mark.end() + len(line) + MAX_ANSWER] if not bare else ""
+        if _HASH_TITLE.fullmatch(bare) or (behind.strip() and not _LINE_END.search(behind.strip())):
             content = next_content(text, mark.end() + len(line) + 1) or ""
         elif _HEADING.fullmatch(bare):
             continue

@@ -45,11 +45,9 @@ def amount(quantity: Quantity, number: Numeral, rest: str, worded: bool) -> tupl
         factor, length = tail.scale(rest)
         if length and (ordinal or (worded and rest[:length].strip(" -").lower() == "hundred")):
             return UNREAD
-        quantity, rest = (
-            replace(quantity, figure=quantity.figure * factor, places=0 if length else quantity.places),
-            rest[length:],
-        )
-        if not length:
+        if length:
+            quantity, rest = replace(quantity, figure=quantity.figure * factor, places=0), rest[length:]
+        else:
             quantity, rest = _lettered(quantity, rest)
         if (percent := tail.PERCENT.match(rest)) is not None:
             if quantity.unit:

@@ -21,9 +21,9 @@ def build(specs: Sequence[Spec]) -> Grader:
 
     A "wrong" marked final ends the search: once both sides are read as numbers, their values decide. Another "wrong"
     stands if no grader failed that might have said correct, for the reason that the last such grader gave. A weak one,
-    which only says that the texts differ, stands if besides no grader found an answer that it could not read. Otherwise
-    the answer is ungradable. A grader that raises has failed; running out of memory is not caught, because the process
-    is then no longer to be trusted.
+    which only says that the texts differ, stands if besides no grader found an answer, or a gold answer, that it could
+    not read. Otherwise the answer is ungradable. A grader that raises has failed; running out of memory is not caught,
+    because the process is then no longer to be trusted.
 
     Raises:
         ValueError: a grader cannot be made; the message names it.
@@ -64,7 +64,7 @@ def _standing(wrongs: Sequence[Judgement], abstained: Sequence[Judgement]) -> Ju
     if any(one.failed for one in abstained):
         return None
     strong = [one for one in wrongs if not one.weak]
-    if strong or any(one.unreadable for one in abstained):
+    if strong or any(one.unreadable or one.gold_unread for one in abstained):
         return strong[-1] if strong else None
     return wrongs[-1] if wrongs else None
 
@@ -87,7 +87,7 @@ def _all_of(specs: Sequence[Spec]) -> Grader:
                 weak = weak or judgement
             elif judgement.verdict == "ungradable":
                 abstained.append(judgement)
-        if weak and not any(one.unreadable for one in abstained):
+        if weak and not any(one.unreadable or one.gold_unread for one in abstained):
             return weak
         return _ungradable(abstained) if abstained else CORRECT
 
@@ -100,6 +100,7 @@ def _ungradable(abstained: Sequence[Judgement]) -> Judgement:
         "; ".join(one.reason or "" for one in abstained),
         failed=any(one.failed for one in abstained),
         unreadable=any(one.unreadable for one in abstained),
+        gold_unread=any(one.gold_unread for one in abstained),
     )
 
 
@@ -135,6 +136,8 @@ def _asked(title: str, grader: Grader, gold: str, answer: str) -> Judgement:
         raise
     except Exception as error:
         return Judgement("ungradable", f"{title} failed: {type(error).__name__}: {short(str(error), 100)}", failed=True)
-    if title and judgement.reason is not None:
-        return replace(judgement, reason=f"{title}: {judgement.reason}")
-    return judgement
+    if not title or judgement.reason is None:
+        return judgement
+    if judgement.verdict == "wrong":  # made anew, since `replace` takes as long as a comparison
+        return Judgement("wrong", f"{title}: {judgement.reason}", final=judgement.final, weak=judgement.weak)
+    return replace(judgement, reason=f"{title}: {judgement.reason}")

@@ -50,5 +50,5 @@ def best_of(judgements: Sequence[Judgement]) -> Judgement:
     if all(judgement.verdict == "wrong" for judgement in judgements):
         final, weak = (all(getattr(one, name) for one in judgements) for name in ("final", "weak"))
         return Judgement("wrong", reason, final=final, weak=weak)
-    failed, unreadable = (any(getattr(one, name) for one in judgements) for name in ("failed", "unreadable"))
-    return Judgement("ungradable", reason, failed=failed, unreadable=unreadable)
+    flags = {name: any(getattr(one, name) for one in judgements) for name in ("failed", "unreadable", "gold_unread")}
+    return Judgement("ungradable", reason, **flags)

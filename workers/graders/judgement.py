@@ -18,7 +18,8 @@ class Judgement:
     that none could better; `weak` a "wrong" that only says that the texts differ: it stands where no other grader
     abstained. Of the "ungradable" ones, `failed` marks a grader that broke or ran out of bounds, whose "correct" might
     be missing, and `unreadable` an answer that is there and cannot be read as the gold's kind. With neither, the gold
-    answer is not of the grader's kind.
+    answer is not of the grader's kind; `gold_unread` says that it is, and could not be read: other text is then no
+    evidence either.
 
     Example: Judgement("wrong", "70 is not 7", final=True)
     """
@@ -29,6 +30,7 @@ class Judgement:
     failed: bool = False
     weak: bool = False
     unreadable: bool = False
+    gold_unread: bool = False
 
 
 CORRECT = Judgement("correct")

@@ -109,6 +109,10 @@ _TO = re.compile(
     re.IGNORECASE,
 )
 _PREPOSITIONS = frozenset(["for", "in", "by", "at", "with"])
+_AFTER = re.compile(
+    r"\b(?:arrives?|arrived|meets?|met|finish(?:es|ed)?|stops?|stopped|ends?|ended|returns?|returned) after\Z"
+)
+"""What happens after so long takes so long."""
 _META = re.compile(r"\b(?:answer|number|result|value) (?:has|have|contains|consists|is made)\b", re.IGNORECASE)
 _CLAUSE = re.compile(r"[,;:!?]\s|\.\s|\b(?:so|thus|therefore|hence|then|and|that|which)\b", re.IGNORECASE)
 MONTH = re.compile(r"\bMay\b(?! (?:be|have|not|well|also)\b)")
@@ -121,6 +125,7 @@ def said(lead: str) -> Said:
     if not (lead := lead.strip(" \"'([{*_")):
         return "stated"
     low = (lead[:3] + MONTH.sub("", lead[3:])).lower()
+    low = _AFTER.sub("takes", low)
     if low[-1] in "-+/^":
         return "unclear"
     if _BOUNDS.search(low):

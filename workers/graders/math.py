@@ -51,6 +51,12 @@ _REFUSAL = re.compile(
     r"|\b(?:no idea|give up|not sure|not certain|I refuse|not enough information|insufficient information)\b",
     re.IGNORECASE,
 )
+_DENIED = re.compile(
+    r"(?:[A-Za-z]+ ){0,6}(?:(?:is|are|was|were)(?: not|n['’]t)|can(?:not|['’]t) be|is never)"
+    r" (?:equal to |given by )?\$[^$]{1,200}\$\.?",
+    re.IGNORECASE,
+)
+"""A sentence that says what the answer is not, and nothing else."""
 _DIGITS = re.compile(r"[0-9]+")
 _DENIALS = re.compile(r"\b(?:not|no|never|neither|nor|none|cannot|\w+n't|false|wrong|incorrect)\b", re.IGNORECASE)
 _WARM_UP = (
@@ -116,9 +122,9 @@ def _judged(gold: str, wanted: Kind | None, answer: str) -> Judgement:
     if isinstance(wanted, Words):
         return _text(gold, answer)
     if wanted is None:
-        return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", failed=True)
+        return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", gold_unread=True)
     got = _answer(answer)
-    if (got is None or isinstance(got, Words)) and _REFUSAL.search(answer):
+    if (got is None or isinstance(got, Words)) and (_REFUSAL.search(answer) or _DENIED.fullmatch(answer)):
         return Judgement("wrong", f"{short(answer)!r} is no answer")
     if got is None:
         return unreadable(f"{short(answer)!r} is not read as mathematics")

@@ -37,10 +37,15 @@ _THOUSANDS = re.compile(r" ?\{, ?\} ?|,\\! ?")
 _INLINE_START = re.compile(r"\$([^$ ][^$]{0,100})\$(?= ?[A-Za-z%])")
 _SIZES = re.compile(r"\\(?:(?:left|right)(?![A-Za-z])\.?|[bB]igg?[lr]?(?![A-Za-z]))")
 _DEGREES = re.compile(r"\^?\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?")
+_SPACE = re.compile(r"\s+")
+_FRACTION = re.compile(r"\\[dtc]frac(?![A-Za-z])")
+_RAISED = re.compile(r"([\^_])\{(\w)\}")
 _WRAPPERS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ("**", "**"), ('"', '"'), ("'", "'"))
 
 
 def _unicode(text: str) -> str:
+    if text.isascii():
+        return _CONTROLS.sub("", text.replace("`", "'"))
     # Compatibility folding alone would read 5² as 52 and 3½ as 31/2, so these are spelled out first.
     text = _SUPERSCRIPTS.sub(lambda m: "^{" + m[0].translate(_SUPERSCRIPT) + "}", text)
     text = _SUBSCRIPTS.sub(lambda m: "_{" + m[0].translate(_SUBSCRIPT) + "}", text)
@@ -97,14 +102,21 @@ def normalise(text: str) -> str:
     if text.isascii() and text.isdigit():
         return text
     text = _outer(_unicode(text))
-    text = _ESCAPED.sub(r"\1", _THOUSANDS.sub(",", text)).replace("\\!", "")
+    text = _THOUSANDS.sub(",", text) if "{" in text or "\\" in text else text
+    text = _without_commands(text) if "\\" in text else text.replace("~", " ")
+    text = _SPACE.sub(" ", text)
+    text = _DEGREES.sub("°", text) if "\\" in text else text  # it takes the cube of a run of spaces
+    text = _RAISED.sub(r"\1\2", text) if "{" in text else text
+    text = _INLINE_START.sub(r"\1", text) if text.startswith("$") else text  # "$28$ %", "$5$ apples"
+    return _outer(_SPACE.sub(" ", text))
+
+
+def _without_commands(text: str) -> str:
+    """`text` without the commands of LaTeX that only say how it looks."""
+    text = _ESCAPED.sub(r"\1", text).replace("\\!", "")
     text = _SIZES.sub("", _SPACES.sub(" ", text))
     for _ in range(4):  # nested font commands; deeper nesting than this is left as it stands
         text, changed = _FONTS.subn(lambda m: " " + m[1] + " " if m[1] is not None else " ", text)
         if not changed:
             break
-    text = re.sub(r"\\[dtc]frac(?![A-Za-z])", r"\\frac", text)
-    text = _DEGREES.sub("°", re.sub(r"\s+", " ", text))  # it takes the cube of a run of spaces
-    text = re.sub(r"([\^_])\{(\w)\}", r"\1\2", text)
-    text = _INLINE_START.sub(r"\1", text) if text.startswith("$") else text  # "$28$ %", "$5$ apples"
-    return _outer(re.sub(r"\s+", " ", text))
+    return _FRACTION.sub(r"\\frac", text)

@@ -25,6 +25,7 @@ other that is not read as one number is not judged: "a multiple of 7", "7 square
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
@@ -42,6 +43,10 @@ _DECIMAL_COMMA = re.compile(r"(?<=[0-9])(?:,|\{,\})(?=[0-9])")
 _ROUND_COMMA = re.compile(
     r"[0-9],0{1,2}(?![0-9])|[0-9],[0-9]{1,2} ?(?:[^\W\d_]|[€£$₽%])|[€£] ?[0-9]+,[0-9]{2}(?![0-9])"
 )
+_MINUTES = re.compile(r"\$?[0-9.]{1,20} ?(?:['’′]|\^ ?\{? ?\\prime ?\}?){1,2}[$.]*")
+_DOTTED = re.compile(r"(?<![0-9.,])[1-9][0-9]{0,2}\.[0-9]{3}(?![0-9.,])")
+_DOTTING = frozenset(["euro", "real", "lira", "dong", "rupiah", "krona", "zloty", "argentinepeso", "chileanpeso"])
+"""Currencies of countries that write a point between thousands."""
 _UNIT_AT_END = re.compile(
     r"(?P<rest>.*(?:[0-9})\]]|\\pi))\s+(?P<unit>[A-Za-z°][A-Za-z° ./-]{0,60}?(?:\s?\^\{?[23]\}?)?)", re.DOTALL
 )
@@ -59,7 +64,7 @@ def _gold(gold: str) -> Quantity | None:
 
 
 @lru_cache(maxsize=1024)
-def _gold_time(gold: str) -> tuple[int, bool] | None:
+def _gold_time(gold: str) -> times.Clock | None:
     return times.clock(gold)
 
 
@@ -99,8 +104,11 @@ def grade(gold: str, answer: str) -> Judgement:
         return _graded_otherwise(gold, answer)
     if isinstance(got, Void) and (wanted.figure.denominator != 1 or _ROUND_COMMA.search(answer)):
         got = parse(_decimal_point(answer)) or got
+    if wanted.unit == "degree" and _MINUTES.fullmatch(answer.strip()):
+        return _either(f"{short(answer)!r} may be minutes of arc")
     if isinstance(got, Void):
         return _not_read(gold, wanted, answer, got)
+    wanted, got = _with_dotted(wanted, gold), _with_dotted(got, answer)
     if not any(units.may_be_same(unit, other) for _, unit in _said(wanted) for _, other in _said(got)):
         return Judgement("wrong", f"{got.unit} is not {wanted.unit}", final=True)
     if wanted.percent != got.percent and (bare := got if wanted.percent else wanted).unit:
@@ -122,7 +130,9 @@ def _either(reason: str) -> Judgement:
 
 def _not_read(gold: str, wanted: Quantity, answer: str, got: Void) -> Judgement:
     if (time := _gold_time(gold)) is not None and (other := times.clock(answer)) is not None:
-        return CORRECT if time == other else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
+        return (
+            CORRECT if time.same(other) else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
+        )
     if (ratio := times.ratio(answer)) is not None and len(ratio) == 2 and ratio[1]:
         odds = times.clock(answer) is None and wanted.figure.denominator != 1
         if odds and wanted.figure * ratio[1] == 1:  # the odds of 1/2 are 1:2
@@ -140,7 +150,9 @@ def _graded_otherwise(gold: str, answer: str) -> Judgement:
     ):
         if other is None:
             return unreadable(f"{short(answer)!r} is no time of day")
-        return CORRECT if time == other else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
+        return (
+            CORRECT if time.same(other) else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
+        )
     if (ratio := _gold_ratio(gold)) is not None:
         got = times.ratio(answer)
         if got is not None:
@@ -160,6 +172,13 @@ def _graded_otherwise(gold: str, answer: str) -> Judgement:
             return CORRECT
         return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}", final=True)
     return Judgement("ungradable", f"the gold answer {short(gold)!r} is no number")
+
+
+def _with_dotted(quantity: Quantity, text: str) -> Quantity:
+    """`quantity`, with its thousandfold where the point may be one between thousands: "1.250 €" is 1250 as well."""
+    if quantity.unit not in _DOTTING or quantity.places != 3 or not _DOTTED.search(text):
+        return quantity
+    return replace(quantity, also=(*quantity.also, (quantity.figure * 1000, quantity.unit)))
 
 
 def _said(quantity: Quantity) -> list[tuple[Fraction, str | None]]:

@@ -102,10 +102,13 @@ def _figure(match: re.Match[str]) -> Fraction | None:
     exponent = int(match["exp"] or match["exp2"] or match["exp3"] or 0)
     if abs(exponent) > MAX_EXPONENT:
         return None
-    return _fraction(match["plain"]) * Fraction(10) ** exponent
+    figure = _fraction(match["plain"])
+    return figure * Fraction(10) ** exponent if exponent else figure
 
 
 def _fraction(text: str) -> Fraction:
+    if text.isdigit():
+        return Fraction(int(text))
     if re.fullmatch(_COMMA_LAST, text):
         text = re.sub("[. ']", "", text).replace(",", ".")
     return Fraction(re.sub("[, ']", "", text).removesuffix("."))

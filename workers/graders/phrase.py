@@ -18,6 +18,7 @@ from workers.graders.normalise import normalise
 from workers.graders.numeral import numeral, without_cycles
 from workers.graders.quantity import DENIED, SEVERAL, UNREAD, Quantity, Reading, Void, near, quantity_of
 from workers.graders.remark import START, remarked
+from workers.graders.tail import SCALES
 from workers.graders.words import digits
 
 MAX_LENGTH = 1000
@@ -54,6 +55,8 @@ _NAME = re.compile(
     r"|triangle|measuredangle)\s*[A-Z]{0,4}"
     r"|[∠△][A-Z]{1,4}"
 )
+OF_UNKNOWNS = re.compile(r"\|[a-z]\||[w-z]{2,4}|[a-d]{2,3}|[k-n]{2,3}|[p-r]{2,3}|[u-w]{2,3}")
+"""What is no name: the absolute value of an unknown, or a product of several; "AB" names a line."""
 _PRONOUN = re.compile(r"it|this|that|which|result|answer|total|sum", re.IGNORECASE)
 _LABEL = re.compile(r"(?=[^=]*[A-Za-z]{3})[A-Za-z][\w .,'’()/%$-]*")
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|frac|gcd|lcm|max|min)(?![a-z])")
@@ -91,7 +94,23 @@ def read(text: str, sentence: bool) -> Reading:
         return Void(
             f"has {sign[0]}, which gives no single number", denied=numeral(text[sign.end() :].lstrip()) is not None
         )
-    return _statements(text, sentence, _DEPTH)
+    return _statements(_SCALED.sub(_scaled, _EQUAL_TO.sub("(", text), count=1), sentence, _DEPTH)
+
+
+_EQUAL_TO = re.compile(r"(?<=[0-9] )\([=≈] ?")
+"""What begins a remark that says how a number came about: "42 (= 6 × 7)"."""
+_SCALED = re.compile(
+    r"\b(?P<many>[0-9]{1,3}) (?P<scale>thousand|million|billion),?(?: and)? (?P<few>[0-9]{1,3}) "
+    r"(?P<less>hundred|thousand|million)\b(?! (?:thousand|million|billion))",
+    re.IGNORECASE,
+)
+
+
+def _scaled(match: re.Match[str]) -> str:
+    """ "1 thousand 2 hundred" as 1200; unchanged where the second part is not smaller than one of the first."""
+    scale, less = (SCALES[match[name].lower()] for name in ("scale", "less"))
+    few = int(match["few"]) * less
+    return str(int(match["many"]) * scale + few) if few < scale else match[0]
 
 
 _BECAUSE = re.compile(
@@ -171,6 +190,8 @@ def _side(side: str, sentence: bool, depth: int, first: bool) -> Reading | None:
         return None if first else UNREAD
     name = _CONNECTIVE.split(side)[-1].strip()
     name = side if re.search("[0-9]", side[: len(side) - len(name)]) else name
+    if OF_UNKNOWNS.fullmatch(name):
+        return Void("is an equation that is not solved")
     if _NAME.fullmatch(name) or _PRONOUN.fullmatch(name):
         return None
     if (value := arithmetic.value(name)) is not None and (name != side or not numeral(side)):
@@ -245,6 +266,8 @@ def _behind(text: str, at: int, depth: int) -> Reading:
         return UNREAD if value is None else Quantity(value)
     rest = _CHATTER.sub("", text[number.end :])
     if not rest.strip(" ."):
+        return quantity_of(number)
+    if worded and rest == "!":  # no factorial is written so
         return quantity_of(number)
     if _OF_AN_UNKNOWN.match(rest):
         return Void("is an expression, and no number", denied=True)

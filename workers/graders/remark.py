@@ -129,7 +129,7 @@ def _said_again(quantity: Quantity, sign: str, rest: str, again: Again) -> Readi
 
 def _bracketed(quantity: Quantity, rest: str, again: Again, depth: int) -> Reading:
     inner, _, after = rest.partition(")")
-    inner = inner.strip()
+    inner = inner.strip().lstrip("=≈ ")
     if START.search(inner):
         value = arithmetic.value(inner)
         other = Quantity(value) if value is not None else again(re.sub(r"^(?:or|i\.e\.,?|that is,?) ", "", inner))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
+from workers.graders.phrase import OF_UNKNOWNS
+
 _TOKEN = re.compile(r"\\begin\s*\{\w+\*?\}|\\end\s*\{\w+\*?\}|\\[A-Za-z]+|\\.|[A-Za-z]+|.", re.DOTALL)
 _OPENING = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"])
 _CLOSING = frozenset([")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"])
@@ -97,7 +99,7 @@ def named_left_side(latex: str) -> tuple[str, str] | None:
     match = _LEFT_SIDE.fullmatch(latex.strip())
     if match is None and _OF_SEGMENTS.fullmatch(latex.strip()):
         return latex.strip(), ""
-    if match is None or latex.strip() in ("e", "i"):
+    if match is None or latex.strip() in ("e", "i") or OF_UNKNOWNS.fullmatch(latex.strip()):
         return None
     if set(re.findall("[a-z]+", latex.lower())) & _CHANGING:
         return None

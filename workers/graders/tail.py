@@ -70,6 +70,9 @@ _COMPARED = re.compile(
     r" (?:(?:\w+ )?(?:more|fewer|less)(?: \w+)?|(?:\w+ ){0,2}\w+er) than (?:[A-Z]\w*|he|she|him|her|them|they"
     r"|his|it|the|last|before)\b"
 )
+_LESS_THAN = re.compile(r" (?:more|fewer|less) than (?:it|the|his|last|before)\b")
+"""Right behind a number it says by how much another one differs: "30 less than before"."""
+_LEFT_OVER = re.compile(r"\bleft[ -]over\b")
 _POWER_OF_UNITS = re.compile(r"(?<=units) ?\^ ?\{?[23]\}?")
 _FACTOR = re.compile(r"(?<![\w'’.·/-])[b-zB-HJ-Z](?![\w'’.·/-])")
 _RATE = re.compile(r"(?P<base>.*?) (?:per|an?|each|every) ", re.IGNORECASE)
@@ -103,7 +106,9 @@ def unit_of(text: str) -> tuple[bool, str | None]:
         return True, None
     if (name := units.known(_counted(text))) is not None:
         return True, name
-    text = _POWER_OF_UNITS.sub("", text)
+    if _LESS_THAN.match(text):
+        return False, None
+    text = _LEFT_OVER.sub("left", _POWER_OF_UNITS.sub("", text))
     match = _UNIT.match(text)
     if match is None or _ODD.search(text) or _FACTOR.search(text, match.end("unit")):
         return False, None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from fractions import Fraction
+from typing import Literal, NamedTuple
 
 from workers.graders.normalise import normalise
 
@@ -21,13 +22,25 @@ _RATIO = re.compile(r"(?:the ratio is |ratio:? |in the ratio )?(?P<parts>{0}(?: 
 _COLON = re.compile(r" ?(?::|\bto\b|\\colon) ?", re.IGNORECASE)
 
 
-def clock(text: str) -> tuple[int, bool] | None:
-    """(seconds since midnight, whether the half of the day is known) of a time of day, or None."""
+class Clock(NamedTuple):
+    """A time of day."""
+
+    seconds: int
+    """Since midnight."""
+    half: Literal["unknown", "shown", "said"]
+    """How the half of the day is known: by a zero in front ("07:45"), or by an "am", or an hour behind noon."""
+
+    def same(self, other: Clock) -> bool:
+        return self.seconds == other.seconds and {self.half, other.half} != {"unknown", "said"}
+
+
+def clock(text: str) -> Clock | None:
+    """The time of day that `text` says, or None."""
     if len(text) > MAX_LENGTH:
         return None
     text = normalise(text)
     if text.lower() in _NAMED:
-        return _NAMED[text.lower()], True
+        return Clock(_NAMED[text.lower()], "said")
     match = _CLOCK.fullmatch(text)
     if match is None or int(match["hour"]) > 24:
         return None
@@ -37,8 +50,8 @@ def clock(text: str) -> tuple[int, bool] | None:
     hour = int(match["hour"])
     if said and hour <= 12:
         hour = hour % 12 + (0 if _MORNING.match(said) else 12)
-    known = bool(said) or hour > 12 or match["hour"].startswith("0")
-    return hour * 3600 + 60 * int(match["minute"] or 0) + int(match["second"] or 0), known
+    seconds = hour * 3600 + 60 * int(match["minute"] or 0) + int(match["second"] or 0)
+    return Clock(seconds, "said" if said or hour > 12 else "shown" if match["hour"].startswith("0") else "unknown")
 
 
 def ratio(text: str) -> tuple[Fraction, ...] | None:

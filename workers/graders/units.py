@@ -157,8 +157,10 @@ def known(text: str) -> str | None:
     """
     if len(text) > 80:
         return None
+    if (sign := text.strip(" .")).endswith("$") and sign in _SYMBOLS:
+        return _SYMBOLS[sign]
     powers: dict[str, int] = {}
-    at, sign = 0, 1
+    at, exponent_sign = 0, 1
     text = _PER_SECOND.sub("m s^", _QUOTIENT.sub(r"\1/\2", text.strip(" .")))
     text = text[1:-1] if text.startswith("(") and text.endswith(")") else text
     while at < len(text):
@@ -168,7 +170,7 @@ def known(text: str) -> str | None:
             return None
         raised = int(factor["raised"]) if factor["raised"] else _power(factor["power"] or factor["spelled"] or "")
         for place, part in enumerate(name.split("/")):
-            powers[part] = powers.get(part, 0) + (-1 if place else 1) * sign * raised
+            powers[part] = powers.get(part, 0) + (-1 if place else 1) * exponent_sign * raised
         at = factor.end()
         if at == len(text):
             break
@@ -176,7 +178,7 @@ def known(text: str) -> str | None:
         if between is None:
             return None
         if between["sign"] and (between["sign"][0] == "/" or between["sign"][0].isalpha()):
-            sign = -1
+            exponent_sign = -1
         at = between.end()
     return "·".join(f"{name}^{power}" if power != 1 else name for name, power in sorted(powers.items()) if power)
 
