@@ -113,9 +113,9 @@ _TAKES_BACK = re.compile(
 )
 _MANY = re.compile(
     rf"(?P<how>both|either|neither|all of|options?|choices?|answers?)?[ :]*[(\[]?(?P<first>{_NAME})[)\]]?[.,:]?"
-    rf"(?P<others>(?:\s*(?:(?:,? ?(?:and/or|and|or|as well as|along with|together with|plus|versus|vs\.?)\b|[,/&+;]|-+>|→)\s*"
+    rf"(?P<others>(?:\s*+(?:(?:,?+ ?+(?:and/or|and|or|as well as|along with|together with|plus|versus|vs\.?)\b|[,/&+;]|-+>|→)\s*"
     r"(?:(?:maybe|perhaps|possibly|options?|choices?) )*|(?=[(\[]))"
-    rf"[(\[]?(?<![\w'])(?:{_NAME})(?![\w'])[)\].]?)+)(?: (?:only|alone))?(?: (?:are|is)?\s?(?:both )?(?:correct|right|true|possible))?\??",
+    rf"[(\[]?(?<![\w'])(?:{_NAME})(?![\w'])[)\].]?)++)(?: (?:only|alone))?(?: (?:are|is)?\s?(?:both )?(?:correct|right|true|possible))?\??",
     re.IGNORECASE,
 )
 _RUN = re.compile(r"(?=[A-Z]{2,10}\Z)A?B?C?D?E?F?G?H?I?J?")
