@@ -19,9 +19,10 @@ _LEAD = re.compile(
     r"(?:(?:so|thus|therefore|hence|then|well|ok|okay|clearly|obviously|in conclusion|in short|finally|overall"
     r"|only|just|definitely|certainly|surely|simply)\b[,:]? +"
     r"|(?:(?:the|my|our|your) )?(?:(?:final|correct|right|best|most likely|likeliest|only|true|chosen|selected) )*"
-    r"(?:answer|options?|choice|letter|statement|response|alternative)(?: choice| option| letter| here)?"
+    r"(?:answer|options?|choice|pick|selection|letter|statement|response|alternative)(?: choice| option| letter| here)?"
     r"(?: (?:is|must be|would be|should be|will be|has to be)(?: therefore| thus| clearly| definitely| simply)?\b"
     r"|(?= ?[:(\[{]| +\S))(?: that)?[ :=-]*"
+    r"|ans[.:=]+ *|i(?:'m| am) (?:quite |very |fairly )?(?:confident|sure|certain)(?: that)?[: ]+"
     r"|(?:this|that|it)(?:'s| is| must be| would be| has to be| should be)(?: therefore| clearly| definitely)? +"
     r"|(?:(?:i|we) (?:would |will )?(?:think|believe|choose|pick|select|chose|picked|say|answer|conclude|go with"
     r"|am going with)|(?:i|we)'(?:d|ll) (?:say|choose|pick|go with|answer|select)|i'm going with"
@@ -34,7 +35,8 @@ _LEAD = re.compile(
 )
 _LABEL = re.compile(
     rf"(?:[(\[{{<\"'] ?(?P<enclosed>{_NAME}) ?[)\]}}>\"'][:.,]?"
-    rf"|(?P<name>{_NAME})(?: ?[)\]}}:,;]|\.(?!\w)| ?-+>?(?= )|(?= ?[(\[])|(?=\s*\Z)))(?P<rest>.*)",
+    rf"|(?P<name>{_NAME})(?: ?[)\]}}:,;]|\.(?!\w)| ?-+>?(?= )|(?= ?[(\[])|(?=\s*\Z)"
+    rf"| ?(?:=>|→|⟶|≈|=(?= ?[-$\\(\"0-9]))| [/|](?= )(?! ?[(\[]?(?:{_ROMAN}|[A-Z])(?!\w))))(?P<rest>.*)",
     re.DOTALL,
 )
 _SAID = re.compile(
@@ -54,6 +56,17 @@ _AFTER = re.compile(
     r"(?P<more>(?:(?:because|since|as|due to|given that|for the reason|which|and not|not|rather than|instead of|over"
     r"|the others?|all others?|the rest|thanks|by|so)\b.*)?)",
     re.DOTALL | re.IGNORECASE,
+)
+_OTHER_DENIED = re.compile(  # right behind a name: "(A is wrong)", "- A and C are distractors"
+    rf"[\s,;.(\[-]*(?:option |choice )?[(\[]?(?P<name>{_NAME})[)\]]?(?:(?:,|,? (?:and|or)) [(\[]?(?P<second>{_NAME})[)\]]?)?"
+    r" (?:is|are|was|were|would be)(?: (?:clearly|obviously|simply|just|an?|the|both))*"
+    r" (?:wrong|incorrect|false|untrue|invalid|impossible|distractors?|traps?|decoys?|ruled out|excluded|eliminated"
+    r"|not (?:correct|right|true|valid|possible))[\s.!)\]]*",
+    re.IGNORECASE,
+)
+_OTHER_TOO = re.compile(  # "B. C is right too", "B - C works as well"
+    rf"[\s,;.(\[-]*(?:option |choice )?[(\[]?(?P<name>{_ROMAN}|[A-Z])[)\]]?(?:,? (?:too|also|as well)\b"
+    r"| (?:is|was|would|could|can|might|may|seems|works|applies|fits|looks)\b)"
 )
 _NOT_OTHER = re.compile(
     rf"[\s,;(-]*(?:and |but )?(?:not|rather than|instead of|never)\s+(?:option |choice |the )?"
@@ -78,15 +91,21 @@ _REFUSAL = re.compile(
     r"|\bi, as an? ",
     re.IGNORECASE,
 )
-_SEPARATOR = r"(?:(?:or|and|nor|versus|vs\.?)\b|[/,&+]|-+>|→|\\rightarrow|\\to\b)"
+_SEPARATOR = r"(?:(?:and/or|or|and|as well as|along with|together with|plus|nor|versus|vs\.?)\b|[/,&+]|-+>|→|\\rightarrow|\\to\b)"
 _MAYBE = r"(?:(?:maybe|perhaps|possibly|also|even|option|choice|answer) )*"
 _ANOTHER = re.compile(  # "B) Paris or C) London"; a text may speak of other options: "D) both A and B"
     rf"(?:^|[\s)\].,]){_SEPARATOR}\s*{_MAYBE}(?:[(\[]{_NAME}[)\]]|(?:{_ROMAN}|[A-Z]|[0-9]{{1,2}})[)\].:](?=\s|\Z))"
 )
-_OR_ANOTHER = re.compile(  # right behind a name: "(B) or C", "(B)(C)"
-    rf"\s*(?:{_SEPARATOR}\s*{_MAYBE}|(?=[(\[]))[(\[]?(?P<name>{_ROMAN}|[A-Z]|[0-9]{{1,2}})(?![\w'’])(?! of\b)"
+_OR_ANOTHER = re.compile(  # right behind a name: "(B) or C", "(B)(C)", "B (possibly C)", "B... or C"
+    rf"[\s.,;…(\[-]*(?:{_SEPARATOR}\s*{_MAYBE}|(?:(?i:maybe|perhaps|possibly|alternatively|otherwise|also)\b,?\s*)+"
+    rf"|(?<=[(\[])|(?=[(\[]))[(\[]?(?P<name>{_ROMAN}|[A-Z]|[0-9]{{1,2}})(?![\w'’])(?! of\b)"
 )
 _SPEAKS_OF_OTHERS = re.compile(r"\W*(?:both|either|neither|all|none|only)\b", re.IGNORECASE)
+_EXPLAINS = re.compile(
+    r"\s*(?:i\.e\.|namely|that is|meaning|viz\.|the (?:first|second|third|fourth|fifth|last) (?:one|option|choice)"
+    r"|(?:both|neither|all|none)\b(?!.*\b(?:possible|plausible|work|apply|fit|options?|choices?|answers?)\b))",
+    re.IGNORECASE,
+)
 _TAKES_BACK = re.compile(
     r"(?:^\s*|[-,;.(]\s*)(?:(?:wait|no|hmm|oh)\s*[,.!-]|actually\b|sorry\b|correction\b|scratch that\b"
     r"|i (?:think|guess|suppose|believe)\W*\Z|(?:but )?i'm not sure\b|not sure\b)|\?\W*\Z",
@@ -94,9 +113,9 @@ _TAKES_BACK = re.compile(
 )
 _MANY = re.compile(
     rf"(?P<how>both|either|neither|all of|options?|choices?|answers?)?[ :]*[(\[]?(?P<first>{_NAME})[)\]]?[.,:]?"
-    rf"(?P<others>(?:\s*(?:(?:,? ?(?:and/or|and|or|versus|vs\.?)\b|[,/&+;]|-+>|→)\s*"
+    rf"(?P<others>(?:\s*+(?:(?:,?+ ?+(?:and/or|and|or|as well as|along with|together with|plus|versus|vs\.?)\b|[,/&+;]|-+>|→)\s*"
     r"(?:(?:maybe|perhaps|possibly|options?|choices?) )*|(?=[(\[]))"
-    rf"[(\[]?(?<![\w'])(?:{_NAME})(?![\w'])[)\].]?)+)(?: (?:are|is)?\s?(?:both )?(?:correct|right|true|possible))?\??",
+    rf"[(\[]?(?<![\w'])(?:{_NAME})(?![\w'])[)\].]?)++)(?: (?:only|alone))?(?: (?:are|is)?\s?(?:both )?(?:correct|right|true|possible))?\??",
     re.IGNORECASE,
 )
 _RUN = re.compile(r"(?=[A-Z]{2,10}\Z)A?B?C?D?E?F?G?H?I?J?")
@@ -106,6 +125,12 @@ _EDGES = re.compile(
 
 _PRONOUN = re.compile(
     r"i(?:'|,? as\b|,? (?!is\b|was\b|because\b|since\b|only\b|alone\b|and\b|or\b|not\b)[a-z]+\b|,(?! ))", re.IGNORECASE
+)
+
+_ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+_ORDINAL = re.compile(
+    rf"(?:the )?(?P<ordinal>{'|'.join(_ORDINALS)}) (?:option|choice|answer|one)(?: ?[,:(-] ?| is )\(?(?P<name>{_NAME})\)?",
+    re.IGNORECASE,
 )
 
 Stance = Literal["chosen", "several", "denied", "refused", "unclear"]
@@ -137,6 +162,7 @@ def parse(text: str) -> Option:
         if lead is None or not text[lead.end() :].strip():
             break
         text = _bare(text[lead.end() :])
+    text = _without_ordinal(text)
     if (several := _several(text)) is not None:
         return several
     one = _one(text)
@@ -149,9 +175,20 @@ def _bare(text: str) -> str:
     """`text` without symbols and punctuation around it that mean nothing beside an option."""
     for _ in range(3):
         text = _EDGES.sub("", text.strip()).strip().strip("*$`").strip()
+        if text.startswith(("[[", "{{", "<<", "((")) and text.endswith(("]]", "}}", ">>", "))")):
+            text = text[2:-2]
         if text.endswith(".") and not text.endswith(".."):
             text = text[:-1]
     return text.removeprefix("- ").strip()
+
+
+def _without_ordinal(text: str) -> str:
+    """The name alone of "the third option, C" or "third choice: 3", where both say the same."""
+    match = _ORDINAL.fullmatch(text)
+    if match is None:
+        return text
+    number = _ORDINALS.index(match["ordinal"].lower())
+    return match["name"] if match["name"].upper() in ("ABCDEFGHIJ"[number], str(number + 1)) else text
 
 
 def _several(text: str) -> Option | None:
@@ -184,6 +221,11 @@ def _one(text: str) -> Option | None:
         rest = rest[other.end() :]
         if not rest:
             return Option("chosen", (name,))
+    if (other := _OTHER_DENIED.fullmatch(rest)) is not None:
+        denied = {_upper(one) for one in (other["name"], other["second"]) if one}
+        return Option("unclear", (name,)) if name in denied else Option("chosen", (name,))
+    if (other := _OTHER_TOO.match(rest)) is not None and _upper(other["name"]) != name:
+        return Option("unclear", (name,))
     another = _OR_ANOTHER.match(rest)
     if (another is not None and _upper(another["name"]) != name and _same_kind(another["name"], name)) or (
         _ANOTHER.search(rest) and not _SPEAKS_OF_OTHERS.match(rest)
@@ -198,7 +240,9 @@ def _one(text: str) -> Option | None:
             if _DENYING.search(rest) and not _TOKEN.search(rest)
             else Option("unclear", (name,))
         )
-    if not labelled or _TAKES_BACK.search(rest) or (separator in ",;" and not re.match(r"\s*[A-Z0-9$\\]", rest)):
+    explained = _EXPLAINS.match(rest) is not None and not _TOKEN.search(rest) and not _changes(rest)
+    shown = explained or separator not in ",;" or re.match(r"\s*[A-Z0-9$\\]", rest)
+    if not labelled or _TAKES_BACK.search(rest) or not shown:
         return Option("unclear", (name,))
     return Option("chosen", (name,), key(rest))
 
