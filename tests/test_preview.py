@@ -199,7 +199,7 @@ def test_a_special_token_in_plain_text_is_told_where_the_job_did_not_put_it(tmp_
             CHAT | {"chat_template": THINKING.replace("<think>", "")},
             "loses text of 'chosen' in the chat template of",
         ),
-        (MESSAGES, CHAT | {"chat_template": THINKING}, 'is asked with "<think>\\n" at the end, which stands before no'),
+        (MESSAGES, CHAT | {"chat_template": THINKING}, "a text at the end that stands before no answer in the chat"),
         (
             [MESSAGES[0] | {"rejected": [assistant("3<|im_end|>4")]}],
             CHAT,
