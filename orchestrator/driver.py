@@ -124,7 +124,7 @@ def drive(
     check_start(file, root, seed.folder, problems, preferences or [], say, ask, render)
     probe_links(root)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
-    tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}")
+    tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}", say)
     run = Run(root, on_append=tracker.poke)
     with _disk(root), sign_of_life(root), _tracking(tracker, say), _ending(run, received, until):
         run.claim(identity())

@@ -77,6 +77,17 @@ _RULES: Sequence[_Rule] = (
     ),
     _Rule(("steps.verdicts",), "`steps.localiser: file`", lambda job: job.steps.localiser == "file"),
     _Rule(("self_judge",), "`source: judge`", lambda job: job.source == "judge"),
+    _Rule(
+        ("data.date",),
+        "`data.chat: true`, or messages in `stages.sources`",
+        lambda job: job.data.chat or job.source == "dataset",
+    ),
+    _Rule(
+        ("data.example_separator",),
+        "`data.examples` and `data.chat: false`",
+        lambda job: bool(job.data.examples) and not job.data.chat,
+    ),
+    _Rule(("data.hint_template",), "`generate.hint: true`", lambda job: job.generate.hint),
     _Rule(("judge",), "`judge` among `grade.graders`, or in `steps`", _judges),
     _Rule(
         ("data.train", "data.prompts", "data.prompts_per_round", "pairs.max_pairs"),

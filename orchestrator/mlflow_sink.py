@@ -66,7 +66,7 @@ class Sink:
             RatchetError: the experiment was deleted.
             whatever MLflow raises when it cannot be reached.
         """
-        self.run_id = run_id
+        self.run_id, self._uri = run_id, uri
         self._client = _client(uri)
         from mlflow.exceptions import MlflowException
 
@@ -85,6 +85,15 @@ class Sink:
         self.runs: dict[int, str] = self._own_runs(run_dir, known)
         """MLflow's run ids by round; 0 is the parent."""
         self._in_place: set[int] = set()
+
+    def require_alive(self) -> None:
+        """Ask whether the experiment is still there.
+
+        Raises:
+            RatchetError: it was deleted; the message has the ways out.
+            whatever MLflow raises when it cannot be reached.
+        """
+        require_alive(self._client.get_experiment(self.experiment_id), self._uri)
 
     def _own_runs(self, run_dir: Path, known: str | None) -> dict[int, str]:
         everything = self._find_runs()

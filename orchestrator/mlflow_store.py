@@ -44,8 +44,11 @@ def artifact_folder(uri: str, runs: Path) -> str | None:
 
 
 def follow(uri: str) -> bool:
-    """Have a SQLite store say where its files are now: beside it, as they were when it was made. Returns whether it
-    said otherwise.
+    """Have a SQLite store that was moved or copied say where its files are now: beside it, as they were when it was
+    made. Returns whether it said otherwise; the database as it was then stands beside it, too (`mlflow.db.before`).
+
+    An experiment that somebody keeps elsewhere is left alone: its folder is there, and neither its runs' files nor a
+    database that knows it have come from there.
 
     Raises:
         sqlite3.Error: the database cannot be changed now.
@@ -60,12 +63,31 @@ def follow(uri: str) -> bool:
         said = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         for (location,) in said:
             before = _folder_of(location)
-            if before is not None and not _same(before, here):
+            if before is not None and not _same(before, here) and _has_come(connection, database, location, before):
+                if not moved:
+                    with contextlib.closing(sqlite3.connect(f"{database}.before")) as copy:
+                        connection.backup(copy)
                 _change(connection, _ADDRESSES, (before / ARTIFACTS).as_uri(), (here / ARTIFACTS).as_uri(), "")
                 names = ", ".join(f"'{name}'" for name in _OUR_TAGS)
                 _change(connection, _FOLDERS, str(before), str(here), f" AND key IN ({names})")
                 moved = True
     return moved
+
+
+def _has_come(connection: sqlite3.Connection, database: Path, location: str, before: Path) -> bool:
+    """Whether the files of a location were in another folder, `before`, and are beside the database now."""
+    if not (before / ARTIFACTS).is_dir():
+        return True
+    addresses = connection.execute("SELECT artifact_uri FROM runs WHERE artifact_uri LIKE ?", (f"{location}/%",))
+    if any((database.parent / ARTIFACTS / unquote(uri[len(location) + 1 :])).exists() for (uri,) in addresses):
+        return True
+    question = "SELECT experiment_id, creation_time FROM experiments WHERE artifact_location = ?"
+    try:  # a copy without its files: the database that it was made from is there
+        with contextlib.closing(sqlite3.connect(f"{(before / database.name).as_uri()}?mode=ro", uri=True)) as other:
+            theirs = set(other.execute(question, (location,)))
+    except sqlite3.Error:
+        return False
+    return not theirs.isdisjoint(connection.execute(question, (location,)).fetchall())
 
 
 def _folder_of(location: str | None) -> Path | None:

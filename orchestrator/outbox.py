@@ -24,6 +24,7 @@ import pyarrow as pa
 from orchestrator import projection, taken
 from orchestrator.config import Tracking
 from orchestrator.durable import fingerprint, replace
+from orchestrator.errors import RatchetError
 from orchestrator.ledger import Commit, Ledger, Record
 from orchestrator.mlflow_sink import FOLDER, HOST, DataSet, RunStatus, Sink
 from orchestrator.mlflow_store import artifact_folder, follow
@@ -97,11 +98,25 @@ class Outbox:
                 self._end(sink, "KILLED", self._ledger.records[-1].time)
         except Exception as error:
             # Tracking must never harm a run: whatever happened, it is told, and tried again later.
+            self.problem = f"MLflow at {without_password(self.uri)}: {first_line(self._cause(error))}"
             self._sink = None
-            self.problem = f"MLflow at {without_password(self.uri)}: {first_line(error)}"
             return False
         self.problem = self._refused
         return min(cursor.figures, cursor.files) == len(self._ledger.records)
+
+    def _cause(self, error: Exception) -> Exception:
+        """What is to be told of an error: that the experiment was deleted, where it was, since MLflow says less."""
+        try:
+            self._require_experiment()
+        except RatchetError as deleted:
+            return deleted
+        except Exception:  # MLflow cannot be reached
+            return error
+        return error
+
+    def _require_experiment(self) -> None:
+        if self._sink:
+            self._sink.require_alive()
 
     def _handed_over(self) -> bool:
         """Whether a newer driver has claimed the run that this process once drove."""
@@ -163,6 +178,7 @@ class Outbox:
         except Exception as error:
             if getattr(error, "error_code", None) not in _REFUSED:
                 raise
+            self._require_experiment()  # what is refused since it was deleted is to be sent once it is back
             self._refused = f"MLflow refused record {record.number}: {first_line(error)}"
 
     # What each record means in MLflow.

@@ -31,6 +31,15 @@ _PERHAPS = re.compile(
     r"|messages?|conversations?|dialog(?:ue)?s?|history|posts?|passages?|articles?)$"
 )
 """Names of columns that a prompt may stand in."""
+_ABOUT = re.compile(
+    r"(?:ids?|uuid|idx|index|key|hash|source|origin|dataset|subset|split|domain|topic|subject|category|type|kind|tags?"
+    r"|labels?|models?|generator|scores?|ratings?|rank|reward|margin|level|difficulty|lang|language|locale|version|date"
+    r"|time|timestamp|created|url|link|license|author|annotator|name|title|answer|gold|solution|target|reason|rationale"
+    r"|explanation|feedback|critique|comments?|metadata|meta|info|preference)"
+)
+"""Last words of names of columns that say something about a pair."""
+_LABEL = re.compile(r"[\w.:/@-]*", re.ASCII)
+"""A text that is a name or a number, and no question."""
 _DIALOGUE = ("\n\nHuman:", "\n\nAssistant:")
 
 
@@ -146,7 +155,8 @@ def _prompt(row: Mapping[str, Any], chosen: Side, rejected: Side, place: str) ->
         )
     if names:
         return found[names[0]]
-    perhaps = [name for name, value in row.items() if _may_be_prompt(name) and _is_filled(value)]
+    shared_text = _common_text(chosen, rejected) if isinstance(chosen, str) and isinstance(rejected, str) else None
+    perhaps = [name for name, value in row.items() if _may_be_prompt(name, value, shared_text)]
     if perhaps:
         raise BadInput(
             f"{place}: no field 'prompt', and {' and '.join(map(repr, perhaps))} may be it: rename it to 'prompt', or "
@@ -155,8 +165,18 @@ def _prompt(row: Mapping[str, Any], chosen: Side, rejected: Side, place: str) ->
     return None
 
 
-def _may_be_prompt(name: str) -> bool:
-    return name not in ("chosen", "rejected", "system", STEPS) and bool(_PERHAPS.search(name.lower()))
+def _may_be_prompt(name: str, value: Any, shared: str | None) -> bool:
+    """Whether a column may hold the prompt that a row lacks. Where the sides are plain text, `shared` being what both
+    begin with, whatever is not plainly about the pair may: that text is hardly ever the prompt."""
+    if name in ("chosen", "rejected", "system", STEPS) or not _is_filled(value):
+        return False
+    if isinstance(value, str) and shared is not None and value.strip() in shared:
+        return False  # the sides repeat it
+    if _PERHAPS.search(name.lower()):
+        return True
+    words = re.findall(r"[A-Z]?[a-z]+|[A-Z]+|\d+", name)
+    about = not words or _ABOUT.fullmatch(words[-1].lower()) or {"chosen", "rejected"} & {*map(str.lower, words)}
+    return shared is not None and isinstance(value, str) and not about and not _LABEL.fullmatch(value.strip())
 
 
 def _is_filled(value: Any) -> bool:

@@ -159,16 +159,16 @@ _ACCURACY = (
 )
 _SAMPLES = (
     Column("round", lambda e: str(e.round.number)),
-    Column("samples", lambda e: f"{e.round.count('samples', 'samples'):,}"),
-    Column("correct", lambda e: f"{e.round.count('verdicts', 'correct'):,}"),
-    Column("wrong", lambda e: f"{e.round.count('verdicts', 'wrong'):,}"),
-    Column("ungradable", lambda e: f"{e.round.count('verdicts', 'ungradable'):,}"),
+    Column("samples", lambda e: _count(e, "samples", "samples")),
+    Column("correct", lambda e: _count(e, "verdicts", "correct")),
+    Column("wrong", lambda e: _count(e, "verdicts", "wrong")),
+    Column("ungradable", lambda e: _count(e, "verdicts", "ungradable")),
     Column("of these", lambda e: abstained({cause: e.round.count("verdicts", cause) for cause in WORDS})),
     Column("answers found by", lambda e: _escape(_rules(e))),
     Column("pass@N", lambda e: "" if e.pass_any is None else f"{100 * e.pass_any:.1f}"),
     Column("answers a prompt", lambda e: "" if e.diversity is None else f"{e.diversity[1]:.2f}"),
     Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
-    Column("pairs", lambda e: f"{e.round.count('pairs', 'pairs'):,}"),
+    Column("pairs", lambda e: _count(e, "pairs", "pairs")),
     Column("lost to unreadable answers", lambda e: _fact(e, "pairs", "pairs_lost", ",")),
     Column("prompts mixed / all right / all wrong / no verdict", lambda e: _kinds(e)),
 )
@@ -190,8 +190,8 @@ _TRAINING = (
 _STAGES = (
     Column("stage", lambda e: str(e.round.number)),
     Column("data", lambda e: _escape(str(e.round.facts.get("pairs", {}).get("chunk", "")))),
-    Column("pairs", lambda e: f"{e.round.count('pairs', 'pairs'):,}"),
-    Column("left out, seen", lambda e: f"{e.round.count('pairs', 'seen'):,}"),
+    Column("pairs", lambda e: _count(e, "pairs", "pairs")),
+    Column("left out, seen", lambda e: _count(e, "pairs", "seen")),
     Column("ranked right by the seed", lambda e: _fact(e, "pairs", "ranking_accuracy", ".3f")),
     Column("by the reference", lambda e: _fact(e, "reference", "ranking_accuracy", ".3f")),
     Column("by the policy", lambda e: _fact(e, "policy", "ranking_accuracy", ".3f")),
@@ -225,12 +225,12 @@ def _stages(done: Sequence[Evidence]) -> list[str]:
 
 _STEPS = (
     Column("round", lambda e: str(e.round.number)),
-    Column("errors", lambda e: f"{e.round.count('located', 'errors'):,}"),
+    Column("errors", lambda e: _count(e, "located", "errors")),
     Column("undecided", lambda e: _fact(e, "located", "undecided", ",")),
-    Column("steps", lambda e: f"{e.round.count('located', 'steps'):,}"),
-    Column("located", lambda e: f"{e.round.count('located', 'located'):,}"),
-    Column("in step 1", lambda e: f"{e.round.count('located', 'first_step'):,}"),
-    Column("put right", lambda e: f"{e.round.count('pairs', 'rectified'):,}"),
+    Column("steps", lambda e: _count(e, "located", "steps")),
+    Column("located", lambda e: _count(e, "located", "located")),
+    Column("in step 1", lambda e: _count(e, "located", "first_step")),
+    Column("put right", lambda e: _count(e, "pairs", "rectified")),
     Column("rollouts ungradable", lambda e: _fact(e, "located", "rollouts_ungradable", ",")),
     Column("prefixes left out", lambda e: _fact(e, "located", "probes_unknown", ",")),
     Column("prefixes", lambda e: _fact(e, "located", "probes", ",")),
@@ -361,6 +361,11 @@ def _accuracy(figures: Mapping[str, Any] | None) -> str:
 def _number(figures: Mapping[str, Any] | None, key: str, form: str) -> str:
     value = (figures or {}).get(key)
     return "" if value is None else format(value, form)
+
+
+def _count(evidence: Evidence, phase: str, key: str) -> str:
+    found = evidence.round.known(phase, key)
+    return "–" if found is None else f"{found:,}"
 
 
 def _fact(evidence: Evidence, phase: str, key: str, form: str) -> str:

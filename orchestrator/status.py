@@ -48,6 +48,10 @@ class Round:
         facts = self.facts.get(phase)
         return int((self.so_far.get(phase, {}) if facts is None else facts).get(key, 0))
 
+    def known(self, phase: str, key: str) -> int | None:
+        """The same; None for a phase of which nothing is done, or that the round does not have."""
+        return self.count(phase, key) if phase in self.facts or phase in self.so_far else None
+
 
 def open_run(run_dir: Path) -> Ledger:
     """Read a run's ledger.
@@ -197,7 +201,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     `seed` (where a seed model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
     `digest`; else null), `parent` (the folder of the run that it was forked from, or null), `baseline` (the seed
     model's test accuracy, a fraction, or null) and `rounds`: a list of `round`, `promoted` (null while undecided), the
-    counts `samples`, `correct`, `wrong`, `ungradable` and `pairs`, `causes` (how many samples are ungradable why, as
+    counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while nothing of their phase is done, or where a
+    round has none), `causes` (how many samples are ungradable why, as
     far as it is known), `accuracy` (on test, or null), `unsolved` (test answers that count as not solved since they are
     ungradable, by cause), `seconds` by phase and `taken_over`, the phases that the run has from its parent, of which no
     seconds are told. `unsolved` of the seed model is `baseline_unsolved`. A phase in progress is counted as far as it
@@ -231,12 +236,12 @@ def _round_status(round_: Round) -> dict[str, Any]:
     return {
         "round": round_.number,
         "promoted": None if round_.promotion is None else bool(round_.promotion["promoted"]),
-        "samples": round_.count("samples", "samples"),
-        "correct": round_.count("verdicts", "correct"),
-        "wrong": round_.count("verdicts", "wrong"),
-        "ungradable": round_.count("verdicts", "ungradable"),
+        "samples": round_.known("samples", "samples"),
+        "correct": round_.known("verdicts", "correct"),
+        "wrong": round_.known("verdicts", "wrong"),
+        "ungradable": round_.known("verdicts", "ungradable"),
         "causes": causes({cause: round_.count("verdicts", cause) for cause in WORDS}),
-        "pairs": round_.count("pairs", "pairs"),
+        "pairs": round_.known("pairs", "pairs"),
         "accuracy": accuracy(round_.facts.get("evaluation")),
         "unsolved": causes(round_.facts.get("evaluation", {}).get("test")),
         "seconds": {phase: took for phase in round_.facts if (took := round_.seconds(phase)) is not None},
@@ -281,7 +286,7 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
         gain = None if row["accuracy"] is None or before is None else row["accuracy"] - before
         table.add_row(
             str(row["round"]),
-            *(f"{row[key]:,}" for key in _COUNTS),
+            *("–" if row[key] is None else f"{row[key]:,}" for key in _COUNTS),
             _percent(row["accuracy"]),
             _interval(intervals.get(row["round"])),
             "" if gain is None else f"{100 * gain:+.1f}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from orchestrator.config import Tracking
@@ -18,7 +19,11 @@ RETRY_SECONDS = 60.0
 class Tracker:
     """An outbox in a thread of its own, poked by a running driver. That thread imports MLflow too."""
 
-    def __init__(self, run_dir: Path, settings: Tracking, default_uri: str) -> None:
+    def __init__(
+        self, run_dir: Path, settings: Tracking, default_uri: str, say: Callable[[str], None] | None = None
+    ) -> None:
+        """`say` is told, once, what keeps records from being sent, in this object's thread."""
+        self._say, self._said = say, False
         self._arguments = (run_dir, settings, default_uri)
         self._uri = settings.uri or default_uri
         self._enabled = settings.enabled
@@ -66,6 +71,9 @@ class Tracker:
             self._wake.clear()
             closing = self._closing.is_set()
             self._all_sent = self._flush()
+            if self._problem and self._say and not self._said and not closing:
+                self._said = True
+                self._say(f"tracking: {self._problem}")
 
     def _flush(self) -> bool:
         try:

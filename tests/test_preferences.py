@@ -192,6 +192,11 @@ def test_a_prompt_by_another_name_is_the_prompt(tmp_path: Path, row: Any, prompt
         ({"question": "a?", "input": "b"}, "'question' and 'input' could each be it: rename the one that is"),
         ({"user": "x", "post": "A story."}, "no field 'prompt', and 'user' and 'post' may be it: rename it to"),
         ({"context": "x", "conversation": ["a"]}, "'context' and 'conversation' may be it: rename it to 'prompt', or"),
+        ({"text": "How many are there?"}, "no field 'prompt', and 'text' may be it: rename it to 'prompt', or leave"),
+        ({"task": "2+6=?", "id": "row 7"}, "no field 'prompt', and 'task' may be it"),
+        ({"body": "How many?", "q": "how"}, "no field 'prompt', and 'body' may be it"),
+        ({"q": "多少?"}, "no field 'prompt', and 'q' may be it"),
+        ({"userTurn": "How many?"}, "no field 'prompt', and 'userTurn' may be it"),
         ({"question": "a?", "system": ["x"]}, "field 'system' must be text, not list"),
         ({"question": "a?", "system": "Add."}, "set `data.chat: true`, or write {system} into `stages.template`"),
         ({"question": "a \frac{1}{2}?"}, "field 'question': holds a form feed where \\frac was meant"),
@@ -208,6 +213,13 @@ def test_columns_that_are_no_prompt_do_not_matter(tmp_path: Path) -> None:
     row = {k: v for k, v in TOTAL.items() if k != "question"} | other
     assert parts(tmp_path, row)[0] == "The total is"
     assert str(read(tmp_path, row)) == "rows.jsonl: 1 pairs; the prompt of 1 is the text that both sides begin with"
+
+
+def test_a_column_that_both_sides_repeat_is_no_lost_prompt(tmp_path: Path) -> None:
+    sides = {"chosen": "Q: How many? A: 8", "rejected": "Q: How many? A: 7"}
+    assert parts(tmp_path, sides | {"text": "How many?", "context": "How many?"})[0] == "Q: How many? A:"
+    about = {"chosenModel": "a b", "full_rejected": "It is 7.", "final_answer": "8 pens", "quality": "good", "n": "7"}
+    assert parts(tmp_path, sides | about)[0] == "Q: How many? A:"
 
 
 def test_a_system_column_is_the_system_message(tmp_path: Path) -> None:

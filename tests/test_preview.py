@@ -106,6 +106,37 @@ def test_the_demos_jobs_are_sound(job: str) -> None:
         ),
         (["data.chat=true"], CHAT | {"chat_template": DATED + CHATML}, "data.date: the chat template of"),
         (
+            ["data.chat=true"],
+            CHAT | {"chat_template": DATED.replace("%d %b %Y", "%H:%M") + CHATML},
+            "writes the date or the time into every prompt",
+        ),
+        (
+            ["data.chat=true", "data.system=Add.<|im_end|>"],
+            CHAT,
+            "data.system: holds '<|im_end|>', which the chat template writes around messages: take it out",
+        ),
+        (
+            ["data.chat=true", "data.examples=[{prompt: 1 + 1?, completion: 2<|im_start|>}]"],
+            CHAT,
+            "data.examples: holds '<|im_start|>', which the chat template writes around messages",
+        ),
+        (["data.chat=true", 'data.template="{question}</s><|im_end|>"'], CHAT, "data.template: holds '<|im_end|>'"),
+        (
+            ["generate.hint=true", 'data.hint_template="<s>{question} {answer}"'],
+            {},
+            "data.hint_template: problem 'train-0' begins with '<s>', which the tokenizer writes by itself",
+        ),
+        (
+            ["source=judge", "pairs.rule=best_worst", 'self_judge.template="{prompt} {response}</s>"'],
+            {},
+            "self_judge.template: problem 'train-0' ends in EOS",
+        ),
+        (
+            ["source=judge", "pairs.rule=best_worst", f'self_judge.template="{{prompt}} {{response}} {"pens " * 300}"'],
+            {},
+            "self_judge.template: every prompt is too long",
+        ),
+        (
             ["data.chat=true", "data.examples=[{prompt: Two, completion: <think>so</think>3}]"],
             CHAT | {"chat_template": THINKING},
             "loses text of the role 'assistant' in the chat template of",
@@ -200,7 +231,7 @@ def test_a_special_token_in_plain_text_is_told_where_the_job_did_not_put_it(tmp_
             CHAT | {"chat_template": THINKING.replace("<think>", "")},
             "loses text of 'chosen' in the chat template of",
         ),
-        (MESSAGES, CHAT | {"chat_template": THINKING}, 'is asked with "<think>\\n" at the end, which stands before no'),
+        (MESSAGES, CHAT | {"chat_template": THINKING}, "a text at the end that stands before no answer in the chat"),
         (
             [MESSAGES[0] | {"rejected": [assistant("3<|im_end|>4")]}],
             CHAT,
@@ -218,6 +249,46 @@ def test_preference_data_that_would_be_trained_otherwise_are_refused(
 ) -> None:
     seen = look(tmp_path, rows=rows, **model)
     assert any(said in refusal for refusal in seen.refusals), seen
+
+
+def test_one_fault_is_told_once_however_many_rows_have_it(tmp_path: Path) -> None:
+    """Each row loses another text to such a template."""
+    rows = [
+        {
+            "prompt": [user(f"{n} + 1?")],
+            "chosen": [assistant(f"<think>it is {n}</think>2")],
+            "rejected": [assistant(f"<think>not {n}</think>3")],
+        }
+        for n in range(30)
+    ]
+    refusals = look(tmp_path, rows=rows, **(CHAT | {"chat_template": THINKING})).refusals
+    assert len(refusals) == 3 and sum(map(len, refusals)) < 2000
+    assert "pair '1/1' loses text of 'chosen'" in refusals[0] and '"<think>it is 0</think>' in refusals[0]
+    assert all(refusal.endswith("(30 rows in all)") for refusal in refusals)
+
+
+def test_what_the_job_writes_itself_is_asked_about_where_it_may_be_meant(tmp_path: Path) -> None:
+    chat = ["data.chat=true", "data.system=<unk> Add."]
+    seen = look(tmp_path / "a", *chat, **CHAT)
+    assert not seen.refusals
+    assert seen.warnings == ["data.system: holds '<unk>', which becomes that special token: is it meant to be one?"]
+    seen = look(tmp_path / "b", *chat, rows=[{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}], **CHAT)
+    assert not seen.refusals and len(seen.warnings) == 1
+    template = 'stages.template="<|im_start|>user\n{prompt}<|im_end|>\n"'
+    seen = look(tmp_path / "c", template, rows=[{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}])
+    assert not seen.refusals and not seen.warnings
+    examples = "data.examples=[{prompt: 1 + 1?, completion: 2<|im_end|>}]"
+    [warning] = look(tmp_path / "d", examples).warnings
+    assert warning.startswith("data.examples: holds '<|im_end|>'")
+
+
+def test_prompts_that_a_run_makes_of_its_own_are_shown(tmp_path: Path) -> None:
+    hint = ["generate.hint=true", 'data.hint_template="{question} It is {answer}.\n"']
+    *_, line = look(tmp_path / "a", *hint).shown
+    assert line.startswith("hint      'train-0', ") and "train 0? It is 1." in line
+    judge = ["source=judge", "pairs.rule=best_worst", 'self_judge.template="{prompt} -> {response}\n"']
+    *_, line = look(tmp_path / "b", *judge).shown
+    assert line.startswith("judge     'train-0', ") and "train 0? -> 1" in line
 
 
 def test_pairs_that_are_left_out_are_counted_before_the_run(tmp_path: Path) -> None:

@@ -14,11 +14,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from workers.special_tokens import beyond, in_written, special_in, special_texts
+
 if TYPE_CHECKING:
     from workers.preference_tokens import Pairs
     from workers.tokenizing import Prompt, Prompter
 
-_DAYS = ("2001-02-03", "2019-10-30")
+_MOMENTS = ("2001-02-03", "2019-10-30T17:45:31")
+"""Of which no part is the same, time and day of the week included."""
 _SHOWN_TEXT, _SHOWN_IDS = 600, 6
 
 
@@ -31,26 +34,32 @@ class Found:
     refused: list[str] = field(default_factory=list)
 
 
-def look_at_prompts(found: Found, splits: dict[str, Any], literal: str) -> None:
-    """`splits` has for each set of problems its `plan` and `rows` (fields of TokenizingPlan and Problem), and of how
-    many the rows are the first (`of`). `literal` is the text that the job itself puts into each prompt."""
+def look_at_prompts(found: Found, sets: Sequence[dict[str, Any]], written: Mapping[str, str]) -> None:
+    """Each set of prompts has its `key` in the job, a `name`, its `plan` and `rows` (fields of TokenizingPlan and
+    Problem), of how many these are the first (`of`), and `literal`, the text that the job itself puts into each of its
+    prompts: null where another set has been looked at for what its rows hold. `written` is more of the job's text."""
     from orchestrator.records import Problem, TokenizingPlan
     from workers.tokenizing import Prompter
 
-    for split, given in splits.items():
+    for number, given in enumerate(sets):
         plan = given["plan"]
         examples = tuple((prompt, completion) for prompt, completion in plan["examples"])
         prompter = Prompter(TokenizingPlan(**(plan | {"examples": examples})))
-        if split == next(iter(splits)) and prompter.encoder.appends_eos:
+        if not number and prompter.encoder.appends_eos:
             found.warned.append(
                 f"the tokenizer of {plan['model']} closes every text with its EOS token; it is left off the prompts"
             )
         rows = [Problem(**row) for row in given["rows"]]
         if prompter.plan.chat and prompter.plan.date is None and _differs(_on_day(prompter, rows[0])):
             found.refused.append(_clock(plan["model"]))
+        if not number:
+            asked = prompter.prompt(rows[0])
+            of_messages = " ".join(message["content"] for message in asked.messages or ())
+            turns = list(beyond(special_texts(prompter.tokenizer), asked.text, of_messages))
+            _look_at_written(found, written, prompter.tokenizer, turns if plan["chat"] else None)
         if found.refused:
             return
-        _look_at_split(found, split, prompter, rows, given["of"], literal)
+        _look_at_set(found, given, prompter, rows)
 
 
 def _limits(model: str, max_model_len: int | None, limits: Mapping[str, int]) -> Iterator[str]:
@@ -83,25 +92,24 @@ def context_of(config: Any) -> int | None:
     return longest
 
 
-def _look_at_split(found: Found, split: str, prompter: Prompter, rows: Sequence[Any], of: int, literal: str) -> None:
-    key, chat, faults = f"data.{split}", prompter.plan.chat, _Faults()
-    known, too_long, shown = _special_texts(prompter.tokenizer), 0, False
+def _look_at_set(found: Found, given: Mapping[str, Any], prompter: Prompter, rows: Sequence[Any]) -> None:
+    key, of, chat, faults = given["key"], given["of"], prompter.plan.chat, _Faults()
+    known, too_long, shown = special_texts(prompter.tokenizer), 0, False
     for row in rows:
-        prompt = prompter.prompt(row)
+        prompt, where = prompter.prompt(row), f"problem {row.prompt_id!r}"
         prompter.check_embedded(row.prompt_id, prompt.token_ids)
         for fault in _faults_of_prompt(prompter, prompt):
-            faults.add(fault, f"problem {row.prompt_id!r}")
-        solution = (row.solution or "").removesuffix(prompter.tokenizer.eos_token)
-        for text in _beyond(known, f"{row.text} {solution}", literal):
-            cure = "take it out of the data" if chat else "take it out, if it is not meant to be one"
-            holds = f"holds {text!r}, which becomes that special token: {cure}"
-            faults.add(holds, f"problem {row.prompt_id!r}", not chat)
+            faults.add(fault, where)
+        if given["literal"] is not None:
+            solution = (row.solution or "").removesuffix(prompter.tokenizer.eos_token)
+            for text in beyond(known, f"{row.text} {solution}", given["literal"]):
+                faults.add(_special(text, chat), where, not chat)
         if len(prompt.token_ids) > prompter.longest:
             too_long += 1
         elif not shown:
             shown = True
-            if not found.shown:
-                found.shown += _of_problem(prompter, prompt, row, split)
+            if given["name"] or not found.shown:
+                found.shown += _of_problem(prompter, prompt, row, given["name"], key.rpartition(".")[2])
     for text, is_warning in faults.told(key):
         (found.warned if is_warning else found.refused).append(text)
     most = prompter.plan.max_tokens
@@ -114,44 +122,66 @@ def _look_at_split(found: Found, split: str, prompter: Prompter, rows: Sequence[
         found.warned.append(f"{key}: {too_long}{first} prompts are too long and will be left out: {room}")
 
 
-def _faults_of_prompt(prompter: Prompter, prompt: Prompt) -> Iterator[str]:
+def _look_at_written(found: Found, written: Mapping[str, str], tokenizer: Any, turns: Iterable[str] | None) -> None:
+    for text, may_be_meant in in_written(written, tokenizer, turns):
+        told = found.warned if may_be_meant else found.refused
+        if text not in told:  # of another source
+            told.append(text)
+
+
+def _special(text: str, is_message: bool) -> _Fault:
+    cure = "take it out of the data" if is_message else "take it out, if it is not meant to be one"
+    return _Fault(f"holds {text!r}, which becomes that special token", cure)
+
+
+def _faults_of_prompt(prompter: Prompter, prompt: Prompt) -> Iterator[_Fault]:
     tokenizer, model = prompter.tokenizer, prompter.plan.model
     bos, eos, ids = tokenizer.bos_token_id, tokenizer.eos_token_id, prompt.token_ids
     if bos is not None and ids[:2] == [bos, bos]:
         if prompt.messages:
-            yield f"begins with {tokenizer.bos_token!r} twice after the chat template of {model}: leave one out there"
+            what = f"begins with {tokenizer.bos_token!r} twice after the chat template of {model}"
+            yield _Fault(what, "leave one out there")
         else:
-            yield f"begins with {tokenizer.bos_token!r}, which the tokenizer writes by itself: leave it out of the text"
+            what = f"begins with {tokenizer.bos_token!r}, which the tokenizer writes by itself"
+            yield _Fault(what, "leave it out of the text")
     end = len(ids)
     while end and not tokenizer.decode([ids[end - 1]]).strip():
         end -= 1
     if end and ids[end - 1] == eos and ids[:end] != [bos]:
         if prompt.messages and not prompter.plan.opening:
-            yield (
+            yield _Fault(
                 f"ends in {tokenizer.eos_token!r}: the chat template of {model} opens no answer "
-                "(add_generation_prompt): use `chat: false` and write the turns into `template`, or another template"
+                "(add_generation_prompt)",
+                "use `chat: false` and write the turns into `template`, or another template",
             )
         else:
-            yield f"ends in EOS, {tokenizer.eos_token!r}, after which nothing is asked: leave it out of the text"
+            what = f"ends in EOS, {tokenizer.eos_token!r}, after which nothing is asked"
+            yield _Fault(what, "leave it out of the text")
     for message in prompt.messages or ():
         if gone := lost(message["content"], prompt.text):
-            yield (
-                f"loses text of the role {message['role']!r} in the chat template of {model}: {gone}: use "
-                "`chat: false` and write the turns into `template`, or take that text out"
+            yield _Fault(
+                f"loses text of the role {message['role']!r} in the chat template of {model}",
+                "use `chat: false` and write the turns into `template`, or take that text out",
+                gone,
             )
 
 
-def _of_problem(prompter: Prompter, prompt: Prompt, row: Any, split: str) -> Iterator[tuple[str, str]]:
+def _of_problem(
+    prompter: Prompter, prompt: Prompt, row: Any, name: str | None, split: str
+) -> Iterator[tuple[str, str]]:
     tokenizer = prompter.tokenizer
+    if name:
+        yield name, f"{row.prompt_id!r}, {of_ids(tokenizer, prompt.token_ids)}"
+        return
     yield "prompt", f"{split} {row.prompt_id!r}, {of_ids(tokenizer, prompt.token_ids)}"
     yield "gold", visible(row.gold)
     if row.solution is not None:
         yield "solution", of_ids(tokenizer, prompter.solution(prompt, row.solution))
 
 
-def look_at_preferences(found: Found, given: dict[str, Any]) -> None:
-    """`given` has the `plan` (fields of PreferencePlan) and `sources`, each with its `name`, its first `rows` and of
-    how many these are the first (`of`)."""
+def look_at_preferences(found: Found, given: dict[str, Any], written: Mapping[str, str]) -> None:
+    """`given` has the `plan` (fields of PreferencePlan), `literal` and `system`, the texts that the job itself puts
+    into a row, and `sources`, each with its `name`, its first `rows` and of how many these are the first (`of`)."""
     from orchestrator.records import PreferencePlan
     from workers.preference_tokens import Pairs
 
@@ -159,10 +189,10 @@ def look_at_preferences(found: Found, given: dict[str, Any]) -> None:
     for source in given["sources"]:
         if found.refused:
             return
-        _look_at_source(found, pairs, source)
+        _look_at_source(found, pairs, source | {"literal": given["literal"], "system": given["system"]}, written)
 
 
-def _look_at_source(found: Found, pairs: Pairs, source: dict[str, Any]) -> None:
+def _look_at_source(found: Found, pairs: Pairs, source: dict[str, Any], written: Mapping[str, str]) -> None:
     rows, name, faults = source["rows"], source["name"], _Faults()
     tokenizer, model = pairs.tokenizer, pairs.plan.model
     conversational = not isinstance(rows[0]["prompt"], str)
@@ -172,7 +202,10 @@ def _look_at_source(found: Found, pairs: Pairs, source: dict[str, Any]) -> None:
         if _differs(lambda day: pairs.texts(rows[0], day)):
             found.refused.append(_clock(model))
             return
-    known, counts, shown = _special_texts(tokenizer), Counter[str](), False
+    known, counts, shown = special_texts(tokenizer), Counter[str](), False
+    of_messages = " ".join(message["content"] for message in rows[0]["prompt"]) if conversational else ""
+    turns = list(beyond(known, pairs.texts(rows[0])[0], of_messages)) if conversational else None
+    _look_at_written(found, written, tokenizer, turns)
     for start in range(0, len(rows), 64):
         batch = rows[start : start + 64]
         for row, pair in zip(batch, pairs.pairs(batch), strict=True):
@@ -184,16 +217,13 @@ def _look_at_source(found: Found, pairs: Pairs, source: dict[str, Any]) -> None:
                 if all(label != "pair" for label, _ in found.shown):
                     found.shown += _of_pair(tokenizer, pair, name, row["pair_id"])
             if tokenizer.bos_token_id is not None and pair.prompt[:2] == [tokenizer.bos_token_id] * 2:
-                faults.add(
-                    f"begins with {tokenizer.bos_token!r} twice: leave it out of the data, or of `stages.template`",
-                    where,
-                )
-            for text in _special_in(known, row, tokenizer.eos_token):
-                cure = "take it out of the data" if conversational else "take it out, if it is not meant to be one"
-                faults.add(f"holds {text!r}, which becomes that special token: {cure}", where, not conversational)
+                cure = "leave it out of the data, or of `stages.template`"
+                faults.add(_Fault(f"begins with {tokenizer.bos_token!r} twice", cure), where)
+            for text in special_in(known, row, tokenizer.eos_token, source["literal"], source["system"]):
+                faults.add(_special(text, conversational), where, not conversational)
             if conversational:
-                for text, is_warning in _losses(pairs, row):
-                    faults.add(text, where, is_warning)
+                for lost_text, is_warning in _losses(pairs, row):
+                    faults.add(lost_text, where, is_warning)
     for text, is_warning in faults.told(f"stages.sources: {name}"):
         (found.warned if is_warning else found.refused).append(text)
     first = f" of the first {len(rows)}" if len(rows) < source["of"] else f" of {len(rows)}"
@@ -205,7 +235,7 @@ def _look_at_source(found: Found, pairs: Pairs, source: dict[str, Any]) -> None:
         found.refused.append(f"stages.sources: {name} has no pair that can be used")
 
 
-def _losses(pairs: Pairs, row: dict[str, Any]) -> Iterator[tuple[str, bool]]:
+def _losses(pairs: Pairs, row: dict[str, Any]) -> Iterator[tuple[_Fault, bool]]:
     """What the chat template leaves out of a row of messages; and whether a model can do without it."""
     asked, *wholes = pairs.texts(row)
     template = f"in the chat template of {pairs.plan.model}"
@@ -214,15 +244,16 @@ def _losses(pairs: Pairs, row: dict[str, Any]) -> Iterator[tuple[str, bool]]:
         if gone := lost(message["content"], asked):
             # Thoughts of earlier turns are left out on purpose, when the model is asked, too.
             is_warning = message["role"] == "assistant"
-            yield f"loses text of the role {message['role']!r} of its prompt {template}: {gone}: {cure}", is_warning
+            what = f"loses text of the role {message['role']!r} of its prompt {template}"
+            yield _Fault(what, cure, gone), is_warning
     for name, whole in zip(("chosen", "rejected"), wholes, strict=True):
         for message in row[name]:
             if gone := lost(message["content"], whole):
-                yield f"loses text of {name!r} {template}: {gone}: {cure}", False
+                yield _Fault(f"loses text of {name!r} {template}", cure, gone), False
         if not whole.startswith(asked.rstrip()):
             common = next((n for n, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), len(whole))
             end = visible(asked[common:], 80)
-            yield f"is asked with {end} at the end, which stands before no answer {template}: {cure}", False
+            yield _Fault(f"is asked with a text at the end that stands before no answer {template}", cure, end), False
 
 
 _REASONS = {
@@ -239,19 +270,33 @@ def _of_pair(tokenizer: Any, pair: Any, name: str, pair_id: str) -> Iterator[tup
         yield part, of_ids(tokenizer, getattr(pair, part))
 
 
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What is wrong with a row. `example` is text of the row itself: rows that differ in it have the same fault."""
+
+    what: str
+    cure: str
+    example: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.what}{': ' if self.example else ''}{self.example}: {self.cure}"
+
+
 class _Faults:
     """Faults of rows, each with its first row and the number of rows that have it."""
 
     def __init__(self) -> None:
-        self._rows: dict[tuple[str, bool], list[str]] = {}
+        self._rows: dict[tuple[_Fault, bool], list[str]] = {}
 
-    def add(self, text: str, where: str, is_warning: bool = False) -> None:
-        self._rows.setdefault((text, is_warning), []).append(where)
+    def add(self, fault: _Fault, where: str, is_warning: bool = False) -> None:
+        rows = self._rows.setdefault((fault, is_warning), [])
+        if rows[-1:] != [where]:  # several messages of a row may have it
+            rows.append(where)
 
     def told(self, key: str) -> Iterator[tuple[str, bool]]:
-        for (text, is_warning), where in self._rows.items():
+        for (fault, is_warning), where in self._rows.items():
             more = f" ({len(where)} rows in all)" if len(where) > 1 else ""
-            yield f"{key}: {where[0]} {text}{more}", is_warning
+            yield f"{key}: {where[0]} {fault}{more}", is_warning
 
 
 def _on_day(prompter: Prompter, row: Any) -> Callable[[str], str]:
@@ -260,8 +305,8 @@ def _on_day(prompter: Prompter, row: Any) -> Callable[[str], str]:
 
 
 def _differs(render: Callable[[str], Any]) -> bool:
-    """Whether what a chat template makes depends on the day."""
-    first, second = map(render, _DAYS)
+    """Whether what a chat template makes depends on the day, or on its time."""
+    first, second = map(render, _MOMENTS)
     return bool(first != second)
 
 
@@ -279,32 +324,9 @@ def lost(content: str, text: str) -> str:
 
 def _clock(model: str) -> str:
     return (
-        f"data.date: the chat template of {model} writes today's date into every prompt, so that prompts of one run "
-        "would differ from day to day: set the day that it is to write, such as `date: 2026-11-27`"
+        f"data.date: the chat template of {model} writes the date or the time into every prompt, so that prompts of "
+        "one run would differ: set the day that it is to write, such as `date: 2026-11-27`"
     )
-
-
-def _special_texts(tokenizer: Any) -> list[str]:
-    """Texts that become a special token wherever they stand."""
-    added = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
-    return sorted(added | set(tokenizer.all_special_tokens))
-
-
-def _beyond(known: Iterable[str], text: str, literal: str) -> Iterator[str]:
-    """Special tokens that stand in a text more often than the job itself has put them there."""
-    yield from (token for token in known if text.count(token) > literal.count(token))
-
-
-def _special_in(known: Iterable[str], row: dict[str, Any], eos: str) -> Iterator[str]:
-    """Special tokens in a row of preference data; EOS at a side's end closes it, as is usual with plain text."""
-    parts = []
-    for name in ("prompt", "chosen", "rejected"):
-        side = row[name]
-        if isinstance(side, str):
-            parts.append(side.removesuffix(eos) if name != "prompt" else side)
-        else:
-            parts += [message["content"] for message in side]
-    yield from (token for token in known if any(token in part for part in parts))
 
 
 def of_ids(tokenizer: Any, ids: Sequence[int]) -> str:
@@ -330,10 +352,10 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     try:
         if (lengths := request["lengths"]) is not None:
             found.refused += _limits(request["model"], lengths["max_model_len"], lengths["limits"])
-        if request["splits"] and not found.refused:
-            look_at_prompts(found, request["splits"], request["literal"])
+        if request["sets"] and not found.refused:
+            look_at_prompts(found, request["sets"], request["written"])
         if request["preferences"] and not found.refused:
-            look_at_preferences(found, request["preferences"])
+            look_at_preferences(found, request["preferences"], request["written"])
     except UnusableModel as error:
         found.refused.append(str(error))
     return {"shown": found.shown, "warned": found.warned, "refused": found.refused}
