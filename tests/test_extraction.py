@@ -354,7 +354,7 @@ def test_forms_of_a_box(text: str, answer: str | None) -> None:
         ("#### $\\boxed{7}$", "7"),
         ("#### Paris", "Paris"),
         ("#### C#", "C"),
-        ("####\n7", None),
+        ("####\n7", "7"),
         ("#### Explanation", None),
     ],
 )
