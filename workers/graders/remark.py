@@ -23,7 +23,8 @@ START = re.compile(
 )
 _WHEN = re.compile(r" (?:in|by|since|until|as of) (?:the year )?(?:19|20)[0-9]{2}\b(?! ?[%/])")
 _REMARK = re.compile(
-    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+|(?<= )[-–]{1,2} (?=(?-i:that|this|the answer|it|done|our)\b)|!|:(?=\s|\Z))\s*"
+    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+"
+    r"|(?<= )[-–]{1,2} (?=(?-i:that|this|the answer|it|done|our)\b)|!|:(?=\s|\Z))\s*"
     r"|\s+(?P<word>because|since|due to|so|thus|therefore|hence|which|giving|making|totall?ing|i\.e\.,?|that is"
     r"|or|aka|namely"
     r"|equals|is|are|was|were|(?:would|will|should|must) be|can(?:not|'t| not)|(?:is|was|are|could|wo|does|do"
