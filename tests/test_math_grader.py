@@ -254,3 +254,4 @@ def test_the_reals_in_bold(answer: str) -> None:
 def test_html_names_of_signs() -> None:
     assert math.grade("x < 2", "x &lt; 2").verdict == "correct"
     assert math.grade("x < 2", "x &gt; 2").verdict == "wrong"
+    assert math.grade("x \\le 2", "x &le; 2").verdict == "correct"
