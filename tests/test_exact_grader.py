@@ -43,6 +43,9 @@ def test_what_does_not_count(gold: str, answer: str) -> None:
         ("re-sign", "resign"),
         ("C++", "C"),
         ("5 mHz", "5 MHz"),
+        ("The Who", "A Who"),
+        ("An Apple", "The Apple"),
+        ("pH", "Ph"),
     ],
 )
 def test_what_counts(gold: str, answer: str) -> None:

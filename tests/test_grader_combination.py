@@ -10,6 +10,7 @@ from workers.graders import combine
 from workers.graders.combine import build
 from workers.graders.judgement import CORRECT, Judgement, unreadable
 
+DEFAULT = ["exact", "number", "math"]
 SAID = {
     "correct": CORRECT,
     "final": Judgement("wrong", "final", final=True),
@@ -69,7 +70,35 @@ def test_text_alone_is_evidence_where_no_other_grader_read_an_answer() -> None:
     assert build([{"any_of": ["exact"]}, "number"])("7", "a multiple of 7").unreadable
 
 
-def test_an_ambiguous_number_is_left_to_no_other_grader() -> None:
-    judgement = build(["number", "exact"])("5", "5 dozen")
-    assert judgement.unreadable
-    assert not judgement.final  # a judge may still be asked
+def always(gold: str, answer: str) -> bool:
+    return True
+
+
+def test_an_ambiguous_number_is_settled_by_no_text_or_formula_but_left_to_others() -> None:
+    for graders in (["number", "exact"], ["exact", "number", "math"], ["math"]):
+        judgement = build(graders)("5", "5 dozen")
+        assert judgement.unreadable
+        assert not judgement.final
+    asked = f"python:{__name__}:always"
+    assert build(["number", asked])("5", "5 dozen").verdict == "correct"
+    assert build([asked, "number"])("5", "5 dozen").verdict == "correct"
+
+
+@pytest.mark.parametrize("pair", ["mW MW", "MW mW", "CO Co", "Pa PA", "AB ab", "pH ph"])
+def test_case_that_means_something_is_overruled_by_no_formula(pair: str) -> None:
+    gold, answer = pair.split()
+    assert build(DEFAULT)(gold, answer).verdict == "wrong"
+    assert build(DEFAULT)(gold, gold).verdict == "correct"
+
+
+def test_case_and_articles_of_other_texts() -> None:
+    assert build(DEFAULT)("a* b", "A* b").unreadable
+    assert build(DEFAULT)("The Who", "A Who").verdict == "wrong"
+    assert build(DEFAULT)("The Who", "Who").unreadable
+    assert build(DEFAULT)("A minor", "minor").verdict != "correct"
+    assert build(DEFAULT)("2X", "2x").verdict == "correct"  # an expression
+
+
+@pytest.mark.parametrize("answer", ["B or C", "not B", "B and C"])
+def test_several_options_and_a_denial_are_wrong_for_a_letter(answer: str) -> None:
+    assert build(DEFAULT)("B", answer).verdict == "wrong"

@@ -243,3 +243,15 @@ def test_an_equation_and_its_multiples(a: int, b: int, c: int, factor: int) -> N
     assert verdict(equation, f"{factor * a}x+{factor * b}y={factor * c}".replace("+-", "-")) == "correct"
     assert verdict(equation, f"y=\\frac{{{c}-({a})x}}{{{b}}}") == "correct"
     assert verdict(equation, f"{a}x+{b}y={c + 1}".replace("+-", "-")) == "wrong"
+
+
+@pytest.mark.parametrize("answer", ["\\mathbf{R}", "\\mathbf R", "$\\mathbf{R}$", "R", "\\mathbb{R}"])
+def test_the_reals_in_bold(answer: str) -> None:
+    assert math.grade("\\mathbb{R}", answer).verdict == "correct"
+    assert math.grade("\\mathbf{R}", "\\mathbf{C}").verdict != "correct"
+
+
+def test_html_names_of_signs() -> None:
+    assert math.grade("x < 2", "x &lt; 2").verdict == "correct"
+    assert math.grade("x < 2", "x &gt; 2").verdict == "wrong"
+    assert math.grade("x \\le 2", "x &le; 2").verdict == "correct"

@@ -241,3 +241,126 @@ def test_any_text_gets_a_judgement_and_agrees_with_itself(text: str) -> None:
 )
 def test_what_is_said_in_unusual_words(gold: str, answer: str, verdict: str) -> None:
     assert build(["exact", "number", "math"])(gold, answer).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        ("8/3", "8/3, or about 2.67", "correct"),
+        ("2.67", "8/3 or 2.67", "correct"),
+        ("8/3", "8/3 or 2.66", "correct"),
+        ("3", "8/3, about 3", "correct"),
+        ("1/3", "33% (1/3)", "correct"),
+        ("1000", "999.9 (approximately 1000)", "correct"),
+        ("90", "1.5 hours or 90 minutes", "correct"),
+        ("90", "90 minutes (1.5 hours)", "correct"),
+        ("100", "$100 or 10000 cents", "correct"),
+        ("50", "$50 or €45", "ungradable"),
+        ("150", "150 or 150.5", "wrong"),
+        ("150", "150.4 or 150", "wrong"),
+        ("250", "250 or 252 people", "wrong"),
+        ("150", "150 (151)", "ungradable"),
+        ("150", "150 = 151", "ungradable"),
+        ("31.4", "2 * 3.14 * 5 = 31", "ungradable"),
+    ],
+)
+def test_two_values_are_one_where_one_is_the_other_rounded(gold: str, answer: str, verdict: str) -> None:
+    assert number.grade(gold, answer).verdict == verdict
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.integers(100, 10**6),
+    st.integers(1, 3),
+    st.sampled_from(["{0} or {1}", "either {0} or {1}", "{0} ({1})", "{0} = {1}"]),
+)
+def test_two_integers_never_agree(one: int, apart: int, form: str) -> None:
+    for answer in (form.format(one, one + apart), form.format(one + apart, one)):
+        assert number.grade(str(one), answer).verdict != "correct"
+        assert number.grade(str(one), form.format(one, one)).verdict != "wrong"
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        ("3:30", "03:30", "correct"),
+        ("03:30", "3:30", "correct"),
+        ("3:30 PM", "15:30", "correct"),
+        ("3:30 AM", "03:30", "correct"),
+        ("9:05", "9:05 am", "ungradable"),
+        ("3:30 PM", "3:30", "ungradable"),
+        ("3:30", "15:30", "ungradable"),
+        ("3:30 PM", "3:30 AM", "wrong"),
+        ("3:30", "03:31", "wrong"),
+        ("15:30", "3:30 AM", "wrong"),
+        ("2.5", "2:30 hours", "correct"),
+    ],
+)
+def test_times_whose_half_of_the_day_is_not_said(gold: str, answer: str, verdict: str) -> None:
+    assert build(["number", "math"])(gold, answer).verdict == verdict
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        ("2 MB", "2 Mb", "wrong"),
+        ("2 MB", "2 mb", "correct"),
+        ("8 nickels", "8 dimes", "wrong"),
+        ("8 nickels", "8 quarters", "wrong"),
+        ("8 quarters", "8", "correct"),
+        ("2", "8 quarters", "correct"),
+        ("7 bushels", "7 pecks", "wrong"),
+        ("4 furlongs", "4 miles", "wrong"),
+        ("9 ohms", "9 \\Omega", "correct"),
+        ("18", "R18", "correct"),
+        ("64", "¢64", "correct"),
+        ("1200", "zł 1200", "correct"),
+        ("5", "5 left over", "correct"),
+        ("1250", "€ 1.250", "correct"),
+        ("1250", "1.250 euros", "correct"),
+    ],
+)
+def test_units_and_money(gold: str, answer: str, verdict: str) -> None:
+    assert build(["exact", "number", "math"])(gold, answer).verdict == verdict
+
+
+def test_a_dash_before_words_may_be_a_minus() -> None:
+    assert number.grade("150", "150 - cost").unreadable
+    assert number.grade("150", "150 - that's it").verdict == "correct"
+
+
+@pytest.mark.parametrize("name", ["xyz", "abc", "pqr", "abcd", "x(x+1)", "a(b+1)", "n(n-1)", "|x|"])
+def test_a_product_of_unknowns_is_no_name(name: str) -> None:
+    assert build(["exact", "number", "math"])("12", f"{name} = 12").unreadable
+
+
+@pytest.mark.parametrize("name", ["x", "f(x+1)", "P(A)", "AB", "|AB|", "x_1", "f(3)"])
+def test_a_name_before_a_value_does_not_count(name: str) -> None:
+    assert build(["exact", "number", "math"])("12", f"{name} = 12").verdict == "correct"
+
+
+@pytest.mark.parametrize(
+    ("gold", "answer", "verdict"),
+    [
+        ("150", "~~150~~", "wrong"),
+        ("150", "~~140~~ 150", "correct"),
+        ("140", "~~140~~ 150", "wrong"),
+        ("36", "Assume the answer is 36, then contradiction", "ungradable"),
+        ("36", "36, which is a contradiction", "ungradable"),
+        ("84", "42 per side, 84 altogether", "correct"),
+        ("42", "42 per side, 84 altogether", "wrong"),
+        ("96", "48 boys, 48 girls, 96 total", "correct"),
+        ("15", "15 (not 14)", "correct"),
+        ("14", "15 (not 14)", "wrong"),
+        ("1234567", "1_234_567", "correct"),
+        ("42", "<42>", "correct"),
+        ("150", "150 [apples]", "correct"),
+        ("150", "150. ∎", "correct"),
+        ("150", "150 – that's it!", "correct"),
+        ("7/2", "3 & 1/2", "correct"),
+        ("5", "the fifth", "correct"),
+        ("36", "We find that she has 36 apples", "correct"),
+    ],
+)
+def test_marks_and_remarks_around_a_number(gold: str, answer: str, verdict: str) -> None:
+    assert build(["exact", "number", "math"])(gold, answer).verdict == verdict

@@ -29,6 +29,17 @@ _PARTS = {
     "meter": {"centimeter": 100, "millimeter": 1000},
     "liter": {"milliliter": 1000},
 }
+
+
+def converted(one: Quantity, other: Quantity) -> bool:
+    """Whether two quantities in units of different size are one: 1.5 hours and 90 minutes."""
+    for large, small in ((one, other), (other, one)):
+        factor = _PARTS.get(large.unit or "", {}).get(small.unit or "")
+        if factor is not None:
+            return large.figure * factor == small.figure
+    return False
+
+
 _FIRST_UNIT = re.compile(
     r"(?: ?(?P<unit>(?!and\b)[^\W\d_]+\.?))?(?:,? and |, ?| |(?=[0-9]))(?=[0-9]|[A-Za-z-]+ [A-Za-z])"
 )

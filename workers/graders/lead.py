@@ -80,10 +80,11 @@ yield yields yielded complete completes completed finish finishes finished charg
 donated raise raises raised drink drinks drank swim swims swam fly flies flew see sees saw count counts counted want
 wants wanted lay lays laid grow grows grew work works worked sleep sleeps slept play plays played fill fills filled
 fit fits contribute contributes contributed invest invests invested borrow borrows borrowed lend lends lent serve
+arrive arrives arrived
 serves served carry carries carried bring brings brought sees attend attends attended last lasts lasted say says said
 answer answers obtain obtains obtained reach reaches reached total totals totaled totalled add adds added start starts
 started stay stays stayed wait waits waited watch watches watched see deliver delivers delivered consume consumes
-arrive arrives arrived consumed build builds built hit hits catch catches caught feed feeds fed climb climbs climbed afford
+consumed build builds built hit hits catch catches caught feed feeds fed climb climbs climbed afford
 """
 STATING = frozenset(_STATING.split())
 _HEADS = """

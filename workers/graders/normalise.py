@@ -63,7 +63,12 @@ def _unicode(text: str) -> str:
 def _unmarked(text: str) -> str:
     """`text` without what Markdown strikes out, and with HTML's names of signs as signs."""
     text = _STRUCK.sub(" ", text) if "~~" in text else text
-    return _unicode(_ENTITY.sub(lambda m: html.unescape(m[0]), text)) if "&" in text and ";" in text else text
+    return _unicode(unescaped(text)) if "&" in text else text
+
+
+def unescaped(text: str) -> str:
+    """`text` with HTML's names of signs as signs: "x &le; 2" is "x ≤ 2"."""
+    return _ENTITY.sub(lambda m: html.unescape(m[0]), text) if "&" in text else text
 
 
 def _character(char: str) -> str:

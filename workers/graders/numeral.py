@@ -22,7 +22,8 @@ _NUMERAL = re.compile(
     _MONEY + r" ?(?P<sign>(?:[+-]|\b[Nn]egative |\b[Mm]inus )?)(?P<gap> ?)" + _MONEY2
     + rf" ?(?:(?P<whole>[0-9]++)? ?\\frac ?(?:\{{\s*(?P<n1>-?\s*(?:{_PLAIN}))\s*\}}|(?P<n2>[0-9])) ?"
     rf"(?:\{{\s*(?P<d1>-?\s*(?:{_PLAIN}))\s*\}}|(?P<d2>[0-9]))"
-    rf"|(?:(?P<whole2>[0-9]++)(?P<joint> |-| and | & | \+ |\+)(?=[0-9]+ ?/))?(?P<n3>[0-9]++) ?/ ?(?P<d3>[0-9]++)(?!\.[0-9])"
+    rf"|(?:(?P<whole2>[0-9]++)(?P<joint> |-| and | & | \+ |\+)(?=[0-9]+ ?/))?"
+    rf"(?P<n3>[0-9]++) ?/ ?(?P<d3>[0-9]++)(?!\.[0-9])"
     rf"|(?P<n4>{_PLAIN})(?: ?[/÷] ?| ?\\div ?| over | out of )(?P<d4>{_PLAIN})"
     rf"|(?P<plain>{_PLAIN}){_POWER})"
 )  # fmt: skip

@@ -230,7 +230,7 @@ def _phrase(text: str, sentence: bool, depth: int) -> Reading:
             return _phrase(text[1:-1], sentence, depth)
     if text.startswith("(") and (value := arithmetic.value(text)) is not None:
         return Quantity(value)
-    if text[:4].lower() == "the " and sentence and _ORDINAL.match(text, 4):
+    if text[:4].lower() == "the " and _ORDINAL.match(text, 4):
         text = text[4:]
     if (negated := re.fullmatch(r"(?:-|negative |minus ) ?\(([^()]*)\)", text, re.IGNORECASE)) is not None:
         inner = _phrase(negated[1], False, depth)

@@ -63,7 +63,7 @@ def near(one: Fraction, other: Fraction) -> bool:
 def agree(one: Quantity, other: Quantity, roughly: bool = False) -> bool:
     """Whether two numbers of one answer are the same, percent aside, or one is the other rounded.
 
-    It is rounded to its own decimals; to an integer only where the text says that it is (`roughly`), or as a percentage.
+    It is rounded to its own decimals; to an integer only where the text says so (`roughly`), or as a percentage.
     """
     figures = [q.figure / 100 if q.percent else q.figure for q in (one, other)]
     values = {figure for figure, _ in other.also} | {figures[1], other.figure}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from workers.graders import arithmetic, lead, tail, units
+from workers.graders.amount import converted
 from workers.graders.numeral import numeral, without_cycles
 from workers.graders.quantity import DENIED, SEVERAL, UNREAD, Quantity, Reading, Void, agree, quantity_of
 from workers.graders.words import ANY, digits
@@ -23,7 +24,8 @@ START = re.compile(
 )
 _WHEN = re.compile(r" (?:in|by|since|until|as of) (?:the year )?(?:19|20)[0-9]{2}\b(?! ?[%/])")
 _REMARK = re.compile(
-    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+|(?<= )[-–]{1,2} (?=(?-i:that|this|the answer|it|done|our)\b)|!|:(?=\s|\Z))\s*"
+    r"\s*(?P<sign>[,;(]|\.\s+(?=(?-i:[A-Z]))|[=≈]|(?<![\^{])[-–]{1,2} ?(?=[$€£]?[0-9])|\+"
+    r"|(?<= )[-–]{1,2} (?=(?-i:that|this|the answer|it|done|our)\b)|!|:(?=\s|\Z))\s*"
     r"|\s+(?P<word>because|since|due to|so|thus|therefore|hence|which|giving|making|totall?ing|i\.e\.,?|that is"
     r"|or|aka|namely"
     r"|equals|is|are|was|were|(?:would|will|should|must) be|can(?:not|'t| not)|(?:is|was|are|could|wo|does|do"
@@ -94,12 +96,12 @@ def _judged(quantity: Quantity, sign: str, rest: str, again: Again, depth: int) 
     if sign == "and" and _MORE.match(rest):
         return Void("is a bound", denied=True)
     if sign in (",", ";", "and", "to", "-", "–", "--") and (other := number_first(rest)) is not None:
+        if sign in (",", ";") and _TOTAL.search(rest):
+            return again(rest)
         if other.figure == quantity.figure:
             return quantity if sign == "," and rest[:1].isalpha() else UNREAD  # "5, five"
         if sign == "," and _ROUGHLY.match(rest):
             return _said_again(quantity, "≈", rest, again)
-        if sign in (",", ";") and _TOTAL.search(rest):
-            return again(rest)
         return SEVERAL
     if sign in (",", ".", ":", "and", "to", "-", "--"):
         return _harmless(quantity, rest)
@@ -129,9 +131,10 @@ def _said_again(quantity: Quantity, sign: str, rest: str, again: Again) -> Readi
     other = again(rest)
     if isinstance(other, Quantity):
         roughly = sign == "≈" or _ROUGHLY.match(rest) is not None
-        if agree(quantity, other, roughly):
+        if agree(quantity, other, roughly) or converted(quantity, other):
             return replace(quantity, also=(*quantity.also, (other.figure, other.unit)))
-        return SEVERAL if sign == "or" and not roughly else UNREAD
+        same_unit = units.may_be_same(quantity.unit, other.unit)
+        return SEVERAL if sign == "or" and same_unit and not roughly else UNREAD
     return other if other.denied else UNREAD if sign == "or" or START.search(rest) else _harmless(quantity, rest)
 
 
@@ -145,7 +148,9 @@ def _bracketed(quantity: Quantity, rest: str, again: Again, depth: int) -> Readi
     if START.search(inner):
         value = arithmetic.value(inner)
         other = Quantity(value) if value is not None else again(re.sub(r"^(?:or|i\.e\.,?|that is,?) ", "", inner))
-        if isinstance(other, Void) or not agree(quantity, other, _ROUGHLY.match(inner) is not None):
+        if isinstance(other, Void):
+            return UNREAD
+        if not agree(quantity, other, _ROUGHLY.match(inner) is not None) and not converted(quantity, other):
             return UNREAD
         if other.figure != quantity.figure:
             quantity = replace(quantity, also=(*quantity.also, (other.figure, other.unit)))

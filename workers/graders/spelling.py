@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from functools import lru_cache
 
-from workers.graders.normalise import normalise
+from workers.graders.normalise import normalise, unescaped
 
 _SETS = {"ℝ": "R", "ℤ": "Z", "ℚ": "Q", "ℕ": "N", "ℂ": "C"}
 _BEFORE = str.maketrans(
@@ -182,7 +182,7 @@ _MOST_WRAPPERS = 60
 @lru_cache(maxsize=2048)
 def spelled(text: str) -> str:
     """`text` as LaTeX in one spelling. Example: "x ⩽ \\boldsymbol{√2}" is "x \\le \\sqrt{2}"."""
-    text = text.translate(_BEFORE)
+    text = unescaped(text).translate(_BEFORE)
     if "\\begin" not in text:  # there it ends a row
         text = _ESCAPED_TWICE.sub(r"\\", text)
     text = _DECORATED.sub(r" \1 ", _CANCELLED.sub(" ", _ROWS.sub(_as_list, text)))
