@@ -27,7 +27,6 @@ from orchestrator.methods import PRESETS
 from orchestrator.rounds import GateStopped
 from orchestrator.status import run_state
 from orchestrator.verify import verify
-from tests.made_tokenizers import byte_level
 from tests.stand_ins import StandIns, chance, make_project, run_job
 from tests.test_cli import PROJECT, ratchet
 from tests.test_loop import StopAt, history
@@ -201,13 +200,12 @@ def test_all_mistakes_are_told_at_once_and_nothing_is_made(tmp_path: Path, capsy
 def test_the_prompts_of_every_arm_are_looked_at_before_the_first_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arms = {"irpo": {}, "dpo": {"start": "irpo", "set": {"data.template": "<s>{question}"}}}
+    arms = {"irpo": {}, "dpo": {"start": "irpo", "set": {"data.chat": True}}}
     path = project(tmp_path, arms=arms)
     shared = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
-    byte_level(tmp_path / "model")
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(shared | {"model": "model"}))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(shared | {"model": str(PROJECT / "jobs/demo/seed")}))
     assert ratchet("compare", path) == 2
-    assert "problem 'train-0' begins with '<s>'" in capsys.readouterr().err
+    assert "has no chat template; use `chat: false` and `template`" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
 
 

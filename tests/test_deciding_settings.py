@@ -230,6 +230,14 @@ def another(job: Path, *overrides: str) -> str | None:
     return None
 
 
+def _with_options(file: Path) -> None:
+    """A column that nothing has read, for `data.choices`."""
+    if file.exists():
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        rows = [row | {"options": [row["answer"], "none"]} for row in rows]
+        file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     """The job of a finished run of a kind."""
@@ -244,6 +252,8 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             go_on(job, made.workers())
             make_model(folder / "other", 0.9)
             rows = [{"id": f"g{i}", "question": f"new {i}?", "answer": str(i + 1)} for i in range(8)]
+            for split in ("train", "gate", "test"):
+                _with_options(folder / f"{split}.jsonl")
             (folder / "gate2.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
             jobs[kind] = job
         return jobs[kind]

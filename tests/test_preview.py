@@ -342,7 +342,7 @@ def test_a_model_without_a_tokenizer_is_said_to_be_unseen(tmp_path: Path, capsys
 
 
 def test_a_run_that_has_begun_is_warned_of_what_a_new_one_is_refused_for(tmp_path: Path) -> None:
-    path, template = make_project(tmp_path, model="model", rounds=1), 'data.template="<s>{question}"'
+    path, template = make_project(tmp_path, rounds=1), 'data.template="<s>{question}"'
     byte_level(tmp_path / "model")
     file, model = load_job(path, [template]), tmp_path / "model"
     problems = read_all_problems(file)

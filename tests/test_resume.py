@@ -307,7 +307,7 @@ def interrupted(arguments: list[str], tmp_path: Path) -> tuple[str, int]:
         "from tests.stand_ins import StandIns\n"
         "workers = StandIns(on_call=lambda name: os.kill(os.getpid(), signal.SIGTERM))\n"
         "drive = driver.drive\n"
-        "driver.drive = lambda file, say, received: drive(file, say, received, lambda job, logs: workers)\n"
+        "driver.drive = lambda file, say, received, **_: drive(file, say, received, lambda job, logs: workers)\n"
         "main(sys.argv[1:])\n"
     )
     done = subprocess.run(

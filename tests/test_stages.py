@@ -15,7 +15,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.context import plan_inputs, preference_plan, tokenizing_plan
+from orchestrator import recipes
+from orchestrator.context import preference_plan, tokenizing_plan
 from orchestrator.driver import drive
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.fork import fork
@@ -408,14 +409,16 @@ def test_what_an_earlier_version_read_and_tokenised_is_gone_on_with(tmp_path: Pa
     run = Run(tmp_path / "earlier")
     run.claim({})
     early = read_preferences(job.job, job.find)
-    run.step("baseline/preferences", given, lambda folder: write_preferences(early, folder))
+    run.step("baseline/preferences", given, lambda folder: write_preferences(early, folder) | {"reading": 1})
     keep_preferences(run, job, given, None, {}, checked=True)
-    assert "date" not in plan_inputs(preference_plan(job.job, str(tmp_path / "seed")))
-    assert "date" not in plan_inputs(tokenizing_plan(job.job, str(tmp_path / "seed")))
+    for plan in (preference_plan(job.job, str(tmp_path / "seed")), tokenizing_plan(job.job, str(tmp_path / "seed"))):
+        undated = recipes.fingerprint({"plan": recipes.Fields(plan, without=("date",))})
+        assert recipes.fingerprint({"plan": plan}) == undated
     later = Run(tmp_path / "later")
     later.claim({})
     keep_preferences(later, job, given, early, {}, checked=True)
     keep_preferences(later, job, given, None, {}, checked=True)
-    assert later.committed("baseline/preferences") != run.committed("baseline/preferences")
+    [new, old] = [found.ledger.state.commits["baseline/preferences"] for found in (later, run)]
+    assert new.fingerprint != old.fingerprint, "a fork would read the rows again"
     with pytest.raises(RatchetError, match="committed from other inputs"):
         keep_preferences(later, job, given | {"chat": True}, None, {}, checked=True)
