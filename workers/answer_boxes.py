@@ -35,7 +35,7 @@ _SIMPLE = re.compile(
     r"(?P<n>-?[0-9]{1,40}(?:\.[0-9]{1,40})?)(?:/(?P<d>[0-9]{1,40}))?"
     r"|(?P<sign>-?)\\[dt]?frac(?:\{(?P<n2>[0-9]{1,40})\}\{(?P<d2>[0-9]{1,40})\}|(?P<n3>[0-9])(?P<d3>[0-9]))"
 )
-_LINE = re.compile(r"[^\r\n]{0,300}(?=[\r\n]|\Z)")
+_LINE = re.compile(r"(?P<content>[^\r\n]{0,300}?)[ \t$.]{0,9}(?=[\r\n]|\Z)")
 MAX_BETWEEN = 60
 """Longest text, in characters, between two boxes of one answer."""
 MAX_BOXES = 20
@@ -138,5 +138,5 @@ def _boxes(text: str) -> list[_Box]:
         command, start, _ = stack[-1]
         line = _LINE.match(text, start)
         if line is not None:
-            boxes.append(_Box(command, start, line.end(), line.end()))
+            boxes.append(_Box(command, start, line.end("content"), line.end()))
     return boxes

@@ -53,7 +53,8 @@ _IS = r"(?:is|must be|would be|should be|will be)\b[ \t]{0,4}[:：]?"
 _ANSWER = r"\b(?:answer|final results?\b)"
 _ANSWERS = re.compile(_ANSWER), re.compile(_ANSWER, re.IGNORECASE)
 _SUPPOSED = re.compile(
-    r"\b(?:assum(?:e|ing)|suppos(?:e|ing)|imagine|pretend|if|whether|say)(?: that)?(?: (?:the|my|our|final|correct)){0,3} \Z",
+    r"\b(?:assum(?:e|ing)|suppos(?:e|ing)|imagine|pretend|if|whether|say)(?: that)?"
+    r"(?: (?:the|my|our|final|correct)){0,3} \Z",
     re.IGNORECASE,
 )
 _IS_SAID = re.compile(
@@ -104,8 +105,9 @@ _ANNOUNCES = re.compile(
 _QUANTITY = r"[$€£¥\\(*]{0,4}[-−+]?[0-9]|(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty)\b"
 _BEGINS_TO_WORK = re.compile(
     r"(?:(?:first|firstly|now|then|next),?\s(?:we|i|let|of all|note|add|find|compute|calculate|multiply|divide|subtract"
-    r"|convert|determine|solve|consider|simplify)|let(?:'s|’s| me| us)|(?:we|i) (?:(?:must|will|should) )?(?:need|have)\b(?! (?:exactly |only |about |a total of )?"
-    rf"(?:{_QUANTITY}))|we (?:must|will|first|can|now)\b(?! (?:need|have)\b)|i (?:must|will)\b(?! (?:need|have)\b)|to (?:find|get|do|compute|solve))\b.*",
+    r"|convert|determine|solve|consider|simplify)|let(?:'s|’s| me| us)"
+    rf"|(?:we|i) (?:(?:must|will|should) )?(?:need|have)\b(?! (?:exactly |only |about |a total of )?(?:{_QUANTITY}))"
+    r"|we (?:must|will|first|can|now)\b(?! (?:need|have)\b)|i (?:must|will)\b(?! (?:need|have)\b)|to (?:find|get|do|compute|solve))\b.*",
     re.DOTALL | re.IGNORECASE,
 )
 _GOES_ON = re.compile(

@@ -40,7 +40,8 @@ _CHATTER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 _THAT_IS_ALL = re.compile(
-    r"[ ]{0,3}[-–—,;.!][ ]{1,3}(?:and )?that(?:['’]s| is) (?:it|all|the (?:final )?answer|my (?:final )?answer)[ .!]{0,6}\Z",
+    r"[ ]{0,3}[-–—,;.!][ ]{1,3}(?:and )?that(?:['’]s| is)"
+    r" (?:it|all|the (?:final )?answer|my (?:final )?answer)[ .!]{0,6}\Z",
     re.IGNORECASE,
 )
 _NEXT_SENTENCE = re.compile(r"(?<=[0-9$)}%*\]])\.\**\s+(?=[A-Z*#])")
