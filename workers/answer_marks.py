@@ -107,7 +107,8 @@ _BEGINS_TO_WORK = re.compile(
     r"(?:(?:first|firstly|now|then|next),?\s(?:we|i|let|of all|note|add|find|compute|calculate|multiply|divide|subtract"
     r"|convert|determine|solve|consider|simplify)|let(?:'s|’s| me| us)"
     rf"|(?:we|i) (?:(?:must|will|should) )?(?:need|have)\b(?! (?:exactly |only |about |a total of )?(?:{_QUANTITY}))"
-    r"|we (?:must|will|first|can|now)\b(?! (?:need|have)\b)|i (?:must|will)\b(?! (?:need|have)\b)|to (?:find|get|do|compute|solve))\b.*",
+    r"|we (?:must|will|first|can|now)\b(?! (?:need|have)\b)|i (?:must|will)\b(?! (?:need|have)\b)"
+    r"|to (?:find|get|do|compute|solve))\b.*",
     re.DOTALL | re.IGNORECASE,
 )
 _GOES_ON = re.compile(
