@@ -242,6 +242,18 @@ FLOODS = [
         "_",
         '"',
         "\xa0",
+        "~~",
+        "~~a~~ ",
+        "&lt;",
+        "&",
+        "<7>",
+        "∎",
+        "that's ",
+        "Option A is correct. ",
+        "option A ",
+        "the correct option is ",
+        "so A ",
+        "if the answer is ",
     ),
 ]
 
