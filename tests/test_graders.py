@@ -453,7 +453,7 @@ def test_where_the_answer_is(completion: str, answer: str, rule: str) -> None:
     assert extract(completion, RULES) == (answer, rule)
 
 
-@pytest.mark.parametrize("completion", ["", "the result is 7", "Final answer: ", "\\boxed{}", "\\boxed{7", "####\n7"])
+@pytest.mark.parametrize("completion", ["", "the result is 7", "Final answer: ", "\\boxed{}", "\\boxed{7", "####"])
 def test_no_answer_is_guessed(completion: str) -> None:
     assert extract(completion, RULES) is None
 
