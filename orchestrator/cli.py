@@ -305,6 +305,10 @@ def grade(
     judge_model: Annotated[str | None, typer.Option(help="Model of `--grader judge`; key in OPENAI_API_KEY")] = None,
     judge_url: Annotated[str | None, typer.Option(help="Its address; see `judge.base_url` of a job")] = None,
     unreadable: Annotated[str | None, typer.Option(help="As `grade.unreadable`: `ungradable` or `wrong`")] = None,
+    thoughts: Annotated[
+        list[str] | None,
+        typer.Option(help="As in `grade.thoughts`: a mark that ends thoughts; may be repeated; '' for no mark"),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Grade a file of answers: verdict, extracted answer, rule, reason and cause beside each row, in order."""
@@ -312,7 +316,7 @@ def grade(
     from orchestrator.grade_command import grade as grade_all
     from orchestrator.grade_file import Fields
 
-    options = Options(grader, answer, strict, timeout, processes, judge_model, judge_url, unreadable)
+    options = Options(grader, answer, strict, timeout, processes, judge_model, judge_url, unreadable, thoughts)
     with signals():
         grade_all(file, output, Fields(gold, text, gold_marker), options, as_json)
 

@@ -16,6 +16,10 @@ from orchestrator.golds import SEPARATOR, joined
 from orchestrator.rows import LONGEST_LINE
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")
+_CURES: Mapping[type, str] = {
+    type(None): ": leave such rows out, or write the answer there",
+    bool: ': write it in quotes, in the words that an answer uses, such as "yes" or "True"',
+}
 PROBLEM_READING = 2
 """How rows of problems are read. 1 took numbers in a float's own digits and LaTeX that had lost its backslashes:
 what a run of then has made depends on it, and such a run goes on so, and so do its forks."""
@@ -73,7 +77,8 @@ def written(value: Any, what: str) -> str:
 
 def _checked(value: Any, what: str) -> str | int | float | Decimal:
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
-        raise BadInput(f"{what} must be text or a number, not {'null' if value is None else type(value).__name__}")
+        found = "null" if value is None else repr(value).lower() if isinstance(value, bool) else type(value).__name__
+        raise BadInput(f"{what} must be text or a number, not {found}{_CURES.get(type(value), '')}")
     if not isinstance(value, str) and not math.isfinite(value):
         raise BadInput(f"{what} is {value}, which is no number to compare with")
     return value

@@ -42,6 +42,8 @@ class Options:
     judge_model: str | None = None
     judge_url: str | None = None
     unreadable: str | None = None
+    thoughts: Sequence[str] | None = None
+    """Marks that end a model's thoughts; [""] is none, so that all of the text is read."""
 
     def judge(self) -> Judge | None:
         """The model that judges, if the graders have one.
@@ -61,6 +63,14 @@ class Options:
             said = error.errors(include_url=False)[0]["msg"].removeprefix("Value error, ")
             raise BadInput(f"--judge-url: {said}") from error
 
+    def _marks(self) -> list[str] | None:
+        marks = list(self.thoughts or [])
+        if marks == [""]:
+            return []
+        if any(not mark.strip() for mark in marks):
+            raise BadInput("--thoughts '' turns the marks off: give it alone, or marks that have characters")
+        return marks or None
+
     def settings(self) -> Grade:
         """The same as a job's section `grade`.
 
@@ -70,7 +80,7 @@ class Options:
         graders = [_grader(grader) for grader in self.graders] if self.graders else None
         given: dict[str, Any] = {"graders": graders, "answer": list(self.answer or []) or None}
         given |= {"strict": self.strict, "timeout": self.timeout, "processes": self.processes}
-        given |= {"unreadable": self.unreadable}
+        given |= {"unreadable": self.unreadable, "thoughts": self._marks()}
         try:
             return Grade.model_validate({key: value for key, value in given.items() if value is not None})
         except ValidationError as error:

@@ -53,6 +53,19 @@ def test_the_summary_as_json(tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert told["rules"] == {"final_answer": 1, "boxed": 1, "last_number": 1, "none": 1}
 
 
+def test_the_marks_of_thoughts_are_an_option(tmp_path: Path) -> None:
+    texts = ("Final answer: 8</think>Final answer: 7", "Final answer: 8 DONE Final answer: 7", "Final answer: 7<mind>6")
+    source = written(tmp_path / "in.jsonl", [{"gold": "7", "text": text} for text in texts])
+    output = tmp_path / "out.jsonl"
+    for arguments, extracted in (
+        ([], ["7", "7", "7<mind>6"]),
+        (["--thoughts", "DONE", "--thoughts", "</mind>"], ["7", "7", "7"]),
+        (["--thoughts", ""], ["7", "7", "7<mind>6"]),
+    ):
+        assert ratchet("grade", source, "-o", output, "--grader", "exact", "--processes", "1", *arguments) == 0
+        assert [row["extracted"] for row in read(output)] == extracted
+
+
 def test_parquet_keeps_its_types_and_jsonl_becomes_parquet(tmp_path: Path) -> None:
     source = tmp_path / "in.parquet"
     ids, counts = pa.array([1, 2], pa.int8()), pa.array([[1], []], pa.list_(pa.int32()))
@@ -80,7 +93,7 @@ def test_other_fields_rules_and_graders(tmp_path: Path) -> None:
     assert ratchet("grade", source, *common, "--gold", "answer", "--grader", "choice") == 0
     assert read(output)[0]["verdict"] == "correct"
     assert ratchet("grade", source, *common, "--gold", "solution", "--gold-marker", "####", "--grader", "number") == 0
-    assert read(output)[0]["reason"] == "number: 'B' is no number"
+    assert read(output)[0]["reason"] == "number: 'B' is not read as a number"
     combined = "{all_of: [choice, 'regex:^(.)']}"
     assert ratchet("grade", source, *common, "--gold", "answer", "--grader", combined) == 0
     assert read(output)[0]["reason"] == "regex: 'B' is not '('"
@@ -90,7 +103,11 @@ def test_other_fields_rules_and_graders(tmp_path: Path) -> None:
     ("line", "arguments", "message"),
     [
         ("{}", [], "in.jsonl, line 2: no field 'gold'"),
-        ('{"gold": null, "text": ""}', [], "in.jsonl, line 2: field 'gold' must be text or a number, not null"),
+        ('{"gold": null, "text": ""}', [], "in.jsonl, line 2: field 'gold' must be text or a number, not null: leave"),
+        ('{"gold": true, "text": ""}', [], "must be text or a number, not true: write it in quotes, in the words that"),
+        ('{"gold": ["7", false], "text": ""}', [], "entry 2, must be text or a number, not false: write it in quotes"),
+        ('{"gold": "7", "text": null}', [], "field 'text' must be text or a number, not null: leave such rows out"),
+        ("", ["--thoughts", "</think>", "--thoughts", ""], "--thoughts '' turns the marks off: give it alone, or"),
         ('{"gold": "7", "text": [7]}', [], "in.jsonl, line 2: field 'text' must be text or a number, not list"),
         ('{"gold": NaN, "text": ""}', [], "in.jsonl, line 2: field 'gold' is nan"),
         ("[7]", [], "in.jsonl, line 2: an object is needed"),

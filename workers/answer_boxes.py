@@ -35,6 +35,7 @@ _SIMPLE = re.compile(
     r"(?P<n>-?[0-9]{1,40}(?:\.[0-9]{1,40})?)(?:/(?P<d>[0-9]{1,40}))?"
     r"|(?P<sign>-?)\\[dt]?frac(?:\{(?P<n2>[0-9]{1,40})\}\{(?P<d2>[0-9]{1,40})\}|(?P<n3>[0-9])(?P<d3>[0-9]))"
 )
+_LINE = re.compile(r"(?P<content>[^\r\n]{0,300}?)[ \t$.]{0,9}(?=[\r\n]|\Z)")
 MAX_BETWEEN = 60
 """Longest text, in characters, between two boxes of one answer."""
 MAX_BOXES = 20
@@ -59,7 +60,7 @@ def boxed(text: str) -> str | None:
     """
     if "box" not in text and "\x08oxed" not in text:
         return None
-    boxes = [box for box in _boxes(text) if not is_placeholder(text[box.start : box.end])]
+    boxes = [box for box in _boxes(text) if not is_placeholder(text[box.start : box.end].rstrip("$ "))]
     if not boxes:
         return None
     last = boxes.pop()
@@ -114,7 +115,7 @@ def _first(text: str) -> int:
 
 
 def _boxes(text: str) -> list[_Box]:
-    """The closed boxes in the order in which they begin.
+    """The closed boxes in the order in which they begin; one behind them that lacks its last brace ends with its line.
 
     One pass with a stack, so that a megabyte of braces costs no more than its length.
     """
@@ -132,4 +133,10 @@ def _boxes(text: str) -> list[_Box]:
                     boxes.append(_Box(command, start, token.start(), token.end()))
         elif mark == "{" or token["box"] is not None:
             stack.append((token.start(), token.end(), token["box"] is not None))
-    return sorted(boxes, key=lambda box: box.command)
+    boxes.sort(key=lambda box: box.command)
+    if stack and stack[-1][2] and (not boxes or stack[-1][0] > boxes[-1].command):
+        command, start, _ = stack[-1]
+        line = _LINE.match(text, start)
+        if line is not None:
+            boxes.append(_Box(command, start, line.end("content"), line.end()))
+    return boxes

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 
 from workers.answer_boxes import boxed
+from workers.answer_options import declared_option
 from workers.answer_text import is_placeholder, sentence, tidy, without_environment
 
 MOST_MARKS = 20
@@ -25,14 +26,16 @@ MAX_BEHIND = 20_000
 MAX_BLOCK = 2000
 """Longest LaTeX environment, in characters, that is an answer."""
 _SPACE = r"[ \t\xa0\u2000-\u200a\u202f]"
-_FINAL = rf"final(?:{_SPACE}|[_-]){{0,8}}(?:(?:numerical|numeric|simplified|exact|correct|short){_SPACE}{{1,3}})?answer"
+_FINAL = (
+    rf"final(?:{_SPACE}|[_-]){{0,8}}(?:(?:numerical|numeric|simplified|exact|correct|short){_SPACE}{{1,3}})?answers?"
+)
 _FINALS = re.compile(_FINAL), re.compile(_FINAL, re.IGNORECASE)
 _TAIL = re.compile(
     r"(?P<close>[*_\"'’”`}\]]{0,4})"
     rf"(?:{_SPACE}{{0,4}}\([^()\n]{{0,60}}\))?"
     rf"(?:{_SPACE}{{1,4}}(?:to|for|of|in|as)\b[^\n:=：?|]{{0,80}}?)?"
     rf"[*_\"'`]{{0,3}}{_SPACE}{{0,8}}"
-    rf"(?P<sep>[:：]{{1,3}}|=>?(?!=)|is{_SPACE}{{0,4}}[:：]|(?:->|[-–—→])(?={_SPACE})|\|"
+    rf"(?P<sep>[:：]{{1,3}}|;(?={_SPACE})|\)(?={_SPACE})|=>?(?!=)|is{_SPACE}{{0,4}}[:：]|(?:->|[-–—→])(?={_SPACE})|\|"
     r"|(?=[*_# \t]{0,20}(?:[\r\n]|\Z)))"
 )
 _TITLE = re.compile(
@@ -43,9 +46,17 @@ _TITLE = re.compile(
 _OPENED = re.compile(
     r"(\*{1,3}|_{1,3}|[`\"'“‘「]|\\(?:text|textbf|mathbf|mathrm)\{\s?)(?:(?:the|my) )?(?:final )?\Z", re.IGNORECASE
 )
+_ENCLOSED = {"|": "|", ")": "("}
+"""What ends a mark only where the other half stands before it: "| Final answer | 7 |", "(Final answer) 7"."""
 _QUOTES = {'"': '"', "'": "'", "“": "”", "‘": "’", "`": "`", "「": "」"}
 _IS = r"(?:is|must be|would be|should be|will be)\b[ \t]{0,4}[:：]?"
-_ANSWERS = re.compile(r"\banswer"), re.compile(r"\banswer", re.IGNORECASE)
+_ANSWER = r"\b(?:answer|final results?\b)"
+_ANSWERS = re.compile(_ANSWER), re.compile(_ANSWER, re.IGNORECASE)
+_SUPPOSED = re.compile(
+    r"\b(?:assum(?:e|ing)|suppos(?:e|ing)|imagine|pretend|if|whether|say)(?: that)?"
+    r"(?: (?:the|my|our|final|correct)){0,3} \Z",
+    re.IGNORECASE,
+)
 _IS_SAID = re.compile(
     r"(?P<close>[*_\"'`]{0,3})(?:[ \t]{0,4}\([^()\n]{2,60}\))?(?:[ \t](?:to|for|of|in)\b[^\n:=.?]{0,80}?)?"
     rf"[ \t]{{0,8}}[*_]{{0,2}}[ \t]{{0,8}}(?:[:：=]|{_IS}|[-–—→](?=[ \t])|\?(?=[ \t]*[*_(]{{0,3}}[A-Za-z0-9$\\])"
@@ -91,10 +102,13 @@ _ANNOUNCES = re.compile(
     r"\(?(?:see |shown |given |as )?(?:below|follows|above)[^A-Za-z]*",
     re.DOTALL | re.IGNORECASE,
 )
+_QUANTITY = r"[$€£¥\\(*]{0,4}[-−+]?[0-9]|(?:one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|twenty)\b"
 _BEGINS_TO_WORK = re.compile(
     r"(?:(?:first|firstly|now|then|next),?\s(?:we|i|let|of all|note|add|find|compute|calculate|multiply|divide|subtract"
-    r"|convert|determine|solve|consider|simplify)|let(?:'s|’s| me| us)|we (?:need|have|must|will|first|can|now)\b"
-    r"|i (?:need|must|will)|to (?:find|get|do|compute|solve))\b.*",
+    r"|convert|determine|solve|consider|simplify)|let(?:'s|’s| me| us)"
+    rf"|(?:we|i) (?:(?:must|will|should) )?(?:need|have)\b(?! (?:exactly |only |about |a total of )?(?:{_QUANTITY}))"
+    r"|we (?:must|will|first|can|now)\b(?! (?:need|have)\b)|i (?:must|will)\b(?! (?:need|have)\b)"
+    r"|to (?:find|get|do|compute|solve))\b.*",
     re.DOTALL | re.IGNORECASE,
 )
 _GOES_ON = re.compile(
@@ -114,19 +128,27 @@ def final_answer(text: str) -> str | None:
 
 
 def answer_is(text: str) -> str | None:
-    """What the last "answer is", "Answer:", or the same in another language, announces."""
+    """What the last "answer is", "Answer:", or the same in another language or of an option, announces."""
+    option = declared_option(text)
     foreign = _FOREIGN.finditer(text) if _may_be_foreign(text) else ()
     marks = sorted([*_marks(_ANSWERS, text), *foreign], key=lambda mark: mark.start())
     for mark in reversed(marks[-MOST_WORDS:]):
+        if option and mark.start() < option[0]:
+            break
         said = _IS_SAID.match(text, mark.end()) if mark.re is not _FOREIGN else mark
         prefix, opened = _before(text, mark.start())
         closed = (said and said.groupdict().get("close")) or ""
         if said is None or (said.groupdict().get("title") is not None and not _TITLE.fullmatch(prefix)):
             continue
+        if _SUPPOSED.search(text, max(0, mark.start() - 60), mark.start()):
+            continue
         answer = _quoted_or_plain(text, said.end(), opened, closed)
         if answer:
             return _FOREIGN_END.sub("", answer)
-    return None
+    if option is None:
+        return None
+    _, names, start = option
+    return (start and _content(text, start)) or names
 
 
 def _marks(patterns: tuple[re.Pattern[str], re.Pattern[str]], text: str) -> list[re.Match[str]]:
@@ -145,7 +167,11 @@ def _may_be_foreign(text: str) -> bool:
 def _announced(text: str, mark: re.Match[str]) -> str | None:
     tail = _TAIL.match(text, mark.end())
     prefix, opened = _before(text, mark.start())
-    if tail is None or (not tail["sep"] and not _TITLE.fullmatch(prefix)) or (tail["sep"] == "|" and "|" not in prefix):
+    if (
+        tail is None
+        or (not tail["sep"] and not _TITLE.fullmatch(prefix))
+        or (tail["sep"] in _ENCLOSED and _ENCLOSED[tail["sep"]] not in prefix)
+    ):
         return None
     start = tail.end()
     if prefix.lstrip().startswith("|") and (cell := line_at(text, start).strip()).endswith("|"):

@@ -5,6 +5,7 @@ Everything here takes time linear in the text; what costs more is asked only of 
 
 from __future__ import annotations
 
+import html
 import re
 
 MAX_ANSWER = 2000
@@ -19,6 +20,12 @@ _LONE_TAG = re.compile(r"<br\s?/?>|</?(?:answer|final_answer)>", re.IGNORECASE)
 _BOLD = re.compile(r"(?<![\w)*])\*\*([^*\n]{1,200})\*\*(?![\w(*])")
 _OPENINGS = frozenset("*_=「『【")
 _PAIRS = (("**", "**"), ("__", "__"), ("==", "=="), ("*", "*"), ("_", "_"), ("「", "」"), ("『", "』"), ("【", "】"))
+_QED = re.compile(r"(?<=\S)[\s.,;]*[∎□■◻◼▢◾◽▪⬛⬜]+\s*\Z")
+_LATEX_QED = re.compile(r"(?<=[^\s$])[ .]{0,4}\$?[ ]{0,4}\\(?:blacksquare|qed|qedsymbol)\$?\s{0,4}\Z")
+_ANGLED = re.compile(r"\A\s{0,4}[<‹«〈][ ]{0,4}([-−+]?[$€£¥]?[0-9][^<>‹›«»〈〉,]{0,80})[>›»〉]\.?\s{0,4}\Z")
+_ANGLES = (">", "›", "»", "〉", ">.", "›.", "».")
+_ENTITY = re.compile(r"&(?:[A-Za-z]{2,8}|#[0-9]{1,6}|#[xX][0-9A-Fa-f]{1,5});")
+_STRUCK = re.compile(r"(?<![~\\\w])~~(?=[^\s~])[^~\n]{1,200}(?<=\S)~~(?![~\w])")
 _CROSSES = "✖✗✘❌❎"  # they say no
 _EMOJI = re.compile("[\ufe0f\u2b50☀-➿\U0001f000-\U0001faff]")
 _LEAD = re.compile(
@@ -31,6 +38,11 @@ _CHATTER = re.compile(
     r"(?:<\|[\w-]{1,40}\|>|\bI hope (?:it|this|that)\b|\bhope (?:this|that|it) helps\b|\b(?:please )?let me know\b"
     r"|\bfeel free to\b|\bif you (?:have any|need)\b|\b(?:Human|User|Question): ).*",
     re.IGNORECASE | re.DOTALL,
+)
+_THAT_IS_ALL = re.compile(
+    r"[ ]{0,3}[-–—,;.!][ ]{1,3}(?:and )?that(?:['’]s| is)"
+    r" (?:it|all|the (?:final )?answer|my (?:final )?answer)[ .!]{0,6}\Z",
+    re.IGNORECASE,
 )
 _NEXT_SENTENCE = re.compile(r"(?<=[0-9$)}%*\]])\.\**\s+(?=[A-Z*#])")
 _REASON = re.compile(r"[,;.]?\s{0,3}(?:\\text\{\s{0,3})?\(?\b(?:because|since)\b.*", re.DOTALL | re.IGNORECASE)
@@ -76,6 +88,8 @@ def is_placeholder(text: str) -> bool:
     bracketed = _BRACKETED.fullmatch(text)
     inside = bracketed["inside"] if bracketed else text
     words = re.findall(r"[A-Za-z_]+", inside.lower())
+    if words and words[-1] == "a":  # "Option A"; no article ends what is to be filled in
+        return False
     if text.startswith("<") and bracketed and any(len(word) > 2 for word in words):
         return True
     plain = re.fullmatch(r"[A-Za-z_'’ -]+", inside) is not None
@@ -88,7 +102,10 @@ def tidy(answer: str) -> str:
         return answer.strip()
     if len(answer) <= MAX_ANSWER:
         answer = _without_tags(answer)
-        answer = answer if answer.isascii() else _without_emoji(answer)
+        answer = _unescaped(answer) if "&" in answer else answer
+        answer = answer if answer.isascii() else _without_emoji(_QED.sub("", answer))
+        answer = _LATEX_QED.sub("", answer) if "\\" in answer else answer
+        answer = _ANGLED.sub(r"\1", answer) if answer.endswith(_ANGLES) else answer
     for _ in range(3):  # "**7.**" takes two; a bound keeps endless decoration from costing its square
         before = answer = answer.strip()
         if answer.endswith((">", "]")):
@@ -103,6 +120,16 @@ def tidy(answer: str) -> str:
         if answer == before:
             break
     return answer.strip()
+
+
+def unstruck(text: str) -> str:
+    """`text` without what it strikes out: "~~140~~ 150"."""
+    return _STRUCK.sub("", text) if "~~" in text else text
+
+
+def _unescaped(answer: str) -> str:
+    """ "x &lt; 2" as "x < 2"; an answer that is nothing but such a name may be about it."""
+    return answer if _ENTITY.fullmatch(answer.strip()) else _ENTITY.sub(lambda entity: html.unescape(entity[0]), answer)
 
 
 def _without_tags(answer: str) -> str:
@@ -132,6 +159,7 @@ def sentence(line: str) -> str:
     if len(line) > 10 * MAX_ANSWER or _SIMPLE.fullmatch(line):
         return line.lstrip() if len(line) <= 10 * MAX_ANSWER else line
     line = _CHATTER.sub("", line.lstrip())
+    line = _THAT_IS_ALL.sub("", line) if "that" in line else line
     for _ in range(3):
         lead = _LEAD.match(line)
         if lead is None or lead.end() == len(line):

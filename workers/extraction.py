@@ -12,7 +12,15 @@ from collections.abc import Sequence
 
 from workers.answer_boxes import boxed
 from workers.answer_marks import answer_is, final_answer, line_at, next_content
-from workers.answer_text import MAX_ANSWER, is_placeholder, sentence, tidy, without_environment, without_reason
+from workers.answer_text import (
+    MAX_ANSWER,
+    is_placeholder,
+    sentence,
+    tidy,
+    unstruck,
+    without_environment,
+    without_reason,
+)
 
 __all__ = ["LENIENT", "PATTERN", "boxed", "extract", "rules_of"]
 
@@ -62,12 +70,13 @@ def extract(text: str, rules: Sequence[str]) -> tuple[str, str] | None:
 
     `final_answer` is what follows the last "Final answer:" on its line, or on the next one that is not empty;
     `boxed` the content of the last closed \\boxed{}, with those joined to it ("\\boxed{1} and \\boxed{2}");
-    `hash` what follows the last #### on its line; `answer_is` what follows the last "answer is" or "Answer:";
+    `hash` what follows the last #### on its line; `answer_is` what follows the last "answer is" or "Answer:", or
+    the option that is said to be the right one ("option B is correct");
     `whole` the whole text; `pattern:REGEX` the regular expression's group in its last match; and `last_number`
     the last number anywhere. Where a model goes on with another question behind its answer, what is asked and
     answered there does not count for the rules that look for a mark.
     """
-    read = text[: _end_of_answer(text, rules)]
+    read = unstruck(text[: _end_of_answer(text, rules)])
     for rule in rules:
         if answer := _found(text if _reads_all(rule) else read, rule):
             return answer, rule

@@ -58,7 +58,8 @@ _AFTER = re.compile(
     re.DOTALL | re.IGNORECASE,
 )
 _OTHER_DENIED = re.compile(  # right behind a name: "(A is wrong)", "- A and C are distractors"
-    rf"[\s,;.(\[-]*(?:option |choice )?[(\[]?(?P<name>{_NAME})[)\]]?(?:(?:,|,? (?:and|or)) [(\[]?(?P<second>{_NAME})[)\]]?)?"
+    rf"[\s,;.(\[-]*(?:option |choice )?[(\[]?(?P<name>{_NAME})[)\]]?"
+    rf"(?:(?:,|,? (?:and|or)) [(\[]?(?P<second>{_NAME})[)\]]?)?"
     r" (?:is|are|was|were|would be)(?: (?:clearly|obviously|simply|just|an?|the|both))*"
     r" (?:wrong|incorrect|false|untrue|invalid|impossible|distractors?|traps?|decoys?|ruled out|excluded|eliminated"
     r"|not (?:correct|right|true|valid|possible))[\s.!)\]]*",
@@ -91,7 +92,8 @@ _REFUSAL = re.compile(
     r"|\bi, as an? ",
     re.IGNORECASE,
 )
-_SEPARATOR = r"(?:(?:and/or|or|and|as well as|along with|together with|plus|nor|versus|vs\.?)\b|[/,&+]|-+>|→|\\rightarrow|\\to\b)"
+_AND = r"and/or|and|or|as well as|along with|together with|plus|versus|vs\.?"
+_SEPARATOR = rf"(?:(?:{_AND}|nor)\b|[/,&+]|-+>|→|\\rightarrow|\\to\b)"
 _MAYBE = r"(?:(?:maybe|perhaps|possibly|also|even|option|choice|answer) )*"
 _ANOTHER = re.compile(  # "B) Paris or C) London"; a text may speak of other options: "D) both A and B"
     rf"(?:^|[\s)\].,]){_SEPARATOR}\s*{_MAYBE}(?:[(\[]{_NAME}[)\]]|(?:{_ROMAN}|[A-Z]|[0-9]{{1,2}})[)\].:](?=\s|\Z))"
@@ -113,9 +115,10 @@ _TAKES_BACK = re.compile(
 )
 _MANY = re.compile(
     rf"(?P<how>both|either|neither|all of|options?|choices?|answers?)?[ :]*[(\[]?(?P<first>{_NAME})[)\]]?[.,:]?"
-    rf"(?P<others>(?:\s*+(?:(?:,?+ ?+(?:and/or|and|or|as well as|along with|together with|plus|versus|vs\.?)\b|[,/&+;]|-+>|→)\s*"
+    rf"(?P<others>(?:\s*+(?:(?:,?+ ?+(?:{_AND})\b|[,/&+;]|-+>|→)\s*"
     r"(?:(?:maybe|perhaps|possibly|options?|choices?) )*|(?=[(\[]))"
-    rf"[(\[]?(?<![\w'])(?:{_NAME})(?![\w'])[)\].]?)++)(?: (?:only|alone))?(?: (?:are|is)?\s?(?:both )?(?:correct|right|true|possible))?\??",
+    rf"[(\[]?(?<![\w'])(?:{_NAME})(?![\w'])[)\].]?)++)(?: (?:only|alone))?"
+    r"(?: (?:are|is)?\s?(?:both )?(?:correct|right|true|possible))?\??",
     re.IGNORECASE,
 )
 _RUN = re.compile(r"(?=[A-Z]{2,10}\Z)A?B?C?D?E?F?G?H?I?J?")
@@ -129,7 +132,8 @@ _PRONOUN = re.compile(
 
 _ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 _ORDINAL = re.compile(
-    rf"(?:the )?(?P<ordinal>{'|'.join(_ORDINALS)}) (?:option|choice|answer|one)(?: ?[,:(-] ?| is )\(?(?P<name>{_NAME})\)?",
+    rf"(?:the )?(?P<ordinal>{'|'.join(_ORDINALS)})"
+    rf" (?:option|choice|answer|one)(?: ?[,:(-] ?| is )\(?(?P<name>{_NAME})\)?",
     re.IGNORECASE,
 )
 
