@@ -18,7 +18,7 @@ from orchestrator.jobfile import load_job
 from orchestrator.kept import keep_preferences
 from orchestrator.ledger import Ledger
 from orchestrator.outbox import Outbox
-from orchestrator.preferences import Preference, Preferences, identity_of, read_preferences, write_preferences
+from orchestrator.preferences import Preference, Preferences, identity_of, read_preferences
 from orchestrator.projection import step_figures
 from orchestrator.report import report_text
 from orchestrator.run import Run
@@ -142,23 +142,20 @@ def test_data_that_the_run_has_kept_are_not_held_in_memory_too(tmp_path: Path) -
     assert alive == [0]
 
 
-def test_what_an_earlier_version_read_and_tokenised_is_gone_on_with(tmp_path: Path) -> None:
-    """Its inputs had no number of the reading, and plans no date."""
+def test_a_reading_is_part_of_what_preferences_are_made_from(tmp_path: Path) -> None:
+    """An earlier version's inputs had no number of it, and its plans no date: what it did is gone on with."""
     job = load_job(make_stages(tmp_path, {"easy": right("easy", 3)}))
     given = identity_of(job.job, job.find)
-    run = Run(tmp_path / "earlier")
-    run.claim({})
-    early = read_preferences(job.job, job.find)
-    run.step("baseline/preferences", given, lambda folder: write_preferences(early, folder))
-    keep_preferences(run, job, given, None, {}, checked=True)
+    earlier = {key: value for key, value in given.items() if key != "reading"}
+    assert recipes.fingerprints(given, 1, None, []) == recipes.fingerprints(earlier, 1, None, [])
+    assert recipes.fingerprint(given) != recipes.fingerprint(earlier)
     for plan in (make(job.job, str(tmp_path / "seed")) for make in (preference_plan, tokenizing_plan)):
         known = {name: getattr(plan, name) for name in recipes.FIELDS_1[type(plan).__name__]}
-        assert "date" not in known
         assert recipes.fingerprints({"plan": plan}, 1, None, []) == {durable.fingerprint({"plan": known})}
-    later = Run(tmp_path / "later")
-    later.claim({})
-    keep_preferences(later, job, given, early, {}, checked=True)
-    keep_preferences(later, job, given, None, {}, checked=True)
-    assert later.committed("baseline/preferences") != run.committed("baseline/preferences")
+    run = Run(tmp_path / "run")
+    run.claim({})
+    early = read_preferences(job.job, job.find)
+    keep_preferences(run, job, given, early, {}, checked=True)
+    keep_preferences(run, job, given, None, {}, checked=True)
     with pytest.raises(RatchetError, match="committed from other inputs"):
-        keep_preferences(later, job, given | {"chat": True}, None, {}, checked=True)
+        keep_preferences(run, job, given | {"chat": True}, None, {}, checked=True)
