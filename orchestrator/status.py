@@ -197,16 +197,15 @@ def reference_path(run_dir: Path, state: State) -> str | None:
 def status(run_dir: Path) -> dict[str, Any]:
     """A run's state as a JSON value; its keys are an interface.
 
-    Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reference` (absolute path),
-    `seed` (where a seed model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
+    Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reference` (an absolute
+    path), `seed` (where a seed model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
     `digest`; else null), `parent` (the folder of the run that it was forked from, or null), `baseline` (the seed
     model's test accuracy, a fraction, or null) and `rounds`: a list of `round`, `promoted` (null while undecided), the
-    counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while nothing of their phase is done, or where a
-    round has none), `causes` (how many samples are ungradable why, as
-    far as it is known), `accuracy` (on test, or null), `unsolved` (test answers that count as not solved since they are
-    ungradable, by cause), `seconds` by phase and `taken_over`, the phases that the run has from its parent, of which no
-    seconds are told. `unsolved` of the seed model is `baseline_unsolved`. A phase in progress is counted as far as it
-    is committed.
+    counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while nothing of their phase is done, or where
+    a round has none), `causes` (how many samples are ungradable why, as far as it is known), `accuracy` (on test, or
+    null), `unsolved` (test answers that count as not solved since they are ungradable, by cause), `seconds` by phase
+    and `taken_over`, the phases that the run has from its parent, of which no seconds are told. `unsolved` of the seed
+    model is `baseline_unsolved`. A phase in progress is counted as far as it is committed.
 
     Raises:
         BadInput: there is no run in this folder.

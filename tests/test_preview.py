@@ -23,6 +23,8 @@ from tests.stand_ins import StandIns, make_project, run_job
 from workers.rendering import answer, context_of
 
 PROJECT = Path(__file__).parent.parent
+HINT = ["generate.hint=true", "pairs.rule=correct", "loss.dpo=0"]
+JUDGE = ["source=judge", "pairs.rule=best_worst", "self_judge.max_tokens=16"]
 CHAT = {"chat_template": CHATML, "bos": False, "eos_token": "<|im_end|>"}
 
 
@@ -116,23 +118,23 @@ def test_the_demos_jobs_are_sound(job: str) -> None:
             "data.system: holds '<|im_end|>', which the chat template writes around messages: take it out",
         ),
         (
-            ["data.chat=true", "data.examples=[{prompt: 1 + 1?, completion: 2<|im_start|>}]"],
+            ["data.chat=true", "data.examples=[{prompt: Two, completion: 2<|im_start|>}]"],
             CHAT,
             "data.examples: holds '<|im_start|>', which the chat template writes around messages",
         ),
         (["data.chat=true", 'data.template="{question}</s><|im_end|>"'], CHAT, "data.template: holds '<|im_end|>'"),
         (
-            ["generate.hint=true", 'data.hint_template="<s>{question} {answer}"'],
+            [*HINT, 'data.hint_template="<s>{question} {answer}"'],
             {},
             "data.hint_template: problem 'train-0' begins with '<s>', which the tokenizer writes by itself",
         ),
         (
-            ["source=judge", "pairs.rule=best_worst", 'self_judge.template="{prompt} {response}</s>"'],
+            [*JUDGE, 'self_judge.template="{prompt} {response}</s>"'],
             {},
             "self_judge.template: problem 'train-0' ends in EOS",
         ),
         (
-            ["source=judge", "pairs.rule=best_worst", f'self_judge.template="{{prompt}} {{response}} {"pens " * 300}"'],
+            [*JUDGE, f'self_judge.template="{{prompt}} {{response}} {"pens " * 300}"'],
             {},
             "self_judge.template: every prompt is too long",
         ),
@@ -277,16 +279,16 @@ def test_what_the_job_writes_itself_is_asked_about_where_it_may_be_meant(tmp_pat
     template = 'stages.template="<|im_start|>user\n{prompt}<|im_end|>\n"'
     seen = look(tmp_path / "c", template, rows=[{"prompt": "1 + 1?", "chosen": "2", "rejected": "3"}])
     assert not seen.refusals and not seen.warnings
-    examples = "data.examples=[{prompt: 1 + 1?, completion: 2<|im_end|>}]"
+    examples = "data.examples=[{prompt: Two, completion: 2<|im_end|>}]"
     [warning] = look(tmp_path / "d", examples).warnings
     assert warning.startswith("data.examples: holds '<|im_end|>'")
 
 
 def test_prompts_that_a_run_makes_of_its_own_are_shown(tmp_path: Path) -> None:
-    hint = ["generate.hint=true", 'data.hint_template="{question} It is {answer}.\n"']
+    hint = [*HINT, 'data.hint_template="{question} It is {answer}.\n"']
     *_, line = look(tmp_path / "a", *hint).shown
     assert line.startswith("hint      'train-0', ") and "train 0? It is 1." in line
-    judge = ["source=judge", "pairs.rule=best_worst", 'self_judge.template="{prompt} -> {response}\n"']
+    judge = [*JUDGE, 'self_judge.template="{prompt} -> {response}\n"']
     *_, line = look(tmp_path / "b", *judge).shown
     assert line.startswith("judge     'train-0', ") and "train 0? -> 1" in line
 

@@ -63,7 +63,7 @@ def test_a_round_in_progress_is_counted_by_its_shards(tmp_path: Path) -> None:
     run.samples_and_verdicts(1, num_shards=1, finish=False)
     row = status(run.root)["rounds"][0]
     assert (row["samples"], row["correct"], row["wrong"], row["ungradable"]) == (12, 3, 6, 3)
-    assert row["pairs"] == 0 and row["promoted"] is None and row["accuracy"] is None
+    assert row["pairs"] is None and row["promoted"] is None and row["accuracy"] is None
     assert "samples" not in row["seconds"]
 
 
@@ -174,6 +174,19 @@ def test_the_table_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
     run.configure()
     run.samples_and_verdicts(1, num_shards=1, finish=False)
     assert "interrupted" in text_of(render(status(run.root), intervals(run.root)))
+
+
+def test_what_has_not_run_is_not_told_as_none(tmp_path: Path) -> None:
+    run = SampleRun(tmp_path / "sample")
+    run.claim()
+    run.configure()
+    run.prompts(1)
+    counts = ("samples", "correct", "wrong", "ungradable", "pairs")
+    [row] = status(run.root)["rounds"]
+    assert [row[key] for key in counts] == [None] * 5
+    [line] = [line for line in text_of(render(status(run.root))).splitlines() if line.strip().startswith("1 ")]
+    assert line.split()[1:6] == ["–"] * 5
+    assert "| 1 | – | – | – | – |" in write_report(run.root).read_text()
 
 
 def test_the_report(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,33 @@ def test_a_store_that_is_in_its_place_or_somebody_elses_is_left_alone(runs: Path
     assert not follow(uri)
 
 
+def located(runs: Path, location: str) -> None:
+    with sqlite3.connect(runs / "mlflow.db") as connection:
+        connection.execute("UPDATE experiments SET artifact_location = ?", (location,))
+
+
+def test_an_experiment_that_is_kept_elsewhere_on_purpose_stays_there(runs: Path, tmp_path: Path) -> None:
+    """Its folder may be named as ours are, and may have a database of its own beside it."""
+    other = tmp_path / "elsewhere"
+    (other / "mlartifacts/x").mkdir(parents=True)
+    located(runs, (other / "mlartifacts").as_uri())
+    (runs / "mlflow.db.before").unlink(missing_ok=True)  # of having brought it here
+    before = (runs / "mlflow.db").read_bytes()
+    assert not follow(default_address(runs))
+    with sqlite3.connect(other / "mlflow.db") as connection:
+        connection.execute("CREATE TABLE experiments (experiment_id, creation_time, artifact_location)")
+        connection.execute("INSERT INTO experiments VALUES (1, 7, ?)", ((other / "mlartifacts").as_uri(),))
+    assert not follow(default_address(runs))
+    assert (runs / "mlflow.db").read_bytes() == before and not (runs / "mlflow.db.before").exists()
+    (other / "mlartifacts").rename(other / "gone")
+    assert follow(default_address(runs)) and not follow(default_address(runs))
+    assert (runs / "mlflow.db.before").exists(), "as it was before it was changed"
+    with sqlite3.connect(runs / "mlflow.db.before") as connection:
+        assert (other / "mlartifacts").as_uri() in connection.execute(
+            "SELECT artifact_location FROM experiments"
+        ).fetchone()
+
+
 ME, FAR = socket.gethostname(), "another-machine"
 
 
@@ -210,14 +238,22 @@ def test_an_experiment_that_is_deleted_while_a_driver_runs_is_told_too(runs: Pat
     run = SampleRun(runs / "second", name="second")
     run.claim()
     run.configure()
-    tracker = Tracker(run.root, Tracking(), default_address(runs))
+    said: list[str] = []
+    tracker = Tracker(run.root, Tracking(), default_address(runs), said.append)
     tracker.start()
     while not (run.root / "tracking.json").exists():
         assert tracker.problem is None
     client(runs).delete_experiment(client(runs).get_experiment_by_name("second").experiment_id)
     run.baseline()
     tracker.poke()
+    deadline = time.monotonic() + WAIT
+    while not said and time.monotonic() < deadline:  # not only when it is closed
+        time.sleep(0.05)
+    assert len(said) == 1 and "the experiment 'second' was deleted there. Bring it back (`" in said[0]
+    tracker.poke()
     tracker.close(WAIT)
-    if "was deleted there" not in (tracker.problem or ""):  # what was refused is said first
-        with pytest.raises(RatchetError, match="the experiment 'second' was deleted there"):
-            sync(run.root)
+    assert len(said) == 1 and "was deleted there" in (tracker.problem or "")
+    client(runs).restore_experiment(client(runs).get_experiment_by_name("second").experiment_id)
+    sync(run.root)
+    [parent] = [found for found in tracked(runs, "second") if found.data.tags["ratchet.round"] == "0"]
+    assert parent.data.metrics, "nothing that was refused meanwhile is passed over"
