@@ -137,6 +137,6 @@ def _boxes(text: str) -> list[_Box]:
     if stack and stack[-1][2] and (not boxes or stack[-1][0] > boxes[-1].command):
         command, start, _ = stack[-1]
         line = _LINE.match(text, start)
-        if line is not None:
+        if line is not None and "}" in line["content"]:  # one without any brace was broken off
             boxes.append(_Box(command, start, line.end("content"), line.end()))
     return boxes
