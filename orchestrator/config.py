@@ -162,8 +162,8 @@ class Data(Settings):
     system: str | None = None
     """System message, where `chat` is true."""
     date: Day | None = None
-    """Day that a chat template is told which asks for today's, such as 2026-11-27. Without it such a template is
-    refused: prompts would differ from day to day."""
+    """Day that a chat template is told which asks for today's, such as 2026-11-27, with or without quotes. Without it
+    such a template is refused: prompts would differ from day to day."""
     examples: list[Example] = []
     """Worked examples that stand before each prompt (few-shot): as turns of the conversation where `chat` is
     true, else as text, each followed by `example_separator`."""
