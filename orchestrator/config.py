@@ -140,8 +140,9 @@ class Data(Settings):
     """Field with the gold answer, text or a number, or with a list of answers of which each is right."""
     choices: str | None = None
     """Field with the options of a multiple-choice problem: a list of texts (MMLU), or an object with the lists `label`
-    and `text` (ARC). In `template` it stands for the options, one a line, as "(A) Paris". The gold answer, which may be
-    an option's letter, its number from 0 or its text, is the letter. Grade it with `choice`."""
+    and `text` (ARC). In `template` it stands for the options, one a line, as "(A) Paris". The gold answer, which may
+    name its option by letter, number from 0 or text (the first of these that fits), becomes the letter. Grade it with
+    `choice`."""
     answer_marker: NonEmpty | None = None
     """The gold answer is what follows the last such marker in the field (GSM8K: `####`)."""
     solution: str | None = None
@@ -333,11 +334,12 @@ class Grade(Settings):
     """Scoring completions against gold answers in killable processes; see docs/grading.md."""
 
     graders: list[Grader] = Field(default=["exact", "number", "math"], min_length=1)
-    """Tried in order until one says correct: `exact` (equal text after normalising), `number` (equal value), `choice`
-    (the same option, by letter or text), `math` (equal to math-verify), `regex:PATTERN` (the pattern's one group is
-    the same in both), `python:MODULE:FUNCTION` (a function of gold answer and answer that returns true, false or
-    None), `judge` (a model's opinion, asked last, where no other grader settles it; see the section `judge`). An entry
-    may also be `{all_of: [...]}`, which wants all of its graders to say correct, or `{any_of: [...]}`."""
+    """Asked in order until one settles it: `exact` (equal text after normalising), `number` (equal value), `choice`
+    (the same option, by letter or text), `math` (equal as expressions, equations, sets, intervals and the like),
+    `regex:PATTERN` (the pattern's one group is the same in both), `python:MODULE:FUNCTION` (a function of gold answer
+    and answer that returns true, false or None), `judge` (a model's opinion, asked last, where no other grader settles
+    it; see the section `judge`). An entry may also be `{all_of: [...]}`, which wants all of its graders to say correct,
+    or `{any_of: [...]}`."""
     answer: list[str] = Field(default=["final_answer", "boxed", "hash"], min_length=1)
     """Where the answer is, tried in order: `final_answer` (what follows "Final answer:"), `boxed` (the last
     \\boxed{}), `hash` (what follows `####`), `answer_is` (what follows "answer is" or "Answer:"), `whole` (all of
@@ -450,11 +452,12 @@ class Stages(Settings):
     sources: list[SourceOrPath] = Field(min_length=1)
     """Preference data, one chunk each: rows with `chosen`, `rejected` and `prompt`, as plain text or as lists of
     messages with `role` and `content`. The prompt may also be `question`, `query`, `problem`, `instruction` (followed
-    by `input`, if there is one) or `input`, with the system message in `system`; sides that repeat it all go without.
-    Where no column may be it, it is what both sides begin with (as in TRL). With `initial_reason_steps` (Step-DPO's
-    data), the sides are single steps that follow these; that needs `pairs.append_eos: false`. A row that is none of
-    these is refused; one with an empty or equal sides, or that is too long, is left out and counted. Messages need a
-    model with a chat template; plain text becomes messages where `data.chat` is true."""
+    by `input`, if there is one) or `input`, with the system message in `system`. Where the sides of every row repeat
+    it, they are taken without it; where most but not all do, the data are refused. Where no column may be it, it is
+    what both sides begin with (as in TRL). With `initial_reason_steps` (Step-DPO's   data), the sides are single steps
+    that follow these; that needs `pairs.append_eos: false`. A row that is none of   these is refused; one with an empty
+    or equal sides, or that is too long, is left out and counted. Messages need a model with a chat template; plain text
+    becomes messages where `data.chat` is true."""
     template: str = "{prompt}"
     """Text of a prompt where the rows have plain text; `{prompt}` is the row's own, `{system}` its column `system`."""
     split: Count | None = None
