@@ -454,8 +454,8 @@ class Stages(Settings):
     messages with `role` and `content`. The prompt may also be `question`, `query`, `problem`, `instruction` (followed
     by `input`, if there is one) or `input`, with the system message in `system`. Where the sides of every row repeat
     it, they are taken without it; where most but not all do, the data are refused. Where no column may be it, it is
-    what both sides begin with (as in TRL). With `initial_reason_steps` (Step-DPO's   data), the sides are single steps
-    that follow these; that needs `pairs.append_eos: false`. A row that is none of   these is refused; one with an empty
+    what both sides begin with (as in TRL). With `initial_reason_steps` (Step-DPO's data), the sides are single steps
+    that follow these; that needs `pairs.append_eos: false`. A row that is none of these is refused; one with an empty
     or equal sides, or that is too long, is left out and counted. Messages need a model with a chat template; plain text
     becomes messages where `data.chat` is true."""
     template: str = "{prompt}"
