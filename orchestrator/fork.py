@@ -66,10 +66,12 @@ def fork(
     before, after, kept = jobs(state, child, overrides)
     run_folder(after)  # refuses places where no run can live
     end = from_round or NEVER
-    again = _again(state, min(end, first_change(before, after)))
     steps = sorted({*state.shards, *state.commits}, key=lambda step: (round_and_phase(step)[0], step))
     steps = [step for step in steps if round_and_phase(step)[0] < end and step not in without]
     left_out = [step for step in steps if unseen(state, step)]
+    # What is left out is done again, for which the seed model is always there, and a round's checkpoint may not be.
+    undone = [number for step in left_out if (number := round_and_phase(step)[0])]
+    again = _again(state, min(end, first_change(before, after), *undone))
     steps = [step for step in steps if step not in left_out]
     offered = {step: len(state.shards.get(step, {})) for step in steps if step not in again}
     option = [f"--from-round={from_round}"] if from_round else []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -112,6 +113,28 @@ def test_a_fork_of_such_a_run_mixes_nothing_either(tmp_path: Path) -> None:
     late = state_of(tmp_path / "late")
     assert late.shards["rounds/01/verdicts"][0].artifact.path == "rounds/01/verdicts/00000.1.parquet"
     assert verify(tmp_path / "late").findings == []
+
+
+class FirstAlike(StandIns):
+    """The first version, with the verdicts of the present one: all that is made from them comes out as it was."""
+
+    def graders(self, settings: Any) -> StandInGraders:
+        graders = StandInGraders(self)
+        graders.version = {"graders_version": 1}
+        return graders
+
+
+@pytest.mark.parametrize("changes", [{"keep": {"checkpoints": 1}}, {"train": {"eval_every": 1}, "rounds": 1}])
+def test_a_fork_evaluates_again_checkpoints_that_were_removed(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Their evaluations are not offered, and so what made them is not either: it would come without its files."""
+    job = make_project(tmp_path, **changes, skill=0.2, promotion={"rule": "always"})
+    run_job(job, FirstAlike(steps=2))
+    made = fork(tmp_path / "run", tmp_path / "child")
+    assert state_of(tmp_path / "run").discarded and made.removed == ["rounds/01/train"]
+    run_job(tmp_path / "child/job.yaml", StandIns(steps=2))
+    child = state_of(tmp_path / "child")
+    assert child.commits["rounds/01/evaluation"].facts["graders_version"] == GRADERS_VERSION
+    assert verify(tmp_path / "child").findings == []
 
 
 def test_the_gate_compares_answers_that_one_version_has_graded(tmp_path: Path) -> None:
