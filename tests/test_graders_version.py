@@ -83,6 +83,20 @@ def test_half_a_step_of_verdicts_is_graded_again_and_its_samples_are_kept(tmp_pa
     assert not again.calls
 
 
+def test_a_step_all_of_whose_shards_were_discarded_has_not_begun(tmp_path: Path) -> None:
+    """A driver that ends between the discarded verdicts and the first new ones leaves none."""
+    job, run = begun(tmp_path, "grade", 10), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run_job(job, Second(on_call=stop_at("grade", 1)))
+    assert state_of(run).discarded == {"rounds/01/verdicts/00000.parquet"}
+    [first] = status(run)["rounds"]
+    assert (first["samples"], first["correct"], first["wrong"], first["ungradable"]) == (32, None, None, None)
+    made = fork(run, tmp_path / "child")
+    assert "rounds/01/samples" in made.offered and "rounds/01/verdicts" not in made.offered
+    run_job(job, Second())
+    assert verify(run).findings == []
+
+
 def test_a_committed_step_stays_as_it_is(tmp_path: Path) -> None:
     job, run = begun(tmp_path, "reference", 1), tmp_path / "run"
     before = state_of(run)
