@@ -18,6 +18,8 @@ from orchestrator.fork import fork
 from orchestrator.gate import decide
 from orchestrator.ledger import Ledger, State
 from orchestrator.records import EVALUATION, GRADERS_VERSION
+from orchestrator.rescore import rescore
+from orchestrator.signals import signals
 from orchestrator.status import status
 from orchestrator.verify import verify
 from tests.sample_run import SampleRun
@@ -127,6 +129,24 @@ def test_a_fork_of_such_a_run_mixes_nothing_either(tmp_path: Path) -> None:
     late = state_of(tmp_path / "late")
     assert late.shards["rounds/01/verdicts"][0].artifact.path == "rounds/01/verdicts/00000.1.parquet"
     assert verify(tmp_path / "late").findings == []
+
+
+def test_a_later_round_of_such_a_run_is_rescored_and_nothing_before_it_is_done_again(tmp_path: Path) -> None:
+    """Else its samples would be those of another model, and what differs would not be the grading."""
+    run_job(make_project(tmp_path, promotion={"rule": "always"}), First())
+    run, child, workers = tmp_path / "run", tmp_path / "child", Second()
+    with signals() as received:
+        found = rescore(run, child, 2, [], lambda _: None, received, lambda _job, _logs: workers)
+    assert found.versions == (1, GRADERS_VERSION) and found.samples == 32 and found.flips
+    assert workers.calls == {"grade": 2}
+    parent, after = state_of(run), state_of(child)
+    for step, commit in parent.commits.items():
+        if step.startswith(("baseline/", "rounds/01/")):
+            assert (after.commits[step].fingerprint, after.commits[step].facts) == (commit.fingerprint, commit.facts)
+    assert verify(child).findings == []
+    run_job(child / "job.yaml", workers)
+    assert status(child)["state"] == "finished" and verify(child).findings == []
+    assert state_of(child).promotions[0]["won"] == parent.promotions[0]["won"]
 
 
 class FirstAlike(StandIns):
