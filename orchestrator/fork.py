@@ -52,9 +52,11 @@ def fork(
     overrides: Sequence[str] = (),
     from_round: int | None = None,
     without: Collection[str] = (),
+    as_is: int = 0,
 ) -> Fork:
     """Make the run folder `child` from `parent`; of its rounds, only those below `from_round` are offered, and of their
-    steps those that are not in `without`.
+    steps those that are not in `without`. What is committed of rounds below `as_is`, where the overrides change
+    nothing, is taken over at once, as a resume does: whatever version of the graders has made it.
 
     Raises:
         BadInput: no run, no such round, a folder in use, or overrides that make no job.
@@ -66,18 +68,22 @@ def fork(
     before, after, kept = jobs(state, child, overrides)
     run_folder(after)  # refuses places where no run can live
     end = from_round or NEVER
-    again = _again(state, min(end, first_change(before, after)))
     steps = sorted({*state.shards, *state.commits}, key=lambda step: (round_and_phase(step)[0], step))
     steps = [step for step in steps if round_and_phase(step)[0] < end and step not in without]
-    left_out = [step for step in steps if unseen(state, step)]
+    changed = min(end, first_change(before, after))
+    left_out, again = _undone(state, steps, as_is, changed)
+    if any(round_and_phase(step)[0] < as_is for step in again):  # what is made again may not come out as it was
+        as_is = 0
+        left_out, again = _undone(state, steps, as_is, changed)
     steps = [step for step in steps if step not in left_out]
     offered = {step: len(state.shards.get(step, {})) for step in steps if step not in again}
     option = [f"--from-round={from_round}"] if from_round else []
     said = shlex.join(["ratchet", "fork", *option, str(parent), str(child), *overrides])
     config = _config(state, parent, child, after, kept) | {"overrides": list(overrides)}
     job_file = f"# Made by: {said}\n{resolved_yaml(after)}"
-    _make(child, config, job_file, f"forked from {parent}", parent, state, [*offered], kept)
-    fit = outlook(state, before, after, [*offered], kept)
+    at_once = [*kept, *(s for s in state.commits if s in offered and s not in kept and round_and_phase(s)[0] < as_is)]
+    _make(child, config, job_file, f"forked from {parent}", parent, state, [*offered], at_once)
+    fit = outlook(state, before, after, [*offered], at_once)
     return Fork(offered, [step for step in steps if step in again], fit, left_out)
 
 
@@ -117,7 +123,7 @@ def _make(
         for step in steps:
             _offer(run, Artifacts(parent), state, step)
         for step in kept:  # sources are looked for before any step is
-            run.take(run.ledger.state.offers[step, None])
+            _take(run, step)
         run.end("not started", reason)
         durable.replace(building / "job.yaml", job_file.encode())
         os.rename(building, child)
@@ -156,6 +162,15 @@ def _config(state: State, parent: Path, child: Path, job: Job, kept: Collection[
     }
 
 
+def _undone(state: State, steps: Sequence[str], as_is: int, first: int) -> tuple[list[str], set[str]]:
+    """Of some steps those that are left out since other graders made them, if their rounds are not below `as_is`; and
+    those of which files were removed that are needed then, when round `first` is done again."""
+    left_out = [step for step in steps if round_and_phase(step)[0] >= as_is and unseen(state, step)]
+    # The seed model is always there for what is left out; a round's checkpoint may not be.
+    rounds = [number for step in left_out if (number := round_and_phase(step)[0])]
+    return left_out, _again(state, min(first, *rounds) if rounds else first)
+
+
 def _again(state: State, first: int) -> set[str]:
     """Steps of which files were removed that may be needed, when everything from round `first` on is done again.
 
@@ -184,6 +199,16 @@ def _offer(run: Run, files: Artifacts, state: State, step: str) -> None:
     if commit := state.commits.get(step):
         whole = Offer(step, None, commit.fingerprint, commit.artifacts, (), commit.facts, commit.recipe)
         _append(run, files, state, whole)
+
+
+def _take(run: Run, step: str) -> None:
+    """Commit an offered step and its shards as they are."""
+    for (name, index), offer in list(run.ledger.state.offers.items()):
+        if name == step and index is not None:
+            [artifact] = offer.artifacts
+            data = {"step": step, "index": index, "artifact": artifact.as_json(), "facts": offer.facts}
+            run.append("shard", data, artifact)
+    run.take(run.ledger.state.offers[step, None])
 
 
 def _append(run: Run, files: Artifacts, state: State, offer: Offer) -> None:

@@ -149,8 +149,9 @@ class State:
     def _forget_shards(self, paths: set[str]) -> None:
         """A shard that is discarded before its step is committed is to be made again, under another name."""
         for step in self.shards.keys() - self.commits.keys():
-            shards = self.shards[step]
-            self.shards[step] = {i: shard for i, shard in shards.items() if shard.artifact.path not in paths}
+            self.shards[step] = {i: s for i, s in self.shards[step].items() if s.artifact.path not in paths}
+            if not self.shards[step]:
+                del self.shards[step]  # as before its first shard: nothing of it is done
 
     def artifacts(self) -> Iterator[Artifact]:
         """Every committed artifact that was not discarded, shards included."""

@@ -89,7 +89,7 @@ def rescore(
     again = job.get("regrade")
     grade = again["grade"] if again and number >= again["round"] else job["grade"]
     changes = [f"regrade={json.dumps({'round': number, 'grade': grade})}", *(f"regrade.{o}" for o in overrides)]
-    fork(parent, child, changes, without=[verdicts])
+    fork(parent, child, changes, without=[verdicts], as_is=number)
     try:
         drive(load_job(child / "job.yaml"), say, received, hire, until=number)
     except NoPairs as nothing:

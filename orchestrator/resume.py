@@ -7,6 +7,7 @@ the folder, and what the job names by a path may be named anew as long as it is 
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -61,11 +62,10 @@ def load(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     state = Ledger(root / "ledger").state
     if not state.configs:
         return load_job(path, overrides)
-    given, started = load_job(path), _overrides(state.configs[-1])
     _refuse(root, overrides)
-    if any(_is_copy(path, given, config) for config in state.configs):
+    if any(_is_copy(path, config) for config in state.configs):
         return resumed(root, overrides)
-    joined = _joined(started, overrides)
+    joined = _joined(_overrides(state.configs[-1]), overrides)
     return _driving(root, state, load_job(path, joined))
 
 
@@ -111,14 +111,17 @@ def _joined(before: Sequence[str], now: Sequence[str]) -> tuple[str, ...]:
     return (*(override for override in before if override.partition("=")[0] not in keys), *now)
 
 
-def _is_copy(path: Path, given: JobFile, config: Mapping[str, Any]) -> bool:
+def _is_copy(path: Path, config: Mapping[str, Any]) -> bool:
     """Whether a file says what a `config` record says, alone or with the overrides that were given beside it."""
     try:
         recorded = _comparable(Job.model_validate(config["job"]))
-        beside = load_job(path, _overrides(config))
-    except (BadInput, ValidationError):  # the overrides do not fit the file, or an earlier version wrote the record
+    except ValidationError:  # an earlier version wrote the record
         return False
-    return recorded in (_comparable(given.job), _comparable(beside.job))
+    for overrides in ([], _overrides(config)):
+        with contextlib.suppress(BadInput):  # it is no job without them, or they do not fit it
+            if _comparable(load_job(path, overrides).job) == recorded:
+                return True
+    return False
 
 
 def _comparable(job: Job) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,6 +18,8 @@ from orchestrator.fork import fork
 from orchestrator.gate import decide
 from orchestrator.ledger import Ledger, State
 from orchestrator.records import EVALUATION, GRADERS_VERSION
+from orchestrator.rescore import rescore
+from orchestrator.signals import signals
 from orchestrator.status import status
 from orchestrator.verify import verify
 from tests.sample_run import SampleRun
@@ -82,6 +85,20 @@ def test_half_a_step_of_verdicts_is_graded_again_and_its_samples_are_kept(tmp_pa
     assert not again.calls
 
 
+def test_a_step_all_of_whose_shards_were_discarded_has_not_begun(tmp_path: Path) -> None:
+    """A driver that ends between the discarded verdicts and the first new ones leaves none."""
+    job, run = begun(tmp_path, "grade", 10), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run_job(job, Second(on_call=stop_at("grade", 1)))
+    assert state_of(run).discarded == {"rounds/01/verdicts/00000.parquet"}
+    [first] = status(run)["rounds"]
+    assert (first["samples"], first["correct"], first["wrong"], first["ungradable"]) == (32, None, None, None)
+    made = fork(run, tmp_path / "child")
+    assert "rounds/01/samples" in made.offered and "rounds/01/verdicts" not in made.offered
+    run_job(job, Second())
+    assert verify(run).findings == []
+
+
 def test_a_committed_step_stays_as_it_is(tmp_path: Path) -> None:
     job, run = begun(tmp_path, "reference", 1), tmp_path / "run"
     before = state_of(run)
@@ -112,6 +129,46 @@ def test_a_fork_of_such_a_run_mixes_nothing_either(tmp_path: Path) -> None:
     late = state_of(tmp_path / "late")
     assert late.shards["rounds/01/verdicts"][0].artifact.path == "rounds/01/verdicts/00000.1.parquet"
     assert verify(tmp_path / "late").findings == []
+
+
+def test_a_later_round_of_such_a_run_is_rescored_and_nothing_before_it_is_done_again(tmp_path: Path) -> None:
+    """Else its samples would be those of another model, and what differs would not be the grading."""
+    run_job(make_project(tmp_path, promotion={"rule": "always"}), First())
+    run, child, workers = tmp_path / "run", tmp_path / "child", Second()
+    with signals() as received:
+        found = rescore(run, child, 2, [], lambda _: None, received, lambda _job, _logs: workers)
+    assert found.versions == (1, GRADERS_VERSION) and found.samples == 32 and found.flips
+    assert workers.calls == {"grade": 2}
+    parent, after = state_of(run), state_of(child)
+    for step, commit in parent.commits.items():
+        if step.startswith(("baseline/", "rounds/01/")):
+            assert (after.commits[step].fingerprint, after.commits[step].facts) == (commit.fingerprint, commit.facts)
+    assert verify(child).findings == []
+    run_job(child / "job.yaml", workers)
+    assert status(child)["state"] == "finished" and verify(child).findings == []
+    assert state_of(child).promotions[0]["won"] == parent.promotions[0]["won"]
+
+
+class FirstAlike(StandIns):
+    """The first version, with the verdicts of the present one: all that is made from them comes out as it was."""
+
+    def graders(self, settings: Any) -> StandInGraders:
+        graders = StandInGraders(self)
+        graders.version = {"graders_version": 1}
+        return graders
+
+
+@pytest.mark.parametrize("changes", [{"keep": {"checkpoints": 1}}, {"train": {"eval_every": 1}, "rounds": 1}])
+def test_a_fork_evaluates_again_checkpoints_that_were_removed(tmp_path: Path, changes: dict[str, Any]) -> None:
+    """Their evaluations are not offered, and so what made them is not either: it would come without its files."""
+    job = make_project(tmp_path, **changes, skill=0.2, promotion={"rule": "always"})
+    run_job(job, FirstAlike(steps=2))
+    made = fork(tmp_path / "run", tmp_path / "child")
+    assert state_of(tmp_path / "run").discarded and made.removed == ["rounds/01/train"]
+    run_job(tmp_path / "child/job.yaml", StandIns(steps=2))
+    child = state_of(tmp_path / "child")
+    assert child.commits["rounds/01/evaluation"].facts["graders_version"] == GRADERS_VERSION
+    assert verify(tmp_path / "child").findings == []
 
 
 def test_the_gate_compares_answers_that_one_version_has_graded(tmp_path: Path) -> None:

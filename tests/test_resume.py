@@ -129,6 +129,18 @@ def test_a_stale_copy_of_the_job_does_not_bring_old_settings_back(half: Path, tm
     assert load(half / "job.yaml").job == job_of(half) and job_of(half).rounds == 3
 
 
+def test_a_job_that_is_none_without_its_overrides_goes_on_by_its_copy(tmp_path: Path) -> None:
+    job, run = make_project(tmp_path), tmp_path / "run"
+    document = yaml.safe_load(job.read_text())
+    model = document.pop("model")
+    job.write_text(yaml.safe_dump(document))
+    with pytest.raises(RuntimeError):
+        run_job(job, StandIns(on_call=StopAt(24, RuntimeError("a bug"))), f"model={model}")
+    assert go(load(run / "job.yaml")) == run and status(run)["state"] == "finished"
+    (run / "job.yaml").write_text(yaml.safe_dump(document | {"rounds": 3}))
+    assert (load(run / "job.yaml").job.rounds, load(run / "job.yaml").job.model) == (3, model)
+
+
 def test_a_lost_copy_of_the_job_is_made_again(half: Path) -> None:
     (half / "job.yaml").unlink()
     go(resumed(half))
