@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from statistics import fmean
+from typing import Any
 
+from orchestrator.abstentions import graders_version
 from orchestrator.compare_file import Plan, PlannedRun
 from orchestrator.ledger import Ledger, State
 from orchestrator.status import round_and_phase, run_state
@@ -51,6 +53,8 @@ class RunFigures:
     pairs: int | None = None
     seconds: float | None = None
     """Seconds of the rounds' steps, those that were shared too; grading is hidden behind sampling."""
+    graders_versions: tuple[int, ...] = ()
+    """Of the graders that the accuracies are by; several where the run went on with another."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,7 @@ def run_figures(plan: Plan, planned: PlannedRun) -> RunFigures:
         training_tokens=sum(said["tokens"] for said in trained) if trained or over else None,
         pairs=sum(said["pairs"] for said in paired) if paired or over else None,
         seconds=took if took or over else None,
+        graders_versions=tuple(sorted({graders_version(said) for said in _evaluations(state).values()})),
     )
 
 
@@ -134,11 +139,16 @@ def _is(step: str, phase: str) -> bool:
 
 def _accuracies(state: State) -> Iterator[Accuracy]:
     refused = {decision["round"] for decision in state.promotions if not decision["promoted"]}
-    evaluations = {round_and_phase(s)[0]: c.facts for s, c in state.commits.items() if s.endswith("/evaluation")}
-    for number, facts in sorted(evaluations.items()):
-        if said := facts.get("test"):
-            counts = (said["correct"], said["problems"], said["accuracy"], said["low"], said["high"])
-            yield Accuracy(number, *counts, number not in refused)
+    for number, facts in sorted(_evaluations(state).items()):
+        said = facts["test"]
+        counts = (said["correct"], said["problems"], said["accuracy"], said["low"], said["high"])
+        yield Accuracy(number, *counts, number not in refused)
+
+
+def _evaluations(state: State) -> dict[int, dict[str, Any]]:
+    """Facts of the evaluations on test problems, by round."""
+    every = {round_and_phase(s)[0]: c.facts for s, c in state.commits.items() if s.endswith("/evaluation")}
+    return {number: facts for number, facts in every.items() if facts.get("test")}
 
 
 def _points(runs: Sequence[RunFigures]) -> Iterator[Point]:

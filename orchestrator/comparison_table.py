@@ -78,6 +78,13 @@ def _percent(fraction: float) -> str:
 def _notes(arms: Sequence[ArmFigures]) -> Iterator[str]:
     if any(point.refused for arm in arms for point in arm.points):
         yield "\\* The gate refused such a checkpoint, and its run ended there."
+    by_version: dict[int, list[str]] = {}
+    for run in (run for arm in arms for run in arm.runs):
+        for version in run.graders_versions:
+            by_version.setdefault(version, []).append(run.run)
+    if len(by_version) > 1:
+        versions = "; ".join(f"version {version}: {', '.join(names)}" for version, names in sorted(by_version.items()))
+        yield f"Accuracies by different versions of the graders ({versions}) are not to be compared."
     for arm in arms:
         if arm.start:
             yield f"{arm.arm} starts from what {arm.start} has trained, which is spent besides."

@@ -6,13 +6,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.artifacts import Artifacts
 from orchestrator.context import Say
+from orchestrator.data import kept_problems
 from orchestrator.errors import BadInput
 from orchestrator.gold_check import Ask, check_golds
 from orchestrator.jobfile import JobFile
+from orchestrator.kept import KEPT_PROBLEMS
 from orchestrator.preferences import Preferences
 from orchestrator.preview import Preview, Render, preview, require_sound
 from orchestrator.records import Problem
+from orchestrator.run import Run
 from orchestrator.same_job import has_begun
 
 
@@ -37,7 +41,16 @@ def check_start(
     for line in check_golds(file, problems, ask):
         say(f"golds     {line}")
     if render is not None:
-        require_sound(file.job, model, problems, preferences, say, render)
+        require_sound(file.job, model, problems or _kept(root), preferences, say, render)
+
+
+def _kept(root: Path) -> Mapping[str, list[Problem]]:
+    """The problems that a fork has from the run that kept them, which no prompt was made of with this job yet."""
+    commit = Run(root).committed(KEPT_PROBLEMS)
+    files = Artifacts(root)
+    if commit is None or not files.is_intact(commit.artifacts[0], place := files.place(commit.artifacts[0])):
+        return {}  # what is damaged, the step that has kept it says
+    return kept_problems(place)
 
 
 def gold_lines(file: JobFile, root: Path, problems: Mapping[str, list[Problem]], ask: Ask) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -30,6 +31,7 @@ from orchestrator.verify import verify
 from tests.stand_ins import StandIns, chance, make_project, run_job
 from tests.test_cli import PROJECT, ratchet
 from tests.test_loop import StopAt, history
+from tests.version_stand_ins import First
 
 SOLVED = {"data.solution": "solution", "data.hint_template": "{question} Hint: {answer}\n"}
 
@@ -424,6 +426,18 @@ def test_the_table_is_made_again_without_running(tmp_path: Path, capsys: pytest.
     write(plan, figures(plan))
     plot(plan, figures(plan))
     assert {name: (plan.folder / name).read_bytes() for name in files} == files
+
+
+def test_accuracies_by_different_versions_of_the_graders_are_told_apart(tmp_path: Path) -> None:
+    """Some arms were run by an earlier Ratchet, the others by this one."""
+    said = {"method": "irpo", "set": {"rounds": 1}}
+    plan = load_plan(project(tmp_path, arms={"one": said, "two": said}))
+    one, two = (planned.name for planned in plan.runs)
+    compare(plan, lambda _: None, Runner())
+    assert "versions of the graders" not in markdown(plan, figures(plan))
+    shutil.rmtree(plan.folder)
+    compare(plan, lambda _: None, Runner(lambda name: First() if name == one else StandIns(gain=gain_of(name))))
+    assert f"graders (version 1: {one}; version 2: {two}) are not to be compared." in markdown(plan, figures(plan))
 
 
 def test_what_nobody_has_done_is_no_zero(tmp_path: Path) -> None:

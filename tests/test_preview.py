@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +12,18 @@ import pytest
 import yaml
 
 from orchestrator.cli import main
+from orchestrator.driver import identity
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import load_job
-from orchestrator.kept import read_all_preferences, read_all_problems
+from orchestrator.kept import keep_problems, read_all_preferences, read_all_problems
 from orchestrator.ledger import Ledger
 from orchestrator.preview import Preview, preview
-from orchestrator.start_checks import previewed
+from orchestrator.records import Problem
+from orchestrator.run import Run
+from orchestrator.start_checks import check_start, previewed
 from orchestrator.wiring import rendered
 from tests.made_tokenizers import CHATML, DATED, NO_SYSTEM, THINKING, byte_level, metaspace
-from tests.stand_ins import StandIns, make_project, run_job
+from tests.stand_ins import StandIns, all_read, make_project, run_job
 from workers.rendering import answer, context_of
 
 PROJECT = Path(__file__).parent.parent
@@ -353,3 +357,21 @@ def test_a_run_that_has_begun_is_warned_of_what_a_new_one_is_refused_for(tmp_pat
     assert previewed(file, fresh, model, problems, [], answer).refusals
     seen = previewed(file, begun, model, problems, [], answer)
     assert not seen.refusals and any("begins with '<s>'" in warning for warning in seen.warnings)
+
+
+def test_prompts_of_problems_that_a_fork_has_taken_over_are_looked_at(tmp_path: Path) -> None:
+    """A run keeps problems of the Hub; a fork of it may make prompts of them with another model."""
+    sources: dict[str, Any] = {split: {"hub": "a/b", "split": split} for split in ("train", "gate", "test")}
+    file = load_job(make_project(tmp_path, data=sources, rounds=1))
+    rows = {split: [Problem(f"{split}-{i}", f"{split} {i}?", str(i), None) for i in range(4)] for split in sources}
+    run = Run(tmp_path / "run")
+    run.claim(identity())
+    keep_problems(run, file.job, file.job.data, rows)
+    (tmp_path / "seed/tokenizer.json").write_text("{}")
+
+    def render(request: Mapping[str, Any]) -> dict[str, Any]:
+        counts = [f"{given['key']}: {given['of']}" for given in request["sets"]]
+        return {"shown": [], "warned": [], "refused": counts}
+
+    with pytest.raises(BadInput, match=r"data\.train: 4\ndata\.gate: 4\ndata\.test: 4"):
+        check_start(file, run.root, tmp_path / "seed", {}, [], lambda _: None, all_read, render)
