@@ -51,10 +51,10 @@ TOO_LARGE = ["5^(5^(5^(5^5)))", "9!!!!!!!!", "10000000!", "2^{2^{100}}", "3^{-3^
 DEADLY = [
     "\\gcd(10^{10^9},7)",
     "\\gcd(3^{10^8},2^{10^8})",
-    "a_" * 300,
-    "(" * 40 + "7+x" + ")" * 40,
 ]
 HARMLESS = [
+    "a_" * 300,  # this and the next are out of time on slower machines
+    "(" * 40 + "7+x" + ")" * 40,
     "{" * 400 + "7+x" + "}" * 400,
     "7" * 1_000_000,
     "(x+y+z+w)^{300}",
@@ -149,9 +149,8 @@ def test_nothing_a_model_writes_breaks_the_batch(pool: GraderPool, gold: str) ->
         items += [(gold, "Final answer: x^3", "stop")]
     graded = pool.grade(items)
     for poison, one in zip(poisons, graded[::3], strict=True):
-        # Forty parentheses are wrong to a faster machine, and out of time on others.
         assert one.verdict in ("wrong", "ungradable") and one.reason, poison[:40]
-    for poison, one in list(zip(poisons, graded[::3], strict=True))[: len(DEADLY) - 1]:
+    for poison, one in list(zip(poisons, graded[::3], strict=True))[: len(DEADLY)]:
         assert one.verdict == "ungradable", poison
         assert one.extracted == poison
         assert one.reason.startswith(("timeout", "out of memory"))
