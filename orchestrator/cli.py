@@ -292,7 +292,9 @@ def doctor(
 
 @app.command()
 def grade(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL or Parquet: a gold answer and a text a row")],
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="JSONL, a JSON array or Parquet: a gold answer and a text a row")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Where the verdicts go: .jsonl or .parquet")],
     grader: Annotated[list[str] | None, typer.Option(help="As in `grade.graders` of a job; may be repeated")] = None,
     answer: Annotated[list[str] | None, typer.Option(help="As in `grade.answer` of a job; may be repeated")] = None,
