@@ -10,6 +10,7 @@ from typing import Any
 
 from orchestrator.durable import sha256, sync
 from orchestrator.errors import Damaged
+from orchestrator.inside import require_below
 from orchestrator.ledger import Artifact
 
 
@@ -95,12 +96,6 @@ class Artifacts:
                 raise Damaged(f"{file}: not what was committed (size or sha256 differs). Restore it from a copy.")
             self._verified.add(key)
         return final
-
-
-def require_below(root: Path, path: Path) -> None:
-    """Raise Damaged where a link leads a path of the run out of it: a run may come from somebody else."""
-    if not path.parent.resolve().is_relative_to(root.resolve()):
-        raise Damaged(f"{path}: leads out of the run, to {path.parent.resolve()}")
 
 
 def _files_below(folder: Path) -> list[str]:

@@ -14,8 +14,9 @@ from typing import Any
 
 from orchestrator import recipes
 from orchestrator.abstentions import graders_version
-from orchestrator.artifacts import Artifacts, require_below
+from orchestrator.artifacts import Artifacts
 from orchestrator.errors import RatchetError
+from orchestrator.inside import require_below
 from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger, Offer
 from orchestrator.taken import taken_shards
 
