@@ -8,7 +8,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from orchestrator.durable import sha256, sync
+from orchestrator.durable import make_folder, sha256, sync
 from orchestrator.errors import Damaged
 from orchestrator.inside import require_below
 from orchestrator.ledger import Artifact
@@ -55,7 +55,7 @@ class Artifacts:
             if self.is_intact(artifact):
                 return  # what is hidden is a late duplicate, left for the removal of orphans
             os.rename(final, final.with_name(f".stray-{uuid.uuid4().hex[:8]}-{final.name}"))
-        final.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(final.parent, self.root)
         try:
             os.rename(hidden, final)
         except FileNotFoundError:

@@ -229,20 +229,22 @@ def validate(
     file = load(job, overrides or [])
     from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
     from orchestrator.places import run_folder
+    from orchestrator.run import Run
     from orchestrator.same_job import check_same_job, check_same_model, check_same_problems, problem_digests, reading_of
     from orchestrator.start_checks import gold_lines, previewed
     from orchestrator.wiring import rendered, unread_golds
 
     root = run_folder(file.job)
-    check_same_job(root, file.job)
-    model = seed_of(file, root, weights=False)
+    run = Run(root)
+    check_same_job(run, file.job)
+    model = seed_of(file, run, weights=False)
     if model.origin is None:
-        check_same_model(root, model)
-    reference = reference_of(file, root, model, weights=False)
-    problems = read_all_problems(file, reading=reading_of(root))
-    check_same_problems(root, file.job, None if file.job.data.from_hub else problem_digests(problems))
+        check_same_model(run, model)
+    reference = reference_of(file, run, model, weights=False)
+    problems = read_all_problems(file, reading=reading_of(run))
+    check_same_problems(run, file.job, None if file.job.data.from_hub else problem_digests(problems))
     preferences = read_all_preferences(file, problems)
-    golds = gold_lines(file, root, problems, unread_golds)
+    golds = gold_lines(file, run, problems, unread_golds)
     if resolved:
         typer.echo(resolved_yaml(file.job), nl=False)
         return
@@ -257,7 +259,7 @@ def validate(
         typer.echo(f"golds     {line}")
     for line in idle(file.job):
         typer.echo(f"no effect {line}")
-    seen = previewed(file, root, model.folder, problems, preferences, rendered)
+    seen = previewed(file, run, model.folder, problems, preferences, rendered)
     for line in seen.lines():
         typer.echo(line)
     seen.check()

@@ -27,6 +27,7 @@ from orchestrator.jobfile import changed_keys, resolved_yaml
 from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.ledger import Ledger
 from orchestrator.places import run_folder
+from orchestrator.run import Run
 from orchestrator.same_job import check_same_job, reading_of
 from orchestrator.start_checks import check_start
 from orchestrator.status import run_state
@@ -105,20 +106,21 @@ def _problems(plan: Plan) -> Iterator[str]:
         root = plan.folder / planned.name
         try:
             run_folder(planned.file.job)
-            check_same_job(root, _absolute_job(planned))
+            run = Run(root)
+            check_same_job(run, _absolute_job(planned))
             if other := healthy_driver(root):
                 yield f"{root}: {other} is driving this run. Wait for it, or stop it first."
             if planned.arm in tokenizers:
                 continue
             # A model that is yet to be trained has the tokenizer of the one that it is trained from.
             tokenizers[planned.arm] = tokenizers.get(arms[planned.start]) if planned.start else None
-            problems = read_all_problems(planned.file, reading=reading_of(root))
+            problems = read_all_problems(planned.file, reading=reading_of(run))
             preferences = read_all_preferences(planned.file, problems)
-            seed = seed_of(planned.file, root, weights=False) if planned.start is None else None
-            reference_of(planned.file, root, seed, weights=False)
+            seed = seed_of(planned.file, run, weights=False) if planned.start is None else None
+            reference_of(planned.file, run, seed, weights=False)
             folder = tokenizers[planned.arm] = seed.folder if seed else tokenizers[planned.arm]
             render = rendered if folder else None
-            check_start(planned.file, root, folder or root, problems, preferences, _unsaid, unread_golds, render)
+            check_start(planned.file, run, folder or root, problems, preferences, _unsaid, unread_golds, render)
         except BadInput as error:
             yield str(error)
 

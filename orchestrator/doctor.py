@@ -52,6 +52,7 @@ from orchestrator.places import run_folder
 from orchestrator.preferences import Preferences, mean_characters
 from orchestrator.projection import without_password
 from orchestrator.records import PROMPTS, Problem, SamplingPlan, Shard
+from orchestrator.run import Run
 from orchestrator.same_job import reading_of
 from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes
@@ -235,16 +236,16 @@ class _Doctor:
         return bool(on_hub(self.patient.file) or on_hub(self.patient.file, "reference"))
 
     def _model_and_data(self) -> Finding:
-        root = run_folder(self.job)
-        seed = seed_of(self.patient.file, root)
-        reference_of(self.patient.file, root, seed)
+        run = Run(run_folder(self.job))
+        seed = seed_of(self.patient.file, run)
+        reference_of(self.patient.file, run, seed)
         folder = seed.folder
         if seed.origin is not None:  # a run would keep it, where all nodes see it
             folder = self.workspace / "model"
             link_model(seed.folder, folder)
         self._model = str(folder)
-        problems = read_all_problems(self.patient.file, reading=reading_of(root))
-        lines = gold_lines(self.patient.file, root, problems, self.examiner.unread_golds)
+        problems = read_all_problems(self.patient.file, reading=reading_of(run))
+        lines = gold_lines(self.patient.file, run, problems, self.examiner.unread_golds)
         golds = [Finding("warn", line) for line in lines]
         self._problems = sizes(problems)
         self._rows = (problems, preferences := read_all_preferences(self.patient.file, problems))
@@ -260,8 +261,8 @@ class _Doctor:
         if self._rows is None:
             return Finding("warn", "not checked, since the data could not be read")
         (problems, preferences), self._rows = self._rows, None  # a large data set is not held while engines start
-        root = run_folder(self.job)
-        seen = previewed(self.patient.file, root, Path(model), problems, preferences, self.examiner.rendered)
+        run = Run(run_folder(self.job))
+        seen = previewed(self.patient.file, run, Path(model), problems, preferences, self.examiner.rendered)
         said: Facts = {"shown": list(seen.shown), "warnings": list(seen.warnings), "refusals": list(seen.refusals)}
         if seen.refusals or seen.warnings:
             return Finding("FAIL" if seen.refusals else "warn", "; ".join([*seen.refusals, *seen.warnings]), "", said)

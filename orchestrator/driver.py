@@ -58,6 +58,10 @@ from orchestrator.tracking import Tracker
 from orchestrator.wiring import RealWorkers, unread_golds
 
 _SIGN_OF_LIFE = 5.0  # seconds
+_DISK = {
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EHOSTDOWN")
+}
 _PACKAGES = (
     "ray",
     "vllm",
@@ -103,34 +107,34 @@ def drive(
     """
     job = file.job
     root = run_folder(job)
-    check_same_job(root, job)
-    seed = seed_of(file, root)
-    check_same_model(root, seed)
-    if seed.origin:
-        say(f"model     {seed}")
-    reference = reference_of(file, root, seed)
-    if reference and reference.origin:
-        say(f"reference {reference}")
-    kept = Run(root).committed(KEPT_PROBLEMS) is not None
-    pinned = job.data if kept else pin(job.data)
-    reading = reading_of(root)
-    problems = {} if kept else read_all_problems(file, pinned, reading)
-    digests = None if kept or job.data.from_hub else problem_digests(problems)
-    check_same_problems(root, job, digests)
-    given = identity_of(job, file.find)  # before they are read: a change since then is seen at the next start
-    preferences = None if Run(root).committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
-    for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
-        say(f"stages    {line}")
-    check_start(file, root, seed.folder, problems, preferences or [], say, ask, render)
-    probe_links(root)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}", say)
     run = Run(root, on_append=tracker.poke)
+    check_same_job(run, job)
+    seed = seed_of(file, run)
+    check_same_model(run, seed)
+    if seed.origin:
+        say(f"model     {seed}")
+    reference = reference_of(file, run, seed)
+    if reference and reference.origin:
+        say(f"reference {reference}")
+    kept = run.committed(KEPT_PROBLEMS) is not None
+    pinned = job.data if kept else pin(job.data)
+    reading = reading_of(run)
+    problems = {} if kept else read_all_problems(file, pinned, reading)
+    digests = None if kept or job.data.from_hub else problem_digests(problems)
+    check_same_problems(run, job, digests)
+    given = identity_of(job, file.find)  # before they are read: a change since then is seen at the next start
+    preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
+    for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
+        say(f"stages    {line}")
+    check_start(file, run, seed.folder, problems, preferences or [], say, ask, render)
+    probe_links(root)
     with _disk(root), sign_of_life(root), _tracking(tracker, say), _ending(run, received, until):
         run.claim(identity())
-        tracker.start()
-        check_same_job(root, job)  # again: somebody may have started the run since
-        check_same_problems(root, job, digests)
+        tracker.start(run.ledger.as_it_is())
+        check_same_job(run, job)  # again: somebody may have started the run since
+        check_same_problems(run, job, digests)
         _record_job(run, file, seed, digests, reading)
         problems = keep_problems(run, job, pinned, problems)
         keep_preferences(run, file, given, preferences, problems, checked=not kept)
@@ -198,18 +202,32 @@ def _interruption(run: Run, received: Sequence[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _disk(root: Path) -> Iterator[None]:
-    """A disk that is full, became read-only or is closed to us, in words: nobody's bug; the ledger survives it."""
+    """A disk that is full, became read-only, is closed to us or is gone, in words: nobody's bug; the ledger survives
+    it."""
     try:
         yield
     except OSError as error:
-        no_rights = error.errno in (errno.EACCES, errno.EPERM) and str(error.filename).startswith(str(root))
-        if not no_rights and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
+        if (cure := _cure(error, root)) is None:
             raise
         where = f" ({error.filename})" if error.filename else ""
         raise RatchetError(
-            f"{root}: cannot be written: {error.strerror}{where}. What is committed is kept: see to "
-            f"the disk, and the same command goes on from here, or `{command(root)}`."
+            f"{root}: cannot be written: {error.strerror}{where}. What is committed is kept: {cure}, and the same "
+            f"command goes on from here, or `{command(root)}`."
         ) from error
+
+
+def _cure(error: OSError, root: Path) -> str | None:
+    """What helps against an error of the run's disk; None where it is another error."""
+    if error.errno in _DISK:
+        return "see to the disk"
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "let the process open more files (`ulimit -n`)"
+    if not str(error.filename).startswith(str(root)):
+        return None
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return "see to the disk"
+    gone = error.errno in (errno.ENOENT, errno.ENOTDIR) and not (root / "ledger").is_dir()
+    return "the folder was moved, deleted or unmounted: put it back" if gone else None
 
 
 @contextlib.contextmanager
@@ -228,11 +246,11 @@ def _ending(run: Run, received: Sequence[str], until: int | None) -> Iterator[No
         raise
     except GateStopped as stopped:
         run.end("stopped", str(stopped))
-        write_report(run.root)
+        write_report(run.root, run.ledger)
         raise
     except NoPairs as nothing:
         run.end("failed", f"no pairs: {nothing}")
-        write_report(run.root)
+        write_report(run.root, run.ledger)
         raise
     except BaseException as error:
         if received:  # C code that the signal came in (Ray's) can turn Interrupted into an error of its own
@@ -240,7 +258,7 @@ def _ending(run: Run, received: Sequence[str], until: int | None) -> Iterator[No
             raise Interrupted(received[0]) from error
         run.end("failed", f"{type(error).__name__}: {error}")
         raise
-    write_report(run.root)
+    write_report(run.root, run.ledger)
 
 
 def _record_job(run: Run, file: JobFile, seed: NamedModel, problems: Mapping[str, str] | None, reading: int) -> None:

@@ -61,6 +61,17 @@ def replace(path: Path, content: bytes) -> None:
     sync(path.parent)
 
 
+def make_folder(folder: Path, root: Path) -> None:
+    """Make a folder below `root`, and those above it; `root` itself, which may have been moved away, is not made anew.
+
+    Raises:
+        FileNotFoundError: `root` is not there.
+    """
+    below = [path for path in (folder, *folder.parents) if path.is_relative_to(root) and path != root]
+    for path in reversed(below):
+        path.mkdir(exist_ok=True)
+
+
 def sha256(path: Path) -> str:
     """Hex digest of a file's bytes."""
     digest = hashlib.sha256()

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.artifacts import Artifacts
 from orchestrator.config import Data, Job
 from orchestrator.data import check_disjoint, kept_problems, read_problems, require_enough, write_problems
 from orchestrator.fields import PROBLEM_READING
@@ -95,16 +94,16 @@ def keep_preferences(
     run.step(KEPT_PREFERENCES, given, work)
 
 
-def seed_of(file: JobFile, root: Path, weights: bool = True) -> NamedModel:
+def seed_of(file: JobFile, run: Run, weights: bool = True) -> NamedModel:
     """The seed model of a run: the one it has kept, which asks no Hub, else the one its job names.
 
     Raises:
         BadInput: as `locate_model`, whose `weights` it passes on.
     """
-    return _model_of(file, root, weights, "model")
+    return _model_of(file, run, weights, "model")
 
 
-def reference_of(file: JobFile, root: Path, seed: NamedModel | None, weights: bool = True) -> NamedModel | None:
+def reference_of(file: JobFile, run: Run, seed: NamedModel | None, weights: bool = True) -> NamedModel | None:
     """The fixed reference of a run, as `seed_of`; None where its job names none. `seed` is None where the seed model is
     not there yet.
 
@@ -113,18 +112,18 @@ def reference_of(file: JobFile, root: Path, seed: NamedModel | None, weights: bo
     """
     if file.job.fixed_reference is None:
         return None
-    found = _model_of(file, root, weights, "reference")
+    found = _model_of(file, run, weights, "reference")
     # One that is kept was checked before; whether it is damaged, the step that has kept it says.
-    if seed is not None and Run(root).committed(KEPT_REFERENCE) is None:
+    if seed is not None and run.committed(KEPT_REFERENCE) is None:
         check_vocabulary(found.folder, seed.folder, f"{file.path}: reference")
     return found
 
 
-def _model_of(file: JobFile, root: Path, weights: bool, key: Key) -> NamedModel:
+def _model_of(file: JobFile, run: Run, weights: bool, key: Key) -> NamedModel:
     kept, _ = _KEPT_MODELS[key]
-    if (commit := Run(root).committed(kept)) is not None:
+    if (commit := run.committed(kept)) is not None:
         # After a crash it may still wait for its final name, which a driver gives it after its claim.
-        return NamedModel(Artifacts(root).place(commit.artifacts[0]), {})
+        return NamedModel(run.artifacts.place(commit.artifacts[0]), {})
     return locate_model(file, weights, key)
 
 

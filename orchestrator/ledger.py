@@ -17,11 +17,12 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator import fold
 from orchestrator.durable import canonical, fingerprint, put_if_absent, sync
 from orchestrator.errors import BadInput, Damaged, Displaced
 
@@ -166,22 +167,39 @@ class State:
 class Ledger:
     """A driver's, or a reader's, view of a ledger folder. `state` is the fold of `records` so far."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, known: Sequence[Record] | None = None) -> None:
+        """`known` are the first records, where they have been read already."""
         self.folder = folder
         self.records: list[Record] = []
         self.state = State()
         self._epoch: int | None = None
+        self._num_cached = 0
+        if known is None:
+            known = [Record(number, *said) for number, said in enumerate(fold.load(self._cache, folder))]
+            self._num_cached = len(known)
+        for record in known:
+            self._note(record)
         self.refresh()
         self._check_no_hole()
+
+    def as_it_is(self) -> Ledger:
+        """Another reader of the same folder, as it is now; what this one has read is not read again."""
+        return Ledger(self.folder, self.records[:])
+
+    @property
+    def _cache(self) -> Path:
+        return self.folder.with_name("ledger.cache")
+
+    def _note(self, record: Record) -> None:
+        self.records.append(record)
+        self.state.apply(record)
 
     def refresh(self) -> list[Record]:
         """Read what others appended; returns the new records."""
         new: list[Record] = []
         while (path := self._path(len(self.records))).exists():
-            record = read_record(path, len(self.records))
-            self.records.append(record)
-            self.state.apply(record)
-            new.append(record)
+            new.append(record := read_record(path, len(self.records)))
+            self._note(record)
         return new
 
     def _check_no_hole(self) -> None:
@@ -208,7 +226,14 @@ class Ledger:
             epoch = self.state.epoch + 1
             if self._put("claim", driver, epoch):
                 self._epoch = epoch
+                self.cache()
                 return epoch
+
+    def cache(self) -> None:
+        """Keep what was read for the next reader, where it was much; see fold.py."""
+        if len(self.records) - self._num_cached >= fold.MIN_NEW:
+            fold.save(self._cache, self.folder, [[r.epoch, r.kind, r.time, r.data] for r in self.records])
+            self._num_cached = len(self.records)
 
     @property
     def claimed(self) -> bool:
@@ -249,8 +274,7 @@ class Ledger:
         as_read = json.loads(canonical(document))  # where the keys of every object are strings
         if not put_if_absent(self._path(number), canonical(document | {"check": fingerprint(as_read)}) + b"\n"):
             return False
-        self.records.append(record)
-        self.state.apply(record)
+        self._note(record)
         return True
 
     def _path(self, number: int) -> Path:

@@ -66,7 +66,8 @@ class Cursor:
 class Outbox:
     """Sends one run's ledger to MLflow, in the calling thread."""
 
-    def __init__(self, run_dir: Path, settings: Tracking, default_uri: str) -> None:
+    def __init__(self, run_dir: Path, settings: Tracking, default_uri: str, ledger: Ledger | None = None) -> None:
+        """`ledger` is a reader of the run's, for this object alone, where there is one already."""
         self.run_dir = run_dir
         self.uri = settings.uri or default_uri
         self.problem: str | None = None
@@ -74,7 +75,7 @@ class Outbox:
         self.give_up = threading.Event()
         """Set: stop at the next record."""
         self._experiment = settings.experiment
-        self._ledger = Ledger(run_dir / "ledger")
+        self._ledger = ledger or Ledger(run_dir / "ledger")
         self._sink: Sink | None = None
         self._cursor: Cursor | None = None
         self._refused: str | None = None

@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.abstentions import WORDS, abstained, graders_version
 from orchestrator.disputes import disputes
 from orchestrator.durable import replace
-from orchestrator.ledger import State
+from orchestrator.ledger import Ledger, State
 from orchestrator.status import Round, open_run, reference_path, rounds, run_state
 from orchestrator.symptoms import Evidence, symptoms
 from orchestrator.tables import diversity, training_metrics
@@ -25,7 +25,7 @@ class Column:
     cell: Callable[[Evidence], str]
 
 
-def write_report(run_dir: Path) -> Path:
+def write_report(run_dir: Path, ledger: Ledger | None = None) -> Path:
     """Write report.md into the run folder; returns its path.
 
     Raises:
@@ -33,13 +33,13 @@ def write_report(run_dir: Path) -> Path:
         Damaged: a ledger record cannot be read.
     """
     file = run_dir / "report.md"
-    replace(file, report_text(run_dir).encode())
+    replace(file, report_text(run_dir, ledger).encode())
     return file
 
 
-def report_text(run_dir: Path) -> str:
+def report_text(run_dir: Path, ledger: Ledger | None = None) -> str:
     """The report as Markdown."""
-    ledger = open_run(run_dir)
+    ledger = ledger or open_run(run_dir)
     state = ledger.state
     job: Mapping[str, Any] = state.configs[-1]["job"] if state.configs else {}
     baseline = state.commits.get("baseline/evaluation")

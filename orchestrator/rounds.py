@@ -14,7 +14,7 @@ from orchestrator.config import Grade, at_round
 from orchestrator.context import Context, Model, grading, hashes
 from orchestrator.data import prompts_of_round
 from orchestrator.errors import RatchetError
-from orchestrator.ledger import Commit, Ledger
+from orchestrator.ledger import Commit
 from orchestrator.pairing import PairingPlan
 from orchestrator.recipes import Fields
 from orchestrator.records import GRADERS_VERSION, Problem, SamplingPlan
@@ -241,7 +241,7 @@ class Round:
         newest = run.ledger.state.promotions[-1]["reference"]
         while written != newest:
             durable.replace(run.path("CURRENT"), newest.encode() + b"\n")
-            written, newest = newest, Ledger(run.ledger.folder).state.promotions[-1]["reference"]
+            written, newest = newest, run.ledger.as_it_is().state.promotions[-1]["reference"]
 
     def say(self, phase: str, text: str) -> None:
         self.context.tell(self.folder, phase, text)

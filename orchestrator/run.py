@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator import recipes
 from orchestrator.abstentions import graders_version
 from orchestrator.artifacts import Artifacts
+from orchestrator.durable import make_folder
 from orchestrator.errors import RatchetError
 from orchestrator.inside import require_below
 from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger, Offer
@@ -55,6 +56,7 @@ class Run:
         """Say how this driver ended, once: a run that is finished does not finish again."""
         if self.ledger.claimed and (self.ledger.state.end or {}).get("state") != state:
             self.append("end", {"state": state, "reason": reason})
+            self.ledger.cache()
         if state == "finished":  # said first: a driver that was overtaken leaves the offers to its successor
             for path in self.left_offers():
                 remove(path)
@@ -100,7 +102,7 @@ class Run:
         hiddens = [self.hidden(os.path.relpath(final, self.root)) for final in finals]
         for hidden in hiddens:
             remove(hidden)
-            hidden.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(hidden.parent, self.root)
         started = time.monotonic()
         facts: Facts = recipes.versions(inputs) | work(*hiddens)
         facts["seconds"] = round(time.monotonic() - started, 3)
@@ -188,7 +190,7 @@ class ShardedStep:
         self, run: Run, name: str, inputs: recipes.Inputs, source: ShardedStep | None, version: int | None
     ) -> None:
         self.run, self.name, self._inputs, self._source = run, name, inputs, source
-        run.path(name).mkdir(parents=True, exist_ok=True)
+        make_folder(run.path(name), run.root)
         for shard in self._shards.values():
             run._same_inputs(name, inputs, shard.facts["fingerprint"], shard.facts.get("recipe", 1), shard.facts)
             run.artifacts.verify(shard.artifact)

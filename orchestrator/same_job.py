@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,19 +13,19 @@ from orchestrator.errors import BadInput
 from orchestrator.fields import PROBLEM_READING
 from orchestrator.jobfile import changed_keys
 from orchestrator.kept import KEPT
-from orchestrator.ledger import Ledger
 from orchestrator.records import Problem
 from orchestrator.resume import command, may_move
+from orchestrator.run import Run
 from orchestrator.seed_model import NamedModel, model_digest
 
 
-def check_same_job(root: Path, job: Job) -> None:
+def check_same_job(run: Run, job: Job) -> None:
     """Refuse to go on with a run under settings that would give other results.
 
     Raises:
         BadInput: with the keys that differ.
     """
-    state = Ledger(root / "ledger").state
+    root, state = run.root, run.ledger.state
     if not state.configs:
         if root.is_dir() and any(
             p for p in root.iterdir() if p.name not in ("ledger", "driver.json") and p.name[0] != "."
@@ -49,14 +48,14 @@ def check_same_job(root: Path, job: Job) -> None:
         )
 
 
-def check_same_model(root: Path, seed: NamedModel) -> None:
+def check_same_model(run: Run, seed: NamedModel) -> None:
     """Refuse to go on with a run whose seed model, in a folder of its own, is no longer the one that it was started
     with.
 
     Raises:
         BadInput: with the folder.
     """
-    state = Ledger(root / "ledger").state
+    root, state = run.root, run.ledger.state
     recorded = state.configs[-1] if state.configs else {}
     if "model_digest" not in recorded or not (state.commits or state.shards):
         return
@@ -67,18 +66,17 @@ def check_same_model(root: Path, seed: NamedModel) -> None:
         )
 
 
-def reading_of(root: Path) -> int:
+def reading_of(run: Run) -> int:
     """How the rows of a run are read (see `fields`): as they were when it started, or what it was forked from."""
-    state = Ledger(root / "ledger").state
-    configs = state.configs
+    state, configs = run.ledger.state, run.ledger.state.configs
     if not configs or not (state.commits or state.shards or state.offers):
         return PROBLEM_READING
     return int(configs[-1].get("reading", 1))  # a run of 0.1.0 recorded none
 
 
-def has_begun(root: Path) -> bool:
+def has_begun(run: Run) -> bool:
     """Whether a run has done more than keep what it is made from, which a new fork has too."""
-    state = Ledger(root / "ledger").state
+    state = run.ledger.state
     return bool(state.shards or state.commits.keys() - KEPT)
 
 
@@ -87,13 +85,13 @@ def problem_digests(problems: Mapping[str, list[Problem]]) -> dict[str, str]:
     return {split: recipes.of_recipe_1(rows) for split, rows in problems.items()}
 
 
-def check_same_problems(root: Path, job: Job, digests: Mapping[str, str] | None) -> None:
+def check_same_problems(run: Run, job: Job, digests: Mapping[str, str] | None) -> None:
     """Refuse to go on with a run whose problems have changed: rounds to come would be made of others.
 
     Raises:
         BadInput: with the file that changed.
     """
-    state = Ledger(root / "ledger").state
+    root, state = run.root, run.ledger.state
     recorded = state.configs[-1].get("problems") if state.configs else None
     if recorded is None or digests is None or not (state.commits or state.shards):
         return

@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.artifacts import Artifacts
 from orchestrator.context import Say
 from orchestrator.data import kept_problems
 from orchestrator.errors import BadInput
@@ -22,7 +21,7 @@ from orchestrator.same_job import has_begun
 
 def check_start(
     file: JobFile,
-    root: Path,
+    run: Run,
     model: Path,
     problems: Mapping[str, list[Problem]],
     preferences: Sequence[Preferences],
@@ -30,42 +29,41 @@ def check_start(
     ask: Ask,
     render: Render | None,
 ) -> None:
-    """Say what a person should know of the rows before the run at `root` starts; nothing where it has begun. Without
+    """Say what a person should know of the rows before the run starts; nothing where it has begun. Without
     `render`, prompts are not looked at.
 
     Raises:
         BadInput: something would spoil it.
     """
-    if has_begun(root):
+    if has_begun(run):
         return
     for line in check_golds(file, problems, ask):
         say(f"golds     {line}")
     if render is not None:
-        require_sound(file.job, model, problems or _kept(root), preferences, say, render)
+        require_sound(file.job, model, problems or _kept(run), preferences, say, render)
 
 
-def _kept(root: Path) -> Mapping[str, list[Problem]]:
+def _kept(run: Run) -> Mapping[str, list[Problem]]:
     """The problems that a fork has from the run that kept them, which no prompt was made of with this job yet."""
-    commit = Run(root).committed(KEPT_PROBLEMS)
-    files = Artifacts(root)
+    commit, files = run.committed(KEPT_PROBLEMS), run.artifacts
     if commit is None or not files.is_intact(commit.artifacts[0], place := files.place(commit.artifacts[0])):
         return {}  # what is damaged, the step that has kept it says
     return kept_problems(place)
 
 
-def gold_lines(file: JobFile, root: Path, problems: Mapping[str, list[Problem]], ask: Ask) -> list[str]:
+def gold_lines(file: JobFile, run: Run, problems: Mapping[str, list[Problem]], ask: Ask) -> list[str]:
     """As `check_golds`; for a run that has begun, its refusal is a line too."""
     try:
         return check_golds(file, problems, ask)
     except BadInput as refusal:
-        if not has_begun(root):
+        if not has_begun(run):
             raise
         return str(refusal).splitlines()
 
 
 def previewed(
     file: JobFile,
-    root: Path,
+    run: Run,
     model: Path,
     problems: Mapping[str, list[Problem]],
     preferences: Sequence[Preferences],
@@ -73,4 +71,4 @@ def previewed(
 ) -> Preview:
     """As `preview`; for a run that has begun, its refusals are warnings."""
     seen = preview(file.job, model, problems, preferences, render)
-    return Preview(seen.shown, [*seen.warnings, *seen.refusals], []) if has_begun(root) else seen
+    return Preview(seen.shown, [*seen.warnings, *seen.refusals], []) if has_begun(run) else seen

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
+from orchestrator.ledger import Ledger
 from orchestrator.outbox import Outbox, first_line
 from orchestrator.projection import without_password
 from orchestrator.status import open_run
@@ -28,6 +29,7 @@ class Tracker:
         self._uri = settings.uri or default_uri
         self._enabled = settings.enabled
         self._outbox: Outbox | None = None
+        self._ledger: Ledger | None = None
         self._problem: str | None = None
         self._wake, self._closing, self._abandoned = threading.Event(), threading.Event(), threading.Event()
         self._all_sent = False
@@ -43,8 +45,10 @@ class Tracker:
         """What keeps records from being sent, or was refused; None while all is well."""
         return self._problem
 
-    def start(self) -> None:
-        """Start the thread and have it send what earlier drivers left; nothing where tracking is off."""
+    def start(self, ledger: Ledger | None = None) -> None:
+        """Start the thread and have it send what earlier drivers left; nothing where tracking is off. `ledger` is a
+        reader of the run's, which then belongs to that thread."""
+        self._ledger = ledger
         if self._enabled:
             self._thread.start()
             self.poke()
@@ -78,7 +82,7 @@ class Tracker:
     def _flush(self) -> bool:
         try:
             if self._outbox is None:
-                self._outbox = Outbox(*self._arguments)
+                self._outbox = Outbox(*self._arguments, self._ledger)
                 self._outbox.give_up = self._abandoned
         except (RatchetError, OSError) as error:  # the ledger cannot be read now
             self._problem = first_line(error)

@@ -218,8 +218,8 @@ class Finished(Run):
 def another(job: Path, *overrides: str) -> str | None:
     """The first step that the job with these overrides would not find in the finished run."""
     file, run = load_job(job, overrides), Finished(job.parent / "run")
-    problems, seed = read_all_problems(file), seed_of(file, run.root)
-    reference = reference_of(file, run.root, seed)
+    problems, seed = read_all_problems(file), seed_of(file, run)
+    reference = reference_of(file, run, seed)
     try:
         keep_preferences(run, file, identity_of(file.job, file.find), None, problems, checked=True)
         if reference:

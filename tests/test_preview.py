@@ -352,8 +352,9 @@ def test_a_run_that_has_begun_is_warned_of_what_a_new_one_is_refused_for(tmp_pat
     byte_level(tmp_path / "model")
     file, model = load_job(path, [template]), tmp_path / "model"
     problems = read_all_problems(file)
-    fresh, begun = tmp_path / "fresh", tmp_path / "run"
+    fresh = Run(tmp_path / "fresh")
     run_job(path, StandIns(), template)
+    begun = Run(tmp_path / "run")
     assert previewed(file, fresh, model, problems, [], answer).refusals
     seen = previewed(file, begun, model, problems, [], answer)
     assert not seen.refusals and any("begins with '<s>'" in warning for warning in seen.warnings)
@@ -374,4 +375,4 @@ def test_prompts_of_problems_that_a_fork_has_taken_over_are_looked_at(tmp_path: 
         return {"shown": [], "warned": [], "refused": counts}
 
     with pytest.raises(BadInput, match=r"data\.train: 4\ndata\.gate: 4\ndata\.test: 4"):
-        check_start(file, run.root, tmp_path / "seed", {}, [], lambda _: None, all_read, render)
+        check_start(file, run, tmp_path / "seed", {}, [], lambda _: None, all_read, render)

@@ -21,6 +21,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.lineage import pair_files_of_reference
 from orchestrator.places import run_folder
 from orchestrator.records import TrainingPlan
+from orchestrator.run import Run
 from orchestrator.seed_model import on_hub
 from orchestrator.verify import verify
 from tests.hub_server import COMMIT, MODEL, serve
@@ -51,7 +52,8 @@ def refused(job: Path, *overrides: str) -> str:
     """What `validate` and `run` say alike; nothing of a run is begun."""
     file = load_job(job, overrides)
     with pytest.raises(BadInput) as told:
-        reference_of(file, run_folder(file.job), seed_of(file, run_folder(file.job), weights=False), weights=False)
+        run = Run(run_folder(file.job))
+        reference_of(file, run, seed_of(file, run, weights=False), weights=False)
     with pytest.raises(BadInput) as error:
         run_job(job, StandIns(), *overrides)
     assert str(error.value) == str(told.value) and str(error.value).startswith(f"{job}: reference: ")

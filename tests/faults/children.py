@@ -46,20 +46,27 @@ class Fault:
     """What happens at one operation, numbered from 1, or at several in a row.
 
     The signals (SIGKILL, SIGSTOP, SIGTERM, SIGINT) come before the operation. full: it fails with ENOSPC, unless it
-    is a removal.
+    is a removal. EMFILE: it fails, where it opens a file; ESTALE: it fails. moved: the folder is elsewhere then.
     """
 
-    kind: Literal["SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT", "full"]
+    kind: Literal["SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT", "full", "EMFILE", "ESTALE", "moved"]
     at: int
     times: int = 1
 
-    def strike(self, number: int, event: str) -> None:
+    def strike(self, number: int, event: str, folder: str) -> None:
         if not self.at <= number < self.at + self.times:
             return
-        if self.kind != "full":
-            os.kill(os.getpid(), signal.Signals[self.kind])
-        elif event not in ("os.remove", "os.rmdir"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        match self.kind:
+            case "full" if event not in ("os.remove", "os.rmdir"):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            case "EMFILE" if event == "open":
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            case "ESTALE":
+                raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+            case "moved":
+                os.rename(folder, f"{folder}-moved")
+            case "SIGKILL" | "SIGSTOP" | "SIGTERM" | "SIGINT":
+                os.kill(os.getpid(), signal.Signals[self.kind])
 
 
 ALL_THAT_FOLLOW = 1_000_000
@@ -80,7 +87,7 @@ class Operations:
         self.done.append(f"{event} {target}")
         number = next(self._numbers)
         if self._fault:
-            self._fault.strike(number, event)
+            self._fault.strike(number, event, self._folder)
 
     def _target(self, event: str, arguments: tuple[Any, ...]) -> str | None:
         """What the operation is about, relative to the folder; None for what only reads, or lies elsewhere."""
@@ -136,7 +143,8 @@ class Workers(StandIns):
 class TrainersWithState(StandInTrainers):
     def train(self, plan: TrainingPlan, reference_file: str) -> dict[str, Any]:
         state = Path(plan.state_dir) / "000001"
-        state.mkdir(parents=True, exist_ok=True)
+        for folder in (state.parent, state):
+            folder.mkdir(exist_ok=True)
         (state / "state.bin").write_bytes(b"state")
         return super().train(plan, reference_file)
 

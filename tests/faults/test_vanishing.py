@@ -1,0 +1,54 @@
+"""A run folder that is moved away in the middle, a file handle that went stale, a process that may open no more files.
+
+Every operation is a point of these faults. The run says so in one message and keeps its state.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from orchestrator.ledger import Ledger
+from tests.faults.children import ALL_THAT_FOLLOW, Fault, Undisturbed, note
+from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
+from tests.faults.test_full_disk import require_one_message
+
+
+@SOME_OR_ALL
+@pytest.mark.parametrize("kind", ["EMFILE", "ESTALE"])
+@pytest.mark.parametrize("times", [1, ALL_THAT_FOLLOW], ids=["once", "for-good"])
+def test_operations_that_fail(calm: Undisturbed, space: Path, kind: str, times: int, stride: int) -> None:
+    def failing(point: int) -> int:
+        case = calm.case(space / f"{kind}-{times}-{point}")
+        code = case.drive(Fault(kind, point, times))  # type: ignore[arg-type]
+        if code:  # what only tidies up, or shows that the driver lives, may fail
+            require_one_message(case, code)
+        before = Ledger(case.run / "ledger").records
+        assert state_of(case.run) in ("none", "failed", "interrupted", "finished")
+        assert case.drive() == 0, case.output
+        assert Ledger(case.run / "ledger").records[: len(before)] == before
+        calm.require_same(case.run)
+        case.remove()
+        return 1 if code else 0
+
+    ended = sweep(range(5, len(calm.operations) + 1, 4 * stride), failing)
+    note(kind, {"points": len(ended), "ended the run": sum(ended), "for good": times > 1})
+
+
+@SOME_OR_ALL
+def test_a_folder_that_is_moved_at_any_operation(calm: Undisturbed, space: Path, stride: int) -> None:
+    def moved(point: int) -> int:
+        case = calm.case(space / f"moved-{point}")
+        code = case.drive(Fault("moved", point))
+        away = case.run.with_name("run-moved")
+        require_one_message(case, code)
+        assert not case.run.exists(), sorted(case.run.rglob("*"))
+        away.rename(case.run)
+        assert case.drive() == 0, case.output
+        calm.require_same(case.run)
+        case.remove()
+        return 1
+
+    # The first operations make the folder.
+    note("moved", {"points": len(sweep(range(20, len(calm.operations) - 20, 2 * stride), moved))})
