@@ -229,9 +229,9 @@ class Ledger:
                 self.cache()
                 return epoch
 
-    def cache(self) -> None:
-        """Keep what was read for the next reader, where it was much; see fold.py."""
-        if len(self.records) - self._num_cached >= fold.MIN_NEW:
+    def cache(self, again: bool = False) -> None:
+        """Keep what was read for the next reader, where it was much, or `again`; see fold.py."""
+        if again or len(self.records) - self._num_cached >= fold.MIN_NEW:
             fold.save(self._cache, self.folder, [[r.epoch, r.kind, r.time, r.data] for r in self.records])
             self._num_cached = len(self.records)
 

@@ -46,29 +46,35 @@ class Overlap:
 class _Text:
     split: str
     problem_id: str
-    tokens: Tokens
+    joined: str
+    """Its tokens with a space between: of a million texts there is no room for every token alone."""
+
+    @property
+    def tokens(self) -> Tokens:
+        return tuple(self.joined.split())
 
     def shingles(self) -> frozenset[Tokens]:
-        last = max(1, len(self.tokens) - _WIDTH + 1)
-        return frozenset(self.tokens[i : i + _WIDTH] for i in range(last))
+        tokens = self.tokens
+        last = max(1, len(tokens) - _WIDTH + 1)
+        return frozenset(tokens[i : i + _WIDTH] for i in range(last))
 
-    def numbers(self) -> Tokens:
-        return tuple(token for token in self.tokens if not token[0].isalpha() and token[0] != "_")
+    def numbers(self) -> str:
+        return " ".join(token for token in self.tokens if not token[:1].isalpha() and token[:1] != "_")
 
 
 def overlaps(splits: Mapping[str, Sequence[Problem]]) -> list[Overlap]:
     """Every problem that stands in an earlier split too, once, with the first found of its likest counterparts."""
     texts = [
-        _Text(split, problem.prompt_id, normalise(problem.text))
+        _Text(split, problem.prompt_id, " ".join(normalise(problem.text)))
         for split, problems in splits.items()
         for problem in problems
     ]
     texts = _without_common_ends(texts)
-    owners: dict[Tokens, _Text] = {}
+    owners: dict[str, _Text] = {}
     found: list[Overlap] = []
     distinct = []
     for text in texts:
-        owner = owners.setdefault(text.tokens, text)
+        owner = owners.setdefault(text.joined, text)
         if owner.split != text.split:
             found.append(Overlap(text.split, text.problem_id, owner.split, owner.problem_id, 1.0))
         elif owner is text:
@@ -85,12 +91,17 @@ def normalise(text: str) -> Tokens:
 def _without_common_ends(texts: list[_Text]) -> list[_Text]:
     if not texts:
         return texts
-    first, last = min(text.tokens for text in texts), max(text.tokens for text in texts)
-    start = _common(first, last)
-    rest = [text.tokens[start:] for text in texts]
-    backwards = [tokens[::-1] for tokens in rest]
-    end = _common(min(backwards), max(backwards))
-    return [_Text(t.split, t.problem_id, r[: len(r) - end] if end else r) for t, r in zip(texts, rest, strict=True)]
+    first = texts[0].tokens
+    start = end = shortest = len(first)
+    for text in texts:
+        tokens = text.tokens
+        start = _common(first[:start], tokens)
+        end = _common(first[::-1][:end], tokens[::-1])
+        shortest = min(shortest, len(tokens))
+    end = min(end, shortest - start)
+    if not start and not end:
+        return texts
+    return [_Text(t.split, t.problem_id, " ".join(t.tokens[start : len(t.tokens) - end])) for t in texts]
 
 
 def _common(a: Tokens, b: Tokens) -> int:
@@ -103,9 +114,15 @@ def _common(a: Tokens, b: Tokens) -> int:
 
 def _near(texts: Sequence[_Text]) -> Iterator[Overlap]:
     """Near-duplicates in different splits, among texts of which no two are the same."""
-    blocks: dict[Tokens, list[_Text]] = defaultdict(list)
+    owner: dict[int, str | None] = {}  # the split that numbers are of, by their hash; None where several have them
     for text in texts:
-        blocks[text.numbers()].append(text)
+        key = hash(text.numbers())
+        if owner.setdefault(key, text.split) != text.split:
+            owner[key] = None
+    blocks: dict[str, list[_Text]] = defaultdict(list)
+    for text in texts:
+        if owner[hash(numbers := text.numbers())] is None:
+            blocks[numbers].append(text)
     for block in blocks.values():
         if len({text.split for text in block}) > 1:
             yield from _near_in(block)
