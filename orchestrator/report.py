@@ -100,8 +100,8 @@ def _versions(every: Sequence[Evidence]) -> str:
     told = "; ".join(f"version {version}: {', '.join(names)}" for version, names in sorted(found.items()))
     return (
         f"\n\nThese figures are by different versions of the graders ({markdown(told)}) and not to be compared across "
-        "them; the gate has compared answers that one version graded. A fork of the run does again what another version graded, "
-        "and what is made of that."
+        "them; the gate has compared answers that one version graded. A fork of the run does again what another "
+        "version graded, and what is made of that."
     )
 
 

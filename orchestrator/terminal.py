@@ -52,7 +52,8 @@ class _Lasting(io.TextIOBase):
     def fileno(self) -> int:
         if self._under is None:
             raise io.UnsupportedOperation("fileno")
-        return self._under.fileno()
+        number: int = self._under.fileno()
+        return number
 
     def close(self) -> None:
         """It is not ours to close."""
