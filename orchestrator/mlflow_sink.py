@@ -162,11 +162,8 @@ class Sink:
         from mlflow.entities import Metric, Param, RunTag
 
         run = self.runs[number]
-        for batch in _batches(list((tags or {}).items()), 100):
-            short = [
-                RunTag(shown.text(key)[:MAX_KEY_CHARACTERS], shown.text(value)[:MAX_TAG_CHARACTERS])
-                for key, value in batch
-            ]
+        for batch in _batches([(shown.text(key), shown.text(value)) for key, value in (tags or {}).items()], 100):
+            short = [RunTag(key[:MAX_KEY_CHARACTERS], value[:MAX_TAG_CHARACTERS]) for key, value in batch]
             self._client.log_batch(run, tags=short)
         for batch in _batches(list((params or {}).items()), 100):
             told = [Param(key, shown.text(value)[:MAX_PARAM_CHARACTERS]) for key, value in batch]

@@ -17,7 +17,7 @@ from typing import Any
 _OBEYED = (
     r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed
     r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks, embeddings, overrides and isolates of direction
-    r"\xad\u180e\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff9-\ufffb"  # not seen: soft hyphen, no width, annotations
+    r"\xad\u180e\u200b\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb"  # not seen: soft hyphen, no width, annotations
     r"\u2028\u2029"  # line and paragraph separator
     r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"  # formats of shorthand and music; tags
     r"\ud800-\udfff"  # bytes of a name that are no UTF-8
