@@ -16,7 +16,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, TextIO
 
-from rich.console import Console, ConsoleOptions, ConsoleRenderable, RenderHook, RenderResult
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
 from orchestrator import shown
@@ -47,7 +47,9 @@ class _Lasting(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
-        return self._under is not None and self.lost is None and self._under.isatty()
+        with contextlib.suppress(OSError, ValueError):
+            return self._under is not None and self.lost is None and bool(self._under.isatty())
+        return False
 
     def fileno(self) -> int:
         if self._under is None:
@@ -172,35 +174,19 @@ def watched() -> bool:
 
 
 class Screen(Console):
-    """Tables and progress bars; strings are no markup."""
+    """Tables and progress bars; strings are no markup, and whatever is rendered is text."""
 
     def __init__(self, err: bool = False, **options: Any) -> None:
         super().__init__(file=_stream(err), highlight=False, markup=False, emoji=False, **options)
-        self.push_render_hook(_AsText())
 
     def say(self, line: object) -> None:
         """Print one line, however long."""
         self.print(shown.line(line), soft_wrap=True)
 
-
-class _AsText(RenderHook):
-    def process_renderables(self, renderables: list[ConsoleRenderable]) -> list[ConsoleRenderable]:
-        return [_Rendered(renderable) for renderable in renderables]
-
-
-class _Rendered:
-    """What something is rendered to, with its own text made text. Codes that rich has put there are its own."""
-
-    def __init__(self, renderable: ConsoleRenderable) -> None:
-        self._renderable = renderable
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield from _as_text(console.render(self._renderable, options))
-
-
-def _as_text(segments: Iterable[Segment]) -> Iterator[Segment]:
-    for said, style, control in segments:
-        yield Segment(said if control else shown.text(said), style, control)
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, with the text of each part made text; codes that rich itself puts there stay."""
+        for said, style, control in super().render(renderable, options):
+            yield Segment(said if control else shown.text(said), style, control)
 
 
 def unfailing(say: Callable[[str], None]) -> Callable[[str], None]:
