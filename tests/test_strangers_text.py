@@ -160,7 +160,7 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
     "resume": lambda stage: [["resume", stage.folder / "no" / NAME], ["resume", stage.failed, f"model={EVIL}"]],
     "status": lambda stage: with_json(["status", stage.run], ["status", stage.failed], ["status", stage.folder]),
     "verify": lambda stage: with_json(
-        ["verify", stage.run], ["verify", stage.failed], ["verify", damaged(stage)], ["verify", stage.folder / NAME]
+        *(["verify", run] for run in (stage.run, stage.failed, damaged(stage), stage.folder / NAME))
     ),
     "gc": lambda stage: [["gc", stage.run, "--dry-run"], ["gc", stage.run]],
     "fork": lambda stage: [
