@@ -348,6 +348,8 @@ def _run_command(arguments: list[str]) -> int:
     try:
         app(arguments)
     except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # typer takes it for a reader of ours who left
+            terminal.echo_traceback()
         return left.code if isinstance(left.code, int) else 0 if left.code is None else RatchetError.exit_code
     except RatchetError as error:
         terminal.block(f"ratchet: {error}", err=True)

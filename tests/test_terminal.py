@@ -17,7 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from orchestrator import terminal
-from orchestrator.cli import main
+from orchestrator.cli import app, main
 from orchestrator.terminal import Screen, echo, shielded, unfailing
 from tests.sample_run import two_rounds
 from tests.strangers_text import EVIL, require_text
@@ -200,6 +200,20 @@ def test_a_bug_is_told_with_its_traceback_as_text(
     err = capsys.readouterr().err
     require_text(err)
     assert "RuntimeError: \\x1b]52" in err
+
+
+def test_a_pipe_of_another_kind_that_breaks_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    @app.command()
+    def breaks() -> None:
+        raise BrokenPipeError(EVIL)
+
+    try:
+        assert ratchet("breaks") == 1
+    finally:
+        app.registered_commands.pop()
+    err = capsys.readouterr().err
+    require_text(err)
+    assert "BrokenPipeError: \\x1b]52" in err
 
 
 @pytest.mark.parametrize("error", [BrokenPipeError(), OSError(5, "hung up"), ValueError("closed")])
