@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.text import Text
 
 from orchestrator import shown
 
@@ -182,6 +183,10 @@ class Screen(Console):
     def say(self, line: object) -> None:
         """Print one line, however long."""
         self.print(shown.line(line), soft_wrap=True)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string, made text before a table measures it."""
+        return super().render_str(shown.text(text), **options)
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """As rich does, with the text of each part made text; codes that rich itself puts there stay."""
