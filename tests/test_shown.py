@@ -7,7 +7,7 @@ import sys
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
@@ -69,6 +69,7 @@ def visible(markdown: str) -> str:
     return "".join(child.content for block in tokens for child in block.children or ())
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from(MARKS), max_size=30))
 def test_markdown_shows_the_characters_and_nothing_else(text: str) -> None:
     said = shown.markdown(text)
@@ -82,6 +83,7 @@ def test_markdown_shows_the_characters_and_nothing_else(text: str) -> None:
     assert len(cells) == 2 and visible(table).endswith("end")
 
 
+@settings(deadline=None)
 @given(st.text(st.sampled_from(MARKS), max_size=30))
 def test_code_in_markdown_is_nothing_but_code(text: str) -> None:
     require_dead(f"- Reference: {shown.code(text)}; [1.0]")
