@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from orchestrator import __version__
+from orchestrator import __version__, shown, terminal
 from orchestrator.errors import BadInput, Interrupted, RatchetError
 from orchestrator.idle import idle
 from orchestrator.jobfile import JobFile, resolved_yaml
 from orchestrator.resume import command, load, resumed, told
 from orchestrator.signals import signals
+from orchestrator.terminal import Screen, echo, echo_json
 
 EXIT_STOPPED, EXIT_INTERRUPTED = 3, 130  # finished is 0, bad input 2 and anything else 1 (errors.py)
 
@@ -57,27 +56,27 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
     from orchestrator.tracking import open_command
     from orchestrator.wiring import rendered
 
-    console = Console(highlight=False, soft_wrap=True)
     root = run_folder(file.job)
     uri = file.job.tracking.uri or f"sqlite:///{root.parent / 'mlflow.db'}"
-    if sys.stdin.isatty() and (other := healthy_driver(root)):
-        typer.confirm(f"{root} is being driven by {other}. Take it over? That driver will stop", abort=True)
-    console.print(f"run       {root}")
+    if terminal.asks() and (other := healthy_driver(root)):
+        asked = f"{root} is being driven by {other}. Take it over? That driver will stop"
+        typer.confirm(shown.line(asked), abort=True)
+    echo(f"run       {root}")
     if settings := told(file):
-        console.print(f"settings  as the run has them, with {settings}", markup=False)
+        echo(f"settings  as the run has them, with {settings}")
     if file.job.tracking.enabled:
-        console.print(f"dashboard {open_command(uri)}", markup=False)
+        echo(f"dashboard {open_command(uri)}")
     for line in idle(file.job):
-        console.print(f"no effect {line}", markup=False)
+        echo(f"no effect {line}")
     try:
-        drive(file, lambda text: console.print(text, markup=False), received, render=rendered)
+        drive(file, echo, received, render=rendered)
     except GateStopped as stopped:
-        console.print(str(stopped), markup=False)
+        echo(stopped)
         raise typer.Exit(EXIT_STOPPED) from stopped
     except Interrupted as interrupted:
-        console.print(f"interrupted by {interrupted}; to go on: {command(root)}", markup=False)
+        echo(f"interrupted by {interrupted}; to go on: {command(root)}")
         raise typer.Exit(EXIT_INTERRUPTED) from interrupted
-    console.print(f"finished; the report is {root / 'report.md'}")
+    echo(f"finished; the report is {root / 'report.md'}")
 
 
 @app.command()
@@ -89,9 +88,9 @@ def status(run: RunArgument, as_json: Json = False) -> None:
     run = _below_home(run)
     found = read_status(run)
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        echo_json(found)
     else:
-        Console().print(render(found, intervals(run)))
+        Screen().print(render(found, intervals(run)))
 
 
 def _below_home(run: Path) -> Path:
@@ -106,12 +105,12 @@ def verify(run: RunArgument, as_json: Json = False) -> None:
     """Check every file of a run, and the way from each promoted checkpoint to its prompts; exit code 1 on findings."""
     from orchestrator.verify import verify as check
 
-    report = check(_below_home(run), show=sys.stderr.isatty() and not as_json)
+    report = check(_below_home(run), show=terminal.watched() and not as_json)
     if as_json:
-        typer.echo(json.dumps(report.as_json(), indent=2))
+        echo_json(report.as_json())
     else:
         for line in (*report.findings, report.summary()):
-            typer.echo(line)
+            echo(line)
     raise typer.Exit(1 if report.findings else 0)
 
 
@@ -129,8 +128,8 @@ def gc(
         raise BadInput(f"{run}: {other} is driving this run, and removes what it can do without itself. Stop it first.")
     found = waste(run) if dry_run else clean(run, identity())
     for item in found:
-        typer.echo(f"{item.size:>16,}  {item.path}  ({item.why})")
-    typer.echo(f"{sum(item.size for item in found):>16,}  bytes {'would be ' if dry_run else ''}removed from {run}")
+        echo(f"{item.size:>16,}  {item.path}  ({item.why})")
+    echo(f"{sum(item.size for item in found):>16,}  bytes {'would be ' if dry_run else ''}removed from {run}")
 
 
 @app.command()
@@ -151,14 +150,14 @@ def fork(
         for folder, steps in groupby(offered, key=lambda step: step.rpartition("/")[0]):
             shards = {step: f" ({made.offered[step]} shards)" if made.offered[step] else "" for step in steps}
             named = ", ".join(step.rpartition("/")[2] + count for step, count in shards.items())
-            typer.echo(f"{fit:<9} {folder}: {named}")
+            echo(f"{fit:<9} {folder}: {named}")
     for step in made.removed:
-        typer.echo(f"not here  {step}: what it made was removed, and is needed again")
+        echo(f"not here  {step}: what it made was removed, and is needed again")
     for step in made.unseen:
-        typer.echo(f"not here  {step}: another version of the graders, or a judge that no record names, decided it")
+        echo(f"not here  {step}: another version of the graders, or a judge that no record names, decided it")
     if "perhaps" in made.fit.values():
-        typer.echo("perhaps means: taken over where what it is made from comes out as it was, and else made anew")
-    typer.echo(f"go on     {command(new_run)}")
+        echo("perhaps means: taken over where what it is made from comes out as it was, and else made anew")
+    echo(f"go on     {command(new_run)}")
 
 
 @app.command()
@@ -174,19 +173,18 @@ def compare(
     from orchestrator.comparison_table import plot, terminal_table, write
 
     plan, failed = load_plan(file), list[str]()
-    console = Console(highlight=False, soft_wrap=True)
     if not table:
         try:
             with signals():
-                failed = run_all(plan, lambda text: console.print(text, markup=False), in_a_process)
+                failed = run_all(plan, echo, in_a_process)
         except Interrupted as interrupted:
-            console.print(f"interrupted by {interrupted}; the same command goes on from here")
+            echo(f"interrupted by {interrupted}; the same command goes on from here")
             raise typer.Exit(EXIT_INTERRUPTED) from interrupted
     arms = figures(plan)
     write(plan, arms)
     plot(plan, arms)
-    Console(highlight=False).print(terminal_table(arms))
-    console.print(f"the table is {plan.folder / 'compare.md'}", markup=False)
+    Screen().print(terminal_table(arms))
+    echo(f"the table is {plan.folder / 'compare.md'}")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -202,21 +200,14 @@ def rescore(
     from orchestrator.rescore import rescore as grade_again
     from orchestrator.rescore_table import show
 
-    console = Console(highlight=False, soft_wrap=True, stderr=as_json)
+    screen = Screen(err=as_json)
     with signals() as received:
-        found = grade_again(
-            _below_home(run),
-            new_run,
-            number,
-            overrides or [],
-            lambda text: console.print(text, markup=False),
-            received,
-        )
+        found = grade_again(_below_home(run), new_run, number, overrides or [], screen.say, received)
     if as_json:
-        typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
+        echo_json(found.as_json())
         return
-    show(found, console)
-    console.print(f"go on     {command(new_run)}", markup=False)
+    show(found, screen)
+    echo(f"go on     {command(new_run)}")
 
 
 @app.command()
@@ -246,24 +237,24 @@ def validate(
     preferences = read_all_preferences(file, problems)
     golds = gold_lines(file, run, problems, unread_golds)
     if resolved:
-        typer.echo(resolved_yaml(file.job), nl=False)
+        terminal.block(resolved_yaml(file.job))
         return
-    typer.echo(f"valid     {job}")
-    typer.echo(f"model     {model}")
+    echo(f"valid     {job}")
+    echo(f"model     {model}")
     if reference:
-        typer.echo(f"reference {reference}")
-    typer.echo(f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}")
+        echo(f"reference {reference}")
+    echo(f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}")
     for source in preferences:
-        typer.echo(f"stages    {source}")
+        echo(f"stages    {source}")
     for line in golds:
-        typer.echo(f"golds     {line}")
+        echo(f"golds     {line}")
     for line in idle(file.job):
-        typer.echo(f"no effect {line}")
+        echo(f"no effect {line}")
     seen = previewed(file, run, model.folder, problems, preferences, rendered)
     for line in seen.lines():
-        typer.echo(line)
+        echo(line)
     seen.check()
-    typer.echo(f"run       {root}{', which exists and would be resumed' if (root / 'ledger').is_dir() else ''}")
+    echo(f"run       {root}{', which exists and would be resumed' if (root / 'ledger').is_dir() else ''}")
 
 
 @app.command()
@@ -283,12 +274,12 @@ def doctor(
     def tell(check: Any) -> None:
         checks.append(check)
         if not as_json:
-            typer.echo(check.line())
+            echo(check.line())
 
     with signals(), Examination(found.for_trial, found.runs / "logs") as examiner:
         sound = examine(found, examiner, tell, limit)
     if as_json:
-        typer.echo(json.dumps({"ok": sound, "checks": [check.as_json() for check in checks]}, indent=2))
+        echo_json({"ok": sound, "checks": [check.as_json() for check in checks]})
     raise typer.Exit(0 if sound else 1)
 
 
@@ -330,26 +321,48 @@ def docs() -> None:
     """Print the reference of the job file, in Markdown."""
     from orchestrator.job_docs import job_docs
 
-    typer.echo(job_docs(), nl=False)
+    terminal.block(job_docs())
 
 
 @app.command()
 def version() -> None:
     """Print the version."""
-    typer.echo(__version__)
+    echo(__version__)
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of `ratchet` and `python -m orchestrator`."""
+    given = sys.argv[1:] if arguments is None else arguments
+    with terminal.shielded() as shield:
+        code = _run_command(given)
+        # What a run is for is in its folder; of other commands, what they print.
+        if code == 0 and shield.unprinted and given[:1] not in _WORK:
+            terminal.echo(f"ratchet: what it prints cannot be written: {shield.unprinted}", err=True)
+            code = RatchetError.exit_code
+    sys.exit(code)
+
+
+_WORK = (["run"], ["resume"], ["compare"])
+
+
+def _run_command(arguments: list[str]) -> int:
+    """The exit code of a command."""
     try:
         app(arguments)
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # typer takes it for a reader of ours who left
+            terminal.echo_traceback()
+        return left.code if isinstance(left.code, int) else 0 if left.code is None else RatchetError.exit_code
     except RatchetError as error:
-        print(f"ratchet: {error}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:  # wherever a name that was given is first looked for
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        print(f"ratchet: {str(error.filename)[:80]}...: {error.strerror}", file=sys.stderr)
-        sys.exit(BadInput.exit_code)
+        terminal.block(f"ratchet: {error}", err=True)
+        return error.exit_code
     except (Interrupted, KeyboardInterrupt):
-        sys.exit(EXIT_INTERRUPTED)
+        return EXIT_INTERRUPTED
+    except OSError as error:  # wherever a name that was given is first looked for
+        if error.errno == errno.ENAMETOOLONG:
+            echo(f"ratchet: {str(error.filename)[:80]}...: {error.strerror}", err=True)
+            return BadInput.exit_code
+        terminal.echo_traceback()
+    except Exception:
+        terminal.echo_traceback()
+    return RatchetError.exit_code

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from orchestrator import durable, fork
+from orchestrator import durable, fork, shown
 from orchestrator.compare_file import Plan, PlannedRun
 from orchestrator.comparison import run_figures
 from orchestrator.comparison_table import told
@@ -143,7 +143,8 @@ def _is_done(plan: Plan, planned: PlannedRun) -> bool:
 def _prepared(plan: Plan, planned: PlannedRun) -> Path:
     """The job file of a run, which is made; and so is the run, where another one has something to offer."""
     job, root = _absolute_job(planned), plan.folder / planned.name
-    text = f"# {planned.arm} with seed {planned.seed}, made by `ratchet compare {plan.path}`\n{resolved_yaml(job)}"
+    made = f"{planned.arm} with seed {planned.seed}, made by `ratchet compare {plan.path}`"
+    text = f"# {shown.line(made)}\n{resolved_yaml(job)}"
     plan.folder.mkdir(parents=True, exist_ok=True)
     file = plan.folder / f"{planned.name}.yaml"
     durable.replace(file, text.encode())

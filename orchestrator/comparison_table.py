@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
-from orchestrator import durable
+from orchestrator import durable, shown
 from orchestrator.compare_file import Plan
 from orchestrator.comparison import ArmFigures, Point, RunFigures
 
@@ -19,16 +19,16 @@ def write(plan: Plan, arms: Sequence[ArmFigures]) -> None:
     plan.folder.mkdir(parents=True, exist_ok=True)
     durable.replace(plan.folder / "compare.md", markdown(plan, arms).encode())
     document = {"name": plan.name, "file": plan.path.name, "arms": [asdict(arm) for arm in arms]}
-    durable.replace(plan.folder / "compare.json", (json.dumps(document, indent=2) + "\n").encode())
+    durable.replace(plan.folder / "compare.json", (shown.as_json(document) + "\n").encode())
 
 
 def markdown(plan: Plan, arms: Sequence[ArmFigures]) -> str:
     """The table in Markdown, with what its figures mean and what there is to say about single runs."""
     headings, rows = cells(arms)
     lines = ["| " + " | ".join(headings) + " |", "|---|---|---:|" + "---:|" * (len(headings) - 3)]
-    lines += ["| " + " | ".join(row) + " |" for row in rows]
-    parts = [f"# {plan.name}", _MEANING, "\n".join(lines)]
-    if notes := [f"- {note}" for note in _notes(arms)]:
+    lines += ["| " + " | ".join(map(shown.markdown, row)) + " |" for row in rows]
+    parts = [f"# {shown.markdown(plan.name)}", _MEANING, "\n".join(lines)]
+    if notes := [f"- {shown.markdown(note)}" for note in _notes(arms)]:
         parts.append("\n".join(notes))
     return "\n\n".join([*parts, "![Test accuracy by round](accuracy.svg)"]) + "\n"
 
@@ -65,7 +65,7 @@ def _number(value: float | None) -> str:
 def _cell(point: Point | None) -> str:
     if point is None:
         return ""
-    mark = "\\*" if point.refused else ""
+    mark = "*" if point.refused else ""
     if len(point.seeds) == 1:
         return f"{_percent(point.accuracy)}{mark} [{_percent(point.low)}, {_percent(point.high)}]"
     return f"{_percent(point.accuracy)}{mark} ({', '.join(map(_percent, point.seeds))})"
@@ -77,7 +77,7 @@ def _percent(fraction: float) -> str:
 
 def _notes(arms: Sequence[ArmFigures]) -> Iterator[str]:
     if any(point.refused for arm in arms for point in arm.points):
-        yield "\\* The gate refused such a checkpoint, and its run ended there."
+        yield "* The gate refused such a checkpoint, and its run ended there."
     by_version: dict[int, list[str]] = {}
     for run in (run for arm in arms for run in arm.runs):
         for version in run.graders_versions:
@@ -89,8 +89,7 @@ def _notes(arms: Sequence[ArmFigures]) -> Iterator[str]:
         if arm.start:
             yield f"{arm.arm} starts from what {arm.start} has trained, which is spent besides."
     for run in (run for arm in arms for run in arm.runs if run.state != "finished"):
-        said = " ".join(run.reason.split()).replace("|", "\\|").replace("<", "&lt;")
-        yield f"{run.run}: {run.state}{f': {said}' if said else ''}"
+        yield f"{run.run}: {run.state}{f': {run.reason}' if run.reason else ''}"
 
 
 def terminal_table(arms: Sequence[ArmFigures]) -> Table:
@@ -100,7 +99,7 @@ def terminal_table(arms: Sequence[ArmFigures]) -> Table:
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="left" if number < 2 else "right")
     for row in rows:
-        table.add_row(*(text.replace("\\*", "*").replace("[", r"\[") for text in row))
+        table.add_row(*(Text(shown.line(text)) for text in row))
     return table
 
 

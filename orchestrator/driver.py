@@ -54,6 +54,7 @@ from orchestrator.same_job import (
 from orchestrator.seed_model import NamedModel, model_digest
 from orchestrator.start_checks import check_start
 from orchestrator.status import process_start, run_state
+from orchestrator.terminal import unfailing
 from orchestrator.tracking import Tracker
 from orchestrator.wiring import RealWorkers, unread_golds
 
@@ -105,7 +106,7 @@ def drive(
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
-    job = file.job
+    job, say = file.job, unfailing(say)
     root = run_folder(job)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}", say)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable, recipes
+from orchestrator import durable, recipes, shown
 from orchestrator.artifacts import Artifacts
 from orchestrator.config import Job
 from orchestrator.driver import identity
@@ -80,7 +80,7 @@ def fork(
     option = [f"--from-round={from_round}"] if from_round else []
     said = shlex.join(["ratchet", "fork", *option, str(parent), str(child), *overrides])
     config = _config(state, parent, child, after, kept) | {"overrides": list(overrides)}
-    job_file = f"# Made by: {said}\n{resolved_yaml(after)}"
+    job_file = f"# Made by: {shown.line(said)}\n{resolved_yaml(after)}"
     at_once = [*kept, *(s for s in state.commits if s in offered and s not in kept and round_and_phase(s)[0] < as_is)]
     _make(child, config, job_file, f"forked from {parent}", parent, state, [*offered], at_once)
     fit = outlook(state, before, after, [*offered], at_once)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,10 +10,8 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import typer
 import yaml
 from pydantic import ValidationError
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
@@ -24,6 +20,8 @@ from orchestrator.config import Grade, Judge
 from orchestrator.errors import BadInput
 from orchestrator.grade_file import Fields, Summary, grade_file, number_of_rows
 from orchestrator.records import GRADERS_VERSION
+from orchestrator.shown import line
+from orchestrator.terminal import Screen, echo, echo_json, watched
 from orchestrator.wanted import wanted_at
 from orchestrator.wiring import local_graders
 
@@ -114,25 +112,25 @@ def grade(file: Path, output: Path, fields: Fields, options: Options, as_json: b
     """
     started = time.monotonic()
     settings, judge = options.settings(), options.judge()
-    with local_graders(settings, judge) as pool, _bar(file, show=sys.stderr.isatty() and not as_json) as progress:
+    with local_graders(settings, judge) as pool, _bar(file, show=watched() and not as_json) as progress:
         summary = grade_file(file, output, fields, pool.grade, progress)
     seconds = time.monotonic() - started
     if as_json:
         verdicts = {name: summary.verdicts[name] for name in VERDICTS}
         told = {"rows": summary.rows, **verdicts, "accuracy": summary.accuracy, "rules": dict(summary.rules)}
         told |= {"causes": causes(summary.causes), "graders_version": GRADERS_VERSION}
-        typer.echo(json.dumps(told | {"seconds": round(seconds, 3), "output": str(output)}, indent=2))
+        echo_json(told | {"seconds": round(seconds, 3), "output": str(output)})
     else:
-        Console().print(_table(summary))
-        typer.echo(f"{summary.rows} rows in {seconds:.1f} s, {summary.accuracy:.1%} correct; see {output}")
+        Screen().print(_table(summary))
+        echo(f"{summary.rows} rows in {seconds:.1f} s, {summary.accuracy:.1%} correct; see {output}")
         if summary.causes:
-            typer.echo(f"ungradable: {abstained(summary.causes)}; an ungradable row counts as not correct")
+            echo(f"ungradable: {abstained(summary.causes)}; an ungradable row counts as not correct")
 
 
 @contextlib.contextmanager
 def _bar(file: Path, show: bool) -> Iterator[Callable[[int], None]]:
     columns = "grading", BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    with Progress(*columns, console=Console(stderr=True), disable=not show, transient=True) as progress:
+    with Progress(*columns, console=Screen(err=True), disable=not show, transient=True) as progress:
         task = progress.add_task("", total=number_of_rows(file) if show else None)
         yield lambda rows: progress.advance(task, rows)
 
@@ -142,7 +140,7 @@ def _table(summary: Summary) -> Table:
     for name in ("verdict", "rows", "answer by", "rows"):
         table.add_column(name, justify="right" if name == "rows" else "left")
     verdicts = [(name, str(summary.verdicts[name])) for name in VERDICTS]
-    rules = [(rule, str(rows)) for rule, rows in summary.rules.most_common()]
+    rules = [(line(rule), str(rows)) for rule, rows in summary.rules.most_common()]
     for verdict, rule in zip_longest(verdicts, rules, fillvalue=("", "")):
         table.add_row(*verdict, *rule)
     return table

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from orchestrator import methods
+from orchestrator import methods, shown
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
 from orchestrator.wanted import fields_at, wanted_at
@@ -129,7 +129,10 @@ def put(document: dict[str, Any], origins: dict[Key, Origin], key: tuple[str, ..
 
 def resolved_yaml(job: Job) -> str:
     """The job with every default filled in."""
-    text: str = yaml.safe_dump(job.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    values = job.model_dump(mode="json")
+    text: str = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if shown.text(text) != text:  # in quotes, a value's own escapes say what is there
+        text = yaml.safe_dump(values, sort_keys=False, allow_unicode=False)
     return text
 
 

@@ -15,8 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from orchestrator import shown
 from orchestrator.errors import RatchetError
-from orchestrator.projection import MAX_KEY_CHARACTERS, MAX_TAG_CHARACTERS, Figure, without_password
+from orchestrator.projection import (
+    MAX_KEY_CHARACTERS,
+    MAX_PARAM_CHARACTERS,
+    MAX_TAG_CHARACTERS,
+    Figure,
+    without_password,
+)
 from orchestrator.tracked_run import Tracked, own
 
 RUN_ID, ROUND = "ratchet.run_id", "ratchet.round"
@@ -138,7 +145,7 @@ class Sink:
             if number:
                 identity[_PARENT] = self.runs[0]
             run = self._client.create_run(
-                self.experiment_id, start_time=start, run_name=name, tags={**tags, **identity}
+                self.experiment_id, start_time=start, run_name=shown.text(name), tags={**tags, **identity}
             )
             self.runs[number] = run.info.run_id
         self._in_place.add(number)
@@ -155,11 +162,12 @@ class Sink:
         from mlflow.entities import Metric, Param, RunTag
 
         run = self.runs[number]
-        for batch in _batches(list((tags or {}).items()), 100):
+        for batch in _batches([(shown.text(key), shown.text(value)) for key, value in (tags or {}).items()], 100):
             short = [RunTag(key[:MAX_KEY_CHARACTERS], value[:MAX_TAG_CHARACTERS]) for key, value in batch]
             self._client.log_batch(run, tags=short)
         for batch in _batches(list((params or {}).items()), 100):
-            self._client.log_batch(run, params=[Param(key, value) for key, value in batch])
+            told = [Param(key, shown.text(value)[:MAX_PARAM_CHARACTERS]) for key, value in batch]
+            self._client.log_batch(run, params=told)
         for points in _batches(figures, 1000):
             metrics = [Metric(f.key, f.value, f.milliseconds, f.step) for f in points]
             self._client.log_batch(run, metrics=metrics)
@@ -171,8 +179,8 @@ class Sink:
         inputs = []
         for data in data_sets:
             profile = None if data.num_rows is None else json.dumps({"num_rows": data.num_rows})
-            source = json.dumps({"uri": data.path})
-            dataset = Dataset(data.name, data.digest, "local", source, profile=profile)
+            source = json.dumps({"uri": shown.text(data.path)})
+            dataset = Dataset(shown.text(data.name), data.digest, "local", source, profile=profile)
             inputs.append(DatasetInput(dataset, [InputTag("mlflow.data.context", data.context)]))
         self._client.log_inputs(self.runs[number], inputs)
 
@@ -182,7 +190,8 @@ class Sink:
     def log_table(self, number: int, rows: Sequence[Mapping[str, Any]], file: str) -> None:
         """A table that MLflow's own viewer shows. MLflow's `log_table` appends; this one replaces."""
         columns = list(rows[0]) if rows else []
-        table = {"columns": columns, "data": [[row[column] for column in columns] for row in rows]}
+        data = [[_cell(row[column]) for column in columns] for row in rows]
+        table = {"columns": columns, "data": data}
         self.log_text(number, json.dumps(table, ensure_ascii=False), file)
         listing = json.dumps([{"path": file, "type": "table"}])
         self._client.set_tag(self.runs[number], "mlflow.loggedArtifacts", listing)
@@ -277,6 +286,10 @@ def _client(uri: str) -> Any:
     for chatter in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(chatter).setLevel(logging.CRITICAL)
     return MlflowClient(tracking_uri=uri)
+
+
+def _cell(value: Any) -> Any:
+    return shown.text(value) if isinstance(value, str) else value
 
 
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:

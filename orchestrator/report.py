@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from orchestrator.abstentions import WORDS, abstained, graders_version
 from orchestrator.disputes import disputes
 from orchestrator.durable import replace
 from orchestrator.ledger import Ledger, State
+from orchestrator.shown import code, markdown
 from orchestrator.status import Round, open_run, reference_path, rounds, run_state
 from orchestrator.symptoms import Evidence, symptoms
 from orchestrator.tables import diversity, training_metrics
@@ -46,7 +47,7 @@ def report_text(run_dir: Path, ledger: Ledger | None = None) -> str:
     seed = Evidence(Round(0, {"evaluation": baseline.facts} if baseline else {}))
     done = [evidence(run_dir, state, round_) for round_ in rounds(state)]
     parts = [
-        f"# {job.get('name', run_dir.absolute().name)}",
+        f"# {markdown(job.get('name', run_dir.absolute().name))}",
         _summary(run_dir, state, seed, done),
         "## Job",
         _job(job),
@@ -98,18 +99,18 @@ def _versions(every: Sequence[Evidence]) -> str:
         return ""
     told = "; ".join(f"version {version}: {', '.join(names)}" for version, names in sorted(found.items()))
     return (
-        f"\n\nThese figures are by different versions of the graders ({told}) and not to be compared across them; the "
-        "gate has compared answers that one version graded. A fork of the run does again what another version graded, "
-        "and what is made of that."
+        f"\n\nThese figures are by different versions of the graders ({markdown(told)}) and not to be compared across "
+        "them; the gate has compared answers that one version graded. A fork of the run does again what another "
+        "version graded, and what is made of that."
     )
 
 
 def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidence]) -> str:
     end = f": {state.end['reason']}" if state.end and state.end.get("reason") else ""
-    lines = [f"- State: {run_state(run_dir, state)}{end}"]
+    lines = [f"- State: {markdown(f'{run_state(run_dir, state)}{end}')}"]
     if forked_from := parent(state):
-        lines.append(f"- Made from: `{forked_from}`; what was taken over from it is marked below")
-    lines.append(f"- Reference: `{reference_path(run_dir, state)}`")
+        lines.append(f"- Made from: {code(forked_from)}; what was taken over from it is marked below")
+    lines.append(f"- Reference: {code(reference_path(run_dir, state))}")
     best = [e for e in done if e.promotion and e.promotion["promoted"] and e.figures("test")]
     if best and (start := seed.figures("test")):
         last = best[-1].figures("test") or {}
@@ -133,7 +134,7 @@ def _job(job: Mapping[str, Any]) -> str:
         ("promotion", "promotion.rule"), ("seed", "seed"),
     )  # fmt: skip
     rows = [(label, _lookup(job, key)) for label, key in keys if not _lookup(job, _GIVES_WAY.get(key, ""))]
-    return "\n".join(["| setting | value |", "|---|---|", *(f"| {a} | {_escape(b)} |" for a, b in rows if b)])
+    return "\n".join(["| setting | value |", "|---|---|", *(f"| {a} | {markdown(b)} |" for a, b in rows if b)])
 
 
 _GIVES_WAY = {"generate.temperature": "generate.temperature_mix", "train.epochs": "train.token_budget"}
@@ -164,7 +165,7 @@ _SAMPLES = (
     Column("wrong", lambda e: _count(e, "verdicts", "wrong")),
     Column("ungradable", lambda e: _count(e, "verdicts", "ungradable")),
     Column("of these", lambda e: abstained({cause: e.round.count("verdicts", cause) for cause in WORDS})),
-    Column("answers found by", lambda e: _escape(_rules(e))),
+    Column("answers found by", lambda e: _rules(e)),
     Column("pass@N", lambda e: "" if e.pass_any is None else f"{100 * e.pass_any:.1f}"),
     Column("answers a prompt", lambda e: "" if e.diversity is None else f"{e.diversity[1]:.2f}"),
     Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
@@ -189,7 +190,7 @@ _TRAINING = (
 
 _STAGES = (
     Column("stage", lambda e: str(e.round.number)),
-    Column("data", lambda e: _escape(str(e.round.facts.get("pairs", {}).get("chunk", "")))),
+    Column("data", lambda e: str(e.round.facts.get("pairs", {}).get("chunk", ""))),
     Column("pairs", lambda e: _count(e, "pairs", "pairs")),
     Column("left out, seen", lambda e: _count(e, "pairs", "seen")),
     Column("ranked right by the seed", lambda e: _fact(e, "pairs", "ranking_accuracy", ".3f")),
@@ -259,8 +260,11 @@ def _before_after(evidence: Evidence, key: str) -> str:
 
 
 def _table(columns: Sequence[Column], rows: Sequence[Evidence]) -> str:
-    lines = ["| " + " | ".join(column.heading for column in columns) + " |", "|" + "---:|" * len(columns)]
-    lines += ["| " + " | ".join(column.cell(row) for column in columns) + " |" for row in rows]
+    lines = [
+        "| " + " | ".join(markdown(column.heading) for column in columns) + " |",
+        "|" + "---:|" * len(columns),
+        *("| " + " | ".join(markdown(column.cell(row)) for column in columns) + " |" for row in rows),
+    ]
     return "\n".join(lines)
 
 
@@ -273,7 +277,7 @@ _PROMOTIONS = (
     Column("p", lambda e: format(e.promotion["p_value"], ".3g")),
     Column("alpha", lambda e: format(e.promotion["alpha"], "g")),
     Column("smallest drop", lambda e: _points(e.promotion.get("smallest_detectable_drop"))),
-    Column("reason", lambda e: _escape(e.promotion["reason"])),
+    Column("reason", lambda e: str(e.promotion["reason"])),
 )
 
 
@@ -335,20 +339,22 @@ def _disputed(run_dir: Path, state: State, done: Sequence[Evidence]) -> list[str
             continue
         splits = "; ".join(f"{count:,} by {split}" for split, count in found.splits.most_common())
         about = f"{found.disputed:,} of {found.asked:,} answers" + (f": correct {splits}" if splits else "")
-        lines.append(f"Round {evidence.round.number}, {about}.")
-        rows = [
-            f"| {_escape(e['gold'])} | {_escape(e['extracted'])} | {e['verdict']} "
-            f"| {_escape(', '.join(f'{name}: {verdict}' for name, verdict in e['opinions'].items()))} "
-            f"| {_escape(e['prompt_id'])}, sample {e['sample_index']} |"
-            for e in found.examples
-        ]
+        lines.append(markdown(f"Round {evidence.round.number}, {about}."))
+        rows = ["| " + " | ".join(map(markdown, _example(example))) + " |" for example in found.examples]
         if rows:
             lines.append("\n".join(["| gold | answer | verdict | graders | where |", "|---|---|---|---|---|", *rows]))
     return ["## Where graders differ", *lines] if lines else []
 
 
+def _example(row: Mapping[str, Any]) -> Iterator[str]:
+    """The cells of a disputed answer."""
+    yield from (row["gold"], row["extracted"], row["verdict"])
+    yield ", ".join(f"{name}: {verdict}" for name, verdict in row["opinions"].items())
+    yield f"{row['prompt_id']}, sample {row['sample_index']}"
+
+
 def _warnings(found: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in found) if found else "None shows in this run's figures."
+    return "\n".join(f"- {markdown(line)}" for line in found) if found else "None shows in this run's figures."
 
 
 def _accuracy(figures: Mapping[str, Any] | None) -> str:
@@ -381,8 +387,3 @@ def _last(evidence: Evidence, column: str, form: str) -> str:
     """The mean over the last quarter alone."""
     ends = evidence.change(column)
     return "" if ends is None else format(ends[1], form)
-
-
-def _escape(text: str) -> str:
-    """Text for a cell of a Markdown table."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;")

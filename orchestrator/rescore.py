@@ -24,6 +24,7 @@ from orchestrator.golds import shown
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import State
 from orchestrator.rounds import NoPairs
+from orchestrator.shown import as_json
 from orchestrator.status import open_run
 from orchestrator.tables import parquet_files, round_step
 from orchestrator.wiring import RealWorkers
@@ -95,7 +96,7 @@ def rescore(
     except NoPairs as nothing:
         say(str(nothing))
     found = compare(parent, state, child, open_run(child).state, number)
-    (child / "rescored.json").write_text(json.dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n")
+    (child / "rescored.json").write_text(as_json(found.as_json()) + "\n")
     return found
 
 

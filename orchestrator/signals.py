@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C, as an exception."""
+"""SIGTERM and Ctrl-C, as an exception; and SIGHUP, which is none."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from orchestrator.errors import Interrupted
 
 @contextlib.contextmanager
 def signals() -> Iterator[list[str]]:
-    """SIGTERM and Ctrl-C raise `Interrupted`; a second one leaves at once, which the ledger survives.
+    """SIGTERM and Ctrl-C raise `Interrupted`; a second one leaves at once, which the ledger survives. A terminal that
+    is closed ends no work: SIGHUP is ignored, by the processes that are started from here, too.
 
     Gives the list of the signals received so far, by name."""
     received: list[str] = []
@@ -24,7 +25,12 @@ def signals() -> Iterator[list[str]]:
         received.append(signal.Signals(number).name)
         raise Interrupted(received[0])
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted: dict[signal.Signals, Any] = {
+        signal.SIGINT: on_signal,
+        signal.SIGTERM: on_signal,
+        signal.SIGHUP: signal.SIG_IGN,
+    }
+    before = {number: signal.signal(number, handler) for number, handler in wanted.items()}
     try:
         yield received
     finally:

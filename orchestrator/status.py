@@ -19,6 +19,7 @@ from rich.text import Text
 from orchestrator.abstentions import WORDS, abstained, causes
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Ledger, State
+from orchestrator.shown import line
 from orchestrator.taken import parent, taken
 
 SIGN_OF_LIFE_SECONDS = 60.0
@@ -295,13 +296,14 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
         if row["promoted"]:  # a refused round is not what the next one starts from
             before = row["accuracy"]
     colour = _COLOURS.get(status["state"], "yellow")
-    title = Text.assemble((str(status["name"]), "bold"), "  ", (status["state"], colour))
-    seed = [Text(f"seed model: {_origin(status['seed'])}")] if status["seed"] else []
-    notes = [Text(line) for line in _abstentions(status)]
+    title = Text.assemble((line(status["name"]), "bold"), "  ", (line(status["state"]), colour))
+    seed = [Text(line(f"seed model: {_origin(status['seed'])}"))] if status["seed"] else []
+    notes = [Text(line(said)) for said in _abstentions(status)]
     rows = [row for row in status["rounds"] if row["taken_over"]]
     name = Path(status["parent"]).name if status["parent"] else "another run"
-    left = [Text(f"round {row['round']}: {', '.join(row['taken_over'])} taken over from {name}") for row in rows]
-    return Group(title, *seed, Text(f"reference: {status['reference']}"), Text(""), table, *left, *notes)
+    told = (f"round {row['round']}: {', '.join(row['taken_over'])} taken over from {name}" for row in rows)
+    left = [Text(line(said)) for said in told]
+    return Group(title, *seed, Text(line(f"reference: {status['reference']}")), Text(""), table, *left, *notes)
 
 
 def _abstentions(status: Mapping[str, Any]) -> Iterator[str]:

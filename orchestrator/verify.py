@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
 
 from orchestrator import durable
@@ -17,6 +16,7 @@ from orchestrator.errors import Damaged
 from orchestrator.ledger import Artifact, State, read_record
 from orchestrator.lineage import follow
 from orchestrator.status import open_run
+from orchestrator.terminal import Screen
 
 
 @dataclass
@@ -96,7 +96,7 @@ def _check_files(run_dir: Path, state: State, report: Report, show: bool) -> set
     """Hash every committed file; returns the names of those that are not as committed."""
     artifacts, bad = list(state.artifacts()), set()
     columns = ("hashing", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True, disable=not show) as progress:
+    with Progress(*columns, console=Screen(err=True), transient=True, disable=not show) as progress:
         total = sum(said["size"] for artifact in artifacts for said in artifact.files.values())
         bar = progress.add_task("", total=total)
         for name, file, said in _files(run_dir, artifacts):

@@ -162,11 +162,13 @@ class SampleRun:
         probe = {"mean_difference": 0.0031, "tokens": 100}
         self.commit(f"rounds/{number:02d}/evaluation", {"gate": e, "test": e, "probe": probe, "seconds": 2.0})
 
-    def promote(self, number: int, promoted: bool = True, reference: str | None = None) -> None:
+    def promote(
+        self, number: int, promoted: bool = True, reference: str | None = None, reason: str | None = None
+    ) -> None:
         data = {
             "round": number,
             "promoted": promoted,
-            "reason": "Promoted: not significantly worse than the reference." if promoted else "Refused.",
+            "reason": reason or ("Promoted: not significantly worse than the reference." if promoted else "Refused."),
             "rule": "not_worse",
             "alpha": 0.05,
             "p_value": 0.97 if promoted else 0.001,

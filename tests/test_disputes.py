@@ -35,7 +35,7 @@ def test_the_report_lists_where_graders_differ(tmp_path: Path) -> None:
     assert found.splits == {"lenient, not strict|er": found.disputed}
     assert 0 < found.disputed <= 8, "of one sample a prompt"
     report = (tmp_path / "run/report.md").read_text()
-    assert f"Round 1, {found.disputed} of 32 answers: correct {found.disputed} by lenient, not strict|er." in report
+    assert f"Round 1, {found.disputed} of 32 answers: correct {found.disputed} by lenient, not strict\\|er." in report
     first = found.examples[0]
     assert f"| {first['gold']} | {first['extracted']} | wrong | strict\\|er: wrong, lenient: correct |" in report
 

@@ -196,7 +196,7 @@ def test_the_report(tmp_path: Path) -> None:
     assert file == run.root / "report.md"
     assert "40.0 [30.9, 49.8] before, 75.0 [65.7, 82.5] after round 2 (+35.0 points)" in text
     assert "| 2 | 75.0 [65.7, 82.5] | 75.0 [65.7, 82.5] | 21.0 | 1 |  | 0.0031 |" in text
-    found_by = "number 6, pattern:answer=(\\d+)% 0"
+    found_by = "number 6, pattern:answer=(\\\\d+)% 0"
     assert f"| 1 | 24 | 6 | 12 | 6 |  | {found_by} | 83.3 | 3.00 | 21.0 | 7 |  | 4 / 1 / 1 |" in text
     assert "| 1 | yes | not_worse | 12 | 3 | 0.97 | 0.05 | 5.0 points |" in text
     assert f"| 1 | {NUM_STEPS} | 5,000 | 9,000 | 833 | 20.5 | 22.2 |" in text

@@ -10,13 +10,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from orchestrator import projection
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
+from orchestrator.records import PROMPTS
 from orchestrator.tracking import Tracker, default_address, open_command, sync
 from tests.sample_run import NUM_STEPS, SampleRun, two_rounds
+from tests.strangers_text import EVIL, require_dead, require_text
 
 WAIT = 120.0
 
@@ -105,6 +108,37 @@ def check_inputs_and_artifacts(store: Store, run: SampleRun, runs: dict[int, Any
     mine = {v.tags["ratchet.round"]: v for v in versions if v.tags["ratchet.run_id"] == run.run_id}
     assert sorted(mine) == ["1", "2"]
     assert store.client.get_model_version_by_alias("sample", "reference").version == mine["2"].version
+
+
+def test_what_mlflow_gets_is_text(store: Store, tmp_path: Path) -> None:
+    data = {"train": EVIL, "gate": "gate.jsonl", "test": "test.jsonl"}
+    run = SampleRun(tmp_path / "sample", data=data, model=f"/{EVIL}")
+    run.claim()
+    run.configure()
+    run.baseline()
+    rows = [{"prompt_id": f"train-{i}", "text": EVIL, "token_ids": [1], "gold": EVIL} for i in range(6)]
+    run.commit("rounds/01/prompts", {"prompts": 6, "train": 6}, {"train.parquet": pa.Table.from_pylist(rows, PROMPTS)})
+    run.samples_and_verdicts(1)
+    run.evaluate(1, 50)
+    run.promote(1, reason=EVIL)
+    run.end("failed", EVIL)
+    run.configure(model=f"/{EVIL}{EVIL}")
+    store.sync(run)
+
+    told = ""
+    for tracked in store.runs(run).values():
+        seen = store.client.get_run(tracked.info.run_id)
+        # The folder is compared with paths: it is where the run is.
+        tags = {key: value for key, value in seen.data.tags.items() if key != "ratchet.folder"}
+        told += json.dumps([seen.data.params, tags, tracked.info.run_name], ensure_ascii=False)
+        told += str([data.to_dictionary() for data in seen.inputs.dataset_inputs])
+        for file in (store.folder / "mlartifacts" / tracked.info.run_id).rglob("*.*"):
+            if file.suffix == ".md":
+                require_dead(file.read_text())
+            if file.is_file():
+                told += file.read_text()
+    require_text(told)
+    assert told.count("x1b]52") > 20
 
 
 def test_replaying_changes_nothing(store: Store, tmp_path: Path) -> None:

@@ -1,0 +1,204 @@
+"""Whatever a command prints goes through here: text is shown as text, and a terminal that goes away ends nothing.
+
+`shielded` puts two streams in the place of the standard ones. What cannot be written to them is lost, quietly: the
+reader of a pipe left, the terminal was closed, the device is full, the stream never was open. From then on the stream's
+own descriptor leads to nowhere, so that libraries, and processes started later, can go on writing to it, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO
+
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.text import Text
+
+from orchestrator import shown
+
+_GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET)
+"""Nobody is there to read any more, which is nobody's fault."""
+
+
+class _Lasting(io.TextIOBase):
+    """A standard stream; writing to it never fails."""
+
+    def __init__(self, under: Any) -> None:
+        self._under = under
+        self.lost: Exception | None = None
+        """Why nothing is written any more."""
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # such as a capturing test's
+            under.reconfigure(errors="backslashreplace")
+
+    @property
+    def encoding(self) -> str:  # type: ignore[override]
+        return getattr(self._under, "encoding", None) or "utf-8"
+
+    @property
+    def errors(self) -> str:  # type: ignore[override]
+        return "backslashreplace"
+
+    def writable(self) -> bool:
+        return True
+
+    def isatty(self) -> bool:
+        with contextlib.suppress(OSError, ValueError):
+            return self._under is not None and self.lost is None and bool(self._under.isatty())
+        return False
+
+    def fileno(self) -> int:
+        if self._under is None:
+            raise io.UnsupportedOperation("fileno")
+        number: int = self._under.fileno()
+        return number
+
+    def close(self) -> None:
+        """It is not ours to close."""
+
+    def write(self, said: str) -> int:
+        if self._under is not None:
+            self._do(lambda under: under.write(said))
+        return len(said)
+
+    def flush(self) -> None:
+        if self._under is not None:
+            self._do(lambda under: under.flush())
+
+    def _do(self, what: Callable[[TextIO], object]) -> None:
+        assert self._under is not None
+        try:
+            what(self._under)
+        except (BlockingIOError, UnicodeEncodeError):
+            pass  # a slow reader of a pipe that does not wait: this piece is lost, and the next may not be
+        except (OSError, ValueError) as error:  # ValueError: it was closed
+            self.lost = self.lost or error
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._under.fileno())
+                os.close(nowhere)
+
+
+class _Shown(_Lasting):
+    """The same, for whoever prints without us (warnings, a library's progress bar): what a terminal would obey is shown
+    as text, but for colours."""
+
+    def __init__(self, lasting: _Lasting) -> None:
+        self.lasting = lasting
+        super().__init__(lasting)
+
+    def write(self, said: str) -> int:
+        if not isinstance(said, str):  # libraries ask whether a stream takes bytes
+            raise TypeError(f"write() argument must be str, not {type(said).__name__}")
+        self.lasting.write(shown.styled(said, self.lasting.isatty()))
+        return len(said)
+
+
+class Shield:
+    """The standard streams of a command."""
+
+    def __init__(self, out: _Lasting, err: _Lasting) -> None:
+        self._out, self._err = out, err
+
+    @property
+    def unprinted(self) -> str | None:
+        """Why what was printed has not come to its reader, if that is worth a word: the device is full, say."""
+        error = self._out.lost
+        return None if error is None or getattr(error, "errno", errno.EBADF) in _GONE else str(error)
+
+
+@contextlib.contextmanager
+def shielded() -> Iterator[Shield]:
+    """Put the two streams in place, for as long as a command runs."""
+    _open_all()
+    before = sys.stdout, sys.stderr
+    out, err = _Lasting(sys.stdout), _Lasting(sys.stderr)
+    sys.stdout, sys.stderr = _Shown(out), _Shown(err)
+    try:
+        yield Shield(out, err)
+    finally:
+        for stream in (out, err):
+            stream.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _open_all() -> None:
+    """A descriptor that is closed would be given to the next file that is opened, a record of the ledger perhaps, and
+    whatever a library prints would go there."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # which gets the lowest free number
+
+
+def _stream(err: bool) -> TextIO:
+    stream: Any = sys.stderr if err else sys.stdout
+    return getattr(stream, "lasting", stream) or io.StringIO()
+
+
+def echo(line: object, err: bool = False) -> None:
+    """Print one line."""
+    block(shown.line(line), err)
+
+
+def block(text: object, err: bool = False) -> None:
+    """Print text of several lines."""
+    said, stream = shown.text(text), _stream(err)
+    stream.write(said if said.endswith("\n") else f"{said}\n")
+    stream.flush()
+
+
+def echo_json(document: Any) -> None:
+    """Print a JSON value."""
+    block(shown.as_json(document))
+
+
+def echo_traceback() -> None:
+    """Print the error that is being handled, which is a bug."""
+    block(traceback.format_exc(), err=True)
+
+
+def asks() -> bool:
+    """Whether somebody is there to answer a question."""
+    return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
+
+
+def watched() -> bool:
+    """Whether somebody looks at a progress bar."""
+    return _stream(err=True).isatty()
+
+
+class Screen(Console):
+    """Tables and progress bars; strings are no markup, and whatever is rendered is text."""
+
+    def __init__(self, err: bool = False, **options: Any) -> None:
+        super().__init__(file=_stream(err), highlight=False, markup=False, emoji=False, **options)
+
+    def say(self, line: object) -> None:
+        """Print one line, however long."""
+        self.print(shown.line(line), soft_wrap=True)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A string, made text before a table measures it."""
+        return super().render_str(shown.text(text), **options)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """As rich does, with the text of each part made text; codes that rich itself puts there stay."""
+        for said, style, control in super().render(renderable, options):
+            yield Segment(said if control else shown.text(said), style, control)
+
+
+def unfailing(say: Callable[[str], None]) -> Callable[[str], None]:
+    """`say`, for who has more to do than to tell: an error of the one who is told ends nothing."""
+
+    def told(line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            say(line)
+
+    return told
