@@ -94,18 +94,20 @@ def clean(run_dir: Path, driver: dict[str, Any]) -> list[Waste]:
                 if error.errno not in _NO_ROOM:
                     raise
                 _clean(run_dir, driver, _make_room(run_dir, driver))
-        if state.end is not None and state.end["state"] in _OVER and not (run_dir / "report.md").exists():
-            write_report(run_dir)  # it had to go for the records' sake
+    if state.commits and not (run_dir / "report.md").exists():  # it had to go for the records' sake
+        with contextlib.suppress(OSError):  # the next one makes it
+            write_report(run_dir)
     return list(found.values())
 
 
-def _undriven(run_dir: Path) -> Ledger:
-    """The ledger of a run that nobody drives, and that stays inside of its folder."""
+def _undriven(run_dir: Path, me: dict[str, Any] | None = None) -> Ledger:
+    """The ledger of a run that nobody drives but `me`, and that stays inside of its folder."""
     ledger = open_run(run_dir)
-    if run_state(run_dir, ledger.state) == "running":
-        by = f"process {ledger.state.driver.get('pid')} on {ledger.state.driver.get('host')}"
+    by = ledger.state.driver
+    if by != me and run_state(run_dir, ledger.state) == "running":
         raise BadInput(
-            f"{run_dir}: {by} is driving this run, and removes what it can do without itself. Stop it first."
+            f"{run_dir}: process {by.get('pid')} on {by.get('host')} is driving this run, and removes what it can do "
+            "without itself. Stop it first."
         )
     require_borders(run_dir, ledger.state)
     return ledger

@@ -30,7 +30,6 @@ from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.run import Facts
 from orchestrator.taken import taken
 
-
 _LARGEST_MANIFEST = 2**26  # bytes, of a saved state: a line for each file of each rank
 
 
