@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +11,8 @@ from orchestrator.errors import Damaged
 from orchestrator.inside import resolved
 from orchestrator.ledger import Artifact, State
 
-OWN_FOLDERS = ("ledger", "baseline", "rounds")
+_OWN_FOLDERS = ("ledger", "baseline", "rounds", "failures", "judge", "logs")
+_WRITTEN_INTO = ("failures", "judge", "logs")  # by the names of files and folders that may be there already
 
 
 def require_borders(root: Path, state: State) -> None:
@@ -38,9 +40,9 @@ def leading_out(root: Path, state: State) -> Iterator[str]:
                 inside[path] = False
         return inside[path]
 
-    for name in OWN_FOLDERS:
-        if not is_inside(str(root / name)):
-            yield f"{name}: leads out of the run, to {os.path.realpath(root / name)}"
+    for folder in (*_OWN_FOLDERS, *_links_in(root)):
+        if not is_inside(str(root / folder)):
+            yield f"{folder}: leads out of the run, to {os.path.realpath(root / folder)}"
     for record, name in _names(state):
         path = os.path.join(root, name)
         if "\0" in name or os.path.isabs(name) or ".." in name.split("/"):
@@ -49,6 +51,12 @@ def leading_out(root: Path, state: State) -> Iterator[str]:
             yield f"{record}: {name!r} is nothing that a step makes"
         elif not is_inside(os.path.dirname(path)) or (os.path.islink(path) and not is_inside(path)):
             yield f"{record}: {name} leads out of the run, to {os.path.realpath(path)}"
+
+
+def _links_in(root: Path) -> Iterator[str]:
+    for folder in _WRITTEN_INTO:
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(root / folder) as entries:
+            yield from (f"{folder}/{entry.name}" for entry in entries if entry.is_symlink())
 
 
 def _names(state: State) -> Iterator[tuple[str, str]]:

@@ -15,6 +15,7 @@ import pytest
 from orchestrator import projection
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
+from orchestrator.ledger import CLEANING
 from orchestrator.tracking import Tracker, default_address, open_command, sync
 from tests.sample_run import NUM_STEPS, SampleRun, two_rounds
 
@@ -105,6 +106,21 @@ def check_inputs_and_artifacts(store: Store, run: SampleRun, runs: dict[int, Any
     mine = {v.tags["ratchet.round"]: v for v in versions if v.tags["ratchet.run_id"] == run.run_id}
     assert sorted(mine) == ["1", "2"]
     assert store.client.get_model_version_by_alias("sample", "reference").version == mine["2"].version
+
+
+def test_a_cleaning_changes_nothing_that_is_shown(store: Store, tmp_path: Path) -> None:
+    """And what the last driver has not sent yet is still its own to send."""
+    run = two_rounds(tmp_path / "sample")
+    store.sync(run)
+    run.claim(os.getpid(), socket.gethostname())
+    run.end()
+    run.ledger.claim({"host": "elsewhere", "pid": 1} | CLEANING)
+    run.ledger.append("discard", {"paths": ["rounds/01/checkpoint"]})
+    store.sync(run)
+    runs = store.runs(run)
+    assert {n: r.info.status for n, r in runs.items()} == dict.fromkeys((0, 1, 2), "FINISHED")
+    [*_, end] = [record for record in run.ledger.records if record.kind == "end"]
+    assert runs[0].info.end_time == round(1000 * end.time)
 
 
 def test_replaying_changes_nothing(store: Store, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from tests.faults.children import (
     wait_until_stopped,
 )
 from tests.faults.conftest import Shelf
-from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
+from tests.faults.sweeps import SOME_OR_ALL, STRIDE, state_of, sweep
 from tests.sample_run import DEAD_PID
 from tests.test_loop import history
 
@@ -145,7 +145,7 @@ def test_cut_off_at_any_operation_the_run_is_what_it_was(
         case.remove()
         return 1 if code else 0
 
-    stride = min(stride, 13)
+    stride = min(stride, 13 if last == "finished" else STRIDE)
     points = range(1 + stride // 2, len(cleaned.operations) + 1, stride)
     ended = sweep(points, cut_off)
     note("gc", {"fault": kind, "last": last, "points": len(ended), "ended it": sum(ended)})
