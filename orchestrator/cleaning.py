@@ -27,7 +27,7 @@ from orchestrator.status import open_run, run_state
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _OVER = ("finished", "stopped")
-_RECORDS = 2**16  # bytes, more than the records of a cleaning need
+_RECORDS = 2**16  # bytes, more than a cleaning writes
 # Names that only a driver at work gives: what a step is writing (rounds/01/.pairs-e2), what stood in the way of a
 # committed file, and the temporary files of `durable`.
 _TEMPORARY = re.compile(r"\.(.+-e\d+|stray-[0-9a-f]{8}-.+|.+\.[0-9a-f]{32}|probe-\d+-\d+)")
@@ -84,27 +84,28 @@ def clean(run_dir: Path, driver: dict[str, Any]) -> list[Waste]:
         Displaced: somebody has claimed the run meanwhile, and does the rest by himself.
         RatchetError: the disk does not let it. In each case the same call goes on.
     """
-    state = _undriven(run_dir).state
-    found = {item.path: item for item in _waste(run_dir, state)}
+    ledger = _undriven(run_dir)
+    found = _waste(run_dir, ledger.state)
     with _disk(run_dir):
         if found:
             try:
-                _clean(run_dir, driver, state.epoch)
+                _clean(run_dir, driver, ledger)
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
                 _clean(run_dir, driver, _make_room(run_dir, driver))
-    if state.commits and not (run_dir / "report.md").exists():  # it had to go for the records' sake
+    if ledger.state.commits and not (run_dir / "report.md").exists():  # it had to go for the records' sake
         with contextlib.suppress(OSError):  # the next one makes it
             write_report(run_dir)
-    return list(found.values())
+    return found
 
 
 def _undriven(run_dir: Path, me: dict[str, Any] | None = None) -> Ledger:
     """The ledger of a run that nobody drives but `me`, and that stays inside of its folder."""
     ledger = open_run(run_dir)
     by = ledger.state.driver
-    if by != me and run_state(run_dir, ledger.state) == "running":
+    is_me = me is not None and me.items() <= by.items()
+    if not is_me and run_state(run_dir, ledger.state) == "running":
         raise BadInput(
             f"{run_dir}: process {by.get('pid')} on {by.get('host')} is driving this run, and removes what it can do "
             "without itself. Stop it first."
@@ -113,25 +114,24 @@ def _undriven(run_dir: Path, me: dict[str, Any] | None = None) -> Ledger:
     return ledger
 
 
-def _clean(run_dir: Path, driver: dict[str, Any], epoch: int) -> None:
-    """Remove all waste of a run whose newest epoch this is."""
+def _clean(run_dir: Path, driver: dict[str, Any], seen: Ledger) -> None:
+    """Remove all waste of a run whose ledger is as it was `seen`."""
+    spare = [item.path for item in _waste(run_dir, seen.state) if item.committed]
     run = Run(run_dir)
-    run.claim(driver | CLEANING, after=epoch)
-    found = _waste(run_dir, run.ledger.state)  # now nobody else can commit what looks left behind
-    run.discard(*(item.path for item in found if item.committed))
-    _remove(run_dir, run.ledger, found)
+    run.claim(driver | CLEANING | ({"paths": spare} if spare else {}), after=len(seen.records))
+    _remove(run_dir, run.ledger, _waste(run_dir, run.ledger.state))  # now nobody can commit what looks left behind
     if run.ledger.state.end is None:
         run.append("end", {"state": "interrupted", "reason": "its driver died"})
 
 
-def _make_room(run_dir: Path, driver: dict[str, Any]) -> int:
-    """Remove what needs no record. Returns the newest epoch."""
+def _make_room(run_dir: Path, driver: dict[str, Any]) -> Ledger:
+    """Remove what needs no record; returns the ledger."""
     ledger = _undriven(run_dir, driver | CLEANING)
     found = [item for item in _waste(run_dir, ledger.state) if not item.committed]
     _remove(run_dir, ledger, found)
     if sum(item.size for item in found) < _RECORDS:
         remove(run_dir, run_dir / "report.md")  # which is made again
-    return ledger.state.epoch
+    return ledger
 
 
 def _remove(run_dir: Path, ledger: Ledger, found: Iterable[Waste]) -> None:

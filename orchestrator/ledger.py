@@ -124,7 +124,9 @@ class State:
         match record.kind:
             case "claim":
                 self.epoch, self.driver = record.epoch, data
-                if not only_cleans(data):
+                if only_cleans(data):
+                    self.discarded.update(data.get("paths", ()))
+                else:
                     self.end = None
             case "config":
                 self.configs.append(data)
@@ -201,12 +203,12 @@ class Ledger:
             )
 
     def claim(self, driver: dict[str, Any], after: int | None = None) -> int:
-        """Become the run's driver; returns the epoch. Displaces whoever drove it before; with `after`, an epoch, only
-        while that is the newest.
+        """Become the run's driver; returns the epoch. Displaces whoever drove it before; with `after`, a number of
+        records, only while there are no more.
 
         Raises:
             Damaged: the folder is a link that leads out of the run.
-            Displaced: somebody has claimed the run since `after`.
+            Displaced: somebody has written since.
         """
         require_below(self.folder.parent, self._path(0))
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -215,8 +217,8 @@ class Ledger:
             sync(self.folder.parent.parent)
         while True:
             self.refresh()
-            if after not in (None, self.state.epoch):
-                raise Displaced(f"{self.folder.parent}: somebody else has just claimed this run, and is left alone.")
+            if after not in (None, len(self.records)):
+                raise Displaced(f"{self.folder.parent}: somebody else has just begun to drive it, and is left alone.")
             epoch = self.state.epoch + 1
             if self._put("claim", driver, epoch):
                 self._epoch = epoch
@@ -270,7 +272,8 @@ class Ledger:
 
 
 CLEANING = {"purpose": "gc"}
-"""What the claim of `ratchet gc` says besides: it only removes what nobody needs."""
+"""What the claim of `ratchet gc` says besides: it only removes what nobody needs; of what is committed, `paths`. That
+is all that it writes, for a full disk may have room for no more than one record."""
 
 
 def only_cleans(claim: Mapping[str, Any]) -> bool:

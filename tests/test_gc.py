@@ -153,16 +153,15 @@ def test_gc_writes_no_more_than_that_it_came_and_what_goes(tmp_path: Path) -> No
     run, _, _ = littered(tmp_path)
     before = len(Ledger(run / "ledger").records)
     clean(run, identity())
-    claim, discard = Ledger(run / "ledger").records[before:]
-    assert (claim.kind, claim.data["purpose"], discard.kind) == ("claim", "gc", "discard")
-    assert sorted(discard.data["paths"]) == ["rounds/01/checkpoint", "rounds/02/checkpoint"]
+    [claim] = Ledger(run / "ledger").records[before:]
+    assert (claim.kind, claim.data["purpose"]) == ("claim", "gc")
+    assert sorted(claim.data["paths"]) == ["rounds/01/checkpoint", "rounds/02/checkpoint"]
 
 
 def test_what_was_discarded_and_is_still_there_is_waste(tmp_path: Path) -> None:
     run, _, expected = littered(tmp_path)
     ledger = Ledger(run / "ledger")
-    ledger.claim(identity() | CLEANING)
-    ledger.append("discard", {"paths": ["rounds/01/checkpoint", "rounds/02/checkpoint"]})  # and is killed
+    ledger.claim(identity() | CLEANING | {"paths": ["rounds/01/checkpoint", "rounds/02/checkpoint"]})  # and is killed
     assert {item.path for item in waste(run)} == expected
     clean(run, identity())
     assert checkpoints(run) == ["03"] and waste(run) == [] and status(run)["state"] == "finished"
@@ -180,7 +179,7 @@ def test_what_a_driver_writes_that_has_begun_since_is_no_waste(tmp_path: Path) -
 def test_a_run_that_somebody_claims_meanwhile_is_left_to_him(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "run/ledger")
     assert ledger.claim(identity(), after=0) == 1
-    with pytest.raises(Displaced, match="somebody else has just claimed this run"):
+    with pytest.raises(Displaced, match="somebody else has just begun to drive it"):
         Ledger(tmp_path / "run/ledger").claim(identity() | CLEANING, after=0)
     assert len(Ledger(tmp_path / "run/ledger").records) == 1
 
