@@ -1,8 +1,8 @@
 """What a run can do without, and `ratchet gc`, which removes it.
 
 A run is after it what it was before, also where it is cut off: its claim leaves alone how the last driver ended, and
-whatever is still there is found by the next. Only a checkpoint needs a record before it goes. On a full disk, where
-none can be written, the rest goes first.
+whatever is still there is found by the next. Only a checkpoint needs a record before it goes, and that is the claim. On
+a full disk, where none can be written, the rest goes first.
 """
 
 from __future__ import annotations
@@ -120,8 +120,9 @@ def _clean(run_dir: Path, driver: dict[str, Any], seen: Ledger) -> None:
     run = Run(run_dir)
     run.claim(driver | CLEANING | ({"paths": spare} if spare else {}), after=len(seen.records))
     _remove(run_dir, run.ledger, _waste(run_dir, run.ledger.state))  # now nobody can commit what looks left behind
-    if run.ledger.state.end is None:
-        run.append("end", {"state": "interrupted", "reason": "its driver died"})
+    with contextlib.suppress(OSError):  # without that word it is known by the process that is gone
+        if run.ledger.state.end is None:
+            run.append("end", {"state": "interrupted", "reason": "its driver died"})
 
 
 def _make_room(run_dir: Path, driver: dict[str, Any]) -> Ledger:
