@@ -209,5 +209,6 @@ def test_a_driver_that_starts_at_the_same_time_copes(littered: Path, finished: C
         gc.remove()
         return 1
 
-    stride = min(stride, 11)
-    note("gc beside a start", {"points": sum(sweep(range(1, 40, stride), started))})
+    # The third is between a probe's temporary file and its link: `gc` takes the file for one left behind.
+    points = range(1, 40) if stride == 1 else (3, 14, 25)
+    note("gc beside a start", {"points": sum(sweep(points, started))})
