@@ -151,30 +151,6 @@ def test_a_run_of_our_own_leads_nowhere(finished: Case, space: Path) -> None:
     assert waste(space / "link") == []
 
 
-def test_a_folder_that_is_swapped_for_a_link_after_the_look_leads_nowhere(
-    space: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The look resolves a path to where it led then; the descriptors are opened after that."""
-    run, outside = space / "run", space / "outside"
-    for folder in (run / "folder", outside):
-        folder.mkdir(parents=True)
-        (folder / "file").write_text("precious")
-    import orchestrator.inside as inside
-
-    look = inside._folder_below
-
-    def looked(here: Path, path: Path) -> Path:
-        found = look(here, path)
-        shutil.rmtree(run / "folder")
-        (run / "folder").symlink_to(outside)
-        return found
-
-    monkeypatch.setattr(inside, "_folder_below", looked)
-    with pytest.raises(OSError, match=r"Not a directory|Too many levels"):
-        remove(run, run / "folder/file")
-    assert (outside / "file").exists()
-
-
 def test_a_dry_run_counts_no_bytes_behind_a_link(case: Case, space: Path) -> None:
     (space / "outside/large").write_bytes(bytes(1_000_000))
     (case.run / "rounds/02/.none-e1").mkdir()
