@@ -87,7 +87,7 @@ def clean(run_dir: Path, driver: dict[str, Any]) -> list[Waste]:
     ledger = _undriven(run_dir)
     found = _waste(run_dir, ledger.state)
     with _disk(run_dir):
-        if found:
+        if found or _unnamed(run_dir, ledger.state):  # the claim names what is committed
             try:
                 _clean(run_dir, driver, ledger)
             except OSError as error:
@@ -167,6 +167,12 @@ def _waste(run_dir: Path, state: State) -> list[Waste]:
     for path, why in (*_half_gone(run_dir, state), *_untaken(run_dir, state), *_left_behind(run_dir, state)):
         found.append(Waste(str(path.relative_to(run_dir)), why, _size(path)))
     return found
+
+
+def _unnamed(run_dir: Path, state: State) -> bool:
+    """Whether something that is committed has not got its name yet."""
+    places = ((run_dir / a.hidden, run_dir / a.path) for a in state.artifacts())
+    return any(not final.exists() and hidden.exists() for hidden, final in places)
 
 
 def _half_gone(run_dir: Path, state: State) -> Iterator[tuple[Path, str]]:
