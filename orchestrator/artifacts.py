@@ -10,7 +10,7 @@ from typing import Any
 
 from orchestrator.durable import make_folder, sha256, sync
 from orchestrator.errors import Damaged
-from orchestrator.inside import require_below
+from orchestrator.inside import rename, require_below
 from orchestrator.ledger import Artifact
 
 
@@ -50,14 +50,15 @@ class Artifacts:
         hidden, final = self.root / artifact.hidden, self.root / artifact.path
         if not hidden.exists():
             return
+        require_below(self.root, hidden)
         require_below(self.root, final)
         if final.exists():
             if self.is_intact(artifact):
                 return  # what is hidden is a late duplicate, left for the removal of orphans
-            os.rename(final, final.with_name(f".stray-{uuid.uuid4().hex[:8]}-{final.name}"))
+            rename(self.root, final, final.with_name(f".stray-{uuid.uuid4().hex[:8]}-{final.name}"))
         make_folder(final.parent, self.root)
         try:
-            os.rename(hidden, final)
+            rename(self.root, hidden, final)
         except FileNotFoundError:
             if not final.exists():  # else another driver has just done it: one that takes over, or is overtaken
                 raise

@@ -121,12 +121,15 @@ def gc(
 ) -> None:
     """Remove what no promoted checkpoint of a run needs: see `keep` of its job, and what dead drivers left."""
     from orchestrator.cleaning import clean, waste
-    from orchestrator.driver import healthy_driver, identity
+    from orchestrator.driver import identity
 
     run = _below_home(run)
-    if other := healthy_driver(run):
-        raise BadInput(f"{run}: {other} is driving this run, and removes what it can do without itself. Stop it first.")
-    found = waste(run) if dry_run else clean(run, identity())
+    try:
+        with signals():
+            found = waste(run) if dry_run else clean(run, identity())
+    except Interrupted as interrupted:
+        typer.echo(f"interrupted by {interrupted}; the same command goes on from here")
+        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
     for item in found:
         echo(f"{item.size:>16,}  {item.path}  ({item.why})")
     echo(f"{sum(item.size for item in found):>16,}  bytes {'would be ' if dry_run else ''}removed from {run}")

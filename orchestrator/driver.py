@@ -22,6 +22,7 @@ from orchestrator.context import Say, Workers
 from orchestrator.data import pin
 from orchestrator.errors import Displaced, Interrupted, RatchetError
 from orchestrator.gold_check import Ask
+from orchestrator.inside import remove
 from orchestrator.jobfile import JobFile, resolved_yaml
 from orchestrator.kept import (
     KEPT_MODEL,
@@ -170,7 +171,7 @@ def sign_of_life(root: Path) -> Iterator[None]:
         # A driver that was displaced leaves its successor's file alone.
         with contextlib.suppress(OSError):
             if (root / "driver.json").read_bytes() == content:
-                (root / "driver.json").unlink()
+                remove(root, root / "driver.json")
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 _CHUNK = 1 << 20
+_ATTEMPTS = 3  # `ratchet gc` may have taken a temporary file for a dead driver's
 
 
 def sync(path: Path) -> None:
@@ -28,36 +29,41 @@ def put_if_absent(path: Path, content: bytes) -> bool:
     On NFS its success can be reported as a failure (the reply was lost, the call repeated), so the
     link count of our own temporary file decides, not the error.
     """
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+    for left in reversed(range(_ATTEMPTS)):
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
         try:
-            os.link(temporary, path)
-        except OSError:
-            if os.stat(temporary).st_nlink != 2:
-                if path.exists():
+            _write(temporary, content)
+            try:
+                os.link(temporary, path)
+            except OSError:
+                links = os.stat(temporary).st_nlink if temporary.exists() else 0
+                if links != 2 and path.exists():
                     return False
-                raise
-    finally:
-        temporary.unlink(missing_ok=True)
+                if links == 0 and left:
+                    continue
+                if links != 2:
+                    raise
+        finally:
+            temporary.unlink(missing_ok=True)
+        break
     sync(path.parent)
     return True
 
 
 def replace(path: Path, content: bytes) -> None:
     """Write a cache or a view in place, atomically. Never used for what is committed."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        with open(temporary, "xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    for left in reversed(range(_ATTEMPTS)):
+        temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+        try:
+            _write(temporary, content)
+            os.replace(temporary, path)
+        except FileNotFoundError:
+            if not left:
+                raise
+            continue
+        finally:
+            temporary.unlink(missing_ok=True)
+        break
     sync(path.parent)
 
 
@@ -70,6 +76,13 @@ def make_folder(folder: Path, root: Path) -> None:
     below = [path for path in (folder, *folder.parents) if path.is_relative_to(root) and path != root]
     for path in reversed(below):
         path.mkdir(exist_ok=True)
+
+
+def _write(path: Path, content: bytes) -> None:
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sha256(path: Path) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.abstentions import abstained
 from orchestrator.errors import RatchetError
+from orchestrator.inside import remove
 from orchestrator.records import CAUSES, EVALUATION, SAMPLES, SamplingPlan, Shard
 from orchestrator.run import Facts
 from orchestrator.statistics import wilson_interval
@@ -72,7 +72,7 @@ def evaluate(
         table = pa.concat_tables(tables)
         pq.write_table(table, output / f"{split}.parquet", compression="zstd")
         facts[split] = _facts(table)
-    shutil.rmtree(work)
+    remove(output, work)
     return facts | versions(shards) | mishaps(shards, "quarantined", "engines_lost", "graders_lost")
 
 
@@ -95,7 +95,7 @@ def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Pa
     again = _joined(split, prompts, samples, verdicts)
     pq.write_table(again, output, compression="zstd")
     for file in (samples, verdicts):
-        file.unlink()
+        remove(output.parent, file)
     before, after = solved(stored), solved(output)
     return _facts(again) | versions(shards) | {"changed": sum(before[p] != after[p] for p in prompts)}
 

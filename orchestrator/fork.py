@@ -19,16 +19,18 @@ from typing import Any
 
 from orchestrator import durable, recipes, shown
 from orchestrator.artifacts import Artifacts
+from orchestrator.borders import require_borders
 from orchestrator.config import Job
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.fork_fit import Fit, outlook
 from orchestrator.fork_job import NEVER, first_change, jobs, unseen
+from orchestrator.inside import remove
 from orchestrator.jobfile import resolved_yaml
 from orchestrator.kept import KEPT_MODEL
 from orchestrator.ledger import Artifact, Offer, State, probe_links
 from orchestrator.places import run_folder
-from orchestrator.run import Run, remove
+from orchestrator.run import Run
 from orchestrator.status import open_run, round_and_phase
 
 
@@ -64,6 +66,7 @@ def fork(
     """
     parent, child = parent.absolute(), child.absolute()
     state = open_run(parent).state
+    require_borders(parent, state)
     _check(parent, state, child, from_round)
     before, after, kept = jobs(state, child, overrides)
     run_folder(after)  # refuses places where no run can live
@@ -96,6 +99,7 @@ def offer(parent: Path, child: Path, job: Job, job_file: str) -> None:
         Damaged: a committed file is missing.
     """
     state = open_run(parent).state
+    require_borders(parent, state)
     _check(parent, state, child, None)
     steps = sorted({*state.shards, *state.commits} - _again(state, 0))
     steps = [step for step in steps if not unseen(state, step)]
@@ -128,7 +132,7 @@ def _make(
         durable.replace(building / "job.yaml", job_file.encode())
         os.rename(building, child)
     except BaseException:
-        remove(building)
+        remove(building.parent, building)
         raise
     durable.sync(child.parent)
 

@@ -1,13 +1,33 @@
 """Paths that a run's own files name. A run may come from somebody else: no name of a record, and no link in the folder,
-may have a command read, move or remove something outside of the run, or wait for what is no file at all."""
+may have a command read, move or remove something outside of the run, or wait for what is no file at all.
+
+`remove` and `rename` are the only ways by which something of a run goes or gets another name.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import Damaged
+
+_FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
+
+
+def resolved(path: Path) -> Path:
+    """`path` with all links resolved; the end of it need not exist.
+
+    Raises:
+        Damaged: the links go round in a circle, or no file can have such a name.
+    """
+    try:
+        return path.resolve()
+    except (RuntimeError, ValueError) as error:
+        raise Damaged(f"{path}: leads nowhere ({error})") from error
 
 
 def require_below(root: Path, path: Path) -> None:
@@ -16,10 +36,63 @@ def require_below(root: Path, path: Path) -> None:
     Raises:
         Damaged: a link leads it out of the run, or it is the run itself.
     """
-    here = root.resolve()
-    folder = path.parent.resolve()
+    _folder_below(resolved(root), path)
+
+
+def remove(root: Path, path: Path, strict: bool = False) -> None:
+    """Remove a file, a link or a whole folder of the run `root`; what is not there is removed already. Of a folder
+    something may stay, in which a dying worker of an earlier driver still writes; with `strict` that is an error.
+
+    Raises:
+        Damaged: a link leads out of the run.
+        OSError: it cannot be removed.
+    """
+    with contextlib.suppress(FileNotFoundError), _holding(root, path) as folder:
+        if not stat.S_ISDIR(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
+            os.unlink(path.name, dir_fd=folder)
+            return
+        shutil.rmtree(path.name, ignore_errors=True, dir_fd=folder)
+        if strict and os.path.lexists(path):
+            shutil.rmtree(path.name, dir_fd=folder)
+
+
+def rename(root: Path, old: Path, new: Path) -> None:
+    """Give something of the run `root` another name in it.
+
+    Raises:
+        Damaged: a link leads the one or the other out of the run.
+        OSError: it cannot be renamed; FileNotFoundError where there is nothing of the old name.
+    """
+    with _holding(root, old) as source, _holding(root, new) as target:
+        os.rename(old.name, new.name, src_dir_fd=source, dst_dir_fd=target)
+
+
+def _folder_below(here: Path, path: Path) -> Path:
+    """The folder that `path` stands in, all links resolved; `here` is the run's."""
+    folder = resolved(path.parent)
     if not folder.is_relative_to(here) or folder / path.name == here or path.name == "..":
         raise Damaged(f"{path}: leads out of the run, to {folder}")
+    return folder
+
+
+@contextlib.contextmanager
+def _holding(root: Path, path: Path) -> Iterator[int]:
+    """The folder that `path` stands in, as a descriptor: opened name by name from the run on, none of which may be a
+    link any more. So what is swapped for a link between the look and the deed is no way out."""
+    here = resolved(root)
+    names = _folder_below(here, path).relative_to(here).parts
+    try:
+        folder = os.open(here, _FOLDER)
+        try:
+            for name in names:
+                inner = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+                os.close(folder)
+                folder = inner
+            yield folder
+        finally:
+            os.close(folder)
+    except OSError as error:  # which names no more than the last part
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def regular_size(path: Path, root: Path | None = None) -> int:
@@ -29,8 +102,8 @@ def regular_size(path: Path, root: Path | None = None) -> int:
         Damaged: it is a pipe, a device, a folder, or leads out of the run.
         OSError: it is not there, or may not be looked at.
     """
-    if root is not None and not path.resolve().is_relative_to(root.resolve()):
-        raise Damaged(f"{path}: leads out of the run, to {path.resolve()}")
+    if root is not None and not resolved(path).is_relative_to(resolved(root)):
+        raise Damaged(f"{path}: leads out of the run, to {resolved(path)}")
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise Damaged(f"{path}: is no regular file")

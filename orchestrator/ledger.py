@@ -17,7 +17,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from typing import Any, Literal
 from orchestrator import fold
 from orchestrator.durable import canonical, fingerprint, put_if_absent, sync
 from orchestrator.errors import BadInput, Damaged, Displaced
+from orchestrator.inside import require_below
 
 SCHEMA = 1
 
@@ -117,13 +118,17 @@ class State:
     discarded: set[str] = field(default_factory=set)
     """Paths of committed artifacts that were removed on purpose."""
     end: dict[str, Any] | None = None
-    """How the newest driver ended; None while it has not said so."""
+    """How the newest driver ended; None while it has not said so. `ratchet gc` drives nothing, and leaves it."""
 
     def apply(self, record: Record) -> None:
         data = record.data
         match record.kind:
             case "claim":
-                self.epoch, self.driver, self.end = record.epoch, data, None
+                self.epoch, self.driver = record.epoch, data
+                if only_cleans(data):
+                    self.discarded.update(data.get("paths", ()))
+                else:
+                    self.end = None
             case "config":
                 self.configs.append(data)
             case "offer":
@@ -215,14 +220,23 @@ class Ledger:
                 f"{missing}: this ledger record is missing, while {min(later)} exists. Restore it from a copy."
             )
 
-    def claim(self, driver: dict[str, Any]) -> int:
-        """Become the run's driver; returns the epoch. Displaces whoever drove it before."""
+    def claim(self, driver: dict[str, Any], after: int | None = None) -> int:
+        """Become the run's driver; returns the epoch. Displaces whoever drove it before; with `after`, a number of
+        records, only while there are no more.
+
+        Raises:
+            Damaged: the folder is a link that leads out of the run.
+            Displaced: somebody has written since.
+        """
+        require_below(self.folder.parent, self._path(0))
         self.folder.mkdir(parents=True, exist_ok=True)
         sync(self.folder.parent)
         with contextlib.suppress(PermissionError):  # the folder of runs may be somebody else's
             sync(self.folder.parent.parent)
         while True:
             self.refresh()
+            if after not in (None, len(self.records)):
+                raise Displaced(f"{self.folder.parent}: somebody else has just begun to drive it, and is left alone.")
             epoch = self.state.epoch + 1
             if self._put("claim", driver, epoch):
                 self._epoch = epoch
@@ -279,6 +293,16 @@ class Ledger:
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.json"
+
+
+CLEANING = {"purpose": "gc"}
+"""What the claim of `ratchet gc` says besides: it only removes what nobody needs; of what is committed, `paths`. That
+is all that it writes, for a full disk may have room for no more than one record."""
+
+
+def only_cleans(claim: Mapping[str, Any]) -> bool:
+    """Whether a claim is that of `ratchet gc`, after which the run is what it was."""
+    return claim.get("purpose") == CLEANING["purpose"]
 
 
 def read_record(path: Path, number: int) -> Record:

@@ -25,7 +25,7 @@ from orchestrator import projection, taken
 from orchestrator.config import Tracking
 from orchestrator.durable import fingerprint, replace
 from orchestrator.errors import RatchetError
-from orchestrator.ledger import Commit, Ledger, Record
+from orchestrator.ledger import Commit, Ledger, Record, only_cleans
 from orchestrator.mlflow_sink import FOLDER, HOST, DataSet, RunStatus, Sink
 from orchestrator.mlflow_store import artifact_folder, follow
 from orchestrator.projection import without_password
@@ -122,7 +122,7 @@ class Outbox:
     def _handed_over(self) -> bool:
         """Whether a newer driver has claimed the run that this process once drove."""
         for record in self._ledger.records[self._num_scanned :]:
-            if record.kind == "claim":
+            if record.kind == "claim" and not only_cleans(record.data):
                 self._drivers.append((record.data.get("host"), record.data.get("pid")))
         self._num_scanned = len(self._ledger.records)
         me = (socket.gethostname(), os.getpid())
@@ -187,7 +187,7 @@ class Outbox:
     def _send_figures(self, sink: Sink, record: Record) -> None:
         data = record.data
         match record.kind:
-            case "claim":
+            case "claim" if not only_cleans(data):
                 for number in self._open_runs(sink):
                     sink.set_running(number)
             case "config":

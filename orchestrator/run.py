@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -12,9 +11,10 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from orchestrator import recipes
+from orchestrator import inside, recipes
 from orchestrator.abstentions import graders_version
 from orchestrator.artifacts import Artifacts
+from orchestrator.borders import require_borders
 from orchestrator.durable import make_folder
 from orchestrator.errors import RatchetError
 from orchestrator.inside import require_below
@@ -23,7 +23,7 @@ from orchestrator.taken import taken_shards
 
 Facts = dict[str, Any]
 
-_EPOCH = re.compile(r"-e\d+$")
+_EPOCH = re.compile(r"-e(\d+)")
 
 
 class Run:
@@ -35,14 +35,19 @@ class Run:
         self.artifacts = Artifacts(root)
         self._on_append = on_append
 
-    def claim(self, driver: dict[str, Any]) -> None:
-        """Become the driver, and finish what the last one had committed but not yet given its final name."""
-        self.epoch = self.ledger.claim(driver)
+    def claim(self, driver: dict[str, Any], after: int | None = None) -> None:
+        """Become the driver, and finish what the last one had committed but not yet given its final name. `after`: see
+        `Ledger.claim`.
+
+        Raises:
+            Damaged: something of the run leads out of it; then nothing was done.
+        """
+        require_borders(self.root, self.ledger.state)
+        self.epoch = self.ledger.claim(driver, after)
         for artifact in self.ledger.state.artifacts():
             self.artifacts.reveal(artifact)
         for path in self.ledger.state.discarded:
-            require_below(self.root, self.root / path)
-            remove(self.root / path)
+            self.remove(self.root / path)
         self._remove_orphans()
 
     def append(self, kind: Kind, data: dict[str, Any], *artifacts: Artifact) -> None:
@@ -59,10 +64,18 @@ class Run:
             self.ledger.cache()
         if state == "finished":  # said first: a driver that was overtaken leaves the offers to its successor
             for path in self.left_offers():
-                remove(path)
+                self.remove(path)
 
     def path(self, name: str) -> Path:
         return self.root / name
+
+    def remove(self, path: Path) -> None:
+        """Remove something of this run; see `inside.remove`."""
+        inside.remove(self.root, path)
+
+    def rename(self, old: Path, new: Path) -> None:
+        """See `inside.rename`."""
+        inside.rename(self.root, old, new)
 
     def hidden(self, name: str) -> Path:
         """Where work in progress for `name` is written: invisible in listings, marked with this driver's epoch."""
@@ -101,7 +114,8 @@ class Run:
         finals = [self.path(output) for output in (outputs if outputs is not None else [name])]
         hiddens = [self.hidden(os.path.relpath(final, self.root)) for final in finals]
         for hidden in hiddens:
-            remove(hidden)
+            require_below(self.root, hidden)
+            self.remove(hidden)
             make_folder(hidden.parent, self.root)
         started = time.monotonic()
         facts: Facts = recipes.versions(inputs) | work(*hiddens)
@@ -118,9 +132,11 @@ class Run:
         """Remove committed artifacts that nothing needs any more: first the record of it, then the files. A name that
         was discarded is not used again: a driver that was overtaken may come to remove it late."""
         if new := [path for path in paths if path not in self.ledger.state.discarded]:
+            for path in new:
+                require_below(self.root, self.root / path)
             self.append("discard", {"paths": new})
             for path in new:
-                remove(self.root / path)
+                self.remove(self.root / path)
 
     def offered(self, name: str, index: int | None, inputs: recipes.Inputs) -> Offer | None:
         """What another run made of the same inputs, if it is here and whole (see fork.py)."""
@@ -139,7 +155,7 @@ class Run:
     def left_offers(self) -> list[Path]:
         """Files and folders of offers that were not taken."""
         paths = (self.root / a.hidden for offer in self.ledger.state.offers.values() for a in offer.artifacts)
-        return [path for path in paths if path.exists()]
+        return [path for path in paths if os.path.lexists(path)]
 
     def sharded(
         self, name: str, inputs: recipes.Inputs, source: ShardedStep | None = None, version: int | None = None
@@ -174,13 +190,13 @@ class Run:
             )
 
     def _remove_orphans(self) -> None:
-        """Hidden files that earlier drivers left: nothing refers to them."""
+        """Hidden files that earlier drivers left: nothing refers to them. Those of later ones are none of ours."""
         for top in ("rounds", "baseline"):
             # Unlike a glob, a walk does not mind what a driver that is overtaken renames under it.
             for folder, folders, files in os.walk(self.path(top)):
                 for name in (*folders, *files):
-                    if name.startswith(".") and _EPOCH.search(name):
-                        remove(Path(folder) / name)
+                    if name.startswith(".") and (epoch := epoch_of(name)) is not None and epoch <= self.epoch:
+                        self.remove(Path(folder) / name)
 
 
 class ShardedStep:
@@ -190,6 +206,7 @@ class ShardedStep:
         self, run: Run, name: str, inputs: recipes.Inputs, source: ShardedStep | None, version: int | None
     ) -> None:
         self.run, self.name, self._inputs, self._source = run, name, inputs, source
+        require_below(run.root, run.path(name))
         make_folder(run.path(name), run.root)
         for shard in self._shards.values():
             run._same_inputs(name, inputs, shard.facts["fingerprint"], shard.facts.get("recipe", 1), shard.facts)
@@ -281,8 +298,8 @@ class ShardedStep:
         return done or self.run.ledger.state.commits[self.name]
 
 
-def remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)  # a dying worker of an earlier driver may still write there
-    else:
-        path.unlink(missing_ok=True)
+def epoch_of(name: str) -> int | None:
+    """The epoch of the driver for which a hidden file was made; None for a name without one. A worker's own attempts
+    say 0 besides (.00000.parquet-e2.partial-e0)."""
+    found = _EPOCH.findall(name)
+    return max(map(int, found)) if found else None

@@ -13,6 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator.golds import best
+from orchestrator.inside import remove
 from orchestrator.pair_files import Scored
 from orchestrator.records import DECODED, PROMPTS, Problem, step_pairs_schema
 from orchestrator.run import Facts
@@ -136,7 +137,7 @@ def _write_decoded(
                 writer.write_table(pa.Table.from_pylist(kept, _UNDECODED))
                 count += len(kept)
     decode(undecoded, folder / "00000.parquet")
-    undecoded.unlink()
+    remove(folder, undecoded)
     return count
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -22,11 +23,14 @@ from typing import Any
 from orchestrator import durable, recipes, regrading
 from orchestrator.config import Loss, Train, at_round
 from orchestrator.context import Context, Model, hashes
+from orchestrator.inside import read_regular, require_below
 from orchestrator.ledger import Commit
 from orchestrator.recipes import Fields, Unseen
 from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.run import Facts
 from orchestrator.taken import taken
+
+_LARGEST_MANIFEST = 2**26  # bytes, of a saved state: a line for each file of each rank
 
 
 @dataclass(frozen=True)
@@ -148,7 +152,7 @@ class Training:
 
         commit = run.step(step, inputs, work, outputs=[step, target])
         for states in self._states(phase):
-            shutil.rmtree(states, ignore_errors=True)  # of use only while the training was unfinished
+            run.remove(states)  # of use only while the training was unfinished
         facts = commit.facts
         resumed = f", resumed after step {facts['resumed_from']}" if facts.get("resumed_from") else ""
         speed = "" if taken(run.ledger.state, step) else f" at {facts['tokens_per_second']:.0f}/s"
@@ -173,15 +177,13 @@ class Training:
     def _own_states(self, phase: str) -> Path:
         """This driver's folder of saved states: that of the driver before it, under another name, so that ranks which
         outlive that driver write where nobody looks."""
-        found, own = (
-            self._states(phase),
-            self.context.run.path(f"{self.folder}/.{phase}-state-of-{self.context.run.epoch}"),
-        )
-        if found and own not in found:
-            found.pop().rename(own)
+        run = self.context.run
+        found, own = self._states(phase), run.path(f"{self.folder}/.{phase}-state-of-{run.epoch}")
+        if found and own not in found and not _is_odd(found[-1]):
+            run.rename(found.pop(), own)
         for left in found:
             if left != own:
-                shutil.rmtree(left, ignore_errors=True)
+                run.remove(left)
         return own
 
     def _plan(self, pairs: Sequence[Commit], output: Path, checkpoint: Path, limits: dict[str, Any]) -> TrainingPlan:
@@ -194,12 +196,21 @@ class Training:
             learning_rate=at_round(settings.learning_rate, self.number),
             seed=self._seed,
             state_dir="",
-            failure_file=str(run.path(f"failures/round-{self.number:02d}/not_finite.json")),
+            failure_file=str(self._failure_file()),
             metrics_file=str(output / "metrics.parquet"),
             probe_file=str(output / "probe.parquet"),
             checkpoint_dir=str(checkpoint),
             **limits,
         )
+
+    def _failure_file(self) -> Path:
+        """Where the trainer writes what it failed on: a file of the run, and no link."""
+        run = self.context.run
+        file = run.path(f"failures/round-{self.number:02d}/not_finite.json")
+        require_below(run.root, file)
+        if file.is_symlink():
+            run.remove(file)
+        return file
 
     # The choice among several checkpoints
 
@@ -273,10 +284,19 @@ def _executed(settings: Train) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in recipes.AS_RECORDED_1}
 
 
+def _is_odd(folder: Path) -> bool:
+    """Whether a folder of saved states is, or has, a link or a pipe: ranks would write through it, or wait for it, and
+    no training makes one."""
+    found = (Path(here) / name for here, folders, files in os.walk(folder) for name in (*folders, *files))
+    modes = (path.lstat().st_mode for path in (folder, *found))
+    return not all(stat.S_ISREG(mode) or stat.S_ISDIR(mode) for mode in modes)
+
+
 def _of_others(states: Path, names: Sequence[str]) -> bool:
     """Whether there are saved states, and none of a training of these names."""
     manifests = list(states.glob("[0-9]*/manifest.json"))
-    return bool(manifests) and not any(name in file.read_text() for file in manifests for name in names)
+    said = [read_regular(file, _LARGEST_MANIFEST, states) for file in manifests]
+    return bool(manifests) and not any(name.encode() in manifest for manifest in said for name in names)
 
 
 def _hashes(commits: Sequence[Commit]) -> list[str]:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.cleaning import clean, waste
+from orchestrator.driver import identity
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.ledger import Ledger
 from orchestrator.status import status
@@ -78,3 +80,34 @@ def test_a_disk_that_becomes_read_only_stops_the_run_with_one_message(tmp_path: 
     subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
     run_job(job, StandIns())
     assert status(disk / "run")["state"] == "finished"
+
+
+def test_gc_frees_a_full_disk(tmp_path: Path, disk: Path) -> None:
+    """Its records need some room, which the report gives that can be made again."""
+    job, run = make_project(tmp_path, skill=0.2, run_dir=str(disk / "run")), disk / "run"
+    run_job(job, StandIns(gain=0.1))
+    spare_all_but_one(run)
+    fill(disk)
+    assert [item.path for item in clean(run, identity())] == ["rounds/01/checkpoint"]
+    assert not (run / "rounds/01/checkpoint").exists() and (run / "report.md").exists()
+    assert status(run)["state"] == "finished" and waste(run) == []
+
+
+def test_gc_on_a_read_only_disk_says_so(tmp_path: Path, disk: Path) -> None:
+    job, run = make_project(tmp_path, skill=0.2, run_dir=str(disk / "run")), disk / "run"
+    run_job(job, StandIns(gain=0.1))
+    spare_all_but_one(run)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert [item.path for item in waste(run)] == ["rounds/01/checkpoint"]
+    with pytest.raises(RatchetError, match=r"cannot be cleaned: Read-only file system.*the same command goes on"):
+        clean(run, identity())
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert len(clean(run, identity())) == 1 and status(run)["state"] == "finished"
+
+
+def spare_all_but_one(run: Path) -> None:
+    ledger = Ledger(run / "ledger")
+    ledger.claim(identity())
+    config = ledger.state.configs[-1]
+    ledger.append("config", config | {"job": config["job"] | {"keep": {"checkpoints": 1, "training_states": 1}}})
+    ledger.append("end", {"state": "finished", "reason": ""})

@@ -11,7 +11,8 @@ import pytest
 
 from orchestrator.cleaning import clean, spare_checkpoints, waste
 from orchestrator.driver import identity
-from orchestrator.ledger import Ledger, Record, State
+from orchestrator.errors import Displaced
+from orchestrator.ledger import CLEANING, Ledger, Record, State
 from orchestrator.rounds import GateStopped
 from orchestrator.status import process_start, status
 from orchestrator.verify import verify
@@ -146,6 +147,41 @@ def test_gc_removes_what_it_lists_and_the_run_goes_on(tmp_path: Path, capsys: py
     run_job(job, workers, "rounds=4", "keep.checkpoints=1")
     assert workers.calls["train"] == 1
     assert checkpoints(run) == ["04"]
+
+
+def test_gc_writes_no_more_than_that_it_came_and_what_goes(tmp_path: Path) -> None:
+    run, _, _ = littered(tmp_path)
+    before = len(Ledger(run / "ledger").records)
+    clean(run, identity())
+    [claim] = Ledger(run / "ledger").records[before:]
+    assert (claim.kind, claim.data["purpose"]) == ("claim", "gc")
+    assert sorted(claim.data["paths"]) == ["rounds/01/checkpoint", "rounds/02/checkpoint"]
+
+
+def test_what_was_discarded_and_is_still_there_is_waste(tmp_path: Path) -> None:
+    run, _, expected = littered(tmp_path)
+    ledger = Ledger(run / "ledger")
+    ledger.claim(identity() | CLEANING | {"paths": ["rounds/01/checkpoint", "rounds/02/checkpoint"]})  # and is killed
+    assert {item.path for item in waste(run)} == expected
+    clean(run, identity())
+    assert checkpoints(run) == ["03"] and waste(run) == [] and status(run)["state"] == "finished"
+
+
+def test_what_a_driver_writes_that_has_begun_since_is_no_waste(tmp_path: Path) -> None:
+    run, _, expected = littered(tmp_path)
+    for name in ("rounds/04/.pairs-e9", "rounds/04/.00000.parquet-e9.partial-e0"):
+        (run / name).mkdir()
+    assert {item.path for item in waste(run)} == expected
+    clean(run, identity())
+    assert (run / "rounds/04/.pairs-e9").exists() and (run / "rounds/04/.00000.parquet-e9.partial-e0").exists()
+
+
+def test_a_run_that_somebody_claims_meanwhile_is_left_to_him(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "run/ledger")
+    assert ledger.claim(identity(), after=0) == 1
+    with pytest.raises(Displaced, match="somebody else has just begun to drive it"):
+        Ledger(tmp_path / "run/ledger").claim(identity() | CLEANING, after=0)
+    assert len(Ledger(tmp_path / "run/ledger").records) == 1
 
 
 def test_what_is_committed_but_has_no_final_name_yet_is_no_waste(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from orchestrator import projection
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
+from orchestrator.ledger import CLEANING
 from orchestrator.records import PROMPTS
 from orchestrator.tracking import Tracker, default_address, open_command, sync
 from tests.sample_run import NUM_STEPS, SampleRun, two_rounds
@@ -139,6 +140,20 @@ def test_what_mlflow_gets_is_text(store: Store, tmp_path: Path) -> None:
                 told += file.read_text()
     require_text(told)
     assert told.count("x1b]52") > 20
+
+
+def test_a_cleaning_changes_nothing_that_is_shown(store: Store, tmp_path: Path) -> None:
+    """And what the last driver has not sent yet is still its own to send."""
+    run = two_rounds(tmp_path / "sample")
+    store.sync(run)
+    run.claim(os.getpid(), socket.gethostname())
+    run.end()
+    run.ledger.claim({"host": "elsewhere", "pid": 1} | CLEANING | {"paths": ["rounds/01/checkpoint"]})
+    store.sync(run)
+    runs = store.runs(run)
+    assert {n: r.info.status for n, r in runs.items()} == dict.fromkeys((0, 1, 2), "FINISHED")
+    [*_, end] = [record for record in run.ledger.records if record.kind == "end"]
+    assert runs[0].info.end_time == round(1000 * end.time)
 
 
 def test_replaying_changes_nothing(store: Store, tmp_path: Path) -> None:

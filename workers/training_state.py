@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -102,16 +103,19 @@ class TrainingStates:
 
     def _is_whole(self, folder: Path) -> bool:
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
+            found = {str(file.relative_to(folder)): file for file in _files(folder)}
+            manifest = json.loads(found[MANIFEST].read_text())
             return manifest["identity"] in self._names and all(
-                file_facts(folder / name) == said for name, said in manifest["files"].items()
+                file_facts(found[name]) == said for name, said in manifest["files"].items()
             )
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
+    """The regular files below a folder: no links, and nothing behind one."""
+    found = (Path(here) / name for here, _, names in os.walk(folder) for name in names)
+    return sorted(path for path in found if stat.S_ISREG(path.lstat().st_mode))
 
 
 def _folders(folder: Path) -> list[Path]:

@@ -20,12 +20,16 @@ class Shelf:
         self.calm = functools.cache(self._calm)
         self.half = functools.cache(self._half)
 
+    def folder(self) -> Path:
+        """A new one, for what other modules make once."""
+        return Path(tempfile.mkdtemp(dir=self._folder))
+
     def _calm(self, source: str) -> Undisturbed:
-        return undisturbed(Path(tempfile.mkdtemp(dir=self._folder)), KINDS[source])
+        return undisturbed(self.folder(), KINDS[source])
 
     def _half(self, source: str) -> Path:
         calm = self.calm(source)
-        case = calm.case(Path(tempfile.mkdtemp(dir=self._folder)), wait_at=calm.kind.half)
+        case = calm.case(self.folder(), wait_at=calm.kind.half)
         with running(case) as driver:
             wait_for(case.waiting, driver)
             driver.kill()

@@ -1,0 +1,257 @@
+"""A run from somebody else whose records or links lead out of it: no command touches what is there."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.borders import leading_out
+from orchestrator.cleaning import waste
+from orchestrator.durable import canonical, fingerprint
+from orchestrator.errors import Damaged
+from orchestrator.inside import remove, rename
+from orchestrator.ledger import Ledger
+from orchestrator.run import Run
+from tests.faults.children import Case, small_project
+from tests.faults.conftest import Shelf
+from tests.stand_ins import StandIns, run_job
+from tests.test_cli import ratchet
+
+HIDDEN = "rounds/09/link/precious"
+ARTIFACT: dict[str, Any] = {"path": "rounds/09/pairs", "hidden": HIDDEN, "files": {}}
+
+
+def put(run: Path, kind: str, data: dict[str, Any], number: int | None = None) -> None:
+    """A record as a stranger writes it: with a right check, and past what a ledger of ours would refuse."""
+    records = Ledger(run / "ledger").records
+    number = len(records) if number is None else number
+    record = {"schema": 1, "number": number, "epoch": records[-1].epoch, "kind": kind, "time": 1.0, "data": data}
+    (run / f"ledger/{number:08d}.json").write_bytes(canonical(record | {"check": fingerprint(record)}))
+
+
+def link(path: Path, target: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.symlink_to(target)
+
+
+def promotion(run: Path, outside: Path) -> None:
+    """Of a spare checkpoint, by an absolute path."""
+    [first, *_] = [record for record in Ledger(run / "ledger").records if record.kind == "promotion"]
+    second = next(r for r in Ledger(run / "ledger").records if r.kind == "promotion" and r.data["round"] == 2)
+    for record in (first, second):  # one of them is the best, and stays
+        put(run, "promotion", record.data | {"reference": str(outside)}, record.number)
+    config = next(record for record in Ledger(run / "ledger").records if record.kind == "config")
+    job = config.data["job"] | {"keep": {"checkpoints": 1, "training_states": 1}}
+    put(run, "config", config.data | {"job": job}, config.number)
+
+
+def offer(run: Path, outside: Path) -> None:
+    link(run / "rounds/09/link", outside)
+    said = {"step": "rounds/09/pairs", "index": None, "fingerprint": "f" * 32, "recipe": 1, "facts": {}}
+    put(run, "offer", said | {"artifacts": [ARTIFACT], "discarded": []})
+
+
+def commit(run: Path, outside: Path) -> None:
+    link(run / "rounds/09/link", outside)
+    said = {"step": "rounds/09/pairs", "fingerprint": "f" * 32, "recipe": 1, "facts": {}}
+    put(run, "commit", said | {"artifacts": [ARTIFACT]})
+
+
+def discard(run: Path, outside: Path) -> None:
+    link(run / "rounds/09/link", outside)
+    put(run, "discard", {"paths": [HIDDEN]})
+
+
+def moved(folder: str) -> Callable[[Path, Path], None]:
+    """A folder of the run stands outside, with what looks left behind, and a link is in its place."""
+
+    def move(run: Path, outside: Path) -> None:
+        (run / folder).mkdir(exist_ok=True)
+        shutil.move(run / folder, outside / "moved")
+        (outside / "moved/.pairs-e1").mkdir()
+        (outside / "moved/.pairs-e1/x").write_text("precious")
+        link(run / folder, outside / "moved")
+
+    move.__name__ = folder
+    return move
+
+
+def counter(run: Path, outside: Path) -> None:
+    """What a judge's client appends to."""
+    link(run / "judge/requests", outside / "precious/file")
+
+
+TRAPS = [promotion, offer, commit, discard, counter]
+TRAPS += [moved(folder) for folder in ("rounds/01", "rounds", "baseline", "ledger", "failures", "logs")]
+COMMANDS: dict[str, Callable[[Case], int]] = {
+    "gc --dry-run": lambda case: ratchet("gc", case.run, "--dry-run"),
+    "gc": lambda case: ratchet("gc", case.run),
+    "resume": lambda case: ratchet("resume", case.run, "tracking.enabled=false"),
+    "fork": lambda case: ratchet("fork", case.run, case.folder / "forked", "loss.beta=0.3"),
+    "rescore": lambda case: ratchet("rescore", case.run, case.folder / "rescored", "grade.strict=false"),
+}
+
+
+@pytest.fixture(scope="module")
+def finished(shelf: Shelf) -> Case:
+    case = Case(small_project(shelf.folder(), rounds=3), shelf.folder())
+    assert case.drive() == 0, case.output
+    return case
+
+
+@pytest.fixture
+def case(finished: Case, space: Path) -> Case:
+    shutil.copytree(finished.run, space / "case/run", symlinks=True)
+    (space / "outside/precious").mkdir(parents=True)
+    (space / "outside/precious/file").write_text("precious")
+    return Case(finished.job, space / "case")
+
+
+def everything(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """Each file and folder below, with its inode and bytes."""
+    found = {}
+    for path in folder.rglob("*"):
+        status = path.lstat()
+        found[str(path)] = (status.st_ino, path.read_bytes() if path.is_file() else b"")
+    return found
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: trap.__name__)
+def test_no_command_touches_what_a_strangers_run_leads_to(
+    case: Case, space: Path, trap: Callable[[Path, Path], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    outside = space / "outside"
+    trap(case.run, outside)
+    before, ledger = everything(outside), len(Ledger(case.run / "ledger").records)
+    told = {}
+    for name, command in COMMANDS.items():
+        assert command(case) in (1, 2), f"{name} said nothing\n{capsys.readouterr().out}"
+        told[name] = capsys.readouterr().err
+        assert everything(outside) == before, name
+    with pytest.raises(Damaged):
+        run_job(case.job, StandIns(), f"run_dir={case.run}", "rounds=4")
+    assert everything(outside) == before
+    assert len(Ledger(case.run / "ledger").records) == ledger
+    assert told["gc"] == told["gc --dry-run"] and "Traceback" not in str(told)
+    which = {"promotion": "promotion of round 1", "counter": "judge/requests", "offer": "offer of rounds/09/pairs"}
+    which |= {"commit": "commit of rounds/09/pairs"}
+    assert all(which.get(trap.__name__, trap.__name__) in text or "damaged" in text for text in told.values()), told
+
+
+def test_a_run_of_our_own_leads_nowhere(finished: Case, space: Path) -> None:
+    assert list(leading_out(finished.run, Ledger(finished.run / "ledger").state)) == []
+    (space / "link").symlink_to(finished.run)  # a run may be reached by a link
+    assert waste(space / "link") == []
+
+
+def test_a_dry_run_counts_no_bytes_behind_a_link(case: Case, space: Path) -> None:
+    (space / "outside/large").write_bytes(bytes(1_000_000))
+    (case.run / "rounds/02/.none-e1").mkdir()
+    link(case.run / "rounds/02/.none-e1/folder", space / "outside")
+    link(case.run / "rounds/02/.none-e1/file", space / "outside/large")
+    link(case.run / "rounds/02/.other-e1", space / "outside")
+    assert {item.path: item.size for item in waste(case.run)} == {"rounds/02/.none-e1": 0, "rounds/02/.other-e1": 0}
+    assert ratchet("gc", case.run) == 0
+    assert waste(case.run) == [] and (space / "outside/large").exists()
+
+
+def test_a_run_does_not_go_on_through_a_link_into_a_round_that_no_record_names(case: Case, space: Path) -> None:
+    link(case.run / "rounds/04", space / "outside")
+    before = everything(space / "outside")
+    with pytest.raises(Damaged, match="leads out of the run"):
+        run_job(case.job, StandIns(), f"run_dir={case.run}", "rounds=4")
+    assert everything(space / "outside") == before
+
+
+@pytest.mark.parametrize("odd", ["link", "inner link", "pipe"])
+def test_saved_states_with_links_or_pipes_are_not_gone_on_with(case: Case, space: Path, odd: str) -> None:
+    states = case.run / "rounds/04/.train-state-of-1"
+    match odd:
+        case "link":
+            link(states, space / "outside")
+        case "inner link":
+            link(states / "exports", space / "outside")
+        case "pipe":
+            (states / "000001").mkdir(parents=True)
+            os.mkfifo(states / "000001/manifest.json")
+    before = everything(space / "outside")
+    run_job(case.job, StandIns(gain=0.1, steps=2, peak=1), f"run_dir={case.run}", "rounds=4")
+    assert everything(space / "outside") == before and not os.path.lexists(states)
+
+
+def test_what_leads_out_of_a_run_is_neither_renamed_nor_removed(space: Path) -> None:
+    run, outside = space / "run", space / "outside"
+    for folder in (run / "own", outside):
+        folder.mkdir(parents=True)
+        (folder / "file").write_text("text")
+    link(run / "link", outside)
+    link(run / "circle", run / "circle")
+    for path in (run / "link/file", outside / "file", run, run / "own/../../outside/file", run / "circle/file"):
+        with pytest.raises(Damaged):
+            remove(run, path)
+        with pytest.raises(Damaged):
+            rename(run, path, run / "new")
+        with pytest.raises(Damaged):
+            rename(run, run / "own/file", path)
+    remove(run, run / "link")
+    remove(run, run / "nothing/there")
+    rename(run, run / "own/file", run / "new")
+    assert (outside / "file").exists() and (run / "new").exists() and not (run / "link").is_symlink()
+
+
+def test_a_discard_through_a_link_is_not_even_written_down(case: Case, space: Path) -> None:
+    run = Run(case.run)
+    run.claim({"host": "here"})
+    link(case.run / "rounds/09/link", space / "outside")
+    with pytest.raises(Damaged):
+        run.discard(HIDDEN)
+    assert json.dumps(HIDDEN) not in Ledger(case.run / "ledger").records[-1].data.get("paths", [])
+
+
+# No call site may forget it.
+
+WAYS = {"rmtree", "move", "rename", "renames", "replace", "unlink", "remove", "rmdir", "removedirs"}
+MAY = {
+    "orchestrator/inside.py": "the two ways by which something of a run goes or gets another name",
+    "orchestrator/durable.py": "temporary files of its own, beside what it writes",
+    "orchestrator/ledger.py": "its own probe",
+    "orchestrator/fork.py": "a new run gets its name",
+    "orchestrator/cluster.py": "Ray's folders, outside of any run",
+    "orchestrator/doctor.py": "its own folder for trials",
+    "orchestrator/grade_file.py": "the user's output",
+    "orchestrator/compare.py": "a comparison's own files",
+    "workers/files.py": "a worker's attempt at its output",
+    "workers/judge_cache.py": "an answer's temporary file",
+    "workers/export.py": "weights in the hidden output of this attempt",
+    "workers/shard_sampling.py": "the samples so far, beside the hidden output",
+    "workers/trainer.py": "exports in the folder of states, which the driver has looked at",
+    "workers/training_state.py": "saved states, the same",
+}
+
+
+def test_files_go_and_are_renamed_in_few_places() -> None:
+    root = Path(__file__).parents[2]
+    files = [*root.glob("orchestrator/**/*.py"), *root.glob("workers/**/*.py")]
+    found = {str(file.relative_to(root)) for file in files if any(map(_is_way, ast.walk(ast.parse(file.read_text()))))}
+    assert found <= MAY.keys(), f"use orchestrator.inside: {sorted(found - MAY.keys())}"
+    assert {"orchestrator/inside.py", "orchestrator/durable.py", "workers/training_state.py"} <= found
+
+
+def _is_way(node: ast.AST) -> bool:
+    """Whether this may remove or rename something on the disk: by a function of `os` or `shutil`, or a method of a
+    path. Texts and lists have methods of such names, too: `remove`, and `replace` with two arguments."""
+    if isinstance(node, ast.ImportFrom):
+        return node.module in ("os", "shutil") and any(name.name in WAYS for name in node.names)
+    if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or node.func.attr not in WAYS:
+        return False
+    name, of = node.func.attr, node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+    if of in ("os", "shutil", "run", "inside"):
+        return of in ("os", "shutil")
+    return name in ("unlink", "rmdir", "rename") or (name == "replace" and len(node.args) == 1 and not node.keywords)
