@@ -114,4 +114,11 @@ def _left_behind(run_dir: Path, state: State) -> Iterator[tuple[Path, str]]:
 
 def _size(path: Path) -> int:
     files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
-    return sum(file.stat().st_size for file in files)
+    return sum(map(_bytes, files))
+
+
+def _bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:  # a driver that runs meanwhile has removed or renamed it
+        return 0

@@ -26,6 +26,8 @@ def decisions(files: RunFiles) -> list[tuple[int, list[Difference]]]:
     for promotion in state.promotions:
         number = int(promotion["round"])
         folder = f"rounds/{number:02d}"
+        if f"{folder}/evaluation" not in state.commits:
+            break
         try:
             candidate = _evaluated(files, f"{folder}/checkpoint", f"{folder}/evaluation")
             best, candidate = (_regraded(files, model, f"{folder}/regraded") for model in (best, candidate))

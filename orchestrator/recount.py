@@ -38,14 +38,15 @@ LEFT = frozenset(
         *("fingerprint", "recipe", "graders_version", "judge_prompt", "step_prompt", "reading", "revisions"),
         *("id", "revision", "run", "run_id", "round"),
         # what was left out before a file was written: problems and rows of data are no files of the run
-        *("dropped", "empty", "equal", "no_prompt", "too_long"),
+        *("dropped", "empty", "equal", "no_prompt", "too_long", "sources.name"),
         # what a judge said of pairs that were left out for it
         *("refused_lucky", "refused_unjudged"),
         # what the engine said, beside what the trainer has written down
         *("mean_difference", "probe.tokens"),
     }
 )
-"""Facts that are told and not computed again, wherever they stand."""
+"""Facts that are told and not computed again, wherever they stand; dotted, without the numbers of lists, where only there.
+"""
 
 
 class Difference(NamedTuple):

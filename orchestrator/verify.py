@@ -150,8 +150,8 @@ class Verification:
             self._check_files(progress)
             self._check_offers()
             self._check_facts(progress)
-        self._tell(self._check_promotions)
-        self._tell(self._check_current)
+        self._tell(self._check_promotions, "promotions: ")
+        self._tell(self._check_current, "CURRENT: ")
         self._follow()
         report.strays = self._count_strays()
         report.findings[:0] = self.reading.findings
@@ -278,23 +278,24 @@ class Verification:
         for promotion in self.state.promotions:
             # A seed model outside the run has an absolute path: it is not the run's to keep.
             path, number = str(promotion["reference"]), promotion["round"]
-            where = f"{self._record_of_promotion(number)}: promotion of round {number}"
+            where = f"round {number} ({self._record_of_promotion(number)})"
             if path not in committed and path not in known:
                 yield f"{where}: its reference {path} is not committed"
             elif promotion is self.state.promotions[-1] and path in self.state.discarded:
                 yield f"{where}: its reference {path}, the current one, was discarded"
         for number, found in gate_again.decisions(self.files()):
-            where = f"{self._record_of_promotion(number)}: promotion of round {number}"
+            where = f"round {number} ({self._record_of_promotion(number)})"
             yield from (f"{where}: {difference}" for difference in found)
 
     def _record_of_promotion(self, number: Any) -> str:
         return self.reading.record_of.get(("promotion", str(number), None), "ledger")
 
     def _check_current(self) -> Iterator[str]:
+        file = self.root / "CURRENT"
         with suppress(FileNotFoundError):  # the next start writes it
-            text = read_regular(self.root / "CURRENT", _MOST_CURRENT, self.root).decode(errors="replace").strip()
+            text = read_regular(file, _MOST_CURRENT, self.root).decode(errors="replace").strip()
             if problem := history.current(text, self.state, self.reading.after_promotion):
-                yield f"CURRENT: {problem}"
+                yield problem
 
     def _follow(self) -> None:
         for number in [promotion["round"] for promotion in self.state.promotions if promotion.get("promoted")]:

@@ -110,7 +110,7 @@ def test_a_promotion_without_its_checkpoint_is_named(run: Path) -> None:
     document = unchecked(path)
     document["data"]["reference"] = "rounds/07/checkpoint"
     path.write_text(json.dumps(document))
-    where = f"ledger/{path.name}: promotion of round 2: "
+    where = f"promotions: round 2 (ledger/{path.name}): "
     assert verify(run).findings == [
         f"{where}its reference rounds/07/checkpoint is not committed",
         f"{where}reference is 'rounds/07/checkpoint', and the files say 'rounds/02/checkpoint'",
