@@ -22,13 +22,11 @@ def looked_at_again(look: Callable[[], list[str]], refresh: Callable[[], bool]) 
     """What `look` finds to be wrong, by a ledger that is not older than the look: as long as there are findings and
     `refresh` has found new records, it looks again; and once more in any case, since a file gets its final name without
     a record."""
-    found = look()
-    for number in range(1, LOOKS):
-        if not found:
+    found, still = look(), 0
+    for _ in range(LOOKS):
+        if not found or still == 1:
             break
-        went_on = refresh()
-        if number > 1 and not went_on:
-            break
+        still = 0 if refresh() else 1
         found = look()
     return found
 
@@ -41,13 +39,13 @@ def settled(run_dir: Path, act: Callable[[Ledger], T]) -> T:
         BadInput: there is no run in this folder.
         Damaged: so it is by a ledger that is not older than the damage.
     """
-    ledger = open_run(run_dir)
-    for number in range(1, LOOKS):
+    ledger, still = open_run(run_dir), 0
+    for _ in range(LOOKS):
         try:
             return act(ledger)
         except Damaged:
-            known = len(ledger.records)
-            ledger = open_run(run_dir)
-            if number > 1 and len(ledger.records) == known:
+            known, ledger = len(ledger.records), open_run(run_dir)
+            still = 0 if len(ledger.records) > known else still + 1
+            if still == 2:
                 raise
     return act(ledger)

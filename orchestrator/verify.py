@@ -20,12 +20,13 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 from orchestrator import durable, gate_again, history
 from orchestrator.artifacts import Artifacts
 from orchestrator.config import Job
+from orchestrator.differences import count, differences
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.inside import read_regular, regular_size
 from orchestrator.ledger import Artifact, Record, State, read_record
 from orchestrator.lineage import follow
 from orchestrator.living import looked_at_again
-from orchestrator.recount import Recount, count, differences
+from orchestrator.recount import Recount
 from orchestrator.run import Facts
 from orchestrator.run_files import Gone, RunFiles
 from orchestrator.status import open_run
@@ -133,7 +134,7 @@ class Verification:
     def __init__(self, run_dir: Path, show: bool = False) -> None:
         self.root, self._show = run_dir, show
         self.reading = Reading(run_dir / "ledger")
-        self._at, self._report, self._bad = Artifacts(run_dir), Report(), set[str]()
+        self.at, self._report, self._bad = Artifacts(run_dir), Report(), set[str]()
         self._files: tuple[int, RunFiles] | None = None
         self._recount: Recount | None = None
         self._facts: dict[tuple[str, int | None], int] = {}
@@ -200,7 +201,7 @@ class Verification:
 
     def _problem(self, artifact: Artifact, name: str) -> Iterator[str]:
         if artifact.path in self._current():
-            place = self._at.place(artifact)
+            place = self.at.place(artifact)
             yield from _problem(place / name if name else place, artifact.files[name], self.root)
 
     def _current(self) -> set[str]:
@@ -313,7 +314,7 @@ class Verification:
     def _count_strays(self) -> int:
         # An offer that was not taken lies where it was put.
         offers = [replace(a, path=a.hidden) for offer in self.state.offers.values() for a in offer.artifacts]
-        places = ((self._at.place(a), name) for a in (*self.state.artifacts(), *offers) for name in a.files)
+        places = ((self.at.place(a), name) for a in (*self.state.artifacts(), *offers) for name in a.files)
         known = {(place / name if name else place).absolute() for place, name in places}
         found = (path for folder in ("baseline", "rounds") for path in (self.root / folder).rglob("*"))
         strays = sum(1 for path in found if path.is_file() and path.absolute() not in known)

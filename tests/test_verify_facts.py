@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from orchestrator.config import Job
+from orchestrator.differences import differences
 from orchestrator.durable import canonical, fingerprint
 from orchestrator.ledger import Ledger
-from orchestrator.recount import LEFT, Recount, differences
+from orchestrator.recount import LEFT, Recount
 from orchestrator.run_files import RunFiles
 from orchestrator.verify import verify
 from tests.faults.children import Case
