@@ -51,6 +51,8 @@ def _same(said: Any, found: Any) -> bool:
     numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in (said, found)]
     if all(numbers):
         return isclose(said, found, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(said, list) and isinstance(found, list):  # of names, in whichever order workers came to them
+        return sorted(map(repr, said)) == sorted(map(repr, found))
     return type(said) is type(found) and bool(said == found)
 
 

@@ -58,8 +58,10 @@ class PreferenceTrainers(StandInTrainers):
         lengths = [1] * len(logprobs)
         write_table(pa.table([[*logprobs], [*logprobs.values()], lengths], schema=REFERENCE), out_file)
         before = pq.read_table(against).to_pydict() if against else None
-        known = before and dict(zip(before["completion_key"], before["logprob"], strict=True))
-        return counts.scored(lengths) | counts.preferences(pairs, logprobs, known)
+        known = dict(zip(before["completion_key"], before["logprob"], strict=True)) if before else {}
+        if not known.keys() >= logprobs.keys():  # a recorded run has completions by other names
+            known = {}
+        return counts.scored(lengths) | counts.preferences(pairs, logprobs, known or None)
 
 
 def _number(side: Any) -> float:
