@@ -89,9 +89,7 @@ class Context:
     say: Say
 
     def seed(self, *purpose: str | int) -> int:
-        """A seed (31 bits) for one purpose: a stable hash of the run's seed and the purpose."""
-        text = "\x1f".join(map(str, (self.job.seed, *purpose)))
-        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
+        return derived_seed(self.job.seed, *purpose)
 
     def tell(self, folder: str, phase: str, text: str) -> None:
         """Say what a step has come to, and whether this run has done it."""
@@ -186,6 +184,12 @@ class Context:
         self.tell(folder, phase, evaluation.summary(commit.facts))
         gate = evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {}
         return replace(model, gate=gate, evaluation=name, graders_version=graders_version(commit.facts))
+
+
+def derived_seed(seed: int, *purpose: str | int) -> int:
+    """A seed (31 bits) for one purpose: a stable hash of the run's seed and the purpose."""
+    text = "\x1f".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
 
 def evaluation_tokens(job: Job) -> int:

@@ -71,7 +71,7 @@ def evaluate(
         tables = [_joined(split, list(s.golds), samples(s.index), verdicts(s.index)) for s in part]
         table = pa.concat_tables(tables)
         pq.write_table(table, output / f"{split}.parquet", compression="zstd")
-        facts[split] = _facts(table)
+        facts[split] = facts_of(table)
     remove(output, work)
     return facts | versions(shards) | mishaps(shards, "quarantined", "engines_lost", "graders_lost")
 
@@ -96,8 +96,7 @@ def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Pa
     pq.write_table(again, output, compression="zstd")
     for file in (samples, verdicts):
         remove(output.parent, file)
-    before, after = solved(stored), solved(output)
-    return _facts(again) | versions(shards) | {"changed": sum(before[p] != after[p] for p in prompts)}
+    return facts_of(again) | versions(shards) | {"changed": changed(stored, output)}
 
 
 def check_probe(engines: Engines, probe: Path, tolerance: float) -> Facts:
@@ -135,6 +134,12 @@ def solved(file: Path) -> dict[str, bool]:
     table = pq.read_table(file, columns=["prompt_id", "verdict"])
     pairs = zip(table["prompt_id"].to_pylist(), table["verdict"].to_pylist(), strict=True)
     return {prompt_id: verdict == "correct" for prompt_id, verdict in pairs}
+
+
+def changed(before: Path, after: Path) -> int:
+    """How many problems of an evaluation count otherwise since it was graded again."""
+    then, now = solved(before), solved(after)
+    return sum(then[prompt_id] != now[prompt_id] for prompt_id in then)
 
 
 def golds(prompts: Path) -> dict[str, str]:
@@ -177,11 +182,18 @@ def _joined(split: str, prompts: Sequence[str], samples: Path, verdicts: Path) -
     return pa.concat_tables([pa.table(columns, schema=EVALUATION), rows])
 
 
-def _facts(table: pa.Table) -> Facts:
+def given_up(table: pa.Table) -> list[str]:
+    """Prompts of an evaluated split that took down several engines."""
+    names: list[str] = table.filter(pa.compute.equal(table["finish_reason"], "quarantined"))["prompt_id"].to_pylist()
+    return names
+
+
+def facts_of(table: pa.Table) -> Facts:
+    """The figures of an evaluated split (schema EVALUATION): see `evaluate`. Graders of version 1 had no `cause`."""
     verdicts = table["verdict"].to_pylist()
     correct = verdicts.count("correct")
     low, high = wilson_interval(correct, len(verdicts))
-    causes = table["cause"].to_pylist()
+    causes = table["cause"].to_pylist() if "cause" in table.column_names else None
     lengths = [len(ids) for ids in table["token_ids"].to_pylist()]
     return {
         "problems": len(verdicts),
@@ -190,6 +202,6 @@ def _facts(table: pa.Table) -> Facts:
         "low": low,
         "high": high,
         "truncated": table["finish_reason"].to_pylist().count("length"),
-        **{cause: causes.count(cause) for cause in CAUSES if cause != "truncated"},
+        **({cause: causes.count(cause) for cause in CAUSES if cause != "truncated"} if causes is not None else {}),
         "mean_tokens": sum(lengths) / len(lengths),
     }

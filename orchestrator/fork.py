@@ -29,9 +29,10 @@ from orchestrator.inside import remove
 from orchestrator.jobfile import resolved_yaml
 from orchestrator.kept import KEPT_MODEL
 from orchestrator.ledger import Artifact, Offer, State, probe_links
+from orchestrator.living import settled
 from orchestrator.places import run_folder
 from orchestrator.run import Run
-from orchestrator.status import open_run, round_and_phase
+from orchestrator.status import round_and_phase
 
 
 @dataclass
@@ -65,7 +66,18 @@ def fork(
         Damaged: a committed file is missing.
     """
     parent, child = parent.absolute(), child.absolute()
-    state = open_run(parent).state
+    return settled(parent, lambda ledger: _fork(parent, ledger.state, child, overrides, from_round, without, as_is))
+
+
+def _fork(
+    parent: Path,
+    state: State,
+    child: Path,
+    overrides: Sequence[str],
+    from_round: int | None,
+    without: Collection[str],
+    as_is: int,
+) -> Fork:
     require_borders(parent, state)
     _check(parent, state, child, from_round)
     before, after, kept = jobs(state, child, overrides)
@@ -98,7 +110,10 @@ def offer(parent: Path, child: Path, job: Job, job_file: str) -> None:
         BadInput: no run, or a folder in use.
         Damaged: a committed file is missing.
     """
-    state = open_run(parent).state
+    settled(parent, lambda ledger: _offer_all(parent, ledger.state, child, job, job_file))
+
+
+def _offer_all(parent: Path, state: State, child: Path, job: Job, job_file: str) -> None:
     require_borders(parent, state)
     _check(parent, state, child, None)
     steps = sorted({*state.shards, *state.commits} - _again(state, 0))

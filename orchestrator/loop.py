@@ -22,7 +22,7 @@ from orchestrator import sources
 from orchestrator.config import Job
 from orchestrator.context import Context, Model, Say, Workers
 from orchestrator.records import Problem
-from orchestrator.rounds import Round
+from orchestrator.rounds import Round, better
 from orchestrator.run import Run
 
 
@@ -61,5 +61,5 @@ def improve(
         best, candidate = this.comparable(best, this.evaluate(candidate))
         this.promote(candidate, against=best)
         reference = candidate
-        best = max(best, candidate, key=lambda m: m.gate_accuracy)
+        best = better(best, candidate)
     return reference

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from orchestrator import counts
 from orchestrator.errors import RatchetError
 from orchestrator.pairing import CORRECT, SCORES, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
 from orchestrator.records import SAMPLES, pairs_schema
@@ -48,17 +49,25 @@ def write_pairs(
     unreadable answers been wrong (`grade.unreadable: wrong`). With scores instead of verdicts, prompts are mixed, tied
     or ungradable, and there is neither pass_any nor a loss.
     """
-    prompts = _Prompts(prompts_file)
+    prompts = Prompts(prompts_file)
+    choices, found = choose(prompts, shards, plan, hinted)
+    return _write_chosen(prompts, [shard.samples for shard in (*shards, *hinted)], choices, plan, output) | found
+
+
+def choose(
+    prompts: Prompts, shards: Sequence[Scored], plan: PairingPlan, hinted: Sequence[Scored] = ()
+) -> tuple[list[list[Choice]], Facts]:
+    """The pairs of each shard, before a cap, and what `write_pairs` tells of the samples that they were chosen from."""
     judged = any("score" in pq.read_schema(shard.scores).names for shard in shards[:1])
     kinds = ("mixed", "tied", "ungradable") if judged else ("mixed", "all_correct", "all_wrong", "ungradable")
-    counts = dict.fromkeys(kinds, 0)
+    of_kind = dict.fromkeys(kinds, 0)
     lost = {"pairs_lost": 0, "prompts_lost": 0}
     choices: list[list[Choice]] = []
     for number, shard in enumerate([*shards, *hinted]):
         chosen: list[Choice] = []
         for prompt_id, candidates in _candidates(shard):
             if number < len(shards):
-                counts[_kind(candidates, judged)] += 1
+                of_kind[_kind(candidates, judged)] += 1
             gold = prompts.gold(prompt_id) if plan.gold_as_chosen else []
             pairs = pair_prompt(prompt_id, [*candidates, *gold], plan)
             more = _pairs_lost(prompt_id, [*candidates, *gold], plan, len(pairs))
@@ -68,13 +77,13 @@ def write_pairs(
                 rejected = pair.rejected.sample_index if pair.rejected else None
                 chosen.append(Choice(pair.pair_id, prompt_id, pair.chosen.sample_index, rejected))
         choices.append(chosen)
-    facts = _write_chosen(prompts, [shard.samples for shard in (*shards, *hinted)], choices, plan, output)
-    found: Facts = {f"prompts_{kind}": count for kind, count in counts.items()}
+    found: Facts = {f"prompts_{kind}": count for kind, count in of_kind.items()}
     found["prompts_paired"] = len({choice.prompt_id for chosen in choices for choice in chosen})
     if not judged:
-        found["pass_any"] = (counts["mixed"] + counts["all_correct"]) / max(sum(counts.values()), 1)
+        found["pass_any"] = (of_kind["mixed"] + of_kind["all_correct"]) / max(sum(of_kind.values()), 1)
         found |= lost
-    return facts | found | ({"hinted": sum(map(len, choices[len(shards) :]))} if hinted else {})
+    found["before_cap"] = sum(map(len, choices))
+    return choices, found | ({"hinted": sum(map(len, choices[len(shards) :]))} if hinted else {})
 
 
 def _pairs_lost(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPlan, made: int) -> int:
@@ -87,9 +96,13 @@ def _pairs_lost(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPl
 
 def write_gold(prompts_file: Path, plan: PairingPlan, output: Path) -> Facts:
     """One row a prompt that has a gold solution, to be imitated. Returns: pairs, before_cap, chosen_tokens."""
-    prompts = _Prompts(prompts_file)
-    choices = [Choice(f"{prompt_id}/0", prompt_id, None, None) for prompt_id in prompts.row if prompts.gold(prompt_id)]
-    return _write_chosen(prompts, [None], [choices], plan, output)
+    prompts = Prompts(prompts_file)
+    return _write_chosen(prompts, [None], [choose_gold(prompts)], plan, output)
+
+
+def choose_gold(prompts: Prompts) -> list[Choice]:
+    """One row a prompt that has a gold solution."""
+    return [Choice(f"{prompt_id}/0", prompt_id, None, None) for prompt_id in prompts.row if prompts.gold(prompt_id)]
 
 
 def unsolved(shards: Sequence[Scored]) -> list[str]:
@@ -117,7 +130,7 @@ def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path,
     return {"pairs": count, "rounds": len(earlier)}
 
 
-class _Prompts:
+class Prompts:
     """Rows of the prompts file by id."""
 
     def __init__(self, file: Path) -> None:
@@ -160,7 +173,7 @@ def _kind(candidates: Sequence[Candidate], judged: bool) -> str:
 
 
 def _write_chosen(
-    prompts: _Prompts,
+    prompts: Prompts,
     samples: Sequence[Path | None],
     choices: list[list[Choice]],
     plan: PairingPlan,
@@ -172,8 +185,7 @@ def _write_chosen(
         choices = _only(choices, set(kept))
     tokens = _write(prompts, samples, choices, output)
     num_pairs = sum(map(len, choices))
-    means = {f"{side}_tokens": count / max(num_pairs, 1) for side, count in tokens.items() if count}
-    return {"pairs": num_pairs, "before_cap": before_cap, **means}
+    return {"pairs": num_pairs, "before_cap": before_cap} | counts.mean_lengths(tokens, num_pairs)
 
 
 def _only(choices: list[list[Choice]], kept: set[int]) -> list[list[Choice]]:
@@ -190,24 +202,23 @@ def _only(choices: list[list[Choice]], kept: set[int]) -> list[list[Choice]]:
 
 
 def _write(
-    prompts: _Prompts, samples: Sequence[Path | None], choices: list[list[Choice]], output: Path
+    prompts: Prompts, samples: Sequence[Path | None], choices: list[list[Choice]], output: Path
 ) -> dict[str, int]:
     schema = pairs_schema(prompts.conversational)
-    tokens = {"chosen": 0, "rejected": 0}
+    tokens = dict.fromkeys(counts.SIDES, 0)
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for sample_file, pairs in zip(samples, choices, strict=True):
             if not pairs:
                 continue
             sampled = pq.read_table(sample_file) if sample_file else SAMPLES.empty_table()
             table = _pairs_table(prompts, sampled, pairs, schema)
-            for side in tokens:
-                lengths = pa.compute.list_value_length(table[f"{side}_token_ids"])
-                tokens[side] += pa.compute.sum(lengths).as_py() or 0
+            for side, count in counts.side_lengths(table).items():
+                tokens[side] += count
             writer.write_table(table)
     return tokens
 
 
-def _pairs_table(prompts: _Prompts, samples: pa.Table, pairs: list[Choice], schema: pa.Schema) -> pa.Table:
+def _pairs_table(prompts: Prompts, samples: pa.Table, pairs: list[Choice], schema: pa.Schema) -> pa.Table:
     """Pairs with text and ids copied column by column from where they stand: ids are never made from text."""
     keys = zip(samples["prompt_id"].to_pylist(), samples["sample_index"].to_pylist(), strict=True)
     row: dict[tuple[str, int | None], int] = {key: i for i, key in enumerate(keys)}

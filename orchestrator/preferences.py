@@ -138,9 +138,16 @@ def as_row(row: Preference) -> dict[str, Any]:
 
 def mean_characters(sources: Sequence[Preferences]) -> float:
     """Of a row, on average."""
-    rows = [row for source in sources for row in source.rows]
-    sides = (text for row in rows for side in (row.prompt, row.chosen, row.rejected) for text in said(side))
-    return sum(map(len, sides)) / max(1, len(rows))
+    return mean_characters_of(as_row(row) for source in sources for row in source.rows)
+
+
+def mean_characters_of(rows: Iterable[Mapping[str, Any]]) -> float:
+    """The same of rows as they are written."""
+    number = characters = 0
+    for row in rows:
+        number += 1
+        characters += sum(len(text) for side in ("prompt", "chosen", "rejected") for text in said(row[side]))
+    return characters / max(1, number)
 
 
 def as_problems(sources: Sequence[Preferences]) -> list[Problem]:

@@ -10,8 +10,8 @@ from typing import Any, Literal
 from orchestrator import durable, gate, pair_files, regrading, space, streaming
 from orchestrator.abstentions import abstained
 from orchestrator.cleaning import spare_checkpoints
-from orchestrator.config import Grade, at_round
-from orchestrator.context import Context, Model, grading, hashes
+from orchestrator.config import Grade, Job, Pairs, at_round
+from orchestrator.context import Context, Model, derived_seed, grading, hashes
 from orchestrator.data import prompts_of_round
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Commit
@@ -177,15 +177,15 @@ class Round:
         if not share or self.number == 1:
             return None
         seed = self.context.seed("replay", self.number)
-        first = max(1, self.number - (settings.replay_rounds or self.number))
-        steps = [f"rounds/{number:02d}/pairs" for number in range(first, self.number)]
+        earlier = rounds_replayed(settings, self.number)
+        steps = [f"rounds/{number:02d}/pairs" for number in earlier]
         commits = [run.ledger.state.commits[step] for step in steps]
         inputs = {"pairs": [hashes(commit) for commit in commits], "share": share, "seed": seed}
 
         def work(folder: Path) -> Facts:
             folder.mkdir()
             files = [run.path(f"{step}/00000.parquet") for step in steps]
-            return pair_files.write_replay(files, share, seed, folder / "00000.parquet", first)
+            return pair_files.write_replay(files, share, seed, folder / "00000.parquet", earlier[0])
 
         commit = run.step(f"{self.folder}/replay", inputs, work)
         self.say("replay", f"{commit.facts['pairs']} pairs of {commit.facts['rounds']} earlier rounds")
@@ -217,10 +217,8 @@ class Round:
         decision = next((p for p in run.ledger.state.promotions if p["round"] == self.number), None)
         if decision is None:
             decided = gate.decide(rule.rule, rule.alpha, against.gate, candidate.gate)
-            reference = candidate.name if decided.promoted else against.name
-            decision = {"round": self.number, "rule": rule.rule, "alpha": rule.alpha, "reference": reference}
-            best = max(against, candidate, key=lambda model: model.gate_accuracy)
-            decision |= {"best": best.name, "graders_version": candidate.graders_version} | asdict(decided)
+            decision = {"round": self.number, "rule": rule.rule, "alpha": rule.alpha}
+            decision |= told_of(decided, against, candidate)
             run.append("promotion", decision)
         if decision["round"] == run.ledger.state.promotions[-1]["round"]:  # on a resume, earlier ones are passed over
             self._point_to_reference()
@@ -262,17 +260,40 @@ class Round:
         )
 
     def pairing_plan(self) -> PairingPlan:
-        settings = self.context.job.pairs
-        return PairingPlan(
-            at_round(settings.per_prompt, self.number),
-            settings.rule,
-            settings.margin,
-            settings.gold_as_chosen,
-            settings.rejected,
-            settings.distinct,
-            settings.max_pairs,
-            self.context.seed("pairs", self.number),
-        )
+        return pairing_plan(self.context.job, self.number)
+
+
+def pairing_plan(job: Job, number: int) -> PairingPlan:
+    """How a round's pairs are made."""
+    settings = job.pairs
+    return PairingPlan(
+        at_round(settings.per_prompt, number),
+        settings.rule,
+        settings.margin,
+        settings.gold_as_chosen,
+        settings.rejected,
+        settings.distinct,
+        settings.max_pairs,
+        derived_seed(job.seed, "pairs", number),
+    )
+
+
+def rounds_replayed(settings: Pairs, number: int) -> range:
+    """The earlier rounds whose pairs round `number` trains on again, where the job wants that."""
+    return range(max(1, number - (settings.replay_rounds or number)), number)
+
+
+def told_of(decided: gate.Decision, against: Model, candidate: Model) -> dict[str, Any]:
+    """What a promotion record says of the gate's decision, beside round, rule and alpha."""
+    reference, best = candidate if decided.promoted else against, better(against, candidate)
+    return {"reference": reference.name, "best": best.name, "graders_version": candidate.graders_version} | asdict(
+        decided
+    )
+
+
+def better(before: Model, candidate: Model) -> Model:
+    """The better one on the gate problems; of equals the earlier."""
+    return max(before, candidate, key=lambda model: model.gate_accuracy)
 
 
 def _without_verdict(facts: Facts) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -109,8 +109,7 @@ def _scores(this: Round, graded: Graded, judged: Graded) -> Graded:
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
-        found = _found(judged.shards, settings)
-        given = [score for scores in found.values() for score in scores]
+        found = scores_found(judged.shards, settings)
         for number, shard in enumerate(graded.shards):
             rows = pq.read_table(shard.samples, columns=["prompt_id", "sample_index"]).to_pylist()
             for row in rows:
@@ -119,8 +118,7 @@ def _scores(this: Round, graded: Graded, judged: Graded) -> Graded:
             pq.write_table(
                 pa.Table.from_pylist(rows, SELF_SCORES), folder / f"{number:05d}.parquet", compression="zstd"
             )
-        mean = sum(given) / len(given) if given else None
-        return {"judgements": len(given), "scored": len(found), "mean_score": mean}
+        return score_facts(found)
 
     commit = run.step(f"{this.folder}/scores", inputs, work)
     facts = commit.facts
@@ -139,7 +137,14 @@ def _scores(this: Round, graded: Graded, judged: Graded) -> Graded:
     return Graded(graded.prompts, shards, [*graded.hashes, *hashes(commit)])
 
 
-def _found(shards: Sequence[pair_files.Scored], settings: SelfJudge) -> dict[tuple[str, int], list[float]]:
+def score_facts(found: Mapping[tuple[str, int], Sequence[float]]) -> Facts:
+    """How many judgements have a score, of how many samples, and the mean of all scores."""
+    given = [score for scores in found.values() for score in scores]
+    mean = sum(given) / len(given) if given else None
+    return {"judgements": len(given), "scored": len(found), "mean_score": mean}
+
+
+def scores_found(shards: Sequence[pair_files.Scored], settings: SelfJudge) -> dict[tuple[str, int], list[float]]:
     """The scores of each sample, by prompt and sample."""
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for shard in shards:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator import durable, lineage
+from orchestrator import counts, durable, lineage
 from orchestrator.context import Context, Model, hashes, preference_plan
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Commit
@@ -233,9 +233,7 @@ def _copy_unseen(source: Path, seen: Sequence[str], output: Path) -> dict[str, A
     if seen:
         table = table.filter(pc.invert(pc.is_in(table["pair_id"], pa.array(seen, pa.string()))))
     pq.write_table(table, output, compression="zstd")
-    lengths = {side: pc.list_value_length(table[f"{side}_token_ids"]) for side in ("chosen", "rejected")}
-    means: Mapping[str, float | None] = {f"{side}_tokens": pc.mean(count).as_py() for side, count in lengths.items()}
-    return {"pairs": table.num_rows} | {name: mean for name, mean in means.items() if mean is not None}
+    return {"pairs": table.num_rows} | counts.mean_lengths(counts.side_lengths(table), table.num_rows)
 
 
 def _digests(file: Path) -> Iterator[tuple[str, set[bytes]]]:

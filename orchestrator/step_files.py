@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from orchestrator import counts
 from orchestrator.golds import best
 from orchestrator.inside import remove
 from orchestrator.pair_files import Scored
@@ -74,14 +75,14 @@ def prompt_kinds(sampled: Sampled) -> Facts:
     """How many prompts have right and wrong samples, right ones only, wrong ones only, and none with a verdict, as
     pair_files counts."""
     found = tallies(sampled).values()
-    counts = {
+    of_kind = {
         "prompts_mixed": sum(0 < tally.correct < tally.judged for tally in found),
         "prompts_all_correct": sum(0 < tally.correct == tally.judged for tally in found),
         "prompts_all_wrong": sum(tally.correct == 0 < tally.judged for tally in found),
         "prompts_ungradable": sum(tally.judged == 0 for tally in found),
     }
-    solved = counts["prompts_mixed"] + counts["prompts_all_correct"]
-    return counts | {"pass_any": solved / max(len(found), 1)}
+    solved = of_kind["prompts_mixed"] + of_kind["prompts_all_correct"]
+    return of_kind | {"pass_any": solved / max(len(found), 1)}
 
 
 def write_errors(sampled: Sampled, decode: Decode, folder: Path) -> Facts:
@@ -90,23 +91,34 @@ def write_errors(sampled: Sampled, decode: Decode, folder: Path) -> Facts:
     Returns: errors, and `repeated`, those that were left out for that.
     """
     seen: set[tuple[str, tuple[int, ...]]] = set()
-    count = 0
 
     def fresh(row: Mapping[str, Any]) -> bool:
-        nonlocal count
-        count += 1
         before = len(seen)
         seen.add((row["prompt_id"], tuple(row["token_ids"])))
         return len(seen) > before
 
     _write_decoded([sampled], "wrong", None, fresh, decode, folder)
-    return {"errors": len(seen), "repeated": count - len(seen)}
+    return error_facts(folder / "00000.parquet", [shard.scores for shard in sampled.shards])
 
 
-def write_continuations(passes: Sequence[Sampled], prefixes: Collection[str], decode: Decode, folder: Path) -> Facts:
-    """Write the right continuations of prefixes, of all passes (schema DECODED). Returns: continuations."""
-    count = _write_decoded(passes, "correct", set(prefixes), lambda row: True, decode, folder)
-    return {"continuations": count}
+def error_facts(errors: Path, verdicts: Sequence[Path]) -> Facts:
+    """What `write_errors` tells, of its file and those of the verdicts."""
+    number = pq.read_metadata(errors).num_rows
+    wrong = (
+        pc.sum(pc.equal(pq.read_table(file, columns=["verdict"])["verdict"], "wrong")).as_py() for file in verdicts
+    )
+    return {"errors": number, "repeated": sum(count or 0 for count in wrong) - number}
+
+
+def write_continuations(passes: Sequence[Sampled], prefixes: Collection[str], decode: Decode, folder: Path) -> None:
+    """Write the right continuations of prefixes, of all passes (schema DECODED)."""
+    _write_decoded(passes, "correct", set(prefixes), lambda row: True, decode, folder)
+
+
+def continuation_facts(file: Path, prefixes: Collection[str], tallies: Mapping[str, Tally]) -> Facts:
+    """How many right continuations stand in a file, of how many that were drawn from how many prefixes."""
+    drawn = sum(tallies[name].drawn for name in prefixes if name in tallies)
+    return {"continuations": pq.read_metadata(file).num_rows, "prefixes": len(prefixes), "drawn": drawn}
 
 
 def _write_decoded(
@@ -116,9 +128,9 @@ def _write_decoded(
     keep: Callable[[Mapping[str, Any]], bool],
     decode: Decode,
     folder: Path,
-) -> int:
+) -> None:
     folder.mkdir()
-    undecoded, count = folder / "undecoded.parquet", 0
+    undecoded = folder / "undecoded.parquet"
     with pq.ParquetWriter(undecoded, _UNDECODED, compression="zstd") as writer:
         for sampled in passes:
             prompts = prompt_ids(sampled.prompts)
@@ -135,10 +147,8 @@ def _write_decoded(
                     if keep(row)
                 ]
                 writer.write_table(pa.Table.from_pylist(kept, _UNDECODED))
-                count += len(kept)
     decode(undecoded, folder / "00000.parquet")
     remove(folder, undecoded)
-    return count
 
 
 def _graded(shard: Scored) -> pa.Table:
@@ -216,7 +226,7 @@ def write_prefixes(prefixes: Mapping[str, tuple[Error, int]], prompts: Path, fil
 
 
 def write_step_pairs(pairs: Sequence[StepPair], problems: Mapping[str, Problem], dataset: str, file: Path) -> Facts:
-    """Write pairs (schema `step_pairs_schema`), a problem's beside one another. Returns mean lengths in tokens."""
+    """Write pairs (schema `step_pairs_schema`), a problem's beside one another. Returns what `pair_facts` does."""
     numbers: Counter[str] = Counter()
     rows: list[dict[str, Any]] = []
     for pair in pairs:
@@ -244,7 +254,11 @@ def write_step_pairs(pairs: Sequence[StepPair], problems: Mapping[str, Problem],
         )
         numbers[error.prompt_id] += 1
     pq.write_table(pa.Table.from_pylist(rows, step_pairs_schema()), file, compression="zstd")
-    return {
-        f"{side}_tokens": sum(len(row[f"{side}_token_ids"]) for row in rows) / max(len(rows), 1)
-        for side in ("chosen", "rejected")
-    }
+    return pair_facts(pq.read_table(file, columns=[f"{side}_token_ids" for side in counts.SIDES]))
+
+
+def pair_facts(table: pa.Table) -> Facts:
+    """Pairs of steps, and their mean lengths in tokens."""
+    tokens = counts.side_lengths(table)
+    means = {f"{side}_tokens": tokens[side] / max(table.num_rows, 1) for side in counts.SIDES}
+    return {"pairs": table.num_rows} | means

@@ -32,7 +32,7 @@ from orchestrator.step_rollouts import Located, Rollouts
 _Find = Callable[[], Located]
 
 FILE = "00000.parquet"
-_REFUSALS = ("not_rectified", "not_a_prefix", "empty", "equal", "duplicate", "lucky", "unjudged")
+REFUSALS = ("not_rectified", "not_a_prefix", "empty", "equal", "duplicate", "lucky", "unjudged")
 
 
 def collect(this: Round, sampled_from: Model) -> Commit:
@@ -49,7 +49,7 @@ def collect(this: Round, sampled_from: Model) -> Commit:
     commit = _collect_errors(this, rollouts)
     errors = step_files.read_errors(context.run.path(f"{commit.step}/{FILE}"), settings.opening, settings.split)
     first_wrong = _locate(this, errors, commit, rollouts)
-    wrong = [(error, step) for error in errors if (step := first_wrong.get(error.error_id)) is not None]
+    wrong = first_errors(errors, first_wrong)
     continuations = _rectify(this, wrong, commit, rollouts)
     return _pair(this, wrong, continuations, rollouts)
 
@@ -107,17 +107,32 @@ def _located(this: Round, errors: Sequence[Error], inputs: Mapping[str, object],
         found = find()
         folder.mkdir()
         step_files.write_located(found.first_wrong, folder / FILE)
-        steps = [step for step in found.first_wrong.values() if step is not None]
-        return {
-            "errors": len(errors),
-            "steps": sum(len(error.answer.steps) for error in errors),
-            "located": len(steps),
-            "first_step": steps.count(1),
-            "none_wrong": len(found.first_wrong) - len(steps),
-            "undecided": len(errors) - len(found.first_wrong),
-        } | found.facts
+        return located_facts(errors, found.first_wrong) | found.facts
 
     return this.context.run.step(f"{this.folder}/located", inputs, work)
+
+
+def located_facts(errors: Sequence[Error], first_wrong: Mapping[str, int | None]) -> Facts:
+    """What was found, whoever has looked for it."""
+    steps = [step for step in first_wrong.values() if step is not None]
+    return {
+        "errors": len(errors),
+        "steps": sum(len(error.answer.steps) for error in errors),
+        "located": len(steps),
+        "first_step": steps.count(1),
+        "none_wrong": len(first_wrong) - len(steps),
+        "undecided": len(errors) - len(first_wrong),
+    }
+
+
+def first_errors(errors: Sequence[Error], first_wrong: Mapping[str, int | None]) -> list[tuple[Error, int]]:
+    """The errors whose first wrong step is known, with that."""
+    return [(error, step) for error in errors if (step := first_wrong.get(error.error_id)) is not None]
+
+
+def last_right(wrong: Sequence[tuple[Error, int]]) -> set[str]:
+    """Names of the prefixes that end before the first wrong steps."""
+    return {error.probe_id(first_wrong - 1) for error, first_wrong in wrong}
 
 
 def _unknown(facts: Facts) -> str:
@@ -159,12 +174,11 @@ def _rectify(
     run, wanted = this.context.run, this.context.job.steps.rectifications
     for lacking, prefixes in step_rollouts.rectifications(wrong, rollouts.tallies, wanted).items():
         rollouts.draw(f"rectification/{lacking:02d}", prefixes, lacking, commit)
-    names = {error.probe_id(first_wrong - 1) for error, first_wrong in wrong}
+    names = last_right(wrong)
 
     def work(folder: Path) -> Facts:
-        facts = step_files.write_continuations(rollouts.passes, names, lambda *files: _decode(this, *files), folder)
-        tallies = [rollouts.tallies[name] for name in names if name in rollouts.tallies]
-        return facts | {"prefixes": len(names), "drawn": sum(tally.drawn for tally in tallies)}
+        step_files.write_continuations(rollouts.passes, names, lambda *files: _decode(this, *files), folder)
+        return step_files.continuation_facts(folder / FILE, names, rollouts.tallies)
 
     done = run.step(f"{this.folder}/rectified", {"drawn": rollouts.hashes, "prefixes": sorted(names)}, work)
     facts = done.facts
@@ -197,19 +211,18 @@ def _pair(
     def work(folder: Path) -> Facts:
         folder.mkdir()
         refused: Counter[str] = Counter()
-        pairs, facts = _choose(wrong, continuations, plan, refused)
-        facts |= {"rectified": len(wrong) - refused["not_rectified"]}
+        pairs, facts = choose(wrong, continuations, plan, refused)
         problems = {problem.prompt_id: problem for problem in this.problems()}
         if filtered:
             pairs, cost = step_judging.without_wrong_steps(this, pairs, problems, refused)
             facts |= cost
         facts |= step_files.write_step_pairs(pairs, problems, _dataset(this), folder / FILE)
-        facts |= {f"refused_{reason}": refused[reason] for reason in _REFUSALS}
-        return facts | {"pairs": len(pairs)} | step_files.prompt_kinds(rollouts.passes[0])
+        facts |= {f"refused_{reason}": refused[reason] for reason in REFUSALS}
+        return facts | step_files.prompt_kinds(rollouts.passes[0])
 
     commit = run.step(f"{this.folder}/pairs", inputs, work)
     facts = commit.facts
-    refused = ", ".join(f"{facts[f'refused_{r}']} {r.replace('_', ' ')}" for r in _REFUSALS if facts[f"refused_{r}"])
+    refused = ", ".join(f"{facts[f'refused_{r}']} {r.replace('_', ' ')}" for r in REFUSALS if facts[f"refused_{r}"])
     told = f"{facts['pairs']} pairs of steps, from {facts['rectified']} answers that can be put right"
     this.say("pairs", told + (f"; left out: {refused}" if refused else ""))
     if not facts["pairs"]:
@@ -223,7 +236,7 @@ def _pair(
     return commit
 
 
-def _choose(
+def choose(
     wrong: Sequence[tuple[Error, int]],
     continuations: Mapping[str, Sequence[Continuation]],
     plan: PairingPlan,
@@ -237,7 +250,8 @@ def _choose(
         pairs += kept
         before_cap += count
     subset = random_subset(len(pairs), plan.max_pairs, plan.seed)
-    return (pairs if subset is None else [pairs[i] for i in subset]), {"before_cap": before_cap, "errors": len(wrong)}
+    facts = {"before_cap": before_cap, "errors": len(wrong), "rectified": len(wrong) - refused["not_rectified"]}
+    return (pairs if subset is None else [pairs[i] for i in subset]), facts
 
 
 def _dataset(this: Round) -> str:

@@ -90,8 +90,8 @@ def locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollo
             level += 1
             rollouts.draw(f"search/{level:02d}", wanted, settings.rollouts, commit)
             probes |= wanted.keys()
-    facts = _cost(errors, found, probes, rollouts.tallies, settings.rollouts) | {"levels": level}
-    return Located(found, facts | _unknown(probes, rollouts))
+    facts = cost(errors, found, probes, rollouts.tallies, settings.rollouts) | {"levels": level}
+    return Located(found, facts | ({} if rollouts.all_count else unknown(probes, rollouts.tallies)))
 
 
 def _next(error: Error, search: BinarySearch, rollouts: Rollouts, threshold: float) -> int | None:
@@ -100,26 +100,21 @@ def _next(error: Error, search: BinarySearch, rollouts: Rollouts, threshold: flo
         tally = rollouts.tallies.get(error.probe_id(right))
         if tally is None:
             return right
-        search.tell(_is_right(tally, rollouts, threshold))
+        judged = tally.drawn if rollouts.all_count else tally.judged
+        search.tell(is_right(tally.correct, judged, tally.drawn, threshold))
     return None
 
 
-def _is_right(tally: Tally, rollouts: Rollouts, threshold: float) -> bool | None:
-    return is_right(tally.correct, tally.drawn if rollouts.all_count else tally.judged, tally.drawn, threshold)
-
-
-def _unknown(probes: set[str], rollouts: Rollouts) -> Facts:
+def unknown(probes: set[str], known: Mapping[str, Tally]) -> Facts:
     """How many rollouts have no verdict, and how many prefixes were left out for that."""
-    if rollouts.all_count:
-        return {}
-    tallies = [rollouts.tallies[name] for name in probes if name in rollouts.tallies]
+    tallies = [known[name] for name in probes if name in known]
     return {
         "rollouts_ungradable": sum(tally.drawn - tally.judged for tally in tallies),
-        "probes_unknown": sum(_is_right(tally, rollouts, 0.0) is None for tally in tallies),
+        "probes_unknown": sum(is_right(t.correct, t.judged, t.drawn, 0.0) is None for t in tallies),
     }
 
 
-def _cost(
+def cost(
     errors: Sequence[Error],
     found: Mapping[str, int | None],
     probes: set[str],

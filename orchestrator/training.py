@@ -225,10 +225,10 @@ class Training:
 
     def _choose(self, candidates: Sequence[Candidate], publish: bool) -> Commit:
         """Commit the choice; with `publish` the chosen checkpoint becomes the round's."""
-        best = max(candidates, key=lambda c: (c.model.gate_accuracy, -c.steps))  # of equals the earliest
         select = self.context.job.train.select
-        chosen = best if select == "best" else candidates[-1]
         accuracies = {f"{c.steps:06d}": c.model.gate_accuracy for c in candidates}
+        facts = choice_facts(accuracies, select)
+        chosen = next(candidate for candidate in candidates if candidate.steps == facts["steps"])
         inputs = {"candidates": {f"{c.steps:06d}": c.model.digest for c in candidates}, "publish": publish}
         inputs |= {"accuracies": accuracies, "select": select}
 
@@ -239,7 +239,7 @@ class Training:
             for folder in checkpoint:
                 # Both names stand for one copy on the disk; the candidates' is removed soon.
                 shutil.copytree(chosen.model.path, folder, copy_function=os.link)
-            return {"steps": chosen.steps, "gate_accuracy": chosen.model.gate_accuracy, "candidates": len(candidates)}
+            return facts
 
         step = f"{self.folder}/choice"
         commit = self.context.run.step(step, inputs, work, [step, f"{self.folder}/checkpoint"] if publish else [step])
@@ -260,6 +260,13 @@ class Training:
 
     def _say(self, phase: str, text: str) -> None:
         self.context.tell(self.folder, phase, text)
+
+
+def choice_facts(accuracies: Mapping[str, float], select: str) -> Facts:
+    """Which of several checkpoints is chosen: the last, or of equally good ones the earliest. `accuracies` are those on
+    the gate problems by number of steps, in six digits."""
+    steps = max(accuracies) if select != "best" else min(accuracies, key=lambda steps: (-accuracies[steps], steps))
+    return {"steps": int(steps), "gate_accuracy": accuracies[steps], "candidates": len(accuracies)}
 
 
 def loss_weights(loss: Loss, number: int) -> LossWeights:

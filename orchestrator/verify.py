@@ -1,22 +1,39 @@
-"""`ratchet verify`: is a run folder what its ledger says? Reads only, and serves a copy as well as the original."""
+"""`ratchet verify`: is a run folder what its ledger says? Reads only, and serves a copy as well as the original.
+
+It may come from somebody else, so nothing that a record says is believed: what cannot be checked is a finding. And it
+may be driven meanwhile (see living.py).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-from orchestrator import durable
+from orchestrator import durable, gate_again, history
 from orchestrator.artifacts import Artifacts
-from orchestrator.errors import Damaged
-from orchestrator.ledger import Artifact, State, read_record
+from orchestrator.borders import leading_out
+from orchestrator.config import Job
+from orchestrator.differences import count, differences
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.inside import read_regular, regular_size
+from orchestrator.ledger import Artifact, Record, State, read_record
 from orchestrator.lineage import follow
+from orchestrator.living import looked_at_again
+from orchestrator.recount import Recount
+from orchestrator.run import Facts
+from orchestrator.run_files import Gone, RunFiles
 from orchestrator.status import open_run
 from orchestrator.terminal import Screen
+
+_RECORD = re.compile(r"[0-9]{8,}\.json")
+_MOST_CURRENT = 4096
 
 
 @dataclass
@@ -27,6 +44,8 @@ class Report:
     artifacts: int = 0
     files: int = 0
     bytes: int = 0
+    facts: int = 0
+    """Facts of records that were computed once more from the files."""
     followed: list[int] = field(default_factory=list)
     """Promoted rounds whose checkpoint was followed back to its prompts."""
     discarded: int = 0
@@ -40,113 +59,284 @@ class Report:
     def summary(self) -> str:
         followed = f"{len(self.followed)} promoted checkpoints followed to their prompts"
         return (
-            f"{self.artifacts} artifacts, {self.files} files, {self.bytes:,} bytes; {followed}; "
-            f"{self.discarded} discarded; {self.strays} strays; {len(self.findings)} findings"
+            f"{self.artifacts} artifacts, {self.files} files, {self.bytes:,} bytes; {self.facts:,} facts computed "
+            f"again; {followed}; {self.discarded} discarded; {self.strays} strays; {len(self.findings)} findings"
         )
 
 
 def verify(run_dir: Path, show: bool = False) -> Report:
-    """Check every ledger record and every committed file, then the way from each promoted checkpoint to its prompts.
-    `show` draws a progress bar on stderr.
+    """Check every ledger record and every committed file, the facts that records tell of files, the gate's decisions,
+    and the way from each promoted checkpoint to its prompts. `show` draws a progress bar on stderr.
 
     Raises:
         BadInput: there is no run in this folder, or a newer Ratchet wrote it.
     """
-    if not any((run_dir / "ledger").glob("*.json")):
-        open_run(run_dir)  # says what is there instead
-    report = Report()
-    state = _read_ledger(run_dir / "ledger", report.findings)
-    report.discarded = len(state.discarded)
-    bad = _check_files(run_dir, state, report, show)
-    report.findings += _check_promotions(state)
-    for number in (promotion["round"] for promotion in state.promotions if promotion["promoted"]):
-        folder = f"rounds/{number:02d}"
-        replays = f"{folder}/replay" in state.commits
-        if any(name.startswith(f"{folder}/") or (replays and "/pairs/" in name) for name in bad):
-            continue  # told already, and such files may not even be readable
-        try:
-            report.findings += follow(run_dir, state, number)
-        except (OSError, pa.ArrowException, KeyError, TypeError, ValueError) as error:
-            report.findings.append(f"{folder}: cannot be followed to its prompts ({error})")
-        report.followed.append(number)
-    report.strays = _count_strays(run_dir, state)
-    return report
+    return Verification(run_dir, show).report()
 
 
-def _read_ledger(folder: Path, findings: list[str]) -> State:
-    """The fold of all records that can be read."""
-    state = State()
-    last = max((int(file.stem) for file in folder.glob("*.json") if file.stem.isdigit()), default=-1)
-    for number in range(last + 1):
-        path = folder / f"{number:08d}.json"
+class Reading:
+    """A ledger as far as it can be read: the fold of its good records, and what is wrong with the others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state, self.findings, self._folder = State(), list[str](), folder
+        self.record_of: dict[tuple[str, str, int | None], str] = {}
+        """The record by its kind, its step (or the round of a promotion) and shard."""
+        self.after_promotion: set[str] = set()
+        """Kinds of the records since the last promotion."""
+        self.next = 0
+        numbers = sorted(int(path.stem) for path in folder.glob("*.json") if self.is_record(path))
+        for number in numbers:
+            if number > self.next:
+                last = f" to {self._path(number - 1).name}" if number > self.next + 1 else ""
+                self.findings.append(f"ledger/{self._path(self.next).name}{last}: missing")
+            self._read(number)
+        if not numbers:
+            open_run(folder.parent)  # says what is there instead
+
+    def is_record(self, path: Path) -> bool:
+        return bool(_RECORD.fullmatch(path.name)) and path == self._path(int(path.stem))
+
+    def refresh(self) -> bool:
+        """Read what was appended since; whether that is anything."""
+        before = self.next
+        while self._path(self.next).exists():
+            self._read(self.next)
+        return self.next > before
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:08d}.json"
+
+    def _read(self, number: int) -> None:
+        path, self.next = self._path(number), number + 1
+        name = f"ledger/{path.name}"
         try:
             record = read_record(path, number)
-            if record.epoch < state.epoch + (record.kind == "claim"):
-                findings.append(f"ledger/{path.name}: of epoch {record.epoch}, after epoch {state.epoch} has begun")
-            state.apply(record)
-        except FileNotFoundError:
-            findings.append(f"ledger/{path.name}: missing")
-        except (Damaged, OSError, KeyError, TypeError, AttributeError) as error:
-            said = str(error).removeprefix(f"{path}: ") if isinstance(error, Damaged) else f"is damaged ({error!r})"
-            findings.append(f"ledger/{path.name}: {said}")
-    return state
+            self.findings += [f"{name}: {what}" for what in history.out_of_turn(record, self.state)]
+            self.state.apply(record)
+            self._note(record, name)
+        except BadInput:
+            raise
+        except (Damaged, OSError) as error:
+            self.findings.append(f"{name}: {str(error).removeprefix(f'{path}: ')}")
+        except Exception as error:  # whatever a stranger writes into a record, the others are still to be checked
+            self.findings.append(f"{name}: is damaged ({error!r})")
+
+    def _note(self, record: Record, name: str) -> None:
+        key = str(record.data.get("round") if record.kind == "promotion" else record.data.get("step"))
+        self.record_of.setdefault((record.kind, key, record.data.get("index")), name)
+        if record.kind == "shard":  # one that was discarded is made again
+            self.record_of[record.kind, key, record.data.get("index")] = name
+        self.after_promotion = set() if record.kind == "promotion" else self.after_promotion | {record.kind}
 
 
-def _check_files(run_dir: Path, state: State, report: Report, show: bool) -> set[str]:
-    """Hash every committed file; returns the names of those that are not as committed."""
-    artifacts, bad = list(state.artifacts()), set()
-    columns = ("hashing", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Screen(err=True), transient=True, disable=not show) as progress:
-        total = sum(said["size"] for artifact in artifacts for said in artifact.files.values())
-        bar = progress.add_task("", total=total)
-        for name, file, said in _files(run_dir, artifacts):
-            report.files += 1
-            if problem := _problem(file, said):
-                bad.add(name)
-                report.findings.append(f"{name}: {problem}")
+class Verification:
+    """One `ratchet verify`. A subclass may watch what is looked at."""
+
+    def __init__(self, run_dir: Path, show: bool = False) -> None:
+        self.root, self._show = run_dir, show
+        self.reading = Reading(run_dir / "ledger")
+        self.at, self._report, self._bad = Artifacts(run_dir), Report(), set[str]()
+        self._files: tuple[int, RunFiles] | None = None
+        self._recount: Recount | None = None
+        self._facts: dict[tuple[str, int | None], int] = {}
+        self._paths: tuple[int, set[str]] | None = None
+
+    @property
+    def state(self) -> State:
+        return self.reading.state
+
+    def report(self) -> Report:
+        report = self._report
+        columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._tell(lambda: leading_out(self.root, self.state))
+        with Progress(*columns, console=Screen(err=True), transient=True, disable=not self._show) as progress:
+            self._check_files(progress)
+            self._check_offers()
+            self._check_facts(progress)
+        self._tell(self._check_promotions, "promotions: ")
+        self._tell(self._check_current, "CURRENT: ")
+        self._follow()
+        report.strays = self._count_strays()
+        report.findings[:0] = self.reading.findings
+        report.facts = sum(self._facts.values())
+        report.discarded = len(self.state.discarded)
+        return report
+
+    # Looking, beside a driver
+
+    def look(self, what: Callable[[], Iterable[str]]) -> list[str]:
+        """What is wrong by one check. Whatever a stranger's run makes of it is a finding."""
+        try:
+            return list(what())
+        except Gone:
+            return []
+        except Exception as error:  # the other checks are still to be made
+            return [f"cannot be checked ({error if isinstance(error, Damaged) else repr(error)})"]
+
+    def _settled(self, what: Callable[[], Iterable[str]]) -> list[str]:
+        return looked_at_again(lambda: self.look(what), self.reading.refresh)
+
+    def _tell(self, what: Callable[[], Iterable[str]], where: str = "") -> list[str]:
+        found = self._settled(what)
+        self._report.findings += [f"{where}{line}" for line in found]
+        return found
+
+    # Files
+
+    def _check_files(self, progress: Progress) -> None:
+        """Hash every committed file."""
+        artifacts = list(self.state.artifacts())
+        files = [(artifact, name) for artifact in artifacts for name in artifact.files]
+        total = sum(_size(artifact, name) for artifact, name in files)
+        bar = progress.add_task("hashing", total=total)
+        for artifact, name in files:
+            self._report.files += 1
+            whole = f"{artifact.path}/{name}".rstrip("/")
+            if self._tell(partial(self._problem, artifact, name), f"{whole}: "):
+                self._bad.add(whole)
             else:
-                report.bytes += said["size"]
-            progress.advance(bar, said["size"])
-    report.artifacts = len(artifacts)
-    return bad
+                self._report.bytes += _size(artifact, name)
+            progress.advance(bar, _size(artifact, name))
+        self._report.artifacts = len(artifacts)
+
+    def _problem(self, artifact: Artifact, name: str) -> Iterator[str]:
+        if artifact.path in self._current():
+            place = self.at.place(artifact)
+            yield from _problem(place / name if name else place, artifact.files[name], self.root)
+
+    def _current(self) -> set[str]:
+        """Paths of the artifacts that are committed and not discarded, by the newest state."""
+        if self._paths is None or self._paths[0] != self.reading.next:
+            self._paths = (self.reading.next, {artifact.path for artifact in self.state.artifacts()})
+        return self._paths[1]
+
+    def _check_offers(self) -> None:
+        """Files of offers that are still to be taken."""
+        for key, offer in list(self.state.offers.items()):
+            for artifact in offer.artifacts:
+                for name in artifact.files:
+                    where = f"offer of {offer.step}: {artifact.hidden}/{name}".rstrip("/")
+                    self._tell(partial(self._problem_of_offer, key, artifact, name), f"{where}: ")
+
+    def _problem_of_offer(self, key: tuple[str, int | None], artifact: Artifact, name: str) -> Iterator[str]:
+        step, index = key
+        hidden, over = self.root / artifact.hidden, (self.state.end or {}).get("state") == "finished"
+        taken = step in self.state.commits or index in self.state.shards.get(step, {})
+        if not over and not taken and hidden.exists():
+            yield from _problem(hidden / name if name else hidden, artifact.files[name], self.root)
+
+    # Facts
+
+    def files(self) -> RunFiles:
+        if self._files is None or self._files[0] != self.reading.next:
+            self._files = (self.reading.next, RunFiles(self.root, self.state, self._bad))
+        return self._files[1]
+
+    def recount(self) -> Recount:
+        files = self.files()
+        if self._recount is None or self._recount.files is not files:
+            self._recount = Recount(files, Job.model_validate(self.state.configs[-1]["job"]))
+        return self._recount
+
+    def _unknown_job(self) -> Iterator[str]:
+        self.recount()
+        yield from ()
+
+    def _check_facts(self, progress: Progress) -> None:
+        if not self.state.configs:
+            return
+        if self._tell(self._unknown_job, "the job of the last config record: "):
+            return
+        shards = [(step, index) for step, shards in self.state.shards.items() for index in shards]
+        everything: list[tuple[str, int | None]] = [*shards, *((step, None) for step in self.state.commits)]
+        bar = progress.add_task("computing facts", total=len(everything))
+        for step, index in everything:
+            where = self.reading.record_of.get(("commit" if index is None else "shard", step, index), "ledger")
+            shard = "" if index is None else f", shard {index}"
+            self._tell(partial(self._wrong_facts, step, index), f"{where}: {step}{shard}: ")
+            progress.advance(bar)
+
+    def _wrong_facts(self, step: str, index: int | None) -> Iterator[str]:
+        if index is not None:
+            if (shard := self.state.shards.get(step, {}).get(index)) is None:
+                return
+            said, found = shard.facts, self.recount().shard(step, index)
+        else:
+            said, computed = self.state.commits[step].facts, self.recount().commit(step)
+            if computed is None:
+                yield "is no step of a run"
+                return
+            found = computed
+        self._facts[step, index] = count(said, found)
+        yield from map(str, differences(said, found))
+
+    # Promotions
+
+    def _check_promotions(self) -> Iterator[str]:
+        committed = {artifact.path for commit in self.state.commits.values() for artifact in commit.artifacts}
+        known = history.model_names(self.state)
+        for promotion in self.state.promotions:
+            # A seed model outside the run has an absolute path: it is not the run's to keep.
+            path, number = str(promotion["reference"]), promotion["round"]
+            where = f"round {number} ({self._record_of_promotion(number)})"
+            if path not in committed and path not in known:
+                yield f"{where}: its reference {path} is not committed"
+            elif promotion is self.state.promotions[-1] and path in self.state.discarded:
+                yield f"{where}: its reference {path}, the current one, was discarded"
+        for number, found in gate_again.decisions(self.files()):
+            where = f"round {number} ({self._record_of_promotion(number)})"
+            yield from (f"{where}: {difference}" for difference in found)
+
+    def _record_of_promotion(self, number: Any) -> str:
+        return self.reading.record_of.get(("promotion", str(number), None), "ledger")
+
+    def _check_current(self) -> Iterator[str]:
+        file = self.root / "CURRENT"
+        with suppress(FileNotFoundError):  # the next start writes it
+            text = read_regular(file, _MOST_CURRENT, self.root).decode(errors="replace").strip()
+            if problem := history.current(text, self.state, self.reading.after_promotion):
+                yield problem
+
+    def _follow(self) -> None:
+        for number in [promotion["round"] for promotion in self.state.promotions if promotion.get("promoted")]:
+            folder = f"rounds/{number:02d}"
+            replays = f"{folder}/replay" in self.state.commits
+            if any(name.startswith(f"{folder}/") or (replays and "/pairs/" in name) for name in self._bad):
+                continue  # told already, and such files may not even be readable
+            found = self._settled(partial(self._astray, number))
+            self._report.findings += [f"{folder}: {line}" if line.startswith("cannot be") else line for line in found]
+            self._report.followed.append(number)
+
+    def _astray(self, number: int) -> list[str]:
+        return follow(self.root, self.state, number)
+
+    def _count_strays(self) -> int:
+        # An offer that was not taken lies where it was put.
+        offers = [replace(a, path=a.hidden) for offer in self.state.offers.values() for a in offer.artifacts]
+        places = ((self.at.place(a), name) for a in (*self.state.artifacts(), *offers) for name in a.files)
+        known = {(place / name if name else place).absolute() for place, name in places}
+        found = (path for folder in ("baseline", "rounds") for path in (self.root / folder).rglob("*"))
+        strays = sum(1 for path in found if path.is_file() and path.absolute() not in known)
+        return strays + sum(1 for path in (self.root / "ledger").iterdir() if not self.reading.is_record(path))
 
 
-def _files(run_dir: Path, artifacts: list[Artifact]) -> Iterator[tuple[str, Path, dict[str, Any]]]:
-    """Each committed file: its name below the run, where it is, and what the ledger says of it."""
-    at = Artifacts(run_dir)
-    for artifact in artifacts:
-        place = at.place(artifact)
-        for name, said in artifact.files.items():
-            yield f"{artifact.path}/{name}".rstrip("/"), place / name if name else place, said
+def _size(artifact: Artifact, name: str) -> int:
+    said = artifact.files[name]
+    size = said.get("size") if isinstance(said, dict) else 0
+    return size if isinstance(size, int) else 0
 
 
-def _problem(file: Path, said: dict[str, Any]) -> str | None:
+def _problem(file: Path, said: Facts, root: Path) -> Iterator[str]:
+    """What is wrong with a committed file. Only one of the committed size is opened."""
     try:
-        size = file.stat().st_size
+        size = regular_size(file, root)
         if size != said["size"]:
-            return f"{size:,} bytes, and {said['size']:,} were committed"
-        return None if durable.sha256(file) == said["sha256"] else "other bytes than were committed (sha256 differs)"
+            yield f"{size:,} bytes, and {said['size']:,} were committed"
+        elif durable.sha256(file) != said["sha256"]:
+            yield "other bytes than were committed (sha256 differs)"
+    except Damaged as error:
+        yield str(error).removeprefix(f"{file}: ")
     except (FileNotFoundError, NotADirectoryError):
-        return "missing"
+        yield "missing"
     except OSError as error:
-        return f"cannot be read ({error.strerror})"
-
-
-def _check_promotions(state: State) -> Iterator[str]:
-    committed = {artifact.path for commit in state.commits.values() for artifact in commit.artifacts}
-    for promotion in state.promotions:
-        # A seed model outside the run has an absolute path: it is not the run's to keep.
-        path, what = str(promotion["reference"]), f"promotion of round {promotion['round']}"
-        if not Path(path).is_absolute() and path not in committed:
-            yield f"{what}: its reference {path} is not committed"
-        elif promotion is state.promotions[-1] and path in state.discarded:
-            yield f"{what}: its reference {path}, the current one, was discarded"
-
-
-def _count_strays(run_dir: Path, state: State) -> int:
-    # An offer that was not taken lies where it was put.
-    offers = [replace(a, path=a.hidden) for offer in state.offers.values() for a in offer.artifacts]
-    known = {file.absolute() for _, file, _ in _files(run_dir, [*state.artifacts(), *offers])}
-    found = (path for folder in ("baseline", "rounds") for path in (run_dir / folder).rglob("*"))
-    strays = sum(1 for path in found if path.is_file() and path.absolute() not in known)
-    return strays + sum(1 for path in (run_dir / "ledger").iterdir() if not (path.stem.isdigit() and path.suffix))
+        yield f"cannot be read ({error.strerror})"

@@ -9,17 +9,20 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from orchestrator import counts
 from orchestrator.records import REFERENCE, PreferencePlan, TrainingPlan, pairs_schema
 from tests.stand_ins import EOS, JOB, StandIns, StandInTrainers, make_model, skill_of
 from workers.files import write_table
 
 Row = dict[str, Any]
+_PARTS = ("prompt", *counts.SIDES)
 
 
 class PreferenceStandIns(StandIns):
@@ -46,14 +49,19 @@ class PreferenceTrainers(StandInTrainers):
         self.workers.call("policy" if against else "reference")
         skill = skill_of(plan.reference)
         rows = [row for file in plan.pairs for row in pq.read_table(file).to_pylist()]
-        chosen, rejected = ([-skill * _number(row[side]) for row in rows] for side in ("chosen", "rejected"))
-        gammas = [a - b for a, b in zip(chosen, rejected, strict=True)]
-        keys = [f"{row['pair_id']}/{side}" for row in rows for side in ("chosen", "rejected")]
-        values = [value for pair in zip(chosen, rejected, strict=True) for value in pair]
-        write_table(pa.table([keys, values, [1] * len(keys)], schema=REFERENCE), out_file)
-        facts = {"ranking_accuracy": sum(g > 0 for g in gammas) / len(rows), "gamma": sum(gammas) / len(rows)}
-        facts |= {"chosen_logprob": sum(chosen) / len(rows), "rejected_logprob": sum(rejected) / len(rows)}
-        return facts | ({"reward_accuracy": 1.0} if against else {})
+        pairs = [SimpleNamespace(**{side: row[f"{side}_token_ids"] for side in _PARTS}) for row in rows]
+        logprobs = {
+            counts.completion_key(pair.prompt, getattr(pair, side)): -skill * _number(row[side])
+            for pair, row in zip(pairs, rows, strict=True)
+            for side in counts.SIDES
+        }
+        lengths = [1] * len(logprobs)
+        write_table(pa.table([[*logprobs], [*logprobs.values()], lengths], schema=REFERENCE), out_file)
+        before = pq.read_table(against).to_pydict() if against else None
+        known = dict(zip(before["completion_key"], before["logprob"], strict=True)) if before else {}
+        if not known.keys() >= logprobs.keys():  # a recorded run has completions by other names
+            known = {}
+        return counts.scored(lengths) | counts.preferences(pairs, logprobs, known or None)
 
 
 def _number(side: Any) -> float:

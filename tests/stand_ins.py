@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
+from orchestrator import counts
 from orchestrator.config import Grade
 from orchestrator.driver import drive
 from orchestrator.jobfile import load_job
@@ -186,7 +187,7 @@ class StandInTrainers:
     def reference(self, plan: TrainingPlan, out_file: str) -> dict[str, Any]:
         self.workers.call("reference")
         write_table(pa.table({"completion_key": [], "logprob": [], "num_tokens": []}, schema=REFERENCE), out_file)
-        return {"completions": 0, "tokens": 0}
+        return counts.scored([])
 
     def train(self, plan: TrainingPlan, reference_file: str | None) -> dict[str, Any]:
         self.workers.call("train")
@@ -195,11 +196,13 @@ class StandInTrainers:
         num_pairs = sum(pq.read_metadata(file).num_rows for file in plan.pairs)
         steps = plan.steps or self.workers.steps
         row = {"loss": 0.6, "learning_rate": plan.learning_rate, "tokens_per_second": 1.0}
-        write_table(pa.Table.from_pylist([{"step": i + 1} | row for i in range(steps)]), plan.metrics_file)
+        row |= {"tokens": 10, "padded_tokens": 20}
+        metrics = [{"step": i + 1} | row for i in range(steps)]
+        write_table(pa.Table.from_pylist(metrics), plan.metrics_file)
         for step in range(1, steps + 1):
             if step == steps or (plan.export_every and step % plan.export_every == 0):
                 self._export(plan, step)
-        return {"steps": steps, "pairs": num_pairs, "tokens": 10, "padded_tokens": 20, "tokens_per_second": 1.0}
+        return counts.metrics(metrics) | {"pairs": num_pairs, "dropped_pairs": 0, "tokens_per_second": 1.0}
 
     def _export(self, plan: TrainingPlan, step: int) -> None:
         """A policy that gains until the peak and loses as much by every step after it."""

@@ -11,11 +11,11 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator import counts
 from orchestrator.preferences import write_preferences
 from orchestrator.records import PreferencePlan
 from tests.preference_rows import STEP, assistant, parts, read, user
-from workers.batching import PairTokens, completion_key
-from workers.pair_data import preference_facts
+from workers.batching import PairTokens
 from workers.preference_tokens import tokenize_preferences
 from workers.tokenizing import UnusableModel
 
@@ -161,12 +161,14 @@ def test_facts_of_pairs_are_means_over_pairs() -> None:
         PairTokens("c", array(1), array(3), array(4)),  # stands twice, and counts twice
     ]
     by_token = {2: -1.0, 3: -3.0, 4: -2.0}
-    logprobs = {completion_key(array(1), array(token)): value for token, value in by_token.items()}
-    before = {completion_key(array(1), array(token)): value for token, value in {2: -1.0, 3: -4.0, 4: -2.5}.items()}
-    facts = preference_facts(pairs, logprobs, before)
+    logprobs = {counts.completion_key(array(1), array(token)): value for token, value in by_token.items()}
+    before = {
+        counts.completion_key(array(1), array(token)): value for token, value in {2: -1.0, 3: -4.0, 4: -2.5}.items()
+    }
+    facts = counts.preferences(pairs, logprobs, before)
     assert facts == pytest.approx(
         {"ranking_accuracy": 1 / 3, "gamma": 0.0, "chosen_logprob": -7 / 3, "rejected_logprob": -7 / 3}
         | {"reward_accuracy": 2 / 3}
     )
     assert all(map(math.isfinite, facts.values()))
-    assert preference_facts([PairTokens("d", array(1), array(2), None)], logprobs) == {}
+    assert counts.preferences([PairTokens("d", array(1), array(2), None)], logprobs) == {}

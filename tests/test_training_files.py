@@ -16,9 +16,9 @@ pytest.importorskip("transformers")
 from safetensors import safe_open  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
+from orchestrator.counts import completion_key  # noqa: E402
 from orchestrator.records import REFERENCE, pairs_schema  # noqa: E402
 from workers import pair_data  # noqa: E402
-from workers.batching import completion_key  # noqa: E402
 from workers.checks import ReferenceCheck, ReferenceMismatch  # noqa: E402
 from workers.export import ExportError, check_exportable, export_checkpoint, folder_dtype  # noqa: E402
 from workers.pair_data import TrainingDataError  # noqa: E402

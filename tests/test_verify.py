@@ -110,7 +110,12 @@ def test_a_promotion_without_its_checkpoint_is_named(run: Path) -> None:
     document = unchecked(path)
     document["data"]["reference"] = "rounds/07/checkpoint"
     path.write_text(json.dumps(document))
-    assert verify(run).findings == ["promotion of round 2: its reference rounds/07/checkpoint is not committed"]
+    where = f"promotions: round 2 (ledger/{path.name}): "
+    assert verify(run).findings == [
+        f"{where}its reference rounds/07/checkpoint is not committed",
+        f"{where}reference is 'rounds/07/checkpoint', and the files say 'rounds/02/checkpoint'",
+        "CURRENT: names rounds/02/checkpoint, and the last promotion rounds/07/checkpoint",
+    ]
 
 
 def test_a_record_of_a_displaced_driver_is_named(run: Path) -> None:

@@ -1,4 +1,5 @@
-"""Tree batching: from preference pairs to packs of real tokens. Pure; imports numpy and torch alone.
+"""Tree batching: from preference pairs to packs of real tokens. Pure; imports numpy, torch and the names of
+completions alone.
 
 A tree is one prompt with the distinct completions that a batch needs of it, laid out in one row
 without padding:
@@ -21,6 +22,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+
+from orchestrator.counts import completion_key
 
 Tokens = npt.NDArray[np.int32]
 
@@ -131,15 +134,6 @@ class MicroBatch:
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same micro-batch with its pack on a device; the small index tensors follow when used."""
         return replace(self, pack=self.pack.to(device))
-
-
-def completion_key(prompt: Tokens, completion: Tokens) -> str:
-    """Stable name of a completion of a prompt: blake2b over the token ids, 32 hex digits."""
-    digest = blake2b(digest_size=16)
-    digest.update(len(prompt).to_bytes(8, "little"))
-    digest.update(np.asarray(prompt, dtype="<i4").tobytes())
-    digest.update(np.asarray(completion, dtype="<i4").tobytes())
-    return digest.hexdigest()
 
 
 def _shuffle_key(seed: int, epoch: int, name: bytes) -> bytes:

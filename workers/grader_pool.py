@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -24,8 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import Grade, Judge
+from orchestrator.counts import disputed, verdicts
 from orchestrator.errors import BadInput
-from orchestrator.records import CAUSES, GRADERS_VERSION, VERDICTS, Cause, Shard, Verdict
+from orchestrator.records import GRADERS_VERSION, VERDICTS, Cause, Shard, Verdict
 from workers.extraction import PATTERN, rules_of
 from workers.files import write_table
 from workers.graders.combine import name_of
@@ -61,7 +61,7 @@ class Graded:
     @property
     def disputed(self) -> bool:
         """Whether one grader says correct and another one does not."""
-        return len({verdict == "correct" for verdict in (self.opinions or {}).values()}) > 1
+        return disputed(self.opinions)
 
 
 class GraderPool:
@@ -242,16 +242,13 @@ class GraderPool:
             raise ValueError(f"{shard.source}: no gold answer was given for prompt {missing!r}")
         graded = self.grade((golds[row["prompt_id"]], row["text"], row["finish_reason"]) for row in rows)
         file = _write_verdicts(shard.output, rows, graded)
-        verdicts = Counter(one.verdict for one in graded)
-        counts: dict[str, Any] = {name: verdicts[name] for name in ("correct", "wrong", "ungradable")}
-        causes = Counter(one.cause for one in graded)
-        counts |= {cause: causes[cause] for cause in CAUSES} | {"graders_version": GRADERS_VERSION}
-        rules = dict(Counter(one.rule or "none" for one in graded))
+        columns = ([getattr(one, name) for one in graded] for name in ("verdict", "cause", "rule"))
+        counts: dict[str, Any] = verdicts(*columns) | {"graders_version": GRADERS_VERSION}
         if self._judge:
             counts["judge"] = {name: number - before[name] for name, number in self._judge.facts().items()}
         if self._settings.audit:
             counts["disputed"] = sum(one.disputed for one in graded)
-        return counts | {"rules": rules, "seconds": round(time.monotonic() - started, 4), "file": file}
+        return counts | {"seconds": round(time.monotonic() - started, 4), "file": file}
 
 
 class GraderActor:

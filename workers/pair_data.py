@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator import counts
+from orchestrator.counts import completion_key
 from orchestrator.records import PROBE, REFERENCE
-from workers.batching import PairTokens, Tokens, completion_key
+from workers.batching import PairTokens, Tokens
 from workers.files import write_table
 
 
@@ -97,33 +99,6 @@ def require_scored(pairs: Sequence[PairTokens], reference: dict[str, float], fil
                 )
 
 
-def preference_facts(
-    pairs: Sequence[PairTokens], logprobs: Mapping[str, float], reference: Mapping[str, float] | None = None
-) -> dict[str, float]:
-    """What a model makes of pairs, from summed log-probabilities by completion key. Means over pairs, in nats.
-
-    `chosen_logprob` and `rejected_logprob`; `gamma`, their difference (arXiv 2403.19270); `ranking_accuracy`, the share
-    of pairs where it is positive; and where a reference's log-probabilities are given, `reward_accuracy`, the share
-    where it is larger than the reference's. Empty where nothing is rejected.
-    """
-    compared = [(pair, pair.rejected) for pair in pairs if pair.rejected is not None]
-    if not compared:
-        return {}
-    keys = [(completion_key(p.prompt, p.chosen), completion_key(p.prompt, rejected)) for p, rejected in compared]
-    chosen, rejected = (np.array([logprobs[key] for key in side]) for side in zip(*keys, strict=True))
-    gamma = chosen - rejected
-    facts = {
-        "ranking_accuracy": float(np.mean(gamma > 0)),
-        "gamma": float(np.mean(gamma)),
-        "chosen_logprob": float(np.mean(chosen)),
-        "rejected_logprob": float(np.mean(rejected)),
-    }
-    if reference is not None:
-        before = np.array([reference[a] - reference[b] for a, b in keys])
-        facts["reward_accuracy"] = float(np.mean(gamma > before))
-    return facts
-
-
 def write_probe(file: str, rows: Sequence[tuple[Tokens, Tokens, float]]) -> None:
     """Write (prompt ids, completion ids, logprob) rows as Parquet."""
     prompts, completions, logprobs = zip(*rows, strict=True)
@@ -139,16 +114,6 @@ def write_metrics(file: str, rows: Sequence[dict[str, float]]) -> None:
 
 def training_facts(metrics: Sequence[Mapping[str, Any]], pairs: Sequence[PairTokens], dropped: int) -> dict[str, Any]:
     """What is known of a training at its end: `metrics` has a row a step, and `dropped` pairs were too long."""
-    completions = {completion_key(pair.prompt, side) for pair in pairs for side in pair.sides}
-    tokens, seconds = (sum(row[name] for row in metrics) for name in ("tokens", "seconds"))
-    return {
-        "steps": len(metrics),
-        "loss": metrics[-1]["loss"],
-        "pairs": len(pairs),
-        "dropped_pairs": dropped,
-        "distinct_completions": len(completions),
-        "tokens": tokens,
-        "padded_tokens": sum(row["padded_tokens"] for row in metrics),
-        "seconds": seconds,
-        "tokens_per_second": tokens / seconds,
-    }
+    found = counts.metrics(metrics) | counts.trained_pairs(pairs, dropped)
+    seconds = sum(row["seconds"] for row in metrics)
+    return found | {"seconds": seconds, "tokens_per_second": found["tokens"] / seconds}

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator import counts
 from orchestrator.records import SAMPLES, SamplingPlan, Shard
 from workers.files import write_table
 
@@ -100,9 +101,7 @@ def sample_shard(
         return None
     table = _table({p: done[p] for p in prompts if p in done})
     facts: dict[str, Any] = {
-        "samples": table.num_rows,
-        "tokens": sum(table["num_tokens"].to_pylist()),
-        "truncated": table["finish_reason"].to_pylist().count("length"),
+        **counts.samples(table),
         "seconds": time.monotonic() - started,
         "file": write_table(table, shard.output),
     }

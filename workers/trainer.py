@@ -27,6 +27,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from orchestrator import counts
 from orchestrator.config import Train
 from orchestrator.records import TrainingPlan
 from workers import attention, batching, pair_data
@@ -168,9 +169,9 @@ class Trainer:
     def preference_facts(
         self, plan: TrainingPlan, logprobs: dict[str, float], reference_file: str | None
     ) -> dict[str, float]:
-        """What the round's pairs say of a model with these log-probabilities; see pair_data.preference_facts."""
+        """What the round's pairs say of a model with these log-probabilities; see counts.preferences."""
         reference = None if reference_file is None else pair_data.read_reference(reference_file)
-        return pair_data.preference_facts(self._read_pairs(plan)[0], logprobs, reference)
+        return counts.preferences(self._read_pairs(plan)[0], logprobs, reference)
 
     @torch.no_grad()
     def _score(self, model: nn.Module, trees: list[Tree], pairs: list[PairTokens]) -> list[tuple[str, float, int]]:

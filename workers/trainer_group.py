@@ -12,6 +12,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import ray
 
+from orchestrator import counts
 from orchestrator.config import Train
 from orchestrator.errors import RatchetError
 from orchestrator.records import REFERENCE, TrainingPlan
@@ -119,7 +120,7 @@ class TrainerGroup:
     def reference(self, plan: TrainingPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
         """Score each distinct completion of the round once under `plan.reference`; write schema REFERENCE.
 
-        The facts also tell how that model ranks the pairs (pair_data.preference_facts); `against` is the file of
+        The facts also tell how that model ranks the pairs (counts.preferences); `against` is the file of
         another model's log-probabilities that it is compared with.
         """
         started = time.perf_counter()
@@ -127,9 +128,7 @@ class TrainerGroup:
         keys, logprobs, lengths = zip(*rows, strict=True)
         write_table(pa.table([list(keys), list(logprobs), list(lengths)], schema=REFERENCE), out_file)
         seconds = time.perf_counter() - started
-        tokens = sum(length for _, _, length in rows)
-        counts = {"distinct_completions": len(rows), "completion_tokens": tokens, "restarts": restarts}
-        return counts | ranking | {"seconds": seconds}
+        return counts.scored(lengths) | {"restarts": restarts} | ranking | {"seconds": seconds}
 
     def _score(self, plan: TrainingPlan, against: str | None) -> tuple[list[tuple[str, float, int]], dict[str, float]]:
         shares = self._gather([actor.reference_logprobs.remote(plan) for actor in self._actors])

@@ -1,0 +1,135 @@
+"""What the files of a step say in figures. The workers count so when they write a file, and `verify` when it looks
+whether a record tells of a file what is in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import blake2b
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.records import CAUSES
+
+Ids = npt.NDArray[np.int32] | Sequence[int]
+SIDES = ("chosen", "rejected")
+
+
+class PairIds(Protocol):
+    """A pair as token ids; without `rejected` the chosen completion is imitated."""
+
+    @property
+    def prompt(self) -> Ids: ...
+    @property
+    def chosen(self) -> Ids: ...
+    @property
+    def rejected(self) -> Ids | None: ...
+
+
+def samples(table: pa.Table) -> dict[str, int]:
+    """Of a table of samples (`num_tokens` and `finish_reason` are enough of it): samples, tokens, truncated."""
+    return {
+        "samples": table.num_rows,
+        "tokens": pc.sum(table["num_tokens"]).as_py() or 0,
+        "truncated": pc.sum(pc.equal(table["finish_reason"], "length")).as_py() or 0,
+    }
+
+
+def verdicts(said: Sequence[str], causes: Sequence[str | None], rules: Sequence[str | None]) -> dict[str, Any]:
+    """How many verdicts are correct, wrong or ungradable, of the last how many for which cause, and by which `rules`
+    answers were found."""
+    found, why = Counter(said), Counter(causes)
+    counts = {name: found[name] for name in ("correct", "wrong", "ungradable")}
+    return counts | {cause: why[cause] for cause in CAUSES} | {"rules": dict(Counter(rule or "none" for rule in rules))}
+
+
+def disputed(opinions: Mapping[str, str] | None) -> bool:
+    """Whether one grader says correct and another one does not."""
+    return len({verdict == "correct" for verdict in (opinions or {}).values()}) > 1
+
+
+def side_lengths(table: pa.Table) -> dict[str, int]:
+    """Tokens of each side of a table of pairs, summed."""
+    lengths = {side: pc.list_value_length(table[f"{side}_token_ids"]) for side in SIDES}
+    return {side: pc.sum(length).as_py() or 0 for side, length in lengths.items()}
+
+
+def mean_lengths(tokens: Mapping[str, int], num_pairs: int) -> dict[str, float]:
+    """Mean tokens of each side; of one that no pair has, nothing."""
+    return {f"{side}_tokens": count / max(num_pairs, 1) for side, count in tokens.items() if count}
+
+
+def completion_key(prompt: Ids, completion: Ids) -> str:
+    """Stable name of a completion of a prompt: blake2b over the token ids, 32 hex digits."""
+    digest = blake2b(digest_size=16)
+    digest.update(len(prompt).to_bytes(8, "little"))
+    digest.update(np.asarray(prompt, dtype="<i4").tobytes())
+    digest.update(np.asarray(completion, dtype="<i4").tobytes())
+    return digest.hexdigest()
+
+
+def sides_of(pair: PairIds) -> tuple[Ids, ...]:
+    """The completions: chosen and rejected, or chosen alone."""
+    return (pair.chosen,) if pair.rejected is None else (pair.chosen, pair.rejected)
+
+
+def longest(pair: PairIds) -> int:
+    """Tokens of the longer side, prompt included."""
+    return len(pair.prompt) + max(map(len, sides_of(pair)))
+
+
+def trained_pairs(pairs: Iterable[PairIds], dropped: int) -> dict[str, int]:
+    """Of the pairs of a training, `dropped` not among them, which were too long."""
+    number, completions = 0, set[str]()
+    for pair in pairs:
+        number += 1
+        completions |= {completion_key(pair.prompt, side) for side in sides_of(pair)}
+    return {"pairs": number, "dropped_pairs": dropped, "distinct_completions": len(completions)}
+
+
+def metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Of a training's metrics, a row a step, what they tell of these: steps, the last loss, tokens, padded_tokens."""
+    found: dict[str, Any] = {"steps": len(rows)}
+    if rows and "loss" in rows[-1]:
+        found["loss"] = rows[-1]["loss"]
+    known = [name for name in ("tokens", "padded_tokens") if rows and name in rows[0]]
+    return found | {name: sum(row[name] for row in rows) for name in known}
+
+
+def scored(lengths: Sequence[int]) -> dict[str, int]:
+    """Of the completions that a model was asked about, by their lengths in tokens."""
+    return {"distinct_completions": len(lengths), "completion_tokens": sum(lengths)}
+
+
+def preferences(
+    pairs: Iterable[PairIds], logprobs: Mapping[str, float], reference: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """What a model makes of pairs, from summed log-probabilities by completion key. Means over pairs, in nats.
+
+    `chosen_logprob` and `rejected_logprob`; `gamma`, their difference (arXiv 2403.19270); `ranking_accuracy`, the share
+    of pairs where it is positive; and where a reference's log-probabilities are given, `reward_accuracy`, the share
+    where it is larger than the reference's. Empty where nothing is rejected.
+    """
+    keys = [
+        (completion_key(pair.prompt, pair.chosen), completion_key(pair.prompt, pair.rejected))
+        for pair in pairs
+        if pair.rejected is not None
+    ]
+    if not keys:
+        return {}
+    chosen, rejected = (np.array([logprobs[key] for key in side]) for side in zip(*keys, strict=True))
+    gamma = chosen - rejected
+    facts = {
+        "ranking_accuracy": float(np.mean(gamma > 0)),
+        "gamma": float(np.mean(gamma)),
+        "chosen_logprob": float(np.mean(chosen)),
+        "rejected_logprob": float(np.mean(rejected)),
+    }
+    if reference is not None:
+        before = np.array([reference[a] - reference[b] for a, b in keys])
+        facts["reward_accuracy"] = float(np.mean(gamma > before))
+    return facts

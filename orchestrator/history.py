@@ -1,0 +1,105 @@
+"""Whether a run's records can have followed each other: epochs, repeated commits, promotions, ends. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, get_args
+
+from orchestrator.ledger import EndState, Kind, Record, State
+
+_NEEDS_CONFIG = ("offer", "shard", "commit", "promotion", "discard")
+
+
+def out_of_turn(record: Record, state: State) -> Iterator[str]:
+    """What is wrong with a record where it stands; `state` is the fold of all that come before it."""
+    if record.kind not in get_args(Kind):
+        yield f"is of the kind {record.kind!r}, which no driver writes"
+    if record.epoch < state.epoch + (record.kind == "claim"):
+        yield f"of epoch {record.epoch}, after epoch {state.epoch} has begun"
+    elif record.kind == "claim" and record.epoch > state.epoch + 1:
+        yield f"claims epoch {record.epoch}, after epoch {state.epoch}"
+    elif record.kind != "claim" and record.epoch > state.epoch:
+        yield f"of epoch {record.epoch}, which no claim has begun"
+    if record.kind in _NEEDS_CONFIG and not state.configs:
+        yield f"is a {record.kind}, and no config record stands before it"
+    if state.end is not None and record.kind not in ("claim", "end"):
+        yield f"is a {record.kind}, and its driver has ended before"
+    yield from _CHECKS.get(record.kind, _nothing)(record.data, state)
+
+
+def _nothing(data: Mapping[str, Any], state: State) -> Iterator[str]:
+    yield from ()
+
+
+def _commit(data: Mapping[str, Any], state: State) -> Iterator[str]:
+    if data["step"] in state.commits:
+        yield f"commits {data['step']} again"
+    same = [
+        shard
+        for shard in state.shards.get(data["step"], {}).values()
+        if shard.facts.get("recipe", 1) == data.get("recipe", 1)
+    ]
+    for shard in same:
+        if shard.facts.get("fingerprint", data["fingerprint"]) != data["fingerprint"]:
+            yield f"commits {data['step']} with another fingerprint than its shard {shard.index} has"
+
+
+def _shard(data: Mapping[str, Any], state: State) -> Iterator[str]:
+    step, facts = data["step"], data["facts"]
+    others = state.shards.get(step, {})
+    if data["index"] in others:
+        yield f"commits shard {data['index']} of {step} again"
+    if step in state.commits:
+        yield f"commits shard {data['index']} of {step}, which is committed"
+    for other in others.values():
+        if facts.get("recipe", 1) != other.facts.get("recipe", 1):
+            continue
+        if facts.get("fingerprint") != other.facts.get("fingerprint"):
+            yield f"commits shard {data['index']} of {step} with another fingerprint than shard {other.index} has"
+            return
+
+
+def _promotion(data: Mapping[str, Any], state: State) -> Iterator[str]:
+    number, done = data["round"], [promotion["round"] for promotion in state.promotions]
+    if number != len(done) + 1:
+        yield f"is the promotion of round {number}, after those of {done or 'none'}"
+    if state.promotions and not state.promotions[-1]["promoted"]:
+        yield f"is the promotion of round {number}, and the gate has refused round {done[-1]}"
+    if f"rounds/{number:02d}/evaluation" not in state.commits:
+        yield f"is the promotion of round {number}, whose evaluation is not committed"
+
+
+def _discard(data: Mapping[str, Any], state: State) -> Iterator[str]:
+    known = {artifact.path for artifact in state.artifacts()} | state.discarded
+    yield from (f"discards {path}, which is not committed" for path in data["paths"] if path not in known)
+
+
+def _end(data: Mapping[str, Any], state: State) -> Iterator[str]:
+    said, done = data["state"], len(state.promotions)
+    if said not in get_args(EndState):
+        yield f"says that the run ended as {said!r}, which no run does"
+    if said == "finished" and state.configs:
+        rounds = state.configs[-1]["job"]["rounds"]
+        # A run that is made to be graded again ends with the pairs of a round.
+        if done < rounds and f"rounds/{done + 1:02d}/pairs" not in state.commits:
+            yield f"says that the run is finished, and {done} of its {rounds} rounds are"
+    if said == "not started" and not (state.configs and "parent" in state.configs[-1]):
+        yield "says that the run is a fork which was not started, and it is no fork"
+
+
+_CHECKS = {"commit": _commit, "shard": _shard, "promotion": _promotion, "discard": _discard, "end": _end}
+
+
+def current(text: str, state: State, after: set[str]) -> str | None:
+    """What is wrong with the file CURRENT, if anything. `after` are the kinds of the records that follow the last
+    promotion: a driver may have died before it wrote the file, and the next one does so at its start."""
+    if not state.promotions:
+        return f"names {text}, and nothing was promoted" if text else None
+    named = [str(promotion["reference"]) for promotion in state.promotions]
+    behind = named[-2:-1] if after <= {"claim", "config", "discard", "end"} else []
+    return None if text in (named[-1], *behind) else f"names {text}, and the last promotion {named[-1]}"
+
+
+def model_names(state: State) -> set[str]:
+    """By which names promotions may speak of the seed model."""
+    return {str(config.get("model") or config["job"]["model"]) for config in state.configs}

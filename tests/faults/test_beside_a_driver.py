@@ -1,0 +1,155 @@
+"""Readers beside a running driver: what changes under their eyes is no damage, and nothing ends in a traceback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.artifacts import Artifacts
+from orchestrator.cleaning import waste
+from orchestrator.driver import identity
+from orchestrator.errors import Damaged
+from orchestrator.fork import fork
+from orchestrator.ledger import Artifact, Ledger
+from orchestrator.lineage import pair_files_trained_on
+from orchestrator.living import settled
+from orchestrator.report import report_text
+from orchestrator.run import Run
+from orchestrator.status import status
+from orchestrator.verify import Verification, verify
+from tests.faults.children import Case, is_alive, running, scratch, small_project, wait_for
+from tests.stand_ins import StandIns, run_job
+
+CHECKPOINT = "rounds/01/checkpoint"
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished")
+    run_job(small_project(folder), StandIns(gain=0.1, steps=2, peak=1))
+    return folder / "run"
+
+
+@pytest.fixture
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def discard(run: Path) -> None:
+    """What a driver does that comes by."""
+    driven = Run(run)
+    driven.claim(identity())
+    driven.discard(CHECKPOINT)
+
+
+class Meanwhile(Verification):
+    """Something happens between the reading of the ledger and the first look at a file."""
+
+    def __init__(self, run: Path, act: Callable[[Path], None]) -> None:
+        super().__init__(run)
+        self._act: Callable[[Path], None] | None = act
+
+    def look(self, what: Any) -> list[str]:
+        act, self._act = self._act, None
+        if act:
+            act(self.root)
+        return super().look(what)
+
+
+def test_what_is_discarded_meanwhile_is_not_missing(run: Path) -> None:
+    report = Meanwhile(run, discard).report()
+    assert not (run / CHECKPOINT).exists() and report.findings == []
+
+
+def test_what_is_missing_without_a_record_is(run: Path) -> None:
+    report = Meanwhile(run, lambda root: shutil.rmtree(root / CHECKPOINT)).report()
+    assert report.findings and all(line.startswith(CHECKPOINT) for line in report.findings)
+
+
+class Revealing(Artifacts):
+    """A driver gives a file its final name when somebody knows where it was and has not looked there yet."""
+
+    def place(self, artifact: Artifact) -> Path:
+        found, hidden = super().place(artifact), self.root / artifact.hidden
+        if hidden.exists():
+            hidden.rename(self.root / artifact.path)
+        return found
+
+
+def test_what_gets_its_final_name_meanwhile_is_not_missing(run: Path) -> None:
+    [artifact] = Ledger(run / "ledger").state.commits["rounds/02/evaluation"].artifacts
+    (run / artifact.path).rename(run / artifact.hidden)
+    verification = Verification(run)
+    verification.at = Revealing(run)
+    assert verification.report().findings == [] and (run / artifact.path).exists()
+
+
+class MeanwhileOverrides(list[str]):
+    """Overrides of a fork that somebody drives the parent beside: they are read when its ledger was."""
+
+    def __init__(self, act: Callable[[], None]) -> None:
+        super().__init__(["rounds=3"])
+        self._acts = [act]
+
+    def __iter__(self) -> Iterator[str]:
+        while self._acts:
+            self._acts.pop()()
+        return super().__iter__()
+
+
+def test_a_fork_of_what_is_discarded_meanwhile_begins_anew(run: Path, tmp_path: Path) -> None:
+    child = tmp_path / "child"
+    fork(run, child, MeanwhileOverrides(lambda: discard(run)))
+    offers = Ledger(child / "ledger").state.offers
+    assert offers["rounds/01/retrain", None].discarded == (CHECKPOINT,)
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".child")] == []
+
+
+def test_a_fork_of_what_is_missing_says_so(run: Path, tmp_path: Path) -> None:
+    shutil.rmtree(run / CHECKPOINT)
+    with pytest.raises(Damaged, match="committed, but missing"):
+        fork(run, tmp_path / "child", ["rounds=3"])
+
+
+def test_damage_by_a_ledger_that_stands_still_is_told_after_two_looks(run: Path) -> None:
+    seen = []
+
+    def damaged(ledger: Ledger) -> None:
+        seen.append(len(ledger.records))
+        if len(seen) == 1:
+            discard(run)
+        raise Damaged("so it is")
+
+    with pytest.raises(Damaged):
+        settled(run, damaged)
+    assert len(seen) == 3 and seen[0] < seen[1] == seen[2]
+
+
+def test_readers_beside_a_driver_tell_of_no_damage(tmp_path: Path) -> None:
+    """A run of several rounds that keeps one checkpoint, so that others vanish all the time."""
+    looked = 0
+    with scratch(tmp_path) as folder:
+        data = {"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl", "prompts_per_round": 6}
+        job = small_project(folder, rounds=6, keep={"checkpoints": 1}, data=data | {"prompts": "same"})
+        case = Case(job, folder / "case")
+        with running(case) as driver:
+            wait_for(case.run / "ledger/00000002.json", driver)
+            while is_alive(driver):
+                assert verify(case.run).findings == []
+                assert status(case.run)["state"] in ("running", "finished")
+                assert report_text(case.run)
+                waste(case.run)
+                if (done := status(case.run)["rounds"]) and done[-1]["promoted"]:
+                    pair_files_trained_on(case.run, done[-1]["round"])
+                fork(case.run, folder / f"child-{looked}", ["rounds=7"])
+                assert verify(folder / f"child-{looked}").findings == []
+                looked += 1
+        assert driver.exitcode == 0, case.output
+        discarded = Ledger(case.run / "ledger").state.discarded
+        assert {f"rounds/{number:02d}/checkpoint" for number in range(1, 6)} & discarded
+        assert json.loads(json.dumps(verify(case.run).as_json()))["sound"] and looked

@@ -1,0 +1,273 @@
+"""`ratchet verify` computes facts again: each fact of a finished run is changed in turn, and must be a finding, or is
+one of those that no file tells of."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import Job
+from orchestrator.differences import differences
+from orchestrator.durable import canonical, fingerprint
+from orchestrator.ledger import Ledger
+from orchestrator.recount import LEFT, Recount
+from orchestrator.run_files import RunFiles
+from orchestrator.verify import verify
+from tests.faults.children import Case
+from tests.faults.jobs import KINDS
+from tests.faults.sweeps import STRIDE
+
+LEFT_HERE = frozenset({"probe.tokens", "probe.completions"})
+"""Of a checkpoint that was not chosen nothing is left that could be counted."""
+
+
+def records(run: Path) -> dict[Path, dict[str, Any]]:
+    return {path: json.loads(path.read_bytes()) for path in sorted((run / "ledger").glob("*.json"))}
+
+
+def seal(path: Path, document: dict[str, Any]) -> None:
+    """Write a record with the `check` that belongs to it, as somebody would who changes it on purpose."""
+    document = {key: value for key, value in document.items() if key != "check"}
+    path.write_bytes(canonical(document | {"check": fingerprint(document)}) + b"\n")
+
+
+def leaves(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The place of everything in a JSON value that is no object or list."""
+    if isinstance(value, dict | list):
+        for key, below in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(below, (*above, key))
+    else:
+        yield above
+
+
+def other(value: Any) -> Any:
+    """Another value of the same type."""
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, int | float):
+        return value + 1 if value < 1 or isinstance(value, int) else value * 0.99
+    return 0.5 if value is None else f"{value}x"
+
+
+def dotted(place: tuple[Any, ...]) -> str:
+    return ".".join(name for name in map(str, place) if not name.isdigit())
+
+
+def is_left(step: str, place: tuple[Any, ...]) -> bool:
+    name = dotted(place)
+    return bool(LEFT & {name, *map(str, place)}) or ("/selection/" in step and name in LEFT_HERE)
+
+
+def changes(run: Path) -> Iterator[tuple[Path, dict[str, Any], str]]:
+    """Every record with one fact changed, and what was changed."""
+    for path, document in records(run).items():
+        data = document["data"]
+        facts = data.get("facts") if document["kind"] in ("commit", "shard") else None
+        facts = data if document["kind"] == "promotion" else facts
+        for place in leaves(facts or {}):
+            if document["kind"] != "promotion" and is_left(data["step"], place):
+                continue
+            changed = json.loads(json.dumps(document))
+            inner = changed["data"] if document["kind"] == "promotion" else changed["data"]["facts"]
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = other(inner[place[-1]])
+            yield path, changed, f"{path.name}: {data.get('step', 'promotion')}: {'.'.join(map(str, place))}"
+
+
+def missed(run: Path, stride: int) -> tuple[list[str], int]:
+    """Of every so manieth change those that `verify` does not find in the record, and how many were tried."""
+    found, tried = [], 0
+    for number, (path, changed, what) in enumerate(changes(run)):
+        if number % stride:
+            continue
+        before, tried = path.read_bytes(), tried + 1
+        seal(path, changed)
+        if not any(f"ledger/{path.name}" in line for line in verify(run).findings):
+            found.append(what)
+        path.write_bytes(before)
+    return found, tried
+
+
+def finished(folder: Path, source: str) -> Path:
+    """A run of the smallest job of a source, with gate problems enough for a difference to be seen."""
+    kind = KINDS[source]
+    job = kind.make(folder)
+    case = Case(job, folder / "case", kind.workers)
+    case.folder.mkdir()
+    kind.workers(case).drive()
+    return case.run
+
+
+def passed_over(run: Path) -> list[str]:
+    """The facts of commits and shards that may say anything else beside the files, but for those that are left."""
+    state, found = Ledger(run / "ledger").state, []
+    recount = Recount(RunFiles(run, state, ()), Job.model_validate(state.configs[-1]["job"]))
+    every = [(step, commit.facts, recount.commit(step)) for step, commit in state.commits.items()]
+    for step, shards in state.shards.items():
+        every += [(step, shard.facts, recount.shard(step, index)) for index, shard in shards.items()]
+    for step, facts, computed in every:
+        assert computed is not None and not list(differences(facts, computed)), step
+        for place in leaves(facts):
+            changed = inner = json.loads(json.dumps(facts))
+            for key in place[:-1]:
+                inner = inner[key]
+            inner[place[-1]] = other(inner[place[-1]])
+            if not is_left(step, place) and not list(differences(changed, computed)):
+                found.append(f"{step}: {'.'.join(map(str, place))}")
+    return found
+
+
+@pytest.mark.parametrize("source", KINDS)
+def test_every_fact_is_computed_again_or_left(tmp_path: Path, source: str) -> None:
+    """A new fact must be sorted into one of the two."""
+    assert passed_over(finished(tmp_path, source)) == []
+
+
+@pytest.mark.parametrize(
+    ("source", "stride"),
+    [pytest.param("sample", 2 * STRIDE, id="sample-sample")]
+    + [pytest.param(source, 1, marks=pytest.mark.faults, id=f"{source}-every-fact") for source in KINDS],
+)
+def test_a_fact_that_is_changed_is_found(tmp_path: Path, source: str, stride: int) -> None:
+    run = finished(tmp_path, source)
+    assert verify(run).findings == []
+    found, tried = missed(run, stride)
+    assert found == [] and tried
+
+
+def test_every_fact_that_is_left_is_told_by_some_run(tmp_path: Path) -> None:
+    """No name stands among those that are not computed again without need."""
+    told = set()
+    for source in ("steps, judge", "dataset"):
+        (tmp_path / source).mkdir()
+        for document in records(finished(tmp_path / source, source)).values():
+            facts = document["data"].get("facts", {})
+            told |= {name for place in leaves(facts) for name in (dotted(place), *map(str, place))}
+    real_alone = {"engines_lost", "graders_lost", "restarts", "resumed_from", "first_step", "judge_prompt", "revisions"}
+    assert LEFT - told <= real_alone | {"id"}, "facts of the real stack, and of models and data of the Hub"
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return finished(tmp_path_factory.mktemp("sample"), "sample")
+
+
+@pytest.fixture
+def run(sample: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sample, tmp_path / "run"))
+
+
+def change(run: Path, kind: str, step: str | None, what: Any) -> str:
+    """Change the first such record by `what`, which gets all of it; the record's name."""
+    path, document = next(
+        (path, document)
+        for path, document in records(run).items()
+        if document["kind"] == kind and document["data"].get("step") == step
+    )
+    what(document)
+    seal(path, document)
+    return f"ledger/{path.name}"
+
+
+def test_an_accuracy_of_99_per_cent_is_named_with_what_the_files_say(run: Path) -> None:
+    def better(document: dict[str, Any]) -> None:
+        document["data"]["facts"]["test"]["accuracy"] = 0.99
+
+    name = change(run, "commit", "rounds/02/evaluation", better)
+    [line] = verify(run).findings
+    assert line == f"{name}: rounds/02/evaluation: test.accuracy is 0.99, and the files say 0.3333333333333333"
+
+
+def test_an_unknown_kind_and_an_unknown_step_are_named(run: Path) -> None:
+    name = change(run, "end", None, lambda document: document.update(kind="wish"))
+    assert f"{name}: is of the kind 'wish', which no driver writes" in verify(run).findings
+    name = change(run, "commit", "rounds/02/replay", lambda d: d["data"].update(step="rounds/02/replays"))
+    assert f"{name}: rounds/02/replays: is no step of a run" in verify(run).findings
+
+
+def test_epochs_rise_one_by_one_and_each_begins_with_a_claim(run: Path) -> None:
+    def later(document: dict[str, Any]) -> None:
+        document["epoch"] = 2
+
+    name = change(run, "commit", "rounds/02/train", later)
+    assert verify(run).findings[0] == f"{name}: of epoch 2, which no claim has begun"
+
+
+def test_what_no_driver_commits_twice_is_named(run: Path) -> None:
+    [path] = [p for p, d in records(run).items() if d["data"].get("step") == "rounds/02/replay"]
+    last = max(records(run))
+    document = json.loads(last.read_bytes())
+    end = run / "ledger" / f"{document['number'] + 1:08d}.json"
+    seal(end, document | {"number": document["number"] + 1})
+    seal(last, json.loads(path.read_bytes()) | {"number": document["number"]})
+    assert verify(run).findings == [f"ledger/{last.name}: commits rounds/02/replay again"]
+
+
+def test_a_shard_with_another_fingerprint_than_its_step_is_named(run: Path) -> None:
+    def foreign(document: dict[str, Any]) -> None:
+        document["data"]["facts"]["fingerprint"] = "0" * 32
+
+    change(run, "shard", "rounds/01/samples", foreign)
+    found = verify(run).findings
+    assert any("with another fingerprint than" in line for line in found)
+
+
+def test_an_end_that_cannot_be_is_named(run: Path) -> None:
+    name = change(run, "end", None, lambda document: document["data"].update(state="triumphant"))
+    assert verify(run).findings == [f"{name}: says that the run ended as 'triumphant', which no run does"]
+
+
+def test_current_may_be_behind_only_where_its_driver_died(run: Path) -> None:
+    (run / "CURRENT").write_text("rounds/01/checkpoint\n")
+    assert verify(run).findings == [], "a driver that dies may leave it behind"
+    (run / "CURRENT").write_text("/somewhere/else\n")
+    assert verify(run).findings == ["CURRENT: names /somewhere/else, and the last promotion rounds/02/checkpoint"]
+
+
+@pytest.mark.parametrize("value", [None, "x", 7, -1, [], {}, [[]], {"x": {}}, 1e999, "\x1b]52;c;AAAA\x07"])
+def test_whatever_stands_in_a_record_verify_does_not_break(run: Path, value: Any) -> None:
+    """Each value of one record of each kind and step in turn, by another type: findings, and no traceback."""
+    kept = {path: path.read_bytes() for path in records(run)}
+    for path, document in list(records(run).items()):
+        for key in document["data"]:
+            changed = document | {"data": document["data"] | {key: value}}
+            if value != 1e999:
+                seal(path, changed)
+            else:
+                path.write_text(json.dumps(changed))
+    assert verify(run).findings
+    for path, content in kept.items():
+        path.write_bytes(content)
+    assert verify(run).findings == []
+
+
+def test_a_path_that_leads_out_by_a_link_is_named(run: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "outside"
+    (run / "rounds/01/pairs").rename(outside)
+    (run / "rounds/01/pairs").symlink_to(outside)
+    (run / "rounds/02").rename(tmp_path / "second")
+    (run / "rounds/02").symlink_to(tmp_path / "second")
+    found = verify(run).findings
+    assert any(line.startswith("commit of rounds/02/pairs: ") and "leads out of the run" in line for line in found)
+    assert any(line.startswith("rounds/01/pairs/00000.parquet: ") and "leads out" in line for line in found)
+
+
+@pytest.mark.parametrize("name", ["rounds/01/pairs/00000.parquet", "CURRENT"])
+def test_a_pipe_in_a_files_place_is_named_and_not_waited_for(run: Path, name: str) -> None:
+    (run / name).unlink()
+    os.mkfifo(run / name)
+    assert any(line.startswith(name) for line in verify(run).findings)
+
+
+def test_odd_numbers_in_the_ledger_are_strays_or_a_gap(run: Path) -> None:
+    (run / "ledger/1².json").write_text("{}")
+    (run / "ledger/9999999999.json").write_text("{}")
+    found = verify(run).findings
+    assert len(found) == 2 and "to 9999999998.json: missing" in found[0]
