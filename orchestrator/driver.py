@@ -123,6 +123,7 @@ def drive(
         say(f"stages    {line}")
     check_start(file, root, seed.folder, problems, preferences or [], say, ask, render)
     probe_links(root)
+    crew = hire(job, root / "logs")  # nothing is started yet, but what could not be is told
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}", say)
     run = Run(root, on_append=tracker.poke)
@@ -138,7 +139,7 @@ def drive(
         model = keep_model(run, job, seed)
         if reference:
             keep_model(run, job, reference, "reference")
-        with hire(job, root / "logs") as workers, _interruption(run, received):
+        with crew as workers, _interruption(run, received):
             improve(job, run, workers, problems, model, say, until)
 
 
