@@ -105,13 +105,14 @@ class Cluster:
             self._folder.remove()
 
     def _start_private(self) -> None:
-        remove_leftovers()
+        place = require_short_place()
+        remove_leftovers(place)
         # Set before Ray is imported, which reads it once. The token lives in this process tree alone.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as on a Mac: every server listens on loopback alone
         os.environ.pop("RAY_ADDRESS", None)
-        self._folder = PrivateFolder()
+        self._folder = PrivateFolder(place)
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
             with _environment(_private_environment(self._folder)):

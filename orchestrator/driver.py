@@ -104,6 +104,7 @@ def drive(
     job = file.job
     root = run_folder(job)
     check_same_job(root, job)
+    crew = hire(job, root / "logs")  # nothing is started yet; what could not be is told
     seed = seed_of(file, root)
     check_same_model(root, seed)
     if seed.origin:
@@ -123,7 +124,6 @@ def drive(
         say(f"stages    {line}")
     check_start(file, root, seed.folder, problems, preferences or [], say, ask, render)
     probe_links(root)
-    crew = hire(job, root / "logs")  # nothing is started yet, but what could not be is told
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}", say)
     run = Run(root, on_append=tracker.poke)

@@ -55,7 +55,8 @@ def require_short_place() -> Path:
         key = next((k for k in ("TMPDIR", "TEMP", "TMP") if os.environ.get(k)), "TMPDIR")
         raise BadInput(
             f"{key}: {place} has {length} characters, and a private Ray, which puts its sockets there, leaves room for "
-            f"{most}. Set TMPDIR to a shorter folder for this command (TMPDIR=/tmp), or join a cluster (cluster.address)."
+            f"{most}. Set TMPDIR to a shorter folder for this command (TMPDIR=/tmp), or join a cluster "
+            "(cluster.address)."
         )
     return Path(place)
 
@@ -63,13 +64,12 @@ def require_short_place() -> Path:
 class PrivateFolder:
     """A new folder of this process, for as long as it lives."""
 
-    def __init__(self) -> None:
-        """
+    def __init__(self, place: Path) -> None:
+        """In `place`, which others may write to as well.
+
         Raises:
-            BadInput: the place for temporary files has too long a path.
-            OSError: it cannot be written.
+            OSError: this process may not.
         """
-        place = require_short_place()
         for _ in range(_TRIES):
             self.path = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=place))
             with contextlib.suppress(FileNotFoundError, BlockingIOError):  # somebody cleans up at this very moment
@@ -114,9 +114,8 @@ class PrivateFolder:
     _lock: int | None = None
 
 
-def remove_leftovers() -> None:
-    """Clear the folders of this user's drivers that were killed, and end what they have left running."""
-    place = Path(tempfile.gettempdir())
+def remove_leftovers(place: Path) -> None:
+    """Clear the folders in `place` of this user's drivers that were killed, and end what they have left running."""
     for name in sorted(os.listdir(place)):
         if name.startswith(_PREFIX):
             with contextlib.suppress(OSError), _opened(place / name) as folder:
@@ -176,7 +175,7 @@ def _taken_lock(folder: int) -> int | None:
         status = os.fstat(lock)
         if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Unlinked: another has cleared it. And a lock of another host's, on a shared file system, may not show here.
+            # Unlinked: another has cleared it. Another host's: on a shared file system its lock may not show here.
             if os.fstat(lock).st_nlink and _host(os.pread(lock, 4096, 0)) in (None, socket.gethostname()):
                 return lock
     except OSError:
