@@ -175,8 +175,8 @@ def _taken_lock(folder: int) -> int | None:
         status = os.fstat(lock)
         if stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid():
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            # Unlinked: another has cleared it. Another host's: on a shared file system its lock may not show here.
-            if os.fstat(lock).st_nlink and _host(os.pread(lock, 4096, 0)) in (None, socket.gethostname()):
+            # On a shared file system the locks of another host may not show here.
+            if _host(os.pread(lock, 4096, 0)) in (None, socket.gethostname()):
                 return lock
     except OSError:
         pass

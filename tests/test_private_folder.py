@@ -221,6 +221,30 @@ def test_drivers_that_start_while_others_clean_up_keep_their_folders(place: Path
     assert not list(place.iterdir())
 
 
+def test_a_folder_that_is_cleared_just_before_it_is_locked_is_not_used(place: Path) -> None:
+    # Python tells of a lock before it is taken. In a process of its own, since it never stops telling.
+    code = """
+import sys
+from pathlib import Path
+from orchestrator.private_folder import PrivateFolder, remove_leftovers
+
+place, seen = Path(sys.argv[1]), []
+
+def clean_up(event, _):
+    if event == "fcntl.flock" and not seen:
+        seen.extend(place.iterdir())
+        remove_leftovers(place)
+        assert not list(place.iterdir())
+
+sys.addaudithook(clean_up)
+folder = PrivateFolder(place)
+assert len(seen) == 1 and seen != [folder.path] and (folder.path / ".lock").is_file()
+folder.remove()
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(place)], cwd=PROJECT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def head(program: Path, folder: Path) -> subprocess.Popen[bytes]:
     """A process of a head's name, told a place below `folder`, that waits."""
     if not program.exists():

@@ -1,0 +1,96 @@
+"""What a private Ray shows to its neighbours: nothing below its folder, and no port beyond this host."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orchestrator import config
+from orchestrator.cluster import Cluster
+from orchestrator.private_folder import remove_leftovers
+
+PROJECT = Path(__file__).parent.parent
+PATIENCE = 150.0  # seconds; a deadline for a hung test, not an expectation
+
+pytestmark = pytest.mark.real
+
+
+def test_a_private_ray_is_for_its_user_alone_and_leaves_nothing(tmp_path: Path) -> None:
+    code = f"from tests.test_private_ray_real import show; show({str(tmp_path)!r})"
+    command = [sys.executable, "-c", code]
+    driver = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert driver.stdout
+        told = json.loads(next(line for line in driver.stdout if line.startswith("{")))
+        folder = Path(told["folder"])
+        assert told["temporary"] == [str(folder / "t")] * 3  # a task's and the ranks', where vLLM leaves its files
+        assert {"gcs_server", "raylet"} <= told["listening"].keys() and sum("Rank" in n for n in told["listening"]) == 1
+        abroad = {n: a for n, a in told["listening"].items() if not all(map(_is_loopback, a))}
+        assert not abroad
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "r").stat().st_mode) == 0o777, "Ray leaves its folder closed: is ours needed yet?"
+    finally:
+        driver.kill()
+        driver.wait()
+    # Killed while Ray forks its head: the head goes on, and the next start ends it.
+    _, alive = psutil.wait_procs([psutil.Process(p) for p in told["servers"] if psutil.pid_exists(p)], timeout=PATIENCE)
+    assert not alive
+    head = subprocess.Popen(told["command"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        remove_leftovers(folder.parent)
+        assert head.wait(PATIENCE) in (0, -signal.SIGTERM, -signal.SIGKILL)
+    finally:
+        head.kill()
+        head.wait()
+    deadline = time.monotonic() + PATIENCE
+    while folder.exists() and time.monotonic() < deadline:  # Ray's agents outlive it by a minute, and write there
+        time.sleep(1)
+        remove_leftovers(folder.parent)
+    assert not folder.exists()
+
+
+def show(logs: str) -> None:
+    """Start everything that listens for others but an engine, tell about it, and wait to be killed."""
+    from workers.trainer_group import TrainerGroup
+
+    settings = config.Train(ranks=2)
+    with Cluster(config.Cluster(), Path(logs) / "logs") as cluster:
+        temporary = [cluster.call(tempfile.gettempdir)]
+        with cluster.reserve("ranks", 2, 1, 0) as placement, TrainerGroup(settings, placement) as group:
+            temporary += group.each(_temporary)
+            listening: dict[str, list[str]] = {}
+            servers: list[int] = []
+            command: list[str] = []
+            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
+                name = process.name()
+                addresses = [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+                if addresses:
+                    listening.setdefault(name, []).extend(addresses)
+                if name in ("gcs_server", "raylet"):
+                    servers.append(process.pid)
+                if name == "gcs_server":
+                    command = process.cmdline()
+            folder = str(Path(temporary[0]).parent)
+            told = {"folder": folder, "temporary": temporary, "listening": listening}
+            print(json.dumps(told | {"servers": servers, "command": command}), flush=True)
+            sys.stdin.read()
+
+
+def _temporary(trainer: Any) -> str:
+    return tempfile.gettempdir()
+
+
+def _is_loopback(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
