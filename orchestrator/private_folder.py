@@ -34,8 +34,10 @@ _LOCK = ".lock"
 _TRIES = 10
 _SOCKET_BYTES = (104 if sys.platform == "darwin" else 108) - 1  # the system's, for the path of a socket
 _SOCKET = f"/{_PREFIX}12345678/r/session_2026-01-01_00-00-00_000000_1234567/sockets/plasma_store"
-_HEADS = ("gcs_server", "raylet")
-_PATIENCE = 5.0  # seconds that a left-over head is given to end by itself
+_REMNANT = re.compile(r"session_.+|r|t")  # what Ray's agents make again, late, of a folder that is gone already
+_SERVERS = ("gcs_server", "raylet")
+_AGENTS = (b"ray::DashboardAgent", b"ray::RuntimeEnvAgent")
+_PATIENCE = 5.0  # seconds that a left-over process is given to end by itself
 _LOG_BYTES = 16 * 2**20
 _LOGS_BYTES = 256 * 2**20
 
@@ -104,9 +106,10 @@ class PrivateFolder:
                 yield from sorted(Path(log.path) for log in found if log.is_file(follow_symlinks=False))
 
     def remove(self) -> None:
-        """Take everything away. Harmless when repeated."""
+        """Take everything away, once Ray has ended. Harmless when repeated."""
         if self._lock is not None:
             with contextlib.suppress(OSError), _opened(self.path) as folder:
+                _end_processes(self.path)
                 _clear(self.path, folder)
             os.close(self._lock)
             self._lock = None
@@ -125,13 +128,15 @@ def remove_leftovers(place: Path) -> None:
 def _remove_leftover(path: Path, folder: int) -> None:
     if os.fstat(folder).st_uid != os.geteuid():
         return
-    if _NAME.fullmatch(path.name) and not os.listdir(folder):
+    names = os.listdir(folder)
+    if not names and _NAME.fullmatch(path.name):
         os.rmdir(path)  # one that was killed at its very start, or at its very end; a living one makes another
-        return
-    lock = _taken_lock(folder)
-    if lock is not None:
+    elif _LOCK not in names and _NAME.fullmatch(path.name) and all(map(_REMNANT.fullmatch, names)):
+        _end_processes(path)
+        _clear(path, folder)
+    elif (lock := _taken_lock(folder)) is not None:
         try:
-            _end_heads(path)
+            _end_processes(path)
             _clear(path, folder)
         finally:
             os.close(lock)
@@ -219,16 +224,16 @@ def _make_way(target: Path) -> None:
     target.mkdir(parents=True, exist_ok=True)
 
 
-def _end_heads(folder: Path) -> None:
-    """End the servers of a Ray below `folder`, whose driver is gone. They end with their driver, unless that was killed
-    in the moment in which Ray forks them. Linux only."""
+def _end_processes(folder: Path) -> None:
+    """End what is left of a Ray below `folder`, whose driver is gone. Its servers end with their driver, unless that
+    was killed in the moment in which Ray forks them; its agents a minute later. Linux only."""
     if sys.platform != "linux":
         return
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             process = os.pidfd_open(int(pid))  # names this process, whatever becomes of its number
             try:
-                if _is_head(int(pid), folder):
+                if _is_below(Path("/proc") / pid, folder):
                     signal.pidfd_send_signal(process, signal.SIGTERM)
                     if not select.select([process], [], [], _PATIENCE)[0]:
                         signal.pidfd_send_signal(process, signal.SIGKILL)
@@ -237,11 +242,14 @@ def _end_heads(folder: Path) -> None:
                 os.close(process)
 
 
-def _is_head(pid: int, folder: Path) -> bool:
-    """Whether a process is a server of Ray's, of this user, that was told a place below `folder`."""
-    about = Path("/proc") / str(pid)
-    if about.stat().st_uid != os.geteuid() or os.path.basename(os.readlink(about / "exe")) not in _HEADS:
+def _is_below(process: Path, folder: Path) -> bool:
+    """Whether a process, of /proc, is this user's and a server of Ray's that was told a place below `folder`, or an
+    agent of Ray's that holds a file there: one that only looks at the logs is neither."""
+    if process.stat().st_uid != os.geteuid():
         return False
-    mark = os.fsencode(f"{folder}/")
-    words = (about / "cmdline").read_bytes().split(b"\0")
-    return any(word.partition(b"=")[2].startswith(mark) for word in words)
+    words = (process / "cmdline").read_bytes().split(b"\0")
+    if os.path.basename(os.readlink(process / "exe")) in _SERVERS:
+        return any(word.partition(b"=")[2].startswith(os.fsencode(f"{folder}/")) for word in words)
+    if words[0].rstrip() not in _AGENTS:
+        return False
+    return any(os.readlink(file.path).startswith(f"{folder}/") for file in os.scandir(process / "fd"))

@@ -125,6 +125,7 @@ def test_a_folder_without_a_lock_of_ours_stays(place: Path, tmp_path: Path, lock
     folder, precious = left_behind(place), tmp_path / "precious"
     precious.write_text("kept")
     (folder / ".lock").unlink()
+    (folder / "rows").mkdir()
     if lock == "link":
         (folder / ".lock").symlink_to(precious)
     elif lock == "pipe":
@@ -158,9 +159,11 @@ def test_another_users_folder_stays(place: Path) -> None:
 
 def test_an_empty_folder_of_ours_goes_and_one_of_another_kind_stays(place: Path) -> None:
     (place / "ratchet-aaaaaaaa").mkdir()
+    (place / "ratchet-bbbbbbbb" / "session_2026" / "logs").mkdir(parents=True)  # made again by Ray's agents
     (place / "ratchet-soak-results").mkdir()
+    (place / "ratchet-cccccccc" / "rows").mkdir(parents=True)
     remove_leftovers(place)
-    assert [path.name for path in place.iterdir()] == ["ratchet-soak-results"]
+    assert sorted(path.name for path in place.iterdir()) == ["ratchet-cccccccc", "ratchet-soak-results"]
 
 
 def test_what_cannot_be_removed_yet_is_found_again(place: Path) -> None:
@@ -190,7 +193,7 @@ def test_drivers_that_start_while_others_clean_up_keep_their_folders(place: Path
             remove_leftovers(place)
 
     def drive() -> None:
-        for _ in range(60):
+        for _ in range(25):
             folder = PrivateFolder(place)
             (folder.ray / "session").mkdir()
             if not (folder.temporary.is_dir() and (folder.path / ".lock").is_file()):
@@ -254,8 +257,15 @@ def head(program: Path, folder: Path) -> subprocess.Popen[bytes]:
     return subprocess.Popen(words, stdin=subprocess.PIPE)
 
 
+def agent(name: str, folder: Path) -> subprocess.Popen[bytes]:
+    """A process of such a name that writes to a log below `folder`."""
+    with open(folder / "agent.log", "w") as log:
+        words = [name, "-c", "read line"]
+        return subprocess.Popen(words, executable="/bin/sh", stdin=subprocess.PIPE, stdout=log)
+
+
 @on_linux
-def test_the_head_of_a_killed_driver_is_ended_and_no_other_process(place: Path, tmp_path: Path) -> None:
+def test_what_a_killed_driver_left_running_is_ended_and_no_other_process(place: Path, tmp_path: Path) -> None:
     dead = left_behind(place)
     living = PrivateFolder(place)
     tool = tmp_path / "tail"  # somebody looks at the logs
@@ -265,10 +275,14 @@ def test_the_head_of_a_killed_driver_is_ended_and_no_other_process(place: Path, 
         "of another cluster": head(tmp_path / "gcs_server", place / "ray"),
         "of a longer name": head(tmp_path / "gcs_server", Path(f"{dead}a")),
         "another program": head(tool, dead),
+        "its agent": agent("ray::DashboardAgent", dead),
+        "the agent of a living driver": agent("ray::DashboardAgent", living.path),
+        "another program that writes there": agent("tee", dead),
     }
     try:
         remove_leftovers(place)
-        assert [name for name, process in processes.items() if process.poll() is not None] == ["left behind"]
+        gone = [name for name, process in processes.items() if process.poll() is not None]
+        assert gone == ["left behind", "its agent"]
         assert not dead.exists()
     finally:
         for process in processes.values():
