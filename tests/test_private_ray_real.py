@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,17 @@ def test_a_private_ray_is_for_its_user_alone_and_leaves_nothing(tmp_path: Path) 
         driver.kill()
         driver.wait()
     # Killed while Ray forks its head: the head goes on, and the next start ends it.
-    servers = [psutil.Process(pid) for pid in told["servers"] if psutil.pid_exists(pid)]
-    _, alive = psutil.wait_procs(servers, timeout=PATIENCE)
-    assert not alive
+    deadline = time.monotonic() + PATIENCE
+    while any(map(_runs, told["servers"])):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
     head = subprocess.Popen(told["command"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         assert head.poll() is None
         remove_leftovers(folder.parent)
         assert head.wait(PATIENCE) in (0, -signal.SIGTERM, -signal.SIGKILL)
         assert not folder.exists()
-        assert not [pid for pid in told["agents"] if psutil.pid_exists(pid)], "Ray's agents, which write there"
+        assert not [pid for pid in told["agents"] if _runs(pid)], "Ray's agents, which write there"
     finally:
         head.kill()
         head.wait()
@@ -84,6 +86,13 @@ def show(logs: str) -> None:
             told = {"folder": folder, "temporary": temporary, "listening": listening}
             print(json.dumps(told | {"servers": servers, "agents": agents, "command": command}), flush=True)
             sys.stdin.read()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def _temporary(trainer: Any) -> str:
