@@ -119,10 +119,12 @@ class PrivateFolder:
 
 def remove_leftovers(place: Path) -> None:
     """Clear the folders in `place` of this user's drivers that were killed, and end what they have left running."""
-    for name in sorted(os.listdir(place)):
-        if name.startswith(_PREFIX):
-            with contextlib.suppress(OSError), _opened(place / name) as folder:
-                _remove_leftover(place / name, folder)
+    found: list[str] = []
+    with contextlib.suppress(OSError):  # a place that may be written, and not looked into
+        found = [name for name in os.listdir(place) if name.startswith(_PREFIX)]
+    for name in found:
+        with contextlib.suppress(OSError), _opened(place / name) as folder:
+            _remove_leftover(place / name, folder)
 
 
 def _remove_leftover(path: Path, folder: int) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import signal
 import stat
@@ -19,6 +18,7 @@ import pytest
 from orchestrator import config
 from orchestrator.cluster import Cluster
 from orchestrator.private_folder import remove_leftovers
+from tests.real import abroad, family, listening
 
 PROJECT = Path(__file__).parent.parent
 PATIENCE = 150.0  # seconds; a deadline for a hung test, not an expectation
@@ -28,16 +28,21 @@ pytestmark = pytest.mark.real
 
 def test_a_private_ray_is_for_its_user_alone_and_leaves_nothing(tmp_path: Path) -> None:
     code = f"from tests.test_private_ray_real import show; show({str(tmp_path)!r})"
-    command = [sys.executable, "-c", code]
-    driver = subprocess.Popen(command, cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
     try:
         assert driver.stdout
         told = json.loads(next(line for line in driver.stdout if line.startswith("{")))
         folder = Path(told["folder"])
         assert told["temporary"] == [str(folder / "t")] * 3  # a task's and the ranks', where vLLM leaves its files
-        assert {"gcs_server", "raylet"} <= told["listening"].keys() and sum("Rank" in n for n in told["listening"]) == 1
-        abroad = {n: a for n, a in told["listening"].items() if not all(map(_is_loopback, a))}
-        assert not abroad
+        found = listening(driver)
+        assert {"gcs_server", "raylet", "ray::_Rank"} <= found.keys()
+        assert not abroad(found)
+        everyone = {process.pid: process.name() for process in family(driver)}
+        servers = {name: pid for pid, name in everyone.items() if name in ("gcs_server", "raylet")}
+        agents = [pid for pid, name in everyone.items() if "Agent" in name]
+        command = psutil.Process(servers["gcs_server"]).cmdline()
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert stat.S_IMODE((folder / "r").stat().st_mode) == 0o777, "Ray leaves its folder closed: is ours needed yet?"
     finally:
@@ -45,46 +50,31 @@ def test_a_private_ray_is_for_its_user_alone_and_leaves_nothing(tmp_path: Path) 
         driver.wait()
     # Killed while Ray forks its head: the head goes on, and the next start ends it.
     deadline = time.monotonic() + PATIENCE
-    while any(map(_runs, told["servers"])):
+    while any(map(_runs, servers.values())):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-    head = subprocess.Popen(told["command"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    head = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     try:
         assert head.poll() is None
         remove_leftovers(folder.parent)
         assert head.wait(PATIENCE) in (0, -signal.SIGTERM, -signal.SIGKILL)
         assert not folder.exists()
-        assert not [pid for pid in told["agents"] if _runs(pid)], "Ray's agents, which write there"
+        assert not [pid for pid in agents if _runs(pid)], "Ray's agents, which write there"
     finally:
         head.kill()
         head.wait()
 
 
 def show(logs: str) -> None:
-    """Start everything that listens for others but an engine, tell about it, and wait to be killed."""
+    """Start everything that listens for others but an engine, tell of its folder, and wait to be killed."""
     with Cluster(config.Cluster(), Path(logs) / "logs") as cluster:
         from workers.trainer_group import TrainerGroup  # imports Ray, which reads its environment then
 
         temporary = [cluster.call(tempfile.gettempdir)]
         with cluster.reserve("ranks", 2, 1, 0) as placement, TrainerGroup(config.Train(ranks=2), placement) as group:
             temporary += group.each(_temporary)
-            listening: dict[str, list[str]] = {}
-            servers, agents = list[int](), list[int]()
-            command: list[str] = []
-            for process in [psutil.Process(), *psutil.Process().children(recursive=True)]:
-                name = process.name()
-                addresses = [c.laddr.ip for c in process.net_connections("inet") if c.status == psutil.CONN_LISTEN]
-                if addresses:
-                    listening.setdefault(name, []).extend(addresses)
-                if name in ("gcs_server", "raylet"):
-                    servers.append(process.pid)
-                if name.startswith("ray::") and "Agent" in name:
-                    agents.append(process.pid)
-                if name == "gcs_server":
-                    command = process.cmdline()
-            folder = str(Path(temporary[0]).parent)
-            told = {"folder": folder, "temporary": temporary, "listening": listening}
-            print(json.dumps(told | {"servers": servers, "agents": agents, "command": command}), flush=True)
+            told = {"folder": str(Path(temporary[0]).parent), "temporary": temporary}
+            print(json.dumps(told), flush=True)
             sys.stdin.read()
 
 
@@ -97,8 +87,3 @@ def _runs(pid: int) -> bool:
 
 def _temporary(trainer: Any) -> str:
     return tempfile.gettempdir()
-
-
-def _is_loopback(address: str) -> bool:
-    found = ipaddress.ip_address(address)
-    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
