@@ -95,11 +95,14 @@ class Cluster:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        import ray
-
         if self._folder and kind is not None and issubclass(kind, Exception) and not issubclass(kind, BadInput):
             with contextlib.suppress(OSError):  # a disk that is full does not keep Ray from ending
                 self._folder.keep_logs(self.logs)
+        self._end()
+
+    def _end(self) -> None:
+        import ray
+
         ray.shutdown()
         if self._folder:
             self._folder.remove()
@@ -118,7 +121,7 @@ class Cluster:
             with _environment(_private_environment(self._folder)):
                 self._init_private(self._folder.ray)
         except BaseException:
-            self._folder.remove()
+            self._end()
             raise
         finally:
             signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place, which exits at once

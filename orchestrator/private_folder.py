@@ -195,7 +195,7 @@ def _host(content: bytes) -> str | None:
     """Where a lock's driver ran; None for one that does not say, as those of earlier versions."""
     try:
         said = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return said["host"] if isinstance(said, dict) and isinstance(said.get("host"), str) else None
 
