@@ -1,29 +1,29 @@
 """Ray: connect, reserve, start actors. The only file of the orchestrator that knows Ray.
 
 A cluster is joined only where the job or RAY_ADDRESS names one; otherwise a private one is started,
-with its own temporary folder and a token of its own, never whatever happens to run on the host.
+with a temporary folder and a token of its own, reached from this host alone, never whatever happens to run there.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import secrets
-import shutil
 import signal
 import socket
-import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
 from orchestrator.errors import BadInput, RatchetError
+from orchestrator.private_folder import PrivateFolder, remove_leftovers, require_short_place
 
+_RENDEZVOUS = "RATCHET_RENDEZVOUS"  # tells training ranks a folder to find each other in (workers.trainer_group)
+_PRIVATE = ("", "local")  # addresses that mean a private cluster
 _STARTS = 3
 _CALL_SECONDS = 3600.0  # for tokenising a round's prompts and the like, which takes seconds
 _OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
@@ -71,41 +71,58 @@ class Cluster:
     """A connected Ray cluster. Use as a context manager: leaving it ends what it started."""
 
     def __init__(self, settings: ClusterSettings, logs: Path) -> None:
+        """
+        Raises:
+            BadInput: a private Ray would have no room for its sockets' names.
+        """
         self.settings = settings
         self.logs = logs
         """Where the workers' logs are kept when a run on a private cluster fails."""
-        self._folder: Path | None = None
+        self._folder: PrivateFolder | None = None
         self._helper: Any = None
+        if self._address in _PRIVATE:
+            require_short_place()
+
+    @property
+    def _address(self) -> str:
+        return self.settings.address or os.environ.get("RAY_ADDRESS") or ""
 
     def __enter__(self) -> Cluster:
-        address = self.settings.address or os.environ.get("RAY_ADDRESS")
-        if address in (None, "", "local"):
+        if self._address in _PRIVATE:
             self._start_private()
         else:
-            self._join(str(address))
+            self._join(self._address)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._folder and kind is not None and issubclass(kind, Exception) and not issubclass(kind, BadInput):
+            with contextlib.suppress(OSError):  # a disk that is full does not keep Ray from ending
+                self._folder.keep_logs(self.logs)
+        self._end()
+
+    def _end(self) -> None:
         import ray
 
-        if self._folder and kind is not None and issubclass(kind, Exception) and not issubclass(kind, BadInput):
-            self._keep_logs()
         ray.shutdown()
         if self._folder:
-            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder.remove()
 
     def _start_private(self) -> None:
-        _remove_leftovers()
+        place = require_short_place()
+        remove_leftovers(place)
         # Set before Ray is imported, which reads it once. The token lives in this process tree alone.
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as on a Mac: every server listens on loopback alone
         os.environ.pop("RAY_ADDRESS", None)
-        # A short path: Ray puts sockets there, whose names may have 107 characters.
-        self._folder = Path(tempfile.mkdtemp(prefix="ratchet-"))
-        self._lock = _lock(self._folder)  # held while this process lives, and let go however it ends
+        self._folder = PrivateFolder(place)
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
-            self._init_private(self._folder)
+            with _environment(_private_environment(self._folder)):
+                self._init_private(self._folder.ray)
+        except BaseException:
+            self._end()
+            raise
         finally:
             signal.signal(signal.SIGTERM, on_terminate)  # Ray puts its own in place, which exits at once
 
@@ -167,15 +184,6 @@ class Cluster:
                 f"{key}: cannot join Ray at {address!r} ({why}). Start it, correct `cluster.address` or RAY_ADDRESS, "
                 "or remove both to use a local one."
             )
-
-    def _keep_logs(self) -> None:
-        assert self._folder
-        target = self.logs
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True, exist_ok=True)
-        for log in self._folder.glob("session_2*/logs/worker-*"):
-            if log.stat().st_size:
-                shutil.copy(log, target)
 
     @property
     def accelerated(self) -> bool:
@@ -328,20 +336,29 @@ class _Helper:
         return function(*arguments)
 
 
-def _lock(folder: Path) -> IO[bytes] | None:
-    """A folder's lock, held until the file is closed; None when another process holds it."""
-    file = open(folder / ".lock", "wb")  # noqa: SIM115
+def _private_environment(folder: PrivateFolder) -> dict[str, str]:
+    """What the processes of a private Ray get: files that they leave behind go with the folder, and what they listen
+    on is reached from this host alone. What a user has set himself stays, but for the place of such files."""
+    found = {"VLLM_HOST_IP": "127.0.0.1"}
+    if loopback := [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]:
+        found |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
+    with contextlib.suppress(RuntimeError):  # no home. What torch has compiled serves the next run, too
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        found["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "ratchet" / "torchinductor")
+    temporary = str(folder.temporary)
+    return found | {k: os.environ[k] for k in found if k in os.environ} | {"TMPDIR": temporary, _RENDEZVOUS: temporary}
+
+
+@contextlib.contextmanager
+def _environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Changes to this process's environment, which what it starts inherits, for a while."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return file
-    except OSError:
-        file.close()
-        return None
-
-
-def _remove_leftovers() -> None:
-    """Temporary folders of drivers that were killed."""
-    for folder in Path(tempfile.gettempdir()).glob("ratchet-*"):
-        if (folder / ".lock").is_file() and folder.stat().st_uid == os.getuid() and (lock := _lock(folder)):
-            shutil.rmtree(folder, ignore_errors=True)
-            lock.close()
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

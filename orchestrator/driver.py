@@ -113,6 +113,7 @@ def drive(
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}", say)
     run = Run(root, on_append=tracker.poke)
     check_same_job(run, job)
+    crew = hire(job, root / "logs")  # nothing is started yet; what could not be is told
     seed = seed_of(file, run)
     check_same_model(run, seed)
     if seed.origin:
@@ -144,7 +145,7 @@ def drive(
         model = keep_model(run, job, seed)
         if reference:
             keep_model(run, job, reference, "reference")
-        with hire(job, root / "logs") as workers, _interruption(run, received):
+        with crew as workers, _interruption(run, received):
             improve(job, run, workers, problems, model, say, until)
 
 

@@ -17,7 +17,7 @@ def local_ray() -> Iterator[None]:
         address="local",
         num_cpus=4,
         include_dashboard=False,
-        _temp_dir=folder,
+        _temp_dir=f"{folder}/r",  # Ray opens it to everybody
         object_store_memory=2**27,
         log_to_driver=False,
         logging_level="ERROR",

@@ -74,7 +74,7 @@ def ray_head(cwd: Path, token: bool, **environment: str) -> Iterator[Head]:
     dashboard = f"http://127.0.0.1:{ports['dashboard-port']}"
     options = [f"--{name}={port}" for name, port in ports.items()]
     options += ["--min-worker-port=0", "--max-worker-port=0", "--num-cpus=2", "--num-gpus=0", "--disable-usage-stats"]
-    options += [f"--temp-dir={folder}", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
+    options += [f"--temp-dir={folder}/r", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(
             [str(_RAY), "start", "--head", "--block", *options],

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import ipaddress
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import psutil
@@ -77,6 +79,27 @@ def family(process: subprocess.Popen[str]) -> list[psutil.Process]:
         return [parent, *parent.children(recursive=True)]
     except psutil.NoSuchProcess:
         return []
+
+
+def listening(process: subprocess.Popen[str]) -> dict[str, list[str]]:
+    """Addresses that the process and everything it has started listen on, by the process's name."""
+    found: dict[str, list[str]] = {}
+    for each in family(process):
+        with contextlib.suppress(psutil.Error):
+            addresses = [c.laddr.ip for c in each.net_connections("inet") if c.status == psutil.CONN_LISTEN]
+            if addresses:
+                found.setdefault(each.name(), []).extend(addresses)
+    return found
+
+
+def abroad(found: Mapping[str, Sequence[str]]) -> dict[str, Sequence[str]]:
+    """Of what `listening` tells, all with an address that other hosts reach."""
+    return {name: addresses for name, addresses in found.items() if not all(map(_is_loopback, addresses))}
+
+
+def _is_loopback(address: str) -> bool:
+    found = ipaddress.ip_address(address)
+    return (getattr(found, "ipv4_mapped", None) or found).is_loopback
 
 
 def end(process: subprocess.Popen[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import itertools
 import json
@@ -21,7 +22,7 @@ import yaml
 from pydantic import BaseModel, Field
 
 from orchestrator.config import Judge
-from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
 from orchestrator.jobfile import parse_job
 from orchestrator.signals import signals
 from tests.judge_server import Answer, Asked, JudgeServer, Script, completion, refusal, serve
@@ -382,6 +383,30 @@ def test_processes_share_a_budget_and_a_cache(tmp_path: Path) -> None:
         process.join()
     assert sum(int(file.read_text()) for file in tmp_path.glob("sent-*")) == 500
     assert JudgeCache(tmp_path).get("ab") == {"value": "x" * 10_000}
+
+
+@pytest.mark.parametrize("where", ["folder", "part", "answer", "requests"])
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_a_strangers_folder_leads_nowhere(tmp_path: Path, where: str, kind: str) -> None:
+    folder, outside = tmp_path / "run" / "judge", tmp_path / "outside"
+    outside.mkdir()
+    (outside / "abc.json").write_text('"theirs"')
+    names = {"folder": folder, "part": folder / "ab", "answer": folder / "ab" / "abc.json"}
+    place = names.get(where, folder / "requests")
+    place.parent.mkdir(parents=True)
+    if kind == "pipe":
+        os.mkfifo(place)
+    else:
+        place.symlink_to(outside if where in ("folder", "part") else outside / "abc.json")
+    with pytest.raises(Damaged):
+        cache = JudgeCache(folder)
+        cache.get("abc")
+        cache.count_request(None)
+    with contextlib.suppress(Damaged):  # an answer's own link is replaced by the answer
+        cache = JudgeCache(folder)
+        cache.put("abc", "ours")
+    assert [path.name for path in outside.iterdir()] == ["abc.json"]
+    assert (outside / "abc.json").read_text() == '"theirs"'
 
 
 def test_threads_may_share_a_client(tmp_path: Path) -> None:

@@ -19,7 +19,20 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.records import EVALUATION, PROMPTS, SAMPLES, VERDICTS, pairs_schema
-from tests.real import PROJECT, all_gone, committed, end, finish, has_shard, log_of, records, start, wait_for
+from tests.real import (
+    PROJECT,
+    abroad,
+    all_gone,
+    committed,
+    end,
+    finish,
+    has_shard,
+    listening,
+    log_of,
+    records,
+    start,
+    wait_for,
+)
 
 pytestmark = pytest.mark.real
 
@@ -49,6 +62,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         process = start(folder, *SMALL)
         wait_for(process, folder, moment)
         before = records(folder)
+        assert not abroad(listening(process))
         end(process)
         assert records(folder)[: len(before)] == before
         assert status(folder)["state"] == "interrupted"

@@ -195,7 +195,7 @@ def start_ranks(ranks: int) -> tuple[list[Any], Runner]:
             from workers.trainer import Trainer
 
             self.place = (rank, ranks)
-            Trainer(Train(), rank, ranks).connect("127.0.0.1", port)
+            Trainer(Train(), rank, ranks).connect(f"tcp://127.0.0.1:{port}")
 
         def score(self, plan: TrainingPlan, settings: Train, chunk_logits: int) -> Any:
             from workers.trainer import Trainer

@@ -93,13 +93,13 @@ class Trainer:
 
     # Set-up
 
-    def connect(self, host: str, port: int) -> None:
-        """Join the process group at rank 0's address: nccl on accelerators, gloo on CPU."""
+    def connect(self, rendezvous: str) -> None:
+        """Join the process group: nccl on accelerators, gloo on CPU. `rendezvous` is tcp://HOST:PORT of rank 0, or
+        file://PATH of a file that is not there yet."""
         if not self.use_cuda:
             os.environ["DS_ACCELERATOR"] = "cpu"
         # An actor sees one accelerator only, its own.
         os.environ |= {"LOCAL_RANK": "0", "RANK": str(self.rank), "WORLD_SIZE": str(self.ranks)}
-        os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": str(port)}
         import deepspeed
         from deepspeed.utils import logger
 
@@ -110,7 +110,7 @@ class Trainer:
             "nccl" if self.use_cuda else "gloo",
             auto_mpi_discovery=False,
             verbose=False,
-            init_method=f"tcp://{host}:{port}",
+            init_method=rendezvous,
             rank=self.rank,
             world_size=self.ranks,
         )

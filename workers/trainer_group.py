@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+import uuid
 from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Protocol
@@ -52,19 +53,22 @@ class _Rank:
 
         self.trainer = Trainer(Train.model_validate(settings), rank, ranks, chunk_logits)
 
-    def address(self) -> tuple[str, int]:
-        """This node's address and a free port, for the rendezvous at rank 0."""
+    def rendezvous(self) -> str:
+        """Where the ranks find each other: at this node's address and a free port; on a private Ray in a file, since
+        torch listens there on all addresses of the host."""
+        if folder := os.environ.get("RATCHET_RENDEZVOUS"):  # set by orchestrator.cluster
+            return f"file://{folder}/ranks-{uuid.uuid4().hex}"
         host = ray.util.get_node_ip_address()
         with socket.socket() as probe:
             probe.bind((host, 0))
-            return host, probe.getsockname()[1]
+            return f"tcp://{host}:{probe.getsockname()[1]}"
 
     @ray.method(concurrency_group="watch")
     def beats(self) -> int:
         return self.trainer.beats
 
-    def connect(self, host: str, port: int) -> int:
-        self.trainer.connect(host, port)
+    def connect(self, rendezvous: str) -> int:
+        self.trainer.connect(rendezvous)
         return os.getpid()
 
     def reference_logprobs(self, plan: TrainingPlan) -> list[tuple[str, float, int]]:
@@ -204,8 +208,8 @@ class TrainerGroup:
             options = _with_environment(self.placement.actor_options(rank))
             self._actors.append(actor.options(**options).remote(settings, rank, ranks, self.chunk_logits))
         self._pulses = [Pulse(actor.beats.remote) for actor in self._actors]
-        [(host, port)] = self._gather([self._actors[0].address.remote()], limit=START_SECONDS)
-        self.pids = self._gather([a.connect.remote(host, port) for a in self._actors], limit=START_SECONDS)
+        [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
+        self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
 
     def _gather(self, refs: Sequence[Any], limit: float | None = None) -> list[Any]:
         """Results of one call a rank, in order; the first failure of any rank ends all."""

@@ -106,7 +106,7 @@ def ended(process: subprocess.Popen[str]) -> list[str]:
     """Kill the driver; what it had started and does not go by itself is told (and ended)."""
     try:
         end(process)
-    except AssertionError as error:  # Ray's head outlives a driver that is killed in the very moment of forking it
+    except AssertionError as error:  # a head that Ray was just forking, which the next start would end as well
         return [str(error)[:200]]
     return []
 
