@@ -53,11 +53,11 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
     from orchestrator.driver import drive, healthy_driver
     from orchestrator.places import run_folder
     from orchestrator.rounds import GateStopped
-    from orchestrator.tracking import open_command
+    from orchestrator.tracking import default_address, open_command
     from orchestrator.wiring import rendered
 
     root = run_folder(file.job)
-    uri = file.job.tracking.uri or f"sqlite:///{root.parent / 'mlflow.db'}"
+    uri = file.job.tracking.uri or default_address(root.parent)
     if terminal.asks() and (other := healthy_driver(root)):
         asked = f"{root} is being driven by {other}. Take it over? That driver will stop"
         typer.confirm(shown.line(asked), abort=True)

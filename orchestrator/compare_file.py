@@ -24,6 +24,7 @@ from orchestrator.errors import BadInput
 from orchestrator.jobfile import JobFile, Key, Origin, checked, put, read_yaml
 from orchestrator.methods import with_method
 from orchestrator.places import home
+from orchestrator.tracking import default_address
 from orchestrator.wanted import fields_at, wanted
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -195,7 +196,7 @@ def _run(
     decided: dict[tuple[str, ...], Any] = {("name",): f"{comparison.name}-{name}"}
     decided |= {("seed",): seed, ("run_dir",): str(folder / name)}
     # One experiment for all, in the dashboard of the other runs, unless the job says where.
-    tracking = {"experiment": comparison.name, "uri": f"sqlite:///{folder.parent / 'mlflow.db'}"}
+    tracking = {"experiment": comparison.name, "uri": default_address(folder.parent)}
     said = document.get("tracking", {})
     if isinstance(said, Mapping):  # what is no section is left for the job's own checks to refuse
         decided |= {("tracking", key): value for key, value in tracking.items() if key not in said}

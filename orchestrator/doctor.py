@@ -45,6 +45,7 @@ from orchestrator.errors import RatchetError
 from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.ledger import probe_links
 from orchestrator.mlflow_sink import reach
+from orchestrator.mlflow_store import cure, sqlite_address, sqlite_file
 from orchestrator.model_files import link_model
 from orchestrator.outbox import first_line
 from orchestrator.patient import Patient
@@ -354,18 +355,18 @@ class _Doctor:
             return Finding("pass", "tracking is off")
         uri = settings.uri or default_address(self.patient.runs)
         shown = without_password(uri)
-        if (database := _sqlite_file(uri)) and not database.exists():
+        if (database := sqlite_file(uri)) and not database.exists():
             # Made and removed again beside where it would be.
             with tempfile.TemporaryDirectory(prefix=".doctor-", dir=database.parent) as folder:
-                reach(f"sqlite:///{Path(folder) / database.name}")
+                reach(sqlite_address(Path(folder) / database.name))
             return Finding("pass", f"{shown} can be made", "", {"uri": shown})
         try:
             num_experiments = reach(uri, settings.experiment or self.job.name)
         except RatchetError as error:
             return Finding("FAIL", shown, str(error), {"uri": shown})
         except Exception as error:
-            cure = "start the server, correct tracking.uri, or go on without: a run sends what is missing later"
-            return Finding("FAIL", f"{shown} does not answer ({_root(error)})", cure, {"uri": shown})
+            server = "start the server, correct tracking.uri, or go on without: a run sends what is missing later"
+            return Finding("FAIL", f"{shown} does not answer ({_root(error)})", cure(uri) or server, {"uri": shown})
         return Finding("pass", f"{shown} answers; experiments: {num_experiments}", "", {"uri": shown})
 
 
@@ -380,7 +381,3 @@ def _holds(file: Path, token: str) -> bool:
     with contextlib.suppress(OSError):
         return file.read_text() == token
     return False
-
-
-def _sqlite_file(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:///") else None

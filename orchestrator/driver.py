@@ -56,7 +56,7 @@ from orchestrator.seed_model import NamedModel, model_digest
 from orchestrator.start_checks import check_start
 from orchestrator.status import process_start, run_state
 from orchestrator.terminal import unfailing
-from orchestrator.tracking import Tracker
+from orchestrator.tracking import Tracker, default_address
 from orchestrator.wiring import RealWorkers, unread_golds
 
 _SIGN_OF_LIFE = 5.0  # seconds
@@ -110,7 +110,7 @@ def drive(
     job, say = file.job, unfailing(say)
     root = run_folder(job)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
-    tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}", say)
+    tracker = Tracker(root, job.tracking, default_address(root.parent), say)
     run = Run(root, on_append=tracker.poke)
     check_same_job(run, job)
     crew = hire(job, root / "logs")  # nothing is started yet; what could not be is told

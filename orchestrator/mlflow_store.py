@@ -1,4 +1,8 @@
-"""MLflow's SQLite file and the folder of files beside it, once both were moved or copied.
+"""MLflow's SQLite file and the folder of files beside it: made whole or not at all, and followed once both were moved
+or copied.
+
+MLflow makes a new database in some thirty steps, and cannot go on with one that was left in the middle of them. So it
+is made under another name.
 
 An experiment and every run in it say as an absolute address where their files are, and MLflow has no call to change
 that: what is logged from a new place would go to the old one, which may be another run's. So the addresses are changed
@@ -9,9 +13,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
+import socket
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlparse
+
+from orchestrator.durable import sync
+from orchestrator.inside import remove
+from orchestrator.status import process_start
 
 ARTIFACTS = "mlartifacts"
 _SQLITE = "sqlite:///"
@@ -28,10 +39,70 @@ _FOLDERS = (("tags", "value"), ("model_version_tags", "value"))
 _OUR_TAGS = ("ratchet.folder", "ratchet.checkpoint")
 
 
+def sqlite_address(file: Path) -> str:
+    """The tracking address of a database: where its path has a `?`, which would end it, or a `%`, these are escaped."""
+    return _SQLITE + str(file).replace("%", "%25").replace("?", "%3F")
+
+
 def sqlite_file(uri: str) -> Path | None:
     """The database that a tracking address names; None where it is none, or one that is not in a file."""
-    path = uri.removeprefix(_SQLITE).partition("?")[0]
+    path = unquote(uri.removeprefix(_SQLITE).partition("?")[0])
     return Path(path).absolute() if uri.startswith(_SQLITE) and path else None
+
+
+def make(uri: str, touch: Callable[[str], object]) -> None:
+    """Make the SQLite store of an address where there is none. `touch` has MLflow use an address, by which it makes
+    the database there.
+
+    Raises:
+        whatever `touch` raises.
+    """
+    database = sqlite_file(uri)
+    if database is None or database.exists() or not database.parent.is_dir():
+        return
+    prefix = f".mlflow-{socket.gethostname()}-"
+    for left in database.parent.glob(f"{prefix}*"):
+        if not _is_alive(left.name.removeprefix(prefix)):
+            remove(database.parent, left)
+    folder = database.parent / f"{prefix}{os.getpid()}-{process_start(os.getpid())}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        touch(sqlite_address(folder / "new.db"))
+        # A copy, since MLflow keeps the other one open.
+        whole = folder / "whole.db"
+        shutil.copyfile(folder / "new.db", whole)
+        sync(whole)
+        with contextlib.suppress(FileExistsError):  # another driver was faster
+            os.link(whole, database)
+        sync(database.parent)
+    finally:
+        remove(database.parent, folder)
+
+
+def _is_alive(maker: str) -> bool:
+    """Whether the process that makes a database on this host, by pid and start, still does."""
+    pid, _, start = maker.partition("-")
+    return pid.isdigit() and str(process_start(int(pid))) == start
+
+
+def cure(uri: str) -> str | None:
+    """What helps where MLflow cannot use a SQLite file that no run is tracked in: it was left half made, or is none."""
+    database = sqlite_file(uri)
+    if database is None or not database.is_file():
+        return None
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+            if "runs" in tables and connection.execute("SELECT 1 FROM runs").fetchone():
+                return None
+    except sqlite3.OperationalError:  # locked, or closed to us
+        return None
+    except sqlite3.DatabaseError:
+        pass
+    return (
+        f"{database} holds no run and is not whole, or no database: move it away, and the next start, or "
+        "`ratchet track RUN`, makes a new one and sends everything"
+    )
 
 
 def artifact_folder(uri: str, runs: Path) -> str | None:

@@ -26,8 +26,8 @@ from orchestrator.config import Tracking
 from orchestrator.durable import fingerprint, replace
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Commit, Ledger, Record, only_cleans
-from orchestrator.mlflow_sink import FOLDER, HOST, DataSet, RunStatus, Sink
-from orchestrator.mlflow_store import artifact_folder, follow
+from orchestrator.mlflow_sink import FOLDER, HOST, DataSet, RunStatus, Sink, reach
+from orchestrator.mlflow_store import artifact_folder, cure, follow, make
 from orchestrator.projection import without_password
 from orchestrator.report import report_text
 from orchestrator.status import accuracy, round_and_phase, run_state
@@ -112,8 +112,10 @@ class Outbox:
         except RatchetError as deleted:
             return deleted
         except Exception:  # MLflow cannot be reached
-            return error
-        return error
+            helps = cure(self.uri)
+            return RatchetError(f"{helps} ({first_line(error)})") if helps else error
+        helps = None if self._sink else cure(self.uri)
+        return RatchetError(f"{helps} ({first_line(error)})") if helps else error
 
     def _require_experiment(self) -> None:
         if self._sink:
@@ -135,6 +137,7 @@ class Outbox:
         name, run_id = newest["job"]["name"], newest["run_id"]
         experiment = self._experiment or name
         here, known = self.run_dir.absolute(), self._read_cursor()
+        make(self.uri, reach)
         follow(self.uri)
         artifacts = artifact_folder(self.uri, here.parent)
         sink = Sink(self.uri, artifacts, experiment, run_id, here, known.parent if known else None)

@@ -21,11 +21,11 @@ from orchestrator.config import Job
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import JobFile, load_job, parse_job
 from orchestrator.ledger import Ledger, State
+from orchestrator.mlflow_store import sqlite_address, sqlite_file
 from orchestrator.places import run_folder
 from orchestrator.status import open_run
 
 _OWN_COPIES = ("job.yaml", "resolved.yaml")
-_SQLITE = "sqlite:///"
 SOURCES = tuple(f"data.{split}.path" for split in ("train", "gate", "test"))
 
 
@@ -147,14 +147,14 @@ def _followed(job: Job, config: Mapping[str, Any], root: Path) -> str | None:
     """The tracking address of a run that was moved: a database of its runs' folder that is no longer there was moved
     with it, and is looked for at the same place seen from the run, else beside the run."""
     uri, before = job.tracking.uri, config["job"].get("run_dir")
-    if uri is None or not uri.startswith(_SQLITE) or not before or uri != config["job"]["tracking"].get("uri"):
+    if uri is None or not before or uri != config["job"]["tracking"].get("uri"):
         return uri
-    database, above = Path(uri.removeprefix(_SQLITE)), list(Path(before).parents)
-    if database.exists() or database.parent not in above:
+    database, above = sqlite_file(uri), list(Path(before).parents)
+    if database is None or database.exists() or database.parent not in above:
         return uri
     level = above.index(database.parent)
     there = root.parents[level] / database.name if level < len(root.parents) else database
-    return f"{_SQLITE}{there}" if there.exists() else None
+    return sqlite_address(there) if there.exists() else None
 
 
 def told(file: JobFile) -> str | None:

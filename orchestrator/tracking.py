@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Ledger
+from orchestrator.mlflow_store import sqlite_address
 from orchestrator.outbox import Outbox, first_line
 from orchestrator.projection import without_password
 from orchestrator.status import open_run
@@ -113,7 +114,7 @@ def sync(run_dir: Path, settings: Tracking | None = None, default_uri: str | Non
 
 def default_address(runs: Path) -> str:
     """MLflow's address where none is given: a SQLite file in the folder of runs."""
-    return f"sqlite:///{runs.absolute() / 'mlflow.db'}"
+    return sqlite_address(runs.absolute() / "mlflow.db")
 
 
 def open_command(uri: str) -> str:
