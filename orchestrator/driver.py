@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib.metadata
 import json
 import os
@@ -20,7 +19,8 @@ from orchestrator import __version__, durable
 from orchestrator.config import Job
 from orchestrator.context import Say, Workers
 from orchestrator.data import pin
-from orchestrator.errors import Displaced, Interrupted, RatchetError
+from orchestrator.disk import one_message
+from orchestrator.errors import Displaced, Interrupted
 from orchestrator.gold_check import Ask
 from orchestrator.jobfile import JobFile, resolved_yaml
 from orchestrator.kept import (
@@ -126,7 +126,7 @@ def drive(
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, f"sqlite:///{root.parent / 'mlflow.db'}", say)
     run = Run(root, on_append=tracker.poke)
-    with _disk(root), sign_of_life(root), _tracking(tracker, say), _ending(run, received, until):
+    with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), _ending(run, received, until):
         run.claim(identity())
         tracker.start()
         check_same_job(root, job)  # again: somebody may have started the run since
@@ -140,6 +140,11 @@ def drive(
             keep_model(run, job, reference, "reference")
         with hire(job, root / "logs") as workers, _interruption(run, received):
             improve(job, run, workers, problems, model, say, until)
+
+
+def resumable(root: Path) -> str:
+    """What is said where a disk ends a run."""
+    return f"What is committed is kept: see to the disk, and the same command goes on from here, or `{command(root)}`."
 
 
 @contextlib.contextmanager
@@ -194,22 +199,6 @@ def _interruption(run: Run, received: Sequence[str]) -> Iterator[None]:
         if received:
             run.end("interrupted", received[0])
         raise
-
-
-@contextlib.contextmanager
-def _disk(root: Path) -> Iterator[None]:
-    """A disk that is full, became read-only or is closed to us, in words: nobody's bug; the ledger survives it."""
-    try:
-        yield
-    except OSError as error:
-        no_rights = error.errno in (errno.EACCES, errno.EPERM) and str(error.filename).startswith(str(root))
-        if not no_rights and error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO):
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        raise RatchetError(
-            f"{root}: cannot be written: {error.strerror}{where}. What is committed is kept: see to "
-            f"the disk, and the same command goes on from here, or `{command(root)}`."
-        ) from error
 
 
 @contextlib.contextmanager

@@ -29,8 +29,10 @@ def regular_size(path: Path, root: Path | None = None) -> int:
         Damaged: it is a pipe, a device, a folder, or leads out of the run.
         OSError: it is not there, or may not be looked at.
     """
-    if root is not None and not path.resolve().is_relative_to(root.resolve()):
-        raise Damaged(f"{path}: leads out of the run, to {path.resolve()}")
+    if root is not None:
+        real = Path(os.path.realpath(path))  # unlike `resolve`, it has no error of its own for links in a circle
+        if not real.is_relative_to(os.path.realpath(root)):
+            raise Damaged(f"{path}: leads out of the run, to {real}")
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
         raise Damaged(f"{path}: is no regular file")
