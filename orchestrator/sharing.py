@@ -31,7 +31,7 @@ def size_of(file: Path, root: Path) -> int:
             raise Damaged(f"{file}: is a link. What is taken from a run are its own files.")
         return regular_size(file, root)
     except FileNotFoundError as error:
-        raise Damaged(f"{file}: committed, but missing. `ratchet verify` names all such files.") from error
+        raise Damaged(f"{file}: committed, but missing. `ratchet verify` names all such files of a run.") from error
     except OSError as error:
         raise Damaged(f"{file}: committed, but it cannot be read ({error.strerror})") from error
 
