@@ -8,13 +8,19 @@ fingerprints alone, so that the choice can cost time, and never change a result.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import fcntl
+import os
+import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from orchestrator import durable, fork
+from orchestrator import fork, unfinished
 from orchestrator.compare_file import Plan, PlannedRun
 from orchestrator.comparison import run_figures
 from orchestrator.comparison_table import told
@@ -36,6 +42,7 @@ Runner = Callable[[Path, Path], int]
 """Runs a job file, writes what it says to a log file, and returns the exit code of `ratchet run`."""
 
 _FINISHED, _STOPPED, _INTERRUPTED = 0, 3, 130
+_PR_SET_PDEATHSIG = 1
 
 
 def compare(plan: Plan, say: Say, run: Runner) -> list[str]:
@@ -46,6 +53,11 @@ def compare(plan: Plan, say: Say, run: Runner) -> list[str]:
         Interrupted: a run was; the same command goes on from there.
     """
     check(plan)
+    with _alone(plan):
+        return _run_all(plan, say, run)
+
+
+def _run_all(plan: Plan, say: Say, run: Runner) -> list[str]:
     began, failed = time.monotonic(), []
     for planned in plan.runs:
         started = time.monotonic()
@@ -70,12 +82,47 @@ def compare(plan: Plan, say: Say, run: Runner) -> list[str]:
     return failed
 
 
+@contextlib.contextmanager
+def _alone(plan: Plan) -> Iterator[None]:
+    """One process is at a comparison. The lock ends with the process, however that ends; its file stays.
+
+    Raises:
+        BadInput: another one is; the message says which.
+    """
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with open(plan.folder / ".lock", "a+", errors="replace") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            said = "".join(filter(str.isprintable, file.read(200))) or "another process"
+            raise BadInput(f"{plan.folder}: {said} is at this comparison. Wait for it, or stop it first.") from error
+        except OSError:
+            pass  # a file system without locks; a run that is being driven is still left alone (see `check`)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
+
+
 def in_a_process(job_file: Path, log: Path) -> int:
-    """`ratchet run` as a process that gets no signal of the terminal, but one from us: a second one would kill it."""
+    """`ratchet run` as a process that gets no signal of the terminal, but one from us: a second one would kill it. Where
+    we are killed, the kernel gives it that signal."""
+    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
+
+    def end_with_parent() -> None:
+        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:
+            os._exit(_INTERRUPTED)
+
     with log.open("ab") as out:
-        command = [sys.executable, "-m", "orchestrator", "run", str(job_file)]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, process_group=0
+            [sys.executable, "-m", "orchestrator", "run", str(job_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            preexec_fn=end_with_parent,
         )
         try:
             return process.wait()
@@ -144,7 +191,7 @@ def _prepared(plan: Plan, planned: PlannedRun) -> Path:
     text = f"# {planned.arm} with seed {planned.seed}, made by `ratchet compare {plan.path}`\n{resolved_yaml(job)}"
     plan.folder.mkdir(parents=True, exist_ok=True)
     file = plan.folder / f"{planned.name}.yaml"
-    durable.replace(file, text.encode())
+    unfinished.replace(file, text.encode())
     if not root.exists() and (sibling := _closest(plan, planned)):
         fork.offer(sibling, root, job, text)
     return file

@@ -20,9 +20,9 @@ def of_the_disk(error: OSError, folder: Path) -> bool:
 
 
 @contextlib.contextmanager
-def one_message(root: Path, then: str, folder: Path | None = None) -> Iterator[None]:
-    """Say in one message that `root` cannot be written, and `then` what is kept and what to do. `folder` is where the
-    rights to write are looked for, `root` if none is given.
+def one_message(what: Path | str, then: str, folder: Path | None = None) -> Iterator[None]:
+    """Say in one message that `what` cannot be written, and `then` what is kept and what to do. Rights are the disk's
+    matter below `folder`, which is `what` if none is given.
 
     Raises:
         RatchetError: for an OSError of the disk; others pass.
@@ -30,7 +30,7 @@ def one_message(root: Path, then: str, folder: Path | None = None) -> Iterator[N
     try:
         yield
     except OSError as error:
-        if not of_the_disk(error, folder or root):
+        if not of_the_disk(error, folder or Path(what)):
             raise
         where = f" ({error.filename})" if error.filename else ""
-        raise RatchetError(f"{root}: cannot be written: {error.strerror or error}{where}. {then}") from error
+        raise RatchetError(f"{what}: cannot be written: {error.strerror or error}{where}. {then}") from error

@@ -75,9 +75,9 @@ def fork(
     steps = [step for step in steps if round_and_phase(step)[0] < end and step not in without]
     changed = min(end, first_change(before, after))
     left_out, again = _undone(state, steps, as_is, changed)
-    if any(round_and_phase(step)[0] < as_is for step in again):  # what is made again may not come out as it was
-        as_is = 0
-        left_out, again = _undone(state, steps, as_is, changed)
+    if lost := sorted(step for step in again if round_and_phase(step)[0] < as_is):
+        # Made again, it may not come out as it was, and neither would the round that it is the start of.
+        raise BadInput(_lost(parent, state, lost, as_is))
     steps = [step for step in steps if step not in left_out]
     offered = {step: len(state.shards.get(step, {})) for step in steps if step not in again}
     option = [f"--from-round={from_round}"] if from_round else []
@@ -202,6 +202,18 @@ def _undone(state: State, steps: Sequence[str], as_is: int, first: int) -> tuple
     # The seed model is always there for what is left out; a round's checkpoint may not be.
     rounds = [number for step in left_out if (number := round_and_phase(step)[0])]
     return left_out, _again(state, min(first, *rounds) if rounds else first)
+
+
+def _lost(parent: Path, state: State, lost: Sequence[str], as_is: int) -> str:
+    """Why the rounds before `as_is` cannot be taken over as they are, and what can be done."""
+    rounds = range(1, max((round_and_phase(step)[0] for step in state.commits), default=0) + 1)
+    able = [n for n in rounds if not any(round_and_phase(step)[0] < n for step in _again(state, n))]
+    return (
+        f"{parent}: round {as_is} starts from what {', '.join(lost)} made, which was removed (`keep.checkpoints`, "
+        f"`ratchet gc`) and would have to be trained again. Rounds that have all they need: "
+        f"{', '.join(map(str, able)) or 'none'}. Or train it again in a run that keeps it, "
+        f"`ratchet fork {shlex.quote(str(parent))} NEWRUN keep.checkpoints=null`, and take that one when it is done."
+    )
 
 
 def _again(state: State, first: int) -> set[str]:
