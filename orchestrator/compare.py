@@ -106,8 +106,8 @@ def _alone(plan: Plan) -> Iterator[None]:
 
 
 def in_a_process(job_file: Path, log: Path) -> int:
-    """`ratchet run` as a process that gets no signal of the terminal, but one from us: a second one would kill it. Where
-    we are killed, the kernel gives it that signal."""
+    """`ratchet run` as a process that gets no signal of the terminal, but one from us: a second one would kill it.
+    Where we are killed, the kernel gives it that signal."""
     parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
 
     def end_with_parent() -> None:
