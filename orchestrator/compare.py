@@ -9,10 +9,8 @@ fingerprints alone, so that the choice can cost time, and never change a result.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import fcntl
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -42,7 +40,6 @@ Runner = Callable[[Path, Path], int]
 """Runs a job file, writes what it says to a log file, and returns the exit code of `ratchet run`."""
 
 _FINISHED, _STOPPED, _INTERRUPTED = 0, 3, 130
-_PR_SET_PDEATHSIG = 1
 
 
 def compare(plan: Plan, say: Say, run: Runner) -> list[str]:
@@ -106,23 +103,11 @@ def _alone(plan: Plan) -> Iterator[None]:
 
 
 def in_a_process(job_file: Path, log: Path) -> int:
-    """`ratchet run` as a process that gets no signal of the terminal, but one from us: a second one would kill it.
-    Where we are killed, the kernel gives it that signal."""
-    parent, prctl = os.getpid(), ctypes.CDLL(None).prctl
-
-    def end_with_parent() -> None:
-        prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
-        if os.getppid() != parent:
-            os._exit(_INTERRUPTED)
-
+    """`ratchet run` as a process that gets no signal of the terminal, but one from us: a second one would kill it."""
     with log.open("ab") as out:
+        command = [sys.executable, "-m", "orchestrator", "run", str(job_file)]
         process = subprocess.Popen(
-            [sys.executable, "-m", "orchestrator", "run", str(job_file)],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            preexec_fn=end_with_parent,
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, process_group=0
         )
         try:
             return process.wait()

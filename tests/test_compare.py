@@ -375,21 +375,6 @@ def test_a_signal_reaches_the_run_once_and_its_end_is_waited_for(tmp_path: Path)
     assert log.read_text().splitlines() == ["ready", "told once"]
 
 
-def test_the_run_ends_where_the_comparison_is_killed(tmp_path: Path) -> None:
-    child, log = tmp_path / "child", tmp_path / "log"
-    child.write_text(_CHILD)
-    child.chmod(0o755)
-    process = subprocess.Popen([sys.executable, "-c", _WAITS, str(child), str(log)], cwd=PROJECT)
-    end = time.monotonic() + 60
-    while not (log.exists() and log.read_text()) and time.monotonic() < end:
-        time.sleep(0.05)
-    process.kill()
-    process.wait()
-    while "told once" not in log.read_text():
-        assert time.monotonic() < end + 60, "it is still running"
-        time.sleep(0.05)
-
-
 # The table
 
 
