@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from orchestrator import unfinished
 from orchestrator.abstentions import graders_version
+from orchestrator.artifacts import Artifacts
 from orchestrator.context import Say
 from orchestrator.disk import one_message
 from orchestrator.driver import Hire, drive, healthy_driver
@@ -26,6 +27,7 @@ from orchestrator.golds import shown
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import State
 from orchestrator.rounds import NoPairs
+from orchestrator.sharing import check_sizes
 from orchestrator.status import open_run
 from orchestrator.tables import parquet_files, round_step
 from orchestrator.wiring import RealWorkers
@@ -77,6 +79,7 @@ def rescore(
     Raises:
         BadInput: no run, a round without verdicts, a folder in use, overrides of something else, or a checkpoint that
             the round's training would need was removed.
+        Damaged: the run's old verdicts, or what is taken over, are not as they were committed.
     """
     if wrong := [override for override in overrides if not override.startswith("grade.")]:
         raise BadInput(
@@ -92,6 +95,10 @@ def rescore(
     again = job.get("regrade")
     grade = again["grade"] if again and number >= again["round"] else job["grade"]
     changes = [f"regrade={json.dumps({'round': number, 'grade': grade})}", *(f"regrade.{o}" for o in overrides)]
+    files = Artifacts(parent)  # the run may be somebody else's, and its old verdicts are not offered, but read
+    for shard in state.shards.get(verdicts, {}).values():
+        check_sizes(shard.artifact, files.place(shard.artifact), parent)
+        files.verify(shard.artifact, files.place(shard.artifact))
     begun = _begun(parent, state, child, changes, verdicts)
     if not begun:
         fork(parent, child, changes, without=[verdicts], as_is=number)

@@ -103,7 +103,10 @@ def _linked(file: Path, target: Path, size: int) -> bool:
 
 
 def _copy(file: Path, target: Path, size: int) -> None:
-    descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        descriptor = os.open(file, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError as error:
+        raise Damaged(f"{file}: committed, but it cannot be read ({error.strerror})") from error
     with os.fdopen(descriptor, "rb") as old, open(target, "xb") as new:
         left = size if stat.S_ISREG(os.fstat(descriptor).st_mode) else -1
         while left > 0 and (chunk := old.read(min(left, _CHUNK))):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged
 from orchestrator.fork import fork
 from orchestrator.ledger import Ledger
 from orchestrator.rescore import Rescored, rescore
@@ -173,3 +174,20 @@ def test_what_another_command_has_made_is_not_gone_on_with(tmp_path: Path, other
     with pytest.raises(BadInput, match="new: exists already, a run"):
         again(tmp_path, 1, "grade.strict=false")
     assert len(Ledger(tmp_path / "new/ledger").records) == records
+
+
+@pytest.mark.parametrize("trick", ["link", "pipe", "edited", "missing"])
+def test_old_verdicts_that_are_none_are_refused_before_anything_is_made(tmp_path: Path, trick: str) -> None:
+    run_job(make_project(tmp_path), Workers())
+    file = tmp_path / "run/rounds/01/verdicts/00001.parquet"
+    if trick == "edited":
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    else:
+        file.rename(tmp_path / "elsewhere")
+    if trick == "link":
+        file.symlink_to(tmp_path / "elsewhere")
+    elif trick == "pipe":
+        os.mkfifo(file)
+    with pytest.raises(Damaged, match=r"verdicts/00001\.parquet"):
+        again(tmp_path, 1, "grade.strict=false")
+    assert not (tmp_path / "new").exists()
