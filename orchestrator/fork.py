@@ -121,9 +121,7 @@ def _make(
     if (other := unfinished.maker(child.parent, label)) is not None:
         raise BadInput(f"{child}: process {other} on this host is making it. Wait for it, or stop it.")
     give = _giver(parent, state, steps)
-    with one_message(
-        child, "Nothing of the new run is left: see to the disk, and the same command makes it.", child.parent
-    ):
+    with one_message(child, "No new run was made: see to the disk, and the same command makes it.", child.parent):
         unfinished.tidy(child.parent, label)
         building = unfinished.hidden(child.parent, label)  # until it is whole
         try:

@@ -32,7 +32,7 @@ FAULTS = {
     "full": ("full", 1),
     "full for good": ("full", ALL_THAT_FOLLOW),
 }
-STRIDES = {"fork": (97, 1), "rescore": (397, 7), "grade": (4, 1), "compare": (499, 23)}
+STRIDES = {"fork": (131, 1), "rescore": (397, 3), "grade": (4, 1), "compare": (499, 23)}
 
 
 @dataclass(frozen=True)
