@@ -147,7 +147,8 @@ def fork(
     """Make a new run with other settings, which takes over whatever they do not touch; lists what to expect."""
     from orchestrator.fork import fork as make
 
-    made = make(_below_home(run), new_run, overrides or [], from_round)
+    with signals():
+        made = make(_below_home(run), new_run, overrides or [], from_round)
     for fit in ("taken", "anew", "perhaps"):
         offered = [step for step in made.offered if made.fit[step] == fit]
         for folder, steps in groupby(offered, key=lambda step: step.rpartition("/")[0]):
@@ -174,18 +175,20 @@ def compare(
     from orchestrator.compare_file import load_plan
     from orchestrator.comparison import figures
     from orchestrator.comparison_table import plot, terminal_table, write
+    from orchestrator.disk import one_message
 
     plan, failed = load_plan(file), list[str]()
-    if not table:
-        try:
-            with signals():
+    kept = "What the runs have done is kept: see to the disk, and the same command goes on from here."
+    try:
+        with signals(), one_message(plan.folder, kept):
+            if not table:
                 failed = run_all(plan, echo, in_a_process)
-        except Interrupted as interrupted:
-            echo(f"interrupted by {interrupted}; the same command goes on from here")
-            raise typer.Exit(EXIT_INTERRUPTED) from interrupted
-    arms = figures(plan)
-    write(plan, arms)
-    plot(plan, arms)
+            arms = figures(plan)
+            write(plan, arms)
+            plot(plan, arms)
+    except Interrupted as interrupted:
+        echo(f"interrupted by {interrupted}; the same command goes on from here")
+        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
     Screen().print(terminal_table(arms))
     echo(f"the table is {plan.folder / 'compare.md'}")
     raise typer.Exit(1 if failed else 0)
@@ -204,8 +207,12 @@ def rescore(
     from orchestrator.rescore_table import show
 
     screen = Screen(err=as_json)
-    with signals() as received:
-        found = grade_again(_below_home(run), new_run, number, overrides or [], screen.say, received)
+    try:
+        with signals() as received:
+            found = grade_again(_below_home(run), new_run, number, overrides or [], screen.say, received)
+    except Interrupted as interrupted:
+        screen.say(f"interrupted by {interrupted}; the same command goes on from here")
+        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
     if as_json:
         echo_json(found.as_json())
         return

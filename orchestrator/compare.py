@@ -8,13 +8,17 @@ fingerprints alone, so that the choice can cost time, and never change a result.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from orchestrator import durable, fork, shown
+from orchestrator import fork, shown, unfinished
 from orchestrator.compare_file import Plan, PlannedRun
 from orchestrator.comparison import run_figures
 from orchestrator.comparison_table import told
@@ -47,6 +51,11 @@ def compare(plan: Plan, say: Say, run: Runner) -> list[str]:
         Interrupted: a run was; the same command goes on from there.
     """
     check(plan)
+    with _alone(plan):
+        return _run_all(plan, say, run)
+
+
+def _run_all(plan: Plan, say: Say, run: Runner) -> list[str]:
     began, failed = time.monotonic(), []
     for planned in plan.runs:
         started = time.monotonic()
@@ -69,6 +78,29 @@ def compare(plan: Plan, say: Say, run: Runner) -> list[str]:
             say(f"{planned.name:<24} failed: {_why(plan, planned, log)} ({minutes})")
             failed.append(planned.name)
     return failed
+
+
+@contextlib.contextmanager
+def _alone(plan: Plan) -> Iterator[None]:
+    """One process is at a comparison. The lock ends with the process, however that ends; its file stays.
+
+    Raises:
+        BadInput: another one is; the message says which.
+    """
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    with open(plan.folder / ".lock", "a+", errors="replace") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.seek(0)
+            said = "".join(filter(str.isprintable, file.read(200))) or "another process"
+            raise BadInput(f"{plan.folder}: {said} is at this comparison. Wait for it, or stop it first.") from error
+        except OSError:
+            pass  # a file system without locks; a run that is being driven is still left alone (see `check`)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        yield
 
 
 def in_a_process(job_file: Path, log: Path) -> int:
@@ -147,7 +179,7 @@ def _prepared(plan: Plan, planned: PlannedRun) -> Path:
     text = f"# {shown.line(made)}\n{resolved_yaml(job)}"
     plan.folder.mkdir(parents=True, exist_ok=True)
     file = plan.folder / f"{planned.name}.yaml"
-    durable.replace(file, text.encode())
+    unfinished.replace(file, text.encode())
     if not root.exists() and (sibling := _closest(plan, planned)):
         fork.offer(sibling, root, job, text)
     return file

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator import durable, shown
+from orchestrator import shown, unfinished
 from orchestrator.compare_file import Plan
 from orchestrator.comparison import ArmFigures, Point, RunFigures
 
@@ -17,9 +18,9 @@ from orchestrator.comparison import ArmFigures, Point, RunFigures
 def write(plan: Plan, arms: Sequence[ArmFigures]) -> None:
     """Write compare.md and compare.json into the comparison's folder."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    durable.replace(plan.folder / "compare.md", markdown(plan, arms).encode())
+    unfinished.replace(plan.folder / "compare.md", markdown(plan, arms).encode())
     document = {"name": plan.name, "file": plan.path.name, "arms": [asdict(arm) for arm in arms]}
-    durable.replace(plan.folder / "compare.json", (shown.as_json(document) + "\n").encode())
+    unfinished.replace(plan.folder / "compare.json", (shown.as_json(document) + "\n").encode())
 
 
 def markdown(plan: Plan, arms: Sequence[ArmFigures]) -> str:
@@ -130,9 +131,12 @@ def plot(plan: Plan, arms: Sequence[ArmFigures]) -> None:
     if drawn:
         axes.legend(fontsize=8)
     metadata: dict[str, Any] = {"Date": None}
+    svg, png = io.BytesIO(), io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": plan.name}):  # the same figures give the same file
-        figure.savefig(plan.folder / "accuracy.svg", metadata=metadata)
-    figure.savefig(plan.folder / "accuracy.png", dpi=150)
+        figure.savefig(svg, format="svg", metadata=metadata)
+    figure.savefig(png, format="png", dpi=150)
+    unfinished.replace(plan.folder / "accuracy.svg", svg.getvalue())
+    unfinished.replace(plan.folder / "accuracy.png", png.getvalue())
 
 
 def told(run: RunFigures) -> str:

@@ -12,7 +12,6 @@ import platform
 import random
 import secrets
 import shutil
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator import unfinished
 from orchestrator.cluster import Node
 from orchestrator.config import Grade
 from orchestrator.diagnosis import (
@@ -98,14 +98,24 @@ def examine(patient: Patient, examiner: Examiner, tell: Callable[[Check], None],
 @contextlib.contextmanager
 def _workspace(runs: Path) -> Iterator[Path | OSError]:
     """A folder for the checks' files beside the runs, removed in the end; the error where there can be none."""
+    with contextlib.ExitStack() as stack:
+        made: Path | OSError
+        try:
+            runs.mkdir(parents=True, exist_ok=True)
+            made = stack.enter_context(_removed(runs, "doctor"))
+        except OSError as error:
+            made = error
+        yield made
+
+
+@contextlib.contextmanager
+def _removed(parent: Path, label: str) -> Iterator[Path]:
+    """A folder that is removed in the end; where a kill keeps that from being done, by the next examination."""
+    unfinished.tidy(parent, label)
+    folder = unfinished.hidden(parent, label)
     try:
-        runs.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=".doctor-", dir=runs))
+        folder.mkdir()
         folder.chmod(0o755)
-    except OSError as error:
-        yield error
-        return
-    try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -243,7 +253,7 @@ class _Doctor:
         folder = seed.folder
         if seed.origin is not None:  # a run would keep it, where all nodes see it
             folder = self.workspace / "model"
-            link_model(seed.folder, folder)
+            link_model(seed.folder, folder, seed.checkpoint.files if seed.checkpoint else None)
         self._model = str(folder)
         problems = read_all_problems(self.patient.file, reading=reading_of(run))
         lines = gold_lines(self.patient.file, run, problems, self.examiner.unread_golds)
@@ -357,8 +367,8 @@ class _Doctor:
         shown = without_password(uri)
         if (database := sqlite_file(uri)) and not database.exists():
             # Made and removed again beside where it would be.
-            with tempfile.TemporaryDirectory(prefix=".doctor-", dir=database.parent) as folder:
-                reach(sqlite_address(Path(folder) / database.name))
+            with _removed(database.parent, "doctor-mlflow") as folder:
+                reach(sqlite_address(folder / database.name))
             return Finding("pass", f"{shown} can be made", "", {"uri": shown})
         try:
             num_experiments = reach(uri, settings.experiment or self.job.name)

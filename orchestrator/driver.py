@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import importlib.metadata
 import json
 import os
@@ -20,7 +19,8 @@ from orchestrator import __version__, durable
 from orchestrator.config import Job
 from orchestrator.context import Say, Workers
 from orchestrator.data import pin
-from orchestrator.errors import Displaced, Interrupted, RatchetError
+from orchestrator.disk import one_message
+from orchestrator.errors import Displaced, Interrupted
 from orchestrator.gold_check import Ask
 from orchestrator.inside import remove
 from orchestrator.jobfile import JobFile, resolved_yaml
@@ -60,10 +60,6 @@ from orchestrator.tracking import Tracker, default_address
 from orchestrator.wiring import RealWorkers, unread_golds
 
 _SIGN_OF_LIFE = 5.0  # seconds
-_DISK = {
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EHOSTDOWN")
-}
 _PACKAGES = (
     "ray",
     "vllm",
@@ -133,7 +129,7 @@ def drive(
         say(f"stages    {line}")
     check_start(file, run, seed.folder, problems, preferences or [], say, ask, render)
     probe_links(root)
-    with _disk(root), sign_of_life(root), _tracking(tracker, say), _ending(run, received, until):
+    with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), _ending(run, received, until):
         run.claim(identity())
         tracker.start(run.ledger.as_it_is())
         check_same_job(run, job)  # again: somebody may have started the run since
@@ -147,6 +143,11 @@ def drive(
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
             improve(job, run, workers, problems, model, say, until)
+
+
+def resumable(root: Path) -> str:
+    """What is said where a disk ends a run."""
+    return f"What is committed is kept: see to the disk, and the same command goes on from here, or `{command(root)}`."
 
 
 @contextlib.contextmanager
@@ -201,36 +202,6 @@ def _interruption(run: Run, received: Sequence[str]) -> Iterator[None]:
         if received:
             run.end("interrupted", received[0])
         raise
-
-
-@contextlib.contextmanager
-def _disk(root: Path) -> Iterator[None]:
-    """A disk that is full, became read-only, is closed to us or is gone, in words: nobody's bug; the ledger survives
-    it."""
-    try:
-        yield
-    except OSError as error:
-        if (cure := _cure(error, root)) is None:
-            raise
-        where = f" ({error.filename})" if error.filename else ""
-        raise RatchetError(
-            f"{root}: cannot be written: {error.strerror}{where}. What is committed is kept: {cure}, and the same "
-            f"command goes on from here, or `{command(root)}`."
-        ) from error
-
-
-def _cure(error: OSError, root: Path) -> str | None:
-    """What helps against an error of the run's disk; None where it is another error."""
-    if error.errno in _DISK:
-        return "see to the disk"
-    if error.errno in (errno.EMFILE, errno.ENFILE):
-        return "let the process open more files (`ulimit -n`)"
-    if not str(error.filename).startswith(str(root)):
-        return None
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return "see to the disk"
-    gone = error.errno in (errno.ENOENT, errno.ENOTDIR) and not (root / "ledger").is_dir()
-    return "the folder was moved, deleted or unmounted: put it back" if gone else None
 
 
 @contextlib.contextmanager

@@ -8,21 +8,22 @@ anew. Two runs share files safely, since neither writes into one that is committ
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
-import shutil
 import uuid
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable, recipes, shown
+from orchestrator import durable, recipes, shown, unfinished
 from orchestrator.artifacts import Artifacts
 from orchestrator.borders import require_borders
 from orchestrator.config import Job
+from orchestrator.disk import one_message
 from orchestrator.driver import identity
-from orchestrator.errors import BadInput, Damaged
+from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.fork_fit import Fit, outlook
 from orchestrator.fork_job import NEVER, first_change, jobs, unseen
 from orchestrator.inside import remove
@@ -31,8 +32,10 @@ from orchestrator.kept import KEPT_MODEL
 from orchestrator.ledger import Artifact, Offer, State, probe_links
 from orchestrator.living import settled
 from orchestrator.places import run_folder
+from orchestrator.resume import command
 from orchestrator.run import Run
-from orchestrator.status import round_and_phase
+from orchestrator.sharing import Giver, check_sizes
+from orchestrator.status import open_run, round_and_phase
 
 
 @dataclass
@@ -87,9 +90,9 @@ def _fork(
     steps = [step for step in steps if round_and_phase(step)[0] < end and step not in without]
     changed = min(end, first_change(before, after))
     left_out, again = _undone(state, steps, as_is, changed)
-    if any(round_and_phase(step)[0] < as_is for step in again):  # what is made again may not come out as it was
-        as_is = 0
-        left_out, again = _undone(state, steps, as_is, changed)
+    if lost := sorted(step for step in again if round_and_phase(step)[0] < as_is):
+        # Made again, it may not come out as it was, and neither would the round that it is the start of.
+        raise BadInput(_lost(parent, state, lost, as_is))
     steps = [step for step in steps if step not in left_out]
     offered = {step: len(state.shards.get(step, {})) for step in steps if step not in again}
     option = [f"--from-round={from_round}"] if from_round else []
@@ -133,22 +136,40 @@ def _make(
     kept: Collection[str],
 ) -> None:
     """Make the run folder `child`, which has offers of the parent's `steps` and has taken those that are `kept`."""
-    building = child.with_name(f".{child.name}-{uuid.uuid4().hex}")  # until it is whole
-    probe_links(building)
+    label = f"{child.name}.fork"
+    if (other := unfinished.maker(child.parent, label)) is not None:
+        raise BadInput(f"{child}: process {other} on this host is making it. Wait for it, or stop it.")
+    give = _giver(parent, state, steps)
+    with one_message(child, "No new run was made: see to the disk, and the same command makes it.", child.parent):
+        unfinished.tidy(child.parent, label)
+        building = unfinished.hidden(child.parent, label)  # until it is whole
+        try:
+            probe_links(building)
+            run = Run(building)
+            run.claim(identity())
+            run.append("config", config)
+            for step in steps:
+                _offer(run, Artifacts(parent), state, step, give)
+            for step in kept:  # sources are looked for before any step is
+                _take(run, step)
+            run.end("not started", reason)
+            durable.replace(building / "job.yaml", job_file.encode())
+            _place(building, child)
+        except BaseException:
+            remove(building.parent, building)
+            raise
+
+
+def _place(building: Path, child: Path) -> None:
+    """Give a run that is whole its name."""
+    for folder, _, _ in os.walk(building):  # the names of its files outlast a power cut as their bytes do
+        durable.sync(Path(folder))
     try:
-        run = Run(building)
-        run.claim(identity())
-        run.append("config", config)
-        for step in steps:
-            _offer(run, Artifacts(parent), state, step)
-        for step in kept:  # sources are looked for before any step is
-            _take(run, step)
-        run.end("not started", reason)
-        durable.replace(building / "job.yaml", job_file.encode())
         os.rename(building, child)
-    except BaseException:
-        remove(building.parent, building)
-        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise BadInput(_in_use(child)) from error  # somebody was faster
     durable.sync(child.parent)
 
 
@@ -162,7 +183,17 @@ def _check(parent: Path, state: State, child: Path, from_round: int | None) -> N
     if child.resolve().is_relative_to(parent.resolve()):
         raise BadInput(f"{child}: lies in the run that it is forked from. Choose a folder outside of it.")
     if child.is_file() or (child.is_dir() and any(child.iterdir())):
-        raise BadInput(f"{child}: exists already. Choose another folder for the new run.")
+        raise BadInput(_in_use(child))
+
+
+def _in_use(child: Path) -> str:
+    """Why no run can be made there."""
+    try:
+        made = open_run(child).state.configs[0]
+        origin = f", forked from {made['parent']['run']}" if "parent" in made else ""
+        return f"{child}: exists already, a run{origin}. To go on with it: {command(child)}. Or choose another folder."
+    except (RatchetError, IndexError):
+        return f"{child}: exists already. Choose another folder for the new run."
 
 
 def _config(state: State, parent: Path, child: Path, job: Job, kept: Collection[str]) -> dict[str, Any]:
@@ -190,6 +221,18 @@ def _undone(state: State, steps: Sequence[str], as_is: int, first: int) -> tuple
     return left_out, _again(state, min(first, *rounds) if rounds else first)
 
 
+def _lost(parent: Path, state: State, lost: Sequence[str], as_is: int) -> str:
+    """Why the rounds before `as_is` cannot be taken over as they are, and what can be done."""
+    rounds = range(1, max((round_and_phase(step)[0] for step in state.commits), default=0) + 1)
+    able = [n for n in rounds if not any(round_and_phase(step)[0] < n for step in _again(state, n))]
+    return (
+        f"{parent}: round {as_is} starts from what {', '.join(lost)} made, which was removed (`keep.checkpoints`, "
+        f"`ratchet gc`) and would have to be trained again. Rounds that have all they need: "
+        f"{', '.join(map(str, able)) or 'none'}. Or train it again in a run that keeps it, "
+        f"`ratchet fork {shlex.quote(str(parent))} NEWRUN keep.checkpoints=null`, and take that one when it is done."
+    )
+
+
 def _again(state: State, first: int) -> set[str]:
     """Steps of which files were removed that may be needed, when everything from round `first` on is done again.
 
@@ -210,14 +253,29 @@ def _again(state: State, first: int) -> set[str]:
     return again
 
 
-def _offer(run: Run, files: Artifacts, state: State, step: str) -> None:
+def _giver(parent: Path, state: State, steps: Sequence[str]) -> Giver:
+    """What gives the new run the files of some steps, all of which are there as they were committed.
+
+    Raises:
+        Damaged: one is not.
+    """
+    files, total = Artifacts(parent), 0
+    for step in steps:
+        shards = [shard.artifact for shard in state.shards.get(step, {}).values()]
+        for artifact in (*shards, *(state.commits[step].artifacts if step in state.commits else ())):
+            if artifact.path not in state.discarded:
+                total += check_sizes(artifact, files.place(artifact), parent)
+    return Giver(parent, total)
+
+
+def _offer(run: Run, files: Artifacts, state: State, step: str, give: Giver) -> None:
     """Offer a step and its shards to the run that is being made."""
     for index, shard in sorted(state.shards.get(step, {}).items()):
         digest, recipe = shard.facts["fingerprint"], shard.facts.get("recipe", 1)
-        _append(run, files, state, Offer(step, index, digest, (shard.artifact,), (), shard.facts, recipe))
+        _append(run, files, state, Offer(step, index, digest, (shard.artifact,), (), shard.facts, recipe), give)
     if commit := state.commits.get(step):
         whole = Offer(step, None, commit.fingerprint, commit.artifacts, (), commit.facts, commit.recipe)
-        _append(run, files, state, whole)
+        _append(run, files, state, whole, give)
 
 
 def _take(run: Run, step: str) -> None:
@@ -230,31 +288,25 @@ def _take(run: Run, step: str) -> None:
     run.take(run.ledger.state.offers[step, None])
 
 
-def _append(run: Run, files: Artifacts, state: State, offer: Offer) -> None:
+def _append(run: Run, files: Artifacts, state: State, offer: Offer, give: Giver) -> None:
     artifacts = []
     for artifact in offer.artifacts:
         final = Path(artifact.path)
         offered = Artifact(artifact.path, str(final.with_name(f".{final.name}-offered")), artifact.files)
         artifacts.append(offered.as_json())
         if artifact.path not in state.discarded:
-            _link(files.place(artifact), run.path(offered.hidden), artifact)
+            _give(give, files.place(artifact), run.path(offered.hidden), artifact)
     discarded = [artifact.path for artifact in offer.artifacts if artifact.path in state.discarded]
     data: dict[str, Any] = {"step": offer.step, "index": offer.index, "facts": offer.facts}
     data |= {"fingerprint": offer.fingerprint, "recipe": offer.recipe}
     run.append("offer", data | {"artifacts": artifacts, "discarded": discarded})
 
 
-def _link(source: Path, target: Path, artifact: Artifact) -> None:
-    """The artifact's files at another place: hard links, or copies where the file system has none between the two."""
-    for name in artifact.files:
+def _give(give: Giver, source: Path, target: Path, artifact: Artifact) -> None:
+    """The artifact's files at another place."""
+    for name, said in artifact.files.items():
         old, new = (source / name, target / name) if name else (source, target)
-        new.parent.mkdir(parents=True, exist_ok=True)
         try:
-            os.link(old, new)
-        except FileNotFoundError as error:
-            raise Damaged(f"{old}: committed, but missing. `ratchet verify` names all such files.") from error
-        except OSError:
-            shutil.copyfile(old, new)
-            durable.sync(new)
-    for folder in {(target / name).parent for name in artifact.files}:
-        durable.sync(folder)
+            give.give(old, new, said["size"])
+        except (FileExistsError, NotADirectoryError, IsADirectoryError) as error:
+            raise Damaged(f"{old}: committed twice, or as a file and as a folder") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 from collections import Counter
@@ -15,6 +16,8 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator import durable, unfinished
+from orchestrator.disk import one_message
 from orchestrator.errors import BadInput
 from orchestrator.fields import gold_of, written
 from orchestrator.rows import is_array, rows_of
@@ -133,35 +136,83 @@ def _writer(file: Path, output: Path) -> Iterator[Callable[[list[dict[str, Any]]
     """A function that writes rows to a hidden file, which gets its name at the end."""
     if output.suffix not in (".jsonl", ".parquet"):
         raise BadInput(f"-o {output}: the name must end in .jsonl or .parquet")
-    hidden = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
+    label = f"{output.name}.grade"
+    with _telling(output):
+        if output.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         output.parent.mkdir(parents=True, exist_ok=True)
-        with _json_rows(hidden) if output.suffix == ".jsonl" else _parquet_rows(file, hidden) as write:
+        unfinished.tidy(output.parent, label)
+    hidden = unfinished.hidden(output.parent, label)
+    try:
+        with _telling(output):
+            rows = _JsonRows(hidden) if output.suffix == ".jsonl" else _ParquetRows(file, hidden)
+
+        def write(some: list[dict[str, Any]]) -> None:
+            with _telling(output):
+                rows.write(some)
+
+        with contextlib.closing(rows):
             yield write
-        os.replace(hidden, output)
-    except OSError as error:
-        raise BadInput(f"-o {output}: cannot be written ({error.strerror or error})") from error
+            with _telling(output):
+                rows.finish()
+                durable.sync(hidden)
+                os.replace(hidden, output)
+                durable.sync(output.parent)
     finally:
         with contextlib.suppress(OSError):  # where it could not be made, it cannot be looked for either
             hidden.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def _json_rows(path: Path) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    with open(path, "w", encoding="ascii") as stream:
-        # What JSON has no form for, such as a date in Parquet, is written as text.
-        yield lambda rows: stream.writelines(json.dumps(row, default=str) + "\n" for row in rows)
-
-
-@contextlib.contextmanager
-def _parquet_rows(file: Path, path: Path) -> Iterator[Callable[[list[dict[str, Any]]], None]]:
-    """Writes at the end: which fields rows of JSON have, and of which type, is known when all are there."""
-    every: list[dict[str, Any]] = []
-    yield every.extend
+def _telling(output: Path) -> Iterator[None]:
+    """Errors of the output, in words: a bad choice of a place, or a disk that is full."""
+    again = "Nothing is left of it: see to the disk, and give the same command again."
     try:
-        pq.write_table(_table(every, file), path, compression="zstd")
-    except (pa.ArrowException, UnicodeEncodeError) as error:
-        raise BadInput(f"{file}: its fields do not fit into Parquet ({error}); choose an output in .jsonl") from error
+        with one_message(f"-o {output}", again):
+            yield
+    except OSError as error:
+        raise BadInput(f"-o {output}: cannot be written ({error.strerror or error})") from error
+
+
+class _JsonRows:
+    """Writes as rows come."""
+
+    def __init__(self, path: Path) -> None:
+        self._stream = open(path, "x", encoding="ascii")  # noqa: SIM115
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        # What JSON has no form for, such as a date in Parquet, is written as text.
+        self._stream.writelines(json.dumps(row, default=str) + "\n" for row in rows)
+
+    def finish(self) -> None:
+        self._stream.close()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # it has been told, or nobody wants the rest
+            self._stream.close()
+
+
+class _ParquetRows:
+    """Writes at the end: which fields rows of JSON have, and of which type, is known when all are there."""
+
+    def __init__(self, file: Path, path: Path) -> None:
+        self._file, self._path = file, path
+        self._rows: list[dict[str, Any]] = []
+        path.touch(exist_ok=False)  # that there can be one is known before the work
+
+    def write(self, rows: list[dict[str, Any]]) -> None:
+        self._rows += rows
+
+    def finish(self) -> None:
+        try:
+            pq.write_table(_table(self._rows, self._file), self._path, compression="zstd")
+        except (pa.ArrowException, UnicodeEncodeError) as error:
+            raise BadInput(
+                f"{self._file}: its fields do not fit into Parquet ({error}); choose an output in .jsonl"
+            ) from error
+
+    def close(self) -> None:
+        pass
 
 
 def _table(rows: list[dict[str, Any]], file: Path) -> pa.Table:

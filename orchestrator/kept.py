@@ -10,12 +10,13 @@ from orchestrator.config import Data, Job
 from orchestrator.data import check_disjoint, kept_problems, read_problems, require_enough, write_problems
 from orchestrator.fields import PROBLEM_READING
 from orchestrator.jobfile import JobFile
-from orchestrator.model_files import link_file, link_model
+from orchestrator.model_files import link_model
 from orchestrator.preferences import Preferences, as_problems, read_preferences, write_preferences
 from orchestrator.recipes import Fields
 from orchestrator.records import Problem
 from orchestrator.run import Facts, Run
 from orchestrator.seed_model import Key, NamedModel, locate_model
+from orchestrator.sharing import Giver
 from orchestrator.vocabulary import check_vocabulary
 
 KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"
@@ -132,16 +133,18 @@ def keep_model(run: Run, job: Job, model: NamedModel, key: Key = "model") -> str
     reference always; and with it the pairs that another run trained it on."""
     if model.origin is None and key == "model":
         return str(model.folder)
-    origin = dict(model.origin or {})
+    origin, other = dict(model.origin or {}), model.checkpoint
     kept, kept_pairs = _KEPT_MODELS[key]
 
     def work(folder: Path, *seen: Path) -> Facts:
-        link_model(model.folder, folder)
+        link_model(model.folder, folder, other.files if other else None)
         for pairs in seen:
+            assert other is not None
             pairs.mkdir()
-            for number, file in enumerate(model.trained_on):
-                link_file(file, pairs / f"{number:05d}.parquet")
+            giver = Giver(other.root, sum(other.trained_on.values()))
+            for number, (file, size) in enumerate(other.trained_on.items()):
+                giver.give(file, pairs / f"{number:05d}.parquet", size)
         return origin
 
-    run.step(kept, {key: getattr(job, key)}, work, [kept, *([kept_pairs] if model.trained_on else [])])
+    run.step(kept, {key: getattr(job, key)}, work, [kept, *([kept_pairs] if other and other.trained_on else [])])
     return str(run.path(kept))

@@ -14,15 +14,14 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
+from orchestrator import unfinished
 from orchestrator.durable import sync
 from orchestrator.inside import remove
-from orchestrator.status import process_start
 
 ARTIFACTS = "mlartifacts"
 _SQLITE = "sqlite:///"
@@ -60,11 +59,8 @@ def make(uri: str, touch: Callable[[str], object]) -> None:
     database = sqlite_file(uri)
     if database is None or database.exists() or not database.parent.is_dir():
         return
-    prefix = f".mlflow-{socket.gethostname()}-"
-    for left in database.parent.glob(f"{prefix}*"):
-        if not _is_alive(left.name.removeprefix(prefix)):
-            remove(database.parent, left)
-    folder = database.parent / f"{prefix}{os.getpid()}-{process_start(os.getpid())}"
+    unfinished.tidy(database.parent, "mlflow")
+    folder = unfinished.hidden(database.parent, "mlflow")
     folder.mkdir(mode=0o700, exist_ok=True)
     try:
         touch(sqlite_address(folder / "new.db"))
@@ -77,12 +73,6 @@ def make(uri: str, touch: Callable[[str], object]) -> None:
         sync(database.parent)
     finally:
         remove(database.parent, folder)
-
-
-def _is_alive(maker: str) -> bool:
-    """Whether the process that makes a database on this host, by pid and start, still does."""
-    pid, _, start = maker.partition("-")
-    return pid.isdigit() and str(process_start(int(pid))) == start
 
 
 def cure(uri: str) -> str | None:

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from orchestrator.errors import BadInput
+from orchestrator.sharing import Giver, size_of
 
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 """Weights, and what stands beside them: configuration, tokenizer, chat template. No pickles, no code."""
@@ -42,19 +43,43 @@ def check_names(names: Collection[str], what: str) -> None:
         )
 
 
-def link_model(folder: Path, target: Path) -> None:
-    """Make the new folder `target` of the model's files in `folder`: hard links where they are possible, copies
-    where they are not.
+def run_around(folder: Path) -> Path | None:
+    """The run that a folder lies in, if any."""
+    return next((above for above in folder.resolve().parents if (above / "ledger").is_dir()), None)
+
+
+def check_files(folder: Path, root: Path) -> dict[str, int]:
+    """Bytes of each file of a model that lies in the run `root`.
+
+    Raises:
+        Damaged: one is a link, a pipe or a device, and so leads out of the run or has no end.
+    """
+    found = [path for path in sorted(folder.iterdir()) if _is_of_model(path.name)]
+    return {path.name: size_of(path, root) for path in found if path.is_symlink() or not path.is_dir()}
+
+
+def link_model(folder: Path, target: Path, names: Collection[str] | None = None) -> None:
+    """Make the new folder `target` of the model's files in `folder`, or of those among `names`: hard links where they
+    are possible, copies where they are not. Of a run, which may be somebody else's, no link is followed.
 
     A link shares its bytes with the Hub's cache. That is safe: the cache replaces and removes files, but never
     writes into one that is complete. Where an ordinary folder's files are written over in place, the run's hashes tell.
+
+    Raises:
+        Damaged: as `check_files`.
     """
     target.mkdir(parents=True)
+    if (root := run_around(folder)) is not None:
+        sizes = {name: size for name, size in check_files(folder, root).items() if names is None or name in names}
+        giver = Giver(root, sum(sizes.values()))
+        for name, size in sizes.items():
+            giver.give(folder / name, target / name, size)
+        return
     for file in model_files(folder):
-        link_file(file, target / file.name)
+        _link_file(file, target / file.name)
 
 
-def link_file(file: Path, target: Path) -> None:
+def _link_file(file: Path, target: Path) -> None:
     """Give a file a second name, or make a copy where no link is possible."""
     real = file.resolve()  # the cache's snapshots are symbolic links
     try:

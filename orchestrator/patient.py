@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import Job
-from orchestrator.jobfile import JobFile, load_job
+from orchestrator.jobfile import JobFile, parse_job
 from orchestrator.places import run_folder
 from orchestrator.resume import load
 
@@ -46,7 +45,4 @@ def patient(job: str | None, overrides: list[str]) -> Patient:
     if job is not None and ("=" not in job or Path(job).exists()):
         return Patient(load(Path(job), overrides), True)
     given = [*([job] if job else []), *overrides]
-    with tempfile.TemporaryDirectory() as folder:
-        defaults = Path(folder) / "defaults.yaml"
-        defaults.write_text(_NO_JOB)
-        return Patient(load_job(defaults, given), False)
+    return Patient(parse_job(_NO_JOB, Path("defaults.yaml"), given), False)

@@ -15,15 +15,19 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from orchestrator import unfinished
 from orchestrator.abstentions import graders_version
+from orchestrator.artifacts import Artifacts
 from orchestrator.context import Say
-from orchestrator.driver import Hire, drive
+from orchestrator.disk import one_message
+from orchestrator.driver import Hire, drive, healthy_driver
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
 from orchestrator.golds import shown
 from orchestrator.jobfile import load_job
 from orchestrator.ledger import State
 from orchestrator.rounds import NoPairs
+from orchestrator.sharing import check_sizes
 from orchestrator.shown import as_json
 from orchestrator.status import open_run
 from orchestrator.tables import parquet_files, round_step
@@ -71,10 +75,12 @@ def rescore(
     hire: Hire = RealWorkers,
 ) -> Rescored:
     """Make the run `child`, in which the samples of round `number` and of later ones are graded under `overrides` of
-    `grade`, and say what differs in that round.
+    `grade`, and say what differs in that round. Where an earlier command like this one was cut off, go on with its run.
 
     Raises:
-        BadInput: no run, a round without verdicts, a folder in use, or overrides of something else.
+        BadInput: no run, a round without verdicts, a folder in use, overrides of something else, or a checkpoint that
+            the round's training would need was removed.
+        Damaged: the run's old verdicts, or what is taken over, are not as they were committed.
     """
     if wrong := [override for override in overrides if not override.startswith("grade.")]:
         raise BadInput(
@@ -90,14 +96,41 @@ def rescore(
     again = job.get("regrade")
     grade = again["grade"] if again and number >= again["round"] else job["grade"]
     changes = [f"regrade={json.dumps({'round': number, 'grade': grade})}", *(f"regrade.{o}" for o in overrides)]
-    fork(parent, child, changes, without=[verdicts], as_is=number)
+    files = Artifacts(parent)  # the run may be somebody else's, and its old verdicts are not offered, but read
+    for shard in state.shards.get(verdicts, {}).values():
+        check_sizes(shard.artifact, files.place(shard.artifact), parent)
+        files.verify(shard.artifact, files.place(shard.artifact))
+    begun = _begun(parent, state, child, changes, verdicts)
+    if not begun:
+        fork(parent, child, changes, without=[verdicts], as_is=number)
     try:
-        drive(load_job(child / "job.yaml"), say, received, hire, until=number)
+        if not begun or round_step(number, "pairs") not in open_run(child).state.commits:
+            drive(load_job(child / "job.yaml"), say, received, hire, until=number)
     except NoPairs as nothing:
         say(str(nothing))
     found = compare(parent, state, child, open_run(child).state, number)
-    (child / "rescored.json").write_text(as_json(found.as_json()) + "\n")
+    with one_message(child, "What is committed is kept: see to the disk, and the same command goes on from here."):
+        unfinished.replace(child / "rescored.json", (as_json(found.as_json()) + "\n").encode())
     return found
+
+
+def _begun(parent: Path, state: State, child: Path, changes: Sequence[str], verdicts: str) -> bool:
+    """Whether an earlier command like this one has made `child` already, so that it is gone on with.
+
+    Raises:
+        BadInput: it is being driven right now.
+    """
+    if not (child / "ledger").is_dir():
+        return False
+    made = open_run(child).state
+    config = made.configs[0] if made.configs else {}
+    same = (config.get("parent") or {}).get("run_id") == state.configs[-1]["run_id"]
+    offered = any(step == verdicts for step, _ in made.offers)  # a fork with these overrides has them, a rescoring not
+    if not same or offered or config.get("overrides") != list(changes):
+        return False  # `fork` says what is there
+    if other := healthy_driver(child):
+        raise BadInput(f"{child}: {other} is driving this run. Wait for it, or stop it first.")
+    return True
 
 
 def compare(parent: Path, before: State, child: Path, after: State, number: int) -> Rescored:

@@ -13,7 +13,9 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger import Artifact, State
 from orchestrator.lineage import pair_files_trained_on
+from orchestrator.model_files import check_files
 from orchestrator.places import home
+from orchestrator.sharing import check_sizes, size_of
 from orchestrator.status import open_run
 
 _PREFIX = "run:"
@@ -36,8 +38,12 @@ class Checkpoint:
     folder: Path
     origin: dict[str, Any]
     """The run's name (`run`) and `run_id`, the `round`, and the `digest` of the model's files (`model_digest`)."""
-    trained_on: tuple[Path, ...]
-    """The files of pairs that it descends from."""
+    root: Path
+    """The run's folder."""
+    files: tuple[str, ...]
+    """Names of the files below `folder` that the run has committed."""
+    trained_on: dict[Path, int]
+    """The files of pairs that it descends from, the oldest first, each with its bytes."""
 
 
 def run_model(text: str, where: str) -> RunModel | None:
@@ -73,10 +79,12 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
     checkpoints = _checkpoints(state)
     number = _best(state, checkpoints, f"{where}: {root}") if model.round is None else model.round
     artifact = _checkpoint(state, checkpoints, number, f"{where}: {root}")
-    seen = pair_files_trained_on(root, number)
     files = Artifacts(root)
     try:
+        check_sizes(artifact, files.place(artifact), root)
+        check_files(files.place(artifact), root)
         folder = files.verify(artifact, files.place(artifact))
+        seen = {file: size_of(file, root) for file in pair_files_trained_on(root, number)}
         for pairs in _holding(root, state, seen):
             files.verify(pairs)
     except Damaged as error:
@@ -84,7 +92,7 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
     digest = durable.fingerprint([[name, said["sha256"]] for name, said in sorted(artifact.files.items())])
     config = state.configs[-1]
     origin = {"run": config["job"]["name"], "run_id": config["run_id"], "round": number, "digest": digest}
-    return Checkpoint(folder, origin, tuple(seen))
+    return Checkpoint(folder, origin, root, tuple(artifact.files), seen)
 
 
 def _folder(name: str, folders: Sequence[Path], own: Path) -> Path:

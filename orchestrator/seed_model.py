@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator import durable
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged
 from orchestrator.hub_model import HubModel, fetch, hub_model
 from orchestrator.jobfile import JobFile
-from orchestrator.model_files import check_names
+from orchestrator.model_files import check_files, check_names, run_around
 from orchestrator.places import in_ray_package, run_folder
-from orchestrator.run_model import find, run_model
+from orchestrator.run_model import Checkpoint, find, run_model
 from orchestrator.weights import check_config, check_weights
 
 Key = Literal["model", "reference"]
@@ -32,8 +32,8 @@ class NamedModel:
     """What is to be known of a model that the run must keep, since its folder may vanish: of one from the Hub, its
     `id` and `revision` (the commit); of another run's checkpoint, what `run_model.Checkpoint` says. None where the
     folder is used as it is."""
-    trained_on: tuple[Path, ...] = ()
-    """Files of pairs that another run trained it on."""
+    checkpoint: Checkpoint | None = None
+    """Of another run's checkpoint, which of that run's files it is."""
 
     def __str__(self) -> str:
         if not self.origin:
@@ -64,7 +64,7 @@ def locate_model(file: JobFile, weights: bool = True, key: Key = "model") -> Nam
     if (other := run_model(named, where)) is not None:
         found = find(other, where, file.folders, run_folder(file.job))
         check_weights(found.folder, where)
-        return NamedModel(found.folder, found.origin, found.trained_on)
+        return NamedModel(found.folder, found.origin, found)
     if (model := on_hub(file, key)) is not None:
         folder = fetch(model, where, weights)
         located = NamedModel(folder, {"id": model.id, "revision": folder.name})
@@ -75,6 +75,11 @@ def locate_model(file: JobFile, weights: bool = True, key: Key = "model") -> Nam
         check_config(folder, where)
         return located
     check_names({path.name for path in folder.glob("*")}, f"{where}: {folder}")
+    if (other_run := run_around(folder)) is not None:
+        try:
+            check_files(folder, other_run)
+        except Damaged as error:
+            raise BadInput(f"{where}: {error}") from error
     check_weights(folder, where)
     return located
 

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import os
+import random
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from orchestrator.cleaning import clean, waste
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput, RatchetError
+from orchestrator.fork import fork
 from orchestrator.ledger import Ledger
 from orchestrator.status import status
+from tests.sample_run import SampleRun
 from tests.stand_ins import StandIns, make_project, run_job
+from tests.test_cli import ratchet
+from tests.test_compare import project
 
 
 @pytest.fixture
@@ -111,3 +119,69 @@ def spare_all_but_one(run: Path) -> None:
     config = ledger.state.configs[-1]
     ledger.append("config", config | {"job": config["job"] | {"keep": {"checkpoints": 1, "training_states": 1}}})
     ledger.append("end", {"state": "finished", "reason": ""})
+
+
+# Other commands
+
+
+def large_run(folder: Path) -> Path:
+    """A run that has committed 2 MiB."""
+    run = SampleRun(folder)
+    run.claim()
+    run.configure()
+    noise = random.Random(0).randbytes(2 * 2**20)
+    run.commit("rounds/01/pairs", {"pairs": 1}, {"00000.parquet": pa.table({"noise": [noise]})})
+    run.end()
+    return folder
+
+
+def test_a_fork_looks_for_room_before_it_copies(tmp_path: Path, disk: Path) -> None:
+    parent = large_run(tmp_path / "large")
+    with pytest.raises(BadInput, match=r"bytes free, and 2,[\d,]+ are to be copied: .* lies on another file system"):
+        fork(parent, disk / "child")
+    assert os.listdir(disk) == []
+
+
+def test_a_fork_on_a_disk_that_fills_is_one_message(tmp_path: Path, disk: Path) -> None:
+    run_job(make_project(tmp_path), StandIns())
+    ballast = fill(disk)
+    with open(ballast, "ab") as file:
+        file.truncate(ballast.stat().st_size - 100 * 1024)  # room to begin
+    with pytest.raises(RatchetError, match=r"(No space left on device|bytes free, and)"):
+        fork(tmp_path / "run", disk / "child")
+    assert os.listdir(disk) == ["ballast"]
+    ballast.unlink()
+    fork(tmp_path / "run", disk / "child")
+    assert os.listdir(disk) == ["child"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_grading_onto_a_full_disk_is_one_message(
+    tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    source = tmp_path / "in.jsonl"
+    noise = random.Random(0)
+    rows = [{"gold": "7", "text": "7", "noise": noise.randbytes(500).hex()} for _ in range(2500)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--grader", "exact", "--processes", "1")
+    assert ratchet("grade", source, "-o", disk / f"out.{kind}", *options) == 1
+    told = capsys.readouterr().err
+    assert f"-o {disk}/out.{kind}: cannot be written: " in told and told.count("\n") == 1
+    assert "No space left" in told and os.listdir(disk) == []
+
+
+def test_a_comparison_on_a_full_or_closed_disk_is_one_message(
+    tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_HOME", str(disk))
+    path = project(tmp_path, arms={"sft": {}})
+    (disk / "runs/compare").mkdir(parents=True)
+    ballast = fill(disk)
+    for table in ([], ["--table"]):
+        assert ratchet("compare", path, *table) == 1
+        said = capsys.readouterr().err
+        assert "cannot be written: No space left on device" in said and said.count("\n") == 1
+    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert ratchet("compare", path) == 1
+    assert "Read-only file system" in capsys.readouterr().err

@@ -132,6 +132,7 @@ def test_other_fields_rules_and_graders(tmp_path: Path) -> None:
             ["--grader", "judge", "--judge-model", "m", "--judge-url", "http://me:secret@x/v1"],
             "--judge-url: `base_url` must hold no name or password",
         ),
+        ("", ["-o", "folder.jsonl"], "-o folder.jsonl: cannot be written (Is a directory)"),
         ("", ["-o", "in.jsonl/out.jsonl"], "-o in.jsonl/out.jsonl: cannot be written ("),
         ("", ["-o", f"{'x' * 300}.jsonl"], ".jsonl: cannot be written (File name too long)"),
         ("", ["-o", "out.csv"], "-o out.csv: the name must end in .jsonl or .parquet"),
@@ -148,7 +149,8 @@ def test_mistakes_are_told_in_one_line_and_leave_no_file(
     monkeypatch.chdir(tmp_path)
     source = tmp_path / "in.jsonl"
     source.write_text('{"gold": "7", "text": "\\\\boxed{7}"}\n' + line + "\n")
+    (tmp_path / "folder.jsonl").mkdir()
     assert ratchet("grade", source, "-o", tmp_path / "out.jsonl", "--processes", "1", *arguments) == 2
     told = capsys.readouterr().err
     assert message in told and told.count("\n") == 1 and "secret" not in told
-    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder.jsonl", "in.jsonl"]

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.fork import fork
 from orchestrator.ledger import Ledger
 from orchestrator.rescore import Rescored, rescore
+from orchestrator.status import status
 from orchestrator.verify import verify
 from tests.stand_ins import StandInGraders, StandIns, make_project, run_job
 
@@ -122,4 +125,69 @@ def test_what_cannot_be_rescored_is_refused(tmp_path: Path, number: int, overrid
     with pytest.raises(BadInput) as refused:
         again(tmp_path, number, override)
     assert said in str(refused.value)
+    assert not (tmp_path / "new").exists()
+
+
+# What was removed, and what was begun
+
+
+def test_a_round_whose_start_was_removed_is_refused_with_the_cure(tmp_path: Path) -> None:
+    job = make_project(tmp_path, rounds=4, promotion={"rule": "always"}, keep={"checkpoints": 1})
+    run_job(job, Workers(gain=0.1))
+    kept = [n for n in range(1, 5) if (tmp_path / f"run/rounds/{n:02d}/checkpoint").exists()]
+    assert kept == [4]
+    with pytest.raises(BadInput) as refused:
+        again(tmp_path, 3, "grade.strict=false")
+    said = str(refused.value)
+    assert "round 3 starts from what rounds/01/train, rounds/02/train made, which was removed" in said
+    assert "Rounds that have all they need: 1." in said
+    assert f"`ratchet fork {tmp_path / 'run'} NEWRUN keep.checkpoints=null`" in said
+    assert not (tmp_path / "new").exists()
+    found, workers = again(tmp_path, 1, "grade.strict=false")
+    assert found.flips and workers.calls["train"] == 0
+
+
+def test_a_rescoring_that_is_done_is_told_again_and_its_run_left_as_it_is(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path), Workers())
+    before, _ = again(tmp_path, 1, "grade.strict=false")
+    run_job(tmp_path / "new/job.yaml", Workers())
+    (tmp_path / "new/rescored.json").unlink()
+    records = len(Ledger(tmp_path / "new/ledger").records)
+    found, workers = again(tmp_path, 1, "grade.strict=false")
+    assert found.as_json() == before.as_json() and not workers.calls
+    assert (tmp_path / "new/rescored.json").exists()
+    assert len(Ledger(tmp_path / "new/ledger").records) == records and status(tmp_path / "new")["state"] == "finished"
+
+
+@pytest.mark.parametrize("other", ["round", "overrides", "fork", "run"])
+def test_what_another_command_has_made_is_not_gone_on_with(tmp_path: Path, other: str) -> None:
+    run_job(make_project(tmp_path), Workers())
+    if other == "round":
+        again(tmp_path, 2, "grade.strict=false")
+    elif other == "overrides":
+        again(tmp_path, 1, "grade.timeout=9")
+    elif other == "fork":
+        fork(tmp_path / "run", tmp_path / "new", ["grade.strict=false"])
+    else:
+        run_job(tmp_path / "tiny.yaml", Workers(), f"run_dir={tmp_path / 'new'}", "rounds=1")
+    records = len(Ledger(tmp_path / "new/ledger").records)
+    with pytest.raises(BadInput, match="new: exists already, a run"):
+        again(tmp_path, 1, "grade.strict=false")
+    assert len(Ledger(tmp_path / "new/ledger").records) == records
+
+
+@pytest.mark.parametrize("trick", ["link", "pipe", "edited", "missing"])
+def test_old_verdicts_that_are_none_are_refused_before_anything_is_made(tmp_path: Path, trick: str) -> None:
+    run_job(make_project(tmp_path), Workers())
+    file = tmp_path / "run/rounds/01/verdicts/00001.parquet"
+    if trick == "edited":
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    else:
+        file.rename(tmp_path / "elsewhere")
+    if trick == "link":
+        file.symlink_to(tmp_path / "elsewhere")
+    elif trick == "pipe":
+        os.mkfifo(file)
+    with pytest.raises(Damaged, match=r"verdicts/00001\.parquet"):
+        again(tmp_path, 1, "grade.strict=false")
     assert not (tmp_path / "new").exists()

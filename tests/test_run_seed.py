@@ -161,7 +161,7 @@ def test_a_damaged_or_missing_file(tmp_path: Path, first: Path, name: str) -> No
     said = refused(job)
     assert f"{file}: not what was committed" in said and f"`ratchet verify {first}`" in said
     file.unlink()
-    assert f"{file}: committed, but it cannot be read" in refused(job)
+    assert f"{file}: committed, but missing" in refused(job)
 
 
 def test_nothing_of_a_run_is_begun_with_a_model_that_is_not_there(tmp_path: Path, first: Path) -> None:

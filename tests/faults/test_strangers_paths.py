@@ -227,6 +227,8 @@ MAY = {
     "orchestrator/doctor.py": "its own folder for trials",
     "orchestrator/grade_file.py": "the user's output",
     "orchestrator/compare.py": "a comparison's own files",
+    "orchestrator/unfinished.py": "what commands make outside of runs, under names of their own",
+    "orchestrator/private_folder.py": "Ray's folders, outside of any run",
     "workers/files.py": "a worker's attempt at its output",
     "workers/judge_cache.py": "an answer's temporary file",
     "workers/export.py": "weights in the hidden output of this attempt",

@@ -1,0 +1,50 @@
+"""A disk that is full, became read-only or is closed to us, in words: nobody's bug."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.errors import RatchetError
+
+CURE = "see to the disk"
+_OF_THE_DISK = frozenset(
+    getattr(errno, name)
+    for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EHOSTDOWN")
+)
+_OF_RIGHTS = frozenset({errno.EACCES, errno.EPERM})
+
+
+def cure(error: OSError, folder: Path) -> str | None:
+    """What helps against an error of the disk, in words; None where it is another error. Rights are its matter only
+    below `folder`, and so is what is not there."""
+    if error.errno in _OF_THE_DISK:
+        return CURE
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "let the process open more files (`ulimit -n`)"
+    if not str(error.filename).startswith(str(folder)):
+        return None
+    if error.errno in _OF_RIGHTS:
+        return CURE
+    gone = error.errno in (errno.ENOENT, errno.ENOTDIR) and not (folder / "ledger").is_dir()
+    return "the folder was moved, deleted or unmounted: put it back" if gone else None
+
+
+@contextlib.contextmanager
+def one_message(what: Path | str, then: str, folder: Path | None = None) -> Iterator[None]:
+    """Say in one message that `what` cannot be written, and `then` what is kept and what to do, in which `CURE` stands
+    for what helps. Rights are the disk's matter below `folder`, which is `what` if none is given.
+
+    Raises:
+        RatchetError: for an OSError of the disk; others pass.
+    """
+    try:
+        yield
+    except OSError as error:
+        if (helps := cure(error, folder or Path(what))) is None:
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        said = f"{what}: cannot be written: {error.strerror or error}{where}. {then.replace(CURE, helps)}"
+        raise RatchetError(said) from error

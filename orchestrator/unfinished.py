@@ -1,0 +1,93 @@
+"""What a command is making outside of a run's own folders: at a hidden name that says who makes it, until it is whole.
+
+    .irpo-2.fork-9f3c21aa-4711-8812345      .LABEL-HOST-PID-START
+
+So a killed command's left-overs are known as such, and the next one removes them; a living one's are let be, and so are
+those of another host, whose processes cannot be seen from here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.durable import sync
+from orchestrator.status import process_start
+
+_MAKER = re.compile(r"-([0-9a-f]{8})-(\d{1,10})-(\d{1,20})")
+_LONGEST = 180  # bytes of a label: a name may have 255, and the maker stands behind it
+
+
+def hidden(folder: Path, label: str) -> Path:
+    """Where this process makes what `label` names, in `folder`."""
+    pid = os.getpid()
+    return folder / f"{_prefix(label)}-{_host()}-{pid}-{_start(pid)}"
+
+
+def maker(folder: Path, label: str) -> int | None:
+    """Another living process of this host that makes the same right now."""
+    others = (pid for _, pid, alive in _found(folder, label) if alive and pid != os.getpid())
+    return next(others, None)
+
+
+def tidy(folder: Path, label: str) -> None:
+    """Remove what dead processes of this host, or this one earlier, have left of it. What cannot be removed stays."""
+    for path, pid, alive in _found(folder, label):
+        if alive and pid != os.getpid():
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Write a file atomically and durably, as `durable.replace`; what a killed process left of it is removed."""
+    label = f"{path.name}.new"
+    tidy(path.parent, label)
+    new = hidden(path.parent, label)
+    try:
+        with open(new, "xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+    sync(path.parent)
+
+
+def _found(folder: Path, label: str) -> Iterator[tuple[Path, int, bool]]:
+    """What this host's processes have in the making, or left: each with the process, and whether that one lives."""
+    prefix = _prefix(label)
+    try:
+        names = [name for name in os.listdir(folder) if name.startswith(prefix)]
+    except OSError:
+        return
+    for name in names:
+        made_by = _MAKER.fullmatch(name.removeprefix(prefix))
+        if made_by and made_by[1] == _host():
+            pid = int(made_by[2])
+            yield folder / name, pid, _start(pid) == int(made_by[3])
+
+
+def _prefix(label: str) -> str:
+    name = label if len(os.fsencode(label)) <= _LONGEST else hashlib.sha256(os.fsencode(label)).hexdigest()
+    return f".{name}"
+
+
+def _host() -> str:
+    return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
+
+
+def _start(pid: int) -> int:
+    """When a process started, in hundredths of a second since boot: numbers of dead ones are given out again. 0 for no
+    such process."""
+    return round(100 * (process_start(pid) or 0))
