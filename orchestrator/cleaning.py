@@ -13,10 +13,10 @@ from orchestrator.ledger import State, probe_links
 from orchestrator.run import Run, remove
 from orchestrator.status import open_run
 
-# Names that only a driver at work gives: what a step is writing (rounds/01/.pairs-e2), what stood in the way of a
+# Names that only a driver at work gives: what a step is writing (rounds/01/.pairs-e2-a5), what stood in the way of a
 # committed file, and the temporary files of `durable`.
-_TEMPORARY = re.compile(r"\.(.+-e\d+|stray-[0-9a-f]{8}-.+|.+\.[0-9a-f]{32}|probe-\d+-\d+)")
-_STATES = re.compile(r"\.(.+)-state-of-\d+")
+_TEMPORARY = re.compile(r"\.(.+-e\d+(-a\d+)?|stray-[0-9a-f]{8}-.+|.+\.[0-9a-f]{32}|probe-\d+-\d+)")
+_STATES = re.compile(r"\.(.+)-state-of-\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)
