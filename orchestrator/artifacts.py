@@ -39,7 +39,7 @@ class Artifacts:
         return self.declare(hidden, path, files)
 
     def adopt(self, hidden: Path, path: Path, file: Mapping[str, Any]) -> Artifact:
-        """A file that its worker has synced and hashed (workers.files.write_own), as what will stand at `path`. It is
+        """A file that its worker has synced and hashed (workers.files.write_table), as what will stand at `path`. It is
         not read again here where it is the one that the worker wrote, and nobody has written to it since.
 
         Raises:

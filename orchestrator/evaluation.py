@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,13 +61,11 @@ def evaluate(
 
     shards: list[Facts] = []
 
-    def keep(file: Callable[[int], Path], index: int, facts: Facts) -> Path:
+    def keep(index: int, facts: Facts) -> None:
         shards.append(facts)  # an evaluation is committed as a whole
-        return _named(facts, file(index))
 
     every = [slice_ for part in slices.values() for slice_ in part]
-    kept = (partial(keep, samples), partial(keep, verdicts))
-    sample_and_grade(engines, graders, every, plan, samples, verdicts, *kept)
+    sample_and_grade(engines, graders, every, plan, (samples, samples), verdicts, keep, keep)
     facts: Facts = {}
     for split, part in slices.items():
         tables = [_joined(split, list(s.golds), samples(s.index), verdicts(s.index)) for s in part]
@@ -96,7 +92,6 @@ def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Pa
     pq.write_table(answered.select(SAMPLES.names).cast(SAMPLES), samples)
     graders.submit(Shard(0, str(samples), 0, answered.num_rows, str(verdicts)), dict(golds))
     shards = [facts for _, facts in graders.drain()]
-    _named(shards[0], verdicts)
     again = _joined(split, prompts, samples, verdicts)
     pq.write_table(again, output, compression="zstd")
     for file in (samples, verdicts):
@@ -180,13 +175,6 @@ def _joined(split: str, prompts: Sequence[str], samples: Path, verdicts: Path) -
     ]
     rows = pa.Table.from_pylist(given_up, schema=EVALUATION)
     return pa.concat_tables([pa.table(columns, schema=EVALUATION), rows])
-
-
-def _named(facts: Facts, final: Path) -> Path:
-    """Give a worker's file the name that it was asked for: each worker writes under one that it shares with nobody."""
-    if "path" in facts["file"]:
-        os.rename(facts["file"]["path"], final)
-    return final
 
 
 def _facts(table: pa.Table) -> Facts:

@@ -298,23 +298,21 @@ class ShardedStep:
         names = (f"{self.name}/{index:05d}{f'.{n}' if n else ''}.parquet" for n in count())
         return self.run.path(next(name for name in names if name not in self.run.ledger.state.discarded))
 
-    def commit(self, index: int, facts: Mapping[str, Any]) -> Path:
-        """Commit a shard's file, which its worker has written, synced and hashed (`facts["file"]`); returns where it
-        is then. The first commit wins: a second result for the same shard is dropped.
+    def commit(self, index: int, facts: Mapping[str, Any]) -> None:
+        """Commit a shard's file, which its worker has written, synced and hashed (`facts["file"]`).
+        The first commit wins: a second result for the same shard is dropped.
 
         Raises:
             Damaged: what it was made from has changed, or the file since it was hashed.
         """
-        if not self.has(index):
-            for uses in (*self._uses, *([self._uses_of[index]] if index in self._uses_of else [])):
-                uses.check()
-            facts = recipes.versions(self._inputs) | dict(facts)
-            file = facts.pop("file")
-            hidden = Path(file["path"]) if "path" in file else self._hidden[index]
-            artifact = self.run.artifacts.adopt(hidden, self.path(index), file)
-            made = {"fingerprint": recipes.fingerprint(self._inputs, facts), "recipe": recipes.RECIPE}
-            self._append(index, artifact, facts | made)
-        return self.path(index)
+        if self.has(index):
+            return
+        for uses in (*self._uses, *([self._uses_of[index]] if index in self._uses_of else [])):
+            uses.check()
+        facts = recipes.versions(self._inputs) | dict(facts)
+        artifact = self.run.artifacts.adopt(self._hidden[index], self.path(index), facts.pop("file"))
+        made = {"fingerprint": recipes.fingerprint(self._inputs, facts), "recipe": recipes.RECIPE}
+        self._append(index, artifact, facts | made)
 
     def _append(self, index: int, artifact: Artifact, facts: Facts) -> None:
         data = {"step": self.name, "index": index, "artifact": artifact.as_json(), "facts": facts}

@@ -60,21 +60,23 @@ def sample_and_grade(
     graders: Graders,
     slices: Sequence[Slice],
     plan: SamplingPlan,
-    sample_file: Callable[[int], Path],
+    sample_files: tuple[Callable[[int], Path], Callable[[int], Path]],
     verdict_file: Callable[[int], Path],
-    on_samples: Callable[[int, Facts], Path],
-    on_verdicts: Callable[[int, Facts], Path],
+    on_samples: Callable[[int, Facts], None],
+    on_verdicts: Callable[[int, Facts], None],
 ) -> None:
     """Sample each slice and grade its samples.
 
-    `sample_file` and `verdict_file` say where the workers write those of slice i. `on_samples` and `on_verdicts` are
-    told of them and return where they are then, since they may give them other names.
+    `sample_files` says where an engine writes the samples of slice i, and where the grader reads them:
+    between the two stands `on_samples`, which may give the file its final name.
     """
     by_index = {slice_.index: slice_ for slice_ in slices}
-    todo = [Shard(s.index, str(s.source), s.start, s.stop, str(sample_file(s.index))) for s in slices]
+    write, read = sample_files
+    todo = [Shard(s.index, str(s.source), s.start, s.stop, str(write(s.index))) for s in slices]
     for shard, facts in engines.generate(todo, plan):
-        samples, slice_ = on_samples(shard.index, facts), by_index[shard.index]
-        graders.submit(grading_shard(slice_, samples, verdict_file(shard.index)), slice_.golds)
+        on_samples(shard.index, facts)
+        slice_ = by_index[shard.index]
+        graders.submit(grading_shard(slice_, read(shard.index), verdict_file(shard.index)), slice_.golds)
         for graded, verdict_facts in graders.finished():
             on_verdicts(graded.index, verdict_facts)
     wall = _Lap()
@@ -114,7 +116,7 @@ def sample_and_grade_shards(
         grading,
         todo,
         plan,
-        samples.hidden,
+        (samples.hidden, samples.path),
         verdicts.hidden,
         lambda index, facts: samples.commit(index, facts | {"wall": wall.lap()}),
         verdicts.commit,
