@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.durable import sync
 from orchestrator.errors import Damaged
-from orchestrator.identity import identity, sha256
+from orchestrator.identity import identity, is_settled, sha256
 from orchestrator.inside import require_below
 from orchestrator.ledger import Artifact
 from orchestrator.uses import require_whole
@@ -40,15 +40,16 @@ class Artifacts:
 
     def adopt(self, hidden: Path, path: Path, file: Mapping[str, Any]) -> Artifact:
         """A file that its worker has synced and hashed (workers.files.write_table), as what will stand at `path`. It is
-        not read again here where it is the one that the worker wrote, and nobody has written to it since.
+        not read again here where it is the one that the worker wrote, and it shows that nobody has written to it since.
 
         Raises:
             Damaged: it is another one, with other bytes.
         """
         said = {"size": file["size"], "sha256": file["sha256"]}
         artifact = self.declare(hidden, path, {"": said})
-        written = identity(hidden).written
-        if (written.size, written.inode, written.mtime_ns) != (file["size"], file.get("inode"), file.get("mtime_ns")):
+        now = identity(hidden).written
+        said_then = (file["size"], file.get("inode"), file.get("mtime_ns"))
+        if (now.size, now.inode, now.mtime_ns) != said_then or not is_settled(now.mtime_ns):
             self.require_as_hashed(artifact, hidden)
         return artifact
 

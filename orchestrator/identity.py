@@ -58,12 +58,12 @@ def sha256(path: Path) -> tuple[Written, str]:
     before = identity(path)
     if before in _hashed:
         return before.written, _hashed[before]
-    settled, found = _is_settled(before), durable.sha256(path)
+    settled, found = is_settled(max(before.written.mtime_ns, before.ctime_ns)), durable.sha256(path)
     if settled and identity(path) == before:
         _hashed[before] = found
     return before.written, found
 
 
-def _is_settled(now: Identity) -> bool:
-    """Whether whoever writes into the file from now on changes its identity."""
-    return abs(time.time_ns() - max(now.written.mtime_ns, now.ctime_ns)) > _TICK_NS
+def is_settled(time_ns: int) -> bool:
+    """Whether a file with such a time gets another one from whoever changes it from now on."""
+    return abs(time.time_ns() - time_ns) > _TICK_NS

@@ -289,7 +289,7 @@ class ShardedStep:
 
     def guarding(self) -> AbstractContextManager[None]:
         """Around the work on shards: where it fails, a file that was changed under it is named as the reason."""
-        return guarding([*self._uses, *self._uses_of.values()])
+        return guarding(lambda: [*self._uses, *self._uses_of.values()])
 
     def path(self, index: int) -> Path:
         """Where a shard is, or will be: 00003.parquet, or 00003.1.parquet where the former was discarded."""

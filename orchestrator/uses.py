@@ -8,7 +8,7 @@ written to: what the work has read of it in the meantime is known by nobody else
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -80,20 +80,21 @@ def using(root: Path, inputs: Any) -> Iterator[None]:
         Damaged: a file is not what was committed, or was written to meanwhile.
     """
     uses = Uses(root, inputs)
-    with guarding([uses]):
+    with guarding(lambda: [uses]):
         yield
     uses.check()
 
 
 @contextmanager
-def guarding(uses: list[Uses]) -> Iterator[None]:
-    """Around work that may fail, for files that are checked elsewhere where it does not."""
+def guarding(uses: Callable[[], Iterable[Uses]]) -> Iterator[None]:
+    """Around work that may fail: a file of what it uses by then, and that was changed, is named as the reason. Where
+    the work succeeds they are checked elsewhere."""
     try:
         yield
     except (Displaced, Damaged):
         raise
     except Exception:
-        for each in uses:
+        for each in uses():
             each.check()
         raise
 

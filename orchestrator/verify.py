@@ -16,6 +16,7 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.errors import Damaged
 from orchestrator.ledger import Artifact, State, read_record
 from orchestrator.lineage import follow
+from orchestrator.seed_model import model_digest
 from orchestrator.status import open_run
 
 
@@ -33,6 +34,8 @@ class Report:
     """Committed artifacts that were removed on purpose."""
     strays: int = 0
     """Files below `baseline`, `ledger` and `rounds` that no record names. They do no harm."""
+    unchecked: list[str] = field(default_factory=list)
+    """What the run is made from and what is not here to be looked at: a line each."""
 
     def as_json(self) -> dict[str, Any]:
         return {"sound": not self.findings} | vars(self)
@@ -59,6 +62,7 @@ def verify(run_dir: Path, show: bool = False) -> Report:
     report.discarded = len(state.discarded)
     bad = _check_files(run_dir, state, report, show)
     report.findings += _check_promotions(state)
+    _check_base_model(state, report)
     for number in (promotion["round"] for promotion in state.promotions if promotion["promoted"]):
         folder = f"rounds/{number:02d}"
         replays = f"{folder}/replay" in state.commits
@@ -141,6 +145,21 @@ def _check_promotions(state: State) -> Iterator[str]:
             yield f"{what}: its reference {path} is not committed"
         elif promotion is state.promotions[-1] and path in state.discarded:
             yield f"{what}: its reference {path}, the current one, was discarded"
+
+
+def _check_base_model(state: State, report: Report) -> None:
+    """The seed model in a folder of its own. One that the run has kept is among its files."""
+    config = state.configs[-1] if state.configs else {}
+    digest, folder = config.get("model_digest"), Path(str(config.get("model")))
+    if digest is None or not folder.is_absolute():
+        return
+    try:
+        if not (folder / "config.json").is_file():
+            report.unchecked.append(f"{folder}: the base model is not here, and could not be checked")
+        elif model_digest(str(folder)) != digest:
+            report.findings.append(f"{folder}: the base model here is not the one that this run was made from")
+    except (OSError, Damaged) as error:
+        report.unchecked.append(f"{folder}: the base model could not be checked ({error})")
 
 
 def _count_strays(run_dir: Path, state: State) -> int:
