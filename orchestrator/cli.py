@@ -110,7 +110,7 @@ def verify(run: RunArgument, as_json: Json = False) -> None:
     if as_json:
         typer.echo(json.dumps(report.as_json(), indent=2))
     else:
-        for line in (*report.findings, report.summary()):
+        for line in (*report.findings, *report.unchecked, report.summary()):
             typer.echo(line)
     raise typer.Exit(1 if report.findings else 0)
 
