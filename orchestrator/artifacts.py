@@ -116,4 +116,6 @@ class Artifacts:
 
 
 def _files_below(folder: Path) -> list[str]:
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    """But for what a worker that was given up has left unfinished, or writes now (workers.files.write_table)."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("-e0"))
+    return [str(path.relative_to(folder)) for path in found]

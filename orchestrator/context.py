@@ -106,8 +106,8 @@ class Context:
             Damaged: it is not the model that the run was started with.
         """
         path, root = Path(self.seed_model), self.run.root
-        if path.is_relative_to(root):
-            return self._kept(os.path.relpath(path, root))
+        if (kept := os.path.relpath(path, root)) in self.run.ledger.state.commits:
+            return self._kept(kept)
         used = model_used(self.seed_model)
         recorded = self.run.ledger.state.configs[-1] if self.run.ledger.state.configs else {}
         if recorded.get("model_digest", used.value) != used.value:
