@@ -47,9 +47,7 @@ class Artifacts:
         """
         said = {"size": file["size"], "sha256": file["sha256"]}
         artifact = self.declare(hidden, path, {"": said})
-        now = identity(hidden).written
-        said_then = (file["size"], file.get("inode"), file.get("mtime_ns"))
-        if (now.size, now.inode, now.mtime_ns) != said_then or not is_settled(now.mtime_ns):
+        if not _is_as_told(hidden, file):
             self.require_as_hashed(artifact, hidden)
         return artifact
 
@@ -113,6 +111,15 @@ class Artifacts:
             file = final / name if name else final
             require_whole(file, said["sha256"])
         return final
+
+
+def _is_as_told(path: Path, file: Mapping[str, Any]) -> bool:
+    try:
+        now = identity(path).written
+    except (OSError, Damaged):
+        return False
+    told = (file["size"], file.get("inode"), file.get("mtime_ns"))
+    return (now.size, now.inode, now.mtime_ns) == told and is_settled(now.mtime_ns)
 
 
 def _files_below(folder: Path) -> list[str]:

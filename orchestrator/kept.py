@@ -141,7 +141,7 @@ def keep_model(run: Run, job: Job, model: NamedModel, key: Key = "model") -> str
 
     def work(folder: Path, *seen: Path) -> Facts:
         link_model(model.folder, folder)
-        if model_digest(str(folder)) != origin.get("digest", model_digest(str(folder))):
+        if "digest" in origin and model_digest(str(folder)) != origin["digest"]:
             raise Damaged(f"{model.folder}: has changed since it was checked against the ledger of its run")
         for pairs in seen:
             pairs.mkdir()

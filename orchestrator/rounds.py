@@ -224,7 +224,7 @@ class Round:
             decision = {"round": self.number, "rule": rule.rule, "alpha": rule.alpha, "reference": reference}
             best = max(against, candidate, key=lambda model: model.gate_accuracy)
             decision |= {"best": best.name, "graders_version": candidate.graders_version} | asdict(decided)
-            if candidate.name not in run.ledger.state.discarded:  # as in a fork of a run that keeps but some
+            if candidate.name not in run.ledger.state.discarded:  # a fork decides anew on what was removed
                 run.require(candidate.digest)  # what is promoted is what was evaluated
             run.append("promotion", decision)
         if decision["round"] == run.ledger.state.promotions[-1]["round"]:  # on a resume, earlier ones are passed over

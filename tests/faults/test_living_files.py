@@ -15,6 +15,7 @@ import pytest
 
 from orchestrator.errors import Damaged, RatchetError
 from orchestrator.fork import fork
+from orchestrator.ledger import Ledger
 from orchestrator.records import LossWeights, SamplingPlan, Shard, TrainingPlan
 from orchestrator.verify import verify
 from tests.faults.children import Case, Kind, Undisturbed, Workers
@@ -96,7 +97,7 @@ LIVING: dict[str, list[tuple[str, tuple[str, int]]]] = {
 used later."""
 CASES = [
     pytest.param(source, *case, how, id=f"{source}-{case[0]}-{'-'.join(map(str, case[1]))}-{how.__name__}")
-    if number < 9 and how is HARMS[number % 3] and (source == "sample" or number == 0)
+    if number < 7 and how is HARMS[number % 3] and (source == "sample" or number == 0)
     else pytest.param(
         *(source, *case, how),
         id=f"{source}-{case[0]}-{'-'.join(map(str, case[1]))}-{how.__name__}",
@@ -239,7 +240,7 @@ class ReplacedWorkers(Workers):
 def test_a_write_between_hash_and_commit_is_found(calm: Undisturbed, living: Case) -> None:
     with pytest.raises(RatchetError, match="was changed after it was hashed"):
         LateWorkers(living).drive()
-    assert not (living.run / "rounds/01/samples").exists() or not list((living.run / "rounds/01/samples").glob("*.p*"))
+    assert "rounds/01/samples" not in Ledger(living.run / "ledger").state.shards
     calm.kind.workers(living).drive()
     calm.require_same(living.run)
 
