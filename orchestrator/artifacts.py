@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import os
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.durable import make_folder, sha256, sync
+from orchestrator.durable import make_folder, sync
 from orchestrator.errors import Damaged
+from orchestrator.identity import identity, is_settled, sha256
 from orchestrator.inside import rename, require_below
 from orchestrator.ledger import Artifact
+from orchestrator.uses import require_whole
 
 
 class Artifacts:
@@ -19,8 +22,6 @@ class Artifacts:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        # What was hashed already, by (path, inode, size, times): hashing weights once a process is enough.
-        self._verified: set[tuple[str, int, int, int]] = set()
 
     def describe(self, hidden: Path, path: Path) -> Artifact:
         """Make the files under `hidden` durable, and name them with their hashes as what will stand at `path`."""
@@ -31,10 +32,33 @@ class Artifacts:
         for name in names:
             file = hidden / name if name else hidden
             sync(file)
-            files[name] = {"size": file.stat().st_size, "sha256": sha256(file)}
+            written, digest = sha256(file)
+            files[name] = {"size": written.size, "sha256": digest}
         for folder in {f for name in names for f in (hidden / name).parents if f.is_relative_to(hidden)}:
             sync(folder)
         return self.declare(hidden, path, files)
+
+    def adopt(self, hidden: Path, path: Path, file: Mapping[str, Any]) -> Artifact:
+        """A file that its worker has synced and hashed (workers.files.write_table), as what will stand at `path`. It is
+        not read again here where it is the one that the worker wrote, and it shows that nobody has written to it since.
+
+        Raises:
+            Damaged: it is another one, with other bytes.
+        """
+        said = {"size": file["size"], "sha256": file["sha256"]}
+        artifact = self.declare(hidden, path, {"": said})
+        if not _is_as_told(hidden, file):
+            self.require_as_hashed(artifact, hidden)
+        return artifact
+
+    def require_as_hashed(self, artifact: Artifact, hidden: Path) -> None:
+        """Between the hash and the commit nobody else has written there.
+
+        Raises:
+            Damaged: somebody has.
+        """
+        if not self.is_intact(artifact, hidden):
+            raise Damaged(f"{hidden}: was changed after it was hashed. It is not committed; the same command goes on.")
 
     def declare(self, hidden: Path, path: Path, files: dict[str, dict[str, Any]]) -> Artifact:
         """An artifact whose worker has synced and hashed its files already. Their names are made durable here."""
@@ -86,18 +110,20 @@ class Artifacts:
         final = place or self.root / artifact.path
         for name, said in artifact.files.items():
             file = final / name if name else final
-            try:
-                stat = file.stat()
-            except OSError as error:
-                raise Damaged(f"{file}: committed, but it cannot be read ({error.strerror})") from error
-            key = (str(file), stat.st_ino, stat.st_size, stat.st_mtime_ns)
-            if key in self._verified:
-                continue
-            if stat.st_size != said["size"] or sha256(file) != said["sha256"]:
-                raise Damaged(f"{file}: not what was committed (size or sha256 differs). Restore it from a copy.")
-            self._verified.add(key)
+            require_whole(file, said["sha256"])
         return final
 
 
+def _is_as_told(path: Path, file: Mapping[str, Any]) -> bool:
+    try:
+        now = identity(path).written
+    except (OSError, Damaged):
+        return False
+    told = (file["size"], file.get("inode"), file.get("mtime_ns"))
+    return (now.size, now.inode, now.mtime_ns) == told and is_settled(now.mtime_ns)
+
+
 def _files_below(folder: Path) -> list[str]:
-    return [str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()]
+    """But for what a worker that was given up has left unfinished, or writes now (workers.files.write_table)."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("-e0"))
+    return [str(path.relative_to(folder)) for path in found]

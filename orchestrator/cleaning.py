@@ -28,10 +28,10 @@ from orchestrator.status import open_run, run_state
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _OVER = ("finished", "stopped")
 _RECORDS = 2**16  # bytes, more than a cleaning writes
-# Names that only a driver at work gives: what a step is writing (rounds/01/.pairs-e2), what stood in the way of a
+# Names that only a driver at work gives: what a step is writing (rounds/01/.pairs-e2-a5), what stood in the way of a
 # committed file, and the temporary files of `durable`.
-_TEMPORARY = re.compile(r"\.(.+-e\d+|stray-[0-9a-f]{8}-.+|.+\.[0-9a-f]{32}|probe-\d+-\d+)")
-_STATES = re.compile(r"\.(.+)-state-of-\d+")
+_TEMPORARY = re.compile(r"\.(.+-e\d+(-a\d+)?|stray-[0-9a-f]{8}-.+|.+\.[0-9a-f]{32}|probe-\d+-\d+)")
+_STATES = re.compile(r"\.(.+)-state-of-\d+(\.\d+)?")
 
 
 @dataclass(frozen=True)

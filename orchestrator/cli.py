@@ -109,7 +109,7 @@ def verify(run: RunArgument, as_json: Json = False) -> None:
     if as_json:
         echo_json(report.as_json())
     else:
-        for line in (*report.findings, report.summary()):
+        for line in (*report.findings, *report.unchecked, report.summary()):
             echo(line)
     raise typer.Exit(1 if report.findings else 0)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -11,9 +13,9 @@ from typing import Any, Protocol
 from orchestrator import evaluation, streaming, taken
 from orchestrator.abstentions import graders_version
 from orchestrator.config import Grade, Job, Judge
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger import Commit
-from orchestrator.recipes import Digest, Unseen, Version
+from orchestrator.recipes import Digest, Fields, Unseen, Used, Version
 from orchestrator.records import (
     GRADERS_VERSION,
     JUDGE_PROMPT,
@@ -25,8 +27,10 @@ from orchestrator.records import (
     TrainingPlan,
 )
 from orchestrator.run import Facts, Run
-from orchestrator.seed_model import model_digest
+from orchestrator.seed_model import digest_of, model_used
 from orchestrator.step_records import StepItem, StepJudgement
+from orchestrator.uses import hashes
+from orchestrator.uses import model as committed_model
 
 Say = Callable[[str], None]
 
@@ -62,7 +66,8 @@ class Model:
     """Absolute folder."""
     name: str
     """Folder relative to the run; the path itself for a seed model elsewhere."""
-    digest: str
+    digest: Used
+    """Its files, which are checked wherever it is an input."""
     probe: Path | None = None
     """The trainer's own log-probabilities of some completions (schema PROBE), where it was trained in this run."""
     gate: Mapping[str, bool] = field(default_factory=dict)
@@ -91,6 +96,28 @@ class Context:
     def seed(self, *purpose: str | int) -> int:
         return derived_seed(self.job.seed, *purpose)
 
+    @functools.cached_property
+    def seed_files(self) -> Used:
+        """The seed model as an input: what is in it, and its files.
+
+        Raises:
+            Damaged: it is not the model that the run was started with.
+        """
+        path, root = Path(self.seed_model), self.run.root
+        if (kept := os.path.relpath(path, root)) in self.run.ledger.state.commits:
+            return self._kept(kept)
+        used = model_used(self.seed_model)
+        recorded = self.run.ledger.state.configs[-1] if self.run.ledger.state.configs else {}
+        if recorded.get("model_digest", used.value) != used.value:
+            raise Damaged(f"{path}: the model has changed since the run was started. Restore it from a copy.")
+        return used
+
+    def _kept(self, name: str) -> Used:
+        """A model that the run has kept."""
+        artifact = next(a for a in self.run.ledger.state.commits[name].artifacts if a.path == name)
+        digest = digest_of({file: said["sha256"] for file, said in sorted(artifact.files.items())})
+        return committed_model(digest, artifact)
+
     def tell(self, folder: str, phase: str, text: str) -> None:
         """Say what a step has come to, and whether this run has done it."""
         left = taken.told(self.run.ledger.state, f"{folder}/{phase}")
@@ -110,7 +137,7 @@ class Context:
         plan = replace(tokenizing_plan(self.job, self.seed_model), **changes)
         inputs = {
             "problems": {key: Digest(rows) for key, rows in problems.items()},
-            "plan": replace(plan, model=model_digest(plan.model)),
+            "plan": Fields(plan, {"model": self.seed_files}),
         }
 
         def work(folder: Path) -> Facts:
@@ -136,15 +163,15 @@ class Context:
         """The seed model on gate and test: what every later figure is compared with. Nothing is done without these."""
         path, root = Path(self.seed_model), self.run.root
         name = path.relative_to(root) if path.is_relative_to(root) else path
-        seed = Model(str(path), str(name), model_digest(str(path)))
+        seed = Model(str(path), str(name), self.seed_files)
         return self.evaluate(seed, "baseline/evaluation") if self.problems.keys() & {"gate", "test"} else seed
 
     def fixed_reference(self) -> Model | None:
         """The model that the job's `reference` names, which the run has kept; None where it names none."""
         if self.job.fixed_reference is None:
             return None
-        path = str(self.run.path("baseline/reference"))
-        return Model(path, "baseline/reference", model_digest(path))
+        name = "baseline/reference"
+        return Model(str(self.run.path(name)), name, self._kept(name))
 
     def evaluate(self, model: Model, name: str, splits: Sequence[Split] = ("gate", "test")) -> Model:
         """Answer the problems of the splits greedily; returns the model with its gate results.
@@ -179,10 +206,12 @@ class Context:
                 facts |= evaluation.evaluate(engines, graders, files, plan, generate.shard_prompts, folder)
             return facts
 
-        commit = self.run.step(name, inputs, work, [name] if splits else [])
+        also = [self.run.used(model.probe)] if model.probe else []
+        commit = self.run.step(name, inputs, work, [name] if splits else [], also)
         folder, _, phase = name.rpartition("/")
         self.tell(folder, phase, evaluation.summary(commit.facts))
-        gate = evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {}
+        with self.run.using(hashes(commit)):
+            gate = evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {}
         return replace(model, gate=gate, evaluation=name, graders_version=graders_version(commit.facts))
 
 
@@ -227,8 +256,3 @@ def grading(grade: Grade, judge: Judge | None) -> dict[str, Any]:
     if "judge" in grade.graders:
         by["judge"] = Unseen({"settings": judge, "prompt": Version("judge_prompt", JUDGE_PROMPT)})
     return by
-
-
-def hashes(commit: Commit) -> list[str]:
-    """The sha256 of every file of a commit, in order: what a later step depends on."""
-    return [f"{name}:{file['sha256']}" for a in commit.artifacts for name, file in sorted(a.files.items())]

@@ -50,8 +50,8 @@ def evaluate(
     slices: dict[str, list[Slice]] = {}
     for split, file in files.items():
         slices[split] = shards_of(file, shard_prompts, first_index=sum(map(len, slices.values())))
-    work = output / ".work"
-    work.mkdir(parents=True)
+    output.mkdir(parents=True, exist_ok=True)
+    work = _beside(output)
 
     def samples(index: int) -> Path:
         return work / f"samples-{index}.parquet"
@@ -72,7 +72,7 @@ def evaluate(
         table = pa.concat_tables(tables)
         pq.write_table(table, output / f"{split}.parquet", compression="zstd")
         facts[split] = facts_of(table)
-    remove(output, work)
+    remove(work.parent, work)
     return facts | versions(shards) | mishaps(shards, "quarantined", "engines_lost", "graders_lost")
 
 
@@ -88,14 +88,14 @@ def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Pa
     answered = table.filter(pa.compute.invert(given_up)).select(("prompt_id", "text", "token_ids", "finish_reason"))
     answered = answered.append_column("sample_index", pa.array([0] * answered.num_rows, pa.int32()))
     answered = answered.append_column("num_tokens", pa.compute.list_value_length(answered["token_ids"]))
-    samples, verdicts = (output.with_name(f".{output.name}-{what}") for what in ("samples", "verdicts"))
+    work = _beside(output.parent)
+    samples, verdicts = (work / f"{output.name}-{what}" for what in ("samples", "verdicts"))
     pq.write_table(answered.select(SAMPLES.names).cast(SAMPLES), samples)
     graders.submit(Shard(0, str(samples), 0, answered.num_rows, str(verdicts)), dict(golds))
     shards = [facts for _, facts in graders.drain()]
     again = _joined(split, prompts, samples, verdicts)
     pq.write_table(again, output, compression="zstd")
-    for file in (samples, verdicts):
-        remove(output.parent, file)
+    remove(work.parent, work)
     return facts_of(again) | versions(shards) | {"changed": changed(stored, output)}
 
 
@@ -161,6 +161,13 @@ def summary(facts: Mapping[str, Any]) -> str:
     if not parts and facts.get("probe"):
         parts.append(f"engine and trainer agree to {facts['probe']['mean_difference']:.4f} nats a token; no problems")
     return ", ".join(parts) + told(facts)
+
+
+def _beside(output: Path) -> Path:
+    """A new folder for work in progress: what workers leave in that of the output would be committed with it."""
+    work = output.with_name(f"{output.name}.work-e0")
+    work.mkdir()
+    return work
 
 
 def _joined(split: str, prompts: Sequence[str], samples: Path, verdicts: Path) -> pa.Table:

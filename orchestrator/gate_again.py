@@ -12,6 +12,7 @@ from orchestrator.context import Model
 from orchestrator.differences import Difference, differences
 from orchestrator.history import model_names
 from orchestrator.ledger import State
+from orchestrator.recipes import Used
 from orchestrator.rounds import better, told_of
 from orchestrator.run_files import Gone, RunFiles
 
@@ -45,10 +46,12 @@ def _evaluated(files: RunFiles, name: str, step: str) -> Model:
     """A model with its results on the gate problems; one that was not evaluated has none."""
     commit = files.state.commits.get(step)
     if commit is None or not commit.artifacts:
-        return Model("", name, "", evaluation=step, graders_version=graders_version(commit.facts) if commit else 0)
+        return Model(
+            "", name, Used("", ()), evaluation=step, graders_version=graders_version(commit.facts) if commit else 0
+        )
     committed = any("gate.parquet" in artifact.files for artifact in commit.artifacts)
     solved = evaluation.solved(files.one(f"{step}/gate.parquet")) if committed else {}
-    return Model("", name, "", gate=solved, evaluation=step, graders_version=graders_version(commit.facts))
+    return Model("", name, Used("", ()), gate=solved, evaluation=step, graders_version=graders_version(commit.facts))
 
 
 def _regraded(files: RunFiles, model: Model, step: str) -> Model:

@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.config import Data, Job
 from orchestrator.data import check_disjoint, kept_problems, read_problems, require_enough, write_problems
+from orchestrator.errors import Damaged
 from orchestrator.fields import PROBLEM_READING
 from orchestrator.jobfile import JobFile
 from orchestrator.model_files import link_model
@@ -15,8 +16,9 @@ from orchestrator.preferences import Preferences, as_problems, read_preferences,
 from orchestrator.recipes import Fields
 from orchestrator.records import Problem
 from orchestrator.run import Facts, Run
-from orchestrator.seed_model import Key, NamedModel, locate_model
+from orchestrator.seed_model import Key, NamedModel, locate_model, model_digest
 from orchestrator.sharing import Giver
+from orchestrator.uses import hashes
 from orchestrator.vocabulary import check_vocabulary
 
 KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"
@@ -53,8 +55,9 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
         revisions = {split: getattr(pinned, split).revision for split in problems}
         return write_problems(problems, folder) | {"revisions": revisions}
 
-    run.step(KEPT_PROBLEMS, {"data": Fields(job.data, without=("date",))}, work)  # no row has a date
-    kept = kept_problems(run.path(KEPT_PROBLEMS))
+    commit = run.step(KEPT_PROBLEMS, {"data": Fields(job.data, without=("date",))}, work)  # no row has a date
+    with run.using(hashes(commit)):
+        kept = kept_problems(run.path(KEPT_PROBLEMS))
     require_enough(kept.get("train", []), job.data, job.rounds)  # a resume may have raised the rounds
     return kept
 
@@ -138,6 +141,8 @@ def keep_model(run: Run, job: Job, model: NamedModel, key: Key = "model") -> str
 
     def work(folder: Path, *seen: Path) -> Facts:
         link_model(model.folder, folder, other.files if other else None)
+        if "digest" in origin and model_digest(str(folder)) != origin["digest"]:
+            raise Damaged(f"{model.folder}: has changed since it was checked against the ledger of its run")
         for pairs in seen:
             assert other is not None
             pairs.mkdir()

@@ -66,6 +66,18 @@ class Digest:
     rows: Sequence[Any]
 
 
+@dataclass(frozen=True)
+class Used:
+    """A name of files by what is in them, such as a sha256, which counts as `value`. Who names files uses them: they
+    are checked before and after the work (see uses.py)."""
+
+    value: str
+    files: tuple[tuple[str, str], ...]
+    """Path, relative to the run or absolute, and sha256 of each."""
+    folder: str | None = None
+    """That of a model, whose readers take whatever they find there: it must have no other files."""
+
+
 Inputs = Mapping[str, Any] | Fields
 
 FIELDS_1: dict[str, tuple[str, ...]] = {
@@ -138,6 +150,8 @@ class _Recipe:
             if self.number == 1:
                 return _NOTHING
             return value.now if self.facts is None else self.facts.get(value.name, 1)
+        if isinstance(value, Used):
+            return value.value
         if isinstance(value, Digest):
             return durable.fingerprint(self.of(value.rows))
         if isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type)):
@@ -194,6 +208,21 @@ def as_recorded(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         own = {name: train[name] for name in AS_RECORDED_1 if name in train}
         found += [settings for settings in (own, *config.get("executed", ())) if settings not in found]
     return found
+
+
+def used_in(value: Any) -> Iterator[Used]:
+    """Every name of files in the inputs of a step, or in a part of them."""
+    if isinstance(value, Used):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from used_in(list(value.values()))
+    elif isinstance(value, list | tuple):
+        for below in value:
+            yield from used_in(below)
+    elif isinstance(value, Fields):
+        yield from used_in(value.also)
+    elif isinstance(value, Unseen | Later):
+        yield from used_in(value.value)
 
 
 def _marks(value: Any) -> Iterator[Any]:

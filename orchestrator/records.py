@@ -114,7 +114,15 @@ class Shard:
     """First row of `source` that belongs to the shard."""
     stop: int
     output: str
-    """Hidden file to write, absolute; the driver renames it once it is committed."""
+    """Hidden file that is to be written, absolute; the driver renames it once it is committed."""
+    attempt: int = 0
+    """Which one this is, where the shard may have been given to another worker before, which may still be at it."""
+
+    @property
+    def written(self) -> str:
+        """The file that this attempt writes. Whoever has given it out renames it to `output`: what an attempt that was
+        given up writes later is seen by nobody. Named as unfinished files are, so that a later driver removes it."""
+        return f"{self.output}.{self.attempt}-e0" if self.attempt else self.output
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from orchestrator import evaluation
 from orchestrator.abstentions import graders_version
-from orchestrator.context import Context, Model, grading, hashes
+from orchestrator.context import Context, Model, grading
 from orchestrator.records import GRADERS_VERSION
 from orchestrator.run import Facts
+from orchestrator.uses import hashes
 
 
 def comparable(context: Context, models: Sequence[Model], name: str) -> list[Model]:
@@ -43,13 +44,15 @@ def comparable(context: Context, models: Sequence[Model], name: str) -> list[Mod
         }
         return {"evaluations": told, "graders_version": version}
 
-    told = run.step(name, inputs, work).facts["evaluations"]
+    commit = run.step(name, inputs, work)
+    told = commit.facts["evaluations"]
     for step, model in others.items():
         context.say(
             f"{name}: the gate answers of {step} are by version {model.graders_version} of the graders; by version "
             f"{version}, {told[step]['changed']} of {told[step]['problems']} count otherwise"
         )
-    again = {step: evaluation.solved(run.path(f"{name}/{file}")) for step, file in files.items()}
+    with run.using(hashes(commit)):
+        again = {step: evaluation.solved(run.path(f"{name}/{file}")) for step, file in files.items()}
     return [
         replace(m, gate=again[m.evaluation], graders_version=version) if m.evaluation in others else m for m in models
     ]

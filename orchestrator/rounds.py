@@ -11,16 +11,17 @@ from orchestrator import durable, gate, pair_files, regrading, space, streaming
 from orchestrator.abstentions import abstained
 from orchestrator.cleaning import spare_checkpoints
 from orchestrator.config import Grade, Job, Pairs, at_round
-from orchestrator.context import Context, Model, derived_seed, grading, hashes
+from orchestrator.context import Context, Model, derived_seed, grading
 from orchestrator.data import prompts_of_round
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Commit
 from orchestrator.pairing import PairingPlan
-from orchestrator.recipes import Fields
+from orchestrator.recipes import Fields, Used
 from orchestrator.records import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.run import Facts
 from orchestrator.taken import taken
 from orchestrator.training import Training
+from orchestrator.uses import hashes
 
 
 class GateStopped(Exception):
@@ -38,7 +39,7 @@ class Graded:
     prompts: Path
     """The file of prompts that was sampled."""
     shards: list[pair_files.Scored]
-    hashes: list[str]
+    hashes: list[Used]
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,7 @@ class Round:
         }
         samples = run.sharded(f"{self.folder}/samples", inputs)
         graded_from = {"samples": inputs, **grading(grade, context.job.judge)}
-        verdicts = run.sharded(f"{self.folder}/verdicts", graded_from, samples, GRADERS_VERSION)
+        verdicts = run.sharded(f"{self.folder}/verdicts", graded_from, samples, GRADERS_VERSION, hashes(prompts))
         for version, number in verdicts.outdated.items():
             shards_were = "1 shard was" if number == 1 else f"{number} shards were"
             self.say(
@@ -104,16 +105,18 @@ class Round:
                 f"version {GRADERS_VERSION}: a step mixes no versions",
             )
         source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
-        shards = streaming.shards_of(source, context.job.generate.shard_prompts)
+        with run.using(hashes(prompts)):
+            shards = streaming.shards_of(source, context.job.generate.shard_prompts)
         if run.committed(verdicts.name) is None:
-            streaming.sample_and_grade_shards(
-                lambda: context.workers.engines(sampled_from.path),
-                lambda: context.workers.graders(grade),
-                shards,
-                plan,
-                samples,
-                verdicts,
-            )
+            with samples.guarding(), verdicts.guarding():
+                streaming.sample_and_grade_shards(
+                    lambda: context.workers.engines(sampled_from.path),
+                    lambda: context.workers.graders(grade),
+                    shards,
+                    plan,
+                    samples,
+                    verdicts,
+                )
         sampled = samples.finish(streaming.sampling_facts(samples.facts(), samples.own_facts())).facts
         graded = verdicts.finish(streaming.grading_facts(verdicts.facts(), verdicts.own_facts())).facts
         speed = "" if taken(run.ledger.state, samples.name) else f" at {sampled['tokens_per_second']:.0f} tokens/s"
@@ -219,6 +222,8 @@ class Round:
             decided = gate.decide(rule.rule, rule.alpha, against.gate, candidate.gate)
             decision = {"round": self.number, "rule": rule.rule, "alpha": rule.alpha}
             decision |= told_of(decided, against, candidate)
+            if candidate.name not in run.ledger.state.discarded:  # a fork decides anew on what was removed
+                run.require(candidate.digest)  # what is promoted is what was evaluated
             run.append("promotion", decision)
         if decision["round"] == run.ledger.state.promotions[-1]["round"]:  # on a resume, earlier ones are passed over
             self._point_to_reference()

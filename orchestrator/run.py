@@ -7,6 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from orchestrator.abstentions import graders_version
 from orchestrator.artifacts import Artifacts
 from orchestrator.borders import require_borders
 from orchestrator.durable import make_folder
-from orchestrator.errors import RatchetError
+from orchestrator.errors import Damaged, RatchetError
 from orchestrator.inside import require_below
 from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger, Offer
 from orchestrator.taken import taken_shards
+from orchestrator.uses import Uses, guarding, using
 
 Facts = dict[str, Any]
 
@@ -34,6 +36,7 @@ class Run:
         self.ledger = Ledger(root / "ledger")
         self.artifacts = Artifacts(root)
         self._on_append = on_append
+        self._attempts = count(1)
 
     def claim(self, driver: dict[str, Any], after: int | None = None) -> None:
         """Become the driver, and finish what the last one had committed but not yet given its final name. `after`: see
@@ -78,9 +81,10 @@ class Run:
         inside.rename(self.root, old, new)
 
     def hidden(self, name: str) -> Path:
-        """Where work in progress for `name` is written: invisible in listings, marked with this driver's epoch."""
+        """Where work in progress for `name` is written: invisible in listings, marked with this driver's epoch. Each
+        call gives another name: who was given an earlier one, and works on, writes where nobody looks."""
         final = self.root / name
-        return final.with_name(f".{final.name}-e{self.epoch}")
+        return final.with_name(f".{final.name}-e{self.epoch}-a{next(self._attempts)}")
 
     def committed(self, name: str) -> Commit | None:
         return self.ledger.state.commits.get(name)
@@ -91,12 +95,14 @@ class Run:
         inputs: recipes.Inputs,
         work: Callable[..., Facts],
         outputs: Sequence[str] | None = None,
+        also: Sequence[recipes.Used] = (),
     ) -> Commit:
         """The committed result of a step; `work` runs only when there is none.
 
-        `inputs` is everything that can change the result, as recipes.py wants it. `work` gets one hidden path an
-        output (default: one, for `name`), writes files or folders there and returns the step's facts, to
-        which the seconds are added. Files get their final names once the ledger has them.
+        `inputs` is everything that can change the result, as recipes.py wants it. The files that it names are checked
+        before the work and after it, and so are those that are `also` used and that follow from the inputs. `work`
+        gets one hidden path an output (default: one, for `name`), writes files or folders there and returns the
+        step's facts, to which the seconds are added. Files get their final names once the ledger has them.
 
         Raises:
             Damaged: a committed file is not what was committed.
@@ -118,11 +124,36 @@ class Run:
             self.remove(hidden)
             make_folder(hidden.parent, self.root)
         started = time.monotonic()
-        facts: Facts = recipes.versions(inputs) | work(*hiddens)
-        facts["seconds"] = round(time.monotonic() - started, 3)
-        artifacts = [self.artifacts.describe(h, f) for h, f in zip(hiddens, finals, strict=True)]
+        with self.using([inputs, also]):
+            facts: Facts = recipes.versions(inputs) | work(*hiddens)
+            facts["seconds"] = round(time.monotonic() - started, 3)
+            artifacts = [self.artifacts.describe(h, f) for h, f in zip(hiddens, finals, strict=True)]
+        for artifact, hidden in zip(artifacts, hiddens, strict=True):
+            self.artifacts.require_as_hashed(artifact, hidden)
         self._commit(name, recipes.fingerprint(inputs, facts), artifacts, facts)
+        for hidden in hiddens:
+            for left in hidden.parent.glob(f"{hidden.name}.*"):  # attempts of workers that were replaced
+                self.remove(left)
         return self.ledger.state.commits[name]
+
+    def using(self, inputs: Any) -> AbstractContextManager[None]:
+        """Around whatever reads the files that some inputs name; see uses.py."""
+        return using(self.root, inputs)
+
+    def require(self, inputs: Any) -> None:
+        """Raise Damaged where a file that some inputs name is not what was committed."""
+        Uses(self.root, inputs)
+
+    def used(self, path: str | Path) -> recipes.Used:
+        """A committed file as an input, by its sha256. `path` is relative to the run, or absolute."""
+        name = os.path.relpath(self.root / path, self.root)
+        state = self.ledger.state
+        shards = (shard.artifact for shards in state.shards.values() for shard in shards.values())
+        for artifact in (*(a for commit in state.commits.values() for a in commit.artifacts), *shards):
+            below = "" if name == artifact.path else os.path.relpath(name, artifact.path)
+            if (said := artifact.files.get(below)) is not None:
+                return recipes.Used(said["sha256"], ((name, said["sha256"]),))
+        raise Damaged(f"{self.root / name}: is used, and was never committed")
 
     def fingerprints(self, inputs: recipes.Inputs, recipe: int, facts: Mapping[str, Any] | None) -> set[str]:
         """See recipes.py; what was recorded is this run's."""
@@ -158,12 +189,18 @@ class Run:
         return [path for path in paths if os.path.lexists(path)]
 
     def sharded(
-        self, name: str, inputs: recipes.Inputs, source: ShardedStep | None = None, version: int | None = None
+        self,
+        name: str,
+        inputs: recipes.Inputs,
+        source: ShardedStep | None = None,
+        version: int | None = None,
+        used: Sequence[recipes.Used] | None = None,
     ) -> ShardedStep:
         """A step whose files are committed one by one, so that a crash loses only those in flight. Each is made from
         the same shard of `source`, if that is given. `version` is of the graders, for a step that they do: of one that
-        is not committed, shards by other versions are discarded."""
-        return ShardedStep(self, name, inputs, source, version)
+        is not committed, shards by other versions are discarded. `used` are the files that are used besides the shards
+        of `source`, where these are not all that the inputs name."""
+        return ShardedStep(self, name, inputs, source, version, used)
 
     def _commit(
         self,
@@ -203,7 +240,13 @@ class ShardedStep:
     """A step that is committed shard by shard; see `Run.sharded`."""
 
     def __init__(
-        self, run: Run, name: str, inputs: recipes.Inputs, source: ShardedStep | None, version: int | None
+        self,
+        run: Run,
+        name: str,
+        inputs: recipes.Inputs,
+        source: ShardedStep | None,
+        version: int | None,
+        used: Sequence[recipes.Used] | None,
     ) -> None:
         self.run, self.name, self._inputs, self._source = run, name, inputs, source
         require_below(run.root, run.path(name))
@@ -214,6 +257,9 @@ class ShardedStep:
         self._take_offers()
         self.outdated = {} if version is None or run.committed(name) else self._discard_others(version)
         """How many shards of which other version were discarded, to be made again."""
+        self._used, self._uses = inputs if used is None else used, list[Uses]()
+        self._hidden: dict[int, Path] = {}
+        self._uses_of: dict[int, Uses] = {}
 
     def _discard_others(self, version: int) -> dict[int, int]:
         """No step mixes what different versions of the graders say; its source, the samples, stays."""
@@ -248,8 +294,21 @@ class ShardedStep:
     def has(self, index: int) -> bool:
         return index in self._shards
 
+    def begin(self) -> None:
+        """Before the work on the first shard: the files that all of it uses are checked."""
+        self._uses = self._uses or [Uses(self.run.root, self._used)]
+
     def hidden(self, index: int) -> Path:
-        return self.run.hidden(f"{self.name}/{index:05d}.parquet")
+        """Where a worker is to write a shard, each time another name; what it is made from is checked."""
+        self.begin()
+        if self._source and self._source.has(index):
+            self._uses_of[index] = Uses(self.run.root, self._source.used(index))
+        self._hidden[index] = self.run.hidden(f"{self.name}/{index:05d}.parquet")
+        return self._hidden[index]
+
+    def guarding(self) -> AbstractContextManager[None]:
+        """Around the work on shards: where it fails, a file that was changed under it is named as the reason."""
+        return guarding(lambda: [*self._uses, *self._uses_of.values()])
 
     def path(self, index: int) -> Path:
         """Where a shard is, or will be: 00003.parquet, or 00003.1.parquet where the former was discarded."""
@@ -260,11 +319,17 @@ class ShardedStep:
 
     def commit(self, index: int, facts: Mapping[str, Any]) -> None:
         """Commit a shard's file, which its worker has written, synced and hashed (`facts["file"]`).
-        The first commit wins: a second result for the same shard is dropped."""
+        The first commit wins: a second result for the same shard is dropped.
+
+        Raises:
+            Damaged: what it was made from has changed, or the file since it was hashed.
+        """
         if self.has(index):
             return
+        for uses in (*self._uses, *([self._uses_of[index]] if index in self._uses_of else [])):
+            uses.check()
         facts = recipes.versions(self._inputs) | dict(facts)
-        artifact = self.run.artifacts.declare(self.hidden(index), self.path(index), {"": facts.pop("file")})
+        artifact = self.run.artifacts.adopt(self._hidden[index], self.path(index), facts.pop("file"))
         made = {"fingerprint": recipes.fingerprint(self._inputs, facts), "recipe": recipes.RECIPE}
         self._append(index, artifact, facts | made)
 
@@ -281,9 +346,14 @@ class ShardedStep:
         left = taken_shards(self.run.ledger.state, self.name)
         return [shard.facts for index, shard in sorted(self._shards.items()) if index not in left]
 
-    def hashes(self) -> list[str]:
+    def hashes(self) -> list[recipes.Used]:
         """The sha256 of each committed shard, by index."""
-        return [shard.artifact.files[""]["sha256"] for _, shard in sorted(self._shards.items())]
+        return [self.used(index) for index in sorted(self._shards)]
+
+    def used(self, index: int) -> recipes.Used:
+        artifact = self._shards[index].artifact
+        sha = artifact.files[""]["sha256"]
+        return recipes.Used(sha, ((artifact.path, sha),))
 
     def finish(self, facts: Facts) -> Commit:
         """Commit the step, all of whose shards are committed; returns the earlier commit when there is one."""
@@ -295,6 +365,9 @@ class ShardedStep:
             oldest = min(self.facts(), key=lambda shard: int(shard.get("recipe", 1)), default=now)
             told = {name: oldest.get(name, 1) for name in recipes.versions(self._inputs)}
             self.run._commit(self.name, oldest["fingerprint"], [], told | facts, recipe=oldest.get("recipe", 1))
+            for left in self.run.path(self.name).glob(".*"):  # second results, and those of workers that were replaced
+                if _EPOCH.search(left.name):
+                    self.run.remove(left)
         return done or self.run.ledger.state.commits[self.name]
 
 

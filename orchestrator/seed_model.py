@@ -3,7 +3,6 @@ and their fingerprints. No weights are loaded here."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,9 +11,11 @@ from typing import Any, Literal
 from orchestrator import durable
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.hub_model import HubModel, fetch, hub_model
+from orchestrator.identity import sha256
 from orchestrator.jobfile import JobFile
 from orchestrator.model_files import check_files, check_names, run_around
 from orchestrator.places import in_ray_package, run_folder
+from orchestrator.recipes import Used
 from orchestrator.run_model import Checkpoint, find, run_model
 from orchestrator.weights import check_config, check_weights
 
@@ -93,8 +94,22 @@ def _folder(file: JobFile, named: str, key: Key) -> Path:
         raise BadInput(f"{error}. Give a model, as for `model`, or write `previous` or `base`.") from error
 
 
-@functools.cache
 def model_digest(path: str) -> str:
-    """A fingerprint of a model folder's files."""
+    """A fingerprint of a model folder's files as they are now; see identity.py for which are read again."""
+    return digest_of(_hashes(path))
+
+
+def model_used(path: str) -> Used:
+    """A model folder outside the run, as an input."""
+    found = _hashes(path)
+    return Used(digest_of(found), tuple((f"{path}/{name}", digest) for name, digest in found.items()), path)
+
+
+def digest_of(hashes: Mapping[str, str]) -> str:
+    """The fingerprint of a model folder, from the sha256 of each of its files by name."""
+    return durable.fingerprint([[name, digest] for name, digest in hashes.items()])
+
+
+def _hashes(path: str) -> dict[str, str]:
     files = sorted(p for p in Path(path).iterdir() if p.is_file() and not p.name.startswith("."))
-    return durable.fingerprint([[p.name, durable.sha256(p)] for p in files])
+    return {file.name: sha256(file)[1] for file in files}

@@ -17,11 +17,12 @@ import pyarrow.parquet as pq
 
 from orchestrator import pair_files
 from orchestrator.config import SelfJudge
-from orchestrator.context import Model, TooLong, hashes
+from orchestrator.context import Model, TooLong
 from orchestrator.ledger import Commit
 from orchestrator.records import SELF_SCORES, Problem
 from orchestrator.rounds import Graded, NoPairs, Round
 from orchestrator.run import Facts
+from orchestrator.uses import hashes
 
 TEMPLATE = """\
 Read a user's question and a response to it, and give the response points, one for each of these that holds:
@@ -55,7 +56,8 @@ def _judge(this: Round, graded: Graded, model: Model) -> Graded:
     """Judgements of every sample that ended by itself; a prompt of theirs is named PROMPT#SAMPLE."""
     settings, part = this.context.job.self_judge, replace(this, part="judged")
     questions = {problem.prompt_id: problem.text for problem in this.problems()}
-    problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
+    with this.context.run.using(graded.hashes):
+        problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
     if not problems:
         raise NoPairs(f"round {this.number} has no sample to judge: all are empty or reach generate.max_tokens")
     try:

@@ -52,7 +52,8 @@ def from_gold(this: Round, model: Model) -> Commit:
 
 def _with_hints(this: Round, graded: Graded, model: Model) -> Graded | None:
     """What no sample solved, sampled once more with the answer as a hint (arXiv 2203.14465, section 3.2)."""
-    unsolved = set(pair_files.unsolved(graded.shards))
+    with this.context.run.using(graded.hashes):
+        unsolved = set(pair_files.unsolved(graded.shards))
     problems = [replace(p, text=p.hint or "") for p in this.problems() if p.prompt_id in unsolved]
     if not problems:
         return None

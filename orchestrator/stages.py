@@ -24,16 +24,17 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator import counts, durable, lineage
-from orchestrator.context import Context, Model, hashes, preference_plan
+from orchestrator.context import Context, Model, preference_plan
 from orchestrator.errors import BadInput
 from orchestrator.ledger import Commit
 from orchestrator.preference_rows import STEPS
 from orchestrator.preferences import texts, told
+from orchestrator.recipes import Fields
 from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.rounds import NoPairs, Round
 from orchestrator.run import Facts
-from orchestrator.seed_model import model_digest
 from orchestrator.training import precision
+from orchestrator.uses import hashes
 
 _TEXTS = ["pair_id", "prompt", "chosen", "rejected"]
 
@@ -72,11 +73,12 @@ def pairs(this: Round, model: Model) -> Commit:
     context, run, number = this.context, this.context.run, this.number
     chunks = prepare(context)
     if number == 1 and run.committed(f"{this.folder}/pairs") is None:
-        _tell_leaks_early(context, chunks)
+        with run.using([run.used(chunk.file) for chunk in chunks]):
+            _tell_leaks_early(context, chunks)
     chunk = chunks[number - 1]
     known = lineage.pair_files_of_reference(run.root, number)
     drop = context.job.stages.drop_seen if context.job.stages else False
-    inputs = {"chunk": _sha256(chunk.file), "known": [_sha256(file) for file in known], "drop_seen": drop}
+    inputs = {"chunk": run.used(chunk.file), "known": [run.used(file) for file in known], "drop_seen": drop}
 
     def work(folder: Path) -> Facts:
         seen = seen_rows(chunk.file, known)
@@ -137,7 +139,8 @@ def _cuts(context: Context) -> list[Cut]:
     count = stages.split if stages else None
     if count is None:
         return [Cut(name, file) for name, file in zip(names, files, strict=True)]
-    prompt_ids = pq.read_table(files[0], columns=["prompt_id"])["prompt_id"].to_pylist()
+    with run.using(hashes(kept)):
+        prompt_ids = pq.read_table(files[0], columns=["prompt_id"])["prompt_id"].to_pylist()
     if len(set(prompt_ids)) < count:
         raise BadInput(f"stages.split: {names[0]} has {len(set(prompt_ids))} prompts, too few for {count} chunks")
     parts = deal(prompt_ids, count, context.seed("stages", "split"))
@@ -150,7 +153,7 @@ def _tokenized(context: Context) -> list[Chunk]:
     inputs = {
         "preferences": hashes(run.ledger.state.commits["baseline/preferences"]),
         "rows": durable.fingerprint([cut.rows for cut in cuts]),
-        "plan": replace(plan, model=model_digest(plan.model)),
+        "plan": Fields(plan, {"model": context.seed_files}),
     }
 
     def work(folder: Path) -> Facts:
@@ -175,7 +178,7 @@ def _tokenized(context: Context) -> list[Chunk]:
 def _rank(context: Context, number: int, chunk: Chunk) -> float:
     """Share of a chunk's pairs that the seed model ranks right."""
     train, model = context.job.train, context.seed_model
-    inputs = {"model": model_digest(model), "pairs": _sha256(chunk.file), **precision(train)}
+    inputs = {"model": context.seed_files, "pairs": context.run.used(chunk.file), **precision(train)}
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
@@ -244,8 +247,3 @@ def _digests(file: Path) -> Iterator[tuple[str, set[bytes]]]:
             for row in batch.to_pylist():
                 found = {hashlib.blake2b("\x1f".join(text).encode(), digest_size=16).digest() for text in texts(row)}
                 yield row["pair_id"], found
-
-
-def _sha256(file: Path) -> str:
-    with open(file, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

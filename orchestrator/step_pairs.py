@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import step_files, step_judging, step_rollouts, step_verdicts
-from orchestrator.context import Model, hashes
+from orchestrator.context import Model
 from orchestrator.ledger import Commit
 from orchestrator.pairing import PairingPlan, random_subset
 from orchestrator.recipes import Unseen
@@ -28,6 +28,7 @@ from orchestrator.rounds import NoPairs, Round
 from orchestrator.run import Facts
 from orchestrator.step_pairing import Continuation, Error, StepPair, pairs_of_problem
 from orchestrator.step_rollouts import Located, Rollouts
+from orchestrator.uses import hashes
 
 _Find = Callable[[], Located]
 
@@ -47,7 +48,8 @@ def collect(this: Round, sampled_from: Model) -> Commit:
     opened = context.tokenize(f"{this.folder}/prompts", {this.split: this.problems()}, opening=settings.opening)
     rollouts = Rollouts(this, sampled_from, opened, this.samples_and_verdicts(opened, sampled_from))
     commit = _collect_errors(this, rollouts)
-    errors = step_files.read_errors(context.run.path(f"{commit.step}/{FILE}"), settings.opening, settings.split)
+    with context.run.using(hashes(commit)):
+        errors = step_files.read_errors(context.run.path(f"{commit.step}/{FILE}"), settings.opening, settings.split)
     first_wrong = _locate(this, errors, commit, rollouts)
     wrong = first_errors(errors, first_wrong)
     continuations = _rectify(this, wrong, commit, rollouts)
@@ -61,7 +63,8 @@ def _collect_errors(this: Round, rollouts: Rollouts) -> Commit:
     def work(folder: Path) -> Facts:
         return step_files.write_errors(own, lambda *files: _decode(this, *files), folder)
 
-    commit = this.context.run.step(f"{this.folder}/errors", {"graded": rollouts.hashes[0]}, work)
+    inputs = {"graded": rollouts.hashes[0]}
+    commit = this.context.run.step(f"{this.folder}/errors", inputs, work, also=[this.context.seed_files])
     facts = commit.facts
     repeated = f", {facts['repeated']} more are the same" if facts["repeated"] else ""
     this.say("errors", f"{facts['errors']} wrong answers{repeated}")
@@ -99,7 +102,8 @@ def _locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Roll
         inputs |= {"verdicts": settings.verdicts}
         done = _located(this, errors, inputs, lambda: _by_people(this, errors, asked))
         this.say("located", _told(done.facts))
-    return step_files.read_located(this.context.run.path(f"{done.step}/{FILE}"))
+    with this.context.run.using(hashes(done)):
+        return step_files.read_located(this.context.run.path(f"{done.step}/{FILE}"))
 
 
 def _located(this: Round, errors: Sequence[Error], inputs: Mapping[str, object], find: _Find) -> Commit:
@@ -180,11 +184,13 @@ def _rectify(
         step_files.write_continuations(rollouts.passes, names, lambda *files: _decode(this, *files), folder)
         return step_files.continuation_facts(folder / FILE, names, rollouts.tallies)
 
-    done = run.step(f"{this.folder}/rectified", {"drawn": rollouts.hashes, "prefixes": sorted(names)}, work)
+    inputs = {"drawn": rollouts.hashes, "prefixes": sorted(names)}
+    done = run.step(f"{this.folder}/rectified", inputs, work, also=[this.context.seed_files])
     facts = done.facts
     right = f"{facts['continuations']} of {facts['drawn']} continuations"
     this.say("rectified", f"{right} of {facts['prefixes']} prefixes reach the gold answer")
-    return step_files.read_continuations(run.path(f"{done.step}/{FILE}"))
+    with run.using(hashes(done)):
+        return step_files.read_continuations(run.path(f"{done.step}/{FILE}"))
 
 
 def _pair(

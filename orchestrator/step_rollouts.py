@@ -8,13 +8,15 @@ from pathlib import Path
 
 from orchestrator import step_files
 from orchestrator.abstentions import graders_version
-from orchestrator.context import Model, hashes
+from orchestrator.context import Model
 from orchestrator.ledger import Commit
+from orchestrator.recipes import Used
 from orchestrator.rounds import Graded, Round
 from orchestrator.run import Facts
 from orchestrator.step_files import Sampled, Tally
 from orchestrator.step_pairing import Error
 from orchestrator.steps import BinarySearch, is_right, linear_probes
+from orchestrator.uses import hashes
 
 Prefixes = dict[str, tuple[Error, int]]
 """An error and a number of right steps, by the prefix's name (`Error.probe_id`)."""
@@ -34,7 +36,7 @@ class Rollouts:
 
     def __init__(self, this: Round, model: Model, prompts: Commit, graded: Graded) -> None:
         self.passes: list[Sampled] = []
-        self.hashes: list[list[str]] = []
+        self.hashes: list[list[Used]] = []
         """Of each pass, its files of prompts, samples and verdicts."""
         self.tallies: dict[str, Tally] = {}
         verdicts = this.context.run.ledger.state.commits[f"{this.folder}/verdicts"]
@@ -62,7 +64,9 @@ class Rollouts:
         sampled = Sampled(folder, graded.prompts, graded.shards)
         self.passes.append(sampled)
         self.hashes.append([*hashes(prompts), *graded.hashes])
-        for name, new in step_files.tallies(sampled).items():
+        with self._this.context.run.using(self.hashes[-1]):
+            found = step_files.tallies(sampled)
+        for name, new in found.items():
             self.tallies[name] = self.tallies.get(name, Tally(0, 0, 0, 0)) + new
 
 

@@ -108,6 +108,7 @@ def sample_and_grade_shards(
         for graded, facts in grading.drain():
             verdicts.commit(graded.index, facts)
         return
+    samples.begin()
     serving = engines()
     wall = _Lap()
     sample_and_grade(

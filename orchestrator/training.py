@@ -22,13 +22,14 @@ from typing import Any
 
 from orchestrator import durable, recipes, regrading
 from orchestrator.config import Loss, Train, at_round
-from orchestrator.context import Context, Model, hashes
+from orchestrator.context import Context, Model
 from orchestrator.inside import read_regular, require_below
 from orchestrator.ledger import Commit
-from orchestrator.recipes import Fields, Unseen
+from orchestrator.recipes import Fields, Unseen, Used
 from orchestrator.records import LossWeights, TrainingPlan
 from orchestrator.run import Facts
 from orchestrator.taken import taken
+from orchestrator.uses import fingerprint, hashes, model
 
 _LARGEST_MANIFEST = 2**26  # bytes, of a saved state: a line for each file of each rank
 
@@ -79,7 +80,8 @@ class Training:
 
     def _model(self, commit: Commit, probe: Path) -> Model:
         name = f"{self.folder}/checkpoint"
-        return Model(str(self.context.run.path(name)), name, durable.fingerprint(hashes(commit)), probe)
+        files = model(fingerprint(hashes(commit)), next(a for a in commit.artifacts if a.path == name))
+        return Model(str(self.context.run.path(name)), name, files, probe)
 
     # Training
 
@@ -98,7 +100,7 @@ class Training:
             plan = self._plan(pairs, output, output, {})
             return self.context.workers.trainers().reference(plan, str(output / "00000.parquet"))
 
-        run.step(f"{self.folder}/reference", inputs, work)
+        run.step(f"{self.folder}/reference", inputs, work, also=[self.init.digest])
 
     def score_policy(self, policy: Model, pairs: Commit) -> None:
         """What the trained policy makes of the round's pairs: the reference pass once more, with the new checkpoint."""
@@ -118,7 +120,7 @@ class Training:
             against = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
             return self.context.workers.trainers().reference(plan, str(output / "00000.parquet"), against)
 
-        facts = run.step(f"{self.folder}/policy", inputs, work).facts
+        facts = run.step(f"{self.folder}/policy", inputs, work, also=[self.init.digest, *self._scored]).facts
         rewarded = f"reward accuracy {facts['reward_accuracy']:.3f}, " if "reward_accuracy" in facts else ""
         self._say("policy", f"{rewarded}mean gamma {facts['gamma']:.2f}")
 
@@ -150,7 +152,7 @@ class Training:
             reference = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
             return self.context.workers.trainers().train(plan, reference) | {"executed": _executed(settings)}
 
-        commit = run.step(step, inputs, work, outputs=[step, target])
+        commit = run.step(step, inputs, work, [step, target], self._scored)
         for states in self._states(phase):
             run.remove(states)  # of use only while the training was unfinished
         facts = commit.facts
@@ -172,7 +174,7 @@ class Training:
     def _states(self, phase: str) -> list[Path]:
         """Folders of saved states that drivers left, the newest driver's last."""
         found = self.context.run.path(self.folder).glob(f".{phase}-state-of-*")
-        return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+        return sorted(found, key=lambda path: [int(number) for number in path.name.rpartition("-")[2].split(".")])
 
     def _own_states(self, phase: str) -> Path:
         """This driver's folder of saved states: that of the driver before it, under another name, so that ranks which
@@ -217,11 +219,12 @@ class Training:
     def _evaluated(self, steps: int, commit: Commit) -> Candidate:
         """The checkpoint after so many steps, with its results on the gate problems."""
         run, name = self.context.run, f"{self.folder}/candidates/{steps:06d}"
-        files = next(a.files for a in commit.artifacts if a.path == f"{self.folder}/candidates")
-        own = [f"{file}:{said['sha256']}" for file, said in sorted(files.items()) if file.startswith(f"{steps:06d}/")]
-        path = run.path(f"{name}/checkpoint")
-        model = Model(str(path), name, durable.fingerprint(own), run.path(f"{name}/probe.parquet"))
-        return Candidate(steps, self.context.evaluate(model, f"{self.folder}/selection/{steps:06d}", splits=("gate",)))
+        made = next(a for a in commit.artifacts if a.path == f"{self.folder}/candidates")
+        said = sorted(made.files.items())
+        own = [f"{file}:{about['sha256']}" for file, about in said if file.startswith(f"{steps:06d}/")]
+        files = model(durable.fingerprint(own), made, f"{steps:06d}/checkpoint")
+        here = Model(str(run.path(f"{name}/checkpoint")), name, files, run.path(f"{name}/probe.parquet"))
+        return Candidate(steps, self.context.evaluate(here, f"{self.folder}/selection/{steps:06d}", splits=("gate",)))
 
     def _choose(self, candidates: Sequence[Candidate], publish: bool) -> Commit:
         """Commit the choice; with `publish` the chosen checkpoint becomes the round's."""
@@ -242,9 +245,16 @@ class Training:
             return facts
 
         step = f"{self.folder}/choice"
-        commit = self.context.run.step(step, inputs, work, [step, f"{self.folder}/checkpoint"] if publish else [step])
+        outputs = [step, f"{self.folder}/checkpoint"] if publish else [step]
+        also = [self.context.run.used(chosen.model.probe)] if chosen.model.probe else []
+        commit = self.context.run.step(step, inputs, work, outputs, also)
         self._say("choice", f"{chosen.steps} steps, the {select} of {len(candidates)} checkpoints")
         return commit
+
+    @property
+    def _scored(self) -> list[Used]:
+        """The reference model's log-probabilities, where there are any: they follow from what a step names."""
+        return [self.context.run.used(f"{self.folder}/reference/00000.parquet")] if self._compares else []
 
     @property
     def _compares(self) -> bool:
@@ -306,7 +316,7 @@ def _of_others(states: Path, names: Sequence[str]) -> bool:
     return bool(manifests) and not any(name.encode() in manifest for manifest in said for name in names)
 
 
-def _hashes(commits: Sequence[Commit]) -> list[str]:
+def _hashes(commits: Sequence[Commit]) -> list[Used]:
     return [name for commit in commits for name in hashes(commit)]
 
 

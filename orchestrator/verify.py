@@ -29,6 +29,7 @@ from orchestrator.living import looked_at_again
 from orchestrator.recount import Recount
 from orchestrator.run import Facts
 from orchestrator.run_files import Gone, RunFiles
+from orchestrator.seed_model import model_digest
 from orchestrator.status import open_run
 from orchestrator.terminal import Screen
 
@@ -50,6 +51,8 @@ class Report:
     """Promoted rounds whose checkpoint was followed back to its prompts."""
     discarded: int = 0
     """Committed artifacts that were removed on purpose."""
+    unchecked: list[str] = field(default_factory=list)
+    """What could not be checked here: a base model outside the run that is not on this machine."""
     strays: int = 0
     """Files below `baseline`, `ledger` and `rounds` that no record names. They do no harm."""
 
@@ -155,6 +158,7 @@ class Verification:
             self._check_facts(progress)
         self._tell(self._check_promotions, "promotions: ")
         self._tell(self._check_current, "CURRENT: ")
+        self._tell(self._check_base_model)
         self._follow()
         report.strays = self._count_strays()
         report.findings[:0] = self.reading.findings
@@ -296,6 +300,21 @@ class Verification:
             text = read_regular(file, _MOST_CURRENT, self.root).decode(errors="replace").strip()
             if problem := history.current(text, self.state, self.reading.after_promotion):
                 yield problem
+
+    def _check_base_model(self) -> Iterator[str]:
+        """The seed model in a folder of its own. One that the run has kept is among its files."""
+        config = self.state.configs[-1] if self.state.configs else {}
+        digest, folder = config.get("model_digest"), Path(str(config.get("model")))
+        if digest is None or not folder.is_absolute():
+            return
+        self._report.unchecked.clear()
+        try:
+            if not (folder / "config.json").is_file():
+                self._report.unchecked.append(f"{folder}: the base model is not here, and could not be checked")
+            elif model_digest(str(folder)) != digest:
+                yield f"{folder}: the base model here is not the one that this run was made from"
+        except (OSError, Damaged) as error:
+            self._report.unchecked.append(f"{folder}: the base model could not be checked ({error})")
 
     def _follow(self) -> None:
         for number in [promotion["round"] for promotion in self.state.promotions if promotion.get("promoted")]:

@@ -49,6 +49,7 @@ class StandInEngine:
     def generate(
         self, shard: Shard, plan: SamplingPlan, only: Sequence[str] | None = None, without: Sequence[str] = ()
     ) -> dict[str, Any] | None:
+        self.note(f"write {shard.written}")
         return sample_shard(shard, plan, only, without, self.draw)
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:

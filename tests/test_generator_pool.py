@@ -103,6 +103,17 @@ def test_what_was_finished_before_an_engine_died_is_not_drawn_again(tmp_path: Pa
     assert not partial_files(tmp_path)
 
 
+def test_an_engine_that_was_given_up_writes_where_nobody_looks(tmp_path: Path) -> None:
+    shards = shards_of(tmp_path, ["a", "break-1", "b"])
+    with pool_of(tmp_path) as pool:
+        assert len(list(pool.generate(shards, PLAN))) == 1
+    written = [line.removeprefix("write ") for line in noted(tmp_path) if line.startswith("write ")]
+    assert len(written) == len(set(written)) >= 2
+    for name in written:
+        Path(name).write_bytes(b"late")
+    assert sampled(tmp_path) == expected("a", "break-1", "b")
+
+
 def test_a_prompt_that_takes_down_three_engines_is_left_out_and_no_other(tmp_path: Path) -> None:
     shards = shards_of(tmp_path, ["a", "b"], ["c", "d", "poison-1", "e", "f"], ["g"])
     with pool_of(tmp_path) as pool:

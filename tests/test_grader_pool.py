@@ -422,6 +422,8 @@ def test_a_shard_becomes_a_file_of_verdicts(tmp_path: Path) -> None:
     assert counts["file"] == {
         "size": output.stat().st_size,
         "sha256": hashlib.sha256(output.read_bytes()).hexdigest(),
+        "inode": output.stat().st_ino,
+        "mtime_ns": output.stat().st_mtime_ns,
     }
     table = pq.read_table(output)
     assert table.schema.equals(VERDICTS)

@@ -14,7 +14,8 @@ import pyarrow.parquet as pq
 
 
 def write_table(table: pa.Table, path: str | Path) -> dict[str, Any]:
-    """Write a table (zstd) and fsync it; returns {"size": bytes, "sha256": hex} of the file."""
+    """Write a table (zstd) and fsync it; returns {"size": bytes, "sha256": hex, "inode": number, "mtime_ns": time} of
+    the file: the last two tell whoever commits it that it is the one that was hashed."""
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     content = buffer.getvalue()
@@ -26,8 +27,10 @@ def write_table(table: pa.Table, path: str | Path) -> dict[str, Any]:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+        now = os.fstat(file.fileno())
     os.replace(attempt, path)
-    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    said = {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    return said | {"inode": now.st_ino, "mtime_ns": now.st_mtime_ns}
 
 
 def file_facts(path: Path) -> dict[str, Any]:

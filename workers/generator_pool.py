@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+import os
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
 import ray
@@ -169,23 +172,25 @@ class _Sampling:
         self._slots, self._plan = slots, plan
         self._fresh: deque[Work] = deque()
         self._struck: deque[Work] = deque()  # shards that were in a death: each needs an engine to itself
-        self._running: dict[Any, tuple[Slot, Work]] = {}
+        self._running: dict[Any, tuple[Slot, Work, Shard]] = {}
         self._lost: list[str] = []  # why engines were lost since the last shard
+        self._attempts = itertools.count(1)
 
     def run(self, shards: Iterable[Shard], events: Any) -> Iterator[tuple[Shard, dict[str, Any]]]:
         self._fresh.extend(Work(shard) for shard in shards)
         while self._fresh or self._struck or self._running:
             self._dispatch()
-            for event in events({reference: slot for reference, (slot, _) in self._running.items()}):
+            for event in events({reference: slot for reference, (slot, *_) in self._running.items()}):
                 if event.error is not None:
                     self._engine_lost(event)
                     continue
-                _, work = self._running.pop(event.reference)
+                _, work, sent = self._running.pop(event.reference)
                 if work.only is None or work.only:  # else all that was left is given up, and no engine has drawn
                     event.slot.progressed()
                 if event.result is None:
                     self._go_on(work)
                     continue
+                os.replace(sent.written, work.shard.output)
                 lost, self._lost = self._lost, []
                 yield work.shard, event.result | ({"engines_lost": lost} if lost else {})
 
@@ -203,10 +208,11 @@ class _Sampling:
             self._send(min(idle, key=lambda s: s.deaths), self._struck.popleft())
 
     def _send(self, slot: Slot, work: Work) -> None:
+        shard = replace(work.shard, attempt=next(self._attempts))
         reference = slot.send(
-            lambda actor: actor.generate.remote(work.shard, self._plan, work.only, work.quarantined), work.exclusive
+            lambda actor: actor.generate.remote(shard, self._plan, work.only, work.quarantined), work.exclusive
         )
-        self._running[reference] = (slot, work)
+        self._running[reference] = (slot, work, shard)
 
     def _go_on(self, work: Work) -> None:
         """Some prompts of a shard are done, and its suspects are left."""
@@ -217,8 +223,8 @@ class _Sampling:
         if event.reference in self._running:
             _raise_unless_lost(f"shard {self._running[event.reference][1].shard.index}", event)
         assert event.error is not None
-        lost = [work for slot, work in self._running.values() if slot is event.slot]
-        self._running = {r: (s, w) for r, (s, w) in self._running.items() if s is not event.slot}
+        lost = [work for slot, work, _ in self._running.values() if slot is event.slot]
+        self._running = {r: held for r, held in self._running.items() if held[0] is not event.slot}
         before = sum(len(work.quarantined) for work in lost)
         progressed = [self._charge(work) for work in lost]
         given_up = sum(len(work.quarantined) for work in lost) > before

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -63,6 +65,7 @@ class GraderGroup:
         self._interval = interval
         self._class = actor
         self._running: dict[Any, tuple[Shard, dict[str, str]]] = {}
+        self._attempts = itertools.count(1)
         self._deaths = 0  # in a row, without a graded shard
         self._lost: list[str] = []  # why, since the last graded shard
 
@@ -77,7 +80,8 @@ class GraderGroup:
     def submit(self, shard: Shard, golds: dict[str, str]) -> None:
         if not self._running:
             self._patience.rest()
-        self._running[self._actor.grade_shard.remote(shard, golds)] = (shard, golds)
+        sent = replace(shard, attempt=next(self._attempts))
+        self._running[self._actor.grade_shard.remote(sent, golds)] = (sent, golds)
 
     def finished(self) -> list[tuple[Shard, dict[str, Any]]]:
         """Shards that are graded by now, with their facts."""
@@ -116,9 +120,10 @@ class GraderGroup:
                 self._replace(error)
                 break  # the other references are the dead actor's
             del self._running[reference]
+            os.replace(shard.written, shard.output)
             self._deaths = 0
             lost, self._lost = self._lost, []
-            taken.append((shard, facts | ({"graders_lost": lost} if lost else {})))
+            taken.append((replace(shard, attempt=0), facts | ({"graders_lost": lost} if lost else {})))
         return taken
 
     def _replace(self, error: Exception) -> None:

@@ -226,11 +226,11 @@ class GraderPool:
         return f"grader died: {died}"
 
     def grade_shard(self, shard: Shard, golds: dict[str, str]) -> dict[str, Any]:
-        """Grade rows `start` to `stop` of a samples file and write verdicts to `shard.output`, fsynced.
+        """Grade rows `start` to `stop` of a samples file and write verdicts to `shard.written`, fsynced.
 
         `golds` maps prompt ids to gold answers. Returns {"correct": n, "wrong": n, "ungradable": n, of these
         "truncated": n, "unreadable": n, "failed": n, "gold": n, "graders_version": v,
-        "rules": {rule or "none": n}, "seconds": s, "file": {"size": bytes, "sha256": hex}}; "judge", what its
+        "rules": {rule or "none": n}, "seconds": s, "file": see workers.files.write_table}; "judge", what its
         client has done, where there is one; and "disputed", on how many the graders differ, where they are audited.
         Raises ValueError when the rows or a gold answer are missing.
         """
@@ -241,7 +241,7 @@ class GraderPool:
         if missing is not None:
             raise ValueError(f"{shard.source}: no gold answer was given for prompt {missing!r}")
         graded = self.grade((golds[row["prompt_id"]], row["text"], row["finish_reason"]) for row in rows)
-        file = _write_verdicts(shard.output, rows, graded)
+        file = _write_verdicts(shard.written, rows, graded)
         columns = ([getattr(one, name) for one in graded] for name in ("verdict", "cause", "rule"))
         counts: dict[str, Any] = verdicts(*columns) | {"graders_version": GRADERS_VERSION}
         if self._judge:

@@ -85,7 +85,7 @@ def sample_shard(
 ) -> dict[str, Any] | None:
     """Sample the shard's prompts that have no samples yet: those in `only` (None: all), and never those in `without`.
 
-    When nothing but `without` is left, the rows are written to `shard.output` (schema SAMPLES), by prompt in the
+    When nothing but `without` is left, the rows are written to `shard.written` (schema SAMPLES), by prompt in the
     source's order, and the facts returned: samples, tokens, truncated, seconds, the file's size and sha256, and
     `quarantined`, the prompts without samples, if there are any. None when prompts are left for another call.
     """
@@ -103,7 +103,7 @@ def sample_shard(
     facts: dict[str, Any] = {
         **counts.samples(table),
         "seconds": time.monotonic() - started,
-        "file": write_table(table, shard.output),
+        "file": write_table(table, shard.written),
     }
     partial.remove()
     if quarantined := [p for p in prompts if p not in done]:

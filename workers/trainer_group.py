@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import time
 import uuid
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -146,7 +149,12 @@ class TrainerGroup:
     ) -> dict[str, Any]:
         """Train, and write metrics, probe and checkpoint; `on_step` gets each step's metrics as it ends (again, where
         the ranks were lost after it). The facts tell how often they were started again (`restarts`)."""
-        facts, restarts = self._persist(lambda: self._train(plan, reference_file, on_step))
+        attempts = _Attempts(plan)
+        try:
+            facts, restarts = self._persist(lambda: self._train(attempts.next(), reference_file, on_step))
+            attempts.publish()
+        finally:
+            attempts.remove()
         return dict(facts) | {"restarts": restarts}
 
     def _train(
@@ -266,6 +274,55 @@ class TrainerGroup:
 
     def _died(self, rank: int, error: Exception) -> str:
         return f"training rank {rank} died: {why(error, 'trainer', oom_kills() - self._oom_kills)}"
+
+
+class _Attempts:
+    """The plan of each attempt at a training, with names of its own for all that it writes: ranks that were given up
+    and still live write where nobody looks."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self._plan = self._last = plan
+        self._number = 0
+
+    def next(self) -> TrainingPlan:
+        """The plan of the next attempt. It goes on from the states that the last one has saved."""
+        self._number += 1
+        metrics, probe, checkpoint = (self._own(path) for path in self._outputs(self._plan))
+        states = self._plan.state_dir
+        if self._number > 1:
+            states = f"{states}.{self._number}"
+            if Path(self._last.state_dir).is_dir():
+                os.rename(self._last.state_dir, states)
+        outputs = {"metrics_file": str(metrics), "probe_file": str(probe), "checkpoint_dir": str(checkpoint)}
+        self._last = replace(self._plan, state_dir=states, **outputs)
+        return self._last
+
+    def publish(self) -> None:
+        """Give what the last attempt has written the names that were asked for."""
+        for own, final in zip(self._outputs(self._last), self._outputs(self._plan), strict=True):
+            if own.exists():  # there is no probe beside several checkpoints
+                shutil.rmtree(final, ignore_errors=True)
+                os.replace(own, final)
+
+    def remove(self) -> None:
+        """Remove what attempts have left, but for the saved states."""
+        for folder in {*(path.parent for path in self._outputs(self._plan)[:2]), Path(self._plan.checkpoint_dir)}:
+            for number in range(1, self._number + 1):
+                shutil.rmtree(_beside(folder, number), ignore_errors=True)
+
+    def _own(self, path: Path) -> Path:
+        """Beside the folder of a file: what is in that is committed with it."""
+        if path == Path(self._plan.checkpoint_dir):
+            return _beside(path, self._number)
+        return _beside(path.parent, self._number) / path.name
+
+    @staticmethod
+    def _outputs(plan: TrainingPlan) -> tuple[Path, Path, Path]:
+        return Path(plan.metrics_file), Path(plan.probe_file), Path(plan.checkpoint_dir)
+
+
+def _beside(folder: Path, number: int) -> Path:
+    return folder.with_name(f"{folder.name}.{number}-e0")
 
 
 def _on_trainer(rank: _Rank, function: Callable[[Any], Any]) -> Any:

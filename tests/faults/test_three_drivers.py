@@ -97,8 +97,9 @@ class Drivers(RuleBasedStateMachine):
                 assert sum(step.outdated.values()) == len(others)
                 self.discarded |= others
             known, path = step.has(index), os.path.relpath(step.path(index), self.root)
-            step.hidden(index).write_bytes(mine)
-            file = {"size": len(mine), "sha256": sha256(step.hidden(index))}
+            hidden = step.hidden(index)
+            hidden.write_bytes(mine)
+            file = {"size": len(mine), "sha256": sha256(hidden)}
             if intruder is not None:
                 self.claim(intruder)
             step.commit(index, {"file": file} | ({"graders_version": version} if version else {}))

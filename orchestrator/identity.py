@@ -1,0 +1,69 @@
+"""What a file was when it was hashed: it is hashed again only where it has become another one since.
+
+An identity is what `stat` says, links followed. Whoever writes into a file, or puts another in its place, changes it:
+the time of the last change (ctime) cannot be set by hand. Two writes within one tick of the kernel's clock have the
+same times. So the hash of a file that was written just before it was hashed is not kept.
+"""
+
+from __future__ import annotations
+
+import stat
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from orchestrator import durable
+from orchestrator.errors import Damaged
+
+_TICK_NS = 10_000_000
+"""The longest tick that Linux is built with."""
+
+
+class Written(NamedTuple):
+    """What of an identity stays as it is while a file is renamed, linked or given other rights, and nobody writes."""
+
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+class Identity(NamedTuple):
+    written: Written
+    ctime_ns: int
+
+
+_hashed: dict[Identity, str] = {}  # of this process
+
+
+def identity(path: Path) -> Identity:
+    """Who a file is now.
+
+    Raises:
+        OSError: it is not there, or may not be looked at.
+        Damaged: it is no regular file, and reading it might never end.
+    """
+    said = path.stat()
+    if not stat.S_ISREG(said.st_mode):
+        raise Damaged(f"{path}: is no regular file")
+    return Identity(Written(said.st_dev, said.st_ino, said.st_size, said.st_mtime_ns), said.st_ctime_ns)
+
+
+def sha256(path: Path) -> tuple[Written, str]:
+    """A file's sha256 and what it was then; without reading it where its identity is that of a file that was hashed.
+
+    Raises:
+        OSError, Damaged: as `identity`.
+    """
+    before = identity(path)
+    if before in _hashed:
+        return before.written, _hashed[before]
+    settled, found = is_settled(max(before.written.mtime_ns, before.ctime_ns)), durable.sha256(path)
+    if settled and identity(path) == before:
+        _hashed[before] = found
+    return before.written, found
+
+
+def is_settled(time_ns: int) -> bool:
+    """Whether a file with such a time gets another one from whoever changes it from now on."""
+    return abs(time.time_ns() - time_ns) > _TICK_NS
