@@ -19,6 +19,7 @@ from orchestrator.idle import idle
 from orchestrator.jobfile import JobFile, resolved_yaml
 from orchestrator.resume import command, load, resumed, told
 from orchestrator.signals import signals
+from orchestrator.trust import Tell
 
 EXIT_STOPPED, EXIT_INTERRUPTED = 3, 130  # finished is 0, bad input 2 and anything else 1 (errors.py)
 
@@ -32,21 +33,28 @@ app = typer.Typer(
 JobArgument = Annotated[Path, typer.Argument(metavar="JOB", help="Job file, such as jobs/irpo.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to override")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/irpo")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Show and approve what of a run's own settings needs trust: docs/threats.md")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object")]
 
 
 @app.command()
-def run(job: JobArgument, overrides: Overrides = None) -> None:
+def run(job: JobArgument, overrides: Overrides = None, trust: Trust = False) -> None:
     """Run a job, or go on with it where it stopped; the job file in a run's folder goes on with that run."""
     with signals() as received:
-        _run(load(job, overrides or []), received)
+        _run(load(job, overrides or [], _tell(trust)), received)
 
 
 @app.command()
-def resume(run: RunArgument, overrides: Overrides = None) -> None:
+def resume(run: RunArgument, overrides: Overrides = None, trust: Trust = False) -> None:
     """Go on with a run where it stopped, with the settings it has; KEY=VALUE changes those that change no result."""
     with signals() as received:
-        _run(resumed(_below_home(run), overrides or []), received)
+        _run(resumed(_below_home(run), overrides or [], _tell(trust)), received)
+
+
+def _tell(trust: bool) -> Tell | None:
+    return (lambda text: typer.echo(text, err=True)) if trust else None
 
 
 def _run(file: JobFile, received: Sequence[str]) -> None:
@@ -141,11 +149,12 @@ def fork(
     from_round: Annotated[
         int | None, typer.Option("--from-round", help="Offer only the rounds before this one")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Make a new run with other settings, which takes over whatever they do not touch; lists what to expect."""
     from orchestrator.fork import fork as make
 
-    made = make(_below_home(run), new_run, overrides or [], from_round)
+    made = make(_below_home(run), new_run, overrides or [], from_round, tell=_tell(trust))
     for fit in ("taken", "anew", "perhaps"):
         offered = [step for step in made.offered if made.fit[step] == fit]
         for folder, steps in groupby(offered, key=lambda step: step.rpartition("/")[0]):
@@ -158,17 +167,18 @@ def fork(
         typer.echo(f"not here  {step}: another version of the graders, or a judge that no record names, decided it")
     if "perhaps" in made.fit.values():
         typer.echo("perhaps means: taken over where what it is made from comes out as it was, and else made anew")
-    typer.echo(f"go on     {command(new_run)}")
+    typer.echo(f"go on     {command(new_run)}{'' if made.trusted else ' --trust, which shows what needs trust'}")
 
 
 @app.command()
 def compare(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Comparison, such as jobs/compare.yaml")],
     table: Annotated[bool, typer.Option("--table", help="Run nothing; make the table of what there is")] = False,
+    trust: Trust = False,
 ) -> None:
     """Run several methods and seeds on the same problems and budgets, or go on with it; exit code 1 where one fails."""
     from orchestrator.compare import compare as run_all
-    from orchestrator.compare import in_a_process
+    from orchestrator.compare import in_a_process, require_trust
     from orchestrator.compare_file import load_plan
     from orchestrator.comparison import figures
     from orchestrator.comparison_table import plot, terminal_table, write
@@ -176,6 +186,7 @@ def compare(
     plan, failed = load_plan(file), list[str]()
     console = Console(highlight=False, soft_wrap=True)
     if not table:
+        require_trust(plan, _tell(trust))
         try:
             with signals():
                 failed = run_all(plan, lambda text: console.print(text, markup=False), in_a_process)
@@ -197,6 +208,7 @@ def rescore(
     overrides: Overrides = None,
     number: Annotated[int, typer.Option("--round", min=1, help="The first round that is graded again")] = 1,
     as_json: Json = False,
+    trust: Trust = False,
 ) -> None:
     """Grade the stored samples of a round in another way (grade.KEY=VALUE), in a new run that shares them."""
     from orchestrator.rescore import rescore as grade_again
@@ -211,6 +223,7 @@ def rescore(
             overrides or [],
             lambda text: console.print(text, markup=False),
             received,
+            tell=_tell(trust),
         )
     if as_json:
         typer.echo(json.dumps(found.as_json(), indent=2, ensure_ascii=False))
@@ -224,9 +237,10 @@ def validate(
     job: JobArgument,
     overrides: Overrides = None,
     resolved: Annotated[bool, typer.Option("--resolved", help="Print the job with every default filled in")] = False,
+    trust: Trust = False,
 ) -> None:
     """Check a job file, its data and its model without running anything."""
-    file = load(job, overrides or [])
+    file = load(job, overrides or [], _tell(trust))
     from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
     from orchestrator.places import run_folder
     from orchestrator.same_job import check_same_job, check_same_model, check_same_problems, problem_digests, reading_of
@@ -270,13 +284,14 @@ def doctor(
     overrides: Overrides = None,
     as_json: Json = False,
     limit: Annotated[float | None, typer.Option(min=1, help="Most seconds that each check may take")] = None,
+    trust: Trust = False,
 ) -> None:
     """Check whether the cluster is fit for a job; exit code 1 where a check fails."""
     from orchestrator.doctor import examine
     from orchestrator.patient import patient
     from orchestrator.wiring import Examination
 
-    found, checks = patient(job, overrides or []), []
+    found, checks = patient(job, overrides or [], _tell(trust)), []
 
     def tell(check: Any) -> None:
         checks.append(check)

@@ -9,12 +9,12 @@ fingerprints alone, so that the choice can cost time, and never change a result.
 from __future__ import annotations
 
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import durable, fork
+from orchestrator import durable, fork, trust
 from orchestrator.compare_file import Plan, PlannedRun
 from orchestrator.comparison import run_figures
 from orchestrator.comparison_table import told
@@ -26,10 +26,11 @@ from orchestrator.fork_job import absolute
 from orchestrator.jobfile import changed_keys, resolved_yaml
 from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.ledger import Ledger
-from orchestrator.places import run_folder
+from orchestrator.places import own_code, own_code_environment, run_folder
 from orchestrator.same_job import check_same_job, reading_of
 from orchestrator.start_checks import check_start
 from orchestrator.status import run_state
+from orchestrator.trust import Tell
 from orchestrator.wiring import rendered, unread_golds
 
 Runner = Callable[[Path, Path], int]
@@ -70,12 +71,31 @@ def compare(plan: Plan, say: Say, run: Runner) -> list[str]:
     return failed
 
 
+def require_trust(plan: Plan, tell: Tell | None) -> None:
+    """As `trust.require`, for all runs of a comparison: where its file, or the job file that it shares, lies in a run,
+    both are that run's word.
+
+    Raises:
+        BadInput: they need approval.
+    """
+    for path in (plan.path, plan.shared):
+        if (around := trust.run_around(path)) is not None:
+            for planned in plan.runs:
+                # Not with where the run will be, which the comparison decides.
+                job = planned.file.job.model_copy(update={"run_dir": None})
+                trust.require(replace(planned.file, job=job), around, None, (), f"{path} ({planned.name})", tell)
+
+
 def in_a_process(job_file: Path, log: Path) -> int:
     """`ratchet run` as a process that gets no signal of the terminal, but one from us: a second one would kill it."""
     with log.open("ab") as out:
-        command = [sys.executable, "-m", "orchestrator", "run", str(job_file)]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, process_group=0
+            [*own_code("orchestrator"), "run", str(job_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            env=own_code_environment(),
         )
         try:
             return process.wait()

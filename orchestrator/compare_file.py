@@ -130,6 +130,8 @@ class Plan:
     """A comparison, resolved."""
 
     path: Path
+    shared: Path
+    """The job file that all arms share."""
     name: str
     folder: Path
     """Holds the runs, their job files and logs, and the table."""
@@ -177,7 +179,7 @@ def _planned(comparison: Comparison, path: Path, positions: Mapping[Key, tuple[i
                 wrong.setdefault(text, []).append(name)
     if wrong:
         raise BadInput("\n".join(_said(text, arms, len(comparison.arms)) for text, arms in wrong.items()))
-    return Plan(path, comparison.name, folder, tuple(runs))
+    return Plan(path, shared, comparison.name, folder, tuple(runs))
 
 
 def _run(

@@ -55,6 +55,7 @@ from orchestrator.seed_model import NamedModel, model_digest
 from orchestrator.start_checks import check_start
 from orchestrator.status import process_start, run_state
 from orchestrator.tracking import Tracker
+from orchestrator.trust import needs_trust, remember
 from orchestrator.wiring import RealWorkers, unread_golds
 
 _SIGN_OF_LIFE = 5.0  # seconds
@@ -104,6 +105,8 @@ def drive(
     job = file.job
     root = run_folder(job)
     check_same_job(root, job)
+    if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
+        say(told)
     seed = seed_of(file, root)
     check_same_model(root, seed)
     if seed.origin:

@@ -21,11 +21,12 @@ from orchestrator.driver import Hire, drive
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
 from orchestrator.golds import shown
-from orchestrator.jobfile import load_job
 from orchestrator.ledger import State
+from orchestrator.resume import load, resumed
 from orchestrator.rounds import NoPairs
 from orchestrator.status import open_run
 from orchestrator.tables import parquet_files, round_step
+from orchestrator.trust import Tell
 from orchestrator.wiring import RealWorkers
 
 EXAMPLES = 3
@@ -68,12 +69,14 @@ def rescore(
     say: Say,
     received: Sequence[str],
     hire: Hire = RealWorkers,
+    tell: Tell | None = None,
 ) -> Rescored:
     """Make the run `child`, in which the samples of round `number` and of later ones are graded under `overrides` of
-    `grade`, and say what differs in that round.
+    `grade`, and say what differs in that round. `tell` is there with `--trust` (see `trust.require`).
 
     Raises:
-        BadInput: no run, a round without verdicts, a folder in use, or overrides of something else.
+        BadInput: no run, a round without verdicts, a folder in use, overrides of something else, or a run whose
+            settings need trust and are not approved.
     """
     if wrong := [override for override in overrides if not override.startswith("grade.")]:
         raise BadInput(
@@ -89,9 +92,10 @@ def rescore(
     again = job.get("regrade")
     grade = again["grade"] if again and number >= again["round"] else job["grade"]
     changes = [f"regrade={json.dumps({'round': number, 'grade': grade})}", *(f"regrade.{o}" for o in overrides)]
-    fork(parent, child, changes, without=[verdicts], as_is=number)
+    resumed(parent, (), tell)  # before anything is made
+    fork(parent, child, changes, without=[verdicts], as_is=number, tell=tell)
     try:
-        drive(load_job(child / "job.yaml"), say, received, hire, until=number)
+        drive(load(child / "job.yaml", (), tell), say, received, hire, until=number)
     except NoPairs as nothing:
         say(str(nothing))
     found = compare(parent, state, child, open_run(child).state, number)
