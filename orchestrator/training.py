@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -22,11 +23,16 @@ from typing import Any
 from orchestrator import durable, recipes, regrading
 from orchestrator.config import Loss, Train, at_round
 from orchestrator.context import Context, Model, hashes
+from orchestrator.errors import Damaged
+from orchestrator.inside import read_regular
 from orchestrator.ledger import Commit
 from orchestrator.recipes import Fields, Unseen
-from orchestrator.records import LossWeights, TrainingPlan
-from orchestrator.run import Facts
+from orchestrator.records import LossWeights, TrainingPlan, is_sealed
+from orchestrator.run import Facts, remove
 from orchestrator.taken import taken
+from orchestrator.user_state import sealing_key
+
+_LARGEST_MANIFEST = 1 << 24  # bytes; one line a file of a state
 
 
 @dataclass(frozen=True)
@@ -140,9 +146,9 @@ class Training:
             output.mkdir()
             plan = self._plan(pairs, output, checkpoint, limits)
             states, keep = self._own_states(phase), self.context.job.keep.training_states
-            plan = replace(self._named(plan, inputs), state_dir=str(states), keep_states=keep)
-            if _of_others(states, plan.state_names(settings.ranks)):
-                self._say(phase, "the saved state is of other settings (train.offload_optimizer), and it starts over")
+            plan = replace(self._named(plan, inputs), state_dir=str(states), keep_states=keep, state_key=sealing_key())
+            if why := unused_states(states, plan.state_names(settings.ranks), plan.state_key):
+                self._say(phase, f"{why}, and it starts over")
             reference = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
             return self.context.workers.trainers().train(plan, reference) | {"executed": _executed(settings)}
 
@@ -167,12 +173,19 @@ class Training:
 
     def _states(self, phase: str) -> list[Path]:
         """Folders of saved states that drivers left, the newest driver's last."""
+        folders = [path for path in self._like_states(phase) if path.is_dir() and not path.is_symlink()]
+        return sorted(folders, key=lambda path: int(path.name.rpartition("-")[2]))
+
+    def _like_states(self, phase: str) -> list[Path]:
         found = self.context.run.path(self.folder).glob(f".{phase}-state-of-*")
-        return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+        return [path for path in found if re.fullmatch(r"[0-9]{1,18}", path.name.rpartition("-")[2])]
 
     def _own_states(self, phase: str) -> Path:
         """This driver's folder of saved states: that of the driver before it, under another name, so that ranks which
         outlive that driver write where nobody looks."""
+        for path in self._like_states(phase):
+            if path.is_symlink() or not path.is_dir():  # nothing of ours: what it leads to is not to be written
+                remove(path)
         found, own = (
             self._states(phase),
             self.context.run.path(f"{self.folder}/.{phase}-state-of-{self.context.run.epoch}"),
@@ -273,10 +286,24 @@ def _executed(settings: Train) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in recipes.AS_RECORDED_1}
 
 
-def _of_others(states: Path, names: Sequence[str]) -> bool:
-    """Whether there are saved states, and none of a training of these names."""
-    manifests = list(states.glob("[0-9]*/manifest.json"))
-    return bool(manifests) and not any(name in file.read_text() for file in manifests for name in names)
+def unused_states(states: Path, names: Sequence[str], key: bytes) -> str | None:
+    """Why none of the saved states can serve a training of these names; None where there is none, or one may. States
+    without a seal of this key are removed: DeepSpeed's files are pickles, which are code."""
+    found = [_manifest(file) for file in states.glob("[0-9]*/manifest.json")]
+    sealed = [manifest for manifest in found if is_sealed(key, manifest)]
+    if found and not sealed:
+        shutil.rmtree(states, ignore_errors=True)
+        return "the saved state has no seal of this user, so that it is not loaded"
+    if not found or any(manifest["identity"] in names for manifest in sealed):
+        return None
+    return "the saved state is of other settings (train.offload_optimizer)"
+
+
+def _manifest(file: Path) -> Any:
+    try:
+        return json.loads(read_regular(file, _LARGEST_MANIFEST, file.parents[1]))
+    except (OSError, Damaged, ValueError, RecursionError):
+        return None
 
 
 def _hashes(commits: Sequence[Commit]) -> list[str]:

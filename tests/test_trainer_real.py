@@ -124,6 +124,7 @@ def make_plan(folder: Path, model: str, pairs: str, **changes: Any) -> TrainingP
         "metrics_file": str(folder / ".metrics.parquet"),
         "probe_file": str(folder / ".probe.parquet"),
         "checkpoint_dir": str(folder / ".checkpoint"),
+        "state_key": b"a key",
     }
     return TrainingPlan(**(fields | changes))
 

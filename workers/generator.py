@@ -71,6 +71,8 @@ class Generator:
             "seed": seed % 2**31,
             "enable_prefix_caching": True,  # samples of one prompt share its prefill
             "disable_log_stats": True,
+            "load_format": "safetensors",  # left to itself, vLLM would take pickled weights too
+            "trust_remote_code": False,
         }
         if dtype := _own_dtype(model):
             arguments["dtype"] = dtype
@@ -189,7 +191,7 @@ def _own_dtype(model: str) -> str | None:
     greedy answer in twenty is another model's."""
     from transformers import AutoConfig
 
-    dtype = AutoConfig.from_pretrained(model).get_text_config().dtype
+    dtype = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config().dtype
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 
