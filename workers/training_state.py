@@ -8,9 +8,9 @@
 
 Nothing is trusted for its name: a state is loaded only if its manifest has the seal of the user's key (see
 orchestrator/user_state.py), names this very training and this number of ranks, and its files are exactly those whose
-hashes it has. The key comes with the plan, through memory, and is in no file of the run. Training draws no random numbers (no dropout; the order of
-the pairs comes from the plan's seed), so there is no random state to keep. DeepSpeed's files are pickles:
-they never leave this folder, and only those that this user's training wrote are ever read.
+hashes it has. The key comes with the plan, through memory, and is in no file of the run. DeepSpeed's files are pickles:
+they never leave this folder, and only those that this user's training wrote are ever read. Training draws no random
+numbers (no dropout; the order of the pairs comes from the plan's seed), so there is no random state to keep.
 """
 
 from __future__ import annotations
