@@ -548,8 +548,8 @@ class Marker:
 
 
 def plant(state: Path, key: bytes | None) -> None:
-    """Make each file of a state a pickle that leaves a mark where it is loaded; the hashes are right, and so is the name
-    of the training."""
+    """Make each file of a state a pickle that leaves a mark where it is loaded; the hashes are right, and so is the
+    training that it is said to be of."""
     if not state.exists():
         shutil.copytree(max(path for path in state.parent.iterdir() if path.name.isdigit()), state)
     manifest = json.loads((state / "manifest.json").read_text())
