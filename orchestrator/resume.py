@@ -61,6 +61,7 @@ def load(path: Path, overrides: Sequence[str] = (), tell: Tell | None = None) ->
     Raises:
         BadInput: as `load_job` and `resumed`.
     """
+    trust.require_file(path)
     root = path.resolve().parent
     if path.name not in _OWN_COPIES or not (root / "ledger").is_dir():
         return _read(path, overrides, tell)

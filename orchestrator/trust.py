@@ -16,7 +16,8 @@ from pathlib import Path
 
 from orchestrator import durable, user_state
 from orchestrator.config import OWN_REFERENCES, Grader, Job
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.inside import regular_size
 from orchestrator.jobfile import JobFile
 
 Tell = Callable[[str], None]
@@ -47,6 +48,8 @@ KEYS: Mapping[str, str] = {
 }
 """Keys that can need trust, and why. All others are data."""
 
+_LARGEST_FILE = 1 << 24
+"""Bytes of a job file."""
 _MOST_FILES = 10_000
 """Files of a model's folder that are looked at."""
 
@@ -61,7 +64,7 @@ class Item:
 
     @property
     def digest(self) -> str:
-        return durable.fingerprint([self.key, self.value])
+        return durable.fingerprint(json.dumps([self.key, self.value]))  # a name of a file may be no UTF-8
 
     def __str__(self) -> str:
         """One line of plain characters, whatever a stranger has written."""
@@ -163,9 +166,9 @@ def _of_another_run(file: JobFile, key: str, named: str, root: Path) -> Iterator
     try:
         model = run_model(named, key)
         folder = place_of(model.run, file.folders, run_folder(file.job)) if model else None
-    except BadInput:  # names no run, which is said where it is looked for
+    except (BadInput, OSError, ValueError):  # names no run, which is said where it is looked for
         return
-    if folder and (folder / "ledger").is_dir() and not folder.is_relative_to(root):
+    if folder and os.path.isdir(folder / "ledger") and not folder.is_relative_to(root):
         yield _item(key, str(folder))
 
 
@@ -204,6 +207,22 @@ def run_around(path: Path) -> Path | None:
             if os.path.isdir(folder / "ledger"):
                 return folder
     return None
+
+
+def require_file(path: Path) -> None:
+    """Before a file that lies in a run is read: it is a file of the run, of a job file's size.
+
+    Raises:
+        BadInput: it is a pipe or a device, leads out of the run, or is too large.
+    """
+    if (around := run_around(path)) is None or not os.path.exists(path):
+        return
+    try:
+        size = regular_size(path, around)
+    except (Damaged, OSError) as error:
+        raise BadInput(f"{error}. A file in a run's folder is that run's word: name your own file") from error
+    if size > _LARGEST_FILE:
+        raise BadInput(f"{path}: {size:,} bytes are more than a job file in a run may have, {_LARGEST_FILE:,}")
 
 
 def unapproved(now: Sequence[Item], before: Sequence[Item] | None, overrides: Sequence[str]) -> list[Item]:

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,15 @@ import pytest
 import yaml
 
 from orchestrator import trust, user_state
-from orchestrator.config import Generate, Job, Source
+from orchestrator.compare_file import load_plan
+from orchestrator.config import Generate, Grade, Job, Source
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.fork import fork
 from orchestrator.jobfile import load_job
 from orchestrator.places import own_code, own_code_environment
 from orchestrator.rescore import rescore
 from orchestrator.resume import load, resumed
+from orchestrator.wiring import unread_golds
 from tests.judge_server import JudgeServer, serve
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import PROJECT, ratchet
@@ -119,8 +122,14 @@ def test_a_model_is_no_better_than_its_links_and_a_home_is_outside(
     for override in ("model=linked", "data.train=~/secret.jsonl", f"reference={tmp_path}/outside/secret.jsonl"):
         [item] = trust.needs_trust(load_job(plain, [override]), plain.parent)
         assert item.value == secret, override
+    file = load_job(plain, ["data.train=secret.jsonl"])
+    assert trust.needs_trust(file, plain.parent) == [], "nothing is there"
+    [item] = trust.needs_trust(replace(file, recorded=(tmp_path / "outside",)), plain.parent)
+    assert item.value == secret, "a run says itself where its paths are looked for"
+    os.symlink(os.fsencode(tmp_path) + b"/outside/\xff", plain.parent / "linked/odd.json")
+    assert len({item.digest for item in trust.needs_trust(load_job(plain, ["model=linked"]), plain.parent)}) == 2
     (plain.parent / "ledger").mkdir()
-    shutil.copytree(plain.parent, tmp_path / "outside/run")
+    shutil.copytree(plain.parent, tmp_path / "outside/run", symlinks=True)
     [item] = trust.needs_trust(load_job(plain, [f"model=run:{tmp_path}/outside/run"]), plain.parent)
     assert item.value == str(tmp_path / "outside/run")
 
@@ -212,8 +221,11 @@ def test_no_command_uses_a_strangers_settings_before_they_are_approved(
 def test_with_trust_they_are_shown_used_and_remembered(
     stranger: Stranger, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert ratchet("validate", "job.yaml", "--trust") == 2, "f is no function"
-    assert str(stranger.secret) in capsys.readouterr().err and stranger.marker.exists()
+    assert ratchet("validate", "job.yaml", "--trust") == 0
+    assert str(stranger.secret) in capsys.readouterr().err
+    with pytest.raises(BadInput, match="f is no function"):
+        unread_golds(Grade(graders=["python:evil:f"]), ["1"])
+    assert stranger.marker.exists(), "this is what the others are kept from"
     [approved] = (tmp_path / "state/trusted").iterdir()
     assert (approved.stat().st_mode | approved.parent.stat().st_mode) & 0o77 == 0
     assert all(word not in approved.read_text() for word in ("evil", "secret", "127.0.0.1"))
@@ -230,7 +242,7 @@ def test_the_users_own_overrides_need_no_approval(stranger: Stranger) -> None:
     (stranger.run / "other.yaml").write_text(job)
     assert load(stranger.run / "other.yaml", own).job.grade.graders == ["exact"]
     with pytest.raises(BadInput) as refused:
-        load(stranger.run / "other.yaml", own[1:2] + own[2:] + ["rounds=1", "tracking.uri=http://mine"])
+        load(stranger.run / "other.yaml", [own[2], "tracking.uri=http://mine"])
     assert "python:evil:f" in str(refused.value) and "http://mine" not in str(refused.value)
 
 
@@ -257,7 +269,8 @@ def test_a_run_that_was_started_by_its_job_file_is_the_users_own(tmp_path: Path,
 
 
 def test_a_link_is_no_way_around(tmp_path: Path, state: Path) -> None:
-    run_job(make_project(tmp_path / "project", run_dir=str(tmp_path / "run")), StandIns())
+    tracking = {"enabled": False, "uri": "http://theirs"}
+    run_job(make_project(tmp_path / "project", run_dir=str(tmp_path / "run"), tracking=tracking), StandIns())
     shutil.rmtree(state)
     (tmp_path / "mine.yaml").symlink_to(tmp_path / "run/job.yaml")
     (tmp_path / "run/yours.yaml").symlink_to(tmp_path / "project/tiny.yaml")
@@ -266,8 +279,19 @@ def test_a_link_is_no_way_around(tmp_path: Path, state: Path) -> None:
     for file in ("mine.yaml", "run/yours.yaml", "run/below/deep.yaml"):
         assert trust.run_around(tmp_path / file) == tmp_path / "run"
     assert trust.run_around(tmp_path / "project/tiny.yaml") is None
+    (tmp_path / "run/compare.yaml").write_text(f"name: c\njob: {tmp_path}/project/tiny.yaml\narms: {{irpo: {{}}}}\n")
     with pytest.raises(BadInput, match="nobody has approved"):
-        load(tmp_path / "run/yours.yaml", ["generate.engine={}"])
+        load(tmp_path / "mine.yaml")
+    with pytest.raises(BadInput, match="nobody has approved"):
+        load(tmp_path / "run/below/deep.yaml")
+    with pytest.raises(BadInput, match="leads out of the run"):
+        load(tmp_path / "run/yours.yaml")
+    with pytest.raises(BadInput, match="leads out of the run"):
+        load_plan(tmp_path / "run/compare.yaml")
+    os.unlink(tmp_path / "run/job.yaml")
+    os.mkfifo(tmp_path / "run/job.yaml")
+    with pytest.raises(BadInput, match="is no regular file"):
+        load(tmp_path / "run/job.yaml")
 
 
 # The user's state
