@@ -73,7 +73,7 @@ def compare(plan: Plan, say: Say, run: Runner) -> list[str]:
 
 def require_trust(plan: Plan, tell: Tell | None) -> None:
     """As `trust.require`, for all runs of a comparison: where its file, or the job file that it shares, lies in a run,
-    both are that run's word.
+    both are that run's word. Else they are the user's, which is remembered for the runs' own processes.
 
     Raises:
         BadInput: they need approval.
@@ -84,6 +84,8 @@ def require_trust(plan: Plan, tell: Tell | None) -> None:
                 # Not with where the run will be, which the comparison decides.
                 job = planned.file.job.model_copy(update={"run_dir": None})
                 trust.require(replace(planned.file, job=job), around, None, (), f"{path} ({planned.name})", tell)
+    for planned in plan.runs:
+        trust.remember(trust.needs_trust(planned.file, plan.folder / planned.name))
 
 
 def in_a_process(job_file: Path, log: Path) -> int:
