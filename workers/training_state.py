@@ -112,7 +112,8 @@ class TrainingStates:
             manifest = json.loads((folder / MANIFEST).read_text())
             if not is_sealed(self._key, manifest) or manifest["identity"] not in self._names:
                 return False
-            files = {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+            everything = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+            files = {str(path.relative_to(folder)) for path in everything}
             return files == {MANIFEST, *manifest["files"]} and all(
                 file_facts(folder / name) == said for name, said in manifest["files"].items()
             )
