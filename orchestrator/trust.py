@@ -73,7 +73,8 @@ class Item:
 
 def needs_trust(file: JobFile, root: Path) -> list[Item]:
     """The settings of a job that need trust, in order; `root` is the run, whose own files need none. Paths are those
-    that they lead to now, all links resolved; one that leads nowhere is left out, since nothing is read there."""
+    that they lead to now, all links resolved; one that leads nowhere is left out, since nothing is read there. What
+    other settings leave unused counts too: a user's override must not bring a stranger's setting to life."""
     job = file.job
     return sorted({*_code(job), *_addresses(job), *_paths(file, root.resolve())})
 
@@ -174,13 +175,10 @@ def _of_another_run(file: JobFile, key: str, named: str, root: Path) -> Iterator
 
 def _verdicts(job: Job, root: Path) -> Iterator[Item]:
     """People's verdicts are written while a run goes on: where they are to be counts, and not whether they are."""
-    if job.steps.localiser != "file":
-        return
-    named = [job.steps.verdicts] if job.steps.verdicts else []
-    named += [f"verdicts/round-{number:02d}.jsonl" for number in range(1, min(job.rounds, 1000) + 1) if not named]
-    for name in named:
-        if not (place := _resolved(root / name)).is_relative_to(root):
-            yield _item("steps.verdicts", str(place))
+    if job.steps.verdicts is None:
+        yield from (_item("steps.verdicts", str(place)) for place in _outside(_resolved(root / "verdicts"), root))
+    elif not (place := _resolved(root / job.steps.verdicts)).is_relative_to(root):
+        yield _item("steps.verdicts", str(place))
 
 
 def _resolved(path: Path) -> Path:

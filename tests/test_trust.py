@@ -72,7 +72,7 @@ EXAMPLES = {
     "data.gate.path": ["data.gate={path: ../outside/secret.jsonl, limit: 2}"],
     "data.test.path": ["data.test=link.jsonl"],
     "stages.sources": ["source=dataset", "stages.sources=[own.jsonl, ../outside/secret.jsonl]"],
-    "steps.verdicts": ["source=steps", "rounds=1", "steps={localiser: file, verdicts: ../outside/any.jsonl}"],
+    "steps.verdicts": ["steps.verdicts=../outside/any.jsonl"],
     "run_dir": ["run_dir=../outside/run"],
 }
 
@@ -119,6 +119,7 @@ def test_a_model_is_no_better_than_its_links_and_a_home_is_outside(
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path / "outside"))
     secret = str(tmp_path / "outside/secret.jsonl")
+    (plain.parent / "verdicts").mkdir()
     for override in ("model=linked", "data.train=~/secret.jsonl", f"reference={tmp_path}/outside/secret.jsonl"):
         [item] = trust.needs_trust(load_job(plain, [override]), plain.parent)
         assert item.value == secret, override
@@ -126,6 +127,9 @@ def test_a_model_is_no_better_than_its_links_and_a_home_is_outside(
     assert trust.needs_trust(file, plain.parent) == [], "nothing is there"
     [item] = trust.needs_trust(replace(file, recorded=(tmp_path / "outside",)), plain.parent)
     assert item.value == secret, "a run says itself where its paths are looked for"
+    (plain.parent / "verdicts/round-01.jsonl").symlink_to(secret)
+    assert [item.key for item in trust.needs_trust(load_job(plain), plain.parent)] == ["steps.verdicts"]
+    (plain.parent / "verdicts/round-01.jsonl").unlink()
     os.symlink(os.fsencode(tmp_path) + b"/outside/\xff", plain.parent / "linked/odd.json")
     assert len({item.digest for item in trust.needs_trust(load_job(plain, ["model=linked"]), plain.parent)}) == 2
     (plain.parent / "ledger").mkdir()
