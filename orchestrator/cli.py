@@ -18,6 +18,7 @@ from orchestrator.jobfile import JobFile, resolved_yaml
 from orchestrator.resume import command, load, resumed, told
 from orchestrator.signals import signals
 from orchestrator.terminal import Screen, echo, echo_json
+from orchestrator.trust import Tell
 
 EXIT_STOPPED, EXIT_INTERRUPTED = 3, 130  # finished is 0, bad input 2 and anything else 1 (errors.py)
 
@@ -31,21 +32,28 @@ app = typer.Typer(
 JobArgument = Annotated[Path, typer.Argument(metavar="JOB", help="Job file, such as jobs/irpo.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to override")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/irpo")]
+Trust = Annotated[
+    bool, typer.Option("--trust", help="Show and approve what of a run's own settings needs trust: docs/threats.md")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object")]
 
 
 @app.command()
-def run(job: JobArgument, overrides: Overrides = None) -> None:
+def run(job: JobArgument, overrides: Overrides = None, trust: Trust = False) -> None:
     """Run a job, or go on with it where it stopped; the job file in a run's folder goes on with that run."""
     with signals() as received:
-        _run(load(job, overrides or []), received)
+        _run(load(job, overrides or [], _tell(trust)), received)
 
 
 @app.command()
-def resume(run: RunArgument, overrides: Overrides = None) -> None:
+def resume(run: RunArgument, overrides: Overrides = None, trust: Trust = False) -> None:
     """Go on with a run where it stopped, with the settings it has; KEY=VALUE changes those that change no result."""
     with signals() as received:
-        _run(resumed(_below_home(run), overrides or []), received)
+        _run(resumed(_below_home(run), overrides or [], _tell(trust)), received)
+
+
+def _tell(trust: bool) -> Tell | None:
+    return (lambda text: typer.echo(text, err=True)) if trust else None
 
 
 def _run(file: JobFile, received: Sequence[str]) -> None:
@@ -143,12 +151,13 @@ def fork(
     from_round: Annotated[
         int | None, typer.Option("--from-round", help="Offer only the rounds before this one")
     ] = None,
+    trust: Trust = False,
 ) -> None:
     """Make a new run with other settings, which takes over whatever they do not touch; lists what to expect."""
     from orchestrator.fork import fork as make
 
     with signals():
-        made = make(_below_home(run), new_run, overrides or [], from_round)
+        made = make(_below_home(run), new_run, overrides or [], from_round, tell=_tell(trust))
     for fit in ("taken", "anew", "perhaps"):
         offered = [step for step in made.offered if made.fit[step] == fit]
         for folder, steps in groupby(offered, key=lambda step: step.rpartition("/")[0]):
@@ -161,23 +170,26 @@ def fork(
         echo(f"not here  {step}: another version of the graders, or a judge that no record names, decided it")
     if "perhaps" in made.fit.values():
         echo("perhaps means: taken over where what it is made from comes out as it was, and else made anew")
-    echo(f"go on     {command(new_run)}")
+    echo(f"go on     {command(new_run)}{'' if made.trusted else ' --trust, which shows what needs trust'}")
 
 
 @app.command()
 def compare(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Comparison, such as jobs/compare.yaml")],
     table: Annotated[bool, typer.Option("--table", help="Run nothing; make the table of what there is")] = False,
+    trust: Trust = False,
 ) -> None:
     """Run several methods and seeds on the same problems and budgets, or go on with it; exit code 1 where one fails."""
     from orchestrator.compare import compare as run_all
-    from orchestrator.compare import in_a_process
+    from orchestrator.compare import in_a_process, require_trust
     from orchestrator.compare_file import load_plan
     from orchestrator.comparison import figures
     from orchestrator.comparison_table import plot, terminal_table, write
     from orchestrator.disk import one_message
 
     plan, failed = load_plan(file), list[str]()
+    if not table:
+        require_trust(plan, _tell(trust))
     kept = "What the runs have done is kept: see to the disk, and the same command goes on from here."
     try:
         with signals(), one_message(plan.folder, kept):
@@ -201,15 +213,16 @@ def rescore(
     overrides: Overrides = None,
     number: Annotated[int, typer.Option("--round", min=1, help="The first round that is graded again")] = 1,
     as_json: Json = False,
+    trust: Trust = False,
 ) -> None:
     """Grade the stored samples of a round in another way (grade.KEY=VALUE), in a new run that shares them."""
     from orchestrator.rescore import rescore as grade_again
     from orchestrator.rescore_table import show
 
-    screen = Screen(err=as_json)
+    screen, tell = Screen(err=as_json), _tell(trust)
     try:
         with signals() as received:
-            found = grade_again(_below_home(run), new_run, number, overrides or [], screen.say, received)
+            found = grade_again(_below_home(run), new_run, number, overrides or [], screen.say, received, tell=tell)
     except Interrupted as interrupted:
         screen.say(f"interrupted by {interrupted}; the same command goes on from here")
         raise typer.Exit(EXIT_INTERRUPTED) from interrupted
@@ -225,9 +238,10 @@ def validate(
     job: JobArgument,
     overrides: Overrides = None,
     resolved: Annotated[bool, typer.Option("--resolved", help="Print the job with every default filled in")] = False,
+    trust: Trust = False,
 ) -> None:
     """Check a job file, its data and its model without running anything."""
-    file = load(job, overrides or [])
+    file = load(job, overrides or [], _tell(trust))
     from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
     from orchestrator.places import run_folder
     from orchestrator.run import Run
@@ -273,13 +287,14 @@ def doctor(
     overrides: Overrides = None,
     as_json: Json = False,
     limit: Annotated[float | None, typer.Option(min=1, help="Most seconds that each check may take")] = None,
+    trust: Trust = False,
 ) -> None:
     """Check whether the cluster is fit for a job; exit code 1 where a check fails."""
     from orchestrator.doctor import examine
     from orchestrator.patient import patient
     from orchestrator.wiring import Examination
 
-    found, checks = patient(job, overrides or []), []
+    found, checks = patient(job, overrides or [], _tell(trust)), []
 
     def tell(check: Any) -> None:
         checks.append(check)

@@ -13,12 +13,12 @@ import fcntl
 import os
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import fork, shown, unfinished
+from orchestrator import fork, shown, trust, unfinished
 from orchestrator.compare_file import Plan, PlannedRun
 from orchestrator.comparison import run_figures
 from orchestrator.comparison_table import told
@@ -30,11 +30,12 @@ from orchestrator.fork_job import absolute
 from orchestrator.jobfile import changed_keys, resolved_yaml
 from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.ledger import Ledger
-from orchestrator.places import run_folder
+from orchestrator.places import own_code, own_code_environment, run_folder
 from orchestrator.run import Run
 from orchestrator.same_job import check_same_job, reading_of
 from orchestrator.start_checks import check_start
 from orchestrator.status import run_state
+from orchestrator.trust import Tell
 from orchestrator.wiring import rendered, unread_golds
 
 Runner = Callable[[Path, Path], int]
@@ -103,12 +104,33 @@ def _alone(plan: Plan) -> Iterator[None]:
         yield
 
 
+def require_trust(plan: Plan, tell: Tell | None) -> None:
+    """As `trust.require`, for all runs of a comparison: where its file, or the job file that it shares, lies in a run,
+    both are that run's word. Else they are the user's, which is remembered for the runs' own processes.
+
+    Raises:
+        BadInput: they need approval.
+    """
+    for path in (plan.path, plan.shared):
+        if (around := trust.run_around(path)) is not None:
+            for planned in plan.runs:
+                # Not with where the run will be, which the comparison decides.
+                job = planned.file.job.model_copy(update={"run_dir": None})
+                trust.require(replace(planned.file, job=job), around, None, (), f"{path} ({planned.name})", tell)
+    for planned in plan.runs:
+        trust.remember(trust.needs_trust(planned.file, plan.folder / planned.name))
+
+
 def in_a_process(job_file: Path, log: Path) -> int:
     """`ratchet run` as a process that gets no signal of the terminal, but one from us: a second one would kill it."""
     with log.open("ab") as out:
-        command = [sys.executable, "-m", "orchestrator", "run", str(job_file)]
         process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, process_group=0
+            [*own_code("orchestrator"), "run", str(job_file)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            process_group=0,
+            env=own_code_environment(),
         )
         try:
             return process.wait()

@@ -25,6 +25,7 @@ from orchestrator.jobfile import JobFile, Key, Origin, checked, put, read_yaml
 from orchestrator.methods import with_method
 from orchestrator.places import home
 from orchestrator.tracking import default_address
+from orchestrator.trust import require_file, run_around
 from orchestrator.wanted import fields_at, wanted
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -131,6 +132,8 @@ class Plan:
     """A comparison, resolved."""
 
     path: Path
+    shared: Path
+    """The job file that all arms share."""
     name: str
     folder: Path
     """Holds the runs, their job files and logs, and the table."""
@@ -144,6 +147,7 @@ def load_plan(path: Path) -> Plan:
     Raises:
         BadInput: with every error at once, each on a line of its own.
     """
+    require_file(path)
     document, positions = read_yaml(_text(path, "comparison"), str(path))
     if not isinstance(document, dict):
         raise BadInput(f"{path}: a comparison is a mapping of keys to values, such as `name: compare`")
@@ -158,6 +162,11 @@ def load_plan(path: Path) -> Plan:
 
 def _planned(comparison: Comparison, path: Path, positions: Mapping[Key, tuple[int, int]]) -> Plan:
     shared = _find(comparison.job, path)
+    require_file(shared)
+    if run_around(path) not in (None, run_around(shared)):
+        raise BadInput(
+            f"{path}: job: {comparison.job!r} leads out of the run that this file lies in. Name your own file"
+        )
     folder = (home() / "runs" / comparison.name).resolve()
     document, lines = read_yaml(_text(shared, "job"), str(shared))
     if not isinstance(document, dict):
@@ -178,7 +187,7 @@ def _planned(comparison: Comparison, path: Path, positions: Mapping[Key, tuple[i
                 wrong.setdefault(text, []).append(name)
     if wrong:
         raise BadInput("\n".join(_said(text, arms, len(comparison.arms)) for text, arms in wrong.items()))
-    return Plan(path, comparison.name, folder, tuple(runs))
+    return Plan(path, shared, comparison.name, folder, tuple(runs))
 
 
 def _run(

@@ -57,6 +57,7 @@ from orchestrator.start_checks import check_start
 from orchestrator.status import process_start, run_state
 from orchestrator.terminal import unfailing
 from orchestrator.tracking import Tracker, default_address
+from orchestrator.trust import needs_trust, remember
 from orchestrator.wiring import RealWorkers, unread_golds
 
 _SIGN_OF_LIFE = 5.0  # seconds
@@ -109,6 +110,8 @@ def drive(
     tracker = Tracker(root, job.tracking, default_address(root.parent), say)
     run = Run(root, on_append=tracker.poke)
     check_same_job(run, job)
+    if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
+        say(told)
     crew = hire(job, root / "logs")  # nothing is started yet; what could not be is told
     seed = seed_of(file, run)
     check_same_model(run, seed)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable, recipes, shown, unfinished
+from orchestrator import durable, recipes, shown, trust, unfinished
 from orchestrator.artifacts import Artifacts
 from orchestrator.borders import require_borders
 from orchestrator.config import Job
@@ -27,15 +27,16 @@ from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.fork_fit import Fit, outlook
 from orchestrator.fork_job import NEVER, first_change, jobs, unseen
 from orchestrator.inside import remove
-from orchestrator.jobfile import resolved_yaml
+from orchestrator.jobfile import JobFile, resolved_yaml
 from orchestrator.kept import KEPT_MODEL
 from orchestrator.ledger import Artifact, Offer, State, probe_links
 from orchestrator.living import settled
 from orchestrator.places import run_folder
-from orchestrator.resume import command
+from orchestrator.resume import command, needing_trust, resumed
 from orchestrator.run import Run
 from orchestrator.sharing import Giver, check_sizes
 from orchestrator.status import open_run, round_and_phase
+from orchestrator.trust import Tell
 
 
 @dataclass
@@ -50,6 +51,8 @@ class Fork:
     """What is to be expected of each offered step."""
     unseen: list[str]
     """Steps that are not offered, since what decided them is not what would decide now (see `fork_job.unseen`)."""
+    trusted: bool = True
+    """Whether its settings are approved, as its parent's are: else its start asks. Nothing of them is used here."""
 
 
 def fork(
@@ -59,17 +62,20 @@ def fork(
     from_round: int | None = None,
     without: Collection[str] = (),
     as_is: int = 0,
+    tell: Tell | None = None,
 ) -> Fork:
     """Make the run folder `child` from `parent`; of its rounds, only those below `from_round` are offered, and of their
     steps those that are not in `without`. What is committed of rounds below `as_is`, where the overrides change
-    nothing, is taken over at once, as a resume does: whatever version of the graders has made it.
+    nothing, is taken over at once, as a resume does: whatever version of the graders has made it. `tell` is there with
+    `--trust` (see `trust.require`).
 
     Raises:
         BadInput: no run, no such round, a folder in use, or overrides that make no job.
         Damaged: a committed file is missing.
     """
     parent, child = parent.absolute(), child.absolute()
-    return settled(parent, lambda ledger: _fork(parent, ledger.state, child, overrides, from_round, without, as_is))
+    rest = (overrides, from_round, without, as_is, tell)
+    return settled(parent, lambda ledger: _fork(parent, ledger.state, child, *rest))
 
 
 def _fork(
@@ -80,11 +86,14 @@ def _fork(
     from_round: int | None,
     without: Collection[str],
     as_is: int,
+    tell: Tell | None,
 ) -> Fork:
     require_borders(parent, state)
     _check(parent, state, child, from_round)
     before, after, kept = jobs(state, child, overrides)
     run_folder(after)  # refuses places where no run can live
+    if tell:
+        resumed(parent, (), tell)
     end = from_round or NEVER
     steps = sorted({*state.shards, *state.commits}, key=lambda step: (round_and_phase(step)[0], step))
     steps = [step for step in steps if round_and_phase(step)[0] < end and step not in without]
@@ -102,7 +111,19 @@ def _fork(
     at_once = [*kept, *(s for s in state.commits if s in offered and s not in kept and round_and_phase(s)[0] < as_is)]
     _make(child, config, job_file, f"forked from {parent}", parent, state, [*offered], at_once)
     fit = outlook(state, before, after, [*offered], at_once)
-    return Fork(offered, [step for step in steps if step in again], fit, left_out)
+    trusted = _pass_trust_on(parent, state, child, overrides)
+    return Fork(offered, [step for step in steps if step in again], fit, left_out, trusted)
+
+
+def _pass_trust_on(parent: Path, state: State, child: Path, overrides: Sequence[str]) -> bool:
+    """Approve the child's settings where its parent's are approved, and it names nothing more but by the user's own
+    overrides."""
+    files = (JobFile(jobs(state, child, given)[1], child / "job.yaml", (), (child,)) for given in ((), overrides))
+    before, made = (trust.needs_trust(file, child) for file in files)
+    if not trust.is_passed_on(needing_trust(parent, state), made, parent, before, overrides):
+        return False
+    trust.remember(made)
+    return True
 
 
 def offer(parent: Path, child: Path, job: Job, job_file: str) -> None:

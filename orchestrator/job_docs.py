@@ -99,6 +99,11 @@ Submitted to a cluster: `ray job submit -- ratchet resume RUN`, with RATCHET_HOM
 - Files that were moved are named anew: `data.train.path=FILE`, `model=FOLDER`,
   `'stages.sources=[{path: FILE}, ...]'`. They must hold what they held, which is checked before anything is done. Runs
   of versions that did not record it refuse them.
+- What of a run's own settings needs trust (code, addresses, paths outside of it) must have been approved by this user
+  on this machine: naming a job file outside of any run does that, and so does `--trust`, once; see
+  [threats.md](threats.md). The user's state folder keeps it: $RATCHET_STATE_HOME, else $XDG_STATE_HOME/ratchet, else
+  ~/.local/state/ratchet. Where a home folder does not last, as in a cluster's containers, set RATCHET_STATE_HOME to a
+  private folder that does; the key that saved training states are sealed with is there, too.
 - In MLflow a run that was moved keeps its runs. A copy of a run gets new ones, so that both can go on. A copy on
   another machine that has the same path is taken for the run itself: give it another `tracking.experiment`.
 

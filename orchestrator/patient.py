@@ -9,6 +9,7 @@ from orchestrator.config import Job
 from orchestrator.jobfile import JobFile, parse_job
 from orchestrator.places import run_folder
 from orchestrator.resume import load
+from orchestrator.trust import Tell
 
 _NO_JOB = "name: doctor\nmodel: none\ndata: {train: none, gate: none, test: none}\n"
 
@@ -36,13 +37,13 @@ class Patient:
         return self.job.model_copy(update={"train": self.job.train.model_copy(update=once)})
 
 
-def patient(job: str | None, overrides: list[str]) -> Patient:
+def patient(job: str | None, overrides: list[str], tell: Tell | None = None) -> Patient:
     """The job to examine, or the defaults where none is named.
 
     Raises:
-        BadInput: the job file or an override is wrong.
+        BadInput: the job file or an override is wrong, or it lies in a run and is not trusted (see `resume.load`).
     """
     if job is not None and ("=" not in job or Path(job).exists()):
-        return Patient(load(Path(job), overrides), True)
+        return Patient(load(Path(job), overrides, tell), True)
     given = [*([job] if job else []), *overrides]
     return Patient(parse_job(_NO_JOB, Path("defaults.yaml"), given), False)

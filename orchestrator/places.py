@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 from orchestrator.config import Job
@@ -35,6 +36,18 @@ def run_folder(job: Job) -> Path:
             'all nodes share (ray job submit --runtime-env-json \'{"env_vars": {"RATCHET_HOME": "..."}}\'), or run_dir.'
         )
     return folder
+
+
+def own_code(module: str) -> list[str]:
+    """The command that runs a module of this project. Without -P the current folder, which may be a stranger's run,
+    would come first on the import path."""
+    return [sys.executable, "-P", "-m", module]
+
+
+def own_code_environment() -> dict[str, str]:
+    """The environment of such a command, which finds the project wherever it stands."""
+    here = str(Path(__file__).resolve().parents[1])
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
 
 
 def in_ray_package(folder: Path) -> bool:

@@ -8,8 +8,11 @@ trainer is fed, and the text is there to be read.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
-from typing import Literal
+import hmac
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -166,6 +169,9 @@ class TrainingPlan:
     """What earlier versions called the same training."""
     keep_states: int = 1
     """Number of saved states to keep."""
+    state_key: bytes = field(default=b"", repr=False)
+    """The user's key that seals saved states: one that it has not sealed is not loaded. Without a key none is saved or
+    loaded. It goes through memory alone."""
     export_every: int | None = None
     """Export after every so many steps, and after the last, each to a folder of its own below `checkpoint_dir`:
     000010/checkpoint and 000010/probe.parquet. `probe_file` is not written then."""
@@ -179,6 +185,21 @@ class TrainingPlan:
         made of one part a rank, so that it serves the same number of ranks only."""
         names = (self.identity, *self.also_known_as)
         return [hashlib.sha256(f"{name}\x1f{ranks}".encode()).hexdigest() for name in names]
+
+
+def state_seal(key: bytes, manifest: Mapping[str, Any]) -> str:
+    """The seal of a saved state: HMAC-SHA256 (RFC 2104) in hex over the training it is of and its files' hashes."""
+    sealed = {"identity": manifest["identity"], "files": manifest["files"]}
+    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
+
+
+def is_sealed(key: bytes, manifest: Any) -> bool:
+    """Whether what was read as the manifest of a saved state has the seal of this key; `manifest` may be anything."""
+    try:
+        return bool(key) and hmac.compare_digest(manifest["seal"], state_seal(key, manifest))
+    except (KeyError, TypeError, ValueError, RecursionError):
+        return False
 
 
 PROMPTS = pa.schema(

@@ -24,13 +24,14 @@ from orchestrator.driver import Hire, drive, healthy_driver
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
 from orchestrator.golds import shown
-from orchestrator.jobfile import load_job
 from orchestrator.ledger import State
+from orchestrator.resume import load, resumed
 from orchestrator.rounds import NoPairs
 from orchestrator.sharing import check_sizes
 from orchestrator.shown import as_json
 from orchestrator.status import open_run
 from orchestrator.tables import parquet_files, round_step
+from orchestrator.trust import Tell
 from orchestrator.wiring import RealWorkers
 
 EXAMPLES = 3
@@ -73,13 +74,15 @@ def rescore(
     say: Say,
     received: Sequence[str],
     hire: Hire = RealWorkers,
+    tell: Tell | None = None,
 ) -> Rescored:
     """Make the run `child`, in which the samples of round `number` and of later ones are graded under `overrides` of
     `grade`, and say what differs in that round. Where an earlier command like this one was cut off, go on with its run.
+    `tell` is there with `--trust` (see `trust.require`).
 
     Raises:
-        BadInput: no run, a round without verdicts, a folder in use, overrides of something else, or a checkpoint that
-            the round's training would need was removed.
+        BadInput: no run, a round without verdicts, a folder in use, overrides of something else, a checkpoint that
+            the round's training would need was removed, or a run whose settings need trust and are not approved.
         Damaged: the run's old verdicts, or what is taken over, are not as they were committed.
     """
     if wrong := [override for override in overrides if not override.startswith("grade.")]:
@@ -96,16 +99,17 @@ def rescore(
     again = job.get("regrade")
     grade = again["grade"] if again and number >= again["round"] else job["grade"]
     changes = [f"regrade={json.dumps({'round': number, 'grade': grade})}", *(f"regrade.{o}" for o in overrides)]
+    resumed(parent, (), tell)  # before anything is made
     files = Artifacts(parent)  # the run may be somebody else's, and its old verdicts are not offered, but read
     for shard in state.shards.get(verdicts, {}).values():
         check_sizes(shard.artifact, files.place(shard.artifact), parent)
         files.verify(shard.artifact, files.place(shard.artifact))
     begun = _begun(parent, state, child, changes, verdicts)
     if not begun:
-        fork(parent, child, changes, without=[verdicts], as_is=number)
+        fork(parent, child, changes, without=[verdicts], as_is=number, tell=tell)
     try:
         if not begun or round_step(number, "pairs") not in open_run(child).state.commits:
-            drive(load_job(child / "job.yaml"), say, received, hire, until=number)
+            drive(load(child / "job.yaml", (), tell), say, received, hire, until=number)
     except NoPairs as nothing:
         say(str(nothing))
     found = compare(parent, state, child, open_run(child).state, number)

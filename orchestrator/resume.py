@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from orchestrator import trust
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
 from orchestrator.jobfile import JobFile, load_job, parse_job
@@ -24,6 +25,7 @@ from orchestrator.ledger import Ledger, State
 from orchestrator.mlflow_store import sqlite_address, sqlite_file
 from orchestrator.places import run_folder
 from orchestrator.status import open_run
+from orchestrator.trust import Item, Tell
 
 _OWN_COPIES = ("job.yaml", "resolved.yaml")
 SOURCES = tuple(f"data.{split}.path" for split in ("train", "gate", "test"))
@@ -34,11 +36,13 @@ def command(root: Path) -> str:
     return shlex.join(["ratchet", "resume", str(root)])
 
 
-def resumed(run: Path, overrides: Sequence[str] = ()) -> JobFile:
+def resumed(run: Path, overrides: Sequence[str] = (), tell: Tell | None = None) -> JobFile:
     """The job of a run as its ledger has it, with `key=value` overrides, as a job file that drives this very run.
+    `tell` is there with `--trust` (see `trust.require`).
 
     Raises:
-        BadInput: no run, one that was never started, or overrides that make no job or belong to another run.
+        BadInput: no run, one that was never started, overrides that make no job or belong to another run, or settings
+            that need trust and are not approved.
     """
     root, state = run.resolve(), open_run(run).state
     if not state.configs:
@@ -46,27 +50,74 @@ def resumed(run: Path, overrides: Sequence[str] = ()) -> JobFile:
     path, config = root / "job.yaml", state.configs[-1]
     _refuse(root, overrides)
     file = parse_job(yaml.safe_dump(config["job"]), path, overrides)
+    _require(root, state, file, lambda: parse_job(yaml.safe_dump(config["job"]), path), overrides, tell)
     return _driving(root, state, replace(file, overrides=_joined(_overrides(config), overrides)))
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> JobFile:
+def load(path: Path, overrides: Sequence[str] = (), tell: Tell | None = None) -> JobFile:
     """As `load_job`; but the copy of its job that stands in a run's folder goes on with that run, as `resumed` does.
-    What was changed in the copy counts.
+    What was changed in the copy counts. A file in a run's folder is that run's word (see trust.py); `tell` as there.
 
     Raises:
         BadInput: as `load_job` and `resumed`.
     """
+    trust.require_file(path)
     root = path.resolve().parent
     if path.name not in _OWN_COPIES or not (root / "ledger").is_dir():
-        return load_job(path, overrides)
+        return _read(path, overrides, tell)
     state = Ledger(root / "ledger").state
     if not state.configs:
-        return load_job(path, overrides)
+        return _read(path, overrides, tell)
     _refuse(root, overrides)
     if any(_is_copy(path, config) for config in state.configs):
-        return resumed(root, overrides)
-    joined = _joined(_overrides(state.configs[-1]), overrides)
-    return _driving(root, state, load_job(path, joined))
+        return resumed(root, overrides, tell)
+    recorded = _overrides(state.configs[-1])
+    file = load_job(path, _joined(recorded, overrides))
+    _require(root, state, file, lambda: load_job(path, recorded), overrides, tell)
+    return _driving(root, state, file)
+
+
+def _read(path: Path, overrides: Sequence[str], tell: Tell | None) -> JobFile:
+    """A job file that goes on with no run, though it may lie in the folder of one."""
+    file = load_job(path, overrides)
+    if (around := trust.run_around(path)) is not None:
+        what = f"{path}, which lies in the run {around} (it has a folder `ledger`)"
+        trust.require(file, around, _without(lambda: load_job(path)), overrides, what, tell)
+    return file
+
+
+def _require(
+    root: Path,
+    state: State,
+    file: JobFile,
+    without: Callable[[], JobFile],
+    overrides: Sequence[str],
+    tell: Tell | None,
+) -> None:
+    """As `trust.require`, for a job that drives the run in `root`, wherever that was before."""
+    before = _without(without)
+    trust.require(
+        _here(file, root, state), root, _here(before, root, state) if before else None, overrides, str(root), tell
+    )
+
+
+def _here(file: JobFile, root: Path, state: State) -> JobFile:
+    job = file.job.model_copy(update={"run_dir": None})
+    return replace(file, job=job, recorded=_recorded(state, root))
+
+
+def needing_trust(run: Path, state: State) -> list[Item]:
+    """What of a run's own settings needs trust (see trust.py)."""
+    root = run.resolve()
+    file = parse_job(yaml.safe_dump(state.configs[-1]["job"]), root / "job.yaml")
+    return trust.needs_trust(_here(file, root, state), root)
+
+
+def _without(overrides: Callable[[], JobFile]) -> JobFile | None:
+    """A job without some overrides; None where it is no job without them."""
+    with contextlib.suppress(BadInput):
+        return overrides()
+    return None
 
 
 def may_move(state: State, key: str, old: Any, new: Any) -> bool:
@@ -134,7 +185,11 @@ def _driving(root: Path, state: State, file: JobFile) -> JobFile:
     if run_folder(job) != root:
         tracking = job.tracking.model_copy(update={"uri": _followed(job, config, root)})
         job = job.model_copy(update={"run_dir": str(root), "tracking": tracking})
-    return replace(file, job=job, path=root / "job.yaml", recorded=tuple(map(Path, folders(state))) or (root,))
+    return replace(file, job=job, path=root / "job.yaml", recorded=_recorded(state, root))
+
+
+def _recorded(state: State, root: Path) -> tuple[Path, ...]:
+    return tuple(map(Path, folders(state))) or (root,)
 
 
 def folders(state: State) -> list[str]:

@@ -69,7 +69,7 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
         BadInput: no such run or round, or the checkpoint was removed or is not what was committed.
         Damaged: the other run's ledger cannot be read.
     """
-    root = _folder(model.run, folders, own)
+    root = place_of(model.run, folders, own)
     if root == own:
         raise BadInput(f"{where}: {root} is this job's own run, which cannot need itself. Choose another `name`.")
     try:
@@ -95,7 +95,7 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
     return Checkpoint(folder, origin, root, tuple(artifact.files), seen)
 
 
-def _folder(name: str, folders: Sequence[Path], own: Path) -> Path:
+def place_of(name: str, folders: Sequence[Path], own: Path) -> Path:
     """Where a run of that name is, or would be. A name is looked for among the runs, a path as paths of a job are."""
     path = Path(name).expanduser()
     if len(path.parts) == 1 and not path.is_absolute():

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
@@ -23,15 +24,17 @@ from typing import Any
 from orchestrator import durable, recipes, regrading
 from orchestrator.config import Loss, Train, at_round
 from orchestrator.context import Context, Model
-from orchestrator.inside import read_regular, require_below
+from orchestrator.errors import Damaged
+from orchestrator.inside import read_regular, remove, require_below
 from orchestrator.ledger import Commit
 from orchestrator.recipes import Fields, Unseen, Used
-from orchestrator.records import LossWeights, TrainingPlan
+from orchestrator.records import LossWeights, TrainingPlan, is_sealed
 from orchestrator.run import Facts
 from orchestrator.taken import taken
+from orchestrator.user_state import sealing_key
 from orchestrator.uses import fingerprint, hashes, model
 
-_LARGEST_MANIFEST = 2**26  # bytes, of a saved state: a line for each file of each rank
+_LARGEST_MANIFEST = 1 << 24  # bytes, of a saved state: a line for each file of each rank
 
 
 @dataclass(frozen=True)
@@ -146,9 +149,9 @@ class Training:
             output.mkdir()
             plan = self._plan(pairs, output, checkpoint, limits)
             states, keep = self._own_states(phase), self.context.job.keep.training_states
-            plan = replace(self._named(plan, inputs), state_dir=str(states), keep_states=keep)
-            if _of_others(states, plan.state_names(settings.ranks)):
-                self._say(phase, "the saved state is of other settings (train.offload_optimizer), and it starts over")
+            plan = replace(self._named(plan, inputs), state_dir=str(states), keep_states=keep, state_key=sealing_key())
+            if why := unused_states(states, plan.state_names(settings.ranks), plan.state_key):
+                self._say(phase, f"{why}, and it starts over")
             reference = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
             return self.context.workers.trainers().train(plan, reference) | {"executed": _executed(settings)}
 
@@ -173,17 +176,21 @@ class Training:
 
     def _states(self, phase: str) -> list[Path]:
         """Folders of saved states that drivers left, the newest driver's last."""
+        folders = [path for path in self._like_states(phase) if not _is_odd(path)]
+        return sorted(folders, key=lambda path: [int(number) for number in path.name.rpartition("-")[2].split(".")])
+
+    def _like_states(self, phase: str) -> list[Path]:
         found = self.context.run.path(self.folder).glob(f".{phase}-state-of-*")
-        return sorted(found, key=lambda path: [int(number) for number in path.name.rpartition("-")[2].split(".")])
+        return [path for path in found if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,9})?", path.name.rpartition("-")[2])]
 
     def _own_states(self, phase: str) -> Path:
         """This driver's folder of saved states: that of the driver before it, under another name, so that ranks which
         outlive that driver write where nobody looks."""
         run = self.context.run
         found, own = self._states(phase), run.path(f"{self.folder}/.{phase}-state-of-{run.epoch}")
-        if found and own not in found and not _is_odd(found[-1]):
+        if found and own not in found:
             run.rename(found.pop(), own)
-        for left in found:
+        for left in self._like_states(phase):
             if left != own:
                 run.remove(left)
         return own
@@ -305,15 +312,28 @@ def _is_odd(folder: Path) -> bool:
     """Whether a folder of saved states is, or has, a link or a pipe: ranks would write through it, or wait for it, and
     no training makes one."""
     found = (Path(here) / name for here, folders, files in os.walk(folder) for name in (*folders, *files))
-    modes = (path.lstat().st_mode for path in (folder, *found))
-    return not all(stat.S_ISREG(mode) or stat.S_ISDIR(mode) for mode in modes)
+    modes = [path.lstat().st_mode for path in (folder, *found)]
+    return not stat.S_ISDIR(modes[0]) or not all(stat.S_ISREG(mode) or stat.S_ISDIR(mode) for mode in modes)
 
 
-def _of_others(states: Path, names: Sequence[str]) -> bool:
-    """Whether there are saved states, and none of a training of these names."""
-    manifests = list(states.glob("[0-9]*/manifest.json"))
-    said = [read_regular(file, _LARGEST_MANIFEST, states) for file in manifests]
-    return bool(manifests) and not any(name.encode() in manifest for manifest in said for name in names)
+def unused_states(states: Path, names: Sequence[str], key: bytes) -> str | None:
+    """Why none of the saved states can serve a training of these names; None where there is none, or one may. States
+    without a seal of this key are removed: DeepSpeed's files are pickles, which are code."""
+    found = [_manifest(file) for file in states.glob("[0-9]*/manifest.json")]
+    sealed = [manifest for manifest in found if is_sealed(key, manifest)]
+    if found and not sealed:
+        remove(states.parent, states)
+        return "the saved state has no seal of this user, so that it is not loaded"
+    if not found or any(manifest["identity"] in names for manifest in sealed):
+        return None
+    return "the saved state is of other settings (train.offload_optimizer)"
+
+
+def _manifest(file: Path) -> Any:
+    try:
+        return json.loads(read_regular(file, _LARGEST_MANIFEST, file.parents[1]))
+    except (OSError, Damaged, ValueError, RecursionError):
+        return None
 
 
 def _hashes(commits: Sequence[Commit]) -> list[Used]:

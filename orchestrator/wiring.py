@@ -9,9 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -19,6 +17,7 @@ from typing import Any, Self
 from orchestrator.cluster import Cluster, Node
 from orchestrator.config import Grade, Job, Judge
 from orchestrator.errors import RatchetError
+from orchestrator.places import own_code, own_code_environment
 from orchestrator.records import PreferencePlan, Problem, TokenizingPlan
 from orchestrator.run import Facts
 from orchestrator.step_records import StepItem, StepJudgement
@@ -142,9 +141,7 @@ def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RatchetError: it broke, or found no end.
     """
-    here = str(Path(__file__).resolve().parents[1])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
-    command = [sys.executable, "-m", "workers.rendering"]
+    command, environment = own_code("workers.rendering"), own_code_environment()
     try:
         done = subprocess.run(
             command, input=json.dumps(request), capture_output=True, text=True, env=environment, timeout=_RENDERING

@@ -64,6 +64,7 @@ def ray_head(cwd: Path, token: bool, **environment: str) -> Iterator[Head]:
     """Start a head with two CPUs in `cwd`; what was started is ended at the end."""
     folder = Path(tempfile.mkdtemp(prefix="rt-head-"))  # short: Ray puts sockets there
     everything = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RATCHET_"))} | environment
+    everything["RATCHET_STATE_HOME"] = os.environ["RATCHET_STATE_HOME"]  # as tests/conftest.py has set it
     everything["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{everything['PATH']}"
     everything["RAY_AUTH_MODE"] = "token" if token else "disabled"
     secret = secrets.token_hex(32)

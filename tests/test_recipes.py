@@ -18,7 +18,7 @@ from orchestrator.errors import BadInput, Interrupted
 from orchestrator.fork import fork
 from orchestrator.ledger import Ledger, State
 from orchestrator.recipes import Fields, Later, Unseen, Version
-from orchestrator.records import GRADERS_VERSION, JUDGE_PROMPT, Problem, SamplingPlan, TrainingPlan
+from orchestrator.records import GRADERS_VERSION, JUDGE_PROMPT, Problem, SamplingPlan, TrainingPlan, state_seal
 from orchestrator.run import Run
 from orchestrator.step_records import STEP_PROMPT, StepItem
 from orchestrator.taken import taken
@@ -358,7 +358,9 @@ def with_state(job: Path, *overrides: str) -> list[str]:
         def watch(self, plan: TrainingPlan) -> None:
             folder = Path(plan.state_dir) / "000001"
             folder.mkdir(parents=True)
-            (folder / "manifest.json").write_text(json.dumps({"identity": plan.state_names(1)[0], "files": {}}))
+            manifest: dict[str, Any] = {"identity": plan.state_names(1)[0], "files": {}}
+            manifest["seal"] = state_seal(plan.state_key, manifest)
+            (folder / "manifest.json").write_text(json.dumps(manifest))
             raise Interrupted("SIGTERM")
 
     with pytest.raises(Interrupted):

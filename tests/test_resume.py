@@ -48,6 +48,10 @@ def half(tmp_path: Path) -> Path:
     return tmp_path / "project/runs/tiny"
 
 
+def trust(_: str) -> None:
+    """As `--trust` is told what needs trust."""
+
+
 def go(file: JobFile, workers: StandIns | None = None) -> Path:
     with signals() as received:
         drive(file, lambda _: None, received, lambda _job, _logs: workers or StandIns())
@@ -188,7 +192,7 @@ def test_files_that_were_moved_are_named_anew_if_they_are_the_same(half: Path, t
     assert "say where it is now: model=FOLDER" in str(missing.value)
     with pytest.raises(BadInput, match=r"data\.train: 'train\.jsonl' does not exist: .*: data\.train\.path=FILE"):
         os.symlink(there / "seed", tmp_path / "elsewhere/seed")
-        go(resumed(half))
+        go(resumed(half, tell=trust))
     os.unlink(tmp_path / "elsewhere/seed")
     named = [
         f"model={there}/seed",
@@ -249,7 +253,9 @@ def test_files_are_found_from_the_folder_that_they_are_relative_to(
 ) -> None:
     shutil.move(tmp_path / "project/jobs", tmp_path / "there")
     monkeypatch.chdir(tmp_path / "there")
-    go(resumed(half))
+    with pytest.raises(BadInput, match=r"nobody(.|\n)*model: .*there/seed"):
+        resumed(half)  # other files than those that were approved, for all that anybody knows
+    go(resumed(half, tell=trust))
     assert history(half) == history(undisturbed(tmp_path))
 
 

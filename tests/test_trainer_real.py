@@ -31,9 +31,10 @@ from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from orchestrator.config import Train  # noqa: E402
-from orchestrator.records import PROBE, REFERENCE, LossWeights, TrainingPlan, pairs_schema  # noqa: E402
+from orchestrator.records import PROBE, REFERENCE, LossWeights, TrainingPlan, pairs_schema, state_seal  # noqa: E402
 from workers import batching  # noqa: E402
 from workers.checks import ReferenceMismatch  # noqa: E402
+from workers.files import file_facts  # noqa: E402
 from workers.pair_data import TrainingDataError, read_pairs  # noqa: E402
 from workers.train_step import learning_rate  # noqa: E402
 from workers.trainer import TrainingError  # noqa: E402
@@ -124,6 +125,7 @@ def make_plan(folder: Path, model: str, pairs: str, **changes: Any) -> TrainingP
         "metrics_file": str(folder / ".metrics.parquet"),
         "probe_file": str(folder / ".probe.parquet"),
         "checkpoint_dir": str(folder / ".checkpoint"),
+        "state_key": b"a key",
     }
     return TrainingPlan(**(fields | changes))
 
@@ -509,8 +511,13 @@ def flip(file: Path) -> None:
         (lambda states: (states / "000009").mkdir(), 3),
         (lambda states: (states / ".000004-unfinished").mkdir(), 3),
         (lambda states: [flip(file) for file in states.rglob("*model_states.pt")], 0),
+        (lambda states: plant(states / "000003", b"another key"), 2),
+        (lambda states: [plant(states / name, None) for name in ("000002", "000003", "000009")], 0),
     ],
-    ids=["intact", "flipped bit", "missing file", "torn manifest", "stray", "unfinished", "all damaged"],
+    ids=[
+        *("intact", "flipped bit", "missing file", "torn manifest", "stray", "unfinished", "all damaged"),
+        *("another's seal", "all a stranger's"),
+    ],
 )
 def test_a_damaged_state_is_never_loaded(
     one_rank: Runner, tmp_path: Path, harm: Callable[[Path], Any], resumed_from: int
@@ -524,7 +531,33 @@ def test_a_damaged_state_is_never_loaded(
     harm(states)
     facts, _ = one_rank(plan, settings)
     assert facts["resumed_from"] == resumed_from and facts["steps"] == 4
+    assert not list(states.parent.rglob("was-loaded"))
     assert {path.name for path in states.iterdir()} <= {"000001", "000002", "000003"}
+
+
+class Marker:
+    """What a stranger would put into a pickle: code that runs when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+def plant(state: Path, key: bytes | None) -> None:
+    """Make each file of a state a pickle that leaves a mark where it is loaded; the hashes are right, and so is the
+    training that it is said to be of."""
+    if not state.exists():
+        shutil.copytree(max(path for path in state.parent.iterdir() if path.name.isdigit()), state)
+    manifest = json.loads((state / "manifest.json").read_text())
+    for file in (state / "ranks").rglob("*.pt"):
+        torch.save(Marker(state.parent.parent / "was-loaded"), file)
+        manifest["files"][str(file.relative_to(state))] = file_facts(file)
+    manifest.pop("seal")
+    (state / "manifest.json").write_text(
+        json.dumps(manifest | ({"seal": state_seal(key, manifest)} if key is not None else {}))
+    )
 
 
 def test_a_state_of_another_training_or_number_of_ranks_is_not_used(

@@ -64,23 +64,8 @@ class Generator:
     def __init__(self, model: str, settings: Generate, seed: int, accelerated: bool) -> None:
         from vllm import EngineArgs, LLMEngine
 
-        arguments: dict[str, Any] = {
-            "model": model,
-            "tensor_parallel_size": settings.tensor_parallel,
-            "max_num_seqs": settings.max_num_seqs,
-            "seed": seed % 2**31,
-            "enable_prefix_caching": True,  # samples of one prompt share its prefill
-            "disable_log_stats": True,
-        }
-        if dtype := _own_dtype(model):
-            arguments["dtype"] = dtype
-        if settings.max_model_len:
-            arguments["max_model_len"] = settings.max_model_len
-        if not accelerated:
-            # A seeded request whose prefill is split into chunks kills the CPU engine. Compiling costs 12 s at
-            # every start, and buys a small model nothing.
-            arguments |= {"enable_chunked_prefill": False, "enforce_eager": True}
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**(arguments | settings.engine)))
+        arguments = engine_arguments(model, settings, seed, accelerated, _own_dtype(model))
+        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._inbox: queue.SimpleQueue[_Request] = queue.SimpleQueue()
         self._running: dict[str, _Request] = {}
         self._names = itertools.count()
@@ -184,12 +169,35 @@ class Generator:
                 block = not self._engine.has_unfinished_requests()
 
 
+def engine_arguments(model: str, settings: Generate, seed: int, accelerated: bool, dtype: str | None) -> dict[str, Any]:
+    """The arguments of a vLLM engine; the user's own go before ours."""
+    arguments: dict[str, Any] = {
+        "model": model,
+        "tensor_parallel_size": settings.tensor_parallel,
+        "max_num_seqs": settings.max_num_seqs,
+        "seed": seed % 2**31,
+        "enable_prefix_caching": True,  # samples of one prompt share its prefill
+        "disable_log_stats": True,
+        "load_format": "safetensors",  # left to itself, vLLM would take pickled weights too
+        "trust_remote_code": False,
+    }
+    if dtype:
+        arguments["dtype"] = dtype
+    if settings.max_model_len:
+        arguments["max_model_len"] = settings.max_model_len
+    if not accelerated:
+        # A seeded request whose prefill is split into chunks kills the CPU engine. Compiling costs 12 s at
+        # every start, and buys a small model nothing.
+        arguments |= {"enable_chunked_prefill": False, "enforce_eager": True}
+    return arguments | settings.engine
+
+
 def _own_dtype(model: str) -> str | None:
     """The number format a model folder is in. Left to itself, vLLM serves float32 weights in bfloat16, and one
     greedy answer in twenty is another model's."""
     from transformers import AutoConfig
 
-    dtype = AutoConfig.from_pretrained(model).get_text_config().dtype
+    dtype = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config().dtype
     return None if dtype is None else str(dtype).removeprefix("torch.")
 
 

@@ -25,7 +25,7 @@ def load_model(folder: str, dtype: torch.dtype) -> nn.Module:
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     disable_dropout(config)
     config.use_cache = False
     model, info = AutoModelForCausalLM.from_pretrained(
@@ -33,6 +33,7 @@ def load_model(folder: str, dtype: torch.dtype) -> nn.Module:
         config=config,
         dtype=dtype,
         use_safetensors=True,
+        trust_remote_code=False,
         local_files_only=True,
         output_loading_info=True,
     )

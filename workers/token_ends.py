@@ -23,7 +23,7 @@ def token_ends(model: str, source: str, output: str) -> dict[str, Any]:
     """
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     if not tokenizer.is_fast:
         raise UnusableModel(
             f"model: {model}: its tokenizer has no fast version (tokenizer.json), which `source: steps` needs to cut "

@@ -191,7 +191,7 @@ def load_config(model: str) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(model).get_text_config()
+        return AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError) as error:
         raise UnusableModel(f"model: {model}: no usable config.json ({str(error).splitlines()[0]})") from error
 
@@ -217,7 +217,7 @@ def load_tokenizer(model: str) -> Any:
     from transformers import AutoTokenizer
 
     try:
-        tokenizer = AutoTokenizer.from_pretrained(model)
+        tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
         raise UnusableModel(f"model: {model}: no usable tokenizer ({str(error).splitlines()[0]})") from error
     if tokenizer.eos_token_id is None:

@@ -136,7 +136,8 @@ class Trainer:
         if self._pairs is None or self._pairs[0] != plan.pairs:
             from transformers import AutoConfig
 
-            config = AutoConfig.from_pretrained(plan.init, local_files_only=True).get_text_config()
+            config = AutoConfig.from_pretrained(plan.init, local_files_only=True, trust_remote_code=False)
+            config = config.get_text_config()
             pairs = pair_data.read_pairs(plan.pairs, config.vocab_size)
             kept = pair_data.drop_long(pairs, self.settings.max_tokens)
             attention.check_window(config, max(pair.longest for pair in kept))
@@ -210,7 +211,8 @@ class Trainer:
         # What is trained now is the policy no longer: another call starts from the folder again.
         self._policy = None
         round_ = Round(plan, pairs, reference, self._batches(pairs, plan))
-        states = TrainingStates(plan.state_dir, plan.state_names(self.ranks), plan.keep_states, self.rank)
+        names = plan.state_names(self.ranks)
+        states = TrainingStates(plan.state_dir, names, plan.keep_states, self.rank, plan.state_key)
         done, last = states.load(engine), len(round_.batches)
         resumed_from, self._saved = len(done.metrics), time.monotonic()
         for step in range(resumed_from + 1, last + 1):
@@ -223,7 +225,7 @@ class Trainer:
             yield "step", row
             if plan.export_every and (step % plan.export_every == 0 or step == last):
                 self._publish_on_the_way(engine, plan, pairs, states.exports() / f"{step:06d}")
-            if save and step < last and plan.keep_states:
+            if save and step < last and plan.keep_states and plan.state_key:
                 states.save(engine, done)
                 self._saved = time.monotonic()
         if plan.export_every:

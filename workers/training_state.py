@@ -3,13 +3,14 @@
     .train-state-of-2/000040/          the state after step 40, visible only once it is whole
         ranks/...                      what DeepSpeed saves: weights, float32 masters, moments, one file a rank
         progress.json                  the metrics of the steps so far
-        manifest.json                  what it is a state of, and size and sha256 of each file
+        manifest.json                  what it is a state of, size and sha256 of each file, and the seal of both
     .train-state-of-2/exports/000020/  checkpoints exported on the way, until the training ends
 
-Nothing is trusted for its name: a state is loaded only if its manifest names this very training and this
-number of ranks, and every file's hash is right. Training draws no random numbers (no dropout; the order of
-the pairs comes from the plan's seed), so there is no random state to keep. DeepSpeed's files are pickles:
-they never leave this folder, and the hashes are ours.
+Nothing is trusted for its name: a state is loaded only if its manifest has the seal of the user's key (see
+orchestrator/user_state.py), names this very training and this number of ranks, and its files are exactly those whose
+hashes it has. The key comes with the plan, through memory, and is in no file of the run. DeepSpeed's files are pickles:
+they never leave this folder, and only those that this user's training wrote are ever read. Training draws no random
+numbers (no dropout; the order of the pairs comes from the plan's seed), so there is no random state to keep.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from orchestrator.records import is_sealed, state_seal
 from workers.files import file_facts, sync
 
 MANIFEST, PROGRESS, RANKS = "manifest.json", "progress.json", "ranks"
@@ -45,9 +47,9 @@ class TrainingStates:
     """The states of one training, which goes by any of the `names` (TrainingPlan.state_names). Every method is
     collective."""
 
-    def __init__(self, folder: str, names: Sequence[str], keep: int, rank: int) -> None:
+    def __init__(self, folder: str, names: Sequence[str], keep: int, rank: int, key: bytes) -> None:
         self._folder, self._names = Path(folder), names
-        self._keep, self._rank = keep, rank
+        self._keep, self._rank, self._key = keep, rank, key
 
     def load(self, engine: Any) -> Progress:
         """Bring the engine to the newest whole state of this training; a fresh start where there is none."""
@@ -73,15 +75,17 @@ class TrainingStates:
         if self._rank == 0:
             (hidden / PROGRESS).write_text(json.dumps(vars(progress)))
             files = {str(file.relative_to(hidden)): file_facts(file) for file in _files(hidden)}
-            (hidden / MANIFEST).write_text(json.dumps({"identity": self._names[0], "files": files}))
+            manifest = {"identity": self._names[0], "files": files}
+            manifest["seal"] = state_seal(self._key, manifest)
+            (hidden / MANIFEST).write_text(json.dumps(manifest))
             for path in [*_files(hidden), *_folders(hidden)]:
                 sync(path)
-            shutil.rmtree(final, ignore_errors=True)  # left by an earlier training, or damaged
+            _remove(final)  # left by an earlier training, or damaged
             os.rename(hidden, final)
             for folder in (self._folder, self._folder.parent):
                 sync(folder)
             for old in self._newest_first()[self._keep :]:
-                shutil.rmtree(old, ignore_errors=True)
+                _remove(old)
         dist.barrier()
 
     def exports(self) -> Path:
@@ -93,8 +97,9 @@ class TrainingStates:
         if self._folder.is_dir():
             for path in self._folder.iterdir():
                 newer = path.name.isdigit() and (chosen is None or path.name > chosen)
-                if newer or path.name.startswith(".") or (chosen is None and path == self.exports()):
-                    shutil.rmtree(path, ignore_errors=True)
+                exports = path == self.exports() and (chosen is None or path.is_symlink())
+                if newer or path.name.startswith(".") or exports:
+                    _remove(path)
 
     def _newest_first(self) -> list[Path]:
         if not self._folder.is_dir():
@@ -105,11 +110,23 @@ class TrainingStates:
         try:
             found = {str(file.relative_to(folder)): file for file in _files(folder)}
             manifest = json.loads(found[MANIFEST].read_text())
-            return manifest["identity"] in self._names and all(
+            if folder.is_symlink() or not is_sealed(self._key, manifest) or manifest["identity"] not in self._names:
+                return False
+            everything = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
+            names = {str(path.relative_to(folder)) for path in everything}
+            return names == found.keys() == {MANIFEST, *manifest["files"]} and all(
                 file_facts(found[name]) == said for name, said in manifest["files"].items()
             )
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return False
+
+
+def _remove(path: Path) -> None:
+    """Remove a folder, or a link to one, whatever it leads to."""
+    if path.is_symlink():
+        path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _files(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import signal
 import subprocess
@@ -51,6 +52,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="key=value for the job")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ratchet-soak-") as folder:
+        os.environ["RATCHET_STATE_HOME"] = f"{folder}/state"
         found = storm(Path(folder) / "stormy", options, random.Random(options.seed))
         seconds = options.undisturbed or timed(Path(folder) / "calm", options, found["rounds"])
         kills = sum(found["kills"].values())
