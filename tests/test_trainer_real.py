@@ -554,7 +554,7 @@ def plant(state: Path, key: bytes | None) -> None:
     for file in (state / "ranks").rglob("*.pt"):
         torch.save(Marker(state.parent.parent / "was-loaded"), file)
         manifest["files"][str(file.relative_to(state))] = file_facts(file)
-    manifest.pop("seal")
+    manifest.pop("seal", None)
     (state / "manifest.json").write_text(
         json.dumps(manifest | ({"seal": state_seal(key, manifest)} if key is not None else {}))
     )
