@@ -187,7 +187,8 @@ def test_a_run_that_somebody_claims_meanwhile_is_left_to_him(tmp_path: Path) -> 
 def test_what_is_committed_but_has_no_final_name_yet_is_no_waste(tmp_path: Path) -> None:
     run_job(make_project(tmp_path), StandIns())
     run = tmp_path / "run"
-    (run / "rounds/02/evaluation").rename(run / "rounds/02/.evaluation-e1")
+    [artifact] = Ledger(run / "ledger").state.commits["rounds/02/evaluation"].artifacts
+    (run / artifact.path).rename(run / artifact.hidden)
     assert waste(run) == []
 
 
