@@ -20,8 +20,9 @@ from orchestrator import __version__, durable
 from orchestrator.config import Job
 from orchestrator.context import Say, Workers
 from orchestrator.data import pin
-from orchestrator.errors import Displaced, Interrupted, RatchetError
+from orchestrator.errors import Damaged, Displaced, Interrupted, RatchetError
 from orchestrator.gold_check import Ask
+from orchestrator.inside import read_regular
 from orchestrator.jobfile import JobFile, resolved_yaml
 from orchestrator.kept import (
     KEPT_MODEL,
@@ -53,7 +54,7 @@ from orchestrator.same_job import (
 )
 from orchestrator.seed_model import NamedModel, model_digest
 from orchestrator.start_checks import check_start
-from orchestrator.status import process_start, run_state
+from orchestrator.status import MAX_SIGN_OF_LIFE, process_start, run_state
 from orchestrator.tracking import Tracker
 from orchestrator.wiring import RealWorkers, unread_golds
 
@@ -163,8 +164,8 @@ def sign_of_life(root: Path) -> Iterator[None]:
         stop.set()
         thread.join()
         # A driver that was displaced leaves its successor's file alone.
-        with contextlib.suppress(OSError):
-            if (root / "driver.json").read_bytes() == content:
+        with contextlib.suppress(OSError, Damaged):
+            if read_regular(root / "driver.json", MAX_SIGN_OF_LIFE) == content:
                 (root / "driver.json").unlink()
 
 

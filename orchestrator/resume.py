@@ -19,6 +19,7 @@ from pydantic import ValidationError
 
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
+from orchestrator.inside import read_regular
 from orchestrator.jobfile import JobFile, load_job, parse_job
 from orchestrator.ledger import Ledger, State
 from orchestrator.places import run_folder
@@ -26,6 +27,7 @@ from orchestrator.status import open_run
 
 _OWN_COPIES = ("job.yaml", "resolved.yaml")
 _SQLITE = "sqlite:///"
+_MAX_JOB = 1 << 24  # bytes of the copy of its job in a run
 SOURCES = tuple(f"data.{split}.path" for split in ("train", "gate", "test"))
 
 
@@ -60,6 +62,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     if path.name not in _OWN_COPIES or not (root / "ledger").is_dir():
         return load_job(path, overrides)
     state = Ledger(root / "ledger").state
+    read_regular(path.resolve(), _MAX_JOB)  # a run may come from somebody else: no pipe is waited for
     if not state.configs:
         return load_job(path, overrides)
     _refuse(root, overrides)

@@ -17,7 +17,8 @@ from orchestrator.abstentions import graders_version
 from orchestrator.artifacts import Artifacts
 from orchestrator.errors import RatchetError
 from orchestrator.inside import require_below
-from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger, Offer
+from orchestrator.ledger import Artifact, Commit, Ledger, Offer
+from orchestrator.ledger_records import EndState, Kind
 from orchestrator.taken import taken_shards
 
 Facts = dict[str, Any]
