@@ -366,13 +366,14 @@ def _parsed(content: bytes, number: int) -> Record:
         raise ValueError("what it says does not match its `check`")
     if content != b'{"check":"%s",%s\n' % (str(check).encode(), spelled[1:]):  # as it is written, no key stands twice
         strict_json.refuse_repeated_keys(content)
-    epoch, moment, kind, data = (document.get(key) for key in ("epoch", "time", "kind", "data"))
-    if document.get("number") != number or type(document["number"]) is not int:
+    if type(document.get("number")) is not int or document["number"] != number:
         raise ValueError(f"it says number {shown(document.get('number'))}")
+    epoch, moment = document.get("epoch"), document.get("time")
     if type(epoch) is not int or not 1 <= epoch < MAX_EPOCH:
         raise ValueError(f"`epoch` is {shown(epoch)} and should be a number from 1")
-    if type(moment) not in (int, float) or not 0 <= moment < _YEAR_9999:
+    if not isinstance(moment, int | float) or isinstance(moment, bool) or not 0 <= moment < _YEAR_9999:
         raise ValueError(f"`time` is {shown(moment)} and should be seconds since 1970")
+    kind, data = document.get("kind"), document.get("data")
     if not isinstance(kind, str) or not isinstance(data, dict):
         raise ValueError(f"`kind` is {shown(kind)} and `data` is {shown(data)}: a text and an object are needed")
     check_data(kind, data)

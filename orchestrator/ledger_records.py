@@ -1,4 +1,5 @@
-"""What each kind of ledger record says, as typed models: a run may come from somebody else, and a `check` is no signature.
+"""What each kind of ledger record says, as typed models: a run may come from somebody else, and a `check` is no
+signature.
 
 A record is held against its model when it is read and before it is written. It is kept as it is: keys that no model
 has were written by another version and stay, and nothing is filled in or converted. What a step tells of itself stands
@@ -55,8 +56,12 @@ def _of_round(step: str) -> str:
     return step
 
 
-FinalPath = Annotated[str, AfterValidator(_inside(_FINAL, "should be a path inside the run, with no hidden name in it"))]
-HiddenPath = Annotated[str, AfterValidator(_inside(_HIDDEN, "should be the path of a hidden file or folder inside the run"))]
+FinalPath = Annotated[
+    str, AfterValidator(_inside(_FINAL, "should be a path inside the run, with no hidden name in it"))
+]
+HiddenPath = Annotated[
+    str, AfterValidator(_inside(_HIDDEN, "should be the path of a hidden file or folder inside the run"))
+]
 FileName = Annotated[str, AfterValidator(_inside(_FILE, "should be the name of a file inside its folder"))]
 Step = Annotated[FinalPath, AfterValidator(_of_round)]
 Text = Annotated[str, Field(max_length=100_000)]
@@ -191,7 +196,9 @@ class PromotionData(RecordModel):
     def _models_of_the_run(self) -> PromotionData:
         for name in (self.reference, self.best):
             if name is not None and not name.startswith("/") and not _FINAL.fullmatch(name):
-                raise ValueError("should be a promotion whose models are paths inside the run, with no hidden name in them")
+                raise ValueError(
+                    "should be a promotion whose models are paths inside the run, with no hidden name in them"
+                )
         return self
 
 

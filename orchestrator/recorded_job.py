@@ -39,7 +39,7 @@ def _by_types(section: type[BaseModel]) -> type[BaseModel]:
         bounds = [mark for mark in field.metadata if not isinstance(mark, BeforeValidator)]
         kind = _recorded(field.annotation)
         needed = name in _ALWAYS.get(section.__name__, ())
-        fields[name] = (Annotated[(kind, *bounds)] if bounds else kind, ... if needed else None)  # type: ignore[index]
+        fields[name] = (Annotated[(kind, *bounds)] if bounds else kind, ... if needed else None)
     config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
     return create_model(section.__name__, __config__=config, **fields)
 
@@ -53,7 +53,7 @@ def _recorded(kind: Any) -> Any:
         return kind
     if origin is Annotated:
         marks = [mark for mark in of[1:] if not isinstance(mark, BeforeValidator)]
-        return Annotated[(_recorded(of[0]), *marks)] if marks else _recorded(of[0])  # type: ignore[index]
+        return Annotated[(_recorded(of[0]), *marks)] if marks else _recorded(of[0])
     inner = tuple(_recorded(part) for part in of)
     if origin is tuple:
         return list[inner[0]]  # type: ignore[valid-type]

@@ -15,6 +15,7 @@ from typing import Any
 from orchestrator import recipes
 from orchestrator.abstentions import graders_version
 from orchestrator.artifacts import Artifacts
+from orchestrator.committed_tables import require_columns
 from orchestrator.errors import RatchetError
 from orchestrator.inside import require_below
 from orchestrator.ledger import Artifact, Commit, Ledger, Offer
@@ -92,7 +93,7 @@ class Run:
             self._same_inputs(name, inputs, done.fingerprint, done.recipe, done.facts)
             for artifact in done.artifacts:
                 if artifact.path not in self.ledger.state.discarded:
-                    self.artifacts.verify(artifact)
+                    self._require_sound(artifact)
             return done
         if (offer := self.offered(name, None, inputs)) is not None:
             self.take(offer)
@@ -172,6 +173,13 @@ class Run:
                 f"keeps what has not changed (`ratchet fork {self.root} NEWRUN`)."
             )
 
+    def _require_sound(self, artifact: Artifact) -> None:
+        """What is committed is there, as it was committed, and what it is taken for."""
+        place = self.artifacts.verify(artifact)
+        for name in artifact.files:
+            if (file := place / name if name else place).name.endswith(".parquet"):
+                require_columns(file, self.root)
+
     def _remove_orphans(self) -> None:
         """Hidden files that earlier drivers left: nothing refers to them."""
         for top in ("rounds", "baseline"):
@@ -192,7 +200,7 @@ class ShardedStep:
         run.path(name).mkdir(parents=True, exist_ok=True)
         for shard in self._shards.values():
             run._same_inputs(name, inputs, shard.facts["fingerprint"], shard.facts.get("recipe", 1), shard.facts)
-            run.artifacts.verify(shard.artifact)
+            run._require_sound(shard.artifact)
         self._take_offers()
         self.outdated = {} if version is None or run.committed(name) else self._discard_others(version)
         """How many shards of which other version were discarded, to be made again."""

@@ -6,10 +6,12 @@ none; facts that none reads are let be. `Recorded` names the step where a fact i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any
+import functools
+from collections.abc import Callable, Hashable, Mapping
+from typing import Annotated, Any, Required
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict
 
 from orchestrator.errors import Damaged
 
@@ -22,190 +24,199 @@ Nats = Annotated[float, Field(ge=-1e15, le=1e15)]
 Text = Annotated[str, Field(max_length=100_000)]
 
 
-class FactsModel(BaseModel):
-    """Base of the models: frozen, no conversions, and facts of other versions are let be."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
+_CONFIG = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+"""No conversions, and facts of other versions are let be."""
 
 
-class Facts(FactsModel):
+@with_config(_CONFIG)
+class Facts(TypedDict, total=False):
     """Of any step. A fact means the same in all steps that have it, unless their own model says otherwise."""
 
-    seconds: Seconds = 0.0
-    waited: Seconds = 0.0
-    wall: Seconds = 0.0
-    fingerprint: Annotated[str, Field(min_length=1, max_length=1000)] = "-"
-    recipe: Annotated[int, Field(ge=1, le=1000)] = 1
-    graders_version: Version = 1
-    judge_prompt: Version = 1
-    step_prompt: Version = 1
-    reading: Version = 1
-    tokens_per_second: Rate = 0.0
-    executed: dict[str, Any] = {}
-    engines_lost: list[Text] = []
-    graders_lost: list[Text] = []
-    quarantined: list[Text] = []
+    seconds: Seconds
+    waited: Seconds
+    wall: Seconds
+    fingerprint: Annotated[str, Field(min_length=1, max_length=1000)]
+    recipe: Annotated[int, Field(ge=1, le=1000)]
+    graders_version: Version
+    judge_prompt: Version
+    step_prompt: Version
+    reading: Version
+    tokens_per_second: Rate
+    executed: dict[str, Any]
+    engines_lost: list[Text]
+    graders_lost: list[Text]
+    quarantined: list[Text]
 
     # samples, verdicts
-    samples: Count = 0
-    tokens: Count = 0
-    truncated: Count = 0
-    correct: Count = 0
-    wrong: Count = 0
-    ungradable: Count = 0
-    unreadable: Count = 0
-    failed: Count = 0
-    gold: Count = 0
-    disputed: Count = 0
-    rules: dict[str, Count] = {}
-    judge: dict[str, Count] = {}
+    samples: Count
+    tokens: Count
+    truncated: Count
+    correct: Count
+    wrong: Count
+    ungradable: Count
+    unreadable: Count
+    failed: Count
+    gold: Count
+    disputed: Count
+    rules: dict[str, Count]
+    judge: dict[str, Count]
 
     # pairs
-    pairs: Count = 0
-    pairs_lost: Count = 0
-    prompts_lost: Count = 0
-    prompts_mixed: Count = 0
-    prompts_tied: Count = 0
-    prompts_all_correct: Count = 0
-    prompts_all_wrong: Count = 0
-    prompts_ungradable: Count = 0
-    prompts_paired: Count = 0
-    pass_any: Share = 0.0
-    chosen_tokens: Rate = 0.0
-    rejected_tokens: Rate = 0.0
-    rounds: Count = 0
-    seen: Count = 0
-    chunk: Text = ""
+    pairs: Count
+    pairs_lost: Count
+    prompts_lost: Count
+    prompts_mixed: Count
+    prompts_tied: Count
+    prompts_all_correct: Count
+    prompts_all_wrong: Count
+    prompts_ungradable: Count
+    prompts_paired: Count
+    pass_any: Share
+    chosen_tokens: Rate
+    rejected_tokens: Rate
+    rounds: Count
+    seen: Count
+    chunk: Text
 
     # prompts, and what is kept of preference data
-    prompts: Count = 0
-    dropped: Count = 0
-    characters: Rate = 0.0
+    prompts: Count
+    dropped: Count
+    characters: Rate
 
     # training, reference pass
-    steps: Count = 0
-    padded_tokens: Count = 0
-    resumed_from: Count | None = None
-    completions: Count = 0
-    gate_accuracy: Share = 0.0
-    ranking_accuracy: Share = 0.0
-    reward_accuracy: Share = 0.0
-    gamma: Nats = 0.0
-    chosen_logprob: Nats = 0.0
-    rejected_logprob: Nats = 0.0
+    steps: Count
+    padded_tokens: Count
+    resumed_from: Count | None
+    completions: Count
+    gate_accuracy: Share
+    ranking_accuracy: Share
+    reward_accuracy: Share
+    gamma: Nats
+    chosen_logprob: Nats
+    rejected_logprob: Nats
 
     # pairs of steps
-    errors: Count = 0
-    repeated: Count = 0
-    located: Count = 0
-    none_wrong: Count = 0
-    undecided: Count = 0
-    probes: Count = 0
-    levels: Count = 0
-    rollout_tokens: Count = 0
-    scan_probes: Count = 0
-    scan_tokens: Count = 0
-    probes_unknown: Count = 0
-    rollouts_ungradable: Count = 0
-    continuations: Count = 0
-    prefixes: Count = 0
-    drawn: Count = 0
-    rectified: Count = 0
-    questions: Count = 0
+    errors: Count
+    repeated: Count
+    located: Count
+    none_wrong: Count
+    undecided: Count
+    probes: Count
+    levels: Count
+    rollout_tokens: Count
+    scan_probes: Count
+    scan_tokens: Count
+    probes_unknown: Count
+    rollouts_ungradable: Count
+    continuations: Count
+    prefixes: Count
+    drawn: Count
+    rectified: Count
+    questions: Count
 
     # judgements of the model's own samples
-    judgements: Count = 0
-    scored: Count = 0
-    mean_score: Nats | None = None
+    judgements: Count
+    scored: Count
+    mean_score: Nats | None
 
 
-class Figures(FactsModel):
+@with_config(_CONFIG)
+class Figures(TypedDict, total=False):
     """A split's figures in an evaluation."""
 
-    problems: Count
-    correct: Count
-    accuracy: Share
-    low: Share
-    high: Share
-    mean_tokens: Rate = 0.0
-    truncated: Count = 0
-    unreadable: Count = 0
-    failed: Count = 0
-    gold: Count = 0
-    changed: Count = 0
+    problems: Required[Count]
+    correct: Required[Count]
+    accuracy: Required[Share]
+    low: Required[Share]
+    high: Required[Share]
+    mean_tokens: Rate
+    truncated: Count
+    unreadable: Count
+    failed: Count
+    gold: Count
+    changed: Count
 
 
-class Probe(FactsModel):
+@with_config(_CONFIG)
+class Probe(TypedDict, total=False):
     """How engine and trainer agree, in nats a token."""
 
-    mean_difference: Annotated[float, Field(ge=0, le=1e15)]
-    tokens: Count = 0
-    completions: Count = 0
+    mean_difference: Required[Annotated[float, Field(ge=0, le=1e15)]]
+    tokens: Count
+    completions: Count
 
 
-class EvaluationFacts(Facts):
-    gate: Figures | None = None
-    test: Figures | None = None
-    probe: Probe | None = None
+@with_config(_CONFIG)
+class EvaluationFacts(Facts, total=False):
+    gate: Figures | None
+    test: Figures | None
+    probe: Probe | None
 
 
-class PromptsFacts(Facts):
+@with_config(_CONFIG)
+class PromptsFacts(Facts, total=False):
     """Numbers of prompts, or of problems that are kept, by split."""
 
-    train: Count = 0
-    gate: Count = 0
-    test: Count = 0
-    revisions: dict[str, str | None] = {}
+    train: Count
+    gate: Count
+    test: Count
+    revisions: dict[str, str | None]
 
 
-class LocatedFacts(Facts):
-    first_step: Count = 0
+@with_config(_CONFIG)
+class LocatedFacts(Facts, total=False):
+    first_step: Count
     """Errors whose first wrong step is step 1; of a training, `first_step` is what was checked there."""
 
 
-class SourceFacts(FactsModel):
-    name: Text
-    pairs: Count
-    revision: str | None = None
-    empty: Count = 0
-    equal: Count = 0
-    no_prompt: Count = 0
-    too_long: Count = 0
-    seen: Count = 0
+@with_config(_CONFIG)
+class SourceFacts(TypedDict, total=False):
+    name: Required[Text]
+    pairs: Required[Count]
+    revision: str | None
+    empty: Count
+    equal: Count
+    no_prompt: Count
+    too_long: Count
+    seen: Count
 
 
-class PreferencesFacts(Facts):
-    sources: list[SourceFacts] = []
+@with_config(_CONFIG)
+class PreferencesFacts(Facts, total=False):
+    sources: list[SourceFacts]
 
 
-class ChunksFacts(Facts):
-    chunks: list[SourceFacts] = []
+@with_config(_CONFIG)
+class ChunksFacts(Facts, total=False):
+    chunks: list[SourceFacts]
 
 
-class RegradedFacts(Facts):
-    evaluations: dict[str, Figures] = {}
+@with_config(_CONFIG)
+class RegradedFacts(Facts, total=False):
+    evaluations: dict[str, Figures]
 
 
-class ModelFacts(FactsModel):
+@with_config(_CONFIG)
+class ModelFacts(TypedDict, total=False):
     """Where a model is from that the run keeps: the Hub, or another run."""
 
-    seconds: Seconds = 0.0
-    id: Text = ""
-    revision: Text | None = None
-    run: Text = ""
-    run_id: Text = ""
-    round: Count = 0
-    digest: Text = ""
+    seconds: Seconds
+    id: Text
+    revision: Text | None
+    run: Text
+    run_id: Text
+    round: Count
+    digest: Text
 
 
-_BY_NAME: Mapping[str, type[FactsModel]] = {
+_BY_NAME: Mapping[str, type[Any]] = {
     "baseline/model": ModelFacts,
     "baseline/reference": ModelFacts,
     "baseline/data": PromptsFacts,
     "baseline/preferences": PreferencesFacts,
     "baseline/chunks": ChunksFacts,
 }
-_BY_PHASE: Mapping[str, type[FactsModel]] = {
+_BY_PHASE: Mapping[str, type[Any]] = {
     "evaluation": EvaluationFacts,
     "selection": EvaluationFacts,
     "prompts": PromptsFacts,
@@ -214,7 +225,7 @@ _BY_PHASE: Mapping[str, type[FactsModel]] = {
 }
 
 
-def model_of(step: str) -> type[FactsModel]:
+def model_of(step: str) -> type[Any]:
     """The model of a step's facts: that of its name, else of its last part that is no number, else of any step."""
     if step in _BY_NAME:
         return _BY_NAME[step]
@@ -225,7 +236,12 @@ def model_of(step: str) -> type[FactsModel]:
 
 def check(step: str, facts: dict[str, Any]) -> None:
     """Raises pydantic.ValidationError where a fact is not what a reader takes it for."""
-    model_of(step).__pydantic_validator__.validate_python(facts)
+    _validator(model_of(step))(facts)
+
+
+@functools.cache
+def _validator(model: Hashable) -> Callable[[Any], Any]:
+    return TypeAdapter(model).validator.validate_python
 
 
 class MissingFact(Damaged, KeyError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColu
 from orchestrator import durable
 from orchestrator.artifacts import Artifacts
 from orchestrator.errors import Damaged
-from orchestrator.ledger import Artifact, State, read_record
+from orchestrator.ledger import Artifact, State, read_record, record_numbers
 from orchestrator.lineage import follow
 from orchestrator.status import open_run
 
@@ -76,8 +77,12 @@ def verify(run_dir: Path, show: bool = False) -> Report:
 def _read_ledger(folder: Path, findings: list[str]) -> State:
     """The fold of all records that can be read."""
     state = State()
-    last = max((int(file.stem) for file in folder.glob("*.json") if file.stem.isdigit()), default=-1)
-    for number in range(last + 1):
+    numbers = record_numbers(folder)
+    last = max(numbers, default=-1)
+    far = last > 2 * len(numbers) + 1000  # somebody's file far away: each number up to it would be a finding
+    if far:
+        findings.append(f"ledger: {last + 1 - len(numbers):,} records below {last:08d}.json are missing")
+    for number in numbers if far else range(last + 1):
         path = folder / f"{number:08d}.json"
         try:
             record = read_record(path, number)
@@ -149,4 +154,4 @@ def _count_strays(run_dir: Path, state: State) -> int:
     known = {file.absolute() for _, file, _ in _files(run_dir, [*state.artifacts(), *offers])}
     found = (path for folder in ("baseline", "rounds") for path in (run_dir / folder).rglob("*"))
     strays = sum(1 for path in found if path.is_file() and path.absolute() not in known)
-    return strays + sum(1 for path in (run_dir / "ledger").iterdir() if not (path.stem.isdigit() and path.suffix))
+    return strays + len(os.listdir(run_dir / "ledger")) - len(record_numbers(run_dir / "ledger"))

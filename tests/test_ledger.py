@@ -255,7 +255,7 @@ def test_a_record_that_reaches_out_of_the_run_is_refused(tmp_path: Path, kind: A
     Ledger(tmp_path).claim({})
     document = {"schema": 1, "number": 1, "epoch": 1, "kind": kind, "time": 0.0, "data": data}
     (tmp_path / "00000001.json").write_text(json.dumps(document))
-    with pytest.raises(Damaged, match="inside (the run|its folder)"):
+    with pytest.raises(Damaged, match=r"inside (the run|its folder)"):
         Ledger(tmp_path)
 
 

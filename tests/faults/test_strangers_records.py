@@ -7,6 +7,7 @@ import copy
 import io
 import json
 import math
+import os
 import re
 import shutil
 from collections import Counter
@@ -34,6 +35,7 @@ from tests.faults.children import note, scratch, small_project
 from tests.faults.conftest import Shelf
 from tests.stand_ins import StandIns, run_job
 
+SOME = int(os.environ.get("S", "401"))
 Place = tuple[str | int, ...]
 MISSING = object()
 HUGE = 10**30
@@ -151,7 +153,7 @@ def every_mutation(run: Path) -> list[tuple[Path, Place, Any]]:
 
 
 def sweep(run: Path, aside: Path, stride: int, name: str) -> None:
-    mutations = every_mutation(run)[:: stride]
+    mutations = every_mutation(run)[::stride]
     broken: Counter[str] = Counter()
     told: dict[str, str] = {}
     for path, at, value in mutations:
@@ -163,8 +165,9 @@ def sweep(run: Path, aside: Path, stride: int, name: str) -> None:
             told.setdefault(what.rpartition(" at ")[2].partition(": ")[0], f"{path.name} {at} = {shown}: {what}")
         path.write_bytes(before)
     note(f"records of somebody else: {name}", {"mutations": len(mutations), "tracebacks": sum(broken.values())})
-    assert not broken, f"{len(mutations)} mutations, {broken.total()} tracebacks at {len(broken)} places:\n" + "\n".join(
-        f"{count:5} {told[place]}" for place, count in broken.most_common()
+    assert not broken, (
+        f"{len(mutations)} mutations, {broken.total()} tracebacks at {len(broken)} places:\n"
+        + "\n".join(f"{count:5} {told[place]}" for place, count in broken.most_common())
     )
 
 
@@ -180,7 +183,7 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder / "fork"
 
 
-@pytest.mark.parametrize("stride", [int(__import__("os").environ.get("S","401")), pytest.param(1, marks=pytest.mark.faults)], ids=["sample", "every-one"])
+@pytest.mark.parametrize("stride", [SOME, pytest.param(1, marks=pytest.mark.faults)], ids=["sample", "every-one"])
 def test_no_record_breaks_a_command(forked: Path, tmp_path: Path, stride: int) -> None:
     sweep(forked, tmp_path, stride, "sample")
 
