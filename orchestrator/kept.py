@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.artifacts import Artifacts
 from orchestrator.config import Data, Job
 from orchestrator.data import check_disjoint, kept_problems, read_problems, require_enough, write_problems
+from orchestrator.errors import Damaged
 from orchestrator.fields import PROBLEM_READING
 from orchestrator.jobfile import JobFile
 from orchestrator.model_files import link_file, link_model
@@ -124,6 +125,8 @@ def _model_of(file: JobFile, root: Path, weights: bool, key: Key) -> NamedModel:
     kept, _ = _KEPT_MODELS[key]
     if (commit := Run(root).committed(kept)) is not None:
         # After a crash it may still wait for its final name, which a driver gives it after its claim.
+        if not commit.artifacts or commit.artifacts[0].path != kept:
+            raise Damaged(f"{root}: {kept} is committed, but not the folder of that name. Restore the run from a copy.")
         return NamedModel(Artifacts(root).place(commit.artifacts[0]), {})
     return locate_model(file, weights, key)
 

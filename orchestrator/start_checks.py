@@ -48,7 +48,9 @@ def _kept(root: Path) -> Mapping[str, list[Problem]]:
     """The problems that a fork has from the run that kept them, which no prompt was made of with this job yet."""
     commit = Run(root).committed(KEPT_PROBLEMS)
     files = Artifacts(root)
-    if commit is None or not files.is_intact(commit.artifacts[0], place := files.place(commit.artifacts[0])):
+    if commit is None or not commit.artifacts:
+        return {}
+    if not files.is_intact(commit.artifacts[0], place := files.place(commit.artifacts[0])):
         return {}  # what is damaged, the step that has kept it says
     return kept_problems(place)
 

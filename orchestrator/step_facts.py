@@ -6,8 +6,7 @@ none; facts that none reads are let be. `Recorded` names the step where a fact i
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Required
 
 from pydantic import ConfigDict, Field, TypeAdapter, with_config
@@ -236,12 +235,14 @@ def model_of(step: str) -> type[Any]:
 
 def check(step: str, facts: dict[str, Any]) -> None:
     """Raises pydantic.ValidationError where a fact is not what a reader takes it for."""
-    _validator(model_of(step))(facts)
+    model = model_of(step)
+    if (validate := _validators.get(model)) is None:
+        validate = _validators[model] = TypeAdapter(model).validator.validate_python
+    validate(facts)
 
 
-@functools.cache
-def _validator(model: Hashable) -> Callable[[Any], Any]:
-    return TypeAdapter(model).validator.validate_python
+_validators: dict[Any, Callable[[Any], Any]] = {}
+"""By model; made when they are first needed, since that takes milliseconds."""
 
 
 class MissingFact(Damaged, KeyError):

@@ -22,6 +22,8 @@ from typing import Any
 from orchestrator import durable, recipes, regrading
 from orchestrator.config import Loss, Train, at_round
 from orchestrator.context import Context, Model, hashes
+from orchestrator.errors import Damaged
+from orchestrator.inside import read_regular
 from orchestrator.ledger import Commit
 from orchestrator.recipes import Fields, Unseen
 from orchestrator.records import LossWeights, TrainingPlan
@@ -273,10 +275,14 @@ def _executed(settings: Train) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in recipes.AS_RECORDED_1}
 
 
+_MAX_MANIFEST = 1 << 24  # bytes
+
+
 def _of_others(states: Path, names: Sequence[str]) -> bool:
     """Whether there are saved states, and none of a training of these names."""
     manifests = list(states.glob("[0-9]*/manifest.json"))
-    return bool(manifests) and not any(name in file.read_text() for file in manifests for name in names)
+    texts = [read_regular(file, _MAX_MANIFEST, states).decode(errors="replace") for file in manifests]
+    return bool(manifests) and not any(name in text for text in texts for name in names)
 
 
 def _hashes(commits: Sequence[Commit]) -> list[str]:
@@ -285,5 +291,7 @@ def _hashes(commits: Sequence[Commit]) -> list[str]:
 
 def _steps_exported(commit: Commit) -> list[int]:
     """Numbers of steps after which a checkpoint was exported, in order."""
-    candidates = commit.artifacts[-1]
-    return sorted({int(file.partition("/")[0]) for file in candidates.files})
+    numbers = {file.partition("/")[0] for artifact in commit.artifacts[-1:] for file in artifact.files}
+    if not numbers or not all(number.isascii() and number.isdigit() for number in numbers):
+        raise Damaged(f"{commit.step}: committed, but not with folders named after steps (000010/...)")
+    return sorted(map(int, numbers))
