@@ -3,6 +3,7 @@ message, or makes something sane of them."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import io
 import json
@@ -15,12 +16,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
 from orchestrator.cleaning import waste
-from orchestrator.driver import healthy_driver
-from orchestrator.durable import canonical, fingerprint
+from orchestrator.driver import drive, healthy_driver
+from orchestrator.durable import canonical, fingerprint, sha256
 from orchestrator.errors import RatchetError
 from orchestrator.fork import fork
 from orchestrator.ledger import Ledger
@@ -33,10 +36,13 @@ from orchestrator.status import intervals, render, status
 from orchestrator.verify import verify
 from tests.faults.children import note, scratch, small_project
 from tests.faults.conftest import Shelf
-from tests.stand_ins import StandIns, run_job
+from tests.stand_ins import StandIns, all_read, run_job
 
 SOME = int(os.environ.get("S", "401"))
 Place = tuple[str | int, ...]
+SOME_STEPS = pytest.mark.parametrize(
+    "stride", [12, pytest.param(1, marks=pytest.mark.faults)], ids=["sample", "every-one"]
+)
 MISSING = object()
 HUGE = 10**30
 
@@ -186,6 +192,61 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.mark.parametrize("stride", [SOME, pytest.param(1, marks=pytest.mark.faults)], ids=["sample", "every-one"])
 def test_no_record_breaks_a_command(forked: Path, tmp_path: Path, stride: int) -> None:
     sweep(forked, tmp_path, stride, "sample")
+
+
+def go_on(run: Path) -> None:
+    """Drive a run that has nothing left to do: all that is committed is looked at."""
+    drive(resumed(run), lambda _: None, [], lambda _job, _logs: StandIns(gain=0.1, steps=2, peak=1), ask=all_read)
+
+
+def committed_kinds(run: Path) -> list[Path]:
+    """One record of each kind of step and shard that is committed."""
+    kinds: dict[str, Path] = {}
+    for record in Ledger(run / "ledger").records:
+        if record.kind in ("commit", "shard"):
+            kinds[record.kind + re.sub(r"\d+", "N", record.data["step"])] = run / f"ledger/{record.number:08d}.json"
+    return list(kinds.values())
+
+
+def require_unbroken(run: Path, aside: Path) -> None:
+    assert broken_by(run, aside) == []
+    with contextlib.suppress(RatchetError):
+        go_on(run)
+    assert broken_by(run, aside) == []
+
+
+@SOME_STEPS
+def test_a_fact_that_is_missing_is_named(forked: Path, tmp_path: Path, stride: int) -> None:
+    for path in committed_kinds(forked)[::stride]:
+        run = tmp_path / path.stem
+        shutil.copytree(forked, run)
+        seal(run / "ledger" / path.name, data=json.loads(path.read_bytes())["data"] | {"facts": {}})
+        require_unbroken(run, tmp_path)
+
+
+@SOME_STEPS
+def test_a_table_of_another_form_is_named(forked: Path, tmp_path: Path, stride: int) -> None:
+    """The file is what was committed, and is made up."""
+    other = pa.table({"prompt_id": pa.array([1, 2]), "token_ids": ["a", "b"], "step": ["x", "y"], "text": [None, None]})
+    tried = 0
+    for path in committed_kinds(forked)[::stride]:
+        data = json.loads(path.read_bytes())["data"]
+        for artifact in data.get("artifacts", [data.get("artifact")]):
+            for name in [name for name in artifact["files"] if not name or name.endswith(".parquet")]:
+                run = tmp_path / f"{path.stem}-{tried}"
+                shutil.copytree(forked, run)
+                file = run / artifact["path"] / name
+                if not file.exists():  # it was discarded
+                    continue
+                pq.write_table(other, file)
+                changes = copy.deepcopy(data)
+                same = [changes["artifact"]] if "artifact" in changes else changes["artifacts"]
+                said = next(a for a in same if a["path"] == artifact["path"])["files"][name]
+                said |= {"size": file.stat().st_size, "sha256": sha256(file)}
+                seal(run / "ledger" / path.name, data=changes)
+                require_unbroken(run, tmp_path)
+                tried += 1
+    assert tried
 
 
 @pytest.mark.faults
