@@ -18,6 +18,7 @@ from orchestrator.ledger import Ledger, record_numbers
 from orchestrator.outbox import Outbox
 from orchestrator.report import report_text
 from orchestrator.resume import load
+from orchestrator.run import Run
 from orchestrator.status import run_state, status
 from orchestrator.verify import verify
 from tests.sample_run import DEAD_PID, SampleRun, two_rounds
@@ -217,3 +218,11 @@ def test_what_reading_would_refuse_is_not_written(
     run.ledger.append("promotion", WHOLE["promotion"] | {"reference": run.job.model})  # the seed model's own folder
     assert Ledger(run.root / "ledger").state.promotions[0]["reference"] == "/models/seed"
     assert run.ledger.state.driver["pid"] == DEAD_PID
+
+
+def test_how_a_run_ended_is_said_whatever_the_error_says(tmp_path: Path) -> None:
+    run = Run(tmp_path / "run")
+    run.claim({})
+    run.end("failed", "no file " + os.fsdecode(b"\xff") + "x" * 100_000)
+    reason = Ledger(run.root / "ledger").state.end["reason"]  # type: ignore[index]
+    assert reason.startswith("no file ?x") and len(reason) == 10_000
