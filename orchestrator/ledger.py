@@ -297,6 +297,8 @@ class Ledger:
         try:
             as_read = json.loads(canonical(document))  # where the keys of every object are strings
             content = canonical(document | {"check": fingerprint(as_read)}) + b"\n"
+            if len(content) > MAX_RECORD:
+                raise ValueError(f"it has {len(content):,} bytes, and a record has at most {MAX_RECORD:,}")
             record = _parsed(content, document["number"])
             if record.kind == "promotion":
                 self.state._require_own(record)

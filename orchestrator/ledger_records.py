@@ -64,7 +64,6 @@ HiddenPath = Annotated[
 ]
 FileName = Annotated[str, AfterValidator(_inside(_FILE, "should be the name of a file inside its folder"))]
 Step = Annotated[FinalPath, AfterValidator(_of_round)]
-Text = Annotated[str, Field(max_length=100_000)]
 Name = Annotated[str, Field(min_length=1, max_length=1000)]
 Place = Annotated[str, Field(max_length=4096), AfterValidator(_plain)]
 """A path of the machine that the run was driven on; it may lie outside of the run."""
@@ -126,15 +125,15 @@ class ConfigData(RecordModel):
     run_id: Name
     job: dict[str, Any]
     job_file: Place
-    versions: dict[str, Text]
+    versions: dict[str, str]
     model: Place | None = None
     """The folder of the seed model; 0.1.0 wrote none at first."""
     folders: list[Place] = []
-    overrides: list[Text] = []
+    overrides: list[str] = []
     parent: Annotated[ParentData, Field(default=None)]
     executed: list[dict[str, Any]] = []
-    model_digest: Text = ""
-    problems: dict[str, Text] = {}
+    model_digest: str = ""
+    problems: dict[str, str] = {}
     reading: Annotated[int, Field(ge=1)] = 1
 
 
@@ -183,7 +182,7 @@ class PromotionData(RecordModel):
     promoted: bool
     reference: Place
     best: Place | None = None
-    reason: Text
+    reason: str
     rule: Annotated[str, Field(max_length=100)]
     alpha: Annotated[float, Field(ge=0, le=1)]
     p_value: Annotated[float, Field(ge=0, le=1)]
@@ -212,7 +211,7 @@ class EndData(RecordModel):
     """How a driver ended."""
 
     state: EndState
-    reason: Text = ""
+    reason: str = ""
 
 
 MODELS: Mapping[str, type[RecordModel]] = {

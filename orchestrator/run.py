@@ -24,6 +24,7 @@ from orchestrator.taken import taken_shards
 
 Facts = dict[str, Any]
 
+_MAX_REASON = 10_000
 _EPOCH = re.compile(r"-e\d+$")
 
 
@@ -56,7 +57,9 @@ class Run:
     def end(self, state: EndState, reason: str) -> None:
         """Say how this driver ended, once: a run that is finished does not finish again."""
         if self.ledger.claimed and (self.ledger.state.end or {}).get("state") != state:
-            self.append("end", {"state": state, "reason": reason})
+            # The words of an error can be anything, such as a file's name that is no text; how it ended is to be said.
+            told = reason.encode(errors="replace").decode()[:_MAX_REASON]
+            self.append("end", {"state": state, "reason": told})
         if state == "finished":  # said first: a driver that was overtaken leaves the offers to its successor
             for path in self.left_offers():
                 remove(path)

@@ -20,7 +20,6 @@ Seconds = Annotated[float, Field(ge=0, le=1e10)]
 Rate = Annotated[float, Field(ge=0, le=1e15)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Nats = Annotated[float, Field(ge=-1e15, le=1e15)]
-Text = Annotated[str, Field(max_length=100_000)]
 
 
 _CONFIG = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
@@ -42,9 +41,9 @@ class Facts(TypedDict, total=False):
     reading: Version
     tokens_per_second: Rate
     executed: dict[str, Any]
-    engines_lost: list[Text]
-    graders_lost: list[Text]
-    quarantined: list[Text]
+    engines_lost: list[str]
+    graders_lost: list[str]
+    quarantined: list[str]
 
     # samples, verdicts
     samples: Count
@@ -75,7 +74,7 @@ class Facts(TypedDict, total=False):
     rejected_tokens: Rate
     rounds: Count
     seen: Count
-    chunk: Text
+    chunk: str
 
     # prompts, and what is kept of preference data
     prompts: Count
@@ -170,7 +169,7 @@ class LocatedFacts(Facts, total=False):
 
 @with_config(_CONFIG)
 class SourceFacts(TypedDict, total=False):
-    name: Required[Text]
+    name: Required[str]
     pairs: Required[Count]
     revision: str | None
     empty: Count
@@ -200,12 +199,12 @@ class ModelFacts(TypedDict, total=False):
     """Where a model is from that the run keeps: the Hub, or another run."""
 
     seconds: Seconds
-    id: Text
-    revision: Text | None
-    run: Text
-    run_id: Text
+    id: str
+    revision: str | None
+    run: str
+    run_id: str
     round: Count
-    digest: Text
+    digest: str
 
 
 _BY_NAME: Mapping[str, type[Any]] = {
