@@ -285,8 +285,7 @@ class Ledger:
             "data": data,
         }
         path = self._path(number)
-        content = self._spelled(path, document)
-        if not put_if_absent(path, content):
+        if not put_if_absent(path, self._spelled(path, document)):
             return False
         self.records.append(record)
         self.state.apply(record)
