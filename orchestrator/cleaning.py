@@ -53,7 +53,8 @@ def spare_checkpoints(state: State, keep: int | None) -> list[str]:
         return []
 
     def gate_accuracy(number: int) -> float:
-        return float(state.commits[f"rounds/{number:02d}/evaluation"].facts.get("gate", {}).get("accuracy", 0.0))
+        commit = state.commits.get(f"rounds/{number:02d}/evaluation")
+        return float(((commit and commit.facts.get("gate")) or {}).get("accuracy", 0.0))
 
     best = max(promoted, key=lambda promotion: gate_accuracy(promotion["round"]))
     # Where graders of several versions had a say, accuracies are not to be compared: the loop has noted its own best.

@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator import hub_data
+from orchestrator.committed_tables import require_columns
 from orchestrator.config import Data, Source
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged
 from orchestrator.fields import PROBLEM_READING, fill, gold_of, present, text_of
 from orchestrator.golds import accepted, best, joined
 from orchestrator.options import options_of
@@ -99,11 +100,19 @@ def write_problems(splits: Mapping[str, list[Problem]], folder: Path) -> dict[st
 
 def kept_problems(folder: Path) -> dict[str, list[Problem]]:
     """What `write_problems` wrote."""
-    return {
-        file.stem: [Problem(**row) for row in pq.read_table(file).to_pylist()]
-        for file in (folder / f"{split}.parquet" for split in ("train", "gate", "test"))
-        if file.exists()
-    }
+    found: dict[str, list[Problem]] = {}
+    for file in (folder / f"{split}.parquet" for split in ("train", "gate", "test")):
+        if file.exists():
+            require_columns(file, folder.parent)
+            found[file.stem] = [_kept_problem(row, file) for row in pq.read_table(file).to_pylist()]
+    return found
+
+
+def _kept_problem(row: dict[str, Any], file: Path) -> Problem:
+    known: dict[str, Any] = {name: row.get(name) for name in _PROBLEMS.names}
+    if any(known[name] is None for name in ("prompt_id", "text", "gold")):
+        raise Damaged(f"{file}: a problem in it has no id, text or gold answer. Restore it from a copy.")
+    return Problem(**known)
 
 
 def prompts_of_round(problems: list[Problem], data: Data, round_number: int, seed: int) -> list[Problem]:

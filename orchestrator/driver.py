@@ -20,9 +20,9 @@ from orchestrator.config import Job
 from orchestrator.context import Say, Workers
 from orchestrator.data import pin
 from orchestrator.disk import one_message
-from orchestrator.errors import Displaced, Interrupted
+from orchestrator.errors import Damaged, Displaced, Interrupted
 from orchestrator.gold_check import Ask
-from orchestrator.inside import remove
+from orchestrator.inside import read_regular, remove
 from orchestrator.jobfile import JobFile, resolved_yaml
 from orchestrator.kept import (
     KEPT_MODEL,
@@ -54,7 +54,7 @@ from orchestrator.same_job import (
 )
 from orchestrator.seed_model import NamedModel, model_digest
 from orchestrator.start_checks import check_start
-from orchestrator.status import process_start, run_state
+from orchestrator.status import MAX_SIGN_OF_LIFE, process_start, run_state
 from orchestrator.terminal import unfailing
 from orchestrator.tracking import Tracker, default_address
 from orchestrator.trust import needs_trust, remember
@@ -174,8 +174,8 @@ def sign_of_life(root: Path) -> Iterator[None]:
         stop.set()
         thread.join()
         # A driver that was displaced leaves its successor's file alone.
-        with contextlib.suppress(OSError):
-            if (root / "driver.json").read_bytes() == content:
+        with contextlib.suppress(OSError, Damaged):
+            if read_regular(root / "driver.json", MAX_SIGN_OF_LIFE) == content:
                 remove(root, root / "driver.json")
 
 

@@ -101,4 +101,9 @@ def canonical(value: Any) -> bytes:
 
 def fingerprint(value: Any) -> str:
     """Hex digest (32 characters) of a JSON value."""
-    return hashlib.sha256(canonical(value)).hexdigest()[:32]
+    return fingerprint_of(canonical(value))
+
+
+def fingerprint_of(spelled: bytes) -> str:
+    """The same of a value as `canonical` spells it."""
+    return hashlib.sha256(spelled).hexdigest()[:32]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from orchestrator.ledger import EndState, Kind, Record, State
+from orchestrator.ledger import Record, State
+from orchestrator.ledger_records import EndState, Kind
 
 _NEEDS_CONFIG = ("offer", "shard", "commit", "promotion", "discard")
 

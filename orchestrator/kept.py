@@ -127,6 +127,9 @@ def _model_of(file: JobFile, run: Run, weights: bool, key: Key) -> NamedModel:
     kept, _ = _KEPT_MODELS[key]
     if (commit := run.committed(kept)) is not None:
         # After a crash it may still wait for its final name, which a driver gives it after its claim.
+        if not commit.artifacts or commit.artifacts[0].path != kept:
+            told = f"{kept} is committed, but not the folder of that name. Restore the run from a copy."
+            raise Damaged(f"{run.root}: {told}")
         return NamedModel(run.artifacts.place(commit.artifacts[0]), {})
     return locate_model(file, weights, key)
 

@@ -16,21 +16,26 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, cast
 
-from orchestrator import fold
-from orchestrator.durable import canonical, fingerprint, put_if_absent, sync
+from orchestrator import fold, strict_json
+from orchestrator.durable import canonical, fingerprint, fingerprint_of, put_if_absent, sync
 from orchestrator.errors import BadInput, Damaged, Displaced
-from orchestrator.inside import require_below
+from orchestrator.inside import read_regular, require_below
+from orchestrator.ledger_records import MAX_EPOCH, Kind, check_data, shown
+from orchestrator.step_facts import Recorded
 
 SCHEMA = 1
-
-Kind = Literal["claim", "config", "offer", "shard", "commit", "promotion", "discard", "end"]
-EndState = Literal["finished", "interrupted", "failed", "stopped", "not started"]
+MAX_RECORD = 1 << 26
+"""Bytes of a record that is read; those of a step with 100,000 files are a fifth of that."""
+_YEAR_9999 = 253_402_300_800
+_NAME = re.compile(r"[0-9]{8}\.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +126,11 @@ class State:
     """How the newest driver ended; None while it has not said so. `ratchet gc` drives nothing, and leaves it."""
 
     def apply(self, record: Record) -> None:
+        """Fold a record in.
+
+        Raises:
+            Damaged: it names what the records before it do not have. Nothing of it is taken.
+        """
         data = record.data
         match record.kind:
             case "claim":
@@ -132,25 +142,45 @@ class State:
             case "config":
                 self.configs.append(data)
             case "offer":
+                step, index, digest = data["step"], data["index"], data["fingerprint"]
                 artifacts = tuple(Artifact.from_json(a) for a in data["artifacts"])
-                offer = Offer(**data | {"artifacts": artifacts, "discarded": tuple(data["discarded"])})
-                self.offers[offer.step, offer.index] = offer
+                facts, discarded = Recorded(data["facts"], step), tuple(data["discarded"])
+                recipe = data.get("recipe", 1)
+                self.offers[step, index] = Offer(step, index, digest, artifacts, discarded, facts, recipe)
             case "shard":
-                shard = ShardCommit(data["step"], data["index"], Artifact.from_json(data["artifact"]), data["facts"])
+                step, index = data["step"], data["index"]
+                shard = ShardCommit(step, index, Artifact.from_json(data["artifact"]), Recorded(data["facts"], step))
                 self.shards.setdefault(shard.step, {}).setdefault(shard.index, shard)
             case "commit":
                 artifacts = tuple(Artifact.from_json(a) for a in data["artifacts"])
-                recipe = data.get("recipe", 1)
-                commit = Commit(data["step"], data["fingerprint"], artifacts, data["facts"], recipe)
+                facts, recipe = Recorded(data["facts"], data["step"]), data.get("recipe", 1)
+                commit = Commit(data["step"], data["fingerprint"], artifacts, facts, recipe)
                 self.commits.setdefault(commit.step, commit)
                 self.discarded.update(data.get("discarded", ()))
             case "promotion":
+                self._require_own(record)
                 self.promotions.append(data)
             case "discard":
                 self.discarded.update(data["paths"])
                 self._forget_shards(set(data["paths"]))
             case "end":
                 self.end = data
+
+    def _require_own(self, record: Record) -> None:
+        """A promotion names models of the run; the only one outside of it is the seed model, in a folder of its own."""
+        if not self.configs:
+            raise Damaged(
+                f"{record.number:08d}.json: this ledger record is damaged (a promotion before any `config` record). "
+                "Restore it from a copy of the run."
+            )
+        seeds = {config.get("model") or config["job"]["model"] for config in self.configs}
+        for key in ("reference", "best"):
+            name = record.data.get(key)
+            if name is not None and os.path.isabs(name) and name not in seeds:
+                raise Damaged(
+                    f"{record.number:08d}.json: this ledger record is damaged (`data.{key}` is {shown(name)}, which is "
+                    "neither in the run nor the seed model of its job). Restore it from a copy of the run."
+                )
 
     def _forget_shards(self, paths: set[str]) -> None:
         """A shard that is discarded before its step is committed is to be made again, under another name."""
@@ -179,6 +209,8 @@ class Ledger:
         self.state = State()
         self._epoch: int | None = None
         self._num_cached = 0
+        if folder.is_symlink():
+            require_below(folder.parent, folder / "record")
         if known is None:
             known = [Record(number, *said) for number, said in enumerate(fold.load(self._cache, folder))]
             self._num_cached = len(known)
@@ -196,29 +228,32 @@ class Ledger:
         return self.folder.with_name("ledger.cache")
 
     def _note(self, record: Record) -> None:
+        self._fold(record)
         self.records.append(record)
-        self.state.apply(record)
 
     def refresh(self) -> list[Record]:
         """Read what others appended; returns the new records."""
         new: list[Record] = []
-        while (path := self._path(len(self.records))).exists():
+        while os.path.lexists(path := self._path(len(self.records))):
             new.append(record := read_record(path, len(self.records)))
             self._note(record)
         return new
 
     def _check_no_hole(self) -> None:
         """A missing record below an existing one would silently cut the history off."""
-        if not self.folder.is_dir():
-            return
-        later = [
-            p.name for p in self.folder.glob("[0-9]*.json") if p.stem.isdigit() and int(p.stem) > len(self.records)
-        ]
+        later = [number for number in record_numbers(self.folder) if number > len(self.records)]
         missing = self._path(len(self.records))
-        if later and not missing.exists():
+        if later and not os.path.lexists(missing):
             raise Damaged(
-                f"{missing}: this ledger record is missing, while {min(later)} exists. Restore it from a copy."
+                f"{missing}: this ledger record is missing, while {self._path(min(later)).name} exists. Restore it "
+                "from a copy, or take away what is no record of this run."
             )
+
+    def _fold(self, record: Record) -> None:
+        try:
+            self.state.apply(record)
+        except Damaged as error:
+            raise Damaged(f"{self.folder}/{error}") from error
 
     def claim(self, driver: dict[str, Any], after: int | None = None) -> int:
         """Become the run's driver; returns the epoch. Displaces whoever drove it before; with `after`, a number of
@@ -259,6 +294,7 @@ class Ledger:
 
         Raises:
             Displaced: a newer driver has claimed the run.
+            Damaged: reading would refuse it; nothing is written.
         """
         if self._epoch is None:
             raise RuntimeError("claim the ledger before appending to it")
@@ -285,11 +321,25 @@ class Ledger:
             "time": record.time,
             "data": data,
         }
-        as_read = json.loads(canonical(document))  # where the keys of every object are strings
-        if not put_if_absent(self._path(number), canonical(document | {"check": fingerprint(as_read)}) + b"\n"):
+        path = self._path(number)
+        if not put_if_absent(path, self._spelled(path, document)):
             return False
         self._note(record)
         return True
+
+    def _spelled(self, path: Path, document: dict[str, Any]) -> bytes:
+        """The bytes of a record; held against all that reading asks for before they are written."""
+        try:
+            as_read = json.loads(canonical(document))  # where the keys of every object are strings
+            content = canonical(document | {"check": fingerprint(as_read)}) + b"\n"
+            if len(content) > MAX_RECORD:
+                raise ValueError(f"it has {len(content):,} bytes, and a record has at most {MAX_RECORD:,}")
+            record = _parsed(content, document["number"])
+            if record.kind == "promotion":
+                self.state._require_own(record)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise Damaged(f"{path}: this record is not written, since reading would refuse it ({error})") from error
+        return content
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number:08d}.json"
@@ -305,47 +355,76 @@ def only_cleans(claim: Mapping[str, Any]) -> bool:
     return claim.get("purpose") == CLEANING["purpose"]
 
 
+def record_numbers(folder: Path) -> list[int]:
+    """The numbers of all records in a ledger folder. A record's name has eight digits; whatever has another name
+    (1².json, 9999999999.json, an editor's copy) is no record, does no harm and counts among the strays."""
+    try:
+        return sorted(int(name[:8]) for name in os.listdir(folder) if _NAME.fullmatch(name))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
 def read_record(path: Path, number: int) -> Record:
     """The record with this number.
 
     Raises:
-        Damaged: it is not what a driver wrote.
+        Damaged: it is not what a driver wrote, or not what its kind says; names key, value and what is wanted.
         BadInput: a newer Ratchet wrote it.
+        FileNotFoundError: there is none.
     """
     try:
-        document = json.loads(path.read_bytes())
-        if document["schema"] > SCHEMA:
-            raise BadInput(f"{path}: written by a newer Ratchet (schema {document['schema']}, this one knows {SCHEMA})")
-        check = document.pop("check", None)  # the first runs wrote none
-        if check is not None and check != fingerprint(document):
-            raise ValueError("what it says does not match its `check`")
-        record = Record(document["number"], document["epoch"], document["kind"], document["time"], document["data"])
-        if record.number != number:
-            raise ValueError(f"it says number {record.number}")
-        for name in _paths(record.data):
-            _require_inside(name)
-        return record
+        return _parsed(_content(path), number)
     except FileNotFoundError:
         raise
+    except _Newer as error:
+        raise BadInput(f"{path}: written by a newer Ratchet ({error}, this one knows {SCHEMA})") from error
     except OSError as error:
         raise Damaged(f"{path}: this ledger record cannot be read ({error.strerror})") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except ValueError as error:
         raise Damaged(f"{path}: this ledger record is damaged ({error}). Restore it from a copy of the run.") from error
 
 
-def _paths(data: dict[str, Any]) -> Iterator[str]:
-    """Every name in a record by which files are made, moved or removed."""
-    yield from data.get("paths", [])
-    yield from data.get("discarded", [])
-    yield from (data[key] for key in ("step",) if key in data)
-    for artifact in [*data.get("artifacts", []), *([data["artifact"]] if "artifact" in data else [])]:
-        yield from (artifact["path"], artifact["hidden"], *artifact["files"])
+class _Newer(Exception):
+    pass
 
 
-def _require_inside(name: str) -> None:
-    """A run may come from somebody else: its records must not reach outside of it."""
-    if os.path.isabs(name) or ".." in name.split("/"):
-        raise ValueError(f"{name!r} is not a path inside the run")
+def _content(path: Path) -> bytes:
+    if not stat.S_ISLNK(os.lstat(path).st_mode):
+        return read_regular(path, MAX_RECORD)
+    try:
+        return read_regular(path, MAX_RECORD, root=path.parent.parent)
+    except FileNotFoundError as error:
+        raise Damaged(f"{path}: a link to nothing stands in the place of this ledger record") from error
+
+
+def _parsed(content: bytes, number: int) -> Record:
+    """A record from its bytes; raises ValueError with what is wrong with it, and _Newer."""
+    document = strict_json.loads_once(content)
+    if not isinstance(document, dict):
+        raise ValueError("it is no JSON object")
+    said = document.get("schema")
+    if type(said) is not int or said < 1:
+        raise ValueError(f"`schema` is {shown(said)} and should be {SCHEMA}")
+    if said > SCHEMA:
+        raise _Newer(f"schema {shown(said)}")
+    check = document.pop("check", None)  # the first runs wrote none
+    spelled = canonical(document)
+    if check is not None and check != fingerprint_of(spelled):
+        raise ValueError("what it says does not match its `check`")
+    if content != b'{"check":"%s",%s\n' % (str(check).encode(), spelled[1:]):  # as it is written, no key stands twice
+        strict_json.refuse_repeated_keys(content)
+    if type(document.get("number")) is not int or document["number"] != number:
+        raise ValueError(f"it says number {shown(document.get('number'))}")
+    epoch, moment = document.get("epoch"), document.get("time")
+    if type(epoch) is not int or not 1 <= epoch < MAX_EPOCH:
+        raise ValueError(f"`epoch` is {shown(epoch)} and should be a number from 1")
+    if not isinstance(moment, int | float) or isinstance(moment, bool) or not 0 <= moment < _YEAR_9999:
+        raise ValueError(f"`time` is {shown(moment)} and should be seconds since 1970")
+    kind, data = document.get("kind"), document.get("data")
+    if not isinstance(kind, str) or not isinstance(data, dict):
+        raise ValueError(f"`kind` is {shown(kind)} and `data` is {shown(data)}: a text and an object are needed")
+    check_data(kind, data)
+    return Record(number, epoch, cast(Kind, kind), moment, data)
 
 
 def probe_links(folder: Path) -> None:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from orchestrator import step_lineage
 from orchestrator.config import OWN_REFERENCES, at_round
+from orchestrator.errors import BadInput
 from orchestrator.ledger import State
 from orchestrator.status import open_run
 from orchestrator.tables import parquet_files, step_rows
@@ -72,7 +73,7 @@ def pair_files_trained_on(root: Path, round_number: int) -> list[Path]:
         Damaged: a ledger record cannot be read.
     """
     state = open_run(root).state
-    first = 1 if state.configs[-1]["job"].get("init", "previous") == "previous" else max(1, round_number)
+    first = 1 if _job(root, state).get("init", "previous") == "previous" else max(1, round_number)
     steps = ["baseline/model"]  # its Parquet files are the pairs that came with it
     for folder in (f"rounds/{number:02d}" for number in range(first, round_number + 1)):
         steps += [f"{folder}/pairs", f"{folder}/replay"]
@@ -84,10 +85,17 @@ def pair_files_trained_on(root: Path, round_number: int) -> list[Path]:
 def pair_files_of_reference(root: Path, round_number: int) -> list[Path]:
     """The files of pairs that the reference of a round's loss descends from; as `pair_files_trained_on`."""
     state = open_run(root).state
-    reference = state.configs[-1]["job"].get("reference", "previous")
+    reference = _job(root, state).get("reference", "previous")
     if reference not in OWN_REFERENCES:
         return parquet_files(root, state, "baseline/reference")  # the pairs that came with it
     return pair_files_trained_on(root, round_number - 1 if reference == "previous" else 0)
+
+
+def _job(root: Path, state: State) -> dict[str, Any]:
+    if not state.configs:
+        raise BadInput(f"{root}: this run was never started, so that nothing is known of what its models are made from")
+    job: dict[str, Any] = state.configs[-1]["job"]
+    return job
 
 
 class Sampled:
@@ -160,7 +168,10 @@ class Sampled:
 
     def _read_scores(self, index: int) -> dict[Key, float]:
         """What each sample's text was given on average, where it was given a score."""
-        file = parquet_files(self._run_dir, self._state, f"{self._folder}/scores")[index]
+        files = parquet_files(self._run_dir, self._state, f"{self._folder}/scores")
+        if index >= len(files):
+            raise ValueError(f"{self._folder}/scores has no scores of shard {index}")
+        file = files[index]
         rows = pq.read_table(file, columns=["prompt_id", "sample_index", "score"]).to_pylist()
         scores = {(row["prompt_id"], row["sample_index"]): row["score"] for row in rows if row["score"] is not None}
         texts = {(row["prompt_id"], row["sample_index"]): row["text"] for row in self._table("samples", index, "text")}

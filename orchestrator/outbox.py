@@ -21,10 +21,10 @@ from pathlib import Path, PurePath
 
 import pyarrow as pa
 
-from orchestrator import projection, taken
+from orchestrator import projection, strict_json, taken
 from orchestrator.config import Tracking
 from orchestrator.durable import fingerprint, replace
-from orchestrator.errors import RatchetError
+from orchestrator.errors import Damaged, RatchetError
 from orchestrator.ledger import Commit, Ledger, Record, only_cleans
 from orchestrator.mlflow_sink import FOLDER, HOST, DataSet, RunStatus, Sink, reach
 from orchestrator.mlflow_store import artifact_folder, cure, follow, make
@@ -34,6 +34,7 @@ from orchestrator.status import accuracy, round_and_phase, run_state
 from orchestrator.tables import round_step, sample_rows, training_metrics
 
 CURSOR_FILE = "tracking.json"
+_MAX_CURSOR = 1 << 16  # bytes
 
 _ENDS: dict[str, RunStatus] = {
     "finished": "FINISHED",
@@ -152,9 +153,12 @@ class Outbox:
     def _read_cursor(self) -> Cursor | None:
         """The cursor in the run folder, wherever that was when it was written; None where there is none of use."""
         try:
-            known = Cursor(**json.loads((self.run_dir / CURSOR_FILE).read_bytes()))
-            return known if max(known.figures, known.files) <= len(self._ledger.records) else None
-        except (OSError, ValueError, TypeError):
+            known = Cursor(**strict_json.read_object(self.run_dir / CURSOR_FILE, _MAX_CURSOR, self.run_dir))
+            texts = all(isinstance(text, str) for text in (known.uri, known.experiment, known.run_id, known.parent))
+            sent = (known.figures, known.files)
+            counts = all(type(count) is int and 0 <= count <= len(self._ledger.records) for count in sent)
+            return known if texts and counts and isinstance(known.folder, str) else None
+        except (OSError, ValueError, TypeError, Damaged):
             return None  # a cache: whatever is wrong with it, start over
 
     def _advance(self, cursor: Cursor, which: str, send: Callable[[Record], None]) -> None:

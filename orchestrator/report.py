@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.abstentions import WORDS, abstained, graders_version
 from orchestrator.disputes import disputes
 from orchestrator.durable import replace
+from orchestrator.errors import Damaged
 from orchestrator.ledger import Ledger, State
 from orchestrator.shown import code, markdown
 from orchestrator.status import Round, open_run, reference_path, rounds, run_state
@@ -83,7 +84,7 @@ def evidence(run_dir: Path, state: State, round_: Round) -> Evidence:
             diversity(run_dir, state, round_.number) if "verdicts" in round_.facts else None,
             state.configs[-1]["job"]["loss"].get("form", "sigmoid") if state.configs else "sigmoid",
         )
-    except (OSError, ValueError):  # ArrowInvalid is a ValueError; `verify` is there to complain
+    except (OSError, ValueError, Damaged):  # ArrowInvalid is a ValueError; `verify` is there to complain
         found = Evidence(round_)
     return found
 
@@ -335,7 +336,7 @@ def _disputed(run_dir: Path, state: State, done: Sequence[Evidence]) -> list[str
             continue
         try:
             found = disputes(run_dir, state, evidence.round.number)
-        except (OSError, ValueError):  # as in `evidence`
+        except (OSError, ValueError, Damaged):  # as in `evidence`
             continue
         splits = "; ".join(f"{count:,} by {split}" for split, count in found.splits.most_common())
         about = f"{found.disputed:,} of {found.asked:,} answers" + (f": correct {splits}" if splits else "")

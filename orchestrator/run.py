@@ -16,15 +16,18 @@ from orchestrator import inside, recipes
 from orchestrator.abstentions import graders_version
 from orchestrator.artifacts import Artifacts
 from orchestrator.borders import require_borders
+from orchestrator.committed_tables import require_columns
 from orchestrator.durable import make_folder
 from orchestrator.errors import Damaged, RatchetError
 from orchestrator.inside import require_below
-from orchestrator.ledger import Artifact, Commit, EndState, Kind, Ledger, Offer
+from orchestrator.ledger import Artifact, Commit, Ledger, Offer
+from orchestrator.ledger_records import EndState, Kind
 from orchestrator.taken import taken_shards
 from orchestrator.uses import Uses, guarding, using
 
 Facts = dict[str, Any]
 
+_MAX_REASON = 10_000
 _EPOCH = re.compile(r"-e(\d+)")
 
 
@@ -63,7 +66,9 @@ class Run:
     def end(self, state: EndState, reason: str) -> None:
         """Say how this driver ended, once: a run that is finished does not finish again."""
         if self.ledger.claimed and (self.ledger.state.end or {}).get("state") != state:
-            self.append("end", {"state": state, "reason": reason})
+            # The words of an error can be anything, such as a file's name that is no text; how it ended is to be said.
+            told = reason.encode(errors="replace").decode()[:_MAX_REASON]
+            self.append("end", {"state": state, "reason": told})
             self.ledger.cache()
         if state == "finished":  # said first: a driver that was overtaken leaves the offers to its successor
             for path in self.left_offers():
@@ -112,7 +117,7 @@ class Run:
             self._same_inputs(name, inputs, done.fingerprint, done.recipe, done.facts)
             for artifact in done.artifacts:
                 if artifact.path not in self.ledger.state.discarded:
-                    self.artifacts.verify(artifact)
+                    self._require_sound(artifact)
             return done
         if (offer := self.offered(name, None, inputs)) is not None:
             self.take(offer)
@@ -226,6 +231,13 @@ class Run:
                 f"keeps what has not changed (`ratchet fork {self.root} NEWRUN`)."
             )
 
+    def _require_sound(self, artifact: Artifact) -> None:
+        """What is committed is there, as it was committed, and what it is taken for."""
+        place = self.artifacts.verify(artifact)
+        for name in artifact.files:
+            if (file := place / name if name else place).name.endswith(".parquet"):
+                require_columns(file, self.root)
+
     def _remove_orphans(self) -> None:
         """Hidden files that earlier drivers left: nothing refers to them. Those of later ones are none of ours."""
         for top in ("rounds", "baseline"):
@@ -253,7 +265,7 @@ class ShardedStep:
         make_folder(run.path(name), run.root)
         for shard in self._shards.values():
             run._same_inputs(name, inputs, shard.facts["fingerprint"], shard.facts.get("recipe", 1), shard.facts)
-            run.artifacts.verify(shard.artifact)
+            run._require_sound(shard.artifact)
         self._take_offers()
         self.outdated = {} if version is None or run.committed(name) else self._discard_others(version)
         """How many shards of which other version were discarded, to be made again."""

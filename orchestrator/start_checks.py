@@ -46,7 +46,9 @@ def check_start(
 def _kept(run: Run) -> Mapping[str, list[Problem]]:
     """The problems that a fork has from the run that kept them, which no prompt was made of with this job yet."""
     commit, files = run.committed(KEPT_PROBLEMS), run.artifacts
-    if commit is None or not files.is_intact(commit.artifacts[0], place := files.place(commit.artifacts[0])):
+    if commit is None or not commit.artifacts:
+        return {}
+    if not files.is_intact(commit.artifacts[0], place := files.place(commit.artifacts[0])):
         return {}  # what is damaged, the step that has kept it says
     return kept_problems(place)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 import os
 import socket
 import time
@@ -16,14 +15,18 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator import strict_json
 from orchestrator.abstentions import WORDS, abstained, causes
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger import Ledger, State
+from orchestrator.ledger_records import check_data
 from orchestrator.shown import line
 from orchestrator.taken import parent, taken
 
 SIGN_OF_LIFE_SECONDS = 60.0
 """A driver on another host counts as alive while its driver.json is younger than this."""
+MAX_SIGN_OF_LIFE = 1 << 16
+"""Bytes of a driver.json."""
 
 
 @dataclass
@@ -114,7 +117,7 @@ def round_and_phase(step: str) -> tuple[int, str]:
     first, _, rest = step.partition("/")
     if first == "rounds":
         number, _, phase = rest.partition("/")
-        if number.isdigit():
+        if number.isascii() and number.isdigit():
             return int(number), phase
     return 0, rest or first
 
@@ -135,17 +138,18 @@ def run_state(run_dir: Path, state: State) -> str:
 def _driver_is_alive(run_dir: Path, claim: Mapping[str, Any]) -> bool:
     file = run_dir / "driver.json"
     try:
-        driver = json.loads(file.read_bytes())
+        driver = strict_json.read_object(file, MAX_SIGN_OF_LIFE, run_dir)
+        check_data("claim", driver)
         age = time.time() - file.stat().st_mtime
-    except (OSError, ValueError):
+    except (OSError, ValueError, Damaged):
         # No sign of life can be read: not written yet, or taken away with an older driver. The claim
         # names the process as well, which settles it on this host.
-        driver, age = claim, SIGN_OF_LIFE_SECONDS
+        driver, age = dict(claim), SIGN_OF_LIFE_SECONDS
     if _is_elsewhere(driver, run_dir):
         return False
     try:
         host, pid, started = str(driver["host"]), int(driver["pid"]), driver.get("process_start")
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, TypeError):  # it names no process
         return False
     if host != socket.gethostname():
         return age < SIGN_OF_LIFE_SECONDS
@@ -156,9 +160,9 @@ def _driver_is_alive(run_dir: Path, claim: Mapping[str, Any]) -> bool:
     return now is not None and abs(now - float(started)) < 0.1
 
 
-def _is_elsewhere(driver: Any, run_dir: Path) -> bool:
+def _is_elsewhere(driver: Mapping[str, Any], run_dir: Path) -> bool:
     """Whether a sign of life came here in a copy of the run that its driver drives."""
-    named = driver.get("run") if isinstance(driver, dict) else None
+    named = driver.get("run")
     try:
         return named is not None and not os.path.samefile(named, run_dir)
     except OSError:
@@ -319,8 +323,8 @@ def _abstentions(status: Mapping[str, Any]) -> Iterator[str]:
 
 def _origin(seed: Mapping[str, Any]) -> str:
     if "run" in seed:
-        return f"round {seed['round']} of the run {seed['run']}"
-    return f"{seed['id']} at commit {seed['revision']}"
+        return f"round {seed.get('round')} of the run {seed['run']}"
+    return f"{seed.get('id')} at commit {seed.get('revision')}"
 
 
 def _percent(fraction: float | None) -> str:

@@ -156,7 +156,7 @@ def _pairs_run_dry(this: Evidence, past: Past) -> Iterator[str]:
     if not this.num_prompts:
         return
     # Not every method needs right and wrong samples: what counts is whether a prompt gives anything to train on.
-    used = "prompts_paired" if "prompts_paired" in this.round.facts["pairs"] else "prompts_mixed"
+    used = "prompts_paired" if "prompts_paired" in this.round.facts.get("pairs", {}) else "prompts_mixed"
     share = this.round.count("pairs", used) / this.num_prompts
     if share >= MIN_MIXED:
         return

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from orchestrator.committed_tables import require_columns
 from orchestrator.golds import shown
 from orchestrator.ledger import Artifact, State
 
@@ -21,7 +22,11 @@ def round_step(number: int, phase: str) -> str:
 
 
 def parquet_files(run_dir: Path, state: State, step: str) -> list[Path]:
-    """The Parquet files that were committed for a step, in order; empty when there are none (yet)."""
+    """The Parquet files that were committed for a step, in order; empty when there are none (yet).
+
+    Raises:
+        Damaged: one is no such file, or has other columns than a file of its kind.
+    """
     if shards := state.shards.get(step):
         artifacts: list[Artifact] = [shards[index].artifact for index in sorted(shards)]
     else:
@@ -39,6 +44,8 @@ def _place(run_dir: Path, artifact: Artifact, name: str) -> Path:
     final = run_dir / artifact.path / name
     for _ in range(20):
         if final.exists():
+            if final.name.endswith(".parquet"):
+                require_columns(final, run_dir)
             break
         time.sleep(0.05)
     return final
@@ -52,9 +59,15 @@ def training_metrics(run_dir: Path, state: State, number: int) -> dict[str, list
     """
     for file in parquet_files(run_dir, state, round_step(number, "train")):
         if file.name == "metrics.parquet":
-            columns: dict[str, list[Any]] = pq.read_table(file).to_pydict()
+            table = pq.read_table(file)
+            numbers = [field.name for field in table.schema if _is_number(field.type)]
+            columns: dict[str, list[Any]] = table.select(numbers).to_pydict()
             return columns if columns.get("step") else None
     return None
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))
 
 
 def sample_rows(

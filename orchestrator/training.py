@@ -342,5 +342,7 @@ def _hashes(commits: Sequence[Commit]) -> list[Used]:
 
 def _steps_exported(commit: Commit) -> list[int]:
     """Numbers of steps after which a checkpoint was exported, in order."""
-    candidates = commit.artifacts[-1]
-    return sorted({int(file.partition("/")[0]) for file in candidates.files})
+    numbers = {file.partition("/")[0] for artifact in commit.artifacts[-1:] for file in artifact.files}
+    if not numbers or not all(number.isascii() and number.isdigit() for number in numbers):
+        raise Damaged(f"{commit.step}: committed, but not with folders named after steps (000010/...)")
+    return sorted(map(int, numbers))

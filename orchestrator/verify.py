@@ -6,7 +6,7 @@ may be driven meanwhile (see living.py).
 
 from __future__ import annotations
 
-import re
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -23,7 +23,7 @@ from orchestrator.config import Job
 from orchestrator.differences import count, differences
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.inside import read_regular, regular_size
-from orchestrator.ledger import Artifact, Record, State, read_record
+from orchestrator.ledger import Artifact, Record, State, read_record, record_numbers
 from orchestrator.lineage import follow
 from orchestrator.living import looked_at_again
 from orchestrator.recount import Recount
@@ -33,7 +33,6 @@ from orchestrator.seed_model import model_digest
 from orchestrator.status import open_run
 from orchestrator.terminal import Screen
 
-_RECORD = re.compile(r"[0-9]{8,}\.json")
 _MOST_CURRENT = 4096
 
 
@@ -87,7 +86,7 @@ class Reading:
         self.after_promotion: set[str] = set()
         """Kinds of the records since the last promotion."""
         self.next = 0
-        numbers = sorted(int(path.stem) for path in folder.glob("*.json") if self.is_record(path))
+        numbers = record_numbers(folder)
         for number in numbers:
             if number > self.next:
                 last = f" to {self._path(number - 1).name}" if number > self.next + 1 else ""
@@ -96,13 +95,10 @@ class Reading:
         if not numbers:
             open_run(folder.parent)  # says what is there instead
 
-    def is_record(self, path: Path) -> bool:
-        return bool(_RECORD.fullmatch(path.name)) and path == self._path(int(path.stem))
-
     def refresh(self) -> bool:
         """Read what was appended since; whether that is anything."""
         before = self.next
-        while self._path(self.next).exists():
+        while os.path.lexists(self._path(self.next)):
             self._read(self.next)
         return self.next > before
 
@@ -336,7 +332,7 @@ class Verification:
         known = {(place / name if name else place).absolute() for place, name in places}
         found = (path for folder in ("baseline", "rounds") for path in (self.root / folder).rglob("*"))
         strays = sum(1 for path in found if path.is_file() and path.absolute() not in known)
-        return strays + sum(1 for path in (self.root / "ledger").iterdir() if not self.reading.is_record(path))
+        return strays + len(os.listdir(self.root / "ledger")) - len(record_numbers(self.root / "ledger"))
 
 
 def _size(artifact: Artifact, name: str) -> int:

@@ -111,7 +111,7 @@ class SampleRun:
 
     def baseline(self, num_correct: int = 40) -> None:
         files = {"gate.parquet": prompts("gate"), "test.parquet": prompts("test")}
-        facts = {"gate": NUM_PROMPTS, "test": NUM_PROMPTS, "dropped": {}, "seconds": 0.1}
+        facts = {"gate": NUM_PROMPTS, "test": NUM_PROMPTS, "dropped": 0, "seconds": 0.1}
         self.commit("baseline/prompts", facts, files)
         e = evaluation(num_correct)
         self.commit("baseline/evaluation", {"gate": e, "test": e, "probe": None, "seconds": 2.5})

@@ -173,7 +173,7 @@ def offered_by_another(run: SampleRun, number: int) -> None:
     state = run.ledger.state
     for step in [step for step in state.commits if step.startswith(f"rounds/{number:02d}/")]:
         done = [(None, state.commits[step].fingerprint, state.commits[step].artifacts, state.commits[step].facts)]
-        done += [(i, "", (s.artifact,), s.facts) for i, s in state.shards.get(step, {}).items()]
+        done += [(i, "f" * 32, (s.artifact,), s.facts) for i, s in state.shards.get(step, {}).items()]
         for index, fingerprint, artifacts, facts in done:
             data = {"step": step, "index": index, "fingerprint": fingerprint, "facts": facts, "discarded": []}
             run.ledger.append("offer", data | {"artifacts": [a.as_json() for a in artifacts]})

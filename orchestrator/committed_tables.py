@@ -1,0 +1,96 @@
+"""Whether a committed Parquet file has the columns that its readers take it to have. A hash says that it is what was
+committed, which somebody else may have made up. Only the schema is read, no row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pyarrow.types as of
+
+from orchestrator.errors import Damaged
+from orchestrator.inside import regular_size
+from orchestrator.records import (
+    DECODED,
+    EVALUATION,
+    PROBE,
+    PROMPTS,
+    REFERENCE,
+    SAMPLES,
+    SELF_SCORES,
+    VERDICTS,
+    pairs_schema,
+    step_pairs_schema,
+)
+
+_PAIR_COLUMNS = ("pair_id", "prompt_id", "prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
+_NEEDED: Mapping[str, Sequence[str]] = {
+    "prompts": PROMPTS.names,
+    "samples": SAMPLES.names,
+    "verdicts": ("prompt_id", "sample_index", "verdict", "extracted"),  # the others came later, or are null
+    "scores": SELF_SCORES.names,
+    "pairs": _PAIR_COLUMNS,
+    "replay": _PAIR_COLUMNS,
+    "chunks": _PAIR_COLUMNS,
+    "evaluation": ("prompt_id", "text", "token_ids", "finish_reason", "verdict", "extracted"),
+}
+"""Columns that every version has written, by the folder that a file is in."""
+
+
+def require_columns(file: Path, run_dir: Path) -> None:
+    """Look at the schema of a committed Parquet file of a run.
+
+    Raises:
+        Damaged: it is no regular file inside the run, no Parquet file, lacks a column, or has one of another type.
+        OSError: it is not there, or cannot be read.
+    """
+    regular_size(file, run_dir)
+    try:
+        schema = pq.read_schema(file)
+    except (pa.ArrowException, ValueError) as error:
+        raise Damaged(f"{file}: committed, but it is no Parquet file that can be read ({error})") from error
+    for name in _NEEDED.get(file.parent.name, ()):
+        if name not in schema.names:
+            raise Damaged(f"{file}: it has no column `{name}`, which such a file has. {_CURE}")
+    for field in schema:
+        if field.name in _KINDS and (found := _kind(field.type)) not in _KINDS[field.name]:
+            wanted = " or ".join(sorted(_KINDS[field.name]))
+            raise Damaged(f"{file}: its column `{field.name}` holds {found}, and should hold {wanted}. {_CURE}")
+
+
+_CURE = "Restore it from a copy, or take the run from somewhere else."
+
+
+def _kind(kind: pa.DataType) -> str:
+    if of.is_dictionary(kind):
+        return _kind(kind.value_type)
+    if of.is_string(kind) or of.is_large_string(kind):
+        return "text"
+    if of.is_integer(kind):
+        return "integers"
+    if of.is_floating(kind):
+        return "numbers"
+    if of.is_map(kind):
+        return f"maps from {_kind(kind.key_type)} to {_kind(kind.item_type)}"
+    if of.is_list(kind) or of.is_large_list(kind):
+        return f"lists of {_kind(kind.value_type)}"
+    if of.is_struct(kind):
+        return "objects with " + ", ".join(
+            f"{kind.field(i).name} ({_kind(kind.field(i).type)})" for i in range(kind.num_fields)
+        )
+    return str(kind)
+
+
+def _all_kinds() -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    schemas = [PROMPTS, SAMPLES, VERDICTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, DECODED, step_pairs_schema()]
+    for schema in (*schemas, pairs_schema(conversational=False), pairs_schema(conversational=True)):
+        for field in schema:
+            # A column of nothing but nulls may be stored as such.
+            found.setdefault(field.name, {"null"} if field.nullable else set()).add(_kind(field.type))
+    return found
+
+
+_KINDS = _all_kinds()

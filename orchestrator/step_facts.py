@@ -1,0 +1,267 @@
+"""What steps tell of themselves (`facts` of commits, shards and offers), as typed models, by the kind of step.
+
+A model has every fact that some command reads, most of them missing where the step's settings or its version tell
+none; facts that none reads are let be. `Recorded` names the step where a fact is read that is not there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Required
+
+from pydantic import ConfigDict, Field, TypeAdapter, with_config
+from typing_extensions import TypedDict
+
+from orchestrator.errors import Damaged
+
+Count = Annotated[int, Field(ge=0, lt=2**63)]
+Version = Annotated[int, Field(ge=1, le=10**6)]
+Seconds = Annotated[float, Field(ge=0, le=1e10)]
+Rate = Annotated[float, Field(ge=0, le=1e15)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Nats = Annotated[float, Field(ge=-1e15, le=1e15)]
+
+
+_CONFIG = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
+"""No conversions, and facts of other versions are let be."""
+
+
+@with_config(_CONFIG)
+class Facts(TypedDict, total=False):
+    """Of any step. A fact means the same in all steps that have it, unless their own model says otherwise."""
+
+    seconds: Seconds
+    waited: Seconds
+    wall: Seconds
+    fingerprint: Annotated[str, Field(min_length=1, max_length=1000)]
+    recipe: Annotated[int, Field(ge=1, le=1000)]
+    graders_version: Version
+    judge_prompt: Version
+    step_prompt: Version
+    reading: Version
+    tokens_per_second: Rate
+    executed: dict[str, Any]
+    engines_lost: list[str]
+    graders_lost: list[str]
+    quarantined: list[str]
+
+    # samples, verdicts
+    samples: Count
+    tokens: Count
+    truncated: Count
+    correct: Count
+    wrong: Count
+    ungradable: Count
+    unreadable: Count
+    failed: Count
+    gold: Count
+    disputed: Count
+    rules: dict[str, Count]
+    judge: dict[str, Count]
+
+    # pairs
+    pairs: Count
+    pairs_lost: Count
+    prompts_lost: Count
+    prompts_mixed: Count
+    prompts_tied: Count
+    prompts_all_correct: Count
+    prompts_all_wrong: Count
+    prompts_ungradable: Count
+    prompts_paired: Count
+    pass_any: Share
+    chosen_tokens: Rate
+    rejected_tokens: Rate
+    rounds: Count
+    seen: Count
+    chunk: str
+
+    # prompts, and what is kept of preference data
+    prompts: Count
+    dropped: Count
+    characters: Rate
+
+    # training, reference pass
+    steps: Count
+    padded_tokens: Count
+    resumed_from: Count | None
+    completions: Count
+    gate_accuracy: Share
+    ranking_accuracy: Share
+    reward_accuracy: Share
+    gamma: Nats
+    chosen_logprob: Nats
+    rejected_logprob: Nats
+
+    # pairs of steps
+    errors: Count
+    repeated: Count
+    located: Count
+    none_wrong: Count
+    undecided: Count
+    probes: Count
+    levels: Count
+    rollout_tokens: Count
+    scan_probes: Count
+    scan_tokens: Count
+    probes_unknown: Count
+    rollouts_ungradable: Count
+    continuations: Count
+    prefixes: Count
+    drawn: Count
+    rectified: Count
+    questions: Count
+
+    # judgements of the model's own samples
+    judgements: Count
+    scored: Count
+    mean_score: Nats | None
+
+
+@with_config(_CONFIG)
+class Figures(TypedDict, total=False):
+    """A split's figures in an evaluation."""
+
+    problems: Required[Count]
+    correct: Required[Count]
+    accuracy: Required[Share]
+    low: Required[Share]
+    high: Required[Share]
+    mean_tokens: Rate
+    truncated: Count
+    unreadable: Count
+    failed: Count
+    gold: Count
+    changed: Count
+
+
+@with_config(_CONFIG)
+class Probe(TypedDict, total=False):
+    """How engine and trainer agree, in nats a token."""
+
+    mean_difference: Required[Annotated[float, Field(ge=0, le=1e15)]]
+    tokens: Count
+    completions: Count
+
+
+@with_config(_CONFIG)
+class EvaluationFacts(Facts, total=False):
+    gate: Figures | None
+    test: Figures | None
+    probe: Probe | None
+
+
+@with_config(_CONFIG)
+class PromptsFacts(Facts, total=False):
+    """Numbers of prompts, or of problems that are kept, by split."""
+
+    train: Count
+    gate: Count
+    test: Count
+    revisions: dict[str, str | None]
+
+
+@with_config(_CONFIG)
+class LocatedFacts(Facts, total=False):
+    first_step: Count
+    """Errors whose first wrong step is step 1; of a training, `first_step` is what was checked there."""
+
+
+@with_config(_CONFIG)
+class SourceFacts(TypedDict, total=False):
+    name: Required[str]
+    pairs: Required[Count]
+    revision: str | None
+    empty: Count
+    equal: Count
+    no_prompt: Count
+    too_long: Count
+    seen: Count
+
+
+@with_config(_CONFIG)
+class PreferencesFacts(Facts, total=False):
+    sources: list[SourceFacts]
+
+
+@with_config(_CONFIG)
+class ChunksFacts(Facts, total=False):
+    chunks: list[SourceFacts]
+
+
+@with_config(_CONFIG)
+class RegradedFacts(Facts, total=False):
+    evaluations: dict[str, Figures]
+
+
+@with_config(_CONFIG)
+class ModelFacts(TypedDict, total=False):
+    """Where a model is from that the run keeps: the Hub, or another run."""
+
+    seconds: Seconds
+    id: str
+    revision: str | None
+    run: str
+    run_id: str
+    round: Count
+    digest: str
+
+
+_BY_NAME: Mapping[str, type[Any]] = {
+    "baseline/model": ModelFacts,
+    "baseline/reference": ModelFacts,
+    "baseline/data": PromptsFacts,
+    "baseline/preferences": PreferencesFacts,
+    "baseline/chunks": ChunksFacts,
+}
+_BY_PHASE: Mapping[str, type[Any]] = {
+    "evaluation": EvaluationFacts,
+    "selection": EvaluationFacts,
+    "prompts": PromptsFacts,
+    "located": LocatedFacts,
+    "regraded": RegradedFacts,
+}
+
+
+def model_of(step: str) -> type[Any]:
+    """The model of a step's facts: that of its name, else of its last part that is no number, else of any step."""
+    if step in _BY_NAME:
+        return _BY_NAME[step]
+    parts = step.split("/")
+    phase = parts[-2] if parts[-1].isdigit() and len(parts) > 1 else parts[-1]
+    return _BY_PHASE.get(phase, Facts)
+
+
+def check(step: str, facts: dict[str, Any]) -> None:
+    """Raises pydantic.ValidationError where a fact is not what a reader takes it for."""
+    model = model_of(step)
+    if (validate := _validators.get(model)) is None:
+        validate = _validators[model] = TypeAdapter(model).validator.validate_python
+    validate(facts)
+
+
+_validators: dict[Any, Callable[[Any], Any]] = {}
+"""By model; made when they are first needed, since that takes milliseconds."""
+
+
+class MissingFact(Damaged, KeyError):
+    """A fact that a reader needs, and that a record does not have."""
+
+    __str__ = Damaged.__str__
+
+
+class Recorded(dict[str, Any]):
+    """The facts of a record. One that is not there is named with its step.
+
+    Example: Recorded({"pairs": 12}, "rounds/01/pairs")["steps"] raises MissingFact.
+    """
+
+    def __init__(self, facts: Mapping[str, Any], step: str) -> None:
+        super().__init__(facts)
+        self._step = step
+
+    def __missing__(self, key: str) -> Any:
+        raise MissingFact(
+            f"the ledger's record of {self._step} does not say `{key}`: it is damaged, or of a version that is not "
+            "known here. Restore the run from a copy."
+        )
