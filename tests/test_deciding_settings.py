@@ -218,6 +218,8 @@ class Finished(Run):
 def another(job: Path, *overrides: str) -> str | None:
     """The first step that the job with these overrides would not find in the finished run."""
     file, run = load_job(job, overrides), Finished(job.parent / "run")
+    # What a driver asks before its claim, and again before each use of the model, is not asked here.
+    run.ledger.state.configs[-1].pop("model_digest", None)
     problems, seed = read_all_problems(file), seed_of(file, run)
     reference = reference_of(file, run, seed)
     try:

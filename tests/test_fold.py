@@ -30,8 +30,8 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger.claim({"host": "one", "pid": 1})
     for index in range(SHARDS):
         file = {"": {"size": index, "sha256": f"{index:064x}"}}
-        name = f"rounds/01/samples/{index:05d}.parquet"
-        artifact = {"path": name, "hidden": f"{name}-e1", "files": file}
+        folder, name = "rounds/01/samples", f"{index:05d}.parquet"
+        artifact = {"path": f"{folder}/{name}", "hidden": f"{folder}/.{name}-e1", "files": file}
         ledger.append("shard", {"step": "rounds/01/samples", "index": index, "artifact": artifact, "facts": {}})
     Ledger(root / "ledger").claim({"host": "two", "pid": 2})
     later = Ledger(root / "ledger")

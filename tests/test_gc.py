@@ -199,7 +199,8 @@ def test_an_interrupted_run_is_cleaned_and_resumed(tmp_path: Path) -> None:
         run_job(job, StandIns(on_call=StopAt(30, RuntimeError("a bug"))))
     run = tmp_path / "run"
     (run / "rounds/01/.train-e1").mkdir()
-    assert {item.path for item in clean(run, identity())} == {"rounds/01/.train-e1", "rounds/01/.evaluation-e1"}
+    found = {item.path.partition("-e1")[0] for item in clean(run, identity())}
+    assert found == {"rounds/01/.train", "rounds/01/.evaluation"}
     assert status(run)["state"] == "failed"
     run_job(job, StandIns())
     assert history(run) == history(tmp_path / "calm/run")

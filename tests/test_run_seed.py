@@ -159,7 +159,8 @@ def test_a_damaged_or_missing_file(tmp_path: Path, first: Path, name: str) -> No
     content = file.read_bytes()
     file.write_bytes(content[:-1] + b"?")
     said = refused(job)
-    assert f"{file}: not what was committed" in said and f"`ratchet verify {first}`" in said
+    wrong = "not what was committed" if file.suffix != ".parquet" else "committed, but it is no Parquet file"
+    assert f"{file}: {wrong}" in said and f"`ratchet verify {first}`" in said
     file.unlink()
     assert f"{file}: committed, but missing" in refused(job)
 

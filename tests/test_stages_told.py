@@ -76,7 +76,7 @@ def test_mlflow_takes_a_run_without_problems(tmp_path: Path) -> None:
         if run.info.run_name == "tiny"
     ]
     metrics = parent.data.metrics
-    assert metrics["policy/reward_accuracy"] == 1.0
+    assert metrics["policy/reward_accuracy"] == 0.0
     assert metrics["reference/gamma"] == pytest.approx(-0.6)
     assert not [key for key in metrics if "test/" in key or "gate/" in key]
     sources = {data.dataset.name: json.loads(data.dataset.source)["uri"] for data in parent.inputs.dataset_inputs}

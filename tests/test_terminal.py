@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import fcntl
 import io
 import logging
 import os
@@ -50,7 +51,9 @@ def closed() -> TextIO:
 
 def closed_below() -> TextIO:
     """Of which nobody knows that its descriptor is closed."""
-    stream = os.fdopen(os.open(os.devnull, os.O_WRONLY), "w")
+    low = os.open(os.devnull, os.O_WRONLY)
+    stream = os.fdopen(fcntl.fcntl(low, fcntl.F_DUPFD, 900), "w")  # a number that nothing else is given meanwhile
+    os.close(low)
     os.close(stream.fileno())
     return stream
 
