@@ -50,7 +50,7 @@ def evaluate(
     slices: dict[str, list[Slice]] = {}
     for split, file in files.items():
         slices[split] = shards_of(file, shard_prompts, first_index=sum(map(len, slices.values())))
-    output.mkdir(parents=True, exist_ok=True)
+    output.mkdir(exist_ok=True)
     work = _beside(output)
 
     def samples(index: int) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import signal
@@ -43,6 +44,9 @@ class Cleaner(Workers):
             clean(self.case.run, identity())
 
 
+TEXT = hashlib.sha256(b"text").hexdigest()
+
+
 def litter(run: Path, last: str | None) -> None:
     """Every kind of waste, in a run whose last driver ended like this, and something that only lacks its name."""
     ledger = Ledger(run / "ledger")
@@ -54,7 +58,7 @@ def litter(run: Path, last: str | None) -> None:
     ledger.append("config", config | {"job": config["job"] | {"keep": {"checkpoints": 1, "training_states": 1}}})
     for step in ("rounds/01/pairs", "rounds/05/pairs"):  # done here; never to be done, where the run is over
         hidden = f"{step.rpartition('/')[0]}/.pairs-offered"
-        artifact = {"path": step, "hidden": hidden, "files": {"x": {"size": 4, "sha256": "0" * 64}}}
+        artifact = {"path": step, "hidden": hidden, "files": {"x": {"size": 4, "sha256": TEXT}}}
         offer: dict[str, Any] = {"step": step, "index": None, "fingerprint": "f", "recipe": 1, "facts": {}}
         ledger.append("offer", offer | {"artifacts": [artifact], "discarded": []})
         (run / hidden).mkdir(parents=True)

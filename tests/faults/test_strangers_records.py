@@ -29,6 +29,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.lineage import pair_files_of_reference, pair_files_trained_on
 from orchestrator.report import report_text
 from orchestrator.resume import load, resumed
+from orchestrator.run import Run
 from orchestrator.run_model import RunModel, find
 from orchestrator.same_job import check_same_job, check_same_problems, has_begun, reading_of
 from orchestrator.status import intervals, render, status
@@ -102,11 +103,12 @@ def readers(run: Path, aside: Path) -> dict[str, Callable[[], Any]]:
             shutil.rmtree(child, ignore_errors=True)
 
     def goes_on() -> None:
+        here = Run(run)
         for file in (resumed(run), load(run / "job.yaml")):
-            check_same_job(run, file.job)
-            check_same_problems(run, file.job, {"train": "0" * 32})
-        reading_of(run)
-        has_begun(run)
+            check_same_job(here, file.job)
+            check_same_problems(here, file.job, {"train": "0" * 32})
+        reading_of(here)
+        has_begun(here)
 
     return {
         "status": shown,

@@ -6,12 +6,14 @@ whoever overwrites what another one has committed is found out.
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -20,6 +22,7 @@ from orchestrator.artifacts import Artifacts
 from orchestrator.durable import put_if_absent, sha256
 from orchestrator.errors import Damaged, Displaced
 from orchestrator.ledger import Ledger
+from orchestrator.records import SAMPLES
 from orchestrator.run import Run
 
 STEPS = [f"rounds/{number:02d}/{phase}" for number in range(1, 6) for phase in ("pairs", "train")]
@@ -45,8 +48,11 @@ class Drivers(RuleBasedStateMachine):
             self.claim(i)
 
     def content(self) -> bytes:
+        """A file of samples, though of none: its number alone makes it another."""
         self.num_written += 1
-        return f"content {self.num_written}".encode()
+        buffer = io.BytesIO()
+        pq.write_table(SAMPLES.empty_table().replace_schema_metadata({"number": str(self.num_written)}), buffer)
+        return buffer.getvalue()
 
     @rule(i=drivers)
     def claim(self, i: int) -> None:
