@@ -53,7 +53,7 @@ def resume(run: RunArgument, overrides: Overrides = None, trust: Trust = False) 
 
 
 def _tell(trust: bool) -> Tell | None:
-    return (lambda text: typer.echo(text, err=True)) if trust else None
+    return (lambda text: terminal.block(text, err=True)) if trust else None
 
 
 def _run(file: JobFile, received: Sequence[str]) -> None:
@@ -136,7 +136,7 @@ def gc(
         with signals():
             found = waste(run) if dry_run else clean(run, identity())
     except Interrupted as interrupted:
-        typer.echo(f"interrupted by {interrupted}; the same command goes on from here")
+        echo(f"interrupted by {interrupted}; the same command goes on from here")
         raise typer.Exit(EXIT_INTERRUPTED) from interrupted
     for item in found:
         echo(f"{item.size:>16,}  {item.path}  ({item.why})")

@@ -58,7 +58,7 @@ def _shard(data: Mapping[str, Any], state: State) -> Iterator[str]:
             continue
         if facts.get("fingerprint") != other.facts.get("fingerprint"):
             yield f"commits shard {data['index']} of {step} with another fingerprint than shard {other.index} has"
-            return
+        return  # the others were compared with that one
 
 
 def _promotion(data: Mapping[str, Any], state: State) -> Iterator[str]:

@@ -165,7 +165,7 @@ def _new_lock(folder: Path) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not os.fstat(lock).st_nlink:
             raise FileNotFoundError(folder / _LOCK)
-        os.write(lock, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode())
+        os.pwrite(lock, json.dumps({"host": socket.gethostname(), "pid": os.getpid()}).encode(), 0)
     except BaseException:
         os.close(lock)
         raise

@@ -30,8 +30,8 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger.claim({"host": "one", "pid": 1})
     for index in range(SHARDS):
         file = {"": {"size": index, "sha256": f"{index:064x}"}}
-        name = f"rounds/01/samples/{index:05d}.parquet"
-        artifact = {"path": name, "hidden": f"{name}-e1", "files": file}
+        folder, name = "rounds/01/samples", f"{index:05d}.parquet"
+        artifact = {"path": f"{folder}/{name}", "hidden": f"{folder}/.{name}-e1", "files": file}
         ledger.append("shard", {"step": "rounds/01/samples", "index": index, "artifact": artifact, "facts": {}})
     Ledger(root / "ledger").claim({"host": "two", "pid": 2})
     later = Ledger(root / "ledger")
@@ -127,6 +127,14 @@ def test_a_cache_that_is_no_file_is_passed_over(copied: Path) -> None:
     (copied / "ledger.cache").unlink()
     os.mkfifo(copied / "ledger.cache")
     assert Ledger(copied / "ledger").state == said
+
+
+def test_a_cache_that_others_can_write_is_not_believed(copied: Path, opened: list[str]) -> None:
+    """Its records are not held against their models, and who made it may have looked up what the files are."""
+    (copied / "ledger.cache").chmod(0o666)
+    opened.clear()
+    Ledger(copied / "ledger")
+    assert len(records_in(opened)) == SHARDS + 4
 
 
 def test_a_short_history_has_no_cache(tmp_path: Path) -> None:
