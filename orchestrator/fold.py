@@ -4,8 +4,7 @@
                                 the identity of each record's file, and what each record says
 
 It is derived and may be deleted at any time. It is believed only while every record's file is the one that it was made
-from: the same inode, size and times, of which nobody can set the change time; and only if this user wrote it.
-`verify` reads the records themselves.
+from: the same inode, size and times, of which nobody can set the change time. `verify` reads the records themselves.
 """
 
 from __future__ import annotations
@@ -14,7 +13,6 @@ import contextlib
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +31,7 @@ def load(file: Path, folder: Path) -> list[list[Any]]:
     """Epoch, kind, time and data of the first records of the ledger in `folder`, as `file` has them; none where it is
     not to be believed."""
     try:
-        if not _is_own(file):
+        if not file.exists():
             return []
         header, _, rest = read_regular(file, _LARGEST).partition(b"\n")
         said = json.loads(header)
@@ -54,14 +52,6 @@ def save(file: Path, folder: Path, records: Sequence[list[Any]]) -> None:
         rest = b"\n".join(json.dumps(part).encode() for part in (_identities(folder, len(records)), list(records)))
         said = {"version": __version__, "records": len(records), "sha256": hashlib.sha256(rest).hexdigest()}
         replace(file, json.dumps(said).encode() + b"\n" + rest)
-        file.chmod(0o600)
-
-
-def _is_own(file: Path) -> bool:
-    """Whether this user wrote it, and no other can: what it says is not held against the models of records, and who can
-    look at the records' files can make up a cache that fits them."""
-    status = os.lstat(file)
-    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 def _identities(folder: Path, count: int) -> list[int]:

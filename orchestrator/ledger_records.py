@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from orchestrator import recorded_job, step_facts
+from orchestrator.gate import Rule
 
 Kind = Literal["claim", "config", "offer", "shard", "commit", "promotion", "discard", "end"]
 EndState = Literal["finished", "interrupted", "failed", "stopped", "not started"]
@@ -187,7 +188,7 @@ class PromotionData(RecordModel):
     reference: Place
     best: Place | None = None
     reason: str
-    rule: Annotated[str, Field(max_length=100)]
+    rule: Rule
     alpha: Annotated[float, Field(ge=0, le=1)]
     p_value: Annotated[float, Field(ge=0, le=1)]
     won: Annotated[int, Field(ge=0, lt=2**63)]

@@ -129,14 +129,6 @@ def test_a_cache_that_is_no_file_is_passed_over(copied: Path) -> None:
     assert Ledger(copied / "ledger").state == said
 
 
-def test_a_cache_that_others_can_write_is_not_believed(copied: Path, opened: list[str]) -> None:
-    """Its records are not held against their models, and who made it may have looked up what the files are."""
-    (copied / "ledger.cache").chmod(0o666)
-    opened.clear()
-    Ledger(copied / "ledger")
-    assert len(records_in(opened)) == SHARDS + 4
-
-
 def test_a_short_history_has_no_cache(tmp_path: Path) -> None:
     Ledger(tmp_path / "run/ledger").claim({"host": "one", "pid": 1})
     Ledger(tmp_path / "run/ledger").claim({"host": "one", "pid": 1})
