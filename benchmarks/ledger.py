@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import durable
-from orchestrator.ledger import SCHEMA, Ledger
+from orchestrator.ledger import Ledger
+from orchestrator.record_files import SCHEMA
 
 
 def write(folder: Path, records: int) -> None:

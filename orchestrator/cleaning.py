@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator import disk
 from orchestrator.borders import require_borders
 from orchestrator.errors import BadInput, Displaced, RatchetError
 from orchestrator.inside import remove
@@ -151,11 +152,11 @@ def _disk(run_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cure = "Make some room beside the run" if error.errno in _NO_ROOM else "See to the disk"
+        cure = "make some room beside the run" if error.errno in _NO_ROOM else disk.cure(error, run_dir) or disk.CURE
         where = f" ({error.filename})" if error.filename else ""
         raise RatchetError(
             f"{run_dir}: cannot be cleaned: {error.strerror or error}{where}. What is committed is kept, and the run "
-            f"is what it was. {cure}, and the same command goes on."
+            f"is what it was. {cure[0].upper()}{cure[1:]}, and the same command goes on."
         ) from error
 
 

@@ -53,7 +53,7 @@ def resume(run: RunArgument, overrides: Overrides = None, trust: Trust = False) 
 
 
 def _tell(trust: bool) -> Tell | None:
-    return (lambda text: echo(text, err=True)) if trust else None
+    return (lambda text: terminal.block(text, err=True)) if trust else None
 
 
 def _run(file: JobFile, received: Sequence[str]) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from orchestrator.ledger import Record, State
+from orchestrator.ledger import State
 from orchestrator.ledger_records import EndState, Kind
+from orchestrator.record_files import Record
 
 _NEEDS_CONFIG = ("offer", "shard", "commit", "promotion", "discard")
 
@@ -57,7 +58,7 @@ def _shard(data: Mapping[str, Any], state: State) -> Iterator[str]:
             continue
         if facts.get("fingerprint") != other.facts.get("fingerprint"):
             yield f"commits shard {data['index']} of {step} with another fingerprint than shard {other.index} has"
-            return
+        return  # the others were compared with that one
 
 
 def _promotion(data: Mapping[str, Any], state: State) -> Iterator[str]:

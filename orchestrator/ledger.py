@@ -14,39 +14,20 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import re
-import stat
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from orchestrator import fold, strict_json
-from orchestrator.durable import canonical, fingerprint, fingerprint_of, put_if_absent, sync
+from orchestrator import fold
+from orchestrator.durable import put_if_absent, sync
 from orchestrator.errors import BadInput, Damaged, Displaced
-from orchestrator.inside import read_regular, require_below
-from orchestrator.ledger_records import MAX_EPOCH, Kind, check_data, shown
+from orchestrator.inside import require_below
+from orchestrator.ledger_records import Kind, quoted
+from orchestrator.record_files import SCHEMA, Record, read_record, record_numbers, spelled
 from orchestrator.step_facts import Recorded
-
-SCHEMA = 1
-MAX_RECORD = 1 << 26
-"""Bytes of a record that is read; those of a step with 100,000 files are a fifth of that."""
-_YEAR_9999 = 253_402_300_800
-_NAME = re.compile(r"[0-9]{8}\.json")
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """One event. Example: Record(7, 1, "commit", 1.7e9, {"step": "rounds/01/pairs", ...})"""
-
-    number: int
-    epoch: int
-    kind: Kind
-    time: float
-    data: dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +159,8 @@ class State:
             name = record.data.get(key)
             if name is not None and os.path.isabs(name) and name not in seeds:
                 raise Damaged(
-                    f"{record.number:08d}.json: this ledger record is damaged (`data.{key}` is {shown(name)}, which is "
-                    "neither in the run nor the seed model of its job). Restore it from a copy of the run."
+                    f"{record.number:08d}.json: this ledger record is damaged (`data.{key}` is {quoted(name)}, which "
+                    "is neither in the run nor the seed model of its job). Restore it from a copy of the run."
                 )
 
     def _forget_shards(self, paths: set[str]) -> None:
@@ -330,11 +311,7 @@ class Ledger:
     def _spelled(self, path: Path, document: dict[str, Any]) -> bytes:
         """The bytes of a record; held against all that reading asks for before they are written."""
         try:
-            as_read = json.loads(canonical(document))  # where the keys of every object are strings
-            content = canonical(document | {"check": fingerprint(as_read)}) + b"\n"
-            if len(content) > MAX_RECORD:
-                raise ValueError(f"it has {len(content):,} bytes, and a record has at most {MAX_RECORD:,}")
-            record = _parsed(content, document["number"])
+            content, record = spelled(document)
             if record.kind == "promotion":
                 self.state._require_own(record)
         except (ValueError, TypeError, RecursionError) as error:
@@ -353,78 +330,6 @@ is all that it writes, for a full disk may have room for no more than one record
 def only_cleans(claim: Mapping[str, Any]) -> bool:
     """Whether a claim is that of `ratchet gc`, after which the run is what it was."""
     return claim.get("purpose") == CLEANING["purpose"]
-
-
-def record_numbers(folder: Path) -> list[int]:
-    """The numbers of all records in a ledger folder. A record's name has eight digits; whatever has another name
-    (1².json, 9999999999.json, an editor's copy) is no record, does no harm and counts among the strays."""
-    try:
-        return sorted(int(name[:8]) for name in os.listdir(folder) if _NAME.fullmatch(name))
-    except (FileNotFoundError, NotADirectoryError):
-        return []
-
-
-def read_record(path: Path, number: int) -> Record:
-    """The record with this number.
-
-    Raises:
-        Damaged: it is not what a driver wrote, or not what its kind says; names key, value and what is wanted.
-        BadInput: a newer Ratchet wrote it.
-        FileNotFoundError: there is none.
-    """
-    try:
-        return _parsed(_content(path), number)
-    except FileNotFoundError:
-        raise
-    except _Newer as error:
-        raise BadInput(f"{path}: written by a newer Ratchet ({error}, this one knows {SCHEMA})") from error
-    except OSError as error:
-        raise Damaged(f"{path}: this ledger record cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise Damaged(f"{path}: this ledger record is damaged ({error}). Restore it from a copy of the run.") from error
-
-
-class _Newer(Exception):
-    pass
-
-
-def _content(path: Path) -> bytes:
-    if not stat.S_ISLNK(os.lstat(path).st_mode):
-        return read_regular(path, MAX_RECORD)
-    try:
-        return read_regular(path, MAX_RECORD, root=path.parent.parent)
-    except FileNotFoundError as error:
-        raise Damaged(f"{path}: a link to nothing stands in the place of this ledger record") from error
-
-
-def _parsed(content: bytes, number: int) -> Record:
-    """A record from its bytes; raises ValueError with what is wrong with it, and _Newer."""
-    document = strict_json.loads_once(content)
-    if not isinstance(document, dict):
-        raise ValueError("it is no JSON object")
-    said = document.get("schema")
-    if type(said) is not int or said < 1:
-        raise ValueError(f"`schema` is {shown(said)} and should be {SCHEMA}")
-    if said > SCHEMA:
-        raise _Newer(f"schema {shown(said)}")
-    check = document.pop("check", None)  # the first runs wrote none
-    spelled = canonical(document)
-    if check is not None and check != fingerprint_of(spelled):
-        raise ValueError("what it says does not match its `check`")
-    if content != b'{"check":"%s",%s\n' % (str(check).encode(), spelled[1:]):  # as it is written, no key stands twice
-        strict_json.refuse_repeated_keys(content)
-    if type(document.get("number")) is not int or document["number"] != number:
-        raise ValueError(f"it says number {shown(document.get('number'))}")
-    epoch, moment = document.get("epoch"), document.get("time")
-    if type(epoch) is not int or not 1 <= epoch < MAX_EPOCH:
-        raise ValueError(f"`epoch` is {shown(epoch)} and should be a number from 1")
-    if not isinstance(moment, int | float) or isinstance(moment, bool) or not 0 <= moment < _YEAR_9999:
-        raise ValueError(f"`time` is {shown(moment)} and should be seconds since 1970")
-    kind, data = document.get("kind"), document.get("data")
-    if not isinstance(kind, str) or not isinstance(data, dict):
-        raise ValueError(f"`kind` is {shown(kind)} and `data` is {shown(data)}: a text and an object are needed")
-    check_data(kind, data)
-    return Record(number, epoch, cast(Kind, kind), moment, data)
 
 
 def probe_links(folder: Path) -> None:

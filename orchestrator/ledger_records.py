@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from orchestrator import recorded_job, step_facts
+from orchestrator.gate import Rule
 
 Kind = Literal["claim", "config", "offer", "shard", "commit", "promotion", "discard", "end"]
 EndState = Literal["finished", "interrupted", "failed", "stopped", "not started"]
@@ -187,7 +188,7 @@ class PromotionData(RecordModel):
     reference: Place
     best: Place | None = None
     reason: str
-    rule: Annotated[str, Field(max_length=100)]
+    rule: Rule
     alpha: Annotated[float, Field(ge=0, le=1)]
     p_value: Annotated[float, Field(ge=0, le=1)]
     won: Annotated[int, Field(ge=0, lt=2**63)]
@@ -239,7 +240,7 @@ def check_data(kind: str, data: Any) -> None:
     """
     if kind not in _VALIDATE:
         raise ValueError(
-            f"its kind is {shown(kind)}, which this version does not know: a newer Ratchet or somebody else wrote it"
+            f"its kind is {quoted(kind)}, which this version does not know: a newer Ratchet or somebody else wrote it"
         )
     at = ""
     try:
@@ -265,12 +266,12 @@ def told(error: ValidationError, at: str = "") -> str:
         if problem["type"] == "missing":
             lines.append(f"`{key}` is missing")
         else:
-            lines.append(f"`{key}` is {shown(problem['input'])} and {said}")
+            lines.append(f"`{key}` is {quoted(problem['input'])} and {said}")
     more = len(problems) - _MAX_TOLD
     return "; ".join(lines) + (f"; and {more} more like that" if more > 0 else "")
 
 
-def shown(value: Any) -> str:
+def quoted(value: Any) -> str:
     """A value that was found, cut where it is long. Control characters and the like are written out."""
     text = repr(value) if not isinstance(value, str) else repr(value[: 2 * _MAX_SHOWN])
     return text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 3] + "..."

@@ -64,6 +64,7 @@ class Recount:
     def __init__(self, files: RunFiles, job: Job) -> None:
         self.files, self.job = files, job
         self.steps = StepFacts(files, job)
+        self._ids: tuple[Path, pa.ChunkedArray] | None = None
 
     @property
     def state(self) -> State:
@@ -71,7 +72,7 @@ class Recount:
 
     def shard(self, step: str, index: int) -> Facts:
         """The facts of a committed shard of samples or verdicts."""
-        file = self.files.shards(step)[index]
+        file = self.files.shard(step, index)
         if step.endswith("/samples"):
             return self._sampled(step, index, file)
         return verdict_facts(file)
@@ -86,9 +87,15 @@ class Recount:
     def _sampled(self, step: str, index: int, file: Path) -> Facts:
         table = pq.read_table(file, columns=["prompt_id", "num_tokens", "finish_reason"])
         size, sampled = self.job.generate.shard_prompts, set(table["prompt_id"].to_pylist())
-        [prompts] = self.files.all(f"{step.removesuffix('samples')}prompts")
-        asked = pq.read_table(prompts, columns=["prompt_id"])["prompt_id"].slice(index * size, size).to_pylist()
+        asked = self._asked(f"{step.removesuffix('samples')}prompts").slice(index * size, size).to_pylist()
         return counts.samples(table) | {"quarantined": [name for name in asked if name not in sampled]}
+
+    def _asked(self, step: str) -> pa.ChunkedArray:
+        """The ids of a step's prompts; those of the newest step stay in memory, for the many shards of its samples."""
+        [prompts] = self.files.all(step)
+        if self._ids is None or self._ids[0] != prompts:
+            self._ids = (prompts, pq.read_table(prompts, columns=["prompt_id"])["prompt_id"])
+        return self._ids[1]
 
     # Steps, in the order of a run
 

@@ -20,7 +20,6 @@ from pydantic import ValidationError
 from orchestrator import trust
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
-from orchestrator.inside import read_regular
 from orchestrator.jobfile import JobFile, load_job, parse_job
 from orchestrator.ledger import Ledger, State
 from orchestrator.mlflow_store import sqlite_address, sqlite_file
@@ -29,7 +28,6 @@ from orchestrator.status import open_run
 from orchestrator.trust import Item, Tell
 
 _OWN_COPIES = ("job.yaml", "resolved.yaml")
-_MAX_JOB = 1 << 24  # bytes of the copy of its job in a run
 SOURCES = tuple(f"data.{split}.path" for split in ("train", "gate", "test"))
 
 
@@ -68,7 +66,6 @@ def load(path: Path, overrides: Sequence[str] = (), tell: Tell | None = None) ->
     if path.name not in _OWN_COPIES or not (root / "ledger").is_dir():
         return _read(path, overrides, tell)
     state = Ledger(root / "ledger").state
-    read_regular(path.resolve(), _MAX_JOB)  # a run may come from somebody else: no pipe is waited for
     if not state.configs:
         return _read(path, overrides, tell)
     _refuse(root, overrides)

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,10 @@ class Run:
         name = os.path.relpath(self.root / path, self.root)
         state = self.ledger.state
         shards = (shard.artifact for shards in state.shards.values() for shard in shards.values())
-        for artifact in (*(a for commit in state.commits.values() for a in commit.artifacts), *shards):
+        above = {name, *map(str, Path(name).parents)}
+        for artifact in chain((a for commit in state.commits.values() for a in commit.artifacts), shards):
+            if artifact.path not in above:  # quickly told, of a hundred thousand shards too
+                continue
             below = "" if name == artifact.path else os.path.relpath(name, artifact.path)
             if (said := artifact.files.get(below)) is not None:
                 return recipes.Used(said["sha256"], ((name, said["sha256"]),))

@@ -54,7 +54,11 @@ class RunFiles:
 
     def shards(self, step: str) -> dict[int, Path]:
         """The files of a step's shards, by index."""
-        return {index: self._file(s.artifact, "") for index, s in sorted(self.state.shards.get(step, {}).items())}
+        return {index: self.shard(step, index) for index in sorted(self.state.shards.get(step, {}))}
+
+    def shard(self, step: str, index: int) -> Path:
+        """The file of one shard; whether the others are good is no matter."""
+        return self._file(self.state.shards[step][index].artifact, "")
 
     def shard_facts(self, step: str) -> list[Facts]:
         return [shard.facts for _, shard in sorted(self.state.shards.get(step, {}).items())]

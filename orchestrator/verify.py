@@ -23,9 +23,10 @@ from orchestrator.config import Job
 from orchestrator.differences import count, differences
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.inside import read_regular, regular_size
-from orchestrator.ledger import Artifact, Record, State, read_record, record_numbers
+from orchestrator.ledger import Artifact, State
 from orchestrator.lineage import follow
 from orchestrator.living import looked_at_again
+from orchestrator.record_files import Record, read_record, record_numbers
 from orchestrator.recount import Recount
 from orchestrator.run import Facts
 from orchestrator.run_files import Gone, RunFiles

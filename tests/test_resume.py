@@ -114,6 +114,13 @@ def test_no_run_and_a_run_without_settings_are_bad_input(tmp_path: Path, capsys:
         assert said in capsys.readouterr().err
 
 
+def test_a_job_file_that_is_not_there_is_bad_input_in_a_run_too(half: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (half / "job.yaml").unlink()
+    assert ratchet("run", half / "job.yaml") == 2
+    told = capsys.readouterr().err
+    assert "job.yaml: cannot read the job file" in told and "Traceback" not in told
+
+
 def test_what_was_changed_in_the_copy_of_the_job_counts(half: Path) -> None:
     text = (half / "job.yaml").read_text()
     (half / "job.yaml").write_text(text.replace("rounds: 2", "rounds: 1"))

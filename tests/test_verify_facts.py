@@ -192,6 +192,21 @@ def test_an_unknown_kind_and_an_unknown_step_are_named(run: Path) -> None:
     assert f"{name}: rounds/02/replays: is no step of a run" in verify(run).findings
 
 
+def test_a_rule_that_no_gate_has_is_named(run: Path) -> None:
+    name = change(run, "promotion", None, lambda document: document["data"].update(rule="sometimes"))
+    assert any(line.startswith(f"{name}: ") and "`data.rule` is 'sometimes'" in line for line in verify(run).findings)
+
+
+def test_a_bad_shard_hides_nothing_of_the_others(run: Path) -> None:
+    def more(document: dict[str, Any]) -> None:
+        document["data"]["facts"]["tokens"] += 1
+
+    name = change(run, "shard", "rounds/01/samples", more)
+    (run / "rounds/01/samples/00001.parquet").write_bytes(b"no such bytes")
+    found = verify(run).findings
+    assert any(line.startswith(f"{name}: rounds/01/samples, shard 0: tokens is ") for line in found), found
+
+
 def test_epochs_rise_one_by_one_and_each_begins_with_a_claim(run: Path) -> None:
     def later(document: dict[str, Any]) -> None:
         document["epoch"] = 2

@@ -14,8 +14,9 @@ import pytest
 from orchestrator.config import Tracking
 from orchestrator.durable import canonical, fingerprint
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.ledger import Ledger, record_numbers
+from orchestrator.ledger import Ledger
 from orchestrator.outbox import Outbox
+from orchestrator.record_files import record_numbers
 from orchestrator.report import report_text
 from orchestrator.resume import load
 from orchestrator.run import Run

@@ -1,0 +1,39 @@
+"""The house's measures: a file has one purpose, and a function is seen at once."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent
+FILE, FUNCTION = 400, 60
+"""Most lines of a file and of a function."""
+LARGER = {
+    "orchestrator/config.py": "every setting with its words; `ratchet docs` is made of it",
+    "orchestrator/config.py: _contradictions": "a list of settings that exclude each other",
+}
+
+
+def too_long(name: str, text: str) -> Iterator[str]:
+    """What of a module has too many lines, by name."""
+    if text.count("\n") > FILE:
+        yield name
+    functions = (n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef))
+    yield from (f"{name}: {f.name}" for f in functions if (f.end_lineno or f.lineno) - f.lineno >= FUNCTION)
+
+
+def test_files_and_functions_are_short() -> None:
+    files = sorted(file for part in ("orchestrator", "workers") for file in (PROJECT / part).rglob("*.py"))
+    found = {long for file in files for long in too_long(str(file.relative_to(PROJECT)), file.read_text())}
+    assert len(files) > 100 and found == LARGER.keys()
+
+
+def test_what_is_too_long_is_found() -> None:
+    def made(lines: int) -> str:
+        return "def work() -> None:\n" + "    print()\n" * (lines - 1)
+
+    assert list(too_long("a.py", made(FUNCTION))) == []
+    assert list(too_long("a.py", made(FUNCTION + 1))) == ["a.py: work"]
+    assert list(too_long("a.py", "\n" * FILE)) == []
+    assert list(too_long("a.py", "\n" * (FILE + 1))) == ["a.py"]
