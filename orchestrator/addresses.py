@@ -34,8 +34,8 @@ _WEB_CURE = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment instead"
 )
 _DATABASE_CURE = (
-    "keep it in the client's own file (PostgreSQL: ~/.pgpass, or the one that PGPASSFILE names; MySQL: my.cnf), or put an "
-    "MLflow server in front of the database"
+    "keep it in the client's own file (PostgreSQL: ~/.pgpass, or the one that PGPASSFILE names; MySQL: my.cnf), or put "
+    "an MLflow server in front of the database"
 )
 _CURES = {"judge": "the key is read from the environment variable that judge.api_key_env names"}
 

@@ -73,9 +73,9 @@ def _make(database: Path, touch: Callable[[str], object]) -> None:
     try:
         touch(sqlite_address(folder / "new.db"))
         whole = folder / "whole.db"  # a copy, since MLflow keeps the other one open
-        with contextlib.closing(sqlite3.connect(folder / "new.db")) as made:
-            with contextlib.closing(sqlite3.connect(whole)) as copy:
-                made.backup(copy)
+        new = contextlib.closing(sqlite3.connect(folder / "new.db"))
+        with new as made, contextlib.closing(sqlite3.connect(whole)) as copy:
+            made.backup(copy)
         sync(whole)
         try:
             os.link(whole, database)

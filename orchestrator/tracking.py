@@ -122,5 +122,6 @@ def open_command(uri: str) -> str:
     if uri.startswith(("http://", "https://")):
         return f"python -m webbrowser {shlex.quote(without_password(uri))}"
     # One process instead of a dozen: MLflow's workers and job runners take some 200 MB each.
+    shown = without_password(uri) if secret_in(uri) else uri
     light = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1"
-    return f"{light} --backend-store-uri {shlex.quote(without_password(uri) if secret_in(uri) else uri)}"
+    return f"{light} --backend-store-uri {shlex.quote(shown)}"
