@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator import unfinished
+from orchestrator.addresses import without_password
 from orchestrator.cluster import Node
 from orchestrator.config import Grade
 from orchestrator.diagnosis import (
@@ -51,7 +52,6 @@ from orchestrator.outbox import first_line
 from orchestrator.patient import Patient
 from orchestrator.places import run_folder
 from orchestrator.preferences import Preferences, mean_characters
-from orchestrator.projection import without_password
 from orchestrator.records import PROMPTS, Problem, SamplingPlan, Shard
 from orchestrator.run import Run
 from orchestrator.same_job import reading_of

@@ -23,7 +23,7 @@ from orchestrator.disk import one_message
 from orchestrator.errors import Damaged, Displaced, Interrupted
 from orchestrator.gold_check import Ask
 from orchestrator.inside import read_regular, remove
-from orchestrator.jobfile import JobFile, resolved_yaml
+from orchestrator.jobfile import JobFile, holds_secret, resolved_yaml
 from orchestrator.kept import (
     KEPT_MODEL,
     KEPT_PREFERENCES,
@@ -254,8 +254,10 @@ def _record_job(run: Run, file: JobFile, seed: NamedModel, problems: Mapping[str
             found["model_digest"] = model_digest(model)
         run.append("config", deciding | found)
     if not run.path("job.yaml").exists() or not run.ledger.state.commits:
-        text = file.path.read_bytes() if file.path.is_file() else resolved_yaml(file.job).encode()
-        durable.replace(run.path("job.yaml"), text)
+        text = file.path.read_text(encoding="utf-8") if file.path.is_file() else ""
+        if not text or holds_secret(text):  # which an override took the place of
+            text = resolved_yaml(file.job)
+        durable.replace(run.path("job.yaml"), text.encode())
     durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
 
 

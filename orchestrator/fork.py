@@ -32,7 +32,7 @@ from orchestrator.kept import KEPT_MODEL
 from orchestrator.ledger import Artifact, Offer, State, probe_links
 from orchestrator.living import settled
 from orchestrator.places import run_folder
-from orchestrator.resume import command, needing_trust, resumed
+from orchestrator.resume import all_kept, command, needing_trust, resumed
 from orchestrator.run import Run
 from orchestrator.sharing import Giver, check_sizes
 from orchestrator.status import open_run, round_and_phase
@@ -93,7 +93,7 @@ def _fork(
     before, after, kept = jobs(state, child, overrides)
     run_folder(after)  # refuses places where no run can live
     if tell:
-        resumed(parent, (), tell)
+        resumed(parent, (), tell, all_kept)
     end = from_round or NEVER
     steps = sorted({*state.shards, *state.commits}, key=lambda step: (round_and_phase(step)[0], step))
     steps = [step for step in steps if round_and_phase(step)[0] < end and step not in without]
@@ -118,7 +118,8 @@ def _fork(
 def _pass_trust_on(parent: Path, state: State, child: Path, overrides: Sequence[str]) -> bool:
     """Approve the child's settings where its parent's are approved, and it names nothing more but by the user's own
     overrides."""
-    files = (JobFile(jobs(state, child, given)[1], child / "job.yaml", (), (child,)) for given in ((), overrides))
+    given = ((), overrides)
+    files = (JobFile(jobs(state, child, own, all_kept)[1], child / "job.yaml", (), (child,)) for own in given)
     before, made = (trust.needs_trust(file, child) for file in files)
     if not trust.is_passed_on(needing_trust(parent, state), made, parent, before, overrides):
         return False

@@ -12,11 +12,11 @@ import yaml
 from orchestrator.abstentions import graders_version
 from orchestrator.config import OWN_REFERENCES, Job, at_round, is_harmless
 from orchestrator.errors import BadInput
-from orchestrator.jobfile import changed_keys, parse_job
+from orchestrator.jobfile import Key, changed_keys, parse_job
 from orchestrator.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.ledger import State
 from orchestrator.records import GRADERS_VERSION
-from orchestrator.resume import folders
+from orchestrator.resume import all_kept, folders
 from orchestrator.wanted import schedule_at
 
 # What a run keeps of its job's sources, and what of the job that was made from.
@@ -29,8 +29,16 @@ _KEPT: dict[str, Callable[[Job], Any]] = {
 NEVER = sys.maxsize
 
 
-def jobs(state: State, child: Path, overrides: Sequence[str]) -> tuple[Job, Job, list[str]]:
-    """The parent's job, the child's, both with absolute paths; and which kept sources serve the child too."""
+def none_kept(_: Key) -> bool:
+    """For what is written anew."""
+    return False
+
+
+def jobs(
+    state: State, child: Path, overrides: Sequence[str], keeps: Callable[[Key], bool] = none_kept
+) -> tuple[Job, Job, list[str]]:
+    """The parent's job, the child's, both with absolute paths; and which kept sources serve the child too. `keeps` is
+    of the child, as in `jobfile.parse_job`: what is written into it holds no password of its parent."""
     if any(override.partition("=")[0] == "run_dir" for override in overrides):
         raise BadInput(f"run_dir: the new run's folder is {child}")
     if any(override.partition("=")[0] == "method" for override in overrides):
@@ -41,11 +49,11 @@ def jobs(state: State, child: Path, overrides: Sequence[str]) -> tuple[Job, Job,
     config, path = state.configs[-1], child / "job.yaml"
     kept = [step for step in _KEPT if step in state.commits]
     places = [*folders(state), str(Path.cwd())]
-    before = parse_job(yaml.safe_dump(absolute(config["job"], places, kept)), path).job
+    before = parse_job(yaml.safe_dump(absolute(config["job"], places, kept)), path, (), all_kept).job
     base = before.model_dump(mode="json") | {"name": child.name, "run_dir": str(child)}
     # One experiment for both, where they can be compared.
     base["tracking"] |= {"experiment": before.tracking.experiment or before.name}
-    after = parse_job(yaml.safe_dump(base), path, overrides).job
+    after = parse_job(yaml.safe_dump(base), path, overrides, keeps).job
     kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
     return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept
 

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from orchestrator import methods, shown
+from orchestrator import addresses, methods, shown
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
 from orchestrator.wanted import fields_at, wanted_at
@@ -89,8 +89,11 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     return parse_job(text, path, overrides)
 
 
-def parse_job(text: str, path: Path, overrides: Sequence[str] = ()) -> JobFile:
-    """A job from the text of a file that is, or will be, at `path`; as `load_job`."""
+def parse_job(
+    text: str, path: Path, overrides: Sequence[str] = (), keeps: Callable[[Key], bool] | None = None
+) -> JobFile:
+    """A job from the text of a file that is, or will be, at `path`; as `load_job`. `keeps` is for a text that a run of
+    an earlier version has recorded: of which keys a password in it is let be."""
     document, positions = read_yaml(text, str(path))
     if not isinstance(document, dict):
         raise BadInput(f"{path}: a job file is a mapping of keys to values, such as `name: irpo`")
@@ -99,16 +102,34 @@ def parse_job(text: str, path: Path, overrides: Sequence[str] = ()) -> JobFile:
     origins = {key: Origin(f"{path}:{line}:{column}", (0, line, column)) for key, (line, column) in positions.items()}
     for number, override in enumerate(overrides, 1):
         key, value = _parsed(override)
-        put(document, origins, key, value, Origin(f"override {override!r}", (1, number, 0)))
-    return JobFile(checked(document, path, origins), path.resolve(), tuple(overrides))
+        shown_as = addresses.without_password(override)
+        put(document, origins, key, value, Origin(f"override {shown_as!r}", (1, number, 0)))
+    return JobFile(checked(document, path, origins, keeps), path.resolve(), tuple(overrides))
 
 
-def checked(document: Mapping[str, Any], path: Path, origins: Mapping[Key, Origin]) -> Job:
-    """The job that a document is, `origins` being where its keys were set; as `load_job`."""
+def checked(
+    document: Mapping[str, Any],
+    path: Path,
+    origins: Mapping[Key, Origin],
+    keeps: Callable[[Key], bool] | None = None,
+) -> Job:
+    """The job that a document is, `origins` being where its keys were set; as `load_job`, and `keeps` as there."""
+    lines = _secrets(document, path, origins, keeps)
     try:
-        return Job.model_validate(methods.filled_in(document))
+        job = Job.model_validate(methods.filled_in(document))
     except ValidationError as error:
-        raise BadInput("\n".join(_explain(error, path, origins))) from error
+        told = [line for line in _explain(error, path, origins) if line[0] not in {order for order, _ in lines}]
+        raise BadInput(_in_order([*lines, *told])) from error
+    if lines:
+        raise BadInput(_in_order(lines))
+    return job
+
+
+def holds_secret(text: str) -> bool:
+    """Whether the text of a job file has something in it that a job must not have, in a comment too."""
+    values = addresses.leaves(yaml.safe_load(text))
+    written = re.findall(r"[\w.+-]+://[^\n'\"]+", text)
+    return any(map(addresses.secret_in, written)) or any(addresses.refusal(key, value) for key, value in values)
 
 
 def put(document: dict[str, Any], origins: dict[Key, Origin], key: tuple[str, ...], value: Any, origin: Origin) -> None:
@@ -185,10 +206,10 @@ class _Loader(yaml.SafeLoader):
 def _parsed(override: str) -> tuple[tuple[str, ...], Any]:
     """Key and value of a key=value."""
     name, equals, text = override.partition("=")
-    key = tuple(name.split("."))
+    key, shown_as = tuple(name.split(".")), addresses.without_password(override)
     if not equals or not all(key):
-        raise BadInput(f"override {override!r}: write key=value, such as train.learning_rate=1e-6")
-    value, _ = read_yaml(text, f"override {override!r}", several_lines=False) if text else (None, {})
+        raise BadInput(f"override {shown_as!r}: write key=value, such as train.learning_rate=1e-6")
+    value, _ = read_yaml(text, f"override {shown_as!r}", several_lines=False) if text else (None, {})
     return key, value
 
 
@@ -225,9 +246,38 @@ def _positions(
         )
 
 
-def _explain(error: ValidationError, path: Path, origins: Mapping[Key, Origin]) -> list[str]:
-    """One line for each key that is wrong: those of the file in its order, then overrides, then what is missing."""
-    lines: dict[Key, tuple[tuple[int, int, int], str]] = {}
+_Line = tuple[tuple[int, int, int], str]
+"""A line of an error, with its place in the order in which errors are told."""
+
+
+def _in_order(lines: Sequence[_Line]) -> str:
+    """Those of the file in its order, then overrides, then what is missing."""
+    return "\n".join(line for _, line in sorted(lines, key=lambda line: line[0]))
+
+
+def _secrets(
+    document: Mapping[str, Any], path: Path, origins: Mapping[Key, Origin], keeps: Callable[[Key], bool] | None
+) -> list[_Line]:
+    """One line for each value with a password in it. It does not show the value."""
+    lines = []
+    for key, value in addresses.leaves(document):
+        if (refusal := addresses.refusal(key, value)) is None:
+            continue
+        found = next((key[:n] for n in range(len(key), 0, -1) if key[:n] in origins), None)
+        origin = origins[found] if found else Origin(str(path), (2, 0, 0))
+        if found and origin.order[0] == 1:
+            lines.append((origin.order, f"override '{_dotted(found)}=...': {_dotted(key)}: {refusal}"))
+        elif keeps is None:
+            lines.append((origin.order, f"{origin.place}: {_dotted(key)}: {refusal}"))
+        elif not keeps(key):
+            cure = f"{refusal}. The run has it already: give another beside the command, `{_dotted(key)}=...`"
+            lines.append((origin.order, f"{origin.place}: {_dotted(key)}: {cure}"))
+    return lines
+
+
+def _explain(error: ValidationError, path: Path, origins: Mapping[Key, Origin]) -> list[_Line]:
+    """One line for each key that is wrong."""
+    lines: dict[Key, _Line] = {}
     for problem in error.errors(include_url=False):
         key, value = _key_of(problem)
         # What is missing has no place of its own: that of its section is the nearest. What an override has put
@@ -239,8 +289,7 @@ def _explain(error: ValidationError, path: Path, origins: Mapping[Key, Origin]) 
         name = "" if found == key and origin.order[0] == 1 else f"{_dotted(key)}: "
         lines[key] = (origin.order, f"{origin.place}: {name}{_cure(problem, key, value)}")
     # Where one branch of a union saw deeper than another, its word is the better one.
-    deepest = {key: line for key, line in lines.items() if not any(k != key and k[: len(key)] == key for k in lines)}
-    return [line for _, line in sorted(deepest.values(), key=lambda found: found[0])]
+    return [line for key, line in lines.items() if not any(k != key and k[: len(key)] == key for k in lines)]
 
 
 def _key_of(problem: Any) -> tuple[Key, Any]:
@@ -293,6 +342,7 @@ def _shown(value: Any) -> str:
     plain = {None: "null", True: "true", False: "false"}
     text = plain[value] if value is None or isinstance(value, bool) else value
     text = str(text) if isinstance(text, datetime.date) or text in plain.values() else repr(text)
+    text = addresses.without_password(text)
     return text if len(text) <= 80 else text[:77] + "..."
 
 

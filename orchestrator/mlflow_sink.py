@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator import shown
+from orchestrator.addresses import without_password
 from orchestrator.errors import RatchetError
 from orchestrator.projection import (
     MAX_KEY_CHARACTERS,
     MAX_PARAM_CHARACTERS,
     MAX_TAG_CHARACTERS,
     Figure,
-    without_password,
 )
 from orchestrator.tracked_run import Tracked, own
 

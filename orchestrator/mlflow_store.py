@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import sqlite3
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlparse
@@ -36,6 +36,7 @@ _ADDRESSES = (
 )
 _FOLDERS = (("tags", "value"), ("model_version_tags", "value"))
 _OUR_TAGS = ("ratchet.folder", "ratchet.checkpoint")
+_MAKING = threading.Lock()
 
 
 def sqlite_address(file: Path) -> str:
@@ -46,7 +47,8 @@ def sqlite_address(file: Path) -> str:
 def sqlite_file(uri: str) -> Path | None:
     """The database that a tracking address names; None where it is none, or one that is not in a file."""
     path = unquote(uri.removeprefix(_SQLITE).partition("?")[0])
-    return Path(path).absolute() if uri.startswith(_SQLITE) and path else None
+    in_a_file = uri.startswith(_SQLITE) and path and path != ":memory:" and not path.startswith("file:")
+    return Path(path).absolute() if in_a_file else None
 
 
 def make(uri: str, touch: Callable[[str], object]) -> None:
@@ -57,19 +59,31 @@ def make(uri: str, touch: Callable[[str], object]) -> None:
         whatever `touch` raises.
     """
     database = sqlite_file(uri)
-    if database is None or database.exists() or not database.parent.is_dir():
+    if database is None or not database.parent.is_dir():
         return
-    unfinished.tidy(database.parent, "mlflow")
+    with _MAKING:
+        unfinished.tidy(database.parent, "mlflow")  # one that was cut off may have come as far as the name
+        if not database.exists():
+            _make(database, touch)
+
+
+def _make(database: Path, touch: Callable[[str], object]) -> None:
     folder = unfinished.hidden(database.parent, "mlflow")
     folder.mkdir(mode=0o700, exist_ok=True)
     try:
         touch(sqlite_address(folder / "new.db"))
-        # A copy, since MLflow keeps the other one open.
-        whole = folder / "whole.db"
-        shutil.copyfile(folder / "new.db", whole)
+        whole = folder / "whole.db"  # a copy, since MLflow keeps the other one open
+        new = contextlib.closing(sqlite3.connect(folder / "new.db"))
+        with new as made, contextlib.closing(sqlite3.connect(whole)) as copy:
+            made.backup(copy)
         sync(whole)
-        with contextlib.suppress(FileExistsError):  # another driver was faster
+        try:
             os.link(whole, database)
+        except FileExistsError:  # another driver was faster
+            pass
+        except OSError:  # no links on this disk
+            if not database.exists():
+                os.rename(whole, database)
         sync(database.parent)
     finally:
         remove(database.parent, folder)
@@ -139,7 +153,9 @@ def _has_come(connection: sqlite3.Connection, database: Path, location: str, bef
     """Whether the files of a location were in another folder, `before`, and are beside the database now."""
     if not (before / ARTIFACTS).is_dir():
         return True
-    addresses = connection.execute("SELECT artifact_uri FROM runs WHERE artifact_uri LIKE ?", (f"{location}/%",))
+    addresses = connection.execute(
+        "SELECT artifact_uri FROM runs WHERE substr(artifact_uri, 1, ?) = ?", (len(location) + 1, f"{location}/")
+    )
     if any((database.parent / ARTIFACTS / unquote(uri[len(location) + 1 :])).exists() for (uri,) in addresses):
         return True
     question = "SELECT experiment_id, creation_time FROM experiments WHERE artifact_location = ?"

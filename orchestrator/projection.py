@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.addresses import without_password
+
 MAX_KEY_CHARACTERS = 250
 MAX_PARAM_CHARACTERS = 6000
 MAX_TAG_CHARACTERS = 8000
@@ -77,11 +79,6 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return without_password(value)
     return json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
-def without_password(text: str) -> str:
-    """A text without the users and passwords in the addresses that it holds."""
-    return re.sub(r"://[^/\s]*@", "://", text)
 
 
 def _shorten(text: str, limit: int) -> str:

@@ -25,7 +25,7 @@ from orchestrator.errors import BadInput
 from orchestrator.fork import fork
 from orchestrator.golds import shown
 from orchestrator.ledger import State
-from orchestrator.resume import load, resumed
+from orchestrator.resume import all_kept, load, resumed
 from orchestrator.rounds import NoPairs
 from orchestrator.sharing import check_sizes
 from orchestrator.shown import as_json
@@ -77,7 +77,8 @@ def rescore(
     tell: Tell | None = None,
 ) -> Rescored:
     """Make the run `child`, in which the samples of round `number` and of later ones are graded under `overrides` of
-    `grade`, and say what differs in that round. Where an earlier command like this one was cut off, go on with its run.
+    `grade` (and of `tracking`, which changes no result), and say what differs in that round. Where an earlier command
+    like this one was cut off, go on with its run.
     `tell` is there with `--trust` (see `trust.require`).
 
     Raises:
@@ -85,7 +86,7 @@ def rescore(
             the round's training would need was removed, or a run whose settings need trust and are not approved.
         Damaged: the run's old verdicts, or what is taken over, are not as they were committed.
     """
-    if wrong := [override for override in overrides if not override.startswith("grade.")]:
+    if wrong := [override for override in overrides if not override.startswith(("grade.", "tracking."))]:
         raise BadInput(
             f"override {wrong[0]!r}: rescoring changes the grading alone, with keys such as grade.graders=[math]. To "
             "change anything else: `ratchet fork`."
@@ -98,8 +99,11 @@ def rescore(
     job = state.configs[-1]["job"]
     again = job.get("regrade")
     grade = again["grade"] if again and number >= again["round"] else job["grade"]
-    changes = [f"regrade={json.dumps({'round': number, 'grade': grade})}", *(f"regrade.{o}" for o in overrides)]
-    resumed(parent, (), tell)  # before anything is made
+    changes = [
+        f"regrade={json.dumps({'round': number, 'grade': grade})}",
+        *(f"regrade.{o}" if o.startswith("grade.") else o for o in overrides),
+    ]
+    resumed(parent, (), tell, all_kept)  # before anything is made
     files = Artifacts(parent)  # the run may be somebody else's, and its old verdicts are not offered, but read
     for shard in state.shards.get(verdicts, {}).values():
         check_sizes(shard.artifact, files.place(shard.artifact), parent)

@@ -18,9 +18,10 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator import trust
-from orchestrator.config import Job
+from orchestrator.addresses import without_password
+from orchestrator.config import Job, is_harmless
 from orchestrator.errors import BadInput
-from orchestrator.jobfile import JobFile, load_job, parse_job
+from orchestrator.jobfile import JobFile, Key, load_job, parse_job
 from orchestrator.ledger import Ledger, State
 from orchestrator.mlflow_store import sqlite_address, sqlite_file
 from orchestrator.places import run_folder
@@ -36,9 +37,24 @@ def command(root: Path) -> str:
     return shlex.join(["ratchet", "resume", str(root)])
 
 
-def resumed(run: Path, overrides: Sequence[str] = (), tell: Tell | None = None) -> JobFile:
+def all_kept(_: Key) -> bool:
+    """For what is only looked at."""
+    return True
+
+
+def deciding_kept(key: Key) -> bool:
+    """A password that an earlier version let into a setting that decides results can only stay."""
+    return not is_harmless(".".join(map(str, key)))
+
+
+def resumed(
+    run: Path,
+    overrides: Sequence[str] = (),
+    tell: Tell | None = None,
+    keeps: Callable[[Key], bool] = deciding_kept,
+) -> JobFile:
     """The job of a run as its ledger has it, with `key=value` overrides, as a job file that drives this very run.
-    `tell` is there with `--trust` (see `trust.require`).
+    `tell` is there with `--trust` (see `trust.require`); `keeps` is as in `parse_job`.
 
     Raises:
         BadInput: no run, one that was never started, overrides that make no job or belong to another run, or settings
@@ -49,8 +65,9 @@ def resumed(run: Path, overrides: Sequence[str] = (), tell: Tell | None = None) 
         raise BadInput(f"{run}: this run was never started, so that it knows no settings: `ratchet run JOB` starts it")
     path, config = root / "job.yaml", state.configs[-1]
     _refuse(root, overrides)
-    file = parse_job(yaml.safe_dump(config["job"]), path, overrides)
-    _require(root, state, file, lambda: parse_job(yaml.safe_dump(config["job"]), path), overrides, tell)
+    text = yaml.safe_dump(config["job"])
+    file = parse_job(text, path, overrides, keeps)
+    _require(root, state, file, lambda: parse_job(text, path, (), all_kept), overrides, tell)
     return _driving(root, state, replace(file, overrides=_joined(_overrides(config), overrides)))
 
 
@@ -109,7 +126,7 @@ def _here(file: JobFile, root: Path, state: State) -> JobFile:
 def needing_trust(run: Path, state: State) -> list[Item]:
     """What of a run's own settings needs trust (see trust.py)."""
     root = run.resolve()
-    file = parse_job(yaml.safe_dump(state.configs[-1]["job"]), root / "job.yaml")
+    file = parse_job(yaml.safe_dump(state.configs[-1]["job"]), root / "job.yaml", (), all_kept)
     return trust.needs_trust(_here(file, root, state), root)
 
 
@@ -159,7 +176,8 @@ def _overrides(config: Mapping[str, Any]) -> list[str]:
 
 def _joined(before: Sequence[str], now: Sequence[str]) -> tuple[str, ...]:
     keys = {override.partition("=")[0] for override in now}
-    return (*(override for override in before if override.partition("=")[0] not in keys), *now)
+    kept = [override for override in before if override.partition("=")[0] not in keys]
+    return (*(override for override in kept if without_password(override) == override), *now)
 
 
 def _is_copy(path: Path, config: Mapping[str, Any]) -> bool:
@@ -214,4 +232,4 @@ def _followed(job: Job, config: Mapping[str, Any], root: Path) -> str | None:
 
 def told(file: JobFile) -> str | None:
     """What a run adds to its job file, for people; None where that is nothing."""
-    return shlex.join(file.overrides) if file.recorded and file.overrides else None
+    return without_password(shlex.join(file.overrides)) if file.recorded and file.overrides else None

@@ -7,12 +7,12 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from orchestrator.addresses import secret_in, without_password
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
 from orchestrator.ledger import Ledger
 from orchestrator.mlflow_store import sqlite_address
 from orchestrator.outbox import Outbox, first_line
-from orchestrator.projection import without_password
 from orchestrator.status import open_run
 
 RETRY_SECONDS = 60.0
@@ -122,5 +122,6 @@ def open_command(uri: str) -> str:
     if uri.startswith(("http://", "https://")):
         return f"python -m webbrowser {shlex.quote(without_password(uri))}"
     # One process instead of a dozen: MLflow's workers and job runners take some 200 MB each.
+    shown = without_password(uri) if secret_in(uri) else uri
     light = "MLFLOW_SERVER_ENABLE_JOB_EXECUTION=false mlflow ui --workers 1"
-    return f"{light} --backend-store-uri {shlex.quote(uri)}"
+    return f"{light} --backend-store-uri {shlex.quote(shown)}"

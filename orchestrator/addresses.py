@@ -1,0 +1,95 @@
+"""Addresses that hold a password: refused in a job, whose every word is written into the run, and not shown.
+
+postgresql://me:secret@host/mlflow    https://token@host    https://host/?api_key=secret
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+Key = tuple[str | int, ...]
+
+# As the clients read them: of a web address the user ends before the first `/`, unless what stands there is no port; in
+# a database's (SQLAlchemy) a password may hold anything but `@`.
+_WEB_USER = r"[^/?#\s]*@|[^/?#:\s]*:(?!\d{0,5}(?:[/?#\s]|$))[^@\s]*@"
+_WEB = re.compile(rf"(?i)(https?://)(?:{_WEB_USER})")
+_OTHER = re.compile(r"(?i)((?<![a-z0-9+.-])(?!https?:)[a-z][a-z0-9+.-]*://)(?:[^/\s@]*:[^@\n]*@|[^/?#\s]*@)")
+_OTHER_PASSWORD = re.compile(r"(?i)(?!https?:)[a-z][a-z0-9+.-]*://[^:/]*:[^@]+@")
+_ADDRESS = re.compile(r"(?i)\s*[a-z][a-z0-9+.-]*://")
+_SECRET_NAME = re.compile(r"(?i).*(password|passwd|pwd|token|secret|signature)|sig|(?!.*ssl).*key")
+_INNER_SECRET = re.compile(r"(?i)\b(password|passwd|pwd)\s*=\s*[^\s;]")
+_PARAMETER = re.compile(
+    r"(?i)([?&;][^\s=&;]*(?:password|passwd|pwd|token|secret|signature|key|odbc_connect|sig)=)[^\s&'\"]+"
+)
+
+# Settings of engines that are secrets. `eos_token` and the like are none.
+_ENGINE_SECRET = re.compile(
+    r"(?i)((hf|hub|auth|access|api|bearer|session)_?)token|(api|secret|access|private)_?key(_id)?|.*(password|passwd|secret)"
+)
+
+_WEB_CURE = (
+    "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment instead"
+)
+_DATABASE_CURE = (
+    "keep it in the client's own file (PostgreSQL: ~/.pgpass, or the one that PGPASSFILE names; MySQL: my.cnf), or put "
+    "an MLflow server in front of the database"
+)
+_CURES = {"judge": "the key is read from the environment variable that judge.api_key_env names"}
+
+
+def without_password(text: str) -> str:
+    """A text without the users and passwords in the addresses that it holds."""
+    if "://" not in text:
+        return text
+    text = _OTHER.sub(r"\1", _WEB.sub(r"\1", text))
+    return re.sub(r"://\S+", lambda address: _PARAMETER.sub(r"\1...", address[0]), text)
+
+
+def secret_in(address: str) -> str | None:
+    """What of an address must not be written down, without its value; None where that is nothing. A user's name alone
+    is none for a database; a web address may have a token in its place."""
+    if not _ADDRESS.match(address):
+        return None
+    address = address.strip()
+    if _WEB.match(address):
+        return "a name or password"
+    if _OTHER_PASSWORD.match(address):
+        return "a password"
+    for name, value in parse_qsl(address.partition("?")[2].partition("#")[0]):
+        if _SECRET_NAME.fullmatch(name) or _INNER_SECRET.search(value):
+            return f"a secret (its parameter `{name}`)"
+    return None
+
+
+def refusal(key: Key, value: Any) -> str | None:
+    """Why a job must not have a value, and the cure, without the value; None where it may."""
+    if key[:2] == ("generate", "engine") and isinstance(value, str) and value and _is_secret_argument(key):
+        return "must not stand here: what a job file holds is written into the run; set HF_TOKEN in the environment"
+    found = secret_in(value) if isinstance(value, str) else None
+    if found is None or (key == ("judge", "base_url") and "parameter" not in found):  # it has a check of its own
+        return None
+    web = value.strip().lower().startswith("http")
+    cure = _CURES.get(str(key[0]), "keep it in the environment, or in the client's own file of credentials")
+    if key[0] == "tracking":
+        cure = _WEB_CURE if web else _DATABASE_CURE
+    return f"this address holds {found}, and what a job file holds is written into the run: {cure}"
+
+
+def _is_secret_argument(key: Key) -> bool:
+    return any(isinstance(part, str) and _ENGINE_SECRET.fullmatch(part) for part in key[2:])
+
+
+def leaves(value: Any, key: Key = ()) -> Iterator[tuple[Key, Any]]:
+    """Every single value of a document, with its key."""
+    waiting: list[tuple[Key, Any]] = [(key, value)]
+    while waiting:
+        at, inner = waiting.pop()
+        if isinstance(inner, Mapping):
+            waiting += [((*at, name), below) for name, below in inner.items()]
+        elif isinstance(inner, list | tuple):
+            waiting += [((*at, number), below) for number, below in enumerate(inner)]
+        else:
+            yield at, inner
