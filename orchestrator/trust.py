@@ -160,17 +160,18 @@ def _outside(found: Path, root: Path) -> Iterator[Path]:
 
 
 def _of_another_run(file: JobFile, key: str, named: str, root: Path) -> Iterator[Item]:
-    """The folder of a run whose checkpoint the job names."""
+    """The folder of a run whose checkpoint the job names: also one beside the run, wherever that lies."""
     from orchestrator.places import run_folder
     from orchestrator.run_model import place_of, run_model
 
     try:
         model = run_model(named, key)
-        folder = place_of(model.run, file.folders, run_folder(file.job)) if model else None
+        folders = {place_of(model.run, file.folders, own) for own in (root, run_folder(file.job))} if model else set()
     except (BadInput, OSError, ValueError):  # names no run, which is said where it is looked for
         return
-    if folder and os.path.isdir(folder / "ledger") and not folder.is_relative_to(root):
-        yield _item(key, str(folder))
+    for folder in folders:
+        if os.path.isdir(folder / "ledger") and not folder.is_relative_to(root):
+            yield _item(key, str(folder))
 
 
 def _verdicts(job: Job, root: Path) -> Iterator[Item]:
