@@ -30,8 +30,8 @@ def long(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ledger.claim({"host": "one", "pid": 1})
     for index in range(SHARDS):
         file = {"": {"size": index, "sha256": f"{index:064x}"}}
-        name = f"rounds/01/samples/{index:05d}.parquet"
-        artifact = {"path": name, "hidden": f"{name}-e1", "files": file}
+        folder, name = "rounds/01/samples", f"{index:05d}.parquet"
+        artifact = {"path": f"{folder}/{name}", "hidden": f"{folder}/.{name}-e1", "files": file}
         ledger.append("shard", {"step": "rounds/01/samples", "index": index, "artifact": artifact, "facts": {}})
     Ledger(root / "ledger").claim({"host": "two", "pid": 2})
     later = Ledger(root / "ledger")
@@ -120,6 +120,20 @@ def test_a_cache_that_is_not_as_it_was_made_is_not_believed(copied: Path, damage
     opened.clear()
     assert Ledger(copied / "ledger").state == said
     assert len(records_in(opened)) == SHARDS + 4
+
+
+def test_a_cache_that_another_user_made_is_not_believed(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a shared disk, it fits the files of the records and can say anything."""
+    said = Ledger(copied / "ledger")
+    records = [[r.epoch, r.kind, r.time, r.data] for r in said.records]
+    records[-1] = [said.state.epoch, "claim", 1.0, {"host": "of no record", "pid": 1}]
+    monkeypatch.setenv("RATCHET_STATE_HOME", str(tmp_path / "theirs"))
+    fold.save(copied / "ledger.cache", copied / "ledger", records)
+    assert Ledger(copied / "ledger").state.driver["host"] == "of no record", "this is what the seal keeps out"
+    monkeypatch.setenv("RATCHET_STATE_HOME", str(tmp_path / "ours"))
+    assert Ledger(copied / "ledger").state == said.state
 
 
 def test_a_cache_that_is_no_file_is_passed_over(copied: Path) -> None:
