@@ -17,7 +17,7 @@ from pathlib import Path
 from orchestrator import durable, user_state
 from orchestrator.config import OWN_REFERENCES, Grader, Job
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.inside import regular_size
+from orchestrator.inside import is_run, regular_size
 from orchestrator.jobfile import JobFile
 
 Tell = Callable[[str], None]
@@ -203,7 +203,7 @@ def run_around(path: Path) -> Path | None:
     """The run that a file lies in, by its name or by what its links lead to; None where it lies in none."""
     for place in (path.absolute(), _resolved(path)):
         for folder in place.parents:
-            if os.path.isdir(folder / "ledger"):
+            if is_run(folder):
                 return folder
     return None
 

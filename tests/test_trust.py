@@ -314,6 +314,20 @@ def test_a_link_is_no_way_around(tmp_path: Path, state: Path) -> None:
         load(tmp_path / "run/job.yaml")
 
 
+def test_a_folder_of_accounts_makes_no_run_of_what_it_is_in(tmp_path: Path, state: Path) -> None:
+    """Many a home has a folder `ledger`. What is below it is the user's own, links of the Hub's cache included."""
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger/2026.journal").write_text("")
+    job = make_project(tmp_path / "project", rounds=1)
+    cached = tmp_path / "cache/snapshot"
+    cached.mkdir(parents=True)
+    for file in (tmp_path / "project/seed").iterdir():
+        (cached / file.name).symlink_to(file)
+    assert trust.run_around(job) is None
+    run_job(job, StandIns(), f"model={cached}", "tracking.uri=http://mine")
+    assert trust.run_around(tmp_path / "run/job.yaml") is None and resumed(tmp_path / "project/run")
+
+
 # The user's state
 
 
