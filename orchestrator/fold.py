@@ -1,23 +1,26 @@
 """What a ledger's records say, kept in one file beside them, so that a long history is read at once.
 
-    runs/irpo/ledger.cache      a line of JSON: version, number of records, sha256 of the rest
+    runs/irpo/ledger.cache      a line of JSON: version, number of records, seal of both and of the rest
                                 the identity of each record's file, and what each record says
 
 It is derived and may be deleted at any time. It is believed only while every record's file is the one that it was made
 from: the same inode, size and times, of which nobody can set the change time. `verify` reads the records themselves.
+The seal is made with the key of the user's state folder: who can write into the folder of a run, on a shared disk or in
+an image of one, could make a cache that fits the files and says what no record says. Another user's cache is no cache.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator import __version__
+from orchestrator import __version__, user_state
 from orchestrator.durable import replace
 from orchestrator.errors import Damaged
 from orchestrator.inside import read_regular
@@ -35,7 +38,7 @@ def load(file: Path, folder: Path) -> list[list[Any]]:
             return []
         header, _, rest = read_regular(file, _LARGEST).partition(b"\n")
         said = json.loads(header)
-        if said != {"version": __version__, "records": said["records"], "sha256": hashlib.sha256(rest).hexdigest()}:
+        if not hmac.compare_digest(header, _header(int(said["records"]), rest)):
             return []
         identities, _, records = rest.partition(b"\n")
         if json.loads(identities) != _identities(folder, int(said["records"])):
@@ -50,8 +53,15 @@ def save(file: Path, folder: Path, records: Sequence[list[Any]]) -> None:
     """Make it anew of all records so far: of each what `load` returns. Where it cannot be written, there is none."""
     with contextlib.suppress(OSError, ValueError):
         rest = b"\n".join(json.dumps(part).encode() for part in (_identities(folder, len(records)), list(records)))
-        said = {"version": __version__, "records": len(records), "sha256": hashlib.sha256(rest).hexdigest()}
-        replace(file, json.dumps(said).encode() + b"\n" + rest)
+        replace(file, _header(len(records), rest) + b"\n" + rest)
+
+
+def _header(count: int, rest: bytes) -> bytes:
+    """The first line of the cache of so many records; the seal is HMAC-SHA256 (RFC 2104)."""
+    said = {"version": __version__, "records": count}
+    seal = hmac.new(user_state.sealing_key(), b"ledger.cache\n" + json.dumps(said).encode() + b"\n", hashlib.sha256)
+    seal.update(rest)
+    return json.dumps(said | {"seal": seal.hexdigest()}).encode()
 
 
 def _identities(folder: Path, count: int) -> list[int]:

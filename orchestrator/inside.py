@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from orchestrator.errors import Damaged
 
+_RECORD = re.compile(r"[0-9]{8}\.json")
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -28,6 +30,18 @@ def resolved(path: Path) -> Path:
         return path.resolve()
     except (RuntimeError, ValueError) as error:
         raise Damaged(f"{path}: leads nowhere ({error})") from error
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder is a run: it has a folder `ledger` with a record's name in it. Others have folders of that name,
+    too, with their accounts in them."""
+    try:
+        with os.scandir(folder / "ledger") as entries:
+            return any(_RECORD.fullmatch(entry.name) for entry in entries)
+    except PermissionError:  # nobody can say that it is none
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def require_below(root: Path, path: Path) -> None:

@@ -9,6 +9,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from orchestrator.errors import BadInput
+from orchestrator.inside import is_run
 from orchestrator.sharing import Giver, size_of
 
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
@@ -45,7 +46,7 @@ def check_names(names: Collection[str], what: str) -> None:
 
 def run_around(folder: Path) -> Path | None:
     """The run that a folder lies in, if any."""
-    return next((above for above in folder.resolve().parents if (above / "ledger").is_dir()), None)
+    return next((above for above in folder.resolve().parents if is_run(above)), None)
 
 
 def check_files(folder: Path, root: Path) -> dict[str, int]:

@@ -98,7 +98,7 @@ def _read(path: Path, overrides: Sequence[str], tell: Tell | None) -> JobFile:
     """A job file that goes on with no run, though it may lie in the folder of one."""
     file = load_job(path, overrides)
     if (around := trust.run_around(path)) is not None:
-        what = f"{path}, which lies in the run {around} (it has a folder `ledger`)"
+        what = f"{path}, which lies in the run {around} (it has a ledger)"
         trust.require(file, around, _without(lambda: load_job(path)), overrides, what, tell)
     return file
 

@@ -18,7 +18,7 @@ from orchestrator import durable, user_state
 from orchestrator.addresses import without_password
 from orchestrator.config import OWN_REFERENCES, Grader, Job
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.inside import regular_size
+from orchestrator.inside import is_run, regular_size
 from orchestrator.jobfile import JobFile
 
 Tell = Callable[[str], None]
@@ -162,17 +162,18 @@ def _outside(found: Path, root: Path) -> Iterator[Path]:
 
 
 def _of_another_run(file: JobFile, key: str, named: str, root: Path) -> Iterator[Item]:
-    """The folder of a run whose checkpoint the job names."""
+    """The folder of a run whose checkpoint the job names: also one beside the run, wherever that lies."""
     from orchestrator.places import run_folder
     from orchestrator.run_model import place_of, run_model
 
     try:
         model = run_model(named, key)
-        folder = place_of(model.run, file.folders, run_folder(file.job)) if model else None
+        folders = {place_of(model.run, file.folders, own) for own in (root, run_folder(file.job))} if model else set()
     except (BadInput, OSError, ValueError):  # names no run, which is said where it is looked for
         return
-    if folder and os.path.isdir(folder / "ledger") and not folder.is_relative_to(root):
-        yield _item(key, str(folder))
+    for folder in folders:
+        if os.path.isdir(folder / "ledger") and not folder.is_relative_to(root):
+            yield _item(key, str(folder))
 
 
 def _verdicts(job: Job, root: Path) -> Iterator[Item]:
@@ -204,7 +205,7 @@ def run_around(path: Path) -> Path | None:
     """The run that a file lies in, by its name or by what its links lead to; None where it lies in none."""
     for place in (path.absolute(), _resolved(path)):
         for folder in place.parents:
-            if os.path.isdir(folder / "ledger"):
+            if is_run(folder):
                 return folder
     return None
 

@@ -122,6 +122,20 @@ def test_a_cache_that_is_not_as_it_was_made_is_not_believed(copied: Path, damage
     assert len(records_in(opened)) == SHARDS + 4
 
 
+def test_a_cache_that_another_user_made_is_not_believed(
+    copied: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a shared disk, it fits the files of the records and can say anything."""
+    said = Ledger(copied / "ledger")
+    records = [[r.epoch, r.kind, r.time, r.data] for r in said.records]
+    records[-1] = [said.state.epoch, "claim", 1.0, {"host": "of no record", "pid": 1}]
+    monkeypatch.setenv("RATCHET_STATE_HOME", str(tmp_path / "theirs"))
+    fold.save(copied / "ledger.cache", copied / "ledger", records)
+    assert Ledger(copied / "ledger").state.driver["host"] == "of no record", "this is what the seal keeps out"
+    monkeypatch.setenv("RATCHET_STATE_HOME", str(tmp_path / "ours"))
+    assert Ledger(copied / "ledger").state == said.state
+
+
 def test_a_cache_that_is_no_file_is_passed_over(copied: Path) -> None:
     said = Ledger(copied / "ledger").state
     (copied / "ledger.cache").unlink()

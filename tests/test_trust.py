@@ -273,6 +273,21 @@ def test_a_run_that_was_started_by_its_job_file_is_the_users_own(tmp_path: Path,
     assert resumed(runs[0])
 
 
+def test_a_run_beside_a_strangers_needs_trust(tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run:NAME` is looked for beside the run that names it, which may lie outside of the folder of all runs."""
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    run_job(make_project(tmp_path / "project", run_dir=str(tmp_path / "runs/private"), rounds=1), StandIns())
+    stranger = tmp_path / "runs/stranger"
+    for key in ("model", "reference"):
+        job = make_project(tmp_path / key, run_dir=str(stranger), rounds=1, **{key: "run:private"})
+        run_job(job, StandIns())
+        shutil.rmtree(state)
+        with pytest.raises(BadInput, match=f'nobody has approved(.|\n)*{key}: "{tmp_path}/runs/private"'):
+            resumed(stranger)
+        shutil.rmtree(stranger)
+
+
 def test_a_link_is_no_way_around(tmp_path: Path, state: Path) -> None:
     tracking = {"enabled": False, "uri": "http://theirs"}
     run_job(make_project(tmp_path / "project", run_dir=str(tmp_path / "run"), tracking=tracking), StandIns())
@@ -297,6 +312,20 @@ def test_a_link_is_no_way_around(tmp_path: Path, state: Path) -> None:
     os.mkfifo(tmp_path / "run/job.yaml")
     with pytest.raises(BadInput, match="is no regular file"):
         load(tmp_path / "run/job.yaml")
+
+
+def test_a_folder_of_accounts_makes_no_run_of_what_it_is_in(tmp_path: Path, state: Path) -> None:
+    """Many a home has a folder `ledger`. What is below it is the user's own, links of the Hub's cache included."""
+    (tmp_path / "ledger").mkdir()
+    (tmp_path / "ledger/2026.journal").write_text("")
+    job = make_project(tmp_path / "project", rounds=1)
+    cached = tmp_path / "cache/snapshot"
+    cached.mkdir(parents=True)
+    for file in (tmp_path / "project/seed").iterdir():
+        (cached / file.name).symlink_to(file)
+    assert trust.run_around(job) is None
+    run_job(job, StandIns(), f"model={cached}", "tracking.uri=http://mine")
+    assert trust.run_around(tmp_path / "run/job.yaml") is None and resumed(tmp_path / "project/run")
 
 
 # The user's state
