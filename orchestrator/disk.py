@@ -24,7 +24,7 @@ def cure(error: OSError, folder: Path) -> str | None:
         return CURE
     if error.errno in (errno.EMFILE, errno.ENFILE):
         return "let the process open more files (`ulimit -n`)"
-    if not str(error.filename).startswith(str(folder)):
+    if not isinstance(error.filename, str | Path) or not Path(error.filename).is_relative_to(folder):
         return None
     if error.errno in _OF_RIGHTS:
         return CURE

@@ -104,8 +104,8 @@ def cure(uri: str) -> str | None:
     except sqlite3.DatabaseError:
         pass
     return (
-        f"{database} holds no run and is not whole, or no database: move it away, and the next start, or "
-        "`ratchet track RUN`, makes a new one and sends everything"
+        f"{database} holds no run and is not whole, or no database: move it away, and the next start "
+        "(`ratchet resume RUN`, of a finished run too) makes a new one and sends everything"
     )
 
 

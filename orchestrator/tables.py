@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,8 @@ import pyarrow.parquet as pq
 from orchestrator.committed_tables import require_columns
 from orchestrator.golds import shown
 from orchestrator.ledger import Artifact, State
+
+_LOOKS, _PAUSE = 20, 0.05  # seconds
 
 
 def round_step(number: int, phase: str) -> str:
@@ -32,23 +34,24 @@ def parquet_files(run_dir: Path, state: State, step: str) -> list[Path]:
     else:
         commit = state.commits.get(step)
         artifacts = [a for a in commit.artifacts if a.path not in state.discarded] if commit else []
-    found = []
-    for artifact in artifacts:
-        names = [name for name in sorted(artifact.files) if not name or name.endswith(".parquet")]
-        found += [_place(run_dir, artifact, name) for name in names]
+    names = ((a, name) for a in artifacts for name in sorted(a.files) if not name or name.endswith(".parquet"))
+    found = [run_dir / artifact.path / name for artifact, name in names]
+    for file in those_there(found):
+        if file.name.endswith(".parquet"):
+            require_columns(file, run_dir)
     return found
 
 
-def _place(run_dir: Path, artifact: Artifact, name: str) -> Path:
-    """Where a committed file is, or will be in a moment: it gets its final name just after the commit."""
-    final = run_dir / artifact.path / name
-    for _ in range(20):
-        if final.exists():
-            if final.name.endswith(".parquet"):
-                require_columns(final, run_dir)
-            break
-        time.sleep(0.05)
-    return final
+def those_there(files: Sequence[Path], wait: Callable[[float], None] = time.sleep) -> Iterator[Path]:
+    """Those of committed files that are there, or will be in a moment: a file gets its final name just after the
+    commit. That is waited for once, for a stranger's run may lack any number of them."""
+    looks = _LOOKS
+    for file in files:
+        while not (is_there := file.exists()) and looks:
+            looks -= 1
+            wait(_PAUSE)
+        if is_there:
+            yield file
 
 
 def training_metrics(run_dir: Path, state: State, number: int) -> dict[str, list[Any]] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pytest
 
 from orchestrator.cleaning import clean, waste
+from orchestrator.disk import CURE, cure
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.fork import fork
@@ -185,3 +187,9 @@ def test_a_comparison_on_a_full_or_closed_disk_is_one_message(
     subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
     assert ratchet("compare", path) == 1
     assert "Read-only file system" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "told"), [("irpo/rounds", CURE), ("irpo", CURE), ("irpo-2/rounds", None)])
+def test_rights_are_the_disks_matter_in_the_run_alone(tmp_path: Path, name: str, told: str | None) -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / name))
+    assert cure(error, tmp_path / "irpo") == told

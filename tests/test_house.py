@@ -1,10 +1,13 @@
-"""The house's measures: a file has one purpose, and a function is seen at once."""
+"""The house's measures: a file has one purpose, a function is seen at once, and what is advised can be done."""
 
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from pathlib import Path
+
+from orchestrator.cli import app
 
 PROJECT = Path(__file__).parent.parent
 FILE, FUNCTION = 400, 60
@@ -37,3 +40,11 @@ def test_what_is_too_long_is_found() -> None:
     assert list(too_long("a.py", made(FUNCTION + 1))) == ["a.py: work"]
     assert list(too_long("a.py", "\n" * FILE)) == []
     assert list(too_long("a.py", "\n" * (FILE + 1))) == ["a.py"]
+
+
+def test_every_command_that_is_named_exists() -> None:
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    files = [*(PROJECT / "orchestrator").glob("*.py"), *(PROJECT / "workers").rglob("*.py")]
+    files += [*(PROJECT / "docs").glob("*.md"), PROJECT / "README.md"]
+    named = {(word, file.name) for file in files for word in re.findall(r"`ratchet ([a-z]+)", file.read_text())}
+    assert len(named) > 20 and {(word, file) for word, file in named if word not in commands} == set()
