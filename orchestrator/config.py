@@ -764,7 +764,9 @@ class Tracking(Settings):
     enabled: bool = True
     """Track the run in MLflow."""
     uri: str | None = None
-    """Tracking address; null is `mlflow.db` (SQLite) in the folder of runs."""
+    """Tracking address; null is `mlflow.db` (SQLite) in the folder of runs. It must hold no password, which would be
+    written into the run: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, are read from
+    the environment, and a database's client has a file of its own (`~/.pgpass`, `my.cnf`)."""
     experiment: str | None = None
     """Experiment's name; null takes the job's name."""
 

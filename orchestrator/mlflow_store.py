@@ -24,7 +24,7 @@ from orchestrator.durable import sync
 from orchestrator.inside import remove
 
 ARTIFACTS = "mlartifacts"
-_SQLITE = "sqlite:///"
+_SQLITE, _SQLITE_ESCAPED = "sqlite:///", "sqlite+pysqlite:///"
 
 # Where addresses of files stand, and tags of ours that hold folders of runs beside them.
 _ADDRESSES = (
@@ -40,15 +40,19 @@ _MAKING = threading.Lock()
 
 
 def sqlite_address(file: Path) -> str:
-    """The tracking address of a database: where its path has a `?`, which would end it, or a `%`, these are escaped."""
-    return _SQLITE + str(file).replace("%", "%25").replace("?", "%3F")
+    """The tracking address of a database: where its path has a `?`, which would end it, or a `%`, these are escaped.
+
+    MLflow makes the folder that stands in an address, by its escaped name, unless the address names the driver.
+    """
+    escaped = str(file).replace("%", "%25").replace("?", "%3F")
+    return (_SQLITE if escaped == str(file) else _SQLITE_ESCAPED) + escaped
 
 
 def sqlite_file(uri: str) -> Path | None:
     """The database that a tracking address names; None where it is none, or one that is not in a file."""
-    path = unquote(uri.removeprefix(_SQLITE).partition("?")[0])
-    in_a_file = uri.startswith(_SQLITE) and path and path != ":memory:" and not path.startswith("file:")
-    return Path(path).absolute() if in_a_file else None
+    prefix = next((known for known in (_SQLITE, _SQLITE_ESCAPED) if uri.startswith(known)), None)
+    path = unquote(uri.removeprefix(prefix).partition("?")[0]) if prefix else ""
+    return Path(path).absolute() if path and path != ":memory:" and not path.startswith("file:") else None
 
 
 def make(uri: str, touch: Callable[[str], object]) -> None:
@@ -104,8 +108,8 @@ def cure(uri: str) -> str | None:
     except sqlite3.DatabaseError:
         pass
     return (
-        f"{database} holds no run and is not whole, or no database: move it away, and the next start "
-        "(`ratchet resume RUN`, of a finished run too) makes a new one and sends everything"
+        f"{database} holds no run and is not whole, or no database: move it away, and the next start of a run "
+        "(`ratchet resume RUN`) makes a new one and sends everything"
     )
 
 
