@@ -57,7 +57,7 @@ else:
 
 
 def child(moment: str, runs: Path, run: str = "sample") -> subprocess.Popen[bytes]:
-    """A process that tracks a run (`earlier`: makes the database as earlier versions did), and is killed at a moment."""
+    """A process that tracks a run (`earlier`: makes the database as earlier versions did), and is killed then."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-c", CHILD, moment, str(runs), run]
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
