@@ -29,7 +29,8 @@ from orchestrator.status import open_run
 from orchestrator.trust import Item, Tell
 
 _OWN_COPIES = ("job.yaml", "resolved.yaml")
-_MAX_JOB = 1 << 24  # bytes of the copy of its job in a run
+MAX_JOB = 1 << 24
+"""Bytes of the copy of its job in a run."""
 SOURCES = tuple(f"data.{split}.path" for split in ("train", "gate", "test"))
 
 
@@ -68,7 +69,7 @@ def load(path: Path, overrides: Sequence[str] = (), tell: Tell | None = None) ->
     if path.name not in _OWN_COPIES or not (root / "ledger").is_dir():
         return _read(path, overrides, tell)
     state = Ledger(root / "ledger").state
-    read_regular(path.resolve(), _MAX_JOB)  # a run may come from somebody else: no pipe is waited for
+    read_regular(path.resolve(), MAX_JOB)  # a run may come from somebody else: no pipe is waited for
     if not state.configs:
         return _read(path, overrides, tell)
     _refuse(root, overrides)
