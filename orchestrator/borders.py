@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -55,8 +55,12 @@ def leading_out(root: Path, state: State) -> Iterator[str]:
 
 def _links_in(root: Path) -> Iterator[str]:
     for folder in _WRITTEN_INTO:
-        with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(root / folder) as entries:
-            yield from (f"{folder}/{entry.name}" for entry in entries if entry.is_symlink())
+        try:
+            with os.scandir(root / folder) as entries:
+                yield from (f"{folder}/{entry.name}" for entry in entries if entry.is_symlink())
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                raise
 
 
 def _names(state: State) -> Iterator[tuple[str, str]]:

@@ -14,6 +14,7 @@ _OF_THE_DISK = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG", "EROFS", "EIO", "ESTALE", "ENODEV", "ENXIO", "ENOTCONN", "EHOSTDOWN")
 )
+_IN_THE_WAY = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST})
 _OF_RIGHTS = frozenset({errno.EACCES, errno.EPERM})
 
 
@@ -28,8 +29,9 @@ def cure(error: OSError, folder: Path) -> str | None:
         return None
     if error.errno in _OF_RIGHTS:
         return CURE
-    gone = error.errno in (errno.ENOENT, errno.ENOTDIR) and not (folder / "ledger").is_dir()
-    return "the folder was moved, deleted or unmounted: put it back" if gone else None
+    if error.errno in (errno.ENOENT, errno.ENOTDIR) and not (folder / "ledger").is_dir():
+        return "the folder was moved, deleted or unmounted: put it back"
+    return "take away what stands there" if error.errno in _IN_THE_WAY else None
 
 
 @contextlib.contextmanager
@@ -45,6 +47,7 @@ def one_message(what: Path | str, then: str, folder: Path | None = None) -> Iter
     except OSError as error:
         if (helps := cure(error, folder or Path(what))) is None:
             raise
-        where = f" ({error.filename})" if error.filename else ""
+        name = error.filename2 or error.filename
+        where = f" ({name})" if name else ""
         said = f"{what}: cannot be written: {error.strerror or error}{where}. {then.replace(CURE, helps)}"
         raise RatchetError(said) from error

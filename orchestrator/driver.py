@@ -42,7 +42,7 @@ from orchestrator.places import run_folder
 from orchestrator.preferences import identity_of
 from orchestrator.preview import Render
 from orchestrator.report import write_report
-from orchestrator.resume import command
+from orchestrator.resume import MAX_JOB, command
 from orchestrator.rounds import GateStopped, NoPairs
 from orchestrator.run import Run
 from orchestrator.same_job import (
@@ -254,11 +254,18 @@ def _record_job(run: Run, file: JobFile, seed: NamedModel, problems: Mapping[str
             found["model_digest"] = model_digest(model)
         run.append("config", deciding | found)
     if not run.path("job.yaml").exists() or not run.ledger.state.commits:
-        text = file.path.read_text(encoding="utf-8") if file.path.is_file() else ""
-        if not text or holds_secret(text):  # which an override took the place of
-            text = resolved_yaml(file.job)
-        durable.replace(run.path("job.yaml"), text.encode())
+        durable.replace(run.path("job.yaml"), _text_of(file, run.root))
     durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
+
+
+def _text_of(file: JobFile, root: Path) -> bytes:
+    """A job file as it is written. One that stands in the run may be a link to what is none of the run's; one that
+    has a secret, which an override took the place of, is not kept."""
+    with contextlib.suppress(OSError, Damaged, ValueError):  # no UTF-8
+        text = read_regular(file.path, MAX_JOB, root if file.path.is_relative_to(root) else None)
+        if not holds_secret(text.decode()):
+            return text
+    return resolved_yaml(file.job).encode()
 
 
 def identity() -> dict[str, Any]:

@@ -59,6 +59,8 @@ class JobFile:
         places = [Path(path).expanduser()] if Path(path).is_absolute() else relative
         for place in places:
             if place.exists():
+                if not (place.is_file() or place.is_dir()):
+                    raise BadInput(f"{self.path}: {key}: {place} is neither a file nor a folder, but a pipe or device")
                 return place.resolve()
         looked = " nor at ".join(dict.fromkeys(str(place) for place in places))
         cure = f". If it was moved, say where it is now: {_naming(key)}" if self.recorded else ""
@@ -104,7 +106,14 @@ def parse_job(
         key, value = _parsed(override)
         shown_as = addresses.without_password(override)
         put(document, origins, key, value, Origin(f"override {shown_as!r}", (1, number, 0)))
-    return JobFile(checked(document, path, origins, keeps), path.resolve(), tuple(overrides))
+    return JobFile(checked(document, path, origins, keeps), _resolved(path), tuple(overrides))
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except RuntimeError:  # a link in a circle, in the place of the copy of its job in a run
+        return path.absolute()
 
 
 def checked(

@@ -29,6 +29,8 @@ from orchestrator.status import open_run
 from orchestrator.trust import Item, Tell
 
 _OWN_COPIES = ("job.yaml", "resolved.yaml")
+MAX_JOB = 1 << 24
+"""Bytes of the copy of its job in a run."""
 SOURCES = tuple(f"data.{split}.path" for split in ("train", "gate", "test"))
 
 

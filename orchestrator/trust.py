@@ -203,7 +203,7 @@ def _exists(path: Path) -> bool:
 
 def run_around(path: Path) -> Path | None:
     """The run that a file lies in, by its name or by what its links lead to; None where it lies in none."""
-    for place in (path.absolute(), _resolved(path)):
+    for place in (Path(os.path.abspath(path)), _resolved(path)):  # from within a run, `../..` leads out of it
         for folder in place.parents:
             if is_run(folder):
                 return folder

@@ -137,13 +137,14 @@ def test_two_culprits_in_two_shards_on_two_engines(tmp_path: Path) -> None:
 
 
 def test_culprits_side_by_side_are_left_out_one_after_the_other(tmp_path: Path) -> None:
-    """No prompt is finished between their deaths, of which there are five; the engines are not to blame."""
+    """No prompt is finished between their deaths; the engines are not to blame."""
     shards = shards_of(tmp_path, ["a", "poison-1", "poison-2", "poison-3"], ["b"])
     with pool_of(tmp_path) as pool:
         facts = {shard.index: facts for shard, facts in pool.generate(shards, PLAN)}
     assert sampled(tmp_path) == expected("a", "b")
     assert {i: f.get("quarantined") for i, f in facts.items()} == {0: ["poison-1", "poison-2", "poison-3"], 1: None}
-    assert len(facts[0]["engines_lost"]) == 5
+    # Two culprits can be drawn at once, and share a death.
+    assert len(facts[0]["engines_lost"]) in (4, 5)
 
 
 def test_an_engine_that_no_prompt_survives_ends_the_run(tmp_path: Path) -> None:

@@ -328,6 +328,18 @@ def test_a_folder_of_accounts_makes_no_run_of_what_it_is_in(tmp_path: Path, stat
     assert trust.run_around(tmp_path / "run/job.yaml") is None and resumed(tmp_path / "project/run")
 
 
+def test_a_path_that_goes_up_and_out_of_a_run_is_not_in_it(
+    tmp_path: Path, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As somebody gives it who looks around in a run; one that goes up and comes back is in it."""
+    run_job(make_project(tmp_path / "project", rounds=1, tracking={"enabled": False, "uri": "http://mine"}), StandIns())
+    shutil.rmtree(state)
+    monkeypatch.chdir(tmp_path / "project/run/rounds")
+    assert load(Path("../../tiny.yaml")).job.tracking.uri
+    with pytest.raises(BadInput, match="nobody has approved"):
+        load(Path("../../run/rounds/../resolved.yaml"))
+
+
 # The user's state
 
 

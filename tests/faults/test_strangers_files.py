@@ -1,0 +1,77 @@
+"""What a stranger's run may have in the place of its own files, besides what `test_strangers_paths` has."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from orchestrator.driver import drive
+from orchestrator.errors import BadInput, RatchetError
+from orchestrator.resume import resumed
+from orchestrator.signals import signals
+from tests.stand_ins import StandIns, all_read, make_project, run_job
+from tests.test_cli import ratchet
+from tests.test_loop import StopAt
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A run that has just begun, with its problems and its model in it."""
+    job = make_project(tmp_path / "project", rounds=1, run_dir=str(tmp_path / "run"))
+    with pytest.raises(RuntimeError):
+        run_job(job, StandIns(on_call=StopAt(1, RuntimeError("a bug"))))
+    for name in ("seed", "train.jsonl", "gate.jsonl", "test.jsonl"):
+        shutil.move(tmp_path / "project" / name, tmp_path / "run" / name)
+    monkeypatch.chdir(tmp_path / "run")
+    return tmp_path / "run"
+
+
+def go_on(run: Path) -> None:
+    with signals() as received:
+        drive(resumed(run), print, received, lambda _job, _logs: StandIns(), ask=all_read)
+
+
+def test_the_copy_of_the_job_is_not_made_of_what_a_link_leads_to(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("a private key")
+    (run / "job.yaml").unlink()
+    (run / "job.yaml").symlink_to(tmp_path / "secret")
+    go_on(run)
+    assert "name: tiny" in (run / "job.yaml").read_text() and (tmp_path / "secret").read_text() == "a private key"
+
+
+def test_problems_in_a_pipe_are_not_waited_for(run: Path) -> None:
+    (run / "train.jsonl").unlink()
+    os.mkfifo(run / "train.jsonl")
+    with pytest.raises(BadInput, match=r"data\.train: .*is neither a file nor a folder, but a pipe"):
+        go_on(run)
+
+
+@pytest.mark.parametrize("name", ["job.yaml", "logs", "failures", "judge"])
+def test_a_link_in_a_circle_has_one_message(
+    run: Path, tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run / name).unlink(missing_ok=True)
+    (run / name).symlink_to(run / name)
+    code = 0 if name == "job.yaml" else 1
+    for words in (["gc", run], ["fork", run, tmp_path / "new"]):
+        assert ratchet(*words) == code, words
+        said = capsys.readouterr().err
+        assert "Traceback" not in said and (not code or f"{name}: leads out of the run" in said)
+
+
+@pytest.mark.parametrize("name", ["CURRENT", "report.md", "resolved.yaml", "rounds/01", "rounds/01/samples"])
+def test_what_stands_in_the_way_has_one_message(run: Path, name: str) -> None:
+    place = run / name
+    place.unlink(missing_ok=True)
+    if name.startswith("rounds"):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.mkfifo(place)
+    else:
+        place.mkdir()
+    with pytest.raises(RatchetError, match=rf"cannot be written: .*{place}.*(.|\n)*take away what stands there"):
+        go_on(run)
+    place.unlink() if name.startswith("rounds") else place.rmdir()
+    go_on(run)
