@@ -228,6 +228,7 @@ MAY = {
     "orchestrator/doctor.py": "its own folder for trials",
     "orchestrator/grade_file.py": "the user's output",
     "orchestrator/compare.py": "a comparison's own files",
+    "orchestrator/mlflow_store.py": "MLflow's database, beside the runs, gets its name",
     "orchestrator/sharing.py": "a copy of its own that came out too long",
     "workers/generator_pool.py": "the attempt of an engine that has won gets the name that was asked for",
     "workers/grader_group.py": "the attempt of a grader, the same",
