@@ -44,7 +44,7 @@ def check_names(names: Collection[str], what: str) -> None:
         )
 
 
-def run_around(folder: Path) -> Path | None:
+def enclosing_run(folder: Path) -> Path | None:
     """The run that a folder lies in, if any."""
     return next((above for above in folder.resolve().parents if is_run(above)), None)
 
@@ -70,7 +70,7 @@ def link_model(folder: Path, target: Path, names: Collection[str] | None = None)
         Damaged: as `check_files`.
     """
     target.mkdir(parents=True)
-    if (root := run_around(folder)) is not None:
+    if (root := enclosing_run(folder)) is not None:
         sizes = {name: size for name, size in check_files(folder, root).items() if names is None or name in names}
         giver = Giver(root, sum(sizes.values()))
         for name, size in sizes.items():

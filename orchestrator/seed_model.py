@@ -13,7 +13,7 @@ from orchestrator.errors import BadInput, Damaged
 from orchestrator.hub_model import HubModel, fetch, hub_model
 from orchestrator.identity import sha256
 from orchestrator.jobfile import JobFile
-from orchestrator.model_files import check_files, check_names, run_around
+from orchestrator.model_files import check_files, check_names, enclosing_run
 from orchestrator.places import in_ray_package, run_folder
 from orchestrator.recipes import Used
 from orchestrator.run_model import Checkpoint, find, run_model
@@ -76,7 +76,7 @@ def locate_model(file: JobFile, weights: bool = True, key: Key = "model") -> Nam
         check_config(folder, where)
         return located
     check_names({path.name for path in folder.glob("*")}, f"{where}: {folder}")
-    if (other_run := run_around(folder)) is not None:
+    if (other_run := enclosing_run(folder)) is not None:
         try:
             check_files(folder, other_run)
         except Damaged as error:

@@ -26,6 +26,16 @@ def require_one_message(case: Case, code: int) -> None:
     assert "What is committed is kept" in case.output or "a run needs a writable folder" in case.output, case.output
 
 
+def require_resumable(calm: Undisturbed, case: Case) -> None:
+    """The same command goes on from what is there, and ends as if undisturbed."""
+    before = Ledger(case.run / "ledger").records
+    assert state_of(case.run) in ("none", "failed", "interrupted", "finished")
+    assert case.drive() == 0, case.output
+    assert Ledger(case.run / "ledger").records[: len(before)] == before
+    calm.require_same(case.run)
+    case.remove()
+
+
 @SOME_OR_ALL
 @pytest.mark.parametrize("times", [1, ALL_THAT_FOLLOW], ids=["once", "for good"])
 def test_a_disk_that_is_full_at_any_operation(calm: Undisturbed, space: Path, times: int, stride: int) -> None:
@@ -34,12 +44,7 @@ def test_a_disk_that_is_full_at_any_operation(calm: Undisturbed, space: Path, ti
         code = case.drive(Fault("full", point, times))
         if code:  # what only tidies up, or shows that the driver lives, may fail
             require_one_message(case, code)
-        before = Ledger(case.run / "ledger").records
-        assert state_of(case.run) in ("none", "failed", "interrupted", "finished")
-        assert case.drive() == 0, case.output
-        assert Ledger(case.run / "ledger").records[: len(before)] == before
-        calm.require_same(case.run)
-        case.remove()
+        require_resumable(calm, case)
         return 1 if code else 0
 
     points = range(2 if times == 1 else 9, len(calm.operations) + 1, 2 * stride)

@@ -9,10 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ledger
 from tests.faults.children import ALL_THAT_FOLLOW, Fault, Undisturbed, note
-from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
-from tests.faults.test_full_disk import require_one_message
+from tests.faults.sweeps import SOME_OR_ALL, sweep
+from tests.faults.test_full_disk import require_one_message, require_resumable
 
 
 @SOME_OR_ALL
@@ -24,12 +23,7 @@ def test_operations_that_fail(calm: Undisturbed, space: Path, kind: str, times: 
         code = case.drive(Fault(kind, point, times))  # type: ignore[arg-type]
         if code:  # what only tidies up, or shows that the driver lives, may fail
             require_one_message(case, code)
-        before = Ledger(case.run / "ledger").records
-        assert state_of(case.run) in ("none", "failed", "interrupted", "finished")
-        assert case.drive() == 0, case.output
-        assert Ledger(case.run / "ledger").records[: len(before)] == before
-        calm.require_same(case.run)
-        case.remove()
+        require_resumable(calm, case)
         return 1 if code else 0
 
     ended = sweep(range(5, len(calm.operations) + 1, 4 * stride), failing)
@@ -45,9 +39,7 @@ def test_a_folder_that_is_moved_at_any_operation(calm: Undisturbed, space: Path,
         require_one_message(case, code)
         assert not case.run.exists(), sorted(case.run.rglob("*"))
         away.rename(case.run)
-        assert case.drive() == 0, case.output
-        calm.require_same(case.run)
-        case.remove()
+        require_resumable(calm, case)
         return 1
 
     # The first operations make the folder.
