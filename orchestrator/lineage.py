@@ -166,13 +166,15 @@ class Sampled:
         keys = [(row["prompt_id"], row["sample_index"]) for row in rows]
         return {key: (verdicts.get(key), _digest(row["token_ids"])) for key, row in zip(keys, rows, strict=True)}
 
+    @functools.cached_property
+    def _score_files(self) -> list[Path]:
+        return parquet_files(self._run_dir, self._state, f"{self._folder}/scores")
+
     def _read_scores(self, index: int) -> dict[Key, float]:
         """What each sample's text was given on average, where it was given a score."""
-        files = parquet_files(self._run_dir, self._state, f"{self._folder}/scores")
-        if index >= len(files):
+        if index >= len(self._score_files):
             raise ValueError(f"{self._folder}/scores has no scores of shard {index}")
-        file = files[index]
-        rows = pq.read_table(file, columns=["prompt_id", "sample_index", "score"]).to_pylist()
+        rows = pq.read_table(self._score_files[index], columns=["prompt_id", "sample_index", "score"]).to_pylist()
         scores = {(row["prompt_id"], row["sample_index"]): row["score"] for row in rows if row["score"] is not None}
         texts = {(row["prompt_id"], row["sample_index"]): row["text"] for row in self._table("samples", index, "text")}
         given: dict[tuple[str, str], list[float]] = {}
