@@ -28,7 +28,7 @@ def write(folder: Path, records: int) -> None:
         kind, data = ("shard", shard(number - 1)) if number else ("claim", {"host": "benchmark", "pid": 1})
         document = {"schema": SCHEMA, "number": number, "epoch": 1, "kind": kind, "time": 1.0, "data": data}
         content = durable.canonical(document | {"check": durable.fingerprint(document)})
-        (folder / f"{number:08d}.json").write_bytes(content)
+        (folder / f"{number:08d}.json").write_bytes(content + b"\n")
 
 
 def shard(number: int) -> dict[str, Any]:
