@@ -25,6 +25,9 @@ from orchestrator.records import (
     step_pairs_schema,
 )
 
+_MOST_ROWS_A_BYTE = 4
+_MANY_VALUES = 1 << 26
+_MOST_VALUES_A_BYTE = 256
 _PAIR_COLUMNS = ("pair_id", "prompt_id", "prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
 _NEEDED: Mapping[str, Sequence[str]] = {
     "prompts": PROMPTS.names,
@@ -39,6 +42,32 @@ _NEEDED: Mapping[str, Sequence[str]] = {
 """Columns that every version has written, by the folder that a file is in."""
 
 
+def require_bounded(file: Path, run_dir: Path) -> None:
+    """Refuse a Parquet file that is made to fill the memory; what is none, or damaged, is left to its readers.
+
+    Raises:
+        Damaged: it unpacks to far more than a file of its size that a step has written.
+    """
+    size = regular_size(file, run_dir)
+    try:
+        metadata = pq.read_metadata(file)
+    except (pa.ArrowException, ValueError):
+        return
+    _refuse_a_bomb(file, metadata, size)
+
+
+def _refuse_a_bomb(file: Path, metadata: pq.FileMetaData, size: int) -> None:
+    """Rows have an id or a number of their own, which takes about a byte; values, such as the tokens of a model that
+    repeats itself, may take less, but not in such numbers."""
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    values = sum(group.column(number).num_values for group in groups for number in range(group.num_columns))
+    if metadata.num_rows > _MOST_ROWS_A_BYTE * size or values > max(_MANY_VALUES, _MOST_VALUES_A_BYTE * size):
+        raise Damaged(
+            f"{file}: {metadata.num_rows:,} rows and {values:,} values in {size:,} bytes are no table that a step has "
+            f"written. {_CURE}"
+        )
+
+
 def require_columns(file: Path, run_dir: Path) -> None:
     """Look at the schema of a committed Parquet file of a run.
 
@@ -46,11 +75,13 @@ def require_columns(file: Path, run_dir: Path) -> None:
         Damaged: it is no regular file inside the run, no Parquet file, lacks a column, or has one of another type.
         OSError: it is not there, or cannot be read.
     """
-    regular_size(file, run_dir)
+    size = regular_size(file, run_dir)
     try:
-        schema = pq.read_schema(file)
+        metadata = pq.read_metadata(file)
+        schema = metadata.schema.to_arrow_schema()
     except (pa.ArrowException, ValueError) as error:
         raise Damaged(f"{file}: committed, but it is no Parquet file that can be read ({error})") from error
+    _refuse_a_bomb(file, metadata, size)
     for name in _NEEDED.get(file.parent.name, ()):
         if name not in schema.names:
             raise Damaged(f"{file}: it has no column `{name}`, which such a file has. {_CURE}")

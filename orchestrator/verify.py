@@ -19,6 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 from orchestrator import durable, gate_again, history
 from orchestrator.artifacts import Artifacts
 from orchestrator.borders import leading_out
+from orchestrator.committed_tables import require_bounded
 from orchestrator.config import Job
 from orchestrator.differences import count, differences
 from orchestrator.errors import BadInput, Damaged
@@ -203,7 +204,10 @@ class Verification:
     def _problem(self, artifact: Artifact, name: str) -> Iterator[str]:
         if artifact.path in self._current():
             place = self.at.place(artifact)
-            yield from _problem(place / name if name else place, artifact.files[name], self.root)
+            file = place / name if name else place
+            yield from (found := list(_problem(file, artifact.files[name], self.root)))
+            if not found and file.suffix == ".parquet":
+                require_bounded(file, self.root)
 
     def _current(self) -> set[str]:
         """Paths of the artifacts that are committed and not discarded, by the newest state."""

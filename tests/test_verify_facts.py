@@ -10,14 +10,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.config import Job
 from orchestrator.differences import differences
-from orchestrator.durable import canonical, fingerprint
+from orchestrator.durable import canonical, fingerprint, sha256
 from orchestrator.ledger import Ledger
 from orchestrator.recount import LEFT, Recount
+from orchestrator.report import report_text
 from orchestrator.run_files import RunFiles
+from orchestrator.status import status
 from orchestrator.verify import verify
 from tests.faults.children import Case
 from tests.faults.jobs import KINDS
@@ -174,6 +178,24 @@ def change(run: Path, kind: str, step: str | None, what: Any) -> str:
     what(document)
     seal(path, document)
     return f"ledger/{path.name}"
+
+
+def test_a_parquet_bomb_is_named_and_not_read(run: Path) -> None:
+    """Three million rows of the same value are a few kilobytes."""
+    file = run / "rounds/01/train/metrics.parquet"
+    names = pq.read_schema(file).names
+    pq.write_table(pa.table({name: pa.repeat(pa.scalar(1.0), 3_000_000) for name in names}), file)
+    assert file.stat().st_size < 300_000
+
+    def fitting(document: dict[str, Any]) -> None:
+        [said] = [a["files"] for a in document["data"]["artifacts"] if "metrics.parquet" in a["files"]]
+        said["metrics.parquet"] = {"size": file.stat().st_size, "sha256": sha256(file)}
+
+    change(run, "commit", "rounds/01/train", fitting)
+    found = verify(run).findings
+    assert any("rounds/01/train/metrics.parquet" in line and "3,000,000 rows" in line for line in found)
+    for read in (report_text, status):
+        read(run)
 
 
 def test_an_accuracy_of_99_per_cent_is_named_with_what_the_files_say(run: Path) -> None:
