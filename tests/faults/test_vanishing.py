@@ -16,7 +16,9 @@ from tests.faults.test_full_disk import require_one_message, require_resumable
 
 @SOME_OR_ALL
 @pytest.mark.parametrize("kind", ["EMFILE", "ESTALE"])
-@pytest.mark.parametrize("times", [1, ALL_THAT_FOLLOW], ids=["once", "for-good"])
+@pytest.mark.parametrize(
+    "times", [1, pytest.param(ALL_THAT_FOLLOW, marks=pytest.mark.faults)], ids=["once", "for-good"]
+)
 def test_operations_that_fail(calm: Undisturbed, space: Path, kind: str, times: int, stride: int) -> None:
     def failing(point: int) -> int:
         case = calm.case(space / f"{kind}-{times}-{point}")
@@ -26,7 +28,7 @@ def test_operations_that_fail(calm: Undisturbed, space: Path, kind: str, times: 
         require_resumable(calm, case)
         return 1 if code else 0
 
-    ended = sweep(range(5, len(calm.operations) + 1, 4 * stride), failing)
+    ended = sweep(range(5, len(calm.operations) + 1, 5 * stride), failing)
     note(kind, {"points": len(ended), "ended the run": sum(ended), "for good": times > 1})
 
 
