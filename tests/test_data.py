@@ -193,6 +193,15 @@ def test_the_search_finds_what_comparing_all_pairs_finds() -> None:
     assert {o.problem_id for o in overlaps({"train": train, "test": test})} == near
 
 
+def test_what_all_texts_end_with_makes_no_two_alike() -> None:
+    """Without the common end these two differ in all; one that is nothing else is cut no shorter than it is."""
+    end = " Think of every step, write it down, and give the answer in a sentence of its own at the very end."
+    questions = {"train": "Who painted the ceiling?", "gate": "Where do swallows sleep?", "test": ""}
+    assert overlaps({split: [problem(split, text + end)] for split, text in questions.items()}) == []
+    alike = overlaps({"train": [problem("a", "Who sang?" + end)], "test": [problem("b", "Who sang?" + end)]})
+    assert [(o.problem_id, o.other_id, o.similarity) for o in alike] == [("b", "a", 1.0)]
+
+
 @pytest.mark.parametrize("folder", ["demo", "smollm2"])
 def test_the_shipped_problems_do_not_overlap(folder: str) -> None:
     path = Path(__file__).resolve().parents[1] / "jobs" / folder
