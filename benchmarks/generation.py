@@ -18,7 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from workers.generator import ENVIRONMENT, Generator
+from workers.generation.vllm import ENVIRONMENT, Generator
 
 os.environ |= ENVIRONMENT | {"VLLM_LOGGING_LEVEL": "ERROR"}
 

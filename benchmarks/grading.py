@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Grade
-from workers.grader_pool import GraderPool
+from workers.grading.pool import GraderPool
 
 CASES = Path(__file__).parents[1] / "tests" / "grading_cases.jsonl"
 SOLUTIONS = [

@@ -24,7 +24,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import Grade
-from workers.grader_pool import GraderPool
+from workers.grading.pool import GraderPool
 
 RULES = ["final_answer", "boxed", "answer_is", "whole"]
 

@@ -30,11 +30,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workers import attention, batching
-from workers.batching import PairTokens
-from workers.logprobs import PackScorer
-from workers.losses import PairLogprobs, preference_loss_sum
-from workers.train_step import BatchTotals, torch_step
+from workers.numerics import attention, batching
+from workers.numerics.batching import PairTokens
+from workers.numerics.logprobs import PackScorer
+from workers.numerics.losses import PairLogprobs, preference_loss_sum
+from workers.numerics.step import BatchTotals, torch_step
 
 MODELS: dict[str, dict[str, int]] = {
     "demo": {"vocab": 332, "hidden": 128, "layers": 2, "heads": 4, "kv_heads": 4, "ffn": 384},

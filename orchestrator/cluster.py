@@ -22,7 +22,7 @@ from orchestrator.config import Cluster as ClusterSettings
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.private_folder import PrivateFolder, remove_leftovers, require_short_place
 
-_RENDEZVOUS = "RATCHET_RENDEZVOUS"  # tells training ranks a folder to find each other in (workers.trainer_group)
+_RENDEZVOUS = "RATCHET_RENDEZVOUS"  # tells training ranks a folder to find each other in (workers.training.group)
 _PRIVATE = ("", "local")  # addresses that mean a private cluster
 _STARTS = 3
 _CALL_SECONDS = 3600.0  # for tokenising a round's prompts and the like, which takes seconds

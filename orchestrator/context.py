@@ -40,7 +40,7 @@ class TooLong(BadInput):
 
 
 class Trainers(Protocol):
-    """A group of training ranks (workers.trainer_group.TrainerGroup)."""
+    """A group of training ranks (workers.training.group.TrainerGroup)."""
 
     def reference(self, plan: TrainingPlan, out_file: str, against: str | None = None) -> Facts: ...
     def train(self, plan: TrainingPlan, reference_file: str | None) -> Facts: ...

@@ -32,7 +32,7 @@ loss:
 _HEAD = """\
 # The job file
 
-Made from `orchestrator/config.py` by `ratchet docs > docs/job-file.md`. Do not edit it by hand.
+Made from `orchestrator/config/` by `ratchet docs > docs/job-file.md`. Do not edit it by hand.
 
 A job file is YAML: one mapping, with sections. Every key but `name`, `model` and `data` has a default,
 which can depend on the `method`. Unknown keys,

@@ -22,7 +22,7 @@ _CHARACTERS = 8_000_000  # of a set of problems or of a source; the rest is not 
 _JUDGED = 100  # problems; what is asked about each differs by its response alone
 
 Render = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Answers a request of this file with what `workers.rendering` found (wiring.rendered)."""
+"""Answers a request of this file with what `workers.tokens.rendering` found (wiring.rendered)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def require_sound(
 def request(
     job: Job, model: str, problems: Mapping[str, list[Problem]], preferences: Sequence[Preferences]
 ) -> dict[str, Any]:
-    """What `workers.rendering` is asked, as JSON values."""
+    """What `workers.tokens.rendering` is asked, as JSON values."""
     limits = {"generate.max_tokens": job.generate.max_tokens} if problems else {}
     if problems.keys() & {"gate", "test"}:
         limits["evaluate.max_tokens"] = evaluation_tokens(job)

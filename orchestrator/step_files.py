@@ -22,7 +22,7 @@ from orchestrator.step_pairing import Continuation, Error, StepPair
 from orchestrator.steps import Answer
 
 Decode = Callable[[Path, Path], None]
-"""Adds the last two columns of schema DECODED to a file of samples, in another file (workers.token_ends)."""
+"""Adds the last two columns of schema DECODED to a file of samples, in another file (workers.tokens.ends)."""
 
 LOCATED = pa.schema([pa.field("error_id", pa.string(), nullable=False), pa.field("first_wrong", pa.int32())])
 """One row an error that could be judged: its first wrong step, null where no step is wrong."""

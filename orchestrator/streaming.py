@@ -16,14 +16,14 @@ from orchestrator.run import Facts, ShardedStep
 
 
 class Engines(Protocol):
-    """Engines that serve one model (workers.generator_pool.GeneratorPool)."""
+    """Engines that serve one model (workers.generation.pool.GeneratorPool)."""
 
     def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, Facts]]: ...
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]: ...
 
 
 class Graders(Protocol):
-    """Grader processes (workers.grader_group.GraderGroup)."""
+    """Grader processes (workers.grading.group.GraderGroup)."""
 
     def submit(self, shard: Shard, golds: dict[str, str]) -> None: ...
     def finished(self) -> list[tuple[Shard, Facts]]:

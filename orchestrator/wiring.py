@@ -56,27 +56,27 @@ class RealWorkers:
         return self._connected
 
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts:
-        from workers.tokenizing import tokenize
+        from workers.tokens.prompts import tokenize
 
         facts: Facts = self.cluster.call(tokenize, problems, plan, output)
         return facts
 
     def token_ends(self, model: str, source: str, output: str) -> Facts:
-        from workers.token_ends import token_ends
+        from workers.tokens.ends import token_ends
 
         facts: Facts = self.cluster.call(token_ends, model, source, output)
         return facts
 
     def tokenize_preferences(self, source: str, rows: list[int] | None, plan: PreferencePlan, output: str) -> Facts:
-        from workers.preference_tokens import tokenize_preferences
+        from workers.tokens.preferences import tokenize_preferences
 
         facts: Facts = self.cluster.call(tokenize_preferences, source, rows, plan, output)
         return facts
 
     def judge_steps(self, items: Sequence[StepItem]) -> tuple[list[StepJudgement], Facts]:
         """The judge's word on each answer, and what asking it has cost. Its replies are kept in the run's folder."""
-        from workers.openai_judge import JudgeClient
-        from workers.step_judge import judge_steps
+        from workers.judge.client import JudgeClient
+        from workers.judge.steps import judge_steps
 
         if self._job.judge is None:
             raise RuntimeError("a job without a judge asks for judgements")
@@ -88,7 +88,7 @@ class RealWorkers:
         if self._pool is None or self._pool.model != model:
             self._release()
             settings, cluster = self._job.generate, self.cluster
-            from workers.generator_pool import GeneratorPool
+            from workers.generation.pool import GeneratorPool
 
             # Not after hours of sampling: what training will ask for must be there too.
             cluster.check_room("train.ranks", *self._ranks_need())
@@ -100,7 +100,7 @@ class RealWorkers:
     def graders(self, settings: Grade) -> Any:
         if settings not in self._graders:
             self.cluster  # noqa: B018  # connected before Ray is imported
-            from workers.grader_group import GraderGroup
+            from workers.grading.group import GraderGroup
 
             group = GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"))
             self._graders.append(settings)
@@ -111,7 +111,7 @@ class RealWorkers:
         if self._group is None:
             self._release()
             settings, cluster = self._job.train, self.cluster
-            from workers.trainer_group import TrainerGroup
+            from workers.training.group import TrainerGroup
 
             placement = self._devices.enter_context(cluster.reserve("train.ranks", *self._ranks_need()))
             self._group = self._devices.enter_context(TrainerGroup(settings, placement))
@@ -136,12 +136,12 @@ class RealWorkers:
 
 
 def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What `workers.rendering` finds in a request, in a process that ends with it.
+    """What `workers.tokens.rendering` finds in a request, in a process that ends with it.
 
     Raises:
         RatchetError: it broke, or found no end.
     """
-    command, environment = own_code("workers.rendering"), own_code_environment()
+    command, environment = own_code("workers.tokens.rendering"), own_code_environment()
     try:
         done = subprocess.run(
             command, input=json.dumps(request), capture_output=True, text=True, env=environment, timeout=_RENDERING
@@ -159,14 +159,14 @@ def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def local_graders(settings: Grade, judge: Judge | None = None) -> Any:
     """Graders in processes of this machine, without Ray; a context manager."""
-    from workers.grader_pool import GraderPool
+    from workers.grading.pool import GraderPool
 
     return GraderPool(settings, judge)
 
 
 def unread_golds(settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
     """Gold answers that no grader reads, with the reason; and how many were looked at within 20 s."""
-    from workers.gold_check import unread_golds as ask
+    from workers.grading.gold_check import unread_golds as ask
 
     found: tuple[dict[str, str], int] = ask(settings, golds, seconds=20.0)
     return found

@@ -12,8 +12,8 @@ from typing import Any
 
 from orchestrator.config import Generate
 from orchestrator.records import SamplingPlan, Shard
-from workers.generator import EngineBroken
-from workers.shard_sampling import Request, Sample, sample_shard
+from workers.generation.shard import Request, Sample, sample_shard
+from workers.generation.vllm import EngineBroken
 
 
 class StandInEngine:

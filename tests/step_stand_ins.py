@@ -18,8 +18,8 @@ from orchestrator.records import SAMPLES, SamplingPlan, Shard
 from orchestrator.step_records import StepItem, StepJudgement
 from tests.stand_ins import EOS, StandInEngines, StandIns, chance
 from workers.files import write_table
-from workers.openai_judge import JudgeClient
-from workers.step_judge import judge_steps
+from workers.judge.client import JudgeClient
+from workers.judge.steps import judge_steps
 
 STEPS: dict[str, Any] = {"opening": "Let's think.\nStep 1:", "rollouts": 8, "rectifications": 10, "threshold": 0.25}
 

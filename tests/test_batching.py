@@ -10,8 +10,8 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from orchestrator import counts  # noqa: E402
-from workers import batching  # noqa: E402
-from workers.batching import PairTokens, Tree  # noqa: E402
+from workers.numerics import batching  # noqa: E402
+from workers.numerics.batching import PairTokens, Tree  # noqa: E402
 
 TOKENS = st.lists(st.integers(0, 20), min_size=1, max_size=6).map(lambda ids: np.asarray(ids, dtype=np.int32))
 

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from orchestrator.config import Grade
-from workers.grader_pool import Graded, GraderPool
+from workers.grading.pool import Graded, GraderPool
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "grading_blind.jsonl").read_text().splitlines()]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workers.graders import choice
-from workers.graders.options import MAX_LENGTH, Option, parse
+from workers.graders.reading.options import MAX_LENGTH, Option, parse
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "choice_cases.jsonl").read_text("utf-8").splitlines()]
 

@@ -18,7 +18,7 @@ from orchestrator.config import Generate
 from orchestrator.records import PROMPTS, SamplingPlan, Shard
 from tests.local_ray import local_ray
 from workers.files import write_table
-from workers.generator_pool import GeneratorPool
+from workers.generation.pool import GeneratorPool
 
 pytestmark = pytest.mark.full
 

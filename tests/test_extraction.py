@@ -9,11 +9,11 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.config import THOUGHTS, Grade
-from workers.answer_boxes import boxed
-from workers.answer_text import is_placeholder, tidy
-from workers.extraction import extract, rules_of
-from workers.grader_pool import GraderPool
-from workers.thoughts import opening_of, without_thoughts
+from workers.graders.extraction.boxes import boxed
+from workers.graders.extraction.extraction import extract, rules_of
+from workers.graders.extraction.text import is_placeholder, tidy
+from workers.graders.extraction.thoughts import opening_of, without_thoughts
+from workers.grading.pool import GraderPool
 
 CASES = [
     json.loads(line) for line in (Path(__file__).parent / "extraction_cases.jsonl").read_text("utf-8").splitlines()

@@ -18,10 +18,10 @@ from orchestrator.config import Generate
 from orchestrator.records import PROMPTS, SAMPLES, SamplingPlan, Shard
 from tests.local_ray import local_ray
 from tests.stand_in_engine import StandInEngine, noted
-from workers.engine_slot import GenerationFailed
 from workers.files import write_table
-from workers.generator_pool import GeneratorPool
-from workers.shard_sampling import Partial, Sample
+from workers.generation.pool import GeneratorPool
+from workers.generation.shard import Partial, Sample
+from workers.generation.slot import GenerationFailed
 
 pytestmark = pytest.mark.real  # its limits are seconds, which starting Ray's processes may take on a full machine
 

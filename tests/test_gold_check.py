@@ -19,7 +19,7 @@ from orchestrator.ledger import Ledger
 from orchestrator.wiring import unread_golds
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import ratchet
-from workers.gold_check import unread_golds as ask_for
+from workers.grading.gold_check import unread_golds as ask_for
 
 
 def project(folder: Path, answers: Sequence[Any], **changes: Any) -> Path:

@@ -9,9 +9,9 @@ import pytest
 from orchestrator.config import Grade, Judge
 from orchestrator.golds import accepted, joined, shown
 from tests.judge_server import Asked, serve
-from workers.grader_pool import GraderPool
 from workers.graders.combine import build
 from workers.graders.golds import unwrapped
+from workers.grading.pool import GraderPool
 
 DEFAULT = ["exact", "number", "math"]
 

@@ -14,10 +14,10 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from workers import attention, batching  # noqa: E402
-from workers.batching import PairTokens  # noqa: E402
-from workers.logprobs import PackScorer  # noqa: E402
-from workers.train_step import BatchTotals, accumulate  # noqa: E402
+from workers.numerics import attention, batching  # noqa: E402
+from workers.numerics.batching import PairTokens  # noqa: E402
+from workers.numerics.logprobs import PackScorer  # noqa: E402
+from workers.numerics.step import BatchTotals, accumulate  # noqa: E402
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 

@@ -18,8 +18,8 @@ from orchestrator.config import Grade
 from orchestrator.records import SAMPLES, Shard
 from tests.local_ray import local_ray
 from workers.files import write_table
-from workers.grader_group import GraderGroup, GradingFailed
-from workers.grader_pool import GraderActor
+from workers.grading.group import GraderGroup, GradingFailed
+from workers.grading.pool import GraderActor
 
 pytestmark = pytest.mark.real  # its limits are seconds, which starting Ray's processes may take on a full machine
 

@@ -15,8 +15,8 @@ from orchestrator.records import SAMPLES, Shard
 from tests.judge_server import Asked, JudgeServer, serve
 from tests.test_cli import ratchet
 from workers.files import write_table
-from workers.grader_pool import Graded, GraderActor, GraderPool
-from workers.openai_judge import JudgeBudgetSpent
+from workers.grading.pool import Graded, GraderActor, GraderPool
+from workers.judge.client import JudgeBudgetSpent
 
 
 @pytest.fixture(autouse=True)

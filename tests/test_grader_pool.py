@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from orchestrator.config import Grade
 from orchestrator.errors import BadInput
 from orchestrator.records import CAUSES, GRADERS_VERSION, SAMPLES, VERDICTS, Shard
-from workers.grader_pool import Graded, GraderActor, GraderPool
-from workers.graders.process import GraderProcess
+from workers.grading.pool import Graded, GraderActor, GraderPool
+from workers.grading.process import GraderProcess
 
 ROOT = Path(__file__).resolve().parents[1]
 CANARY = ROOT / "RATCHET_CANARY"
@@ -336,7 +336,7 @@ def test_a_grader_process_is_light_and_knows_no_secrets(monkeypatch: pytest.Monk
             assert b"secret" not in Path(f"/proc/{pid}/environ").read_bytes()
     finally:
         process.close()
-    listing = "import sys, workers.graders.serve, workers.graders.math as m; m.warm_up(); print(*sys.modules)"
+    listing = "import sys, workers.grading.serve, workers.graders.math as m; m.warm_up(); print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", listing], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout.split()
@@ -348,7 +348,7 @@ def test_graders_end_when_their_parent_is_killed() -> None:
 import threading, time
 from orchestrator.config import Grade
 from orchestrator.errors import BadInput
-from workers.grader_pool import GraderPool
+from workers.grading.pool import GraderPool
 pool = GraderPool(Grade(timeout=300, processes=2))
 pool.grade([(str(n), "Final answer: 7", "stop") for n in range(50)])
 threading.Thread(target=pool.grade, args=([("7", "Final answer: \\\\gcd(10^{10^9},7)", "stop")],)).start()

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.extraction import boxed, extract, rules_of
 from workers.graders import exact, math, number, python, regex
 from workers.graders.combine import build
+from workers.graders.extraction.extraction import boxed, extract, rules_of
 from workers.graders.judgement import Judgement
-from workers.graders.sentence import mathematics_in
+from workers.graders.mathematics.sentence import mathematics_in
 
 ALL = ("exact", "number", "math")
 RULES = ("final_answer", "boxed", "hash")

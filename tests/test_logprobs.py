@@ -13,11 +13,11 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from orchestrator.records import LossWeights  # noqa: E402
-from workers import attention, batching  # noqa: E402
-from workers.attention import UnsupportedModel  # noqa: E402
-from workers.batching import PairTokens  # noqa: E402
-from workers.logprobs import PackScorer, check_supported, disable_dropout  # noqa: E402
-from workers.train_step import BatchTotals, accumulate, torch_step  # noqa: E402
+from workers.numerics import attention, batching  # noqa: E402
+from workers.numerics.attention import UnsupportedModel  # noqa: E402
+from workers.numerics.batching import PairTokens  # noqa: E402
+from workers.numerics.logprobs import PackScorer, check_supported, disable_dropout  # noqa: E402
+from workers.numerics.step import BatchTotals, accumulate, torch_step  # noqa: E402
 
 VOCAB = 61
 SIZES: dict[str, Any] = {

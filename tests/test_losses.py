@@ -9,7 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from orchestrator.records import LossWeights  # noqa: E402
-from workers.losses import (  # noqa: E402
+from workers.numerics.losses import (  # noqa: E402
     PairLogprobs,
     dpo_losses,
     nll_sum,
@@ -17,7 +17,7 @@ from workers.losses import (  # noqa: E402
     reward_margins,
     squared_losses,
 )
-from workers.train_step import learning_rate, without_noise  # noqa: E402
+from workers.numerics.step import learning_rate, without_noise  # noqa: E402
 
 BETA = 0.3
 

@@ -11,16 +11,27 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from orchestrator.config import Grade
-from workers.grader_pool import GraderPool
 from workers.graders import math
-from workers.graders.equality import Outcome, same_value
-from workers.graders.evaluation import TooLarge, evaluate
-from workers.graders.kind_compare import compare
-from workers.graders.kind_reader import read
-from workers.graders.kinds import EMPTY, REALS, Definition, Family, Group, Matrix, Named, Relation, Scalar, title
-from workers.graders.regions import region, same_region
-from workers.graders.spelling import spelled
-from workers.graders.sympy_reader import read as expression
+from workers.graders.mathematics.equality import Outcome, same_value
+from workers.graders.mathematics.evaluation import TooLarge, evaluate
+from workers.graders.mathematics.kind_compare import compare
+from workers.graders.mathematics.kind_reader import read
+from workers.graders.mathematics.kinds import (
+    EMPTY,
+    REALS,
+    Definition,
+    Family,
+    Group,
+    Matrix,
+    Named,
+    Relation,
+    Scalar,
+    title,
+)
+from workers.graders.mathematics.regions import region, same_region
+from workers.graders.mathematics.spelling import spelled
+from workers.graders.mathematics.sympy_reader import read as expression
+from workers.grading.pool import GraderPool
 
 CASES = Path(__file__).parent / "grading_math.jsonl"
 

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workers.graders import arithmetic, bases, exact, lead, number, times, units
+from workers.graders import exact, number
 from workers.graders.combine import build
-from workers.graders.normalise import normalise
-from workers.graders.phrase import read
-from workers.graders.quantity import Quantity
-from workers.graders.words import digits
+from workers.graders.numbers import arithmetic, bases, lead, times, units
+from workers.graders.numbers.phrase import read
+from workers.graders.numbers.quantity import Quantity
+from workers.graders.numbers.words import digits
+from workers.graders.reading.normalise import normalise
 
 CASES = [json.loads(line) for line in (Path(__file__).parent / "grading_numbers.jsonl").read_text().splitlines()]
 """(gold, answer, label): "ungradable" where the answer is no number of one meaning, and says nothing certain."""

@@ -26,8 +26,8 @@ from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
 from orchestrator.jobfile import parse_job
 from orchestrator.signals import signals
 from tests.judge_server import Answer, Asked, JudgeServer, Script, completion, refusal, serve
-from workers.judge_cache import JudgeCache
-from workers.openai_judge import JudgeBudgetSpent, JudgeClient, JudgeDown, JudgeFailed
+from workers.judge.cache import JudgeCache
+from workers.judge.client import JudgeBudgetSpent, JudgeClient, JudgeDown, JudgeFailed
 
 KEY = "sk-a-very-secret-key-0123456789"
 

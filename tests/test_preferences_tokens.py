@@ -15,9 +15,9 @@ from orchestrator import counts
 from orchestrator.preferences import write_preferences
 from orchestrator.records import PreferencePlan
 from tests.preference_rows import STEP, assistant, parts, read, user
-from workers.batching import PairTokens
-from workers.preference_tokens import tokenize_preferences
-from workers.tokenizing import UnusableModel
+from workers.numerics.batching import PairTokens
+from workers.tokens.preferences import tokenize_preferences
+from workers.tokens.prompts import UnusableModel
 
 SEED = Path(__file__).resolve().parents[1] / "jobs" / "demo" / "seed"
 CHAT = (

@@ -24,7 +24,7 @@ from orchestrator.start_checks import check_start, previewed
 from orchestrator.wiring import rendered
 from tests.made_tokenizers import CHATML, DATED, NO_SYSTEM, THINKING, byte_level, metaspace
 from tests.stand_ins import StandIns, all_read, make_project, run_job
-from workers.rendering import answer, context_of
+from workers.tokens.rendering import answer, context_of
 
 PROJECT = Path(__file__).parent.parent
 HINT = ["generate.hint=true", "pairs.rule=correct", "loss.dpo=0"]

@@ -68,7 +68,7 @@ def test_a_private_ray_is_for_its_user_alone_and_leaves_nothing(tmp_path: Path) 
 def show(logs: str) -> None:
     """Start everything that listens for others but an engine, tell of its folder, and wait to be killed."""
     with Cluster(config.Cluster(), Path(logs) / "logs") as cluster:
-        from workers.trainer_group import TrainerGroup  # imports Ray, which reads its environment then
+        from workers.training.group import TrainerGroup
 
         temporary = [cluster.call(tempfile.gettempdir)]
         with cluster.reserve("ranks", 2, 1, 0) as placement, TrainerGroup(config.Train(ranks=2), placement) as group:

@@ -18,7 +18,7 @@ from orchestrator.report import report_text
 from orchestrator.run import Run
 from tests.stand_ins import StandInEngines, StandIns, make_project, run_job, skill_of
 from workers.files import write_table
-from workers.shard_sampling import Partial, Sample
+from workers.generation.shard import Partial, Sample
 
 GIVEN_UP = ("gate-3", "train-0", "train-1", "train-2", "train-3", "train-4", "train-5")
 

@@ -26,8 +26,8 @@ from orchestrator.training import precision
 from tests.recorded_runs.record import extract, go_on, unpack
 from tests.stand_ins import StandIns, make_project, run_job
 from workers.graders.judge import compare
-from workers.openai_judge import JudgeClient, JudgeFailed
-from workers.step_judge import judge_steps
+from workers.judge.client import JudgeClient, JudgeFailed
+from workers.judge.steps import judge_steps
 
 PLAN = SamplingPlan(samples=4, temperature=1.0, top_p=1.0, top_k=0, max_tokens=8, stop=(), seed=1)
 ANSWER: dict[str, Any] = {"graders": ["exact", "judge"]}

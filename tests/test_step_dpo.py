@@ -34,7 +34,7 @@ from tests.judge_server import Asked, serve
 from tests.stand_ins import EOS, StandInGraders, StandIns, chance, make_project, run_job
 from tests.step_stand_ins import STEPS, StepStandIns, first_slip
 from tests.test_loop import history
-from workers.openai_judge import JudgeClient
+from workers.judge.client import JudgeClient
 
 ROUND = "run/rounds/01"
 PROJECT = Path(__file__).parent.parent

@@ -12,8 +12,8 @@ import pytest
 from orchestrator.config import Judge
 from orchestrator.step_records import StepItem, StepJudgement
 from tests.judge_server import Asked, JudgeServer, refusal, serve
-from workers.openai_judge import JudgeBudgetSpent, JudgeClient
-from workers.step_judge import judge_steps, question
+from workers.judge.client import JudgeBudgetSpent, JudgeClient
+from workers.judge.steps import judge_steps, question
 
 ITEM = StepItem("What is (2 + 3) * 4?", "2 + 3 = 5, and 5 * 4 = 20.", "20", ("2 + 3 = 5", "5 * 4 = 20", "20 = 20"))
 WRONG = replace(ITEM, steps=("2 + 3 = 5", "5 * 4 = 25", "25 = 25"))

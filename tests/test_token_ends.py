@@ -13,8 +13,8 @@ from transformers import AutoTokenizer
 
 from orchestrator.records import DECODED, Problem, TokenizingPlan
 from orchestrator.steps import Answer
-from workers.token_ends import decode, token_ends
-from workers.tokenizing import tokenize
+from workers.tokens.ends import decode, token_ends
+from workers.tokens.prompts import tokenize
 
 SEED = Path(__file__).resolve().parents[1] / "jobs" / "demo" / "seed"
 PROMPT = "Ben has 6 pens.\n"

@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.records import Problem, TokenizingPlan
 from tests.made_tokenizers import CHATML, DATED, NO_SYSTEM, byte_level, metaspace
-from workers.tokenizing import UnusableModel, tokenize
+from workers.tokens.prompts import UnusableModel, tokenize
 
 SEED = Path(__file__).resolve().parents[1] / "jobs" / "demo" / "seed"
 TEMPLATE = (

@@ -32,13 +32,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # 
 
 from orchestrator.config import Train  # noqa: E402
 from orchestrator.records import PROBE, REFERENCE, LossWeights, TrainingPlan, pairs_schema, state_seal  # noqa: E402
-from workers import batching  # noqa: E402
-from workers.checks import ReferenceMismatch  # noqa: E402
 from workers.files import file_facts  # noqa: E402
-from workers.pair_data import TrainingDataError, read_pairs  # noqa: E402
-from workers.train_step import learning_rate  # noqa: E402
-from workers.trainer import TrainingError  # noqa: E402
-from workers.trainer_group import TrainerGroup, TrainingFailed  # noqa: E402
+from workers.numerics import batching  # noqa: E402
+from workers.numerics.step import learning_rate  # noqa: E402
+from workers.training.checks import ReferenceMismatch  # noqa: E402
+from workers.training.data import TrainingDataError, read_pairs  # noqa: E402
+from workers.training.group import TrainerGroup, TrainingFailed  # noqa: E402
+from workers.training.rank import TrainingError  # noqa: E402
 
 pytestmark = pytest.mark.real
 
@@ -194,13 +194,13 @@ def start_ranks(ranks: int) -> tuple[list[Any], Runner]:
 
     class Rank:
         def connect(self, rank: int, port: int) -> None:
-            from workers.trainer import Trainer
+            from workers.training.rank import Trainer
 
             self.place = (rank, ranks)
             Trainer(Train(), rank, ranks).connect(f"tcp://127.0.0.1:{port}")
 
         def score(self, plan: TrainingPlan, settings: Train, chunk_logits: int) -> Any:
-            from workers.trainer import Trainer
+            from workers.training.rank import Trainer
 
             self.trainer = Trainer(settings, *self.place, chunk_logits)
             return self.trainer.reference_logprobs(plan) if plan.loss.dpo else []

@@ -18,11 +18,11 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # 
 
 from orchestrator.counts import completion_key  # noqa: E402
 from orchestrator.records import REFERENCE, pairs_schema  # noqa: E402
-from workers import pair_data  # noqa: E402
-from workers.checks import ReferenceCheck, ReferenceMismatch  # noqa: E402
-from workers.export import ExportError, check_exportable, export_checkpoint, folder_dtype  # noqa: E402
-from workers.pair_data import TrainingDataError  # noqa: E402
-from workers.policy import IncompleteModel, load_model  # noqa: E402
+from workers.training import data as pair_data  # noqa: E402
+from workers.training.checks import ReferenceCheck, ReferenceMismatch  # noqa: E402
+from workers.training.data import TrainingDataError  # noqa: E402
+from workers.training.export import ExportError, check_exportable, export_checkpoint, folder_dtype  # noqa: E402
+from workers.training.policy import IncompleteModel, load_model  # noqa: E402
 
 
 def save_pairs(file: Path, *ids: tuple[list[int], list[int], list[int]]) -> str:

@@ -51,13 +51,13 @@ def one_rank(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 def states(folder: Path, key: bytes = KEY) -> Any:
-    from workers.training_state import TrainingStates
+    from workers.training.states import TrainingStates
 
     return TrainingStates(str(folder), NAMES, 2, 0, key)
 
 
 def saved(folder: Path) -> Path:
-    from workers.training_state import Progress
+    from workers.training.states import Progress
 
     for steps in (1, 2):
         states(folder).save(Engine(), Progress([{"step": n} for n in range(steps)]))

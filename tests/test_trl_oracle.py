@@ -20,10 +20,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
 from orchestrator.records import LossWeights  # noqa: E402
-from workers import batching  # noqa: E402
-from workers.batching import PairTokens  # noqa: E402
-from workers.logprobs import PackScorer  # noqa: E402
-from workers.train_step import BatchTotals, accumulate  # noqa: E402
+from workers.numerics import batching  # noqa: E402
+from workers.numerics.batching import PairTokens  # noqa: E402
+from workers.numerics.logprobs import PackScorer  # noqa: E402
+from workers.numerics.step import BatchTotals, accumulate  # noqa: E402
 
 VOCAB = 53
 

@@ -32,7 +32,7 @@ from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import PROJECT, ratchet
 from tests.test_deciding_settings import settings_of
 from tests.test_loop import StopAt
-from workers.generator import engine_arguments
+from workers.generation.vllm import engine_arguments
 
 DATA = {
     *("name", "method", "source", "rounds", "seed", "init"),

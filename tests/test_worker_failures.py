@@ -6,9 +6,9 @@ import pytest
 import ray
 
 from orchestrator.records import Shard
-from workers.blame import Work
-from workers.failures import oom_kills, why
-from workers.patience import Patience
+from workers.generation.blame import Work
+from workers.supervision.failures import oom_kills, why
+from workers.supervision.patience import Patience
 
 
 class OutOfMemoryError(RuntimeError):

@@ -17,7 +17,7 @@ from tests.stand_ins import StandIns, make_model, run_job
 from tests.step_stand_ins import STEPS, StepStandIns, first_slip
 from tests.test_sources import SELF, Hinted, Judging
 from tests.test_step_dpo import judge
-from workers.openai_judge import JudgeClient
+from workers.judge.client import JudgeClient
 
 DATA = {"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl", "prompts": "split", "prompts_per_round": 6}
 PLAIN: dict[str, Any] = {"pairs": {}, "train": {}, "data": DATA}

@@ -35,7 +35,7 @@ VICTIMS = {
     "engine": "ray::Generator",
     "rank": "ray::_Rank",
     "grader actor": "GraderActor",
-    "grader process": "workers.graders.serve",
+    "grader process": "workers.grading.serve",
 }
 
 IRPO = "jobs/irpo.yaml"

@@ -23,7 +23,7 @@ from tests.faults.test_damage import put
 from tests.stand_ins import StandInEngines, skill_of
 from tests.test_loop import history
 from workers.files import write_table
-from workers.trainer_group import _Attempts
+from workers.training.group import _Attempts
 
 
 def in_place(path: Path) -> None:

@@ -230,17 +230,17 @@ MAY = {
     "orchestrator/compare.py": "a comparison's own files",
     "orchestrator/mlflow_store.py": "MLflow's database, beside the runs, gets its name",
     "orchestrator/sharing.py": "a copy of its own that came out too long",
-    "workers/generator_pool.py": "the attempt of an engine that has won gets the name that was asked for",
-    "workers/grader_group.py": "the attempt of a grader, the same",
-    "workers/trainer_group.py": "the attempt of the ranks, the same",
+    "workers/generation/pool.py": "the attempt of an engine that has won gets the name that was asked for",
+    "workers/grading/group.py": "the attempt of a grader, the same",
+    "workers/training/group.py": "the attempt of the ranks, the same",
     "orchestrator/unfinished.py": "what commands make outside of runs, under names of their own",
     "orchestrator/private_folder.py": "Ray's folders, outside of any run",
     "workers/files.py": "a worker's attempt at its output",
-    "workers/judge_cache.py": "an answer's temporary file",
-    "workers/export.py": "weights in the hidden output of this attempt",
-    "workers/shard_sampling.py": "the samples so far, beside the hidden output",
-    "workers/trainer.py": "exports in the folder of states, which the driver has looked at",
-    "workers/training_state.py": "saved states, the same",
+    "workers/judge/cache.py": "an answer's temporary file",
+    "workers/training/export.py": "weights in the hidden output of this attempt",
+    "workers/generation/shard.py": "the samples so far, beside the hidden output",
+    "workers/training/rank.py": "exports in the folder of states, which the driver has looked at",
+    "workers/training/states.py": "saved states, the same",
 }
 
 
@@ -249,7 +249,7 @@ def test_files_go_and_are_renamed_in_few_places() -> None:
     files = [*root.glob("orchestrator/**/*.py"), *root.glob("workers/**/*.py")]
     found = {str(file.relative_to(root)) for file in files if any(map(_is_way, ast.walk(ast.parse(file.read_text()))))}
     assert found <= MAY.keys(), f"use orchestrator.inside: {sorted(found - MAY.keys())}"
-    assert {"orchestrator/inside.py", "orchestrator/durable.py", "workers/training_state.py"} <= found
+    assert {"orchestrator/inside.py", "orchestrator/durable.py", "workers/training/states.py"} <= found
 
 
 def _is_way(node: ast.AST) -> bool:

@@ -14,8 +14,8 @@ from typing import Literal
 
 from workers.graders.exact import key
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
-from workers.graders.normalise import normalise
-from workers.graders.options import Option, parse
+from workers.graders.reading.normalise import normalise
+from workers.graders.reading.options import Option, parse
 
 _POLAR = {"yes": "no", "no": "yes", "true": "false", "false": "true"}
 _POLAR_ANSWER = re.compile(

@@ -6,7 +6,7 @@ import re
 from functools import lru_cache
 
 from workers.graders.judgement import CORRECT, Judgement, short
-from workers.graders.normalise import normalise
+from workers.graders.reading.normalise import normalise
 
 _AROUND_SIGNS = re.compile(r"\s*([^\w\s])\s*")
 _HALF_OF_DAY = re.compile(r"\b([AaPp])\. ?[Mm]\b\.?")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 from orchestrator.golds import SEPARATOR, accepted
-from workers.extraction import boxed
+from workers.graders.extraction.extraction import boxed
 from workers.graders.judgement import CORRECT, Judgement
 
 _MARKER = "####"

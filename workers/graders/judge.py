@@ -16,7 +16,7 @@ from pydantic import BaseModel
 from orchestrator.golds import accepted
 from workers.graders.golds import best_of
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
-from workers.openai_judge import JudgeClient, JudgeFailed
+from workers.judge.client import JudgeClient, JudgeFailed
 
 LONGEST = 2000
 """Characters of an answer that the judge is shown."""

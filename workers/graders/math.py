@@ -14,14 +14,14 @@ from dataclasses import replace
 from functools import lru_cache
 
 from workers.graders import choice, exact, number
-from workers.graders.equality import Outcome, expression
-from workers.graders.evaluation import TooLarge
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
-from workers.graders.kind_compare import compare
-from workers.graders.kind_reader import read
-from workers.graders.kinds import Kind, Scalar, Words, expressions, title
-from workers.graders.sentence import mathematics_in
-from workers.graders.spelling import spelled
+from workers.graders.mathematics.equality import Outcome, expression
+from workers.graders.mathematics.evaluation import TooLarge
+from workers.graders.mathematics.kind_compare import compare
+from workers.graders.mathematics.kind_reader import read
+from workers.graders.mathematics.kinds import Kind, Scalar, Words, expressions, title
+from workers.graders.mathematics.sentence import mathematics_in
+from workers.graders.mathematics.spelling import spelled
 
 MAX_LENGTH = 1000
 """Longest text, in characters, that is read as mathematics."""

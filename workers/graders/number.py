@@ -29,11 +29,11 @@ from dataclasses import replace
 from fractions import Fraction
 from functools import lru_cache
 
-from workers.graders import bases, times, units
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
-from workers.graders.phrase import read
-from workers.graders.quantity import Quantity, Void
-from workers.graders.tail import unit_of
+from workers.graders.numbers import bases, times, units
+from workers.graders.numbers.phrase import read
+from workers.graders.numbers.quantity import Quantity, Void
+from workers.graders.numbers.tail import unit_of
 
 PLACES = 6
 """Decimal places from which on a decimal stands for what rounds to it."""

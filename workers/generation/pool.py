@@ -1,0 +1,255 @@
+"""Many engines as one: dispatch shards without barriers, replace an engine that dies or hangs."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from typing import Any, NamedTuple, Protocol
+
+import ray
+
+from orchestrator.config import Generate
+from orchestrator.records import SamplingPlan, Shard
+from workers.generation.blame import Work
+from workers.generation.shard import Partial, read_prompts
+from workers.generation.slot import GenerationFailed, Slot
+from workers.generation.vllm import ENVIRONMENT, EngineBroken, Generator
+from workers.supervision.patience import WATCH_SECONDS
+
+_IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
+
+
+class Placement(Protocol):
+    """Where the pool's engines may run (orchestrator.cluster.Placement)."""
+
+    count: int
+    gpus: int
+
+    def actor_options(self, index: int) -> dict[str, Any]: ...
+
+
+class _Event(NamedTuple):
+    """A call that came back, or an engine that was lost: in a call, at its start, or because it hangs."""
+
+    slot: Slot
+    reference: Any
+    result: Any
+    error: Exception | None = None
+
+
+class GeneratorPool:
+    """Engines that serve one model. A context manager: leaving it ends their processes.
+
+    `engine` is the class of the engines, and `interval` the seconds between two looks at them.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        settings: Generate,
+        seed: int,
+        placement: Placement,
+        engine: type = Generator,
+        interval: float = WATCH_SECONDS,
+    ) -> None:
+        self.model = model
+        self._settings = settings
+        self._seed = seed
+        self._placement = placement
+        self._engine = engine
+        self._interval = interval
+        self._looked = 0.0
+        self._slots: list[Slot] = []
+
+    def __enter__(self) -> GeneratorPool:
+        for index in range(self._placement.count):
+            self._slots.append(Slot(index, lambda index=index: self._start(index), self._settings, self._interval))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for slot in self._slots:
+            slot.kill()
+        self._slots = []
+
+    def wait_ready(self) -> None:
+        """Return when every engine has loaded the model.
+
+        Raises:
+            GenerationFailed: with the engine's own words, or after `generate.start_timeout` seconds.
+        """
+        deadline = time.monotonic() + self._settings.start_timeout
+        starting = {slot.started: slot for slot in self._slots if not slot.ready}
+        while starting:
+            ready, _ = ray.wait(list(starting), timeout=max(0.0, deadline - time.monotonic()))
+            if not ready:
+                raise GenerationFailed(
+                    f"vLLM did not start to serve {self.model} within {self._settings.start_timeout:g} s. If the model "
+                    "takes longer to load, raise generate.start_timeout; otherwise see the workers' logs."
+                )
+            slot = starting.pop(ready[0])
+            try:
+                ray.get(ready[0])
+            except ray.exceptions.RayError as error:
+                if slot.was_killed(error):
+                    slot.replace(error, progressed=False)
+                    starting[slot.started] = slot
+                    continue
+                raise GenerationFailed(f"vLLM cannot serve {self.model}: {slot.why(error)}") from error
+            slot.ready = True
+
+    def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, dict[str, Any]]]:
+        """Yield each shard with its facts as it is finished, in the order of finishing.
+
+        An engine that dies or hangs is replaced, and only its unfinished prompts are dispatched again. One that was
+        in the engine at three deaths, the last time alone, is left out (`quarantined` in the facts). `engines_lost`
+        tells why engines were replaced since the last shard; both keys are there only when there is something to say.
+
+        Raises:
+            GenerationFailed: an engine cannot be started again, or is lost without finishing any prompt.
+        """
+        yield from _Sampling(self._slots, plan).run(shards, self._events)
+
+    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
+        """Summed log-probabilities of completions, from each engine; None for what does not fit its context."""
+        running: dict[Any, Slot] = {}
+        results: dict[int, list[float | None]] = {}
+        while len(results) < len(self._slots):
+            for slot in self._slots:
+                if slot.ready and slot.load == 0 and slot.index not in results:
+                    running[slot.send(lambda actor: actor.logprobs.remote(prompts, completions))] = slot
+            for event in self._events(running):
+                running = {r: s for r, s in running.items() if r != event.reference}
+                if event.error is None:
+                    event.slot.progressed()
+                    results[event.slot.index] = event.result
+                    continue
+                _raise_unless_lost("the probe", event)
+                running = {r: s for r, s in running.items() if s is not event.slot}
+                event.slot.replace(event.error, progressed=False)
+        return [results[slot.index] for slot in self._slots]
+
+    def _start(self, index: int) -> Any:
+        options = self._placement.actor_options(index)
+        environment = options.pop("runtime_env")["env_vars"] | ENVIRONMENT
+        # Threads beyond the shards in flight answer `pid`, `progress` and the probe while shards run.
+        actor = ray.remote(self._engine).options(
+            **options, runtime_env={"env_vars": environment}, max_concurrency=_IN_FLIGHT + 2
+        )
+        # Engines seeded as a whole must not all draw the same samples.
+        return actor.remote(self.model, self._settings, self._seed + index, self._placement.gpus > 0)
+
+    def _events(self, running: dict[Any, Slot]) -> Iterator[_Event]:
+        """What happens next, if anything within a few seconds. `running` maps calls under way to their engines."""
+        starting = {slot.started: slot for slot in self._slots if not slot.ready}
+        ready, _ = ray.wait([*running, *starting], num_returns=1, timeout=self._interval)
+        for reference in ready:
+            slot = running.get(reference) or starting[reference]
+            try:
+                result = ray.get(reference)
+            except ray.exceptions.RayError as error:
+                yield _Event(slot, reference, None, error)
+                continue
+            if reference in running:
+                slot.done()
+                yield _Event(slot, reference, result)
+            else:
+                slot.ready = True
+        if time.monotonic() - self._looked >= self._interval:
+            self._looked = time.monotonic()
+            for slot in self._slots:
+                if (error := slot.stalled()) is not None:
+                    yield _Event(slot, None, None, error)
+
+
+class _Sampling:
+    """One pass over shards: which wait, which are where."""
+
+    def __init__(self, slots: list[Slot], plan: SamplingPlan) -> None:
+        self._slots, self._plan = slots, plan
+        self._fresh: deque[Work] = deque()
+        self._struck: deque[Work] = deque()  # shards that were in a death: each needs an engine to itself
+        self._running: dict[Any, tuple[Slot, Work, Shard]] = {}
+        self._lost: list[str] = []  # why engines were lost since the last shard
+        self._attempts = itertools.count(1)
+
+    def run(self, shards: Iterable[Shard], events: Any) -> Iterator[tuple[Shard, dict[str, Any]]]:
+        self._fresh.extend(Work(shard) for shard in shards)
+        while self._fresh or self._struck or self._running:
+            self._dispatch()
+            for event in events({reference: slot for reference, (slot, *_) in self._running.items()}):
+                if event.error is not None:
+                    self._engine_lost(event)
+                    continue
+                _, work, sent = self._running.pop(event.reference)
+                if work.only is None or work.only:  # else all that was left is given up, and no engine has drawn
+                    event.slot.progressed()
+                if event.result is None:
+                    self._go_on(work)
+                    continue
+                os.replace(sent.written, work.shard.output)
+                lost, self._lost = self._lost, []
+                yield work.shard, event.result | ({"engines_lost": lost} if lost else {})
+
+    def _dispatch(self) -> None:
+        """Fresh shards first: those that may take an engine down wait until there is nothing else to lose."""
+        while self._fresh:
+            free = [s for s in self._slots if s.ready and not s.exclusive and s.load < _IN_FLIGHT]
+            if not free:
+                return
+            self._send(min(free, key=lambda s: s.load), self._fresh.popleft())
+        while self._struck:
+            idle = [s for s in self._slots if s.ready and s.load == 0]
+            if not idle:
+                return
+            self._send(min(idle, key=lambda s: s.deaths), self._struck.popleft())
+
+    def _send(self, slot: Slot, work: Work) -> None:
+        shard = replace(work.shard, attempt=next(self._attempts))
+        reference = slot.send(
+            lambda actor: actor.generate.remote(shard, self._plan, work.only, work.quarantined), work.exclusive
+        )
+        self._running[reference] = (slot, work, shard)
+
+    def _go_on(self, work: Work) -> None:
+        """Some prompts of a shard are done, and its suspects are left."""
+        work.choose(list(read_prompts(work.shard)), self._finished(work))
+        self._struck.appendleft(work)
+
+    def _engine_lost(self, event: _Event) -> None:
+        if event.reference in self._running:
+            _raise_unless_lost(f"shard {self._running[event.reference][1].shard.index}", event)
+        assert event.error is not None
+        lost = [work for slot, work, _ in self._running.values() if slot is event.slot]
+        self._running = {r: held for r, held in self._running.items() if held[0] is not event.slot}
+        before = sum(len(work.quarantined) for work in lost)
+        progressed = [self._charge(work) for work in lost]
+        given_up = sum(len(work.quarantined) for work in lost) > before
+        self._lost.append(event.slot.replace(event.error, any(progressed), given_up))
+        for work in reversed(lost):
+            (self._struck if work.exclusive else self._fresh).appendleft(work)
+
+    def _charge(self, work: Work) -> bool:
+        """Settle what a dead engine leaves of a shard; returns whether any prompt was finished since the last time."""
+        prompts, finished = list(read_prompts(work.shard)), self._finished(work)
+        work.engine_died(prompts, finished)
+        work.choose(prompts, finished)
+        before, work.finished = work.finished, len(finished)
+        return work.finished > before
+
+    def _finished(self, work: Work) -> set[str]:
+        return set(Partial(work.shard.output).read(self._plan.samples))
+
+
+def _raise_unless_lost(what: str, event: _Event) -> None:
+    """An error that the engine survived would only come again: a full disk, a request that the engine refuses.
+
+    Raises:
+        GenerationFailed: with the worker's own words.
+    """
+    error = event.error
+    if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, EngineBroken):
+        raise GenerationFailed(f"{what} on engine {event.slot.index}: {event.slot.why(error)}") from error

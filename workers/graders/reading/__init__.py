@@ -1,0 +1,1 @@
+"""What the graders share: one spelling, and the options of multiple choice."""

@@ -1,0 +1,62 @@
+"""Gold answers, each as an answer to itself: where no grader reads one, no answer to it is ever correct."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterable, Sequence
+
+from orchestrator.config import Grade
+from orchestrator.golds import accepted
+from workers.graders.combine import Spec
+from workers.graders.golds import unwrapped
+from workers.grading.process import GraderDied, GraderProcess
+
+_LIGHT: list[Spec] = ["exact"]
+"""The grader that reads most texts, and whose process starts at once."""
+
+
+def unread_golds(settings: Grade, golds: Iterable[str], seconds: float) -> tuple[dict[str, str], int]:
+    """Those of the different gold answers that are not correct as an answer to themselves, with the reason; and how
+    many were looked at, which are not all where that takes longer than so many seconds.
+
+    Raises:
+        BadInput: a grader cannot be made.
+    """
+    deadline = time.monotonic() + seconds
+    left, read = list(dict.fromkeys(golds)), 0
+    if _LIGHT[0] in settings.graders:
+        unread, asked = _asked(_LIGHT, settings, left, deadline)
+        left, read = list(unread), asked - len(unread)
+    unread, asked = _asked(settings.graders, settings, left, deadline)
+    return unread, read + asked
+
+
+def _asked(
+    graders: Sequence[Spec], settings: Grade, golds: Sequence[str], deadline: float
+) -> tuple[dict[str, str], int]:
+    unread: dict[str, str] = {}
+    with contextlib.closing(GraderProcess(settings.timeout, settings.memory, graders, [])) as process:
+        for number, gold in enumerate(golds):
+            if time.monotonic() > deadline:
+                return unread, number
+            for one in accepted(gold):
+                if (reason := _reason(process, one)) is not None:
+                    unread[gold] = reason
+                    break
+    return unread, len(golds)
+
+
+def _reason(process: GraderProcess, gold: str) -> str | None:
+    """Why a gold answer is not correct as an answer to itself; None where it is."""
+    reason = ""
+    for answer in dict.fromkeys((unwrapped(gold), gold)):  # a pattern of the user's may want all of it
+        try:
+            reply = process.ask("grade", gold, answer)
+        except GraderDied as died:
+            reason = reason or str(died)
+            continue
+        if reply["verdict"] == "correct":
+            return None
+        reason = reason or str(reply["reason"])
+    return reason

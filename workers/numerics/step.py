@@ -1,0 +1,202 @@
+"""One training step over micro-batches, and the learning-rate schedule. Imports torch alone.
+
+A step's loss is the mean over the pairs of the global batch: each micro-batch contributes its sum
+divided by the number of pairs of the whole batch, so neither the cut into micro-batches nor the
+division over ranks changes the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from workers.numerics.batching import MicroBatch
+from workers.numerics.losses import PairLogprobs, preference_loss_sum
+
+if TYPE_CHECKING:
+    from orchestrator.records import LossWeights
+
+SUMS = (
+    "loss",
+    "dpo_loss",
+    "nll_loss",
+    "margin",
+    "margin_size",
+    "reward_accuracy",
+    "chosen_logprob",
+    "rejected_logprob",
+    "chosen_tokens",
+    "rejected_tokens",
+    "pairs",
+    "tokens",
+)
+"""Names of the sums over pairs (the last four: counts) that a micro-batch reports, in order."""
+
+ABOVE_ROUNDING = 2.0
+"""How many times the size that rounding gives them margins must have for their signs to mean anything."""
+
+DIFFERENCES = ("completions", "absolute", "signed", "squared")
+"""Names of the sums over completions of the difference to the reference, a token, in order."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTotals:
+    """What a global batch counts over all ranks and micro-batches."""
+
+    pairs: int
+    nll_tokens: int
+    """Tokens that the NLL covers, each pair's chosen side counted once a pair."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepSums:
+    """Sums of one or more micro-batches; both tensors are float64 on the model's device."""
+
+    values: Tensor
+    """[len(SUMS)]."""
+    differences: Tensor
+    """[len(DIFFERENCES)], over the micro-batches' distinct completions: (policy - reference) / length."""
+
+    def __add__(self, other: StepSums) -> StepSums:
+        return StepSums(self.values + other.values, self.differences + other.differences)
+
+
+def pair_logprobs(batch: MicroBatch, segments: Tensor, reference: Tensor) -> PairLogprobs:
+    """Gather the log-probabilities of a micro-batch's B pairs from those of its segments.
+
+    `segments` is [num_segments] from the policy, `reference` [num_completions] from the reference.
+    """
+    device = segments.device
+    chosen, rejected, prompts = (t.to(device) for t in (batch.chosen, batch.rejected, batch.prompts))
+    with_prompts = batch.pack.num_segments > batch.pack.num_completions
+    return PairLogprobs(
+        chosen=segments[chosen],
+        rejected=segments[rejected],
+        reference_chosen=reference[chosen],
+        reference_rejected=reference[rejected],
+        chosen_length=batch.chosen_lengths.to(device),
+        prompt=segments[prompts] if with_prompts else None,
+        prompt_length=batch.prompt_lengths.to(device) if with_prompts else None,
+    )
+
+
+def micro_batch_loss(
+    model: nn.Module, batch: MicroBatch, reference: Tensor, weights: LossWeights, totals: BatchTotals
+) -> tuple[Tensor, StepSums]:
+    """Loss of a micro-batch, summed over its pairs, and its sums. A filler's loss is zero but differentiable.
+
+    `model` maps a pack to the log-probabilities of its segments (workers.numerics.logprobs.PackScorer, or a
+    DeepSpeed engine around one); `reference` is [num_completions] on any device.
+    """
+    segments = model(batch.pack)
+    if not batch.rows:
+        zeros = torch.zeros(len(SUMS), dtype=torch.float64, device=segments.device)
+        return segments.sum() * 0.0, StepSums(zeros, zeros[: len(DIFFERENCES)])
+    reference = reference.to(segments.device, segments.dtype)
+    pairs = pair_logprobs(batch, segments, reference)
+    losses = preference_loss_sum(pairs, weights, totals.pairs, totals.nll_tokens)
+    lengths = batch.completion_lengths.to(segments.device)
+    rejected_tokens = lengths[batch.rejected.to(segments.device)].sum()
+    values = (
+        losses.loss.detach(),
+        losses.dpo,
+        losses.nll,
+        losses.margin,
+        losses.margin_size,
+        losses.accuracy,
+        pairs.chosen.detach().sum(),
+        pairs.rejected.detach().sum(),
+        pairs.chosen_length.sum(),
+        rejected_tokens,
+        torch.tensor(len(batch.rows), device=segments.device),
+        torch.tensor(batch.pack.num_tokens, device=segments.device),
+    )
+    a_token = (segments[: len(lengths)].detach() - reference).double() / lengths
+    ones = torch.ones_like(a_token)
+    differences = torch.stack([ones.sum(), a_token.abs().sum(), a_token.sum(), a_token.square().sum()])
+    return losses.loss, StepSums(torch.stack([v.double() for v in values]), differences)
+
+
+def accumulate(
+    model: nn.Module,
+    batches: Iterable[tuple[MicroBatch, Tensor]],
+    weights: LossWeights,
+    totals: BatchTotals,
+    backward: Callable[[Tensor], None],
+) -> StepSums:
+    """Forward and backward over micro-batches, each with its reference log-probabilities.
+
+    `backward` gets each micro-batch's share of the batch's loss, already divided by its pairs.
+    """
+    total: StepSums | None = None
+    for batch, reference in batches:
+        loss, sums = micro_batch_loss(model, batch, reference, weights, totals)
+        backward(loss / totals.pairs)
+        total = sums if total is None else total + sums
+    if total is None:
+        raise ValueError("a step needs at least one micro-batch")
+    return total
+
+
+def torch_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    batches: Iterable[tuple[MicroBatch, Tensor]],
+    weights: LossWeights,
+    totals: BatchTotals,
+    max_grad_norm: float | None = None,
+) -> tuple[StepSums, float]:
+    """A whole optimizer step in plain torch; returns the sums and the gradient's norm before clipping."""
+    optimizer.zero_grad(set_to_none=True)
+    sums = accumulate(model, batches, weights, totals, lambda loss: loss.backward())
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
+    optimizer.step()
+    return sums, float(norm)
+
+
+def learning_rate(
+    step: int, num_steps: int, peak: float, schedule: str, warmup_steps: int, final_ratio: float
+) -> float:
+    """Learning rate of a step, counted from 1.
+
+    Linear warm-up from 0: step k of the w warm-up steps has k / (w + 1) of the peak, and the step
+    after them the peak itself. From there `linear` and `cosine` run to `final_ratio` of the peak,
+    which the step after the last would reach: no step is spent at a rate of 0.
+    """
+    if step <= warmup_steps:
+        return peak * step / (warmup_steps + 1)
+    if schedule == "constant":
+        return peak
+    progress = (step - 1 - warmup_steps) / (num_steps - warmup_steps)
+    if schedule == "linear":
+        share = 1.0 - progress
+    elif schedule == "cosine":
+        share = 0.5 * (1.0 + math.cos(math.pi * progress))
+    else:
+        raise ValueError(f"schedule {schedule!r} is unknown; use `constant`, `linear` or `cosine`")
+    return peak * (final_ratio + (1.0 - final_ratio) * share)
+
+
+def mean_metrics(sums: Mapping[str, float], compared: bool = True, rejected: bool = True) -> dict[str, float]:
+    """A step's metrics from its sums over all ranks: means over pairs, and log-probabilities a token. Not `compared`
+    with a reference, or without `rejected` sides, what would need these is left out."""
+    pairs = sums["pairs"]
+    missing = set() if compared else {"dpo_loss", "margin", "margin_size", "reward_accuracy"}
+    missing |= set() if rejected else {"rejected_logprob"}
+    metrics = {name: sums[name] / pairs for name in SUMS[:8] if name not in missing}
+    for side in ("chosen", "rejected") if rejected else ("chosen",):
+        metrics[f"{side}_logprob_per_token"] = sums[f"{side}_logprob"] / sums[f"{side}_tokens"]
+    return metrics | {"pairs": int(pairs), "tokens": int(sums["tokens"])}
+
+
+def without_noise(metrics: Mapping[str, float], rounding: float | None) -> dict[str, float]:
+    """The metrics without the reward accuracy, as long as margins are of the size that rounding alone gives them:
+    which of them are above zero is then chance. `rounding` is their mean size where policy and reference are the same,
+    before a training's first update; None where that is not known."""
+    noise = rounding is not None and metrics.get("margin_size", rounding) <= ABOVE_ROUNDING * rounding
+    return {name: value for name, value in metrics.items() if not (noise and name == "reward_accuracy")}

@@ -1,0 +1,1 @@
+"""Watching workers: how long they are without progress, and why one was lost."""

@@ -1,0 +1,371 @@
+"""What prompts and preference pairs will look like to the model, looked at before a run:
+`python -m workers.tokens.rendering` reads a request as JSON from its input and writes what it found.
+
+A process of its own: transformers stays out of the driver, and torch out of this process, since a tokenizer needs none
+and importing it takes ten seconds.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from workers.tokens.special_tokens import beyond, in_written, special_in, special_texts
+
+if TYPE_CHECKING:
+    from workers.tokens.preferences import Pairs
+    from workers.tokens.prompts import Prompt, Prompter
+
+_MOMENTS = ("2001-02-03", "2019-10-30T17:45:31")
+"""Of which no part is the same, time and day of the week included."""
+_SHOWN_TEXT, _SHOWN_IDS = 600, 6
+
+
+@dataclass
+class Found:
+    """What there is to tell: `shown` are name and text of what is trained on, `refused` would spoil the run."""
+
+    shown: list[tuple[str, str]] = field(default_factory=list)
+    warned: list[str] = field(default_factory=list)
+    refused: list[str] = field(default_factory=list)
+
+
+def look_at_prompts(found: Found, sets: Sequence[dict[str, Any]], written: Mapping[str, str]) -> None:
+    """Each set of prompts has its `key` in the job, a `name`, its `plan` and `rows` (fields of TokenizingPlan and
+    Problem), of how many these are the first (`of`), and `literal`, the text that the job itself puts into each of its
+    prompts: null where another set has been looked at for what its rows hold. `written` is more of the job's text."""
+    from orchestrator.records import Problem, TokenizingPlan
+    from workers.tokens.prompts import Prompter
+
+    for number, given in enumerate(sets):
+        plan = given["plan"]
+        examples = tuple((prompt, completion) for prompt, completion in plan["examples"])
+        prompter = Prompter(TokenizingPlan(**(plan | {"examples": examples})))
+        if not number and prompter.encoder.appends_eos:
+            found.warned.append(
+                f"the tokenizer of {plan['model']} closes every text with its EOS token; it is left off the prompts"
+            )
+        rows = [Problem(**row) for row in given["rows"]]
+        if prompter.plan.chat and prompter.plan.date is None and _differs(_on_day(prompter, rows[0])):
+            found.refused.append(_clock(plan["model"]))
+        if not number:
+            asked = prompter.prompt(rows[0])
+            of_messages = " ".join(message["content"] for message in asked.messages or ())
+            turns = list(beyond(special_texts(prompter.tokenizer), asked.text, of_messages))
+            _look_at_written(found, written, prompter.tokenizer, turns if plan["chat"] else None)
+        if found.refused:
+            return
+        _look_at_set(found, given, prompter, rows)
+
+
+def _limits(model: str, max_model_len: int | None, limits: Mapping[str, int]) -> Iterator[str]:
+    """Lengths that the job asks for, by key, against the model's context."""
+    from workers.tokens.prompts import load_config
+
+    if (context := context_of(load_config(model))) is None:
+        return
+    said = f"the context of {model} ({context} tokens: max_position_embeddings of its config.json)"
+    if max_model_len is not None and max_model_len > context:
+        yield f"generate.max_model_len: {max_model_len} is more than {said}: lower it"
+        return
+    for key, tokens in limits.items():
+        if tokens >= context:
+            yield f"{key}: {tokens} leaves no room for a prompt in {said}: lower it"
+
+
+def context_of(config: Any) -> int | None:
+    """Most tokens that a model takes, as engines reckon it: positions stretched by its RoPE scaling; None: no limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if not isinstance(positions, int):
+        return None
+    scaling = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
+    longest = positions
+    for kind in (scaling, *(value for value in scaling.values() if isinstance(value, dict))):
+        name, factor = kind.get("rope_type", kind.get("type")), kind.get("factor")
+        if factor and name not in ("su", "longrope", "llama3"):  # those say the stretched length already
+            original = kind.get("original_max_position_embeddings") if name == "yarn" else None
+            longest = max(longest, int((original or positions) * float(factor)))
+    return longest
+
+
+def _look_at_set(found: Found, given: Mapping[str, Any], prompter: Prompter, rows: Sequence[Any]) -> None:
+    key, of, chat, faults = given["key"], given["of"], prompter.plan.chat, _Faults()
+    known, too_long, shown = special_texts(prompter.tokenizer), 0, False
+    for row in rows:
+        prompt, where = prompter.prompt(row), f"problem {row.prompt_id!r}"
+        prompter.check_embedded(row.prompt_id, prompt.token_ids)
+        for fault in _faults_of_prompt(prompter, prompt):
+            faults.add(fault, where)
+        if given["literal"] is not None:
+            solution = (row.solution or "").removesuffix(prompter.tokenizer.eos_token)
+            for text in beyond(known, f"{row.text} {solution}", given["literal"]):
+                faults.add(_special(text, chat), where, not chat)
+        if len(prompt.token_ids) > prompter.longest:
+            too_long += 1
+        elif not shown:
+            shown = True
+            if given["name"] or not found.shown:
+                found.shown += _of_problem(prompter, prompt, row, given["name"], key.rpartition(".")[2])
+    for text, is_warning in faults.told(key):
+        (found.warned if is_warning else found.refused).append(text)
+    most = prompter.plan.max_tokens
+    limit = "the model's context" if prompter.plan.max_model_len is None else "generate.max_model_len"
+    room = f"with {most} more tokens (the longest answer) it must fit {most + prompter.longest} ({limit})"
+    if too_long and not shown and len(rows) == of:
+        found.refused.append(f"{key}: every prompt is too long: {room}")
+    elif too_long:
+        first = f" of the first {len(rows)}" if len(rows) < of else f" of {of}"
+        found.warned.append(f"{key}: {too_long}{first} prompts are too long and will be left out: {room}")
+
+
+def _look_at_written(found: Found, written: Mapping[str, str], tokenizer: Any, turns: Iterable[str] | None) -> None:
+    for text, may_be_meant in in_written(written, tokenizer, turns):
+        told = found.warned if may_be_meant else found.refused
+        if text not in told:  # of another source
+            told.append(text)
+
+
+def _special(text: str, is_message: bool) -> _Fault:
+    cure = "take it out of the data" if is_message else "take it out, if it is not meant to be one"
+    return _Fault(f"holds {text!r}, which becomes that special token", cure)
+
+
+def _faults_of_prompt(prompter: Prompter, prompt: Prompt) -> Iterator[_Fault]:
+    tokenizer, model = prompter.tokenizer, prompter.plan.model
+    bos, eos, ids = tokenizer.bos_token_id, tokenizer.eos_token_id, prompt.token_ids
+    if bos is not None and ids[:2] == [bos, bos]:
+        if prompt.messages:
+            what = f"begins with {tokenizer.bos_token!r} twice after the chat template of {model}"
+            yield _Fault(what, "leave one out there")
+        else:
+            what = f"begins with {tokenizer.bos_token!r}, which the tokenizer writes by itself"
+            yield _Fault(what, "leave it out of the text")
+    end = len(ids)
+    while end and not tokenizer.decode([ids[end - 1]]).strip():
+        end -= 1
+    if end and ids[end - 1] == eos and ids[:end] != [bos]:
+        if prompt.messages and not prompter.plan.opening:
+            yield _Fault(
+                f"ends in {tokenizer.eos_token!r}: the chat template of {model} opens no answer "
+                "(add_generation_prompt)",
+                "use `chat: false` and write the turns into `template`, or another template",
+            )
+        else:
+            what = f"ends in EOS, {tokenizer.eos_token!r}, after which nothing is asked"
+            yield _Fault(what, "leave it out of the text")
+    for message in prompt.messages or ():
+        if gone := lost(message["content"], prompt.text):
+            yield _Fault(
+                f"loses text of the role {message['role']!r} in the chat template of {model}",
+                "use `chat: false` and write the turns into `template`, or take that text out",
+                gone,
+            )
+
+
+def _of_problem(
+    prompter: Prompter, prompt: Prompt, row: Any, name: str | None, split: str
+) -> Iterator[tuple[str, str]]:
+    tokenizer = prompter.tokenizer
+    if name:
+        yield name, f"{row.prompt_id!r}, {of_ids(tokenizer, prompt.token_ids)}"
+        return
+    yield "prompt", f"{split} {row.prompt_id!r}, {of_ids(tokenizer, prompt.token_ids)}"
+    yield "gold", visible(row.gold)
+    if row.solution is not None:
+        yield "solution", of_ids(tokenizer, prompter.solution(prompt, row.solution))
+
+
+def look_at_preferences(found: Found, given: dict[str, Any], written: Mapping[str, str]) -> None:
+    """`given` has the `plan` (fields of PreferencePlan), `literal` and `system`, the texts that the job itself puts
+    into a row, and `sources`, each with its `name`, its first `rows` and of how many these are the first (`of`)."""
+    from orchestrator.records import PreferencePlan
+    from workers.tokens.preferences import Pairs
+
+    pairs = Pairs(PreferencePlan(**given["plan"]))
+    for source in given["sources"]:
+        if found.refused:
+            return
+        _look_at_source(found, pairs, source | {"literal": given["literal"], "system": given["system"]}, written)
+
+
+def _look_at_source(found: Found, pairs: Pairs, source: dict[str, Any], written: Mapping[str, str]) -> None:
+    rows, name, faults = source["rows"], source["name"], _Faults()
+    tokenizer, model = pairs.tokenizer, pairs.plan.model
+    conversational = not isinstance(rows[0]["prompt"], str)
+    pairs.check_template(conversational)
+    if conversational and pairs.plan.date is None:
+        pairs.texts(rows[0])  # whether the template takes it at all
+        if _differs(lambda day: pairs.texts(rows[0], day)):
+            found.refused.append(_clock(model))
+            return
+    known, counts, shown = special_texts(tokenizer), Counter[str](), False
+    of_messages = " ".join(message["content"] for message in rows[0]["prompt"]) if conversational else ""
+    turns = list(beyond(known, pairs.texts(rows[0])[0], of_messages)) if conversational else None
+    _look_at_written(found, written, tokenizer, turns)
+    for start in range(0, len(rows), 64):
+        batch = rows[start : start + 64]
+        for row, pair in zip(batch, pairs.pairs(batch), strict=True):
+            where = f"pair {row['pair_id']!r}"
+            fault = pairs.fault(pair)
+            counts[fault or "pairs"] += 1
+            if fault is None and not shown:
+                shown = True
+                if all(label != "pair" for label, _ in found.shown):
+                    found.shown += _of_pair(tokenizer, pair, name, row["pair_id"])
+            if tokenizer.bos_token_id is not None and pair.prompt[:2] == [tokenizer.bos_token_id] * 2:
+                cure = "leave it out of the data, or of `stages.template`"
+                faults.add(_Fault(f"begins with {tokenizer.bos_token!r} twice", cure), where)
+            for text in special_in(known, row, tokenizer.eos_token, source["literal"], source["system"]):
+                faults.add(_special(text, conversational), where, not conversational)
+            if conversational:
+                for lost_text, is_warning in _losses(pairs, row):
+                    faults.add(lost_text, where, is_warning)
+    for text, is_warning in faults.told(f"stages.sources: {name}"):
+        (found.warned if is_warning else found.refused).append(text)
+    first = f" of the first {len(rows)}" if len(rows) < source["of"] else f" of {len(rows)}"
+    out = {reason: count for reason, count in counts.items() if reason != "pairs"}
+    if out:
+        said = ", ".join(f"{count} {_REASONS[reason]}" for reason, count in sorted(out.items()))
+        found.warned.append(f"stages.sources: {name}:{first} pairs will be left out as token ids: {said}")
+    if not shown and len(rows) == source["of"]:
+        found.refused.append(f"stages.sources: {name} has no pair that can be used")
+
+
+def _losses(pairs: Pairs, row: dict[str, Any]) -> Iterator[tuple[_Fault, bool]]:
+    """What the chat template leaves out of a row of messages; and whether a model can do without it."""
+    asked, *wholes = pairs.texts(row)
+    template = f"in the chat template of {pairs.plan.model}"
+    cure = "give the rows as plain text, with the turns written out, or a model folder with another chat template"
+    for message in row["prompt"]:
+        if gone := lost(message["content"], asked):
+            # Thoughts of earlier turns are left out on purpose, when the model is asked, too.
+            is_warning = message["role"] == "assistant"
+            what = f"loses text of the role {message['role']!r} of its prompt {template}"
+            yield _Fault(what, cure, gone), is_warning
+    for name, whole in zip(("chosen", "rejected"), wholes, strict=True):
+        for message in row[name]:
+            if gone := lost(message["content"], whole):
+                yield _Fault(f"loses text of {name!r} {template}", cure, gone), False
+        if not whole.startswith(asked.rstrip()):
+            common = next((n for n, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), len(whole))
+            end = visible(asked[common:], 80)
+            yield _Fault(f"is asked with a text at the end that stands before no answer {template}", cure, end), False
+
+
+_REASONS = {
+    "too_long": "too long (train.max_tokens, or the model's context)",
+    "empty": "with an empty side",
+    "equal": "with equal sides",
+    "no_prompt": "without a prompt",
+}
+
+
+def _of_pair(tokenizer: Any, pair: Any, name: str, pair_id: str) -> Iterator[tuple[str, str]]:
+    yield "pair", f"{pair_id} of {name}"
+    for part in ("prompt", "chosen", "rejected"):
+        yield part, of_ids(tokenizer, getattr(pair, part))
+
+
+@dataclass(frozen=True, slots=True)
+class _Fault:
+    """What is wrong with a row. `example` is text of the row itself: rows that differ in it have the same fault."""
+
+    what: str
+    cure: str
+    example: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        return f"{self.what}{': ' if self.example else ''}{self.example}: {self.cure}"
+
+
+class _Faults:
+    """Faults of rows, each with its first row and the number of rows that have it."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[_Fault, bool], list[str]] = {}
+
+    def add(self, fault: _Fault, where: str, is_warning: bool = False) -> None:
+        rows = self._rows.setdefault((fault, is_warning), [])
+        if rows[-1:] != [where]:  # several messages of a row may have it
+            rows.append(where)
+
+    def told(self, key: str) -> Iterator[tuple[str, bool]]:
+        for (fault, is_warning), where in self._rows.items():
+            more = f" ({len(where)} rows in all)" if len(where) > 1 else ""
+            yield f"{key}: {where[0]} {fault}{more}", is_warning
+
+
+def _on_day(prompter: Prompter, row: Any) -> Callable[[str], str]:
+    prompter.prompt(row)  # whether the template takes it at all
+    return lambda day: prompter.prompt(row, day).text
+
+
+def _differs(render: Callable[[str], Any]) -> bool:
+    """Whether what a chat template makes depends on the day, or on its time."""
+    first, second = map(render, _MOMENTS)
+    return bool(first != second)
+
+
+def lost(content: str, text: str) -> str:
+    """What a chat template has made of a message: nothing where all of it stands in the text, else what is missing,
+    shown. White space around it does not count."""
+    if content.strip() in text:
+        return ""
+    kept = next(
+        (line for line in reversed(content.strip().splitlines()) if line.strip() and line.strip() in text), None
+    )
+    gone = content.strip().partition(kept)[0] if kept else content.strip()
+    return visible(gone.strip() or content.strip(), 80)
+
+
+def _clock(model: str) -> str:
+    return (
+        f"data.date: the chat template of {model} writes the date or the time into every prompt, so that prompts of "
+        "one run would differ: set the day that it is to write, such as `date: 2026-11-27`"
+    )
+
+
+def of_ids(tokenizer: Any, ids: Sequence[int]) -> str:
+    """Token ids for people: how many, the text with its special tokens, and the first and last ids."""
+    ends = [*map(str, ids)]
+    if len(ids) > 2 * _SHOWN_IDS:
+        ends = [*ends[:_SHOWN_IDS], "...", *ends[-_SHOWN_IDS:]]
+    return f"{len(ids)} tokens: {visible(tokenizer.decode(list(ids)))} [{' '.join(ends)}]"
+
+
+def visible(text: str, limit: int = _SHOWN_TEXT) -> str:
+    """A text in quotes on one line, without its middle where it is long."""
+    if len(text) > limit:
+        text = f"{text[: limit // 2]} ... {text[-limit // 2 :]}"
+    return json.dumps(text, ensure_ascii=False)
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What there is to tell about the prompts and pairs of a request; orchestrator/preview.py makes these."""
+    from workers.tokens.prompts import UnusableModel
+
+    found = Found()
+    try:
+        if (lengths := request["lengths"]) is not None:
+            found.refused += _limits(request["model"], lengths["max_model_len"], lengths["limits"])
+        if request["sets"] and not found.refused:
+            look_at_prompts(found, request["sets"], request["written"])
+        if request["preferences"] and not found.refused:
+            look_at_preferences(found, request["preferences"], request["written"])
+    except UnusableModel as error:
+        found.refused.append(str(error))
+    return {"shown": found.shown, "warned": found.warned, "refused": found.refused}
+
+
+def main() -> None:
+    """Answer the request of the input."""
+    sys.modules["torch"] = None  # type: ignore[assignment]  # makes transformers do without
+    json.dump(answer(json.load(sys.stdin)), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Training on a group of DeepSpeed ranks: the driver's side, a rank, saved states, exports."""

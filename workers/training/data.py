@@ -1,0 +1,119 @@
+"""Reading the trainer's inputs, pairs and reference log-probabilities, and writing its small outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator import counts
+from orchestrator.counts import completion_key
+from orchestrator.records import PROBE, REFERENCE
+from workers.files import write_table
+from workers.numerics.batching import PairTokens, Tokens
+
+
+class TrainingDataError(ValueError):
+    """The pairs or the reference file cannot be trained on; the message names file, row and cure."""
+
+
+def _token_lists(table: pa.Table, name: str) -> list[Tokens | None]:
+    column = table.column(name).combine_chunks()
+    column = column.chunk(0) if isinstance(column, pa.ChunkedArray) else column
+    values = column.values.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+    offsets = column.offsets.to_numpy()
+    rows = zip(column.is_valid().to_pylist(), pairwise(offsets), strict=True)
+    return [values[start:stop] if there else None for there, (start, stop) in rows]
+
+
+def read_pairs(files: Sequence[str], vocab_size: int) -> list[PairTokens]:
+    """All pairs of the Parquet files, in order.
+
+    Raises TrainingDataError for an unreadable file, an empty side or a token id outside the vocabulary.
+    """
+    pairs: list[PairTokens] = []
+    names = ("prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
+    for file in files:
+        try:
+            table = pq.read_table(file, columns=["pair_id", *names])
+        except (OSError, pa.ArrowInvalid) as error:
+            raise TrainingDataError(f"{file}: cannot be read as a Parquet file of pairs ({error})") from error
+        if table.num_rows == 0:
+            continue
+        columns = [_token_lists(table, name) for name in names]
+        for pair_id, *sides in zip(table.column("pair_id").to_pylist(), *columns, strict=True):
+            try:
+                pair = PairTokens(pair_id, *sides)
+            except ValueError as error:
+                raise TrainingDataError(f"{file}: {error}; leave it out when pairs are made") from error
+            low = min(int(side.min()) for side in (pair.prompt, *pair.sides))
+            high = max(int(side.max()) for side in (pair.prompt, *pair.sides))
+            if low < 0 or high >= vocab_size:
+                raise TrainingDataError(
+                    f"{file}: pair {pair_id} has token id {low if low < 0 else high}, but the model's "
+                    f"vocabulary has {vocab_size}; make the pairs with the trained model's tokenizer"
+                )
+            pairs.append(pair)
+    return pairs
+
+
+def drop_long(pairs: list[PairTokens], max_tokens: int | None) -> list[PairTokens]:
+    """Pairs of which no side, prompt included, is longer than `max_tokens`.
+
+    Raises TrainingDataError when none is left.
+    """
+    kept = [pair for pair in pairs if max_tokens is None or pair.longest <= max_tokens]
+    if not pairs:
+        raise TrainingDataError("no pairs to train on: the files of pairs are empty")
+    if not kept:
+        shortest = min(pair.longest for pair in pairs)
+        raise TrainingDataError(
+            f"no pairs left to train on: all {len(pairs)} are longer than train.max_tokens = {max_tokens}; "
+            f"the shortest has {shortest} tokens, so raise train.max_tokens at least to that"
+        )
+    return kept
+
+
+def read_reference(file: str) -> dict[str, float]:
+    """Reference log-probabilities by completion key."""
+    try:
+        table = pq.read_table(file, schema=REFERENCE)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TrainingDataError(f"{file}: cannot be read as a reference file ({error})") from error
+    keys, logprobs = table.column("completion_key").to_pylist(), table.column("logprob").to_pylist()
+    return dict(zip(keys, logprobs, strict=True))
+
+
+def require_scored(pairs: Sequence[PairTokens], reference: dict[str, float], file: str) -> None:
+    """Raise TrainingDataError unless the reference covers both sides of every pair."""
+    for pair in pairs:
+        for side in pair.sides:
+            if completion_key(pair.prompt, side) not in reference:
+                raise TrainingDataError(
+                    f"{file}: lacks a completion of pair {pair.pair_id}: it was made for other pairs, so run the "
+                    "reference pass again"
+                )
+
+
+def write_probe(file: str, rows: Sequence[tuple[Tokens, Tokens, float]]) -> None:
+    """Write (prompt ids, completion ids, logprob) rows as Parquet."""
+    prompts, completions, logprobs = zip(*rows, strict=True)
+    columns = [[p.tolist() for p in prompts], [c.tolist() for c in completions], list(logprobs)]
+    write_table(pa.table(columns, schema=PROBE), file)
+
+
+def write_metrics(file: str, rows: Sequence[dict[str, float]]) -> None:
+    """Write one row a step as Parquet; what a step lacks is null."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), file)
+
+
+def training_facts(metrics: Sequence[Mapping[str, Any]], pairs: Sequence[PairTokens], dropped: int) -> dict[str, Any]:
+    """What is known of a training at its end: `metrics` has a row a step, and `dropped` pairs were too long."""
+    found = counts.metrics(metrics) | counts.trained_pairs(pairs, dropped)
+    seconds = sum(row["seconds"] for row in metrics)
+    return found | {"seconds": seconds, "tokens_per_second": found["tokens"] / seconds}

@@ -1,0 +1,339 @@
+"""The driver's side of training: a group of rank actors, started when needed and ended with the phase."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+import pyarrow as pa
+import ray
+
+from orchestrator import counts
+from orchestrator.config import Train
+from orchestrator.errors import RatchetError
+from orchestrator.records import REFERENCE, TrainingPlan
+from workers.files import write_table
+from workers.supervision.failures import oom_kills, why
+from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
+
+MOST_LOSSES = 3
+"""How often the ranks may be lost with no saved state in between."""
+NODE_LOSS_SECONDS = 60.0
+"""How long ranks that failed are asked whether they still live."""
+START_SECONDS = 1800.0
+"""How long ranks may take to start: they load libraries, and nothing of that counts as progress."""
+
+
+class TrainingFailed(RatchetError):
+    """A training rank failed; the message is the worker's own, with the rank in front."""
+
+
+class RanksLost(Exception):
+    """A rank died or hangs, and with it the group: the others would wait for it forever."""
+
+
+class Placement(Protocol):
+    """Where the ranks run."""
+
+    def actor_options(self, index: int) -> dict[str, Any]:
+        """Ray actor options of rank `index`: num_cpus, num_gpus, scheduling_strategy, runtime_env."""
+        ...
+
+
+class _Rank:
+    """A Ray actor around workers.training.rank.Trainer, which is imported in the actor's process only."""
+
+    def __init__(self, settings: dict[str, Any], rank: int, ranks: int, chunk_logits: int) -> None:
+        from workers.training.rank import Trainer
+
+        self.trainer = Trainer(Train.model_validate(settings), rank, ranks, chunk_logits)
+
+    def rendezvous(self) -> str:
+        """Where the ranks find each other: at this node's address and a free port; on a private Ray in a file, since
+        torch listens there on all addresses of the host."""
+        if folder := os.environ.get("RATCHET_RENDEZVOUS"):  # set by orchestrator.cluster
+            return f"file://{folder}/ranks-{uuid.uuid4().hex}"
+        host = ray.util.get_node_ip_address()
+        with socket.socket() as probe:
+            probe.bind((host, 0))
+            return f"tcp://{host}:{probe.getsockname()[1]}"
+
+    @ray.method(concurrency_group="watch")
+    def beats(self) -> int:
+        return self.trainer.beats
+
+    def connect(self, rendezvous: str) -> int:
+        self.trainer.connect(rendezvous)
+        return os.getpid()
+
+    def reference_logprobs(self, plan: TrainingPlan) -> list[tuple[str, float, int]]:
+        return self.trainer.reference_logprobs(plan)
+
+    def preference_facts(
+        self, plan: TrainingPlan, logprobs: dict[str, float], reference_file: str | None
+    ) -> dict[str, float]:
+        return self.trainer.preference_facts(plan, logprobs, reference_file)
+
+    def train(self, plan: TrainingPlan, reference_file: str | None) -> Any:
+        yield from self.trainer.train(plan, reference_file)
+
+    def follow(self, plan: TrainingPlan, reference_file: str | None) -> None:
+        for _ in self.trainer.train(plan, reference_file):
+            pass
+
+
+class TrainerGroup:
+    """`settings.ranks` training actors. A context manager; `close` ends the actors' processes.
+
+    `chunk_logits` is the most logits that a rank holds at once. Where a rank dies, or none of them makes any
+    progress for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from
+    its last saved state. Every method raises TrainingFailed when a rank fails by itself, or when the ranks were lost
+    MOST_LOSSES times with no saved state in between.
+    """
+
+    def __init__(self, settings: Train, placement: Placement, chunk_logits: int = 2**26) -> None:
+        self.settings = settings
+        self.placement = placement
+        self.chunk_logits = chunk_logits
+        self.pids: list[int] = []
+        """Process ids of the running ranks, in order."""
+        self._actors: list[Any] = []
+        self._pulses: list[Pulse] = []
+        self._oom_kills = 0  # on this machine, when the ranks were started
+        self._began = 0  # first step that this attempt at a training has done
+
+    def __enter__(self) -> TrainerGroup:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the actors; their processes and memory are gone soon after."""
+        actors, self._actors, self._pulses, self.pids = self._actors, [], [], []
+        for actor in actors:
+            ray.kill(actor)
+
+    def reference(self, plan: TrainingPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
+        """Score each distinct completion of the round once under `plan.reference`; write schema REFERENCE.
+
+        The facts also tell how that model ranks the pairs (counts.preferences); `against` is the file of
+        another model's log-probabilities that it is compared with.
+        """
+        started = time.perf_counter()
+        (rows, ranking), restarts = self._persist(lambda: self._score(plan, against))
+        keys, logprobs, lengths = zip(*rows, strict=True)
+        write_table(pa.table([list(keys), list(logprobs), list(lengths)], schema=REFERENCE), out_file)
+        seconds = time.perf_counter() - started
+        return counts.scored(lengths) | {"restarts": restarts} | ranking | {"seconds": seconds}
+
+    def _score(self, plan: TrainingPlan, against: str | None) -> tuple[list[tuple[str, float, int]], dict[str, float]]:
+        shares = self._gather([actor.reference_logprobs.remote(plan) for actor in self._actors])
+        rows = sorted(row for share in shares for row in share)
+        logprobs = {key: logprob for key, logprob, _ in rows}
+        [ranking] = self._gather([self._actors[0].preference_facts.remote(plan, logprobs, against)])
+        return rows, ranking
+
+    def train(
+        self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
+        """Train, and write metrics, probe and checkpoint; `on_step` gets each step's metrics as it ends (again, where
+        the ranks were lost after it). The facts tell how often they were started again (`restarts`)."""
+        attempts = _Attempts(plan)
+        try:
+            facts, restarts = self._persist(lambda: self._train(attempts.next(), reference_file, on_step))
+            attempts.publish()
+        finally:
+            attempts.remove()
+        return dict(facts) | {"restarts": restarts}
+
+    def _train(
+        self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None
+    ) -> dict[str, Any]:
+        leader = self._actors[0].train.options(num_returns="streaming").remote(plan, reference_file)
+        followers = [actor.follow.remote(plan, reference_file) for actor in self._actors[1:]]
+        facts: dict[str, Any] = {}
+        waiting: list[Any] = [leader, *followers]
+        while waiting:
+            ready = self._wait(waiting)
+            if ready is not leader:
+                self._get(ready, 1 + followers.index(ready))
+                waiting.remove(ready)
+                continue
+            try:
+                kind, row = self._get(next(leader), 0)
+            except StopIteration:
+                waiting.remove(leader)
+                continue
+            if kind == "facts":
+                facts = row
+                continue
+            self._began = self._began or row["step"]
+            if on_step is not None:
+                on_step(row)
+        return facts
+
+    def _persist(self, work: Callable[[], Any]) -> tuple[Any, int]:
+        """The result of collective work, and how often the ranks had to be started again for it."""
+        restarts = losses = began = 0
+        while True:
+            self._began = 0
+            try:
+                self._start()
+                return work(), restarts
+            except RanksLost as lost:
+                self.close()
+                restarts += 1
+                # Only a later saved state is progress: it may be by chance that one attempt gets further than another.
+                losses = 1 if self._began > began else losses + 1
+                began = max(began, self._began)
+                if losses == MOST_LOSSES:
+                    raise TrainingFailed(f"{lost}: {losses} times with no saved state in between") from lost
+
+    def each(self, function: Callable[[Any], Any]) -> list[Any]:
+        """What `function(trainer)` returns on each rank, in order; it runs in the rank's process."""
+        return self._persist(lambda: self._each(function))[0]
+
+    def _each(self, function: Callable[[Any], Any]) -> list[Any]:
+        return self._gather([actor.__ray_call__.remote(_on_trainer, function) for actor in self._actors])
+
+    def _start(self) -> None:
+        if self._actors:
+            return
+        settings, self._oom_kills = self.settings.model_dump(mode="json"), oom_kills()
+        actor, ranks = ray.remote(concurrency_groups={"watch": 1})(_Rank), self.settings.ranks
+        for rank in range(ranks):
+            options = _with_environment(self.placement.actor_options(rank))
+            self._actors.append(actor.options(**options).remote(settings, rank, ranks, self.chunk_logits))
+        self._pulses = [Pulse(actor.beats.remote) for actor in self._actors]
+        [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
+        self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
+
+    def _gather(self, refs: Sequence[Any], limit: float | None = None) -> list[Any]:
+        """Results of one call a rank, in order; the first failure of any rank ends all."""
+        waiting, results = list(refs), {}
+        while waiting:
+            ready = self._wait(waiting, limit)
+            waiting.remove(ready)
+            results[ready] = self._get(ready, refs.index(ready))
+        return [results[ref] for ref in refs]
+
+    def _wait(self, refs: Sequence[Any], limit: float | None = None) -> Any:
+        """The first of the calls that is answered.
+
+        Raises RanksLost when no rank made any progress for `limit` seconds (default: `stall_timeout`).
+        """
+        patience, limit = Patience(), limit or self.settings.stall_timeout
+        while True:
+            ready, _ = ray.wait(list(refs), num_returns=1, timeout=WATCH_SECONDS)
+            if ready:
+                return ready[0]
+            if patience.seconds([pulse.count() for pulse in self._pulses]) > limit:
+                self.close()
+                raise RanksLost(f"training: no rank made progress for {limit:.0f} s (train.stall_timeout)")
+
+    def _get(self, ref: Any, rank: int) -> Any:
+        try:
+            return ray.get(ref)
+        except ray.exceptions.RayTaskError as error:
+            # Where a peer died, the others fail at talking to it, and often are heard first.
+            dead = self._dead()
+            self.close()
+            if dead is not None:
+                raise RanksLost(dead) from error
+            cause = error.cause if error.cause is not None else error
+            words = why(error, "trainer")
+            raise TrainingFailed(f"training rank {rank}: {type(cause).__name__}: {words}") from error
+        except ray.exceptions.RayError as error:
+            words = self._died(rank, error)
+            self.close()
+            raise RanksLost(words) from error
+
+    def _dead(self) -> str | None:
+        """Which rank's process is gone, and why; None where all are there. Living ranks answer at once, while it can
+        take Ray a while to find out that a whole node is gone."""
+        asked = [actor.beats.remote() for actor in self._actors]
+        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=NODE_LOSS_SECONDS)
+        for rank, ref in enumerate(asked):
+            if ref in answered:
+                try:
+                    ray.get(ref)
+                except ray.exceptions.RayError as error:
+                    return self._died(rank, error)
+        return None
+
+    def _died(self, rank: int, error: Exception) -> str:
+        return f"training rank {rank} died: {why(error, 'trainer', oom_kills() - self._oom_kills)}"
+
+
+class _Attempts:
+    """The plan of each attempt at a training, with names of its own for all that it writes: ranks that were given up
+    and still live write where nobody looks."""
+
+    def __init__(self, plan: TrainingPlan) -> None:
+        self._plan = self._last = plan
+        self._number = 0
+
+    def next(self) -> TrainingPlan:
+        """The plan of the next attempt. It goes on from the states that the last one has saved."""
+        self._number += 1
+        metrics, probe, checkpoint = (self._own(path) for path in self._outputs(self._plan))
+        states = self._plan.state_dir
+        if self._number > 1:
+            states = f"{states}.{self._number}"
+            if Path(self._last.state_dir).is_dir():
+                os.rename(self._last.state_dir, states)
+        outputs = {"metrics_file": str(metrics), "probe_file": str(probe), "checkpoint_dir": str(checkpoint)}
+        self._last = replace(self._plan, state_dir=states, **outputs)
+        return self._last
+
+    def publish(self) -> None:
+        """Give what the last attempt has written the names that were asked for."""
+        for own, final in zip(self._outputs(self._last), self._outputs(self._plan), strict=True):
+            if own.exists():  # there is no probe beside several checkpoints
+                shutil.rmtree(final, ignore_errors=True)
+                os.replace(own, final)
+
+    def remove(self) -> None:
+        """Remove what attempts have left, but for the saved states."""
+        for folder in {*(path.parent for path in self._outputs(self._plan)[:2]), Path(self._plan.checkpoint_dir)}:
+            for number in range(1, self._number + 1):
+                shutil.rmtree(_beside(folder, number), ignore_errors=True)
+
+    def _own(self, path: Path) -> Path:
+        """Beside the folder of a file: what is in that is committed with it."""
+        if path == Path(self._plan.checkpoint_dir):
+            return _beside(path, self._number)
+        return _beside(path.parent, self._number) / path.name
+
+    @staticmethod
+    def _outputs(plan: TrainingPlan) -> tuple[Path, Path, Path]:
+        return Path(plan.metrics_file), Path(plan.probe_file), Path(plan.checkpoint_dir)
+
+
+def _beside(folder: Path, number: int) -> Path:
+    return folder.with_name(f"{folder.name}.{number}-e0")
+
+
+def _on_trainer(rank: _Rank, function: Callable[[Any], Any]) -> Any:
+    return function(rank.trainer)
+
+
+def _with_environment(options: dict[str, Any]) -> dict[str, Any]:
+    """Actor options with the variables a rank needs; what the placement sets wins."""
+    environment = {"OMP_NUM_THREADS": str(max(1, int(options.get("num_cpus") or 1)))}
+    if not options.get("num_gpus"):
+        environment["DS_ACCELERATOR"] = "cpu"
+    runtime = dict(options.get("runtime_env") or {})
+    runtime["env_vars"] = environment | dict(runtime.get("env_vars") or {})
+    return options | {"runtime_env": runtime, "max_restarts": 0}

@@ -1,0 +1,396 @@
+"""One DeepSpeed rank: reference log-probabilities, the training of a round, and the export.
+
+    pairs ─► trees ─► packs of this rank ─► forward, loss, backward ─► step ─► metrics
+                          reference file ─┘                             └► probe, checkpoint
+
+Every rank reads the same pairs and computes the same division of each batch; only sums travel
+between ranks. The class knows nothing of Ray: workers.training.group makes actors of it.
+"""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import json
+import logging
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from orchestrator import counts
+from orchestrator.config import Train
+from orchestrator.records import TrainingPlan
+from workers.files import sync
+from workers.numerics import attention, batching
+from workers.numerics.batching import MicroBatch, PairTokens, Tree
+from workers.numerics.logprobs import CHUNK_LOGITS
+from workers.numerics.step import (
+    DIFFERENCES,
+    SUMS,
+    BatchTotals,
+    StepSums,
+    accumulate,
+    learning_rate,
+    mean_metrics,
+    without_noise,
+)
+from workers.training import data as pair_data
+from workers.training.checks import ReferenceCheck
+from workers.training.export import DTYPES, export_checkpoint, folder_dtype
+from workers.training.policy import build_policy, build_reference
+from workers.training.states import TrainingStates
+
+PROBE_COMPLETIONS = 32
+"""Most completions that are scored again with the trained policy."""
+
+
+class TrainingError(RuntimeError):
+    """Training had to stop; the message says where, why and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What a round's training works on."""
+
+    plan: TrainingPlan
+    pairs: list[PairTokens]
+    reference: dict[str, float] | None
+    """Log-probability under the reference by completion key; None where the loss compares with no reference."""
+    batches: list[list[int]]
+    """Rows of the pairs of each step."""
+
+    def nll_tokens(self, rows: list[int]) -> int:
+        """Tokens that the NLL of these pairs covers."""
+        whole = self.plan.loss.nll_scope == "prompt+response"
+        return sum(len(self.pairs[r].chosen) + whole * len(self.pairs[r].prompt) for r in rows)
+
+
+class Trainer:
+    """One rank of a training group. Call `connect` first; every method is called on all ranks at once."""
+
+    def __init__(self, settings: Train, rank: int, ranks: int, chunk_logits: int = CHUNK_LOGITS) -> None:
+        self.settings = settings
+        self.chunk_logits = chunk_logits
+        self.rank = rank
+        self.ranks = ranks
+        self.use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+        self.device = torch.device("cuda", 0) if self.use_cuda else torch.device("cpu")
+        self._policy: tuple[str, Any] | None = None
+        self._pairs: tuple[tuple[str, ...], list[PairTokens], int] | None = None
+        self._grad_norm = math.nan
+        self._saved = time.monotonic()
+        self.beats = 0
+        """Counts up with every piece of work, by which whoever waits tells a slow rank from a hung one."""
+
+    # Set-up
+
+    def connect(self, rendezvous: str) -> None:
+        """Join the process group: nccl on accelerators, gloo on CPU. `rendezvous` is tcp://HOST:PORT of rank 0, or
+        file://PATH of a file that is not there yet."""
+        if not self.use_cuda:
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        # An actor sees one accelerator only, its own.
+        os.environ |= {"LOCAL_RANK": "0", "RANK": str(self.rank), "WORLD_SIZE": str(self.ranks)}
+        import deepspeed
+        from deepspeed.utils import logger
+
+        logger.setLevel(logging.WARNING)
+        # Its shared-memory collectives serve inference only; the first run would compile them for a minute.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+        deepspeed.init_distributed(
+            "nccl" if self.use_cuda else "gloo",
+            auto_mpi_discovery=False,
+            verbose=False,
+            init_method=rendezvous,
+            rank=self.rank,
+            world_size=self.ranks,
+        )
+
+    def _engine(self, folder: str) -> Any:
+        """The DeepSpeed engine around the policy that starts from `folder`; kept for the next call."""
+        if self._policy is None or self._policy[0] != folder:
+            self._policy = None
+            engine = build_policy(self.settings, folder, self.device, self.ranks, self.chunk_logits)
+            if self.settings.zero == 0:
+                engine.optimizer.register_step_pre_hook(self._clip)
+            self._policy = (folder, engine)
+        return self._policy[1]
+
+    def _clip(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Stage 0 clips without telling the norm, so there it happens here, after the reduction."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm or math.inf)
+        self._grad_norm = float(norm)
+
+    def _read_pairs(self, plan: TrainingPlan) -> tuple[list[PairTokens], int]:
+        """The round's pairs that fit, and how many were dropped."""
+        if self._pairs is None or self._pairs[0] != plan.pairs:
+            from transformers import AutoConfig
+
+            config = AutoConfig.from_pretrained(plan.init, local_files_only=True, trust_remote_code=False)
+            config = config.get_text_config()
+            pairs = pair_data.read_pairs(plan.pairs, config.vocab_size)
+            kept = pair_data.drop_long(pairs, self.settings.max_tokens)
+            attention.check_window(config, max(pair.longest for pair in kept))
+            self._pairs = (plan.pairs, kept, len(pairs) - len(kept))
+        return self._pairs[1], self._pairs[2]
+
+    # Scoring
+
+    def reference_logprobs(self, plan: TrainingPlan) -> list[tuple[str, float, int]]:
+        """This rank's share of the round's distinct completions: (completion_key, summed logprob, tokens).
+
+        Where the policy starts from the reference, the training engine scores them and stays for
+        `train`; otherwise the reference model is loaded, and dropped again.
+        """
+        pairs, _ = self._read_pairs(plan)
+        same = plan.init == plan.reference
+        if same:
+            model = self._engine(plan.init)
+        else:
+            settings, chunk = self.settings, self.chunk_logits
+            model = build_reference(settings, plan.reference, self.device, self.ranks, chunk, policy=plan.init)
+        trees = batching.completion_trees(pairs, self.settings.tokens_per_microbatch)
+        rows = self._score(model, trees, pairs)
+        del model
+        gc.collect()
+        if self.use_cuda:
+            torch.cuda.empty_cache()
+        return rows
+
+    def preference_facts(
+        self, plan: TrainingPlan, logprobs: dict[str, float], reference_file: str | None
+    ) -> dict[str, float]:
+        """What the round's pairs say of a model with these log-probabilities; see counts.preferences."""
+        reference = None if reference_file is None else pair_data.read_reference(reference_file)
+        return counts.preferences(self._read_pairs(plan)[0], logprobs, reference)
+
+    @torch.no_grad()
+    def _score(self, model: nn.Module, trees: list[Tree], pairs: list[PairTokens]) -> list[tuple[str, float, int]]:
+        """Score this rank's share of trees whose members are single completions, tagged with their keys."""
+        model.eval()
+        shares = batching.share_out(trees, self.ranks)
+        packs = [batching.pack_trees(share, self.settings.tokens_per_microbatch) for share in shares]
+        rows: list[tuple[str, float, int]] = []
+        for pack in packs[self.rank]:
+            self.beats += 1
+            logprobs = model(batching.lay_out(pack).to(self.device)).tolist()
+            members = [(m.tag, len(tree.completions[m.completions[0]])) for tree in pack for m in tree.members]
+            rows += [(str(key), lp, length) for (key, length), lp in zip(members, logprobs, strict=True)]
+        if self.settings.zero == 3:
+            for _ in range(max(map(len, packs)) - len(packs[self.rank])):
+                model(batching.filler(pairs[0]).pack.to(self.device))
+        if bad := [key for key, lp, _ in rows if not math.isfinite(lp)]:
+            raise TrainingError(f"completion {bad[0]} has a log-probability that is not finite ({len(bad)} in all)")
+        return rows
+
+    # Training
+
+    def train(self, plan: TrainingPlan, reference_file: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Train the round: yields ("step", metrics) after each step and ("facts", facts) at the end. Without a
+        reference file nothing is compared with a reference.
+
+        Raises TrainingError (a loss or gradient that is not finite), ReferenceMismatch, TrainingDataError
+        (pairs or reference file) or ExportError.
+        """
+        pairs, dropped = self._read_pairs(plan)
+        reference = None
+        if reference_file is not None:
+            reference = pair_data.read_reference(reference_file)
+            pair_data.require_scored(pairs, reference, reference_file)
+        engine = self._engine(plan.init)
+        # What is trained now is the policy no longer: another call starts from the folder again.
+        self._policy = None
+        round_ = Round(plan, pairs, reference, self._batches(pairs, plan))
+        names = plan.state_names(self.ranks)
+        states = TrainingStates(plan.state_dir, names, plan.keep_states, self.rank, plan.state_key)
+        done, last = states.load(engine), len(round_.batches)
+        resumed_from, self._saved = len(done.metrics), time.monotonic()
+        for step in range(resumed_from + 1, last + 1):
+            row, check, save = self._step(engine, round_, step)
+            if reference is not None and not done.first_step:
+                same = plan.init == plan.reference
+                done.first_step = check.facts() | ({"margin_size": row["margin_size"]} if same else {})
+            row = without_noise(row, done.first_step.get("margin_size"))
+            done.metrics.append(row)
+            yield "step", row
+            if plan.export_every and (step % plan.export_every == 0 or step == last):
+                self._publish_on_the_way(engine, plan, pairs, states.exports() / f"{step:06d}")
+            if save and step < last and plan.keep_states and plan.state_key:
+                states.save(engine, done)
+                self._saved = time.monotonic()
+        if plan.export_every:
+            self._link(states.exports(), Path(plan.checkpoint_dir))
+        else:
+            self._publish(engine, plan, pairs, Path(plan.checkpoint_dir), Path(plan.probe_file))
+        if self.rank == 0:
+            pair_data.write_metrics(plan.metrics_file, done.metrics)
+        facts = pair_data.training_facts(done.metrics, pairs, dropped)
+        yield "facts", facts | {"first_step": done.first_step, "resumed_from": resumed_from}
+
+    def _batches(self, pairs: list[PairTokens], plan: TrainingPlan) -> list[list[int]]:
+        """Rows of the pairs of each step: `epochs` passes, or as many as the budget or the plan's steps take."""
+        settings, budget, tokens = self.settings, self.settings.token_budget, 0
+        most = min(steps or sys.maxsize for steps in (settings.max_steps, plan.steps))
+        batches: list[list[int]] = []
+        for epoch in itertools.count() if budget else range(settings.epochs):
+            for rows in batching.epoch_batches(pairs, plan.seed, epoch, settings.batch_pairs, settings.order):
+                batches.append(rows)
+                tokens += batching.real_tokens(pairs, rows) if budget else 0
+                # A plan's steps are what another training's budget came to, with fewer pairs.
+                if len(batches) == most or (budget and tokens >= budget and plan.steps is None):
+                    return batches
+        return batches
+
+    def _micro_batches(self, round_: Round, rows: list[int]) -> Iterator[tuple[MicroBatch, Tensor]]:
+        """This rank's micro-batches of a global batch, with the reference log-probabilities of each."""
+        scored = round_.plan.loss.nll_scope == "prompt+response"
+        shares = batching.divide_batch(round_.pairs, rows, self.settings.tokens_per_microbatch, self.ranks)
+        mine = [batching.micro_batch(trees, scored) for trees in shares[self.rank]]
+        # Under ZeRO 2 and 3 every backward is collective; below, only a step's gradients are.
+        wanted = max(map(len, shares)) if self.settings.zero >= 2 else 1
+        mine += [batching.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))
+        for batch in mine:
+            self.beats += 1
+            known = round_.reference if batch.rows else None
+            logprobs = [known[key] if known is not None else 0.0 for key in batch.keys]
+            yield batch.to(self.device), torch.tensor(logprobs, dtype=torch.float64)
+
+    def _step(self, engine: Any, round_: Round, step: int) -> tuple[dict[str, Any], ReferenceCheck, bool]:
+        """One optimizer step: its metrics, how far the policy was from the reference before it, and whether the
+        state is to be saved after it."""
+        started = time.perf_counter()
+        rows = round_.batches[step - 1]
+        rate = self._learning_rate(round_, step)
+        engine.train()
+        for group in engine.optimizer.param_groups:
+            group["lr"] = rate
+        # DeepSpeed averages gradients over ranks, where a sum is meant.
+        sums = accumulate(
+            engine,
+            self._micro_batches(round_, rows),
+            round_.plan.loss,
+            BatchTotals(len(rows), round_.nll_tokens(rows)),
+            lambda loss: engine.backward(loss * self.ranks, scale_wrt_gas=False),
+        )
+        totals, differences, save = self._reduce(sums)
+        if not math.isfinite(totals["loss"]):
+            self._stop_not_finite(round_, step, totals["loss"], math.nan)
+        check = ReferenceCheck.from_sums(differences)
+        compared = round_.reference is not None
+        if compared and step == 1 and round_.plan.init == round_.plan.reference:
+            check.require_agreement()
+        engine.step()
+        norm = self._grad_norm if self.settings.zero == 0 else float(engine.get_global_grad_norm())
+        # DeepSpeed reports an overflow as infinite, as not a number or, with offload, as -1.
+        if not math.isfinite(norm) or norm < 0:
+            self._stop_not_finite(round_, step, totals["loss"], norm)
+        seconds = time.perf_counter() - started
+        means = mean_metrics(totals, compared, rejected=round_.pairs[rows[0]].rejected is not None)
+        row = {"step": step} | means | {"grad_norm": norm, "learning_rate": rate}
+        row["padded_tokens"] = batching.padded_tokens(round_.pairs, rows)
+        save = save or bool(self.settings.save_every and step % self.settings.save_every == 0)
+        return row | {"tokens_per_second": row["tokens"] / seconds, "seconds": seconds}, check, save
+
+    def _learning_rate(self, round_: Round, step: int) -> float:
+        settings = self.settings
+        num_steps = round_.plan.schedule_steps or len(round_.batches)
+        return learning_rate(
+            step,
+            num_steps,
+            round_.plan.learning_rate,
+            settings.schedule,
+            settings.warmup_steps or round(settings.warmup_ratio * num_steps),
+            settings.final_ratio,
+        )
+
+    def _reduce(self, sums: StepSums) -> tuple[dict[str, float], dict[str, float], bool]:
+        """Sums over all ranks, by name; and whether it is time to save the state, which all ranks must agree on."""
+        minutes = (time.monotonic() - self._saved) / 60
+        due = torch.tensor([minutes >= self.settings.save_minutes]).to(sums.values)
+        everything = torch.cat([sums.values, sums.differences, due])
+        dist.all_reduce(everything)
+        *values, due_ranks = everything.tolist()
+        totals, differences = values[: len(SUMS)], values[len(SUMS) :]
+        return dict(zip(SUMS, totals, strict=True)), dict(zip(DIFFERENCES, differences, strict=True)), due_ranks > 0
+
+    def _stop_not_finite(self, round_: Round, step: int, loss: float, norm: float) -> None:
+        """Write down the batch's pairs and raise TrainingError; all ranks come here together."""
+        ids = [round_.pairs[row].pair_id for row in round_.batches[step - 1]]
+        file = Path(round_.plan.failure_file)
+        if self.rank == 0:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            report = {"step": step, "loss": repr(loss), "grad_norm": repr(norm), "pair_ids": ids}
+            file.write_text(json.dumps(report, indent=2) + "\n")
+        raise TrainingError(
+            f"step {step}: loss {loss}, gradient norm {norm}: not finite, nothing was published. The "
+            f"batch's pairs are {', '.join(ids[:4])}{' ...' if len(ids) > 4 else ''} (all in {file}); look "
+            "at them, or lower train.learning_rate in a fork of the run"
+        )
+
+    # Publishing
+
+    def _publish(
+        self, engine: Any, plan: TrainingPlan, pairs: list[PairTokens], checkpoint: Path, probe_file: Path
+    ) -> None:
+        """Write the checkpoint and its probe."""
+        named = self.settings.export_dtype
+        dtype = DTYPES[named] if named else folder_dtype(plan.init)
+        if self.rank == 0:
+            checkpoint.mkdir(parents=True, exist_ok=True)
+        self._write_probe(engine, pairs, probe_file)
+        export_checkpoint(
+            engine.module.model,
+            plan.init,
+            str(checkpoint),
+            dtype,
+            rank=self.rank,
+            zero_stage=self.settings.zero,
+            has_master=self.settings.precision == "bf16" and self.settings.zero > 0,
+        )
+
+    def _publish_on_the_way(self, engine: Any, plan: TrainingPlan, pairs: list[PairTokens], final: Path) -> None:
+        """Checkpoint and probe in a folder that appears when both are whole."""
+        unfinished = final.with_name(f".{final.name}")
+        if self.rank == 0:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self._publish(engine, plan, pairs, unfinished / "checkpoint", unfinished / "probe.parquet")
+        if self.rank == 0:
+            sync(unfinished)
+            shutil.rmtree(final, ignore_errors=True)  # left by an attempt that died
+            unfinished.rename(final)
+            sync(final.parent)
+        dist.barrier()
+
+    def _link(self, exports: Path, target: Path) -> None:
+        """Give the exports a second name; the first stays until the driver has committed them, for another attempt."""
+        if self.rank == 0:
+            shutil.rmtree(target, ignore_errors=True)  # left by an attempt that died
+            shutil.copytree(exports, target, copy_function=os.link)
+        dist.barrier()
+
+    def _write_probe(self, engine: Any, pairs: list[PairTokens], file: Path) -> None:
+        """Score up to PROBE_COMPLETIONS completions, the first by key, with the trained policy."""
+        texts = {
+            batching.completion_key(pair.prompt, completion): (pair, completion)
+            for pair in pairs
+            for completion in pair.sides
+        }
+        keys = sorted(texts)[:PROBE_COMPLETIONS]
+        picked = [PairTokens(key, texts[key][0].prompt, texts[key][1], texts[key][1]) for key in keys]
+        trees = batching.completion_trees(picked, self.settings.tokens_per_microbatch)
+        scored: list[Any] = [None] * self.ranks
+        dist.all_gather_object(scored, self._score(engine, trees, pairs))
+        if self.rank == 0:
+            logprobs = {key: lp for rows in scored for key, lp, _ in rows}
+            pair_data.write_probe(str(file), [(texts[k][0].prompt, texts[k][1], logprobs[k]) for k in keys])
