@@ -1,7 +1,7 @@
 """The methods: named settings of the loop's axes, each citing its paper. Whatever a job file says goes before them.
 
 A method is a row of choices, and nothing else: no code of the loop asks for its name. What a paper leaves open, or
-what depends on the model and the data, stays at the loop's own defaults (config.py).
+what depends on the model and the data, stays at the loop's own defaults.
 """
 
 from __future__ import annotations

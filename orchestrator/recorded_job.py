@@ -1,4 +1,4 @@
-"""The job in a `config` record, held against the sections of config.py by type alone.
+"""The job in a `config` record, held against the sections of the job by type alone.
 
 An earlier version may have written it: keys that came later are missing there, keys that went are still there, and the
 rules about settings that make no sense together are not asked, since what is done stays done. Whoever goes on with a

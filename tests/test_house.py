@@ -13,8 +13,7 @@ PROJECT = Path(__file__).parent.parent
 FILE, FUNCTION = 400, 60
 """Most lines of a file and of a function."""
 LARGER = {
-    "orchestrator/config.py": "every setting with its words; `ratchet docs` is made of it",
-    "orchestrator/config.py: _contradictions": "a list of settings that exclude each other",
+    "orchestrator/config/rules.py: contradictions": "a list of settings that exclude each other",
 }
 
 

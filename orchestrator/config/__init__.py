@@ -1,0 +1,54 @@
+"""The job file as frozen, typed data. Loading it from YAML, and the errors a user sees, are in load.py.
+
+Every field carries its meaning as a docstring, which is what the documentation is made of. Models
+are frozen and refuse unknown keys. No section reads a file or knows a library heavier than pydantic.
+"""
+
+from orchestrator.config.base import CountOrZero, Settings, at_round
+from orchestrator.config.data import Data, Source
+from orchestrator.config.job import HARMLESS, OWN_REFERENCES, Cluster, Job, Keep, Method, Tracking, is_harmless
+from orchestrator.config.learning import Loss, Pairs, Promotion, Train
+from orchestrator.config.sampling import (
+    ANSWER_RULES,
+    GRADERS,
+    THOUGHTS,
+    Evaluate,
+    Generate,
+    Grade,
+    Grader,
+    Judge,
+    Regrade,
+)
+from orchestrator.config.sources import SelfJudge, Stages, Steps
+
+__all__ = [
+    "ANSWER_RULES",
+    "GRADERS",
+    "HARMLESS",
+    "OWN_REFERENCES",
+    "THOUGHTS",
+    "Cluster",
+    "CountOrZero",
+    "Data",
+    "Evaluate",
+    "Generate",
+    "Grade",
+    "Grader",
+    "Job",
+    "Judge",
+    "Keep",
+    "Loss",
+    "Method",
+    "Pairs",
+    "Promotion",
+    "Regrade",
+    "SelfJudge",
+    "Settings",
+    "Source",
+    "Stages",
+    "Steps",
+    "Tracking",
+    "Train",
+    "at_round",
+    "is_harmless",
+]

@@ -1,0 +1,155 @@
+"""Where problems come from, and how a row becomes a prompt."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, field_validator, model_validator
+
+from orchestrator.config.base import (
+    Count,
+    Day,
+    NonEmpty,
+    Settings,
+    compiled,
+)
+
+
+class Source(Settings):
+    """Where rows come from: a file, or a data set on the Hugging Face Hub. A plain string is short for `path`."""
+
+    path: str = ""
+    """A `.jsonl`, `.json` (an array of objects, or an object a line) or `.parquet` file; relative to the job file's
+    folder, else to the current folder."""
+    hub: str = ""
+    """Id of a data set on the Hub, such as `openai/gsm8k`, instead of `path`."""
+    config: str | None = None
+    """Configuration (subset) of the Hub's data set, where it has several."""
+    split: str | None = None
+    """Split of the Hub's data set; it may be a slice, such as `train[:1000]`. Needed with `hub`."""
+    revision: str | None = None
+    """Branch, tag or commit of the Hub's data set; null is its main branch. A run keeps the rows it started with."""
+    limit: Count | None = None
+    """Use only the first so many rows."""
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Source:
+        if bool(self.path) == bool(self.hub):
+            raise ValueError("give either `path`, a file, or `hub`, the id of a data set on the Hub")
+        if self.hub and not self.split:
+            raise ValueError("`hub` needs `split`, the part of the data set to read, such as `train`")
+        if self.path and (self.config, self.split, self.revision) != (None, None, None):
+            raise ValueError("`config`, `split` and `revision` belong to `hub`, not to `path`")
+        return self
+
+
+def _as_source(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+SourceOrPath = Annotated[Source, BeforeValidator(_as_source)]
+
+
+class Example(Settings):
+    """A worked example."""
+
+    prompt: str
+    """As the template would give it: it is not filled in."""
+    completion: NonEmpty
+    """What a model should answer to it."""
+
+
+class Data(Settings):
+    """The three disjoint problem sets, and how a row becomes a prompt."""
+
+    train: SourceOrPath | None = None
+    """Problems that prompts are drawn from; needed by every `source` but `dataset`."""
+    gate: SourceOrPath | None = None
+    """Held-out problems that decide promotion; needed but for `source: dataset` with `promotion.rule: always`."""
+    test: SourceOrPath | None = None
+    """Held-out problems that are only reported; they decide nothing. Needed by every `source` but `dataset`."""
+    id: str | None = "id"
+    """Field with a unique id; null numbers the rows."""
+    answer: str = "answer"
+    """Field with the gold answer, text or a number, or with a list of answers of which each is right."""
+    choices: str | None = None
+    """Field with the options of a multiple-choice problem: a list of texts (MMLU), or an object with the lists `label`
+    and `text` (ARC). In `template` it stands for the options, one a line, as "(A) Paris". The gold answer, which may
+    name its option by letter, number from 0 or text (the first of these that fits), becomes the letter. Grade it with
+    `choice`."""
+    answer_marker: NonEmpty | None = None
+    """The gold answer is what follows the last such marker in the field (GSM8K: `####`)."""
+    solution: str | None = None
+    """Field with a worked gold solution, ending in the answer as a model should give it."""
+    solution_strip: list[str] = []
+    """Regular expressions: what they match is taken out of the solution. GSM8K's calculator marks and last
+    line are `<<[^>]*>>` and `\\s*####.*`."""
+    solution_template: str | None = None
+    """Text of the solution a model should give: `{solution}` is the field's text after `solution_strip`,
+    `{answer}` the gold answer. Null is the solution alone."""
+    template: str = "{question}\n"
+    """Text of a prompt; `{field}` is replaced by the row's field. `{{` and `}}` are plain braces."""
+    hint_template: str | None = None
+    """Text of a prompt that gives the gold answer away as a hint, for `generate.hint`: as `template`, and
+    `{answer}` is the gold answer."""
+    chat: bool = False
+    """Send the templated text as a user message through the tokenizer's chat template."""
+    system: str | None = None
+    """System message, where `chat` is true."""
+    date: Day | None = None
+    """Day that a chat template is told which asks for today's, such as 2026-11-27, with or without quotes. Without it
+    such a template is refused: prompts would differ from day to day."""
+    examples: list[Example] = []
+    """Worked examples that stand before each prompt (few-shot): as turns of the conversation where `chat` is
+    true, else as text, each followed by `example_separator`."""
+    example_separator: str = "\n\n"
+    """Text after each example, where `chat` is false."""
+    prompts: Literal["same", "split", "new"] = "same"
+    """`same`: the same prompts every round. `split`: fresh prompts every round, wrapping at the end. `new`: fresh
+    prompts every round, none of them twice: too few of them for all rounds are refused."""
+    prompts_per_round: Count | None = None
+    """How many training prompts a round uses; null uses them all. `split` and `new` need it."""
+    allow_overlap: bool = False
+    """Accept problems that stand, word for word or nearly, in more than one of train, gate and test."""
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sets of problems that the job has, by name."""
+        named = {"train": self.train, "gate": self.gate, "test": self.test}
+        return {split: source for split, source in named.items() if source}
+
+    @property
+    def from_hub(self) -> bool:
+        """Whether any split is read from the Hub."""
+        return any(source.hub for source in self.sources.values())
+
+    @field_validator("hint_template")
+    @classmethod
+    def _gives_a_hint(cls, value: str | None) -> str | None:
+        if value is not None and "{answer}" not in value:
+            raise ValueError("it has no {answer}, where the gold answer stands: without that it is no hint")
+        return value
+
+    @field_validator("solution_template")
+    @classmethod
+    def _gives_a_solution(cls, value: str | None) -> str | None:
+        if value is not None and "{" not in value:
+            raise ValueError("it has neither {solution} nor {answer}: every solution would be the same")
+        return value
+
+    @field_validator("solution_strip")
+    @classmethod
+    def _compiles(cls, value: list[str]) -> list[str]:
+        for pattern in value:
+            compiled(pattern)
+        return value
+
+    @model_validator(mode="after")
+    def _check(self) -> Data:
+        if self.solution is None and (self.solution_strip or self.solution_template is not None):
+            raise ValueError("`solution_strip` and `solution_template` need `solution`, the field with the solution")
+        if self.system is not None and not self.chat:
+            raise ValueError("`system` needs `chat: true`")
+        if self.prompts != "same" and self.prompts_per_round is None:
+            raise ValueError(f"`prompts: {self.prompts}` needs `prompts_per_round`, how many fresh prompts a round has")
+        return self

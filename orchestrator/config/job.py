@@ -1,0 +1,168 @@
+"""One job, all of its sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from orchestrator.config.base import (
+    Count,
+    CountOrZero,
+    Positive,
+    Settings,
+)
+from orchestrator.config.data import Data
+from orchestrator.config.learning import Loss, Pairs, Promotion, Train
+from orchestrator.config.rules import contradictions
+from orchestrator.config.sampling import Evaluate, Generate, Grade, Judge, Regrade
+from orchestrator.config.sources import SelfJudge, Stages, Steps
+
+Method = Literal["irpo", "sdpo", "step_dpo", "dpo", "sft", "star", "rft", "rest_em", "iterative_dpo", "self_rewarding"]
+
+
+class Keep(Settings):
+    """What stays on the disk."""
+
+    checkpoints: Count | None = None
+    """Promoted checkpoints that are kept, the newest first; the reference and the best always are. Null keeps all."""
+    training_states: CountOrZero = 1
+    """Saved states of an unfinished training that are kept; 0 saves none, and a crash costs the round's training."""
+
+
+class Cluster(Settings):
+    """Which Ray cluster to use, and how much of it."""
+
+    address: str | None = None
+    """Ray address to join; null joins `RAY_ADDRESS` if that is set, and starts a local one otherwise."""
+    cpus_per_engine: Count | None = None
+    """CPU cores of an engine; null shares out the cores of a machine without accelerators."""
+    cpus_per_rank: Count | None = None
+    """CPU cores of a training rank; null shares out likewise."""
+    accelerators: Literal["auto", "none"] = "auto"
+    """`none` stays on CPU even where the cluster has accelerators."""
+    timeout: Positive = 120.0
+    """Seconds to wait for the cluster to answer and to have the resources free."""
+
+
+class Tracking(Settings):
+    """MLflow."""
+
+    enabled: bool = True
+    """Track the run in MLflow."""
+    uri: str | None = None
+    """Tracking address; null is `mlflow.db` (SQLite) in the folder of runs. It must hold no password, which would be
+    written into the run: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, are read from
+    the environment, and a database's client has a file of its own (`~/.pgpass`, `my.cnf`)."""
+    experiment: str | None = None
+    """Experiment's name; null takes the job's name."""
+
+
+OWN_REFERENCES = ("previous", "base")
+"""Values of `reference` that name no model outside the run."""
+
+
+class Job(Settings):
+    """One job: rounds of generate, score, pair, train, evaluate, promote."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    """Name of the job and of its run folder `runs/<name>`."""
+    method: Method = "irpo"
+    """Which method's settings are the defaults; see below."""
+    source: Literal["sample", "gold", "dataset", "steps", "judge"] = "sample"
+    """What a round trains on: `sample` (its own samples, scored against gold answers), `gold` (the gold solutions),
+    `dataset` (preference data, see `stages`), `steps` (single steps, see `steps`), or `judge` (its own samples, scored
+    by the model itself, see `self_judge`)."""
+    rounds: Count = 3
+    """Number of rounds. A finished run goes on from where it is when this is raised."""
+    seed: CountOrZero = 0
+    """Seed of everything random; each part derives its own from it."""
+    run_dir: str | None = None
+    """Run folder; null is `runs/<name>` in RATCHET_HOME, else in the project's or the current folder."""
+    model: str
+    """The seed model: a Hugging Face folder (relative to the job file's folder, else the current one), or a model on
+    the Hub, `ORG/NAME` or `ORG/NAME@REVISION` (branch, tag or commit), or a checkpoint of another run,
+    `run:NAME@roundN`, or `run:NAME` for its current reference; NAME is the run's name or, with a `/`, its folder. A run
+    keeps a model of the Hub or of another run as it was at its start."""
+    init: Literal["previous", "base"] = "previous"
+    """What a round's training starts from: the current reference, or the seed model."""
+    reference: Literal["previous", "base"] | str = "previous"
+    """The reference model of a round's loss: `previous` (the last promoted checkpoint), `base` (the seed model), or one
+    and the same model for all rounds, named as `model` is; a folder of one of these two names is written `./base`. It
+    must have the seed model's vocabulary. A run keeps it as it was at its start."""
+    data: Data = Data()
+    generate: Generate = Generate()
+    grade: Grade = Grade()
+    regrade: Regrade | None = None
+    pairs: Pairs = Pairs()
+    stages: Stages | None = None
+    steps: Steps = Steps()
+    judge: Judge | None = None
+    self_judge: SelfJudge = SelfJudge()
+    loss: Loss = Loss()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    promotion: Promotion = Promotion()
+    keep: Keep = Keep()
+    cluster: Cluster = Cluster()
+    tracking: Tracking = Tracking()
+
+    @property
+    def fixed_reference(self) -> str | None:
+        """The model that `reference` names; None where it is one of the run's own."""
+        return None if self.reference in OWN_REFERENCES else self.reference
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Job:
+        for problem in contradictions(self):
+            raise ValueError(problem)
+        return self
+
+    @model_validator(mode="after")
+    def _untrained_gate(self) -> Job:
+        if self.train.retrain and self.promotion.rule != "always":
+            raise ValueError(
+                "`train.retrain` trains on the gate problems, which can decide nothing after that: set "
+                "`promotion.rule: always`, or leave `retrain` out"
+            )
+        return self
+
+    @field_validator("seed")
+    @classmethod
+    def _seed_fits(cls, value: int) -> int:
+        if value >= 2**31:
+            raise ValueError("must be below 2147483648")
+        return value
+
+
+HARMLESS = (
+    "rounds",
+    "run_dir",
+    "keep",
+    "cluster",
+    "tracking",
+    "generate.engines",
+    "generate.max_num_seqs",
+    "generate.start_timeout",
+    "generate.stall_timeout",
+    "train.save_every",
+    "train.save_minutes",
+    "train.stall_timeout",
+    "grade.processes",
+    "regrade.grade.processes",
+    "train.tokens_per_microbatch",
+    "train.activation_checkpointing",
+    "train.offload_optimizer",
+    "judge.base_url",
+    "judge.api_key_env",
+    "judge.max_requests",
+    "judge.concurrency",
+    "judge.timeout",
+    "judge.retries",
+)
+"""Keys that may differ when a run is resumed, since they change no result, or only its rounding."""
+
+
+def is_harmless(key: str) -> bool:
+    """Whether a dotted key is among the `HARMLESS` ones, or in a section that is."""
+    return any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS)

@@ -1,0 +1,170 @@
+"""Pairs, loss, training and promotion."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from orchestrator.config.base import (
+    Count,
+    CountOrZero,
+    CountSchedule,
+    Momentum,
+    NonNegative,
+    NonNegativeSchedule,
+    Positive,
+    PositiveSchedule,
+    Settings,
+    no_bool,
+)
+
+
+class Pairs(Settings):
+    """From scored samples to preference pairs (arXiv 2404.19733, section 2) or to completions that are imitated."""
+
+    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct"] = "zip"
+    """How a prompt's samples are paired. `zip`: walk the correct and the wrong ones together, wrapping, to
+    `per_prompt` pairs. `best_worst`: the highest score against the lowest, one pair. `margin`: any two whose scores
+    differ by `margin` or more. `longest_correct`: the longest correct one against a random wrong one. `correct`: no
+    pairs, but correct samples alone, to be imitated (`loss.dpo` is 0). A score is 1 for correct and 0 for wrong, or
+    what `source: judge` gives."""
+    per_prompt: CountSchedule = 4
+    """Pairs a prompt (K), by round; with `rule: correct`, samples a prompt."""
+    margin: Positive = 1.0
+    """Least difference of scores that `rule: margin` pairs."""
+    gold_as_chosen: bool | Literal["only"] = False
+    """Put the worked gold solution among the correct samples; `only` takes nothing but it (SPIN, arXiv 2401.01335)."""
+    rejected: Literal["wrong", "any"] = "wrong"
+    """Which samples may be rejected: `wrong` ones, or `any` (SPIN). `any` needs `gold_as_chosen: only`."""
+    distinct: Literal["none", "text", "equations"] = "none"
+    """Use only one of several samples of a prompt that have the same `text`, or the same list of `equations` (RFT,
+    arXiv 2308.01825)."""
+    max_pairs: Count | None = None
+    """Keep a seeded random subset of so many pairs a round."""
+    replay: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)] = 0.0
+    """Share of every earlier round's pairs that is trained on again, drawn at random; 0 is none, 1 all of them."""
+    replay_rounds: Count | None = None
+    """How many earlier rounds `replay` goes back; null is all of them."""
+    append_eos: bool = True
+    """Close the sides of preference data with the EOS token. Gold solutions always are; what was sampled has EOS
+    exactly where it was sampled."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Pairs:
+        if self.rejected == "any" and self.gold_as_chosen != "only":
+            raise ValueError(
+                "`rejected: any` may reject a correct sample, which only a gold solution is better than: set "
+                "`gold_as_chosen: only`"
+            )
+        return self
+
+
+class Loss(Settings):
+    """`dpo` * L_DPO(beta) + `nll` * L_NLL, the mean over pairs (arXiv 2404.19733, equation 1)."""
+
+    form: Literal["sigmoid", "squared"] = "sigmoid"
+    """The term that `dpo` weighs: `sigmoid` is DPO's (arXiv 2305.18290, equation 7); `squared` pulls the log-ratio of
+    chosen and rejected to +1/(2 beta) and -1/(2 beta) (SPPO with hard wins, arXiv 2405.00675, equation 4.5, where
+    beta is 1/eta)."""
+    beta: PositiveSchedule = 0.1
+    """Strength of the pull to the reference, by round."""
+    dpo: NonNegativeSchedule = 1.0
+    """Weight of the DPO term, by round."""
+    nll: NonNegativeSchedule = 1.0
+    """Weight of the negative log-likelihood of the chosen completion (the paper's alpha), by round."""
+    nll_scope: Literal["response", "prompt+response"] = "response"
+    """Tokens that the NLL covers; the paper's first version also covers the prompt."""
+    nll_normalisation: Literal["sequence", "batch"] = "sequence"
+    """`sequence`: each sequence's NLL is divided by its own length, as in the paper. `batch`: one
+    mean over all tokens of the batch."""
+
+
+class Train(Settings):
+    """Training with a group of DeepSpeed ranks."""
+
+    ranks: Count = 1
+    """Number of training processes, one accelerator each."""
+    zero: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=3)] = 1
+    """DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too."""
+    offload_optimizer: bool = False
+    """Keep the optimizer's state in CPU memory."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """`bf16` computes in bfloat16 with float32 master weights; `fp32` does everything in float32."""
+    learning_rate: NonNegativeSchedule = 7e-7
+    """Peak learning rate, by round; 0 is a control run."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Shape after the warm-up."""
+    warmup_steps: CountOrZero = 0
+    """Steps of linear warm-up from 0."""
+    warmup_ratio: Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)] = 0.0
+    """Share of the round's steps that are warm-up, instead of `warmup_steps`."""
+    final_ratio: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)] = 0.0
+    """Learning rate that the schedule ends at as a share of the peak; the step after the last would have it
+    (linear and cosine)."""
+    batch_pairs: Count = 16
+    """Pairs a step, over all ranks."""
+    epochs: Count = 1
+    """Passes over the round's pairs."""
+    token_budget: Count | None = None
+    """Train on so many real tokens a round, however many passes over its pairs that takes, instead of `epochs`: what
+    makes methods comparable. The step that reaches it is the last."""
+    max_steps: Count | None = None
+    """At most so many steps a round."""
+    eval_every: Count | None = None
+    """Answer the gate problems with the policy after every so many steps of a round too, not only at its end. Each
+    such checkpoint is on disk until the choice between them is made."""
+    select: Literal["last", "best"] = "last"
+    """Which of a round's checkpoints is the candidate: the `last`, or the `best` on the gate problems (of equals
+    the earliest). `best` needs `eval_every`."""
+    retrain: bool = False
+    """Once the best number of steps is known, train again from the start for so many steps, with pairs of the gate
+    problems among the others (arXiv 2404.19733, section 3.1). Such a gate decides nothing: `promotion.rule` must be
+    `always`."""
+    order: Literal["pairs", "prompts"] = "pairs"
+    """`pairs` shuffles pairs. `prompts` shuffles prompts and keeps a prompt's pairs together, so that
+    a batch holds each prompt and each of its completions once."""
+    weight_decay: NonNegative = 0.0
+    """AdamW weight decay."""
+    betas: tuple[Momentum, Momentum] = (0.9, 0.999)
+    """AdamW betas."""
+    epsilon: Positive = 1e-8
+    """AdamW epsilon."""
+    max_grad_norm: Positive | None = 1.0
+    """Clip the gradient's norm; null does not clip."""
+    tokens_per_microbatch: Count = 4096
+    """Most real tokens that go through the model at once on a rank."""
+    max_tokens: Count | None = None
+    """Drop, and count, pairs with a side longer than this many tokens, prompt included."""
+    activation_checkpointing: bool = False
+    """Recompute activations in the backward pass to save memory."""
+    attention: Literal["auto", "sdpa", "flex"] = "auto"
+    """Attention over trees of completions: `sdpa` anywhere, `flex` (FlexAttention) on GPU; `auto` picks."""
+    export_dtype: Literal["float32", "bfloat16"] | None = None
+    """Number format of the checkpoint's weights; null takes the model's own."""
+    save_every: Count | None = None
+    """Save the training's state after every so many steps, besides every `save_minutes`."""
+    save_minutes: NonNegative = 10.0
+    """Save the training's state when so many minutes have passed since it was saved last: what a crash can cost."""
+    stall_timeout: Positive = 1800.0
+    """Seconds without any progress after which the ranks are taken for hung and started again."""
+
+    @model_validator(mode="after")
+    def _selects(self) -> Train:
+        if self.warmup_steps and self.warmup_ratio:
+            raise ValueError("give `warmup_steps` or `warmup_ratio`, not both")
+        if self.select == "best" and self.eval_every is None:
+            raise ValueError("`select: best` needs `eval_every`, the number of steps between the checkpoints")
+        if self.retrain and self.select != "best":
+            raise ValueError("`retrain` needs `select: best`, which finds the number of steps to train for")
+        return self
+
+
+class Promotion(Settings):
+    """When a candidate becomes the next reference; decided on the gate problems alone."""
+
+    rule: Literal["always", "not_worse", "better"] = "not_worse"
+    """`not_worse` refuses a candidate that is significantly worse than the best reference so far,
+    `better` accepts only one that is significantly better (one-sided exact McNemar test)."""
+    alpha: Annotated[float, BeforeValidator(no_bool), Field(gt=0, lt=1)] = 0.05
+    """Significance level of the test."""
