@@ -26,7 +26,7 @@ import pyarrow as pa
 from transformers import AutoTokenizer
 
 from orchestrator.config import Generate
-from orchestrator.records import PROMPTS, SamplingPlan, Shard
+from orchestrator.records.rows import PROMPTS, SamplingPlan, Shard
 from workers.files import write_table
 
 ROOT = Path(__file__).parent.parent

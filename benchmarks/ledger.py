@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable
-from orchestrator.ledger import Ledger
-from orchestrator.record_files import SCHEMA
+from orchestrator.files import durable
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.record_files import SCHEMA
 
 
 def write(folder: Path, records: int) -> None:

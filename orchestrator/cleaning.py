@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import disk
-from orchestrator.borders import require_borders
 from orchestrator.errors import BadInput, Displaced, RatchetError
-from orchestrator.inside import remove
-from orchestrator.ledger import CLEANING, Ledger, State
+from orchestrator.files import disk
+from orchestrator.files.inside import remove
+from orchestrator.ledger.borders import require_borders
+from orchestrator.ledger.ledger import CLEANING, Ledger, State
+from orchestrator.ledger.run import Run, epoch_of
 from orchestrator.report import write_report
-from orchestrator.run import Run, epoch_of
 from orchestrator.status import open_run, run_state
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)

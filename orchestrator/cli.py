@@ -11,13 +11,14 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator import __version__, shown, terminal
+from orchestrator import __version__
+from orchestrator.config.idle import idle
+from orchestrator.config.load import JobFile, resolved_yaml
 from orchestrator.errors import BadInput, Interrupted, RatchetError
-from orchestrator.idle import idle
-from orchestrator.jobfile import JobFile, resolved_yaml
 from orchestrator.resume import command, load, resumed, told
 from orchestrator.signals import signals
-from orchestrator.terminal import Screen, echo, echo_json
+from orchestrator.text import shown, terminal
+from orchestrator.text.terminal import Screen, echo, echo_json
 from orchestrator.trust import Tell
 
 EXIT_STOPPED, EXIT_INTERRUPTED = 3, 130  # finished is 0, bad input 2 and anything else 1 (errors.py)
@@ -58,8 +59,8 @@ def _tell(trust: bool) -> Tell | None:
 
 def _run(file: JobFile, received: Sequence[str]) -> None:
     # Imported here: these bring pyarrow and more, which `--help` need not wait for.
+    from orchestrator.config.places import run_folder
     from orchestrator.driver import drive, healthy_driver
-    from orchestrator.places import run_folder
     from orchestrator.rounds import GateStopped
     from orchestrator.tracking import default_address, open_command
     from orchestrator.wiring import rendered
@@ -103,7 +104,7 @@ def status(run: RunArgument, as_json: Json = False) -> None:
 
 def _below_home(run: Path) -> Path:
     """A run as given, else below the folder that holds runs."""
-    from orchestrator.places import home
+    from orchestrator.config.places import home
 
     return run if run.is_absolute() or run.exists() else home() / run
 
@@ -185,7 +186,7 @@ def compare(
     from orchestrator.compare_file import load_plan
     from orchestrator.comparison import figures
     from orchestrator.comparison_table import plot, terminal_table, write
-    from orchestrator.disk import one_message
+    from orchestrator.files.disk import one_message
 
     plan, failed = load_plan(file), list[str]()
     if not table:
@@ -242,9 +243,9 @@ def validate(
 ) -> None:
     """Check a job file, its data and its model without running anything."""
     file = load(job, overrides or [], _tell(trust))
+    from orchestrator.config.places import run_folder
     from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
-    from orchestrator.places import run_folder
-    from orchestrator.run import Run
+    from orchestrator.ledger.run import Run
     from orchestrator.same_job import check_same_job, check_same_model, check_same_problems, problem_digests, reading_of
     from orchestrator.start_checks import gold_lines, previewed
     from orchestrator.wiring import rendered, unread_golds
@@ -344,7 +345,7 @@ def grade(
 @app.command()
 def docs() -> None:
     """Print the reference of the job file, in Markdown."""
-    from orchestrator.job_docs import job_docs
+    from orchestrator.config.reference import job_docs
 
     terminal.block(job_docs())
 

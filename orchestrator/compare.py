@@ -18,23 +18,25 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
-from orchestrator import fork, shown, trust, unfinished
+from orchestrator import fork, trust
 from orchestrator.compare_file import Plan, PlannedRun
 from orchestrator.comparison import run_figures
 from orchestrator.comparison_table import told
 from orchestrator.config import Job, is_harmless
+from orchestrator.config.load import changed_keys, resolved_yaml
+from orchestrator.config.places import own_code, own_code_environment, run_folder
 from orchestrator.context import Say
 from orchestrator.driver import healthy_driver
 from orchestrator.errors import BadInput, Interrupted
+from orchestrator.files import unfinished
 from orchestrator.fork_job import absolute
-from orchestrator.jobfile import changed_keys, resolved_yaml
 from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
-from orchestrator.ledger import Ledger
-from orchestrator.places import own_code, own_code_environment, run_folder
-from orchestrator.run import Run
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
 from orchestrator.same_job import check_same_job, reading_of
 from orchestrator.start_checks import check_start
 from orchestrator.status import run_state
+from orchestrator.text import shown
 from orchestrator.trust import Tell
 from orchestrator.wiring import rendered, unread_golds
 

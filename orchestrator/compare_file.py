@@ -20,13 +20,13 @@ from typing import Annotated, Any, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from orchestrator.config import CountOrZero, Method, Settings
+from orchestrator.config.load import JobFile, Key, Origin, checked, put, read_yaml
+from orchestrator.config.methods import with_method
+from orchestrator.config.places import home
+from orchestrator.config.words import fields_at, wanted
 from orchestrator.errors import BadInput
-from orchestrator.jobfile import JobFile, Key, Origin, checked, put, read_yaml
-from orchestrator.methods import with_method
-from orchestrator.places import home
 from orchestrator.tracking import default_address
 from orchestrator.trust import require_file, run_around
-from orchestrator.wanted import fields_at, wanted
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 _ELSEWHERE = {"name": "the arm's name", "method": "an arm's `method`", "seed": "`seeds`", "run_dir": "the name"}

@@ -9,9 +9,9 @@ from itertools import groupby
 from statistics import fmean
 from typing import Any
 
-from orchestrator.abstentions import graders_version
 from orchestrator.compare_file import Plan, PlannedRun
-from orchestrator.ledger import Ledger, State
+from orchestrator.ledger.ledger import Ledger, State
+from orchestrator.records.abstentions import graders_version
 from orchestrator.status import round_and_phase, run_state
 
 _OFFERED = "-offered"

@@ -10,9 +10,10 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator import shown, unfinished
 from orchestrator.compare_file import Plan
 from orchestrator.comparison import ArmFigures, Point, RunFigures
+from orchestrator.files import unfinished
+from orchestrator.text import shown
 
 
 def write(plan: Plan, arms: Sequence[ArmFigures]) -> None:

@@ -10,13 +10,18 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator import evaluation, streaming, taken
-from orchestrator.abstentions import graders_version
+from orchestrator import evaluation, streaming
 from orchestrator.config import Grade, Job, Judge
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.ledger import Commit
-from orchestrator.recipes import Digest, Fields, Unseen, Used, Version
-from orchestrator.records import (
+from orchestrator.ledger import taken
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.recipes import Digest, Fields, Unseen, Used, Version
+from orchestrator.ledger.run import Facts, Run
+from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import model as committed_model
+from orchestrator.records.abstentions import graders_version
+from orchestrator.records.reasoning_steps import StepItem, StepJudgement
+from orchestrator.records.rows import (
     GRADERS_VERSION,
     JUDGE_PROMPT,
     PreferencePlan,
@@ -26,11 +31,7 @@ from orchestrator.records import (
     TokenizingPlan,
     TrainingPlan,
 )
-from orchestrator.run import Facts, Run
 from orchestrator.seed_model import digest_of, model_used
-from orchestrator.step_records import StepItem, StepJudgement
-from orchestrator.uses import hashes
-from orchestrator.uses import model as committed_model
 
 Say = Callable[[str], None]
 

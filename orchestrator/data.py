@@ -14,14 +14,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator import hub_data
-from orchestrator.committed_tables import require_columns
 from orchestrator.config import Data, Source
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.fields import PROBLEM_READING, fill, gold_of, present, text_of
-from orchestrator.golds import accepted, best, joined
+from orchestrator.ledger.columns import require_columns
 from orchestrator.options import options_of
 from orchestrator.overlap import overlaps
-from orchestrator.records import Problem
+from orchestrator.records.golds import accepted, best, joined
+from orchestrator.records.rows import Problem
 from orchestrator.rows import rows_of
 
 _PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution", "hint")])

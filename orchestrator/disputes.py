@@ -9,8 +9,8 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from orchestrator.golds import shown
-from orchestrator.ledger import State
+from orchestrator.ledger.ledger import State
+from orchestrator.records.golds import shown
 from orchestrator.tables import parquet_files, round_step
 
 EXAMPLES = 10

@@ -21,10 +21,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator import unfinished
-from orchestrator.addresses import without_password
 from orchestrator.cluster import Node
 from orchestrator.config import Grade
+from orchestrator.config.addresses import without_password
+from orchestrator.config.places import run_folder
 from orchestrator.diagnosis import (
     BESIDE_TORCH,
     PACKAGES,
@@ -43,17 +43,17 @@ from orchestrator.diagnosis import (
     worst,
 )
 from orchestrator.errors import RatchetError
+from orchestrator.files import unfinished
 from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
-from orchestrator.ledger import probe_links
+from orchestrator.ledger.ledger import probe_links
+from orchestrator.ledger.run import Run
 from orchestrator.mlflow_sink import reach
 from orchestrator.mlflow_store import cure, sqlite_address, sqlite_file
 from orchestrator.model_files import link_model
 from orchestrator.outbox import first_line
 from orchestrator.patient import Patient
-from orchestrator.places import run_folder
 from orchestrator.preferences import Preferences, mean_characters
-from orchestrator.records import PROMPTS, Problem, SamplingPlan, Shard
-from orchestrator.run import Run
+from orchestrator.records.rows import PROMPTS, Problem, SamplingPlan, Shard
 from orchestrator.same_job import reading_of
 from orchestrator.seed_model import on_hub
 from orchestrator.space import gib, job_need, sizes

@@ -15,15 +15,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from orchestrator import __version__, durable
+from orchestrator import __version__
 from orchestrator.config import Job
+from orchestrator.config.load import JobFile, holds_secret, resolved_yaml
+from orchestrator.config.places import run_folder
 from orchestrator.context import Say, Workers
 from orchestrator.data import pin
-from orchestrator.disk import one_message
 from orchestrator.errors import Damaged, Displaced, Interrupted
+from orchestrator.files import durable
+from orchestrator.files.disk import one_message
+from orchestrator.files.inside import read_regular, remove
 from orchestrator.gold_check import Ask
-from orchestrator.inside import read_regular, remove
-from orchestrator.jobfile import JobFile, holds_secret, resolved_yaml
 from orchestrator.kept import (
     KEPT_MODEL,
     KEPT_PREFERENCES,
@@ -36,15 +38,14 @@ from orchestrator.kept import (
     reference_of,
     seed_of,
 )
-from orchestrator.ledger import Ledger, probe_links
+from orchestrator.ledger.ledger import Ledger, probe_links
+from orchestrator.ledger.run import Run
 from orchestrator.loop import improve
-from orchestrator.places import run_folder
 from orchestrator.preferences import identity_of
 from orchestrator.preview import Render
 from orchestrator.report import write_report
 from orchestrator.resume import MAX_JOB, command
 from orchestrator.rounds import GateStopped, NoPairs
-from orchestrator.run import Run
 from orchestrator.same_job import (
     check_same_job,
     check_same_model,
@@ -55,7 +56,7 @@ from orchestrator.same_job import (
 from orchestrator.seed_model import NamedModel, model_digest
 from orchestrator.start_checks import check_start
 from orchestrator.status import MAX_SIGN_OF_LIFE, process_start, run_state
-from orchestrator.terminal import unfailing
+from orchestrator.text.terminal import unfailing
 from orchestrator.tracking import Tracker, default_address
 from orchestrator.trust import needs_trust, remember
 from orchestrator.wiring import RealWorkers, unread_golds

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from orchestrator.abstentions import abstained
 from orchestrator.errors import RatchetError
-from orchestrator.inside import remove
-from orchestrator.records import CAUSES, EVALUATION, SAMPLES, SamplingPlan, Shard
-from orchestrator.run import Facts
+from orchestrator.files.inside import remove
+from orchestrator.ledger.run import Facts
+from orchestrator.records.abstentions import abstained
+from orchestrator.records.rows import CAUSES, EVALUATION, SAMPLES, SamplingPlan, Shard
 from orchestrator.statistics import wilson_interval
 from orchestrator.streaming import (
     Engines,

@@ -12,7 +12,7 @@ from typing import Any
 from orchestrator.digits import Label, digits
 from orchestrator.errors import BadInput
 from orchestrator.escapes import broken_latex
-from orchestrator.golds import SEPARATOR, joined
+from orchestrator.records.golds import SEPARATOR, joined
 from orchestrator.rows import LONGEST_LINE
 
 SURROGATE = re.compile(r"[\ud800-\udfff]")

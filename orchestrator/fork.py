@@ -17,25 +17,28 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable, recipes, shown, trust, unfinished
-from orchestrator.artifacts import Artifacts
-from orchestrator.borders import require_borders
+from orchestrator import trust
 from orchestrator.config import Job
-from orchestrator.disk import one_message
+from orchestrator.config.load import JobFile, resolved_yaml
+from orchestrator.config.places import run_folder
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput, Damaged, RatchetError
+from orchestrator.files import durable, unfinished
+from orchestrator.files.disk import one_message
+from orchestrator.files.inside import remove
 from orchestrator.fork_fit import Fit, outlook
 from orchestrator.fork_job import NEVER, first_change, jobs, unseen
-from orchestrator.inside import remove
-from orchestrator.jobfile import JobFile, resolved_yaml
 from orchestrator.kept import KEPT_MODEL
-from orchestrator.ledger import Artifact, Offer, State, probe_links
+from orchestrator.ledger import recipes
+from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.borders import require_borders
+from orchestrator.ledger.ledger import Artifact, Offer, State, probe_links
+from orchestrator.ledger.run import Run
+from orchestrator.ledger.sharing import Giver, check_sizes
 from orchestrator.living import settled
-from orchestrator.places import run_folder
 from orchestrator.resume import all_kept, command, needing_trust, resumed
-from orchestrator.run import Run
-from orchestrator.sharing import Giver, check_sizes
 from orchestrator.status import open_run, round_and_phase
+from orchestrator.text import shown
 from orchestrator.trust import Tell
 
 

@@ -7,10 +7,10 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 from orchestrator.config import Job, at_round, is_harmless
-from orchestrator.jobfile import changed_keys
-from orchestrator.ledger import State
+from orchestrator.config.load import changed_keys
+from orchestrator.config.words import schedule_at
+from orchestrator.ledger.ledger import State
 from orchestrator.status import round_and_phase
-from orchestrator.wanted import schedule_at
 
 Fit = Literal["taken", "anew", "perhaps"]
 """It will be taken over; it cannot be, since its own inputs are others; it will be if what it is made from, which is

@@ -9,15 +9,15 @@ from typing import Any
 
 import yaml
 
-from orchestrator.abstentions import graders_version
 from orchestrator.config import OWN_REFERENCES, Job, at_round, is_harmless
+from orchestrator.config.load import Key, changed_keys, parse_job
+from orchestrator.config.words import schedule_at
 from orchestrator.errors import BadInput
-from orchestrator.jobfile import Key, changed_keys, parse_job
 from orchestrator.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
-from orchestrator.ledger import State
-from orchestrator.records import GRADERS_VERSION
+from orchestrator.ledger.ledger import State
+from orchestrator.records.abstentions import graders_version
+from orchestrator.records.rows import GRADERS_VERSION
 from orchestrator.resume import all_kept, folders
-from orchestrator.wanted import schedule_at
 
 # What a run keeps of its job's sources, and what of the job that was made from.
 _KEPT: dict[str, Callable[[Job], Any]] = {

@@ -7,12 +7,12 @@ from dataclasses import replace
 from typing import Any
 
 from orchestrator import evaluation, gate
-from orchestrator.abstentions import graders_version
 from orchestrator.context import Model
 from orchestrator.differences import Difference, differences
 from orchestrator.history import model_names
-from orchestrator.ledger import State
-from orchestrator.recipes import Used
+from orchestrator.ledger.ledger import State
+from orchestrator.ledger.recipes import Used
+from orchestrator.records.abstentions import graders_version
 from orchestrator.rounds import better, told_of
 from orchestrator.run_files import Gone, RunFiles
 

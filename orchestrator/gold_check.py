@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from orchestrator.config import Grade, Job
+from orchestrator.config.load import JobFile
 from orchestrator.data import place_of
 from orchestrator.errors import BadInput
-from orchestrator.golds import shown
-from orchestrator.jobfile import JobFile
-from orchestrator.records import Problem
+from orchestrator.records.golds import shown
+from orchestrator.records.rows import Problem
 
 Ask = Callable[[Grade, Iterable[str]], tuple[dict[str, str], int]]
 """Gold answers that no grader reads, with the reason, and how many different ones were looked at

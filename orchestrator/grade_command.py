@@ -15,14 +15,14 @@ from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
-from orchestrator.abstentions import abstained, causes
 from orchestrator.config import Grade, Judge
+from orchestrator.config.words import wanted_at
 from orchestrator.errors import BadInput
 from orchestrator.grade_file import Fields, Summary, grade_file, number_of_rows
-from orchestrator.records import GRADERS_VERSION
-from orchestrator.shown import line
-from orchestrator.terminal import Screen, echo, echo_json, watched
-from orchestrator.wanted import wanted_at
+from orchestrator.records.abstentions import abstained, causes
+from orchestrator.records.rows import GRADERS_VERSION
+from orchestrator.text.shown import line
+from orchestrator.text.terminal import Screen, echo, echo_json, watched
 from orchestrator.wiring import local_graders
 
 VERDICTS = ("correct", "wrong", "ungradable")

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator import durable, unfinished
-from orchestrator.disk import one_message
 from orchestrator.errors import BadInput
 from orchestrator.fields import gold_of, written
+from orchestrator.files import durable, unfinished
+from orchestrator.files.disk import one_message
 from orchestrator.rows import is_array, rows_of
 
 CHUNK = 2000

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, get_args
 
-from orchestrator.ledger import State
-from orchestrator.ledger_records import EndState, Kind
-from orchestrator.record_files import Record
+from orchestrator.ledger.kinds import EndState, Kind
+from orchestrator.ledger.ledger import State
+from orchestrator.ledger.record_files import Record
 
 _NEEDS_CONFIG = ("offer", "shard", "commit", "promotion", "discard")
 

@@ -7,18 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Data, Job
+from orchestrator.config.load import JobFile
 from orchestrator.data import check_disjoint, kept_problems, read_problems, require_enough, write_problems
 from orchestrator.errors import Damaged
 from orchestrator.fields import PROBLEM_READING
-from orchestrator.jobfile import JobFile
+from orchestrator.ledger.recipes import Fields
+from orchestrator.ledger.run import Facts, Run
+from orchestrator.ledger.sharing import Giver
+from orchestrator.ledger.uses import hashes
 from orchestrator.model_files import link_model
 from orchestrator.preferences import Preferences, as_problems, read_preferences, write_preferences
-from orchestrator.recipes import Fields
-from orchestrator.records import Problem
-from orchestrator.run import Facts, Run
+from orchestrator.records.rows import Problem
 from orchestrator.seed_model import Key, NamedModel, locate_model, model_digest
-from orchestrator.sharing import Giver
-from orchestrator.uses import hashes
 from orchestrator.vocabulary import check_vocabulary
 
 KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from orchestrator import step_lineage
 from orchestrator.config import OWN_REFERENCES, at_round
 from orchestrator.errors import BadInput
-from orchestrator.ledger import State
+from orchestrator.ledger.ledger import State
 from orchestrator.status import open_run
 from orchestrator.tables import parquet_files, step_rows
 

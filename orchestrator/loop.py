@@ -21,9 +21,9 @@ from collections.abc import Mapping
 from orchestrator import sources
 from orchestrator.config import Job
 from orchestrator.context import Context, Model, Say, Workers
-from orchestrator.records import Problem
+from orchestrator.ledger.run import Run
+from orchestrator.records.rows import Problem
 from orchestrator.rounds import Round, better
-from orchestrator.run import Run
 
 
 def improve(

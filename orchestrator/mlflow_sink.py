@@ -15,8 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator import shown
-from orchestrator.addresses import without_password
+from orchestrator.config.addresses import without_password
 from orchestrator.errors import RatchetError
 from orchestrator.projection import (
     MAX_KEY_CHARACTERS,
@@ -24,6 +23,7 @@ from orchestrator.projection import (
     MAX_TAG_CHARACTERS,
     Figure,
 )
+from orchestrator.text import shown
 from orchestrator.tracked_run import Tracked, own
 
 RUN_ID, ROUND = "ratchet.run_id", "ratchet.round"

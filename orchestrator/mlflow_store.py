@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote, urlparse
 
-from orchestrator import unfinished
-from orchestrator.durable import sync
-from orchestrator.inside import remove
+from orchestrator.files import unfinished
+from orchestrator.files.durable import sync
+from orchestrator.files.inside import remove
 
 ARTIFACTS = "mlartifacts"
 _SQLITE, _SQLITE_ESCAPED = "sqlite:///", "sqlite+pysqlite:///"

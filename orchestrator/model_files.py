@@ -9,8 +9,8 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from orchestrator.errors import BadInput
-from orchestrator.inside import is_run
-from orchestrator.sharing import Giver, size_of
+from orchestrator.files.inside import is_run
+from orchestrator.ledger.sharing import Giver, size_of
 
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 """Weights, and what stands beside them: configuration, tokenizer, chat template. No pickles, no code."""

@@ -21,15 +21,17 @@ from pathlib import Path, PurePath
 
 import pyarrow as pa
 
-from orchestrator import projection, strict_json, taken
-from orchestrator.addresses import without_password
+from orchestrator import projection
 from orchestrator.config import Tracking
-from orchestrator.durable import fingerprint, replace
+from orchestrator.config.addresses import without_password
 from orchestrator.errors import Damaged, RatchetError
-from orchestrator.ledger import Commit, Ledger, only_cleans
+from orchestrator.files import strict_json
+from orchestrator.files.durable import fingerprint, replace
+from orchestrator.ledger import taken
+from orchestrator.ledger.ledger import Commit, Ledger, only_cleans
+from orchestrator.ledger.record_files import Record
 from orchestrator.mlflow_sink import FOLDER, HOST, DataSet, RunStatus, Sink, reach
 from orchestrator.mlflow_store import artifact_folder, cure, follow, make
-from orchestrator.record_files import Record
 from orchestrator.report import report_text
 from orchestrator.status import accuracy, round_and_phase, run_state
 from orchestrator.tables import round_step, sample_rows, training_metrics

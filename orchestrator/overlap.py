@@ -20,7 +20,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from orchestrator.records import Problem
+from orchestrator.records.rows import Problem
 
 SIMILARITY = 0.8
 _WIDTH = 2  # tokens in a row

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
-from orchestrator import counts
 from orchestrator.errors import RatchetError
+from orchestrator.ledger.run import Facts
 from orchestrator.pairing import CORRECT, SCORES, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
-from orchestrator.records import SAMPLES, pairs_schema
-from orchestrator.run import Facts
+from orchestrator.records import counts
+from orchestrator.records.rows import SAMPLES, pairs_schema
 
 
 class Choice(NamedTuple):

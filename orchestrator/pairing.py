@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, TypeVar
 
-from orchestrator.records import Verdict
+from orchestrator.records.rows import Verdict
 
 T = TypeVar("T")
 

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import Job
-from orchestrator.jobfile import JobFile, parse_job
-from orchestrator.places import run_folder
+from orchestrator.config.load import JobFile, parse_job
+from orchestrator.config.places import run_folder
 from orchestrator.resume import load
 from orchestrator.trust import Tell
 

@@ -25,12 +25,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator import durable, hub_data
+from orchestrator import hub_data
 from orchestrator.config import Job, Source
 from orchestrator.errors import BadInput
+from orchestrator.files import durable
+from orchestrator.ledger.recipes import Fields, Version
 from orchestrator.preference_rows import STEPS, Row, Side, Useless, normalised, parsed, said, unrepeated
-from orchestrator.recipes import Fields, Version
-from orchestrator.records import Problem, preferences_schema
+from orchestrator.records.rows import Problem, preferences_schema
 from orchestrator.rows import rows_of
 
 Find = Callable[[str, str], Path]

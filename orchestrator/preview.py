@@ -15,7 +15,7 @@ from orchestrator.context import Say, evaluation_opening, evaluation_tokens, pre
 from orchestrator.errors import BadInput
 from orchestrator.model_files import has_tokenizer
 from orchestrator.preferences import Preferences, as_row
-from orchestrator.records import Problem
+from orchestrator.records.rows import Problem
 from orchestrator.self_judge import TEMPLATE, fill
 
 _CHARACTERS = 8_000_000  # of a set of problems or of a source; the rest is not looked at, and that is said

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator.addresses import without_password
+from orchestrator.config.addresses import without_password
 
 MAX_KEY_CHARACTERS = 250
 MAX_PARAM_CHARACTERS = 6000

@@ -14,17 +14,19 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator import counts, durable, evaluation, pair_files, self_judge, streaming
+from orchestrator import evaluation, pair_files, self_judge, streaming
 from orchestrator.config import Job
 from orchestrator.errors import Damaged
-from orchestrator.ledger import State
+from orchestrator.files import durable
+from orchestrator.ledger.ledger import State
+from orchestrator.ledger.run import Facts
 from orchestrator.pair_files import Scored
 from orchestrator.pairing import random_subset
 from orchestrator.preferences import mean_characters_of
-from orchestrator.records import CAUSES
+from orchestrator.records import counts
+from orchestrator.records.rows import CAUSES
 from orchestrator.recount_steps import StepFacts
 from orchestrator.rounds import pairing_plan, rounds_replayed
-from orchestrator.run import Facts
 from orchestrator.run_files import RunFiles
 from orchestrator.training import choice_facts
 

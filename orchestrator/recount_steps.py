@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from orchestrator import counts, step_files, step_rollouts
-from orchestrator.abstentions import graders_version
+from orchestrator import step_files, step_rollouts
 from orchestrator.config import Job
 from orchestrator.errors import Damaged
+from orchestrator.ledger.run import Facts
+from orchestrator.records import counts
+from orchestrator.records.abstentions import graders_version
 from orchestrator.rounds import pairing_plan
-from orchestrator.run import Facts
 from orchestrator.run_files import RunFiles
 from orchestrator.step_files import Sampled, Tally
 from orchestrator.step_pairing import Error

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator import evaluation
-from orchestrator.abstentions import graders_version
 from orchestrator.context import Context, Model, grading
-from orchestrator.records import GRADERS_VERSION
-from orchestrator.run import Facts
-from orchestrator.uses import hashes
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.uses import hashes
+from orchestrator.records.abstentions import graders_version
+from orchestrator.records.rows import GRADERS_VERSION
 
 
 def comparable(context: Context, models: Sequence[Model], name: str) -> list[Model]:

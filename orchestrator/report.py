@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.abstentions import WORDS, abstained, graders_version
 from orchestrator.disputes import disputes
-from orchestrator.durable import replace
 from orchestrator.errors import Damaged
-from orchestrator.ledger import Ledger, State
-from orchestrator.shown import code, markdown
+from orchestrator.files.durable import replace
+from orchestrator.ledger.ledger import Ledger, State
+from orchestrator.ledger.taken import parent
+from orchestrator.records.abstentions import WORDS, abstained, graders_version
 from orchestrator.status import Round, open_run, reference_path, rounds, run_state
 from orchestrator.symptoms import Evidence, symptoms
 from orchestrator.tables import diversity, training_metrics
-from orchestrator.taken import parent
+from orchestrator.text.shown import code, markdown
 
 
 @dataclass(frozen=True, slots=True)

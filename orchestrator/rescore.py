@@ -15,22 +15,22 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from orchestrator import unfinished
-from orchestrator.abstentions import graders_version
-from orchestrator.artifacts import Artifacts
 from orchestrator.context import Say
-from orchestrator.disk import one_message
 from orchestrator.driver import Hire, drive, healthy_driver
 from orchestrator.errors import BadInput
+from orchestrator.files import unfinished
+from orchestrator.files.disk import one_message
 from orchestrator.fork import fork
-from orchestrator.golds import shown
-from orchestrator.ledger import State
+from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.ledger import State
+from orchestrator.ledger.sharing import check_sizes
+from orchestrator.records.abstentions import graders_version
+from orchestrator.records.golds import shown
 from orchestrator.resume import all_kept, load, resumed
 from orchestrator.rounds import NoPairs
-from orchestrator.sharing import check_sizes
-from orchestrator.shown import as_json
 from orchestrator.status import open_run
 from orchestrator.tables import parquet_files, round_step
+from orchestrator.text.shown import as_json
 from orchestrator.trust import Tell
 from orchestrator.wiring import RealWorkers
 

@@ -6,8 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.rescore import Rescored
-from orchestrator.shown import line
-from orchestrator.terminal import Screen
+from orchestrator.text.shown import line
+from orchestrator.text.terminal import Screen
 
 
 def show(found: Rescored, screen: Screen) -> None:

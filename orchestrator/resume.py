@@ -18,13 +18,13 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator import trust
-from orchestrator.addresses import without_password
 from orchestrator.config import Job, is_harmless
+from orchestrator.config.addresses import without_password
+from orchestrator.config.load import JobFile, Key, load_job, parse_job
+from orchestrator.config.places import run_folder
 from orchestrator.errors import BadInput
-from orchestrator.jobfile import JobFile, Key, load_job, parse_job
-from orchestrator.ledger import Ledger, State
+from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.mlflow_store import sqlite_address, sqlite_file
-from orchestrator.places import run_folder
 from orchestrator.status import open_run
 from orchestrator.trust import Item, Tell
 

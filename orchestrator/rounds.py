@@ -7,21 +7,22 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator import durable, gate, pair_files, regrading, space, streaming
-from orchestrator.abstentions import abstained
+from orchestrator import gate, pair_files, regrading, space, streaming
 from orchestrator.cleaning import spare_checkpoints
 from orchestrator.config import Grade, Job, Pairs, at_round
 from orchestrator.context import Context, Model, derived_seed, grading
 from orchestrator.data import prompts_of_round
 from orchestrator.errors import RatchetError
-from orchestrator.ledger import Commit
+from orchestrator.files import durable
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.recipes import Fields, Used
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.taken import taken
+from orchestrator.ledger.uses import hashes
 from orchestrator.pairing import PairingPlan
-from orchestrator.recipes import Fields, Used
-from orchestrator.records import GRADERS_VERSION, Problem, SamplingPlan
-from orchestrator.run import Facts
-from orchestrator.taken import taken
+from orchestrator.records.abstentions import abstained
+from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.training import Training
-from orchestrator.uses import hashes
 
 
 class GateStopped(Exception):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
-from orchestrator.artifacts import Artifacts
-from orchestrator.ledger import Artifact, State
+from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.ledger import Artifact, State
+from orchestrator.ledger.run import Facts
 from orchestrator.pair_files import Scored
-from orchestrator.run import Facts
 
 
 class Gone(Exception):

@@ -8,14 +8,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable
-from orchestrator.artifacts import Artifacts
+from orchestrator.config.places import home
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.ledger import Artifact, State
+from orchestrator.files import durable
+from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.ledger import Artifact, State
+from orchestrator.ledger.sharing import check_sizes, size_of
 from orchestrator.lineage import pair_files_trained_on
 from orchestrator.model_files import check_files
-from orchestrator.places import home
-from orchestrator.sharing import check_sizes, size_of
 from orchestrator.status import open_run
 
 _PREFIX = "run:"

@@ -7,15 +7,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orchestrator import recipes
 from orchestrator.config import Job, is_harmless
+from orchestrator.config.load import changed_keys
 from orchestrator.errors import BadInput
 from orchestrator.fields import PROBLEM_READING
-from orchestrator.jobfile import changed_keys
 from orchestrator.kept import KEPT
-from orchestrator.records import Problem
+from orchestrator.ledger import recipes
+from orchestrator.ledger.run import Run
+from orchestrator.records.rows import Problem
 from orchestrator.resume import command, may_move
-from orchestrator.run import Run
 from orchestrator.seed_model import NamedModel, model_digest
 
 

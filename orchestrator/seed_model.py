@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator import durable
+from orchestrator.config.load import JobFile
+from orchestrator.config.places import in_ray_package, run_folder
 from orchestrator.errors import BadInput, Damaged
+from orchestrator.files import durable
+from orchestrator.files.identity import sha256
 from orchestrator.hub_model import HubModel, fetch, hub_model
-from orchestrator.identity import sha256
-from orchestrator.jobfile import JobFile
+from orchestrator.ledger.recipes import Used
 from orchestrator.model_files import check_files, check_names, enclosing_run
-from orchestrator.places import in_ray_package, run_folder
-from orchestrator.recipes import Used
 from orchestrator.run_model import Checkpoint, find, run_model
 from orchestrator.weights import check_config, check_weights
 

@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 from orchestrator import pair_files
 from orchestrator.config import SelfJudge
 from orchestrator.context import Model, TooLong
-from orchestrator.ledger import Commit
-from orchestrator.records import SELF_SCORES, Problem
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.uses import hashes
+from orchestrator.records.rows import SELF_SCORES, Problem
 from orchestrator.rounds import Graded, NoPairs, Round
-from orchestrator.run import Facts
-from orchestrator.uses import hashes
 
 TEMPLATE = """\
 Read a user's question and a response to it, and give the response points, one for each of these that holds:

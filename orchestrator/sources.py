@@ -14,9 +14,9 @@ from pathlib import Path
 
 from orchestrator import pair_files, self_judge, stages, step_pairs
 from orchestrator.context import Model, TooLong
-from orchestrator.ledger import Commit
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.run import Facts
 from orchestrator.rounds import Graded, NoPairs, Round
-from orchestrator.run import Facts
 
 
 def pairs(this: Round, model: Model) -> Commit:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from orchestrator.config import Job, at_round
 from orchestrator.errors import RatchetError
-from orchestrator.records import Problem
+from orchestrator.records.rows import Problem
 
 GIB = 2**30
 _BYTES_A_TOKEN = 10  # in a Parquet file, at most: four for the id, and its text

@@ -23,18 +23,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator import counts, durable, lineage
+from orchestrator import lineage
 from orchestrator.context import Context, Model, preference_plan
 from orchestrator.errors import BadInput
-from orchestrator.ledger import Commit
+from orchestrator.files import durable
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.recipes import Fields
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.uses import hashes
 from orchestrator.preference_rows import STEPS
 from orchestrator.preferences import texts, told
-from orchestrator.recipes import Fields
-from orchestrator.records import LossWeights, TrainingPlan
+from orchestrator.records import counts
+from orchestrator.records.rows import LossWeights, TrainingPlan
 from orchestrator.rounds import NoPairs, Round
-from orchestrator.run import Facts
 from orchestrator.training import precision
-from orchestrator.uses import hashes
 
 _TEXTS = ["pair_id", "prompt", "chosen", "rejected"]
 

@@ -6,16 +6,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.config.load import JobFile
 from orchestrator.context import Say
 from orchestrator.data import kept_problems
 from orchestrator.errors import BadInput
 from orchestrator.gold_check import Ask, check_golds
-from orchestrator.jobfile import JobFile
 from orchestrator.kept import KEPT_PROBLEMS
+from orchestrator.ledger.run import Run
 from orchestrator.preferences import Preferences
 from orchestrator.preview import Preview, Render, preview, require_sound
-from orchestrator.records import Problem
-from orchestrator.run import Run
+from orchestrator.records.rows import Problem
 from orchestrator.same_job import has_begun
 
 

@@ -15,13 +15,13 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator import strict_json
-from orchestrator.abstentions import WORDS, abstained, causes
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.ledger import Ledger, State
-from orchestrator.ledger_records import check_data
-from orchestrator.shown import line
-from orchestrator.taken import parent, taken
+from orchestrator.files import strict_json
+from orchestrator.ledger.kinds import check_data
+from orchestrator.ledger.ledger import Ledger, State
+from orchestrator.ledger.taken import parent, taken
+from orchestrator.records.abstentions import WORDS, abstained, causes
+from orchestrator.text.shown import line
 
 SIGN_OF_LIFE_SECONDS = 60.0
 """A driver on another host counts as alive while its driver.json is younger than this."""

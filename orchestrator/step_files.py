@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator import counts
-from orchestrator.golds import best
-from orchestrator.inside import remove
+from orchestrator.files.inside import remove
+from orchestrator.ledger.run import Facts
 from orchestrator.pair_files import Scored
-from orchestrator.records import DECODED, PROMPTS, Problem, step_pairs_schema
-from orchestrator.run import Facts
+from orchestrator.records import counts
+from orchestrator.records.golds import best
+from orchestrator.records.rows import DECODED, PROMPTS, Problem, step_pairs_schema
 from orchestrator.step_pairing import Continuation, Error, StepPair
 from orchestrator.steps import Answer
 

@@ -6,13 +6,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from orchestrator.golds import shown
-from orchestrator.recipes import Fields, Unseen, Version
-from orchestrator.records import Problem
+from orchestrator.ledger.recipes import Fields, Unseen, Version
+from orchestrator.ledger.run import Facts
+from orchestrator.records.golds import shown
+from orchestrator.records.reasoning_steps import STEP_PROMPT, StepItem
+from orchestrator.records.rows import Problem
 from orchestrator.rounds import Round
-from orchestrator.run import Facts
 from orchestrator.step_pairing import Error, StepPair
-from orchestrator.step_records import STEP_PROMPT, StepItem
 from orchestrator.step_rollouts import Located
 
 

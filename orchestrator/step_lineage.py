@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from orchestrator.ledger import State
+from orchestrator.ledger.ledger import State
 from orchestrator.tables import step_rows
 
 Key = tuple[str, str, int]

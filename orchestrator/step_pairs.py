@@ -21,14 +21,14 @@ from typing import Any
 
 from orchestrator import step_files, step_judging, step_rollouts, step_verdicts
 from orchestrator.context import Model
-from orchestrator.ledger import Commit
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.recipes import Unseen
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.uses import hashes
 from orchestrator.pairing import PairingPlan, random_subset
-from orchestrator.recipes import Unseen
 from orchestrator.rounds import NoPairs, Round
-from orchestrator.run import Facts
 from orchestrator.step_pairing import Continuation, Error, StepPair, pairs_of_problem
 from orchestrator.step_rollouts import Located, Rollouts
-from orchestrator.uses import hashes
 
 _Find = Callable[[], Located]
 

@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from orchestrator import step_files
-from orchestrator.abstentions import graders_version
 from orchestrator.context import Model
-from orchestrator.ledger import Commit
-from orchestrator.recipes import Used
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.recipes import Used
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.uses import hashes
+from orchestrator.records.abstentions import graders_version
 from orchestrator.rounds import Graded, Round
-from orchestrator.run import Facts
 from orchestrator.step_files import Sampled, Tally
 from orchestrator.step_pairing import Error
 from orchestrator.steps import BinarySearch, is_right, linear_probes
-from orchestrator.uses import hashes
 
 Prefixes = dict[str, tuple[Error, int]]
 """An error and a number of right steps, by the prefix's name (`Error.probe_id`)."""

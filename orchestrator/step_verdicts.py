@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import BadInput, RatchetError
-from orchestrator.golds import shown
-from orchestrator.records import Problem
+from orchestrator.records.golds import shown
+from orchestrator.records.rows import Problem
 from orchestrator.step_pairing import Error
 
 

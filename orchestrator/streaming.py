@@ -11,8 +11,8 @@ from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
-from orchestrator.records import CAUSES, SamplingPlan, Shard
-from orchestrator.run import Facts, ShardedStep
+from orchestrator.ledger.run import Facts, ShardedStep
+from orchestrator.records.rows import CAUSES, SamplingPlan, Shard
 
 
 class Engines(Protocol):

@@ -11,9 +11,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.committed_tables import require_columns
-from orchestrator.golds import shown
-from orchestrator.ledger import Artifact, State
+from orchestrator.ledger.columns import require_columns
+from orchestrator.ledger.ledger import Artifact, State
+from orchestrator.records.golds import shown
 
 _LOOKS, _PAUSE = 20, 0.05  # seconds
 

@@ -7,10 +7,10 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.addresses import secret_in, without_password
 from orchestrator.config import Tracking
+from orchestrator.config.addresses import secret_in, without_password
 from orchestrator.errors import RatchetError
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.mlflow_store import sqlite_address
 from orchestrator.outbox import Outbox, first_line
 from orchestrator.status import open_run

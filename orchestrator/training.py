@@ -21,18 +21,20 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable, recipes, regrading
+from orchestrator import regrading
 from orchestrator.config import Loss, Train, at_round
 from orchestrator.context import Context, Model
 from orchestrator.errors import Damaged
-from orchestrator.inside import read_regular, remove, require_below
-from orchestrator.ledger import Commit
-from orchestrator.recipes import Fields, Unseen, Used
-from orchestrator.records import LossWeights, TrainingPlan, is_sealed
-from orchestrator.run import Facts
-from orchestrator.taken import taken
-from orchestrator.user_state import sealing_key
-from orchestrator.uses import fingerprint, hashes, model
+from orchestrator.files import durable
+from orchestrator.files.inside import read_regular, remove, require_below
+from orchestrator.files.user_state import sealing_key
+from orchestrator.ledger import recipes
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.recipes import Fields, Unseen, Used
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.taken import taken
+from orchestrator.ledger.uses import fingerprint, hashes, model
+from orchestrator.records.rows import LossWeights, TrainingPlan, is_sealed
 
 _LARGEST_MANIFEST = 1 << 24  # bytes, of a saved state: a line for each file of each rank
 

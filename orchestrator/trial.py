@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from orchestrator.config import Job
-from orchestrator.records import TrainingPlan, pairs_schema
+from orchestrator.records.rows import TrainingPlan, pairs_schema
 from orchestrator.training import loss_weights
 
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator import durable, user_state
-from orchestrator.addresses import without_password
 from orchestrator.config import OWN_REFERENCES, Grader, Job
+from orchestrator.config.addresses import without_password
+from orchestrator.config.load import JobFile
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.inside import is_run, regular_size
-from orchestrator.jobfile import JobFile
+from orchestrator.files import durable, user_state
+from orchestrator.files.inside import is_run, regular_size
 
 Tell = Callable[[str], None]
 
@@ -163,7 +163,7 @@ def _outside(found: Path, root: Path) -> Iterator[Path]:
 
 def _of_another_run(file: JobFile, key: str, named: str, root: Path) -> Iterator[Item]:
     """The folder of a run whose checkpoint the job names: also one beside the run, wherever that lies."""
-    from orchestrator.places import run_folder
+    from orchestrator.config.places import run_folder
     from orchestrator.run_model import place_of, run_model
 
     try:

@@ -16,24 +16,25 @@ from typing import Any
 
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-from orchestrator import durable, gate_again, history
-from orchestrator.artifacts import Artifacts
-from orchestrator.borders import leading_out
-from orchestrator.committed_tables import require_bounded
+from orchestrator import gate_again, history
 from orchestrator.config import Job
 from orchestrator.differences import count, differences
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.inside import read_regular, regular_size
-from orchestrator.ledger import Artifact, State
+from orchestrator.files import durable
+from orchestrator.files.inside import read_regular, regular_size
+from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.borders import leading_out
+from orchestrator.ledger.columns import require_bounded
+from orchestrator.ledger.ledger import Artifact, State
+from orchestrator.ledger.record_files import Record, read_record, record_numbers
+from orchestrator.ledger.run import Facts
 from orchestrator.lineage import follow
 from orchestrator.living import looked_at_again
-from orchestrator.record_files import Record, read_record, record_numbers
 from orchestrator.recount import Recount
-from orchestrator.run import Facts
 from orchestrator.run_files import Gone, RunFiles
 from orchestrator.seed_model import model_digest
 from orchestrator.status import open_run
-from orchestrator.terminal import Screen
+from orchestrator.text.terminal import Screen
 
 _MOST_CURRENT = 4096
 

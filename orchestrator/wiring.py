@@ -16,11 +16,11 @@ from typing import Any, Self
 
 from orchestrator.cluster import Cluster, Node
 from orchestrator.config import Grade, Job, Judge
+from orchestrator.config.places import own_code, own_code_environment
 from orchestrator.errors import RatchetError
-from orchestrator.places import own_code, own_code_environment
-from orchestrator.records import PreferencePlan, Problem, TokenizingPlan
-from orchestrator.run import Facts
-from orchestrator.step_records import StepItem, StepJudgement
+from orchestrator.ledger.run import Facts
+from orchestrator.records.reasoning_steps import StepItem, StepJudgement
+from orchestrator.records.rows import PreferencePlan, Problem, TokenizingPlan
 
 _RENDERING = 600.0  # seconds
 

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from orchestrator import counts
-from orchestrator.records import REFERENCE, PreferencePlan, TrainingPlan, pairs_schema
+from orchestrator.records import counts
+from orchestrator.records.rows import REFERENCE, PreferencePlan, TrainingPlan, pairs_schema
 from tests.stand_ins import EOS, JOB, StandIns, StandInTrainers, make_model, skill_of
 from workers.files import write_table
 

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import psutil
 
-from orchestrator.ledger import Ledger
-from orchestrator.record_files import Record
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.record_files import Record
 
 PROJECT = Path(__file__).parent.parent
 PATIENCE = 600.0  # seconds; a deadline for a hung test, not an expectation

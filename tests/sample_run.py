@@ -11,10 +11,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.artifacts import Artifacts
 from orchestrator.config import Job
-from orchestrator.ledger import Ledger
-from orchestrator.records import PROMPTS, SAMPLES, VERDICTS
+from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.records.rows import PROMPTS, SAMPLES, VERDICTS
 from orchestrator.statistics import wilson_interval
 
 NUM_PROMPTS, NUM_SAMPLES, NUM_STEPS, SHARD = 6, 4, 12, 3

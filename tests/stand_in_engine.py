@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Generate
-from orchestrator.records import SamplingPlan, Shard
+from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.shard import Request, Sample, sample_shard
 from workers.generation.vllm import EngineBroken
 

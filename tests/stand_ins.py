@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from orchestrator import counts
 from orchestrator.config import Grade
+from orchestrator.config.load import load_job
 from orchestrator.driver import drive
-from orchestrator.jobfile import load_job
-from orchestrator.records import (
+from orchestrator.records import counts
+from orchestrator.records.rows import (
     CAUSES,
     DECODED,
     GRADERS_VERSION,

@@ -14,8 +14,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.records import SAMPLES, SamplingPlan, Shard
-from orchestrator.step_records import StepItem, StepJudgement
+from orchestrator.records.reasoning_steps import StepItem, StepJudgement
+from orchestrator.records.rows import SAMPLES, SamplingPlan, Shard
 from tests.stand_ins import EOS, StandInEngines, StandIns, chance
 from workers.files import write_table
 from workers.judge.client import JudgeClient

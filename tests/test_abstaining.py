@@ -10,15 +10,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator import recipes
-from orchestrator.abstentions import WORDS, abstained
 from orchestrator.config import Grade
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import recipes
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.recipes import Fields
 from orchestrator.pair_files import Scored, write_pairs
 from orchestrator.pairing import PairingPlan
 from orchestrator.projection import step_figures
-from orchestrator.recipes import Fields
-from orchestrator.records import CAUSES
+from orchestrator.records.abstentions import WORDS, abstained
+from orchestrator.records.rows import CAUSES
 from orchestrator.rounds import NoPairs
 from orchestrator.status import Round, status
 from orchestrator.symptoms import Evidence, symptoms

@@ -9,7 +9,7 @@ import numpy as np  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from orchestrator import counts  # noqa: E402
+from orchestrator.records import counts  # noqa: E402
 from workers.numerics import batching  # noqa: E402
 from workers.numerics.batching import PairTokens, Tree  # noqa: E402
 

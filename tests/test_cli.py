@@ -10,10 +10,10 @@ import yaml
 
 from orchestrator.cli import main
 from orchestrator.config import HARMLESS, Data, Job, Source
-from orchestrator.job_docs import EXAMPLE, job_docs
-from orchestrator.jobfile import load_job, resolved_yaml
-from orchestrator.methods import PRESETS
-from orchestrator.wanted import model_of
+from orchestrator.config.load import load_job, resolved_yaml
+from orchestrator.config.methods import PRESETS
+from orchestrator.config.reference import EXAMPLE, job_docs
+from orchestrator.config.words import model_of
 from tests.stand_ins import make_project
 
 PROJECT = Path(__file__).parent.parent

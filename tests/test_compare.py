@@ -21,10 +21,10 @@ from orchestrator.compare import check, compare, in_a_process
 from orchestrator.compare_file import Arm, Comparison, Plan, load_plan
 from orchestrator.comparison import figures
 from orchestrator.comparison_table import markdown, plot, write
+from orchestrator.config.methods import PRESETS
 from orchestrator.errors import BadInput, Interrupted, RatchetError
 from orchestrator.fork import fork
-from orchestrator.ledger import Ledger
-from orchestrator.methods import PRESETS
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.rounds import GateStopped
 from orchestrator.status import run_state
 from orchestrator.verify import verify

@@ -13,12 +13,12 @@ import pytest
 from pydantic import ValidationError
 
 from orchestrator.config import Data
+from orchestrator.config.load import load_job
 from orchestrator.data import check_disjoint, prompts_of_round, read_problems
 from orchestrator.errors import BadInput
-from orchestrator.jobfile import load_job
 from orchestrator.kept import read_all_problems
 from orchestrator.overlap import normalise, overlaps
-from orchestrator.records import Problem
+from orchestrator.records.rows import Problem
 from tests.stand_ins import make_project
 
 ROWS = [

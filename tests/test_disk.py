@@ -14,11 +14,11 @@ import pyarrow as pa
 import pytest
 
 from orchestrator.cleaning import clean, waste
-from orchestrator.disk import CURE, cure
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput, RatchetError
+from orchestrator.files.disk import CURE, cure
 from orchestrator.fork import fork
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.status import status
 from tests.sample_run import SampleRun
 from tests.stand_ins import StandIns, make_project, run_job

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.disputes import disputes
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from tests.stand_ins import StandInGraders, StandIns, make_project, run_job
 
 

@@ -35,7 +35,7 @@ from orchestrator.diagnosis import (
 from orchestrator.doctor import examine
 from orchestrator.errors import BadInput
 from orchestrator.patient import Patient, patient
-from orchestrator.records import LossWeights
+from orchestrator.records.rows import LossWeights
 from orchestrator.space import GIB, Need
 from orchestrator.trial import made_up_ids, made_up_pairs, pair_lengths
 from workers import doctor as on_node
@@ -294,7 +294,7 @@ def test_made_up_pairs_are_what_the_job_may_meet() -> None:
 
 
 def test_the_trainer_reads_made_up_pairs(tmp_path: Path) -> None:
-    from workers.training.data import read_pairs
+    from workers.training.pair_data import read_pairs
 
     pq.write_table(made_up_pairs(50, 7, 5, 4), tmp_path / "pairs.parquet")
     assert [pair.longest for pair in read_pairs([str(tmp_path / "pairs.parquet")], 50)] == [12] * 4

@@ -15,7 +15,7 @@ import ray
 from transformers import AutoTokenizer
 
 from orchestrator.config import Generate
-from orchestrator.records import PROMPTS, SamplingPlan, Shard
+from orchestrator.records.rows import PROMPTS, SamplingPlan, Shard
 from tests.local_ray import local_ray
 from workers.files import write_table
 from workers.generation.pool import GeneratorPool

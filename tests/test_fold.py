@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import fold
 from orchestrator.errors import Damaged
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import fold
+from orchestrator.ledger.ledger import Ledger
 from tests.stand_ins import StandIns, make_project, run_job
 
 SHARDS = fold.MIN_NEW + 3

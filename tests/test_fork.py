@@ -12,11 +12,11 @@ import pytest
 import yaml
 
 from orchestrator.cleaning import clean, waste
+from orchestrator.config.load import load_job
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.fork import fork
-from orchestrator.jobfile import load_job
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.rounds import GateStopped
 from orchestrator.status import status
 from orchestrator.verify import verify

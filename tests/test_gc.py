@@ -12,8 +12,8 @@ import pytest
 from orchestrator.cleaning import clean, spare_checkpoints, waste
 from orchestrator.driver import identity
 from orchestrator.errors import Displaced
-from orchestrator.ledger import CLEANING, Ledger, State
-from orchestrator.record_files import Record
+from orchestrator.ledger.ledger import CLEANING, Ledger, State
+from orchestrator.ledger.record_files import Record
 from orchestrator.rounds import GateStopped
 from orchestrator.status import process_start, status
 from orchestrator.verify import verify

@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from orchestrator.config import Generate
-from orchestrator.records import PROMPTS, SAMPLES, SamplingPlan, Shard
+from orchestrator.records.rows import PROMPTS, SAMPLES, SamplingPlan, Shard
 from tests.local_ray import local_ray
 from tests.stand_in_engine import StandInEngine, noted
 from workers.files import write_table

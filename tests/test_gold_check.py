@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from orchestrator.config import Grade
+from orchestrator.config.load import load_job
 from orchestrator.driver import drive
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
-from orchestrator.golds import joined
-from orchestrator.jobfile import load_job
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.records.golds import joined
 from orchestrator.wiring import unread_golds
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import ratchet

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from orchestrator.config import Grade, Judge
-from orchestrator.golds import accepted, joined, shown
+from orchestrator.records.golds import accepted, joined, shown
 from tests.judge_server import Asked, serve
 from workers.graders.combine import build
 from workers.graders.golds import unwrapped

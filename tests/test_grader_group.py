@@ -15,7 +15,7 @@ import pytest
 import ray
 
 from orchestrator.config import Grade
-from orchestrator.records import SAMPLES, Shard
+from orchestrator.records.rows import SAMPLES, Shard
 from tests.local_ray import local_ray
 from workers.files import write_table
 from workers.grading.group import GraderGroup, GradingFailed

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.config import Grade, Judge
 from orchestrator.errors import BadInput
-from orchestrator.records import SAMPLES, Shard
+from orchestrator.records.rows import SAMPLES, Shard
 from tests.judge_server import Asked, JudgeServer, serve
 from tests.test_cli import ratchet
 from workers.files import write_table

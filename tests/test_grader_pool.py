@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from orchestrator.config import Grade
 from orchestrator.errors import BadInput
-from orchestrator.records import CAUSES, GRADERS_VERSION, SAMPLES, VERDICTS, Shard
+from orchestrator.records.rows import CAUSES, GRADERS_VERSION, SAMPLES, VERDICTS, Shard
 from workers.grading.pool import Graded, GraderActor, GraderPool
 from workers.grading.process import GraderProcess
 

@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.abstentions import graders_version
 from orchestrator.cleaning import spare_checkpoints
 from orchestrator.errors import Interrupted
 from orchestrator.evaluation import regrade, solved
 from orchestrator.fork import fork
 from orchestrator.gate import decide
-from orchestrator.ledger import Ledger, State
-from orchestrator.records import EVALUATION, GRADERS_VERSION
+from orchestrator.ledger.ledger import Ledger, State
+from orchestrator.records.abstentions import graders_version
+from orchestrator.records.rows import EVALUATION, GRADERS_VERSION
 from orchestrator.rescore import rescore
 from orchestrator.signals import signals
 from orchestrator.status import status

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import Damaged
-from orchestrator.inside import read_regular, regular_size, require_below
+from orchestrator.files.inside import read_regular, regular_size, require_below
 
 
 def test_a_regular_file_is_read_up_to_its_limit(tmp_path: Path) -> None:

@@ -10,8 +10,8 @@ import yaml
 
 from orchestrator.compare_file import load_plan
 from orchestrator.config import at_round
+from orchestrator.config.load import changed_keys, load_job, resolved_yaml
 from orchestrator.errors import BadInput
-from orchestrator.jobfile import changed_keys, load_job, resolved_yaml
 
 GOOD = """\
 name: tiny

@@ -15,10 +15,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from orchestrator.durable import put_if_absent
 from orchestrator.errors import BadInput, Damaged, Displaced
-from orchestrator.ledger import Artifact, Ledger, probe_links
-from orchestrator.run import Run
+from orchestrator.files.durable import put_if_absent
+from orchestrator.ledger.ledger import Artifact, Ledger, probe_links
+from orchestrator.ledger.run import Run
 
 
 def commit(step: str, **facts: Any) -> dict[str, Any]:

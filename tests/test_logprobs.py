@@ -12,7 +12,7 @@ import numpy as np  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from orchestrator.records import LossWeights  # noqa: E402
+from orchestrator.records.rows import LossWeights  # noqa: E402
 from workers.numerics import attention, batching  # noqa: E402
 from workers.numerics.attention import UnsupportedModel  # noqa: E402
 from workers.numerics.batching import PairTokens  # noqa: E402

@@ -13,8 +13,8 @@ import pytest
 
 from orchestrator.errors import BadInput, Damaged, Interrupted
 from orchestrator.evaluation import ProbeFailed
-from orchestrator.ledger import Ledger
-from orchestrator.records import PROMPTS, SAMPLES, VERDICTS, TrainingPlan, pairs_schema
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.records.rows import PROMPTS, SAMPLES, VERDICTS, TrainingPlan, pairs_schema
 from orchestrator.rounds import GateStopped, NoPairs
 from orchestrator.status import status
 from tests.stand_ins import JOB, StandInEngines, StandIns, make_project, run_job

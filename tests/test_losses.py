@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from orchestrator.records import LossWeights  # noqa: E402
+from orchestrator.records.rows import LossWeights  # noqa: E402
 from workers.numerics.losses import (  # noqa: E402
     PairLogprobs,
     dpo_losses,

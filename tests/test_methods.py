@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from orchestrator.config import Job, Method
+from orchestrator.config.idle import idle
+from orchestrator.config.load import load_job
+from orchestrator.config.methods import OTHERS, PRESETS
 from orchestrator.errors import BadInput
-from orchestrator.idle import idle
-from orchestrator.jobfile import load_job
-from orchestrator.methods import OTHERS, PRESETS
 
 DATA = {"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl", "prompts_per_round": 8}
 NEEDED: dict[str, dict[str, Any]] = {

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator import unfinished
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
+from orchestrator.files import unfinished
 from orchestrator.mlflow_sink import reach
 from orchestrator.mlflow_store import cure, make, sqlite_address, sqlite_file
 from orchestrator.status import status

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.config.load import load_job
 from orchestrator.errors import BadInput
-from orchestrator.jobfile import load_job
 from orchestrator.seed_model import locate_model
 
 SEED = Path(__file__).resolve().parents[1] / "jobs" / "demo" / "seed"

@@ -22,8 +22,8 @@ import yaml
 from pydantic import BaseModel, Field
 
 from orchestrator.config import Judge
+from orchestrator.config.load import parse_job
 from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
-from orchestrator.jobfile import parse_job
 from orchestrator.signals import signals
 from tests.judge_server import Answer, Asked, JudgeServer, Script, completion, refusal, serve
 from workers.judge.cache import JudgeCache

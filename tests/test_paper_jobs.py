@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config.load import load_job
 from orchestrator.data import read_problems
-from orchestrator.jobfile import load_job
-from orchestrator.records import Problem
+from orchestrator.records.rows import Problem
 
 JOBS = Path(__file__).parent.parent / "jobs"
 

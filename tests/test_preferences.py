@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import BadInput
 from orchestrator.preferences import read_preferences, write_preferences
-from orchestrator.records import preferences_schema
+from orchestrator.records.rows import preferences_schema
 from tests.preference_rows import STEP, assistant, job, parts, read, user
 
 # Forms

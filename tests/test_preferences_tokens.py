@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator import counts
 from orchestrator.preferences import write_preferences
-from orchestrator.records import PreferencePlan
+from orchestrator.records import counts
+from orchestrator.records.rows import PreferencePlan
 from tests.preference_rows import STEP, assistant, parts, read, user
 from workers.numerics.batching import PairTokens
 from workers.tokens.preferences import tokenize_preferences

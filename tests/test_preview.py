@@ -12,14 +12,14 @@ import pytest
 import yaml
 
 from orchestrator.cli import main
+from orchestrator.config.load import load_job
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput
-from orchestrator.jobfile import load_job
 from orchestrator.kept import keep_problems, read_all_preferences, read_all_problems
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
 from orchestrator.preview import Preview, preview
-from orchestrator.records import Problem
-from orchestrator.run import Run
+from orchestrator.records.rows import Problem
 from orchestrator.start_checks import check_start, previewed
 from orchestrator.wiring import rendered
 from tests.made_tokenizers import CHATML, DATED, NO_SYSTEM, THINKING, byte_level, metaspace

@@ -12,10 +12,10 @@ import pytest
 
 from orchestrator.errors import RatchetError
 from orchestrator.evaluation import solved
-from orchestrator.ledger import Ledger
-from orchestrator.records import SAMPLES, SamplingPlan, Shard
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
+from orchestrator.records.rows import SAMPLES, SamplingPlan, Shard
 from orchestrator.report import report_text
-from orchestrator.run import Run
 from tests.stand_ins import StandInEngines, StandIns, make_project, run_job, skill_of
 from workers.files import write_table
 from workers.generation.shard import Partial, Sample

@@ -18,7 +18,7 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.records import EVALUATION, PROMPTS, SAMPLES, VERDICTS, pairs_schema
+from orchestrator.records.rows import EVALUATION, PROMPTS, SAMPLES, VERDICTS, pairs_schema
 from tests.real import (
     PROJECT,
     abroad,

@@ -10,18 +10,21 @@ from typing import Any
 
 import pytest
 
-from orchestrator import config, durable, pairing, recipes, records
-from orchestrator.abstentions import graders_version
+from orchestrator import config, pairing
 from orchestrator.config import Grade, Judge, Train
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput, Interrupted
+from orchestrator.files import durable
 from orchestrator.fork import fork
-from orchestrator.ledger import Ledger, State
-from orchestrator.recipes import Fields, Later, Unseen, Version
-from orchestrator.records import GRADERS_VERSION, JUDGE_PROMPT, Problem, SamplingPlan, TrainingPlan, state_seal
-from orchestrator.run import Run
-from orchestrator.step_records import STEP_PROMPT, StepItem
-from orchestrator.taken import taken
+from orchestrator.ledger import recipes
+from orchestrator.ledger.ledger import Ledger, State
+from orchestrator.ledger.recipes import Fields, Later, Unseen, Version
+from orchestrator.ledger.run import Run
+from orchestrator.ledger.taken import taken
+from orchestrator.records import rows as records
+from orchestrator.records.abstentions import graders_version
+from orchestrator.records.reasoning_steps import STEP_PROMPT, StepItem
+from orchestrator.records.rows import GRADERS_VERSION, JUDGE_PROMPT, Problem, SamplingPlan, TrainingPlan, state_seal
 from orchestrator.training import precision
 from tests.recorded_runs.record import extract, go_on, unpack
 from tests.stand_ins import StandIns, make_project, run_job

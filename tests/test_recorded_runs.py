@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.durable import canonical
-from orchestrator.ledger import Ledger
-from orchestrator.record_files import Record
+from orchestrator.files.durable import canonical
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.record_files import Record
 from orchestrator.status import status
 from orchestrator.verify import verify
 from tests.recorded_runs.record import KINDS, extract, go_on, unpack, unpack_project

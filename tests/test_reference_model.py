@@ -13,15 +13,15 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.config.load import load_job
+from orchestrator.config.places import run_folder
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
-from orchestrator.jobfile import load_job
 from orchestrator.kept import reference_of, seed_of
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
 from orchestrator.lineage import pair_files_of_reference
-from orchestrator.places import run_folder
-from orchestrator.records import TrainingPlan
-from orchestrator.run import Run
+from orchestrator.records.rows import TrainingPlan
 from orchestrator.seed_model import on_hub
 from orchestrator.verify import verify
 from tests.hub_server import COMMIT, MODEL, serve

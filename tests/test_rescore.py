@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.fork import fork
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.rescore import Rescored, rescore
 from orchestrator.status import status
 from orchestrator.verify import verify

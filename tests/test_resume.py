@@ -15,12 +15,12 @@ import pytest
 import yaml
 
 from orchestrator.config import Job
+from orchestrator.config.load import JobFile, load_job
+from orchestrator.config.places import run_folder
 from orchestrator.driver import drive
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
-from orchestrator.jobfile import JobFile, load_job
-from orchestrator.ledger import Ledger
-from orchestrator.places import run_folder
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.resume import load, resumed
 from orchestrator.signals import signals
 from orchestrator.status import status

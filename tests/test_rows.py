@@ -18,8 +18,8 @@ from orchestrator.config import Data
 from orchestrator.data import read_problems
 from orchestrator.digits import Written, digits
 from orchestrator.errors import BadInput
-from orchestrator.golds import accepted
-from orchestrator.records import Problem
+from orchestrator.records.golds import accepted
+from orchestrator.records.rows import Problem
 from orchestrator.rows import rows_of
 from tests.test_cli import ratchet
 

@@ -15,11 +15,11 @@ from typer.testing import CliRunner
 
 from orchestrator.cleaning import clean
 from orchestrator.cli import app
+from orchestrator.config.load import load_job
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
-from orchestrator.jobfile import load_job
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.lineage import pair_files_trained_on
 from orchestrator.rounds import GateStopped
 from orchestrator.seed_model import locate_model, model_digest, on_hub

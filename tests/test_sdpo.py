@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.jobfile import load_job
+from orchestrator.config.load import load_job
 from orchestrator.preferences import read_preferences
 
 JOBS = Path(__file__).parent.parent / "jobs"

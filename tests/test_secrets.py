@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.addresses import secret_in, without_password
 from orchestrator.compare_file import load_plan
+from orchestrator.config.addresses import secret_in, without_password
+from orchestrator.config.load import load_job
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
-from orchestrator.jobfile import load_job
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.report import report_text
 from orchestrator.rescore import rescore
 from orchestrator.resume import load, needing_trust, resumed

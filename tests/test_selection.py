@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config.load import load_job
 from orchestrator.errors import BadInput
-from orchestrator.jobfile import load_job
-from orchestrator.ledger import Commit, Ledger
-from orchestrator.records import TrainingPlan
+from orchestrator.ledger.ledger import Commit, Ledger
+from orchestrator.records.rows import TrainingPlan
 from tests.stand_ins import StandIns, make_project, run_job, skill_of
 from tests.test_loop import history
 

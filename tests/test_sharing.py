@@ -12,8 +12,8 @@ import pytest
 
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.fork import fork
+from orchestrator.ledger.sharing import Giver
 from orchestrator.model_files import link_model
-from orchestrator.sharing import Giver
 from orchestrator.verify import verify
 from tests.faults.children import scratch
 from tests.stand_ins import StandIns, make_model, make_project, run_job

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from orchestrator import shown
+from orchestrator.text import shown
 from tests.strangers_text import EVIL, require_dead, require_text
 
 KEPT = "\t\n\u200c\u200d"

@@ -15,10 +15,10 @@ from orchestrator.driver import identity
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
 from orchestrator.kept import keep_problems
-from orchestrator.ledger import Ledger
-from orchestrator.records import Problem, SamplingPlan, TokenizingPlan, TrainingPlan
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
+from orchestrator.records.rows import Problem, SamplingPlan, TokenizingPlan, TrainingPlan
 from orchestrator.rounds import NoPairs
-from orchestrator.run import Run
 from orchestrator.self_judge import fill
 from orchestrator.verify import verify
 from tests.stand_ins import StandInEngines, StandInGraders, StandIns, chance, make_project, run_job

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.jobfile import load_job
+from orchestrator.config.load import load_job
 from orchestrator.space import DiskFull, Need, job_need, require_space, round_need
 from orchestrator.status import status
 from tests.stand_ins import JOB, StandIns, make_project, run_job

@@ -13,12 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.config.load import load_job
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
-from orchestrator.jobfile import load_job
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.lineage import follow
-from orchestrator.records import pairs_schema, step_pairs_schema
+from orchestrator.records.rows import pairs_schema, step_pairs_schema
 from orchestrator.rounds import NoPairs
 from orchestrator.space import round_need
 from orchestrator.stages import deal, seen_rows

@@ -10,18 +10,19 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator import durable, recipes
+from orchestrator.config.load import load_job
 from orchestrator.context import preference_plan, tokenizing_plan
 from orchestrator.driver import drive
 from orchestrator.errors import BadInput, RatchetError
-from orchestrator.jobfile import load_job
+from orchestrator.files import durable
 from orchestrator.kept import keep_preferences
-from orchestrator.ledger import Ledger
+from orchestrator.ledger import recipes
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
 from orchestrator.outbox import Outbox
 from orchestrator.preferences import Preference, Preferences, identity_of, read_preferences
 from orchestrator.projection import step_figures
 from orchestrator.report import report_text
-from orchestrator.run import Run
 from orchestrator.signals import signals
 from orchestrator.status import status
 from tests.preference_stand_ins import PreferenceStandIns, make_stages, pair, right, wrong

@@ -15,17 +15,17 @@ import pytest
 
 from orchestrator import step_lineage
 from orchestrator.config import Judge
+from orchestrator.config.load import load_job
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.fork import fork
-from orchestrator.jobfile import load_job
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.pair_files import Scored
-from orchestrator.records import VERDICTS, step_pairs_schema
+from orchestrator.records.reasoning_steps import StepItem
+from orchestrator.records.rows import VERDICTS, step_pairs_schema
 from orchestrator.rounds import NoPairs
 from orchestrator.space import round_need
 from orchestrator.step_files import Sampled, prompt_kinds
 from orchestrator.step_pairing import Continuation, Error, StepPair, pairs_of_problem, step_pair
-from orchestrator.step_records import StepItem
 from orchestrator.step_verdicts import VerdictsNeeded
 from orchestrator.steps import Answer
 from orchestrator.verify import verify

@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from orchestrator.ledger import Ledger
-from orchestrator.records import step_pairs_schema
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.records.rows import step_pairs_schema
 from tests.real import PROJECT, all_gone, end, finish, has_shard, log_of, start, wait_for
 
 pytestmark = [pytest.mark.real, pytest.mark.full]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config import Judge
-from orchestrator.step_records import StepItem, StepJudgement
+from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from tests.judge_server import Asked, JudgeServer, refusal, serve
 from workers.judge.client import JudgeBudgetSpent, JudgeClient
 from workers.judge.steps import judge_steps, question

@@ -15,14 +15,14 @@ import yaml
 
 from orchestrator.cli import app, main
 from orchestrator.config import Grade
+from orchestrator.config.load import load_job
 from orchestrator.driver import drive
 from orchestrator.errors import RatchetError
-from orchestrator.jobfile import load_job
 from orchestrator.report import write_report
 from orchestrator.rescore import rescore
 from orchestrator.rescore_table import show
-from orchestrator.shown import as_json
-from orchestrator.terminal import Screen, block, echo, shielded
+from orchestrator.text.shown import as_json
+from orchestrator.text.terminal import Screen, block, echo, shielded
 from orchestrator.tracking import open_command
 from tests.stand_ins import StandInGraders, StandIns, make_project, run_job
 from tests.strangers_text import CLEAR, EVIL, NAME, require_dead, require_text

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from tests.ray_head import Head, ray_head
 from tests.real import PATIENCE, PROJECT
 

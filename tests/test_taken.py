@@ -12,12 +12,12 @@ from orchestrator.cleaning import clean
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput
 from orchestrator.fork import fork
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.taken import origin, taken, taken_shards
 from orchestrator.outbox import Outbox
 from orchestrator.report import report_text
 from orchestrator.rounds import GateStopped
 from orchestrator.status import render, status
-from orchestrator.taken import origin, taken, taken_shards
 from orchestrator.tracking import default_address
 from tests.sample_run import SampleRun, two_rounds
 from tests.stand_ins import StandIns, make_project, run_job

@@ -1,4 +1,4 @@
-"""Streams that fail, are closed or know few letters; and that nothing is printed around `orchestrator.terminal`."""
+"""Streams that fail, are closed or know few letters; and that nothing is printed around `text.terminal`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ import pytest
 from rich.progress import Progress
 from rich.table import Table
 
-from orchestrator import terminal
 from orchestrator.cli import app, main
-from orchestrator.terminal import Screen, echo, shielded, unfailing
+from orchestrator.text import terminal
+from orchestrator.text.terminal import Screen, echo, shielded, unfailing
 from tests.sample_run import two_rounds
 from tests.strangers_text import EVIL, require_text
 

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
-from orchestrator.records import DECODED, Problem, TokenizingPlan
+from orchestrator.records.rows import DECODED, Problem, TokenizingPlan
 from orchestrator.steps import Answer
 from workers.tokens.ends import decode, token_ends
 from workers.tokens.prompts import tokenize

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.records import Problem, TokenizingPlan
+from orchestrator.records.rows import Problem, TokenizingPlan
 from tests.made_tokenizers import CHATML, DATED, NO_SYSTEM, byte_level, metaspace
 from workers.tokens.prompts import UnusableModel, tokenize
 

@@ -31,13 +31,13 @@ from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from orchestrator.config import Train  # noqa: E402
-from orchestrator.records import PROBE, REFERENCE, LossWeights, TrainingPlan, pairs_schema, state_seal  # noqa: E402
+from orchestrator.records.rows import PROBE, REFERENCE, LossWeights, TrainingPlan, pairs_schema, state_seal  # noqa: E402
 from workers.files import file_facts  # noqa: E402
 from workers.numerics import batching  # noqa: E402
 from workers.numerics.step import learning_rate  # noqa: E402
 from workers.training.checks import ReferenceMismatch  # noqa: E402
-from workers.training.data import TrainingDataError, read_pairs  # noqa: E402
 from workers.training.group import TrainerGroup, TrainingFailed  # noqa: E402
+from workers.training.pair_data import TrainingDataError, read_pairs  # noqa: E402
 from workers.training.rank import TrainingError  # noqa: E402
 
 pytestmark = pytest.mark.real

@@ -16,12 +16,12 @@ pytest.importorskip("transformers")
 from safetensors import safe_open  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
-from orchestrator.counts import completion_key  # noqa: E402
-from orchestrator.records import REFERENCE, pairs_schema  # noqa: E402
-from workers.training import data as pair_data  # noqa: E402
+from orchestrator.records.counts import completion_key  # noqa: E402
+from orchestrator.records.rows import REFERENCE, pairs_schema  # noqa: E402
+from workers.training import pair_data  # noqa: E402
 from workers.training.checks import ReferenceCheck, ReferenceMismatch  # noqa: E402
-from workers.training.data import TrainingDataError  # noqa: E402
 from workers.training.export import ExportError, check_exportable, export_checkpoint, folder_dtype  # noqa: E402
+from workers.training.pair_data import TrainingDataError  # noqa: E402
 from workers.training.policy import IncompleteModel, load_model  # noqa: E402
 
 

@@ -19,7 +19,7 @@ import numpy as np  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
-from orchestrator.records import LossWeights  # noqa: E402
+from orchestrator.records.rows import LossWeights  # noqa: E402
 from workers.numerics import batching  # noqa: E402
 from workers.numerics.batching import PairTokens  # noqa: E402
 from workers.numerics.logprobs import PackScorer  # noqa: E402

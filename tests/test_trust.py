@@ -17,13 +17,14 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator import trust, user_state
+from orchestrator import trust
 from orchestrator.compare_file import load_plan
 from orchestrator.config import Generate, Grade, Job, Source
+from orchestrator.config.load import load_job
+from orchestrator.config.places import own_code, own_code_environment
 from orchestrator.errors import BadInput, RatchetError
+from orchestrator.files import user_state
 from orchestrator.fork import fork
-from orchestrator.jobfile import load_job
-from orchestrator.places import own_code, own_code_environment
 from orchestrator.rescore import rescore
 from orchestrator.resume import load, resumed
 from orchestrator.wiring import unread_golds

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.unfinished import hidden, maker, replace, tidy
+from orchestrator.files.unfinished import hidden, maker, replace, tidy
 from tests.sample_run import DEAD_PID
 
 LABELS = ["out.jsonl.grade", "x" * 250]
@@ -36,7 +36,7 @@ def test_what_dead_processes_left_is_removed(tmp_path: Path, label: str) -> None
 
 @pytest.mark.parametrize("label", LABELS)
 def test_what_is_being_made_is_let_be(tmp_path: Path, label: str) -> None:
-    code = "import sys, orchestrator.unfinished as u; from pathlib import Path\n"
+    code = "import sys, orchestrator.files.unfinished as u; from pathlib import Path\n"
     code += "u.hidden(Path(sys.argv[1]), sys.argv[2]).touch(); print('made', flush=True); input()"
     arguments = [sys.executable, "-c", code, str(tmp_path), label]
     with subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.durable import sha256
+from orchestrator.files.durable import sha256
 from orchestrator.verify import verify
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import ratchet

@@ -16,8 +16,8 @@ import pytest
 
 from orchestrator.config import Job
 from orchestrator.differences import differences
-from orchestrator.durable import canonical, fingerprint, sha256
-from orchestrator.ledger import Ledger
+from orchestrator.files.durable import canonical, fingerprint, sha256
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.recount import LEFT, Recount
 from orchestrator.report import report_text
 from orchestrator.run_files import RunFiles

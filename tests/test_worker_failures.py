@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import ray
 
-from orchestrator.records import Shard
+from orchestrator.records.rows import Shard
 from workers.generation.blame import Work
 from workers.supervision.failures import oom_kills, why
 from workers.supervision.patience import Patience

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import pyarrow.parquet as pq
 
-from orchestrator.records import CAUSES, Shard
+from orchestrator.records.rows import CAUSES, Shard
 from tests.stand_ins import StandInGraders, StandIns, chance
 from workers.files import write_table
 

@@ -28,7 +28,7 @@ from typing import Any, Literal
 import psutil
 
 from orchestrator.errors import Interrupted, RatchetError
-from orchestrator.records import TrainingPlan
+from orchestrator.records.rows import TrainingPlan
 from orchestrator.verify import verify
 from tests.stand_ins import StandIns, StandInTrainers, make_project, run_job
 from tests.test_loop import history

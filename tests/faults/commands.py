@@ -18,8 +18,8 @@ from orchestrator.compare import compare
 from orchestrator.compare_file import load_plan
 from orchestrator.comparison import figures
 from orchestrator.comparison_table import plot, write
-from orchestrator.disk import one_message
 from orchestrator.errors import Interrupted, RatchetError
+from orchestrator.files.disk import one_message
 from orchestrator.rescore import rescore
 from orchestrator.signals import signals
 from tests.faults.children import Fault, Operations, _reaping, _server, finish

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Judge
-from orchestrator.step_records import StepItem, StepJudgement
+from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.step_verdicts import VerdictsNeeded
 from tests.faults.children import Kind, TrainersWithState, Workers, small_project
 from tests.judge_server import serve

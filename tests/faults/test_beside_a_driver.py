@@ -11,16 +11,16 @@ from typing import Any
 
 import pytest
 
-from orchestrator.artifacts import Artifacts
 from orchestrator.cleaning import waste
 from orchestrator.driver import identity
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.fork import fork
-from orchestrator.ledger import Artifact, Ledger
+from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.ledger import Artifact, Ledger
+from orchestrator.ledger.run import Run
 from orchestrator.lineage import pair_files_trained_on
 from orchestrator.living import settled
 from orchestrator.report import report_text
-from orchestrator.run import Run
 from orchestrator.status import status
 from orchestrator.verify import Verification, verify
 from tests.faults.children import Case, is_alive, running, scratch, small_project, wait_for

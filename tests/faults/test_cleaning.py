@@ -13,7 +13,7 @@ import pytest
 
 from orchestrator.cleaning import clean, spare_checkpoints, waste
 from orchestrator.driver import identity
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.signals import signals
 from orchestrator.verify import verify
 from tests.faults.children import (

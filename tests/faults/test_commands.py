@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.verify import verify
 from tests.faults.children import ALL_THAT_FOLLOW, Fault, finish, is_alive, note, scratch, small_project, tree, wait_for
 from tests.faults.commands import Command, command, compared, rescored

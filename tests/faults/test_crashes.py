@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from tests.faults.children import Fault, Undisturbed, note
 from tests.faults.jobs import SAMPLE
 from tests.faults.sweeps import STRIDE, of_sources, require_stopped, state_of, sweep

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import RatchetError
-from orchestrator.ledger import Ledger
-from orchestrator.record_files import read_record
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.record_files import read_record
 from orchestrator.status import status
 from orchestrator.verify import verify
 from tests.faults.children import Case, Undisturbed, finish, note, running, wait_for

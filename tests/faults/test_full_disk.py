@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from tests.faults.children import ALL_THAT_FOLLOW, Case, Fault, Undisturbed, finish, note, running, wait_for
 from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
 

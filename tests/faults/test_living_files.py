@@ -15,8 +15,8 @@ import pytest
 
 from orchestrator.errors import Damaged, RatchetError
 from orchestrator.fork import fork
-from orchestrator.ledger import Ledger
-from orchestrator.records import LossWeights, SamplingPlan, Shard, TrainingPlan
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.records.rows import LossWeights, SamplingPlan, Shard, TrainingPlan
 from orchestrator.verify import verify
 from tests.faults.children import Case, Kind, Undisturbed, Workers
 from tests.faults.test_damage import put

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.config.load import load_job
 from orchestrator.driver import drive
-from orchestrator.jobfile import load_job
 from orchestrator.signals import signals
-from orchestrator.terminal import echo, shielded
+from orchestrator.text.terminal import echo, shielded
 from tests.faults.children import Case, Undisturbed, Workers, finish, running, wait_for
 from tests.stand_ins import all_read
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Artifact, Ledger
-from orchestrator.record_files import Record
+from orchestrator.ledger.ledger import Artifact, Ledger
+from orchestrator.ledger.record_files import Record
 from tests.faults.children import note
 from tests.faults.disk_cache import CALLS, DiskCache, calls
 from tests.faults.jobs import KINDS, SAMPLE

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from tests.faults.ledgers.record import HERE, folded, status_of
 
 RECORDED = sorted(path.parent for path in HERE.glob("*/*/expected.json"))

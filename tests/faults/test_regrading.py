@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ledger
-from orchestrator.records import GRADERS_VERSION
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.records.rows import GRADERS_VERSION
 from orchestrator.verify import verify
 from tests.faults.children import Case, Fault, Undisturbed, Workers, finish, running, tree, wait_for, wait_until_stopped
 from tests.faults.jobs import KINDS, SAMPLE

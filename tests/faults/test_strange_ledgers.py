@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config import Tracking
-from orchestrator.durable import canonical, fingerprint
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.ledger import Ledger
+from orchestrator.files.durable import canonical, fingerprint
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.record_files import record_numbers
+from orchestrator.ledger.run import Run
 from orchestrator.outbox import Outbox
-from orchestrator.record_files import record_numbers
 from orchestrator.report import report_text
 from orchestrator.resume import load
-from orchestrator.run import Run
 from orchestrator.status import run_state, status
 from orchestrator.verify import verify
 from tests.sample_run import DEAD_PID, SampleRun, two_rounds

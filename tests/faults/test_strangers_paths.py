@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 
-from orchestrator.borders import leading_out
 from orchestrator.cleaning import waste
-from orchestrator.durable import canonical, fingerprint
 from orchestrator.errors import Damaged
-from orchestrator.inside import remove, rename
-from orchestrator.ledger import Ledger
-from orchestrator.run import Run
+from orchestrator.files.durable import canonical, fingerprint
+from orchestrator.files.inside import remove, rename
+from orchestrator.ledger.borders import leading_out
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
 from tests.faults.children import Case, small_project
 from tests.faults.conftest import Shelf
 from tests.stand_ins import StandIns, run_job
@@ -220,20 +220,20 @@ def test_a_discard_through_a_link_is_not_even_written_down(case: Case, space: Pa
 
 WAYS = {"rmtree", "move", "rename", "renames", "replace", "unlink", "remove", "rmdir", "removedirs"}
 MAY = {
-    "orchestrator/inside.py": "the two ways by which something of a run goes or gets another name",
-    "orchestrator/durable.py": "temporary files of its own, beside what it writes",
-    "orchestrator/ledger.py": "its own probe",
+    "orchestrator/files/inside.py": "the two ways by which something of a run goes or gets another name",
+    "orchestrator/files/durable.py": "temporary files of its own, beside what it writes",
+    "orchestrator/ledger/ledger.py": "its own probe",
     "orchestrator/fork.py": "a new run gets its name",
     "orchestrator/cluster.py": "Ray's folders, outside of any run",
     "orchestrator/doctor.py": "its own folder for trials",
     "orchestrator/grade_file.py": "the user's output",
     "orchestrator/compare.py": "a comparison's own files",
     "orchestrator/mlflow_store.py": "MLflow's database, beside the runs, gets its name",
-    "orchestrator/sharing.py": "a copy of its own that came out too long",
+    "orchestrator/ledger/sharing.py": "a copy of its own that came out too long",
     "workers/generation/pool.py": "the attempt of an engine that has won gets the name that was asked for",
     "workers/grading/group.py": "the attempt of a grader, the same",
     "workers/training/group.py": "the attempt of the ranks, the same",
-    "orchestrator/unfinished.py": "what commands make outside of runs, under names of their own",
+    "orchestrator/files/unfinished.py": "what commands make outside of runs, under names of their own",
     "orchestrator/private_folder.py": "Ray's folders, outside of any run",
     "workers/files.py": "a worker's attempt at its output",
     "workers/judge/cache.py": "an answer's temporary file",
@@ -248,8 +248,8 @@ def test_files_go_and_are_renamed_in_few_places() -> None:
     root = Path(__file__).parents[2]
     files = [*root.glob("orchestrator/**/*.py"), *root.glob("workers/**/*.py")]
     found = {str(file.relative_to(root)) for file in files if any(map(_is_way, ast.walk(ast.parse(file.read_text()))))}
-    assert found <= MAY.keys(), f"use orchestrator.inside: {sorted(found - MAY.keys())}"
-    assert {"orchestrator/inside.py", "orchestrator/durable.py", "workers/training/states.py"} <= found
+    assert found <= MAY.keys(), f"use orchestrator.files.inside: {sorted(found - MAY.keys())}"
+    assert {"orchestrator/files/inside.py", "orchestrator/files/durable.py", "workers/training/states.py"} <= found
 
 
 def _is_way(node: ast.AST) -> bool:

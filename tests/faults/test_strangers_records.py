@@ -22,14 +22,14 @@ from rich.console import Console
 
 from orchestrator.cleaning import waste
 from orchestrator.driver import drive, healthy_driver
-from orchestrator.durable import canonical, fingerprint, sha256
 from orchestrator.errors import RatchetError
+from orchestrator.files.durable import canonical, fingerprint, sha256
 from orchestrator.fork import fork
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
 from orchestrator.lineage import pair_files_of_reference, pair_files_trained_on
 from orchestrator.report import report_text
 from orchestrator.resume import load, resumed
-from orchestrator.run import Run
 from orchestrator.run_model import RunModel, find
 from orchestrator.same_job import check_same_job, check_same_problems, has_begun, reading_of
 from orchestrator.status import intervals, render, status

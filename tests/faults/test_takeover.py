@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.ledger import Ledger
+from orchestrator.ledger.ledger import Ledger
 from tests.faults.children import Case, Fault, Undisturbed, finish, note, running, wait_for, wait_until_stopped
 from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
 

@@ -18,12 +18,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from orchestrator.artifacts import Artifacts
-from orchestrator.durable import put_if_absent, sha256
 from orchestrator.errors import Damaged, Displaced
-from orchestrator.ledger import Ledger
-from orchestrator.records import SAMPLES
-from orchestrator.run import Run
+from orchestrator.files.durable import put_if_absent, sha256
+from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
+from orchestrator.records.rows import SAMPLES
 
 STEPS = [f"rounds/{number:02d}/{phase}" for number in range(1, 6) for phase in ("pairs", "train")]
 SHARDED = "rounds/01/samples"

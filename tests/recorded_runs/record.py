@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.durable import canonical, fingerprint
 from orchestrator.errors import Interrupted
-from orchestrator.step_records import StepItem, StepJudgement
+from orchestrator.files.durable import canonical, fingerprint
+from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.step_verdicts import VerdictsNeeded
 from tests.preference_stand_ins import PreferenceStandIns, make_stages, right, wrong
 from tests.stand_ins import StandIns, make_model, make_project, run_job

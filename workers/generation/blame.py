@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from orchestrator.records import Shard
+from orchestrator.records.rows import Shard
 
 STRIKES = 3
 """Deaths that a prompt must be in, the last one alone, to be given up."""

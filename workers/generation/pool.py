@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Protocol
 import ray
 
 from orchestrator.config import Generate
-from orchestrator.records import SamplingPlan, Shard
+from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.blame import Work
 from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot

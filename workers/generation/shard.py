@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator import counts
-from orchestrator.records import SAMPLES, SamplingPlan, Shard
+from orchestrator.records import counts
+from orchestrator.records.rows import SAMPLES, SamplingPlan, Shard
 from workers.files import write_table
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import Generate
-from orchestrator.records import SamplingPlan, Shard
+from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.shard import Request, Sample, sample_shard
 
 ENVIRONMENT = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from orchestrator.golds import SEPARATOR, accepted
+from orchestrator.records.golds import SEPARATOR, accepted
 from workers.graders.extraction.extraction import boxed
 from workers.graders.judgement import CORRECT, Judgement
 

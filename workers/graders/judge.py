@@ -13,7 +13,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from orchestrator.golds import accepted
+from orchestrator.records.golds import accepted
 from workers.graders.golds import best_of
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
 from workers.judge.client import JudgeClient, JudgeFailed

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # records.py brings pyarrow, which a grader's process has no use for
-    from orchestrator.records import Verdict
+    from orchestrator.records.rows import Verdict
 
 
 @dataclass(frozen=True, slots=True)

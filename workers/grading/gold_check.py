@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from orchestrator.config import Grade
-from orchestrator.golds import accepted
+from orchestrator.records.golds import accepted
 from workers.graders.combine import Spec
 from workers.graders.golds import unwrapped
 from workers.grading.process import GraderDied, GraderProcess

@@ -12,7 +12,7 @@ import ray
 
 from orchestrator.config import Grade, Judge
 from orchestrator.errors import RatchetError
-from orchestrator.records import Shard
+from orchestrator.records.rows import Shard
 from workers.grading.pool import GraderActor
 from workers.supervision.failures import oom_kills, why
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse

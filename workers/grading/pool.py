@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import Grade, Judge
-from orchestrator.counts import disputed, verdicts
 from orchestrator.errors import BadInput
-from orchestrator.records import GRADERS_VERSION, VERDICTS, Cause, Shard, Verdict
+from orchestrator.records.counts import disputed, verdicts
+from orchestrator.records.rows import GRADERS_VERSION, VERDICTS, Cause, Shard, Verdict
 from workers.files import write_table
 from workers.graders.combine import name_of
 from workers.graders.extraction.extraction import PATTERN, rules_of

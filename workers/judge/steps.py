@@ -11,7 +11,7 @@ from typing import ClassVar, Literal, Self
 
 from pydantic import BaseModel, Field, create_model, model_validator
 
-from orchestrator.step_records import StepItem, StepJudgement
+from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from workers.judge.client import JudgeClient, JudgeFailed
 
 SYSTEM = """\

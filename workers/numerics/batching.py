@@ -23,7 +23,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from orchestrator.counts import completion_key
+from orchestrator.records.counts import completion_key
 
 Tokens = npt.NDArray[np.int32]
 

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from orchestrator.records import LossWeights
+    from orchestrator.records.rows import LossWeights
 
 
 @dataclass(frozen=True, slots=True)

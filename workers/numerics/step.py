@@ -19,7 +19,7 @@ from workers.numerics.batching import MicroBatch
 from workers.numerics.losses import PairLogprobs, preference_loss_sum
 
 if TYPE_CHECKING:
-    from orchestrator.records import LossWeights
+    from orchestrator.records.rows import LossWeights
 
 SUMS = (
     "loss",

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.records import DECODED
+from orchestrator.records.rows import DECODED
 from workers.files import write_table
 from workers.tokens.prompts import UnusableModel
 

@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.records import PreferencePlan, pairs_schema
+from orchestrator.records.rows import PreferencePlan, pairs_schema
 from workers.tokens.prompts import UnusableModel, check_vocabulary, load_config, load_tokenizer, reason, templated
 
 _BATCH_ROWS = 256

@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from orchestrator.errors import BadInput
-from orchestrator.records import PROMPTS, Problem, TokenizingPlan
+from orchestrator.records.rows import PROMPTS, Problem, TokenizingPlan
 from workers.files import write_table
 
 _STANDS_BEFORE = ("\n", "a", ".")

@@ -38,7 +38,7 @@ def look_at_prompts(found: Found, sets: Sequence[dict[str, Any]], written: Mappi
     """Each set of prompts has its `key` in the job, a `name`, its `plan` and `rows` (fields of TokenizingPlan and
     Problem), of how many these are the first (`of`), and `literal`, the text that the job itself puts into each of its
     prompts: null where another set has been looked at for what its rows hold. `written` is more of the job's text."""
-    from orchestrator.records import Problem, TokenizingPlan
+    from orchestrator.records.rows import Problem, TokenizingPlan
     from workers.tokens.prompts import Prompter
 
     for number, given in enumerate(sets):
@@ -182,7 +182,7 @@ def _of_problem(
 def look_at_preferences(found: Found, given: dict[str, Any], written: Mapping[str, str]) -> None:
     """`given` has the `plan` (fields of PreferencePlan), `literal` and `system`, the texts that the job itself puts
     into a row, and `sources`, each with its `name`, its first `rows` and of how many these are the first (`of`)."""
-    from orchestrator.records import PreferencePlan
+    from orchestrator.records.rows import PreferencePlan
     from workers.tokens.preferences import Pairs
 
     pairs = Pairs(PreferencePlan(**given["plan"]))

@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import pyarrow as pa
 import ray
 
-from orchestrator import counts
 from orchestrator.config import Train
 from orchestrator.errors import RatchetError
-from orchestrator.records import REFERENCE, TrainingPlan
+from orchestrator.records import counts
+from orchestrator.records.rows import REFERENCE, TrainingPlan
 from workers.files import write_table
 from workers.supervision.failures import oom_kills, why
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse

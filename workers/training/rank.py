@@ -27,9 +27,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from orchestrator import counts
 from orchestrator.config import Train
-from orchestrator.records import TrainingPlan
+from orchestrator.records import counts
+from orchestrator.records.rows import TrainingPlan
 from workers.files import sync
 from workers.numerics import attention, batching
 from workers.numerics.batching import MicroBatch, PairTokens, Tree
@@ -44,7 +44,7 @@ from workers.numerics.step import (
     mean_metrics,
     without_noise,
 )
-from workers.training import data as pair_data
+from workers.training import pair_data
 from workers.training.checks import ReferenceCheck
 from workers.training.export import DTYPES, export_checkpoint, folder_dtype
 from workers.training.policy import build_policy, build_reference

@@ -7,10 +7,10 @@
     .train-state-of-2/exports/000020/  checkpoints exported on the way, until the training ends
 
 Nothing is trusted for its name: a state is loaded only if its manifest has the seal of the user's key (see
-orchestrator/user_state.py), names this very training and this number of ranks, and its files are exactly those whose
-hashes it has. The key comes with the plan, through memory, and is in no file of the run. DeepSpeed's files are pickles:
-they never leave this folder, and only those that this user's training wrote are ever read. Training draws no random
-numbers (no dropout; the order of the pairs comes from the plan's seed), so there is no random state to keep.
+orchestrator/files/user_state.py), names this very training and this number of ranks, and its files are exactly those
+whose hashes it has. The key comes with the plan, through memory, and is in no file of the run. DeepSpeed's files are
+pickles: they never leave this folder, and only those that this user's training wrote are ever read. Training draws no
+random numbers (no dropout; the order of the pairs comes from the plan's seed), so there is no random state to keep.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from orchestrator.records import is_sealed, state_seal
+from orchestrator.records.rows import is_sealed, state_seal
 from workers.files import file_facts, sync
 
 MANIFEST, PROGRESS, RANKS = "manifest.json", "progress.json", "ranks"

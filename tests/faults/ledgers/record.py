@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.errors import Interrupted
 from orchestrator.fork import fork
-from orchestrator.ledger import Ledger, State
+from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.status import status
 from tests.faults.children import small_project
 from tests.stand_ins import StandIns, run_job

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import Damaged
-from orchestrator.inside import resolved
-from orchestrator.ledger import Artifact, State
+from orchestrator.files.inside import resolved
+from orchestrator.ledger.ledger import Artifact, State
 
 _OWN_FOLDERS = ("ledger", "baseline", "rounds", "failures", "judge", "logs")
 _WRITTEN_INTO = ("failures", "judge", "logs")  # by the names of files and folders that may be there already

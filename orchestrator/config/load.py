@@ -14,10 +14,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from orchestrator import addresses, methods, shown
-from orchestrator.config import Job
+from orchestrator.config import Job, addresses, methods
+from orchestrator.config.words import fields_at, wanted_at
 from orchestrator.errors import BadInput
-from orchestrator.wanted import fields_at, wanted_at
+from orchestrator.text import shown
 
 Key = tuple[str | int, ...]
 

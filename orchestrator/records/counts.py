@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from orchestrator.records import CAUSES
+from orchestrator.records.rows import CAUSES
 
 Ids = npt.NDArray[np.int32] | Sequence[int]
 SIDES = ("chosen", "rejected")

@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from orchestrator import durable
+from orchestrator.files import durable
 
 RECIPE = 2
 """The recipe of what is committed now."""

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from orchestrator import durable
 from orchestrator.errors import Damaged
+from orchestrator.files import durable
 
 _TICK_NS = 10_000_000
 """The longest tick that Linux is built with."""

@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator import counts
-from orchestrator.counts import completion_key
-from orchestrator.records import PROBE, REFERENCE
+from orchestrator.records import counts
+from orchestrator.records.counts import completion_key
+from orchestrator.records.rows import PROBE, REFERENCE
 from workers.files import write_table
 from workers.numerics.batching import PairTokens, Tokens
 

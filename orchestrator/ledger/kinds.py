@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from orchestrator import recorded_job, step_facts
 from orchestrator.gate import Rule
+from orchestrator.ledger import recorded_job, step_facts
 
 Kind = Literal["claim", "config", "offer", "shard", "commit", "promotion", "discard", "end"]
 EndState = Literal["finished", "interrupted", "failed", "stopped", "not started"]

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.durable import canonical
-from orchestrator.inside import read_regular
+from orchestrator.files.durable import canonical
+from orchestrator.files.inside import read_regular
 
 MAX_DEPTH = 64
 MAX_DIGITS = 100

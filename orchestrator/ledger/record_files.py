@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from orchestrator import strict_json
-from orchestrator.durable import canonical, fingerprint, fingerprint_of
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.inside import read_regular
-from orchestrator.ledger_records import MAX_EPOCH, Kind, check_data, quoted
+from orchestrator.files import strict_json
+from orchestrator.files.durable import canonical, fingerprint, fingerprint_of
+from orchestrator.files.inside import read_regular
+from orchestrator.ledger.kinds import MAX_EPOCH, Kind, check_data, quoted
 
 SCHEMA = 1
 MAX_RECORD = 1 << 26

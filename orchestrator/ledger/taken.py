@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.ledger import State
+from orchestrator.ledger.ledger import State
 
 _TIMES = ("seconds", "waited", "wall")
 _SPEED = "_per_second"

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import Job
-from orchestrator.jobfile import changed_keys
-from orchestrator.methods import filled_in
+from orchestrator.config.load import changed_keys
+from orchestrator.config.methods import filled_in
 
 
 @dataclass(frozen=True)

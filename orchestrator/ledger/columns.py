@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pyarrow.types as of
 
 from orchestrator.errors import Damaged
-from orchestrator.inside import regular_size
-from orchestrator.records import (
+from orchestrator.files.inside import regular_size
+from orchestrator.records.rows import (
     DECODED,
     EVALUATION,
     PROBE,

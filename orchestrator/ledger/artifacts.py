@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.durable import make_folder, sync
 from orchestrator.errors import Damaged
-from orchestrator.identity import identity, is_settled, sha256
-from orchestrator.inside import rename, require_below
-from orchestrator.ledger import Artifact
-from orchestrator.uses import require_whole
+from orchestrator.files.durable import make_folder, sync
+from orchestrator.files.identity import identity, is_settled, sha256
+from orchestrator.files.inside import rename, require_below
+from orchestrator.ledger.ledger import Artifact
+from orchestrator.ledger.uses import require_whole
 
 
 class Artifacts:

@@ -20,10 +20,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator import __version__, user_state
-from orchestrator.durable import replace
+from orchestrator import __version__
 from orchestrator.errors import Damaged
-from orchestrator.inside import read_regular
+from orchestrator.files import user_state
+from orchestrator.files.durable import replace
+from orchestrator.files.inside import read_regular
 
 MIN_NEW = 1000
 """Records that must be new before it is made again: fewer are read as fast."""

@@ -13,11 +13,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from orchestrator import durable
 from orchestrator.errors import Damaged, Displaced
-from orchestrator.identity import Written, sha256
-from orchestrator.ledger import Artifact, Commit
-from orchestrator.recipes import Used, used_in
+from orchestrator.files import durable
+from orchestrator.files.identity import Written, sha256
+from orchestrator.ledger.ledger import Artifact, Commit
+from orchestrator.ledger.recipes import Used, used_in
 
 
 def hashes(commit: Commit) -> list[Used]:

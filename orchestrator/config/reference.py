@@ -11,9 +11,9 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from orchestrator.config import HARMLESS, Data, Job, Source
-from orchestrator.jobfile import resolved_yaml
-from orchestrator.methods import OTHERS, PRESETS
-from orchestrator.wanted import model_of, wanted
+from orchestrator.config.load import resolved_yaml
+from orchestrator.config.methods import OTHERS, PRESETS
+from orchestrator.config.words import model_of, wanted
 
 EXAMPLE = """\
 #!/usr/bin/env -S python -m orchestrator run

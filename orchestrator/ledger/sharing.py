@@ -13,8 +13,8 @@ import stat
 from pathlib import Path
 
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.inside import regular_size
-from orchestrator.ledger import Artifact
+from orchestrator.files.inside import regular_size
+from orchestrator.ledger.ledger import Artifact
 
 _CHUNK = 1 << 20
 _NO_LINKS = frozenset({errno.EXDEV, errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS})

@@ -17,7 +17,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.durable import sync
+from orchestrator.files.durable import sync
 from orchestrator.status import process_start
 
 _MAKER = re.compile(r"-([0-9a-f]{8})-(\d{1,10})-(\d{1,20})")

@@ -12,18 +12,19 @@ from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
-from orchestrator import inside, recipes
-from orchestrator.abstentions import graders_version
-from orchestrator.artifacts import Artifacts
-from orchestrator.borders import require_borders
-from orchestrator.committed_tables import require_columns
-from orchestrator.durable import make_folder
 from orchestrator.errors import Damaged, RatchetError
-from orchestrator.inside import require_below
-from orchestrator.ledger import Artifact, Commit, Ledger, Offer
-from orchestrator.ledger_records import EndState, Kind
-from orchestrator.taken import taken_shards
-from orchestrator.uses import Uses, guarding, using
+from orchestrator.files import inside
+from orchestrator.files.durable import make_folder
+from orchestrator.files.inside import require_below
+from orchestrator.ledger import recipes
+from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.borders import require_borders
+from orchestrator.ledger.columns import require_columns
+from orchestrator.ledger.kinds import EndState, Kind
+from orchestrator.ledger.ledger import Artifact, Commit, Ledger, Offer
+from orchestrator.ledger.taken import taken_shards
+from orchestrator.ledger.uses import Uses, guarding, using
+from orchestrator.records.abstentions import graders_version
 
 Facts = dict[str, Any]
 

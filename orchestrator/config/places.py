@@ -46,7 +46,7 @@ def own_code(module: str) -> list[str]:
 
 def own_code_environment() -> dict[str, str]:
     """The environment of such a command, which finds the project wherever it stands."""
-    here = str(Path(__file__).resolve().parents[1])
+    here = str(Path(__file__).resolve().parents[2])
     return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (here, os.environ.get("PYTHONPATH"))))}
 
 

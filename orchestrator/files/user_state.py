@@ -18,9 +18,9 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from orchestrator import durable
 from orchestrator.errors import Damaged, RatchetError
-from orchestrator.inside import read_regular
+from orchestrator.files import durable
+from orchestrator.files.inside import read_regular
 
 _KEY_BYTES = 32
 _LARGEST = 1 << 24

@@ -21,13 +21,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from orchestrator import fold
-from orchestrator.durable import put_if_absent, sync
 from orchestrator.errors import BadInput, Damaged, Displaced
-from orchestrator.inside import require_below
-from orchestrator.ledger_records import Kind, quoted
-from orchestrator.record_files import SCHEMA, Record, read_record, record_numbers, spelled
-from orchestrator.step_facts import Recorded
+from orchestrator.files.durable import put_if_absent, sync
+from orchestrator.files.inside import require_below
+from orchestrator.ledger import fold
+from orchestrator.ledger.kinds import Kind, quoted
+from orchestrator.ledger.record_files import SCHEMA, Record, read_record, record_numbers, spelled
+from orchestrator.ledger.step_facts import Recorded
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""What a run has done: the ledger, what it commits, fingerprints, and `step`, the mechanism behind resume."""

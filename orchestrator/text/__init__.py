@@ -1,0 +1,1 @@
+"""Text as it is shown, and the one place that prints."""
