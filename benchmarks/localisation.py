@@ -15,7 +15,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.steps import BinarySearch, LinearScan, Search, is_right
+from orchestrator.sources.steps.answers import BinarySearch, LinearScan, Search, is_right
 
 SEARCHES: dict[str, Callable[[int], Search]] = {"binary": BinarySearch, "linear": LinearScan}
 

@@ -14,12 +14,12 @@ import typer
 from orchestrator import __version__
 from orchestrator.config.idle import idle
 from orchestrator.config.load import JobFile, resolved_yaml
+from orchestrator.driver.resume import command, load, resumed, told
+from orchestrator.driver.signals import signals
+from orchestrator.driver.trust import Tell
 from orchestrator.errors import BadInput, Interrupted, RatchetError
-from orchestrator.resume import command, load, resumed, told
-from orchestrator.signals import signals
 from orchestrator.text import shown, terminal
 from orchestrator.text.terminal import Screen, echo, echo_json
-from orchestrator.trust import Tell
 
 EXIT_STOPPED, EXIT_INTERRUPTED = 3, 130  # finished is 0, bad input 2 and anything else 1 (errors.py)
 
@@ -60,10 +60,10 @@ def _tell(trust: bool) -> Tell | None:
 def _run(file: JobFile, received: Sequence[str]) -> None:
     # Imported here: these bring pyarrow and more, which `--help` need not wait for.
     from orchestrator.config.places import run_folder
-    from orchestrator.driver import drive, healthy_driver
-    from orchestrator.rounds import GateStopped
-    from orchestrator.tracking import default_address, open_command
-    from orchestrator.wiring import rendered
+    from orchestrator.driver.drive import drive, healthy_driver
+    from orchestrator.driver.wiring import rendered
+    from orchestrator.rounds.round import GateStopped
+    from orchestrator.tracking.tracker import default_address, open_command
 
     root = run_folder(file.job)
     uri = file.job.tracking.uri or default_address(root.parent)
@@ -91,8 +91,8 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
 @app.command()
 def status(run: RunArgument, as_json: Json = False) -> None:
     """Show what a run has done, and whether it is running."""
-    from orchestrator.status import intervals, render
-    from orchestrator.status import status as read_status
+    from orchestrator.reports.status import intervals, render
+    from orchestrator.reports.status import status as read_status
 
     run = _below_home(run)
     found = read_status(run)
@@ -112,7 +112,7 @@ def _below_home(run: Path) -> Path:
 @app.command()
 def verify(run: RunArgument, as_json: Json = False) -> None:
     """Check every file of a run, and the way from each promoted checkpoint to its prompts; exit code 1 on findings."""
-    from orchestrator.verify import verify as check
+    from orchestrator.commands.verify.command import verify as check
 
     report = check(_below_home(run), show=terminal.watched() and not as_json)
     if as_json:
@@ -129,8 +129,8 @@ def gc(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed")] = False,
 ) -> None:
     """Remove what no promoted checkpoint of a run needs: see `keep` of its job, and what dead drivers left."""
-    from orchestrator.cleaning import clean, waste
-    from orchestrator.driver import identity
+    from orchestrator.commands.gc import clean, waste
+    from orchestrator.driver.drive import identity
 
     run = _below_home(run)
     try:
@@ -155,7 +155,7 @@ def fork(
     trust: Trust = False,
 ) -> None:
     """Make a new run with other settings, which takes over whatever they do not touch; lists what to expect."""
-    from orchestrator.fork import fork as make
+    from orchestrator.commands.fork.command import fork as make
 
     with signals():
         made = make(_below_home(run), new_run, overrides or [], from_round, tell=_tell(trust))
@@ -181,11 +181,11 @@ def compare(
     trust: Trust = False,
 ) -> None:
     """Run several methods and seeds on the same problems and budgets, or go on with it; exit code 1 where one fails."""
-    from orchestrator.compare import compare as run_all
-    from orchestrator.compare import in_a_process, require_trust
-    from orchestrator.compare_file import load_plan
-    from orchestrator.comparison import figures
-    from orchestrator.comparison_table import plot, terminal_table, write
+    from orchestrator.commands.compare.command import compare as run_all
+    from orchestrator.commands.compare.command import in_a_process, require_trust
+    from orchestrator.commands.compare.comparison import figures
+    from orchestrator.commands.compare.file import load_plan
+    from orchestrator.commands.compare.table import plot, terminal_table, write
     from orchestrator.files.disk import one_message
 
     plan, failed = load_plan(file), list[str]()
@@ -217,8 +217,8 @@ def rescore(
     trust: Trust = False,
 ) -> None:
     """Grade the stored samples of a round in another way (grade.KEY=VALUE), in a new run that shares them."""
-    from orchestrator.rescore import rescore as grade_again
-    from orchestrator.rescore_table import show
+    from orchestrator.commands.rescore import rescore as grade_again
+    from orchestrator.commands.rescore_table import show
 
     screen, tell = Screen(err=as_json), _tell(trust)
     try:
@@ -244,11 +244,17 @@ def validate(
     """Check a job file, its data and its model without running anything."""
     file = load(job, overrides or [], _tell(trust))
     from orchestrator.config.places import run_folder
-    from orchestrator.kept import read_all_preferences, read_all_problems, reference_of, seed_of
+    from orchestrator.driver.kept import read_all_preferences, read_all_problems, reference_of, seed_of
+    from orchestrator.driver.same_job import (
+        check_same_job,
+        check_same_model,
+        check_same_problems,
+        problem_digests,
+        reading_of,
+    )
+    from orchestrator.driver.start_checks import gold_lines, previewed
+    from orchestrator.driver.wiring import rendered, unread_golds
     from orchestrator.ledger.run import Run
-    from orchestrator.same_job import check_same_job, check_same_model, check_same_problems, problem_digests, reading_of
-    from orchestrator.start_checks import gold_lines, previewed
-    from orchestrator.wiring import rendered, unread_golds
 
     root = run_folder(file.job)
     run = Run(root)
@@ -291,9 +297,9 @@ def doctor(
     trust: Trust = False,
 ) -> None:
     """Check whether the cluster is fit for a job; exit code 1 where a check fails."""
-    from orchestrator.doctor import examine
-    from orchestrator.patient import patient
-    from orchestrator.wiring import Examination
+    from orchestrator.commands.doctor.command import examine
+    from orchestrator.commands.doctor.patient import patient
+    from orchestrator.driver.wiring import Examination
 
     found, checks = patient(job, overrides or [], _tell(trust)), []
 
@@ -333,9 +339,9 @@ def grade(
     as_json: Json = False,
 ) -> None:
     """Grade a file of answers: verdict, extracted answer, rule, reason and cause beside each row, in order."""
-    from orchestrator.grade_command import Options
-    from orchestrator.grade_command import grade as grade_all
-    from orchestrator.grade_file import Fields
+    from orchestrator.commands.grade.command import Options
+    from orchestrator.commands.grade.command import grade as grade_all
+    from orchestrator.commands.grade.file import Fields
 
     options = Options(grader, answer, strict, timeout, processes, judge_model, judge_url, unreadable, thoughts)
     with signals():

@@ -1,29 +1,29 @@
 """The loop. Each round clicks the reference model forward, never back.
 
     for each round:
-        pairs       what is learned from; in most methods (sources.py):
+        pairs       what is learned from; in most methods (sources/registry.py):
             prompts     the round's problems, templated and tokenised once
             samples     N completions a prompt, from the reference model
             verdicts    each completion against the gold answer
             pairs       correct against wrong, K a prompt
-        candidate   the reference model, trained on the pairs (training.py)
+        candidate   the reference model, trained on the pairs (rounds/training.py)
         evaluation  the candidate on gate and test, greedily
         promote     the candidate is the next reference, if the gate says so
 
 Everything a round does is a `step` of the run, so that the same lines serve a first start and a resume:
-what is committed is returned, what is not is done. How a step is done stands in rounds.py.
+what is committed is returned, what is not is done. How a step is done stands in rounds/round.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from orchestrator import sources
 from orchestrator.config import Job
-from orchestrator.context import Context, Model, Say, Workers
 from orchestrator.ledger.run import Run
 from orchestrator.records.rows import Problem
-from orchestrator.rounds import Round, better
+from orchestrator.rounds.context import Context, Model, Say, Workers
+from orchestrator.rounds.round import Round, better
+from orchestrator.sources import registry as sources
 
 
 def improve(

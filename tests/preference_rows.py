@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Job
-from orchestrator.preferences import Preferences, read_preferences
+from orchestrator.inputs.preferences import Preferences, read_preferences
 
 
 def user(text: str) -> dict[str, str]:

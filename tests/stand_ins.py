@@ -20,6 +20,7 @@ import yaml
 from orchestrator.config import Grade
 from orchestrator.config.load import load_job
 from orchestrator.driver import drive
+from orchestrator.driver.signals import signals
 from orchestrator.records import counts
 from orchestrator.records.rows import (
     CAUSES,
@@ -36,7 +37,6 @@ from orchestrator.records.rows import (
     TokenizingPlan,
     TrainingPlan,
 )
-from orchestrator.signals import signals
 from workers.files import write_table
 
 EOS = 0

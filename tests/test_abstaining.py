@@ -10,19 +10,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.commands.verify.command import verify
 from orchestrator.config import Grade
 from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.recipes import Fields
-from orchestrator.pair_files import Scored, write_pairs
-from orchestrator.pairing import PairingPlan
-from orchestrator.projection import step_figures
 from orchestrator.records.abstentions import WORDS, abstained
 from orchestrator.records.rows import CAUSES
-from orchestrator.rounds import NoPairs
-from orchestrator.status import Round, status
-from orchestrator.symptoms import Evidence, symptoms
-from orchestrator.verify import verify
+from orchestrator.reports.status import Round, status
+from orchestrator.reports.symptoms import Evidence, symptoms
+from orchestrator.rounds.pair_files import Scored, write_pairs
+from orchestrator.rounds.pairing import PairingPlan
+from orchestrator.rounds.round import NoPairs
+from orchestrator.tracking.projection import step_figures
 from tests.sample_run import evaluation
 from tests.stand_ins import StandInGraders, StandIns, make_project, run_job
 from tests.test_cli import ratchet

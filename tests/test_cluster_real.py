@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator import config
-from orchestrator.cluster import Cluster
+from orchestrator.driver.cluster import Cluster
 from orchestrator.errors import BadInput, RatchetError
 
 pytestmark = pytest.mark.real

@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.compare import check, compare, in_a_process
-from orchestrator.compare_file import Arm, Comparison, Plan, load_plan
-from orchestrator.comparison import figures
-from orchestrator.comparison_table import markdown, plot, write
+from orchestrator.commands.compare.command import check, compare, in_a_process
+from orchestrator.commands.compare.comparison import figures
+from orchestrator.commands.compare.file import Arm, Comparison, Plan, load_plan
+from orchestrator.commands.compare.table import markdown, plot, write
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.verify.command import verify
 from orchestrator.config.methods import PRESETS
 from orchestrator.errors import BadInput, Interrupted, RatchetError
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.rounds import GateStopped
-from orchestrator.status import run_state
-from orchestrator.verify import verify
+from orchestrator.reports.status import run_state
+from orchestrator.rounds.round import GateStopped
 from tests.stand_ins import StandIns, chance, make_project, run_job
 from tests.test_cli import PROJECT, ratchet
 from tests.test_loop import StopAt, history
@@ -343,9 +343,9 @@ def test_a_process_ends_with_the_exit_code_of_the_run(tmp_path: Path) -> None:
 _WAITS = """
 import sys
 from pathlib import Path
-from orchestrator.compare import in_a_process
+from orchestrator.commands.compare.command import in_a_process
 from orchestrator.errors import Interrupted
-from orchestrator.signals import signals
+from orchestrator.driver.signals import signals
 sys.executable = sys.argv[1]
 with signals():
     try:

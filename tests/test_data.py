@@ -14,10 +14,10 @@ from pydantic import ValidationError
 
 from orchestrator.config import Data
 from orchestrator.config.load import load_job
-from orchestrator.data import check_disjoint, prompts_of_round, read_problems
+from orchestrator.driver.kept import read_all_problems
 from orchestrator.errors import BadInput
-from orchestrator.kept import read_all_problems
-from orchestrator.overlap import normalise, overlaps
+from orchestrator.inputs.overlap import normalise, overlaps
+from orchestrator.inputs.problems import check_disjoint, prompts_of_round, read_problems
 from orchestrator.records.rows import Problem
 from tests.stand_ins import make_project
 

@@ -17,12 +17,12 @@ from pydantic import BaseModel
 
 from orchestrator.config import Job, is_harmless
 from orchestrator.config.load import load_job
-from orchestrator.kept import keep_model, keep_preferences, read_all_problems, reference_of, seed_of
+from orchestrator.driver.kept import keep_model, keep_preferences, read_all_problems, reference_of, seed_of
+from orchestrator.inputs.preferences import identity_of
 from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.run import Facts, Run
 from orchestrator.loop import improve
-from orchestrator.preferences import identity_of
 from tests.recorded_runs.record import KINDS, go_on
 from tests.stand_ins import make_model
 

@@ -13,13 +13,13 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from orchestrator.cleaning import clean, waste
-from orchestrator.driver import identity
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.gc import clean, waste
+from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files.disk import CURE, cure
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.status import status
+from orchestrator.reports.status import status
 from tests.sample_run import SampleRun
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import ratchet

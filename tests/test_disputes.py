@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from orchestrator.disputes import disputes
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.reports.disputes import disputes
 from tests.stand_ins import StandInGraders, StandIns, make_project, run_job
 
 

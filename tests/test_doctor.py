@@ -18,9 +18,8 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.cluster import Node
-from orchestrator.config import Grade, Job
-from orchestrator.diagnosis import (
+from orchestrator.commands.doctor.command import examine
+from orchestrator.commands.doctor.diagnosis import (
     Check,
     Finding,
     judge_all_reduce,
@@ -32,12 +31,13 @@ from orchestrator.diagnosis import (
     judge_space,
     judge_versions,
 )
-from orchestrator.doctor import examine
+from orchestrator.commands.doctor.patient import Patient, patient
+from orchestrator.commands.doctor.trial import made_up_ids, made_up_pairs, pair_lengths
+from orchestrator.config import Grade, Job
+from orchestrator.driver.cluster import Node
 from orchestrator.errors import BadInput
-from orchestrator.patient import Patient, patient
 from orchestrator.records.rows import LossWeights
-from orchestrator.space import GIB, Need
-from orchestrator.trial import made_up_ids, made_up_pairs, pair_lengths
+from orchestrator.rounds.space import GIB, Need
 from workers import doctor as on_node
 from workers.tokens.rendering import answer
 
@@ -485,8 +485,8 @@ def test_a_bad_job_file_is_exit_code_2(tmp_path: Path) -> None:
 HOLD = """
 import json, os, sys
 from pathlib import Path
-from orchestrator.patient import patient
-from orchestrator.wiring import Examination
+from orchestrator.commands.doctor.patient import patient
+from orchestrator.driver.wiring import Examination
 
 class Holder:
     def hold(self):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from orchestrator.escapes import broken_latex
+from orchestrator.inputs.escapes import broken_latex
 
 
 @pytest.mark.parametrize(

@@ -11,15 +11,15 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from orchestrator.cleaning import clean, waste
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.gc import clean, waste
+from orchestrator.commands.verify.command import verify
 from orchestrator.config.load import load_job
-from orchestrator.driver import identity
+from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.rounds import GateStopped
-from orchestrator.status import status
-from orchestrator.verify import verify
+from orchestrator.reports.status import status
+from orchestrator.rounds.round import GateStopped
 from tests.hub_server import MODEL, serve
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import ratchet

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.gate import decide
-from orchestrator.statistics import mcnemar_p_value, smallest_detectable_drop, wilson_interval
+from orchestrator.rounds.gate import decide
+from orchestrator.rounds.statistics import mcnemar_p_value, smallest_detectable_drop, wilson_interval
 
 counts = st.integers(0, 60)
 

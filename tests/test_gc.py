@@ -9,14 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cleaning import clean, spare_checkpoints, waste
-from orchestrator.driver import identity
+from orchestrator.commands.gc import clean, spare_checkpoints, waste
+from orchestrator.commands.verify.command import verify
+from orchestrator.driver.drive import identity
 from orchestrator.errors import Displaced
+from orchestrator.files.processes import process_start
 from orchestrator.ledger.ledger import CLEANING, Ledger, State
 from orchestrator.ledger.record_files import Record
-from orchestrator.rounds import GateStopped
-from orchestrator.status import process_start, status
-from orchestrator.verify import verify
+from orchestrator.reports.status import status
+from orchestrator.rounds.round import GateStopped
 from tests.sample_run import SampleRun
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import ratchet

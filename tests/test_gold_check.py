@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
+from orchestrator.commands.fork.command import fork
 from orchestrator.config import Grade
 from orchestrator.config.load import load_job
 from orchestrator.driver import drive
+from orchestrator.driver.wiring import unread_golds
 from orchestrator.errors import BadInput
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.golds import joined
-from orchestrator.wiring import unread_golds
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import ratchet
 from workers.grading.gold_check import unread_golds as ask_for

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.grade_file import COLUMNS
+from orchestrator.commands.grade.file import COLUMNS
 from tests.test_cli import ratchet
 
 ROWS = [

@@ -10,18 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.cleaning import spare_checkpoints
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.rescore import rescore
+from orchestrator.commands.verify.command import verify
+from orchestrator.driver.signals import signals
 from orchestrator.errors import Interrupted
-from orchestrator.evaluation import regrade, solved
-from orchestrator.fork import fork
-from orchestrator.gate import decide
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.rows import EVALUATION, GRADERS_VERSION
-from orchestrator.rescore import rescore
-from orchestrator.signals import signals
-from orchestrator.status import status
-from orchestrator.verify import verify
+from orchestrator.reports.status import status
+from orchestrator.rounds.evaluation import regrade, solved
+from orchestrator.rounds.gate import decide, spare_checkpoints
 from tests.sample_run import SampleRun
 from tests.stand_ins import StandInGraders, StandIns, make_project, run_job
 from tests.version_stand_ins import First, Second, verdicts_of

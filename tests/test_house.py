@@ -43,7 +43,7 @@ def test_what_is_too_long_is_found() -> None:
 
 def test_every_command_that_is_named_exists() -> None:
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
-    files = [*(PROJECT / "orchestrator").glob("*.py"), *(PROJECT / "workers").rglob("*.py")]
+    files = [*(PROJECT / "orchestrator").rglob("*.py"), *(PROJECT / "workers").rglob("*.py")]
     files += [*(PROJECT / "docs").glob("*.md"), PROJECT / "README.md"]
     named = {(word, file.name) for file in files for word in re.findall(r"`ratchet ([a-z]+)", file.read_text())}
     assert len(named) > 20 and {(word, file) for word, file in named if word not in commands} == set()

@@ -23,7 +23,7 @@ ROWS = "".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n
 SCRIPT = """
 import json, sys
 from orchestrator.config import Data
-from orchestrator.data import read_problems
+from orchestrator.inputs.problems import read_problems
 from orchestrator.errors import BadInput
 source = json.loads(sys.argv[1])
 data = Data.model_validate({"train": source, "gate": "g", "test": "e", "id": None})

@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.rounds import GateStopped
-from orchestrator.status import status
+from orchestrator.reports.status import status
+from orchestrator.rounds.round import GateStopped
 from tests.hub_server import COMMIT, MODEL, serve
 from tests.stand_ins import StandIns, make_project, run_job
 

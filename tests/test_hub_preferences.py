@@ -19,7 +19,7 @@ CARD = b"---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n  
 RUN = """
 import sys
 from pathlib import Path
-from orchestrator.fork import fork
+from orchestrator.commands.fork.command import fork
 from tests.preference_stand_ins import PreferenceStandIns, make_stages
 from tests.stand_ins import run_job
 folder, child, *overrides = sys.argv[1:]

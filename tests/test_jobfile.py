@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator.compare_file import load_plan
+from orchestrator.commands.compare.file import load_plan
 from orchestrator.config import at_round
 from orchestrator.config.load import changed_keys, load_job, resolved_yaml
 from orchestrator.errors import BadInput

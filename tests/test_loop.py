@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.errors import BadInput, Damaged, Interrupted
-from orchestrator.evaluation import ProbeFailed
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rows import PROMPTS, SAMPLES, VERDICTS, TrainingPlan, pairs_schema
-from orchestrator.rounds import GateStopped, NoPairs
-from orchestrator.status import status
+from orchestrator.reports.status import status
+from orchestrator.rounds.evaluation import ProbeFailed
+from orchestrator.rounds.round import GateStopped, NoPairs
 from tests.stand_ins import JOB, StandInEngines, StandIns, make_project, run_job
 
 

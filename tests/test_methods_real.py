@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.verify import verify
+from orchestrator.commands.verify.command import verify
 from tests.real import all_gone, finish, log_of, start
 
 pytestmark = [pytest.mark.real, pytest.mark.full]

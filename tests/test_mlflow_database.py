@@ -20,10 +20,10 @@ import pytest
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
 from orchestrator.files import unfinished
-from orchestrator.mlflow_sink import reach
-from orchestrator.mlflow_store import cure, make, sqlite_address, sqlite_file
-from orchestrator.status import status
-from orchestrator.tracking import default_address, open_command, sync
+from orchestrator.reports.status import status
+from orchestrator.tracking.database import cure, make, sqlite_address, sqlite_file
+from orchestrator.tracking.mlflow import reach
+from orchestrator.tracking.tracker import default_address, open_command, sync
 from tests.sample_run import two_rounds
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import PROJECT
@@ -44,7 +44,7 @@ if kind == "sql":
         left -= 1
         if left == 0: die()
 runs = pathlib.Path(sys.argv[2])
-from orchestrator.mlflow_sink import reach
+from orchestrator.tracking.mlflow import reach
 from orchestrator.tracking import default_address, sync
 def hook(event, arguments):
     if event == kind and any(isinstance(a, (str, bytes)) and os.fsdecode(a).endswith(at) for a in arguments): die()

@@ -13,7 +13,7 @@ import yaml
 
 from orchestrator.config.load import load_job
 from orchestrator.errors import BadInput
-from orchestrator.seed_model import locate_model
+from orchestrator.models.named import locate_model
 
 SEED = Path(__file__).resolve().parents[1] / "jobs" / "demo" / "seed"
 HEADER = {

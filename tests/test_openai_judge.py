@@ -23,8 +23,8 @@ from pydantic import BaseModel, Field
 
 from orchestrator.config import Judge
 from orchestrator.config.load import parse_job
+from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, Damaged, Interrupted, RatchetError
-from orchestrator.signals import signals
 from tests.judge_server import Answer, Asked, JudgeServer, Script, completion, refusal, serve
 from workers.judge.cache import JudgeCache
 from workers.judge.client import JudgeBudgetSpent, JudgeClient, JudgeDown, JudgeFailed

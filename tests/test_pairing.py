@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.pairing import (
+from orchestrator.rounds.pairing import (
     CORRECT,
     SCORES,
     WRONG,

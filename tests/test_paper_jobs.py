@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.load import load_job
-from orchestrator.data import read_problems
+from orchestrator.inputs.problems import read_problems
 from orchestrator.records.rows import Problem
 
 JOBS = Path(__file__).parent.parent / "jobs"

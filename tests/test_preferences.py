@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from orchestrator.errors import BadInput
-from orchestrator.preferences import read_preferences, write_preferences
+from orchestrator.inputs.preferences import read_preferences, write_preferences
 from orchestrator.records.rows import preferences_schema
 from tests.preference_rows import STEP, assistant, job, parts, read, user
 

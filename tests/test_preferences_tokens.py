@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.preferences import write_preferences
+from orchestrator.inputs.preferences import write_preferences
 from orchestrator.records import counts
 from orchestrator.records.rows import PreferencePlan
 from tests.preference_rows import STEP, assistant, parts, read, user

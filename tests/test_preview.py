@@ -13,15 +13,15 @@ import yaml
 
 from orchestrator.cli import main
 from orchestrator.config.load import load_job
-from orchestrator.driver import identity
+from orchestrator.driver.drive import identity
+from orchestrator.driver.kept import keep_problems, read_all_preferences, read_all_problems
+from orchestrator.driver.preview import Preview, preview
+from orchestrator.driver.start_checks import check_start, previewed
+from orchestrator.driver.wiring import rendered
 from orchestrator.errors import BadInput
-from orchestrator.kept import keep_problems, read_all_preferences, read_all_problems
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
-from orchestrator.preview import Preview, preview
 from orchestrator.records.rows import Problem
-from orchestrator.start_checks import check_start, previewed
-from orchestrator.wiring import rendered
 from tests.made_tokenizers import CHATML, DATED, NO_SYSTEM, THINKING, byte_level, metaspace
 from tests.stand_ins import StandIns, all_read, make_project, run_job
 from workers.tokens.rendering import answer, context_of

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.private_folder import PrivateFolder, remove_leftovers
+from orchestrator.driver.private_folder import PrivateFolder, remove_leftovers
 
 PROJECT = Path(__file__).parent.parent
 NOBODY = 65534
@@ -84,7 +84,7 @@ def test_another_user_reads_and_moves_nothing(place: Path) -> None:
 
 def test_what_a_living_driver_holds_stays_and_what_a_killed_one_left_goes(place: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from orchestrator.private_folder import PrivateFolder\n"
+        "import sys; from pathlib import Path; from orchestrator.driver.private_folder import PrivateFolder\n"
         "print(PrivateFolder(Path(sys.argv[1])).path, flush=True); input()"
     )
     command = [sys.executable, "-c", code, str(place)]
@@ -229,7 +229,7 @@ def test_a_folder_that_is_cleared_just_before_it_is_locked_is_not_used(place: Pa
     code = """
 import sys
 from pathlib import Path
-from orchestrator.private_folder import PrivateFolder, remove_leftovers
+from orchestrator.driver.private_folder import PrivateFolder, remove_leftovers
 
 place, seen = Path(sys.argv[1]), []
 

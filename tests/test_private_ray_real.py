@@ -16,8 +16,8 @@ import psutil
 import pytest
 
 from orchestrator import config
-from orchestrator.cluster import Cluster
-from orchestrator.private_folder import remove_leftovers
+from orchestrator.driver.cluster import Cluster
+from orchestrator.driver.private_folder import remove_leftovers
 from tests.real import abroad, family, listening
 
 PROJECT = Path(__file__).parent.parent

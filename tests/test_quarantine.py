@@ -11,11 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.errors import RatchetError
-from orchestrator.evaluation import solved
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
 from orchestrator.records.rows import SAMPLES, SamplingPlan, Shard
-from orchestrator.report import report_text
+from orchestrator.reports.report import report_text
+from orchestrator.rounds.evaluation import solved
 from tests.stand_ins import StandInEngines, StandIns, make_project, run_job, skill_of
 from workers.files import write_table
 from workers.generation.shard import Partial, Sample

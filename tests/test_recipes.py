@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator import config, pairing
+from orchestrator import config
+from orchestrator.commands.fork.command import fork
 from orchestrator.config import Grade, Judge, Train
-from orchestrator.driver import identity
+from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.files import durable
-from orchestrator.fork import fork
 from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.recipes import Fields, Later, Unseen, Version
@@ -25,7 +25,8 @@ from orchestrator.records import rows as records
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.reasoning_steps import STEP_PROMPT, StepItem
 from orchestrator.records.rows import GRADERS_VERSION, JUDGE_PROMPT, Problem, SamplingPlan, TrainingPlan, state_seal
-from orchestrator.training import precision
+from orchestrator.rounds import pairing
+from orchestrator.rounds.training import precision
 from tests.recorded_runs.record import extract, go_on, unpack
 from tests.stand_ins import StandIns, make_project, run_job
 from workers.graders.judge import compare

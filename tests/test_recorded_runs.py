@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.commands.verify.command import verify
 from orchestrator.files.durable import canonical
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import Record
-from orchestrator.status import status
-from orchestrator.verify import verify
+from orchestrator.reports.status import status
 from tests.recorded_runs.record import KINDS, extract, go_on, unpack, unpack_project
 
 RECORDED = [(version, kind, stop) for version in ("0.1.0",) for kind in KINDS for stop in KINDS[kind].stops]

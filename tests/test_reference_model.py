@@ -13,17 +13,17 @@ import pytest
 from typer.testing import CliRunner
 
 from orchestrator.cli import app
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.verify.command import verify
 from orchestrator.config.load import load_job
 from orchestrator.config.places import run_folder
+from orchestrator.driver.kept import reference_of, seed_of
 from orchestrator.errors import BadInput
-from orchestrator.fork import fork
-from orchestrator.kept import reference_of, seed_of
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
-from orchestrator.lineage import pair_files_of_reference
+from orchestrator.models.named import on_hub
 from orchestrator.records.rows import TrainingPlan
-from orchestrator.seed_model import on_hub
-from orchestrator.verify import verify
+from orchestrator.reports.lineage import pair_files_of_reference
 from tests.hub_server import COMMIT, MODEL, serve
 from tests.preference_stand_ins import PreferenceStandIns, make_stages, pair, right
 from tests.stand_ins import StandIns, make_model, make_project, run_job, skill_of

@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.rescore import Rescored, rescore
+from orchestrator.commands.verify.command import verify
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.rescore import Rescored, rescore
-from orchestrator.status import status
-from orchestrator.verify import verify
+from orchestrator.reports.status import status
 from tests.stand_ins import StandInGraders, StandIns, make_project, run_job
 
 

@@ -14,16 +14,16 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator.commands.fork.command import fork
 from orchestrator.config import Job
 from orchestrator.config.load import JobFile, load_job
 from orchestrator.config.places import run_folder
 from orchestrator.driver import drive
+from orchestrator.driver.resume import load, resumed
+from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.resume import load, resumed
-from orchestrator.signals import signals
-from orchestrator.status import status
+from orchestrator.reports.status import status
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import PROJECT, ratchet
 from tests.test_loop import StopAt, history

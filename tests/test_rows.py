@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.config import Data
-from orchestrator.data import read_problems
-from orchestrator.digits import Written, digits
 from orchestrator.errors import BadInput
+from orchestrator.inputs.digits import Written, digits
+from orchestrator.inputs.problems import read_problems
+from orchestrator.inputs.rows import rows_of
 from orchestrator.records.golds import accepted
 from orchestrator.records.rows import Problem
-from orchestrator.rows import rows_of
 from tests.test_cli import ratchet
 
 

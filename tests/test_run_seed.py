@@ -13,18 +13,18 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from orchestrator.cleaning import clean
 from orchestrator.cli import app
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.gc import clean
+from orchestrator.commands.verify.command import verify
 from orchestrator.config.load import load_job
-from orchestrator.driver import identity
+from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.lineage import pair_files_trained_on
-from orchestrator.rounds import GateStopped
-from orchestrator.seed_model import locate_model, model_digest, on_hub
-from orchestrator.status import render, status
-from orchestrator.verify import verify
+from orchestrator.models.named import locate_model, model_digest, on_hub
+from orchestrator.reports.lineage import pair_files_trained_on
+from orchestrator.reports.status import render, status
+from orchestrator.rounds.round import GateStopped
 from tests.stand_ins import StandIns, make_project, run_job
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.config.load import load_job
-from orchestrator.preferences import read_preferences
+from orchestrator.inputs.preferences import read_preferences
 
 JOBS = Path(__file__).parent.parent / "jobs"
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.commands.verify.command import verify
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.report import report_text
-from orchestrator.verify import verify
+from orchestrator.reports.report import report_text
 from tests.real import PROJECT, finish, log_of, start
 
 DEMO = PROJECT / "jobs/demo"

@@ -9,18 +9,18 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.compare_file import load_plan
+from orchestrator.commands.compare.file import load_plan
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.rescore import rescore
+from orchestrator.commands.verify.command import verify
 from orchestrator.config.addresses import secret_in, without_password
 from orchestrator.config.load import load_job
+from orchestrator.driver.resume import load, needing_trust, resumed
 from orchestrator.errors import BadInput
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.report import report_text
-from orchestrator.rescore import rescore
-from orchestrator.resume import load, needing_trust, resumed
-from orchestrator.status import status
-from orchestrator.tracking import open_command
-from orchestrator.verify import verify
+from orchestrator.reports.report import report_text
+from orchestrator.reports.status import status
+from orchestrator.tracking.tracker import open_command
 from tests.sample_run import SampleRun
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import ratchet

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.verify.command import verify
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.fork import fork
 from orchestrator.ledger.sharing import Giver
-from orchestrator.model_files import link_model
-from orchestrator.verify import verify
+from orchestrator.models.files import link_model
 from tests.faults.children import scratch
 from tests.stand_ins import StandIns, make_model, make_project, run_job
 

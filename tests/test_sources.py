@@ -10,17 +10,17 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.verify.command import verify
 from orchestrator.config import Job
-from orchestrator.driver import identity
+from orchestrator.driver.drive import identity
+from orchestrator.driver.kept import keep_problems
 from orchestrator.errors import BadInput
-from orchestrator.fork import fork
-from orchestrator.kept import keep_problems
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
 from orchestrator.records.rows import Problem, SamplingPlan, TokenizingPlan, TrainingPlan
-from orchestrator.rounds import NoPairs
-from orchestrator.self_judge import fill
-from orchestrator.verify import verify
+from orchestrator.rounds.round import NoPairs
+from orchestrator.sources.self_rewarding import fill
 from tests.stand_ins import StandInEngines, StandInGraders, StandIns, chance, make_project, run_job
 from tests.test_verify import forge, swap_sides
 

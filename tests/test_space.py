@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from orchestrator.config.load import load_job
-from orchestrator.space import DiskFull, Need, job_need, require_space, round_need
-from orchestrator.status import status
+from orchestrator.reports.status import status
+from orchestrator.rounds.space import DiskFull, Need, job_need, require_space, round_need
 from tests.stand_ins import JOB, StandIns, make_project, run_job
 
 PROBLEMS = {"train": (50, 20.0), "gate": (5, 20.0), "test": (5, 20.0)}

@@ -13,16 +13,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.verify.command import verify
 from orchestrator.config.load import load_job
 from orchestrator.errors import BadInput
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.lineage import follow
 from orchestrator.records.rows import pairs_schema, step_pairs_schema
-from orchestrator.rounds import NoPairs
-from orchestrator.space import round_need
-from orchestrator.stages import deal, seen_rows
-from orchestrator.verify import verify
+from orchestrator.reports.lineage import follow
+from orchestrator.rounds.round import NoPairs
+from orchestrator.rounds.space import round_need
+from orchestrator.sources.stages import deal, seen_rows
 from tests.preference_stand_ins import PreferenceStandIns, make_stages, pair, right, write_rows, wrong
 from tests.stand_ins import make_project, run_job
 

@@ -11,20 +11,20 @@ import pytest
 import yaml
 
 from orchestrator.config.load import load_job
-from orchestrator.context import preference_plan, tokenizing_plan
 from orchestrator.driver import drive
+from orchestrator.driver.kept import keep_preferences
+from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files import durable
-from orchestrator.kept import keep_preferences
+from orchestrator.inputs.preferences import Preference, Preferences, identity_of, read_preferences
 from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
-from orchestrator.outbox import Outbox
-from orchestrator.preferences import Preference, Preferences, identity_of, read_preferences
-from orchestrator.projection import step_figures
-from orchestrator.report import report_text
-from orchestrator.signals import signals
-from orchestrator.status import status
+from orchestrator.reports.report import report_text
+from orchestrator.reports.status import status
+from orchestrator.rounds.context import preference_plan, tokenizing_plan
+from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.projection import step_figures
 from tests.preference_stand_ins import PreferenceStandIns, make_stages, pair, right, wrong
 from tests.stand_ins import make_project, run_job
 from tests.test_stages import committed

@@ -14,8 +14,9 @@ from rich.console import Console
 
 from orchestrator.config import Loss
 from orchestrator.errors import BadInput
-from orchestrator.report import write_report
-from orchestrator.status import intervals, process_start, render, status
+from orchestrator.files.processes import process_start
+from orchestrator.reports.report import write_report
+from orchestrator.reports.status import intervals, render, status
 from tests.sample_run import DEAD_PID, NUM_STEPS, SampleRun, training_metrics, two_rounds
 
 

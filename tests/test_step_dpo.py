@@ -13,23 +13,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator import step_lineage
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.verify.command import verify
 from orchestrator.config import Judge
 from orchestrator.config.load import load_job
+from orchestrator.driver.wiring import RealWorkers
 from orchestrator.errors import BadInput, Interrupted
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.pair_files import Scored
 from orchestrator.records.reasoning_steps import StepItem
 from orchestrator.records.rows import VERDICTS, step_pairs_schema
-from orchestrator.rounds import NoPairs
-from orchestrator.space import round_need
-from orchestrator.step_files import Sampled, prompt_kinds
-from orchestrator.step_pairing import Continuation, Error, StepPair, pairs_of_problem, step_pair
-from orchestrator.step_verdicts import VerdictsNeeded
-from orchestrator.steps import Answer
-from orchestrator.verify import verify
-from orchestrator.wiring import RealWorkers
+from orchestrator.rounds.pair_files import Scored
+from orchestrator.rounds.round import NoPairs
+from orchestrator.rounds.space import round_need
+from orchestrator.sources.steps import lineage as step_lineage
+from orchestrator.sources.steps.answers import Answer
+from orchestrator.sources.steps.files import Sampled, prompt_kinds
+from orchestrator.sources.steps.pairing import Continuation, Error, StepPair, pairs_of_problem, step_pair
+from orchestrator.sources.steps.people import VerdictsNeeded
 from tests.judge_server import Asked, serve
 from tests.stand_ins import EOS, StandInGraders, StandIns, chance, make_project, run_job
 from tests.step_stand_ins import STEPS, StepStandIns, first_slip

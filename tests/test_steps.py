@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.localisation import Noise, locate, measure
-from orchestrator.steps import Answer, BinarySearch, LinearScan, is_right, linear_probes, split
+from orchestrator.sources.steps.answers import Answer, BinarySearch, LinearScan, is_right, linear_probes, split
 
 OPENING = "Let's think step by step.\nStep 1:"
 TEXT = " 6 + 2 = 8\nStep 2: 8 * 2 = 18\n\nStep 3: done\nFinal answer: 18\n"

@@ -14,16 +14,16 @@ import pytest
 import yaml
 
 from orchestrator.cli import app, main
+from orchestrator.commands.rescore import rescore
+from orchestrator.commands.rescore_table import show
 from orchestrator.config import Grade
 from orchestrator.config.load import load_job
 from orchestrator.driver import drive
 from orchestrator.errors import RatchetError
-from orchestrator.report import write_report
-from orchestrator.rescore import rescore
-from orchestrator.rescore_table import show
+from orchestrator.reports.report import write_report
 from orchestrator.text.shown import as_json
 from orchestrator.text.terminal import Screen, block, echo, shielded
-from orchestrator.tracking import open_command
+from orchestrator.tracking.tracker import open_command
 from tests.stand_ins import StandInGraders, StandIns, make_project, run_job
 from tests.strangers_text import CLEAR, EVIL, NAME, require_dead, require_text
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from orchestrator.tables import those_there
+from orchestrator.reports.tables import those_there
 
 
 def test_many_missing_files_are_waited_for_as_long_as_one(tmp_path: Path) -> None:

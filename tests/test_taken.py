@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cleaning import clean
-from orchestrator.driver import identity
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.gc import clean
+from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.taken import origin, taken, taken_shards
-from orchestrator.outbox import Outbox
-from orchestrator.report import report_text
-from orchestrator.rounds import GateStopped
-from orchestrator.status import render, status
-from orchestrator.tracking import default_address
+from orchestrator.reports.report import report_text
+from orchestrator.reports.status import render, status
+from orchestrator.rounds.round import GateStopped
+from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking.tracker import default_address
 from tests.sample_run import SampleRun, two_rounds
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import ratchet

@@ -240,7 +240,7 @@ def printing(tree: ast.AST) -> Iterator[str]:
 
 
 def test_nothing_is_printed_but_through_the_terminal() -> None:
-    files = [file for file in (PROJECT / "orchestrator").glob("*.py") if file.name != "terminal.py"]
+    files = [file for file in (PROJECT / "orchestrator").rglob("*.py") if file.name != "terminal.py"]
     assert {file.name: found for file in files if (found := list(printing(ast.parse(file.read_text()))))} == {}
     assert list(printing(ast.parse("import typer\ntyper.echo(1)\nprint(2)\nConsole().print(3)"))) != []
 

@@ -12,7 +12,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from orchestrator.records.rows import DECODED, Problem, TokenizingPlan
-from orchestrator.steps import Answer
+from orchestrator.sources.steps.answers import Answer
 from workers.tokens.ends import decode, token_ends
 from workers.tokens.prompts import tokenize
 

@@ -13,12 +13,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from orchestrator import projection
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
 from orchestrator.ledger.ledger import CLEANING
 from orchestrator.records.rows import PROMPTS
-from orchestrator.tracking import Tracker, default_address, open_command, sync
+from orchestrator.tracking import projection
+from orchestrator.tracking.tracker import Tracker, default_address, open_command, sync
 from tests.sample_run import NUM_STEPS, SampleRun, two_rounds
 from tests.strangers_text import EVIL, require_dead, require_text
 

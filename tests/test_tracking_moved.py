@@ -16,10 +16,10 @@ import pytest
 
 from orchestrator.config import Tracking
 from orchestrator.errors import RatchetError
-from orchestrator.mlflow_sink import reach
-from orchestrator.mlflow_store import follow
-from orchestrator.tracked_run import Tracked, own
-from orchestrator.tracking import Tracker, default_address, sync
+from orchestrator.tracking.database import follow
+from orchestrator.tracking.mlflow import reach
+from orchestrator.tracking.tracked_run import Tracked, own
+from orchestrator.tracking.tracker import Tracker, default_address, sync
 from tests.sample_run import SampleRun, two_rounds
 from tests.test_cli import PROJECT
 

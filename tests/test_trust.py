@@ -17,17 +17,17 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator import trust
-from orchestrator.compare_file import load_plan
+from orchestrator.commands.compare.file import load_plan
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.rescore import rescore
 from orchestrator.config import Generate, Grade, Job, Source
 from orchestrator.config.load import load_job
 from orchestrator.config.places import own_code, own_code_environment
+from orchestrator.driver import trust
+from orchestrator.driver.resume import load, resumed
+from orchestrator.driver.wiring import unread_golds
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files import user_state
-from orchestrator.fork import fork
-from orchestrator.rescore import rescore
-from orchestrator.resume import load, resumed
-from orchestrator.wiring import unread_golds
 from tests.judge_server import JudgeServer, serve
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import PROJECT, ratchet

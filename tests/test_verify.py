@@ -12,8 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.commands.verify.command import verify
 from orchestrator.files.durable import sha256
-from orchestrator.verify import verify
 from tests.stand_ins import StandIns, make_project, run_job
 from tests.test_cli import ratchet
 from tests.test_selection import RETRAIN

@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.commands.verify.command import verify
+from orchestrator.commands.verify.differences import differences
+from orchestrator.commands.verify.recount import LEFT, Recount
 from orchestrator.config import Job
-from orchestrator.differences import differences
 from orchestrator.files.durable import canonical, fingerprint, sha256
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.recount import LEFT, Recount
-from orchestrator.report import report_text
-from orchestrator.run_files import RunFiles
-from orchestrator.status import status
-from orchestrator.verify import verify
+from orchestrator.reports.report import report_text
+from orchestrator.reports.status import status
+from orchestrator.rounds.run_files import RunFiles
 from tests.faults.children import Case
 from tests.faults.jobs import KINDS
 from tests.faults.sweeps import STRIDE

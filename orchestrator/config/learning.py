@@ -160,10 +160,13 @@ class Train(Settings):
         return self
 
 
+Rule = Literal["always", "not_worse", "better"]
+
+
 class Promotion(Settings):
     """When a candidate becomes the next reference; decided on the gate problems alone."""
 
-    rule: Literal["always", "not_worse", "better"] = "not_worse"
+    rule: Rule = "not_worse"
     """`not_worse` refuses a candidate that is significantly worse than the best reference so far,
     `better` accepts only one that is significantly better (one-sided exact McNemar test)."""
     alpha: Annotated[float, BeforeValidator(no_bool), Field(gt=0, lt=1)] = 0.05

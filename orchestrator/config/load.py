@@ -42,7 +42,7 @@ class JobFile:
     path: Path
     overrides: tuple[str, ...]
     recorded: tuple[Path, ...] = ()
-    """Of a run that goes on by itself (see resume.py): the folders that its relative paths were in so far."""
+    """Of a run that goes on by itself (see driver/resume.py): the folders that its relative paths were in so far."""
 
     @property
     def folders(self) -> tuple[Path, ...]:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.files.durable import sync
-from orchestrator.status import process_start
+from orchestrator.files.processes import process_start
 
 _MAKER = re.compile(r"-([0-9a-f]{8})-(\d{1,10})-(\d{1,20})")
 _LONGEST = 180  # bytes of a label: a name may have 255, and the maker stands behind it

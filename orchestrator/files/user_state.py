@@ -1,6 +1,6 @@
 """The user's state folder: what this user of this machine has approved, and the key that seals saved training states.
 
-    trusted/HASH      an approved set of settings (see trust.py): the hashes of its items, and nothing of their text
+    trusted/HASH      an approved set of settings (driver/trust.py): the hashes of its items, nothing of their text
     key               32 random bytes
 
 It is $RATCHET_STATE_HOME, else $XDG_STATE_HOME/ratchet, else ~/.local/state/ratchet. It belongs to no run: what others

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from orchestrator.gate import Rule
+from orchestrator.config import Rule
 from orchestrator.ledger import recorded_job, step_facts
 
 Kind = Literal["claim", "config", "offer", "shard", "commit", "promotion", "discard", "end"]

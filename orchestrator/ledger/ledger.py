@@ -76,7 +76,7 @@ class ShardCommit:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A step (`index` is None) or shard that another run committed, for this one to take over; see fork.py."""
+    """A step (`index` is None) or shard that another run committed, for this one to take over; see commands/fork."""
 
     step: str
     index: int | None

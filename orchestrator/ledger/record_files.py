@@ -1,6 +1,6 @@
 """One record of the ledger as a file: its bytes, and all that is asked of them when they are read or to be written.
 
-What a record's data says is held against its model, which ledger_records.py has.
+What a record's data says is held against its model, which kinds.py has.
 """
 
 from __future__ import annotations

@@ -179,7 +179,7 @@ class Run:
                 self.remove(self.root / path)
 
     def offered(self, name: str, index: int | None, inputs: recipes.Inputs) -> Offer | None:
-        """What another run made of the same inputs, if it is here and whole (see fork.py)."""
+        """What another run made of the same inputs, if it is here and whole (see commands/fork/command.py)."""
         offer = self.ledger.state.offers.get((name, index))
         if offer is None or not recipes.seen_by(inputs, offer.recipe):
             return None

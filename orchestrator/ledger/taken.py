@@ -1,4 +1,4 @@
-"""What a run has not done itself: steps and shards that it took over from the run that it was made from (fork.py).
+"""What a run has not done itself: steps and shards that it took over from the run it was made from (commands/fork).
 
 Their facts are the other run's, its seconds and speeds too. They are shown as taken over, and no time is counted for
 them here.

@@ -1,7 +1,7 @@
 """What is used is what was committed: files are checked before a piece of work uses them, and after it.
 
 A living driver's files can be changed under it. Before each use a file is compared with what the ledger says of it, by
-its identity where that is known (see identity.py). After the work it must be the same file still, which nobody has
+its identity where that is known (files/identity.py). After the work it must be the same file still, which nobody has
 written to: what the work has read of it in the meantime is known by nobody else.
 """
 

@@ -27,9 +27,9 @@ from typing import Any, Literal
 
 import psutil
 
+from orchestrator.commands.verify.command import verify
 from orchestrator.errors import Interrupted, RatchetError
 from orchestrator.records.rows import TrainingPlan
-from orchestrator.verify import verify
 from tests.stand_ins import StandIns, StandInTrainers, make_project, run_job
 from tests.test_loop import history
 

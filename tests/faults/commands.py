@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.cli import main
-from orchestrator.compare import compare
-from orchestrator.compare_file import load_plan
-from orchestrator.comparison import figures
-from orchestrator.comparison_table import plot, write
+from orchestrator.commands.compare.command import compare
+from orchestrator.commands.compare.comparison import figures
+from orchestrator.commands.compare.file import load_plan
+from orchestrator.commands.compare.table import plot, write
+from orchestrator.commands.rescore import rescore
+from orchestrator.driver.signals import signals
 from orchestrator.errors import Interrupted, RatchetError
 from orchestrator.files.disk import one_message
-from orchestrator.rescore import rescore
-from orchestrator.signals import signals
 from tests.faults.children import Fault, Operations, _reaping, _server, finish
 from tests.test_compare import Runner
 from tests.test_rescore import Workers

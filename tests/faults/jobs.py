@@ -9,7 +9,7 @@ from typing import Any
 
 from orchestrator.config import Judge
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
-from orchestrator.step_verdicts import VerdictsNeeded
+from orchestrator.sources.steps.people import VerdictsNeeded
 from tests.faults.children import Kind, TrainersWithState, Workers, small_project
 from tests.judge_server import serve
 from tests.preference_stand_ins import PreferenceStandIns, PreferenceTrainers, make_stages, pair, right, wrong

@@ -26,8 +26,8 @@ from typing import Any
 import psutil
 import pyarrow.parquet as pq
 
+from orchestrator.commands.verify.command import verify
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.verify import verify
 from tests.real import all_gone, end, family, finish, log_of, start
 
 VICTIMS = {

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.status import status
+from orchestrator.reports.status import status
 
 STRIDE = 31  # a prime, so that a sample meets every kind of operation
 SOME_OR_ALL = pytest.mark.parametrize(

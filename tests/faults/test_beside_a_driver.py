@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cleaning import waste
-from orchestrator.driver import identity
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.gc import waste
+from orchestrator.commands.verify.command import Verification, verify
+from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, Damaged
-from orchestrator.fork import fork
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.ledger import Artifact, Ledger
 from orchestrator.ledger.run import Run
-from orchestrator.lineage import pair_files_trained_on
-from orchestrator.living import settled
-from orchestrator.report import report_text
-from orchestrator.status import status
-from orchestrator.verify import Verification, verify
+from orchestrator.reports.lineage import pair_files_trained_on
+from orchestrator.reports.living import settled
+from orchestrator.reports.report import report_text
+from orchestrator.reports.status import status
 from tests.faults.children import Case, is_alive, running, scratch, small_project, wait_for
 from tests.stand_ins import StandIns, run_job
 

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cleaning import clean, spare_checkpoints, waste
-from orchestrator.driver import identity
+from orchestrator.commands.gc import clean, waste
+from orchestrator.commands.verify.command import verify
+from orchestrator.driver.drive import identity
+from orchestrator.driver.signals import signals
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.signals import signals
-from orchestrator.verify import verify
+from orchestrator.rounds.gate import spare_checkpoints
 from tests.faults.children import (
     ALL_THAT_FOLLOW,
     Case,

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.commands.verify.command import verify
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.verify import verify
 from tests.faults.children import ALL_THAT_FOLLOW, Fault, finish, is_alive, note, scratch, small_project, tree, wait_for
 from tests.faults.commands import Command, command, compared, rescored
 from tests.faults.conftest import Shelf

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
+from orchestrator.commands.verify.command import verify
 from orchestrator.errors import RatchetError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import read_record
-from orchestrator.status import status
-from orchestrator.verify import verify
+from orchestrator.reports.status import status
 from tests.faults.children import Case, Undisturbed, finish, note, running, wait_for
 from tests.faults.sweeps import state_of
 from tests.test_loop import history

@@ -13,11 +13,11 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.verify.command import verify
 from orchestrator.errors import Damaged, RatchetError
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rows import LossWeights, SamplingPlan, Shard, TrainingPlan
-from orchestrator.verify import verify
 from tests.faults.children import Case, Kind, Undisturbed, Workers
 from tests.faults.test_damage import put
 from tests.stand_ins import StandInEngines, skill_of

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.commands.verify.command import verify
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rows import GRADERS_VERSION
-from orchestrator.verify import verify
 from tests.faults.children import Case, Fault, Undisturbed, Workers, finish, running, tree, wait_for, wait_until_stopped
 from tests.faults.jobs import KINDS, SAMPLE
 from tests.faults.sweeps import SOME_OR_ALL, require_stopped, sweep

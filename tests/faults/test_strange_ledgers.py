@@ -11,17 +11,17 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.commands.verify.command import verify
 from orchestrator.config import Tracking
+from orchestrator.driver.resume import load
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files.durable import canonical, fingerprint
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import record_numbers
 from orchestrator.ledger.run import Run
-from orchestrator.outbox import Outbox
-from orchestrator.report import report_text
-from orchestrator.resume import load
-from orchestrator.status import run_state, status
-from orchestrator.verify import verify
+from orchestrator.reports.report import report_text
+from orchestrator.reports.status import run_state, status
+from orchestrator.tracking.outbox import Outbox
 from tests.sample_run import DEAD_PID, SampleRun, two_rounds
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.cleaning import waste
+from orchestrator.commands.gc import waste
 from orchestrator.errors import Damaged
 from orchestrator.files.durable import canonical, fingerprint
 from orchestrator.files.inside import remove, rename
@@ -223,18 +223,18 @@ MAY = {
     "orchestrator/files/inside.py": "the two ways by which something of a run goes or gets another name",
     "orchestrator/files/durable.py": "temporary files of its own, beside what it writes",
     "orchestrator/ledger/ledger.py": "its own probe",
-    "orchestrator/fork.py": "a new run gets its name",
-    "orchestrator/cluster.py": "Ray's folders, outside of any run",
-    "orchestrator/doctor.py": "its own folder for trials",
-    "orchestrator/grade_file.py": "the user's output",
-    "orchestrator/compare.py": "a comparison's own files",
-    "orchestrator/mlflow_store.py": "MLflow's database, beside the runs, gets its name",
+    "orchestrator/commands/fork/command.py": "a new run gets its name",
+    "orchestrator/driver/cluster.py": "Ray's folders, outside of any run",
+    "orchestrator/commands/doctor/command.py": "its own folder for trials",
+    "orchestrator/commands/grade/file.py": "the user's output",
+    "orchestrator/commands/compare/command.py": "a comparison's own files",
+    "orchestrator/tracking/database.py": "MLflow's database, beside the runs, gets its name",
     "orchestrator/ledger/sharing.py": "a copy of its own that came out too long",
     "workers/generation/pool.py": "the attempt of an engine that has won gets the name that was asked for",
     "workers/grading/group.py": "the attempt of a grader, the same",
     "workers/training/group.py": "the attempt of the ranks, the same",
     "orchestrator/files/unfinished.py": "what commands make outside of runs, under names of their own",
-    "orchestrator/private_folder.py": "Ray's folders, outside of any run",
+    "orchestrator/driver/private_folder.py": "Ray's folders, outside of any run",
     "workers/files.py": "a worker's attempt at its output",
     "workers/judge/cache.py": "an answer's temporary file",
     "workers/training/export.py": "weights in the hidden output of this attempt",

@@ -20,20 +20,20 @@ import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
 
-from orchestrator.cleaning import waste
-from orchestrator.driver import drive, healthy_driver
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.gc import waste
+from orchestrator.commands.verify.command import verify
+from orchestrator.driver.drive import drive, healthy_driver
+from orchestrator.driver.resume import load, resumed
+from orchestrator.driver.same_job import check_same_job, check_same_problems, has_begun, reading_of
 from orchestrator.errors import RatchetError
 from orchestrator.files.durable import canonical, fingerprint, sha256
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
-from orchestrator.lineage import pair_files_of_reference, pair_files_trained_on
-from orchestrator.report import report_text
-from orchestrator.resume import load, resumed
-from orchestrator.run_model import RunModel, find
-from orchestrator.same_job import check_same_job, check_same_problems, has_begun, reading_of
-from orchestrator.status import intervals, render, status
-from orchestrator.verify import verify
+from orchestrator.models.other_run import RunModel, find
+from orchestrator.reports.lineage import pair_files_of_reference, pair_files_trained_on
+from orchestrator.reports.report import report_text
+from orchestrator.reports.status import intervals, render, status
 from tests.faults.children import note, scratch, small_project
 from tests.faults.conftest import Shelf
 from tests.stand_ins import StandIns, all_read, run_job

@@ -24,7 +24,7 @@ from orchestrator import __version__
 from orchestrator.errors import Interrupted
 from orchestrator.files.durable import canonical, fingerprint
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
-from orchestrator.step_verdicts import VerdictsNeeded
+from orchestrator.sources.steps.people import VerdictsNeeded
 from tests.preference_stand_ins import PreferenceStandIns, make_stages, right, wrong
 from tests.stand_ins import StandIns, make_model, make_project, run_job
 from tests.step_stand_ins import STEPS, StepStandIns

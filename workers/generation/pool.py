@@ -24,7 +24,7 @@ _IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it w
 
 
 class Placement(Protocol):
-    """Where the pool's engines may run (orchestrator.cluster.Placement)."""
+    """Where the pool's engines may run (orchestrator.driver.cluster.Placement)."""
 
     count: int
     gpus: int

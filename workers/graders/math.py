@@ -3,7 +3,7 @@
 A text is brought into one spelling (spelling.py), its kind is found by its form (kind_reader.py), and kinds that may
 be compared are (kind_compare.py); math-verify's LaTeX grammar reads the expressions in them (sympy_reader.py), and
 their values at a few points decide (equality.py). Little bounds the time or memory of SymPy from within, so this runs
-only in a process with limits of its own.
+only in a process with limits of its own. The files named are in `mathematics`.
 """
 
 from __future__ import annotations

@@ -345,7 +345,7 @@ def visible(text: str, limit: int = _SHOWN_TEXT) -> str:
 
 
 def answer(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What there is to tell about the prompts and pairs of a request; orchestrator/preview.py makes these."""
+    """What there is to tell about the prompts and pairs of a request; orchestrator/driver/preview.py makes these."""
     from workers.tokens.prompts import UnusableModel
 
     found = Found()

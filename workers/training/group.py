@@ -59,7 +59,7 @@ class _Rank:
     def rendezvous(self) -> str:
         """Where the ranks find each other: at this node's address and a free port; on a private Ray in a file, since
         torch listens there on all addresses of the host."""
-        if folder := os.environ.get("RATCHET_RENDEZVOUS"):  # set by orchestrator.cluster
+        if folder := os.environ.get("RATCHET_RENDEZVOUS"):  # set by orchestrator.driver.cluster
             return f"file://{folder}/ranks-{uuid.uuid4().hex}"
         host = ray.util.get_node_ip_address()
         with socket.socket() as probe:

@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
+from orchestrator.commands.fork.command import fork
 from orchestrator.errors import Interrupted
-from orchestrator.fork import fork
 from orchestrator.ledger.ledger import Ledger, State
-from orchestrator.status import status
+from orchestrator.reports.status import status
 from tests.faults.children import small_project
 from tests.stand_ins import StandIns, run_job
 

@@ -1,0 +1,296 @@
+"""The file of `ratchet compare`, such as jobs/compare.yaml: one job, several methods and seeds; and the job of every
+run that follows from it.
+
+    name: compare
+    job: irpo.yaml                      what all arms share
+    set: {generate.samples: 8}          before the methods' own settings
+    seeds: [1]
+    arms:
+      irpo: {seeds: [1, 2, 3]}
+      spin: {method: irpo, set: {pairs: {gold_as_chosen: only, rejected: any}}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from orchestrator.config import CountOrZero, Method, Settings
+from orchestrator.config.load import JobFile, Key, Origin, checked, put, read_yaml
+from orchestrator.config.methods import with_method
+from orchestrator.config.places import home
+from orchestrator.config.words import fields_at, wanted
+from orchestrator.driver.trust import require_file, run_around
+from orchestrator.errors import BadInput
+from orchestrator.tracking.tracker import default_address
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+_ELSEWHERE = {"name": "the arm's name", "method": "an arm's `method`", "seed": "`seeds`", "run_dir": "the name"}
+"""Keys of a job that the comparison decides, and by what."""
+
+Name = Annotated[str, Field(pattern=_NAME, max_length=40)]
+Seeds = Annotated[list[CountOrZero], Field(min_length=1)]
+
+
+def _settings(value: dict[str, Any]) -> dict[str, Any]:
+    for key in value:
+        if key in _ELSEWHERE:
+            raise ValueError(f"`{key}` cannot be set here: {_ELSEWHERE[key]} decide{'s' * (key != 'seed')} it")
+    return value
+
+
+def _different(value: list[int] | None) -> list[int] | None:
+    if value and len(set(value)) < len(value):
+        raise ValueError("a seed stands twice")
+    if value and max(value) >= 2**31:
+        raise ValueError("a seed must be below 2147483648")
+    return value
+
+
+class Arm(Settings):
+    """One side of a comparison: a method with its settings, one run a seed."""
+
+    method: Method | None = None
+    """Which method's settings are the defaults; null takes the arm's name."""
+    set: dict[str, Any] = Field(default={})
+    """Settings of this arm alone, dotted or in sections, as in the comparison's `set`."""
+    seeds: Seeds | None = None
+    """Seeds of the arm's runs; null takes the comparison's."""
+    start: str | None = None
+    """An arm above this one, whose run of the same seed has trained the seed model: its last promoted checkpoint."""
+
+    _checked_set = field_validator("set")(_settings)
+    _checked_seeds = field_validator("seeds")(_different)
+
+
+class Comparison(Settings):
+    """Several methods on the same problems, with the same budgets."""
+
+    name: Name
+    """Name of the comparison and of its folder `runs/<name>`, which holds a run for each arm and seed."""
+    job: str
+    """The job file that all arms share; relative to this file's folder, else to the current one. Where an arm has
+    another method than that file, what the method's row names is not taken from the file."""
+    set: dict[str, Any] = Field(default={})
+    """Settings of all arms, which go before the shared file's and the methods' own: dotted keys, or sections whose keys
+    are merged with the others. Paths are relative to the shared file's folder, else to the current one."""
+    seeds: Seeds = Field(default=[1])
+    """Seeds of the runs of each arm."""
+    arms: dict[Name, Arm] = Field(min_length=1)
+    """The arms, in the order in which they are run."""
+
+    _checked_set = field_validator("set")(_settings)
+    _checked_seeds = field_validator("seeds")(_different)
+
+    @model_validator(mode="after")
+    def _arms_fit(self) -> Comparison:
+        above: list[str] = []
+        for name, arm in self.arms.items():
+            if arm.method is None and name not in get_args(Method):
+                raise ValueError(f"arms.{name}: no method has this name; give `method`")
+            if arm.start is not None:
+                if "model" in arm.set:
+                    raise ValueError(f"arms.{name}: `start` gives the seed model, so `set` must not give `model`")
+                if arm.start not in above:
+                    raise ValueError(f"arms.{name}.start: {arm.start!r} is no arm above this one")
+                if missing := set(self.seeds_of(name)) - set(self.seeds_of(arm.start)):
+                    raise ValueError(f"arms.{name}.start: {arm.start!r} has no run with seed {min(missing)}")
+            above.append(name)
+        return self
+
+    def seeds_of(self, arm: str) -> list[int]:
+        return self.arms[arm].seeds or self.seeds
+
+
+def run_name(arm: str, seed: int) -> str:
+    """The name of a run's folder."""
+    return f"{arm}-seed{seed}"
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison: an arm with one seed."""
+
+    arm: str
+    seed: int
+    file: JobFile
+    """The job; `path` is the shared file's, which the job's paths are relative to."""
+    start: str | None
+    """The run that trains its seed model, by name."""
+
+    @property
+    def name(self) -> str:
+        return run_name(self.arm, self.seed)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A comparison, resolved."""
+
+    path: Path
+    shared: Path
+    """The job file that all arms share."""
+    name: str
+    folder: Path
+    """Holds the runs, their job files and logs, and the table."""
+    runs: tuple[PlannedRun, ...]
+    """In the order in which they are run."""
+
+
+def load_plan(path: Path) -> Plan:
+    """Read a comparison, and make the job of each of its runs.
+
+    Raises:
+        BadInput: with every error at once, each on a line of its own.
+    """
+    require_file(path)
+    document, positions = read_yaml(_text(path, "comparison"), str(path))
+    if not isinstance(document, dict):
+        raise BadInput(f"{path}: a comparison is a mapping of keys to values, such as `name: compare`")
+    if "model" in document and "arms" not in document:
+        raise BadInput(f"{path}: this is a job, without `arms`, and no comparison: `ratchet run {path}`")
+    try:
+        comparison = Comparison.model_validate(document)
+    except ValidationError as error:
+        raise BadInput("\n".join(_explain(error, path, positions))) from error
+    return _planned(comparison, path, positions)
+
+
+def _planned(comparison: Comparison, path: Path, positions: Mapping[Key, tuple[int, int]]) -> Plan:
+    shared = _find(comparison.job, path)
+    require_file(shared)
+    if run_around(path) not in (None, run_around(shared)):
+        raise BadInput(
+            f"{path}: job: {comparison.job!r} leads out of the run that this file lies in. Name your own file"
+        )
+    folder = (home() / "runs" / comparison.name).resolve()
+    document, lines = read_yaml(_text(shared, "job"), str(shared))
+    if not isinstance(document, dict):
+        raise BadInput(f"{shared}: a job file is a mapping of keys to values, such as `name: irpo`")
+    runs: list[PlannedRun] = []
+    wrong: dict[str, list[str]] = {}
+    for name, arm in comparison.arms.items():
+        try:
+            job, origins = with_method(document, arm.method or name), _origins(lines, shared)  # type: ignore[arg-type]
+            for where, said in ((("set",), comparison.set), (("arms", name, "set"), arm.set)):
+                for at, key, value in _flat(said, f"{path}: {'.'.join(where)}"):
+                    origin = _nearest(positions, (*where, *at), path)
+                    put(job, origins, key, value, origin)
+            for seed in comparison.seeds_of(name):
+                runs.append(_run(comparison, name, seed, dict(job), dict(origins), shared, folder))
+        except BadInput as error:
+            for text in str(error).splitlines():
+                wrong.setdefault(text, []).append(name)
+    if wrong:
+        raise BadInput("\n".join(_said(text, arms, len(comparison.arms)) for text, arms in wrong.items()))
+    return Plan(path, shared, comparison.name, folder, tuple(runs))
+
+
+def _run(
+    comparison: Comparison,
+    arm: str,
+    seed: int,
+    document: dict[str, Any],
+    origins: dict[Key, Origin],
+    shared: Path,
+    folder: Path,
+) -> PlannedRun:
+    name, start = run_name(arm, seed), comparison.arms[arm].start
+    before = run_name(start, seed) if start else None
+    # The dashboard's models have the names of jobs, and a comparison's are not those of another run.
+    decided: dict[tuple[str, ...], Any] = {("name",): f"{comparison.name}-{name}"}
+    decided |= {("seed",): seed, ("run_dir",): str(folder / name)}
+    # One experiment for all, in the dashboard of the other runs, unless the job says where.
+    tracking = {"experiment": comparison.name, "uri": default_address(folder.parent)}
+    said = document.get("tracking", {})
+    if isinstance(said, Mapping):  # what is no section is left for the job's own checks to refuse
+        decided |= {("tracking", key): value for key, value in tracking.items() if key not in said}
+    if before:  # relative to the folder of the job file that the run will have
+        decided["model",] = f"run:../{comparison.name}/{before}"
+    for key, value in decided.items():
+        put(document, origins, key, value, Origin(str(shared), (2, 0, 0)))
+    return PlannedRun(arm, seed, JobFile(checked(document, shared, origins), shared.resolve(), ()), before)
+
+
+def _flat(said: Mapping[str, Any], where: str) -> Iterator[tuple[Key, tuple[str, ...], Any]]:
+    """Each setting: where it stands, the job's key, and the value. Sections of a job are merged, all else replaces.
+
+    Raises:
+        BadInput: a key is none, or stands twice: dotted, and in its section.
+    """
+    seen = set()
+    for at, key, value in _settings_of(said):
+        if key in seen or not all(key):
+            why = "stands twice" if key in seen else "is no key"
+            raise BadInput(f"{where}: `{'.'.join(key)}` {why}")
+        seen.add(key)
+        yield at, key, value
+
+
+def _settings_of(said: Mapping[str, Any]) -> Iterator[tuple[Key, tuple[str, ...], Any]]:
+    for name, value in said.items():
+        key = tuple(name.split("."))
+        if len(key) == 1 and fields_at(key) and isinstance(value, Mapping):
+            for below, inner in value.items():
+                yield (name, below), (*key, *str(below).split(".")), inner
+        else:
+            yield (name,), key, value
+
+
+def _nearest(positions: Mapping[Key, tuple[int, int]], key: Key, path: Path) -> Origin:
+    """Where a key stands, or else what it is in: what YAML has merged into a section (`<<`) has no place there."""
+    line, column = next((positions[key[:n]] for n in range(len(key), 0, -1) if key[:n] in positions), (1, 1))
+    return Origin(f"{path}:{line}:{column}", (0, line, column))
+
+
+def _origins(lines: Mapping[Key, tuple[int, int]], path: Path) -> dict[Key, Origin]:
+    return {key: Origin(f"{path}:{line}:{column}", (0, line, column)) for key, (line, column) in lines.items()}
+
+
+def _said(text: str, arms: list[str], num_arms: int) -> str:
+    return text if len(arms) == num_arms else f"{text} [arms: {', '.join(arms)}]"
+
+
+def _find(name: str, path: Path) -> Path:
+    places = [path.parent / Path(name).expanduser(), Path(name).expanduser()]
+    for place in places:
+        if place.is_file():
+            return place
+    raise BadInput(f"{path}: job: {name!r} does not exist: nothing at {' nor at '.join(map(str, places))}")
+
+
+def _text(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadInput(f"{path}: cannot read the {what} file ({error.strerror})") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 (byte {error.start})") from error
+
+
+def _explain(error: ValidationError, path: Path, positions: Mapping[Key, tuple[int, int]]) -> Iterator[str]:
+    """One line for each key that is wrong."""
+    for problem in error.errors(include_url=False):
+        key: Key = tuple(part for part in problem["loc"] if part != "[key]")
+        near = next((positions[key[:n]] for n in range(len(key), 0, -1) if key[:n] in positions), None)
+        place = f"{path}:{near[0]}:{near[1]}" if near else str(path)
+        name = f"{'.'.join(map(str, key))}: " if key else ""
+        yield f"{place}: {name}{_cure(problem, key)}"
+
+
+def _cure(problem: Any, key: Key) -> str:
+    inside = len(key) > 2 and key[0] == "arms"
+    fields, name = (Arm.model_fields, str(key[2])) if inside else (Comparison.model_fields, str(key[0]) if key else "")
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key; known here: {', '.join(fields)}"
+    if problem["type"] == "value_error":
+        return str(problem["msg"]).removeprefix("Value error, ")
+    if key[:1] == ("arms",) and len(key) == 2:
+        words = f"a name of the form `{_NAME}`" if problem["type"].startswith("string") else "a section of keys"
+    else:
+        words = wanted(fields[name].annotation, fields[name].metadata)
+    return f"{'missing; it ' if problem['type'] == 'missing' else ''}must be {words}"

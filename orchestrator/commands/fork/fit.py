@@ -1,0 +1,106 @@
+"""What a fork can know beforehand of the steps that it is offered. Fingerprints decide when they are asked for; this
+only tells people what to expect, and claims no more than the changed settings say."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import Literal
+
+from orchestrator.config import Job, at_round, is_harmless
+from orchestrator.config.load import changed_keys
+from orchestrator.config.words import schedule_at
+from orchestrator.ledger.ledger import State
+from orchestrator.reports.status import round_and_phase
+
+Fit = Literal["taken", "anew", "perhaps"]
+"""It will be taken over; it cannot be, since its own inputs are others; it will be if what it is made from, which is
+made anew, comes out as it was."""
+
+_EVALUATIONS = frozenset({"evaluation", "selection"})
+_TRAININGS = frozenset({"train", "retrain"})
+# Settings that are inputs of certain steps, as they stand; see rounds/.
+_INPUTS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
+    (("loss", "train"), _TRAININGS),
+    (("grade",), _EVALUATIONS | {"verdicts"}),
+    (
+        tuple(f"generate.{key}" for key in ("samples", "temperature", "temperature_mix", "top_p", "top_k")),
+        frozenset({"samples", "verdicts"}),
+    ),
+)
+# Settings that may touch these steps, and no others but through them; any other setting may touch every step.
+_REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
+    (("name", "promotion"), frozenset()),
+    (("train.max_tokens", "train.precision"), _TRAININGS | {"reference", "policy", "chunks", "ranking", "choice"}),
+    (("train.select",), _TRAININGS | {"choice"}),
+    (("init", "reference"), _TRAININGS | {"reference", "policy", "pairs"}),
+    (("pairs",), frozenset({"pairs", "replay", "chunks"})),
+    (("regrade",), frozenset({"verdicts"})),
+    (
+        tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "engine")),
+        _EVALUATIONS | {"samples", "verdicts"},
+    ),
+    (("evaluate",), _EVALUATIONS | {"prompts"}),
+)
+_LEAVES = frozenset({"evaluation", "policy"})
+"""Steps that no other one is made from."""
+
+
+def outlook(state: State, before: Job, after: Job, steps: Collection[str], kept: Collection[str]) -> dict[str, Fit]:
+    """How each of the offered steps fits a fork whose job is `after`; `kept` are sources that it has taken already."""
+    changed = changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json"))
+    changed = [change for change in changed if not is_harmless(change[0])]
+    order = [*state.commits, *(step for step in state.shards if step not in state.commits)]
+    found: dict[str, Fit] = {}
+    certain = True  # so far everything comes out as it was
+    for step in order:
+        if step not in steps:  # it is made anew, or not at all
+            certain = certain and _kind(step) in _LEAVES
+            continue
+        number, _ = round_and_phase(step)
+        here = [key for key, old, new in changed if _differs(key, old, new, number)]
+        plain = step == f"rounds/{number:02d}/prompts" or step.startswith("baseline/")
+        if step in kept:
+            found[step] = "taken"
+        elif any(_is_input(key, step, after) for key in here):
+            found[step] = "anew"
+        elif any(_may_touch(key, step) for key in here) or not (certain or plain):
+            found[step] = "perhaps"
+        else:
+            found[step] = "taken"
+        certain = certain and (found[step] == "taken" or _kind(step) in _LEAVES)
+    return found
+
+
+def _kind(step: str) -> str:
+    """The name of a step, whichever part of a round it belongs to: "selection/000020" is "selection"."""
+    parts = [part for part in step.split("/") if not part.isdigit()]
+    return parts[-1]
+
+
+def _differs(key: str, old: object, new: object, number: int) -> bool:
+    """Whether a key's values differ in a round; the baseline, round 0, knows no schedules."""
+    if not schedule_at(key.split(".")):
+        return True
+    return bool(number) and at_round(old, number) != at_round(new, number)
+
+
+def _is_below(key: str, prefixes: Sequence[str]) -> bool:
+    return any(key == prefix or key.startswith(f"{prefix}.") for prefix in prefixes)
+
+
+def _is_input(key: str, step: str, job: Job) -> bool:
+    """Whether a setting certainly is an input of the step, as it stands."""
+    number, phase = round_and_phase(step)
+    if phase not in ("samples", "verdicts", "train", "retrain", "evaluation"):
+        return False  # a part of a round has settings of its own
+    if phase == "verdicts" and key.startswith("grade.") and job.regrade and number >= job.regrade.round:
+        return False
+    return any(_is_below(key, prefixes) and phase in kinds for prefixes, kinds in _INPUTS)
+
+
+def _may_touch(key: str, step: str) -> bool:
+    kind = _kind(step)
+    for prefixes, kinds in (*_REACH, *_INPUTS):
+        if _is_below(key, prefixes):
+            return kind in kinds
+    return True

@@ -1,0 +1,108 @@
+"""The job of a forked run: its parent's with other settings, and the first round that these touch."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from orchestrator.config import OWN_REFERENCES, Job, at_round, is_harmless
+from orchestrator.config.load import Key, changed_keys, parse_job
+from orchestrator.config.words import schedule_at
+from orchestrator.driver.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
+from orchestrator.driver.resume import all_kept, folders
+from orchestrator.errors import BadInput
+from orchestrator.ledger.ledger import State
+from orchestrator.records.abstentions import graders_version
+from orchestrator.records.rows import GRADERS_VERSION
+
+# What a run keeps of its job's sources, and what of the job that was made from.
+_KEPT: dict[str, Callable[[Job], Any]] = {
+    KEPT_MODEL: lambda job: job.model,
+    KEPT_REFERENCE: lambda job: job.reference,
+    KEPT_PROBLEMS: lambda job: job.data,
+    KEPT_PREFERENCES: lambda job: (job.stages, job.data.chat, job.data.system),
+}
+NEVER = sys.maxsize
+
+
+def none_kept(_: Key) -> bool:
+    """For what is written anew."""
+    return False
+
+
+def jobs(
+    state: State, child: Path, overrides: Sequence[str], keeps: Callable[[Key], bool] = none_kept
+) -> tuple[Job, Job, list[str]]:
+    """The parent's job, the child's, both with absolute paths; and which kept sources serve the child too. `keeps` is
+    of the child, as in `jobfile.parse_job`: what is written into it holds no password of its parent."""
+    if any(override.partition("=")[0] == "run_dir" for override in overrides):
+        raise BadInput(f"run_dir: the new run's folder is {child}")
+    if any(override.partition("=")[0] == "method" for override in overrides):
+        raise BadInput(
+            "method: a fork has every setting of its run, so that a method's row would change nothing. Give the "
+            "settings themselves (docs/job-file.md lists each method's), or start from a job file"
+        )
+    config, path = state.configs[-1], child / "job.yaml"
+    kept = [step for step in _KEPT if step in state.commits]
+    places = [*folders(state), str(Path.cwd())]
+    before = parse_job(yaml.safe_dump(absolute(config["job"], places, kept)), path, (), all_kept).job
+    base = before.model_dump(mode="json") | {"name": child.name, "run_dir": str(child)}
+    # One experiment for both, where they can be compared.
+    base["tracking"] |= {"experiment": before.tracking.experiment or before.name}
+    after = parse_job(yaml.safe_dump(base), path, overrides, keeps).job
+    kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
+    return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept
+
+
+def unseen(state: State, step: str) -> bool:
+    """Whether a fork must do a step again, though its job is the same: another version of the graders decided it, or,
+    by recipe 1, which says nothing of it, a judge."""
+    commit, job = state.commits.get(step), state.configs[-1]["job"]
+    facts = [shard.facts for shard in state.shards.get(step, {}).values()]
+    phase = step.rpartition("/")[2]
+    if phase in ("verdicts", "evaluation") or "/selection/" in step:
+        found = [*facts, *([commit.facts] if commit else [])]
+        return "/judged/" not in step and any(graders_version(f) != GRADERS_VERSION for f in found)
+    if min([f.get("recipe", 1) for f in facts] + ([commit.recipe] if commit else [])) > 1:
+        return False
+    steps = job.get("steps", {}) if job.get("source") == "steps" else {}
+    return steps.get({"located": "localiser", "pairs": "filter"}.get(phase, "")) == "judge"
+
+
+def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str]) -> dict[str, Any]:
+    """The job with absolute paths wherever it names something in one of the folders, but for sources that are kept."""
+    job = job | {"data": {k: dict(v) if isinstance(v, dict) else v for k, v in job["data"].items()}}
+    splits = [job["data"][split] for split in ("train", "gate", "test") if job["data"][split]]
+    sources = [] if KEPT_PROBLEMS in kept else [(section, "path") for section in splits]
+    if job.get("stages"):  # a file is looked at again, to see that it is the one that is kept
+        job["stages"] = job["stages"] | {"sources": [dict(source) for source in job["stages"]["sources"]]}
+        sources += [(source, "path") for source in job["stages"]["sources"]]
+    models = [] if KEPT_MODEL in kept else [(job, "model")]
+    if KEPT_REFERENCE not in kept and job.get("reference", "previous") not in OWN_REFERENCES:
+        models.append((job, "reference"))
+    for section, key in (*sources, *models):
+        if section[key] and not (section is job and section[key].startswith("run:")):
+            places = [Path(folder) / Path(section[key]).expanduser() for folder in folders]
+            section[key] = next((str(place.resolve()) for place in places if place.exists()), section[key])
+    return job
+
+
+def first_change(before: Job, after: Job) -> int:
+    """The first round that other settings can change."""
+    first = NEVER
+    for key, old, new in changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json")):
+        if is_harmless(key) or key == "name":
+            continue  # these change no file, and no reference
+        if key.partition(".")[0] == "regrade":
+            first = min(first, *(job.regrade.round for job in (before, after) if job.regrade))
+            continue
+        if not schedule_at(key.split(".")):
+            return 1
+        ends = [len(value) if isinstance(value, list) else 1 for value in (old, new)]
+        rounds = range(1, max(ends) + 1)
+        first = min(first, next(n for n in rounds if n == max(ends) or at_round(old, n) != at_round(new, n)))
+    return first

@@ -1,0 +1,363 @@
+"""`ratchet verify`: is a run folder what its ledger says? Reads only, and serves a copy as well as the original.
+
+It may come from somebody else, so nothing that a record says is believed: what cannot be checked is a finding. And it
+may be driven meanwhile (see reports/living.py).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
+
+from orchestrator.commands.verify import gate_again, history
+from orchestrator.commands.verify.differences import count, differences
+from orchestrator.commands.verify.recount import Recount
+from orchestrator.config import Job
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.files import durable
+from orchestrator.files.inside import read_regular, regular_size
+from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.borders import leading_out
+from orchestrator.ledger.columns import require_bounded
+from orchestrator.ledger.ledger import Artifact, State
+from orchestrator.ledger.record_files import Record, read_record, record_numbers
+from orchestrator.ledger.run import Facts
+from orchestrator.models.named import model_digest
+from orchestrator.reports.lineage import follow
+from orchestrator.reports.living import looked_at_again
+from orchestrator.reports.status import open_run
+from orchestrator.rounds.run_files import Gone, RunFiles
+from orchestrator.text.terminal import Screen
+
+_MOST_CURRENT = 4096
+
+
+@dataclass
+class Report:
+    """What was checked, and what is wrong: a line each."""
+
+    findings: list[str] = field(default_factory=list)
+    artifacts: int = 0
+    files: int = 0
+    bytes: int = 0
+    facts: int = 0
+    """Facts of records that were computed once more from the files."""
+    followed: list[int] = field(default_factory=list)
+    """Promoted rounds whose checkpoint was followed back to its prompts."""
+    discarded: int = 0
+    """Committed artifacts that were removed on purpose."""
+    unchecked: list[str] = field(default_factory=list)
+    """What could not be checked here: a base model outside the run that is not on this machine."""
+    strays: int = 0
+    """Files below `baseline`, `ledger` and `rounds` that no record names. They do no harm."""
+
+    def as_json(self) -> dict[str, Any]:
+        return {"sound": not self.findings} | vars(self)
+
+    def summary(self) -> str:
+        followed = f"{len(self.followed)} promoted checkpoints followed to their prompts"
+        return (
+            f"{self.artifacts} artifacts, {self.files} files, {self.bytes:,} bytes; {self.facts:,} facts computed "
+            f"again; {followed}; {self.discarded} discarded; {self.strays} strays; {len(self.findings)} findings"
+        )
+
+
+def verify(run_dir: Path, show: bool = False) -> Report:
+    """Check every ledger record and every committed file, the facts that records tell of files, the gate's decisions,
+    and the way from each promoted checkpoint to its prompts. `show` draws a progress bar on stderr.
+
+    Raises:
+        BadInput: there is no run in this folder, or a newer Ratchet wrote it.
+    """
+    return Verification(run_dir, show).report()
+
+
+class Reading:
+    """A ledger as far as it can be read: the fold of its good records, and what is wrong with the others."""
+
+    def __init__(self, folder: Path) -> None:
+        self.state, self.findings, self._folder = State(), list[str](), folder
+        self.record_of: dict[tuple[str, str, int | None], str] = {}
+        """The record by its kind, its step (or the round of a promotion) and shard."""
+        self.after_promotion: set[str] = set()
+        """Kinds of the records since the last promotion."""
+        self.next = 0
+        numbers = record_numbers(folder)
+        for number in numbers:
+            if number > self.next:
+                last = f" to {self._path(number - 1).name}" if number > self.next + 1 else ""
+                self.findings.append(f"ledger/{self._path(self.next).name}{last}: missing")
+            self._read(number)
+        if not numbers:
+            open_run(folder.parent)  # says what is there instead
+
+    def refresh(self) -> bool:
+        """Read what was appended since; whether that is anything."""
+        before = self.next
+        while os.path.lexists(self._path(self.next)):
+            self._read(self.next)
+        return self.next > before
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number:08d}.json"
+
+    def _read(self, number: int) -> None:
+        path, self.next = self._path(number), number + 1
+        name = f"ledger/{path.name}"
+        try:
+            record = read_record(path, number)
+            self.findings += [f"{name}: {what}" for what in history.out_of_turn(record, self.state)]
+            self.state.apply(record)
+            self._note(record, name)
+        except BadInput:
+            raise
+        except (Damaged, OSError) as error:
+            self.findings.append(f"{name}: {str(error).removeprefix(f'{path}: ')}")
+        except Exception as error:  # whatever a stranger writes into a record, the others are still to be checked
+            self.findings.append(f"{name}: is damaged ({error!r})")
+
+    def _note(self, record: Record, name: str) -> None:
+        key = str(record.data.get("round") if record.kind == "promotion" else record.data.get("step"))
+        self.record_of.setdefault((record.kind, key, record.data.get("index")), name)
+        if record.kind == "shard":  # one that was discarded is made again
+            self.record_of[record.kind, key, record.data.get("index")] = name
+        self.after_promotion = set() if record.kind == "promotion" else self.after_promotion | {record.kind}
+
+
+class Verification:
+    """One `ratchet verify`. A subclass may watch what is looked at."""
+
+    def __init__(self, run_dir: Path, show: bool = False) -> None:
+        self.root, self._show = run_dir, show
+        self.reading = Reading(run_dir / "ledger")
+        self.at, self._report, self._bad = Artifacts(run_dir), Report(), set[str]()
+        self._files: tuple[int, RunFiles] | None = None
+        self._recount: Recount | None = None
+        self._facts: dict[tuple[str, int | None], int] = {}
+        self._paths: tuple[int, set[str]] | None = None
+
+    @property
+    def state(self) -> State:
+        return self.reading.state
+
+    def report(self) -> Report:
+        report = self._report
+        columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+        self._tell(lambda: leading_out(self.root, self.state))
+        with Progress(*columns, console=Screen(err=True), transient=True, disable=not self._show) as progress:
+            self._check_files(progress)
+            self._check_offers()
+            self._check_facts(progress)
+        self._tell(self._check_promotions, "promotions: ")
+        self._tell(self._check_current, "CURRENT: ")
+        self._tell(self._check_base_model)
+        self._follow()
+        report.strays = self._count_strays()
+        report.findings[:0] = self.reading.findings
+        report.facts = sum(self._facts.values())
+        report.discarded = len(self.state.discarded)
+        return report
+
+    # Looking, beside a driver
+
+    def look(self, what: Callable[[], Iterable[str]]) -> list[str]:
+        """What is wrong by one check. Whatever a stranger's run makes of it is a finding."""
+        try:
+            return list(what())
+        except Gone:
+            return []
+        except Exception as error:  # the other checks are still to be made
+            return [f"cannot be checked ({error if isinstance(error, Damaged) else repr(error)})"]
+
+    def _settled(self, what: Callable[[], Iterable[str]]) -> list[str]:
+        return looked_at_again(lambda: self.look(what), self.reading.refresh)
+
+    def _tell(self, what: Callable[[], Iterable[str]], where: str = "") -> list[str]:
+        found = self._settled(what)
+        self._report.findings += [f"{where}{line}" for line in found]
+        return found
+
+    # Files
+
+    def _check_files(self, progress: Progress) -> None:
+        """Hash every committed file."""
+        artifacts = list(self.state.artifacts())
+        files = [(artifact, name) for artifact in artifacts for name in artifact.files]
+        total = sum(_size(artifact, name) for artifact, name in files)
+        bar = progress.add_task("hashing", total=total)
+        for artifact, name in files:
+            self._report.files += 1
+            whole = f"{artifact.path}/{name}".rstrip("/")
+            if self._tell(partial(self._problem, artifact, name), f"{whole}: "):
+                self._bad.add(whole)
+            else:
+                self._report.bytes += _size(artifact, name)
+            progress.advance(bar, _size(artifact, name))
+        self._report.artifacts = len(artifacts)
+
+    def _problem(self, artifact: Artifact, name: str) -> Iterator[str]:
+        if artifact.path in self._current():
+            place = self.at.place(artifact)
+            file = place / name if name else place
+            yield from (found := list(_problem(file, artifact.files[name], self.root)))
+            if not found and file.suffix == ".parquet":
+                require_bounded(file, self.root)
+
+    def _current(self) -> set[str]:
+        """Paths of the artifacts that are committed and not discarded, by the newest state."""
+        if self._paths is None or self._paths[0] != self.reading.next:
+            self._paths = (self.reading.next, {artifact.path for artifact in self.state.artifacts()})
+        return self._paths[1]
+
+    def _check_offers(self) -> None:
+        """Files of offers that are still to be taken."""
+        for key, offer in list(self.state.offers.items()):
+            for artifact in offer.artifacts:
+                for name in artifact.files:
+                    where = f"offer of {offer.step}: {artifact.hidden}/{name}".rstrip("/")
+                    self._tell(partial(self._problem_of_offer, key, artifact, name), f"{where}: ")
+
+    def _problem_of_offer(self, key: tuple[str, int | None], artifact: Artifact, name: str) -> Iterator[str]:
+        step, index = key
+        hidden, over = self.root / artifact.hidden, (self.state.end or {}).get("state") == "finished"
+        taken = step in self.state.commits or index in self.state.shards.get(step, {})
+        if not over and not taken and hidden.exists():
+            yield from _problem(hidden / name if name else hidden, artifact.files[name], self.root)
+
+    # Facts
+
+    def files(self) -> RunFiles:
+        if self._files is None or self._files[0] != self.reading.next:
+            self._files = (self.reading.next, RunFiles(self.root, self.state, self._bad))
+        return self._files[1]
+
+    def recount(self) -> Recount:
+        files = self.files()
+        if self._recount is None or self._recount.files is not files:
+            self._recount = Recount(files, Job.model_validate(self.state.configs[-1]["job"]))
+        return self._recount
+
+    def _unknown_job(self) -> Iterator[str]:
+        self.recount()
+        yield from ()
+
+    def _check_facts(self, progress: Progress) -> None:
+        if not self.state.configs:
+            return
+        if self._tell(self._unknown_job, "the job of the last config record: "):
+            return
+        shards = [(step, index) for step, shards in self.state.shards.items() for index in shards]
+        everything: list[tuple[str, int | None]] = [*shards, *((step, None) for step in self.state.commits)]
+        bar = progress.add_task("computing facts", total=len(everything))
+        for step, index in everything:
+            where = self.reading.record_of.get(("commit" if index is None else "shard", step, index), "ledger")
+            shard = "" if index is None else f", shard {index}"
+            self._tell(partial(self._wrong_facts, step, index), f"{where}: {step}{shard}: ")
+            progress.advance(bar)
+
+    def _wrong_facts(self, step: str, index: int | None) -> Iterator[str]:
+        if index is not None:
+            if (shard := self.state.shards.get(step, {}).get(index)) is None:
+                return
+            said, found = shard.facts, self.recount().shard(step, index)
+        else:
+            said, computed = self.state.commits[step].facts, self.recount().commit(step)
+            if computed is None:
+                yield "is no step of a run"
+                return
+            found = computed
+        self._facts[step, index] = count(said, found)
+        yield from map(str, differences(said, found))
+
+    # Promotions
+
+    def _check_promotions(self) -> Iterator[str]:
+        committed = {artifact.path for commit in self.state.commits.values() for artifact in commit.artifacts}
+        known = history.model_names(self.state)
+        for promotion in self.state.promotions:
+            # A seed model outside the run has an absolute path: it is not the run's to keep.
+            path, number = str(promotion["reference"]), promotion["round"]
+            where = f"round {number} ({self._record_of_promotion(number)})"
+            if path not in committed and path not in known:
+                yield f"{where}: its reference {path} is not committed"
+            elif promotion is self.state.promotions[-1] and path in self.state.discarded:
+                yield f"{where}: its reference {path}, the current one, was discarded"
+        for number, found in gate_again.decisions(self.files()):
+            where = f"round {number} ({self._record_of_promotion(number)})"
+            yield from (f"{where}: {difference}" for difference in found)
+
+    def _record_of_promotion(self, number: Any) -> str:
+        return self.reading.record_of.get(("promotion", str(number), None), "ledger")
+
+    def _check_current(self) -> Iterator[str]:
+        file = self.root / "CURRENT"
+        with suppress(FileNotFoundError):  # the next start writes it
+            text = read_regular(file, _MOST_CURRENT, self.root).decode(errors="replace").strip()
+            if problem := history.current(text, self.state, self.reading.after_promotion):
+                yield problem
+
+    def _check_base_model(self) -> Iterator[str]:
+        """The seed model in a folder of its own. One that the run has kept is among its files."""
+        config = self.state.configs[-1] if self.state.configs else {}
+        digest, folder = config.get("model_digest"), Path(str(config.get("model")))
+        if digest is None or not folder.is_absolute():
+            return
+        self._report.unchecked.clear()
+        try:
+            if not (folder / "config.json").is_file():
+                self._report.unchecked.append(f"{folder}: the base model is not here, and could not be checked")
+            elif model_digest(str(folder)) != digest:
+                yield f"{folder}: the base model here is not the one that this run was made from"
+        except (OSError, Damaged) as error:
+            self._report.unchecked.append(f"{folder}: the base model could not be checked ({error})")
+
+    def _follow(self) -> None:
+        for number in [promotion["round"] for promotion in self.state.promotions if promotion.get("promoted")]:
+            folder = f"rounds/{number:02d}"
+            replays = f"{folder}/replay" in self.state.commits
+            if any(name.startswith(f"{folder}/") or (replays and "/pairs/" in name) for name in self._bad):
+                continue  # told already, and such files may not even be readable
+            found = self._settled(partial(self._astray, number))
+            self._report.findings += [f"{folder}: {line}" if line.startswith("cannot be") else line for line in found]
+            self._report.followed.append(number)
+
+    def _astray(self, number: int) -> list[str]:
+        return follow(self.root, self.state, number)
+
+    def _count_strays(self) -> int:
+        # An offer that was not taken lies where it was put.
+        offers = [replace(a, path=a.hidden) for offer in self.state.offers.values() for a in offer.artifacts]
+        places = ((self.at.place(a), name) for a in (*self.state.artifacts(), *offers) for name in a.files)
+        known = {(place / name if name else place).absolute() for place, name in places}
+        found = (path for folder in ("baseline", "rounds") for path in (self.root / folder).rglob("*"))
+        strays = sum(1 for path in found if path.is_file() and path.absolute() not in known)
+        return strays + len(os.listdir(self.root / "ledger")) - len(record_numbers(self.root / "ledger"))
+
+
+def _size(artifact: Artifact, name: str) -> int:
+    said = artifact.files[name]
+    size = said.get("size") if isinstance(said, dict) else 0
+    return size if isinstance(size, int) else 0
+
+
+def _problem(file: Path, said: Facts, root: Path) -> Iterator[str]:
+    """What is wrong with a committed file. Only one of the committed size is opened."""
+    try:
+        size = regular_size(file, root)
+        if size != said["size"]:
+            yield f"{size:,} bytes, and {said['size']:,} were committed"
+        elif durable.sha256(file) != said["sha256"]:
+            yield "other bytes than were committed (sha256 differs)"
+    except Damaged as error:
+        yield str(error).removeprefix(f"{file}: ")
+    except (FileNotFoundError, NotADirectoryError):
+        yield "missing"
+    except OSError as error:
+        yield f"cannot be read ({error.strerror})"

@@ -1,0 +1,81 @@
+"""The gate's decisions, made once more from the committed evaluations: the best model so far against each candidate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from orchestrator.commands.verify.differences import Difference, differences
+from orchestrator.commands.verify.history import model_names
+from orchestrator.ledger.ledger import State
+from orchestrator.ledger.recipes import Used
+from orchestrator.records.abstentions import graders_version
+from orchestrator.rounds import evaluation, gate
+from orchestrator.rounds.context import Model
+from orchestrator.rounds.round import better, told_of
+from orchestrator.rounds.run_files import Gone, RunFiles
+
+_SEED = ""
+
+
+def decisions(files: RunFiles) -> list[tuple[int, list[Difference]]]:
+    """By round, where its promotion is not what the gate says; up to the first one whose evaluations are not all there.
+    A wording of the reason is part of it: `gate` may not change it without knowing the old one."""
+    state, best = files.state, _evaluated(files, _SEED, "baseline/evaluation")
+    found = []
+    for promotion in state.promotions:
+        number = int(promotion["round"])
+        folder = f"rounds/{number:02d}"
+        if f"{folder}/evaluation" not in state.commits:
+            break
+        try:
+            candidate = _evaluated(files, f"{folder}/checkpoint", f"{folder}/evaluation")
+            best, candidate = (_regraded(files, model, f"{folder}/regraded") for model in (best, candidate))
+        except Gone:
+            break
+        rule = {"rule": promotion["rule"], "alpha": promotion["alpha"]}
+        decided = gate.decide(promotion["rule"], promotion["alpha"], best.gate, candidate.gate)
+        told = told_of(decided, best, candidate)
+        found.append((number, [*_rule(rule, state), *differences(promotion, _named(told, promotion, state))]))
+        best = better(best, candidate)
+    return found
+
+
+def _evaluated(files: RunFiles, name: str, step: str) -> Model:
+    """A model with its results on the gate problems; one that was not evaluated has none."""
+    commit = files.state.commits.get(step)
+    if commit is None or not commit.artifacts:
+        return Model(
+            "", name, Used("", ()), evaluation=step, graders_version=graders_version(commit.facts) if commit else 0
+        )
+    committed = any("gate.parquet" in artifact.files for artifact in commit.artifacts)
+    solved = evaluation.solved(files.one(f"{step}/gate.parquet")) if committed else {}
+    return Model("", name, Used("", ()), gate=solved, evaluation=step, graders_version=graders_version(commit.facts))
+
+
+def _regraded(files: RunFiles, model: Model, step: str) -> Model:
+    """The model with the results that it was compared with, where it was graded once more for that."""
+    commit = files.state.commits.get(step)
+    names = sorted(commit.facts["evaluations"]) if commit else []
+    if commit is None or model.evaluation not in names:
+        return model
+    solved = evaluation.solved(files.all(step)[names.index(model.evaluation)])
+    return replace(model, gate=solved, graders_version=graders_version(commit.facts))
+
+
+def _rule(said: dict[str, Any], state: State) -> list[Difference]:
+    """Rule and level are those of the job."""
+    wanted = [config["job"]["promotion"] for config in state.configs]
+    if any(all(job.get(key) == value for key, value in said.items()) for job in wanted):
+        return []
+    return list(differences(said, {key: wanted[-1].get(key) for key in said})) if wanted else []
+
+
+def _named(told: dict[str, Any], promotion: Mapping[str, Any], state: State) -> dict[str, Any]:
+    """With the name of the seed model, which may lie outside of the run, as the run calls it."""
+    known = model_names(state)
+    for key in ("reference", "best"):
+        if told[key] == _SEED:
+            told[key] = promotion.get(key) if promotion.get(key) in known else " or ".join(sorted(known))
+    return told

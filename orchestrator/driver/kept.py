@@ -1,0 +1,158 @@
+"""What a run is made from: found, read, checked, and kept in the run where its own place could change or vanish."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import Data, Job
+from orchestrator.config.load import JobFile
+from orchestrator.errors import Damaged
+from orchestrator.inputs.fields import PROBLEM_READING
+from orchestrator.inputs.preferences import Preferences, as_problems, read_preferences, write_preferences
+from orchestrator.inputs.problems import check_disjoint, kept_problems, read_problems, require_enough, write_problems
+from orchestrator.ledger.recipes import Fields
+from orchestrator.ledger.run import Facts, Run
+from orchestrator.ledger.sharing import Giver
+from orchestrator.ledger.uses import hashes
+from orchestrator.models.files import link_model
+from orchestrator.models.named import Key, NamedModel, locate_model, model_digest
+from orchestrator.models.vocabulary import check_vocabulary
+from orchestrator.records.rows import Problem
+
+KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"
+KEPT_MODEL, KEPT_REFERENCE = "baseline/model", "baseline/reference"
+KEPT = frozenset({KEPT_PROBLEMS, KEPT_PREFERENCES, KEPT_MODEL, KEPT_REFERENCE})
+# Where a run keeps a model, and the pairs that another run trained it on.
+_KEPT_MODELS: dict[Key, tuple[str, str]] = {
+    "model": (KEPT_MODEL, "baseline/seen"),
+    "reference": (KEPT_REFERENCE, "baseline/reference-seen"),
+}
+
+
+def read_all_problems(
+    file: JobFile, pinned: Data | None = None, reading: int = PROBLEM_READING
+) -> dict[str, list[Problem]]:
+    """The sets of problems, checked to be disjoint; `pinned` are the job's sources at certain commits, and `reading`
+    says how rows are read (see `fields`)."""
+    data = pinned or file.job.data
+    find = {split: file.find(source.path, f"data.{split}") for split, source in data.sources.items() if source.path}
+    problems = {split: read_problems(data, split, find, reading) for split in data.sources}
+    require_enough(problems.get("train", []), data, file.job.rounds)
+    if not data.allow_overlap:
+        check_disjoint(problems)
+    return problems
+
+
+def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Problem]]) -> dict[str, list[Problem]]:
+    """The problems of the run. Where some are from the Hub, its first driver keeps all of them in the run: a Hub
+    can change, or be out of reach, and a run must neither change with it nor need it."""
+    if not job.data.from_hub:
+        return problems
+
+    def work(folder: Path) -> Facts:
+        revisions = {split: getattr(pinned, split).revision for split in problems}
+        return write_problems(problems, folder) | {"revisions": revisions}
+
+    commit = run.step(KEPT_PROBLEMS, {"data": Fields(job.data, without=("date",))}, work)  # no row has a date
+    with run.using(hashes(commit)):
+        kept = kept_problems(run.path(KEPT_PROBLEMS))
+    require_enough(kept.get("train", []), job.data, job.rounds)  # a resume may have raised the rounds
+    return kept
+
+
+def read_all_preferences(file: JobFile, problems: Mapping[str, list[Problem]]) -> list[Preferences]:
+    """The preference data of a job, none where it wants none; with no prompt that is among the `problems`."""
+    found = read_preferences(file.job, file.find)
+    _check_apart(file.job, found, problems)
+    return found
+
+
+def _check_apart(job: Job, preferences: Sequence[Preferences], problems: Mapping[str, list[Problem]]) -> None:
+    held_out = {split: rows for split, rows in problems.items() if split != "train"}
+    if held_out and not job.data.allow_overlap:
+        check_disjoint({"stages": as_problems(preferences), **held_out})
+
+
+def keep_preferences(
+    run: Run,
+    file: JobFile,
+    given: dict[str, Any],
+    read: list[Preferences] | None,
+    problems: Mapping[str, list[Problem]],
+    checked: bool,
+) -> None:
+    """Keep the preference data in the run, as they were when it started; `read` is None where it had them. `given` is
+    what they depend on, as `identity_of` said before they were read; `checked`, whether they were read with the
+    `problems` in hand."""
+    if file.job.stages is None:
+        return
+
+    def work(folder: Path) -> Facts:
+        found = read if read is not None else read_preferences(file.job, file.find)
+        if read is None or not checked:
+            _check_apart(file.job, found, problems)
+        return write_preferences(found, folder)
+
+    run.step(KEPT_PREFERENCES, given, work)
+
+
+def seed_of(file: JobFile, run: Run, weights: bool = True) -> NamedModel:
+    """The seed model of a run: the one it has kept, which asks no Hub, else the one its job names.
+
+    Raises:
+        BadInput: as `locate_model`, whose `weights` it passes on.
+    """
+    return _model_of(file, run, weights, "model")
+
+
+def reference_of(file: JobFile, run: Run, seed: NamedModel | None, weights: bool = True) -> NamedModel | None:
+    """The fixed reference of a run, as `seed_of`; None where its job names none. `seed` is None where the seed model is
+    not there yet.
+
+    Raises:
+        BadInput: as `seed_of`, or it has another vocabulary than the seed model.
+    """
+    if file.job.fixed_reference is None:
+        return None
+    found = _model_of(file, run, weights, "reference")
+    # One that is kept was checked before; whether it is damaged, the step that has kept it says.
+    if seed is not None and run.committed(KEPT_REFERENCE) is None:
+        check_vocabulary(found.folder, seed.folder, f"{file.path}: reference")
+    return found
+
+
+def _model_of(file: JobFile, run: Run, weights: bool, key: Key) -> NamedModel:
+    kept, _ = _KEPT_MODELS[key]
+    if (commit := run.committed(kept)) is not None:
+        # After a crash it may still wait for its final name, which a driver gives it after its claim.
+        if not commit.artifacts or commit.artifacts[0].path != kept:
+            told = f"{kept} is committed, but not the folder of that name. Restore the run from a copy."
+            raise Damaged(f"{run.root}: {told}")
+        return NamedModel(run.artifacts.place(commit.artifacts[0]), {})
+    return locate_model(file, weights, key)
+
+
+def keep_model(run: Run, job: Job, model: NamedModel, key: Key = "model") -> str:
+    """The absolute folder of a run's model. A seed model whose own folder may vanish is kept in the run, a fixed
+    reference always; and with it the pairs that another run trained it on."""
+    if model.origin is None and key == "model":
+        return str(model.folder)
+    origin, other = dict(model.origin or {}), model.checkpoint
+    kept, kept_pairs = _KEPT_MODELS[key]
+
+    def work(folder: Path, *seen: Path) -> Facts:
+        link_model(model.folder, folder, other.files if other else None)
+        if "digest" in origin and model_digest(str(folder)) != origin["digest"]:
+            raise Damaged(f"{model.folder}: has changed since it was checked against the ledger of its run")
+        for pairs in seen:
+            assert other is not None
+            pairs.mkdir()
+            giver = Giver(other.root, sum(other.trained_on.values()))
+            for number, (file, size) in enumerate(other.trained_on.items()):
+                giver.give(file, pairs / f"{number:05d}.parquet", size)
+        return origin
+
+    run.step(kept, {key: getattr(job, key)}, work, [kept, *([kept_pairs] if other and other.trained_on else [])])
+    return str(run.path(kept))

@@ -1,0 +1,112 @@
+"""Is it the same job, model and data as when the run was started? Asked before anything is done to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from orchestrator.config import Job, is_harmless
+from orchestrator.config.load import changed_keys
+from orchestrator.driver.kept import KEPT
+from orchestrator.driver.resume import command, may_move
+from orchestrator.errors import BadInput
+from orchestrator.inputs.fields import PROBLEM_READING
+from orchestrator.ledger import recipes
+from orchestrator.ledger.run import Run
+from orchestrator.models.named import NamedModel, model_digest
+from orchestrator.records.rows import Problem
+
+
+def check_same_job(run: Run, job: Job) -> None:
+    """Refuse to go on with a run under settings that would give other results.
+
+    Raises:
+        BadInput: with the keys that differ.
+    """
+    root, state = run.root, run.ledger.state
+    if not state.configs:
+        if root.is_dir() and any(
+            p for p in root.iterdir() if p.name not in ("ledger", "driver.json") and p.name[0] != "."
+        ):
+            raise BadInput(f"{root}: this folder holds something that is no run. Choose another `name` or `run_dir`.")
+        return
+    if not state.commits and not state.shards:
+        return  # nothing is bound to the settings yet
+    changes = [
+        (key, old, new)
+        for key, old, new in changed_keys(_with_defaults(state.configs[-1]["job"]), job.model_dump(mode="json"))
+        if not is_harmless(key) and not may_move(state, key, old, new)
+    ]
+    if changes:
+        lines = [f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in changes]
+        raise BadInput(
+            f"{root}: this run was started with other settings:\n" + "\n".join(lines) + "\nWhat is committed is never "
+            f"changed: go back to those settings (`{command(root)}` has them), or go on in another run, which keeps "
+            f"what they do not touch (`ratchet fork {root} NEWRUN KEY=VALUE`)."
+        )
+
+
+def check_same_model(run: Run, seed: NamedModel) -> None:
+    """Refuse to go on with a run whose seed model, in a folder of its own, is no longer the one that it was started
+    with.
+
+    Raises:
+        BadInput: with the folder.
+    """
+    root, state = run.root, run.ledger.state
+    recorded = state.configs[-1] if state.configs else {}
+    if "model_digest" not in recorded or not (state.commits or state.shards):
+        return
+    if recorded["model_digest"] != model_digest(str(seed.folder)):
+        raise BadInput(
+            f"model: {seed} is not the model that {root} was started with, in {recorded['model']}. Name that one, or "
+            f"go on in another run, which keeps what it does not touch (`ratchet fork {root} NEWRUN model=...`)."
+        )
+
+
+def reading_of(run: Run) -> int:
+    """How the rows of a run are read (see `fields`): as they were when it started, or what it was forked from."""
+    state, configs = run.ledger.state, run.ledger.state.configs
+    if not configs or not (state.commits or state.shards or state.offers):
+        return PROBLEM_READING
+    return int(configs[-1].get("reading", 1))  # a run of 0.1.0 recorded none
+
+
+def has_begun(run: Run) -> bool:
+    """Whether a run has done more than keep what it is made from, which a new fork has too."""
+    state = run.ledger.state
+    return bool(state.shards or state.commits.keys() - KEPT)
+
+
+def problem_digests(problems: Mapping[str, list[Problem]]) -> dict[str, str]:
+    """What is recorded of problems that the run does not keep."""
+    return {split: recipes.of_recipe_1(rows) for split, rows in problems.items()}
+
+
+def check_same_problems(run: Run, job: Job, digests: Mapping[str, str] | None) -> None:
+    """Refuse to go on with a run whose problems have changed: rounds to come would be made of others.
+
+    Raises:
+        BadInput: with the file that changed.
+    """
+    root, state = run.root, run.ledger.state
+    recorded = state.configs[-1].get("problems") if state.configs else None
+    if recorded is None or digests is None or not (state.commits or state.shards):
+        return
+    for split, digest in digests.items():
+        if recorded.get(split, digest) != digest:
+            raise BadInput(
+                f"data.{split}: {job.data.sources[split].path} has other problems than when {root} was started. Put "
+                "the file back as it was, or go on in another run, which keeps what they do not touch "
+                f"(`ratchet fork {root} NEWRUN`)."
+            )
+
+
+def _with_defaults(recorded: dict[str, Any]) -> dict[str, Any]:
+    """A job as an earlier version recorded it, with the defaults of keys that did not exist then."""
+    try:
+        return Job.model_validate(recorded).model_dump(mode="json")
+    except ValidationError:
+        return recorded

@@ -1,0 +1,76 @@
+"""What would spoil a run, found before it starts. A run that has begun goes on as it began: it is looked at no more,
+and `validate` and `doctor` only warn of what they would refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from orchestrator.config.load import JobFile
+from orchestrator.driver.kept import KEPT_PROBLEMS
+from orchestrator.driver.preview import Preview, Render, preview, require_sound
+from orchestrator.driver.same_job import has_begun
+from orchestrator.errors import BadInput
+from orchestrator.inputs.gold_check import Ask, check_golds
+from orchestrator.inputs.preferences import Preferences
+from orchestrator.inputs.problems import kept_problems
+from orchestrator.ledger.run import Run
+from orchestrator.records.rows import Problem
+from orchestrator.rounds.context import Say
+
+
+def check_start(
+    file: JobFile,
+    run: Run,
+    model: Path,
+    problems: Mapping[str, list[Problem]],
+    preferences: Sequence[Preferences],
+    say: Say,
+    ask: Ask,
+    render: Render | None,
+) -> None:
+    """Say what a person should know of the rows before the run starts; nothing where it has begun. Without
+    `render`, prompts are not looked at.
+
+    Raises:
+        BadInput: something would spoil it.
+    """
+    if has_begun(run):
+        return
+    for line in check_golds(file, problems, ask):
+        say(f"golds     {line}")
+    if render is not None:
+        require_sound(file.job, model, problems or _kept(run), preferences, say, render)
+
+
+def _kept(run: Run) -> Mapping[str, list[Problem]]:
+    """The problems that a fork has from the run that kept them, which no prompt was made of with this job yet."""
+    commit, files = run.committed(KEPT_PROBLEMS), run.artifacts
+    if commit is None or not commit.artifacts:
+        return {}
+    if not files.is_intact(commit.artifacts[0], place := files.place(commit.artifacts[0])):
+        return {}  # what is damaged, the step that has kept it says
+    return kept_problems(place)
+
+
+def gold_lines(file: JobFile, run: Run, problems: Mapping[str, list[Problem]], ask: Ask) -> list[str]:
+    """As `check_golds`; for a run that has begun, its refusal is a line too."""
+    try:
+        return check_golds(file, problems, ask)
+    except BadInput as refusal:
+        if not has_begun(run):
+            raise
+        return str(refusal).splitlines()
+
+
+def previewed(
+    file: JobFile,
+    run: Run,
+    model: Path,
+    problems: Mapping[str, list[Problem]],
+    preferences: Sequence[Preferences],
+    render: Render,
+) -> Preview:
+    """As `preview`; for a run that has begun, its refusals are warnings."""
+    seen = preview(file.job, model, problems, preferences, render)
+    return Preview(seen.shown, [*seen.warnings, *seen.refusals], []) if has_begun(run) else seen

@@ -1,0 +1,291 @@
+"""Settings that need trust: what of a job is code, an address, the name of a secret, or a path outside.
+
+A job file that lies outside of any run is the user's own word: naming it approves its set. A file inside a run is the
+run's word, and a run may come from somebody else: nothing of its set is imported, called, connected to or read before
+the user has approved it, by naming such a job file once or with `--trust`. The hashes of what is approved are kept in
+the user's state folder. docs/threats.md has the whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.config import OWN_REFERENCES, Grader, Job
+from orchestrator.config.addresses import without_password
+from orchestrator.config.load import JobFile
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.files import durable, user_state
+from orchestrator.files.inside import is_run, regular_size
+
+Tell = Callable[[str], None]
+
+CODE = "code of this machine that is imported and called"
+ARGUMENT = "an argument of the engines, which can load code and files"
+ADDRESS = "an address that is connected to, and that samples are sent to"
+SECRET = "an environment variable whose value is sent to the judge"
+OUTSIDE = "a path outside of the run, which is read"
+WRITTEN = "a folder outside of the run, which is written"
+
+KEYS: Mapping[str, str] = {
+    "grade.graders": CODE,
+    "regrade.grade.graders": CODE,
+    "generate.engine": ARGUMENT,
+    "judge.base_url": ADDRESS,
+    "tracking.uri": ADDRESS,
+    "cluster.address": ADDRESS,
+    "judge.api_key_env": SECRET,
+    "model": OUTSIDE,
+    "reference": OUTSIDE,
+    "data.train.path": OUTSIDE,
+    "data.gate.path": OUTSIDE,
+    "data.test.path": OUTSIDE,
+    "stages.sources": OUTSIDE,
+    "steps.verdicts": OUTSIDE,
+    "run_dir": WRITTEN,
+}
+"""Keys that can need trust, and why. All others are data."""
+
+_LARGEST_FILE = 1 << 24
+"""Bytes of a job file."""
+_MOST_FILES = 10_000
+"""Files of a model's folder that are looked at."""
+
+
+@dataclass(frozen=True, order=True)
+class Item:
+    """A setting that needs trust."""
+
+    key: str
+    value: str
+    why: str
+
+    @property
+    def digest(self) -> str:
+        return durable.fingerprint(json.dumps([self.key, self.value]))  # a name of a file may be no UTF-8
+
+    def __str__(self) -> str:
+        """One line of plain characters, whatever a stranger has written."""
+        value = without_password(json.dumps(self.value))  # an earlier version let one be written
+        return f"{json.dumps(self.key)[1:-1]}: {value}  ({self.why})"
+
+
+def needs_trust(file: JobFile, root: Path) -> list[Item]:
+    """The settings of a job that need trust, in order; `root` is the run, whose own files need none. Paths are those
+    that they lead to now, all links resolved; one that leads nowhere is left out, since nothing is read there. What
+    other settings leave unused counts too: a user's override must not bring a stranger's setting to life."""
+    job = file.job
+    return sorted({*_code(job), *_addresses(job), *_paths(file, root.resolve())})
+
+
+def _item(key: str, value: str, below: str = "") -> Item:
+    return Item(key + below, value, KEYS[key])
+
+
+def _code(job: Job) -> Iterator[Item]:
+    graders = {"grade.graders": job.grade.graders}
+    if job.regrade:
+        graders["regrade.grade.graders"] = job.regrade.grade.graders
+    for key, given in graders.items():
+        yield from (_item(key, name) for grader in given for name in _named(grader) if name.startswith("python:"))
+    for name, value in job.generate.engine.items():
+        yield _item("generate.engine", json.dumps(value, sort_keys=True), f".{name}")
+
+
+def _named(grader: Grader) -> Iterator[str]:
+    """The names of a grader's members, of a plain one its own."""
+    if isinstance(grader, str):
+        yield grader
+    else:
+        for members in grader.values():
+            for member in members:
+                yield from _named(member)
+
+
+def _addresses(job: Job) -> Iterator[Item]:
+    if job.judge:
+        yield _item("judge.base_url", job.judge.base_url or "OPENAI_BASE_URL, else OpenAI's own")
+        yield _item("judge.api_key_env", job.judge.api_key_env)
+    if job.tracking.uri is not None:
+        yield _item("tracking.uri", job.tracking.uri)
+    if job.cluster.address is not None:
+        yield _item("cluster.address", job.cluster.address)
+
+
+def _paths(file: JobFile, root: Path) -> Iterator[Item]:
+    job = file.job
+    models = {"model": job.model, "reference": "" if job.reference in OWN_REFERENCES else job.reference}
+    for key, named in models.items():
+        if named.startswith("run:"):
+            yield from _of_another_run(file, key, named, root)
+        else:
+            yield from _led_to(file, key, named, root)
+    for split, source in job.data.sources.items():
+        yield from _led_to(file, f"data.{split}.path", source.path, root)
+    for source in job.stages.sources if job.stages else ():
+        yield from _led_to(file, "stages.sources", source.path, root)
+    yield from _verdicts(job, root)
+    if job.run_dir and not (folder := _resolved(Path(job.run_dir).expanduser())).is_relative_to(root):
+        yield _item("run_dir", str(folder))
+
+
+def _led_to(file: JobFile, key: str, named: str, root: Path) -> Iterator[Item]:
+    """Where a path of the job leads outside of the run; so for each file of a folder inside, which may be a link."""
+    if not named or "\0" in named:
+        return
+    for name in {named: None, os.path.expanduser(named): None}:  # as `JobFile.find`, and as a fork looks for it
+        folders = [Path()] if Path(name).is_absolute() else [*file.folders, Path()]
+        found = next((place for folder in folders if _exists(place := folder / name)), None)
+        if found is not None:
+            yield from (_item(key, str(outside)) for outside in _outside(_resolved(found), root))
+
+
+def _outside(found: Path, root: Path) -> Iterator[Path]:
+    """Where a file or a folder leads out of the run. A folder that is too full to be looked at counts as outside."""
+    waiting, seen, files = [found], {found}, 0
+    while waiting:
+        place = waiting.pop()
+        if not place.is_relative_to(root) or files > _MOST_FILES:
+            yield place
+            continue
+        for folder, folders, names in os.walk(place):
+            files += len(names) + len(folders)
+            linked = {_resolved(path) for name in (*folders, *names) if (path := Path(folder) / name).is_symlink()}
+            waiting += linked - seen
+            seen |= linked
+            if files > _MOST_FILES:
+                yield place
+                break
+
+
+def _of_another_run(file: JobFile, key: str, named: str, root: Path) -> Iterator[Item]:
+    """The folder of a run whose checkpoint the job names: also one beside the run, wherever that lies."""
+    from orchestrator.config.places import run_folder
+    from orchestrator.models.other_run import place_of, run_model
+
+    try:
+        model = run_model(named, key)
+        folders = {place_of(model.run, file.folders, own) for own in (root, run_folder(file.job))} if model else set()
+    except (BadInput, OSError, ValueError):  # names no run, which is said where it is looked for
+        return
+    for folder in folders:
+        if os.path.isdir(folder / "ledger") and not folder.is_relative_to(root):
+            yield _item(key, str(folder))
+
+
+def _verdicts(job: Job, root: Path) -> Iterator[Item]:
+    """People's verdicts are written while a run goes on: where they are to be counts, and not whether they are."""
+    if job.steps.verdicts is None:
+        yield from (_item("steps.verdicts", str(place)) for place in _outside(_resolved(root / "verdicts"), root))
+    elif not (place := _resolved(root / job.steps.verdicts)).is_relative_to(root):
+        yield _item("steps.verdicts", str(place))
+
+
+def _resolved(path: Path) -> Path:
+    try:
+        return path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long: nothing is read there
+        return path.absolute()
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False
+
+
+# Who said it
+
+
+def run_around(path: Path) -> Path | None:
+    """The run that a file lies in, by its name or by what its links lead to; None where it lies in none."""
+    for place in (Path(os.path.abspath(path)), _resolved(path)):  # from within a run, `../..` leads out of it
+        for folder in place.parents:
+            if is_run(folder):
+                return folder
+    return None
+
+
+def require_file(path: Path) -> None:
+    """Before a file that lies in a run is read: it is a file of the run, of a job file's size.
+
+    Raises:
+        BadInput: it is a pipe or a device, leads out of the run, or is too large.
+    """
+    if (around := run_around(path)) is None or not os.path.exists(path):
+        return
+    try:
+        size = regular_size(path, around)
+    except (Damaged, OSError) as error:
+        raise BadInput(f"{error}. A file in a run's folder is that run's word: name your own file") from error
+    if size > _LARGEST_FILE:
+        raise BadInput(f"{path}: {size:,} bytes are more than a job file in a run may have, {_LARGEST_FILE:,}")
+
+
+def unapproved(now: Sequence[Item], before: Sequence[Item] | None, overrides: Sequence[str]) -> list[Item]:
+    """Those of the settings `now` that are not the user's word. `before` are those without the user's `overrides`, None
+    where there is no job without them: what only these have brought, or name, is the user's own."""
+    keys = [override.partition("=")[0] for override in overrides]
+    own = {item for item in now if any(item.key == key or item.key.startswith(key + ".") for key in keys)}
+    given = [item for item in now if item not in own and (before is None or item in before)]
+    # With less than an approved set a job can do less.
+    return [] if user_state.is_approved([item.digest for item in given]) else given
+
+
+def require(
+    file: JobFile, root: Path, before: JobFile | None, overrides: Sequence[str], what: str, tell: Tell | None
+) -> None:
+    """Refuse a job of the run's word whose set is not approved. `tell` is there with `--trust`: it is told the set,
+    which is approved with that. `overrides` are the user's own, and `before` is the job without them.
+
+    Raises:
+        BadInput: it needs approval. The message has the whole set and the cure.
+    """
+    now = needs_trust(file, root)
+    wanted = unapproved(now, needs_trust(before, root) if before else None, overrides)
+    shown = [f"  {item}" for item in wanted]
+    if wanted and tell is None:
+        raise BadInput(
+            f"{what}: these settings are the run's word, and nobody has approved them here:\n"
+            + "\n".join(shown)
+            + "\nNothing of it was imported, connected to or read. If you trust whoever made the run, give the same "
+            "command with --trust, or name your own job file. `ratchet verify` and `ratchet status` need no trust."
+        )
+    if wanted and tell:
+        tell("\n".join([f"trusted   the settings of {what}:", *shown]))
+    if told := remember(now):
+        (tell or _unsaid)(told)
+
+
+def remember(items: Sequence[Item]) -> str | None:
+    """Keep a set as approved; returns what hinders that, for people. It then counts for this command alone."""
+    try:
+        user_state.approve([item.digest for item in items])
+    except user_state.Unusable as error:
+        return f"trust     not remembered, so that `ratchet resume` will want --trust: {error}"
+    return None
+
+
+def _unsaid(_: str) -> None:
+    """The driver says it once more."""
+
+
+def is_passed_on(
+    parent: Sequence[Item], child: Sequence[Item], root: Path, before: Sequence[Item], own: Sequence[str]
+) -> bool:
+    """Whether the settings of a fork are approved with its parent's, in `root`: each is the user's own override, one of
+    the parent's, or a path inside of the parent. `before` are the child's without the overrides, `own`."""
+    if not user_state.is_approved([item.digest for item in parent]):
+        return False
+    known, here = {(item.key, item.value) for item in parent}, root.resolve()
+    keys = [override.partition("=")[0] for override in own]
+    for item in child:
+        named = item not in before or any(item.key == key or item.key.startswith(key + ".") for key in keys)
+        inside = item.why == OUTSIDE and Path(item.value).is_relative_to(here)
+        if not (named or inside or (item.key, item.value) in known):
+            return False
+    return True

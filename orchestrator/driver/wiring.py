@@ -1,0 +1,230 @@
+"""The composition root: the one file that knows both the loop and the workers.
+
+Devices are shared and the phases take turns on them, so asking for trainers ends the engines and the
+other way round. A pool that serves the wanted model already is kept: the engines that evaluated a
+candidate go on to sample the next round from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import subprocess
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+from orchestrator.config import Grade, Job, Judge
+from orchestrator.config.places import own_code, own_code_environment
+from orchestrator.driver.cluster import Cluster, Node
+from orchestrator.errors import RatchetError
+from orchestrator.ledger.run import Facts
+from orchestrator.records.reasoning_steps import StepItem, StepJudgement
+from orchestrator.records.rows import PreferencePlan, Problem, TokenizingPlan
+
+_RENDERING = 600.0  # seconds
+
+
+class RealWorkers:
+    """Ray, vLLM and DeepSpeed. Nothing is started before it is needed: a finished run needs none of it."""
+
+    def __init__(self, job: Job, logs: Path) -> None:
+        self._job = job
+        self._run_dir = logs.parent
+        self._cluster = Cluster(job.cluster, logs)
+        self._connected: Cluster | None = None
+        self._everything = contextlib.ExitStack()
+        self._devices = contextlib.ExitStack()
+        self._graders: list[Grade] = []
+        self._grader_groups: list[Any] = []
+        self._pool: Any = None
+        self._group: Any = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            self._devices.__exit__(*error)
+        finally:
+            self._everything.__exit__(*error)
+
+    @property
+    def cluster(self) -> Cluster:
+        if self._connected is None:
+            self._connected = self._everything.enter_context(self._cluster)
+        return self._connected
+
+    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts:
+        from workers.tokens.prompts import tokenize
+
+        facts: Facts = self.cluster.call(tokenize, problems, plan, output)
+        return facts
+
+    def token_ends(self, model: str, source: str, output: str) -> Facts:
+        from workers.tokens.ends import token_ends
+
+        facts: Facts = self.cluster.call(token_ends, model, source, output)
+        return facts
+
+    def tokenize_preferences(self, source: str, rows: list[int] | None, plan: PreferencePlan, output: str) -> Facts:
+        from workers.tokens.preferences import tokenize_preferences
+
+        facts: Facts = self.cluster.call(tokenize_preferences, source, rows, plan, output)
+        return facts
+
+    def judge_steps(self, items: Sequence[StepItem]) -> tuple[list[StepJudgement], Facts]:
+        """The judge's word on each answer, and what asking it has cost. Its replies are kept in the run's folder."""
+        from workers.judge.client import JudgeClient
+        from workers.judge.steps import judge_steps
+
+        if self._job.judge is None:
+            raise RuntimeError("a job without a judge asks for judgements")
+        client = JudgeClient(self._job.judge, self._run_dir / "judge")
+        judgements: list[StepJudgement] = judge_steps(client, items)
+        return judgements, dict(client.facts())
+
+    def engines(self, model: str) -> Any:
+        if self._pool is None or self._pool.model != model:
+            self._release()
+            settings, cluster = self._job.generate, self.cluster
+            from workers.generation.pool import GeneratorPool
+
+            # Not after hours of sampling: what training will ask for must be there too.
+            cluster.check_room("train.ranks", *self._ranks_need())
+            placement = self._devices.enter_context(cluster.reserve("generate.engines", *self._engines_need()))
+            self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._job.seed, placement))
+            self._pool.wait_ready()
+        return self._pool
+
+    def graders(self, settings: Grade) -> Any:
+        if settings not in self._graders:
+            self.cluster  # noqa: B018  # connected before Ray is imported
+            from workers.grading.group import GraderGroup
+
+            group = GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"))
+            self._graders.append(settings)
+            self._grader_groups.append(self._everything.enter_context(group))
+        return self._grader_groups[self._graders.index(settings)]
+
+    def trainers(self) -> Any:
+        if self._group is None:
+            self._release()
+            settings, cluster = self._job.train, self.cluster
+            from workers.training.group import TrainerGroup
+
+            placement = self._devices.enter_context(cluster.reserve("train.ranks", *self._ranks_need()))
+            self._group = self._devices.enter_context(TrainerGroup(settings, placement))
+        return self._group
+
+    def _engines_need(self) -> tuple[int, int, int]:
+        """How many engines, and each one's cores and accelerators."""
+        settings, cluster = self._job.generate, self.cluster
+        gpus = settings.tensor_parallel if cluster.accelerated else 0
+        return settings.engines, cluster.cpus_for(settings.engines, self._job.cluster.cpus_per_engine, gpus), gpus
+
+    def _ranks_need(self) -> tuple[int, int, int]:
+        """How many training ranks, and each one's cores and accelerators."""
+        ranks, cluster = self._job.train.ranks, self.cluster
+        gpus = 1 if cluster.accelerated else 0
+        return ranks, cluster.cpus_for(ranks, self._job.cluster.cpus_per_rank, gpus), gpus
+
+    def _release(self) -> None:
+        """End whoever holds the devices; a process that is gone has freed its memory for certain."""
+        self._devices.close()
+        self._pool = self._group = None
+
+
+def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What `workers.tokens.rendering` finds in a request, in a process that ends with it.
+
+    Raises:
+        RatchetError: it broke, or found no end.
+    """
+    command, environment = own_code("workers.tokens.rendering"), own_code_environment()
+    try:
+        done = subprocess.run(
+            command, input=json.dumps(request), capture_output=True, text=True, env=environment, timeout=_RENDERING
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RatchetError(
+            f"the prompts could not be looked at: no end within {_RENDERING:.0f} s. Look at the model's chat template."
+        ) from error
+    if done.returncode:
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise RatchetError(f"the prompts could not be looked at: {said[-1]}")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def local_graders(settings: Grade, judge: Judge | None = None) -> Any:
+    """Graders in processes of this machine, without Ray; a context manager."""
+    from workers.grading.pool import GraderPool
+
+    return GraderPool(settings, judge)
+
+
+def unread_golds(settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
+    """Gold answers that no grader reads, with the reason; and how many were looked at within 20 s."""
+    from workers.grading.gold_check import unread_golds as ask
+
+    found: tuple[dict[str, str], int] = ask(settings, golds, seconds=20.0)
+    return found
+
+
+class Examination(RealWorkers):
+    """The same workers, and what `ratchet doctor` asks of them besides. A time limit is in seconds; what is asked
+    of every node comes back by node, as an exception where it failed there."""
+
+    def needs(self) -> dict[str, tuple[int, int, int]]:
+        """By key of the job: how many workers, and each one's cores and accelerators."""
+        return {"generate.engines": self._engines_need(), "train.ranks": self._ranks_need()}
+
+    def rendered(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return rendered(request)
+
+    def versions(self, packages: Sequence[str], limit: float) -> dict[Node, Any]:
+        from workers.doctor import versions
+
+        return self.cluster.on_nodes(versions, packages, timeout=limit)
+
+    def exchange(self, folder: str, token: str, limit: float) -> dict[Node, Any]:
+        from workers.doctor import exchange
+
+        return self.cluster.on_nodes(exchange, folder, token, timeout=limit)
+
+    def file_sizes(self, folder: str, limit: float) -> dict[Node, Any]:
+        from workers.doctor import file_sizes
+
+        return self.cluster.on_nodes(file_sizes, folder, timeout=limit)
+
+    def machines(self, limit: float) -> dict[Node, Any]:
+        from workers.doctor import machine
+
+        return self.cluster.on_nodes(machine, timeout=limit)
+
+    def holders(self, before: dict[str, Any], limit: float) -> dict[Node, Any]:
+        """`before` is what `machines` told, by a node's name."""
+        from workers.doctor import holders
+
+        seen = {name: told["processes"] for name, told in before.items()}
+        return self.cluster.on_nodes(holders, seen, self.cluster.job_id, timeout=limit)
+
+    def unread_golds(self, settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
+        return unread_golds(settings, golds)
+
+    def all_reduce(self) -> list[dict[str, Any]]:
+        """What each training rank says of a sum over all of them."""
+        from workers.doctor import all_reduce
+
+        return list(self.trainers().each(all_reduce))
+
+    def peak_memory(self) -> list[dict[str, int]]:
+        """Most bytes that each training rank has held so far."""
+        from workers.doctor import peak_memory
+
+        return list(self.trainers().each(peak_memory))
+
+    def release(self) -> None:
+        """End the engines and the ranks."""
+        self._release()

@@ -1,0 +1,93 @@
+"""Whether the graders of a job read its gold answers, before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+from orchestrator.config import Grade, Job
+from orchestrator.config.load import JobFile
+from orchestrator.errors import BadInput
+from orchestrator.inputs.problems import place_of
+from orchestrator.records.golds import shown
+from orchestrator.records.rows import Problem
+
+Ask = Callable[[Grade, Iterable[str]], tuple[dict[str, str], int]]
+"""Gold answers that no grader reads, with the reason, and how many different ones were looked at
+(wiring.unread_golds)."""
+EXAMPLES = 3
+MOST = 0.5
+"""A job is refused where more than this share of a split's gold answers is read by no grader."""
+_COMPARE_TEXT = ("exact", "number", "math", "regex")
+
+
+def check_golds(file: JobFile, problems: Mapping[str, list[Problem]], ask: Ask) -> list[str]:
+    """What a person should know of the gold answers, a line each: which ones no grader reads. Nothing is asked where
+    `judge` or a function of the user's is among the graders: they may take any.
+
+    Raises:
+        BadInput: most of a split are read by none, or are numbers of options that `choice` cannot know.
+    """
+    job = file.job
+    names = set(_names(job.grade.graders))
+    graded = {split: rows for split, rows in problems.items() if split != "train" or _grades_samples(job)}
+    if not graded or names & {"judge", "python"}:
+        return []
+    lines = [_numbered(job, split, rows, names) for split, rows in graded.items()]
+    unread, asked = ask(job.grade, (problem.gold for rows in graded.values() for problem in rows))
+    total = len({problem.gold for rows in graded.values() for problem in rows})
+    for split, rows in graded.items():
+        bad = [number for number, problem in enumerate(rows) if problem.gold in unread]
+        if bad:
+            said = _told(file, split, rows, bad, unread)
+            if len(bad) > MOST * len(rows):
+                raise BadInput(said)
+            lines.append(said)
+    if asked < total:
+        lines.append(f"only {asked:,} of {total:,} different gold answers were looked at, to save time")
+    return [line for line in lines if line]
+
+
+def _grades_samples(job: Job) -> bool:
+    """Whether samples of the training problems are compared with gold answers."""
+    return job.source in ("sample", "steps") and job.pairs.rejected != "any"
+
+
+def _names(graders: Iterable[Any]) -> Iterator[str]:
+    for grader in graders:
+        if isinstance(grader, str):
+            yield grader.partition(":")[0]
+        else:
+            for below in grader.values():
+                yield from _names(below)
+
+
+def _numbered(job: Job, split: str, rows: list[Problem], names: set[str]) -> str:
+    """What is to be said of gold answers 0, 1, 2, ... that `choice` takes for letters."""
+    golds = {problem.gold for problem in rows}
+    if "choice" not in names or "0" not in golds or not golds <= set("0123456789"):
+        return ""
+    said = (
+        f"data.{split}: the gold answers are {', '.join(sorted(golds))}, which look like options counted from 0, and "
+        "`choice` compares letters: name the field with the options as `data.choices`, and each gold answer becomes "
+        "its option's letter"
+    )
+    if not names & set(_COMPARE_TEXT):
+        raise BadInput(said)
+    return said
+
+
+def _told(file: JobFile, split: str, rows: list[Problem], bad: list[int], unread: Mapping[str, str]) -> str:
+    data = file.job.data
+    source = data.sources[split]
+    find = {split: file.find(source.path, f"data.{split}")} if source.path else {}
+    examples = [
+        f"{place_of(data, split, find, number)}: {shown(rows[number].gold)[:60]!r} ({unread[rows[number].gold]})"
+        for number in bad[:EXAMPLES]
+    ]
+    more = f" and {len(bad) - EXAMPLES:,} more" if len(bad) > EXAMPLES else ""
+    return (
+        f"data.{split}: no grader of grade.graders reads {len(bad):,} of {len(rows):,} gold answers, so that no answer "
+        f"to them is ever correct: {'; '.join(examples)}{more}. Correct or remove them, or add a grader that reads "
+        "them (`exact` compares any text, `judge` asks a model)"
+    )

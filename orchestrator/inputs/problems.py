@@ -1,0 +1,186 @@
+"""Problems from files and from the Hub: read, checked and templated. Which of them a round uses."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.config import Data, Source
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.inputs import hub_data
+from orchestrator.inputs.fields import PROBLEM_READING, fill, gold_of, present, text_of
+from orchestrator.inputs.options import options_of
+from orchestrator.inputs.overlap import overlaps
+from orchestrator.inputs.rows import rows_of
+from orchestrator.ledger.columns import require_columns
+from orchestrator.records.golds import accepted, best, joined
+from orchestrator.records.rows import Problem
+
+_PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution", "hint")])
+
+
+def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int = PROBLEM_READING) -> list[Problem]:
+    """The problems of a split ("train", "gate", "test"), in file order; `find` has the files of the splits
+    that are files, and `reading` says how rows are read (see `fields`).
+
+    Raises:
+        BadInput: the file is missing, empty or malformed, the Hub has no such data set or cannot be reached,
+            a field is missing, a gold answer is empty, or an id occurs twice. The message names place and field.
+    """
+    source: Source = getattr(data, split)
+    problems: list[Problem] = []
+    seen: dict[str, str] = {}
+    for place, row in _rows(source, split, find):
+        problem = _problem(data, row, len(problems), place, reading)
+        if problem.prompt_id in seen:
+            raise BadInput(
+                f"{place}: id {problem.prompt_id!r} stands at {seen[problem.prompt_id]} too; ids must differ"
+            )
+        seen[problem.prompt_id] = place
+        problems.append(problem)
+        if source.limit is not None and len(problems) >= source.limit:
+            break
+    if not problems:
+        raise BadInput(f"data.{split}: {source.hub or find[split]} has no rows")
+    return problems
+
+
+def place_of(data: Data, split: str, find: Mapping[str, Path], number: int) -> str:
+    """Where the problem of that number, from 0, stands in its file or data set."""
+    return next(islice(_rows(getattr(data, split), split, find), number, None))[0]
+
+
+def _rows(source: Source, split: str, find: Mapping[str, Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    return hub_data.rows(source, f"data.{split}") if source.hub else rows_of(find[split], f"data.{split}")
+
+
+def check_disjoint(splits: Mapping[str, list[Problem]]) -> None:
+    """Refuse a problem that stands in two splits, word for word or nearly (see `overlap`). The prompts of preference
+    data are the split "stages".
+
+    Raises:
+        BadInput: naming the first such problem and its counterpart, and how many there are.
+    """
+    found = overlaps(splits)
+    if not found:
+        return
+    first = found[0]
+    alike = "the same text as" if first.similarity == 1 else "nearly the same text as"
+    more = f" ({len(found)} problems in all)" if len(found) > 1 else ""
+    split, other = (
+        "stages.sources" if name == "stages" else f"data.{name}" for name in (first.split, first.other_split)
+    )
+    raise BadInput(
+        f"{split}: problem {first.problem_id!r} has {alike} {first.other_id!r} in {other}{more}. What is trained on "
+        "must not be evaluated on: remove it from one of them, or set `data.allow_overlap: true`."
+    )
+
+
+def pin(data: Data) -> Data:
+    """The settings with each data set on the Hub at a certain commit."""
+    return data.model_copy(update={s: hub_data.pinned(source, f"data.{s}") for s, source in data.sources.items()})
+
+
+def write_problems(splits: Mapping[str, list[Problem]], folder: Path) -> dict[str, Any]:
+    """Write one Parquet file a split into a new folder; returns the number of problems of each."""
+    folder.mkdir()
+    for split, problems in splits.items():
+        table = pa.Table.from_pylist([asdict(problem) for problem in problems], _PROBLEMS)
+        pq.write_table(table, folder / f"{split}.parquet", compression="zstd")
+    return {split: len(problems) for split, problems in splits.items()}
+
+
+def kept_problems(folder: Path) -> dict[str, list[Problem]]:
+    """What `write_problems` wrote."""
+    found: dict[str, list[Problem]] = {}
+    for file in (folder / f"{split}.parquet" for split in ("train", "gate", "test")):
+        if file.exists():
+            require_columns(file, folder.parent)
+            found[file.stem] = [_kept_problem(row, file) for row in pq.read_table(file).to_pylist()]
+    return found
+
+
+def _kept_problem(row: dict[str, Any], file: Path) -> Problem:
+    known: dict[str, Any] = {name: row.get(name) for name in _PROBLEMS.names}
+    if any(known[name] is None for name in ("prompt_id", "text", "gold")):
+        raise Damaged(f"{file}: a problem in it has no id, text or gold answer. Restore it from a copy.")
+    return Problem(**known)
+
+
+def prompts_of_round(problems: list[Problem], data: Data, round_number: int, seed: int) -> list[Problem]:
+    """The training problems of a round (from 1): the same every round, or the next ones of a shuffled order
+    that wraps at the end.
+
+    Raises:
+        BadInput: `prompts: new`, and there are too few problems for so many rounds.
+    """
+    require_enough(problems, data, round_number)
+    size = min(data.prompts_per_round or len(problems), len(problems))
+    if size == len(problems):
+        return problems
+    order = random.Random(seed).sample(range(len(problems)), len(problems))
+    start = 0 if data.prompts == "same" else (round_number - 1) * size
+    return [problems[order[(start + i) % len(problems)]] for i in range(size)]
+
+
+def require_enough(problems: list[Problem], data: Data, rounds: int) -> None:
+    """Refuse `prompts: new` where some problem would come twice.
+
+    Raises:
+        BadInput: with the numbers and the cure.
+    """
+    need = (data.prompts_per_round or 0) * rounds
+    if data.prompts == "new" and need > len(problems):
+        raise BadInput(
+            f"data.prompts: `new` needs {need} problems for {rounds} rounds of {data.prompts_per_round}, and "
+            f"data.train has {len(problems)}: lower one of them, or let prompts come again "
+            "(`prompts: split`)"
+        )
+
+
+def _problem(data: Data, row: Mapping[str, Any], number: int, place: str, reading: int) -> Problem:
+    prompt_id = str(number) if data.id is None else text_of(row, data.id, "data.id", place, reading)
+    gold = _gold(data, row, place, reading)
+    if data.choices is not None:
+        options = options_of(row, data.choices, place)
+        what = f"{place}: the gold answer (field {data.answer!r})"
+        gold = joined([options.label_of(one, what) for one in accepted(gold)])
+        row = {**row, data.choices: options.lines()}
+    text = fill(data.template, row, "data.template", place, reading)
+    hint = None
+    if data.hint_template is not None:
+        hint = fill(data.hint_template, {**row, "answer": best(gold)}, "data.hint_template", place, reading)
+    return Problem(prompt_id, text, gold, _solution(data, row, best(gold), place, reading), hint)
+
+
+def _gold(data: Data, row: Mapping[str, Any], place: str, reading: int) -> str:
+    """The gold answer, of a list all accepted ones."""
+    value = present(row, data.answer, "data.answer", place)
+    what = f"{place}: field {data.answer!r} (data.answer)"
+    gold = gold_of(value, what, data.answer_marker, "data.answer_marker", reading)
+    if not all(accepted(gold)):
+        raise BadInput(f"{place}: the gold answer (field {data.answer!r}) is empty")
+    return gold
+
+
+def _solution(data: Data, row: Mapping[str, Any], gold: str, place: str, reading: int) -> str | None:
+    """The worked solution as a model should give it."""
+    if data.solution is None:
+        return None
+    solution = text_of(row, data.solution, "data.solution", place, reading)
+    for pattern in data.solution_strip:
+        solution = re.sub(pattern, "", solution)
+    if data.solution_template is not None:
+        parts = {"solution": solution, "answer": gold}
+        solution = fill(data.solution_template, parts, "data.solution_template", place, reading)
+    if not solution.strip():
+        raise BadInput(f"{place}: the solution (field {data.solution!r}) is empty")
+    return solution

@@ -1,0 +1,116 @@
+"""The rows of a file of data, each with its place in words."""
+
+from __future__ import annotations
+
+import json
+from codecs import BOM_UTF8
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.errors import BadInput
+from orchestrator.inputs.digits import Columns, Written
+
+LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
+_CURES = {
+    ".csv": "a table of texts has no types: write its rows as JSON, one a line",
+    ".tsv": "a table of texts has no types: write its rows as JSON, one a line",
+    ".gz": "unpack it first",
+    ".zst": "unpack it first",
+    ".bz2": "unpack it first",
+    ".xz": "unpack it first",
+    ".zip": "unpack it first",
+    ".arrow": "write it as Parquet (`to_parquet` of the `datasets` library)",
+    ".feather": "write it as Parquet",
+}
+
+
+def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The rows of a file, each with its place in words; `key` is where the job names the file. A number with a point
+    or an exponent is a `Written`.
+
+    Raises:
+        BadInput: the file cannot be read, or is no such file.
+    """
+    try:
+        if path.suffix == ".parquet":
+            yield from _parquet_rows(path)
+        elif path.suffix in (".jsonl", ".json", ".ndjson"):
+            yield from _json_rows(path)
+        else:
+            cure = f"; {_CURES[path.suffix]}" if path.suffix in _CURES else ""
+            raise BadInput(f"{key}: {path}: give a .jsonl, .json or .parquet file{cure}")
+    except OSError as error:
+        raise BadInput(f"{key}: cannot read {path} ({error.strerror or error})") from error
+
+
+def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    number = 0
+    try:
+        file = pq.ParquetFile(path)
+        columns = Columns(file.schema_arrow)
+        # Few rows at a time: one of them may be huge.
+        for batch in file.iter_batches(batch_size=64):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}, row {number}", columns.row(row)
+    except pa.ArrowInvalid as error:
+        raise BadInput(f"{path}: not a Parquet file, or a damaged one ({error})") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}, after row {number}: not UTF-8 (byte {error.start})") from error
+
+
+def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    with open(path, "rb") as file:
+        if is_array(file):
+            yield from _array_rows(path, file)
+            return
+        number = 0
+        while line := file.readline(LONGEST_LINE + 1):
+            number += 1
+            if len(line) > LONGEST_LINE:
+                raise BadInput(f"{path}, line {number}: longer than {LONGEST_LINE >> 20} MiB; no prompt is")
+            if line.strip():
+                place = f"{path}, line {number}"
+                yield place, _object(_parsed(line, path, number), place)
+
+
+def is_array(file: IO[bytes]) -> bool:
+    """Whether the file is one JSON array, and not one object a line; it is at its start afterwards."""
+    start = file.read(1 << 12).removeprefix(BOM_UTF8).lstrip()
+    file.seek(0)
+    return start.startswith(b"[")
+
+
+def _array_rows(path: Path, file: IO[bytes]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    for number, row in enumerate(_parsed(file.read(), path, 1), 1):
+        place = f"{path}, entry {number}"
+        yield place, _object(row, place)
+
+
+def _object(row: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(row, dict):
+        raise BadInput(f"{place}: an object is needed, not {type(row).__name__}")
+    return row
+
+
+def _parsed(text: bytes, path: Path, number: int) -> Any:
+    """What stands in a text that begins at that line of a file, where a byte order mark may stand."""
+    place = f"{path}, line {number}"
+    try:
+        return json.loads(text.decode("utf-8-sig" if number == 1 else "utf-8"), parse_float=Written)
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{place}: not UTF-8 (byte {error.start})") from error
+    except json.JSONDecodeError as error:
+        cure = ""
+        if "escape" in error.msg:
+            cure = "; in JSON a backslash, such as one of LaTeX, is written twice"
+        elif error.pos >= len(text.rstrip()) or error.msg == "Extra data":
+            cure = "; write one object a line, or one array of objects"
+        line = number + min(error.lineno - 1, text.rstrip().count(b"\n"))
+        raise BadInput(f"{path}, line {line}: not JSON ({error}){cure}") from error
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"{place}: not JSON ({error})") from error

@@ -1,0 +1,1 @@
+"""The models that a job names: found, checked, fingerprinted."""

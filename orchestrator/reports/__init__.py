@@ -1,0 +1,1 @@
+"""What a run is and has done, read from its ledger and files."""

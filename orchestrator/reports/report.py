@@ -1,0 +1,390 @@
+"""report.md: what a run was and did, from its ledger and files. Derived: delete it, and it is made again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.errors import Damaged
+from orchestrator.files.durable import replace
+from orchestrator.ledger.ledger import Ledger, State
+from orchestrator.ledger.taken import parent
+from orchestrator.records.abstentions import WORDS, abstained, graders_version
+from orchestrator.reports.disputes import disputes
+from orchestrator.reports.status import Round, open_run, reference_path, rounds, run_state
+from orchestrator.reports.symptoms import Evidence, symptoms
+from orchestrator.reports.tables import diversity, training_metrics
+from orchestrator.text.shown import code, markdown
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of the tables by round: its heading, and what to write for one round's evidence."""
+
+    heading: str
+    cell: Callable[[Evidence], str]
+
+
+def write_report(run_dir: Path, ledger: Ledger | None = None) -> Path:
+    """Write report.md into the run folder; returns its path.
+
+    Raises:
+        BadInput: there is no run in this folder.
+        Damaged: a ledger record cannot be read.
+    """
+    file = run_dir / "report.md"
+    replace(file, report_text(run_dir, ledger).encode())
+    return file
+
+
+def report_text(run_dir: Path, ledger: Ledger | None = None) -> str:
+    """The report as Markdown."""
+    ledger = ledger or open_run(run_dir)
+    state = ledger.state
+    job: Mapping[str, Any] = state.configs[-1]["job"] if state.configs else {}
+    baseline = state.commits.get("baseline/evaluation")
+    seed = Evidence(Round(0, {"evaluation": baseline.facts} if baseline else {}))
+    done = [evidence(run_dir, state, round_) for round_ in rounds(state)]
+    parts = [
+        f"# {markdown(job.get('name', run_dir.absolute().name))}",
+        _summary(run_dir, state, seed, done),
+        "## Job",
+        _job(job),
+        "## Accuracy",
+        "In per cent, greedy, with 95 % intervals (Wilson). The gate problems decide promotion; the test "
+        "problems decide nothing. What is ungradable, such as an answer that cannot be read, counts as not "
+        "solved." + _versions([seed, *done]),
+        _table(_ACCURACY, [seed, *done]),
+        "## Promotion",
+        _promotions(done),
+        *(_stages(done) or ("## Samples and pairs", _table(_SAMPLES, done))),
+        *_steps(done),
+        "## Training",
+        "Log-probabilities are of whole completions, in nats: the mean of the first and of the last quarter of the "
+        "steps. Reward accuracy is of the last alone: as long as margins are about zero it is chance. Padded is what "
+        "padding every batch to its longest row would have cost.",
+        _table(_TRAINING, done),
+        "## Seconds",
+        _seconds(done),
+        *_disputed(run_dir, state, done),
+        "## Known ways such loops go wrong",
+        _warnings(symptoms(seed, done)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def evidence(run_dir: Path, state: State, round_: Round) -> Evidence:
+    """A round's facts with what only its files tell. A file that is gone leaves its figures empty."""
+    try:
+        found = Evidence(
+            round_,
+            training_metrics(run_dir, state, round_.number),
+            diversity(run_dir, state, round_.number) if "verdicts" in round_.facts else None,
+            state.configs[-1]["job"]["loss"].get("form", "sigmoid") if state.configs else "sigmoid",
+        )
+    except (OSError, ValueError, Damaged):  # ArrowInvalid is a ValueError; `verify` is there to complain
+        found = Evidence(round_)
+    return found
+
+
+def _versions(every: Sequence[Evidence]) -> str:
+    """Which version of the graders each evaluation is by, where there are several."""
+    found: dict[int, list[str]] = {}
+    for evidence in every:
+        if facts := evidence.round.facts.get("evaluation"):
+            name = str(evidence.round.number) if evidence.round.number else "seed"
+            found.setdefault(graders_version(facts), []).append(name)
+    if len(found) < 2:
+        return ""
+    told = "; ".join(f"version {version}: {', '.join(names)}" for version, names in sorted(found.items()))
+    return (
+        f"\n\nThese figures are by different versions of the graders ({markdown(told)}) and not to be compared across "
+        "them; the gate has compared answers that one version graded. A fork of the run does again what another "
+        "version graded, and what is made of that."
+    )
+
+
+def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidence]) -> str:
+    end = f": {state.end['reason']}" if state.end and state.end.get("reason") else ""
+    lines = [f"- State: {markdown(f'{run_state(run_dir, state)}{end}')}"]
+    if forked_from := parent(state):
+        lines.append(f"- Made from: {code(forked_from)}; what was taken over from it is marked below")
+    lines.append(f"- Reference: {code(reference_path(run_dir, state))}")
+    best = [e for e in done if e.promotion and e.promotion["promoted"] and e.figures("test")]
+    if best and (start := seed.figures("test")):
+        last = best[-1].figures("test") or {}
+        gain = 100 * (last["accuracy"] - start["accuracy"])
+        after = f"{_accuracy(last)} after round {best[-1].round.number}"
+        lines.append(f"- Test accuracy: {_accuracy(start)} before, {after} ({gain:+.1f} points)")
+    return "\n".join(lines)
+
+
+def _job(job: Mapping[str, Any]) -> str:
+    """The settings that name the experiment; resolved.yaml has all of them."""
+    keys = (
+        ("method", "method"), ("source", "source"), ("seed model", "model"), ("training problems", "data.train"),
+        ("preference data", "stages.sources"), ("gate problems", "data.gate"), ("test problems", "data.test"),
+        ("rounds", "rounds"), ("samples a prompt", "generate.samples"), ("temperature", "generate.temperature"),
+        ("temperatures in turn", "generate.temperature_mix"), ("longest completion", "generate.max_tokens"),
+        ("pair rule", "pairs.rule"), ("pairs a prompt", "pairs.per_prompt"), ("loss", "loss.form"),
+        ("beta", "loss.beta"), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
+        ("learning rate", "train.learning_rate"), ("pairs a step", "train.batch_pairs"),
+        ("epochs", "train.epochs"), ("training tokens a round", "train.token_budget"),
+        ("promotion", "promotion.rule"), ("seed", "seed"),
+    )  # fmt: skip
+    rows = [(label, _lookup(job, key)) for label, key in keys if not _lookup(job, _GIVES_WAY.get(key, ""))]
+    return "\n".join(["| setting | value |", "|---|---|", *(f"| {a} | {markdown(b)} |" for a, b in rows if b)])
+
+
+_GIVES_WAY = {"generate.temperature": "generate.temperature_mix", "train.epochs": "train.token_budget"}
+"""Keys that count for nothing where another one is set."""
+
+
+def _lookup(job: Mapping[str, Any], key: str) -> str:
+    value: Any = job
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    values = value if isinstance(value, list) else [] if value is None else [value]
+    return ", ".join(str(v.get("path") or v.get("hub")) if isinstance(v, Mapping) else str(v) for v in values)
+
+
+_ACCURACY = (
+    Column("round", lambda e: str(e.round.number) if e.round.number else "seed"),
+    Column("test", lambda e: _accuracy(e.figures("test"))),
+    Column("gate", lambda e: _accuracy(e.figures("gate"))),
+    Column("tokens an answer", lambda e: _number(e.figures("test"), "mean_tokens", ".1f")),
+    Column("truncated (test)", lambda e: _number(e.figures("test"), "truncated", ",")),
+    Column("unreadable (test)", lambda e: _number(e.figures("test"), "unreadable", ",")),
+    Column("probe, nats a token", lambda e: _number(e.figures("probe"), "mean_difference", ".4f")),
+)
+_SAMPLES = (
+    Column("round", lambda e: str(e.round.number)),
+    Column("samples", lambda e: _count(e, "samples", "samples")),
+    Column("correct", lambda e: _count(e, "verdicts", "correct")),
+    Column("wrong", lambda e: _count(e, "verdicts", "wrong")),
+    Column("ungradable", lambda e: _count(e, "verdicts", "ungradable")),
+    Column("of these", lambda e: abstained({cause: e.round.count("verdicts", cause) for cause in WORDS})),
+    Column("answers found by", lambda e: _rules(e)),
+    Column("pass@N", lambda e: "" if e.pass_any is None else f"{100 * e.pass_any:.1f}"),
+    Column("answers a prompt", lambda e: "" if e.diversity is None else f"{e.diversity[1]:.2f}"),
+    Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
+    Column("pairs", lambda e: _count(e, "pairs", "pairs")),
+    Column("lost to unreadable answers", lambda e: _fact(e, "pairs", "pairs_lost", ",")),
+    Column("prompts mixed / all right / all wrong / no verdict", lambda e: _kinds(e)),
+)
+_TRAINING = (
+    Column("round", lambda e: str(e.round.number)),
+    Column("steps", lambda e: _fact(e, "train", "steps", ",")),
+    Column("tokens", lambda e: _fact(e, "train", "tokens", ",")),
+    Column("padded", lambda e: _fact(e, "train", "padded_tokens", ",")),
+    Column("tokens/s", lambda e: _own(e, "train") or _fact(e, "train", "tokens_per_second", ",.0f")),
+    Column("chosen tokens", lambda e: _fact(e, "pairs", "chosen_tokens", ".1f")),
+    Column("rejected tokens", lambda e: _fact(e, "pairs", "rejected_tokens", ".1f")),
+    Column("log chosen", lambda e: _change(e, "chosen_logprob", ".2f")),
+    Column("log rejected", lambda e: _change(e, "rejected_logprob", ".2f")),
+    Column("loss", lambda e: _change(e, "loss", ".3f")),
+    Column("reward accuracy", lambda e: _last(e, "reward_accuracy", ".2f")),
+)
+
+
+_STAGES = (
+    Column("stage", lambda e: str(e.round.number)),
+    Column("data", lambda e: str(e.round.facts.get("pairs", {}).get("chunk", ""))),
+    Column("pairs", lambda e: _count(e, "pairs", "pairs")),
+    Column("left out, seen", lambda e: _count(e, "pairs", "seen")),
+    Column("ranked right by the seed", lambda e: _fact(e, "pairs", "ranking_accuracy", ".3f")),
+    Column("by the reference", lambda e: _fact(e, "reference", "ranking_accuracy", ".3f")),
+    Column("by the policy", lambda e: _fact(e, "policy", "ranking_accuracy", ".3f")),
+    Column("reward accuracy", lambda e: _fact(e, "policy", "reward_accuracy", ".3f")),
+    Column("gamma of the reference", lambda e: _fact(e, "reference", "gamma", ".2f")),
+    Column("of the policy", lambda e: _fact(e, "policy", "gamma", ".2f")),
+    Column("log chosen", lambda e: _before_after(e, "chosen_logprob")),
+    Column("log rejected", lambda e: _before_after(e, "rejected_logprob")),
+)
+
+
+def _kinds(evidence: Evidence) -> str:
+    """How many prompts have which samples; empty where a round has none, as with gold solutions."""
+    facts = evidence.round.facts.get("pairs", {})
+    if "prompts_tied" in facts:  # of scores, where a model judges itself
+        return f"{facts['prompts_mixed']:,} / {facts['prompts_tied']:,} tied"
+    kinds = [facts.get(f"prompts_{kind}") for kind in ("mixed", "all_correct", "all_wrong", "ungradable")]
+    return " / ".join(f"{count:,}" for count in kinds if count is not None)
+
+
+def _stages(done: Sequence[Evidence]) -> list[str]:
+    """The part on stages of preference data, where there are any."""
+    rows = [e for e in done if "chunk" in e.round.facts.get("pairs", {})]
+    text = (
+        "Means over a stage's pairs, in nats. Gamma is the log-probability of the chosen side less that of the "
+        "rejected one; a pair is ranked right where it is positive, and rewarded right where the policy's is larger "
+        "than the reference's. Log-probabilities are the reference's, and the trained policy's."
+    )
+    return ["## Stages", text, _table(_STAGES, rows)] if rows else []
+
+
+_STEPS = (
+    Column("round", lambda e: str(e.round.number)),
+    Column("errors", lambda e: _count(e, "located", "errors")),
+    Column("undecided", lambda e: _fact(e, "located", "undecided", ",")),
+    Column("steps", lambda e: _count(e, "located", "steps")),
+    Column("located", lambda e: _count(e, "located", "located")),
+    Column("in step 1", lambda e: _count(e, "located", "first_step")),
+    Column("put right", lambda e: _count(e, "pairs", "rectified")),
+    Column("rollouts ungradable", lambda e: _fact(e, "located", "rollouts_ungradable", ",")),
+    Column("prefixes left out", lambda e: _fact(e, "located", "probes_unknown", ",")),
+    Column("prefixes", lambda e: _fact(e, "located", "probes", ",")),
+    Column("tokens", lambda e: _fact(e, "located", "rollout_tokens", ",")),
+    Column("prefixes, scan", lambda e: _fact(e, "located", "scan_probes", ",")),
+    Column("tokens, scan", lambda e: _fact(e, "located", "scan_tokens", ",")),
+    Column("judge's requests", lambda e: _number(e.round.facts.get("located", {}).get("judge"), "requests", ",")),
+)
+
+
+def _steps(done: Sequence[Evidence]) -> list[str]:
+    """Where the wrong answers' first wrong steps are, and what it cost to find them, in a run that looked for them."""
+    rows = [e for e in done if "located" in e.round.facts]
+    text = (
+        "Errors are distinct wrong answers. Prefixes were continued to find the first wrong step; a scan from step "
+        "1 on would have come to the same end at the cost in the columns on the right, the tokens partly estimated. "
+        "Rollouts that are ungradable do not count; a prefix of which most are so is left out, and so is an error "
+        "whose first wrong step cannot be told from the others (undecided)."
+    )
+    return ["## First wrong steps", text, _table(_STEPS, rows)] if rows else []
+
+
+def _before_after(evidence: Evidence, key: str) -> str:
+    ends = [_fact(evidence, phase, key, ".2f") for phase in ("reference", "policy")]
+    return " → ".join(end for end in ends if end)
+
+
+def _table(columns: Sequence[Column], rows: Sequence[Evidence]) -> str:
+    lines = [
+        "| " + " | ".join(markdown(column.heading) for column in columns) + " |",
+        "|" + "---:|" * len(columns),
+        *("| " + " | ".join(markdown(column.cell(row)) for column in columns) + " |" for row in rows),
+    ]
+    return "\n".join(lines)
+
+
+_PROMOTIONS = (
+    Column("round", lambda e: str(e.round.number)),
+    Column("promoted", lambda e: "yes" if e.promotion["promoted"] else "no"),
+    Column("rule", lambda e: str(e.promotion["rule"])),
+    Column("won", lambda e: str(e.promotion["won"])),
+    Column("lost", lambda e: str(e.promotion["lost"])),
+    Column("p", lambda e: format(e.promotion["p_value"], ".3g")),
+    Column("alpha", lambda e: format(e.promotion["alpha"], "g")),
+    Column("smallest drop", lambda e: _points(e.promotion.get("smallest_detectable_drop"))),
+    Column("reason", lambda e: str(e.promotion["reason"])),
+)
+
+
+def _promotions(done: Sequence[Evidence]) -> str:
+    return (
+        "Won and lost count the gate problems that only the candidate, or only the best reference so far, "
+        "solves. The smallest drop is the least that the test could have called significant, had nothing "
+        "been won.\n\n" + _table(_PROMOTIONS, [e for e in done if e.promotion])
+    )
+
+
+def _points(fraction: float | None) -> str:
+    return "none" if fraction is None else f"{100 * fraction:.1f} points"
+
+
+def _seconds(done: Sequence[Evidence]) -> str:
+    phases = list(dict.fromkeys(phase for e in done for phase in e.round.facts))
+
+    def cell(phase: str) -> Callable[[Evidence], str]:
+        return lambda e: _own(e, phase) or _fact(e, phase, "seconds", ",.1f")
+
+    columns = [Column("round", lambda e: str(e.round.number))]
+    columns += [Column(phase, cell(phase)) for phase in phases]
+    columns += [Column("waited for grading", _waited)]
+    return (
+        "Grading is hidden behind sampling: the seconds of the verdicts are the graders' own. What the round waited "
+        "for them after its last sample stands at the end, with its share of the round. What was taken over was done "
+        "by the run that this one was forked from.\n\n" + _table(columns, done)
+    )
+
+
+def _own(evidence: Evidence, phase: str) -> str:
+    """What stands for the time and speed of a phase that this run has not done; empty of one that it has."""
+    return "taken over" if phase in evidence.round.taken_over else ""
+
+
+def _waited(evidence: Evidence) -> str:
+    this = evidence.round
+    waited = None if "verdicts" in this.taken_over else this.facts.get("verdicts", {}).get("waited")
+    total = sum(this.seconds(phase) or 0.0 for phase in this.facts if phase != "verdicts")
+    return "" if waited is None else f"{waited:.1f} ({100 * waited / (total + waited or 1):.1f} %)"
+
+
+def _rules(evidence: Evidence) -> str:
+    """How often each rule found the answer, the most frequent first."""
+    rules: Mapping[str, int] = evidence.round.facts.get("verdicts", {}).get("rules", {})
+    return ", ".join(f"{rule} {count:,}" for rule, count in sorted(rules.items(), key=lambda r: -r[1]))
+
+
+def _disputed(run_dir: Path, state: State, done: Sequence[Evidence]) -> list[str]:
+    """The section on what graders differ about; none where they were not audited."""
+    lines = []
+    for evidence in done:
+        if "disputed" not in evidence.round.facts.get("verdicts", {}):
+            continue
+        try:
+            found = disputes(run_dir, state, evidence.round.number)
+        except (OSError, ValueError, Damaged):  # as in `evidence`
+            continue
+        splits = "; ".join(f"{count:,} by {split}" for split, count in found.splits.most_common())
+        about = f"{found.disputed:,} of {found.asked:,} answers" + (f": correct {splits}" if splits else "")
+        lines.append(markdown(f"Round {evidence.round.number}, {about}."))
+        rows = ["| " + " | ".join(map(markdown, _example(example))) + " |" for example in found.examples]
+        if rows:
+            lines.append("\n".join(["| gold | answer | verdict | graders | where |", "|---|---|---|---|---|", *rows]))
+    return ["## Where graders differ", *lines] if lines else []
+
+
+def _example(row: Mapping[str, Any]) -> Iterator[str]:
+    """The cells of a disputed answer."""
+    yield from (row["gold"], row["extracted"], row["verdict"])
+    yield ", ".join(f"{name}: {verdict}" for name, verdict in row["opinions"].items())
+    yield f"{row['prompt_id']}, sample {row['sample_index']}"
+
+
+def _warnings(found: Sequence[str]) -> str:
+    return "\n".join(f"- {markdown(line)}" for line in found) if found else "None shows in this run's figures."
+
+
+def _accuracy(figures: Mapping[str, Any] | None) -> str:
+    if not figures:
+        return ""
+    percent = [100 * figures[key] for key in ("accuracy", "low", "high")]
+    return f"{percent[0]:.1f} [{percent[1]:.1f}, {percent[2]:.1f}]"
+
+
+def _number(figures: Mapping[str, Any] | None, key: str, form: str) -> str:
+    value = (figures or {}).get(key)
+    return "" if value is None else format(value, form)
+
+
+def _count(evidence: Evidence, phase: str, key: str) -> str:
+    found = evidence.round.known(phase, key)
+    return "–" if found is None else f"{found:,}"
+
+
+def _fact(evidence: Evidence, phase: str, key: str, form: str) -> str:
+    return _number(evidence.round.facts.get(phase), key, form)
+
+
+def _change(evidence: Evidence, column: str, form: str) -> str:
+    ends = evidence.change(column)
+    return "" if ends is None else f"{format(ends[0], form)} → {format(ends[1], form)}"
+
+
+def _last(evidence: Evidence, column: str, form: str) -> str:
+    """The mean over the last quarter alone."""
+    ends = evidence.change(column)
+    return "" if ends is None else format(ends[1], form)

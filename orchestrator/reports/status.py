@@ -1,0 +1,314 @@
+"""What a run is doing and has done, read from its ledger: a run that goes on, a dead one, or a copy."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.files import strict_json
+from orchestrator.files.processes import pid_exists, process_start
+from orchestrator.ledger.kinds import check_data
+from orchestrator.ledger.ledger import Ledger, State
+from orchestrator.ledger.taken import parent, taken
+from orchestrator.records.abstentions import WORDS, abstained, causes
+from orchestrator.text.shown import line
+
+SIGN_OF_LIFE_SECONDS = 60.0
+"""A driver on another host counts as alive while its driver.json is younger than this."""
+MAX_SIGN_OF_LIFE = 1 << 16
+"""Bytes of a driver.json."""
+
+
+@dataclass
+class Round:
+    """One round as the ledger tells it: facts by phase ("samples", "train", ...), and the gate's word."""
+
+    number: int
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Facts of the steps that are committed."""
+    so_far: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Sums over the committed shards of a phase, whether or not the phase has ended."""
+    promotion: dict[str, Any] | None = None
+    taken_over: set[str] = field(default_factory=set)
+    """Phases that another run has done: their facts tell its seconds (see ledger/taken.py)."""
+
+    def seconds(self, phase: str) -> float | None:
+        """What a phase took this run; None where it did not do it."""
+        facts = self.facts.get(phase, {})
+        return float(facts["seconds"]) if "seconds" in facts and phase not in self.taken_over else None
+
+    def count(self, phase: str, key: str) -> int:
+        """A count of a phase: its commit's if it has ended, else the sum of its committed shards."""
+        facts = self.facts.get(phase)
+        return int((self.so_far.get(phase, {}) if facts is None else facts).get(key, 0))
+
+    def known(self, phase: str, key: str) -> int | None:
+        """The same; None for a phase of which nothing is done, or that the round does not have."""
+        return self.count(phase, key) if phase in self.facts or phase in self.so_far else None
+
+
+def open_run(run_dir: Path) -> Ledger:
+    """Read a run's ledger.
+
+    Raises:
+        BadInput: there is no run in this folder; the message names those nearby.
+    """
+    if (run_dir / "ledger").is_dir():
+        ledger = Ledger(run_dir / "ledger")
+        if ledger.records:
+            return ledger
+    if not run_dir.exists():
+        what = "no such run"
+    elif run_dir.is_dir():
+        what = "not a run: it has no ledger"
+    else:
+        what = "not a run: a run is a folder"
+    raise BadInput(f"{run_dir}: {what}. {_runs_nearby(run_dir)}")
+
+
+def _runs_nearby(run_dir: Path) -> str:
+    here = run_dir.absolute()
+    for folder in (here, here.parent):  # perhaps the folder of runs was given instead of a run
+        names = sorted(path.parent.name for path in folder.glob("*/ledger") if path.is_dir())
+        if names:
+            close = difflib.get_close_matches(here.name, names, n=1)
+            listing = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+            return f"Runs in {folder}: {listing}." + (f" Did you mean {close[0]}?" if close else "")
+    return f"{here.parent} holds no runs."
+
+
+def rounds(state: State) -> list[Round]:
+    """Every round that anything was committed for, in order."""
+    found: dict[int, Round] = {}
+
+    def round_of(number: int) -> Round:
+        return found.setdefault(number, Round(number))
+
+    for step, commit in state.commits.items():
+        number, phase = round_and_phase(step)
+        round_of(number).facts[phase] = commit.facts
+        if taken(state, step):
+            round_of(number).taken_over.add(phase)
+    for step, shards in state.shards.items():
+        number, phase = round_and_phase(step)
+        sums = round_of(number).so_far.setdefault(phase, {})
+        for shard in shards.values():
+            for key, value in shard.facts.items():
+                if isinstance(value, int) and not isinstance(value, bool):
+                    sums[key] = sums.get(key, 0) + value
+    for promotion in state.promotions:
+        round_of(int(promotion["round"])).promotion = promotion
+    found.pop(0, None)  # the baseline
+    return [found[number] for number in sorted(found)]
+
+
+def round_and_phase(step: str) -> tuple[int, str]:
+    """Split a step's name: "rounds/02/pairs" is (2, "pairs"), "baseline/evaluation" is (0, "evaluation")."""
+    first, _, rest = step.partition("/")
+    if first == "rounds":
+        number, _, phase = rest.partition("/")
+        if number.isascii() and number.isdigit():
+            return int(number), phase
+    return 0, rest or first
+
+
+def run_state(run_dir: Path, state: State) -> str:
+    """running, finished, interrupted, failed, stopped, or "not started" for a fork that no driver has driven yet.
+
+    A driver that says how it ended is believed. One that has not either still runs, or died without a
+    word, which counts as interrupted: it can be resumed.
+    """
+    if state.end is not None:
+        # Earlier versions wrote `interrupted` for a fork, too, in the one epoch that it takes to make one.
+        made = state.epoch == 1 and bool(state.configs) and "parent" in state.configs[-1]
+        return "not started" if made and state.end["state"] == "interrupted" else str(state.end["state"])
+    return "running" if _driver_is_alive(run_dir, state.driver) else "interrupted"
+
+
+def _driver_is_alive(run_dir: Path, claim: Mapping[str, Any]) -> bool:
+    file = run_dir / "driver.json"
+    try:
+        driver = strict_json.read_object(file, MAX_SIGN_OF_LIFE, run_dir)
+        check_data("claim", driver)
+        age = time.time() - file.stat().st_mtime
+    except (OSError, ValueError, Damaged):
+        # No sign of life can be read: not written yet, or taken away with an older driver. The claim
+        # names the process as well, which settles it on this host.
+        driver, age = dict(claim), SIGN_OF_LIFE_SECONDS
+    if _is_elsewhere(driver, run_dir):
+        return False
+    try:
+        host, pid, started = str(driver["host"]), int(driver["pid"]), driver.get("process_start")
+    except (KeyError, TypeError):  # it names no process
+        return False
+    if host != socket.gethostname():
+        return age < SIGN_OF_LIFE_SECONDS
+    if started is None:  # a system without /proc
+        return pid_exists(pid) and age < SIGN_OF_LIFE_SECONDS
+    # Numbers of dead processes are given out again; the start time tells a namesake from the driver.
+    now = process_start(pid)
+    return now is not None and abs(now - float(started)) < 0.1
+
+
+def _is_elsewhere(driver: Mapping[str, Any], run_dir: Path) -> bool:
+    """Whether a sign of life came here in a copy of the run that its driver drives."""
+    named = driver.get("run")
+    try:
+        return named is not None and not os.path.samefile(named, run_dir)
+    except OSError:
+        return False  # a driver on another machine may see the run at another path
+
+
+def reference_path(run_dir: Path, state: State) -> str | None:
+    """The current reference, an absolute path."""
+    seed = (state.configs[-1].get("model") or state.configs[-1]["job"]["model"]) if state.configs else None
+    reference = state.promotions[-1]["reference"] if state.promotions else seed
+    # A model of the run has a path relative to it; a seed model elsewhere has an absolute one, which stays.
+    return None if reference is None else str((run_dir / str(reference)).absolute())
+
+
+def status(run_dir: Path) -> dict[str, Any]:
+    """A run's state as a JSON value; its keys are an interface.
+
+    Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reference` (an absolute
+    path), `seed` (where a seed model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
+    `digest`; else null), `parent` (the folder of the run that it was forked from, or null), `baseline` (the seed
+    model's test accuracy, a fraction, or null) and `rounds`: a list of `round`, `promoted` (null while undecided), the
+    counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while nothing of their phase is done, or where
+    a round has none), `causes` (how many samples are ungradable why, as far as it is known), `accuracy` (on test, or
+    null), `unsolved` (test answers that count as not solved since they are ungradable, by cause), `seconds` by phase
+    and `taken_over`, the phases that the run has from its parent, of which no seconds are told. `unsolved` of the seed
+    model is `baseline_unsolved`. A phase in progress is counted as far as it is committed.
+
+    Raises:
+        BadInput: there is no run in this folder.
+        Damaged: a ledger record cannot be read.
+    """
+    state = open_run(run_dir).state
+    baseline = state.commits.get("baseline/evaluation")
+    return {
+        "name": state.configs[-1]["job"]["name"] if state.configs else run_dir.absolute().name,
+        "state": run_state(run_dir, state),
+        "reference": reference_path(run_dir, state),
+        "seed": _seed_origin(state),
+        "parent": parent(state),
+        "baseline": accuracy(baseline.facts if baseline else None),
+        "baseline_unsolved": causes((baseline.facts if baseline else {}).get("test")),
+        "rounds": [_round_status(round_) for round_ in rounds(state)],
+    }
+
+
+def _seed_origin(state: State) -> dict[str, Any] | None:
+    kept = state.commits.get("baseline/model")
+    origin = {key: value for key, value in kept.facts.items() if key != "seconds"} if kept else {}
+    return origin or None
+
+
+def _round_status(round_: Round) -> dict[str, Any]:
+    return {
+        "round": round_.number,
+        "promoted": None if round_.promotion is None else bool(round_.promotion["promoted"]),
+        "samples": round_.known("samples", "samples"),
+        "correct": round_.known("verdicts", "correct"),
+        "wrong": round_.known("verdicts", "wrong"),
+        "ungradable": round_.known("verdicts", "ungradable"),
+        "causes": causes({cause: round_.count("verdicts", cause) for cause in WORDS}),
+        "pairs": round_.known("pairs", "pairs"),
+        "accuracy": accuracy(round_.facts.get("evaluation")),
+        "unsolved": causes(round_.facts.get("evaluation", {}).get("test")),
+        "seconds": {phase: took for phase in round_.facts if (took := round_.seconds(phase)) is not None},
+        "taken_over": [phase for phase in round_.facts if phase in round_.taken_over],
+    }
+
+
+def accuracy(evaluation: Mapping[str, Any] | None, split: str = "test") -> float | None:
+    """Accuracy, as a fraction, from the facts of an evaluation step."""
+    figures = (evaluation or {}).get(split)
+    return None if figures is None else float(figures["accuracy"])
+
+
+def intervals(run_dir: Path) -> dict[int, tuple[float, float]]:
+    """95 % intervals of the test accuracies by round, round 0 being the seed model."""
+    state = open_run(run_dir).state
+    found: dict[int, tuple[float, float]] = {}
+    for step, commit in state.commits.items():
+        number, phase = round_and_phase(step)
+        if phase == "evaluation" and commit.facts.get("test"):
+            found[number] = (float(commit.facts["test"]["low"]), float(commit.facts["test"]["high"]))
+    return found
+
+
+_COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
+_COUNTS = ("samples", "correct", "wrong", "ungradable", "pairs")
+_SHORT = {"ungradable": "ungr."}  # the table fits 80 columns
+
+
+def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float]] | None = None) -> RenderableType:
+    """A status for a terminal: a table of rounds with test accuracy, gain over the round before and seconds.
+
+    `intervals` (see the function of that name) adds the 95 % interval of each accuracy.
+    """
+    intervals = intervals or {}
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for heading in ("round", *(_SHORT.get(c, c) for c in _COUNTS), "test", "95 %", "gain", "time", "promoted"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    before = status["baseline"]
+    table.add_row("seed", *[""] * len(_COUNTS), _percent(before), _interval(intervals.get(0)))
+    for row in status["rounds"]:
+        gain = None if row["accuracy"] is None or before is None else row["accuracy"] - before
+        table.add_row(
+            str(row["round"]),
+            *("–" if row[key] is None else f"{row[key]:,}" for key in _COUNTS),
+            _percent(row["accuracy"]),
+            _interval(intervals.get(row["round"])),
+            "" if gain is None else f"{100 * gain:+.1f}",
+            f"{sum(row['seconds'].values()):.0f} s" if row["seconds"] or not row["taken_over"] else "",
+            {None: "", True: "yes", False: "no"}[row["promoted"]],
+        )
+        if row["promoted"]:  # a refused round is not what the next one starts from
+            before = row["accuracy"]
+    colour = _COLOURS.get(status["state"], "yellow")
+    title = Text.assemble((line(status["name"]), "bold"), "  ", (line(status["state"]), colour))
+    seed = [Text(line(f"seed model: {_origin(status['seed'])}"))] if status["seed"] else []
+    notes = [Text(line(said)) for said in _abstentions(status)]
+    rows = [row for row in status["rounds"] if row["taken_over"]]
+    name = Path(status["parent"]).name if status["parent"] else "another run"
+    told = (f"round {row['round']}: {', '.join(row['taken_over'])} taken over from {name}" for row in rows)
+    left = [Text(line(said)) for said in told]
+    return Group(title, *seed, Text(line(f"reference: {status['reference']}")), Text(""), table, *left, *notes)
+
+
+def _abstentions(status: Mapping[str, Any]) -> Iterator[str]:
+    """Why there is no verdict where there is none, for people."""
+    seed = {"round": "seed", "causes": {}, "unsolved": status.get("baseline_unsolved", {})}
+    for row in (seed, *status["rounds"]):
+        what = {"samples": row.get("causes"), "test answers, which count as not solved": row.get("unsolved")}
+        told = [f"{name}: {abstained(why)}" for name, why in what.items() if why]
+        if told:
+            where = "seed" if row["round"] == "seed" else f"round {row['round']}"
+            yield f"ungradable in {where}, {'; '.join(told)}"
+
+
+def _origin(seed: Mapping[str, Any]) -> str:
+    if "run" in seed:
+        return f"round {seed.get('round')} of the run {seed['run']}"
+    return f"{seed.get('id')} at commit {seed.get('revision')}"
+
+
+def _percent(fraction: float | None) -> str:
+    return "" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _interval(bounds: tuple[float, float] | None) -> str:
+    return "" if bounds is None else f"{100 * bounds[0]:.1f}–{100 * bounds[1]:.1f}"

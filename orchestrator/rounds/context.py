@@ -1,0 +1,259 @@
+"""What all rounds share: the job, the run, the workers; and the steps that belong to no single round."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+from orchestrator.config import Grade, Job, Judge
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.ledger import taken
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.recipes import Digest, Fields, Unseen, Used, Version
+from orchestrator.ledger.run import Facts, Run
+from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import model as committed_model
+from orchestrator.models.named import digest_of, model_used
+from orchestrator.records.abstentions import graders_version
+from orchestrator.records.reasoning_steps import StepItem, StepJudgement
+from orchestrator.records.rows import (
+    GRADERS_VERSION,
+    JUDGE_PROMPT,
+    PreferencePlan,
+    Problem,
+    SamplingPlan,
+    Split,
+    TokenizingPlan,
+    TrainingPlan,
+)
+from orchestrator.rounds import evaluation, sampling
+
+Say = Callable[[str], None]
+
+
+class TooLong(BadInput):
+    """No prompt fits the model's context."""
+
+
+class Trainers(Protocol):
+    """A group of training ranks (workers.training.group.TrainerGroup)."""
+
+    def reference(self, plan: TrainingPlan, out_file: str, against: str | None = None) -> Facts: ...
+    def train(self, plan: TrainingPlan, reference_file: str | None) -> Facts: ...
+
+
+class Workers(Protocol):
+    """Whoever does the work. Devices are shared: asking for engines may end the trainers, and back."""
+
+    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts: ...
+    def tokenize_preferences(self, source: str, rows: list[int] | None, plan: PreferencePlan, output: str) -> Facts: ...
+    def token_ends(self, model: str, source: str, output: str) -> Facts: ...
+    def judge_steps(self, items: Sequence[StepItem]) -> tuple[list[StepJudgement], Facts]: ...
+    def engines(self, model: str) -> sampling.Engines: ...
+    def graders(self, settings: Grade) -> sampling.Graders: ...
+    def trainers(self) -> Trainers: ...
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that can be the reference: where it is, what it is, and which gate problems it solves."""
+
+    path: str
+    """Absolute folder."""
+    name: str
+    """Folder relative to the run; the path itself for a seed model elsewhere."""
+    digest: Used
+    """Its files, which are checked wherever it is an input."""
+    probe: Path | None = None
+    """The trainer's own log-probabilities of some completions (schema PROBE), where it was trained in this run."""
+    gate: Mapping[str, bool] = field(default_factory=dict)
+    evaluation: str = ""
+    """The step that `gate` is from."""
+    graders_version: int = 0
+    """The version of the graders that `gate` is by."""
+
+    @property
+    def gate_accuracy(self) -> float:
+        return sum(self.gate.values()) / max(1, len(self.gate))
+
+
+@dataclass(frozen=True)
+class Context:
+    """What all rounds share."""
+
+    job: Job
+    run: Run
+    workers: Workers
+    problems: Mapping[str, list[Problem]]
+    seed_model: str
+    """Absolute folder; its tokenizer serves the whole run."""
+    say: Say
+
+    def seed(self, *purpose: str | int) -> int:
+        return derived_seed(self.job.seed, *purpose)
+
+    @functools.cached_property
+    def seed_files(self) -> Used:
+        """The seed model as an input: what is in it, and its files.
+
+        Raises:
+            Damaged: it is not the model that the run was started with.
+        """
+        path, root = Path(self.seed_model), self.run.root
+        if (kept := os.path.relpath(path, root)) in self.run.ledger.state.commits:
+            return self._kept(kept)
+        used = model_used(self.seed_model)
+        recorded = self.run.ledger.state.configs[-1] if self.run.ledger.state.configs else {}
+        if recorded.get("model_digest", used.value) != used.value:
+            raise Damaged(f"{path}: the model has changed since the run was started. Restore it from a copy.")
+        return used
+
+    def _kept(self, name: str) -> Used:
+        """A model that the run has kept."""
+        artifact = next(a for a in self.run.ledger.state.commits[name].artifacts if a.path == name)
+        digest = digest_of({file: said["sha256"] for file, said in sorted(artifact.files.items())})
+        return committed_model(digest, artifact)
+
+    def tell(self, folder: str, phase: str, text: str) -> None:
+        """Say what a step has come to, and whether this run has done it."""
+        left = taken.told(self.run.ledger.state, f"{folder}/{phase}")
+        self.say(f"{folder:<10} {phase:<11} {text}{left}")
+
+    def grade_of(self, round_number: int) -> Grade:
+        """How a round's samples are graded."""
+        again = self.job.regrade
+        return again.grade if again and round_number >= again.round else self.job.grade
+
+    def tokenize(self, name: str, problems: Mapping[str, list[Problem]], **changes: Any) -> Commit:
+        """A folder with one Parquet file of prompts a key of `problems`; `changes` are to the plan for it.
+
+        Raises:
+            TooLong: none of the prompts of a key leaves room for a completion.
+        """
+        plan = replace(tokenizing_plan(self.job, self.seed_model), **changes)
+        inputs = {
+            "problems": {key: Digest(rows) for key, rows in problems.items()},
+            "plan": Fields(plan, {"model": self.seed_files}),
+        }
+
+        def work(folder: Path) -> Facts:
+            facts: Facts = {"prompts": 0, "dropped": 0}
+            for key, rows in problems.items():
+                counts = self.workers.tokenize(rows, plan, str(folder / f"{key}.parquet"))
+                if not counts["prompts"]:
+                    raise TooLong(
+                        f"data.{key}: every prompt is too long: with generate.max_tokens more tokens it must fit the "
+                        "model's context (generate.max_model_len)"
+                    )
+                facts[key] = counts["prompts"]
+                facts["prompts"] += counts["prompts"]
+                facts["dropped"] += counts["dropped"]
+            return facts
+
+        commit = self.run.step(name, inputs, work)
+        if commit.facts["dropped"]:
+            self.say(f"{name}: {commit.facts['dropped']} prompts are too long for the context and were left out")
+        return commit
+
+    def evaluate_seed(self) -> Model:
+        """The seed model on gate and test: what every later figure is compared with. Nothing is done without these."""
+        path, root = Path(self.seed_model), self.run.root
+        name = path.relative_to(root) if path.is_relative_to(root) else path
+        seed = Model(str(path), str(name), self.seed_files)
+        return self.evaluate(seed, "baseline/evaluation") if self.problems.keys() & {"gate", "test"} else seed
+
+    def fixed_reference(self) -> Model | None:
+        """The model that the job's `reference` names, which the run has kept; None where it names none."""
+        if self.job.fixed_reference is None:
+            return None
+        name = "baseline/reference"
+        return Model(str(self.run.path(name)), name, self._kept(name))
+
+    def evaluate(self, model: Model, name: str, splits: Sequence[Split] = ("gate", "test")) -> Model:
+        """Answer the problems of the splits greedily; returns the model with its gate results.
+
+        Before that the engine must agree with the trainer about the log-probabilities of the model's
+        probe: an engine that loaded something else would answer, too.
+        """
+        held_out = {split: self.problems[split] for split in ("gate", "test") if split in self.problems}
+        splits = [split for split in splits if split in held_out]
+        opening = evaluation_opening(self.job)
+        prompts = self.tokenize("baseline/prompts", held_out, opening=opening) if held_out else None
+        generate = self.job.generate
+        plan = SamplingPlan(1, 0.0, 1.0, 0, evaluation_tokens(self.job), tuple(generate.stop), 0)
+        inputs = {
+            "model": model.digest,
+            "prompts": hashes(prompts) if prompts else [],
+            "splits": list(splits),
+            "plan": plan,
+            "engine": generate.engine,
+            **grading(self.job.grade, self.job.judge),
+        }
+
+        def work(*output: Path) -> Facts:
+            engines = self.workers.engines(model.path)
+            agreement = None
+            if model.probe:
+                agreement = evaluation.check_probe(engines, model.probe, self.job.evaluate.probe_tolerance)
+            files: dict[str, Path] = {split: self.run.path(f"baseline/prompts/{split}.parquet") for split in splits}
+            facts: Facts = {"probe": agreement}
+            for folder in output:
+                graders = self.workers.graders(self.job.grade)
+                facts |= evaluation.evaluate(engines, graders, files, plan, generate.shard_prompts, folder)
+            return facts
+
+        also = [self.run.used(model.probe)] if model.probe else []
+        commit = self.run.step(name, inputs, work, [name] if splits else [], also)
+        folder, _, phase = name.rpartition("/")
+        self.tell(folder, phase, evaluation.summary(commit.facts))
+        with self.run.using(hashes(commit)):
+            gate = evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {}
+        return replace(model, gate=gate, evaluation=name, graders_version=graders_version(commit.facts))
+
+
+def derived_seed(seed: int, *purpose: str | int) -> int:
+    """A seed (31 bits) for one purpose: a stable hash of the run's seed and the purpose."""
+    text = "\x1f".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
+
+
+def evaluation_tokens(job: Job) -> int:
+    """Longest answer of an evaluation, in tokens."""
+    return job.evaluate.max_tokens or job.generate.max_tokens
+
+
+def evaluation_opening(job: Job) -> str:
+    """What opens the answers to gate and test."""
+    return job.steps.opening if job.source == "steps" and job.steps.open_evaluation else ""
+
+
+def tokenizing_plan(job: Job, model: str) -> TokenizingPlan:
+    """How a job's problems become prompts for a model."""
+    return TokenizingPlan(
+        model,
+        job.data.chat,
+        job.data.system,
+        job.generate.max_model_len,
+        max(job.generate.max_tokens, evaluation_tokens(job)),
+        tuple((example.prompt, example.completion) for example in job.data.examples),
+        job.data.example_separator,
+        date=job.data.date,
+    )
+
+
+def preference_plan(job: Job, model: str) -> PreferencePlan:
+    """How a job's preference data become pairs for a model."""
+    return PreferencePlan(model, job.pairs.append_eos, job.train.max_tokens, job.data.date)
+
+
+def grading(grade: Grade, judge: Judge | None) -> dict[str, Any]:
+    """What can change a verdict, as inputs of a step."""
+    by: dict[str, Any] = {"grade": grade, "graders_version": Version("graders_version", GRADERS_VERSION)}
+    if "judge" in grade.graders:
+        by["judge"] = Unseen({"settings": judge, "prompt": Version("judge_prompt", JUDGE_PROMPT)})
+    return by

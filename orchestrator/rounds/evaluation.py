@@ -1,0 +1,205 @@
+"""Greedy answers on gate and test, and the check that the engine serves what the trainer exported."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
+
+from orchestrator.errors import RatchetError
+from orchestrator.files.inside import remove
+from orchestrator.ledger.run import Facts
+from orchestrator.records.abstentions import abstained
+from orchestrator.records.rows import CAUSES, EVALUATION, SAMPLES, SamplingPlan, Shard
+from orchestrator.rounds.sampling import Engines, Graders, Slice, mishaps, sample_and_grade, shards_of, told, versions
+from orchestrator.rounds.statistics import wilson_interval
+
+
+class ProbeFailed(RatchetError):
+    """Engine and trainer disagree about a checkpoint, so nothing that either says of it can be trusted."""
+
+
+def evaluate(
+    engines: Engines,
+    graders: Graders,
+    files: Mapping[str, Path],
+    plan: SamplingPlan,
+    shard_prompts: int,
+    output: Path,
+) -> Facts:
+    """Answer each split's prompts once; write `output`/SPLIT.parquet (schema EVALUATION).
+
+    A prompt that was given up, since it took down several engines, is not solved; nor is one whose answer is
+    ungradable. Returns for each split: problems, correct, accuracy with its 95 % interval (Wilson), mean_tokens, how
+    many are truncated, unreadable, failed or without a readable gold answer; `graders_version`; and what went wrong, if
+    anything did (`quarantined`, `engines_lost`, `graders_lost`).
+    """
+    slices: dict[str, list[Slice]] = {}
+    for split, file in files.items():
+        slices[split] = shards_of(file, shard_prompts, first_index=sum(map(len, slices.values())))
+    output.mkdir(exist_ok=True)
+    work = _beside(output)
+
+    def samples(index: int) -> Path:
+        return work / f"samples-{index}.parquet"
+
+    def verdicts(index: int) -> Path:
+        return work / f"verdicts-{index}.parquet"
+
+    shards: list[Facts] = []
+
+    def keep(index: int, facts: Facts) -> None:
+        shards.append(facts)  # an evaluation is committed as a whole
+
+    every = [slice_ for part in slices.values() for slice_ in part]
+    sample_and_grade(engines, graders, every, plan, (samples, samples), verdicts, keep, keep)
+    facts: Facts = {}
+    for split, part in slices.items():
+        tables = [_joined(split, list(s.golds), samples(s.index), verdicts(s.index)) for s in part]
+        table = pa.concat_tables(tables)
+        pq.write_table(table, output / f"{split}.parquet", compression="zstd")
+        facts[split] = facts_of(table)
+    remove(work.parent, work)
+    return facts | versions(shards) | mishaps(shards, "quarantined", "engines_lost", "graders_lost")
+
+
+def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Path) -> Facts:
+    """Grade the texts of an evaluated split once more, and write them with their new verdicts (schema EVALUATION).
+
+    `golds` are by prompt. A prompt that was given up stays so. Returns the split's figures as `evaluate` does, its
+    `graders_version`, and `changed`, how many problems count otherwise than before.
+    """
+    table = pq.read_table(stored)
+    split, prompts = table["split"][0].as_py(), table["prompt_id"].to_pylist()
+    given_up = pa.compute.equal(table["finish_reason"], "quarantined")
+    answered = table.filter(pa.compute.invert(given_up)).select(("prompt_id", "text", "token_ids", "finish_reason"))
+    answered = answered.append_column("sample_index", pa.array([0] * answered.num_rows, pa.int32()))
+    answered = answered.append_column("num_tokens", pa.compute.list_value_length(answered["token_ids"]))
+    work = _beside(output.parent)
+    samples, verdicts = (work / f"{output.name}-{what}" for what in ("samples", "verdicts"))
+    pq.write_table(answered.select(SAMPLES.names).cast(SAMPLES), samples)
+    graders.submit(Shard(0, str(samples), 0, answered.num_rows, str(verdicts)), dict(golds))
+    shards = [facts for _, facts in graders.drain()]
+    again = _joined(split, prompts, samples, verdicts)
+    pq.write_table(again, output, compression="zstd")
+    remove(work.parent, work)
+    return facts_of(again) | versions(shards) | {"changed": changed(stored, output)}
+
+
+def check_probe(engines: Engines, probe: Path, tolerance: float) -> Facts:
+    """Compare every engine's log-probabilities of the probe's completions with the trainer's.
+
+    Raises:
+        ProbeFailed: a token's log-probability differs by more than `tolerance` nats on average.
+    """
+    rows = pq.read_table(probe).to_pydict()
+    completions, said = rows["completion_token_ids"], rows["logprob"]
+    worst, num_tokens = 0.0, 0
+    for number, sums in enumerate(engines.logprobs(rows["prompt_token_ids"], completions)):
+        scored = [
+            (ours, theirs, len(c)) for ours, theirs, c in zip(sums, said, completions, strict=True) if ours is not None
+        ]
+        num_tokens = sum(length for _, _, length in scored)
+        if not num_tokens:
+            raise ProbeFailed(
+                f"{probe}: none of the probe's completions fits the engine's context; raise max_model_len"
+            )
+        difference = sum(abs(ours - theirs) for ours, theirs, _ in scored) / num_tokens
+        # A comparison that is false for NaN: no number is no agreement.
+        if not difference <= tolerance:
+            raise ProbeFailed(
+                f"engine {number} and the trainer disagree about the new checkpoint: a token's log-probability "
+                f"differs by {difference:.4f} nats on average over {num_tokens} tokens (evaluate.probe_tolerance is "
+                f"{tolerance}). The checkpoint is not promoted."
+            )
+        worst = max(worst, difference)
+    return {"mean_difference": worst, "tokens": num_tokens, "completions": len(completions)}
+
+
+def solved(file: Path) -> dict[str, bool]:
+    """Which problems of an evaluation were answered correctly; whatever is not correct is not solved."""
+    table = pq.read_table(file, columns=["prompt_id", "verdict"])
+    pairs = zip(table["prompt_id"].to_pylist(), table["verdict"].to_pylist(), strict=True)
+    return {prompt_id: verdict == "correct" for prompt_id, verdict in pairs}
+
+
+def changed(before: Path, after: Path) -> int:
+    """How many problems of an evaluation count otherwise since it was graded again."""
+    then, now = solved(before), solved(after)
+    return sum(then[prompt_id] != now[prompt_id] for prompt_id in then)
+
+
+def golds(prompts: Path) -> dict[str, str]:
+    """Gold answers by prompt."""
+    table = pq.read_table(prompts, columns=["prompt_id", "gold"])
+    return dict(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
+
+
+def summary(facts: Mapping[str, Any]) -> str:
+    """One line for people."""
+    parts = []
+    for split in ("gate", "test"):
+        if split not in facts:
+            continue
+        e = facts[split]
+        accuracy = f"{split} {100 * e['accuracy']:.1f} % [{100 * e['low']:.1f}, {100 * e['high']:.1f}]"
+        why = abstained(e)
+        parts.append(accuracy + (f", with {why} as not solved" if why else ""))
+    if not parts and facts.get("probe"):
+        parts.append(f"engine and trainer agree to {facts['probe']['mean_difference']:.4f} nats a token; no problems")
+    return ", ".join(parts) + told(facts)
+
+
+def _beside(output: Path) -> Path:
+    """A new folder for work in progress: what workers leave in that of the output would be committed with it."""
+    work = output.with_name(f"{output.name}.work-e0")
+    work.mkdir()
+    return work
+
+
+def _joined(split: str, prompts: Sequence[str], samples: Path, verdicts: Path) -> pa.Table:
+    """One row a prompt, also for those that were given up: two models are compared on the same problems."""
+    left, right = pq.read_table(samples), pq.read_table(verdicts)
+    if not left["prompt_id"].equals(right["prompt_id"]):
+        raise RatchetError(f"{verdicts}: the verdicts are not in the samples' order")
+    columns = [pa.array([split] * left.num_rows)]
+    columns += [left[name] for name in ("prompt_id", "text", "token_ids", "finish_reason")]
+    columns += [right[name] for name in ("verdict", "extracted", "cause")]
+    answered = set(left["prompt_id"].to_pylist())
+    given_up: list[dict[str, Any]] = [
+        {"split": split, "prompt_id": prompt, "text": "", "token_ids": [], "extracted": None}
+        | {"finish_reason": "quarantined", "verdict": "ungradable"}
+        for prompt in prompts
+        if prompt not in answered
+    ]
+    rows = pa.Table.from_pylist(given_up, schema=EVALUATION)
+    return pa.concat_tables([pa.table(columns, schema=EVALUATION), rows])
+
+
+def given_up(table: pa.Table) -> list[str]:
+    """Prompts of an evaluated split that took down several engines."""
+    names: list[str] = table.filter(pa.compute.equal(table["finish_reason"], "quarantined"))["prompt_id"].to_pylist()
+    return names
+
+
+def facts_of(table: pa.Table) -> Facts:
+    """The figures of an evaluated split (schema EVALUATION): see `evaluate`. Graders of version 1 had no `cause`."""
+    verdicts = table["verdict"].to_pylist()
+    correct = verdicts.count("correct")
+    low, high = wilson_interval(correct, len(verdicts))
+    causes = table["cause"].to_pylist() if "cause" in table.column_names else None
+    lengths = [len(ids) for ids in table["token_ids"].to_pylist()]
+    return {
+        "problems": len(verdicts),
+        "correct": correct,
+        "accuracy": correct / len(verdicts),
+        "low": low,
+        "high": high,
+        "truncated": table["finish_reason"].to_pylist().count("length"),
+        **({cause: causes.count(cause) for cause in CAUSES if cause != "truncated"} if causes is not None else {}),
+        "mean_tokens": sum(lengths) / len(lengths),
+    }

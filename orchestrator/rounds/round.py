@@ -1,0 +1,322 @@
+"""What one round does, step by step. Each method is one committed step: its inputs, its work, its facts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from orchestrator.config import Grade, Job, Pairs, at_round
+from orchestrator.errors import RatchetError
+from orchestrator.files import durable
+from orchestrator.inputs.problems import prompts_of_round
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.recipes import Fields, Used
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.taken import taken
+from orchestrator.ledger.uses import hashes
+from orchestrator.records.abstentions import abstained
+from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
+from orchestrator.rounds import gate, pair_files, regrading, sampling, space
+from orchestrator.rounds.context import Context, Model, derived_seed, grading
+from orchestrator.rounds.gate import spare_checkpoints
+from orchestrator.rounds.pairing import PairingPlan
+from orchestrator.rounds.training import Training
+
+
+class GateStopped(Exception):
+    """The gate refused a candidate; the best reference stands."""
+
+
+class NoPairs(RatchetError):
+    """A round's samples make no pair, so there is nothing to train on."""
+
+
+@dataclass(frozen=True)
+class Graded:
+    """A round's samples and their verdicts, shard by shard."""
+
+    prompts: Path
+    """The file of prompts that was sampled."""
+    shards: list[pair_files.Scored]
+    hashes: list[Used]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One click of the ratchet."""
+
+    context: Context
+    number: int
+    part: str = ""
+    """A part of the round that samples for itself, in a folder of its own below the round's; "" is the round."""
+    split: Literal["train", "gate"] = "train"
+    """Problems that it samples; the gate's only for `held_out_pairs`."""
+
+    @property
+    def folder(self) -> str:
+        return f"rounds/{self.number:02d}" + (f"/{self.part}" if self.part else "")
+
+    def require_space(self) -> None:
+        """Raise DiskFull where this round would not fit on the disk; asked before it, not in the middle."""
+        context = self.context
+        first = "pairs" if context.job.source == "dataset" else "prompts"
+        if context.run.committed(f"{self.folder}/{first}") is None:
+            seed, problems = Path(context.seed_model), space.sizes(context.problems)
+            if (kept := context.run.committed("baseline/preferences")) is not None:
+                problems["stages"] = (kept.facts["pairs"], kept.facts["characters"])
+            need = space.round_need(context.job, self.number, seed, problems)
+            space.require_space(context.run.root, need, f"round {self.number}")
+
+    def problems(self) -> list[Problem]:
+        """The problems that the round's prompts are made of."""
+        problems = self.context.problems[self.split]
+        if self.split == "train":
+            seed = self.context.seed("prompts")
+            problems = prompts_of_round(problems, self.context.job.data, self.number, seed)
+        return problems
+
+    def prompts(self) -> Commit:
+        return self.context.tokenize(f"{self.folder}/prompts", {self.split: self.problems()})
+
+    def samples_and_verdicts(
+        self, prompts: Commit, sampled_from: Model, plan: SamplingPlan | None = None, grade: Grade | None = None
+    ) -> Graded:
+        """Sample and grade, both committed shard by shard, the grading hidden behind the sampling. `plan` and `grade`
+        are the job's unless given."""
+        context, run = self.context, self.context.run
+        usual = context.grade_of(self.number)
+        plan, grade = plan or self.sampling_plan(), grade or usual
+        inputs = {
+            "model": sampled_from.digest,
+            "prompts": hashes(prompts),
+            "plan": plan,
+            "engine": context.job.generate.engine,
+            "shard_prompts": context.job.generate.shard_prompts,
+        }
+        samples = run.sharded(f"{self.folder}/samples", inputs)
+        graded_from = {"samples": inputs, **grading(grade, context.job.judge)}
+        verdicts = run.sharded(f"{self.folder}/verdicts", graded_from, samples, GRADERS_VERSION, hashes(prompts))
+        for version, number in verdicts.outdated.items():
+            shards_were = "1 shard was" if number == 1 else f"{number} shards were"
+            self.say(
+                "verdicts",
+                f"{shards_were} graded by version {version} of the graders, and are graded again by "
+                f"version {GRADERS_VERSION}: a step mixes no versions",
+            )
+        source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
+        with run.using(hashes(prompts)):
+            shards = sampling.shards_of(source, context.job.generate.shard_prompts)
+        if run.committed(verdicts.name) is None:
+            with samples.guarding(), verdicts.guarding():
+                sampling.sample_and_grade_shards(
+                    lambda: context.workers.engines(sampled_from.path),
+                    lambda: context.workers.graders(grade),
+                    shards,
+                    plan,
+                    samples,
+                    verdicts,
+                )
+        sampled = samples.finish(sampling.sampling_facts(samples.facts(), samples.own_facts())).facts
+        graded = verdicts.finish(sampling.grading_facts(verdicts.facts(), verdicts.own_facts())).facts
+        speed = "" if taken(run.ledger.state, samples.name) else f" at {sampled['tokens_per_second']:.0f} tokens/s"
+        self.say("samples", f"{sampled['samples']}{speed}{sampling.told(sampled)}")
+        why = abstained(graded)
+        counts = f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable"
+        counts += f" ({why})" if why else ""
+        if grade is usual:  # else somebody looks for other things than right answers
+            self.say("verdicts", counts + sampling.told(graded))
+        scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in range(len(shards))]
+        return Graded(source, scored, [*samples.hashes(), *verdicts.hashes()])
+
+    def pairs(self, graded: Graded, hinted: Graded | None = None) -> Commit:
+        """Preference pairs, or samples to be imitated, from this round's own samples (arXiv 2404.19733, section 2)."""
+        plan = self.pairing_plan()
+        inputs = {"graded": graded.hashes, "hinted": hinted.hashes if hinted else []}
+
+        def work(folder: Path) -> Facts:
+            folder.mkdir()
+            more = hinted.shards if hinted else []
+            return pair_files.write_pairs(graded.prompts, graded.shards, plan, folder / "00000.parquet", more)
+
+        commit = self.make_pairs(inputs, plan, work)
+        facts = commit.facts
+        if not facts["pairs"] and self.split == "train":
+            if plan.rule in ("best_worst", "margin"):
+                far = f"two scores that are {plan.margin:g} apart" if plan.rule == "margin" else "two different scores"
+                raise NoPairs(
+                    f"round {self.number} gives no pairs: no prompt's samples have {far}. Use other prompts, a higher "
+                    "temperature or more samples."
+                )
+            raise NoPairs(
+                f"round {self.number} gives no pairs: {facts['prompts_all_correct']} of its prompts have only correct "
+                f"samples (ungradable ones aside), {facts['prompts_all_wrong']} only wrong ones, "
+                f"{facts['prompts_mixed']} both{_without_verdict(facts)}. Use other prompts, a higher temperature, "
+                "more samples, or gold solutions as winners (pairs.gold_as_chosen)."
+            )
+        return commit
+
+    def make_pairs(self, inputs: Mapping[str, Any], plan: PairingPlan, work: Callable[[Path], Facts]) -> Commit:
+        """Commit the round's pairs, which `work` writes to 00000.parquet in a new folder, from these inputs, its
+        prompts and the plan."""
+        prompts = hashes(self.context.run.ledger.state.commits[f"{self.folder}/prompts"])
+        everything = Fields(plan, {"prompts": prompts, **inputs})
+        commit = self.context.run.step(f"{self.folder}/pairs", everything, work)
+        self.say("pairs", _told(commit.facts, plan))
+        return commit
+
+    def held_out_pairs(self, sampled_from: Model) -> Commit | None:
+        """Pairs of the gate problems, for a job that trains on these too once they have chosen (`train.retrain`)."""
+        if not self.context.job.train.retrain:
+            return None
+        gate_side = replace(self, part="held_out", split="gate")
+        pairs = gate_side.pairs(gate_side.samples_and_verdicts(gate_side.prompts(), sampled_from))
+        return pairs if pairs.facts["pairs"] else None
+
+    def replay(self) -> Commit | None:
+        """Pairs of earlier rounds that are trained on again, if the job wants any."""
+        settings, run = self.context.job.pairs, self.context.run
+        share = settings.replay
+        if not share or self.number == 1:
+            return None
+        seed = self.context.seed("replay", self.number)
+        earlier = rounds_replayed(settings, self.number)
+        steps = [f"rounds/{number:02d}/pairs" for number in earlier]
+        commits = [run.ledger.state.commits[step] for step in steps]
+        inputs = {"pairs": [hashes(commit) for commit in commits], "share": share, "seed": seed}
+
+        def work(folder: Path) -> Facts:
+            folder.mkdir()
+            files = [run.path(f"{step}/00000.parquet") for step in steps]
+            return pair_files.write_replay(files, share, seed, folder / "00000.parquet", earlier[0])
+
+        commit = run.step(f"{self.folder}/replay", inputs, work)
+        self.say("replay", f"{commit.facts['pairs']} pairs of {commit.facts['rounds']} earlier rounds")
+        return commit
+
+    def train(self, pairs: Commit, replay: Commit | None, held_out: Commit | None, init: Model, ref: Model) -> Model:
+        """The candidate: `init`, trained on the pairs relative to the reference `ref`; see training.py."""
+        training = Training(self.context, self.number, self.folder, init, ref)
+        candidate = training.candidate(pairs, replay, held_out)
+        if self.context.job.source == "dataset":
+            training.score_policy(candidate, pairs)
+        return candidate
+
+    def evaluate(self, candidate: Model) -> Model:
+        return self.context.evaluate(candidate, f"{self.folder}/evaluation")
+
+    def comparable(self, best: Model, candidate: Model) -> tuple[Model, Model]:
+        """Both with gate results by one version of the graders."""
+        best, candidate = regrading.comparable(self.context, (best, candidate), f"{self.folder}/regraded")
+        return best, candidate
+
+    def promote(self, candidate: Model, against: Model) -> None:
+        """Ask the gate, once; its answer stands.
+
+        Raises:
+            GateStopped: the candidate is not promoted.
+        """
+        run, rule = self.context.run, self.context.job.promotion
+        decision = next((p for p in run.ledger.state.promotions if p["round"] == self.number), None)
+        if decision is None:
+            decided = gate.decide(rule.rule, rule.alpha, against.gate, candidate.gate)
+            decision = {"round": self.number, "rule": rule.rule, "alpha": rule.alpha}
+            decision |= told_of(decided, against, candidate)
+            if candidate.name not in run.ledger.state.discarded:  # a fork decides anew on what was removed
+                run.require(candidate.digest)  # what is promoted is what was evaluated
+            run.append("promotion", decision)
+        if decision["round"] == run.ledger.state.promotions[-1]["round"]:  # on a resume, earlier ones are passed over
+            self._point_to_reference()
+        drop = decision["smallest_detectable_drop"]
+        seen = f" The test could see a drop of {100 * drop:.1f} points." if drop is not None else ""
+        self.say("gate", decision["reason"] + seen)
+        if not decision["promoted"]:
+            raise GateStopped(
+                f"round {self.number}: {decision['reason']} The reference stays {decision['reference']}. To go on with "
+                f"other settings: `ratchet fork {run.root} NEWRUN KEY=VALUE`."
+            )
+        for path in spare_checkpoints(run.ledger.state, self.context.job.keep.checkpoints):
+            run.discard(path)
+
+    def _point_to_reference(self) -> None:
+        """Write CURRENT. Where another driver has taken over and come further, its word is what stays there."""
+        run, written = self.context.run, None
+        newest = run.ledger.state.promotions[-1]["reference"]
+        while written != newest:
+            durable.replace(run.path("CURRENT"), newest.encode() + b"\n")
+            written, newest = newest, run.ledger.as_it_is().state.promotions[-1]["reference"]
+
+    def say(self, phase: str, text: str) -> None:
+        self.context.tell(self.folder, phase, text)
+
+    def sampling_plan(self) -> SamplingPlan:
+        generate, number = self.context.job.generate, self.number
+        purpose = ("samples", number, self.part) if self.split == "train" and self.part else ("samples", number)
+        return SamplingPlan(
+            samples=at_round(generate.samples, number),
+            temperature=at_round(generate.temperature, number),
+            top_p=generate.top_p,
+            top_k=generate.top_k,
+            max_tokens=generate.max_tokens,
+            stop=tuple(generate.stop),
+            seed=self.context.seed(*purpose),
+            seeding=generate.seeding,
+            temperature_mix=tuple(generate.temperature_mix or ()),
+        )
+
+    def pairing_plan(self) -> PairingPlan:
+        return pairing_plan(self.context.job, self.number)
+
+
+def pairing_plan(job: Job, number: int) -> PairingPlan:
+    """How a round's pairs are made."""
+    settings = job.pairs
+    return PairingPlan(
+        at_round(settings.per_prompt, number),
+        settings.rule,
+        settings.margin,
+        settings.gold_as_chosen,
+        settings.rejected,
+        settings.distinct,
+        settings.max_pairs,
+        derived_seed(job.seed, "pairs", number),
+    )
+
+
+def rounds_replayed(settings: Pairs, number: int) -> range:
+    """The earlier rounds whose pairs round `number` trains on again, where the job wants that."""
+    return range(max(1, number - (settings.replay_rounds or number)), number)
+
+
+def told_of(decided: gate.Decision, against: Model, candidate: Model) -> dict[str, Any]:
+    """What a promotion record says of the gate's decision, beside round, rule and alpha."""
+    reference, best = candidate if decided.promoted else against, better(against, candidate)
+    return {"reference": reference.name, "best": best.name, "graders_version": candidate.graders_version} | asdict(
+        decided
+    )
+
+
+def better(before: Model, candidate: Model) -> Model:
+    """The better one on the gate problems; of equals the earlier."""
+    return max(before, candidate, key=lambda model: model.gate_accuracy)
+
+
+def _without_verdict(facts: Facts) -> str:
+    """How many prompts have no sample with a verdict, and what would come of it if they had; empty where all have."""
+    none = f", {facts['prompts_ungradable']} none with a verdict" if facts["prompts_ungradable"] else ""
+    lost = f" ({facts['pairs_lost']} pairs if unreadable answers were wrong: see grade.unreadable)"
+    return none + (lost if facts.get("pairs_lost") else "")
+
+
+def _told(facts: Facts, plan: PairingPlan) -> str:
+    if plan.rule == "correct":
+        return f"{facts['pairs']} completions to imitate"
+    if "prompts_tied" in facts:
+        return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with samples of different scores"
+    gold = " and of gold solutions" if plan.gold_as_chosen else ""
+    told = f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
+    if not facts.get("pairs_lost"):
+        return told
+    lost = f"{facts['pairs_lost']} more, of {facts['prompts_lost']} more prompts"
+    return f"{told}; if unreadable answers were wrong there would be {lost}"

@@ -1,0 +1,350 @@
+"""The training of one round: from pairs to a candidate.
+
+    reference   log-probabilities of every completion under the reference model, once, where the loss compares with it
+    train       the optimizer steps; one checkpoint, or one every `train.eval_every` steps
+    selection   each of several checkpoints on the gate problems
+    choice      the last of them, or the best
+    retrain     the same number of steps once more, with pairs of the gate problems too (arXiv 2404.19733, section 3.1)
+
+The last three only where the job asks for them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import stat
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import Loss, Train, at_round
+from orchestrator.errors import Damaged
+from orchestrator.files import durable
+from orchestrator.files.inside import read_regular, remove, require_below
+from orchestrator.files.user_state import sealing_key
+from orchestrator.ledger import recipes
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.recipes import Fields, Unseen, Used
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.taken import taken
+from orchestrator.ledger.uses import fingerprint, hashes, model
+from orchestrator.records.rows import LossWeights, TrainingPlan, is_sealed
+from orchestrator.rounds import regrading
+from orchestrator.rounds.context import Context, Model
+
+_LARGEST_MANIFEST = 1 << 24  # bytes, of a saved state: a line for each file of each rank
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint of a round, by the number of steps it was trained for."""
+
+    steps: int
+    model: Model
+
+
+@dataclass(frozen=True)
+class Training:
+    """How one round trains. `folder` is the round's, such as rounds/01."""
+
+    context: Context
+    number: int
+    folder: str
+    init: Model
+    reference: Model
+
+    def candidate(self, pairs: Commit, replay: Commit | None, held_out: Commit | None) -> Model:
+        """Train `init` on the pairs and those replayed; `held_out` are the gate problems' pairs, for `retrain`."""
+        parts = [commit for commit in (pairs, replay) if commit]
+        everything = [*parts, held_out] if held_out else parts
+        if self._compares:
+            self._score_reference(everything)
+        if self.context.job.train.eval_every is None:
+            commit = self._train("train", parts, f"{self.folder}/checkpoint")
+            return self._model(commit, self.context.run.path(f"{self.folder}/train/probe.parquet"))
+        candidates = f"{self.folder}/candidates"
+        commit = self._train("train", parts, candidates, export_every=self.context.job.train.eval_every)
+        evaluated = [self._evaluated(steps, commit) for steps in _steps_exported(commit)]
+        models = regrading.comparable(self.context, [c.model for c in evaluated], f"{self.folder}/selection/regraded")
+        evaluated = [Candidate(c.steps, model) for c, model in zip(evaluated, models, strict=True)]
+        chosen = self._choose(evaluated, publish=not held_out)
+        if held_out:
+            total = commit.facts["steps"]
+            commit = self._train(
+                "retrain", everything, f"{self.folder}/checkpoint", steps=chosen.facts["steps"], schedule_steps=total
+            )
+            model = self._model(commit, self.context.run.path(f"{self.folder}/retrain/probe.parquet"))
+        else:
+            model = self._model(chosen, self.context.run.path(f"{self.folder}/choice/probe.parquet"))
+        self.context.run.discard(candidates)
+        return model
+
+    def _model(self, commit: Commit, probe: Path) -> Model:
+        name = f"{self.folder}/checkpoint"
+        files = model(fingerprint(hashes(commit)), next(a for a in commit.artifacts if a.path == name))
+        return Model(str(self.context.run.path(name)), name, files, probe)
+
+    # Training
+
+    def _score_reference(self, pairs: Sequence[Commit]) -> None:
+        run = self.context.run
+        inputs = {
+            "reference": self.reference.digest,
+            "pairs": _hashes(pairs),
+            **precision(self.context.job.train),
+            **apart(self.context.job.train, self.init.path, self.reference.path),
+            "max_tokens": self.context.job.train.max_tokens,  # longer pairs are dropped, and not scored
+        }
+
+        def work(output: Path) -> Facts:
+            output.mkdir()
+            plan = self._plan(pairs, output, output, {})
+            return self.context.workers.trainers().reference(plan, str(output / "00000.parquet"))
+
+        run.step(f"{self.folder}/reference", inputs, work, also=[self.init.digest])
+
+    def score_policy(self, policy: Model, pairs: Commit) -> None:
+        """What the trained policy makes of the round's pairs: the reference pass once more, with the new checkpoint."""
+        run = self.context.run
+        inputs = {
+            "policy": policy.digest,
+            "reference": self.reference.digest if self._compares else None,
+            "pairs": hashes(pairs),
+            **precision(self.context.job.train),
+            **apart(self.context.job.train, self.init.path, policy.path),
+            "max_tokens": self.context.job.train.max_tokens,
+        }
+
+        def work(output: Path) -> Facts:
+            output.mkdir()
+            plan = replace(self._plan([pairs], output, output, {}), reference=policy.path)
+            against = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
+            return self.context.workers.trainers().reference(plan, str(output / "00000.parquet"), against)
+
+        facts = run.step(f"{self.folder}/policy", inputs, work, also=[self.init.digest, *self._scored]).facts
+        rewarded = f"reward accuracy {facts['reward_accuracy']:.3f}, " if "reward_accuracy" in facts else ""
+        self._say("policy", f"{rewarded}mean gamma {facts['gamma']:.2f}")
+
+    def _train(self, phase: str, pairs: Sequence[Commit], target: str, **limits: int) -> Commit:
+        """One training from `init`; `target` is where its checkpoint, or its checkpoints, go."""
+        run, settings = self.context.run, self.context.job.train
+        inputs = {
+            "init": self.init.digest,
+            "reference": self.reference.digest if self._compares else None,
+            "pairs": _hashes(pairs),
+            "loss": self._loss_weights(),
+            "train": Fields(settings, {"learning_rate": at_round(settings.learning_rate, self.number)}),
+            "round": self.number,
+            "seed": self._seed,
+            "limits": limits,
+        }
+        if self._compares:
+            inputs |= apart(settings, self.init.path, self.reference.path)
+
+        step = f"{self.folder}/{phase}"
+
+        def work(output: Path, checkpoint: Path) -> Facts:
+            output.mkdir()
+            plan = self._plan(pairs, output, checkpoint, limits)
+            states, keep = self._own_states(phase), self.context.job.keep.training_states
+            plan = replace(self._named(plan, inputs), state_dir=str(states), keep_states=keep, state_key=sealing_key())
+            if why := unused_states(states, plan.state_names(settings.ranks), plan.state_key):
+                self._say(phase, f"{why}, and it starts over")
+            reference = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
+            return self.context.workers.trainers().train(plan, reference) | {"executed": _executed(settings)}
+
+        commit = run.step(step, inputs, work, [step, target], self._scored)
+        for states in self._states(phase):
+            run.remove(states)  # of use only while the training was unfinished
+        facts = commit.facts
+        resumed = f", resumed after step {facts['resumed_from']}" if facts.get("resumed_from") else ""
+        speed = "" if taken(run.ledger.state, step) else f" at {facts['tokens_per_second']:.0f}/s"
+        self._say(phase, f"{facts['steps']} steps{resumed}, {facts['tokens']} tokens{speed}")
+        return commit
+
+    def _named(self, plan: TrainingPlan, inputs: Mapping[str, Any]) -> TrainingPlan:
+        """The plan with the names of its training, by which saved states are known. What may change at a start is no
+        part of a name, but for where the optimizer's state is: a state is not moved."""
+        offload = self.context.job.train.offload_optimizer
+        recorded = recipes.as_recorded(self.context.run.ledger.state.configs)
+        alike = [settings for settings in recorded if settings.get("offload_optimizer") == offload]
+        earlier = recipes.fingerprints(inputs, 1, None, alike)
+        identity = durable.fingerprint([recipes.fingerprint(inputs), offload])
+        return replace(plan, identity=identity, also_known_as=tuple(sorted(earlier)))
+
+    def _states(self, phase: str) -> list[Path]:
+        """Folders of saved states that drivers left, the newest driver's last."""
+        folders = [path for path in self._like_states(phase) if not _is_odd(path)]
+        return sorted(folders, key=lambda path: [int(number) for number in path.name.rpartition("-")[2].split(".")])
+
+    def _like_states(self, phase: str) -> list[Path]:
+        found = self.context.run.path(self.folder).glob(f".{phase}-state-of-*")
+        return [path for path in found if re.fullmatch(r"[0-9]{1,18}(\.[0-9]{1,9})?", path.name.rpartition("-")[2])]
+
+    def _own_states(self, phase: str) -> Path:
+        """This driver's folder of saved states: that of the driver before it, under another name, so that ranks which
+        outlive that driver write where nobody looks."""
+        run = self.context.run
+        found, own = self._states(phase), run.path(f"{self.folder}/.{phase}-state-of-{run.epoch}")
+        if found and own not in found:
+            run.rename(found.pop(), own)
+        for left in self._like_states(phase):
+            if left != own:
+                run.remove(left)
+        return own
+
+    def _plan(self, pairs: Sequence[Commit], output: Path, checkpoint: Path, limits: dict[str, Any]) -> TrainingPlan:
+        run, settings = self.context.run, self.context.job.train
+        return TrainingPlan(
+            init=self.init.path,
+            reference=self.reference.path,
+            pairs=tuple(str(run.path(f"{commit.step}/00000.parquet")) for commit in pairs),
+            loss=self._loss_weights(),
+            learning_rate=at_round(settings.learning_rate, self.number),
+            seed=self._seed,
+            state_dir="",
+            failure_file=str(self._failure_file()),
+            metrics_file=str(output / "metrics.parquet"),
+            probe_file=str(output / "probe.parquet"),
+            checkpoint_dir=str(checkpoint),
+            **limits,
+        )
+
+    def _failure_file(self) -> Path:
+        """Where the trainer writes what it failed on: a file of the run, and no link."""
+        run = self.context.run
+        file = run.path(f"failures/round-{self.number:02d}/not_finite.json")
+        require_below(run.root, file)
+        if file.is_symlink():
+            run.remove(file)
+        return file
+
+    # The choice among several checkpoints
+
+    def _evaluated(self, steps: int, commit: Commit) -> Candidate:
+        """The checkpoint after so many steps, with its results on the gate problems."""
+        run, name = self.context.run, f"{self.folder}/candidates/{steps:06d}"
+        made = next(a for a in commit.artifacts if a.path == f"{self.folder}/candidates")
+        said = sorted(made.files.items())
+        own = [f"{file}:{about['sha256']}" for file, about in said if file.startswith(f"{steps:06d}/")]
+        files = model(durable.fingerprint(own), made, f"{steps:06d}/checkpoint")
+        here = Model(str(run.path(f"{name}/checkpoint")), name, files, run.path(f"{name}/probe.parquet"))
+        return Candidate(steps, self.context.evaluate(here, f"{self.folder}/selection/{steps:06d}", splits=("gate",)))
+
+    def _choose(self, candidates: Sequence[Candidate], publish: bool) -> Commit:
+        """Commit the choice; with `publish` the chosen checkpoint becomes the round's."""
+        select = self.context.job.train.select
+        accuracies = {f"{c.steps:06d}": c.model.gate_accuracy for c in candidates}
+        facts = choice_facts(accuracies, select)
+        chosen = next(candidate for candidate in candidates if candidate.steps == facts["steps"])
+        inputs = {"candidates": {f"{c.steps:06d}": c.model.digest for c in candidates}, "publish": publish}
+        inputs |= {"accuracies": accuracies, "select": select}
+
+        def work(output: Path, *checkpoint: Path) -> Facts:
+            output.mkdir()
+            (output / "accuracies.json").write_text(json.dumps(accuracies, indent=2) + "\n")
+            shutil.copyfile(chosen.model.probe or "", output / "probe.parquet")
+            for folder in checkpoint:
+                # Both names stand for one copy on the disk; the candidates' is removed soon.
+                shutil.copytree(chosen.model.path, folder, copy_function=os.link)
+            return facts
+
+        step = f"{self.folder}/choice"
+        outputs = [step, f"{self.folder}/checkpoint"] if publish else [step]
+        also = [self.context.run.used(chosen.model.probe)] if chosen.model.probe else []
+        commit = self.context.run.step(step, inputs, work, outputs, also)
+        self._say("choice", f"{chosen.steps} steps, the {select} of {len(candidates)} checkpoints")
+        return commit
+
+    @property
+    def _scored(self) -> list[Used]:
+        """The reference model's log-probabilities, where there are any: they follow from what a step names."""
+        return [self.context.run.used(f"{self.folder}/reference/00000.parquet")] if self._compares else []
+
+    @property
+    def _compares(self) -> bool:
+        """Whether the loss compares with a reference: imitation does not."""
+        return self._loss_weights().dpo > 0
+
+    @property
+    def _seed(self) -> int:
+        return self.context.seed("train", self.number)
+
+    def _loss_weights(self) -> LossWeights:
+        return loss_weights(self.context.job.loss, self.number)
+
+    def _say(self, phase: str, text: str) -> None:
+        self.context.tell(self.folder, phase, text)
+
+
+def choice_facts(accuracies: Mapping[str, float], select: str) -> Facts:
+    """Which of several checkpoints is chosen: the last, or of equally good ones the earliest. `accuracies` are those on
+    the gate problems by number of steps, in six digits."""
+    steps = max(accuracies) if select != "best" else min(accuracies, key=lambda steps: (-accuracies[steps], steps))
+    return {"steps": int(steps), "gate_accuracy": accuracies[steps], "candidates": len(accuracies)}
+
+
+def loss_weights(loss: Loss, number: int) -> LossWeights:
+    """The loss of a round: every field of the plan is that of the job."""
+    return LossWeights(**{own.name: at_round(getattr(loss, own.name), number) for own in fields(LossWeights)})
+
+
+def precision(train: Train) -> dict[str, Any]:
+    """In what log-probabilities are computed, as inputs of a step."""
+    autocast = train.precision == "bf16" and train.zero == 0  # workers.training.deepspeed_config.computes_in_autocast
+    return {"precision": train.precision} | ({"autocast": Unseen(True)} if autocast else {})
+
+
+def apart(train: Train, init: str, scored: str) -> dict[str, Any]:
+    """Whether a model was scored that is not the one that the policy starts from, as inputs of a step. In bfloat16
+    earlier versions computed it in another precision than the policy, and so no fork takes that over."""
+    return {"apart": Unseen(True)} if train.precision == "bf16" and init != scored else {}
+
+
+def _executed(settings: Train) -> dict[str, Any]:
+    """How a training was executed, where that may have changed since the run was started."""
+    return {name: getattr(settings, name) for name in recipes.AS_RECORDED_1}
+
+
+def _is_odd(folder: Path) -> bool:
+    """Whether a folder of saved states is, or has, a link or a pipe: ranks would write through it, or wait for it, and
+    no training makes one."""
+    found = (Path(here) / name for here, folders, files in os.walk(folder) for name in (*folders, *files))
+    modes = [path.lstat().st_mode for path in (folder, *found)]
+    return not stat.S_ISDIR(modes[0]) or not all(stat.S_ISREG(mode) or stat.S_ISDIR(mode) for mode in modes)
+
+
+def unused_states(states: Path, names: Sequence[str], key: bytes) -> str | None:
+    """Why none of the saved states can serve a training of these names; None where there is none, or one may. States
+    without a seal of this key are removed: DeepSpeed's files are pickles, which are code."""
+    found = [_manifest(file) for file in states.glob("[0-9]*/manifest.json")]
+    sealed = [manifest for manifest in found if is_sealed(key, manifest)]
+    if found and not sealed:
+        remove(states.parent, states)
+        return "the saved state has no seal of this user, so that it is not loaded"
+    if not found or any(manifest["identity"] in names for manifest in sealed):
+        return None
+    return "the saved state is of other settings (train.offload_optimizer)"
+
+
+def _manifest(file: Path) -> Any:
+    try:
+        return json.loads(read_regular(file, _LARGEST_MANIFEST, file.parents[1]))
+    except (OSError, Damaged, ValueError, RecursionError):
+        return None
+
+
+def _hashes(commits: Sequence[Commit]) -> list[Used]:
+    return [name for commit in commits for name in hashes(commit)]
+
+
+def _steps_exported(commit: Commit) -> list[int]:
+    """Numbers of steps after which a checkpoint was exported, in order."""
+    numbers = {file.partition("/")[0] for artifact in commit.artifacts[-1:] for file in artifact.files}
+    if not numbers or not all(number.isascii() and number.isdigit() for number in numbers):
+        raise Damaged(f"{commit.step}: committed, but not with folders named after steps (000010/...)")
+    return sorted(map(int, numbers))

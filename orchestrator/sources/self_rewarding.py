@@ -1,0 +1,162 @@
+"""Samples scored by the model that drew them (Self-Rewarding Language Models, arXiv 2401.10020, section 2.2).
+
+A judgement is a sample like any other, of a prompt that shows a response and asks for a score; the score is what the
+graders find in it. A response's score is the mean of several judgements.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.config import SelfJudge
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.uses import hashes
+from orchestrator.records.rows import SELF_SCORES, Problem
+from orchestrator.rounds import pair_files
+from orchestrator.rounds.context import Model, TooLong
+from orchestrator.rounds.round import Graded, NoPairs, Round
+
+TEMPLATE = """\
+Read a user's question and a response to it, and give the response points, one for each of these that holds:
+- It is relevant, and gives some of the information that was asked for.
+- It deals with a good part of the question, even if not with all of it.
+- It answers the heart of the question in a useful way.
+- It is written for the user: clear, complete and well ordered.
+- It could not be better: correct in every detail, to the point, showing real knowledge.
+
+Question: {prompt}
+
+<response>{response}</response>
+
+Say in at most 100 words why you give how many points, and close with a line "Score: " and the number of points, from 0
+to 5.
+"""
+
+
+def pairs(this: Round, model: Model) -> Commit:
+    """The round's pairs: the samples that the model likes better against those that it likes less.
+
+    Raises:
+        NoPairs: every prompt's samples have the same score, or none.
+    """
+    graded = this.samples_and_verdicts(this.prompts(), model)
+    judged = _judge(this, graded, model)
+    return this.pairs(_scores(this, graded, judged))
+
+
+def _judge(this: Round, graded: Graded, model: Model) -> Graded:
+    """Judgements of every sample that ended by itself; a prompt of theirs is named PROMPT#SAMPLE."""
+    settings, part = this.context.job.self_judge, replace(this, part="judged")
+    questions = {problem.prompt_id: problem.text for problem in this.problems()}
+    with this.context.run.using(graded.hashes):
+        problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
+    if not problems:
+        raise NoPairs(f"round {this.number} has no sample to judge: all are empty or reach generate.max_tokens")
+    try:
+        prompts = this.context.tokenize(
+            f"{part.folder}/prompts",
+            {part.split: problems},
+            examples=(),
+            system=None,
+            max_tokens=settings.max_tokens,
+        )
+    except TooLong as error:
+        raise TooLong(
+            f"round {this.number}: no sample can be judged: with self_judge.template around it and "
+            "self_judge.max_tokens more tokens, each is too long for the model's context (generate.max_model_len)"
+        ) from error
+    plan = replace(
+        part.sampling_plan(),
+        samples=settings.samples,
+        temperature=settings.temperature,
+        temperature_mix=(),
+        top_p=1.0,
+        top_k=0,
+        max_tokens=settings.max_tokens,
+        stop=(),
+    )
+    # The score is found where an answer would be, in a process that can be killed: a judgement is untrusted text.
+    places = {"answer": [f"pattern:{settings.pattern}"], "graders": ["exact"], "strict": True}
+    grade = this.context.job.grade.model_copy(update=places)
+    return part.samples_and_verdicts(prompts, model, plan, grade)
+
+
+def _questions(shards: Sequence[pair_files.Scored], questions: dict[str, str], template: str) -> Iterator[Problem]:
+    for shard in shards:
+        for row in pq.read_table(shard.samples).to_pylist():
+            if row["finish_reason"] == "stop" and row["text"].strip():
+                question = questions[row["prompt_id"]].strip()
+                text = fill(template, prompt=question, response=row["text"].strip())
+                yield Problem(f"{row['prompt_id']}#{row['sample_index']}", text, "0", None)
+
+
+def fill(template: str, prompt: str, response: str) -> str:
+    """The template with its two fields filled in, in one pass: a response that looks like a field stays what it is."""
+    parts = {"{prompt}": prompt, "{response}": response}
+    return re.sub(r"\{prompt\}|\{response\}", lambda field: parts[field[0]], template)
+
+
+def _scores(this: Round, graded: Graded, judged: Graded) -> Graded:
+    """The samples with their mean scores in place of verdicts."""
+    settings, run = this.context.job.self_judge, this.context.run
+    inputs = {"samples": graded.hashes, "judgements": judged.hashes, "settings": settings}
+
+    def work(folder: Path) -> Facts:
+        folder.mkdir()
+        found = scores_found(judged.shards, settings)
+        for number, shard in enumerate(graded.shards):
+            rows = pq.read_table(shard.samples, columns=["prompt_id", "sample_index"]).to_pylist()
+            for row in rows:
+                scores = found.get((row["prompt_id"], row["sample_index"]), [])
+                row |= {"score": sum(scores) / len(scores) if scores else None, "judgements": len(scores)}
+            pq.write_table(
+                pa.Table.from_pylist(rows, SELF_SCORES), folder / f"{number:05d}.parquet", compression="zstd"
+            )
+        return score_facts(found)
+
+    commit = run.step(f"{this.folder}/scores", inputs, work)
+    facts = commit.facts
+    mean = f", {facts['mean_score']:.2f} on average" if facts["mean_score"] is not None else ""
+    this.say("scores", f"{facts['scored']} samples scored by {facts['judgements']} judgements{mean}")
+    if not facts["scored"]:
+        raise NoPairs(
+            f"round {this.number}: none of the model's judgements holds a score (self_judge.pattern is "
+            f"{settings.pattern!r}): the model does not know how to judge. Teach it first (method sft, with judgements "
+            "among the gold solutions), or ask in another way (self_judge.template)."
+        )
+    shards = [
+        pair_files.Scored(shard.samples, run.path(f"{this.folder}/scores/{number:05d}.parquet"))
+        for number, shard in enumerate(graded.shards)
+    ]
+    return Graded(graded.prompts, shards, [*graded.hashes, *hashes(commit)])
+
+
+def score_facts(found: Mapping[tuple[str, int], Sequence[float]]) -> Facts:
+    """How many judgements have a score, of how many samples, and the mean of all scores."""
+    given = [score for scores in found.values() for score in scores]
+    mean = sum(given) / len(given) if given else None
+    return {"judgements": len(given), "scored": len(found), "mean_score": mean}
+
+
+def scores_found(shards: Sequence[pair_files.Scored], settings: SelfJudge) -> dict[tuple[str, int], list[float]]:
+    """The scores of each sample, by prompt and sample."""
+    found: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for shard in shards:
+        table = pq.read_table(shard.scores, columns=["prompt_id", "extracted"])
+        for name, extracted in zip(*(table[c].to_pylist() for c in ("prompt_id", "extracted")), strict=True):
+            prompt_id, _, index = name.rpartition("#")
+            try:
+                score = float(extracted)
+            except (TypeError, ValueError):
+                continue
+            if settings.lowest <= score <= settings.highest:
+                found[prompt_id, int(index)].append(score)
+    return found

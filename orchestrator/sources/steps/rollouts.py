@@ -1,0 +1,155 @@
+"""Continuations of prefixes of wrong answers, drawn pass by pass; and the first wrong step, found by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.recipes import Used
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.uses import hashes
+from orchestrator.records.abstentions import graders_version
+from orchestrator.rounds.context import Model
+from orchestrator.rounds.round import Graded, Round
+from orchestrator.sources.steps import files as step_files
+from orchestrator.sources.steps.answers import BinarySearch, is_right, linear_probes
+from orchestrator.sources.steps.files import Sampled, Tally
+from orchestrator.sources.steps.pairing import Error
+
+Prefixes = dict[str, tuple[Error, int]]
+"""An error and a number of right steps, by the prefix's name (`Error.probe_id`)."""
+
+
+@dataclass(frozen=True)
+class Located:
+    """What a localiser found."""
+
+    first_wrong: Mapping[str, int | None]
+    """Number of the first wrong step by error; None where no step is wrong. Errors that could not be judged lack."""
+    facts: Facts
+
+
+class Rollouts:
+    """All continuations that a round has drawn so far. The round's own samples are those of prefix 0."""
+
+    def __init__(self, this: Round, model: Model, prompts: Commit, graded: Graded) -> None:
+        self.passes: list[Sampled] = []
+        self.hashes: list[list[Used]] = []
+        """Of each pass, its files of prompts, samples and verdicts."""
+        self.tallies: dict[str, Tally] = {}
+        verdicts = this.context.run.ledger.state.commits[f"{this.folder}/verdicts"]
+        self.all_count = graders_version(verdicts.facts) == 1
+        """Whether ungradable rollouts count as failures. They did under version 1 of the graders: a round that it has
+        begun ends as it would have ended, since what its search asks next must be what it has asked."""
+        self._this, self._model = this, model
+        self._add(this.folder, prompts, graded)
+
+    def draw(self, part: str, prefixes: Prefixes, samples: int, errors: Commit) -> None:
+        """Continue each prefix `samples` times, in a part of the round of its own; what is committed is read."""
+        inner = replace(self._this, part=part)
+        # What is continued follows from the errors and from how all earlier continuations ended.
+        inputs = {"errors": hashes(errors), "drawn": self.hashes, "prefixes": sorted(prefixes)}
+
+        def work(folder: Path) -> Facts:
+            folder.mkdir()
+            return step_files.write_prefixes(prefixes, self.passes[0].prompts, folder / f"{inner.split}.parquet")
+
+        prompts = inner.context.run.step(f"{inner.folder}/prompts", inputs, work)
+        plan = replace(inner.sampling_plan(), samples=samples)
+        self._add(inner.folder, prompts, inner.samples_and_verdicts(prompts, self._model, plan))
+
+    def _add(self, folder: str, prompts: Commit, graded: Graded) -> None:
+        sampled = Sampled(folder, graded.prompts, graded.shards)
+        self.passes.append(sampled)
+        self.hashes.append([*hashes(prompts), *graded.hashes])
+        with self._this.context.run.using(self.hashes[-1]):
+            found = step_files.tallies(sampled)
+        for name, new in found.items():
+            self.tallies[name] = self.tallies.get(name, Tally(0, 0, 0, 0)) + new
+
+
+def locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollouts) -> Located:
+    """The first wrong step of each error by binary search over its prefixes, which are right where enough rollouts
+    reach the gold answer. One pass of sampling a level, over all errors at once; a prefix that several answers share
+    is continued once. A prefix of whose rollouts too few have a verdict is left out of the search. Errors whose first
+    wrong step is not known for that are left out, and so are those of which a prefix took down engines."""
+    settings, level = this.context.job.steps, 0
+    open_: dict[str, tuple[Error, BinarySearch]] = {e.error_id: (e, BinarySearch(len(e.answer.steps))) for e in errors}
+    found: dict[str, int | None] = {}
+    probes: set[str] = set()
+    while open_:
+        wanted: Prefixes = {}
+        for error_id, (error, search) in list(open_.items()):
+            if (right := _next(error, search, rollouts, settings.threshold)) is None:
+                if search.first_wrong is not None:
+                    found[error_id] = search.first_wrong
+                del open_[error_id]
+            elif (name := error.probe_id(right)) in probes:
+                del open_[error_id]  # asked for before, and has no continuation
+            else:
+                wanted[name] = (error, right)
+        if wanted:
+            level += 1
+            rollouts.draw(f"search/{level:02d}", wanted, settings.rollouts, commit)
+            probes |= wanted.keys()
+    facts = cost(errors, found, probes, rollouts.tallies, settings.rollouts) | {"levels": level}
+    return Located(found, facts | ({} if rollouts.all_count else unknown(probes, rollouts.tallies)))
+
+
+def _next(error: Error, search: BinarySearch, rollouts: Rollouts, threshold: float) -> int | None:
+    """The next prefix that is not known yet, after the search was told all that is."""
+    while (right := search.probe()) is not None:
+        tally = rollouts.tallies.get(error.probe_id(right))
+        if tally is None:
+            return right
+        judged = tally.drawn if rollouts.all_count else tally.judged
+        search.tell(is_right(tally.correct, judged, tally.drawn, threshold))
+    return None
+
+
+def unknown(probes: set[str], known: Mapping[str, Tally]) -> Facts:
+    """How many rollouts have no verdict, and how many prefixes were left out for that."""
+    tallies = [known[name] for name in probes if name in known]
+    return {
+        "rollouts_ungradable": sum(tally.drawn - tally.judged for tally in tallies),
+        "probes_unknown": sum(is_right(t.correct, t.judged, t.drawn, 0.0) is None for t in tallies),
+    }
+
+
+def cost(
+    errors: Sequence[Error],
+    found: Mapping[str, int | None],
+    probes: set[str],
+    known: Mapping[str, Tally],
+    rollouts: int,
+) -> Facts:
+    """Prefixes continued and tokens drawn, beside what a scan from the first step on would have cost to come to the
+    same end. A prefix that was not continued is taken to cost as much as the rest of the answer it is from, each time.
+    """
+    scan: dict[str, int] = {}
+    for error in errors:
+        if (first_wrong := found.get(error.error_id)) is None:
+            continue
+        for right in linear_probes(len(error.answer.steps), first_wrong):
+            name, rest = error.probe_id(right), len(error.token_ids) - error.answer.prefix_tokens(right)
+            scan.setdefault(name, known[name].tokens if name in probes and name in known else rollouts * rest)
+    return {
+        "probes": len(probes),
+        "rollout_tokens": sum(known[name].tokens for name in probes if name in known),
+        "scan_probes": len(scan),
+        "scan_tokens": sum(scan.values()),
+    }
+
+
+def rectifications(errors: Sequence[tuple[Error, int]], known: Mapping[str, Tally], wanted: int) -> dict[int, Prefixes]:
+    """The last right prefixes of errors, given with their first wrong step, by how many continuations each lacks to
+    have `wanted`."""
+    lacking: dict[int, Prefixes] = {}
+    for error, first_wrong in errors:
+        name = error.probe_id(first_wrong - 1)
+        drawn = known[name].drawn if name in known else 0
+        if drawn < wanted:
+            lacking.setdefault(wanted - drawn, {})[name] = (error, first_wrong - 1)
+    return dict(sorted(lacking.items()))
