@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.driver import drive
+from orchestrator.driver.drive import drive
 from orchestrator.driver.resume import resumed
 from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, RatchetError

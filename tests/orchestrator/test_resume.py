@@ -18,7 +18,7 @@ from orchestrator.commands.fork.command import fork
 from orchestrator.config import Job
 from orchestrator.config.load import JobFile, load_job
 from orchestrator.config.places import run_folder
-from orchestrator.driver import drive
+from orchestrator.driver.drive import drive
 from orchestrator.driver.resume import load, resumed
 from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput
@@ -325,7 +325,7 @@ def interrupted(arguments: list[str], tmp_path: Path) -> tuple[str, int]:
     script = tmp_path / "command.py"
     script.write_text(
         "import os, signal, sys\n"
-        "import orchestrator.driver as driver\n"
+        "import orchestrator.driver.drive as driver\n"
         "from orchestrator.cli import main\n"
         "from tests.support.stand_ins import StandIns\n"
         "workers = StandIns(on_call=lambda name: os.kill(os.getpid(), signal.SIGTERM))\n"

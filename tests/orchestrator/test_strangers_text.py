@@ -18,7 +18,7 @@ from orchestrator.commands.rescore import rescore
 from orchestrator.commands.rescore_table import show
 from orchestrator.config import Grade
 from orchestrator.config.load import load_job
-from orchestrator.driver import drive
+from orchestrator.driver.drive import drive
 from orchestrator.errors import RatchetError
 from orchestrator.reports.report import write_report
 from orchestrator.text.shown import as_json

@@ -19,7 +19,7 @@ import yaml
 
 from orchestrator.config import Grade
 from orchestrator.config.load import load_job
-from orchestrator.driver import drive
+from orchestrator.driver.drive import drive
 from orchestrator.driver.signals import signals
 from orchestrator.records import counts
 from orchestrator.records.rows import (

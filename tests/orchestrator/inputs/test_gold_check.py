@@ -12,7 +12,7 @@ import pytest
 from orchestrator.commands.fork.command import fork
 from orchestrator.config import Grade
 from orchestrator.config.load import load_job
-from orchestrator.driver import drive
+from orchestrator.driver.drive import drive
 from orchestrator.driver.wiring import unread_golds
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import Ledger

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from orchestrator.config.load import load_job
-from orchestrator.driver import drive
+from orchestrator.driver.drive import drive
 from orchestrator.driver.kept import keep_preferences
 from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, RatchetError

@@ -68,7 +68,7 @@ def resend_files(run: Path) -> None:
 
 def sync_in_a_process(run: Path) -> None:
     """What the next driver does. MLflow remembers within a process where a run's files are."""
-    code = "import sys, pathlib, orchestrator.tracking as t; t.sync(pathlib.Path(sys.argv[1]))"
+    code = "import sys, pathlib, orchestrator.tracking.tracker as t; t.sync(pathlib.Path(sys.argv[1]))"
     subprocess.run([sys.executable, "-c", code, str(run)], check=True, env={**os.environ, "PYTHONPATH": str(PROJECT)})
 
 
