@@ -1,4 +1,4 @@
-"""Two IRPO rounds on the real stack (Ray, vLLM, DeepSpeed, MLflow), killed in each phase and resumed.
+"""Two IRPO rounds on the real stack (Ray, vLLM, DeepSpeed, MLflow), killed in the middle of phases and resumed.
 
 One run serves all tests: starting the stack is what costs.
 """
@@ -47,18 +47,25 @@ SMALL = (
 )
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two rounds whose driver was killed in every phase of round 1, interrupted in round 2, and resumed."""
+KILLED = {
+    "while sampling and grading": has_shard("rounds/01/samples"),
+    "while training": committed("rounds/01/reference"),
+}
+KILLED_ANYWHERE = {
+    "while the seed is evaluated": committed("baseline/prompts"),
+    "while sampling and grading": has_shard("rounds/01/samples"),
+    "while the reference pass starts": committed("rounds/01/pairs"),
+    "while training": committed("rounds/01/reference"),
+    "while the candidate is evaluated": committed("rounds/01/train"),
+}
+
+
+@pytest.fixture(scope="module", params=["twice", pytest.param("anywhere", marks=pytest.mark.full)])
+def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two rounds whose driver was killed in phases of round 1, interrupted in round 2, and resumed."""
     folder = tmp_path_factory.mktemp("real") / "irpo"
-    moments = [
-        committed("baseline/prompts"),  # while the seed is evaluated
-        has_shard("rounds/01/samples"),  # while sampling and grading
-        committed("rounds/01/pairs"),  # while the reference pass starts
-        committed("rounds/01/reference"),  # while training
-        committed("rounds/01/train"),  # while the candidate is evaluated
-    ]
-    for moment in moments:
+    moments = KILLED if request.param == "twice" else KILLED_ANYWHERE
+    for moment in moments.values():
         process = start(folder, *SMALL)
         wait_for(process, folder, moment)
         before = records(folder)

@@ -18,6 +18,7 @@ DEMO = PROJECT / "jobs/demo"
 
 
 @pytest.mark.real
+@pytest.mark.full
 def test_two_stages(tmp_path: Path) -> None:
     run = tmp_path / "run"
     files = []

@@ -136,6 +136,7 @@ def test_two_culprits_in_two_shards_on_two_engines(tmp_path: Path) -> None:
     assert [facts[i].get("quarantined") for i in range(4)] == [["poison-1"], None, ["poison-2"], None]
 
 
+@pytest.mark.full
 def test_culprits_side_by_side_are_left_out_one_after_the_other(tmp_path: Path) -> None:
     """No prompt is finished between their deaths; the engines are not to blame."""
     shards = shards_of(tmp_path, ["a", "poison-1", "poison-2", "poison-3"], ["b"])
@@ -147,6 +148,7 @@ def test_culprits_side_by_side_are_left_out_one_after_the_other(tmp_path: Path) 
     assert len(facts[0]["engines_lost"]) in (4, 5)
 
 
+@pytest.mark.full
 def test_an_engine_that_no_prompt_survives_ends_the_run(tmp_path: Path) -> None:
     """Whatever it is given: nothing says that the prompts are the culprits. Shards that end empty are no progress."""
     shards = shards_of(tmp_path, *([f"poison-{number}-{i}" for i in range(4)] for number in range(3)))
