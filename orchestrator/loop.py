@@ -33,10 +33,8 @@ def improve(
     problems: Mapping[str, list[Problem]],
     model: str,
     say: Say,
-    until: int | None = None,
 ) -> Model:
-    """Run the rounds of a job from the seed model `model` (an absolute folder); returns the last reference. `until` is
-    a round that ends with its pairs, and is the last.
+    """Run the rounds of a job from the seed model `model` (an absolute folder); returns the last reference.
 
     Raises:
         GateStopped: a candidate was not promoted.
@@ -49,8 +47,6 @@ def improve(
         this = Round(context, number)
         this.require_space()
         pairs = sources.pairs(this, reference)
-        if number == until:
-            break
         candidate = this.train(
             pairs,
             this.replay(),

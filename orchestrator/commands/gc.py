@@ -28,7 +28,6 @@ from orchestrator.reports.status import open_run, run_state
 from orchestrator.rounds.gate import spare_checkpoints
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
-_OVER = ("finished", "stopped")
 _RECORDS = 2**16  # bytes, more than a cleaning writes
 # Names that only a driver at work gives: what a step is writing (rounds/01/.pairs-e2-a5), what stood in the way of a
 # committed file, and the temporary files of `durable`.
@@ -164,7 +163,7 @@ def _half_gone(run_dir: Path, state: State) -> Iterator[tuple[Path, str]]:
 
 def _untaken(run_dir: Path, state: State) -> Iterator[tuple[Path, str]]:
     """Offers that nobody will take: what they stand for is committed, or the run is over."""
-    over = state.end is not None and state.end["state"] in _OVER
+    over = state.finished or (state.end is not None and state.end["state"] == "stopped")
     for offer in state.offers.values():
         if over or offer.step in state.commits or offer.index in state.shards.get(offer.step, {}):
             paths = (run_dir / artifact.hidden for artifact in offer.artifacts)

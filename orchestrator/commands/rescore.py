@@ -16,7 +16,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from orchestrator.commands.fork.command import fork
-from orchestrator.driver.drive import Hire, drive, healthy_driver
+from orchestrator.config import Job
+from orchestrator.driver.drive import Hire, Loop, drive, healthy_driver
 from orchestrator.driver.resume import all_kept, load, resumed
 from orchestrator.driver.trust import Tell
 from orchestrator.driver.wiring import RealWorkers
@@ -25,13 +26,17 @@ from orchestrator.files import unfinished
 from orchestrator.files.disk import one_message
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.ledger import State
+from orchestrator.ledger.run import Run
 from orchestrator.ledger.sharing import check_sizes
+from orchestrator.loop import improve
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.golds import shown
-from orchestrator.reports.status import open_run
+from orchestrator.records.rows import Problem
+from orchestrator.reports.status import open_run, run_state
 from orchestrator.reports.tables import parquet_files, round_step
-from orchestrator.rounds.context import Say
-from orchestrator.rounds.round import NoPairs
+from orchestrator.rounds.context import Context, Say, Workers
+from orchestrator.rounds.round import NoPairs, Round
+from orchestrator.sources import registry as sources
 from orchestrator.text.shown import as_json
 
 EXAMPLES = 3
@@ -108,14 +113,14 @@ def rescore(
     for shard in state.shards.get(verdicts, {}).values():
         check_sizes(shard.artifact, files.place(shard.artifact), parent)
         files.verify(shard.artifact, files.place(shard.artifact))
-    begun = _begun(parent, state, child, changes, verdicts)
+    begun, goal = _begun(parent, state, child, changes, verdicts), round_step(number, "pairs")
     if not begun:
         fork(parent, child, changes, without=[verdicts], as_is=number, tell=tell)
-    try:
-        if not begun or round_step(number, "pairs") not in open_run(child).state.commits:
-            drive(load(child / "job.yaml", (), tell), say, received, hire, until=number)
-    except NoPairs as nothing:
-        say(str(nothing))
+    if not begun or not _is_done(child, goal):
+        try:
+            drive(load(child / "job.yaml", (), tell), say, received, hire, _grading_again(number, goal), goal)
+        except NoPairs as nothing:
+            say(str(nothing))
     found = compare(parent, state, child, open_run(child).state, number)
     with one_message(child, "What is committed is kept: see to the disk, and the same command goes on from here."):
         unfinished.replace(child / "rescored.json", (as_json(found.as_json()) + "\n").encode())
@@ -139,6 +144,34 @@ def _begun(parent: Path, state: State, child: Path, changes: Sequence[str], verd
     if other := healthy_driver(child):
         raise BadInput(f"{child}: {other} is driving this run. Wait for it, or stop it first.")
     return True
+
+
+def _is_done(child: Path, goal: str) -> bool:
+    """Whether a run that was begun has its pairs, and has said so or gone on from there."""
+    ledger = open_run(child)
+    if goal not in ledger.state.commits:
+        return False
+    paired = next(r.number for r in ledger.records if r.kind == "commit" and r.data["step"] == goal)
+    further = any(r.kind in ("shard", "commit", "promotion") for r in ledger.records[paired + 1 :])
+    return further or run_state(child, ledger.state) != "interrupted"
+
+
+def _grading_again(number: int, goal: str) -> Loop:
+    """What a rescoring does: the rounds before `number` are there and are passed over; then the pairs of that one."""
+
+    def loop(job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Problem]], model: str, say: Say) -> None:
+        before = job.model_copy(update={"rounds": number - 1})
+        reference = improve(before, run, workers, problems, model, say)
+        round_ = Round(Context(job, run, workers, problems, model, say), number)
+        round_.require_space()
+        try:
+            sources.pairs(round_, reference)
+        except NoPairs as nothing:
+            if run.committed(goal) is None:
+                raise
+            say(str(nothing))  # that there are none is what was to be found out
+
+    return loop
 
 
 def compare(parent: Path, before: State, child: Path, after: State, number: int) -> Rescored:

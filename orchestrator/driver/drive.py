@@ -55,6 +55,7 @@ from orchestrator.ledger.ledger import Ledger, probe_links
 from orchestrator.ledger.run import Run
 from orchestrator.loop import improve
 from orchestrator.models.named import NamedModel, model_digest
+from orchestrator.records.rows import Problem
 from orchestrator.reports.report import write_report
 from orchestrator.reports.status import MAX_SIGN_OF_LIFE, run_state
 from orchestrator.rounds.context import Say, Workers
@@ -87,6 +88,8 @@ def healthy_driver(root: Path) -> str | None:
 
 
 Hire = Callable[[Job, Path], AbstractContextManager[Workers]]
+Loop = Callable[[Job, Run, Workers, Mapping[str, list[Problem]], str, Say], object]
+"""What is done in a run, as steps of it: `improve`, or something of its signature."""
 
 
 def drive(
@@ -94,14 +97,15 @@ def drive(
     say: Say,
     received: Sequence[str],
     hire: Hire = RealWorkers,
-    until: int | None = None,
+    loop: Loop = improve,
+    goal: str | None = None,
     ask: Ask = unread_golds,
     render: Render | None = None,
 ) -> None:
     """Run a job to its end, or resume it. `received` are the signals so far (see `signals`); `hire` gives the
-    workers of a job, told a folder for their logs. With `until`, a round, it goes only as far as its pairs. Before a
-    run starts, `ask` has the graders say which gold answers they cannot read, and with `render` its prompts are
-    looked at.
+    workers of a job, told a folder for their logs. `goal` is the step that `loop` ends with, where that is not all of
+    the job's rounds. Before a run starts, `ask` has the graders say which gold answers they cannot read, and with
+    `render` its prompts are looked at.
 
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
@@ -134,7 +138,7 @@ def drive(
         say(f"stages    {line}")
     check_start(file, run, seed.folder, problems, preferences or [], say, ask, render)
     probe_links(root)
-    with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), _ending(run, received, until):
+    with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), _ending(run, received, goal):
         run.claim(identity())
         tracker.start(run.ledger.as_it_is())
         check_same_job(run, job)  # again: somebody may have started the run since
@@ -147,7 +151,7 @@ def drive(
         if reference:
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
-            improve(job, run, workers, problems, model, say, until)
+            loop(job, run, workers, problems, model, say)
 
 
 def resumable(root: Path) -> str:
@@ -210,14 +214,11 @@ def _interruption(run: Run, received: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ending(run: Run, received: Sequence[str], until: int | None) -> Iterator[None]:
+def _ending(run: Run, received: Sequence[str], goal: str | None) -> Iterator[None]:
     """Write down how the driver ended, and the report; `received` are the signals so far."""
     try:
         yield
-        if until is None:
-            run.end("finished", "")
-        else:
-            run.end("interrupted", f"it was to go as far as the pairs of round {until}")
+        run.end("finished", f"it was to come as far as {goal}" if goal else "", goal)
     except Displaced:
         raise
     except Interrupted as signal_:

@@ -217,6 +217,8 @@ class EndData(RecordModel):
 
     state: EndState
     reason: str = ""
+    goal: Step | None = None
+    """The step that it was to come as far as, where that is not all of its rounds."""
 
 
 MODELS: Mapping[str, type[RecordModel]] = {

@@ -106,6 +106,12 @@ class State:
     end: dict[str, Any] | None = None
     """How the newest driver ended; None while it has not said so. `ratchet gc` drives nothing, and leaves it."""
 
+    @property
+    def finished(self) -> bool:
+        """Whether all its rounds are done: nothing is left that would take an offer. One that was only to come as far
+        as a step can go on from there."""
+        return self.end is not None and self.end["state"] == "finished" and self.end.get("goal") is None
+
     def apply(self, record: Record) -> None:
         """Fold a record in.
 

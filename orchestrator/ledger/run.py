@@ -64,14 +64,17 @@ class Run:
             self.artifacts.reveal(artifact)
         self._on_append()
 
-    def end(self, state: EndState, reason: str) -> None:
-        """Say how this driver ended, once: a run that is finished does not finish again."""
+    def end(self, state: EndState, reason: str, goal: str | None = None) -> None:
+        """Say how this driver ended, once: a run that is finished does not finish again. `goal` is the step that it was
+        to come as far as, where that is not all of its rounds."""
         if self.ledger.claimed and (self.ledger.state.end or {}).get("state") != state:
             # The words of an error can be anything, such as a file's name that is no text; how it ended is to be said.
             told = reason.encode(errors="replace").decode()[:_MAX_REASON]
-            self.append("end", {"state": state, "reason": told})
+            self.append("end", {"state": state, "reason": told} | ({"goal": goal} if goal else {}))
             self.ledger.cache()
-        if state == "finished":  # said first: a driver that was overtaken leaves the offers to its successor
+        if (
+            state == "finished" and goal is None
+        ):  # said first: a driver that was overtaken leaves the offers to its successor
             for path in self.left_offers():
                 self.remove(path)
 

@@ -192,7 +192,7 @@ def _is_done(plan: Plan, planned: PlannedRun) -> bool:
     if not (root / "ledger").is_dir():
         return False
     state = Ledger(root / "ledger").state
-    if run_state(root, state) == "finished":
+    if state.finished:
         return bool(state.configs[-1]["job"]["rounds"] >= planned.file.job.rounds)
     return run_state(root, state) == "stopped"
 

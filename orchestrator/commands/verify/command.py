@@ -226,7 +226,7 @@ class Verification:
 
     def _problem_of_offer(self, key: tuple[str, int | None], artifact: Artifact, name: str) -> Iterator[str]:
         step, index = key
-        hidden, over = self.root / artifact.hidden, (self.state.end or {}).get("state") == "finished"
+        hidden, over = self.root / artifact.hidden, self.state.finished
         taken = step in self.state.commits or index in self.state.shards.get(step, {})
         if not over and not taken and hidden.exists():
             yield from _problem(hidden / name if name else hidden, artifact.files[name], self.root)

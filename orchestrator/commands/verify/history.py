@@ -82,8 +82,10 @@ def _end(data: Mapping[str, Any], state: State) -> Iterator[str]:
         yield f"says that the run ended as {said!r}, which no run does"
     if said == "finished" and state.configs:
         rounds = state.configs[-1]["job"]["rounds"]
-        # A run that is made to be graded again ends with the pairs of a round.
-        if done < rounds and f"rounds/{done + 1:02d}/pairs" not in state.commits:
+        goal = data.get("goal")  # of a run that is made to be graded again, the pairs of a round
+        if goal is not None and goal not in state.commits:
+            yield f"says that the run is finished as far as {goal}, which is not committed"
+        if goal is None and done < rounds:
             yield f"says that the run is finished, and {done} of its {rounds} rounds are"
     if said == "not started" and not (state.configs and "parent" in state.configs[-1]):
         yield "says that the run is a fork which was not started, and it is no fork"

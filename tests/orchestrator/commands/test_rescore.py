@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from mlflow import MlflowClient
 
 from orchestrator.commands.fork.command import fork
+from orchestrator.commands.gc import clean
 from orchestrator.commands.rescore import Rescored, rescore
 from orchestrator.commands.verify.command import verify
-from orchestrator.errors import BadInput, Damaged
+from orchestrator.config import Tracking
+from orchestrator.errors import BadInput, Damaged, Interrupted
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
+from orchestrator.reports.report import report_text
 from orchestrator.reports.status import status
+from orchestrator.rounds.round import NoPairs
+from orchestrator.tracking.tracker import sync
 from tests.support.stand_ins import StandInGraders, StandIns, make_project, run_job
 
 
@@ -110,6 +119,10 @@ def test_a_grading_that_leaves_no_pair_is_told_too(tmp_path: Path) -> None:
     found = rescore(tmp_path / "run", tmp_path / "new", 1, [], said.append, [], lambda _job, _logs: Generous())
     assert found.pairs_after == 0 < found.pairs_before
     assert "gives no pairs" in said[-1]
+    assert status(tmp_path / "new")["state"] == "finished" and verify(tmp_path / "new").findings == []
+    with pytest.raises(NoPairs):  # which is no way on
+        run_job(tmp_path / "new/job.yaml", Generous())
+    assert status(tmp_path / "new")["state"] == "failed"
 
 
 @pytest.mark.parametrize(
@@ -126,6 +139,116 @@ def test_what_cannot_be_rescored_is_refused(tmp_path: Path, number: int, overrid
         again(tmp_path, number, override)
     assert said in str(refused.value)
     assert not (tmp_path / "new").exists()
+
+
+# How it ends
+
+
+def test_a_rescoring_is_finished_when_its_pairs_are(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path), Workers())
+    again(tmp_path, 1, "grade.strict=false")
+    new = tmp_path / "new"
+    assert status(new)["state"] == "finished"
+    assert "- State: finished: it was to come as far as rounds/01/pairs" in report_text(new)
+    assert verify(new).findings == []
+    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    sync(new, Tracking(uri=uri, experiment="again"))
+    client = MlflowClient(tracking_uri=uri)
+    [experiment] = client.search_experiments(filter_string="name = 'again'")
+    tracked = client.search_runs([experiment.experiment_id])
+    assert [run.info.status for run in tracked] == ["FINISHED"] * 2  # the job's and that of round 1
+    assert any("finished" in run.data.tags.get("ratchet.end", "") for run in tracked)
+
+
+def without_end(run: Path) -> Run:
+    """A run whose driver has not come to say how it ended, to be driven on."""
+    last = max((run / "ledger").glob("*.json"))
+    assert '"end"' in last.read_text()
+    last.unlink()
+    driver = Run(run)
+    driver.claim({"host": socket.gethostname(), "pid": 2**30})  # a process that is gone
+    return driver
+
+
+def unended(run: Path) -> None:
+    """As a kill leaves it between the last step and the word of how it ended."""
+    without_end(run)
+
+
+def ended_as_in_0_1_0(run: Path) -> None:
+    """What an earlier version wrote at the end of a rescoring."""
+    without_end(run).end("interrupted", "it was to go as far as the pairs of round 1")
+
+
+@pytest.mark.parametrize("end", [None, unended, ended_as_in_0_1_0])
+def test_a_rescored_run_goes_on_and_is_forked_however_it_ended(
+    tmp_path: Path, end: Callable[[Path], None] | None
+) -> None:
+    run_job(make_project(tmp_path), Workers())
+    again(tmp_path, 1, "grade.strict=false")
+    new = tmp_path / "new"
+    if end:
+        end(new)
+        assert status(new)["state"] == "interrupted"
+    fork(new, tmp_path / "child", ["loss.beta=0.3"])
+    assert verify(tmp_path / "child").findings == []
+    for run, beta in ((new, 0.1), (tmp_path / "child", 0.3)):
+        workers = Workers()
+        run_job(run / "job.yaml", workers)
+        assert workers.calls["train"] == 2 and status(run)["state"] == "finished"
+        assert [round_["promoted"] for round_ in status(run)["rounds"]] == [True, True]
+        assert verify(run).findings == []
+        assert Ledger(run / "ledger").state.configs[-1]["job"]["loss"]["beta"] == beta
+    assert verdicts(tmp_path / "child", 1) == verdicts(new, 1) != verdicts(tmp_path / "run", 1)
+
+
+@pytest.mark.parametrize("end", [unended, ended_as_in_0_1_0])
+def test_one_that_has_its_pairs_and_was_not_said_to_be_finished_is_finished_by_the_same_command(
+    tmp_path: Path, end: Callable[[Path], None]
+) -> None:
+    run_job(make_project(tmp_path), Workers())
+    again(tmp_path, 1, "grade.strict=false")
+    end(tmp_path / "new")
+    _, workers = again(tmp_path, 1, "grade.strict=false")
+    assert status(tmp_path / "new")["state"] == "finished" and not workers.calls
+
+
+def test_one_that_has_gone_on_and_was_interrupted_is_left_as_it_is(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path), Workers())
+    again(tmp_path, 1, "grade.strict=false")
+
+    def interrupt(name: str) -> None:
+        if name == "generate":  # in round 2
+            raise Interrupted("SIGTERM")
+
+    with pytest.raises(Interrupted):
+        run_job(tmp_path / "new/job.yaml", Workers(on_call=interrupt), "rounds=3")
+    records = len(Ledger(tmp_path / "new/ledger").records)
+    again(tmp_path, 1, "grade.strict=false")
+    assert len(Ledger(tmp_path / "new/ledger").records) == records
+    assert status(tmp_path / "new")["state"] == "interrupted"
+
+
+def test_what_it_was_offered_stays_for_the_rounds_to_come(tmp_path: Path) -> None:
+    """Where the pairs come out as they were, so does all that is made of them."""
+    run_job(make_project(tmp_path), Workers())
+    again(tmp_path, 1)
+    clean(tmp_path / "new", {"host": "here", "pid": 1})
+    (tmp_path / "run").rename(tmp_path / "gone")
+    workers = Workers()
+    run_job(tmp_path / "new/job.yaml", workers)
+    assert workers.calls["train"] == workers.calls["generate"] == 0
+    run = Run(tmp_path / "new")
+    assert run.ledger.state.finished and not run.left_offers()
+
+
+@pytest.mark.parametrize("goal", ["rounds/01/train", None])
+def test_an_end_that_says_more_than_there_is_is_found(tmp_path: Path, goal: str | None) -> None:
+    run_job(make_project(tmp_path), Workers())
+    again(tmp_path, 1, "grade.strict=false")
+    without_end(tmp_path / "new").end("finished", "", goal)
+    [found] = verify(tmp_path / "new").findings
+    assert "says that the run is finished" in found and ("rounds/01/train" if goal else "0 of its 2 rounds") in found
 
 
 # What was removed, and what was begun
