@@ -185,7 +185,7 @@ def compare(
     from orchestrator.commands.compare.command import in_a_process, require_trust
     from orchestrator.commands.compare.comparison import figures
     from orchestrator.commands.compare.file import load_plan
-    from orchestrator.commands.compare.table import plot, terminal_table, write
+    from orchestrator.commands.compare.table import NO_PLOT, plot, terminal_table, write
     from orchestrator.files.disk import one_message
 
     plan, failed = load_plan(file), list[str]()
@@ -197,13 +197,15 @@ def compare(
             if not table:
                 failed = run_all(plan, echo, in_a_process)
             arms = figures(plan)
-            write(plan, arms)
-            plot(plan, arms)
+            plotted = plot(plan, arms)
+            write(plan, arms, plotted)
     except Interrupted as interrupted:
         echo(f"interrupted by {interrupted}; the same command goes on from here")
         raise typer.Exit(EXIT_INTERRUPTED) from interrupted
     Screen().print(terminal_table(arms))
     echo(f"the table is {plan.folder / 'compare.md'}")
+    if not plotted:
+        echo(NO_PLOT)
     raise typer.Exit(1 if failed else 0)
 
 

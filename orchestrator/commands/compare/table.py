@@ -16,15 +16,15 @@ from orchestrator.files import unfinished
 from orchestrator.text import shown
 
 
-def write(plan: Plan, arms: Sequence[ArmFigures]) -> None:
-    """Write compare.md and compare.json into the comparison's folder."""
+def write(plan: Plan, arms: Sequence[ArmFigures], plotted: bool = True) -> None:
+    """Write compare.md, with the plot where there is one, and compare.json into the comparison's folder."""
     plan.folder.mkdir(parents=True, exist_ok=True)
-    unfinished.replace(plan.folder / "compare.md", markdown(plan, arms).encode())
+    unfinished.replace(plan.folder / "compare.md", markdown(plan, arms, plotted).encode())
     document = {"name": plan.name, "file": plan.path.name, "arms": [asdict(arm) for arm in arms]}
     unfinished.replace(plan.folder / "compare.json", (shown.as_json(document) + "\n").encode())
 
 
-def markdown(plan: Plan, arms: Sequence[ArmFigures]) -> str:
+def markdown(plan: Plan, arms: Sequence[ArmFigures], plotted: bool = True) -> str:
     """The table in Markdown, with what its figures mean and what there is to say about single runs."""
     headings, rows = cells(arms)
     lines = ["| " + " | ".join(headings) + " |", "|---|---|---:|" + "---:|" * (len(headings) - 3)]
@@ -32,7 +32,9 @@ def markdown(plan: Plan, arms: Sequence[ArmFigures]) -> str:
     parts = [f"# {shown.markdown(plan.name)}", _MEANING, "\n".join(lines)]
     if notes := [f"- {shown.markdown(note)}" for note in _notes(arms)]:
         parts.append("\n".join(notes))
-    return "\n\n".join([*parts, "![Test accuracy by round](accuracy.svg)"]) + "\n"
+    if plotted:
+        parts.append("![Test accuracy by round](accuracy.svg)")
+    return "\n\n".join(parts) + "\n"
 
 
 _MEANING = """\
@@ -105,12 +107,21 @@ def terminal_table(arms: Sequence[ArmFigures]) -> Table:
     return table
 
 
-def plot(plan: Plan, arms: Sequence[ArmFigures]) -> None:
-    """Draw test accuracy by round, one line an arm, as accuracy.svg and accuracy.png."""
-    import matplotlib
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import MaxNLocator
+NO_PLOT = "no plot, since matplotlib is not installed: pip install 'ratchet-orchestrator[plot]'; then --table draws it"
 
+
+def plot(plan: Plan, arms: Sequence[ArmFigures]) -> bool:
+    """Draw test accuracy by round, one line an arm, as accuracy.svg and accuracy.png. Whether that was done: without
+    matplotlib, which is an extra, it is not."""
+    try:
+        import matplotlib
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ModuleNotFoundError as missing:
+        if missing.name != "matplotlib":  # it is there, and something of its own is not
+            raise
+        return False
+    plan.folder.mkdir(parents=True, exist_ok=True)
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     drawn = [arm for arm in arms if arm.points]
@@ -138,6 +149,7 @@ def plot(plan: Plan, arms: Sequence[ArmFigures]) -> None:
     figure.savefig(png, format="png", dpi=150)
     unfinished.replace(plan.folder / "accuracy.svg", svg.getvalue())
     unfinished.replace(plan.folder / "accuracy.png", png.getvalue())
+    return True
 
 
 def told(run: RunFigures) -> str:

@@ -428,6 +428,32 @@ def test_the_table_is_made_again_without_running(tmp_path: Path, capsys: pytest.
     assert {name: (plan.folder / name).read_bytes() for name in files} == files
 
 
+_WITHOUT_MATPLOTLIB = """\
+import sys
+sys.modules["matplotlib"] = None  # as if it were not installed
+from orchestrator.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_without_matplotlib_all_but_the_plot_is_made_and_one_line_says_how_to_get_it(tmp_path: Path) -> None:
+    path = project(tmp_path, arms={"sft": {}})
+    plan, _, _ = run(path, Runner())
+    command = [sys.executable, "-c", _WITHOUT_MATPLOTLIB, "compare", path, "--table"]
+    done = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and not done.stderr
+    [said] = [line for line in done.stdout.splitlines() if "not installed" in line]
+    assert "pip install 'ratchet-orchestrator[plot]'" in said
+    assert sorted(file.name for file in plan.folder.glob("[!.]*.*")) == [
+        "compare.json", "compare.md", "sft-seed1.yaml",
+    ]  # fmt: skip
+    table = (plan.folder / "compare.md").read_text()
+    assert "| sft | sft | 1 |" in table and ".svg" not in table
+    assert ratchet("compare", path, "--table") == 0
+    assert "![Test accuracy by round](accuracy.svg)" in (plan.folder / "compare.md").read_text()
+    assert (plan.folder / "accuracy.svg").exists()
+
+
 def test_accuracies_by_different_versions_of_the_graders_are_told_apart(tmp_path: Path) -> None:
     """Some arms were run by an earlier Ratchet, the others by this one."""
     said = {"method": "irpo", "set": {"rounds": 1}}
