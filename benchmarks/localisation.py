@@ -15,8 +15,29 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from orchestrator.sources.steps.answers import BinarySearch, LinearScan, Search, is_right
+from orchestrator.sources.steps.answers import BinarySearch, is_right
 
+
+class LinearScan:
+    """What binary search is compared with: one prefix after the other, until one is wrong."""
+
+    def __init__(self, num_steps: int) -> None:
+        self._num_steps, self._right, self._found = num_steps, 0, False
+
+    def probe(self) -> int | None:
+        """As BinarySearch."""
+        return None if self._found or self._right + 1 == self._num_steps else self._right + 1
+
+    def tell(self, right: bool | None) -> None:
+        """As BinarySearch; a prefix of which nothing is known is passed over."""
+        self._right, self._found = (self._right, True) if right is False else (self._right + 1, False)
+
+    @property
+    def first_wrong(self) -> int:
+        return self._right + 1
+
+
+Search = BinarySearch | LinearScan
 SEARCHES: dict[str, Callable[[int], Search]] = {"binary": BinarySearch, "linear": LinearScan}
 
 

@@ -13,7 +13,7 @@ Three ways of training once on all pairs take turns, several times over, and the
 
 The pairs are made up, in the shape of IRPO's: every prompt has N samples of log-normal length, a
 random part of them correct, and K pairs zipped with wrapping. Reference log-probabilities count as
-cached in all three. Imports torch and transformers alone.
+cached in all three.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ import json
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from orchestrator.config import RoundLoss
 from workers.numerics import attention, batching
 from workers.numerics.batching import PairTokens
 from workers.numerics.logprobs import PackScorer
@@ -43,15 +43,8 @@ MODELS: dict[str, dict[str, int]] = {
 }
 
 
-@dataclass(frozen=True)
-class Weights:
-    """The loss of the benchmark: IRPO's."""
-
-    beta: float = 0.1
-    dpo: float = 1.0
-    nll: float = 1.0
-    nll_scope: str = "response"
-    nll_normalisation: str = "sequence"
+LOSS = RoundLoss(beta=0.1, dpo=1.0, nll=1.0)
+"""IRPO's."""
 
 
 def make_pairs(options: argparse.Namespace, vocab: int) -> list[PairTokens]:
@@ -148,7 +141,7 @@ def padded_step(
         lengths = torch.tensor([len(pairs[r].chosen) for r in group], device=chosen.device)
         zeros = torch.zeros_like(chosen).detach()
         parts = PairLogprobs(chosen, rejected, zeros, zeros, lengths)
-        loss = preference_loss_sum(parts, Weights(), len(rows), 1).loss  # type: ignore[arg-type]
+        loss = preference_loss_sum(parts, LOSS, len(rows), 1).loss
         (loss / len(rows)).backward()
         total += loss.item()
         tokens += batching.padded_tokens(pairs, group)
@@ -175,7 +168,7 @@ def tree_step(
         model,
         optimizer,
         zip(batches, references, strict=True),
-        Weights(),  # type: ignore[arg-type]
+        LOSS,
         totals,
         max_grad_norm=1.0,
     )

@@ -7,7 +7,7 @@ are frozen and refuse unknown keys. No section reads a file or knows a library h
 from orchestrator.config.base import CountOrZero, Settings, at_round
 from orchestrator.config.data import Data, Source
 from orchestrator.config.job import HARMLESS, OWN_REFERENCES, Cluster, Job, Keep, Method, Tracking, is_harmless
-from orchestrator.config.learning import Loss, Pairs, Promotion, Rule, Train
+from orchestrator.config.learning import Loss, Pairs, Promotion, RoundLoss, Rule, Train
 from orchestrator.config.sampling import (
     ANSWER_RULES,
     GRADERS,
@@ -42,6 +42,7 @@ __all__ = [
     "Pairs",
     "Promotion",
     "Regrade",
+    "RoundLoss",
     "Rule",
     "SelfJudge",
     "Settings",

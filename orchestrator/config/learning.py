@@ -16,6 +16,7 @@ from orchestrator.config.base import (
     Positive,
     PositiveSchedule,
     Settings,
+    at_round,
     no_bool,
 )
 
@@ -78,6 +79,18 @@ class Loss(Settings):
     nll_normalisation: Literal["sequence", "batch"] = "sequence"
     """`sequence`: each sequence's NLL is divided by its own length, as in the paper. `batch`: one
     mean over all tokens of the batch."""
+
+    def of_round(self, number: int) -> RoundLoss:
+        """The loss of a round, from 1."""
+        return RoundLoss(**{name: at_round(getattr(self, name), number) for name in type(self).model_fields})
+
+
+class RoundLoss(Loss):
+    """The loss of one round: its weights are single values."""
+
+    beta: Positive
+    dpo: NonNegative
+    nll: NonNegative
 
 
 class Train(Settings):

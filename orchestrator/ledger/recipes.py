@@ -106,7 +106,7 @@ FIELDS_1: dict[str, tuple[str, ...]] = {
         *("samples", "temperature", "top_p", "top_k", "max_tokens", "stop", "seed", "seeding", "temperature_mix"),
     ),
     "PairingPlan": (*("per_prompt", "rule", "margin", "gold_as_chosen", "rejected", "distinct", "max_pairs", "seed"),),
-    "LossWeights": ("beta", "dpo", "nll", "nll_scope", "nll_normalisation", "form"),
+    "RoundLoss": ("beta", "dpo", "nll", "nll_scope", "nll_normalisation", "form"),
 }
 """What sections and plans had when recipe 1 was all there was, without what it left out. Never to be changed."""
 _LEFT_OUT_1: dict[str, frozenset[str]] = {

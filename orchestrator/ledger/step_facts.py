@@ -102,8 +102,6 @@ class Facts(TypedDict, total=False):
     probes: Count
     levels: Count
     rollout_tokens: Count
-    scan_probes: Count
-    scan_tokens: Count
     probes_unknown: Count
     rollouts_ungradable: Count
     continuations: Count

@@ -16,6 +16,8 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
+from orchestrator.config import RoundLoss
+
 GRADERS_VERSION = 2
 """Of what the graders say: it grows with every change that makes some verdict another one. Facts of verdicts and
 evaluations have it as `graders_version`; those without are of version 1, under which what could not be read was wrong.
@@ -129,15 +131,16 @@ class Shard:
 
 
 @dataclass(frozen=True, slots=True)
-class LossWeights:
-    """The loss of one round: `dpo` * L_DPO(beta) + `nll` * L_NLL (arXiv 2404.19733, equation 1)."""
+class ScoringPlan:
+    """What a trainer group scores: the completions of some pairs under one model. Paths are absolute."""
 
-    beta: float
-    dpo: float
-    nll: float
-    nll_scope: Literal["response", "prompt+response"] = "response"
-    nll_normalisation: Literal["sequence", "batch"] = "sequence"
-    form: Literal["sigmoid", "squared"] = "sigmoid"
+    model: str
+    """Hugging Face folder of the model whose log-probabilities are wanted."""
+    policy: str
+    """Hugging Face folder that the training beside it starts from: where it is the same, the training's own engine
+    scores, and stays for the training; else the model computes as the policy would."""
+    pairs: tuple[str, ...]
+    """Parquet files of pairs, in order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +153,7 @@ class TrainingPlan:
     """Hugging Face folder of the reference model."""
     pairs: tuple[str, ...]
     """Parquet files of pairs, in order."""
-    loss: LossWeights
+    loss: RoundLoss
     learning_rate: float
     seed: int
     state_dir: str

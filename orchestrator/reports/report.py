@@ -237,8 +237,6 @@ _STEPS = (
     Column("prefixes left out", lambda e: _fact(e, "located", "probes_unknown", ",")),
     Column("prefixes", lambda e: _fact(e, "located", "probes", ",")),
     Column("tokens", lambda e: _fact(e, "located", "rollout_tokens", ",")),
-    Column("prefixes, scan", lambda e: _fact(e, "located", "scan_probes", ",")),
-    Column("tokens, scan", lambda e: _fact(e, "located", "scan_tokens", ",")),
     Column("judge's requests", lambda e: _number(e.round.facts.get("located", {}).get("judge"), "requests", ",")),
 )
 
@@ -247,8 +245,7 @@ def _steps(done: Sequence[Evidence]) -> list[str]:
     """Where the wrong answers' first wrong steps are, and what it cost to find them, in a run that looked for them."""
     rows = [e for e in done if "located" in e.round.facts]
     text = (
-        "Errors are distinct wrong answers. Prefixes were continued to find the first wrong step; a scan from step "
-        "1 on would have come to the same end at the cost in the columns on the right, the tokens partly estimated. "
+        "Errors are distinct wrong answers. Prefixes were continued to find the first wrong step. "
         "Rollouts that are ungradable do not count; a prefix of which most are so is left out, and so is an error "
         "whose first wrong step cannot be told from the others (undecided)."
     )

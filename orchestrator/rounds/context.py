@@ -27,6 +27,7 @@ from orchestrator.records.rows import (
     PreferencePlan,
     Problem,
     SamplingPlan,
+    ScoringPlan,
     Split,
     TokenizingPlan,
     TrainingPlan,
@@ -43,7 +44,7 @@ class TooLong(BadInput):
 class Trainers(Protocol):
     """A group of training ranks (workers.training.group.TrainerGroup)."""
 
-    def reference(self, plan: TrainingPlan, out_file: str, against: str | None = None) -> Facts: ...
+    def reference(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> Facts: ...
     def train(self, plan: TrainingPlan, reference_file: str | None) -> Facts: ...
 
 

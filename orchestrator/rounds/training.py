@@ -17,11 +17,11 @@ import re
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import Loss, Train, at_round
+from orchestrator.config import RoundLoss, Train, at_round
 from orchestrator.errors import Damaged
 from orchestrator.files import durable
 from orchestrator.files.inside import read_regular, remove, require_below
@@ -32,7 +32,7 @@ from orchestrator.ledger.recipes import Fields, Unseen, Used
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.taken import taken
 from orchestrator.ledger.uses import fingerprint, hashes, model
-from orchestrator.records.rows import LossWeights, TrainingPlan, is_sealed
+from orchestrator.records.rows import ScoringPlan, TrainingPlan, is_sealed
 from orchestrator.rounds import regrading
 from orchestrator.rounds.context import Context, Model
 
@@ -102,7 +102,7 @@ class Training:
 
         def work(output: Path) -> Facts:
             output.mkdir()
-            plan = self._plan(pairs, output, output, {})
+            plan = ScoringPlan(self.reference.path, self.init.path, self._files(pairs))
             return self.context.workers.trainers().reference(plan, str(output / "00000.parquet"))
 
         run.step(f"{self.folder}/reference", inputs, work, also=[self.init.digest])
@@ -121,7 +121,7 @@ class Training:
 
         def work(output: Path) -> Facts:
             output.mkdir()
-            plan = replace(self._plan([pairs], output, output, {}), reference=policy.path)
+            plan = ScoringPlan(policy.path, self.init.path, self._files([pairs]))
             against = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
             return self.context.workers.trainers().reference(plan, str(output / "00000.parquet"), against)
 
@@ -136,7 +136,7 @@ class Training:
             "init": self.init.digest,
             "reference": self.reference.digest if self._compares else None,
             "pairs": _hashes(pairs),
-            "loss": self._loss_weights(),
+            "loss": self._loss,
             "train": Fields(settings, {"learning_rate": at_round(settings.learning_rate, self.number)}),
             "round": self.number,
             "seed": self._seed,
@@ -149,9 +149,8 @@ class Training:
 
         def work(output: Path, checkpoint: Path) -> Facts:
             output.mkdir()
-            plan = self._plan(pairs, output, checkpoint, limits)
-            states, keep = self._own_states(phase), self.context.job.keep.training_states
-            plan = replace(self._named(plan, inputs), state_dir=str(states), keep_states=keep, state_key=sealing_key())
+            states = self._own_states(phase)
+            plan = self._named(self._plan(pairs, output, checkpoint, states, limits), inputs)
             if why := unused_states(states, plan.state_names(settings.ranks), plan.state_key):
                 self._say(phase, f"{why}, and it starts over")
             reference = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
@@ -197,22 +196,28 @@ class Training:
                 run.remove(left)
         return own
 
-    def _plan(self, pairs: Sequence[Commit], output: Path, checkpoint: Path, limits: dict[str, Any]) -> TrainingPlan:
-        run, settings = self.context.run, self.context.job.train
+    def _plan(
+        self, pairs: Sequence[Commit], output: Path, checkpoint: Path, states: Path, limits: dict[str, Any]
+    ) -> TrainingPlan:
         return TrainingPlan(
             init=self.init.path,
             reference=self.reference.path,
-            pairs=tuple(str(run.path(f"{commit.step}/00000.parquet")) for commit in pairs),
-            loss=self._loss_weights(),
-            learning_rate=at_round(settings.learning_rate, self.number),
+            pairs=self._files(pairs),
+            loss=self._loss,
+            learning_rate=at_round(self.context.job.train.learning_rate, self.number),
             seed=self._seed,
-            state_dir="",
+            state_dir=str(states),
+            keep_states=self.context.job.keep.training_states,
+            state_key=sealing_key(),
             failure_file=str(self._failure_file()),
             metrics_file=str(output / "metrics.parquet"),
             probe_file=str(output / "probe.parquet"),
             checkpoint_dir=str(checkpoint),
             **limits,
         )
+
+    def _files(self, pairs: Sequence[Commit]) -> tuple[str, ...]:
+        return tuple(str(self.context.run.path(f"{commit.step}/00000.parquet")) for commit in pairs)
 
     def _failure_file(self) -> Path:
         """Where the trainer writes what it failed on: a file of the run, and no link."""
@@ -268,14 +273,15 @@ class Training:
     @property
     def _compares(self) -> bool:
         """Whether the loss compares with a reference: imitation does not."""
-        return self._loss_weights().dpo > 0
+        return self._loss.dpo > 0
 
     @property
     def _seed(self) -> int:
         return self.context.seed("train", self.number)
 
-    def _loss_weights(self) -> LossWeights:
-        return loss_weights(self.context.job.loss, self.number)
+    @property
+    def _loss(self) -> RoundLoss:
+        return self.context.job.loss.of_round(self.number)
 
     def _say(self, phase: str, text: str) -> None:
         self.context.tell(self.folder, phase, text)
@@ -286,11 +292,6 @@ def choice_facts(accuracies: Mapping[str, float], select: str) -> Facts:
     the gate problems by number of steps, in six digits."""
     steps = max(accuracies) if select != "best" else min(accuracies, key=lambda steps: (-accuracies[steps], steps))
     return {"steps": int(steps), "gate_accuracy": accuracies[steps], "candidates": len(accuracies)}
-
-
-def loss_weights(loss: Loss, number: int) -> LossWeights:
-    """The loss of a round: every field of the plan is that of the job."""
-    return LossWeights(**{own.name: at_round(getattr(loss, own.name), number) for own in fields(LossWeights)})
 
 
 def precision(train: Train) -> dict[str, Any]:

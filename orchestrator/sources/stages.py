@@ -32,7 +32,7 @@ from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.uses import hashes
 from orchestrator.records import counts
-from orchestrator.records.rows import LossWeights, TrainingPlan
+from orchestrator.records.rows import ScoringPlan
 from orchestrator.reports import lineage
 from orchestrator.rounds.context import Context, Model, preference_plan
 from orchestrator.rounds.round import NoPairs, Round
@@ -184,28 +184,11 @@ def _rank(context: Context, number: int, chunk: Chunk) -> float:
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
-        return context.workers.trainers().reference(_scoring(model, chunk.file, folder), str(folder / "00000.parquet"))
+        plan = ScoringPlan(model, model, (str(chunk.file),))
+        return context.workers.trainers().reference(plan, str(folder / "00000.parquet"))
 
     commit = context.run.step(f"baseline/ranking/{number:02d}", inputs, work)
     return float(commit.facts["ranking_accuracy"])
-
-
-def _scoring(model: str, file: Path, folder: Path) -> TrainingPlan:
-    """A plan for a reference pass; nothing is trained by it."""
-    unused = str(folder / "unused")
-    return TrainingPlan(
-        init=model,
-        reference=model,
-        pairs=(str(file),),
-        loss=LossWeights(beta=1.0, dpo=0.0, nll=0.0),
-        learning_rate=0.0,
-        seed=0,
-        state_dir=unused,
-        failure_file=unused,
-        metrics_file=unused,
-        probe_file=unused,
-        checkpoint_dir=unused,
-    )
 
 
 def _tell_leaks_early(context: Context, chunks: Sequence[Chunk]) -> None:

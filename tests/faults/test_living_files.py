@@ -15,9 +15,10 @@ import pytest
 
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.verify.command import verify
+from orchestrator.config import RoundLoss
 from orchestrator.errors import Damaged, RatchetError
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.records.rows import LossWeights, SamplingPlan, Shard, TrainingPlan
+from orchestrator.records.rows import SamplingPlan, Shard, TrainingPlan
 from tests.faults.children import Case, Kind, Undisturbed, Workers
 from tests.faults.test_damage import put
 from tests.orchestrator.test_loop import history
@@ -278,7 +279,7 @@ def plan_of(folder: Path) -> TrainingPlan:
         init="seed",
         reference="seed",
         pairs=(),
-        loss=LossWeights(beta=0.1, dpo=1.0, nll=0.0),
+        loss=RoundLoss(beta=0.1, dpo=1.0, nll=0.0),
         learning_rate=0.1,
         seed=1,
         state_dir=str(folder / ".state"),

@@ -63,7 +63,7 @@ def test_the_search_went_on_where_it_was_killed(run: Path) -> None:
     assert state.epoch == 2
     located = state.commits["rounds/01/located"].facts
     assert 0 < located["located"] <= located["errors"]
-    assert 0 < located["rollout_tokens"] <= located["scan_tokens"]
+    assert located["rollout_tokens"] > 0
 
 
 def test_the_run_verifies_and_has_learned_from_its_pairs(run: Path) -> None:

@@ -30,8 +30,8 @@ if importlib.util.find_spec("deepspeed") is None:
 from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
-from orchestrator.config import Train  # noqa: E402
-from orchestrator.records.rows import PROBE, REFERENCE, LossWeights, TrainingPlan, pairs_schema, state_seal  # noqa: E402
+from orchestrator.config import RoundLoss, Train  # noqa: E402
+from orchestrator.records.rows import PROBE, REFERENCE, ScoringPlan, TrainingPlan, pairs_schema, state_seal  # noqa: E402
 from workers.files import file_facts  # noqa: E402
 from workers.numerics import batching  # noqa: E402
 from workers.numerics.step import learning_rate  # noqa: E402
@@ -44,7 +44,7 @@ pytestmark = pytest.mark.real
 
 VOCAB = 97
 WEIGHTS_FILE = "model.safetensors"
-WEIGHTS = LossWeights(beta=0.5, dpo=1.0, nll=1.0)
+WEIGHTS = RoundLoss(beta=0.5, dpo=1.0, nll=1.0)
 SETTINGS: dict[str, Any] = {
     "precision": "fp32",
     "learning_rate": 1e-2,
@@ -130,6 +130,11 @@ def make_plan(folder: Path, model: str, pairs: str, **changes: Any) -> TrainingP
     return TrainingPlan(**(fields | changes))
 
 
+def scoring(plan: TrainingPlan) -> ScoringPlan:
+    """The reference pass of a training."""
+    return ScoringPlan(plan.reference, plan.init, plan.pairs)
+
+
 def sequence_logprob(model: Any, prompt: Any, completion: Any) -> torch.Tensor:
     """Summed log-probability of a completion, one sequence at a time through the ordinary model."""
     ids = torch.tensor([[*prompt.tolist(), *completion.tolist()]])
@@ -179,7 +184,7 @@ def run(plan: TrainingPlan, settings: Train) -> Outcome:
     steps: list[dict[str, Any]] = []
     with TrainerGroup(settings, OneCore()) as group:
         file = reference_file(plan)
-        group.reference(plan, file)
+        group.reference(scoring(plan), file)
         facts = group.train(plan, file, steps.append)
     return facts, steps
 
@@ -203,7 +208,7 @@ def start_ranks(ranks: int) -> tuple[list[Any], Runner]:
             from workers.training.rank import Trainer
 
             self.trainer = Trainer(settings, *self.place, chunk_logits)
-            return self.trainer.reference_logprobs(plan) if plan.loss.dpo else []
+            return self.trainer.reference_logprobs(scoring(plan)) if plan.loss.dpo else []
 
         def train(self, plan: TrainingPlan, file: str | None, stop_after: int | None) -> Any:
             return list(islice(self.trainer.train(plan, file), stop_after))
@@ -261,7 +266,7 @@ def difference(folder: str, expected: dict[str, torch.Tensor]) -> float:
     return max(float((found[name].float() - expected[name]).abs().max()) for name in expected)
 
 
-def compare(tmp_path: Path, runner: Runner, loss: LossWeights = WEIGHTS, **changes: Any) -> None:
+def compare(tmp_path: Path, runner: Runner, loss: RoundLoss = WEIGHTS, **changes: Any) -> None:
     """Two steps under these settings leave the weights that plain torch leaves, up to rounding."""
     compared = loss.dpo > 0
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet", rejected=compared)
@@ -309,11 +314,11 @@ def test_two_ranks_equal_plain_torch(two_ranks: Runner, tmp_path: Path, zero: in
 @pytest.mark.parametrize("zero", [0, 3])
 def test_imitation_equals_plain_torch(two_ranks: Runner, tmp_path: Path, zero: int) -> None:
     """Rows without a rejected side, and no reference pass."""
-    compare(tmp_path, two_ranks, loss=LossWeights(beta=0.1, dpo=0.0, nll=1.0), zero=zero)
+    compare(tmp_path, two_ranks, loss=RoundLoss(beta=0.1, dpo=0.0, nll=1.0), zero=zero)
 
 
 def test_the_squared_form_equals_plain_torch(one_rank: Runner, tmp_path: Path) -> None:
-    compare(tmp_path, one_rank, loss=LossWeights(beta=0.5, dpo=0.5, nll=0.0, form="squared"))
+    compare(tmp_path, one_rank, loss=RoundLoss(beta=0.5, dpo=0.5, nll=0.0, form="squared"))
 
 
 def test_a_budget_of_tokens_is_spent_in_as_many_passes_as_it_takes(one_rank: Runner, tmp_path: Path) -> None:
@@ -579,7 +584,7 @@ def test_a_group_that_loses_a_rank_goes_on_from_the_last_saved_state(local_ray: 
     calm, disturbed = (make_plan(tmp_path / name, model, pairs) for name in ("calm", "disturbed"))
     steps: list[int] = []
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(calm, reference_file(calm))
+        group.reference(scoring(calm), reference_file(calm))
         group.train(calm, reference_file(calm))
         victim = group.pids[1]
 
@@ -608,7 +613,7 @@ def test_a_rank_that_dies_in_the_middle_of_saving_leaves_the_state_before_it(loc
                 killed.append(victim)
 
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(calm, reference_file(calm))
+        group.reference(scoring(calm), reference_file(calm))
         group.train(calm, reference_file(calm))
         watcher = threading.Thread(target=kill_while_saving, args=(group.pids[1],))
         watcher.start()
@@ -625,7 +630,7 @@ def test_ranks_that_die_again_and_again_end_the_training(local_ray: Any, tmp_pat
     plan = make_plan(tmp_path, model, pairs)
     settings = Train(**(SETTINGS | {"ranks": 1, "epochs": 500}))
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(plan, reference_file(plan))
+        group.reference(scoring(plan), reference_file(plan))
         with pytest.raises(TrainingFailed, match=r"(?s)training rank 0 died.*3 times with no saved state in between"):
             group.train(plan, reference_file(plan), lambda row: os.kill(group.pids[0], signal.SIGKILL))
         assert group.pids == []
@@ -637,7 +642,7 @@ def test_a_hung_rank_is_noticed_and_replaced(local_ray: Any, tmp_path: Path) -> 
     plan = make_plan(tmp_path, model, pairs)
     settings = Train(**(SETTINGS | {"ranks": 2, "epochs": 4, "save_every": 2, "stall_timeout": 45}))
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(plan, reference_file(plan))
+        group.reference(scoring(plan), reference_file(plan))
         victim = group.pids[1]
         facts = group.train(
             plan,

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from orchestrator.records import counts
-from orchestrator.records.rows import REFERENCE, PreferencePlan, TrainingPlan, pairs_schema
+from orchestrator.records.rows import REFERENCE, PreferencePlan, ScoringPlan, pairs_schema
 from tests.support.stand_ins import EOS, JOB, StandIns, StandInTrainers, make_model, skill_of
 from workers.files import write_table
 
@@ -45,9 +45,9 @@ class PreferenceStandIns(StandIns):
 
 
 class PreferenceTrainers(StandInTrainers):
-    def reference(self, plan: TrainingPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
+    def reference(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
         self.workers.call("policy" if against else "reference")
-        skill = skill_of(plan.reference)
+        skill = skill_of(plan.model)
         rows = [row for file in plan.pairs for row in pq.read_table(file).to_pylist()]
         pairs = [SimpleNamespace(**{side: row[f"{side}_token_ids"] for side in _PARTS}) for row in rows]
         logprobs = {

@@ -20,7 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from orchestrator.records.rows import LossWeights
+    from orchestrator.config import RoundLoss
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def nll_sum(logprobs: Tensor, lengths: Tensor, normalisation: str, num_pairs: in
     raise ValueError(f"nll_normalisation {normalisation!r} is unknown; use `sequence` or `batch`")
 
 
-def preference_loss_sum(pairs: PairLogprobs, weights: LossWeights, num_pairs: int, num_tokens: int) -> LossSums:
+def preference_loss_sum(pairs: PairLogprobs, weights: RoundLoss, num_pairs: int, num_tokens: int) -> LossSums:
     """Loss summed over the B pairs of a micro-batch: the caller divides by the global batch's pairs.
 
     `num_pairs` and `num_tokens` count the global batch's pairs and the tokens its NLL covers; they

@@ -19,7 +19,7 @@ from workers.numerics.batching import MicroBatch
 from workers.numerics.losses import PairLogprobs, preference_loss_sum
 
 if TYPE_CHECKING:
-    from orchestrator.records.rows import LossWeights
+    from orchestrator.config import RoundLoss
 
 SUMS = (
     "loss",
@@ -86,7 +86,7 @@ def pair_logprobs(batch: MicroBatch, segments: Tensor, reference: Tensor) -> Pai
 
 
 def micro_batch_loss(
-    model: nn.Module, batch: MicroBatch, reference: Tensor, weights: LossWeights, totals: BatchTotals
+    model: nn.Module, batch: MicroBatch, reference: Tensor, weights: RoundLoss, totals: BatchTotals
 ) -> tuple[Tensor, StepSums]:
     """Loss of a micro-batch, summed over its pairs, and its sums. A filler's loss is zero but differentiable.
 
@@ -125,7 +125,7 @@ def micro_batch_loss(
 def accumulate(
     model: nn.Module,
     batches: Iterable[tuple[MicroBatch, Tensor]],
-    weights: LossWeights,
+    weights: RoundLoss,
     totals: BatchTotals,
     backward: Callable[[Tensor], None],
 ) -> StepSums:
@@ -147,7 +147,7 @@ def torch_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[tuple[MicroBatch, Tensor]],
-    weights: LossWeights,
+    weights: RoundLoss,
     totals: BatchTotals,
     max_grad_norm: float | None = None,
 ) -> tuple[StepSums, float]:

@@ -19,7 +19,7 @@ import ray
 from orchestrator.config import Train
 from orchestrator.errors import RatchetError
 from orchestrator.records import counts
-from orchestrator.records.rows import REFERENCE, TrainingPlan
+from orchestrator.records.rows import REFERENCE, ScoringPlan, TrainingPlan
 from workers.files import write_table
 from workers.supervision.failures import oom_kills, why
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
@@ -74,11 +74,11 @@ class _Rank:
         self.trainer.connect(rendezvous)
         return os.getpid()
 
-    def reference_logprobs(self, plan: TrainingPlan) -> list[tuple[str, float, int]]:
+    def reference_logprobs(self, plan: ScoringPlan) -> list[tuple[str, float, int]]:
         return self.trainer.reference_logprobs(plan)
 
     def preference_facts(
-        self, plan: TrainingPlan, logprobs: dict[str, float], reference_file: str | None
+        self, plan: ScoringPlan, logprobs: dict[str, float], reference_file: str | None
     ) -> dict[str, float]:
         return self.trainer.preference_facts(plan, logprobs, reference_file)
 
@@ -124,8 +124,8 @@ class TrainerGroup:
         for actor in actors:
             ray.kill(actor)
 
-    def reference(self, plan: TrainingPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
-        """Score each distinct completion of the round once under `plan.reference`; write schema REFERENCE.
+    def reference(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
+        """Score each distinct completion of the pairs once under `plan.model`; write schema REFERENCE.
 
         The facts also tell how that model ranks the pairs (counts.preferences); `against` is the file of
         another model's log-probabilities that it is compared with.
@@ -137,7 +137,7 @@ class TrainerGroup:
         seconds = time.perf_counter() - started
         return counts.scored(lengths) | {"restarts": restarts} | ranking | {"seconds": seconds}
 
-    def _score(self, plan: TrainingPlan, against: str | None) -> tuple[list[tuple[str, float, int]], dict[str, float]]:
+    def _score(self, plan: ScoringPlan, against: str | None) -> tuple[list[tuple[str, float, int]], dict[str, float]]:
         shares = self._gather([actor.reference_logprobs.remote(plan) for actor in self._actors])
         rows = sorted(row for share in shares for row in share)
         logprobs = {key: logprob for key, logprob, _ in rows}

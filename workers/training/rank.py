@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from orchestrator.config import Train
 from orchestrator.records import counts
-from orchestrator.records.rows import TrainingPlan
+from orchestrator.records.rows import ScoringPlan, TrainingPlan
 from workers.files import sync
 from workers.numerics import attention, batching
 from workers.numerics.batching import MicroBatch, PairTokens, Tree
@@ -132,34 +132,33 @@ class Trainer:
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm or math.inf)
         self._grad_norm = float(norm)
 
-    def _read_pairs(self, plan: TrainingPlan) -> tuple[list[PairTokens], int]:
-        """The round's pairs that fit, and how many were dropped."""
-        if self._pairs is None or self._pairs[0] != plan.pairs:
+    def _read_pairs(self, files: tuple[str, ...], policy: str) -> tuple[list[PairTokens], int]:
+        """The pairs that fit, and how many were dropped. `policy` is the folder of the model that trains on them."""
+        if self._pairs is None or self._pairs[0] != files:
             from transformers import AutoConfig
 
-            config = AutoConfig.from_pretrained(plan.init, local_files_only=True, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(policy, local_files_only=True, trust_remote_code=False)
             config = config.get_text_config()
-            pairs = pair_data.read_pairs(plan.pairs, config.vocab_size)
+            pairs = pair_data.read_pairs(files, config.vocab_size)
             kept = pair_data.drop_long(pairs, self.settings.max_tokens)
             attention.check_window(config, max(pair.longest for pair in kept))
-            self._pairs = (plan.pairs, kept, len(pairs) - len(kept))
+            self._pairs = (files, kept, len(pairs) - len(kept))
         return self._pairs[1], self._pairs[2]
 
     # Scoring
 
-    def reference_logprobs(self, plan: TrainingPlan) -> list[tuple[str, float, int]]:
-        """This rank's share of the round's distinct completions: (completion_key, summed logprob, tokens).
+    def reference_logprobs(self, plan: ScoringPlan) -> list[tuple[str, float, int]]:
+        """This rank's share of the pairs' distinct completions: (completion_key, summed logprob, tokens).
 
-        Where the policy starts from the reference, the training engine scores them and stays for
-        `train`; otherwise the reference model is loaded, and dropped again.
+        Where the policy starts from the model, the training engine scores them and stays for `train`; otherwise the
+        model is loaded, and dropped again.
         """
-        pairs, _ = self._read_pairs(plan)
-        same = plan.init == plan.reference
-        if same:
-            model = self._engine(plan.init)
+        pairs, _ = self._read_pairs(plan.pairs, plan.policy)
+        if plan.model == plan.policy:
+            model = self._engine(plan.policy)
         else:
             settings, chunk = self.settings, self.chunk_logits
-            model = build_reference(settings, plan.reference, self.device, self.ranks, chunk, policy=plan.init)
+            model = build_reference(settings, plan.model, self.device, self.ranks, chunk, policy=plan.policy)
         trees = batching.completion_trees(pairs, self.settings.tokens_per_microbatch)
         rows = self._score(model, trees, pairs)
         del model
@@ -169,11 +168,11 @@ class Trainer:
         return rows
 
     def preference_facts(
-        self, plan: TrainingPlan, logprobs: dict[str, float], reference_file: str | None
+        self, plan: ScoringPlan, logprobs: dict[str, float], reference_file: str | None
     ) -> dict[str, float]:
         """What the round's pairs say of a model with these log-probabilities; see counts.preferences."""
         reference = None if reference_file is None else pair_data.read_reference(reference_file)
-        return counts.preferences(self._read_pairs(plan)[0], logprobs, reference)
+        return counts.preferences(self._read_pairs(plan.pairs, plan.policy)[0], logprobs, reference)
 
     @torch.no_grad()
     def _score(self, model: nn.Module, trees: list[Tree], pairs: list[PairTokens]) -> list[tuple[str, float, int]]:
@@ -203,7 +202,7 @@ class Trainer:
         Raises TrainingError (a loss or gradient that is not finite), ReferenceMismatch, TrainingDataError
         (pairs or reference file) or ExportError.
         """
-        pairs, dropped = self._read_pairs(plan)
+        pairs, dropped = self._read_pairs(plan.pairs, plan.init)
         reference = None
         if reference_file is not None:
             reference = pair_data.read_reference(reference_file)

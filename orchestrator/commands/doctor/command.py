@@ -54,7 +54,7 @@ from orchestrator.ledger.ledger import probe_links
 from orchestrator.ledger.run import Run
 from orchestrator.models.files import link_model
 from orchestrator.models.named import on_hub
-from orchestrator.records.rows import PROMPTS, Problem, SamplingPlan, Shard
+from orchestrator.records.rows import PROMPTS, Problem, SamplingPlan, ScoringPlan, Shard
 from orchestrator.rounds.space import gib, job_need, sizes
 from orchestrator.tracking.database import cure, sqlite_address, sqlite_file
 from orchestrator.tracking.mlflow import reach
@@ -328,7 +328,7 @@ class _Doctor:
         plan = trial_plan(self.job, model, folder)
         group = self.examiner.trainers()
         started = time.monotonic()
-        group.reference(plan, str(folder / "reference.parquet"))
+        group.reference(ScoringPlan(model, model, plan.pairs), str(folder / "reference.parquet"))
         facts = group.train(plan, str(folder / "reference.parquet"))
         seconds = time.monotonic() - started
         step = facts["tokens"] / facts["tokens_per_second"]

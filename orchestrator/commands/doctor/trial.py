@@ -11,7 +11,6 @@ import pyarrow as pa
 
 from orchestrator.config import Job
 from orchestrator.records.rows import TrainingPlan, pairs_schema
-from orchestrator.rounds.training import loss_weights
 
 
 def made_up_ids(random_: random.Random, vocabulary: int, count: int) -> list[int]:
@@ -46,7 +45,7 @@ def trial_plan(job: Job, model: str, folder: Path) -> TrainingPlan:
         init=model,
         reference=model,
         pairs=(str(folder / "pairs.parquet"),),
-        loss=loss_weights(job.loss, 1),
+        loss=job.loss.of_round(1),
         learning_rate=0.0,
         seed=job.seed,
         state_dir=str(folder / "state"),

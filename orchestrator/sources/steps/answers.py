@@ -17,7 +17,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 _MARKERS = {"markers": r"(?m)^[ \t]*Step \d+:", "lines": r"(?m)^(?=[^\n]*\S)"}
 
@@ -118,35 +118,26 @@ def is_right(correct: int, judged: int, drawn: int, threshold: float) -> bool | 
     return correct > 0 and correct / judged >= threshold
 
 
-class Search(Protocol):
-    """A search for the first wrong step of an answer with a wrong final answer."""
-
-    def probe(self) -> int | None:
-        """How many first steps to test next; None once the first wrong one is known."""
-
-    def tell(self, right: bool | None) -> None:
-        """Whether that prefix is right; None where it cannot be known."""
-
-    @property
-    def first_wrong(self) -> int | None:
-        """Number of the first wrong step, once `probe` is None. None where that cannot be known: of the longest prefix
-        that is right and the shortest that is wrong, the one is not a step longer than the other."""
-
-
-class _Narrowing:
-    """What is common to the searches: the longest prefix known to be right, the shortest known to be wrong, and those
-    in between of which nothing can be known. They take for granted that no prefix is right that goes on from a wrong
-    one."""
+class BinarySearch:
+    """The search for the first wrong step of an answer with a wrong final answer. It halves the steps among which that
+    one is (OmegaPRM, arXiv 2406.06592, section 3.2): about log2 of them are probed. Where nothing can be known of the
+    middle one, what is nearest to it is probed instead. No prefix is taken to be right that goes on from a wrong one.
+    """
 
     def __init__(self, num_steps: int) -> None:
         self._right, self._wrong = 0, num_steps
+        """The longest prefix that is known to be right, and the shortest that is known to be wrong."""
         self._unknown: set[int] = set()
+        """Those in between of which nothing can be known."""
 
     def probe(self) -> int | None:
+        """How many first steps to test next; None once the first wrong one is known, or cannot be."""
         between = [right for right in range(self._right + 1, self._wrong) if right not in self._unknown]
-        return min(between, key=self._rank) if between else None
+        middle = (self._right + self._wrong) // 2
+        return min(between, key=lambda right: abs(right - middle)) if between else None  # of equals the shortest
 
     def tell(self, right: bool | None) -> None:
+        """Whether that prefix is right; None where it cannot be known."""
         probed = self.probe()
         if probed is None:
             raise ValueError("nothing was asked")
@@ -159,29 +150,6 @@ class _Narrowing:
 
     @property
     def first_wrong(self) -> int | None:
+        """Number of the first wrong step, once `probe` is None. None where that cannot be known: of the longest prefix
+        that is right and the shortest that is wrong, the one is not a step longer than the other."""
         return self._wrong if self._wrong - self._right == 1 else None
-
-    def _rank(self, right: int) -> int:
-        """The prefix with the lowest is probed first; of equals the shortest."""
-        raise NotImplementedError
-
-
-class BinarySearch(_Narrowing):
-    """Halves the steps among which the first wrong one is (OmegaPRM, arXiv 2406.06592, section 3.2): about log2 of
-    them are probed. Where nothing can be known of the middle one, what is nearest to it is probed instead."""
-
-    def _rank(self, right: int) -> int:
-        return abs(right - (self._right + self._wrong) // 2)
-
-
-class LinearScan(_Narrowing):
-    """Probes one prefix after the other until one is wrong. One of which nothing can be known is passed over: it is
-    right where the next one is."""
-
-    def _rank(self, right: int) -> int:
-        return right
-
-
-def linear_probes(num_steps: int, first_wrong: int) -> range:
-    """The prefixes that a `LinearScan` would have probed before it came to the same end."""
-    return range(1, min(first_wrong, num_steps - 1) + 1)

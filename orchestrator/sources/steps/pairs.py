@@ -92,8 +92,7 @@ def _locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Roll
         done = _located(this, errors, inputs, lambda: found)
         facts = done.facts
         spent = f"{facts['probes']} prefixes in {facts['levels']} passes, {facts['rollout_tokens']:,} tokens"
-        scan = f"one after the other: {facts['scan_probes']}, about {facts['scan_tokens']:,} tokens"
-        this.say("located", f"{_told(facts)}; {spent} ({scan}){_unknown(facts)}")
+        this.say("located", f"{_told(facts)}; {spent}{_unknown(facts)}")
     elif settings.localiser == "judge":
         inputs |= {"judge": judging.settings(this)}
         done = _located(this, errors, inputs, lambda: judging.locate(this, errors))

@@ -47,7 +47,7 @@ class StepFacts:
         tallies, probes = self._tallies([folder, *searched]), set[str]()
         for part in searched:
             probes |= step_files.prompt_ids(self._prompts(part)).keys()
-        facts |= rollouts.cost(errors, found, probes, tallies, self._job.steps.rollouts)
+        facts |= rollouts.cost(probes, tallies)
         verdicts = self._files.state.commits[f"{folder}/verdicts"]
         more = {} if graders_version(verdicts.facts) == 1 else rollouts.unknown(probes, tallies)
         return facts | more | {"levels": len(searched)}

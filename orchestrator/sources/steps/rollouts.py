@@ -14,7 +14,7 @@ from orchestrator.records.abstentions import graders_version
 from orchestrator.rounds.context import Model
 from orchestrator.rounds.round import Graded, Round
 from orchestrator.sources.steps import files as step_files
-from orchestrator.sources.steps.answers import BinarySearch, is_right, linear_probes
+from orchestrator.sources.steps.answers import BinarySearch, is_right
 from orchestrator.sources.steps.files import Sampled, Tally
 from orchestrator.sources.steps.pairing import Error
 
@@ -94,7 +94,7 @@ def locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollo
             level += 1
             rollouts.draw(f"search/{level:02d}", wanted, settings.rollouts, commit)
             probes |= wanted.keys()
-    facts = cost(errors, found, probes, rollouts.tallies, settings.rollouts) | {"levels": level}
+    facts = cost(probes, rollouts.tallies) | {"levels": level}
     return Located(found, facts | ({} if rollouts.all_count else unknown(probes, rollouts.tallies)))
 
 
@@ -118,29 +118,9 @@ def unknown(probes: set[str], known: Mapping[str, Tally]) -> Facts:
     }
 
 
-def cost(
-    errors: Sequence[Error],
-    found: Mapping[str, int | None],
-    probes: set[str],
-    known: Mapping[str, Tally],
-    rollouts: int,
-) -> Facts:
-    """Prefixes continued and tokens drawn, beside what a scan from the first step on would have cost to come to the
-    same end. A prefix that was not continued is taken to cost as much as the rest of the answer it is from, each time.
-    """
-    scan: dict[str, int] = {}
-    for error in errors:
-        if (first_wrong := found.get(error.error_id)) is None:
-            continue
-        for right in linear_probes(len(error.answer.steps), first_wrong):
-            name, rest = error.probe_id(right), len(error.token_ids) - error.answer.prefix_tokens(right)
-            scan.setdefault(name, known[name].tokens if name in probes and name in known else rollouts * rest)
-    return {
-        "probes": len(probes),
-        "rollout_tokens": sum(known[name].tokens for name in probes if name in known),
-        "scan_probes": len(scan),
-        "scan_tokens": sum(scan.values()),
-    }
+def cost(probes: set[str], known: Mapping[str, Tally]) -> Facts:
+    """How many prefixes were continued, and the tokens that were drawn for that."""
+    return {"probes": len(probes), "rollout_tokens": sum(known[name].tokens for name in probes if name in known)}
 
 
 def rectifications(errors: Sequence[tuple[Error, int]], known: Mapping[str, Tally], wanted: int) -> dict[int, Prefixes]:

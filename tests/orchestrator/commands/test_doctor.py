@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +32,9 @@ from orchestrator.commands.doctor.diagnosis import (
 )
 from orchestrator.commands.doctor.patient import Patient, patient
 from orchestrator.commands.doctor.trial import made_up_ids, made_up_pairs, pair_lengths
-from orchestrator.config import Grade, Job
+from orchestrator.config import Grade, Job, RoundLoss
 from orchestrator.driver.cluster import Node
 from orchestrator.errors import BadInput
-from orchestrator.records.rows import LossWeights
 from orchestrator.rounds.space import GIB, Need
 from workers import doctor as on_node
 from workers.tokens.rendering import answer
@@ -309,7 +307,7 @@ class Ward:
         self.ended = threading.Event()
         self.trained = 0
         self.unread = 0
-        self.losses: list[LossWeights] = []
+        self.losses: list[RoundLoss] = []
 
     @property
     def cluster(self) -> Ward:
@@ -397,9 +395,9 @@ def test_the_trial_step_has_the_jobs_loss(tmp_path: Path) -> None:
     """Every field of it, each at another value than the default."""
     said = {"beta": 0.3, "dpo": 0.7, "nll": 0.2, "nll_scope": "prompt+response"}
     said |= {"nll_normalisation": "batch", "form": "squared"}
-    assert said.keys() == {field.name for field in fields(LossWeights)}
+    assert said.keys() == RoundLoss.model_fields.keys()
     ward, _, _ = examined(tmp_path, *(f"loss.{name}={value}" for name, value in said.items()), limit=2.0)
-    assert ward.losses == [LossWeights(**said)]
+    assert ward.losses == [RoundLoss(**said)]
 
 
 def test_a_check_that_hangs_is_ended_and_the_others_are_tried(tmp_path: Path) -> None:

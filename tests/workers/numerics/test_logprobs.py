@@ -12,7 +12,7 @@ import numpy as np  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from orchestrator.records.rows import LossWeights  # noqa: E402
+from orchestrator.config import RoundLoss  # noqa: E402
 from workers.numerics import attention, batching  # noqa: E402
 from workers.numerics.attention import UnsupportedModel  # noqa: E402
 from workers.numerics.batching import PairTokens  # noqa: E402
@@ -78,7 +78,7 @@ def references(batch: batching.MicroBatch) -> Any:
     return torch.tensor([-(int(key[:4], 16) % 1000) / 50 for key in batch.keys])
 
 
-def naive_loss(model: Any, pairs: list[PairTokens], weights: LossWeights) -> Any:
+def naive_loss(model: Any, pairs: list[PairTokens], weights: RoundLoss) -> Any:
     total = torch.zeros(())
     whole = weights.nll_scope == "prompt+response"
     nll_tokens = sum(len(p.chosen) + whole * len(p.prompt) for p in pairs)
@@ -102,7 +102,7 @@ def gradients(model: Any) -> Any:
 
 
 def assert_equal_to_naive(
-    model: Any, pairs: list[PairTokens], weights: LossWeights, budget: int, ranks: int = 1, chunk: int = 2**26
+    model: Any, pairs: list[PairTokens], weights: RoundLoss, budget: int, ranks: int = 1, chunk: int = 2**26
 ) -> None:
     model.set_attn_implementation("sdpa")
     expected = naive_loss(model, pairs, weights)
@@ -132,26 +132,26 @@ def assert_equal_to_naive(
 )
 @settings(max_examples=15, deadline=None)
 def test_trees_equal_one_sequence_at_a_time(seed: int, budget: int, ranks: int, scope: Any, normalisation: Any) -> None:
-    weights = LossWeights(0.3, 0.7, 1.3, scope, normalisation)
+    weights = RoundLoss(beta=0.3, dpo=0.7, nll=1.3, nll_scope=scope, nll_normalisation=normalisation)
     assert_equal_to_naive(make_model(), random_pairs(seed), weights, budget, ranks)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_model_families_equal_their_own_forward(family: str) -> None:
-    assert_equal_to_naive(make_model(family), random_pairs(7), LossWeights(0.3, 1.0, 1.0), 60)
+    assert_equal_to_naive(make_model(family), random_pairs(7), RoundLoss(beta=0.3, dpo=1.0, nll=1.0), 60)
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_the_head_in_chunks_equals_the_head_at_once(tied: bool) -> None:
     model = make_model(tie_word_embeddings=tied)
-    assert_equal_to_naive(model, random_pairs(8), LossWeights(0.3, 1.0, 1.0), 200, chunk=3 * VOCAB)
+    assert_equal_to_naive(model, random_pairs(8), RoundLoss(beta=0.3, dpo=1.0, nll=1.0), 200, chunk=3 * VOCAB)
 
 
 def test_activation_checkpointing_changes_nothing() -> None:
     model = make_model()
     model.gradient_checkpointing_enable({"use_reentrant": False})
     model.train()
-    assert_equal_to_naive(model, random_pairs(9), LossWeights(0.3, 1.0, 1.0), 80)
+    assert_equal_to_naive(model, random_pairs(9), RoundLoss(beta=0.3, dpo=1.0, nll=1.0), 80)
 
 
 def test_long_and_short_rows_in_one_pack() -> None:
@@ -161,7 +161,7 @@ def test_long_and_short_rows_in_one_pack() -> None:
     ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
     pack = batching.micro_batch(trees).pack
     assert len(attention.sdpa_layout(pack.spans, "cpu").groups) > 2
-    assert_equal_to_naive(model, pairs, LossWeights(0.3, 1.0, 1.0), 10**6)
+    assert_equal_to_naive(model, pairs, RoundLoss(beta=0.3, dpo=1.0, nll=1.0), 10**6)
 
 
 def test_the_layout_wastes_little() -> None:
@@ -234,7 +234,7 @@ def test_a_plain_torch_step_moves_the_policy_towards_the_chosen() -> None:
     batch = batching.micro_batch(trees)
     reference = scorer(batch.pack).detach()
     totals = BatchTotals(len(pairs), sum(len(p.chosen) for p in pairs))
-    weights = LossWeights(0.1, 1.0, 1.0)
+    weights = RoundLoss(beta=0.1, dpo=1.0, nll=1.0)
     losses = []
     for _ in range(5):
         sums, norm = torch_step(scorer, optimizer, [(batch, reference)], weights, totals, max_grad_norm=1.0)

@@ -8,7 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from orchestrator.records.rows import LossWeights  # noqa: E402
+from orchestrator.config import RoundLoss  # noqa: E402
 from workers.numerics.losses import (  # noqa: E402
     PairLogprobs,
     dpo_losses,
@@ -28,8 +28,8 @@ def pairs(chosen: object, rejected: object, reference_chosen: object, reference_
     return PairLogprobs(*values, *olds, chosen_length=torch.full_like(values[0], 4.0))
 
 
-def weights(**changes: object) -> LossWeights:
-    return LossWeights(**({"beta": BETA, "dpo": 1.0, "nll": 1.0} | changes))  # type: ignore[arg-type]
+def weights(**changes: object) -> RoundLoss:
+    return RoundLoss(**({"beta": BETA, "dpo": 1.0, "nll": 1.0} | changes))  # type: ignore[arg-type]
 
 
 def test_policy_equal_to_reference_gives_log_2() -> None:

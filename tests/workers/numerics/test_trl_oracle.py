@@ -19,7 +19,7 @@ import numpy as np  # noqa: E402
 from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
-from orchestrator.records.rows import LossWeights  # noqa: E402
+from orchestrator.config import RoundLoss  # noqa: E402
 from workers.numerics import batching  # noqa: E402
 from workers.numerics.batching import PairTokens  # noqa: E402
 from workers.numerics.logprobs import PackScorer  # noqa: E402
@@ -103,7 +103,7 @@ def test_loss_and_gradients_are_those_of_trl(tmp_path: Path, alpha: float) -> No
         for i, row in enumerate(rows)
     ]
     totals = BatchTotals(len(pairs), sum(len(pair.chosen) for pair in pairs))
-    weights = LossWeights(beta=0.3, dpo=1.0, nll=alpha, nll_normalisation="batch")
+    weights = RoundLoss(beta=0.3, dpo=1.0, nll=alpha, nll_normalisation="batch")
     (share,) = batching.divide_batch(pairs, range(len(pairs)), 40, 1)
     packs = [batching.micro_batch(trees) for trees in share]
     with torch.no_grad():
