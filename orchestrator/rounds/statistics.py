@@ -1,4 +1,7 @@
-"""The few statistics that a verdict on accuracy needs. Pure, exact where that is cheap."""
+"""The few statistics that a verdict on accuracy needs. Pure, exact where that is cheap.
+
+The tests hold them against scipy, which is not used here: importing it costs a command two seconds.
+"""
 
 from __future__ import annotations
 

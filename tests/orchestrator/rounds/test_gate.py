@@ -1,4 +1,4 @@
-"""The gate and its statistics, against sums by hand, published figures and symmetry."""
+"""The gate and its statistics, against scipy, sums by hand, published figures and symmetry."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from fractions import Fraction
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binomtest
 
 from orchestrator.rounds.gate import decide
 from orchestrator.rounds.statistics import mcnemar_p_value, smallest_detectable_drop, wilson_interval
@@ -27,6 +28,37 @@ def test_p_value_is_the_binomial_tail(won: int, lost: int) -> None:
     n = won + lost
     tail = Fraction(sum(math.comb(n, k) for k in range(won, n + 1)), 2**n)
     assert mcnemar_p_value(won, lost) == float(tail)
+
+
+DISCORDANT = [
+    *((won, lost) for won in range(13) for lost in range(13)),
+    (44, 11),
+    (130, 170),
+    (5100, 4900),
+    (10**5, 99_000),
+]
+
+
+@pytest.mark.parametrize(("won", "lost"), [pair for pair in DISCORDANT if sum(pair)])
+def test_p_value_is_scipys(won: int, lost: int) -> None:
+    expected = binomtest(won, won + lost, alternative="greater").pvalue
+    assert mcnemar_p_value(won, lost) == pytest.approx(expected, rel=1e-9, abs=1e-300)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.95, 0.999])
+@pytest.mark.parametrize("problems", [1, 2, 7, 100, 640, 10**6])
+def test_wilson_interval_is_scipys(problems: int, confidence: float) -> None:
+    for correct in {0, 1, problems // 3, problems // 2, problems - 1, problems}:
+        expected = binomtest(correct, problems).proportion_ci(confidence, method="wilson")
+        assert wilson_interval(correct, problems, confidence) == pytest.approx(tuple(expected), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.05, 0.01, 1e-6])
+def test_smallest_detectable_drop_is_scipys(alpha: float) -> None:
+    for problems in (1, 4, 5, 19, 400):
+        lost = (n for n in range(1, problems + 1) if binomtest(n, n, alternative="greater").pvalue <= alpha)
+        least = next(lost, None)
+        assert smallest_detectable_drop(problems, alpha) == (None if least is None else least / problems)
 
 
 def test_p_value_by_hand() -> None:
