@@ -30,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-JobArgument = Annotated[Path, typer.Argument(metavar="JOB", help="Job file, such as jobs/irpo.yaml")]
+JobArgument = Annotated[Path, typer.Argument(metavar="JOB", help="Job file, such as jobs/irpo.yaml, or `demo`")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to override")]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/irpo")]
 Trust = Annotated[
@@ -292,7 +292,9 @@ def validate(
 
 @app.command()
 def doctor(
-    job: Annotated[str | None, typer.Argument(metavar="[JOB]", help="Job file; none checks what needs no job")] = None,
+    job: Annotated[
+        str | None, typer.Argument(metavar="[JOB]", help="Job file, or `demo`; none checks what needs no job")
+    ] = None,
     overrides: Overrides = None,
     as_json: Json = False,
     limit: Annotated[float | None, typer.Option(min=1, help="Most seconds that each check may take")] = None,

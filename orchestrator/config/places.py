@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import os
 import sys
 from pathlib import Path
 
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
+
+DEMO = "demo"
+
+
+def job_path(given: Path) -> Path:
+    """A job file as it was given; `demo`, where nothing of that name is there, is the one that comes with Ratchet."""
+    if given != Path(DEMO) or given.exists():
+        return given
+    return Path(str(importlib.resources.files("orchestrator"))).joinpath("demo", "irpo.yaml").resolve()
 
 
 def home() -> Path:

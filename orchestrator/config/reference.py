@@ -47,11 +47,12 @@ settings, such as `loss.beta` of a method that imitates, is named by `validate` 
 |---|---|
 | `ratchet run jobs/irpo.yaml` | the environment, activated |
 | `python -m orchestrator run jobs/irpo.yaml` | the same |
-| `./jobs/irpo.yaml` | the same; the file is executable, and its first line is as in the example below |
+| `ratchet run demo` | the same, in any folder: the packaged copy of that job |
+| `./jobs/irpo.yaml` | as the first; the file is executable, and its first line is as in the example below |
 | `ray job submit --working-dir . -- jobs/irpo.yaml` | a cluster that has the packages, and RATCHET_HOME (see below) |
 | `ray job submit jobs/irpo.yaml` | a Ray cluster that was started in the project's folder |
 
-The first three start a private Ray, unless `cluster.address` or RAY_ADDRESS names a cluster. A submitted job runs on
+The first four start a private Ray, unless `cluster.address` or RAY_ADDRESS names a cluster. A submitted job runs on
 the cluster it was submitted to. Submitting it again resumes it. `ray job stop` interrupts it; the driver has 3
 seconds then, or `RAY_JOB_STOP_WAIT_TIME_S` of the job's environment.
 

@@ -20,7 +20,7 @@ from pydantic import ValidationError
 from orchestrator.config import Job, is_harmless
 from orchestrator.config.addresses import without_password
 from orchestrator.config.load import JobFile, Key, load_job, parse_job
-from orchestrator.config.places import run_folder
+from orchestrator.config.places import job_path, run_folder
 from orchestrator.driver import trust
 from orchestrator.driver.trust import Item, Tell
 from orchestrator.errors import BadInput
@@ -76,10 +76,12 @@ def resumed(
 def load(path: Path, overrides: Sequence[str] = (), tell: Tell | None = None) -> JobFile:
     """As `load_job`; but the copy of its job that stands in a run's folder goes on with that run, as `resumed` does.
     What was changed in the copy counts. A file in a run's folder is that run's word (see trust.py); `tell` as there.
+    `demo` is the packaged job (see `places.job_path`).
 
     Raises:
         BadInput: as `load_job` and `resumed`.
     """
+    path = job_path(path)
     trust.require_file(path)
     root = path.resolve().parent
     if path.name not in _OWN_COPIES or not (root / "ledger").is_dir():
