@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator import config
 from orchestrator.commands.fork.command import fork
-from orchestrator.config import Grade, Judge, Train
+from orchestrator.config import Grade, Judge, Loss, Train
 from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.files import durable
@@ -99,6 +99,18 @@ def test_recipe_1_counts_all_that_it_knew_and_recipe_2_what_was_set() -> None:
     assert recipes.fingerprints(inputs, 2, None, []) == {recipes.fingerprint(inputs)} == {two}
     earlier = durable.fingerprint({"train": {"zero": 2, "learning_rate": 1e-6}, "judge": 1, "by": 1})
     assert recipes.fingerprints(inputs, 2, {}, []) == {earlier}, "a commit that names no version is of the first"
+
+
+def test_a_rounds_loss_counts_as_when_it_was_a_plan_of_its_own() -> None:
+    """Its three weights had no defaults then, so that they count at those of the section too."""
+    weights = {"beta": 0.1, "dpo": 1.0, "nll": 1.0}
+    rest = {"form": "sigmoid", "nll_scope": "response", "nll_normalisation": "sequence"}
+    first, second = (Loss(beta=[0.1, 0.2], form=form).of_round(n) for n, form in ((1, "sigmoid"), (2, "squared")))
+    assert recipes.fingerprints({"loss": first}, 1, None, []) == {durable.fingerprint({"loss": weights | rest})}
+    assert recipes.fingerprint({"loss": first}) == durable.fingerprint({"loss": weights})
+    assert recipes.fingerprint({"loss": second}) == durable.fingerprint(
+        {"loss": weights | {"beta": 0.2, "form": "squared"}}
+    )
 
 
 def test_defaults_are_part_of_recipe_2() -> None:
