@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from orchestrator.cli import app
 
@@ -47,3 +51,29 @@ def test_every_command_that_is_named_exists() -> None:
     files += [*(PROJECT / "docs").glob("*.md"), PROJECT / "README.md"]
     named = {(word, file.name) for file in files for word in re.findall(r"`ratchet ([a-z]+)", file.read_text())}
     assert len(named) > 20 and {(word, file) for word, file in named if word not in commands} == set()
+
+
+def test_job_files_are_executable() -> None:
+    files = sorted((PROJECT / "jobs").rglob("*.y*ml"))
+    assert len(files) > 10 and [file.name for file in files if not file.stat().st_mode & 0o100] == []
+
+
+def test_hooks_before_a_commit_run_tools_of_the_environment_on_files_that_exist() -> None:
+    settings = tomllib.loads((PROJECT / "pyproject.toml").read_text())
+    tools = {*settings["project"]["optional-dependencies"]["dev"], "python", "lint-imports"}
+    (repository,) = yaml.safe_load((PROJECT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local" and len(repository["hooks"]) >= 6
+    for hook in repository["hooks"]:
+        tool, *words = hook["entry"].split()
+        assert hook["language"] == "system" and tool.startswith(".venv/bin/") and Path(tool).name in tools
+        assert [word for word in words if "/" in word and not (PROJECT / word).exists()] == []
+
+
+def test_the_hosted_workflow_calls_the_gate_with_few_rights_and_fixed_actions() -> None:
+    text = (PROJECT / ".github/workflows/ci.yml").read_text()
+    workflow = yaml.safe_load(text)
+    steps: list[dict[str, Any]] = workflow["jobs"]["gate"]["steps"]
+    assert workflow["permissions"] == {"contents": "read"} and "secrets." not in text
+    actions = [step["uses"] for step in steps if "uses" in step]
+    assert actions and [action for action in actions if not re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", action)] == []
+    assert steps[-1]["run"] == ".ci/run" and (PROJECT / ".ci/run").stat().st_mode & 0o100
