@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,18 @@ def test_a_new_report_is_read_from_a_pipe_and_what_is_none_is_refused(tmp_path: 
         assert (refused := run(bad)).returncode == 2 and "Traceback" not in refused.stderr
 
 
-def test_cpu_seconds_count_children(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = measured.cpu_seconds()
-    subprocess.run([sys.executable, "-c", "sum(range(20_000_000))"], check=True)
-    assert measured.cpu_seconds() > before + 0.1
+def test_cpu_seconds_count_children_that_live_and_that_have_ended() -> None:
+    def of_others() -> float:
+        own = time.process_time()
+        return measured.cpu_seconds() - own
+
+    before = of_others()
+    work = "sum(range(3_000_000)); print(flush=True); input()"  # and the interpreter's own start
+    with subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline()
+        alive = of_others()
+        child.communicate(b"\n")
+    assert before + 0.01 < alive <= of_others() + 0.02  # clock ticks of a hundredth
 
 
 @pytest.mark.parametrize("name", [file.stem for file in sorted((PROJECT / "benchmarks/baselines").glob("*.json"))])
