@@ -1,30 +1,36 @@
 """Generation: the product's generator beside the raw engine, on the same prompts and seeds, in one run.
 
-    python benchmarks/generation.py [--model jobs/demo/seed] [--prompts 300] [--samples 8] [--repeats 5] [--json]
+    python -m benchmarks.generation [--model jobs/demo/seed] [--prompts 300] [--samples 8] [--repeats 5] [--json]
 
-Both use one vLLM engine of the same settings in this process. The raw engine is given all requests at
-once; the generator gets them as a round does, in shards of 32 prompts, three in flight, and also writes
-its Parquet files. Without arguments it uses the demo's model and prompts.
+Each has a vLLM engine of the same settings in a process of its own, as engines have in a run, and they take turns. The
+raw engine is stepped by the thread that made it and is given all requests at once; the generator gets them as a round
+does, in shards of 32 prompts, three in flight, and also writes its Parquet files. Without arguments it uses the demo's
+model and prompts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
 import tempfile
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from workers.generation.vllm import ENVIRONMENT, Generator
+from workers.generation.vllm import ENVIRONMENT, Generator, engine_arguments, sample_seed
 
 os.environ |= ENVIRONMENT | {"VLLM_LOGGING_LEVEL": "ERROR"}
 
 import pyarrow as pa
-from transformers import AutoTokenizer
+import pyarrow.parquet as pq
 
+from benchmarks.measured import report
 from orchestrator.config import Generate
 from orchestrator.records.rows import PROMPTS, SamplingPlan, Shard
 from workers.files import write_table
@@ -32,80 +38,147 @@ from workers.files import write_table
 ROOT = Path(__file__).parent.parent
 SHARD = 32
 IN_FLIGHT = 3
+MAX_MODEL_LEN = 256
 
 
-def write_prompts(model: str, count: int, file: Path) -> list[list[int]]:
+class Pass(NamedTuple):
+    """What one side did with all requests."""
+
+    tokens: int
+    seconds: float
+    cpu_seconds: float
+    """Of all the process's threads, those that wait for others by turning among them."""
+
+
+Work = Callable[[SamplingPlan], int]
+"""Samples all prompts; returns the number of tokens."""
+
+
+def write_prompts(model: str, count: int, file: Path) -> None:
+    """The demo's first prompts, as a run writes them."""
+    from transformers import AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(model)
     rows = [json.loads(line) for line in (ROOT / "jobs/demo/train.jsonl").read_text().splitlines()[:count]]
     texts = [row["question"] + "\n" for row in rows]
-    ids = tokenizer(texts)["input_ids"]
     nothing = [None] * len(rows)
-    columns = [[r["id"] for r in rows], texts, ids, nothing, [r["answer"] for r in rows], nothing, nothing]
+    answers = [row["answer"] for row in rows]
+    columns = [[r["id"] for r in rows], texts, tokenizer(texts)["input_ids"], nothing, answers, nothing, nothing]
     write_table(pa.table(columns, schema=PROMPTS), file)
-    return list(ids)
 
 
-def raw(generator: Generator, prompts: list[list[int]], ids: list[str], plan: SamplingPlan) -> tuple[int, float]:
-    """Tokens and seconds of the bare engine: add everything, step until done."""
-    from vllm import TokensPrompt
+def raw(model: str, settings: Generate, prompts: Path, folder: Path) -> Work:
+    """The bare engine: add everything, step until done."""
+    from vllm import EngineArgs, LLMEngine, SamplingParams, TokensPrompt
 
-    engine = generator._engine
-    started = time.perf_counter()
-    for number, token_ids in enumerate(prompts):
-        for index in range(plan.samples):
-            parameters = generator._parameters(plan, ids[number], index)
-            engine.add_request(f"{number}-{index}", TokensPrompt(prompt_token_ids=token_ids), parameters)
-    tokens = 0
-    while engine.has_unfinished_requests():
-        tokens += sum(len(o.outputs[0].token_ids) for o in engine.step() if o.finished)
-    return tokens, time.perf_counter() - started
+    engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings, 0, False, None)))
+    rows = pq.read_table(prompts, columns=["prompt_id", "token_ids"]).to_pylist()
+
+    def work(plan: SamplingPlan) -> int:
+        for row in rows:
+            for index in range(plan.samples):
+                parameters = SamplingParams(
+                    temperature=plan.temperature,
+                    top_p=plan.top_p,
+                    top_k=plan.top_k,
+                    max_tokens=plan.max_tokens,
+                    seed=sample_seed(plan.seed, row["prompt_id"], index),
+                )
+                name = f"{plan.seed}-{row['prompt_id']}-{index}"
+                engine.add_request(name, TokensPrompt(prompt_token_ids=row["token_ids"]), parameters)
+        tokens = 0
+        while engine.has_unfinished_requests():
+            tokens += sum(len(o.outputs[0].token_ids) for o in engine.step() if o.finished)
+        return tokens
+
+    return work
 
 
-def ours(generator: Generator, source: Path, count: int, plan: SamplingPlan, folder: Path) -> tuple[int, float]:
+def ours(model: str, settings: Generate, prompts: Path, folder: Path) -> Work:
+    """The generator, which gets its shards as a run's pool gives them."""
+    generator = Generator(model, settings, seed=0, accelerated=False)
+    count = pq.read_metadata(prompts).num_rows
     starts = range(0, count, SHARD)
-    shards = [Shard(i, str(source), s, min(s + SHARD, count), str(folder / f"{i}")) for i, s in enumerate(starts)]
-    started = time.perf_counter()
-    with ThreadPoolExecutor(IN_FLIGHT) as threads:
-        tokens = sum(facts["tokens"] for facts in threads.map(lambda s: generator.generate(s, plan), shards))
-    return tokens, time.perf_counter() - started
+    shards = [Shard(i, str(prompts), s, min(s + SHARD, count), str(folder / f"{i}")) for i, s in enumerate(starts)]
+
+    def work(plan: SamplingPlan) -> int:
+        with ThreadPoolExecutor(IN_FLIGHT) as threads:
+            return sum(facts["tokens"] for facts in threads.map(lambda s: generator.generate(s, plan), shards))
+
+    return work
+
+
+SIDES: dict[str, Callable[[str, Generate, Path, Path], Work]] = {"raw": raw, "ours": ours}
+
+
+def serve(side: str, model: str, settings: Generate, prompts: Path, folder: Path, line: Connection) -> None:
+    """One side in its process: starts the engine, says so, and answers each plan with what it took."""
+    work = SIDES[side](model, settings, prompts, folder)
+    line.send("ready")
+    while (plan := line.recv()) is not None:
+        began, cpu = time.perf_counter(), time.process_time()
+        tokens = work(plan)
+        line.send(Pass(tokens, time.perf_counter() - began, time.process_time() - cpu))
+    os._exit(0)  # the engine's own thread never ends
+
+
+def measure(options: argparse.Namespace, settings: Generate, folder: Path) -> dict[str, list[Pass]]:
+    """All passes of both sides; the first of each, which warms up, is left out."""
+    prompts = folder / "prompts.parquet"
+    write_prompts(options.model, options.prompts, prompts)
+    spawn = multiprocessing.get_context("spawn")
+    lines: dict[str, Connection] = {}
+    for side in SIDES:
+        lines[side], theirs = spawn.Pipe()
+        spawn.Process(target=serve, args=(side, options.model, settings, prompts, folder, theirs), daemon=True).start()
+        theirs.close()
+        lines[side].recv()  # one starts after the other; EOFError where it cannot
+    passes: dict[str, list[Pass]] = {side: [] for side in SIDES}
+    for repeat in range(options.repeats + 1):
+        plan = SamplingPlan(options.samples, 1.0, 1.0, 0, options.max_tokens, (), seed=repeat)
+        for side, line in lines.items():
+            line.send(plan)
+            passes[side].append(line.recv())
+    for line in lines.values():
+        line.send(None)
+    return {side: rows[1:] for side, rows in passes.items()}
+
+
+def figures(passes: dict[str, list[Pass]]) -> dict[str, Any]:
+    """Medians, and those of the ratios of each turn."""
+
+    def rates(side: str, seconds: str) -> list[float]:
+        return [one.tokens / getattr(one, seconds) for one in passes[side]]
+
+    found: dict[str, Any] = {}
+    for name, seconds in (("tokens_per_second", "seconds"), ("tokens_per_cpu_second", "cpu_seconds")):
+        each = {side: rates(side, seconds) for side in SIDES}
+        ratios = [o / r for o, r in zip(each["ours"], each["raw"], strict=True)]
+        found[name] = {side: round(statistics.median(values)) for side, values in each.items()}
+        found[name]["ours/raw"] = round(statistics.median(ratios), 3)
+    return found
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default=str(ROOT / "jobs/demo/seed"))
     parser.add_argument("--prompts", type=int, default=300)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
-    settings = Generate(max_model_len=256, engine={"dtype": "float32"})
-    # The engine's own thread waits for requests while the raw loop steps the engine from this one.
-    generator = Generator(arguments.model, settings, seed=0, accelerated=False)
-    rates: dict[str, list[float]] = {"raw": [], "ours": []}
+    options = parser.parse_args()
+    # The engine's own limit, and the job's, which must leave room for a prompt.
+    settings = Generate(max_model_len=MAX_MODEL_LEN, max_tokens=options.max_tokens, engine={"dtype": "float32"})
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        prompts = write_prompts(arguments.model, arguments.prompts, folder / "prompts.parquet")
-        ids = [str(number) for number in range(len(prompts))]
-        for repeat in range(arguments.repeats + 1):
-            plan = SamplingPlan(arguments.samples, 1.0, 1.0, 0, arguments.max_tokens, (), seed=repeat)
-            results = {
-                "raw": raw(generator, prompts, ids, plan),
-                "ours": ours(generator, folder / "prompts.parquet", len(prompts), plan, folder),
-            }
-            if repeat:  # the first one warms up
-                for kind, (tokens, seconds) in results.items():
-                    rates[kind].append(tokens / seconds)
-    ratios = [o / r for o, r in zip(rates["ours"], rates["raw"], strict=True)]
-    result = {
-        "model": Path(arguments.model).name,
-        "cores": os.cpu_count(),
-        "requests": len(prompts) * arguments.samples,
-        "raw_tokens_per_second": round(statistics.median(rates["raw"])),
-        "ours_tokens_per_second": round(statistics.median(rates["ours"])),
-        "ratio": round(statistics.median(ratios), 3),
-    }
-    print(json.dumps(result) if arguments.json else "\n".join(f"{k:24} {v}" for k, v in result.items()))
+        found = figures(measure(options, settings, Path(name)))
+    if options.json:
+        told = {name: value for name, value in vars(options).items() if name != "json"}
+        print(json.dumps(report("generation", told | {"model": Path(options.model).name}, found)))
+        return
+    print(f"{options.prompts * options.samples} requests, {Path(options.model).name}, {os.cpu_count()} cores")
+    for name, row in found.items():
+        print(f"{name:24}" + "".join(f"{side:>10} {value:<8}" for side, value in row.items()))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Grading: Ratchet's graders beside plain math-verify, on the same answers in one run; and how often each is right.
 
-    python benchmarks/grading.py [--gsm8k FILE] [--prompts 300] [--samples 8] [--repeats 3] [--json]
-    python benchmarks/grading.py --agreement [--json]
-    python benchmarks/grading.py --cases FILE [--conventions] [--show] [--json]
+    python -m benchmarks.grading [--gsm8k FILE] [--prompts 300] [--samples 8] [--repeats 3] [--json]
+    python -m benchmarks.grading --agreement [--json]
+    python -m benchmarks.grading --cases FILE [--conventions] [--show] [--json]
 
 The answers are made from the worked solutions of GSM8K (`--gsm8k`, its train.jsonl), or of a few problems in
 this file: as they are, written differently (boxed, as money, with units, as decimals), and with other numbers.
@@ -33,8 +33,9 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from benchmarks.measured import cpu_seconds, report
 from orchestrator.config import Grade
 from workers.grading.pool import GraderPool
 
@@ -87,37 +88,57 @@ def plain(answers: Sequence[Answer]) -> list[bool]:
     return [bool(verify(parse(f"${gold}$"), parse(text))) for gold, text, _ in answers]
 
 
-def ours(answers: Sequence[Answer], graders: Sequence[Any] = ("exact", "number", "math")) -> tuple[list[Any], float]:
-    """Verdicts, and the seconds that they took once the processes were there."""
+class Spent(NamedTuple):
+    """Seconds by the clock, and of all processors."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Watch:
+    """Started when made."""
+
+    def __init__(self) -> None:
+        self._since = Spent(time.perf_counter(), cpu_seconds())
+
+    def spent(self) -> Spent:
+        """Since it was made."""
+        return Spent(time.perf_counter() - self._since.seconds, cpu_seconds() - self._since.cpu_seconds)
+
+
+def ours(answers: Sequence[Answer], graders: Sequence[Any] = ("exact", "number", "math")) -> tuple[list[Any], Spent]:
+    """Verdicts, and what they took once the processes were there."""
     with GraderPool(Grade(graders=list(graders))) as pool:
         pool.grade([(f"{n}", f"\\boxed{{{n}}}", "stop") for n in range(10_000, 10_256)])  # starts every process
-        started = time.perf_counter()
+        watch = Watch()
         graded = pool.grade((gold, text, "stop") for gold, text, _ in answers)
-        return graded, time.perf_counter() - started
+        return graded, watch.spent()
 
 
 def speed(arguments: argparse.Namespace) -> dict[str, Any]:
     solved = solutions(arguments.gsm8k, arguments.prompts)
     answers = completions(solved, arguments.samples)
     plain(answers[:8])  # imports, and fills tables
-    seconds: dict[str, list[float]] = {"math-verify": [], "ratchet": []}
+    took: dict[str, list[Spent]] = {"math-verify": [], "ratchet": []}
     for _ in range(arguments.repeats):
-        started = time.perf_counter()
+        watch = Watch()
         theirs = plain(answers)
-        seconds["math-verify"].append(time.perf_counter() - started)
+        took["math-verify"].append(watch.spent())
         graded, spent = ours(answers)
-        seconds["ratchet"].append(spent)
-    middle = {name: statistics.median(values) for name, values in seconds.items()}
+        took["ratchet"].append(spent)
+    middle = {name: statistics.median(spent.seconds for spent in values) for name, values in took.items()}
+    cpu = {name: statistics.median(spent.cpu_seconds for spent in values) for name, values in took.items()}
     different = [
         {"gold": gold, "completion_end": text[-60:], "math_verify": their, "ratchet": one.verdict}
         for (gold, text, _), their, one in zip(answers, theirs, graded, strict=True)
         if their != (one.verdict == "correct")
     ]
     return {
-        "data": arguments.gsm8k or "built in",
+        "data": Path(arguments.gsm8k).name if arguments.gsm8k else "built in",
         "prompts": len(solved),
         "answers": len(answers),
         "seconds": {name: round(value, 3) for name, value in middle.items()},
+        "cpu_seconds": {name: round(value, 3) for name, value in cpu.items()},
         "answers_per_second": {name: round(len(answers) / value) for name, value in middle.items()},
         "times_faster": round(middle["math-verify"] / middle["ratchet"], 1),
         "different": different,
@@ -210,9 +231,9 @@ def show_labelled(result: dict[str, Any], rows: bool) -> None:
 
 def show_speed(result: dict[str, Any]) -> None:
     print(f"{result['answers']} answers to {result['prompts']} problems ({result['data']})\n")
-    print(f"{'':12} {'seconds':>9} {'answers/s':>10}")
+    print(f"{'':12} {'seconds':>9} {'of CPU':>9} {'answers/s':>10}")
     for name, seconds in result["seconds"].items():
-        print(f"{name:12} {seconds:9.3f} {result['answers_per_second'][name]:10}")
+        print(f"{name:12} {seconds:9.3f} {result['cpu_seconds'][name]:9.3f} {result['answers_per_second'][name]:10}")
     print(f"\n{result['times_faster']} times faster; {len(result['different'])} verdicts differ")
     for one in result["different"][:20]:
         print(
@@ -231,6 +252,16 @@ def show_agreement(result: dict[str, Any]) -> None:
         print(f"  gold {one['gold']!r}, {one['answer']!r}: math-verify {one['math_verify']}, {one['ratchet']}")
 
 
+def reported(arguments: argparse.Namespace, result: dict[str, Any]) -> dict[str, Any]:
+    """The result in the form that benchmarks share: numbers as figures, single verdicts beside them."""
+    ignored = ("json", "show", "gsm8k", "cases")  # files, by their names: they say nothing of what is in them
+    settings = {name: value for name, value in vars(arguments).items() if name not in ignored}
+    beside = {name: result.pop(name) for name in ("rows", "different") if name in result}
+    settings["data"] = result.pop("data", Path(arguments.cases or arguments.gsm8k or "built in").name)
+    counted = {name: len(rows) for name, rows in beside.items()}
+    return report("grading", settings, {**result, **counted}, **beside)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gsm8k", help="GSM8K's train.jsonl; without it a few built-in problems")
@@ -247,7 +278,7 @@ def main() -> None:
     count = labelled if arguments.cases else agreement if arguments.agreement else speed
     result = count(arguments)
     if arguments.json:
-        print(json.dumps(result))
+        print(json.dumps(reported(arguments, result)))
     elif arguments.cases:
         show_labelled(result, arguments.show)
     else:

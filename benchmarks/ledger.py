@@ -1,6 +1,6 @@
 """Reading a long ledger: record by record, and by the cache of its fold.
 
-    python benchmarks/ledger.py [--records 100000] [--json]
+    python -m benchmarks.ledger [--records 100000] [--json]
 
 The ledger is made up: shards as a run writes them, a thousand a step. CPU seconds of this process, each the least of
 three; the files are in the page cache.
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.measured import report
 from orchestrator.files import durable
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import SCHEMA
@@ -56,16 +57,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         ledger = Path(folder) / "run" / "ledger"
         write(ledger, arguments.records)
-        found: dict[str, Any] = {"records": arguments.records, "read": least(lambda: Ledger(ledger))}
+        found = {"read": least(lambda: Ledger(ledger))}
         reader = Ledger(ledger)
         found["make the cache"] = least(lambda: reader.cache(again=True))
         found["read the cache"] = least(lambda: Ledger(ledger))
         found["another reader"] = least(reader.as_it_is)
     if arguments.json:
-        print(json.dumps(found))
+        print(json.dumps(report("ledger", {"records": arguments.records}, {"cpu_seconds": found})))
         return
+    print(f"{'records':<16}{arguments.records:>9,}")
     for what, seconds in found.items():
-        print(f"{what:<16}{seconds:>9,}" if what == "records" else f"{what:<16}{seconds:>9.2f} s")
+        print(f"{what:<16}{seconds:>9.2f} s")
 
 
 if __name__ == "__main__":

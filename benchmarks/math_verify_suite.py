@@ -1,7 +1,7 @@
 """The `math` grader on math-verify's own test-suite: where the two disagree.
 
     pip download --no-deps --no-binary :all: math-verify==0.9.0   # and unpack it
-    python benchmarks/math_verify_suite.py FOLDER [--json]
+    python -m benchmarks.math_verify_suite FOLDER [--json]
 
 math-verify's tests compare a gold text with an answer text, both as a model or a data set wrote them. Each
 comparison that they make is recorded while pytest runs them, with what they expect. Ratchet is asked the same with
@@ -23,6 +23,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks.measured import report
 from orchestrator.config import Grade
 from workers.grading.pool import GraderPool
 
@@ -86,7 +87,8 @@ def main() -> None:
                 {"kind": kind, "test": one.test, "gold": one.gold, "text": one.text[-200:], "reason": verdict.reason}
             )
     if options.json:
-        print(json.dumps({"comparisons": len(comparisons), **counts, "differences": differences}))
+        figures = {"comparisons": len(comparisons), **counts}
+        print(json.dumps(report("math_verify_suite", {"rules": RULES}, figures, differences=differences)))
         return
     for difference in differences:
         print("{kind}  {test}\n    gold {gold!r}\n    text {text!r}\n    {reason}".format(**difference))

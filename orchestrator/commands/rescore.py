@@ -61,6 +61,7 @@ class Rescored:
     """Of the graders, before and after."""
 
     def as_json(self) -> dict[str, Any]:
+        """For programs: the flips with their examples, the commonest first, and the pairs before and after."""
         flips = [
             {"before": before, "after": after, "samples": count, "examples": self.examples[before, after]}
             for (before, after), count in self.flips.most_common()

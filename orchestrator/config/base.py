@@ -24,6 +24,11 @@ class Settings(BaseModel):
 
 
 def no_bool(value: Any) -> Any:
+    """A validator of numbers.
+
+    Raises:
+        ValueError: the value is true or false.
+    """
     # YAML reads `on` and `yes` as true, and Python takes true for 1: never what a number means here.
     if isinstance(value, bool):
         raise ValueError("a number is needed, not true or false")
@@ -65,6 +70,11 @@ def at_round(schedule: T | list[T], round_number: int) -> T:
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
+    """The pattern, ready to be used.
+
+    Raises:
+        ValueError: it is no regular expression; the message says why.
+    """
     try:
         return re.compile(pattern)
     except (re.error, RecursionError, OverflowError) as error:

@@ -34,6 +34,7 @@ class Preview:
     refusals: Sequence[str]
 
     def lines(self) -> Iterator[str]:
+        """What is shown, and then the warnings."""
         yield from self.shown
         yield from (f"warning   {warning}" for warning in self.warnings)
 

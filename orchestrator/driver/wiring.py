@@ -51,6 +51,7 @@ class RealWorkers:
 
     @property
     def cluster(self) -> Cluster:
+        """The cluster; the first use connects to it."""
         if self._connected is None:
             self._connected = self._everything.enter_context(self._cluster)
         return self._connected

@@ -29,6 +29,8 @@ class Written(NamedTuple):
 
 
 class Identity(NamedTuple):
+    """Which file it is, and when anything of it was last changed; equal means untouched since."""
+
     written: Written
     ctime_ns: int
 

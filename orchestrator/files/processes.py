@@ -19,6 +19,7 @@ def process_start(pid: int) -> float | None:
 
 
 def pid_exists(pid: int) -> bool:
+    """Whether there is a process of this number on this machine, whoever's it is."""
     try:
         os.kill(pid, 0)
     except PermissionError:

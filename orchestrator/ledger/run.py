@@ -370,6 +370,7 @@ class ShardedStep:
         return [self.used(index) for index in sorted(self._shards)]
 
     def used(self, index: int) -> recipes.Used:
+        """A committed shard as an input: its hash, and its file, which is checked when it is used."""
         artifact = self._shards[index].artifact
         sha = artifact.files[""]["sha256"]
         return recipes.Used(sha, ((artifact.path, sha),))

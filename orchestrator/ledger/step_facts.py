@@ -144,6 +144,8 @@ class Probe(TypedDict, total=False):
 
 @with_config(_CONFIG)
 class EvaluationFacts(Facts, total=False):
+    """How a model answered the problems of each split, and how engine and trainer agree on it."""
+
     gate: Figures | None
     test: Figures | None
     probe: Probe | None
@@ -161,12 +163,16 @@ class PromptsFacts(Facts, total=False):
 
 @with_config(_CONFIG)
 class LocatedFacts(Facts, total=False):
+    """Of first wrong steps; most facts of this step are counts that it shares with others."""
+
     first_step: Count
     """Errors whose first wrong step is step 1; of a training, `first_step` is what was checked there."""
 
 
 @with_config(_CONFIG)
 class SourceFacts(TypedDict, total=False):
+    """Pairs of one source or chunk of preference data, and how many were left out, by reason."""
+
     name: Required[str]
     pairs: Required[Count]
     revision: str | None
@@ -179,16 +185,22 @@ class SourceFacts(TypedDict, total=False):
 
 @with_config(_CONFIG)
 class PreferencesFacts(Facts, total=False):
+    """Preference data as read, by source."""
+
     sources: list[SourceFacts]
 
 
 @with_config(_CONFIG)
 class ChunksFacts(Facts, total=False):
+    """Preference data as token ids, by chunk."""
+
     chunks: list[SourceFacts]
 
 
 @with_config(_CONFIG)
 class RegradedFacts(Facts, total=False):
+    """Earlier evaluations by the graders of now, by the step they are from."""
+
     evaluations: dict[str, Figures]
 
 

@@ -134,6 +134,11 @@ def _first_layer(config: Mapping[str, Any], stem: str) -> dict[str, list[Any]]:
 
 
 def json_object(content: bytes, where: str) -> dict[str, Any]:
+    """The JSON object that a file holds; `where` names it in messages.
+
+    Raises:
+        BadInput: it is no JSON, or no object.
+    """
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:

@@ -100,6 +100,7 @@ class SamplingPlan:
     """Temperatures that a prompt's samples take in turn, instead of `temperature`."""
 
     def temperature_of(self, sample_index: int) -> float:
+        """The temperature of a prompt's sample, by its index from 0."""
         mix = self.temperature_mix
         return mix[sample_index % len(mix)] if mix else self.temperature
 

@@ -57,6 +57,7 @@ class Evidence:
 
     @property
     def sample_tokens(self) -> float | None:
+        """Mean length of a sample, in tokens; None where no samples are told of."""
         facts = self.round.facts.get("samples", {})
         return facts["tokens"] / facts["samples"] if facts.get("samples") and "tokens" in facts else None
 

@@ -44,20 +44,50 @@ class TooLong(BadInput):
 class Trainers(Protocol):
     """A group of training ranks (workers.training.group.TrainerGroup)."""
 
-    def reference(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> Facts: ...
-    def train(self, plan: TrainingPlan, reference_file: str | None) -> Facts: ...
+    def reference(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> Facts:
+        """Score each completion of the pairs under the reference and write schema REFERENCE to `out_file`;
+        `against` is such a file of another model. Returns counts, how the model ranks the pairs, and seconds."""
+
+    def train(self, plan: TrainingPlan, reference_file: str | None) -> Facts:
+        """Train, and write the plan's metrics, probe and checkpoint; returns the facts of the step."""
 
 
 class Workers(Protocol):
     """Whoever does the work. Devices are shared: asking for engines may end the trainers, and back."""
 
-    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts: ...
-    def tokenize_preferences(self, source: str, rows: list[int] | None, plan: PreferencePlan, output: str) -> Facts: ...
-    def token_ends(self, model: str, source: str, output: str) -> Facts: ...
-    def judge_steps(self, items: Sequence[StepItem]) -> tuple[list[StepJudgement], Facts]: ...
-    def engines(self, model: str) -> sampling.Engines: ...
-    def graders(self, settings: Grade) -> sampling.Graders: ...
-    def trainers(self) -> Trainers: ...
+    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts:
+        """Write prompts (schema PROMPTS) to `output`; returns how many were kept and dropped.
+
+        Raises:
+            UnusableModel: its tokenizer or chat template cannot take them.
+        """
+
+    def tokenize_preferences(self, source: str, rows: list[int] | None, plan: PreferencePlan, output: str) -> Facts:
+        """Write `rows` (None: all) of preference data as pairs to `output`; returns how many, and how many were left
+        out, by reason.
+
+        Raises:
+            UnusableModel: its tokenizer or chat template cannot take them.
+        """
+
+    def token_ends(self, model: str, source: str, output: str) -> Facts:
+        """Copy samples to `output`, with their ids decoded and where each token ends in that text (schema DECODED).
+
+        Raises:
+            UnusableModel: the model has no tokenizer that decodes token by token.
+        """
+
+    def judge_steps(self, items: Sequence[StepItem]) -> tuple[list[StepJudgement], Facts]:
+        """A judge's word on the reasoning steps of each answer, in order, and what asking it has cost."""
+
+    def engines(self, model: str) -> sampling.Engines:
+        """Engines that serve the model of this folder; they are started unless they are there."""
+
+    def graders(self, settings: Grade) -> sampling.Graders:
+        """Grader processes with these settings; they stay until the run ends."""
+
+    def trainers(self) -> Trainers:
+        """The training ranks; they are started unless they are there."""
 
 
 @dataclass(frozen=True)

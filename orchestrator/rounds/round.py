@@ -251,6 +251,7 @@ class Round:
         self.context.tell(self.folder, phase, text)
 
     def sampling_plan(self) -> SamplingPlan:
+        """How this round samples. Parts of it, such as search/01, sample training problems with seeds of their own."""
         generate, number = self.context.job.generate, self.number
         purpose = ("samples", number, self.part) if self.split == "train" and self.part else ("samples", number)
         return SamplingPlan(

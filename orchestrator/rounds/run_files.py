@@ -33,6 +33,7 @@ class RunFiles:
         raise Gone(name)
 
     def has(self, name: str) -> bool:
+        """Whether `one` would find this file."""
         try:
             self.one(name)
         except Gone:

@@ -18,14 +18,20 @@ from orchestrator.records.rows import CAUSES, SamplingPlan, Shard
 class Engines(Protocol):
     """Engines that serve one model (workers.generation.pool.GeneratorPool)."""
 
-    def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, Facts]]: ...
-    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]: ...
+    def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, Facts]]:
+        """Sample shards of prompts; yields each with its facts once its file is written, in the order of finishing."""
+
+    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
+        """By engine: the summed log-probability of each completion (token ids) after its prompt, in nats; None where
+        the two do not fit the context."""
 
 
 class Graders(Protocol):
     """Grader processes (workers.grading.group.GraderGroup)."""
 
-    def submit(self, shard: Shard, golds: dict[str, str]) -> None: ...
+    def submit(self, shard: Shard, golds: dict[str, str]) -> None:
+        """Have a shard of samples graded; `golds` has the gold answer of each of its prompts."""
+
     def finished(self) -> list[tuple[Shard, Facts]]:
         """What is done by now."""
 
@@ -86,6 +92,7 @@ def sample_and_grade(
 
 
 def grading_shard(slice_: Slice, samples: Path, output: Path) -> Shard:
+    """All rows of a slice's samples, as a shard for the graders."""
     return Shard(slice_.index, str(samples), 0, pq.read_metadata(samples).num_rows, str(output))
 
 

@@ -44,6 +44,7 @@ class Need:
 
 
 def gib(size: float) -> str:
+    """A size in bytes for people, in GiB, or in MiB where it is small."""
     return f"{size / GIB:.1f} GiB" if size >= 0.05 * GIB else f"{size / 2**20:.1f} MiB"
 
 

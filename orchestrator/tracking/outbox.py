@@ -324,5 +324,6 @@ class Outbox:
 
 
 def first_line(error: BaseException) -> str:
+    """An error in a line of at most 300 characters, without passwords."""
     text = str(error).strip() or type(error).__name__
     return without_password(text.splitlines()[0])[:300]

@@ -29,7 +29,8 @@ class Placement(Protocol):
     count: int
     gpus: int
 
-    def actor_options(self, index: int) -> dict[str, Any]: ...
+    def actor_options(self, index: int) -> dict[str, Any]:
+        """Ray's options for the actor that is engine `index`."""
 
 
 class _Event(NamedTuple):

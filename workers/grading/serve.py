@@ -54,6 +54,8 @@ _BEGUN = struct.Struct("=Q")
 
 
 def main(arguments: list[str]) -> None:
+    """The keeper: serves until the other end is gone. `arguments` are the limits of a request in seconds and GiB, then
+    the graders and the rules of extraction as JSON."""
     timeout, memory = float(arguments[0]), int(float(arguments[1]) * 2**30)
     graders, rules = json.loads(arguments[2]), json.loads(arguments[3])
     _restore_signals()

@@ -78,6 +78,10 @@ class Pairs:
         self._special = {*self.tokenizer.all_special_ids, *self.tokenizer.added_tokens_decoder}
 
     def check_template(self, conversational: bool) -> None:
+        """
+        Raises:
+            UnusableModel: rows are messages (`conversational`), and the model has no chat template.
+        """
         if conversational and not self.tokenizer.chat_template:
             raise UnusableModel(
                 f"stages.sources: the rows are messages, and the model {self.plan.model} has no chat template"

@@ -90,6 +90,10 @@ class Prompter:
         return ids if ids[-1:] == [eos] else [*ids, eos]
 
     def check_embedded(self, prompt_id: str, ids: list[int]) -> None:
+        """
+        Raises:
+            UnusableModel: an id is beyond the rows of the model's embedding.
+        """
         if (largest := max(ids, default=0)) >= self.config.vocab_size:
             raise UnusableModel(
                 f"model: {self.plan.model}: prompt {prompt_id!r} holds {self.tokenizer.decode([largest])!r}, token "

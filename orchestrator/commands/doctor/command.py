@@ -14,9 +14,9 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -38,9 +38,9 @@ from orchestrator.commands.doctor.diagnosis import (
     nodes_text,
     worst,
 )
+from orchestrator.commands.doctor.examiner import Examiner
 from orchestrator.commands.doctor.patient import Patient
 from orchestrator.commands.doctor.trial import made_up_ids, made_up_pairs, model_config, pair_lengths, trial_plan
-from orchestrator.config import Grade
 from orchestrator.config.addresses import without_password
 from orchestrator.config.places import run_folder
 from orchestrator.driver.cluster import Node
@@ -64,26 +64,6 @@ from orchestrator.tracking.tracker import default_address
 _LIMITS = {"prompts": 600.0, "engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
 _LIMIT = 90.0  # seconds, of every other check
 _BACK_SECONDS = 30.0
-
-
-class Examiner(Protocol):
-    """The run's own workers, and what they tell of the nodes (wiring.Examination)."""
-
-    @property
-    def cluster(self) -> Any: ...
-    def needs(self) -> dict[str, tuple[int, int, int]]: ...
-    def versions(self, packages: Any, limit: float) -> dict[Node, Any]: ...
-    def exchange(self, folder: str, token: str, limit: float) -> dict[Node, Any]: ...
-    def file_sizes(self, folder: str, limit: float) -> dict[Node, Any]: ...
-    def machines(self, limit: float) -> dict[Node, Any]: ...
-    def holders(self, before: dict[str, Any], limit: float) -> dict[Node, Any]: ...
-    def unread_golds(self, settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]: ...
-    def all_reduce(self) -> list[dict[str, Any]]: ...
-    def peak_memory(self) -> list[dict[str, int]]: ...
-    def rendered(self, request: Mapping[str, Any]) -> Mapping[str, Any]: ...
-    def engines(self, model: str) -> Any: ...
-    def trainers(self) -> Any: ...
-    def release(self) -> None: ...
 
 
 def examine(patient: Patient, examiner: Examiner, tell: Callable[[Check], None], limit: float | None = None) -> bool:

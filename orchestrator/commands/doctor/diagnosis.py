@@ -42,6 +42,7 @@ class Check:
     finding: Finding
 
     def line(self) -> str:
+        """The check in one line for people, cut to a length that a terminal shows, with its cure."""
         text = " ".join(self.finding.text.split())
         text = text if len(text) <= _LONGEST_TEXT else text[: _LONGEST_TEXT - 4] + " ..."
         cure = f". {self.finding.cure[:1].upper()}{self.finding.cure[1:]}" if self.finding.cure else ""
@@ -63,6 +64,7 @@ def worst(problems: Sequence[Finding], otherwise: Finding) -> Finding:
 
 
 def nodes_text(count: int) -> str:
+    """ "1 node", "2 nodes"."""
     return f"{count} node{'s' if count != 1 else ''}"
 
 
@@ -198,6 +200,7 @@ def judge_shared(folder: str, told: Mapping[Node, Any], unseen: Sequence[Node]) 
 
 
 def judge_space(folder: str, free: int, need: Need | None, rounds: int) -> Finding:
+    """Whether `free` bytes at `folder` hold what the rounds write; `need` is None without a job."""
     if need is None:
         return Finding("pass", f"{gib(free)} free at {folder}", "", {"free": free})
     text = (
@@ -213,6 +216,8 @@ def judge_space(folder: str, free: int, need: Need | None, rounds: int) -> Findi
 
 
 def judge_machines(told: Mapping[Node, Any], job: Job, accelerated: bool, has_job: bool) -> Finding:
+    """Memory, shared memory and accelerators of each node (`told`: what `workers.doctor.machine` says, or what it
+    raised) against what the job's workers want."""
     machines = {node: answer for node, answer in told.items() if not isinstance(answer, Exception)}
     problems = silent(told)
     for node, machine in machines.items():
@@ -289,6 +294,7 @@ def judge_fit(needs: Mapping[str, tuple[int, int, int]], nodes: Sequence[Node], 
 
 
 def judge_all_reduce(told: Sequence[Mapping[str, Any]]) -> Finding:
+    """Whether the sum over the training ranks was right on each; `told` is theirs, by rank."""
     seconds, first = max(t["seconds"] for t in told), told[0]
     text = f"{first['backend']} over {len(told)} rank{'s' if len(told) > 1 else ''}: "
     facts = {"ranks": len(told), "seconds": seconds, "bytes": first["bytes"], "backend": first["backend"]}

@@ -14,6 +14,7 @@ from orchestrator.records.rows import TrainingPlan, pairs_schema
 
 
 def made_up_ids(random_: random.Random, vocabulary: int, count: int) -> list[int]:
+    """`count` random token ids of a vocabulary."""
     return [random_.randrange(vocabulary) for _ in range(count)]
 
 
@@ -41,6 +42,7 @@ def made_up_pairs(vocabulary: int, prompt: int, completion: int, count: int) -> 
 
 
 def trial_plan(job: Job, model: str, folder: Path) -> TrainingPlan:
+    """A training on the made-up pairs in `folder`, whose files stay there; a learning rate of 0 keeps the weights."""
     return TrainingPlan(
         init=model,
         reference=model,
@@ -57,6 +59,12 @@ def trial_plan(job: Job, model: str, folder: Path) -> TrainingPlan:
 
 
 def model_config(model: str) -> dict[str, Any]:
+    """The config.json of a model folder, with those of its text part at the top.
+
+    Raises:
+        OSError: there is none.
+        ValueError: it is no JSON.
+    """
     config: dict[str, Any] = json.loads((Path(model) / "config.json").read_text())
     text: dict[str, Any] = config.get("text_config") or {}
     return config | text

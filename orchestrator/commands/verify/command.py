@@ -62,6 +62,7 @@ class Report:
         return {"sound": not self.findings} | vars(self)
 
     def summary(self) -> str:
+        """What was checked, in one line for people."""
         followed = f"{len(self.followed)} promoted checkpoints followed to their prompts"
         return (
             f"{self.artifacts} artifacts, {self.files} files, {self.bytes:,} bytes; {self.facts:,} facts computed "
@@ -234,6 +235,7 @@ class Verification:
     # Facts
 
     def files(self) -> RunFiles:
+        """The run's files by what its ledger says up to now; made anew once more records were read."""
         if self._files is None or self._files[0] != self.reading.next:
             self._files = (self.reading.next, RunFiles(self.root, self.state, self._bad))
         return self._files[1]

@@ -106,6 +106,7 @@ class Recount:
         return {file.stem: rows_in(file) for file in self.files.all(step)}
 
     def preferences(self, step: str) -> Facts:
+        """Of the preference data: pairs by source, and their mean length in characters."""
         files = self.files.all(step)
         rows = [rows_in(file) for file in files]
         return {
@@ -121,6 +122,11 @@ class Recount:
         return {"digest": durable.fingerprint([list(file) for file in known])}
 
     def chunks(self, step: str) -> Facts:
+        """Of the chunks of stages, each named by its source, or by its part of the only one.
+
+        Raises:
+            Damaged: pairs in the chunks and pairs left out are not all pairs of the sources.
+        """
         rows = [rows_in(file) for file in self.files.all(step)]
         sources, said = self.state.commits["baseline/preferences"].facts["sources"], self.state.commits[step].facts
         whole, chunks = len(rows) == len(sources), [dict[str, Any](pairs=number) for number in rows]
@@ -136,14 +142,17 @@ class Recount:
         return self._scored(step, [self.files.one(f"baseline/chunks/{int(number):05d}.parquet")])
 
     def prompts(self, step: str, *_: str | None) -> Facts:
+        """How many prompts there are, by file."""
         rows = {file.stem: rows_in(file) for file in self.files.all(step)}
         return {"prompts": sum(rows.values()), **rows}
 
     def samples(self, step: str, *_: str | None) -> Facts:
+        """The sum of the shards' facts."""
         self._require_all(step)
         return _untimed(sampling.sampling_facts(self.files.shard_facts(step)))
 
     def verdicts(self, step: str, *_: str | None) -> Facts:
+        """The sum of the shards' facts, as far as the graders of that version told them."""
         self._require_all(step)
         facts = self.files.shard_facts(step)
         told = [name for name in counts.verdicts([], [], []) if all(name in shard for shard in facts)]
@@ -159,6 +168,11 @@ class Recount:
             raise Damaged(f"{len(wanted)} shards make the step, and committed are the shards {found}")
 
     def pairs(self, step: str, number: str, held_out: str | None) -> Facts:
+        """Of a round's pairs, chosen once more by the job's source.
+
+        Raises:
+            Damaged: those in the file are others.
+        """
         if held_out or self.job.source in ("sample", "judge"):
             return self._chosen(step, int(number), held_out)
         if self.job.source == "steps":
@@ -205,12 +219,14 @@ class Recount:
         return found
 
     def scores(self, step: str) -> Facts:
+        """Of the model's own scores, read once more from its judgements."""
         folder = step.removesuffix("scores")
         return self_rewarding.score_facts(
             self_rewarding.scores_found(self.files.scored(f"{folder}judged"), self.job.self_judge)
         )
 
     def replay(self, step: str, number: str) -> Facts:
+        """How many pairs of earlier rounds are trained on, and of how many rounds."""
         [file] = self.files.all(step)
         return {"pairs": rows_in(file), "rounds": len(rounds_replayed(self.job.pairs, int(number)))}
 
@@ -274,6 +290,7 @@ class Recount:
         return {"evaluations": told}
 
     def choice(self, step: str, folder: str) -> Facts:
+        """Which of a round's checkpoints is chosen, by their answers to the gate problems."""
         selection, regraded = f"{folder}/selection/", f"{folder}/selection/regraded"
         steps = sorted(name for name in self.state.commits if name.startswith(selection) and name != regraded)
         files = {name: self.files.one(f"{name}/gate.parquet") for name in steps}

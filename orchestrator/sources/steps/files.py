@@ -182,6 +182,7 @@ def read_errors(file: Path, opening: str, how: str) -> list[Error]:
 
 
 def write_located(first_wrong: Mapping[str, int | None], file: Path) -> None:
+    """Write the first wrong step by error (None: no step is wrong), in the order of their ids."""
     rows = [{"error_id": error_id, "first_wrong": step} for error_id, step in sorted(first_wrong.items())]
     pq.write_table(pa.Table.from_pylist(rows, LOCATED), file, compression="zstd")
 

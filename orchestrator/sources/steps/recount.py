@@ -29,15 +29,18 @@ class StepFacts:
         self._files, self._job = files, job
 
     def errors(self, step: str) -> Facts:
+        """Of the wrong answers that are looked at."""
         [file] = self._files.all(step)
         return step_files.error_facts(file, list(self._files.shards(f"{_folder(step)}/verdicts").values()))
 
     def questions(self, step: str) -> Facts:
+        """How many answers people are asked about."""
         [file] = self._files.all(step)
         with open(file, "rb") as lines:
             return {"questions": sum(1 for _ in lines)}
 
     def located(self, step: str) -> Facts:
+        """Of the first wrong steps, and, where rollouts found them, what the search has cost."""
         folder, [file] = _folder(step), self._files.all(step)
         errors, found = self._errors(folder), step_files.read_located(file)
         facts = located_facts(errors, found)
@@ -53,12 +56,18 @@ class StepFacts:
         return facts | more | {"levels": len(searched)}
 
     def rectified(self, step: str) -> Facts:
+        """Of the right continuations, and how many were drawn for them."""
         folder, [file] = _folder(step), self._files.all(step)
         prefixes = last_right(first_errors(self._errors(folder), self._first_wrong(folder)))
         passes = [folder, *self._parts(folder, "search"), *self._parts(folder, "rectification")]
         return step_files.continuation_facts(file, prefixes, self._tallies(passes))
 
     def pairs(self, step: str, number: int) -> Facts:
+        """Of pairs of steps, chosen once more.
+
+        Raises:
+            Damaged: more or fewer are left out than is told of a judge's word.
+        """
         folder, [file] = _folder(step), self._files.all(step)
         wrong = first_errors(self._errors(folder), self._first_wrong(folder))
         [rectified] = self._files.all(f"{folder}/rectified")

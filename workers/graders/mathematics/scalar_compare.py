@@ -48,6 +48,8 @@ def may_be_one(items: Sequence[Kind]) -> bool:
 
 
 def values(gold: Scalar, answer: Scalar) -> Outcome:
+    """Two single values: by their numbers where both are plain ones, else as expressions. What may be a unit is no
+    evidence of a difference, and an answer may be rounded."""
     if gold.unit and answer.unit and gold.unit != answer.unit:
         return DIFFERENT
     numeric, settled = number.settle(gold.latex, answer.latex)
@@ -89,6 +91,7 @@ def _rounded(decimal: str, exact: str) -> bool:
 
 
 def binomial(group: Group) -> Scalar | None:
+    """C(n, k) or P(n, k) as one expression; None where an item is no single value."""
     top, bottom = group.items
     if not isinstance(top, Scalar) or not isinstance(bottom, Scalar):
         return None
@@ -107,14 +110,18 @@ def chain(gold: Scalar, answer: Relation) -> Outcome:
 
 
 def is_fixed(kind: Kind) -> bool:
+    """Whether it is one value without unknowns."""
     return isinstance(kind, Scalar) and is_constant(kind.latex)
 
 
 def is_plain(kind: Kind) -> bool:
+    """Whether it is one value without unknowns and without a unit."""
     return is_fixed(kind) and isinstance(kind, Scalar) and kind.unit is None
 
 
 def ratio(gold: Ratio, answer: Kind) -> Outcome:
+    """A ratio against another, part by part crosswise, or against the fraction that it is; times of the clock are
+    equal by their digits and half of the day."""
     if isinstance(answer, Ratio):
         if len(gold.parts) != len(answer.parts):
             return DIFFERENT
@@ -139,6 +146,8 @@ def ratio(gold: Ratio, answer: Kind) -> Outcome:
 
 
 def residue(gold: Residue, answer: Kind) -> Outcome:
+    """A residue class against another, or against one number: the gold answer's own is right, others of its class are
+    unclear."""
     if isinstance(answer, Residue):
         if values(gold.modulus, answer.modulus) is not EQUAL:
             return values(gold.modulus, answer.modulus)
@@ -154,6 +163,7 @@ def residue(gold: Residue, answer: Kind) -> Outcome:
 
 
 def based(gold: Based, answer: Kind) -> Outcome:
+    """A number in a base against another, or against its digits with the base left out."""
     if isinstance(answer, Based):
         return EQUAL if gold == answer else DIFFERENT
     if isinstance(answer, Scalar):

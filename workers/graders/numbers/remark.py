@@ -117,6 +117,7 @@ def _denied(quantity: Quantity, sign: str, rest: str) -> Reading:
 
 
 def number_first(text: str) -> Quantity | None:
+    """The quantity that a remark is, after a word such as "or"; None where it is something else."""
     text = re.sub(r"^(?:and|or|about|also|the) ", "", text.strip(" $"))
     number = numeral(without_cycles(digits(text)))
     return None if number is None else quantity_of(number)

@@ -96,6 +96,7 @@ def letter(text: str) -> tuple[int, int, bool]:
 
 
 def below_zero(text: str) -> bool:
+    """Whether the words behind a number make it negative."""
     return bool(_BELOW_ZERO.fullmatch(text))
 
 

@@ -193,6 +193,7 @@ def _power(word: str) -> int:
 
 
 def is_currency(unit: str | None) -> bool:
+    """Whether a unit's name is that of a currency."""
     return unit in _CURRENCIES
 
 

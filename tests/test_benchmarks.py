@@ -1,0 +1,88 @@
+"""Benchmarks print one form of report, and a report is compared with a recorded one figure by figure."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import compare, grading, ledger, localisation, measured
+
+PROJECT = Path(__file__).parent.parent
+
+
+def printed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, module: Any, *words: str) -> Any:
+    monkeypatch.setattr(sys, "argv", [module.__name__, *words, "--json"])
+    module.main()
+    return json.loads(capsys.readouterr().out)
+
+
+def test_ratios_of_all_figures_and_what_was_not_alike(tmp_path: Path) -> None:
+    old = measured.report("ledger", {"records": 10}, {"cpu_seconds": {"read": 2.0, "gone": 1.0}, "errors": 0})
+    new = measured.report("ledger", {"records": 20}, {"cpu_seconds": {"read": 3.0, "added": 1.0}, "errors": 0})
+    new["machine"] |= {"cpu": "another", "load_per_core": 7.5}
+    lines = [line.split() for line in compare.compare(old, new).splitlines()]
+    assert ["cpu_seconds", "/", "read", "2", "3", "1.500"] in lines and ["errors", "0", "0", "same"] in lines
+    assert ["cpu_seconds", "/", "gone", "1", "-", "-"] in lines and [
+        "cpu_seconds",
+        "/",
+        "added",
+        "-",
+        "1",
+        "-",
+    ] in lines
+    text = compare.compare(old, new)
+    assert "setting records: 10 -> 20" in text and f"machine cpu: {old['machine']['cpu']} -> another" in text
+    assert "7.5 tasks a core (busy)" in text
+    with pytest.raises(ValueError, match="nothing to compare"):
+        compare.compare(old, new | {"benchmark": "grading"})
+
+
+def test_a_new_report_is_read_from_a_pipe_and_what_is_none_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "old.json"
+    file.write_text(json.dumps(measured.report("ledger", {}, {"seconds": 4.0})))
+    new = json.dumps(measured.report("ledger", {}, {"seconds": 1.0}))
+
+    def run(given: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "benchmarks.compare", str(file)]
+        return subprocess.run(command, input=given, capture_output=True, text=True, cwd=PROJECT, check=False)
+
+    assert run(new).stdout.splitlines()[-1].split() == ["seconds", "4", "1", "0.250"]
+    for bad in ("[]", "{}", "nothing"):
+        assert (refused := run(bad)).returncode == 2 and "Traceback" not in refused.stderr
+
+
+def test_cpu_seconds_count_children_that_live_and_that_have_ended() -> None:
+    def of_others() -> float:
+        own = time.process_time()
+        return measured.cpu_seconds() - own
+
+    before = of_others()
+    work = "sum(range(3_000_000)); print(flush=True); input()"  # and the interpreter's own start
+    with subprocess.Popen([sys.executable, "-c", work], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None and child.stdout.readline()
+        alive = of_others()
+        child.communicate(b"\n")
+    assert before + 0.01 < alive <= of_others() + 0.02  # clock ticks of a hundredth
+
+
+@pytest.mark.parametrize("name", [file.stem for file in sorted((PROJECT / "benchmarks/baselines").glob("*.json"))])
+def test_recorded_baselines_have_the_figures_that_the_benchmark_prints(
+    name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = {
+        "ledger": (ledger, "--records", "50"),
+        "localisation": (localisation, "--chains", "5"),
+        "grading": (grading, "--samples", "8", "--repeats", "1"),
+    }
+    recorded = json.loads((PROJECT / f"benchmarks/baselines/{name}.json").read_text())
+    now = printed(capsys, monkeypatch, *small[name])
+    assert recorded["benchmark"] == name and recorded["machine"].keys() == now["machine"].keys()
+    assert [figure for figure, _ in compare.numbers(recorded["figures"])] == [
+        figure for figure, _ in compare.numbers(now["figures"])
+    ]
