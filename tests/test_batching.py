@@ -29,7 +29,7 @@ def pair_lists(draw: st.DrawFn) -> list[PairTokens]:
 
 def members(packs: list[list[Tree]]) -> list[tuple[object, list[int], list[list[int]]]]:
     return [
-        (member.tag, tree.prompt.tolist(), [tree.completions[place].tolist() for place in member.completions])
+        (member.tag, tree.prompt.tolist(), [tree.completions[place].tokens.tolist() for place in member.completions])
         for pack in packs
         for tree in pack
         for member in tree.members

@@ -9,6 +9,9 @@ without padding:
 Each completion attends to the prompt and to itself, and its position ids go on where the prompt's
 end. So a prompt is computed once however many pairs share it, and a completion once however many
 pairs it stands in (IRPO's wrapping repeats completions). A pack is several trees in one row.
+
+A completion may have tokens that are not the model's own (orchestrator.records.masks): they are laid out
+and attended to, but not scored.
 """
 
 from __future__ import annotations
@@ -24,30 +27,70 @@ import torch
 from torch import Tensor
 
 from orchestrator.records.counts import completion_key
+from orchestrator.records.masks import Mask, as_mask, num_own
 
 Tokens = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """Token ids of a completion; its length is how many there are."""
+
+    tokens: Tokens
+    mask: Mask | None = None
+    """Which of them are the model's own, and so are scored; None where all are."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_scored(self) -> int:
+        return num_own(len(self.tokens), self.mask)
+
+    @property
+    def content(self) -> Hashable:
+        """What tells it from other completions of its prompt."""
+        return self.tokens.tobytes() if self.mask is None else (self.tokens.tobytes(), self.mask.tobytes())
+
+    def key(self, prompt: Tokens) -> str:
+        """`completion_key` of it behind a prompt."""
+        return completion_key(prompt, self.tokens, self.mask)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PairTokens:
     """Token ids of one preference pair; each array is one-dimensional int32 and not empty. Without `rejected` the
-    chosen completion is to be imitated."""
+    chosen completion is to be imitated. A mask in which all tokens are the model's own becomes None.
+
+    Raises:
+        ValueError: a side is empty, or its mask does not fit it; the message names pair and side.
+    """
 
     pair_id: str
     prompt: Tokens
     chosen: Tokens
     rejected: Tokens | None
+    chosen_mask: Mask | None = None
+    rejected_mask: Mask | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "chosen", "rejected"):
             side = getattr(self, name)
             if side is not None and len(side) == 0:
                 raise ValueError(f"pair {self.pair_id}: {name} has no tokens; such a pair cannot be trained on")
+        for name, side in (("chosen_mask", self.chosen), ("rejected_mask", self.rejected)):
+            if getattr(self, name) is None:
+                continue
+            try:
+                object.__setattr__(self, name, as_mask(getattr(self, name), 0 if side is None else len(side)))
+            except ValueError as error:
+                raise ValueError(f"pair {self.pair_id}: {name}: {error}; such a pair cannot be trained on") from error
 
     @property
-    def sides(self) -> tuple[Tokens, ...]:
+    def sides(self) -> tuple[Completion, ...]:
         """The completions: chosen and rejected, or chosen alone."""
-        return (self.chosen,) if self.rejected is None else (self.chosen, self.rejected)
+        chosen = Completion(self.chosen, self.chosen_mask)
+        return (chosen,) if self.rejected is None else (chosen, Completion(self.rejected, self.rejected_mask))
 
     @property
     def longest(self) -> int:
@@ -70,7 +113,7 @@ class Tree:
     """A prompt, its distinct completions, and the members that use them."""
 
     prompt: Tokens
-    completions: tuple[Tokens, ...]
+    completions: tuple[Completion, ...]
     members: tuple[Member, ...]
 
     @property
@@ -124,11 +167,13 @@ class MicroBatch:
     keys: tuple[str, ...]
     """`completion_key` of each completion, in the order of the segments."""
     completion_lengths: Tensor
+    """[num_completions] int64: scored tokens of each."""
     chosen: Tensor
     rejected: Tensor
     prompts: Tensor
     """Segments of the pairs' prompts; they exist only where prompts are scored."""
     chosen_lengths: Tensor
+    """Scored tokens."""
     prompt_lengths: Tensor
 
     def to(self, device: torch.device | str) -> MicroBatch:
@@ -160,11 +205,11 @@ def epoch_batches(pairs: Sequence[PairTokens], seed: int, epoch: int, batch_pair
     return [rows[i : i + batch_pairs] for i in range(0, len(rows), batch_pairs)]
 
 
-def _grow(prompt: Tokens, wanted: Iterable[tuple[Hashable, tuple[Tokens, ...]]], limit: int) -> list[Tree]:
+def _grow(prompt: Tokens, wanted: Iterable[tuple[Hashable, tuple[Completion, ...]]], limit: int) -> list[Tree]:
     """Trees of one prompt, each of at most `limit` tokens unless a single member is longer than that."""
     trees: list[Tree] = []
-    places: dict[bytes, int] = {}
-    completions: list[Tokens] = []
+    places: dict[Hashable, int] = {}
+    completions: list[Completion] = []
     members: list[Member] = []
     size = len(prompt)
 
@@ -173,7 +218,7 @@ def _grow(prompt: Tokens, wanted: Iterable[tuple[Hashable, tuple[Tokens, ...]]],
             trees.append(Tree(prompt, tuple(completions), tuple(members)))
 
     for tag, needed in wanted:
-        fresh = {c.tobytes(): c for c in needed}
+        fresh = {c.content: c for c in needed}
         cost = sum(len(c) for key, c in fresh.items() if key not in places)
         if members and size + cost > limit:
             close()
@@ -183,7 +228,7 @@ def _grow(prompt: Tokens, wanted: Iterable[tuple[Hashable, tuple[Tokens, ...]]],
             if key not in places:
                 places[key] = len(completions)
                 completions.append(completion)
-        members.append(Member(tag, tuple(places[c.tobytes()] for c in needed)))
+        members.append(Member(tag, tuple(places[c.content] for c in needed)))
         size += cost
     close()
     return trees
@@ -203,11 +248,11 @@ def pair_trees(pairs: Sequence[PairTokens], rows: Sequence[int], limit: int) -> 
 
 def completion_trees(pairs: Sequence[PairTokens], limit: int) -> list[Tree]:
     """Trees that hold every distinct completion of the pairs once; members are tagged with its key."""
-    grouped: dict[bytes, tuple[Tokens, dict[str, Tokens]]] = {}
+    grouped: dict[bytes, tuple[Tokens, dict[str, Completion]]] = {}
     for pair in pairs:
         _, known = grouped.setdefault(pair.prompt.tobytes(), (pair.prompt, {}))
         for completion in pair.sides:
-            known.setdefault(completion_key(pair.prompt, completion), completion)
+            known.setdefault(completion.key(pair.prompt), completion)
     return [
         tree
         for prompt, known in grouped.values()
@@ -262,7 +307,7 @@ def divide_batch(
 
 
 def lay_out(trees: Sequence[Tree], score_prompts: bool = False) -> Pack:
-    """Write trees into one row and index what is scored: every completion, and prompts on request."""
+    """Write trees into one row and index what is scored: the own tokens of every completion, and prompts on request."""
     tokens: list[Tokens] = []
     positions: list[npt.NDArray[np.int64]] = []
     spans: list[tuple[int, int, int, int]] = []
@@ -278,12 +323,14 @@ def lay_out(trees: Sequence[Tree], score_prompts: bool = False) -> Pack:
         prompts.append((np.arange(start, stop - 1), tree.prompt[1:]))
         at = stop
         for completion in tree.completions:
-            length = len(completion)
-            tokens.append(completion)
+            length, mask = len(completion), completion.mask
+            tokens.append(completion.tokens)
             positions.append(np.arange(size, size + length))
             spans.append((at, at + length, start, stop))
             # The prompt's last token predicts the first token of each of its completions.
-            scored.append((np.concatenate(([stop - 1], np.arange(at, at + length - 1))), completion))
+            predictors = np.concatenate(([stop - 1], np.arange(at, at + length - 1)))
+            targets = completion.tokens
+            scored.append((predictors, targets) if mask is None else (predictors[mask], targets[mask]))
             at += length
     num_completions = len(scored)
     if score_prompts:
@@ -315,8 +362,8 @@ def micro_batch(trees: Sequence[Tree], score_prompts: bool = False) -> MicroBatc
     num_completions = sum(len(tree.completions) for tree in trees)
     for number, tree in enumerate(trees):
         base = len(keys)
-        keys += [completion_key(tree.prompt, c) for c in tree.completions]
-        lengths += [len(c) for c in tree.completions]
+        keys += [c.key(tree.prompt) for c in tree.completions]
+        lengths += [c.num_scored for c in tree.completions]
         for member in tree.members:
             # What is imitated stands on both sides, where it cancels out of the comparison.
             chosen, rejected = (base + member.completions[i] for i in (0, -1))
@@ -329,12 +376,12 @@ def micro_batch(trees: Sequence[Tree], score_prompts: bool = False) -> MicroBatc
 def filler(pair: PairTokens, score_prompts: bool = False) -> MicroBatch:
     """A micro-batch of two tokens and no pairs, whose loss is zero: a rank that has run out of work
     must still join the collectives of its peers' forwards (ZeRO 2 and 3)."""
-    tree = Tree(pair.prompt[:1], (pair.chosen[:1],), ())
+    tree = Tree(pair.prompt[:1], (Completion(pair.chosen[:1]),), ())
     return micro_batch([tree], score_prompts)
 
 
 def real_tokens(pairs: Sequence[PairTokens], rows: Sequence[int]) -> int:
-    """Tokens of a batch, each prompt and each distinct completion once, however it is divided later."""
+    """Tokens of a batch, scored or not, each prompt and each distinct completion once, however it is divided later."""
     return sum(tree.num_tokens for tree in pair_trees(pairs, rows, sys.maxsize))
 
 

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from orchestrator.config import Train
 from orchestrator.records import counts
+from orchestrator.records.counts import completion_key
 from orchestrator.records.rows import TrainingPlan
 from workers.files import sync
 from workers.numerics import attention, batching
@@ -72,7 +73,7 @@ class Round:
     def nll_tokens(self, rows: list[int]) -> int:
         """Tokens that the NLL of these pairs covers."""
         whole = self.plan.loss.nll_scope == "prompt+response"
-        return sum(len(self.pairs[r].chosen) + whole * len(self.pairs[r].prompt) for r in rows)
+        return sum(self.pairs[r].sides[0].num_scored + whole * len(self.pairs[r].prompt) for r in rows)
 
 
 class Trainer:
@@ -148,7 +149,7 @@ class Trainer:
     # Scoring
 
     def reference_logprobs(self, plan: TrainingPlan) -> list[tuple[str, float, int]]:
-        """This rank's share of the round's distinct completions: (completion_key, summed logprob, tokens).
+        """This rank's share of the round's distinct completions: (completion_key, summed logprob, tokens summed).
 
         Where the policy starts from the reference, the training engine scores them and stays for
         `train`; otherwise the reference model is loaded, and dropped again.
@@ -185,7 +186,7 @@ class Trainer:
         for pack in packs[self.rank]:
             self.beats += 1
             logprobs = model(batching.lay_out(pack).to(self.device)).tolist()
-            members = [(m.tag, len(tree.completions[m.completions[0]])) for tree in pack for m in tree.members]
+            members = [(m.tag, tree.completions[m.completions[0]].num_scored) for tree in pack for m in tree.members]
             rows += [(str(key), lp, length) for (key, length), lp in zip(members, logprobs, strict=True)]
         if self.settings.zero == 3:
             for _ in range(max(map(len, packs)) - len(packs[self.rank])):
@@ -381,16 +382,17 @@ class Trainer:
 
     def _write_probe(self, engine: Any, pairs: list[PairTokens], file: Path) -> None:
         """Score up to PROBE_COMPLETIONS completions, the first by key, with the trained policy."""
+        # An engine knows of no masks: it is asked about whole completions.
         texts = {
-            batching.completion_key(pair.prompt, completion): (pair, completion)
+            completion_key(pair.prompt, completion.tokens): (pair.prompt, completion.tokens)
             for pair in pairs
             for completion in pair.sides
         }
         keys = sorted(texts)[:PROBE_COMPLETIONS]
-        picked = [PairTokens(key, texts[key][0].prompt, texts[key][1], texts[key][1]) for key in keys]
+        picked = [PairTokens(key, *texts[key], None) for key in keys]
         trees = batching.completion_trees(picked, self.settings.tokens_per_microbatch)
         scored: list[Any] = [None] * self.ranks
         dist.all_gather_object(scored, self._score(engine, trees, pairs))
         if self.rank == 0:
             logprobs = {key: lp for rows in scored for key, lp, _ in rows}
-            pair_data.write_probe(str(file), [(texts[k][0].prompt, texts[k][1], logprobs[k]) for k in keys])
+            pair_data.write_probe(str(file), [(*texts[k], logprobs[k]) for k in keys])
