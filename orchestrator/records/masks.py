@@ -55,11 +55,12 @@ def as_mask(values: Sequence[bool] | Mask | None, num_tokens: int) -> Mask | Non
     if values is None:
         return None
     mask = np.asarray(values)
+    mask = mask.astype(np.bool_) if mask.size == 0 else mask  # of no token, whatever numpy takes its type for
     if mask.ndim == 1 and len(mask) != num_tokens:
         raise ValueError(f"{len(mask)} truth values for {num_tokens} tokens")
     if mask.ndim != 1 or mask.dtype != np.bool_:
         raise ValueError("this is no list of truth values")
-    if not mask.any():
+    if num_tokens and not mask.any():
         raise ValueError("no token is the model's own")
     return None if mask.all() else mask
 

@@ -205,7 +205,7 @@ def test_a_step_of_another_hand_is_no_step_to_learn() -> None:
 
 
 def test_what_a_mask_is() -> None:
-    assert as_mask(None, 3) is None and as_mask([True] * 3, 3) is None
+    assert as_mask(None, 3) is None and as_mask([True] * 3, 3) is None and as_mask([], 0) is None
     mask = as_mask([True, False, True], 3)
     assert mask is not None and mask.tolist() == [True, False, True]
     other: Sequence[Any]
