@@ -57,7 +57,7 @@ def read_pairs(files: Sequence[str], vocab_size: int) -> list[PairTokens]:
         table = _read(file)
         if table.num_rows == 0:
             continue
-        columns = [
+        columns: list[list[Any]] = [
             *(_token_lists(table, name) for name in _IDS),
             *(_masks(table, name) for name in PAIR_MASKS.values()),
         ]

@@ -162,7 +162,7 @@ class Trainer:
             settings, chunk = self.settings, self.chunk_logits
             model = build_reference(settings, plan.reference, self.device, self.ranks, chunk, policy=plan.init)
         trees = batching.completion_trees(pairs, self.settings.tokens_per_microbatch)
-        rows = self._score(model, trees, pairs)
+        rows: list[tuple[str, float, int]] = self._score(model, trees, pairs)
         del model
         gc.collect()
         if self.use_cuda:

@@ -203,8 +203,8 @@ def read_continuations(file: Path) -> dict[str, list[Continuation]]:
     names = ("source", "sample_index", "prompt_token_ids", "token_ids", "text", "token_ends")
     found: dict[str, list[Continuation]] = {}
     for row in _rows(file):
-        continuation = Continuation(*(row[name] for name in names), mask=row.get(SAMPLE_MASK))
-        found.setdefault(row["prompt_id"], []).append(continuation)
+        columns = [*(row[name] for name in names), row.get(SAMPLE_MASK)]
+        found.setdefault(row["prompt_id"], []).append(Continuation(*columns))
     return found
 
 
