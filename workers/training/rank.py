@@ -32,8 +32,9 @@ from orchestrator.records import counts
 from orchestrator.records.counts import completion_key
 from orchestrator.records.rows import TrainingPlan
 from workers.files import sync
-from workers.numerics import attention, batching
-from workers.numerics.batching import MicroBatch, PairTokens, Tree
+from workers.numerics import attention, batching, layout
+from workers.numerics.batching import PairTokens, Tree
+from workers.numerics.layout import MicroBatch
 from workers.numerics.logprobs import CHUNK_LOGITS
 from workers.numerics.step import (
     DIFFERENCES,
@@ -185,12 +186,12 @@ class Trainer:
         rows: list[tuple[str, float, int]] = []
         for pack in packs[self.rank]:
             self.beats += 1
-            logprobs = model(batching.lay_out(pack).to(self.device)).tolist()
+            logprobs = model(layout.lay_out(pack).to(self.device)).tolist()
             members = [(m.tag, tree.completions[m.completions[0]].num_scored) for tree in pack for m in tree.members]
             rows += [(str(key), lp, length) for (key, length), lp in zip(members, logprobs, strict=True)]
         if self.settings.zero == 3:
             for _ in range(max(map(len, packs)) - len(packs[self.rank])):
-                model(batching.filler(pairs[0]).pack.to(self.device))
+                model(layout.filler(pairs[0]).pack.to(self.device))
         if bad := [key for key, lp, _ in rows if not math.isfinite(lp)]:
             raise TrainingError(f"completion {bad[0]} has a log-probability that is not finite ({len(bad)} in all)")
         return rows
@@ -257,10 +258,10 @@ class Trainer:
         """This rank's micro-batches of a global batch, with the reference log-probabilities of each."""
         scored = round_.plan.loss.nll_scope == "prompt+response"
         shares = batching.divide_batch(round_.pairs, rows, self.settings.tokens_per_microbatch, self.ranks)
-        mine = [batching.micro_batch(trees, scored) for trees in shares[self.rank]]
+        mine = [layout.micro_batch(trees, scored) for trees in shares[self.rank]]
         # Under ZeRO 2 and 3 every backward is collective; below, only a step's gradients are.
         wanted = max(map(len, shares)) if self.settings.zero >= 2 else 1
-        mine += [batching.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))
+        mine += [layout.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))
         for batch in mine:
             self.beats += 1
             known = round_.reference if batch.rows else None

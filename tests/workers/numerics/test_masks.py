@@ -16,7 +16,7 @@ from hypothesis import strategies as st  # noqa: E402
 
 from orchestrator.records.rows import LossWeights  # noqa: E402
 from tests.workers.numerics.test_logprobs import VOCAB, gradients, make_model, random_pairs, references  # noqa: E402
-from workers.numerics import batching  # noqa: E402
+from workers.numerics import batching, layout  # noqa: E402
 from workers.numerics.batching import Completion, PairTokens  # noqa: E402
 from workers.numerics.logprobs import PackScorer  # noqa: E402
 from workers.numerics.step import SUMS, BatchTotals, accumulate, mean_metrics  # noqa: E402
@@ -82,8 +82,8 @@ def test_loss_and_gradient_are_those_of_one_sequence_at_a_time(
     scorer = PackScorer(model, chunk_logits=7 * VOCAB)
     totals = BatchTotals(len(pairs), sum(pair.sides[0].num_scored for pair in pairs))
     shares = batching.divide_batch(pairs, range(len(pairs)), budget, ranks)
-    batches = [batching.micro_batch(trees) for share in shares for trees in share]
-    batches.append(batching.filler(pairs[0]))
+    batches = [layout.micro_batch(trees) for share in shares for trees in share]
+    batches.append(layout.filler(pairs[0]))
     sums = accumulate(scorer, ((b, references(b)) for b in batches), weights, totals, lambda loss: loss.backward())
     assert sums.values[0].item() / len(pairs) == pytest.approx(expected.item(), rel=2e-5, abs=2e-5)
     found = gradients(model)
@@ -100,7 +100,7 @@ def test_the_reference_pass_scores_own_tokens_alone() -> None:
         scorer, found = PackScorer(model), dict[object, float]()
         for pack in batching.pack_trees(batching.completion_trees(pairs, 40), 40):
             tags = [member.tag for tree in pack for member in tree.members]
-            found |= dict(zip(tags, scorer(batching.lay_out(pack)).tolist(), strict=True))
+            found |= dict(zip(tags, scorer(layout.lay_out(pack)).tolist(), strict=True))
     assert found.keys() == expected.keys()
     for key, logprob in expected.items():
         assert found[key] == pytest.approx(logprob, rel=1e-4, abs=1e-4)
@@ -113,7 +113,7 @@ def test_a_mask_that_leaves_nothing_out_is_none_to_the_last_bit() -> None:
     for pairs in (plain, full):
         assert all(pair.chosen_mask is None and pair.rejected_mask is None for pair in pairs)
         ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
-        batches.append(batching.micro_batch(trees))
+        batches.append(layout.micro_batch(trees))
     assert batches[0].keys == batches[1].keys
     assert torch.equal(scorer(batches[0].pack), scorer(batches[1].pack))
     # Nor does the layout make a difference of one, were it to get there.
@@ -121,7 +121,7 @@ def test_a_mask_that_leaves_nothing_out_is_none_to_the_last_bit() -> None:
         replace(tree, completions=tuple(Completion(c.tokens, np.ones(len(c), dtype=bool)) for c in tree.completions))
         for tree in trees
     ]
-    assert torch.equal(scorer(batches[0].pack), scorer(batching.lay_out(spelled)))
+    assert torch.equal(scorer(batches[0].pack), scorer(layout.lay_out(spelled)))
 
 
 def ids(*tokens: int) -> Any:
@@ -141,7 +141,7 @@ def test_the_same_tokens_with_other_masks_are_other_completions() -> None:
         PairTokens("d", prompt, tokens, ids(9), bits("111")),
     ]
     ((trees,),) = batching.divide_batch(pairs, range(4), 10**6, 1)
-    batch = batching.micro_batch(trees)
+    batch = layout.micro_batch(trees)
     assert len(batch.keys) == len(set(batch.keys)) == 4 and len(trees[0].completions) == 4
     assert batch.completion_lengths[batch.chosen].tolist() == [3, 2, 2, 3] == batch.chosen_lengths.tolist()
     assert batch.completion_lengths[batch.rejected].tolist() == [1, 1, 2, 1]
@@ -163,7 +163,7 @@ def test_losses_of_a_model_that_knows_nothing_count_own_tokens(normalisation: An
         PairTokens("b", ids(1, 2), ids(5, 6), ids(9, 10, 11)),
     ]
     ((trees,),) = batching.divide_batch(pairs, [0, 1], 10**6, 1)
-    batch = batching.micro_batch(trees)
+    batch = layout.micro_batch(trees)
     totals, reference = BatchTotals(2, 5), torch.zeros(len(batch.keys))
     sums = accumulate(PackScorer(model), [(batch, reference)], weights, totals, lambda loss: loss.backward())
     values, nat = dict(zip(SUMS, sums.values.tolist(), strict=True)), math.log(VOCAB)
@@ -183,7 +183,7 @@ def test_what_is_not_scored_is_attended_to_and_counted() -> None:
     def score(tool: int) -> tuple[float, Any]:
         pair = PairTokens("a", ids(1, 2), ids(5, tool, 7, 8), ids(9), bits("1011"))
         ((trees,),) = batching.divide_batch([pair], [0], 10**6, 1)
-        pack = batching.micro_batch(trees).pack
+        pack = layout.micro_batch(trees).pack
         return scorer(pack)[0].item(), pack
 
     (first, pack), (second, _) = score(6), score(30)
