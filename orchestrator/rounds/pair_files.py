@@ -125,7 +125,9 @@ def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path,
     schema = masked(schemas[0]) if any(map(mask_columns, schemas)) else schemas[0]
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for number, file in enumerate(earlier, start=first):
-            table = fitted(pq.read_table(file), schema)
+            table = pq.read_table(file)
+            require_fitting(file, table)
+            table = fitted(table, schema)
             kept = random_subset(table.num_rows, round(share * table.num_rows), seed + number)
             table = table if kept is None else table.take(pa.array(kept, pa.int64()))
             names = pa.array([f"{number:02d}:{name}" for name in table["pair_id"].to_pylist()], pa.string())
