@@ -22,6 +22,7 @@ from orchestrator.records.rows import DECODED, SAMPLES, SamplingPlan, pairs_sche
 from orchestrator.sources.steps.answers import Answer
 from orchestrator.sources.steps.pairing import Continuation, Error, StepPair, step_pair
 from tests.orchestrator.commands.test_verify import forge, record, unchecked
+from tests.orchestrator.sources.test_sources import project as with_solutions
 from tests.support.stand_ins import StandInEngines, StandIns, chance, make_project, run_job, skill_of
 from tests.support.step_stand_ins import STEPS, StepEngines, StepStandIns
 
@@ -100,6 +101,28 @@ def test_training_reads_the_masks(run: Path) -> None:
             assert found == row[f"{side}_mask"] and completion.tokens.tolist() == row[f"{side}_token_ids"]
             key = completion_key(row["prompt_token_ids"], row[f"{side}_token_ids"], row[f"{side}_mask"])
             assert completion.key(pair.prompt) == key
+
+
+@pytest.mark.parametrize(
+    ("changes", "none"),
+    [
+        ({"pairs": {"rule": "correct"}, "loss": {"dpo": 0, "nll": 1}}, "rejected"),
+        ({"pairs": {"gold_as_chosen": "only", "rejected": "any"}}, "chosen"),
+    ],
+    ids=["imitated", "gold"],
+)
+def test_what_is_no_sample_has_no_mask(tmp_path: Path, changes: dict[str, Any], none: str) -> None:
+    """Nothing where nothing is rejected, and a gold solution, all of which is scored."""
+    run_job(with_solutions(tmp_path, rounds=1, **changes), MaskedStandIns(), "data.solution=solution")
+    pairs = rows(tmp_path / "run", "rounds/01/pairs")
+    other = "chosen" if none == "rejected" else "rejected"
+    assert {pair[f"{none}_mask"] is None for pair in pairs} == {True}
+    assert {pair[f"{other}_mask"] is None for pair in pairs} == {True, False}
+    assert verify(tmp_path / "run").findings == []
+    if none == "chosen":
+        mask = [True, *([False] * (len(pairs[0]["chosen_token_ids"]) - 1))]
+        forge(tmp_path / "run", PAIRS, lambda table: table[0].update(chosen_mask=mask))
+        assert any("has a mask, and is the gold solution" in line for line in verify(tmp_path / "run").findings)
 
 
 @pytest.mark.parametrize("first_only", [True, False])
