@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from benchmarks.measured import report as measured
 from orchestrator.config import RoundLoss
-from workers.numerics import attention, batching
+from workers.numerics import attention, batching, layout
 from workers.numerics.batching import PairTokens
 from workers.numerics.logprobs import PackScorer
 from workers.numerics.losses import PairLogprobs, preference_loss_sum
@@ -162,7 +162,7 @@ def tree_step(
     device = next(model.parameters()).device
     model.model.set_attn_implementation(model.implementation)
     (share,) = batching.divide_batch(pairs, rows, budget, 1)
-    batches = [batching.micro_batch(trees).to(device) for trees in share]
+    batches = [layout.micro_batch(trees).to(device) for trees in share]
     references = [torch.zeros(len(batch.keys)) for batch in batches]
     totals = BatchTotals(len(rows), 1)
     sums, _ = torch_step(

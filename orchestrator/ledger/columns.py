@@ -1,5 +1,5 @@
 """Whether a committed Parquet file has the columns that its readers take it to have. A hash says that it is what was
-committed, which somebody else may have made up. Only the schema is read, no row."""
+committed, which somebody else may have made up. Only the schema is read, and of masks the rows."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import pyarrow.types as of
 
 from orchestrator.errors import Damaged
 from orchestrator.files.inside import regular_size
+from orchestrator.records.masks import ALL_MASKS, mask_columns, masked, misfits
 from orchestrator.records.rows import (
     DECODED,
     EVALUATION,
@@ -91,6 +92,28 @@ def require_columns(file: Path, run_dir: Path) -> None:
             raise Damaged(f"{file}: its column `{field.name}` holds {found}, and should hold {wanted}. {_CURE}")
 
 
+def require_masks(file: Path) -> None:
+    """Look whether the masks of a file of samples or pairs fit their tokens. No row of a file without any is read.
+
+    Raises:
+        Damaged: one has another length, or leaves no token to the model.
+    """
+    with pq.ParquetFile(file) as parquet:
+        known = parquet.schema_arrow
+        if not mask_columns(known):
+            return
+        columns, before = [name for pair in ALL_MASKS.items() for name in pair if name in known.names], 0
+        for batch in parquet.iter_batches(batch_size=1024, columns=columns):
+            require_fitting(file, pa.Table.from_batches([batch]), before)
+            before += batch.num_rows
+
+
+def require_fitting(file: Path, table: pa.Table, before: int = 0) -> None:
+    """As `require_masks`, of rows that were read from the file, behind so many others."""
+    for row, what in misfits(table):
+        raise Damaged(f"{file}: row {before + row + 1}, {what}. {_CURE}")
+
+
 _CURE = "Restore it from a copy, or take the run from somewhere else."
 
 
@@ -103,6 +126,8 @@ def _kind(kind: pa.DataType) -> str:
         return "integers"
     if of.is_floating(kind):
         return "numbers"
+    if of.is_boolean(kind):
+        return "truth values"
     if of.is_map(kind):
         return f"maps from {_kind(kind.key_type)} to {_kind(kind.item_type)}"
     if of.is_list(kind) or of.is_large_list(kind):
@@ -118,7 +143,7 @@ def _all_kinds() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     schemas = [PROMPTS, SAMPLES, VERDICTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, DECODED, step_pairs_schema()]
     for schema in (*schemas, pairs_schema(conversational=False), pairs_schema(conversational=True)):
-        for field in schema:
+        for field in masked(schema):
             # A column of nothing but nulls may be stored as such.
             found.setdefault(field.name, {"null"} if field.nullable else set()).add(_kind(field.type))
     return found

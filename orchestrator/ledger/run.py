@@ -19,7 +19,7 @@ from orchestrator.files.inside import require_below
 from orchestrator.ledger import recipes
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import require_borders
-from orchestrator.ledger.columns import require_columns
+from orchestrator.ledger.columns import require_columns, require_masks
 from orchestrator.ledger.kinds import EndState, Kind
 from orchestrator.ledger.ledger import Artifact, Commit, Ledger, Offer
 from orchestrator.ledger.taken import taken_shards
@@ -244,6 +244,7 @@ class Run:
         for name in artifact.files:
             if (file := place / name if name else place).name.endswith(".parquet"):
                 require_columns(file, self.root)
+                require_masks(file)
 
     def _remove_orphans(self) -> None:
         """Hidden files that earlier drivers left: nothing refers to them. Those of later ones are none of ours."""

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from orchestrator.records.masks import Mask, as_mask
 from orchestrator.records.rows import CAUSES
 
 Ids = npt.NDArray[np.int32] | Sequence[int]
@@ -20,7 +21,8 @@ SIDES = ("chosen", "rejected")
 
 
 class PairIds(Protocol):
-    """A pair as token ids; without `rejected` the chosen completion is imitated."""
+    """A pair as token ids, with the masks of its sides (see masks.py); without `rejected` the chosen completion is
+    imitated."""
 
     @property
     def prompt(self) -> Ids: ...
@@ -28,10 +30,15 @@ class PairIds(Protocol):
     def chosen(self) -> Ids: ...
     @property
     def rejected(self) -> Ids | None: ...
+    @property
+    def chosen_mask(self) -> Mask | Sequence[bool] | None: ...
+    @property
+    def rejected_mask(self) -> Mask | Sequence[bool] | None: ...
 
 
 def samples(table: pa.Table) -> dict[str, int]:
-    """Of a table of samples (`num_tokens` and `finish_reason` are enough of it): samples, tokens, truncated."""
+    """Of a table of samples (`num_tokens` and `finish_reason` are enough of it): samples, tokens (whosesoever they
+    are), truncated."""
     return {
         "samples": table.num_rows,
         "tokens": pc.sum(table["num_tokens"]).as_py() or 0,
@@ -53,7 +60,7 @@ def disputed(opinions: Mapping[str, str] | None) -> bool:
 
 
 def side_lengths(table: pa.Table) -> dict[str, int]:
-    """Tokens of each side of a table of pairs, summed."""
+    """Tokens of each side of a table of pairs, summed, whosesoever they are."""
     lengths = {side: pc.list_value_length(table[f"{side}_token_ids"]) for side in SIDES}
     return {side: pc.sum(length).as_py() or 0 for side, length in lengths.items()}
 
@@ -63,23 +70,31 @@ def mean_lengths(tokens: Mapping[str, int], num_pairs: int) -> dict[str, float]:
     return {f"{side}_tokens": count / max(num_pairs, 1) for side, count in tokens.items() if count}
 
 
-def completion_key(prompt: Ids, completion: Ids) -> str:
-    """Stable name of a completion of a prompt: blake2b over the token ids, 32 hex digits."""
-    digest = blake2b(digest_size=16)
+def completion_key(prompt: Ids, completion: Ids, mask: Mask | Sequence[bool] | None = None) -> str:
+    """Stable name of a completion of a prompt: blake2b over the token ids, 32 hex digits. The same ids with another
+    mask are another completion, since the sum of their log-probabilities is another one."""
+    mask = as_mask(mask, len(completion))
+    # Without a mask it is the name that earlier versions have given.
+    digest = blake2b(digest_size=16) if mask is None else blake2b(digest_size=16, person=b"masked")
     digest.update(len(prompt).to_bytes(8, "little"))
     digest.update(np.asarray(prompt, dtype="<i4").tobytes())
     digest.update(np.asarray(completion, dtype="<i4").tobytes())
+    if mask is not None:
+        digest.update(mask.tobytes())
     return digest.hexdigest()
 
 
-def sides_of(pair: PairIds) -> tuple[Ids, ...]:
-    """The completions: chosen and rejected, or chosen alone."""
-    return (pair.chosen,) if pair.rejected is None else (pair.chosen, pair.rejected)
+def completion_keys(pair: PairIds) -> tuple[str, ...]:
+    """The names of a pair's completions: chosen and rejected, or chosen alone."""
+    chosen = completion_key(pair.prompt, pair.chosen, pair.chosen_mask)
+    if pair.rejected is None:
+        return (chosen,)
+    return chosen, completion_key(pair.prompt, pair.rejected, pair.rejected_mask)
 
 
 def longest(pair: PairIds) -> int:
-    """Tokens of the longer side, prompt included."""
-    return len(pair.prompt) + max(map(len, sides_of(pair)))
+    """Tokens of the longer side, prompt included, whosesoever they are."""
+    return len(pair.prompt) + max(len(pair.chosen), 0 if pair.rejected is None else len(pair.rejected))
 
 
 def trained_pairs(pairs: Iterable[PairIds], dropped: int) -> dict[str, int]:
@@ -87,12 +102,13 @@ def trained_pairs(pairs: Iterable[PairIds], dropped: int) -> dict[str, int]:
     number, completions = 0, set[str]()
     for pair in pairs:
         number += 1
-        completions |= {completion_key(pair.prompt, side) for side in sides_of(pair)}
+        completions.update(completion_keys(pair))
     return {"pairs": number, "dropped_pairs": dropped, "distinct_completions": len(completions)}
 
 
 def metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of a training's metrics, a row a step, what they tell of these: steps, the last loss, tokens, padded_tokens."""
+    """Of a training's metrics, a row a step, what they tell of these: steps, the last loss, tokens, padded_tokens.
+    Tokens are those that were computed, scored or not."""
     found: dict[str, Any] = {"steps": len(rows)}
     if rows and "loss" in rows[-1]:
         found["loss"] = rows[-1]["loss"]
@@ -101,7 +117,7 @@ def metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def scored(lengths: Sequence[int]) -> dict[str, int]:
-    """Of the completions that a model was asked about, by their lengths in tokens."""
+    """Of the completions that a model was asked about, by the numbers of their tokens that it was asked about."""
     return {"distinct_completions": len(lengths), "completion_tokens": sum(lengths)}
 
 
@@ -114,11 +130,7 @@ def preferences(
     of pairs where it is positive; and where a reference's log-probabilities are given, `reward_accuracy`, the share
     where it is larger than the reference's. Empty where nothing is rejected.
     """
-    keys = [
-        (completion_key(pair.prompt, pair.chosen), completion_key(pair.prompt, pair.rejected))
-        for pair in pairs
-        if pair.rejected is not None
-    ]
+    keys = [completion_keys(pair) for pair in pairs if pair.rejected is not None]
     if not keys:
         return {}
     chosen, rejected = (np.array([logprobs[key] for key in side]) for side in zip(*keys, strict=True))

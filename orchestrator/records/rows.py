@@ -231,7 +231,8 @@ SAMPLES = pa.schema(
     ]
 )
 """One row a sample. `token_ids` ends in EOS exactly when EOS was sampled; `finish_reason` is
-"stop" or "length" (truncated)."""
+"stop" or "length" (truncated); `num_tokens` is the length of `token_ids`. Where some of these are not the model's own,
+there is one more column, `mask` (see masks.py)."""
 
 VERDICTS = pa.schema(
     [
@@ -265,7 +266,8 @@ _TRL_MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string
 def pairs_schema(conversational: bool) -> pa.Schema:
     """Schema of preference pairs, readable by TRL: `prompt`, `chosen` and `rejected` are lists of
     messages where a chat template is used and plain text otherwise. The ids are what is trained on. Where `rejected`
-    is null, the chosen completion is imitated."""
+    is null, the chosen completion is imitated. Where tokens are not the model's own, there are two more columns,
+    `chosen_mask` and `rejected_mask` (see masks.py)."""
     view = _TRL_MESSAGES if conversational else pa.string()
     ids = pa.list_(pa.int32())
     return pa.schema(
@@ -310,7 +312,8 @@ DECODED = pa.schema(
     ]
 )
 """One row a sample that is cut into steps. `source` is the folder that it was sampled into (rounds/01/search/02),
-`text` its ids decoded, and `token_ends` how many characters of that are complete with each token."""
+`text` its ids decoded, and `token_ends` how many characters of that are complete with each token; `mask` as in
+SAMPLES."""
 
 
 def preferences_schema(conversational: bool) -> pa.Schema:
@@ -327,7 +330,8 @@ REFERENCE = pa.schema(
         pa.field("num_tokens", pa.int32(), nullable=False),
     ]
 )
-"""One row a distinct completion: the sum of its token log-probabilities under the reference."""
+"""One row a distinct completion: the sum of its token log-probabilities under the reference, and of how many tokens
+that is the sum: those that are the model's own (see masks.py)."""
 
 PROBE = pa.schema(
     [
@@ -337,7 +341,7 @@ PROBE = pa.schema(
     ]
 )
 """Completions with their summed log-probability under the trained policy, as the trainer sees it:
-what an engine that loads the exported checkpoint must agree with."""
+what an engine that loads the exported checkpoint must agree with. All of their tokens are scored, masks or not."""
 
 EVALUATION = pa.schema(
     [
@@ -351,6 +355,6 @@ EVALUATION = pa.schema(
         pa.field("cause", pa.string()),
     ]
 )
-"""One row an evaluation problem, answered greedily. `finish_reason` is "quarantined", and the answer empty and
-ungradable without a `cause`, where the problem was given up because it took down several engines. `cause` is that of
-VERDICTS, and as young."""
+"""One row an evaluation problem, answered greedily, without a mask. `finish_reason` is "quarantined", and the answer
+empty and ungradable without a `cause`, where the problem was given up because it took down several engines. `cause` is
+that of VERDICTS, and as young."""

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 from orchestrator.config import OWN_REFERENCES, at_round
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import State
+from orchestrator.records.masks import PAIR_MASKS, SAMPLE_MASK, mask_columns
 from orchestrator.reports.status import open_run
 from orchestrator.reports.tables import parquet_files, step_rows
 from orchestrator.sources.steps import lineage as step_lineage
@@ -34,10 +35,11 @@ _STEPS: Mapping[str, Sequence[str]] = {
 }
 """What a round's pairs come from, by the job's source."""
 _IDS = ["prompt_token_ids", "chosen_token_ids", "rejected_token_ids"]
+_MASKS = list(PAIR_MASKS.values())  # which few files have
 
 Key = tuple[str, int]
-Shard = dict[Key, tuple[str | None, bytes]]
-"""Verdict and digest of the token ids, by prompt id and sample index."""
+Shard = dict[Key, tuple[str | None, bytes, bytes]]
+"""Verdict and digests of the token ids and of their mask, by prompt id and sample index."""
 
 
 def follow(run_dir: Path, state: State, number: int) -> list[str]:
@@ -127,7 +129,8 @@ class Sampled:
         yield from self._index()
         if self._hinted:
             yield from self._hinted._index()
-        for pair in self._rows("pairs", ["pair_id", "prompt_id", "chosen_sample", "rejected_sample", *_IDS]):
+        columns = ["pair_id", "prompt_id", "chosen_sample", "rejected_sample", *_IDS, *_MASKS]
+        for pair in self._rows("pairs", columns):
             yield from self._check_pair(pair)
 
     def _index(self) -> Iterator[str]:
@@ -163,9 +166,13 @@ class Sampled:
         verdicts = {
             (r["prompt_id"], r["sample_index"]): r["verdict"] for r in self._table("verdicts", index, "verdict")
         }
-        rows = self._table("samples", index, "token_ids")
+        file = self._run_dir / self._shards["samples"][index].artifact.path
+        rows = self._table("samples", index, "token_ids", *mask_columns(pq.read_schema(file)))
         keys = [(row["prompt_id"], row["sample_index"]) for row in rows]
-        return {key: (verdicts.get(key), _digest(row["token_ids"])) for key, row in zip(keys, rows, strict=True)}
+        return {
+            key: (verdicts.get(key), _digest(row["token_ids"]), _mask_digest(row.get(SAMPLE_MASK)))
+            for key, row in zip(keys, rows, strict=True)
+        }
 
     @functools.cached_property
     def _score_files(self) -> list[Path]:
@@ -197,11 +204,14 @@ class Sampled:
             if pair[f"{side}_token_ids"] is None:  # the chosen side is imitated
                 continue
             sample, ids = pair[f"{side}_sample"], _digest(pair[f"{side}_token_ids"])
+            mask = _mask_digest(pair.get(f"{side}_mask"))
             if sample is None and side == "chosen":  # the gold solution
                 if ids != solution:
                     yield f"{name}: its chosen side has other token ids than the gold solution"
+                elif mask:
+                    yield f"{name}: its chosen side has a mask, and is the gold solution"
                 continue
-            verdict, expected = self._sample(prompt_id, sample, wanted)
+            verdict, expected, expected_mask = self._sample(prompt_id, sample, wanted)
             any_verdict = self._judged or (side == "rejected" and self._any_rejected)
             if not expected:
                 yield f"{name}: its {side} sample {sample} is not among the committed samples"
@@ -211,24 +221,26 @@ class Sampled:
                 yield f"{name}: its {side} sample {sample} was judged {verdict}, not {wanted}"
             elif ids != expected:
                 yield f"{name}: its {side} side has other token ids than sample {sample}"
+            elif mask != expected_mask:
+                yield f"{name}: its {side} side has another mask than sample {sample}"
         if self._judged and prompt_id in self._shard_of:
             scores = self._scores(self._shard_of[prompt_id])
             chosen, rejected = (scores.get((prompt_id, pair[f"{side}_sample"])) for side in ("chosen", "rejected"))
             if chosen is None or rejected is None or chosen <= rejected:
                 yield f"{name}: its chosen sample has the score {chosen}, its rejected one {rejected}"
 
-    def _sample(self, prompt_id: str, index: int, wanted: str) -> tuple[str | None, bytes]:
-        """Verdict and digest of a sample; where it was not as wanted and hints were given, of the hinted one."""
+    def _sample(self, prompt_id: str, index: int, wanted: str) -> tuple[str | None, bytes, bytes]:
+        """Verdict and digests of a sample; where it was not as wanted and hints were given, of the hinted one."""
         shard = self._shard(self._shard_of[prompt_id]) if prompt_id in self._shard_of else {}
-        found = shard.get((prompt_id, index), (None, b""))
+        found = shard.get((prompt_id, index), (None, b"", b""))
         return self._hinted._sample(prompt_id, index, wanted) if self._hinted and found[0] != wanted else found
 
 
 def _staged(run_dir: Path, state: State, step: str) -> Iterator[str]:
     """Whether each pair of a stage is one of the preference data that the run has tokenised."""
-    whole = step_rows(run_dir, state, "baseline/chunks", ["pair_id", *_IDS])
+    whole = step_rows(run_dir, state, "baseline/chunks", ["pair_id", *_IDS, *_MASKS])
     chunks = {row["pair_id"]: _all_ids(row) for row in whole}
-    for row in step_rows(run_dir, state, step, ["pair_id", *_IDS]):
+    for row in step_rows(run_dir, state, step, ["pair_id", *_IDS, *_MASKS]):
         if chunks.get(row["pair_id"]) != _all_ids(row):
             yield f"{step}: pair {row['pair_id']!r} is no pair of baseline/chunks"
 
@@ -238,22 +250,28 @@ def _replayed(run_dir: Path, state: State, step: str) -> Iterator[str]:
 
     @functools.lru_cache(maxsize=1)  # they stand in the order of the rounds
     def pairs_of(number: str) -> dict[str, bytes]:
-        rows = step_rows(run_dir, state, f"rounds/{number}/pairs", ["pair_id", *_IDS])
+        rows = step_rows(run_dir, state, f"rounds/{number}/pairs", ["pair_id", *_IDS, *_MASKS])
         return {row["pair_id"]: _all_ids(row) for row in rows}
 
-    for row in step_rows(run_dir, state, step, ["pair_id", *_IDS]):
+    for row in step_rows(run_dir, state, step, ["pair_id", *_IDS, *_MASKS]):
         number, _, pair_id = row["pair_id"].partition(":")
         if pairs_of(number).get(pair_id) != _all_ids(row):
             yield f"{step}: pair {row['pair_id']!r} is no pair of rounds/{number}"
 
 
 def _all_ids(row: dict[str, Any]) -> bytes:
-    """A digest of a pair's prompt and sides, of which the rejected one may be missing."""
-    return b"".join(b"" if row[ids] is None else _digest(row[ids]) for ids in _IDS)
+    """A digest of a pair's prompt and sides, of which the rejected one may be missing, and of masks if any."""
+    sides = b"".join(b"" if row[ids] is None else _digest(row[ids]) for ids in _IDS)
+    return b"|".join([sides, *(_mask_digest(row.get(mask)) for mask in _MASKS)])
 
 
 def _digest(ids: list[int]) -> bytes:
     return hashlib.blake2b(array("q", ids).tobytes(), digest_size=16).digest()
+
+
+def _mask_digest(mask: list[bool] | None) -> bytes:
+    """Empty where all tokens are the model's own."""
+    return b"" if mask is None or all(mask) else hashlib.blake2b(bytes(mask), digest_size=16).digest()
 
 
 def _cut(step: str, findings: Iterator[str]) -> list[str]:

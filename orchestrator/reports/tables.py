@@ -124,7 +124,8 @@ def _rows_of(
 
 
 def step_rows(run_dir: Path, state: State, step: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-    """Some columns of a committed step's rows, of which few are in memory at a time."""
+    """Some columns of a committed step's rows, of which few are in memory at a time; what a file lacks, its
+    rows lack."""
     for file in parquet_files(run_dir, state, step):
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_size=64, columns=columns):

@@ -13,8 +13,10 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from orchestrator.errors import RatchetError
+from orchestrator.ledger.columns import require_fitting
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
+from orchestrator.records.masks import SAMPLE_MASK, fitted, mask_columns, masked
 from orchestrator.records.rows import SAMPLES, pairs_schema
 from orchestrator.rounds.pairing import CORRECT, SCORES, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
 
@@ -119,9 +121,13 @@ def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path,
     """Copy a random `share` of each earlier round's pairs, from round `first` on; a pair's id gets its round in front
     ("01:p7/0")."""
     count = 0
-    with pq.ParquetWriter(output, pq.read_schema(earlier[0]), compression="zstd") as writer:
+    schemas = [pq.read_schema(file) for file in earlier]
+    schema = masked(schemas[0]) if any(map(mask_columns, schemas)) else schemas[0]
+    with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for number, file in enumerate(earlier, start=first):
             table = pq.read_table(file)
+            require_fitting(file, table)
+            table = fitted(table, schema)
             kept = random_subset(table.num_rows, round(share * table.num_rows), seed + number)
             table = table if kept is None else table.take(pa.array(kept, pa.int64()))
             names = pa.array([f"{number:02d}:{name}" for name in table["pair_id"].to_pylist()], pa.string())
@@ -205,12 +211,17 @@ def _write(
     prompts: Prompts, samples: Sequence[Path | None], choices: list[list[Choice]], output: Path
 ) -> dict[str, int]:
     schema = pairs_schema(prompts.conversational)
+    sampled_from = [file for file, pairs in zip(samples, choices, strict=True) if file and pairs]
+    if any(mask_columns(pq.read_schema(file)) for file in sampled_from):
+        schema = masked(schema)
     tokens = dict.fromkeys(counts.SIDES, 0)
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for sample_file, pairs in zip(samples, choices, strict=True):
             if not pairs:
                 continue
             sampled = pq.read_table(sample_file) if sample_file else SAMPLES.empty_table()
+            if sample_file:
+                require_fitting(sample_file, sampled)
             table = _pairs_table(prompts, sampled, pairs, schema)
             for side, count in counts.side_lengths(table).items():
                 tokens[side] += count
@@ -219,7 +230,7 @@ def _write(
 
 
 def _pairs_table(prompts: Prompts, samples: pa.Table, pairs: list[Choice], schema: pa.Schema) -> pa.Table:
-    """Pairs with text and ids copied column by column from where they stand: ids are never made from text."""
+    """Pairs with text, ids and masks copied column by column from where they stand: ids are never made from text."""
     keys = zip(samples["prompt_id"].to_pylist(), samples["sample_index"].to_pylist(), strict=True)
     row: dict[tuple[str, int | None], int] = {key: i for i, key in enumerate(keys)}
     golds = sorted({pair.prompt_id for pair in pairs if pair.chosen_sample is None})
@@ -228,6 +239,9 @@ def _pairs_table(prompts: Prompts, samples: pa.Table, pairs: list[Choice], schem
         row[prompt_id, None] = samples.num_rows + i
     texts = pa.concat_arrays([*samples["text"].chunks, *gold_rows["solution"].chunks])
     ids = pa.concat_arrays([*samples["token_ids"].chunks, *gold_rows["solution_token_ids"].chunks])
+    # All of a gold solution is scored, as if the model had written it.
+    masks = fitted(samples, masked(SAMPLES))[SAMPLE_MASK]
+    masks = pa.concat_arrays([*masks.chunks, pa.nulls(gold_rows.num_rows, masks.type)])
     at_prompt = prompts.table.take([prompts.row[pair.prompt_id] for pair in pairs])
     sides: dict[str, list[int | None]] = {
         "chosen": [row[pair.prompt_id, pair.chosen_sample] for pair in pairs],
@@ -251,5 +265,6 @@ def _pairs_table(prompts: Prompts, samples: pa.Table, pairs: list[Choice], schem
         "prompt_token_ids": at_prompt["token_ids"],
     }
     for side, places in sides.items():
-        columns |= {side: view(places), f"{side}_token_ids": ids.take(pa.array(places, pa.int64()))}
+        rows = pa.array(places, pa.int64())
+        columns |= {side: view(places), f"{side}_token_ids": ids.take(rows), f"{side}_mask": masks.take(rows)}
     return pa.table([columns[name] for name in schema.names], schema=schema)

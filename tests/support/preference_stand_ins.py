@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import yaml
 
 from orchestrator.records import counts
+from orchestrator.records.masks import PAIR_MASKS
 from orchestrator.records.rows import REFERENCE, PreferencePlan, ScoringPlan, pairs_schema
 from tests.support.stand_ins import EOS, JOB, StandIns, StandInTrainers, make_model, skill_of
 from workers.files import write_table
@@ -49,7 +50,8 @@ class PreferenceTrainers(StandInTrainers):
         self.workers.call("policy" if against else "reference")
         skill = skill_of(plan.model)
         rows = [row for file in plan.pairs for row in pq.read_table(file).to_pylist()]
-        pairs = [SimpleNamespace(**{side: row[f"{side}_token_ids"] for side in _PARTS}) for row in rows]
+        no_masks = dict.fromkeys(PAIR_MASKS.values())
+        pairs = [SimpleNamespace(**{side: row[f"{side}_token_ids"] for side in _PARTS}, **no_masks) for row in rows]
         logprobs = {
             counts.completion_key(pair.prompt, getattr(pair, side)): -skill * _number(row[side])
             for pair, row in zip(pairs, rows, strict=True)

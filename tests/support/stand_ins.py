@@ -22,6 +22,7 @@ from orchestrator.config.load import load_job
 from orchestrator.driver.drive import drive
 from orchestrator.driver.signals import signals
 from orchestrator.records import counts
+from orchestrator.records.masks import SAMPLE_MASK, masked
 from orchestrator.records.rows import (
     CAUSES,
     DECODED,
@@ -57,6 +58,11 @@ def skill_of(folder: str) -> float:
 def chance(*what: object) -> float:
     digest = hashlib.sha256(repr(what).encode()).digest()
     return int.from_bytes(digest[:6], "big") / 2**48
+
+
+def with_masks(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
+    """Rows as a table, with a column of masks where any row has one."""
+    return pa.Table.from_pylist(rows, masked(schema) if any(row.get(SAMPLE_MASK) for row in rows) else schema)
 
 
 class StandIns:
@@ -99,7 +105,7 @@ class StandIns:
         for row in rows:
             row["text"] = bytes(token for token in row["token_ids"] if token != EOS).decode()
             row["token_ends"] = [min(i + 1, len(row["text"])) for i in range(len(row["token_ids"]))]
-        return {"rows": len(rows), "file": write_table(pa.Table.from_pylist(rows, DECODED), output)}
+        return {"rows": len(rows), "file": write_table(with_masks(rows, DECODED), output)}
 
     def engines(self, model: str) -> StandInEngines:
         return StandInEngines(self, skill_of(model))
@@ -120,7 +126,7 @@ class StandInEngines:
             self.workers.call("generate")
             prompts = pq.read_table(shard.source).slice(shard.start, shard.stop - shard.start).to_pylist()
             rows = [self._sample(p, i, plan) for p in prompts for i in range(plan.samples)]
-            file = write_table(pa.Table.from_pylist(rows, SAMPLES), shard.output)
+            file = write_table(with_masks(rows, SAMPLES), shard.output)
             tokens = sum(row["num_tokens"] for row in rows)
             yield shard, {"samples": len(rows), "tokens": tokens, "truncated": 0, "seconds": 0.0, "file": file}
 

@@ -11,12 +11,11 @@ import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rows import SAMPLES, SamplingPlan, Shard
-from tests.support.stand_ins import EOS, StandInEngines, StandIns, chance
+from tests.support.stand_ins import EOS, StandInEngines, StandIns, chance, with_masks
 from workers.files import write_table
 from workers.judge.client import JudgeClient
 from workers.judge.steps import judge_steps
@@ -49,7 +48,7 @@ class StepEngines(StandInEngines):
             self.workers.call("generate")
             prompts = pq.read_table(shard.source).slice(shard.start, shard.stop - shard.start).to_pylist()
             rows = [self._answer(p, i, plan) for p in prompts for i in range(plan.samples)]
-            file = write_table(pa.Table.from_pylist(rows, SAMPLES), shard.output)
+            file = write_table(with_masks(rows, SAMPLES), shard.output)
             tokens = sum(row["num_tokens"] for row in rows)
             yield shard, {"samples": len(rows), "tokens": tokens, "truncated": 0, "seconds": 0.0, "file": file}
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.records import counts
+from orchestrator.records.masks import SAMPLE_MASK, as_mask, masked
 from orchestrator.records.rows import SAMPLES, SamplingPlan, Shard
 from workers.files import write_table
 
@@ -26,6 +27,12 @@ class Sample(NamedTuple):
     text: str
     token_ids: list[int]
     finish_reason: str
+    mask: list[bool] | None = None
+    """Which of `token_ids` are the model's own; None where all are (orchestrator.records.masks)."""
+
+    def as_row(self) -> list[Any]:
+        """The sample as it is kept; without a mask, as versions that knew none have kept it."""
+        return list(self if self.mask else self[:3])
 
 
 class Request(NamedTuple):
@@ -65,9 +72,10 @@ class Partial:
 
     def append(self, prompt_id: str, samples: Sequence[Sample]) -> None:
         """Add a finished prompt, in one write; a line that was torn before stays a line of its own."""
+        rows = [sample.as_row() for sample in samples]
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab", buffering=0) as file:
-            file.write(b"\n" + json.dumps([prompt_id, samples]).encode() + b"\n")
+            file.write(b"\n" + json.dumps([prompt_id, rows]).encode() + b"\n")
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -88,6 +96,9 @@ def sample_shard(
     When nothing but `without` is left, the rows are written to `shard.written` (schema SAMPLES), by prompt in the
     source's order, and the facts returned: samples, tokens, truncated, seconds, the file's size and sha256, and
     `quarantined`, the prompts without samples, if there are any. None when prompts are left for another call.
+
+    Raises:
+        ValueError: a mask does not fit its sample.
     """
     started = time.monotonic()
     prompts = read_prompts(shard)
@@ -119,22 +130,30 @@ def _by_prompt(
     drawn: dict[str, dict[int, Sample]] = {p: {} for p in todo}
     for place, sample in draw(requests):
         prompt_id, index, _ = requests[place]
-        drawn[prompt_id][index] = sample
+        drawn[prompt_id][index] = _with_fitting_mask(sample, f"prompt {prompt_id}, sample {index}")
         if len(drawn[prompt_id]) == number:
             samples = drawn.pop(prompt_id)
             yield prompt_id, [samples[i] for i in range(number)]
 
 
+def _with_fitting_mask(sample: Sample, where: str) -> Sample:
+    try:
+        mask = as_mask(sample.mask, len(sample.token_ids))
+    except ValueError as error:
+        raise ValueError(f"{where}: the engine's mask: {error}") from error
+    return sample if mask is not None or sample.mask is None else sample._replace(mask=None)
+
+
 def _table(done: Mapping[str, Sequence[Sample]]) -> pa.Table:
     rows = [(prompt_id, index, s) for prompt_id, samples in done.items() for index, s in enumerate(samples)]
-    return pa.table(
-        {
-            "prompt_id": [prompt_id for prompt_id, _, _ in rows],
-            "sample_index": [index for _, index, _ in rows],
-            "text": [s.text for _, _, s in rows],
-            "token_ids": [s.token_ids for _, _, s in rows],
-            "finish_reason": [s.finish_reason for _, _, s in rows],
-            "num_tokens": [len(s.token_ids) for _, _, s in rows],
-        },
-        schema=SAMPLES,
-    )
+    columns: dict[str, list[Any]] = {
+        "prompt_id": [prompt_id for prompt_id, _, _ in rows],
+        "sample_index": [index for _, index, _ in rows],
+        "text": [s.text for _, _, s in rows],
+        "token_ids": [s.token_ids for _, _, s in rows],
+        "finish_reason": [s.finish_reason for _, _, s in rows],
+        "num_tokens": [len(s.token_ids) for _, _, s in rows],
+    }
+    if all(s.mask is None for _, _, s in rows):
+        return pa.table(columns, schema=SAMPLES)
+    return pa.table(columns | {SAMPLE_MASK: [s.mask for _, _, s in rows]}, schema=masked(SAMPLES))

@@ -106,7 +106,7 @@ def _row_group(spans: Spans) -> tuple[RowGroup, npt.NDArray[np.int64], npt.NDArr
 
 
 def sdpa_layout(spans: Spans, device: torch.device | str) -> TreeLayout:
-    """Layout for the sdpa function; `spans` as in `batching.Pack`, covering every token once."""
+    """Layout for the sdpa function; `spans` as in `layout.Pack`, covering every token once."""
     groups: list[RowGroup] = []
     restore = np.empty(int(spans[:, 1].max()), dtype=np.int64)
     offset = 0

@@ -1,5 +1,5 @@
-"""Tree batching: from preference pairs to packs of real tokens. Pure; imports numpy, torch and the names of
-completions alone.
+"""Tree batching: from preference pairs to trees, and which of these are computed together. Pure; imports numpy and the
+names of completions alone.
 
 A tree is one prompt with the distinct completions that a batch needs of it, laid out in one row
 without padding:
@@ -9,45 +9,86 @@ without padding:
 Each completion attends to the prompt and to itself, and its position ids go on where the prompt's
 end. So a prompt is computed once however many pairs share it, and a completion once however many
 pairs it stands in (IRPO's wrapping repeats completions). A pack is several trees in one row.
+
+A completion may have tokens that are not the model's own (orchestrator.records.masks): they are laid out
+and attended to, but not scored.
 """
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from orchestrator.records.counts import completion_key
+from orchestrator.records.masks import Mask, as_mask, num_own
 
 Tokens = npt.NDArray[np.int32]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
+class Completion:
+    """Token ids of a completion; its length is how many there are."""
+
+    tokens: Tokens
+    mask: Mask | None = None
+    """Which of them are the model's own, and so are scored; None where all are."""
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    @property
+    def num_scored(self) -> int:
+        return num_own(len(self.tokens), self.mask)
+
+    @property
+    def content(self) -> Hashable:
+        """What tells it from other completions of its prompt."""
+        return self.tokens.tobytes() if self.mask is None else (self.tokens.tobytes(), self.mask.tobytes())
+
+    def key(self, prompt: Tokens) -> str:
+        """`completion_key` of it behind a prompt."""
+        return completion_key(prompt, self.tokens, self.mask)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class PairTokens:
     """Token ids of one preference pair; each array is one-dimensional int32 and not empty. Without `rejected` the
-    chosen completion is to be imitated."""
+    chosen completion is to be imitated. A mask in which all tokens are the model's own becomes None.
+
+    Raises:
+        ValueError: a side is empty, or its mask does not fit it; the message names pair and side.
+    """
 
     pair_id: str
     prompt: Tokens
     chosen: Tokens
     rejected: Tokens | None
+    chosen_mask: Mask | None = None
+    rejected_mask: Mask | None = None
 
     def __post_init__(self) -> None:
         for name in ("prompt", "chosen", "rejected"):
             side = getattr(self, name)
             if side is not None and len(side) == 0:
                 raise ValueError(f"pair {self.pair_id}: {name} has no tokens; such a pair cannot be trained on")
+        for name, side in (("chosen_mask", self.chosen), ("rejected_mask", self.rejected)):
+            if getattr(self, name) is None:
+                continue
+            try:
+                object.__setattr__(self, name, as_mask(getattr(self, name), 0 if side is None else len(side)))
+            except ValueError as error:
+                raise ValueError(f"pair {self.pair_id}: {name}: {error}; such a pair cannot be trained on") from error
 
     @property
-    def sides(self) -> tuple[Tokens, ...]:
+    def sides(self) -> tuple[Completion, ...]:
         """The completions: chosen and rejected, or chosen alone."""
-        return (self.chosen,) if self.rejected is None else (self.chosen, self.rejected)
+        chosen = Completion(self.chosen, self.chosen_mask)
+        return (chosen,) if self.rejected is None else (chosen, Completion(self.rejected, self.rejected_mask))
 
     @property
     def longest(self) -> int:
@@ -70,70 +111,12 @@ class Tree:
     """A prompt, its distinct completions, and the members that use them."""
 
     prompt: Tokens
-    completions: tuple[Tokens, ...]
+    completions: tuple[Completion, ...]
     members: tuple[Member, ...]
 
     @property
     def num_tokens(self) -> int:
         return len(self.prompt) + sum(len(c) for c in self.completions)
-
-
-@dataclass(frozen=True, slots=True)
-class Pack:
-    """Trees laid out in one row of T tokens, and what is to be scored in it.
-
-    A segment is a run of tokens whose log-probabilities are summed: first all completions in order,
-    then (where prompts are scored) all prompts in order. N tokens are scored in all.
-    """
-
-    token_ids: Tensor
-    """[T] int64."""
-    position_ids: Tensor
-    """[T] int64."""
-    spans: npt.NDArray[np.int64]
-    """[S, 4]: first and last-plus-one token of a prompt or completion, and those of the prompt that
-    it continues (equal numbers for a prompt itself)."""
-    predictors: Tensor
-    """[N] int64: the token whose hidden state predicts the scored token."""
-    targets: Tensor
-    """[N] int64: id of the scored token."""
-    segments: Tensor
-    """[N] int64: the segment of the scored token."""
-    num_segments: int
-    num_completions: int
-    longest: int
-    """Tokens of the longest prompt with one completion."""
-
-    @property
-    def num_tokens(self) -> int:
-        return len(self.token_ids)
-
-    def to(self, device: torch.device | str) -> Pack:
-        """The same pack with its tensors on a device."""
-        names = ("token_ids", "position_ids", "predictors", "targets", "segments")
-        return replace(self, **{name: getattr(self, name).to(device, non_blocking=True) for name in names})
-
-
-@dataclass(frozen=True, slots=True)
-class MicroBatch:
-    """A pack with B pairs in it; a filler has B = 0. Index tensors point at segments, shape [B]."""
-
-    pack: Pack
-    rows: tuple[int, ...]
-    """The pairs' rows in the list they came from."""
-    keys: tuple[str, ...]
-    """`completion_key` of each completion, in the order of the segments."""
-    completion_lengths: Tensor
-    chosen: Tensor
-    rejected: Tensor
-    prompts: Tensor
-    """Segments of the pairs' prompts; they exist only where prompts are scored."""
-    chosen_lengths: Tensor
-    prompt_lengths: Tensor
-
-    def to(self, device: torch.device | str) -> MicroBatch:
-        """The same micro-batch with its pack on a device; the small index tensors follow when used."""
-        return replace(self, pack=self.pack.to(device))
 
 
 def _shuffle_key(seed: int, epoch: int, name: bytes) -> bytes:
@@ -160,11 +143,11 @@ def epoch_batches(pairs: Sequence[PairTokens], seed: int, epoch: int, batch_pair
     return [rows[i : i + batch_pairs] for i in range(0, len(rows), batch_pairs)]
 
 
-def _grow(prompt: Tokens, wanted: Iterable[tuple[Hashable, tuple[Tokens, ...]]], limit: int) -> list[Tree]:
+def _grow(prompt: Tokens, wanted: Iterable[tuple[Hashable, tuple[Completion, ...]]], limit: int) -> list[Tree]:
     """Trees of one prompt, each of at most `limit` tokens unless a single member is longer than that."""
     trees: list[Tree] = []
-    places: dict[bytes, int] = {}
-    completions: list[Tokens] = []
+    places: dict[Hashable, int] = {}
+    completions: list[Completion] = []
     members: list[Member] = []
     size = len(prompt)
 
@@ -173,7 +156,7 @@ def _grow(prompt: Tokens, wanted: Iterable[tuple[Hashable, tuple[Tokens, ...]]],
             trees.append(Tree(prompt, tuple(completions), tuple(members)))
 
     for tag, needed in wanted:
-        fresh = {c.tobytes(): c for c in needed}
+        fresh = {c.content: c for c in needed}
         cost = sum(len(c) for key, c in fresh.items() if key not in places)
         if members and size + cost > limit:
             close()
@@ -183,7 +166,7 @@ def _grow(prompt: Tokens, wanted: Iterable[tuple[Hashable, tuple[Tokens, ...]]],
             if key not in places:
                 places[key] = len(completions)
                 completions.append(completion)
-        members.append(Member(tag, tuple(places[c.tobytes()] for c in needed)))
+        members.append(Member(tag, tuple(places[c.content] for c in needed)))
         size += cost
     close()
     return trees
@@ -203,11 +186,11 @@ def pair_trees(pairs: Sequence[PairTokens], rows: Sequence[int], limit: int) -> 
 
 def completion_trees(pairs: Sequence[PairTokens], limit: int) -> list[Tree]:
     """Trees that hold every distinct completion of the pairs once; members are tagged with its key."""
-    grouped: dict[bytes, tuple[Tokens, dict[str, Tokens]]] = {}
+    grouped: dict[bytes, tuple[Tokens, dict[str, Completion]]] = {}
     for pair in pairs:
         _, known = grouped.setdefault(pair.prompt.tobytes(), (pair.prompt, {}))
         for completion in pair.sides:
-            known.setdefault(completion_key(pair.prompt, completion), completion)
+            known.setdefault(completion.key(pair.prompt), completion)
     return [
         tree
         for prompt, known in grouped.values()
@@ -261,80 +244,8 @@ def divide_batch(
     return [pack_trees(share, tokens_per_microbatch) for share in shares]
 
 
-def lay_out(trees: Sequence[Tree], score_prompts: bool = False) -> Pack:
-    """Write trees into one row and index what is scored: every completion, and prompts on request."""
-    tokens: list[Tokens] = []
-    positions: list[npt.NDArray[np.int64]] = []
-    spans: list[tuple[int, int, int, int]] = []
-    scored: list[tuple[npt.NDArray[np.int64], Tokens]] = []
-    prompts: list[tuple[npt.NDArray[np.int64], Tokens]] = []
-    at = 0
-    for tree in trees:
-        size = len(tree.prompt)
-        start, stop = at, at + size
-        tokens.append(tree.prompt)
-        positions.append(np.arange(size))
-        spans.append((start, stop, start, start))
-        prompts.append((np.arange(start, stop - 1), tree.prompt[1:]))
-        at = stop
-        for completion in tree.completions:
-            length = len(completion)
-            tokens.append(completion)
-            positions.append(np.arange(size, size + length))
-            spans.append((at, at + length, start, stop))
-            # The prompt's last token predicts the first token of each of its completions.
-            scored.append((np.concatenate(([stop - 1], np.arange(at, at + length - 1))), completion))
-            at += length
-    num_completions = len(scored)
-    if score_prompts:
-        scored += prompts
-    segments = np.repeat(np.arange(len(scored)), [len(target) for _, target in scored])
-    return Pack(
-        token_ids=_long(np.concatenate(tokens)),
-        position_ids=_long(np.concatenate(positions)),
-        spans=np.asarray(spans, dtype=np.int64),
-        predictors=_long(np.concatenate([predictor for predictor, _ in scored])),
-        targets=_long(np.concatenate([target for _, target in scored])),
-        segments=_long(segments),
-        num_segments=len(scored),
-        num_completions=num_completions,
-        longest=int(max(p[-1] for p in positions)) + 1,
-    )
-
-
-def _long(values: npt.ArrayLike) -> Tensor:
-    return torch.from_numpy(np.asarray(values, dtype=np.int64))
-
-
-def micro_batch(trees: Sequence[Tree], score_prompts: bool = False) -> MicroBatch:
-    """The micro-batch of trees whose members are pairs."""
-    rows: list[int] = []
-    index: list[tuple[int, int, int, int, int]] = []
-    keys: list[str] = []
-    lengths: list[int] = []
-    num_completions = sum(len(tree.completions) for tree in trees)
-    for number, tree in enumerate(trees):
-        base = len(keys)
-        keys += [completion_key(tree.prompt, c) for c in tree.completions]
-        lengths += [len(c) for c in tree.completions]
-        for member in tree.members:
-            # What is imitated stands on both sides, where it cancels out of the comparison.
-            chosen, rejected = (base + member.completions[i] for i in (0, -1))
-            rows.append(int(member.tag))  # type: ignore[call-overload]
-            index.append((chosen, rejected, num_completions + number, lengths[chosen], len(tree.prompt)))
-    columns = _long(np.asarray(index, dtype=np.int64).reshape(-1, 5)).unbind(1)
-    return MicroBatch(lay_out(trees, score_prompts), tuple(rows), tuple(keys), _long(lengths), *columns)
-
-
-def filler(pair: PairTokens, score_prompts: bool = False) -> MicroBatch:
-    """A micro-batch of two tokens and no pairs, whose loss is zero: a rank that has run out of work
-    must still join the collectives of its peers' forwards (ZeRO 2 and 3)."""
-    tree = Tree(pair.prompt[:1], (pair.chosen[:1],), ())
-    return micro_batch([tree], score_prompts)
-
-
 def real_tokens(pairs: Sequence[PairTokens], rows: Sequence[int]) -> int:
-    """Tokens of a batch, each prompt and each distinct completion once, however it is divided later."""
+    """Tokens of a batch, scored or not, each prompt and each distinct completion once, however it is divided later."""
     return sum(tree.num_tokens for tree in pair_trees(pairs, rows, sys.maxsize))
 
 

@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from workers.numerics import attention
 from workers.numerics.attention import UnsupportedModel
-from workers.numerics.batching import Pack
+from workers.numerics.layout import Pack
 
 CHUNK_LOGITS = 2**26
 """Most logits at once (256 MiB in float32)."""

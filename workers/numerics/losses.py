@@ -28,7 +28,8 @@ class PairLogprobs:
     """Log-probabilities of B pairs, each summed over its tokens; all tensors have shape [B].
 
     `prompt` (the sum over the prompt's own tokens) is needed for `nll_scope: prompt+response` only.
-    Lengths are in tokens, the closing EOS included where it was sampled.
+    Lengths are in the tokens that were summed over, the closing EOS included where it was sampled. Tokens that are not
+    the model's own (orchestrator.records.masks) are in neither.
     """
 
     chosen: Tensor

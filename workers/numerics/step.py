@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from workers.numerics.batching import MicroBatch
+from workers.numerics.layout import MicroBatch
 from workers.numerics.losses import PairLogprobs, preference_loss_sum
 
 if TYPE_CHECKING:

@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.records.masks import fitted, mask_columns, masked
 from orchestrator.records.rows import DECODED
 from workers.files import write_table
 from workers.tokens.prompts import UnusableModel
@@ -15,6 +16,7 @@ from workers.tokens.prompts import UnusableModel
 
 def token_ends(model: str, source: str, output: str) -> dict[str, Any]:
     """Copy the samples of a Parquet file (schema DECODED without its last two columns) to `output`, and add those.
+    Masks, where there are any, are copied too.
 
     Returns `rows` and `file`, its size and sha256.
 
@@ -39,7 +41,8 @@ def token_ends(model: str, source: str, output: str) -> dict[str, Any]:
             ends.append(at)
     table = table.append_column(DECODED.field("text"), pa.array(texts, pa.string()))
     table = table.append_column(DECODED.field("token_ends"), pa.array(ends, DECODED.field("token_ends").type))
-    return {"rows": table.num_rows, "file": write_table(table.select(DECODED.names).cast(DECODED), output)}
+    schema = masked(DECODED) if mask_columns(table.schema) else DECODED
+    return {"rows": table.num_rows, "file": write_table(fitted(table, schema), output)}
 
 
 def decode(tokenizer: Any, prompt: Sequence[int], token_ids: Sequence[int]) -> tuple[str, list[int]]:

@@ -96,7 +96,7 @@ def export_checkpoint(
     files: list[set[str]] = []
     size = total = 0
     for name, tensor, is_parameter in _saved_tensors(model):
-        whole = full_weight(tensor, zero_stage == 3, has_master) if is_parameter else tensor  # type: ignore[arg-type]
+        whole = full_weight(tensor, zero_stage == 3, has_master) if is_parameter else tensor
         if rank != 0:
             continue
         if not bool(torch.isfinite(whole).all()):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import ray
@@ -23,6 +23,8 @@ from orchestrator.records.rows import REFERENCE, ScoringPlan, TrainingPlan
 from workers.files import write_table
 from workers.supervision.failures import oom_kills, why
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
+
+T = TypeVar("T")
 
 MOST_LOSSES = 3
 """How often the ranks may be lost with no saved state in between."""
@@ -183,7 +185,7 @@ class TrainerGroup:
                 on_step(row)
         return facts
 
-    def _persist(self, work: Callable[[], Any]) -> tuple[Any, int]:
+    def _persist(self, work: Callable[[], T]) -> tuple[T, int]:
         """The result of collective work, and how often the ranks had to be started again for it."""
         restarts = losses = began = 0
         while True:
@@ -293,8 +295,13 @@ class _Attempts:
             states = f"{states}.{self._number}"
             if Path(self._last.state_dir).is_dir():
                 os.rename(self._last.state_dir, states)
-        outputs = {"metrics_file": str(metrics), "probe_file": str(probe), "checkpoint_dir": str(checkpoint)}
-        self._last = replace(self._plan, state_dir=states, **outputs)
+        self._last = replace(
+            self._plan,
+            state_dir=states,
+            metrics_file=str(metrics),
+            probe_file=str(probe),
+            checkpoint_dir=str(checkpoint),
+        )
         return self._last
 
     def publish(self) -> None:

@@ -11,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.records import counts
-from orchestrator.records.counts import completion_key
+from orchestrator.records.masks import PAIR_MASKS, Mask, mask_columns
 from orchestrator.records.rows import PROBE, REFERENCE
 from workers.files import write_table
 from workers.numerics.batching import PairTokens, Tokens
+
+_IDS = ("prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
 
 
 class TrainingDataError(ValueError):
@@ -30,28 +32,42 @@ def _token_lists(table: pa.Table, name: str) -> list[Tokens | None]:
     return [values[start:stop] if there else None for there, (start, stop) in rows]
 
 
+def _masks(table: pa.Table, name: str) -> list[Mask | None]:
+    if name not in table.column_names:
+        return [None] * table.num_rows
+    return [None if mask is None else np.asarray(mask) for mask in table.column(name).to_pylist()]
+
+
+def _read(file: str) -> pa.Table:
+    try:
+        masks = mask_columns(pq.read_schema(file))
+        return pq.read_table(file, columns=["pair_id", *_IDS, *masks])
+    except (OSError, pa.ArrowInvalid) as error:
+        raise TrainingDataError(f"{file}: cannot be read as a Parquet file of pairs ({error})") from error
+
+
 def read_pairs(files: Sequence[str], vocab_size: int) -> list[PairTokens]:
     """All pairs of the Parquet files, in order.
 
-    Raises TrainingDataError for an unreadable file, an empty side or a token id outside the vocabulary.
+    Raises TrainingDataError for an unreadable file, an empty side, a mask that does not fit its side, or a token id
+    outside the vocabulary.
     """
     pairs: list[PairTokens] = []
-    names = ("prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
     for file in files:
-        try:
-            table = pq.read_table(file, columns=["pair_id", *names])
-        except (OSError, pa.ArrowInvalid) as error:
-            raise TrainingDataError(f"{file}: cannot be read as a Parquet file of pairs ({error})") from error
+        table = _read(file)
         if table.num_rows == 0:
             continue
-        columns = [_token_lists(table, name) for name in names]
+        columns: list[list[Any]] = [
+            *(_token_lists(table, name) for name in _IDS),
+            *(_masks(table, name) for name in PAIR_MASKS.values()),
+        ]
         for pair_id, *sides in zip(table.column("pair_id").to_pylist(), *columns, strict=True):
             try:
                 pair = PairTokens(pair_id, *sides)
             except ValueError as error:
                 raise TrainingDataError(f"{file}: {error}; leave it out when pairs are made") from error
-            low = min(int(side.min()) for side in (pair.prompt, *pair.sides))
-            high = max(int(side.max()) for side in (pair.prompt, *pair.sides))
+            tokens = [pair.prompt, *(side.tokens for side in pair.sides)]
+            low, high = min(int(ids.min()) for ids in tokens), max(int(ids.max()) for ids in tokens)
             if low < 0 or high >= vocab_size:
                 raise TrainingDataError(
                     f"{file}: pair {pair_id} has token id {low if low < 0 else high}, but the model's "
@@ -91,12 +107,11 @@ def read_reference(file: str) -> dict[str, float]:
 def require_scored(pairs: Sequence[PairTokens], reference: dict[str, float], file: str) -> None:
     """Raise TrainingDataError unless the reference covers both sides of every pair."""
     for pair in pairs:
-        for side in pair.sides:
-            if completion_key(pair.prompt, side) not in reference:
-                raise TrainingDataError(
-                    f"{file}: lacks a completion of pair {pair.pair_id}: it was made for other pairs, so run the "
-                    "reference pass again"
-                )
+        if any(key not in reference for key in counts.completion_keys(pair)):
+            raise TrainingDataError(
+                f"{file}: lacks a completion of pair {pair.pair_id}: it was made for other pairs, so run the "
+                "reference pass again"
+            )
 
 
 def write_probe(file: str, rows: Sequence[tuple[Tokens, Tokens, float]]) -> None:

@@ -48,7 +48,8 @@ def load_model(folder: str, dtype: torch.dtype) -> nn.Module:
 def _place(settings: Train, scorer: PackScorer, device: torch.device, config: dict[str, Any]) -> PackScorer:
     """The scorer on its device; under ZeRO 3 sharded over the ranks on the way there, weight by weight."""
     if settings.zero < 3:
-        return scorer.to(device)
+        scorer.to(device)
+        return scorer
     import deepspeed
     from deepspeed.utils import set_z3_leaf_modules
 

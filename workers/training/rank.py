@@ -29,10 +29,12 @@ from torch import Tensor, nn
 
 from orchestrator.config import Train
 from orchestrator.records import counts
+from orchestrator.records.counts import completion_key
 from orchestrator.records.rows import ScoringPlan, TrainingPlan
 from workers.files import sync
-from workers.numerics import attention, batching
-from workers.numerics.batching import MicroBatch, PairTokens, Tree
+from workers.numerics import attention, batching, layout
+from workers.numerics.batching import PairTokens, Tree
+from workers.numerics.layout import MicroBatch
 from workers.numerics.logprobs import CHUNK_LOGITS
 from workers.numerics.step import (
     DIFFERENCES,
@@ -72,7 +74,7 @@ class Round:
     def nll_tokens(self, rows: list[int]) -> int:
         """Tokens that the NLL of these pairs covers."""
         whole = self.plan.loss.nll_scope == "prompt+response"
-        return sum(len(self.pairs[r].chosen) + whole * len(self.pairs[r].prompt) for r in rows)
+        return sum(self.pairs[r].sides[0].num_scored + whole * len(self.pairs[r].prompt) for r in rows)
 
 
 class Trainer:
@@ -148,7 +150,7 @@ class Trainer:
     # Scoring
 
     def reference_logprobs(self, plan: ScoringPlan) -> list[tuple[str, float, int]]:
-        """This rank's share of the pairs' distinct completions: (completion_key, summed logprob, tokens).
+        """This rank's share of the pairs' distinct completions: (completion_key, summed logprob, tokens summed).
 
         Where the policy starts from the model, the training engine scores them and stays for `train`; otherwise the
         model is loaded, and dropped again.
@@ -160,7 +162,7 @@ class Trainer:
             settings, chunk = self.settings, self.chunk_logits
             model = build_reference(settings, plan.model, self.device, self.ranks, chunk, policy=plan.policy)
         trees = batching.completion_trees(pairs, self.settings.tokens_per_microbatch)
-        rows = self._score(model, trees, pairs)
+        rows: list[tuple[str, float, int]] = self._score(model, trees, pairs)
         del model
         gc.collect()
         if self.use_cuda:
@@ -183,12 +185,12 @@ class Trainer:
         rows: list[tuple[str, float, int]] = []
         for pack in packs[self.rank]:
             self.beats += 1
-            logprobs = model(batching.lay_out(pack).to(self.device)).tolist()
-            members = [(m.tag, len(tree.completions[m.completions[0]])) for tree in pack for m in tree.members]
+            logprobs = model(layout.lay_out(pack).to(self.device)).tolist()
+            members = [(m.tag, tree.completions[m.completions[0]].num_scored) for tree in pack for m in tree.members]
             rows += [(str(key), lp, length) for (key, length), lp in zip(members, logprobs, strict=True)]
         if self.settings.zero == 3:
             for _ in range(max(map(len, packs)) - len(packs[self.rank])):
-                model(batching.filler(pairs[0]).pack.to(self.device))
+                model(layout.filler(pairs[0]).pack.to(self.device))
         if bad := [key for key, lp, _ in rows if not math.isfinite(lp)]:
             raise TrainingError(f"completion {bad[0]} has a log-probability that is not finite ({len(bad)} in all)")
         return rows
@@ -255,10 +257,10 @@ class Trainer:
         """This rank's micro-batches of a global batch, with the reference log-probabilities of each."""
         scored = round_.plan.loss.nll_scope == "prompt+response"
         shares = batching.divide_batch(round_.pairs, rows, self.settings.tokens_per_microbatch, self.ranks)
-        mine = [batching.micro_batch(trees, scored) for trees in shares[self.rank]]
+        mine = [layout.micro_batch(trees, scored) for trees in shares[self.rank]]
         # Under ZeRO 2 and 3 every backward is collective; below, only a step's gradients are.
         wanted = max(map(len, shares)) if self.settings.zero >= 2 else 1
-        mine += [batching.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))
+        mine += [layout.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))
         for batch in mine:
             self.beats += 1
             known = round_.reference if batch.rows else None
@@ -380,16 +382,17 @@ class Trainer:
 
     def _write_probe(self, engine: Any, pairs: list[PairTokens], file: Path) -> None:
         """Score up to PROBE_COMPLETIONS completions, the first by key, with the trained policy."""
+        # An engine knows of no masks: it is asked about whole completions.
         texts = {
-            batching.completion_key(pair.prompt, completion): (pair, completion)
+            completion_key(pair.prompt, completion.tokens): (pair.prompt, completion.tokens)
             for pair in pairs
             for completion in pair.sides
         }
         keys = sorted(texts)[:PROBE_COMPLETIONS]
-        picked = [PairTokens(key, texts[key][0].prompt, texts[key][1], texts[key][1]) for key in keys]
+        picked = [PairTokens(key, *texts[key], None) for key in keys]
         trees = batching.completion_trees(picked, self.settings.tokens_per_microbatch)
         scored: list[Any] = [None] * self.ranks
         dist.all_gather_object(scored, self._score(engine, trees, pairs))
         if self.rank == 0:
             logprobs = {key: lp for rows in scored for key, lp, _ in rows}
-            pair_data.write_probe(str(file), [(texts[k][0].prompt, texts[k][1], logprobs[k]) for k in keys])
+            pair_data.write_probe(str(file), [(*texts[k], logprobs[k]) for k in keys])

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
 from orchestrator.commands.verify import gate_again, history
@@ -25,7 +26,7 @@ from orchestrator.files import durable
 from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import leading_out
-from orchestrator.ledger.columns import require_bounded
+from orchestrator.ledger.columns import require_bounded, require_masks
 from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.ledger.record_files import Record, read_record, record_numbers
 from orchestrator.ledger.run import Facts
@@ -210,6 +211,7 @@ class Verification:
             yield from (found := list(_problem(file, artifact.files[name], self.root)))
             if not found and file.suffix == ".parquet":
                 require_bounded(file, self.root)
+                yield from _misfit(file)
 
     def _current(self) -> set[str]:
         """Paths of the artifacts that are committed and not discarded, by the newest state."""
@@ -347,6 +349,15 @@ def _size(artifact: Artifact, name: str) -> int:
     said = artifact.files[name]
     size = said.get("size") if isinstance(said, dict) else 0
     return size if isinstance(size, int) else 0
+
+
+def _misfit(file: Path) -> Iterator[str]:
+    """What is wrong with the masks of a table; what is no table, or a damaged one, is told by those who read it."""
+    try:
+        with suppress(pa.ArrowException, ValueError):
+            require_masks(file)
+    except Damaged as error:
+        yield str(error).removeprefix(f"{file}: ")
 
 
 def _problem(file: Path, said: Facts, root: Path) -> Iterator[str]:

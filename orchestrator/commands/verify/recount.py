@@ -5,6 +5,7 @@ Not computed are those of `LEFT`: of time, of what became of processes, of what 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator
 from math import ceil
@@ -21,6 +22,7 @@ from orchestrator.inputs.preferences import mean_characters_of
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
+from orchestrator.records.masks import PAIR_MASKS, mask_columns
 from orchestrator.records.rows import CAUSES
 from orchestrator.rounds import evaluation, pair_files, sampling
 from orchestrator.rounds.pair_files import Scored
@@ -53,11 +55,13 @@ place."""
 
 
 class Pair(NamedTuple):
-    """Token ids of a pair."""
+    """Token ids of a pair, and the masks of its sides."""
 
     prompt: Any
     chosen: Any
     rejected: Any
+    chosen_mask: Any = None
+    rejected_mask: Any = None
 
 
 class Recount:
@@ -249,12 +253,16 @@ class Recount:
 
     def _pairs(self, files: Iterable[Path]) -> Iterator[Pair]:
         """Pairs that are not too long to be trained on."""
-        limit, names = self.job.train.max_tokens, [f"{name}_token_ids" for name in ("prompt", *counts.SIDES)]
-        for batch in _batches(files, names):
-            for sides in zip(*(batch[name].to_pylist() for name in names), strict=True):
-                pair = Pair(*sides)
-                if limit is None or counts.longest(pair) <= limit:
-                    yield pair
+        limit, ids = self.job.train.max_tokens, [f"{name}_token_ids" for name in ("prompt", *counts.SIDES)]
+        for file in files:
+            known = [*ids, *mask_columns(pq.read_schema(file))]
+            for batch in _batches([file], known):
+                none = [None] * batch.num_rows
+                names = [*ids, *PAIR_MASKS.values()]
+                columns = (batch[name].to_pylist() if name in known else none for name in names)
+                for pair in itertools.starmap(Pair, zip(*columns, strict=True)):
+                    if limit is None or counts.longest(pair) <= limit:
+                        yield pair
 
     def _scored(self, step: str, pairs: list[Path], *against: Path) -> Facts:
         [file] = self.files.all(step)

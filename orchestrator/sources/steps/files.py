@@ -13,9 +13,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from orchestrator.files.inside import remove
+from orchestrator.ledger.columns import require_fitting
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.golds import best
+from orchestrator.records.masks import PAIR_MASKS, SAMPLE_MASK, mask_columns, masked
 from orchestrator.records.rows import DECODED, PROMPTS, Problem, step_pairs_schema
 from orchestrator.rounds.pair_files import Scored
 from orchestrator.sources.steps.answers import Answer
@@ -90,11 +92,11 @@ def write_errors(sampled: Sampled, decode: Decode, folder: Path) -> Facts:
 
     Returns: errors, and `repeated`, those that were left out for that.
     """
-    seen: set[tuple[str, tuple[int, ...]]] = set()
+    seen: set[tuple[str, tuple[int, ...], tuple[bool, ...]]] = set()
 
     def fresh(row: Mapping[str, Any]) -> bool:
         before = len(seen)
-        seen.add((row["prompt_id"], tuple(row["token_ids"])))
+        seen.add((row["prompt_id"], tuple(row["token_ids"]), tuple(row.get(SAMPLE_MASK) or ())))
         return len(seen) > before
 
     _write_decoded([sampled], "wrong", None, fresh, decode, folder)
@@ -131,7 +133,9 @@ def _write_decoded(
 ) -> None:
     folder.mkdir()
     undecoded = folder / "undecoded.parquet"
-    with pq.ParquetWriter(undecoded, _UNDECODED, compression="zstd") as writer:
+    schemas = (pq.read_schema(shard.samples) for sampled in passes for shard in sampled.shards)
+    schema = masked(_UNDECODED) if any(map(mask_columns, schemas)) else _UNDECODED
+    with pq.ParquetWriter(undecoded, schema, compression="zstd") as writer:
         for sampled in passes:
             prompts = prompt_ids(sampled.prompts)
             for shard in sampled.shards:
@@ -141,12 +145,12 @@ def _write_decoded(
                     mask = pc.and_(mask, pc.is_in(table["prompt_id"], pa.array(sorted(only), pa.string())))
                 rows = sorted(table.filter(mask).to_pylist(), key=lambda row: (row["prompt_id"], row["sample_index"]))
                 kept = [
-                    {name: row[name] for name in ("prompt_id", "sample_index", "token_ids")}
+                    {name: row.get(name) for name in ("prompt_id", "sample_index", "token_ids", SAMPLE_MASK)}
                     | {"source": sampled.folder, "prompt_token_ids": prompts[row["prompt_id"]]}
                     for row in rows
                     if keep(row)
                 ]
-                writer.write_table(pa.Table.from_pylist(kept, _UNDECODED))
+                writer.write_table(pa.Table.from_pylist(kept, schema))
     decode(undecoded, folder / "00000.parquet")
     remove(folder, undecoded)
 
@@ -154,7 +158,8 @@ def _write_decoded(
 def _graded(shard: Scored) -> pa.Table:
     """A shard's samples with their verdicts, which stand in the same order or in another."""
     columns = ["prompt_id", "sample_index", "token_ids", "num_tokens"]
-    samples = pq.read_table(shard.samples, columns=columns)
+    samples = pq.read_table(shard.samples, columns=[*columns, *mask_columns(pq.read_schema(shard.samples))])
+    require_fitting(shard.samples, samples)
     verdicts = pq.read_table(shard.scores, columns=["prompt_id", "sample_index", "verdict"]).to_pylist()
     verdict = {(row["prompt_id"], row["sample_index"]): row["verdict"] for row in verdicts}
     keys = zip(samples["prompt_id"].to_pylist(), samples["sample_index"].to_pylist(), strict=True)
@@ -176,6 +181,7 @@ def read_errors(file: Path, opening: str, how: str) -> list[Error]:
             row["prompt_token_ids"],
             row["token_ids"],
             Answer(opening, row["text"], row["token_ends"], how),
+            row.get(SAMPLE_MASK),
         )
         for row in _rows(file)
     ]
@@ -198,7 +204,8 @@ def read_continuations(file: Path) -> dict[str, list[Continuation]]:
     names = ("source", "sample_index", "prompt_token_ids", "token_ids", "text", "token_ends")
     found: dict[str, list[Continuation]] = {}
     for row in _rows(file):
-        found.setdefault(row["prompt_id"], []).append(Continuation(*(row[name] for name in names)))
+        columns = [*(row[name] for name in names), row.get(SAMPLE_MASK)]
+        found.setdefault(row["prompt_id"], []).append(Continuation(*columns))
     return found
 
 
@@ -244,6 +251,8 @@ def write_step_pairs(pairs: Sequence[StepPair], problems: Mapping[str, Problem],
                 "prompt_token_ids": pair.prompt_ids,
                 "chosen_token_ids": pair.chosen_ids,
                 "rejected_token_ids": pair.rejected_ids,
+                "chosen_mask": pair.chosen_mask,
+                "rejected_mask": pair.rejected_mask,
                 "chosen_source": pair.continuation.source,
                 "step": pair.first_wrong,
                 "dataset": dataset,
@@ -254,7 +263,10 @@ def write_step_pairs(pairs: Sequence[StepPair], problems: Mapping[str, Problem],
             }
         )
         numbers[error.prompt_id] += 1
-    pq.write_table(pa.Table.from_pylist(rows, step_pairs_schema()), file, compression="zstd")
+    schema = step_pairs_schema()
+    if any(row[mask] for row in rows for mask in PAIR_MASKS.values()):
+        schema = masked(schema)
+    pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd")
     return pair_facts(pq.read_table(file, columns=[f"{side}_token_ids" for side in counts.SIDES]))
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.ledger.ledger import State
+from orchestrator.records.masks import PAIR_MASKS, SAMPLE_MASK
 from orchestrator.reports.tables import step_rows
 
 Key = tuple[str, str, int]
@@ -14,12 +15,13 @@ Key = tuple[str, str, int]
 
 _COLUMNS = ["pair_id", "prompt_id", "chosen_source", "chosen_sample", "rejected_sample"]
 _IDS = ["prompt_token_ids", "chosen_token_ids", "rejected_token_ids"]
+_MASKS = list(PAIR_MASKS.values())  # which few files have
 
 
 def findings(run_dir: Path, state: State, folder: str) -> Iterator[str]:
     """What is wrong with a round's pairs: each side must be a piece of a committed sample of the right verdict, behind
     the very ids that it is trained behind."""
-    pairs = list(step_rows(run_dir, state, f"{folder}/pairs", [*_COLUMNS, *_IDS]))
+    pairs = list(step_rows(run_dir, state, f"{folder}/pairs", [*_COLUMNS, *_IDS, *_MASKS]))
     names = _prompt_names(run_dir, state, {folder, *(pair["chosen_source"] for pair in pairs)})
     sides: dict[Key, dict[str, Any]] = {}
     for pair in pairs:
@@ -50,6 +52,15 @@ def _check(pair: dict[str, Any], prompt: list[int], sides: dict[Key, dict[str, A
         *pair["rejected_token_ids"],
     ]:
         yield "its prompt and rejected side have other token ids than its sample begins with"
+    for side, found, first in (("chosen", chosen, 0), ("rejected", rejected, length - len(prompt))):
+        stop = first + len(pair[f"{side}_token_ids"])
+        if found and not _same(pair.get(f"{side}_mask"), (found.get(SAMPLE_MASK) or [])[first:stop]):
+            yield f"its {side} side has another mask than its sample"
+
+
+def _same(mask: list[bool] | None, expected: list[bool]) -> bool:
+    """Whether two masks are the same; of one that leaves out nothing it is no matter how that is written."""
+    return mask == expected if mask and not all(mask) else all(expected)
 
 
 def _prompt_names(run_dir: Path, state: State, folders: set[str]) -> dict[tuple[str, tuple[int, ...]], list[str]]:
@@ -64,8 +75,7 @@ def _prompt_names(run_dir: Path, state: State, folders: set[str]) -> dict[tuple[
 def _read(run_dir: Path, state: State, wanted: dict[Key, dict[str, Any]]) -> None:
     """Fill in the token ids and verdicts of the samples that are wanted."""
     for folder in sorted({folder for folder, _, _ in wanted}):
-        for phase, column in (("samples", "token_ids"), ("verdicts", "verdict")):
-            columns = ["prompt_id", "sample_index", column]
-            for row in step_rows(run_dir, state, f"{folder}/{phase}", columns):
+        for phase, columns in (("samples", ("token_ids", SAMPLE_MASK)), ("verdicts", ("verdict",))):
+            for row in step_rows(run_dir, state, f"{folder}/{phase}", ["prompt_id", "sample_index", *columns]):
                 if (found := wanted.get((folder, row["prompt_id"], row["sample_index"]))) is not None:
-                    found[column] = row[column]
+                    found |= {column: row[column] for column in columns if column in row}

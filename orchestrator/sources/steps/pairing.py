@@ -29,6 +29,8 @@ class Error:
     """Ids of the problem's prompt and of the opening."""
     token_ids: list[int]
     answer: Answer
+    mask: list[bool] | None = None
+    """Which of `token_ids` are the model's own; None where all are."""
 
     @property
     def error_id(self) -> str:
@@ -56,6 +58,8 @@ class Continuation:
     token_ids: list[int]
     text: str
     token_ends: list[int]
+    mask: list[bool] | None = None
+    """As `Error.mask`."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,8 @@ class StepPair:
     rejected: str
     chosen_ids: list[int]
     rejected_ids: list[int]
+    chosen_mask: list[bool] | None = None
+    rejected_mask: list[bool] | None = None
 
     @property
     def prompt_ids(self) -> list[int]:
@@ -110,12 +116,22 @@ def step_pair(error: Error, first_wrong: int, continuation: Continuation) -> Ste
         answer.text[len(right) : answer.characters(stop)],
         continuation.token_ids[: max(0, chosen_stop - first)],
         error.token_ids[first:stop],
+        _part(continuation.mask, 0, max(0, chosen_stop - first)),
+        _part(error.mask, first, stop),
     )
+    # A step that is not the model's own, such as what a tool has answered, cannot be trained on.
+    if not all(mask is None or any(mask) for mask in (pair.chosen_mask, pair.rejected_mask)):
+        return "empty"
     # A side may begin with a piece of the marker, which is no step.
     steps = [(pair.chosen, corrected), (pair.rejected, answer)]
     if not all(text.strip() and whole.step_texts[first_wrong - 1] for text, whole in steps):
         return "empty"
     return "equal" if pair.chosen.strip() == pair.rejected.strip() else pair
+
+
+def _part(mask: list[bool] | None, start: int, stop: int) -> list[bool] | None:
+    """A piece of a mask; None where all of it is the model's own."""
+    return None if mask is None or all(mask[start:stop]) else mask[start:stop]
 
 
 def pairs_of_problem(

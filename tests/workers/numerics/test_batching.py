@@ -10,7 +10,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from orchestrator.records import counts  # noqa: E402
-from workers.numerics import batching  # noqa: E402
+from workers.numerics import batching, layout  # noqa: E402
 from workers.numerics.batching import PairTokens, Tree  # noqa: E402
 
 TOKENS = st.lists(st.integers(0, 20), min_size=1, max_size=6).map(lambda ids: np.asarray(ids, dtype=np.int32))
@@ -29,7 +29,7 @@ def pair_lists(draw: st.DrawFn) -> list[PairTokens]:
 
 def members(packs: list[list[Tree]]) -> list[tuple[object, list[int], list[list[int]]]]:
     return [
-        (member.tag, tree.prompt.tolist(), [tree.completions[place].tolist() for place in member.completions])
+        (member.tag, tree.prompt.tolist(), [tree.completions[place].tokens.tolist() for place in member.completions])
         for pack in packs
         for tree in pack
         for member in tree.members
@@ -69,7 +69,7 @@ def test_one_big_pack_holds_each_prompt_and_each_distinct_completion_once(pairs:
 @settings(max_examples=100, deadline=None)
 def test_a_layout_scores_every_token_of_every_completion_once(pairs: list[PairTokens], score_prompts: bool) -> None:
     ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
-    batch = batching.micro_batch(trees, score_prompts)
+    batch = layout.micro_batch(trees, score_prompts)
     pack = batch.pack
     starts = {(int(a), int(b)): (int(c), int(d)) for a, b, c, d in pack.spans}
     for row, chosen, rejected in zip(batch.rows, batch.chosen, batch.rejected, strict=True):
@@ -144,7 +144,7 @@ def test_ranks_share_a_batch_of_one_prompt() -> None:
 
 
 def test_a_filler_has_no_pairs() -> None:
-    batch = batching.filler(some_pairs(1, 1)[0])
+    batch = layout.filler(some_pairs(1, 1)[0])
     assert batch.rows == () and batch.pack.num_tokens == 2 and batch.pack.num_segments == 1
 
 

@@ -14,7 +14,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
-from workers.numerics import attention, batching  # noqa: E402
+from workers.numerics import attention, batching, layout  # noqa: E402
 from workers.numerics.batching import PairTokens  # noqa: E402
 from workers.numerics.logprobs import PackScorer  # noqa: E402
 from workers.numerics.step import BatchTotals, accumulate  # noqa: E402
@@ -67,7 +67,7 @@ def step(model: Any, implementation: str, pairs: list[PairTokens], budget: int) 
     model.zero_grad(set_to_none=True)
     scorer = PackScorer(model, implementation)
     (share,) = batching.divide_batch(pairs, range(len(pairs)), budget, 1)
-    batches = [batching.micro_batch(trees).to("cuda") for trees in share]
+    batches = [layout.micro_batch(trees).to("cuda") for trees in share]
     references = [torch.full((len(batch.keys),), -10.0) for batch in batches]
     sums = accumulate(
         scorer,
@@ -95,7 +95,7 @@ def test_flex_equals_sdpa_in_loss_and_gradient(num_prompts: int, longest: int, b
 def test_bf16_stays_close_to_float32() -> None:
     pairs = make_pairs(3, 4, 300)
     ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
-    pack = batching.lay_out(trees).to("cuda")
+    pack = layout.lay_out(trees).to("cuda")
     lengths = torch.bincount(pack.segments)
     with torch.no_grad():
         exact = PackScorer(make_model(), attention.SDPA)(pack)
@@ -107,7 +107,7 @@ def test_sdpa_on_gpu_equals_sdpa_on_cpu() -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
     pairs = make_pairs(4, 3, 100)
     ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
-    pack = batching.lay_out(trees)
+    pack = layout.lay_out(trees)
     model = make_model()
     with torch.no_grad():
         there = PackScorer(model)(pack.to("cuda")).cpu()

@@ -13,7 +13,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from orchestrator.config import RoundLoss  # noqa: E402
-from workers.numerics import attention, batching  # noqa: E402
+from workers.numerics import attention, batching, layout  # noqa: E402
 from workers.numerics.attention import UnsupportedModel  # noqa: E402
 from workers.numerics.batching import PairTokens  # noqa: E402
 from workers.numerics.logprobs import PackScorer, check_supported, disable_dropout  # noqa: E402
@@ -73,7 +73,7 @@ def random_pairs(seed: int, num_prompts: int = 3, k: int = 4, longest: int = 12)
     return pairs
 
 
-def references(batch: batching.MicroBatch) -> Any:
+def references(batch: layout.MicroBatch) -> Any:
     """Any fixed numbers will do as reference: here they follow from the completion's key."""
     return torch.tensor([-(int(key[:4], 16) % 1000) / 50 for key in batch.keys])
 
@@ -112,8 +112,8 @@ def assert_equal_to_naive(
     whole = weights.nll_scope == "prompt+response"
     totals = BatchTotals(len(pairs), sum(len(p.chosen) + whole * len(p.prompt) for p in pairs))
     shares = batching.divide_batch(pairs, range(len(pairs)), budget, ranks)
-    batches = [batching.micro_batch(trees, whole) for share in shares for trees in share]
-    batches.append(batching.filler(pairs[0], whole))
+    batches = [layout.micro_batch(trees, whole) for share in shares for trees in share]
+    batches.append(layout.filler(pairs[0], whole))
     sums = accumulate(scorer, ((b, references(b)) for b in batches), weights, totals, lambda loss: loss.backward())
     assert sums.values[0].item() / len(pairs) == pytest.approx(expected.item(), rel=2e-5, abs=2e-5)
     found = gradients(model)
@@ -159,7 +159,7 @@ def test_long_and_short_rows_in_one_pack() -> None:
     model = make_model(max_position_embeddings=512)
     pairs = random_pairs(10, num_prompts=2, longest=200) + random_pairs(11, num_prompts=6, longest=5)
     ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
-    pack = batching.micro_batch(trees).pack
+    pack = layout.micro_batch(trees).pack
     assert len(attention.sdpa_layout(pack.spans, "cpu").groups) > 2
     assert_equal_to_naive(model, pairs, RoundLoss(beta=0.3, dpo=1.0, nll=1.0), 10**6)
 
@@ -167,7 +167,7 @@ def test_long_and_short_rows_in_one_pack() -> None:
 def test_the_layout_wastes_little() -> None:
     pairs = random_pairs(10, num_prompts=4, k=6, longest=150)
     ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
-    spans = batching.micro_batch(trees).pack.spans
+    spans = layout.micro_batch(trees).pack.spans
     queries = spans[:, 1] - spans[:, 0]
     real = int((queries * (queries + spans[:, 3] - spans[:, 2])).sum())
     groups = attention.sdpa_layout(spans, "cpu").groups
@@ -180,8 +180,8 @@ def test_a_completion_is_not_touched_by_its_neighbours() -> None:
     model, pairs = make_model(), random_pairs(12, num_prompts=4)
     scorer = PackScorer(model)
     ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
-    together = scorer(batching.lay_out(trees)).tolist()
-    alone = [lp for tree in trees for lp in scorer(batching.lay_out([tree])).tolist()]
+    together = scorer(layout.lay_out(trees)).tolist()
+    alone = [lp for tree in trees for lp in scorer(layout.lay_out([tree])).tolist()]
     assert together == pytest.approx(alone, rel=1e-5)
 
 
@@ -189,7 +189,7 @@ def test_flex_attention_equals_sdpa_forward() -> None:
     """Uncompiled on CPU, where FlexAttention has no backward."""
     model, pairs = make_model(), random_pairs(13)
     ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
-    pack = batching.lay_out(trees, score_prompts=True)
+    pack = layout.lay_out(trees, score_prompts=True)
     with torch.no_grad():
         expected = PackScorer(model, attention.SDPA)(pack)
         found = PackScorer(model, attention.FLEX)(pack)
@@ -201,7 +201,7 @@ def test_the_block_map_is_that_of_the_mask() -> None:
     for seed, longest in ((1, 12), (2, 150), (3, 700)):
         pairs = random_pairs(seed, num_prompts=3, k=3, longest=longest)
         ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
-        pack = batching.lay_out(trees)
+        pack = layout.lay_out(trees)
         size = attention.BLOCK * -(-pack.num_tokens // attention.BLOCK)
         mask = np.zeros((size, size), dtype=bool)
         for start, stop, prefix, prefix_stop in pack.spans:
@@ -218,7 +218,7 @@ def test_the_block_map_is_that_of_the_mask() -> None:
 def test_flex_attention_equals_sdpa_on_many_blocks() -> None:
     model, pairs = make_model(max_position_embeddings=2048), random_pairs(17, longest=400)
     ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
-    pack = batching.lay_out(trees)
+    pack = layout.lay_out(trees)
     assert pack.num_tokens > 4 * attention.BLOCK
     with torch.no_grad():
         expected = PackScorer(model, attention.SDPA)(pack)
@@ -231,7 +231,7 @@ def test_a_plain_torch_step_moves_the_policy_towards_the_chosen() -> None:
     scorer = PackScorer(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
-    batch = batching.micro_batch(trees)
+    batch = layout.micro_batch(trees)
     reference = scorer(batch.pack).detach()
     totals = BatchTotals(len(pairs), sum(len(p.chosen) for p in pairs))
     weights = RoundLoss(beta=0.1, dpo=1.0, nll=1.0)
@@ -249,7 +249,7 @@ def test_soft_caps_and_scales_are_applied_and_attention_caps_refused() -> None:
     ((trees,),) = batching.divide_batch([pair], [0], 10**6, 1)
     model.set_attn_implementation("sdpa")
     expected = logprob(model, pair.prompt, pair.chosen).item()
-    found = PackScorer(model)(batching.lay_out(trees))[0].item()
+    found = PackScorer(model)(layout.lay_out(trees))[0].item()
     assert found == pytest.approx(expected, rel=1e-5)
     with pytest.raises(UnsupportedModel, match=r"gemma2: attn_logit_softcapping .* choose another model"):
         check_supported(make_model("gemma2", query_pre_attn_scalar=32))
@@ -277,5 +277,5 @@ def test_dropout_is_switched_off_before_the_model_is_built() -> None:
     pairs = random_pairs(16)
     ((trees,),) = batching.divide_batch(pairs, range(len(pairs)), 10**6, 1)
     scorer = PackScorer(model)
-    pack = batching.lay_out(trees)
+    pack = layout.lay_out(trees)
     assert torch.equal(scorer(pack), scorer(pack))

@@ -20,7 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers  # noqa: E402
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast  # noqa: E402
 
 from orchestrator.config import RoundLoss  # noqa: E402
-from workers.numerics import batching  # noqa: E402
+from workers.numerics import batching, layout  # noqa: E402
 from workers.numerics.batching import PairTokens  # noqa: E402
 from workers.numerics.logprobs import PackScorer  # noqa: E402
 from workers.numerics.step import BatchTotals, accumulate  # noqa: E402
@@ -105,7 +105,7 @@ def test_loss_and_gradients_are_those_of_trl(tmp_path: Path, alpha: float) -> No
     totals = BatchTotals(len(pairs), sum(len(pair.chosen) for pair in pairs))
     weights = RoundLoss(beta=0.3, dpo=1.0, nll=alpha, nll_normalisation="batch")
     (share,) = batching.divide_batch(pairs, range(len(pairs)), 40, 1)
-    packs = [batching.micro_batch(trees) for trees in share]
+    packs = [layout.micro_batch(trees) for trees in share]
     with torch.no_grad():
         batches = [(batch, our_reference(batch.pack)) for batch in packs]
     assert len(batches) > 1, "several micro-batches, or the normalisation over the whole batch is not tested"

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoTokenizer
 
+from orchestrator.records.masks import masked
 from orchestrator.records.rows import DECODED, Problem, TokenizingPlan
 from orchestrator.sources.steps.answers import Answer
 from workers.tokens.ends import decode, token_ends
@@ -84,6 +85,16 @@ def test_files_get_text_and_ends(tmp_path: Path, tokenizer: Any) -> None:
     assert first["text"] == TEXT and first["token_ends"][-1] == len(TEXT)
     assert {name: first[name] for name in row} == row
     assert (second["text"], second["token_ends"]) == ("", [])
+
+
+def test_masks_go_along(tmp_path: Path) -> None:
+    source, output = tmp_path / "in.parquet", tmp_path / "out.parquet"
+    row = {"source": "s", "prompt_id": "p", "sample_index": 0, "prompt_token_ids": [300], "token_ids": [301, 302]}
+    schema = pa.schema([DECODED.field(name) for name in DECODED.names[:-2]])
+    pq.write_table(pa.Table.from_pylist([row | {"mask": [True, False]}, row], masked(schema)), source)
+    token_ends(str(SEED), str(source), str(output))
+    table = pq.read_table(output)
+    assert table.schema == masked(DECODED) and table["mask"].to_pylist() == [[True, False], None]
 
 
 def test_the_opening_follows_the_prompts_own_ids(tmp_path: Path, tokenizer: Any) -> None:

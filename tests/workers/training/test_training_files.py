@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,19 +17,24 @@ pytest.importorskip("transformers")
 from safetensors import safe_open  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
+from orchestrator.config import RoundLoss  # noqa: E402
 from orchestrator.records.counts import completion_key  # noqa: E402
-from orchestrator.records.rows import REFERENCE, pairs_schema  # noqa: E402
+from orchestrator.records.rows import REFERENCE, TrainingPlan, pairs_schema  # noqa: E402
 from workers.training import pair_data  # noqa: E402
 from workers.training.checks import ReferenceCheck, ReferenceMismatch  # noqa: E402
 from workers.training.export import ExportError, check_exportable, export_checkpoint, folder_dtype  # noqa: E402
 from workers.training.pair_data import TrainingDataError  # noqa: E402
 from workers.training.policy import IncompleteModel, load_model  # noqa: E402
+from workers.training.rank import Round  # noqa: E402
 
 
-def save_pairs(file: Path, *ids: tuple[list[int], list[int], list[int]]) -> str:
+def save_pairs(file: Path, *ids: tuple[list[int], list[int], list[int]], **masks: pa.Array) -> str:
     rows = [(f"pair{i}", "p", "x", "y", "z", None, None, *sides) for i, sides in enumerate(ids)]
     columns = [list(column) for column in zip(*rows, strict=True)]
-    pq.write_table(pa.table(columns, schema=pairs_schema(conversational=False)), file)
+    table = pa.table(columns, schema=pairs_schema(conversational=False))
+    for name, mask in masks.items():
+        table = table.append_column(name, mask)
+    pq.write_table(table, file)
     return str(file)
 
 
@@ -53,6 +59,49 @@ def test_pairs_that_cannot_be_trained_on_are_named(tmp_path: Path, sides: Any, m
         pair_data.read_pairs([save_pairs(tmp_path / "p.parquet", sides)], vocab_size=10)
 
 
+BITS = pa.list_(pa.bool_())
+
+
+def test_pairs_with_masks_and_without_are_read_alike(tmp_path: Path) -> None:
+    sides = ([1, 2], [3, 4], [5, 6, 7])
+    plain = save_pairs(tmp_path / "1.parquet", sides)
+    chosen, rejected = ([[True, False], None, [True, True]], [None, [False, True, True], None])
+    masks = {"chosen_mask": pa.array(chosen, BITS), "rejected_mask": pa.array(rejected, BITS)}
+    found = pair_data.read_pairs([plain, save_pairs(tmp_path / "2.parquet", sides, sides, sides, **masks)], 10)
+    read = [[None if side.mask is None else side.mask.tolist() for side in pair.sides] for pair in found]
+    assert read == [[None, None], [[True, False], None], [None, [False, True, True]], [None, None]]
+    assert [side.num_scored for pair in found for side in pair.sides] == [2, 3, 1, 3, 2, 2, 2, 3]
+    # One column alone, and one of nothing but nulls.
+    for mask in (pa.array([[False, True]], BITS), pa.nulls(1)):
+        [pair] = pair_data.read_pairs([save_pairs(tmp_path / "3.parquet", sides, chosen_mask=mask)], 10)
+        assert (pair.chosen_mask is None) == (mask.null_count == 1) and pair.rejected_mask is None
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (pa.array([[True]], BITS), r"p\.parquet: pair pair0: chosen_mask: 1 truth values for 2 tokens"),
+        (pa.array([[False, False]], BITS), "pair pair0: chosen_mask: no token is the model's own"),
+        (pa.array([[True, None]], BITS), "pair pair0: chosen_mask: this is no list of truth values"),
+        (pa.array([[1, 0]]), "pair pair0: chosen_mask: this is no list of truth values"),
+        (pa.array(["no"]), "pair pair0: chosen_mask: this is no list of truth values"),
+    ],
+)
+def test_masks_that_do_not_fit_are_named(tmp_path: Path, mask: pa.Array, message: str) -> None:
+    with pytest.raises(TrainingDataError, match=message):
+        pair_data.read_pairs([save_pairs(tmp_path / "p.parquet", ([1], [2, 3], [4]), chosen_mask=mask)], 10)
+
+
+def test_the_nll_of_a_batch_counts_own_tokens_alone(tmp_path: Path) -> None:
+    masks = pa.array([[True, False, True], None], BITS)
+    file = save_pairs(tmp_path / "p.parquet", ([1, 2], [3, 4, 5], [6]), ([7], [8, 9], [6]), chosen_mask=masks)
+    pairs = pair_data.read_pairs([file], 10)
+    plan = TrainingPlan("", "", (file,), RoundLoss(beta=0.1, dpo=1.0, nll=1.0), 0.0, 0, "", "", "", "", "")
+    whole = replace(plan, loss=plan.loss.model_copy(update={"nll_scope": "prompt+response"}))
+    assert Round(plan, pairs, None, []).nll_tokens([0, 1]) == 2 + 2
+    assert Round(whole, pairs, None, []).nll_tokens([0, 1]) == 2 + 2 + 2 + 1
+
+
 def test_no_pairs_and_no_file_are_told_apart(tmp_path: Path) -> None:
     with pytest.raises(TrainingDataError, match="cannot be read as a Parquet file of pairs"):
         pair_data.read_pairs([str(tmp_path / "none.parquet")], 10)
@@ -66,6 +115,11 @@ def test_no_pairs_and_no_file_are_told_apart(tmp_path: Path) -> None:
 def test_a_reference_for_other_pairs_is_refused(tmp_path: Path) -> None:
     pairs = pair_data.read_pairs([save_pairs(tmp_path / "p.parquet", ([1, 2], [3], [4, 5]))], 10)
     keys = [completion_key(pairs[0].prompt, side) for side in (pairs[0].chosen, pairs[0].rejected)]
+    masks = {"chosen_mask": pa.nulls(1), "rejected_mask": pa.array([[True, False]], BITS)}
+    masked = pair_data.read_pairs([save_pairs(tmp_path / "q.parquet", ([1, 2], [3], [4, 5]), **masks)], 10)
+    pair_data.require_scored(pairs, dict.fromkeys(keys, -1.0), "r.parquet")
+    with pytest.raises(TrainingDataError, match="lacks a completion of pair pair0"):
+        pair_data.require_scored(masked, dict.fromkeys(keys, -1.0), "r.parquet")
     file = str(tmp_path / "r.parquet")
     pq.write_table(pa.table([keys[:1], [-1.5], [1]], schema=REFERENCE), file)
     reference = pair_data.read_reference(file)
