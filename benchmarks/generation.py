@@ -18,9 +18,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from workers.generation.vllm import ENVIRONMENT, Generator
+from workers.generation.vllm import VLLM, VllmEngine
 
-os.environ |= ENVIRONMENT | {"VLLM_LOGGING_LEVEL": "ERROR"}
+os.environ |= {**VLLM.environment, "VLLM_LOGGING_LEVEL": "ERROR"}
 
 import pyarrow as pa
 from transformers import AutoTokenizer
@@ -45,7 +45,7 @@ def write_prompts(model: str, count: int, file: Path) -> list[list[int]]:
     return list(ids)
 
 
-def raw(generator: Generator, prompts: list[list[int]], ids: list[str], plan: SamplingPlan) -> tuple[int, float]:
+def raw(generator: VllmEngine, prompts: list[list[int]], ids: list[str], plan: SamplingPlan) -> tuple[int, float]:
     """Tokens and seconds of the bare engine: add everything, step until done."""
     from vllm import TokensPrompt
 
@@ -61,7 +61,7 @@ def raw(generator: Generator, prompts: list[list[int]], ids: list[str], plan: Sa
     return tokens, time.perf_counter() - started
 
 
-def ours(generator: Generator, source: Path, count: int, plan: SamplingPlan, folder: Path) -> tuple[int, float]:
+def ours(generator: VllmEngine, source: Path, count: int, plan: SamplingPlan, folder: Path) -> tuple[int, float]:
     starts = range(0, count, SHARD)
     shards = [Shard(i, str(source), s, min(s + SHARD, count), str(folder / f"{i}")) for i, s in enumerate(starts)]
     started = time.perf_counter()
@@ -81,7 +81,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = Generate(max_model_len=256, engine={"dtype": "float32"})
     # The engine's own thread waits for requests while the raw loop steps the engine from this one.
-    generator = Generator(arguments.model, settings, seed=0, accelerated=False)
+    generator = VllmEngine(arguments.model, settings, seed=0, accelerated=False)
     rates: dict[str, list[float]] = {"raw": [], "ours": []}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

