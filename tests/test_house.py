@@ -47,3 +47,13 @@ def test_every_command_that_is_named_exists() -> None:
     files += [*(PROJECT / "docs").glob("*.md"), PROJECT / "README.md"]
     named = {(word, file.name) for file in files for word in re.findall(r"`ratchet ([a-z]+)", file.read_text())}
     assert len(named) > 20 and {(word, file) for word, file in named if word not in commands} == set()
+
+
+SAY_WHICH_ENGINE = {"orchestrator/config/sampling.py": "a user must know whose arguments `generate.engine` takes"}
+
+
+def test_nothing_outside_its_package_says_which_engine_generates() -> None:
+    files = [file for part in ("orchestrator", "workers") for file in (PROJECT / part).rglob("*.py")]
+    lines = [(str(f.relative_to(PROJECT)), line) for f in files for line in f.read_text().splitlines()]
+    said = [name for name, line in lines if "vllm" in line.lower() and not name.startswith("workers/generation/")]
+    assert said == list(SAY_WHICH_ENGINE), "once in each of these, and in no other"

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Job
+from orchestrator.driver.wiring import ENGINE
 from orchestrator.errors import BadInput
 from orchestrator.inputs.preferences import Preferences, as_row
 from orchestrator.models.files import has_tokenizer
