@@ -18,7 +18,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from workers.generation.vllm import VLLM, VllmEngine
+from workers.generation.vllm import VLLM, VllmEngine, _parameters, _prompt
 
 os.environ |= {**VLLM.environment, "VLLM_LOGGING_LEVEL": "ERROR"}
 
@@ -47,14 +47,12 @@ def write_prompts(model: str, count: int, file: Path) -> list[list[int]]:
 
 def raw(generator: VllmEngine, prompts: list[list[int]], ids: list[str], plan: SamplingPlan) -> tuple[int, float]:
     """Tokens and seconds of the bare engine: add everything, step until done."""
-    from vllm import TokensPrompt
-
-    engine = generator._engine
+    engine = generator._stepper.engine
+    assert engine is not None
     started = time.perf_counter()
     for number, token_ids in enumerate(prompts):
         for index in range(plan.samples):
-            parameters = generator._parameters(plan, ids[number], index)
-            engine.add_request(f"{number}-{index}", TokensPrompt(prompt_token_ids=token_ids), parameters)
+            engine.add_request(f"{number}-{index}", _prompt(token_ids), _parameters(plan, ids[number], index))
     tokens = 0
     while engine.has_unfinished_requests():
         tokens += sum(len(o.outputs[0].token_ids) for o in engine.step() if o.finished)

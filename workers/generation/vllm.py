@@ -1,63 +1,21 @@
-"""vLLM as an engine: one in one process, prompts in and samples out, many shards at once.
-
-The engine is fed from several threads (one a shard in flight) and stepped by one of its own, so that
-it never waits for a shard to end before it sees the next one.
-"""
+"""vLLM as an engine: one in one process, prompts in and samples out, many shards at once."""
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import itertools
 import os
-import queue
-import threading
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
-from workers.generation.engine import EngineBroken, EngineKind, must_differ_in_weights_alone
+from workers.generation.engine import EngineKind, must_differ_in_weights_alone
 from workers.generation.shard import Request, Sample, sample_seed, sample_shard
+from workers.generation.stepper import Stepper
 
 if __name__ == "vllm":  # the package's own name: Python looks into this folder first, and would find this file for it
     raise ImportError(f"{__file__} is found in place of the package vllm: run it from another folder")
 
-_MOST_SCHEDULED_AHEAD = 8  # steps, of which vLLM schedules one ahead
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One sequence for the engine; its output, or the error that came instead, goes to whoever asked for it."""
-
-    token_ids: list[int]
-    parameters: Any
-    place: int
-    answers: queue.SimpleQueue[tuple[int, Any]]
-
-    def answer(self, output: Any) -> None:
-        self.answers.put((self.place, output))
-
-
-@dataclass(frozen=True)
-class _Errand:
-    """What the engine's thread does between requests: those before it are finished, those after it wait."""
-
-    do: Callable[[], None]
-    closes: bool
-    answers: queue.SimpleQueue[Exception | None]
-
-    def run(self) -> None:
-        try:
-            self.do()
-        except BaseException as error:
-            self.answer(EngineBroken(f"the engine stopped: {error!r}"))
-            raise
-        self.answer(None)
-
-    def answer(self, error: Exception | None) -> None:
-        self.answers.put(error)
+_MOST_SCHEDULED_AHEAD = 8  # steps; vLLM schedules one ahead, where any
 
 
 class VllmEngine:
@@ -70,15 +28,10 @@ class VllmEngine:
         from vllm import EngineArgs, LLMEngine
 
         arguments = engine_arguments(model, settings, seed, accelerated, _own_dtype(model))
-        self._engine: Any = LLMEngine.from_engine_args(EngineArgs(**arguments))
-        self._context = int(self._engine.model_config.max_model_len)
+        engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        self._context = int(engine.model_config.max_model_len)
         self._model = model
-        self._inbox: queue.SimpleQueue[list[_Request] | _Errand] = queue.SimpleQueue()
-        self._running: dict[str, _Request] = {}
-        self._errand: _Errand | None = None
-        self._names = itertools.count()
-        self._steps = 0
-        threading.Thread(target=self._run, daemon=True).start()
+        self._stepper = Stepper(engine)
 
     def pid(self) -> int:
         return os.getpid()
@@ -86,14 +39,14 @@ class VllmEngine:
     def progress(self) -> int:
         """How many steps the engine has done. That an engine steps and computes nonsense is not seen here: the probe
         compares each new checkpoint with the trainer."""
-        return self._steps
+        return self._stepper.steps
 
     def generate(
         self, shard: Shard, plan: SamplingPlan, only: Collection[str] | None = None, without: Collection[str] = ()
     ) -> dict[str, Any] | None:
         def draw(requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
-            asked = [(r.token_ids, self._parameters(plan, r.prompt_id, r.sample_index)) for r in requests]
-            for place, output in self._sample(asked):
+            asked = [(_prompt(r.token_ids), _parameters(plan, r.prompt_id, r.sample_index)) for r in requests]
+            for place, output in self._stepper.outputs(asked):
                 yield place, _as_sample(output.outputs[0])
 
         return sample_shard(shard, plan, only, without, draw)
@@ -105,134 +58,51 @@ class VllmEngine:
         rows = list(zip(prompts, completions, strict=True))
         fits = [len(p) + len(c) < self._context for p, c in rows]
         fitting = [p + c for (p, c), fit in zip(rows, fits, strict=True) if fit]
-        drawn = dict(self._sample([(token_ids, parameters) for token_ids in fitting]))
+        drawn = dict(self._stepper.outputs([(_prompt(token_ids), parameters) for token_ids in fitting]))
         outputs = iter([drawn[place] for place in range(len(fitting))])
         return [_logprob(p, c, next(outputs)) if fit else None for (p, c), fit in zip(rows, fits, strict=True)]
 
     def load_weights(self, model: str) -> None:
         must_differ_in_weights_alone(self._model, model)
 
-        def load() -> None:
-            self._forget_prefixes()
-            self._engine.collective_rpc(_reload, args=(model,))
+        def load(engine: Any) -> None:
+            _forget_prefixes(engine)
+            engine.collective_rpc(_reload, args=(model,))
             self._model = model
 
-        self._do(load)
+        self._stepper.do(load)
 
     def close(self) -> None:
-        self._do(self._shut_down, closes=True)
+        self._stepper.close(lambda engine: engine.engine_core.shutdown())
 
-    def _forget_prefixes(self) -> None:
-        """Empty the cache of prefixes, and see to it that nothing is under way in the engine any more."""
-        for _ in range(_MOST_SCHEDULED_AHEAD):
-            if self._engine.reset_prefix_cache():
-                return
-            self._engine.step()  # what was scheduled ahead still holds parts of the cache
-        raise RuntimeError("the cache of prefixes cannot be emptied")
 
-    def _shut_down(self) -> None:
-        if self._engine is not None:
-            self._engine.engine_core.shutdown()
-        self._engine = None
-        gc.collect()  # the model and its cache are in circles of references
+def _prompt(token_ids: list[int]) -> Any:
+    from vllm import TokensPrompt
 
-    def _parameters(self, plan: SamplingPlan, prompt_id: str, index: int) -> Any:
-        from vllm import SamplingParams
+    return TokensPrompt(prompt_token_ids=token_ids)
 
-        temperature = plan.temperature_of(index)
-        return SamplingParams(
-            temperature=temperature,
-            top_p=plan.top_p,
-            top_k=plan.top_k,
-            max_tokens=plan.max_tokens,
-            stop=list(plan.stop),
-            seed=None if temperature == 0 or plan.seeding == "engine" else sample_seed(plan.seed, prompt_id, index),
-        )
 
-    def _sample(self, requests: Sequence[tuple[list[int], Any]]) -> Iterator[tuple[int, Any]]:
-        """Run requests through the engine; yields each one's place and output as it is finished."""
-        answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        # Together, so that no other weights are loaded in between.
-        self._inbox.put([_Request(*request, place, answers) for place, request in enumerate(requests)])
-        for _ in requests:
-            place, output = answers.get()
-            if isinstance(output, Exception):
-                raise output
-            yield place, output
+def _parameters(plan: SamplingPlan, prompt_id: str, index: int) -> Any:
+    from vllm import SamplingParams
 
-    def _do(self, what: Callable[[], None], closes: bool = False) -> None:
-        """Have the engine's thread do something when what was asked for is answered.
+    temperature = plan.temperature_of(index)
+    return SamplingParams(
+        temperature=temperature,
+        top_p=plan.top_p,
+        top_k=plan.top_k,
+        max_tokens=plan.max_tokens,
+        stop=list(plan.stop),
+        seed=None if temperature == 0 or plan.seeding == "engine" else sample_seed(plan.seed, prompt_id, index),
+    )
 
-        Raises:
-            EngineBroken: it failed, or the engine serves nobody any more.
-        """
-        answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
-        self._inbox.put(_Errand(what, closes, answers))
-        if (error := answers.get()) is not None:
-            raise error
 
-    def _run(self) -> None:
-        """Step the engine for as long as there are requests; new ones join between two steps."""
-        try:
-            while True:
-                self._admit()
-                if self._engine is None:
-                    break
-                for output in self._engine.step():
-                    if output.finished:
-                        self._running.pop(output.request_id).answer(output)
-                self._steps += 1
-            broken = EngineBroken("the engine is closed")
-        except BaseException as error:
-            broken = EngineBroken(f"the engine stopped: {error!r}")
-        self._serve_nobody(broken)
-
-    def _serve_nobody(self, broken: EngineBroken) -> None:
-        """Tell whoever waits, and whoever asks later. What a broken engine holds can still be given back."""
-        asked: list[_Request] | _Errand = list(self._running.values())
-        if self._errand is not None:
-            self._inbox.put(self._errand)
-        while True:
-            if isinstance(asked, list):
-                for request in asked:
-                    request.answer(broken)
-            elif asked.closes:
-                with contextlib.suppress(Exception):  # told to whoever asked
-                    asked.run()
-            else:
-                asked.answer(broken)
-            asked = self._inbox.get()
-
-    def _admit(self) -> None:
-        """Give the engine what was asked for; waits where it has nothing to do."""
-        while self._engine is not None:
-            idle = not self._engine.has_unfinished_requests()
-            if self._errand is not None and not idle:
-                return
-            if self._errand is not None:
-                errand, self._errand = self._errand, None
-                errand.run()
-                self._steps += 1
-                continue
-            try:
-                asked = self._inbox.get(block=idle)
-            except queue.Empty:
-                return
-            if isinstance(asked, _Errand):
-                self._errand = asked
-                continue
-            for request in asked:
-                self._add(request)
-
-    def _add(self, request: _Request) -> None:
-        from vllm import TokensPrompt
-
-        name = str(next(self._names))
-        self._running[name] = request
-        try:
-            self._engine.add_request(name, TokensPrompt(prompt_token_ids=request.token_ids), request.parameters)
-        except ValueError as error:  # the engine refuses the request; others are none the worse
-            self._running.pop(name).answer(error)
+def _forget_prefixes(engine: Any) -> None:
+    """Empty the cache of prefixes, and see to it that nothing is under way in the engine any more."""
+    for _ in range(_MOST_SCHEDULED_AHEAD):
+        if engine.reset_prefix_cache():
+            return
+        engine.step()  # what was scheduled ahead still holds parts of the cache
+    raise RuntimeError("the cache of prefixes cannot be emptied")
 
 
 def _reload(worker: Any, model: str) -> None:

@@ -6,6 +6,8 @@ import json
 import math
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -260,6 +262,15 @@ def _another_config(folder: Path) -> None:
 
 def _no_weights(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
+
+
+def test_the_file_that_is_named_as_the_package_does_not_pass_for_it() -> None:
+    """Python looks into the current folder first, and so do Ray's workers of a driver that was started there."""
+    folder = Path(__file__).parents[3] / "workers/generation"
+    done = subprocess.run(
+        [sys.executable, "-c", "import vllm"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "in place of the package vllm: run it from another folder" in done.stderr
 
 
 def test_what_wrote_a_folder_is_no_difference(tmp_path: Path) -> None:
