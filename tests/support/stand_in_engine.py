@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
-from workers.generation.engine import EngineBroken, EngineKind, must_differ_in_weights_alone
+from workers.generation.engine import EngineBroken, EngineKind, RequestRefused, must_differ_in_weights_alone
 from workers.generation.shard import Request, Sample, sample_shard
 
 WEIGHTS = "model.safetensors"
@@ -83,7 +83,7 @@ class StandInEngine:
         weight = self.weight
         for place, request in enumerate(requests):
             if len(request.token_ids) >= self.context:
-                raise ValueError(f"a prompt of {len(request.token_ids)} tokens leaves no room for a sample")
+                raise RequestRefused(f"a prompt of {len(request.token_ids)} tokens leaves no room for a sample")
             if request.sample_index == 0:
                 self.note(f"draw {request.prompt_id} {len({r.prompt_id for r in requests})}")
                 self.harm(request.prompt_id.partition("-")[0])
@@ -95,7 +95,7 @@ class StandInEngine:
 
     def harm(self, how: str) -> None:
         if how == "refuse":
-            raise ValueError("this prompt is refused")
+            raise RequestRefused("this prompt is refused")
         if how == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)

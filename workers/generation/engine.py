@@ -20,6 +20,10 @@ class EngineBroken(Exception):
     """The engine stopped with an error of its own, or was closed, and serves nobody any more."""
 
 
+class RequestRefused(ValueError):
+    """The engine refuses a request, such as one that is too long; it goes on with others."""
+
+
 class OtherModel(ValueError):
     """A folder does not differ in its weights alone from the model that an engine was started with."""
 
@@ -43,7 +47,7 @@ class Engine(Protocol):
 
         Raises:
             EngineBroken: the engine stopped with an error, or is closed.
-            ValueError: the engine refuses a request, such as one that is too long; it goes on with others.
+            RequestRefused: so it is with one of the samples; those of other calls are none the worse.
         """
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:

@@ -14,16 +14,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from workers.generation.engine import EngineBroken
+from workers.generation.engine import EngineBroken, RequestRefused
 
 
 class Stepped(Protocol):
     """An engine that somebody must step, as `vllm.LLMEngine`."""
 
     def has_unfinished_requests(self) -> bool: ...
-    def add_request(self, request_id: str, prompt: Any, params: Any) -> Any:
-        """Raises ValueError for a request that it refuses, and is none the worse."""
-
+    def add_request(self, request_id: str, prompt: Any, params: Any) -> Any: ...
     def step(self) -> Sequence[Any]:
         """Outputs; each has a `request_id` and says whether it is `finished`."""
 
@@ -62,10 +60,14 @@ class _Errand:
 
 
 class Stepper:
-    """Methods may be called from several threads. The engine is this object's alone, and is let go at `close`."""
+    """Methods may be called from several threads. The engine is this object's alone, and is let go at `close`.
 
-    def __init__(self, engine: Stepped) -> None:
+    `refusals` are the errors with which it refuses a request that is added, and is none the worse.
+    """
+
+    def __init__(self, engine: Stepped, *refusals: type[Exception]) -> None:
         self.engine: Stepped | None = engine
+        self._refusals = refusals
         self.steps = 0
         """How many steps were done."""
         self._inbox: queue.SimpleQueue[list[_Request] | _Errand] = queue.SimpleQueue()
@@ -80,7 +82,7 @@ class Stepper:
 
         Raises:
             EngineBroken: the engine stopped with an error, or is closed.
-            ValueError: it refuses a request.
+            RequestRefused: it refuses a request.
         """
         answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._inbox.put([_Request(*request, place, answers) for place, request in enumerate(requests)])
@@ -151,8 +153,8 @@ class Stepper:
         self._running[name] = request
         try:
             engine.add_request(name, request.prompt, request.parameters)
-        except ValueError as error:  # the engine refuses the request; others are none the worse
-            self._running.pop(name).answer(error)
+        except self._refusals as error:
+            self._running.pop(name).answer(RequestRefused(str(error)))
 
     def _run_errand(self, errand: _Errand) -> None:
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
-from workers.generation.engine import EngineKind, must_differ_in_weights_alone
+from workers.generation.engine import EngineKind, RequestRefused, must_differ_in_weights_alone
 from workers.generation.shard import Request, Sample, sample_seed, sample_shard
 from workers.generation.stepper import Stepper
 
@@ -26,12 +26,13 @@ class VllmEngine:
 
     def __init__(self, model: str, settings: Generate, seed: int, accelerated: bool) -> None:
         from vllm import EngineArgs, LLMEngine
+        from vllm.exceptions import VLLMClientError  # which is no ValueError
 
         arguments = engine_arguments(model, settings, seed, accelerated, _own_dtype(model))
         engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
         self._context = int(engine.model_config.max_model_len)
         self._model = model
-        self._stepper = Stepper(engine)
+        self._stepper = Stepper(engine, ValueError, VLLMClientError)
 
     def pid(self) -> int:
         return os.getpid()
@@ -84,16 +85,20 @@ def _prompt(token_ids: list[int]) -> Any:
 
 def _parameters(plan: SamplingPlan, prompt_id: str, index: int) -> Any:
     from vllm import SamplingParams
+    from vllm.exceptions import VLLMClientError
 
     temperature = plan.temperature_of(index)
-    return SamplingParams(
-        temperature=temperature,
-        top_p=plan.top_p,
-        top_k=plan.top_k,
-        max_tokens=plan.max_tokens,
-        stop=list(plan.stop),
-        seed=None if temperature == 0 or plan.seeding == "engine" else sample_seed(plan.seed, prompt_id, index),
-    )
+    try:
+        return SamplingParams(
+            temperature=temperature,
+            top_p=plan.top_p,
+            top_k=plan.top_k,
+            max_tokens=plan.max_tokens,
+            stop=list(plan.stop),
+            seed=None if temperature == 0 or plan.seeding == "engine" else sample_seed(plan.seed, prompt_id, index),
+        )
+    except VLLMClientError as error:  # a class that a driver without vLLM could not read
+        raise RequestRefused(str(error)) from None
 
 
 def _forget_prefixes(engine: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -22,7 +23,8 @@ from orchestrator.config import Generate
 from orchestrator.records.rows import PROMPTS, SAMPLES, SamplingPlan, Shard
 from tests.support.stand_in_engine import WEIGHTS, StandInEngine, weight_of
 from workers.files import write_table
-from workers.generation.engine import Engine, EngineBroken, OtherModel, must_differ_in_weights_alone
+from workers.generation.engine import Engine, EngineBroken, OtherModel, RequestRefused, must_differ_in_weights_alone
+from workers.generation.vllm import VLLM, VllmEngine
 
 DEMO = Path(__file__).parents[3] / "jobs/demo"
 CONTEXT, MAX_TOKENS = 64, 12
@@ -86,7 +88,6 @@ def vllm(folder: Path) -> Iterator[Case]:
     """In a process of its own, as in a run: it does things to torch that other tests would not survive."""
     from tests.support.local_ray import local_ray
     from workers.generation.pool import GeneratorPool
-    from workers.generation.vllm import VLLM
 
     served, other = folder / "served", folder / "other"
     shutil.copytree(DEMO / "seed", served)
@@ -114,7 +115,7 @@ def _by_transformers(model: Path, prompts: list[list[int]], completions: list[li
     import torch
     from transformers import AutoModelForCausalLM
 
-    loaded = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32)
+    loaded = AutoModelForCausalLM.from_pretrained(str(model), dtype=torch.float32, trust_remote_code=False)
     sums = []
     for prompt, completion in zip(prompts, completions, strict=True):
         with torch.no_grad():
@@ -216,7 +217,7 @@ def test_what_does_not_fit_the_context(case: Case, tmp_path: Path) -> None:
     fits, too_long = [7] * (CONTEXT - 4), [7] * (CONTEXT - 3)
     found = case.engine.logprobs([fits, too_long, [7]], [[8, 9, 10]] * 3)
     assert [value is None for value in found] == [False, True, False]
-    with pytest.raises(ValueError, match=r"\S"):
+    with pytest.raises(RequestRefused, match=r"\S"):
         case.engine.generate(shard_of(tmp_path / "long", {"a": [7] * CONTEXT}), GREEDY)
     assert len(sampled(case.engine, tmp_path / "others")) == len(PROMPT_IDS)
 
@@ -262,6 +263,17 @@ def _another_config(folder: Path) -> None:
 
 def _no_weights(folder: Path) -> None:
     (folder / WEIGHTS).unlink()
+
+
+@pytest.mark.parametrize("engine", [VllmEngine, StandInEngine])
+def test_an_engine_has_the_protocol_s_methods(engine: type) -> None:
+    methods = {name: method for name, method in vars(Engine).items() if inspect.isfunction(method) and name[0] != "_"}
+    assert methods.keys() == {"pid", "progress", "generate", "logprobs", "load_weights", "close"}
+    for name, method in methods.items():
+        theirs, ours = inspect.signature(method), inspect.signature(getattr(engine, name))
+        assert [(p.name, p.default) for p in theirs.parameters.values()] == [
+            (p.name, p.default) for p in ours.parameters.values()
+        ]
 
 
 def test_the_file_that_is_named_as_the_package_does_not_pass_for_it() -> None:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-from workers.generation.engine import EngineBroken
+from workers.generation.engine import EngineBroken, RequestRefused
 from workers.generation.stepper import Stepper
 
 
@@ -18,6 +18,10 @@ class Output(NamedTuple):
     request_id: str
     finished: bool
     text: str
+
+
+class TooLong(Exception):
+    """The engine's own error, which is no ValueError; nor is vLLM's."""
 
 
 class CountingEngine:
@@ -33,7 +37,7 @@ class CountingEngine:
 
     def add_request(self, request_id: str, prompt: str, params: int) -> None:
         if prompt == "refused":
-            raise ValueError("too long")
+            raise TooLong("too long")
         self.log.append(prompt)
         self.left[request_id] = (prompt, params)
 
@@ -55,8 +59,8 @@ def test_outputs_come_as_they_are_finished() -> None:
 
 
 def test_a_refused_request_harms_no_other() -> None:
-    stepper = Stepper(CountingEngine())
-    with pytest.raises(ValueError, match="too long"):
+    stepper = Stepper(CountingEngine(), KeyError, TooLong)
+    with pytest.raises(RequestRefused, match="too long"):
         list(stepper.outputs([("refused", 1), ("a", 1)]))
     assert [place for place, _ in stepper.outputs([("b", 1)])] == [0]
 
