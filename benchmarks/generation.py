@@ -23,9 +23,10 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from workers.generation.vllm import ENVIRONMENT, Generator, engine_arguments, sample_seed
+from workers.generation.shard import sample_seed
+from workers.generation.vllm import VLLM, VllmEngine, engine_arguments
 
-os.environ |= ENVIRONMENT | {"VLLM_LOGGING_LEVEL": "ERROR"}
+os.environ |= {**VLLM.environment, "VLLM_LOGGING_LEVEL": "ERROR"}
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -96,7 +97,7 @@ def raw(model: str, settings: Generate, prompts: Path, folder: Path) -> Work:
 
 def ours(model: str, settings: Generate, prompts: Path, folder: Path) -> Work:
     """The generator, which gets its shards as a run's pool gives them."""
-    generator = Generator(model, settings, seed=0, accelerated=False)
+    generator = VllmEngine(model, settings, seed=0, accelerated=False)
     count = pq.read_metadata(prompts).num_rows
     starts = range(0, count, SHARD)
     shards = [Shard(i, str(prompts), s, min(s + SHARD, count), str(folder / f"{i}")) for i, s in enumerate(starts)]

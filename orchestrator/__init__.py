@@ -1,3 +1,3 @@
-"""Ratchet decides here: the loop, the ledger, the job file. No torch, no vLLM, no DeepSpeed."""
+"""Ratchet decides here: the loop, the ledger, the job file. No torch, no engine, no DeepSpeed."""
 
 __version__ = "0.1.0"

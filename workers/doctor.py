@@ -66,11 +66,12 @@ def machine() -> dict[str, Any]:
     }
 
 
-def holders(before: Sequence[tuple[int, int, int]] | None, job: str) -> list[dict[str, Any]]:
+def holders(before: Sequence[tuple[int, int, int]] | None, job: str, engine_title: str = "") -> list[dict[str, Any]]:
     """Processes that have taken memory since `before` (what `machine` said), the largest first; sizes in bytes.
 
-    `ours` says which were started by Ray for `job` on this node, as engines and ranks are, or are vLLM's own. Ray
-    also gives work to processes that it has started earlier, so that what was there before counts by its growth.
+    `ours` says which were started by Ray for `job` on this node, as engines and ranks are, or by an engine, which gives
+    them titles that begin with `engine_title`. Ray also gives work to processes that it has started earlier, so that
+    what was there before counts by its growth.
     """
     earlier = {(pid, start): resident for pid, start, resident in before or ()}
     on_device = _device_memory()
@@ -83,8 +84,8 @@ def holders(before: Sequence[tuple[int, int, int]] | None, job: str) -> list[dic
             if pid == os.getpid() or (grown < _WORTH_NAMING and not device):
                 continue
             name = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            # vLLM's processes write their name over the environment that would tell whose they are.
-            ours = marks <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")) or name.startswith("VLLM::")
+            ours = marks <= set(Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"))
+            ours |= bool(engine_title) and name.startswith(engine_title)
             found.append({"pid": pid, "name": name[:60], "memory": grown, "device_memory": device, "ours": ours})
     return sorted(found, key=lambda process: -(process["memory"] + process["device_memory"]))
 

@@ -29,11 +29,11 @@ _ENGINE_KEYS = {
     "max_num_seqs": "generate.max_num_seqs",
     "max_model_len": "generate.max_model_len",
 }
-"""vLLM's names of what the job has keys for."""
+"""The engine's own names of what the job has keys for."""
 
 
 class Generate(Settings):
-    """Sampling with a pool of vLLM engines."""
+    """Sampling with a pool of engines."""
 
     samples: CountSchedule = 8
     """Samples a prompt (N), by round."""
@@ -57,7 +57,7 @@ class Generate(Settings):
     """`sample`: each sample has a seed of its own, so that a fresh run repeats exactly.
     `engine`: one seed an engine, which is faster on GPU and repeats only by distribution."""
     engines: Count = 1
-    """Number of vLLM engines."""
+    """Number of engines."""
     tensor_parallel: Count = 1
     """Accelerators (or CPU ranks) an engine is spread over."""
     shard_prompts: Count = 32
@@ -67,7 +67,7 @@ class Generate(Settings):
     max_num_seqs: Count = 128
     """Most sequences an engine works on at once."""
     engine: dict[str, Any] = {}
-    """Further vLLM engine arguments, by their own names; those that have a key here are set there."""
+    """Further arguments of the engine (vLLM), by its own names; those that have a key here are set there."""
     start_timeout: Positive = 1800.0
     """Seconds that an engine may take to load the model."""
     stall_timeout: Positive = 300.0

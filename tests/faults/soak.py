@@ -32,7 +32,7 @@ from tests.support.real import all_gone, end, family, finish, log_of, start
 
 VICTIMS = {
     "driver": "orchestrator",
-    "engine": "ray::Generator",
+    "engine": "ray::VllmEngine",
     "rank": "ray::_Rank",
     "grader actor": "GraderActor",
     "grader process": "workers.grading.serve",

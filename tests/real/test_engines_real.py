@@ -19,6 +19,7 @@ from orchestrator.records.rows import PROMPTS, SamplingPlan, Shard
 from tests.support.local_ray import local_ray
 from workers.files import write_table
 from workers.generation.pool import GeneratorPool
+from workers.generation.vllm import VLLM
 
 pytestmark = pytest.mark.full
 
@@ -54,7 +55,7 @@ def sample(folder: Path, source: Path, harm: dict[int, signal.Signals]) -> tuple
     shards = [Shard(i, str(source), s, s + SHARD, str(folder / f".{i}.parquet-e1")) for i, s in enumerate(starts)]
     lost, done = [], 0
     settings = Generate(max_num_seqs=64, stall_timeout=15)
-    with local_ray(), GeneratorPool(str(DEMO / "seed"), settings, 5, Placement(), interval=1.0) as pool:
+    with local_ray(), GeneratorPool(str(DEMO / "seed"), settings, 5, Placement(), VLLM, 1.0) as pool:
         pool.wait_ready()
         pids = [ray.get(slot.started) for slot in pool._slots]
         for _, facts in pool.generate(shards, PLAN):

@@ -12,8 +12,11 @@ from typing import Any
 
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
+from workers.generation.engine import EngineBroken, EngineKind, RequestRefused, must_differ_in_weights_alone
 from workers.generation.shard import Request, Sample, sample_shard
-from workers.generation.vllm import EngineBroken
+
+WEIGHTS = "model.safetensors"
+"""Holds the one weight of a stand-in's model, in figures; where it is not there, that is 1."""
 
 
 class StandInEngine:
@@ -21,11 +24,14 @@ class StandInEngine:
     it; stop, hang and break do so the first time only, each in its way; a refused request does it no harm.
 
     A file named `start` in the folder says how it starts: "fails", "hangs", "fails after N" starts, or "is
-    killed N" times.
+    killed N" times. Each token's log-probability is the model's weight, negative.
     """
 
     def __init__(self, model: str, settings: Generate, seed: int, accelerated: bool) -> None:
-        self.folder = Path(model)
+        self.folder = self.served = Path(model)
+        self.context = settings.max_model_len or 2**20
+        self.weight = weight_of(self.served)
+        self.closed = False
         self.steps = 0
         self.note("start")
         how = (self.folder / "start").read_text() if (self.folder / "start").exists() else ""
@@ -49,25 +55,47 @@ class StandInEngine:
     def generate(
         self, shard: Shard, plan: SamplingPlan, only: Sequence[str] | None = None, without: Sequence[str] = ()
     ) -> dict[str, Any] | None:
+        self.must_serve()
         self.note(f"write {shard.written}")
-        return sample_shard(shard, plan, only, without, self.draw)
+        return sample_shard(shard, plan, only, without, lambda requests: self.draw(requests, plan))
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:
+        self.must_serve()
         self.harm("hang" if (self.folder / "hang").exists() else "")
-        return [-float(len(completion)) for completion in completions]
+        self.steps += 1
+        rows, weight = zip(prompts, completions, strict=True), self.weight
+        return [-weight * len(c) if len(p) + len(c) < self.context else None for p, c in rows]
 
-    def draw(self, requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
+    def load_weights(self, model: str) -> None:
+        self.must_serve()
+        must_differ_in_weights_alone(self.served, model)
+        self.served, self.weight = Path(model), weight_of(Path(model))
+
+    def close(self) -> None:
+        self.closed = True
+
+    def must_serve(self) -> None:
+        if self.closed:
+            raise EngineBroken("the engine is closed")
+
+    def draw(self, requests: Sequence[Request], plan: SamplingPlan) -> Iterator[tuple[int, Sample]]:
         """Samples, one after the other, of which one can tell whose they are."""
+        weight = self.weight
         for place, request in enumerate(requests):
-            if request.index == 0:
+            if len(request.token_ids) >= self.context:
+                raise RequestRefused(f"a prompt of {len(request.token_ids)} tokens leaves no room for a sample")
+            if request.sample_index == 0:
                 self.note(f"draw {request.prompt_id} {len({r.prompt_id for r in requests})}")
                 self.harm(request.prompt_id.partition("-")[0])
             self.steps += 1
-            yield place, Sample(f"{request.prompt_id}/{request.index}", [*request.token_ids, request.index], "stop")
+            token_ids = [round(10 * weight), request.sample_index, *request.token_ids]
+            cut = len(token_ids) > plan.max_tokens
+            text = f"{request.prompt_id}/{request.sample_index}"
+            yield place, Sample(text, token_ids[: plan.max_tokens], "length" if cut else "stop")
 
     def harm(self, how: str) -> None:
         if how == "refuse":
-            raise ValueError("this prompt is refused")
+            raise RequestRefused("this prompt is refused")
         if how == "poison":
             os.kill(os.getpid(), signal.SIGKILL)
             time.sleep(60)
@@ -80,6 +108,14 @@ class StandInEngine:
             threading.Event().wait()
         else:
             raise EngineBroken("the engine stopped: OutOfMemoryError('CUDA out of memory. Tried to allocate 2 GiB')")
+
+
+def weight_of(folder: Path) -> float:
+    file = folder / WEIGHTS
+    return float(file.read_text()) if file.exists() else 1.0
+
+
+STAND_IN = EngineKind("the stand-in", StandInEngine)
 
 
 def noted(folder: Path) -> list[str]:

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple, Protocol
 
 import ray
@@ -15,9 +16,9 @@ import ray
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.blame import Work
+from workers.generation.engine import EngineBroken, EngineKind
 from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot
-from workers.generation.vllm import ENVIRONMENT, EngineBroken, Generator
 from workers.supervision.patience import WATCH_SECONDS
 
 _IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
@@ -26,9 +27,10 @@ _IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it w
 class Placement(Protocol):
     """Where the pool's engines may run (orchestrator.driver.cluster.Placement)."""
 
-    count: int
-    gpus: int
-
+    @property
+    def count(self) -> int: ...
+    @property
+    def gpus(self) -> int: ...
     def actor_options(self, index: int) -> dict[str, Any]:
         """Ray's options for the actor that is engine `index`."""
 
@@ -43,9 +45,10 @@ class _Event(NamedTuple):
 
 
 class GeneratorPool:
-    """Engines that serve one model. A context manager: leaving it ends their processes.
+    """Engines that serve one model. A context manager: leaving it ends their processes, which gives the devices back
+    for certain, those of an engine that hangs too.
 
-    `engine` is the class of the engines, and `interval` the seconds between two looks at them.
+    `kind` says how to make an engine, and `interval` the seconds between two looks at them.
     """
 
     def __init__(
@@ -54,21 +57,21 @@ class GeneratorPool:
         settings: Generate,
         seed: int,
         placement: Placement,
-        engine: type = Generator,
+        kind: EngineKind,
         interval: float = WATCH_SECONDS,
     ) -> None:
         self.model = model
         self._settings = settings
         self._seed = seed
         self._placement = placement
-        self._engine = engine
+        self._kind = kind
         self._interval = interval
         self._looked = 0.0
         self._slots: list[Slot] = []
 
     def __enter__(self) -> GeneratorPool:
         for index in range(self._placement.count):
-            self._slots.append(Slot(index, lambda index=index: self._start(index), self._settings, self._interval))
+            self._slots.append(Slot(index, partial(self._start, index), self._settings, self._interval))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -87,9 +90,10 @@ class GeneratorPool:
         while starting:
             ready, _ = ray.wait(list(starting), timeout=max(0.0, deadline - time.monotonic()))
             if not ready:
+                limit = f"{self._settings.start_timeout:g} s"
                 raise GenerationFailed(
-                    f"vLLM did not start to serve {self.model} within {self._settings.start_timeout:g} s. If the model "
-                    "takes longer to load, raise generate.start_timeout; otherwise see the workers' logs."
+                    f"{self._kind.name} did not start to serve {self.model} within {limit}. If the model takes longer "
+                    "to load, raise generate.start_timeout; otherwise see the workers' logs."
                 )
             slot = starting.pop(ready[0])
             try:
@@ -99,7 +103,7 @@ class GeneratorPool:
                     slot.replace(error, progressed=False)
                     starting[slot.started] = slot
                     continue
-                raise GenerationFailed(f"vLLM cannot serve {self.model}: {slot.why(error)}") from error
+                raise GenerationFailed(f"{self._kind.name} cannot serve {self.model}: {slot.why(error)}") from error
             slot.ready = True
 
     def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, dict[str, Any]]]:
@@ -135,9 +139,9 @@ class GeneratorPool:
 
     def _start(self, index: int) -> Any:
         options = self._placement.actor_options(index)
-        environment = options.pop("runtime_env")["env_vars"] | ENVIRONMENT
+        environment = options.pop("runtime_env")["env_vars"] | dict(self._kind.environment)
         # Threads beyond the shards in flight answer `pid`, `progress` and the probe while shards run.
-        actor = ray.remote(self._engine).options(
+        actor = ray.remote(self._kind.make).options(
             **options, runtime_env={"env_vars": environment}, max_concurrency=_IN_FLIGHT + 2
         )
         # Engines seeded as a whole must not all draw the same samples.
@@ -162,8 +166,8 @@ class GeneratorPool:
         if time.monotonic() - self._looked >= self._interval:
             self._looked = time.monotonic()
             for slot in self._slots:
-                if (error := slot.stalled()) is not None:
-                    yield _Event(slot, None, None, error)
+                if (hangs := slot.stalled()) is not None:
+                    yield _Event(slot, None, None, hangs)
 
 
 class _Sampling:

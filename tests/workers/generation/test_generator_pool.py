@@ -17,7 +17,7 @@ import ray
 from orchestrator.config import Generate
 from orchestrator.records.rows import PROMPTS, SAMPLES, SamplingPlan, Shard
 from tests.support.local_ray import local_ray
-from tests.support.stand_in_engine import StandInEngine, noted
+from tests.support.stand_in_engine import STAND_IN, noted
 from workers.files import write_table
 from workers.generation.pool import GeneratorPool
 from workers.generation.shard import Partial, Sample
@@ -47,7 +47,7 @@ class Placement:
 
 def pool_of(folder: Path, engines: int = 1, **settings: Any) -> GeneratorPool:
     return GeneratorPool(
-        str(folder), Generate.model_validate(settings), 5, Placement(engines), engine=StandInEngine, interval=INTERVAL
+        str(folder), Generate.model_validate(settings), 5, Placement(engines), STAND_IN, interval=INTERVAL
     )
 
 
@@ -190,7 +190,7 @@ def test_an_engine_whose_process_is_killed(tmp_path: Path) -> None:
 
 def test_an_engine_that_does_not_start_tells_why(tmp_path: Path) -> None:
     (tmp_path / "start").write_text("fails")
-    with pool_of(tmp_path) as pool, pytest.raises(GenerationFailed, match=r"cannot serve .*: for this device"):
+    with pool_of(tmp_path) as pool, pytest.raises(GenerationFailed, match=r"stand-in cannot serve .*for this device"):
         pool.wait_ready()
 
 
