@@ -74,12 +74,12 @@ def do(block: Block, root: Path) -> None:
 
 
 def run(commands: str, root: Path) -> None:
+    """Run commands as in a shell; the first that fails fails the test."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RATCHET_HOME"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment |= {"PYTHONPATH": str(root), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-    for command in commands.splitlines():
-        done = subprocess.run(["bash", "-c", command], cwd=root, env=environment, capture_output=True, text=True)
-        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    done = subprocess.run(["bash", "-ex", "-c", commands], cwd=root, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}"
 
 
 @pytest.fixture
