@@ -18,7 +18,7 @@ from tests.test_house import PROJECT, too_long
 
 DOCUMENT = PROJECT / "docs/adding.md"
 COPIED = ("orchestrator", "workers", "tests", "jobs", "docs", "pyproject.toml")
-SECTIONS = ("A grader", "A loss", "A setting", "A method")
+SECTIONS = ("A grader", "A loss", "A setting", "A method", "A source")
 
 
 @dataclass(frozen=True)
@@ -103,6 +103,13 @@ def test_what_an_example_adds_works(title: str, copy: Path) -> None:
     measured = [file for file in changed if file.startswith(("orchestrator/", "workers/"))]
     assert not [long for file in measured for long in too_long(file, (copy / file).read_text())]
     assert any("pytest" in block.text for block in example if block.language == "sh")
+
+
+@pytest.mark.full
+def test_all_together_have_their_types_and_keep_the_contracts(copy: Path) -> None:
+    for block in (block for example in sections().values() for block in example if block.language != "sh"):
+        do(block, copy)
+    run("ruff check .\nmypy\nlint-imports", copy)
 
 
 def test_every_example_is_done() -> None:
