@@ -77,14 +77,14 @@ def run(commands: str, root: Path) -> None:
     """Run commands as in a shell; the first that fails fails the test."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTEST", "RATCHET_HOME"))}
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment |= {"PYTHONPATH": str(root), "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment |= {"PYTHONPATH": str(root), "PATH": path}
     done = subprocess.run(["bash", "-ex", "-c", commands], cwd=root, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, f"{done.stdout}{done.stderr}"
 
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    left = shutil.ignore_patterns("__pycache__", "faults", "real", "runs", "*.svg")
+    left = shutil.ignore_patterns("faults", "real", "runs", "*.svg")  # compiled files are as good there
     for name in COPIED:
         if (PROJECT / name).is_dir():
             shutil.copytree(PROJECT / name, tmp_path / name, ignore=left)
