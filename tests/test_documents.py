@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,19 @@ def test_every_test_that_a_document_names_is_there() -> None:
     for document in DOCUMENTS:
         named = set(re.findall(r"`(test_\w+(?:\.test_\w+)?)`", document.read_text()))
         assert named <= known, f"{document.name}: {named - known}"
+
+
+def test_rooms_stand_in_the_order_of_their_contract() -> None:
+    contracts = tomllib.loads((PROJECT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = {contract["containers"][0]: contract["layers"] for contract in contracts if contract["type"] == "layers"}
+    table = re.findall(r"^\| (`.*?) \|", (PROJECT / "docs/architecture.md").read_text().partition("## Ideas")[0], re.M)
+    rooms = [" | ".join(re.findall(r"`(\w+)(?:/|\.py)`", cell)) for cell in table]
+    wanted = [
+        " | ".join(sorted(layer.split(" | "))) for package in ("orchestrator", "workers") for layer in layers[package]
+    ]
+    assert rooms == wanted
+    listed = re.search(r"Rooms import downwards: ([\w,\s]+)\.", (PROJECT / "AGENTS.md").read_text())
+    assert listed and listed[1].replace("\n", " ").split(", ") == layers["orchestrator"]
 
 
 def test_paths_and_what_is_none_are_told_apart() -> None:
