@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator import config
 from orchestrator.commands.fork.command import fork
-from orchestrator.config import Grade, Judge, Train, data
+from orchestrator.config import Grade, Judge, Train
 from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.files import durable
@@ -114,7 +114,7 @@ def defaults() -> dict[str, dict[str, Any]]:
     """The defaults of all that recipes read field by field."""
     found = {}
     for name in recipes.FIELDS_1:
-        kind: Any = next(getattr(module, name) for module in (config, data, records, pairing) if hasattr(module, name))
+        kind: Any = next(getattr(module, name) for module in (config, config.data, records, pairing) if hasattr(module, name))
         fields = recipes.defaults_of(kind)
         found[name] = {key: repr(default) for key, default in fields if default is not recipes.NO_DEFAULT}
     return found
