@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # records.py brings pyarrow, which a grader's process has no use for
+if TYPE_CHECKING:  # records.rows brings pyarrow, which a grader's process has no use for
     from orchestrator.records.rows import Verdict
 
 

@@ -77,6 +77,10 @@ def squared_losses(pairs: PairLogprobs, beta: float) -> Tensor:
     return (chosen - 0.5 / beta) ** 2 + (rejected + 0.5 / beta) ** 2
 
 
+FORMS = {"sigmoid": dpo_losses, "squared": squared_losses}
+"""The term that `dpo` weighs, by `loss.form`: from pairs and beta to the loss of each pair, shape [B]."""
+
+
 def nll_tokens(pairs: PairLogprobs, scope: str) -> tuple[Tensor, Tensor]:
     """Log-probability and length that the NLL of each chosen sequence covers, both of shape [B].
 
@@ -111,8 +115,7 @@ def preference_loss_sum(pairs: PairLogprobs, weights: RoundLoss, num_pairs: int,
     matter for `nll_normalisation: batch` only. A term of weight 0 is reported but not differentiated.
     """
     margins = reward_margins(pairs, weights.beta)
-    losses = dpo_losses if weights.form == "sigmoid" else squared_losses
-    dpo = losses(pairs, weights.beta).sum()
+    dpo = FORMS[weights.form](pairs, weights.beta).sum()
     logprobs, lengths = nll_tokens(pairs, weights.nll_scope)
     nll = nll_sum(logprobs, lengths, weights.nll_normalisation, num_pairs, num_tokens)
     # A product with 0 would turn an infinite term that nobody asked for into NaN.
