@@ -64,7 +64,7 @@ def test_the_axes_are_those_of_the_table(
     tmp_path: Path, method: str, source: str, rule: str | None, init: str, reference: str | None, dpo: int, nll: int
 ) -> None:
     job = by_name(tmp_path, method)
-    assert (job.source, job.init, job.loss.dpo, job.loss.nll) == (source, init, dpo, nll)
+    assert (job.source.type, job.init, job.loss.dpo, job.loss.nll) == (source, init, dpo, nll)
     assert reference in (None, job.reference)
     assert rule in (None, job.pairs.rule)
 

@@ -15,6 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator.config import Job, addresses, methods
+from orchestrator.config.sources import form, kind_named
 from orchestrator.config.words import fields_at, wanted_at
 from orchestrator.errors import BadInput
 from orchestrator.text import shown
@@ -102,10 +103,12 @@ def parse_job(
     if "arms" in document:
         raise BadInput(f"{path}: this is a comparison, with `arms`, and no job: `ratchet compare {path}`")
     origins = {key: Origin(f"{path}:{line}:{column}", (0, line, column)) for key, (line, column) in positions.items()}
-    for number, override in enumerate(overrides, 1):
-        key, value = _parsed(override)
-        shown_as = addresses.without_password(override)
-        put(document, origins, key, value, Origin(f"override {shown_as!r}", (1, number, 0)))
+    document = in_sections(document, origins)
+    given = [
+        (*_parsed(override), Origin(f"override {addresses.without_password(override)!r}", (1, number, 0)))
+        for number, override in enumerate(overrides, 1)
+    ]
+    put_all(document, origins, given)
     return JobFile(checked(document, path, origins, keeps), _resolved(path), tuple(overrides))
 
 
@@ -123,11 +126,11 @@ def checked(
     keeps: Callable[[Key], bool] | None = None,
 ) -> Job:
     """The job that a document is, `origins` being where its keys were set; as `load_job`, and `keeps` as there."""
-    lines = _secrets(document, path, origins, keeps)
+    lines, filled = _secrets(document, path, origins, keeps), methods.filled_in(document)
     try:
-        job = Job.model_validate(methods.filled_in(document))
+        job = Job.model_validate(filled)
     except ValidationError as error:
-        told = [line for line in _explain(error, path, origins) if line[0] not in {order for order, _ in lines}]
+        told = [line for line in _explain(error, path, origins, filled) if line[0] not in {order for order, _ in lines}]
         raise BadInput(_in_order([*lines, *told])) from error
     if lines:
         raise BadInput(_in_order(lines))
@@ -139,6 +142,54 @@ def holds_secret(text: str) -> bool:
     values = addresses.leaves(yaml.safe_load(text))
     written = re.findall(r"[\w.+-]+://[^\n'\"]+", text)
     return any(map(addresses.secret_in, written)) or any(addresses.refusal(key, value) for key, value in values)
+
+
+def in_sections(document: Mapping[str, Any], origins: dict[Key, Origin]) -> dict[str, Any]:
+    """The document with the settings of its source in their section, and `origins` with their places there.
+
+    Raises:
+        BadInput: a setting stands in both places, or the source has none.
+    """
+    usual = methods.usual_source(document)
+    try:
+        made, moves = form.in_sections(document, usual), list(form.moved(document, usual))
+    except form.Misplaced as error:
+        origin = _near(error.key, origins)
+        raise BadInput(f"{origin.place}: {_dotted(error.key)}: {error}") from error
+    for key in list(origins):
+        for was, now in moves:
+            if key[: len(was)] == was:
+                origins[*now, *key[len(was) :]] = origins.pop(key)
+    return made
+
+
+def put_all(
+    document: dict[str, Any], origins: dict[Key, Origin], given: Sequence[tuple[tuple[str, ...], Any, Origin]]
+) -> None:
+    """Set keys of a document, whose source's settings are in their section. `source.KEY` is a setting of the source
+    that the document then has.
+
+    Raises:
+        BadInput: that source has no settings.
+    """
+    named = {"method": document.get("method", "irpo"), "source": document.get("source")}
+    for key, value, _ in given:
+        if key == ("source",) and isinstance(value, Mapping):
+            named["source"] = value.get("type", named["source"])
+        elif key in (("method",), ("source",), ("source", "type")):
+            named[key[0]] = value
+    source = methods.usual_source(named) if named["source"] is None else named["source"]
+    for key, value, origin in given:
+        within = {("source", str(k)): v for k, v in value.items()} if isinstance(value, Mapping) else {}
+        for at, inner in within.items() if key == ("source",) and within else [(key, value)]:
+            try:
+                put(document, origins, form.place(at, source), inner, origin)
+            except form.Misplaced as error:
+                raise BadInput(f"{origin.place}: {_dotted(error.key)}: {error}") from error
+
+
+def _near(key: Key, origins: Mapping[Key, Origin]) -> Origin:
+    return next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), Origin("job", (2, 0, 0)))
 
 
 def put(document: dict[str, Any], origins: dict[Key, Origin], key: tuple[str, ...], value: Any, origin: Origin) -> None:
@@ -284,11 +335,13 @@ def _secrets(
     return lines
 
 
-def _explain(error: ValidationError, path: Path, origins: Mapping[Key, Origin]) -> list[_Line]:
-    """One line for each key that is wrong."""
+def _explain(
+    error: ValidationError, path: Path, origins: Mapping[Key, Origin], document: Mapping[str, Any]
+) -> list[_Line]:
+    """One line for each key of the document that is wrong."""
     lines: dict[Key, _Line] = {}
     for problem in error.errors(include_url=False):
-        key, value = _key_of(problem)
+        key, value = _key_of(problem, document)
         # What is missing has no place of its own: that of its section is the nearest. What an override has put
         # around its own key came with it.
         around = (key[:n] for n in range(len(key), 0, -1))
@@ -301,16 +354,26 @@ def _explain(error: ValidationError, path: Path, origins: Mapping[Key, Origin]) 
     return [line for key, line in lines.items() if not any(k != key and k[: len(key)] == key for k in lines)]
 
 
-def _key_of(problem: Any) -> tuple[Key, Any]:
+def _key_of(problem: Any, document: Mapping[str, Any]) -> tuple[Key, Any]:
     """The key of the job that a problem is about, and the value there."""
     key: Key = ()
-    for part in problem["loc"]:
+    for part in _in_file(problem, document):
         # A union's branches appear in the location too; they are no keys of the file.
         if isinstance(part, int) or fields_at(key):
             key = (*key, part)
     if problem["type"] == "missing" and key and isinstance(key[-1], int):
         return key[:-1], problem["input"]  # a list that is too short
     return key, problem["input"]
+
+
+def _in_file(problem: Any, document: Mapping[str, Any]) -> Sequence[str | int]:
+    """Where a file has what the job has there: the settings of its source are a section."""
+    first, *below = problem["loc"] or ("",)
+    if first == "beside":
+        return below
+    kind = kind_named(document.get("source"))
+    in_section = first == "source" and kind is not None and kind.section in document
+    return [kind.section, *below] if in_section and kind else problem["loc"]
 
 
 def _cure(problem: Any, key: Key, value: Any) -> str:
@@ -331,7 +394,7 @@ def _cure(problem: Any, key: Key, value: Any) -> str:
         return f"missing; it has no default and must be {words}"
     if problem["type"] == "value_error" and not (isinstance(value, bool) and words):
         message: str = problem["msg"].removeprefix("Value error, ")
-        return message if isinstance(value, dict) else f"{message} (it is {_shown(value)})"
+        return message if isinstance(value, dict) or key == ("source",) else f"{message} (it is {_shown(value)})"
     return f"must be {words} (it is {_shown(value)}{_slip(words or '', value)})"
 
 

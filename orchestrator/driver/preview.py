@@ -10,12 +10,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import Job
+from orchestrator.config import Job, SelfJudge
 from orchestrator.errors import BadInput
 from orchestrator.inputs.preferences import Preferences, as_row
 from orchestrator.models.files import has_tokenizer
 from orchestrator.records.rows import Problem
-from orchestrator.rounds.context import Say, evaluation_opening, evaluation_tokens, preference_plan, tokenizing_plan
+from orchestrator.rounds.context import Say, evaluation_tokens, preference_plan, tokenizing_plan
 from orchestrator.sources.self_rewarding import TEMPLATE, fill
 
 _CHARACTERS = 8_000_000  # of a set of problems or of a source; the rest is not looked at, and that is said
@@ -82,12 +82,11 @@ def request(
     limits = {"generate.max_tokens": job.generate.max_tokens} if problems else {}
     if problems.keys() & {"gate", "test"}:
         limits["evaluate.max_tokens"] = evaluation_tokens(job)
-    if job.source == "judge":
-        limits["self_judge.max_tokens"] = job.self_judge.max_tokens
+    limits |= job.source.lengths()
     plan = asdict(tokenizing_plan(job, model))
-    openings = {"train": job.steps.opening if job.source == "steps" else ""}
+    openings = {"train": job.source.opens_with}
     sets = [
-        _set(f"data.{split}", None, plan | {"opening": openings.get(split, evaluation_opening(job))}, rows)
+        _set(f"data.{split}", None, plan | {"opening": openings.get(split, job.source.evaluation_opens_with)}, rows)
         | {"literal": _literal(job.data.template, job.data.solution_template or "")}
         for split, rows in problems.items()
     ]
@@ -116,30 +115,23 @@ def _derived(job: Job, plan: dict[str, Any], rows: Sequence[Problem]) -> Iterato
     place the gold answer stands here."""
     if job.generate.hint and rows:
         yield _set("data.hint_template", "hint", plan, [replace(row, text=row.hint or "") for row in rows])
-    if job.source == "judge" and rows:
-        template = job.self_judge.template or TEMPLATE
+    if job.source.type == "judge" and rows:
+        settings = SelfJudge.of(job)
+        template = settings.template or TEMPLATE
         judged = [
             replace(row, text=fill(template, row.text.strip(), row.solution or row.gold), solution=None)
             for row in rows[:_JUDGED]
         ]
-        own = {"examples": (), "system": None, "max_tokens": job.self_judge.max_tokens}
+        own = {"examples": (), "system": None, "max_tokens": settings.max_tokens}
         yield _set("self_judge.template", "judge", plan | own, judged)
 
 
 def _written(job: Job) -> dict[str, str]:
     """Texts of the job that become parts of messages, by key. Without a chat template, the templates may write turns
     themselves, and the rest what they write, too."""
-    chat, templates = job.data.chat, {"data.template": job.data.template}
-    if job.generate.hint:
-        templates["data.hint_template"] = job.data.hint_template or ""
-    if job.source == "judge":
-        templates["self_judge.template"] = job.self_judge.template or ""
-    if job.source == "steps":
-        templates["steps.opening"] = job.steps.opening
-    if job.stages:
-        templates = {"stages.template": job.stages.template}
+    chat, templates = job.data.chat, job.source.templates(job)
     examples = "\n".join(text for example in job.data.examples for text in (example.prompt, example.completion))
-    texts = {"data.examples": examples} | ({"data.system": job.data.system or ""} | templates if chat else {})
+    texts = {"data.examples": examples} | ({"data.system": job.data.system or "", **templates} if chat else {})
     return {key: text for key, text in texts.items() if text}
 
 

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
 
 from orchestrator.config import Job
+from orchestrator.config.words import file_fields
 
 _ALWAYS: Mapping[str, frozenset[str]] = {
     "Job": frozenset({"name", "model", "data", "pairs", "loss", "train", "tracking"}),
@@ -35,7 +36,7 @@ def check(job: dict[str, Any]) -> None:
 def _by_types(section: type[BaseModel]) -> type[BaseModel]:
     """A section as it is recorded: the same types, no conversions, and no rules beyond a field's own."""
     fields: dict[str, Any] = {}
-    for name, field in section.model_fields.items():
+    for name, field in file_fields(section).items():
         bounds = [mark for mark in field.metadata if not isinstance(mark, BeforeValidator)]
         kind = _recorded(field.annotation)
         needed = name in _ALWAYS.get(section.__name__, ())

@@ -61,7 +61,7 @@ class Round:
     def require_space(self) -> None:
         """Raise DiskFull where this round would not fit on the disk; asked before it, not in the middle."""
         context = self.context
-        first = "pairs" if context.job.source == "dataset" else "prompts"
+        first = "pairs" if context.job.source.type == "dataset" else "prompts"
         if context.run.committed(f"{self.folder}/{first}") is None:
             seed, problems = Path(context.seed_model), space.sizes(context.problems)
             if (kept := context.run.committed("baseline/preferences")) is not None:
@@ -199,7 +199,7 @@ class Round:
         """The candidate: `init`, trained on the pairs relative to the reference `ref`; see training.py."""
         training = Training(self.context, self.number, self.folder, init, ref)
         candidate = training.candidate(pairs, replay, held_out)
-        if self.context.job.source == "dataset":
+        if self.context.job.source.type == "dataset":
             training.score_policy(candidate, pairs)
         return candidate
 

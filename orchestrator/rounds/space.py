@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.config import Job, at_round
+from orchestrator.config import Job, SelfJudge, Steps, at_round
 from orchestrator.errors import RatchetError
 from orchestrator.records.rows import Problem
 
@@ -92,7 +92,7 @@ def _rows(job: Job, number: int, problems: Mapping[str, tuple[int, float]]) -> t
     generate, tokens = job.generate, job.generate.max_tokens
     held_out = sum(problems.get(split, (0, 0.0))[0] for split in ("gate", "test"))
     answers = held_out * (job.evaluate.max_tokens or tokens) * _BYTES_A_TOKEN
-    if job.source == "dataset":  # a stage may be all of it
+    if job.source.type == "dataset":  # a stage may be all of it
         pairs, characters = problems.get("stages", (0, 0.0))
         return pairs, answers + int(pairs * characters * 3)  # its text, and ids of some two characters each
     num_train, characters = problems.get("train", (0, 0.0))
@@ -100,16 +100,16 @@ def _rows(job: Job, number: int, problems: Mapping[str, tuple[int, float]]) -> t
     if job.train.retrain:
         num_prompts += problems.get("gate", (0, 0.0))[0]
     prompt = int(characters * 3)  # its text, and ids of some two characters each
-    gold = job.source == "gold"
+    gold = job.source.type == "gold"
     samples = 0 if gold else num_prompts * at_round(generate.samples, number)
     pairs = num_prompts * (1 if gold else at_round(job.pairs.per_prompt, number))
     pairs = min(pairs, job.pairs.max_pairs or pairs)
     pairs += int(pairs * job.pairs.replay * min(number - 1, job.pairs.replay_rounds or number))
     written = num_prompts * prompt + samples * (tokens * _BYTES_A_TOKEN + _BYTES_A_VERDICT)
     written += pairs * (prompt + 2 * tokens * _BYTES_A_TOKEN)
-    if job.source == "steps":
+    if job.source.type == "steps":
         written += _steps(job, samples, prompt)
-    if job.source == "judge":
+    if job.source.type == "judge":
         written += _judgements(job, samples, prompt)
     if job.generate.hint:  # were no prompt solved
         written += num_prompts * (prompt + tokens * _BYTES_A_TOKEN + _BYTES_A_VERDICT)
@@ -118,14 +118,14 @@ def _rows(job: Job, number: int, problems: Mapping[str, tuple[int, float]]) -> t
 
 def _judgements(job: Job, samples: int, prompt: int) -> int:
     """Bytes of the prompts that show the samples to the model, and of what it says about them."""
-    settings, shown = job.self_judge, job.generate.max_tokens * _BYTES_A_TOKEN
+    settings, shown = SelfJudge.of(job), job.generate.max_tokens * _BYTES_A_TOKEN
     asked = prompt + 3 * max(len(settings.template), _OWN_TEMPLATE) + shown
     return samples * (asked + settings.samples * (settings.max_tokens * _BYTES_A_TOKEN + _BYTES_A_VERDICT))
 
 
 def _steps(job: Job, errors: int, prompt: int) -> int:
     """Bytes of the search for first wrong steps and of the continuations, were every sample wrong."""
-    settings, text = job.steps, job.generate.max_tokens * _BYTES_A_TOKEN
+    settings, text = Steps.of(job), job.generate.max_tokens * _BYTES_A_TOKEN
     # A step has its marker at least.
     levels = math.ceil(math.log2(max(2, job.generate.max_tokens / _TOKENS_A_MARKER)))
     drawn = errors * (levels * settings.rollouts + settings.rectifications)
@@ -142,7 +142,7 @@ def _exports(job: Job, number: int, pairs: int, problems: Mapping[str, tuple[int
     if job.train.token_budget is not None:
         # A prompt's pairs share it, and each has at least one token of its own.
         batch = min(job.train.batch_pairs, max(1, pairs))
-        _, characters = problems.get("stages" if job.source == "dataset" else "train", (0, 0.0))
+        _, characters = problems.get("stages" if job.source.type == "dataset" else "train", (0, 0.0))
         tokens = batch + math.ceil(batch / at_round(job.pairs.per_prompt, number)) * characters / _CHARACTERS_A_TOKEN
         steps = math.ceil(job.train.token_budget / tokens)
     return math.ceil(min(steps, job.train.max_steps or steps) / job.train.eval_every)

@@ -27,7 +27,7 @@ def pairs(this: Round, model: Model) -> Commit:
     Raises:
         NoPairs: there is nothing to learn from.
     """
-    return _SOURCES[this.context.job.source](this, model)
+    return _SOURCES[this.context.job.source.type](this, model)
 
 
 def from_samples(this: Round, model: Model) -> Commit:

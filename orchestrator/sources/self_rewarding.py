@@ -54,7 +54,7 @@ def pairs(this: Round, model: Model) -> Commit:
 
 def _judge(this: Round, graded: Graded, model: Model) -> Graded:
     """Judgements of every sample that ended by itself; a prompt of theirs is named PROMPT#SAMPLE."""
-    settings, part = this.context.job.self_judge, replace(this, part="judged")
+    settings, part = SelfJudge.of(this.context.job), replace(this, part="judged")
     questions = {problem.prompt_id: problem.text for problem in this.problems()}
     with this.context.run.using(graded.hashes):
         problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
@@ -106,7 +106,7 @@ def fill(template: str, prompt: str, response: str) -> str:
 
 def _scores(this: Round, graded: Graded, judged: Graded) -> Graded:
     """The samples with their mean scores in place of verdicts."""
-    settings, run = this.context.job.self_judge, this.context.run
+    settings, run = SelfJudge.of(this.context.job), this.context.run
     inputs = {"samples": graded.hashes, "judgements": judged.hashes, "settings": settings}
 
     def work(folder: Path) -> Facts:

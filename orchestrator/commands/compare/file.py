@@ -20,7 +20,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from orchestrator.config import CountOrZero, Method, Settings
-from orchestrator.config.load import JobFile, Key, Origin, checked, put, read_yaml
+from orchestrator.config.load import JobFile, Key, Origin, checked, in_sections, put, put_all, read_yaml
 from orchestrator.config.methods import with_method
 from orchestrator.config.places import home
 from orchestrator.config.words import fields_at, wanted
@@ -171,15 +171,18 @@ def _planned(comparison: Comparison, path: Path, positions: Mapping[Key, tuple[i
     document, lines = read_yaml(_text(shared, "job"), str(shared))
     if not isinstance(document, dict):
         raise BadInput(f"{shared}: a job file is a mapping of keys to values, such as `name: irpo`")
+    places = _origins(lines, shared)
+    document = in_sections(document, places)
     runs: list[PlannedRun] = []
     wrong: dict[str, list[str]] = {}
     for name, arm in comparison.arms.items():
         try:
-            job, origins = with_method(document, arm.method or name), _origins(lines, shared)  # type: ignore[arg-type]
+            job, origins = with_method(document, arm.method or name), dict(places)  # type: ignore[arg-type]
+            given = []
             for where, said in ((("set",), comparison.set), (("arms", name, "set"), arm.set)):
                 for at, key, value in _flat(said, f"{path}: {'.'.join(where)}"):
-                    origin = _nearest(positions, (*where, *at), path)
-                    put(job, origins, key, value, origin)
+                    given.append((key, value, _nearest(positions, (*where, *at), path)))
+            put_all(job, origins, given)
             for seed in comparison.seeds_of(name):
                 runs.append(_run(comparison, name, seed, dict(job), dict(origins), shared, folder))
         except BadInput as error:

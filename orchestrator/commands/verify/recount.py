@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.config import Job
+from orchestrator.config import Job, SelfJudge
 from orchestrator.errors import Damaged
 from orchestrator.files import durable
 from orchestrator.inputs.preferences import mean_characters_of
@@ -159,16 +159,16 @@ class Recount:
             raise Damaged(f"{len(wanted)} shards make the step, and committed are the shards {found}")
 
     def pairs(self, step: str, number: str, held_out: str | None) -> Facts:
-        if held_out or self.job.source in ("sample", "judge"):
+        if held_out or self.job.source.type in ("sample", "judge"):
             return self._chosen(step, int(number), held_out)
-        if self.job.source == "steps":
+        if self.job.source.type == "steps":
             return self.steps.pairs(step, int(number))
-        return self._staged(step) if self.job.source == "dataset" else self._gold(step)
+        return self._staged(step) if self.job.source.type == "dataset" else self._gold(step)
 
     def _chosen(self, step: str, number: int, held_out: str | None) -> Facts:
         folder, plan = step.rpartition("/")[0], pairing_plan(self.job, number)
         [prompts] = self.files.all(f"{folder}/prompts")
-        judged = self.job.source == "judge" and not held_out
+        judged = self.job.source.type == "judge" and not held_out
         shards = self.files.scored(folder)
         if judged:
             scores = self.files.all(f"{folder}/scores")
@@ -207,7 +207,7 @@ class Recount:
     def scores(self, step: str) -> Facts:
         folder = step.removesuffix("scores")
         return self_rewarding.score_facts(
-            self_rewarding.scores_found(self.files.scored(f"{folder}judged"), self.job.self_judge)
+            self_rewarding.scores_found(self.files.scored(f"{folder}judged"), SelfJudge.of(self.job))
         )
 
     def replay(self, step: str, number: str) -> Facts:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from orchestrator.config import Job
+from orchestrator.config import Job, Steps
 from orchestrator.errors import Damaged
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
@@ -41,13 +41,13 @@ class StepFacts:
         folder, [file] = _folder(step), self._files.all(step)
         errors, found = self._errors(folder), step_files.read_located(file)
         facts = located_facts(errors, found)
-        if self._job.steps.localiser != "rollouts":
+        if Steps.of(self._job).localiser != "rollouts":
             return facts
         searched = self._parts(folder, "search")
         tallies, probes = self._tallies([folder, *searched]), set[str]()
         for part in searched:
             probes |= step_files.prompt_ids(self._prompts(part)).keys()
-        facts |= rollouts.cost(errors, found, probes, tallies, self._job.steps.rollouts)
+        facts |= rollouts.cost(errors, found, probes, tallies, Steps.of(self._job).rollouts)
         verdicts = self._files.state.commits[f"{folder}/verdicts"]
         more = {} if graders_version(verdicts.facts) == 1 else rollouts.unknown(probes, tallies)
         return facts | more | {"levels": len(searched)}
@@ -79,7 +79,7 @@ class StepFacts:
 
     def _errors(self, folder: str) -> list[Error]:
         [file] = self._files.all(f"{folder}/errors")
-        return step_files.read_errors(file, self._job.steps.opening, self._job.steps.split)
+        return step_files.read_errors(file, Steps.of(self._job).opening, Steps.of(self._job).split)
 
     def _first_wrong(self, folder: str) -> dict[str, int | None]:
         [file] = self._files.all(f"{folder}/located")
