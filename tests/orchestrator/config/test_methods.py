@@ -96,8 +96,8 @@ def test_the_papers_figures(tmp_path: Path) -> None:
     assert (iterative.generate.samples, iterative.generate.temperature_mix) == (8, [1.0, 0.7])
     assert (iterative.pairs.replay, iterative.pairs.replay_rounds, iterative.data.prompts) == (1.0, None, "new")
     rewarding = by_name(tmp_path, "self_rewarding")
-    assert (rewarding.generate.samples, rewarding.self_judge.samples, rewarding.data.prompts) == (4, 3, "new")
-    assert (rewarding.self_judge.lowest, rewarding.self_judge.highest) == (0, 5)
+    assert (rewarding.generate.samples, SelfJudge.of(rewarding).samples, rewarding.data.prompts) == (4, 3, "new")
+    assert (SelfJudge.of(rewarding).lowest, SelfJudge.of(rewarding).highest) == (0, 5)
     assert by_name(tmp_path, "star").generate.hint
     assert by_name(tmp_path, "dpo").rounds == 1
 
@@ -244,7 +244,7 @@ def test_a_methods_own_row_has_no_key_without_effect(tmp_path: Path, method: str
         (
             "sdpo",
             {"data": DATA},
-            ["`data.prompts_per_round`, `data.train`: read only with another `source` than `dataset`"],
+            ["`data.prompts_per_round`, `data.train`: read only with `source: sample`, `gold`, `steps` or `judge`"],
         ),
         ("step_dpo", {"pairs": {"rule": "margin"}}, ["`pairs.rule`: read only with `source: sample` or `judge`"]),
         ("step_dpo", {"steps": {"verdicts": "v.jsonl"}}, ["`steps.verdicts`: read only with `steps.localiser: file`"]),
