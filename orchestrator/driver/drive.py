@@ -59,6 +59,8 @@ from orchestrator.reports.report import write_report
 from orchestrator.reports.status import MAX_SIGN_OF_LIFE, run_state
 from orchestrator.rounds.context import Say, Workers
 from orchestrator.rounds.round import GateStopped, NoPairs
+from orchestrator.sources.registry import SOURCES
+from orchestrator.sources.source import Sources
 from orchestrator.text.terminal import unfailing
 from orchestrator.tracking.tracker import Tracker, default_address
 
@@ -97,11 +99,12 @@ def drive(
     until: int | None = None,
     ask: Ask = unread_golds,
     render: Render | None = None,
+    sources: Sources = SOURCES,
 ) -> None:
     """Run a job to its end, or resume it. `received` are the signals so far (see `signals`); `hire` gives the
     workers of a job, told a folder for their logs. With `until`, a round, it goes only as far as its pairs. Before a
     run starts, `ask` has the graders say which gold answers they cannot read, and with `render` its prompts are
-    looked at.
+    looked at. `sources` are those of pairs, by name.
 
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
@@ -109,7 +112,7 @@ def drive(
     job, say = file.job, unfailing(say)
     root = run_folder(job)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
-    tracker = Tracker(root, job.tracking, default_address(root.parent), say)
+    tracker = Tracker(root, job.tracking, default_address(root.parent), say, sources)
     run = Run(root, on_append=tracker.poke)
     check_same_job(run, job)
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
@@ -132,9 +135,14 @@ def drive(
     preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
         say(f"stages    {line}")
-    check_start(file, run, seed.folder, problems, preferences or [], say, ask, render)
+    check_start(file, run, seed.folder, problems, preferences or [], say, ask, render, sources)
     probe_links(root)
-    with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), _ending(run, received, until):
+    with (
+        one_message(root, resumable(root)),
+        sign_of_life(root),
+        _tracking(tracker, say),
+        _ending(run, received, until, sources),
+    ):
         run.claim(identity())
         tracker.start(run.ledger.as_it_is())
         check_same_job(run, job)  # again: somebody may have started the run since
@@ -147,7 +155,7 @@ def drive(
         if reference:
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
-            improve(job, run, workers, problems, model, say, until)
+            improve(job, run, workers, problems, model, say, until, sources)
 
 
 def resumable(root: Path) -> str:
@@ -210,7 +218,7 @@ def _interruption(run: Run, received: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ending(run: Run, received: Sequence[str], until: int | None) -> Iterator[None]:
+def _ending(run: Run, received: Sequence[str], until: int | None, sources: Sources) -> Iterator[None]:
     """Write down how the driver ended, and the report; `received` are the signals so far."""
     try:
         yield
@@ -225,11 +233,11 @@ def _ending(run: Run, received: Sequence[str], until: int | None) -> Iterator[No
         raise
     except GateStopped as stopped:
         run.end("stopped", str(stopped))
-        write_report(run.root, run.ledger)
+        write_report(run.root, sources, run.ledger)
         raise
     except NoPairs as nothing:
         run.end("failed", f"no pairs: {nothing}")
-        write_report(run.root, run.ledger)
+        write_report(run.root, sources, run.ledger)
         raise
     except BaseException as error:
         if received:  # C code that the signal came in (Ray's) can turn Interrupted into an error of its own
@@ -237,7 +245,7 @@ def _ending(run: Run, received: Sequence[str], until: int | None) -> Iterator[No
             raise Interrupted(received[0]) from error
         run.end("failed", f"{type(error).__name__}: {error}")
         raise
-    write_report(run.root, run.ledger)
+    write_report(run.root, sources, run.ledger)
 
 
 def _record_job(run: Run, file: JobFile, seed: NamedModel, problems: Mapping[str, str] | None, reading: int) -> None:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from orchestrator.config import Job, Method
+from orchestrator.config import Job, Method, SelfJudge, Steps
 from orchestrator.config.idle import idle
 from orchestrator.config.load import load_job
 from orchestrator.config.methods import OTHERS, PRESETS
@@ -82,7 +82,7 @@ def test_the_papers_figures(tmp_path: Path) -> None:
     assert (step.loss.beta, step.train.learning_rate, step.train.batch_pairs) == (0.4, 5e-7, 128)
     assert (step.train.schedule, step.train.warmup_ratio, step.train.epochs) == ("cosine", 0.1, 8)
     assert (step.generate.samples, step.generate.temperature, step.generate.top_p) == (2, 0.8, 0.95)
-    assert (step.train.max_tokens, step.steps.rectifications, step.rounds) == (1024, 20, 1)
+    assert (step.train.max_tokens, Steps.of(step).rectifications, step.rounds) == (1024, 20, 1)
     rft = by_name(tmp_path, "rft")
     assert (rft.rounds, rft.generate.samples, rft.generate.temperature, rft.pairs.distinct) == (
         1,
@@ -251,10 +251,7 @@ def test_a_methods_own_row_has_no_key_without_effect(tmp_path: Path, method: str
         (
             "self_rewarding",
             {"pairs": {"per_prompt": 3}},
-            [
-                "`pairs.per_prompt`: read only with `source: sample`, `steps` or `judge`, and another `pairs.rule` "
-                "than `best_worst`"
-            ],
+            ["`pairs.per_prompt`: read only with another `pairs.rule` than `best_worst`"],
         ),
         (
             "irpo",

@@ -25,6 +25,7 @@ from orchestrator.records.rows import VERDICTS, step_pairs_schema
 from orchestrator.rounds.pair_files import Scored
 from orchestrator.rounds.round import NoPairs
 from orchestrator.rounds.space import round_need
+from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.steps import lineage as step_lineage
 from orchestrator.sources.steps.answers import Answer
 from orchestrator.sources.steps.files import Sampled, prompt_kinds
@@ -453,7 +454,9 @@ def test_a_round_takes_no_more_space_than_was_asked_for_before(tmp_path: Path) -
     run_job(file, StepStandIns())
     folder = tmp_path / ROUND
     written = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
-    need = round_need(load_job(file).job, 1, tmp_path / "seed", {"train": (20, 10.0), "gate": (16, 9.0)})
+    need = round_need(
+        load_job(file).job, 1, tmp_path / "seed", {"train": (20, 10.0), "gate": (16, 9.0)}, SOURCES["steps"].disk
+    )
     assert need.rows > written
 
 
