@@ -15,24 +15,15 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator.config import Job, addresses, methods
-from orchestrator.config.sources import form, kind_named
+from orchestrator.config.document import Key, Origin, dotted, in_sections, put_all
+from orchestrator.config.sources import kind_named
 from orchestrator.config.words import fields_at, wanted_at
 from orchestrator.errors import BadInput
 from orchestrator.text import shown
 
-Key = tuple[str | int, ...]
-
 _MOST_KEYS = 100_000
 _INTEGER, _TEXT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "str", "merge"))
 _OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[\d_]+(:\d+)+)")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a key was set, for people, and its place in the order in which errors are told."""
-
-    place: str
-    order: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -142,70 +133,6 @@ def holds_secret(text: str) -> bool:
     values = addresses.leaves(yaml.safe_load(text))
     written = re.findall(r"[\w.+-]+://[^\n'\"]+", text)
     return any(map(addresses.secret_in, written)) or any(addresses.refusal(key, value) for key, value in values)
-
-
-def in_sections(document: Mapping[str, Any], origins: dict[Key, Origin]) -> dict[str, Any]:
-    """The document with the settings of its source in their section, and `origins` with their places there.
-
-    Raises:
-        BadInput: a setting stands in both places, or the source has none.
-    """
-    usual = methods.usual_source(document)
-    try:
-        made, moves = form.in_sections(document, usual), list(form.moved(document, usual))
-    except form.Misplaced as error:
-        origin = _near(error.key, origins)
-        raise BadInput(f"{origin.place}: {_dotted(error.key)}: {error}") from error
-    for key in list(origins):
-        for was, now in moves:
-            if key[: len(was)] == was:
-                origins[*now, *key[len(was) :]] = origins.pop(key)
-    return made
-
-
-def put_all(
-    document: dict[str, Any], origins: dict[Key, Origin], given: Sequence[tuple[tuple[str, ...], Any, Origin]]
-) -> None:
-    """Set keys of a document, whose source's settings are in their section. `source.KEY` is a setting of the source
-    that the document then has.
-
-    Raises:
-        BadInput: that source has no settings.
-    """
-    named = {"method": document.get("method", "irpo"), "source": document.get("source")}
-    for key, value, _ in given:
-        if key == ("source",) and isinstance(value, Mapping):
-            named["source"] = value.get("type", named["source"])
-        elif key in (("method",), ("source",), ("source", "type")):
-            named[key[0]] = value
-    source = methods.usual_source(named) if named["source"] is None else named["source"]
-    for key, value, origin in given:
-        within = {("source", str(k)): v for k, v in value.items()} if isinstance(value, Mapping) else {}
-        for at, inner in within.items() if key == ("source",) and within else [(key, value)]:
-            try:
-                put(document, origins, form.place(at, source), inner, origin)
-            except form.Misplaced as error:
-                raise BadInput(f"{origin.place}: {_dotted(error.key)}: {error}") from error
-
-
-def _near(key: Key, origins: Mapping[Key, Origin]) -> Origin:
-    return next((origins[key[:n]] for n in range(len(key), 0, -1) if key[:n] in origins), Origin("job", (2, 0, 0)))
-
-
-def put(document: dict[str, Any], origins: dict[Key, Origin], key: tuple[str, ...], value: Any, origin: Origin) -> None:
-    """Set a key of a document, whatever stood there or above it before."""
-    section = document
-    for part in key[:-1]:
-        below = section.get(part)
-        if isinstance(below, str) and part in ("train", "gate", "test"):
-            below = {"path": below}  # a source's short form
-        # A copy: an alias in the file would let the value reach other sections too.
-        section[part] = dict(below) if isinstance(below, dict) else {}
-        section = section[part]
-    section[key[-1]] = value
-    for old in [known for known in origins if known[: len(key)] == key]:
-        del origins[old]
-    origins[key] = origin
 
 
 def resolved_yaml(job: Job) -> str:
@@ -326,12 +253,12 @@ def _secrets(
         found = next((key[:n] for n in range(len(key), 0, -1) if key[:n] in origins), None)
         origin = origins[found] if found else Origin(str(path), (2, 0, 0))
         if found and origin.order[0] == 1:
-            lines.append((origin.order, f"override '{_dotted(found)}=...': {_dotted(key)}: {refusal}"))
+            lines.append((origin.order, f"override '{dotted(found)}=...': {dotted(key)}: {refusal}"))
         elif keeps is None:
-            lines.append((origin.order, f"{origin.place}: {_dotted(key)}: {refusal}"))
+            lines.append((origin.order, f"{origin.place}: {dotted(key)}: {refusal}"))
         elif not keeps(key):
-            cure = f"{refusal}. The run has it already: give another beside the command, `{_dotted(key)}=...`"
-            lines.append((origin.order, f"{origin.place}: {_dotted(key)}: {cure}"))
+            cure = f"{refusal}. The run has it already: give another beside the command, `{dotted(key)}=...`"
+            lines.append((origin.order, f"{origin.place}: {dotted(key)}: {cure}"))
     return lines
 
 
@@ -348,7 +275,7 @@ def _explain(
         within = (k for k, origin in origins.items() if k[: len(key)] == key and origin.order[0] == 1)
         found = key if key in origins else next((k for k in (*within, *around) if k in origins), None)
         origin = origins[found] if found else Origin(str(path), (2, 0, 0))
-        name = "" if found == key and origin.order[0] == 1 else f"{_dotted(key)}: "
+        name = "" if found == key and origin.order[0] == 1 else f"{dotted(key)}: "
         lines[key] = (origin.order, f"{origin.place}: {name}{_cure(problem, key, value)}")
     # Where one branch of a union saw deeper than another, its word is the better one.
     return [line for key, line in lines.items() if not any(k != key and k[: len(key)] == key for k in lines)]
@@ -416,7 +343,3 @@ def _shown(value: Any) -> str:
     text = str(text) if isinstance(text, datetime.date) or text in plain.values() else repr(text)
     text = addresses.without_password(text)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _dotted(key: Key) -> str:
-    return ".".join(map(str, key)) or "job"

@@ -109,8 +109,7 @@ def drive(
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
-    job, say = file.job, unfailing(say)
-    root = run_folder(job)
+    job, root, say = file.job, run_folder(file.job), unfailing(say)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, default_address(root.parent), say, sources)
     run = Run(root, on_append=tracker.poke)
@@ -137,12 +136,8 @@ def drive(
         say(f"stages    {line}")
     check_start(file, run, seed.folder, problems, preferences or [], say, ask, render, sources)
     probe_links(root)
-    with (
-        one_message(root, resumable(root)),
-        sign_of_life(root),
-        _tracking(tracker, say),
-        _ending(run, received, until, sources),
-    ):
+    ending = _ending(run, received, until, sources)
+    with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), ending:
         run.claim(identity())
         tracker.start(run.ledger.as_it_is())
         check_same_job(run, job)  # again: somebody may have started the run since

@@ -19,7 +19,8 @@ from pydantic import ValidationError
 
 from orchestrator.config import Job, is_harmless
 from orchestrator.config.addresses import without_password
-from orchestrator.config.load import JobFile, Key, load_job, parse_job
+from orchestrator.config.document import Key
+from orchestrator.config.load import JobFile, load_job, parse_job
 from orchestrator.config.places import run_folder
 from orchestrator.config.sources import kind_of
 from orchestrator.driver import trust

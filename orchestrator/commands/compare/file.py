@@ -20,7 +20,8 @@ from typing import Annotated, Any, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from orchestrator.config import CountOrZero, Method, Settings
-from orchestrator.config.load import JobFile, Key, Origin, checked, in_sections, put, put_all, read_yaml
+from orchestrator.config.document import Key, Origin, in_sections, put, put_all
+from orchestrator.config.load import JobFile, checked, read_yaml
 from orchestrator.config.methods import with_method
 from orchestrator.config.places import home
 from orchestrator.config.words import fields_at, wanted

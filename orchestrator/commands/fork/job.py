@@ -11,7 +11,8 @@ import yaml
 
 from orchestrator.config import OWN_REFERENCES, Job, at_round, is_harmless
 from orchestrator.config import sources as config_sources
-from orchestrator.config.load import Key, changed_keys, parse_job
+from orchestrator.config.document import Key
+from orchestrator.config.load import changed_keys, parse_job
 from orchestrator.config.sources import kind_of
 from orchestrator.config.words import schedule_at
 from orchestrator.driver.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
