@@ -72,6 +72,10 @@ OWN_REFERENCES = ("previous", "base")
 """Values of `reference` that name no model outside the run."""
 
 
+BESIDE = "sections of other sources"
+"""By which they are given to `Job`; no key of a job file."""
+
+
 def _source(said: Any) -> Any:
     """A source with its settings, which are given beside its name where its section says anything."""
     if isinstance(said, SourceSettings):
@@ -99,7 +103,9 @@ class Job(Settings):
     """Which method's settings are the defaults; see below."""
     source: Annotated[SourceSettings, BeforeValidator(_source)] = Sample()
     """What a round trains on, with its own settings."""
-    beside: Annotated[dict[str, Annotated[SourceSettings, BeforeValidator(_section)]], Field(exclude=True)] = {}
+    beside: Annotated[
+        dict[str, Annotated[SourceSettings, BeforeValidator(_section)]], Field(exclude=True, validation_alias=BESIDE)
+    ] = {}
     """Sections of other sources that the job file has. Nothing reads them; what they would open needs trust."""
     rounds: Count = 3
     """Number of rounds. A finished run goes on from where it is when this is raised."""
@@ -135,7 +141,7 @@ class Job(Settings):
     @property
     def stages(self) -> Stages | None:
         """The preference data that the job learns from, where it does."""
-        return self.source if isinstance(self.source, Stages) else None
+        return self.source.stages
 
     def sources(self) -> Iterator[SourceSettings]:
         """The settings of its own source, and then of those that the file has beside it."""
@@ -152,13 +158,15 @@ class Job(Settings):
         """In a file the settings of a source are a section (or stand with its name, see sources/form.py)."""
         if not isinstance(said, Mapping) or isinstance(said.get("source"), SourceSettings):
             return said
+        if BESIDE in said:
+            raise ValueError(f"unknown key `{BESIDE}`")
         job, known = form.in_sections(said), sections()
         given = {key: job.pop(key) for key in list(job) if key in known}
         given = {key: value for key, value in given.items() if value is not None or known[key].usual()}
         name = job.get("source", Sample.name())
         own = next((key for key in given if known[key].name() == name), None)
         source = {"source": name if own is None else (name, given.pop(own))}
-        return job | source | {"beside": {key: (key, value) for key, value in given.items()}}
+        return job | source | {BESIDE: {key: (key, value) for key, value in given.items()}}
 
     @field_validator("beside")
     @classmethod

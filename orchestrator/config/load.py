@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from orchestrator.config import Job, addresses, methods
 from orchestrator.config.document import Key, Origin, dotted, in_sections, put_all
+from orchestrator.config.job import BESIDE
 from orchestrator.config.sources import kind_named
 from orchestrator.config.words import fields_at, wanted_at
 from orchestrator.errors import BadInput
@@ -296,7 +297,7 @@ def _key_of(problem: Any, document: Mapping[str, Any]) -> tuple[Key, Any]:
 def _in_file(problem: Any, document: Mapping[str, Any]) -> Sequence[str | int]:
     """Where a file has what the job has there: the settings of its source are a section."""
     first, *below = problem["loc"] or ("",)
-    if first == "beside":
+    if first == BESIDE:
         return below
     kind = kind_named(document.get("source"))
     in_section = first == "source" and kind is not None and kind.section in document

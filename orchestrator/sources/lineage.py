@@ -49,13 +49,13 @@ class Sampled:
         self._scores = functools.lru_cache(maxsize=1)(self._read_scores)
 
     def findings(self) -> Iterator[str]:
-        yield from self._index()
+        yield from self.index()
         if self._hinted:
-            yield from self._hinted._index()
+            yield from self._hinted.index()
         for pair in self._rows("pairs", ["pair_id", "prompt_id", "chosen_sample", "rejected_sample", *IDS]):
             yield from self._check_pair(pair)
 
-    def _index(self) -> Iterator[str]:
+    def index(self) -> Iterator[str]:
         """Learn which shard a prompt's samples are in."""
         samples, verdicts = self._shards["samples"], self._shards["verdicts"]
         for index in sorted(samples.keys() ^ verdicts.keys()):

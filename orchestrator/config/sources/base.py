@@ -12,6 +12,7 @@ from orchestrator.config.base import Settings, at_round
 if TYPE_CHECKING:
     from orchestrator.config.data import Source
     from orchestrator.config.job import Job
+    from orchestrator.config.sources.dataset import Stages
 
 PROBLEMS = ("data.train", "data.prompts", "data.prompts_per_round", "pairs.max_pairs")
 """Read by sources whose pairs are made of problems."""
@@ -114,6 +115,11 @@ class SourceSettings(Settings):
     def evaluation_opens_with(self) -> str:
         """The same, of gate and test."""
         return ""
+
+    @property
+    def stages(self) -> Stages | None:
+        """The preference data that it learns from, where it does."""
+        return None
 
     def asks_judge(self) -> bool:
         """Whether it needs the section `judge`."""

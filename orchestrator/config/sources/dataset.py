@@ -84,6 +84,10 @@ class Stages(SourceSettings):
         except (TypeError, ValueError, OverflowError):
             return 1
 
+    @property
+    def stages(self) -> Stages:
+        return self
+
     def templates(self, job: Job) -> Mapping[str, str]:
         return {"stages.template": self.template}
 
