@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,29 +42,36 @@ def in_sections(document: Mapping[str, Any], origins: dict[Key, Origin]) -> dict
 
 def put_all(
     document: dict[str, Any], origins: dict[Key, Origin], given: Sequence[tuple[tuple[str, ...], Any, Origin]]
-) -> None:
-    """Set keys of a document, whose source's settings are in their section. `source.KEY` is a setting of the source
-    that the document then has.
+) -> list[tuple[str, ...]]:
+    """Set keys of a document, whose source's settings are in their section; returns where they stand now. `source.KEY`
+    is a setting of the source that the document then has.
 
     Raises:
         BadInput: that source has no settings.
     """
+    given = [one for key, value, origin in given for one in _apart(key, value, origin)]
     named = {"method": document.get("method", "irpo"), "source": document.get("source")}
-    for key, value, _ in given:
-        if key == ("source",) and isinstance(value, Mapping):
-            named["source"] = value.get("type", named["source"])
-        elif key in (("method",), ("source",), ("source", "type")):
-            named[key[0]] = value
+    named |= {key[0]: value for key, value, _ in given if key in (("method",), ("source",))}
     source = methods.usual_source(named) if named["source"] is None else named["source"]
+    places = []
     for key, value, origin in given:
-        within = {("source", str(k)): v for k, v in value.items()} if isinstance(value, Mapping) else {}
-        for at, inner in within.items() if key == ("source",) and within else [(key, value)]:
-            try:
-                place = form.place(at, source)
-            except form.Misplaced as error:
-                raise BadInput(f"{origin.place}: {dotted(error.key)}: {error}") from error
-            if place == ("source",) or place[0] != "source":  # else it is of no source that there is, which is told
-                put(document, origins, place, inner, origin)
+        try:
+            place = form.place(key, source)
+        except form.Misplaced as error:
+            raise BadInput(f"{origin.place}: {dotted(error.key)}: {error}") from error
+        if place[:1] != ("source",) or len(place) == 1:  # else it is of no source that there is, which is told
+            put(document, origins, place, value, origin)
+        places.append(place)
+    return places
+
+
+def _apart(key: tuple[str, ...], value: Any, origin: Origin) -> Iterator[tuple[tuple[str, ...], Any, Origin]]:
+    """A source with its settings as a key each."""
+    if key == ("source",) and isinstance(value, Mapping):
+        for name, inner in value.items():
+            yield from _apart((*key, str(name)), inner, origin)
+    else:
+        yield ("source",) if key == ("source", "type") else key, value, origin
 
 
 def _near(key: Key, origins: Mapping[Key, Origin]) -> Origin:

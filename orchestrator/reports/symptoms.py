@@ -225,17 +225,17 @@ def _unreadable_answers(this: Evidence, past: Past) -> Iterator[str]:
 
 
 def _quarantined(this: Evidence, past: Past) -> Iterator[str]:
-    for phase, left in (
-        ("samples", "have no samples"),
-        ("hinted/samples", "have no sample with a hint"),
-        ("judged/samples", "that ask for a judgement have none"),
-        ("evaluation", "count as not solved"),
-    ):
-        if ids := this.round.facts.get(phase, {}).get("quarantined"):
-            yield (
-                f"{len(ids)} prompts {left}, since each took down several engines ({', '.join(ids[:5])}"
-                f"{', ...' if len(ids) > 5 else ''}): look at them, and at the engines' logs."
-            )
+    yield from given_up(this, "samples", "have no samples")
+    yield from given_up(this, "evaluation", "count as not solved")
+
+
+def given_up(this: Evidence, phase: str, left: str) -> Iterator[str]:
+    """Of prompts that took engines down in a phase; `left` says what became of them."""
+    if ids := this.round.facts.get(phase, {}).get("quarantined"):
+        yield (
+            f"{len(ids)} prompts {left}, since each took down several engines ({', '.join(ids[:5])}"
+            f"{', ...' if len(ids) > 5 else ''}): look at them, and at the engines' logs."
+        )
 
 
 def _truncated(this: Evidence, past: Past) -> Iterator[str]:

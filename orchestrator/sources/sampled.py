@@ -13,6 +13,7 @@ from orchestrator.records.rows import Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.lineage import Trail
 from orchestrator.reports.report import SAMPLES
+from orchestrator.reports.symptoms import Evidence, Past, given_up
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
@@ -97,12 +98,16 @@ def _hints(job: Job, problems: Sequence[Problem]) -> Iterator[Prompts]:
         yield Prompts("data.hint_template", "hint", [replace(problem, text=problem.hint or "") for problem in problems])
 
 
+def _given_up(evidence: Evidence, past: Past) -> Iterator[str]:
+    return given_up(evidence, "hinted/samples", "have no sample with a hint")
+
+
 SAMPLE = Source(
     pairs=from_samples,
     trail=Trail(SAMPLED, _follow),
     recounted=Recounted({r"rounds/(\d+)/pairs": _recount}, parts=["hinted"]),
     disk=space.Disk(_rows),
-    reported=Reported([SAMPLES]),
+    reported=Reported([SAMPLES], symptoms=[_given_up]),
     derived=_hints,
 )
 GOLD = Source(

@@ -23,7 +23,7 @@ from orchestrator.records.rows import SELF_SCORES, Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.lineage import Trail
 from orchestrator.reports.report import SAMPLES
-from orchestrator.reports.symptoms import Evidence, Past
+from orchestrator.reports.symptoms import Evidence, Past, given_up
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
@@ -225,6 +225,10 @@ def _no_scores(evidence: Evidence, past: Past) -> Iterator[str]:
         )
 
 
+def _given_up(evidence: Evidence, past: Past) -> Iterator[str]:
+    return given_up(evidence, "judged/samples", "that ask for a judgement have none")
+
+
 SOURCE = Source(
     pairs=pairs,
     trail=Trail(("pairs", "scores", *(f"judged/{step}" for step in SAMPLED[1:]), *SAMPLED[1:]), _follow),
@@ -233,6 +237,6 @@ SOURCE = Source(
         parts=["judged"],
     ),
     disk=space.Disk(_rows),
-    reported=Reported([SAMPLES], symptoms=[_no_scores]),
+    reported=Reported([SAMPLES], symptoms=[_no_scores, _given_up]),
     derived=_judgements,
 )
