@@ -102,7 +102,8 @@ class Job(Settings):
     method: Method = "irpo"
     """Which method's settings are the defaults; see below."""
     source: Annotated[SourceSettings, BeforeValidator(_source)] = Sample()
-    """What a round trains on, with its own settings."""
+    """Its settings are in the section that is named beside it. They may also stand here, with the name as `type`:
+    `source: {type: steps, localiser: judge}` is `source: steps` with `steps: {localiser: judge}`."""
     beside: Annotated[
         dict[str, Annotated[SourceSettings, BeforeValidator(_section)]], Field(exclude=True, validation_alias=BESIDE)
     ] = {}

@@ -65,12 +65,7 @@ def _sources() -> str:
     told = [
         f"`{name}` ({kind.what}{f', see `{kind.section}`' if kind.section else ''})" for name, kind in KINDS.items()
     ]
-    key, kind = next(iter(sections().items()))
-    return (
-        f"What a round trains on: {', '.join(told[:-1])}, or {told[-1]}. Its settings may also stand here, with its "
-        f"name as `type`: `source: {{type: {kind.name()}, {next(iter(file_fields(kind)))}: ...}}` is `source: "
-        f"{kind.name()}` with the section `{key}`."
-    )
+    return f"What a round trains on: {', '.join(told[:-1])}, or {told[-1]}. {Job.model_fields['source'].description}"
 
 
 def model_of(annotation: Any) -> type[BaseModel] | None:

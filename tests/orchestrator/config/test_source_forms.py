@@ -117,11 +117,8 @@ def test_a_run_goes_on_whichever_way_its_job_is_written(tmp_path: Path) -> None:
     run_job(make_project(tmp_path, rounds=1, source={"type": "sample"}), again := StandIns())
     assert not again.calls
     with pytest.raises(BadInput, match="source: 'sample' in the run, 'gold' now"):
-        run_job(
-            make_project(tmp_path, rounds=1, source={"type": "gold"}, loss={"dpo": 0}),
-            StandIns(),
-            "data.solution=answer",
-        )
+        job = make_project(tmp_path, rounds=1, source={"type": "gold"}, loss={"dpo": 0})
+        run_job(job, StandIns(), "data.solution=answer")
 
 
 def test_tracking_sees_the_job_as_it_always_was(tmp_path: Path) -> None:
