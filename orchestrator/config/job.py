@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Optional, cast
 
 from pydantic import (
     BeforeValidator,
@@ -14,6 +14,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError
 
 from orchestrator.config.base import (
@@ -94,6 +95,11 @@ def _section(said: Any) -> Any:
     return sections()[name].model_validate(settings)
 
 
+def _field_of(kind: type[SourceSettings]) -> FieldInfo:
+    usual, annotation = kind.usual(), cast(Any, kind)
+    return FieldInfo(annotation=annotation if usual else Optional[annotation], default=usual)  # noqa: UP045
+
+
 class Job(Settings):
     """One job: rounds of generate, score, pair, train, evaluate, promote."""
 
@@ -138,6 +144,24 @@ class Job(Settings):
     keep: Keep = Keep()
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
+
+    @classmethod
+    def file_fields(cls) -> dict[str, FieldInfo]:
+        """With the settings of each source as a section, and of the source its name."""
+        names: Any = Literal[tuple(KINDS)]
+        told = [
+            f"`{name}` ({kind.what}{f', see `{kind.section}`' if kind.section else ''})" for name, kind in KINDS.items()
+        ]
+        found: dict[str, FieldInfo] = {}
+        for name, field in cls.model_fields.items():
+            found[name] = field
+            if name == "source":
+                text = f"What a round trains on: {', '.join(told[:-1])}, or {told[-1]}. {field.description}"
+                found[name] = FieldInfo(annotation=names, default=Sample.name(), description=text)
+            if name == "pairs":
+                found |= {section: _field_of(kind) for section, kind in sections().items()}
+        del found["beside"]
+        return found
 
     @property
     def stages(self) -> Stages | None:

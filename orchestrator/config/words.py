@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import types
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal, Optional, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import Job, Source, SourceSettings
-from orchestrator.config.sources import KINDS, sections
+from orchestrator.config import Job, Settings, Source
 
 _NUMBERS = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}
 _BOUNDS = ("ge", "gt", "le", "lt")
@@ -32,49 +30,16 @@ def fields_at(key: Sequence[str | int]) -> list[str]:
     """The names of the keys in the section at a key of the job; none where there is no section."""
     found = _at(key)
     model = model_of(found[0]) if found else None
-    return list(file_fields(model)) if model else []
+    return list(model.file_fields()) if model else []
 
 
-def file_fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The keys of a section as they stand in a file: the settings of each source are a section beside its name."""
-    fields = section.model_fields
-    if issubclass(section, SourceSettings):
-        return {name: field for name, field in fields.items() if name != "type"}
-    if section is not Job:
-        return dict(fields)
-    found: dict[str, FieldInfo] = {}
-    names: Any = Literal[tuple(KINDS)]
-    for name, field in fields.items():
-        if name == "source":
-            found[name] = FieldInfo(annotation=names, default=field.default.type, description=_sources())
-        elif name != "beside":
-            found[name] = field
-        if name == "pairs":
-            found |= {key: _section(kind) for key, kind in sections().items()}
-    return found
-
-
-def _section(kind: type[SourceSettings]) -> FieldInfo:
-    usual = kind.usual()
-    annotation: Any = kind
-    return FieldInfo(annotation=annotation if usual else Optional[annotation], default=usual)  # noqa: UP045
-
-
-def _sources() -> str:
-    """What the sources are, and where their settings stand."""
-    told = [
-        f"`{name}` ({kind.what}{f', see `{kind.section}`' if kind.section else ''})" for name, kind in KINDS.items()
-    ]
-    return f"What a round trains on: {', '.join(told[:-1])}, or {told[-1]}. {Job.model_fields['source'].description}"
-
-
-def model_of(annotation: Any) -> type[BaseModel] | None:
+def model_of(annotation: Any) -> type[Settings] | None:
     """The section that a field holds, if it holds one, or may hold one."""
     annotation, _ = _bare(annotation, ())
     if get_origin(annotation) in (Union, types.UnionType):
         branches = [branch for branch in get_args(annotation) if branch is not type(None)]
         return model_of(branches[0]) if len(branches) == 1 else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Settings) else None
 
 
 def is_schedule(annotation: Any) -> bool:
@@ -104,7 +69,7 @@ def _below(annotation: Any, part: str | int) -> tuple[Any, Sequence[Any]] | None
                 return get_args(bare)[0], ()
         return None
     model = model_of(annotation)
-    field = file_fields(model).get(part) if model else None
+    field = model.file_fields().get(part) if model else None
     return (field.annotation, field.metadata) if field else None
 
 

@@ -14,9 +14,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
 
-from orchestrator.config import Job
+from orchestrator.config import Job, Settings
 from orchestrator.config.sources import KINDS
-from orchestrator.config.words import file_fields
 
 _ALWAYS: Mapping[str, frozenset[str]] = {
     "Job": frozenset({"name", "model", "data", "pairs", "loss", "train", "tracking"}),
@@ -34,11 +33,11 @@ def check(job: dict[str, Any]) -> None:
 
 
 @functools.cache
-def _by_types(section: type[BaseModel], sources: tuple[str, ...]) -> type[BaseModel]:
+def _by_types(section: type[Settings], sources: tuple[str, ...]) -> type[BaseModel]:
     """A section as it is recorded: the same types, no conversions, and no rules beyond a field's own. `sources` are the
     names that a job can give as its source."""
     fields: dict[str, Any] = {}
-    for name, field in file_fields(section).items():
+    for name, field in section.file_fields().items():
         bounds = [mark for mark in field.metadata if not isinstance(mark, BeforeValidator)]
         kind = _recorded(field.annotation, sources)
         needed = name in _ALWAYS.get(section.__name__, ())
@@ -49,7 +48,7 @@ def _by_types(section: type[BaseModel], sources: tuple[str, ...]) -> type[BaseMo
 
 def _recorded(kind: Any, sources: tuple[str, ...]) -> Any:
     """A field's type as JSON has it: no short forms, and lists for tuples."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if isinstance(kind, type) and issubclass(kind, Settings):
         return _by_types(kind, sources)
     origin, of = get_origin(kind), get_args(kind)
     if origin is None or origin is Literal:

@@ -13,7 +13,7 @@ from orchestrator.config import HARMLESS, Data, Job, Source
 from orchestrator.config.load import load_job, resolved_yaml
 from orchestrator.config.methods import PRESETS
 from orchestrator.config.reference import EXAMPLE, job_docs
-from orchestrator.config.words import file_fields, model_of
+from orchestrator.config.words import model_of
 from tests.support.stand_ins import make_project
 
 PROJECT = Path(__file__).parents[2]
@@ -34,11 +34,11 @@ def test_the_committed_reference_of_the_job_file_is_what_the_models_give(capsys:
 def test_the_reference_describes_every_key_in_the_order_of_the_file() -> None:
     text = job_docs()
     described = re.findall(r"^\| \[?`(\w+)`.* \| (.*) \|$", text, re.MULTILINE)
-    expected = list(file_fields(Job))
+    expected = list(Job.file_fields())
     expected += PRESETS
-    for field in file_fields(Job).values():
+    for field in Job.file_fields().values():
         if (section := model_of(field.annotation)) is not None:
-            expected += list(file_fields(section))
+            expected += list(section.file_fields())
             expected += list(Source.model_fields) if section is Data else []
     assert [name for name, _ in described] == expected
     assert all(meaning for _, meaning in described), "a key without a docstring"

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from pydantic.fields import FieldInfo
+
 from orchestrator.config.base import Settings, at_round
 
 if TYPE_CHECKING:
@@ -69,6 +71,11 @@ class SourceSettings(Settings):
     """Steps of a round that a judge may decide, and the setting that says so where it is `judge`."""
 
     @classmethod
+    def file_fields(cls) -> dict[str, FieldInfo]:
+        """Its own settings, without its name, which stands elsewhere."""
+        return {name: field for name, field in cls.model_fields.items() if name != "type"}
+
+    @classmethod
     def of(cls, job: Job) -> Self:
         """The settings of a job whose source this is.
 
@@ -87,13 +94,13 @@ class SourceSettings(Settings):
     @classmethod
     def usual(cls) -> Self | None:
         """Its settings at their defaults; None where one has none."""
-        needed = any(field.is_required() for field in cls.model_fields.values())
+        needed = any(field.is_required() for field in cls.file_fields().values())
         return None if needed else cls.model_validate({})
 
     @classmethod
     def incomplete(cls) -> str:
         """What is said where a job has the source, and nothing of its section."""
-        needed = [f"`{cls.section}.{key}`" for key, field in cls.model_fields.items() if field.is_required()]
+        needed = [f"`{cls.section}.{key}`" for key, field in cls.file_fields().items() if field.is_required()]
         return f"`source: {cls.name()}` needs {' and '.join(needed)}"
 
     @classmethod

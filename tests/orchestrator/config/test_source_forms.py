@@ -12,7 +12,6 @@ from orchestrator.commands.compare.file import load_plan
 from orchestrator.config import Job, Steps
 from orchestrator.config.load import load_job, resolved_yaml
 from orchestrator.config.sources import KINDS, kind_of, sections
-from orchestrator.config.words import file_fields
 from orchestrator.errors import BadInput
 from orchestrator.ledger import recorded_job
 from orchestrator.sources.registry import SOURCES
@@ -28,7 +27,7 @@ def test_the_two_registries_have_the_same_sources() -> None:
     assert {*KINDS} == {*SOURCES}
     assert {kind.section for kind in KINDS.values()} - {""} == {*sections()}
     fields = {key: KINDS[name].model_fields for name in KINDS if (key := KINDS[name].section)}
-    assert all(list(file_fields(sections()[key])) == list(known)[1:] for key, known in fields.items())
+    assert all(list(sections()[key].file_fields()) == list(known)[1:] for key, known in fields.items())
 
 
 @pytest.mark.parametrize(
