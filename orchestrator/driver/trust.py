@@ -142,7 +142,7 @@ def _led_to(file: JobFile, key: str, named: str, root: Path) -> Iterator[Item]:
         folders = [Path()] if Path(name).is_absolute() else [*file.folders, Path()]
         found = next((place for folder in folders if _exists(place := folder / name)), None)
         if found is not None:
-            yield from (_item(key, str(outside)) for outside in _outside(_resolved(found), root))
+            yield from (Item(key, str(outside), OUTSIDE) for outside in _outside(_resolved(found), root))
 
 
 def _outside(found: Path, root: Path) -> Iterator[Path]:
@@ -183,7 +183,8 @@ def _read_while_it_runs(job: Job, root: Path) -> Iterator[Item]:
     unsaid = [usual for kind in sections().values() if (usual := kind.usual())]
     for settings in {settings.section: settings for settings in (*unsaid, *job.sources())}.values():
         for key, path in settings.paths_in_run():
-            yield from (_item(key, str(place)) for place in _outside(_resolved(root / path), root))
+            places = [] if "\0" in path else _outside(_resolved(root / path), root)
+            yield from (Item(key, str(place), OUTSIDE) for place in places)
 
 
 def _resolved(path: Path) -> Path:

@@ -10,10 +10,9 @@ from typing import Any
 import yaml
 
 from orchestrator.config import OWN_REFERENCES, Job, at_round, is_harmless
-from orchestrator.config import sources as config_sources
 from orchestrator.config.document import Key
 from orchestrator.config.load import changed_keys, parse_job
-from orchestrator.config.sources import kind_of
+from orchestrator.config.sources import kind_of, sections
 from orchestrator.config.words import schedule_at
 from orchestrator.driver.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.driver.resume import all_kept, folders
@@ -82,7 +81,7 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
     job = job | {"data": {k: dict(v) if isinstance(v, dict) else v for k, v in job["data"].items()}}
     splits = [job["data"][split] for split in ("train", "gate", "test") if job["data"][split]]
     sources = [] if KEPT_PROBLEMS in kept else [(section, "path") for section in splits]
-    for name, kind in config_sources.sections().items():
+    for name, kind in sections().items():
         if not (section := job.get(name)):
             continue
         # A file is looked at again, to see that it is the one that is kept.

@@ -25,12 +25,14 @@ from orchestrator.config.reference import job_docs
 from orchestrator.config.sources import KINDS, SourceSettings
 from orchestrator.config.sources.base import PROBLEMS, SAMPLING, single_samples
 from orchestrator.driver.drive import drive
+from orchestrator.driver.preview import request
 from orchestrator.driver.resume import resumed
 from orchestrator.driver.signals import signals
+from orchestrator.driver.trust import OUTSIDE, Item, needs_trust
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import Commit, Ledger, State
 from orchestrator.ledger.run import Facts
-from orchestrator.records.rows import SELF_SCORES
+from orchestrator.records.rows import SELF_SCORES, Problem
 from orchestrator.reports.columns import Column, Reported, Section, count
 from orchestrator.reports.lineage import Trail
 from orchestrator.reports.report import SAMPLES, report_text
@@ -42,7 +44,7 @@ from orchestrator.rounds.round import Graded, Round
 from orchestrator.rounds.space import DiskFull
 from orchestrator.sources.lineage import SAMPLED, Sampled
 from orchestrator.sources.registry import SOURCES
-from orchestrator.sources.source import Source
+from orchestrator.sources.source import Prompts, Source
 from tests.orchestrator.commands.test_verify import forge
 from tests.support.stand_ins import StandIns, all_read, make_project
 
@@ -62,10 +64,15 @@ class Brevity(SourceSettings):
     """What a token costs."""
     room: Count = 1
     """Bytes that a round takes besides."""
+    notes: str = "notes"
+    """A folder that it reads."""
 
     @property
     def scores(self) -> tuple[float, float]:
         return -1e9, 0.0
+
+    def paths_in_run(self) -> Iterator[tuple[str, str]]:
+        yield "brevity.notes", self.notes
 
     def contradictions(self, job: Job) -> Iterator[str]:
         if job.pairs.rule != "best_worst":
@@ -140,6 +147,7 @@ BREVITY = Source(
         settings=[("price of a token", "brevity.weight")],
         symptoms=[_all_measured],
     ),
+    derived=lambda job, problems: iter([Prompts("brevity.notes", "brief", problems[:1], {"max_tokens": 3})]),
 )
 REGISTRY = SOURCES | {"brevity": BREVITY}
 
@@ -207,6 +215,19 @@ def test_its_settings_are_checked_and_described(tmp_path: Path) -> None:
     assert idle(other) == ["`brevity`: read only with `source: brevity`"]
     text = job_docs()
     assert "## `brevity`" in text and "`brevity` (its own samples, the short against the long, see `brevity`)" in text
+
+
+def test_what_it_reads_needs_trust_and_what_it_asks_is_looked_at(tmp_path: Path) -> None:
+    file = load_job(project(tmp_path), ["brevity.notes=/"])
+    assert needs_trust(file, tmp_path) == [Item("brevity.notes", "/", OUTSIDE)]
+    assert needs_trust(load_job(file.path, ["brevity.notes=/", "source=sample", "pairs.rule=zip"]), tmp_path)
+    assert needs_trust(load_job(file.path, ['brevity.notes="\\0"']), tmp_path) == []
+    problems = [Problem(f"p{i}", f"{i}?", str(i), None) for i in range(3)]
+    asked = request(file.job, "model", {"train": problems}, [], REGISTRY)["sets"]
+    assert [(said["key"], said["name"], len(said["rows"]), said["plan"]["max_tokens"]) for said in asked] == [
+        ("data.train", None, 3, 8),
+        ("brevity.notes", "brief", 1, 3),
+    ]
 
 
 # Nobody else asks which source it is
