@@ -29,6 +29,7 @@ class Section:
     """Whether a round is among them; None for all, and then the section is there without any."""
 
     def parts(self, done: Sequence[Evidence]) -> list[str]:
+        """Heading, text and table, in Markdown."""
         rows = [evidence for evidence in done if self.about is None or self.about(evidence)]
         return [f"## {self.heading}", self.text, table(self.columns, rows)] if rows or self.about is None else []
 

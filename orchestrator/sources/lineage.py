@@ -49,6 +49,7 @@ class Sampled:
         self._scores = functools.lru_cache(maxsize=1)(self._read_scores)
 
     def findings(self) -> Iterator[str]:
+        """What does not fit together of prompts, samples, verdicts and pairs, a line each."""
         yield from self.index()
         if self._hinted:
             yield from self._hinted.index()

@@ -88,6 +88,7 @@ class SourceSettings(Settings):
 
     @classmethod
     def name(cls) -> str:
+        """As `type`, of the class."""
         named: str = cls.model_fields["type"].default
         return named
 

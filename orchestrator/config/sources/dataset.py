@@ -92,6 +92,7 @@ class Stages(SourceSettings):
         return {"stages.template": self.template}
 
     def contradictions(self, job: Job) -> Iterator[str]:
+        """Samples that there are none of, data that the reference has seen, and more rounds than chunks."""
         yield from no_correct_samples(job)
         if job.reference == "previous" and job.pairs.replay:
             yield (

@@ -78,6 +78,7 @@ class SelfJudge(SourceSettings):
         return {**super().templates(job), "self_judge.template": self.template}
 
     def contradictions(self, job: Job) -> Iterator[str]:
+        """Rules that need verdicts, judgements without room, and samples that cannot differ."""
         yield from no_correct_samples(job)
         if job.pairs.rule not in ("best_worst", "margin"):
             yield "`source: judge` gives scores, no verdicts: set `pairs.rule: best_worst` or `margin`"

@@ -34,10 +34,12 @@ class Sample(SourceSettings):
     compares_golds: ClassVar[bool] = True
 
     def templates(self, job: Job) -> Mapping[str, str]:
+        """With that of the hint, where one is given."""
         hint = {"data.hint_template": job.data.hint_template or ""} if job.generate.hint else {}
         return {**super().templates(job), **hint}
 
     def contradictions(self, job: Job) -> Iterator[str]:
+        """Hints that nothing imitates, and samples that cannot differ."""
         pairs = job.pairs
         if job.generate.hint:
             if job.data.hint_template is None:

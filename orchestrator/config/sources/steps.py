@@ -97,6 +97,7 @@ class Steps(SourceSettings):
         yield "steps.verdicts", self.verdicts or "verdicts"
 
     def contradictions(self, job: Job) -> Iterator[str]:
+        """Pairs that nothing compares, a judge or verdicts that are missing, and samples that cannot differ."""
         yield from no_correct_samples(job)
         dpo = job.loss.dpo if isinstance(job.loss.dpo, list) else [job.loss.dpo]
         if not any(dpo):
