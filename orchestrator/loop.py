@@ -23,7 +23,8 @@ from orchestrator.ledger.run import Run
 from orchestrator.records.rows import Problem
 from orchestrator.rounds.context import Context, Model, Say, Workers
 from orchestrator.rounds.round import Round, better
-from orchestrator.sources import registry as sources
+from orchestrator.sources.registry import SOURCES
+from orchestrator.sources.source import Sources
 
 
 def improve(
@@ -33,6 +34,7 @@ def improve(
     problems: Mapping[str, list[Problem]],
     model: str,
     say: Say,
+    sources: Sources = SOURCES,
 ) -> Model:
     """Run the rounds of a job from the seed model `model` (an absolute folder); returns the last reference.
 
@@ -40,19 +42,20 @@ def improve(
         GateStopped: a candidate was not promoted.
         NoPairs: a round gives nothing to learn from.
     """
-    context = Context(job, run, workers, problems, model, say)
+    context, source = Context(job, run, workers, problems, model, say), sources[job.source.type]
     reference = base = best = context.evaluate_seed()
     fixed = context.fixed_reference()
     for number in range(1, job.rounds + 1):
         this = Round(context, number)
-        this.require_space()
-        pairs = sources.pairs(this, reference)
+        this.require_space(source.disk)
+        pairs = source.pairs(this, reference)
         candidate = this.train(
             pairs,
             this.replay(),
             this.held_out_pairs(sampled_from=reference),
             init=reference if job.init == "previous" else base,
             ref=fixed or (reference if job.reference == "previous" else base),
+            scored=source.scores_policy,
         )
         best, candidate = this.comparable(best, this.evaluate(candidate))
         this.promote(candidate, against=best)

@@ -26,6 +26,7 @@ from orchestrator.ledger.run import Run, epoch_of
 from orchestrator.reports.report import write_report
 from orchestrator.reports.status import open_run, run_state
 from orchestrator.rounds.gate import spare_checkpoints
+from orchestrator.sources.registry import SOURCES
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _RECORDS = 2**16  # bytes, more than a cleaning writes
@@ -76,7 +77,7 @@ def clean(run_dir: Path, driver: dict[str, Any]) -> list[Waste]:
                 _clean(run_dir, driver, _make_room(run_dir, driver))
     if ledger.state.commits and not (run_dir / "report.md").exists():  # it had to go for the records' sake
         with contextlib.suppress(OSError):  # the next one makes it
-            write_report(run_dir)
+            write_report(run_dir, SOURCES)
     return found
 
 

@@ -36,7 +36,7 @@ from orchestrator.reports.status import open_run, run_state
 from orchestrator.reports.tables import parquet_files, round_step
 from orchestrator.rounds.context import Context, Say, Workers
 from orchestrator.rounds.round import NoPairs, Round
-from orchestrator.sources import registry as sources
+from orchestrator.sources.source import Sources
 from orchestrator.text.shown import as_json
 
 EXAMPLES = 3
@@ -160,13 +160,22 @@ def _is_done(child: Path, goal: str) -> bool:
 def _grading_again(number: int, goal: str) -> Loop:
     """What a rescoring does: the rounds before `number` are there and are passed over; then the pairs of that one."""
 
-    def loop(job: Job, run: Run, workers: Workers, problems: Mapping[str, list[Problem]], model: str, say: Say) -> None:
+    def loop(
+        job: Job,
+        run: Run,
+        workers: Workers,
+        problems: Mapping[str, list[Problem]],
+        model: str,
+        say: Say,
+        sources: Sources,
+    ) -> None:
         before = job.model_copy(update={"rounds": number - 1})
-        reference = improve(before, run, workers, problems, model, say)
+        reference = improve(before, run, workers, problems, model, say, sources)
         round_ = Round(Context(job, run, workers, problems, model, say), number)
-        round_.require_space()
+        source = sources[job.source.type]
+        round_.require_space(source.disk)
         try:
-            sources.pairs(round_, reference)
+            source.pairs(round_, reference)
         except NoPairs as nothing:
             if run.committed(goal) is None:
                 raise

@@ -19,7 +19,7 @@ from orchestrator.config.sampling import (
     Judge,
     Regrade,
 )
-from orchestrator.config.sources import SelfJudge, Stages, Steps
+from orchestrator.config.sources import SelfJudge, SourceSettings, Stages, Steps
 
 __all__ = [
     "ANSWER_RULES",
@@ -48,6 +48,7 @@ __all__ = [
     "SelfJudge",
     "Settings",
     "Source",
+    "SourceSettings",
     "Stages",
     "Steps",
     "Tracking",

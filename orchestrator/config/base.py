@@ -7,6 +7,7 @@ import re
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 T = TypeVar("T")
 
@@ -21,6 +22,11 @@ class Settings(BaseModel):
         allow_inf_nan=False,
         protected_namespaces=(),
     )
+
+    @classmethod
+    def file_fields(cls) -> dict[str, FieldInfo]:
+        """The keys of the section as they stand in a file."""
+        return dict(cls.model_fields)
 
 
 def no_bool(value: Any) -> Any:

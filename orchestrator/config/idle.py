@@ -3,13 +3,16 @@ them read, and a fork has all of its run's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from orchestrator.config import Job
 from orchestrator.config.load import changed_keys
 from orchestrator.config.methods import filled_in
+from orchestrator.config.sources import KINDS, SourceSettings, listed, sections
+from orchestrator.config.sources.base import Condition
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,9 @@ def idle(job: Job) -> list[str]:
     """One line for each condition that some keys of the job would need to have an effect. Only what differs from the
     defaults, and from the method's row, counts as set."""
     found: dict[_Rule, dict[str, None]] = {}
+    rules = list(_rules())
     for key in _set_keys(job):
-        unread = ((rule, rule.covering(key)) for rule in _RULES if not rule.read(job))
+        unread = ((rule, rule.covering(key)) for rule in rules if not rule.read(job))
         rule, known = next(((rule, known) for rule, known in unread if known), (None, None))
         if rule and known:
             found.setdefault(rule, {})[f"`{known}`"] = None
@@ -50,77 +54,75 @@ def _at(settings: Mapping[str, Any], key: str) -> Any:
     return found
 
 
-def _samples(job: Job) -> bool:
-    return job.source in ("sample", "steps", "judge")
-
-
-def _pairs_up(job: Job) -> bool:
-    return job.source in ("sample", "judge")
-
-
 def _weighs(weight: float | list[float]) -> bool:
     return any(weight) if isinstance(weight, list) else bool(weight)
 
 
 def _judges(job: Job) -> bool:
     grades = [job.grade, *([job.regrade.grade] if job.regrade else [])]
-    steps = job.source == "steps" and "judge" in (job.steps.localiser, job.steps.filter)
-    return steps or any("judge" in grade.graders for grade in grades)
+    return job.source.asks_judge() or any("judge" in grade.graders for grade in grades)
 
 
+def _rules() -> Iterator[_Rule]:
+    yield from _by_source()
+    yield from _RULES
+    asking = [f"`{kind.section}`" for kind in KINDS.values() if kind.asks_judge is not SourceSettings.asks_judge]
+    yield _Rule(("judge",), f"`judge` among `grade.graders`, or in {' or '.join(asking)}", _judges)
+    for rule in _UNLESS_THE_SOURCE:
+        yield _unless_the_source(rule)
+
+
+def _by_source() -> Iterator[_Rule]:
+    """Sections and keys that not all sources read, as each says of itself."""
+    readers: dict[tuple[str, ...], list[str]] = {}
+    for key in sorted({key for kind in KINDS.values() for key in kind.reads}):
+        names = [name for name, kind in KINDS.items() if key in kind.reads]
+        readers.setdefault(tuple(names), []).append(key)
+    readers |= {(kind.name(),): [*readers.get((kind.name(),), []), section] for section, kind in sections().items()}
+    for readers_of, keys in readers.items():
+        yield _Rule(tuple(keys), listed(readers_of), partial(_is_one_of, readers_of))
+    for kind in KINDS.values():
+        for condition in kind.conditions:
+            yield _Rule(condition.keys, condition.where, partial(_holds, condition))
+
+
+def _is_one_of(names: Sequence[str], job: Job) -> bool:
+    return job.source.type in names
+
+
+def _holds(condition: Condition, job: Job) -> bool:
+    return condition not in job.source.conditions or condition.read(job.source)
+
+
+def _unless_the_source(rule: _Rule) -> _Rule:
+    """A rule that does not hold where the source reads the keys anyway."""
+    reading = [name for name, kind in KINDS.items() if kind.reads_anyway.intersection(rule.keys)]
+    where = f"{rule.where} or {listed(reading)}" if reading else rule.where
+    return _Rule(rule.keys, where, lambda job: rule.read(job) or job.source.type in reading)
+
+
+_UNLESS_THE_SOURCE: Sequence[_Rule] = (
+    _Rule(("data.date",), "`data.chat: true`", lambda job: job.data.chat),
+    _Rule(("reference",), "`loss.dpo` above 0", lambda job: _weighs(job.loss.dpo)),
+)
 _RULES: Sequence[_Rule] = (
-    _Rule(("steps",), "`source: steps`", lambda job: job.source == "steps"),
-    _Rule(
-        ("steps.rollouts", "steps.threshold"),
-        "`steps.localiser: rollouts`",
-        lambda job: job.steps.localiser == "rollouts",
-    ),
-    _Rule(("steps.verdicts",), "`steps.localiser: file`", lambda job: job.steps.localiser == "file"),
-    _Rule(("self_judge",), "`source: judge`", lambda job: job.source == "judge"),
-    _Rule(
-        ("data.date",),
-        "`data.chat: true`, or messages in `stages.sources`",
-        lambda job: job.data.chat or job.source == "dataset",
-    ),
     _Rule(
         ("data.example_separator",),
         "`data.examples` and `data.chat: false`",
         lambda job: bool(job.data.examples) and not job.data.chat,
     ),
     _Rule(("data.hint_template",), "`generate.hint: true`", lambda job: job.generate.hint),
-    _Rule(("judge",), "`judge` among `grade.graders`, or in `steps`", _judges),
-    _Rule(
-        ("data.train", "data.prompts", "data.prompts_per_round", "pairs.max_pairs"),
-        "another `source` than `dataset`",
-        lambda job: job.source != "dataset",
-    ),
-    _Rule(
-        ("generate.samples", "generate.temperature", "generate.temperature_mix", "generate.top_p", "generate.top_k"),
-        "`source: sample`, `steps` or `judge`",
-        _samples,
-    ),
     _Rule(
         ("generate.temperature",), "`generate.temperature_mix: null`", lambda job: job.generate.temperature_mix is None
     ),
     _Rule(
-        ("pairs.rule", "pairs.margin", "pairs.gold_as_chosen", "pairs.rejected", "pairs.distinct"),
-        "`source: sample` or `judge`",
-        _pairs_up,
-    ),
-    _Rule(
         ("pairs.per_prompt",),
-        "`source: sample`, `steps` or `judge`, and another `pairs.rule` than `best_worst`",
-        lambda job: job.source == "steps" or (_pairs_up(job) and job.pairs.rule != "best_worst"),
+        "another `pairs.rule` than `best_worst`",
+        lambda job: "pairs.rule" not in job.source.reads or job.pairs.rule != "best_worst",
     ),
     _Rule(("pairs.margin",), "`pairs.rule: margin`", lambda job: job.pairs.rule == "margin"),
     _Rule(("pairs.replay_rounds",), "`pairs.replay` above 0", lambda job: job.pairs.replay > 0),
-    _Rule(("pairs.append_eos",), "`source: dataset`", lambda job: job.source == "dataset"),
     _Rule(("loss.beta", "loss.form"), "`loss.dpo` above 0", lambda job: _weighs(job.loss.dpo)),
-    _Rule(
-        ("reference",),
-        "`loss.dpo` above 0 or `source: dataset`",
-        lambda job: _weighs(job.loss.dpo) or job.source == "dataset",
-    ),
     _Rule(("loss.nll_scope", "loss.nll_normalisation"), "`loss.nll` above 0", lambda job: _weighs(job.loss.nll)),
     _Rule(("train.epochs",), "`train.token_budget: null`", lambda job: job.train.token_budget is None),
     _Rule(("train.final_ratio",), "`train.schedule: linear` or `cosine`", lambda job: job.train.schedule != "constant"),

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Literal, Optional, cast
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticKnownError
 
 from orchestrator.config.base import (
     Count,
@@ -16,7 +27,7 @@ from orchestrator.config.data import Data
 from orchestrator.config.learning import Loss, Pairs, Promotion, Train
 from orchestrator.config.rules import contradictions
 from orchestrator.config.sampling import Evaluate, Generate, Grade, Judge, Regrade
-from orchestrator.config.sources import SelfJudge, Stages, Steps
+from orchestrator.config.sources import KINDS, Sample, SourceSettings, Stages, form, kind_named, sections
 
 Method = Literal["irpo", "sdpo", "step_dpo", "dpo", "sft", "star", "rft", "rest_em", "iterative_dpo", "self_rewarding"]
 
@@ -62,6 +73,33 @@ OWN_REFERENCES = ("previous", "base")
 """Values of `reference` that name no model outside the run."""
 
 
+BESIDE = "sections of other sources"
+"""By which they are given to `Job`; no key of a job file."""
+
+
+def _source(said: Any) -> Any:
+    """A source with its settings, which are given beside its name where its section says anything."""
+    if isinstance(said, SourceSettings):
+        return said
+    name, settings = said if isinstance(said, tuple) else (said, {})
+    kind = kind_named(name)
+    if kind is None:
+        raise PydanticKnownError("literal_error", {"expected": ", ".join(KINDS)})
+    if kind.usual() is None and not isinstance(said, tuple):
+        raise ValueError(kind.incomplete())
+    return kind.model_validate(settings)
+
+
+def _section(said: Any) -> Any:
+    name, settings = said
+    return sections()[name].model_validate(settings)
+
+
+def _field_of(kind: type[SourceSettings]) -> FieldInfo:
+    usual, annotation = kind.usual(), cast(Any, kind)
+    return FieldInfo(annotation=annotation if usual else Optional[annotation], default=usual)  # noqa: UP045
+
+
 class Job(Settings):
     """One job: rounds of generate, score, pair, train, evaluate, promote."""
 
@@ -69,10 +107,13 @@ class Job(Settings):
     """Name of the job and of its run folder `runs/<name>`."""
     method: Method = "irpo"
     """Which method's settings are the defaults; see below."""
-    source: Literal["sample", "gold", "dataset", "steps", "judge"] = "sample"
-    """What a round trains on: `sample` (its own samples, scored against gold answers), `gold` (the gold solutions),
-    `dataset` (preference data, see `stages`), `steps` (single steps, see `steps`), or `judge` (its own samples, scored
-    by the model itself, see `self_judge`)."""
+    source: Annotated[SourceSettings, BeforeValidator(_source)] = Sample()
+    """Its settings are in the section that is named beside it. They may also stand here, with the name as `type`:
+    `source: {type: steps, localiser: judge}` is `source: steps` with `steps: {localiser: judge}`."""
+    beside: Annotated[
+        dict[str, Annotated[SourceSettings, BeforeValidator(_section)]], Field(exclude=True, validation_alias=BESIDE)
+    ] = {}
+    """Sections of other sources that the job file has. Nothing reads them; what they would open needs trust."""
     rounds: Count = 3
     """Number of rounds. A finished run goes on from where it is when this is raised."""
     seed: CountOrZero = 0
@@ -95,10 +136,7 @@ class Job(Settings):
     grade: Grade = Grade()
     regrade: Regrade | None = None
     pairs: Pairs = Pairs()
-    stages: Stages | None = None
-    steps: Steps = Steps()
     judge: Judge | None = None
-    self_judge: SelfJudge = SelfJudge()
     loss: Loss = Loss()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
@@ -107,10 +145,71 @@ class Job(Settings):
     cluster: Cluster = Cluster()
     tracking: Tracking = Tracking()
 
+    @classmethod
+    def file_fields(cls) -> dict[str, FieldInfo]:
+        """With the settings of each source as a section, and of the source its name."""
+        names: Any = Literal[tuple(KINDS)]
+        told = [
+            f"`{name}` ({kind.what}{f', see `{kind.section}`' if kind.section else ''})" for name, kind in KINDS.items()
+        ]
+        found: dict[str, FieldInfo] = {}
+        for name, field in cls.model_fields.items():
+            found[name] = field
+            if name == "source":
+                text = f"What a round trains on: {', '.join(told[:-1])}, or {told[-1]}. {field.description}"
+                found[name] = FieldInfo(annotation=names, default=Sample.name(), description=text)
+            if name == "pairs":
+                found |= {section: _field_of(kind) for section, kind in sections().items()}
+        del found["beside"]
+        return found
+
+    @property
+    def stages(self) -> Stages | None:
+        """The preference data that the job learns from, where it does."""
+        return self.source.stages
+
+    def sources(self) -> Iterator[SourceSettings]:
+        """The settings of its own source, and then of those that the file has beside it."""
+        yield from (self.source, *self.beside.values())
+
     @property
     def fixed_reference(self) -> str | None:
         """The model that `reference` names; None where it is one of the run's own."""
         return None if self.reference in OWN_REFERENCES else self.reference
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_its_file(cls, said: Any) -> Any:
+        """In a file the settings of a source are a section (or stand with its name, see sources/form.py)."""
+        if not isinstance(said, Mapping) or isinstance(said.get("source"), SourceSettings):
+            return said
+        if BESIDE in said:
+            raise ValueError(f"unknown key `{BESIDE}`")
+        job, known = form.in_sections(said), sections()
+        given = {key: job.pop(key) for key in list(job) if key in known}
+        given = {key: value for key, value in given.items() if value is not None or known[key].usual()}
+        name = job.get("source", Sample.name())
+        own = next((key for key in given if known[key].name() == name), None)
+        source = {"source": name if own is None else (name, given.pop(own))}
+        return job | source | {BESIDE: {key: (key, value) for key, value in given.items()}}
+
+    @field_validator("beside")
+    @classmethod
+    def _that_say_anything(cls, value: dict[str, SourceSettings]) -> dict[str, SourceSettings]:
+        return {key: said for key, said in value.items() if said != said.usual()}
+
+    @model_serializer(mode="wrap")
+    def _as_in_its_file(self, handler: SerializerFunctionWrapHandler, info: SerializationInfo) -> dict[str, Any]:
+        """With a section for every source that has one, whichever source it is."""
+        own = {said.section: said.model_dump(mode=info.mode, exclude={"type"}) for said in self.sources()}
+        made: dict[str, Any] = {}
+        for key, value in handler(self).items():
+            made[key] = self.source.type if key == "source" else value
+            if key == "pairs":
+                for section, kind in sections().items():
+                    usual = kind.usual()
+                    made[section] = own.get(section, usual and usual.model_dump(mode=info.mode, exclude={"type"}))
+        return made
 
     @model_validator(mode="after")
     def _makes_sense(self) -> Job:

@@ -15,23 +15,16 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator.config import Job, addresses, methods
+from orchestrator.config.document import Key, Origin, dotted, in_sections, put_all
+from orchestrator.config.job import BESIDE
+from orchestrator.config.sources import kind_named
 from orchestrator.config.words import fields_at, wanted_at
 from orchestrator.errors import BadInput
 from orchestrator.text import shown
 
-Key = tuple[str | int, ...]
-
 _MOST_KEYS = 100_000
 _INTEGER, _TEXT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "str", "merge"))
 _OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[\d_]+(:\d+)+)")
-
-
-@dataclass(frozen=True)
-class Origin:
-    """Where a key was set, for people, and its place in the order in which errors are told."""
-
-    place: str
-    order: tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -102,10 +95,12 @@ def parse_job(
     if "arms" in document:
         raise BadInput(f"{path}: this is a comparison, with `arms`, and no job: `ratchet compare {path}`")
     origins = {key: Origin(f"{path}:{line}:{column}", (0, line, column)) for key, (line, column) in positions.items()}
-    for number, override in enumerate(overrides, 1):
-        key, value = _parsed(override)
-        shown_as = addresses.without_password(override)
-        put(document, origins, key, value, Origin(f"override {shown_as!r}", (1, number, 0)))
+    document = in_sections(document, origins)
+    given = [
+        (*_parsed(override), Origin(f"override {addresses.without_password(override)!r}", (1, number, 0)))
+        for number, override in enumerate(overrides, 1)
+    ]
+    put_all(document, origins, given)
     return JobFile(checked(document, path, origins, keeps), _resolved(path), tuple(overrides))
 
 
@@ -123,11 +118,11 @@ def checked(
     keeps: Callable[[Key], bool] | None = None,
 ) -> Job:
     """The job that a document is, `origins` being where its keys were set; as `load_job`, and `keeps` as there."""
-    lines = _secrets(document, path, origins, keeps)
+    lines, filled = _secrets(document, path, origins, keeps), methods.filled_in(document)
     try:
-        job = Job.model_validate(methods.filled_in(document))
+        job = Job.model_validate(filled)
     except ValidationError as error:
-        told = [line for line in _explain(error, path, origins) if line[0] not in {order for order, _ in lines}]
+        told = [line for line in _explain(error, path, origins, filled) if line[0] not in {order for order, _ in lines}]
         raise BadInput(_in_order([*lines, *told])) from error
     if lines:
         raise BadInput(_in_order(lines))
@@ -139,22 +134,6 @@ def holds_secret(text: str) -> bool:
     values = addresses.leaves(yaml.safe_load(text))
     written = re.findall(r"[\w.+-]+://[^\n'\"]+", text)
     return any(map(addresses.secret_in, written)) or any(addresses.refusal(key, value) for key, value in values)
-
-
-def put(document: dict[str, Any], origins: dict[Key, Origin], key: tuple[str, ...], value: Any, origin: Origin) -> None:
-    """Set a key of a document, whatever stood there or above it before."""
-    section = document
-    for part in key[:-1]:
-        below = section.get(part)
-        if isinstance(below, str) and part in ("train", "gate", "test"):
-            below = {"path": below}  # a source's short form
-        # A copy: an alias in the file would let the value reach other sections too.
-        section[part] = dict(below) if isinstance(below, dict) else {}
-        section = section[part]
-    section[key[-1]] = value
-    for old in [known for known in origins if known[: len(key)] == key]:
-        del origins[old]
-    origins[key] = origin
 
 
 def resolved_yaml(job: Job) -> str:
@@ -275,42 +254,54 @@ def _secrets(
         found = next((key[:n] for n in range(len(key), 0, -1) if key[:n] in origins), None)
         origin = origins[found] if found else Origin(str(path), (2, 0, 0))
         if found and origin.order[0] == 1:
-            lines.append((origin.order, f"override '{_dotted(found)}=...': {_dotted(key)}: {refusal}"))
+            lines.append((origin.order, f"override '{dotted(found)}=...': {dotted(key)}: {refusal}"))
         elif keeps is None:
-            lines.append((origin.order, f"{origin.place}: {_dotted(key)}: {refusal}"))
+            lines.append((origin.order, f"{origin.place}: {dotted(key)}: {refusal}"))
         elif not keeps(key):
-            cure = f"{refusal}. The run has it already: give another beside the command, `{_dotted(key)}=...`"
-            lines.append((origin.order, f"{origin.place}: {_dotted(key)}: {cure}"))
+            cure = f"{refusal}. The run has it already: give another beside the command, `{dotted(key)}=...`"
+            lines.append((origin.order, f"{origin.place}: {dotted(key)}: {cure}"))
     return lines
 
 
-def _explain(error: ValidationError, path: Path, origins: Mapping[Key, Origin]) -> list[_Line]:
-    """One line for each key that is wrong."""
+def _explain(
+    error: ValidationError, path: Path, origins: Mapping[Key, Origin], document: Mapping[str, Any]
+) -> list[_Line]:
+    """One line for each key of the document that is wrong."""
     lines: dict[Key, _Line] = {}
     for problem in error.errors(include_url=False):
-        key, value = _key_of(problem)
+        key, value = _key_of(problem, document)
         # What is missing has no place of its own: that of its section is the nearest. What an override has put
         # around its own key came with it.
         around = (key[:n] for n in range(len(key), 0, -1))
         within = (k for k, origin in origins.items() if k[: len(key)] == key and origin.order[0] == 1)
         found = key if key in origins else next((k for k in (*within, *around) if k in origins), None)
         origin = origins[found] if found else Origin(str(path), (2, 0, 0))
-        name = "" if found == key and origin.order[0] == 1 else f"{_dotted(key)}: "
+        name = "" if found == key and origin.order[0] == 1 else f"{dotted(key)}: "
         lines[key] = (origin.order, f"{origin.place}: {name}{_cure(problem, key, value)}")
     # Where one branch of a union saw deeper than another, its word is the better one.
     return [line for key, line in lines.items() if not any(k != key and k[: len(key)] == key for k in lines)]
 
 
-def _key_of(problem: Any) -> tuple[Key, Any]:
+def _key_of(problem: Any, document: Mapping[str, Any]) -> tuple[Key, Any]:
     """The key of the job that a problem is about, and the value there."""
     key: Key = ()
-    for part in problem["loc"]:
+    for part in _in_file(problem, document):
         # A union's branches appear in the location too; they are no keys of the file.
         if isinstance(part, int) or fields_at(key):
             key = (*key, part)
     if problem["type"] == "missing" and key and isinstance(key[-1], int):
         return key[:-1], problem["input"]  # a list that is too short
     return key, problem["input"]
+
+
+def _in_file(problem: Any, document: Mapping[str, Any]) -> Sequence[str | int]:
+    """Where a file has what the job has there: the settings of its source are a section."""
+    first, *below = problem["loc"] or ("",)
+    if first == BESIDE:
+        return below
+    kind = kind_named(document.get("source"))
+    in_section = first == "source" and kind is not None and kind.section in document
+    return [kind.section, *below] if in_section and kind else problem["loc"]
 
 
 def _cure(problem: Any, key: Key, value: Any) -> str:
@@ -331,7 +322,7 @@ def _cure(problem: Any, key: Key, value: Any) -> str:
         return f"missing; it has no default and must be {words}"
     if problem["type"] == "value_error" and not (isinstance(value, bool) and words):
         message: str = problem["msg"].removeprefix("Value error, ")
-        return message if isinstance(value, dict) else f"{message} (it is {_shown(value)})"
+        return message if isinstance(value, dict) or key == ("source",) else f"{message} (it is {_shown(value)})"
     return f"must be {words} (it is {_shown(value)}{_slip(words or '', value)})"
 
 
@@ -353,7 +344,3 @@ def _shown(value: Any) -> str:
     text = str(text) if isinstance(text, datetime.date) or text in plain.values() else repr(text)
     text = addresses.without_password(text)
     return text if len(text) <= 80 else text[:77] + "..."
-
-
-def _dotted(key: Key) -> str:
-    return ".".join(map(str, key)) or "job"

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from orchestrator.config import Method
+from orchestrator.config.sources import Sample, form, kind_named
 
 Settings = Mapping[str, Any]
 
@@ -179,24 +180,27 @@ OTHERS: Mapping[str, Settings] = {
 """Methods without a name of their own, as job files would give them."""
 
 
+def usual_source(document: Mapping[str, Any]) -> str:
+    """The source of a job that names none: its method's."""
+    preset = _preset(document)
+    return str(preset.settings["source"]) if preset else Sample.name()
+
+
+def _preset(document: Mapping[str, Any]) -> Preset | None:
+    method = document.get("method", "irpo")
+    return PRESETS.get(method) if isinstance(method, str) else None  # type: ignore[call-overload]
+
+
 def filled_in(document: Mapping[str, Any]) -> dict[str, Any]:
     """A job as it stands in its file, with its method's settings where it says nothing itself. What is no mapping, or
     names no method, is left for the job's own checks to refuse."""
-    preset = PRESETS.get(document.get("method", "irpo")) if isinstance(document.get("method", "irpo"), str) else None
+    preset = _preset(document)
+    document = form.in_sections(document, usual_source(document))
     merged = _merged(preset.settings, document) if preset else dict(document)
-    stages = merged.get("stages")
-    if merged.get("source") == "dataset" and "rounds" not in merged and isinstance(stages, Mapping):
-        merged["rounds"] = _chunks(stages)  # a stage is a round
+    kind = kind_named(merged.get("source"))
+    if kind is not None and "rounds" not in merged and (rounds := kind.rounds(merged.get(kind.section))):
+        merged["rounds"] = rounds
     return merged
-
-
-def _chunks(stages: Mapping[str, Any]) -> int:
-    """As `Stages.chunks`; 1 where what is said is no number of chunks, which is refused at its own key."""
-    sources = stages.get("sources")
-    try:
-        return max(1, int(stages.get("split") or (len(sources) if isinstance(sources, list) else 1)))
-    except (TypeError, ValueError, OverflowError):
-        return 1
 
 
 def with_method(document: Mapping[str, Any], method: Method) -> dict[str, Any]:

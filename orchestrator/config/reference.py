@@ -7,10 +7,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import yaml
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import HARMLESS, Data, Job, Source
+from orchestrator.config import HARMLESS, Data, Job, Settings, Source
 from orchestrator.config.load import resolved_yaml
 from orchestrator.config.methods import OTHERS, PRESETS
 from orchestrator.config.words import model_of, wanted
@@ -160,7 +159,7 @@ def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, A
 
 
 def _sections() -> Iterator[str]:
-    for name, field in Job.model_fields.items():
+    for name, field in Job.file_fields().items():
         if model := model_of(field.annotation):
             yield f"## `{name}`"
             yield _paragraph(model.__doc__ or "")
@@ -171,9 +170,9 @@ def _sections() -> Iterator[str]:
                 yield _table(Source)
 
 
-def _table(model: type[BaseModel]) -> str:
+def _table(model: type[Settings]) -> str:
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
-    for name, field in model.model_fields.items():
+    for name, field in model.file_fields().items():
         section = model_of(field.annotation)
         if model is Job and section:
             needed = "required" if field.is_required() else ""

@@ -6,10 +6,9 @@ import types
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import Job, Source
+from orchestrator.config import Job, Settings, Source
 
 _NUMBERS = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}
 _BOUNDS = ("ge", "gt", "le", "lt")
@@ -31,16 +30,16 @@ def fields_at(key: Sequence[str | int]) -> list[str]:
     """The names of the keys in the section at a key of the job; none where there is no section."""
     found = _at(key)
     model = model_of(found[0]) if found else None
-    return list(model.model_fields) if model else []
+    return list(model.file_fields()) if model else []
 
 
-def model_of(annotation: Any) -> type[BaseModel] | None:
+def model_of(annotation: Any) -> type[Settings] | None:
     """The section that a field holds, if it holds one, or may hold one."""
     annotation, _ = _bare(annotation, ())
     if get_origin(annotation) in (Union, types.UnionType):
         branches = [branch for branch in get_args(annotation) if branch is not type(None)]
         return model_of(branches[0]) if len(branches) == 1 else None
-    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, Settings) else None
 
 
 def is_schedule(annotation: Any) -> bool:
@@ -70,7 +69,7 @@ def _below(annotation: Any, part: str | int) -> tuple[Any, Sequence[Any]] | None
                 return get_args(bare)[0], ()
         return None
     model = model_of(annotation)
-    field: FieldInfo | None = model.model_fields.get(part) if model else None
+    field = model.file_fields().get(part) if model else None
     return (field.annotation, field.metadata) if field else None
 
 

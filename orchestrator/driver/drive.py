@@ -60,6 +60,8 @@ from orchestrator.reports.report import write_report
 from orchestrator.reports.status import MAX_SIGN_OF_LIFE, run_state
 from orchestrator.rounds.context import Say, Workers
 from orchestrator.rounds.round import GateStopped, NoPairs
+from orchestrator.sources.registry import SOURCES
+from orchestrator.sources.source import Sources
 from orchestrator.text.terminal import unfailing
 from orchestrator.tracking.tracker import Tracker, default_address
 
@@ -87,7 +89,7 @@ def healthy_driver(root: Path) -> str | None:
 
 
 Hire = Callable[[Job, Path], AbstractContextManager[Workers]]
-Loop = Callable[[Job, Run, Workers, Mapping[str, list[Problem]], str, Say], object]
+Loop = Callable[[Job, Run, Workers, Mapping[str, list[Problem]], str, Say, Sources], object]
 """What is done in a run, as steps of it: `improve`, or something of its signature."""
 
 
@@ -100,19 +102,19 @@ def drive(
     goal: str | None = None,
     ask: Ask = unread_golds,
     render: Render | None = None,
+    sources: Sources = SOURCES,
 ) -> None:
     """Run a job to its end, or resume it. `received` are the signals so far (see `signals`); `hire` gives the
     workers of a job, told a folder for their logs. `goal` is the step that `loop` ends with, where that is not all of
     the job's rounds. Before a run starts, `ask` has the graders say which gold answers they cannot read, and with
-    `render` its prompts are looked at.
+    `render` its prompts are looked at. `sources` are those of pairs, by name.
 
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
-    job, say = file.job, unfailing(say)
-    root = run_folder(job)
+    job, root, say = file.job, run_folder(file.job), unfailing(say)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
-    tracker = Tracker(root, job.tracking, default_address(root.parent), say)
+    tracker = Tracker(root, job.tracking, default_address(root.parent), say, sources)
     run = Run(root, on_append=tracker.poke)
     check_same_job(run, job)
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
@@ -135,9 +137,10 @@ def drive(
     preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
         say(f"stages    {line}")
-    check_start(file, run, seed.folder, problems, preferences or [], say, ask, render)
+    check_start(file, run, seed.folder, problems, preferences or [], say, ask, render, sources)
     probe_links(root)
-    with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), _ending(run, received, goal):
+    ending = _ending(run, received, goal, sources)
+    with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), ending:
         run.claim(identity())
         tracker.start(run.ledger.as_it_is())
         check_same_job(run, job)  # again: somebody may have started the run since
@@ -150,7 +153,7 @@ def drive(
         if reference:
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
-            loop(job, run, workers, problems, model, say)
+            loop(job, run, workers, problems, model, say, sources)
 
 
 def resumable(root: Path) -> str:
@@ -213,7 +216,7 @@ def _interruption(run: Run, received: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ending(run: Run, received: Sequence[str], goal: str | None) -> Iterator[None]:
+def _ending(run: Run, received: Sequence[str], goal: str | None, sources: Sources) -> Iterator[None]:
     """Write down how the driver ended, and the report; `received` are the signals so far."""
     try:
         yield
@@ -225,11 +228,11 @@ def _ending(run: Run, received: Sequence[str], goal: str | None) -> Iterator[Non
         raise
     except GateStopped as stopped:
         run.end("stopped", str(stopped))
-        write_report(run.root, run.ledger)
+        write_report(run.root, sources, run.ledger)
         raise
     except NoPairs as nothing:
         run.end("failed", f"no pairs: {nothing}")
-        write_report(run.root, run.ledger)
+        write_report(run.root, sources, run.ledger)
         raise
     except BaseException as error:
         if received:  # C code that the signal came in (Ray's) can turn Interrupted into an error of its own
@@ -237,7 +240,7 @@ def _ending(run: Run, received: Sequence[str], goal: str | None) -> Iterator[Non
             raise Interrupted(received[0]) from error
         run.end("failed", f"{type(error).__name__}: {error}")
         raise
-    write_report(run.root, run.ledger)
+    write_report(run.root, sources, run.ledger)
 
 
 def _record_job(run: Run, file: JobFile, seed: NamedModel, problems: Mapping[str, str] | None, reading: int) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from orchestrator.errors import BadInput
 from orchestrator.inputs.preferences import Preferences, as_row
 from orchestrator.models.files import has_tokenizer
 from orchestrator.records.rows import Problem
-from orchestrator.rounds.context import Say, evaluation_opening, evaluation_tokens, preference_plan, tokenizing_plan
-from orchestrator.sources.self_rewarding import TEMPLATE, fill
+from orchestrator.rounds.context import Say, evaluation_tokens, preference_plan, tokenizing_plan
+from orchestrator.sources.registry import SOURCES
+from orchestrator.sources.source import Prompts, Sources
 
 _CHARACTERS = 8_000_000  # of a set of problems or of a source; the rest is not looked at, and that is said
-_JUDGED = 100  # problems; what is asked about each differs by its response alone
 
 Render = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """Answers a request of this file with what `workers.tokens.rendering` found (wiring.rendered)."""
@@ -49,12 +49,17 @@ class Preview:
 
 
 def preview(
-    job: Job, model: Path, problems: Mapping[str, list[Problem]], preferences: Sequence[Preferences], render: Render
+    job: Job,
+    model: Path,
+    problems: Mapping[str, list[Problem]],
+    preferences: Sequence[Preferences],
+    render: Render,
+    sources: Sources = SOURCES,
 ) -> Preview:
     """Look at the first prompts and pairs of a job with its model's own tokenizer."""
     if not has_tokenizer(model):
         return Preview([f"prompt    not looked at: {model} has no tokenizer"], [], [])
-    found = render(request(job, str(model), problems, preferences))
+    found = render(request(job, str(model), problems, preferences, sources))
     return Preview([f"{name:<9} {text}" for name, text in found["shown"]], found["warned"], found["refused"])
 
 
@@ -65,38 +70,39 @@ def require_sound(
     preferences: Sequence[Preferences],
     say: Say,
     render: Render,
+    sources: Sources = SOURCES,
 ) -> None:
     """Say what a run would do otherwise than its user may think.
 
     Raises:
         BadInput: something would spoil it.
     """
-    seen = preview(job, model, problems, preferences, render)
+    seen = preview(job, model, problems, preferences, render, sources)
     for warning in seen.warnings:
         say(f"warning   {warning}")
     seen.check()
 
 
 def request(
-    job: Job, model: str, problems: Mapping[str, list[Problem]], preferences: Sequence[Preferences]
+    job: Job, model: str, problems: Mapping[str, list[Problem]], preferences: Sequence[Preferences], sources: Sources
 ) -> dict[str, Any]:
     """What `workers.tokens.rendering` is asked, as JSON values."""
     limits = {"generate.max_tokens": job.generate.max_tokens} if problems else {}
     if problems.keys() & {"gate", "test"}:
         limits["evaluate.max_tokens"] = evaluation_tokens(job)
-    if job.source == "judge":
-        limits["self_judge.max_tokens"] = job.self_judge.max_tokens
+    limits |= job.source.lengths()
     plan = asdict(tokenizing_plan(job, model))
-    openings = {"train": job.steps.opening if job.source == "steps" else ""}
+    openings = {"train": job.source.opens_with}
     sets = [
-        _set(f"data.{split}", None, plan | {"opening": openings.get(split, evaluation_opening(job))}, rows)
+        _set(f"data.{split}", None, plan | {"opening": openings.get(split, job.source.evaluation_opens_with)}, rows)
         | {"literal": _literal(job.data.template, job.data.solution_template or "")}
         for split, rows in problems.items()
     ]
-    sets += _derived(job, plan, problems.get("train", []))
-    sources = [{"name": source.name} | _first([as_row(row) for row in source.rows]) for source in preferences]
+    if rows := problems.get("train"):
+        sets += _derived(plan, sources[job.source.type].derived(job, rows))
+    given = [{"name": source.name} | _first([as_row(row) for row in source.rows]) for source in preferences]
     own = {"literal": _literal(job.stages.template if job.stages else ""), "system": job.data.system}
-    pairs = {"plan": asdict(preference_plan(job, model)), "sources": sources} | own if sources else None
+    pairs = {"plan": asdict(preference_plan(job, model)), "sources": given} | own if given else None
     lengths = {"max_model_len": job.generate.max_model_len, "limits": limits}
     # The engine's context may then be another than the folder's.
     stretched = not job.generate.engine.keys().isdisjoint(ENGINE.context_arguments)
@@ -114,35 +120,18 @@ def _set(key: str, name: str | None, plan: dict[str, Any], rows: Sequence[Proble
     return {"key": key, "name": name, "plan": plan, "literal": None} | _first([asdict(row) for row in rows])
 
 
-def _derived(job: Job, plan: dict[str, Any], rows: Sequence[Problem]) -> Iterator[dict[str, Any]]:
-    """Prompts that a run makes out of its training problems: with hints, and with a response to be judged, in whose
-    place the gold answer stands here."""
-    if job.generate.hint and rows:
-        yield _set("data.hint_template", "hint", plan, [replace(row, text=row.hint or "") for row in rows])
-    if job.source == "judge" and rows:
-        template = job.self_judge.template or TEMPLATE
-        judged = [
-            replace(row, text=fill(template, row.text.strip(), row.solution or row.gold), solution=None)
-            for row in rows[:_JUDGED]
-        ]
-        own = {"examples": (), "system": None, "max_tokens": job.self_judge.max_tokens}
-        yield _set("self_judge.template", "judge", plan | own, judged)
+def _derived(plan: dict[str, Any], made: Iterator[Prompts]) -> Iterator[dict[str, Any]]:
+    """Prompts that a run makes out of its training problems."""
+    for prompts in made:
+        yield _set(prompts.key, prompts.name, {**plan, **prompts.plan}, prompts.problems)
 
 
 def _written(job: Job) -> dict[str, str]:
     """Texts of the job that become parts of messages, by key. Without a chat template, the templates may write turns
     themselves, and the rest what they write, too."""
-    chat, templates = job.data.chat, {"data.template": job.data.template}
-    if job.generate.hint:
-        templates["data.hint_template"] = job.data.hint_template or ""
-    if job.source == "judge":
-        templates["self_judge.template"] = job.self_judge.template or ""
-    if job.source == "steps":
-        templates["steps.opening"] = job.steps.opening
-    if job.stages:
-        templates = {"stages.template": job.stages.template}
+    chat, templates = job.data.chat, job.source.templates(job)
     examples = "\n".join(text for example in job.data.examples for text in (example.prompt, example.completion))
-    texts = {"data.examples": examples} | ({"data.system": job.data.system or ""} | templates if chat else {})
+    texts = {"data.examples": examples} | ({"data.system": job.data.system or "", **templates} if chat else {})
     return {key: text for key, text in texts.items() if text}
 
 

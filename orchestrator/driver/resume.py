@@ -19,8 +19,10 @@ from pydantic import ValidationError
 
 from orchestrator.config import Job, is_harmless
 from orchestrator.config.addresses import without_password
-from orchestrator.config.load import JobFile, Key, load_job, parse_job
+from orchestrator.config.document import Key
+from orchestrator.config.load import JobFile, load_job, parse_job
 from orchestrator.config.places import job_path, run_folder
+from orchestrator.config.sources import kind_of
 from orchestrator.driver import trust
 from orchestrator.driver.trust import Item, Tell
 from orchestrator.errors import BadInput
@@ -145,12 +147,12 @@ def may_move(state: State, key: str, old: Any, new: Any) -> bool:
     """Whether a key only says where something is that the run knows by its content, so that it may be named anew; what
     is there now is compared by `same_job.check_same_problems` and `check_same_model`."""
     config = state.configs[-1]
+    source = kind_of(config["job"])
     if key == "model":
         return bool(old and new) and "model_digest" in config and "baseline/model" not in state.commits
     if key in SOURCES and old and new and key.split(".")[1] in config.get("problems", {}):
-        # The name of the file is told beside pairs of steps.
-        return bool(config["job"].get("source") != "steps" or Path(old).stem == Path(new).stem)
-    if key == "stages.sources" and "baseline/preferences" in state.commits:
+        return not source.names_data or Path(old).stem == Path(new).stem
+    if source.kept_as.get(key) in state.commits:
         return _without_paths(old) == _without_paths(new)
     return False
 

@@ -17,6 +17,8 @@ from orchestrator.inputs.problems import kept_problems
 from orchestrator.ledger.run import Run
 from orchestrator.records.rows import Problem
 from orchestrator.rounds.context import Say
+from orchestrator.sources.registry import SOURCES
+from orchestrator.sources.source import Sources
 
 
 def check_start(
@@ -28,6 +30,7 @@ def check_start(
     say: Say,
     ask: Ask,
     render: Render | None,
+    sources: Sources = SOURCES,
 ) -> None:
     """Say what a person should know of the rows before the run starts; nothing where it has begun. Without
     `render`, prompts are not looked at.
@@ -40,7 +43,7 @@ def check_start(
     for line in check_golds(file, problems, ask):
         say(f"golds     {line}")
     if render is not None:
-        require_sound(file.job, model, problems or _kept(run), preferences, say, render)
+        require_sound(file.job, model, problems or _kept(run), preferences, say, render, sources)
 
 
 def _kept(run: Run) -> Mapping[str, list[Problem]]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from orchestrator.config import OWN_REFERENCES, Grader, Job
 from orchestrator.config.addresses import without_password
 from orchestrator.config.load import JobFile
+from orchestrator.config.sources import sections
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable, user_state
 from orchestrator.files.inside import is_run, regular_size
@@ -125,9 +126,10 @@ def _paths(file: JobFile, root: Path) -> Iterator[Item]:
             yield from _led_to(file, key, named, root)
     for split, source in job.data.sources.items():
         yield from _led_to(file, f"data.{split}.path", source.path, root)
-    for source in job.stages.sources if job.stages else ():
-        yield from _led_to(file, "stages.sources", source.path, root)
-    yield from _verdicts(job, root)
+    for source_of_pairs in job.sources():
+        for key, source in source_of_pairs.rows():
+            yield from _led_to(file, key, source.path, root)
+    yield from _read_while_it_runs(job, root)
     if job.run_dir and not (folder := _resolved(Path(job.run_dir).expanduser())).is_relative_to(root):
         yield _item("run_dir", str(folder))
 
@@ -140,7 +142,7 @@ def _led_to(file: JobFile, key: str, named: str, root: Path) -> Iterator[Item]:
         folders = [Path()] if Path(name).is_absolute() else [*file.folders, Path()]
         found = next((place for folder in folders if _exists(place := folder / name)), None)
         if found is not None:
-            yield from (_item(key, str(outside)) for outside in _outside(_resolved(found), root))
+            yield from (Item(key, str(outside), OUTSIDE) for outside in _outside(_resolved(found), root))
 
 
 def _outside(found: Path, root: Path) -> Iterator[Path]:
@@ -176,12 +178,13 @@ def _of_another_run(file: JobFile, key: str, named: str, root: Path) -> Iterator
             yield _item(key, str(folder))
 
 
-def _verdicts(job: Job, root: Path) -> Iterator[Item]:
+def _read_while_it_runs(job: Job, root: Path) -> Iterator[Item]:
     """People's verdicts are written while a run goes on: where they are to be counts, and not whether they are."""
-    if job.steps.verdicts is None:
-        yield from (_item("steps.verdicts", str(place)) for place in _outside(_resolved(root / "verdicts"), root))
-    elif not (place := _resolved(root / job.steps.verdicts)).is_relative_to(root):
-        yield _item("steps.verdicts", str(place))
+    unsaid = [usual for kind in sections().values() if (usual := kind.usual())]
+    for settings in {settings.section: settings for settings in (*unsaid, *job.sources())}.values():
+        for key, path in settings.paths_in_run():
+            places = [] if "\0" in path else _outside(_resolved(root / path), root)
+            yield from (Item(key, str(place), OUTSIDE) for place in places)
 
 
 def _resolved(path: Path) -> Path:

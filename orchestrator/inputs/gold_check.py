@@ -50,7 +50,7 @@ def check_golds(file: JobFile, problems: Mapping[str, list[Problem]], ask: Ask) 
 
 def _grades_samples(job: Job) -> bool:
     """Whether samples of the training problems are compared with gold answers."""
-    return job.source in ("sample", "steps") and job.pairs.rejected != "any"
+    return job.source.compares_golds and job.pairs.rejected != "any"
 
 
 def _names(graders: Iterable[Any]) -> Iterator[str]:

@@ -14,7 +14,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
 
-from orchestrator.config import Job
+from orchestrator.config import Job, Settings
+from orchestrator.config.sources import KINDS
 
 _ALWAYS: Mapping[str, frozenset[str]] = {
     "Job": frozenset({"name", "model", "data", "pairs", "loss", "train", "tracking"}),
@@ -28,33 +29,34 @@ _ALWAYS: Mapping[str, frozenset[str]] = {
 
 def check(job: dict[str, Any]) -> None:
     """Raises pydantic.ValidationError where a key has a value of another type than the job file's, or out of range."""
-    _by_types(Job).__pydantic_validator__.validate_python(job)
+    _by_types(Job, tuple(KINDS)).__pydantic_validator__.validate_python(job)
 
 
 @functools.cache
-def _by_types(section: type[BaseModel]) -> type[BaseModel]:
-    """A section as it is recorded: the same types, no conversions, and no rules beyond a field's own."""
+def _by_types(section: type[Settings], sources: tuple[str, ...]) -> type[BaseModel]:
+    """A section as it is recorded: the same types, no conversions, and no rules beyond a field's own. `sources` are the
+    names that a job can give as its source."""
     fields: dict[str, Any] = {}
-    for name, field in section.model_fields.items():
+    for name, field in section.file_fields().items():
         bounds = [mark for mark in field.metadata if not isinstance(mark, BeforeValidator)]
-        kind = _recorded(field.annotation)
+        kind = _recorded(field.annotation, sources)
         needed = name in _ALWAYS.get(section.__name__, ())
         fields[name] = (Annotated[(kind, *bounds)] if bounds else kind, ... if needed else None)
     config = ConfigDict(extra="allow", frozen=True, strict=True, allow_inf_nan=False, protected_namespaces=())
     return create_model(section.__name__, __config__=config, **fields)
 
 
-def _recorded(kind: Any) -> Any:
+def _recorded(kind: Any, sources: tuple[str, ...]) -> Any:
     """A field's type as JSON has it: no short forms, and lists for tuples."""
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
-        return _by_types(kind)
+    if isinstance(kind, type) and issubclass(kind, Settings):
+        return _by_types(kind, sources)
     origin, of = get_origin(kind), get_args(kind)
     if origin is None or origin is Literal:
         return kind
     if origin is Annotated:
         marks = [mark for mark in of[1:] if not isinstance(mark, BeforeValidator)]
-        return Annotated[(_recorded(of[0]), *marks)] if marks else _recorded(of[0])
-    inner = tuple(_recorded(part) for part in of)
+        return Annotated[(_recorded(of[0], sources), *marks)] if marks else _recorded(of[0], sources)
+    inner = tuple(_recorded(part, sources) for part in of)
     if origin is tuple:
         return list[inner[0]]  # type: ignore[valid-type]
     return Union[inner] if origin in (Union, types.UnionType) else origin[inner]  # noqa: UP007

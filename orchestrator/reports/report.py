@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.sources import kind_of
 from orchestrator.errors import Damaged
 from orchestrator.files.durable import replace
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import WORDS, abstained, graders_version
+from orchestrator.reports.columns import Column, Reporting, Section, change, count, fact, last, number, table
 from orchestrator.reports.disputes import disputes
 from orchestrator.reports.status import Round, open_run, reference_path, rounds, run_state
 from orchestrator.reports.symptoms import Evidence, symptoms
@@ -19,31 +20,24 @@ from orchestrator.reports.tables import diversity, training_metrics
 from orchestrator.text.shown import code, markdown
 
 
-@dataclass(frozen=True, slots=True)
-class Column:
-    """A column of the tables by round: its heading, and what to write for one round's evidence."""
-
-    heading: str
-    cell: Callable[[Evidence], str]
-
-
-def write_report(run_dir: Path, ledger: Ledger | None = None) -> Path:
-    """Write report.md into the run folder; returns its path.
+def write_report(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger | None = None) -> Path:
+    """Write report.md into the run folder; returns its path. `sources` are those of pairs, by name.
 
     Raises:
         BadInput: there is no run in this folder.
         Damaged: a ledger record cannot be read.
     """
     file = run_dir / "report.md"
-    replace(file, report_text(run_dir, ledger).encode())
+    replace(file, report_text(run_dir, sources, ledger).encode())
     return file
 
 
-def report_text(run_dir: Path, ledger: Ledger | None = None) -> str:
+def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger | None = None) -> str:
     """The report as Markdown."""
     ledger = ledger or open_run(run_dir)
     state = ledger.state
     job: Mapping[str, Any] = state.configs[-1]["job"] if state.configs else {}
+    source = sources[kind_of(job).name()].reported
     baseline = state.commits.get("baseline/evaluation")
     seed = Evidence(Round(0, {"evaluation": baseline.facts} if baseline else {}))
     done = [evidence(run_dir, state, round_) for round_ in rounds(state)]
@@ -51,26 +45,25 @@ def report_text(run_dir: Path, ledger: Ledger | None = None) -> str:
         f"# {markdown(job.get('name', run_dir.absolute().name))}",
         _summary(run_dir, state, seed, done),
         "## Job",
-        _job(job),
+        _job(job, source.settings),
         "## Accuracy",
         "In per cent, greedy, with 95 % intervals (Wilson). The gate problems decide promotion; the test "
         "problems decide nothing. What is ungradable, such as an answer that cannot be read, counts as not "
         "solved." + _versions([seed, *done]),
-        _table(_ACCURACY, [seed, *done]),
+        table(_ACCURACY, [seed, *done]),
         "## Promotion",
         _promotions(done),
-        *(_stages(done) or ("## Samples and pairs", _table(_SAMPLES, done))),
-        *_steps(done),
+        *(part for section in source.sections for part in section.parts(done)),
         "## Training",
         "Log-probabilities are of whole completions, in nats: the mean of the first and of the last quarter of the "
         "steps. Reward accuracy is of the last alone: as long as margins are about zero it is chance. Padded is what "
         "padding every batch to its longest row would have cost.",
-        _table(_TRAINING, done),
+        table(_TRAINING, done),
         "## Seconds",
         _seconds(done),
         *_disputed(run_dir, state, done),
         "## Known ways such loops go wrong",
-        _warnings(symptoms(seed, done)),
+        _warnings(symptoms(seed, done, source.symptoms)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -121,11 +114,11 @@ def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidenc
     return "\n".join(lines)
 
 
-def _job(job: Mapping[str, Any]) -> str:
+def _job(job: Mapping[str, Any], of_the_source: Sequence[tuple[str, str]]) -> str:
     """The settings that name the experiment; resolved.yaml has all of them."""
     keys = (
         ("method", "method"), ("source", "source"), ("seed model", "model"), ("training problems", "data.train"),
-        ("preference data", "stages.sources"), ("gate problems", "data.gate"), ("test problems", "data.test"),
+        *of_the_source, ("gate problems", "data.gate"), ("test problems", "data.test"),
         ("rounds", "rounds"), ("samples a prompt", "generate.samples"), ("temperature", "generate.temperature"),
         ("temperatures in turn", "generate.temperature_mix"), ("longest completion", "generate.max_tokens"),
         ("pair rule", "pairs.rule"), ("pairs a prompt", "pairs.per_prompt"), ("loss", "loss.form"),
@@ -154,54 +147,41 @@ _ACCURACY = (
     Column("round", lambda e: str(e.round.number) if e.round.number else "seed"),
     Column("test", lambda e: _accuracy(e.figures("test"))),
     Column("gate", lambda e: _accuracy(e.figures("gate"))),
-    Column("tokens an answer", lambda e: _number(e.figures("test"), "mean_tokens", ".1f")),
-    Column("truncated (test)", lambda e: _number(e.figures("test"), "truncated", ",")),
-    Column("unreadable (test)", lambda e: _number(e.figures("test"), "unreadable", ",")),
-    Column("probe, nats a token", lambda e: _number(e.figures("probe"), "mean_difference", ".4f")),
+    Column("tokens an answer", lambda e: number(e.figures("test"), "mean_tokens", ".1f")),
+    Column("truncated (test)", lambda e: number(e.figures("test"), "truncated", ",")),
+    Column("unreadable (test)", lambda e: number(e.figures("test"), "unreadable", ",")),
+    Column("probe, nats a token", lambda e: number(e.figures("probe"), "mean_difference", ".4f")),
 )
-_SAMPLES = (
-    Column("round", lambda e: str(e.round.number)),
-    Column("samples", lambda e: _count(e, "samples", "samples")),
-    Column("correct", lambda e: _count(e, "verdicts", "correct")),
-    Column("wrong", lambda e: _count(e, "verdicts", "wrong")),
-    Column("ungradable", lambda e: _count(e, "verdicts", "ungradable")),
-    Column("of these", lambda e: abstained({cause: e.round.count("verdicts", cause) for cause in WORDS})),
-    Column("answers found by", lambda e: _rules(e)),
-    Column("pass@N", lambda e: "" if e.pass_any is None else f"{100 * e.pass_any:.1f}"),
-    Column("answers a prompt", lambda e: "" if e.diversity is None else f"{e.diversity[1]:.2f}"),
-    Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
-    Column("pairs", lambda e: _count(e, "pairs", "pairs")),
-    Column("lost to unreadable answers", lambda e: _fact(e, "pairs", "pairs_lost", ",")),
-    Column("prompts mixed / all right / all wrong / no verdict", lambda e: _kinds(e)),
+SAMPLES = Section(
+    "Samples and pairs",
+    (
+        Column("round", lambda e: str(e.round.number)),
+        Column("samples", lambda e: count(e, "samples", "samples")),
+        Column("correct", lambda e: count(e, "verdicts", "correct")),
+        Column("wrong", lambda e: count(e, "verdicts", "wrong")),
+        Column("ungradable", lambda e: count(e, "verdicts", "ungradable")),
+        Column("of these", lambda e: abstained({cause: e.round.count("verdicts", cause) for cause in WORDS})),
+        Column("answers found by", lambda e: _rules(e)),
+        Column("pass@N", lambda e: "" if e.pass_any is None else f"{100 * e.pass_any:.1f}"),
+        Column("answers a prompt", lambda e: "" if e.diversity is None else f"{e.diversity[1]:.2f}"),
+        Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
+        Column("pairs", lambda e: count(e, "pairs", "pairs")),
+        Column("lost to unreadable answers", lambda e: fact(e, "pairs", "pairs_lost", ",")),
+        Column("prompts mixed / all right / all wrong / no verdict", lambda e: _kinds(e)),
+    ),
 )
 _TRAINING = (
     Column("round", lambda e: str(e.round.number)),
-    Column("steps", lambda e: _fact(e, "train", "steps", ",")),
-    Column("tokens", lambda e: _fact(e, "train", "tokens", ",")),
-    Column("padded", lambda e: _fact(e, "train", "padded_tokens", ",")),
-    Column("tokens/s", lambda e: _own(e, "train") or _fact(e, "train", "tokens_per_second", ",.0f")),
-    Column("chosen tokens", lambda e: _fact(e, "pairs", "chosen_tokens", ".1f")),
-    Column("rejected tokens", lambda e: _fact(e, "pairs", "rejected_tokens", ".1f")),
-    Column("log chosen", lambda e: _change(e, "chosen_logprob", ".2f")),
-    Column("log rejected", lambda e: _change(e, "rejected_logprob", ".2f")),
-    Column("loss", lambda e: _change(e, "loss", ".3f")),
-    Column("reward accuracy", lambda e: _last(e, "reward_accuracy", ".2f")),
-)
-
-
-_STAGES = (
-    Column("stage", lambda e: str(e.round.number)),
-    Column("data", lambda e: str(e.round.facts.get("pairs", {}).get("chunk", ""))),
-    Column("pairs", lambda e: _count(e, "pairs", "pairs")),
-    Column("left out, seen", lambda e: _count(e, "pairs", "seen")),
-    Column("ranked right by the seed", lambda e: _fact(e, "pairs", "ranking_accuracy", ".3f")),
-    Column("by the reference", lambda e: _fact(e, "reference", "ranking_accuracy", ".3f")),
-    Column("by the policy", lambda e: _fact(e, "policy", "ranking_accuracy", ".3f")),
-    Column("reward accuracy", lambda e: _fact(e, "policy", "reward_accuracy", ".3f")),
-    Column("gamma of the reference", lambda e: _fact(e, "reference", "gamma", ".2f")),
-    Column("of the policy", lambda e: _fact(e, "policy", "gamma", ".2f")),
-    Column("log chosen", lambda e: _before_after(e, "chosen_logprob")),
-    Column("log rejected", lambda e: _before_after(e, "rejected_logprob")),
+    Column("steps", lambda e: fact(e, "train", "steps", ",")),
+    Column("tokens", lambda e: fact(e, "train", "tokens", ",")),
+    Column("padded", lambda e: fact(e, "train", "padded_tokens", ",")),
+    Column("tokens/s", lambda e: _own(e, "train") or fact(e, "train", "tokens_per_second", ",.0f")),
+    Column("chosen tokens", lambda e: fact(e, "pairs", "chosen_tokens", ".1f")),
+    Column("rejected tokens", lambda e: fact(e, "pairs", "rejected_tokens", ".1f")),
+    Column("log chosen", lambda e: change(e, "chosen_logprob", ".2f")),
+    Column("log rejected", lambda e: change(e, "rejected_logprob", ".2f")),
+    Column("loss", lambda e: change(e, "loss", ".3f")),
+    Column("reward accuracy", lambda e: last(e, "reward_accuracy", ".2f")),
 )
 
 
@@ -212,58 +192,6 @@ def _kinds(evidence: Evidence) -> str:
         return f"{facts['prompts_mixed']:,} / {facts['prompts_tied']:,} tied"
     kinds = [facts.get(f"prompts_{kind}") for kind in ("mixed", "all_correct", "all_wrong", "ungradable")]
     return " / ".join(f"{count:,}" for count in kinds if count is not None)
-
-
-def _stages(done: Sequence[Evidence]) -> list[str]:
-    """The part on stages of preference data, where there are any."""
-    rows = [e for e in done if "chunk" in e.round.facts.get("pairs", {})]
-    text = (
-        "Means over a stage's pairs, in nats. Gamma is the log-probability of the chosen side less that of the "
-        "rejected one; a pair is ranked right where it is positive, and rewarded right where the policy's is larger "
-        "than the reference's. Log-probabilities are the reference's, and the trained policy's."
-    )
-    return ["## Stages", text, _table(_STAGES, rows)] if rows else []
-
-
-_STEPS = (
-    Column("round", lambda e: str(e.round.number)),
-    Column("errors", lambda e: _count(e, "located", "errors")),
-    Column("undecided", lambda e: _fact(e, "located", "undecided", ",")),
-    Column("steps", lambda e: _count(e, "located", "steps")),
-    Column("located", lambda e: _count(e, "located", "located")),
-    Column("in step 1", lambda e: _count(e, "located", "first_step")),
-    Column("put right", lambda e: _count(e, "pairs", "rectified")),
-    Column("rollouts ungradable", lambda e: _fact(e, "located", "rollouts_ungradable", ",")),
-    Column("prefixes left out", lambda e: _fact(e, "located", "probes_unknown", ",")),
-    Column("prefixes", lambda e: _fact(e, "located", "probes", ",")),
-    Column("tokens", lambda e: _fact(e, "located", "rollout_tokens", ",")),
-    Column("judge's requests", lambda e: _number(e.round.facts.get("located", {}).get("judge"), "requests", ",")),
-)
-
-
-def _steps(done: Sequence[Evidence]) -> list[str]:
-    """Where the wrong answers' first wrong steps are, and what it cost to find them, in a run that looked for them."""
-    rows = [e for e in done if "located" in e.round.facts]
-    text = (
-        "Errors are distinct wrong answers. Prefixes were continued to find the first wrong step. "
-        "Rollouts that are ungradable do not count; a prefix of which most are so is left out, and so is an error "
-        "whose first wrong step cannot be told from the others (undecided)."
-    )
-    return ["## First wrong steps", text, _table(_STEPS, rows)] if rows else []
-
-
-def _before_after(evidence: Evidence, key: str) -> str:
-    ends = [_fact(evidence, phase, key, ".2f") for phase in ("reference", "policy")]
-    return " → ".join(end for end in ends if end)
-
-
-def _table(columns: Sequence[Column], rows: Sequence[Evidence]) -> str:
-    lines = [
-        "| " + " | ".join(markdown(column.heading) for column in columns) + " |",
-        "|" + "---:|" * len(columns),
-        *("| " + " | ".join(markdown(column.cell(row)) for column in columns) + " |" for row in rows),
-    ]
-    return "\n".join(lines)
 
 
 _PROMOTIONS = (
@@ -283,7 +211,7 @@ def _promotions(done: Sequence[Evidence]) -> str:
     return (
         "Won and lost count the gate problems that only the candidate, or only the best reference so far, "
         "solves. The smallest drop is the least that the test could have called significant, had nothing "
-        "been won.\n\n" + _table(_PROMOTIONS, [e for e in done if e.promotion])
+        "been won.\n\n" + table(_PROMOTIONS, [e for e in done if e.promotion])
     )
 
 
@@ -295,7 +223,7 @@ def _seconds(done: Sequence[Evidence]) -> str:
     phases = list(dict.fromkeys(phase for e in done for phase in e.round.facts))
 
     def cell(phase: str) -> Callable[[Evidence], str]:
-        return lambda e: _own(e, phase) or _fact(e, phase, "seconds", ",.1f")
+        return lambda e: _own(e, phase) or fact(e, phase, "seconds", ",.1f")
 
     columns = [Column("round", lambda e: str(e.round.number))]
     columns += [Column(phase, cell(phase)) for phase in phases]
@@ -303,7 +231,7 @@ def _seconds(done: Sequence[Evidence]) -> str:
     return (
         "Grading is hidden behind sampling: the seconds of the verdicts are the graders' own. What the round waited "
         "for them after its last sample stands at the end, with its share of the round. What was taken over was done "
-        "by the run that this one was forked from.\n\n" + _table(columns, done)
+        "by the run that this one was forked from.\n\n" + table(columns, done)
     )
 
 
@@ -360,28 +288,3 @@ def _accuracy(figures: Mapping[str, Any] | None) -> str:
         return ""
     percent = [100 * figures[key] for key in ("accuracy", "low", "high")]
     return f"{percent[0]:.1f} [{percent[1]:.1f}, {percent[2]:.1f}]"
-
-
-def _number(figures: Mapping[str, Any] | None, key: str, form: str) -> str:
-    value = (figures or {}).get(key)
-    return "" if value is None else format(value, form)
-
-
-def _count(evidence: Evidence, phase: str, key: str) -> str:
-    found = evidence.round.known(phase, key)
-    return "–" if found is None else f"{found:,}"
-
-
-def _fact(evidence: Evidence, phase: str, key: str, form: str) -> str:
-    return _number(evidence.round.facts.get(phase), key, form)
-
-
-def _change(evidence: Evidence, column: str, form: str) -> str:
-    ends = evidence.change(column)
-    return "" if ends is None else f"{format(ends[0], form)} → {format(ends[1], form)}"
-
-
-def _last(evidence: Evidence, column: str, form: str) -> str:
-    """The mean over the last quarter alone."""
-    ends = evidence.change(column)
-    return "" if ends is None else format(ends[1], form)

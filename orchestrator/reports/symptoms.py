@@ -16,8 +16,6 @@ from orchestrator.reports.status import Round
 
 MIN_MIXED = 0.2
 """Share of prompts with right and wrong samples below which pairs run dry."""
-MIN_SCORED = 0.5
-"""Share of the model's own judgements with a score."""
 MAX_UNGRADABLE = 0.05
 MAX_LOST = 0.1
 """Share of pairs that unreadable answers cost."""
@@ -95,12 +93,15 @@ class Past:
     before: Evidence | None
 
 
-def symptoms(seed: Evidence, done: Sequence[Evidence]) -> list[str]:
-    """One sentence for each symptom in each round."""
+Check = Callable[[Evidence, Past], Iterator[str]]
+
+
+def symptoms(seed: Evidence, done: Sequence[Evidence], more: Sequence[Check] = ()) -> list[str]:
+    """One sentence for each symptom in each round; `more` looks for those of its source of pairs."""
     found = []
     for i, this in enumerate(done):
         past = Past(seed, done[0], done[i - 1] if i else None)
-        for check in _CHECKS:
+        for check in (*_CHECKS, *more):
             found += [f"Round {this.round.number}: {line}" for line in check(this, past)]
     return found
 
@@ -225,25 +226,16 @@ def _unreadable_answers(this: Evidence, past: Past) -> Iterator[str]:
 
 
 def _quarantined(this: Evidence, past: Past) -> Iterator[str]:
-    for phase, left in (
-        ("samples", "have no samples"),
-        ("hinted/samples", "have no sample with a hint"),
-        ("judged/samples", "that ask for a judgement have none"),
-        ("evaluation", "count as not solved"),
-    ):
-        if ids := this.round.facts.get(phase, {}).get("quarantined"):
-            yield (
-                f"{len(ids)} prompts {left}, since each took down several engines ({', '.join(ids[:5])}"
-                f"{', ...' if len(ids) > 5 else ''}): look at them, and at the engines' logs."
-            )
+    yield from given_up(this, "samples", "have no samples")
+    yield from given_up(this, "evaluation", "count as not solved")
 
 
-def _no_scores(this: Evidence, past: Past) -> Iterator[str]:
-    asked, scored = this.round.count("judged/samples", "samples"), this.round.count("scores", "judgements")
-    if "scores" in this.round.facts and asked and scored < MIN_SCORED * asked:
+def given_up(this: Evidence, phase: str, left: str) -> Iterator[str]:
+    """Of prompts that took engines down in a phase; `left` says what became of them."""
+    if ids := this.round.facts.get(phase, {}).get("quarantined"):
         yield (
-            f"only {100 * scored / asked:.0f} % of the model's judgements hold a score: it hardly knows how to judge. "
-            "Look at them, at `self_judge.max_tokens` and at `self_judge.pattern`."
+            f"{len(ids)} prompts {left}, since each took down several engines ({', '.join(ids[:5])}"
+            f"{', ...' if len(ids) > 5 else ''}): look at them, and at the engines' logs."
         )
 
 
@@ -265,7 +257,7 @@ def _accuracy_falls(this: Evidence, past: Past) -> Iterator[str]:
         )
 
 
-_CHECKS: tuple[Callable[[Evidence, Past], Iterator[str]], ...] = (
+_CHECKS: tuple[Check, ...] = (
     _not_a_number,
     _first_loss,
     _chosen_falls,
@@ -276,7 +268,6 @@ _CHECKS: tuple[Callable[[Evidence, Past], Iterator[str]], ...] = (
     _pairs_lost,
     _unreadable_answers,
     _quarantined,
-    _no_scores,
     _truncated,
     _accuracy_falls,
 )

@@ -213,7 +213,7 @@ class Context:
         """
         held_out = {split: self.problems[split] for split in ("gate", "test") if split in self.problems}
         splits = [split for split in splits if split in held_out]
-        opening = evaluation_opening(self.job)
+        opening = self.job.source.evaluation_opens_with
         prompts = self.tokenize("baseline/prompts", held_out, opening=opening) if held_out else None
         generate = self.job.generate
         plan = SamplingPlan(1, 0.0, 1.0, 0, evaluation_tokens(self.job), tuple(generate.stop), 0)
@@ -256,11 +256,6 @@ def derived_seed(seed: int, *purpose: str | int) -> int:
 def evaluation_tokens(job: Job) -> int:
     """Longest answer of an evaluation, in tokens."""
     return job.evaluate.max_tokens or job.generate.max_tokens
-
-
-def evaluation_opening(job: Job) -> str:
-    """What opens the answers to gate and test."""
-    return job.steps.opening if job.source == "steps" and job.steps.open_evaluation else ""
 
 
 def tokenizing_plan(job: Job, model: str) -> TokenizingPlan:

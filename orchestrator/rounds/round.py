@@ -58,15 +58,15 @@ class Round:
     def folder(self) -> str:
         return f"rounds/{self.number:02d}" + (f"/{self.part}" if self.part else "")
 
-    def require_space(self) -> None:
-        """Raise DiskFull where this round would not fit on the disk; asked before it, not in the middle."""
+    def require_space(self, disk: space.Disk) -> None:
+        """Raise DiskFull where this round would not fit on the disk; asked before it, not in the middle. `disk` is what
+        the source of its pairs says."""
         context = self.context
-        first = "pairs" if context.job.source == "dataset" else "prompts"
-        if context.run.committed(f"{self.folder}/{first}") is None:
+        if context.run.committed(f"{self.folder}/{disk.begins}") is None:
             seed, problems = Path(context.seed_model), space.sizes(context.problems)
             if (kept := context.run.committed("baseline/preferences")) is not None:
                 problems["stages"] = (kept.facts["pairs"], kept.facts["characters"])
-            need = space.round_need(context.job, self.number, seed, problems)
+            need = space.round_need(context.job, self.number, seed, problems, disk)
             space.require_space(context.run.root, need, f"round {self.number}")
 
     def problems(self) -> list[Problem]:
@@ -195,11 +195,14 @@ class Round:
         self.say("replay", f"{commit.facts['pairs']} pairs of {commit.facts['rounds']} earlier rounds")
         return commit
 
-    def train(self, pairs: Commit, replay: Commit | None, held_out: Commit | None, init: Model, ref: Model) -> Model:
-        """The candidate: `init`, trained on the pairs relative to the reference `ref`; see training.py."""
+    def train(
+        self, pairs: Commit, replay: Commit | None, held_out: Commit | None, init: Model, ref: Model, scored: bool
+    ) -> Model:
+        """The candidate: `init`, trained on the pairs relative to the reference `ref`; see training.py. Where it is to
+        be `scored`, the pairs are ranked by it as well."""
         training = Training(self.context, self.number, self.folder, init, ref)
         candidate = training.candidate(pairs, replay, held_out)
-        if self.context.job.source == "dataset":
+        if scored:
             training.score_policy(candidate, pairs)
         return candidate
 

@@ -15,14 +15,26 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.config import SelfJudge
-from orchestrator.ledger.ledger import Commit
+from orchestrator.config import Job, SelfJudge, at_round
+from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.uses import hashes
 from orchestrator.records.rows import SELF_SCORES, Problem
-from orchestrator.rounds import pair_files
+from orchestrator.reports.columns import Reported
+from orchestrator.reports.lineage import Trail
+from orchestrator.reports.report import SAMPLES
+from orchestrator.reports.symptoms import Evidence, Past, given_up
+from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model, TooLong
+from orchestrator.rounds.recount import Counting, Recounted
 from orchestrator.rounds.round import Graded, NoPairs, Round
+from orchestrator.sources.lineage import SAMPLED, Sampled
+from orchestrator.sources.source import Prompts, Source
+
+MIN_SCORED = 0.5
+"""Share of the model's own judgements with a score."""
+_OWN_TEMPLATE = 1000  # characters of the prompt for a judgement, where the job has none
+_LOOKED_AT = 100  # problems, before a run; what is asked about each differs by its response alone
 
 TEMPLATE = """\
 Read a user's question and a response to it, and give the response points, one for each of these that holds:
@@ -54,7 +66,7 @@ def pairs(this: Round, model: Model) -> Commit:
 
 def _judge(this: Round, graded: Graded, model: Model) -> Graded:
     """Judgements of every sample that ended by itself; a prompt of theirs is named PROMPT#SAMPLE."""
-    settings, part = this.context.job.self_judge, replace(this, part="judged")
+    settings, part = SelfJudge.of(this.context.job), replace(this, part="judged")
     questions = {problem.prompt_id: problem.text for problem in this.problems()}
     with this.context.run.using(graded.hashes):
         problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
@@ -106,7 +118,7 @@ def fill(template: str, prompt: str, response: str) -> str:
 
 def _scores(this: Round, graded: Graded, judged: Graded) -> Graded:
     """The samples with their mean scores in place of verdicts."""
-    settings, run = this.context.job.self_judge, this.context.run
+    settings, run = SelfJudge.of(this.context.job), this.context.run
     inputs = {"samples": graded.hashes, "judgements": judged.hashes, "settings": settings}
 
     def work(folder: Path) -> Facts:
@@ -160,3 +172,71 @@ def scores_found(shards: Sequence[pair_files.Scored], settings: SelfJudge) -> di
             if settings.lowest <= score <= settings.highest:
                 found[prompt_id, int(index)].append(score)
     return found
+
+
+def _follow(run_dir: Path, state: State, place: str) -> Iterator[str]:
+    return Sampled(run_dir, state, place, scored=True).findings()
+
+
+def _recount_scores(run: Counting, step: str) -> Facts:
+    judged = run.files.scored(f"{step.removesuffix('scores')}judged")
+    return score_facts(scores_found(judged, SelfJudge.of(run.job)))
+
+
+def _recount(run: Counting, step: str, number: str) -> Facts:
+    folder = step.rpartition("/")[0]
+    shards = zip(run.files.scored(folder), run.files.all(f"{folder}/scores"), strict=True)
+    return run.chosen(step, int(number), [pair_files.Scored(shard.samples, scores) for shard, scores in shards])
+
+
+def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
+    """With the prompts that show the samples to the model, and what it says about them."""
+    settings, shown = SelfJudge.of(job), job.generate.max_tokens * space.BYTES_A_TOKEN
+    num_prompts, prompt = space.prompted(job, number, problems)
+    asked = prompt + 3 * max(len(settings.template), _OWN_TEMPLATE) + shown
+    said = settings.samples * (settings.max_tokens * space.BYTES_A_TOKEN + space.BYTES_A_VERDICT)
+    pairs, written = space.sampled(job, number, problems)
+    return pairs, written + num_prompts * at_round(job.generate.samples, number) * (asked + said)
+
+
+def _judgements(job: Job, problems: Sequence[Problem]) -> Iterator[Prompts]:
+    """With a response to be judged, in whose place the gold answer stands here."""
+    settings = SelfJudge.of(job)
+    template = settings.template or TEMPLATE
+    judged = [
+        replace(problem, text=fill(template, problem.text.strip(), problem.solution or problem.gold), solution=None)
+        for problem in problems[:_LOOKED_AT]
+    ]
+    if judged:
+        yield Prompts(
+            "self_judge.template",
+            "judge",
+            judged,
+            {"examples": (), "system": None, "max_tokens": settings.max_tokens},
+        )
+
+
+def _no_scores(evidence: Evidence, past: Past) -> Iterator[str]:
+    asked, scored = evidence.round.count("judged/samples", "samples"), evidence.round.count("scores", "judgements")
+    if "scores" in evidence.round.facts and asked and scored < MIN_SCORED * asked:
+        yield (
+            f"only {100 * scored / asked:.0f} % of the model's judgements hold a score: it hardly knows how to judge. "
+            "Look at them, at `self_judge.max_tokens` and at `self_judge.pattern`."
+        )
+
+
+def _given_up(evidence: Evidence, past: Past) -> Iterator[str]:
+    return given_up(evidence, "judged/samples", "that ask for a judgement have none")
+
+
+SOURCE = Source(
+    pairs=pairs,
+    trail=Trail(("pairs", "scores", *(f"judged/{step}" for step in SAMPLED[1:]), *SAMPLED[1:]), _follow),
+    recounted=Recounted(
+        {r"rounds/\d+/scores": _recount_scores, r"rounds/(\d+)/pairs": _recount},
+        parts=["judged"],
+    ),
+    disk=space.Disk(_rows),
+    reported=Reported([SAMPLES], symptoms=[_no_scores, _given_up]),
+    derived=_judgements,
+)

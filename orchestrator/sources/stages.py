@@ -23,20 +23,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.errors import BadInput
+from orchestrator.config import Job, Stages
+from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
 from orchestrator.inputs.preference_rows import STEPS
 from orchestrator.inputs.preferences import texts, told
-from orchestrator.ledger.ledger import Commit
+from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.uses import hashes
 from orchestrator.records import counts
 from orchestrator.records.rows import ScoringPlan
 from orchestrator.reports import lineage
+from orchestrator.reports.columns import Column, Reported, Section, count, fact
+from orchestrator.reports.lineage import TOKENS, Trail, all_ids
+from orchestrator.reports.symptoms import Evidence
+from orchestrator.reports.tables import step_rows
+from orchestrator.rounds import space
 from orchestrator.rounds.context import Context, Model, preference_plan
+from orchestrator.rounds.recount import Counting, Recounted, ids_in, pair_counts, rows_in
 from orchestrator.rounds.round import NoPairs, Round
 from orchestrator.rounds.training import precision
+from orchestrator.sources.source import Source
 
 _TEXTS = ["pair_id", "prompt", "chosen", "rejected"]
 
@@ -79,7 +87,7 @@ def pairs(this: Round, model: Model) -> Commit:
             _tell_leaks_early(context, chunks)
     chunk = chunks[number - 1]
     known = lineage.pair_files_of_reference(run.root, number)
-    drop = context.job.stages.drop_seen if context.job.stages else False
+    drop = Stages.of(context.job).drop_seen
     inputs = {"chunk": run.used(chunk.file), "known": [run.used(file) for file in known], "drop_seen": drop}
 
     def work(folder: Path) -> Facts:
@@ -104,8 +112,7 @@ def prepare(context: Context) -> list[Chunk]:
     Raises:
         BadInput: no pair of a chunk can be used, or there are fewer prompts than chunks.
     """
-    stages = context.job.stages
-    assert stages is not None
+    stages = Stages.of(context.job)
     chunks = _tokenized(context)
     if stages.order == "easy_first" and len(chunks) > 1:
         ranked = [replace(chunk, ranking_accuracy=_rank(context, i, chunk)) for i, chunk in enumerate(chunks)]
@@ -134,11 +141,11 @@ def seen_rows(file: Path, known: Sequence[Path]) -> list[str]:
 
 
 def _cuts(context: Context) -> list[Cut]:
-    run, stages = context.run, context.job.stages
+    run, stages = context.run, Stages.of(context.job)
     kept = run.ledger.state.commits["baseline/preferences"]
     names = [source["name"] for source in kept.facts["sources"]]
     files = [run.path(f"baseline/preferences/{number:05d}.parquet") for number in range(len(names))]
-    count = stages.split if stages else None
+    count = stages.split
     if count is None:
         return [Cut(name, file) for name, file in zip(names, files, strict=True)]
     with run.using(hashes(kept)):
@@ -194,7 +201,7 @@ def _rank(context: Context, number: int, chunk: Chunk) -> float:
 def _tell_leaks_early(context: Context, chunks: Sequence[Chunk]) -> None:
     """What would stop a later stage is told before the first one, as far as it is known by then."""
     job = context.job
-    if job.stages is None or job.stages.drop_seen:
+    if Stages.of(job).drop_seen:
         return
     first = lineage.pair_files_of_reference(context.run.root, 1)
     for number, chunk in enumerate(chunks[: job.rounds], 1):
@@ -232,3 +239,100 @@ def _digests(file: Path) -> Iterator[tuple[str, set[bytes]]]:
             for row in batch.to_pylist():
                 found = {hashlib.blake2b("\x1f".join(text).encode(), digest_size=16).digest() for text in texts(row)}
                 yield row["pair_id"], found
+
+
+def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
+    """A stage may be all of the data: their text, and ids of some two characters each."""
+    pairs, characters = problems.get("stages", (0, 0.0))
+    return pairs, int(pairs * characters * 3)
+
+
+def _follow(run_dir: Path, state: State, place: str) -> Iterator[str]:
+    """Whether each pair of a stage is one of the preference data that the run has tokenised."""
+    step = f"{place}/pairs"
+    whole = step_rows(run_dir, state, "baseline/chunks", ["pair_id", *TOKENS])
+    chunks = {row["pair_id"]: all_ids(row) for row in whole}
+    for row in step_rows(run_dir, state, step, ["pair_id", *TOKENS]):
+        if chunks.get(row["pair_id"]) != all_ids(row):
+            yield f"{step}: pair {row['pair_id']!r} is no pair of baseline/chunks"
+
+
+def _recount_chunks(run: Counting, step: str) -> Facts:
+    rows = [rows_in(file) for file in run.files.all(step)]
+    sources, said = run.state.commits["baseline/preferences"].facts["sources"], run.state.commits[step].facts
+    whole, chunks = len(rows) == len(sources), [dict[str, Any](pairs=number) for number in rows]
+    for number, chunk in enumerate(chunks):
+        parts = {} if whole else {"name": f"{sources[0]['name']}, part {number + 1} of {len(rows)}"}
+        chunk |= {"name": sources[number]["name"]} if whole else parts
+    left_out = sum(n for c in said["chunks"] for key, n in c.items() if key not in ("name", "pairs"))
+    if sum(rows) + left_out != sum(source["pairs"] for source in sources):
+        raise Damaged(f"the chunks tell of {left_out} pairs that were left out, and the sources say otherwise")
+    return {"pairs": sum(rows), "chunks": chunks}
+
+
+def _recount_ranking(run: Counting, step: str, number: str) -> Facts:
+    return run.scored(step, [run.files.one(f"baseline/chunks/{int(number):05d}.parquet")])
+
+
+def _recount(run: Counting, step: str, _number: str) -> Facts:
+    [file] = run.files.all(step)
+    chunks = [ids_in(chunk) for chunk in run.files.all("baseline/chunks")]
+    number = next((n for n, ids in enumerate(chunks) if set(ids_in(file)) <= set(ids)), None)
+    if number is None:
+        raise Damaged("its pairs are of no one chunk")
+    name = run.state.commits["baseline/chunks"].facts["chunks"][number]["name"]
+    found = pair_counts(file) | {"chunk": name, "seen": len(chunks[number]) - rows_in(file)}
+    if (ranking := run.state.commits.get(f"baseline/ranking/{number:02d}")) is not None:
+        found["ranking_accuracy"] = ranking.facts["ranking_accuracy"]
+    return found
+
+
+def _before_after(evidence: Evidence, key: str) -> str:
+    ends = [fact(evidence, phase, key, ".2f") for phase in ("reference", "policy")]
+    return " → ".join(end for end in ends if end)
+
+
+_COLUMNS = (
+    Column("stage", lambda e: str(e.round.number)),
+    Column("data", lambda e: str(e.round.facts.get("pairs", {}).get("chunk", ""))),
+    Column("pairs", lambda e: count(e, "pairs", "pairs")),
+    Column("left out, seen", lambda e: count(e, "pairs", "seen")),
+    Column("ranked right by the seed", lambda e: fact(e, "pairs", "ranking_accuracy", ".3f")),
+    Column("by the reference", lambda e: fact(e, "reference", "ranking_accuracy", ".3f")),
+    Column("by the policy", lambda e: fact(e, "policy", "ranking_accuracy", ".3f")),
+    Column("reward accuracy", lambda e: fact(e, "policy", "reward_accuracy", ".3f")),
+    Column("gamma of the reference", lambda e: fact(e, "reference", "gamma", ".2f")),
+    Column("of the policy", lambda e: fact(e, "policy", "gamma", ".2f")),
+    Column("log chosen", lambda e: _before_after(e, "chosen_logprob")),
+    Column("log rejected", lambda e: _before_after(e, "rejected_logprob")),
+)
+_ABOUT = (
+    "Means over a stage's pairs, in nats. Gamma is the log-probability of the chosen side less that of the rejected "
+    "one; a pair is ranked right where it is positive, and rewarded right where the policy's is larger than the "
+    "reference's. Log-probabilities are the reference's, and the trained policy's."
+)
+
+SOURCE = Source(
+    pairs=pairs,
+    trail=Trail(("pairs",), _follow),
+    recounted=Recounted(
+        {
+            r"baseline/chunks": _recount_chunks,
+            r"baseline/ranking/(\d+)": _recount_ranking,
+            r"rounds/(\d+)/pairs": _recount,
+        }
+    ),
+    disk=space.Disk(_rows, prompts_of="stages", begins="pairs"),
+    reported=Reported(
+        [
+            Section(
+                "Stages",
+                _COLUMNS,
+                _ABOUT,
+                lambda evidence: "chunk" in evidence.round.facts.get("pairs", {}),
+            )
+        ],
+        settings=[("preference data", "stages.sources")],
+    ),
+    scores_policy=True,
+)

@@ -32,6 +32,8 @@ from orchestrator.ledger.record_files import Record
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import accuracy, round_and_phase, run_state
 from orchestrator.reports.tables import round_step, sample_rows, training_metrics
+from orchestrator.sources.registry import SOURCES
+from orchestrator.sources.source import Sources
 from orchestrator.tracking import projection
 from orchestrator.tracking.database import artifact_folder, cure, follow, make
 from orchestrator.tracking.mlflow import FOLDER, HOST, DataSet, RunStatus, Sink, reach
@@ -70,7 +72,14 @@ class Cursor:
 class Outbox:
     """Sends one run's ledger to MLflow, in the calling thread."""
 
-    def __init__(self, run_dir: Path, settings: Tracking, default_uri: str, ledger: Ledger | None = None) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        settings: Tracking,
+        default_uri: str,
+        ledger: Ledger | None = None,
+        sources: Sources = SOURCES,
+    ) -> None:
         """`ledger` is a reader of the run's, for this object alone, where there is one already."""
         self.run_dir = run_dir
         self.uri = settings.uri or default_uri
@@ -79,6 +88,7 @@ class Outbox:
         self.give_up = threading.Event()
         """Set: stop at the next record."""
         self._experiment = settings.experiment
+        self._sources = sources
         self._ledger = ledger or Ledger(run_dir / "ledger")
         self._sink: Sink | None = None
         self._cursor: Cursor | None = None
@@ -316,7 +326,7 @@ class Outbox:
             name = state.configs[-1]["job"]["name"]
             sink.register(number, name, self._checkpoint(number), params)
         if record.kind in ("promotion", "end") and record.number == self._last_report():
-            sink.log_text(0, report_text(self.run_dir), "report.md")
+            sink.log_text(0, report_text(self.run_dir, self._sources), "report.md")
 
     def _last_report(self) -> int:
         """The newest record that changes the report enough: on a replay it is sent once."""

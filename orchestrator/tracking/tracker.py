@@ -12,6 +12,8 @@ from orchestrator.config.addresses import secret_in, without_password
 from orchestrator.errors import RatchetError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.status import open_run
+from orchestrator.sources.registry import SOURCES
+from orchestrator.sources.source import Sources
 from orchestrator.tracking.database import sqlite_address
 from orchestrator.tracking.outbox import Outbox, first_line
 
@@ -22,10 +24,16 @@ class Tracker:
     """An outbox in a thread of its own, poked by a running driver. That thread imports MLflow too."""
 
     def __init__(
-        self, run_dir: Path, settings: Tracking, default_uri: str, say: Callable[[str], None] | None = None
+        self,
+        run_dir: Path,
+        settings: Tracking,
+        default_uri: str,
+        say: Callable[[str], None] | None = None,
+        sources: Sources = SOURCES,
     ) -> None:
         """`say` is told, once, what keeps records from being sent, in this object's thread."""
         self._say, self._said = say, False
+        self._sources = sources
         self._arguments = (run_dir, settings, default_uri)
         self._uri = settings.uri or default_uri
         self._enabled = settings.enabled
@@ -83,7 +91,7 @@ class Tracker:
     def _flush(self) -> bool:
         try:
             if self._outbox is None:
-                self._outbox = Outbox(*self._arguments, self._ledger)
+                self._outbox = Outbox(*self._arguments, self._ledger, self._sources)
                 self._outbox.give_up = self._abandoned
         except (RatchetError, OSError) as error:  # the ledger cannot be read now
             self._problem = first_line(error)

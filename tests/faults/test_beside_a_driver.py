@@ -23,6 +23,7 @@ from orchestrator.reports.lineage import pair_files_trained_on
 from orchestrator.reports.living import settled
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import status
+from orchestrator.sources.registry import SOURCES
 from tests.faults.children import Case, is_alive, running, scratch, small_project, wait_for
 from tests.support.stand_ins import StandIns, run_job
 
@@ -143,7 +144,7 @@ def test_readers_beside_a_driver_tell_of_no_damage(tmp_path: Path) -> None:
             while is_alive(driver):
                 assert verify(case.run).findings == []
                 assert status(case.run)["state"] in ("running", "finished")
-                assert report_text(case.run)
+                assert report_text(case.run, SOURCES)
                 with suppress(BadInput):  # it is being driven
                     waste(case.run)
                 if (done := status(case.run)["rounds"]) and done[-1]["promoted"]:

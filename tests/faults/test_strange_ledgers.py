@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from orchestrator.ledger.record_files import record_numbers
 from orchestrator.ledger.run import Run
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import run_state, status
+from orchestrator.sources.registry import SOURCES
 from orchestrator.tracking.outbox import Outbox
 from tests.support.sample_run import DEAD_PID, SampleRun, two_rounds
 
@@ -135,7 +137,7 @@ def test_what_stands_in_a_records_place_is_named(run: Path, what: str) -> None:
     make, message = RECORDS[what]
     path = after(last(run))
     make(path)
-    for read in (status, report_text):
+    for read in (status, partial(report_text, sources=SOURCES)):
         with pytest.raises(Damaged, match=message) as refused:
             read(run)
         assert str(path) in str(refused.value) and len(str(refused.value)) < 1000

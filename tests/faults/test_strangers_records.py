@@ -34,6 +34,7 @@ from orchestrator.models.other_run import RunModel, find
 from orchestrator.reports.lineage import pair_files_of_reference, pair_files_trained_on
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import intervals, render, status
+from orchestrator.sources.registry import SOURCES
 from tests.faults.children import note, scratch, small_project
 from tests.faults.conftest import Shelf
 from tests.support.stand_ins import StandIns, all_read, run_job
@@ -113,7 +114,7 @@ def readers(run: Path, aside: Path) -> dict[str, Callable[[], Any]]:
     return {
         "status": shown,
         "status --json": lambda: json.dumps(status(run), allow_nan=False),
-        "report": lambda: report_text(run),
+        "report": lambda: report_text(run, SOURCES),
         "verify": lambda: json.dumps(verify(run).as_json()),
         "gc --dry-run": lambda: waste(run),
         "lineage": lambda: [pair_files_trained_on(run, 2), pair_files_of_reference(run, 2)],

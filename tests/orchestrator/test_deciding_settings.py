@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel
 
-from orchestrator.config import Job, is_harmless
+from orchestrator.config import Job, Settings, is_harmless
 from orchestrator.config.load import load_job
 from orchestrator.driver.kept import keep_model, keep_preferences, read_all_problems, reference_of, seed_of
 from orchestrator.inputs.preferences import identity_of
@@ -177,11 +176,11 @@ EXECUTING: dict[str, tuple[str, ...]] = {
 OF_THE_MACHINE = ("rounds", "run_dir", "cluster", "tracking")
 
 
-def settings_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def settings_of(section: type[Settings], prefix: str = "") -> Iterator[str]:
     """Every key of the job that is no section."""
-    for name, info in section.model_fields.items():
+    for name, info in section.file_fields().items():
         kinds = (info.annotation, *typing.get_args(info.annotation))
-        below = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        below = next((k for k in kinds if isinstance(k, type) and issubclass(k, Settings)), None)
         yield from settings_of(below, f"{prefix}{name}.") if below else [prefix + name]
 
 

@@ -21,6 +21,7 @@ from orchestrator.config.load import load_job
 from orchestrator.driver.drive import drive
 from orchestrator.errors import RatchetError
 from orchestrator.reports.report import write_report
+from orchestrator.sources.registry import SOURCES
 from orchestrator.text.shown import as_json
 from orchestrator.text.terminal import Screen, block, echo, shielded
 from orchestrator.tracking.tracker import open_command
@@ -240,7 +241,7 @@ def unread(_grade: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
 
 @pytest.mark.parametrize("run", ["run", "failed"])
 def test_a_report_is_text_that_loads_nothing(stage: Stage, run: str) -> None:
-    report = write_report(getattr(stage, run)).read_text()
+    report = write_report(getattr(stage, run), SOURCES).read_text()
     require_dead(report)
     assert "x1b" in report
     require_text((getattr(stage, run) / "resolved.yaml").read_text())

@@ -12,6 +12,7 @@ import pytest
 from orchestrator.commands.verify.command import verify
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.report import report_text
+from orchestrator.sources.registry import SOURCES
 from tests.support.real import PROJECT, finish, log_of, start
 
 DEMO = PROJECT / "jobs/demo"
@@ -49,7 +50,7 @@ def test_two_stages(tmp_path: Path) -> None:
     assert commits["rounds/02/evaluation"].facts["probe"]["mean_difference"] < 0.05
     assert "gate" not in commits["rounds/02/evaluation"].facts
     assert not verify(run).findings
-    assert "## Stages" in report_text(run)
+    assert "## Stages" in report_text(run, SOURCES)
 
 
 def _of_plain_torch(run: Path) -> tuple[float, float]:

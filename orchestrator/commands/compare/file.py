@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from orchestrator.config import CountOrZero, Method, Settings
-from orchestrator.config.load import JobFile, Key, Origin, checked, put, read_yaml
+from orchestrator.config.document import Key, Origin, in_sections, put, put_all
+from orchestrator.config.load import JobFile, checked, read_yaml
 from orchestrator.config.methods import with_method
 from orchestrator.config.places import home
 from orchestrator.config.words import fields_at, wanted
@@ -171,15 +174,20 @@ def _planned(comparison: Comparison, path: Path, positions: Mapping[Key, tuple[i
     document, lines = read_yaml(_text(shared, "job"), str(shared))
     if not isinstance(document, dict):
         raise BadInput(f"{shared}: a job file is a mapping of keys to values, such as `name: irpo`")
+    places = _origins(lines, shared)
+    document = in_sections(document, places)
     runs: list[PlannedRun] = []
     wrong: dict[str, list[str]] = {}
     for name, arm in comparison.arms.items():
         try:
-            job, origins = with_method(document, arm.method or name), _origins(lines, shared)  # type: ignore[arg-type]
+            job, origins = with_method(document, arm.method or name), dict(places)  # type: ignore[arg-type]
+            given, where_of = [], []
             for where, said in ((("set",), comparison.set), (("arms", name, "set"), arm.set)):
                 for at, key, value in _flat(said, f"{path}: {'.'.join(where)}"):
-                    origin = _nearest(positions, (*where, *at), path)
-                    put(job, origins, key, value, origin)
+                    given.append((key, value, _nearest(positions, (*where, *at), path)))
+                    where_of.append(where)
+            for where, keys in groupby(zip(where_of, put_all(job, origins, given), strict=True), itemgetter(0)):
+                _require_different([key for _, key in keys], f"{path}: {'.'.join(where)}")
             for seed in comparison.seeds_of(name):
                 runs.append(_run(comparison, name, seed, dict(job), dict(origins), shared, folder))
         except BadInput as error:
@@ -231,10 +239,16 @@ def _flat(said: Mapping[str, Any], where: str) -> Iterator[tuple[Key, tuple[str,
         yield at, key, value
 
 
+def _require_different(keys: list[tuple[str, ...]], where: str) -> None:
+    """A setting of a source may stand in its section, or with the source."""
+    if (twice := next((key for key in keys if keys.count(key) > 1), None)) is not None:
+        raise BadInput(f"{where}: `{'.'.join(twice)}` stands twice")
+
+
 def _settings_of(said: Mapping[str, Any]) -> Iterator[tuple[Key, tuple[str, ...], Any]]:
     for name, value in said.items():
         key = tuple(name.split("."))
-        if len(key) == 1 and fields_at(key) and isinstance(value, Mapping):
+        if len(key) == 1 and (fields_at(key) or name == "source") and isinstance(value, Mapping):
             for below, inner in value.items():
                 yield (name, below), (*key, *str(below).split(".")), inner
         else:

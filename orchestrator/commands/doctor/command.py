@@ -56,6 +56,7 @@ from orchestrator.models.files import link_model
 from orchestrator.models.named import on_hub
 from orchestrator.records.rows import PROMPTS, Problem, SamplingPlan, ScoringPlan, Shard
 from orchestrator.rounds.space import gib, job_need, sizes
+from orchestrator.sources.registry import SOURCES
 from orchestrator.tracking.database import cure, sqlite_address, sqlite_file
 from orchestrator.tracking.mlflow import reach
 from orchestrator.tracking.outbox import first_line
@@ -262,7 +263,9 @@ class _Doctor:
 
     def _disk(self) -> Finding:
         free = shutil.disk_usage(self.workspace).free
-        need = job_need(self.job, Path(self._model), self._problems) if self.patient.has_job and self._model else None
+        disk = SOURCES[self.job.source.type].disk
+        model = self._model if self.patient.has_job else None
+        need = job_need(self.job, Path(model), self._problems, disk) if model else None
         return judge_space(str(self.patient.runs), free, need, self.job.rounds)
 
     def _machines(self) -> Finding:

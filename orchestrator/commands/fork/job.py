@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 from orchestrator.config import OWN_REFERENCES, Job, at_round, is_harmless
-from orchestrator.config.load import Key, changed_keys, parse_job
+from orchestrator.config.document import Key
+from orchestrator.config.load import changed_keys, parse_job
+from orchestrator.config.sources import kind_of, sections
 from orchestrator.config.words import schedule_at
 from orchestrator.driver.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.driver.resume import all_kept, folders
@@ -69,8 +71,9 @@ def unseen(state: State, step: str) -> bool:
         return "/judged/" not in step and any(graders_version(f) != GRADERS_VERSION for f in found)
     if min([f.get("recipe", 1) for f in facts] + ([commit.recipe] if commit else [])) > 1:
         return False
-    steps = job.get("steps", {}) if job.get("source") == "steps" else {}
-    return steps.get({"located": "localiser", "pairs": "filter"}.get(phase, "")) == "judge"
+    kind = kind_of(job)
+    settings = job.get(kind.section) or {}
+    return phase in kind.judged_by and settings.get(kind.judged_by[phase]) == "judge"
 
 
 def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str]) -> dict[str, Any]:
@@ -78,9 +81,12 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
     job = job | {"data": {k: dict(v) if isinstance(v, dict) else v for k, v in job["data"].items()}}
     splits = [job["data"][split] for split in ("train", "gate", "test") if job["data"][split]]
     sources = [] if KEPT_PROBLEMS in kept else [(section, "path") for section in splits]
-    if job.get("stages"):  # a file is looked at again, to see that it is the one that is kept
-        job["stages"] = job["stages"] | {"sources": [dict(source) for source in job["stages"]["sources"]]}
-        sources += [(source, "path") for source in job["stages"]["sources"]]
+    for name, kind in sections().items():
+        if not (section := job.get(name)):
+            continue
+        # A file is looked at again, to see that it is the one that is kept.
+        job[name] = section = section | {key: [dict(source) for source in section[key]] for key in kind.files}
+        sources += [(source, "path") for key in kind.files for source in section[key]]
     models = [] if KEPT_MODEL in kept else [(job, "model")]
     if KEPT_REFERENCE not in kept and job.get("reference", "previous") not in OWN_REFERENCES:
         models.append((job, "reference"))

@@ -35,6 +35,8 @@ from orchestrator.reports.lineage import follow
 from orchestrator.reports.living import looked_at_again
 from orchestrator.reports.status import open_run
 from orchestrator.rounds.run_files import Gone, RunFiles
+from orchestrator.sources.registry import SOURCES
+from orchestrator.sources.source import Sources
 from orchestrator.text.terminal import Screen
 
 _MOST_CURRENT = 4096
@@ -71,14 +73,15 @@ class Report:
         )
 
 
-def verify(run_dir: Path, show: bool = False) -> Report:
+def verify(run_dir: Path, show: bool = False, sources: Sources = SOURCES) -> Report:
     """Check every ledger record and every committed file, the facts that records tell of files, the gate's decisions,
     and the way from each promoted checkpoint to its prompts. `show` draws a progress bar on stderr.
+    `sources` are those of pairs, by name.
 
     Raises:
         BadInput: there is no run in this folder, or a newer Ratchet wrote it.
     """
-    return Verification(run_dir, show).report()
+    return Verification(run_dir, show, sources).report()
 
 
 class Reading:
@@ -136,8 +139,8 @@ class Reading:
 class Verification:
     """One `ratchet verify`. A subclass may watch what is looked at."""
 
-    def __init__(self, run_dir: Path, show: bool = False) -> None:
-        self.root, self._show = run_dir, show
+    def __init__(self, run_dir: Path, show: bool = False, sources: Sources = SOURCES) -> None:
+        self.root, self._show, self._sources = run_dir, show, sources
         self.reading = Reading(run_dir / "ledger")
         self.at, self._report, self._bad = Artifacts(run_dir), Report(), set[str]()
         self._files: tuple[int, RunFiles] | None = None
@@ -245,7 +248,7 @@ class Verification:
     def recount(self) -> Recount:
         files = self.files()
         if self._recount is None or self._recount.files is not files:
-            self._recount = Recount(files, Job.model_validate(self.state.configs[-1]["job"]))
+            self._recount = Recount(files, Job.model_validate(self.state.configs[-1]["job"]), self._sources)
         return self._recount
 
     def _unknown_job(self) -> Iterator[str]:
@@ -333,7 +336,7 @@ class Verification:
             self._report.followed.append(number)
 
     def _astray(self, number: int) -> list[str]:
-        return follow(self.root, self.state, number)
+        return follow(self.root, self.state, number, self._sources)
 
     def _count_strays(self) -> int:
         # An offer that was not taken lies where it was put.

@@ -5,12 +5,11 @@ Not computed are those of `LEFT`: of time, of what became of processes, of what 
 
 from __future__ import annotations
 
-import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Mapping
 from math import ceil
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,19 +18,14 @@ from orchestrator.config import Job
 from orchestrator.errors import Damaged
 from orchestrator.files import durable
 from orchestrator.inputs.preferences import mean_characters_of
-from orchestrator.ledger.ledger import State
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
-from orchestrator.records.masks import PAIR_MASKS, mask_columns
 from orchestrator.records.rows import CAUSES
-from orchestrator.rounds import evaluation, pair_files, sampling
-from orchestrator.rounds.pair_files import Scored
-from orchestrator.rounds.pairing import random_subset
-from orchestrator.rounds.round import pairing_plan, rounds_replayed
+from orchestrator.rounds import evaluation, sampling
+from orchestrator.rounds.recount import Counted, Counting, Recounted, batches, rows_in
+from orchestrator.rounds.round import rounds_replayed
 from orchestrator.rounds.run_files import RunFiles
 from orchestrator.rounds.training import choice_facts
-from orchestrator.sources import self_rewarding
-from orchestrator.sources.steps.recount import StepFacts
 
 LEFT = frozenset(
     {
@@ -54,28 +48,15 @@ LEFT = frozenset(
 place."""
 
 
-class Pair(NamedTuple):
-    """Token ids of a pair, and the masks of its sides."""
-
-    prompt: Any
-    chosen: Any
-    rejected: Any
-    chosen_mask: Any = None
-    rejected_mask: Any = None
-
-
-class Recount:
+class Recount(Counting):
     """A run's facts, from its files. Every method raises `Gone` where a file that it needs is not there any more, or is
     not what was committed."""
 
-    def __init__(self, files: RunFiles, job: Job) -> None:
-        self.files, self.job = files, job
-        self.steps = StepFacts(files, job)
+    def __init__(self, files: RunFiles, job: Job, sources: Mapping[str, Counted]) -> None:
+        """`sources` are those of pairs, by name."""
+        super().__init__(files, job)
         self._ids: tuple[Path, pa.ChunkedArray] | None = None
-
-    @property
-    def state(self) -> State:
-        return self.files.state
+        self._steps = _steps(sources[job.source.type].recounted)
 
     def shard(self, step: str, index: int) -> Facts:
         """The facts of a committed shard of samples or verdicts."""
@@ -86,7 +67,7 @@ class Recount:
 
     def commit(self, step: str) -> Facts | None:
         """The facts of a committed step; None for a name that no step of a run has."""
-        for pattern, facts in _STEPS.items():
+        for pattern, facts in self._steps.items():
             if found := re.fullmatch(pattern, step):
                 return facts(self, step, *found.groups())
         return None
@@ -110,12 +91,11 @@ class Recount:
         return {file.stem: rows_in(file) for file in self.files.all(step)}
 
     def preferences(self, step: str) -> Facts:
-        """Of the preference data: pairs by source, and their mean length in characters."""
         files = self.files.all(step)
         rows = [rows_in(file) for file in files]
         return {
             "pairs": sum(rows),
-            "characters": mean_characters_of(row for batch in _batches(files) for row in batch.to_pylist()),
+            "characters": mean_characters_of(row for batch in batches(files) for row in batch.to_pylist()),
             "sources": [{"pairs": number} for number in rows],
         }
 
@@ -125,38 +105,15 @@ class Recount:
         known = sorted((name, said["sha256"]) for name, said in files.items() if not name.startswith("."))
         return {"digest": durable.fingerprint([list(file) for file in known])}
 
-    def chunks(self, step: str) -> Facts:
-        """Of the chunks of stages, each named by its source, or by its part of the only one.
-
-        Raises:
-            Damaged: pairs in the chunks and pairs left out are not all pairs of the sources.
-        """
-        rows = [rows_in(file) for file in self.files.all(step)]
-        sources, said = self.state.commits["baseline/preferences"].facts["sources"], self.state.commits[step].facts
-        whole, chunks = len(rows) == len(sources), [dict[str, Any](pairs=number) for number in rows]
-        for number, chunk in enumerate(chunks):
-            parts = {} if whole else {"name": f"{sources[0]['name']}, part {number + 1} of {len(rows)}"}
-            chunk |= {"name": sources[number]["name"]} if whole else parts
-        left_out = sum(n for c in said["chunks"] for key, n in c.items() if key not in ("name", "pairs"))
-        if sum(rows) + left_out != sum(source["pairs"] for source in sources):
-            raise Damaged(f"the chunks tell of {left_out} pairs that were left out, and the sources say otherwise")
-        return {"pairs": sum(rows), "chunks": chunks}
-
-    def ranking(self, step: str, number: str) -> Facts:
-        return self._scored(step, [self.files.one(f"baseline/chunks/{int(number):05d}.parquet")])
-
     def prompts(self, step: str, *_: str | None) -> Facts:
-        """How many prompts there are, by file."""
         rows = {file.stem: rows_in(file) for file in self.files.all(step)}
         return {"prompts": sum(rows.values()), **rows}
 
     def samples(self, step: str, *_: str | None) -> Facts:
-        """The sum of the shards' facts."""
         self._require_all(step)
         return _untimed(sampling.sampling_facts(self.files.shard_facts(step)))
 
     def verdicts(self, step: str, *_: str | None) -> Facts:
-        """The sum of the shards' facts, as far as the graders of that version told them."""
         self._require_all(step)
         facts = self.files.shard_facts(step)
         told = [name for name in counts.verdicts([], [], []) if all(name in shard for shard in facts)]
@@ -171,107 +128,29 @@ class Recount:
         if (found := sorted(self.state.shards.get(step, {}))) != list(wanted):
             raise Damaged(f"{len(wanted)} shards make the step, and committed are the shards {found}")
 
-    def pairs(self, step: str, number: str, held_out: str | None) -> Facts:
-        """Of a round's pairs, chosen once more by the job's source.
-
-        Raises:
-            Damaged: those in the file are others.
-        """
-        if held_out or self.job.source in ("sample", "judge"):
-            return self._chosen(step, int(number), held_out)
-        if self.job.source == "steps":
-            return self.steps.pairs(step, int(number))
-        return self._staged(step) if self.job.source == "dataset" else self._gold(step)
-
-    def _chosen(self, step: str, number: int, held_out: str | None) -> Facts:
-        folder, plan = step.rpartition("/")[0], pairing_plan(self.job, number)
-        [prompts] = self.files.all(f"{folder}/prompts")
-        judged = self.job.source == "judge" and not held_out
-        shards = self.files.scored(folder)
-        if judged:
-            scores = self.files.all(f"{folder}/scores")
-            shards = [Scored(shard.samples, file) for shard, file in zip(shards, scores, strict=True)]
-        hinted = self.files.scored(f"{folder}/hinted") if f"{folder}/hinted/prompts" in self.state.commits else []
-        choices, facts = pair_files.choose(pair_files.Prompts(prompts), shards, plan, hinted)
-        return facts | self._written(step, [choice for shard in choices for choice in shard], plan.max_pairs, plan.seed)
-
-    def _gold(self, step: str) -> Facts:
-        [prompts] = self.files.all(f"{step.rpartition('/')[0]}/prompts")
-        plan = pairing_plan(self.job, int(step.split("/")[1]))
-        choices = pair_files.choose_gold(pair_files.Prompts(prompts))
-        return {"before_cap": len(choices)} | self._written(step, choices, plan.max_pairs, plan.seed)
-
-    def _written(self, step: str, choices: list[pair_files.Choice], cap: int | None, seed: int) -> Facts:
-        """Of the pairs that stand in the file, which must be those that were chosen."""
-        kept = random_subset(len(choices), cap, seed)
-        wanted = [choice.pair_id for choice in (choices if kept is None else [choices[i] for i in kept])]
-        [file] = self.files.all(step)
-        if ids_in(file) != wanted:
-            raise Damaged("its pairs are not those that the job makes of the samples and their verdicts")
-        return pair_counts(file)
-
-    def _staged(self, step: str) -> Facts:
-        [file] = self.files.all(step)
-        chunks = [ids_in(chunk) for chunk in self.files.all("baseline/chunks")]
-        number = next((n for n, ids in enumerate(chunks) if set(ids_in(file)) <= set(ids)), None)
-        if number is None:
-            raise Damaged("its pairs are of no one chunk")
-        name = self.state.commits["baseline/chunks"].facts["chunks"][number]["name"]
-        found = pair_counts(file) | {"chunk": name, "seen": len(chunks[number]) - rows_in(file)}
-        if (ranking := self.state.commits.get(f"baseline/ranking/{number:02d}")) is not None:
-            found["ranking_accuracy"] = ranking.facts["ranking_accuracy"]
-        return found
-
-    def scores(self, step: str) -> Facts:
-        """Of the model's own scores, read once more from its judgements."""
-        folder = step.removesuffix("scores")
-        return self_rewarding.score_facts(
-            self_rewarding.scores_found(self.files.scored(f"{folder}judged"), self.job.self_judge)
-        )
+    def held_out(self, step: str, number: str) -> Facts:
+        return self.chosen(step, int(number), self.files.scored(step.rpartition("/")[0]))
 
     def replay(self, step: str, number: str) -> Facts:
-        """How many pairs of earlier rounds are trained on, and of how many rounds."""
         [file] = self.files.all(step)
         return {"pairs": rows_in(file), "rounds": len(rounds_replayed(self.job.pairs, int(number)))}
 
     def reference(self, step: str, folder: str) -> Facts:
-        return self._scored(step, self._trained_on(folder, held_out=True))
+        return self.scored(step, self._trained_on(folder, held_out=True))
 
     def policy(self, step: str, folder: str) -> Facts:
         before = self.files.all(f"{folder}/reference") if f"{folder}/reference" in self.state.commits else []
-        return self._scored(step, self.files.all(f"{folder}/pairs"), *before)
+        return self.scored(step, self.files.all(f"{folder}/pairs"), *before)
 
     def training(self, step: str, folder: str, retrain: str | None) -> Facts:
         metrics = pq.read_table(self.files.one(f"{step}/metrics.parquet")).to_pylist()
         files = self._trained_on(folder, held_out=bool(retrain))
-        found = counts.trained_pairs(self._pairs(files), 0)
+        found = counts.trained_pairs(self.pairs(files), 0)
         return counts.metrics(metrics) | found | {"dropped_pairs": sum(map(rows_in, files)) - found["pairs"]}
 
     def _trained_on(self, folder: str, held_out: bool) -> list[Path]:
         steps = [f"{folder}/pairs", f"{folder}/replay", *([f"{folder}/held_out/pairs"] if held_out else [])]
         return [file for step in steps if step in self.state.commits for file in self.files.all(step)]
-
-    def _pairs(self, files: Iterable[Path]) -> Iterator[Pair]:
-        """Pairs that are not too long to be trained on."""
-        limit, ids = self.job.train.max_tokens, [f"{name}_token_ids" for name in ("prompt", *counts.SIDES)]
-        for file in files:
-            known = [*ids, *mask_columns(pq.read_schema(file))]
-            for batch in _batches([file], known):
-                none = [None] * batch.num_rows
-                names = [*ids, *PAIR_MASKS.values()]
-                columns = (batch[name].to_pylist() if name in known else none for name in names)
-                for pair in itertools.starmap(Pair, zip(*columns, strict=True)):
-                    if limit is None or counts.longest(pair) <= limit:
-                        yield pair
-
-    def _scored(self, step: str, pairs: list[Path], *against: Path) -> Facts:
-        [file] = self.files.all(step)
-        logprobs = _logprobs(file)
-        found: Facts = dict(counts.scored(pq.read_table(file, columns=["num_tokens"])["num_tokens"].to_pylist()))
-        try:
-            return found | counts.preferences(self._pairs(pairs), logprobs, *map(_logprobs, against))
-        except KeyError:  # completions by other names than the trainer's: nothing is known of them
-            return found
 
     def evaluated(self, step: str, folder: str | None = None) -> Facts:
         found: Facts = {"quarantined": []}
@@ -298,7 +177,6 @@ class Recount:
         return {"evaluations": told}
 
     def choice(self, step: str, folder: str) -> Facts:
-        """Which of a round's checkpoints is chosen, by their answers to the gate problems."""
         selection, regraded = f"{folder}/selection/", f"{folder}/selection/regraded"
         steps = sorted(name for name in self.state.commits if name.startswith(selection) and name != regraded)
         files = {name: self.files.one(f"{name}/gate.parquet") for name in steps}
@@ -307,26 +185,6 @@ class Recount:
         solved = {name.removeprefix(selection): list(evaluation.solved(file).values()) for name, file in files.items()}
         accuracies = {name: sum(right) / max(1, len(right)) for name, right in solved.items()}
         return choice_facts(accuracies, self.job.train.select)
-
-
-def rows_in(file: Path) -> int:
-    """How many rows a Parquet file has."""
-    return int(pq.read_metadata(file).num_rows)
-
-
-def ids_in(file: Path) -> list[str]:
-    """The ids of a file's pairs."""
-    ids: list[str] = pq.read_table(file, columns=["pair_id"])["pair_id"].to_pylist()
-    return ids
-
-
-def pair_counts(file: Path) -> Facts:
-    """Pairs of a file, and their mean lengths in tokens; a batch is in memory at a time."""
-    tokens, number = dict.fromkeys(counts.SIDES, 0), 0
-    for batch in _batches([file], [f"{side}_token_ids" for side in counts.SIDES]):
-        number += batch.num_rows
-        tokens = {side: tokens[side] + more for side, more in counts.side_lengths(batch).items()}
-    return {"pairs": number} | counts.mean_lengths(tokens, number)
 
 
 def verdict_facts(file: Path) -> Facts:
@@ -344,44 +202,28 @@ def verdict_facts(file: Path) -> Facts:
     return found
 
 
-def _logprobs(file: Path) -> dict[str, float]:
-    table = pq.read_table(file, columns=["completion_key", "logprob"])
-    return dict(zip(table["completion_key"].to_pylist(), table["logprob"].to_pylist(), strict=True))
-
-
-def _batches(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[pa.Table]:
-    for file in files:
-        with pq.ParquetFile(file) as parquet:
-            for batch in parquet.iter_batches(batch_size=1024, columns=columns):
-                yield pa.Table.from_batches([batch])
-
-
 def _untimed(facts: Facts) -> Facts:
     return {key: value for key, value in facts.items() if key not in LEFT or key == "graders_version"}
 
 
-_PLACE = r"(rounds/\d+(?:/(?:hinted|judged|held_out|search/\d+|rectification/\d+))?)"
-_STEPS: dict[str, Callable[..., Facts]] = {
-    r"baseline/data": Recount.problems,
-    r"baseline/preferences": Recount.preferences,
-    r"baseline/(?:model|reference)": Recount.kept_model,
-    r"baseline/chunks": Recount.chunks,
-    r"baseline/ranking/(\d+)": Recount.ranking,
-    rf"baseline/prompts|{_PLACE}/prompts": Recount.prompts,
-    rf"{_PLACE}/samples": Recount.samples,
-    rf"{_PLACE}/verdicts": Recount.verdicts,
-    r"rounds/(\d+)/(held_out/)?pairs": Recount.pairs,
-    r"rounds/\d+/errors": lambda self, step: self.steps.errors(step),
-    r"rounds/\d+/questions": lambda self, step: self.steps.questions(step),
-    r"rounds/\d+/located": lambda self, step: self.steps.located(step),
-    r"rounds/\d+/rectified": lambda self, step: self.steps.rectified(step),
-    r"rounds/\d+/scores": Recount.scores,
-    r"rounds/(\d+)/replay": Recount.replay,
-    r"(rounds/\d+)/reference": Recount.reference,
-    r"(rounds/\d+)/policy": Recount.policy,
-    r"(rounds/\d+)/(?:train|(retrain))": Recount.training,
-    r"baseline/evaluation|rounds/\d+/selection/\d+": Recount.evaluated,
-    r"(rounds/\d+)/evaluation": Recount.evaluated,
-    r"rounds/\d+(?:/selection)?/regraded": Recount.regraded,
-    r"(rounds/\d+)/choice": Recount.choice,
-}
+def _steps(source: Recounted) -> dict[str, Callable[..., Facts]]:
+    """How each step is computed, by a pattern of its name: those of every run, and of a source of pairs."""
+    place = rf"(rounds/\d+(?:/(?:{'|'.join(('held_out', *source.parts))}))?)"
+    return {
+        r"baseline/data": Recount.problems,
+        r"baseline/preferences": Recount.preferences,
+        r"baseline/(?:model|reference)": Recount.kept_model,
+        rf"baseline/prompts|{place}/prompts": Recount.prompts,
+        rf"{place}/samples": Recount.samples,
+        rf"{place}/verdicts": Recount.verdicts,
+        r"rounds/(\d+)/held_out/pairs": Recount.held_out,
+        r"rounds/(\d+)/replay": Recount.replay,
+        r"(rounds/\d+)/reference": Recount.reference,
+        r"(rounds/\d+)/policy": Recount.policy,
+        r"(rounds/\d+)/(?:train|(retrain))": Recount.training,
+        r"baseline/evaluation|rounds/\d+/selection/\d+": Recount.evaluated,
+        r"(rounds/\d+)/evaluation": Recount.evaluated,
+        r"rounds/\d+(?:/selection)?/regraded": Recount.regraded,
+        r"(rounds/\d+)/choice": Recount.choice,
+        **source.steps,
+    }

@@ -1,1 +1,40 @@
-"""Pairs of single reasoning steps (Step-DPO, arXiv 2406.18629)."""
+"""Pairs of single steps (source `steps`): pairs.py has the way, and this is what other rooms ask."""
+
+from __future__ import annotations
+
+import math
+
+from orchestrator.config import Job, Steps, at_round
+from orchestrator.reports.columns import Reported
+from orchestrator.reports.lineage import Trail
+from orchestrator.reports.report import SAMPLES
+from orchestrator.rounds import space
+from orchestrator.sources.lineage import SAMPLED
+from orchestrator.sources.source import Source
+from orchestrator.sources.steps import lineage, pairs, recount
+from orchestrator.sources.steps.report import FIRST_WRONG_STEPS
+
+_TOKENS_A_MARKER = 4  # "\nStep 2:"
+
+
+def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
+    """With the search for first wrong steps and the continuations, were every sample wrong."""
+    settings, text = Steps.of(job), job.generate.max_tokens * space.BYTES_A_TOKEN
+    num_prompts, prompt = space.prompted(job, number, problems)
+    errors = num_prompts * at_round(job.generate.samples, number)
+    # A step has its marker at least.
+    levels = math.ceil(math.log2(max(2, job.generate.max_tokens / _TOKENS_A_MARKER)))
+    drawn = errors * (levels * settings.rollouts + settings.rectifications)
+    prefixes = errors * (levels + 1) * (prompt + text)
+    copied = errors * (1 + settings.rollouts + settings.rectifications) * (prompt + 2 * text)
+    made, written = space.sampled(job, number, problems)
+    return made, written + drawn * (text + space.BYTES_A_VERDICT) + prefixes + copied
+
+
+SOURCE = Source(
+    pairs=pairs.collect,
+    trail=Trail(SAMPLED, lineage.findings),
+    recounted=recount.RECOUNTED,
+    disk=space.Disk(_rows),
+    reported=Reported([SAMPLES, FIRST_WRONG_STEPS]),
+)

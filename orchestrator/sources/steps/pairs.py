@@ -19,6 +19,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config import Steps
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.recipes import Unseen
 from orchestrator.ledger.run import Facts
@@ -45,7 +46,7 @@ def collect(this: Round, sampled_from: Model) -> Commit:
         VerdictsNeeded: with `steps.localiser: file`, people have to say first which steps are wrong.
         BadInput: their file is not as it must be.
     """
-    context, settings = this.context, this.context.job.steps
+    context, settings = this.context, Steps.of(this.context.job)
     opened = context.tokenize(f"{this.folder}/prompts", {this.split: this.problems()}, opening=settings.opening)
     rollouts = Rollouts(this, sampled_from, opened, this.samples_and_verdicts(opened, sampled_from))
     commit = _collect_errors(this, rollouts)
@@ -83,7 +84,7 @@ def _decode(this: Round, source: Path, output: Path) -> None:
 
 def _locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollouts) -> Mapping[str, int | None]:
     """The first wrong step by error, committed whoever has found it."""
-    settings = this.context.job.steps
+    settings = Steps.of(this.context.job)
     inputs: dict[str, Any] = {"errors": hashes(commit), "split": settings.split, "localiser": settings.localiser}
     inputs["graded"] = rollouts.hashes[0]
     if settings.localiser == "rollouts":
@@ -160,12 +161,12 @@ def _ask_people(this: Round, errors: Sequence[Error], commit: Commit) -> Commit:
         folder.mkdir()
         return {"questions": people.write_questions(errors, problems, folder / "00000.jsonl")}
 
-    inputs = {"errors": hashes(commit), "split": this.context.job.steps.split}
+    inputs = {"errors": hashes(commit), "split": Steps.of(this.context.job).split}
     return this.context.run.step(f"{this.folder}/questions", inputs, work)
 
 
 def _by_people(this: Round, errors: Sequence[Error], asked: Commit) -> Located:
-    run, settings = this.context.run, this.context.job.steps
+    run, settings = this.context.run, Steps.of(this.context.job)
     file = run.path(settings.verdicts or f"verdicts/round-{this.number:02d}.jsonl")
     return Located(people.read_verdicts(file, run.path(f"{asked.step}/00000.jsonl"), errors), {})
 
@@ -175,7 +176,7 @@ def _rectify(
 ) -> Mapping[str, list[Continuation]]:
     """Continuations of the right steps that reach the gold answer, by the name of their prefix. Those that the search
     has drawn are among them."""
-    run, wanted = this.context.run, this.context.job.steps.rectifications
+    run, wanted = this.context.run, Steps.of(this.context.job).rectifications
     for lacking, prefixes in rectifications(wrong, rollouts.tallies, wanted).items():
         rollouts.draw(f"rectification/{lacking:02d}", prefixes, lacking, commit)
     names = last_right(wrong)
@@ -199,7 +200,7 @@ def _pair(
     continuations: Mapping[str, Sequence[Continuation]],
     rollouts: Rollouts,
 ) -> Commit:
-    run, plan, filtered = this.context.run, this.pairing_plan(), this.context.job.steps.filter == "judge"
+    run, plan, filtered = this.context.run, this.pairing_plan(), Steps.of(this.context.job).filter == "judge"
     state = run.ledger.state.commits
     inputs = {
         "graded": rollouts.hashes[0],
@@ -211,7 +212,7 @@ def _pair(
         "seed": plan.seed,
         "filter": judging.settings(this) if filtered else None,
         "dataset": _dataset(this),
-        "split": Unseen(this.context.job.steps.split),
+        "split": Unseen(Steps.of(this.context.job).split),
     }
 
     def work(folder: Path) -> Facts:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from orchestrator.config import Job
+from orchestrator.config import Steps
 from orchestrator.errors import Damaged
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.abstentions import graders_version
+from orchestrator.rounds.recount import Counting, Recounted
 from orchestrator.rounds.round import pairing_plan
-from orchestrator.rounds.run_files import RunFiles
 from orchestrator.sources.steps import files as step_files
 from orchestrator.sources.steps import rollouts
 from orchestrator.sources.steps.files import Sampled, Tally
@@ -23,10 +23,10 @@ from orchestrator.sources.steps.pairs import choose, first_errors, last_right, l
 
 
 class StepFacts:
-    """As `recount.Recount`, of errors, questions, first wrong steps, continuations and pairs of steps."""
+    """Of errors, questions, first wrong steps, continuations and pairs of steps."""
 
-    def __init__(self, files: RunFiles, job: Job) -> None:
-        self._files, self._job = files, job
+    def __init__(self, run: Counting) -> None:
+        self._files, self._job = run.files, run.job
 
     def errors(self, step: str) -> Facts:
         """Of the wrong answers that are looked at."""
@@ -44,7 +44,7 @@ class StepFacts:
         folder, [file] = _folder(step), self._files.all(step)
         errors, found = self._errors(folder), step_files.read_located(file)
         facts = located_facts(errors, found)
-        if self._job.steps.localiser != "rollouts":
+        if Steps.of(self._job).localiser != "rollouts":
             return facts
         searched = self._parts(folder, "search")
         tallies, probes = self._tallies([folder, *searched]), set[str]()
@@ -88,7 +88,7 @@ class StepFacts:
 
     def _errors(self, folder: str) -> list[Error]:
         [file] = self._files.all(f"{folder}/errors")
-        return step_files.read_errors(file, self._job.steps.opening, self._job.steps.split)
+        return step_files.read_errors(file, Steps.of(self._job).opening, Steps.of(self._job).split)
 
     def _first_wrong(self, folder: str) -> dict[str, int | None]:
         [file] = self._files.all(f"{folder}/located")
@@ -118,3 +118,15 @@ _REFUSED = ("not_rectified", "not_a_prefix", "empty", "equal", "duplicate")
 
 def _folder(step: str) -> str:
     return step.rpartition("/")[0]
+
+
+RECOUNTED = Recounted(
+    {
+        r"rounds/\d+/errors": lambda run, step: StepFacts(run).errors(step),
+        r"rounds/\d+/questions": lambda run, step: StepFacts(run).questions(step),
+        r"rounds/\d+/located": lambda run, step: StepFacts(run).located(step),
+        r"rounds/\d+/rectified": lambda run, step: StepFacts(run).rectified(step),
+        r"rounds/(\d+)/pairs": lambda run, step, number: StepFacts(run).pairs(step, int(number)),
+    },
+    parts=[r"search/\d+", r"rectification/\d+"],
+)

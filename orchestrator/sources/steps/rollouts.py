@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from orchestrator.config import Steps
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.recipes import Used
 from orchestrator.ledger.run import Facts
@@ -75,7 +76,7 @@ def locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollo
     reach the gold answer. One pass of sampling a level, over all errors at once; a prefix that several answers share
     is continued once. A prefix of whose rollouts too few have a verdict is left out of the search. Errors whose first
     wrong step is not known for that are left out, and so are those of which a prefix took down engines."""
-    settings, level = this.context.job.steps, 0
+    settings, level = Steps.of(this.context.job), 0
     open_: dict[str, tuple[Error, BinarySearch]] = {e.error_id: (e, BinarySearch(len(e.answer.steps))) for e in errors}
     found: dict[str, int | None] = {}
     probes: set[str] = set()

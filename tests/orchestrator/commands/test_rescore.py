@@ -23,6 +23,7 @@ from orchestrator.ledger.run import Run
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import status
 from orchestrator.rounds.round import NoPairs
+from orchestrator.sources.registry import SOURCES
 from orchestrator.tracking.tracker import sync
 from tests.support.stand_ins import StandInGraders, StandIns, make_project, run_job
 
@@ -149,7 +150,7 @@ def test_a_rescoring_is_finished_when_its_pairs_are(tmp_path: Path) -> None:
     again(tmp_path, 1, "grade.strict=false")
     new = tmp_path / "new"
     assert status(new)["state"] == "finished"
-    assert "- State: finished: it was to come as far as rounds/01/pairs" in report_text(new)
+    assert "- State: finished: it was to come as far as rounds/01/pairs" in report_text(new, SOURCES)
     assert verify(new).findings == []
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     sync(new, Tracking(uri=uri, experiment="again"))

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import status
 from orchestrator.rounds.run_files import RunFiles
+from orchestrator.sources.registry import SOURCES
 from tests.faults.children import Case
 from tests.faults.jobs import KINDS
 from tests.faults.sweeps import STRIDE
@@ -112,7 +114,7 @@ def finished(folder: Path, source: str) -> Path:
 def passed_over(run: Path) -> list[str]:
     """The facts of commits and shards that may say anything else beside the files, but for those that are left."""
     state, found = Ledger(run / "ledger").state, []
-    recount = Recount(RunFiles(run, state, ()), Job.model_validate(state.configs[-1]["job"]))
+    recount = Recount(RunFiles(run, state, ()), Job.model_validate(state.configs[-1]["job"]), SOURCES)
     every = [(step, commit.facts, recount.commit(step)) for step, commit in state.commits.items()]
     for step, shards in state.shards.items():
         every += [(step, shard.facts, recount.shard(step, index)) for index, shard in shards.items()]
@@ -194,7 +196,7 @@ def test_a_parquet_bomb_is_named_and_not_read(run: Path) -> None:
     change(run, "commit", "rounds/01/train", fitting)
     found = verify(run).findings
     assert any("rounds/01/train/metrics.parquet" in line and "3,000,000 rows" in line for line in found)
-    for read in (report_text, status):
+    for read in (partial(report_text, sources=SOURCES), status):
         read(run)
 
 

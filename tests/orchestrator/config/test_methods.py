@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from orchestrator.config import Job, Method
+from orchestrator.config import Job, Method, SelfJudge, Steps
 from orchestrator.config.idle import idle
 from orchestrator.config.load import load_job
 from orchestrator.config.methods import OTHERS, PRESETS
@@ -64,7 +64,7 @@ def test_the_axes_are_those_of_the_table(
     tmp_path: Path, method: str, source: str, rule: str | None, init: str, reference: str | None, dpo: int, nll: int
 ) -> None:
     job = by_name(tmp_path, method)
-    assert (job.source, job.init, job.loss.dpo, job.loss.nll) == (source, init, dpo, nll)
+    assert (job.source.type, job.init, job.loss.dpo, job.loss.nll) == (source, init, dpo, nll)
     assert reference in (None, job.reference)
     assert rule in (None, job.pairs.rule)
 
@@ -82,7 +82,7 @@ def test_the_papers_figures(tmp_path: Path) -> None:
     assert (step.loss.beta, step.train.learning_rate, step.train.batch_pairs) == (0.4, 5e-7, 128)
     assert (step.train.schedule, step.train.warmup_ratio, step.train.epochs) == ("cosine", 0.1, 8)
     assert (step.generate.samples, step.generate.temperature, step.generate.top_p) == (2, 0.8, 0.95)
-    assert (step.train.max_tokens, step.steps.rectifications, step.rounds) == (1024, 20, 1)
+    assert (step.train.max_tokens, Steps.of(step).rectifications, step.rounds) == (1024, 20, 1)
     rft = by_name(tmp_path, "rft")
     assert (rft.rounds, rft.generate.samples, rft.generate.temperature, rft.pairs.distinct) == (
         1,
@@ -96,8 +96,8 @@ def test_the_papers_figures(tmp_path: Path) -> None:
     assert (iterative.generate.samples, iterative.generate.temperature_mix) == (8, [1.0, 0.7])
     assert (iterative.pairs.replay, iterative.pairs.replay_rounds, iterative.data.prompts) == (1.0, None, "new")
     rewarding = by_name(tmp_path, "self_rewarding")
-    assert (rewarding.generate.samples, rewarding.self_judge.samples, rewarding.data.prompts) == (4, 3, "new")
-    assert (rewarding.self_judge.lowest, rewarding.self_judge.highest) == (0, 5)
+    assert (rewarding.generate.samples, SelfJudge.of(rewarding).samples, rewarding.data.prompts) == (4, 3, "new")
+    assert (SelfJudge.of(rewarding).lowest, SelfJudge.of(rewarding).highest) == (0, 5)
     assert by_name(tmp_path, "star").generate.hint
     assert by_name(tmp_path, "dpo").rounds == 1
 
@@ -244,17 +244,14 @@ def test_a_methods_own_row_has_no_key_without_effect(tmp_path: Path, method: str
         (
             "sdpo",
             {"data": DATA},
-            ["`data.prompts_per_round`, `data.train`: read only with another `source` than `dataset`"],
+            ["`data.prompts_per_round`, `data.train`: read only with `source: sample`, `gold`, `steps` or `judge`"],
         ),
         ("step_dpo", {"pairs": {"rule": "margin"}}, ["`pairs.rule`: read only with `source: sample` or `judge`"]),
         ("step_dpo", {"steps": {"verdicts": "v.jsonl"}}, ["`steps.verdicts`: read only with `steps.localiser: file`"]),
         (
             "self_rewarding",
             {"pairs": {"per_prompt": 3}},
-            [
-                "`pairs.per_prompt`: read only with `source: sample`, `steps` or `judge`, and another `pairs.rule` "
-                "than `best_worst`"
-            ],
+            ["`pairs.per_prompt`: read only with another `pairs.rule` than `best_worst`"],
         ),
         (
             "irpo",

@@ -20,6 +20,7 @@ from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import status
+from orchestrator.sources.registry import SOURCES
 from orchestrator.tracking.tracker import open_command
 from tests.orchestrator.test_cli import ratchet
 from tests.support.sample_run import SampleRun
@@ -159,7 +160,7 @@ def earlier(tmp_path: Path) -> Path:
 
 def test_a_run_that_holds_a_password_can_be_read(earlier: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert verify(earlier).findings == []
-    assert status(earlier)["rounds"] and SECRET not in json.dumps(status(earlier)) + report_text(earlier)
+    assert status(earlier)["rounds"] and SECRET not in json.dumps(status(earlier)) + report_text(earlier, SOURCES)
     items = needing_trust(earlier, Ledger(earlier / "ledger").state)
     assert [str(item) for item in items if item.key == "tracking.uri"] and SECRET not in "\n".join(map(str, items))
     for command in (("status",), ("verify",), ("gc", "--dry-run")):

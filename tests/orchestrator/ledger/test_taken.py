@@ -17,6 +17,7 @@ from orchestrator.ledger.taken import origin, taken, taken_shards
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import render, status
 from orchestrator.rounds.round import GateStopped
+from orchestrator.sources.registry import SOURCES
 from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.tracker import default_address
 from tests.orchestrator.reports.test_status import text_of
@@ -97,7 +98,7 @@ def test_a_fork_is_not_started_until_it_is(
     assert ratchet("status", child) == 0
     assert "child  not started" in capsys.readouterr().out
     clean(child, identity())
-    assert status(child)["state"] == "not started" and "State: not started: forked from" in report_text(child)
+    assert status(child)["state"] == "not started" and "State: not started: forked from" in report_text(child, SOURCES)
     with pytest.raises(RuntimeError):
         run_job(child / "job.yaml", StandIns(on_call=StopAt(2, RuntimeError("a bug"))))
     assert status(child)["state"] == "failed"
@@ -120,7 +121,7 @@ def test_what_was_taken_over_is_told_without_speeds(parent: Path, tmp_path: Path
     train = said["rounds/02", "train"]
     assert "tokens at 1/s" in train and "taken over" not in train
     assert not [line for line in first if "taken over" in line], "a resumed run has done what it tells"
-    report = report_text(child)
+    report = report_text(child, SOURCES)
     assert "| 1 | 1 | 10 | 20 | taken over |" in report and "| 2 | 1 | 10 | 20 | 1 |" in report
     one, two = status(child)["rounds"]
     assert one["seconds"] == {} and len(one["taken_over"]) == 7

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.config import Loss
+from orchestrator.config import Loss, SelfJudge
 from orchestrator.errors import BadInput
 from orchestrator.files.processes import process_start
 from orchestrator.reports.report import write_report
 from orchestrator.reports.status import intervals, render, status
+from orchestrator.sources.registry import SOURCES
 from tests.support.sample_run import DEAD_PID, NUM_STEPS, SampleRun, training_metrics, two_rounds
 
 
@@ -187,12 +188,12 @@ def test_what_has_not_run_is_not_told_as_none(tmp_path: Path) -> None:
     assert [row[key] for key in counts] == [None] * 5
     [line] = [line for line in text_of(render(status(run.root))).splitlines() if line.strip().startswith("1 ")]
     assert line.split()[1:6] == ["–"] * 5
-    assert "| 1 | – | – | – | – |" in write_report(run.root).read_text()
+    assert "| 1 | – | – | – | – |" in write_report(run.root, SOURCES).read_text()
 
 
 def test_the_report(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "sample")
-    file = write_report(run.root)
+    file = write_report(run.root, SOURCES)
     text = file.read_text()
     assert file == run.root / "report.md"
     assert "40.0 [30.9, 49.8] before, 75.0 [65.7, 82.5] after round 2 (+35.0 points)" in text
@@ -205,28 +206,28 @@ def test_the_report(tmp_path: Path) -> None:
     assert training.endswith("| 0.94 |"), "the reward accuracy of the last quarter, and not of the first"
     assert "25 % of the samples are ungradable" in text
     file.unlink()
-    assert write_report(run.root).read_text() == text
+    assert write_report(run.root, SOURCES).read_text() == text
 
 
 def test_the_report_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
     run = SampleRun(tmp_path / "sample")
     run.claim()
-    assert "State: interrupted" in write_report(run.root).read_text()
+    assert "State: interrupted" in write_report(run.root, SOURCES).read_text()
     run.configure()
     run.baseline()
     run.prompts(1)
-    text = write_report(run.root).read_text()
+    text = write_report(run.root, SOURCES).read_text()
     assert "| seed | 40.0 [30.9, 49.8]" in text and "None shows" in text
 
 
 def test_the_report_outlives_its_files(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "sample")
     (run.root / "rounds/01/train/metrics.parquet").unlink()
-    assert "| 1 | 12 | 5,000 |" in write_report(run.root).read_text()
+    assert "| 1 | 12 | 5,000 |" in write_report(run.root, SOURCES).read_text()
 
 
 def warnings_of(run: SampleRun) -> str:
-    return write_report(run.root).read_text().partition("## Known ways")[2]
+    return write_report(run.root, SOURCES).read_text().partition("## Known ways")[2]
 
 
 def test_symptoms_in_training(tmp_path: Path) -> None:
@@ -302,7 +303,7 @@ def test_the_report_tells_the_settings_that_count(tmp_path: Path) -> None:
         generate=job.generate.model_copy(update={"temperature_mix": [1.0, 0.7]}),
         train=job.train.model_copy(update={"token_budget": 5000}),
     )
-    settings = write_report(run.root).read_text().partition("## Job")[2].partition("## Accuracy")[0]
+    settings = write_report(run.root, SOURCES).read_text().partition("## Job")[2].partition("## Accuracy")[0]
     assert "| temperatures in turn | 1.0, 0.7 |" in settings and "| temperature |" not in settings
     assert "| training tokens a round | 5000 |" in settings and "| epochs |" not in settings
     assert "| source | sample |" in settings
@@ -311,7 +312,7 @@ def test_the_report_tells_the_settings_that_count(tmp_path: Path) -> None:
 def test_a_model_that_hardly_judges_is_told(tmp_path: Path) -> None:
     run = SampleRun(tmp_path / "sample")
     run.claim()
-    run.configure()
+    run.configure(source=SelfJudge())
     for number, scored in ((1, 60), (2, 40)):
         folder = f"rounds/{number:02d}"
         run.commit(f"{folder}/judged/samples", {"samples": 100, "quarantined": ["p#0"] * (number - 1), "seconds": 1.0})

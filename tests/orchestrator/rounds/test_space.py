@@ -8,9 +8,12 @@ from typing import Any
 
 import pytest
 
+from orchestrator.config import Job
 from orchestrator.config.load import load_job
 from orchestrator.reports.status import status
-from orchestrator.rounds.space import DiskFull, Need, job_need, require_space, round_need
+from orchestrator.rounds import space
+from orchestrator.rounds.space import DiskFull, Need, require_space
+from orchestrator.sources.registry import SOURCES
 from tests.support.stand_ins import JOB, StandIns, make_project, run_job
 
 PROBLEMS = {"train": (50, 20.0), "gate": (5, 20.0), "test": (5, 20.0)}
@@ -23,6 +26,14 @@ def job(tmp_path: Path, **changes: Any) -> Any:
         "pairs": {"per_prompt": 2},
     }
     return load_job(make_project(tmp_path, **(sections | changes)), ["data.prompts_per_round=10"]).job
+
+
+def round_need(job: Job, number: int, model: Path, problems: space.Sizes) -> Need:
+    return space.round_need(job, number, model, problems, SOURCES[job.source.type].disk)
+
+
+def job_need(job: Job, model: Path, problems: space.Sizes) -> Need:
+    return space.job_need(job, model, problems, SOURCES[job.source.type].disk)
 
 
 def seed(folder: Path, dtype: str | None = "bfloat16", size: int = 1000) -> Path:

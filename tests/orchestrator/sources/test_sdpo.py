@@ -18,7 +18,7 @@ JOBS = Path(__file__).parents[3] / "jobs"
 @pytest.mark.parametrize("name", ["sdpo", "sdpo-solar"])
 def test_the_method_is_the_papers(name: str) -> None:
     job = load_job(JOBS / f"{name}.yaml").job
-    assert (job.method, job.source, job.init, job.reference) == ("sdpo", "dataset", "previous", "previous")
+    assert (job.method, job.source.type, job.init, job.reference) == ("sdpo", "dataset", "previous", "previous")
     assert (job.loss.beta, job.loss.dpo, job.loss.nll) == (0.1, 1.0, 0.0)
     assert (job.train.schedule, job.train.warmup_ratio) == ("linear", 0.1)
     assert job.stages is not None and job.stages.order == "easy_first" and not job.stages.drop_seen

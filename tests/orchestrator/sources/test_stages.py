@@ -22,6 +22,7 @@ from orchestrator.records.rows import pairs_schema, step_pairs_schema
 from orchestrator.reports.lineage import follow
 from orchestrator.rounds.round import NoPairs
 from orchestrator.rounds.space import round_need
+from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.stages import deal, seen_rows
 from tests.support.preference_stand_ins import PreferenceStandIns, make_stages, pair, right, write_rows, wrong
 from tests.support.stand_ins import make_project, run_job
@@ -266,10 +267,12 @@ def test_verify_follows_a_stage_back_to_the_data(tmp_path: Path) -> None:
     column = table.schema.get_field_index("chosen_token_ids")
     other = pa.array([[7], *chosen[1:]], table.schema.field("chosen_token_ids").type)
     pq.write_table(table.set_column(column, table.schema.field("chosen_token_ids"), other), file)
-    assert follow(run, Ledger(run / "ledger").state, 2) == ["rounds/02/pairs: pair '2/1' is no pair of baseline/chunks"]
+    assert follow(run, Ledger(run / "ledger").state, 2, SOURCES) == [
+        "rounds/02/pairs: pair '2/1' is no pair of baseline/chunks"
+    ]
 
 
 def test_a_stage_needs_room_for_its_pairs(tmp_path: Path) -> None:
     job = load_job(make_stages(tmp_path, {"a": right("a", 3)}, train={"batch_pairs": 4})).job
     (tmp_path / "seed/config.json").write_text(json.dumps({"dtype": "float32"}))
-    assert round_need(job, 1, tmp_path / "seed", {"stages": (10, 100.0)}).rows == 3000
+    assert round_need(job, 1, tmp_path / "seed", {"stages": (10, 100.0)}, SOURCES["dataset"].disk).rows == 3000

@@ -23,6 +23,7 @@ from orchestrator.ledger.run import Run
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import status
 from orchestrator.rounds.context import preference_plan, tokenizing_plan
+from orchestrator.sources.registry import SOURCES
 from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.projection import step_figures
 from tests.orchestrator.sources.test_stages import committed
@@ -43,7 +44,7 @@ def test_a_job_without_problems_reports_its_stages_and_no_accuracy(tmp_path: Pat
     told = status(run)
     assert told["baseline"] is None
     assert [(r["pairs"], r["accuracy"]) for r in told["rounds"]] == [(4, None), (4, None)]
-    text = report_text(run)
+    text = report_text(run, SOURCES)
     row = next(line for line in text.splitlines() if "| easy.jsonl |" in line)
     assert row == (
         "| 1 | easy.jsonl | 4 | 0 | 1.000 | 1.000 | 1.000 | 1.000 | 0.40 | 0.60 | -0.40 → -0.60 | -0.80 → -1.20 |"

@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.verify.command import verify
-from orchestrator.config import Judge
+from orchestrator.config import Judge, Steps
 from orchestrator.config.load import load_job
 from orchestrator.driver.wiring import RealWorkers
 from orchestrator.errors import BadInput, Interrupted
@@ -25,6 +25,7 @@ from orchestrator.records.rows import VERDICTS, step_pairs_schema
 from orchestrator.rounds.pair_files import Scored
 from orchestrator.rounds.round import NoPairs
 from orchestrator.rounds.space import round_need
+from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.steps import lineage as step_lineage
 from orchestrator.sources.steps.answers import Answer
 from orchestrator.sources.steps.files import Sampled, prompt_kinds
@@ -451,7 +452,9 @@ def test_a_round_takes_no_more_space_than_was_asked_for_before(tmp_path: Path) -
     run_job(file, StepStandIns())
     folder = tmp_path / ROUND
     written = sum(path.stat().st_size for path in folder.rglob("*.parquet"))
-    need = round_need(load_job(file).job, 1, tmp_path / "seed", {"train": (20, 10.0), "gate": (16, 9.0)})
+    need = round_need(
+        load_job(file).job, 1, tmp_path / "seed", {"train": (20, 10.0), "gate": (16, 9.0)}, SOURCES["steps"].disk
+    )
     assert need.rows > written
 
 
@@ -463,9 +466,9 @@ def test_a_split_that_cannot_work_is_refused(tmp_path: Path, split: str) -> None
 
 def test_the_paper_jobs_settings() -> None:
     job = load_job(PROJECT / "jobs/step_dpo-qwen2.yaml").job
-    assert (job.source, job.rounds, job.generate.samples, job.generate.temperature) == ("steps", 1, 2, 0.8)
-    assert (job.generate.top_p, job.steps.rectifications, job.steps.localiser) == (0.95, 20, "judge")
-    assert job.steps.opening == "Let's think step by step.\nStep 1:" and job.data.template.endswith("Response:\n")
+    assert (job.source.type, job.rounds, job.generate.samples, job.generate.temperature) == ("steps", 1, 2, 0.8)
+    assert (job.generate.top_p, Steps.of(job).rectifications, Steps.of(job).localiser) == (0.95, 20, "judge")
+    assert Steps.of(job).opening == "Let's think step by step.\nStep 1:" and job.data.template.endswith("Response:\n")
     assert (job.loss.beta, job.loss.dpo, job.loss.nll) == (0.4, 1.0, 0.0)
     assert (job.train.learning_rate, job.train.schedule, job.train.warmup_ratio) == (5e-7, "cosine", 0.1)
     assert (job.train.batch_pairs, job.train.epochs, job.train.max_tokens) == (128, 8, 1024)

@@ -1,0 +1,59 @@
+"""The model's own samples, scored against gold answers (arXiv 2404.19733)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from orchestrator.config.sources.base import (
+    PAIRING,
+    PROBLEMS,
+    SAMPLING,
+    SourceSettings,
+    same_samples,
+    single_samples,
+)
+
+if TYPE_CHECKING:
+    from orchestrator.config.job import Job
+
+
+class Sample(SourceSettings):
+    """The model's own samples; how they are drawn and paired is in `generate` and `pairs`."""
+
+    type: Literal["sample"] = "sample"
+
+    what: ClassVar[str] = "its own samples, scored against gold answers"
+    reads: ClassVar[frozenset[str]] = frozenset({*PROBLEMS, *SAMPLING, *PAIRING})
+    only: ClassVar[Mapping[str, str]] = {
+        "generate.hint": "`generate.hint` needs `source: sample` and `data.hint_template`, the prompt that gives the "
+        "answer away",
+        "train.retrain": "`train.retrain` makes pairs of the gate problems as of the others, with `source: sample` "
+        "only",
+    }
+    compares_golds: ClassVar[bool] = True
+
+    def templates(self, job: Job) -> Mapping[str, str]:
+        """With that of the hint, where one is given."""
+        hint = {"data.hint_template": job.data.hint_template or ""} if job.generate.hint else {}
+        return {**super().templates(job), **hint}
+
+    def contradictions(self, job: Job) -> Iterator[str]:
+        """Hints that nothing imitates, and samples that cannot differ."""
+        pairs = job.pairs
+        if job.generate.hint:
+            if job.data.hint_template is None:
+                yield self.only["generate.hint"]
+            if pairs.rule != "correct":
+                yield (
+                    "`generate.hint` gives further correct samples to imitate: set `pairs.rule: correct` and "
+                    "`loss.dpo: 0`"
+                )
+            if pairs.gold_as_chosen:
+                yield (
+                    "`generate.hint` is for prompts without a solution to imitate, and `pairs.gold_as_chosen` gives "
+                    "all one"
+                )
+        if pairs.rule != "correct" and not pairs.gold_as_chosen:
+            yield from single_samples(job)
+            yield from same_samples(job)

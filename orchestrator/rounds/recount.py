@@ -1,0 +1,135 @@
+"""What `ratchet verify` computes again of more than one kind of step, from the committed files of a run."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from orchestrator.config import Job
+from orchestrator.errors import Damaged
+from orchestrator.ledger.ledger import State
+from orchestrator.ledger.run import Facts
+from orchestrator.records import counts
+from orchestrator.records.masks import PAIR_MASKS, mask_columns
+from orchestrator.rounds import pair_files
+from orchestrator.rounds.pair_files import Scored
+from orchestrator.rounds.pairing import random_subset
+from orchestrator.rounds.round import pairing_plan
+from orchestrator.rounds.run_files import RunFiles
+
+
+@dataclass(frozen=True)
+class Recounted:
+    """How the facts of a source's own steps are computed again."""
+
+    steps: Mapping[str, Callable[..., Facts]]
+    """By a pattern of the step's whole name: told the `Counting`, the step and the pattern's groups."""
+    parts: Sequence[str] = ()
+    """Patterns of the parts of a round that have prompts, samples and verdicts of their own, such as `hinted`."""
+
+
+class Counted(Protocol):
+    """A source of pairs, as far as facts are computed again."""
+
+    @property
+    def recounted(self) -> Recounted: ...
+
+
+class Pair(NamedTuple):
+    """Token ids of a pair, and the masks of its sides."""
+
+    prompt: Any
+    chosen: Any
+    rejected: Any
+    chosen_mask: Any = None
+    rejected_mask: Any = None
+
+
+class Counting:
+    """The committed files of a run and its job. Every method raises `Gone` where a file that it needs is not there any
+    more, or is not what was committed."""
+
+    def __init__(self, files: RunFiles, job: Job) -> None:
+        self.files, self.job = files, job
+
+    @property
+    def state(self) -> State:
+        return self.files.state
+
+    def chosen(self, step: str, number: int, shards: list[Scored], hinted: Sequence[Scored] = ()) -> Facts:
+        """Of pairs that `pairs` of the job makes of these samples, with those that had a hint."""
+        folder, plan = step.rpartition("/")[0], pairing_plan(self.job, number)
+        [prompts] = self.files.all(f"{folder}/prompts")
+        choices, facts = pair_files.choose(pair_files.Prompts(prompts), shards, plan, list(hinted))
+        return facts | self.written(step, [choice for shard in choices for choice in shard], plan.max_pairs, plan.seed)
+
+    def written(self, step: str, choices: list[pair_files.Choice], cap: int | None, seed: int) -> Facts:
+        """Of the pairs that stand in the file, which must be those that were chosen."""
+        kept = random_subset(len(choices), cap, seed)
+        wanted = [choice.pair_id for choice in (choices if kept is None else [choices[i] for i in kept])]
+        [file] = self.files.all(step)
+        if ids_in(file) != wanted:
+            raise Damaged("its pairs are not those that the job makes of the samples and their verdicts")
+        return pair_counts(file)
+
+    def pairs(self, files: Iterable[Path]) -> Iterator[Pair]:
+        """Pairs that are not too long to be trained on."""
+        limit, ids = self.job.train.max_tokens, [f"{name}_token_ids" for name in ("prompt", *counts.SIDES)]
+        for file in files:
+            known = [*ids, *mask_columns(pq.read_schema(file))]
+            for batch in batches([file], known):
+                none = [None] * batch.num_rows
+                names = [*ids, *PAIR_MASKS.values()]
+                columns = (batch[name].to_pylist() if name in known else none for name in names)
+                for pair in itertools.starmap(Pair, zip(*columns, strict=True)):
+                    if limit is None or counts.longest(pair) <= limit:
+                        yield pair
+
+    def scored(self, step: str, pairs: list[Path], *against: Path) -> Facts:
+        """Of log-probabilities of these files' pairs, compared with others where there are any."""
+        [file] = self.files.all(step)
+        logprobs = _logprobs(file)
+        found: Facts = dict(counts.scored(pq.read_table(file, columns=["num_tokens"])["num_tokens"].to_pylist()))
+        try:
+            return found | counts.preferences(self.pairs(pairs), logprobs, *map(_logprobs, against))
+        except KeyError:  # completions by other names than the trainer's: nothing is known of them
+            return found
+
+
+def rows_in(file: Path) -> int:
+    """How many rows a Parquet file has."""
+    return int(pq.read_metadata(file).num_rows)
+
+
+def ids_in(file: Path) -> list[str]:
+    """The ids of a file's pairs."""
+    ids: list[str] = pq.read_table(file, columns=["pair_id"])["pair_id"].to_pylist()
+    return ids
+
+
+def pair_counts(file: Path) -> Facts:
+    """Pairs of a file, and their mean lengths in tokens; a batch is in memory at a time."""
+    tokens, number = dict.fromkeys(counts.SIDES, 0), 0
+    for batch in batches([file], [f"{side}_token_ids" for side in counts.SIDES]):
+        number += batch.num_rows
+        tokens = {side: tokens[side] + more for side, more in counts.side_lengths(batch).items()}
+    return {"pairs": number} | counts.mean_lengths(tokens, number)
+
+
+def _logprobs(file: Path) -> dict[str, float]:
+    table = pq.read_table(file, columns=["completion_key", "logprob"])
+    return dict(zip(table["completion_key"].to_pylist(), table["logprob"].to_pylist(), strict=True))
+
+
+def batches(files: Iterable[Path], columns: list[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of Parquet files, of which few are in memory at a time."""
+    for file in files:
+        with pq.ParquetFile(file) as parquet:
+            for batch in parquet.iter_batches(batch_size=1024, columns=columns):
+                yield pa.Table.from_batches([batch])

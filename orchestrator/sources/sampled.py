@@ -1,0 +1,119 @@
+"""Pairs of whole samples, also of hinted ones (source `sample`), and gold solutions to be imitated (source `gold`)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from orchestrator.config import Job
+from orchestrator.ledger.ledger import Commit, State
+from orchestrator.ledger.run import Facts
+from orchestrator.records.rows import Problem
+from orchestrator.reports.columns import Reported
+from orchestrator.reports.lineage import Trail
+from orchestrator.reports.report import SAMPLES
+from orchestrator.reports.symptoms import Evidence, Past, given_up
+from orchestrator.rounds import pair_files, space
+from orchestrator.rounds.context import Model, TooLong
+from orchestrator.rounds.recount import Counting, Recounted
+from orchestrator.rounds.round import Graded, NoPairs, Round, pairing_plan
+from orchestrator.sources.lineage import SAMPLED, Sampled
+from orchestrator.sources.source import Prompts, Source
+
+
+def from_samples(this: Round, model: Model) -> Commit:
+    """The model's own samples, right ones against wrong ones (arXiv 2404.19733), or the right ones alone."""
+    graded = this.samples_and_verdicts(this.prompts(), model)
+    hinted = _with_hints(this, graded, model) if this.context.job.generate.hint else None
+    return this.pairs(graded, hinted)
+
+
+def from_gold(this: Round, model: Model) -> Commit:
+    """The gold solutions, to be imitated."""
+    this.prompts()
+    plan, path = this.pairing_plan(), this.context.run.path(f"{this.folder}/prompts/{this.split}.parquet")
+
+    def work(folder: Path) -> Facts:
+        folder.mkdir()
+        return pair_files.write_gold(path, plan, folder / "00000.parquet")
+
+    commit = this.make_pairs({"gold": True}, replace(plan, rule="correct"), work)
+    if not commit.facts["pairs"]:
+        raise NoPairs(f"round {this.number} has nothing to imitate: none of its prompts has a gold solution")
+    return commit
+
+
+def _with_hints(this: Round, graded: Graded, model: Model) -> Graded | None:
+    """What no sample solved, sampled once more with the answer as a hint (arXiv 2203.14465, section 3.2)."""
+    with this.context.run.using(graded.hashes):
+        unsolved = set(pair_files.unsolved(graded.shards))
+    problems = [replace(p, text=p.hint or "") for p in this.problems() if p.prompt_id in unsolved]
+    if not problems:
+        return None
+    hinted = replace(this, part="hinted")
+    try:
+        prompts = this.context.tokenize(f"{hinted.folder}/prompts", {this.split: problems})
+    except TooLong:  # a hint is a help, not a need
+        hinted.say("prompts", f"with its hint, each of {len(problems)} unsolved prompts is too long for the context")
+        return None
+    return hinted.samples_and_verdicts(prompts, model, replace(hinted.sampling_plan(), samples=1))
+
+
+def _follow(run_dir: Path, state: State, place: str) -> Iterator[str]:
+    return Sampled(run_dir, state, place).findings()
+
+
+def _follow_gold(run_dir: Path, state: State, place: str) -> Iterator[str]:
+    return Sampled(run_dir, state, place, imitates=True).findings()
+
+
+def _recount(run: Counting, step: str, number: str) -> Facts:
+    folder = step.rpartition("/")[0]
+    hinted = run.files.scored(f"{folder}/hinted") if f"{folder}/hinted/prompts" in run.state.commits else []
+    return run.chosen(step, int(number), run.files.scored(folder), hinted)
+
+
+def _recount_gold(run: Counting, step: str, number: str) -> Facts:
+    [prompts] = run.files.all(f"{step.rpartition('/')[0]}/prompts")
+    plan = pairing_plan(run.job, int(number))
+    choices = pair_files.choose_gold(pair_files.Prompts(prompts))
+    return {"before_cap": len(choices)} | run.written(step, choices, plan.max_pairs, plan.seed)
+
+
+def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
+    pairs, written = space.sampled(job, number, problems)
+    if job.generate.hint:  # were no prompt solved
+        _, more = space.paired(job, number, problems, samples=1, per_prompt=0)
+        written += more
+    return pairs, written
+
+
+def _rows_of_gold(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
+    return space.paired(job, number, problems, samples=0, per_prompt=1)
+
+
+def _hints(job: Job, problems: Sequence[Problem]) -> Iterator[Prompts]:
+    if job.generate.hint:
+        yield Prompts("data.hint_template", "hint", [replace(problem, text=problem.hint or "") for problem in problems])
+
+
+def _given_up(evidence: Evidence, past: Past) -> Iterator[str]:
+    return given_up(evidence, "hinted/samples", "have no sample with a hint")
+
+
+SAMPLE = Source(
+    pairs=from_samples,
+    trail=Trail(SAMPLED, _follow),
+    recounted=Recounted({r"rounds/(\d+)/pairs": _recount}, parts=["hinted"]),
+    disk=space.Disk(_rows),
+    reported=Reported([SAMPLES], symptoms=[_given_up]),
+    derived=_hints,
+)
+GOLD = Source(
+    pairs=from_gold,
+    trail=Trail(("pairs", "prompts"), _follow_gold),
+    recounted=Recounted({r"rounds/(\d+)/pairs": _recount_gold}),
+    disk=space.Disk(_rows_of_gold),
+    reported=Reported([SAMPLES]),
+)
