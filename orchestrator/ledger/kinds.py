@@ -124,6 +124,25 @@ class ParentData(RecordModel):
     run_id: Name | None = None
 
 
+class ExecutedData(RecordModel):
+    """Settings that only execute now and that an earlier recipe of fingerprints counted (recipes.as_recorded)."""
+
+    ranks: Annotated[int, Field(ge=1)] = 1
+    zero: Annotated[int, Field(ge=0, le=3)] = 1
+    offload_optimizer: bool = False
+    tokens_per_microbatch: Annotated[int, Field(ge=1)] = 1
+    activation_checkpointing: bool = False
+    attention: str = ""
+    engine: dict[str, Any] = {}
+
+
+class ResolvedData(RecordModel):
+    """What a machine made of settings that were left to it, by key of the job (driver/settled.py)."""
+
+    device: Literal["cpu", "cuda"]
+    settings: dict[str, str | int]
+
+
 class ConfigData(RecordModel):
     """The job as it was then, with every default, and what it was started with."""
 
@@ -136,7 +155,8 @@ class ConfigData(RecordModel):
     folders: list[Place] = []
     overrides: list[str] = []
     parent: Annotated[ParentData, Field(default=None)]
-    executed: list[dict[str, Any]] = []
+    executed: list[ExecutedData] = []
+    resolved: Annotated[ResolvedData, Field(default=None)]
     model_digest: str = ""
     problems: dict[str, str] = {}
     reading: Annotated[int, Field(ge=1)] = 1

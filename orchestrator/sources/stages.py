@@ -34,7 +34,7 @@ from orchestrator.ledger.uses import hashes
 from orchestrator.records import counts
 from orchestrator.records.rows import LossWeights, TrainingPlan
 from orchestrator.reports import lineage
-from orchestrator.rounds.context import Context, Model, preference_plan
+from orchestrator.rounds.context import Context, Model, executed, preference_plan
 from orchestrator.rounds.round import NoPairs, Round
 from orchestrator.rounds.training import precision
 
@@ -181,10 +181,12 @@ def _rank(context: Context, number: int, chunk: Chunk) -> float:
     """Share of a chunk's pairs that the seed model ranks right."""
     train, model = context.job.train, context.seed_model
     inputs = {"model": context.seed_files, "pairs": context.run.used(chunk.file), **precision(train)}
+    inputs["executed"] = executed(train=train)
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
-        return context.workers.trainers().reference(_scoring(model, chunk.file, folder), str(folder / "00000.parquet"))
+        facts = context.workers.trainers().reference(_scoring(model, chunk.file, folder), str(folder / "00000.parquet"))
+        return facts | {"executed": context.workers.execution("train")}
 
     commit = context.run.step(f"baseline/ranking/{number:02d}", inputs, work)
     return float(commit.facts["ranking_accuracy"])

@@ -218,7 +218,9 @@ class Recount:
         return self._scored(step, self._trained_on(folder, held_out=True))
 
     def policy(self, step: str, folder: str) -> Facts:
-        before = self.files.all(f"{folder}/reference") if f"{folder}/reference" in self.state.commits else []
+        said = self.state.commits[step].facts.get("executed", {})
+        reference = str(said.get("reference", f"{folder}/reference"))  # another one where the kernel has changed
+        before = self.files.all(reference) if reference in self.state.commits else []
         return self._scored(step, self.files.all(f"{folder}/pairs"), *before)
 
     def training(self, step: str, folder: str, retrain: str | None) -> Facts:
@@ -352,7 +354,7 @@ _STEPS: dict[str, Callable[..., Facts]] = {
     r"rounds/\d+/rectified": lambda self, step: self.steps.rectified(step),
     r"rounds/\d+/scores": Recount.scores,
     r"rounds/(\d+)/replay": Recount.replay,
-    r"(rounds/\d+)/reference": Recount.reference,
+    r"(rounds/\d+)/reference(?:_again/\d+)?": Recount.reference,
     r"(rounds/\d+)/policy": Recount.policy,
     r"(rounds/\d+)/(?:train|(retrain))": Recount.training,
     r"baseline/evaluation|rounds/\d+/selection/\d+": Recount.evaluated,
