@@ -12,7 +12,7 @@ repetition has a pool of its own, so that no verdict is known. Without `--agreem
 and each difference is listed.
 
 `--agreement` takes the same answers, whose labels are known because they were made ("solutions"), and the
-labelled cases of tests/grading_cases.jsonl, and counts each side's false negatives (a correct answer that is not
+labelled cases of the tests (grading_cases.jsonl), and counts each side's false negatives (a correct answer that is not
 called so) and false positives. In the hand-made cases math-verify is given the answer that Ratchet found, as
 LaTeX; it is not asked about options, and about where an answer is.
 
@@ -38,7 +38,7 @@ from typing import Any
 from orchestrator.config import Grade
 from workers.grading.pool import GraderPool
 
-CASES = Path(__file__).parents[1] / "tests" / "grading_cases.jsonl"
+CASES = Path(__file__).parents[1] / "tests/workers/graders/grading_cases.jsonl"
 SOLUTIONS = [
     ("Tom has 3 bags of 4 apples and eats 2. 3*4=12 apples, 12-2=10 apples are left.", "10"),
     ("She earns 15*8=120 dollars a day and 120*5=600 dollars a week.", "600"),

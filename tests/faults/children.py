@@ -30,8 +30,8 @@ import psutil
 from orchestrator.commands.verify.command import verify
 from orchestrator.errors import Interrupted, RatchetError
 from orchestrator.records.rows import TrainingPlan
-from tests.stand_ins import StandIns, StandInTrainers, make_project, run_job
-from tests.test_loop import history
+from tests.orchestrator.test_loop import history
+from tests.support.stand_ins import StandIns, StandInTrainers, make_project, run_job
 
 PATIENCE = 120.0  # seconds; a deadline for a hung child, not an expectation
 OPERATIONS = ("os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "open")

@@ -23,8 +23,8 @@ from orchestrator.driver.signals import signals
 from orchestrator.errors import Interrupted, RatchetError
 from orchestrator.files.disk import one_message
 from tests.faults.children import Fault, Operations, _reaping, _server, finish
-from tests.test_compare import Runner
-from tests.test_rescore import Workers
+from tests.orchestrator.commands.test_compare import Runner
+from tests.orchestrator.commands.test_rescore import Workers
 
 
 @dataclass(frozen=True)

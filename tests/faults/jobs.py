@@ -11,12 +11,12 @@ from orchestrator.config import Judge
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.sources.steps.people import VerdictsNeeded
 from tests.faults.children import Kind, TrainersWithState, Workers, small_project
-from tests.judge_server import serve
-from tests.preference_stand_ins import PreferenceStandIns, PreferenceTrainers, make_stages, pair, right, wrong
-from tests.stand_ins import StandIns, make_model, run_job
-from tests.step_stand_ins import STEPS, StepStandIns, first_slip
-from tests.test_sources import SELF, Hinted, Judging
-from tests.test_step_dpo import judge
+from tests.orchestrator.sources.test_sources import SELF, Hinted, Judging
+from tests.orchestrator.sources.test_step_dpo import judge
+from tests.support.judge_server import serve
+from tests.support.preference_stand_ins import PreferenceStandIns, PreferenceTrainers, make_stages, pair, right, wrong
+from tests.support.stand_ins import StandIns, make_model, run_job
+from tests.support.step_stand_ins import STEPS, StepStandIns, first_slip
 from workers.judge.client import JudgeClient
 
 DATA = {"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl", "prompts": "split", "prompts_per_round": 6}

@@ -28,7 +28,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.commands.verify.command import verify
 from orchestrator.ledger.ledger import Ledger
-from tests.real import all_gone, end, family, finish, log_of, start
+from tests.support.real import all_gone, end, family, finish, log_of, start
 
 VICTIMS = {
     "driver": "orchestrator",

@@ -24,7 +24,7 @@ from orchestrator.reports.living import settled
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import status
 from tests.faults.children import Case, is_alive, running, scratch, small_project, wait_for
-from tests.stand_ins import StandIns, run_job
+from tests.support.stand_ins import StandIns, run_job
 
 CHECKPOINT = "rounds/01/checkpoint"
 

@@ -30,8 +30,8 @@ from tests.faults.children import (
 )
 from tests.faults.conftest import Shelf
 from tests.faults.sweeps import SOME_OR_ALL, STRIDE, state_of, sweep
-from tests.sample_run import DEAD_PID
-from tests.test_loop import history
+from tests.orchestrator.test_loop import history
+from tests.support.sample_run import DEAD_PID
 
 LAST_WORDS = ("finished", "failed", None)
 """How the last driver ended; None for one that was killed."""

@@ -21,10 +21,10 @@ from tests.faults.commands import Command, command, compared, rescored
 from tests.faults.conftest import Shelf
 from tests.faults.jobs import SAMPLE
 from tests.faults.sweeps import sweep
-from tests.stand_ins import run_job
-from tests.test_compare import project
-from tests.test_loop import history
-from tests.test_rescore import Workers
+from tests.orchestrator.commands.test_compare import project
+from tests.orchestrator.commands.test_rescore import Workers
+from tests.orchestrator.test_loop import history
+from tests.support.stand_ins import run_job
 
 FAULTS = {
     "kill": ("SIGKILL", 1),

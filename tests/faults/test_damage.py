@@ -18,7 +18,7 @@ from orchestrator.ledger.record_files import read_record
 from orchestrator.reports.status import status
 from tests.faults.children import Case, Undisturbed, finish, note, running, wait_for
 from tests.faults.sweeps import state_of
-from tests.test_loop import history
+from tests.orchestrator.test_loop import history
 
 DAY = 86400.0
 

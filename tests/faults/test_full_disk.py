@@ -1,6 +1,6 @@
 """A disk that is full from some operation on, a file-size limit that tears a write, a folder without rights.
 
-`tests/test_disk.py` fills a real file system at a few moments; here every operation is one.
+`tests/orchestrator/files/test_disk.py` fills a real file system at a few moments; here every operation is one.
 """
 
 from __future__ import annotations

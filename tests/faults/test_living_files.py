@@ -20,8 +20,8 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rows import LossWeights, SamplingPlan, Shard, TrainingPlan
 from tests.faults.children import Case, Kind, Undisturbed, Workers
 from tests.faults.test_damage import put
-from tests.stand_ins import StandInEngines, skill_of
-from tests.test_loop import history
+from tests.orchestrator.test_loop import history
+from tests.support.stand_ins import StandInEngines, skill_of
 from workers.files import write_table
 from workers.training.group import _Attempts
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.load import load_job
-from orchestrator.driver import drive
+from orchestrator.driver.drive import drive
 from orchestrator.driver.signals import signals
 from orchestrator.text.terminal import echo, shielded
 from tests.faults.children import Case, Undisturbed, Workers, finish, running, wait_for
-from tests.stand_ins import all_read
+from tests.support.stand_ins import all_read
 
 
 class Telling(Workers):

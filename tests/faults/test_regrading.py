@@ -15,8 +15,8 @@ from orchestrator.records.rows import GRADERS_VERSION
 from tests.faults.children import Case, Fault, Undisturbed, Workers, finish, running, tree, wait_for, wait_until_stopped
 from tests.faults.jobs import KINDS, SAMPLE
 from tests.faults.sweeps import SOME_OR_ALL, require_stopped, sweep
-from tests.test_loop import history
-from tests.version_stand_ins import First, Second
+from tests.orchestrator.test_loop import history
+from tests.support.version_stand_ins import First, Second
 
 HALF = ("grade", 4)
 """Of round 1's two shards of verdicts the second one: gate and test have one each."""

@@ -22,7 +22,7 @@ from orchestrator.ledger.run import Run
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import run_state, status
 from orchestrator.tracking.outbox import Outbox
-from tests.sample_run import DEAD_PID, SampleRun, two_rounds
+from tests.support.sample_run import DEAD_PID, SampleRun, two_rounds
 
 
 @pytest.fixture(scope="module")

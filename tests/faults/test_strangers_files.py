@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.driver import drive
+from orchestrator.driver.drive import drive
 from orchestrator.driver.resume import resumed
 from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, RatchetError
-from tests.stand_ins import StandIns, all_read, make_project, run_job
-from tests.test_cli import ratchet
-from tests.test_loop import StopAt
+from tests.orchestrator.test_cli import ratchet
+from tests.orchestrator.test_loop import StopAt
+from tests.support.stand_ins import StandIns, all_read, make_project, run_job
 
 
 @pytest.fixture

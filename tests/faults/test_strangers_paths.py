@@ -21,8 +21,8 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
 from tests.faults.children import Case, small_project
 from tests.faults.conftest import Shelf
-from tests.stand_ins import StandIns, run_job
-from tests.test_cli import ratchet
+from tests.orchestrator.test_cli import ratchet
+from tests.support.stand_ins import StandIns, run_job
 
 # The link leads to a folder of somebody else, in which a file and a folder have just such names.
 FINAL, HIDDEN = "rounds/09/link/precious", "rounds/09/link/.precious-e1"

@@ -36,7 +36,7 @@ from orchestrator.reports.report import report_text
 from orchestrator.reports.status import intervals, render, status
 from tests.faults.children import note, scratch, small_project
 from tests.faults.conftest import Shelf
-from tests.stand_ins import StandIns, all_read, run_job
+from tests.support.stand_ins import StandIns, all_read, run_job
 
 Place = tuple[str | int, ...]
 SOME_STEPS = pytest.mark.parametrize(

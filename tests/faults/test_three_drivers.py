@@ -1,6 +1,6 @@
 """Three drivers of one run folder in any interleaving, also in the middle of one another's steps.
 
-tests/test_ledger.py does so with records alone; here they carry files, and every driver writes other bytes, so that
+test_ledger.py does so with records alone; here they carry files, and every driver writes other bytes, so that
 whoever overwrites what another one has committed is found out.
 """
 

@@ -14,7 +14,7 @@ import pytest
 from tests.faults.children import Case, Fault, Kind, Undisturbed, finish, note, running, undisturbed, wait_until_stopped
 from tests.faults.jobs import KINDS, stages_project, verdicts_of
 from tests.faults.sweeps import of_sources, sweep
-from tests.test_loop import history
+from tests.orchestrator.test_loop import history
 
 DATASET = pytest.mark.parametrize("source", ["dataset"])
 PEOPLE = pytest.mark.parametrize("source", ["steps, people"])

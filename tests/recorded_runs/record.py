@@ -25,10 +25,10 @@ from orchestrator.errors import Interrupted
 from orchestrator.files.durable import canonical, fingerprint
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.sources.steps.people import VerdictsNeeded
-from tests.preference_stand_ins import PreferenceStandIns, make_stages, right, wrong
-from tests.stand_ins import StandIns, make_model, make_project, run_job
-from tests.step_stand_ins import STEPS, StepStandIns
-from tests.test_sources import Hinted, Judging
+from tests.orchestrator.sources.test_sources import Hinted, Judging
+from tests.support.preference_stand_ins import PreferenceStandIns, make_stages, right, wrong
+from tests.support.stand_ins import StandIns, make_model, make_project, run_job
+from tests.support.step_stand_ins import STEPS, StepStandIns
 
 HERE = Path(__file__).parent
 FOLDER = "/home/somebody/project"

@@ -9,7 +9,7 @@ Two functions compute exactly that:
   scaled_dot_product_attention call, its keys gathered as [prompt][completion]. Rows of similar size
   share a call, so that the masks are as large as the real work and never tokens x tokens.
 - `flex`, on GPU: FlexAttention with a block mask built once a pack. So far it was compared with `sdpa`
-  on CPU only, uncompiled and forward (FlexAttention has no backward there); tests/test_gpu.py holds
+  on CPU only, uncompiled and forward (FlexAttention has no backward there); tests/workers/numerics/test_gpu.py holds
   the comparison that a GPU should make.
 
 transformers builds no mask of its own for an attention function whose name it has no mask for, and

@@ -19,7 +19,7 @@ from orchestrator.errors import Interrupted
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.reports.status import status
 from tests.faults.children import small_project
-from tests.stand_ins import StandIns, run_job
+from tests.support.stand_ins import StandIns, run_job
 
 HERE = Path(__file__).parent
 FOLDER = "/home/somebody/project"

@@ -1,0 +1,193 @@
+"""`ratchet rescore`: stored samples graded in another way, in a run that shares them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.rescore import Rescored, rescore
+from orchestrator.commands.verify.command import verify
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.reports.status import status
+from tests.support.stand_ins import StandInGraders, StandIns, make_project, run_job
+
+
+class Graders(StandInGraders):
+    """Lenient ones let a wrong answer of an odd sample pass."""
+
+    def __init__(self, workers: StandIns, strict: bool) -> None:
+        super().__init__(workers)
+        self.strict = strict
+
+    def _verdict(self, sample: dict[str, Any], gold: str) -> dict[str, Any]:
+        verdict = super()._verdict(sample, gold)
+        lenient = not self.strict and sample["sample_index"] % 2
+        return verdict | {"verdict": "correct"} if lenient else verdict
+
+
+class Workers(StandIns):
+    def graders(self, settings: Any) -> Graders:
+        return Graders(self, settings.strict)
+
+
+def again(tmp_path: Path, number: int, *overrides: str) -> tuple[Rescored, Workers]:
+    workers, said = Workers(), []
+    found = rescore(tmp_path / "run", tmp_path / "new", number, overrides, said.append, [], lambda _job, _logs: workers)
+    return found, workers
+
+
+def verdicts(run: Path, number: int) -> dict[tuple[str, int], str]:
+    files = sorted((run / f"rounds/{number:02d}/verdicts").glob("*.parquet"))
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    return {(row["prompt_id"], row["sample_index"]): row["verdict"] for row in rows}
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_a_round_is_graded_again_and_what_differs_is_told(tmp_path: Path, number: int) -> None:
+    run_job(make_project(tmp_path), Workers())
+    found, workers = again(tmp_path, number, "grade.strict=false")
+    old, new = verdicts(tmp_path / "run", number), verdicts(tmp_path / "new", number)
+    assert workers.calls["generate"] == workers.calls["train"] == 0
+    assert old.keys() == new.keys()
+    flips = [key for key in old if old[key] != new[key]]
+    assert flips
+    assert dict(found.flips) == {("wrong", "correct"): len(flips)}
+    examples = found.examples["wrong", "correct"]
+    assert {(e["prompt_id"], e["sample_index"]) for e in examples} <= set(flips)
+    assert all(e["extracted"][0] != e["gold"] for e in examples)
+    assert found.samples == len(old)
+    before, after = (
+        pq.read_metadata(tmp_path / run / f"rounds/{number:02d}/pairs/00000.parquet").num_rows for run in ("run", "new")
+    )
+    assert (found.pairs_before, found.pairs_after) == (before, after)
+    assert found.pairs_kept < before
+    assert (tmp_path / "new/rescored.json").exists()
+    assert verify(tmp_path / "new").findings == []
+    assert verify(tmp_path / "run").findings == []
+
+
+def test_earlier_rounds_stay_as_they_were_and_later_ones_follow(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path), Workers())
+    again(tmp_path, 2, "grade.strict=false")
+    assert verdicts(tmp_path / "new", 1) == verdicts(tmp_path / "run", 1)
+    state = Ledger(tmp_path / "new/ledger").state
+    assert "rounds/02/pairs" in state.commits
+    assert "rounds/02/train" not in state.commits
+    workers = Workers()
+    run_job(tmp_path / "new/job.yaml", workers, "rounds=3")
+    assert workers.calls["train"] == 2, "rounds 2 and 3"
+    odd = {key: verdict for key, verdict in verdicts(tmp_path / "new", 3).items() if key[1] % 2}
+    assert set(odd.values()) == {"correct"}
+    assert verify(tmp_path / "new").findings == []
+
+
+def test_the_same_grading_is_done_again_and_nothing_flips(tmp_path: Path) -> None:
+    """The graders themselves may have changed."""
+    run_job(make_project(tmp_path), Workers())
+    found, workers = again(tmp_path, 1)
+    assert workers.calls["grade"] == 2
+    assert not found.flips
+    assert found.pairs_kept == found.pairs_before == found.pairs_after
+
+
+def test_a_grading_that_leaves_no_pair_is_told_too(tmp_path: Path) -> None:
+    class Generous(Workers):
+        def graders(self, settings: Any) -> Graders:
+            return AllCorrect(self, settings.strict)
+
+    class AllCorrect(Graders):
+        def _verdict(self, sample: dict[str, Any], gold: str) -> dict[str, Any]:
+            return super()._verdict(sample, gold) | {"verdict": "correct"}
+
+    run_job(make_project(tmp_path), Workers())
+    said: list[str] = []
+    found = rescore(tmp_path / "run", tmp_path / "new", 1, [], said.append, [], lambda _job, _logs: Generous())
+    assert found.pairs_after == 0 < found.pairs_before
+    assert "gives no pairs" in said[-1]
+
+
+@pytest.mark.parametrize(
+    ("number", "override", "said"),
+    [
+        (9, "grade.strict=false", "round 9 has no verdicts; rounds with verdicts: [1, 2]"),
+        (1, "train.learning_rate=1", "rescoring changes the grading alone"),
+        (1, "grade.strickt=false", "did you mean `strict`"),
+    ],
+)
+def test_what_cannot_be_rescored_is_refused(tmp_path: Path, number: int, override: str, said: str) -> None:
+    run_job(make_project(tmp_path), Workers())
+    with pytest.raises(BadInput) as refused:
+        again(tmp_path, number, override)
+    assert said in str(refused.value)
+    assert not (tmp_path / "new").exists()
+
+
+# What was removed, and what was begun
+
+
+def test_a_round_whose_start_was_removed_is_refused_with_the_cure(tmp_path: Path) -> None:
+    job = make_project(tmp_path, rounds=4, promotion={"rule": "always"}, keep={"checkpoints": 1})
+    run_job(job, Workers(gain=0.1))
+    kept = [n for n in range(1, 5) if (tmp_path / f"run/rounds/{n:02d}/checkpoint").exists()]
+    assert kept == [4]
+    with pytest.raises(BadInput) as refused:
+        again(tmp_path, 3, "grade.strict=false")
+    said = str(refused.value)
+    assert "round 3 starts from what rounds/01/train, rounds/02/train made, which was removed" in said
+    assert "Rounds that have all they need: 1." in said
+    assert f"`ratchet fork {tmp_path / 'run'} NEWRUN keep.checkpoints=null`" in said
+    assert not (tmp_path / "new").exists()
+    found, workers = again(tmp_path, 1, "grade.strict=false")
+    assert found.flips and workers.calls["train"] == 0
+
+
+def test_a_rescoring_that_is_done_is_told_again_and_its_run_left_as_it_is(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path), Workers())
+    before, _ = again(tmp_path, 1, "grade.strict=false")
+    run_job(tmp_path / "new/job.yaml", Workers())
+    (tmp_path / "new/rescored.json").unlink()
+    records = len(Ledger(tmp_path / "new/ledger").records)
+    found, workers = again(tmp_path, 1, "grade.strict=false")
+    assert found.as_json() == before.as_json() and not workers.calls
+    assert (tmp_path / "new/rescored.json").exists()
+    assert len(Ledger(tmp_path / "new/ledger").records) == records and status(tmp_path / "new")["state"] == "finished"
+
+
+@pytest.mark.parametrize("other", ["round", "overrides", "fork", "run"])
+def test_what_another_command_has_made_is_not_gone_on_with(tmp_path: Path, other: str) -> None:
+    run_job(make_project(tmp_path), Workers())
+    if other == "round":
+        again(tmp_path, 2, "grade.strict=false")
+    elif other == "overrides":
+        again(tmp_path, 1, "grade.timeout=9")
+    elif other == "fork":
+        fork(tmp_path / "run", tmp_path / "new", ["grade.strict=false"])
+    else:
+        run_job(tmp_path / "tiny.yaml", Workers(), f"run_dir={tmp_path / 'new'}", "rounds=1")
+    records = len(Ledger(tmp_path / "new/ledger").records)
+    with pytest.raises(BadInput, match="new: exists already, a run"):
+        again(tmp_path, 1, "grade.strict=false")
+    assert len(Ledger(tmp_path / "new/ledger").records) == records
+
+
+@pytest.mark.parametrize("trick", ["link", "pipe", "edited", "missing"])
+def test_old_verdicts_that_are_none_are_refused_before_anything_is_made(tmp_path: Path, trick: str) -> None:
+    run_job(make_project(tmp_path), Workers())
+    file = tmp_path / "run/rounds/01/verdicts/00001.parquet"
+    if trick == "edited":
+        file.write_bytes(file.read_bytes()[:-1] + b"?")
+    else:
+        file.rename(tmp_path / "elsewhere")
+    if trick == "link":
+        file.symlink_to(tmp_path / "elsewhere")
+    elif trick == "pipe":
+        os.mkfifo(file)
+    with pytest.raises(Damaged, match=r"verdicts/00001\.parquet"):
+        again(tmp_path, 1, "grade.strict=false")
+    assert not (tmp_path / "new").exists()

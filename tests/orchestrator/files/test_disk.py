@@ -1,0 +1,195 @@
+"""A run on a disk that is full or read-only: a small file system of its own, which needs root to mount."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import random
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from orchestrator.commands.fork.command import fork
+from orchestrator.commands.gc import clean, waste
+from orchestrator.driver.drive import identity
+from orchestrator.errors import BadInput, RatchetError
+from orchestrator.files.disk import CURE, cure
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.reports.status import status
+from tests.orchestrator.commands.test_compare import project
+from tests.orchestrator.test_cli import ratchet
+from tests.support.sample_run import SampleRun
+from tests.support.stand_ins import StandIns, make_project, run_job
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """An empty file system of one MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("mounting needs root")
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def fill(disk: Path) -> Path:
+    """Leave no room; returns the file to delete for it."""
+    ballast = disk / "ballast"
+    try:
+        with open(ballast, "wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+    except OSError:
+        pass
+    return ballast
+
+
+@pytest.mark.parametrize("moment", [1, 4, 12, 25], ids=lambda n: f"call-{n}")
+def test_a_full_disk_stops_the_run_with_one_message_and_loses_nothing(tmp_path: Path, disk: Path, moment: int) -> None:
+    job = make_project(tmp_path, run_dir=str(disk / "run"))
+    workers = StandIns(on_call=lambda _: fill(disk) if sum(workers.calls.values()) == moment else None)
+    with pytest.raises(RatchetError, match=r"No space left on device.*What is committed is kept") as error:
+        run_job(job, workers)
+    assert error.value.exit_code == 1
+    before = Ledger(disk / "run/ledger").records
+    (disk / "ballast").unlink()
+    run_job(job, StandIns())
+    assert status(disk / "run")["state"] == "finished"
+    assert Ledger(disk / "run/ledger").records[: len(before)] == before
+
+
+def test_a_disk_without_room_for_a_run_is_bad_input(tmp_path: Path, disk: Path) -> None:
+    fill(disk)
+    with pytest.raises(BadInput, match=r"a run needs a writable folder.*No space left on device"):
+        run_job(make_project(tmp_path, run_dir=str(disk / "run")), StandIns())
+
+
+def test_a_read_only_run_is_bad_input_and_stays_readable(tmp_path: Path, disk: Path) -> None:
+    job = make_project(tmp_path, run_dir=str(disk / "run"))
+    run_job(job, StandIns())
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert status(disk / "run")["state"] == "finished"
+    with pytest.raises(BadInput, match=r"a run needs a writable folder.*Read-only file system"):
+        run_job(job, StandIns(), "rounds=3")
+
+
+def test_a_disk_that_becomes_read_only_stops_the_run_with_one_message(tmp_path: Path, disk: Path) -> None:
+    def on_call(name: str) -> None:
+        if name == "train":
+            subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+    job = make_project(tmp_path, run_dir=str(disk / "run"))
+    with pytest.raises(RatchetError, match="Read-only file system"):
+        run_job(job, StandIns(on_call=on_call))
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    run_job(job, StandIns())
+    assert status(disk / "run")["state"] == "finished"
+
+
+def test_gc_frees_a_full_disk(tmp_path: Path, disk: Path) -> None:
+    """Its records need some room, which the report gives that can be made again."""
+    job, run = make_project(tmp_path, skill=0.2, run_dir=str(disk / "run")), disk / "run"
+    run_job(job, StandIns(gain=0.1))
+    spare_all_but_one(run)
+    fill(disk)
+    assert [item.path for item in clean(run, identity())] == ["rounds/01/checkpoint"]
+    assert not (run / "rounds/01/checkpoint").exists() and (run / "report.md").exists()
+    assert status(run)["state"] == "finished" and waste(run) == []
+
+
+def test_gc_on_a_read_only_disk_says_so(tmp_path: Path, disk: Path) -> None:
+    job, run = make_project(tmp_path, skill=0.2, run_dir=str(disk / "run")), disk / "run"
+    run_job(job, StandIns(gain=0.1))
+    spare_all_but_one(run)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert [item.path for item in waste(run)] == ["rounds/01/checkpoint"]
+    with pytest.raises(RatchetError, match=r"cannot be cleaned: Read-only file system.*the same command goes on"):
+        clean(run, identity())
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert len(clean(run, identity())) == 1 and status(run)["state"] == "finished"
+
+
+def spare_all_but_one(run: Path) -> None:
+    ledger = Ledger(run / "ledger")
+    ledger.claim(identity())
+    config = ledger.state.configs[-1]
+    ledger.append("config", config | {"job": config["job"] | {"keep": {"checkpoints": 1, "training_states": 1}}})
+    ledger.append("end", {"state": "finished", "reason": ""})
+
+
+# Other commands
+
+
+def large_run(folder: Path) -> Path:
+    """A run that has committed 2 MiB."""
+    run = SampleRun(folder)
+    run.claim()
+    run.configure()
+    noise = random.Random(0).randbytes(2 * 2**20)
+    run.commit("rounds/01/pairs", {"pairs": 1}, {"00000.parquet": pa.table({"noise": [noise]})})
+    run.end()
+    return folder
+
+
+def test_a_fork_looks_for_room_before_it_copies(tmp_path: Path, disk: Path) -> None:
+    parent = large_run(tmp_path / "large")
+    with pytest.raises(BadInput, match=r"bytes free, and 2,[\d,]+ are to be copied: .* lies on another file system"):
+        fork(parent, disk / "child")
+    assert os.listdir(disk) == []
+
+
+def test_a_fork_on_a_disk_that_fills_is_one_message(tmp_path: Path, disk: Path) -> None:
+    run_job(make_project(tmp_path), StandIns())
+    ballast = fill(disk)
+    with open(ballast, "ab") as file:
+        file.truncate(ballast.stat().st_size - 100 * 1024)  # room to begin
+    with pytest.raises(RatchetError, match=r"(No space left on device|bytes free, and)"):
+        fork(tmp_path / "run", disk / "child")
+    assert os.listdir(disk) == ["ballast"]
+    ballast.unlink()
+    fork(tmp_path / "run", disk / "child")
+    assert os.listdir(disk) == ["child"]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_grading_onto_a_full_disk_is_one_message(
+    tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    source = tmp_path / "in.jsonl"
+    noise = random.Random(0)
+    rows = [{"gold": "7", "text": "7", "noise": noise.randbytes(500).hex()} for _ in range(2500)]
+    source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = ("--grader", "exact", "--processes", "1")
+    assert ratchet("grade", source, "-o", disk / f"out.{kind}", *options) == 1
+    told = capsys.readouterr().err
+    assert f"-o {disk}/out.{kind}: cannot be written: " in told and told.count("\n") == 1
+    assert "No space left" in told and os.listdir(disk) == []
+
+
+def test_a_comparison_on_a_full_or_closed_disk_is_one_message(
+    tmp_path: Path, disk: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_HOME", str(disk))
+    path = project(tmp_path, arms={"sft": {}})
+    (disk / "runs/compare").mkdir(parents=True)
+    ballast = fill(disk)
+    for table in ([], ["--table"]):
+        assert ratchet("compare", path, *table) == 1
+        said = capsys.readouterr().err
+        assert "cannot be written: No space left on device" in said and said.count("\n") == 1
+    ballast.unlink()
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    assert ratchet("compare", path) == 1
+    assert "Read-only file system" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "told"), [("irpo/rounds", CURE), ("irpo", CURE), ("irpo-2/rounds", None)])
+def test_rights_are_the_disks_matter_in_the_run_alone(tmp_path: Path, name: str, told: str | None) -> None:
+    error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / name))
+    assert cure(error, tmp_path / "irpo") == told

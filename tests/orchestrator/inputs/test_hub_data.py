@@ -1,0 +1,115 @@
+"""Problems from a Hub: a real `datasets`, and a small server on this machine in the Hub's place.
+
+Each case runs in a process of its own, since the libraries read their settings once, when imported.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.hub_server import COMMIT, ID, serve
+
+pytest.importorskip("datasets")
+
+CARD = b"---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: train.jsonl\n---\nProblems.\n"
+ROWS = "".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(5)).encode()
+SCRIPT = """
+import json, sys
+from orchestrator.config import Data
+from orchestrator.inputs.problems import read_problems
+from orchestrator.errors import BadInput
+source = json.loads(sys.argv[1])
+data = Data.model_validate({"train": source, "gate": "g", "test": "e", "id": None})
+try:
+    problems = read_problems(data, "train", {})
+    print(json.dumps([[p.prompt_id, p.text, p.gold] for p in problems]))
+except BadInput as error:
+    print(error)
+print(sorted({"torch", "transformers"} & set(sys.modules)))
+"""
+
+
+def read(home: Path, address: str, offline: bool = False, **source: Any) -> str:
+    environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(home), "HF_HUB_OFFLINE": str(int(offline))}
+    argument = json.dumps({"hub": ID, "config": "main", "split": "train"} | source)
+    command = [sys.executable, "-c", SCRIPT, argument]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100, check=True)
+    said, modules = done.stdout.strip().rsplit("\n", 1)
+    assert modules == "[]", "the orchestrator must stay light"
+    return said
+
+
+def test_rows_come_from_the_hub_and_then_from_its_cache(tmp_path: Path) -> None:
+    with serve({"README.md": CARD, "train.jsonl": ROWS}) as address:
+        first = json.loads(read(tmp_path, address, split="train[1:4]", limit=2))
+    assert first == [["0", "1 + 1?\n", "2"], ["1", "2 + 1?\n", "3"]]
+    # The server is gone now.
+    assert len(json.loads(read(tmp_path, address, offline=True, revision=COMMIT))) == 5
+    said = read(tmp_path, address, offline=True, revision="7" * 40)
+    assert said.startswith(f"data.train.revision: {ID} (main, train): asked for commit 777")
+    assert COMMIT in said
+
+
+def test_what_the_hub_does_not_have(tmp_path: Path) -> None:
+    with serve({"README.md": CARD, "train.jsonl": ROWS}) as address:
+        for source, said in (
+            ({"hub": "someone/else"}, "someone/else (main, train): the Hub gave no answer (RepositoryNotFoundError"),
+            ({"revision": "v9"}, "the Hub gave no answer (RevisionNotFoundError"),
+            ({"split": "validation"}, "(main, validation) cannot be loaded (ValueError: Unknown split"),
+            (
+                {"config": "socratic"},
+                "(socratic, train) cannot be loaded (ValueError: BuilderConfig 'socratic' not found",
+            ),
+        ):
+            assert said in read(tmp_path, address, **source)
+
+
+def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
+    with serve({}) as address:
+        pass
+    said = read(tmp_path, address)
+    assert said.startswith(f"data.train.hub: {ID} (main, train): the Hub gave no answer (ConnectError")
+    assert said.endswith("Check the id and the connection, or give a local file (`path`).")
+
+
+RUN = """
+import sys
+from pathlib import Path
+from tests.support.stand_ins import StandIns, make_project, run_job
+folder = Path(sys.argv[1])
+job = folder / "tiny.yaml"
+if not job.exists():
+    data = {"hub": "someone/problems", "config": "main"}
+    slices = {"train": "train[:20]", "gate": "train[20:36]", "test": "train[36:]"}
+    splits = {split: data | {"split": rows} for split, rows in slices.items()}
+    make_project(folder, data=splits | {"id": None})
+run_job(job, StandIns(), *sys.argv[2:])
+"""
+
+
+def test_a_run_keeps_the_rows_it_started_with_and_resumes_without_the_hub(tmp_path: Path) -> None:
+    rows = "".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(52)).encode()
+
+    def run(address: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+        environment = os.environ | {"HF_ENDPOINT": address, "HF_HOME": str(tmp_path / f"home{len(overrides)}")}
+        command = [sys.executable, "-c", RUN, str(tmp_path), *overrides]
+        return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=100)
+
+    with serve({"README.md": CARD, "train.jsonl": rows}) as address:
+        first = run(address, "rounds=1")
+    assert first.returncode == 0, first.stderr
+    kept = tmp_path / "run" / "baseline" / "data"
+    assert sorted(file.name for file in kept.iterdir()) == ["gate.parquet", "test.parquet", "train.parquet"]
+    commits = [json.loads(file.read_text()) for file in sorted((tmp_path / "run" / "ledger").glob("*.json"))]
+    assert COMMIT in json.dumps(commits)
+    # Another home, so no cache; and the server is gone.
+    second = run(address)
+    assert second.returncode == 0, second.stderr
+    assert (tmp_path / "run" / "rounds" / "02" / "checkpoint").is_dir()

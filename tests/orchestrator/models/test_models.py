@@ -1,0 +1,151 @@
+"""What is refused as a seed model before any process starts, and in which words."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.config.load import load_job
+from orchestrator.errors import BadInput
+from orchestrator.models.named import locate_model
+
+SEED = Path(__file__).parents[3] / "jobs" / "demo" / "seed"
+HEADER = {
+    "model.embed_tokens.weight": [12, 8],
+    "model.layers.0.self_attn.q_proj.weight": [8, 8],
+    "model.layers.0.self_attn.k_proj.weight": [4, 8],
+    "model.layers.0.mlp.down_proj.weight": [8, 16],
+    "model.layers.1.self_attn.q_proj.weight": [8, 8],
+}
+CONFIG = {
+    "model_type": "llama",
+    "architectures": ["LlamaForCausalLM"],
+    "vocab_size": 12,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "intermediate_size": 16,
+    "num_hidden_layers": 2,
+}
+
+
+def write_weights(file: Path, shapes: dict[str, list[int]]) -> None:
+    """A safetensors file of zeros, byte by byte as the format says."""
+    header: dict[str, Any] = {}
+    end = 0
+    for name, shape in shapes.items():
+        size = 4
+        for length in shape:
+            size *= length
+        header[name] = {"dtype": "F32", "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + bytes(end))
+
+
+def model(folder: Path, shapes: dict[str, list[int]] | None = None, **config: Any) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(CONFIG | config))
+    write_weights(folder / "model.safetensors", HEADER if shapes is None else shapes)
+    return folder
+
+
+def locate(tmp_path: Path, name: object) -> str:
+    job = {"name": "x", "model": str(name), "data": {"train": "a", "gate": "b", "test": "c"}}
+    path = tmp_path / "job.yaml"
+    path.write_text(yaml.safe_dump(job))
+    return str(locate_model(load_job(path)).folder)
+
+
+def test_a_folder_that_fits_is_taken(tmp_path: Path) -> None:
+    assert locate(tmp_path, SEED) == str(SEED)
+    assert locate(tmp_path, model(tmp_path / "m")) == str(tmp_path / "m")
+
+
+def test_the_seed_with_another_config_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(SEED, tmp_path / "m")
+    config = json.loads((SEED / "config.json").read_text())
+    for key, value in (("vocab_size", 600), ("num_hidden_layers", 3), ("num_key_value_heads", 2), ("hidden_size", 96)):
+        (tmp_path / "m" / "config.json").write_text(json.dumps(config | {key: value}))
+        with pytest.raises(BadInput, match=r"job\.yaml: model: .*not those of its config\.json \(llama\)") as error:
+            locate(tmp_path, tmp_path / "m")
+        assert str(value) in str(error.value) or key == "num_key_value_heads"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]}, r"\*wte\.weight is missing"),
+        ({"num_hidden_layers": 1}, "model.layers is 2 layers, the configuration says 1"),
+        ({"intermediate_size": 32}, r"down_proj\.weight is \[8, 16\], the configuration says \[8, 32\]"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "writes no text"),
+    ],
+)
+def test_another_architecture_is_named(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        locate(tmp_path, model(tmp_path / "m", **change))
+
+
+def cut(folder: Path) -> None:
+    content = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(content[:-100])
+
+
+def no_safetensors(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (cut, "bytes and its header says"),
+        (lambda f: (f / "model.safetensors").write_bytes(b"version https://git-lfs"), "no safetensors file"),
+        (lambda f: (f / "model.safetensors").write_bytes(b""), "no safetensors file"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((9).to_bytes(8, "little") + b'{"a": {}}'),
+            "header is damaged",
+        ),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json: not JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "a JSON object is needed, not list"),
+        (lambda f: (f / "config.json").unlink(), r"no Hugging Face model folder \(it has no config\.json\)"),
+        (no_safetensors, "loads no pickled weights"),
+        (
+            lambda f: (f / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2.safetensors"}}'),
+            r"lacks model-2\.safetensors",
+        ),
+        (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "no `weight_map`"),
+    ],
+)
+def test_damaged_folders_are_named(tmp_path: Path, damage: Callable[[Path], object], said: str) -> None:
+    damage(model(tmp_path / "m"))
+    with pytest.raises(BadInput, match=said):
+        locate(tmp_path, tmp_path / "m")
+
+
+def test_a_header_longer_than_the_file_is_not_read(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m")
+    (folder / "model.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(BadInput, match="no safetensors file"):
+        locate(tmp_path, folder)
+
+
+def test_shards_are_read_through_their_index(tmp_path: Path) -> None:
+    folder = model(tmp_path / "m")
+    (folder / "model.safetensors").unlink()
+    names = list(HEADER)
+    for number, part in enumerate((names[:2], names[2:])):
+        write_weights(folder / f"model-{number}.safetensors", {name: HEADER[name] for name in part})
+    where = {name: f"model-{int(name not in names[:2])}.safetensors" for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": where}))
+    assert locate(tmp_path, folder) == str(folder)
+
+
+def test_a_wrong_path_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="'no-such-folder' does not exist"):
+        locate(tmp_path, "no-such-folder")

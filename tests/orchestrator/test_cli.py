@@ -1,0 +1,125 @@
+"""The commands as a user types them: what they print, on which stream, and their exit codes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.cli import main
+from orchestrator.config import Data, Job, Source
+from orchestrator.config.load import load_job, resolved_yaml
+from orchestrator.config.methods import PRESETS
+from orchestrator.config.reference import EXAMPLE, executing_keys, job_docs
+from orchestrator.config.words import model_of
+from tests.support.stand_ins import make_project
+
+PROJECT = Path(__file__).parents[2]
+
+
+def ratchet(*arguments: str | Path) -> int:
+    with pytest.raises(SystemExit) as left:
+        main([str(argument) for argument in arguments])
+    assert isinstance(left.value.code, int)
+    return left.value.code
+
+
+def test_the_committed_reference_of_the_job_file_is_what_the_models_give(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ratchet("docs") == 0
+    assert capsys.readouterr().out == (PROJECT / "docs/job-file.md").read_text(), "run: ratchet docs > docs/job-file.md"
+
+
+def test_the_reference_describes_every_key_in_the_order_of_the_file() -> None:
+    text = job_docs()
+    described = re.findall(r"^\| \[?`(\w+)`.* \| (.*) \|$", text, re.MULTILINE)
+    expected = list(Job.model_fields)
+    expected += PRESETS
+    for field in Job.model_fields.values():
+        if (section := model_of(field.annotation)) is not None:
+            expected += list(section.model_fields)
+            expected += list(Source.model_fields) if section is Data else []
+    assert [name for name, _ in described] == expected
+    assert all(meaning for _, meaning in described), "a key without a docstring"
+    assert all(f"`{key}`" in text for key in executing_keys(Job))
+
+
+def test_the_example_of_the_reference_is_a_job(tmp_path: Path) -> None:
+    path = tmp_path / "example.yaml"
+    path.write_text(EXAMPLE)
+    assert resolved_yaml(load_job(path).job) in job_docs()
+
+
+def test_validate_prints_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    main_job = make_project(tmp_path, data={"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl"})
+    assert ratchet("validate", main_job) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert said.out.splitlines() == [
+        f"valid     {main_job}",
+        f"model     {tmp_path / 'seed'}",
+        "problems  20 train, 16 gate, 16 test",
+        f"prompt    not looked at: {tmp_path / 'seed'} has no tokenizer",
+        f"run       {tmp_path / 'run'}",
+    ]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "run"])
+def test_a_setting_that_nothing_reads_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str) -> None:
+    job = make_project(tmp_path, data={"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl"})
+    stop = ["model=nowhere"] if command == "run" else []  # it is told before anything is begun
+    assert ratchet(command, job, "steps.rollouts=3", *stop) == (2 if stop else 0)
+    assert "no effect `steps`: read only with `source: steps`" in capsys.readouterr().out.splitlines()
+
+
+def test_validate_resolved_prints_nothing_but_yaml(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job = make_project(tmp_path)
+    assert ratchet("validate", job, "train.zero=2", "--resolved") == 0
+    resolved = yaml.safe_load(capsys.readouterr().out)
+    assert resolved == load_job(job, ["train.zero=2"]).job.model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["nosuch"], ["--nosuch"], ["run"], ["run", "{job}", "--nosuch"], ["status", "a", "b"]]
+)
+def test_unknown_commands_and_options_are_bad_input(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    job = str(make_project(tmp_path))
+    assert ratchet(*(argument.format(job=job) for argument in arguments)) == 2
+    assert "Traceback" not in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_mistake_in_a_job_is_told_on_stderr_without_a_traceback(
+    tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ratchet(command, make_project(tmp_path), "train.zero=7") == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err == "ratchet: override 'train.zero=7': must be a whole number from 0 to 3 (it is 7)\n"
+
+
+def test_names_that_no_file_system_takes_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    job, long = make_project(tmp_path), "x" * 300
+    assert ratchet("validate", job, 'run_dir="a\\0b"') == 2
+    assert "run_dir: 'a\\x00b' is no folder's name" in capsys.readouterr().err
+    for arguments in (
+        ("validate", job, f"run_dir={long}"),
+        ("validate", job, f"data.train={long}"),
+        ("validate", job, f"model=run:{long}"),
+        ("status", long),
+        ("compare", f"{long}.yaml"),
+    ):
+        assert ratchet(*arguments) == 2
+        said = capsys.readouterr().err
+        assert "File name too long" in said and said.count("\n") == 1
+
+
+def test_a_run_inside_rays_copy_of_the_project_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    copy = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_1/runs/tiny"
+    assert ratchet("validate", make_project(tmp_path), f"run_dir={copy}") == 2
+    assert "would be lost with it. Set RATCHET_HOME" in capsys.readouterr().err

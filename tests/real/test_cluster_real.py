@@ -1,0 +1,49 @@
+"""Calls in a helper process of a private Ray."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from orchestrator import config
+from orchestrator.driver.cluster import Cluster
+from orchestrator.errors import BadInput, RatchetError
+
+pytestmark = pytest.mark.real
+
+
+def test_a_call_survives_the_death_of_its_process_once(tmp_path: Path) -> None:
+    # In a process of its own: Ray takes its token from the environment as it is when Ray is first imported.
+    command = [sys.executable, "-c", f"from tests.real.test_cluster_real import calls; calls({str(tmp_path)!r})"]
+    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "all as expected"
+
+
+def calls(folder: str) -> None:
+    deaths = Path(folder) / "deaths"
+
+    def die(times: int) -> str:
+        with open(deaths, "a") as file:
+            file.write("x")
+        if len(deaths.read_text()) <= times:
+            os._exit(1)
+        return "done"
+
+    def refuse() -> None:
+        raise BadInput("the prompts are no prompts")
+
+    with Cluster(config.Cluster(), Path(folder) / "logs") as cluster:
+        assert cluster.call(die, 1) == "done"
+        assert deaths.read_text() == "xx"
+        deaths.unlink()
+        with pytest.raises(RatchetError, match="die: two processes in a row were lost over it; the last one died"):
+            cluster.call(die, 5)
+        assert deaths.read_text() == "xx"
+        with pytest.raises(BadInput, match="the prompts are no prompts"):
+            cluster.call(refuse)
+    print("all as expected")

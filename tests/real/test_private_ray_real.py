@@ -1,0 +1,89 @@
+"""What a private Ray shows to its neighbours: nothing below its folder, and no port beyond this host."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from orchestrator import config
+from orchestrator.driver.cluster import Cluster
+from orchestrator.driver.private_folder import remove_leftovers
+from tests.support.real import abroad, family, listening
+
+PROJECT = Path(__file__).parents[2]
+PATIENCE = 150.0  # seconds; a deadline for a hung test, not an expectation
+
+pytestmark = pytest.mark.real
+
+
+def test_a_private_ray_is_for_its_user_alone_and_leaves_nothing(tmp_path: Path) -> None:
+    code = f"from tests.real.test_private_ray_real import show; show({str(tmp_path)!r})"
+    driver = subprocess.Popen(
+        [sys.executable, "-c", code], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert driver.stdout
+        told = json.loads(next(line for line in driver.stdout if line.startswith("{")))
+        folder = Path(told["folder"])
+        assert told["temporary"] == [str(folder / "t")] * 3  # a task's and the ranks', where vLLM leaves its files
+        found = listening(driver)
+        assert {"gcs_server", "raylet", "ray::_Rank"} <= found.keys()
+        assert not abroad(found)
+        everyone = {process.pid: process.name() for process in family(driver)}
+        servers = {name: pid for pid, name in everyone.items() if name in ("gcs_server", "raylet")}
+        agents = [pid for pid, name in everyone.items() if "Agent" in name]
+        command = psutil.Process(servers["gcs_server"]).cmdline()
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+        assert stat.S_IMODE((folder / "r").stat().st_mode) == 0o777, "Ray leaves its folder closed: is ours needed yet?"
+    finally:
+        driver.kill()
+        driver.wait()
+    # Killed while Ray forks its head: the head goes on, and the next start ends it.
+    deadline = time.monotonic() + PATIENCE
+    while any(map(_runs, servers.values())):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    head = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    try:
+        assert head.poll() is None
+        remove_leftovers(folder.parent)
+        assert head.wait(PATIENCE) in (0, -signal.SIGTERM, -signal.SIGKILL)
+        assert not folder.exists()
+        assert not [pid for pid in agents if _runs(pid)], "Ray's agents, which write there"
+    finally:
+        head.kill()
+        head.wait()
+
+
+def show(logs: str) -> None:
+    """Start everything that listens for others but an engine, tell of its folder, and wait to be killed."""
+    with Cluster(config.Cluster(), Path(logs) / "logs") as cluster:
+        from workers.training.group import TrainerGroup
+
+        temporary = [cluster.call(tempfile.gettempdir)]
+        with cluster.reserve("ranks", 2, 1, 0) as placement, TrainerGroup(config.Train(ranks=2), placement) as group:
+            temporary += group.each(_temporary)
+            told = {"folder": str(Path(temporary[0]).parent), "temporary": temporary}
+            print(json.dumps(told), flush=True)
+            sys.stdin.read()
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def _temporary(trainer: Any) -> str:
+    return tempfile.gettempdir()

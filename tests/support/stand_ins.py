@@ -1,0 +1,261 @@
+"""Hand-written workers at the loop's seam: no Ray, no vLLM, no DeepSpeed, and a model that is one number.
+
+A model folder holds that number, its skill: the chance that a sample is right. Training raises it.
+Everything is deterministic, so that an interrupted and resumed run can be compared with an undisturbed one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from orchestrator.config import Grade
+from orchestrator.config.load import load_job
+from orchestrator.driver.drive import drive
+from orchestrator.driver.signals import signals
+from orchestrator.records import counts
+from orchestrator.records.rows import (
+    CAUSES,
+    DECODED,
+    GRADERS_VERSION,
+    PROBE,
+    PROMPTS,
+    REFERENCE,
+    SAMPLES,
+    VERDICTS,
+    Problem,
+    SamplingPlan,
+    Shard,
+    TokenizingPlan,
+    TrainingPlan,
+)
+from workers.files import write_table
+
+EOS = 0
+
+
+def make_model(folder: Path, skill: float) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text("{}")
+    (folder / "model.safetensors").write_text(json.dumps({"skill": skill}))
+    return folder
+
+
+def skill_of(folder: str) -> float:
+    return float(json.loads((Path(folder) / "model.safetensors").read_text())["skill"])
+
+
+def chance(*what: object) -> float:
+    digest = hashlib.sha256(repr(what).encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48
+
+
+class StandIns:
+    """The workers of one driver. `on_call(name)` is told of every piece of work before it is done, and may raise."""
+
+    def __init__(
+        self, gain: float = 0.2, on_call: Callable[[str], None] = lambda name: None, steps: int = 1, peak: int = 100
+    ) -> None:
+        self.gain, self.steps, self.peak = gain, steps, peak
+        self.calls: Counter[str] = Counter()
+        self.kernel = "sdpa"
+        self._on_call = on_call
+
+    def __enter__(self) -> StandIns:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def call(self, name: str) -> None:
+        self.calls[name] += 1
+        self._on_call(name)
+
+    def watch(self, plan: TrainingPlan) -> None:
+        """For tests that look at what training is asked to do."""
+
+    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
+        self.call("tokenize")
+        rows = [
+            {"prompt_id": p.prompt_id, "text": p.text + plan.opening, "gold": p.gold}
+            | {"token_ids": list((p.text + plan.opening).encode())}
+            | {"solution": p.solution, "solution_token_ids": p.solution and [*p.solution.encode(), EOS]}
+            for p in problems
+        ]
+        return {"prompts": len(rows), "dropped": 0, "file": write_table(pa.Table.from_pylist(rows, PROMPTS), output)}
+
+    def token_ends(self, model: str, source: str, output: str) -> dict[str, Any]:
+        """A token is a byte, and all text is ASCII."""
+        self.call("token_ends")
+        rows = pq.read_table(source).to_pylist()
+        for row in rows:
+            row["text"] = bytes(token for token in row["token_ids"] if token != EOS).decode()
+            row["token_ends"] = [min(i + 1, len(row["text"])) for i in range(len(row["token_ids"]))]
+        return {"rows": len(rows), "file": write_table(pa.Table.from_pylist(rows, DECODED), output)}
+
+    def engines(self, model: str) -> StandInEngines:
+        return StandInEngines(self, skill_of(model))
+
+    def graders(self, settings: Any) -> StandInGraders:
+        return StandInGraders(self)
+
+    def trainers(self) -> StandInTrainers:
+        return StandInTrainers(self)
+
+    def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None]) -> None:
+        """Nothing is left to this machine."""
+
+    def execution(self, of: str) -> dict[str, Any]:
+        return {"device": "cpu"} | ({"train.attention": self.kernel} if of == "train" else {})
+
+
+class StandInEngines:
+    def __init__(self, workers: StandIns, skill: float) -> None:
+        self.workers, self.skill = workers, skill
+
+    def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, dict[str, Any]]]:
+        for shard in shards:
+            self.workers.call("generate")
+            prompts = pq.read_table(shard.source).slice(shard.start, shard.stop - shard.start).to_pylist()
+            rows = [self._sample(p, i, plan) for p in prompts for i in range(plan.samples)]
+            file = write_table(pa.Table.from_pylist(rows, SAMPLES), shard.output)
+            tokens = sum(row["num_tokens"] for row in rows)
+            yield shard, {"samples": len(rows), "tokens": tokens, "truncated": 0, "seconds": 0.0, "file": file}
+
+    def _sample(self, prompt: dict[str, Any], index: int, plan: SamplingPlan) -> dict[str, Any]:
+        right = chance(prompt["prompt_id"], index, plan.seed) < self.skill
+        text = f"sample {index}\nFinal answer: {prompt['gold'] if right else prompt['gold'] + '0'}"
+        ids = [*text.encode(), EOS]
+        return {
+            "prompt_id": prompt["prompt_id"],
+            "sample_index": index,
+            "text": text,
+            "token_ids": ids,
+            "finish_reason": "stop",
+            "num_tokens": len(ids),
+        }
+
+    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
+        return [[-self.skill * len(completion) for completion in completions]]
+
+
+class StandInGraders:
+    version: ClassVar[dict[str, int]] = {"graders_version": GRADERS_VERSION}
+    """What these graders say of themselves."""
+
+    def __init__(self, workers: StandIns) -> None:
+        self.workers = workers
+        self._queue: list[tuple[Shard, dict[str, str]]] = []
+
+    def submit(self, shard: Shard, golds: dict[str, str]) -> None:
+        self._queue.append((shard, golds))
+
+    def finished(self) -> list[tuple[Shard, dict[str, Any]]]:
+        return []
+
+    def drain(self) -> Iterator[tuple[Shard, dict[str, Any]]]:
+        while self._queue:
+            shard, golds = self._queue.pop(0)
+            self.workers.call("grade")
+            samples = pq.read_table(shard.source).slice(shard.start, shard.stop - shard.start).to_pylist()
+            rows = [self._verdict(sample, golds[sample["prompt_id"]]) for sample in samples]
+            counts = Counter(row["verdict"] for row in rows)
+            causes = Counter(row["cause"] for row in rows)
+            facts = {name: counts[name] for name in ("correct", "wrong", "ungradable")}
+            facts |= {cause: causes[cause] for cause in CAUSES} | self.version
+            file = write_table(pa.Table.from_pylist(rows, VERDICTS), shard.output)
+            yield shard, facts | {"rules": {"final_answer": len(rows)}, "seconds": 0.0, "file": file}
+
+    def _verdict(self, sample: dict[str, Any], gold: str) -> dict[str, Any]:
+        answer = sample["text"].rpartition("Final answer: ")[2]
+        return {
+            "prompt_id": sample["prompt_id"],
+            "sample_index": sample["sample_index"],
+            "verdict": "correct" if answer == gold else "wrong",
+            "extracted": answer,
+            "rule": "final_answer",
+            "reason": None,
+            "cause": None,
+        }
+
+
+class StandInTrainers:
+    def __init__(self, workers: StandIns) -> None:
+        self.workers = workers
+
+    def reference(self, plan: TrainingPlan, out_file: str) -> dict[str, Any]:
+        self.workers.call("reference")
+        write_table(pa.table({"completion_key": [], "logprob": [], "num_tokens": []}, schema=REFERENCE), out_file)
+        return counts.scored([])
+
+    def train(self, plan: TrainingPlan, reference_file: str | None) -> dict[str, Any]:
+        self.workers.call("train")
+        assert reference_file is None or pq.read_metadata(reference_file) is not None
+        self.workers.watch(plan)
+        num_pairs = sum(pq.read_metadata(file).num_rows for file in plan.pairs)
+        steps = plan.steps or self.workers.steps
+        row = {"loss": 0.6, "learning_rate": plan.learning_rate, "tokens_per_second": 1.0}
+        row |= {"tokens": 10, "padded_tokens": 20}
+        metrics = [{"step": i + 1} | row for i in range(steps)]
+        write_table(pa.Table.from_pylist(metrics), plan.metrics_file)
+        for step in range(1, steps + 1):
+            if step == steps or (plan.export_every and step % plan.export_every == 0):
+                self._export(plan, step)
+        return counts.metrics(metrics) | {"pairs": num_pairs, "dropped_pairs": 0, "tokens_per_second": 1.0}
+
+    def _export(self, plan: TrainingPlan, step: int) -> None:
+        """A policy that gains until the peak and loses as much by every step after it."""
+        checkpoint, probe = Path(plan.checkpoint_dir), plan.probe_file
+        if plan.export_every:
+            checkpoint, probe = checkpoint / f"{step:06d}/checkpoint", str(checkpoint / f"{step:06d}/probe.parquet")
+        useful = min(step, self.workers.peak) - max(0, step - self.workers.peak)
+        skill = min(1.0, max(0.0, skill_of(plan.init) + self.workers.gain * useful))
+        make_model(checkpoint, skill)
+        rows = [{"prompt_token_ids": [1], "completion_token_ids": [2, 3], "logprob": -2 * skill}]
+        write_table(pa.Table.from_pylist(rows, PROBE), probe)
+
+
+JOB: dict[str, Any] = {
+    "name": "tiny",
+    "rounds": 2,
+    "seed": 3,
+    "model": "seed",
+    "data": {"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl", "prompts": "split"}
+    | {"prompts_per_round": 8},
+    "generate": {"samples": 4, "max_tokens": 8, "shard_prompts": 4},
+    "pairs": {"per_prompt": 2},
+    "promotion": {"rule": "not_worse"},
+    "tracking": {"enabled": False},
+}
+
+
+def make_project(folder: Path, skill: float = 0.4, **changes: Any) -> Path:
+    """A folder with data, seed model and job file; returns the job file. The run goes to `folder`/run."""
+    make_model(folder / "seed", skill)
+    for split, count in (("train", 20), ("gate", 16), ("test", 16)):
+        rows = [{"id": f"{split}-{i}", "question": f"{split} {i}?", "answer": str(i + 1)} for i in range(count)]
+        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(JOB | {"run_dir": str(folder / "run")} | changes))
+    return path
+
+
+def all_read(_grade: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
+    """Graders that read every gold answer."""
+    return {}, len(set(golds))
+
+
+def run_job(job: Path, workers: StandIns, *overrides: str) -> list[str]:
+    """Drive a job with stand-ins; returns what it said."""
+    said: list[str] = []
+    with signals() as received:
+        drive(load_job(job, overrides), said.append, received, lambda _job, _logs: workers, ask=all_read)
+    return said
