@@ -5,7 +5,7 @@ are frozen and refuse unknown keys. No section reads a file or knows a library h
 """
 
 from orchestrator.config.base import CountOrZero, Settings, at_round
-from orchestrator.config.data import Data, Source
+from orchestrator.config.data import Data, Example, Source
 from orchestrator.config.job import OWN_REFERENCES, Cluster, Job, Keep, Method, Tracking, is_executing, only_executes
 from orchestrator.config.learning import Loss, Pairs, Promotion, Rule, Train
 from orchestrator.config.sampling import (
@@ -30,6 +30,7 @@ __all__ = [
     "CountOrZero",
     "Data",
     "Evaluate",
+    "Example",
     "Generate",
     "Grade",
     "Grader",
