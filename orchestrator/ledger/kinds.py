@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import TypedDict
 
 from orchestrator.config import Rule
 from orchestrator.ledger import recorded_job, step_facts
@@ -136,11 +137,23 @@ class ExecutedData(RecordModel):
     engine: dict[str, Any] = {}
 
 
+_Cores = Annotated[int, Field(ge=1, le=10**6)]
+Resolved = TypedDict(
+    "Resolved",
+    {
+        "train.attention": Literal["sdpa", "flex"],
+        "cluster.cpus_per_rank": _Cores,
+        "cluster.cpus_per_engine": _Cores,
+    },
+    total=False,
+)
+
+
 class ResolvedData(RecordModel):
     """What a machine made of settings that were left to it, by key of the job (driver/settled.py)."""
 
     device: Literal["cpu", "cuda"]
-    settings: dict[str, str | int]
+    settings: Resolved
 
 
 class ConfigData(RecordModel):

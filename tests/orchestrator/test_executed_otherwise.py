@@ -54,6 +54,9 @@ def test_a_run_goes_on_with_everything_executed_otherwise(tmp_path: Path) -> Non
         assert samples["generate.tensor_parallel"] == ranks and samples["device"] == "cpu"
         assert commits[f"rounds/0{number}/evaluation"].facts["executed"]["generate.tensor_parallel"] == ranks
     assert verify(tmp_path / "run").findings == []
+    report = (tmp_path / "run/report.md").read_text()
+    assert "| train.ranks | 1 from rounds/01/reference, 4 from rounds/02/reference |" in report
+    assert "save" not in report, "what has not changed is not told"
     workers = StandIns()
     run_job(job, workers)
     assert not workers.calls, "and back again"
@@ -239,7 +242,9 @@ def test_what_is_set_is_no_longer_left_to_the_machine(tmp_path: Path) -> None:
     assert kept_of({"job": config["job"]}, load_job(file).job) is None, "an earlier version recorded nothing"
 
 
-@pytest.mark.parametrize("wrong", [{"device": "tpu", "settings": {}}, {"device": "cpu", "settings": {"a": []}}, 5])
+@pytest.mark.parametrize(
+    "wrong", [{"device": "tpu", "settings": {}}, 5, {"device": "cpu", "settings": {"cluster.cpus_per_rank": "8"}}]
+)
 def test_a_record_of_what_a_machine_made_is_typed(tmp_path: Path, wrong: Any) -> None:
     run_job(make_project(tmp_path, rounds=1), Machine(8))
     config = state_of(tmp_path / "run").configs[-1]
