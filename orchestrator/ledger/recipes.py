@@ -254,10 +254,12 @@ _RECORDED = {
 }
 
 
-def executed(inputs: Inputs) -> dict[str, Any]:
-    """How the work from these inputs is executed, as far as the job says."""
-    said = (inputs.also if isinstance(inputs, Fields) else inputs).get("executed")
-    return dict(said.settings) if isinstance(said, Executed) else {}
+def with_executed(inputs: Inputs, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a step with how it was executed: as the job says, and as its workers made of that. Of a step that
+    several starts have worked on, it is the last one's; each shard was made under the `config` record before it."""
+    asked = (inputs.also if isinstance(inputs, Fields) else inputs).get("executed")
+    said = (dict(asked.settings) if isinstance(asked, Executed) else {}) | facts.get("executed", {})
+    return {**facts, **({"executed": said} if said else {})}
 
 
 def used_in(value: Any) -> Iterator[Used]:

@@ -222,8 +222,8 @@ class Training:
         number of ranks is part of what the plan makes of these names.)"""
         train = self.context.job.train
         recorded = recipes.as_recorded(self.context.run.ledger.state.configs)
-        shape = {name: getattr(train, name) for name in _SHAPE}
-        alike = [settings for settings in recorded if all(settings.get(name) == shape[name] for name in _SHAPE)]
+        shape: dict[str, Any] = {name: getattr(train, name) for name in _SHAPE}
+        alike = [settings for settings in recorded if shape.items() <= (shape | settings).items()]
         earlier = recipes.fingerprints(inputs, 1, None, alike)
         second = recipes.fingerprints(inputs, 2, None, alike)
         earlier |= {durable.fingerprint([found, train.offload_optimizer]) for found in second}

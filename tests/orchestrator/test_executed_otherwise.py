@@ -62,15 +62,21 @@ def test_a_run_goes_on_with_everything_executed_otherwise(tmp_path: Path) -> Non
     assert not workers.calls, "and back again"
 
 
-@pytest.mark.parametrize("recorded", ["recipe-2", "0.1.0"])
-def test_a_run_of_an_earlier_recipe_goes_on_executed_otherwise(tmp_path: Path, recorded: str) -> None:
+@pytest.mark.parametrize(
+    ("version", "kind", "stop"),
+    [("recipe-2", "executing", "train"), ("recipe-2", "executing", "samples"), ("0.1.0", "sample", "train")],
+)
+def test_a_run_of_an_earlier_recipe_goes_on_executed_otherwise(
+    tmp_path: Path, version: str, kind: str, stop: str
+) -> None:
     """Its fingerprints count ranks and the like: as they were then, not as they are now."""
-    kind = "executing" if recorded == "recipe-2" else "sample"
-    folder = extract(recorded, tmp_path / "recorded") / kind
-    job, done = unpack(folder, "train", tmp_path / "project")
+    job, done = unpack(extract(version, tmp_path / "recorded") / kind, stop, tmp_path / "project")
     workers = StandIns()
     run_job(job, workers, *OTHERWISE)
-    assert workers.calls["train"] == 1 and done["train"] == 1 and not workers.calls["generate"] - 4
+    assert workers.calls["train"] == 1 == done["train"]
+    assert workers.calls["generate"] + done["generate"] == 4 + 2 * (2 + 4), (
+        "shards of answers to gate and test, and of two rounds"
+    )
     assert verify(job.parent / "run").findings == []
     child = StandIns()
     fork(job.parent / "run", tmp_path / "child", ["train.ranks=8", "loss.beta=[0.1, 0.2]"])

@@ -218,8 +218,9 @@ class Recount:
         return self._scored(step, self._trained_on(folder, held_out=True))
 
     def policy(self, step: str, folder: str) -> Facts:
-        said = self.state.commits[step].facts.get("executed", {})
-        reference = str(said.get("reference", f"{folder}/reference"))  # another one where the kernel has changed
+        said = str(self.state.commits[step].facts.get("executed", {}).get("reference"))
+        again = re.fullmatch(rf"{folder}/reference_again/\d+", said)  # made once more where the kernel has changed
+        reference = said if again else f"{folder}/reference"
         before = self.files.all(reference) if reference in self.state.commits else []
         return self._scored(step, self.files.all(f"{folder}/pairs"), *before)
 
