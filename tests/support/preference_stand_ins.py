@@ -47,7 +47,8 @@ class PreferenceStandIns(StandIns):
 class PreferenceTrainers(StandInTrainers):
     def reference(self, plan: TrainingPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
         self.workers.call("policy" if against else "reference")
-        skill = skill_of(plan.reference) * (0.5 if self.workers.kernel == "flex" else 1.0)  # kernels that differ grossly
+        rounding = 0.5 if self.workers.kernel == "flex" else 1.0  # gross, so that it is seen
+        skill = skill_of(plan.reference) * rounding
         rows = [row for file in plan.pairs for row in pq.read_table(file).to_pylist()]
         pairs = [SimpleNamespace(**{side: row[f"{side}_token_ids"] for side in _PARTS}) for row in rows]
         logprobs = {
