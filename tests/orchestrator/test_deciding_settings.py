@@ -167,17 +167,25 @@ _VALUES |= {"tracking.enabled": "true", "keep.checkpoints": "2"}
 """Values that no type tells of."""
 
 
-def settings_of(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+def settings_of(section: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Every key of the job that is no section; where a section has a short form, its own key."""
+    for name, info in section.model_fields.items():
+        kinds = (info.annotation, *typing.get_args(info.annotation))
+        below = next((k for k in kinds if isinstance(k, type) and issubclass(k, BaseModel)), None)
+        yield from settings_of(below, f"{prefix}{name}.") if below else [prefix + name]
+
+
+def fields_of(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every key of the job that is no section, with its field."""
     for name, info in section.model_fields.items():
         below = list(sections_in(info.annotation))
         for found in below:
-            yield from settings_of(found, f"{prefix}{name}.")
+            yield from fields_of(found, f"{prefix}{name}.")
         if not below:
             yield prefix + name, info
 
 
-FIELDS = dict(settings_of(Job))
+FIELDS = dict(fields_of(Job))
 EXECUTING = [key for key in FIELDS if is_executing(key) and key not in NOT_TRIED]
 
 
