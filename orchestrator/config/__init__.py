@@ -6,7 +6,7 @@ are frozen and refuse unknown keys. No section reads a file or knows a library h
 
 from orchestrator.config.base import CountOrZero, Settings, at_round
 from orchestrator.config.data import Data, Example, Source
-from orchestrator.config.job import HARMLESS, OWN_REFERENCES, Cluster, Job, Keep, Method, Tracking, is_harmless
+from orchestrator.config.job import OWN_REFERENCES, Cluster, Job, Keep, Method, Tracking, is_executing, only_executes
 from orchestrator.config.learning import Loss, Pairs, Promotion, RoundLoss, Rule, Train
 from orchestrator.config.sampling import (
     ANSWER_RULES,
@@ -24,7 +24,6 @@ from orchestrator.config.sources import SelfJudge, SourceSettings, Stages, Steps
 __all__ = [
     "ANSWER_RULES",
     "GRADERS",
-    "HARMLESS",
     "OWN_REFERENCES",
     "THOUGHTS",
     "Cluster",
@@ -54,5 +53,6 @@ __all__ = [
     "Tracking",
     "Train",
     "at_round",
-    "is_harmless",
+    "is_executing",
+    "only_executes",
 ]

@@ -25,6 +25,7 @@ from orchestrator.config.base import (
 )
 from orchestrator.config.data import Data
 from orchestrator.config.learning import Loss, Pairs, Promotion, Train
+from orchestrator.config.marks import Executing, mark_at
 from orchestrator.config.rules import contradictions
 from orchestrator.config.sampling import Evaluate, Generate, Grade, Judge, Regrade
 from orchestrator.config.sources import KINDS, Sample, SourceSettings, Stages, form, kind_named, sections
@@ -114,11 +115,11 @@ class Job(Settings):
         dict[str, Annotated[SourceSettings, BeforeValidator(_section)]], Field(exclude=True, validation_alias=BESIDE)
     ] = {}
     """Sections of other sources that the job file has. Nothing reads them; what they would open needs trust."""
-    rounds: Count = 3
+    rounds: Executing[Count] = 3
     """Number of rounds. A finished run goes on from where it is when this is raised."""
     seed: CountOrZero = 0
     """Seed of everything random; each part derives its own from it."""
-    run_dir: str | None = None
+    run_dir: Executing[str | None] = None
     """Run folder; null is `runs/<name>` in RATCHET_HOME, else in the project's or the current folder."""
     model: str
     """The seed model: a Hugging Face folder (relative to the job file's folder, else the current one), or a model on
@@ -141,9 +142,9 @@ class Job(Settings):
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     promotion: Promotion = Promotion()
-    keep: Keep = Keep()
-    cluster: Cluster = Cluster()
-    tracking: Tracking = Tracking()
+    keep: Executing[Keep] = Keep()
+    cluster: Executing[Cluster] = Cluster()
+    tracking: Executing[Tracking] = Tracking()
 
     @classmethod
     def file_fields(cls) -> dict[str, FieldInfo]:
@@ -234,34 +235,17 @@ class Job(Settings):
         return value
 
 
-HARMLESS = (
-    "rounds",
-    "run_dir",
-    "keep",
-    "cluster",
-    "tracking",
-    "generate.engines",
-    "generate.max_num_seqs",
-    "generate.start_timeout",
-    "generate.stall_timeout",
-    "train.save_every",
-    "train.save_minutes",
-    "train.stall_timeout",
-    "grade.processes",
-    "regrade.grade.processes",
-    "train.tokens_per_microbatch",
-    "train.activation_checkpointing",
-    "train.offload_optimizer",
-    "judge.base_url",
-    "judge.api_key_env",
-    "judge.max_requests",
-    "judge.concurrency",
-    "judge.timeout",
-    "judge.retries",
-)
-"""Keys that may differ when a run is resumed, since they change no result, or only its rounding."""
+def is_executing(key: str) -> bool:
+    """Whether a dotted key only says how the work is executed, whatever its value is."""
+    mark, _ = mark_at(Job, key)
+    return mark is not None and mark.wholly
 
 
-def is_harmless(key: str) -> bool:
-    """Whether a dotted key is among the `HARMLESS` ones, or in a section that is."""
-    return any(key == harmless or key.startswith(harmless + ".") for harmless in HARMLESS)
+def only_executes(key: str, old: Any, new: Any) -> bool:
+    """Whether two values of a dotted key come to the same result, or to the same but for rounding."""
+    mark, below = mark_at(Job, key)
+    if mark is None or mark.wholly:
+        return mark is not None
+    for name in reversed(below):
+        old, new = {name: old}, {name: new}
+    return bool(mark.decides(old) == mark.decides(new))

@@ -19,6 +19,7 @@ from orchestrator.config.base import (
     at_round,
     no_bool,
 )
+from orchestrator.config.marks import Executes, Executing
 
 
 class Pairs(Settings):
@@ -93,14 +94,22 @@ class RoundLoss(Loss):
     nll: NonNegative
 
 
+def _stage(zero: int | None) -> int | None:
+    return zero and min(zero, 1)
+
+
+_ZERO = Executes(since=3, decides=_stage, words="1 to 3 may take each other's place at every start.")
+
+
 class Train(Settings):
     """Training with a group of DeepSpeed ranks."""
 
-    ranks: Count = 1
+    ranks: Annotated[Count, Executes(since=3)] = 1
     """Number of training processes, one accelerator each."""
-    zero: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=3)] = 1
-    """DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too."""
-    offload_optimizer: bool = False
+    zero: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=3), _ZERO] = 1
+    """DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too. 1 to 3 compute the
+    same; with `bf16`, 0 computes in autocast over float32 weights instead."""
+    offload_optimizer: Annotated[bool, Executes(since=2)] = False
     """Keep the optimizer's state in CPU memory."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """`bf16` computes in bfloat16 with float32 master weights; `fp32` does everything in float32."""
@@ -145,21 +154,21 @@ class Train(Settings):
     """AdamW epsilon."""
     max_grad_norm: Positive | None = 1.0
     """Clip the gradient's norm; null does not clip."""
-    tokens_per_microbatch: Count = 4096
+    tokens_per_microbatch: Annotated[Count, Executes(since=2)] = 4096
     """Most real tokens that go through the model at once on a rank."""
     max_tokens: Count | None = None
     """Drop, and count, pairs with a side longer than this many tokens, prompt included."""
-    activation_checkpointing: bool = False
+    activation_checkpointing: Annotated[bool, Executes(since=2)] = False
     """Recompute activations in the backward pass to save memory."""
-    attention: Literal["auto", "sdpa", "flex"] = "auto"
+    attention: Annotated[Literal["auto", "sdpa", "flex"], Executes(since=3)] = "auto"
     """Attention over trees of completions: `sdpa` anywhere, `flex` (FlexAttention) on GPU; `auto` picks."""
     export_dtype: Literal["float32", "bfloat16"] | None = None
     """Number format of the checkpoint's weights; null takes the model's own."""
-    save_every: Count | None = None
+    save_every: Executing[Count | None] = None
     """Save the training's state after every so many steps, besides every `save_minutes`."""
-    save_minutes: NonNegative = 10.0
+    save_minutes: Executing[NonNegative] = 10.0
     """Save the training's state when so many minutes have passed since it was saved last: what a crash can cost."""
-    stall_timeout: Positive = 1800.0
+    stall_timeout: Executing[Positive] = 1800.0
     """Seconds without any progress after which the ranks are taken for hung and started again."""
 
     @model_validator(mode="after")

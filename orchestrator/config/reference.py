@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import HARMLESS, Data, Job, Settings, Source
+from orchestrator.config import Data, Job, Settings, Source, is_executing
 from orchestrator.config.load import resolved_yaml
+from orchestrator.config.marks import mark_of, sections_in
 from orchestrator.config.methods import OTHERS, PRESETS
 from orchestrator.config.words import model_of, wanted
 
@@ -116,13 +117,42 @@ other thing depends on the method's name. What stands nowhere in the row has the
 """
 
 
+_CHANGES = """\
+A setting decides what comes out, or only says how the work is executed. A run keeps those that decide: starting it
+again with others is refused, with the difference shown. Those that execute may change at every start, since the result
+stays the same, or the same but for rounding; a run that is out of memory, or has lost a node, goes on with other ones.
+Below they are marked "May change at every start": {wholly} (a section: all of its keys); and some values of {partly}.
+Which of them a step was done with stands in the ledger, under `executed` of its record, and there what was left to the
+machine (`train.attention: auto`, `cluster.cpus_per_rank` and `cluster.cpus_per_engine`) has the value that it came to.
+That value is kept at the next start where it can be, until its setting is changed or the run goes on on another kind of
+device. Where the kernel or the device has changed since a round's reference pass, that is made once more before the
+training. A saved training state serves the same `train.ranks`, `train.zero` and `train.offload_optimizer` alone: with
+others that round's training starts over.
+"""
+
+
+def executing_keys(section: type[Settings], prefix: str = "") -> Iterator[str]:
+    """All keys with the mark of what only executes; of a section that has it as a whole, its own key."""
+    for name, field in section.file_fields().items():
+        if mark_of(field) is not None:
+            yield prefix + name
+        else:
+            for below in sections_in(field.annotation):
+                yield from executing_keys(below, f"{prefix}{name}.")
+
+
+def _by_kind() -> dict[str, list[str]]:
+    kinds: dict[str, list[str]] = {"wholly": [], "partly": []}
+    for key in executing_keys(Job):
+        kinds["wholly" if is_executing(key) else "partly"].append(key)
+    return kinds
+
+
 def job_docs() -> str:
     """The whole document, in Markdown."""
-    keys = [f"`{key}`" for key in HARMLESS]
     parts = [
         _HEAD,
-        "A run keeps its settings. These can differ when it is started again, since they change no result, or only its "
-        f"rounding: {', '.join(keys[:-1])} and {keys[-1]} (a section: all of its keys).",
+        _CHANGES.format(**{kind: ", ".join(f"`{key}`" for key in keys) for kind, keys in _by_kind().items()}),
         "## Top level",
         Job.__doc__ or "",
         _table(Job),
@@ -176,12 +206,17 @@ def _table(model: type[Settings]) -> str:
         section = model_of(field.annotation)
         if model is Job and section:
             needed = "required" if field.is_required() else ""
-            cells = [f"[`{name}`](#{name})", "a section of keys", needed, _paragraph(section.__doc__ or "")]
+            cells = [f"[`{name}`](#{name})", "a section of keys", needed, _meaning(section.__doc__, field)]
         else:
             value = wanted(field.annotation, field.metadata)
-            cells = [f"`{name}`", value, _default(field), _paragraph(field.description or "")]
+            cells = [f"`{name}`", value, _default(field), _meaning(field.description, field)]
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)
+
+
+def _meaning(text: str | None, field: FieldInfo) -> str:
+    mark = mark_of(field)
+    return _paragraph(f"{text or ''} {mark.words if mark else ''}")
 
 
 def _default(field: FieldInfo) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
@@ -21,6 +21,7 @@ from orchestrator.config.base import (
     Settings,
     compiled,
 )
+from orchestrator.config.marks import Executes, Executing
 
 _ENGINE_KEYS = {
     "model": "model",
@@ -30,6 +31,28 @@ _ENGINE_KEYS = {
     "max_model_len": "generate.max_model_len",
 }
 """The engine's own names of what the job has keys for."""
+EXECUTING_ARGUMENTS = frozenset(
+    {
+        *("gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override", "block_size", "swap_space"),
+        *("cpu_offload_gb", "max_num_batched_tokens", "max_num_partial_prefills", "enable_chunked_prefill"),
+        *("enable_prefix_caching", "enforce_eager", "cudagraph_capture_sizes", "max_cudagraph_capture_size"),
+        *("attention_backend", "async_scheduling", "pipeline_parallel_size", "enable_expert_parallel"),
+        *("disable_custom_all_reduce", "max_parallel_loading_workers", "disable_log_stats", "use_tqdm_on_load"),
+    }
+)
+"""The engine's arguments of which it is known that they only execute: shares of memory, batching, kernels and graphs,
+parallel sizes. Any other one decides: types, quantisation, what weights are loaded, what is sampled."""
+
+
+def _deciding_arguments(engine: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in engine.items() if name not in EXECUTING_ARGUMENTS}
+
+
+_ENGINE = Executes(
+    since=3,
+    decides=_deciding_arguments,
+    words=f"May change at every start: {', '.join(f'`{name}`' for name in sorted(EXECUTING_ARGUMENTS))}.",
+)
 
 
 class Generate(Settings):
@@ -56,21 +79,21 @@ class Generate(Settings):
     seeding: Literal["sample", "engine"] = "sample"
     """`sample`: each sample has a seed of its own, so that a fresh run repeats exactly.
     `engine`: one seed an engine, which is faster on GPU and repeats only by distribution."""
-    engines: Count = 1
+    engines: Executing[Count] = 1
     """Number of engines."""
-    tensor_parallel: Count = 1
+    tensor_parallel: Executing[Count] = 1
     """Accelerators (or CPU ranks) an engine is spread over."""
     shard_prompts: Count = 32
     """Prompts that are generated, graded and committed together."""
     max_model_len: Count | None = None
     """Longest prompt and completion together, in tokens; null takes the model's."""
-    max_num_seqs: Count = 128
+    max_num_seqs: Executing[Count] = 128
     """Most sequences an engine works on at once."""
-    engine: dict[str, Any] = {}
+    engine: Annotated[dict[str, Any], _ENGINE] = {}
     """Further arguments of the engine (vLLM), by its own names; those that have a key here are set there."""
-    start_timeout: Positive = 1800.0
+    start_timeout: Executing[Positive] = 1800.0
     """Seconds that an engine may take to load the model."""
-    stall_timeout: Positive = 300.0
+    stall_timeout: Executing[Positive] = 300.0
     """Seconds after which an engine that has work and makes no progress is taken for hung and replaced."""
 
     @field_validator("engine")
@@ -162,7 +185,7 @@ class Grade(Settings):
     """Seconds after which a grader's process is killed."""
     memory: Positive = 1.0
     """GiB of memory that a grader's process may take beyond what it has after starting."""
-    processes: Count | None = None
+    processes: Executing[Count | None] = None
     """Number of grader processes; null takes one a core."""
     max_characters: Count = 20_000
     """Longest completion that is looked at; only its end is, when it is longer."""
@@ -212,17 +235,17 @@ class Judge(Settings):
 
     model: NonEmpty
     """Its name at the endpoint."""
-    base_url: str | None = None
+    base_url: Executing[str | None] = None
     """Address of the endpoint, such as `http://localhost:8000/v1`; null takes OPENAI_BASE_URL, else OpenAI's own."""
-    api_key_env: str = "OPENAI_API_KEY"
+    api_key_env: Executing[str] = "OPENAI_API_KEY"
     """Name of the environment variable that holds the key; the key itself is never written anywhere."""
-    max_requests: Count | None = None
+    max_requests: Executing[Count | None] = None
     """Most requests of a run, repeated ones included; null sets no limit. What is in the cache costs none."""
-    concurrency: Count = 8
+    concurrency: Executing[Count] = 8
     """Requests under way at once."""
-    timeout: Positive = 60.0
+    timeout: Executing[Positive] = 60.0
     """Seconds that one request may take."""
-    retries: CountOrZero = 4
+    retries: Executing[CountOrZero] = 4
     """How often a request that failed is repeated, with growing pauses."""
     temperature: NonNegative = 0.0
     """Sampling temperature of the judge."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib.metadata
 import json
 import os
@@ -40,6 +41,7 @@ from orchestrator.driver.same_job import (
     problem_digests,
     reading_of,
 )
+from orchestrator.driver.settled import kept_of
 from orchestrator.driver.start_checks import check_start
 from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
@@ -153,6 +155,7 @@ def drive(
         if reference:
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
+            workers.settle(run.ledger.state.configs[-1].get("resolved"), functools.partial(_record_resolved, run))
             loop(job, run, workers, problems, model, say, sources)
 
 
@@ -257,10 +260,16 @@ def _record_job(run: Run, file: JobFile, seed: NamedModel, problems: Mapping[str
         found["folders"] = list(dict.fromkeys(map(str, (*file.folders, Path.cwd()))))
         if seed.origin is None:
             found["model_digest"] = model_digest(model)
+        if configs and (resolved := kept_of(configs[-1], file.job)) is not None:
+            found["resolved"] = resolved
         run.append("config", deciding | found)
     if not run.path("job.yaml").exists() or not run.ledger.state.commits:
         durable.replace(run.path("job.yaml"), _text_of(file, run.root))
     durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
+
+
+def _record_resolved(run: Run, resolved: Mapping[str, Any]) -> None:
+    run.append("config", run.ledger.state.configs[-1] | {"resolved": dict(resolved)})
 
 
 def _text_of(file: JobFile, root: Path) -> bytes:

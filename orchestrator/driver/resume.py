@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from orchestrator.config import Job, is_harmless
+from orchestrator.config import Job, is_executing
 from orchestrator.config.addresses import without_password
 from orchestrator.config.document import Key
 from orchestrator.config.load import JobFile, load_job, parse_job
@@ -48,7 +48,7 @@ def all_kept(_: Key) -> bool:
 
 def deciding_kept(key: Key) -> bool:
     """A password that an earlier version let into a setting that decides results can only stay."""
-    return not is_harmless(".".join(map(str, key)))
+    return not is_executing(".".join(map(str, key)))
 
 
 def resumed(

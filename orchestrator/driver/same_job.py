@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from orchestrator.config import Job, is_harmless
+from orchestrator.config import Job, only_executes
 from orchestrator.config.load import changed_keys
 from orchestrator.driver.kept import KEPT
 from orchestrator.driver.resume import command, may_move
@@ -37,7 +37,7 @@ def check_same_job(run: Run, job: Job) -> None:
     changes = [
         (key, old, new)
         for key, old, new in changed_keys(_with_defaults(state.configs[-1]["job"]), job.model_dump(mode="json"))
-        if not is_harmless(key) and not may_move(state, key, old, new)
+        if not only_executes(key, old, new) and not may_move(state, key, old, new)
     ]
     if changes:
         lines = [f"  {key}: {old!r} in the run, {new!r} now" for key, old, new in changes]

@@ -8,15 +8,17 @@ candidate go on to sample the next round from it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from orchestrator.config import Grade, Job, Judge
 from orchestrator.config.places import own_code, own_code_environment
-from orchestrator.driver.cluster import Cluster, Node
+from orchestrator.driver.cluster import Cluster, Node, room
+from orchestrator.driver.settled import Record, Settled
 from orchestrator.errors import RatchetError
 from orchestrator.ledger.run import Facts
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
@@ -40,6 +42,19 @@ class RealWorkers:
         self._grader_groups: list[Any] = []
         self._pool: Any = None
         self._group: Any = None
+        self._settled = Settled()
+
+    def settle(self, kept: Mapping[str, Any] | None, record: Record) -> None:
+        """Use what settings that are left to the machine have come to before, and have `record` told of what they come
+        to; see settled.py."""
+        self._settled = Settled(kept, record)
+
+    def execution(self, of: Literal["train", "generate"]) -> dict[str, Any]:
+        """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
+        if of == "train":
+            cores = {"cluster.cpus_per_rank": self._ranks_need()[1]}
+            return {"device": self._device, "train.attention": self._attention(), **cores}
+        return {"device": self._device, "cluster.cpus_per_engine": self._engines_need()[1]}
 
     def __enter__(self) -> Self:
         return self
@@ -116,6 +131,7 @@ class RealWorkers:
             from workers.training.group import TrainerGroup
 
             placement = self._devices.enter_context(cluster.reserve("train.ranks", *self._ranks_need()))
+            settings = settings.model_copy(update={"attention": self._attention()})
             self._group = self._devices.enter_context(TrainerGroup(settings, placement))
         return self._group
 
@@ -123,18 +139,42 @@ class RealWorkers:
         """How many engines, and each one's cores and accelerators."""
         settings, cluster = self._job.generate, self.cluster
         gpus = settings.tensor_parallel if cluster.accelerated else 0
-        return settings.engines, cluster.cpus_for(settings.engines, self._job.cluster.cpus_per_engine, gpus), gpus
+        return settings.engines, self._cpus("cpus_per_engine", settings.engines, gpus), gpus
 
     def _ranks_need(self) -> tuple[int, int, int]:
         """How many training ranks, and each one's cores and accelerators."""
         ranks, cluster = self._job.train.ranks, self.cluster
         gpus = 1 if cluster.accelerated else 0
-        return ranks, cluster.cpus_for(ranks, self._job.cluster.cpus_per_rank, gpus), gpus
+        return ranks, self._cpus("cpus_per_rank", ranks, gpus), gpus
+
+    def _cpus(self, name: str, workers: int, gpus: int) -> int:
+        """Cores of each of so many workers; threads that share a sum otherwise round it otherwise."""
+        cluster, asked = self.cluster, getattr(self._job.cluster, name)
+        if asked is not None:
+            return int(asked)
+        share = functools.partial(cluster.cpus_for, workers, None, gpus)
+        fits = functools.partial(_fits, cluster.nodes(), workers, gpus)
+        return self._settled.value(f"cluster.{name}", self._device, share, fits)
+
+    def _attention(self) -> str:
+        """The kernel of attention: as asked for, or what workers.numerics.attention.pick takes on this device."""
+        if (asked := self._job.train.attention) != "auto":
+            return asked
+        usual = "flex" if self.cluster.accelerated else "sdpa"
+        return self._settled.value("train.attention", self._device, lambda: usual, lambda kernel: True)
+
+    @property
+    def _device(self) -> str:
+        return "cuda" if self.cluster.accelerated else "cpu"
 
     def _release(self) -> None:
         """End whoever holds the devices; a process that is gone has freed its memory for certain."""
         self._devices.close()
         self._pool = self._group = None
+
+
+def _fits(nodes: Sequence[Node], workers: int, gpus: int, cpus: int) -> bool:
+    return room(nodes, cpus, gpus) >= workers
 
 
 def rendered(request: Mapping[str, Any]) -> dict[str, Any]:

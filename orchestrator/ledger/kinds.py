@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import TypedDict
 
 from orchestrator.config import Rule
 from orchestrator.ledger import recorded_job, step_facts
@@ -124,6 +125,37 @@ class ParentData(RecordModel):
     run_id: Name | None = None
 
 
+class ExecutedData(RecordModel):
+    """Settings that only execute now and that an earlier recipe of fingerprints counted (recipes.as_recorded)."""
+
+    ranks: Annotated[int, Field(ge=1)] = 1
+    zero: Annotated[int, Field(ge=0, le=3)] = 1
+    offload_optimizer: bool = False
+    tokens_per_microbatch: Annotated[int, Field(ge=1)] = 1
+    activation_checkpointing: bool = False
+    attention: str = ""
+    engine: dict[str, Any] = {}
+
+
+_Cores = Annotated[int, Field(ge=1, le=10**6)]
+Resolved = TypedDict(
+    "Resolved",
+    {
+        "train.attention": Literal["sdpa", "flex"],
+        "cluster.cpus_per_rank": _Cores,
+        "cluster.cpus_per_engine": _Cores,
+    },
+    total=False,
+)
+
+
+class ResolvedData(RecordModel):
+    """What a machine made of settings that were left to it, by key of the job (driver/settled.py)."""
+
+    device: Literal["cpu", "cuda"]
+    settings: Resolved
+
+
 class ConfigData(RecordModel):
     """The job as it was then, with every default, and what it was started with."""
 
@@ -136,7 +168,8 @@ class ConfigData(RecordModel):
     folders: list[Place] = []
     overrides: list[str] = []
     parent: Annotated[ParentData, Field(default=None)]
-    executed: list[dict[str, Any]] = []
+    executed: list[ExecutedData] = []
+    resolved: Annotated[ResolvedData, Field(default=None)]
     model_digest: str = ""
     problems: dict[str, str] = {}
     reading: Annotated[int, Field(ge=1)] = 1

@@ -7,7 +7,11 @@ for ever: what is already there stays resumable, whatever later versions add.
 1   0.1.0, which named no recipe. Every field that a section or plan had then (`FIELDS_1`); a field that came later
     only where it is not at its default. What is `Unseen` it left out, and the versions of graders and prompts.
 2   Fields that are not at their default, so that a new one changes no fingerprint; without those that only say how the
-    work is executed (`_EXECUTING_2`). A default that changes, or a field that stops deciding, takes a new recipe.
+    work is executed, which were few then.
+3   The same without all that only says how the work is executed, as marked at the fields (config/marks.py).
+
+A default that changes, or a field that stops deciding, takes a new recipe, which its mark names (`Executes.since`).
+What an earlier recipe counted and that may change now, it counts as the run's `config` records have it.
 """
 
 from __future__ import annotations
@@ -19,9 +23,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from orchestrator.config import Generate, Train
+from orchestrator.config.marks import Executes, marks_of
 from orchestrator.files import durable
 
-RECIPE = 2
+RECIPE = 3
 """The recipe of what is committed now."""
 
 
@@ -32,6 +38,22 @@ class Fields:
     of: Any
     also: Mapping[str, Any] = field(default_factory=dict)
     without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One field of a section, as it decides."""
+
+    of: BaseModel
+    name: str
+
+
+@dataclass(frozen=True)
+class Executed:
+    """Settings that only say how the work is executed, by their key in the job. They count for nothing; what is
+    committed tells of them (the fact `executed`). They stand in the inputs under the name `executed`."""
+
+    settings: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -109,18 +131,8 @@ FIELDS_1: dict[str, tuple[str, ...]] = {
     "RoundLoss": ("beta", "dpo", "nll", "nll_scope", "nll_normalisation", "form"),
 }
 """What sections and plans had when recipe 1 was all there was, without what it left out. Never to be changed."""
-_LEFT_OUT_1: dict[str, frozenset[str]] = {
-    "Grade": frozenset({"processes"}),
-    "Judge": frozenset({"base_url", "api_key_env", "max_requests", "concurrency", "timeout", "retries", "max_tokens"}),
-    "Train": frozenset({"save_every", "save_minutes", "stall_timeout"}),
-}
-AS_RECORDED_1 = ("tokens_per_microbatch", "activation_checkpointing", "offload_optimizer")
-"""Settings of training that recipe 1 counted and that may change at every start now."""
-_EXECUTING_2: dict[str, frozenset[str]] = {
-    "Grade": frozenset({"processes"}),
-    "Judge": frozenset({"base_url", "api_key_env", "max_requests", "concurrency", "timeout", "retries"}),
-    "Train": frozenset({"save_every", "save_minutes", "stall_timeout", *AS_RECORDED_1}),
-}
+_LEFT_OUT_1: dict[str, frozenset[str]] = {"Judge": frozenset({"max_tokens"})}
+"""What decides, and recipe 1 left out."""
 _NOTHING = object()
 NO_DEFAULT = object()
 
@@ -131,7 +143,7 @@ class _Recipe:
     facts: Mapping[str, Any] | None
     """Of what is compared with, which say the versions of code; None takes those of now."""
     executed: Mapping[str, Any]
-    """Settings of training that count as they were recorded."""
+    """Settings that only execute now, and count as they were recorded."""
 
     def of(self, value: Any) -> Any:
         """The value as JSON; _NOTHING where it does not count."""
@@ -142,6 +154,11 @@ class _Recipe:
             return [self.of(below) for below in value]
         if isinstance(value, Fields):
             return self._fields(value.of, value.without) | self.of(value.also)
+        if isinstance(value, Executed):
+            return _NOTHING
+        if isinstance(value, Setting):
+            mark = marks_of(type(value.of)).get(value.name)
+            return self.of(self._decided(value.name, getattr(value.of, value.name), mark))
         if isinstance(value, Later):
             return _NOTHING if value.value == value.default else self.of(value.value)
         if isinstance(value, Unseen):
@@ -160,13 +177,32 @@ class _Recipe:
 
     def _fields(self, section: Any, without: Sequence[str] = ()) -> dict[str, Any]:
         known = _of_class(FIELDS_1, section, ()) if self.number == 1 else ()
-        left_out = _of_class(_LEFT_OUT_1 if self.number == 1 else _EXECUTING_2, section, frozenset())
+        left_out = _of_class(_LEFT_OUT_1, section, frozenset()) if self.number == 1 else frozenset()
         counted, kind = {}, section.__class__
+        marks = marks_of(kind) if issubclass(kind, BaseModel) else {}
         for name, default in defaults_of(kind):
-            value = getattr(section, name)
-            if name not in left_out and name not in without and (name in known or value != default):
-                counted[name] = self.of(self.executed.get(name, value))
+            if name in left_out or name in without:
+                continue
+            mark = marks.get(name)
+            decided = self._decided(name, getattr(section, name), mark)
+            if decided is not _NOTHING and (name in known or decided != self._decided_default(default, mark)):
+                counted[name] = self.of(decided)
         return counted
+
+    def _decided(self, name: str, value: Any, mark: Executes | None) -> Any:
+        """What counts of a field's value; _NOTHING where none of it does. An earlier recipe counts all of it: what was
+        recorded, where that comes to the same result."""
+        if mark is None:
+            return value
+        if self.number >= mark.since:
+            return _NOTHING if mark.wholly else mark.decides(value)
+        past = self.executed.get(name, value)
+        return past if mark.decides(past) == mark.decides(value) else value
+
+    def _decided_default(self, default: Any, mark: Executes | None) -> Any:
+        if default is NO_DEFAULT or mark is None or self.number < mark.since:
+            return default
+        return mark.decides(default)
 
 
 def fingerprint(inputs: Inputs, facts: Mapping[str, Any] | None = None) -> str:
@@ -185,7 +221,7 @@ def fingerprints(
 ) -> set[str]:
     """What the same inputs have by a recipe. `facts` are those of the commit that is compared with, None for what a
     fork is offered; `executed` what `as_recorded` says, of which any will do."""
-    past = executed if recipe == 1 and executed else [{}]
+    past = executed if recipe < RECIPE and executed else [{}]
     return {durable.fingerprint(_Recipe(recipe, facts, settings).of(inputs)) for settings in past}
 
 
@@ -200,14 +236,30 @@ def versions(inputs: Inputs) -> dict[str, int]:
 
 
 def as_recorded(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """What a run's `config` records say of settings that recipe 1 counted and that may change now: in this run, and in
-    those that it is a fork of."""
+    """What a run's `config` records say of settings that some recipe counted and that may change now, by the names of
+    their fields: in this run, and in those that it is a fork of."""
     found: list[dict[str, Any]] = []
     for config in configs:
-        train = config["job"].get("train", {})
-        own = {name: train[name] for name in AS_RECORDED_1 if name in train}
+        own: dict[str, Any] = {}
+        for section, names in _RECORDED.items():
+            said = config["job"].get(section, {})
+            own |= {name: said[name] for name in names if name in said}
         found += [settings for settings in (own, *config.get("executed", ())) if settings not in found]
     return found
+
+
+_RECORDED = {
+    name: [field for field, mark in marks_of(section).items() if mark.since > 1]
+    for name, section in (("train", Train), ("generate", Generate))
+}
+
+
+def with_executed(inputs: Inputs, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts of a step with how it was executed: as the job says, and as its workers made of that. Of a step that
+    several starts have worked on, it is the last one's; each shard was made under the `config` record before it."""
+    asked = (inputs.also if isinstance(inputs, Fields) else inputs).get("executed")
+    said = (dict(asked.settings) if isinstance(asked, Executed) else {}) | facts.get("executed", {})
+    return {**facts, **({"executed": said} if said else {})}
 
 
 def used_in(value: Any) -> Iterator[Used]:

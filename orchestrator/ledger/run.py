@@ -134,7 +134,7 @@ class Run:
             make_folder(hidden.parent, self.root)
         started = time.monotonic()
         with self.using([inputs, also]):
-            facts: Facts = recipes.versions(inputs) | work(*hiddens)
+            facts: Facts = recipes.with_executed(inputs, recipes.versions(inputs) | work(*hiddens))
             facts["seconds"] = round(time.monotonic() - started, 3)
             artifacts = [self.artifacts.describe(h, f) for h, f in zip(hiddens, finals, strict=True)]
         for artifact, hidden in zip(artifacts, hiddens, strict=True):
@@ -385,7 +385,8 @@ class ShardedStep:
             now |= recipes.versions(self._inputs)
             oldest = min(self.facts(), key=lambda shard: int(shard.get("recipe", 1)), default=now)
             told = {name: oldest.get(name, 1) for name in recipes.versions(self._inputs)}
-            self.run._commit(self.name, oldest["fingerprint"], [], told | facts, recipe=oldest.get("recipe", 1))
+            facts = recipes.with_executed(self._inputs, told | facts)
+            self.run._commit(self.name, oldest["fingerprint"], [], facts, recipe=oldest.get("recipe", 1))
             for left in self.run.path(self.name).glob(".*"):  # second results, and those of workers that were replaced
                 if _EPOCH.search(left.name):
                     self.run.remove(left)

@@ -26,6 +26,11 @@ _CONFIG = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 """No conversions, and facts of other versions are let be."""
 
 
+Executed = bool | int | float | str | None | list[Any] | dict[str, Any]
+"""The value of a setting, by its key in the job, that says how a step was executed; or what a machine made of one that
+was left to it."""
+
+
 @with_config(_CONFIG)
 class Facts(TypedDict, total=False):
     """Of any step. A fact means the same in all steps that have it, unless their own model says otherwise."""
@@ -40,7 +45,7 @@ class Facts(TypedDict, total=False):
     step_prompt: Version
     reading: Version
     tokens_per_second: Rate
-    executed: dict[str, Any]
+    executed: dict[str, Executed]
     engines_lost: list[str]
     graders_lost: list[str]
     quarantined: list[str]

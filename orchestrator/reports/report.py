@@ -12,6 +12,7 @@ from orchestrator.files.durable import replace
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import WORDS, abstained, graders_version
+from orchestrator.reports import execution
 from orchestrator.reports.columns import Column, Reporting, Section, change, count, fact, last, number, table
 from orchestrator.reports.disputes import disputes
 from orchestrator.reports.status import Round, open_run, reference_path, rounds, run_state
@@ -61,6 +62,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
         table(_TRAINING, done),
         "## Seconds",
         _seconds(done),
+        *execution.section(state),
         *_disputed(run_dir, state, done),
         "## Known ways such loops go wrong",
         _warnings(symptoms(seed, done, source.symptoms)),

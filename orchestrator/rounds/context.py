@@ -8,13 +8,16 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+from pydantic import BaseModel
 
 from orchestrator.config import Grade, Job, Judge
+from orchestrator.config.marks import executing_in
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger import taken
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Digest, Fields, Unseen, Used, Version
+from orchestrator.ledger.recipes import Digest, Executed, Fields, Setting, Unseen, Used, Version
 from orchestrator.ledger.run import Facts, Run
 from orchestrator.ledger.uses import hashes
 from orchestrator.ledger.uses import model as committed_model
@@ -89,6 +92,13 @@ class Workers(Protocol):
     def trainers(self) -> Trainers:
         """The training ranks; they are started unless they are there."""
 
+    def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None]) -> None:
+        """Use what settings that are left to the machine have come to before, and have `record` told of what they come
+        to."""
+
+    def execution(self, of: Literal["train", "generate"]) -> Facts:
+        """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
+
 
 @dataclass(frozen=True)
 class Model:
@@ -154,6 +164,12 @@ class Context:
         """Say what a step has come to, and whether this run has done it."""
         left = taken.told(self.run.ledger.state, f"{folder}/{phase}")
         self.say(f"{folder:<10} {phase:<11} {text}{left}")
+
+    def engines(self, model: Model, facts: Facts) -> sampling.Engines:
+        """Engines that serve a model; `facts` are told how they are executed."""
+        engines = self.workers.engines(model.path)
+        facts["executed"] = self.workers.execution("generate")
+        return engines
 
     def grade_of(self, round_number: int) -> Grade:
         """How a round's samples are graded."""
@@ -222,17 +238,19 @@ class Context:
             "prompts": hashes(prompts) if prompts else [],
             "splits": list(splits),
             "plan": plan,
-            "engine": generate.engine,
+            "engine": Setting(generate, "engine"),
             **grading(self.job.grade, self.job.judge),
+            "executed": executed(generate=generate, **graded_by(self.job.grade, self.job.judge)),
         }
 
         def work(*output: Path) -> Facts:
-            engines = self.workers.engines(model.path)
+            facts: Facts = {}
+            engines = self.engines(model, facts)
             agreement = None
             if model.probe:
                 agreement = evaluation.check_probe(engines, model.probe, self.job.evaluate.probe_tolerance)
             files: dict[str, Path] = {split: self.run.path(f"baseline/prompts/{split}.parquet") for split in splits}
-            facts: Facts = {"probe": agreement}
+            facts["probe"] = agreement
             for folder in output:
                 graders = self.workers.graders(self.job.grade)
                 facts |= evaluation.evaluate(engines, graders, files, plan, generate.shard_prompts, folder)
@@ -245,6 +263,18 @@ class Context:
         with self.run.using(hashes(commit)):
             gate = evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {}
         return replace(model, gate=gate, evaluation=name, graders_version=graders_version(commit.facts))
+
+
+def executed(**sections: BaseModel | None) -> Executed:
+    """How the work of some sections of the job is executed, as an input of a step: it counts for nothing, and is
+    recorded."""
+    known = {key: executing_in(section) for key, section in sections.items() if section is not None}
+    return Executed({f"{key}.{name}": value for key, said in known.items() for name, value in said.items()})
+
+
+def graded_by(grade: Grade, judge: Judge | None) -> dict[str, BaseModel | None]:
+    """The sections of the job that say how verdicts come about."""
+    return {"grade": grade, "judge": judge if "judge" in grade.graders else None}
 
 
 def derived_seed(seed: int, *purpose: str | int) -> int:

@@ -11,7 +11,7 @@ from orchestrator.ledger.uses import hashes
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.rows import GRADERS_VERSION
 from orchestrator.rounds import evaluation
-from orchestrator.rounds.context import Context, Model, grading
+from orchestrator.rounds.context import Context, Model, executed, graded_by, grading
 
 
 def comparable(context: Context, models: Sequence[Model], name: str) -> list[Model]:
@@ -32,6 +32,7 @@ def comparable(context: Context, models: Sequence[Model], name: str) -> list[Mod
         "evaluations": {step: hashes(commits[step]) for step in others},
         "prompts": hashes(commits["baseline/prompts"]),
         **grading(context.job.grade, context.job.judge),
+        "executed": executed(**graded_by(context.job.grade, context.job.judge)),
     }
 
     def work(folder: Path) -> Facts:

@@ -12,14 +12,14 @@ from orchestrator.errors import RatchetError
 from orchestrator.files import durable
 from orchestrator.inputs.problems import prompts_of_round
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Fields, Used
+from orchestrator.ledger.recipes import Fields, Setting, Used
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.taken import taken
 from orchestrator.ledger.uses import hashes
 from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.rounds import gate, pair_files, regrading, sampling, space
-from orchestrator.rounds.context import Context, Model, derived_seed, grading
+from orchestrator.rounds.context import Context, Model, derived_seed, executed, graded_by, grading
 from orchestrator.rounds.gate import spare_checkpoints
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.training import Training
@@ -92,11 +92,13 @@ class Round:
             "model": sampled_from.digest,
             "prompts": hashes(prompts),
             "plan": plan,
-            "engine": context.job.generate.engine,
+            "engine": Setting(context.job.generate, "engine"),
             "shard_prompts": context.job.generate.shard_prompts,
+            "executed": executed(generate=context.job.generate),
         }
         samples = run.sharded(f"{self.folder}/samples", inputs)
         graded_from = {"samples": inputs, **grading(grade, context.job.judge)}
+        graded_from["executed"] = executed(**graded_by(grade, context.job.judge))
         verdicts = run.sharded(f"{self.folder}/verdicts", graded_from, samples, GRADERS_VERSION, hashes(prompts))
         for version, number in verdicts.outdated.items():
             shards_were = "1 shard was" if number == 1 else f"{number} shards were"
@@ -108,17 +110,18 @@ class Round:
         source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
         with run.using(hashes(prompts)):
             shards = sampling.shards_of(source, context.job.generate.shard_prompts)
+        machine: Facts = {}
         if run.committed(verdicts.name) is None:
             with samples.guarding(), verdicts.guarding():
                 sampling.sample_and_grade_shards(
-                    lambda: context.workers.engines(sampled_from.path),
+                    lambda: context.engines(sampled_from, machine),
                     lambda: context.workers.graders(grade),
                     shards,
                     plan,
                     samples,
                     verdicts,
                 )
-        sampled = samples.finish(sampling.sampling_facts(samples.facts(), samples.own_facts())).facts
+        sampled = samples.finish(sampling.sampling_facts(samples.facts(), samples.own_facts()) | machine).facts
         graded = verdicts.finish(sampling.grading_facts(verdicts.facts(), verdicts.own_facts())).facts
         speed = "" if taken(run.ledger.state, samples.name) else f" at {sampled['tokens_per_second']:.0f} tokens/s"
         self.say("samples", f"{sampled['samples']}{speed}{sampling.told(sampled)}")
@@ -203,7 +206,7 @@ class Round:
         training = Training(self.context, self.number, self.folder, init, ref)
         candidate = training.candidate(pairs, replay, held_out)
         if scored:
-            training.score_policy(candidate, pairs)
+            training.score_policy(candidate, pairs, [commit for commit in (pairs, replay, held_out) if commit])
         return candidate
 
     def evaluate(self, candidate: Model) -> Model:

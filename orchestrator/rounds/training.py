@@ -11,6 +11,7 @@ The last three only where the job asks for them.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -34,8 +35,10 @@ from orchestrator.ledger.taken import taken
 from orchestrator.ledger.uses import fingerprint, hashes, model
 from orchestrator.records.rows import ScoringPlan, TrainingPlan, is_sealed
 from orchestrator.rounds import regrading
-from orchestrator.rounds.context import Context, Model
+from orchestrator.rounds.context import Context, Model, executed
 
+_SHAPE = ("ranks", "zero", "offload_optimizer")
+"""What a saved state has the shape of: one part a rank, with what the stage has each of them hold."""
 _LARGEST_MANIFEST = 1 << 24  # bytes, of a saved state: a line for each file of each rank
 
 
@@ -64,19 +67,18 @@ class Training:
         if self._compares:
             self._score_reference(everything)
         if self.context.job.train.eval_every is None:
-            commit = self._train("train", parts, f"{self.folder}/checkpoint")
+            commit = self._train("train", parts, everything, f"{self.folder}/checkpoint")
             return self._model(commit, self.context.run.path(f"{self.folder}/train/probe.parquet"))
         candidates = f"{self.folder}/candidates"
-        commit = self._train("train", parts, candidates, export_every=self.context.job.train.eval_every)
+        commit = self._train("train", parts, everything, candidates, export_every=self.context.job.train.eval_every)
         evaluated = [self._evaluated(steps, commit) for steps in _steps_exported(commit)]
         models = regrading.comparable(self.context, [c.model for c in evaluated], f"{self.folder}/selection/regraded")
         evaluated = [Candidate(c.steps, model) for c, model in zip(evaluated, models, strict=True)]
         chosen = self._choose(evaluated, publish=not held_out)
         if held_out:
             total = commit.facts["steps"]
-            commit = self._train(
-                "retrain", everything, f"{self.folder}/checkpoint", steps=chosen.facts["steps"], schedule_steps=total
-            )
+            limits = {"steps": chosen.facts["steps"], "schedule_steps": total}
+            commit = self._train("retrain", everything, everything, f"{self.folder}/checkpoint", **limits)
             model = self._model(commit, self.context.run.path(f"{self.folder}/retrain/probe.parquet"))
         else:
             model = self._model(chosen, self.context.run.path(f"{self.folder}/choice/probe.parquet"))
@@ -90,25 +92,53 @@ class Training:
 
     # Training
 
-    def _score_reference(self, pairs: Sequence[Commit]) -> None:
-        run = self.context.run
+    def _score_reference(self, pairs: Sequence[Commit], name: str = "") -> Commit:
+        settings = self.context.job.train
         inputs = {
             "reference": self.reference.digest,
             "pairs": _hashes(pairs),
-            **precision(self.context.job.train),
-            **apart(self.context.job.train, self.init.path, self.reference.path),
-            "max_tokens": self.context.job.train.max_tokens,  # longer pairs are dropped, and not scored
+            **precision(settings),
+            **apart(settings, self.init.path, self.reference.path),
+            "max_tokens": settings.max_tokens,  # longer pairs are dropped, and not scored
+            "executed": executed(train=settings),
         }
 
         def work(output: Path) -> Facts:
             output.mkdir()
             plan = ScoringPlan(self.reference.path, self.init.path, self._files(pairs))
-            return self.context.workers.trainers().reference(plan, str(output / "00000.parquet"))
+            return self._scored(plan, output)
 
-        run.step(f"{self.folder}/reference", inputs, work, also=[self.init.digest])
+        return self.context.run.step(name or f"{self.folder}/reference", inputs, work, also=[self.init.digest])
 
-    def score_policy(self, policy: Model, pairs: Commit) -> None:
-        """What the trained policy makes of the round's pairs: the reference pass once more, with the new checkpoint."""
+    def _scored(self, plan: ScoringPlan, output: Path, *against: str) -> Facts:
+        facts = self.context.workers.trainers().reference(plan, str(output / "00000.parquet"), *against)
+        return facts | {"executed": self.context.workers.execution("train")}
+
+    def _reference_pass(self, pairs: Sequence[Commit]) -> Commit:
+        """The reference's log-probabilities of these pairs, by the kernel and on the device that compute now. The loss
+        sees the policy's less the reference's, a small difference of large numbers: were one rounded by one kernel and
+        the other by another, every log-ratio would begin with their difference instead of 0. So the pass is made once
+        more, beside the first one, where these have changed since. It is asked for in the midst of the work that needs
+        it: what is committed needs no devices."""
+        now = self.context.workers.execution("train")
+        for number in itertools.count():
+            name = f"{self.folder}/reference_again/{number:02d}" if number else f"{self.folder}/reference"
+            if self._computes_alike(done := self._score_reference(pairs, name), now):
+                break
+        return done
+
+    def _computes_alike(self, scored: Commit, now: Facts) -> bool:
+        """Whether a reference pass was made by the kernel and on the device of now. Earlier versions did not say; under
+        them `train.attention` could not change."""
+        if "executed" in scored.facts:
+            then = scored.facts["executed"]
+            return all(then.get(key) == now[key] for key in ("device", "train.attention"))
+        asked = {said.get("attention") for said in recipes.as_recorded(self.context.run.ledger.state.configs)}
+        return asked <= {self.context.job.train.attention, None}
+
+    def score_policy(self, policy: Model, pairs: Commit, trained_on: Sequence[Commit]) -> None:
+        """What the trained policy makes of the round's pairs: the reference pass once more, with the new checkpoint.
+        `trained_on` are the pairs that the reference has scored."""
         run = self.context.run
         inputs = {
             "policy": policy.digest,
@@ -117,20 +147,29 @@ class Training:
             **precision(self.context.job.train),
             **apart(self.context.job.train, self.init.path, policy.path),
             "max_tokens": self.context.job.train.max_tokens,
+            "executed": executed(train=self.context.job.train),
         }
 
         def work(output: Path) -> Facts:
             output.mkdir()
             plan = ScoringPlan(policy.path, self.init.path, self._files([pairs]))
-            against = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
-            return self.context.workers.trainers().reference(plan, str(output / "00000.parquet"), against)
+            if not self._compares:
+                return self._scored(plan, output)
+            before = self._reference_pass(trained_on)
+            with run.using(hashes(before)):
+                facts = self._scored(plan, output, str(run.path(f"{before.step}/00000.parquet")))
+            facts["executed"]["reference"] = before.step
+            return facts
 
-        facts = run.step(f"{self.folder}/policy", inputs, work, also=[self.init.digest, *self._scored]).facts
+        facts = run.step(f"{self.folder}/policy", inputs, work, also=[self.init.digest]).facts
         rewarded = f"reward accuracy {facts['reward_accuracy']:.3f}, " if "reward_accuracy" in facts else ""
         self._say("policy", f"{rewarded}mean gamma {facts['gamma']:.2f}")
 
-    def _train(self, phase: str, pairs: Sequence[Commit], target: str, **limits: int) -> Commit:
-        """One training from `init`; `target` is where its checkpoint, or its checkpoints, go."""
+    def _train(
+        self, phase: str, pairs: Sequence[Commit], scored: Sequence[Commit], target: str, **limits: int
+    ) -> Commit:
+        """One training from `init`; `scored` are the pairs of the reference pass, and `target` is where its checkpoint,
+        or its checkpoints, go."""
         run, settings = self.context.run, self.context.job.train
         inputs = {
             "init": self.init.digest,
@@ -141,6 +180,7 @@ class Training:
             "round": self.number,
             "seed": self._seed,
             "limits": limits,
+            "executed": executed(train=settings),
         }
         if self._compares:
             inputs |= apart(settings, self.init.path, self.reference.path)
@@ -153,10 +193,13 @@ class Training:
             plan = self._named(self._plan(pairs, output, checkpoint, states, limits), inputs)
             if why := unused_states(states, plan.state_names(settings.ranks), plan.state_key):
                 self._say(phase, f"{why}, and it starts over")
-            reference = str(run.path(f"{self.folder}/reference/00000.parquet")) if self._compares else None
-            return self.context.workers.trainers().train(plan, reference) | {"executed": _executed(settings)}
+            if not self._compares:
+                return self._trained(plan, None)
+            before = self._reference_pass(scored)
+            with run.using(hashes(before)):
+                return self._trained(plan, before)
 
-        commit = run.step(step, inputs, work, [step, target], self._scored)
+        commit = run.step(step, inputs, work, [step, target])
         for states in self._states(phase):
             run.remove(states)  # of use only while the training was unfinished
         facts = commit.facts
@@ -165,14 +208,26 @@ class Training:
         self._say(phase, f"{facts['steps']} steps{resumed}, {facts['tokens']} tokens{speed}")
         return commit
 
+    def _trained(self, plan: TrainingPlan, reference: Commit | None) -> Facts:
+        """Train; the facts say how, and against which reference pass."""
+        run, workers = self.context.run, self.context.workers
+        file = str(run.path(f"{reference.step}/00000.parquet")) if reference else None
+        facts = workers.trainers().train(plan, file)
+        against = {"reference": reference.step} if reference else {}
+        return facts | {"executed": workers.execution("train") | against}
+
     def _named(self, plan: TrainingPlan, inputs: Mapping[str, Any]) -> TrainingPlan:
         """The plan with the names of its training, by which saved states are known. What may change at a start is no
-        part of a name, but for where the optimizer's state is: a state is not moved."""
-        offload = self.context.job.train.offload_optimizer
+        part of a name, but for how the optimizer's state is shared out and where it is: a state is not moved. (The
+        number of ranks is part of what the plan makes of these names.)"""
+        train = self.context.job.train
         recorded = recipes.as_recorded(self.context.run.ledger.state.configs)
-        alike = [settings for settings in recorded if settings.get("offload_optimizer") == offload]
+        shape: dict[str, Any] = {name: getattr(train, name) for name in _SHAPE}
+        alike = [settings for settings in recorded if shape.items() <= (shape | settings).items()]
         earlier = recipes.fingerprints(inputs, 1, None, alike)
-        identity = durable.fingerprint([recipes.fingerprint(inputs), offload])
+        second = recipes.fingerprints(inputs, 2, None, alike)
+        earlier |= {durable.fingerprint([found, train.offload_optimizer]) for found in second}
+        identity = durable.fingerprint([recipes.fingerprint(inputs), train.zero, train.offload_optimizer])
         return replace(plan, identity=identity, also_known_as=tuple(sorted(earlier)))
 
     def _states(self, phase: str) -> list[Path]:
@@ -266,11 +321,6 @@ class Training:
         return commit
 
     @property
-    def _scored(self) -> list[Used]:
-        """The reference model's log-probabilities, where there are any: they follow from what a step names."""
-        return [self.context.run.used(f"{self.folder}/reference/00000.parquet")] if self._compares else []
-
-    @property
     def _compares(self) -> bool:
         """Whether the loss compares with a reference: imitation does not."""
         return self._loss.dpo > 0
@@ -306,11 +356,6 @@ def apart(train: Train, init: str, scored: str) -> dict[str, Any]:
     return {"apart": Unseen(True)} if train.precision == "bf16" and init != scored else {}
 
 
-def _executed(settings: Train) -> dict[str, Any]:
-    """How a training was executed, where that may have changed since the run was started."""
-    return {name: getattr(settings, name) for name in recipes.AS_RECORDED_1}
-
-
 def _is_odd(folder: Path) -> bool:
     """Whether a folder of saved states is, or has, a link or a pipe: ranks would write through it, or wait for it, and
     no training makes one."""
@@ -329,7 +374,7 @@ def unused_states(states: Path, names: Sequence[str], key: bytes) -> str | None:
         return "the saved state has no seal of this user, so that it is not loaded"
     if not found or any(manifest["identity"] in names for manifest in sealed):
         return None
-    return "the saved state is of other settings (train.offload_optimizer)"
+    return "the saved state is of other settings (train.ranks, train.zero or train.offload_optimizer)"
 
 
 def _manifest(file: Path) -> Any:

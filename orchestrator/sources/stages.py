@@ -40,7 +40,7 @@ from orchestrator.reports.lineage import TOKENS, Trail, all_ids
 from orchestrator.reports.symptoms import Evidence
 from orchestrator.reports.tables import step_rows
 from orchestrator.rounds import space
-from orchestrator.rounds.context import Context, Model, preference_plan
+from orchestrator.rounds.context import Context, Model, executed, preference_plan
 from orchestrator.rounds.recount import Counting, Recounted, ids_in, pair_counts, rows_in
 from orchestrator.rounds.round import NoPairs, Round
 from orchestrator.rounds.training import precision
@@ -188,11 +188,13 @@ def _rank(context: Context, number: int, chunk: Chunk) -> float:
     """Share of a chunk's pairs that the seed model ranks right."""
     train, model = context.job.train, context.seed_model
     inputs = {"model": context.seed_files, "pairs": context.run.used(chunk.file), **precision(train)}
+    inputs["executed"] = executed(train=train)
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
         plan = ScoringPlan(model, model, (str(chunk.file),))
-        return context.workers.trainers().reference(plan, str(folder / "00000.parquet"))
+        facts = context.workers.trainers().reference(plan, str(folder / "00000.parquet"))
+        return facts | {"executed": context.workers.execution("train")}
 
     commit = context.run.step(f"baseline/ranking/{number:02d}", inputs, work)
     return float(commit.facts["ranking_accuracy"])

@@ -13,10 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic.fields import FieldInfo
 
-from orchestrator.config import Job, Settings, is_harmless
-from orchestrator.config.load import load_job
+from orchestrator.config import Job, Settings, is_executing
+from orchestrator.config.load import changed_keys, load_job
+from orchestrator.config.marks import mark_at, sections_in
+from orchestrator.config.sampling import EXECUTING_ARGUMENTS
 from orchestrator.driver.kept import keep_model, keep_preferences, read_all_problems, reference_of, seed_of
+from orchestrator.driver.same_job import check_same_job
+from orchestrator.errors import BadInput
 from orchestrator.inputs.preferences import identity_of
 from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Commit
@@ -61,7 +66,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "generate.seeding": ("sample", "generate.seeding=engine"),
     "generate.shard_prompts": ("sample", "generate.shard_prompts=3"),
     "generate.max_model_len": ("sample", "generate.max_model_len=99"),
-    "generate.engine": ("sample", "generate.engine={enforce_eager: true}"),
+    "generate.engine": ("sample", "generate.engine={enforce_eager: true, quantization: fp8}"),
     "grade.graders": ("sample", "grade.graders=[exact]"),
     "grade.answer": ("sample", "grade.answer=[whole]"),
     "grade.strict": ("sample", "grade.strict=false"),
@@ -113,8 +118,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "loss.nll": ("sample", "loss.nll=2"),
     "loss.nll_scope": ("sample", "loss.nll_scope=prompt+response"),
     "loss.nll_normalisation": ("sample", "loss.nll_normalisation=batch"),
-    "train.ranks": ("sample", "train.ranks=2"),
-    "train.zero": ("sample", "train.zero=2"),
+    "train.zero": ("sample", "train.zero=0"),
     "train.precision": ("sample", "train.precision=fp32"),
     "train.learning_rate": ("sample", "train.learning_rate=[7e-7, 1e-6]"),
     "train.schedule": ("sample", "train.schedule=cosine"),
@@ -134,46 +138,32 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "train.epsilon": ("sample", "train.epsilon=1e-7"),
     "train.max_grad_norm": ("sample", "train.max_grad_norm=2"),
     "train.max_tokens": ("sample", "train.max_tokens=99"),
-    "train.attention": ("sample", "train.attention=sdpa"),
     "train.export_dtype": ("sample", "train.export_dtype=float32"),
     "evaluate.max_tokens": ("sample", "evaluate.max_tokens=9"),
 }
 """A kind of run in which a setting counts, and another value of it; each setting decides some step."""
 
 DECIDED_OTHERWISE = {
-    "name": "names the run",
-    "method": "stands for the settings of its row",
-    "data.allow_overlap": "lets a run start",
-    "evaluate.probe_tolerance": "stops a run, and changes no file",
-    "promotion.rule": "the gate's decision is a record of its own, which a fork does not take over",
-    "promotion.alpha": "as the rule",
-    "generate.tensor_parallel": "how it is executed; a run keeps it",
+    "name": ("another", "names the run"),
+    "method": ("dpo", "stands for the settings of its row"),
+    "data.allow_overlap": ("true", "lets a run start"),
+    "evaluate.probe_tolerance": ("0.1", "stops a run, and changes no file"),
+    "promotion.rule": ("better", "the gate's decision is a record of its own, which a fork does not take over"),
+    "promotion.alpha": ("0.1", "as the rule"),
 }
-"""Settings that a run keeps and that are in no fingerprint, and why."""
+"""Settings that a run keeps and that are in no fingerprint: another value, and why."""
 
-EXECUTING: dict[str, tuple[str, ...]] = {
-    "train.tokens_per_microbatch": ("sample", "train.tokens_per_microbatch=64"),
-    "train.activation_checkpointing": ("sample", "train.activation_checkpointing=true"),
-    "train.offload_optimizer": ("sample", "train.offload_optimizer=true"),
-    "train.save_every": ("sample", "train.save_every=1"),
-    "train.save_minutes": ("sample", "train.save_minutes=1"),
-    "train.stall_timeout": ("sample", "train.stall_timeout=9"),
-    "grade.processes": ("sample", "grade.processes=1"),
-    "regrade.grade.processes": ("regraded", "regrade.grade.processes=1"),
-    "judge.base_url": ("judged-verdicts", "judge.base_url=http://elsewhere/v1"),
-    "judge.api_key_env": ("judged-verdicts", "judge.api_key_env=KEY"),
-    "judge.max_requests": ("judged-verdicts", "judge.max_requests=9"),
-    "judge.concurrency": ("judged-verdicts", "judge.concurrency=1"),
-    "judge.timeout": ("judged-verdicts", "judge.timeout=9"),
-    "judge.retries": ("judged-verdicts", "judge.retries=1"),
-    "generate.engines": ("sample", "generate.engines=2"),
-    "generate.max_num_seqs": ("sample", "generate.max_num_seqs=2"),
-    "generate.start_timeout": ("sample", "generate.start_timeout=9"),
-    "generate.stall_timeout": ("sample", "generate.stall_timeout=9"),
-    "keep.checkpoints": ("sample", "keep.checkpoints=2"),
-    "keep.training_states": ("sample", "keep.training_states=0"),
+IN_PART: dict[str, tuple[str, ...]] = {
+    "train.zero": ("train.zero=2", "train.zero=3"),
+    "generate.engine": tuple(f"generate.engine={{{name}: 1}}" for name in sorted(EXECUTING_ARGUMENTS)),
 }
-OF_THE_MACHINE = ("rounds", "run_dir", "cluster", "tracking")
+"""Settings of which some values decide, and others of which do not."""
+
+NOT_TRIED = {"run_dir": "is where the run is found"}
+_KIND_OF = {"regrade": "regraded", "judge": "judged-verdicts"}
+_VALUES = {"judge.base_url": "http://elsewhere/v1", "judge.api_key_env": "KEY", "rounds": "1"}
+_VALUES |= {"tracking.enabled": "true", "keep.checkpoints": "2"}
+"""Values that no type tells of."""
 
 
 def settings_of(section: type[Settings], prefix: str = "") -> Iterator[str]:
@@ -184,13 +174,40 @@ def settings_of(section: type[Settings], prefix: str = "") -> Iterator[str]:
         yield from settings_of(below, f"{prefix}{name}.") if below else [prefix + name]
 
 
+def fields_of(section: type[Settings], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    """Every key of the job that is no section, with its field."""
+    for name, info in section.file_fields().items():
+        below = list(sections_in(info.annotation))
+        for found in below:
+            yield from fields_of(found, f"{prefix}{name}.")
+        if not below:
+            yield prefix + name, info
+
+
+FIELDS = dict(fields_of(Job))
+EXECUTING = [key for key in FIELDS if is_executing(key) and key not in NOT_TRIED]
+
+
+def value_of(key: str) -> str:
+    """Another value of a setting than its default, by its type."""
+    if key in _VALUES:
+        return _VALUES[key]
+    info, kinds = FIELDS[key], [FIELDS[key].annotation, *typing.get_args(FIELDS[key].annotation)]
+    if bool in kinds:
+        return str(not info.default).lower()
+    if literals := [kind for kind in kinds if typing.get_origin(kind) is typing.Literal]:
+        return next(str(value) for value in typing.get_args(literals[0]) if value != info.default)
+    return "text" if str in kinds else str((info.default or 0) + 1)
+
+
 def test_every_setting_is_known_to_these_tests() -> None:
-    known = {*SETTINGS, *DECIDED_OTHERWISE, *EXECUTING}
-    for key in settings_of(Job):
-        parents = [".".join(key.split(".")[: n + 1]) for n in range(key.count(".") + 1)]
-        said = known.intersection(parents) or set(OF_THE_MACHINE).intersection(parents)
-        assert said, f"{key}: say here which step it decides, or that it decides none"
-        assert is_harmless(key) == (key in EXECUTING or parents[0] in OF_THE_MACHINE), key
+    """A field that has no mark decides: name here a run in which another value of it makes another step."""
+    for key in FIELDS:
+        parents = {".".join(key.split(".")[: n + 1]) for n in range(key.count(".") + 1)}
+        mark, _ = mark_at(Job, key)
+        named = ({key} if is_executing(key) else parents) & {*SETTINGS, *DECIDED_OTHERWISE}
+        assert bool(named) == (not is_executing(key)), key
+        assert (key in IN_PART) == (mark is not None and not mark.wholly), key
 
 
 class Another(Exception):
@@ -268,7 +285,31 @@ def test_a_setting_that_decides_is_in_a_fingerprint(finished: Callable[[str], Pa
     assert another(finished(kind), *overrides)
 
 
+def binds(job: Path, *overrides: str) -> bool:
+    """Whether the run of a job refuses to go on with these."""
+    now = load_job(job, overrides).job
+    try:
+        check_same_job(Run(job.parent / "run"), now)
+    except BadInput:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("key", [*DECIDED_OTHERWISE, "train.zero", "generate.engine", "loss.beta", "train.precision"])
+def test_a_setting_that_decides_binds_its_run(finished: Callable[[str], Path], key: str) -> None:
+    overrides = SETTINGS[key][1:] if key in SETTINGS else [f"{key}={DECIDED_OTHERWISE[key][0]}"]
+    assert binds(finished("sample"), *overrides)
+
+
 @pytest.mark.parametrize("key", EXECUTING)
 def test_a_setting_of_how_the_work_is_executed_is_in_none(finished: Callable[[str], Path], key: str) -> None:
-    kind, *overrides = EXECUTING[key]
-    assert another(finished(kind), *overrides) is None
+    job = finished(_KIND_OF.get(key.partition(".")[0], "sample"))
+    override = f"{key}={value_of(key)}"
+    before, now = (load_job(job, some).job.model_dump(mode="json") for some in ([], [override]))
+    assert changed_keys(before, now), "this is no other value"
+    assert another(job, override) is None and not binds(job, override)
+
+
+@pytest.mark.parametrize(("key", "override"), [(key, override) for key, some in IN_PART.items() for override in some])
+def test_values_that_only_execute_are_in_none(finished: Callable[[str], Path], key: str, override: str) -> None:
+    assert another(finished("sample"), override) is None and not binds(finished("sample"), override)

@@ -13,17 +13,20 @@ from orchestrator.files.durable import canonical
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import Record
 from orchestrator.reports.status import status
-from tests.recorded_runs.record import KINDS, extract, go_on, unpack, unpack_project
+from tests.recorded_runs.record import KINDS, RECORDED, extract, go_on, unpack, unpack_project
 
-RECORDED = [(version, kind, stop) for version in ("0.1.0",) for kind in KINDS for stop in KINDS[kind].stops]
+STOPPED = [(version, kind, stop) for version, kinds in RECORDED.items() for kind in kinds for stop in KINDS[kind].stops]
 
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return extract("0.1.0", tmp_path_factory.mktemp("recorded") / "0.1.0").parent
+    folder = tmp_path_factory.mktemp("recorded")
+    for version in RECORDED:
+        extract(version, folder / version)
+    return folder
 
 
-@pytest.mark.parametrize(("version", "kind", "stop"), RECORDED)
+@pytest.mark.parametrize(("version", "kind", "stop"), STOPPED)
 def test_a_recorded_run_goes_on_where_it_was_stopped(
     recorded: Path, tmp_path: Path, version: str, kind: str, stop: str
 ) -> None:

@@ -311,6 +311,21 @@ def test_two_ranks_equal_plain_torch(two_ranks: Runner, tmp_path: Path, zero: in
     compare(tmp_path, two_ranks, zero=zero)
 
 
+@pytest.mark.parametrize(("precision", "share"), [("fp32", 2e-3), ("bf16", 0.1)])
+def test_executed_otherwise_a_training_gives_the_same_but_for_rounding(
+    one_rank: Runner, two_ranks: Runner, tmp_path: Path, precision: str, share: float
+) -> None:
+    """Ranks, ZeRO 1 to 3 and micro-batches may change at every start. `share` is of how far training moves a weight."""
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    first = make_plan(tmp_path / "first", model, pairs)
+    one_rank(first, Train(**(SETTINGS | {"precision": precision, "zero": 1})))
+    expected = load_file(Path(first.checkpoint_dir) / WEIGHTS_FILE)
+    for zero in (2, 3):
+        plan = make_plan(tmp_path / str(zero), model, pairs)
+        two_ranks(plan, Train(**(SETTINGS | {"precision": precision, "zero": zero, "tokens_per_microbatch": 40})))
+        assert difference(plan.checkpoint_dir, expected) < share * difference(model, expected)
+
+
 @pytest.mark.parametrize("zero", [0, 3])
 def test_imitation_equals_plain_torch(two_ranks: Runner, tmp_path: Path, zero: int) -> None:
     """Rows without a rejected side, and no reference pass."""

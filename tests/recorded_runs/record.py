@@ -1,7 +1,8 @@
 """Records the half-done runs beside this file, once a version and never again.
 
-They are made by the code of that version: `cd OLD && PYTHONPATH=$PWD python NEW/tests/recorded_runs/record.py` with a
-checkout of it in OLD. The workers are the tests' stand-ins. In VERSION.tar.xz (plain files would be 50 times as large)
+They are made by the code of that version: `cd OLD && PYTHONPATH=$PWD python NEW/tests/recorded_runs/record.py VERSION`
+with a checkout of it in OLD. recipe-2 is of what came between two versions, whose fingerprints counted more than those
+of now. The workers are the tests' stand-ins. In VERSION.tar.xz (plain files would be 50 times as large)
 a kind of run has its data, job and seed model in KIND/project, and for each place where it was stopped its run folder
 in KIND/STOP: the files as they were, the ledger as one file of lines without their checks, and how much of which work
 was done (done.json). Paths and names of the machine are replaced; `unpack` puts those of a test in their place.
@@ -12,6 +13,7 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import sys
 import tarfile
 import tempfile
 from collections import Counter
@@ -20,7 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import __version__
 from orchestrator.errors import Interrupted
 from orchestrator.files.durable import canonical, fingerprint
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
@@ -134,7 +135,20 @@ KINDS: dict[str, Kind] = {
     "steps-rollouts": Kind(steps(), StepStandIns, THREE | {"search": (1, "grade")}),
     "steps-judge": Kind(steps(_ASKED, localiser="judge"), JudgedSteps, {"train": (1, "train")}),
     "steps-file": Kind(steps(localiser="file"), StepStandIns, {"train": (1, "train")}),
+    "executing": Kind(
+        job(
+            train={"ranks": 2, "zero": 2, "attention": "sdpa", "tokens_per_microbatch": 64},
+            generate={"engine": {"block_size": 32, "quantization": None}, "tensor_parallel": 2},
+        ),
+        StandIns,
+        {"samples": (2, "generate"), "train": (2, "train")},
+    ),
 }
+RECORDED: dict[str, tuple[str, ...]] = {
+    "0.1.0": tuple(kind for kind in KINDS if kind != "executing"),
+    "recipe-2": ("sample", "selection", "dataset", "executing"),
+}
+"""Which kinds are recorded, by version."""
 
 
 def begun(run: Path, number: int, stop: str, work: str) -> bool:
@@ -150,9 +164,9 @@ def begun(run: Path, number: int, stop: str, work: str) -> bool:
     return (folder / ("choice" if stop == "retrain" else "pairs")).exists()
 
 
-def main(archive: Path) -> None:
+def main(version: str, archive: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        record(Path(temporary))
+        record(Path(temporary), RECORDED[version])
         with tarfile.open(archive, "w:xz") as tar:
             for path in sorted(path for path in Path(temporary).rglob("*") if path.is_file()):
                 plain = tarfile.TarInfo(str(path.relative_to(temporary)))
@@ -161,8 +175,9 @@ def main(archive: Path) -> None:
                     tar.addfile(plain, file)
 
 
-def record(out: Path) -> None:
-    for name, kind in KINDS.items():
+def record(out: Path, kinds: Sequence[str]) -> None:
+    for name in kinds:
+        kind = KINDS[name]
         for stop, (number, work) in kind.stops.items():
             with tempfile.TemporaryDirectory() as temporary:
                 project = Path(temporary)
@@ -280,4 +295,4 @@ def unpack(recorded: Path, stop: str, folder: Path) -> tuple[Path, Counter[str]]
 
 
 if __name__ == "__main__":
-    main(HERE / f"{__version__}.tar.xz")
+    main(sys.argv[1], HERE / f"{sys.argv[1]}.tar.xz")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -73,6 +73,7 @@ class StandIns:
     ) -> None:
         self.gain, self.steps, self.peak = gain, steps, peak
         self.calls: Counter[str] = Counter()
+        self.kernel = "sdpa"
         self._on_call = on_call
 
     def __enter__(self) -> StandIns:
@@ -115,6 +116,12 @@ class StandIns:
 
     def trainers(self) -> StandInTrainers:
         return StandInTrainers(self)
+
+    def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None]) -> None:
+        """Nothing is left to this machine."""
+
+    def execution(self, of: str) -> dict[str, Any]:
+        return {"device": "cpu"} | ({"train.attention": self.kernel} if of == "train" else {})
 
 
 class StandInEngines:

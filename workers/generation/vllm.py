@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Generate
@@ -16,6 +17,9 @@ if __name__ == "vllm":  # the package's own name: Python looks into this folder 
     raise ImportError(f"{__file__} is found in place of the package vllm: run it from another folder")
 
 _MOST_SCHEDULED_AHEAD = 8  # steps; vLLM schedules one ahead, where any
+
+
+_WEIGHT_TYPES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16"}
 
 
 class VllmEngine:
@@ -144,16 +148,27 @@ def engine_arguments(model: str, settings: Generate, seed: int, accelerated: boo
         # A seeded request whose prefill is split into chunks kills the CPU engine. Compiling costs 12 s at
         # every start, and buys a small model nothing.
         arguments |= {"enable_chunked_prefill": False, "enforce_eager": True}
-    return arguments | settings.engine
+    given = {name: value for name, value in settings.engine.items() if (name, value) != ("dtype", "auto")}
+    return arguments | given
 
 
 def _own_dtype(model: str) -> str | None:
-    """The number format a model folder is in. Left to itself, vLLM serves float32 weights in bfloat16, and one
-    greedy answer in twenty is another model's."""
+    """The number format a model folder is in: as its config says, else that of its first tensor. Left to itself, vLLM
+    serves float32 weights in what the device likes, and one greedy answer in twenty is another model's."""
     from transformers import AutoConfig
 
     dtype = AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config().dtype
-    return None if dtype is None else str(dtype).removeprefix("torch.")
+    return _dtype_of_weights(model) if dtype is None else str(dtype).removeprefix("torch.")
+
+
+def _dtype_of_weights(model: str) -> str | None:
+    from safetensors import safe_open
+
+    for file in sorted(Path(model).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as weights:
+            for name in weights.keys():  # noqa: SIM118 - a safetensors file is no mapping
+                return _WEIGHT_TYPES.get(weights.get_slice(name).get_dtype())
+    return None
 
 
 def _logprob(prompt: list[int], completion: list[int], output: Any) -> float:

@@ -23,7 +23,7 @@ from orchestrator.commands.compare.file import Plan, PlannedRun
 from orchestrator.commands.compare.table import told
 from orchestrator.commands.fork import command as fork
 from orchestrator.commands.fork.job import absolute
-from orchestrator.config import Job, is_harmless
+from orchestrator.config import Job, only_executes
 from orchestrator.config.load import changed_keys, resolved_yaml
 from orchestrator.config.places import own_code, own_code_environment, run_folder
 from orchestrator.driver import trust
@@ -228,7 +228,7 @@ def _closest(plan: Plan, planned: PlannedRun) -> Path | None:
 
 
 def _distance(ours: Job, theirs: Job) -> tuple[int, ...]:
-    changed = [key for key, _, _ in changed_keys(_dumped(ours), _dumped(theirs)) if not is_harmless(key)]
+    changed = [c[0] for c in changed_keys(_dumped(ours), _dumped(theirs)) if not only_executes(*c)]
     # Hints are asked for beside the samples, and change none of these.
     changed = [key for key in changed if key not in ("name", "generate.hint")]
     sections = [key.partition(".")[0] for key in changed]

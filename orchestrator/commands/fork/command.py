@@ -26,6 +26,7 @@ from orchestrator.driver import trust
 from orchestrator.driver.drive import identity
 from orchestrator.driver.kept import KEPT_MODEL
 from orchestrator.driver.resume import all_kept, command, needing_trust, resumed
+from orchestrator.driver.settled import kept_of
 from orchestrator.driver.trust import Tell
 from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.files import durable, unfinished
@@ -225,7 +226,9 @@ def _config(state: State, parent: Path, child: Path, job: Job, kept: Collection[
     """The child's first `config` record. The versions are those that made what it is offered."""
     parent_config = state.configs[-1]
     # Its first driver says what its problems and its model are: they may be others.
-    same = {key: value for key, value in parent_config.items() if key not in ("problems", "model_digest")}
+    same = {key: value for key, value in parent_config.items() if key not in ("problems", "model_digest", "resolved")}
+    if (resolved := kept_of(parent_config, job)) is not None:
+        same["resolved"] = resolved
     return same | {
         "run_id": uuid.uuid4().hex,
         "job": job.model_dump(mode="json"),

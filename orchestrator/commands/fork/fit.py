@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Literal
 
-from orchestrator.config import Job, at_round, is_harmless
+from orchestrator.config import Job, at_round, only_executes
 from orchestrator.config.load import changed_keys
 from orchestrator.config.words import schedule_at
 from orchestrator.ledger.ledger import State
@@ -18,6 +18,7 @@ made anew, comes out as it was."""
 
 _EVALUATIONS = frozenset({"evaluation", "selection"})
 _TRAININGS = frozenset({"train", "retrain"})
+_SCORED = frozenset({"reference", "reference_again", "policy"})
 # Settings that are inputs of certain steps, as they stand; see rounds/.
 _INPUTS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("loss", "train"), _TRAININGS),
@@ -30,9 +31,9 @@ _INPUTS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
 # Settings that may touch these steps, and no others but through them; any other setting may touch every step.
 _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("name", "promotion"), frozenset()),
-    (("train.max_tokens", "train.precision"), _TRAININGS | {"reference", "policy", "chunks", "ranking", "choice"}),
+    (("train.max_tokens", "train.precision"), _TRAININGS | _SCORED | {"chunks", "ranking", "choice"}),
     (("train.select",), _TRAININGS | {"choice"}),
-    (("init", "reference"), _TRAININGS | {"reference", "policy", "pairs"}),
+    (("init", "reference"), _TRAININGS | _SCORED | {"pairs"}),
     (("pairs",), frozenset({"pairs", "replay", "chunks"})),
     (("regrade",), frozenset({"verdicts"})),
     (
@@ -48,7 +49,7 @@ _LEAVES = frozenset({"evaluation", "policy"})
 def outlook(state: State, before: Job, after: Job, steps: Collection[str], kept: Collection[str]) -> dict[str, Fit]:
     """How each of the offered steps fits a fork whose job is `after`; `kept` are sources that it has taken already."""
     changed = changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json"))
-    changed = [change for change in changed if not is_harmless(change[0])]
+    changed = [change for change in changed if not only_executes(*change)]
     order = [*state.commits, *(step for step in state.shards if step not in state.commits)]
     found: dict[str, Fit] = {}
     certain = True  # so far everything comes out as it was

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.config import OWN_REFERENCES, Job, at_round, is_harmless
+from orchestrator.config import OWN_REFERENCES, Job, at_round, only_executes
 from orchestrator.config.document import Key
 from orchestrator.config.load import changed_keys, parse_job
 from orchestrator.config.sources import kind_of, sections
@@ -101,7 +101,7 @@ def first_change(before: Job, after: Job) -> int:
     """The first round that other settings can change."""
     first = NEVER
     for key, old, new in changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json")):
-        if is_harmless(key) or key == "name":
+        if only_executes(key, old, new) or key == "name":
             continue  # these change no file, and no reference
         if key.partition(".")[0] == "regrade":
             first = min(first, *(job.regrade.round for job in (before, after) if job.regrade))

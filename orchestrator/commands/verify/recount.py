@@ -139,7 +139,10 @@ class Recount(Counting):
         return self.scored(step, self._trained_on(folder, held_out=True))
 
     def policy(self, step: str, folder: str) -> Facts:
-        before = self.files.all(f"{folder}/reference") if f"{folder}/reference" in self.state.commits else []
+        said = str(self.state.commits[step].facts.get("executed", {}).get("reference"))
+        again = re.fullmatch(rf"{folder}/reference_again/\d+", said)  # made once more where the kernel has changed
+        reference = said if again else f"{folder}/reference"
+        before = self.files.all(reference) if reference in self.state.commits else []
         return self.scored(step, self.files.all(f"{folder}/pairs"), *before)
 
     def training(self, step: str, folder: str, retrain: str | None) -> Facts:
@@ -218,7 +221,7 @@ def _steps(source: Recounted) -> dict[str, Callable[..., Facts]]:
         rf"{place}/verdicts": Recount.verdicts,
         r"rounds/(\d+)/held_out/pairs": Recount.held_out,
         r"rounds/(\d+)/replay": Recount.replay,
-        r"(rounds/\d+)/reference": Recount.reference,
+        r"(rounds/\d+)/reference(?:_again/\d+)?": Recount.reference,
         r"(rounds/\d+)/policy": Recount.policy,
         r"(rounds/\d+)/(?:train|(retrain))": Recount.training,
         r"baseline/evaluation|rounds/\d+/selection/\d+": Recount.evaluated,

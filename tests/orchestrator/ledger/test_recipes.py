@@ -12,13 +12,13 @@ import pytest
 
 from orchestrator import config
 from orchestrator.commands.fork.command import fork
-from orchestrator.config import Grade, Judge, Loss, Train
+from orchestrator.config import Generate, Grade, Judge, Loss, Train
 from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.files import durable
 from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Ledger, State
-from orchestrator.ledger.recipes import Fields, Later, Unseen, Version
+from orchestrator.ledger.recipes import Executed, Fields, Later, Setting, Unseen, Version
 from orchestrator.ledger.run import Run
 from orchestrator.ledger.taken import taken
 from orchestrator.records import rows as records
@@ -61,11 +61,11 @@ def new(section: Any, kind: type, **changes: Any) -> Any:
     return kind(**{name: getattr(section, name) for name in fields} | changes)
 
 
-@pytest.mark.parametrize("recipe", [1, 2])
+@pytest.mark.parametrize("recipe", [1, 2, 3])
 @pytest.mark.parametrize(
     ("section", "kind", "changes"),
     [
-        (Train(zero=2, learning_rate=1e-6), NewTrain, {"lora": 8}),
+        (Train(epochs=2, learning_rate=1e-6), NewTrain, {"lora": 8}),
         (Grade(strict=False), NewGrade, {"mood": "harsh"}),
         (PLAN, NewPlan, {"mask": True}),
         (Problem("a", "b", "c", None), NewProblem, {"golds": ("d",)}),
@@ -82,7 +82,7 @@ def test_a_field_that_comes_later_counts_only_where_it_is_set(
 
 
 def test_a_later_input_counts_only_where_it_is_set() -> None:
-    for recipe in (1, 2):
+    for recipe in (1, 2, 3):
         plain, same, other = (
             recipes.fingerprints({"a": 1, **more}, recipe, None, [])
             for more in ({}, {"b": Later("x", "x")}, {"b": Later("y", "x")})
@@ -90,13 +90,15 @@ def test_a_later_input_counts_only_where_it_is_set() -> None:
         assert plain == same != other
 
 
-def test_recipe_1_counts_all_that_it_knew_and_recipe_2_what_was_set() -> None:
+def test_a_recipe_counts_what_it_counted() -> None:
     inputs = {"train": Fields(Train(zero=2), {"learning_rate": 1e-6}), "judge": Unseen(1), "by": Version("v", 3)}
     train = Train(zero=2).model_dump(mode="json", exclude={"save_every", "save_minutes", "stall_timeout"})
     one = durable.fingerprint({"train": train | {"learning_rate": 1e-6}})
     assert recipes.fingerprints(inputs, 1, None, []) == {one}
     two = durable.fingerprint({"train": {"zero": 2, "learning_rate": 1e-6}, "judge": 1, "by": 3})
-    assert recipes.fingerprints(inputs, 2, None, []) == {recipes.fingerprint(inputs)} == {two}
+    assert recipes.fingerprints(inputs, 2, None, []) == {two}
+    three = durable.fingerprint({"train": {"learning_rate": 1e-6}, "judge": 1, "by": 3})
+    assert recipes.fingerprints(inputs, 3, None, []) == {recipes.fingerprint(inputs)} == {three}
     earlier = durable.fingerprint({"train": {"zero": 2, "learning_rate": 1e-6}, "judge": 1, "by": 1})
     assert recipes.fingerprints(inputs, 2, {}, []) == {earlier}, "a commit that names no version is of the first"
 
@@ -113,8 +115,57 @@ def test_a_rounds_loss_counts_as_when_it_was_a_plan_of_its_own() -> None:
     )
 
 
-def test_defaults_are_part_of_recipe_2() -> None:
-    """A default that counts as nothing must stay what it is: where one has to change, make recipe 3 (recipes.py)."""
+ALL_SET: dict[str, Any] = {
+    "train": Train(
+        **{"ranks": 2, "zero": 3, "attention": "sdpa", "offload_optimizer": True, "tokens_per_microbatch": 64},
+        **{"activation_checkpointing": True, "save_every": 3, "save_minutes": 1, "stall_timeout": 9, "epochs": 2},
+    ),
+    "grade": Grade(processes=2, strict=False),
+    "judge": Judge(
+        **{"model": "a", "base_url": "http://one/v1", "api_key_env": "KEY", "max_requests": 9, "concurrency": 2},
+        **{"timeout": 9, "retries": 2, "temperature": 0.5, "max_tokens": 9},
+    ),
+    "engine": Setting(Generate(engine={"block_size": 32, "quantization": "fp8"}), "engine"),
+    "autocast": Fields(Train(zero=0)),
+}
+
+
+RECIPES = {
+    1: ["c10675", "a69b7f", "7d19f5", "baaf38", "16589b"],
+    2: ["ea3451", "82efda", "9f426c", "baaf38", "3fd355"],
+    3: ["203d3d", "82efda", "9f426c", "9d4753", "3fd355"],
+}
+"""How the fingerprints of `ALL_SET` begin. Those of a recipe never change."""
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_mark_changes_no_recipe_that_was_committed_by(recipe: int) -> None:
+    """Where a field is marked that was not, its mark says `since` the next recipe, which is to be made."""
+    assert recipe <= recipes.RECIPE == max(RECIPES)
+    found = [recipes.fingerprints({key: value}, recipe, None, []) for key, value in ALL_SET.items()]
+    assert [some.pop()[:6] for some in found] == RECIPES[recipe]
+
+
+def test_what_decides_of_the_engine_and_of_zero_is_counted() -> None:
+    def of(**changes: Any) -> str:
+        said = Generate(engine=changes.pop("engine", {}))
+        return recipes.fingerprint({"train": Train(**changes), "engine": Setting(said, "engine")})
+
+    assert recipes.fingerprint({"executed": Executed({"train.ranks": 2})}) == recipes.fingerprint({})
+    assert of() == of(zero=2) == of(zero=3) == of(engine={"block_size": 32}) != of(zero=0)
+    assert of(engine={"quantization": "fp8"}) == of(engine={"quantization": "fp8", "enforce_eager": True}) != of()
+
+
+def test_an_earlier_recipe_takes_no_recorded_value_that_decides_otherwise() -> None:
+    """ZeRO 0 computes otherwise, and no record of it stands for 1."""
+    past = [{"zero": 0, "ranks": 4, "engine": {"quantization": "fp8"}}]
+    train, engine = {"train": Train()}, {"engine": Setting(Generate(), "engine")}
+    assert recipes.fingerprints(train, 2, None, past) == {durable.fingerprint({"train": {"ranks": 4}})}
+    assert recipes.fingerprints(engine, 2, None, past) == {durable.fingerprint({"engine": {}})}
+
+
+def test_defaults_are_part_of_recipes_2_and_3() -> None:
+    """A default that counts as nothing must stay what it is: where one has to change, make a recipe (recipes.py)."""
     kept = json.loads((Path(__file__).parents[2] / "recorded_runs/defaults-2.json").read_text())
     now = defaults()
     assert {name: {key: now[name][key] for key in fields} for name, fields in kept.items()} == kept
@@ -172,9 +223,9 @@ def state_of(run: Path) -> State:
 def test_what_is_committed_names_its_recipe_and_its_graders(tmp_path: Path) -> None:
     run_job(make_project(tmp_path, rounds=1), StandIns())
     state = state_of(tmp_path / "run")
-    assert {commit.recipe for commit in state.commits.values()} == {2}
+    assert {commit.recipe for commit in state.commits.values()} == {3}
     shards = [shard.facts for step in state.shards.values() for shard in step.values()]
-    assert {facts["recipe"] for facts in shards} == {2}
+    assert {facts["recipe"] for facts in shards} == {3}
     for step in ("baseline/evaluation", "rounds/01/verdicts", "rounds/01/evaluation"):
         assert state.commits[step].facts["graders_version"] == GRADERS_VERSION
     assert {f.facts["graders_version"] for f in state.shards["rounds/01/verdicts"].values()} == {GRADERS_VERSION}
@@ -326,8 +377,8 @@ def test_a_run_goes_on_with_less_memory(tmp_path: Path) -> None:
     run_job(job, StandIns(), "rounds=1")
     assert finish(job, *LESS_MEMORY)["train"] == 1, "the second round's alone"
     facts = [state_of(tmp_path / "run").commits[f"rounds/0{n}/train"].facts["executed"] for n in (1, 2)]
-    assert [f["tokens_per_microbatch"] for f in facts] == [4096, 64]
-    assert [f["activation_checkpointing"] for f in facts] == [False, True]
+    assert [f["train.tokens_per_microbatch"] for f in facts] == [4096, 64]
+    assert [f["train.activation_checkpointing"] for f in facts] == [False, True]
     assert not finish(job)
 
 
@@ -345,7 +396,7 @@ def test_a_fork_with_less_memory_takes_all_of_it(recorded: Path, tmp_path: Path)
     fork(tmp_path / "child", tmp_path / "grandchild", ["train.tokens_per_microbatch=32"])
     assert finish(tmp_path / "grandchild/job.yaml")["train"] == 1, "round 1's is taken over"
     commits = state_of(tmp_path / "grandchild").commits
-    assert commits["rounds/01/train"].recipe == 1 and commits["rounds/02/train"].recipe == 2
+    assert commits["rounds/01/train"].recipe == 1 and commits["rounds/02/train"].recipe == 3
     assert not finish(tmp_path / "grandchild/job.yaml", "train.tokens_per_microbatch=16")
 
 
@@ -385,7 +436,15 @@ def with_state(job: Path, *overrides: str) -> list[str]:
     return [line for line in said if "starts over" in line]
 
 
-@pytest.mark.parametrize(("overrides", "told"), [(LESS_MEMORY[:2], False), (LESS_MEMORY, True)])
+@pytest.mark.parametrize(
+    ("overrides", "told"),
+    [
+        (["train.attention=sdpa", "generate.tensor_parallel=2", *LESS_MEMORY[:2]], False),
+        (["train.offload_optimizer=true"], True),
+        (["train.ranks=2"], True),
+        (["train.zero=2"], True),
+    ],
+)
 def test_a_training_that_starts_over_is_told(tmp_path: Path, overrides: list[str], told: bool) -> None:
     lines = with_state(make_project(tmp_path, rounds=1), *overrides)
     assert bool(lines) == told, lines

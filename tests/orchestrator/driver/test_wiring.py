@@ -1,0 +1,71 @@
+"""What the workers' root makes of settings that are left to the machine. The cluster is a stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.config import Job
+from orchestrator.config.load import load_job
+from orchestrator.driver.cluster import Cluster, Node
+from orchestrator.driver.wiring import RealWorkers
+from tests.support.stand_ins import make_project
+
+
+class Machine(Cluster):
+    """One node of so many cores and accelerators, without Ray."""
+
+    def __init__(self, cpus: int, gpus: int) -> None:
+        self.cpus, self.gpus = cpus, gpus
+
+    def __enter__(self) -> Machine:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def accelerated(self) -> bool:
+        return self.gpus > 0
+
+    def cpus_for(self, workers: int, asked: int | None, gpus_each: int) -> int:
+        return asked or gpus_each or max(1, self.cpus // workers)
+
+    def nodes(self) -> list[Node]:
+        return [Node("a", "a-node", self.cpus, self.gpus)]
+
+
+class On(RealWorkers):
+    def __init__(self, job: Job, cpus: int, gpus: int = 0, kept: Mapping[str, Any] | None = None) -> None:
+        super().__init__(job, Path("/nowhere/logs"))
+        self._cluster = Machine(cpus, gpus)
+        self.recorded: list[Mapping[str, Any]] = []
+        self.settle(kept, self.recorded.append)
+
+
+def test_what_is_left_to_the_machine_is_recorded_once_and_kept(tmp_path: Path) -> None:
+    job = load_job(make_project(tmp_path)).job
+    first = On(job, cpus=8)
+    assert first.execution("train") == {"device": "cpu", "train.attention": "sdpa", "cluster.cpus_per_rank": 8}
+    assert first.execution("generate") == {"device": "cpu", "cluster.cpus_per_engine": 8}
+    assert first.execution("train") and len(first.recorded) == 3
+    larger = On(job, cpus=16, kept=first.recorded[-1])
+    assert larger.execution("train") == first.execution("train") and not larger.recorded
+    smaller = On(job, cpus=2, kept=first.recorded[-1])
+    assert smaller.execution("train")["cluster.cpus_per_rank"] == 2, "there is no room for 8"
+    accelerated = On(job, cpus=16, gpus=2, kept=first.recorded[-1])
+    assert accelerated.execution("train") == {"device": "cuda", "train.attention": "flex", "cluster.cpus_per_rank": 1}
+    assert accelerated.recorded[-1]["device"] == "cuda"
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [("train.attention=sdpa", "train.attention"), ("cluster.cpus_per_rank=3", "cluster.cpus_per_rank")],
+)
+def test_what_is_set_is_as_it_is_set(tmp_path: Path, override: str, key: str) -> None:
+    workers = On(load_job(make_project(tmp_path), [override]).job, cpus=8, gpus=1)
+    assert str(workers.execution("train")[key]) == override.partition("=")[2]
+    assert all(key not in said["settings"] for said in workers.recorded)

@@ -1,0 +1,41 @@
+"""What an engine is started with: no machine decides in which number format a model is served."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from orchestrator.config import Generate
+from workers.generation.vllm import _own_dtype, engine_arguments
+
+LLAMA = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+
+
+def folder_with(folder: Path, weights: torch.dtype, **config: str) -> str:
+    (folder / "config.json").write_text(json.dumps({**LLAMA, "num_attention_heads": 1, **config}))
+    save_file({"model.norm.weight": torch.ones(8, dtype=weights)}, folder / "model.safetensors")
+    return str(folder)
+
+
+@pytest.mark.parametrize(("dtype", "said"), [(torch.float32, "float32"), (torch.bfloat16, "bfloat16")])
+def test_a_folder_that_names_no_format_is_served_in_that_of_its_weights(
+    tmp_path: Path, dtype: torch.dtype, said: str
+) -> None:
+    assert _own_dtype(folder_with(tmp_path, dtype)) == said
+
+
+def test_a_folder_is_served_in_the_format_that_it_names(tmp_path: Path) -> None:
+    assert _own_dtype(folder_with(tmp_path, torch.float32, dtype="bfloat16")) == "bfloat16"
+
+
+def test_auto_is_no_format() -> None:
+    """vLLM would take another one on another device."""
+    for given in ({}, {"dtype": "auto"}):
+        arguments = engine_arguments("model", Generate(engine=given), 0, accelerated=True, dtype="float32")
+        assert arguments["dtype"] == "float32"
+    given = {"dtype": "half"}
+    assert engine_arguments("model", Generate(engine=given), 0, accelerated=True, dtype="float32")["dtype"] == "half"
