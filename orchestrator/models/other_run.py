@@ -12,6 +12,7 @@ from orchestrator.config.places import home
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
 from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.columns import require_columns
 from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.ledger.sharing import check_sizes, size_of
 from orchestrator.models.files import check_files
@@ -87,6 +88,8 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
         seen = {file: size_of(file, root) for file in pair_files_trained_on(root, number)}
         for pairs in _holding(root, state, seen):
             files.verify(pairs)
+        for file in seen:
+            require_columns(file, root)
     except Damaged as error:
         raise BadInput(f"{where}: {error} `ratchet verify {root}` names all that is wrong with it.") from error
     digest = durable.fingerprint([[name, said["sha256"]] for name, said in sorted(artifact.files.items())])
