@@ -56,7 +56,7 @@ class JobFile:
             BadInput: it is in neither.
         """
         relative = [*(folder / path for folder in self.folders), Path(path)]
-        places = [Path(path).expanduser()] if Path(path).is_absolute() else relative
+        places = [Path(path)] if Path(path).is_absolute() else relative
         for place in places:
             if place.exists():
                 if not (place.is_file() or place.is_dir()):

@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.config.places import home
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
+from orchestrator.files.named import named_path
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.columns import require_columns
 from orchestrator.ledger.ledger import Artifact, State
@@ -100,7 +101,7 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
 
 def place_of(name: str, folders: Sequence[Path], own: Path) -> Path:
     """Where a run of that name is, or would be. A name is looked for among the runs, a path as paths of a job are."""
-    path = Path(name).expanduser()
+    path = named_path(name, f"run:{name}")
     if len(path.parts) == 1 and not path.is_absolute():
         places = [home() / "runs" / name, own.parent / name]
     else:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from orchestrator.config.words import schedule_at
 from orchestrator.driver.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.driver.resume import all_kept, folders
 from orchestrator.errors import BadInput
+from orchestrator.files.named import named_path
 from orchestrator.ledger.ledger import State
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.rows import GRADERS_VERSION
@@ -86,8 +88,9 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
         models.append((job, "reference"))
     for section, key in (*sources, *models):
         if section[key] and not (section is job and section[key].startswith("run:")):
-            places = [Path(folder) / Path(section[key]).expanduser() for folder in folders]
-            section[key] = next((str(place.resolve()) for place in places if place.exists()), section[key])
+            with suppress(BadInput):  # who goes on with it is told
+                places = [Path(folder) / named_path(section[key]) for folder in folders]
+                section[key] = next((str(place.resolve()) for place in places if place.exists()), section[key])
     return job
 
 

@@ -284,7 +284,9 @@ class Verification:
             found = {key: value for key, value in found.items() if key != "disputed"}
         yield from map(str, differences(said, found, whole=whole))
         if whole:
-            yield from history.untold(step, index, said, found, LEFT)
+            # Of a checkpoint that was not chosen no probe is left.
+            left = LEFT | {"probe"} if "/selection/" in step else LEFT
+            yield from history.untold(step, index, said, found, left)
 
     # Promotions
 
