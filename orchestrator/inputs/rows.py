@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.errors import BadInput
+from orchestrator.files.strict_json import no_repeated
 from orchestrator.inputs.digits import Columns, Written
 from orchestrator.records.unpacked import most_bytes, packed_bytes, texts_in
 
@@ -109,10 +110,12 @@ def _object(row: Any, place: str) -> Mapping[str, Any]:
 
 
 def _parsed(text: bytes, path: Path, number: int) -> Any:
-    """What stands in a text that begins at that line of a file, where a byte order mark may stand."""
+    """What stands in a text that begins at that line of a file, where a byte order mark may stand. Of a key that stands
+    twice Python would take the last, and another reader the first."""
     place = f"{path}, line {number}"
     try:
-        return json.loads(text.decode("utf-8-sig" if number == 1 else "utf-8"), parse_float=Written)
+        decoded = text.decode("utf-8-sig" if number == 1 else "utf-8")
+        return json.loads(decoded, parse_float=Written, object_pairs_hook=no_repeated)
     except UnicodeDecodeError as error:
         raise BadInput(f"{place}: not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:

@@ -8,10 +8,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.config import OWN_REFERENCES, Job, at_round, is_harmless
-from orchestrator.config.load import Key, changed_keys, parse_job
+from orchestrator.config.load import Key, changed_keys, job_of
 from orchestrator.config.words import schedule_at
 from orchestrator.driver.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.driver.resume import all_kept, folders
@@ -51,11 +49,11 @@ def jobs(
     config, path = state.configs[-1], child / "job.yaml"
     kept = [step for step in _KEPT if step in state.commits]
     places = [*folders(state), str(Path.cwd())]
-    before = parse_job(yaml.safe_dump(absolute(config["job"], places, kept)), path, (), all_kept).job
+    before = job_of(absolute(config["job"], places, kept), path, (), all_kept).job
     base = before.model_dump(mode="json") | {"name": child.name, "run_dir": str(child)}
     # One experiment for both, where they can be compared.
     base["tracking"] |= {"experiment": before.tracking.experiment or before.name}
-    after = parse_job(yaml.safe_dump(base), path, overrides, keeps).job
+    after = job_of(base, path, overrides, keeps).job
     kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
     return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept
 
