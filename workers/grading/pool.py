@@ -189,7 +189,7 @@ class GraderPool:
     def _is_cut(self, text: str) -> bool:
         """Whether the last line of a text begins before the end that is read: an answer in it has lost its mark."""
         answer, limit = without_thoughts(text, self._settings.thoughts), self._settings.max_characters
-        return len(answer) > limit and "\n" not in answer[-limit:]
+        return len(answer) > limit and "\n" not in answer[-limit:] and not answer[-limit:].isspace()
 
     def _places(self, process: GraderProcess, texts: Sequence[str]) -> Iterator[Any]:
         """[answer, rule] of each text, or why the process died over it."""
