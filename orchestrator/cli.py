@@ -390,13 +390,13 @@ def _run_command(arguments: list[str]) -> int:
             terminal.echo_traceback()
         return left.code if isinstance(left.code, int) else 0 if left.code is None else RatchetError.exit_code
     except RatchetError as error:
-        terminal.block(f"ratchet: {error}", err=True)
+        terminal.failure(error, arguments)
         return error.exit_code
     except (Interrupted, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except OSError as error:  # wherever a name that was given is first looked for
         if error.errno == errno.ENAMETOOLONG:
-            echo(f"ratchet: {str(error.filename)[:80]}...: {error.strerror}", err=True)
+            terminal.failure(f"{shown.line(str(error.filename)[:80])}...: {error.strerror}")
             return BadInput.exit_code
         terminal.echo_traceback()
     except Exception:

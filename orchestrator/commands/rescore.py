@@ -104,7 +104,13 @@ def rescore(
         raise BadInput(f"{parent}: round {number} has no verdicts; rounds with verdicts: {known or 'none'}")
     job = state.configs[-1]["job"]
     again = job.get("regrade")
-    grade = again["grade"] if again and number >= again["round"] else job["grade"]
+    if again and number > again["round"]:
+        raise BadInput(
+            f"{parent}: was made by rescoring round {again['round']}, and a job knows one round from which on samples "
+            f"are graded in another way (`regrade.round`): round {number} of it cannot be rescored alone. Rescore its "
+            f"round {again['round']}, or round {number} of the run that it was made from."
+        )
+    grade = again["grade"] if again and number == again["round"] else job["grade"]
     changes = [
         f"regrade={json.dumps({'round': number, 'grade': grade})}",
         *(f"regrade.{o}" if o.startswith("grade.") else o for o in overrides),

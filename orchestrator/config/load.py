@@ -22,7 +22,8 @@ from orchestrator.config.words import fields_at, wanted_at
 from orchestrator.errors import BadInput
 from orchestrator.text import shown
 
-_MOST_KEYS = 100_000
+MOST_VALUES = 20_000
+"""Keys and entries of a document. No job has so many, and reading them takes seconds."""
 _INTEGER, _TEXT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "str", "merge"))
 _OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[\d_]+(:\d+)+)")
 
@@ -49,7 +50,7 @@ class JobFile:
             BadInput: it is in neither.
         """
         relative = [*(folder / path for folder in self.folders), Path(path)]
-        places = [Path(path).expanduser()] if Path(path).is_absolute() else relative
+        places = [Path(path)] if Path(path).is_absolute() else relative
         for place in places:
             if place.exists():
                 if not (place.is_file() or place.is_dir()):
@@ -95,6 +96,19 @@ def parse_job(
     if "arms" in document:
         raise BadInput(f"{path}: this is a comparison, with `arms`, and no job: `ratchet compare {path}`")
     origins = {key: Origin(f"{path}:{line}:{column}", (0, line, column)) for key, (line, column) in positions.items()}
+    return job_of(document, path, overrides, keeps, origins)
+
+
+def job_of(
+    document: dict[str, Any],
+    path: Path,
+    overrides: Sequence[str] = (),
+    keeps: Callable[[Key], bool] | None = None,
+    origins: Mapping[Key, Origin] | None = None,
+) -> JobFile:
+    """As `parse_job`, of a document that has been read, or that a run has recorded; `origins` say where its keys
+    stand."""
+    origins = dict(origins or {})
     document = in_sections(document, origins)
     given = [
         (*_parsed(override), Origin(f"override {addresses.without_password(override)!r}", (1, number, 0)))
@@ -166,10 +180,13 @@ def read_yaml(text: str, where: str, several_lines: bool = True) -> tuple[Any, d
         return f"{where}:{mark.line + 1}:{mark.column + 1}" if mark and several_lines else where
 
     try:
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        positions = dict(islice(_positions(node, (), place), _MOST_KEYS))
-        if len(positions) == _MOST_KEYS:  # a few lines of aliases of aliases can stand for any number
-            raise BadInput(f"{where}: {_MOST_KEYS} keys and entries or more, aliases included")
+        # Before it is composed as a whole. A value has at most four events: of its key, of itself, of its two ends.
+        events = islice(yaml.parse(text, Loader=yaml.SafeLoader), 4 * MOST_VALUES) if len(text) > MOST_VALUES else ()
+        many = sum(1 for _ in events) == 4 * MOST_VALUES
+        node = None if many else yaml.compose(text, Loader=yaml.SafeLoader)
+        positions = dict(islice(_positions(node, (), place), MOST_VALUES))
+        if many or len(positions) == MOST_VALUES:  # a few lines of aliases of aliases can stand for any number
+            raise BadInput(f"{where}: {MOST_VALUES} keys and entries or more, aliases included")
         return yaml.load(text, _Loader), positions
     except yaml.MarkedYAMLError as error:
         raise BadInput(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
+from orchestrator.files.named import named_path
 
 DEMO = "demo"
 
@@ -23,7 +24,7 @@ def job_path(given: Path) -> Path:
 def home() -> Path:
     """Folder that holds `runs/`: RATCHET_HOME, else the project around the current folder, else that folder."""
     if named := os.environ.get("RATCHET_HOME"):
-        return Path(named).expanduser().resolve()
+        return named_path(named, "RATCHET_HOME").resolve()
     here = Path.cwd()
     return next((f for f in (here, *here.parents) if (f / "pyproject.toml").is_file()), here)
 
@@ -34,9 +35,7 @@ def run_folder(job: Job) -> Path:
     Raises:
         BadInput: that is no folder's name, or is inside Ray's copy of the project, which changes with every edit.
     """
-    folder = Path(job.run_dir).expanduser() if job.run_dir else home() / "runs" / job.name
-    if "\0" in str(folder):
-        raise BadInput(f"run_dir: {job.run_dir!r} is no folder's name")
+    folder = named_path(job.run_dir, "run_dir") if job.run_dir else home() / "runs" / job.name
     folder = folder.resolve()
     if folder.is_file():
         raise BadInput(f"{folder}: a run needs a folder, and this is a file. Choose another `name` or `run_dir`.")

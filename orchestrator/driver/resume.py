@@ -14,13 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from orchestrator.config import Job, is_executing
 from orchestrator.config.addresses import without_password
 from orchestrator.config.document import Key
-from orchestrator.config.load import JobFile, load_job, parse_job
+from orchestrator.config.load import JobFile, job_of, load_job
 from orchestrator.config.places import job_path, run_folder
 from orchestrator.config.sources import kind_of
 from orchestrator.driver import trust
@@ -69,9 +68,8 @@ def resumed(
         raise BadInput(f"{run}: this run was never started, so that it knows no settings: `ratchet run JOB` starts it")
     path, config = root / "job.yaml", state.configs[-1]
     _refuse(root, overrides)
-    text = yaml.safe_dump(config["job"])
-    file = parse_job(text, path, overrides, keeps)
-    _require(root, state, file, lambda: parse_job(text, path, (), all_kept), overrides, tell)
+    file = job_of(config["job"], path, overrides, keeps)
+    _require(root, state, file, lambda: job_of(config["job"], path, (), all_kept), overrides, tell)
     return _driving(root, state, replace(file, overrides=_joined(_overrides(config), overrides)))
 
 
@@ -132,7 +130,7 @@ def _here(file: JobFile, root: Path, state: State) -> JobFile:
 def needing_trust(run: Path, state: State) -> list[Item]:
     """What of a run's own settings needs trust (see trust.py)."""
     root = run.resolve()
-    file = parse_job(yaml.safe_dump(state.configs[-1]["job"]), root / "job.yaml", (), all_kept)
+    file = job_of(state.configs[-1]["job"], root / "job.yaml", (), all_kept)
     return trust.needs_trust(_here(file, root, state), root)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from orchestrator.config.sources import sections
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable, user_state
 from orchestrator.files.inside import is_run, regular_size
+from orchestrator.files.named import named_path
 
 Tell = Callable[[str], None]
 
@@ -130,7 +132,7 @@ def _paths(file: JobFile, root: Path) -> Iterator[Item]:
         for key, source in source_of_pairs.rows():
             yield from _led_to(file, key, source.path, root)
     yield from _read_while_it_runs(job, root)
-    if job.run_dir and not (folder := _resolved(Path(job.run_dir).expanduser())).is_relative_to(root):
+    if job.run_dir and not (folder := _resolved(named_path(job.run_dir, "run_dir"))).is_relative_to(root):
         yield _item("run_dir", str(folder))
 
 
@@ -138,7 +140,10 @@ def _led_to(file: JobFile, key: str, named: str, root: Path) -> Iterator[Item]:
     """Where a path of the job leads outside of the run; so for each file of a folder inside, which may be a link."""
     if not named or "\0" in named:
         return
-    for name in {named: None, os.path.expanduser(named): None}:  # as `JobFile.find`, and as a fork looks for it
+    names = [named]
+    with suppress(BadInput):  # which names nothing
+        names.append(str(named_path(named)))
+    for name in dict.fromkeys(names):  # as `JobFile.find`, and as a fork looks for it
         folders = [Path()] if Path(name).is_absolute() else [*file.folders, Path()]
         found = next((place for folder in folders if _exists(place := folder / name)), None)
         if found is not None:

@@ -7,6 +7,7 @@ may have a command read, move or remove something outside of the run, or wait fo
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import shutil
@@ -122,6 +123,30 @@ def regular_size(path: Path, root: Path | None = None) -> int:
     if not stat.S_ISREG(status.st_mode):
         raise Damaged(f"{path}: is no regular file")
     return status.st_size
+
+
+_ODD = (errno.ELOOP, errno.ENXIO, errno.ENOTDIR, errno.EISDIR)  # ENXIO: a pipe that nobody reads
+
+
+def open_to_write(path: Path) -> int:
+    """The descriptor of a file that is written to where it stands, and made where it is not there: a regular one, that
+    no link leads to, in whosever folder. It is open to be read, too, and what is written goes to its end.
+
+    Raises:
+        Damaged: something else stands there.
+        OSError: it cannot be opened.
+    """
+    try:
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno not in _ODD:
+            raise
+        raise Damaged(f"{path}: is no regular file, and nothing is written there; remove it") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Damaged(f"{path}: is no regular file, and nothing is written there; remove it")
+    return descriptor
 
 
 def read_regular(path: Path, limit: int, root: Path | None = None) -> bytes:

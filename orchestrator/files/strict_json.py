@@ -78,7 +78,8 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is no number of JSON")
 
 
-def _no_repeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def no_repeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """For `object_pairs_hook`. Raises ValueError where a key stands twice in an object."""
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
@@ -88,4 +89,4 @@ def _no_repeated(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 _DECODER = json.JSONDecoder(parse_constant=_no_constant)
-_PAIRS_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=_no_repeated)
+_PAIRS_DECODER = json.JSONDecoder(parse_constant=_no_constant, object_pairs_hook=no_repeated)

@@ -18,9 +18,10 @@ import stat
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
-from orchestrator.errors import Damaged, RatchetError
+from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.files import durable
 from orchestrator.files.inside import read_regular
+from orchestrator.files.named import named_path
 
 _KEY_BYTES = 32
 _LARGEST = 1 << 24
@@ -35,10 +36,13 @@ def state_folder() -> Path:
     """Where the state is, or would be.
 
     Raises:
-        Unusable: this user has no home folder.
+        Unusable: there is no home folder, of this user or of the one that RATCHET_STATE_HOME names.
     """
     if named := os.environ.get("RATCHET_STATE_HOME"):
-        return Path(named).expanduser().absolute()
+        try:
+            return named_path(named, "RATCHET_STATE_HOME").absolute()
+        except BadInput as error:
+            raise Unusable(str(error)) from error
     shared = Path(os.environ.get("XDG_STATE_HOME", ""))
     if shared.is_absolute():  # as the specification wants it; others are to be ignored
         return shared / "ratchet"

@@ -12,9 +12,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.errors import BadInput
+from orchestrator.files.strict_json import no_repeated
 from orchestrator.inputs.digits import Columns, Written
+from orchestrator.records.unpacked import most_bytes, packed_bytes, texts_in
 
 LONGEST_LINE = 16 * 2**20  # bytes; of a field too, where rows do not come in lines
+_MIB = f"{LONGEST_LINE >> 20} MiB"
+_LITTLE = 2**26  # bytes of texts that are in memory at a time
 _CURES = {
     ".csv": "a table of texts has no types: write its rows as JSON, one a line",
     ".tsv": "a table of texts has no types: write its rows as JSON, one a line",
@@ -52,8 +56,16 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
         file = pq.ParquetFile(path)
         columns = Columns(file.schema_arrow)
+        if (unpacked := packed_bytes(file.metadata)) > most_bytes(size := path.stat().st_size):
+            raise BadInput(f"{path}: {size:,} bytes that unpack to {unpacked:,} are no file of data")
+        longest = texts_in(path, file.metadata, LONGEST_LINE).longest
+        if longest > LONGEST_LINE:
+            raise BadInput(
+                f"{path}: one of its fields has {longest:,} bytes; none may be longer than {_MIB}, in a column that is "
+                "not used either: leave that out"
+            )
         # Few rows at a time: one of them may be huge.
-        for batch in file.iter_batches(batch_size=64):
+        for batch in file.iter_batches(batch_size=max(1, min(64, _LITTLE // max(1, longest)))):
             for row in batch.to_pylist():
                 number += 1
                 yield f"{path}, row {number}", columns.row(row)
@@ -72,7 +84,7 @@ def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         while line := file.readline(LONGEST_LINE + 1):
             number += 1
             if len(line) > LONGEST_LINE:
-                raise BadInput(f"{path}, line {number}: longer than {LONGEST_LINE >> 20} MiB; no prompt is")
+                raise BadInput(f"{path}, line {number}: longer than {_MIB}; no prompt is")
             if line.strip():
                 place = f"{path}, line {number}"
                 yield place, _object(_parsed(line, path, number), place)
@@ -98,10 +110,12 @@ def _object(row: Any, place: str) -> Mapping[str, Any]:
 
 
 def _parsed(text: bytes, path: Path, number: int) -> Any:
-    """What stands in a text that begins at that line of a file, where a byte order mark may stand."""
+    """What stands in a text that begins at that line of a file, where a byte order mark may stand. Of a key that stands
+    twice Python would take the last, and another reader the first."""
     place = f"{path}, line {number}"
     try:
-        return json.loads(text.decode("utf-8-sig" if number == 1 else "utf-8"), parse_float=Written)
+        decoded = text.decode("utf-8-sig" if number == 1 else "utf-8")
+        return json.loads(decoded, parse_float=Written, object_pairs_hook=no_repeated)
     except UnicodeDecodeError as error:
         raise BadInput(f"{place}: not UTF-8 (byte {error.start})") from error
     except json.JSONDecodeError as error:

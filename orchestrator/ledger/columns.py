@@ -1,8 +1,10 @@
 """Whether a committed Parquet file has the columns that its readers take it to have. A hash says that it is what was
-committed, which somebody else may have made up. Only the schema is read, and of masks the rows."""
+committed, which somebody else may have made up. The schema is read, and no row but of masks, and where a file may be
+made to fill the memory."""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -25,6 +27,7 @@ from orchestrator.records.rows import (
     pairs_schema,
     step_pairs_schema,
 )
+from orchestrator.records.unpacked import most_bytes, packed_bytes, texts_in
 
 _MOST_ROWS_A_BYTE = 4
 _MANY_VALUES = 1 << 26
@@ -50,11 +53,8 @@ def require_bounded(file: Path, run_dir: Path) -> None:
         Damaged: it unpacks to far more than a file of its size that a step has written.
     """
     size = regular_size(file, run_dir)
-    try:
-        metadata = pq.read_metadata(file)
-    except (pa.ArrowException, ValueError):
-        return
-    _refuse_a_bomb(file, metadata, size)
+    with contextlib.suppress(pa.ArrowException, ValueError):
+        _refuse_a_bomb(file, pq.read_metadata(file), size)
 
 
 def _refuse_a_bomb(file: Path, metadata: pq.FileMetaData, size: int) -> None:
@@ -66,6 +66,14 @@ def _refuse_a_bomb(file: Path, metadata: pq.FileMetaData, size: int) -> None:
         raise Damaged(
             f"{file}: {metadata.num_rows:,} rows and {values:,} values in {size:,} bytes are no table that a step has "
             f"written. {_CURE}"
+        )
+    most = most_bytes(size)
+    unpacked = packed_bytes(metadata)
+    if unpacked <= most:
+        unpacked = texts_in(file, metadata, most).total
+    if unpacked > most:
+        raise Damaged(
+            f"{file}: {size:,} bytes that unpack to {unpacked:,} are no table that a step has written. {_CURE}"
         )
 
 
@@ -80,9 +88,9 @@ def require_columns(file: Path, run_dir: Path) -> None:
     try:
         metadata = pq.read_metadata(file)
         schema = metadata.schema.to_arrow_schema()
+        _refuse_a_bomb(file, metadata, size)
     except (pa.ArrowException, ValueError) as error:
         raise Damaged(f"{file}: committed, but it is no Parquet file that can be read ({error})") from error
-    _refuse_a_bomb(file, metadata, size)
     for name in _NEEDED.get(file.parent.name, ()):
         if name not in schema.names:
             raise Damaged(f"{file}: it has no column `{name}`, which such a file has. {_CURE}")

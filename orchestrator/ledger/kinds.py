@@ -27,6 +27,7 @@ MAX_ROUND = 10**6
 _MAX_TOLD = 3
 _SUBJECT = re.compile(r"^(Value error, )?(Input|String|List|Dictionary|Value)? ?(?=should )")
 _MAX_SHOWN = 80
+_MOST_NAMED = 1000  # folders and overrides: each is tried with each path, or put into the job
 # No part of a path begins with a dot, so that none is `..` or hidden; no control characters, no backslash.
 _PART = r"[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*"
 _FINAL = re.compile(rf"{_PART}(?:/{_PART})*")
@@ -165,8 +166,8 @@ class ConfigData(RecordModel):
     versions: dict[str, str]
     model: Place | None = None
     """The folder of the seed model; 0.1.0 wrote none at first."""
-    folders: list[Place] = []
-    overrides: list[str] = []
+    folders: Annotated[list[Place], Field(max_length=_MOST_NAMED)] = []
+    overrides: Annotated[list[str], Field(max_length=_MOST_NAMED)] = []
     parent: Annotated[ParentData, Field(default=None)]
     executed: list[ExecutedData] = []
     resolved: Annotated[ResolvedData, Field(default=None)]

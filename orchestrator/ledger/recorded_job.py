@@ -15,8 +15,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
 
 from orchestrator.config import Job, Settings
+from orchestrator.config.load import MOST_VALUES
 from orchestrator.config.sources import KINDS
 
+_MOST_CHARACTERS = 2_000_000
 _ALWAYS: Mapping[str, frozenset[str]] = {
     "Job": frozenset({"name", "model", "data", "pairs", "loss", "train", "tracking"}),
     "Data": frozenset({"train", "gate", "test"}),
@@ -28,8 +30,27 @@ _ALWAYS: Mapping[str, frozenset[str]] = {
 
 
 def check(job: dict[str, Any]) -> None:
-    """Raises pydantic.ValidationError where a key has a value of another type than the job file's, or out of range."""
+    """Raises pydantic.ValidationError where a key has a value of another type than the job file's, or out of range, and
+    ValueError where it has more values than a job file may have."""
+    values, characters = _amount(job)
+    if values > MOST_VALUES or characters > _MOST_CHARACTERS:
+        raise ValueError(
+            f"`data.job` has more than {MOST_VALUES:,} values, or {_MOST_CHARACTERS:,} characters; no job has so many"
+        )
     _by_types(Job, tuple(KINDS)).__pydantic_validator__.validate_python(job)
+
+
+def _amount(value: Any) -> tuple[int, int]:
+    """How many values and how much text a JSON value holds, at whatever depth; no more is counted than decides."""
+    waiting, number, characters = [value], 0, 0
+    while waiting and number <= MOST_VALUES:
+        below = waiting.pop()
+        if isinstance(below, str):
+            characters += len(below)
+        inner = list(below.values()) if isinstance(below, dict) else below if isinstance(below, list) else []
+        number += len(inner)
+        waiting += inner
+    return number, characters
 
 
 @functools.cache

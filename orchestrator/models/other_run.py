@@ -11,7 +11,9 @@ from typing import Any
 from orchestrator.config.places import home
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
+from orchestrator.files.named import named_path
 from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.columns import require_columns
 from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.ledger.sharing import check_sizes, size_of
 from orchestrator.models.files import check_files
@@ -87,6 +89,8 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
         seen = {file: size_of(file, root) for file in pair_files_trained_on(root, number)}
         for pairs in _holding(root, state, seen):
             files.verify(pairs)
+        for file in seen:
+            require_columns(file, root)
     except Damaged as error:
         raise BadInput(f"{where}: {error} `ratchet verify {root}` names all that is wrong with it.") from error
     digest = durable.fingerprint([[name, said["sha256"]] for name, said in sorted(artifact.files.items())])
@@ -97,7 +101,7 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
 
 def place_of(name: str, folders: Sequence[Path], own: Path) -> Path:
     """Where a run of that name is, or would be. A name is looked for among the runs, a path as paths of a job are."""
-    path = Path(name).expanduser()
+    path = named_path(name, f"run:{name}")
     if len(path.parts) == 1 and not path.is_absolute():
         places = [home() / "runs" / name, own.parent / name]
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from pathlib import Path
 
+from orchestrator.errors import Damaged
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.ledger.run import Facts
@@ -12,12 +13,16 @@ from orchestrator.rounds.pair_files import Scored
 
 
 class Gone(Exception):
-    """A file that would be needed was discarded, or is not what was committed, which is told already."""
+    """A file that would be needed was discarded on purpose, or is not what was committed, which is told already."""
 
 
 class RunFiles:
     """Where the files of steps are, by the names below the run that they are committed under. Those that are `bad` are
-    not handed out."""
+    not handed out.
+
+    Each method raises `Gone` for those and for what was discarded, and `Damaged` for what was never committed: else a
+    record without its files could tell anything.
+    """
 
     def __init__(self, root: Path, state: State, bad: Collection[str]) -> None:
         self.root, self.state, self._bad = root, state, bad
@@ -30,14 +35,18 @@ class RunFiles:
             inner = name.removeprefix(path).lstrip("/")
             if inner in artifact.files:
                 return self._file(artifact, inner)
-        raise Gone(name)
+        if self.state.discarded & {name, *map(str, Path(name).parents)}:
+            raise Gone(name)
+        raise Damaged(f"{name} is not committed")
 
     def has(self, name: str) -> bool:
-        """Whether `one` would find this file."""
+        """Whether it is committed, as a file that was not discarded."""
         try:
             self.one(name)
-        except Gone:
+        except Damaged:
             return False
+        except Gone:
+            return not self.state.discarded & {name, *map(str, Path(name).parents)}
         return True
 
     def all(self, step: str) -> list[Path]:
@@ -45,9 +54,7 @@ class RunFiles:
         commit = self.state.commits.get(step)
         own = [artifact for artifact in commit.artifacts if artifact.path == step] if commit else []
         if not own:
-            if commit and not commit.artifacts:
-                return []
-            raise Gone(step)
+            raise Damaged(f"{step} is not committed with a folder of that name")
         if step not in self._artifacts:
             raise Gone(step)
         names = sorted(name for name in own[0].files if name.endswith((".parquet", ".jsonl")))
@@ -68,7 +75,7 @@ class RunFiles:
         """The shards of samples and of their verdicts below a folder."""
         samples, verdicts = self.shards(f"{folder}/samples"), self.shards(f"{folder}/verdicts")
         if samples.keys() != verdicts.keys():
-            raise Gone(folder)
+            raise Damaged(f"{folder}: not every shard of samples has its verdicts")
         return [Scored(samples[index], verdicts[index]) for index in samples]
 
     def _artifacts_above(self, name: str) -> list[tuple[str, Artifact]]:

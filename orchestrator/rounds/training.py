@@ -279,7 +279,7 @@ class Training:
         run = self.context.run
         file = run.path(f"failures/round-{self.number:02d}/not_finite.json")
         require_below(run.root, file)
-        if file.is_symlink():
+        if file.is_symlink() or (file.exists() and not file.is_file()):
             run.remove(file)
         return file
 

@@ -13,7 +13,7 @@ import io
 import os
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
@@ -22,6 +22,7 @@ from rich.text import Text
 
 from orchestrator.text import shown
 
+_WHO = "ratchet: "
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET)
 """Nobody is there to read any more, which is nobody's fault."""
 
@@ -145,6 +146,16 @@ def _stream(err: bool) -> TextIO:
 def echo(line: object, err: bool = False) -> None:
     """Print one line."""
     block(shown.line(line), err)
+
+
+def failure(error: object, given: Sequence[str] = ()) -> None:
+    """Why a command, `given` so, has failed. An error may have lines of its own; no text of a name begins one: the
+    line feeds of what was given are written out, and what comes after any other stands below the first line's text."""
+    said = str(error)
+    for name in given:
+        if "\n" in name:
+            said = said.replace(name, shown.line(name))
+    block(f"{_WHO}{said}".replace("\n", f"\n{' ' * len(_WHO)}"), err=True)
 
 
 def block(text: object, err: bool = False) -> None:

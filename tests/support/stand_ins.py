@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -207,7 +208,6 @@ class StandInTrainers:
         self.workers.call("train")
         assert reference_file is None or pq.read_metadata(reference_file) is not None
         self.workers.watch(plan)
-        num_pairs = sum(pq.read_metadata(file).num_rows for file in plan.pairs)
         steps = plan.steps or self.workers.steps
         row = {"loss": 0.6, "learning_rate": plan.learning_rate, "tokens_per_second": 1.0}
         row |= {"tokens": 10, "padded_tokens": 20}
@@ -216,7 +216,7 @@ class StandInTrainers:
         for step in range(1, steps + 1):
             if step == steps or (plan.export_every and step % plan.export_every == 0):
                 self._export(plan, step)
-        return counts.metrics(metrics) | {"pairs": num_pairs, "dropped_pairs": 0, "tokens_per_second": 1.0}
+        return counts.metrics(metrics) | _trained_on(plan.pairs) | {"tokens_per_second": 1.0}
 
     def _export(self, plan: TrainingPlan, step: int) -> None:
         """A policy that gains until the peak and loses as much by every step after it."""
@@ -266,3 +266,10 @@ def run_job(job: Path, workers: StandIns, *overrides: str) -> list[str]:
     with signals() as received:
         drive(load_job(job, overrides), said.append, received, lambda _job, _logs: workers, ask=all_read)
     return said
+
+
+def _trained_on(files: Sequence[str]) -> dict[str, int]:
+    names = [f"{side}_token_ids" for side in ("prompt", *counts.SIDES)]
+    rows = [row for file in files for row in pq.read_table(file, columns=names).to_pylist()]
+    sides = [dict(zip(("prompt", *counts.SIDES), (row[name] for name in names), strict=True)) for row in rows]
+    return counts.trained_pairs([SimpleNamespace(**side) for side in sides], 0)

@@ -166,21 +166,30 @@ class GraderPool:
         """Each item's gold answer with its answer and rule, or with the verdict where there is no answer."""
         texts = [self._read(text) for _, text, reason in group if reason != "length"]
         places = iter(self._places(process, texts))
-        for gold, _, finish_reason in group:
+        for gold, text, finish_reason in group:
             if finish_reason == "length":
                 yield gold, Graded("ungradable", reason="truncated", cause="truncated")
                 continue
             place = next(places)
             if isinstance(place, GraderDied):
                 yield gold, Graded("ungradable", reason=self._reason(place), cause="failed")
-            elif place[0] is None:
-                yield gold, Graded("wrong", reason="no answer found")
-            else:
+            elif place[0] is not None:
                 yield gold, (place[0], place[1])
+            elif self._is_cut(text):
+                limit = self._settings.max_characters
+                reason = f"too long: its last line has more than {limit:,} characters (grade.max_characters)"
+                yield gold, Graded("ungradable", reason=reason, cause="unreadable")
+            else:
+                yield gold, Graded("wrong", reason="no answer found")
 
     def _read(self, text: str) -> str:
         """The end of what follows the thoughts, which may have begun before that end."""
         return without_thoughts(text, self._settings.thoughts)[-self._settings.max_characters :]
+
+    def _is_cut(self, text: str) -> bool:
+        """Whether the last line of a text begins before the end that is read: an answer in it has lost its mark."""
+        answer, limit = without_thoughts(text, self._settings.thoughts), self._settings.max_characters
+        return len(answer) > limit and "\n" not in answer[-limit:] and not answer[-limit:].isspace()
 
     def _places(self, process: GraderProcess, texts: Sequence[str]) -> Iterator[Any]:
         """[answer, rule] of each text, or why the process died over it."""

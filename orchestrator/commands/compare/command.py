@@ -33,8 +33,9 @@ from orchestrator.driver.same_job import check_same_job, reading_of
 from orchestrator.driver.start_checks import check_start
 from orchestrator.driver.trust import Tell
 from orchestrator.driver.wiring import rendered, unread_golds
-from orchestrator.errors import BadInput, Interrupted
+from orchestrator.errors import BadInput, Damaged, Interrupted
 from orchestrator.files import unfinished
+from orchestrator.files.inside import open_to_write
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
 from orchestrator.reports.status import run_state
@@ -92,7 +93,7 @@ def _alone(plan: Plan) -> Iterator[None]:
         BadInput: another one is; the message says which.
     """
     plan.folder.mkdir(parents=True, exist_ok=True)
-    with open(plan.folder / ".lock", "a+", errors="replace") as file:
+    with open(_for_writing(plan.folder / ".lock"), "a+", errors="replace") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -105,6 +106,14 @@ def _alone(plan: Plan) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
+
+
+def _for_writing(path: Path) -> int:
+    """The folder of a comparison may have been somebody else's."""
+    try:
+        return open_to_write(path)
+    except Damaged as error:
+        raise BadInput(str(error)) from error
 
 
 def require_trust(plan: Plan, tell: Tell | None) -> None:
@@ -126,7 +135,7 @@ def require_trust(plan: Plan, tell: Tell | None) -> None:
 
 def in_a_process(job_file: Path, log: Path) -> int:
     """`ratchet run` as a process that gets no signal of the terminal, but one from us: a second one would kill it."""
-    with log.open("ab") as out:
+    with open(_for_writing(log), "ab") as out:
         process = subprocess.Popen(
             [*own_code("orchestrator"), "run", str(job_file)],
             stdin=subprocess.DEVNULL,

@@ -29,6 +29,7 @@ from orchestrator.config.places import home
 from orchestrator.config.words import fields_at, wanted
 from orchestrator.driver.trust import require_file, run_around
 from orchestrator.errors import BadInput
+from orchestrator.files.named import named_path
 from orchestrator.tracking.tracker import default_address
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -270,7 +271,8 @@ def _said(text: str, arms: list[str], num_arms: int) -> str:
 
 
 def _find(name: str, path: Path) -> Path:
-    places = [path.parent / Path(name).expanduser(), Path(name).expanduser()]
+    named = named_path(name, f"{path}: job")
+    places = [path.parent / named, named]
     for place in places:
         if place.is_file():
             return place

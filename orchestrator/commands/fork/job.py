@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from orchestrator.config import OWN_REFERENCES, Job, at_round, only_executes
 from orchestrator.config.document import Key
-from orchestrator.config.load import changed_keys, parse_job
+from orchestrator.config.load import changed_keys, job_of
 from orchestrator.config.sources import kind_of, sections
 from orchestrator.config.words import schedule_at
 from orchestrator.driver.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.driver.resume import all_kept, folders
 from orchestrator.errors import BadInput
+from orchestrator.files.named import named_path
 from orchestrator.ledger.ledger import State
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.rows import GRADERS_VERSION
@@ -51,11 +51,11 @@ def jobs(
     config, path = state.configs[-1], child / "job.yaml"
     kept = [step for step in _KEPT if step in state.commits]
     places = [*folders(state), str(Path.cwd())]
-    before = parse_job(yaml.safe_dump(absolute(config["job"], places, kept)), path, (), all_kept).job
+    before = job_of(absolute(config["job"], places, kept), path, (), all_kept).job
     base = before.model_dump(mode="json") | {"name": child.name, "run_dir": str(child)}
     # One experiment for both, where they can be compared.
     base["tracking"] |= {"experiment": before.tracking.experiment or before.name}
-    after = parse_job(yaml.safe_dump(base), path, overrides, keeps).job
+    after = job_of(base, path, overrides, keeps).job
     kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
     return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept
 
@@ -92,8 +92,9 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
         models.append((job, "reference"))
     for section, key in (*sources, *models):
         if section[key] and not (section is job and section[key].startswith("run:")):
-            places = [Path(folder) / Path(section[key]).expanduser() for folder in folders]
-            section[key] = next((str(place.resolve()) for place in places if place.exists()), section[key])
+            with suppress(BadInput):  # who goes on with it is told
+                places = [Path(folder) / named_path(section[key]) for folder in folders]
+                section[key] = next((str(place.resolve()) for place in places if place.exists()), section[key])
     return job
 
 

@@ -17,9 +17,9 @@ from typing import Any
 import pyarrow as pa
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-from orchestrator.commands.verify import gate_again, history
+from orchestrator.commands.verify import gate_again, history, removals
 from orchestrator.commands.verify.differences import count, differences
-from orchestrator.commands.verify.recount import Recount
+from orchestrator.commands.verify.recount import LEFT, Recount
 from orchestrator.config import Job
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
@@ -119,7 +119,9 @@ class Reading:
         try:
             record = read_record(path, number)
             self.findings += [f"{name}: {what}" for what in history.out_of_turn(record, self.state)]
+            undue = removals.undue(record, self.state)
             self.state.apply(record)
+            self.state.discarded.difference_update(undue)  # so it is still looked at
             self._note(record, name)
         except BadInput:
             raise
@@ -274,14 +276,24 @@ class Verification:
             if (shard := self.state.shards.get(step, {}).get(index)) is None:
                 return
             said, found = shard.facts, self.recount().shard(step, index)
+            recipe = int(said.get("recipe", 1))
         else:
-            said, computed = self.state.commits[step].facts, self.recount().commit(step)
+            commit, computed = self.state.commits[step], self.recount().commit(step)
+            said, recipe = commit.facts, commit.recipe
             if computed is None:
                 yield "is no step of a run"
                 return
             found = computed
         self._facts[step, index] = count(said, found)
-        yield from map(str, differences(said, found))
+        # Earlier versions told less: a record by their recipe is compared in what it tells.
+        whole = recipe > 1
+        if not found.get("disputed") and "disputed" not in said:  # told where graders are audited
+            found = {key: value for key, value in found.items() if key != "disputed"}
+        yield from map(str, differences(said, found, whole=whole))
+        if whole:
+            # Of a checkpoint that was not chosen no probe is left.
+            left = LEFT | {"probe"} if "/selection/" in step else LEFT
+            yield from history.untold(step, index, said, found, left)
 
     # Promotions
 

@@ -6,6 +6,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from math import isclose
 from typing import Any, NamedTuple
 
+MISSING = object()
+"""What is said of a fact that is not there."""
+
 
 class Difference(NamedTuple):
     """A fact that is not what its files say. `key` is dotted."""
@@ -15,22 +18,29 @@ class Difference(NamedTuple):
     found: Any
 
     def __str__(self) -> str:
+        if self.said is MISSING:
+            return f"{self.key} is not told, and the files say {_shown(self.found)}"
         return f"{self.key} is {_shown(self.said)}, and the files say {_shown(self.found)}"
 
 
-def differences(said: Mapping[str, Any], found: Mapping[str, Any], above: str = "") -> Iterator[Difference]:
-    """Where facts differ that both have. A list that is not there is an empty one."""
+def differences(
+    said: Mapping[str, Any], found: Mapping[str, Any], above: str = "", whole: bool = False
+) -> Iterator[Difference]:
+    """Where facts differ that both have; where the `whole` must be told, also those that were found and are not said. A
+    list that is not there is an empty one."""
     for key, value in found.items():
         name = f"{above}{key}"
         if key not in said:
             if isinstance(value, list) and value:
                 yield Difference(name, [], value)
+            elif whole and not isinstance(value, list):
+                yield Difference(name, MISSING, value)
             continue
         other = said[key]
         if isinstance(value, Mapping) and isinstance(other, Mapping) and key != "rules":
-            yield from differences(other, value, f"{name}.")
+            yield from differences(other, value, f"{name}.", whole)
         elif isinstance(value, list) and isinstance(other, list) and any(isinstance(v, Mapping) for v in value):
-            yield from differences(_numbered(other), _numbered(value), f"{name}.")
+            yield from differences(_numbered(other), _numbered(value), f"{name}.", whole)
             if len(other) != len(value):
                 yield Difference(name, other, value)
         elif not _same(other, value):

@@ -37,7 +37,9 @@ def decisions(files: RunFiles) -> list[tuple[int, list[Difference]]]:
         rule = {"rule": promotion["rule"], "alpha": promotion["alpha"]}
         decided = gate.decide(promotion["rule"], promotion["alpha"], best.gate, candidate.gate)
         told = told_of(decided, best, candidate)
-        found.append((number, [*_rule(rule, state), *differences(promotion, _named(told, promotion, state))]))
+        whole = state.commits[f"{folder}/evaluation"].recipe > 1  # and so by a version that tells all of it
+        differing = differences(promotion, _named(told, promotion, state), whole=whole)
+        found.append((number, [*_rule(rule, state), *differing]))
         best = better(best, candidate)
     return found
 

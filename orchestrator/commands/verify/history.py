@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, get_args
 
+from orchestrator.commands.verify import removals
+from orchestrator.ledger import step_facts
 from orchestrator.ledger.kinds import EndState, Kind
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.record_files import Record
@@ -26,6 +28,12 @@ def out_of_turn(record: Record, state: State) -> Iterator[str]:
         yield f"is a {record.kind}, and no config record stands before it"
     if state.end is not None and record.kind not in ("claim", "end"):
         yield f"is a {record.kind}, and its driver has ended before"
+    known = {artifact.path for artifact in state.artifacts()} | state.discarded
+    for path in removals.undue(record, state):
+        why = "which no driver removes there" if path in known or record.kind == "commit" else "which is not committed"
+        yield f"discards {path}, {why}"
+    for path in removals.out_of_place(record):
+        yield f"commits {path} for {record.data['step']}, which makes no such file"
     yield from _CHECKS.get(record.kind, _nothing)(record.data, state)
 
 
@@ -71,11 +79,6 @@ def _promotion(data: Mapping[str, Any], state: State) -> Iterator[str]:
         yield f"is the promotion of round {number}, whose evaluation is not committed"
 
 
-def _discard(data: Mapping[str, Any], state: State) -> Iterator[str]:
-    known = {artifact.path for artifact in state.artifacts()} | state.discarded
-    yield from (f"discards {path}, which is not committed" for path in data["paths"] if path not in known)
-
-
 def _end(data: Mapping[str, Any], state: State) -> Iterator[str]:
     said, done = data["state"], len(state.promotions)
     if said not in get_args(EndState):
@@ -91,7 +94,26 @@ def _end(data: Mapping[str, Any], state: State) -> Iterator[str]:
         yield "says that the run is a fork which was not started, and it is no fork"
 
 
-_CHECKS = {"commit": _commit, "shard": _shard, "promotion": _promotion, "discard": _discard, "end": _end}
+_CHECKS = {"commit": _commit, "shard": _shard, "promotion": _promotion, "end": _end}
+
+
+_GRADED = ("verdicts", "evaluation", "selection", "regraded")
+
+
+def untold(
+    step: str, index: int | None, said: Mapping[str, Any], found: Mapping[str, Any], left: Collection[str]
+) -> Iterator[str]:
+    """What a record by the present recipe lacks, of the facts that no file says; and what it tells that `found` should
+    have, since it is none of the `left`. A shard names how it was made, as commits do beside their facts."""
+    always = ["seconds"] if index is None else ["fingerprint", "recipe"]
+    phases = step.split("/")
+    if any(phase in _GRADED for phase in phases[-2:]):
+        always.append("graders_version")
+    yield from (f"{name} is not told" for name in always if name not in said)
+    known = step_facts.model_of(step).__annotations__
+    for name in said:
+        if name in known and name not in found and name not in left and said[name] not in ([], None):
+            yield f"{name} is told, and no file says it"
 
 
 def current(text: str, state: State, after: set[str]) -> str | None:

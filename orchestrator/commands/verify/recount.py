@@ -158,13 +158,16 @@ class Recount(Counting):
     def evaluated(self, step: str, folder: str | None = None) -> Facts:
         found: Facts = {"quarantined": []}
         columns = ["prompt_id", "token_ids", "finish_reason", "verdict", "cause"]
-        for file in self.files.all(step):
+        commit = self.state.commits[step]
+        for file in self.files.all(step) if commit.artifacts else ():
             table = pq.read_table(file, columns=[name for name in columns if name in pq.read_schema(file).names])
             asked = pq.read_table(self.files.one(f"baseline/prompts/{file.name}"), columns=["prompt_id"])
             if sorted(asked["prompt_id"].to_pylist()) != sorted(table["prompt_id"].to_pylist()):
                 raise Damaged(f"{file.name}: its problems are not those of baseline/prompts")
             found |= {file.stem: evaluation.facts_of(table)}
             found["quarantined"] += evaluation.given_up(table)
+        if told := [split for split in ("gate", "test") if split in commit.facts and split not in found]:
+            raise Damaged(f"it tells of {' and '.join(told)}, and has no file of it")
         probes = [f"{folder}/{phase}/probe.parquet" for phase in ("retrain", "choice", "train")]
         if folder and (probe := next(filter(self.files.has, probes), None)):
             found["probe"] = {"completions": rows_in(self.files.one(probe))}

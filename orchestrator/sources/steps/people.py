@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import BadInput, RatchetError
+from orchestrator.files.strict_json import no_repeated
 from orchestrator.records.golds import shown
 from orchestrator.records.rows import Problem
 from orchestrator.sources.steps.pairing import Error
@@ -70,7 +71,7 @@ def _verdicts(file: Path, lines: Sequence[str], wanted: Mapping[str, int]) -> It
             continue
         at = f"{file}:{number}"
         try:
-            row: Any = json.loads(line)
+            row: Any = json.loads(line, object_pairs_hook=no_repeated)
         except (ValueError, RecursionError) as error:
             raise BadInput(f"{at}: no JSON ({error})") from error
         if not isinstance(row, dict) or "id" not in row or "first_wrong" not in row:

@@ -46,6 +46,10 @@ class Workers(StandIns):
         return Graders(self, settings.strict)
 
 
+def hire(_job: object, _logs: Path) -> Workers:
+    return Workers()
+
+
 def again(tmp_path: Path, number: int, *overrides: str) -> tuple[Rescored, Workers]:
     workers, said = Workers(), []
     found = rescore(tmp_path / "run", tmp_path / "new", number, overrides, said.append, [], lambda _job, _logs: workers)
@@ -315,3 +319,19 @@ def test_old_verdicts_that_are_none_are_refused_before_anything_is_made(tmp_path
     with pytest.raises(Damaged, match=r"verdicts/00001\.parquet"):
         again(tmp_path, 1, "grade.strict=false")
     assert not (tmp_path / "new").exists()
+
+
+def test_a_rescored_run_is_rescored_from_where_it_was_and_not_from_a_later_round(tmp_path: Path) -> None:
+    """A job knows one round from which on it is graded in another way."""
+    run_job(make_project(tmp_path), Workers())
+    again(tmp_path, 1, "grade.strict=false")
+    run_job(tmp_path / "new/job.yaml", Workers())
+    with pytest.raises(BadInput, match=r"made by rescoring round 1, .* Rescore its round 1, or round 2 of the run"):
+        rescore(
+            tmp_path / "new", tmp_path / "newer", 2, ["grade.strict=true"], print, [], lambda _job, _logs: Workers()
+        )
+    assert not (tmp_path / "newer").exists()
+    rescore(tmp_path / "new", tmp_path / "newer", 1, ["grade.strict=true"], print, [], hire)
+    run_job(tmp_path / "newer/job.yaml", Workers())
+    assert verdicts(tmp_path / "newer", 1) == verdicts(tmp_path / "run", 1)
+    assert verify(tmp_path / "newer").findings == []

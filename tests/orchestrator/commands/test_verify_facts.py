@@ -200,6 +200,81 @@ def test_a_parquet_bomb_is_named_and_not_read(run: Path) -> None:
         read(run)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("reason", pa.scalar("a" * (1 << 20))),
+        ("opinions", pa.scalar([("a" * (1 << 20), "correct")], pa.map_(pa.string(), pa.string()))),
+    ],
+)
+def test_a_text_that_fills_a_column_from_a_dictionary_is_named_and_not_read(
+    run: Path, name: str, value: pa.Scalar
+) -> None:
+    """Two thousand times a megabyte are two kilobytes of Parquet."""
+    file = run / "rounds/01/verdicts/00000.parquet"
+    first = pq.read_table(file).slice(0, 1)
+    rows = pa.concat_tables([first] * 2000)
+    texts = pa.repeat(value, 2000) if name == "opinions" else _from_a_dictionary(value, 2000)
+    table = rows.set_column(rows.schema.get_field_index(name), name, texts)
+    options: dict[str, Any] = {"store_schema": False, "write_statistics": False, "dictionary_pagesize_limit": 1 << 30}
+    pq.write_table(table, file, compression="zstd", **options)
+    assert file.stat().st_size < 100_000
+
+    def fitting(document: dict[str, Any]) -> None:
+        document["data"]["artifact"]["files"][""] = {"size": file.stat().st_size, "sha256": sha256(file)}
+
+    change(run, "shard", "rounds/01/verdicts", fitting)
+    assert any("00000.parquet" in line and "that unpack to 2,09" in line for line in verify(run).findings)
+    for read in (report_text, status):
+        read(run)
+
+
+def _from_a_dictionary(value: pa.Scalar, number: int) -> pa.Array:
+    return pa.DictionaryArray.from_arrays(pa.array([0] * number, pa.int8()), pa.array([value.as_py()]))
+
+
+REQUIRED = frozenset({"seconds", "graders_version", "fingerprint", "recipe"})
+"""Facts that no file tells, and every writer of now."""
+
+
+def removals(run: Path) -> Iterator[tuple[Path, dict[str, Any], str]]:
+    """Every record without one of its facts."""
+    for path, document in records(run).items():
+        data, kind = document["data"], document["kind"]
+        facts = data.get("facts") if kind in ("commit", "shard") else data if kind == "promotion" else None
+        for place in keys(facts or {}):
+            changed = inner = json.loads(json.dumps(document))
+            inner = changed["data"] if kind == "promotion" else changed["data"]["facts"]
+            for key in place[:-1]:
+                inner = inner[key]
+            left = kind != "promotion" and is_left(data["step"], place) and not (REQUIRED & {*place})
+            if not left and inner[place[-1]] not in ([], None):  # a list that is not there is an empty one
+                del inner[place[-1]]
+                yield path, changed, f"{path.name}: {data.get('step', 'promotion')}: {'.'.join(map(str, place))}"
+
+
+def keys(value: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    for key, below in value.items() if isinstance(value, dict) and above[-1:] != ("rules",) else ():
+        yield (*above, key)
+        yield from keys(below, (*above, key))
+
+
+@pytest.mark.parametrize(
+    ("source", "stride"),
+    [pytest.param("sample", 2 * STRIDE, id="sample-sample")]
+    + [pytest.param(source, 1, marks=pytest.mark.faults, id=f"{source}-every-fact") for source in KINDS],
+)
+def test_a_fact_that_is_missing_is_found(tmp_path: Path, source: str, stride: int) -> None:
+    run, quiet, tried = finished(tmp_path, source), [], 0
+    for path, changed, what in [*removals(run)][::stride]:
+        before, tried = path.read_bytes(), tried + 1
+        seal(path, changed)
+        if not verify(run).findings:
+            quiet.append(what)
+        path.write_bytes(before)
+    assert quiet == [] and tried
+
+
 def test_an_accuracy_of_99_per_cent_is_named_with_what_the_files_say(run: Path) -> None:
     def better(document: dict[str, Any]) -> None:
         document["data"]["facts"]["test"]["accuracy"] = 0.99

@@ -220,3 +220,31 @@ def test_a_broken_gold_answer_in_a_file_of_answers(tmp_path: Path, capsys: pytes
     (tmp_path / "in.jsonl").write_text(json.dumps({"gold": "\frac{1}{2}", "text": "Final answer: 0.5"}))
     assert ratchet("grade", tmp_path / "in.jsonl", "-o", tmp_path / "out.jsonl") == 2
     assert "in.jsonl, line 1: field 'gold' has a form feed where \\frac was meant" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.jsonl", '{"question": "q", "answer": "1", "answer": "2"}'),
+        ("a.jsonl", '{"question": "q", "answer": "1", "more": {"x": 1, "x": 2}}'),
+        ("a.json", '[{"question": "q", "answer": "1", "answer": "2"}]'),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path: Path, name: str, text: str) -> None:
+    """Python would take the last, without a word."""
+    file = tmp_path / name
+    file.write_text(text)
+    with pytest.raises(BadInput, match=rf"{name}, line 1: not JSON \(the key '(answer|x)' stands twice in an object\)"):
+        list(rows_of(file, "data.train"))
+
+
+def test_a_column_that_unpacks_to_far_more_than_the_file_is_refused_and_not_read(tmp_path: Path) -> None:
+    """A text of megabytes stands once in the dictionary of a file, and in each of its rows."""
+    file = tmp_path / "bomb.parquet"
+    huge = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int8()), pa.array(["a" * (17 << 20)]))
+    table = pa.table({"question": huge, "answer": ["1"] * 5000})
+    options: dict[str, Any] = {"store_schema": False, "write_statistics": False, "dictionary_pagesize_limit": 1 << 30}
+    pq.write_table(table, file, compression="zstd", **options)
+    assert file.stat().st_size < 100_000
+    with pytest.raises(BadInput, match="one of its fields has 17,825,792 bytes"):
+        list(rows_of(file, "data.train"))

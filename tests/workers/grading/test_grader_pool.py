@@ -295,6 +295,18 @@ def test_only_the_end_of_a_long_completion_is_read() -> None:
     assert [one.verdict for one in graded] == ["wrong", "correct"]
 
 
+def test_an_answer_whose_mark_is_before_the_end_that_is_read_is_not_called_wrong() -> None:
+    long = "7" * 40
+    thought = f"<think>{'x' * 40}</think>"
+    texts = [f"Final answer: {long}", f"{long}\nno answer", f"{thought}none", f"Final answer:\n{long}", "none"]
+    with GraderPool(Grade(processes=1, max_characters=30, graders=["math"])) as pool:
+        graded = pool.grade([(long, text, "stop") for text in texts])
+    assert [(one.verdict, one.cause) for one in graded] == [
+        *(("ungradable", "unreadable"), ("wrong", None), ("wrong", None), ("ungradable", "unreadable"), ("wrong", None))
+    ]
+    assert graded[0].reason == "too long: its last line has more than 30 characters (grade.max_characters)"
+
+
 def test_a_worker_that_is_killed_is_replaced_and_its_keeper_too() -> None:
     item = ("7", "Final answer: 7", "stop")
     with GraderPool(Grade(timeout=60, processes=1, graders=["exact"])) as pool:

@@ -1,0 +1,22 @@
+"""Paths as users, job files and runs name them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.errors import BadInput
+
+
+def named_path(name: str | Path, key: str = "") -> Path:
+    """The path that a name stands for, in which `~` and `~user` are home folders; `key` says where the name is from.
+
+    Raises:
+        BadInput: there is no such user or home, or no file can have that name.
+    """
+    where = f"{key}: " if key else ""
+    if "\0" in str(name):
+        raise BadInput(f"{where}{str(name)!r} is no path: it has a null character in it")
+    try:
+        return Path(name).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{where}{str(name)!r}: the home folder is not known ({error}); write the whole path") from error
