@@ -114,7 +114,9 @@ def defaults() -> dict[str, dict[str, Any]]:
     """The defaults of all that recipes read field by field."""
     found = {}
     for name in recipes.FIELDS_1:
-        kind: Any = next(getattr(module, name) for module in (config, config.data, records, pairing) if hasattr(module, name))
+        kind: Any = next(
+            getattr(module, name) for module in (config, config.data, records, pairing) if hasattr(module, name)
+        )
         fields = recipes.defaults_of(kind)
         found[name] = {key: repr(default) for key, default in fields if default is not recipes.NO_DEFAULT}
     return found
