@@ -255,8 +255,8 @@ _RECORDED = {
 
 
 def with_executed(inputs: Inputs, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of a step with how it was executed: as the job says, and as its workers made of that. Of a step that
-    several starts have worked on, it is the last one's; each shard was made under the `config` record before it."""
+    """The facts of a step with how it was executed: as the job says, and as its workers made of that. Of shards that
+    several starts have made, a step has what the last one's says; a shard's settings are of the `config` before it."""
     asked = (inputs.also if isinstance(inputs, Fields) else inputs).get("executed")
     said = (dict(asked.settings) if isinstance(asked, Executed) else {}) | facts.get("executed", {})
     return {**facts, **({"executed": said} if said else {})}

@@ -277,6 +277,8 @@ class ShardedStep:
         self._take_offers()
         self.outdated = {} if version is None or run.committed(name) else self._discard_others(version)
         """How many shards of which other version were discarded, to be made again."""
+        self.executed: Facts = {}
+        """How this driver's workers execute it; each shard keeps it, and the step has the last one's."""
         self._used, self._uses = inputs if used is None else used, list[Uses]()
         self._hidden: dict[int, Path] = {}
         self._uses_of: dict[int, Uses] = {}
@@ -349,6 +351,7 @@ class ShardedStep:
         for uses in (*self._uses, *([self._uses_of[index]] if index in self._uses_of else [])):
             uses.check()
         facts = recipes.versions(self._inputs) | dict(facts)
+        facts |= {"executed": dict(self.executed)} if self.executed else {}
         artifact = self.run.artifacts.adopt(self._hidden[index], self.path(index), facts.pop("file"))
         made = {"fingerprint": recipes.fingerprint(self._inputs, facts), "recipe": recipes.RECIPE}
         self._append(index, artifact, facts | made)
@@ -385,7 +388,8 @@ class ShardedStep:
             now |= recipes.versions(self._inputs)
             oldest = min(self.facts(), key=lambda shard: int(shard.get("recipe", 1)), default=now)
             told = {name: oldest.get(name, 1) for name in recipes.versions(self._inputs)}
-            facts = recipes.with_executed(self._inputs, told | facts)
+            ran = [shard["executed"] for shard in self.facts() if "executed" in shard]
+            facts = recipes.with_executed(self._inputs, told | facts | ({"executed": ran[-1]} if ran else {}))
             self.run._commit(self.name, oldest["fingerprint"], [], facts, recipe=oldest.get("recipe", 1))
             for left in self.run.path(self.name).glob(".*"):  # second results, and those of workers that were replaced
                 if _EPOCH.search(left.name):

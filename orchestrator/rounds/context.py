@@ -165,10 +165,10 @@ class Context:
         left = taken.told(self.run.ledger.state, f"{folder}/{phase}")
         self.say(f"{folder:<10} {phase:<11} {text}{left}")
 
-    def engines(self, model: Model, facts: Facts) -> sampling.Engines:
-        """Engines that serve a model; `facts` are told how they are executed."""
+    def engines(self, model: Model, executed: Facts) -> sampling.Engines:
+        """Engines that serve a model; how these work is put into `executed`."""
         engines = self.workers.engines(model.path)
-        facts["executed"] = self.workers.execution("generate")
+        executed.update(self.workers.execution("generate"))
         return engines
 
     def grade_of(self, round_number: int) -> Grade:
@@ -244,8 +244,8 @@ class Context:
         }
 
         def work(*output: Path) -> Facts:
-            facts: Facts = {}
-            engines = self.engines(model, facts)
+            facts: Facts = {"executed": {}}
+            engines = self.engines(model, facts["executed"])
             agreement = None
             if model.probe:
                 agreement = evaluation.check_probe(engines, model.probe, self.job.evaluate.probe_tolerance)

@@ -110,18 +110,17 @@ class Round:
         source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
         with run.using(hashes(prompts)):
             shards = sampling.shards_of(source, context.job.generate.shard_prompts)
-        machine: Facts = {}
         if run.committed(verdicts.name) is None:
             with samples.guarding(), verdicts.guarding():
                 sampling.sample_and_grade_shards(
-                    lambda: context.engines(sampled_from, machine),
+                    lambda: context.engines(sampled_from, samples.executed),
                     lambda: context.workers.graders(grade),
                     shards,
                     plan,
                     samples,
                     verdicts,
                 )
-        sampled = samples.finish(sampling.sampling_facts(samples.facts(), samples.own_facts()) | machine).facts
+        sampled = samples.finish(sampling.sampling_facts(samples.facts(), samples.own_facts())).facts
         graded = verdicts.finish(sampling.grading_facts(verdicts.facts(), verdicts.own_facts())).facts
         speed = "" if taken(run.ledger.state, samples.name) else f" at {sampled['tokens_per_second']:.0f} tokens/s"
         self.say("samples", f"{sampled['samples']}{speed}{sampling.told(sampled)}")
