@@ -23,7 +23,7 @@ from orchestrator.config.load import load_job
 from orchestrator.driver.drive import drive
 from orchestrator.driver.signals import signals
 from orchestrator.records import counts
-from orchestrator.records.masks import SAMPLE_MASK, masked
+from orchestrator.records.masks import PAIR_MASKS, SAMPLE_MASK, masked
 from orchestrator.records.rows import (
     CAUSES,
     DECODED,
@@ -269,7 +269,8 @@ def run_job(job: Path, workers: StandIns, *overrides: str) -> list[str]:
 
 
 def _trained_on(files: Sequence[str]) -> dict[str, int]:
-    names = [f"{side}_token_ids" for side in ("prompt", *counts.SIDES)]
-    rows = [row for file in files for row in pq.read_table(file, columns=names).to_pylist()]
-    sides = [dict(zip(("prompt", *counts.SIDES), (row[name] for name in names), strict=True)) for row in rows]
-    return counts.trained_pairs([SimpleNamespace(**side) for side in sides], 0)
+    names = {side: f"{side}_token_ids" for side in ("prompt", *counts.SIDES)}
+    masks = {name: name for name in PAIR_MASKS.values()}
+    rows = [row for file in files for row in pq.read_table(file).to_pylist()]
+    pairs = [SimpleNamespace(**{to: row.get(name) for to, name in (names | masks).items()}) for row in rows]
+    return counts.trained_pairs(pairs, 0)
