@@ -252,6 +252,40 @@ def test_files_go_and_are_renamed_in_few_places() -> None:
     assert {"orchestrator/files/inside.py", "orchestrator/files/durable.py", "workers/training/states.py"} <= found
 
 
+WRITES = {
+    "orchestrator/text/terminal.py": "the null device",
+    "orchestrator/sources/steps/people.py": "the hidden output of a step",
+    "orchestrator/rounds/training.py": "the hidden output of a step",
+    "orchestrator/commands/doctor/command.py": "its own folder for trials",
+    "workers/doctor.py": "the same",
+    "workers/generation/shard.py": "the samples so far, beside the hidden output",
+    "workers/judge/cache.py": "a regular file that no link leads to, and an answer's temporary file",
+    "workers/training/export.py": "weights in the hidden output of this attempt",
+    "workers/training/rank.py": "what a training failed on, where the driver has looked",
+    "workers/training/states.py": "saved states in a hidden folder of their own",
+    "orchestrator/commands/compare/command.py": "opened by `inside.open_to_write`",
+}
+
+
+def test_files_are_opened_to_be_written_in_few_places() -> None:
+    """A name may be a link, or a pipe, in a folder from somebody else. Mode "x" takes none that is there."""
+    root = Path(__file__).parents[2]
+    files = [*root.glob("orchestrator/**/*.py"), *root.glob("workers/**/*.py")]
+    found = {str(file.relative_to(root)) for file in files if any(map(_writes, ast.walk(ast.parse(file.read_text()))))}
+    assert found <= WRITES.keys(), f"use inside.open_to_write, or mode x: {sorted(found - WRITES.keys())}"
+
+
+def _writes(node: ast.AST) -> bool:
+    if not isinstance(node, ast.Call):
+        return False
+    name = getattr(node.func, "id", getattr(node.func, "attr", ""))
+    said = [*node.args, *(keyword.value for keyword in node.keywords if keyword.arg == "mode")]
+    modes = [mode.value for mode in said if isinstance(mode, ast.Constant) and isinstance(mode.value, str)]
+    if name in ("write_text", "write_bytes"):
+        return True
+    return name in ("open", "fdopen") and any(set(mode) & set("wa+") and set(mode) <= set("wab+t") for mode in modes)
+
+
 def _is_way(node: ast.AST) -> bool:
     """Whether this may remove or rename something on the disk: by a function of `os` or `shutil`, or a method of a
     path. Texts and lists have methods of such names, too: `remove`, and `replace` with two arguments."""

@@ -123,3 +123,44 @@ def test_a_run_inside_rays_copy_of_the_project_is_refused(tmp_path: Path, capsys
     copy = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_1/runs/tiny"
     assert ratchet("validate", make_project(tmp_path), f"run_dir={copy}") == 2
     assert "would be lost with it. Set RATCHET_HOME" in capsys.readouterr().err
+
+
+FORGED = "x\nfinished; the report is /home/me/report.md"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        *([name, FORGED] for name in ("status", "verify", "gc", "resume", "run", "validate", "compare", "doctor")),
+        ["fork", FORGED, "new"],
+        ["rescore", FORGED, "new"],
+        ["grade", FORGED, "--grader", "exact", "-o", "out.jsonl"],
+        ["validate", "tiny.yaml", f"model={FORGED}"],
+        ["validate", "tiny.yaml", f"name={FORGED}"],
+        ["validate", "tiny.yaml", f"{FORGED}=1"],
+        ["grade", "gate.jsonl", "--grader", "exact", "-o", f"{FORGED}/no.txt"],
+        ["grade", f"folder/{'x' * 300}{FORGED}", "--grader", "exact", "-o", "out.jsonl"],
+    ],
+)
+def test_no_text_of_a_name_begins_a_line_of_an_error(
+    arguments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_project(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert ratchet(*arguments) in (1, 2)
+    out, err = capsys.readouterr()
+    assert "Traceback" not in err
+    begun = [line for line in (out + err).splitlines() if line.lstrip().startswith("finished")]
+    assert all(line.startswith(" " * len("ratchet: ")) for line in begun), err
+    assert err.startswith("ratchet: ") and not any(line.startswith("finished") for line in err.splitlines())
+
+
+def test_a_line_feed_in_a_name_of_a_file_begins_no_line_either(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a file that lies in a folder from somebody else, and was not named by the user."""
+    run = tmp_path / "run"
+    (run / "ledger").mkdir(parents=True)
+    (run / "ledger/00000000.json").symlink_to(FORGED)
+    assert ratchet("status", run) == 1
+    assert all(line.startswith(("ratchet: ", " " * 9)) for line in capsys.readouterr().err.splitlines())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -520,3 +521,30 @@ def test_every_key_is_in_the_documentation() -> None:
     assert example is not None
     comparison = Comparison.model_validate(yaml.safe_load(example[1]))
     assert list(comparison.arms) == ["irpo", "dpo", "hot", "step_dpo"]
+
+
+# What stands in its folder already, which may have been somebody else's
+
+
+def odd(path: Path, kind: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if kind == "link":
+        path.symlink_to(path.parent.parent.parent / "victim")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.mkdir()
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe", "folder"])
+def test_a_lock_or_a_log_that_is_no_file_is_not_written_to(tmp_path: Path, kind: str) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    plan = load_plan(project(tmp_path))
+    odd(plan.folder / ".lock", kind)
+    with pytest.raises(BadInput, match=r"\.lock: is no regular file, and nothing is written there; remove it"):
+        compare(plan, print, Runner())
+    odd(plan.folder / "irpo-seed1.log", kind)
+    with pytest.raises(BadInput, match=r"irpo-seed1\.log: is no regular file, and nothing is written there; remove it"):
+        in_a_process(tmp_path / "job.yaml", plan.folder / "irpo-seed1.log")
+    assert victim.read_text() == "precious"

@@ -147,9 +147,9 @@ def test_what_stands_where_a_file_may_be_removed_is_named(run: Path) -> None:
 
 def test_what_is_removed_honestly_is_no_finding(tmp_path: Path) -> None:
     """By the loop, by `ratchet gc`, and by either in the parent of a fork."""
-    job = make_project(tmp_path, rounds=3)
+    job = make_project(tmp_path, rounds=3, skill=0.1)
     run_job(job, StandIns(), "train.eval_every=1", "keep.checkpoints=2")
-    fork(tmp_path / "run", tmp_path / "forked", ["rounds=4"])
+    fork(tmp_path / "run", tmp_path / "forked", ["keep.checkpoints=3"])
     run_job(tmp_path / "forked/job.yaml", StandIns())
     run_job(job, StandIns(), "keep.checkpoints=1", "train.eval_every=1")
     clean(tmp_path / "run", identity())

@@ -239,12 +239,12 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path, name: str, text: str
 
 
 def test_a_column_that_unpacks_to_far_more_than_the_file_is_refused_and_not_read(tmp_path: Path) -> None:
-    """A text of megabytes stands once in the dictionary of a file, and in each of its rows."""
+    """A text of 65 MiB stands once in the dictionary of a file, and in each of its rows."""
     file = tmp_path / "bomb.parquet"
-    huge = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int8()), pa.array(["a" * (17 << 20)]))
+    huge = pa.DictionaryArray.from_arrays(pa.array([0] * 5000, pa.int8()), pa.array(["a" * (65 << 20)]))
     table = pa.table({"question": huge, "answer": ["1"] * 5000})
     options: dict[str, Any] = {"store_schema": False, "write_statistics": False, "dictionary_pagesize_limit": 1 << 30}
     pq.write_table(table, file, compression="zstd", **options)
     assert file.stat().st_size < 100_000
-    with pytest.raises(BadInput, match="one of its fields has 17,825,792 bytes"):
+    with pytest.raises(BadInput, match="one of its fields has 68,157,440 bytes"):
         list(rows_of(file, "data.train"))

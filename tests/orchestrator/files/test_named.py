@@ -1,0 +1,109 @@
+"""Paths as they are named: unknown users and null characters have one message, wherever they stand."""
+
+from __future__ import annotations
+
+import ast
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from orchestrator.errors import BadInput
+from orchestrator.files.named import named_path
+from tests.orchestrator.commands.test_verify_facts import records, seal
+from tests.orchestrator.test_cli import PROJECT, ratchet
+from tests.support.stand_ins import StandIns, make_project, run_job
+
+NOBODY, NUL = "~nobody-of-that-name/x", "a\0b"
+
+
+def test_a_home_folder_is_found_and_any_other_name_kept() -> None:
+    assert named_path("~/x") == Path.home() / "x" and named_path("a/~b") == Path("a/~b")
+
+
+@pytest.mark.parametrize(("name", "said"), [(NOBODY, "home folder is not known"), (NUL, "null character")])
+def test_a_name_of_nothing_is_refused_with_its_key(name: str, said: str) -> None:
+    with pytest.raises(BadInput, match=f"^run_dir: .*{said}"):
+        named_path(name, "run_dir")
+
+
+def test_nobody_else_looks_for_a_home() -> None:
+    """`expanduser` raises RuntimeError for an unknown user."""
+    files = [*PROJECT.glob("orchestrator/**/*.py"), *PROJECT.glob("workers/**/*.py")]
+    users = {
+        str(file.relative_to(PROJECT))
+        for file in files
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Attribute) and node.attr == "expanduser"
+    }
+    assert users == {"orchestrator/files/named.py"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("named")
+    run_job(make_project(folder, rounds=1), StandIns())
+    return folder / "run"
+
+
+def at(*keys: str) -> Callable[[dict[str, Any], Any], None]:
+    def put(job: dict[str, Any], value: Any) -> None:
+        for key in keys[:-1]:
+            job = job[key]
+        job[keys[-1]] = value
+
+    return put
+
+
+PLACES = {
+    "run_dir": at("run_dir"),
+    "model": at("model"),
+    "run": lambda job, value: job.update(model=f"run:{value}"),
+    "reference": at("reference"),
+    "data": at("data", "train", "path"),
+    "tracking": at("tracking", "uri"),
+}
+
+
+@pytest.mark.parametrize("name", [NOBODY, NUL], ids=["nobody", "nul"])
+@pytest.mark.parametrize("place", PLACES)
+def test_no_name_in_a_strangers_job_breaks_a_command(
+    place: str, name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(finished, tmp_path / "run")
+    for path, document in records(run).items():
+        if document["kind"] == "config":
+            PLACES[place](document["data"]["job"], name)
+            seal(path, document)
+    (run / "job.yaml").unlink()
+    commands = [["status", run], ["verify", run], ["gc", "--dry-run", run], ["fork", run, tmp_path / "forked"]]
+    commands += [["resume", run], ["resume", run, "--trust"]]
+    commands += [["rescore", run, tmp_path / "new"]] if place != "tracking" else []  # which would be done
+    for command in commands:
+        code = ratchet(*command)
+        said = capsys.readouterr().err
+        assert "Traceback" not in said and code in (0, 1, 2), (command, said)
+
+
+@pytest.mark.parametrize("variable", ["RATCHET_HOME", "RATCHET_STATE_HOME"])
+def test_no_name_in_the_environment_breaks_a_command(
+    variable: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, NOBODY)
+    job = yaml.safe_load((finished / "job.yaml").read_text())
+    del job["run_dir"]
+    (tmp_path / "job.yaml").write_text(yaml.safe_dump(job))
+    for command in (["validate", tmp_path / "job.yaml"], ["verify", finished], ["fork", finished, tmp_path / "forked"]):
+        ratchet(*command)
+        assert "Traceback" not in capsys.readouterr().err, command
+
+
+def test_no_name_in_a_comparison_breaks_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in (NOBODY, NUL):
+        file = tmp_path / "compare.yaml"
+        file.write_text(yaml.safe_dump({"name": "c", "job": name, "arms": {"irpo": {}}}))
+        assert ratchet("compare", file) == 2
+        assert "Traceback" not in (said := capsys.readouterr().err) and "job: " in said
