@@ -216,6 +216,7 @@ def _steps(source: Recounted) -> dict[str, Callable[..., Facts]]:
     """How each step is computed, by a pattern of its name: those of every run, and of a source of pairs."""
     place = rf"(rounds/\d+(?:/(?:{'|'.join(('held_out', *source.parts))}))?)"
     return {
+        **source.steps,
         r"baseline/data": Recount.problems,
         r"baseline/preferences": Recount.preferences,
         r"baseline/(?:model|reference)": Recount.kept_model,
@@ -231,5 +232,4 @@ def _steps(source: Recounted) -> dict[str, Callable[..., Facts]]:
         r"(rounds/\d+)/evaluation": Recount.evaluated,
         r"rounds/\d+(?:/selection)?/regraded": Recount.regraded,
         r"(rounds/\d+)/choice": Recount.choice,
-        **source.steps,
     }

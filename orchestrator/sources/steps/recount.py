@@ -13,7 +13,7 @@ from orchestrator.errors import Damaged
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.abstentions import graders_version
-from orchestrator.rounds.recount import Counting, Recounted
+from orchestrator.rounds.recount import Counting, Recounted, rows_in
 from orchestrator.rounds.round import pairing_plan
 from orchestrator.sources.steps import files as step_files
 from orchestrator.sources.steps import rollouts
@@ -27,6 +27,10 @@ class StepFacts:
 
     def __init__(self, run: Counting) -> None:
         self._files, self._job = run.files, run.job
+
+    def prompts(self, step: str) -> Facts:
+        """Of prompts that end in a prefix of an answer."""
+        return {"prompts": sum(map(rows_in, self._files.all(step)))}
 
     def errors(self, step: str) -> Facts:
         """Of the wrong answers that are looked at."""
@@ -122,6 +126,7 @@ def _folder(step: str) -> str:
 
 RECOUNTED = Recounted(
     {
+        r"rounds/\d+/(?:search|rectification)/\d+/prompts": lambda run, step: StepFacts(run).prompts(step),
         r"rounds/\d+/errors": lambda run, step: StepFacts(run).errors(step),
         r"rounds/\d+/questions": lambda run, step: StepFacts(run).questions(step),
         r"rounds/\d+/located": lambda run, step: StepFacts(run).located(step),
