@@ -17,7 +17,7 @@ import pytest
 from tests.test_house import PROJECT, too_long
 
 DOCUMENT = PROJECT / "docs/adding.md"
-COPIED = ("orchestrator", "workers", "tests", "jobs", "docs", "pyproject.toml")
+COPIED = ("orchestrator", "workers", "tests", "benchmarks", "jobs", "docs", "pyproject.toml")
 SECTIONS = ("A grader", "A loss", "A setting", "A method", "A source")
 
 
