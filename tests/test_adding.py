@@ -17,7 +17,7 @@ import pytest
 from tests.test_house import PROJECT, too_long
 
 DOCUMENT = PROJECT / "docs/adding.md"
-COPIED = ("orchestrator", "workers", "tests", "jobs", "docs", "pyproject.toml")
+COPIED = ("orchestrator", "workers", "tests", "benchmarks", "jobs", "docs", "pyproject.toml")
 SECTIONS = ("A grader", "A loss", "A setting", "A method", "A source")
 
 
@@ -87,7 +87,7 @@ def copy(tmp_path: Path) -> Path:
     left = shutil.ignore_patterns("faults", "real", "runs", "*.svg")  # compiled files are as good there
     for name in COPIED:
         if (PROJECT / name).is_dir():
-            shutil.copytree(PROJECT / name, tmp_path / name, ignore=left)
+            shutil.copytree(PROJECT / name, tmp_path / name, symlinks=True, ignore=left)
         else:
             shutil.copyfile(PROJECT / name, tmp_path / name)
     return tmp_path

@@ -75,6 +75,17 @@ def test_rooms_stand_in_the_order_of_their_contract() -> None:
     assert listed and listed[1].replace("\n", " ").split(", ") == layers["orchestrator"]
 
 
+def test_a_way_has_at_most_fifteen_places_and_each_is_there() -> None:
+    ways = (PROJECT / "docs/architecture.md").read_text().partition("## Three ways")[2].partition("## Where")[0]
+    lists = re.split(r"^\*\*", ways, flags=re.M)[1:]
+    assert len(lists) == 3
+    for way in lists:
+        places = re.findall(r"^\d+\. `([^`]+)`:[^`\n]*(?:`([\w.]+)`)?", way, re.M)
+        assert 10 < len(places) <= 15 and len({file for file, _ in places}) == len(places)
+        for file, name in places:
+            assert name.rpartition(".")[2] in (PROJECT / file).read_text(), f"{file}: {name}"
+
+
 def test_paths_and_what_is_none_are_told_apart() -> None:
     text = (
         "`ledger/run.py` or tests/support/, (docs/a.md); see workers/graders/NAME.py, a/b or http://x/orchestrator/b.py"
