@@ -52,6 +52,17 @@ LEFT = frozenset(
 place."""
 
 
+_OF_COMPLETIONS = {"ranking_accuracy", "reward_accuracy", "gamma", "chosen_logprob", "rejected_logprob"}
+
+
+def left_here(step: str, found: Facts) -> set[str]:
+    """What is told of one step and not computed: of a checkpoint that was not chosen no probe is left, and of
+    completions by other names than the trainer's nothing is known."""
+    if "/selection/" in step:
+        return {"probe"}
+    return _OF_COMPLETIONS if "completion_tokens" in found and "gamma" not in found else set()
+
+
 class Pair(NamedTuple):
     """Token ids of a pair."""
 
@@ -137,7 +148,8 @@ class Recount:
 
     def prompts(self, step: str, *_: str | None) -> Facts:
         rows = {file.stem: rows_in(file) for file in self.files.all(step)}
-        return {"prompts": sum(rows.values()), **rows}
+        of_a_search = "/search/" in step or "/rectification/" in step  # whose prompts are of no split
+        return {"prompts": sum(rows.values())} | ({} if of_a_search else rows)
 
     def samples(self, step: str, *_: str | None) -> Facts:
         self._require_all(step)
