@@ -126,7 +126,9 @@ class Recount:
         }
 
     def kept_model(self, step: str) -> Facts:
-        """The digest is `seed_model.model_digest`."""
+        """The digest is `models.named.model_digest`; it is told of what another run has trained."""
+        if not self.state.commits[step].facts.keys() & {"digest", "run", "run_id"}:
+            return {}
         files = next(a.files for a in self.state.commits[step].artifacts if a.path == step)
         known = sorted((name, said["sha256"]) for name, said in files.items() if not name.startswith("."))
         return {"digest": durable.fingerprint([list(file) for file in known])}
