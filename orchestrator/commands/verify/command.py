@@ -19,7 +19,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 
 from orchestrator.commands.verify import gate_again, history, removals
 from orchestrator.commands.verify.differences import count, differences
-from orchestrator.commands.verify.recount import LEFT, Recount
+from orchestrator.commands.verify.recount import LEFT, Recount, left_here
 from orchestrator.config import Job
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
@@ -291,9 +291,7 @@ class Verification:
             found = {key: value for key, value in found.items() if key != "disputed"}
         yield from map(str, differences(said, found, whole=whole))
         if whole:
-            # Of a checkpoint that was not chosen no probe is left.
-            left = LEFT | {"probe"} if "/selection/" in step else LEFT
-            yield from history.untold(step, index, said, found, left)
+            yield from history.untold(step, index, said, found, LEFT | left_here(step, found))
 
     # Promotions
 

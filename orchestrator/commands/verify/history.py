@@ -105,7 +105,7 @@ def untold(
 ) -> Iterator[str]:
     """What a record by the present recipe lacks, of the facts that no file says; and what it tells that `found` should
     have, since it is none of the `left`. A shard names how it was made, as commits do beside their facts."""
-    always = ["seconds"] if index is None else ["fingerprint", "recipe"]
+    always = ["seconds"] if index is None else ["seconds", "fingerprint", "recipe"]
     phases = step.split("/")
     if any(phase in _GRADED for phase in phases[-2:]):
         always.append("graders_version")

@@ -48,6 +48,17 @@ LEFT = frozenset(
 place."""
 
 
+_OF_COMPLETIONS = {"ranking_accuracy", "reward_accuracy", "gamma", "chosen_logprob", "rejected_logprob"}
+
+
+def left_here(step: str, found: Facts) -> set[str]:
+    """What is told of one step and not computed: of a checkpoint that was not chosen no probe is left, and of
+    completions by other names than the trainer's nothing is known."""
+    if "/selection/" in step:
+        return {"probe"}
+    return _OF_COMPLETIONS if "completion_tokens" in found and "gamma" not in found else set()
+
+
 class Recount(Counting):
     """A run's facts, from its files. Every method raises `Gone` where a file that it needs is not there any more, or is
     not what was committed."""
@@ -100,7 +111,9 @@ class Recount(Counting):
         }
 
     def kept_model(self, step: str) -> Facts:
-        """The digest is `seed_model.model_digest`."""
+        """The digest is `models.named.model_digest`; it is told of what another run has trained."""
+        if not self.state.commits[step].facts.keys() & {"digest", "run", "run_id"}:
+            return {}
         files = next(a.files for a in self.state.commits[step].artifacts if a.path == step)
         known = sorted((name, said["sha256"]) for name, said in files.items() if not name.startswith("."))
         return {"digest": durable.fingerprint([list(file) for file in known])}

@@ -540,7 +540,7 @@ def odd(path: Path, kind: str) -> None:
 def test_a_lock_or_a_log_that_is_no_file_is_not_written_to(tmp_path: Path, kind: str) -> None:
     victim = tmp_path / "victim"
     victim.write_text("precious")
-    plan = load_plan(project(tmp_path))
+    plan = load_plan(project(tmp_path, arms={"irpo": {}}))
     odd(plan.folder / ".lock", kind)
     with pytest.raises(BadInput, match=r"\.lock: is no regular file, and nothing is written there; remove it"):
         compare(plan, print, Runner())

@@ -331,7 +331,7 @@ def test_a_file_of_verdicts_is_for_one_round(tmp_path: Path) -> None:
     ("broken", "message"),
     [
         ("nonsense", ":2: no JSON"),
-        ('{"id": ID, "first_wrong": 1, "first_wrong": 2}', ":2: no JSON (the key 'first_wrong' stands twice"),
+        ('{"id": ID, "first_wrong": 1, "first_wrong": 2}', ":2: no JSON .the key 'first_wrong' stands twice"),
         ('{"id": "train-9/9", "first_wrong": 1}', ":2: id 'train-9/9' is none of the questions"),
         ('{"first_wrong": 1}', ':2: must be an object with "id"'),
         ('{"id": ID, "first_wrong": 99}', ":2: first_wrong must be a step from 1 to"),
