@@ -32,7 +32,7 @@ CHECKPOINT = "rounds/01/checkpoint"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    run_job(small_project(folder), StandIns(gain=0.1, steps=2, peak=1))
+    run_job(small_project(folder), StandIns(gain=0.3, steps=2, peak=1))
     return folder / "run"
 
 
