@@ -33,7 +33,7 @@ CHECKPOINT = "rounds/01/checkpoint"
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finished")
-    run_job(small_project(folder), StandIns(gain=0.1, steps=2, peak=1))
+    run_job(small_project(folder), StandIns(gain=0.3, steps=2, peak=1))
     return folder / "run"
 
 
@@ -43,9 +43,11 @@ def run(finished: Path, tmp_path: Path) -> Path:
 
 
 def discard(run: Path) -> None:
-    """What a driver does that comes by."""
+    """What a driver does that comes by, told to keep one checkpoint."""
     driven = Run(run)
     driven.claim(identity())
+    config = driven.ledger.state.configs[-1]
+    driven.append("config", config | {"job": config["job"] | {"keep": config["job"]["keep"] | {"checkpoints": 1}}})
     driven.discard(CHECKPOINT)
 
 
