@@ -343,13 +343,12 @@ def grade(
     as_json: Json = False,
 ) -> None:
     """Grade a file of answers: verdict, extracted answer, rule, reason and cause beside each row, in order."""
-    from orchestrator.commands.grade.command import Options
-    from orchestrator.commands.grade.command import grade as grade_all
+    from orchestrator.commands.grade import command as grading
     from orchestrator.commands.grade.file import Fields
 
-    options = Options(grader, answer, strict, timeout, processes, judge_model, judge_url, unreadable, thoughts)
+    options = grading.Options(grader, answer, strict, timeout, processes, judge_model, judge_url, unreadable, thoughts)
     with signals():
-        grade_all(file, output, Fields(gold, text, gold_marker), options, as_json)
+        grading.grade(file, output, Fields(gold, text, gold_marker), options, as_json)
 
 
 @app.command()
@@ -372,13 +371,10 @@ def main(arguments: list[str] | None = None) -> None:
     with terminal.shielded() as shield:
         code = _run_command(given)
         # What a run is for is in its folder; of other commands, what they print.
-        if code == 0 and shield.unprinted and given[:1] not in _WORK:
+        if code == 0 and shield.unprinted and given[:1] not in (["run"], ["resume"], ["compare"]):
             terminal.echo(f"ratchet: what it prints cannot be written: {shield.unprinted}", err=True)
             code = RatchetError.exit_code
     sys.exit(code)
-
-
-_WORK = (["run"], ["resume"], ["compare"])
 
 
 def _run_command(arguments: list[str]) -> int:

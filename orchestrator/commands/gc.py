@@ -22,7 +22,8 @@ from orchestrator.files import disk
 from orchestrator.files.inside import remove
 from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.ledger import CLEANING, Ledger, State
-from orchestrator.ledger.run import Run, epoch_of
+from orchestrator.ledger.run import Run
+from orchestrator.ledger.sharded import epoch_of
 from orchestrator.reports.report import write_report
 from orchestrator.reports.status import open_run, run_state
 from orchestrator.rounds.gate import spare_checkpoints

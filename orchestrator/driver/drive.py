@@ -124,11 +124,8 @@ def drive(
     crew = hire(job, root / "logs")  # nothing is started yet; what could not be is told
     seed = seed_of(file, run)
     check_same_model(run, seed)
-    if seed.origin:
-        say(f"model     {seed}")
     reference = reference_of(file, run, seed)
-    if reference and reference.origin:
-        say(f"reference {reference}")
+    _tell_origins(say, seed, reference)
     kept = run.committed(KEPT_PROBLEMS) is not None
     pinned = job.data if kept else pin(job.data)
     reading = reading_of(run)
@@ -157,6 +154,13 @@ def drive(
         with crew as workers, _interruption(run, received):
             workers.settle(run.ledger.state.configs[-1].get("resolved"), functools.partial(_record_resolved, run))
             loop(job, run, workers, problems, model, say, sources)
+
+
+def _tell_origins(say: Say, seed: NamedModel, reference: NamedModel | None) -> None:
+    """Say where models come from that are no folders of the user's."""
+    for name, model in (("model", seed), ("reference", reference)):
+        if model and model.origin:
+            say(f"{name:<9} {model}")
 
 
 def resumable(root: Path) -> str:

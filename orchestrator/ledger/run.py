@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from itertools import chain, count
@@ -22,14 +20,12 @@ from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.columns import require_columns, require_masks
 from orchestrator.ledger.kinds import EndState, Kind
 from orchestrator.ledger.ledger import Artifact, Commit, Ledger, Offer
-from orchestrator.ledger.taken import taken_shards
-from orchestrator.ledger.uses import Uses, guarding, using
-from orchestrator.records.abstentions import graders_version
+from orchestrator.ledger.sharded import ShardedStep, epoch_of
+from orchestrator.ledger.uses import Uses, using
 
 Facts = dict[str, Any]
 
 _MAX_REASON = 10_000
-_EPOCH = re.compile(r"-e(\d+)")
 
 
 class Run:
@@ -72,9 +68,8 @@ class Run:
             told = reason.encode(errors="replace").decode()[:_MAX_REASON]
             self.append("end", {"state": state, "reason": told} | ({"goal": goal} if goal else {}))
             self.ledger.cache()
-        if (
-            state == "finished" and goal is None
-        ):  # said first: a driver that was overtaken leaves the offers to its successor
+        # Said first: a driver that was overtaken leaves the offers to its successor.
+        if state == "finished" and goal is None:
             for path in self.left_offers():
                 self.remove(path)
 
@@ -254,151 +249,3 @@ class Run:
                 for name in (*folders, *files):
                     if name.startswith(".") and (epoch := epoch_of(name)) is not None and epoch <= self.epoch:
                         self.remove(Path(folder) / name)
-
-
-class ShardedStep:
-    """A step that is committed shard by shard; see `Run.sharded`."""
-
-    def __init__(
-        self,
-        run: Run,
-        name: str,
-        inputs: recipes.Inputs,
-        source: ShardedStep | None,
-        version: int | None,
-        used: Sequence[recipes.Used] | None,
-    ) -> None:
-        self.run, self.name, self._inputs, self._source = run, name, inputs, source
-        require_below(run.root, run.path(name))
-        make_folder(run.path(name), run.root)
-        for shard in self._shards.values():
-            run._same_inputs(name, inputs, shard.facts["fingerprint"], shard.facts.get("recipe", 1), shard.facts)
-            run._require_sound(shard.artifact)
-        self._take_offers()
-        self.outdated = {} if version is None or run.committed(name) else self._discard_others(version)
-        """How many shards of which other version were discarded, to be made again."""
-        self.executed: Facts = {}
-        """How this driver's workers execute it; each shard keeps it, and the step has the last one's."""
-        self._used, self._uses = inputs if used is None else used, list[Uses]()
-        self._hidden: dict[int, Path] = {}
-        self._uses_of: dict[int, Uses] = {}
-
-    def _discard_others(self, version: int) -> dict[int, int]:
-        """No step mixes what different versions of the graders say; its source, the samples, stays."""
-        others = [shard for shard in self._shards.values() if graders_version(shard.facts) != version]
-        if others:
-            self.run.discard(*(shard.artifact.path for shard in others))
-        return dict(Counter(graders_version(shard.facts) for shard in others))
-
-    def _take_offers(self) -> None:
-        """Commit what another run made of the same inputs; and the step itself, if all of that is here."""
-        state = self.run.ledger.state
-        indices = sorted(index for step, index in state.offers if step == self.name and index is not None)
-        for index in indices:
-            if self.has(index) or (self._source and not self._source._is_as_offered(index)):
-                continue
-            if (offer := self.run.offered(self.name, index, self._inputs)) is not None:
-                self._append(index, offer.artifacts[0], offer.facts)
-        offer = self.run.offered(self.name, None, self._inputs)
-        whole = bool(indices) and all(map(self._is_as_offered, indices))
-        if offer is not None and whole and self.run.committed(self.name) is None:
-            self.run.take(offer)
-
-    def _is_as_offered(self, index: int) -> bool:
-        """Whether a shard has the bytes that another run's later steps were made from."""
-        offer = self.run.ledger.state.offers.get((self.name, index))
-        return self.has(index) and offer is not None and self._shards[index].artifact.files == offer.artifacts[0].files
-
-    @property
-    def _shards(self) -> dict[int, Any]:
-        return self.run.ledger.state.shards.get(self.name, {})
-
-    def has(self, index: int) -> bool:
-        return index in self._shards
-
-    def begin(self) -> None:
-        """Before the work on the first shard: the files that all of it uses are checked."""
-        self._uses = self._uses or [Uses(self.run.root, self._used)]
-
-    def hidden(self, index: int) -> Path:
-        """Where a worker is to write a shard, each time another name; what it is made from is checked."""
-        self.begin()
-        if self._source and self._source.has(index):
-            self._uses_of[index] = Uses(self.run.root, self._source.used(index))
-        self._hidden[index] = self.run.hidden(f"{self.name}/{index:05d}.parquet")
-        return self._hidden[index]
-
-    def guarding(self) -> AbstractContextManager[None]:
-        """Around the work on shards: where it fails, a file that was changed under it is named as the reason."""
-        return guarding(lambda: [*self._uses, *self._uses_of.values()])
-
-    def path(self, index: int) -> Path:
-        """Where a shard is, or will be: 00003.parquet, or 00003.1.parquet where the former was discarded."""
-        if self.has(index):
-            return self.run.path(self._shards[index].artifact.path)
-        names = (f"{self.name}/{index:05d}{f'.{n}' if n else ''}.parquet" for n in count())
-        return self.run.path(next(name for name in names if name not in self.run.ledger.state.discarded))
-
-    def commit(self, index: int, facts: Mapping[str, Any]) -> None:
-        """Commit a shard's file, which its worker has written, synced and hashed (`facts["file"]`).
-        The first commit wins: a second result for the same shard is dropped.
-
-        Raises:
-            Damaged: what it was made from has changed, or the file since it was hashed.
-        """
-        if self.has(index):
-            return
-        for uses in (*self._uses, *([self._uses_of[index]] if index in self._uses_of else [])):
-            uses.check()
-        facts = recipes.versions(self._inputs) | dict(facts)
-        facts |= {"executed": dict(self.executed)} if self.executed else {}
-        artifact = self.run.artifacts.adopt(self._hidden[index], self.path(index), facts.pop("file"))
-        made = {"fingerprint": recipes.fingerprint(self._inputs, facts), "recipe": recipes.RECIPE}
-        self._append(index, artifact, facts | made)
-
-    def _append(self, index: int, artifact: Artifact, facts: Facts) -> None:
-        data = {"step": self.name, "index": index, "artifact": artifact.as_json(), "facts": facts}
-        self.run.append("shard", data, artifact)
-
-    def facts(self) -> list[Facts]:
-        """The facts of the committed shards, by index."""
-        return [shard.facts for _, shard in sorted(self._shards.items())]
-
-    def own_facts(self) -> list[Facts]:
-        """Those of the shards that this run has made, and not taken over."""
-        left = taken_shards(self.run.ledger.state, self.name)
-        return [shard.facts for index, shard in sorted(self._shards.items()) if index not in left]
-
-    def hashes(self) -> list[recipes.Used]:
-        """The sha256 of each committed shard, by index."""
-        return [self.used(index) for index in sorted(self._shards)]
-
-    def used(self, index: int) -> recipes.Used:
-        """A committed shard as an input: its hash, and its file, which is checked when it is used."""
-        artifact = self._shards[index].artifact
-        sha = artifact.files[""]["sha256"]
-        return recipes.Used(sha, ((artifact.path, sha),))
-
-    def finish(self, facts: Facts) -> Commit:
-        """Commit the step, all of whose shards are committed; returns the earlier commit when there is one."""
-        done = self.run.committed(self.name)
-        if done is None:
-            # A step is no more than its oldest shard: what that one's recipe left out counts for the whole.
-            now: Facts = {"fingerprint": recipes.fingerprint(self._inputs), "recipe": recipes.RECIPE}
-            now |= recipes.versions(self._inputs)
-            oldest = min(self.facts(), key=lambda shard: int(shard.get("recipe", 1)), default=now)
-            told = {name: oldest.get(name, 1) for name in recipes.versions(self._inputs)}
-            ran = [shard["executed"] for shard in self.facts() if "executed" in shard]
-            facts = recipes.with_executed(self._inputs, told | facts | ({"executed": ran[-1]} if ran else {}))
-            self.run._commit(self.name, oldest["fingerprint"], [], facts, recipe=oldest.get("recipe", 1))
-            for left in self.run.path(self.name).glob(".*"):  # second results, and those of workers that were replaced
-                if _EPOCH.search(left.name):
-                    self.run.remove(left)
-        return done or self.run.ledger.state.commits[self.name]
-
-
-def epoch_of(name: str) -> int | None:
-    """The epoch of the driver for which a hidden file was made; None for a name without one. A worker's own attempts
-    say 0 besides (.00000.parquet-e2.partial-e0)."""
-    found = _EPOCH.findall(name)
-    return max(map(int, found)) if found else None

@@ -11,7 +11,8 @@ from typing import Any, Protocol
 
 import pyarrow.parquet as pq
 
-from orchestrator.ledger.run import Facts, ShardedStep
+from orchestrator.ledger.run import Facts
+from orchestrator.ledger.sharded import ShardedStep
 from orchestrator.records.rows import CAUSES, SamplingPlan, Shard
 
 

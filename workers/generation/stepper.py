@@ -20,8 +20,12 @@ from workers.generation.engine import EngineBroken, RequestRefused
 class Stepped(Protocol):
     """An engine that somebody must step, as `vllm.LLMEngine`."""
 
-    def has_unfinished_requests(self) -> bool: ...
-    def add_request(self, request_id: str, prompt: Any, params: Any) -> Any: ...
+    def has_unfinished_requests(self) -> bool:
+        """Whether a step has anything to do."""
+
+    def add_request(self, request_id: str, prompt: Any, params: Any) -> Any:
+        """Take a request, whose outputs `step` gives."""
+
     def step(self) -> Sequence[Any]:
         """Outputs; each has a `request_id` and says whether it is `finished`."""
 

@@ -102,6 +102,7 @@ class Recount(Counting):
         return {file.stem: rows_in(file) for file in self.files.all(step)}
 
     def preferences(self, step: str) -> Facts:
+        """Of preference data as a run keeps it, by source."""
         files = self.files.all(step)
         rows = [rows_in(file) for file in files]
         return {
@@ -119,14 +120,17 @@ class Recount(Counting):
         return {"digest": durable.fingerprint([list(file) for file in known])}
 
     def prompts(self, step: str, *_: str | None) -> Facts:
+        """How many prompts there are, by file."""
         rows = {file.stem: rows_in(file) for file in self.files.all(step)}
         return {"prompts": sum(rows.values()), **rows}
 
     def samples(self, step: str, *_: str | None) -> Facts:
+        """Of all shards of samples together."""
         self._require_all(step)
         return _untimed(sampling.sampling_facts(self.files.shard_facts(step)))
 
     def verdicts(self, step: str, *_: str | None) -> Facts:
+        """Of all shards of verdicts together."""
         self._require_all(step)
         facts = self.files.shard_facts(step)
         told = [name for name in counts.verdicts([], [], []) if all(name in shard for shard in facts)]
@@ -145,6 +149,7 @@ class Recount(Counting):
         return self.chosen(step, int(number), self.files.scored(step.rpartition("/")[0]))
 
     def replay(self, step: str, number: str) -> Facts:
+        """How many pairs of earlier rounds are trained on, and of how many rounds."""
         [file] = self.files.all(step)
         return {"pairs": rows_in(file), "rounds": len(rounds_replayed(self.job.pairs, int(number)))}
 
@@ -152,6 +157,7 @@ class Recount(Counting):
         return self.scored(step, self._trained_on(folder, held_out=True))
 
     def policy(self, step: str, folder: str) -> Facts:
+        """Of the trained policy's log-probabilities, beside the reference pass that it names."""
         said = str(self.state.commits[step].facts.get("executed", {}).get("reference"))
         again = re.fullmatch(rf"{folder}/reference_again/\d+", said)  # made once more where the kernel has changed
         reference = said if again else f"{folder}/reference"
@@ -196,6 +202,7 @@ class Recount(Counting):
         return {"evaluations": told}
 
     def choice(self, step: str, folder: str) -> Facts:
+        """Of the choice among a training's checkpoints, by their accuracy on the gate problems."""
         selection, regraded = f"{folder}/selection/", f"{folder}/selection/regraded"
         steps = sorted(name for name in self.state.commits if name.startswith(selection) and name != regraded)
         files = {name: self.files.one(f"{name}/gate.parquet") for name in steps}
