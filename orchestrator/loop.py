@@ -46,19 +46,19 @@ def improve(
     reference = base = best = context.evaluate_seed()
     fixed = context.fixed_reference()
     for number in range(1, job.rounds + 1):
-        this = Round(context, number)
-        this.require_space(source.disk)
-        pairs = source.pairs(this, reference)
-        candidate = this.train(
+        round_ = Round(context, number)
+        round_.require_space(source.disk)
+        pairs = source.pairs(round_, reference)
+        candidate = round_.train(
             pairs,
-            this.replay(),
-            this.held_out_pairs(sampled_from=reference),
+            round_.replay(),
+            round_.held_out_pairs(sampled_from=reference),
             init=reference if job.init == "previous" else base,
             ref=fixed or (reference if job.reference == "previous" else base),
             scored=source.scores_policy,
         )
-        best, candidate = this.comparable(best, this.evaluate(candidate))
-        this.promote(candidate, against=best)
+        best, candidate = round_.comparable(best, round_.evaluate(candidate))
+        round_.promote(candidate, against=best)
         reference = candidate
         best = better(best, candidate)
     return reference

@@ -22,38 +22,38 @@ from orchestrator.sources.lineage import SAMPLED, Sampled
 from orchestrator.sources.source import Prompts, Source
 
 
-def from_samples(this: Round, model: Model) -> Commit:
+def from_samples(round_: Round, model: Model) -> Commit:
     """The model's own samples, right ones against wrong ones (arXiv 2404.19733), or the right ones alone."""
-    graded = this.samples_and_verdicts(this.prompts(), model)
-    hinted = _with_hints(this, graded, model) if this.context.job.generate.hint else None
-    return this.pairs(graded, hinted)
+    graded = round_.samples_and_verdicts(round_.prompts(), model)
+    hinted = _with_hints(round_, graded, model) if round_.context.job.generate.hint else None
+    return round_.pairs(graded, hinted)
 
 
-def from_gold(this: Round, model: Model) -> Commit:
+def from_gold(round_: Round, model: Model) -> Commit:
     """The gold solutions, to be imitated."""
-    this.prompts()
-    plan, path = this.pairing_plan(), this.context.run.path(f"{this.folder}/prompts/{this.split}.parquet")
+    round_.prompts()
+    plan, path = round_.pairing_plan(), round_.context.run.path(f"{round_.folder}/prompts/{round_.split}.parquet")
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
         return pair_files.write_gold(path, plan, folder / "00000.parquet")
 
-    commit = this.make_pairs({"gold": True}, replace(plan, rule="correct"), work)
+    commit = round_.make_pairs({"gold": True}, replace(plan, rule="correct"), work)
     if not commit.facts["pairs"]:
-        raise NoPairs(f"round {this.number} has nothing to imitate: none of its prompts has a gold solution")
+        raise NoPairs(f"round {round_.number} has nothing to imitate: none of its prompts has a gold solution")
     return commit
 
 
-def _with_hints(this: Round, graded: Graded, model: Model) -> Graded | None:
+def _with_hints(round_: Round, graded: Graded, model: Model) -> Graded | None:
     """What no sample solved, sampled once more with the answer as a hint (arXiv 2203.14465, section 3.2)."""
-    with this.context.run.using(graded.hashes):
+    with round_.context.run.using(graded.hashes):
         unsolved = set(pair_files.unsolved(graded.shards))
-    problems = [replace(p, text=p.hint or "") for p in this.problems() if p.prompt_id in unsolved]
+    problems = [replace(p, text=p.hint or "") for p in round_.problems() if p.prompt_id in unsolved]
     if not problems:
         return None
-    hinted = replace(this, part="hinted")
+    hinted = replace(round_, part="hinted")
     try:
-        prompts = this.context.tokenize(f"{hinted.folder}/prompts", {this.split: problems})
+        prompts = round_.context.tokenize(f"{hinted.folder}/prompts", {round_.split: problems})
     except TooLong:  # a hint is a help, not a need
         hinted.say("prompts", f"with its hint, each of {len(problems)} unsolved prompts is too long for the context")
         return None

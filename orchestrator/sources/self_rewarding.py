@@ -53,27 +53,27 @@ to 5.
 """
 
 
-def pairs(this: Round, model: Model) -> Commit:
+def pairs(round_: Round, model: Model) -> Commit:
     """The round's pairs: the samples that the model likes better against those that it likes less.
 
     Raises:
         NoPairs: every prompt's samples have the same score, or none.
     """
-    graded = this.samples_and_verdicts(this.prompts(), model)
-    judged = _judge(this, graded, model)
-    return this.pairs(_scores(this, graded, judged))
+    graded = round_.samples_and_verdicts(round_.prompts(), model)
+    judged = _judge(round_, graded, model)
+    return round_.pairs(_scores(round_, graded, judged))
 
 
-def _judge(this: Round, graded: Graded, model: Model) -> Graded:
+def _judge(round_: Round, graded: Graded, model: Model) -> Graded:
     """Judgements of every sample that ended by itself; a prompt of theirs is named PROMPT#SAMPLE."""
-    settings, part = SelfJudge.of(this.context.job), replace(this, part="judged")
-    questions = {problem.prompt_id: problem.text for problem in this.problems()}
-    with this.context.run.using(graded.hashes):
+    settings, part = SelfJudge.of(round_.context.job), replace(round_, part="judged")
+    questions = {problem.prompt_id: problem.text for problem in round_.problems()}
+    with round_.context.run.using(graded.hashes):
         problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
     if not problems:
-        raise NoPairs(f"round {this.number} has no sample to judge: all are empty or reach generate.max_tokens")
+        raise NoPairs(f"round {round_.number} has no sample to judge: all are empty or reach generate.max_tokens")
     try:
-        prompts = this.context.tokenize(
+        prompts = round_.context.tokenize(
             f"{part.folder}/prompts",
             {part.split: problems},
             examples=(),
@@ -82,7 +82,7 @@ def _judge(this: Round, graded: Graded, model: Model) -> Graded:
         )
     except TooLong as error:
         raise TooLong(
-            f"round {this.number}: no sample can be judged: with self_judge.template around it and "
+            f"round {round_.number}: no sample can be judged: with self_judge.template around it and "
             "self_judge.max_tokens more tokens, each is too long for the model's context (generate.max_model_len)"
         ) from error
     plan = replace(
@@ -97,7 +97,7 @@ def _judge(this: Round, graded: Graded, model: Model) -> Graded:
     )
     # The score is found where an answer would be, in a process that can be killed: a judgement is untrusted text.
     places = {"answer": [f"pattern:{settings.pattern}"], "graders": ["exact"], "strict": True}
-    grade = this.context.job.grade.model_copy(update=places)
+    grade = round_.context.job.grade.model_copy(update=places)
     return part.samples_and_verdicts(prompts, model, plan, grade)
 
 
@@ -116,9 +116,9 @@ def fill(template: str, prompt: str, response: str) -> str:
     return re.sub(r"\{prompt\}|\{response\}", lambda field: parts[field[0]], template)
 
 
-def _scores(this: Round, graded: Graded, judged: Graded) -> Graded:
+def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
     """The samples with their mean scores in place of verdicts."""
-    settings, run = SelfJudge.of(this.context.job), this.context.run
+    settings, run = SelfJudge.of(round_.context.job), round_.context.run
     inputs = {"samples": graded.hashes, "judgements": judged.hashes, "settings": settings}
 
     def work(folder: Path) -> Facts:
@@ -134,18 +134,18 @@ def _scores(this: Round, graded: Graded, judged: Graded) -> Graded:
             )
         return score_facts(found)
 
-    commit = run.step(f"{this.folder}/scores", inputs, work)
+    commit = run.step(f"{round_.folder}/scores", inputs, work)
     facts = commit.facts
     mean = f", {facts['mean_score']:.2f} on average" if facts["mean_score"] is not None else ""
-    this.say("scores", f"{facts['scored']} samples scored by {facts['judgements']} judgements{mean}")
+    round_.say("scores", f"{facts['scored']} samples scored by {facts['judgements']} judgements{mean}")
     if not facts["scored"]:
         raise NoPairs(
-            f"round {this.number}: none of the model's judgements holds a score (self_judge.pattern is "
+            f"round {round_.number}: none of the model's judgements holds a score (self_judge.pattern is "
             f"{settings.pattern!r}): the model does not know how to judge. Teach it first (method sft, with judgements "
             "among the gold solutions), or ask in another way (self_judge.template)."
         )
     shards = [
-        pair_files.Scored(shard.samples, run.path(f"{this.folder}/scores/{number:05d}.parquet"))
+        pair_files.Scored(shard.samples, run.path(f"{round_.folder}/scores/{number:05d}.parquet"))
         for number, shard in enumerate(graded.shards)
     ]
     return Graded(graded.prompts, shards, [*graded.hashes, *hashes(commit)])

@@ -73,16 +73,16 @@ class Chunk:
         return f"{self.name}: {self.pairs} pairs{ranked}"
 
 
-def pairs(this: Round, model: Model) -> Commit:
+def pairs(round_: Round, model: Model) -> Commit:
     """The pairs of a round, which is a stage.
 
     Raises:
         BadInput: the stage's reference has been trained on some of them, or no pair of a chunk can be used.
         NoPairs: the reference has been trained on all of them, and they were to be left out.
     """
-    context, run, number = this.context, this.context.run, this.number
+    context, run, number = round_.context, round_.context.run, round_.number
     chunks = prepare(context)
-    if number == 1 and run.committed(f"{this.folder}/pairs") is None:
+    if number == 1 and run.committed(f"{round_.folder}/pairs") is None:
         with run.using([run.used(chunk.file) for chunk in chunks]):
             _tell_leaks_early(context, chunks)
     chunk = chunks[number - 1]
@@ -99,8 +99,8 @@ def pairs(this: Round, model: Model) -> Commit:
         order = {} if chunk.ranking_accuracy is None else {"ranking_accuracy": chunk.ranking_accuracy}
         return facts | {"chunk": chunk.name, "seen": len(seen)} | order
 
-    commit = run.step(f"{this.folder}/pairs", inputs, work)
-    this.say("pairs", f"{commit.facts['pairs']} of {chunk.name}{told(commit.facts)}")
+    commit = run.step(f"{round_.folder}/pairs", inputs, work)
+    round_.say("pairs", f"{commit.facts['pairs']} of {chunk.name}{told(commit.facts)}")
     if not commit.facts["pairs"]:
         raise NoPairs(f"round {number} has nothing to learn from: its reference has seen all of {chunk.name}")
     return commit

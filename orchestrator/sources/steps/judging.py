@@ -16,17 +16,17 @@ from orchestrator.sources.steps.pairing import Error, StepPair
 from orchestrator.sources.steps.rollouts import Located
 
 
-def settings(this: Round) -> Fields | dict[str, Any]:
+def settings(round_: Round) -> Fields | dict[str, Any]:
     """What can change a judgement, as an input of a step."""
-    judge, prompt = this.context.job.judge, Unseen(Version("step_prompt", STEP_PROMPT))
+    judge, prompt = round_.context.job.judge, Unseen(Version("step_prompt", STEP_PROMPT))
     return Fields(judge, {"prompt": prompt}) if judge else {}
 
 
-def locate(this: Round, errors: Sequence[Error]) -> Located:
+def locate(round_: Round, errors: Sequence[Error]) -> Located:
     """The first step of each error that the judge does not call correct."""
-    problems = {problem.prompt_id: problem for problem in this.problems()}
+    problems = {problem.prompt_id: problem for problem in round_.problems()}
     items = [_item(problems[error.prompt_id], error.answer.step_texts) for error in errors]
-    judgements, facts = this.context.workers.judge_steps(items)
+    judgements, facts = round_.context.workers.judge_steps(items)
     found = {
         error.error_id: None if judgement.first_wrong is None else judgement.first_wrong + 1
         for error, judgement in zip(errors, judgements, strict=True)
@@ -36,12 +36,12 @@ def locate(this: Round, errors: Sequence[Error]) -> Located:
 
 
 def without_wrong_steps(
-    this: Round, pairs: Sequence[StepPair], problems: Mapping[str, Problem], refused: Counter[str]
+    round_: Round, pairs: Sequence[StepPair], problems: Mapping[str, Problem], refused: Counter[str]
 ) -> tuple[list[StepPair], Facts]:
     """The pairs whose right answer the judge finds right throughout. The others are counted in `refused`: "lucky" ones
     have a wrong step, "unjudged" ones no judgement."""
     items = [_item(problems[pair.error.prompt_id], pair.corrected.step_texts) for pair in pairs]
-    judgements, facts = this.context.workers.judge_steps(items)
+    judgements, facts = round_.context.workers.judge_steps(items)
     kept = []
     for pair, judgement in zip(pairs, judgements, strict=True):
         if judgement.failed is not None:

@@ -38,7 +38,7 @@ FILE = "00000.parquet"
 REFUSALS = ("not_rectified", "not_a_prefix", "empty", "equal", "duplicate", "lucky", "unjudged")
 
 
-def collect(this: Round, sampled_from: Model) -> Commit:
+def collect(round_: Round, sampled_from: Model) -> Commit:
     """The round's pairs of steps, from answers of `sampled_from`.
 
     Raises:
@@ -46,75 +46,75 @@ def collect(this: Round, sampled_from: Model) -> Commit:
         VerdictsNeeded: with `steps.localiser: file`, people have to say first which steps are wrong.
         BadInput: their file is not as it must be.
     """
-    context, settings = this.context, Steps.of(this.context.job)
-    opened = context.tokenize(f"{this.folder}/prompts", {this.split: this.problems()}, opening=settings.opening)
-    rollouts = Rollouts(this, sampled_from, opened, this.samples_and_verdicts(opened, sampled_from))
-    commit = _collect_errors(this, rollouts)
+    context, settings = round_.context, Steps.of(round_.context.job)
+    opened = context.tokenize(f"{round_.folder}/prompts", {round_.split: round_.problems()}, opening=settings.opening)
+    rollouts = Rollouts(round_, sampled_from, opened, round_.samples_and_verdicts(opened, sampled_from))
+    commit = _collect_errors(round_, rollouts)
     with context.run.using(hashes(commit)):
         errors = step_files.read_errors(context.run.path(f"{commit.step}/{FILE}"), settings.opening, settings.split)
-    first_wrong = _locate(this, errors, commit, rollouts)
+    first_wrong = _locate(round_, errors, commit, rollouts)
     wrong = first_errors(errors, first_wrong)
-    continuations = _rectify(this, wrong, commit, rollouts)
-    return _pair(this, wrong, continuations, rollouts)
+    continuations = _rectify(round_, wrong, commit, rollouts)
+    return _pair(round_, wrong, continuations, rollouts)
 
 
-def _collect_errors(this: Round, rollouts: Rollouts) -> Commit:
+def _collect_errors(round_: Round, rollouts: Rollouts) -> Commit:
     """Finished answers that are wrong, each once; what is truncated or ungradable is none."""
     own = rollouts.passes[0]
 
     def work(folder: Path) -> Facts:
-        return step_files.write_errors(own, lambda *files: _decode(this, *files), folder)
+        return step_files.write_errors(own, lambda *files: _decode(round_, *files), folder)
 
     inputs = {"graded": rollouts.hashes[0]}
-    commit = this.context.run.step(f"{this.folder}/errors", inputs, work, also=[this.context.seed_files])
+    commit = round_.context.run.step(f"{round_.folder}/errors", inputs, work, also=[round_.context.seed_files])
     facts = commit.facts
     repeated = f", {facts['repeated']} more are the same" if facts["repeated"] else ""
-    this.say("errors", f"{facts['errors']} wrong answers{repeated}")
+    round_.say("errors", f"{facts['errors']} wrong answers{repeated}")
     if not facts["errors"]:
         raise NoPairs(
-            f"round {this.number} gives no pairs: none of its samples is wrong. Use harder prompts, a higher "
+            f"round {round_.number} gives no pairs: none of its samples is wrong. Use harder prompts, a higher "
             "temperature, or more samples."
         )
     return commit
 
 
-def _decode(this: Round, source: Path, output: Path) -> None:
-    this.context.workers.token_ends(this.context.seed_model, str(source), str(output))
+def _decode(round_: Round, source: Path, output: Path) -> None:
+    round_.context.workers.token_ends(round_.context.seed_model, str(source), str(output))
 
 
-def _locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollouts) -> Mapping[str, int | None]:
+def _locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollouts) -> Mapping[str, int | None]:
     """The first wrong step by error, committed whoever has found it."""
-    settings = Steps.of(this.context.job)
+    settings = Steps.of(round_.context.job)
     inputs: dict[str, Any] = {"errors": hashes(commit), "split": settings.split, "localiser": settings.localiser}
     inputs["graded"] = rollouts.hashes[0]
     if settings.localiser == "rollouts":
-        found = locate(this, errors, commit, rollouts)
+        found = locate(round_, errors, commit, rollouts)
         inputs |= {"drawn": rollouts.hashes, "threshold": settings.threshold}
-        done = _located(this, errors, inputs, lambda: found)
+        done = _located(round_, errors, inputs, lambda: found)
         facts = done.facts
         spent = f"{facts['probes']} prefixes in {facts['levels']} passes, {facts['rollout_tokens']:,} tokens"
-        this.say("located", f"{_told(facts)}; {spent}{_unknown(facts)}")
+        round_.say("located", f"{_told(facts)}; {spent}{_unknown(facts)}")
     elif settings.localiser == "judge":
-        inputs |= {"judge": judging.settings(this)}
-        done = _located(this, errors, inputs, lambda: judging.locate(this, errors))
-        this.say("located", f"{_told(done.facts)}; {done.facts['judge']['requests']} requests")
+        inputs |= {"judge": judging.settings(round_)}
+        done = _located(round_, errors, inputs, lambda: judging.locate(round_, errors))
+        round_.say("located", f"{_told(done.facts)}; {done.facts['judge']['requests']} requests")
     else:
-        asked = _ask_people(this, errors, commit)
+        asked = _ask_people(round_, errors, commit)
         inputs |= {"verdicts": settings.verdicts}
-        done = _located(this, errors, inputs, lambda: _by_people(this, errors, asked))
-        this.say("located", _told(done.facts))
-    with this.context.run.using(hashes(done)):
-        return step_files.read_located(this.context.run.path(f"{done.step}/{FILE}"))
+        done = _located(round_, errors, inputs, lambda: _by_people(round_, errors, asked))
+        round_.say("located", _told(done.facts))
+    with round_.context.run.using(hashes(done)):
+        return step_files.read_located(round_.context.run.path(f"{done.step}/{FILE}"))
 
 
-def _located(this: Round, errors: Sequence[Error], inputs: Mapping[str, object], find: _Find) -> Commit:
+def _located(round_: Round, errors: Sequence[Error], inputs: Mapping[str, object], find: _Find) -> Commit:
     def work(folder: Path) -> Facts:
         found = find()
         folder.mkdir()
         step_files.write_located(found.first_wrong, folder / FILE)
         return located_facts(errors, found.first_wrong) | found.facts
 
-    return this.context.run.step(f"{this.folder}/located", inputs, work)
+    return round_.context.run.step(f"{round_.folder}/located", inputs, work)
 
 
 def located_facts(errors: Sequence[Error], first_wrong: Mapping[str, int | None]) -> Facts:
@@ -154,89 +154,89 @@ def _told(facts: Facts) -> str:
     )
 
 
-def _ask_people(this: Round, errors: Sequence[Error], commit: Commit) -> Commit:
-    problems = {problem.prompt_id: problem for problem in this.problems()}
+def _ask_people(round_: Round, errors: Sequence[Error], commit: Commit) -> Commit:
+    problems = {problem.prompt_id: problem for problem in round_.problems()}
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
         return {"questions": people.write_questions(errors, problems, folder / "00000.jsonl")}
 
-    inputs = {"errors": hashes(commit), "split": Steps.of(this.context.job).split}
-    return this.context.run.step(f"{this.folder}/questions", inputs, work)
+    inputs = {"errors": hashes(commit), "split": Steps.of(round_.context.job).split}
+    return round_.context.run.step(f"{round_.folder}/questions", inputs, work)
 
 
-def _by_people(this: Round, errors: Sequence[Error], asked: Commit) -> Located:
-    run, settings = this.context.run, Steps.of(this.context.job)
-    file = run.path(settings.verdicts or f"verdicts/round-{this.number:02d}.jsonl")
+def _by_people(round_: Round, errors: Sequence[Error], asked: Commit) -> Located:
+    run, settings = round_.context.run, Steps.of(round_.context.job)
+    file = run.path(settings.verdicts or f"verdicts/round-{round_.number:02d}.jsonl")
     return Located(people.read_verdicts(file, run.path(f"{asked.step}/00000.jsonl"), errors), {})
 
 
 def _rectify(
-    this: Round, wrong: Sequence[tuple[Error, int]], commit: Commit, rollouts: Rollouts
+    round_: Round, wrong: Sequence[tuple[Error, int]], commit: Commit, rollouts: Rollouts
 ) -> Mapping[str, list[Continuation]]:
     """Continuations of the right steps that reach the gold answer, by the name of their prefix. Those that the search
     has drawn are among them."""
-    run, wanted = this.context.run, Steps.of(this.context.job).rectifications
+    run, wanted = round_.context.run, Steps.of(round_.context.job).rectifications
     for lacking, prefixes in rectifications(wrong, rollouts.tallies, wanted).items():
         rollouts.draw(f"rectification/{lacking:02d}", prefixes, lacking, commit)
     names = last_right(wrong)
 
     def work(folder: Path) -> Facts:
-        step_files.write_continuations(rollouts.passes, names, lambda *files: _decode(this, *files), folder)
+        step_files.write_continuations(rollouts.passes, names, lambda *files: _decode(round_, *files), folder)
         return step_files.continuation_facts(folder / FILE, names, rollouts.tallies)
 
     inputs = {"drawn": rollouts.hashes, "prefixes": sorted(names)}
-    done = run.step(f"{this.folder}/rectified", inputs, work, also=[this.context.seed_files])
+    done = run.step(f"{round_.folder}/rectified", inputs, work, also=[round_.context.seed_files])
     facts = done.facts
     right = f"{facts['continuations']} of {facts['drawn']} continuations"
-    this.say("rectified", f"{right} of {facts['prefixes']} prefixes reach the gold answer")
+    round_.say("rectified", f"{right} of {facts['prefixes']} prefixes reach the gold answer")
     with run.using(hashes(done)):
         return step_files.read_continuations(run.path(f"{done.step}/{FILE}"))
 
 
 def _pair(
-    this: Round,
+    round_: Round,
     wrong: Sequence[tuple[Error, int]],
     continuations: Mapping[str, Sequence[Continuation]],
     rollouts: Rollouts,
 ) -> Commit:
-    run, plan, filtered = this.context.run, this.pairing_plan(), Steps.of(this.context.job).filter == "judge"
+    run, plan, filtered = round_.context.run, round_.pairing_plan(), Steps.of(round_.context.job).filter == "judge"
     state = run.ledger.state.commits
     inputs = {
         "graded": rollouts.hashes[0],
-        "errors": hashes(state[f"{this.folder}/errors"]),
-        "located": hashes(state[f"{this.folder}/located"]),
-        "rectified": hashes(state[f"{this.folder}/rectified"]),
+        "errors": hashes(state[f"{round_.folder}/errors"]),
+        "located": hashes(state[f"{round_.folder}/located"]),
+        "rectified": hashes(state[f"{round_.folder}/rectified"]),
         "per_prompt": plan.per_prompt,
         "max_pairs": plan.max_pairs,
         "seed": plan.seed,
-        "filter": judging.settings(this) if filtered else None,
-        "dataset": _dataset(this),
-        "split": Unseen(Steps.of(this.context.job).split),
+        "filter": judging.settings(round_) if filtered else None,
+        "dataset": _dataset(round_),
+        "split": Unseen(Steps.of(round_.context.job).split),
     }
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
         refused: Counter[str] = Counter()
         pairs, facts = choose(wrong, continuations, plan, refused)
-        problems = {problem.prompt_id: problem for problem in this.problems()}
+        problems = {problem.prompt_id: problem for problem in round_.problems()}
         if filtered:
-            pairs, cost = judging.without_wrong_steps(this, pairs, problems, refused)
+            pairs, cost = judging.without_wrong_steps(round_, pairs, problems, refused)
             facts |= cost
-        facts |= step_files.write_step_pairs(pairs, problems, _dataset(this), folder / FILE)
+        facts |= step_files.write_step_pairs(pairs, problems, _dataset(round_), folder / FILE)
         facts |= {f"refused_{reason}": refused[reason] for reason in REFUSALS}
         return facts | step_files.prompt_kinds(rollouts.passes[0])
 
-    commit = run.step(f"{this.folder}/pairs", inputs, work)
+    commit = run.step(f"{round_.folder}/pairs", inputs, work)
     facts = commit.facts
     refused = ", ".join(f"{facts[f'refused_{r}']} {r.replace('_', ' ')}" for r in REFUSALS if facts[f"refused_{r}"])
     told = f"{facts['pairs']} pairs of steps, from {facts['rectified']} answers that can be put right"
-    this.say("pairs", told + (f"; left out: {refused}" if refused else ""))
+    round_.say("pairs", told + (f"; left out: {refused}" if refused else ""))
     if not facts["pairs"]:
         if not wrong:
-            raise NoPairs(f"round {this.number} gives no pairs of steps: no wrong step was found in its answers.")
+            raise NoPairs(f"round {round_.number} gives no pairs of steps: no wrong step was found in its answers.")
         raise NoPairs(
-            f"round {this.number} gives no pairs of steps: {facts['refused_not_rectified']} of its {facts['errors']} "
+            f"round {round_.number} gives no pairs of steps: {facts['refused_not_rectified']} of its {facts['errors']} "
             f"errors have no right continuation (left out: {refused}). Use easier prompts, more "
             "`steps.rectifications`, or a model that already answers in steps (train it with `method: sft` first)."
         )
@@ -261,7 +261,7 @@ def choose(
     return (pairs if subset is None else [pairs[i] for i in subset]), facts
 
 
-def _dataset(this: Round) -> str:
+def _dataset(round_: Round) -> str:
     """A name for the problems, for the column of that name."""
-    source = this.context.job.data.train
+    source = round_.context.job.data.train
     return "" if source is None else source.hub or Path(source.path).stem

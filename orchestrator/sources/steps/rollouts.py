@@ -35,17 +35,17 @@ class Located:
 class Rollouts:
     """All continuations that a round has drawn so far. The round's own samples are those of prefix 0."""
 
-    def __init__(self, this: Round, model: Model, prompts: Commit, graded: Graded) -> None:
+    def __init__(self, round_: Round, model: Model, prompts: Commit, graded: Graded) -> None:
         self.passes: list[Sampled] = []
         self.hashes: list[list[Used]] = []
         """Of each pass, its files of prompts, samples and verdicts."""
         self.tallies: dict[str, Tally] = {}
-        verdicts = this.context.run.ledger.state.commits[f"{this.folder}/verdicts"]
+        verdicts = round_.context.run.ledger.state.commits[f"{round_.folder}/verdicts"]
         self.all_count = graders_version(verdicts.facts) == 1
         """Whether ungradable rollouts count as failures. They did under version 1 of the graders: a round that it has
         begun ends as it would have ended, since what its search asks next must be what it has asked."""
-        self._this, self._model = this, model
-        self._add(this.folder, prompts, graded)
+        self._this, self._model = round_, model
+        self._add(round_.folder, prompts, graded)
 
     def draw(self, part: str, prefixes: Prefixes, samples: int, errors: Commit) -> None:
         """Continue each prefix `samples` times, in a part of the round of its own; what is committed is read."""
@@ -71,12 +71,12 @@ class Rollouts:
             self.tallies[name] = self.tallies.get(name, Tally(0, 0, 0, 0)) + new
 
 
-def locate(this: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollouts) -> Located:
+def locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollouts) -> Located:
     """The first wrong step of each error by binary search over its prefixes, which are right where enough rollouts
     reach the gold answer. One pass of sampling a level, over all errors at once; a prefix that several answers share
     is continued once. A prefix of whose rollouts too few have a verdict is left out of the search. Errors whose first
     wrong step is not known for that are left out, and so are those of which a prefix took down engines."""
-    settings, level = Steps.of(this.context.job), 0
+    settings, level = Steps.of(round_.context.job), 0
     open_: dict[str, tuple[Error, BinarySearch]] = {e.error_id: (e, BinarySearch(len(e.answer.steps))) for e in errors}
     found: dict[str, int | None] = {}
     probes: set[str] = set()

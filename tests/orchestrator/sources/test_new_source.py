@@ -80,9 +80,9 @@ class Brevity(SourceSettings):
         yield from single_samples(job)
 
 
-def _pairs(this: Round, model: Model) -> Commit:
-    graded = this.samples_and_verdicts(this.prompts(), model)
-    settings, run = Brevity.of(this.context.job), this.context.run
+def _pairs(round_: Round, model: Model) -> Commit:
+    graded = round_.samples_and_verdicts(round_.prompts(), model)
+    settings, run = Brevity.of(round_.context.job), round_.context.run
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
@@ -92,10 +92,10 @@ def _pairs(this: Round, model: Model) -> Commit:
             pq.write_table(pa.Table.from_pylist(scored, SELF_SCORES), folder / f"{number:05d}.parquet")
         return {"measured": _measured(folder)}
 
-    commit = run.step(f"{this.folder}/lengths", {"samples": graded.hashes, "weight": settings.weight}, work)
+    commit = run.step(f"{round_.folder}/lengths", {"samples": graded.hashes, "weight": settings.weight}, work)
     files = [run.path(f"{commit.step}/{number:05d}.parquet") for number in range(len(graded.shards))]
     shards = [pair_files.Scored(shard.samples, file) for shard, file in zip(graded.shards, files, strict=True)]
-    return this.pairs(Graded(graded.prompts, shards, graded.hashes))
+    return round_.pairs(Graded(graded.prompts, shards, graded.hashes))
 
 
 def _measured(folder: Path) -> int:
