@@ -45,7 +45,7 @@ if kind == "sql":
         if left == 0: die()
 runs = pathlib.Path(sys.argv[2])
 from orchestrator.tracking.mlflow import reach
-from orchestrator.tracking import default_address, sync
+from orchestrator.tracking.tracker import default_address, sync
 def hook(event, arguments):
     if event == kind and any(isinstance(a, (str, bytes)) and os.fsdecode(a).endswith(at) for a in arguments): die()
 sys.addaudithook(hook)
