@@ -106,7 +106,7 @@ def test_a_mistake_in_a_job_is_told_on_stderr_without_a_traceback(
 def test_names_that_no_file_system_takes_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job, long = make_project(tmp_path), "x" * 300
     assert ratchet("validate", job, 'run_dir="a\\0b"') == 2
-    assert "run_dir: 'a\\x00b' is no folder's name" in capsys.readouterr().err
+    assert "run_dir: 'a\\x00b' is no path: it has a null character in it" in capsys.readouterr().err
     for arguments in (
         ("validate", job, f"run_dir={long}"),
         ("validate", job, f"data.train={long}"),

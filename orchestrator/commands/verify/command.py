@@ -286,12 +286,12 @@ class Verification:
             found = computed
         self._facts[step, index] = count(said, found)
         # Earlier versions told less: a record by their recipe is compared in what it tells.
-        whole = recipe > 1
+        whole = recipe > 2
         if not found.get("disputed") and "disputed" not in said:  # told where graders are audited
             found = {key: value for key, value in found.items() if key != "disputed"}
         yield from map(str, differences(said, found, whole=whole))
         if whole:
-            yield from history.untold(step, index, said, found, LEFT | left_here(step, found))
+            yield from history.untold(step, index, said, found, LEFT | left_here(step, said, found))
 
     # Promotions
 

@@ -37,7 +37,7 @@ def decisions(files: RunFiles) -> list[tuple[int, list[Difference]]]:
         rule = {"rule": promotion["rule"], "alpha": promotion["alpha"]}
         decided = gate.decide(promotion["rule"], promotion["alpha"], best.gate, candidate.gate)
         told = told_of(decided, best, candidate)
-        whole = state.commits[f"{folder}/evaluation"].recipe > 1  # and so by a version that tells all of it
+        whole = state.commits[f"{folder}/evaluation"].recipe > 2  # and so by a version that tells all of it
         differing = differences(promotion, _named(told, promotion, state), whole=whole)
         found.append((number, [*_rule(rule, state), *differing]))
         best = better(best, candidate)

@@ -20,6 +20,7 @@ from orchestrator.files import durable
 from orchestrator.inputs.preferences import mean_characters_of
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
+from orchestrator.records.abstentions import graders_version
 from orchestrator.records.rows import CAUSES
 from orchestrator.rounds import evaluation, sampling
 from orchestrator.rounds.recount import Counted, Counting, Recounted, batches, rows_in
@@ -51,9 +52,11 @@ place."""
 _OF_COMPLETIONS = {"ranking_accuracy", "reward_accuracy", "gamma", "chosen_logprob", "rejected_logprob"}
 
 
-def left_here(step: str, found: Facts) -> set[str]:
-    """What is told of one step and not computed: of a checkpoint that was not chosen no probe is left, and of
-    completions by other names than the trainer's nothing is known."""
+def left_here(step: str, said: Mapping[str, Any], found: Facts) -> set[str]:
+    """What is told of one step and not computed: of a checkpoint that was not chosen no probe is left; of completions
+    by other names than the trainer's nothing is known; shards of the first version of the graders tell no causes."""
+    if step.endswith("/verdicts") and graders_version(said) == 1:
+        return set(counts.verdicts([], [], []))
     if "/selection/" in step:
         return {"probe"}
     return _OF_COMPLETIONS if "completion_tokens" in found and "gamma" not in found else set()

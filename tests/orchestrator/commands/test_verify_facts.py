@@ -226,8 +226,7 @@ def test_a_text_that_fills_a_column_from_a_dictionary_is_named_and_not_read(
 
     change(run, "shard", "rounds/01/verdicts", fitting)
     assert any("00000.parquet" in line and "that unpack to 2,09" in line for line in verify(run).findings)
-    for read in (report_text, status):
-        read(run)
+    assert report_text(run, SOURCES) and status(run)
 
 
 def _from_a_dictionary(value: pa.Scalar, number: int) -> pa.Array:

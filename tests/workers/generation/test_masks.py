@@ -27,7 +27,7 @@ class Drawn:
         for place, request in enumerate(requests):
             self.prompts.add(request.prompt_id)
             mask = self.mask if request.prompt_id == "tool" else None
-            yield place, Sample("abc", [1, 2, 3 + request.index], "stop", mask)
+            yield place, Sample("abc", [1, 2, 3 + request.sample_index], "stop", mask)
 
 
 def test_masks_are_written_and_kept_for_another_engine(tmp_path: Path) -> None:
