@@ -496,7 +496,6 @@ def test_what_nobody_has_done_is_no_zero(tmp_path: Path) -> None:
 def test_the_comparison_of_the_demo_has_every_method_and_one_budget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(PROJECT)
     plan = load_plan(Path("jobs/compare.yaml"))
-    check(plan)
     by_arm = {planned.arm: planned.file.job for planned in plan.runs}
     assert {job.method for job in by_arm.values()} == set(PRESETS)
 
@@ -511,6 +510,13 @@ def test_the_comparison_of_the_demo_has_every_method_and_one_budget(monkeypatch:
     assert len(same) == 1
     rates = {(job.train.learning_rate, job.train.batch_pairs, job.train.warmup_steps) for job in by_arm.values()}
     assert rates == {(3e-5, 32, 5)}
+
+
+@pytest.mark.full
+def test_the_prompts_of_every_arm_of_the_demo_are_fine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process an arm looks at them."""
+    monkeypatch.chdir(PROJECT)
+    check(load_plan(Path("jobs/compare.yaml")))
 
 
 def test_every_key_is_in_the_documentation() -> None:
