@@ -243,4 +243,4 @@ def test_torn_and_repeated_lines_of_a_partial_file_do_no_harm(tmp_path: Path) ->
     partial.append("b", [Sample("", [], "length")])
     partial.append("a", [Sample("later", [3], "stop")])
     partial.append("few", [])
-    assert partial.read(1) == {"a": [("schön\n", [1, 2], "stop")], "b": [("", [], "length")]}
+    assert partial.read(1) == {"a": [Sample("schön\n", [1, 2], "stop")], "b": [Sample("", [], "length")]}
