@@ -44,13 +44,14 @@ def _nothing(data: Mapping[str, Any], state: State) -> Iterator[str]:
 def _commit(data: Mapping[str, Any], state: State) -> Iterator[str]:
     if data["step"] in state.commits:
         yield f"commits {data['step']} again"
-    same = [
-        shard
-        for shard in state.shards.get(data["step"], {}).values()
-        if shard.facts.get("recipe", 1) == data.get("recipe", 1)
-    ]
-    for shard in same:
-        if shard.facts.get("fingerprint", data["fingerprint"]) != data["fingerprint"]:
+    for shard in state.shards.get(data["step"], {}).values():
+        recipe = shard.facts.get("recipe", 1)
+        if recipe < data.get("recipe", 1):  # a step names that of its oldest shard; an older one tells less
+            yield f"commits {data['step']} by recipe {data['recipe']}, and its shard {shard.index} is by {recipe}"
+        elif (
+            recipe == data.get("recipe", 1)
+            and shard.facts.get("fingerprint", data["fingerprint"]) != data["fingerprint"]
+        ):
             yield f"commits {data['step']} with another fingerprint than its shard {shard.index} has"
 
 

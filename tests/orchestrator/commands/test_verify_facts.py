@@ -275,6 +275,12 @@ def test_a_fact_that_is_missing_is_found(tmp_path: Path, source: str, stride: in
     assert quiet == [] and tried
 
 
+def test_a_shard_that_passes_for_an_earlier_versions_is_named(run: Path) -> None:
+    """Such a one need not tell all, and a step is by the recipe of its oldest shard."""
+    name = change(run, "shard", "rounds/01/verdicts", lambda document: document["data"]["facts"].pop("recipe"))
+    assert any("rounds/01/verdicts by recipe 3, and its shard" in line for line in verify(run).findings), name
+
+
 def test_an_accuracy_of_99_per_cent_is_named_with_what_the_files_say(run: Path) -> None:
     def better(document: dict[str, Any]) -> None:
         document["data"]["facts"]["test"]["accuracy"] = 0.99
