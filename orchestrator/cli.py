@@ -246,7 +246,7 @@ def validate(
     """Check a job file, its data and its model without running anything."""
     file = load(job, overrides or [], _tell(trust))
     from orchestrator.config.places import run_folder
-    from orchestrator.driver.kept import read_all_preferences, read_all_problems, reference_of, seed_of
+    from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
     from orchestrator.driver.same_job import (
         check_same_job,
         check_same_model,
@@ -261,7 +261,7 @@ def validate(
     root = run_folder(file.job)
     run = Run(root)
     check_same_job(run, file.job)
-    model = seed_of(file, run, weights=False)
+    model = base_model_of(file, run, weights=False)
     if model.origin is None:
         check_same_model(run, model)
     reference = reference_of(file, run, model, weights=False)

@@ -18,7 +18,7 @@ from orchestrator.config.words import model_of, wanted
 EXAMPLE = """\
 #!/usr/bin/env -S python -m orchestrator run
 name: example
-model: models/seed
+model: models/base
 data:
   train: problems/train.jsonl
   gate: problems/gate.jsonl

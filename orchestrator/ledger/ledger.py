@@ -154,7 +154,7 @@ class State:
                 self.end = data
 
     def _require_own(self, record: Record) -> None:
-        """A promotion names models of the run; the only one outside of it is the seed model, in a folder of its own."""
+        """A promotion names models of the run; the only one outside of it is the base model, in a folder of its own."""
         if not self.configs:
             raise Damaged(
                 f"{record.number:08d}.json: this ledger record is damaged (a promotion before any `config` record). "
@@ -166,7 +166,7 @@ class State:
             if name is not None and os.path.isabs(name) and name not in seeds:
                 raise Damaged(
                     f"{record.number:08d}.json: this ledger record is damaged (`data.{key}` is {quoted(name)}, which "
-                    "is neither in the run nor the seed model of its job). Restore it from a copy of the run."
+                    "is neither in the run nor the base model of its job). Restore it from a copy of the run."
                 )
 
     def _forget_shards(self, paths: set[str]) -> None:

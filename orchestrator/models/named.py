@@ -1,4 +1,4 @@
-"""The models that a job names, the seed model and a fixed reference: where they are, whether their files fit together,
+"""The models that a job names, the base model and a fixed reference: where they are, whether their files fit together,
 and their fingerprints. No weights are loaded here."""
 
 from __future__ import annotations

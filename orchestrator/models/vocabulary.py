@@ -15,34 +15,34 @@ from orchestrator.models.weights import check_config, json_object
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "added_tokens.json", "*.tiktoken")
 
 
-def check_vocabulary(folder: Path, seed: Path, where: str) -> None:
-    """Compare the model in `folder` with the seed model: vocab_size of config.json, and the tokenizer's tokens by id,
+def check_vocabulary(folder: Path, base: Path, where: str) -> None:
+    """Compare the model in `folder` with the base model: vocab_size of config.json, and the tokenizer's tokens by id,
     as far as both have the same files. `where` opens each message.
 
     Raises:
-        BadInput: they differ, or only the seed model has a tokenizer.
+        BadInput: they differ, or only the base model has a tokenizer.
     """
-    for difference in _differences(folder, seed, where):
+    for difference in _differences(folder, base, where):
         raise BadInput(
-            f"{where}: {folder} has not the vocabulary of the seed model {seed}: {difference}. A reference is asked "
-            "about the seed model's token ids: give a model with the same tokenizer."
+            f"{where}: {folder} has not the vocabulary of the base model {base}: {difference}. A reference is asked "
+            "about the base model's token ids: give a model with the same tokenizer."
         )
-    names = _names(seed)
+    names = _names(base)
     if names and not names & _names(folder):
         raise BadInput(
             f"{where}: {folder} has none of {', '.join(sorted(names))}, so that its vocabulary cannot be compared with "
-            f"that of the seed model {seed}. If it is the same, put the seed model's files there, too."
+            f"that of the base model {base}. If it is the same, put the base model's files there, too."
         )
 
 
-def _differences(folder: Path, seed: Path, where: str) -> Iterator[str]:
-    found, expected = (_vocab_size(model, where) for model in (folder, seed))
+def _differences(folder: Path, base: Path, where: str) -> Iterator[str]:
+    found, expected = (_vocab_size(model, where) for model in (folder, base))
     if found != expected:
         yield f"`vocab_size` of its config.json is {found}, not {expected}"
-    for name in sorted(_names(folder) & _names(seed)):
-        same = filecmp.cmp(folder / name, seed / name, shallow=False)
-        if not same and _tokens(folder / name, where) != _tokens(seed / name, where):
-            yield f"{folder / name} and {seed / name} give other tokens or other ids"
+    for name in sorted(_names(folder) & _names(base)):
+        same = filecmp.cmp(folder / name, base / name, shallow=False)
+        if not same and _tokens(folder / name, where) != _tokens(base / name, where):
+            yield f"{folder / name} and {base / name} give other tokens or other ids"
 
 
 def _vocab_size(folder: Path, where: str) -> Any:

@@ -40,18 +40,18 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
     job: Mapping[str, Any] = state.configs[-1]["job"] if state.configs else {}
     source = sources[kind_of(job).name()].reported
     baseline = state.commits.get("baseline/evaluation")
-    seed = Evidence(Round(0, {"evaluation": baseline.facts} if baseline else {}))
+    base = Evidence(Round(0, {"evaluation": baseline.facts} if baseline else {}))
     done = [evidence(run_dir, state, round_) for round_ in rounds(state)]
     parts = [
         f"# {markdown(job.get('name', run_dir.absolute().name))}",
-        _summary(run_dir, state, seed, done),
+        _summary(run_dir, state, base, done),
         "## Job",
         _job(job, source.settings),
         "## Accuracy",
         "In per cent, greedy, with 95 % intervals (Wilson). The gate problems decide promotion; the test "
         "problems decide nothing. What is ungradable, such as an answer that cannot be read, counts as not "
-        "solved." + _versions([seed, *done]),
-        table(_ACCURACY, [seed, *done]),
+        "solved." + _versions([base, *done]),
+        table(_ACCURACY, [base, *done]),
         "## Promotion",
         _promotions(done),
         *(part for section in source.sections for part in section.parts(done)),
@@ -65,7 +65,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
         *execution.section(state),
         *_disputed(run_dir, state, done),
         "## Known ways such loops go wrong",
-        _warnings(symptoms(seed, done, source.symptoms)),
+        _warnings(symptoms(base, done, source.symptoms)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -89,7 +89,7 @@ def _versions(every: Sequence[Evidence]) -> str:
     found: dict[int, list[str]] = {}
     for evidence in every:
         if facts := evidence.round.facts.get("evaluation"):
-            name = str(evidence.round.number) if evidence.round.number else "seed"
+            name = str(evidence.round.number) if evidence.round.number else "base"
             found.setdefault(graders_version(facts), []).append(name)
     if len(found) < 2:
         return ""
@@ -101,14 +101,14 @@ def _versions(every: Sequence[Evidence]) -> str:
     )
 
 
-def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidence]) -> str:
+def _summary(run_dir: Path, state: State, base: Evidence, done: Sequence[Evidence]) -> str:
     end = f": {state.end['reason']}" if state.end and state.end.get("reason") else ""
     lines = [f"- State: {markdown(f'{run_state(run_dir, state)}{end}')}"]
     if forked_from := parent(state):
         lines.append(f"- Made from: {code(forked_from)}; what was taken over from it is marked below")
     lines.append(f"- Reference: {code(reference_path(run_dir, state))}")
     best = [e for e in done if e.promotion and e.promotion["promoted"] and e.figures("test")]
-    if best and (start := seed.figures("test")):
+    if best and (start := base.figures("test")):
         last = best[-1].figures("test") or {}
         gain = 100 * (last["accuracy"] - start["accuracy"])
         after = f"{_accuracy(last)} after round {best[-1].round.number}"
@@ -119,7 +119,7 @@ def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidenc
 def _job(job: Mapping[str, Any], of_the_source: Sequence[tuple[str, str]]) -> str:
     """The settings that name the experiment; resolved.yaml has all of them."""
     keys = (
-        ("method", "method"), ("source", "source"), ("seed model", "model"), ("training problems", "data.train"),
+        ("method", "method"), ("source", "source"), ("base model", "model"), ("training problems", "data.train"),
         *of_the_source, ("gate problems", "data.gate"), ("test problems", "data.test"),
         ("rounds", "rounds"), ("samples a prompt", "generate.samples"), ("temperature", "generate.temperature"),
         ("temperatures in turn", "generate.temperature_mix"), ("longest completion", "generate.max_tokens"),
@@ -146,7 +146,7 @@ def _lookup(job: Mapping[str, Any], key: str) -> str:
 
 
 _ACCURACY = (
-    Column("round", lambda e: str(e.round.number) if e.round.number else "seed"),
+    Column("round", lambda e: str(e.round.number) if e.round.number else "base"),
     Column("test", lambda e: _accuracy(e.figures("test"))),
     Column("gate", lambda e: _accuracy(e.figures("gate"))),
     Column("tokens an answer", lambda e: number(e.figures("test"), "mean_tokens", ".1f")),

@@ -21,7 +21,7 @@ MAX_LOST = 0.1
 """Share of pairs that unreadable answers cost."""
 MAX_TRUNCATED = 0.1
 MAX_GROWTH = 1.3
-"""Growth of mean length over the seed model's or round 1's that counts as length creeping up."""
+"""Growth of mean length over the base model's or round 1's that counts as length creeping up."""
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Past:
-    """What a round is compared with: the seed model, the first round, and the one before, if any."""
+    """What a round is compared with: the base model, the first round, and the one before, if any."""
 
-    seed: Evidence
+    base: Evidence
     first: Evidence
     before: Evidence | None
 
@@ -96,11 +96,11 @@ class Past:
 Check = Callable[[Evidence, Past], Iterator[str]]
 
 
-def symptoms(seed: Evidence, done: Sequence[Evidence], more: Sequence[Check] = ()) -> list[str]:
+def symptoms(base: Evidence, done: Sequence[Evidence], more: Sequence[Check] = ()) -> list[str]:
     """One sentence for each symptom in each round; `more` looks for those of its source of pairs."""
     found = []
     for i, this in enumerate(done):
-        past = Past(seed, done[0], done[i - 1] if i else None)
+        past = Past(base, done[0], done[i - 1] if i else None)
         for check in (*_CHECKS, *more):
             found += [f"Round {this.round.number}: {line}" for line in check(this, past)]
     return found
@@ -147,7 +147,7 @@ def _diversity_collapses(this: Evidence, past: Past) -> Iterator[str]:
 
 def _length_creeps(this: Evidence, past: Past) -> Iterator[str]:
     lengths = [("samples", past.first.sample_tokens, this.sample_tokens)]
-    if (start_test := past.seed.figures("test")) and (test := this.figures("test")):
+    if (start_test := past.base.figures("test")) and (test := this.figures("test")):
         lengths.append(("greedy answers", start_test.get("mean_tokens"), test.get("mean_tokens")))
     for what, start, now in lengths:
         if start and now and now > MAX_GROWTH * start:
@@ -249,7 +249,7 @@ def _truncated(this: Evidence, past: Past) -> Iterator[str]:
 
 
 def _accuracy_falls(this: Evidence, past: Past) -> Iterator[str]:
-    start, now = (past.before or past.seed).figures("test"), this.figures("test")
+    start, now = (past.before or past.base).figures("test"), this.figures("test")
     if start and now and now["accuracy"] < start["low"]:
         yield (
             f"test accuracy fell to {100 * now['accuracy']:.1f} %, below the interval of what it started "

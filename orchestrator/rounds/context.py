@@ -107,7 +107,7 @@ class Model:
     path: str
     """Absolute folder."""
     name: str
-    """Folder relative to the run; the path itself for a seed model elsewhere."""
+    """Folder relative to the run; the path itself for a base model elsewhere."""
     digest: Used
     """Its files, which are checked wherever it is an input."""
     probe: Path | None = None
@@ -131,7 +131,7 @@ class Context:
     run: Run
     workers: Workers
     problems: Mapping[str, list[Problem]]
-    seed_model: str
+    base_model: str
     """Absolute folder; its tokenizer serves the whole run."""
     say: Say
 
@@ -139,16 +139,16 @@ class Context:
         return derived_seed(self.job.seed, *purpose)
 
     @functools.cached_property
-    def seed_files(self) -> Used:
-        """The seed model as an input: what is in it, and its files.
+    def base_files(self) -> Used:
+        """The base model as an input: what is in it, and its files.
 
         Raises:
             Damaged: it is not the model that the run was started with.
         """
-        path, root = Path(self.seed_model), self.run.root
+        path, root = Path(self.base_model), self.run.root
         if (kept := os.path.relpath(path, root)) in self.run.ledger.state.commits:
             return self._kept(kept)
-        used = model_used(self.seed_model)
+        used = model_used(self.base_model)
         recorded = self.run.ledger.state.configs[-1] if self.run.ledger.state.configs else {}
         if recorded.get("model_digest", used.value) != used.value:
             raise Damaged(f"{path}: the model has changed since the run was started. Restore it from a copy.")
@@ -182,10 +182,10 @@ class Context:
         Raises:
             TooLong: none of the prompts of a key leaves room for a completion.
         """
-        plan = replace(tokenizing_plan(self.job, self.seed_model), **changes)
+        plan = replace(tokenizing_plan(self.job, self.base_model), **changes)
         inputs = {
             "problems": {key: Digest(rows) for key, rows in problems.items()},
-            "plan": Fields(plan, {"model": self.seed_files}),
+            "plan": Fields(plan, {"model": self.base_files}),
         }
 
         def work(folder: Path) -> Facts:
@@ -207,12 +207,12 @@ class Context:
             self.say(f"{name}: {commit.facts['dropped']} prompts are too long for the context and were left out")
         return commit
 
-    def evaluate_seed(self) -> Model:
-        """The seed model on gate and test: what every later figure is compared with. Nothing is done without these."""
-        path, root = Path(self.seed_model), self.run.root
+    def evaluate_base(self) -> Model:
+        """The base model on gate and test: what every later figure is compared with. Nothing is done without these."""
+        path, root = Path(self.base_model), self.run.root
         name = path.relative_to(root) if path.is_relative_to(root) else path
-        seed = Model(str(path), str(name), self.seed_files)
-        return self.evaluate(seed, "baseline/evaluation") if self.problems.keys() & {"gate", "test"} else seed
+        base = Model(str(path), str(name), self.base_files)
+        return self.evaluate(base, "baseline/evaluation") if self.problems.keys() & {"gate", "test"} else base
 
     def fixed_reference(self) -> Model | None:
         """The model that the job's `reference` names, which the run has kept; None where it names none."""

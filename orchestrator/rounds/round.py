@@ -63,10 +63,10 @@ class Round:
         the source of its pairs says."""
         context = self.context
         if context.run.committed(f"{self.folder}/{disk.begins}") is None:
-            seed, problems = Path(context.seed_model), space.sizes(context.problems)
+            base, problems = Path(context.base_model), space.sizes(context.problems)
             if (kept := context.run.committed("baseline/preferences")) is not None:
                 problems["stages"] = (kept.facts["pairs"], kept.facts["characters"])
-            need = space.round_need(context.job, self.number, seed, problems, disk)
+            need = space.round_need(context.job, self.number, base, problems, disk)
             space.require_space(context.run.root, need, f"round {self.number}")
 
     def problems(self) -> list[Problem]:

@@ -1,11 +1,11 @@
 """Preference data, stage by stage (sDPO, arXiv 2403.19270).
 
     chunks    the sources, or parts of one, tokenised
-    ranking   of each chunk, how many pairs the seed model ranks right: those that are easy for it come first
+    ranking   of each chunk, how many pairs the base model ranks right: those that are easy for it come first
     pairs     a stage's chunk, of which its reference must know nothing
 
 Everything but the last happens before round 1. That guard looks at the bare texts of every pair that the reference
-descends from, in this run and in the one that its seed model, or a fixed reference, is from. A reference that has been
+descends from, in this run and in the one that its base model, or a fixed reference, is from. A reference that has been
 trained on the data that it is to judge finds the chosen sides likely, and the loss then asks for more of what is there
 already.
 """
@@ -60,7 +60,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stage's data, as token ids. `ranking_accuracy` is the seed model's, where it decides on the order."""
+    """A stage's data, as token ids. `ranking_accuracy` is the base model's, where it decides on the order."""
 
     name: str
     file: Path
@@ -158,11 +158,11 @@ def _cuts(context: Context) -> list[Cut]:
 
 def _tokenized(context: Context) -> list[Chunk]:
     run, cuts = context.run, _cuts(context)
-    plan = preference_plan(context.job, context.seed_model)
+    plan = preference_plan(context.job, context.base_model)
     inputs = {
         "preferences": hashes(run.ledger.state.commits["baseline/preferences"]),
         "rows": durable.fingerprint([cut.rows for cut in cuts]),
-        "plan": Fields(plan, {"model": context.seed_files}),
+        "plan": Fields(plan, {"model": context.base_files}),
     }
 
     def work(folder: Path) -> Facts:
@@ -185,9 +185,9 @@ def _tokenized(context: Context) -> list[Chunk]:
 
 
 def _rank(context: Context, number: int, chunk: Chunk) -> float:
-    """Share of a chunk's pairs that the seed model ranks right."""
-    train, model = context.job.train, context.seed_model
-    inputs = {"model": context.seed_files, "pairs": context.run.used(chunk.file), **precision(train)}
+    """Share of a chunk's pairs that the base model ranks right."""
+    train, model = context.job.train, context.base_model
+    inputs = {"model": context.base_files, "pairs": context.run.used(chunk.file), **precision(train)}
     inputs["executed"] = executed(train=train)
 
     def work(folder: Path) -> Facts:
@@ -299,7 +299,7 @@ _COLUMNS = (
     Column("data", lambda e: str(e.round.facts.get("pairs", {}).get("chunk", ""))),
     Column("pairs", lambda e: count(e, "pairs", "pairs")),
     Column("left out, seen", lambda e: count(e, "pairs", "seen")),
-    Column("ranked right by the seed", lambda e: fact(e, "pairs", "ranking_accuracy", ".3f")),
+    Column("ranked right by the base model", lambda e: fact(e, "pairs", "ranking_accuracy", ".3f")),
     Column("by the reference", lambda e: fact(e, "reference", "ranking_accuracy", ".3f")),
     Column("by the policy", lambda e: fact(e, "policy", "ranking_accuracy", ".3f")),
     Column("reward accuracy", lambda e: fact(e, "policy", "reward_accuracy", ".3f")),

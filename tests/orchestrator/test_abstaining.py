@@ -127,16 +127,16 @@ def test_a_new_key_at_its_default_changes_no_fingerprint() -> None:
 )
 def test_each_cause_has_a_warning_and_a_cure_of_its_own(cause: str, cure: str) -> None:
     counts = {"correct": 50, "wrong": 40, "ungradable": 10} | {c: 10 * (c == cause) for c in CAUSES}
-    seed = Evidence(Round(0, {"evaluation": {"test": evaluation(40)}}))
-    found = symptoms(seed, [Evidence(Round(1, {"verdicts": counts}))])
+    base = Evidence(Round(0, {"evaluation": {"test": evaluation(40)}}))
+    found = symptoms(base, [Evidence(Round(1, {"verdicts": counts}))])
     assert len(found) == 1 and "10 % of the samples" in found[0] and cure in found[0]
     few = counts | {"correct": 900}
-    assert symptoms(seed, [Evidence(Round(1, {"verdicts": few}))]) == []
+    assert symptoms(base, [Evidence(Round(1, {"verdicts": few}))]) == []
 
 
 def test_what_version_1_counted_is_still_warned_of() -> None:
-    seed = Evidence(Round(0))
-    [found] = symptoms(seed, [Evidence(Round(1, {"verdicts": {"correct": 50, "wrong": 40, "ungradable": 10}}))])
+    base = Evidence(Round(0))
+    [found] = symptoms(base, [Evidence(Round(1, {"verdicts": {"correct": 50, "wrong": 40, "ungradable": 10}}))])
     assert "10 % of the samples are ungradable" in found
 
 

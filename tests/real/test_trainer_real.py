@@ -407,19 +407,19 @@ def test_a_reference_is_computed_as_the_policy_is(
     one_rank: Runner, tmp_path: Path, zero: int, dtype: torch.dtype
 ) -> None:
     """The policy's own weights in another folder give, to the bit, what they give in its own."""
-    seed, pairs = make_model(tmp_path / "seed", dtype=dtype), make_pairs(tmp_path / "pairs.parquet")
-    shutil.copytree(seed, tmp_path / "copy")
+    base, pairs = make_model(tmp_path / "seed", dtype=dtype), make_pairs(tmp_path / "pairs.parquet")
+    shutil.copytree(base, tmp_path / "copy")
     settings = Train(**(SETTINGS | {"precision": "bf16", "zero": zero, "max_steps": 1}))
     found = []
-    for name, reference in (("same", seed), ("other", str(tmp_path / "copy"))):
-        facts, steps = one_rank(make_plan(tmp_path / name, seed, pairs, reference=reference), settings)
+    for name, reference in (("same", base), ("other", str(tmp_path / "copy"))):
+        facts, steps = one_rank(make_plan(tmp_path / name, base, pairs, reference=reference), settings)
         found.append((facts["first_step"]["mean_difference"], steps[0]["margin"]))
         # Where policy and reference are known to be the same, which margins are above zero is chance.
         assert ("reward_accuracy" in steps[0]) == (name == "other")
     assert found[0] == found[1]
 
 
-def test_what_a_seed_of_bfloat16_becomes(one_rank: Runner, tmp_path: Path) -> None:
+def test_what_a_model_of_bfloat16_becomes(one_rank: Runner, tmp_path: Path) -> None:
     """Its own dtype unless another is asked for, and the config says so."""
     model = make_model(tmp_path / "seed", dtype=torch.bfloat16)
     pairs = make_pairs(tmp_path / "pairs.parquet")
@@ -692,15 +692,15 @@ def test_other_settings_equal_plain_torch(two_ranks: Runner, tmp_path: Path, cha
 @pytest.mark.full
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_bf16_keeps_float32_master_weights(two_ranks: Runner, tmp_path: Path, zero: int) -> None:
-    """At rate 0 the float32 seed comes out bit for bit though the training computes in bfloat16; at a
+    """At rate 0 the float32 model comes out bit for bit though the training computes in bfloat16; at a
     rate below bfloat16's precision the float32 weights still move."""
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
     settings = Train(**(SETTINGS | {"precision": "bf16", "zero": zero}))
-    seed = load_file(Path(model) / "model.safetensors")
+    weights = load_file(Path(model) / "model.safetensors")
     still = make_plan(tmp_path / "still", model, pairs, learning_rate=0.0)
     two_ranks(still, settings)
-    assert difference(still.checkpoint_dir, seed) == 0.0
+    assert difference(still.checkpoint_dir, weights) == 0.0
     slow = make_plan(tmp_path / "slow", model, pairs, learning_rate=1e-4)
     two_ranks(slow, settings)
-    assert 0 < difference(slow.checkpoint_dir, seed) < 2e-4
+    assert 0 < difference(slow.checkpoint_dir, weights) < 2e-4
     check_probe(slow, slow.checkpoint_dir, tolerance=0.5)

@@ -245,7 +245,7 @@ JOB: dict[str, Any] = {
 
 
 def make_project(folder: Path, skill: float = 0.4, **changes: Any) -> Path:
-    """A folder with data, seed model and job file; returns the job file. The run goes to `folder`/run."""
+    """A folder with data, base model and job file; returns the job file. The run goes to `folder`/run."""
     make_model(folder / "seed", skill)
     for split, count in (("train", 20), ("gate", 16), ("test", 16)):
         rows = [{"id": f"{split}-{i}", "question": f"{split} {i}?", "answer": str(i + 1)} for i in range(count)]

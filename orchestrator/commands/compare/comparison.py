@@ -19,7 +19,7 @@ _OFFERED = "-offered"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Test accuracy after a round of a run; round 0 is the seed model."""
+    """Test accuracy after a round of a run; round 0 is the base model."""
 
     round: int
     correct: int
@@ -80,7 +80,7 @@ class ArmFigures:
     arm: str
     method: str
     start: str | None
-    """The arm that its seed model is from."""
+    """The arm that its base model is from."""
     runs: list[RunFigures]
     points: list[Point] = field(init=False)
 
@@ -155,7 +155,7 @@ def _points(runs: Sequence[RunFigures]) -> Iterator[Point]:
     for number in sorted({accuracy.round for run in runs for accuracy in run.rounds}):
         found = [accuracy for run in runs for accuracy in run.rounds if accuracy.round == number]
         if number == 0 and len({(accuracy.correct, accuracy.problems) for accuracy in found}) == 1:
-            found = found[:1]  # a seed model that all share
+            found = found[:1]  # a base model that all share
         each = [accuracy.accuracy for accuracy in found]
         low, high = (found[0].low, found[0].high) if len(found) == 1 else (min(each), max(each))
         yield Point(number, fmean(each), low, high, each, not all(accuracy.promoted for accuracy in found))

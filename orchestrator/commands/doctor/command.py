@@ -44,7 +44,7 @@ from orchestrator.commands.doctor.trial import made_up_ids, made_up_pairs, model
 from orchestrator.config.addresses import without_password
 from orchestrator.config.places import run_folder
 from orchestrator.driver.cluster import Node
-from orchestrator.driver.kept import read_all_preferences, read_all_problems, reference_of, seed_of
+from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
 from orchestrator.driver.same_job import reading_of
 from orchestrator.driver.start_checks import gold_lines, previewed
 from orchestrator.errors import RatchetError
@@ -229,12 +229,12 @@ class _Doctor:
 
     def _model_and_data(self) -> Finding:
         run = Run(run_folder(self.job))
-        seed = seed_of(self.patient.file, run)
-        reference_of(self.patient.file, run, seed)
-        folder = seed.folder
-        if seed.origin is not None:  # a run would keep it, where all nodes see it
+        base = base_model_of(self.patient.file, run)
+        reference_of(self.patient.file, run, base)
+        folder = base.folder
+        if base.origin is not None:  # a run would keep it, where all nodes see it
             folder = self.workspace / "model"
-            link_model(seed.folder, folder, seed.checkpoint.files if seed.checkpoint else None)
+            link_model(base.folder, folder, base.checkpoint.files if base.checkpoint else None)
         self._model = str(folder)
         problems = read_all_problems(self.patient.file, reading=reading_of(run))
         lines = gold_lines(self.patient.file, run, problems, self.examiner.unread_golds)

@@ -299,7 +299,7 @@ class Verification:
         committed = {artifact.path for commit in self.state.commits.values() for artifact in commit.artifacts}
         known = history.model_names(self.state)
         for promotion in self.state.promotions:
-            # A seed model outside the run has an absolute path: it is not the run's to keep.
+            # A base model outside the run has an absolute path: it is not the run's to keep.
             path, number = str(promotion["reference"]), promotion["round"]
             where = f"round {number} ({self._record_of_promotion(number)})"
             if path not in committed and path not in known:
@@ -321,7 +321,7 @@ class Verification:
                 yield problem
 
     def _check_base_model(self) -> Iterator[str]:
-        """The seed model in a folder of its own. One that the run has kept is among its files."""
+        """The base model in a folder of its own. One that the run has kept is among its files."""
         config = self.state.configs[-1] if self.state.configs else {}
         digest, folder = config.get("model_digest"), Path(str(config.get("model")))
         if digest is None or not folder.is_absolute():

@@ -16,13 +16,13 @@ from orchestrator.rounds.context import Model
 from orchestrator.rounds.round import better, told_of
 from orchestrator.rounds.run_files import Gone, RunFiles
 
-_SEED = ""
+_BASE = ""
 
 
 def decisions(files: RunFiles) -> list[tuple[int, list[Difference]]]:
     """By round, where its promotion is not what the gate says; up to the first one whose evaluations are not all there.
     A wording of the reason is part of it: `gate` may not change it without knowing the old one."""
-    state, best = files.state, _evaluated(files, _SEED, "baseline/evaluation")
+    state, best = files.state, _evaluated(files, _BASE, "baseline/evaluation")
     found = []
     for promotion in state.promotions:
         number = int(promotion["round"])
@@ -75,9 +75,9 @@ def _rule(said: dict[str, Any], state: State) -> list[Difference]:
 
 
 def _named(told: dict[str, Any], promotion: Mapping[str, Any], state: State) -> dict[str, Any]:
-    """With the name of the seed model, which may lie outside of the run, as the run calls it."""
+    """With the name of the base model, which may lie outside of the run, as the run calls it."""
     known = model_names(state)
     for key in ("reference", "best"):
-        if told[key] == _SEED:
+        if told[key] == _BASE:
             told[key] = promotion.get(key) if promotion.get(key) in known else " or ".join(sorted(known))
     return told

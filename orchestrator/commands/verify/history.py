@@ -128,5 +128,5 @@ def current(text: str, state: State, after: set[str]) -> str | None:
 
 
 def model_names(state: State) -> set[str]:
-    """By which names promotions may speak of the seed model."""
+    """By which names promotions may speak of the base model."""
     return {str(config.get("model") or config["job"]["model"]) for config in state.configs}

@@ -194,7 +194,7 @@ class Recount(Counting):
         if folder and (probe := next(filter(self.files.has, probes), None)):
             found["probe"] = {"completions": rows_in(self.files.one(probe))}
         elif step == "baseline/evaluation":
-            found["probe"] = None  # the seed model is no work of the trainer
+            found["probe"] = None  # the base model is no work of the trainer
         return found
 
     def regraded(self, step: str) -> Facts:

@@ -66,7 +66,7 @@ def _collect_errors(round_: Round, rollouts: Rollouts) -> Commit:
         return step_files.write_errors(own, lambda *files: _decode(round_, *files), folder)
 
     inputs = {"graded": rollouts.hashes[0]}
-    commit = round_.context.run.step(f"{round_.folder}/errors", inputs, work, also=[round_.context.seed_files])
+    commit = round_.context.run.step(f"{round_.folder}/errors", inputs, work, also=[round_.context.base_files])
     facts = commit.facts
     repeated = f", {facts['repeated']} more are the same" if facts["repeated"] else ""
     round_.say("errors", f"{facts['errors']} wrong answers{repeated}")
@@ -79,7 +79,7 @@ def _collect_errors(round_: Round, rollouts: Rollouts) -> Commit:
 
 
 def _decode(round_: Round, source: Path, output: Path) -> None:
-    round_.context.workers.token_ends(round_.context.seed_model, str(source), str(output))
+    round_.context.workers.token_ends(round_.context.base_model, str(source), str(output))
 
 
 def _locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollouts) -> Mapping[str, int | None]:
@@ -186,7 +186,7 @@ def _rectify(
         return step_files.continuation_facts(folder / FILE, names, rollouts.tallies)
 
     inputs = {"drawn": rollouts.hashes, "prefixes": sorted(names)}
-    done = run.step(f"{round_.folder}/rectified", inputs, work, also=[round_.context.seed_files])
+    done = run.step(f"{round_.folder}/rectified", inputs, work, also=[round_.context.base_files])
     facts = done.facts
     right = f"{facts['continuations']} of {facts['drawn']} continuations"
     round_.say("rectified", f"{right} of {facts['prefixes']} prefixes reach the gold answer")

@@ -164,7 +164,7 @@ def test_a_list_of_temperatures_gives_way_to_the_one_that_all_arms_have(tmp_path
         ({"arms": {"irpo": {}}, "set": {"tracking": "mine"}}, "tracking: must be a section of keys (it is 'mine')"),
         (
             {"arms": {"sft": {}, "irpo": {"start": "sft", "set": {"model": "seed"}}}},
-            "arms.irpo: `start` gives the seed model",
+            "arms.irpo: `start` gives the base model",
         ),
         ({"arms": {"irpo": {"start": "sft"}, "sft": {}}}, "arms.irpo.start: 'sft' is no arm above this one"),
         (
@@ -226,7 +226,7 @@ def test_runs_take_over_what_is_the_same(tmp_path: Path) -> None:
     shards = {name: calls["generate"] for name, calls in runner.calls.items()}
     evaluation = 8
     assert shards["sft-seed1"] == 2 * evaluation
-    assert shards["irpo-seed1"] == 2 * (2 + evaluation), "the seed model's answers are those of the first run"
+    assert shards["irpo-seed1"] == 2 * (2 + evaluation), "the base model's answers are those of the first run"
     assert shards["irpo-seed2"] == 2 * (2 + evaluation)
     assert shards["dpo-seed1"] == evaluation, "and the samples of the first round those of IRPO"
     assert runner.calls["dpo-seed1"]["tokenize"] == 0
@@ -403,7 +403,7 @@ def test_the_table_has_means_over_seeds_and_intervals_of_single_ones(tmp_path: P
     assert (irpo.points[2].low, irpo.points[2].high) == (min(each), max(each))
     only = dpo.runs[0].rounds[1]
     assert (dpo.points[1].low, dpo.points[1].high) == (only.low, only.high)
-    assert len(irpo.points[0].seeds) == 1, "one seed model, answered once"
+    assert len(irpo.points[0].seeds) == 1, "one base model, answered once"
     lines = markdown(plan, figures(plan)).splitlines()
     row = next(line for line in lines if line.startswith("| irpo "))
     assert f"| {50 * sum(each):.1f} ({100 * each[0]:.1f}, {100 * each[1]:.1f}) |" in row
@@ -503,7 +503,7 @@ def test_the_comparison_of_the_demo_has_every_method_and_one_budget(monkeypatch:
         return (rounds * job.data.prompts_per_round, job.generate.samples, rounds * job.train.token_budget)
 
     assert budget(by_arm.pop("irpo_at_once")) == budget(by_arm["irpo"], rounds=by_arm["irpo"].rounds)
-    del by_arm["judge"]  # teaches the seed model something else first
+    del by_arm["judge"]  # teaches the base model something else first
     assert len({budget(job) for job in by_arm.values()}) == 1
     shared = {"data", "evaluate", "grade", "promotion"}
     same = {json.dumps(job.model_dump(mode="json", include=shared)) for job in by_arm.values()}

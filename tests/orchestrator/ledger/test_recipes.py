@@ -242,7 +242,7 @@ def test_a_fork_asks_the_judge_again_where_recipe_1_left_it_out(recorded: Path, 
     workers = StandIns()
     go_on(whole, workers)
     assert workers.calls["grade"] == 5, (
-        "a resume takes what it has; the seed's gate answers, for the gate, it does again"
+        "a resume takes what it has; the base model's gate answers, for the gate, it does again"
     )
     assert "rounds/01/regraded" in state_of(whole.parent / "run").commits
 

@@ -1,4 +1,4 @@
-"""What is refused as a seed model before any process starts, and in which words."""
+"""What is refused as a base model before any process starts, and in which words."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from orchestrator.config.load import load_job
 from orchestrator.errors import BadInput
 from orchestrator.models.named import locate_model
 
-SEED = Path(__file__).parents[3] / "jobs" / "demo" / "seed"
+BASE = Path(__file__).parents[3] / "jobs" / "demo" / "seed"
 HEADER = {
     "model.embed_tokens.weight": [12, 8],
     "model.layers.0.self_attn.q_proj.weight": [8, 8],
@@ -64,13 +64,13 @@ def locate(tmp_path: Path, name: object) -> str:
 
 
 def test_a_folder_that_fits_is_taken(tmp_path: Path) -> None:
-    assert locate(tmp_path, SEED) == str(SEED)
+    assert locate(tmp_path, BASE) == str(BASE)
     assert locate(tmp_path, model(tmp_path / "m")) == str(tmp_path / "m")
 
 
-def test_the_seed_with_another_config_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(SEED, tmp_path / "m")
-    config = json.loads((SEED / "config.json").read_text())
+def test_the_base_model_with_another_config_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(BASE, tmp_path / "m")
+    config = json.loads((BASE / "config.json").read_text())
     for key, value in (("vocab_size", 600), ("num_hidden_layers", 3), ("num_key_value_heads", 2), ("hidden_size", 96)):
         (tmp_path / "m" / "config.json").write_text(json.dumps(config | {key: value}))
         with pytest.raises(BadInput, match=r"job\.yaml: model: .*not those of its config\.json \(llama\)") as error:
