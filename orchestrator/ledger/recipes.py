@@ -112,7 +112,7 @@ FIELDS_1: dict[str, tuple[str, ...]] = {
     ),
     "Grade": ("graders", "answer", "strict", "audit", "timeout", "memory", "max_characters"),
     "Judge": ("model", "temperature"),
-    "SelfJudge": ("template", "pattern", "lowest", "highest", "samples", "temperature", "max_tokens"),
+    "SelfRewarding": ("template", "pattern", "lowest", "highest", "samples", "temperature", "max_tokens"),
     "Train": (
         *("ranks", "zero", "offload_optimizer", "precision", "learning_rate", "schedule", "warmup_steps"),
         *("warmup_ratio", "final_ratio", "batch_pairs", "epochs", "token_budget", "max_steps", "eval_every", "select"),

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.config import Job, SelfJudge, at_round
+from orchestrator.config import Job, SelfRewarding, at_round
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.uses import hashes
@@ -60,13 +60,13 @@ def pairs(round_: Round, model: Model) -> Commit:
         NoPairs: every prompt's samples have the same score, or none.
     """
     graded = round_.samples_and_verdicts(round_.prompts(), model)
-    judged = _judge(round_, graded, model)
+    judged = _judgements(round_, graded, model)
     return round_.pairs(_scores(round_, graded, judged))
 
 
-def _judge(round_: Round, graded: Graded, model: Model) -> Graded:
+def _judgements(round_: Round, graded: Graded, model: Model) -> Graded:
     """Judgements of every sample that ended by itself; a prompt of theirs is named PROMPT#SAMPLE."""
-    settings, part = SelfJudge.of(round_.context.job), replace(round_, part="judged")
+    settings, part = SelfRewarding.of(round_.context.job), replace(round_, part="judged")
     questions = {problem.prompt_id: problem.text for problem in round_.problems()}
     with round_.context.run.using(graded.hashes):
         problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
@@ -118,7 +118,7 @@ def fill(template: str, prompt: str, response: str) -> str:
 
 def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
     """The samples with their mean scores in place of verdicts."""
-    settings, run = SelfJudge.of(round_.context.job), round_.context.run
+    settings, run = SelfRewarding.of(round_.context.job), round_.context.run
     inputs = {"samples": graded.hashes, "judgements": judged.hashes, "settings": settings}
 
     def work(folder: Path) -> Facts:
@@ -158,7 +158,7 @@ def score_facts(found: Mapping[tuple[str, int], Sequence[float]]) -> Facts:
     return {"judgements": len(given), "scored": len(found), "mean_score": mean}
 
 
-def scores_found(shards: Sequence[pair_files.Scored], settings: SelfJudge) -> dict[tuple[str, int], list[float]]:
+def scores_found(shards: Sequence[pair_files.Scored], settings: SelfRewarding) -> dict[tuple[str, int], list[float]]:
     """The scores of each sample, by prompt and sample."""
     found: dict[tuple[str, int], list[float]] = defaultdict(list)
     for shard in shards:
@@ -180,7 +180,7 @@ def _follow(run_dir: Path, state: State, place: str) -> Iterator[str]:
 
 def _recount_scores(run: Counting, step: str) -> Facts:
     judged = run.files.scored(f"{step.removesuffix('scores')}judged")
-    return score_facts(scores_found(judged, SelfJudge.of(run.job)))
+    return score_facts(scores_found(judged, SelfRewarding.of(run.job)))
 
 
 def _recount(run: Counting, step: str, number: str) -> Facts:
@@ -191,7 +191,7 @@ def _recount(run: Counting, step: str, number: str) -> Facts:
 
 def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
     """With the prompts that show the samples to the model, and what it says about them."""
-    settings, shown = SelfJudge.of(job), job.generate.max_tokens * space.BYTES_A_TOKEN
+    settings, shown = SelfRewarding.of(job), job.generate.max_tokens * space.BYTES_A_TOKEN
     num_prompts, prompt = space.prompted(job, number, problems)
     asked = prompt + 3 * max(len(settings.template), _OWN_TEMPLATE) + shown
     said = settings.samples * (settings.max_tokens * space.BYTES_A_TOKEN + space.BYTES_A_VERDICT)
@@ -201,7 +201,7 @@ def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
 
 def _judgements(job: Job, problems: Sequence[Problem]) -> Iterator[Prompts]:
     """With a response to be judged, in whose place the gold answer stands here."""
-    settings = SelfJudge.of(job)
+    settings = SelfRewarding.of(job)
     template = settings.template or TEMPLATE
     judged = [
         replace(problem, text=fill(template, problem.text.strip(), problem.solution or problem.gold), solution=None)

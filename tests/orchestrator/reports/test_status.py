@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.config import Loss, SelfJudge
+from orchestrator.config import Loss, SelfRewarding
 from orchestrator.errors import BadInput
 from orchestrator.files.processes import process_start
 from orchestrator.reports.report import write_report
@@ -312,7 +312,7 @@ def test_the_report_tells_the_settings_that_count(tmp_path: Path) -> None:
 def test_a_model_that_hardly_judges_is_told(tmp_path: Path) -> None:
     run = SampleRun(tmp_path / "sample")
     run.claim()
-    run.configure(source=SelfJudge())
+    run.configure(source=SelfRewarding())
     for number, scored in ((1, 60), (2, 40)):
         folder = f"rounds/{number:02d}"
         run.commit(f"{folder}/judged/samples", {"samples": 100, "quarantined": ["p#0"] * (number - 1), "seconds": 1.0})
