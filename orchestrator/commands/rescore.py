@@ -194,23 +194,23 @@ def compare(parent: Path, before: State, child: Path, after: State, number: int)
     """What differs between two runs' verdicts and pairs of a round whose samples are the same."""
     step = round_step(number, "verdicts")
     versions = (graders_version(before.commits[step].facts), graders_version(after.commits[step].facts))
-    found = Rescored(number, versions=versions)
+    rescored = Rescored(number, versions=versions)
     old, new = parquet_files(parent, before, step), parquet_files(child, after, step)
     samples = parquet_files(child, after, round_step(number, "samples"))
     golds = _golds(child, after, number)
     for files in zip(samples, old, new, strict=True):
         for row, was, now in zip(*(pq.read_table(file).to_pylist() for file in files), strict=True):
-            found.samples += 1
+            rescored.samples += 1
             flip = (was["verdict"], now["verdict"])
             if was["verdict"] == now["verdict"]:
                 continue
-            found.flips[flip] += 1
-            if len(found.examples[flip]) < EXAMPLES:
-                found.examples[flip].append(_example(row, golds[row["prompt_id"]], was, now))
+            rescored.flips[flip] += 1
+            if len(rescored.examples[flip]) < EXAMPLES:
+                rescored.examples[flip].append(_example(row, golds[row["prompt_id"]], was, now))
     pairs = round_step(number, "pairs")
     had, has = (set(_pairs(*run, pairs)) for run in ((parent, before), (child, after)))
-    found.pairs_before, found.pairs_after, found.pairs_kept = len(had), len(has), len(had & has)
-    return found
+    rescored.pairs_before, rescored.pairs_after, rescored.pairs_kept = len(had), len(has), len(had & has)
+    return rescored
 
 
 def _example(row: Mapping[str, Any], gold: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,16 +10,16 @@ from orchestrator.text.shown import line
 from orchestrator.text.terminal import Screen
 
 
-def show(found: Rescored, screen: Screen) -> None:
+def show(rescored: Rescored, screen: Screen) -> None:
     """Print how many verdicts flip, examples of each kind, and what that does to the pairs."""
-    total = sum(found.flips.values())
-    had, has = found.versions
+    total = sum(rescored.flips.values())
+    had, has = rescored.versions
     graders = f", graded by version {has} of the graders instead of {had}" if had != has else ""
-    screen.say(f"verdicts  {total} of {found.samples} flip{graders}")
+    screen.say(f"verdicts  {total} of {rescored.samples} flip{graders}")
     if total:
         table = Table("before", "after", "samples", "for instance: gold", "extracted", "the answer's end")
-        for (before, after), count in found.flips.most_common():
-            for number, example in enumerate(found.examples[before, after]):
+        for (before, after), count in rescored.flips.most_common():
+            for number, example in enumerate(rescored.examples[before, after]):
                 head = (before, after, str(count)) if number == 0 else ("", "", "")
                 was, now = (str(said) for said in example["extracted"])
                 extracted = was if was == now else f"{was} -> {now}"
@@ -27,8 +27,8 @@ def show(found: Rescored, screen: Screen) -> None:
                 table.add_row(*map(_cell, (*head, example["gold"], extracted, end)))
         screen.print(table)
     screen.say(
-        f"pairs     {found.pairs_before} before, {found.pairs_after} after; {found.pairs_kept} are the same, "
-        f"{found.pairs_before - found.pairs_kept} gone, {found.pairs_after - found.pairs_kept} new"
+        f"pairs     {rescored.pairs_before} before, {rescored.pairs_after} after; {rescored.pairs_kept} are the same, "
+        f"{rescored.pairs_before - rescored.pairs_kept} gone, {rescored.pairs_after - rescored.pairs_kept} new"
     )
 
 

@@ -258,15 +258,15 @@ def _record_job(run: Run, file: JobFile, base: NamedModel, problems: Mapping[str
     if problems is not None:
         deciding["problems"] = dict(problems)
     if not configs or any(configs[-1].get(key) != value for key, value in deciding.items()):
-        found = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "overrides": list(file.overrides)}
-        found["job_file"] = configs[-1]["job_file"] if file.recorded and configs else file.path.name
+        about = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "overrides": list(file.overrides)}
+        about["job_file"] = configs[-1]["job_file"] if file.recorded and configs else file.path.name
         # Relative paths of the job are below one of the folders: `fork` and `resume` must find what they name.
-        found["folders"] = list(dict.fromkeys(map(str, (*file.folders, Path.cwd()))))
+        about["folders"] = list(dict.fromkeys(map(str, (*file.folders, Path.cwd()))))
         if base.origin is None:
-            found["model_digest"] = model_digest(model)
+            about["model_digest"] = model_digest(model)
         if configs and (resolved := kept_of(configs[-1], file.job)) is not None:
-            found["resolved"] = resolved
-        run.append("config", deciding | found)
+            about["resolved"] = resolved
+        run.append("config", deciding | about)
     if not run.path("job.yaml").exists() or not run.ledger.state.commits:
         durable.replace(run.path("job.yaml"), _text_of(file, run.root))
     durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())

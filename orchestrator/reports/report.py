@@ -243,9 +243,9 @@ def _own(evidence: Evidence, phase: str) -> str:
 
 
 def _waited(evidence: Evidence) -> str:
-    this = evidence.round
-    waited = None if "verdicts" in this.taken_over else this.facts.get("verdicts", {}).get("waited")
-    total = sum(this.seconds(phase) or 0.0 for phase in this.facts if phase != "verdicts")
+    round_ = evidence.round
+    waited = None if "verdicts" in round_.taken_over else round_.facts.get("verdicts", {}).get("waited")
+    total = sum(round_.seconds(phase) or 0.0 for phase in round_.facts if phase != "verdicts")
     return "" if waited is None else f"{waited:.1f} ({100 * waited / (total + waited or 1):.1f} %)"
 
 

@@ -90,10 +90,10 @@ def _runs_nearby(run_dir: Path) -> str:
 
 def rounds(state: State) -> list[Round]:
     """Every round that anything was committed for, in order."""
-    found: dict[int, Round] = {}
+    rounds_by_number: dict[int, Round] = {}
 
     def round_of(number: int) -> Round:
-        return found.setdefault(number, Round(number))
+        return rounds_by_number.setdefault(number, Round(number))
 
     for step, commit in state.commits.items():
         number, phase = round_and_phase(step)
@@ -109,8 +109,8 @@ def rounds(state: State) -> list[Round]:
                     sums[key] = sums.get(key, 0) + value
     for promotion in state.promotions:
         round_of(int(promotion["round"])).promotion = promotion
-    found.pop(0, None)  # the baseline
-    return [found[number] for number in sorted(found)]
+    rounds_by_number.pop(0, None)  # the baseline
+    return [rounds_by_number[number] for number in sorted(rounds_by_number)]
 
 
 def round_and_phase(step: str) -> tuple[int, str]:
@@ -241,12 +241,12 @@ def accuracy(evaluation: Mapping[str, Any] | None, split: str = "test") -> float
 def intervals(run_dir: Path) -> dict[int, tuple[float, float]]:
     """95 % intervals of the test accuracies by round, round 0 being the base model."""
     state = open_run(run_dir).state
-    found: dict[int, tuple[float, float]] = {}
+    interval_by_round: dict[int, tuple[float, float]] = {}
     for step, commit in state.commits.items():
         number, phase = round_and_phase(step)
         if phase == "evaluation" and commit.facts.get("test"):
-            found[number] = (float(commit.facts["test"]["low"]), float(commit.facts["test"]["high"]))
-    return found
+            interval_by_round[number] = (float(commit.facts["test"]["low"]), float(commit.facts["test"]["high"]))
+    return interval_by_round
 
 
 _COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}

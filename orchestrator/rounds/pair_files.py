@@ -52,16 +52,16 @@ def write_pairs(
     or ungradable, and there is neither pass_any nor a loss.
     """
     prompts = Prompts(prompts_file)
-    choices, found = choose(prompts, shards, plan, hinted)
-    return _write_chosen(prompts, [shard.samples for shard in (*shards, *hinted)], choices, plan, output) | found
+    choices, facts = choose(prompts, shards, plan, hinted)
+    return _write_chosen(prompts, [shard.samples for shard in (*shards, *hinted)], choices, plan, output) | facts
 
 
 def choose(
     prompts: Prompts, shards: Sequence[Scored], plan: PairingPlan, hinted: Sequence[Scored] = ()
 ) -> tuple[list[list[Choice]], Facts]:
     """The pairs of each shard, before a cap, and what `write_pairs` tells of the samples that they were chosen from."""
-    judged = any("score" in pq.read_schema(shard.scores).names for shard in shards[:1])
-    kinds = ("mixed", "tied", "ungradable") if judged else ("mixed", "all_correct", "all_wrong", "ungradable")
+    has_scores = any("score" in pq.read_schema(shard.scores).names for shard in shards[:1])
+    kinds = ("mixed", "tied", "ungradable") if has_scores else ("mixed", "all_correct", "all_wrong", "ungradable")
     of_kind = dict.fromkeys(kinds, 0)
     lost = {"pairs_lost": 0, "prompts_lost": 0}
     choices: list[list[Choice]] = []
@@ -69,7 +69,7 @@ def choose(
         chosen: list[Choice] = []
         for prompt_id, candidates in _candidates(shard):
             if number < len(shards):
-                of_kind[_kind(candidates, judged)] += 1
+                of_kind[_kind(candidates, has_scores)] += 1
             gold = prompts.gold(prompt_id) if plan.gold_as_chosen else []
             pairs = pair_prompt(prompt_id, [*candidates, *gold], plan)
             more = _pairs_lost(prompt_id, [*candidates, *gold], plan, len(pairs))
@@ -79,13 +79,13 @@ def choose(
                 rejected = pair.rejected.sample_index if pair.rejected else None
                 chosen.append(Choice(pair.pair_id, prompt_id, pair.chosen.sample_index, rejected))
         choices.append(chosen)
-    found: Facts = {f"prompts_{kind}": count for kind, count in of_kind.items()}
-    found["prompts_paired"] = len({choice.prompt_id for chosen in choices for choice in chosen})
-    if not judged:
-        found["pass_any"] = (of_kind["mixed"] + of_kind["all_correct"]) / max(sum(of_kind.values()), 1)
-        found |= lost
-    found["before_cap"] = sum(map(len, choices))
-    return choices, found | ({"hinted": sum(map(len, choices[len(shards) :]))} if hinted else {})
+    facts: Facts = {f"prompts_{kind}": count for kind, count in of_kind.items()}
+    facts["prompts_paired"] = len({choice.prompt_id for chosen in choices for choice in chosen})
+    if not has_scores:
+        facts["pass_any"] = (of_kind["mixed"] + of_kind["all_correct"]) / max(sum(of_kind.values()), 1)
+        facts |= lost
+    facts["before_cap"] = sum(map(len, choices))
+    return choices, facts | ({"hinted": sum(map(len, choices[len(shards) :]))} if hinted else {})
 
 
 def _pairs_lost(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPlan, made: int) -> int:
@@ -171,11 +171,11 @@ def _score(row: dict[str, Any]) -> float | None:
     return row["score"] if "score" in row else SCORES[row["verdict"]]
 
 
-def _kind(candidates: Sequence[Candidate], judged: bool) -> str:
+def _kind(candidates: Sequence[Candidate], has_scores: bool) -> str:
     scores = {c.score for c in candidates} - {None}
     if len(scores) != 1:
         return "mixed" if scores else "ungradable"
-    return "tied" if judged else "all_wrong" if scores == {WRONG} else "all_correct"
+    return "tied" if has_scores else "all_wrong" if scores == {WRONG} else "all_correct"
 
 
 def _write_chosen(

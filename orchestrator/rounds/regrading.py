@@ -39,18 +39,19 @@ def comparable(context: Context, models: Sequence[Model], name: str) -> list[Mod
         folder.mkdir()
         golds = evaluation.golds(run.path("baseline/prompts/gate.parquet"))
         graders = context.workers.graders(context.job.grade)
-        told = {
+        facts_by_evaluation = {
             step: evaluation.regrade(graders, run.path(f"{step}/gate.parquet"), golds, folder / file)
             for step, file in files.items()
         }
-        return {"evaluations": told, "graders_version": version}
+        return {"evaluations": facts_by_evaluation, "graders_version": version}
 
     commit = run.step(name, inputs, work)
-    told = commit.facts["evaluations"]
+    facts_by_evaluation = commit.facts["evaluations"]
     for step, model in others.items():
+        counted = facts_by_evaluation[step]
         context.say(
             f"{name}: the gate answers of {step} are by version {model.graders_version} of the graders; by version "
-            f"{version}, {told[step]['changed']} of {told[step]['problems']} count otherwise"
+            f"{version}, {counted['changed']} of {counted['problems']} count otherwise"
         )
     with run.using(hashes(commit)):
         again = {step: evaluation.solved(run.path(f"{name}/{file}")) for step, file in files.items()}

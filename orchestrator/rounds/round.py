@@ -321,8 +321,8 @@ def _told(facts: Facts, plan: PairingPlan) -> str:
     if "prompts_tied" in facts:
         return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with samples of different scores"
     gold = " and of gold solutions" if plan.gold_as_chosen else ""
-    told = f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
+    summary_line = f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
     if not facts.get("pairs_lost"):
-        return told
+        return summary_line
     lost = f"{facts['pairs_lost']} more, of {facts['prompts_lost']} more prompts"
-    return f"{told}; if unreadable answers were wrong there would be {lost}"
+    return f"{summary_line}; if unreadable answers were wrong there would be {lost}"

@@ -60,11 +60,11 @@ def pairs(round_: Round, model: Model) -> Commit:
         NoPairs: every prompt's samples have the same score, or none.
     """
     graded = round_.samples_and_verdicts(round_.prompts(), model)
-    judged = _judgements(round_, graded, model)
+    judged = _self_judged(round_, graded, model)
     return round_.pairs(_scores(round_, graded, judged))
 
 
-def _judgements(round_: Round, graded: Graded, model: Model) -> Graded:
+def _self_judged(round_: Round, graded: Graded, model: Model) -> Graded:
     """Judgements of every sample that ended by itself; a prompt of theirs is named PROMPT#SAMPLE."""
     settings, part = SelfRewarding.of(round_.context.job), replace(round_, part="judged")
     questions = {problem.prompt_id: problem.text for problem in round_.problems()}
@@ -123,16 +123,16 @@ def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
-        found = scores_found(judged.shards, settings)
+        scores_by_sample = scores_found(judged.shards, settings)
         for number, shard in enumerate(graded.shards):
             rows = pq.read_table(shard.samples, columns=["prompt_id", "sample_index"]).to_pylist()
             for row in rows:
-                scores = found.get((row["prompt_id"], row["sample_index"]), [])
+                scores = scores_by_sample.get((row["prompt_id"], row["sample_index"]), [])
                 row |= {"score": sum(scores) / len(scores) if scores else None, "judgements": len(scores)}
             pq.write_table(
                 pa.Table.from_pylist(rows, SELF_SCORES), folder / f"{number:05d}.parquet", compression="zstd"
             )
-        return score_facts(found)
+        return score_facts(scores_by_sample)
 
     commit = run.step(f"{round_.folder}/scores", inputs, work)
     facts = commit.facts
@@ -151,16 +151,16 @@ def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
     return Graded(graded.prompts, shards, [*graded.hashes, *hashes(commit)])
 
 
-def score_facts(found: Mapping[tuple[str, int], Sequence[float]]) -> Facts:
+def score_facts(scores_by_sample: Mapping[tuple[str, int], Sequence[float]]) -> Facts:
     """How many judgements have a score, of how many samples, and the mean of all scores."""
-    given = [score for scores in found.values() for score in scores]
-    mean = sum(given) / len(given) if given else None
-    return {"judgements": len(given), "scored": len(found), "mean_score": mean}
+    given_scores = [score for scores in scores_by_sample.values() for score in scores]
+    mean = sum(given_scores) / len(given_scores) if given_scores else None
+    return {"judgements": len(given_scores), "scored": len(scores_by_sample), "mean_score": mean}
 
 
 def scores_found(shards: Sequence[pair_files.Scored], settings: SelfRewarding) -> dict[tuple[str, int], list[float]]:
     """The scores of each sample, by prompt and sample."""
-    found: dict[tuple[str, int], list[float]] = defaultdict(list)
+    scores_by_sample: dict[tuple[str, int], list[float]] = defaultdict(list)
     for shard in shards:
         table = pq.read_table(shard.scores, columns=["prompt_id", "extracted"])
         for name, extracted in zip(*(table[c].to_pylist() for c in ("prompt_id", "extracted")), strict=True):
@@ -170,8 +170,8 @@ def scores_found(shards: Sequence[pair_files.Scored], settings: SelfRewarding) -
             except (TypeError, ValueError):
                 continue
             if settings.lowest <= score <= settings.highest:
-                found[prompt_id, int(index)].append(score)
-    return found
+                scores_by_sample[prompt_id, int(index)].append(score)
+    return scores_by_sample
 
 
 def _follow(run_dir: Path, state: State, place: str) -> Iterator[str]:

@@ -51,25 +51,25 @@ def outlook(state: State, before: Job, after: Job, steps: Collection[str], kept:
     changed = changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json"))
     changed = [change for change in changed if not only_executes(*change)]
     order = [*state.commits, *(step for step in state.shards if step not in state.commits)]
-    found: dict[str, Fit] = {}
+    fit_by_step: dict[str, Fit] = {}
     certain = True  # so far everything comes out as it was
     for step in order:
         if step not in steps:  # it is made anew, or not at all
             certain = certain and _kind(step) in _LEAVES
             continue
         number, _ = round_and_phase(step)
-        here = [key for key, old, new in changed if _differs(key, old, new, number)]
+        touching = [key for key, old, new in changed if _differs(key, old, new, number)]
         plain = step == f"rounds/{number:02d}/prompts" or step.startswith("baseline/")
         if step in kept:
-            found[step] = "taken"
-        elif any(_is_input(key, step, after) for key in here):
-            found[step] = "anew"
-        elif any(_may_touch(key, step) for key in here) or not (certain or plain):
-            found[step] = "perhaps"
+            fit_by_step[step] = "taken"
+        elif any(_is_input(key, step, after) for key in touching):
+            fit_by_step[step] = "anew"
+        elif any(_may_touch(key, step) for key in touching) or not (certain or plain):
+            fit_by_step[step] = "perhaps"
         else:
-            found[step] = "taken"
-        certain = certain and (found[step] == "taken" or _kind(step) in _LEAVES)
-    return found
+            fit_by_step[step] = "taken"
+        certain = certain and (fit_by_step[step] == "taken" or _kind(step) in _LEAVES)
+    return fit_by_step
 
 
 def _kind(step: str) -> str:

@@ -187,9 +187,9 @@ class Verification:
         return looked_at_again(lambda: self.look(what), self.reading.refresh)
 
     def _tell(self, what: Callable[[], Iterable[str]], where: str = "") -> list[str]:
-        found = self._settled(what)
-        self._report.findings += [f"{where}{line}" for line in found]
-        return found
+        lines = self._settled(what)
+        self._report.findings += [f"{where}{line}" for line in lines]
+        return lines
 
     # Files
 
@@ -275,23 +275,23 @@ class Verification:
         if index is not None:
             if (shard := self.state.shards.get(step, {}).get(index)) is None:
                 return
-            said, found = shard.facts, self.recount().shard(step, index)
-            recipe = int(said.get("recipe", 1))
+            recorded, recounted = shard.facts, self.recount().shard(step, index)
+            recipe = int(recorded.get("recipe", 1))
         else:
             commit, computed = self.state.commits[step], self.recount().commit(step)
-            said, recipe = commit.facts, commit.recipe
+            recorded, recipe = commit.facts, commit.recipe
             if computed is None:
                 yield "is no step of a run"
                 return
-            found = computed
-        self._facts[step, index] = count(said, found)
+            recounted = computed
+        self._facts[step, index] = count(recorded, recounted)
         # Earlier versions told less: a record by their recipe is compared in what it tells.
         whole = recipe > 2
-        if not found.get("disputed") and "disputed" not in said:  # told where graders are audited
-            found = {key: value for key, value in found.items() if key != "disputed"}
-        yield from map(str, differences(said, found, whole=whole))
+        if not recounted.get("disputed") and "disputed" not in recorded:  # told where graders are audited
+            recounted = {key: value for key, value in recounted.items() if key != "disputed"}
+        yield from map(str, differences(recorded, recounted, whole=whole))
         if whole:
-            yield from history.untold(step, index, said, found, LEFT | left_here(step, said, found))
+            yield from history.untold(step, index, recorded, recounted, LEFT | left_here(step, recorded, recounted))
 
     # Promotions
 

@@ -23,7 +23,7 @@ def decisions(files: RunFiles) -> list[tuple[int, list[Difference]]]:
     """By round, where its promotion is not what the gate says; up to the first one whose evaluations are not all there.
     A wording of the reason is part of it: `gate` may not change it without knowing the old one."""
     state, best = files.state, _evaluated(files, _BASE, "baseline/evaluation")
-    found = []
+    differences_by_round = []
     for promotion in state.promotions:
         number = int(promotion["round"])
         folder = f"rounds/{number:02d}"
@@ -36,12 +36,12 @@ def decisions(files: RunFiles) -> list[tuple[int, list[Difference]]]:
             break
         rule = {"rule": promotion["rule"], "alpha": promotion["alpha"]}
         decided = gate.decide(promotion["rule"], promotion["alpha"], best.gate, candidate.gate)
-        told = told_of(decided, best, candidate)
+        decision = told_of(decided, best, candidate)
         whole = state.commits[f"{folder}/evaluation"].recipe > 2  # and so by a version that tells all of it
-        differing = differences(promotion, _named(told, promotion, state), whole=whole)
-        found.append((number, [*_rule(rule, state), *differing]))
+        differing = differences(promotion, _named(decision, promotion, state), whole=whole)
+        differences_by_round.append((number, [*_rule(rule, state), *differing]))
         best = better(best, candidate)
-    return found
+    return differences_by_round
 
 
 def _evaluated(files: RunFiles, name: str, step: str) -> Model:
@@ -66,18 +66,18 @@ def _regraded(files: RunFiles, model: Model, step: str) -> Model:
     return replace(model, gate=solved, graders_version=graders_version(commit.facts))
 
 
-def _rule(said: dict[str, Any], state: State) -> list[Difference]:
+def _rule(rule: dict[str, Any], state: State) -> list[Difference]:
     """Rule and level are those of the job."""
-    wanted = [config["job"]["promotion"] for config in state.configs]
-    if any(all(job.get(key) == value for key, value in said.items()) for job in wanted):
+    promotions = [config["job"]["promotion"] for config in state.configs]
+    if any(all(job.get(key) == value for key, value in rule.items()) for job in promotions):
         return []
-    return list(differences(said, {key: wanted[-1].get(key) for key in said})) if wanted else []
+    return list(differences(rule, {key: promotions[-1].get(key) for key in rule})) if promotions else []
 
 
-def _named(told: dict[str, Any], promotion: Mapping[str, Any], state: State) -> dict[str, Any]:
+def _named(decision: dict[str, Any], promotion: Mapping[str, Any], state: State) -> dict[str, Any]:
     """With the name of the base model, which may lie outside of the run, as the run calls it."""
     known = model_names(state)
     for key in ("reference", "best"):
-        if told[key] == _BASE:
-            told[key] = promotion.get(key) if promotion.get(key) in known else " or ".join(sorted(known))
-    return told
+        if decision[key] == _BASE:
+            decision[key] = promotion.get(key) if promotion.get(key) in known else " or ".join(sorted(known))
+    return decision

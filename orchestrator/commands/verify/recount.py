@@ -52,14 +52,14 @@ place."""
 _OF_COMPLETIONS = {"ranking_accuracy", "reward_accuracy", "gamma", "chosen_logprob", "rejected_logprob"}
 
 
-def left_here(step: str, said: Mapping[str, Any], found: Facts) -> set[str]:
+def left_here(step: str, recorded: Mapping[str, Any], computed: Facts) -> set[str]:
     """What is told of one step and not computed: of a checkpoint that was not chosen no probe is left; of completions
     by other names than the trainer's nothing is known; shards of the first version of the graders tell no causes."""
-    if step.endswith("/verdicts") and graders_version(said) == 1:
+    if step.endswith("/verdicts") and graders_version(recorded) == 1:
         return set(CAUSES)
     if "/selection/" in step:
         return {"probe"}
-    return _OF_COMPLETIONS if "completion_tokens" in found and "gamma" not in found else set()
+    return _OF_COMPLETIONS if "completion_tokens" in computed and "gamma" not in computed else set()
 
 
 class Recount(Counting):
@@ -178,7 +178,7 @@ class Recount(Counting):
         return [file for step in steps if step in self.state.commits for file in self.files.all(step)]
 
     def evaluated(self, step: str, folder: str | None = None) -> Facts:
-        found: Facts = {"quarantined": []}
+        facts: Facts = {"quarantined": []}
         columns = ["prompt_id", "token_ids", "finish_reason", "verdict", "cause"]
         commit = self.state.commits[step]
         for file in self.files.all(step) if commit.artifacts else ():
@@ -186,23 +186,23 @@ class Recount(Counting):
             asked = pq.read_table(self.files.one(f"baseline/prompts/{file.name}"), columns=["prompt_id"])
             if sorted(asked["prompt_id"].to_pylist()) != sorted(table["prompt_id"].to_pylist()):
                 raise Damaged(f"{file.name}: its problems are not those of baseline/prompts")
-            found |= {file.stem: evaluation.facts_of(table)}
-            found["quarantined"] += evaluation.given_up(table)
-        if told := [split for split in ("gate", "test") if split in commit.facts and split not in found]:
+            facts |= {file.stem: evaluation.facts_of(table)}
+            facts["quarantined"] += evaluation.given_up(table)
+        if told := [split for split in ("gate", "test") if split in commit.facts and split not in facts]:
             raise Damaged(f"it tells of {' and '.join(told)}, and has no file of it")
         probes = [f"{folder}/{phase}/probe.parquet" for phase in ("retrain", "choice", "train")]
         if folder and (probe := next(filter(self.files.has, probes), None)):
-            found["probe"] = {"completions": rows_in(self.files.one(probe))}
+            facts["probe"] = {"completions": rows_in(self.files.one(probe))}
         elif step == "baseline/evaluation":
-            found["probe"] = None  # the base model is no work of the trainer
-        return found
+            facts["probe"] = None  # the base model is no work of the trainer
+        return facts
 
     def regraded(self, step: str) -> Facts:
-        told = {}
+        facts_by_evaluation = {}
         for name, file in zip(sorted(self.state.commits[step].facts["evaluations"]), self.files.all(step), strict=True):
             changed = evaluation.changed(self.files.one(f"{name}/gate.parquet"), file)
-            told[name] = evaluation.facts_of(pq.read_table(file)) | {"changed": changed}
-        return {"evaluations": told}
+            facts_by_evaluation[name] = evaluation.facts_of(pq.read_table(file)) | {"changed": changed}
+        return {"evaluations": facts_by_evaluation}
 
     def choice(self, step: str, folder: str) -> Facts:
         """Of the choice among a training's checkpoints, by their accuracy on the gate problems."""
@@ -218,17 +218,17 @@ class Recount(Counting):
 
 def verdict_facts(file: Path) -> Facts:
     """Of a file of verdicts. Those of graders of version 1 have no causes."""
-    known = set(pq.read_schema(file).names)
-    names = [name for name in ("verdict", "cause", "rule", "opinions") if name in known]
+    columns_there = set(pq.read_schema(file).names)
+    names = [name for name in ("verdict", "cause", "rule", "opinions") if name in columns_there]
     table = pq.read_table(file, columns=names)
     columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in names}
     none = [None] * table.num_rows
-    found = counts.verdicts(columns["verdict"], columns.get("cause", none), columns.get("rule", none))
-    if "cause" not in known:
-        found = {key: value for key, value in found.items() if key not in CAUSES}
-    if "opinions" in known:
-        found["disputed"] = sum(counts.disputed(dict(row or ())) for row in columns["opinions"])
-    return found
+    facts = counts.verdicts(columns["verdict"], columns.get("cause", none), columns.get("rule", none))
+    if "cause" not in columns_there:
+        facts = {key: value for key, value in facts.items() if key not in CAUSES}
+    if "opinions" in columns_there:
+        facts["disputed"] = sum(counts.disputed(dict(row or ())) for row in columns["opinions"])
+    return facts
 
 
 def _untimed(facts: Facts) -> Facts:

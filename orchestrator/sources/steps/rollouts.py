@@ -78,14 +78,14 @@ def locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Rol
     wrong step is not known for that are left out, and so are those of which a prefix took down engines."""
     settings, level = Steps.of(round_.context.job), 0
     open_: dict[str, tuple[Error, BinarySearch]] = {e.error_id: (e, BinarySearch(len(e.answer.steps))) for e in errors}
-    found: dict[str, int | None] = {}
+    first_wrong: dict[str, int | None] = {}
     probes: set[str] = set()
     while open_:
         wanted: Prefixes = {}
         for error_id, (error, search) in list(open_.items()):
             if (right := _next(error, search, rollouts, settings.threshold)) is None:
                 if search.first_wrong is not None:
-                    found[error_id] = search.first_wrong
+                    first_wrong[error_id] = search.first_wrong
                 del open_[error_id]
             elif (name := error.probe_id(right)) in probes:
                 del open_[error_id]  # asked for before, and has no continuation
@@ -96,7 +96,7 @@ def locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Rol
             rollouts.draw(f"search/{level:02d}", wanted, settings.rollouts, commit)
             probes |= wanted.keys()
     facts = cost(probes, rollouts.tallies) | {"levels": level}
-    return Located(found, facts | ({} if rollouts.all_count else unknown(probes, rollouts.tallies)))
+    return Located(first_wrong, facts | ({} if rollouts.all_count else unknown(probes, rollouts.tallies)))
 
 
 def _next(error: Error, search: BinarySearch, rollouts: Rollouts, threshold: float) -> int | None:
