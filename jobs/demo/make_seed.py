@@ -32,7 +32,7 @@ MAX_LENGTH = 256
 
 NUM_STEPS, BATCH_SIZE, WARM_UP_STEPS = 900, 32, 30
 LEARNING_RATE, LAST_RATE_SHARE = 3e-3, 0.1
-STEPPED_SHARE = 0.8  # of the training steps see worked solutions only
+STEPPED_SHARE = 0.8  # of the updates see worked solutions only
 DIRECT_CHANCE = (0.9, 0.5, 0.1)  # afterwards, by the index of the closing question
 
 

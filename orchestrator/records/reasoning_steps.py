@@ -1,4 +1,4 @@
-"""What is asked about an answer's steps, and what comes back."""
+"""What is asked about an answer's reasoning steps, and what comes back."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ class TrainingPlan:
     failure_file: str
     """JSON file for the names of the pairs that a training failed on."""
     metrics_file: str
-    """Parquet file of one row a step."""
+    """Parquet file of one row an update."""
     probe_file: str
     """Parquet file of completions with the trained policy's own log-probabilities (schema PROBE)."""
     checkpoint_dir: str
@@ -177,10 +177,10 @@ class TrainingPlan:
     """The user's key that seals saved states: one that it has not sealed is not loaded. Without a key none is saved or
     loaded. It goes through memory alone."""
     export_every: int | None = None
-    """Export after every so many steps, and after the last, each to a folder of its own below `checkpoint_dir`:
+    """Export after every so many updates, and after the last, each to a folder of its own below `checkpoint_dir`:
     000010/checkpoint and 000010/probe.parquet. `probe_file` is not written then."""
     steps: int | None = None
-    """Stop after so many steps; None takes all batches."""
+    """Stop after so many updates; None takes all batches."""
     schedule_steps: int | None = None
     """Steps over which the learning rate's schedule is laid; None takes those that are done."""
 
@@ -287,7 +287,7 @@ def pairs_schema(conversational: bool) -> pa.Schema:
 
 
 def step_pairs_schema() -> pa.Schema:
-    """Schema of pairs of steps: that of pairs, with the columns of Step-DPO's data set (arXiv 2406.18629).
+    """Schema of pairs of reasoning steps: that of pairs, with the columns of Step-DPO's data set (arXiv 2406.18629).
 
     `prompt` is the problem, `initial_reason_steps` what follows it up to "Step k:", `chosen` and `rejected` are one
     step each, and `full_chosen` and `full_rejected` go on to the answers' ends. What is trained on is
@@ -311,9 +311,9 @@ DECODED = pa.schema(
         pa.field("token_ends", pa.list_(pa.int32()), nullable=False),
     ]
 )
-"""One row a sample that is cut into steps. `source` is the folder that it was sampled into (rounds/01/search/02),
-`text` its ids decoded, and `token_ends` how many characters of that are complete with each token; `mask` as in
-SAMPLES."""
+"""One row a sample that is cut into reasoning steps. `source` is the folder that it was sampled into
+(rounds/01/search/02), `text` its ids decoded, and `token_ends` how many characters of that are complete with each
+token; `mask` as in SAMPLES."""
 
 
 def preferences_schema(conversational: bool) -> pa.Schema:

@@ -57,7 +57,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
         *(part for section in source.sections for part in section.parts(done)),
         "## Training",
         "Log-probabilities are of whole completions, in nats: the mean of the first and of the last quarter of the "
-        "steps. Reward accuracy is of the last alone: as long as margins are about zero it is chance. Padded is what "
+        "updates. Reward accuracy is of the last alone: as long as margins are about zero it is chance. Padded is what "
         "padding every batch to its longest row would have cost.",
         table(_TRAINING, done),
         "## Seconds",
@@ -125,7 +125,7 @@ def _job(job: Mapping[str, Any], of_the_source: Sequence[tuple[str, str]]) -> st
         ("temperatures in turn", "generate.temperature_mix"), ("longest completion", "generate.max_tokens"),
         ("pair rule", "pairs.rule"), ("pairs a prompt", "pairs.per_prompt"), ("loss", "loss.form"),
         ("beta", "loss.beta"), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
-        ("learning rate", "train.learning_rate"), ("pairs a step", "train.batch_pairs"),
+        ("learning rate", "train.learning_rate"), ("pairs an update", "train.batch_pairs"),
         ("epochs", "train.epochs"), ("training tokens a round", "train.token_budget"),
         ("promotion", "promotion.rule"), ("seed", "seed"),
     )  # fmt: skip
@@ -174,7 +174,7 @@ SAMPLES = Section(
 )
 _TRAINING = (
     Column("round", lambda e: str(e.round.number)),
-    Column("steps", lambda e: fact(e, "train", "steps", ",")),
+    Column("updates", lambda e: fact(e, "train", "steps", ",")),
     Column("tokens", lambda e: fact(e, "train", "tokens", ",")),
     Column("padded", lambda e: fact(e, "train", "padded_tokens", ",")),
     Column("tokens/s", lambda e: _own(e, "train") or fact(e, "train", "tokens_per_second", ",.0f")),

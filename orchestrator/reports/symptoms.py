@@ -26,7 +26,7 @@ MAX_GROWTH = 1.3
 
 @dataclass(frozen=True)
 class Evidence:
-    """One round's facts, with its training metrics by step and its diversity where they are known."""
+    """One round's facts, with its training metrics by update and its diversity where they are known."""
 
     round: Round
     metrics: Mapping[str, Sequence[Any]] | None = None
@@ -65,7 +65,7 @@ class Evidence:
         return sum(self.round.count("pairs", f"prompts_{kind}") for kind in kinds)
 
     def change(self, column: str) -> tuple[float, float] | None:
-        """Mean of a training metric over the first and over the last quarter of the steps."""
+        """Mean of a training metric over the first and over the last quarter of the updates."""
         ends = self._ends(column)
         return (fmean(ends[0]), fmean(ends[1])) if ends else None
 
@@ -110,7 +110,7 @@ def _not_a_number(evidence: Evidence, past: Past) -> Iterator[str]:
     for name, values in (evidence.metrics or {}).items():
         bad = sum(1 for v in values if isinstance(v, float) and not math.isfinite(v))
         if bad:
-            yield f"{name} is no finite number in {bad} training steps: an empty response, or a diverged run."
+            yield f"{name} is no finite number in {bad} updates: an empty response, or a diverged run."
 
 
 def _first_loss(evidence: Evidence, past: Past) -> Iterator[str]:
@@ -118,7 +118,7 @@ def _first_loss(evidence: Evidence, past: Past) -> Iterator[str]:
     # One batch's mean in bf16 scatters by hundredths; a reference that is not the start is far off.
     if losses and losses[0] is not None and abs(losses[0] - math.log(2)) > 0.1:
         yield (
-            f"the first step's DPO loss is {losses[0]:.3f}, not log 2 = 0.693: training did not start at the "
+            f"the first update's DPO loss is {losses[0]:.3f}, not log 2 = 0.693: training did not start at the "
             "reference. That is right for `init` unlike `reference`, and wrong otherwise."
         )
 

@@ -55,7 +55,7 @@ def those_there(files: Sequence[Path], wait: Callable[[float], None] = time.slee
 
 
 def training_metrics(run_dir: Path, state: State, number: int) -> dict[str, list[Any]] | None:
-    """The metrics table of a round's training as columns; None when it is not committed or holds no step.
+    """The metrics table of a round's training as columns; None when it is not committed or holds no update.
 
     Raises:
         OSError, pyarrow.ArrowInvalid: the file is gone or damaged.

@@ -1,10 +1,10 @@
 """The training of one round: from pairs to a candidate.
 
     reference   log-probabilities of every completion under the reference model, once, where the loss compares with it
-    train       the optimizer steps; one checkpoint, or one every `train.eval_every` steps
+    train       the updates; one checkpoint, or one every `train.eval_every` updates
     selection   each of several checkpoints on the gate problems
     choice      the last of them, or the best
-    retrain     the same number of steps once more, with pairs of the gate problems too (arXiv 2404.19733, section 3.1)
+    retrain     as many updates once more, with pairs of the gate problems too (arXiv 2404.19733, section 3.1)
 
 The last three only where the job asks for them.
 """
@@ -44,9 +44,9 @@ _LARGEST_MANIFEST = 1 << 24  # bytes, of a saved state: a line for each file of 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint of a round, by the number of steps it was trained for."""
+    """A checkpoint of a round, by the number of updates it was trained for."""
 
-    steps: int
+    updates: int
     model: Model
 
 
@@ -71,9 +71,9 @@ class Training:
             return self._model(commit, self.context.run.path(f"{self.folder}/train/probe.parquet"))
         candidates = f"{self.folder}/candidates"
         commit = self._train("train", parts, everything, candidates, export_every=self.context.job.train.eval_every)
-        evaluated = [self._evaluated(steps, commit) for steps in _steps_exported(commit)]
+        evaluated = [self._evaluated(updates, commit) for updates in _updates_exported(commit)]
         models = regrading.comparable(self.context, [c.model for c in evaluated], f"{self.folder}/selection/regraded")
-        evaluated = [Candidate(c.steps, model) for c, model in zip(evaluated, models, strict=True)]
+        evaluated = [Candidate(c.updates, model) for c, model in zip(evaluated, models, strict=True)]
         chosen = self._choose(evaluated, publish=not held_out)
         if held_out:
             total = commit.facts["steps"]
@@ -203,9 +203,9 @@ class Training:
         for states in self._states(phase):
             run.remove(states)  # of use only while the training was unfinished
         facts = commit.facts
-        resumed = f", resumed after step {facts['resumed_from']}" if facts.get("resumed_from") else ""
+        resumed = f", resumed after update {facts['resumed_from']}" if facts.get("resumed_from") else ""
         speed = "" if taken(run.ledger.state, step) else f" at {facts['tokens_per_second']:.0f}/s"
-        self._say(phase, f"{facts['steps']} steps{resumed}, {facts['tokens']} tokens{speed}")
+        self._say(phase, f"{facts['steps']} updates{resumed}, {facts['tokens']} tokens{speed}")
         return commit
 
     def _trained(self, plan: TrainingPlan, reference: Commit | None) -> Facts:
@@ -285,23 +285,24 @@ class Training:
 
     # The choice among several checkpoints
 
-    def _evaluated(self, steps: int, commit: Commit) -> Candidate:
-        """The checkpoint after so many steps, with its results on the gate problems."""
-        run, name = self.context.run, f"{self.folder}/candidates/{steps:06d}"
+    def _evaluated(self, updates: int, commit: Commit) -> Candidate:
+        """The checkpoint after so many updates, with its results on the gate problems."""
+        run, name = self.context.run, f"{self.folder}/candidates/{updates:06d}"
         made = next(a for a in commit.artifacts if a.path == f"{self.folder}/candidates")
         said = sorted(made.files.items())
-        own = [f"{file}:{about['sha256']}" for file, about in said if file.startswith(f"{steps:06d}/")]
-        files = model(durable.fingerprint(own), made, f"{steps:06d}/checkpoint")
+        own = [f"{file}:{about['sha256']}" for file, about in said if file.startswith(f"{updates:06d}/")]
+        files = model(durable.fingerprint(own), made, f"{updates:06d}/checkpoint")
         here = Model(str(run.path(f"{name}/checkpoint")), name, files, run.path(f"{name}/probe.parquet"))
-        return Candidate(steps, self.context.evaluate(here, f"{self.folder}/selection/{steps:06d}", splits=("gate",)))
+        evaluated = self.context.evaluate(here, f"{self.folder}/selection/{updates:06d}", splits=("gate",))
+        return Candidate(updates, evaluated)
 
     def _choose(self, candidates: Sequence[Candidate], publish: bool) -> Commit:
         """Commit the choice; with `publish` the chosen checkpoint becomes the round's."""
         select = self.context.job.train.select
-        accuracies = {f"{c.steps:06d}": c.model.gate_accuracy for c in candidates}
+        accuracies = {f"{c.updates:06d}": c.model.gate_accuracy for c in candidates}
         facts = choice_facts(accuracies, select)
-        chosen = next(candidate for candidate in candidates if candidate.steps == facts["steps"])
-        inputs = {"candidates": {f"{c.steps:06d}": c.model.digest for c in candidates}, "publish": publish}
+        chosen = next(candidate for candidate in candidates if candidate.updates == facts["steps"])
+        inputs = {"candidates": {f"{c.updates:06d}": c.model.digest for c in candidates}, "publish": publish}
         inputs |= {"accuracies": accuracies, "select": select}
 
         def work(output: Path, *checkpoint: Path) -> Facts:
@@ -317,7 +318,7 @@ class Training:
         outputs = [step, f"{self.folder}/checkpoint"] if publish else [step]
         also = [self.context.run.used(chosen.model.probe)] if chosen.model.probe else []
         commit = self.context.run.step(step, inputs, work, outputs, also)
-        self._say("choice", f"{chosen.steps} steps, the {select} of {len(candidates)} checkpoints")
+        self._say("choice", f"{chosen.updates} updates, the {select} of {len(candidates)} checkpoints")
         return commit
 
     @property
@@ -339,9 +340,9 @@ class Training:
 
 def choice_facts(accuracies: Mapping[str, float], select: str) -> Facts:
     """Which of several checkpoints is chosen: the last, or of equally good ones the earliest. `accuracies` are those on
-    the gate problems by number of steps, in six digits."""
-    steps = max(accuracies) if select != "best" else min(accuracies, key=lambda steps: (-accuracies[steps], steps))
-    return {"steps": int(steps), "gate_accuracy": accuracies[steps], "candidates": len(accuracies)}
+    the gate problems by number of updates, in six digits."""
+    chosen = max(accuracies) if select != "best" else min(accuracies, key=lambda name: (-accuracies[name], name))
+    return {"steps": int(chosen), "gate_accuracy": accuracies[chosen], "candidates": len(accuracies)}
 
 
 def precision(train: Train) -> dict[str, Any]:
@@ -388,9 +389,9 @@ def _hashes(commits: Sequence[Commit]) -> list[Used]:
     return [name for commit in commits for name in hashes(commit)]
 
 
-def _steps_exported(commit: Commit) -> list[int]:
-    """Numbers of steps after which a checkpoint was exported, in order."""
+def _updates_exported(commit: Commit) -> list[int]:
+    """Numbers of updates after which a checkpoint was exported, in order."""
     numbers = {file.partition("/")[0] for artifact in commit.artifacts[-1:] for file in artifact.files}
     if not numbers or not all(number.isascii() and number.isdigit() for number in numbers):
-        raise Damaged(f"{commit.step}: committed, but not with folders named after steps (000010/...)")
+        raise Damaged(f"{commit.step}: committed, but not with folders named after updates (000010/...)")
     return sorted(map(int, numbers))

@@ -4,7 +4,7 @@ each of the two registries.
 sample   its own samples, scored against gold answers
 gold     the gold solutions
 dataset  a chunk of preference data
-steps    single steps of its own samples
+steps    single reasoning steps of its own samples
 judge    its own samples, scored by the model itself
 """
 

@@ -1,6 +1,6 @@
-"""One training step over micro-batches, and the learning-rate schedule. Imports torch alone.
+"""One update (a step of the optimizer) over micro-batches, and the learning-rate schedule. Imports torch alone.
 
-A step's loss is the mean over the pairs of the global batch: each micro-batch contributes its sum
+An update's loss is the mean over the pairs of the global batch: each micro-batch contributes its sum
 divided by the number of pairs of the whole batch, so neither the cut into micro-batches nor the
 division over ranks changes the gradient.
 """
@@ -139,7 +139,7 @@ def accumulate(
         backward(loss / totals.pairs)
         total = sums if total is None else total + sums
     if total is None:
-        raise ValueError("a step needs at least one micro-batch")
+        raise ValueError("an update needs at least one micro-batch")
     return total
 
 
@@ -151,7 +151,7 @@ def torch_step(
     totals: BatchTotals,
     max_grad_norm: float | None = None,
 ) -> tuple[StepSums, float]:
-    """A whole optimizer step in plain torch; returns the sums and the gradient's norm before clipping."""
+    """A whole update in plain torch; returns the sums and the gradient's norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
     sums = accumulate(model, batches, weights, totals, lambda loss: loss.backward())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
@@ -162,11 +162,11 @@ def torch_step(
 def learning_rate(
     step: int, num_steps: int, peak: float, schedule: str, warmup_steps: int, final_ratio: float
 ) -> float:
-    """Learning rate of a step, counted from 1.
+    """Learning rate of an update, counted from 1.
 
-    Linear warm-up from 0: step k of the w warm-up steps has k / (w + 1) of the peak, and the step
+    Linear warm-up from 0: update k of the w warm-up updates has k / (w + 1) of the peak, and the one
     after them the peak itself. From there `linear` and `cosine` run to `final_ratio` of the peak,
-    which the step after the last would reach: no step is spent at a rate of 0.
+    which the update after the last would reach: none is spent at a rate of 0.
     """
     if step <= warmup_steps:
         return peak * step / (warmup_steps + 1)
@@ -183,7 +183,7 @@ def learning_rate(
 
 
 def mean_metrics(sums: Mapping[str, float], compared: bool = True, rejected: bool = True) -> dict[str, float]:
-    """A step's metrics from its sums over all ranks: means over pairs, and log-probabilities a token. Not `compared`
+    """An update's metrics from its sums over all ranks: means over pairs, and log-probabilities a token. Not `compared`
     with a reference, or without `rejected` sides, what would need these is left out."""
     pairs = sums["pairs"]
     missing = set() if compared else {"dpo_loss", "margin", "margin_size", "reward_accuracy"}

@@ -110,7 +110,7 @@ class TrainerGroup:
         self._actors: list[Any] = []
         self._pulses: list[Pulse] = []
         self._oom_kills = 0  # on this machine, when the ranks were started
-        self._began = 0  # first step that this attempt at a training has done
+        self._began = 0  # first update that this attempt at a training has done
 
     def __enter__(self) -> TrainerGroup:
         return self
@@ -149,7 +149,7 @@ class TrainerGroup:
     def train(
         self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:
-        """Train, and write metrics, probe and checkpoint; `on_step` gets each step's metrics as it ends (again, where
+        """Train, and write metrics, probe and checkpoint; `on_step` gets each update's metrics as it ends (again, where
         the ranks were lost after it). The facts tell how often they were started again (`restarts`)."""
         attempts = _Attempts(plan)
         try:

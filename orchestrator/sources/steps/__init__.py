@@ -1,4 +1,4 @@
-"""Pairs of single steps (source `steps`): pairs.py has the way, and this is what other rooms ask."""
+"""Pairs of single reasoning steps (source `steps`): pairs.py has the way, and this is what other rooms ask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The files of Step-DPO: wrong answers, prompts that end in a prefix of one, continuations, pairs of steps."""
+"""The files of Step-DPO: wrong answers, prompts that end in a prefix of one, continuations, pairs of reasoning
+steps."""
 
 from __future__ import annotations
 
@@ -173,7 +174,7 @@ def prompt_ids(file: Path) -> dict[str, list[int]]:
 
 
 def read_errors(file: Path, opening: str, how: str) -> list[Error]:
-    """The wrong answers of a round, in steps; `how` is config.Steps.split."""
+    """The wrong answers of a round, in reasoning steps; `how` is config.Steps.split."""
     return [
         Error(
             row["prompt_id"],

@@ -1,4 +1,4 @@
-"""From pairs of steps back to the samples that they are pieces of: what `ratchet verify` checks of Step-DPO."""
+"""From pairs of reasoning steps back to the samples that they are of: what `ratchet verify` checks of Step-DPO."""
 
 from __future__ import annotations
 

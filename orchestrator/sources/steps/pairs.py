@@ -1,14 +1,14 @@
-"""Pairs of single steps (Step-DPO, arXiv 2406.18629, section 3.2).
+"""Pairs of single reasoning steps (Step-DPO, arXiv 2406.18629, section 3.2).
 
     samples     N answers a problem, opened with "Let's think step by step.\\nStep 1:", and their verdicts
     errors      those with a wrong final answer
-    located     the first wrong step of each: by rollouts (rollouts.py), a judge (judging.py), or people
+    located     the first wrong reasoning step of each: by rollouts (rollouts.py), a judge (judging.py), or people
                 (people.py)
     rectified   continuations of the right steps before it that reach the gold answer
     pairs       the wrong step against a right one in its place
 
-Each is a step of the run. What is drawn on the way (search/01, rectification/12) is sampled and graded as a round's own
-samples are, shard by shard.
+Each line is a step of the run. What is drawn on the way (search/01, rectification/12) is sampled and graded as a
+round's own samples are, shard by shard.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ REFUSALS = ("not_rectified", "not_a_prefix", "empty", "equal", "duplicate", "luc
 
 
 def collect(round_: Round, sampled_from: Model) -> Commit:
-    """The round's pairs of steps, from answers of `sampled_from`.
+    """The round's pairs of reasoning steps, from answers of `sampled_from`.
 
     Raises:
         NoPairs: no answer is wrong, or no wrong step could be put right.

@@ -1,4 +1,4 @@
-"""First wrong steps from people: questions go out as JSONL, verdicts come back as JSONL."""
+"""First wrong reasoning steps from people: questions go out as JSONL, verdicts come back as JSONL."""
 
 from __future__ import annotations
 

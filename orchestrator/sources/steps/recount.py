@@ -1,4 +1,4 @@
-"""The facts of Step-DPO's own steps, from the committed files; see commands/verify/recount.py."""
+"""The facts that the steps of Step-DPO commit, from the committed files; see commands/verify/recount.py."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from orchestrator.sources.steps.pairing import Error
 from orchestrator.sources.steps.pairs import choose, first_errors, last_right, located_facts
 
 
-class StepFacts:
-    """Of errors, questions, first wrong steps, continuations and pairs of steps."""
+class StepDpoFacts:
+    """Of errors, questions, first wrong reasoning steps, continuations and pairs of such steps."""
 
     def __init__(self, run: Counting) -> None:
         self._files, self._job = run.files, run.job
@@ -126,12 +126,12 @@ def _folder(step: str) -> str:
 
 RECOUNTED = Recounted(
     {
-        r"rounds/\d+/(?:search|rectification)/\d+/prompts": lambda run, step: StepFacts(run).prompts(step),
-        r"rounds/\d+/errors": lambda run, step: StepFacts(run).errors(step),
-        r"rounds/\d+/questions": lambda run, step: StepFacts(run).questions(step),
-        r"rounds/\d+/located": lambda run, step: StepFacts(run).located(step),
-        r"rounds/\d+/rectified": lambda run, step: StepFacts(run).rectified(step),
-        r"rounds/(\d+)/pairs": lambda run, step, number: StepFacts(run).pairs(step, int(number)),
+        r"rounds/\d+/(?:search|rectification)/\d+/prompts": lambda run, step: StepDpoFacts(run).prompts(step),
+        r"rounds/\d+/errors": lambda run, step: StepDpoFacts(run).errors(step),
+        r"rounds/\d+/questions": lambda run, step: StepDpoFacts(run).questions(step),
+        r"rounds/\d+/located": lambda run, step: StepDpoFacts(run).located(step),
+        r"rounds/\d+/rectified": lambda run, step: StepDpoFacts(run).rectified(step),
+        r"rounds/(\d+)/pairs": lambda run, step, number: StepDpoFacts(run).pairs(step, int(number)),
     },
     parts=[r"search/\d+", r"rectification/\d+"],
 )

@@ -1,4 +1,4 @@
-"""Where the wrong answers' first wrong steps are, and what it cost to find them, for the report."""
+"""Where the wrong answers' first wrong reasoning steps are, and what it cost to find them, for the report."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _COLUMNS = (
     Column("round", lambda e: str(e.round.number)),
     Column("errors", lambda e: count(e, "located", "errors")),
     Column("undecided", lambda e: fact(e, "located", "undecided", ",")),
-    Column("steps", lambda e: count(e, "located", "steps")),
+    Column("reasoning steps", lambda e: count(e, "located", "steps")),
     Column("located", lambda e: count(e, "located", "located")),
-    Column("in step 1", lambda e: count(e, "located", "first_step")),
+    Column("in the first", lambda e: count(e, "located", "first_step")),
     Column("put right", lambda e: count(e, "pairs", "rectified")),
     Column("rollouts ungradable", lambda e: fact(e, "located", "rollouts_ungradable", ",")),
     Column("prefixes left out", lambda e: fact(e, "located", "probes_unknown", ",")),
@@ -19,7 +19,7 @@ _COLUMNS = (
     Column("judge's requests", lambda e: number(e.round.facts.get("located", {}).get("judge"), "requests", ",")),
 )
 FIRST_WRONG_STEPS = Section(
-    "First wrong steps",
+    "First wrong reasoning steps",
     _COLUMNS,
     "Errors are distinct wrong answers. Prefixes were continued to find the first wrong step. "
     "Rollouts that are ungradable do not count; a prefix of which most are so is left out, and so is an error "

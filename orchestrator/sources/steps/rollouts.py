@@ -1,4 +1,4 @@
-"""Continuations of prefixes of wrong answers, drawn pass by pass; and the first wrong step, found by them."""
+"""Continuations of prefixes of wrong answers, drawn pass by pass; and the first wrong reasoning step, found by them."""
 
 from __future__ import annotations
 
