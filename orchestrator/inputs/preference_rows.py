@@ -237,8 +237,8 @@ def _steps(job: Job, row: Row, steps: str) -> tuple[Side, Side, Side]:
     assert isinstance(row.prompt, str)
     if job.pairs.append_eos:
         raise BadInput(
-            f"{row.place}: field {STEPS!r} makes 'chosen' and 'rejected' single reasoning steps, after which an answer goes "
-            "on: set `pairs.append_eos: false`"
+            f"{row.place}: field {STEPS!r} makes 'chosen' and 'rejected' single reasoning steps, after which an answer "
+            "goes on: set `pairs.append_eos: false`"
         )
     asked, steps = _asked(job, row.prompt, row), steps if steps.strip() else ""
     if isinstance(asked, str):
