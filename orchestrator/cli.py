@@ -220,7 +220,7 @@ def rescore(
 ) -> None:
     """Grade the stored samples of a round in another way (grade.KEY=VALUE), in a new run that shares them."""
     from orchestrator.commands.rescore import rescore as grade_again
-    from orchestrator.commands.rescore_table import show
+    from orchestrator.commands.rescore import show
 
     screen, tell = Screen(err=as_json), _tell(trust)
     try:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
+from rich.table import Table
+from rich.text import Text
 
 from orchestrator.commands.fork.command import fork
 from orchestrator.config import Job
@@ -37,7 +39,8 @@ from orchestrator.reports.tables import parquet_files, round_step
 from orchestrator.rounds.context import Context, Say, Workers
 from orchestrator.rounds.round import NoPairs, Round
 from orchestrator.sources.source import Sources
-from orchestrator.text.shown import as_json
+from orchestrator.text.shown import as_json, line
+from orchestrator.text.terminal import Screen
 
 EXAMPLES = 3
 """Most examples of one kind of flip."""
@@ -239,3 +242,29 @@ def _pairs(run_dir: Path, state: State, step: str) -> Iterator[tuple[Any, ...]]:
             key = tuple(row.values())
             counted[key] += 1
             yield *key, counted[key]  # wrapping repeats pairs
+
+
+def show(rescored: Rescored, screen: Screen) -> None:
+    """Print how many verdicts flip, examples of each kind, and what that does to the pairs."""
+    total = sum(rescored.flips.values())
+    had, has = rescored.versions
+    graders = f", graded by version {has} of the graders instead of {had}" if had != has else ""
+    screen.say(f"verdicts  {total} of {rescored.samples} flip{graders}")
+    if total:
+        table = Table("before", "after", "samples", "for instance: gold", "extracted", "the answer's end")
+        for (before, after), count in rescored.flips.most_common():
+            for number, example in enumerate(rescored.examples[before, after]):
+                head = (before, after, str(count)) if number == 0 else ("", "", "")
+                was, now = (str(said) for said in example["extracted"])
+                extracted = was if was == now else f"{was} -> {now}"
+                end = " ".join(example["text"].split())[-60:]
+                table.add_row(*map(_cell, (*head, example["gold"], extracted, end)))
+        screen.print(table)
+    screen.say(
+        f"pairs     {rescored.pairs_before} before, {rescored.pairs_after} after; {rescored.pairs_kept} are the same, "
+        f"{rescored.pairs_before - rescored.pairs_kept} gone, {rescored.pairs_after - rescored.pairs_kept} new"
+    )
+
+
+def _cell(said: str) -> Text:
+    return Text(line(said))

@@ -16,9 +16,9 @@ from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts, Run
 from orchestrator.ledger.sharing import Giver
 from orchestrator.ledger.uses import hashes
+from orchestrator.models.checks import check_vocabulary
 from orchestrator.models.files import link_model
 from orchestrator.models.named import Key, NamedModel, locate_model, model_digest
-from orchestrator.models.vocabulary import check_vocabulary
 from orchestrator.records.rows import Problem
 
 KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"

@@ -93,7 +93,7 @@ class RealWorkers:
     def judge_steps(self, items: Sequence[StepItem]) -> tuple[list[StepJudgement], Facts]:
         """The judge's word on each answer, and what asking it has cost. Its replies are kept in the run's folder."""
         from workers.judge.client import JudgeClient
-        from workers.judge.steps import judge_steps
+        from workers.judge.reasoning_steps import judge_steps
 
         if self._job.judge is None:
             raise RuntimeError("a job without a judge asks for judgements")

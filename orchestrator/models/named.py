@@ -14,10 +14,10 @@ from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
 from orchestrator.files.identity import sha256
 from orchestrator.ledger.recipes import Used
+from orchestrator.models.checks import check_config, check_weights
 from orchestrator.models.files import check_files, check_names, enclosing_run
 from orchestrator.models.hub import HubModel, fetch, hub_model
 from orchestrator.models.other_run import Checkpoint, find, run_model
-from orchestrator.models.weights import check_config, check_weights
 
 Key = Literal["model", "reference"]
 """The key of a job that names a model."""

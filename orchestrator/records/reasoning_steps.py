@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 STEP_PROMPT = 1
-"""Version of what the judge is asked about steps (workers.judge.steps)."""
+"""Version of what the judge is asked about steps (workers.judge.reasoning_steps)."""
 
 
 @dataclass(frozen=True, slots=True)

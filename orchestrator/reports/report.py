@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,6 @@ from orchestrator.files.durable import replace
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import WORDS, abstained, graders_version
-from orchestrator.reports import execution
 from orchestrator.reports.columns import Column, Reporting, Section, change, count, fact, last, number, table
 from orchestrator.reports.disputes import disputes
 from orchestrator.reports.status import Round, open_run, reference_path, rounds, run_state
@@ -62,7 +62,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
         table(_TRAINING, done),
         "## Seconds",
         _seconds(done),
-        *execution.section(state),
+        *_executed_otherwise(state),
         *_disputed(run_dir, state, done),
         "## Known ways such loops go wrong",
         _warnings(symptoms(base, done, source.symptoms)),
@@ -279,6 +279,33 @@ def _example(row: Mapping[str, Any]) -> Iterator[str]:
     yield from (row["gold"], row["extracted"], row["verdict"])
     yield ", ".join(f"{name}: {verdict}" for name, verdict in row["opinions"].items())
     yield f"{row['prompt_id']}, sample {row['sample_index']}"
+
+
+_OF_ONE_STEP = frozenset({"reference"})
+"""What each step has of its own."""
+
+
+def _executed_otherwise(state: State) -> list[str]:
+    """The section on where the run was executed otherwise in the midst of it; none where all was executed alike."""
+    rows = [
+        f"| {markdown(key)} | " + ", ".join(f"{markdown(value)} from {markdown(step)}" for value, step in values) + " |"
+        for key, values in _executed_values({step: commit.facts for step, commit in state.commits.items()}).items()
+        if len(values) > 1
+    ]
+    why = "This says how the work was done. It changes no result, or only its rounding."
+    return ["## Executed otherwise", why, "\n".join(["| setting | value |", "|---|---|", *rows])] if rows else []
+
+
+def _executed_values(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, str]]]:
+    """By setting its values in order, each with the first step that has it."""
+    values_of: dict[str, list[tuple[str, str]]] = {}
+    for step, step_facts in facts.items():
+        executed = step_facts.get("executed", {})
+        for key in sorted(executed.keys() - _OF_ONE_STEP):
+            values, text = values_of.setdefault(key, []), json.dumps(executed[key], sort_keys=True)
+            if not values or values[-1][0] != text:
+                values.append((text, step))
+    return values_of
 
 
 def _warnings(found: Sequence[str]) -> str:

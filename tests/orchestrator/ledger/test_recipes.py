@@ -31,7 +31,7 @@ from tests.recorded_runs.record import extract, go_on, unpack
 from tests.support.stand_ins import StandIns, make_project, run_job
 from workers.graders.judge import compare
 from workers.judge.client import JudgeClient, JudgeFailed
-from workers.judge.steps import judge_steps
+from workers.judge.reasoning_steps import judge_steps
 
 PLAN = SamplingPlan(samples=4, temperature=1.0, top_p=1.0, top_k=0, max_tokens=8, stop=(), seed=1)
 ANSWER: dict[str, Any] = {"graders": ["exact", "judge"]}

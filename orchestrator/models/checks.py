@@ -1,4 +1,5 @@
-"""Do a model folder's weights fit its configuration? Told from names and shapes; no weights are loaded.
+"""Do a model folder's weights fit its configuration, and have two models the same vocabulary? Told from names, shapes
+and tokens; no weights are loaded.
 
 A mismatch that a loader does not notice is the worst kind: layers that the configuration does not count are
 silently left out, and tensors it has no name for leave others at random.
@@ -8,9 +9,11 @@ Format of the header: https://huggingface.co/docs/safetensors (8 bytes of length
 
 from __future__ import annotations
 
+import filecmp
 import json
 import re
 from collections.abc import Iterator, Mapping
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ _CAUSAL = re.compile(r"CausalLM|LMHead|ConditionalGeneration")
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "granite", "olmo2")
 # How a kind of model names its token embedding.
 _EMBEDDINGS = {"gpt2": "wte.weight", "gpt_neox": "embed_in.weight"} | dict.fromkeys(_LLAMA_LIKE, "embed_tokens.weight")
+
+# Files that say which token an id is. Merges, templates and the like only decide how text becomes ids.
+_VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "added_tokens.json", "*.tiktoken")
 
 Shapes = dict[str, list[int]]
 
@@ -146,3 +152,58 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise BadInput(f"{where}: a JSON object is needed, not {type(value).__name__}")
     return value
+
+
+# Two models with one vocabulary: one must say how likely the other's token ids are.
+
+
+def check_vocabulary(folder: Path, base: Path, where: str) -> None:
+    """Compare the model in `folder` with the base model: vocab_size of config.json, and the tokenizer's tokens by id,
+    as far as both have the same files. `where` opens each message.
+
+    Raises:
+        BadInput: they differ, or only the base model has a tokenizer.
+    """
+    for difference in _vocabulary_differences(folder, base, where):
+        raise BadInput(
+            f"{where}: {folder} has not the vocabulary of the base model {base}: {difference}. A reference is asked "
+            "about the base model's token ids: give a model with the same tokenizer."
+        )
+    names = _vocabulary_names(base)
+    if names and not names & _vocabulary_names(folder):
+        raise BadInput(
+            f"{where}: {folder} has none of {', '.join(sorted(names))}, so that its vocabulary cannot be compared with "
+            f"that of the base model {base}. If it is the same, put the base model's files there, too."
+        )
+
+
+def _vocabulary_differences(folder: Path, base: Path, where: str) -> Iterator[str]:
+    found, expected = (_vocab_size(model, where) for model in (folder, base))
+    if found != expected:
+        yield f"`vocab_size` of its config.json is {found}, not {expected}"
+    for name in sorted(_vocabulary_names(folder) & _vocabulary_names(base)):
+        same = filecmp.cmp(folder / name, base / name, shallow=False)
+        if not same and _tokens(folder / name, where) != _tokens(base / name, where):
+            yield f"{folder / name} and {base / name} give other tokens or other ids"
+
+
+def _vocab_size(folder: Path, where: str) -> Any:
+    config = check_config(folder, where)
+    return (config.get("text_config") or config).get("vocab_size")
+
+
+def _vocabulary_names(folder: Path) -> set[str]:
+    return {file.name for file in folder.iterdir() if any(fnmatch(file.name, name) for name in _VOCABULARY_FILES)}
+
+
+def _tokens(file: Path, where: str) -> Any:
+    """What a file says of tokens and ids, to be compared."""
+    content = file.read_bytes()
+    if file.suffix != ".json":
+        return content
+    said = json_object(content, f"{where}: {file}")
+    if file.name != "tokenizer.json":
+        return said
+    model, added = said.get("model"), said.get("added_tokens")
+    tokens = [(token.get("id"), token.get("content")) for token in added or () if isinstance(token, dict)]
+    return (model.get("vocab") if isinstance(model, dict) else None), tokens
