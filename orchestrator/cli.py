@@ -14,7 +14,7 @@ import typer
 from orchestrator import __version__
 from orchestrator.config.idle import idle
 from orchestrator.config.load import JobFile, resolved_yaml
-from orchestrator.driver.resume import command, load, resumed, told
+from orchestrator.driver.resume import command, load, overrides_line, resumed
 from orchestrator.driver.signals import signals
 from orchestrator.driver.trust import Tell
 from orchestrator.errors import BadInput, Interrupted, RatchetError
@@ -71,7 +71,7 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
         asked = f"{root} is being driven by {other}. Take it over? That driver will stop"
         typer.confirm(shown.line(asked), abort=True)
     echo(f"run       {root}")
-    if settings := told(file):
+    if settings := overrides_line(file):
         echo(f"settings  as the run has them, with {settings}")
     if file.job.tracking.enabled:
         echo(f"dashboard {open_command(uri)}")

@@ -75,7 +75,7 @@ class Preferences:
 
     def __str__(self) -> str:
         shared = f"; the prompt of {self.begun} is the text that both sides begin with" if self.begun else ""
-        return f"{self.name}: {len(self.rows)} pairs{shared}{told(self.left_out)}"
+        return f"{self.name}: {len(self.rows)} pairs{shared}{left_out_text(self.left_out)}"
 
 
 def read_preferences(job: Job, find: Find) -> list[Preferences]:
@@ -169,7 +169,7 @@ def texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from ((prompt, side) for side in sides if side)
 
 
-def told(left_out: Mapping[str, int]) -> str:
+def left_out_text(left_out: Mapping[str, int]) -> str:
     """How many were left out and why, for people; nothing where none was."""
     words = {"empty": "with an empty side", "equal": "with equal sides", "no_prompt": "without a prompt"}
     words |= {"too_long": "too long", "seen": "that the reference has seen"}
@@ -202,7 +202,7 @@ def _read(job: Job, number: int, source: Source, find: Find) -> Preferences:
         prompt_id = durable.fingerprint(parts[0])[:16]
         preferences.append(Preference(f"{number}/{row_number}", prompt_id, *parts))
     if not preferences:
-        reason = told(left_out).removeprefix("; ") or "it has no rows"
+        reason = left_out_text(left_out).removeprefix("; ") or "it has no rows"
         raise BadInput(f"{key}: {name} has no pair to learn from ({reason})")
     return Preferences(name, preferences, left_out, source.revision, begun)
 

@@ -288,10 +288,10 @@ def check_data(kind: str, data: Any) -> None:
             at = "job."
             recorded_job.check(data["job"])
     except ValidationError as error:
-        raise ValueError(told(error, f"data.{at}")) from None
+        raise ValueError(error_text(error, f"data.{at}")) from None
 
 
-def told(error: ValidationError, at: str = "") -> str:
+def error_text(error: ValidationError, at: str = "") -> str:
     """What is wrong with a value, for people: each key with the value that was found, and what it must be."""
     problems = error.errors(include_url=False, include_context=False)
     problems.sort(key=lambda problem: problem["type"] == "missing")  # what is there and wrong says more

@@ -162,7 +162,7 @@ class Context:
 
     def tell(self, folder: str, phase: str, text: str) -> None:
         """Say what a step has come to, and whether this run has done it."""
-        left = taken.told(self.run.ledger.state, f"{folder}/{phase}")
+        left = taken.taken_over_text(self.run.ledger.state, f"{folder}/{phase}")
         self.say(f"{folder:<10} {phase:<11} {text}{left}")
 
     def engines(self, model: Model, executed: Facts) -> sampling.Engines:

@@ -15,7 +15,16 @@ from orchestrator.files.inside import remove
 from orchestrator.ledger.run import Facts
 from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import CAUSES, EVALUATION, SAMPLES, SamplingPlan, Shard
-from orchestrator.rounds.sampling import Engines, Graders, Slice, mishaps, sample_and_grade, shards_of, told, versions
+from orchestrator.rounds.sampling import (
+    Engines,
+    Graders,
+    Slice,
+    mishaps,
+    mishaps_text,
+    sample_and_grade,
+    shards_of,
+    versions,
+)
 from orchestrator.rounds.statistics import wilson_interval
 
 
@@ -151,7 +160,7 @@ def summary(facts: Mapping[str, Any]) -> str:
         parts.append(accuracy + (f", with {why} as not solved" if why else ""))
     if not parts and facts.get("probe"):
         parts.append(f"engine and trainer agree to {facts['probe']['mean_difference']:.4f} nats a token; no problems")
-    return ", ".join(parts) + told(facts)
+    return ", ".join(parts) + mishaps_text(facts)
 
 
 def _beside(output: Path) -> Path:

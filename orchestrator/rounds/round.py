@@ -123,12 +123,12 @@ class Round:
         sampled = samples.finish(sampling.sampling_facts(samples.facts(), samples.own_facts())).facts
         graded = verdicts.finish(sampling.grading_facts(verdicts.facts(), verdicts.own_facts())).facts
         speed = "" if taken(run.ledger.state, samples.name) else f" at {sampled['tokens_per_second']:.0f} tokens/s"
-        self.say("samples", f"{sampled['samples']}{speed}{sampling.told(sampled)}")
+        self.say("samples", f"{sampled['samples']}{speed}{sampling.mishaps_text(sampled)}")
         why = abstained(graded)
         counts = f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable"
         counts += f" ({why})" if why else ""
         if grade is usual:  # else somebody looks for other things than right answers
-            self.say("verdicts", counts + sampling.told(graded))
+            self.say("verdicts", counts + sampling.mishaps_text(graded))
         scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in range(len(shards))]
         return Graded(source, scored, [*samples.hashes(), *verdicts.hashes()])
 
@@ -165,7 +165,7 @@ class Round:
         prompts = hashes(self.context.run.ledger.state.commits[f"{self.folder}/prompts"])
         everything = Fields(plan, {"prompts": prompts, **inputs})
         commit = self.context.run.step(f"{self.folder}/pairs", everything, work)
-        self.say("pairs", _told(commit.facts, plan))
+        self.say("pairs", _summary_line(commit.facts, plan))
         return commit
 
     def held_out_pairs(self, sampled_from: Model) -> Commit | None:
@@ -227,7 +227,7 @@ class Round:
         if decision is None:
             decided = gate.decide(rule.rule, rule.alpha, against.gate, candidate.gate)
             decision = {"round": self.number, "rule": rule.rule, "alpha": rule.alpha}
-            decision |= told_of(decided, against, candidate)
+            decision |= promotion_facts(decided, against, candidate)
             if candidate.name not in run.ledger.state.discarded:  # a fork decides anew on what was removed
                 run.require(candidate.digest)  # what is promoted is what was evaluated
             run.append("promotion", decision)
@@ -295,7 +295,7 @@ def rounds_replayed(settings: Pairs, number: int) -> range:
     return range(max(1, number - (settings.replay_rounds or number)), number)
 
 
-def told_of(decided: gate.Decision, against: Model, candidate: Model) -> dict[str, Any]:
+def promotion_facts(decided: gate.Decision, against: Model, candidate: Model) -> dict[str, Any]:
     """What a promotion record says of the gate's decision, beside round, rule and alpha."""
     reference, best = candidate if decided.promoted else against, better(against, candidate)
     return {"reference": reference.name, "best": best.name, "graders_version": candidate.graders_version} | asdict(
@@ -315,14 +315,14 @@ def _without_verdict(facts: Facts) -> str:
     return none + (lost if facts.get("pairs_lost") else "")
 
 
-def _told(facts: Facts, plan: PairingPlan) -> str:
+def _summary_line(facts: Facts, plan: PairingPlan) -> str:
     if plan.rule == "correct":
         return f"{facts['pairs']} completions to imitate"
     if "prompts_tied" in facts:
         return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with samples of different scores"
     gold = " and of gold solutions" if plan.gold_as_chosen else ""
-    summary_line = f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
+    summary = f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
     if not facts.get("pairs_lost"):
-        return summary_line
+        return summary
     lost = f"{facts['pairs_lost']} more, of {facts['prompts_lost']} more prompts"
-    return f"{summary_line}; if unreadable answers were wrong there would be {lost}"
+    return f"{summary}; if unreadable answers were wrong there would be {lost}"

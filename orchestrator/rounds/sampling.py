@@ -175,7 +175,7 @@ def mishaps(shards: Sequence[Facts], *keys: str) -> dict[str, list[str]]:
     return {key: items for key, items in found.items() if items}
 
 
-def told(facts: Mapping[str, Any]) -> str:
+def mishaps_text(facts: Mapping[str, Any]) -> str:
     """What went wrong on the way, for the end of a line for people; empty when nothing did."""
     parts = []
     for worker in ("engine", "grader"):

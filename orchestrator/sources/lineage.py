@@ -122,7 +122,7 @@ class Sampled:
         prompt, solution = self._prompts[prompt_id]
         if digest(pair["prompt_token_ids"]) != prompt:
             yield f"{name}: its prompt has other token ids than {prompt_id!r}"
-        for side, wanted in (("chosen", "correct"), ("rejected", "wrong")):
+        for side, wanted_verdict in (("chosen", "correct"), ("rejected", "wrong")):
             if side == "rejected" and self._imitates != (pair["rejected_token_ids"] is None):
                 yield f"{name}: it has {'a' if self._imitates else 'no'} rejected side"
             if pair[f"{side}_token_ids"] is None:  # the chosen side is imitated
@@ -135,14 +135,14 @@ class Sampled:
                 elif mask:
                     yield f"{name}: its chosen side has a mask, and is the gold solution"
                 continue
-            verdict, expected, expected_mask = self._sample(prompt_id, sample, wanted)
+            verdict, expected, expected_mask = self._sample(prompt_id, sample, wanted_verdict)
             any_verdict = self._judged or (side == "rejected" and self._any_rejected)
             if not expected:
                 yield f"{name}: its {side} sample {sample} is not among the committed samples"
             elif side == "chosen" and self._gold_alone:
                 yield f"{name}: its chosen side is sample {sample}, not the gold solution"
-            elif verdict != wanted and not any_verdict:
-                yield f"{name}: its {side} sample {sample} was judged {verdict}, not {wanted}"
+            elif verdict != wanted_verdict and not any_verdict:
+                yield f"{name}: its {side} sample {sample} was judged {verdict}, not {wanted_verdict}"
             elif ids != expected:
                 yield f"{name}: its {side} side has other token ids than sample {sample}"
             elif mask != expected_mask:

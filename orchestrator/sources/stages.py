@@ -27,7 +27,7 @@ from orchestrator.config import Job, Stages
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
 from orchestrator.inputs.preference_rows import STEPS
-from orchestrator.inputs.preferences import texts, told
+from orchestrator.inputs.preferences import left_out_text, texts
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts
@@ -100,7 +100,7 @@ def pairs(round_: Round, model: Model) -> Commit:
         return facts | {"chunk": chunk.name, "seen": len(seen)} | order
 
     commit = run.step(f"{round_.folder}/pairs", inputs, work)
-    round_.say("pairs", f"{commit.facts['pairs']} of {chunk.name}{told(commit.facts)}")
+    round_.say("pairs", f"{commit.facts['pairs']} of {chunk.name}{left_out_text(commit.facts)}")
     if not commit.facts["pairs"]:
         raise NoPairs(f"round {number} has nothing to learn from: its reference has seen all of {chunk.name}")
     return commit
@@ -171,14 +171,14 @@ def _tokenized(context: Context) -> list[Chunk]:
             output = str(folder / f"{number:05d}.parquet")
             made = context.workers.tokenize_preferences(str(cut.source), cut.rows, plan, output)
             if not made["pairs"]:
-                raise BadInput(f"stages.sources: {cut.name} has no pair that can be used{told(made)}")
+                raise BadInput(f"stages.sources: {cut.name} has no pair that can be used{left_out_text(made)}")
             counts.append({"name": cut.name, **made})
         return {"chunks": counts, "pairs": sum(count["pairs"] for count in counts)}
 
     commit = run.step("baseline/chunks", inputs, work)
     chunks = []
     for number, facts in enumerate(commit.facts["chunks"]):
-        if left_out := told(facts):
+        if left_out := left_out_text(facts):
             context.say(f"{'baseline':<10} {'chunks':<11} {facts['name']}{left_out}")
         chunks.append(Chunk(facts["name"], run.path(f"baseline/chunks/{number:05d}.parquet"), facts["pairs"]))
     return chunks

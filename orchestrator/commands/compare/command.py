@@ -20,7 +20,7 @@ from pathlib import Path
 
 from orchestrator.commands.compare.comparison import run_figures
 from orchestrator.commands.compare.file import Plan, PlannedRun
-from orchestrator.commands.compare.table import told
+from orchestrator.commands.compare.table import summary_line
 from orchestrator.commands.fork import command as fork
 from orchestrator.commands.fork.job import absolute
 from orchestrator.config import Job, only_executes
@@ -65,7 +65,7 @@ def _run_all(plan: Plan, say: Say, run: Runner) -> list[str]:
     for planned in plan.runs:
         started = time.monotonic()
         if _is_done(plan, planned):
-            say(f"{planned.name:<24} done before: {told(run_figures(plan, planned))}")
+            say(f"{planned.name:<24} done before: {summary_line(run_figures(plan, planned))}")
             continue
         if planned.start in failed:
             say(f"{planned.name:<24} cannot start: {planned.start} has failed")
@@ -78,7 +78,7 @@ def _run_all(plan: Plan, say: Say, run: Runner) -> list[str]:
         minutes = f"{(time.monotonic() - started) / 60:.1f} min, {(time.monotonic() - began) / 60:.1f} so far"
         if code in (_FINISHED, _STOPPED):
             how = "finished" if code == _FINISHED else "stopped by the gate"
-            say(f"{planned.name:<24} {how}: {told(run_figures(plan, planned))} ({minutes})")
+            say(f"{planned.name:<24} {how}: {summary_line(run_figures(plan, planned))} ({minutes})")
         else:
             say(f"{planned.name:<24} failed: {_why(plan, planned, log)} ({minutes})")
             failed.append(planned.name)

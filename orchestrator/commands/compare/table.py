@@ -152,7 +152,7 @@ def plot(plan: Plan, arms: Sequence[ArmFigures]) -> bool:
     return True
 
 
-def told(run: RunFigures) -> str:
+def summary_line(run: RunFigures) -> str:
     """One line about a run's figures."""
     accuracies = " → ".join(_percent(accuracy.accuracy) for accuracy in run.rounds) or "nothing"
     shared = f", {run.shared:,} of them shared" if run.shared else ""

@@ -13,7 +13,7 @@ from orchestrator.ledger.recipes import Used
 from orchestrator.records.abstentions import graders_version
 from orchestrator.rounds import evaluation, gate
 from orchestrator.rounds.context import Model
-from orchestrator.rounds.round import better, told_of
+from orchestrator.rounds.round import better, promotion_facts
 from orchestrator.rounds.run_files import Gone, RunFiles
 
 _BASE = ""
@@ -36,7 +36,7 @@ def decisions(files: RunFiles) -> list[tuple[int, list[Difference]]]:
             break
         rule = {"rule": promotion["rule"], "alpha": promotion["alpha"]}
         decided = gate.decide(promotion["rule"], promotion["alpha"], best.gate, candidate.gate)
-        decision = told_of(decided, best, candidate)
+        decision = promotion_facts(decided, best, candidate)
         whole = state.commits[f"{folder}/evaluation"].recipe > 2  # and so by a version that tells all of it
         differing = differences(promotion, _named(decision, promotion, state), whole=whole)
         differences_by_round.append((number, [*_rule(rule, state), *differing]))

@@ -93,16 +93,16 @@ def _locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Ro
         done = _located(round_, errors, inputs, lambda: found)
         facts = done.facts
         spent = f"{facts['probes']} prefixes in {facts['levels']} passes, {facts['rollout_tokens']:,} tokens"
-        round_.say("located", f"{_told(facts)}; {spent}{_unknown(facts)}")
+        round_.say("located", f"{_located_line(facts)}; {spent}{_unknown(facts)}")
     elif settings.localiser == "judge":
         inputs |= {"judge": judging.settings(round_)}
         done = _located(round_, errors, inputs, lambda: judging.locate(round_, errors))
-        round_.say("located", f"{_told(done.facts)}; {done.facts['judge']['requests']} requests")
+        round_.say("located", f"{_located_line(done.facts)}; {done.facts['judge']['requests']} requests")
     else:
         asked = _ask_people(round_, errors, commit)
         inputs |= {"verdicts": settings.verdicts}
         done = _located(round_, errors, inputs, lambda: _by_people(round_, errors, asked))
-        round_.say("located", _told(done.facts))
+        round_.say("located", _located_line(done.facts))
     with round_.context.run.using(hashes(done)):
         return step_files.read_located(round_.context.run.path(f"{done.step}/{FILE}"))
 
@@ -146,7 +146,7 @@ def _unknown(facts: Facts) -> str:
     return f"; {count} prefixes left out, since most of their rollouts are ungradable" if count else ""
 
 
-def _told(facts: Facts) -> str:
+def _located_line(facts: Facts) -> str:
     rest = [(facts["none_wrong"], "have no wrong step"), (facts["undecided"], "could not be judged")]
     others = "".join(f", {count} {what}" for count, what in rest if count)
     return (
@@ -230,8 +230,8 @@ def _pair(
     commit = run.step(f"{round_.folder}/pairs", inputs, work)
     facts = commit.facts
     refused = ", ".join(f"{facts[f'refused_{r}']} {r.replace('_', ' ')}" for r in REFUSALS if facts[f"refused_{r}"])
-    told = f"{facts['pairs']} pairs of steps, from {facts['rectified']} answers that can be put right"
-    round_.say("pairs", told + (f"; left out: {refused}" if refused else ""))
+    summary = f"{facts['pairs']} pairs of steps, from {facts['rectified']} answers that can be put right"
+    round_.say("pairs", summary + (f"; left out: {refused}" if refused else ""))
     if not facts["pairs"]:
         if not wrong:
             raise NoPairs(f"round {round_.number} gives no pairs of steps: no wrong step was found in its answers.")

@@ -81,7 +81,7 @@ def locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Rol
     first_wrong: dict[str, int | None] = {}
     probes: set[str] = set()
     while open_:
-        wanted: Prefixes = {}
+        prefixes: Prefixes = {}
         for error_id, (error, search) in list(open_.items()):
             if (right := _next(error, search, rollouts, settings.threshold)) is None:
                 if search.first_wrong is not None:
@@ -90,11 +90,11 @@ def locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Rol
             elif (name := error.probe_id(right)) in probes:
                 del open_[error_id]  # asked for before, and has no continuation
             else:
-                wanted[name] = (error, right)
-        if wanted:
+                prefixes[name] = (error, right)
+        if prefixes:
             level += 1
-            rollouts.draw(f"search/{level:02d}", wanted, settings.rollouts, commit)
-            probes |= wanted.keys()
+            rollouts.draw(f"search/{level:02d}", prefixes, settings.rollouts, commit)
+            probes |= prefixes.keys()
     facts = cost(probes, rollouts.tallies) | {"levels": level}
     return Located(first_wrong, facts | ({} if rollouts.all_count else unknown(probes, rollouts.tallies)))
 
