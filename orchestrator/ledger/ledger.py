@@ -160,10 +160,10 @@ class State:
                 f"{record.number:08d}.json: this ledger record is damaged (a promotion before any `config` record). "
                 "Restore it from a copy of the run."
             )
-        seeds = {config.get("model") or config["job"]["model"] for config in self.configs}
+        base_models = {config.get("model") or config["job"]["model"] for config in self.configs}
         for key in ("reference", "best"):
             name = record.data.get(key)
-            if name is not None and os.path.isabs(name) and name not in seeds:
+            if name is not None and os.path.isabs(name) and name not in base_models:
                 raise Damaged(
                     f"{record.number:08d}.json: this ledger record is damaged (`data.{key}` is {quoted(name)}, which "
                     "is neither in the run nor the base model of its job). Restore it from a copy of the run."

@@ -102,8 +102,8 @@ class Steps(SourceSettings):
         dpo = job.loss.dpo if isinstance(job.loss.dpo, list) else [job.loss.dpo]
         if not any(dpo):
             yield (
-                "`source: steps` makes pairs of steps, which `loss.dpo: 0` would not use: the rejected ones are the "
-                "point"
+                "`source: steps` makes pairs of reasoning steps, which `loss.dpo: 0` would not use: the rejected ones "
+                "are the point"
             )
         if job.pairs.gold_as_chosen:
             yield (

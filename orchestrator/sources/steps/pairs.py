@@ -230,14 +230,16 @@ def _pair(
     commit = run.step(f"{round_.folder}/pairs", inputs, work)
     facts = commit.facts
     refused = ", ".join(f"{facts[f'refused_{r}']} {r.replace('_', ' ')}" for r in REFUSALS if facts[f"refused_{r}"])
-    summary = f"{facts['pairs']} pairs of steps, from {facts['rectified']} answers that can be put right"
+    summary = f"{facts['pairs']} pairs of reasoning steps, from {facts['rectified']} answers that can be put right"
     round_.say("pairs", summary + (f"; left out: {refused}" if refused else ""))
     if not facts["pairs"]:
         if not wrong:
-            raise NoPairs(f"round {round_.number} gives no pairs of steps: no wrong step was found in its answers.")
+            raise NoPairs(
+                f"round {round_.number} gives no pairs of reasoning steps: no wrong step was found in its answers."
+            )
         raise NoPairs(
-            f"round {round_.number} gives no pairs of steps: {facts['refused_not_rectified']} of its {facts['errors']} "
-            f"errors have no right continuation (left out: {refused}). Use easier prompts, more "
+            f"round {round_.number} gives no pairs of reasoning steps: {facts['refused_not_rectified']} of its "
+            f"{facts['errors']} errors have no right continuation (left out: {refused}). Use easier prompts, more "
             "`steps.rectifications`, or a model that already answers in steps (train it with `method: sft` first)."
         )
     return commit

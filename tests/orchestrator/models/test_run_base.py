@@ -78,7 +78,7 @@ def test_a_run_goes_on_from_a_round_of_another_and_outlives_it(tmp_path: Path, f
     assert shown["seed"] == {key: value for key, value in facts.items() if key != "seconds"}
     console = Console(width=100, file=io.StringIO())
     console.print(render(shown))
-    assert "\nseed model: round 1 of the run first\n" in console.file.getvalue()
+    assert "\nbase model: round 1 of the run first\n" in console.file.getvalue()
 
 
 def test_without_a_round_it_is_the_current_reference(tmp_path: Path, first: Path) -> None:
