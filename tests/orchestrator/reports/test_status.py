@@ -243,7 +243,7 @@ def test_symptoms_in_training(tmp_path: Path) -> None:
     run.train(2, {**training_metrics(), **bad})
     found = warnings_of(run)
     assert "Round 2: the chosen completions' log-probability fell" in found
-    assert "Round 2: the first step's DPO loss is 0.200, not log 2" in found
+    assert "Round 2: the first update's DPO loss is 0.200, not log 2" in found
     assert "Round 2: nll_loss is no finite number in 1 updates" in found
     assert "Round 1" not in found
 
