@@ -47,9 +47,10 @@ class TooLong(BadInput):
 class Trainers(Protocol):
     """A group of training ranks (workers.training.group.TrainerGroup)."""
 
-    def reference(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> Facts:
-        """Score each completion of the pairs under the reference and write schema REFERENCE to `out_file`;
-        `against` is such a file of another model. Returns counts, how the model ranks the pairs, and seconds."""
+    def score(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> Facts:
+        """Score each completion of the pairs under `plan.model`, the reference or a trained policy, and write schema
+        REFERENCE to `out_file`; `against` is such a file of another model. Returns counts, how the model ranks the
+        pairs, and seconds."""
 
     def train(self, plan: TrainingPlan, reference_file: str | None) -> Facts:
         """Train, and write the plan's metrics, probe and checkpoint; returns the facts of the step."""

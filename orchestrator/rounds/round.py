@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config import Grade, Job, Pairs, at_round
+from orchestrator.config import Data, Grade, Job, Pairs, at_round
 from orchestrator.errors import RatchetError
 from orchestrator.files import durable
-from orchestrator.inputs.problems import prompts_of_round
+from orchestrator.inputs.problems import require_enough
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.recipes import Fields, Setting, Used
 from orchestrator.ledger.run import Facts
@@ -20,8 +21,8 @@ from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.rounds import gate, pair_files, regrading, sampling, space
 from orchestrator.rounds.context import Context, Model, derived_seed, executed, graded_by, grading
-from orchestrator.rounds.gate import spare_checkpoints
 from orchestrator.rounds.pairing import PairingPlan
+from orchestrator.rounds.spare import spare_checkpoints
 from orchestrator.rounds.training import Training
 
 
@@ -273,6 +274,22 @@ class Round:
 
     def pairing_plan(self) -> PairingPlan:
         return pairing_plan(self.context.job, self.number)
+
+
+def prompts_of_round(problems: list[Problem], data: Data, round_number: int, seed: int) -> list[Problem]:
+    """The training problems of a round (from 1): the same every round, or the next ones of a shuffled order
+    that wraps at the end.
+
+    Raises:
+        BadInput: `prompts: new`, and there are too few problems for so many rounds.
+    """
+    require_enough(problems, data, round_number)
+    size = min(data.prompts_per_round or len(problems), len(problems))
+    if size == len(problems):
+        return problems
+    order = random.Random(seed).sample(range(len(problems)), len(problems))
+    start = 0 if data.prompts == "same" else (round_number - 1) * size
+    return [problems[order[(start + i) % len(problems)]] for i in range(size)]
 
 
 def pairing_plan(job: Job, number: int) -> PairingPlan:

@@ -33,7 +33,8 @@ from orchestrator.ledger.recipes import Fields, Unseen, Used
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.taken import taken
 from orchestrator.ledger.uses import fingerprint, hashes, model
-from orchestrator.records.rows import ScoringPlan, TrainingPlan, is_sealed
+from orchestrator.records.rows import ScoringPlan, TrainingPlan
+from orchestrator.records.seals import is_sealed
 from orchestrator.rounds import regrading
 from orchestrator.rounds.context import Context, Model, executed
 
@@ -111,7 +112,7 @@ class Training:
         return self.context.run.step(name or f"{self.folder}/reference", inputs, work, also=[self.init.digest])
 
     def _scored(self, plan: ScoringPlan, output: Path, *against: str) -> Facts:
-        facts = self.context.workers.trainers().reference(plan, str(output / "00000.parquet"), *against)
+        facts = self.context.workers.trainers().score(plan, str(output / "00000.parquet"), *against)
         return facts | {"executed": self.context.workers.execution("train")}
 
     def _reference_pass(self, pairs: Sequence[Commit]) -> Commit:

@@ -199,7 +199,7 @@ class StandInTrainers:
     def __init__(self, workers: StandIns) -> None:
         self.workers = workers
 
-    def reference(self, plan: ScoringPlan, out_file: str) -> dict[str, Any]:
+    def score(self, plan: ScoringPlan, out_file: str) -> dict[str, Any]:
         self.workers.call("reference")
         write_table(pa.table({"completion_key": [], "logprob": [], "num_tokens": []}, schema=REFERENCE), out_file)
         return counts.scored([])

@@ -20,8 +20,8 @@ from orchestrator.commands.verify.command import verify
 from orchestrator.config import Job
 from orchestrator.config.base import Count, NonNegative
 from orchestrator.config.idle import idle
+from orchestrator.config.job_docs import job_docs
 from orchestrator.config.load import load_job
-from orchestrator.config.reference import job_docs
 from orchestrator.config.sources import KINDS, SourceSettings
 from orchestrator.config.sources.base import PROBLEMS, SAMPLING, single_samples
 from orchestrator.driver.drive import drive

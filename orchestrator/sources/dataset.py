@@ -193,7 +193,7 @@ def _rank(context: Context, number: int, chunk: Chunk) -> float:
     def work(folder: Path) -> Facts:
         folder.mkdir()
         plan = ScoringPlan(model, model, (str(chunk.file),))
-        facts = context.workers.trainers().reference(plan, str(folder / "00000.parquet"))
+        facts = context.workers.trainers().score(plan, str(folder / "00000.parquet"))
         return facts | {"executed": context.workers.execution("train")}
 
     commit = context.run.step(f"baseline/ranking/{number:02d}", inputs, work)
