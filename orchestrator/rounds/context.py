@@ -12,12 +12,13 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
-from orchestrator.config import Grade, Job, Judge
+from orchestrator.config import Generate, Grade, Job, Judge
+from orchestrator.config.engines import FIRST_KIND
 from orchestrator.config.marks import executing_in
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger import taken
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Digest, Executed, Fields, Setting, Unseen, Used, Version
+from orchestrator.ledger.recipes import Digest, Executed, Fields, Later, Setting, Unseen, Used, Version
 from orchestrator.ledger.run import Facts, Run
 from orchestrator.ledger.uses import hashes
 from orchestrator.ledger.uses import model as committed_model
@@ -57,7 +58,12 @@ class Trainers(Protocol):
 
 
 class Workers(Protocol):
-    """Whoever does the work. Devices are shared: asking for engines may end the trainers, and back."""
+    """Whoever does the work (orchestrator.driver.wiring.RealWorkers). Devices are shared: asking for engines may end
+    the trainers, and back."""
+
+    @property
+    def engine(self) -> str:
+        """The kind of the engines, by name. Another kind draws other samples: what one has made no other takes over."""
 
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts:
         """Write prompts (schema PROMPTS) to `output`; returns how many were kept and dropped.
@@ -239,7 +245,7 @@ class Context:
             "prompts": hashes(prompts) if prompts else [],
             "splits": list(splits),
             "plan": plan,
-            "engine": Setting(generate, "engine"),
+            **engine(self.workers, generate),
             **grading(self.job.grade, self.job.judge),
             "executed": executed(generate=generate, **graded_by(self.job.grade, self.job.judge)),
         }
@@ -264,6 +270,11 @@ class Context:
         with self.run.using(hashes(commit)):
             gate = evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {}
         return replace(model, gate=gate, evaluation=name, graders_version=graders_version(commit.facts))
+
+
+def engine(workers: Workers, generate: Generate) -> dict[str, Any]:
+    """What samples, as inputs of a step: the kind of engine, and its arguments that decide."""
+    return {"engine_kind": Later(workers.engine, FIRST_KIND), "engine": Setting(generate, "engine")}
 
 
 def executed(**sections: BaseModel | None) -> Executed:

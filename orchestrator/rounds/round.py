@@ -13,14 +13,14 @@ from orchestrator.errors import RatchetError
 from orchestrator.files import durable
 from orchestrator.inputs.problems import require_enough
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Fields, Setting, Used
+from orchestrator.ledger.recipes import Fields, Used
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.taken import taken
 from orchestrator.ledger.uses import hashes
 from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.rounds import gate, pair_files, regrading, sampling, space
-from orchestrator.rounds.context import Context, Model, derived_seed, executed, graded_by, grading
+from orchestrator.rounds.context import Context, Model, derived_seed, engine, executed, graded_by, grading
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.spare import spare_checkpoints
 from orchestrator.rounds.training import Training
@@ -93,7 +93,7 @@ class Round:
             "model": sampled_from.digest,
             "prompts": hashes(prompts),
             "plan": plan,
-            "engine": Setting(context.job.generate, "engine"),
+            **engine(context.workers, context.job.generate),
             "shard_prompts": context.job.generate.shard_prompts,
             "executed": executed(generate=context.job.generate),
         }
