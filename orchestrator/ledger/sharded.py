@@ -17,6 +17,7 @@ from orchestrator.ledger.ledger import Artifact, Commit
 from orchestrator.ledger.taken import taken_shards
 from orchestrator.ledger.uses import Uses, guarding
 from orchestrator.records.abstentions import graders_version
+from orchestrator.records.shards import shard_kind
 
 if TYPE_CHECKING:
     from orchestrator.ledger.run import Run
@@ -27,7 +28,7 @@ _EPOCH = re.compile(r"-e(\d+)")
 
 
 class ShardedStep:
-    """A step that is committed shard by shard; see `Run.sharded`."""
+    """A step that is committed shard by shard; see `Run.sharded`. Kinds of shards are declared in records/shards.py."""
 
     def __init__(
         self,
@@ -39,6 +40,7 @@ class ShardedStep:
         used: Sequence[recipes.Used] | None,
     ) -> None:
         self.run, self.name, self._inputs, self._source = run, name, inputs, source
+        shard_kind(name)
         require_below(run.root, run.path(name))
         make_folder(run.path(name), run.root)
         for shard in self._shards.values():

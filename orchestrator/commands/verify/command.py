@@ -275,15 +275,14 @@ class Verification:
         if index is not None:
             if (shard := self.state.shards.get(step, {}).get(index)) is None:
                 return
-            said, found = shard.facts, self.recount().shard(step, index)
+            said, computed = shard.facts, self.recount().shard(step, index)
             recipe = int(said.get("recipe", 1))
         else:
             commit, computed = self.state.commits[step], self.recount().commit(step)
             said, recipe = commit.facts, commit.recipe
-            if computed is None:
-                yield "is no step of a run"
-                return
-            found = computed
+        if (found := computed) is None:
+            yield "is no step of a run" if index is None else "is no kind of shard that a run has"
+            return
         self._facts[step, index] = count(said, found)
         # Earlier versions told less: a record by their recipe is compared in what it tells.
         whole = recipe > 2
