@@ -36,7 +36,7 @@ class Artifact:
 
     `hidden` is where the worker wrote it and `path` where a reader finds it, both relative to the
     run; `files` maps names to {"size": bytes, "sha256": hex}.
-    Example: Artifact("rounds/01/pairs", "rounds/01/.pairs-e1", {"00000.parquet": {...}})
+    Example: Artifact("rounds/01/pairs", "rounds/01/.pairs-e1-a5", {"00000.parquet": {...}})
     """
 
     path: str
@@ -152,6 +152,8 @@ class State:
                 self._forget_shards(set(data["paths"]))
             case "end":
                 self.end = data
+            case unknown:
+                raise ValueError(f"nothing folds a record of the kind `{unknown}` in")
 
     def _require_own(self, record: Record) -> None:
         """A promotion names models of the run; the only one outside of it is the seed model, in a folder of its own."""

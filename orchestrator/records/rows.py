@@ -106,8 +106,8 @@ class SamplingPlan:
 class Shard:
     """A slice of a step's work that is committed as a whole.
 
-    Example: Shard(index=3, source="rounds/01/prompts/00000.parquet", start=96, stop=128,
-    output="rounds/01/samples/.e2-00003.parquet")
+    Example: Shard(index=3, source="/runs/irpo/rounds/01/prompts/train.parquet", start=96, stop=128,
+    output="/runs/irpo/rounds/01/samples/.00003.parquet-e2-a7")
     """
 
     index: int

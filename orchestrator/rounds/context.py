@@ -233,13 +233,17 @@ class Context:
 
         Before that the engine must agree with the trainer about the log-probabilities of the model's
         probe: an engine that loaded something else would answer, too.
+
+        Raises:
+            TooLong: no prompt of a split fits the model's context.
+            ProbeFailed: engine and trainer disagree about the model.
         """
         held_out = {split: self.problems[split] for split in ("gate", "test") if split in self.problems}
         splits = [split for split in splits if split in held_out]
         opening = self.job.source.evaluation_opens_with
         prompts = self.tokenize("baseline/prompts", held_out, opening=opening) if held_out else None
         generate = self.job.generate
-        plan = SamplingPlan(1, 0.0, 1.0, 0, evaluation_tokens(self.job), tuple(generate.stop), 0)
+        plan = greedy_plan(self.job)
         inputs = {
             "model": model.digest,
             "prompts": hashes(prompts) if prompts else [],
@@ -300,23 +304,38 @@ def evaluation_tokens(job: Job) -> int:
     return job.evaluate.max_tokens or job.generate.max_tokens
 
 
+def greedy_plan(job: Job) -> SamplingPlan:
+    """How a model answers in an evaluation: once, and always the likeliest token."""
+    return SamplingPlan(
+        samples=1,
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        max_tokens=evaluation_tokens(job),
+        stop=tuple(job.generate.stop),
+        seed=0,
+    )
+
+
 def tokenizing_plan(job: Job, model: str) -> TokenizingPlan:
     """How a job's problems become prompts for a model."""
     return TokenizingPlan(
-        model,
-        job.data.chat,
-        job.data.system,
-        job.generate.max_model_len,
-        max(job.generate.max_tokens, evaluation_tokens(job)),
-        tuple((example.prompt, example.completion) for example in job.data.examples),
-        job.data.example_separator,
+        model=model,
+        chat=job.data.chat,
+        system=job.data.system,
+        max_model_len=job.generate.max_model_len,
+        max_tokens=max(job.generate.max_tokens, evaluation_tokens(job)),
+        examples=tuple((example.prompt, example.completion) for example in job.data.examples),
+        example_separator=job.data.example_separator,
         date=job.data.date,
     )
 
 
 def preference_plan(job: Job, model: str) -> PreferencePlan:
     """How a job's preference data become pairs for a model."""
-    return PreferencePlan(model, job.pairs.append_eos, job.train.max_tokens, job.data.date)
+    return PreferencePlan(
+        model=model, append_eos=job.pairs.append_eos, max_tokens=job.train.max_tokens, date=job.data.date
+    )
 
 
 def grading(grade: Grade, judge: Judge | None) -> dict[str, Any]:

@@ -79,6 +79,11 @@ class Round:
         return problems
 
     def prompts(self) -> Commit:
+        """The round's problems as prompts: one file, by the name of the split.
+
+        Raises:
+            TooLong: none of them leaves room for a completion.
+        """
         return self.context.tokenize(f"{self.folder}/prompts", {self.split: self.problems()})
 
     def samples_and_verdicts(
@@ -134,7 +139,11 @@ class Round:
         return Graded(source, scored, [*samples.hashes(), *verdicts.hashes()])
 
     def pairs(self, graded: Graded, hinted: Graded | None = None) -> Commit:
-        """Preference pairs, or samples to be imitated, from this round's own samples (arXiv 2404.19733, section 2)."""
+        """Preference pairs, or samples to be imitated, from this round's own samples (arXiv 2404.19733, section 2).
+
+        Raises:
+            NoPairs: these training samples make none.
+        """
         plan = self.pairing_plan()
         inputs = {"graded": graded.hashes, "hinted": hinted.hashes if hinted else []}
 
@@ -202,7 +211,11 @@ class Round:
         self, pairs: Commit, replay: Commit | None, held_out: Commit | None, init: Model, ref: Model, scored: bool
     ) -> Model:
         """The candidate: `init`, trained on the pairs relative to the reference `ref`; see training.py. Where it is to
-        be `scored`, the pairs are ranked by it as well."""
+        be `scored`, the pairs are ranked by it as well.
+
+        Raises:
+            RatchetError: the training failed; the message is the worker's.
+        """
         training = Training(self.context, self.number, self.folder, init, ref)
         candidate = training.candidate(pairs, replay, held_out)
         if scored:
@@ -210,6 +223,11 @@ class Round:
         return candidate
 
     def evaluate(self, candidate: Model) -> Model:
+        """The candidate with its results on the gate problems.
+
+        Raises:
+            ProbeFailed: engine and trainer disagree about it.
+        """
         return self.context.evaluate(candidate, f"{self.folder}/evaluation")
 
     def comparable(self, best: Model, candidate: Model) -> tuple[Model, Model]:
@@ -296,14 +314,14 @@ def pairing_plan(job: Job, number: int) -> PairingPlan:
     """How a round's pairs are made."""
     settings = job.pairs
     return PairingPlan(
-        at_round(settings.per_prompt, number),
-        settings.rule,
-        settings.margin,
-        settings.gold_as_chosen,
-        settings.rejected,
-        settings.distinct,
-        settings.max_pairs,
-        derived_seed(job.seed, "pairs", number),
+        per_prompt=at_round(settings.per_prompt, number),
+        rule=settings.rule,
+        margin=settings.margin,
+        gold_as_chosen=settings.gold_as_chosen,
+        rejected=settings.rejected,
+        distinct=settings.distinct,
+        max_pairs=settings.max_pairs,
+        seed=derived_seed(job.seed, "pairs", number),
     )
 
 

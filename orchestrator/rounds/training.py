@@ -210,7 +210,7 @@ class Training:
         return commit
 
     def _trained(self, plan: TrainingPlan, reference: Commit | None) -> Facts:
-        """Train; the facts say how, and against which reference pass."""
+        """Train, on the ranks of driver/wiring.py; the facts say how, and against which reference pass."""
         run, workers = self.context.run, self.context.workers
         file = str(run.path(f"{reference.step}/00000.parquet")) if reference else None
         facts = workers.trainers().train(plan, file)
