@@ -18,9 +18,9 @@ from orchestrator.config.marks import executing_in
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger import taken
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Digest, Executed, Fields, Later, Setting, Unseen, Used, Version
+from orchestrator.ledger.recipes import Digest, Executed, Fields, Later, Setting, Unseen, UsedFiles, Version
 from orchestrator.ledger.run import Facts, Run
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.ledger.uses import model as committed_model
 from orchestrator.models.named import digest_of, model_used
 from orchestrator.records.abstentions import graders_version
@@ -115,7 +115,7 @@ class Model:
     """Absolute folder."""
     name: str
     """Folder relative to the run; the path itself for a seed model elsewhere."""
-    digest: Used
+    files: UsedFiles
     """Its files, which are checked wherever it is an input."""
     probe: Path | None = None
     """The trainer's own log-probabilities of some completions (schema PROBE), where it was trained in this run."""
@@ -146,7 +146,7 @@ class Context:
         return derived_seed(self.job.seed, *purpose)
 
     @functools.cached_property
-    def seed_files(self) -> Used:
+    def seed_files(self) -> UsedFiles:
         """The seed model as an input: what is in it, and its files.
 
         Raises:
@@ -161,7 +161,7 @@ class Context:
             raise Damaged(f"{path}: the model has changed since the run was started. Restore it from a copy.")
         return used
 
-    def _kept(self, name: str) -> Used:
+    def _kept(self, name: str) -> UsedFiles:
         """A model that the run has kept."""
         artifact = next(a for a in self.run.ledger.state.commits[name].artifacts if a.path == name)
         digest = digest_of({file: said["sha256"] for file, said in sorted(artifact.files.items())})
@@ -245,8 +245,8 @@ class Context:
         generate = self.job.generate
         plan = greedy_plan(self.job)
         inputs = {
-            "model": model.digest,
-            "prompts": hashes(prompts) if prompts else [],
+            "model": model.files,
+            "prompts": files_of(prompts) if prompts else [],
             "splits": list(splits),
             "plan": plan,
             **engine(self.workers, generate),
@@ -267,11 +267,11 @@ class Context:
                 facts |= evaluation.evaluate(engines, graders, files, plan, generate.shard_prompts, folder)
             return facts
 
-        also = [self.run.used(model.probe)] if model.probe else []
+        also = [self.run.used_file(model.probe)] if model.probe else []
         commit = self.run.step(name, inputs, work, [name] if splits else [], also)
         folder, _, phase = name.rpartition("/")
         self.tell(folder, phase, evaluation.summary(commit.facts))
-        with self.run.using(hashes(commit)):
+        with self.run.using(files_of(commit)):
             gate = evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {}
         return replace(model, gate=gate, evaluation=name, graders_version=graders_version(commit.facts))
 

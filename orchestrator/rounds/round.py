@@ -13,10 +13,10 @@ from orchestrator.errors import RatchetError
 from orchestrator.files import durable
 from orchestrator.inputs.problems import require_enough
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Fields, Used
+from orchestrator.ledger.recipes import Fields, UsedFiles
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.taken import taken
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.rounds import gate, pair_files, regrading, sampling, space
@@ -41,7 +41,7 @@ class Graded:
     prompts: Path
     """The file of prompts that was sampled."""
     shards: list[pair_files.Scored]
-    hashes: list[Used]
+    files: list[UsedFiles]
 
 
 @dataclass(frozen=True)
@@ -95,8 +95,8 @@ class Round:
         usual = context.grade_of(self.number)
         plan, grade = plan or self.sampling_plan(), grade or usual
         inputs = {
-            "model": sampled_from.digest,
-            "prompts": hashes(prompts),
+            "model": sampled_from.files,
+            "prompts": files_of(prompts),
             "plan": plan,
             **engine(context.workers, context.job.generate),
             "shard_prompts": context.job.generate.shard_prompts,
@@ -105,7 +105,7 @@ class Round:
         samples = run.sharded(f"{self.folder}/samples", inputs)
         graded_from = {"samples": inputs, **grading(grade, context.job.judge)}
         graded_from["executed"] = executed(**graded_by(grade, context.job.judge))
-        verdicts = run.sharded(f"{self.folder}/verdicts", graded_from, samples, GRADERS_VERSION, hashes(prompts))
+        verdicts = run.sharded(f"{self.folder}/verdicts", graded_from, samples, GRADERS_VERSION, files_of(prompts))
         for version, number in verdicts.outdated.items():
             shards_were = "1 shard was" if number == 1 else f"{number} shards were"
             self.say(
@@ -114,7 +114,7 @@ class Round:
                 f"version {GRADERS_VERSION}: a step mixes no versions",
             )
         source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
-        with run.using(hashes(prompts)):
+        with run.using(files_of(prompts)):
             shards = sampling.shards_of(source, context.job.generate.shard_prompts)
         if run.committed(verdicts.name) is None:
             with samples.guarding(), verdicts.guarding():
@@ -136,7 +136,7 @@ class Round:
         if grade is usual:  # else somebody looks for other things than right answers
             self.say("verdicts", counts + sampling.told(graded))
         scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in range(len(shards))]
-        return Graded(source, scored, [*samples.hashes(), *verdicts.hashes()])
+        return Graded(source, scored, [*samples.files_of_shards(), *verdicts.files_of_shards()])
 
     def pairs(self, graded: Graded, hinted: Graded | None = None) -> Commit:
         """Preference pairs, or samples to be imitated, from this round's own samples (arXiv 2404.19733, section 2).
@@ -145,7 +145,7 @@ class Round:
             NoPairs: these training samples make none.
         """
         plan = self.pairing_plan()
-        inputs = {"graded": graded.hashes, "hinted": hinted.hashes if hinted else []}
+        inputs = {"graded": graded.files, "hinted": hinted.files if hinted else []}
 
         def work(folder: Path) -> Facts:
             folder.mkdir()
@@ -172,7 +172,7 @@ class Round:
     def make_pairs(self, inputs: Mapping[str, Any], plan: PairingPlan, work: Callable[[Path], Facts]) -> Commit:
         """Commit the round's pairs, which `work` writes to 00000.parquet in a new folder, from these inputs, its
         prompts and the plan."""
-        prompts = hashes(self.context.run.ledger.state.commits[f"{self.folder}/prompts"])
+        prompts = files_of(self.context.run.ledger.state.commits[f"{self.folder}/prompts"])
         everything = Fields(plan, {"prompts": prompts, **inputs})
         commit = self.context.run.step(f"{self.folder}/pairs", everything, work)
         self.say("pairs", _told(commit.facts, plan))
@@ -196,7 +196,7 @@ class Round:
         earlier = rounds_replayed(settings, self.number)
         steps = [f"rounds/{number:02d}/pairs" for number in earlier]
         commits = [run.ledger.state.commits[step] for step in steps]
-        inputs = {"pairs": [hashes(commit) for commit in commits], "share": share, "seed": seed}
+        inputs = {"pairs": [files_of(commit) for commit in commits], "share": share, "seed": seed}
 
         def work(folder: Path) -> Facts:
             folder.mkdir()
@@ -248,7 +248,7 @@ class Round:
             decision = {"round": self.number, "rule": rule.rule, "alpha": rule.alpha}
             decision |= told_of(decided, against, candidate)
             if candidate.name not in run.ledger.state.discarded:  # a fork decides anew on what was removed
-                run.require(candidate.digest)  # what is promoted is what was evaluated
+                run.require(candidate.files)  # what is promoted is what was evaluated
             run.append("promotion", decision)
         if decision["round"] == run.ledger.state.promotions[-1]["round"]:  # on a resume, earlier ones are passed over
             self._point_to_reference()

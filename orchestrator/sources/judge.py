@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from orchestrator.config import Job, SelfJudge, at_round
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.records.rows import SELF_SCORES, Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.lineage import Trail
@@ -68,7 +68,7 @@ def _judge(round_: Round, graded: Graded, model: Model) -> Graded:
     """Judgements of every sample that ended by itself; a prompt of theirs is named PROMPT#SAMPLE."""
     settings, part = SelfJudge.of(round_.context.job), replace(round_, part="judged")
     questions = {problem.prompt_id: problem.text for problem in round_.problems()}
-    with round_.context.run.using(graded.hashes):
+    with round_.context.run.using(graded.files):
         problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
     if not problems:
         raise NoPairs(f"round {round_.number} has no sample to judge: all are empty or reach generate.max_tokens")
@@ -119,7 +119,7 @@ def fill(template: str, prompt: str, response: str) -> str:
 def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
     """The samples with their mean scores in place of verdicts."""
     settings, run = SelfJudge.of(round_.context.job), round_.context.run
-    inputs = {"samples": graded.hashes, "judgements": judged.hashes, "settings": settings}
+    inputs = {"samples": graded.files, "judgements": judged.files, "settings": settings}
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
@@ -148,7 +148,7 @@ def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
         pair_files.Scored(shard.samples, run.path(f"{round_.folder}/scores/{number:05d}.parquet"))
         for number, shard in enumerate(graded.shards)
     ]
-    return Graded(graded.prompts, shards, [*graded.hashes, *hashes(commit)])
+    return Graded(graded.prompts, shards, [*graded.files, *files_of(commit)])
 
 
 def score_facts(found: Mapping[tuple[str, int], Sequence[float]]) -> Facts:

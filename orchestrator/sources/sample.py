@@ -31,7 +31,7 @@ def pairs(round_: Round, model: Model) -> Commit:
 
 def _with_hints(round_: Round, graded: Graded, model: Model) -> Graded | None:
     """What no sample solved, sampled once more with the answer as a hint (arXiv 2203.14465, section 3.2)."""
-    with round_.context.run.using(graded.hashes):
+    with round_.context.run.using(graded.files):
         unsolved = set(pair_files.unsolved(graded.shards))
     problems = [replace(p, text=p.hint or "") for p in round_.problems() if p.prompt_id in unsolved]
     if not problems:

@@ -92,10 +92,10 @@ def _pairs(round_: Round, model: Model) -> Commit:
             pq.write_table(pa.Table.from_pylist(scored, SELF_SCORES), folder / f"{number:05d}.parquet")
         return {"measured": _measured(folder)}
 
-    commit = run.step(f"{round_.folder}/lengths", {"samples": graded.hashes, "weight": settings.weight}, work)
+    commit = run.step(f"{round_.folder}/lengths", {"samples": graded.files, "weight": settings.weight}, work)
     files = [run.path(f"{commit.step}/{number:05d}.parquet") for number in range(len(graded.shards))]
     shards = [pair_files.Scored(shard.samples, file) for shard, file in zip(graded.shards, files, strict=True)]
-    return round_.pairs(Graded(graded.prompts, shards, graded.hashes))
+    return round_.pairs(Graded(graded.prompts, shards, graded.files))
 
 
 def _measured(folder: Path) -> int:
