@@ -35,7 +35,7 @@ class NoPairs(RatchetError):
 
 
 @dataclass(frozen=True)
-class Graded:
+class GradedSamples:
     """A round's samples and their verdicts, shard by shard."""
 
     prompts: Path
@@ -88,7 +88,7 @@ class Round:
 
     def samples_and_verdicts(
         self, prompts: Commit, sampled_from: Model, plan: SamplingPlan | None = None, grade: Grade | None = None
-    ) -> Graded:
+    ) -> GradedSamples:
         """Sample and grade, both committed shard by shard, the grading hidden behind the sampling. `plan` and `grade`
         are the job's unless given."""
         context, run = self.context, self.context.run
@@ -136,9 +136,9 @@ class Round:
         if grade is usual:  # else somebody looks for other things than right answers
             self.say("verdicts", counts + sampling.told(graded))
         scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in range(len(shards))]
-        return Graded(source, scored, [*samples.files_of_shards(), *verdicts.files_of_shards()])
+        return GradedSamples(source, scored, [*samples.files_of_shards(), *verdicts.files_of_shards()])
 
-    def pairs(self, graded: Graded, hinted: Graded | None = None) -> Commit:
+    def pairs(self, graded: GradedSamples, hinted: GradedSamples | None = None) -> Commit:
         """Preference pairs, or samples to be imitated, from this round's own samples (arXiv 2404.19733, section 2).
 
         Raises:

@@ -27,7 +27,7 @@ from orchestrator.reports.symptoms import Evidence, Past, given_up
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
-from orchestrator.rounds.round import Graded, NoPairs, Round
+from orchestrator.rounds.round import GradedSamples, NoPairs, Round
 from orchestrator.sources.lineage import SAMPLED, Sampled
 from orchestrator.sources.source import Prompts, Source
 
@@ -64,7 +64,7 @@ def pairs(round_: Round, model: Model) -> Commit:
     return round_.pairs(_scores(round_, graded, judged))
 
 
-def _judge(round_: Round, graded: Graded, model: Model) -> Graded:
+def _judge(round_: Round, graded: GradedSamples, model: Model) -> GradedSamples:
     """Judgements of every sample that ended by itself; a prompt of theirs is named PROMPT#SAMPLE."""
     settings, part = SelfJudge.of(round_.context.job), replace(round_, part="judged")
     questions = {problem.prompt_id: problem.text for problem in round_.problems()}
@@ -116,7 +116,7 @@ def fill(template: str, prompt: str, response: str) -> str:
     return re.sub(r"\{prompt\}|\{response\}", lambda field: parts[field[0]], template)
 
 
-def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
+def _scores(round_: Round, graded: GradedSamples, judged: GradedSamples) -> GradedSamples:
     """The samples with their mean scores in place of verdicts."""
     settings, run = SelfJudge.of(round_.context.job), round_.context.run
     inputs = {"samples": graded.files, "judgements": judged.files, "settings": settings}
@@ -148,7 +148,7 @@ def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
         pair_files.Scored(shard.samples, run.path(f"{round_.folder}/scores/{number:05d}.parquet"))
         for number, shard in enumerate(graded.shards)
     ]
-    return Graded(graded.prompts, shards, [*graded.files, *files_of(commit)])
+    return GradedSamples(graded.prompts, shards, [*graded.files, *files_of(commit)])
 
 
 def score_facts(found: Mapping[tuple[str, int], Sequence[float]]) -> Facts:

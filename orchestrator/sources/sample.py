@@ -17,7 +17,7 @@ from orchestrator.reports.symptoms import Evidence, Past, given_up
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
-from orchestrator.rounds.round import Graded, Round
+from orchestrator.rounds.round import GradedSamples, Round
 from orchestrator.sources.lineage import SAMPLED, Sampled
 from orchestrator.sources.source import Prompts, Source
 
@@ -29,7 +29,7 @@ def pairs(round_: Round, model: Model) -> Commit:
     return round_.pairs(graded, hinted)
 
 
-def _with_hints(round_: Round, graded: Graded, model: Model) -> Graded | None:
+def _with_hints(round_: Round, graded: GradedSamples, model: Model) -> GradedSamples | None:
     """What no sample solved, sampled once more with the answer as a hint (arXiv 2203.14465, section 3.2)."""
     with round_.context.run.using(graded.files):
         unsolved = set(pair_files.unsolved(graded.shards))

@@ -13,7 +13,7 @@ from orchestrator.ledger.run import Facts
 from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import graders_version
 from orchestrator.rounds.context import Model
-from orchestrator.rounds.round import Graded, Round
+from orchestrator.rounds.round import GradedSamples, Round
 from orchestrator.sources.steps import files as step_files
 from orchestrator.sources.steps.answers import BinarySearch, is_right
 from orchestrator.sources.steps.files import Sampled, Tally
@@ -35,7 +35,7 @@ class Located:
 class Rollouts:
     """All continuations that a round has drawn so far. The round's own samples are those of prefix 0."""
 
-    def __init__(self, round_: Round, model: Model, prompts: Commit, graded: Graded) -> None:
+    def __init__(self, round_: Round, model: Model, prompts: Commit, graded: GradedSamples) -> None:
         self.passes: list[Sampled] = []
         self.files: list[list[UsedFiles]] = []
         """Of each pass, its files of prompts, samples and verdicts."""
@@ -61,7 +61,7 @@ class Rollouts:
         plan = replace(inner.sampling_plan(), samples=samples)
         self._add(inner.folder, prompts, inner.samples_and_verdicts(prompts, self._model, plan))
 
-    def _add(self, folder: str, prompts: Commit, graded: Graded) -> None:
+    def _add(self, folder: str, prompts: Commit, graded: GradedSamples) -> None:
         sampled = Sampled(folder, graded.prompts, graded.shards)
         self.passes.append(sampled)
         self.files.append([*files_of(prompts), *graded.files])

@@ -40,7 +40,7 @@ from orchestrator.reports.symptoms import Evidence, Past
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model
 from orchestrator.rounds.recount import Counting, Recounted
-from orchestrator.rounds.round import Graded, Round
+from orchestrator.rounds.round import GradedSamples, Round
 from orchestrator.rounds.space import DiskFull
 from orchestrator.sources.lineage import SAMPLED, Sampled
 from orchestrator.sources.registry import SOURCES
@@ -95,7 +95,7 @@ def _pairs(round_: Round, model: Model) -> Commit:
     commit = run.step(f"{round_.folder}/lengths", {"samples": graded.files, "weight": settings.weight}, work)
     files = [run.path(f"{commit.step}/{number:05d}.parquet") for number in range(len(graded.shards))]
     shards = [pair_files.Scored(shard.samples, file) for shard, file in zip(graded.shards, files, strict=True)]
-    return round_.pairs(Graded(graded.prompts, shards, graded.files))
+    return round_.pairs(GradedSamples(graded.prompts, shards, graded.files))
 
 
 def _measured(folder: Path) -> int:
