@@ -2,7 +2,6 @@
 
 What the pool must know of a kind is in workers/generation/engine.py (`EngineKind`). There is one kind. With a second
 one, the job would name its kind by a key of `generate`, whose validators would look its arguments up here by that name.
-
 """
 
 from __future__ import annotations
