@@ -354,7 +354,7 @@ def grade(
 @app.command()
 def docs() -> None:
     """Print the reference of the job file, in Markdown."""
-    from orchestrator.config.reference import job_docs
+    from orchestrator.config.job_docs import job_docs
 
     terminal.block(job_docs())
 

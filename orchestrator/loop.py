@@ -1,7 +1,7 @@
 """The loop. Each round clicks the reference model forward, never back.
 
     for each round:
-        pairs       what is learned from; in most methods (sources/registry.py):
+        pairs       what is learned from; of `source: sample` (sources/sample.py):
             prompts     the round's problems, templated and tokenised once
             samples     N completions a prompt, from the reference model
             verdicts    each completion against the gold answer

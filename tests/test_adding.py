@@ -18,7 +18,7 @@ from tests.test_house import PROJECT, too_long
 
 DOCUMENT = PROJECT / "docs/adding.md"
 COPIED = ("orchestrator", "workers", "tests", "benchmarks", "jobs", "docs", "pyproject.toml")
-SECTIONS = ("A grader", "A loss", "A setting", "A method", "A source")
+SECTIONS = ("A grader", "A loss", "A metric of updates", "A setting", "An executing setting", "A method", "A source")
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from orchestrator.ledger.run import Run
 from orchestrator.ledger.sharded import epoch_of
 from orchestrator.reports.report import write_report
 from orchestrator.reports.status import open_run, run_state
-from orchestrator.rounds.gate import spare_checkpoints
+from orchestrator.rounds.spare import spare_checkpoints
 from orchestrator.sources.registry import SOURCES
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)

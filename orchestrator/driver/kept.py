@@ -15,7 +15,7 @@ from orchestrator.inputs.problems import check_disjoint, kept_problems, read_pro
 from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts, Run
 from orchestrator.ledger.sharing import Giver
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.models.checks import check_vocabulary
 from orchestrator.models.files import link_model
 from orchestrator.models.named import Key, NamedModel, locate_model, model_digest
@@ -56,7 +56,7 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
         return write_problems(problems, folder) | {"revisions": revisions}
 
     commit = run.step(KEPT_PROBLEMS, {"data": Fields(job.data, without=("date",))}, work)  # no row has a date
-    with run.using(hashes(commit)):
+    with run.using(files_of(commit)):
         kept = kept_problems(run.path(KEPT_PROBLEMS))
     require_enough(kept.get("train", []), job.data, job.rounds)  # a resume may have raised the rounds
     return kept

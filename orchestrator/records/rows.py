@@ -8,11 +8,8 @@ trainer is fed, and the text is there to be read.
 from __future__ import annotations
 
 import hashlib
-import hmac
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
@@ -109,8 +106,8 @@ class SamplingPlan:
 class Shard:
     """A slice of a step's work that is committed as a whole.
 
-    Example: Shard(index=3, source="rounds/01/prompts/00000.parquet", start=96, stop=128,
-    output="rounds/01/samples/.e2-00003.parquet")
+    Example: Shard(index=3, source="/runs/irpo/rounds/01/prompts/train.parquet", start=96, stop=128,
+    output="/runs/irpo/rounds/01/samples/.00003.parquet-e2-a7")
     """
 
     index: int
@@ -189,21 +186,6 @@ class TrainingPlan:
         made of one part a rank, so that it serves the same number of ranks only."""
         names = (self.identity, *self.also_known_as)
         return [hashlib.sha256(f"{name}\x1f{ranks}".encode()).hexdigest() for name in names]
-
-
-def state_seal(key: bytes, manifest: Mapping[str, Any]) -> str:
-    """The seal of a saved state: HMAC-SHA256 (RFC 2104) in hex over the training it is of and its files' hashes."""
-    sealed = {"identity": manifest["identity"], "files": manifest["files"]}
-    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-
-
-def is_sealed(key: bytes, manifest: Any) -> bool:
-    """Whether what was read as the manifest of a saved state has the seal of this key; `manifest` may be anything."""
-    try:
-        return bool(key) and hmac.compare_digest(manifest["seal"], state_seal(key, manifest))
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return False
 
 
 PROMPTS = pa.schema(

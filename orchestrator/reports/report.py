@@ -15,7 +15,7 @@ from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import WORDS, abstained, graders_version
 from orchestrator.reports.columns import Column, Reporting, Section, change, count, fact, last, number, table
 from orchestrator.reports.disputes import disputes
-from orchestrator.reports.status import Round, open_run, reference_path, rounds, run_state
+from orchestrator.reports.status import RoundStatus, open_run, reference_path, rounds, run_state
 from orchestrator.reports.symptoms import Evidence, symptoms
 from orchestrator.reports.tables import diversity, training_metrics
 from orchestrator.text.shown import code, markdown
@@ -40,7 +40,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
     job: Mapping[str, Any] = state.configs[-1]["job"] if state.configs else {}
     source = sources[kind_of(job).name()].reported
     baseline = state.commits.get("baseline/evaluation")
-    base = Evidence(Round(0, {"evaluation": baseline.facts} if baseline else {}))
+    base = Evidence(RoundStatus(0, {"evaluation": baseline.facts} if baseline else {}))
     done = [evidence(run_dir, state, round_) for round_ in rounds(state)]
     parts = [
         f"# {markdown(job.get('name', run_dir.absolute().name))}",
@@ -70,7 +70,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def evidence(run_dir: Path, state: State, round_: Round) -> Evidence:
+def evidence(run_dir: Path, state: State, round_: RoundStatus) -> Evidence:
     """A round's facts with what only its files tell. A file that is gone leaves its figures empty."""
     try:
         found = Evidence(

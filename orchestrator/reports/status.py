@@ -31,7 +31,7 @@ MAX_SIGN_OF_LIFE = 1 << 16
 
 
 @dataclass
-class Round:
+class RoundStatus:
     """One round as the ledger tells it: facts by phase ("samples", "train", ...), and the gate's word."""
 
     number: int
@@ -88,12 +88,12 @@ def _runs_nearby(run_dir: Path) -> str:
     return f"{here.parent} holds no runs."
 
 
-def rounds(state: State) -> list[Round]:
+def rounds(state: State) -> list[RoundStatus]:
     """Every round that anything was committed for, in order."""
-    rounds_by_number: dict[int, Round] = {}
+    rounds_by_number: dict[int, RoundStatus] = {}
 
-    def round_of(number: int) -> Round:
-        return rounds_by_number.setdefault(number, Round(number))
+    def round_of(number: int) -> RoundStatus:
+        return rounds_by_number.setdefault(number, RoundStatus(number))
 
     for step, commit in state.commits.items():
         number, phase = round_and_phase(step)
@@ -215,7 +215,7 @@ def _base_origin(state: State) -> dict[str, Any] | None:
     return origin or None
 
 
-def _round_status(round_: Round) -> dict[str, Any]:
+def _round_status(round_: RoundStatus) -> dict[str, Any]:
     return {
         "round": round_.number,
         "promoted": None if round_.promotion is None else bool(round_.promotion["promoted"]),

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean, variance
 from typing import Any
 
-from orchestrator.reports.status import Round
+from orchestrator.reports.status import RoundStatus
 
 MIN_MIXED = 0.2
 """Share of prompts with right and wrong samples below which pairs run dry."""
@@ -28,7 +28,7 @@ MAX_GROWTH = 1.3
 class Evidence:
     """One round's facts, with its training metrics by update and its diversity where they are known."""
 
-    round: Round
+    round: RoundStatus
     metrics: Mapping[str, Sequence[Any]] | None = None
     diversity: tuple[float, float] | None = None
     """Share of prompts with a correct sample; mean number of distinct answers a prompt."""

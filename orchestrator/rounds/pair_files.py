@@ -152,6 +152,11 @@ class Prompts:
 
 
 def _candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
+    """A shard's samples as candidates with their scores, by prompt and then by sample index.
+
+    Raises:
+        RatchetError: not every sample has one verdict, or score.
+    """
     left = pq.read_table(shard.samples, columns=["prompt_id", "sample_index", "text", "num_tokens"]).to_pylist()
     right = pq.read_table(shard.scores).to_pylist()
     by_key = {(row["prompt_id"], row["sample_index"]): row for row in right}
@@ -185,6 +190,12 @@ def _write_chosen(
     plan: PairingPlan,
     output: Path,
 ) -> Facts:
+    """Write what was chosen from each file of samples (None: from no sample), cut to the plan's `max_pairs`. Returns:
+    pairs, before_cap, and each side's mean tokens.
+
+    Raises:
+        Damaged: a mask does not fit its sample.
+    """
     before_cap = sum(map(len, choices))
     kept = random_subset(before_cap, plan.max_pairs, plan.seed)
     if kept is not None:
@@ -210,6 +221,12 @@ def _only(choices: list[list[Choice]], kept: set[int]) -> list[list[Choice]]:
 def _write(
     prompts: Prompts, samples: Sequence[Path | None], choices: list[list[Choice]], output: Path
 ) -> dict[str, int]:
+    """Write pairs (`pairs_schema`, with masks where a sample has any), a file of samples at a time. Returns the tokens
+    of each side, summed.
+
+    Raises:
+        Damaged: a mask does not fit its sample.
+    """
     schema = pairs_schema(prompts.conversational)
     sampled_from = [file for file, pairs in zip(samples, choices, strict=True) if file and pairs]
     if any(mask_columns(pq.read_schema(file)) for file in sampled_from):

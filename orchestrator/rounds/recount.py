@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -32,6 +32,8 @@ class Recounted:
     """By a pattern of the step's whole name: told the `Counting`, the step and the pattern's groups."""
     parts: Sequence[str] = ()
     """Patterns of the parts of a round that have prompts, samples and verdicts of their own, such as `hinted`."""
+    shards: Mapping[str, Callable[..., Facts]] = field(default_factory=dict)
+    """By the name of a kind of shards that is the source's own: told the `Counting`, the step and the shard's index."""
 
 
 class Counted(Protocol):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.ledger.run import Facts
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.rows import GRADERS_VERSION
 from orchestrator.rounds import evaluation
@@ -29,8 +29,8 @@ def comparable(context: Context, models: Sequence[Model], name: str) -> list[Mod
     files = {step: f"{number:02d}.parquet" for number, step in enumerate(others)}
     commits = run.ledger.state.commits
     inputs = {
-        "evaluations": {step: hashes(commits[step]) for step in others},
-        "prompts": hashes(commits["baseline/prompts"]),
+        "evaluations": {step: files_of(commits[step]) for step in others},
+        "prompts": files_of(commits["baseline/prompts"]),
         **grading(context.job.grade, context.job.judge),
         "executed": executed(**graded_by(context.job.grade, context.job.judge)),
     }
@@ -53,7 +53,7 @@ def comparable(context: Context, models: Sequence[Model], name: str) -> list[Mod
             f"{name}: the gate answers of {step} are by version {model.graders_version} of the graders; by version "
             f"{version}, {counted['changed']} of {counted['problems']} count otherwise"
         )
-    with run.using(hashes(commit)):
+    with run.using(files_of(commit)):
         again = {step: evaluation.solved(run.path(f"{name}/{file}")) for step, file in files.items()}
     return [
         replace(m, gate=again[m.evaluation], graders_version=version) if m.evaluation in others else m for m in models

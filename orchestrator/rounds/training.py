@@ -29,11 +29,12 @@ from orchestrator.files.inside import read_regular, remove, require_below
 from orchestrator.files.user_state import sealing_key
 from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Fields, Unseen, Used
+from orchestrator.ledger.recipes import Fields, Unseen, UsedFiles
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.taken import taken
-from orchestrator.ledger.uses import fingerprint, hashes, model
-from orchestrator.records.rows import ScoringPlan, TrainingPlan, is_sealed
+from orchestrator.ledger.uses import files_of, fingerprint, model
+from orchestrator.records.rows import ScoringPlan, TrainingPlan
+from orchestrator.records.seals import is_sealed
 from orchestrator.rounds import regrading
 from orchestrator.rounds.context import Context, Model, executed
 
@@ -87,7 +88,7 @@ class Training:
 
     def _model(self, commit: Commit, probe: Path) -> Model:
         name = f"{self.folder}/checkpoint"
-        files = model(fingerprint(hashes(commit)), next(a for a in commit.artifacts if a.path == name))
+        files = model(fingerprint(files_of(commit)), next(a for a in commit.artifacts if a.path == name))
         return Model(str(self.context.run.path(name)), name, files, probe)
 
     # Training
@@ -95,8 +96,8 @@ class Training:
     def _score_reference(self, pairs: Sequence[Commit], name: str = "") -> Commit:
         settings = self.context.job.train
         inputs = {
-            "reference": self.reference.digest,
-            "pairs": _hashes(pairs),
+            "reference": self.reference.files,
+            "pairs": _files_of(pairs),
             **precision(settings),
             **apart(settings, self.init.path, self.reference.path),
             "max_tokens": settings.max_tokens,  # longer pairs are dropped, and not scored
@@ -108,10 +109,10 @@ class Training:
             plan = ScoringPlan(self.reference.path, self.init.path, self._files(pairs))
             return self._scored(plan, output)
 
-        return self.context.run.step(name or f"{self.folder}/reference", inputs, work, also=[self.init.digest])
+        return self.context.run.step(name or f"{self.folder}/reference", inputs, work, also=[self.init.files])
 
     def _scored(self, plan: ScoringPlan, output: Path, *against: str) -> Facts:
-        facts = self.context.workers.trainers().reference(plan, str(output / "00000.parquet"), *against)
+        facts = self.context.workers.trainers().score(plan, str(output / "00000.parquet"), *against)
         return facts | {"executed": self.context.workers.execution("train")}
 
     def _reference_pass(self, pairs: Sequence[Commit]) -> Commit:
@@ -141,9 +142,9 @@ class Training:
         `trained_on` are the pairs that the reference has scored."""
         run = self.context.run
         inputs = {
-            "policy": policy.digest,
-            "reference": self.reference.digest if self._compares else None,
-            "pairs": hashes(pairs),
+            "policy": policy.files,
+            "reference": self.reference.files if self._compares else None,
+            "pairs": files_of(pairs),
             **precision(self.context.job.train),
             **apart(self.context.job.train, self.init.path, policy.path),
             "max_tokens": self.context.job.train.max_tokens,
@@ -156,12 +157,12 @@ class Training:
             if not self._compares:
                 return self._scored(plan, output)
             before = self._reference_pass(trained_on)
-            with run.using(hashes(before)):
+            with run.using(files_of(before)):
                 facts = self._scored(plan, output, str(run.path(f"{before.step}/00000.parquet")))
             facts["executed"]["reference"] = before.step
             return facts
 
-        facts = run.step(f"{self.folder}/policy", inputs, work, also=[self.init.digest]).facts
+        facts = run.step(f"{self.folder}/policy", inputs, work, also=[self.init.files]).facts
         rewarded = f"reward accuracy {facts['reward_accuracy']:.3f}, " if "reward_accuracy" in facts else ""
         self._say("policy", f"{rewarded}mean gamma {facts['gamma']:.2f}")
 
@@ -172,9 +173,9 @@ class Training:
         or its checkpoints, go."""
         run, settings = self.context.run, self.context.job.train
         inputs = {
-            "init": self.init.digest,
-            "reference": self.reference.digest if self._compares else None,
-            "pairs": _hashes(pairs),
+            "init": self.init.files,
+            "reference": self.reference.files if self._compares else None,
+            "pairs": _files_of(pairs),
             "loss": self._loss,
             "train": Fields(settings, {"learning_rate": at_round(settings.learning_rate, self.number)}),
             "round": self.number,
@@ -196,7 +197,7 @@ class Training:
             if not self._compares:
                 return self._trained(plan, None)
             before = self._reference_pass(scored)
-            with run.using(hashes(before)):
+            with run.using(files_of(before)):
                 return self._trained(plan, before)
 
         commit = run.step(step, inputs, work, [step, target])
@@ -209,7 +210,7 @@ class Training:
         return commit
 
     def _trained(self, plan: TrainingPlan, reference: Commit | None) -> Facts:
-        """Train; the facts say how, and against which reference pass."""
+        """Train, on the ranks of driver/wiring.py; the facts say how, and against which reference pass."""
         run, workers = self.context.run, self.context.workers
         file = str(run.path(f"{reference.step}/00000.parquet")) if reference else None
         facts = workers.trainers().train(plan, file)
@@ -302,7 +303,7 @@ class Training:
         accuracies = {f"{c.updates:06d}": c.model.gate_accuracy for c in candidates}
         facts = choice_facts(accuracies, select)
         chosen = next(candidate for candidate in candidates if candidate.updates == facts["steps"])
-        inputs = {"candidates": {f"{c.updates:06d}": c.model.digest for c in candidates}, "publish": publish}
+        inputs = {"candidates": {f"{c.updates:06d}": c.model.files for c in candidates}, "publish": publish}
         inputs |= {"accuracies": accuracies, "select": select}
 
         def work(output: Path, *checkpoint: Path) -> Facts:
@@ -316,7 +317,7 @@ class Training:
 
         step = f"{self.folder}/choice"
         outputs = [step, f"{self.folder}/checkpoint"] if publish else [step]
-        also = [self.context.run.used(chosen.model.probe)] if chosen.model.probe else []
+        also = [self.context.run.used_file(chosen.model.probe)] if chosen.model.probe else []
         commit = self.context.run.step(step, inputs, work, outputs, also)
         self._say("choice", f"{chosen.updates} updates, the {select} of {len(candidates)} checkpoints")
         return commit
@@ -385,8 +386,8 @@ def _manifest(file: Path) -> Any:
         return None
 
 
-def _hashes(commits: Sequence[Commit]) -> list[Used]:
-    return [name for commit in commits for name in hashes(commit)]
+def _files_of(commits: Sequence[Commit]) -> list[UsedFiles]:
+    return [name for commit in commits for name in files_of(commit)]
 
 
 def _updates_exported(commit: Commit) -> list[int]:

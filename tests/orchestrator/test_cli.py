@@ -10,9 +10,9 @@ import yaml
 
 from orchestrator.cli import main
 from orchestrator.config import Data, Job, Source
+from orchestrator.config.job_docs import EXAMPLE, executing_keys, job_docs
 from orchestrator.config.load import load_job, resolved_yaml
 from orchestrator.config.methods import PRESETS
-from orchestrator.config.reference import EXAMPLE, executing_keys, job_docs
 from orchestrator.config.words import model_of
 from tests.support.stand_ins import make_project
 

@@ -16,9 +16,9 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from orchestrator.config import Job, Settings, is_executing
+from orchestrator.config.engines import ENGINE
 from orchestrator.config.load import changed_keys, load_job
 from orchestrator.config.marks import mark_at, sections_in
-from orchestrator.config.sampling import EXECUTING_ARGUMENTS
 from orchestrator.driver.kept import base_model_of, keep_model, keep_preferences, read_all_problems, reference_of
 from orchestrator.driver.same_job import check_same_job
 from orchestrator.errors import BadInput
@@ -155,7 +155,7 @@ DECIDED_OTHERWISE = {
 
 IN_PART: dict[str, tuple[str, ...]] = {
     "train.zero": ("train.zero=2", "train.zero=3"),
-    "generate.engine": tuple(f"generate.engine={{{name}: 1}}" for name in sorted(EXECUTING_ARGUMENTS)),
+    "generate.engine": tuple(f"generate.engine={{{name}: 1}}" for name in sorted(ENGINE.executing)),
 }
 """Settings of which some values decide, and others of which do not."""
 

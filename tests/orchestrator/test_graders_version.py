@@ -20,7 +20,8 @@ from orchestrator.records.abstentions import graders_version
 from orchestrator.records.rows import EVALUATION, GRADERS_VERSION
 from orchestrator.reports.status import status
 from orchestrator.rounds.evaluation import regrade, solved
-from orchestrator.rounds.gate import decide, spare_checkpoints
+from orchestrator.rounds.gate import decide
+from orchestrator.rounds.spare import spare_checkpoints
 from tests.support.sample_run import SampleRun
 from tests.support.stand_ins import StandInGraders, StandIns, make_project, run_job
 from tests.support.version_stand_ins import First, Second, verdicts_of

@@ -31,7 +31,8 @@ from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from orchestrator.config import RoundLoss, Train  # noqa: E402
-from orchestrator.records.rows import PROBE, REFERENCE, ScoringPlan, TrainingPlan, pairs_schema, state_seal  # noqa: E402
+from orchestrator.records.rows import PROBE, REFERENCE, ScoringPlan, TrainingPlan, pairs_schema  # noqa: E402
+from orchestrator.records.seals import state_seal  # noqa: E402
 from workers.files import file_facts  # noqa: E402
 from workers.numerics import batching  # noqa: E402
 from workers.numerics.step import learning_rate  # noqa: E402
@@ -184,7 +185,7 @@ def run(plan: TrainingPlan, settings: Train) -> Outcome:
     steps: list[dict[str, Any]] = []
     with TrainerGroup(settings, OneCore()) as group:
         file = reference_file(plan)
-        group.reference(scoring(plan), file)
+        group.score(scoring(plan), file)
         facts = group.train(plan, file, steps.append)
     return facts, steps
 
@@ -599,7 +600,7 @@ def test_a_group_that_loses_a_rank_goes_on_from_the_last_saved_state(local_ray: 
     calm, disturbed = (make_plan(tmp_path / name, model, pairs) for name in ("calm", "disturbed"))
     steps: list[int] = []
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(scoring(calm), reference_file(calm))
+        group.score(scoring(calm), reference_file(calm))
         group.train(calm, reference_file(calm))
         victim = group.pids[1]
 
@@ -628,7 +629,7 @@ def test_a_rank_that_dies_in_the_middle_of_saving_leaves_the_state_before_it(loc
                 killed.append(victim)
 
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(scoring(calm), reference_file(calm))
+        group.score(scoring(calm), reference_file(calm))
         group.train(calm, reference_file(calm))
         watcher = threading.Thread(target=kill_while_saving, args=(group.pids[1],))
         watcher.start()
@@ -645,7 +646,7 @@ def test_ranks_that_die_again_and_again_end_the_training(local_ray: Any, tmp_pat
     plan = make_plan(tmp_path, model, pairs)
     settings = Train(**(SETTINGS | {"ranks": 1, "epochs": 500}))
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(scoring(plan), reference_file(plan))
+        group.score(scoring(plan), reference_file(plan))
         with pytest.raises(TrainingFailed, match=r"(?s)training rank 0 died.*3 times with no saved state in between"):
             group.train(plan, reference_file(plan), lambda row: os.kill(group.pids[0], signal.SIGKILL))
         assert group.pids == []
@@ -657,7 +658,7 @@ def test_a_hung_rank_is_noticed_and_replaced(local_ray: Any, tmp_path: Path) -> 
     plan = make_plan(tmp_path, model, pairs)
     settings = Train(**(SETTINGS | {"ranks": 2, "epochs": 4, "save_every": 2, "stall_timeout": 45}))
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(scoring(plan), reference_file(plan))
+        group.score(scoring(plan), reference_file(plan))
         victim = group.pids[1]
         facts = group.train(
             plan,

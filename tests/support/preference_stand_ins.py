@@ -46,7 +46,7 @@ class PreferenceStandIns(StandIns):
 
 
 class PreferenceTrainers(StandInTrainers):
-    def reference(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
+    def score(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
         self.workers.call("policy" if against else "reference")
         rounding = 0.5 if self.workers.kernel == "flex" else 1.0  # gross, so that it is seen
         skill = skill_of(plan.model) * rounding

@@ -27,7 +27,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from orchestrator.records.rows import is_sealed, state_seal
+from orchestrator.records.seals import is_sealed, state_seal
 from workers.files import file_facts, sync
 
 MANIFEST, PROGRESS, RANKS = "manifest.json", "progress.json", "ranks"

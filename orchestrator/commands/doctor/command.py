@@ -311,7 +311,7 @@ class _Doctor:
         plan = trial_plan(self.job, model, folder)
         group = self.examiner.trainers()
         started = time.monotonic()
-        group.reference(ScoringPlan(model, model, plan.pairs), str(folder / "reference.parquet"))
+        group.score(ScoringPlan(model, model, plan.pairs), str(folder / "reference.parquet"))
         facts = group.train(plan, str(folder / "reference.parquet"))
         seconds = time.monotonic() - started
         step = facts["tokens"] / facts["tokens_per_second"]

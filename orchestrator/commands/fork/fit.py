@@ -10,6 +10,7 @@ from orchestrator.config import Job, at_round, only_executes
 from orchestrator.config.load import changed_keys
 from orchestrator.config.words import schedule_at
 from orchestrator.ledger.ledger import State
+from orchestrator.records.shards import SHARDS
 from orchestrator.reports.status import round_and_phase
 
 Fit = Literal["taken", "anew", "perhaps"]
@@ -19,13 +20,20 @@ made anew, comes out as it was."""
 _EVALUATIONS = frozenset({"evaluation", "selection"})
 _TRAININGS = frozenset({"train", "retrain"})
 _SCORED = frozenset({"reference", "reference_again", "policy"})
+
+
+def _shards_by(*sections: str) -> frozenset[str]:
+    """The kinds of shards that a section of the job is an input of."""
+    return frozenset(kind.name for kind in SHARDS.values() if kind.inputs & {*sections})
+
+
 # Settings that are inputs of certain steps, as they stand; see rounds/.
 _INPUTS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("loss", "train"), _TRAININGS),
-    (("grade",), _EVALUATIONS | {"verdicts"}),
+    (("grade",), _EVALUATIONS | _shards_by("grade")),
     (
         tuple(f"generate.{key}" for key in ("samples", "temperature", "temperature_mix", "top_p", "top_k")),
-        frozenset({"samples", "verdicts"}),
+        _shards_by("generate"),
     ),
 )
 # Settings that may touch these steps, and no others but through them; any other setting may touch every step.
@@ -35,10 +43,10 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("train.select",), _TRAININGS | {"choice"}),
     (("init", "reference"), _TRAININGS | _SCORED | {"pairs"}),
     (("pairs",), frozenset({"pairs", "replay", "chunks"})),
-    (("regrade",), frozenset({"verdicts"})),
+    (("regrade",), _shards_by("regrade")),
     (
         tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "engine")),
-        _EVALUATIONS | {"samples", "verdicts"},
+        _EVALUATIONS | _shards_by("generate"),
     ),
     (("evaluate",), _EVALUATIONS | {"prompts"}),
 )
@@ -92,7 +100,7 @@ def _is_below(key: str, prefixes: Sequence[str]) -> bool:
 def _is_input(key: str, step: str, job: Job) -> bool:
     """Whether a setting certainly is an input of the step, as it stands."""
     number, phase = round_and_phase(step)
-    if phase not in ("samples", "verdicts", "train", "retrain", "evaluation"):
+    if phase not in (*SHARDS, "train", "retrain", "evaluation"):
         return False  # a part of a round has settings of its own
     if phase == "verdicts" and key.startswith("grade.") and job.regrade and number >= job.regrade.round:
         return False

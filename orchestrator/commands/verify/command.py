@@ -275,15 +275,14 @@ class Verification:
         if index is not None:
             if (shard := self.state.shards.get(step, {}).get(index)) is None:
                 return
-            recorded, recounted = shard.facts, self.recount().shard(step, index)
+            recorded, computed = shard.facts, self.recount().shard(step, index)
             recipe = int(recorded.get("recipe", 1))
         else:
             commit, computed = self.state.commits[step], self.recount().commit(step)
             recorded, recipe = commit.facts, commit.recipe
-            if computed is None:
-                yield "is no step of a run"
-                return
-            recounted = computed
+        if (recounted := computed) is None:
+            yield "is no step of a run" if index is None else "is no kind of shard that a run has"
+            return
         self._facts[step, index] = count(recorded, recounted)
         # Earlier versions told less: a record by their recipe is compared in what it tells.
         whole = recipe > 2
@@ -359,8 +358,8 @@ class Verification:
 
 
 def _size(artifact: Artifact, name: str) -> int:
-    said = artifact.files[name]
-    size = said.get("size") if isinstance(said, dict) else 0
+    recorded = artifact.files[name]
+    size = recorded.get("size") if isinstance(recorded, dict) else 0
     return size if isinstance(size, int) else 0
 
 
@@ -373,13 +372,13 @@ def _misfit(file: Path) -> Iterator[str]:
         yield str(error).removeprefix(f"{file}: ")
 
 
-def _problem(file: Path, said: Facts, root: Path) -> Iterator[str]:
+def _problem(file: Path, recorded: Facts, root: Path) -> Iterator[str]:
     """What is wrong with a committed file. Only one of the committed size is opened."""
     try:
         size = regular_size(file, root)
-        if size != said["size"]:
-            yield f"{size:,} bytes, and {said['size']:,} were committed"
-        elif durable.sha256(file) != said["sha256"]:
+        if size != recorded["size"]:
+            yield f"{size:,} bytes, and {recorded['size']:,} were committed"
+        elif durable.sha256(file) != recorded["sha256"]:
             yield "other bytes than were committed (sha256 differs)"
     except Damaged as error:
         yield str(error).removeprefix(f"{file}: ")

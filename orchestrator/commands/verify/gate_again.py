@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.commands.verify.differences import Difference, differences
 from orchestrator.commands.verify.history import model_names
 from orchestrator.ledger.ledger import State
-from orchestrator.ledger.recipes import Used
+from orchestrator.ledger.recipes import UsedFiles
 from orchestrator.records.abstentions import graders_version
 from orchestrator.rounds import evaluation, gate
 from orchestrator.rounds.context import Model
@@ -49,11 +49,13 @@ def _evaluated(files: RunFiles, name: str, step: str) -> Model:
     commit = files.state.commits.get(step)
     if commit is None or not commit.artifacts:
         return Model(
-            "", name, Used("", ()), evaluation=step, graders_version=graders_version(commit.facts) if commit else 0
+            "", name, UsedFiles("", ()), evaluation=step, graders_version=graders_version(commit.facts) if commit else 0
         )
     committed = any("gate.parquet" in artifact.files for artifact in commit.artifacts)
     solved = evaluation.solved(files.one(f"{step}/gate.parquet")) if committed else {}
-    return Model("", name, Used("", ()), gate=solved, evaluation=step, graders_version=graders_version(commit.facts))
+    return Model(
+        "", name, UsedFiles("", ()), gate=solved, evaluation=step, graders_version=graders_version(commit.facts)
+    )
 
 
 def _regraded(files: RunFiles, model: Model, step: str) -> Model:

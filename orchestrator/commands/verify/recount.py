@@ -71,13 +71,12 @@ class Recount(Counting):
         super().__init__(files, job)
         self._ids: tuple[Path, pa.ChunkedArray] | None = None
         self._steps = _steps(sources[job.source.type].recounted)
+        self._shards = {**sources[job.source.type].recounted.shards, **SHARDS}
 
-    def shard(self, step: str, index: int) -> Facts:
-        """The facts of a committed shard of samples or verdicts."""
-        file = self.files.shard(step, index)
-        if step.endswith("/samples"):
-            return self._sampled(step, index, file)
-        return verdict_facts(file)
+    def shard(self, step: str, index: int) -> Facts | None:
+        """The facts of a committed shard; None where nobody knows how to count one of its kind."""
+        facts = self._shards.get(step.rpartition("/")[2])
+        return facts(self, step, index) if facts else None
 
     def commit(self, step: str) -> Facts | None:
         """The facts of a committed step; None for a name that no step of a run has."""
@@ -86,11 +85,14 @@ class Recount(Counting):
                 return facts(self, step, *found.groups())
         return None
 
-    def _sampled(self, step: str, index: int, file: Path) -> Facts:
-        table = pq.read_table(file, columns=["prompt_id", "num_tokens", "finish_reason"])
+    def shard_of_samples(self, step: str, index: int) -> Facts:
+        table = pq.read_table(self.files.shard(step, index), columns=["prompt_id", "num_tokens", "finish_reason"])
         size, sampled = self.job.generate.shard_prompts, set(table["prompt_id"].to_pylist())
         asked = self._asked(f"{step.removesuffix('samples')}prompts").slice(index * size, size).to_pylist()
         return counts.samples(table) | {"quarantined": [name for name in asked if name not in sampled]}
+
+    def shard_of_verdicts(self, step: str, index: int) -> Facts:
+        return verdict_facts(self.files.shard(step, index))
 
     def _asked(self, step: str) -> pa.ChunkedArray:
         """The ids of a step's prompts; those of the newest step stay in memory, for the many shards of its samples."""
@@ -229,6 +231,13 @@ def verdict_facts(file: Path) -> Facts:
     if "opinions" in columns_there:
         facts["disputed"] = sum(counts.disputed(dict(row or ())) for row in columns["opinions"])
     return facts
+
+
+SHARDS: Mapping[str, Callable[..., Facts]] = {
+    "samples": Recount.shard_of_samples,
+    "verdicts": Recount.shard_of_verdicts,
+}
+"""How a shard is computed, by its kind (records/shards.py)."""
 
 
 def _untimed(facts: Facts) -> Facts:

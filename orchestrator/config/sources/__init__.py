@@ -7,8 +7,8 @@ from typing import Any
 from orchestrator.config.sources.base import SourceSettings
 from orchestrator.config.sources.dataset import Stages
 from orchestrator.config.sources.gold import Gold
+from orchestrator.config.sources.judge import SelfRewarding
 from orchestrator.config.sources.sample import Sample
-from orchestrator.config.sources.self_rewarding import SelfRewarding
 from orchestrator.config.sources.steps import Steps
 
 KINDS: dict[str, type[SourceSettings]] = {kind.name(): kind for kind in (Sample, Gold, Stages, Steps, SelfRewarding)}

@@ -23,7 +23,7 @@ from orchestrator.config import Steps
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.recipes import Unseen
 from orchestrator.ledger.run import Facts
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.rounds.context import Model
 from orchestrator.rounds.pairing import PairingPlan, random_subset
 from orchestrator.rounds.round import NoPairs, Round
@@ -50,7 +50,7 @@ def collect(round_: Round, sampled_from: Model) -> Commit:
     opened = context.tokenize(f"{round_.folder}/prompts", {round_.split: round_.problems()}, opening=settings.opening)
     rollouts = Rollouts(round_, sampled_from, opened, round_.samples_and_verdicts(opened, sampled_from))
     commit = _collect_errors(round_, rollouts)
-    with context.run.using(hashes(commit)):
+    with context.run.using(files_of(commit)):
         errors = step_files.read_errors(context.run.path(f"{commit.step}/{FILE}"), settings.opening, settings.split)
     first_wrong = _locate(round_, errors, commit, rollouts)
     wrong = first_errors(errors, first_wrong)
@@ -65,7 +65,7 @@ def _collect_errors(round_: Round, rollouts: Rollouts) -> Commit:
     def work(folder: Path) -> Facts:
         return step_files.write_errors(own, lambda *files: _decode(round_, *files), folder)
 
-    inputs = {"graded": rollouts.hashes[0]}
+    inputs = {"graded": rollouts.files[0]}
     commit = round_.context.run.step(f"{round_.folder}/errors", inputs, work, also=[round_.context.base_files])
     facts = commit.facts
     repeated = f", {facts['repeated']} more are the same" if facts["repeated"] else ""
@@ -85,11 +85,11 @@ def _decode(round_: Round, source: Path, output: Path) -> None:
 def _locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollouts) -> Mapping[str, int | None]:
     """The first wrong step by error, committed whoever has found it."""
     settings = Steps.of(round_.context.job)
-    inputs: dict[str, Any] = {"errors": hashes(commit), "split": settings.split, "localiser": settings.localiser}
-    inputs["graded"] = rollouts.hashes[0]
+    inputs: dict[str, Any] = {"errors": files_of(commit), "split": settings.split, "localiser": settings.localiser}
+    inputs["graded"] = rollouts.files[0]
     if settings.localiser == "rollouts":
         found = locate(round_, errors, commit, rollouts)
-        inputs |= {"drawn": rollouts.hashes, "threshold": settings.threshold}
+        inputs |= {"drawn": rollouts.files, "threshold": settings.threshold}
         done = _located(round_, errors, inputs, lambda: found)
         facts = done.facts
         spent = f"{facts['probes']} prefixes in {facts['levels']} passes, {facts['rollout_tokens']:,} tokens"
@@ -103,7 +103,7 @@ def _locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Ro
         inputs |= {"verdicts": settings.verdicts}
         done = _located(round_, errors, inputs, lambda: _by_people(round_, errors, asked))
         round_.say("located", _located_line(done.facts))
-    with round_.context.run.using(hashes(done)):
+    with round_.context.run.using(files_of(done)):
         return step_files.read_located(round_.context.run.path(f"{done.step}/{FILE}"))
 
 
@@ -161,7 +161,7 @@ def _ask_people(round_: Round, errors: Sequence[Error], commit: Commit) -> Commi
         folder.mkdir()
         return {"questions": people.write_questions(errors, problems, folder / "00000.jsonl")}
 
-    inputs = {"errors": hashes(commit), "split": Steps.of(round_.context.job).split}
+    inputs = {"errors": files_of(commit), "split": Steps.of(round_.context.job).split}
     return round_.context.run.step(f"{round_.folder}/questions", inputs, work)
 
 
@@ -185,12 +185,12 @@ def _rectify(
         step_files.write_continuations(rollouts.passes, names, lambda *files: _decode(round_, *files), folder)
         return step_files.continuation_facts(folder / FILE, names, rollouts.tallies)
 
-    inputs = {"drawn": rollouts.hashes, "prefixes": sorted(names)}
+    inputs = {"drawn": rollouts.files, "prefixes": sorted(names)}
     done = run.step(f"{round_.folder}/rectified", inputs, work, also=[round_.context.base_files])
     facts = done.facts
     right = f"{facts['continuations']} of {facts['drawn']} continuations"
     round_.say("rectified", f"{right} of {facts['prefixes']} prefixes reach the gold answer")
-    with run.using(hashes(done)):
+    with run.using(files_of(done)):
         return step_files.read_continuations(run.path(f"{done.step}/{FILE}"))
 
 
@@ -203,10 +203,10 @@ def _pair(
     run, plan, filtered = round_.context.run, round_.pairing_plan(), Steps.of(round_.context.job).filter == "judge"
     state = run.ledger.state.commits
     inputs = {
-        "graded": rollouts.hashes[0],
-        "errors": hashes(state[f"{round_.folder}/errors"]),
-        "located": hashes(state[f"{round_.folder}/located"]),
-        "rectified": hashes(state[f"{round_.folder}/rectified"]),
+        "graded": rollouts.files[0],
+        "errors": files_of(state[f"{round_.folder}/errors"]),
+        "located": files_of(state[f"{round_.folder}/located"]),
+        "rectified": files_of(state[f"{round_.folder}/rectified"]),
         "per_prompt": plan.per_prompt,
         "max_pairs": plan.max_pairs,
         "seed": plan.seed,

@@ -363,7 +363,7 @@ class Ward:
     def trainers(self) -> Ward:
         return self
 
-    def reference(self, plan: Any, out_file: str) -> dict[str, Any]:
+    def score(self, plan: Any, out_file: str) -> dict[str, Any]:
         return {}
 
     def train(self, plan: Any, reference_file: str) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from orchestrator.ledger.taken import taken
 from orchestrator.records import rows as records
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.reasoning_steps import STEP_PROMPT, StepItem
-from orchestrator.records.rows import GRADERS_VERSION, JUDGE_PROMPT, Problem, SamplingPlan, TrainingPlan, state_seal
+from orchestrator.records.rows import GRADERS_VERSION, JUDGE_PROMPT, Problem, SamplingPlan, TrainingPlan
+from orchestrator.records.seals import state_seal
 from orchestrator.rounds import pairing
 from orchestrator.rounds.training import precision
 from tests.recorded_runs.record import extract, go_on, unpack

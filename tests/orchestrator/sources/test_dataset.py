@@ -22,8 +22,8 @@ from orchestrator.records.rows import pairs_schema, step_pairs_schema
 from orchestrator.reports.lineage import follow
 from orchestrator.rounds.round import NoPairs
 from orchestrator.rounds.space import round_need
+from orchestrator.sources.dataset import deal, seen_rows
 from orchestrator.sources.registry import SOURCES
-from orchestrator.sources.stages import deal, seen_rows
 from tests.support.preference_stand_ins import PreferenceStandIns, make_stages, pair, right, write_rows, wrong
 from tests.support.stand_ins import make_project, run_job
 

@@ -1,4 +1,4 @@
-"""The reference of the job file, docs/job-file.md, made from the models in config/. Pure: text in, text out."""
+"""The document of the job file, docs/job-file.md, made from the models in config/. Pure: text in, text out."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ from orchestrator.inputs.preferences import left_out_text, texts
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.records import counts
 from orchestrator.records.rows import ScoringPlan
 from orchestrator.reports import lineage
@@ -83,12 +83,12 @@ def pairs(round_: Round, model: Model) -> Commit:
     context, run, number = round_.context, round_.context.run, round_.number
     chunks = prepare(context)
     if number == 1 and run.committed(f"{round_.folder}/pairs") is None:
-        with run.using([run.used(chunk.file) for chunk in chunks]):
+        with run.using([run.used_file(chunk.file) for chunk in chunks]):
             _tell_leaks_early(context, chunks)
     chunk = chunks[number - 1]
     known = lineage.pair_files_of_reference(run.root, number)
     drop = Stages.of(context.job).drop_seen
-    inputs = {"chunk": run.used(chunk.file), "known": [run.used(file) for file in known], "drop_seen": drop}
+    inputs = {"chunk": run.used_file(chunk.file), "known": [run.used_file(file) for file in known], "drop_seen": drop}
 
     def work(folder: Path) -> Facts:
         seen = seen_rows(chunk.file, known)
@@ -148,7 +148,7 @@ def _cuts(context: Context) -> list[Cut]:
     count = stages.split
     if count is None:
         return [Cut(name, file) for name, file in zip(names, files, strict=True)]
-    with run.using(hashes(kept)):
+    with run.using(files_of(kept)):
         prompt_ids = pq.read_table(files[0], columns=["prompt_id"])["prompt_id"].to_pylist()
     if len(set(prompt_ids)) < count:
         raise BadInput(f"stages.split: {names[0]} has {len(set(prompt_ids))} prompts, too few for {count} chunks")
@@ -160,7 +160,7 @@ def _tokenized(context: Context) -> list[Chunk]:
     run, cuts = context.run, _cuts(context)
     plan = preference_plan(context.job, context.base_model)
     inputs = {
-        "preferences": hashes(run.ledger.state.commits["baseline/preferences"]),
+        "preferences": files_of(run.ledger.state.commits["baseline/preferences"]),
         "rows": durable.fingerprint([cut.rows for cut in cuts]),
         "plan": Fields(plan, {"model": context.base_files}),
     }
@@ -187,13 +187,13 @@ def _tokenized(context: Context) -> list[Chunk]:
 def _rank(context: Context, number: int, chunk: Chunk) -> float:
     """Share of a chunk's pairs that the base model ranks right."""
     train, model = context.job.train, context.base_model
-    inputs = {"model": context.base_files, "pairs": context.run.used(chunk.file), **precision(train)}
+    inputs = {"model": context.base_files, "pairs": context.run.used_file(chunk.file), **precision(train)}
     inputs["executed"] = executed(train=train)
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
         plan = ScoringPlan(model, model, (str(chunk.file),))
-        facts = context.workers.trainers().reference(plan, str(folder / "00000.parquet"))
+        facts = context.workers.trainers().score(plan, str(folder / "00000.parquet"))
         return facts | {"executed": context.workers.execution("train")}
 
     commit = context.run.step(f"baseline/ranking/{number:02d}", inputs, work)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from orchestrator.config import Job, SelfRewarding, at_round
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.records.rows import SELF_SCORES, Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.lineage import Trail
@@ -27,7 +27,7 @@ from orchestrator.reports.symptoms import Evidence, Past, given_up
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
-from orchestrator.rounds.round import Graded, NoPairs, Round
+from orchestrator.rounds.round import GradedSamples, NoPairs, Round
 from orchestrator.sources.lineage import SAMPLED, Sampled
 from orchestrator.sources.source import Prompts, Source
 
@@ -64,11 +64,11 @@ def pairs(round_: Round, model: Model) -> Commit:
     return round_.pairs(_scores(round_, graded, judged))
 
 
-def _self_judged(round_: Round, graded: Graded, model: Model) -> Graded:
+def _self_judged(round_: Round, graded: GradedSamples, model: Model) -> GradedSamples:
     """Judgements of every sample that ended by itself; a prompt of theirs is named PROMPT#SAMPLE."""
     settings, part = SelfRewarding.of(round_.context.job), replace(round_, part="judged")
     questions = {problem.prompt_id: problem.text for problem in round_.problems()}
-    with round_.context.run.using(graded.hashes):
+    with round_.context.run.using(graded.files):
         problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
     if not problems:
         raise NoPairs(f"round {round_.number} has no sample to judge: all are empty or reach generate.max_tokens")
@@ -116,10 +116,10 @@ def fill(template: str, prompt: str, response: str) -> str:
     return re.sub(r"\{prompt\}|\{response\}", lambda field: parts[field[0]], template)
 
 
-def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
+def _scores(round_: Round, graded: GradedSamples, judged: GradedSamples) -> GradedSamples:
     """The samples with their mean scores in place of verdicts."""
     settings, run = SelfRewarding.of(round_.context.job), round_.context.run
-    inputs = {"samples": graded.hashes, "judgements": judged.hashes, "settings": settings}
+    inputs = {"samples": graded.files, "judgements": judged.files, "settings": settings}
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
@@ -148,7 +148,7 @@ def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
         pair_files.Scored(shard.samples, run.path(f"{round_.folder}/scores/{number:05d}.parquet"))
         for number, shard in enumerate(graded.shards)
     ]
-    return Graded(graded.prompts, shards, [*graded.hashes, *hashes(commit)])
+    return GradedSamples(graded.prompts, shards, [*graded.files, *files_of(commit)])
 
 
 def score_facts(scores_by_sample: Mapping[tuple[str, int], Sequence[float]]) -> Facts:
