@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import BadInput
-from orchestrator.models.weights import check_config, json_object
+from orchestrator.models.weights import check_config, read_file, read_object
 
 # Files that say which token an id is. Merges, templates and the like only decide how text becomes ids.
 _FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "added_tokens.json", "*.tiktoken")
@@ -56,10 +56,9 @@ def _names(folder: Path) -> set[str]:
 
 def _tokens(file: Path, where: str) -> Any:
     """What a file says of tokens and ids, to be compared."""
-    content = file.read_bytes()
     if file.suffix != ".json":
-        return content
-    said = json_object(content, f"{where}: {file}")
+        return read_file(file, where)
+    said = read_object(file, where)
     if file.name != "tokenizer.json":
         return said
     model, added = said.get("model"), said.get("added_tokens")
