@@ -190,18 +190,17 @@ def test_a_run_that_may_not_be_looked_into_has_one_message(closed: str, capsys: 
         folder, run = Path(name), Path(name, "run")
         two_rounds(run)
         folder.chmod(0o755)
-        everything = [
-            [command, run, *(folder / "new" for _ in range(command == "fork")), *more] for command, *more in commands
-        ]
-        for command in everything:  # what a command imports is then there
-            ratchet(*command)
+        new = {"fork": [folder / "new"]}
+        everything = [[command, run, *new.get(command, []), *more] for command, *more in commands]
+        for words in everything:  # what a command imports is then there
+            ratchet(*words)
         capsys.readouterr()
         (run / closed).chmod(0)
         try:
-            for command in everything:
+            for words in everything:
                 with without_rights():
-                    code = ratchet(*command)
+                    code = ratchet(*words)
                 said = capsys.readouterr().err
-                assert (code, said.count("\n")) == (2, 1) and "Permission denied" in said, (command, said)
+                assert (code, said.count("\n")) == (2, 1) and "Permission denied" in said, (words, said)
         finally:
             (run / closed).chmod(0o755)
