@@ -16,7 +16,7 @@ from orchestrator.config.load import JobFile, resolved_yaml
 from orchestrator.driver.resume import command, load, resumed, told
 from orchestrator.driver.signals import signals
 from orchestrator.driver.trust import Tell
-from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.errors import Interrupted, RatchetError
 from orchestrator.files.disk import unusable
 from orchestrator.text import shown, terminal
 from orchestrator.text.terminal import Screen, echo, echo_json
@@ -391,9 +391,9 @@ def _run_command(arguments: list[str]) -> int:
     except (Interrupted, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except OSError as error:  # wherever a name that was given is first looked for
-        if said := unusable(error):
-            terminal.failure(shown.line(said))
-            return BadInput.exit_code
+        if told_as := unusable(error):
+            terminal.failure(shown.line(told_as))
+            return told_as.exit_code
         terminal.echo_traceback()
     except Exception:
         terminal.echo_traceback()

@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.errors import RatchetError
+from orchestrator.errors import BadInput, RatchetError
 
 CURE = "see to the disk"
 _OF_THE_DISK = frozenset(
@@ -35,13 +35,15 @@ def cure(error: OSError, folder: Path) -> str | None:
     return "take away what stands there" if error.errno in _IN_THE_WAY else None
 
 
-def unusable(error: OSError) -> str | None:
-    """In a line, why something cannot be looked at: its name is too long, it is closed to us, or its disk is ill. None
-    where it is another error."""
-    if error.errno not in _OF_THE_DISK | _OF_RIGHTS | {errno.ENAMETOOLONG, errno.ELOOP, errno.EMFILE, errno.ENFILE}:
+def unusable(error: OSError) -> RatchetError | None:
+    """In a line, why something cannot be looked at: its name is too long or leads in a circle, it is closed to us, or
+    its disk is ill. None where it is another error."""
+    named = error.errno in _OF_RIGHTS | {errno.ENAMETOOLONG, errno.ELOOP}
+    if not named and error.errno not in _OF_THE_DISK | {errno.EMFILE, errno.ENFILE}:
         return None
     name = str(error.filename or "a file")
-    return f"{name if len(name) <= _SHOWN else f'{name[:80]}...'}: {error.strerror or error}"
+    said = f"{name if len(name) <= _SHOWN else f'{name[:80]}...'}: {error.strerror or error}"
+    return BadInput(said) if named else RatchetError(said)
 
 
 @contextlib.contextmanager
