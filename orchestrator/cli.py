@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -17,7 +16,8 @@ from orchestrator.config.load import JobFile, resolved_yaml
 from orchestrator.driver.resume import command, load, overrides_line, resumed
 from orchestrator.driver.signals import signals
 from orchestrator.driver.trust import Tell
-from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.errors import Interrupted, RatchetError
+from orchestrator.files.disk import unusable
 from orchestrator.text import shown, terminal
 from orchestrator.text.terminal import Screen, echo, echo_json
 
@@ -391,9 +391,9 @@ def _run_command(arguments: list[str]) -> int:
     except (Interrupted, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except OSError as error:  # wherever a name that was given is first looked for
-        if error.errno == errno.ENAMETOOLONG:
-            terminal.failure(f"{shown.line(str(error.filename)[:80])}...: {error.strerror}")
-            return BadInput.exit_code
+        if told_as := unusable(error):
+            terminal.failure(shown.line(told_as))
+            return told_as.exit_code
         terminal.echo_traceback()
     except Exception:
         terminal.echo_traceback()

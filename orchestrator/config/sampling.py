@@ -23,6 +23,7 @@ from orchestrator.config.base import (
 )
 from orchestrator.config.engines import ENGINE
 from orchestrator.config.marks import Executes, Executing
+from orchestrator.files import strict_json
 
 _ENGINE = Executes(
     since=3,
@@ -79,7 +80,9 @@ class Generate(Settings):
             if name in value:
                 raise ValueError(f"`{name}` is the job's `{key}`, which is where to set it")
         try:
-            json.dumps(value, allow_nan=False)
+            strict_json.loads(json.dumps({"data": {"job": {"generate": {"engine": value}}}}, allow_nan=False).encode())
+        except UnicodeEncodeError:
+            pass  # which is told of every text of a job: document.unwritable
         except (TypeError, ValueError) as error:  # what a run writes down would be something else
             raise ValueError(f"it must hold texts, numbers, true, false, null, lists and mappings ({error})") from error
         return value

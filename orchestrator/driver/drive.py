@@ -45,7 +45,7 @@ from orchestrator.driver.settled import kept_of
 from orchestrator.driver.start_checks import check_start
 from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
-from orchestrator.errors import Damaged, Displaced, Interrupted
+from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted
 from orchestrator.files import durable
 from orchestrator.files.disk import one_message
 from orchestrator.files.inside import read_regular, remove
@@ -279,7 +279,7 @@ def _record_resolved(run: Run, resolved: Mapping[str, Any]) -> None:
 def _text_of(file: JobFile, root: Path) -> bytes:
     """A job file as it is written. One that stands in the run may be a link to what is none of the run's; one that
     has a secret, which an override took the place of, is not kept."""
-    with contextlib.suppress(OSError, Damaged, ValueError):  # no UTF-8
+    with contextlib.suppress(OSError, Damaged, BadInput, ValueError):  # no UTF-8, no YAML
         text = read_regular(file.path, MAX_JOB, root if file.path.is_relative_to(root) else None)
         if not holds_secret(text.decode()):
             return text

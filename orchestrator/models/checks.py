@@ -9,6 +9,7 @@ Format of the header: https://huggingface.co/docs/safetensors (8 bytes of length
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import json
 import re
@@ -17,9 +18,11 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.files.inside import read_regular, regular_size
 
 _LONGEST_HEADER = 100 * 2**20  # bytes; the format's own limit
+_LARGEST_FILE = 512 * 2**20  # bytes; the largest tokenizers have some 40 MiB
 _CAUSAL = re.compile(r"CausalLM|LMHead|ConditionalGeneration")
 _LLAMA_LIKE = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "smollm3", "granite", "olmo2")
 # How a kind of model names its token embedding.
@@ -27,6 +30,14 @@ _EMBEDDINGS = {"gpt2": "wte.weight", "gpt_neox": "embed_in.weight"} | dict.fromk
 
 # Files that say which token an id is. Merges, templates and the like only decide how text becomes ids.
 _VOCABULARY_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "added_tokens.json", "*.tiktoken")
+# What is asked of a configuration, where it is there and not null; `text_config` is one, too.
+_KINDS = {
+    "model_type": (str, "a text"),
+    "architectures": (list, "a list of names"),
+    "text_config": (dict, "an object"),
+    "dtype": (str, "a text"),
+    "torch_dtype": (str, "a text"),
+}
 
 Shapes = dict[str, list[int]]
 
@@ -45,7 +56,7 @@ def check_weights(folder: Path, where: str) -> None:
     shapes: Shapes = {}
     for file in _files(folder, where):
         shapes |= _shapes(file, where)
-    text = config.get("text_config", config)
+    text = config.get("text_config") or config
     for tensor, found, expected in _misfits(text, shapes):
         raise BadInput(
             f"{where}: {folder}: the weights are not those of its config.json ({config['model_type']}): {tensor} is "
@@ -59,7 +70,12 @@ def check_config(folder: Path, where: str) -> dict[str, Any]:
     Raises:
         BadInput: it is not.
     """
-    config = json_object((folder / "config.json").read_bytes(), f"{where}: {folder / 'config.json'}")
+    file = folder / "config.json"
+    config = read_object(file, where)
+    for said in (config, config.get("text_config") or {}):
+        for key, (kind, words) in _KINDS.items():
+            if said.get(key) is not None and not isinstance(said[key], kind):
+                raise BadInput(f"{where}: {file}: `{key}` must be {words}, and is {str(said[key])[:80]!r}")
     architectures = config.get("architectures") or []
     if "model_type" in config and architectures and not any(_CAUSAL.search(str(name)) for name in architectures):
         raise BadInput(f"{where}: {folder} is a {architectures[0]}, which writes no text; give a causal language model")
@@ -72,10 +88,10 @@ def _files(folder: Path, where: str) -> list[Path]:
     if not index.exists():
         whole = folder / "model.safetensors"
         return [whole] if whole.exists() else sorted(folder.glob("*.safetensors"))
-    names = json_object(index.read_bytes(), f"{where}: {index}").get("weight_map")
+    names = read_object(index, where).get("weight_map")
     if not isinstance(names, dict):
         raise BadInput(f"{where}: {index}: no `weight_map`; download the model again")
-    files = [folder / Path(str(name)).name for name in sorted(set(names.values()))]
+    files = [folder / Path(name).name for name in sorted(set(map(str, names.values())))]
     if missing := [file.name for file in files if not file.is_file()]:
         raise BadInput(f"{where}: {folder} lacks {', '.join(missing)}, which its index names; download the model again")
     return files
@@ -83,11 +99,15 @@ def _files(folder: Path, where: str) -> list[Path]:
 
 def _shapes(file: Path, where: str) -> Shapes:
     """Shape of every tensor of a file, from its header."""
-    with open(file, "rb") as stream:
-        length = int.from_bytes(stream.read(8), "little")
-        if not 2 <= length <= min(_LONGEST_HEADER, file.stat().st_size - 8):
-            raise BadInput(f"{where}: {file} is no safetensors file, or only a part of one; download the model again")
-        header = json_object(stream.read(length), f"{where}: {file}")
+    with _telling(file, where):
+        size = regular_size(file)
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if not 2 <= length <= min(_LONGEST_HEADER, size - 8):
+                raise BadInput(
+                    f"{where}: {file} is no safetensors file, or only a part of one; download the model again"
+                )
+            header = json_object(stream.read(length), f"{where}: {file}")
     shapes: Shapes = {}
     end = 0
     try:
@@ -95,12 +115,10 @@ def _shapes(file: Path, where: str) -> Shapes:
             if name != "__metadata__":
                 shapes[name] = [int(size) for size in tensor["shape"]]
                 end = max(end, int(tensor["data_offsets"][1]))
-    except (TypeError, KeyError, IndexError, ValueError) as error:
+    except (TypeError, LookupError, ValueError, OverflowError) as error:
         raise BadInput(f"{where}: {file}: its header is damaged; download the model again") from error
-    if file.stat().st_size != 8 + length + end:
-        raise BadInput(
-            f"{where}: {file} has {file.stat().st_size} bytes and its header says {8 + length + end}; download it again"
-        )
+    if size != 8 + length + end:
+        raise BadInput(f"{where}: {file} has {size} bytes and its header says {8 + length + end}; download it again")
     return shapes
 
 
@@ -118,7 +136,7 @@ def _misfits(config: Mapping[str, Any], shapes: Shapes) -> Iterator[tuple[str, s
     if kind in _LLAMA_LIKE:
         stem = embedding.removesuffix("embed_tokens.weight")
         expected |= _first_layer(config, f"{stem}layers.0.")
-        numbers = {int(found[1]) for name in shapes if (found := re.match(rf"{re.escape(stem)}layers\.(\d+)\.", name))}
+        numbers = {found[1] for name in shapes if (found := re.match(rf"{re.escape(stem)}layers\.(\d+)\.", name))}
         if len(numbers) != config.get("num_hidden_layers", len(numbers)):
             yield f"{stem}layers", f"{len(numbers)} layers", f"{config['num_hidden_layers']}"
     for name, shape in expected.items():
@@ -132,11 +150,43 @@ def _first_layer(config: Mapping[str, Any], stem: str) -> dict[str, list[Any]]:
         return {}
     head = config.get("head_dim") or hidden // heads
     groups = config.get("num_key_value_heads") or heads
+    if not (isinstance(head, int) and isinstance(groups, int)):
+        return {}
     return {
         f"{stem}self_attn.q_proj.weight": [heads * head, hidden],
         f"{stem}self_attn.k_proj.weight": [groups * head, hidden],
         f"{stem}mlp.down_proj.weight": [hidden, inner],
     }
+
+
+def read_file(file: Path, where: str) -> bytes:
+    """A file of a model folder that is no weights; `where` opens each message.
+
+    Raises:
+        BadInput: it is no file that can be read, or far too large.
+    """
+    with _telling(file, where):
+        return read_regular(file, _LARGEST_FILE)
+
+
+def read_object(file: Path, where: str) -> dict[str, Any]:
+    """The JSON object in such a file.
+
+    Raises:
+        BadInput: it holds none, or as `read_file`.
+    """
+    return json_object(read_file(file, where), f"{where}: {file}")
+
+
+@contextlib.contextmanager
+def _telling(file: Path, where: str) -> Iterator[None]:
+    """A pipe or a folder in a file's place, or a file that may not be read, in words."""
+    try:
+        yield
+    except Damaged as error:
+        raise BadInput(f"{where}: {error}; download the model again") from error
+    except OSError as error:
+        raise BadInput(f"{where}: {file}: cannot be read ({error.strerror})") from error
 
 
 def json_object(content: bytes, where: str) -> dict[str, Any]:
@@ -198,10 +248,9 @@ def _vocabulary_names(folder: Path) -> set[str]:
 
 def _tokens(file: Path, where: str) -> Any:
     """What a file says of tokens and ids, to be compared."""
-    content = file.read_bytes()
     if file.suffix != ".json":
-        return content
-    said = json_object(content, f"{where}: {file}")
+        return read_file(file, where)
+    said = read_object(file, where)
     if file.name != "tokenizer.json":
         return said
     model, added = said.get("model"), said.get("added_tokens")

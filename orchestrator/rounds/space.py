@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.config import Job, at_round
 from orchestrator.errors import RatchetError
+from orchestrator.models.checks import check_config
 from orchestrator.records.rows import Problem
 
 GIB = 2**30
@@ -148,6 +148,6 @@ def _exports(job: Job, number: int, pairs: int, problems: Sizes, disk: Disk) -> 
 
 def _weights(folder: Path) -> tuple[str | None, int]:
     """Number format and bytes of a model folder's weights."""
-    config = json.loads((folder / "config.json").read_text())
+    config = check_config(folder, "model")
     config = config | (config.get("text_config") or {})
     return config.get("dtype") or config.get("torch_dtype"), sum(f.stat().st_size for f in folder.glob("*.safetensors"))
