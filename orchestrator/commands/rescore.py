@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
 from rich.table import Table
 from rich.text import Text
 
@@ -33,6 +32,7 @@ from orchestrator.ledger.sharing import check_sizes
 from orchestrator.loop import improve
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.golds import shown
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import Problem
 from orchestrator.reports.status import open_run, run_state
 from orchestrator.reports.tables import parquet_files, round_step
@@ -202,7 +202,7 @@ def compare(parent: Path, before: State, child: Path, after: State, number: int)
     samples = parquet_files(child, after, round_step(number, "samples"))
     golds = _golds(child, after, number)
     for files in zip(samples, old, new, strict=True):
-        for row, was, now in zip(*(pq.read_table(file).to_pylist() for file in files), strict=True):
+        for row, was, now in zip(*(read_table(file).to_pylist() for file in files), strict=True):
             rescored.samples += 1
             flip = (was["verdict"], now["verdict"])
             if was["verdict"] == now["verdict"]:
@@ -230,13 +230,13 @@ def _example(row: Mapping[str, Any], gold: str, was: Mapping[str, Any], now: Map
 
 def _golds(run_dir: Path, state: State, number: int) -> dict[str, str]:
     [file] = parquet_files(run_dir, state, round_step(number, "prompts"))
-    table = pq.read_table(file, columns=["prompt_id", "gold"])
+    table = read_table(file, columns=["prompt_id", "gold"])
     return dict(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
 
 
 def _pairs(run_dir: Path, state: State, step: str) -> Iterator[tuple[Any, ...]]:
     for file in parquet_files(run_dir, state, step):
-        table = pq.read_table(file, columns=["prompt_id", "chosen_sample", "rejected_sample"])
+        table = read_table(file, columns=["prompt_id", "chosen_sample", "rejected_sample"])
         counted: Counter[tuple[Any, ...]] = Counter()
         for row in table.to_pylist():
             key = tuple(row.values())

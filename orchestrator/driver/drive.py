@@ -297,8 +297,13 @@ def identity() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"ratchet": __version__}
-    for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+    found = {package: _version(package) for package in _PACKAGES}
+    return {"ratchet": __version__} | {package: version for package, version in found.items() if version is not None}
+
+
+@functools.cache  # a process keeps the packages that it began with
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -21,6 +21,7 @@ from orchestrator.inputs.overlap import overlaps
 from orchestrator.inputs.rows import rows_of
 from orchestrator.ledger.columns import require_columns
 from orchestrator.records.golds import accepted, best, joined
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import Problem
 
 _PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution", "hint")])
@@ -103,7 +104,7 @@ def kept_problems(folder: Path) -> dict[str, list[Problem]]:
     for file in (folder / f"{split}.parquet" for split in ("train", "gate", "test")):
         if file.exists():
             require_columns(file, folder.parent)
-            found[file.stem] = [_kept_problem(row, file) for row in pq.read_table(file).to_pylist()]
+            found[file.stem] = [_kept_problem(row, file) for row in read_table(file).to_pylist()]
     return found
 
 

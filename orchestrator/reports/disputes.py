@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.ledger.ledger import State
 from orchestrator.records.golds import shown
+from orchestrator.records.parquet import read_table
 from orchestrator.reports.tables import parquet_files, round_step
 
 EXAMPLES = 10
@@ -42,7 +43,7 @@ def disputes(run_dir: Path, state: State, number: int) -> Disputes:
         if "opinions" not in pq.read_schema(file).names:
             continue
         columns = ["prompt_id", "sample_index", "verdict", "extracted", "opinions"]
-        for row in pq.read_table(file, columns=columns).to_pylist():
+        for row in read_table(file, columns=columns).to_pylist():
             opinions = dict(row["opinions"] or ())
             of_round.asked += bool(opinions)
             sure = [name for name, verdict in opinions.items() if verdict == "correct"]
@@ -60,6 +61,6 @@ def disputes(run_dir: Path, state: State, number: int) -> Disputes:
 def _golds(run_dir: Path, state: State, number: int) -> dict[str, str]:
     gold_by_prompt: dict[str, str] = {}
     for file in parquet_files(run_dir, state, round_step(number, "prompts")):
-        table = pq.read_table(file, columns=["prompt_id", "gold"])
+        table = read_table(file, columns=["prompt_id", "gold"])
         gold_by_prompt |= zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True)
     return gold_by_prompt

@@ -17,6 +17,7 @@ from orchestrator.ledger.columns import require_fitting
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.masks import SAMPLE_MASK, fitted, mask_columns, masked
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import SAMPLES, pairs_schema
 from orchestrator.rounds.pairing import CORRECT, SCORES, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
 
@@ -125,7 +126,7 @@ def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path,
     schema = masked(schemas[0]) if any(map(mask_columns, schemas)) else schemas[0]
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for number, file in enumerate(earlier, start=first):
-            table = pq.read_table(file)
+            table = read_table(file)
             require_fitting(file, table)
             table = fitted(table, schema)
             kept = random_subset(table.num_rows, round(share * table.num_rows), seed + number)
@@ -140,7 +141,7 @@ class Prompts:
     """Rows of the prompts file by id."""
 
     def __init__(self, file: Path) -> None:
-        self.table = pq.read_table(file)
+        self.table = read_table(file)
         self.row = {prompt_id: i for i, prompt_id in enumerate(self.table["prompt_id"].to_pylist())}
         self.conversational = self.table["messages"].null_count < self.table.num_rows
         self._solutions = self.table["solution"].to_pylist()
@@ -157,8 +158,8 @@ def _candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
     Raises:
         RatchetError: not every sample has one verdict, or score.
     """
-    left = pq.read_table(shard.samples, columns=["prompt_id", "sample_index", "text", "num_tokens"]).to_pylist()
-    right = pq.read_table(shard.scores).to_pylist()
+    left = read_table(shard.samples, columns=["prompt_id", "sample_index", "text", "num_tokens"]).to_pylist()
+    right = read_table(shard.scores).to_pylist()
     by_key = {(row["prompt_id"], row["sample_index"]): row for row in right}
     if len(by_key) != len(left):
         raise RatchetError(f"{shard.scores}: not one verdict a sample of {shard.samples}")
@@ -236,7 +237,7 @@ def _write(
         for sample_file, pairs in zip(samples, choices, strict=True):
             if not pairs:
                 continue
-            sampled = pq.read_table(sample_file) if sample_file else SAMPLES.empty_table()
+            sampled = read_table(sample_file) if sample_file else SAMPLES.empty_table()
             if sample_file:
                 require_fitting(sample_file, sampled)
             table = _pairs_table(prompts, sampled, pairs, schema)

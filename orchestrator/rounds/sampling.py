@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.sharded import ShardedStep
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES, SamplingPlan, Shard
 
 
@@ -53,7 +54,7 @@ class Slice:
 
 def shards_of(source: Path, size: int, first_index: int = 0) -> list[Slice]:
     """Cut a file of prompts into slices of `size` rows; the last one may be shorter."""
-    table = pq.read_table(source, columns=["prompt_id", "gold"])
+    table = read_table(source, columns=["prompt_id", "gold"])
     rows = list(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
     starts = range(0, len(rows), size)
     return [

@@ -33,6 +33,7 @@ from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.uses import files_of
 from orchestrator.records import counts
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import ScoringPlan
 from orchestrator.reports import lineage
 from orchestrator.reports.columns import Column, Reported, Section, count, fact
@@ -149,7 +150,7 @@ def _cuts(context: Context) -> list[Cut]:
     if count is None:
         return [Cut(name, file) for name, file in zip(names, files, strict=True)]
     with run.using(files_of(kept)):
-        prompt_ids = pq.read_table(files[0], columns=["prompt_id"])["prompt_id"].to_pylist()
+        prompt_ids = read_table(files[0], columns=["prompt_id"])["prompt_id"].to_pylist()
     if len(set(prompt_ids)) < count:
         raise BadInput(f"stages.split: {names[0]} has {len(set(prompt_ids))} prompts, too few for {count} chunks")
     parts = deal(prompt_ids, count, context.seed("stages", "split"))
@@ -214,7 +215,7 @@ def _tell_leaks_early(context: Context, chunks: Sequence[Chunk]) -> None:
 
 
 def _leak(number: int, chunk: Chunk, seen: Sequence[str]) -> BadInput:
-    row = pq.read_table(chunk.file, columns=_TEXTS).filter(pc.field("pair_id") == seen[0]).to_pylist()[0]
+    row = read_table(chunk.file, columns=_TEXTS).filter(pc.field("pair_id") == seen[0]).to_pylist()[0]
     prompt = next(texts(row))[0]
     shown = prompt if len(prompt) <= 100 else f"{prompt[:97]}..."
     return BadInput(
@@ -226,7 +227,7 @@ def _leak(number: int, chunk: Chunk, seen: Sequence[str]) -> BadInput:
 
 
 def _copy_unseen(source: Path, seen: Sequence[str], output: Path) -> dict[str, Any]:
-    table = pq.read_table(source)
+    table = read_table(source)
     if seen:
         table = table.filter(pc.invert(pc.is_in(table["pair_id"], pa.array(seen, pa.string()))))
     pq.write_table(table, output, compression="zstd")

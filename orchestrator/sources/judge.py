@@ -19,6 +19,7 @@ from orchestrator.config import Job, SelfRewarding, at_round
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.uses import files_of
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import SELF_SCORES, Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.lineage import Trail
@@ -103,7 +104,7 @@ def _self_judged(round_: Round, graded: GradedSamples, model: Model) -> GradedSa
 
 def _questions(shards: Sequence[pair_files.Scored], questions: dict[str, str], template: str) -> Iterator[Problem]:
     for shard in shards:
-        for row in pq.read_table(shard.samples).to_pylist():
+        for row in read_table(shard.samples).to_pylist():
             if row["finish_reason"] == "stop" and row["text"].strip():
                 question = questions[row["prompt_id"]].strip()
                 text = fill(template, prompt=question, response=row["text"].strip())
@@ -125,7 +126,7 @@ def _scores(round_: Round, graded: GradedSamples, judged: GradedSamples) -> Grad
         folder.mkdir()
         scores_by_sample = scores_found(judged.shards, settings)
         for number, shard in enumerate(graded.shards):
-            rows = pq.read_table(shard.samples, columns=["prompt_id", "sample_index"]).to_pylist()
+            rows = read_table(shard.samples, columns=["prompt_id", "sample_index"]).to_pylist()
             for row in rows:
                 scores = scores_by_sample.get((row["prompt_id"], row["sample_index"]), [])
                 row |= {"score": sum(scores) / len(scores) if scores else None, "judgements": len(scores)}
@@ -162,7 +163,7 @@ def scores_found(shards: Sequence[pair_files.Scored], settings: SelfRewarding) -
     """The scores of each sample, by prompt and sample."""
     scores_by_sample: dict[tuple[str, int], list[float]] = defaultdict(list)
     for shard in shards:
-        table = pq.read_table(shard.scores, columns=["prompt_id", "extracted"])
+        table = read_table(shard.scores, columns=["prompt_id", "extracted"])
         for name, extracted in zip(*(table[c].to_pylist() for c in ("prompt_id", "extracted")), strict=True):
             prompt_id, _, index = name.rpartition("#")
             try:

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.records import counts
 from orchestrator.records.masks import PAIR_MASKS, Mask, mask_columns
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import PROBE, REFERENCE
 from workers.files import write_table
 from workers.numerics.batching import PairTokens, Tokens
@@ -41,7 +42,7 @@ def _masks(table: pa.Table, name: str) -> list[Mask | None]:
 def _read(file: str) -> pa.Table:
     try:
         masks = mask_columns(pq.read_schema(file))
-        return pq.read_table(file, columns=["pair_id", *_IDS, *masks])
+        return read_table(file, columns=["pair_id", *_IDS, *masks])
     except (OSError, pa.ArrowInvalid) as error:
         raise TrainingDataError(f"{file}: cannot be read as a Parquet file of pairs ({error})") from error
 

@@ -21,6 +21,7 @@ from orchestrator.inputs.preferences import mean_characters_of
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.abstentions import graders_version
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES
 from orchestrator.rounds import evaluation, sampling
 from orchestrator.rounds.recount import Counted, Counting, Recounted, batches, rows_in
@@ -86,7 +87,7 @@ class Recount(Counting):
         return None
 
     def shard_of_samples(self, step: str, index: int) -> Facts:
-        table = pq.read_table(self.files.shard(step, index), columns=["prompt_id", "num_tokens", "finish_reason"])
+        table = read_table(self.files.shard(step, index), columns=["prompt_id", "num_tokens", "finish_reason"])
         size, sampled = self.job.generate.shard_prompts, set(table["prompt_id"].to_pylist())
         asked = self._asked(f"{step.removesuffix('samples')}prompts").slice(index * size, size).to_pylist()
         return counts.samples(table) | {"quarantined": [name for name in asked if name not in sampled]}
@@ -98,7 +99,7 @@ class Recount(Counting):
         """The ids of a step's prompts; those of the newest step stay in memory, for the many shards of its samples."""
         [prompts] = self.files.all(step)
         if self._ids is None or self._ids[0] != prompts:
-            self._ids = (prompts, pq.read_table(prompts, columns=["prompt_id"])["prompt_id"])
+            self._ids = (prompts, read_table(prompts, columns=["prompt_id"])["prompt_id"])
         return self._ids[1]
 
     # Steps, in the order of a run
@@ -170,7 +171,7 @@ class Recount(Counting):
         return self.scored(step, self.files.all(f"{folder}/pairs"), *before)
 
     def training(self, step: str, folder: str, retrain: str | None) -> Facts:
-        metrics = pq.read_table(self.files.one(f"{step}/metrics.parquet")).to_pylist()
+        metrics = read_table(self.files.one(f"{step}/metrics.parquet")).to_pylist()
         files = self._trained_on(folder, held_out=bool(retrain))
         found = counts.trained_pairs(self.pairs(files), 0)
         return counts.metrics(metrics) | found | {"dropped_pairs": sum(map(rows_in, files)) - found["pairs"]}
@@ -184,8 +185,8 @@ class Recount(Counting):
         columns = ["prompt_id", "token_ids", "finish_reason", "verdict", "cause"]
         commit = self.state.commits[step]
         for file in self.files.all(step) if commit.artifacts else ():
-            table = pq.read_table(file, columns=[name for name in columns if name in pq.read_schema(file).names])
-            asked = pq.read_table(self.files.one(f"baseline/prompts/{file.name}"), columns=["prompt_id"])
+            table = read_table(file, columns=[name for name in columns if name in pq.read_schema(file).names])
+            asked = read_table(self.files.one(f"baseline/prompts/{file.name}"), columns=["prompt_id"])
             if sorted(asked["prompt_id"].to_pylist()) != sorted(table["prompt_id"].to_pylist()):
                 raise Damaged(f"{file.name}: its problems are not those of baseline/prompts")
             facts |= {file.stem: evaluation.facts_of(table)}
@@ -203,7 +204,7 @@ class Recount(Counting):
         facts_by_evaluation = {}
         for name, file in zip(sorted(self.state.commits[step].facts["evaluations"]), self.files.all(step), strict=True):
             changed = evaluation.changed(self.files.one(f"{name}/gate.parquet"), file)
-            facts_by_evaluation[name] = evaluation.facts_of(pq.read_table(file)) | {"changed": changed}
+            facts_by_evaluation[name] = evaluation.facts_of(read_table(file)) | {"changed": changed}
         return {"evaluations": facts_by_evaluation}
 
     def choice(self, step: str, folder: str) -> Facts:
@@ -222,7 +223,7 @@ def verdict_facts(file: Path) -> Facts:
     """Of a file of verdicts. Those of graders of version 1 have no causes."""
     columns_there = set(pq.read_schema(file).names)
     names = [name for name in ("verdict", "cause", "rule", "opinions") if name in columns_there]
-    table = pq.read_table(file, columns=names)
+    table = read_table(file, columns=names)
     columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in names}
     none = [None] * table.num_rows
     facts = counts.verdicts(columns["verdict"], columns.get("cause", none), columns.get("rule", none))

@@ -6,13 +6,12 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from orchestrator.config import Steps
 from orchestrator.errors import Damaged
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.abstentions import graders_version
+from orchestrator.records.parquet import read_table
 from orchestrator.rounds.recount import Counting, Recounted, rows_in
 from orchestrator.rounds.round import pairing_plan
 from orchestrator.sources.steps import files as step_files
@@ -79,7 +78,7 @@ class StepDpoFacts:
         plan, continuations = pairing_plan(self._job, number), step_files.read_continuations(rectified)
         pairs, facts = choose(wrong, continuations, plan, refused)
         facts |= {f"refused_{reason}": refused[reason] for reason in _REFUSED}
-        table = pq.read_table(file, columns=[f"{side}_token_ids" for side in counts.SIDES])
+        table = read_table(file, columns=[f"{side}_token_ids" for side in counts.SIDES])
         self._require_told(step, len(pairs) - table.num_rows)
         return facts | step_files.pair_facts(table) | step_files.prompt_kinds(self._pass(folder))
 

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,27 @@ def run(path: Path, runner: Runner) -> tuple[Plan, list[str], list[str]]:
     """The plan, the runs that failed, and what was said."""
     plan, said = load_plan(path), list[str]()
     return plan, compare(plan, said.append, runner), said
+
+
+ARMS = {"sft": {}, "irpo": {"seeds": [1, 2]}, "dpo": {}, "star": {}}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A comparison of ARMS, for tests that only read it."""
+
+    plan: Plan
+    failed: list[str]
+    said: list[str]
+    runner: Runner
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    home, runner = tmp_path_factory.mktemp("finished"), Runner()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RATCHET_HOME", str(home))
+        return Finished(*run(project(home, arms=ARMS), runner), runner)
 
 
 # The jobs
@@ -215,12 +237,8 @@ def test_the_prompts_of_every_arm_are_looked_at_before_the_first_run(
 # Running
 
 
-ARMS = {"sft": {}, "irpo": {"seeds": [1, 2]}, "dpo": {}, "star": {}}
-
-
-def test_runs_take_over_what_is_the_same(tmp_path: Path) -> None:
-    runner = Runner()
-    plan, failed, said = run(project(tmp_path, arms=ARMS), runner)
+def test_runs_take_over_what_is_the_same(finished: Finished) -> None:
+    plan, failed, said, runner = finished.plan, finished.failed, finished.said, finished.runner
     assert failed == [] and len(said) == 5
     # 16 shards of gate and test are generated in an evaluation; a round has 2 shards of samples.
     shards = {name: calls["generate"] for name, calls in runner.calls.items()}
@@ -239,10 +257,9 @@ def test_runs_take_over_what_is_the_same(tmp_path: Path) -> None:
     assert "32 samples, 32 of them shared" in next(line for line in said if line.startswith("dpo-seed1"))
 
 
-def test_sharing_changes_no_result(tmp_path: Path) -> None:
-    plan, _, _ = run(project(tmp_path, arms=ARMS), Runner())
+def test_sharing_changes_no_result(tmp_path: Path, finished: Finished) -> None:
     run(project(tmp_path, arms={"star": {}}, name="alone"), Runner())
-    assert history(tmp_path / "runs/alone/star-seed1") == history(plan.folder / "star-seed1")
+    assert history(tmp_path / "runs/alone/star-seed1") == history(finished.plan.folder / "star-seed1")
 
 
 def test_an_arm_starts_from_what_another_has_trained(tmp_path: Path) -> None:
@@ -284,7 +301,7 @@ def test_the_gates_refusal_is_a_result(tmp_path: Path) -> None:
     assert again.calls == {} and said[0].startswith("irpo-seed1") and "done before" in said[0]
 
 
-def test_it_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, finished: Finished) -> None:
     path = project(tmp_path, arms=ARMS)
     # The third run, in the middle of its only training.
     stop = StopAt(1, Interrupted("SIGTERM"))
@@ -302,9 +319,8 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert failed == [] and list(runner.calls) == ["irpo-seed2", "dpo-seed1", "star-seed1"]
     assert runner.calls["irpo-seed2"]["generate"] == 8 + 2 + 8, "its first round was sampled already"
     assert all("done before" in line for line in said[:2])
-    undisturbed, _, _ = run(project(tmp_path, arms=ARMS, name="undisturbed"), Runner())
     for planned in plan.runs:
-        assert history(plan.folder / planned.name) == history(undisturbed.folder / planned.name)
+        assert history(plan.folder / planned.name) == history(finished.plan.folder / planned.name)
 
 
 def test_more_rounds_go_on_and_other_settings_are_refused(tmp_path: Path) -> None:
@@ -379,8 +395,8 @@ def test_a_signal_reaches_the_run_once_and_its_end_is_waited_for(tmp_path: Path)
 # The table
 
 
-def test_the_figures_are_those_of_the_ledgers(tmp_path: Path) -> None:
-    plan, _, _ = run(project(tmp_path, arms=ARMS), Runner())
+def test_the_figures_are_those_of_the_ledgers(finished: Finished) -> None:
+    plan = finished.plan
     for arm in figures(plan):
         for found in arm.runs:
             state = Ledger(plan.folder / found.run / "ledger").state
@@ -395,8 +411,8 @@ def test_the_figures_are_those_of_the_ledgers(tmp_path: Path) -> None:
             assert run_state(plan.folder / found.run, state) == found.state == "finished"
 
 
-def test_the_table_has_means_over_seeds_and_intervals_of_single_ones(tmp_path: Path) -> None:
-    plan, _, _ = run(project(tmp_path, arms=ARMS), Runner())
+def test_the_table_has_means_over_seeds_and_intervals_of_single_ones(finished: Finished) -> None:
+    plan = finished.plan
     irpo, dpo = figures(plan)[1:3]
     each = [found.rounds[2].accuracy for found in irpo.runs]
     assert irpo.points[2].seeds == each and irpo.points[2].accuracy == sum(each) / 2
@@ -411,11 +427,14 @@ def test_the_table_has_means_over_seeds_and_intervals_of_single_ones(tmp_path: P
     assert f"| {100 * only.accuracy:.1f} [{100 * only.low:.1f}, {100 * only.high:.1f}] |  | 32 | 32 |" in row
 
 
-def test_the_table_is_made_again_without_running(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_is_made_again_without_running(
+    tmp_path: Path, finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = project(tmp_path, arms=ARMS)
     assert ratchet("compare", path, "--table") == 0, "nothing is there yet"
     assert "–" in capsys.readouterr().out
-    plan, _, _ = run(path, Runner())
+    plan = load_plan(path)
+    shutil.copytree(finished.plan.folder, plan.folder, dirs_exist_ok=True)
     assert ratchet("compare", path, "--table") == 0
     assert "irpo" in capsys.readouterr().out
     files = {name: (plan.folder / name).read_bytes() for name in ("compare.md", "compare.json", "accuracy.svg")}
