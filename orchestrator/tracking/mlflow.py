@@ -115,9 +115,13 @@ class Sink:
         return found
 
     def _find_runs(self) -> list[Any]:
-        """All of the run and of its copies, the oldest first."""
+        """All of the run and of its copies, the oldest first.
+
+        Raises:
+            RatchetError: the server's pages have no end.
+        """
         found: list[Any] = []
-        token = None
+        token, tokens = None, set[str]()
         while True:
             page = self._client.search_runs(
                 [self.experiment_id],
@@ -129,6 +133,9 @@ class Sink:
             token = page.token
             if not token:
                 return found
+            if token in tokens:
+                raise RatchetError(f"MLflow at {self._uri} gives one page of runs again and again; look at the server")
+            tokens.add(token)
 
     def ensure_run(self, number: int, name: str, start: int, tags: Mapping[str, str]) -> str:
         """The MLflow run of a round (0: the parent), made when it is not there; `start` in milliseconds."""

@@ -1,0 +1,54 @@
+"""An MLflow server whose answers are wrong."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from orchestrator.errors import RatchetError
+from orchestrator.tracking.mlflow import Sink
+
+EXPERIMENT = {
+    "experiment_id": "1",
+    "name": "irpo",
+    "lifecycle_stage": "active",
+    "artifact_location": "mlflow-artifacts:/1",
+}
+ANSWERS = {"get-by-name": {"experiment": EXPERIMENT}, "search": {"runs": [], "next_page_token": "the same one"}}
+
+
+class Server(BaseHTTPRequestHandler):
+    """Knows one experiment, whose runs are on endless pages."""
+
+    def _answer(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = json.dumps(ANSWERS[self.path.partition("?")[0].rpartition("/")[2]]).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    do_GET = do_POST = _answer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Server) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+        thread.join()
+
+
+def test_pages_without_an_end_are_no_endless_loop(address: str, tmp_path: Path) -> None:
+    with pytest.raises(RatchetError, match="one page of runs again and again"):
+        Sink(address, None, "irpo", "run-1", tmp_path)
