@@ -72,9 +72,10 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         assert records(folder)[: len(before)] == before
         assert status(folder)["state"] == "interrupted"
     process = start(folder, *SMALL)
+    wait_for(process, folder, committed("rounds/01/train"))
+    assert status(folder)["state"] == "running"
     wait_for(process, folder, has_shard("rounds/02/samples"))
     assert not abroad(listening(process))
-    assert status(folder)["state"] == "running"
     os.kill(process.pid, signal.SIGTERM)
     assert finish(process, folder) == 130, log_of(folder)
     assert status(folder)["state"] == "interrupted"
