@@ -33,8 +33,8 @@ quick: lint  ## Quick checks: style, types, import rules, tests without the real
 	pytest -q -n logical --dist worksteal -m "not real and not full and not faults" --ignore=tests/faults
 
 test: quick  ## All tests but the slow suites
-	pytest -q -m "not full and not faults" tests/faults
-	pytest -q -m "real and not full"
+	pytest -q -n 2 --dist worksteal -m "not full and not faults" tests/faults
+	pytest -q -n 2 --dist loadfile -m "real and not full"
 
 full: setup  ## The slow suites too
 	pytest -q -m "not faults"

@@ -30,7 +30,7 @@ def of_sources(strides: Mapping[str, tuple[int | None, int]]) -> pytest.MarkDeco
 
 
 def sweep(points: Iterable[int], check: Callable[[int], int]) -> list[int]:
-    """Call `check` for every point, on all cores; what it returned. All points that fail are named."""
+    """Call `check` for every point, on all free cores; what it returned. All points that fail are named."""
 
     def guarded(point: int) -> int | str:
         try:
@@ -38,7 +38,8 @@ def sweep(points: Iterable[int], check: Callable[[int], int]) -> list[int]:
         except Exception as error:  # of hundreds of points each should be seen
             return f"point {point}: {type(error).__name__}: {error}"
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    beside = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))  # processes of pytest that share the cores
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // beside)) as pool:
         results = list(pool.map(guarded, points))
     failures = [result for result in results if isinstance(result, str)]
     assert not failures, "\n".join(failures)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import stat
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,22 @@ PATIENCE = 150.0  # seconds; a deadline for a hung test, not an expectation
 pytestmark = pytest.mark.real
 
 
-def test_a_private_ray_is_for_its_user_alone_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.fixture
+def place() -> Iterator[str]:
+    """For the private Ray's folder: where no run beside this test cleans up after it."""
+    with tempfile.TemporaryDirectory(prefix="rp-", ignore_cleanup_errors=True) as folder:
+        yield folder
+
+
+def test_a_private_ray_is_for_its_user_alone_and_leaves_nothing(tmp_path: Path, place: str) -> None:
     code = f"from tests.real.test_private_ray_real import show; show({str(tmp_path)!r})"
     driver = subprocess.Popen(
-        [sys.executable, "-c", code], cwd=PROJECT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code],
+        cwd=PROJECT,
+        env=os.environ | {"TMPDIR": place},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert driver.stdout

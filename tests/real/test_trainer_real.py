@@ -9,7 +9,7 @@ import shutil
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import islice
@@ -33,6 +33,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # 
 from orchestrator.config import RoundLoss, Train  # noqa: E402
 from orchestrator.records.rows import PROBE, REFERENCE, ScoringPlan, TrainingPlan, pairs_schema  # noqa: E402
 from orchestrator.records.seals import state_seal  # noqa: E402
+from tests.support.local_ray import local_ray  # noqa: E402
 from workers.files import file_facts  # noqa: E402
 from workers.numerics import batching  # noqa: E402
 from workers.numerics.step import learning_rate  # noqa: E402
@@ -59,6 +60,7 @@ SETTINGS: dict[str, Any] = {
 }
 
 
+FULL = pytest.mark.full
 Outcome = tuple[dict[str, Any], list[dict[str, Any]]]
 Runner = Callable[..., Outcome]
 
@@ -71,11 +73,9 @@ class OneCore:
 
 
 @pytest.fixture(scope="module")
-def local_ray(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    # A short folder: the path of a Unix socket must stay under 108 characters.
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+def cluster() -> Iterator[None]:
+    with local_ray():
+        yield
 
 
 def make_model(folder: Path, tied: bool = True, dtype: torch.dtype = torch.float32, seed: int = 3) -> str:
@@ -180,14 +180,16 @@ def plain_torch(plan: TrainingPlan, settings: Train) -> tuple[dict[str, torch.Te
     return {name: p.detach() for name, p in policy.named_parameters()}, losses, norms
 
 
-def run(plan: TrainingPlan, settings: Train) -> Outcome:
-    """Through the group, as the driver does it."""
-    steps: list[dict[str, Any]] = []
-    with TrainerGroup(settings, OneCore()) as group:
-        file = reference_file(plan)
-        group.score(scoring(plan), file)
-        facts = group.train(plan, file, steps.append)
-    return facts, steps
+def through(group: TrainerGroup) -> Runner:
+    """As the driver does it."""
+
+    def outcome(plan: TrainingPlan, settings: Train) -> Outcome:
+        assert settings == group.settings
+        steps: list[dict[str, Any]] = []
+        group.score(scoring(plan), reference_file(plan))
+        return group.train(plan, reference_file(plan), steps.append), steps
+
+    return outcome
 
 
 def reference_file(plan: TrainingPlan) -> str:
@@ -247,14 +249,14 @@ def find_port() -> int:
 
 
 @pytest.fixture(scope="module")
-def one_rank(local_ray: Any) -> Any:
+def one_rank(cluster: None) -> Any:
     (actor,), outcome = start_ranks(1)
     yield outcome
     ray.kill(actor)
 
 
 @pytest.fixture(scope="module")
-def two_ranks(local_ray: Any) -> Any:
+def two_ranks(cluster: None) -> Any:
     actors, outcome = start_ranks(2)
     yield outcome
     for actor in actors:
@@ -312,7 +314,7 @@ def test_two_ranks_equal_plain_torch(two_ranks: Runner, tmp_path: Path, zero: in
     compare(tmp_path, two_ranks, zero=zero)
 
 
-@pytest.mark.parametrize(("precision", "share"), [("fp32", 2e-3), ("bf16", 0.1)])
+@pytest.mark.parametrize(("precision", "share"), [("fp32", 2e-3), pytest.param("bf16", 0.1, marks=FULL)])
 def test_executed_otherwise_a_training_gives_the_same_but_for_rounding(
     one_rank: Runner, two_ranks: Runner, tmp_path: Path, precision: str, share: float
 ) -> None:
@@ -327,7 +329,7 @@ def test_executed_otherwise_a_training_gives_the_same_but_for_rounding(
         assert difference(plan.checkpoint_dir, expected) < share * difference(model, expected)
 
 
-@pytest.mark.parametrize("zero", [0, 3])
+@pytest.mark.parametrize("zero", [pytest.param(0, marks=FULL), 3])
 def test_imitation_equals_plain_torch(two_ranks: Runner, tmp_path: Path, zero: int) -> None:
     """Rows without a rejected side, and no reference pass."""
     compare(tmp_path, two_ranks, loss=RoundLoss(beta=0.1, dpo=0.0, nll=1.0), zero=zero)
@@ -359,7 +361,7 @@ def test_ranks_with_different_numbers_of_chunks_do_not_wait_for_each_other(two_r
     compare(tmp_path, partial(two_ranks, chunk_logits=7 * VOCAB), zero=3)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 3])
+@pytest.mark.parametrize("zero", [pytest.param(0, marks=FULL), pytest.param(1, marks=FULL), 3])
 def test_checkpoints_on_the_way_change_nothing(two_ranks: Runner, tmp_path: Path, zero: int) -> None:
     """The last is the one of an undisturbed training, and that on the way the one of a shorter training."""
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
@@ -376,11 +378,7 @@ def test_checkpoints_on_the_way_change_nothing(two_ranks: Runner, tmp_path: Path
     assert difference(short.checkpoint_dir, load_file(Path(plain.checkpoint_dir, WEIGHTS_FILE))) > 1e-4
 
 
-def test_the_group_equals_plain_torch(local_ray: Any, tmp_path: Path) -> None:
-    compare(tmp_path, run, zero=3, ranks=2)
-
-
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=FULL), "bf16"])
 def test_rate_zero_leaves_every_bit(one_rank: Runner, tmp_path: Path, precision: str) -> None:
     """In bfloat16 too, where DeepSpeed's own float32 weights would be rounded ones."""
     model, pairs = make_model(tmp_path / "seed", tied=False), make_pairs(tmp_path / "pairs.parquet")
@@ -402,7 +400,11 @@ def test_a_policy_that_does_not_start_from_the_reference(one_rank: Runner, tmp_p
 
 @pytest.mark.parametrize(
     ("zero", "dtype"),
-    [(0, torch.float32), (1, torch.float32), (3, torch.float32), (1, torch.bfloat16), (3, torch.bfloat16)],
+    [
+        (3, torch.float32),
+        (1, torch.bfloat16),
+        *(pytest.param(*case, marks=FULL) for case in ((0, torch.float32), (1, torch.float32), (3, torch.bfloat16))),
+    ],
 )
 def test_a_reference_is_computed_as_the_policy_is(
     one_rank: Runner, tmp_path: Path, zero: int, dtype: torch.dtype
@@ -456,7 +458,7 @@ def test_a_reference_of_another_model_is_noticed(one_rank: Runner, tmp_path: Pat
     assert not Path(plan.checkpoint_dir).exists()
 
 
-@pytest.mark.parametrize("zero", [0, 1, 3])
+@pytest.mark.parametrize("zero", [pytest.param(0, marks=FULL), pytest.param(1, marks=FULL), 3])
 def test_training_that_explodes_stops_and_names_the_pairs(one_rank: Runner, tmp_path: Path, zero: int) -> None:
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
     plan = make_plan(tmp_path, model, pairs, learning_rate=1e30)
@@ -468,12 +470,12 @@ def test_training_that_explodes_stops_and_names_the_pairs(one_rank: Runner, tmp_
 
 
 DISTURBED = [
-    {"zero": 0},
     {"zero": 1, "precision": "bf16"},
     {"zero": 3},
     *(
-        pytest.param(changes, marks=pytest.mark.full)
+        pytest.param(changes, marks=FULL)
         for changes in (
+            {"zero": 0},
             {"zero": 1},
             {"zero": 2},
             {"zero": 0, "precision": "bf16"},
@@ -532,7 +534,7 @@ def flip(file: Path) -> None:
         (lambda states: (states / "000009").mkdir(), 3),
         (lambda states: (states / ".000004-unfinished").mkdir(), 3),
         (lambda states: [flip(file) for file in states.rglob("*model_states.pt")], 0),
-        (lambda states: plant(states / "000003", b"another key"), 2),
+        pytest.param(lambda states: plant(states / "000003", b"another key"), 2, marks=FULL),
         (lambda states: [plant(states / name, None) for name in ("000002", "000003", "000009")], 0),
     ],
     ids=[
@@ -593,13 +595,16 @@ def test_a_state_of_another_training_or_number_of_ranks_is_not_used(
         assert runner(other, settings)[0]["resumed_from"] == 0
 
 
-def test_a_group_that_loses_a_rank_goes_on_from_the_last_saved_state(local_ray: Any, tmp_path: Path) -> None:
-    """Its peer waits in a collective, and must not make the driver wait too."""
-    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
-    settings = Train(**(SETTINGS | {"ranks": 2, "zero": 2, "epochs": 4, "save_every": 2}))
+def test_a_group_equals_plain_torch_and_goes_on_without_a_lost_rank(cluster: None, tmp_path: Path) -> None:
+    """Two things, since starting a group is what costs. The second: it goes on from its last saved state. The lost
+    rank's peer waits in a collective, and must not make the driver wait too."""
+    changes: dict[str, Any] = {"ranks": 2, "zero": 3, "save_every": 2}
+    settings = Train(**(SETTINGS | changes))
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet", num_prompts=20)
     calm, disturbed = (make_plan(tmp_path / name, model, pairs) for name in ("calm", "disturbed"))
     steps: list[int] = []
     with TrainerGroup(settings, OneCore()) as group:
+        compare(tmp_path / "compared", through(group), **changes)
         group.score(scoring(calm), reference_file(calm))
         group.train(calm, reference_file(calm))
         victim = group.pids[1]
@@ -615,8 +620,8 @@ def test_a_group_that_loses_a_rank_goes_on_from_the_last_saved_state(local_ray: 
     assert difference(disturbed.checkpoint_dir, load_file(Path(calm.checkpoint_dir, WEIGHTS_FILE))) == 0.0
 
 
-@pytest.mark.full
-def test_a_rank_that_dies_in_the_middle_of_saving_leaves_the_state_before_it(local_ray: Any, tmp_path: Path) -> None:
+@FULL
+def test_a_rank_that_dies_in_the_middle_of_saving_leaves_the_state_before_it(cluster: None, tmp_path: Path) -> None:
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
     settings = Train(**(SETTINGS | {"ranks": 2, "zero": 3, "epochs": 4, "save_every": 2}))
     calm, disturbed = (make_plan(tmp_path / name, model, pairs) for name in ("calm", "disturbed"))
@@ -640,8 +645,8 @@ def test_a_rank_that_dies_in_the_middle_of_saving_leaves_the_state_before_it(loc
     assert difference(disturbed.checkpoint_dir, load_file(Path(calm.checkpoint_dir, WEIGHTS_FILE))) == 0.0
 
 
-@pytest.mark.full
-def test_ranks_that_die_again_and_again_end_the_training(local_ray: Any, tmp_path: Path) -> None:
+@FULL
+def test_ranks_that_die_again_and_again_end_the_training(cluster: None, tmp_path: Path) -> None:
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
     plan = make_plan(tmp_path, model, pairs)
     settings = Train(**(SETTINGS | {"ranks": 1, "epochs": 500}))
@@ -652,8 +657,8 @@ def test_ranks_that_die_again_and_again_end_the_training(local_ray: Any, tmp_pat
         assert group.pids == []
 
 
-@pytest.mark.full
-def test_a_hung_rank_is_noticed_and_replaced(local_ray: Any, tmp_path: Path) -> None:
+@FULL
+def test_a_hung_rank_is_noticed_and_replaced(cluster: None, tmp_path: Path) -> None:
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
     plan = make_plan(tmp_path, model, pairs)
     settings = Train(**(SETTINGS | {"ranks": 2, "epochs": 4, "save_every": 2, "stall_timeout": 45}))
@@ -668,7 +673,7 @@ def test_a_hung_rank_is_noticed_and_replaced(local_ray: Any, tmp_path: Path) -> 
     assert facts["restarts"] == 1 and facts["steps"] == 8
 
 
-@pytest.mark.full
+@FULL
 @pytest.mark.parametrize(
     "changes",
     [
@@ -690,7 +695,7 @@ def test_other_settings_equal_plain_torch(two_ranks: Runner, tmp_path: Path, cha
     compare(tmp_path, runner, **changes)
 
 
-@pytest.mark.full
+@FULL
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_bf16_keeps_float32_master_weights(two_ranks: Runner, tmp_path: Path, zero: int) -> None:
     """At rate 0 the float32 model comes out bit for bit though the training computes in bfloat16; at a

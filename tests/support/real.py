@@ -113,7 +113,7 @@ def end(process: subprocess.Popen[str]) -> None:
     if process.poll() is None:
         os.kill(process.pid, signal.SIGKILL)
         process.wait()
-    _, alive = psutil.wait_procs([p for p in everyone if "Agent" not in _name(p)], timeout=30)
+    _, alive = psutil.wait_procs([p for p in everyone if "Agent" not in _name(p)], timeout=120)
     # Asked again: one that was just starting had no name yet.
     _agents.extend(p for p in everyone if "Agent" in _name(p))
     _alive_after(0, [p for p in alive if "Agent" not in _name(p)])

@@ -127,6 +127,7 @@ def test_a_prompt_that_takes_down_three_engines_is_left_out_and_no_other(tmp_pat
     assert not partial_files(tmp_path)
 
 
+@pytest.mark.full
 def test_two_culprits_in_two_shards_on_two_engines(tmp_path: Path) -> None:
     shards = shards_of(tmp_path, ["a", "poison-1"], ["b", "c"], ["poison-2", "d"], ["e", "f"])
     with pool_of(tmp_path, engines=2) as pool:
