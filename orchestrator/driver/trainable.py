@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.config import Job
 from orchestrator.driver.preview import Preview
 from orchestrator.driver.wiring import ENGINE
+from orchestrator.models.weights import json_object
 from orchestrator.rounds.context import Say
 
 Trial = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -18,7 +19,10 @@ Trial = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 
 def trial_of(job: Job, models: Mapping[str, Path], trial: Trial) -> Preview:
     """What the trainer makes of a job's models, each a folder by its key in the job."""
-    found = trial(request(job, models))
+    known = {key: folder for key, folder in models.items() if _names_kind(folder)}
+    if not known:
+        return Preview([], [], [])
+    found = trial(request(job, known))
     good = [] if found["refused"] or found["warned"] else ["trainer   fits the model, as a tiny one of its kind tells"]
     return Preview(good, found["warned"], found["refused"])
 
@@ -33,6 +37,12 @@ def require_trainable(job: Job, models: Mapping[str, Path], say: Say, trial: Tri
     for warning in seen.warnings:
         say(f"warning   {warning}")
     seen.check()
+
+
+def _names_kind(folder: Path) -> bool:
+    """A configuration that names none is left to the libraries, as in models/weights.py."""
+    file = folder / "config.json"
+    return "model_type" in json_object(file.read_bytes(), str(file))
 
 
 def request(job: Job, models: Mapping[str, Path]) -> dict[str, Any]:

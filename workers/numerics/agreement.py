@@ -181,7 +181,7 @@ def _disagrees(config: Any, model: nn.Module, difference: float, shrunk: bool) -
         except (UnsupportedModel, NotTried):
             pass
     return UnsupportedModel(
-        f"{kind}: completions that share a prompt get other log-probabilities than each alone (by {difference:.2g} nats "
-        "a token, tried on a tiny model of this kind): it is not attention alone that carries its text from token to "
-        "token; choose another model (Llama, Qwen, Mistral and their like)"
+        f"{kind}: completions that share a prompt get other log-probabilities than each alone (by {difference:.2g} "
+        "nats a token, tried on a tiny model of this kind): it is not attention alone that carries its text from token "
+        "to token; choose another model (Llama, Qwen, Mistral and their like)"
     )
