@@ -254,7 +254,7 @@ def validate(
         problem_digests,
         reading_of,
     )
-    from orchestrator.driver.start_checks import gold_lines, previewed, tried_models
+    from orchestrator.driver.start_checks import gold_lines, looked_at
     from orchestrator.driver.wiring import rendered, tried, unread_golds
     from orchestrator.ledger.run import Run
 
@@ -283,14 +283,10 @@ def validate(
         echo(f"golds     {line}")
     for line in idle(file.job):
         echo(f"no effect {line}")
-    seen = previewed(file, run, model.folder, problems, preferences, rendered)
-    for line in seen.lines():
-        echo(line)
-    seen.check()
-    seen = tried_models(file, run, model.folder, reference.folder if reference else None, tried)
-    for line in seen.lines():
-        echo(line)
-    seen.check()
+    for seen in looked_at(file, run, model, reference, problems, preferences, rendered, tried):
+        for line in seen.lines():
+            echo(line)
+        seen.check()
     echo(f"run       {root}{', which exists and would be resumed' if (root / 'ledger').is_dir() else ''}")
 
 

@@ -3,7 +3,7 @@ and `validate` and `doctor` only warn of what they would refuse."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.config.load import JobFile
@@ -16,6 +16,7 @@ from orchestrator.inputs.gold_check import Ask, check_golds
 from orchestrator.inputs.preferences import Preferences
 from orchestrator.inputs.problems import kept_problems
 from orchestrator.ledger.run import Run
+from orchestrator.models.named import NamedModel
 from orchestrator.records.rows import Problem
 from orchestrator.rounds.context import Say
 from orchestrator.sources.registry import SOURCES
@@ -91,6 +92,21 @@ def previewed(
 def tried_models(file: JobFile, run: Run, model: Path, reference: Path | None, trial: Trial) -> Preview:
     """As `trial_of`; for a run that has begun, its refusals are warnings."""
     return _of_begun(run, trial_of(file.job, models(model, reference), trial))
+
+
+def looked_at(
+    file: JobFile,
+    run: Run,
+    model: NamedModel,
+    reference: NamedModel | None,
+    problems: Mapping[str, list[Problem]],
+    preferences: Sequence[Preferences],
+    render: Render,
+    trial: Trial,
+) -> Iterator[Preview]:
+    """What there is to see and to refuse of a job, one after the other: `previewed`, and `tried_models`."""
+    yield previewed(file, run, model.folder, problems, preferences, render)
+    yield tried_models(file, run, model.folder, reference.folder if reference else None, trial)
 
 
 def _of_begun(run: Run, seen: Preview) -> Preview:

@@ -81,7 +81,7 @@ def _size(name: str, value: int, shrink_windows: bool) -> int:
     if name.endswith(("token_id", "token_index")):
         return min(value, FIRST_ID - 1)
     if name in _WIDTHS:
-        return min(value, _WIDTHS[name])
+        return _WIDTHS[name] if value else 0
     if _INNER.fullmatch(name):
         return min(value, _INNER_SIZE)
     if _NUM_EXPERTS.fullmatch(name):
@@ -99,7 +99,7 @@ def _share_heads(given: Fields, made: Fields) -> None:
         made |= {n: min(2, groups) for n in _KEY_HEADS if type(given.get(n)) is int}
         made[name] = min(2, groups) * min(2, max(1, heads // groups))
         if given.get("head_dim") and given["head_dim"] * heads == given.get("hidden_size"):
-            made["head_dim"] = _HIDDEN // made[name]
+            made["head_dim"] = made["hidden_size"] // made[name]
     if given.get("head_dim") and given["head_dim"] == given.get("qk_rope_head_dim"):
         made["head_dim"] = made["qk_rope_head_dim"]
 
