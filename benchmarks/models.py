@@ -57,13 +57,13 @@ def tried(kind: str) -> str:
     from transformers import AutoConfig
 
     try:
-        check_agreement(AutoConfig.for_model(kind, **LACKING.get(kind, {})))
+        config = AutoConfig.for_model(kind, **LACKING.get(kind, {}))
+    except Exception:  # of several models, of which none is the default
+        return f"{kind}: not tried, since its class has no default configuration; choose another model"
+    try:
+        check_agreement(config)
     except (UnsupportedModel, NotTried) as error:
         return str(error)
-    except ValueError as error:
-        if "text_encoder" in str(error):  # a configuration of several models, of which none is the default
-            return f"{kind}: its configuration has no default to try; choose another model"
-        raise
     return ""
 
 
@@ -83,7 +83,7 @@ def limited(kind: str) -> bool:
 
 def reason(said: str) -> str:
     """A refusal without what it is of, and without the cure."""
-    text = re.sub(r"^[\w.-]+(:| (?=does not take))", "", said).strip().partition("; choose")[0]
+    text = re.sub(r"^[\w.-]+(:| (?=does not ))", "", said).strip().partition("; choose")[0].partition("; train")[0]
     return re.sub(r" \(by [\d.e-]+ nats a token.*?\)|\(ValueError.*\)", "", text)
 
 

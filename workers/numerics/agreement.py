@@ -51,7 +51,11 @@ def check_agreement(config: Any, activation_checkpointing: bool = False) -> floa
             "that is (Llama, Qwen, Mistral and their like)"
         )
     if (difference := _difference(model, pairs, alone, kind, activation_checkpointing)) > LIMIT:
-        raise _disagrees(config, model, difference, shrunk=window is None)
+        raise UnsupportedModel(
+            f"{kind}: completions that share a prompt get other log-probabilities than each alone (by {difference:.2g} "
+            "nats a token, tried on a tiny model of this kind): its attention is not full, or not all that carries its "
+            "text from token to token; choose another model (Llama, Qwen, Mistral and their like)"
+        )
     return difference
 
 
@@ -102,7 +106,7 @@ def _fails_alike(config: Any, error: Exception) -> bool:
 
 
 def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), "")[:200]
+    return next(iter(str(error).strip().splitlines()), "")[:200].rstrip(":")
 
 
 def _pairs() -> list[PairTokens]:
@@ -163,25 +167,3 @@ def _difference(
         ) from error
     wanted = [(alone[pair.pair_id, side], len(pair.sides[side])) for pair in pairs for side in (0, 1)]
     return max(abs(float(a) - b) / tokens for a, (b, tokens) in zip(found.detach(), wanted, strict=True))
-
-
-def _disagrees(config: Any, model: nn.Module, difference: float, shrunk: bool) -> UnsupportedModel:
-    kind = _kind(config)
-    if shrunk and (named := tiny.windows(config.get_text_config())):
-        try:
-            whole = _tiny_model(config, shrink_windows=False)
-            pairs = _pairs()
-            alone = {(pair.pair_id, side): _alone(whole, pair, side) for pair in pairs for side in (0, 1)}
-            if _difference(whole, pairs, alone, kind, False) <= LIMIT:
-                given = ", ".join(f"{name}: {value}" for name, value in named.items())
-                return UnsupportedModel(
-                    f"{kind}: its attention is not full beyond a length that its configuration names ({given}), which "
-                    "tree batching does not support; choose another model"
-                )
-        except (UnsupportedModel, NotTried):
-            pass
-    return UnsupportedModel(
-        f"{kind}: completions that share a prompt get other log-probabilities than each alone (by {difference:.2g} "
-        "nats a token, tried on a tiny model of this kind): it is not attention alone that carries its text from token "
-        "to token; choose another model (Llama, Qwen, Mistral and their like)"
-    )

@@ -31,6 +31,7 @@ _WIDTHS = {
     **dict.fromkeys(("qk_nope_head_dim", "qk_rope_head_dim", "v_head_dim", "rotary_dim"), _HEAD // 2),
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input"), VOCABULARY),
     "qk_head_dim": _HEAD,
+    "kv_n_heads": 2,
 }
 _INNER = re.compile(
     r".*intermediate.*|(inner|ffn|mlp|feed_forward)_(hidden_)?(dim|size)|dim_ff|dff|n_inner|router_.*size"
@@ -51,11 +52,6 @@ def tiny_config(config: Any, shrink_windows: bool = False) -> Any:
     made = copy.deepcopy(config)
     _shrink(made, shrink_windows)
     return made
-
-
-def windows(config: Any) -> dict[str, int]:
-    """What is named like a window of attention, by name."""
-    return {name: value for name, value in vars(config).items() if type(value) is int and _WINDOW.fullmatch(name)}
 
 
 def _shrink(config: Any, shrink_windows: bool) -> None:
