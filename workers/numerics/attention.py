@@ -304,9 +304,8 @@ def attention_window(config: Any) -> int | None:
     strange = kinds - {"full_attention", "sliding_attention", "chunked_attention", "attention"}
     if strange:
         raise UnsupportedModel(
-            f"{name}: layers of type {', '.join(sorted(strange))} carry state from token to token, or "
-            "attend to a choice of them, so completions cannot share one prompt; choose a model whose layers all attend "
-            "in full"
+            f"{name}: layers of type {', '.join(sorted(strange))} carry state from token to token, or attend "
+            "to a choice of them, so completions cannot share one prompt; choose a model whose layers all attend in full"
         )
     if getattr(config, "attn_logit_softcapping", None) is not None:
         raise UnsupportedModel(
