@@ -138,8 +138,7 @@ def drive(
     preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
         say(f"stages    {line}")
-    other = reference.folder if reference else None
-    check_start(file, run, seed.folder, problems, preferences or [], say, ask, render, sources, trial, other)
+    check_start(file, run, seed.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
     probe_links(root)
     ending = _ending(run, received, goal, sources)
     with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), ending:

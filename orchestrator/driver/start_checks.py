@@ -34,7 +34,7 @@ def check_start(
     render: Render | None,
     sources: Sources = SOURCES,
     trial: Trial | None = None,
-    reference: Path | None = None,
+    reference: NamedModel | None = None,
 ) -> None:
     """Say what a person should know of rows and models before the run starts; nothing where it has begun. Without
     `render`, prompts are not looked at, and without `trial` models are not tried. `reference` is one of the job's own.
@@ -52,9 +52,9 @@ def check_start(
         require_trainable(file.job, models(model, reference), say, trial)
 
 
-def models(model: Path, reference: Path | None) -> dict[str, Path]:
+def models(model: Path, reference: NamedModel | None) -> dict[str, Path]:
     """The folders of a job's models by key."""
-    return {"model": model} | ({"reference": reference} if reference else {})
+    return {"model": model} | ({"reference": reference.folder} if reference else {})
 
 
 def _kept(run: Run) -> Mapping[str, list[Problem]]:
@@ -89,7 +89,7 @@ def previewed(
     return _of_begun(run, preview(file.job, model, problems, preferences, render))
 
 
-def tried_models(file: JobFile, run: Run, model: Path, reference: Path | None, trial: Trial) -> Preview:
+def tried_models(file: JobFile, run: Run, model: Path, reference: NamedModel | None, trial: Trial) -> Preview:
     """As `trial_of`; for a run that has begun, its refusals are warnings."""
     return _of_begun(run, trial_of(file.job, models(model, reference), trial))
 
@@ -106,7 +106,7 @@ def looked_at(
 ) -> Iterator[Preview]:
     """What there is to see and to refuse of a job, one after the other: `previewed`, and `tried_models`."""
     yield previewed(file, run, model.folder, problems, preferences, render)
-    yield tried_models(file, run, model.folder, reference.folder if reference else None, trial)
+    yield tried_models(file, run, model.folder, reference, trial)
 
 
 def _of_begun(run: Run, seen: Preview) -> Preview:

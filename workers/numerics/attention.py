@@ -305,7 +305,7 @@ def attention_window(config: Any) -> int | None:
     if strange:
         raise UnsupportedModel(
             f"{name}: layers of type {', '.join(sorted(strange))} carry state from token to token, or attend "
-            "to a choice of them, so completions cannot share one prompt; choose a model whose layers all attend in full"
+            "to some of them, so completions cannot share one prompt; choose a model whose layers all attend in full"
         )
     if getattr(config, "attn_logit_softcapping", None) is not None:
         raise UnsupportedModel(

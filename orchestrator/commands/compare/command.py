@@ -196,7 +196,7 @@ def _problems(plan: Plan) -> Iterator[str]:
                 unread_golds,
                 render,
                 trial=trial,
-                reference=fixed.folder if fixed else None,
+                reference=fixed,
             )
         except BadInput as error:
             yield str(error)

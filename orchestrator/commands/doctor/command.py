@@ -53,7 +53,7 @@ from orchestrator.inputs.preferences import Preferences, mean_characters
 from orchestrator.ledger.ledger import probe_links
 from orchestrator.ledger.run import Run
 from orchestrator.models.files import link_model
-from orchestrator.models.named import on_hub
+from orchestrator.models.named import NamedModel, on_hub
 from orchestrator.records.rows import PROMPTS, Problem, SamplingPlan, ScoringPlan, Shard
 from orchestrator.rounds.space import gib, job_need, sizes
 from orchestrator.sources.registry import SOURCES
@@ -117,7 +117,7 @@ class _Doctor:
         self._tell, self._limit, self._workspace = tell, limit, workspace
         self._nodes: list[Node] | None = None
         self._model: str | None = None
-        self._reference: Path | None = None
+        self._reference: NamedModel | None = None
         self._problems: dict[str, tuple[int, float]] = {}
         self._rows: tuple[Mapping[str, list[Problem]], Sequence[Preferences]] | None = None
         self._before: dict[str, Any] = {}
@@ -232,8 +232,7 @@ class _Doctor:
     def _model_and_data(self) -> Finding:
         run = Run(run_folder(self.job))
         seed = seed_of(self.patient.file, run)
-        reference = reference_of(self.patient.file, run, seed)
-        self._reference = reference.folder if reference else None
+        self._reference = reference_of(self.patient.file, run, seed)
         folder = seed.folder
         if seed.origin is not None:  # a run would keep it, where all nodes see it
             folder = self.workspace / "model"
@@ -266,8 +265,8 @@ class _Doctor:
 
     def _trainer(self, model: str) -> Finding:
         """Have the trainer say what it makes of the models' configurations."""
-        run, reference = Run(run_folder(self.job)), self._reference
-        seen = tried_models(self.patient.file, run, Path(model), reference, self.examiner.tried)
+        run = Run(run_folder(self.job))
+        seen = tried_models(self.patient.file, run, Path(model), self._reference, self.examiner.tried)
         if said := [*seen.refusals, *seen.warnings]:
             return Finding("FAIL" if seen.refusals else "warn", "; ".join(said))
         return Finding("pass", " ".join(seen.shown[0].split()[1:]))

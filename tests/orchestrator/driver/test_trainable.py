@@ -18,6 +18,7 @@ from orchestrator.driver.start_checks import check_start, tried_models
 from orchestrator.driver.trainable import request
 from orchestrator.errors import BadInput
 from orchestrator.ledger.run import Run
+from orchestrator.models.named import NamedModel
 from tests.support.stand_ins import StandIns, all_read, make_project, run_job
 
 
@@ -41,7 +42,8 @@ def start(job: Path, trainer: Trainer, reference: Path | None = None) -> list[st
     file, said = load_job(job, []), list[str]()
     run, problems = Run(job.parent / "run"), read_all_problems(load_job(job, []))
     model = job.parent / "seed"
-    check_start(file, run, model, problems, [], said.append, all_read, None, trial=trainer, reference=reference)
+    fixed = NamedModel(reference) if reference else None
+    check_start(file, run, model, problems, [], said.append, all_read, None, trial=trainer, reference=fixed)
     return said
 
 
