@@ -10,7 +10,7 @@ from typing import Any
 from orchestrator.config import Job
 from orchestrator.driver.preview import Preview
 from orchestrator.driver.wiring import ENGINE
-from orchestrator.models.weights import json_object
+from orchestrator.models.checks import json_object
 from orchestrator.rounds.context import Say
 
 Trial = Callable[[Mapping[str, Any]], Mapping[str, Any]]
@@ -40,7 +40,7 @@ def require_trainable(job: Job, models: Mapping[str, Path], say: Say, trial: Tri
 
 
 def _names_kind(folder: Path) -> bool:
-    """A configuration that names none is left to the libraries, as in models/weights.py."""
+    """A configuration that names none is left to the libraries, as in models/checks.py."""
     file = folder / "config.json"
     return "model_type" in json_object(file.read_bytes(), str(file))
 
