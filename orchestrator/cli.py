@@ -61,7 +61,7 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
     # Imported here: these bring pyarrow and more, which `--help` need not wait for.
     from orchestrator.config.places import run_folder
     from orchestrator.driver.drive import drive, healthy_driver
-    from orchestrator.driver.wiring import rendered
+    from orchestrator.driver.wiring import rendered, tried
     from orchestrator.rounds.round import GateStopped
     from orchestrator.tracking.tracker import default_address, open_command
 
@@ -78,7 +78,7 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
     for line in idle(file.job):
         echo(f"no effect {line}")
     try:
-        drive(file, echo, received, render=rendered)
+        drive(file, echo, received, render=rendered, trial=tried)
     except GateStopped as stopped:
         echo(stopped)
         raise typer.Exit(EXIT_STOPPED) from stopped
@@ -254,8 +254,8 @@ def validate(
         problem_digests,
         reading_of,
     )
-    from orchestrator.driver.start_checks import gold_lines, previewed
-    from orchestrator.driver.wiring import rendered, unread_golds
+    from orchestrator.driver.start_checks import gold_lines, looked_at
+    from orchestrator.driver.wiring import rendered, tried, unread_golds
     from orchestrator.ledger.run import Run
 
     root = run_folder(file.job)
@@ -283,10 +283,10 @@ def validate(
         echo(f"golds     {line}")
     for line in idle(file.job):
         echo(f"no effect {line}")
-    seen = previewed(file, run, model.folder, problems, preferences, rendered)
-    for line in seen.lines():
-        echo(line)
-    seen.check()
+    for seen in looked_at(file, run, model, reference, problems, preferences, rendered, tried):
+        for line in seen.lines():
+            echo(line)
+        seen.check()
     echo(f"run       {root}{', which exists and would be resumed' if (root / 'ledger').is_dir() else ''}")
 
 

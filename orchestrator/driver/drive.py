@@ -43,6 +43,7 @@ from orchestrator.driver.same_job import (
 )
 from orchestrator.driver.settled import kept_of
 from orchestrator.driver.start_checks import check_start
+from orchestrator.driver.trainable import Trial
 from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
 from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted
@@ -105,11 +106,12 @@ def drive(
     ask: Ask = unread_golds,
     render: Render | None = None,
     sources: Sources = SOURCES,
+    trial: Trial | None = None,
 ) -> None:
     """Run a job to its end, or resume it. `received` are the signals so far (see `signals`); `hire` gives the
     workers of a job, told a folder for their logs. `goal` is the step that `loop` ends with, where that is not all of
     the job's rounds. Before a run starts, `ask` has the graders say which gold answers they cannot read, and with
-    `render` its prompts are looked at. `sources` are those of pairs, by name.
+    `render` its prompts are looked at, and with `trial` its models. `sources` are those of pairs, by name.
 
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
@@ -136,7 +138,7 @@ def drive(
     preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
         say(f"stages    {line}")
-    check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources)
+    check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
     probe_links(root)
     ending = _ending(run, received, goal, sources)
     with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), ending:

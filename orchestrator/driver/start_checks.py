@@ -3,18 +3,20 @@ and `validate` and `doctor` only warn of what they would refuse."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.config.load import JobFile
 from orchestrator.driver.kept import KEPT_PROBLEMS
 from orchestrator.driver.preview import Preview, Render, preview, require_sound
 from orchestrator.driver.same_job import has_begun
+from orchestrator.driver.trainable import Trial, require_trainable, trial_of
 from orchestrator.errors import BadInput
 from orchestrator.inputs.gold_check import Ask, check_golds
 from orchestrator.inputs.preferences import Preferences
 from orchestrator.inputs.problems import kept_problems
 from orchestrator.ledger.run import Run
+from orchestrator.models.named import NamedModel
 from orchestrator.records.rows import Problem
 from orchestrator.rounds.context import Say
 from orchestrator.sources.registry import SOURCES
@@ -31,9 +33,11 @@ def check_start(
     ask: Ask,
     render: Render | None,
     sources: Sources = SOURCES,
+    trial: Trial | None = None,
+    reference: NamedModel | None = None,
 ) -> None:
-    """Say what a person should know of the rows before the run starts; nothing where it has begun. Without
-    `render`, prompts are not looked at.
+    """Say what a person should know of rows and models before the run starts; nothing where it has begun. Without
+    `render`, prompts are not looked at, and without `trial` models are not tried. `reference` is one of the job's own.
 
     Raises:
         BadInput: something would spoil it.
@@ -44,6 +48,13 @@ def check_start(
         say(f"golds     {line}")
     if render is not None:
         require_sound(file.job, model, problems or _kept(run), preferences, say, render, sources)
+    if trial is not None:
+        require_trainable(file.job, models(model, reference), say, trial)
+
+
+def models(model: Path, reference: NamedModel | None) -> dict[str, Path]:
+    """The folders of a job's models by key."""
+    return {"model": model} | ({"reference": reference.folder} if reference else {})
 
 
 def _kept(run: Run) -> Mapping[str, list[Problem]]:
@@ -75,5 +86,28 @@ def previewed(
     render: Render,
 ) -> Preview:
     """As `preview`; for a run that has begun, its refusals are warnings."""
-    seen = preview(file.job, model, problems, preferences, render)
+    return _of_begun(run, preview(file.job, model, problems, preferences, render))
+
+
+def tried_models(file: JobFile, run: Run, model: Path, reference: NamedModel | None, trial: Trial) -> Preview:
+    """As `trial_of`; for a run that has begun, its refusals are warnings."""
+    return _of_begun(run, trial_of(file.job, models(model, reference), trial))
+
+
+def looked_at(
+    file: JobFile,
+    run: Run,
+    model: NamedModel,
+    reference: NamedModel | None,
+    problems: Mapping[str, list[Problem]],
+    preferences: Sequence[Preferences],
+    render: Render,
+    trial: Trial,
+) -> Iterator[Preview]:
+    """What there is to see and to refuse of a job, one after the other: `previewed`, and `tried_models`."""
+    yield previewed(file, run, model.folder, problems, preferences, render)
+    yield tried_models(file, run, model.folder, reference, trial)
+
+
+def _of_begun(run: Run, seen: Preview) -> Preview:
     return Preview(seen.shown, [*seen.warnings, *seen.refusals], []) if has_begun(run) else seen

@@ -28,7 +28,7 @@ from workers.generation.vllm import VLLM  # which does not import vLLM itself
 ENGINE = VLLM
 """The kind of engine that runs use; orchestrator/config/engines.py says the same to the job file."""
 
-_RENDERING = 600.0  # seconds
+_LOOKING = 600.0  # seconds
 
 
 class RealWorkers:
@@ -188,18 +188,41 @@ def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         RatchetError: it broke, or found no end.
     """
-    command, environment = own_code("workers.tokens.rendering"), own_code_environment()
+    return _asked("workers.tokens.rendering", request, "the prompts", "the model's chat template")
+
+
+def tried(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What `workers.training.trainable` finds in a request, in a process that ends with it; asked again, the same.
+
+    Raises:
+        RatchetError: it broke, or found no end.
+    """
+    return _tried(json.dumps(request))
+
+
+@functools.cache
+def _tried(request: str) -> dict[str, Any]:
+    """Of a comparison, most runs have the same model."""
+    return _asked("workers.training.trainable", json.loads(request), "the model", "its config.json")
+
+
+def _asked(module: str, request: Mapping[str, Any], what: str, suspect: str) -> dict[str, Any]:
     try:
         done = subprocess.run(
-            command, input=json.dumps(request), capture_output=True, text=True, env=environment, timeout=_RENDERING
+            own_code(module),
+            input=json.dumps(request),
+            capture_output=True,
+            text=True,
+            env=own_code_environment(),
+            timeout=_LOOKING,
         )
     except subprocess.TimeoutExpired as error:
         raise RatchetError(
-            f"the prompts could not be looked at: no end within {_RENDERING:.0f} s. Look at the model's chat template."
+            f"{what} could not be looked at: no end within {_LOOKING:.0f} s. Look at {suspect}."
         ) from error
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RatchetError(f"the prompts could not be looked at: {said[-1]}")
+        raise RatchetError(f"{what} could not be looked at: {said[-1]}")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 
@@ -229,6 +252,9 @@ class Examination(RealWorkers):
 
     def rendered(self, request: Mapping[str, Any]) -> dict[str, Any]:
         return rendered(request)
+
+    def tried(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        return tried(request)
 
     def versions(self, packages: Sequence[str], limit: float) -> dict[Node, Any]:
         from workers.doctor import versions

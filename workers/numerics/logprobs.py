@@ -111,20 +111,32 @@ def adjust_logits(logits: Tensor, config: Any) -> Tensor:
 def check_supported(model: nn.Module) -> None:
     """Raise UnsupportedModel, naming the model and the cure, for a model that cannot be scored by packs."""
     name = type(model).__name__
-    if not getattr(model, "_supports_attention_backend", False):
-        raise UnsupportedModel(
-            f"{name} does not take attention functions from outside, which tree batching needs; "
-            "choose a model whose transformers class does (Llama, Qwen, Mistral and their like)"
-        )
+    check_class(type(model))
     head = model.get_output_embeddings()
     if head is None or not isinstance(head, nn.Linear):
         raise UnsupportedModel(f"{name} has no linear output head; choose a causal language model that has one")
     attention.attention_window(model.config)
 
 
+def check_class(model_class: type) -> None:
+    """As `check_supported`, as far as the class of a model tells."""
+    if not getattr(model_class, "_supports_attention_backend", False):
+        raise UnsupportedModel(
+            f"{model_class.__name__} does not take attention functions from outside, which tree batching needs; "
+            "choose a model whose transformers class does (Llama, Qwen, Mistral and their like)"
+        )
+    if not getattr(model_class, "_supports_sdpa", False):
+        raise UnsupportedModel(
+            f"{model_class.__name__}: its attention is more than scaled products and a softmax (such as sinks), which "
+            "tree batching does not support; choose another model (Llama, Qwen, Mistral and their like)"
+        )
+
+
 def disable_dropout(config: Any) -> None:
-    """Set every dropout rate of a model's config to 0, before the model is built: log-probabilities
-    of policy and reference are compared, so both must be deterministic."""
+    """Set every dropout rate of a model's config to 0, and the noise of its routing, in the configs within it too,
+    before the model is built: log-probabilities of policy and reference are compared, so both must be deterministic."""
     for name, value in vars(config).items():
-        if ("dropout" in name or name.endswith("pdrop")) and isinstance(value, float):
+        if hasattr(value, "to_dict"):
+            disable_dropout(value)
+        elif isinstance(value, float) and ("dropout" in name or "jitter" in name or name.endswith("pdrop")):
             setattr(config, name, 0.0)

@@ -32,7 +32,7 @@ from orchestrator.driver.kept import base_model_of, read_all_preferences, read_a
 from orchestrator.driver.same_job import check_same_job, reading_of
 from orchestrator.driver.start_checks import check_start
 from orchestrator.driver.trust import Tell
-from orchestrator.driver.wiring import rendered, unread_golds
+from orchestrator.driver.wiring import rendered, tried, unread_golds
 from orchestrator.errors import BadInput, Damaged, Interrupted
 from orchestrator.files import unfinished
 from orchestrator.files.inside import open_to_write
@@ -183,10 +183,21 @@ def _problems(plan: Plan) -> Iterator[str]:
             problems = read_all_problems(planned.file, reading=reading_of(run))
             preferences = read_all_preferences(planned.file, problems)
             base = base_model_of(planned.file, run, weights=False) if planned.start is None else None
-            reference_of(planned.file, run, base, weights=False)
+            fixed = reference_of(planned.file, run, base, weights=False)
             folder = tokenizers[planned.arm] = base.folder if base else tokenizers[planned.arm]
-            render = rendered if folder else None
-            check_start(planned.file, run, folder or root, problems, preferences, _unsaid, unread_golds, render)
+            render, trial = (rendered, tried) if folder else (None, None)
+            check_start(
+                planned.file,
+                run,
+                folder or root,
+                problems,
+                preferences,
+                _unsaid,
+                unread_golds,
+                render,
+                trial=trial,
+                reference=fixed,
+            )
         except BadInput as error:
             yield str(error)
 

@@ -46,14 +46,14 @@ from orchestrator.config.places import run_folder
 from orchestrator.driver.cluster import Node
 from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
 from orchestrator.driver.same_job import reading_of
-from orchestrator.driver.start_checks import gold_lines, previewed
+from orchestrator.driver.start_checks import gold_lines, previewed, tried_models
 from orchestrator.errors import RatchetError
 from orchestrator.files import unfinished
 from orchestrator.inputs.preferences import Preferences, mean_characters
 from orchestrator.ledger.ledger import probe_links
 from orchestrator.ledger.run import Run
 from orchestrator.models.files import link_model
-from orchestrator.models.named import on_hub
+from orchestrator.models.named import NamedModel, on_hub
 from orchestrator.records.rows import PROMPTS, Problem, SamplingPlan, ScoringPlan, Shard
 from orchestrator.rounds.space import gib, job_need, sizes
 from orchestrator.sources.registry import SOURCES
@@ -62,7 +62,7 @@ from orchestrator.tracking.mlflow import reach
 from orchestrator.tracking.outbox import first_line
 from orchestrator.tracking.tracker import default_address
 
-_LIMITS = {"prompts": 600.0, "engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
+_LIMITS = {"prompts": 600.0, "trainer": 600.0, "engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
 _LIMIT = 90.0  # seconds, of every other check
 _BACK_SECONDS = 30.0
 
@@ -117,6 +117,7 @@ class _Doctor:
         self._tell, self._limit, self._workspace = tell, limit, workspace
         self._nodes: list[Node] | None = None
         self._model: str | None = None
+        self._reference: NamedModel | None = None
         self._problems: dict[str, tuple[int, float]] = {}
         self._rows: tuple[Mapping[str, list[Problem]], Sequence[Preferences]] | None = None
         self._before: dict[str, Any] = {}
@@ -131,6 +132,7 @@ class _Doctor:
             # A download takes as long as it takes.
             self._check("model and data", self._model_and_data, threaded=not self._downloads())
             self._check("prompts", self._with_model(self._prompts))
+            self._check("trainer", self._with_model(self._trainer))
         self._check("disk", self._disk)
         self._on_cluster("machines", self._machines)
         if has_job:
@@ -230,7 +232,7 @@ class _Doctor:
     def _model_and_data(self) -> Finding:
         run = Run(run_folder(self.job))
         base = base_model_of(self.patient.file, run)
-        reference_of(self.patient.file, run, base)
+        self._reference = reference_of(self.patient.file, run, base)
         folder = base.folder
         if base.origin is not None:  # a run would keep it, where all nodes see it
             folder = self.workspace / "model"
@@ -260,6 +262,14 @@ class _Doctor:
             return Finding("FAIL" if seen.refusals else "warn", "; ".join([*seen.refusals, *seen.warnings]), "", said)
         first = " ".join(seen.shown[0].split(None, 1)[-1:]) if seen.shown else "there are none"
         return Finding("pass", first if len(first) <= 120 else f"{first[:117]}...", "", said)
+
+    def _trainer(self, model: str) -> Finding:
+        """Have the trainer say what it makes of the models' configurations."""
+        run = Run(run_folder(self.job))
+        seen = tried_models(self.patient.file, run, Path(model), self._reference, self.examiner.tried)
+        if said := [*seen.refusals, *seen.warnings]:
+            return Finding("FAIL" if seen.refusals else "warn", "; ".join(said))
+        return Finding("pass", " ".join(seen.shown[0].split()[1:]))
 
     def _disk(self) -> Finding:
         free = shutil.disk_usage(self.workspace).free

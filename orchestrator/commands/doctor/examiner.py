@@ -45,6 +45,9 @@ class Examiner(Protocol):
     def rendered(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
         """Answers a request of `driver.preview`: prompts and pairs as the model gets them."""
 
+    def tried(self, request: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Answers a request of `driver.trainable`: what the trainer makes of the job's models."""
+
     def engines(self, model: str) -> Any:
         """Engines that serve a model; see rounds.context.Workers."""
 

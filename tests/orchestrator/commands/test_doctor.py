@@ -313,6 +313,7 @@ class Ward:
         self.ended = threading.Event()
         self.trained = 0
         self.unread = 0
+        self.untrainable: list[str] = []
         self.losses: list[RoundLoss] = []
 
     @property
@@ -355,6 +356,10 @@ class Ward:
 
     def rendered(self, request: Any) -> dict[str, Any]:
         return {"shown": [], "warned": [], "refused": []}
+
+    def tried(self, request: Any) -> dict[str, Any]:
+        assert list(request["models"]) == ["model"]
+        return {"warned": [], "refused": self.untrainable}
 
     def engines(self, model: str) -> Any:
         self.ended.wait()
@@ -420,6 +425,19 @@ def test_gold_answers_that_no_grader_reads_are_told(tmp_path: Path) -> None:
     found = findings["model and data"]
     assert found.level == "warn" and "data.train: no grader of grade.graders reads" in found.text
     assert "train.jsonl, line 1:" in found.text and "(so it is)" in found.text
+
+
+class Untrainable(Ward):
+    def __init__(self) -> None:
+        super().__init__()
+        self.untrainable = ["model: /m: bert: it is no causal language model; choose another"]
+
+
+def test_a_model_that_cannot_be_trained_is_told_before_the_engines_start(tmp_path: Path) -> None:
+    _, findings, _ = examined(tmp_path, limit=2.0)
+    assert findings["trainer"].level == "pass" and "fits the model" in findings["trainer"].text
+    _, findings, sound = examined(tmp_path, limit=2.0, kind=Untrainable)
+    assert not sound and findings["trainer"].level == "FAIL" and "choose another" in findings["trainer"].text
 
 
 def test_prompts_are_looked_at_before_the_engines_start(tmp_path: Path) -> None:
@@ -517,7 +535,8 @@ def test_the_demo_job_on_this_machine(tmp_path: Path) -> None:
     found = json.loads(done.stdout)
     checks = {check["name"]: check for check in found["checks"]}
     assert list(checks) == [
-        *("cluster", "versions", "shared path", "model and data", "prompts", "disk", "machines", "fit", "all-reduce"),
+        *("cluster", "versions", "shared path", "model and data", "prompts", "trainer", "disk", "machines", "fit"),
+        "all-reduce",
         *("engine", "training step", "memory back", "mlflow"),
     ]
     assert found["ok"] and all(check["level"] != "FAIL" for check in checks.values())
