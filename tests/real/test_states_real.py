@@ -7,6 +7,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterator
 from itertools import product
+from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,9 @@ from orchestrator.config import Train  # noqa: E402
 
 pytestmark = pytest.mark.real
 
-KEY, MOMENTS, UPDATES = b"the user's key", ("exp_avg", "exp_avg_sq"), 3
-PRECISIONS = ("fp32", "bf16")
-EXECUTED = [
-    *({"zero": zero} for zero in range(4)),
-    *({"zero": zero, "offload_optimizer": True} for zero in (1, 2, 3)),
-]
+KEY, KINDS = b"the user's key", ("weight", "exp_avg", "exp_avg_sq")
+STAGES = [{"zero": zero} for zero in range(4)]
+OFFLOADED = [{"zero": zero, "offload_optimizer": True} for zero in (1, 2, 3)]
 
 
 class Tiny(nn.Module):
@@ -56,28 +54,34 @@ class Rank:
         from workers.training.rank import Trainer
 
         self.ranks = ranks
+        self.engines: dict[str, Any] = {}
         Trainer(Train(), rank, ranks).connect(rendezvous)
 
     def engine(self, changes: dict[str, Any]) -> Any:
+        """An engine of these settings: what it has done before must not show after a state was loaded."""
+        if (name := str(changes)) not in self.engines:
+            self.engines[name] = self.new_engine(Train(**changes))
+        return self.engines[name]
+
+    def new_engine(self, settings: Train) -> Any:
         import deepspeed
 
         from workers.training.deepspeed_config import deepspeed_config
 
         torch.manual_seed(1)
-        settings = Train(**changes)
         model = Tiny()
         if settings.precision == "bf16" and settings.zero > 0:
             model = model.to(torch.bfloat16)
         config = deepspeed_config(settings, self.ranks, 200)
-        config["zero_optimization"]["stage3_param_persistence_threshold"] = 50
+        config["zero_optimization"]["stage3_param_persistence_threshold"] = 50  # some are above it, some below
         if settings.zero == 3:
             deepspeed.zero.Init(module=model, config_dict_or_path=config)
         return deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)[0]
 
-    def update(self, engine: Any, number: int) -> None:
+    def update(self, engine: Any, salt: int) -> None:
         for group in engine.optimizer.param_groups:
             group["lr"] = 0.1
-        ids = torch.tensor([[1, 5, 9, 12], [0, number, 3, 7]])
+        ids = torch.tensor([[1, 5, 9, 12], [0, salt % 13, 3, 7]])
         loss = nn.functional.cross_entropy(engine(ids).float().flatten(0, 1), ids.roll(1, 1).flatten())
         engine.backward(loss, scale_wrt_gas=False)
         engine.step()
@@ -86,18 +90,18 @@ class Rank:
         """Weights and moments by kind and name, as DeepSpeed puts them together from all ranks."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        found = {}
+        stage, found = engine.zero_optimization_stage(), {}
+        if stage in (1, 2):  # it does so by itself at the first update
+            engine.optimizer._hp_optimizer_states_linked = False
+            engine.optimizer._lazy_init_hp_params_optimizer_state()
         for name, parameter in engine.module.named_parameters():
-            if engine.zero_optimization_stage() == 0:
+            if stage == 0:
                 state = engine.optimizer.state[parameter]
-                values = [parameter.detach(), *(state[kind] for kind in MOMENTS)]
+                values = [parameter.detach(), *(state[kind] for kind in KINDS[1:])]
             else:
-                if engine.zero_optimization_stage() < 3:
-                    engine.optimizer._lazy_init_hp_params_optimizer_state()
                 values = [safe_get_full_fp32_param(parameter)]
-                values += [safe_get_full_optimizer_state(parameter, kind) for kind in MOMENTS]
-            for kind, value in zip(("weight", *MOMENTS), values, strict=True):
-                found[f"{kind}/{name}"] = value.detach().clone()
+                values += [safe_get_full_optimizer_state(parameter, kind) for kind in KINDS[1:]]
+            found |= {f"{kind}/{name}": value.detach().clone() for kind, value in zip(KINDS, values, strict=True)}
         return found
 
     def computing(self, engine: Any) -> dict[str, Any]:
@@ -107,51 +111,54 @@ class Rank:
         with deepspeed.zero.GatheredParameters(list(engine.module.parameters())):
             return {name: parameter.detach().clone() for name, parameter in engine.module.named_parameters()}
 
+    def steps(self, engine: Any) -> set[float]:
+        return {float(state["step"]) for state in engine.basic_optimizer.state.values()}
+
     def states(self, folder: str) -> Any:
         from workers.training.states import TrainingStates
 
         return TrainingStates(folder, "this training", 1, KEY, lambda: None)
 
-    def save(self, changes: dict[str, Any], folder: str) -> None:
-        """Train for some updates, and save the state; the whole of it goes into a file beside it."""
+    def save(self, changes: dict[str, Any], folder: str, salt: int) -> None:
+        """Train a little and save the state. Beside it, in files: the whole of it, and what one more update gives."""
         from workers.training.states import Progress
 
         engine = self.engine(changes)
-        for number in range(UPDATES):
-            self.update(engine, number)
-        self.states(folder).save(engine, Progress([{"step": n + 1} for n in range(UPDATES)]))
+        for number in range(2):
+            self.update(engine, salt + number)
+        [steps] = self.steps(engine)
+        self.states(folder).save(engine, Progress([{"step": n + 1} for n in range(int(steps))]))
+        self.note(engine, f"{folder}.safetensors")
+        self.update(engine, salt)
+        self.note(engine, f"{folder}-next.safetensors")
+
+    def note(self, engine: Any, file: str) -> None:
         whole = self.whole(engine)
         if torch.distributed.get_rank() == 0:
-            save_file(whole, f"{folder}.safetensors")
+            save_file(whole, file)
         torch.distributed.barrier()
 
-    def load(self, changes: dict[str, Any], folder: str) -> list[str]:
-        """Load the state into a fresh engine; returns the names of what is not as it was."""
+    def load(self, changes: dict[str, Any], folder: str, salt: int | None) -> list[str]:
+        """Load the state; returns the names of what is not as it was. With the salt of what saved it, and the same
+        execution, the next update must give the same bits."""
         engine = self.engine(changes)
         progress = self.states(folder).load(engine)
-        expected, found = load_file(f"{folder}.safetensors"), self.whole(engine)
-        assert expected.keys() == found.keys()
-        wrong = [name for name in expected if not torch.equal(expected[name], found[name])]
-        if len(progress.metrics) != UPDATES:
-            wrong.append(f"{len(progress.metrics)} steps")
-        steps = {float(state["step"]) for state in engine.basic_optimizer.state.values()}
-        if steps != {float(UPDATES)}:
-            wrong.append(f"{steps} updates")
-        wrong += [
-            f"computing {name}"
-            for name, value in self.computing(engine).items()
-            if not torch.equal(value, expected[f"weight/{name}"].to(value.dtype))
-        ]
-        self.update(engine, UPDATES)
+        expected = load_file(f"{folder}.safetensors")
+        wrong = different(expected, self.whole(engine))
+        if self.steps(engine) != {float(len(progress.metrics))}:
+            wrong.append(f"{self.steps(engine)} updates, {len(progress.metrics)} steps")
+        computing = self.computing(engine)
+        masters = {name: expected[f"weight/{name}"].to(value.dtype) for name, value in computing.items()}
+        wrong += [f"computing {name}" for name in different(masters, computing)]
+        if salt is not None:
+            self.update(engine, salt)
+            wrong += [f"next {name}" for name in different(load_file(f"{folder}-next.safetensors"), self.whole(engine))]
         return wrong
 
-    def go_on(self, changes: dict[str, Any], folder: str) -> dict[str, Any]:
-        """The whole after the state in `folder`, or no state, and three more updates."""
-        engine = self.engine(changes)
-        done = len(self.states(folder).load(engine).metrics)
-        for number in range(done, UPDATES + 3):
-            self.update(engine, number)
-        return self.whole(engine)
+
+def different(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    assert expected.keys() == found.keys()
+    return [name for name in expected if not torch.equal(expected[name], found[name])]
 
 
 def serve(rank: int, ranks: int, rendezvous: str, pipe: Any) -> None:
@@ -181,7 +188,12 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Call]]
         def call(*what: Any, pipes: Any = tuple(ours for ours, _ in pipes)) -> Any:
             for pipe in pipes:
                 pipe.send(what)
-            return [pipe.recv() for pipe in pipes][0]
+            waiting, answers = list(pipes), []
+            while waiting:
+                for pipe in connection.wait(waiting):
+                    answers.append(pipe.recv())  # EOFError: it died, and its peer may wait for it
+                    waiting.remove(pipe)
+            return answers[0]
 
         calls[ranks] = call
     yield calls
@@ -190,39 +202,32 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Call]]
         process.join()
 
 
-def named(changes: dict[str, Any]) -> str:
-    return f"{changes['zero']}{'-offload' if changes.get('offload_optimizer') else ''}"
-
-
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_a_state_fits_any_stage_and_number_of_ranks(group: dict[int, Call], tmp_path: Path, precision: str) -> None:
-    """Saved with each of stages 0 to 3 on one rank and on two, it is loaded into each of them, exactly."""
-    saved = list(product((1, 2), EXECUTED))
-    for ranks, changes in saved:
-        group[ranks]("save", changes | {"precision": precision}, str(tmp_path / f"{ranks}-{named(changes)}"))
-    wrong = {}
-    for (ranks, changes), loading, other in product(saved, (1, 2), EXECUTED):
-        folder = str(tmp_path / f"{ranks}-{named(changes)}")
-        if found := group[loading]("load", other | {"precision": precision}, folder):
-            wrong[f"{Path(folder).name} in {loading}-{named(other)}"] = found
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize(
+    ("saving", "loading"),
+    [(STAGES, STAGES), (OFFLOADED, [*OFFLOADED, {"zero": 3}]), (STAGES[1:2], OFFLOADED)],
+    ids=["stages", "offloaded", "to offloaded"],
+)
+def test_a_state_fits_any_stage_and_number_of_ranks(
+    group: dict[int, Call], tmp_path: Path, precision: str, saving: list[Any], loading: list[Any]
+) -> None:
+    """What each stage saves on one rank and on two is in each other exactly what it was."""
+    wrong: dict[str, Any] = {}
+    saved = list(product((1, 2), saving))
+    for salt, (ranks, changes) in enumerate(saved):
+        group[ranks]("save", changes | {"precision": precision}, str(tmp_path / str(salt)), salt)
+    for (salt, origin), other in product(enumerate(saved), product((1, 2), loading)):
+        ranks, changes = other
+        alike = salt if origin == other else None
+        if found := group[ranks]("load", changes | {"precision": precision}, str(tmp_path / str(salt)), alike):
+            wrong[f"{origin} in {other}"] = found
     assert not wrong
 
 
-@pytest.mark.parametrize("changes", [*EXECUTED, {"zero": 1, "precision": "fp32"}], ids=str)
-@pytest.mark.parametrize("ranks", [1, 2])
-def test_what_goes_on_alike_comes_to_the_same_bits(
-    group: dict[int, Call], tmp_path: Path, changes: dict[str, Any], ranks: int
-) -> None:
-    group[ranks]("save", changes, str(tmp_path / "state"))
-    resumed, calm = (group[ranks]("go_on", changes, str(tmp_path / name)) for name in ("state", "none"))
-    assert all(torch.equal(resumed[name], calm[name]) for name in calm)
-
-
 def test_the_files_hold_tensors_and_no_pickle(group: dict[int, Call], tmp_path: Path) -> None:
-    group[2]("save", {"zero": 2}, str(tmp_path / "state"))
-    names = sorted(path.name for path in (tmp_path / "state" / f"{UPDATES:06d}").iterdir())
+    group[2]("save", {"zero": 2}, str(tmp_path / "state"), 0)
+    [state] = (tmp_path / "state").iterdir()
     parts = ["00000-00000.safetensors", "00001-00000.safetensors"]
-    assert names == [*parts, "manifest.json", "progress.json"]
+    assert sorted(path.name for path in state.iterdir()) == [*parts, "manifest.json", "progress.json"]
     for part in parts:
-        tensors = load_file(tmp_path / "state" / f"{UPDATES:06d}" / part)
-        assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+        assert {tensor.dtype for tensor in load_file(state / part).values()} == {torch.float32}
