@@ -10,7 +10,7 @@ end. Where the optimizer is offloaded, the home tensors are in the host's memory
 another across all of these; nothing else of a training depends on how it is shared out.
 
 It reads what DeepSpeed 0.19 keeps of this: `_hp_mapping` (deepspeed/utils/tensor_fragment.py) for stages 1 and 2, and
-`grad_position` and `fp32_partitioned_groups_flat` for stage 3. tests/workers/training/test_shards.py holds it to that.
+`grad_position` and `fp32_partitioned_groups_flat` for stage 3. tests/real/test_states_real.py holds it to that.
 """
 
 from __future__ import annotations

@@ -188,6 +188,25 @@ def test_a_training_goes_on_from_a_state_as_if_nothing_had_been(tmp_path: Path) 
     assert {int(state["step"]) for state in resumed.optimizer.state.values()} == {4}
 
 
+def test_what_a_rank_holds_is_cut_into_files_and_put_together_again(tmp_path: Path) -> None:
+    from workers.training import pieces
+    from workers.training.shards import Shard
+
+    engine, other, beats = Engine().update(1, 2), Engine(), []
+    facts = pieces.write(Shard(engine), tmp_path, 0, 1, lambda: beats.append(1), file_bytes=28)
+    files = sorted(tmp_path.iterdir())
+    assert len(facts) == len(files) == len(beats) == 9, "60 numbers, 7 a file"
+    assert {file.name: file_facts(file) for file in files} == facts
+    held = Shard(other).held()
+    for left_out in files:
+        assert not pieces.cover(pieces.stored(file for file in files if file != left_out), held)
+    found = pieces.stored(files)
+    assert pieces.cover(found, held)
+    Shard(other).begin(2)
+    pieces.read(found, Shard(other), lambda: None)
+    assert other.is_as(engine.whole())
+
+
 def test_the_pickle_of_these_tests_would_leave_its_mark(tmp_path: Path) -> None:
     pickle.loads(pickle.dumps(Marker(tmp_path / "was-loaded")))
     assert (tmp_path / "was-loaded").exists()
