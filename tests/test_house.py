@@ -43,6 +43,40 @@ def test_what_is_too_long_is_found() -> None:
     assert list(too_long("a.py", "\n" * (FILE + 1))) == ["a.py"]
 
 
+PICKLES = {"pickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def unpickles(text: str) -> list[int]:
+    """Lines of a module that can read a pickle: by a module for that, torch.load, or DeepSpeed's own states."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        called = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        given = {keyword.arg for keyword in node.keywords} if isinstance(node, ast.Call) else set()
+        if (
+            PICKLES & {name.partition(".")[0] for name in names}
+            or called in ("torch.load", "load_checkpoint", "read_pickle")
+            or called.endswith((".load_checkpoint", ".read_pickle"))
+            or given & {"weights_only", "allow_pickle"}
+        ):
+            found.append(getattr(node, "lineno", 0))
+    return found
+
+
+def test_workers_read_no_pickles() -> None:
+    files = [file for part in ("orchestrator", "workers") for file in (PROJECT / part).rglob("*.py")]
+    assert {str(file): lines for file in files if (lines := unpickles(file.read_text()))} == {}
+    for bad in (
+        "import pickle",
+        "from pickle import loads",
+        "torch.load(f)",
+        "e.load_checkpoint(f)",
+        "f(weights_only=False)",
+    ):
+        assert unpickles(bad) == [1], bad
+
+
 def test_every_command_that_is_named_exists() -> None:
     commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     files = [*(PROJECT / "orchestrator").rglob("*.py"), *(PROJECT / "workers").rglob("*.py")]

@@ -6,11 +6,15 @@ import hashlib
 import io
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+CHUNK_BYTES = 2**24
+"""How much of a file is read and hashed at once."""
 
 
 def write_table(table: pa.Table, path: str | Path) -> dict[str, Any]:
@@ -33,10 +37,26 @@ def write_table(table: pa.Table, path: str | Path) -> dict[str, Any]:
     return said | {"inode": now.st_ino, "mtime_ns": now.st_mtime_ns}
 
 
-def file_facts(path: Path) -> dict[str, Any]:
-    """{"size": bytes, "sha256": hex} of a file."""
+def write_file(content: bytes, path: Path) -> dict[str, Any]:
+    """Write a new file and fsync it; returns its `file_facts`."""
+    with open(path, "xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    return {"size": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def file_facts(path: Path, beat: Callable[[], None] | None = None) -> dict[str, Any]:
+    """{"size": bytes, "sha256": hex} of a file. `beat` is called after every CHUNK_BYTES, so that whoever waits sees
+    that it goes on."""
+    digest, size = hashlib.sha256(), 0
     with open(path, "rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+        while chunk := file.read(CHUNK_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+            if beat is not None:
+                beat()
+    return {"size": size, "sha256": digest.hexdigest()}
 
 
 def sync(path: Path) -> None:

@@ -126,8 +126,9 @@ Which of them a step was done with stands in the ledger, under `executed` of its
 machine (`train.attention: auto`, `cluster.cpus_per_rank` and `cluster.cpus_per_engine`) has the value that it came to.
 That value is kept at the next start where it can be, until its setting is changed or the run goes on on another kind of
 device. Where the kernel or the device has changed since a round's reference pass, that is made once more before the
-training. A saved training state serves the same `train.ranks`, `train.zero` and `train.offload_optimizer` alone: with
-others that round's training starts over.
+training. A training that was cut off goes on from its last saved state, also with other `train.ranks`, another
+`train.zero` from 1 to 3, and with `train.offload_optimizer` or without. One that an earlier version saved is not
+loaded: that round's training starts over, and says so.
 """
 
 

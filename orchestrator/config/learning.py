@@ -165,11 +165,14 @@ class Train(Settings):
     export_dtype: Literal["float32", "bfloat16"] | None = None
     """Number format of the checkpoint's weights; null takes the model's own."""
     save_every: Executing[Count | None] = None
-    """Save the training's state after every so many updates, besides every `save_minutes`."""
+    """Save the training's state after every so many updates, whatever that costs, besides every `save_minutes`."""
     save_minutes: Executing[NonNegative] = 10.0
-    """Save the training's state when so many minutes have passed since it was saved last: what a crash can cost."""
+    """Save the training's state when so many minutes have passed since it was saved last: what a crash can cost. It
+    is the least: fifty times as long as a save took is trained before the next, so that saving costs at most 2 % of the
+    time."""
     stall_timeout: Executing[Positive] = 1800.0
-    """Seconds without any progress after which the ranks are taken for hung and started again."""
+    """Seconds without any progress after which the ranks are taken for hung and started again. A weight that is loaded
+    or gathered, a pack that is scored or trained on and a file that is written, hashed or read are progress."""
 
     @model_validator(mode="after")
     def _selects(self) -> Train:

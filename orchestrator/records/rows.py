@@ -166,8 +166,6 @@ class TrainingPlan:
     """Hugging Face folder that the trained policy is exported to."""
     identity: str = ""
     """A fingerprint of everything that decides the result: a saved state of another training is not used."""
-    also_known_as: tuple[str, ...] = ()
-    """What earlier versions called the same training."""
     keep_states: int = 1
     """Number of saved states to keep."""
     state_key: bytes = field(default=b"", repr=False)
@@ -181,11 +179,11 @@ class TrainingPlan:
     schedule_steps: int | None = None
     """Steps over which the learning rate's schedule is laid; None takes those that are done."""
 
-    def state_names(self, ranks: int) -> list[str]:
-        """What the manifest of a saved state names that serves this training; a new state has the first name. It is
-        made of one part a rank, so that it serves the same number of ranks only."""
-        names = (self.identity, *self.also_known_as)
-        return [hashlib.sha256(f"{name}\x1f{ranks}".encode()).hexdigest() for name in names]
+    @property
+    def state_name(self) -> str:
+        """What the manifest of a saved state that serves this training names. It says nothing of ranks or stages, since
+        a state fits any. The first word tells it from the states of earlier versions, which held pickles."""
+        return hashlib.sha256(f"pieces\x1f{self.identity}".encode()).hexdigest()
 
 
 PROMPTS = pa.schema(

@@ -18,7 +18,7 @@ import re
 import shutil
 import stat
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +38,6 @@ from orchestrator.records.seals import is_sealed
 from orchestrator.rounds import regrading
 from orchestrator.rounds.context import Context, Model, executed
 
-_SHAPE = ("ranks", "zero", "offload_optimizer")
-"""What a saved state has the shape of: one part a rank, with what the stage has each of them hold."""
 _LARGEST_MANIFEST = 1 << 24  # bytes, of a saved state: a line for each file of each rank
 
 
@@ -191,8 +189,10 @@ class Training:
         def work(output: Path, checkpoint: Path) -> Facts:
             output.mkdir()
             states = self._own_states(phase)
-            plan = self._named(self._plan(pairs, output, checkpoint, states, limits), inputs)
-            if why := unused_states(states, plan.state_names(settings.ranks), plan.state_key):
+            # What may change at a start is no part of a fingerprint: saved states fit any number of ranks.
+            identity = recipes.fingerprint(inputs)
+            plan = self._plan(pairs, output, checkpoint, states, identity=identity, **limits)
+            if why := unused_states(states, plan.state_name, plan.state_key):
                 self._say(phase, f"{why}, and it starts over")
             if not self._compares:
                 return self._trained(plan, None)
@@ -217,20 +217,6 @@ class Training:
         against = {"reference": reference.step} if reference else {}
         return facts | {"executed": workers.execution("train") | against}
 
-    def _named(self, plan: TrainingPlan, inputs: Mapping[str, Any]) -> TrainingPlan:
-        """The plan with the names of its training, by which saved states are known. What may change at a start is no
-        part of a name, but for how the optimizer's state is shared out and where it is: a state is not moved. (The
-        number of ranks is part of what the plan makes of these names.)"""
-        train = self.context.job.train
-        recorded = recipes.as_recorded(self.context.run.ledger.state.configs)
-        shape: dict[str, Any] = {name: getattr(train, name) for name in _SHAPE}
-        alike = [settings for settings in recorded if shape.items() <= (shape | settings).items()]
-        earlier = recipes.fingerprints(inputs, 1, None, alike)
-        second = recipes.fingerprints(inputs, 2, None, alike)
-        earlier |= {durable.fingerprint([found, train.offload_optimizer]) for found in second}
-        identity = durable.fingerprint([recipes.fingerprint(inputs), train.zero, train.offload_optimizer])
-        return replace(plan, identity=identity, also_known_as=tuple(sorted(earlier)))
-
     def _states(self, phase: str) -> list[Path]:
         """Folders of saved states that drivers left, the newest driver's last."""
         folders = [path for path in self._like_states(phase) if not _is_odd(path)]
@@ -253,7 +239,7 @@ class Training:
         return own
 
     def _plan(
-        self, pairs: Sequence[Commit], output: Path, checkpoint: Path, states: Path, limits: dict[str, Any]
+        self, pairs: Sequence[Commit], output: Path, checkpoint: Path, states: Path, **further: Any
     ) -> TrainingPlan:
         return TrainingPlan(
             init=self.init.path,
@@ -269,7 +255,7 @@ class Training:
             metrics_file=str(output / "metrics.parquet"),
             probe_file=str(output / "probe.parquet"),
             checkpoint_dir=str(checkpoint),
-            **limits,
+            **further,
         )
 
     def _files(self, pairs: Sequence[Commit]) -> tuple[str, ...]:
@@ -366,17 +352,17 @@ def _is_odd(folder: Path) -> bool:
     return not stat.S_ISDIR(modes[0]) or not all(stat.S_ISREG(mode) or stat.S_ISDIR(mode) for mode in modes)
 
 
-def unused_states(states: Path, names: Sequence[str], key: bytes) -> str | None:
-    """Why none of the saved states can serve a training of these names; None where there is none, or one may. States
-    without a seal of this key are removed: DeepSpeed's files are pickles, which are code."""
+def unused_states(states: Path, name: str, key: bytes) -> str | None:
+    """Why none of the saved states can serve the training of this name; None where there is none, or one may. States
+    without a seal of this key are removed: weights of somebody else's choice may be in them."""
     found = [_manifest(file) for file in states.glob("[0-9]*/manifest.json")]
     sealed = [manifest for manifest in found if is_sealed(key, manifest)]
     if found and not sealed:
         remove(states.parent, states)
         return "the saved state has no seal of this user, so that it is not loaded"
-    if not found or any(manifest["identity"] in names for manifest in sealed):
+    if not found or any(manifest["identity"] == name for manifest in sealed):
         return None
-    return "the saved state is of other settings (train.ranks, train.zero or train.offload_optimizer)"
+    return "the saved state is of an earlier version or of another training, so that it is not loaded"
 
 
 def _manifest(file: Path) -> Any:

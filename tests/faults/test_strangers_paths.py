@@ -239,7 +239,7 @@ MAY = {
     "workers/judge/cache.py": "an answer's temporary file",
     "workers/training/export.py": "weights in the hidden output of this attempt",
     "workers/generation/shard.py": "the samples so far, beside the hidden output",
-    "workers/training/rank.py": "exports in the folder of states, which the driver has looked at",
+    "workers/training/publishing.py": "exports in the folder of states, which the driver has looked at",
     "workers/training/states.py": "saved states, the same",
 }
 
@@ -262,7 +262,6 @@ WRITES = {
     "workers/judge/cache.py": "a regular file that no link leads to, and an answer's temporary file",
     "workers/training/export.py": "weights in the hidden output of this attempt",
     "workers/training/rank.py": "what a training failed on, where the driver has looked",
-    "workers/training/states.py": "saved states in a hidden folder of their own",
     "orchestrator/commands/compare/command.py": "opened by `inside.open_to_write`",
 }
 

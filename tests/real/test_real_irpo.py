@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import mlflow
 import pyarrow.parquet as pq
 import pytest
 
+from orchestrator.ledger.record_files import Record
 from orchestrator.records.rows import EVALUATION, PROMPTS, SAMPLES, VERDICTS, pairs_schema
 from tests.support.real import (
     PROJECT,
@@ -42,17 +44,24 @@ SMALL = (
     "data.gate.limit=64",
     "data.test.limit=64",
     "generate.shard_prompts=16",
-    "train.ranks=2",
-    "train.zero=3",
+    "train.save_every=1",
 )
+FIRST, THEN = ("train.ranks=2", "train.zero=3"), ("train.ranks=1", "train.zero=2")
+"""How trainings are executed, until one of them was killed, and from there on."""
 
 
-KILLED = {"while training": committed("rounds/01/reference")}
-KILLED_ANYWHERE = {
+def has_state(folder: Path) -> Callable[[Sequence[Record]], bool]:
+    return lambda _: any(folder.glob("rounds/01/.train-state-of-*/0*/manifest.json"))
+
+
+Moment = Callable[[Sequence[Record]], bool] | None
+TRAINING = "while training"
+KILLED: dict[str, Moment] = {TRAINING: None}  # once a state is saved
+KILLED_ANYWHERE: dict[str, Moment] = {
     "while the base model is evaluated": committed("baseline/prompts"),
     "while sampling and grading": has_shard("rounds/01/samples"),
     "while the reference pass starts": committed("rounds/01/pairs"),
-    "while training": committed("rounds/01/reference"),
+    TRAINING: None,
     "while the candidate is evaluated": committed("rounds/01/train"),
 }
 
@@ -63,15 +72,17 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     resumed."""
     folder = tmp_path_factory.mktemp("real") / "irpo"
     moments = KILLED if request.param == "once" else KILLED_ANYWHERE
-    for moment in moments.values():
-        process = start(folder, *SMALL)
-        wait_for(process, folder, moment)
+    executed = FIRST
+    for name, moment in moments.items():
+        process = start(folder, *SMALL, *executed)
+        wait_for(process, folder, moment or has_state(folder))
         before = records(folder)
         assert not abroad(listening(process))
         end(process)
         assert records(folder)[: len(before)] == before
         assert status(folder)["state"] == "interrupted"
-    process = start(folder, *SMALL)
+        executed = THEN if name == TRAINING else executed
+    process = start(folder, *SMALL, *executed)
     wait_for(process, folder, committed("rounds/01/train"))
     assert status(folder)["state"] == "running"
     wait_for(process, folder, has_shard("rounds/02/samples"))
@@ -79,7 +90,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     os.kill(process.pid, signal.SIGTERM)
     assert finish(process, folder) == 130, log_of(folder)
     assert status(folder)["state"] == "interrupted"
-    assert finish(start(folder, *SMALL), folder) == 0, log_of(folder)
+    assert finish(start(folder, *SMALL, *executed), folder) == 0, log_of(folder)
     all_gone()
     return folder
 
@@ -113,6 +124,12 @@ def test_it_finishes_with_both_rounds_decided(run: Path) -> None:
         assert round_["correct"] + round_["wrong"] + round_["ungradable"] == round_["samples"] == 96 * 8
         assert round_["pairs"] > 0
         assert set(round_["seconds"]) >= {"samples", "verdicts", "pairs", "train", "evaluation"}
+
+
+def test_the_training_went_on_from_its_state_with_other_ranks_and_another_stage(run: Path) -> None:
+    [facts] = [r.data["facts"] for r in records(run) if r.kind == "commit" and r.data["step"] == "rounds/01/train"]
+    assert 0 < facts["resumed_from"] < facts["steps"]
+    assert (facts["executed"]["train.ranks"], facts["executed"]["train.zero"]) == (1, 2)
 
 
 def test_nothing_was_done_twice_or_lost(run: Path) -> None:

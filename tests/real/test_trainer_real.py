@@ -27,7 +27,7 @@ ray = pytest.importorskip("ray")
 if importlib.util.find_spec("deepspeed") is None:
     pytest.skip("DeepSpeed is not installed", allow_module_level=True)
 
-from safetensors.torch import load_file  # noqa: E402
+from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from orchestrator.config import RoundLoss, Train  # noqa: E402
@@ -46,6 +46,7 @@ pytestmark = pytest.mark.real
 
 VOCAB = 97
 WEIGHTS_FILE = "model.safetensors"
+STATE_FILE = "00000-00000.safetensors"
 WEIGHTS = RoundLoss(beta=0.5, dpo=1.0, nll=1.0)
 SETTINGS: dict[str, Any] = {
     "precision": "fp32",
@@ -528,12 +529,12 @@ def flip(file: Path) -> None:
     ("harm", "resumed_from"),
     [
         (lambda states: None, 3),
-        (lambda states: flip(next((states / "000003/ranks").rglob("*optim_states.pt"))), 2),
+        (lambda states: flip(states / "000003" / STATE_FILE), 2),
         (lambda states: (states / "000003/progress.json").unlink(), 2),
         (lambda states: (states / "000003/manifest.json").write_text("{"), 2),
         (lambda states: (states / "000009").mkdir(), 3),
         (lambda states: (states / ".000004-unfinished").mkdir(), 3),
-        (lambda states: [flip(file) for file in states.rglob("*model_states.pt")], 0),
+        (lambda states: [flip(file) for file in states.rglob(STATE_FILE)], 0),
         pytest.param(lambda states: plant(states / "000003", b"another key"), 2, marks=FULL),
         (lambda states: [plant(states / name, None) for name in ("000002", "000003", "000009")], 0),
     ],
@@ -554,45 +555,46 @@ def test_a_damaged_state_is_never_loaded(
     harm(states)
     facts, _ = one_rank(plan, settings)
     assert facts["resumed_from"] == resumed_from and facts["steps"] == 4
-    assert not list(states.parent.rglob("was-loaded"))
     assert {path.name for path in states.iterdir()} <= {"000001", "000002", "000003"}
 
 
-class Marker:
-    """What a stranger would put into a pickle: code that runs when it is loaded."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> Any:
-        return os.mkdir, (str(self.path),)
-
-
 def plant(state: Path, key: bytes | None) -> None:
-    """Make each file of a state a pickle that leaves a mark where it is loaded; the hashes are right, and so is the
-    training that it is said to be of."""
+    """Other weights in a state; the hashes are right, and so is the training that it is said to be of."""
     if not state.exists():
         shutil.copytree(max(path for path in state.parent.iterdir() if path.name.isdigit()), state)
     manifest = json.loads((state / "manifest.json").read_text())
-    for file in (state / "ranks").rglob("*.pt"):
-        torch.save(Marker(state.parent.parent / "was-loaded"), file)
-        manifest["files"][str(file.relative_to(state))] = file_facts(file)
+    save_file({name: tensor + 1 for name, tensor in load_file(state / STATE_FILE).items()}, state / STATE_FILE)
+    manifest["files"][STATE_FILE] = file_facts(state / STATE_FILE)
     manifest.pop("seal", None)
     (state / "manifest.json").write_text(
         json.dumps(manifest | ({"seal": state_seal(key, manifest)} if key is not None else {}))
     )
 
 
-def test_a_state_of_another_training_or_number_of_ranks_is_not_used(
-    one_rank: Runner, two_ranks: Runner, tmp_path: Path
-) -> None:
+def test_a_state_of_another_training_is_not_used(one_rank: Runner, tmp_path: Path) -> None:
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
     plan = make_plan(tmp_path, model, pairs, identity="one")
     settings = Train(**(SETTINGS | {"save_every": 1}))
-    for runner, other in ((one_rank, replace(plan, identity="another")), (two_ranks, plan)):
-        one_rank(plan, settings, stop_after=2)
-        assert (Path(plan.state_dir) / "000001/manifest.json").is_file()
-        assert runner(other, settings)[0]["resumed_from"] == 0
+    one_rank(plan, settings, stop_after=2)
+    assert (Path(plan.state_dir) / "000001/manifest.json").is_file()
+    assert one_rank(replace(plan, identity="another"), settings)[0]["resumed_from"] == 0
+
+
+@pytest.mark.parametrize(("precision", "share"), [("fp32", 2e-3), ("bf16", 0.1)])
+def test_a_training_goes_on_with_other_ranks_and_another_stage(
+    one_rank: Runner, two_ranks: Runner, tmp_path: Path, precision: str, share: float
+) -> None:
+    """Each step executed otherwise than the one before it. `share` is of how far training moves a weight."""
+    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
+    settings = SETTINGS | {"precision": precision, "epochs": 2, "save_every": 1}
+    calm, changed = (make_plan(tmp_path / name, model, pairs, identity="one") for name in ("calm", "changed"))
+    one_rank(calm, Train(**settings))
+    expected = load_file(Path(calm.checkpoint_dir, WEIGHTS_FILE))
+    two_ranks(changed, Train(**settings, zero=2), stop_after=2)
+    one_rank(changed, Train(**settings, zero=3, offload_optimizer=True), stop_after=2)
+    facts, steps = two_ranks(changed, Train(**settings, zero=3))
+    assert facts["resumed_from"] == 2 and [row["step"] for row in steps] == [3, 4] and facts["steps"] == 4
+    assert difference(changed.checkpoint_dir, expected) < share * difference(model, expected)
 
 
 def test_a_group_equals_plain_torch_and_goes_on_without_a_lost_rank(cluster: None, tmp_path: Path) -> None:

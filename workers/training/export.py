@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -83,11 +83,13 @@ def export_checkpoint(
     zero_stage: int,
     has_master: bool,
     shard_bytes: int = SHARD_BYTES,
+    beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Write the model to `target` in the layout of save_pretrained; call it on every rank.
 
     `init` is the folder the training started from; config, generation config and tokenizer come from
-    there. Raises ExportError for a weight that is not finite.
+    there. `beat` is called for every weight that is gathered and every file that is written. Raises
+    ExportError for a weight that is not finite.
     """
     folder = Path(target)
     if rank == 0:
@@ -97,6 +99,7 @@ def export_checkpoint(
     size = total = 0
     for name, tensor, is_parameter in _saved_tensors(model):
         whole = full_weight(tensor, zero_stage == 3, has_master) if is_parameter else tensor
+        beat()
         if rank != 0:
             continue
         if not bool(torch.isfinite(whole).all()):
@@ -105,6 +108,7 @@ def export_checkpoint(
         num_bytes = kept.numel() * kept.element_size()
         if shards[-1] and size + num_bytes > shard_bytes:
             files.append(_write_shard(folder, len(files), shards.pop()))
+            beat()
             shards.append({})
             size = 0
         shards[-1][name] = kept
@@ -115,6 +119,7 @@ def export_checkpoint(
         _copy_settings(Path(init), folder, dtype)
         for path in [*folder.iterdir(), folder]:
             sync(path)
+            beat()
 
 
 def check_exportable(model: nn.Module, init: str) -> None:

@@ -15,11 +15,11 @@ import json
 import logging
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,7 @@ from torch import Tensor, nn
 
 from orchestrator.config import Train
 from orchestrator.records import counts
-from orchestrator.records.counts import completion_key
 from orchestrator.records.rows import ScoringPlan, TrainingPlan
-from workers.files import sync
 from workers.numerics import attention, batching, layout
 from workers.numerics.batching import PairTokens, Tree
 from workers.numerics.layout import MicroBatch
@@ -48,12 +46,9 @@ from workers.numerics.step import (
 )
 from workers.training import pair_data
 from workers.training.checks import ReferenceCheck
-from workers.training.export import DTYPES, export_checkpoint, folder_dtype
 from workers.training.policy import build_policy, build_reference
-from workers.training.states import TrainingStates
-
-PROBE_COMPLETIONS = 32
-"""Most completions that are scored again with the trained policy."""
+from workers.training.publishing import Publication, link
+from workers.training.states import Pace, TrainingStates
 
 
 class TrainingError(RuntimeError):
@@ -90,9 +85,13 @@ class Trainer:
         self._policy: tuple[str, Any] | None = None
         self._pairs: tuple[tuple[str, ...], list[PairTokens], int] | None = None
         self._grad_norm = math.nan
-        self._saved = time.monotonic()
+        self._pace = Pace(settings.save_minutes)
         self.beats = 0
         """Counts up with every piece of work, by which whoever waits tells a slow rank from a hung one."""
+
+    def beat(self) -> None:
+        """A sign of life, from whatever takes long: a tensor loaded, a file written or hashed, a pack scored."""
+        self.beats += 1
 
     # Set-up
 
@@ -122,7 +121,7 @@ class Trainer:
         """The DeepSpeed engine around the policy that starts from `folder`; kept for the next call."""
         if self._policy is None or self._policy[0] != folder:
             self._policy = None
-            engine = build_policy(self.settings, folder, self.device, self.ranks, self.chunk_logits)
+            engine = build_policy(self.settings, folder, self.device, self.ranks, self.chunk_logits, self.beat)
             if self.settings.zero == 0:
                 engine.optimizer.register_step_pre_hook(self._clip)
             self._policy = (folder, engine)
@@ -160,7 +159,7 @@ class Trainer:
             model = self._engine(plan.policy)
         else:
             settings, chunk = self.settings, self.chunk_logits
-            model = build_reference(settings, plan.model, self.device, self.ranks, chunk, policy=plan.policy)
+            model = build_reference(settings, plan.model, self.device, self.ranks, chunk, self.beat, policy=plan.policy)
         trees = batching.completion_trees(pairs, self.settings.tokens_per_microbatch)
         rows: list[tuple[str, float, int]] = self._score(model, trees, pairs)
         del model
@@ -184,7 +183,7 @@ class Trainer:
         packs = [batching.pack_trees(share, self.settings.tokens_per_microbatch) for share in shares]
         rows: list[tuple[str, float, int]] = []
         for pack in packs[self.rank]:
-            self.beats += 1
+            self.beat()
             logprobs = model(layout.lay_out(pack).to(self.device)).tolist()
             members = [(m.tag, tree.completions[m.completions[0]].num_scored) for tree in pack for m in tree.members]
             rows += [(str(key), lp, length) for (key, length), lp in zip(members, logprobs, strict=True)]
@@ -213,10 +212,11 @@ class Trainer:
         # What is trained now is the policy no longer: another call starts from the folder again.
         self._policy = None
         round_ = Round(plan, pairs, reference, self._batches(pairs, plan))
-        names = plan.state_names(self.ranks)
-        states = TrainingStates(plan.state_dir, names, plan.keep_states, self.rank, plan.state_key)
+        states = TrainingStates(plan.state_dir, plan.state_name, plan.keep_states, plan.state_key, self.beat)
         done, last = states.load(engine), len(round_.batches)
-        resumed_from, self._saved = len(done.metrics), time.monotonic()
+        resumed_from, self._pace = len(done.metrics), Pace(self.settings.save_minutes)
+        score = partial(self._score, engine, pairs=pairs)
+        publication = Publication(engine, self.settings, plan.init, pairs, score, self.beat)
         for step in range(resumed_from + 1, last + 1):
             row, check, save = self._update(engine, round_, step)
             if reference is not None and not done.first_step:
@@ -226,14 +226,13 @@ class Trainer:
             done.metrics.append(row)
             yield "step", row
             if plan.export_every and (step % plan.export_every == 0 or step == last):
-                self._publish_on_the_way(engine, plan, pairs, states.exports() / f"{step:06d}")
+                publication.on_the_way(states.exports() / f"{step:06d}")
             if save and step < last and plan.keep_states and plan.state_key:
-                states.save(engine, done)
-                self._saved = time.monotonic()
+                self._pace.measure(lambda: states.save(engine, done))
         if plan.export_every:
-            self._link(states.exports(), Path(plan.checkpoint_dir))
+            link(states.exports(), Path(plan.checkpoint_dir))
         else:
-            self._publish(engine, plan, pairs, Path(plan.checkpoint_dir), Path(plan.probe_file))
+            publication.publish(Path(plan.checkpoint_dir), Path(plan.probe_file))
         if self.rank == 0:
             pair_data.write_metrics(plan.metrics_file, done.metrics)
         facts = pair_data.training_facts(done.metrics, pairs, dropped)
@@ -262,7 +261,7 @@ class Trainer:
         wanted = max(map(len, shares)) if self.settings.zero >= 2 else 1
         mine += [layout.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))
         for batch in mine:
-            self.beats += 1
+            self.beat()
             known = round_.reference if batch.rows else None
             logprobs = [known[key] if known is not None else 0.0 for key in batch.keys]
             yield batch.to(self.device), torch.tensor(logprobs, dtype=torch.float64)
@@ -316,9 +315,8 @@ class Trainer:
         )
 
     def _reduce(self, sums: StepSums) -> tuple[dict[str, float], dict[str, float], bool]:
-        """Sums over all ranks, by name; and whether it is time to save the state, which all ranks must agree on."""
-        minutes = (time.monotonic() - self._saved) / 60
-        due = torch.tensor([minutes >= self.settings.save_minutes]).to(sums.values)
+        """Sums over all ranks, by name; and whether it is time to save the state, which rank 0 says for all."""
+        due = torch.tensor([self.rank == 0 and self._pace.due()]).to(sums.values)
         everything = torch.cat([sums.values, sums.differences, due])
         dist.all_reduce(everything)
         *values, due_ranks = everything.tolist()
@@ -338,61 +336,3 @@ class Trainer:
             f"batch's pairs are {', '.join(ids[:4])}{' ...' if len(ids) > 4 else ''} (all in {file}); look "
             "at them, or lower train.learning_rate in a fork of the run"
         )
-
-    # Publishing
-
-    def _publish(
-        self, engine: Any, plan: TrainingPlan, pairs: list[PairTokens], checkpoint: Path, probe_file: Path
-    ) -> None:
-        """Write the checkpoint and its probe."""
-        named = self.settings.export_dtype
-        dtype = DTYPES[named] if named else folder_dtype(plan.init)
-        if self.rank == 0:
-            checkpoint.mkdir(parents=True, exist_ok=True)
-        self._write_probe(engine, pairs, probe_file)
-        export_checkpoint(
-            engine.module.model,
-            plan.init,
-            str(checkpoint),
-            dtype,
-            rank=self.rank,
-            zero_stage=self.settings.zero,
-            has_master=self.settings.precision == "bf16" and self.settings.zero > 0,
-        )
-
-    def _publish_on_the_way(self, engine: Any, plan: TrainingPlan, pairs: list[PairTokens], final: Path) -> None:
-        """Checkpoint and probe in a folder that appears when both are whole."""
-        unfinished = final.with_name(f".{final.name}")
-        if self.rank == 0:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        self._publish(engine, plan, pairs, unfinished / "checkpoint", unfinished / "probe.parquet")
-        if self.rank == 0:
-            sync(unfinished)
-            shutil.rmtree(final, ignore_errors=True)  # left by an attempt that died
-            unfinished.rename(final)
-            sync(final.parent)
-        dist.barrier()
-
-    def _link(self, exports: Path, target: Path) -> None:
-        """Give the exports a second name; the first stays until the driver has committed them, for another attempt."""
-        if self.rank == 0:
-            shutil.rmtree(target, ignore_errors=True)  # left by an attempt that died
-            shutil.copytree(exports, target, copy_function=os.link)
-        dist.barrier()
-
-    def _write_probe(self, engine: Any, pairs: list[PairTokens], file: Path) -> None:
-        """Score up to PROBE_COMPLETIONS completions, the first by key, with the trained policy."""
-        # An engine knows of no masks: it is asked about whole completions.
-        texts = {
-            completion_key(pair.prompt, completion.tokens): (pair.prompt, completion.tokens)
-            for pair in pairs
-            for completion in pair.sides
-        }
-        keys = sorted(texts)[:PROBE_COMPLETIONS]
-        picked = [PairTokens(key, *texts[key], None) for key in keys]
-        trees = batching.completion_trees(picked, self.settings.tokens_per_microbatch)
-        scored: list[Any] = [None] * self.ranks
-        dist.all_gather_object(scored, self._score(engine, trees, pairs))
-        if self.rank == 0:
-            logprobs = {key: lp for rows in scored for key, lp, _ in rows}
-            pair_data.write_probe(str(file), [(*texts[k], logprobs[k]) for k in keys])

@@ -66,7 +66,7 @@ def test_a_checkpoint_in_another_number_format(
 def test_saved_states_and_checkpoints_on_the_way_are_counted(tmp_path: Path) -> None:
     model = base_model(tmp_path / "m")  # 500 parameters
     keep = round_need(job(tmp_path, keep={"training_states": 2}), 1, model, PROBLEMS)
-    assert keep.states == 500 * 14 * 3
+    assert keep.states == 500 * 12 * 3
     # 20 pairs in batches of 4 are 5 steps: checkpoints after 2, 4 and 5, and the chosen one.
     train = {"batch_pairs": 4, "eval_every": 2}
     assert round_need(job(tmp_path, train=train), 1, model, PROBLEMS).checkpoints == 4 * 1000

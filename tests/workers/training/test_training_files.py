@@ -224,6 +224,26 @@ def test_missing_weights_are_an_error_and_not_random_numbers(tmp_path: Path) -> 
         load_model(str(tmp_path / "seed"), torch.float32)
 
 
+def test_loading_and_exporting_show_signs_of_life(tmp_path: Path) -> None:
+    tiny(tmp_path / "seed", True)
+    beats: list[int] = []
+
+    def beat() -> None:
+        beats.append(1)
+
+    model = load_model(str(tmp_path / "seed"), torch.float32, beat)
+    weights = len(list(model.parameters()))
+    assert len(beats) >= 2 * weights, "each is made, and each is loaded"
+    beats.clear()
+    torch.nn.Linear(2, 2)
+    assert not beats, "only while it loads"
+    export_checkpoint(
+        model, str(tmp_path / "seed"), str(tmp_path / "out"), torch.float32, 0, 0, False, shard_bytes=1000, beat=beat
+    )
+    files = len(list((tmp_path / "out").iterdir()))
+    assert files > 3 and len(beats) > weights + files, "each is gathered, and each file written and synced"
+
+
 def test_the_dtype_of_a_folder(tmp_path: Path) -> None:
     tiny(tmp_path / "seed", True).to(torch.bfloat16).save_pretrained(tmp_path / "half")
     assert folder_dtype(tmp_path / "seed") == torch.float32
