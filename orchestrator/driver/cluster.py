@@ -7,51 +7,47 @@ with a temporary folder and a token of its own, reached from this host alone, ne
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
+from orchestrator.driver.nodes import Node, amount, have, room, share
 from orchestrator.driver.private_folder import PrivateFolder, remove_leftovers, require_short_place
+from orchestrator.driver.waiting import Wait
 from orchestrator.errors import BadInput, RatchetError
 
 _RENDEZVOUS = "RATCHET_RENDEZVOUS"  # tells training ranks a folder to find each other in (workers.training.group)
+_INTERFACE = "RATCHET_INTERFACE"  # tells them which network interface to use (workers.training.network)
 _PRIVATE = ("", "local")  # addresses that mean a private cluster
 _STARTS = 3
 _CALL_SECONDS = 3600.0  # for tokenising a round's prompts and the like, which takes seconds
+_LOOK_SECONDS = 5.0  # between two looks whether there is room
+_MOST_HOLDERS = 4
 _OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
 
 
-@dataclass(frozen=True)
-class Node:
-    """A living node of the cluster: its name for people, and what Ray gives out there in all."""
-
-    id: str
-    name: str
-    cpus: int
-    gpus: int
+Room = Callable[["Placement"], None]
+"""Waits for room for a placement."""
 
 
-def room(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
-    """How many workers of so many cores and accelerators fit on the nodes, each on one of them."""
-    return sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
-
-
-@dataclass(frozen=True)
 class Placement:
-    """Reserved resources: bundle `i` holds what worker `i` of a group may use."""
+    """Reserved resources: bundle `i` holds what worker `i` of a group may use. Where nodes are lost, Ray finds other
+    ones for their bundles as soon as there is room."""
 
-    group: Any
-    count: int
-    cpus: int
-    gpus: int
+    def __init__(
+        self, group: Any, count: int, cpus: int, gpus: int, environment: Mapping[str, str], room: Room
+    ) -> None:
+        self.group, self.count, self.cpus, self.gpus = group, count, cpus, gpus
+        self._environment = dict(environment)
+        self._room = room
 
     def actor_options(self, index: int) -> dict[str, Any]:
         """Options for `ActorClass.options(**...)` that put worker `index` into its bundle."""
@@ -62,9 +58,26 @@ class Placement:
             "num_cpus": self.cpus,
             "num_gpus": self.gpus,
             "scheduling_strategy": strategy,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.cpus)}},
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.cpus)} | self._environment},
             "max_restarts": 0,
         }
+
+    def placed(self) -> list[bool]:
+        """Of each bundle, whether it lies on a living node."""
+        import ray
+        from ray.util import placement_group_table
+
+        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        where = placement_group_table(self.group).get("bundles_to_node_id", {})
+        return [where.get(index) in living for index in range(self.count)]
+
+    def wait(self) -> None:
+        """Return when every bundle lies on a living node; why it waits is told.
+
+        Raises:
+            NoRoom: after `cluster.timeout` seconds.
+        """
+        self._room(self)
 
 
 class Cluster:
@@ -80,9 +93,13 @@ class Cluster:
         self.settings = settings
         self.logs = logs
         """Where the workers' logs are kept when a run on a private cluster fails."""
+        self.say: Callable[[str], None] = lambda line: None
+        """Is told what is waited for."""
         self._loopback = dict(loopback or {})
         self._folder: PrivateFolder | None = None
         self._helper: Any = None
+        self._reserved = 0
+        self._began = False  # whether anything was ever reserved
         if self._address in _PRIVATE:
             require_short_place()
 
@@ -195,15 +212,9 @@ class Cluster:
 
         return self.settings.accelerators == "auto" and ray.cluster_resources().get("GPU", 0) >= 1
 
-    def cpus_for(self, workers: int, asked: int | None, gpus_each: int) -> int:
-        """CPU cores of each of `workers` workers: as asked, or a fair share of a machine without GPUs."""
-        import ray
-
-        if asked is not None:
-            return asked
-        if gpus_each:
-            return gpus_each
-        return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+    def cpus_for(self, workers: int, gpus_each: int) -> int:
+        """CPU cores of each of `workers` workers: a fair share of the nodes of a cluster without GPUs."""
+        return gpus_each or share(self.nodes(), workers)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in a worker process that holds no devices; its own exception is raised here.
@@ -285,44 +296,62 @@ class Cluster:
         return {node: results[node] for node in running.values()}
 
     def check_room(self, what: str, count: int, cpus: int, gpus: int) -> None:
-        """Refuse what would never fit, however long one waits.
+        """Refuse what would never fit, however long one waits, before any work has begun; later, a node was lost.
 
         Raises:
             BadInput: the nodes have no room for `count` workers of `cpus` cores and `gpus` accelerators each.
         """
         nodes = self.nodes()
-        if (fit := room(nodes, cpus, gpus)) < count:
-            have = ", ".join(f"{n.cpus} CPU and {n.gpus} GPU on {n.name}" for n in nodes[:8])
-            more = f" and {len(nodes) - 8} more nodes" if len(nodes) > 8 else ""
+        if not self._began and (fit := room(nodes, cpus, gpus)) < count:
             raise BadInput(
-                f"{what}: {count} x {cpus} CPU{f' and {gpus} GPU' if gpus else ''} asked for, and the cluster has room "
-                f"for {fit} ({have}{more}). Ask for fewer, or add nodes."
+                f"{what}: {amount(count, cpus, gpus)} asked for, and the cluster has room for {fit} ({have(nodes)}). "
+                "Ask for fewer, or add nodes."
             )
 
     @contextlib.contextmanager
     def reserve(self, what: str, count: int, cpus: int, gpus: int) -> Iterator[Placement]:
-        """Hold `count` bundles of `cpus` cores and `gpus` accelerators each.
+        """Hold `count` bundles of `cpus` cores and `gpus` accelerators each; why it waits for them is told.
 
         Raises:
-            BadInput: the cluster does not have as much, or not free within `cluster.timeout`.
+            BadInput: the cluster does not have as much, and no work has begun.
+            NoRoom: they did not become free within `cluster.timeout`.
         """
-        import ray
         from ray.util.placement_group import placement_group, remove_placement_group
 
         self.check_room(what, count, cpus, gpus)
         bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
-        group = placement_group([bundle] * count, strategy="PACK")
+        self._reserved += 1
+        # For whoever waits for it, and reads who holds it.
+        name = f"{what} of {self.logs.parent} (process {os.getpid()} on {socket.gethostname()}, no. {self._reserved})"
+        group = placement_group([bundle] * count, strategy="PACK", name=name)
         try:
-            if not group.wait(self.settings.timeout):
-                free = ray.available_resources()
-                raise BadInput(
-                    f"{what}: {count} x {bundle} did not become free within {self.settings.timeout:.0f} s "
-                    f"(free now: {free.get('CPU', 0):.0f} CPU, {free.get('GPU', 0):.0f} GPU). Ask for fewer, wait "
-                    "for other jobs, or raise `cluster.timeout`."
-                )
-            yield Placement(group, count, cpus, gpus)
+            environment = {_INTERFACE: self.settings.interface} if self.settings.interface else {}
+            placement = Placement(group, count, cpus, gpus, environment, functools.partial(self._wait, what))
+            placement.wait()
+            self._began = True
+            yield placement
         finally:
             remove_placement_group(group)
+
+    def _wait(self, what: str, placement: Placement) -> None:
+        """Until there is room for a placement."""
+        asked = f"{what}: {amount(placement.count, placement.cpus, placement.gpus)}"
+        wait = Wait(asked, self.settings.timeout, self.say)
+        while not (placement.group.wait(_LOOK_SECONDS) and all(placement.placed())):
+            wait.look(self._why_no_room(placement))
+        wait.over()
+
+    def _why_no_room(self, placement: Placement) -> str:
+        """What there is, what of it is free, and who holds the rest, as far as it is known."""
+        from ray.util import placement_group_table
+
+        nodes, (cpus, gpus) = self.nodes(), self.free()
+        free = f"free are {cpus} CPU{f' and {gpus} GPU' if placement.gpus else ''} of {have(nodes)}"
+        if (fit := room(nodes, placement.cpus, placement.gpus)) < placement.count:
+            return f"the nodes that live have room for {fit} in all; {free}"
+        groups = [group for key, group in placement_group_table().items() if key != placement.group.id.hex()]
+        holders = sorted({g["name"] or "a group without a name" for g in groups if g["state"] == "CREATED"})
+        return free + (f"; held by {'; '.join(holders[:_MOST_HOLDERS])}" if holders else "")
 
 
 def _listens(address: str) -> bool:

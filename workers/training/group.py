@@ -23,6 +23,7 @@ from orchestrator.records.rows import REFERENCE, ScoringPlan, TrainingPlan
 from workers.files import write_table
 from workers.supervision.failures import oom_kills, why
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
+from workers.training import network
 
 T = TypeVar("T")
 
@@ -73,6 +74,7 @@ class _Rank:
         return self.trainer.beats
 
     def connect(self, rendezvous: str) -> int:
+        network.bind(os.environ, ray.util.get_node_ip_address())
         self.trainer.connect(rendezvous)
         return os.getpid()
 

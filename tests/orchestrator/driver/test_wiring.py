@@ -10,7 +10,8 @@ import pytest
 
 from orchestrator.config import Job
 from orchestrator.config.load import load_job
-from orchestrator.driver.cluster import Cluster, Node
+from orchestrator.driver.cluster import Cluster
+from orchestrator.driver.nodes import Node
 from orchestrator.driver.wiring import RealWorkers
 from tests.support.stand_ins import make_project
 
@@ -30,9 +31,6 @@ class Machine(Cluster):
     @property
     def accelerated(self) -> bool:
         return self.gpus > 0
-
-    def cpus_for(self, workers: int, asked: int | None, gpus_each: int) -> int:
-        return asked or gpus_each or max(1, self.cpus // workers)
 
     def nodes(self) -> list[Node]:
         return [Node("a", "a-node", self.cpus, self.gpus)]
