@@ -20,11 +20,18 @@ from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
 from orchestrator.driver.nodes import Node, amount, have, room, share
-from orchestrator.driver.private_folder import PrivateFolder, remove_leftovers, require_short_place
+from orchestrator.driver.private_folder import (
+    PrivateFolder,
+    environment,
+    private_environment,
+    remove_leftovers,
+    require_short_place,
+)
 from orchestrator.driver.waiting import Wait
 from orchestrator.errors import BadInput, RatchetError
 
-_RENDEZVOUS = "RATCHET_RENDEZVOUS"  # tells training ranks a folder to find each other in (workers.training.group)
+Bundles = tuple[int, int, int]
+"""How many workers, and each one's cores and accelerators."""
 _INTERFACE = "RATCHET_INTERFACE"  # tells them which network interface to use (workers.training.network)
 _PRIVATE = ("", "local")  # addresses that mean a private cluster
 _STARTS = 3
@@ -34,20 +41,15 @@ _MOST_HOLDERS = 4
 _OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
 
 
-Room = Callable[["Placement"], None]
-"""Waits for room for a placement."""
-
-
 class Placement:
     """Reserved resources: bundle `i` holds what worker `i` of a group may use. Where nodes are lost, Ray finds other
     ones for their bundles as soon as there is room."""
 
-    def __init__(
-        self, group: Any, count: int, cpus: int, gpus: int, environment: Mapping[str, str], room: Room
-    ) -> None:
-        self.group, self.count, self.cpus, self.gpus = group, count, cpus, gpus
-        self._environment = dict(environment)
-        self._room = room
+    def __init__(self, bundles: Bundles, group: Any, wait: Callable[[Placement], None], interface: str | None) -> None:
+        self.group = group
+        self.count, self.cpus, self.gpus = bundles
+        self._wait = wait
+        self._environment = {_INTERFACE: interface} if interface else {}
 
     def actor_options(self, index: int) -> dict[str, Any]:
         """Options for `ActorClass.options(**...)` that put worker `index` into its bundle."""
@@ -72,12 +74,13 @@ class Placement:
         return [where.get(index) in living for index in range(self.count)]
 
     def wait(self) -> None:
-        """Return when every bundle lies on a living node; why it waits is told.
+        """Return when every bundle lies on a living node; why it waits is told. Nothing may run in the bundles where
+        nodes were lost: where there is no room for them as they are, they may become smaller.
 
         Raises:
             NoRoom: after `cluster.timeout` seconds.
         """
-        self._room(self)
+        self._wait(self)
 
 
 class Cluster:
@@ -138,7 +141,7 @@ class Cluster:
         self._folder = PrivateFolder(place)
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
-            with _environment(_private_environment(self._folder, self._loopback)):
+            with environment(private_environment(self._folder, self._loopback)):
                 self._init_private(self._folder.ray)
         except BaseException:
             self._end()
@@ -309,36 +312,51 @@ class Cluster:
             )
 
     @contextlib.contextmanager
-    def reserve(self, what: str, count: int, cpus: int, gpus: int) -> Iterator[Placement]:
-        """Hold `count` bundles of `cpus` cores and `gpus` accelerators each; why it waits for them is told.
+    def reserve(
+        self, what: str, count: int, cpus: int, gpus: int, again: Callable[[], Bundles] | None = None
+    ) -> Iterator[Placement]:
+        """Hold `count` bundles of `cpus` cores and `gpus` accelerators each; why it waits for them is told. `again`
+        says how many of which size they should be where nodes were lost and they have no room any more.
 
         Raises:
             BadInput: the cluster does not have as much, and no work has begun.
             NoRoom: they did not become free within `cluster.timeout`.
         """
-        from ray.util.placement_group import placement_group, remove_placement_group
+        from ray.util.placement_group import remove_placement_group
 
         self.check_room(what, count, cpus, gpus)
-        bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
-        self._reserved += 1
-        # For whoever waits for it, and reads who holds it.
-        name = f"{what} of {self.logs.parent} (process {os.getpid()} on {socket.gethostname()}, no. {self._reserved})"
-        group = placement_group([bundle] * count, strategy="PACK", name=name)
+        bundles = (count, cpus, gpus)
+        wait = functools.partial(self._wait, what, again)
+        placement = Placement(bundles, self._group(what, bundles), wait, self.settings.interface)
         try:
-            environment = {_INTERFACE: self.settings.interface} if self.settings.interface else {}
-            placement = Placement(group, count, cpus, gpus, environment, functools.partial(self._wait, what))
             placement.wait()
             self._began = True
             yield placement
         finally:
-            remove_placement_group(group)
+            remove_placement_group(placement.group)
 
-    def _wait(self, what: str, placement: Placement) -> None:
+    def _group(self, what: str, bundles: Bundles) -> Any:
+        from ray.util.placement_group import placement_group
+
+        count, cpus, gpus = bundles
+        self._reserved += 1
+        # For whoever waits for it, and reads who holds it.
+        name = f"{what} of {self.logs.parent} (process {os.getpid()} on {socket.gethostname()}, no. {self._reserved})"
+        return placement_group([{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * count, strategy="PACK", name=name)
+
+    def _wait(self, what: str, again: Callable[[], Bundles] | None, placement: Placement) -> None:
         """Until there is room for a placement."""
-        asked = f"{what}: {amount(placement.count, placement.cpus, placement.gpus)}"
-        wait = Wait(asked, self.settings.timeout, self.say)
+        from ray.util.placement_group import remove_placement_group
+
+        asked = (placement.count, placement.cpus, placement.gpus)
+        wait = Wait(f"{what}: {amount(*asked)}", self.settings.timeout, self.say)
         while not (placement.group.wait(_LOOK_SECONDS) and all(placement.placed())):
             wait.look(self._why_no_room(placement))
+            if again and room(self.nodes(), 1, placement.gpus) >= placement.count and asked != (asked := again()):
+                self.say(f"waiting   {what}: {amount(*asked)} from now on, which the nodes that live have room for")
+                remove_placement_group(placement.group)
+                placement.group = self._group(what, asked)
+                placement.count, placement.cpus, placement.gpus = asked
         wait.over()
 
     def _why_no_room(self, placement: Placement) -> str:
@@ -366,31 +384,3 @@ class _Helper:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
-
-
-def _private_environment(folder: PrivateFolder, also: Mapping[str, str]) -> dict[str, str]:
-    """What the processes of a private Ray get: files that they leave behind go with the folder, and what they listen
-    on is reached from this host alone. What a user has set himself stays, but for the place of such files."""
-    found = dict(also)
-    if loopback := [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]:
-        found |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
-    with contextlib.suppress(RuntimeError):  # no home. What torch has compiled serves the next run, too
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        found["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "ratchet" / "torchinductor")
-    temporary = str(folder.temporary)
-    return found | {k: os.environ[k] for k in found if k in os.environ} | {"TMPDIR": temporary, _RENDEZVOUS: temporary}
-
-
-@contextlib.contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Changes to this process's environment, which what it starts inherits, for a while."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -114,7 +114,8 @@ class RealWorkers:
 
             # Not after hours of sampling: what training will ask for must be there too.
             cluster.check_room("train.ranks", *self._ranks_need())
-            placement = self._devices.enter_context(cluster.reserve("generate.engines", *self._engines_need()))
+            reserved = cluster.reserve("generate.engines", *self._engines_need(), self._engines_need)
+            placement = self._devices.enter_context(reserved)
             self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._job.seed, placement, ENGINE))
             self._pool.wait_ready()
         return self._pool
@@ -135,7 +136,8 @@ class RealWorkers:
             settings, cluster = self._job.train, self.cluster
             from workers.training.group import TrainerGroup
 
-            placement = self._devices.enter_context(cluster.reserve("train.ranks", *self._ranks_need()))
+            reserved = cluster.reserve("train.ranks", *self._ranks_need(), self._ranks_need)
+            placement = self._devices.enter_context(reserved)
             settings = settings.model_copy(update={"attention": self._attention()})
             self._group = self._devices.enter_context(TrainerGroup(settings, placement))
         return self._group

@@ -22,7 +22,7 @@ from pathlib import Path
 
 import psutil
 
-PATIENCE = 180.0  # seconds; a deadline for a hung test, not an expectation
+PATIENCE = 400.0  # seconds; a deadline for a hung test, not an expectation
 _TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount", "hostname")
 _RAY = str(Path(sys.executable).with_name("ray"))
 _PROJECT = Path(__file__).parents[2]

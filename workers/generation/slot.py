@@ -68,6 +68,10 @@ class Slot:
         """The engine has finished what it was asked."""
         self.deaths = self._given_up = 0
 
+    def rest(self) -> None:
+        """It has no place to start in, and is not to blame for it."""
+        self._patience.rest()
+
     def stalled(self) -> EngineHangs | None:
         """What is wrong when the engine has used up its time; to be asked every few seconds."""
         if not self.ready:
