@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
-from orchestrator.driver.nodes import Node, amount, have, room, share
+from orchestrator.driver.nodes import Node, amount, have, room, scales, share
 from orchestrator.driver.private_folder import (
     PrivateFolder,
     environment,
@@ -299,17 +299,25 @@ class Cluster:
         return {node: results[node] for node in running.values()}
 
     def check_room(self, what: str, count: int, cpus: int, gpus: int) -> None:
-        """Refuse what would never fit, however long one waits, before any work has begun; later, a node was lost.
+        """Refuse what would never fit, however long one waits: nodes are not added, and none was lost since work began.
 
         Raises:
             BadInput: the nodes have no room for `count` workers of `cpus` cores and `gpus` accelerators each.
         """
         nodes = self.nodes()
-        if not self._began and (fit := room(nodes, cpus, gpus)) < count:
+        if not self._began and (fit := room(nodes, cpus, gpus)) < count and not self._scales():
             raise BadInput(
                 f"{what}: {amount(count, cpus, gpus)} asked for, and the cluster has room for {fit} ({have(nodes)}). "
                 "Ask for fewer, or add nodes."
             )
+
+    def _scales(self) -> bool:
+        """Whether Ray's autoscaler adds nodes for what is reserved and finds no room."""
+        from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+        from ray.autoscaler.v2.utils import is_autoscaler_v2
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        return is_autoscaler_v2(fetch_from_server=True) or scales(_internal_kv_get(DEBUG_AUTOSCALING_STATUS))
 
     @contextlib.contextmanager
     def reserve(
@@ -366,7 +374,8 @@ class Cluster:
         nodes, (cpus, gpus) = self.nodes(), self.free()
         free = f"free are {cpus} CPU{f' and {gpus} GPU' if placement.gpus else ''} of {have(nodes)}"
         if (fit := room(nodes, placement.cpus, placement.gpus)) < placement.count:
-            return f"the nodes that live have room for {fit} in all; {free}"
+            asked = "; Ray's autoscaler is asked for more" if self._scales() else ""
+            return f"the nodes that live have room for {fit} in all{asked}; {free}"
         groups = [group for key, group in placement_group_table().items() if key != placement.group.id.hex()]
         holders = sorted({g["name"] or "a group without a name" for g in groups if g["state"] == "CREATED"})
         return free + (f"; held by {'; '.join(holders[:_MOST_HOLDERS])}" if holders else "")

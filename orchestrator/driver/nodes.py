@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,3 +39,11 @@ def have(nodes: Sequence[Node]) -> str:
     """What the nodes have in all, for people."""
     named = ", ".join(f"{n.cpus} CPU and {n.gpus} GPU on {n.name}" for n in nodes[:_MOST_NAMED])
     return named + (f" and {len(nodes) - _MOST_NAMED} more nodes" if len(nodes) > _MOST_NAMED else "")
+
+
+def scales(status: bytes | None) -> bool:
+    """Whether what Ray's autoscaler says of itself (JSON) is said by one that adds nodes. In a cluster that was put
+    together by hand one is running, too, but there each node is a type of its own, named after it."""
+    report = json.loads(status or b"{}").get("autoscaler_report") or {}
+    kinds = [kind for key in ("active_nodes", "idle_nodes", "pending_launches") for kind in report.get(key) or {}]
+    return any(not kind.startswith("node_") for kind in kinds)

@@ -13,7 +13,7 @@ import pytest
 from tests.support.hosts import Host, Network, NoHosts, left_in_ray, network, ratchet, wait_until
 from tests.support.real import has_shard, records
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.hosts
 
 PROMPTS, SAMPLES = 96, 32
 SMALL = (

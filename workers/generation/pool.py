@@ -135,6 +135,10 @@ class GeneratorPool:
             slot.rest()
         return homeless
 
+    def _housed(self) -> list[Slot]:
+        homeless = self._homeless()
+        return [slot for slot in self._slots if slot not in homeless]
+
     def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, dict[str, Any]]]:
         """Yield each shard with its facts as it is finished, in the order of finishing.
 
@@ -152,7 +156,7 @@ class GeneratorPool:
         context."""
         running: dict[Any, Slot] = {}
         results: dict[int, list[float | None]] = {}
-        while any(slot.index not in results for slot in self._slots if slot not in self._homeless()):
+        while any(slot.index not in results for slot in self._housed()):
             for slot in self._slots:
                 if slot.ready and slot.load == 0 and slot.index not in results:
                     running[slot.send(lambda actor: actor.logprobs.remote(prompts, completions))] = slot

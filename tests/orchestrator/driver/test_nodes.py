@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from orchestrator.driver.nodes import Node, have, room, share
+from orchestrator.driver.nodes import Node, have, room, scales, share
 
 
 def nodes(*shapes: tuple[int, int]) -> list[Node]:
@@ -63,3 +63,18 @@ def test_every_share_fits_where_anything_does() -> None:
 def test_many_nodes_are_not_all_named() -> None:
     assert have(nodes((2, 0))) == "2 CPU and 0 GPU on node-0"
     assert have(nodes(*[(1, 0)] * 11)).endswith("on node-7 and 3 more nodes")
+
+
+@pytest.mark.parametrize(
+    ("status", "adds"),
+    [
+        (None, False),
+        (b"{}", False),
+        (b'{"autoscaler_report": null}', False),
+        (b'{"autoscaler_report": {"active_nodes": {"node_16a2": 1}, "idle_nodes": null}}', False),
+        (b'{"autoscaler_report": {"active_nodes": {"ray.head.default": 1}, "pending_launches": {}}}', True),
+        (b'{"autoscaler_report": {"active_nodes": {}, "idle_nodes": {"gpu-group": 2}}}', True),
+    ],
+)
+def test_an_autoscaler_that_only_looks_on_adds_no_nodes(status: bytes | None, adds: bool) -> None:
+    assert scales(status) == adds
