@@ -13,7 +13,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.hosts import Driver, Host, Network, NoHosts, left_in_ray, network, wait_until
+from orchestrator.ledger.record_files import Record
+from tests.hosts.test_round import PROMPTS, SAMPLES, SMALL
+from tests.support.hosts import Driver, Host, Network, NoHosts, left_in_ray, network, ratchet, wait_until
+from tests.support.real import has_shard, records
 
 pytestmark = [pytest.mark.hosts, pytest.mark.full]
 
@@ -26,7 +29,8 @@ def make(tmp_path: Path) -> Make:
     def making(*names: str, cpus: int = 1, **environment: str) -> Iterator[Network]:
         try:
             with network(tmp_path, *names, **environment) as made:
-                made.start_ray(cpus)
+                if names:
+                    made.start_ray(cpus, "--no-monitor")
                 yield made
         except NoHosts as reason:
             pytest.skip(str(reason))
@@ -143,9 +147,70 @@ def test_a_node_that_was_cut_off_publishes_nothing(make: Make, tmp_path: Path) -
     assert_sampled_once(tmp_path, shards)
 
 
+def records_of(run: Path) -> list[Record]:
+    return records(run) if (run / "ledger").is_dir() else []
+
+
 def assert_sampled_once(folder: Path, shards: int) -> None:
     files = sorted((folder / "samples").glob(".*.parquet-e1"))
     assert len(files) == shards
     rows = [row for file in files for row in pq.read_table(file).to_pylist()]
     expected = [(f"p{n}", i) for n in range(8 * shards) for i in range(2)]
     assert [(row["prompt_id"], row["sample_index"]) for row in rows] == expected
+
+
+def test_a_head_that_is_killed_with_the_driver_costs_the_work_in_flight(make: Make, tmp_path: Path) -> None:
+    """The whole cluster is gone with it. The same job goes on where another one is, from what is committed."""
+    run, log = tmp_path / "irpo", tmp_path / "irpo.log"
+    with make("head", "one") as hosts:
+        driver = ratchet(hosts.head, run, *SMALL, f"cluster.address={hosts.ray_address}")
+        wait_until(lambda: driver.poll() is not None or has_shard("rounds/01/samples")(records_of(run)), "a shard", 600)
+        assert driver.poll() is None, log.read_text()
+        hosts.head.crash()
+        old, before = hosts.hosts.pop(), records_of(run)
+        try:
+            wait_until(lambda: not old.find("ray::"), "the workers of the dead cluster end by themselves")
+        finally:
+            old.crash()
+        hosts.hosts[:] = []
+        hosts.add("another")
+        hosts.start_ray(2, "--no-monitor")
+        again = ratchet(hosts.head, run, *SMALL, f"cluster.address={hosts.ray_address}")
+        assert again.wait(600) == 0, log.read_text()
+    found = records_of(run)
+    assert found[: len(before)] == before and found[-1].data["state"] == "finished"
+    done = [(r.kind, r.data["step"], r.data.get("index")) for r in found if r.kind in ("commit", "shard")]
+    assert len(done) == len(set(done))
+    rows = pq.read_table(run / "rounds/01/samples", columns=["prompt_id", "sample_index"]).to_pylist()
+    assert len(rows) == len({tuple(row.values()) for row in rows}) == PROMPTS * SAMPLES
+
+
+def test_an_autoscaler_is_asked_and_waited_for(make: Make, tmp_path: Path) -> None:
+    """Ray's own, with its provider of nodes that are processes of one host."""
+    kinds = {
+        "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
+        "worker": {"resources": {"CPU": 2, "object_store_memory": 10**8}, "node_config": {}, "max_workers": 2},
+    }
+    scaling: dict[str, Any] = {"cluster_name": "scaled", "max_workers": 2, "upscaling_speed": 1.0}
+    scaling |= {"idle_timeout_minutes": 1, "head_node_type": "ray.head.default", "available_node_types": kinds}
+    scaling |= {
+        "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True}
+    }
+    scaling |= {key: {} for key in ("auth", "docker", "file_mounts")} | {"file_mounts_sync_continuously": False}
+    commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
+    scaling |= {f"{name}_commands": [] for name in commands}
+    scaling |= {key: [] for key in ("cluster_synced_files", "rsync_exclude", "rsync_filter")}
+    (tmp_path / "scaling.json").write_text(json.dumps(scaling))
+    first = "f" * 51 + "00000"
+    environment = {
+        "RAY_FAKE_CLUSTER": "1",
+        "RAY_OVERRIDE_NODE_ID_FOR_TESTING": first,
+        "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+    }
+    log = tmp_path / "reserve.log"
+    with make(cpus=0) as hosts:
+        hosts.add("head")
+        hosts.start_ray(0, f"--autoscaling-config={tmp_path}/scaling.json", **environment)
+        driver = begin(hosts.head, log, "reserve", hosts.ray_address, str(tmp_path), 2, 2, 300.0)
+        assert outcome(driver, log) == {"placed": [True, True]}
+        assert "Ray's autoscaler is asked for more" in log.read_text()

@@ -36,7 +36,7 @@ def three(tmp_path: Path) -> Iterator[Network]:
     """A head and two worker nodes, each with one core for Ray to give out."""
     try:
         with network(tmp_path, "head", "one", "two") as made:
-            made.start_ray(1)
+            made.start_ray(1, "--no-monitor")
             yield made
     except NoHosts as reason:
         pytest.skip(str(reason))

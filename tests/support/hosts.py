@@ -26,7 +26,12 @@ PATIENCE = 400.0  # seconds; a deadline for a hung test, not an expectation
 _TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount", "hostname")
 _RAY = str(Path(sys.executable).with_name("ray"))
 _PROJECT = Path(__file__).parents[2]
+_STARTS = 4
 _PORT = 6379
+_PORTS = (
+    "dashboard-agent-listen-port", "dashboard-agent-grpc-port", "runtime-env-agent-port", "metrics-export-port",
+    "object-manager-port", "node-manager-port",
+)  # fmt: skip
 # Never reaped processes would look alive: the first one of a host does for its orphans what init does.
 _INIT = """
 import os, time
@@ -199,13 +204,28 @@ class Network:
                 each.result()
 
     def start_node(self, host: Host, cpus: int, *options: str, **environment: str) -> None:
-        """Start Ray's processes on a host."""
+        """Start Ray's processes on a host, as few as will do."""
         where = [f"--address={self.ray_address}"]
         if host is self.head:
             where = ["--head", f"--port={_PORT}", f"--include-dashboard={self.dashboard}", "--dashboard-host=0.0.0.0"]
-        everywhere = [f"--node-ip-address={host.address}", f"--num-cpus={cpus}", "--num-gpus=0", "--temp-dir=/tmp/ray"]
-        memory = ["--object-store-memory=100000000", "--disable-usage-stats"]
-        host.run(_RAY, "start", *where, *everywhere, *memory, *options, **environment)
+        where += [f"--{name}={port}" for port, name in enumerate(_PORTS, start=_PORT + 1)]
+        where += [f"--node-ip-address={host.address}", f"--num-cpus={cpus}", "--num-gpus=0", "--temp-dir=/tmp/ray"]
+        where += ["--object-store-memory=100000000", "--disable-usage-stats", "--include-log-monitor=False", *options]
+        for attempt in range(1, _STARTS + 1):
+            # A node of Ray's goes if its agents take longer than 15 s to start: on a busy machine they come first.
+            try:
+                host.run("nice", "-n", "-6", _RAY, "start", *where, **environment)
+                break
+            except (AssertionError, subprocess.TimeoutExpired):
+                if attempt == _STARTS:
+                    raise
+            for process in host.processes():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    process.kill()
+            host.run("rm", "-rf", "/tmp/ray")
+        for process in host.processes():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.nice(os.nice(0))
 
     def end(self) -> None:
         for host in self.hosts:
@@ -231,7 +251,7 @@ def network(shared: Path, *names: str, **environment: str) -> Iterator[Network]:
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         "PYTHONPATH": str(_PROJECT),
         "RATCHET_STATE_HOME": str(shared / "state"),
-        "RAY_raylet_start_wait_time_s": str(int(PATIENCE)),  # a busy machine needs more than Ray's 30 s
+        "RAY_raylet_start_wait_time_s": "60",  # a busy machine needs more than Ray's 30
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
     }
