@@ -63,7 +63,7 @@ def test_two_jobs_that_need_the_whole_cluster_take_turns(make: Make, tmp_path: P
     with make("head", "one") as hosts:
         logs = [tmp_path / f"{name}.log" for name in "ab"]
         asked = (hosts.ray_address, str(tmp_path))
-        drivers = [begin(hosts.head, log, "take_turns", *asked, log.stem, 3, 3.0, 120.0) for log in logs]
+        drivers = [begin(hosts.head, log, "take_turns", *asked, log.stem, 3, 8.0, 120.0) for log in logs]
         assert [outcome(*each) for each in zip(drivers, logs, strict=True)] == [{"done": 3}, {"done": 3}]
         text = "".join(log.read_text() for log in logs)
         assert "held by phase" in text and str(tmp_path) in text, text

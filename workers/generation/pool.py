@@ -131,6 +131,8 @@ class GeneratorPool:
         homeless = [slot for slot in self._slots if not slot.ready and not placed[slot.index]]
         if len(homeless) == len(self._slots):
             self._placement.wait()
+            for slot in homeless:  # the places may be other ones now
+                slot.restart()
         for slot in homeless:
             slot.rest()
         return homeless
