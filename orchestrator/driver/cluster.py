@@ -1,4 +1,4 @@
-"""Ray: connect, reserve, start actors. The only file of the orchestrator that knows Ray.
+"""Ray: connect, reserve, start actors. With placement.py the only file of the orchestrator that knows Ray.
 
 A cluster is joined only where the job or RAY_ADDRESS names one; otherwise a private one is started,
 with a temporary folder and a token of its own, reached from this host alone, never whatever happens to run there.
@@ -20,6 +20,7 @@ from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
 from orchestrator.driver.nodes import Node, amount, have, room, scales, share
+from orchestrator.driver.placement import Bundles, Placement, give_way, holders_beside, reserved
 from orchestrator.driver.private_folder import (
     PrivateFolder,
     environment,
@@ -30,57 +31,12 @@ from orchestrator.driver.private_folder import (
 from orchestrator.driver.waiting import Wait
 from orchestrator.errors import BadInput, RatchetError
 
-Bundles = tuple[int, int, int]
-"""How many workers, and each one's cores and accelerators."""
-_INTERFACE = "RATCHET_INTERFACE"  # tells them which network interface to use (workers.training.network)
 _PRIVATE = ("", "local")  # addresses that mean a private cluster
 _STARTS = 3
 _CALL_SECONDS = 3600.0  # for tokenising a round's prompts and the like, which takes seconds
+_MOST_NAMED = 4
 _LOOK_SECONDS = 5.0  # between two looks whether there is room
-_MOST_HOLDERS = 4
 _OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
-
-
-class Placement:
-    """Reserved resources: bundle `i` holds what worker `i` of a group may use. Where nodes are lost, Ray finds other
-    ones for their bundles as soon as there is room."""
-
-    def __init__(self, bundles: Bundles, group: Any, wait: Callable[[Placement], None], interface: str | None) -> None:
-        self.group = group
-        self.count, self.cpus, self.gpus = bundles
-        self._wait = wait
-        self._environment = {_INTERFACE: interface} if interface else {}
-
-    def actor_options(self, index: int) -> dict[str, Any]:
-        """Options for `ActorClass.options(**...)` that put worker `index` into its bundle."""
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
-        return {
-            "num_cpus": self.cpus,
-            "num_gpus": self.gpus,
-            "scheduling_strategy": strategy,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.cpus)} | self._environment},
-            "max_restarts": 0,
-        }
-
-    def placed(self) -> list[bool]:
-        """Of each bundle, whether it lies on a living node."""
-        import ray
-        from ray.util import placement_group_table
-
-        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-        where = placement_group_table(self.group).get("bundles_to_node_id", {})
-        return [where.get(index) in living for index in range(self.count)]
-
-    def wait(self) -> None:
-        """Return when every bundle lies on a living node; why it waits is told. Nothing may run in the bundles where
-        nodes were lost: where there is no room for them as they are, they may become smaller.
-
-        Raises:
-            NoRoom: after `cluster.timeout` seconds.
-        """
-        self._wait(self)
 
 
 class Cluster:
@@ -333,6 +289,7 @@ class Cluster:
         from ray.util.placement_group import remove_placement_group
 
         self.check_room(what, count, cpus, gpus)
+        give_way()
         bundles = (count, cpus, gpus)
         wait = functools.partial(self._wait, what, again)
         placement = Placement(bundles, self._group(what, bundles), wait, self.settings.interface)
@@ -344,13 +301,10 @@ class Cluster:
             remove_placement_group(placement.group)
 
     def _group(self, what: str, bundles: Bundles) -> Any:
-        from ray.util.placement_group import placement_group
-
-        count, cpus, gpus = bundles
         self._reserved += 1
         # For whoever waits for it, and reads who holds it.
-        name = f"{what} of {self.logs.parent} (process {os.getpid()} on {socket.gethostname()}, no. {self._reserved})"
-        return placement_group([{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * count, strategy="PACK", name=name)
+        who = f"process {os.getpid()} on {socket.gethostname()}, no. {self._reserved}"
+        return reserved(bundles, f"{what} of {self.logs.parent} ({who})")
 
     def _wait(self, what: str, again: Callable[[], Bundles] | None, placement: Placement) -> None:
         """Until there is room for a placement."""
@@ -369,16 +323,13 @@ class Cluster:
 
     def _why_no_room(self, placement: Placement) -> str:
         """What there is, what of it is free, and who holds the rest, as far as it is known."""
-        from ray.util import placement_group_table
-
         nodes, (cpus, gpus) = self.nodes(), self.free()
         free = f"free are {cpus} CPU{f' and {gpus} GPU' if placement.gpus else ''} of {have(nodes)}"
         if (fit := room(nodes, placement.cpus, placement.gpus)) < placement.count:
             asked = "; Ray's autoscaler is asked for more" if self._scales() else ""
             return f"the nodes that live have room for {fit} in all{asked}; {free}"
-        groups = [group for key, group in placement_group_table().items() if key != placement.group.id.hex()]
-        holders = sorted({g["name"] or "a group without a name" for g in groups if g["state"] == "CREATED"})
-        return free + (f"; held by {'; '.join(holders[:_MOST_HOLDERS])}" if holders else "")
+        holders = holders_beside(placement)
+        return free + (f"; held by {'; '.join(holders[:_MOST_NAMED])}" if holders else "")
 
 
 def _listens(address: str) -> bool:

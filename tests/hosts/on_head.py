@@ -63,12 +63,18 @@ def sample(address: str, folder: str, shards: int, timeout: float) -> None:
     print(json.dumps({"lost": lost}), flush=True)
 
 
-def take_turns(address: str, folder: str, name: str, phases: int, seconds: float, timeout: float) -> None:
-    """One of several jobs that all need the whole cluster for each of their phases."""
-    with cluster_of(address, Path(folder) / name, timeout) as cluster:
+def take_turns(address: str, folder: str, name: str, jobs: int, phases: int, seconds: float, timeout: float) -> None:
+    """One of so many jobs that all need the whole cluster for each of their phases."""
+    place = Path(folder)
+    with cluster_of(address, place / name, timeout) as cluster:
+        (place / f"{name}.ready").touch()
+        while len(list(place.glob("*.ready"))) < jobs:
+            time.sleep(0.1)
         for phase in range(phases):
             with cluster.reserve(f"phase {phase}", 2, 1, 0):
                 print(f"holds {phase}", flush=True)
+                with open(place / "turns", "a") as file:
+                    file.write(name)
                 time.sleep(seconds)
     print(json.dumps({"done": phases}), flush=True)
 

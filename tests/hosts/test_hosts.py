@@ -63,8 +63,9 @@ def test_two_jobs_that_need_the_whole_cluster_take_turns(make: Make, tmp_path: P
     with make("head", "one") as hosts:
         logs = [tmp_path / f"{name}.log" for name in "ab"]
         asked = (hosts.ray_address, str(tmp_path))
-        drivers = [begin(hosts.head, log, "take_turns", *asked, log.stem, 3, 8.0, 120.0) for log in logs]
+        drivers = [begin(hosts.head, log, "take_turns", *asked, log.stem, 2, 3, 8.0, 120.0) for log in logs]
         assert [outcome(*each) for each in zip(drivers, logs, strict=True)] == [{"done": 3}, {"done": 3}]
+        assert (tmp_path / "turns").read_text() in ("ababab", "bababa")
         text = "".join(log.read_text() for log in logs)
         assert "held by phase" in text and str(tmp_path) in text, text
         assert left_in_ray(hosts) == {"actors": [], "groups": []}
@@ -72,7 +73,9 @@ def test_two_jobs_that_need_the_whole_cluster_take_turns(make: Make, tmp_path: P
 
 def test_what_is_held_by_others_for_too_long_ends_the_run_for_now(make: Make, tmp_path: Path) -> None:
     with make("head", "one") as hosts:
-        holder = begin(hosts.head, tmp_path / "a.log", "take_turns", hosts.ray_address, str(tmp_path), "a", 1, 60.0, 60)
+        holder = begin(
+            hosts.head, tmp_path / "a.log", "take_turns", hosts.ray_address, str(tmp_path), "a", 1, 1, 60.0, 60
+        )
         says(tmp_path / "a.log", "holds 0", holder)
         late = begin(hosts.head, tmp_path / "b.log", "reserve", hosts.ray_address, str(tmp_path), 1, 1, 8.0)
         found = outcome(late, tmp_path / "b.log")
