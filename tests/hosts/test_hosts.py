@@ -43,7 +43,7 @@ def begin(host: Host, log: Path, function: str, *arguments: Any) -> Driver:
     return host.start(sys.executable, "-c", code, log=log)
 
 
-def outcome(driver: Driver, log: Path, seconds: float = 400) -> dict[str, Any]:
+def outcome(driver: Driver, log: Path, seconds: float = 900) -> dict[str, Any]:
     driver.wait(seconds)
     lines = [line for line in log.read_text().splitlines() if line.startswith("{")]
     assert lines, log.read_text()
@@ -167,7 +167,7 @@ def test_a_head_that_is_killed_with_the_driver_costs_the_work_in_flight(make: Ma
     run, log = tmp_path / "irpo", tmp_path / "irpo.log"
     with make("head", "one") as hosts:
         driver = ratchet(hosts.head, run, *SMALL, f"cluster.address={hosts.ray_address}")
-        wait_until(lambda: driver.poll() is not None or has_shard("rounds/01/samples")(records_of(run)), "a shard", 600)
+        wait_until(lambda: driver.poll() is not None or has_shard("rounds/01/samples")(records_of(run)), "a shard", 900)
         assert driver.poll() is None, log.read_text()
         hosts.head.crash()
         old, before = hosts.hosts.pop(), records_of(run)
@@ -179,7 +179,7 @@ def test_a_head_that_is_killed_with_the_driver_costs_the_work_in_flight(make: Ma
         hosts.add("another")
         hosts.start_ray(2, "--no-monitor")
         again = ratchet(hosts.head, run, *SMALL, f"cluster.address={hosts.ray_address}")
-        assert again.wait(600) == 0, log.read_text()
+        assert again.wait(900) == 0, log.read_text()
     found = records_of(run)
     assert found[: len(before)] == before and found[-1].data["state"] == "finished"
     done = [(r.kind, r.data["step"], r.data.get("index")) for r in found if r.kind in ("commit", "shard")]

@@ -46,7 +46,7 @@ def test_a_round_over_hosts_of_which_one_dies_while_it_samples(three: Network, t
     run, before = tmp_path / "irpo", {host.name: host.files() for host in three.hosts}
     driver = ratchet(three.head, run, *SMALL, f"cluster.address={three.ray_address}")
     log = run.with_suffix(".log")
-    wait_until(lambda: driver.poll() is not None or has_shard("rounds/01/samples")(_records(run)), "a shard", 400)
+    wait_until(lambda: driver.poll() is not None or has_shard("rounds/01/samples")(_records(run)), "a shard", 900)
     assert driver.poll() is None, log.read_text()
     engines = _where(three, "ray::VllmEngine")
     assert len(engines) == 2, "each node has a core for one engine"
@@ -57,7 +57,7 @@ def test_a_round_over_hosts_of_which_one_dies_while_it_samples(three: Network, t
     ranks: set[str] = set()
     watcher = threading.Thread(target=lambda: _watch(three, driver, ranks))
     watcher.start()
-    assert driver.wait(400) == 0, log.read_text()
+    assert driver.wait(900) == 0, log.read_text()
     watcher.join()
     assert ranks == {host.name for host in three.hosts if host is not dying}
 
