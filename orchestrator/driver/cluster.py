@@ -314,7 +314,8 @@ class Cluster:
         wait = Wait(f"{what}: {amount(*asked)}", self.settings.timeout, self.say)
         while not (placement.group.wait(_LOOK_SECONDS) and all(placement.placed())):
             wait.look(self._why_no_room(placement))
-            if again and room(self.nodes(), 1, placement.gpus) >= placement.count and asked != (asked := again()):
+            if again and room(self.nodes(), 1, placement.gpus) >= placement.count and (now := again()) != asked:
+                asked = now
                 self.say(f"waiting   {what}: {amount(*asked)} from now on, which the nodes that live have room for")
                 remove_placement_group(placement.group)
                 placement.group = self._group(what, asked)
