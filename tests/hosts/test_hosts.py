@@ -15,7 +15,7 @@ import pytest
 
 from orchestrator.ledger.record_files import Record
 from tests.hosts.test_round import PROMPTS, SAMPLES, SMALL
-from tests.support.hosts import Driver, Host, Network, NoHosts, left_in_ray, network, ratchet, wait_until
+from tests.support.hosts import Driver, Host, Network, hosts_or_skip, left_in_ray, ratchet, wait_until
 from tests.support.real import has_shard, records
 
 pytestmark = [pytest.mark.hosts, pytest.mark.full]
@@ -27,13 +27,10 @@ Make = Callable[..., AbstractContextManager[Network]]
 def make(tmp_path: Path) -> Make:
     @contextmanager
     def making(*names: str, cpus: int = 1, **environment: str) -> Iterator[Network]:
-        try:
-            with network(tmp_path, *names, **environment) as made:
-                if names:
-                    made.start_ray(cpus, "--no-monitor")
-                yield made
-        except NoHosts as reason:
-            pytest.skip(str(reason))
+        with hosts_or_skip(tmp_path, *names, **environment) as made:
+            if names:
+                made.start_ray(cpus, "--no-monitor")
+            yield made
 
     return making
 

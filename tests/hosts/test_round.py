@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 import pytest
 
-from tests.support.hosts import Host, Network, NoHosts, left_in_ray, network, ratchet, wait_until
+from orchestrator.ledger.record_files import Record
+from tests.support.hosts import Driver, Host, Network, hosts_or_skip, left_in_ray, ratchet, wait_until
 from tests.support.real import has_shard, records
 
 pytestmark = pytest.mark.hosts
@@ -34,12 +38,9 @@ SMALL = (
 @pytest.fixture
 def three(tmp_path: Path) -> Iterator[Network]:
     """A head and two worker nodes, each with one core for Ray to give out."""
-    try:
-        with network(tmp_path, "head", "one", "two") as made:
-            made.start_ray(1, "--no-monitor")
-            yield made
-    except NoHosts as reason:
-        pytest.skip(str(reason))
+    with hosts_or_skip(tmp_path, "head", "one", "two") as made:
+        made.start_ray(1, "--no-monitor")
+        yield made
 
 
 def test_a_round_over_hosts_of_which_one_dies_while_it_samples(three: Network, tmp_path: Path) -> None:
@@ -75,10 +76,34 @@ def test_a_round_over_hosts_of_which_one_dies_while_it_samples(three: Network, t
     for host in (host for host in three.hosts if host is not dying):
         assert not [name for kind in ("VllmEngine", "_Rank", "_Helper", "_Nice") for name in host.find(f"ray::{kind}")]
         assert not host.find("VLLM") and not host.find("python -m orchestrator")
-        print(host.name, before[host.name], host.files())
+        left = set(host.files()) - set(before[host.name])
+        assert all(name.startswith(("/tmp/vllm_dist_", "/tmp/torchinductor_")) for name in left), left
 
 
-def _records(run: Path) -> list:
+def test_hosts_leave_nothing_on_the_machine_even_where_a_test_fails(tmp_path: Path) -> None:
+    links = psutil.net_if_addrs().keys()
+    pids: list[int] = []
+    with pytest.raises(ZeroDivisionError), hosts_or_skip(tmp_path, "one", "two") as made:
+        one, two = made.hosts
+        log = tmp_path / "log"
+        one.start("sh", "-c", "sleep 600 & sleep 600", log=log)
+        two.run("touch", "/dev/shm/mine", "/tmp/mine", tmp_path / "ours")
+        assert one.run("hostname").strip() == "one" and one.run("ls", "/dev/shm", "/tmp/home").count("mine") == 0
+        assert (tmp_path / "ours").exists() and not Path("/tmp/mine").exists()
+        code = "import socket; socket.create_connection(('{}', 9), 2)"
+        assert "refused" in one.run(sys.executable, "-c", code.format(two.address), check=False), "there is a way"
+        two.cut()
+        assert "refused" not in one.run(sys.executable, "-c", code.format(two.address), check=False), "there is none"
+        wait_until(lambda: len(one.find("sleep")) == 2, "two processes")
+        pids += [made.switch[1], *(host.init for host in made.hosts), *(p.pid for p in one.find("sleep"))]
+        1 / 0  # noqa: B018
+    assert len(pids) == 5
+    wait_until(lambda: not any(map(psutil.pid_exists, pids)), "all are gone")
+    assert psutil.net_if_addrs().keys() == links
+    assert "mine" not in os.listdir("/dev/shm")
+
+
+def _records(run: Path) -> list[Record]:
     return records(run) if (run / "ledger").is_dir() else []
 
 
@@ -86,6 +111,6 @@ def _where(hosts: Network, title: str) -> list[Host]:
     return [host for host in hosts.hosts if host.lives and host.find(title)]
 
 
-def _watch(hosts: Network, driver: object, seen: set[str]) -> None:
+def _watch(hosts: Network, driver: Driver, seen: set[str]) -> None:
     while driver.poll() is None:
         seen |= {host.name for host in _where(hosts, "ray::_Rank")}

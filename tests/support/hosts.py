@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+import pytest
 
 PATIENCE = 400.0  # seconds; a deadline for a hung test, not an expectation
 _TOOLS = ("ip", "unshare", "nsenter", "setpriv", "mount", "hostname")
@@ -279,6 +280,16 @@ def left_in_ray(hosts: Network) -> dict[str, list[str]]:
     said = hosts.head.run(sys.executable, "-c", _LEFT, hosts.ray_address)
     found: dict[str, list[str]] = json.loads(said.splitlines()[-1])
     return found
+
+
+@contextlib.contextmanager
+def hosts_or_skip(shared: Path, *names: str, **environment: str) -> Iterator[Network]:
+    """As `network`; where there can be none, the test is skipped."""
+    try:
+        with network(shared, *names, **environment) as made:
+            yield made
+    except NoHosts as reason:
+        pytest.skip(str(reason))
 
 
 def _hold(name: str, shared: Path, environment: Mapping[str, str]) -> tuple[subprocess.Popen[str], int]:
