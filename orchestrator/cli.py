@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -14,10 +13,11 @@ import typer
 from orchestrator import __version__
 from orchestrator.config.idle import idle
 from orchestrator.config.load import JobFile, resolved_yaml
-from orchestrator.driver.resume import command, load, resumed, told
+from orchestrator.driver.resume import command, load, overrides_line, resumed
 from orchestrator.driver.signals import signals
 from orchestrator.driver.trust import Tell
-from orchestrator.errors import BadInput, Interrupted, RatchetError
+from orchestrator.errors import Interrupted, RatchetError
+from orchestrator.files.disk import unusable
 from orchestrator.text import shown, terminal
 from orchestrator.text.terminal import Screen, echo, echo_json
 
@@ -71,7 +71,7 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
         asked = f"{root} is being driven by {other}. Take it over? That driver will stop"
         typer.confirm(shown.line(asked), abort=True)
     echo(f"run       {root}")
-    if settings := told(file):
+    if settings := overrides_line(file):
         echo(f"settings  as the run has them, with {settings}")
     if file.job.tracking.enabled:
         echo(f"dashboard {open_command(uri)}")
@@ -220,7 +220,7 @@ def rescore(
 ) -> None:
     """Grade the stored samples of a round in another way (grade.KEY=VALUE), in a new run that shares them."""
     from orchestrator.commands.rescore import rescore as grade_again
-    from orchestrator.commands.rescore_table import show
+    from orchestrator.commands.rescore import show
 
     screen, tell = Screen(err=as_json), _tell(trust)
     try:
@@ -246,7 +246,7 @@ def validate(
     """Check a job file, its data and its model without running anything."""
     file = load(job, overrides or [], _tell(trust))
     from orchestrator.config.places import run_folder
-    from orchestrator.driver.kept import read_all_preferences, read_all_problems, reference_of, seed_of
+    from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
     from orchestrator.driver.same_job import (
         check_same_job,
         check_same_model,
@@ -261,7 +261,7 @@ def validate(
     root = run_folder(file.job)
     run = Run(root)
     check_same_job(run, file.job)
-    model = seed_of(file, run, weights=False)
+    model = base_model_of(file, run, weights=False)
     if model.origin is None:
         check_same_model(run, model)
     reference = reference_of(file, run, model, weights=False)
@@ -354,7 +354,7 @@ def grade(
 @app.command()
 def docs() -> None:
     """Print the reference of the job file, in Markdown."""
-    from orchestrator.config.reference import job_docs
+    from orchestrator.config.job_docs import job_docs
 
     terminal.block(job_docs())
 
@@ -391,9 +391,9 @@ def _run_command(arguments: list[str]) -> int:
     except (Interrupted, KeyboardInterrupt):
         return EXIT_INTERRUPTED
     except OSError as error:  # wherever a name that was given is first looked for
-        if error.errno == errno.ENAMETOOLONG:
-            terminal.failure(f"{shown.line(str(error.filename)[:80])}...: {error.strerror}")
-            return BadInput.exit_code
+        if told_as := unusable(error):
+            terminal.failure(shown.line(told_as))
+            return told_as.exit_code
         terminal.echo_traceback()
     except Exception:
         terminal.echo_traceback()

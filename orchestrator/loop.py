@@ -1,7 +1,7 @@
 """The loop. Each round clicks the reference model forward, never back.
 
     for each round:
-        pairs       what is learned from; in most methods (sources/registry.py):
+        pairs       what is learned from; of `source: sample` (sources/sample.py):
             prompts     the round's problems, templated and tokenised once
             samples     N completions a prompt, from the reference model
             verdicts    each completion against the gold answer
@@ -36,14 +36,14 @@ def improve(
     say: Say,
     sources: Sources = SOURCES,
 ) -> Model:
-    """Run the rounds of a job from the seed model `model` (an absolute folder); returns the last reference.
+    """Run the rounds of a job from the base model `model` (an absolute folder); returns the last reference.
 
     Raises:
         GateStopped: a candidate was not promoted.
         NoPairs: a round gives nothing to learn from.
     """
     context, source = Context(job, run, workers, problems, model, say), sources[job.source.type]
-    reference = base = best = context.evaluate_seed()
+    reference = base = best = context.evaluate_base()
     fixed = context.fixed_reference()
     for number in range(1, job.rounds + 1):
         round_ = Round(context, number)

@@ -1,14 +1,16 @@
-"""The worked examples of docs/adding.md are done, each in a copy of the project, and their commands run there: a block
-that has become wrong fails here."""
+"""The worked examples of docs/adding.md are done in a copy of the project, and their commands run there: a block that
+has become wrong fails here. The quick tests do all of them in one copy, the full ones each in its own."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from tests.test_house import PROJECT, too_long
 
 DOCUMENT = PROJECT / "docs/adding.md"
 COPIED = ("orchestrator", "workers", "tests", "benchmarks", "jobs", "docs", "pyproject.toml")
-SECTIONS = ("A grader", "A loss", "A setting", "A method", "A source")
+SECTIONS = ("A grader", "A loss", "A metric of updates", "A setting", "An executing setting", "A method", "A source")
 
 
 @dataclass(frozen=True)
@@ -93,16 +95,63 @@ def copy(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def once(blocks: Iterable[Block]) -> str:
+    """The commands of blocks, each line once; one pytest does what several do, whose test files and choices of tests
+    (`-k`) are put together."""
+    lines = [line for block in blocks for line in block.text.replace("\\\n", " ").splitlines()]
+    commands = [line for line in lines if not line.startswith("pytest ")]
+    chosen: dict[bool, list[argparse.Namespace]] = {}
+    parser = argparse.ArgumentParser()
+    parser.add_argument("-q", action="store_true", required=True)
+    parser.add_argument("-k")
+    parser.add_argument("files", nargs="+")
+    for line in lines:
+        if line.startswith("pytest "):
+            said = parser.parse_args(shlex.split(line)[1:])
+            chosen.setdefault(said.k is None, []).append(said)
+    for whole, all_said in chosen.items():
+        files = dict.fromkeys(file for said in all_said for file in said.files)
+        choice = "" if whole else f"-k {shlex.quote(' or '.join(f'({said.k})' for said in all_said))}"
+        commands.append(f"pytest -q {' '.join(files)} {choice}")
+    return "\n".join(dict.fromkeys(commands))
+
+
+def require_fine(blocks: Iterable[Block], root: Path) -> None:
+    """Look at the style of files that blocks have made or changed."""
+    changed = sorted({block.file for block in blocks if block.file.endswith(".py")})
+    run(f"ruff check {' '.join(changed)}\nruff format --check {' '.join(changed)}", root)
+    measured = [file for file in changed if file.startswith(("orchestrator/", "workers/"))]
+    assert not [long for file in measured for long in too_long(file, (root / file).read_text())]
+
+
+def test_what_all_examples_add_works(copy: Path) -> None:
+    *others, source = sections().values()
+    # A source is told in messages that test_methods.py, which the method's commands run, knows without it.
+    for blocks in ([block for example in others for block in example], source):
+        for block in blocks:
+            if block.language != "sh":
+                do(block, copy)
+        commands = [block for block in blocks if block.language == "sh"]
+        assert commands and all("pytest" in block.text for block in commands)
+        run(once(commands), copy)
+        require_fine(blocks, copy)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("title", SECTIONS)
 def test_what_an_example_adds_works(title: str, copy: Path) -> None:
     example = sections()[title]
     for block in example:
         do(block, copy)
-    changed = sorted({block.file for block in example if block.file.endswith(".py")})
-    run(f"ruff check {' '.join(changed)}\nruff format --check {' '.join(changed)}", copy)
-    measured = [file for file in changed if file.startswith(("orchestrator/", "workers/"))]
-    assert not [long for file in measured for long in too_long(file, (copy / file).read_text())]
-    assert any("pytest" in block.text for block in example if block.language == "sh")
+    require_fine(example, copy)
+
+
+def test_commands_are_put_together_without_leaving_one_out() -> None:
+    texts = ["ratchet docs\npytest -q a b \\\n    -k 'x or y'\n", "ratchet docs\npytest -q c\n", "pytest -q b d -k z\n"]
+    put = once(Block("sh", text) for text in texts)
+    assert put.splitlines() == ["ratchet docs", "pytest -q a b d -k '(x or y) or (z)'", "pytest -q c "]
+    with pytest.raises(SystemExit):  # nothing is dropped that is not understood
+        once([Block("sh", "pytest -q a --deselect b\n")])
 
 
 @pytest.mark.full

@@ -113,7 +113,7 @@ def test_nothing_held_out_occurs_in_training(seed_chains: set[tuple[str, ...]]) 
     assert not chains["gate"] & chains["test"]
 
 
-def test_prompts_of_several_steps_are_new_to_the_seed(seed_chains: set[tuple[str, ...]]) -> None:
+def test_prompts_of_several_steps_are_new_to_the_base_model(seed_chains: set[tuple[str, ...]]) -> None:
     chains = {chain_told(row["question"]) for row in read("train")}
     assert {len(chain) for chain in chains & seed_chains} == {2}  # start and one operation
 
@@ -157,7 +157,7 @@ def test_seed_loads_and_answers_in_the_asked_format() -> None:
         assert ids[-1] == tokenizer.eos_token_id
         answers.append(tokenizer.decode(ids[:-1]))
     assert all(re.search(r"(^|\n)Final answer: \d+$", answer) for answer in answers), answers
-    # Both ways of answering must be alive in the seed: the gap between them is what training closes.
+    # Both ways of answering must be alive in the base model: the gap between them is what training closes.
     assert {answer.startswith("Final answer") for answer in answers} == {True, False}
 
 

@@ -75,15 +75,49 @@ def test_rooms_stand_in_the_order_of_their_contract() -> None:
     assert listed and listed[1].replace("\n", " ").split(", ") == layers["orchestrator"]
 
 
-def test_a_way_has_at_most_fifteen_places_and_each_is_there() -> None:
-    ways = (PROJECT / "docs/architecture.md").read_text().partition("## Three ways")[2].partition("## Where")[0]
-    lists = re.split(r"^\*\*", ways, flags=re.M)[1:]
-    assert len(lists) == 3
-    for way in lists:
-        places = re.findall(r"^\d+\. `([^`]+)`:[^`\n]*(?:`([\w.]+)`)?", way, re.M)
-        assert 10 < len(places) <= 15 and len({file for file, _ in places}) == len(places)
-        for file, name in places:
+LINE = re.compile(r"^ *(\d+\.|-) `([\w/]+\.py)`( again)?:[^`\n]*(?:`([\w.]+)`)?", re.M)
+
+
+def ways() -> list[list[tuple[str, bool, str]]]:
+    """Of each way through the code: file, whether it was there before, and the first name that the line says."""
+    text = (PROJECT / "docs/architecture.md").read_text().partition("## The ways")[2].partition("## Where")[0]
+    return [
+        [(file, bool(again), name) for _, file, again, name in LINE.findall(way)]
+        for way in re.split(r"^\*\*", text, flags=re.M)[1:]
+    ]
+
+
+def tells_of(file: str, other: str) -> bool:
+    """Whether a file imports another, or names it as whose something is that it is handed."""
+    text, (package, _, module) = (PROJECT / file).read_text(), other.removesuffix(".py").rpartition("/")
+    package = package.replace("/", ".")
+    imports = re.search(rf"^ *from {re.escape(package)} import .*\b{module}\b", text, re.M)
+    return bool(imports) or f"{package}.{module}" in text or other.partition("/")[2] in text
+
+
+def test_a_way_has_at_most_fifteen_files_and_each_name_is_there() -> None:
+    assert len(ways()) == 4
+    for way in ways():
+        first = [file for file, again, _ in way if not again]
+        assert 5 < len(first) <= 15 and len({*first}) == len(first)
+        for file, _, name in way:
             assert name.rpartition(".")[2] in (PROJECT / file).read_text(), f"{file}: {name}"
+
+
+def test_a_way_follows_the_code_from_file_to_file() -> None:
+    for way in ways():
+        for number, (file, again, _) in enumerate(way[1:], 1):
+            earlier = [before for before, *_ in way[:number]]
+            if again:
+                assert file in earlier, f"{file} again, and it was not there before"
+            else:
+                assert tells_of(earlier[-1], file), f"{earlier[-1]} says nothing of {file}, which comes after it"
+
+
+def test_files_that_tell_of_another_are_told_apart() -> None:
+    assert tells_of("orchestrator/rounds/round.py", "orchestrator/rounds/gate.py")  # imports it
+    assert tells_of("orchestrator/rounds/sampling.py", "workers/grading/group.py")  # is handed it
+    assert not tells_of("orchestrator/rounds/gate.py", "orchestrator/rounds/round.py")
 
 
 def test_paths_and_what_is_none_are_told_apart() -> None:

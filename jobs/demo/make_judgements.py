@@ -1,8 +1,8 @@
-"""Judgements for the demo's seed to learn from, so that it can score its own answers (jobs/self_rewarding-seed.yaml).
+"""Judgements that the demo's base model learns from to score its own answers (jobs/self_rewarding-seed.yaml).
 
     python jobs/demo/make_judgements.py            # rewrites judgements.jsonl beside this file
 
-Half of the rows are problems with answers in the seed's own two ways, worked and direct, so that it goes on answering
+Half of the rows are problems with answers in the model's own two ways, worked and direct, so that it goes on answering
 as it did. The others show a problem and a response, and ask how good it is: "Score: 5" for a worked solution that is
 right, "Score: 3" for a right answer without any working, "Score: 1" for a wrong answer. A model this small cannot
 check a response it did not work out; it learns which way of answering tends to be right.

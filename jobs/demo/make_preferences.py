@@ -4,7 +4,7 @@
 
 The chosen side is the worked solution. In `preferences-slip.jsonl` the rejected side is a worked solution with one step
 that slips, and goes on from there; in `preferences-direct.jsonl` it is a wrong answer without any working, which the
-seed model likes to give. No problem is in both.
+base model likes to give. No problem is in both.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Train the demo's seed model: half a million parameters, under 90 seconds on two cores.
+"""Train the demo's base model: half a million parameters, under 90 seconds on two cores.
 
     python jobs/demo/make_seed.py            # rewrites jobs/demo/seed/
 
-The seed first learns to answer step by step. In the last part of its training some answers are given
+The base model first learns to answer step by step. In the last part of its training some answers are given
 directly, how often depending on the wording of the closing question. A model this small can rarely work a
 whole chain out in its head, so the result often picks a worse way of answering than the one it is good at.
-That is the room that preference optimisation has: it moves the seed to the better way, it teaches it no new
+That is the room that preference optimisation has: it moves the base model to the better way, it teaches it no new
 arithmetic.
 
 Text format: the prompt is the question and a newline, the response follows and closes with EOS. Prompt and
@@ -32,7 +32,7 @@ MAX_LENGTH = 256
 
 NUM_STEPS, BATCH_SIZE, WARM_UP_STEPS = 900, 32, 30
 LEARNING_RATE, LAST_RATE_SHARE = 3e-3, 0.1
-STEPPED_SHARE = 0.8  # of the training steps see worked solutions only
+STEPPED_SHARE = 0.8  # of the updates see worked solutions only
 DIRECT_CHANCE = (0.9, 0.5, 0.1)  # afterwards, by the index of the closing question
 
 
@@ -145,7 +145,7 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Train the demo's seed model.")
+    parser = argparse.ArgumentParser(description="Train the demo's base model.")
     parser.add_argument("--out", type=Path, default=HERE / "seed", help="folder to write to")
     parser.add_argument("--seed", type=int, default=1, help="random seed of weights and batches")
     arguments = parser.parse_args()

@@ -131,7 +131,7 @@ def problems(part: str) -> Iterator[Problem]:
 
 
 def seed_problems(count: int = 20_000) -> list[Problem]:
-    """The problems that the seed model learns from; made on the fly, never written."""
+    """The problems that the base model learns from; made on the fly, never written."""
     return list(islice(problems("seed"), count))
 
 

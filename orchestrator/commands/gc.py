@@ -26,7 +26,7 @@ from orchestrator.ledger.run import Run
 from orchestrator.ledger.sharded import epoch_of
 from orchestrator.reports.report import write_report
 from orchestrator.reports.status import open_run, run_state
-from orchestrator.rounds.gate import spare_checkpoints
+from orchestrator.rounds.spare import spare_checkpoints
 from orchestrator.sources.registry import SOURCES
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
@@ -67,9 +67,9 @@ def clean(run_dir: Path, driver: dict[str, Any]) -> list[Waste]:
         RatchetError: the disk does not let it. In each case the same call goes on.
     """
     ledger = _undriven(run_dir)
-    found = _waste(run_dir, ledger.state)
+    removable = _waste(run_dir, ledger.state)
     with _disk(run_dir):
-        if found or _unnamed(run_dir, ledger.state):  # the claim names what is committed
+        if removable or _unnamed(run_dir, ledger.state):  # the claim names what is committed
             try:
                 _clean(run_dir, driver, ledger)
             except OSError as error:
@@ -79,7 +79,7 @@ def clean(run_dir: Path, driver: dict[str, Any]) -> list[Waste]:
     if ledger.state.commits and not (run_dir / "report.md").exists():  # it had to go for the records' sake
         with contextlib.suppress(OSError):  # the next one makes it
             write_report(run_dir, SOURCES)
-    return found
+    return removable
 
 
 def _undriven(run_dir: Path, me: dict[str, Any] | None = None) -> Ledger:

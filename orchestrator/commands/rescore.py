@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+from rich.table import Table
+from rich.text import Text
 
 from orchestrator.commands.fork.command import fork
 from orchestrator.config import Job
@@ -31,13 +32,15 @@ from orchestrator.ledger.sharing import check_sizes
 from orchestrator.loop import improve
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.golds import shown
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import Problem
 from orchestrator.reports.status import open_run, run_state
 from orchestrator.reports.tables import parquet_files, round_step
 from orchestrator.rounds.context import Context, Say, Workers
 from orchestrator.rounds.round import NoPairs, Round
 from orchestrator.sources.source import Sources
-from orchestrator.text.shown import as_json
+from orchestrator.text.shown import as_json, line
+from orchestrator.text.terminal import Screen
 
 EXAMPLES = 3
 """Most examples of one kind of flip."""
@@ -194,23 +197,23 @@ def compare(parent: Path, before: State, child: Path, after: State, number: int)
     """What differs between two runs' verdicts and pairs of a round whose samples are the same."""
     step = round_step(number, "verdicts")
     versions = (graders_version(before.commits[step].facts), graders_version(after.commits[step].facts))
-    found = Rescored(number, versions=versions)
+    rescored = Rescored(number, versions=versions)
     old, new = parquet_files(parent, before, step), parquet_files(child, after, step)
     samples = parquet_files(child, after, round_step(number, "samples"))
     golds = _golds(child, after, number)
     for files in zip(samples, old, new, strict=True):
-        for row, was, now in zip(*(pq.read_table(file).to_pylist() for file in files), strict=True):
-            found.samples += 1
+        for row, was, now in zip(*(read_table(file).to_pylist() for file in files), strict=True):
+            rescored.samples += 1
             flip = (was["verdict"], now["verdict"])
             if was["verdict"] == now["verdict"]:
                 continue
-            found.flips[flip] += 1
-            if len(found.examples[flip]) < EXAMPLES:
-                found.examples[flip].append(_example(row, golds[row["prompt_id"]], was, now))
+            rescored.flips[flip] += 1
+            if len(rescored.examples[flip]) < EXAMPLES:
+                rescored.examples[flip].append(_example(row, golds[row["prompt_id"]], was, now))
     pairs = round_step(number, "pairs")
     had, has = (set(_pairs(*run, pairs)) for run in ((parent, before), (child, after)))
-    found.pairs_before, found.pairs_after, found.pairs_kept = len(had), len(has), len(had & has)
-    return found
+    rescored.pairs_before, rescored.pairs_after, rescored.pairs_kept = len(had), len(has), len(had & has)
+    return rescored
 
 
 def _example(row: Mapping[str, Any], gold: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -227,15 +230,41 @@ def _example(row: Mapping[str, Any], gold: str, was: Mapping[str, Any], now: Map
 
 def _golds(run_dir: Path, state: State, number: int) -> dict[str, str]:
     [file] = parquet_files(run_dir, state, round_step(number, "prompts"))
-    table = pq.read_table(file, columns=["prompt_id", "gold"])
+    table = read_table(file, columns=["prompt_id", "gold"])
     return dict(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
 
 
 def _pairs(run_dir: Path, state: State, step: str) -> Iterator[tuple[Any, ...]]:
     for file in parquet_files(run_dir, state, step):
-        table = pq.read_table(file, columns=["prompt_id", "chosen_sample", "rejected_sample"])
+        table = read_table(file, columns=["prompt_id", "chosen_sample", "rejected_sample"])
         counted: Counter[tuple[Any, ...]] = Counter()
         for row in table.to_pylist():
             key = tuple(row.values())
             counted[key] += 1
             yield *key, counted[key]  # wrapping repeats pairs
+
+
+def show(rescored: Rescored, screen: Screen) -> None:
+    """Print how many verdicts flip, examples of each kind, and what that does to the pairs."""
+    total = sum(rescored.flips.values())
+    had, has = rescored.versions
+    graders = f", graded by version {has} of the graders instead of {had}" if had != has else ""
+    screen.say(f"verdicts  {total} of {rescored.samples} flip{graders}")
+    if total:
+        table = Table("before", "after", "samples", "for instance: gold", "extracted", "the answer's end")
+        for (before, after), count in rescored.flips.most_common():
+            for number, example in enumerate(rescored.examples[before, after]):
+                head = (before, after, str(count)) if number == 0 else ("", "", "")
+                was, now = (str(said) for said in example["extracted"])
+                extracted = was if was == now else f"{was} -> {now}"
+                end = " ".join(example["text"].split())[-60:]
+                table.add_row(*map(_cell, (*head, example["gold"], extracted, end)))
+        screen.print(table)
+    screen.say(
+        f"pairs     {rescored.pairs_before} before, {rescored.pairs_after} after; {rescored.pairs_kept} are the same, "
+        f"{rescored.pairs_before - rescored.pairs_kept} gone, {rescored.pairs_after - rescored.pairs_kept} new"
+    )
+
+
+def _cell(said: str) -> Text:
+    return Text(line(said))

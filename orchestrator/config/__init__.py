@@ -19,7 +19,7 @@ from orchestrator.config.sampling import (
     Judge,
     Regrade,
 )
-from orchestrator.config.sources import SelfJudge, SourceSettings, Stages, Steps
+from orchestrator.config.sources import SelfRewarding, SourceSettings, Stages, Steps
 
 __all__ = [
     "ANSWER_RULES",
@@ -44,7 +44,7 @@ __all__ = [
     "Regrade",
     "RoundLoss",
     "Rule",
-    "SelfJudge",
+    "SelfRewarding",
     "Settings",
     "Source",
     "SourceSettings",

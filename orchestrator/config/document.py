@@ -9,6 +9,7 @@ from typing import Any
 from orchestrator.config import methods
 from orchestrator.config.sources import form
 from orchestrator.errors import BadInput
+from orchestrator.files.strict_json import MAX_DIGITS
 
 Key = tuple[str | int, ...]
 
@@ -92,6 +93,17 @@ def put(document: dict[str, Any], origins: dict[Key, Origin], key: tuple[str, ..
     for old in [known for known in origins if known[: len(key)] == key]:
         del origins[old]
     origins[key] = origin
+
+
+def unwritable(key: Key, value: Any) -> str | None:
+    """Why no record can hold a value, or its key; None where one can."""
+    try:
+        "".join(text for text in (*key, value) if isinstance(text, str)).encode()
+    except UnicodeEncodeError:
+        return "it has half of a surrogate pair in it, which is no character"
+    if isinstance(value, int) and abs(value) >= 10**MAX_DIGITS:
+        return f"it has more than {MAX_DIGITS} digits"
+    return None
 
 
 def dotted(key: Key) -> str:

@@ -128,16 +128,16 @@ class Job(Settings):
     run_dir: Executing[str | None] = None
     """Run folder; null is `runs/<name>` in RATCHET_HOME, else in the project's or the current folder."""
     model: str
-    """The seed model: a Hugging Face folder (relative to the job file's folder, else the current one), or a model on
+    """The base model: a Hugging Face folder (relative to the job file's folder, else the current one), or a model on
     the Hub, `ORG/NAME` or `ORG/NAME@REVISION` (branch, tag or commit), or a checkpoint of another run,
     `run:NAME@roundN`, or `run:NAME` for its current reference; NAME is the run's name or, with a `/`, its folder. A run
     keeps a model of the Hub or of another run as it was at its start."""
     init: Literal["previous", "base"] = "previous"
-    """What a round's training starts from: the current reference, or the seed model."""
+    """What a round's training starts from: the current reference, or the base model."""
     reference: Literal["previous", "base"] | str = "previous"
-    """The reference model of a round's loss: `previous` (the last promoted checkpoint), `base` (the seed model), or one
+    """The reference model of a round's loss: `previous` (the last promoted checkpoint), `base` (the base model), or one
     and the same model for all rounds, named as `model` is; a folder of one of these two names is written `./base`. It
-    must have the seed model's vocabulary. A run keeps it as it was at its start."""
+    must have the base model's vocabulary. A run keeps it as it was at its start."""
     data: Data = Data()
     generate: Generate = Generate()
     grade: Grade = Grade()

@@ -118,29 +118,29 @@ class Train(Settings):
     schedule: Literal["constant", "linear", "cosine"] = "linear"
     """Shape after the warm-up."""
     warmup_steps: CountOrZero = 0
-    """Steps of linear warm-up from 0."""
+    """Updates (steps of the optimizer) of linear warm-up from 0."""
     warmup_ratio: Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)] = 0.0
-    """Share of the round's steps that are warm-up, instead of `warmup_steps`."""
+    """Share of the round's updates that are warm-up, instead of `warmup_steps`."""
     final_ratio: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)] = 0.0
-    """Learning rate that the schedule ends at as a share of the peak; the step after the last would have it
-    (linear and cosine)."""
+    """Learning rate that the schedule ends at as a share of the peak; the update after the last would have
+    it (linear and cosine)."""
     batch_pairs: Count = 16
-    """Pairs a step, over all ranks."""
+    """Pairs an update, over all ranks."""
     epochs: Count = 1
     """Passes over the round's pairs."""
     token_budget: Count | None = None
     """Train on so many real tokens a round, however many passes over its pairs that takes, instead of `epochs`: what
-    makes methods comparable. The step that reaches it is the last."""
+    makes methods comparable. The update that reaches it is the last."""
     max_steps: Count | None = None
-    """At most so many steps a round."""
+    """At most so many updates a round."""
     eval_every: Count | None = None
-    """Answer the gate problems with the policy after every so many steps of a round too, not only at its end. Each
+    """Answer the gate problems with the policy after every so many updates of a round too, not only at its end. Each
     such checkpoint is on disk until the choice between them is made."""
     select: Literal["last", "best"] = "last"
     """Which of a round's checkpoints is the candidate: the `last`, or the `best` on the gate problems (of equals
     the earliest). `best` needs `eval_every`."""
     retrain: bool = False
-    """Once the best number of steps is known, train again from the start for so many steps, with pairs of the gate
+    """Once the best number of updates is known, train again from the start for so many, with pairs of the gate
     problems among the others (arXiv 2404.19733, section 3.1). Such a gate decides nothing: `promotion.rule` must be
     `always`."""
     order: Literal["pairs", "prompts"] = "pairs"
@@ -165,7 +165,7 @@ class Train(Settings):
     export_dtype: Literal["float32", "bfloat16"] | None = None
     """Number format of the checkpoint's weights; null takes the model's own."""
     save_every: Executing[Count | None] = None
-    """Save the training's state after every so many steps, besides every `save_minutes`."""
+    """Save the training's state after every so many updates, besides every `save_minutes`."""
     save_minutes: Executing[NonNegative] = 10.0
     """Save the training's state when so many minutes have passed since it was saved last: what a crash can cost."""
     stall_timeout: Executing[Positive] = 1800.0
@@ -176,9 +176,9 @@ class Train(Settings):
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("give `warmup_steps` or `warmup_ratio`, not both")
         if self.select == "best" and self.eval_every is None:
-            raise ValueError("`select: best` needs `eval_every`, the number of steps between the checkpoints")
+            raise ValueError("`select: best` needs `eval_every`, the number of updates between the checkpoints")
         if self.retrain and self.select != "best":
-            raise ValueError("`retrain` needs `select: best`, which finds the number of steps to train for")
+            raise ValueError("`retrain` needs `select: best`, which finds the number of updates to train for")
         return self
 
 

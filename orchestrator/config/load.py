@@ -15,7 +15,7 @@ import yaml
 from pydantic import ValidationError
 
 from orchestrator.config import Job, addresses, methods
-from orchestrator.config.document import Key, Origin, dotted, in_sections, put_all
+from orchestrator.config.document import Key, Origin, dotted, in_sections, put_all, unwritable
 from orchestrator.config.job import BESIDE
 from orchestrator.config.sources import kind_named
 from orchestrator.config.words import fields_at, wanted_at
@@ -132,7 +132,7 @@ def checked(
     keeps: Callable[[Key], bool] | None = None,
 ) -> Job:
     """The job that a document is, `origins` being where its keys were set; as `load_job`, and `keeps` as there."""
-    lines, filled = _secrets(document, path, origins, keeps), methods.filled_in(document)
+    lines, filled = _unfit(document, path, origins, keeps), methods.filled_in(document)
     try:
         job = Job.model_validate(filled)
     except ValidationError as error:
@@ -144,8 +144,12 @@ def checked(
 
 
 def holds_secret(text: str) -> bool:
-    """Whether the text of a job file has something in it that a job must not have, in a comment too."""
-    values = addresses.leaves(yaml.safe_load(text))
+    """Whether the text of a job file has something in it that a job must not have, in a comment too.
+
+    Raises:
+        BadInput: it is no YAML.
+    """
+    values = addresses.leaves(read_yaml(text, "job")[0])
     written = re.findall(r"[\w.+-]+://[^\n'\"]+", text)
     return any(map(addresses.secret_in, written)) or any(addresses.refusal(key, value) for key, value in values)
 
@@ -206,6 +210,9 @@ class _Loader(yaml.SafeLoader):
             return super().construct_object(node, deep)
         except ValueError as error:
             raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+        except (LookupError, AttributeError) as error:  # of what is said to be of a kind (`!!int x`) that it is not
+            said = f"{node.value!r} is no value of the tag {node.tag!r}"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
 
 
 def _parsed(override: str) -> tuple[tuple[str, ...], Any]:
@@ -260,13 +267,13 @@ def _in_order(lines: Sequence[_Line]) -> str:
     return "\n".join(line for _, line in sorted(lines, key=lambda line: line[0]))
 
 
-def _secrets(
+def _unfit(
     document: Mapping[str, Any], path: Path, origins: Mapping[Key, Origin], keeps: Callable[[Key], bool] | None
 ) -> list[_Line]:
-    """One line for each value with a password in it. It does not show the value."""
+    """One line for each value with a password in it, or that no record can hold. It does not show the value."""
     lines = []
     for key, value in addresses.leaves(document):
-        if (refusal := addresses.refusal(key, value)) is None:
+        if (refusal := unwritable(key, value) or addresses.refusal(key, value)) is None:
             continue
         found = next((key[:n] for n in range(len(key), 0, -1) if key[:n] in origins), None)
         origin = origins[found] if found else Origin(str(path), (2, 0, 0))

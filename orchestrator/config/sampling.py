@@ -21,37 +21,14 @@ from orchestrator.config.base import (
     Settings,
     compiled,
 )
+from orchestrator.config.engines import ENGINE
 from orchestrator.config.marks import Executes, Executing
-
-_ENGINE_KEYS = {
-    "model": "model",
-    "seed": "seed",
-    "tensor_parallel_size": "generate.tensor_parallel",
-    "max_num_seqs": "generate.max_num_seqs",
-    "max_model_len": "generate.max_model_len",
-}
-"""The engine's own names of what the job has keys for."""
-EXECUTING_ARGUMENTS = frozenset(
-    {
-        *("gpu_memory_utilization", "kv_cache_memory_bytes", "num_gpu_blocks_override", "block_size", "swap_space"),
-        *("cpu_offload_gb", "max_num_batched_tokens", "max_num_partial_prefills", "enable_chunked_prefill"),
-        *("enable_prefix_caching", "enforce_eager", "cudagraph_capture_sizes", "max_cudagraph_capture_size"),
-        *("attention_backend", "async_scheduling", "pipeline_parallel_size", "enable_expert_parallel"),
-        *("disable_custom_all_reduce", "max_parallel_loading_workers", "disable_log_stats", "use_tqdm_on_load"),
-    }
-)
-"""The engine's arguments of which it is known that they only execute: shares of memory, batching, kernels and graphs,
-parallel sizes. Any other one decides: types, quantisation, what weights are loaded, what is sampled."""
-
-
-def _deciding_arguments(engine: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in engine.items() if name not in EXECUTING_ARGUMENTS}
-
+from orchestrator.files import strict_json
 
 _ENGINE = Executes(
     since=3,
-    decides=_deciding_arguments,
-    words=f"May change at every start: {', '.join(f'`{name}`' for name in sorted(EXECUTING_ARGUMENTS))}.",
+    decides=ENGINE.deciding,
+    words=f"May change at every start: {', '.join(f'`{name}`' for name in sorted(ENGINE.executing))}.",
 )
 
 
@@ -99,11 +76,13 @@ class Generate(Settings):
     @field_validator("engine")
     @classmethod
     def _further(cls, value: dict[str, Any]) -> dict[str, Any]:
-        for name, key in _ENGINE_KEYS.items():
+        for name, key in ENGINE.keys.items():
             if name in value:
                 raise ValueError(f"`{name}` is the job's `{key}`, which is where to set it")
         try:
-            json.dumps(value, allow_nan=False)
+            strict_json.loads(json.dumps({"data": {"job": {"generate": {"engine": value}}}}, allow_nan=False).encode())
+        except UnicodeEncodeError:
+            pass  # which is told of every text of a job: document.unwritable
         except (TypeError, ValueError) as error:  # what a run writes down would be something else
             raise ValueError(f"it must hold texts, numbers, true, false, null, lists and mappings ({error})") from error
         return value

@@ -24,13 +24,13 @@ from orchestrator.driver.kept import (
     KEPT_MODEL,
     KEPT_PREFERENCES,
     KEPT_PROBLEMS,
+    base_model_of,
     keep_model,
     keep_preferences,
     keep_problems,
     read_all_preferences,
     read_all_problems,
     reference_of,
-    seed_of,
 )
 from orchestrator.driver.preview import Render
 from orchestrator.driver.resume import MAX_JOB, command
@@ -45,7 +45,7 @@ from orchestrator.driver.settled import kept_of
 from orchestrator.driver.start_checks import check_start
 from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
-from orchestrator.errors import Damaged, Displaced, Interrupted
+from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted
 from orchestrator.files import durable
 from orchestrator.files.disk import one_message
 from orchestrator.files.inside import read_regular, remove
@@ -122,10 +122,10 @@ def drive(
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
         say(told)
     crew = hire(job, root / "logs")  # nothing is started yet; what could not be is told
-    seed = seed_of(file, run)
-    check_same_model(run, seed)
-    reference = reference_of(file, run, seed)
-    _tell_origins(say, seed, reference)
+    base = base_model_of(file, run)
+    check_same_model(run, base)
+    reference = reference_of(file, run, base)
+    _tell_origins(say, base, reference)
     kept = run.committed(KEPT_PROBLEMS) is not None
     pinned = job.data if kept else pin(job.data)
     reading = reading_of(run)
@@ -136,7 +136,7 @@ def drive(
     preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
         say(f"stages    {line}")
-    check_start(file, run, seed.folder, problems, preferences or [], say, ask, render, sources)
+    check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources)
     probe_links(root)
     ending = _ending(run, received, goal, sources)
     with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), ending:
@@ -144,11 +144,11 @@ def drive(
         tracker.start(run.ledger.as_it_is())
         check_same_job(run, job)  # again: somebody may have started the run since
         check_same_problems(run, job, digests)
-        _record_job(run, file, seed, digests, reading)
+        _record_job(run, file, base, digests, reading)
         problems = keep_problems(run, job, pinned, problems)
         keep_preferences(run, file, given, preferences, problems, checked=not kept)
         preferences = None  # a large data set is not held in memory for the whole run
-        model = keep_model(run, job, seed)
+        model = keep_model(run, job, base)
         if reference:
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
@@ -157,9 +157,9 @@ def drive(
             loop(job, run, workers, problems, model, say, sources)
 
 
-def _tell_origins(say: Say, seed: NamedModel, reference: NamedModel | None) -> None:
+def _tell_origins(say: Say, base: NamedModel, reference: NamedModel | None) -> None:
     """Say where models come from that are no folders of the user's."""
-    for name, model in (("model", seed), ("reference", reference)):
+    for name, model in (("model", base), ("reference", reference)):
         if model and model.origin:
             say(f"{name:<9} {model}")
 
@@ -251,23 +251,23 @@ def _ending(run: Run, received: Sequence[str], goal: str | None, sources: Source
     write_report(run.root, sources, run.ledger)
 
 
-def _record_job(run: Run, file: JobFile, seed: NamedModel, problems: Mapping[str, str] | None, reading: int) -> None:
+def _record_job(run: Run, file: JobFile, base: NamedModel, problems: Mapping[str, str] | None, reading: int) -> None:
     job = file.job.model_dump(mode="json")
     configs = run.ledger.state.configs
-    model = str(seed.folder) if seed.origin is None else KEPT_MODEL
+    model = str(base.folder) if base.origin is None else KEPT_MODEL
     deciding: dict[str, Any] = {"job": job, "model": model, "versions": _versions(), "reading": reading}
     if problems is not None:
         deciding["problems"] = dict(problems)
     if not configs or any(configs[-1].get(key) != value for key, value in deciding.items()):
-        found = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "overrides": list(file.overrides)}
-        found["job_file"] = configs[-1]["job_file"] if file.recorded and configs else file.path.name
+        about = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "overrides": list(file.overrides)}
+        about["job_file"] = configs[-1]["job_file"] if file.recorded and configs else file.path.name
         # Relative paths of the job are below one of the folders: `fork` and `resume` must find what they name.
-        found["folders"] = list(dict.fromkeys(map(str, (*file.folders, Path.cwd()))))
-        if seed.origin is None:
-            found["model_digest"] = model_digest(model)
+        about["folders"] = list(dict.fromkeys(map(str, (*file.folders, Path.cwd()))))
+        if base.origin is None:
+            about["model_digest"] = model_digest(model)
         if configs and (resolved := kept_of(configs[-1], file.job)) is not None:
-            found["resolved"] = resolved
-        run.append("config", deciding | found)
+            about["resolved"] = resolved
+        run.append("config", deciding | about)
     if not run.path("job.yaml").exists() or not run.ledger.state.commits:
         durable.replace(run.path("job.yaml"), _text_of(file, run.root))
     durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
@@ -280,7 +280,7 @@ def _record_resolved(run: Run, resolved: Mapping[str, Any]) -> None:
 def _text_of(file: JobFile, root: Path) -> bytes:
     """A job file as it is written. One that stands in the run may be a link to what is none of the run's; one that
     has a secret, which an override took the place of, is not kept."""
-    with contextlib.suppress(OSError, Damaged, ValueError):  # no UTF-8
+    with contextlib.suppress(OSError, Damaged, BadInput, ValueError):  # no UTF-8, no YAML
         text = read_regular(file.path, MAX_JOB, root if file.path.is_relative_to(root) else None)
         if not holds_secret(text.decode()):
             return text
@@ -298,8 +298,13 @@ def identity() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"ratchet": __version__}
-    for package in _PACKAGES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[package] = importlib.metadata.version(package)
-    return found
+    found = {package: _version(package) for package in _PACKAGES}
+    return {"ratchet": __version__} | {package: version for package, version in found.items() if version is not None}
+
+
+@functools.cache  # a process keeps the packages that it began with
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -15,10 +15,10 @@ from orchestrator.inputs.problems import check_disjoint, kept_problems, read_pro
 from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts, Run
 from orchestrator.ledger.sharing import Giver
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
+from orchestrator.models.checks import check_vocabulary
 from orchestrator.models.files import link_model
 from orchestrator.models.named import Key, NamedModel, locate_model, model_digest
-from orchestrator.models.vocabulary import check_vocabulary
 from orchestrator.records.rows import Problem
 
 KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"
@@ -56,7 +56,7 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
         return write_problems(problems, folder) | {"revisions": revisions}
 
     commit = run.step(KEPT_PROBLEMS, {"data": Fields(job.data, without=("date",))}, work)  # no row has a date
-    with run.using(hashes(commit)):
+    with run.using(files_of(commit)):
         kept = kept_problems(run.path(KEPT_PROBLEMS))
     require_enough(kept.get("train", []), job.data, job.rounds)  # a resume may have raised the rounds
     return kept
@@ -98,8 +98,8 @@ def keep_preferences(
     run.step(KEPT_PREFERENCES, given, work)
 
 
-def seed_of(file: JobFile, run: Run, weights: bool = True) -> NamedModel:
-    """The seed model of a run: the one it has kept, which asks no Hub, else the one its job names.
+def base_model_of(file: JobFile, run: Run, weights: bool = True) -> NamedModel:
+    """The base model of a run: the one it has kept, which asks no Hub, else the one its job names.
 
     Raises:
         BadInput: as `locate_model`, whose `weights` it passes on.
@@ -107,19 +107,19 @@ def seed_of(file: JobFile, run: Run, weights: bool = True) -> NamedModel:
     return _model_of(file, run, weights, "model")
 
 
-def reference_of(file: JobFile, run: Run, seed: NamedModel | None, weights: bool = True) -> NamedModel | None:
-    """The fixed reference of a run, as `seed_of`; None where its job names none. `seed` is None where the seed model is
+def reference_of(file: JobFile, run: Run, base: NamedModel | None, weights: bool = True) -> NamedModel | None:
+    """The fixed reference of a run, as `base_model_of`; None where its job names none. `base` is None where it is
     not there yet.
 
     Raises:
-        BadInput: as `seed_of`, or it has another vocabulary than the seed model.
+        BadInput: as `base_model_of`, or it has another vocabulary than the base model.
     """
     if file.job.fixed_reference is None:
         return None
     found = _model_of(file, run, weights, "reference")
     # One that is kept was checked before; whether it is damaged, the step that has kept it says.
-    if seed is not None and run.committed(KEPT_REFERENCE) is None:
-        check_vocabulary(found.folder, seed.folder, f"{file.path}: reference")
+    if base is not None and run.committed(KEPT_REFERENCE) is None:
+        check_vocabulary(found.folder, base.folder, f"{file.path}: reference")
     return found
 
 
@@ -135,7 +135,7 @@ def _model_of(file: JobFile, run: Run, weights: bool, key: Key) -> NamedModel:
 
 
 def keep_model(run: Run, job: Job, model: NamedModel, key: Key = "model") -> str:
-    """The absolute folder of a run's model. A seed model whose own folder may vanish is kept in the run, a fixed
+    """The absolute folder of a run's model. A base model whose own folder may vanish is kept in the run, a fixed
     reference always; and with it the pairs that another run trained it on."""
     if model.origin is None and key == "model":
         return str(model.folder)

@@ -234,6 +234,6 @@ def _followed(job: Job, config: Mapping[str, Any], root: Path) -> str | None:
     return sqlite_address(there) if there.exists() else None
 
 
-def told(file: JobFile) -> str | None:
+def overrides_line(file: JobFile) -> str | None:
     """What a run adds to its job file, for people; None where that is nothing."""
     return without_password(shlex.join(file.overrides)) if file.recorded and file.overrides else None

@@ -48,8 +48,8 @@ def check_same_job(run: Run, job: Job) -> None:
         )
 
 
-def check_same_model(run: Run, seed: NamedModel) -> None:
-    """Refuse to go on with a run whose seed model, in a folder of its own, is no longer the one that it was started
+def check_same_model(run: Run, base: NamedModel) -> None:
+    """Refuse to go on with a run whose base model, in a folder of its own, is no longer the one that it was started
     with.
 
     Raises:
@@ -59,9 +59,9 @@ def check_same_model(run: Run, seed: NamedModel) -> None:
     recorded = state.configs[-1] if state.configs else {}
     if "model_digest" not in recorded or not (state.commits or state.shards):
         return
-    if recorded["model_digest"] != model_digest(str(seed.folder)):
+    if recorded["model_digest"] != model_digest(str(base.folder)):
         raise BadInput(
-            f"model: {seed} is not the model that {root} was started with, in {recorded['model']}. Name that one, or "
+            f"model: {base} is not the model that {root} was started with, in {recorded['model']}. Name that one, or "
             f"go on in another run, which keeps what it does not touch (`ratchet fork {root} NEWRUN model=...`)."
         )
 

@@ -245,7 +245,7 @@ def unapproved(now: Sequence[Item], before: Sequence[Item] | None, overrides: Se
 
 
 def require(
-    file: JobFile, root: Path, before: JobFile | None, overrides: Sequence[str], what: str, tell: Tell | None
+    file: JobFile, root: Path, before: JobFile | None, overrides: Sequence[str], run: str, tell: Tell | None
 ) -> None:
     """Refuse a job of the run's word whose set is not approved. `tell` is there with `--trust`: it is told the set,
     which is approved with that. `overrides` are the user's own, and `before` is the job without them.
@@ -254,19 +254,19 @@ def require(
         BadInput: it needs approval. The message has the whole set and the cure.
     """
     now = needs_trust(file, root)
-    wanted = unapproved(now, needs_trust(before, root) if before else None, overrides)
-    shown = [f"  {item}" for item in wanted]
-    if wanted and tell is None:
+    unapproved_items = unapproved(now, needs_trust(before, root) if before else None, overrides)
+    shown = [f"  {item}" for item in unapproved_items]
+    if unapproved_items and tell is None:
         raise BadInput(
-            f"{what}: these settings are the run's word, and nobody has approved them here:\n"
+            f"{run}: these settings are the run's word, and nobody has approved them here:\n"
             + "\n".join(shown)
             + "\nNothing of it was imported, connected to or read. If you trust whoever made the run, give the same "
             "command with --trust, or name your own job file. `ratchet verify` and `ratchet status` need no trust."
         )
-    if wanted and tell:
-        tell("\n".join([f"trusted   the settings of {what}:", *shown]))
-    if told := remember(now):
-        (tell or _unsaid)(told)
+    if unapproved_items and tell:
+        tell("\n".join([f"trusted   the settings of {run}:", *shown]))
+    if remembered := remember(now):
+        (tell or _unsaid)(remembered)
 
 
 def remember(items: Sequence[Item]) -> str | None:

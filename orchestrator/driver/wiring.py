@@ -24,13 +24,18 @@ from orchestrator.errors import RatchetError
 from orchestrator.ledger.run import Facts
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rows import PreferencePlan, Problem, TokenizingPlan
-from workers.generation.chosen import ENGINE as ENGINE  # says which it is, and imports none
+from workers.generation.vllm import VLLM  # which does not import vLLM itself
+
+ENGINE = VLLM
+"""The kind of engine that runs use; orchestrator/config/engines.py says the same to the job file."""
 
 _RENDERING = 600.0  # seconds
 
 
 class RealWorkers:
     """Ray, engines and DeepSpeed. Nothing is started before it is needed: a finished run needs none of it."""
+
+    engine = ENGINE.name
 
     def __init__(self, job: Job, logs: Path) -> None:
         self._job = job
@@ -98,7 +103,7 @@ class RealWorkers:
     def judge_steps(self, items: Sequence[StepItem]) -> tuple[list[StepJudgement], Facts]:
         """The judge's word on each answer, and what asking it has cost. Its replies are kept in the run's folder."""
         from workers.judge.client import JudgeClient
-        from workers.judge.steps import judge_steps
+        from workers.judge.reasoning_steps import judge_steps
 
         if self._job.judge is None:
             raise RuntimeError("a job without a judge asks for judgements")

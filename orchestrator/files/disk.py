@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.errors import RatchetError
+from orchestrator.errors import BadInput, RatchetError
 
 CURE = "see to the disk"
 _OF_THE_DISK = frozenset(
@@ -16,6 +16,7 @@ _OF_THE_DISK = frozenset(
 )
 _IN_THE_WAY = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST})
 _OF_RIGHTS = frozenset({errno.EACCES, errno.EPERM})
+_SHOWN = 255  # characters of a name
 
 
 def cure(error: OSError, folder: Path) -> str | None:
@@ -32,6 +33,17 @@ def cure(error: OSError, folder: Path) -> str | None:
     if error.errno in (errno.ENOENT, errno.ENOTDIR) and not (folder / "ledger").is_dir():
         return "the folder was moved, deleted or unmounted: put it back"
     return "take away what stands there" if error.errno in _IN_THE_WAY else None
+
+
+def unusable(error: OSError) -> RatchetError | None:
+    """In a line, why something cannot be looked at: its name is too long or leads in a circle, it is closed to us, or
+    its disk is ill. None where it is another error."""
+    named = error.errno in _OF_RIGHTS | {errno.ENAMETOOLONG, errno.ELOOP}
+    if not named and error.errno not in _OF_THE_DISK | {errno.EMFILE, errno.ENFILE}:
+        return None
+    name = str(error.filename or "a file")
+    said = f"{name if len(name) <= _SHOWN else f'{name[:80]}...'}: {error.strerror or error}"
+    return BadInput(said) if named else RatchetError(said)
 
 
 @contextlib.contextmanager

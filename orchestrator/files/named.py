@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from orchestrator.errors import BadInput
@@ -16,6 +17,10 @@ def named_path(name: str | Path, key: str = "") -> Path:
     where = f"{key}: " if key else ""
     if "\0" in str(name):
         raise BadInput(f"{where}{str(name)!r} is no path: it has a null character in it")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{where}{str(name)!r} is no path: {error.reason}") from error
     try:
         return Path(name).expanduser()
     except RuntimeError as error:

@@ -39,7 +39,7 @@ def check_golds(file: JobFile, problems: Mapping[str, list[Problem]], ask: Ask) 
     for split, rows in graded.items():
         bad = [number for number, problem in enumerate(rows) if problem.gold in unread]
         if bad:
-            said = _told(file, split, rows, bad, unread)
+            said = _unread_line(file, split, rows, bad, unread)
             if len(bad) > MOST * len(rows):
                 raise BadInput(said)
             lines.append(said)
@@ -77,7 +77,7 @@ def _numbered(job: Job, split: str, rows: list[Problem], names: set[str]) -> str
     return said
 
 
-def _told(file: JobFile, split: str, rows: list[Problem], bad: list[int], unread: Mapping[str, str]) -> str:
+def _unread_line(file: JobFile, split: str, rows: list[Problem], bad: list[int], unread: Mapping[str, str]) -> str:
     data = file.job.data
     source = data.sources[split]
     find = {split: file.find(source.path, f"data.{split}")} if source.path else {}

@@ -95,16 +95,16 @@ def unrepeated(rows: Sequence[Row], name: str) -> list[Row]:
     Raises:
         BadInput: most of its rows do, and others do not.
     """
-    told = [row.repeats for row in rows]
-    repeating, number = told.count(True), len(rows) - told.count(None)
+    repeated = [row.repeats for row in rows]
+    repeating, number = repeated.count(True), len(rows) - repeated.count(None)
     if not number or 2 * repeating <= number:
         return list(rows)
     if repeating < number:
         raise BadInput(
-            f"{rows[told.index(False)].place}: 'chosen' and 'rejected' do not both begin with the prompt, and in "
+            f"{rows[repeated.index(False)].place}: 'chosen' and 'rejected' do not both begin with the prompt, and in "
             f"{repeating} of {number} rows of {name} they do: take the prompt out of these, or put it in front of all"
         )
-    return [_without_prompt(row) if repeats else row for row, repeats in zip(rows, told, strict=True)]
+    return [_without_prompt(row) if repeats else row for row, repeats in zip(rows, repeated, strict=True)]
 
 
 def normalised(job: Job, row: Row) -> tuple[Side, Side, Side]:
@@ -140,21 +140,21 @@ def _prompt(row: Mapping[str, Any], chosen: Side, rejected: Side, place: str) ->
     shared = not isinstance(chosen, str) and not isinstance(rejected, str) and _shared(chosen, rejected)
     if shared or _is_dialogue(chosen, rejected):
         return None
-    found = {name: _side(row, name, place) for name in _PROMPTS if _is_filled(row.get(name))}
+    by_column = {name: _side(row, name, place) for name in _PROMPTS if _is_filled(row.get(name))}
     more = _side(row, "input", place) if _is_filled(row.get("input")) else None
-    if more is not None and set(found) <= {"instruction"}:
-        if not found:
+    if more is not None and set(by_column) <= {"instruction"}:
+        if not by_column:
             return more
-        if not isinstance(found["instruction"], str) or not isinstance(more, str):
+        if not isinstance(by_column["instruction"], str) or not isinstance(more, str):
             raise BadInput(f"{place}: 'instruction' and 'input' make a prompt only where both are text")
-        return f"{found['instruction']}\n{more}"
-    names = [*found, *(["input"] if more is not None else [])]
+        return f"{by_column['instruction']}\n{more}"
+    names = [*by_column, *(["input"] if more is not None else [])]
     if len(names) > 1:
         raise BadInput(
             f"{place}: no field 'prompt', and {' and '.join(map(repr, names))} could each be it: rename the one that is"
         )
     if names:
-        return found[names[0]]
+        return by_column[names[0]]
     shared_text = _common_text(chosen, rejected) if isinstance(chosen, str) and isinstance(rejected, str) else None
     perhaps = [name for name, value in row.items() if _may_be_prompt(name, value, shared_text)]
     if perhaps:
@@ -237,8 +237,8 @@ def _steps(job: Job, row: Row, steps: str) -> tuple[Side, Side, Side]:
     assert isinstance(row.prompt, str)
     if job.pairs.append_eos:
         raise BadInput(
-            f"{row.place}: field {STEPS!r} makes 'chosen' and 'rejected' single steps, after which an answer goes on: "
-            "set `pairs.append_eos: false`"
+            f"{row.place}: field {STEPS!r} makes 'chosen' and 'rejected' single reasoning steps, after which an answer "
+            "goes on: set `pairs.append_eos: false`"
         )
     asked, steps = _asked(job, row.prompt, row), steps if steps.strip() else ""
     if isinstance(asked, str):

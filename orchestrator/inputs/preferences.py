@@ -75,7 +75,7 @@ class Preferences:
 
     def __str__(self) -> str:
         shared = f"; the prompt of {self.begun} is the text that both sides begin with" if self.begun else ""
-        return f"{self.name}: {len(self.rows)} pairs{shared}{told(self.left_out)}"
+        return f"{self.name}: {len(self.rows)} pairs{shared}{left_out_text(self.left_out)}"
 
 
 def read_preferences(job: Job, find: Find) -> list[Preferences]:
@@ -169,7 +169,7 @@ def texts(row: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield from ((prompt, side) for side in sides if side)
 
 
-def told(left_out: Mapping[str, int]) -> str:
+def left_out_text(left_out: Mapping[str, int]) -> str:
     """How many were left out and why, for people; nothing where none was."""
     words = {"empty": "with an empty side", "equal": "with equal sides", "no_prompt": "without a prompt"}
     words |= {"too_long": "too long", "seen": "that the reference has seen"}
@@ -186,25 +186,25 @@ def _read(job: Job, number: int, source: Source, find: Find) -> Preferences:
         places = rows_of(find(source.path, key), key)
     name = hub_data.named(source) if source.hub else Path(source.path).name
     left_out: Counter[str] = Counter(empty=0, equal=0, no_prompt=0)
-    found, begun = list[Preference](), 0
+    preferences, begun = list[Preference](), 0
     for row_number, row in enumerate(unrepeated(_parsed(places, source.limit), name), 1):
         try:
             parts = normalised(job, row)
         except Useless as useless:
             left_out[str(useless)] += 1
             continue
-        if found and isinstance(parts[0], str) != isinstance(found[0].prompt, str):
+        if preferences and isinstance(parts[0], str) != isinstance(preferences[0].prompt, str):
             kinds = ("plain text", "messages") if isinstance(parts[0], str) else ("messages", "plain text")
             raise BadInput(
                 f"{row.place}: is {kinds[0]}, and what stands before it {kinds[1]}; a source has one of both"
             )
         begun += row.prompt is None and isinstance(row.chosen, str)
         prompt_id = durable.fingerprint(parts[0])[:16]
-        found.append(Preference(f"{number}/{row_number}", prompt_id, *parts))
-    if not found:
-        reason = told(left_out).removeprefix("; ") or "it has no rows"
+        preferences.append(Preference(f"{number}/{row_number}", prompt_id, *parts))
+    if not preferences:
+        reason = left_out_text(left_out).removeprefix("; ") or "it has no rows"
         raise BadInput(f"{key}: {name} has no pair to learn from ({reason})")
-    return Preferences(name, found, left_out, source.revision, begun)
+    return Preferences(name, preferences, left_out, source.revision, begun)
 
 
 def _parsed(places: Iterable[tuple[str, Mapping[str, Any]]], limit: int | None) -> list[Row]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -22,6 +21,7 @@ from orchestrator.inputs.overlap import overlaps
 from orchestrator.inputs.rows import rows_of
 from orchestrator.ledger.columns import require_columns
 from orchestrator.records.golds import accepted, best, joined
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import Problem
 
 _PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution", "hint")])
@@ -104,7 +104,7 @@ def kept_problems(folder: Path) -> dict[str, list[Problem]]:
     for file in (folder / f"{split}.parquet" for split in ("train", "gate", "test")):
         if file.exists():
             require_columns(file, folder.parent)
-            found[file.stem] = [_kept_problem(row, file) for row in pq.read_table(file).to_pylist()]
+            found[file.stem] = [_kept_problem(row, file) for row in read_table(file).to_pylist()]
     return found
 
 
@@ -113,22 +113,6 @@ def _kept_problem(row: dict[str, Any], file: Path) -> Problem:
     if any(known[name] is None for name in ("prompt_id", "text", "gold")):
         raise Damaged(f"{file}: a problem in it has no id, text or gold answer. Restore it from a copy.")
     return Problem(**known)
-
-
-def prompts_of_round(problems: list[Problem], data: Data, round_number: int, seed: int) -> list[Problem]:
-    """The training problems of a round (from 1): the same every round, or the next ones of a shuffled order
-    that wraps at the end.
-
-    Raises:
-        BadInput: `prompts: new`, and there are too few problems for so many rounds.
-    """
-    require_enough(problems, data, round_number)
-    size = min(data.prompts_per_round or len(problems), len(problems))
-    if size == len(problems):
-        return problems
-    order = random.Random(seed).sample(range(len(problems)), len(problems))
-    start = 0 if data.prompts == "same" else (round_number - 1) * size
-    return [problems[order[(start + i) % len(problems)]] for i in range(size)]
 
 
 def require_enough(problems: list[Problem], data: Data, rounds: int) -> None:

@@ -76,7 +76,7 @@ def _names(state: State) -> Iterator[tuple[str, str]]:
         yield from ((which, name) for name in (step, *_of(offer.artifacts)))
     yield from (("discard", name) for name in sorted(state.discarded))
     for promotion in state.promotions:
-        if promotion["promoted"]:  # a refused one names the model before it, which may be a seed model elsewhere
+        if promotion["promoted"]:  # a refused one names the model before it, which may be a base model elsewhere
             yield f"promotion of round {promotion['round']}", str(promotion["reference"])
 
 

@@ -21,12 +21,11 @@ from orchestrator.records.rows import (
     PROBE,
     PROMPTS,
     REFERENCE,
-    SAMPLES,
     SELF_SCORES,
-    VERDICTS,
     pairs_schema,
     step_pairs_schema,
 )
+from orchestrator.records.shards import SHARDS
 from orchestrator.records.unpacked import most_bytes, packed_bytes, texts_in
 
 _MOST_ROWS_A_BYTE = 4
@@ -35,8 +34,7 @@ _MOST_VALUES_A_BYTE = 256
 _PAIR_COLUMNS = ("pair_id", "prompt_id", "prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
 _NEEDED: Mapping[str, Sequence[str]] = {
     "prompts": PROMPTS.names,
-    "samples": SAMPLES.names,
-    "verdicts": ("prompt_id", "sample_index", "verdict", "extracted"),  # the others came later, or are null
+    **{kind.name: kind.needed for kind in SHARDS.values()},
     "scores": SELF_SCORES.names,
     "pairs": _PAIR_COLUMNS,
     "replay": _PAIR_COLUMNS,
@@ -149,7 +147,8 @@ def _kind(kind: pa.DataType) -> str:
 
 def _all_kinds() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    schemas = [PROMPTS, SAMPLES, VERDICTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, DECODED, step_pairs_schema()]
+    schemas = [PROMPTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, DECODED, step_pairs_schema()]
+    schemas += [kind.schema for kind in SHARDS.values()]
     for schema in (*schemas, pairs_schema(conversational=False), pairs_schema(conversational=True)):
         for field in masked(schema):
             # A column of nothing but nulls may be stored as such.

@@ -165,7 +165,7 @@ class ConfigData(RecordModel):
     job_file: Place
     versions: dict[str, str]
     model: Place | None = None
-    """The folder of the seed model; 0.1.0 wrote none at first."""
+    """The folder of the base model; 0.1.0 wrote none at first."""
     folders: Annotated[list[Place], Field(max_length=_MOST_NAMED)] = []
     overrides: Annotated[list[str], Field(max_length=_MOST_NAMED)] = []
     parent: Annotated[ParentData, Field(default=None)]
@@ -215,7 +215,7 @@ class CommitData(RecordModel):
 
 
 class PromotionData(RecordModel):
-    """The gate's word. Whether an absolute `reference` or `best` is the seed model's own folder is seen by the fold."""
+    """The gate's word. Whether an absolute `reference` or `best` is the base model's own folder is seen by the fold."""
 
     round: Annotated[int, Field(ge=1, lt=MAX_ROUND)]
     promoted: bool
@@ -288,10 +288,10 @@ def check_data(kind: str, data: Any) -> None:
             at = "job."
             recorded_job.check(data["job"])
     except ValidationError as error:
-        raise ValueError(told(error, f"data.{at}")) from None
+        raise ValueError(error_text(error, f"data.{at}")) from None
 
 
-def told(error: ValidationError, at: str = "") -> str:
+def error_text(error: ValidationError, at: str = "") -> str:
     """What is wrong with a value, for people: each key with the value that was found, and what it must be."""
     problems = error.errors(include_url=False, include_context=False)
     problems.sort(key=lambda problem: problem["type"] == "missing")  # what is there and wrong says more

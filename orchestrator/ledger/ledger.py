@@ -24,7 +24,7 @@ from typing import Any
 from orchestrator.errors import BadInput, Damaged, Displaced
 from orchestrator.files.durable import put_if_absent, sync
 from orchestrator.files.inside import require_below
-from orchestrator.ledger import fold
+from orchestrator.ledger import cache
 from orchestrator.ledger.kinds import Kind, quoted
 from orchestrator.ledger.record_files import SCHEMA, Record, read_record, record_numbers, spelled
 from orchestrator.ledger.step_facts import Recorded
@@ -36,7 +36,7 @@ class Artifact:
 
     `hidden` is where the worker wrote it and `path` where a reader finds it, both relative to the
     run; `files` maps names to {"size": bytes, "sha256": hex}.
-    Example: Artifact("rounds/01/pairs", "rounds/01/.pairs-e1", {"00000.parquet": {...}})
+    Example: Artifact("rounds/01/pairs", "rounds/01/.pairs-e1-a5", {"00000.parquet": {...}})
     """
 
     path: str
@@ -152,21 +152,23 @@ class State:
                 self._forget_shards(set(data["paths"]))
             case "end":
                 self.end = data
+            case unknown:
+                raise ValueError(f"nothing folds a record of the kind `{unknown}` in")
 
     def _require_own(self, record: Record) -> None:
-        """A promotion names models of the run; the only one outside of it is the seed model, in a folder of its own."""
+        """A promotion names models of the run; the only one outside of it is the base model, in a folder of its own."""
         if not self.configs:
             raise Damaged(
                 f"{record.number:08d}.json: this ledger record is damaged (a promotion before any `config` record). "
                 "Restore it from a copy of the run."
             )
-        seeds = {config.get("model") or config["job"]["model"] for config in self.configs}
+        base_models = {config.get("model") or config["job"]["model"] for config in self.configs}
         for key in ("reference", "best"):
             name = record.data.get(key)
-            if name is not None and os.path.isabs(name) and name not in seeds:
+            if name is not None and os.path.isabs(name) and name not in base_models:
                 raise Damaged(
                     f"{record.number:08d}.json: this ledger record is damaged (`data.{key}` is {quoted(name)}, which "
-                    "is neither in the run nor the seed model of its job). Restore it from a copy of the run."
+                    "is neither in the run nor the base model of its job). Restore it from a copy of the run."
                 )
 
     def _forget_shards(self, paths: set[str]) -> None:
@@ -199,7 +201,7 @@ class Ledger:
         if folder.is_symlink():
             require_below(folder.parent, folder / "record")
         if known is None:
-            known = [Record(number, *said) for number, said in enumerate(fold.load(self._cache, folder))]
+            known = [Record(number, *said) for number, said in enumerate(cache.load(self._cache, folder))]
             self._num_cached = len(known)
         for record in known:
             self._note(record)
@@ -266,9 +268,9 @@ class Ledger:
                 return epoch
 
     def cache(self, again: bool = False) -> None:
-        """Keep what was read for the next reader, where it was much, or `again`; see fold.py."""
-        if again or len(self.records) - self._num_cached >= fold.MIN_NEW:
-            fold.save(self._cache, self.folder, [[r.epoch, r.kind, r.time, r.data] for r in self.records])
+        """Keep what was read for the next reader, where it was much, or `again`; see cache.py."""
+        if again or len(self.records) - self._num_cached >= cache.MIN_NEW:
+            cache.save(self._cache, self.folder, [[r.epoch, r.kind, r.time, r.data] for r in self.records])
             self._num_cached = len(self.records)
 
     @property

@@ -89,7 +89,7 @@ class Digest:
 
 
 @dataclass(frozen=True)
-class Used:
+class UsedFiles:
     """A name of files by what is in them, such as a sha256, which counts as `value`. Who names files uses them: they
     are checked before and after the work (see uses.py)."""
 
@@ -112,7 +112,7 @@ FIELDS_1: dict[str, tuple[str, ...]] = {
     ),
     "Grade": ("graders", "answer", "strict", "audit", "timeout", "memory", "max_characters"),
     "Judge": ("model", "temperature"),
-    "SelfJudge": ("template", "pattern", "lowest", "highest", "samples", "temperature", "max_tokens"),
+    "SelfRewarding": ("template", "pattern", "lowest", "highest", "samples", "temperature", "max_tokens"),
     "Train": (
         *("ranks", "zero", "offload_optimizer", "precision", "learning_rate", "schedule", "warmup_steps"),
         *("warmup_ratio", "final_ratio", "batch_pairs", "epochs", "token_budget", "max_steps", "eval_every", "select"),
@@ -167,7 +167,7 @@ class _Recipe:
             if self.number == 1:
                 return _NOTHING
             return value.now if self.facts is None else self.facts.get(value.name, 1)
-        if isinstance(value, Used):
+        if isinstance(value, UsedFiles):
             return value.value
         if isinstance(value, Digest):
             return durable.fingerprint(self.of(value.rows))
@@ -262,9 +262,9 @@ def with_executed(inputs: Inputs, facts: Mapping[str, Any]) -> dict[str, Any]:
     return {**facts, **({"executed": said} if said else {})}
 
 
-def used_in(value: Any) -> Iterator[Used]:
+def used_in(value: Any) -> Iterator[UsedFiles]:
     """Every name of files in the inputs of a step, or in a part of them."""
-    if isinstance(value, Used):
+    if isinstance(value, UsedFiles):
         yield value
     elif isinstance(value, Mapping):
         yield from used_in(list(value.values()))

@@ -21,7 +21,7 @@ from orchestrator.ledger.columns import require_columns, require_masks
 from orchestrator.ledger.kinds import EndState, Kind
 from orchestrator.ledger.ledger import Artifact, Commit, Ledger, Offer
 from orchestrator.ledger.sharded import ShardedStep, epoch_of
-from orchestrator.ledger.uses import Uses, using
+from orchestrator.ledger.uses import FileCheck, using
 
 Facts = dict[str, Any]
 
@@ -99,7 +99,7 @@ class Run:
         inputs: recipes.Inputs,
         work: Callable[..., Facts],
         outputs: Sequence[str] | None = None,
-        also: Sequence[recipes.Used] = (),
+        also: Sequence[recipes.UsedFiles] = (),
     ) -> Commit:
         """The committed result of a step; `work` runs only when there is none.
 
@@ -146,9 +146,9 @@ class Run:
 
     def require(self, inputs: Any) -> None:
         """Raise Damaged where a file that some inputs name is not what was committed."""
-        Uses(self.root, inputs)
+        FileCheck(self.root, inputs)
 
-    def used(self, path: str | Path) -> recipes.Used:
+    def used_file(self, path: str | Path) -> recipes.UsedFiles:
         """A committed file as an input, by its sha256. `path` is relative to the run, or absolute."""
         name = os.path.relpath(self.root / path, self.root)
         state = self.ledger.state
@@ -159,7 +159,7 @@ class Run:
                 continue
             below = "" if name == artifact.path else os.path.relpath(name, artifact.path)
             if (said := artifact.files.get(below)) is not None:
-                return recipes.Used(said["sha256"], ((name, said["sha256"]),))
+                return recipes.UsedFiles(said["sha256"], ((name, said["sha256"]),))
         raise Damaged(f"{self.root / name}: is used, and was never committed")
 
     def fingerprints(self, inputs: recipes.Inputs, recipe: int, facts: Mapping[str, Any] | None) -> set[str]:
@@ -201,13 +201,13 @@ class Run:
         inputs: recipes.Inputs,
         source: ShardedStep | None = None,
         version: int | None = None,
-        used: Sequence[recipes.Used] | None = None,
+        files: Sequence[recipes.UsedFiles] | None = None,
     ) -> ShardedStep:
         """A step whose files are committed one by one, so that a crash loses only those in flight. Each is made from
         the same shard of `source`, if that is given. `version` is of the graders, for a step that they do: of one that
-        is not committed, shards by other versions are discarded. `used` are the files that are used besides the shards
+        is not committed, shards by other versions are discarded. `files` are those that are used besides the shards
         of `source`, where these are not all that the inputs name."""
-        return ShardedStep(self, name, inputs, source, version, used)
+        return ShardedStep(self, name, inputs, source, version, files)
 
     def _commit(
         self,

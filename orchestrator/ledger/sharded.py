@@ -15,8 +15,9 @@ from orchestrator.files.inside import require_below
 from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Artifact, Commit
 from orchestrator.ledger.taken import taken_shards
-from orchestrator.ledger.uses import Uses, guarding
+from orchestrator.ledger.uses import FileCheck, guarding
 from orchestrator.records.abstentions import graders_version
+from orchestrator.records.shards import shard_kind
 
 if TYPE_CHECKING:
     from orchestrator.ledger.run import Run
@@ -27,7 +28,7 @@ _EPOCH = re.compile(r"-e(\d+)")
 
 
 class ShardedStep:
-    """A step that is committed shard by shard; see `Run.sharded`."""
+    """A step that is committed shard by shard; see `Run.sharded`. Kinds of shards are declared in records/shards.py."""
 
     def __init__(
         self,
@@ -36,9 +37,10 @@ class ShardedStep:
         inputs: recipes.Inputs,
         source: ShardedStep | None,
         version: int | None,
-        used: Sequence[recipes.Used] | None,
+        files: Sequence[recipes.UsedFiles] | None,
     ) -> None:
         self.run, self.name, self._inputs, self._source = run, name, inputs, source
+        shard_kind(name)
         require_below(run.root, run.path(name))
         make_folder(run.path(name), run.root)
         for shard in self._shards.values():
@@ -49,9 +51,9 @@ class ShardedStep:
         """How many shards of which other version were discarded, to be made again."""
         self.executed: Facts = {}
         """How this driver's workers execute it; each shard keeps it, and the step has the last one's."""
-        self._used, self._uses = inputs if used is None else used, list[Uses]()
+        self._files, self._checks = inputs if files is None else files, list[FileCheck]()
         self._hidden: dict[int, Path] = {}
-        self._uses_of: dict[int, Uses] = {}
+        self._check_of: dict[int, FileCheck] = {}
 
     def _discard_others(self, version: int) -> dict[int, int]:
         """No step mixes what different versions of the graders say; its source, the samples, stays."""
@@ -88,19 +90,19 @@ class ShardedStep:
 
     def begin(self) -> None:
         """Before the work on the first shard: the files that all of it uses are checked."""
-        self._uses = self._uses or [Uses(self.run.root, self._used)]
+        self._checks = self._checks or [FileCheck(self.run.root, self._files)]
 
     def hidden(self, index: int) -> Path:
         """Where a worker is to write a shard, each time another name; what it is made from is checked."""
         self.begin()
         if self._source and self._source.has(index):
-            self._uses_of[index] = Uses(self.run.root, self._source.used(index))
+            self._check_of[index] = FileCheck(self.run.root, self._source.files_of_shard(index))
         self._hidden[index] = self.run.hidden(f"{self.name}/{index:05d}.parquet")
         return self._hidden[index]
 
     def guarding(self) -> AbstractContextManager[None]:
         """Around the work on shards: where it fails, a file that was changed under it is named as the reason."""
-        return guarding(lambda: [*self._uses, *self._uses_of.values()])
+        return guarding(lambda: [*self._checks, *self._check_of.values()])
 
     def path(self, index: int) -> Path:
         """Where a shard is, or will be: 00003.parquet, or 00003.1.parquet where the former was discarded."""
@@ -118,8 +120,8 @@ class ShardedStep:
         """
         if self.has(index):
             return
-        for uses in (*self._uses, *([self._uses_of[index]] if index in self._uses_of else [])):
-            uses.check()
+        for check in (*self._checks, *([self._check_of[index]] if index in self._check_of else [])):
+            check.again()
         facts = recipes.versions(self._inputs) | dict(facts)
         facts |= {"executed": dict(self.executed)} if self.executed else {}
         artifact = self.run.artifacts.adopt(self._hidden[index], self.path(index), facts.pop("file"))
@@ -139,15 +141,15 @@ class ShardedStep:
         left = taken_shards(self.run.ledger.state, self.name)
         return [shard.facts for index, shard in sorted(self._shards.items()) if index not in left]
 
-    def hashes(self) -> list[recipes.Used]:
-        """The sha256 of each committed shard, by index."""
-        return [self.used(index) for index in sorted(self._shards)]
+    def files_of_shards(self) -> list[recipes.UsedFiles]:
+        """Each committed shard as an input, by index."""
+        return [self.files_of_shard(index) for index in sorted(self._shards)]
 
-    def used(self, index: int) -> recipes.Used:
+    def files_of_shard(self, index: int) -> recipes.UsedFiles:
         """A committed shard as an input: its hash, and its file, which is checked when it is used."""
         artifact = self._shards[index].artifact
         sha = artifact.files[""]["sha256"]
-        return recipes.Used(sha, ((artifact.path, sha),))
+        return recipes.UsedFiles(sha, ((artifact.path, sha),))
 
     def finish(self, facts: Facts) -> Commit:
         """Commit the step, all of whose shards are committed; returns the earlier commit when there is one."""

@@ -53,7 +53,7 @@ def without_times(facts: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in facts.items() if key not in _TIMES and not key.endswith(_SPEED)}
 
 
-def told(state: State, step: str) -> str:
+def taken_over_text(state: State, step: str) -> str:
     """For the end of a line about a step, for people; empty where the run did all of it."""
     if taken(state, step):
         return f", taken over from {origin(state)}"

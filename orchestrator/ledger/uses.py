@@ -17,31 +17,31 @@ from orchestrator.errors import Damaged, Displaced
 from orchestrator.files import durable
 from orchestrator.files.identity import Written, sha256
 from orchestrator.ledger.ledger import Artifact, Commit
-from orchestrator.ledger.recipes import Used, used_in
+from orchestrator.ledger.recipes import UsedFiles, used_in
 
 
-def hashes(commit: Commit) -> list[Used]:
+def files_of(commit: Commit) -> list[UsedFiles]:
     """The sha256 of every file of a commit, in order: what a later step depends on."""
     return [
-        Used(f"{name}:{said['sha256']}", ((os.path.join(a.path, name).rstrip("/"), said["sha256"]),))
+        UsedFiles(f"{name}:{said['sha256']}", ((os.path.join(a.path, name).rstrip("/"), said["sha256"]),))
         for a in commit.artifacts
         for name, said in sorted(a.files.items())
     ]
 
 
-def fingerprint(names: list[Used]) -> str:
+def fingerprint(names: list[UsedFiles]) -> str:
     """One name for many files."""
     return durable.fingerprint([name.value for name in names])
 
 
-def model(value: str, artifact: Artifact, below: str = "") -> Used:
+def model(value: str, artifact: Artifact, below: str = "") -> UsedFiles:
     """A committed model folder, by a `value` that stands for what is in it. It may be a folder `below` an artifact."""
     folder = os.path.join(artifact.path, below).rstrip("/")
     names = {os.path.join(artifact.path, name): said["sha256"] for name, said in artifact.files.items()}
-    return Used(value, tuple((name, sha) for name, sha in names.items() if name.startswith(f"{folder}/")), folder)
+    return UsedFiles(value, tuple((name, sha) for name, sha in names.items() if name.startswith(f"{folder}/")), folder)
 
 
-class Uses:
+class FileCheck:
     """The files that a piece of work uses.
 
     Raises (at construction): Damaged, where one is not what was committed.
@@ -51,7 +51,7 @@ class Uses:
         self._root, self._inputs = root, list(used_in(inputs))
         self._before = self._require_whole()
 
-    def check(self) -> None:
+    def again(self) -> None:
         """After the work, before its result is committed.
 
         Raises:
@@ -79,14 +79,14 @@ def using(root: Path, inputs: Any) -> Iterator[None]:
     Raises:
         Damaged: a file is not what was committed, or was written to meanwhile.
     """
-    uses = Uses(root, inputs)
-    with guarding(lambda: [uses]):
+    check = FileCheck(root, inputs)
+    with guarding(lambda: [check]):
         yield
-    uses.check()
+    check.again()
 
 
 @contextmanager
-def guarding(uses: Callable[[], Iterable[Uses]]) -> Iterator[None]:
+def guarding(checks: Callable[[], Iterable[FileCheck]]) -> Iterator[None]:
     """Around work that may fail: a file of what it uses by then, and that was changed, is named as the reason. Where
     the work succeeds they are checked elsewhere."""
     try:
@@ -94,8 +94,8 @@ def guarding(uses: Callable[[], Iterable[Uses]]) -> Iterator[None]:
     except (Displaced, Damaged):
         raise
     except Exception:
-        for each in uses():
-            each.check()
+        for check in checks():
+            check.again()
         raise
 
 

@@ -1,4 +1,4 @@
-"""The models that a job names, the seed model and a fixed reference: where they are, whether their files fit together,
+"""The models that a job names, the base model and a fixed reference: where they are, whether their files fit together,
 and their fingerprints. No weights are loaded here."""
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from orchestrator.config.places import in_ray_package, run_folder
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
 from orchestrator.files.identity import sha256
-from orchestrator.ledger.recipes import Used
+from orchestrator.ledger.recipes import UsedFiles
+from orchestrator.models.checks import check_config, check_weights
 from orchestrator.models.files import check_files, check_names, enclosing_run
 from orchestrator.models.hub import HubModel, fetch, hub_model
 from orchestrator.models.other_run import Checkpoint, find, run_model
-from orchestrator.models.weights import check_config, check_weights
 
 Key = Literal["model", "reference"]
 """The key of a job that names a model."""
@@ -99,10 +99,10 @@ def model_digest(path: str) -> str:
     return digest_of(_hashes(path))
 
 
-def model_used(path: str) -> Used:
+def model_used(path: str) -> UsedFiles:
     """A model folder outside the run, as an input."""
     found = _hashes(path)
-    return Used(digest_of(found), tuple((f"{path}/{name}", digest) for name, digest in found.items()), path)
+    return UsedFiles(digest_of(found), tuple((f"{path}/{name}", digest) for name, digest in found.items()), path)
 
 
 def digest_of(hashes: Mapping[str, str]) -> str:

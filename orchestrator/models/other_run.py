@@ -122,7 +122,7 @@ def _best(state: State, checkpoints: Collection[int], what: str) -> int:
     if found := _CHECKPOINT.fullmatch(reference):
         return int(found[1])
     cure = f"Name a round ({_listed(checkpoints)}), or that model." if checkpoints else "Name that model instead."
-    raise BadInput(f"{what}: this run has promoted no checkpoint: its reference is still its seed model. {cure}")
+    raise BadInput(f"{what}: this run has promoted no checkpoint: its reference is still its base model. {cure}")
 
 
 def _checkpoint(state: State, checkpoints: dict[int, Artifact], number: int, what: str) -> Artifact:

@@ -107,7 +107,7 @@ def trained_pairs(pairs: Iterable[PairIds], dropped: int) -> dict[str, int]:
 
 
 def metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Of a training's metrics, a row a step, what they tell of these: steps, the last loss, tokens, padded_tokens.
+    """Of a training's metrics, a row an update, what they tell of these: steps, the last loss, tokens, padded_tokens.
     Tokens are those that were computed, scored or not."""
     found: dict[str, Any] = {"steps": len(rows)}
     if rows and "loss" in rows[-1]:

@@ -1,11 +1,11 @@
-"""What is asked about an answer's steps, and what comes back."""
+"""What is asked about an answer's reasoning steps, and what comes back."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 STEP_PROMPT = 1
-"""Version of what the judge is asked about steps (workers.judge.steps)."""
+"""Version of what the judge is asked about steps (workers.judge.reasoning_steps)."""
 
 
 @dataclass(frozen=True, slots=True)

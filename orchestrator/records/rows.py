@@ -8,11 +8,8 @@ trainer is fed, and the text is there to be read.
 from __future__ import annotations
 
 import hashlib
-import hmac
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import pyarrow as pa
 
@@ -109,8 +106,8 @@ class SamplingPlan:
 class Shard:
     """A slice of a step's work that is committed as a whole.
 
-    Example: Shard(index=3, source="rounds/01/prompts/00000.parquet", start=96, stop=128,
-    output="rounds/01/samples/.e2-00003.parquet")
+    Example: Shard(index=3, source="/runs/irpo/rounds/01/prompts/train.parquet", start=96, stop=128,
+    output="/runs/irpo/rounds/01/samples/.00003.parquet-e2-a7")
     """
 
     index: int
@@ -162,7 +159,7 @@ class TrainingPlan:
     failure_file: str
     """JSON file for the names of the pairs that a training failed on."""
     metrics_file: str
-    """Parquet file of one row a step."""
+    """Parquet file of one row an update."""
     probe_file: str
     """Parquet file of completions with the trained policy's own log-probabilities (schema PROBE)."""
     checkpoint_dir: str
@@ -177,10 +174,10 @@ class TrainingPlan:
     """The user's key that seals saved states: one that it has not sealed is not loaded. Without a key none is saved or
     loaded. It goes through memory alone."""
     export_every: int | None = None
-    """Export after every so many steps, and after the last, each to a folder of its own below `checkpoint_dir`:
+    """Export after every so many updates, and after the last, each to a folder of its own below `checkpoint_dir`:
     000010/checkpoint and 000010/probe.parquet. `probe_file` is not written then."""
     steps: int | None = None
-    """Stop after so many steps; None takes all batches."""
+    """Stop after so many updates; None takes all batches."""
     schedule_steps: int | None = None
     """Steps over which the learning rate's schedule is laid; None takes those that are done."""
 
@@ -189,21 +186,6 @@ class TrainingPlan:
         made of one part a rank, so that it serves the same number of ranks only."""
         names = (self.identity, *self.also_known_as)
         return [hashlib.sha256(f"{name}\x1f{ranks}".encode()).hexdigest() for name in names]
-
-
-def state_seal(key: bytes, manifest: Mapping[str, Any]) -> str:
-    """The seal of a saved state: HMAC-SHA256 (RFC 2104) in hex over the training it is of and its files' hashes."""
-    sealed = {"identity": manifest["identity"], "files": manifest["files"]}
-    text = json.dumps(sealed, sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
-
-
-def is_sealed(key: bytes, manifest: Any) -> bool:
-    """Whether what was read as the manifest of a saved state has the seal of this key; `manifest` may be anything."""
-    try:
-        return bool(key) and hmac.compare_digest(manifest["seal"], state_seal(key, manifest))
-    except (KeyError, TypeError, ValueError, RecursionError):
-        return False
 
 
 PROMPTS = pa.schema(
@@ -287,7 +269,7 @@ def pairs_schema(conversational: bool) -> pa.Schema:
 
 
 def step_pairs_schema() -> pa.Schema:
-    """Schema of pairs of steps: that of pairs, with the columns of Step-DPO's data set (arXiv 2406.18629).
+    """Schema of pairs of reasoning steps: that of pairs, with the columns of Step-DPO's data set (arXiv 2406.18629).
 
     `prompt` is the problem, `initial_reason_steps` what follows it up to "Step k:", `chosen` and `rejected` are one
     step each, and `full_chosen` and `full_rejected` go on to the answers' ends. What is trained on is
@@ -311,9 +293,9 @@ DECODED = pa.schema(
         pa.field("token_ends", pa.list_(pa.int32()), nullable=False),
     ]
 )
-"""One row a sample that is cut into steps. `source` is the folder that it was sampled into (rounds/01/search/02),
-`text` its ids decoded, and `token_ends` how many characters of that are complete with each token; `mask` as in
-SAMPLES."""
+"""One row a sample that is cut into reasoning steps. `source` is the folder that it was sampled into
+(rounds/01/search/02), `text` its ids decoded, and `token_ends` how many characters of that are complete with each
+token; `mask` as in SAMPLES."""
 
 
 def preferences_schema(conversational: bool) -> pa.Schema:

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.ledger.ledger import State
 from orchestrator.records.golds import shown
+from orchestrator.records.parquet import read_table
 from orchestrator.reports.tables import parquet_files, round_step
 
 EXAMPLES = 10
@@ -35,31 +36,31 @@ def disputes(run_dir: Path, state: State, number: int) -> Disputes:
     Raises:
         OSError, pyarrow.ArrowInvalid: a file is gone or damaged.
     """
-    found = Disputes()
-    seen: set[tuple[str, str]] = set()
+    of_round = Disputes()
+    shown_already: set[tuple[str, str]] = set()
     golds = _golds(run_dir, state, number)
     for file in parquet_files(run_dir, state, round_step(number, "verdicts")):
         if "opinions" not in pq.read_schema(file).names:
             continue
         columns = ["prompt_id", "sample_index", "verdict", "extracted", "opinions"]
-        for row in pq.read_table(file, columns=columns).to_pylist():
+        for row in read_table(file, columns=columns).to_pylist():
             opinions = dict(row["opinions"] or ())
-            found.asked += bool(opinions)
+            of_round.asked += bool(opinions)
             sure = [name for name, verdict in opinions.items() if verdict == "correct"]
             if not 0 < len(sure) < len(opinions):
                 continue
-            found.disputed += 1
-            found.splits[f"{', '.join(sure)}, not {', '.join(name for name in opinions if name not in sure)}"] += 1
+            of_round.disputed += 1
+            of_round.splits[f"{', '.join(sure)}, not {', '.join(name for name in opinions if name not in sure)}"] += 1
             key = (row["prompt_id"], row["extracted"])
-            if key not in seen and len(found.examples) < EXAMPLES:
-                found.examples.append(row | {"opinions": opinions, "gold": shown(golds.get(row["prompt_id"], ""))})
-            seen.add(key)
-    return found
+            if key not in shown_already and len(of_round.examples) < EXAMPLES:
+                of_round.examples.append(row | {"opinions": opinions, "gold": shown(golds.get(row["prompt_id"], ""))})
+            shown_already.add(key)
+    return of_round
 
 
 def _golds(run_dir: Path, state: State, number: int) -> dict[str, str]:
-    found: dict[str, str] = {}
+    gold_by_prompt: dict[str, str] = {}
     for file in parquet_files(run_dir, state, round_step(number, "prompts")):
-        table = pq.read_table(file, columns=["prompt_id", "gold"])
-        found |= zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True)
-    return found
+        table = read_table(file, columns=["prompt_id", "gold"])
+        gold_by_prompt |= zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True)
+    return gold_by_prompt

@@ -68,7 +68,7 @@ def follow(run_dir: Path, state: State, number: int, sources: Mapping[str, Follo
 
 
 def pair_files_trained_on(root: Path, round_number: int) -> list[Path]:
-    """The files of pairs that the checkpoint of a round descends from, the oldest first; round 0 is the seed model,
+    """The files of pairs that the checkpoint of a round descends from, the oldest first; round 0 is the base model,
     of which they are known where it is another run's checkpoint.
 
     Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,10 +13,9 @@ from orchestrator.files.durable import replace
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import WORDS, abstained, graders_version
-from orchestrator.reports import execution
 from orchestrator.reports.columns import Column, Reporting, Section, change, count, fact, last, number, table
 from orchestrator.reports.disputes import disputes
-from orchestrator.reports.status import Round, open_run, reference_path, rounds, run_state
+from orchestrator.reports.status import RoundStatus, open_run, reference_path, rounds, run_state
 from orchestrator.reports.symptoms import Evidence, symptoms
 from orchestrator.reports.tables import diversity, training_metrics
 from orchestrator.text.shown import code, markdown
@@ -40,37 +40,37 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
     job: Mapping[str, Any] = state.configs[-1]["job"] if state.configs else {}
     source = sources[kind_of(job).name()].reported
     baseline = state.commits.get("baseline/evaluation")
-    seed = Evidence(Round(0, {"evaluation": baseline.facts} if baseline else {}))
+    base = Evidence(RoundStatus(0, {"evaluation": baseline.facts} if baseline else {}))
     done = [evidence(run_dir, state, round_) for round_ in rounds(state)]
     parts = [
         f"# {markdown(job.get('name', run_dir.absolute().name))}",
-        _summary(run_dir, state, seed, done),
+        _summary(run_dir, state, base, done),
         "## Job",
         _job(job, source.settings),
         "## Accuracy",
         "In per cent, greedy, with 95 % intervals (Wilson). The gate problems decide promotion; the test "
         "problems decide nothing. What is ungradable, such as an answer that cannot be read, counts as not "
-        "solved." + _versions([seed, *done]),
-        table(_ACCURACY, [seed, *done]),
+        "solved." + _versions([base, *done]),
+        table(_ACCURACY, [base, *done]),
         "## Promotion",
         _promotions(done),
         *(part for section in source.sections for part in section.parts(done)),
         "## Training",
         "Log-probabilities are of whole completions, in nats: the mean of the first and of the last quarter of the "
-        "steps. Reward accuracy is of the last alone: as long as margins are about zero it is chance. Padded is what "
+        "updates. Reward accuracy is of the last alone: as long as margins are about zero it is chance. Padded is what "
         "padding every batch to its longest row would have cost.",
         table(_TRAINING, done),
         "## Seconds",
         _seconds(done),
-        *execution.section(state),
+        *_executed_otherwise(state),
         *_disputed(run_dir, state, done),
         "## Known ways such loops go wrong",
-        _warnings(symptoms(seed, done, source.symptoms)),
+        _warnings(symptoms(base, done, source.symptoms)),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def evidence(run_dir: Path, state: State, round_: Round) -> Evidence:
+def evidence(run_dir: Path, state: State, round_: RoundStatus) -> Evidence:
     """A round's facts with what only its files tell. A file that is gone leaves its figures empty."""
     try:
         found = Evidence(
@@ -89,7 +89,7 @@ def _versions(every: Sequence[Evidence]) -> str:
     found: dict[int, list[str]] = {}
     for evidence in every:
         if facts := evidence.round.facts.get("evaluation"):
-            name = str(evidence.round.number) if evidence.round.number else "seed"
+            name = str(evidence.round.number) if evidence.round.number else "base"
             found.setdefault(graders_version(facts), []).append(name)
     if len(found) < 2:
         return ""
@@ -101,14 +101,14 @@ def _versions(every: Sequence[Evidence]) -> str:
     )
 
 
-def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidence]) -> str:
+def _summary(run_dir: Path, state: State, base: Evidence, done: Sequence[Evidence]) -> str:
     end = f": {state.end['reason']}" if state.end and state.end.get("reason") else ""
     lines = [f"- State: {markdown(f'{run_state(run_dir, state)}{end}')}"]
     if forked_from := parent(state):
         lines.append(f"- Made from: {code(forked_from)}; what was taken over from it is marked below")
     lines.append(f"- Reference: {code(reference_path(run_dir, state))}")
     best = [e for e in done if e.promotion and e.promotion["promoted"] and e.figures("test")]
-    if best and (start := seed.figures("test")):
+    if best and (start := base.figures("test")):
         last = best[-1].figures("test") or {}
         gain = 100 * (last["accuracy"] - start["accuracy"])
         after = f"{_accuracy(last)} after round {best[-1].round.number}"
@@ -119,13 +119,13 @@ def _summary(run_dir: Path, state: State, seed: Evidence, done: Sequence[Evidenc
 def _job(job: Mapping[str, Any], of_the_source: Sequence[tuple[str, str]]) -> str:
     """The settings that name the experiment; resolved.yaml has all of them."""
     keys = (
-        ("method", "method"), ("source", "source"), ("seed model", "model"), ("training problems", "data.train"),
+        ("method", "method"), ("source", "source"), ("base model", "model"), ("training problems", "data.train"),
         *of_the_source, ("gate problems", "data.gate"), ("test problems", "data.test"),
         ("rounds", "rounds"), ("samples a prompt", "generate.samples"), ("temperature", "generate.temperature"),
         ("temperatures in turn", "generate.temperature_mix"), ("longest completion", "generate.max_tokens"),
         ("pair rule", "pairs.rule"), ("pairs a prompt", "pairs.per_prompt"), ("loss", "loss.form"),
         ("beta", "loss.beta"), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
-        ("learning rate", "train.learning_rate"), ("pairs a step", "train.batch_pairs"),
+        ("learning rate", "train.learning_rate"), ("pairs an update", "train.batch_pairs"),
         ("epochs", "train.epochs"), ("training tokens a round", "train.token_budget"),
         ("promotion", "promotion.rule"), ("seed", "seed"),
     )  # fmt: skip
@@ -146,7 +146,7 @@ def _lookup(job: Mapping[str, Any], key: str) -> str:
 
 
 _ACCURACY = (
-    Column("round", lambda e: str(e.round.number) if e.round.number else "seed"),
+    Column("round", lambda e: str(e.round.number) if e.round.number else "base"),
     Column("test", lambda e: _accuracy(e.figures("test"))),
     Column("gate", lambda e: _accuracy(e.figures("gate"))),
     Column("tokens an answer", lambda e: number(e.figures("test"), "mean_tokens", ".1f")),
@@ -174,7 +174,7 @@ SAMPLES = Section(
 )
 _TRAINING = (
     Column("round", lambda e: str(e.round.number)),
-    Column("steps", lambda e: fact(e, "train", "steps", ",")),
+    Column("updates", lambda e: fact(e, "train", "steps", ",")),
     Column("tokens", lambda e: fact(e, "train", "tokens", ",")),
     Column("padded", lambda e: fact(e, "train", "padded_tokens", ",")),
     Column("tokens/s", lambda e: _own(e, "train") or fact(e, "train", "tokens_per_second", ",.0f")),
@@ -243,9 +243,9 @@ def _own(evidence: Evidence, phase: str) -> str:
 
 
 def _waited(evidence: Evidence) -> str:
-    this = evidence.round
-    waited = None if "verdicts" in this.taken_over else this.facts.get("verdicts", {}).get("waited")
-    total = sum(this.seconds(phase) or 0.0 for phase in this.facts if phase != "verdicts")
+    round_ = evidence.round
+    waited = None if "verdicts" in round_.taken_over else round_.facts.get("verdicts", {}).get("waited")
+    total = sum(round_.seconds(phase) or 0.0 for phase in round_.facts if phase != "verdicts")
     return "" if waited is None else f"{waited:.1f} ({100 * waited / (total + waited or 1):.1f} %)"
 
 
@@ -279,6 +279,33 @@ def _example(row: Mapping[str, Any]) -> Iterator[str]:
     yield from (row["gold"], row["extracted"], row["verdict"])
     yield ", ".join(f"{name}: {verdict}" for name, verdict in row["opinions"].items())
     yield f"{row['prompt_id']}, sample {row['sample_index']}"
+
+
+_OF_ONE_STEP = frozenset({"reference"})
+"""What each step has of its own."""
+
+
+def _executed_otherwise(state: State) -> list[str]:
+    """The section on where the run was executed otherwise in the midst of it; none where all was executed alike."""
+    rows = [
+        f"| {markdown(key)} | " + ", ".join(f"{markdown(value)} from {markdown(step)}" for value, step in values) + " |"
+        for key, values in _executed_values({step: commit.facts for step, commit in state.commits.items()}).items()
+        if len(values) > 1
+    ]
+    why = "This says how the work was done. It changes no result, or only its rounding."
+    return ["## Executed otherwise", why, "\n".join(["| setting | value |", "|---|---|", *rows])] if rows else []
+
+
+def _executed_values(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, str]]]:
+    """By setting its values in order, each with the first step that has it."""
+    values_of: dict[str, list[tuple[str, str]]] = {}
+    for step, step_facts in facts.items():
+        executed = step_facts.get("executed", {})
+        for key in sorted(executed.keys() - _OF_ONE_STEP):
+            values, text = values_of.setdefault(key, []), json.dumps(executed[key], sort_keys=True)
+            if not values or values[-1][0] != text:
+                values.append((text, step))
+    return values_of
 
 
 def _warnings(found: Sequence[str]) -> str:

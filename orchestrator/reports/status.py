@@ -31,7 +31,7 @@ MAX_SIGN_OF_LIFE = 1 << 16
 
 
 @dataclass
-class Round:
+class RoundStatus:
     """One round as the ledger tells it: facts by phase ("samples", "train", ...), and the gate's word."""
 
     number: int
@@ -88,12 +88,12 @@ def _runs_nearby(run_dir: Path) -> str:
     return f"{here.parent} holds no runs."
 
 
-def rounds(state: State) -> list[Round]:
+def rounds(state: State) -> list[RoundStatus]:
     """Every round that anything was committed for, in order."""
-    found: dict[int, Round] = {}
+    rounds_by_number: dict[int, RoundStatus] = {}
 
-    def round_of(number: int) -> Round:
-        return found.setdefault(number, Round(number))
+    def round_of(number: int) -> RoundStatus:
+        return rounds_by_number.setdefault(number, RoundStatus(number))
 
     for step, commit in state.commits.items():
         number, phase = round_and_phase(step)
@@ -109,8 +109,8 @@ def rounds(state: State) -> list[Round]:
                     sums[key] = sums.get(key, 0) + value
     for promotion in state.promotions:
         round_of(int(promotion["round"])).promotion = promotion
-    found.pop(0, None)  # the baseline
-    return [found[number] for number in sorted(found)]
+    rounds_by_number.pop(0, None)  # the baseline
+    return [rounds_by_number[number] for number in sorted(rounds_by_number)]
 
 
 def round_and_phase(step: str) -> tuple[int, str]:
@@ -172,9 +172,9 @@ def _is_elsewhere(driver: Mapping[str, Any], run_dir: Path) -> bool:
 
 def reference_path(run_dir: Path, state: State) -> str | None:
     """The current reference, an absolute path."""
-    seed = (state.configs[-1].get("model") or state.configs[-1]["job"]["model"]) if state.configs else None
-    reference = state.promotions[-1]["reference"] if state.promotions else seed
-    # A model of the run has a path relative to it; a seed model elsewhere has an absolute one, which stays.
+    base = (state.configs[-1].get("model") or state.configs[-1]["job"]["model"]) if state.configs else None
+    reference = state.promotions[-1]["reference"] if state.promotions else base
+    # A model of the run has a path relative to it; a base model elsewhere has an absolute one, which stays.
     return None if reference is None else str((run_dir / str(reference)).absolute())
 
 
@@ -182,13 +182,13 @@ def status(run_dir: Path) -> dict[str, Any]:
     """A run's state as a JSON value; its keys are an interface.
 
     Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reference` (an absolute
-    path), `seed` (where a seed model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
-    `digest`; else null), `parent` (the folder of the run that it was forked from, or null), `baseline` (the seed
+    path), `seed` (where a base model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
+    `digest`; else null), `parent` (the folder of the run that it was forked from, or null), `baseline` (the base
     model's test accuracy, a fraction, or null) and `rounds`: a list of `round`, `promoted` (null while undecided), the
     counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while nothing of their phase is done, or where
     a round has none), `causes` (how many samples are ungradable why, as far as it is known), `accuracy` (on test, or
     null), `unsolved` (test answers that count as not solved since they are ungradable, by cause), `seconds` by phase
-    and `taken_over`, the phases that the run has from its parent, of which no seconds are told. `unsolved` of the seed
+    and `taken_over`, the phases that the run has from its parent, of which no seconds are told. `unsolved` of the base
     model is `baseline_unsolved`. A phase in progress is counted as far as it is committed.
 
     Raises:
@@ -201,7 +201,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "name": state.configs[-1]["job"]["name"] if state.configs else run_dir.absolute().name,
         "state": run_state(run_dir, state),
         "reference": reference_path(run_dir, state),
-        "seed": _seed_origin(state),
+        "seed": _base_origin(state),
         "parent": parent(state),
         "baseline": accuracy(baseline.facts if baseline else None),
         "baseline_unsolved": causes((baseline.facts if baseline else {}).get("test")),
@@ -209,13 +209,13 @@ def status(run_dir: Path) -> dict[str, Any]:
     }
 
 
-def _seed_origin(state: State) -> dict[str, Any] | None:
+def _base_origin(state: State) -> dict[str, Any] | None:
     kept = state.commits.get("baseline/model")
     origin = {key: value for key, value in kept.facts.items() if key != "seconds"} if kept else {}
     return origin or None
 
 
-def _round_status(round_: Round) -> dict[str, Any]:
+def _round_status(round_: RoundStatus) -> dict[str, Any]:
     return {
         "round": round_.number,
         "promoted": None if round_.promotion is None else bool(round_.promotion["promoted"]),
@@ -239,14 +239,14 @@ def accuracy(evaluation: Mapping[str, Any] | None, split: str = "test") -> float
 
 
 def intervals(run_dir: Path) -> dict[int, tuple[float, float]]:
-    """95 % intervals of the test accuracies by round, round 0 being the seed model."""
+    """95 % intervals of the test accuracies by round, round 0 being the base model."""
     state = open_run(run_dir).state
-    found: dict[int, tuple[float, float]] = {}
+    interval_by_round: dict[int, tuple[float, float]] = {}
     for step, commit in state.commits.items():
         number, phase = round_and_phase(step)
         if phase == "evaluation" and commit.facts.get("test"):
-            found[number] = (float(commit.facts["test"]["low"]), float(commit.facts["test"]["high"]))
-    return found
+            interval_by_round[number] = (float(commit.facts["test"]["low"]), float(commit.facts["test"]["high"]))
+    return interval_by_round
 
 
 _COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
@@ -264,7 +264,7 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     for heading in ("round", *(_SHORT.get(c, c) for c in _COUNTS), "test", "95 %", "gain", "time", "promoted"):
         table.add_column(heading, justify="right", no_wrap=True)
     before = status["baseline"]
-    table.add_row("seed", *[""] * len(_COUNTS), _percent(before), _interval(intervals.get(0)))
+    table.add_row("base", *[""] * len(_COUNTS), _percent(before), _interval(intervals.get(0)))
     for row in status["rounds"]:
         gain = None if row["accuracy"] is None or before is None else row["accuracy"] - before
         table.add_row(
@@ -280,30 +280,30 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
             before = row["accuracy"]
     colour = _COLOURS.get(status["state"], "yellow")
     title = Text.assemble((line(status["name"]), "bold"), "  ", (line(status["state"]), colour))
-    seed = [Text(line(f"seed model: {_origin(status['seed'])}"))] if status["seed"] else []
+    base = [Text(line(f"base model: {_origin(status['seed'])}"))] if status["seed"] else []
     notes = [Text(line(said)) for said in _abstentions(status)]
     rows = [row for row in status["rounds"] if row["taken_over"]]
     name = Path(status["parent"]).name if status["parent"] else "another run"
     told = (f"round {row['round']}: {', '.join(row['taken_over'])} taken over from {name}" for row in rows)
     left = [Text(line(said)) for said in told]
-    return Group(title, *seed, Text(line(f"reference: {status['reference']}")), Text(""), table, *left, *notes)
+    return Group(title, *base, Text(line(f"reference: {status['reference']}")), Text(""), table, *left, *notes)
 
 
 def _abstentions(status: Mapping[str, Any]) -> Iterator[str]:
     """Why there is no verdict where there is none, for people."""
-    seed = {"round": "seed", "causes": {}, "unsolved": status.get("baseline_unsolved", {})}
-    for row in (seed, *status["rounds"]):
+    base = {"round": "base", "causes": {}, "unsolved": status.get("baseline_unsolved", {})}
+    for row in (base, *status["rounds"]):
         what = {"samples": row.get("causes"), "test answers, which count as not solved": row.get("unsolved")}
         told = [f"{name}: {abstained(why)}" for name, why in what.items() if why]
         if told:
-            where = "seed" if row["round"] == "seed" else f"round {row['round']}"
+            where = "the base model" if row["round"] == "base" else f"round {row['round']}"
             yield f"ungradable in {where}, {'; '.join(told)}"
 
 
-def _origin(seed: Mapping[str, Any]) -> str:
-    if "run" in seed:
-        return f"round {seed.get('round')} of the run {seed['run']}"
-    return f"{seed.get('id')} at commit {seed.get('revision')}"
+def _origin(origin: Mapping[str, Any]) -> str:
+    if "run" in origin:
+        return f"round {origin.get('round')} of the run {origin['run']}"
+    return f"{origin.get('id')} at commit {origin.get('revision')}"
 
 
 def _percent(fraction: float | None) -> str:

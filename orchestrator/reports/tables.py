@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from orchestrator.ledger.columns import require_columns
 from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.records.golds import shown
+from orchestrator.records.parquet import read_table
 
 _LOOKS, _PAUSE = 20, 0.05  # seconds
 
@@ -55,14 +56,14 @@ def those_there(files: Sequence[Path], wait: Callable[[float], None] = time.slee
 
 
 def training_metrics(run_dir: Path, state: State, number: int) -> dict[str, list[Any]] | None:
-    """The metrics table of a round's training as columns; None when it is not committed or holds no step.
+    """The metrics table of a round's training as columns; None when it is not committed or holds no update.
 
     Raises:
         OSError, pyarrow.ArrowInvalid: the file is gone or damaged.
     """
     for file in parquet_files(run_dir, state, round_step(number, "train")):
         if file.name == "metrics.parquet":
-            table = pq.read_table(file)
+            table = read_table(file)
             numbers = [field.name for field in table.schema if _is_number(field.type)]
             columns: dict[str, list[Any]] = table.select(numbers).to_pydict()
             return columns if columns.get("step") else None
@@ -116,7 +117,7 @@ def _rows_of(
     for file in parquet_files(run_dir, state, round_step(number, phase)):
         if not missing:
             return
-        table = pq.read_table(file, columns=["prompt_id", "sample_index", *columns])
+        table = read_table(file, columns=["prompt_id", "sample_index", *columns])
         kept = table.filter(pc.is_in(table["prompt_id"], pa.array(sorted(prompts), pa.string())))
         for row in kept.to_pylist():
             missing.discard(row["prompt_id"])
@@ -139,7 +140,7 @@ def diversity(run_dir: Path, state: State, number: int) -> tuple[float, float] |
     """
     num_prompts = solved = distinct = 0
     for file in parquet_files(run_dir, state, round_step(number, "verdicts")):
-        table = pq.read_table(file, columns=["prompt_id", "verdict", "extracted"])
+        table = read_table(file, columns=["prompt_id", "verdict", "extracted"])
         table = table.append_column("correct", pc.equal(table["verdict"], "correct"))
         grouped = table.group_by("prompt_id").aggregate([("correct", "any"), ("extracted", "count_distinct")])
         num_prompts += grouped.num_rows

@@ -12,14 +12,15 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel
 
-from orchestrator.config import Grade, Job, Judge
+from orchestrator.config import Generate, Grade, Job, Judge
+from orchestrator.config.engines import FIRST_KIND
 from orchestrator.config.marks import executing_in
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger import taken
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Digest, Executed, Fields, Setting, Unseen, Used, Version
+from orchestrator.ledger.recipes import Digest, Executed, Fields, Later, Setting, Unseen, UsedFiles, Version
 from orchestrator.ledger.run import Facts, Run
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.ledger.uses import model as committed_model
 from orchestrator.models.named import digest_of, model_used
 from orchestrator.records.abstentions import graders_version
@@ -47,16 +48,22 @@ class TooLong(BadInput):
 class Trainers(Protocol):
     """A group of training ranks (workers.training.group.TrainerGroup)."""
 
-    def reference(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> Facts:
-        """Score each completion of the pairs under the reference and write schema REFERENCE to `out_file`;
-        `against` is such a file of another model. Returns counts, how the model ranks the pairs, and seconds."""
+    def score(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> Facts:
+        """Score each completion of the pairs under `plan.model`, the reference or a trained policy, and write schema
+        REFERENCE to `out_file`; `against` is such a file of another model. Returns counts, how the model ranks the
+        pairs, and seconds."""
 
     def train(self, plan: TrainingPlan, reference_file: str | None) -> Facts:
         """Train, and write the plan's metrics, probe and checkpoint; returns the facts of the step."""
 
 
 class Workers(Protocol):
-    """Whoever does the work. Devices are shared: asking for engines may end the trainers, and back."""
+    """Whoever does the work (orchestrator.driver.wiring.RealWorkers). Devices are shared: asking for engines may end
+    the trainers, and back."""
+
+    @property
+    def engine(self) -> str:
+        """The kind of the engines, by name. Another kind draws other samples: what one has made no other takes over."""
 
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts:
         """Write prompts (schema PROMPTS) to `output`; returns how many were kept and dropped.
@@ -110,8 +117,8 @@ class Model:
     path: str
     """Absolute folder."""
     name: str
-    """Folder relative to the run; the path itself for a seed model elsewhere."""
-    digest: Used
+    """Folder relative to the run; the path itself for a base model elsewhere."""
+    files: UsedFiles
     """Its files, which are checked wherever it is an input."""
     probe: Path | None = None
     """The trainer's own log-probabilities of some completions (schema PROBE), where it was trained in this run."""
@@ -134,7 +141,7 @@ class Context:
     run: Run
     workers: Workers
     problems: Mapping[str, list[Problem]]
-    seed_model: str
+    base_model: str
     """Absolute folder; its tokenizer serves the whole run."""
     say: Say
 
@@ -142,22 +149,22 @@ class Context:
         return derived_seed(self.job.seed, *purpose)
 
     @functools.cached_property
-    def seed_files(self) -> Used:
-        """The seed model as an input: what is in it, and its files.
+    def base_files(self) -> UsedFiles:
+        """The base model as an input: what is in it, and its files.
 
         Raises:
             Damaged: it is not the model that the run was started with.
         """
-        path, root = Path(self.seed_model), self.run.root
+        path, root = Path(self.base_model), self.run.root
         if (kept := os.path.relpath(path, root)) in self.run.ledger.state.commits:
             return self._kept(kept)
-        used = model_used(self.seed_model)
+        used = model_used(self.base_model)
         recorded = self.run.ledger.state.configs[-1] if self.run.ledger.state.configs else {}
         if recorded.get("model_digest", used.value) != used.value:
             raise Damaged(f"{path}: the model has changed since the run was started. Restore it from a copy.")
         return used
 
-    def _kept(self, name: str) -> Used:
+    def _kept(self, name: str) -> UsedFiles:
         """A model that the run has kept."""
         artifact = next(a for a in self.run.ledger.state.commits[name].artifacts if a.path == name)
         digest = digest_of({file: said["sha256"] for file, said in sorted(artifact.files.items())})
@@ -165,7 +172,7 @@ class Context:
 
     def tell(self, folder: str, phase: str, text: str) -> None:
         """Say what a step has come to, and whether this run has done it."""
-        left = taken.told(self.run.ledger.state, f"{folder}/{phase}")
+        left = taken.taken_over_text(self.run.ledger.state, f"{folder}/{phase}")
         self.say(f"{folder:<10} {phase:<11} {text}{left}")
 
     def engines(self, model: Model, executed: Facts) -> sampling.Engines:
@@ -185,10 +192,10 @@ class Context:
         Raises:
             TooLong: none of the prompts of a key leaves room for a completion.
         """
-        plan = replace(tokenizing_plan(self.job, self.seed_model), **changes)
+        plan = replace(tokenizing_plan(self.job, self.base_model), **changes)
         inputs = {
             "problems": {key: Digest(rows) for key, rows in problems.items()},
-            "plan": Fields(plan, {"model": self.seed_files}),
+            "plan": Fields(plan, {"model": self.base_files}),
         }
 
         def work(folder: Path) -> Facts:
@@ -210,12 +217,12 @@ class Context:
             self.say(f"{name}: {commit.facts['dropped']} prompts are too long for the context and were left out")
         return commit
 
-    def evaluate_seed(self) -> Model:
-        """The seed model on gate and test: what every later figure is compared with. Nothing is done without these."""
-        path, root = Path(self.seed_model), self.run.root
+    def evaluate_base(self) -> Model:
+        """The base model on gate and test: what every later figure is compared with. Nothing is done without these."""
+        path, root = Path(self.base_model), self.run.root
         name = path.relative_to(root) if path.is_relative_to(root) else path
-        seed = Model(str(path), str(name), self.seed_files)
-        return self.evaluate(seed, "baseline/evaluation") if self.problems.keys() & {"gate", "test"} else seed
+        base = Model(str(path), str(name), self.base_files)
+        return self.evaluate(base, "baseline/evaluation") if self.problems.keys() & {"gate", "test"} else base
 
     def fixed_reference(self) -> Model | None:
         """The model that the job's `reference` names, which the run has kept; None where it names none."""
@@ -229,19 +236,23 @@ class Context:
 
         Before that the engine must agree with the trainer about the log-probabilities of the model's
         probe: an engine that loaded something else would answer, too.
+
+        Raises:
+            TooLong: no prompt of a split fits the model's context.
+            ProbeFailed: engine and trainer disagree about the model.
         """
         held_out = {split: self.problems[split] for split in ("gate", "test") if split in self.problems}
         splits = [split for split in splits if split in held_out]
         opening = self.job.source.evaluation_opens_with
         prompts = self.tokenize("baseline/prompts", held_out, opening=opening) if held_out else None
         generate = self.job.generate
-        plan = SamplingPlan(1, 0.0, 1.0, 0, evaluation_tokens(self.job), tuple(generate.stop), 0)
+        plan = greedy_plan(self.job)
         inputs = {
-            "model": model.digest,
-            "prompts": hashes(prompts) if prompts else [],
+            "model": model.files,
+            "prompts": files_of(prompts) if prompts else [],
             "splits": list(splits),
             "plan": plan,
-            "engine": Setting(generate, "engine"),
+            **engine(self.workers, generate),
             **grading(self.job.grade, self.job.judge),
             "executed": executed(generate=generate, **graded_by(self.job.grade, self.job.judge)),
         }
@@ -259,13 +270,18 @@ class Context:
                 facts |= evaluation.evaluate(engines, graders, files, plan, generate.shard_prompts, folder)
             return facts
 
-        also = [self.run.used(model.probe)] if model.probe else []
+        also = [self.run.used_file(model.probe)] if model.probe else []
         commit = self.run.step(name, inputs, work, [name] if splits else [], also)
         folder, _, phase = name.rpartition("/")
         self.tell(folder, phase, evaluation.summary(commit.facts))
-        with self.run.using(hashes(commit)):
+        with self.run.using(files_of(commit)):
             gate = evaluation.solved(self.run.path(f"{name}/gate.parquet")) if "gate" in splits else {}
         return replace(model, gate=gate, evaluation=name, graders_version=graders_version(commit.facts))
+
+
+def engine(workers: Workers, generate: Generate) -> dict[str, Any]:
+    """What samples, as inputs of a step: the kind of engine, and its arguments that decide."""
+    return {"engine_kind": Later(workers.engine, FIRST_KIND), "engine": Setting(generate, "engine")}
 
 
 def executed(**sections: BaseModel | None) -> Executed:
@@ -291,23 +307,38 @@ def evaluation_tokens(job: Job) -> int:
     return job.evaluate.max_tokens or job.generate.max_tokens
 
 
+def greedy_plan(job: Job) -> SamplingPlan:
+    """How a model answers in an evaluation: once, and always the likeliest token."""
+    return SamplingPlan(
+        samples=1,
+        temperature=0.0,
+        top_p=1.0,
+        top_k=0,
+        max_tokens=evaluation_tokens(job),
+        stop=tuple(job.generate.stop),
+        seed=0,
+    )
+
+
 def tokenizing_plan(job: Job, model: str) -> TokenizingPlan:
     """How a job's problems become prompts for a model."""
     return TokenizingPlan(
-        model,
-        job.data.chat,
-        job.data.system,
-        job.generate.max_model_len,
-        max(job.generate.max_tokens, evaluation_tokens(job)),
-        tuple((example.prompt, example.completion) for example in job.data.examples),
-        job.data.example_separator,
+        model=model,
+        chat=job.data.chat,
+        system=job.data.system,
+        max_model_len=job.generate.max_model_len,
+        max_tokens=max(job.generate.max_tokens, evaluation_tokens(job)),
+        examples=tuple((example.prompt, example.completion) for example in job.data.examples),
+        example_separator=job.data.example_separator,
         date=job.data.date,
     )
 
 
 def preference_plan(job: Job, model: str) -> PreferencePlan:
     """How a job's preference data become pairs for a model."""
-    return PreferencePlan(model, job.pairs.append_eos, job.train.max_tokens, job.data.date)
+    return PreferencePlan(
+        model=model, append_eos=job.pairs.append_eos, max_tokens=job.train.max_tokens, date=job.data.date
+    )
 
 
 def grading(grade: Grade, judge: Judge | None) -> dict[str, Any]:

@@ -14,8 +14,18 @@ from orchestrator.errors import RatchetError
 from orchestrator.files.inside import remove
 from orchestrator.ledger.run import Facts
 from orchestrator.records.abstentions import abstained
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES, EVALUATION, SAMPLES, SamplingPlan, Shard
-from orchestrator.rounds.sampling import Engines, Graders, Slice, mishaps, sample_and_grade, shards_of, told, versions
+from orchestrator.rounds.sampling import (
+    Engines,
+    Graders,
+    Slice,
+    mishaps,
+    mishaps_text,
+    sample_and_grade,
+    shards_of,
+    versions,
+)
 from orchestrator.rounds.statistics import wilson_interval
 
 
@@ -73,7 +83,7 @@ def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Pa
     `golds` are by prompt. A prompt that was given up stays so. Returns the split's figures as `evaluate` does, its
     `graders_version`, and `changed`, how many problems count otherwise than before.
     """
-    table = pq.read_table(stored)
+    table = read_table(stored)
     split, prompts = table["split"][0].as_py(), table["prompt_id"].to_pylist()
     given_up = pa.compute.equal(table["finish_reason"], "quarantined")
     answered = table.filter(pa.compute.invert(given_up)).select(("prompt_id", "text", "token_ids", "finish_reason"))
@@ -96,7 +106,7 @@ def check_probe(engines: Engines, probe: Path, tolerance: float) -> Facts:
     Raises:
         ProbeFailed: a token's log-probability differs by more than `tolerance` nats on average.
     """
-    rows = pq.read_table(probe).to_pydict()
+    rows = read_table(probe).to_pydict()
     completions, said = rows["completion_token_ids"], rows["logprob"]
     worst, num_tokens = 0.0, 0
     for number, sums in enumerate(engines.logprobs(rows["prompt_token_ids"], completions)):
@@ -122,7 +132,7 @@ def check_probe(engines: Engines, probe: Path, tolerance: float) -> Facts:
 
 def solved(file: Path) -> dict[str, bool]:
     """Which problems of an evaluation were answered correctly; whatever is not correct is not solved."""
-    table = pq.read_table(file, columns=["prompt_id", "verdict"])
+    table = read_table(file, columns=["prompt_id", "verdict"])
     pairs = zip(table["prompt_id"].to_pylist(), table["verdict"].to_pylist(), strict=True)
     return {prompt_id: verdict == "correct" for prompt_id, verdict in pairs}
 
@@ -135,7 +145,7 @@ def changed(before: Path, after: Path) -> int:
 
 def golds(prompts: Path) -> dict[str, str]:
     """Gold answers by prompt."""
-    table = pq.read_table(prompts, columns=["prompt_id", "gold"])
+    table = read_table(prompts, columns=["prompt_id", "gold"])
     return dict(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
 
 
@@ -151,7 +161,7 @@ def summary(facts: Mapping[str, Any]) -> str:
         parts.append(accuracy + (f", with {why} as not solved" if why else ""))
     if not parts and facts.get("probe"):
         parts.append(f"engine and trainer agree to {facts['probe']['mean_difference']:.4f} nats a token; no problems")
-    return ", ".join(parts) + told(facts)
+    return ", ".join(parts) + mishaps_text(facts)
 
 
 def _beside(output: Path) -> Path:
@@ -163,7 +173,7 @@ def _beside(output: Path) -> Path:
 
 def _joined(split: str, prompts: Sequence[str], samples: Path, verdicts: Path) -> pa.Table:
     """One row a prompt, also for those that were given up: two models are compared on the same problems."""
-    left, right = pq.read_table(samples), pq.read_table(verdicts)
+    left, right = read_table(samples), read_table(verdicts)
     if not left["prompt_id"].equals(right["prompt_id"]):
         raise RatchetError(f"{verdicts}: the verdicts are not in the samples' order")
     columns = [pa.array([split] * left.num_rows)]

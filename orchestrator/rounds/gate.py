@@ -2,7 +2,7 @@
 
 Both models answered the same problems, so the problems that both solve or both miss say nothing about
 which is better. The one-sided exact McNemar test looks at the others: `won` (only the candidate is
-right) and `lost` (only the reference is right).
+right) and `lost` (only the best model so far is right).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from orchestrator.config import Rule
-from orchestrator.ledger.ledger import State
 from orchestrator.rounds.statistics import mcnemar_p_value, smallest_detectable_drop
 
 
@@ -28,7 +27,7 @@ class Decision:
     reason: str
     """One sentence for people, with the figures that decided."""
     won: int
-    """Problems that the candidate solves and the reference does not."""
+    """Problems that the candidate solves and the best model so far does not."""
     lost: int
     """Problems that the reference solves and the candidate does not."""
     p_value: float
@@ -38,35 +37,35 @@ class Decision:
     problem had been lost; for `better` the least gain, likewise. None: no drop is large enough."""
 
 
-def decide(rule: Rule, alpha: float, reference: Mapping[str, bool], candidate: Mapping[str, bool]) -> Decision:
-    """Compare a candidate with the reference, problem by problem (prompt id -> solved).
+def decide(rule: Rule, alpha: float, best: Mapping[str, bool], candidate: Mapping[str, bool]) -> Decision:
+    """Compare a candidate with the best model so far, problem by problem (prompt id -> solved).
 
     - `not_worse` refuses the candidate if it is significantly worse (p <= alpha). Nothing more: a
-      candidate that is a little worse passes, which is why the reference must be the best one so far
-      and not the last. Otherwise many small losses would each pass.
+      candidate that is a little worse passes, which is why it is compared with the best one so far
+      and not with the last. Otherwise many small losses would each pass.
     - `better` accepts the candidate only if it is significantly better (p <= alpha).
     - `always` accepts, and reports; it does without any problems.
 
     Raises:
         ValueError: the two did not answer the same problems, or there are none to decide on.
     """
-    if reference.keys() != candidate.keys():
-        missing, extra = reference.keys() - candidate.keys(), candidate.keys() - reference.keys()
+    if best.keys() != candidate.keys():
+        missing, extra = best.keys() - candidate.keys(), candidate.keys() - best.keys()
         raise ValueError(
-            "reference and candidate must answer the same gate problems: "
-            f"{len(missing)} answered by the reference alone (such as {sorted(missing)[:3]}), "
+            "the best model and the candidate must answer the same gate problems: "
+            f"{len(missing)} answered by the best model alone (such as {sorted(missing)[:3]}), "
             f"{len(extra)} by the candidate alone (such as {sorted(extra)[:3]})"
         )
-    if not reference and rule == "always":
+    if not best and rule == "always":
         return Decision(True, "Promoted by the rule always: there are no gate problems.", 0, 0, 1.0, None)
-    if not reference:
+    if not best:
         raise ValueError("the gate has no problems to decide on")
-    won = sum(candidate[i] and not reference[i] for i in reference)
-    lost = sum(reference[i] and not candidate[i] for i in reference)
+    won = sum(candidate[i] and not best[i] for i in best)
+    lost = sum(best[i] and not candidate[i] for i in best)
     p_value = mcnemar_p_value(won, lost) if rule == "better" else mcnemar_p_value(lost, won)
     promoted = _passes(rule, p_value <= alpha)
-    reason = _reason(rule, promoted, won, lost, len(reference), p_value, alpha)
-    return Decision(promoted, reason, won, lost, p_value, smallest_detectable_drop(len(reference), alpha))
+    reason = _reason(rule, promoted, won, lost, len(best), p_value, alpha)
+    return Decision(promoted, reason, won, lost, p_value, smallest_detectable_drop(len(best), alpha))
 
 
 def _passes(rule: Rule, significant: bool) -> bool:
@@ -93,26 +92,6 @@ def _reason(rule: Rule, promoted: bool, won: int, lost: int, num_problems: int, 
             finding = "significantly better" if promoted else "not significantly better"
         case _:
             assert_never(rule)
+    # Word for word as in the records of earlier versions, which `verify` compares it with: the reference that it names
+    # is the best model so far.
     return f"{verdict}: {finding} than the reference ({counts}; {test})."
-
-
-def spare_checkpoints(state: State, keep: int | None) -> list[str]:
-    """Paths of the promoted checkpoints that are neither among the newest `keep` (None: all), nor the current
-    reference, nor the best on the gate problems (of equals the earliest, as in the loop)."""
-    promoted = [promotion for promotion in state.promotions if promotion["promoted"]]
-    if keep is None or not promoted:
-        return []
-
-    def gate_accuracy(number: int) -> float:
-        commit = state.commits.get(f"rounds/{number:02d}/evaluation")
-        return float(((commit and commit.facts.get("gate")) or {}).get("accuracy", 0.0))
-
-    best = max(promoted, key=lambda promotion: gate_accuracy(promotion["round"]))
-    # Where graders of several versions had a say, accuracies are not to be compared: the loop has noted its own best.
-    needed = {
-        best["reference"],
-        state.promotions[-1].get("best"),
-        state.promotions[-1]["reference"],
-        *(p["reference"] for p in promoted[-keep:]),
-    }
-    return [p["reference"] for p in promoted if p["reference"] not in needed | state.discarded]

@@ -17,6 +17,7 @@ from orchestrator.ledger.columns import require_fitting
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.masks import SAMPLE_MASK, fitted, mask_columns, masked
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import SAMPLES, pairs_schema
 from orchestrator.rounds.pairing import CORRECT, SCORES, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
 
@@ -52,16 +53,16 @@ def write_pairs(
     or ungradable, and there is neither pass_any nor a loss.
     """
     prompts = Prompts(prompts_file)
-    choices, found = choose(prompts, shards, plan, hinted)
-    return _write_chosen(prompts, [shard.samples for shard in (*shards, *hinted)], choices, plan, output) | found
+    choices, facts = choose(prompts, shards, plan, hinted)
+    return _write_chosen(prompts, [shard.samples for shard in (*shards, *hinted)], choices, plan, output) | facts
 
 
 def choose(
     prompts: Prompts, shards: Sequence[Scored], plan: PairingPlan, hinted: Sequence[Scored] = ()
 ) -> tuple[list[list[Choice]], Facts]:
     """The pairs of each shard, before a cap, and what `write_pairs` tells of the samples that they were chosen from."""
-    judged = any("score" in pq.read_schema(shard.scores).names for shard in shards[:1])
-    kinds = ("mixed", "tied", "ungradable") if judged else ("mixed", "all_correct", "all_wrong", "ungradable")
+    has_scores = any("score" in pq.read_schema(shard.scores).names for shard in shards[:1])
+    kinds = ("mixed", "tied", "ungradable") if has_scores else ("mixed", "all_correct", "all_wrong", "ungradable")
     of_kind = dict.fromkeys(kinds, 0)
     lost = {"pairs_lost": 0, "prompts_lost": 0}
     choices: list[list[Choice]] = []
@@ -69,7 +70,7 @@ def choose(
         chosen: list[Choice] = []
         for prompt_id, candidates in _candidates(shard):
             if number < len(shards):
-                of_kind[_kind(candidates, judged)] += 1
+                of_kind[_kind(candidates, has_scores)] += 1
             gold = prompts.gold(prompt_id) if plan.gold_as_chosen else []
             pairs = pair_prompt(prompt_id, [*candidates, *gold], plan)
             more = _pairs_lost(prompt_id, [*candidates, *gold], plan, len(pairs))
@@ -79,13 +80,13 @@ def choose(
                 rejected = pair.rejected.sample_index if pair.rejected else None
                 chosen.append(Choice(pair.pair_id, prompt_id, pair.chosen.sample_index, rejected))
         choices.append(chosen)
-    found: Facts = {f"prompts_{kind}": count for kind, count in of_kind.items()}
-    found["prompts_paired"] = len({choice.prompt_id for chosen in choices for choice in chosen})
-    if not judged:
-        found["pass_any"] = (of_kind["mixed"] + of_kind["all_correct"]) / max(sum(of_kind.values()), 1)
-        found |= lost
-    found["before_cap"] = sum(map(len, choices))
-    return choices, found | ({"hinted": sum(map(len, choices[len(shards) :]))} if hinted else {})
+    facts: Facts = {f"prompts_{kind}": count for kind, count in of_kind.items()}
+    facts["prompts_paired"] = len({choice.prompt_id for chosen in choices for choice in chosen})
+    if not has_scores:
+        facts["pass_any"] = (of_kind["mixed"] + of_kind["all_correct"]) / max(sum(of_kind.values()), 1)
+        facts |= lost
+    facts["before_cap"] = sum(map(len, choices))
+    return choices, facts | ({"hinted": sum(map(len, choices[len(shards) :]))} if hinted else {})
 
 
 def _pairs_lost(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPlan, made: int) -> int:
@@ -125,7 +126,7 @@ def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path,
     schema = masked(schemas[0]) if any(map(mask_columns, schemas)) else schemas[0]
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for number, file in enumerate(earlier, start=first):
-            table = pq.read_table(file)
+            table = read_table(file)
             require_fitting(file, table)
             table = fitted(table, schema)
             kept = random_subset(table.num_rows, round(share * table.num_rows), seed + number)
@@ -140,7 +141,7 @@ class Prompts:
     """Rows of the prompts file by id."""
 
     def __init__(self, file: Path) -> None:
-        self.table = pq.read_table(file)
+        self.table = read_table(file)
         self.row = {prompt_id: i for i, prompt_id in enumerate(self.table["prompt_id"].to_pylist())}
         self.conversational = self.table["messages"].null_count < self.table.num_rows
         self._solutions = self.table["solution"].to_pylist()
@@ -152,8 +153,13 @@ class Prompts:
 
 
 def _candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
-    left = pq.read_table(shard.samples, columns=["prompt_id", "sample_index", "text", "num_tokens"]).to_pylist()
-    right = pq.read_table(shard.scores).to_pylist()
+    """A shard's samples as candidates with their scores, by prompt and then by sample index.
+
+    Raises:
+        RatchetError: not every sample has one verdict, or score.
+    """
+    left = read_table(shard.samples, columns=["prompt_id", "sample_index", "text", "num_tokens"]).to_pylist()
+    right = read_table(shard.scores).to_pylist()
     by_key = {(row["prompt_id"], row["sample_index"]): row for row in right}
     if len(by_key) != len(left):
         raise RatchetError(f"{shard.scores}: not one verdict a sample of {shard.samples}")
@@ -171,11 +177,11 @@ def _score(row: dict[str, Any]) -> float | None:
     return row["score"] if "score" in row else SCORES[row["verdict"]]
 
 
-def _kind(candidates: Sequence[Candidate], judged: bool) -> str:
+def _kind(candidates: Sequence[Candidate], has_scores: bool) -> str:
     scores = {c.score for c in candidates} - {None}
     if len(scores) != 1:
         return "mixed" if scores else "ungradable"
-    return "tied" if judged else "all_wrong" if scores == {WRONG} else "all_correct"
+    return "tied" if has_scores else "all_wrong" if scores == {WRONG} else "all_correct"
 
 
 def _write_chosen(
@@ -185,6 +191,12 @@ def _write_chosen(
     plan: PairingPlan,
     output: Path,
 ) -> Facts:
+    """Write what was chosen from each file of samples (None: from no sample), cut to the plan's `max_pairs`. Returns:
+    pairs, before_cap, and each side's mean tokens.
+
+    Raises:
+        Damaged: a mask does not fit its sample.
+    """
     before_cap = sum(map(len, choices))
     kept = random_subset(before_cap, plan.max_pairs, plan.seed)
     if kept is not None:
@@ -210,6 +222,12 @@ def _only(choices: list[list[Choice]], kept: set[int]) -> list[list[Choice]]:
 def _write(
     prompts: Prompts, samples: Sequence[Path | None], choices: list[list[Choice]], output: Path
 ) -> dict[str, int]:
+    """Write pairs (`pairs_schema`, with masks where a sample has any), a file of samples at a time. Returns the tokens
+    of each side, summed.
+
+    Raises:
+        Damaged: a mask does not fit its sample.
+    """
     schema = pairs_schema(prompts.conversational)
     sampled_from = [file for file, pairs in zip(samples, choices, strict=True) if file and pairs]
     if any(mask_columns(pq.read_schema(file)) for file in sampled_from):
@@ -219,7 +237,7 @@ def _write(
         for sample_file, pairs in zip(samples, choices, strict=True):
             if not pairs:
                 continue
-            sampled = pq.read_table(sample_file) if sample_file else SAMPLES.empty_table()
+            sampled = read_table(sample_file) if sample_file else SAMPLES.empty_table()
             if sample_file:
                 require_fitting(sample_file, sampled)
             table = _pairs_table(prompts, sampled, pairs, schema)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +17,7 @@ from orchestrator.ledger.ledger import State
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.masks import PAIR_MASKS, mask_columns
+from orchestrator.records.parquet import read_table
 from orchestrator.rounds import pair_files
 from orchestrator.rounds.pair_files import Scored
 from orchestrator.rounds.pairing import random_subset
@@ -32,6 +33,8 @@ class Recounted:
     """By a pattern of the step's whole name: told the `Counting`, the step and the pattern's groups."""
     parts: Sequence[str] = ()
     """Patterns of the parts of a round that have prompts, samples and verdicts of their own, such as `hinted`."""
+    shards: Mapping[str, Callable[..., Facts]] = field(default_factory=dict)
+    """By the name of a kind of shards that is the source's own: told the `Counting`, the step and the shard's index."""
 
 
 class Counted(Protocol):
@@ -95,7 +98,7 @@ class Counting:
         """Of log-probabilities of these files' pairs, compared with others where there are any."""
         [file] = self.files.all(step)
         logprobs = _logprobs(file)
-        found: Facts = dict(counts.scored(pq.read_table(file, columns=["num_tokens"])["num_tokens"].to_pylist()))
+        found: Facts = dict(counts.scored(read_table(file, columns=["num_tokens"])["num_tokens"].to_pylist()))
         try:
             return found | counts.preferences(self.pairs(pairs), logprobs, *map(_logprobs, against))
         except KeyError:  # completions by other names than the trainer's: nothing is known of them
@@ -109,7 +112,7 @@ def rows_in(file: Path) -> int:
 
 def ids_in(file: Path) -> list[str]:
     """The ids of a file's pairs."""
-    ids: list[str] = pq.read_table(file, columns=["pair_id"])["pair_id"].to_pylist()
+    ids: list[str] = read_table(file, columns=["pair_id"])["pair_id"].to_pylist()
     return ids
 
 
@@ -123,7 +126,7 @@ def pair_counts(file: Path) -> Facts:
 
 
 def _logprobs(file: Path) -> dict[str, float]:
-    table = pq.read_table(file, columns=["completion_key", "logprob"])
+    table = read_table(file, columns=["completion_key", "logprob"])
     return dict(zip(table["completion_key"].to_pylist(), table["logprob"].to_pylist(), strict=True))
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.ledger.run import Facts
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.rows import GRADERS_VERSION
 from orchestrator.rounds import evaluation
@@ -29,8 +29,8 @@ def comparable(context: Context, models: Sequence[Model], name: str) -> list[Mod
     files = {step: f"{number:02d}.parquet" for number, step in enumerate(others)}
     commits = run.ledger.state.commits
     inputs = {
-        "evaluations": {step: hashes(commits[step]) for step in others},
-        "prompts": hashes(commits["baseline/prompts"]),
+        "evaluations": {step: files_of(commits[step]) for step in others},
+        "prompts": files_of(commits["baseline/prompts"]),
         **grading(context.job.grade, context.job.judge),
         "executed": executed(**graded_by(context.job.grade, context.job.judge)),
     }
@@ -39,20 +39,21 @@ def comparable(context: Context, models: Sequence[Model], name: str) -> list[Mod
         folder.mkdir()
         golds = evaluation.golds(run.path("baseline/prompts/gate.parquet"))
         graders = context.workers.graders(context.job.grade)
-        told = {
+        facts_by_evaluation = {
             step: evaluation.regrade(graders, run.path(f"{step}/gate.parquet"), golds, folder / file)
             for step, file in files.items()
         }
-        return {"evaluations": told, "graders_version": version}
+        return {"evaluations": facts_by_evaluation, "graders_version": version}
 
     commit = run.step(name, inputs, work)
-    told = commit.facts["evaluations"]
+    facts_by_evaluation = commit.facts["evaluations"]
     for step, model in others.items():
+        counted = facts_by_evaluation[step]
         context.say(
             f"{name}: the gate answers of {step} are by version {model.graders_version} of the graders; by version "
-            f"{version}, {told[step]['changed']} of {told[step]['problems']} count otherwise"
+            f"{version}, {counted['changed']} of {counted['problems']} count otherwise"
         )
-    with run.using(hashes(commit)):
+    with run.using(files_of(commit)):
         again = {step: evaluation.solved(run.path(f"{name}/{file}")) for step, file in files.items()}
     return [
         replace(m, gate=again[m.evaluation], graders_version=version) if m.evaluation in others else m for m in models

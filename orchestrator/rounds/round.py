@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from orchestrator.config import Grade, Job, Pairs, at_round
+from orchestrator.config import Data, Grade, Job, Pairs, at_round
 from orchestrator.errors import RatchetError
 from orchestrator.files import durable
-from orchestrator.inputs.problems import prompts_of_round
+from orchestrator.inputs.problems import require_enough
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Fields, Setting, Used
+from orchestrator.ledger.recipes import Fields, UsedFiles
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.taken import taken
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.rounds import gate, pair_files, regrading, sampling, space
-from orchestrator.rounds.context import Context, Model, derived_seed, executed, graded_by, grading
-from orchestrator.rounds.gate import spare_checkpoints
+from orchestrator.rounds.context import Context, Model, derived_seed, engine, executed, graded_by, grading
 from orchestrator.rounds.pairing import PairingPlan
+from orchestrator.rounds.spare import spare_checkpoints
 from orchestrator.rounds.training import Training
 
 
@@ -34,13 +35,13 @@ class NoPairs(RatchetError):
 
 
 @dataclass(frozen=True)
-class Graded:
+class GradedSamples:
     """A round's samples and their verdicts, shard by shard."""
 
     prompts: Path
     """The file of prompts that was sampled."""
     shards: list[pair_files.Scored]
-    hashes: list[Used]
+    files: list[UsedFiles]
 
 
 @dataclass(frozen=True)
@@ -63,10 +64,10 @@ class Round:
         the source of its pairs says."""
         context = self.context
         if context.run.committed(f"{self.folder}/{disk.begins}") is None:
-            seed, problems = Path(context.seed_model), space.sizes(context.problems)
+            base, problems = Path(context.base_model), space.sizes(context.problems)
             if (kept := context.run.committed("baseline/preferences")) is not None:
                 problems["stages"] = (kept.facts["pairs"], kept.facts["characters"])
-            need = space.round_need(context.job, self.number, seed, problems, disk)
+            need = space.round_need(context.job, self.number, base, problems, disk)
             space.require_space(context.run.root, need, f"round {self.number}")
 
     def problems(self) -> list[Problem]:
@@ -78,28 +79,33 @@ class Round:
         return problems
 
     def prompts(self) -> Commit:
+        """The round's problems as prompts: one file, by the name of the split.
+
+        Raises:
+            TooLong: none of them leaves room for a completion.
+        """
         return self.context.tokenize(f"{self.folder}/prompts", {self.split: self.problems()})
 
     def samples_and_verdicts(
         self, prompts: Commit, sampled_from: Model, plan: SamplingPlan | None = None, grade: Grade | None = None
-    ) -> Graded:
+    ) -> GradedSamples:
         """Sample and grade, both committed shard by shard, the grading hidden behind the sampling. `plan` and `grade`
         are the job's unless given."""
         context, run = self.context, self.context.run
         usual = context.grade_of(self.number)
         plan, grade = plan or self.sampling_plan(), grade or usual
         inputs = {
-            "model": sampled_from.digest,
-            "prompts": hashes(prompts),
+            "model": sampled_from.files,
+            "prompts": files_of(prompts),
             "plan": plan,
-            "engine": Setting(context.job.generate, "engine"),
+            **engine(context.workers, context.job.generate),
             "shard_prompts": context.job.generate.shard_prompts,
             "executed": executed(generate=context.job.generate),
         }
         samples = run.sharded(f"{self.folder}/samples", inputs)
         graded_from = {"samples": inputs, **grading(grade, context.job.judge)}
         graded_from["executed"] = executed(**graded_by(grade, context.job.judge))
-        verdicts = run.sharded(f"{self.folder}/verdicts", graded_from, samples, GRADERS_VERSION, hashes(prompts))
+        verdicts = run.sharded(f"{self.folder}/verdicts", graded_from, samples, GRADERS_VERSION, files_of(prompts))
         for version, number in verdicts.outdated.items():
             shards_were = "1 shard was" if number == 1 else f"{number} shards were"
             self.say(
@@ -108,7 +114,7 @@ class Round:
                 f"version {GRADERS_VERSION}: a step mixes no versions",
             )
         source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
-        with run.using(hashes(prompts)):
+        with run.using(files_of(prompts)):
             shards = sampling.shards_of(source, context.job.generate.shard_prompts)
         if run.committed(verdicts.name) is None:
             with samples.guarding(), verdicts.guarding():
@@ -123,19 +129,23 @@ class Round:
         sampled = samples.finish(sampling.sampling_facts(samples.facts(), samples.own_facts())).facts
         graded = verdicts.finish(sampling.grading_facts(verdicts.facts(), verdicts.own_facts())).facts
         speed = "" if taken(run.ledger.state, samples.name) else f" at {sampled['tokens_per_second']:.0f} tokens/s"
-        self.say("samples", f"{sampled['samples']}{speed}{sampling.told(sampled)}")
+        self.say("samples", f"{sampled['samples']}{speed}{sampling.mishaps_text(sampled)}")
         why = abstained(graded)
         counts = f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable"
         counts += f" ({why})" if why else ""
         if grade is usual:  # else somebody looks for other things than right answers
-            self.say("verdicts", counts + sampling.told(graded))
+            self.say("verdicts", counts + sampling.mishaps_text(graded))
         scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in range(len(shards))]
-        return Graded(source, scored, [*samples.hashes(), *verdicts.hashes()])
+        return GradedSamples(source, scored, [*samples.files_of_shards(), *verdicts.files_of_shards()])
 
-    def pairs(self, graded: Graded, hinted: Graded | None = None) -> Commit:
-        """Preference pairs, or samples to be imitated, from this round's own samples (arXiv 2404.19733, section 2)."""
+    def pairs(self, graded: GradedSamples, hinted: GradedSamples | None = None) -> Commit:
+        """Preference pairs, or samples to be imitated, from this round's own samples (arXiv 2404.19733, section 2).
+
+        Raises:
+            NoPairs: these training samples make none.
+        """
         plan = self.pairing_plan()
-        inputs = {"graded": graded.hashes, "hinted": hinted.hashes if hinted else []}
+        inputs = {"graded": graded.files, "hinted": hinted.files if hinted else []}
 
         def work(folder: Path) -> Facts:
             folder.mkdir()
@@ -162,10 +172,10 @@ class Round:
     def make_pairs(self, inputs: Mapping[str, Any], plan: PairingPlan, work: Callable[[Path], Facts]) -> Commit:
         """Commit the round's pairs, which `work` writes to 00000.parquet in a new folder, from these inputs, its
         prompts and the plan."""
-        prompts = hashes(self.context.run.ledger.state.commits[f"{self.folder}/prompts"])
+        prompts = files_of(self.context.run.ledger.state.commits[f"{self.folder}/prompts"])
         everything = Fields(plan, {"prompts": prompts, **inputs})
         commit = self.context.run.step(f"{self.folder}/pairs", everything, work)
-        self.say("pairs", _told(commit.facts, plan))
+        self.say("pairs", _summary_line(commit.facts, plan))
         return commit
 
     def held_out_pairs(self, sampled_from: Model) -> Commit | None:
@@ -186,7 +196,7 @@ class Round:
         earlier = rounds_replayed(settings, self.number)
         steps = [f"rounds/{number:02d}/pairs" for number in earlier]
         commits = [run.ledger.state.commits[step] for step in steps]
-        inputs = {"pairs": [hashes(commit) for commit in commits], "share": share, "seed": seed}
+        inputs = {"pairs": [files_of(commit) for commit in commits], "share": share, "seed": seed}
 
         def work(folder: Path) -> Facts:
             folder.mkdir()
@@ -201,7 +211,11 @@ class Round:
         self, pairs: Commit, replay: Commit | None, held_out: Commit | None, init: Model, ref: Model, scored: bool
     ) -> Model:
         """The candidate: `init`, trained on the pairs relative to the reference `ref`; see training.py. Where it is to
-        be `scored`, the pairs are ranked by it as well."""
+        be `scored`, the pairs are ranked by it as well.
+
+        Raises:
+            RatchetError: the training failed; the message is the worker's.
+        """
         training = Training(self.context, self.number, self.folder, init, ref)
         candidate = training.candidate(pairs, replay, held_out)
         if scored:
@@ -209,6 +223,11 @@ class Round:
         return candidate
 
     def evaluate(self, candidate: Model) -> Model:
+        """The candidate with its results on the gate problems.
+
+        Raises:
+            ProbeFailed: engine and trainer disagree about it.
+        """
         return self.context.evaluate(candidate, f"{self.folder}/evaluation")
 
     def comparable(self, best: Model, candidate: Model) -> tuple[Model, Model]:
@@ -227,9 +246,9 @@ class Round:
         if decision is None:
             decided = gate.decide(rule.rule, rule.alpha, against.gate, candidate.gate)
             decision = {"round": self.number, "rule": rule.rule, "alpha": rule.alpha}
-            decision |= told_of(decided, against, candidate)
+            decision |= promotion_facts(decided, against, candidate)
             if candidate.name not in run.ledger.state.discarded:  # a fork decides anew on what was removed
-                run.require(candidate.digest)  # what is promoted is what was evaluated
+                run.require(candidate.files)  # what is promoted is what was evaluated
             run.append("promotion", decision)
         if decision["round"] == run.ledger.state.promotions[-1]["round"]:  # on a resume, earlier ones are passed over
             self._point_to_reference()
@@ -275,18 +294,34 @@ class Round:
         return pairing_plan(self.context.job, self.number)
 
 
+def prompts_of_round(problems: list[Problem], data: Data, round_number: int, seed: int) -> list[Problem]:
+    """The training problems of a round (from 1): the same every round, or the next ones of a shuffled order
+    that wraps at the end.
+
+    Raises:
+        BadInput: `prompts: new`, and there are too few problems for so many rounds.
+    """
+    require_enough(problems, data, round_number)
+    size = min(data.prompts_per_round or len(problems), len(problems))
+    if size == len(problems):
+        return problems
+    order = random.Random(seed).sample(range(len(problems)), len(problems))
+    start = 0 if data.prompts == "same" else (round_number - 1) * size
+    return [problems[order[(start + i) % len(problems)]] for i in range(size)]
+
+
 def pairing_plan(job: Job, number: int) -> PairingPlan:
     """How a round's pairs are made."""
     settings = job.pairs
     return PairingPlan(
-        at_round(settings.per_prompt, number),
-        settings.rule,
-        settings.margin,
-        settings.gold_as_chosen,
-        settings.rejected,
-        settings.distinct,
-        settings.max_pairs,
-        derived_seed(job.seed, "pairs", number),
+        per_prompt=at_round(settings.per_prompt, number),
+        rule=settings.rule,
+        margin=settings.margin,
+        gold_as_chosen=settings.gold_as_chosen,
+        rejected=settings.rejected,
+        distinct=settings.distinct,
+        max_pairs=settings.max_pairs,
+        seed=derived_seed(job.seed, "pairs", number),
     )
 
 
@@ -295,7 +330,7 @@ def rounds_replayed(settings: Pairs, number: int) -> range:
     return range(max(1, number - (settings.replay_rounds or number)), number)
 
 
-def told_of(decided: gate.Decision, against: Model, candidate: Model) -> dict[str, Any]:
+def promotion_facts(decided: gate.Decision, against: Model, candidate: Model) -> dict[str, Any]:
     """What a promotion record says of the gate's decision, beside round, rule and alpha."""
     reference, best = candidate if decided.promoted else against, better(against, candidate)
     return {"reference": reference.name, "best": best.name, "graders_version": candidate.graders_version} | asdict(
@@ -315,14 +350,14 @@ def _without_verdict(facts: Facts) -> str:
     return none + (lost if facts.get("pairs_lost") else "")
 
 
-def _told(facts: Facts, plan: PairingPlan) -> str:
+def _summary_line(facts: Facts, plan: PairingPlan) -> str:
     if plan.rule == "correct":
         return f"{facts['pairs']} completions to imitate"
     if "prompts_tied" in facts:
         return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with samples of different scores"
     gold = " and of gold solutions" if plan.gold_as_chosen else ""
-    told = f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
+    summary = f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
     if not facts.get("pairs_lost"):
-        return told
+        return summary
     lost = f"{facts['pairs_lost']} more, of {facts['prompts_lost']} more prompts"
-    return f"{told}; if unreadable answers were wrong there would be {lost}"
+    return f"{summary}; if unreadable answers were wrong there would be {lost}"

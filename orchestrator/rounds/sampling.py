@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.sharded import ShardedStep
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES, SamplingPlan, Shard
 
 
@@ -53,7 +54,7 @@ class Slice:
 
 def shards_of(source: Path, size: int, first_index: int = 0) -> list[Slice]:
     """Cut a file of prompts into slices of `size` rows; the last one may be shorter."""
-    table = pq.read_table(source, columns=["prompt_id", "gold"])
+    table = read_table(source, columns=["prompt_id", "gold"])
     rows = list(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
     starts = range(0, len(rows), size)
     return [
@@ -175,7 +176,7 @@ def mishaps(shards: Sequence[Facts], *keys: str) -> dict[str, list[str]]:
     return {key: items for key, items in found.items() if items}
 
 
-def told(facts: Mapping[str, Any]) -> str:
+def mishaps_text(facts: Mapping[str, Any]) -> str:
     """What went wrong on the way, for the end of a line for people; empty when nothing did."""
     parts = []
     for worker in ("engine", "grader"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.config import Job, at_round
 from orchestrator.errors import RatchetError
+from orchestrator.models.checks import check_config
 from orchestrator.records.rows import Problem
 
 GIB = 2**30
@@ -67,9 +67,9 @@ def sizes(problems: Mapping[str, Sequence[Problem]]) -> dict[str, tuple[int, flo
     return {k: (len(rows), sum(len(row.text) for row in rows) / max(1, len(rows))) for k, rows in problems.items()}
 
 
-def round_need(job: Job, number: int, seed_model: Path, problems: Sizes, disk: Disk) -> Need:
+def round_need(job: Job, number: int, base_model: Path, problems: Sizes, disk: Disk) -> Need:
     """What one round writes, at most. `problems` is as `sizes` gives it."""
-    stored, weights = _weights(seed_model)
+    stored, weights = _weights(base_model)
     exported = job.train.export_dtype
     checkpoint = int(weights * (_BYTES[exported] / _BYTES[stored] if exported and stored in _BYTES else 1.0))
     parameters = weights / _BYTES.get(stored or "", 4)
@@ -80,9 +80,9 @@ def round_need(job: Job, number: int, seed_model: Path, problems: Sizes, disk: D
     return Need(checkpoint * (1 + _exports(job, number, pairs, problems, disk)), int(states), rows)
 
 
-def job_need(job: Job, seed_model: Path, problems: Sizes, disk: Disk) -> Need:
+def job_need(job: Job, base_model: Path, problems: Sizes, disk: Disk) -> Need:
     """What all rounds leave on the disk, and the most that any of them needs besides for a while."""
-    rounds = [round_need(job, number, seed_model, problems, disk) for number in range(1, job.rounds + 1)]
+    rounds = [round_need(job, number, base_model, problems, disk) for number in range(1, job.rounds + 1)]
     widest = max(rounds, key=lambda need: need.checkpoints)
     exports = 1 + _exports(job, 1, _rows(job, 1, problems, disk)[0], problems, disk)
     # The newest are kept, and besides them the best.
@@ -148,6 +148,6 @@ def _exports(job: Job, number: int, pairs: int, problems: Sizes, disk: Disk) -> 
 
 def _weights(folder: Path) -> tuple[str | None, int]:
     """Number format and bytes of a model folder's weights."""
-    config = json.loads((folder / "config.json").read_text())
+    config = check_config(folder, "model")
     config = config | (config.get("text_config") or {})
     return config.get("dtype") or config.get("torch_dtype"), sum(f.stat().st_size for f in folder.glob("*.safetensors"))

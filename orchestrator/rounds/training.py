@@ -1,10 +1,10 @@
 """The training of one round: from pairs to a candidate.
 
     reference   log-probabilities of every completion under the reference model, once, where the loss compares with it
-    train       the optimizer steps; one checkpoint, or one every `train.eval_every` steps
+    train       the updates; one checkpoint, or one every `train.eval_every` updates
     selection   each of several checkpoints on the gate problems
     choice      the last of them, or the best
-    retrain     the same number of steps once more, with pairs of the gate problems too (arXiv 2404.19733, section 3.1)
+    retrain     as many updates once more, with pairs of the gate problems too (arXiv 2404.19733, section 3.1)
 
 The last three only where the job asks for them.
 """
@@ -29,11 +29,12 @@ from orchestrator.files.inside import read_regular, remove, require_below
 from orchestrator.files.user_state import sealing_key
 from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Fields, Unseen, Used
+from orchestrator.ledger.recipes import Fields, Unseen, UsedFiles
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.taken import taken
-from orchestrator.ledger.uses import fingerprint, hashes, model
-from orchestrator.records.rows import ScoringPlan, TrainingPlan, is_sealed
+from orchestrator.ledger.uses import files_of, fingerprint, model
+from orchestrator.records.rows import ScoringPlan, TrainingPlan
+from orchestrator.records.seals import is_sealed
 from orchestrator.rounds import regrading
 from orchestrator.rounds.context import Context, Model, executed
 
@@ -44,9 +45,9 @@ _LARGEST_MANIFEST = 1 << 24  # bytes, of a saved state: a line for each file of 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint of a round, by the number of steps it was trained for."""
+    """A checkpoint of a round, by the number of updates it was trained for."""
 
-    steps: int
+    updates: int
     model: Model
 
 
@@ -71,9 +72,9 @@ class Training:
             return self._model(commit, self.context.run.path(f"{self.folder}/train/probe.parquet"))
         candidates = f"{self.folder}/candidates"
         commit = self._train("train", parts, everything, candidates, export_every=self.context.job.train.eval_every)
-        evaluated = [self._evaluated(steps, commit) for steps in _steps_exported(commit)]
+        evaluated = [self._evaluated(updates, commit) for updates in _updates_exported(commit)]
         models = regrading.comparable(self.context, [c.model for c in evaluated], f"{self.folder}/selection/regraded")
-        evaluated = [Candidate(c.steps, model) for c, model in zip(evaluated, models, strict=True)]
+        evaluated = [Candidate(c.updates, model) for c, model in zip(evaluated, models, strict=True)]
         chosen = self._choose(evaluated, publish=not held_out)
         if held_out:
             total = commit.facts["steps"]
@@ -87,7 +88,7 @@ class Training:
 
     def _model(self, commit: Commit, probe: Path) -> Model:
         name = f"{self.folder}/checkpoint"
-        files = model(fingerprint(hashes(commit)), next(a for a in commit.artifacts if a.path == name))
+        files = model(fingerprint(files_of(commit)), next(a for a in commit.artifacts if a.path == name))
         return Model(str(self.context.run.path(name)), name, files, probe)
 
     # Training
@@ -95,8 +96,8 @@ class Training:
     def _score_reference(self, pairs: Sequence[Commit], name: str = "") -> Commit:
         settings = self.context.job.train
         inputs = {
-            "reference": self.reference.digest,
-            "pairs": _hashes(pairs),
+            "reference": self.reference.files,
+            "pairs": _files_of(pairs),
             **precision(settings),
             **apart(settings, self.init.path, self.reference.path),
             "max_tokens": settings.max_tokens,  # longer pairs are dropped, and not scored
@@ -108,10 +109,10 @@ class Training:
             plan = ScoringPlan(self.reference.path, self.init.path, self._files(pairs))
             return self._scored(plan, output)
 
-        return self.context.run.step(name or f"{self.folder}/reference", inputs, work, also=[self.init.digest])
+        return self.context.run.step(name or f"{self.folder}/reference", inputs, work, also=[self.init.files])
 
     def _scored(self, plan: ScoringPlan, output: Path, *against: str) -> Facts:
-        facts = self.context.workers.trainers().reference(plan, str(output / "00000.parquet"), *against)
+        facts = self.context.workers.trainers().score(plan, str(output / "00000.parquet"), *against)
         return facts | {"executed": self.context.workers.execution("train")}
 
     def _reference_pass(self, pairs: Sequence[Commit]) -> Commit:
@@ -141,9 +142,9 @@ class Training:
         `trained_on` are the pairs that the reference has scored."""
         run = self.context.run
         inputs = {
-            "policy": policy.digest,
-            "reference": self.reference.digest if self._compares else None,
-            "pairs": hashes(pairs),
+            "policy": policy.files,
+            "reference": self.reference.files if self._compares else None,
+            "pairs": files_of(pairs),
             **precision(self.context.job.train),
             **apart(self.context.job.train, self.init.path, policy.path),
             "max_tokens": self.context.job.train.max_tokens,
@@ -156,12 +157,12 @@ class Training:
             if not self._compares:
                 return self._scored(plan, output)
             before = self._reference_pass(trained_on)
-            with run.using(hashes(before)):
+            with run.using(files_of(before)):
                 facts = self._scored(plan, output, str(run.path(f"{before.step}/00000.parquet")))
             facts["executed"]["reference"] = before.step
             return facts
 
-        facts = run.step(f"{self.folder}/policy", inputs, work, also=[self.init.digest]).facts
+        facts = run.step(f"{self.folder}/policy", inputs, work, also=[self.init.files]).facts
         rewarded = f"reward accuracy {facts['reward_accuracy']:.3f}, " if "reward_accuracy" in facts else ""
         self._say("policy", f"{rewarded}mean gamma {facts['gamma']:.2f}")
 
@@ -172,9 +173,9 @@ class Training:
         or its checkpoints, go."""
         run, settings = self.context.run, self.context.job.train
         inputs = {
-            "init": self.init.digest,
-            "reference": self.reference.digest if self._compares else None,
-            "pairs": _hashes(pairs),
+            "init": self.init.files,
+            "reference": self.reference.files if self._compares else None,
+            "pairs": _files_of(pairs),
             "loss": self._loss,
             "train": Fields(settings, {"learning_rate": at_round(settings.learning_rate, self.number)}),
             "round": self.number,
@@ -196,20 +197,20 @@ class Training:
             if not self._compares:
                 return self._trained(plan, None)
             before = self._reference_pass(scored)
-            with run.using(hashes(before)):
+            with run.using(files_of(before)):
                 return self._trained(plan, before)
 
         commit = run.step(step, inputs, work, [step, target])
         for states in self._states(phase):
             run.remove(states)  # of use only while the training was unfinished
         facts = commit.facts
-        resumed = f", resumed after step {facts['resumed_from']}" if facts.get("resumed_from") else ""
+        resumed = f", resumed after update {facts['resumed_from']}" if facts.get("resumed_from") else ""
         speed = "" if taken(run.ledger.state, step) else f" at {facts['tokens_per_second']:.0f}/s"
-        self._say(phase, f"{facts['steps']} steps{resumed}, {facts['tokens']} tokens{speed}")
+        self._say(phase, f"{facts['steps']} updates{resumed}, {facts['tokens']} tokens{speed}")
         return commit
 
     def _trained(self, plan: TrainingPlan, reference: Commit | None) -> Facts:
-        """Train; the facts say how, and against which reference pass."""
+        """Train, on the ranks of driver/wiring.py; the facts say how, and against which reference pass."""
         run, workers = self.context.run, self.context.workers
         file = str(run.path(f"{reference.step}/00000.parquet")) if reference else None
         facts = workers.trainers().train(plan, file)
@@ -285,23 +286,24 @@ class Training:
 
     # The choice among several checkpoints
 
-    def _evaluated(self, steps: int, commit: Commit) -> Candidate:
-        """The checkpoint after so many steps, with its results on the gate problems."""
-        run, name = self.context.run, f"{self.folder}/candidates/{steps:06d}"
+    def _evaluated(self, updates: int, commit: Commit) -> Candidate:
+        """The checkpoint after so many updates, with its results on the gate problems."""
+        run, name = self.context.run, f"{self.folder}/candidates/{updates:06d}"
         made = next(a for a in commit.artifacts if a.path == f"{self.folder}/candidates")
         said = sorted(made.files.items())
-        own = [f"{file}:{about['sha256']}" for file, about in said if file.startswith(f"{steps:06d}/")]
-        files = model(durable.fingerprint(own), made, f"{steps:06d}/checkpoint")
+        own = [f"{file}:{about['sha256']}" for file, about in said if file.startswith(f"{updates:06d}/")]
+        files = model(durable.fingerprint(own), made, f"{updates:06d}/checkpoint")
         here = Model(str(run.path(f"{name}/checkpoint")), name, files, run.path(f"{name}/probe.parquet"))
-        return Candidate(steps, self.context.evaluate(here, f"{self.folder}/selection/{steps:06d}", splits=("gate",)))
+        evaluated = self.context.evaluate(here, f"{self.folder}/selection/{updates:06d}", splits=("gate",))
+        return Candidate(updates, evaluated)
 
     def _choose(self, candidates: Sequence[Candidate], publish: bool) -> Commit:
         """Commit the choice; with `publish` the chosen checkpoint becomes the round's."""
         select = self.context.job.train.select
-        accuracies = {f"{c.steps:06d}": c.model.gate_accuracy for c in candidates}
+        accuracies = {f"{c.updates:06d}": c.model.gate_accuracy for c in candidates}
         facts = choice_facts(accuracies, select)
-        chosen = next(candidate for candidate in candidates if candidate.steps == facts["steps"])
-        inputs = {"candidates": {f"{c.steps:06d}": c.model.digest for c in candidates}, "publish": publish}
+        chosen = next(candidate for candidate in candidates if candidate.updates == facts["steps"])
+        inputs = {"candidates": {f"{c.updates:06d}": c.model.files for c in candidates}, "publish": publish}
         inputs |= {"accuracies": accuracies, "select": select}
 
         def work(output: Path, *checkpoint: Path) -> Facts:
@@ -315,9 +317,9 @@ class Training:
 
         step = f"{self.folder}/choice"
         outputs = [step, f"{self.folder}/checkpoint"] if publish else [step]
-        also = [self.context.run.used(chosen.model.probe)] if chosen.model.probe else []
+        also = [self.context.run.used_file(chosen.model.probe)] if chosen.model.probe else []
         commit = self.context.run.step(step, inputs, work, outputs, also)
-        self._say("choice", f"{chosen.steps} steps, the {select} of {len(candidates)} checkpoints")
+        self._say("choice", f"{chosen.updates} updates, the {select} of {len(candidates)} checkpoints")
         return commit
 
     @property
@@ -339,9 +341,9 @@ class Training:
 
 def choice_facts(accuracies: Mapping[str, float], select: str) -> Facts:
     """Which of several checkpoints is chosen: the last, or of equally good ones the earliest. `accuracies` are those on
-    the gate problems by number of steps, in six digits."""
-    steps = max(accuracies) if select != "best" else min(accuracies, key=lambda steps: (-accuracies[steps], steps))
-    return {"steps": int(steps), "gate_accuracy": accuracies[steps], "candidates": len(accuracies)}
+    the gate problems by number of updates, in six digits."""
+    chosen = max(accuracies) if select != "best" else min(accuracies, key=lambda name: (-accuracies[name], name))
+    return {"steps": int(chosen), "gate_accuracy": accuracies[chosen], "candidates": len(accuracies)}
 
 
 def precision(train: Train) -> dict[str, Any]:
@@ -384,13 +386,13 @@ def _manifest(file: Path) -> Any:
         return None
 
 
-def _hashes(commits: Sequence[Commit]) -> list[Used]:
-    return [name for commit in commits for name in hashes(commit)]
+def _files_of(commits: Sequence[Commit]) -> list[UsedFiles]:
+    return [name for commit in commits for name in files_of(commit)]
 
 
-def _steps_exported(commit: Commit) -> list[int]:
-    """Numbers of steps after which a checkpoint was exported, in order."""
+def _updates_exported(commit: Commit) -> list[int]:
+    """Numbers of updates after which a checkpoint was exported, in order."""
     numbers = {file.partition("/")[0] for artifact in commit.artifacts[-1:] for file in artifact.files}
     if not numbers or not all(number.isascii() and number.isdigit() for number in numbers):
-        raise Damaged(f"{commit.step}: committed, but not with folders named after steps (000010/...)")
+        raise Damaged(f"{commit.step}: committed, but not with folders named after updates (000010/...)")
     return sorted(map(int, numbers))

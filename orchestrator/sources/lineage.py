@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.ledger.ledger import State
 from orchestrator.records.masks import SAMPLE_MASK, mask_columns
+from orchestrator.records.parquet import read_table
 from orchestrator.reports.lineage import TOKENS, digest, mask_digest
 from orchestrator.reports.tables import parquet_files, step_rows
 
@@ -70,7 +71,7 @@ class Sampled:
 
     def _table(self, phase: str, index: int, *columns: str) -> list[dict[str, Any]]:
         file = self._run_dir / self._shards[phase][index].artifact.path
-        rows: list[dict[str, Any]] = pq.read_table(file, columns=["prompt_id", "sample_index", *columns]).to_pylist()
+        rows: list[dict[str, Any]] = read_table(file, columns=["prompt_id", "sample_index", *columns]).to_pylist()
         return rows
 
     def _check_keys(self, index: int) -> Iterator[str]:
@@ -106,7 +107,7 @@ class Sampled:
         """What each sample's text was given on average, where it was given a score."""
         if index >= len(self._score_files):
             raise ValueError(f"{self._folder}/scores has no scores of shard {index}")
-        rows = pq.read_table(self._score_files[index], columns=["prompt_id", "sample_index", "score"]).to_pylist()
+        rows = read_table(self._score_files[index], columns=["prompt_id", "sample_index", "score"]).to_pylist()
         scores = {(row["prompt_id"], row["sample_index"]): row["score"] for row in rows if row["score"] is not None}
         texts = {(row["prompt_id"], row["sample_index"]): row["text"] for row in self._table("samples", index, "text")}
         given: dict[tuple[str, str], list[float]] = {}
@@ -122,7 +123,7 @@ class Sampled:
         prompt, solution = self._prompts[prompt_id]
         if digest(pair["prompt_token_ids"]) != prompt:
             yield f"{name}: its prompt has other token ids than {prompt_id!r}"
-        for side, wanted in (("chosen", "correct"), ("rejected", "wrong")):
+        for side, wanted_verdict in (("chosen", "correct"), ("rejected", "wrong")):
             if side == "rejected" and self._imitates != (pair["rejected_token_ids"] is None):
                 yield f"{name}: it has {'a' if self._imitates else 'no'} rejected side"
             if pair[f"{side}_token_ids"] is None:  # the chosen side is imitated
@@ -135,14 +136,14 @@ class Sampled:
                 elif mask:
                     yield f"{name}: its chosen side has a mask, and is the gold solution"
                 continue
-            verdict, expected, expected_mask = self._sample(prompt_id, sample, wanted)
+            verdict, expected, expected_mask = self._sample(prompt_id, sample, wanted_verdict)
             any_verdict = self._judged or (side == "rejected" and self._any_rejected)
             if not expected:
                 yield f"{name}: its {side} sample {sample} is not among the committed samples"
             elif side == "chosen" and self._gold_alone:
                 yield f"{name}: its chosen side is sample {sample}, not the gold solution"
-            elif verdict != wanted and not any_verdict:
-                yield f"{name}: its {side} sample {sample} was judged {verdict}, not {wanted}"
+            elif verdict != wanted_verdict and not any_verdict:
+                yield f"{name}: its {side} sample {sample} was judged {verdict}, not {wanted_verdict}"
             elif ids != expected:
                 yield f"{name}: its {side} side has other token ids than sample {sample}"
             elif mask != expected_mask:

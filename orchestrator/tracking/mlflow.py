@@ -72,8 +72,8 @@ class Sink:
         self._client = _client(uri)
         from mlflow.exceptions import MlflowException
 
-        found = self._client.get_experiment_by_name(experiment)
-        if found is None:
+        there = self._client.get_experiment_by_name(experiment)
+        if there is None:
             try:
                 self.experiment_id = self._client.create_experiment(experiment, artifact_location=artifacts)
             except MlflowException as error:
@@ -82,8 +82,8 @@ class Sink:
                 # Another run was faster.
                 self.experiment_id = self._client.get_experiment_by_name(experiment).experiment_id
         else:
-            require_alive(found, uri)
-            self.experiment_id = found.experiment_id
+            require_alive(there, uri)
+            self.experiment_id = there.experiment_id
         self.runs: dict[int, str] = self._own_runs(run_dir, known)
         """MLflow's run ids by round; 0 is the parent."""
         self._in_place: set[int] = set()

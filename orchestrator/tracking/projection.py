@@ -124,7 +124,7 @@ def _figures(named: Mapping[str, Any], step: int, seconds: float) -> list[Figure
 
 
 def training_figures(columns: Mapping[str, Sequence[Any]], end: float, duration: float) -> list[Figure]:
-    """Figures of a round's training, named step/<column>, by optimizer step.
+    """Figures of a round's training, named step/<column>, by update.
 
     `columns` is the metrics table, `end` the time of the commit and `duration` the step's seconds. The
     table holds no clock, so its rows are spread evenly over the duration: a rebuild finds the same times.

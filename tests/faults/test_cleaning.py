@@ -16,7 +16,7 @@ from orchestrator.commands.verify.command import verify
 from orchestrator.driver.drive import identity
 from orchestrator.driver.signals import signals
 from orchestrator.ledger.ledger import Ledger
-from orchestrator.rounds.gate import spare_checkpoints
+from orchestrator.rounds.spare import spare_checkpoints
 from tests.faults.children import (
     ALL_THAT_FOLLOW,
     Case,

@@ -14,7 +14,7 @@ from tests.faults.sweeps import state_of
 DEADLINE = 10.0  # seconds; `ray job stop` gives 3, and a slow machine must not fail this test
 PHASES = {
     "prompts": ("tokenize", 3),
-    "seed's evaluation": ("generate", 1),
+    "base model's evaluation": ("generate", 1),
     "samples": ("generate", 3),
     "verdicts": ("grade", 4),
     "held-out samples": ("generate", 5),

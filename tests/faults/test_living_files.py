@@ -56,12 +56,12 @@ def cut(path: Path) -> None:
 
 HARMS: Sequence[Callable[[Path], None]] = (in_place, replaced, cut)
 
-SEED = "seed/model.safetensors"
+BASE = "seed/model.safetensors"
 """The base model, which lies beside the run."""
 LIVING: dict[str, list[tuple[str, tuple[str, int]]]] = {
     "sample": [
-        (SEED, ("generate", 3)),
-        (SEED, ("train", 1)),
+        (BASE, ("generate", 3)),
+        (BASE, ("train", 1)),
         ("baseline/prompts/gate.parquet", ("generate", 6)),
         ("rounds/01/prompts/train.parquet", ("generate", 4)),
         ("rounds/01/samples/00000.parquet", ("grade", 4)),
@@ -127,7 +127,7 @@ def harming(kind: Kind, case: Case, when: tuple[str, int], harm: Callable[[], No
 
 @pytest.fixture
 def living(calm: Undisturbed, space: Path) -> Iterator[Case]:
-    """A run of this process, from a copy of the job's folder, in which a seed model may be harmed."""
+    """A run of this process, from a copy of the job's folder, in which a base model may be harmed."""
     shutil.copytree(calm.job.parent, space / "job", ignore=shutil.ignore_patterns("undisturbed", "run"))
     case = Case(space / "job" / calm.job.name, space / "living", calm.kind.workers)
     case.folder.mkdir()
@@ -138,7 +138,7 @@ def living(calm: Undisturbed, space: Path) -> Iterator[Case]:
 def test_nothing_is_made_of_a_file_that_changed_while_the_driver_lives(
     calm: Undisturbed, living: Case, name: str, when: tuple[str, int], how: Callable[[Path], None]
 ) -> None:
-    path = living.job.parent / name if name == SEED else living.run / name
+    path = living.job.parent / name if name == BASE else living.run / name
     content: list[bytes] = []
 
     def harm() -> None:
@@ -194,15 +194,15 @@ def test_a_file_that_appears_in_a_checkpoint_is_named(calm: Undisturbed, living:
 
 def test_verify_finds_a_base_model_that_is_another_one_now(calm: Undisturbed, living: Case) -> None:
     calm.kind.workers(living).drive()
-    seed = living.job.parent / SEED
+    base = living.job.parent / BASE
     assert verify(living.run).unchecked == []
-    in_place(seed)
+    in_place(base)
     [finding] = verify(living.run).findings
-    assert finding == f"{seed.parent}: the base model here is not the one that this run was made from"
-    shutil.rmtree(seed.parent)
+    assert finding == f"{base.parent}: the base model here is not the one that this run was made from"
+    shutil.rmtree(base.parent)
     found = verify(living.run)
     assert found.findings == []
-    assert found.unchecked == [f"{seed.parent}: the base model is not here, and could not be checked"]
+    assert found.unchecked == [f"{base.parent}: the base model is not here, and could not be checked"]
 
 
 # Workers that were given up and still live

@@ -32,7 +32,7 @@ class SecondWorkers(Workers, Second):
 
 @pytest.fixture(scope="module")
 def begun(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A job, and a run of it whose seed model and half of whose verdicts the first version has graded."""
+    """A job, and a run of it whose base model and half of whose verdicts the first version has graded."""
     folder = tmp_path_factory.mktemp("begun")
     case = Case(KINDS[SAMPLE].make(folder), folder / "first", FirstWorkers, wait_at=HALF)
     with running(case) as driver:

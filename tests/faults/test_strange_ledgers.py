@@ -197,7 +197,7 @@ REFUSED = [
     ("discard", {"paths": [""]}, r"`data\.paths\.0` is ''"),
     ("discard", {"paths": ["a\0b"]}, r"`data\.paths\.0`"),
     ("end", {"state": "gone"}, r"`data\.state` is 'gone'"),
-    ("promotion", {"reference": "/etc"}, "neither in the run nor the seed model"),
+    ("promotion", {"reference": "/etc"}, "neither in the run nor the base model"),
     ("promotion", {"best": "../x"}, "paths inside the run"),
 ]
 COMMIT = {"step": "rounds/03/pairs", "fingerprint": "f" * 32, "artifacts": [], "facts": {}}
@@ -216,7 +216,7 @@ def test_what_reading_would_refuse_is_not_written(
     with pytest.raises(Damaged, match=message):
         run.ledger.append(kind, WHOLE.get(kind, {}) | changes)  # type: ignore[arg-type]
     assert sorted(os.listdir(run.root / "ledger")) == before
-    run.ledger.append("promotion", WHOLE["promotion"] | {"reference": run.job.model})  # the seed model's own folder
+    run.ledger.append("promotion", WHOLE["promotion"] | {"reference": run.job.model})  # the base model's own folder
     assert Ledger(run.root / "ledger").state.promotions[0]["reference"] == "/models/seed"
     assert run.ledger.state.driver["pid"] == DEAD_PID
 

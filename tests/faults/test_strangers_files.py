@@ -12,6 +12,7 @@ from orchestrator.driver.drive import drive
 from orchestrator.driver.resume import resumed
 from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, RatchetError
+from orchestrator.ledger.ledger import Ledger
 from tests.orchestrator.test_cli import ratchet
 from tests.orchestrator.test_loop import StopAt
 from tests.support.stand_ins import StandIns, all_read, make_project, run_job
@@ -40,6 +41,21 @@ def test_the_copy_of_the_job_is_not_made_of_what_a_link_leads_to(run: Path, tmp_
     (run / "job.yaml").symlink_to(tmp_path / "secret")
     go_on(run)
     assert "name: tiny" in (run / "job.yaml").read_text() and (tmp_path / "secret").read_text() == "a private key"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a: [", "a: &a [*a]", "[" * 5000, "seed: !!int ''", "x: 2020-13-45", "\0", "\udcff", "- 1"],
+    ids=lambda t: t[:15],
+)
+def test_a_copy_of_the_job_that_is_none_is_made_anew(tmp_path: Path, text: str) -> None:
+    """Before the first commit the copy is written at every start, and what stands there may be what it is made of."""
+    with pytest.raises(RuntimeError):
+        run_job(make_project(tmp_path, rounds=1), StandIns(on_call=StopAt(1, RuntimeError("a bug"))))
+    assert not Ledger(tmp_path / "run/ledger").state.commits
+    (tmp_path / "run/job.yaml").write_bytes(text.encode(errors="surrogateescape"))
+    go_on(tmp_path / "run")
+    assert (tmp_path / "run/report.md").exists()
 
 
 def test_problems_in_a_pipe_are_not_waited_for(run: Path) -> None:

@@ -17,7 +17,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.recipes import Fields
 from orchestrator.records.abstentions import WORDS, abstained
 from orchestrator.records.rows import CAUSES
-from orchestrator.reports.status import Round, status
+from orchestrator.reports.status import RoundStatus, status
 from orchestrator.reports.symptoms import Evidence, symptoms
 from orchestrator.rounds.pair_files import Scored, write_pairs
 from orchestrator.rounds.pairing import PairingPlan
@@ -127,22 +127,22 @@ def test_a_new_key_at_its_default_changes_no_fingerprint() -> None:
 )
 def test_each_cause_has_a_warning_and_a_cure_of_its_own(cause: str, cure: str) -> None:
     counts = {"correct": 50, "wrong": 40, "ungradable": 10} | {c: 10 * (c == cause) for c in CAUSES}
-    seed = Evidence(Round(0, {"evaluation": {"test": evaluation(40)}}))
-    found = symptoms(seed, [Evidence(Round(1, {"verdicts": counts}))])
+    base = Evidence(RoundStatus(0, {"evaluation": {"test": evaluation(40)}}))
+    found = symptoms(base, [Evidence(RoundStatus(1, {"verdicts": counts}))])
     assert len(found) == 1 and "10 % of the samples" in found[0] and cure in found[0]
     few = counts | {"correct": 900}
-    assert symptoms(seed, [Evidence(Round(1, {"verdicts": few}))]) == []
+    assert symptoms(base, [Evidence(RoundStatus(1, {"verdicts": few}))]) == []
 
 
 def test_what_version_1_counted_is_still_warned_of() -> None:
-    seed = Evidence(Round(0))
-    [found] = symptoms(seed, [Evidence(Round(1, {"verdicts": {"correct": 50, "wrong": 40, "ungradable": 10}}))])
+    base = Evidence(RoundStatus(0))
+    [found] = symptoms(base, [Evidence(RoundStatus(1, {"verdicts": {"correct": 50, "wrong": 40, "ungradable": 10}}))])
     assert "10 % of the samples are ungradable" in found
 
 
 def test_test_answers_that_cannot_be_read_are_warned_of() -> None:
     test = evaluation(40) | {"unreadable": 12, "failed": 0}
-    [found] = symptoms(Evidence(Round(0)), [Evidence(Round(1, {"evaluation": {"test": test}}))])
+    [found] = symptoms(Evidence(RoundStatus(0)), [Evidence(RoundStatus(1, {"evaluation": {"test": test}}))])
     assert "12 of 100 greedy test answers cannot be read and count as not solved" in found
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,10 +14,11 @@ import yaml
 
 from orchestrator.cli import main
 from orchestrator.config import Data, Job, Source
+from orchestrator.config.job_docs import EXAMPLE, executing_keys, job_docs
 from orchestrator.config.load import load_job, resolved_yaml
 from orchestrator.config.methods import PRESETS
-from orchestrator.config.reference import EXAMPLE, executing_keys, job_docs
 from orchestrator.config.words import model_of
+from tests.support.sample_run import two_rounds
 from tests.support.stand_ins import make_project
 
 PROJECT = Path(__file__).parents[2]
@@ -164,3 +169,38 @@ def test_a_line_feed_in_a_name_of_a_file_begins_no_line_either(
     (run / "ledger/00000000.json").symlink_to(FORGED)
     assert ratchet("status", run) == 1
     assert all(line.startswith(("ratchet: ", " " * 9)) for line in capsys.readouterr().err.splitlines())
+
+
+@contextlib.contextmanager
+def without_rights() -> Iterator[None]:
+    """As another user, where the tests are root's, whom no folder is closed to."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("closed", [".", "ledger"])
+def test_a_run_that_may_not_be_looked_into_has_one_message(closed: str, capsys: pytest.CaptureFixture[str]) -> None:
+    commands = (["status"], ["status", "--json"], ["verify"], ["gc"], ["gc", "--dry-run"], ["fork"], ["resume"])
+    with tempfile.TemporaryDirectory() as name:
+        folder, run = Path(name), Path(name, "run")
+        two_rounds(run)
+        folder.chmod(0o755)
+        new = {"fork": [folder / "new"]}
+        everything = [[command, run, *new.get(command, []), *more] for command, *more in commands]
+        for words in everything:  # what a command imports is then there
+            ratchet(*words)
+        capsys.readouterr()
+        (run / closed).chmod(0)
+        try:
+            for words in everything:
+                with without_rights():
+                    code = ratchet(*words)
+                said = capsys.readouterr().err
+                assert (code, said.count("\n")) == (2, 1) and "Permission denied" in said, (words, said)
+        finally:
+            (run / closed).chmod(0o755)

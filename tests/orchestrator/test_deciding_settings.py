@@ -16,10 +16,10 @@ import pytest
 from pydantic.fields import FieldInfo
 
 from orchestrator.config import Job, Settings, is_executing
+from orchestrator.config.engines import ENGINE
 from orchestrator.config.load import changed_keys, load_job
 from orchestrator.config.marks import mark_at, sections_in
-from orchestrator.config.sampling import EXECUTING_ARGUMENTS
-from orchestrator.driver.kept import keep_model, keep_preferences, read_all_problems, reference_of, seed_of
+from orchestrator.driver.kept import base_model_of, keep_model, keep_preferences, read_all_problems, reference_of
 from orchestrator.driver.same_job import check_same_job
 from orchestrator.errors import BadInput
 from orchestrator.inputs.preferences import identity_of
@@ -155,7 +155,7 @@ DECIDED_OTHERWISE = {
 
 IN_PART: dict[str, tuple[str, ...]] = {
     "train.zero": ("train.zero=2", "train.zero=3"),
-    "generate.engine": tuple(f"generate.engine={{{name}: 1}}" for name in sorted(EXECUTING_ARGUMENTS)),
+    "generate.engine": tuple(f"generate.engine={{{name}: 1}}" for name in sorted(ENGINE.executing)),
 }
 """Settings of which some values decide, and others of which do not."""
 
@@ -236,13 +236,13 @@ def another(job: Path, *overrides: str) -> str | None:
     file, run = load_job(job, overrides), Finished(job.parent / "run")
     # What a driver asks before its claim, and again before each use of the model, is not asked here.
     run.ledger.state.configs[-1].pop("model_digest", None)
-    problems, seed = read_all_problems(file), seed_of(file, run)
-    reference = reference_of(file, run, seed)
+    problems, base = read_all_problems(file), base_model_of(file, run)
+    reference = reference_of(file, run, base)
     try:
         keep_preferences(run, file, identity_of(file.job, file.find), None, problems, checked=True)
         if reference:
             keep_model(run, file.job, reference, "reference")
-        improve(file.job, run, KINDS["sample"].workers(), problems, keep_model(run, file.job, seed), lambda _: None)
+        improve(file.job, run, KINDS["sample"].workers(), problems, keep_model(run, file.job, base), lambda _: None)
     except Another as step:
         return str(step)
     return None

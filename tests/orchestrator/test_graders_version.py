@@ -20,7 +20,8 @@ from orchestrator.records.abstentions import graders_version
 from orchestrator.records.rows import EVALUATION, GRADERS_VERSION
 from orchestrator.reports.status import status
 from orchestrator.rounds.evaluation import regrade, solved
-from orchestrator.rounds.gate import decide, spare_checkpoints
+from orchestrator.rounds.gate import decide
+from orchestrator.rounds.spare import spare_checkpoints
 from tests.support.sample_run import SampleRun
 from tests.support.stand_ins import StandInGraders, StandIns, make_project, run_job
 from tests.support.version_stand_ins import First, Second, verdicts_of
@@ -107,9 +108,9 @@ def test_a_committed_step_stays_as_it_is(tmp_path: Path) -> None:
         assert after.commits[step] == before.commits[step]
     assert after.shards["rounds/01/verdicts"] == before.shards["rounds/01/verdicts"]
     assert not any("graded again" in line for line in said)
-    # Both versions stand in the report, in words: the seed model's evaluation is by the first.
+    # Both versions stand in the report, in words: the base model's evaluation is by the first.
     report = (run / "report.md").read_text()
-    assert "(version 1: seed; version 2: 1, 2)" in report
+    assert "(version 1: base; version 2: 1, 2)" in report
     assert verify(run).findings == []
 
 
@@ -203,7 +204,7 @@ def test_the_gate_compares_answers_that_one_version_has_graded(tmp_path: Path) -
 def test_a_choice_among_checkpoints_compares_one_version(tmp_path: Path) -> None:
     several = {"train": {"eval_every": 1, "select": "best"}}
     job, run = make_project(tmp_path, **several), tmp_path / "run"
-    # 8 shards of the seed model, 2 of the round's samples, 4 of each candidate's gate problems.
+    # 8 shards of the base model, 2 of the round's samples, 4 of each candidate's gate problems.
     with pytest.raises(Interrupted):
         run_job(job, First(steps=2, on_call=stop_at("grade", 15)))
     assert "rounds/01/selection/000001" in state_of(run).commits

@@ -152,7 +152,13 @@ def calls_of_a_whole_run(tmp_path: Path) -> int:
 
 
 @pytest.mark.parametrize(
-    ("error", "every"), [(Interrupted("SIGTERM"), 3), (RuntimeError("a bug"), 7)], ids=["interrupted", "failed"]
+    ("error", "every"),
+    [
+        pytest.param(Interrupted("SIGTERM"), 8, id="interrupted"),
+        pytest.param(RuntimeError("a bug"), 13, id="failed"),
+        pytest.param(Interrupted("SIGTERM"), 1, id="interrupted everywhere", marks=pytest.mark.full),
+        pytest.param(RuntimeError("a bug"), 1, id="failed everywhere", marks=pytest.mark.full),
+    ],
 )
 def test_stopped_anywhere_a_run_ends_as_if_undisturbed(tmp_path: Path, error: BaseException, every: int) -> None:
     total = calls_of_a_whole_run(tmp_path)

@@ -14,8 +14,7 @@ import pytest
 import yaml
 
 from orchestrator.cli import app, main
-from orchestrator.commands.rescore import rescore
-from orchestrator.commands.rescore_table import show
+from orchestrator.commands.rescore import rescore, show
 from orchestrator.config import Grade
 from orchestrator.config.load import load_job
 from orchestrator.driver.drive import drive

@@ -52,7 +52,7 @@ KILLED = {
     "while training": committed("rounds/01/reference"),
 }
 KILLED_ANYWHERE = {
-    "while the seed is evaluated": committed("baseline/prompts"),
+    "while the base model is evaluated": committed("baseline/prompts"),
     "while sampling and grading": has_shard("rounds/01/samples"),
     "while the reference pass starts": committed("rounds/01/pairs"),
     "while training": committed("rounds/01/reference"),
@@ -175,9 +175,9 @@ def test_the_checkpoint_loads_and_differs_from_its_reference(run: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    seed = AutoModelForCausalLM.from_pretrained(PROJECT / "jobs/demo/seed")
+    base = AutoModelForCausalLM.from_pretrained(PROJECT / "jobs/demo/seed")
     first, second = (AutoModelForCausalLM.from_pretrained(run / f"rounds/{n}/checkpoint") for n in ("01", "02"))
-    for earlier, later in ((seed, first), (first, second)):
+    for earlier, later in ((base, first), (first, second)):
         before, after = earlier.state_dict(), later.state_dict()
         assert before.keys() == after.keys()
         assert any(not torch.equal(before[name], after[name]) for name in before)

@@ -34,13 +34,13 @@ def test_two_stages(tmp_path: Path) -> None:
 
     commits = Ledger(run / "ledger").state.commits
     ranking = [commits[f"baseline/ranking/{number:02d}"].facts["ranking_accuracy"] for number in (0, 1)]
-    assert ranking[1] > ranking[0], "the seed finds slipped steps unlikely, and wrong direct answers less so"
+    assert ranking[1] > ranking[0], "the base model finds slipped steps unlikely, and wrong direct answers less so"
     names = [commits[f"rounds/{number:02d}/pairs"].facts["chunk"] for number in (1, 2)]
     assert names == ["slip.jsonl", "direct.jsonl"]
 
     assert (ranking[1], commits["rounds/01/reference"].facts["gamma"]) == pytest.approx(_of_plain_torch(run), rel=1e-4)
     before, after = (commits[f"rounds/01/{step}"].facts for step in ("reference", "policy"))
-    assert before["ranking_accuracy"] == ranking[1], "the seed is the first stage's reference"
+    assert before["ranking_accuracy"] == ranking[1], "the base model is the first stage's reference"
     for facts in (before, after):
         assert facts["gamma"] == pytest.approx(facts["chosen_logprob"] - facts["rejected_logprob"])
     assert after["gamma"] > before["gamma"] and after["reward_accuracy"] > 0.5
@@ -54,7 +54,7 @@ def test_two_stages(tmp_path: Path) -> None:
 
 
 def _of_plain_torch(run: Path) -> tuple[float, float]:
-    """How the seed model ranks the first stage's pairs: share that is right, and mean gamma."""
+    """How the base model ranks the first stage's pairs: share that is right, and mean gamma."""
     import torch
     from transformers import AutoModelForCausalLM
 

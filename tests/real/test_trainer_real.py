@@ -31,7 +31,8 @@ from safetensors.torch import load_file  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from orchestrator.config import RoundLoss, Train  # noqa: E402
-from orchestrator.records.rows import PROBE, REFERENCE, ScoringPlan, TrainingPlan, pairs_schema, state_seal  # noqa: E402
+from orchestrator.records.rows import PROBE, REFERENCE, ScoringPlan, TrainingPlan, pairs_schema  # noqa: E402
+from orchestrator.records.seals import state_seal  # noqa: E402
 from workers.files import file_facts  # noqa: E402
 from workers.numerics import batching  # noqa: E402
 from workers.numerics.step import learning_rate  # noqa: E402
@@ -190,7 +191,7 @@ def run(plan: TrainingPlan, settings: Train) -> Outcome:
     steps: list[dict[str, Any]] = []
     with TrainerGroup(settings, OneCore()) as group:
         file = reference_file(plan)
-        group.reference(scoring(plan), file)
+        group.score(scoring(plan), file)
         facts = group.train(plan, file, steps.append)
     return facts, steps
 
@@ -413,19 +414,19 @@ def test_a_reference_is_computed_as_the_policy_is(
     one_rank: Runner, tmp_path: Path, zero: int, dtype: torch.dtype
 ) -> None:
     """The policy's own weights in another folder give, to the bit, what they give in its own."""
-    seed, pairs = make_model(tmp_path / "seed", dtype=dtype), make_pairs(tmp_path / "pairs.parquet")
-    shutil.copytree(seed, tmp_path / "copy")
+    base, pairs = make_model(tmp_path / "seed", dtype=dtype), make_pairs(tmp_path / "pairs.parquet")
+    shutil.copytree(base, tmp_path / "copy")
     settings = Train(**(SETTINGS | {"precision": "bf16", "zero": zero, "max_steps": 1}))
     found = []
-    for name, reference in (("same", seed), ("other", str(tmp_path / "copy"))):
-        facts, steps = one_rank(make_plan(tmp_path / name, seed, pairs, reference=reference), settings)
+    for name, reference in (("same", base), ("other", str(tmp_path / "copy"))):
+        facts, steps = one_rank(make_plan(tmp_path / name, base, pairs, reference=reference), settings)
         found.append((facts["first_step"]["mean_difference"], steps[0]["margin"]))
         # Where policy and reference are known to be the same, which margins are above zero is chance.
         assert ("reward_accuracy" in steps[0]) == (name == "other")
     assert found[0] == found[1]
 
 
-def test_what_a_seed_of_bfloat16_becomes(one_rank: Runner, tmp_path: Path) -> None:
+def test_what_a_model_of_bfloat16_becomes(one_rank: Runner, tmp_path: Path) -> None:
     """Its own dtype unless another is asked for, and the config says so."""
     model = make_model(tmp_path / "seed", dtype=torch.bfloat16)
     pairs = make_pairs(tmp_path / "pairs.parquet")
@@ -605,7 +606,7 @@ def test_a_group_that_loses_a_rank_goes_on_from_the_last_saved_state(local_ray: 
     calm, disturbed = (make_plan(tmp_path / name, model, pairs) for name in ("calm", "disturbed"))
     steps: list[int] = []
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(scoring(calm), reference_file(calm))
+        group.score(scoring(calm), reference_file(calm))
         group.train(calm, reference_file(calm))
         victim = group.pids[1]
 
@@ -634,7 +635,7 @@ def test_a_rank_that_dies_in_the_middle_of_saving_leaves_the_state_before_it(loc
                 killed.append(victim)
 
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(scoring(calm), reference_file(calm))
+        group.score(scoring(calm), reference_file(calm))
         group.train(calm, reference_file(calm))
         watcher = threading.Thread(target=kill_while_saving, args=(group.pids[1],))
         watcher.start()
@@ -651,7 +652,7 @@ def test_ranks_that_die_again_and_again_end_the_training(local_ray: Any, tmp_pat
     plan = make_plan(tmp_path, model, pairs)
     settings = Train(**(SETTINGS | {"ranks": 1, "epochs": 500}))
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(scoring(plan), reference_file(plan))
+        group.score(scoring(plan), reference_file(plan))
         with pytest.raises(TrainingFailed, match=r"(?s)training rank 0 died.*3 times with no saved state in between"):
             group.train(plan, reference_file(plan), lambda row: os.kill(group.pids[0], signal.SIGKILL))
         assert group.pids == []
@@ -663,7 +664,7 @@ def test_a_hung_rank_is_noticed_and_replaced(local_ray: Any, tmp_path: Path) -> 
     plan = make_plan(tmp_path, model, pairs)
     settings = Train(**(SETTINGS | {"ranks": 2, "epochs": 4, "save_every": 2, "stall_timeout": 45}))
     with TrainerGroup(settings, OneCore()) as group:
-        group.reference(scoring(plan), reference_file(plan))
+        group.score(scoring(plan), reference_file(plan))
         victim = group.pids[1]
         facts = group.train(
             plan,
@@ -698,15 +699,15 @@ def test_other_settings_equal_plain_torch(two_ranks: Runner, tmp_path: Path, cha
 @pytest.mark.full
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 def test_bf16_keeps_float32_master_weights(two_ranks: Runner, tmp_path: Path, zero: int) -> None:
-    """At rate 0 the float32 seed comes out bit for bit though the training computes in bfloat16; at a
+    """At rate 0 the float32 model comes out bit for bit though the training computes in bfloat16; at a
     rate below bfloat16's precision the float32 weights still move."""
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
     settings = Train(**(SETTINGS | {"precision": "bf16", "zero": zero}))
-    seed = load_file(Path(model) / "model.safetensors")
+    weights = load_file(Path(model) / "model.safetensors")
     still = make_plan(tmp_path / "still", model, pairs, learning_rate=0.0)
     two_ranks(still, settings)
-    assert difference(still.checkpoint_dir, seed) == 0.0
+    assert difference(still.checkpoint_dir, weights) == 0.0
     slow = make_plan(tmp_path / "slow", model, pairs, learning_rate=1e-4)
     two_ranks(slow, settings)
-    assert 0 < difference(slow.checkpoint_dir, seed) < 2e-4
+    assert 0 < difference(slow.checkpoint_dir, weights) < 2e-4
     check_probe(slow, slow.checkpoint_dir, tolerance=0.5)

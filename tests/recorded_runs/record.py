@@ -3,7 +3,7 @@
 They are made by the code of that version: `cd OLD && PYTHONPATH=$PWD python NEW/tests/recorded_runs/record.py VERSION`
 with a checkout of it in OLD. recipe-2 is of what came between two versions, whose fingerprints counted more than those
 of now. The workers are the tests' stand-ins. In VERSION.tar.xz (plain files would be 50 times as large)
-a kind of run has its data, job and seed model in KIND/project, and for each place where it was stopped its run folder
+a kind of run has its data, job and base model in KIND/project, and for each place where it was stopped its run folder
 in KIND/STOP: the files as they were, the ledger as one file of lines without their checks, and how much of which work
 was done (done.json). Paths and names of the machine are replaced; `unpack` puts those of a test in their place.
 """

@@ -46,7 +46,7 @@ class PreferenceStandIns(StandIns):
 
 
 class PreferenceTrainers(StandInTrainers):
-    def reference(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
+    def score(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
         self.workers.call("policy" if against else "reference")
         rounding = 0.5 if self.workers.kernel == "flex" else 1.0  # gross, so that it is seen
         skill = skill_of(plan.model) * rounding
@@ -104,7 +104,7 @@ def write_rows(file: Path, rows: Sequence[Any]) -> str:
 def make_stages(
     folder: Path, sources: dict[str, list[Row]], stages: dict[str, Any] | None = None, **changes: Any
 ) -> Path:
-    """A folder with sources, seed model and job file, and no problems; returns the job file."""
+    """A folder with sources, base model and job file, and no problems; returns the job file."""
     make_model(folder / "seed", 0.4)
     names = [write_rows(folder / f"{name}.jsonl", rows) for name, rows in sources.items()]
     job = {key: JOB[key] for key in ("name", "seed", "model", "generate", "tracking")}

@@ -69,6 +69,8 @@ def with_masks(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:
 class StandIns:
     """The workers of one driver. `on_call(name)` is told of every piece of work before it is done, and may raise."""
 
+    engine = "vLLM"  # whose samples the stand-ins' are taken for
+
     def __init__(
         self, gain: float = 0.2, on_call: Callable[[str], None] = lambda name: None, steps: int = 1, peak: int = 100
     ) -> None:
@@ -202,7 +204,7 @@ class StandInTrainers:
     def __init__(self, workers: StandIns) -> None:
         self.workers = workers
 
-    def reference(self, plan: ScoringPlan, out_file: str) -> dict[str, Any]:
+    def score(self, plan: ScoringPlan, out_file: str) -> dict[str, Any]:
         self.workers.call("reference")
         write_table(pa.table({"completion_key": [], "logprob": [], "num_tokens": []}, schema=REFERENCE), out_file)
         return counts.scored([])
@@ -248,7 +250,7 @@ JOB: dict[str, Any] = {
 
 
 def make_project(folder: Path, skill: float = 0.4, **changes: Any) -> Path:
-    """A folder with data, seed model and job file; returns the job file. The run goes to `folder`/run."""
+    """A folder with data, base model and job file; returns the job file. The run goes to `folder`/run."""
     make_model(folder / "seed", skill)
     for split, count in (("train", 20), ("gate", 16), ("test", 16)):
         rows = [{"id": f"{split}-{i}", "question": f"{split} {i}?", "answer": str(i + 1)} for i in range(count)]

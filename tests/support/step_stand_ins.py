@@ -18,7 +18,7 @@ from orchestrator.records.rows import SAMPLES, SamplingPlan, Shard
 from tests.support.stand_ins import EOS, StandInEngines, StandIns, chance, with_masks
 from workers.files import write_table
 from workers.judge.client import JudgeClient
-from workers.judge.steps import judge_steps
+from workers.judge.reasoning_steps import judge_steps
 
 STEPS: dict[str, Any] = {"opening": "Let's think.\nStep 1:", "rollouts": 8, "rectifications": 10, "threshold": 0.25}
 

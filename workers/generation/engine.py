@@ -80,7 +80,7 @@ class EngineKind:
     """An implementation, as it is known before an engine of it is started; to say this takes no heavy import."""
 
     name: str
-    """For people."""
+    """For people, and for fingerprints: that of its `EngineArguments` (orchestrator.config.engines)."""
     make: Callable[[str, Generate, int, bool], Engine]
     """A class that can be imported, of which the pool makes an actor, from the model's folder, the settings, a seed
     and whether accelerators are to be used. It raises what it likes where it cannot serve the model."""

@@ -55,7 +55,7 @@ class GeneratorPool:
     """Engines that serve one model. A context manager: leaving it ends their processes, which gives the devices back
     for certain, those of an engine that hangs too.
 
-    `kind` says how to make an engine, and `interval` the seconds between two looks at them.
+    `kind` says how to make an engine (workers.generation.vllm.VLLM does), and `interval` the seconds between two looks.
     """
 
     def __init__(
@@ -161,7 +161,7 @@ class GeneratorPool:
         while any(slot.index not in results for slot in self._housed()):
             for slot in self._slots:
                 if slot.ready and slot.load == 0 and slot.index not in results:
-                    running[slot.send(lambda actor: actor.logprobs.remote(prompts, completions))] = slot
+                    running[slot.taken().logprobs.remote(prompts, completions)] = slot
             for event in self._events(running):
                 running = {r: s for r, s in running.items() if r != event.reference}
                 if event.error is None:
@@ -251,9 +251,8 @@ class _Sampling:
 
     def _send(self, slot: Slot, work: Work) -> None:
         shard = replace(work.shard, attempt=next(self._attempts))
-        reference = slot.send(
-            lambda actor: actor.generate.remote(shard, self._plan, work.only, work.quarantined), work.exclusive
-        )
+        engine = slot.taken(work.exclusive)
+        reference = engine.generate.remote(shard, self._plan, work.only, work.quarantined)
         self._running[reference] = (slot, work, shard)
 
     def _go_on(self, work: Work) -> None:

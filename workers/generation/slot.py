@@ -51,13 +51,13 @@ class Slot:
         self._patience = Patience(self._interval)
         self._oom_kills = oom_kills()
 
-    def send(self, call: Callable[[Any], Any], exclusive: bool = False) -> Any:
-        """Give the engine a call; returns its reference."""
+    def taken(self, exclusive: bool = False) -> Any:
+        """The engine's actor, for one call, which is under way from now on until `done`."""
         if self.load == 0:
             self._patience.rest()
         self.load += 1
         self.exclusive = exclusive
-        return call(self.actor)
+        return self.actor
 
     def done(self) -> None:
         """A call has come back."""

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import Generate
+from orchestrator.config import Generate, engines
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.engine import EngineKind, RequestRefused, must_differ_in_weights_alone
 from workers.generation.shard import Request, Sample, sample_seed, sample_shard
@@ -183,7 +183,7 @@ def _as_sample(completion: Any) -> Sample:
 
 
 VLLM = EngineKind(
-    name="vLLM",
+    name=engines.VLLM.name,
     make=VllmEngine,
     environment={
         # The engine lives in this process: it starts ten times faster and dies with the actor.

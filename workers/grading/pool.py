@@ -20,11 +20,11 @@ from queue import SimpleQueue
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.config import Grade, Judge
 from orchestrator.errors import BadInput
 from orchestrator.records.counts import disputed, verdicts
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import GRADERS_VERSION, VERDICTS, Cause, Shard, Verdict
 from workers.files import write_table
 from workers.graders.combine import name_of
@@ -336,7 +336,7 @@ def _groups(items: Sequence[Item], processes: int) -> Iterator[list[Item]]:
 
 def _read_samples(shard: Shard) -> list[dict[str, Any]]:
     columns = ["prompt_id", "sample_index", "text", "finish_reason"]
-    table = pq.read_table(shard.source, columns=columns)
+    table = read_table(shard.source, columns=columns)
     if not 0 <= shard.start <= shard.stop <= table.num_rows:
         raise ValueError(
             f"{shard.source}: rows {shard.start} to {shard.stop} were asked for, but it has {table.num_rows}"

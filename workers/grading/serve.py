@@ -160,6 +160,11 @@ def _serve(
 
 
 def _answer(request: list[str], grader: Grader, alone: Mapping[str, Grader], rules: list[str]) -> dict[str, Any]:
+    """The reply to a request, as above. `alone` are the graders by name, for opinions.
+
+    Raises:
+        MemoryError: a grader ran out of it; any other error of a grader is a judgement, that it failed.
+    """
     if request[0] == "extract":
         return {"places": [extract(text, rules) or (None, None) for text in request[1:]]}
     before = guard.refusals

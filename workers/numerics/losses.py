@@ -43,7 +43,7 @@ class PairLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class LossSums:
-    """Sums over pairs, as scalars. Only `loss` carries a gradient."""
+    """Sums over pairs, as scalars in nats; only `loss` carries a gradient."""
 
     loss: Tensor
     dpo: Tensor
@@ -108,20 +108,20 @@ def nll_sum(logprobs: Tensor, lengths: Tensor, normalisation: str, num_pairs: in
     raise ValueError(f"nll_normalisation {normalisation!r} is unknown; use `sequence` or `batch`")
 
 
-def preference_loss_sum(pairs: PairLogprobs, weights: RoundLoss, num_pairs: int, num_tokens: int) -> LossSums:
-    """Loss summed over the B pairs of a micro-batch: the caller divides by the global batch's pairs.
+def preference_loss_sum(pairs: PairLogprobs, loss: RoundLoss, num_pairs: int, num_tokens: int) -> LossSums:
+    """Loss summed over the B pairs of a micro-batch, in nats: the caller divides by the global batch's pairs.
 
     `num_pairs` and `num_tokens` count the global batch's pairs and the tokens its NLL covers; they
     matter for `nll_normalisation: batch` only. A term of weight 0 is reported but not differentiated.
     """
-    margins = reward_margins(pairs, weights.beta)
-    dpo = FORMS[weights.form](pairs, weights.beta).sum()
-    logprobs, lengths = nll_tokens(pairs, weights.nll_scope)
-    nll = nll_sum(logprobs, lengths, weights.nll_normalisation, num_pairs, num_tokens)
+    margins = reward_margins(pairs, loss.beta)
+    dpo = FORMS[loss.form](pairs, loss.beta).sum()
+    logprobs, lengths = nll_tokens(pairs, loss.nll_scope)
+    nll = nll_sum(logprobs, lengths, loss.nll_normalisation, num_pairs, num_tokens)
     # A product with 0 would turn an infinite term that nobody asked for into NaN.
-    loss = sum((w * term for w, term in ((weights.dpo, dpo), (weights.nll, nll)) if w), torch.zeros_like(dpo))
+    whole = sum((w * term for w, term in ((loss.dpo, dpo), (loss.nll, nll)) if w), torch.zeros_like(dpo))
     return LossSums(
-        loss=loss,
+        loss=whole,
         dpo=dpo.detach(),
         nll=nll.detach(),
         margin=margins.detach().sum(),

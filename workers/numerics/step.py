@@ -1,6 +1,6 @@
-"""One training step over micro-batches, and the learning-rate schedule. Imports torch alone.
+"""One update (a step of the optimizer) over micro-batches, and the learning-rate schedule. Imports torch alone.
 
-A step's loss is the mean over the pairs of the global batch: each micro-batch contributes its sum
+An update's loss is the mean over the pairs of the global batch: each micro-batch contributes its sum
 divided by the number of pairs of the whole batch, so neither the cut into micro-batches nor the
 division over ranks changes the gradient.
 """
@@ -16,26 +16,30 @@ import torch
 from torch import Tensor, nn
 
 from workers.numerics.layout import MicroBatch
-from workers.numerics.losses import PairLogprobs, preference_loss_sum
+from workers.numerics.losses import LossSums, PairLogprobs, preference_loss_sum
 
 if TYPE_CHECKING:
     from orchestrator.config import RoundLoss
 
-SUMS = (
-    "loss",
-    "dpo_loss",
-    "nll_loss",
-    "margin",
-    "margin_size",
-    "reward_accuracy",
-    "chosen_logprob",
-    "rejected_logprob",
-    "chosen_tokens",
-    "rejected_tokens",
-    "pairs",
-    "tokens",
-)
-"""Names of the sums over pairs (the last four: counts) that a micro-batch reports, in order."""
+MEANS: Mapping[str, Callable[[LossSums, PairLogprobs], Tensor]] = {
+    "loss": lambda losses, pairs: losses.loss.detach(),
+    "dpo_loss": lambda losses, pairs: losses.dpo,
+    "nll_loss": lambda losses, pairs: losses.nll,
+    "margin": lambda losses, pairs: losses.margin,
+    "margin_size": lambda losses, pairs: losses.margin_size,
+    "reward_accuracy": lambda losses, pairs: losses.accuracy,
+    "chosen_logprob": lambda losses, pairs: pairs.chosen.detach().sum(),
+    "rejected_logprob": lambda losses, pairs: pairs.rejected.detach().sum(),
+}
+"""Metrics of an update that are means over its pairs: how a micro-batch's sum over pairs, a scalar, is made. All but
+`reward_accuracy`, a share, are in nats; log-probabilities are summed over tokens."""
+COUNTS = ("chosen_tokens", "rejected_tokens", "pairs", "tokens")
+"""Numbers that a micro-batch reports besides."""
+SUMS = (*MEANS, *COUNTS)
+"""Names of the sums that a micro-batch reports, in order."""
+NEED_REFERENCE = frozenset({"dpo_loss", "margin", "margin_size", "reward_accuracy"})
+NEED_REJECTED = frozenset({"rejected_logprob"})
+"""Means that are left out where nothing is compared with a reference, or where pairs have no rejected side."""
 
 ABOVE_ROUNDING = 2.0
 """How many times the size that rounding gives them margins must have for their signs to mean anything."""
@@ -86,7 +90,7 @@ def pair_logprobs(batch: MicroBatch, segments: Tensor, reference: Tensor) -> Pai
 
 
 def micro_batch_loss(
-    model: nn.Module, batch: MicroBatch, reference: Tensor, weights: RoundLoss, totals: BatchTotals
+    model: nn.Module, batch: MicroBatch, reference: Tensor, loss: RoundLoss, totals: BatchTotals
 ) -> tuple[Tensor, StepSums]:
     """Loss of a micro-batch, summed over its pairs, and its sums. A filler's loss is zero but differentiable.
 
@@ -99,33 +103,24 @@ def micro_batch_loss(
         return segments.sum() * 0.0, StepSums(zeros, zeros[: len(DIFFERENCES)])
     reference = reference.to(segments.device, segments.dtype)
     pairs = pair_logprobs(batch, segments, reference)
-    losses = preference_loss_sum(pairs, weights, totals.pairs, totals.nll_tokens)
+    losses = preference_loss_sum(pairs, loss, totals.pairs, totals.nll_tokens)
     lengths = batch.completion_lengths.to(segments.device)
-    rejected_tokens = lengths[batch.rejected.to(segments.device)].sum()
-    values = (
-        losses.loss.detach(),
-        losses.dpo,
-        losses.nll,
-        losses.margin,
-        losses.margin_size,
-        losses.accuracy,
-        pairs.chosen.detach().sum(),
-        pairs.rejected.detach().sum(),
-        pairs.chosen_length.sum(),
-        rejected_tokens,
-        torch.tensor(len(batch.rows), device=segments.device),
-        torch.tensor(batch.pack.num_tokens, device=segments.device),
-    )
+    values = {name: sum_of(losses, pairs) for name, sum_of in MEANS.items()} | {
+        "chosen_tokens": pairs.chosen_length.sum(),
+        "rejected_tokens": lengths[batch.rejected.to(segments.device)].sum(),
+        "pairs": torch.tensor(len(batch.rows), device=segments.device),
+        "tokens": torch.tensor(batch.pack.num_tokens, device=segments.device),
+    }
     a_token = (segments[: len(lengths)].detach() - reference).double() / lengths
     ones = torch.ones_like(a_token)
     differences = torch.stack([ones.sum(), a_token.abs().sum(), a_token.sum(), a_token.square().sum()])
-    return losses.loss, StepSums(torch.stack([v.double() for v in values]), differences)
+    return losses.loss, StepSums(torch.stack([values[name].double() for name in SUMS]), differences)
 
 
 def accumulate(
     model: nn.Module,
     batches: Iterable[tuple[MicroBatch, Tensor]],
-    weights: RoundLoss,
+    loss: RoundLoss,
     totals: BatchTotals,
     backward: Callable[[Tensor], None],
 ) -> StepSums:
@@ -135,11 +130,11 @@ def accumulate(
     """
     total: StepSums | None = None
     for batch, reference in batches:
-        loss, sums = micro_batch_loss(model, batch, reference, weights, totals)
-        backward(loss / totals.pairs)
+        share, sums = micro_batch_loss(model, batch, reference, loss, totals)
+        backward(share / totals.pairs)
         total = sums if total is None else total + sums
     if total is None:
-        raise ValueError("a step needs at least one micro-batch")
+        raise ValueError("an update needs at least one micro-batch")
     return total
 
 
@@ -147,13 +142,13 @@ def torch_step(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     batches: Iterable[tuple[MicroBatch, Tensor]],
-    weights: RoundLoss,
+    loss: RoundLoss,
     totals: BatchTotals,
     max_grad_norm: float | None = None,
 ) -> tuple[StepSums, float]:
-    """A whole optimizer step in plain torch; returns the sums and the gradient's norm before clipping."""
+    """A whole update in plain torch; returns the sums and the gradient's norm before clipping."""
     optimizer.zero_grad(set_to_none=True)
-    sums = accumulate(model, batches, weights, totals, lambda loss: loss.backward())
+    sums = accumulate(model, batches, loss, totals, lambda share: share.backward())
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
     optimizer.step()
     return sums, float(norm)
@@ -162,11 +157,11 @@ def torch_step(
 def learning_rate(
     step: int, num_steps: int, peak: float, schedule: str, warmup_steps: int, final_ratio: float
 ) -> float:
-    """Learning rate of a step, counted from 1.
+    """Learning rate of an update, counted from 1.
 
-    Linear warm-up from 0: step k of the w warm-up steps has k / (w + 1) of the peak, and the step
+    Linear warm-up from 0: update k of the w warm-up updates has k / (w + 1) of the peak, and the one
     after them the peak itself. From there `linear` and `cosine` run to `final_ratio` of the peak,
-    which the step after the last would reach: no step is spent at a rate of 0.
+    which the update after the last would reach: none is spent at a rate of 0.
     """
     if step <= warmup_steps:
         return peak * step / (warmup_steps + 1)
@@ -183,12 +178,11 @@ def learning_rate(
 
 
 def mean_metrics(sums: Mapping[str, float], compared: bool = True, rejected: bool = True) -> dict[str, float]:
-    """A step's metrics from its sums over all ranks: means over pairs, and log-probabilities a token. Not `compared`
+    """An update's metrics from its sums over all ranks: means over pairs, and log-probabilities a token. Not `compared`
     with a reference, or without `rejected` sides, what would need these is left out."""
     pairs = sums["pairs"]
-    missing = set() if compared else {"dpo_loss", "margin", "margin_size", "reward_accuracy"}
-    missing |= set() if rejected else {"rejected_logprob"}
-    metrics = {name: sums[name] / pairs for name in SUMS[:8] if name not in missing}
+    missing = (frozenset() if compared else NEED_REFERENCE) | (frozenset() if rejected else NEED_REJECTED)
+    metrics = {name: sums[name] / pairs for name in MEANS if name not in missing}
     for side in ("chosen", "rejected") if rejected else ("chosen",):
         metrics[f"{side}_logprob_per_token"] = sums[f"{side}_logprob"] / sums[f"{side}_tokens"]
     return metrics | {"pairs": int(pairs), "tokens": int(sums["tokens"])}

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from orchestrator.records.masks import fitted, mask_columns, masked
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import DECODED
 from workers.files import write_table
 from workers.tokens.prompts import UnusableModel
@@ -31,7 +31,7 @@ def token_ends(model: str, source: str, output: str) -> dict[str, Any]:
             f"model: {model}: its tokenizer has no fast version (tokenizer.json), which `source: steps` needs to cut "
             "answers between two tokens"
         )
-    table = pq.read_table(source)
+    table = read_table(source)
     texts: list[str] = []
     ends: list[list[int]] = []
     for batch in table.select(["prompt_token_ids", "token_ids"]).to_batches(max_chunksize=256):

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import PreferencePlan, pairs_schema
 from workers.tokens.prompts import UnusableModel, check_vocabulary, load_config, load_tokenizer, reason, templated
 
@@ -32,7 +33,7 @@ def tokenize_preferences(source: str, rows: list[int] | None, plan: PreferencePl
         UnusableModel: no tokenizer, no EOS, no chat template for messages, or ids beyond the embedding.
     """
     tokens = Pairs(plan)
-    table = pq.read_table(source)
+    table = read_table(source)
     table = table if rows is None else table.take(pa.array(rows, pa.int64()))
     conversational = not pa.types.is_string(table.schema.field("prompt").type)
     tokens.check_template(conversational)

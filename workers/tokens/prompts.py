@@ -1,4 +1,4 @@
-"""Data rows to prompts: templated and tokenised once, with the seed model's own tokenizer."""
+"""Data rows to prompts: templated and tokenised once, with the base model's own tokenizer."""
 
 from __future__ import annotations
 

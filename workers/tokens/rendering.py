@@ -26,7 +26,7 @@ _SHOWN_TEXT, _SHOWN_IDS = 600, 6
 
 
 @dataclass
-class Found:
+class Findings:
     """What there is to tell: `shown` are name and text of what is trained on, `refused` would spoil the run."""
 
     shown: list[tuple[str, str]] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Found:
     refused: list[str] = field(default_factory=list)
 
 
-def look_at_prompts(found: Found, sets: Sequence[dict[str, Any]], written: Mapping[str, str]) -> None:
+def look_at_prompts(findings: Findings, sets: Sequence[dict[str, Any]], written: Mapping[str, str]) -> None:
     """Each set of prompts has its `key` in the job, a `name`, its `plan` and `rows` (fields of TokenizingPlan and
     Problem), of how many these are the first (`of`), and `literal`, the text that the job itself puts into each of its
     prompts: null where another set has been looked at for what its rows hold. `written` is more of the job's text."""
@@ -46,20 +46,20 @@ def look_at_prompts(found: Found, sets: Sequence[dict[str, Any]], written: Mappi
         examples = tuple((prompt, completion) for prompt, completion in plan["examples"])
         prompter = Prompter(TokenizingPlan(**(plan | {"examples": examples})))
         if not number and prompter.encoder.appends_eos:
-            found.warned.append(
+            findings.warned.append(
                 f"the tokenizer of {plan['model']} closes every text with its EOS token; it is left off the prompts"
             )
         rows = [Problem(**row) for row in given["rows"]]
         if prompter.plan.chat and prompter.plan.date is None and _differs(_on_day(prompter, rows[0])):
-            found.refused.append(_clock(plan["model"]))
+            findings.refused.append(_clock(plan["model"]))
         if not number:
             asked = prompter.prompt(rows[0])
             of_messages = " ".join(message["content"] for message in asked.messages or ())
             turns = list(beyond(special_texts(prompter.tokenizer), asked.text, of_messages))
-            _look_at_written(found, written, prompter.tokenizer, turns if plan["chat"] else None)
-        if found.refused:
+            _look_at_written(findings, written, prompter.tokenizer, turns if plan["chat"] else None)
+        if findings.refused:
             return
-        _look_at_set(found, given, prompter, rows)
+        _look_at_set(findings, given, prompter, rows)
 
 
 def _limits(model: str, max_model_len: int | None, limits: Mapping[str, int]) -> Iterator[str]:
@@ -92,41 +92,43 @@ def context_of(config: Any) -> int | None:
     return longest
 
 
-def _look_at_set(found: Found, given: Mapping[str, Any], prompter: Prompter, rows: Sequence[Any]) -> None:
-    key, of, chat, faults = given["key"], given["of"], prompter.plan.chat, _Faults()
+def _look_at_set(findings: Findings, prompts: Mapping[str, Any], prompter: Prompter, rows: Sequence[Any]) -> None:
+    key, of, chat, faults = prompts["key"], prompts["of"], prompter.plan.chat, _Faults()
     known, too_long, shown = special_texts(prompter.tokenizer), 0, False
     for row in rows:
         prompt, where = prompter.prompt(row), f"problem {row.prompt_id!r}"
         prompter.check_embedded(row.prompt_id, prompt.token_ids)
         for fault in _faults_of_prompt(prompter, prompt):
             faults.add(fault, where)
-        if given["literal"] is not None:
+        if prompts["literal"] is not None:
             solution = (row.solution or "").removesuffix(prompter.tokenizer.eos_token)
-            for text in beyond(known, f"{row.text} {solution}", given["literal"]):
+            for text in beyond(known, f"{row.text} {solution}", prompts["literal"]):
                 faults.add(_special(text, chat), where, not chat)
         if len(prompt.token_ids) > prompter.longest:
             too_long += 1
         elif not shown:
             shown = True
-            if given["name"] or not found.shown:
-                found.shown += _of_problem(prompter, prompt, row, given["name"], key.rpartition(".")[2])
+            if prompts["name"] or not findings.shown:
+                findings.shown += _of_problem(prompter, prompt, row, prompts["name"], key.rpartition(".")[2])
     for text, is_warning in faults.told(key):
-        (found.warned if is_warning else found.refused).append(text)
+        (findings.warned if is_warning else findings.refused).append(text)
     most = prompter.plan.max_tokens
     limit = "the model's context" if prompter.plan.max_model_len is None else "generate.max_model_len"
     room = f"with {most} more tokens (the longest answer) it must fit {most + prompter.longest} ({limit})"
     if too_long and not shown and len(rows) == of:
-        found.refused.append(f"{key}: every prompt is too long: {room}")
+        findings.refused.append(f"{key}: every prompt is too long: {room}")
     elif too_long:
         first = f" of the first {len(rows)}" if len(rows) < of else f" of {of}"
-        found.warned.append(f"{key}: {too_long}{first} prompts are too long and will be left out: {room}")
+        findings.warned.append(f"{key}: {too_long}{first} prompts are too long and will be left out: {room}")
 
 
-def _look_at_written(found: Found, written: Mapping[str, str], tokenizer: Any, turns: Iterable[str] | None) -> None:
+def _look_at_written(
+    findings: Findings, written: Mapping[str, str], tokenizer: Any, turns: Iterable[str] | None
+) -> None:
     for text, may_be_meant in in_written(written, tokenizer, turns):
-        told = found.warned if may_be_meant else found.refused
-        if text not in told:  # of another source
-            told.append(text)
+        texts = findings.warned if may_be_meant else findings.refused
+        if text not in texts:  # of another source
+            texts.append(text)
 
 
 def _special(text: str, is_message: bool) -> _Fault:
@@ -179,20 +181,23 @@ def _of_problem(
         yield "solution", of_ids(tokenizer, prompter.solution(prompt, row.solution))
 
 
-def look_at_preferences(found: Found, given: dict[str, Any], written: Mapping[str, str]) -> None:
-    """`given` has the `plan` (fields of PreferencePlan), `literal` and `system`, the texts that the job itself puts
-    into a row, and `sources`, each with its `name`, its first `rows` and of how many these are the first (`of`)."""
+def look_at_preferences(findings: Findings, preferences: dict[str, Any], written: Mapping[str, str]) -> None:
+    """`preferences` has the `plan` (fields of PreferencePlan), `literal` and `system`, the texts that the job itself
+    puts into a row, and `sources`, each with its `name`, its first `rows` and of how many these are the first
+    (`of`)."""
     from orchestrator.records.rows import PreferencePlan
     from workers.tokens.preferences import Pairs
 
-    pairs = Pairs(PreferencePlan(**given["plan"]))
-    for source in given["sources"]:
-        if found.refused:
+    pairs = Pairs(PreferencePlan(**preferences["plan"]))
+    for source in preferences["sources"]:
+        if findings.refused:
             return
-        _look_at_source(found, pairs, source | {"literal": given["literal"], "system": given["system"]}, written)
+        _look_at_source(
+            findings, pairs, source | {"literal": preferences["literal"], "system": preferences["system"]}, written
+        )
 
 
-def _look_at_source(found: Found, pairs: Pairs, source: dict[str, Any], written: Mapping[str, str]) -> None:
+def _look_at_source(findings: Findings, pairs: Pairs, source: dict[str, Any], written: Mapping[str, str]) -> None:
     rows, name, faults = source["rows"], source["name"], _Faults()
     tokenizer, model = pairs.tokenizer, pairs.plan.model
     conversational = not isinstance(rows[0]["prompt"], str)
@@ -200,12 +205,12 @@ def _look_at_source(found: Found, pairs: Pairs, source: dict[str, Any], written:
     if conversational and pairs.plan.date is None:
         pairs.texts(rows[0])  # whether the template takes it at all
         if _differs(lambda day: pairs.texts(rows[0], day)):
-            found.refused.append(_clock(model))
+            findings.refused.append(_clock(model))
             return
     known, counts, shown = special_texts(tokenizer), Counter[str](), False
     of_messages = " ".join(message["content"] for message in rows[0]["prompt"]) if conversational else ""
     turns = list(beyond(known, pairs.texts(rows[0])[0], of_messages)) if conversational else None
-    _look_at_written(found, written, tokenizer, turns)
+    _look_at_written(findings, written, tokenizer, turns)
     for start in range(0, len(rows), 64):
         batch = rows[start : start + 64]
         for row, pair in zip(batch, pairs.pairs(batch), strict=True):
@@ -214,8 +219,8 @@ def _look_at_source(found: Found, pairs: Pairs, source: dict[str, Any], written:
             counts[fault or "pairs"] += 1
             if fault is None and not shown:
                 shown = True
-                if all(label != "pair" for label, _ in found.shown):
-                    found.shown += _of_pair(tokenizer, pair, name, row["pair_id"])
+                if all(label != "pair" for label, _ in findings.shown):
+                    findings.shown += _of_pair(tokenizer, pair, name, row["pair_id"])
             if tokenizer.bos_token_id is not None and pair.prompt[:2] == [tokenizer.bos_token_id] * 2:
                 cure = "leave it out of the data, or of `stages.template`"
                 faults.add(_Fault(f"begins with {tokenizer.bos_token!r} twice", cure), where)
@@ -225,14 +230,14 @@ def _look_at_source(found: Found, pairs: Pairs, source: dict[str, Any], written:
                 for lost_text, is_warning in _losses(pairs, row):
                     faults.add(lost_text, where, is_warning)
     for text, is_warning in faults.told(f"stages.sources: {name}"):
-        (found.warned if is_warning else found.refused).append(text)
+        (findings.warned if is_warning else findings.refused).append(text)
     first = f" of the first {len(rows)}" if len(rows) < source["of"] else f" of {len(rows)}"
     out = {reason: count for reason, count in counts.items() if reason != "pairs"}
     if out:
         said = ", ".join(f"{count} {_REASONS[reason]}" for reason, count in sorted(out.items()))
-        found.warned.append(f"stages.sources: {name}:{first} pairs will be left out as token ids: {said}")
+        findings.warned.append(f"stages.sources: {name}:{first} pairs will be left out as token ids: {said}")
     if not shown and len(rows) == source["of"]:
-        found.refused.append(f"stages.sources: {name} has no pair that can be used")
+        findings.refused.append(f"stages.sources: {name} has no pair that can be used")
 
 
 def _losses(pairs: Pairs, row: dict[str, Any]) -> Iterator[tuple[_Fault, bool]]:
@@ -348,17 +353,17 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """What there is to tell about the prompts and pairs of a request; orchestrator/driver/preview.py makes these."""
     from workers.tokens.prompts import UnusableModel
 
-    found = Found()
+    findings = Findings()
     try:
         if (lengths := request["lengths"]) is not None:
-            found.refused += _limits(request["model"], lengths["max_model_len"], lengths["limits"])
-        if request["sets"] and not found.refused:
-            look_at_prompts(found, request["sets"], request["written"])
-        if request["preferences"] and not found.refused:
-            look_at_preferences(found, request["preferences"], request["written"])
+            findings.refused += _limits(request["model"], lengths["max_model_len"], lengths["limits"])
+        if request["sets"] and not findings.refused:
+            look_at_prompts(findings, request["sets"], request["written"])
+        if request["preferences"] and not findings.refused:
+            look_at_preferences(findings, request["preferences"], request["written"])
     except UnusableModel as error:
-        found.refused.append(str(error))
-    return {"shown": found.shown, "warned": found.warned, "refused": found.refused}
+        findings.refused.append(str(error))
+    return {"shown": findings.shown, "warned": findings.warned, "refused": findings.refused}
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Is the policy at a round's first step the reference that it starts from? Pure."""
+"""Is the policy at a round's first update the reference that it starts from? Pure."""
 
 from __future__ import annotations
 

@@ -38,10 +38,10 @@ def _zero(settings: Train, num_parameters: int) -> dict[str, Any]:
 
 
 def deepspeed_config(settings: Train, ranks: int, num_parameters: int) -> dict[str, Any]:
-    """Configuration for training. The learning rate is set at every step by the trainer.
+    """Configuration for training. The learning rate is set at every update by the trainer.
 
     `managed_gradient_accumulation: false` lets backward run any number of times, on micro-batches of
-    any size, before the step that reduces and applies the sum. The sizes below only feed counters.
+    any size, before the update that reduces and applies the sum. The sizes below only feed counters.
     """
     clip = settings.max_grad_norm or 0.0
     return {

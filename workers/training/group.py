@@ -121,7 +121,7 @@ class TrainerGroup:
         self._actors: list[Any] = []
         self._pulses: list[Pulse] = []
         self._oom_kills = 0  # on this machine, when the ranks were started
-        self._began = 0  # first step that this attempt at a training has done
+        self._began = 0  # first update that this attempt at a training has done
 
     def __enter__(self) -> TrainerGroup:
         return self
@@ -137,20 +137,20 @@ class TrainerGroup:
         for actor in actors:
             ray.kill(actor)
 
-    def reference(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
+    def score(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
         """Score each distinct completion of the pairs once under `plan.model`; write schema REFERENCE.
 
         The facts also tell how that model ranks the pairs (counts.preferences); `against` is the file of
         another model's log-probabilities that it is compared with.
         """
         started = time.perf_counter()
-        (rows, ranking), restarts = self._persist(lambda: self._score(plan, against))
+        (rows, ranking), restarts = self._persist(lambda: self._scored(plan, against))
         keys, logprobs, lengths = zip(*rows, strict=True)
         write_table(pa.table([list(keys), list(logprobs), list(lengths)], schema=REFERENCE), out_file)
         seconds = time.perf_counter() - started
         return counts.scored(lengths) | {"restarts": restarts} | ranking | {"seconds": seconds}
 
-    def _score(self, plan: ScoringPlan, against: str | None) -> tuple[list[tuple[str, float, int]], dict[str, float]]:
+    def _scored(self, plan: ScoringPlan, against: str | None) -> tuple[list[tuple[str, float, int]], dict[str, float]]:
         shares = self._gather([actor.reference_logprobs.remote(plan) for actor in self._actors])
         rows = sorted(row for share in shares for row in share)
         logprobs = {key: logprob for key, logprob, _ in rows}
@@ -160,7 +160,7 @@ class TrainerGroup:
     def train(
         self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:
-        """Train, and write metrics, probe and checkpoint; `on_step` gets each step's metrics as it ends (again, where
+        """Train, and write metrics, probe and checkpoint; `on_step` gets each update's metrics as it ends (again, where
         the ranks were lost after it). The facts tell how often they were started again (`restarts`)."""
         attempts = _Attempts(plan)
         try:

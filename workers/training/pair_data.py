@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.records import counts
 from orchestrator.records.masks import PAIR_MASKS, Mask, mask_columns
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import PROBE, REFERENCE
 from workers.files import write_table
 from workers.numerics.batching import PairTokens, Tokens
@@ -41,7 +42,7 @@ def _masks(table: pa.Table, name: str) -> list[Mask | None]:
 def _read(file: str) -> pa.Table:
     try:
         masks = mask_columns(pq.read_schema(file))
-        return pq.read_table(file, columns=["pair_id", *_IDS, *masks])
+        return read_table(file, columns=["pair_id", *_IDS, *masks])
     except (OSError, pa.ArrowInvalid) as error:
         raise TrainingDataError(f"{file}: cannot be read as a Parquet file of pairs ({error})") from error
 
@@ -122,13 +123,13 @@ def write_probe(file: str, rows: Sequence[tuple[Tokens, Tokens, float]]) -> None
 
 
 def write_metrics(file: str, rows: Sequence[dict[str, float]]) -> None:
-    """Write one row a step as Parquet; what a step lacks is null."""
+    """Write one row an update as Parquet; what an update lacks is null."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     write_table(pa.table({name: [row.get(name) for row in rows] for name in names}), file)
 
 
 def training_facts(metrics: Sequence[Mapping[str, Any]], pairs: Sequence[PairTokens], dropped: int) -> dict[str, Any]:
-    """What is known of a training at its end: `metrics` has a row a step, and `dropped` pairs were too long."""
+    """What is known of a training at its end: `metrics` has a row an update, and `dropped` pairs were too long."""
     found = counts.metrics(metrics) | counts.trained_pairs(pairs, dropped)
     seconds = sum(row["seconds"] for row in metrics)
     return found | {"seconds": seconds, "tokens_per_second": found["tokens"] / seconds}

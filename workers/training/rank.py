@@ -1,6 +1,6 @@
 """One DeepSpeed rank: reference log-probabilities, the training of a round, and the export.
 
-    pairs ─► trees ─► packs of this rank ─► forward, loss, backward ─► step ─► metrics
+    pairs ─► trees ─► packs of this rank ─► forward, loss, backward ─► update ─► metrics
                           reference file ─┘                             └► probe, checkpoint
 
 Every rank reads the same pairs and computes the same division of each batch; only sums travel
@@ -198,7 +198,7 @@ class Trainer:
     # Training
 
     def train(self, plan: TrainingPlan, reference_file: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Train the round: yields ("step", metrics) after each step and ("facts", facts) at the end. Without a
+        """Train the round: yields ("step", metrics) after each update and ("facts", facts) at the end. Without a
         reference file nothing is compared with a reference.
 
         Raises TrainingError (a loss or gradient that is not finite), ReferenceMismatch, TrainingDataError
@@ -218,7 +218,7 @@ class Trainer:
         done, last = states.load(engine), len(round_.batches)
         resumed_from, self._saved = len(done.metrics), time.monotonic()
         for step in range(resumed_from + 1, last + 1):
-            row, check, save = self._step(engine, round_, step)
+            row, check, save = self._update(engine, round_, step)
             if reference is not None and not done.first_step:
                 same = plan.init == plan.reference
                 done.first_step = check.facts() | ({"margin_size": row["margin_size"]} if same else {})
@@ -240,7 +240,7 @@ class Trainer:
         yield "facts", facts | {"first_step": done.first_step, "resumed_from": resumed_from}
 
     def _batches(self, pairs: list[PairTokens], plan: TrainingPlan) -> list[list[int]]:
-        """Rows of the pairs of each step: `epochs` passes, or as many as the budget or the plan's steps take."""
+        """Rows of the pairs of each step: `epochs` passes, or as many as the budget or the plan's limit take."""
         settings, budget, tokens = self.settings, self.settings.token_budget, 0
         most = min(steps or sys.maxsize for steps in (settings.max_steps, plan.steps))
         batches: list[list[int]] = []
@@ -248,7 +248,7 @@ class Trainer:
             for rows in batching.epoch_batches(pairs, plan.seed, epoch, settings.batch_pairs, settings.order):
                 batches.append(rows)
                 tokens += batching.real_tokens(pairs, rows) if budget else 0
-                # A plan's steps are what another training's budget came to, with fewer pairs.
+                # A plan's limit is what another training's budget came to, with fewer pairs.
                 if len(batches) == most or (budget and tokens >= budget and plan.steps is None):
                     return batches
         return batches
@@ -258,7 +258,7 @@ class Trainer:
         scored = round_.plan.loss.nll_scope == "prompt+response"
         shares = batching.divide_batch(round_.pairs, rows, self.settings.tokens_per_microbatch, self.ranks)
         mine = [layout.micro_batch(trees, scored) for trees in shares[self.rank]]
-        # Under ZeRO 2 and 3 every backward is collective; below, only a step's gradients are.
+        # Under ZeRO 2 and 3 every backward is collective; below, only an update's gradients are.
         wanted = max(map(len, shares)) if self.settings.zero >= 2 else 1
         mine += [layout.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))
         for batch in mine:
@@ -267,8 +267,8 @@ class Trainer:
             logprobs = [known[key] if known is not None else 0.0 for key in batch.keys]
             yield batch.to(self.device), torch.tensor(logprobs, dtype=torch.float64)
 
-    def _step(self, engine: Any, round_: Round, step: int) -> tuple[dict[str, Any], ReferenceCheck, bool]:
-        """One optimizer step: its metrics, how far the policy was from the reference before it, and whether the
+    def _update(self, engine: Any, round_: Round, step: int) -> tuple[dict[str, Any], ReferenceCheck, bool]:
+        """One update: its metrics, how far the policy was from the reference before it, and whether the
         state is to be saved after it."""
         started = time.perf_counter()
         rows = round_.batches[step - 1]

@@ -1,8 +1,8 @@
 """Saved states of an unfinished training: a crash costs what was trained since the last one.
 
-    .train-state-of-2/000040/          the state after step 40, visible only once it is whole
+    .train-state-of-2/000040/          the state after update 40, visible only once it is whole
         ranks/...                      what DeepSpeed saves: weights, float32 masters, moments, one file a rank
-        progress.json                  the metrics of the steps so far
+        progress.json                  the metrics of the updates so far
         manifest.json                  what it is a state of, size and sha256 of each file, and the seal of both
     .train-state-of-2/exports/000020/  checkpoints exported on the way, until the training ends
 
@@ -27,7 +27,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from orchestrator.records.rows import is_sealed, state_seal
+from orchestrator.records.seals import is_sealed, state_seal
 from workers.files import file_facts, sync
 
 MANIFEST, PROGRESS, RANKS = "manifest.json", "progress.json", "ranks"
@@ -38,9 +38,9 @@ class Progress:
     """How far a training is."""
 
     metrics: list[dict[str, Any]] = field(default_factory=list)
-    """One row a step that is done."""
+    """One row an update that is done."""
     first_step: dict[str, float] = field(default_factory=dict)
-    """How far the policy was from the reference before step 1."""
+    """How far the policy was from the reference before update 1."""
 
 
 class TrainingStates:
@@ -65,7 +65,7 @@ class TrainingStates:
         return Progress(**json.loads((folder / PROGRESS).read_text()))
 
     def save(self, engine: Any, progress: Progress) -> None:
-        """Save the state after the steps so far; older ones go once it is whole on the disk."""
+        """Save the state after the updates so far; older ones go once it is whole on the disk."""
         final = self._folder / f"{len(progress.metrics):06d}"
         name = [f".{final.name}-{uuid.uuid4().hex}"]
         dist.broadcast_object_list(name)

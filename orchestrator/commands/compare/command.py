@@ -1,7 +1,7 @@
 """`ratchet compare`: the runs of a comparison, one after another, each in a process of its own.
 
 Every run is a normal one, in `runs/NAME/ARM-seedN`, with its job file and its log beside it. Before a run is started,
-the closest one that there is already offers it what it has done (see commands/fork): the answers of a seed model that
+the closest one that there is already offers it what it has done (see commands/fork): the answers of a base model that
 both have, and the samples of a first round that both draw with the same settings and seed. What is taken is decided by
 fingerprints alone, so that the choice can cost time, and never change a result.
 """
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from orchestrator.commands.compare.comparison import run_figures
 from orchestrator.commands.compare.file import Plan, PlannedRun
-from orchestrator.commands.compare.table import told
+from orchestrator.commands.compare.table import summary_line
 from orchestrator.commands.fork import command as fork
 from orchestrator.commands.fork.job import absolute
 from orchestrator.config import Job, only_executes
@@ -28,7 +28,7 @@ from orchestrator.config.load import changed_keys, resolved_yaml
 from orchestrator.config.places import own_code, own_code_environment, run_folder
 from orchestrator.driver import trust
 from orchestrator.driver.drive import healthy_driver
-from orchestrator.driver.kept import read_all_preferences, read_all_problems, reference_of, seed_of
+from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
 from orchestrator.driver.same_job import check_same_job, reading_of
 from orchestrator.driver.start_checks import check_start
 from orchestrator.driver.trust import Tell
@@ -65,7 +65,7 @@ def _run_all(plan: Plan, say: Say, run: Runner) -> list[str]:
     for planned in plan.runs:
         started = time.monotonic()
         if _is_done(plan, planned):
-            say(f"{planned.name:<24} done before: {told(run_figures(plan, planned))}")
+            say(f"{planned.name:<24} done before: {summary_line(run_figures(plan, planned))}")
             continue
         if planned.start in failed:
             say(f"{planned.name:<24} cannot start: {planned.start} has failed")
@@ -78,7 +78,7 @@ def _run_all(plan: Plan, say: Say, run: Runner) -> list[str]:
         minutes = f"{(time.monotonic() - started) / 60:.1f} min, {(time.monotonic() - began) / 60:.1f} so far"
         if code in (_FINISHED, _STOPPED):
             how = "finished" if code == _FINISHED else "stopped by the gate"
-            say(f"{planned.name:<24} {how}: {told(run_figures(plan, planned))} ({minutes})")
+            say(f"{planned.name:<24} {how}: {summary_line(run_figures(plan, planned))} ({minutes})")
         else:
             say(f"{planned.name:<24} failed: {_why(plan, planned, log)} ({minutes})")
             failed.append(planned.name)
@@ -182,9 +182,9 @@ def _problems(plan: Plan) -> Iterator[str]:
             tokenizers[planned.arm] = tokenizers.get(arms[planned.start]) if planned.start else None
             problems = read_all_problems(planned.file, reading=reading_of(run))
             preferences = read_all_preferences(planned.file, problems)
-            seed = seed_of(planned.file, run, weights=False) if planned.start is None else None
-            reference_of(planned.file, run, seed, weights=False)
-            folder = tokenizers[planned.arm] = seed.folder if seed else tokenizers[planned.arm]
+            base = base_model_of(planned.file, run, weights=False) if planned.start is None else None
+            reference_of(planned.file, run, base, weights=False)
+            folder = tokenizers[planned.arm] = base.folder if base else tokenizers[planned.arm]
             render = rendered if folder else None
             check_start(planned.file, run, folder or root, problems, preferences, _unsaid, unread_golds, render)
         except BadInput as error:
@@ -225,7 +225,7 @@ def _absolute_job(planned: PlannedRun) -> Job:
 
 
 def _closest(plan: Plan, planned: PlannedRun) -> Path | None:
-    """The run that has done most of what this one needs, as far as the settings say: one with the same seed model, then
+    """The run that has done most of what this one needs, as far as the settings say: one with the same base model, then
     the same seed, then the same data and sampling, then the same source; of equals the one with most settings in
     common. None where there is no other run yet."""
     here: dict[Path, Job] = {}

@@ -19,7 +19,7 @@ _OFFERED = "-offered"
 
 @dataclass(frozen=True)
 class Accuracy:
-    """Test accuracy after a round of a run; round 0 is the seed model."""
+    """Test accuracy after a round of a run; round 0 is the base model."""
 
     round: int
     correct: int
@@ -80,7 +80,7 @@ class ArmFigures:
     arm: str
     method: str
     start: str | None
-    """The arm that its seed model is from."""
+    """The arm that its base model is from."""
     runs: list[RunFigures]
     points: list[Point] = field(init=False)
 
@@ -95,12 +95,12 @@ class ArmFigures:
 
 def figures(plan: Plan) -> list[ArmFigures]:
     """What the runs have come to, arm by arm."""
-    found = []
+    figures_by_arm = []
     for arm, group in groupby(plan.runs, key=lambda planned: planned.arm):
         runs = list(group)
         start = runs[0].start.rpartition("-seed")[0] if runs[0].start else None
-        found.append(ArmFigures(arm, runs[0].file.job.method, start, [run_figures(plan, run) for run in runs]))
-    return found
+        figures_by_arm.append(ArmFigures(arm, runs[0].file.job.method, start, [run_figures(plan, run) for run in runs]))
+    return figures_by_arm
 
 
 def run_figures(plan: Plan, planned: PlannedRun) -> RunFigures:
@@ -140,8 +140,8 @@ def _is(step: str, phase: str) -> bool:
 def _accuracies(state: State) -> Iterator[Accuracy]:
     refused = {decision["round"] for decision in state.promotions if not decision["promoted"]}
     for number, facts in sorted(_evaluations(state).items()):
-        said = facts["test"]
-        counts = (said["correct"], said["problems"], said["accuracy"], said["low"], said["high"])
+        test = facts["test"]
+        counts = (test["correct"], test["problems"], test["accuracy"], test["low"], test["high"])
         yield Accuracy(number, *counts, number not in refused)
 
 
@@ -153,9 +153,9 @@ def _evaluations(state: State) -> dict[int, dict[str, Any]]:
 
 def _points(runs: Sequence[RunFigures]) -> Iterator[Point]:
     for number in sorted({accuracy.round for run in runs for accuracy in run.rounds}):
-        found = [accuracy for run in runs for accuracy in run.rounds if accuracy.round == number]
-        if number == 0 and len({(accuracy.correct, accuracy.problems) for accuracy in found}) == 1:
-            found = found[:1]  # a seed model that all share
-        each = [accuracy.accuracy for accuracy in found]
-        low, high = (found[0].low, found[0].high) if len(found) == 1 else (min(each), max(each))
-        yield Point(number, fmean(each), low, high, each, not all(accuracy.promoted for accuracy in found))
+        accuracies = [accuracy for run in runs for accuracy in run.rounds if accuracy.round == number]
+        if number == 0 and len({(accuracy.correct, accuracy.problems) for accuracy in accuracies}) == 1:
+            accuracies = accuracies[:1]  # a base model that all share
+        each = [accuracy.accuracy for accuracy in accuracies]
+        low, high = (accuracies[0].low, accuracies[0].high) if len(accuracies) == 1 else (min(each), max(each))
+        yield Point(number, fmean(each), low, high, each, not all(accuracy.promoted for accuracy in accuracies))

@@ -65,7 +65,7 @@ class Arm(Settings):
     seeds: Seeds | None = None
     """Seeds of the arm's runs; null takes the comparison's."""
     start: str | None = None
-    """An arm above this one, whose run of the same seed has trained the seed model: its last promoted checkpoint."""
+    """An arm above this one, whose run of the same seed has trained the base model: its last promoted checkpoint."""
 
     _checked_set = field_validator("set")(_settings)
     _checked_seeds = field_validator("seeds")(_different)
@@ -98,7 +98,7 @@ class Comparison(Settings):
                 raise ValueError(f"arms.{name}: no method has this name; give `method`")
             if arm.start is not None:
                 if "model" in arm.set:
-                    raise ValueError(f"arms.{name}: `start` gives the seed model, so `set` must not give `model`")
+                    raise ValueError(f"arms.{name}: `start` gives the base model, so `set` must not give `model`")
                 if arm.start not in above:
                     raise ValueError(f"arms.{name}.start: {arm.start!r} is no arm above this one")
                 if missing := set(self.seeds_of(name)) - set(self.seeds_of(arm.start)):
@@ -124,7 +124,7 @@ class PlannedRun:
     file: JobFile
     """The job; `path` is the shared file's, which the job's paths are relative to."""
     start: str | None
-    """The run that trains its seed model, by name."""
+    """The run that trains its base model, by name."""
 
     @property
     def name(self) -> str:

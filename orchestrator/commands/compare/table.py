@@ -38,7 +38,7 @@ def markdown(plan: Plan, arms: Sequence[ArmFigures], plotted: bool = True) -> st
 
 
 _MEANING = """\
-Greedy test accuracy in per cent: before the first round (seed model), and after each. Of one seed with its 95 %
+Greedy test accuracy in per cent: before the first round (base model), and after each. Of one seed with its 95 %
 interval (Wilson); of several seeds the mean, and in parentheses each seed's own in the order of the seeds. Seeds
 share the test problems, so that their spread says nothing about which problems were taken. Samples, training tokens,
 pairs and seconds are of a whole run, on average over the seeds. Shared are samples that another run of the comparison
@@ -49,7 +49,7 @@ for what no run of an arm has come to."""
 def cells(arms: Sequence[ArmFigures]) -> tuple[list[str], list[list[str]]]:
     """Headings and rows of the table."""
     rounds = sorted({point.round for arm in arms for point in arm.points} - {0})
-    headings = ["arm", "method", "seeds", "seed model", *(f"round {number}" for number in rounds)]
+    headings = ["arm", "method", "seeds", "base model", *(f"round {number}" for number in rounds)]
     headings += ["samples", "of them shared", "training tokens", "pairs", "seconds"]
     rows = []
     for arm in arms:
@@ -135,7 +135,7 @@ def plot(plan: Plan, arms: Sequence[ArmFigures]) -> bool:
         axes.errorbar(
             x, y, yerr=[below, above], marker="osd^vPX"[number % 7], markersize=4, capsize=2, linewidth=1.2, label=label
         )
-    axes.set_xlabel("round (0: seed model)")
+    axes.set_xlabel("round (0: base model)")
     axes.set_ylabel("greedy test accuracy, %")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("Bars: 95 % interval of one seed; lowest to highest of several", fontsize=9)
@@ -152,7 +152,7 @@ def plot(plan: Plan, arms: Sequence[ArmFigures]) -> bool:
     return True
 
 
-def told(run: RunFigures) -> str:
+def summary_line(run: RunFigures) -> str:
     """One line about a run's figures."""
     accuracies = " → ".join(_percent(accuracy.accuracy) for accuracy in run.rounds) or "nothing"
     shared = f", {run.shared:,} of them shared" if run.shared else ""

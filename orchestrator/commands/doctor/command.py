@@ -27,14 +27,14 @@ from orchestrator.commands.doctor.diagnosis import (
     Check,
     Facts,
     Finding,
-    judge_all_reduce,
-    judge_fit,
-    judge_machines,
-    judge_memory_back,
-    judge_model,
-    judge_shared,
-    judge_space,
-    judge_versions,
+    diagnose_all_reduce,
+    diagnose_fit,
+    diagnose_machines,
+    diagnose_memory_back,
+    diagnose_model,
+    diagnose_shared,
+    diagnose_space,
+    diagnose_versions,
     nodes_text,
     worst,
 )
@@ -43,7 +43,7 @@ from orchestrator.commands.doctor.patient import Patient
 from orchestrator.commands.doctor.trial import made_up_ids, made_up_pairs, model_config, pair_lengths, trial_plan
 from orchestrator.config.addresses import without_password
 from orchestrator.config.places import run_folder
-from orchestrator.driver.kept import read_all_preferences, read_all_problems, reference_of, seed_of
+from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
 from orchestrator.driver.nodes import Node
 from orchestrator.driver.same_job import reading_of
 from orchestrator.driver.start_checks import gold_lines, previewed
@@ -208,7 +208,7 @@ class _Doctor:
         for package in packages:
             with contextlib.suppress(importlib.metadata.PackageNotFoundError):
                 here[package] = importlib.metadata.version(package)
-        return judge_versions(here, self.examiner.versions(packages, self._inner("versions")) if self._nodes else {})
+        return diagnose_versions(here, self.examiner.versions(packages, self._inner("versions")) if self._nodes else {})
 
     def _shared(self) -> Finding:
         folder, token = self.workspace / "exchange", secrets.token_hex(8)
@@ -222,19 +222,19 @@ class _Doctor:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.2)
-        return judge_shared(str(self.patient.runs), told, unseen)
+        return diagnose_shared(str(self.patient.runs), told, unseen)
 
     def _downloads(self) -> bool:
         return bool(on_hub(self.patient.file) or on_hub(self.patient.file, "reference"))
 
     def _model_and_data(self) -> Finding:
         run = Run(run_folder(self.job))
-        seed = seed_of(self.patient.file, run)
-        reference_of(self.patient.file, run, seed)
-        folder = seed.folder
-        if seed.origin is not None:  # a run would keep it, where all nodes see it
+        base = base_model_of(self.patient.file, run)
+        reference_of(self.patient.file, run, base)
+        folder = base.folder
+        if base.origin is not None:  # a run would keep it, where all nodes see it
             folder = self.workspace / "model"
-            link_model(seed.folder, folder, seed.checkpoint.files if seed.checkpoint else None)
+            link_model(base.folder, folder, base.checkpoint.files if base.checkpoint else None)
         self._model = str(folder)
         problems = read_all_problems(self.patient.file, reading=reading_of(run))
         lines = gold_lines(self.patient.file, run, problems, self.examiner.unread_golds)
@@ -245,7 +245,7 @@ class _Doctor:
             self._problems["stages"] = (sum(len(s.rows) for s in preferences), mean_characters(preferences))
         files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         told = self.examiner.file_sizes(str(folder), self._inner("model and data")) if self._nodes else {}
-        found = judge_model(str(folder), files, told)
+        found = diagnose_model(str(folder), files, told)
         return worst([found, *golds], found)
 
     def _prompts(self, model: str) -> Finding:
@@ -266,18 +266,18 @@ class _Doctor:
         disk = SOURCES[self.job.source.type].disk
         model = self._model if self.patient.has_job else None
         need = job_need(self.job, Path(model), self._problems, disk) if model else None
-        return judge_space(str(self.patient.runs), free, need, self.job.rounds)
+        return diagnose_space(str(self.patient.runs), free, need, self.job.rounds)
 
     def _machines(self) -> Finding:
         told = self.examiner.machines(self._inner("machines"))
         self._before = {node.name: machine for node, machine in told.items() if not isinstance(machine, Exception)}
-        return judge_machines(told, self.job, self.examiner.cluster.accelerated, self.patient.has_job)
+        return diagnose_machines(told, self.job, self.examiner.cluster.accelerated, self.patient.has_job)
 
     def _fit(self) -> Finding:
-        return judge_fit(self.examiner.needs(), self._nodes or [], self.examiner.cluster.free())
+        return diagnose_fit(self.examiner.needs(), self._nodes or [], self.examiner.cluster.free())
 
     def _all_reduce(self) -> Finding:
-        return judge_all_reduce(self.examiner.all_reduce())
+        return diagnose_all_reduce(self.examiner.all_reduce())
 
     def _engine(self, model: str) -> Finding:
         """Start the engines as a round would, and have each generate one token."""
@@ -311,7 +311,7 @@ class _Doctor:
         plan = trial_plan(self.job, model, folder)
         group = self.examiner.trainers()
         started = time.monotonic()
-        group.reference(ScoringPlan(model, model, plan.pairs), str(folder / "reference.parquet"))
+        group.score(ScoringPlan(model, model, plan.pairs), str(folder / "reference.parquet"))
         facts = group.train(plan, str(folder / "reference.parquet"))
         seconds = time.monotonic() - started
         step = facts["tokens"] / facts["tokens_per_second"]
@@ -337,7 +337,7 @@ class _Doctor:
         while True:
             after = self.examiner.machines(self._inner("memory back"))
             held = self.examiner.holders(self._before, self._inner("memory back"))
-            finding = judge_memory_back(self._before, after, held)
+            finding = diagnose_memory_back(self._before, after, held)
             if finding.level == "pass" or time.monotonic() > deadline:
                 return finding
             time.sleep(1.0)

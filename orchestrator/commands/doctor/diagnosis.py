@@ -72,16 +72,16 @@ def asked(told: Mapping[Node, Any]) -> str:
     return f"the driver and {nodes_text(len(told))}" if told else "the driver alone, for want of a cluster"
 
 
-def passed(text: str, told: Mapping[Node, Any], facts: Facts) -> Finding:
+def passed(text: str, answers: Mapping[Node, Any], facts: Facts) -> Finding:
     """What holds everywhere; no more than a warning where no node could be asked."""
-    return Finding("pass" if told else "warn", text, "", facts)
+    return Finding("pass" if answers else "warn", text, "", facts)
 
 
-def silent(told: Mapping[Node, Any]) -> list[Finding]:
+def silent(answers: Mapping[Node, Any]) -> list[Finding]:
     """A failure for each node that answered with an exception."""
     return [
         Finding("FAIL", f"{node.name}: {_reason(answer)}", _cure(answer))
-        for node, answer in told.items()
+        for node, answer in answers.items()
         if isinstance(answer, Exception)
     ]
 
@@ -114,17 +114,19 @@ def _cpu(version: str | None) -> bool:
     return version is not None and version.endswith("+cpu")
 
 
-def bad_combinations(found: Mapping[str, str]) -> list[Finding]:
+def bad_combinations(versions: Mapping[str, str]) -> list[Finding]:
     """What is known not to work together. Each has its reason."""
-    torch = found.get("torch")
-    cuda_builds = [f"{p} {found[p]}" for p in BESIDE_TORCH if p in found and _cpu(torch) and not _cpu(found[p])]
-    on_cpu = [f"{p} {found[p]}" for p in ENGINE.cpu_packages if p in found]
+    torch = versions.get("torch")
+    cuda_builds = [
+        f"{p} {versions[p]}" for p in BESIDE_TORCH if p in versions and _cpu(torch) and not _cpu(versions[p])
+    ]
+    on_cpu = [f"{p} {versions[p]}" for p in ENGINE.cpu_packages if p in versions]
     table = [
         (
-            _is(found.get("deepspeed"), "0.17.6", "0.18.3"),
+            _is(versions.get("deepspeed"), "0.17.6", "0.18.3"),
             Finding(
                 "FAIL",
-                f"deepspeed {found.get('deepspeed')} computes wrong ZeRO-2 gradients (0.17.6 to before 0.18.3)",
+                f"deepspeed {versions.get('deepspeed')} computes wrong ZeRO-2 gradients (0.17.6 to before 0.18.3)",
                 "install the pinned release: make setup",
             ),
         ),
@@ -148,59 +150,59 @@ def bad_combinations(found: Mapping[str, str]) -> list[Finding]:
             ),
         ),
     ]
-    missing = [p for p in ("ray", "torch", "deepspeed", "transformers", "pyarrow") if p not in found]
-    missing += [] if any(p in found for p in ENGINE.packages) else [" or ".join(ENGINE.packages)]
+    missing = [p for p in ("ray", "torch", "deepspeed", "transformers", "pyarrow") if p not in versions]
+    missing += [] if any(p in versions for p in ENGINE.packages) else [" or ".join(ENGINE.packages)]
     if missing:
         table.append((True, Finding("FAIL", f"{', '.join(missing)} not installed", "make setup, or make setup-gpu")))
     return [finding for applies, finding in table if applies]
 
 
-def judge_versions(driver: Mapping[str, str], told: Mapping[Node, Any]) -> Finding:
+def diagnose_versions(driver: Mapping[str, str], answers: Mapping[Node, Any]) -> Finding:
     """The same versions everywhere, and none of the bad combinations. Of the driver's own packages, only those
     that nodes have as well are compared: a driver needs no torch."""
-    nodes = {node.name: answer for node, answer in told.items() if not isinstance(answer, Exception)}
-    problems = silent(told)
+    nodes = {node.name: answer for node, answer in answers.items() if not isinstance(answer, Exception)}
+    problems = silent(answers)
     for package in ("python", *PACKAGES):
         by_version: dict[str, list[str]] = {}
-        for name, found in nodes.items():
-            by_version.setdefault(found.get(package, "none"), []).append(name)
+        for name, versions in nodes.items():
+            by_version.setdefault(versions.get(package, "none"), []).append(name)
         if package in driver:
             by_version.setdefault(driver[package], []).append("the driver")
         if len(by_version) > 1:
             where = ", ".join(f"{version} on {' and '.join(names)}" for version, names in by_version.items())
             problems.append(Finding("FAIL", f"{package}: {where}", "install the same requirements everywhere"))
-    for name, found in nodes.items() or {"the driver": dict(driver)}.items():
-        problems += [Finding(p.level, f"{name}: {p.text}", p.cure) for p in bad_combinations(found)]
+    for name, versions in nodes.items() or {"the driver": dict(driver)}.items():
+        problems += [Finding(p.level, f"{name}: {p.text}", p.cure) for p in bad_combinations(versions)]
     sample = next(iter(nodes.values()), driver)
     listed = ", ".join(f"{package} {sample[package]}" for package in ("python", *PACKAGES) if package in sample)
     facts = {"driver": dict(driver), "nodes": nodes}
-    return worst(problems, passed(f"{listed}; on {asked(told)}", told, facts))
+    return worst(problems, passed(f"{listed}; on {asked(answers)}", answers, facts))
 
 
 # Files
 
 
-def judge_model(model: str, here: Mapping[str, int], told: Mapping[Node, Any]) -> Finding:
+def diagnose_model(model: str, sizes_here: Mapping[str, int], answers: Mapping[Node, Any]) -> Finding:
     """Every node sees the same files of the model folder."""
-    problems = silent(told)
-    for node, sizes in told.items():
-        if not isinstance(sizes, Exception) and sizes != here:
+    problems = silent(answers)
+    for node, sizes in answers.items():
+        if not isinstance(sizes, Exception) and sizes != sizes_here:
             what = f"{node.name} sees other files there" if sizes else f"{node.name} does not see it"
             problems.append(Finding("FAIL", f"{model}: {what}", "put the model where all nodes see it under one path"))
-    text = f"{model} ({gib(sum(here.values()))}), seen from {asked(told)}"
-    return worst(problems, passed(text, told, {"model": model}))
+    text = f"{model} ({gib(sum(sizes_here.values()))}), seen from {asked(answers)}"
+    return worst(problems, passed(text, answers, {"model": model}))
 
 
-def judge_shared(folder: str, told: Mapping[Node, Any], unseen: Sequence[Node]) -> Finding:
+def diagnose_shared(folder: str, answers: Mapping[Node, Any], unseen: Sequence[Node]) -> Finding:
     """`unseen`: nodes whose file the driver does not see."""
     cure = "set RATCHET_HOME or run_dir to a folder that all nodes mount under this path"
-    problems = [Finding("FAIL", p.text, p.cure or cure) for p in silent(told)]
+    problems = [Finding("FAIL", p.text, p.cure or cure) for p in silent(answers)]
     problems += [Finding("FAIL", f"the driver does not see what {node.name} wrote", cure) for node in unseen]
-    text = f"{folder} has hard links, and is read and written by {asked(told)}"
-    return worst(problems, passed(text, told, {"folder": folder}))
+    text = f"{folder} has hard links, and is read and written by {asked(answers)}"
+    return worst(problems, passed(text, answers, {"folder": folder}))
 
 
-def judge_space(folder: str, free: int, need: Need | None, rounds: int) -> Finding:
+def diagnose_space(folder: str, free: int, need: Need | None, rounds: int) -> Finding:
     """Whether `free` bytes at `folder` hold what the rounds write; `need` is None without a job."""
     if need is None:
         return Finding("pass", f"{gib(free)} free at {folder}", "", {"free": free})
@@ -216,11 +218,11 @@ def judge_space(folder: str, free: int, need: Need | None, rounds: int) -> Findi
 # Machines
 
 
-def judge_machines(told: Mapping[Node, Any], job: Job, accelerated: bool, has_job: bool) -> Finding:
-    """Memory, shared memory and accelerators of each node (`told`: what `workers.doctor.machine` says, or what it
+def diagnose_machines(answers: Mapping[Node, Any], job: Job, accelerated: bool, has_job: bool) -> Finding:
+    """Memory, shared memory and accelerators of each node (`answers`: what `workers.doctor.machine` says, or what it
     raised) against what the job's workers want."""
-    machines = {node: answer for node, answer in told.items() if not isinstance(answer, Exception)}
-    problems = silent(told)
+    machines = {node: answer for node, answer in answers.items() if not isinstance(answer, Exception)}
+    problems = silent(answers)
     for node, machine in machines.items():
         problems += _machine_problems(node, machine, job, accelerated, has_job)
     facts = {n.name: {k: v for k, v in m.items() if k != "processes"} for n, m in machines.items()}
@@ -272,7 +274,7 @@ def _machine_problems(
     return problems
 
 
-def judge_fit(needs: Mapping[str, tuple[int, int, int]], nodes: Sequence[Node], free: tuple[int, int]) -> Finding:
+def diagnose_fit(needs: Mapping[str, tuple[int, int, int]], nodes: Sequence[Node], free: tuple[int, int]) -> Finding:
     """`needs`: by key of the job, how many workers and each one's cores and accelerators. Each fits in one node."""
     problems, fitting = [], []
     for key, (count, cpus, gpus) in needs.items():
@@ -294,18 +296,18 @@ def judge_fit(needs: Mapping[str, tuple[int, int, int]], nodes: Sequence[Node], 
     return worst(problems, Finding("pass", "; ".join(fitting), "", facts))
 
 
-def judge_all_reduce(told: Sequence[Mapping[str, Any]]) -> Finding:
-    """Whether the sum over the training ranks was right on each; `told` is theirs, by rank."""
-    seconds, first = max(t["seconds"] for t in told), told[0]
-    text = f"{first['backend']} over {len(told)} rank{'s' if len(told) > 1 else ''}: "
-    facts = {"ranks": len(told), "seconds": seconds, "bytes": first["bytes"], "backend": first["backend"]}
-    if wrong := [rank for rank, t in enumerate(told) if not t["correct"]]:
+def diagnose_all_reduce(by_rank: Sequence[Mapping[str, Any]]) -> Finding:
+    """Whether the sum over the training ranks was right on each; `by_rank` is theirs, by rank."""
+    seconds, first = max(t["seconds"] for t in by_rank), by_rank[0]
+    text = f"{first['backend']} over {len(by_rank)} rank{'s' if len(by_rank) > 1 else ''}: "
+    facts = {"ranks": len(by_rank), "seconds": seconds, "bytes": first["bytes"], "backend": first["backend"]}
+    if wrong := [rank for rank, t in enumerate(by_rank) if not t["correct"]]:
         text += f"the sum of {gib(first['bytes'])} is wrong on ranks {', '.join(map(str, wrong))}"
         return Finding("FAIL", text, "run NCCL's own tests; NCCL_P2P_DISABLE=1 tells whether it is the link", facts)
     return Finding("pass", f"{text}{gib(first['bytes'])} summed right in {1000 * seconds:.1f} ms", "", facts)
 
 
-def judge_memory_back(
+def diagnose_memory_back(
     before: Mapping[str, Mapping[str, Any]], after: Mapping[Node, Any], held: Mapping[Node, Any]
 ) -> Finding:
     """Is every node's memory free again? `before`: what `machines` told, by name; `held`: processes since then."""

@@ -244,7 +244,7 @@ def _undone(state: State, steps: Sequence[str], as_is: int, first: int) -> tuple
     """Of some steps those that are left out since other graders made them, if their rounds are not below `as_is`; and
     those of which files were removed that are needed then, when round `first` is done again."""
     left_out = [step for step in steps if round_and_phase(step)[0] >= as_is and unseen(state, step)]
-    # The seed model is always there for what is left out; a round's checkpoint may not be.
+    # The base model is always there for what is left out; a round's checkpoint may not be.
     rounds = [number for step in left_out if (number := round_and_phase(step)[0])]
     return left_out, _again(state, min(first, *rounds) if rounds else first)
 

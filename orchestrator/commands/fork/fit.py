@@ -10,6 +10,7 @@ from orchestrator.config import Job, at_round, only_executes
 from orchestrator.config.load import changed_keys
 from orchestrator.config.words import schedule_at
 from orchestrator.ledger.ledger import State
+from orchestrator.records.shards import SHARDS
 from orchestrator.reports.status import round_and_phase
 
 Fit = Literal["taken", "anew", "perhaps"]
@@ -19,13 +20,20 @@ made anew, comes out as it was."""
 _EVALUATIONS = frozenset({"evaluation", "selection"})
 _TRAININGS = frozenset({"train", "retrain"})
 _SCORED = frozenset({"reference", "reference_again", "policy"})
+
+
+def _shards_by(*sections: str) -> frozenset[str]:
+    """The kinds of shards that a section of the job is an input of."""
+    return frozenset(kind.name for kind in SHARDS.values() if kind.inputs & {*sections})
+
+
 # Settings that are inputs of certain steps, as they stand; see rounds/.
 _INPUTS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("loss", "train"), _TRAININGS),
-    (("grade",), _EVALUATIONS | {"verdicts"}),
+    (("grade",), _EVALUATIONS | _shards_by("grade")),
     (
         tuple(f"generate.{key}" for key in ("samples", "temperature", "temperature_mix", "top_p", "top_k")),
-        frozenset({"samples", "verdicts"}),
+        _shards_by("generate"),
     ),
 )
 # Settings that may touch these steps, and no others but through them; any other setting may touch every step.
@@ -35,10 +43,10 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("train.select",), _TRAININGS | {"choice"}),
     (("init", "reference"), _TRAININGS | _SCORED | {"pairs"}),
     (("pairs",), frozenset({"pairs", "replay", "chunks"})),
-    (("regrade",), frozenset({"verdicts"})),
+    (("regrade",), _shards_by("regrade")),
     (
         tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "engine")),
-        _EVALUATIONS | {"samples", "verdicts"},
+        _EVALUATIONS | _shards_by("generate"),
     ),
     (("evaluate",), _EVALUATIONS | {"prompts"}),
 )
@@ -51,25 +59,25 @@ def outlook(state: State, before: Job, after: Job, steps: Collection[str], kept:
     changed = changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json"))
     changed = [change for change in changed if not only_executes(*change)]
     order = [*state.commits, *(step for step in state.shards if step not in state.commits)]
-    found: dict[str, Fit] = {}
+    fit_by_step: dict[str, Fit] = {}
     certain = True  # so far everything comes out as it was
     for step in order:
         if step not in steps:  # it is made anew, or not at all
             certain = certain and _kind(step) in _LEAVES
             continue
         number, _ = round_and_phase(step)
-        here = [key for key, old, new in changed if _differs(key, old, new, number)]
+        touching = [key for key, old, new in changed if _differs(key, old, new, number)]
         plain = step == f"rounds/{number:02d}/prompts" or step.startswith("baseline/")
         if step in kept:
-            found[step] = "taken"
-        elif any(_is_input(key, step, after) for key in here):
-            found[step] = "anew"
-        elif any(_may_touch(key, step) for key in here) or not (certain or plain):
-            found[step] = "perhaps"
+            fit_by_step[step] = "taken"
+        elif any(_is_input(key, step, after) for key in touching):
+            fit_by_step[step] = "anew"
+        elif any(_may_touch(key, step) for key in touching) or not (certain or plain):
+            fit_by_step[step] = "perhaps"
         else:
-            found[step] = "taken"
-        certain = certain and (found[step] == "taken" or _kind(step) in _LEAVES)
-    return found
+            fit_by_step[step] = "taken"
+        certain = certain and (fit_by_step[step] == "taken" or _kind(step) in _LEAVES)
+    return fit_by_step
 
 
 def _kind(step: str) -> str:
@@ -92,7 +100,7 @@ def _is_below(key: str, prefixes: Sequence[str]) -> bool:
 def _is_input(key: str, step: str, job: Job) -> bool:
     """Whether a setting certainly is an input of the step, as it stands."""
     number, phase = round_and_phase(step)
-    if phase not in ("samples", "verdicts", "train", "retrain", "evaluation"):
+    if phase not in (*SHARDS, "train", "retrain", "evaluation"):
         return False  # a part of a round has settings of its own
     if phase == "verdicts" and key.startswith("grade.") and job.regrade and number >= job.regrade.round:
         return False

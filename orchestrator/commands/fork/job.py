@@ -52,10 +52,10 @@ def jobs(
     kept = [step for step in _KEPT if step in state.commits]
     places = [*folders(state), str(Path.cwd())]
     before = job_of(absolute(config["job"], places, kept), path, (), all_kept).job
-    base = before.model_dump(mode="json") | {"name": child.name, "run_dir": str(child)}
+    inherited = before.model_dump(mode="json") | {"name": child.name, "run_dir": str(child)}
     # One experiment for both, where they can be compared.
-    base["tracking"] |= {"experiment": before.tracking.experiment or before.name}
-    after = job_of(base, path, overrides, keeps).job
+    inherited["tracking"] |= {"experiment": before.tracking.experiment or before.name}
+    after = job_of(inherited, path, overrides, keeps).job
     kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
     return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept
 

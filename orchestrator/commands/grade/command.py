@@ -10,13 +10,13 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 from rich.table import Table
 
 from orchestrator.commands.grade.file import Fields, Summary, grade_file, number_of_rows
 from orchestrator.config import Grade, Judge
+from orchestrator.config.load import read_yaml
 from orchestrator.config.words import wanted_at
 from orchestrator.driver.wiring import local_graders
 from orchestrator.errors import BadInput
@@ -99,9 +99,9 @@ def _grader(text: str) -> Any:
     if not text.startswith("{"):
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise BadInput(f"--grader {text!r}: no YAML; write such as '{{all_of: [number, exact]}}'") from error
+        return read_yaml(text, "--grader", several_lines=False)[0]
+    except BadInput as error:
+        raise BadInput(f"--grader {text!r}: no YAML; write such as '{{all_of: [number, exact]}}' ({error})") from error
 
 
 def grade(file: Path, output: Path, fields: Fields, options: Options, as_json: bool) -> None:

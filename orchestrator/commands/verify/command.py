@@ -187,9 +187,9 @@ class Verification:
         return looked_at_again(lambda: self.look(what), self.reading.refresh)
 
     def _tell(self, what: Callable[[], Iterable[str]], where: str = "") -> list[str]:
-        found = self._settled(what)
-        self._report.findings += [f"{where}{line}" for line in found]
-        return found
+        lines = self._settled(what)
+        self._report.findings += [f"{where}{line}" for line in lines]
+        return lines
 
     # Files
 
@@ -275,23 +275,22 @@ class Verification:
         if index is not None:
             if (shard := self.state.shards.get(step, {}).get(index)) is None:
                 return
-            said, found = shard.facts, self.recount().shard(step, index)
-            recipe = int(said.get("recipe", 1))
+            recorded, computed = shard.facts, self.recount().shard(step, index)
+            recipe = int(recorded.get("recipe", 1))
         else:
             commit, computed = self.state.commits[step], self.recount().commit(step)
-            said, recipe = commit.facts, commit.recipe
-            if computed is None:
-                yield "is no step of a run"
-                return
-            found = computed
-        self._facts[step, index] = count(said, found)
+            recorded, recipe = commit.facts, commit.recipe
+        if (recounted := computed) is None:
+            yield "is no step of a run" if index is None else "is no kind of shard that a run has"
+            return
+        self._facts[step, index] = count(recorded, recounted)
         # Earlier versions told less: a record by their recipe is compared in what it tells.
         whole = recipe > 2
-        if not found.get("disputed") and "disputed" not in said:  # told where graders are audited
-            found = {key: value for key, value in found.items() if key != "disputed"}
-        yield from map(str, differences(said, found, whole=whole))
+        if not recounted.get("disputed") and "disputed" not in recorded:  # told where graders are audited
+            recounted = {key: value for key, value in recounted.items() if key != "disputed"}
+        yield from map(str, differences(recorded, recounted, whole=whole))
         if whole:
-            yield from history.untold(step, index, said, found, LEFT | left_here(step, said, found))
+            yield from history.untold(step, index, recorded, recounted, LEFT | left_here(step, recorded, recounted))
 
     # Promotions
 
@@ -299,7 +298,7 @@ class Verification:
         committed = {artifact.path for commit in self.state.commits.values() for artifact in commit.artifacts}
         known = history.model_names(self.state)
         for promotion in self.state.promotions:
-            # A seed model outside the run has an absolute path: it is not the run's to keep.
+            # A base model outside the run has an absolute path: it is not the run's to keep.
             path, number = str(promotion["reference"]), promotion["round"]
             where = f"round {number} ({self._record_of_promotion(number)})"
             if path not in committed and path not in known:
@@ -321,7 +320,7 @@ class Verification:
                 yield problem
 
     def _check_base_model(self) -> Iterator[str]:
-        """The seed model in a folder of its own. One that the run has kept is among its files."""
+        """The base model in a folder of its own. One that the run has kept is among its files."""
         config = self.state.configs[-1] if self.state.configs else {}
         digest, folder = config.get("model_digest"), Path(str(config.get("model")))
         if digest is None or not folder.is_absolute():
@@ -359,8 +358,8 @@ class Verification:
 
 
 def _size(artifact: Artifact, name: str) -> int:
-    said = artifact.files[name]
-    size = said.get("size") if isinstance(said, dict) else 0
+    recorded = artifact.files[name]
+    size = recorded.get("size") if isinstance(recorded, dict) else 0
     return size if isinstance(size, int) else 0
 
 
@@ -373,13 +372,13 @@ def _misfit(file: Path) -> Iterator[str]:
         yield str(error).removeprefix(f"{file}: ")
 
 
-def _problem(file: Path, said: Facts, root: Path) -> Iterator[str]:
+def _problem(file: Path, recorded: Facts, root: Path) -> Iterator[str]:
     """What is wrong with a committed file. Only one of the committed size is opened."""
     try:
         size = regular_size(file, root)
-        if size != said["size"]:
-            yield f"{size:,} bytes, and {said['size']:,} were committed"
-        elif durable.sha256(file) != said["sha256"]:
+        if size != recorded["size"]:
+            yield f"{size:,} bytes, and {recorded['size']:,} were committed"
+        elif durable.sha256(file) != recorded["sha256"]:
             yield "other bytes than were committed (sha256 differs)"
     except Damaged as error:
         yield str(error).removeprefix(f"{file}: ")

@@ -14,29 +14,29 @@ class Difference(NamedTuple):
     """A fact that is not what its files say. `key` is dotted."""
 
     key: str
-    said: Any
-    found: Any
+    recorded: Any
+    computed: Any
 
     def __str__(self) -> str:
-        if self.said is MISSING:
-            return f"{self.key} is not told, and the files say {_shown(self.found)}"
-        return f"{self.key} is {_shown(self.said)}, and the files say {_shown(self.found)}"
+        if self.recorded is MISSING:
+            return f"{self.key} is not told, and the files say {_shown(self.computed)}"
+        return f"{self.key} is {_shown(self.recorded)}, and the files say {_shown(self.computed)}"
 
 
 def differences(
-    said: Mapping[str, Any], found: Mapping[str, Any], above: str = "", whole: bool = False
+    recorded: Mapping[str, Any], computed: Mapping[str, Any], above: str = "", whole: bool = False
 ) -> Iterator[Difference]:
     """Where facts differ that both have; where the `whole` must be told, also those that were found and are not said. A
     list that is not there is an empty one."""
-    for key, value in found.items():
+    for key, value in computed.items():
         name = f"{above}{key}"
-        if key not in said:
+        if key not in recorded:
             if isinstance(value, list) and value:
                 yield Difference(name, [], value)
             elif whole and not isinstance(value, list):
                 yield Difference(name, MISSING, value)
             continue
-        other = said[key]
+        other = recorded[key]
         if isinstance(value, Mapping) and isinstance(other, Mapping) and key != "rules":
             yield from differences(other, value, f"{name}.", whole)
         elif isinstance(value, list) and isinstance(other, list) and any(isinstance(v, Mapping) for v in value):
@@ -47,9 +47,9 @@ def differences(
             yield Difference(name, other, value)
 
 
-def count(said: Mapping[str, Any], found: Mapping[str, Any]) -> int:
+def count(recorded: Mapping[str, Any], computed: Mapping[str, Any]) -> int:
     """How many facts were compared."""
-    known = [(said[key], value) for key, value in found.items() if key in said]
+    known = [(recorded[key], value) for key, value in computed.items() if key in recorded]
     return sum(count(a, b) if isinstance(a, Mapping) and isinstance(b, Mapping) else 1 for a, b in known)
 
 
@@ -57,13 +57,13 @@ def _numbered(values: Iterable[Any]) -> dict[str, Any]:
     return {str(number): value for number, value in enumerate(values)}
 
 
-def _same(said: Any, found: Any) -> bool:
-    numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in (said, found)]
+def _same(recorded: Any, computed: Any) -> bool:
+    numbers = [isinstance(value, int | float) and not isinstance(value, bool) for value in (recorded, computed)]
     if all(numbers):
-        return isclose(said, found, rel_tol=1e-9, abs_tol=1e-12)
-    if isinstance(said, list) and isinstance(found, list):  # of names, in whichever order workers came to them
-        return sorted(map(repr, said)) == sorted(map(repr, found))
-    return type(said) is type(found) and bool(said == found)
+        return isclose(recorded, computed, rel_tol=1e-9, abs_tol=1e-12)
+    if isinstance(recorded, list) and isinstance(computed, list):  # of names, in whichever order workers came to them
+        return sorted(map(repr, recorded)) == sorted(map(repr, computed))
+    return type(recorded) is type(computed) and bool(recorded == computed)
 
 
 def _shown(value: Any) -> str:

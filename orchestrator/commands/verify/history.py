@@ -81,17 +81,17 @@ def _promotion(data: Mapping[str, Any], state: State) -> Iterator[str]:
 
 
 def _end(data: Mapping[str, Any], state: State) -> Iterator[str]:
-    said, done = data["state"], len(state.promotions)
-    if said not in get_args(EndState):
-        yield f"says that the run ended as {said!r}, which no run does"
-    if said == "finished" and state.configs:
+    ended_as, done = data["state"], len(state.promotions)
+    if ended_as not in get_args(EndState):
+        yield f"says that the run ended as {ended_as!r}, which no run does"
+    if ended_as == "finished" and state.configs:
         rounds = state.configs[-1]["job"]["rounds"]
         goal = data.get("goal")  # of a run that is made to be graded again, the pairs of a round
         if goal is not None and goal not in state.commits:
             yield f"says that the run is finished as far as {goal}, which is not committed"
         if goal is None and done < rounds:
             yield f"says that the run is finished, and {done} of its {rounds} rounds are"
-    if said == "not started" and not (state.configs and "parent" in state.configs[-1]):
+    if ended_as == "not started" and not (state.configs and "parent" in state.configs[-1]):
         yield "says that the run is a fork which was not started, and it is no fork"
 
 
@@ -102,18 +102,23 @@ _GRADED = ("verdicts", "evaluation", "selection", "regraded")
 
 
 def untold(
-    step: str, index: int | None, said: Mapping[str, Any], found: Mapping[str, Any], left: Collection[str]
+    step: str,
+    index: int | None,
+    recorded: Mapping[str, Any],
+    computed: Mapping[str, Any],
+    not_computed: Collection[str],
 ) -> Iterator[str]:
-    """What a record by the present recipe lacks, of the facts that no file says; and what it tells that `found` should
-    have, since it is none of the `left`. A shard names how it was made, as commits do beside their facts."""
+    """What a record by the present recipe lacks, of the facts that no file says; and what it tells that `computed`
+    should have, since it is none of the `not_computed`. A shard names how it was made, as commits do beside their
+    facts."""
     always = ["seconds"] if index is None else ["seconds", "fingerprint", "recipe"]
     phases = step.split("/")
     if any(phase in _GRADED for phase in phases[-2:]):
         always.append("graders_version")
-    yield from (f"{name} is not told" for name in always if name not in said)
+    yield from (f"{name} is not told" for name in always if name not in recorded)
     known = step_facts.model_of(step).__annotations__
-    for name in said:
-        if name in known and name not in found and name not in left and said[name] not in ([], None):
+    for name in recorded:
+        if name in known and name not in computed and name not in not_computed and recorded[name] not in ([], None):
             yield f"{name} is told, and no file says it"
 
 
@@ -128,5 +133,5 @@ def current(text: str, state: State, after: set[str]) -> str | None:
 
 
 def model_names(state: State) -> set[str]:
-    """By which names promotions may speak of the seed model."""
+    """By which names promotions may speak of the base model."""
     return {str(config.get("model") or config["job"]["model"]) for config in state.configs}

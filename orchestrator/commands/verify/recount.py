@@ -21,6 +21,7 @@ from orchestrator.inputs.preferences import mean_characters_of
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.abstentions import graders_version
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES
 from orchestrator.rounds import evaluation, sampling
 from orchestrator.rounds.recount import Counted, Counting, Recounted, batches, rows_in
@@ -52,14 +53,14 @@ place."""
 _OF_COMPLETIONS = {"ranking_accuracy", "reward_accuracy", "gamma", "chosen_logprob", "rejected_logprob"}
 
 
-def left_here(step: str, said: Mapping[str, Any], found: Facts) -> set[str]:
+def left_here(step: str, recorded: Mapping[str, Any], computed: Facts) -> set[str]:
     """What is told of one step and not computed: of a checkpoint that was not chosen no probe is left; of completions
     by other names than the trainer's nothing is known; shards of the first version of the graders tell no causes."""
-    if step.endswith("/verdicts") and graders_version(said) == 1:
+    if step.endswith("/verdicts") and graders_version(recorded) == 1:
         return set(CAUSES)
     if "/selection/" in step:
         return {"probe"}
-    return _OF_COMPLETIONS if "completion_tokens" in found and "gamma" not in found else set()
+    return _OF_COMPLETIONS if "completion_tokens" in computed and "gamma" not in computed else set()
 
 
 class Recount(Counting):
@@ -71,13 +72,12 @@ class Recount(Counting):
         super().__init__(files, job)
         self._ids: tuple[Path, pa.ChunkedArray] | None = None
         self._steps = _steps(sources[job.source.type].recounted)
+        self._shards = {**sources[job.source.type].recounted.shards, **SHARDS}
 
-    def shard(self, step: str, index: int) -> Facts:
-        """The facts of a committed shard of samples or verdicts."""
-        file = self.files.shard(step, index)
-        if step.endswith("/samples"):
-            return self._sampled(step, index, file)
-        return verdict_facts(file)
+    def shard(self, step: str, index: int) -> Facts | None:
+        """The facts of a committed shard; None where nobody knows how to count one of its kind."""
+        facts = self._shards.get(step.rpartition("/")[2])
+        return facts(self, step, index) if facts else None
 
     def commit(self, step: str) -> Facts | None:
         """The facts of a committed step; None for a name that no step of a run has."""
@@ -86,17 +86,20 @@ class Recount(Counting):
                 return facts(self, step, *found.groups())
         return None
 
-    def _sampled(self, step: str, index: int, file: Path) -> Facts:
-        table = pq.read_table(file, columns=["prompt_id", "num_tokens", "finish_reason"])
+    def shard_of_samples(self, step: str, index: int) -> Facts:
+        table = read_table(self.files.shard(step, index), columns=["prompt_id", "num_tokens", "finish_reason"])
         size, sampled = self.job.generate.shard_prompts, set(table["prompt_id"].to_pylist())
         asked = self._asked(f"{step.removesuffix('samples')}prompts").slice(index * size, size).to_pylist()
         return counts.samples(table) | {"quarantined": [name for name in asked if name not in sampled]}
+
+    def shard_of_verdicts(self, step: str, index: int) -> Facts:
+        return verdict_facts(self.files.shard(step, index))
 
     def _asked(self, step: str) -> pa.ChunkedArray:
         """The ids of a step's prompts; those of the newest step stay in memory, for the many shards of its samples."""
         [prompts] = self.files.all(step)
         if self._ids is None or self._ids[0] != prompts:
-            self._ids = (prompts, pq.read_table(prompts, columns=["prompt_id"])["prompt_id"])
+            self._ids = (prompts, read_table(prompts, columns=["prompt_id"])["prompt_id"])
         return self._ids[1]
 
     # Steps, in the order of a run
@@ -168,7 +171,7 @@ class Recount(Counting):
         return self.scored(step, self.files.all(f"{folder}/pairs"), *before)
 
     def training(self, step: str, folder: str, retrain: str | None) -> Facts:
-        metrics = pq.read_table(self.files.one(f"{step}/metrics.parquet")).to_pylist()
+        metrics = read_table(self.files.one(f"{step}/metrics.parquet")).to_pylist()
         files = self._trained_on(folder, held_out=bool(retrain))
         found = counts.trained_pairs(self.pairs(files), 0)
         return counts.metrics(metrics) | found | {"dropped_pairs": sum(map(rows_in, files)) - found["pairs"]}
@@ -178,31 +181,31 @@ class Recount(Counting):
         return [file for step in steps if step in self.state.commits for file in self.files.all(step)]
 
     def evaluated(self, step: str, folder: str | None = None) -> Facts:
-        found: Facts = {"quarantined": []}
+        facts: Facts = {"quarantined": []}
         columns = ["prompt_id", "token_ids", "finish_reason", "verdict", "cause"]
         commit = self.state.commits[step]
         for file in self.files.all(step) if commit.artifacts else ():
-            table = pq.read_table(file, columns=[name for name in columns if name in pq.read_schema(file).names])
-            asked = pq.read_table(self.files.one(f"baseline/prompts/{file.name}"), columns=["prompt_id"])
+            table = read_table(file, columns=[name for name in columns if name in pq.read_schema(file).names])
+            asked = read_table(self.files.one(f"baseline/prompts/{file.name}"), columns=["prompt_id"])
             if sorted(asked["prompt_id"].to_pylist()) != sorted(table["prompt_id"].to_pylist()):
                 raise Damaged(f"{file.name}: its problems are not those of baseline/prompts")
-            found |= {file.stem: evaluation.facts_of(table)}
-            found["quarantined"] += evaluation.given_up(table)
-        if told := [split for split in ("gate", "test") if split in commit.facts and split not in found]:
+            facts |= {file.stem: evaluation.facts_of(table)}
+            facts["quarantined"] += evaluation.given_up(table)
+        if told := [split for split in ("gate", "test") if split in commit.facts and split not in facts]:
             raise Damaged(f"it tells of {' and '.join(told)}, and has no file of it")
         probes = [f"{folder}/{phase}/probe.parquet" for phase in ("retrain", "choice", "train")]
         if folder and (probe := next(filter(self.files.has, probes), None)):
-            found["probe"] = {"completions": rows_in(self.files.one(probe))}
+            facts["probe"] = {"completions": rows_in(self.files.one(probe))}
         elif step == "baseline/evaluation":
-            found["probe"] = None  # the seed model is no work of the trainer
-        return found
+            facts["probe"] = None  # the base model is no work of the trainer
+        return facts
 
     def regraded(self, step: str) -> Facts:
-        told = {}
+        facts_by_evaluation = {}
         for name, file in zip(sorted(self.state.commits[step].facts["evaluations"]), self.files.all(step), strict=True):
             changed = evaluation.changed(self.files.one(f"{name}/gate.parquet"), file)
-            told[name] = evaluation.facts_of(pq.read_table(file)) | {"changed": changed}
-        return {"evaluations": told}
+            facts_by_evaluation[name] = evaluation.facts_of(read_table(file)) | {"changed": changed}
+        return {"evaluations": facts_by_evaluation}
 
     def choice(self, step: str, folder: str) -> Facts:
         """Of the choice among a training's checkpoints, by their accuracy on the gate problems."""
@@ -218,17 +221,24 @@ class Recount(Counting):
 
 def verdict_facts(file: Path) -> Facts:
     """Of a file of verdicts. Those of graders of version 1 have no causes."""
-    known = set(pq.read_schema(file).names)
-    names = [name for name in ("verdict", "cause", "rule", "opinions") if name in known]
-    table = pq.read_table(file, columns=names)
+    columns_there = set(pq.read_schema(file).names)
+    names = [name for name in ("verdict", "cause", "rule", "opinions") if name in columns_there]
+    table = read_table(file, columns=names)
     columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in names}
     none = [None] * table.num_rows
-    found = counts.verdicts(columns["verdict"], columns.get("cause", none), columns.get("rule", none))
-    if "cause" not in known:
-        found = {key: value for key, value in found.items() if key not in CAUSES}
-    if "opinions" in known:
-        found["disputed"] = sum(counts.disputed(dict(row or ())) for row in columns["opinions"])
-    return found
+    facts = counts.verdicts(columns["verdict"], columns.get("cause", none), columns.get("rule", none))
+    if "cause" not in columns_there:
+        facts = {key: value for key, value in facts.items() if key not in CAUSES}
+    if "opinions" in columns_there:
+        facts["disputed"] = sum(counts.disputed(dict(row or ())) for row in columns["opinions"])
+    return facts
+
+
+SHARDS: Mapping[str, Callable[..., Facts]] = {
+    "samples": Recount.shard_of_samples,
+    "verdicts": Recount.shard_of_verdicts,
+}
+"""How a shard is computed, by its kind (records/shards.py)."""
 
 
 def _untimed(facts: Facts) -> Facts:

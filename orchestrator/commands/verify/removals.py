@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 from orchestrator.ledger.ledger import State, only_cleans
 from orchestrator.ledger.record_files import Record
-from orchestrator.rounds.gate import spare_checkpoints
+from orchestrator.rounds.spare import spare_checkpoints
 
 _CHECKPOINT = re.compile(r"rounds/\d+/checkpoint")
 _CANDIDATES = re.compile(r"(rounds/\d+)/candidates")

@@ -7,11 +7,11 @@ from typing import Any
 from orchestrator.config.sources.base import SourceSettings
 from orchestrator.config.sources.dataset import Stages
 from orchestrator.config.sources.gold import Gold
-from orchestrator.config.sources.judge import SelfJudge
+from orchestrator.config.sources.judge import SelfRewarding
 from orchestrator.config.sources.sample import Sample
 from orchestrator.config.sources.steps import Steps
 
-KINDS: dict[str, type[SourceSettings]] = {kind.name(): kind for kind in (Sample, Gold, Stages, Steps, SelfJudge)}
+KINDS: dict[str, type[SourceSettings]] = {kind.name(): kind for kind in (Sample, Gold, Stages, Steps, SelfRewarding)}
 """The sources that a job can name."""
 
 
@@ -40,7 +40,7 @@ __all__ = [
     "KINDS",
     "Gold",
     "Sample",
-    "SelfJudge",
+    "SelfRewarding",
     "SourceSettings",
     "Stages",
     "Steps",

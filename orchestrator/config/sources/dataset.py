@@ -45,7 +45,7 @@ class Stages(SourceSettings):
     split: Count | None = None
     """Cut a single source into so many chunks, at random; rows with the same prompt stay together."""
     order: Literal["easy_first", "given", "random"] = "easy_first"
-    """Order of the chunks: `easy_first` begins with the one of which the seed model ranks most pairs right, that is,
+    """Order of the chunks: `easy_first` begins with the one of which the base model ranks most pairs right, that is,
     finds the chosen side likelier than the rejected one."""
     drop_seen: bool = False
     """A stage's reference must not know the stage's data. Pairs with a completion that the reference has been trained

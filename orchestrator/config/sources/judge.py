@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from orchestrator.config.job import Job
 
 
-class SelfJudge(SourceSettings):
+class SelfRewarding(SourceSettings):
     """The model's own judgement as score (Self-Rewarding, arXiv 2401.10020); for `source: judge`."""
 
     type: Literal["judge"] = "judge"
@@ -55,7 +55,7 @@ class SelfJudge(SourceSettings):
         return value
 
     @model_validator(mode="after")
-    def _has_a_scale(self) -> SelfJudge:
+    def _has_a_scale(self) -> SelfRewarding:
         if self.lowest >= self.highest:
             raise ValueError(f"`lowest` ({self.lowest:g}) must be below `highest` ({self.highest:g})")
         return self

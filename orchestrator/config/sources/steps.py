@@ -1,4 +1,4 @@
-"""Pairs of single steps of the model's own samples (Step-DPO, arXiv 2406.18629)."""
+"""Pairs of single reasoning steps of the model's own samples (Step-DPO, arXiv 2406.18629)."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 
 
 class Steps(SourceSettings):
-    """Pairs of single steps (Step-DPO, arXiv 2406.18629); for `source: steps`."""
+    """Pairs of single reasoning steps (Step-DPO, arXiv 2406.18629); for `source: steps`."""
 
     type: Literal["steps"] = "steps"
 
     section: ClassVar[str] = "steps"
-    what: ClassVar[str] = "single steps"
+    what: ClassVar[str] = "single reasoning steps"
     reads: ClassVar[frozenset[str]] = frozenset({*PROBLEMS, *SAMPLING})
     compares_golds: ClassVar[bool] = True
     names_data: ClassVar[bool] = True
@@ -42,14 +42,14 @@ class Steps(SourceSettings):
     judged_by: ClassVar[Mapping[str, str]] = {"located": "localiser", "pairs": "filter"}
 
     opening: str = "Let's think step by step.\nStep 1:"
-    """Text that opens the answer, so that it comes in steps; the prompt ends in it."""
+    """Text that opens the answer, so that it comes in reasoning steps; the prompt ends in it."""
     split: str = "markers"
-    """What begins a step: `markers` ("Step 2:" at the start of a line), `lines` (a line is a step), or
+    """What begins a reasoning step: `markers` ("Step 2:" at the start of a line), `lines` (a line is a step), or
     `pattern:REGEX`."""
     localiser: Literal["rollouts", "judge", "file"] = "rollouts"
-    """Who finds the first wrong step: `rollouts` (a prefix is right when enough continuations reach the gold answer;
-    binary search over the steps), `judge` (see `judge`), or `file` (questions are written as JSONL, and people's
-    verdicts read)."""
+    """Who finds the first wrong reasoning step: `rollouts` (a prefix is right when enough continuations reach the
+    gold answer; binary search over the steps), `judge` (see `judge`), or `file` (questions are written as JSONL, and
+    people's verdicts read)."""
     rollouts: Count = 8
     """Continuations of a prefix."""
     threshold: Fraction = 0.25
@@ -102,13 +102,13 @@ class Steps(SourceSettings):
         dpo = job.loss.dpo if isinstance(job.loss.dpo, list) else [job.loss.dpo]
         if not any(dpo):
             yield (
-                "`source: steps` makes pairs of steps, which `loss.dpo: 0` would not use: the rejected ones are the "
-                "point"
+                "`source: steps` makes pairs of reasoning steps, which `loss.dpo: 0` would not use: the rejected ones "
+                "are the point"
             )
         if job.pairs.gold_as_chosen:
             yield (
                 "`pairs.gold_as_chosen` puts whole gold solutions into pairs, and those of `source: steps` are of "
-                "single steps: leave it out"
+                "single reasoning steps: leave it out"
             )
         if self.asks_judge() and job.judge is None:
             yield "`steps.localiser: judge` and `steps.filter: judge` need `judge.model`, the model that judges"

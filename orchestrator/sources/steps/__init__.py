@@ -1,18 +1,17 @@
-"""Pairs of single steps (source `steps`): pairs.py has the way, and this is what other rooms ask."""
+"""Pairs of single reasoning steps (source `steps`): pairs.py has the way, and this is what other rooms ask."""
 
 from __future__ import annotations
 
 import math
 
 from orchestrator.config import Job, Steps, at_round
-from orchestrator.reports.columns import Reported
+from orchestrator.reports.columns import Column, Reported, Section, count, fact, number
 from orchestrator.reports.lineage import Trail
 from orchestrator.reports.report import SAMPLES
 from orchestrator.rounds import space
 from orchestrator.sources.lineage import SAMPLED
 from orchestrator.sources.source import Source
 from orchestrator.sources.steps import lineage, pairs, recount
-from orchestrator.sources.steps.report import FIRST_WRONG_STEPS
 
 _TOKENS_A_MARKER = 4  # "\nStep 2:"
 
@@ -31,10 +30,33 @@ def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
     return made, written + drawn * (text + space.BYTES_A_VERDICT) + prefixes + copied
 
 
+_REPORTED = (
+    Column("round", lambda e: str(e.round.number)),
+    Column("errors", lambda e: count(e, "located", "errors")),
+    Column("undecided", lambda e: fact(e, "located", "undecided", ",")),
+    Column("reasoning steps", lambda e: count(e, "located", "steps")),
+    Column("located", lambda e: count(e, "located", "located")),
+    Column("in the first", lambda e: count(e, "located", "first_step")),
+    Column("put right", lambda e: count(e, "pairs", "rectified")),
+    Column("rollouts ungradable", lambda e: fact(e, "located", "rollouts_ungradable", ",")),
+    Column("prefixes left out", lambda e: fact(e, "located", "probes_unknown", ",")),
+    Column("prefixes", lambda e: fact(e, "located", "probes", ",")),
+    Column("tokens", lambda e: fact(e, "located", "rollout_tokens", ",")),
+    Column("judge's requests", lambda e: number(e.round.facts.get("located", {}).get("judge"), "requests", ",")),
+)
+_FIRST_WRONG_STEPS = Section(
+    "First wrong reasoning steps",
+    _REPORTED,
+    "Errors are distinct wrong answers. Prefixes were continued to find the first wrong step. "
+    "Rollouts that are ungradable do not count; a prefix of which most are so is left out, and so is an error "
+    "whose first wrong step cannot be told from the others (undecided).",
+    lambda evidence: "located" in evidence.round.facts,
+)
+
 SOURCE = Source(
     pairs=pairs.collect,
     trail=Trail(SAMPLED, lineage.findings),
     recounted=recount.RECOUNTED,
     disk=space.Disk(_rows),
-    reported=Reported([SAMPLES, FIRST_WRONG_STEPS]),
+    reported=Reported([SAMPLES, _FIRST_WRONG_STEPS]),
 )

@@ -1,4 +1,4 @@
-"""Answers in steps: where a step begins and ends, in text and in tokens, and which prefix to probe next. Pure.
+"""Answers in reasoning steps: where one begins and ends, in text and in tokens, and which prefix to probe next. Pure.
 
     opening           sampled text
     ... \\nStep 1:     6 + 2 = 8\\nStep 2: 8 * 2 = 18\\nFinal answer: 18
@@ -22,8 +22,8 @@ from typing import NamedTuple
 _MARKERS = {"markers": r"(?m)^[ \t]*Step \d+:", "lines": r"(?m)^(?=[^\n]*\S)"}
 
 
-class Step(NamedTuple):
-    """Characters of a step in the sampled text. Example: Step(begin=0, end=10, stop=11)"""
+class ReasoningStep(NamedTuple):
+    """Characters of a reasoning step in the sampled text. Example: ReasoningStep(begin=0, end=10, stop=11)"""
 
     begin: int
     """Behind its marker."""
@@ -33,7 +33,7 @@ class Step(NamedTuple):
     """Where the next step's marker begins, or where the text ends."""
 
 
-def split(opening: str, text: str, how: str) -> list[Step]:
+def split(opening: str, text: str, how: str) -> list[ReasoningStep]:
     """The steps of a sampled text that goes on from `opening`; `how` is config.Steps.split. At least one.
 
     What stands before the first marker is a step of its own unless it is blank. The last marker of the opening begins
@@ -47,7 +47,7 @@ def split(opening: str, text: str, how: str) -> list[Step]:
     if not marks or text[: marks[0][0]].strip():
         marks.insert(0, (0, 0))
     stops = [start for start, _ in marks[1:]] + [len(text)]
-    return [Step(begin, _end(text, begin, stop), stop) for (_, begin), stop in zip(marks, stops, strict=True)]
+    return [ReasoningStep(begin, _end(text, begin, stop), stop) for (_, begin), stop in zip(marks, stops, strict=True)]
 
 
 def _end(text: str, begin: int, stop: int) -> int:
@@ -56,7 +56,7 @@ def _end(text: str, begin: int, stop: int) -> int:
 
 @dataclass(frozen=True)
 class Answer:
-    """A sampled answer and its steps, which are numbered from 1."""
+    """A sampled answer and its reasoning steps, which are numbered from 1."""
 
     opening: str
     text: str
@@ -66,7 +66,7 @@ class Answer:
     how: str = "markers"
 
     @cached_property
-    def steps(self) -> list[Step]:
+    def steps(self) -> list[ReasoningStep]:
         return split(self.opening, self.text, self.how)
 
     @property

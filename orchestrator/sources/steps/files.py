@@ -1,4 +1,5 @@
-"""The files of Step-DPO: wrong answers, prompts that end in a prefix of one, continuations, pairs of steps."""
+"""The files of Step-DPO: wrong answers, prompts that end in a prefix of one, continuations, pairs of reasoning
+steps."""
 
 from __future__ import annotations
 
@@ -18,6 +19,7 @@ from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.golds import best
 from orchestrator.records.masks import PAIR_MASKS, SAMPLE_MASK, mask_columns, masked
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import DECODED, PROMPTS, Problem, step_pairs_schema
 from orchestrator.rounds.pair_files import Scored
 from orchestrator.sources.steps.answers import Answer
@@ -106,9 +108,7 @@ def write_errors(sampled: Sampled, decode: Decode, folder: Path) -> Facts:
 def error_facts(errors: Path, verdicts: Sequence[Path]) -> Facts:
     """What `write_errors` tells, of its file and those of the verdicts."""
     number = pq.read_metadata(errors).num_rows
-    wrong = (
-        pc.sum(pc.equal(pq.read_table(file, columns=["verdict"])["verdict"], "wrong")).as_py() for file in verdicts
-    )
+    wrong = (pc.sum(pc.equal(read_table(file, columns=["verdict"])["verdict"], "wrong")).as_py() for file in verdicts)
     return {"errors": number, "repeated": sum(count or 0 for count in wrong) - number}
 
 
@@ -158,9 +158,9 @@ def _write_decoded(
 def _graded(shard: Scored) -> pa.Table:
     """A shard's samples with their verdicts, which stand in the same order or in another."""
     columns = ["prompt_id", "sample_index", "token_ids", "num_tokens"]
-    samples = pq.read_table(shard.samples, columns=[*columns, *mask_columns(pq.read_schema(shard.samples))])
+    samples = read_table(shard.samples, columns=[*columns, *mask_columns(pq.read_schema(shard.samples))])
     require_fitting(shard.samples, samples)
-    verdicts = pq.read_table(shard.scores, columns=["prompt_id", "sample_index", "verdict"]).to_pylist()
+    verdicts = read_table(shard.scores, columns=["prompt_id", "sample_index", "verdict"]).to_pylist()
     verdict = {(row["prompt_id"], row["sample_index"]): row["verdict"] for row in verdicts}
     keys = zip(samples["prompt_id"].to_pylist(), samples["sample_index"].to_pylist(), strict=True)
     return samples.append_column("verdict", pa.array([verdict[key] for key in keys], pa.string()))
@@ -168,12 +168,12 @@ def _graded(shard: Scored) -> pa.Table:
 
 def prompt_ids(file: Path) -> dict[str, list[int]]:
     """Token ids of a file's prompts, by id."""
-    table = pq.read_table(file, columns=["prompt_id", "token_ids"])
+    table = read_table(file, columns=["prompt_id", "token_ids"])
     return dict(zip(table["prompt_id"].to_pylist(), table["token_ids"].to_pylist(), strict=True))
 
 
 def read_errors(file: Path, opening: str, how: str) -> list[Error]:
-    """The wrong answers of a round, in steps; `how` is config.Steps.split."""
+    """The wrong answers of a round, in reasoning steps; `how` is config.Steps.split."""
     return [
         Error(
             row["prompt_id"],
@@ -195,7 +195,7 @@ def write_located(first_wrong: Mapping[str, int | None], file: Path) -> None:
 
 def read_located(file: Path) -> dict[str, int | None]:
     """The first wrong step by error; None where no step is wrong."""
-    table = pq.read_table(file)
+    table = read_table(file)
     return dict(zip(table["error_id"].to_pylist(), table["first_wrong"].to_pylist(), strict=True))
 
 
@@ -218,7 +218,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
 def write_prefixes(prefixes: Mapping[str, tuple[Error, int]], prompts: Path, file: Path) -> Facts:
     """Write prompts (schema PROMPTS) that end in a prefix of a wrong answer: an error and its number of right steps, by
     the prefix's name. `prompts` are those that the errors answer."""
-    table = pq.read_table(prompts, columns=["prompt_id", "text", "gold"])
+    table = read_table(prompts, columns=["prompt_id", "text", "gold"])
     asked = {row["prompt_id"]: row for row in table.to_pylist()}
     rows = [
         {
@@ -267,7 +267,7 @@ def write_step_pairs(pairs: Sequence[StepPair], problems: Mapping[str, Problem],
     if any(row[mask] for row in rows for mask in PAIR_MASKS.values()):
         schema = masked(schema)
     pq.write_table(pa.Table.from_pylist(rows, schema), file, compression="zstd")
-    return pair_facts(pq.read_table(file, columns=[f"{side}_token_ids" for side in counts.SIDES]))
+    return pair_facts(read_table(file, columns=[f"{side}_token_ids" for side in counts.SIDES]))
 
 
 def pair_facts(table: pa.Table) -> Facts:

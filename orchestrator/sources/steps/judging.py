@@ -1,4 +1,4 @@
-"""A judge's word on steps: which is the first wrong one of an answer; and is a right answer right throughout."""
+"""A judge's word on reasoning steps: which is an answer's first wrong one; is a right answer right throughout."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From pairs of steps back to the samples that they are pieces of: what `ratchet verify` checks of Step-DPO."""
+"""From pairs of reasoning steps back to the samples that they are of: what `ratchet verify` checks of Step-DPO."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def findings(run_dir: Path, state: State, folder: str) -> Iterator[str]:
 def _check(pair: dict[str, Any], prompt: list[int], sides: dict[Key, dict[str, Any]]) -> Iterator[str]:
     chosen, rejected = sides[pair["chosen_key"]], sides[pair["rejected_key"]]
     ids, length = pair["prompt_token_ids"], len(pair["prompt_token_ids"])
-    for side, found, verdict in (("chosen", chosen, "correct"), ("rejected", rejected, "wrong")):
-        if "token_ids" not in found:
+    for side, sample, verdict in (("chosen", chosen, "correct"), ("rejected", rejected, "wrong")):
+        if "token_ids" not in sample:
             yield f"its {side} side is of no committed sample"
-        elif found.get("verdict") != verdict:
-            yield f"its {side} side is of a sample that was judged {found.get('verdict')}, not {verdict}"
+        elif sample.get("verdict") != verdict:
+            yield f"its {side} side is of a sample that was judged {sample.get('verdict')}, not {verdict}"
     if chosen and chosen["token_ids"][: len(pair["chosen_token_ids"])] != pair["chosen_token_ids"]:
         yield "its chosen side has other token ids than its sample begins with"
     if rejected and [*prompt, *rejected["token_ids"]][: length + len(pair["rejected_token_ids"])] != [
@@ -52,9 +52,9 @@ def _check(pair: dict[str, Any], prompt: list[int], sides: dict[Key, dict[str, A
         *pair["rejected_token_ids"],
     ]:
         yield "its prompt and rejected side have other token ids than its sample begins with"
-    for side, found, first in (("chosen", chosen, 0), ("rejected", rejected, length - len(prompt))):
+    for side, sample, first in (("chosen", chosen, 0), ("rejected", rejected, length - len(prompt))):
         stop = first + len(pair[f"{side}_token_ids"])
-        if found and not _same(pair.get(f"{side}_mask"), (found.get(SAMPLE_MASK) or [])[first:stop]):
+        if sample and not _same(pair.get(f"{side}_mask"), (sample.get(SAMPLE_MASK) or [])[first:stop]):
             yield f"its {side} side has another mask than its sample"
 
 

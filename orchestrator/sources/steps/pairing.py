@@ -1,4 +1,4 @@
-"""From wrong answers, their first wrong steps and right continuations to pairs of steps. Pure.
+"""From wrong answers, their first wrong steps and right continuations to pairs of reasoning steps. Pure.
 
 A pair's prompt is the problem, the opening and the right steps, and its two sides are one step each. Neither is closed
 by EOS, not even where it was the answer's last step: what is compared is the step, not that the answer ends there.

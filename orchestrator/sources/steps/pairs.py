@@ -1,14 +1,14 @@
-"""Pairs of single steps (Step-DPO, arXiv 2406.18629, section 3.2).
+"""Pairs of single reasoning steps (Step-DPO, arXiv 2406.18629, section 3.2).
 
     samples     N answers a problem, opened with "Let's think step by step.\\nStep 1:", and their verdicts
     errors      those with a wrong final answer
-    located     the first wrong step of each: by rollouts (rollouts.py), a judge (judging.py), or people
+    located     the first wrong reasoning step of each: by rollouts (rollouts.py), a judge (judging.py), or people
                 (people.py)
     rectified   continuations of the right steps before it that reach the gold answer
     pairs       the wrong step against a right one in its place
 
-Each is a step of the run. What is drawn on the way (search/01, rectification/12) is sampled and graded as a round's own
-samples are, shard by shard.
+Each line is a step of the run. What is drawn on the way (search/01, rectification/12) is sampled and graded as a
+round's own samples are, shard by shard.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from orchestrator.config import Steps
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.recipes import Unseen
 from orchestrator.ledger.run import Facts
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.rounds.context import Model
 from orchestrator.rounds.pairing import PairingPlan, random_subset
 from orchestrator.rounds.round import NoPairs, Round
@@ -39,7 +39,7 @@ REFUSALS = ("not_rectified", "not_a_prefix", "empty", "equal", "duplicate", "luc
 
 
 def collect(round_: Round, sampled_from: Model) -> Commit:
-    """The round's pairs of steps, from answers of `sampled_from`.
+    """The round's pairs of reasoning steps, from answers of `sampled_from`.
 
     Raises:
         NoPairs: no answer is wrong, or no wrong step could be put right.
@@ -50,7 +50,7 @@ def collect(round_: Round, sampled_from: Model) -> Commit:
     opened = context.tokenize(f"{round_.folder}/prompts", {round_.split: round_.problems()}, opening=settings.opening)
     rollouts = Rollouts(round_, sampled_from, opened, round_.samples_and_verdicts(opened, sampled_from))
     commit = _collect_errors(round_, rollouts)
-    with context.run.using(hashes(commit)):
+    with context.run.using(files_of(commit)):
         errors = step_files.read_errors(context.run.path(f"{commit.step}/{FILE}"), settings.opening, settings.split)
     first_wrong = _locate(round_, errors, commit, rollouts)
     wrong = first_errors(errors, first_wrong)
@@ -65,8 +65,8 @@ def _collect_errors(round_: Round, rollouts: Rollouts) -> Commit:
     def work(folder: Path) -> Facts:
         return step_files.write_errors(own, lambda *files: _decode(round_, *files), folder)
 
-    inputs = {"graded": rollouts.hashes[0]}
-    commit = round_.context.run.step(f"{round_.folder}/errors", inputs, work, also=[round_.context.seed_files])
+    inputs = {"graded": rollouts.files[0]}
+    commit = round_.context.run.step(f"{round_.folder}/errors", inputs, work, also=[round_.context.base_files])
     facts = commit.facts
     repeated = f", {facts['repeated']} more are the same" if facts["repeated"] else ""
     round_.say("errors", f"{facts['errors']} wrong answers{repeated}")
@@ -79,31 +79,31 @@ def _collect_errors(round_: Round, rollouts: Rollouts) -> Commit:
 
 
 def _decode(round_: Round, source: Path, output: Path) -> None:
-    round_.context.workers.token_ends(round_.context.seed_model, str(source), str(output))
+    round_.context.workers.token_ends(round_.context.base_model, str(source), str(output))
 
 
 def _locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Rollouts) -> Mapping[str, int | None]:
     """The first wrong step by error, committed whoever has found it."""
     settings = Steps.of(round_.context.job)
-    inputs: dict[str, Any] = {"errors": hashes(commit), "split": settings.split, "localiser": settings.localiser}
-    inputs["graded"] = rollouts.hashes[0]
+    inputs: dict[str, Any] = {"errors": files_of(commit), "split": settings.split, "localiser": settings.localiser}
+    inputs["graded"] = rollouts.files[0]
     if settings.localiser == "rollouts":
         found = locate(round_, errors, commit, rollouts)
-        inputs |= {"drawn": rollouts.hashes, "threshold": settings.threshold}
+        inputs |= {"drawn": rollouts.files, "threshold": settings.threshold}
         done = _located(round_, errors, inputs, lambda: found)
         facts = done.facts
         spent = f"{facts['probes']} prefixes in {facts['levels']} passes, {facts['rollout_tokens']:,} tokens"
-        round_.say("located", f"{_told(facts)}; {spent}{_unknown(facts)}")
+        round_.say("located", f"{_located_line(facts)}; {spent}{_unknown(facts)}")
     elif settings.localiser == "judge":
         inputs |= {"judge": judging.settings(round_)}
         done = _located(round_, errors, inputs, lambda: judging.locate(round_, errors))
-        round_.say("located", f"{_told(done.facts)}; {done.facts['judge']['requests']} requests")
+        round_.say("located", f"{_located_line(done.facts)}; {done.facts['judge']['requests']} requests")
     else:
         asked = _ask_people(round_, errors, commit)
         inputs |= {"verdicts": settings.verdicts}
         done = _located(round_, errors, inputs, lambda: _by_people(round_, errors, asked))
-        round_.say("located", _told(done.facts))
-    with round_.context.run.using(hashes(done)):
+        round_.say("located", _located_line(done.facts))
+    with round_.context.run.using(files_of(done)):
         return step_files.read_located(round_.context.run.path(f"{done.step}/{FILE}"))
 
 
@@ -146,7 +146,7 @@ def _unknown(facts: Facts) -> str:
     return f"; {count} prefixes left out, since most of their rollouts are ungradable" if count else ""
 
 
-def _told(facts: Facts) -> str:
+def _located_line(facts: Facts) -> str:
     rest = [(facts["none_wrong"], "have no wrong step"), (facts["undecided"], "could not be judged")]
     others = "".join(f", {count} {what}" for count, what in rest if count)
     return (
@@ -161,7 +161,7 @@ def _ask_people(round_: Round, errors: Sequence[Error], commit: Commit) -> Commi
         folder.mkdir()
         return {"questions": people.write_questions(errors, problems, folder / "00000.jsonl")}
 
-    inputs = {"errors": hashes(commit), "split": Steps.of(round_.context.job).split}
+    inputs = {"errors": files_of(commit), "split": Steps.of(round_.context.job).split}
     return round_.context.run.step(f"{round_.folder}/questions", inputs, work)
 
 
@@ -185,12 +185,12 @@ def _rectify(
         step_files.write_continuations(rollouts.passes, names, lambda *files: _decode(round_, *files), folder)
         return step_files.continuation_facts(folder / FILE, names, rollouts.tallies)
 
-    inputs = {"drawn": rollouts.hashes, "prefixes": sorted(names)}
-    done = run.step(f"{round_.folder}/rectified", inputs, work, also=[round_.context.seed_files])
+    inputs = {"drawn": rollouts.files, "prefixes": sorted(names)}
+    done = run.step(f"{round_.folder}/rectified", inputs, work, also=[round_.context.base_files])
     facts = done.facts
     right = f"{facts['continuations']} of {facts['drawn']} continuations"
     round_.say("rectified", f"{right} of {facts['prefixes']} prefixes reach the gold answer")
-    with run.using(hashes(done)):
+    with run.using(files_of(done)):
         return step_files.read_continuations(run.path(f"{done.step}/{FILE}"))
 
 
@@ -203,10 +203,10 @@ def _pair(
     run, plan, filtered = round_.context.run, round_.pairing_plan(), Steps.of(round_.context.job).filter == "judge"
     state = run.ledger.state.commits
     inputs = {
-        "graded": rollouts.hashes[0],
-        "errors": hashes(state[f"{round_.folder}/errors"]),
-        "located": hashes(state[f"{round_.folder}/located"]),
-        "rectified": hashes(state[f"{round_.folder}/rectified"]),
+        "graded": rollouts.files[0],
+        "errors": files_of(state[f"{round_.folder}/errors"]),
+        "located": files_of(state[f"{round_.folder}/located"]),
+        "rectified": files_of(state[f"{round_.folder}/rectified"]),
         "per_prompt": plan.per_prompt,
         "max_pairs": plan.max_pairs,
         "seed": plan.seed,
@@ -230,14 +230,16 @@ def _pair(
     commit = run.step(f"{round_.folder}/pairs", inputs, work)
     facts = commit.facts
     refused = ", ".join(f"{facts[f'refused_{r}']} {r.replace('_', ' ')}" for r in REFUSALS if facts[f"refused_{r}"])
-    told = f"{facts['pairs']} pairs of steps, from {facts['rectified']} answers that can be put right"
-    round_.say("pairs", told + (f"; left out: {refused}" if refused else ""))
+    summary = f"{facts['pairs']} pairs of reasoning steps, from {facts['rectified']} answers that can be put right"
+    round_.say("pairs", summary + (f"; left out: {refused}" if refused else ""))
     if not facts["pairs"]:
         if not wrong:
-            raise NoPairs(f"round {round_.number} gives no pairs of steps: no wrong step was found in its answers.")
+            raise NoPairs(
+                f"round {round_.number} gives no pairs of reasoning steps: no wrong step was found in its answers."
+            )
         raise NoPairs(
-            f"round {round_.number} gives no pairs of steps: {facts['refused_not_rectified']} of its {facts['errors']} "
-            f"errors have no right continuation (left out: {refused}). Use easier prompts, more "
+            f"round {round_.number} gives no pairs of reasoning steps: {facts['refused_not_rectified']} of its "
+            f"{facts['errors']} errors have no right continuation (left out: {refused}). Use easier prompts, more "
             "`steps.rectifications`, or a model that already answers in steps (train it with `method: sft` first)."
         )
     return commit

@@ -1,4 +1,4 @@
-"""First wrong steps from people: questions go out as JSONL, verdicts come back as JSONL."""
+"""First wrong reasoning steps from people: questions go out as JSONL, verdicts come back as JSONL."""
 
 from __future__ import annotations
 
@@ -53,19 +53,19 @@ def read_verdicts(file: Path, questions: Path, errors: Sequence[Error]) -> dict[
     except (OSError, UnicodeDecodeError) as error:
         raise BadInput(f"{file}: cannot be read ({error})") from error
     wanted = {error.error_id: len(error.answer.steps) for error in errors}
-    found: dict[str, int | None] = {}
+    first_wrong_by_error: dict[str, int | None] = {}
     for error_id, first_wrong in _verdicts(file, lines, wanted):
-        found[error_id] = first_wrong
-    if missing := [error_id for error_id in wanted if error_id not in found]:
+        first_wrong_by_error[error_id] = first_wrong
+    if missing := [error_id for error_id in wanted if error_id not in first_wrong_by_error]:
         raise BadInput(
             f"{file}: {len(missing)} of {len(wanted)} answers have no verdict, such as {missing[0]!r}; write "
             '"first_wrong": null where no step is wrong'
         )
-    return found
+    return first_wrong_by_error
 
 
 def _verdicts(file: Path, lines: Sequence[str], wanted: Mapping[str, int]) -> Iterator[tuple[str, int | None]]:
-    seen: dict[str, int] = {}
+    line_of: dict[str, int] = {}
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -79,10 +79,10 @@ def _verdicts(file: Path, lines: Sequence[str], wanted: Mapping[str, int]) -> It
         error_id, first_wrong = row["id"], row["first_wrong"]
         if not isinstance(error_id, str) or error_id not in wanted:
             raise BadInput(f"{at}: id {error_id!r} is none of the questions")
-        if error_id in seen:
-            raise BadInput(f"{at}: {error_id!r} has a verdict on line {seen[error_id]} already")
+        if error_id in line_of:
+            raise BadInput(f"{at}: {error_id!r} has a verdict on line {line_of[error_id]} already")
         steps = wanted[error_id]
         if first_wrong is not None and (type(first_wrong) is not int or not 1 <= first_wrong <= steps):
             raise BadInput(f"{at}: first_wrong must be a step from 1 to {steps}, or null; it is {first_wrong!r}")
-        seen[error_id] = number
+        line_of[error_id] = number
         yield error_id, first_wrong

@@ -1,4 +1,4 @@
-"""The facts of Step-DPO's own steps, from the committed files; see commands/verify/recount.py."""
+"""The facts that the steps of Step-DPO commit, from the committed files; see commands/verify/recount.py."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ import re
 from collections import Counter
 from pathlib import Path
 
-import pyarrow.parquet as pq
-
 from orchestrator.config import Steps
 from orchestrator.errors import Damaged
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.abstentions import graders_version
+from orchestrator.records.parquet import read_table
 from orchestrator.rounds.recount import Counting, Recounted, rows_in
 from orchestrator.rounds.round import pairing_plan
 from orchestrator.sources.steps import files as step_files
@@ -22,8 +21,8 @@ from orchestrator.sources.steps.pairing import Error
 from orchestrator.sources.steps.pairs import choose, first_errors, last_right, located_facts
 
 
-class StepFacts:
-    """Of errors, questions, first wrong steps, continuations and pairs of steps."""
+class StepDpoFacts:
+    """Of errors, questions, first wrong reasoning steps, continuations and pairs of such steps."""
 
     def __init__(self, run: Counting) -> None:
         self._files, self._job = run.files, run.job
@@ -79,7 +78,7 @@ class StepFacts:
         plan, continuations = pairing_plan(self._job, number), step_files.read_continuations(rectified)
         pairs, facts = choose(wrong, continuations, plan, refused)
         facts |= {f"refused_{reason}": refused[reason] for reason in _REFUSED}
-        table = pq.read_table(file, columns=[f"{side}_token_ids" for side in counts.SIDES])
+        table = read_table(file, columns=[f"{side}_token_ids" for side in counts.SIDES])
         self._require_told(step, len(pairs) - table.num_rows)
         return facts | step_files.pair_facts(table) | step_files.prompt_kinds(self._pass(folder))
 
@@ -126,12 +125,12 @@ def _folder(step: str) -> str:
 
 RECOUNTED = Recounted(
     {
-        r"rounds/\d+/(?:search|rectification)/\d+/prompts": lambda run, step: StepFacts(run).prompts(step),
-        r"rounds/\d+/errors": lambda run, step: StepFacts(run).errors(step),
-        r"rounds/\d+/questions": lambda run, step: StepFacts(run).questions(step),
-        r"rounds/\d+/located": lambda run, step: StepFacts(run).located(step),
-        r"rounds/\d+/rectified": lambda run, step: StepFacts(run).rectified(step),
-        r"rounds/(\d+)/pairs": lambda run, step, number: StepFacts(run).pairs(step, int(number)),
+        r"rounds/\d+/(?:search|rectification)/\d+/prompts": lambda run, step: StepDpoFacts(run).prompts(step),
+        r"rounds/\d+/errors": lambda run, step: StepDpoFacts(run).errors(step),
+        r"rounds/\d+/questions": lambda run, step: StepDpoFacts(run).questions(step),
+        r"rounds/\d+/located": lambda run, step: StepDpoFacts(run).located(step),
+        r"rounds/\d+/rectified": lambda run, step: StepDpoFacts(run).rectified(step),
+        r"rounds/(\d+)/pairs": lambda run, step, number: StepDpoFacts(run).pairs(step, int(number)),
     },
     parts=[r"search/\d+", r"rectification/\d+"],
 )

@@ -1,4 +1,4 @@
-"""Continuations of prefixes of wrong answers, drawn pass by pass; and the first wrong step, found by them."""
+"""Continuations of prefixes of wrong answers, drawn pass by pass; and the first wrong reasoning step, found by them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 from orchestrator.config import Steps
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Used
+from orchestrator.ledger.recipes import UsedFiles
 from orchestrator.ledger.run import Facts
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import graders_version
 from orchestrator.rounds.context import Model
-from orchestrator.rounds.round import Graded, Round
+from orchestrator.rounds.round import GradedSamples, Round
 from orchestrator.sources.steps import files as step_files
 from orchestrator.sources.steps.answers import BinarySearch, is_right
 from orchestrator.sources.steps.files import Sampled, Tally
@@ -35,9 +35,9 @@ class Located:
 class Rollouts:
     """All continuations that a round has drawn so far. The round's own samples are those of prefix 0."""
 
-    def __init__(self, round_: Round, model: Model, prompts: Commit, graded: Graded) -> None:
+    def __init__(self, round_: Round, model: Model, prompts: Commit, graded: GradedSamples) -> None:
         self.passes: list[Sampled] = []
-        self.hashes: list[list[Used]] = []
+        self.files: list[list[UsedFiles]] = []
         """Of each pass, its files of prompts, samples and verdicts."""
         self.tallies: dict[str, Tally] = {}
         verdicts = round_.context.run.ledger.state.commits[f"{round_.folder}/verdicts"]
@@ -51,7 +51,7 @@ class Rollouts:
         """Continue each prefix `samples` times, in a part of the round of its own; what is committed is read."""
         inner = replace(self._this, part=part)
         # What is continued follows from the errors and from how all earlier continuations ended.
-        inputs = {"errors": hashes(errors), "drawn": self.hashes, "prefixes": sorted(prefixes)}
+        inputs = {"errors": files_of(errors), "drawn": self.files, "prefixes": sorted(prefixes)}
 
         def work(folder: Path) -> Facts:
             folder.mkdir()
@@ -61,11 +61,11 @@ class Rollouts:
         plan = replace(inner.sampling_plan(), samples=samples)
         self._add(inner.folder, prompts, inner.samples_and_verdicts(prompts, self._model, plan))
 
-    def _add(self, folder: str, prompts: Commit, graded: Graded) -> None:
+    def _add(self, folder: str, prompts: Commit, graded: GradedSamples) -> None:
         sampled = Sampled(folder, graded.prompts, graded.shards)
         self.passes.append(sampled)
-        self.hashes.append([*hashes(prompts), *graded.hashes])
-        with self._this.context.run.using(self.hashes[-1]):
+        self.files.append([*files_of(prompts), *graded.files])
+        with self._this.context.run.using(self.files[-1]):
             found = step_files.tallies(sampled)
         for name, new in found.items():
             self.tallies[name] = self.tallies.get(name, Tally(0, 0, 0, 0)) + new
@@ -78,25 +78,25 @@ def locate(round_: Round, errors: Sequence[Error], commit: Commit, rollouts: Rol
     wrong step is not known for that are left out, and so are those of which a prefix took down engines."""
     settings, level = Steps.of(round_.context.job), 0
     open_: dict[str, tuple[Error, BinarySearch]] = {e.error_id: (e, BinarySearch(len(e.answer.steps))) for e in errors}
-    found: dict[str, int | None] = {}
+    first_wrong: dict[str, int | None] = {}
     probes: set[str] = set()
     while open_:
-        wanted: Prefixes = {}
+        prefixes: Prefixes = {}
         for error_id, (error, search) in list(open_.items()):
             if (right := _next(error, search, rollouts, settings.threshold)) is None:
                 if search.first_wrong is not None:
-                    found[error_id] = search.first_wrong
+                    first_wrong[error_id] = search.first_wrong
                 del open_[error_id]
             elif (name := error.probe_id(right)) in probes:
                 del open_[error_id]  # asked for before, and has no continuation
             else:
-                wanted[name] = (error, right)
-        if wanted:
+                prefixes[name] = (error, right)
+        if prefixes:
             level += 1
-            rollouts.draw(f"search/{level:02d}", wanted, settings.rollouts, commit)
-            probes |= wanted.keys()
+            rollouts.draw(f"search/{level:02d}", prefixes, settings.rollouts, commit)
+            probes |= prefixes.keys()
     facts = cost(probes, rollouts.tallies) | {"levels": level}
-    return Located(found, facts | ({} if rollouts.all_count else unknown(probes, rollouts.tallies)))
+    return Located(first_wrong, facts | ({} if rollouts.all_count else unknown(probes, rollouts.tallies)))
 
 
 def _next(error: Error, search: BinarySearch, rollouts: Rollouts, threshold: float) -> int | None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,27 @@ def run(path: Path, runner: Runner) -> tuple[Plan, list[str], list[str]]:
     """The plan, the runs that failed, and what was said."""
     plan, said = load_plan(path), list[str]()
     return plan, compare(plan, said.append, runner), said
+
+
+ARMS = {"sft": {}, "irpo": {"seeds": [1, 2]}, "dpo": {}, "star": {}}
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A comparison of ARMS, for tests that only read it."""
+
+    plan: Plan
+    failed: list[str]
+    said: list[str]
+    runner: Runner
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Finished:
+    home, runner = tmp_path_factory.mktemp("finished"), Runner()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RATCHET_HOME", str(home))
+        return Finished(*run(project(home, arms=ARMS), runner), runner)
 
 
 # The jobs
@@ -164,7 +186,7 @@ def test_a_list_of_temperatures_gives_way_to_the_one_that_all_arms_have(tmp_path
         ({"arms": {"irpo": {}}, "set": {"tracking": "mine"}}, "tracking: must be a section of keys (it is 'mine')"),
         (
             {"arms": {"sft": {}, "irpo": {"start": "sft", "set": {"model": "seed"}}}},
-            "arms.irpo: `start` gives the seed model",
+            "arms.irpo: `start` gives the base model",
         ),
         ({"arms": {"irpo": {"start": "sft"}, "sft": {}}}, "arms.irpo.start: 'sft' is no arm above this one"),
         (
@@ -215,18 +237,14 @@ def test_the_prompts_of_every_arm_are_looked_at_before_the_first_run(
 # Running
 
 
-ARMS = {"sft": {}, "irpo": {"seeds": [1, 2]}, "dpo": {}, "star": {}}
-
-
-def test_runs_take_over_what_is_the_same(tmp_path: Path) -> None:
-    runner = Runner()
-    plan, failed, said = run(project(tmp_path, arms=ARMS), runner)
+def test_runs_take_over_what_is_the_same(finished: Finished) -> None:
+    plan, failed, said, runner = finished.plan, finished.failed, finished.said, finished.runner
     assert failed == [] and len(said) == 5
     # 16 shards of gate and test are generated in an evaluation; a round has 2 shards of samples.
     shards = {name: calls["generate"] for name, calls in runner.calls.items()}
     evaluation = 8
     assert shards["sft-seed1"] == 2 * evaluation
-    assert shards["irpo-seed1"] == 2 * (2 + evaluation), "the seed model's answers are those of the first run"
+    assert shards["irpo-seed1"] == 2 * (2 + evaluation), "the base model's answers are those of the first run"
     assert shards["irpo-seed2"] == 2 * (2 + evaluation)
     assert shards["dpo-seed1"] == evaluation, "and the samples of the first round those of IRPO"
     assert runner.calls["dpo-seed1"]["tokenize"] == 0
@@ -239,10 +257,9 @@ def test_runs_take_over_what_is_the_same(tmp_path: Path) -> None:
     assert "32 samples, 32 of them shared" in next(line for line in said if line.startswith("dpo-seed1"))
 
 
-def test_sharing_changes_no_result(tmp_path: Path) -> None:
-    plan, _, _ = run(project(tmp_path, arms=ARMS), Runner())
+def test_sharing_changes_no_result(tmp_path: Path, finished: Finished) -> None:
     run(project(tmp_path, arms={"star": {}}, name="alone"), Runner())
-    assert history(tmp_path / "runs/alone/star-seed1") == history(plan.folder / "star-seed1")
+    assert history(tmp_path / "runs/alone/star-seed1") == history(finished.plan.folder / "star-seed1")
 
 
 def test_an_arm_starts_from_what_another_has_trained(tmp_path: Path) -> None:
@@ -284,7 +301,7 @@ def test_the_gates_refusal_is_a_result(tmp_path: Path) -> None:
     assert again.calls == {} and said[0].startswith("irpo-seed1") and "done before" in said[0]
 
 
-def test_it_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
+def test_it_goes_on_where_it_was_interrupted(tmp_path: Path, finished: Finished) -> None:
     path = project(tmp_path, arms=ARMS)
     # The third run, in the middle of its only training.
     stop = StopAt(1, Interrupted("SIGTERM"))
@@ -302,9 +319,8 @@ def test_it_goes_on_where_it_was_interrupted(tmp_path: Path) -> None:
     assert failed == [] and list(runner.calls) == ["irpo-seed2", "dpo-seed1", "star-seed1"]
     assert runner.calls["irpo-seed2"]["generate"] == 8 + 2 + 8, "its first round was sampled already"
     assert all("done before" in line for line in said[:2])
-    undisturbed, _, _ = run(project(tmp_path, arms=ARMS, name="undisturbed"), Runner())
     for planned in plan.runs:
-        assert history(plan.folder / planned.name) == history(undisturbed.folder / planned.name)
+        assert history(plan.folder / planned.name) == history(finished.plan.folder / planned.name)
 
 
 def test_more_rounds_go_on_and_other_settings_are_refused(tmp_path: Path) -> None:
@@ -379,8 +395,8 @@ def test_a_signal_reaches_the_run_once_and_its_end_is_waited_for(tmp_path: Path)
 # The table
 
 
-def test_the_figures_are_those_of_the_ledgers(tmp_path: Path) -> None:
-    plan, _, _ = run(project(tmp_path, arms=ARMS), Runner())
+def test_the_figures_are_those_of_the_ledgers(finished: Finished) -> None:
+    plan = finished.plan
     for arm in figures(plan):
         for found in arm.runs:
             state = Ledger(plan.folder / found.run / "ledger").state
@@ -395,15 +411,15 @@ def test_the_figures_are_those_of_the_ledgers(tmp_path: Path) -> None:
             assert run_state(plan.folder / found.run, state) == found.state == "finished"
 
 
-def test_the_table_has_means_over_seeds_and_intervals_of_single_ones(tmp_path: Path) -> None:
-    plan, _, _ = run(project(tmp_path, arms=ARMS), Runner())
+def test_the_table_has_means_over_seeds_and_intervals_of_single_ones(finished: Finished) -> None:
+    plan = finished.plan
     irpo, dpo = figures(plan)[1:3]
     each = [found.rounds[2].accuracy for found in irpo.runs]
     assert irpo.points[2].seeds == each and irpo.points[2].accuracy == sum(each) / 2
     assert (irpo.points[2].low, irpo.points[2].high) == (min(each), max(each))
     only = dpo.runs[0].rounds[1]
     assert (dpo.points[1].low, dpo.points[1].high) == (only.low, only.high)
-    assert len(irpo.points[0].seeds) == 1, "one seed model, answered once"
+    assert len(irpo.points[0].seeds) == 1, "one base model, answered once"
     lines = markdown(plan, figures(plan)).splitlines()
     row = next(line for line in lines if line.startswith("| irpo "))
     assert f"| {50 * sum(each):.1f} ({100 * each[0]:.1f}, {100 * each[1]:.1f}) |" in row
@@ -411,11 +427,14 @@ def test_the_table_has_means_over_seeds_and_intervals_of_single_ones(tmp_path: P
     assert f"| {100 * only.accuracy:.1f} [{100 * only.low:.1f}, {100 * only.high:.1f}] |  | 32 | 32 |" in row
 
 
-def test_the_table_is_made_again_without_running(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_table_is_made_again_without_running(
+    tmp_path: Path, finished: Finished, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = project(tmp_path, arms=ARMS)
     assert ratchet("compare", path, "--table") == 0, "nothing is there yet"
     assert "–" in capsys.readouterr().out
-    plan, _, _ = run(path, Runner())
+    plan = load_plan(path)
+    shutil.copytree(finished.plan.folder, plan.folder, dirs_exist_ok=True)
     assert ratchet("compare", path, "--table") == 0
     assert "irpo" in capsys.readouterr().out
     files = {name: (plan.folder / name).read_bytes() for name in ("compare.md", "compare.json", "accuracy.svg")}
@@ -503,7 +522,7 @@ def test_the_comparison_of_the_demo_has_every_method_and_one_budget(monkeypatch:
         return (rounds * job.data.prompts_per_round, job.generate.samples, rounds * job.train.token_budget)
 
     assert budget(by_arm.pop("irpo_at_once")) == budget(by_arm["irpo"], rounds=by_arm["irpo"].rounds)
-    del by_arm["judge"]  # teaches the seed model something else first
+    del by_arm["judge"]  # teaches the base model something else first
     assert len({budget(job) for job in by_arm.values()}) == 1
     shared = {"data", "evaluate", "grade", "promotion"}
     same = {json.dumps(job.model_dump(mode="json", include=shared)) for job in by_arm.values()}

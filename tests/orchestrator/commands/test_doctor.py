@@ -21,14 +21,14 @@ from orchestrator.commands.doctor.command import examine
 from orchestrator.commands.doctor.diagnosis import (
     Check,
     Finding,
-    judge_all_reduce,
-    judge_fit,
-    judge_machines,
-    judge_memory_back,
-    judge_model,
-    judge_shared,
-    judge_space,
-    judge_versions,
+    diagnose_all_reduce,
+    diagnose_fit,
+    diagnose_machines,
+    diagnose_memory_back,
+    diagnose_model,
+    diagnose_shared,
+    diagnose_space,
+    diagnose_versions,
 )
 from orchestrator.commands.doctor.patient import Patient, patient
 from orchestrator.commands.doctor.trial import made_up_ids, made_up_pairs, pair_lengths
@@ -66,7 +66,7 @@ def job(*overrides: str) -> Job:
 
 def test_equal_versions_pass_and_a_driver_needs_no_torch() -> None:
     light = {package: GOOD[package] for package in ("python", "ray", "mlflow", "pyarrow")}
-    finding = judge_versions(light, {ONE: GOOD, TWO: GOOD})
+    finding = diagnose_versions(light, {ONE: GOOD, TWO: GOOD})
     assert finding.level == "pass" and "deepspeed 0.19.8" in finding.text
 
 
@@ -75,7 +75,7 @@ def test_equal_versions_pass_and_a_driver_needs_no_torch() -> None:
 )
 def test_a_node_that_differs_fails_and_is_named(package: str, version: str | None) -> None:
     other = {k: v for k, v in GOOD.items() if k != package} | ({package: version} if version else {})
-    finding = judge_versions(GOOD, {ONE: GOOD, TWO: other})
+    finding = diagnose_versions(GOOD, {ONE: GOOD, TWO: other})
     assert finding.level == "FAIL" and package in finding.text and "two" in finding.text
     assert (version or "none") in finding.text
 
@@ -98,18 +98,22 @@ def test_a_node_that_differs_fails_and_is_named(package: str, version: str | Non
 )
 def test_known_bad_combinations(change: dict[str, str | None], level: str, said: str) -> None:
     found = {k: v for k, v in (GOOD | change).items() if v is not None}
-    finding = judge_versions(found, {ONE: found})
+    finding = diagnose_versions(found, {ONE: found})
     assert finding.level == level
     assert said in f"{finding.text} {finding.cure}"
 
 
 def test_a_node_without_ratchet_is_told_how_to_get_it() -> None:
-    finding = judge_versions(GOOD, {ONE: GOOD, TWO: ModuleNotFoundError("No module named 'workers'")})
+    finding = diagnose_versions(GOOD, {ONE: GOOD, TWO: ModuleNotFoundError("No module named 'workers'")})
     assert finding.level == "FAIL" and "two" in finding.text and "--working-dir" in finding.cure
 
 
 def test_without_a_cluster_nothing_that_nodes_share_passes() -> None:
-    findings = [judge_versions(GOOD, {}), judge_shared("/runs", {}, []), judge_model("/m", {"config.json": 1}, {})]
+    findings = [
+        diagnose_versions(GOOD, {}),
+        diagnose_shared("/runs", {}, []),
+        diagnose_model("/m", {"config.json": 1}, {}),
+    ]
     assert [f.level for f in findings] == ["warn"] * 3
 
 
@@ -117,19 +121,19 @@ def test_without_a_cluster_nothing_that_nodes_share_passes() -> None:
 
 
 def test_a_folder_that_a_node_does_not_share_fails() -> None:
-    assert judge_shared("/runs", {ONE: "node-a", TWO: "node-b"}, []).level == "pass"
+    assert diagnose_shared("/runs", {ONE: "node-a", TWO: "node-b"}, []).level == "pass"
     for finding in (
-        judge_shared("/runs", {ONE: "node-a", TWO: FileNotFoundError("/runs is not there")}, []),
-        judge_shared("/runs", {ONE: "node-a", TWO: "node-b"}, [TWO]),
+        diagnose_shared("/runs", {ONE: "node-a", TWO: FileNotFoundError("/runs is not there")}, []),
+        diagnose_shared("/runs", {ONE: "node-a", TWO: "node-b"}, [TWO]),
     ):
         assert finding.level == "FAIL" and "two" in finding.text and "RATCHET_HOME" in finding.cure
 
 
 def test_a_model_that_a_node_sees_otherwise_fails() -> None:
     here = {"config.json": 10, "model.safetensors": 100}
-    assert judge_model("/m", here, {ONE: here, TWO: here}).level == "pass"
-    assert "does not see it" in judge_model("/m", here, {ONE: here, TWO: {}}).text
-    assert "other files" in judge_model("/m", here, {ONE: here, TWO: here | {"config.json": 11}}).text
+    assert diagnose_model("/m", here, {ONE: here, TWO: here}).level == "pass"
+    assert "does not see it" in diagnose_model("/m", here, {ONE: here, TWO: {}}).text
+    assert "other files" in diagnose_model("/m", here, {ONE: here, TWO: here | {"config.json": 11}}).text
 
 
 def test_exchange_writes_where_the_drivers_token_is(tmp_path: Path) -> None:
@@ -142,7 +146,7 @@ def test_exchange_writes_where_the_drivers_token_is(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("free", "level"), [(9, "FAIL"), (15, "warn"), (30, "pass")])
 def test_disk_space_against_the_need(free: int, level: str) -> None:
-    finding = judge_space("/runs", free * GIB, Need(7 * GIB, 1 * GIB, 2 * GIB), 3)
+    finding = diagnose_space("/runs", free * GIB, Need(7 * GIB, 1 * GIB, 2 * GIB), 3)
     assert finding.level == level and "10.0 GiB" in finding.text
 
 
@@ -159,29 +163,29 @@ def device(index: int, free: float) -> dict[str, Any]:
 
 
 def test_machines_as_they_should_be() -> None:
-    finding = judge_machines({ONE: machine(accelerators=[device(0, 79)])}, job(), True, True)
+    finding = diagnose_machines({ONE: machine(accelerators=[device(0, 79)])}, job(), True, True)
     assert finding.level == "pass" and "1 x GPU X" in finding.text and "60.0 GiB" in finding.text
 
 
 def test_an_accelerator_that_somebody_uses_fails_for_a_job_alone() -> None:
     told = {ONE: machine(accelerators=[device(0, 79), device(1, 40)])}
-    assert judge_machines(told, job(), True, True).level == "FAIL"
-    assert "accelerator 1 has 40.0 GiB of 80.0 GiB free" in judge_machines(told, job(), True, True).text
-    assert judge_machines(told, job(), True, False).level == "warn"
-    assert judge_machines(told, job("generate.engine.gpu_memory_utilization=0.4"), True, True).level == "pass"
+    assert diagnose_machines(told, job(), True, True).level == "FAIL"
+    assert "accelerator 1 has 40.0 GiB of 80.0 GiB free" in diagnose_machines(told, job(), True, True).text
+    assert diagnose_machines(told, job(), True, False).level == "warn"
+    assert diagnose_machines(told, job("generate.engine.gpu_memory_utilization=0.4"), True, True).level == "pass"
 
 
 def test_accelerators_that_ray_does_not_know() -> None:
     node = Node("c", "bare", 8, 0)
     told = {node: machine(accelerators=[device(0, 79)])}
-    assert "--num-gpus=1" in judge_machines(told, job(), False, True).cure
-    assert judge_machines(told, job("cluster.accelerators=none"), False, True).level == "pass"
+    assert "--num-gpus=1" in diagnose_machines(told, job(), False, True).cure
+    assert diagnose_machines(told, job("cluster.accelerators=none"), False, True).level == "pass"
 
 
 def test_a_containers_small_shared_memory() -> None:
     told = {ONE: machine(shm_total=64 * 2**20, accelerators=[device(0, 79)])}
-    assert judge_machines(told, job("train.ranks=2"), True, True).level == "FAIL"
-    assert judge_machines(told, job("train.ranks=1"), True, True).level == "warn"
+    assert diagnose_machines(told, job("train.ranks=2"), True, True).level == "FAIL"
+    assert diagnose_machines(told, job("train.ranks=1"), True, True).level == "warn"
 
 
 @pytest.mark.parametrize(
@@ -195,18 +199,18 @@ def test_a_containers_small_shared_memory() -> None:
     ],
 )
 def test_what_fits(needs: dict[str, tuple[int, int, int]], level: str, said: str) -> None:
-    finding = judge_fit(needs, [ONE, TWO], (16, 8))
+    finding = diagnose_fit(needs, [ONE, TWO], (16, 8))
     assert finding.level == level and said in f"{finding.text} {finding.cure}"
 
 
 def test_what_fits_but_is_taken_now_is_a_warning() -> None:
-    assert judge_fit({"train.ranks": (8, 1, 1)}, [ONE, TWO], (16, 3)).level == "warn"
+    assert diagnose_fit({"train.ranks": (8, 1, 1)}, [ONE, TWO], (16, 3)).level == "warn"
 
 
 def test_a_wrong_sum_names_the_rank() -> None:
     right = {"backend": "nccl", "bytes": 2**28, "first": 1.0, "seconds": 0.002, "correct": True}
-    assert judge_all_reduce([right, right]).level == "pass"
-    wrong = judge_all_reduce([right, right | {"correct": False}])
+    assert diagnose_all_reduce([right, right]).level == "pass"
+    wrong = diagnose_all_reduce([right, right | {"correct": False}])
     assert wrong.level == "FAIL" and "wrong on ranks 1" in wrong.text
 
 
@@ -227,7 +231,7 @@ def process(ours: bool) -> dict[str, Any]:
 )
 def test_memory_back(after: dict[str, Any], held: list[dict[str, Any]], level: str, said: str) -> None:
     before = machine(accelerators=[device(0, 79)])
-    finding = judge_memory_back({"one": before}, {ONE: before | after}, {ONE: held})
+    finding = diagnose_memory_back({"one": before}, {ONE: before | after}, {ONE: held})
     assert finding.level == level and said in f"{finding.text} {finding.cure}"
 
 
@@ -359,7 +363,7 @@ class Ward:
     def trainers(self) -> Ward:
         return self
 
-    def reference(self, plan: Any, out_file: str) -> dict[str, Any]:
+    def score(self, plan: Any, out_file: str) -> dict[str, Any]:
         return {}
 
     def train(self, plan: Any, reference_file: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from orchestrator.commands.gc import clean, waste
 from orchestrator.commands.verify.command import verify
 from orchestrator.config.load import load_job
 from orchestrator.driver.drive import identity
-from orchestrator.errors import BadInput, Damaged
+from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.status import status
 from orchestrator.rounds.round import GateStopped
@@ -66,6 +66,26 @@ def test_without_changes_everything_is_taken_over(parent: Path, tmp_path: Path) 
     assert (report.findings, report.followed, report.strays) == ([], [1, 2], 0)
     names = [p.relative_to(parent) for folder in ("rounds", "baseline") for p in (parent / folder).rglob("*.parquet")]
     assert names and all(inode(parent, str(name)) == inode(tmp_path / "child", str(name)) for name in names)
+
+
+class OtherEngines(StandIns):
+    """Workers with engines of a kind that is not the first."""
+
+    engine = "other"
+
+
+def test_the_samples_of_another_kind_of_engine_are_not_taken_over(tmp_path: Path) -> None:
+    job, parent = make_project(tmp_path), tmp_path / "run"
+    run_job(job, made := StandIns())
+    with pytest.raises(RatchetError, match="baseline/evaluation was committed from other inputs"):
+        run_job(job, OtherEngines())
+    child = tmp_path / "child"
+    fork(parent, child)
+    run_job(child / "job.yaml", workers := OtherEngines())
+    assert workers.calls["generate"] == made.calls["generate"] and not workers.calls["tokenize"]
+    for name, taken in (("prompts/train", True), ("samples/00000", False)):
+        file = f"rounds/01/{name}.parquet"
+        assert (inode(parent, file) == inode(child, file)) == taken
 
 
 def test_another_loss_trains_anew_on_the_same_pairs(parent: Path, tmp_path: Path) -> None:

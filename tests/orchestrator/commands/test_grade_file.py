@@ -107,6 +107,8 @@ def test_other_fields_rules_and_graders(tmp_path: Path) -> None:
         ('{"gold": true, "text": ""}', [], "must be text or a number, not true: write it in quotes, in the words that"),
         ('{"gold": ["7", false], "text": ""}', [], "entry 2, must be text or a number, not false: write it in quotes"),
         ('{"gold": "7", "text": null}', [], "field 'text' must be text or a number, not null: leave such rows out"),
+        ("", ["--grader", "{all_of: 2020-13-45}"], "--grader '{all_of: 2020-13-45}': no YAML; write such as"),
+        ("", ["--grader", "{" * 5000], "no YAML; write such as '{all_of: [number, exact]}'"),
         ("", ["--thoughts", "</think>", "--thoughts", ""], "--thoughts '' turns the marks off: give it alone, or"),
         ('{"gold": "7", "text": [7]}', [], "in.jsonl, line 2: field 'text' must be text or a number, not list"),
         ('{"gold": NaN, "text": ""}', [], "in.jsonl, line 2: field 'gold' is nan"),

@@ -10,7 +10,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from mlflow import MlflowClient
 
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.gc import clean
@@ -158,6 +157,8 @@ def test_a_rescoring_is_finished_when_its_pairs_are(tmp_path: Path) -> None:
     assert verify(new).findings == []
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     sync(new, Tracking(uri=uri, experiment="again"))
+    from mlflow import MlflowClient
+
     client = MlflowClient(tracking_uri=uri)
     [experiment] = client.search_experiments(filter_string="name = 'again'")
     tracked = client.search_runs([experiment.experiment_id])

@@ -18,9 +18,12 @@ import pytest
 from orchestrator.commands.verify.command import verify
 from orchestrator.commands.verify.differences import differences
 from orchestrator.commands.verify.recount import LEFT, Recount
+from orchestrator.commands.verify.recount import SHARDS as COUNTED
 from orchestrator.config import Job
 from orchestrator.files.durable import canonical, fingerprint, sha256
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
+from orchestrator.records.shards import SHARDS
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import status
 from orchestrator.rounds.run_files import RunFiles
@@ -295,6 +298,18 @@ def test_an_unknown_kind_and_an_unknown_step_are_named(run: Path) -> None:
     assert any(line.startswith(f"{name}: ") and "its kind is 'wish'" in line for line in verify(run).findings)
     name = change(run, "commit", "rounds/02/replay", lambda d: d["data"].update(step="rounds/02/replays"))
     assert f"{name}: rounds/02/replays: is no step of a run" in verify(run).findings
+
+
+def test_shards_of_an_unknown_kind_are_named(run: Path) -> None:
+    name = change(run, "shard", "rounds/01/verdicts", lambda d: d["data"].update(step="rounds/01/notes"))
+    assert f"{name}: rounds/01/notes, shard 0: is no kind of shard that a run has" in verify(run).findings
+
+
+def test_every_kind_of_shard_is_declared_and_computed_again(tmp_path: Path) -> None:
+    own = {kind for source in SOURCES.values() for kind in source.recounted.shards}
+    assert own | COUNTED.keys() == SHARDS.keys()
+    with pytest.raises(ValueError, match="rounds/01/notes: shards of the kind `notes` are not declared in"):
+        Run(tmp_path / "new").sharded("rounds/01/notes", {})
 
 
 def test_a_rule_that_no_gate_has_is_named(run: Path) -> None:

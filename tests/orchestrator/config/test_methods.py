@@ -8,7 +8,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from orchestrator.config import Job, Method, SelfJudge, Steps
+from orchestrator.config import Job, Method, SelfRewarding, Steps
 from orchestrator.config.idle import idle
 from orchestrator.config.load import load_job
 from orchestrator.config.methods import OTHERS, PRESETS
@@ -96,8 +96,8 @@ def test_the_papers_figures(tmp_path: Path) -> None:
     assert (iterative.generate.samples, iterative.generate.temperature_mix) == (8, [1.0, 0.7])
     assert (iterative.pairs.replay, iterative.pairs.replay_rounds, iterative.data.prompts) == (1.0, None, "new")
     rewarding = by_name(tmp_path, "self_rewarding")
-    assert (rewarding.generate.samples, SelfJudge.of(rewarding).samples, rewarding.data.prompts) == (4, 3, "new")
-    assert (SelfJudge.of(rewarding).lowest, SelfJudge.of(rewarding).highest) == (0, 5)
+    assert (rewarding.generate.samples, SelfRewarding.of(rewarding).samples, rewarding.data.prompts) == (4, 3, "new")
+    assert (SelfRewarding.of(rewarding).lowest, SelfRewarding.of(rewarding).highest) == (0, 5)
     assert by_name(tmp_path, "star").generate.hint
     assert by_name(tmp_path, "dpo").rounds == 1
 

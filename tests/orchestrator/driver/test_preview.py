@@ -78,11 +78,11 @@ def test_a_pair_is_shown_as_it_is_trained(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("job", ["irpo", "sdpo", "step_dpo", "sft"])
 def test_the_demos_jobs_are_sound(job: str) -> None:
-    """In a process of its own, as users have it."""
+    """The first in a process of its own, as users have it."""
     file = load_job(PROJECT / f"jobs/{job}.yaml")
     problems = read_all_problems(file)
     preferences = read_all_preferences(file, problems)
-    seen = preview(file.job, PROJECT / "jobs/demo/seed", problems, preferences, rendered)
+    seen = preview(file.job, PROJECT / "jobs/demo/seed", problems, preferences, rendered if job == "irpo" else answer)
     assert not seen.refusals and not seen.warnings
     names = [line.split()[0] for line in seen.shown]
     assert names[:2] == ["prompt", "gold"] and ("rejected" in names) == (job == "sdpo")

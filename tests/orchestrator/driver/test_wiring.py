@@ -8,12 +8,19 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import Job
+from orchestrator.config import Job, engines
 from orchestrator.config.load import load_job
+from orchestrator.driver import wiring
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.nodes import Node
 from orchestrator.driver.wiring import RealWorkers
 from tests.support.stand_ins import make_project
+
+
+def test_the_job_file_knows_the_arguments_of_the_engine_that_runs_use() -> None:
+    assert RealWorkers.engine == wiring.ENGINE.name == engines.ENGINE.name
+    assert wiring.ENGINE.memory_argument in engines.ENGINE.executing
+    assert not engines.ENGINE.executing & {*wiring.ENGINE.context_arguments, *engines.ENGINE.keys}
 
 
 class Machine(Cluster):

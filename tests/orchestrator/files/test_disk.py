@@ -17,7 +17,7 @@ from orchestrator.commands.fork.command import fork
 from orchestrator.commands.gc import clean, waste
 from orchestrator.driver.drive import identity
 from orchestrator.errors import BadInput, RatchetError
-from orchestrator.files.disk import CURE, cure
+from orchestrator.files.disk import CURE, cure, unusable
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.status import status
 from tests.orchestrator.commands.test_compare import project
@@ -193,3 +193,10 @@ def test_a_comparison_on_a_full_or_closed_disk_is_one_message(
 def test_rights_are_the_disks_matter_in_the_run_alone(tmp_path: Path, name: str, told: str | None) -> None:
     error = PermissionError(errno.EACCES, "Permission denied", str(tmp_path / name))
     assert cure(error, tmp_path / "irpo") == told
+
+
+@pytest.mark.parametrize(("number", "code"), [(errno.EACCES, 2), (errno.ELOOP, 2), (errno.EIO, 1), (errno.EMFILE, 1)])
+def test_what_cannot_be_looked_at_is_bad_input_or_an_ill_disk(number: int, code: int) -> None:
+    told = unusable(OSError(number, os.strerror(number), "/runs/irpo"))
+    assert told is not None and told.exit_code == code and str(told) == f"/runs/irpo: {os.strerror(number)}"
+    assert unusable(OSError(errno.ENOENT, "", "/runs/irpo")) is None

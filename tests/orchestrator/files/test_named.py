@@ -24,7 +24,9 @@ def test_a_home_folder_is_found_and_any_other_name_kept() -> None:
     assert named_path("~/x") == Path.home() / "x" and named_path("a/~b") == Path("a/~b")
 
 
-@pytest.mark.parametrize(("name", "said"), [(NOBODY, "home folder is not known"), (NUL, "null character")])
+@pytest.mark.parametrize(
+    ("name", "said"), [(NOBODY, "home folder is not known"), (NUL, "null character"), ("\ud800", "surrogates")]
+)
 def test_a_name_of_nothing_is_refused_with_its_key(name: str, said: str) -> None:
     with pytest.raises(BadInput, match=f"^run_dir: .*{said}"):
         named_path(name, "run_dir")

@@ -17,8 +17,9 @@ from orchestrator.config.load import load_job
 from orchestrator.driver.kept import read_all_problems
 from orchestrator.errors import BadInput
 from orchestrator.inputs.overlap import normalise, overlaps
-from orchestrator.inputs.problems import check_disjoint, prompts_of_round, read_problems
+from orchestrator.inputs.problems import check_disjoint, read_problems
 from orchestrator.records.rows import Problem
+from orchestrator.rounds.round import prompts_of_round
 from tests.support.stand_ins import make_project
 
 ROWS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -13,7 +14,8 @@ import pytest
 
 from tests.support.hub_server import COMMIT, serve
 
-pytest.importorskip("datasets")
+if importlib.util.find_spec("datasets") is None:  # not imported here, which takes seconds
+    pytest.skip("needs datasets", allow_module_level=True)
 
 CARD = b"---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: train.jsonl\n---\nPairs.\n"
 RUN = """

@@ -73,7 +73,7 @@ def test_single_steps_follow_the_right_ones_before_them(tmp_path: Path) -> None:
     assert parts(tmp_path, first, pairs=no_eos) == ("2 + 2 + 2?", *sides)
     prompt, chosen, _ = parts(tmp_path, STEP, pairs=no_eos, data={"chat": True})
     assert (prompt, chosen) == ([user("2 + 2 + 2?"), assistant(steps)], [assistant(STEP["chosen"])])
-    with pytest.raises(BadInput, match=r"line 1: .* single steps, .* set `pairs.append_eos: false`"):
+    with pytest.raises(BadInput, match=r"line 1: .* single reasoning steps, .* set `pairs.append_eos: false`"):
         read(tmp_path, STEP)
 
 

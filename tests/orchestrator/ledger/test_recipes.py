@@ -24,14 +24,15 @@ from orchestrator.ledger.taken import taken
 from orchestrator.records import rows as records
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.reasoning_steps import STEP_PROMPT, StepItem
-from orchestrator.records.rows import GRADERS_VERSION, JUDGE_PROMPT, Problem, SamplingPlan, TrainingPlan, state_seal
+from orchestrator.records.rows import GRADERS_VERSION, JUDGE_PROMPT, Problem, SamplingPlan, TrainingPlan
+from orchestrator.records.seals import state_seal
 from orchestrator.rounds import pairing
 from orchestrator.rounds.training import precision
 from tests.recorded_runs.record import extract, go_on, unpack
 from tests.support.stand_ins import StandIns, make_project, run_job
 from workers.graders.judge import compare
 from workers.judge.client import JudgeClient, JudgeFailed
-from workers.judge.steps import judge_steps
+from workers.judge.reasoning_steps import judge_steps
 
 PLAN = SamplingPlan(samples=4, temperature=1.0, top_p=1.0, top_k=0, max_tokens=8, stop=(), seed=1)
 ANSWER: dict[str, Any] = {"graders": ["exact", "judge"]}
@@ -242,7 +243,7 @@ def test_a_fork_asks_the_judge_again_where_recipe_1_left_it_out(recorded: Path, 
     workers = StandIns()
     go_on(whole, workers)
     assert workers.calls["grade"] == 5, (
-        "a resume takes what it has; the seed's gate answers, for the gate, it does again"
+        "a resume takes what it has; the base model's gate answers, for the gate, it does again"
     )
     assert "rounds/01/regraded" in state_of(whole.parent / "run").commits
 

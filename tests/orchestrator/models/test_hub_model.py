@@ -1,4 +1,4 @@
-"""A seed model from a Hub: the real `huggingface_hub`, and a small server on this machine in the Hub's place.
+"""A base model from a Hub: the real `huggingface_hub`, and a small server on this machine in the Hub's place.
 
 Each case runs in a process of its own, since the library reads its settings once, when imported.
 """

@@ -1,8 +1,9 @@
-"""What is refused as a seed model before any process starts, and in which words."""
+"""What is refused as a base model before any process starts, and in which words."""
 
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +15,10 @@ import yaml
 from orchestrator.config.load import load_job
 from orchestrator.errors import BadInput
 from orchestrator.models.named import locate_model
+from orchestrator.rounds.space import Disk, require_space, round_need
+from tests.support.sample_run import job
 
-SEED = Path(__file__).parents[3] / "jobs" / "demo" / "seed"
+BASE = Path(__file__).parents[3] / "jobs" / "demo" / "seed"
 HEADER = {
     "model.embed_tokens.weight": [12, 8],
     "model.layers.0.self_attn.q_proj.weight": [8, 8],
@@ -64,13 +67,13 @@ def locate(tmp_path: Path, name: object) -> str:
 
 
 def test_a_folder_that_fits_is_taken(tmp_path: Path) -> None:
-    assert locate(tmp_path, SEED) == str(SEED)
+    assert locate(tmp_path, BASE) == str(BASE)
     assert locate(tmp_path, model(tmp_path / "m")) == str(tmp_path / "m")
 
 
-def test_the_seed_with_another_config_is_refused(tmp_path: Path) -> None:
-    shutil.copytree(SEED, tmp_path / "m")
-    config = json.loads((SEED / "config.json").read_text())
+def test_the_base_model_with_another_config_is_refused(tmp_path: Path) -> None:
+    shutil.copytree(BASE, tmp_path / "m")
+    config = json.loads((BASE / "config.json").read_text())
     for key, value in (("vocab_size", 600), ("num_hidden_layers", 3), ("num_key_value_heads", 2), ("hidden_size", 96)):
         (tmp_path / "m" / "config.json").write_text(json.dumps(config | {key: value}))
         with pytest.raises(BadInput, match=r"job\.yaml: model: .*not those of its config\.json \(llama\)") as error:
@@ -126,6 +129,58 @@ def test_damaged_folders_are_named(tmp_path: Path, damage: Callable[[Path], obje
     damage(model(tmp_path / "m"))
     with pytest.raises(BadInput, match=said):
         locate(tmp_path, tmp_path / "m")
+
+
+ODD: list[Any] = [None, True, 1, -1.5, "x", "\ud800", [], ["x"], [1], {}, {"a": []}]
+
+
+@pytest.mark.parametrize("key", [*CONFIG, "text_config", "dtype", "torch_dtype", "head_dim"])
+def test_a_configuration_of_odd_values_is_taken_or_refused_in_words(tmp_path: Path, key: str) -> None:
+    for number, value in enumerate(ODD):
+        for place, config in (("whole", {key: value}), ("text", {"text_config": CONFIG | {key: value}})):
+            folder = model(tmp_path / f"{place}-{number}", **config)
+            try:
+                assert locate(tmp_path, folder) == str(folder)
+                require_space(tmp_path, round_need(job(), 1, folder, {}, Disk(lambda *_: (0, 0))), "round 1")
+            except BadInput as error:
+                assert str(folder) in str(error)
+
+
+@pytest.mark.parametrize("field", ["shape", "data_offsets"])
+@pytest.mark.parametrize(
+    "value", ["null", '"x"', "{}", "[]", "[1e999, 1e999]", "[NaN, NaN]", '[null, "a"]', "[[1], [1]]"]
+)
+def test_a_header_of_odd_values_is_refused(tmp_path: Path, field: str, value: str) -> None:
+    fields = {"dtype": '"F32"', "shape": "[12, 8]", "data_offsets": "[0, 384]"} | {field: value}
+    inner = ", ".join(f'"{name}": {said}' for name, said in fields.items())
+    text = f'{{"model.embed_tokens.weight": {{{inner}}}, "model.layers.{"9" * 5000}.x": {{{inner}}}}}'.encode()
+    folder = model(tmp_path / "m")
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + bytes(384))
+    with pytest.raises(BadInput, match=r"header is damaged|not those of its config"):
+        locate(tmp_path, folder)
+
+
+@pytest.mark.parametrize("names", ['{"a": null, "b": 1, "c": ["x"], "d": {}}', '{"a": ".."}', '{"a": "\\u0000"}'])
+def test_an_index_of_odd_names_is_refused(tmp_path: Path, names: str) -> None:
+    folder = model(tmp_path / "m")
+    (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {names}}}')
+    with pytest.raises(BadInput, match="which its index names"):
+        locate(tmp_path, folder)
+
+
+def large(file: Path) -> None:
+    file.touch()
+    os.truncate(file, 2**40)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors", "model.safetensors.index.json"])
+@pytest.mark.parametrize("put", [os.mkfifo, os.mkdir, lambda file: os.symlink("/dev/zero", file), large])
+def test_what_is_no_file_of_a_model_is_not_waited_for(tmp_path: Path, name: str, put: Callable[[Path], object]) -> None:
+    folder = model(tmp_path / "m")
+    (folder / name).unlink(missing_ok=True)
+    put(folder / name)
+    with pytest.raises(BadInput, match=rf"job\.yaml: model: .*{name}.*(regular file|larger than|only a part of one)"):
+        locate(tmp_path, folder)
 
 
 def test_a_header_longer_than_the_file_is_not_read(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from orchestrator.commands.fork.command import fork
 from orchestrator.commands.verify.command import verify
 from orchestrator.config.load import load_job
 from orchestrator.config.places import run_folder
-from orchestrator.driver.kept import reference_of, seed_of
+from orchestrator.driver.kept import base_model_of, reference_of
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
@@ -53,7 +53,7 @@ def refused(job: Path, *overrides: str) -> str:
     file = load_job(job, overrides)
     with pytest.raises(BadInput) as told:
         run = Run(run_folder(file.job))
-        reference_of(file, run, seed_of(file, run, weights=False), weights=False)
+        reference_of(file, run, base_model_of(file, run, weights=False), weights=False)
     with pytest.raises(BadInput) as error:
         run_job(job, StandIns(), *overrides)
     assert str(error.value) == str(told.value) and str(error.value).startswith(f"{job}: reference: ")
@@ -225,16 +225,16 @@ def test_another_size_of_vocabulary(tmp_path: Path) -> None:
     (tmp_path / "ref/config.json").write_text('{"vocab_size": 20}')
     (tmp_path / "seed/config.json").write_text('{"text_config": {"vocab_size": 10}}')
     said = refused(job)
-    assert f"{tmp_path / 'ref'} has not the vocabulary of the seed model {tmp_path / 'seed'}" in said
+    assert f"{tmp_path / 'ref'} has not the vocabulary of the base model {tmp_path / 'seed'}" in said
     assert "`vocab_size` of its config.json is 20, not 10" in said
 
 
 def test_other_tokens_or_other_ids(tmp_path: Path) -> None:
     job = with_reference(tmp_path)
-    seed, ref = tmp_path / "seed", tmp_path / "ref"
-    vocabulary(seed, a=0, b=1)
+    base, ref = tmp_path / "seed", tmp_path / "ref"
+    vocabulary(base, a=0, b=1)
     vocabulary(ref, a=1, b=0)
-    assert f"{ref / 'tokenizer.json'} and {seed / 'tokenizer.json'} give other tokens or other ids" in refused(job)
+    assert f"{ref / 'tokenizer.json'} and {base / 'tokenizer.json'} give other tokens or other ids" in refused(job)
     vocabulary(ref, a=0, b=1)
     (ref / "tokenizer.json").write_text((ref / "tokenizer.json").read_text().replace("<end>", "<eos>"))
     assert "give other tokens or other ids" in refused(job)
@@ -243,7 +243,7 @@ def test_other_tokens_or_other_ids(tmp_path: Path) -> None:
     (ref / "tokenizer.json").unlink()
     assert f"{ref} has none of tokenizer.json" in refused(job)
     vocabulary(ref, b=1, a=0)  # other bytes, the same vocabulary
-    assert (ref / "tokenizer.json").read_bytes() != (seed / "tokenizer.json").read_bytes()
+    assert (ref / "tokenizer.json").read_bytes() != (base / "tokenizer.json").read_bytes()
     run_job(job, StandIns(), "rounds=1")
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from orchestrator.config import Loss, SelfJudge
+from orchestrator.config import Loss, SelfRewarding
 from orchestrator.errors import BadInput
 from orchestrator.files.processes import process_start
 from orchestrator.reports.report import write_report
@@ -77,7 +77,7 @@ def test_committed_facts_replace_the_shards(tmp_path: Path) -> None:
     assert status(run.root)["rounds"][0]["samples"] == 24
 
 
-def test_the_reference_after_a_refusal_and_of_a_kept_seed_model(tmp_path: Path) -> None:
+def test_the_reference_after_a_refusal_and_of_a_kept_base_model(tmp_path: Path) -> None:
     run = SampleRun(tmp_path / "sample")
     run.claim()
     run.configure()
@@ -163,7 +163,7 @@ def text_of(renderable: Any) -> str:
 def test_the_table_shows_accuracy_interval_and_gain(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "sample")
     text = text_of(render(status(run.root), intervals(run.root)))
-    lines = [line for line in text.splitlines() if line.strip().startswith(("1", "2", "seed"))]
+    lines = [line for line in text.splitlines() if line.strip().startswith(("1", "2", "base"))]
     assert "40.0" in lines[0] and "30.9–49.8" in lines[0]
     assert "60.0" in lines[1] and "+20.0" in lines[1] and "yes" in lines[1]
     assert "75.0" in lines[2] and "+15.0" in lines[2] and lines[2].split()[-2:] == ["s", "yes"]
@@ -217,7 +217,7 @@ def test_the_report_of_a_run_that_has_just_begun(tmp_path: Path) -> None:
     run.baseline()
     run.prompts(1)
     text = write_report(run.root, SOURCES).read_text()
-    assert "| seed | 40.0 [30.9, 49.8]" in text and "None shows" in text
+    assert "| base | 40.0 [30.9, 49.8]" in text and "None shows" in text
 
 
 def test_the_report_outlives_its_files(tmp_path: Path) -> None:
@@ -243,8 +243,8 @@ def test_symptoms_in_training(tmp_path: Path) -> None:
     run.train(2, {**training_metrics(), **bad})
     found = warnings_of(run)
     assert "Round 2: the chosen completions' log-probability fell" in found
-    assert "Round 2: the first step's DPO loss is 0.200, not log 2" in found
-    assert "Round 2: nll_loss is no finite number in 1 training steps" in found
+    assert "Round 2: the first update's DPO loss is 0.200, not log 2" in found
+    assert "Round 2: nll_loss is no finite number in 1 updates" in found
     assert "Round 1" not in found
 
 
@@ -312,7 +312,7 @@ def test_the_report_tells_the_settings_that_count(tmp_path: Path) -> None:
 def test_a_model_that_hardly_judges_is_told(tmp_path: Path) -> None:
     run = SampleRun(tmp_path / "sample")
     run.claim()
-    run.configure(source=SelfJudge())
+    run.configure(source=SelfRewarding())
     for number, scored in ((1, 60), (2, 40)):
         folder = f"rounds/{number:02d}"
         run.commit(f"{folder}/judged/samples", {"samples": 100, "quarantined": ["p#0"] * (number - 1), "seconds": 1.0})

@@ -85,7 +85,7 @@ def test_retraining_without_a_pair_of_the_gate_keeps_the_choice(tmp_path: Path) 
     assert (run / "rounds/01/checkpoint/model.safetensors").exists()
 
 
-@pytest.mark.parametrize("changes", [{}, RETRAIN], ids=["select", "retrain"])
+@pytest.mark.parametrize("changes", [pytest.param({}, marks=pytest.mark.full), RETRAIN], ids=["select", "retrain"])
 def test_stopped_anywhere_the_same_checkpoint_is_chosen(tmp_path: Path, changes: dict[str, Any]) -> None:
     settings: dict[str, Any] = {"gain": 0.1, "steps": 7, "peak": 4}
     calm = make_project(tmp_path / "calm", rounds=2, **{"train": SELECT} | changes)

@@ -36,7 +36,7 @@ def job_need(job: Job, model: Path, problems: space.Sizes) -> Need:
     return space.job_need(job, model, problems, SOURCES[job.source.type].disk)
 
 
-def seed(folder: Path, dtype: str | None = "bfloat16", size: int = 1000) -> Path:
+def base_model(folder: Path, dtype: str | None = "bfloat16", size: int = 1000) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "config.json").write_text(json.dumps({"dtype": dtype}))
     (folder / "model.safetensors").write_bytes(b"x" * size)
@@ -44,7 +44,7 @@ def seed(folder: Path, dtype: str | None = "bfloat16", size: int = 1000) -> Path
 
 
 def test_samples_pairs_and_answers_are_counted(tmp_path: Path) -> None:
-    model = seed(tmp_path / "m")
+    model = base_model(tmp_path / "m")
     first, second = (round_need(job(tmp_path), number, model, PROBLEMS) for number in (1, 2))
     prompts, pairs, answers = 10 * 60, 20 * (60 + 2000), 10 * 1000
     assert first.rows == prompts + 10 * 4 * 1200 + pairs + answers
@@ -59,12 +59,12 @@ def test_samples_pairs_and_answers_are_counted(tmp_path: Path) -> None:
 def test_a_checkpoint_in_another_number_format(
     tmp_path: Path, stored: str | None, exported: str | None, size: int
 ) -> None:
-    model = seed(tmp_path / "m", stored)
+    model = base_model(tmp_path / "m", stored)
     assert round_need(job(tmp_path, train={"export_dtype": exported}), 1, model, PROBLEMS).checkpoints == size
 
 
 def test_saved_states_and_checkpoints_on_the_way_are_counted(tmp_path: Path) -> None:
-    model = seed(tmp_path / "m")  # 500 parameters
+    model = base_model(tmp_path / "m")  # 500 parameters
     keep = round_need(job(tmp_path, keep={"training_states": 2}), 1, model, PROBLEMS)
     assert keep.states == 500 * 14 * 3
     # 20 pairs in batches of 4 are 5 steps: checkpoints after 2, 4 and 5, and the chosen one.
@@ -77,11 +77,11 @@ def test_a_budget_of_tokens_decides_on_the_checkpoints_on_the_way(tmp_path: Path
     # At least 4 tokens of completions and 2 prompts of 20 characters: at most 12 steps, and checkpoints after
     # every fifth and the last.
     train = {"batch_pairs": 4, "eval_every": 5, "token_budget": 100}
-    assert round_need(job(tmp_path, train=train), 1, seed(tmp_path / "m"), PROBLEMS).checkpoints == (3 + 1) * 1000
+    assert round_need(job(tmp_path, train=train), 1, base_model(tmp_path / "m"), PROBLEMS).checkpoints == (3 + 1) * 1000
 
 
 def test_hints_and_judgements_are_counted(tmp_path: Path) -> None:
-    model = seed(tmp_path / "m")
+    model = base_model(tmp_path / "m")
     plain = round_need(job(tmp_path), 1, model, PROBLEMS).rows
     hints = {"data": JOB["data"] | {"hint_template": "{answer}"}, "loss": {"dpo": 0}}
     hinted = job(tmp_path, **hints, generate={"samples": 4, "max_tokens": 100, "hint": True}, pairs={"rule": "correct"})
@@ -94,7 +94,7 @@ def test_hints_and_judgements_are_counted(tmp_path: Path) -> None:
 
 
 def test_gold_solutions_are_no_samples_and_replay_goes_back_so_far(tmp_path: Path) -> None:
-    model, row, answers = seed(tmp_path / "m"), 60 + 2000, 10 * 1000
+    model, row, answers = base_model(tmp_path / "m"), 60 + 2000, 10 * 1000
     gold = job(tmp_path, source="gold", data=JOB["data"] | {"solution": "s"}, loss={"dpo": 0})
     assert round_need(gold, 1, model, PROBLEMS).rows == 10 * 60 + 10 * row + answers
     pairs = {"per_prompt": 2, "replay": 1.0, "replay_rounds": 1}

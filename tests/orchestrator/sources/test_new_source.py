@@ -20,8 +20,8 @@ from orchestrator.commands.verify.command import verify
 from orchestrator.config import Job
 from orchestrator.config.base import Count, NonNegative
 from orchestrator.config.idle import idle
+from orchestrator.config.job_docs import job_docs
 from orchestrator.config.load import load_job
-from orchestrator.config.reference import job_docs
 from orchestrator.config.sources import KINDS, SourceSettings
 from orchestrator.config.sources.base import PROBLEMS, SAMPLING, single_samples
 from orchestrator.driver.drive import drive
@@ -40,7 +40,7 @@ from orchestrator.reports.symptoms import Evidence, Past
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model
 from orchestrator.rounds.recount import Counting, Recounted
-from orchestrator.rounds.round import Graded, Round
+from orchestrator.rounds.round import GradedSamples, Round
 from orchestrator.rounds.space import DiskFull
 from orchestrator.sources.lineage import SAMPLED, Sampled
 from orchestrator.sources.registry import SOURCES
@@ -92,10 +92,10 @@ def _pairs(round_: Round, model: Model) -> Commit:
             pq.write_table(pa.Table.from_pylist(scored, SELF_SCORES), folder / f"{number:05d}.parquet")
         return {"measured": _measured(folder)}
 
-    commit = run.step(f"{round_.folder}/lengths", {"samples": graded.hashes, "weight": settings.weight}, work)
+    commit = run.step(f"{round_.folder}/lengths", {"samples": graded.files, "weight": settings.weight}, work)
     files = [run.path(f"{commit.step}/{number:05d}.parquet") for number in range(len(graded.shards))]
     shards = [pair_files.Scored(shard.samples, file) for shard, file in zip(graded.shards, files, strict=True)]
-    return round_.pairs(Graded(graded.prompts, shards, graded.hashes))
+    return round_.pairs(GradedSamples(graded.prompts, shards, graded.files))
 
 
 def _measured(folder: Path) -> int:

@@ -20,7 +20,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
 from orchestrator.records.rows import Problem, SamplingPlan, TokenizingPlan, TrainingPlan
 from orchestrator.rounds.round import NoPairs
-from orchestrator.sources.self_rewarding import fill
+from orchestrator.sources.judge import fill
 from tests.orchestrator.commands.test_verify import forge, swap_sides
 from tests.support.stand_ins import StandInEngines, StandInGraders, StandIns, chance, make_project, run_job
 

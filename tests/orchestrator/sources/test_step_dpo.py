@@ -191,7 +191,7 @@ def test_the_report_tells_what_the_search_has_cost(tmp_path: Path) -> None:
     found = facts(tmp_path, "located")
     report = (tmp_path / "run/report.md").read_text()
     cells = [found[key] for key in ("probes", "rollout_tokens")]
-    assert "| " + " | ".join(f"{cell:,}" for cell in cells) + " |" in report.split("## First wrong steps")[1]
+    assert "| " + " | ".join(f"{cell:,}" for cell in cells) + " |" in report.split("## First wrong reasoning steps")[1]
 
 
 def test_rollouts_from_the_last_right_prefix_are_rectifications_already(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ character."""
 
 from __future__ import annotations
 
+import functools
 import os
 import shlex
 import shutil
@@ -63,26 +64,26 @@ def child(moment: str, runs: Path, run: str = "sample") -> subprocess.Popen[byte
     return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
 
 
-MOMENTS = ("sql:60", "os.link:whole.db", "os.remove:new.db")
+MOMENTS = ("sql:60", "os.remove:new.db")
+FULL = "os.link:whole.db"
+"""For whoever reads it the same as the first of them."""
 TORN = ("sql:250",)
 """Moments at which an earlier version was killed, which had MLflow make the database in its place."""
 
 
 @pytest.fixture(scope="module")
-def killed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Folders of runs by the moment at which the process that made their database was killed."""
-    top = tmp_path_factory.mktemp("killed")
-    cases = [(moment, moment, "sample") for moment in MOMENTS]
-    cases += [(f"earlier {moment}", moment, "earlier") for moment in TORN]
-    found, started = {}, []
-    for number, (name, moment, how) in enumerate(cases):
-        found[name] = top / str(number)
-        two_rounds(found[name] / "sample")
-        started.append(child(moment, found[name], how))
-        if len(started) > 1:
-            assert started.pop(0).wait(PATIENCE) == -9
-    assert started.pop().wait(PATIENCE) == -9
-    return found
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Gives a folder of runs by the moment at which the process that made its database was killed."""
+
+    @functools.cache
+    def folder(name: str) -> Path:
+        earlier, moment = name.startswith("earlier "), name.removeprefix("earlier ")
+        runs = tmp_path_factory.mktemp("killed")
+        two_rounds(runs / "sample")
+        assert child(moment, runs, "earlier" if earlier else "sample").wait(PATIENCE) == -9
+        return runs
+
+    return folder
 
 
 @pytest.fixture(scope="module")
@@ -106,9 +107,9 @@ def require_all_sent(runs: Path) -> None:
     assert hidden(runs) == []
 
 
-@pytest.mark.parametrize("moment", MOMENTS)
-def test_an_interrupted_first_start_leaves_no_torn_database(killed: dict[str, Path], moment: str) -> None:
-    runs = killed[moment]
+@pytest.mark.parametrize("moment", [*MOMENTS, pytest.param(FULL, marks=pytest.mark.full)])
+def test_an_interrupted_first_start_leaves_no_torn_database(killed: Callable[[str], Path], moment: str) -> None:
+    runs = killed(moment)
     assert len(hidden(runs)) == 1, "it was in the middle"
     if moment == "os.remove:new.db":
         assert reach(default_address(runs)) == 1, "what has the name is whole"
@@ -177,10 +178,10 @@ def no_database(file: Path) -> None:
 
 @pytest.mark.parametrize("damage", [*TORN, without_alembic, no_database])
 def test_a_torn_database_is_told_and_a_run_goes_on(
-    killed: dict[str, Path], whole: Path, tmp_path: Path, damage: str | Callable[[Path], None]
+    killed: Callable[[str], Path], whole: Path, tmp_path: Path, damage: str | Callable[[Path], None]
 ) -> None:
     file = tmp_path / "mlflow.db"
-    source = whole if callable(damage) else killed[f"earlier {damage}"]
+    source = whole if callable(damage) else killed(f"earlier {damage}")
     shutil.copy(source / "mlflow.db", file)
     if callable(damage):
         damage(file)
@@ -194,6 +195,12 @@ def test_a_torn_database_is_told_and_a_run_goes_on(
     assert "ratchet resume RUN" in str(told.value) and any(str(file) in line for line in said)
     if damage is no_database:
         assert file.read_bytes() == before
+
+
+def test_once_a_torn_database_is_moved_away_a_new_one_gets_everything(tmp_path: Path) -> None:
+    file = tmp_path / "mlflow.db"
+    no_database(file)
+    run_job(make_project(tmp_path, tracking={"enabled": True}), StandIns(), "rounds=1")
     file.rename(tmp_path / "away.db")
     sync_in_a_process(tmp_path / "run")  # MLflow keeps a database open
     with closing(sqlite3.connect(file)) as connection:

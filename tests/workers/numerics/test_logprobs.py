@@ -123,6 +123,21 @@ def assert_equal_to_naive(
         torch.testing.assert_close(found[name], gradient, rtol=1e-3, atol=2e-5 * scale, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("seed", "budget", "ranks", "scope", "normalisation"),
+    [
+        (1, 5, 1, "response", "sequence"),
+        (2, 200, 3, "response", "batch"),
+        (3, 40, 2, "prompt+response", "sequence"),
+        (4, 60, 1, "prompt+response", "batch"),
+    ],
+)
+def test_trees_equal_one_sequence_at_a_time(seed: int, budget: int, ranks: int, scope: Any, normalisation: Any) -> None:
+    weights = RoundLoss(beta=0.3, dpo=0.7, nll=1.3, nll_scope=scope, nll_normalisation=normalisation)
+    assert_equal_to_naive(make_model(), random_pairs(seed), weights, budget, ranks)
+
+
+@pytest.mark.full
 @given(
     seed=st.integers(0, 10**6),
     budget=st.integers(5, 200),
@@ -130,10 +145,11 @@ def assert_equal_to_naive(
     scope=st.sampled_from(["response", "prompt+response"]),
     normalisation=st.sampled_from(["sequence", "batch"]),
 )
-@settings(max_examples=15, deadline=None)
-def test_trees_equal_one_sequence_at_a_time(seed: int, budget: int, ranks: int, scope: Any, normalisation: Any) -> None:
-    weights = RoundLoss(beta=0.3, dpo=0.7, nll=1.3, nll_scope=scope, nll_normalisation=normalisation)
-    assert_equal_to_naive(make_model(), random_pairs(seed), weights, budget, ranks)
+@settings(max_examples=60, deadline=None)
+def test_any_trees_equal_one_sequence_at_a_time(
+    seed: int, budget: int, ranks: int, scope: Any, normalisation: Any
+) -> None:
+    test_trees_equal_one_sequence_at_a_time(seed, budget, ranks, scope, normalisation)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -32,8 +32,8 @@ def run(
     return facts, pq.read_table(output).to_pylist()
 
 
-def changed_seed(tmp_path: Path, file: str, **changes: Any) -> TokenizingPlan:
-    """A plan for a copy of the seed in which some keys of a JSON file are changed; None removes a key."""
+def changed_model(tmp_path: Path, file: str, **changes: Any) -> TokenizingPlan:
+    """A plan for a copy of the base model in which some keys of a JSON file are changed; None removes a key."""
     folder = tmp_path / "model"
     shutil.copytree(SEED, folder)
     content = json.loads((folder / file).read_text()) | changes
@@ -68,7 +68,7 @@ def test_a_prompt_that_leaves_no_room_is_dropped_and_counted(tmp_path: Path) -> 
 
 
 def test_chat_messages_go_through_the_template(tmp_path: Path) -> None:
-    plan = changed_seed(tmp_path, "tokenizer_config.json", chat_template=TEMPLATE)
+    plan = changed_model(tmp_path, "tokenizer_config.json", chat_template=TEMPLATE)
     _, rows = run(tmp_path, dataclasses.replace(plan, chat=True, system="Be brief."))
     assert rows[1]["messages"] == [
         {"role": "system", "content": "Be brief."},
@@ -83,7 +83,7 @@ def test_examples_are_turns_of_a_chat_and_text_otherwise(tmp_path: Path) -> None
     _, rows = run(tmp_path, dataclasses.replace(PLAN, examples=examples, example_separator="\n--\n"))
     assert rows[1]["text"] == "Has 1.\nFinal answer: 1\n--\nHas 4.\nFinal answer: 4\n--\nAda has 2.\n"
     assert decode(rows[1]["token_ids"]) == rows[1]["text"]
-    plan = changed_seed(tmp_path, "tokenizer_config.json", chat_template=TEMPLATE)
+    plan = changed_model(tmp_path, "tokenizer_config.json", chat_template=TEMPLATE)
     _, rows = run(tmp_path, dataclasses.replace(plan, chat=True, system="Be brief.", examples=examples))
     assert [m["role"] for m in rows[1]["messages"]] == ["system", *["user", "assistant"] * 2, "user"]
     assert rows[1]["text"].startswith("<system>Be brief.\n<user>Has 1.\n\n<assistant>Final answer: 1\n<user>Has 4.")
@@ -97,11 +97,11 @@ def test_no_chat_template(tmp_path: Path) -> None:
 
 def test_no_eos(tmp_path: Path) -> None:
     with pytest.raises(UnusableModel, match="has no EOS token"):
-        run(tmp_path, changed_seed(tmp_path, "tokenizer_config.json", eos_token=None))
+        run(tmp_path, changed_model(tmp_path, "tokenizer_config.json", eos_token=None))
 
 
 def test_no_tokenizer(tmp_path: Path) -> None:
-    plan = changed_seed(tmp_path, "config.json")
+    plan = changed_model(tmp_path, "config.json")
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (Path(plan.model) / name).unlink()
     with pytest.raises(UnusableModel, match="no usable tokenizer"):
@@ -110,11 +110,11 @@ def test_no_tokenizer(tmp_path: Path) -> None:
 
 def test_a_vocabulary_larger_than_the_embedding(tmp_path: Path) -> None:
     with pytest.raises(UnusableModel, match=r"has ids up to \d+, its embedding \(vocab_size\) only 300 rows"):
-        run(tmp_path, changed_seed(tmp_path, "config.json", vocab_size=300))
+        run(tmp_path, changed_model(tmp_path, "config.json", vocab_size=300))
 
 
 def test_an_added_token_beyond_the_embedding_is_refused_only_where_it_is_used(tmp_path: Path) -> None:
-    plan = changed_seed(tmp_path, "config.json")
+    plan = changed_model(tmp_path, "config.json")
     file = Path(plan.model) / "tokenizer.json"
     content = json.loads(file.read_text())
     vocab_size = json.loads((SEED / "config.json").read_text())["vocab_size"]
@@ -127,7 +127,7 @@ def test_an_added_token_beyond_the_embedding_is_refused_only_where_it_is_used(tm
 
 def test_an_unknown_architecture(tmp_path: Path) -> None:
     with pytest.raises(UnusableModel, match=r"no usable config\.json"):
-        run(tmp_path, changed_seed(tmp_path, "config.json", model_type="no-such-kind"))
+        run(tmp_path, changed_model(tmp_path, "config.json", model_type="no-such-kind"))
 
 
 # In their place
@@ -202,7 +202,7 @@ def test_the_ids_of_the_demo_are_what_they_were(tmp_path: Path) -> None:
 
 
 def test_a_chat_template_that_refuses_the_system_role_is_told_with_the_cure(tmp_path: Path) -> None:
-    plan = changed_seed(tmp_path, "tokenizer_config.json", chat_template=NO_SYSTEM + TEMPLATE)
+    plan = changed_model(tmp_path, "tokenizer_config.json", chat_template=NO_SYSTEM + TEMPLATE)
     plan = dataclasses.replace(plan, chat=True)
     assert run(tmp_path, plan)[0]["prompts"] == 2
     with pytest.raises(UnusableModel, match=r"data.system: .*\(System role not supported\).* leave `data.system` out"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.records.rows import is_sealed, state_seal
+from orchestrator.records.seals import is_sealed, state_seal
 from workers.files import file_facts
 
 dist = pytest.importorskip("torch.distributed")

@@ -22,8 +22,8 @@ from orchestrator.records.rows import pairs_schema, step_pairs_schema
 from orchestrator.reports.lineage import follow
 from orchestrator.rounds.round import NoPairs
 from orchestrator.rounds.space import round_need
+from orchestrator.sources.dataset import deal, seen_rows
 from orchestrator.sources.registry import SOURCES
-from orchestrator.sources.stages import deal, seen_rows
 from tests.support.preference_stand_ins import PreferenceStandIns, make_stages, pair, right, write_rows, wrong
 from tests.support.stand_ins import make_project, run_job
 
@@ -46,7 +46,7 @@ def prompts(folder: Path, stage: int) -> list[str]:
 # Order
 
 
-def test_the_chunk_that_the_seed_ranks_best_comes_first(tmp_path: Path) -> None:
+def test_the_chunk_that_the_base_model_ranks_best_comes_first(tmp_path: Path) -> None:
     mixed = right("m", 3) + wrong("n", 3)
     job = make_stages(tmp_path, {"hard": wrong("h", 4), "mixed": mixed, "easy": right("e", 4)})
     workers = PreferenceStandIns()
@@ -166,7 +166,7 @@ def test_data_that_are_known_whole_leave_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "refused"),
     [
-        ({"reference": "base"}, False),  # the seed has seen nothing
+        ({"reference": "base"}, False),  # the base model has seen nothing
         ({"init": "base"}, False),  # stage 3's reference was trained on stage 2's data alone
         ({}, True),
     ],
@@ -182,7 +182,7 @@ def test_only_what_the_reference_descends_from_counts(tmp_path: Path, changes: d
         assert len(chunks(tmp_path)) == 3
 
 
-def test_a_seed_that_another_run_has_trained_on_the_data(tmp_path: Path) -> None:
+def test_a_base_model_that_another_run_has_trained_on_the_data(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     for folder in (first, second):
         folder.mkdir()
@@ -191,7 +191,7 @@ def test_a_seed_that_another_run_has_trained_on_the_data(tmp_path: Path) -> None
     job = make_stages(second, sources, {"order": "given"}, model=f"run:{first / 'run'}@round1")
     with pytest.raises(BadInput, match=r"the reference of stage 2 has been trained on 1 of the 1 pairs of a\.jsonl"):
         run_job(job, PreferenceStandIns())
-    with pytest.raises(BadInput, match="the reference of stage 2"):  # the base is that seed
+    with pytest.raises(BadInput, match="the reference of stage 2"):  # the base is that model
         run_job(job, PreferenceStandIns(), "reference=base", f"run_dir={second / 'base'}")
     run_job(job, PreferenceStandIns(), "rounds=1", "stages.sources=[b.jsonl]", f"run_dir={second / 'other'}")
 

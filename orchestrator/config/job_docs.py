@@ -1,4 +1,4 @@
-"""The reference of the job file, docs/job-file.md, made from the models in config/. Pure: text in, text out."""
+"""The document of the job file, docs/job-file.md, made from the models in config/. Pure: text in, text out."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from orchestrator.config.words import model_of, wanted
 EXAMPLE = """\
 #!/usr/bin/env -S python -m orchestrator run
 name: example
-model: models/seed
+model: models/base
 data:
   train: problems/train.jsonl
   gate: problems/gate.jsonl

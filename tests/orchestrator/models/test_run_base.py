@@ -1,4 +1,4 @@
-"""A seed model that another run has trained: `model: run:NAME@roundN`."""
+"""A base model that another run has trained: `model: run:NAME@roundN`."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def test_a_run_goes_on_from_a_round_of_another_and_outlives_it(tmp_path: Path, f
     assert shown["seed"] == {key: value for key, value in facts.items() if key != "seconds"}
     console = Console(width=100, file=io.StringIO())
     console.print(render(shown))
-    assert "\nseed model: round 1 of the run first\n" in console.file.getvalue()
+    assert "\nbase model: round 1 of the run first\n" in console.file.getvalue()
 
 
 def test_without_a_round_it_is_the_current_reference(tmp_path: Path, first: Path) -> None:
@@ -140,7 +140,7 @@ def test_a_run_that_has_promoted_nothing(tmp_path: Path, first: Path) -> None:
     with pytest.raises(GateStopped):
         run_job(make_project(tmp_path / "three", run_dir=str(first.parent / "third")), StandIns(gain=-1.0))
     said = refused(second(tmp_path, "run:third"))
-    assert "promoted no checkpoint: its reference is still its seed model. Name a round (1), or that model." in said
+    assert "promoted no checkpoint: its reference is still its base model. Name a round (1), or that model." in said
     assert locate_model(load_job(second(tmp_path, "run:third@round1"))).folder.name == "checkpoint"
 
 

@@ -26,7 +26,7 @@ from orchestrator.rounds.context import preference_plan, tokenizing_plan
 from orchestrator.sources.registry import SOURCES
 from orchestrator.tracking.outbox import Outbox
 from orchestrator.tracking.projection import step_figures
-from tests.orchestrator.sources.test_stages import committed
+from tests.orchestrator.sources.test_dataset import committed
 from tests.support.preference_stand_ins import PreferenceStandIns, make_stages, pair, right, wrong
 from tests.support.stand_ins import make_project, run_job
 

@@ -1,4 +1,4 @@
-"""The cache of a ledger's fold, and how often a start reads the ledger."""
+"""The cache of a ledger's records, and how often a start reads the ledger."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from orchestrator.errors import Damaged
-from orchestrator.ledger import fold
+from orchestrator.ledger import cache
 from orchestrator.ledger.ledger import Ledger
 from tests.support.stand_ins import StandIns, make_project, run_job
 
-SHARDS = fold.MIN_NEW + 3
+SHARDS = cache.MIN_NEW + 3
 _OPENED: list[str] | None = None
 
 
@@ -130,7 +130,7 @@ def test_a_cache_that_another_user_made_is_not_believed(
     records = [[r.epoch, r.kind, r.time, r.data] for r in said.records]
     records[-1] = [said.state.epoch, "claim", 1.0, {"host": "of no record", "pid": 1}]
     monkeypatch.setenv("RATCHET_STATE_HOME", str(tmp_path / "theirs"))
-    fold.save(copied / "ledger.cache", copied / "ledger", records)
+    cache.save(copied / "ledger.cache", copied / "ledger", records)
     assert Ledger(copied / "ledger").state.driver["host"] == "of no record", "this is what the seal keeps out"
     monkeypatch.setenv("RATCHET_STATE_HOME", str(tmp_path / "ours"))
     assert Ledger(copied / "ledger").state == said.state

@@ -13,7 +13,7 @@ from orchestrator.config import Judge
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from tests.support.judge_server import Asked, JudgeServer, refusal, serve
 from workers.judge.client import JudgeBudgetSpent, JudgeClient
-from workers.judge.steps import judge_steps, question
+from workers.judge.reasoning_steps import judge_steps, question
 
 ITEM = StepItem("What is (2 + 3) * 4?", "2 + 3 = 5, and 5 * 4 = 20.", "20", ("2 + 3 = 5", "5 * 4 = 20", "20 = 20"))
 WRONG = replace(ITEM, steps=("2 + 3 = 5", "5 * 4 = 25", "25 = 25"))

@@ -1,11 +1,11 @@
 """Preference data, stage by stage (sDPO, arXiv 2403.19270).
 
     chunks    the sources, or parts of one, tokenised
-    ranking   of each chunk, how many pairs the seed model ranks right: those that are easy for it come first
+    ranking   of each chunk, how many pairs the base model ranks right: those that are easy for it come first
     pairs     a stage's chunk, of which its reference must know nothing
 
 Everything but the last happens before round 1. That guard looks at the bare texts of every pair that the reference
-descends from, in this run and in the one that its seed model, or a fixed reference, is from. A reference that has been
+descends from, in this run and in the one that its base model, or a fixed reference, is from. A reference that has been
 trained on the data that it is to judge finds the chosen sides likely, and the loss then asks for more of what is there
 already.
 """
@@ -27,12 +27,13 @@ from orchestrator.config import Job, Stages
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
 from orchestrator.inputs.preference_rows import STEPS
-from orchestrator.inputs.preferences import texts, told
+from orchestrator.inputs.preferences import left_out_text, texts
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
 from orchestrator.records import counts
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import ScoringPlan
 from orchestrator.reports import lineage
 from orchestrator.reports.columns import Column, Reported, Section, count, fact
@@ -60,7 +61,7 @@ class Cut:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A stage's data, as token ids. `ranking_accuracy` is the seed model's, where it decides on the order."""
+    """A stage's data, as token ids. `ranking_accuracy` is the base model's, where it decides on the order."""
 
     name: str
     file: Path
@@ -83,12 +84,12 @@ def pairs(round_: Round, model: Model) -> Commit:
     context, run, number = round_.context, round_.context.run, round_.number
     chunks = prepare(context)
     if number == 1 and run.committed(f"{round_.folder}/pairs") is None:
-        with run.using([run.used(chunk.file) for chunk in chunks]):
+        with run.using([run.used_file(chunk.file) for chunk in chunks]):
             _tell_leaks_early(context, chunks)
     chunk = chunks[number - 1]
     known = lineage.pair_files_of_reference(run.root, number)
     drop = Stages.of(context.job).drop_seen
-    inputs = {"chunk": run.used(chunk.file), "known": [run.used(file) for file in known], "drop_seen": drop}
+    inputs = {"chunk": run.used_file(chunk.file), "known": [run.used_file(file) for file in known], "drop_seen": drop}
 
     def work(folder: Path) -> Facts:
         seen = seen_rows(chunk.file, known)
@@ -100,7 +101,7 @@ def pairs(round_: Round, model: Model) -> Commit:
         return facts | {"chunk": chunk.name, "seen": len(seen)} | order
 
     commit = run.step(f"{round_.folder}/pairs", inputs, work)
-    round_.say("pairs", f"{commit.facts['pairs']} of {chunk.name}{told(commit.facts)}")
+    round_.say("pairs", f"{commit.facts['pairs']} of {chunk.name}{left_out_text(commit.facts)}")
     if not commit.facts["pairs"]:
         raise NoPairs(f"round {number} has nothing to learn from: its reference has seen all of {chunk.name}")
     return commit
@@ -148,8 +149,8 @@ def _cuts(context: Context) -> list[Cut]:
     count = stages.split
     if count is None:
         return [Cut(name, file) for name, file in zip(names, files, strict=True)]
-    with run.using(hashes(kept)):
-        prompt_ids = pq.read_table(files[0], columns=["prompt_id"])["prompt_id"].to_pylist()
+    with run.using(files_of(kept)):
+        prompt_ids = read_table(files[0], columns=["prompt_id"])["prompt_id"].to_pylist()
     if len(set(prompt_ids)) < count:
         raise BadInput(f"stages.split: {names[0]} has {len(set(prompt_ids))} prompts, too few for {count} chunks")
     parts = deal(prompt_ids, count, context.seed("stages", "split"))
@@ -158,11 +159,11 @@ def _cuts(context: Context) -> list[Cut]:
 
 def _tokenized(context: Context) -> list[Chunk]:
     run, cuts = context.run, _cuts(context)
-    plan = preference_plan(context.job, context.seed_model)
+    plan = preference_plan(context.job, context.base_model)
     inputs = {
-        "preferences": hashes(run.ledger.state.commits["baseline/preferences"]),
+        "preferences": files_of(run.ledger.state.commits["baseline/preferences"]),
         "rows": durable.fingerprint([cut.rows for cut in cuts]),
-        "plan": Fields(plan, {"model": context.seed_files}),
+        "plan": Fields(plan, {"model": context.base_files}),
     }
 
     def work(folder: Path) -> Facts:
@@ -171,29 +172,29 @@ def _tokenized(context: Context) -> list[Chunk]:
             output = str(folder / f"{number:05d}.parquet")
             made = context.workers.tokenize_preferences(str(cut.source), cut.rows, plan, output)
             if not made["pairs"]:
-                raise BadInput(f"stages.sources: {cut.name} has no pair that can be used{told(made)}")
+                raise BadInput(f"stages.sources: {cut.name} has no pair that can be used{left_out_text(made)}")
             counts.append({"name": cut.name, **made})
         return {"chunks": counts, "pairs": sum(count["pairs"] for count in counts)}
 
     commit = run.step("baseline/chunks", inputs, work)
     chunks = []
     for number, facts in enumerate(commit.facts["chunks"]):
-        if left_out := told(facts):
+        if left_out := left_out_text(facts):
             context.say(f"{'baseline':<10} {'chunks':<11} {facts['name']}{left_out}")
         chunks.append(Chunk(facts["name"], run.path(f"baseline/chunks/{number:05d}.parquet"), facts["pairs"]))
     return chunks
 
 
 def _rank(context: Context, number: int, chunk: Chunk) -> float:
-    """Share of a chunk's pairs that the seed model ranks right."""
-    train, model = context.job.train, context.seed_model
-    inputs = {"model": context.seed_files, "pairs": context.run.used(chunk.file), **precision(train)}
+    """Share of a chunk's pairs that the base model ranks right."""
+    train, model = context.job.train, context.base_model
+    inputs = {"model": context.base_files, "pairs": context.run.used_file(chunk.file), **precision(train)}
     inputs["executed"] = executed(train=train)
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
         plan = ScoringPlan(model, model, (str(chunk.file),))
-        facts = context.workers.trainers().reference(plan, str(folder / "00000.parquet"))
+        facts = context.workers.trainers().score(plan, str(folder / "00000.parquet"))
         return facts | {"executed": context.workers.execution("train")}
 
     commit = context.run.step(f"baseline/ranking/{number:02d}", inputs, work)
@@ -214,7 +215,7 @@ def _tell_leaks_early(context: Context, chunks: Sequence[Chunk]) -> None:
 
 
 def _leak(number: int, chunk: Chunk, seen: Sequence[str]) -> BadInput:
-    row = pq.read_table(chunk.file, columns=_TEXTS).filter(pc.field("pair_id") == seen[0]).to_pylist()[0]
+    row = read_table(chunk.file, columns=_TEXTS).filter(pc.field("pair_id") == seen[0]).to_pylist()[0]
     prompt = next(texts(row))[0]
     shown = prompt if len(prompt) <= 100 else f"{prompt[:97]}..."
     return BadInput(
@@ -226,7 +227,7 @@ def _leak(number: int, chunk: Chunk, seen: Sequence[str]) -> BadInput:
 
 
 def _copy_unseen(source: Path, seen: Sequence[str], output: Path) -> dict[str, Any]:
-    table = pq.read_table(source)
+    table = read_table(source)
     if seen:
         table = table.filter(pc.invert(pc.is_in(table["pair_id"], pa.array(seen, pa.string()))))
     pq.write_table(table, output, compression="zstd")
@@ -299,7 +300,7 @@ _COLUMNS = (
     Column("data", lambda e: str(e.round.facts.get("pairs", {}).get("chunk", ""))),
     Column("pairs", lambda e: count(e, "pairs", "pairs")),
     Column("left out, seen", lambda e: count(e, "pairs", "seen")),
-    Column("ranked right by the seed", lambda e: fact(e, "pairs", "ranking_accuracy", ".3f")),
+    Column("ranked right by the base model", lambda e: fact(e, "pairs", "ranking_accuracy", ".3f")),
     Column("by the reference", lambda e: fact(e, "reference", "ranking_accuracy", ".3f")),
     Column("by the policy", lambda e: fact(e, "policy", "ranking_accuracy", ".3f")),
     Column("reward accuracy", lambda e: fact(e, "policy", "reward_accuracy", ".3f")),

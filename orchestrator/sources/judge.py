@@ -15,10 +15,11 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.config import Job, SelfJudge, at_round
+from orchestrator.config import Job, SelfRewarding, at_round
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
-from orchestrator.ledger.uses import hashes
+from orchestrator.ledger.uses import files_of
+from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import SELF_SCORES, Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.lineage import Trail
@@ -27,7 +28,7 @@ from orchestrator.reports.symptoms import Evidence, Past, given_up
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
-from orchestrator.rounds.round import Graded, NoPairs, Round
+from orchestrator.rounds.round import GradedSamples, NoPairs, Round
 from orchestrator.sources.lineage import SAMPLED, Sampled
 from orchestrator.sources.source import Prompts, Source
 
@@ -60,15 +61,15 @@ def pairs(round_: Round, model: Model) -> Commit:
         NoPairs: every prompt's samples have the same score, or none.
     """
     graded = round_.samples_and_verdicts(round_.prompts(), model)
-    judged = _judge(round_, graded, model)
+    judged = _self_judged(round_, graded, model)
     return round_.pairs(_scores(round_, graded, judged))
 
 
-def _judge(round_: Round, graded: Graded, model: Model) -> Graded:
+def _self_judged(round_: Round, graded: GradedSamples, model: Model) -> GradedSamples:
     """Judgements of every sample that ended by itself; a prompt of theirs is named PROMPT#SAMPLE."""
-    settings, part = SelfJudge.of(round_.context.job), replace(round_, part="judged")
+    settings, part = SelfRewarding.of(round_.context.job), replace(round_, part="judged")
     questions = {problem.prompt_id: problem.text for problem in round_.problems()}
-    with round_.context.run.using(graded.hashes):
+    with round_.context.run.using(graded.files):
         problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
     if not problems:
         raise NoPairs(f"round {round_.number} has no sample to judge: all are empty or reach generate.max_tokens")
@@ -103,7 +104,7 @@ def _judge(round_: Round, graded: Graded, model: Model) -> Graded:
 
 def _questions(shards: Sequence[pair_files.Scored], questions: dict[str, str], template: str) -> Iterator[Problem]:
     for shard in shards:
-        for row in pq.read_table(shard.samples).to_pylist():
+        for row in read_table(shard.samples).to_pylist():
             if row["finish_reason"] == "stop" and row["text"].strip():
                 question = questions[row["prompt_id"]].strip()
                 text = fill(template, prompt=question, response=row["text"].strip())
@@ -116,23 +117,23 @@ def fill(template: str, prompt: str, response: str) -> str:
     return re.sub(r"\{prompt\}|\{response\}", lambda field: parts[field[0]], template)
 
 
-def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
+def _scores(round_: Round, graded: GradedSamples, judged: GradedSamples) -> GradedSamples:
     """The samples with their mean scores in place of verdicts."""
-    settings, run = SelfJudge.of(round_.context.job), round_.context.run
-    inputs = {"samples": graded.hashes, "judgements": judged.hashes, "settings": settings}
+    settings, run = SelfRewarding.of(round_.context.job), round_.context.run
+    inputs = {"samples": graded.files, "judgements": judged.files, "settings": settings}
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
-        found = scores_found(judged.shards, settings)
+        scores_by_sample = scores_found(judged.shards, settings)
         for number, shard in enumerate(graded.shards):
-            rows = pq.read_table(shard.samples, columns=["prompt_id", "sample_index"]).to_pylist()
+            rows = read_table(shard.samples, columns=["prompt_id", "sample_index"]).to_pylist()
             for row in rows:
-                scores = found.get((row["prompt_id"], row["sample_index"]), [])
+                scores = scores_by_sample.get((row["prompt_id"], row["sample_index"]), [])
                 row |= {"score": sum(scores) / len(scores) if scores else None, "judgements": len(scores)}
             pq.write_table(
                 pa.Table.from_pylist(rows, SELF_SCORES), folder / f"{number:05d}.parquet", compression="zstd"
             )
-        return score_facts(found)
+        return score_facts(scores_by_sample)
 
     commit = run.step(f"{round_.folder}/scores", inputs, work)
     facts = commit.facts
@@ -148,21 +149,21 @@ def _scores(round_: Round, graded: Graded, judged: Graded) -> Graded:
         pair_files.Scored(shard.samples, run.path(f"{round_.folder}/scores/{number:05d}.parquet"))
         for number, shard in enumerate(graded.shards)
     ]
-    return Graded(graded.prompts, shards, [*graded.hashes, *hashes(commit)])
+    return GradedSamples(graded.prompts, shards, [*graded.files, *files_of(commit)])
 
 
-def score_facts(found: Mapping[tuple[str, int], Sequence[float]]) -> Facts:
+def score_facts(scores_by_sample: Mapping[tuple[str, int], Sequence[float]]) -> Facts:
     """How many judgements have a score, of how many samples, and the mean of all scores."""
-    given = [score for scores in found.values() for score in scores]
-    mean = sum(given) / len(given) if given else None
-    return {"judgements": len(given), "scored": len(found), "mean_score": mean}
+    given_scores = [score for scores in scores_by_sample.values() for score in scores]
+    mean = sum(given_scores) / len(given_scores) if given_scores else None
+    return {"judgements": len(given_scores), "scored": len(scores_by_sample), "mean_score": mean}
 
 
-def scores_found(shards: Sequence[pair_files.Scored], settings: SelfJudge) -> dict[tuple[str, int], list[float]]:
+def scores_found(shards: Sequence[pair_files.Scored], settings: SelfRewarding) -> dict[tuple[str, int], list[float]]:
     """The scores of each sample, by prompt and sample."""
-    found: dict[tuple[str, int], list[float]] = defaultdict(list)
+    scores_by_sample: dict[tuple[str, int], list[float]] = defaultdict(list)
     for shard in shards:
-        table = pq.read_table(shard.scores, columns=["prompt_id", "extracted"])
+        table = read_table(shard.scores, columns=["prompt_id", "extracted"])
         for name, extracted in zip(*(table[c].to_pylist() for c in ("prompt_id", "extracted")), strict=True):
             prompt_id, _, index = name.rpartition("#")
             try:
@@ -170,8 +171,8 @@ def scores_found(shards: Sequence[pair_files.Scored], settings: SelfJudge) -> di
             except (TypeError, ValueError):
                 continue
             if settings.lowest <= score <= settings.highest:
-                found[prompt_id, int(index)].append(score)
-    return found
+                scores_by_sample[prompt_id, int(index)].append(score)
+    return scores_by_sample
 
 
 def _follow(run_dir: Path, state: State, place: str) -> Iterator[str]:
@@ -180,7 +181,7 @@ def _follow(run_dir: Path, state: State, place: str) -> Iterator[str]:
 
 def _recount_scores(run: Counting, step: str) -> Facts:
     judged = run.files.scored(f"{step.removesuffix('scores')}judged")
-    return score_facts(scores_found(judged, SelfJudge.of(run.job)))
+    return score_facts(scores_found(judged, SelfRewarding.of(run.job)))
 
 
 def _recount(run: Counting, step: str, number: str) -> Facts:
@@ -191,7 +192,7 @@ def _recount(run: Counting, step: str, number: str) -> Facts:
 
 def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
     """With the prompts that show the samples to the model, and what it says about them."""
-    settings, shown = SelfJudge.of(job), job.generate.max_tokens * space.BYTES_A_TOKEN
+    settings, shown = SelfRewarding.of(job), job.generate.max_tokens * space.BYTES_A_TOKEN
     num_prompts, prompt = space.prompted(job, number, problems)
     asked = prompt + 3 * max(len(settings.template), _OWN_TEMPLATE) + shown
     said = settings.samples * (settings.max_tokens * space.BYTES_A_TOKEN + space.BYTES_A_VERDICT)
@@ -201,7 +202,7 @@ def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
 
 def _judgements(job: Job, problems: Sequence[Problem]) -> Iterator[Prompts]:
     """With a response to be judged, in whose place the gold answer stands here."""
-    settings = SelfJudge.of(job)
+    settings = SelfRewarding.of(job)
     template = settings.template or TEMPLATE
     judged = [
         replace(problem, text=fill(template, problem.text.strip(), problem.solution or problem.gold), solution=None)

@@ -1,4 +1,4 @@
-"""Pairs of whole samples, also of hinted ones (source `sample`), and gold solutions to be imitated (source `gold`)."""
+"""Pairs of whole samples, also of hinted ones: the source `sample`."""
 
 from __future__ import annotations
 
@@ -17,36 +17,21 @@ from orchestrator.reports.symptoms import Evidence, Past, given_up
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
-from orchestrator.rounds.round import Graded, NoPairs, Round, pairing_plan
+from orchestrator.rounds.round import GradedSamples, Round
 from orchestrator.sources.lineage import SAMPLED, Sampled
 from orchestrator.sources.source import Prompts, Source
 
 
-def from_samples(round_: Round, model: Model) -> Commit:
+def pairs(round_: Round, model: Model) -> Commit:
     """The model's own samples, right ones against wrong ones (arXiv 2404.19733), or the right ones alone."""
     graded = round_.samples_and_verdicts(round_.prompts(), model)
     hinted = _with_hints(round_, graded, model) if round_.context.job.generate.hint else None
     return round_.pairs(graded, hinted)
 
 
-def from_gold(round_: Round, model: Model) -> Commit:
-    """The gold solutions, to be imitated."""
-    round_.prompts()
-    plan, path = round_.pairing_plan(), round_.context.run.path(f"{round_.folder}/prompts/{round_.split}.parquet")
-
-    def work(folder: Path) -> Facts:
-        folder.mkdir()
-        return pair_files.write_gold(path, plan, folder / "00000.parquet")
-
-    commit = round_.make_pairs({"gold": True}, replace(plan, rule="correct"), work)
-    if not commit.facts["pairs"]:
-        raise NoPairs(f"round {round_.number} has nothing to imitate: none of its prompts has a gold solution")
-    return commit
-
-
-def _with_hints(round_: Round, graded: Graded, model: Model) -> Graded | None:
+def _with_hints(round_: Round, graded: GradedSamples, model: Model) -> GradedSamples | None:
     """What no sample solved, sampled once more with the answer as a hint (arXiv 2203.14465, section 3.2)."""
-    with round_.context.run.using(graded.hashes):
+    with round_.context.run.using(graded.files):
         unsolved = set(pair_files.unsolved(graded.shards))
     problems = [replace(p, text=p.hint or "") for p in round_.problems() if p.prompt_id in unsolved]
     if not problems:
@@ -64,21 +49,10 @@ def _follow(run_dir: Path, state: State, place: str) -> Iterator[str]:
     return Sampled(run_dir, state, place).findings()
 
 
-def _follow_gold(run_dir: Path, state: State, place: str) -> Iterator[str]:
-    return Sampled(run_dir, state, place, imitates=True).findings()
-
-
 def _recount(run: Counting, step: str, number: str) -> Facts:
     folder = step.rpartition("/")[0]
     hinted = run.files.scored(f"{folder}/hinted") if f"{folder}/hinted/prompts" in run.state.commits else []
     return run.chosen(step, int(number), run.files.scored(folder), hinted)
-
-
-def _recount_gold(run: Counting, step: str, number: str) -> Facts:
-    [prompts] = run.files.all(f"{step.rpartition('/')[0]}/prompts")
-    plan = pairing_plan(run.job, int(number))
-    choices = pair_files.choose_gold(pair_files.Prompts(prompts))
-    return {"before_cap": len(choices)} | run.written(step, choices, plan.max_pairs, plan.seed)
 
 
 def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
@@ -87,10 +61,6 @@ def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
         _, more = space.paired(job, number, problems, samples=1, per_prompt=0)
         written += more
     return pairs, written
-
-
-def _rows_of_gold(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
-    return space.paired(job, number, problems, samples=0, per_prompt=1)
 
 
 def _hints(job: Job, problems: Sequence[Problem]) -> Iterator[Prompts]:
@@ -102,18 +72,11 @@ def _given_up(evidence: Evidence, past: Past) -> Iterator[str]:
     return given_up(evidence, "hinted/samples", "have no sample with a hint")
 
 
-SAMPLE = Source(
-    pairs=from_samples,
+SOURCE = Source(
+    pairs=pairs,
     trail=Trail(SAMPLED, _follow),
     recounted=Recounted({r"rounds/(\d+)/pairs": _recount}, parts=["hinted"]),
     disk=space.Disk(_rows),
     reported=Reported([SAMPLES], symptoms=[_given_up]),
     derived=_hints,
-)
-GOLD = Source(
-    pairs=from_gold,
-    trail=Trail(("pairs", "prompts"), _follow_gold),
-    recounted=Recounted({r"rounds/(\d+)/pairs": _recount_gold}),
-    disk=space.Disk(_rows_of_gold),
-    reported=Reported([SAMPLES]),
 )

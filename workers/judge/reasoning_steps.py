@@ -1,4 +1,4 @@
-"""The first wrong step of an answer, found by a judge (Step-DPO, arXiv 2406.18629, section 3.2).
+"""The first wrong reasoning step of an answer, found by a judge (Step-DPO, arXiv 2406.18629, section 3.2).
 
 The same question serves as a filter: an answer that is right by wrong steps has a first wrong step, too.
 """
