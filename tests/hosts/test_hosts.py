@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.ledger.record_files import Record
+from tests.hosts.on_head import EPOCHS
 from tests.hosts.test_round import PROMPTS, SAMPLES, SMALL
 from tests.support.hosts import Driver, Host, Network, hosts_or_skip, left_in_ray, ratchet, wait_until
 from tests.support.real import has_shard, records
@@ -89,21 +90,21 @@ def test_a_node_that_is_lost_in_a_training_is_waited_for(make: Make, tmp_path: P
     """There is no room without it; the ranks go on from the last saved state on the node that comes."""
     log = tmp_path / "train.log"
     with make("head", "one") as hosts:
-        driver = begin(hosts.head, log, "train", hosts.ray_address, str(tmp_path), 300.0, 0.5)
+        driver = begin(hosts.head, log, "train", hosts.ray_address, str(tmp_path), 300.0)
         says(log, "step 3", driver)
         hosts.hosts[1].crash()
         says(log, "waiting   train.ranks: 2 x 1 CPU", driver)
         says(log, "the nodes that live have room for 1 in all", driver)
         hosts.start_node(hosts.add("two"), 1)
         found = outcome(driver, log)
-        assert found["restarts"] == 1 and found["resumed_from"] >= 2 and found["steps"] == 8, log.read_text()
+        assert found["restarts"] == 1 and found["resumed_from"] >= 2 and found["steps"] == 2 * EPOCHS, log.read_text()
         assert left_in_ray(hosts) == {"actors": [], "groups": []}
 
 
 def test_a_node_that_is_lost_in_a_training_and_not_replaced_ends_the_run_for_now(make: Make, tmp_path: Path) -> None:
     log = tmp_path / "train.log"
     with make("head", "one") as hosts:
-        driver = begin(hosts.head, log, "train", hosts.ray_address, str(tmp_path), 20.0, 0.5)
+        driver = begin(hosts.head, log, "train", hosts.ray_address, str(tmp_path), 20.0)
         says(log, "step 3", driver)
         hosts.hosts[1].crash()
         found = outcome(driver, log)
@@ -123,7 +124,8 @@ def test_a_node_that_is_lost_while_sampling_costs_its_shards_in_flight(make: Mak
             hosts.start_node(new, 1)
             wait_until(lambda: bool(new.find("ray::SlowEngine")), "an engine on the new node")
         found = outcome(driver, log)
-        assert "the node that it was on is gone" in str(found["lost"]), log.read_text()
+        [lost] = found["lost"]
+        assert "its node" in lost or "the node" in lost, log.read_text()
     assert_sampled_once(tmp_path, shards)
 
 

@@ -47,6 +47,8 @@ def why(error: BaseException, worker: Literal["engine", "grader", "trainer"], oo
         return f"{words} (out of memory on the machine: {ADVICE[worker]})"
     if _NODE_GONE in text:
         return "the node that it was on is gone"
+    if _unreachable(cause):
+        return "it cannot be reached: its process, its node or the way to it is gone"
     if _NO_FAREWELL in text:
         if oom_kills > 0:
             return f"its process was killed while the machine was out of memory ({ADVICE[worker]})"
@@ -60,8 +62,12 @@ def wordless(error: BaseException) -> bool:
 
 
 def node_lost(error: BaseException) -> bool:
-    """Whether a worker is gone because the whole node is."""
-    return _NODE_GONE in str(error)
+    """Whether a worker is gone, or out of reach, by no fault of its own: the whole node is."""
+    return _NODE_GONE in str(error) or _unreachable(error)
+
+
+def _unreachable(error: BaseException) -> bool:
+    return any(kind.__name__ == "ActorUnavailableError" for kind in type(error).__mro__)
 
 
 def oom_kills() -> int:
