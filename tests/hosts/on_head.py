@@ -113,7 +113,7 @@ def train(address: str, folder: str, timeout: float) -> None:
             cluster.reserve("train.ranks", 2, 1, 0) as placement,
             TrainerGroup(settings, placement) as group,
         ):
-            group.reference(scoring(plan), reference)
+            group.score(scoring(plan), reference)
             facts = group.train(plan, reference, told)
         print(json.dumps({key: facts[key] for key in ("restarts", "resumed_from", "steps")}), flush=True)
     except RatchetError as error:
