@@ -113,7 +113,10 @@ class GeneratorPool:
             try:
                 ray.get(ready[0])
             except ray.exceptions.RayError as error:
-                if slot.was_killed(error) or node_lost(error):
+                if node_lost(error):
+                    slot.restart()
+                    continue
+                if slot.was_killed(error):
                     slot.replace(error, progressed=False)
                     continue
                 raise GenerationFailed(f"{self._kind.name} cannot serve {self.model}: {slot.why(error)}") from error
@@ -264,6 +267,9 @@ class _Sampling:
         if event.reference in self._running:
             _raise_unless_lost(f"shard {self._running[event.reference][1].shard.index}", event)
         assert event.error is not None
+        if not event.slot.ready and node_lost(event.error):  # before it had any work: Ray had thought the node alive
+            event.slot.restart()
+            return
         lost = [work for slot, work, _ in self._running.values() if slot is event.slot]
         self._running = {r: held for r, held in self._running.items() if held[0] is not event.slot}
         before = sum(len(work.quarantined) for work in lost)

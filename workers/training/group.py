@@ -43,6 +43,10 @@ class RanksLost(Exception):
     """A rank died or hangs, and with it the group: the others would wait for it forever."""
 
 
+class NodeLost(RanksLost):
+    """So that there was no place for a rank to start in."""
+
+
 class Placement(Protocol):
     """Where the ranks run."""
 
@@ -204,6 +208,8 @@ class TrainerGroup:
             try:
                 self._start()
                 return work(), restarts
+            except NodeLost:  # they had not begun, and wait for room first
+                self.close()
             except RanksLost as lost:
                 self.close()
                 restarts += 1
@@ -254,7 +260,7 @@ class TrainerGroup:
                 return ready[0]
             if starting and not all(self.placement.placed()):  # Ray waits for another node, as long as it takes
                 self.close()
-                raise RanksLost("training: a node was lost while the ranks started")
+                raise NodeLost("training: a node was lost while the ranks started")
             if patience.seconds([pulse.count() for pulse in self._pulses]) > limit:
                 self.close()
                 raise RanksLost(f"training: no rank made progress for {limit:.0f} s (train.stall_timeout)")
