@@ -1,4 +1,4 @@
-.PHONY: help setup setup-gpu demo test quick full faults lint clean
+.PHONY: help setup setup-gpu demo test quick full faults hosts lint clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -30,17 +30,21 @@ lint: setup
 	lint-imports
 
 quick: lint  ## Quick checks: style, types, import rules, tests without the real stack
-	pytest -q -n logical --dist worksteal -m "not real and not full and not faults" --ignore=tests/faults
+	pytest -q -n logical --dist worksteal -m "not real and not full and not faults and not hosts" --ignore=tests/faults
 
 test: quick  ## All tests but the slow suites
 	pytest -q -n 2 --dist worksteal -m "not full and not faults" tests/faults
 	pytest -q -n 2 --dist loadfile -m "real and not full"
+	pytest -q -m "hosts and not full" tests/hosts
 
 full: setup  ## The slow suites too
 	pytest -q -m "not faults"
 
 faults: setup  ## The whole fault suite: drivers killed at every one of their file operations, and more
 	pytest -q tests/faults
+
+hosts: setup  ## Several hosts, in network namespaces of this machine (as root): nodes that die, join, are cut off
+	pytest -q -m hosts tests/hosts
 
 clean:  ## Remove the environment and caches; runs are kept
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

@@ -15,6 +15,12 @@ class BadInput(RatchetError):
     exit_code = 2
 
 
+class NoRoom(RatchetError):
+    """The cluster has no room for the work now, though it had or may get it; the same command goes on later."""
+
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h: try again
+
+
 class Displaced(RatchetError):
     """A newer driver has claimed the run; this one may write no more."""
 

@@ -54,7 +54,13 @@ class Cluster(Settings):
     accelerators: Literal["auto", "none"] = "auto"
     """`none` stays on CPU even where the cluster has accelerators."""
     timeout: Positive = 120.0
-    """Seconds to wait for the cluster to answer and to have the resources free."""
+    """Seconds to wait for the cluster to answer, and to have the resources free: other jobs hold them, or a node was
+    lost and none has come in its place. Then the run ends with exit code 75, and the same command goes on."""
+    interface: Annotated[str, Field(min_length=1, max_length=100)] | None = None
+    """Network interface over which training ranks talk, by name (`ib0`) or, where its name differs between nodes, by
+    its network (`10.1.0.0/16`). Null is the one that has the address which the node is known to Ray by; the
+    environment variables GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME of a node go before. A local Ray keeps to
+    loopback."""
 
 
 class Tracking(Settings):

@@ -1,4 +1,4 @@
-"""Ray: connect, reserve, start actors. The only file of the orchestrator that knows Ray.
+"""Ray: connect, reserve, start actors. With placement.py the only file of the orchestrator that knows Ray.
 
 A cluster is joined only where the job or RAY_ADDRESS names one; otherwise a private one is started,
 with a temporary folder and a token of its own, reached from this host alone, never whatever happens to run there.
@@ -7,64 +7,36 @@ with a temporary folder and a token of its own, reached from this host alone, ne
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import secrets
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
-from orchestrator.driver.private_folder import PrivateFolder, remove_leftovers, require_short_place
+from orchestrator.driver.nodes import Node, amount, have, room, scales, share
+from orchestrator.driver.placement import Bundles, Placement, give_way, holders_beside, reserved
+from orchestrator.driver.private_folder import (
+    PrivateFolder,
+    environment,
+    private_environment,
+    remove_leftovers,
+    require_short_place,
+)
+from orchestrator.driver.waiting import Wait
 from orchestrator.errors import BadInput, RatchetError
 
-_RENDEZVOUS = "RATCHET_RENDEZVOUS"  # tells training ranks a folder to find each other in (workers.training.group)
 _PRIVATE = ("", "local")  # addresses that mean a private cluster
 _STARTS = 3
 _CALL_SECONDS = 3600.0  # for tokenising a round's prompts and the like, which takes seconds
+_MOST_NAMED = 4
+_LOOK_SECONDS = 5.0  # between two looks whether there is room
 _OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
-
-
-@dataclass(frozen=True)
-class Node:
-    """A living node of the cluster: its name for people, and what Ray gives out there in all."""
-
-    id: str
-    name: str
-    cpus: int
-    gpus: int
-
-
-def room(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
-    """How many workers of so many cores and accelerators fit on the nodes, each on one of them."""
-    return sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Reserved resources: bundle `i` holds what worker `i` of a group may use."""
-
-    group: Any
-    count: int
-    cpus: int
-    gpus: int
-
-    def actor_options(self, index: int) -> dict[str, Any]:
-        """Options for `ActorClass.options(**...)` that put worker `index` into its bundle."""
-        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
-
-        strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
-        return {
-            "num_cpus": self.cpus,
-            "num_gpus": self.gpus,
-            "scheduling_strategy": strategy,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.cpus)}},
-            "max_restarts": 0,
-        }
 
 
 class Cluster:
@@ -80,9 +52,13 @@ class Cluster:
         self.settings = settings
         self.logs = logs
         """Where the workers' logs are kept when a run on a private cluster fails."""
+        self.say: Callable[[str], None] = lambda line: None
+        """Is told what is waited for."""
         self._loopback = dict(loopback or {})
         self._folder: PrivateFolder | None = None
         self._helper: Any = None
+        self._reserved = 0
+        self._began = False  # whether anything was ever reserved
         if self._address in _PRIVATE:
             require_short_place()
 
@@ -121,7 +97,7 @@ class Cluster:
         self._folder = PrivateFolder(place)
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
-            with _environment(_private_environment(self._folder, self._loopback)):
+            with environment(private_environment(self._folder, self._loopback)):
                 self._init_private(self._folder.ray)
         except BaseException:
             self._end()
@@ -195,15 +171,9 @@ class Cluster:
 
         return self.settings.accelerators == "auto" and ray.cluster_resources().get("GPU", 0) >= 1
 
-    def cpus_for(self, workers: int, asked: int | None, gpus_each: int) -> int:
-        """CPU cores of each of `workers` workers: as asked, or a fair share of a machine without GPUs."""
-        import ray
-
-        if asked is not None:
-            return asked
-        if gpus_each:
-            return gpus_each
-        return max(1, int(ray.cluster_resources().get("CPU", 1)) // workers)
+    def cpus_for(self, workers: int, gpus_each: int) -> int:
+        """CPU cores of each of `workers` workers: a fair share of the nodes of a cluster without GPUs."""
+        return gpus_each or share(self.nodes(), workers)
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         """Run a function in a worker process that holds no devices; its own exception is raised here.
@@ -285,44 +255,82 @@ class Cluster:
         return {node: results[node] for node in running.values()}
 
     def check_room(self, what: str, count: int, cpus: int, gpus: int) -> None:
-        """Refuse what would never fit, however long one waits.
+        """Refuse what would never fit, however long one waits: nodes are not added, and none was lost since work began.
 
         Raises:
             BadInput: the nodes have no room for `count` workers of `cpus` cores and `gpus` accelerators each.
         """
         nodes = self.nodes()
-        if (fit := room(nodes, cpus, gpus)) < count:
-            have = ", ".join(f"{n.cpus} CPU and {n.gpus} GPU on {n.name}" for n in nodes[:8])
-            more = f" and {len(nodes) - 8} more nodes" if len(nodes) > 8 else ""
+        if not self._began and (fit := room(nodes, cpus, gpus)) < count and not self._scales():
             raise BadInput(
-                f"{what}: {count} x {cpus} CPU{f' and {gpus} GPU' if gpus else ''} asked for, and the cluster has room "
-                f"for {fit} ({have}{more}). Ask for fewer, or add nodes."
+                f"{what}: {amount(count, cpus, gpus)} asked for, and the cluster has room for {fit} ({have(nodes)}). "
+                "Ask for fewer, or add nodes."
             )
 
+    def _scales(self) -> bool:
+        """Whether Ray's autoscaler adds nodes for what is reserved and finds no room."""
+        from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+        from ray.autoscaler.v2.utils import is_autoscaler_v2
+        from ray.experimental.internal_kv import _internal_kv_get
+
+        return is_autoscaler_v2(fetch_from_server=True) or scales(_internal_kv_get(DEBUG_AUTOSCALING_STATUS))
+
     @contextlib.contextmanager
-    def reserve(self, what: str, count: int, cpus: int, gpus: int) -> Iterator[Placement]:
-        """Hold `count` bundles of `cpus` cores and `gpus` accelerators each.
+    def reserve(
+        self, what: str, count: int, cpus: int, gpus: int, again: Callable[[], Bundles] | None = None
+    ) -> Iterator[Placement]:
+        """Hold `count` bundles of `cpus` cores and `gpus` accelerators each; why it waits for them is told. `again`
+        says how many of which size they should be where nodes were lost and they have no room any more.
 
         Raises:
-            BadInput: the cluster does not have as much, or not free within `cluster.timeout`.
+            BadInput: the cluster does not have as much, and no work has begun.
+            NoRoom: they did not become free within `cluster.timeout`.
         """
-        import ray
-        from ray.util.placement_group import placement_group, remove_placement_group
+        from ray.util.placement_group import remove_placement_group
 
         self.check_room(what, count, cpus, gpus)
-        bundle = {"CPU": cpus, **({"GPU": gpus} if gpus else {})}
-        group = placement_group([bundle] * count, strategy="PACK")
+        give_way()
+        bundles = (count, cpus, gpus)
+        wait = functools.partial(self._wait, what, again)
+        placement = Placement(bundles, self._group(what, bundles), wait, self.settings.interface)
         try:
-            if not group.wait(self.settings.timeout):
-                free = ray.available_resources()
-                raise BadInput(
-                    f"{what}: {count} x {bundle} did not become free within {self.settings.timeout:.0f} s "
-                    f"(free now: {free.get('CPU', 0):.0f} CPU, {free.get('GPU', 0):.0f} GPU). Ask for fewer, wait "
-                    "for other jobs, or raise `cluster.timeout`."
-                )
-            yield Placement(group, count, cpus, gpus)
+            placement.wait()
+            self._began = True
+            yield placement
         finally:
-            remove_placement_group(group)
+            remove_placement_group(placement.group)
+
+    def _group(self, what: str, bundles: Bundles) -> Any:
+        self._reserved += 1
+        # For whoever waits for it, and reads who holds it.
+        who = f"process {os.getpid()} on {socket.gethostname()}, no. {self._reserved}"
+        return reserved(bundles, f"{what} of {self.logs.parent} ({who})")
+
+    def _wait(self, what: str, again: Callable[[], Bundles] | None, placement: Placement) -> None:
+        """Until there is room for a placement."""
+        from ray.util.placement_group import remove_placement_group
+
+        asked = (placement.count, placement.cpus, placement.gpus)
+        wait = Wait(f"{what}: {amount(*asked)}", self.settings.timeout, self.say)
+        while not (placement.group.wait(_LOOK_SECONDS) and all(placement.placed())):
+            wait.look(self._why_no_room(placement))
+            if again and room(self.nodes(), 1, placement.gpus) >= placement.count and (now := again()) != asked:
+                asked = now
+                self.say(f"waiting   {what}: {amount(*asked)} from now on, which the nodes that live have room for")
+                remove_placement_group(placement.group)
+                placement.group = self._group(what, asked)
+                placement.count, placement.cpus, placement.gpus = asked
+        wait.over()
+
+    def _why_no_room(self, placement: Placement) -> str:
+        """What there is, what of it is free, and who holds the rest, as far as it is known."""
+        nodes, (cpus, gpus) = self.nodes(), self.free()
+        free = f"free are {cpus} CPU{f' and {gpus} GPU' if placement.gpus else ''} of {have(nodes)}"
+        if (fit := room(nodes, placement.cpus, placement.gpus)) < placement.count:
+            asked = "; Ray's autoscaler is asked for more" if self._scales() else ""
+            return f"the nodes that live have room for {fit} in all{asked}; {free}"
+        holders = holders_beside(placement)
+        return free + (f"; held by {'; '.join(holders[:_MOST_NAMED])}" if holders else "")
 
 
 def _listens(address: str) -> bool:
@@ -337,31 +345,3 @@ class _Helper:
 
     def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return function(*arguments)
-
-
-def _private_environment(folder: PrivateFolder, also: Mapping[str, str]) -> dict[str, str]:
-    """What the processes of a private Ray get: files that they leave behind go with the folder, and what they listen
-    on is reached from this host alone. What a user has set himself stays, but for the place of such files."""
-    found = dict(also)
-    if loopback := [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]:
-        found |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
-    with contextlib.suppress(RuntimeError):  # no home. What torch has compiled serves the next run, too
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        found["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "ratchet" / "torchinductor")
-    temporary = str(folder.temporary)
-    return found | {k: os.environ[k] for k in found if k in os.environ} | {"TMPDIR": temporary, _RENDEZVOUS: temporary}
-
-
-@contextlib.contextmanager
-def _environment(changes: Mapping[str, str]) -> Iterator[None]:
-    """Changes to this process's environment, which what it starts inherits, for a while."""
-    before = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -154,6 +154,7 @@ def drive(
         if reference:
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
+            workers.report_to(say)
             workers.settle(run.ledger.state.configs[-1].get("resolved"), functools.partial(_record_resolved, run))
             loop(job, run, workers, problems, model, say, sources)
 

@@ -23,11 +23,12 @@ import socket
 import stat
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from orchestrator.errors import BadInput, RatchetError
 
+RENDEZVOUS = "RATCHET_RENDEZVOUS"  # tells training ranks a folder to find each other in (workers.training.group)
 _PREFIX = "ratchet-"
 _NAME = re.compile(rf"{_PREFIX}[a-z0-9_]{{8}}")  # as mkdtemp makes them
 _LOCK = ".lock"
@@ -255,3 +256,31 @@ def _is_below(process: Path, folder: Path) -> bool:
     if words[0].rstrip() not in _AGENTS:
         return False
     return any(os.readlink(file.path).startswith(f"{folder}/") for file in os.scandir(process / "fd"))
+
+
+def private_environment(folder: PrivateFolder, also: Mapping[str, str]) -> dict[str, str]:
+    """What the processes of a private Ray get: files that they leave behind go with the folder, and what they listen
+    on is reached from this host alone. What a user has set himself stays, but for the place of such files."""
+    found = dict(also)
+    if loopback := [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]:
+        found |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
+    with contextlib.suppress(RuntimeError):  # no home. What torch has compiled serves the next run, too
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        found["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "ratchet" / "torchinductor")
+    temporary = str(folder.temporary)
+    return found | {k: os.environ[k] for k in found if k in os.environ} | {"TMPDIR": temporary, RENDEZVOUS: temporary}
+
+
+@contextlib.contextmanager
+def environment(changes: Mapping[str, str]) -> Iterator[None]:
+    """Changes to this process's environment, which what it starts inherits, for a while."""
+    before = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

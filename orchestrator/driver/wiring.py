@@ -11,13 +11,14 @@ import contextlib
 import functools
 import json
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from orchestrator.config import Grade, Job, Judge
 from orchestrator.config.places import own_code, own_code_environment
-from orchestrator.driver.cluster import Cluster, Node, room
+from orchestrator.driver.cluster import Cluster
+from orchestrator.driver.nodes import Node, room
 from orchestrator.driver.settled import Record, Settled
 from orchestrator.errors import RatchetError
 from orchestrator.ledger.run import Facts
@@ -53,6 +54,10 @@ class RealWorkers:
         """Use what settings that are left to the machine have come to before, and have `record` told of what they come
         to; see settled.py."""
         self._settled = Settled(kept, record)
+
+    def report_to(self, say: Callable[[str], None]) -> None:
+        """Have `say` told what is waited for."""
+        self._cluster.say = say
 
     def execution(self, of: Literal["train", "generate"]) -> dict[str, Any]:
         """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
@@ -114,7 +119,8 @@ class RealWorkers:
 
             # Not after hours of sampling: what training will ask for must be there too.
             cluster.check_room("train.ranks", *self._ranks_need())
-            placement = self._devices.enter_context(cluster.reserve("generate.engines", *self._engines_need()))
+            reserved = cluster.reserve("generate.engines", *self._engines_need(), self._engines_need)
+            placement = self._devices.enter_context(reserved)
             self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._job.seed, placement, ENGINE))
             self._pool.wait_ready()
         return self._pool
@@ -135,7 +141,8 @@ class RealWorkers:
             settings, cluster = self._job.train, self.cluster
             from workers.training.group import TrainerGroup
 
-            placement = self._devices.enter_context(cluster.reserve("train.ranks", *self._ranks_need()))
+            reserved = cluster.reserve("train.ranks", *self._ranks_need(), self._ranks_need)
+            placement = self._devices.enter_context(reserved)
             settings = settings.model_copy(update={"attention": self._attention()})
             self._group = self._devices.enter_context(TrainerGroup(settings, placement))
         return self._group
@@ -157,7 +164,7 @@ class RealWorkers:
         cluster, asked = self.cluster, getattr(self._job.cluster, name)
         if asked is not None:
             return int(asked)
-        share = functools.partial(cluster.cpus_for, workers, None, gpus)
+        share = functools.partial(cluster.cpus_for, workers, gpus)
         fits = functools.partial(_fits, cluster.nodes(), workers, gpus)
         return self._settled.value(f"cluster.{name}", self._device, share, fits)
 

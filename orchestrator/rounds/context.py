@@ -103,6 +103,9 @@ class Workers(Protocol):
         """Use what settings that are left to the machine have come to before, and have `record` told of what they come
         to."""
 
+    def report_to(self, say: Callable[[str], None]) -> None:
+        """Have `say` told what the workers wait for, if anything."""
+
     def execution(self, of: Literal["train", "generate"]) -> Facts:
         """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
 

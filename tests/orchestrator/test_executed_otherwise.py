@@ -184,6 +184,9 @@ class Machine(StandIns):
         super().__init__(**options)
         self.cores, self.device, self.settled = cores, device, Settled()
 
+    def report_to(self, say: Callable[[str], None]) -> None:
+        pass
+
     def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None]) -> None:
         self.settled = Settled(kept, record)
 

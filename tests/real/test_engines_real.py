@@ -34,6 +34,12 @@ class Placement:
     def actor_options(self, index: int) -> dict[str, Any]:
         return {"num_cpus": 0, "max_restarts": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
 
+    def placed(self) -> list[bool]:
+        return [True] * self.count
+
+    def wait(self) -> None:
+        pass
+
 
 def write_prompts(file: Path) -> list[str]:
     tokenizer = AutoTokenizer.from_pretrained(str(DEMO / "seed"))

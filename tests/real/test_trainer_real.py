@@ -72,6 +72,12 @@ class OneCore:
     def actor_options(self, index: int) -> dict[str, Any]:
         return {"num_cpus": 1}
 
+    def placed(self) -> list[bool]:
+        return [True] * 2
+
+    def wait(self) -> None:
+        pass
+
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:

@@ -120,6 +120,9 @@ class StandIns:
     def trainers(self) -> StandInTrainers:
         return StandInTrainers(self)
 
+    def report_to(self, say: Callable[[str], None]) -> None:
+        pass
+
     def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None]) -> None:
         """Nothing is left to this machine."""
 

@@ -19,6 +19,7 @@ from workers.generation.blame import Work
 from workers.generation.engine import EngineBroken, EngineKind
 from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot
+from workers.supervision.failures import node_lost
 from workers.supervision.patience import WATCH_SECONDS
 
 _IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
@@ -33,6 +34,12 @@ class Placement(Protocol):
     def gpus(self) -> int: ...
     def actor_options(self, index: int) -> dict[str, Any]:
         """Ray's options for the actor that is engine `index`."""
+
+    def placed(self) -> list[bool]:
+        """Of each engine, whether its place is on a living node."""
+
+    def wait(self) -> None:
+        """Return when all are; raises where that takes too long. No engine may be running."""
 
 
 class _Event(NamedTuple):
@@ -80,31 +87,62 @@ class GeneratorPool:
         self._slots = []
 
     def wait_ready(self) -> None:
-        """Return when every engine has loaded the model.
+        """Return when every engine has loaded the model, but for those that have no place since a node was lost.
 
         Raises:
             GenerationFailed: with the engine's own words, or after `generate.start_timeout` seconds.
+            NoRoom: none has a place.
         """
-        deadline = time.monotonic() + self._settings.start_timeout
-        starting = {slot.started: slot for slot in self._slots if not slot.ready}
-        while starting:
-            ready, _ = ray.wait(list(starting), timeout=max(0.0, deadline - time.monotonic()))
+        limit = self._settings.start_timeout
+        deadline = time.monotonic() + limit
+        while starting := {slot.started: slot for slot in self._slots if not slot.ready}:
+            ready, _ = ray.wait(list(starting), timeout=min(self._interval, max(0.0, deadline - time.monotonic())))
             if not ready:
-                limit = f"{self._settings.start_timeout:g} s"
-                raise GenerationFailed(
-                    f"{self._kind.name} did not start to serve {self.model} within {limit}. If the model takes longer "
-                    "to load, raise generate.start_timeout; otherwise see the workers' logs."
-                )
-            slot = starting.pop(ready[0])
+                homeless = self._homeless()
+                if len(homeless) == len(starting) and len(starting) < len(self._slots):
+                    return  # those that are there begin
+                if homeless:
+                    deadline = time.monotonic() + limit
+                if time.monotonic() >= deadline:
+                    raise GenerationFailed(
+                        f"{self._kind.name} did not start to serve {self.model} within {limit:g} s. If the model takes "
+                        "longer to load, raise generate.start_timeout; otherwise see the workers' logs."
+                    )
+                continue
+            slot = starting[ready[0]]
             try:
                 ray.get(ready[0])
             except ray.exceptions.RayError as error:
+                if node_lost(error):
+                    slot.restart()
+                    continue
                 if slot.was_killed(error):
                     slot.replace(error, progressed=False)
-                    starting[slot.started] = slot
                     continue
                 raise GenerationFailed(f"{self._kind.name} cannot serve {self.model}: {slot.why(error)}") from error
             slot.ready = True
+
+    def _homeless(self) -> list[Slot]:
+        """Engines whose place is on no living node; where no other is left, there is room for them again first.
+
+        Raises:
+            NoRoom: there is not.
+        """
+        if all(slot.ready for slot in self._slots):
+            return []
+        placed = self._placement.placed()
+        homeless = [slot for slot in self._slots if not slot.ready and not placed[slot.index]]
+        if len(homeless) == len(self._slots):
+            self._placement.wait()
+            for slot in homeless:  # the places may be other ones now
+                slot.restart()
+        for slot in homeless:
+            slot.rest()
+        return homeless
+
+    def _housed(self) -> list[Slot]:
+        homeless = self._homeless()
+        return [slot for slot in self._slots if slot not in homeless]
 
     def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, dict[str, Any]]]:
         """Yield each shard with its facts as it is finished, in the order of finishing.
@@ -119,10 +157,11 @@ class GeneratorPool:
         yield from _Sampling(self._slots, plan).run(shards, self._events)
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
-        """Summed log-probabilities of completions, from each engine; None for what does not fit its context."""
+        """Summed log-probabilities of completions, from each engine that has a place; None for what does not fit its
+        context."""
         running: dict[Any, Slot] = {}
         results: dict[int, list[float | None]] = {}
-        while len(results) < len(self._slots):
+        while any(slot.index not in results for slot in self._housed()):
             for slot in self._slots:
                 if slot.ready and slot.load == 0 and slot.index not in results:
                     running[slot.taken().logprobs.remote(prompts, completions)] = slot
@@ -135,7 +174,7 @@ class GeneratorPool:
                 _raise_unless_lost("the probe", event)
                 running = {r: s for r, s in running.items() if s is not event.slot}
                 event.slot.replace(event.error, progressed=False)
-        return [results[slot.index] for slot in self._slots]
+        return [results[index] for index in sorted(results)]
 
     def _start(self, index: int) -> Any:
         options = self._placement.actor_options(index)
@@ -165,6 +204,7 @@ class GeneratorPool:
                 slot.ready = True
         if time.monotonic() - self._looked >= self._interval:
             self._looked = time.monotonic()
+            self._homeless()
             for slot in self._slots:
                 if (hangs := slot.stalled()) is not None:
                     yield _Event(slot, None, None, hangs)
@@ -227,6 +267,9 @@ class _Sampling:
         if event.reference in self._running:
             _raise_unless_lost(f"shard {self._running[event.reference][1].shard.index}", event)
         assert event.error is not None
+        if not event.slot.ready and node_lost(event.error):  # before it had any work: Ray had thought the node alive
+            event.slot.restart()
+            return
         lost = [work for slot, work, _ in self._running.values() if slot is event.slot]
         self._running = {r: held for r, held in self._running.items() if held[0] is not event.slot}
         before = sum(len(work.quarantined) for work in lost)

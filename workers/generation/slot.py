@@ -68,6 +68,15 @@ class Slot:
         """The engine has finished what it was asked."""
         self.deaths = self._given_up = 0
 
+    def restart(self) -> None:
+        """Start the engine anew, where it had no place to start in."""
+        self.kill()
+        self._begin()
+
+    def rest(self) -> None:
+        """It has no place to start in, and is not to blame for it."""
+        self._patience.rest()
+
     def stalled(self) -> EngineHangs | None:
         """What is wrong when the engine has used up its time; to be asked every few seconds."""
         if not self.ready:
@@ -105,8 +114,7 @@ class Slot:
             raise GenerationFailed(
                 f"an engine was lost {MOST_DEATHS} times in a row without finishing a prompt; the last time, {reason}"
             ) from error
-        self.kill()
-        self._begin()
+        self.restart()
         return reason
 
     def kill(self) -> None:

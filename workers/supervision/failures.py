@@ -24,6 +24,8 @@ _NO_DEVICE_MEMORY = re.compile(
 _NO_HOST_MEMORY = re.compile(r"cannot allocate memory|can't allocate memory|std::bad_alloc|MemoryError", re.IGNORECASE)
 _NO_FAREWELL = "Worker unexpectedly exits"  # Ray's words, whatever ended the process; they always guess at memory too
 
+_NODE_GONE = "because its node has died"  # likewise
+
 
 def why(error: BaseException, worker: Literal["engine", "grader", "trainer"], oom_kills: int = 0) -> str:
     """Why a worker failed: in its own words, and with advice where it was for want of memory.
@@ -43,6 +45,10 @@ def why(error: BaseException, worker: Literal["engine", "grader", "trainer"], oo
         return f"{words} (out of memory on the device: {ADVICE[worker]})"
     if "MemoryError" in names or _NO_HOST_MEMORY.search(text):
         return f"{words} (out of memory on the machine: {ADVICE[worker]})"
+    if _NODE_GONE in text:
+        return "the node that it was on is gone"
+    if _unreachable(cause):
+        return "it cannot be reached: its process, its node or the way to it is gone"
     if _NO_FAREWELL in text:
         if oom_kills > 0:
             return f"its process was killed while the machine was out of memory ({ADVICE[worker]})"
@@ -53,6 +59,15 @@ def why(error: BaseException, worker: Literal["engine", "grader", "trainer"], oo
 def wordless(error: BaseException) -> bool:
     """Whether a process ended without a word: it crashed or was killed, which need not happen again."""
     return _NO_FAREWELL in str(getattr(error, "cause", None) or error)
+
+
+def node_lost(error: BaseException) -> bool:
+    """Whether a worker is gone, or out of reach, by no fault of its own: the whole node is."""
+    return _NODE_GONE in str(error) or _unreachable(error)
+
+
+def _unreachable(error: BaseException) -> bool:
+    return any(kind.__name__ == "ActorUnavailableError" for kind in type(error).__mro__)
 
 
 def oom_kills() -> int:

@@ -23,6 +23,7 @@ from orchestrator.records.rows import REFERENCE, ScoringPlan, TrainingPlan
 from workers.files import write_table
 from workers.supervision.failures import oom_kills, why
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
+from workers.training import network
 
 T = TypeVar("T")
 
@@ -42,11 +43,23 @@ class RanksLost(Exception):
     """A rank died or hangs, and with it the group: the others would wait for it forever."""
 
 
+class NodeLost(RanksLost):
+    """So that there was no place for a rank to start in."""
+
+
 class Placement(Protocol):
     """Where the ranks run."""
 
     def actor_options(self, index: int) -> dict[str, Any]:
         """Ray actor options of rank `index`: num_cpus, num_gpus, scheduling_strategy, runtime_env."""
+        ...
+
+    def placed(self) -> list[bool]:
+        """Of each rank, whether its place is on a living node."""
+        ...
+
+    def wait(self) -> None:
+        """Return when all are; raises where that takes too long. No rank may be running."""
         ...
 
 
@@ -73,6 +86,7 @@ class _Rank:
         return self.trainer.beats
 
     def connect(self, rendezvous: str) -> int:
+        network.bind(os.environ, ray.util.get_node_ip_address())
         self.trainer.connect(rendezvous)
         return os.getpid()
 
@@ -97,8 +111,9 @@ class TrainerGroup:
 
     `chunk_logits` is the most logits that a rank holds at once. Where a rank dies, or none of them makes any
     progress for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from
-    its last saved state. Every method raises TrainingFailed when a rank fails by itself, or when the ranks were lost
-    MOST_LOSSES times with no saved state in between.
+    its last saved state. Where a node is lost, they wait for room first. Every method raises TrainingFailed when a rank
+    fails by itself, or when the ranks were lost MOST_LOSSES times with no saved state in between, and NoRoom where the
+    cluster has no room for them any more.
     """
 
     def __init__(self, settings: Train, placement: Placement, chunk_logits: int = 2**26) -> None:
@@ -193,6 +208,8 @@ class TrainerGroup:
             try:
                 self._start()
                 return work(), restarts
+            except NodeLost:  # they had not begun, and wait for room first
+                self.close()
             except RanksLost as lost:
                 self.close()
                 restarts += 1
@@ -212,6 +229,7 @@ class TrainerGroup:
     def _start(self) -> None:
         if self._actors:
             return
+        self.placement.wait()
         settings, self._oom_kills = self.settings.model_dump(mode="json"), oom_kills()
         actor, ranks = ray.remote(concurrency_groups={"watch": 1})(_Rank), self.settings.ranks
         for rank in range(ranks):
@@ -235,11 +253,14 @@ class TrainerGroup:
 
         Raises RanksLost when no rank made any progress for `limit` seconds (default: `stall_timeout`).
         """
-        patience, limit = Patience(), limit or self.settings.stall_timeout
+        patience, starting, limit = Patience(), limit is not None, limit or self.settings.stall_timeout
         while True:
             ready, _ = ray.wait(list(refs), num_returns=1, timeout=WATCH_SECONDS)
             if ready:
                 return ready[0]
+            if starting and not all(self.placement.placed()):  # Ray waits for another node, as long as it takes
+                self.close()
+                raise NodeLost("training: a node was lost while the ranks started")
             if patience.seconds([pulse.count() for pulse in self._pulses]) > limit:
                 self.close()
                 raise RanksLost(f"training: no rank made progress for {limit:.0f} s (train.stall_timeout)")

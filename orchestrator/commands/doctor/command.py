@@ -43,8 +43,8 @@ from orchestrator.commands.doctor.patient import Patient
 from orchestrator.commands.doctor.trial import made_up_ids, made_up_pairs, model_config, pair_lengths, trial_plan
 from orchestrator.config.addresses import without_password
 from orchestrator.config.places import run_folder
-from orchestrator.driver.cluster import Node
 from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
+from orchestrator.driver.nodes import Node
 from orchestrator.driver.same_job import reading_of
 from orchestrator.driver.start_checks import gold_lines, previewed, tried_models
 from orchestrator.errors import RatchetError

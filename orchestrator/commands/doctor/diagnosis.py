@@ -9,7 +9,7 @@ from typing import Any, Literal
 from packaging.version import InvalidVersion, Version
 
 from orchestrator.config import Job
-from orchestrator.driver.cluster import Node, room
+from orchestrator.driver.nodes import Node, room
 from orchestrator.driver.wiring import ENGINE
 from orchestrator.rounds.space import GIB, Need, gib
 

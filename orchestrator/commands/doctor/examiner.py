@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
 from orchestrator.config import Grade
-from orchestrator.driver.cluster import Node
+from orchestrator.driver.nodes import Node
 
 
 class Examiner(Protocol):

@@ -33,7 +33,7 @@ from orchestrator.commands.doctor.diagnosis import (
 from orchestrator.commands.doctor.patient import Patient, patient
 from orchestrator.commands.doctor.trial import made_up_ids, made_up_pairs, pair_lengths
 from orchestrator.config import Grade, Job, RoundLoss
-from orchestrator.driver.cluster import Node
+from orchestrator.driver.nodes import Node
 from orchestrator.errors import BadInput
 from orchestrator.rounds.space import GIB, Need
 from workers import doctor as on_node

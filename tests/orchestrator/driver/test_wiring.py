@@ -11,7 +11,8 @@ import pytest
 from orchestrator.config import Job, engines
 from orchestrator.config.load import load_job
 from orchestrator.driver import wiring
-from orchestrator.driver.cluster import Cluster, Node
+from orchestrator.driver.cluster import Cluster
+from orchestrator.driver.nodes import Node
 from orchestrator.driver.wiring import RealWorkers
 from tests.support.stand_ins import make_project
 
@@ -23,10 +24,10 @@ def test_the_job_file_knows_the_arguments_of_the_engine_that_runs_use() -> None:
 
 
 class Machine(Cluster):
-    """One node of so many cores and accelerators, without Ray."""
+    """So many nodes of so many cores and accelerators each, without Ray."""
 
-    def __init__(self, cpus: int, gpus: int) -> None:
-        self.cpus, self.gpus = cpus, gpus
+    def __init__(self, cpus: int, gpus: int, count: int = 1) -> None:
+        self.cpus, self.gpus, self.count = cpus, gpus, count
 
     def __enter__(self) -> Machine:
         return self
@@ -38,17 +39,16 @@ class Machine(Cluster):
     def accelerated(self) -> bool:
         return self.gpus > 0
 
-    def cpus_for(self, workers: int, asked: int | None, gpus_each: int) -> int:
-        return asked or gpus_each or max(1, self.cpus // workers)
-
     def nodes(self) -> list[Node]:
-        return [Node("a", "a-node", self.cpus, self.gpus)]
+        return [Node(str(number), f"node-{number}", self.cpus, self.gpus) for number in range(self.count)]
 
 
 class On(RealWorkers):
-    def __init__(self, job: Job, cpus: int, gpus: int = 0, kept: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, job: Job, cpus: int, gpus: int = 0, kept: Mapping[str, Any] | None = None, nodes: int = 1
+    ) -> None:
         super().__init__(job, Path("/nowhere/logs"))
-        self._cluster = Machine(cpus, gpus)
+        self._cluster = Machine(cpus, gpus, nodes)
         self.recorded: list[Mapping[str, Any]] = []
         self.settle(kept, self.recorded.append)
 
@@ -76,3 +76,9 @@ def test_what_is_set_is_as_it_is_set(tmp_path: Path, override: str, key: str) ->
     workers = On(load_job(make_project(tmp_path), [override]).job, cpus=8, gpus=1)
     assert str(workers.execution("train")[key]) == override.partition("=")[2]
     assert all(key not in said["settings"] for said in workers.recorded)
+
+
+@pytest.mark.parametrize(("ranks", "nodes", "cpus", "cores"), [(1, 2, 1, 1), (2, 2, 1, 1), (1, 3, 4, 4), (6, 2, 8, 2)])
+def test_cores_are_shared_out_by_node(tmp_path: Path, ranks: int, nodes: int, cpus: int, cores: int) -> None:
+    workers = On(load_job(make_project(tmp_path), [f"train.ranks={ranks}"]).job, cpus, nodes=nodes)
+    assert workers.execution("train")["cluster.cpus_per_rank"] == cores

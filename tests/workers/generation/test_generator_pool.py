@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import pytest
 import ray
 
 from orchestrator.config import Generate
+from orchestrator.errors import NoRoom
 from orchestrator.records.rows import PROMPTS, SAMPLES, SamplingPlan, Shard
 from tests.support.local_ray import local_ray
 from tests.support.stand_in_engine import STAND_IN, noted
@@ -43,6 +45,30 @@ class Placement:
 
     def actor_options(self, index: int) -> dict[str, Any]:
         return {"num_cpus": 0, "max_restarts": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
+
+    def placed(self) -> list[bool]:
+        return [True] * self.count
+
+    def wait(self) -> None:
+        pass
+
+
+class Lost(Placement):
+    """As of two nodes, of which some are gone."""
+
+    def __init__(self, *gone: int) -> None:
+        super().__init__(2)
+        self.gone = gone
+
+    def actor_options(self, index: int) -> dict[str, Any]:
+        return super().actor_options(index) | {"resources": {"gone": 1} if index in self.gone else {}}
+
+    def placed(self) -> list[bool]:
+        return [index not in self.gone for index in range(self.count)]
+
+    def wait(self) -> None:
+        if all(index in self.gone for index in range(self.count)):
+            raise NoRoom("no room for two")
 
 
 def pool_of(folder: Path, engines: int = 1, **settings: Any) -> GeneratorPool:
@@ -245,3 +271,24 @@ def test_torn_and_repeated_lines_of_a_partial_file_do_no_harm(tmp_path: Path) ->
     partial.append("a", [Sample("later", [3], "stop")])
     partial.append("few", [])
     assert partial.read(1) == {"a": [Sample("schön\n", [1, 2], "stop")], "b": [Sample("", [], "length")]}
+
+
+def test_an_engine_without_a_place_is_not_waited_for_nor_blamed(tmp_path: Path) -> None:
+    settings = Generate(start_timeout=0.5)
+    shards = shards_of(tmp_path, *([f"p{number}"] for number in range(8)))
+    with GeneratorPool(str(tmp_path), settings, 5, Lost(1), STAND_IN, interval=INTERVAL) as pool:
+        pool.wait_ready()
+        assert pool.logprobs([[1]], [[2, 3]]) == [[-2.0]]
+        for shard in shards:  # each time there is time enough to give the other one up
+            time.sleep(0.3)
+            [(_, facts)] = pool.generate([shard], PLAN)
+            assert "engines_lost" not in facts
+    assert sampled(tmp_path) == expected(*(f"p{number}" for number in range(8)))
+
+
+def test_where_no_engine_has_a_place_there_must_be_room_first(tmp_path: Path) -> None:
+    with (
+        GeneratorPool(str(tmp_path), Generate(start_timeout=600), 5, Lost(0, 1), STAND_IN, interval=INTERVAL) as pool,
+        pytest.raises(NoRoom, match="no room for two"),
+    ):
+        pool.wait_ready()

@@ -7,7 +7,7 @@ import ray
 
 from orchestrator.records.rows import Shard
 from workers.generation.blame import Work
-from workers.supervision.failures import oom_kills, why
+from workers.supervision.failures import node_lost, oom_kills, why
 from workers.supervision.patience import Patience
 
 
@@ -53,6 +53,16 @@ def test_the_machine_s_memory_is_told_apart(error: Exception) -> None:
 def test_ray_s_own_killing_for_memory() -> None:
     error = ray.exceptions.OutOfMemoryError("Memory on the node was 15.2GB / 16GB, which exceeds the threshold")
     assert why(error, "engine").startswith("Ray ended it, since the machine was short of memory (lower")
+
+
+def test_a_node_that_is_gone_or_out_of_reach_is_told_apart() -> None:
+    gone = ray.exceptions.RayActorError(error_msg="The actor died because its node has died. Node Id: 0xf00")
+    cut = ray.exceptions.ActorUnavailableError("RPC error: Socket closed rpc_code: 14", None)
+    assert why(gone, "engine") == "the node that it was on is gone" and node_lost(gone)
+    assert why(cut, "engine").startswith("it cannot be reached: its process, its node or the way to it") and node_lost(
+        cut
+    )
+    assert not node_lost(ray.exceptions.RayActorError(error_msg=KILLED)) and not node_lost(RuntimeError("no kernel"))
 
 
 def test_a_killed_process_was_out_of_memory_only_where_the_kernel_says_so() -> None:

@@ -1,0 +1,49 @@
+"""The nodes of a cluster, and how many workers they have room for. A worker never reaches over two of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+_MOST_NAMED = 8
+
+
+@dataclass(frozen=True)
+class Node:
+    """A living node of the cluster: its name for people, and what Ray gives out there in all."""
+
+    id: str
+    name: str
+    cpus: int
+    gpus: int
+
+
+def room(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
+    """How many workers of so many cores and accelerators fit on the nodes, each on one of them."""
+    return sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
+
+
+def share(nodes: Sequence[Node], workers: int, gpus: int = 0) -> int:
+    """The most cores that each of so many workers can have; 1 where they do not fit in any way."""
+    most = max((node.cpus for node in nodes), default=1)
+    return next((cpus for cpus in range(most, 1, -1) if room(nodes, cpus, gpus) >= workers), 1)
+
+
+def amount(count: int, cpus: int, gpus: int) -> str:
+    """So many workers of so many cores and accelerators, for people."""
+    return f"{count} x {cpus} CPU{f' and {gpus} GPU' if gpus else ''}"
+
+
+def have(nodes: Sequence[Node]) -> str:
+    """What the nodes have in all, for people."""
+    named = ", ".join(f"{n.cpus} CPU and {n.gpus} GPU on {n.name}" for n in nodes[:_MOST_NAMED])
+    return named + (f" and {len(nodes) - _MOST_NAMED} more nodes" if len(nodes) > _MOST_NAMED else "")
+
+
+def scales(status: bytes | None) -> bool:
+    """Whether what Ray's autoscaler says of itself (JSON) is said by one that adds nodes. In a cluster that was put
+    together by hand one is running, too, but there each node is a type of its own, named after it."""
+    report = json.loads(status or b"{}").get("autoscaler_report") or {}
+    kinds = [kind for key in ("active_nodes", "idle_nodes", "pending_launches") for kind in report.get(key) or {}]
+    return any(not kind.startswith("node_") for kind in kinds)

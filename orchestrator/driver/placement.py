@@ -1,0 +1,81 @@
+"""Resources of a Ray cluster that are reserved as a whole, for one phase of a run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+Bundles = tuple[int, int, int]
+"""How many workers, and each one's cores and accelerators."""
+_INTERFACE = "RATCHET_INTERFACE"  # tells ranks which network interface to use (workers.training.network)
+_TURN_SECONDS = 5  # that who waits already is given; there may never be room for it
+
+
+class Placement:
+    """Reserved resources: bundle `i` holds what worker `i` of a group may use. Where nodes are lost, Ray finds other
+    ones for their bundles as soon as there is room."""
+
+    def __init__(self, bundles: Bundles, group: Any, wait: Callable[[Placement], None], interface: str | None) -> None:
+        self.group = group
+        self.count, self.cpus, self.gpus = bundles
+        self._wait = wait
+        self._environment = {_INTERFACE: interface} if interface else {}
+
+    def actor_options(self, index: int) -> dict[str, Any]:
+        """Options for `ActorClass.options(**...)` that put worker `index` into its bundle."""
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
+        return {
+            "num_cpus": self.cpus,
+            "num_gpus": self.gpus,
+            "scheduling_strategy": strategy,
+            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.cpus)} | self._environment},
+            "max_restarts": 0,
+        }
+
+    def placed(self) -> list[bool]:
+        """Of each bundle, whether it lies on a living node."""
+        import ray
+        from ray.util import placement_group_table
+
+        living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+        where = placement_group_table(self.group).get("bundles_to_node_id", {})
+        return [where.get(index) in living for index in range(self.count)]
+
+    def wait(self) -> None:
+        """Return when every bundle lies on a living node; why it waits is told. Nothing may run in the bundles where
+        nodes were lost: where there is no room for them as they are, they may become smaller.
+
+        Raises:
+            NoRoom: after `cluster.timeout` seconds.
+        """
+        self._wait(self)
+
+
+def reserved(bundles: Bundles, name: str) -> Any:
+    """A placement group, which Ray makes as a whole as soon as there is room."""
+    from ray.util.placement_group import placement_group
+
+    count, cpus, gpus = bundles
+    return placement_group([{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * count, strategy="PACK", name=name)
+
+
+def holders_beside(placement: Placement) -> list[str]:
+    """The names of other placement groups that hold something now."""
+    from ray.util import placement_group_table
+
+    others = [group for key, group in placement_group_table().items() if key != placement.group.id.hex()]
+    return sorted({group["name"] or "a group without a name" for group in others if group["state"] == "CREATED"})
+
+
+def give_way() -> None:
+    """Let whoever waits already come first. Ray looks at them again within a second after there is room, and would give
+    it to one who asks meanwhile: a job with many phases could keep another from ever beginning."""
+    from ray.util import placement_group_table
+
+    for _ in range(_TURN_SECONDS):
+        if all(group["state"] != "PENDING" for group in placement_group_table().values()):
+            return
+        time.sleep(1)
