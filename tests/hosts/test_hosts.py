@@ -213,6 +213,8 @@ def test_an_autoscaler_is_asked_and_waited_for(make: Make, tmp_path: Path) -> No
     with make(cpus=0) as hosts:
         hosts.add("head")
         hosts.start_ray(0, f"--autoscaling-config={tmp_path}/scaling.json", **environment)
+        ready = begin(hosts.head, tmp_path / "ready.log", "await_autoscaler", hosts.ray_address, str(tmp_path))
+        assert outcome(ready, tmp_path / "ready.log", 300) == {}
         driver = begin(hosts.head, log, "reserve", hosts.ray_address, str(tmp_path), 2, 2, 300.0)
         assert outcome(driver, log) == {"placed": [True, True]}
         assert "Ray's autoscaler is asked for more" in log.read_text()
