@@ -93,6 +93,14 @@ def reserve(address: str, folder: str, count: int, cpus: int, timeout: float) ->
         print(json.dumps({"code": error.exit_code, "message": str(error)}), flush=True)
 
 
+def await_autoscaler(address: str, folder: str) -> None:
+    """Until Ray's autoscaler, which starts after all else, has said that it adds nodes."""
+    with cluster_of(address, Path(folder), 60.0) as cluster:
+        while not cluster._scales():
+            time.sleep(1)
+    print(json.dumps({}), flush=True)
+
+
 def train(address: str, folder: str, timeout: float) -> None:
     """Two ranks train, in many short steps."""
     from tests.real.test_trainer_real import SETTINGS, make_model, make_pairs, make_plan, scoring

@@ -196,7 +196,12 @@ def test_an_autoscaler_is_asked_and_waited_for(make: Make, tmp_path: Path) -> No
     scaling: dict[str, Any] = {"cluster_name": "scaled", "max_workers": 2, "upscaling_speed": 1.0}
     scaling |= {"idle_timeout_minutes": 1, "head_node_type": "ray.head.default", "available_node_types": kinds}
     scaling |= {
-        "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True}
+        "provider": {
+            "type": "fake_multinode",
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+        }
     }
     scaling |= {key: {} for key in ("auth", "docker", "file_mounts")} | {"file_mounts_sync_continuously": False}
     commands = ("initialization", "setup", "head_setup", "worker_setup", "head_start_ray", "worker_start_ray")
@@ -213,6 +218,8 @@ def test_an_autoscaler_is_asked_and_waited_for(make: Make, tmp_path: Path) -> No
     with make(cpus=0) as hosts:
         hosts.add("head")
         hosts.start_ray(0, f"--autoscaling-config={tmp_path}/scaling.json", **environment)
+        ready = begin(hosts.head, tmp_path / "ready.log", "await_autoscaler", hosts.ray_address, str(tmp_path))
+        assert outcome(ready, tmp_path / "ready.log", 300) == {}
         driver = begin(hosts.head, log, "reserve", hosts.ray_address, str(tmp_path), 2, 2, 300.0)
         assert outcome(driver, log) == {"placed": [True, True]}
         assert "Ray's autoscaler is asked for more" in log.read_text()
