@@ -136,8 +136,7 @@ def drive(
     check_same_problems(run, job, digests)
     given = identity_of(job, file.find)  # before they are read: a change since then is seen at the next start
     preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
-    for line in list(map(str, preferences or ())):  # no name is left that would keep the last source alive
-        say(f"stages    {line}")
+    _tell_stages(say, preferences)
     check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
     probe_links(root)
     ending = _ending(run, received, goal, sources)
@@ -164,6 +163,11 @@ def _tell_origins(say: Say, base: NamedModel, reference: NamedModel | None) -> N
     for name, model in (("model", base), ("reference", reference)):
         if model and model.origin:
             say(f"{name:<9} {model}")
+
+
+def _tell_stages(say: Say, preferences: Sequence[object] | None) -> None:
+    for source in preferences or ():
+        say(f"stages    {source}")
 
 
 def resumable(root: Path) -> str:

@@ -36,7 +36,12 @@ PHI3 = {
 LLAMA3 = {"rope_type": "llama3", "rope_theta": 5e5, "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
 PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
     "Phi-3-mini-128k": ("phi3", PHI3),
-    "Phi-4-mini": ("phi3", PHI3 | {"num_attention_heads": 24, "num_key_value_heads": 8, "partial_rotary_factor": 0.75}),
+    "Phi-4-mini": (
+        "phi3",
+        PHI3
+        | {"num_attention_heads": 24, "num_key_value_heads": 8}
+        | {"rope_parameters": LONG | {"original_max_position_embeddings": 4096, "partial_rotary_factor": 0.75}},
+    ),
     "Llama-3.1-405B": (
         "llama",
         {
@@ -95,10 +100,7 @@ def test_what_trees_fit_agrees(kind: str) -> None:
         ("granite_swa", "GraniteSWAForCausalLM: its attention is more than scaled products and a softmax"),
         ("llama4_text", "llama4_text: tree batching does not fit what it computes (AttributeError: "),
         ("modernbert-decoder", "modernbert-decoder: tree batching does not fit what it computes (TypeError: "),
-        (
-            "doge",
-            "doge: its attention is not full beyond a length that its configuration names (keep_window_size: 2048",
-        ),
+        ("doge", "doge: completions that share a prompt get other log-probabilities than each alone"),
         ("gemma2", "gemma2: attn_logit_softcapping is not supported"),
         ("bloom", "BloomForCausalLM does not take attention functions from outside"),
         ("xmod", "xmod: ValueError: Input language unknown"),
@@ -133,7 +135,7 @@ def test_every_kind_is_right_or_refused_as_the_page_says() -> None:
 def test_the_page_names_those_that_were_wrong_or_ended_in_errors() -> None:
     right, refused = [], []
     for line in PAGE.read_text().splitlines():
-        if line.startswith("| "):
+        if line.startswith("| r"):
             title, kinds = line.removeprefix("| ").removesuffix(" |").rsplit(" | ", 1)
             (right if title.startswith("right") else refused).extend(kinds.split(", "))
     assert set(right) >= ALL_RIGHT and set(refused) >= WRONG | RAW
@@ -164,7 +166,7 @@ def test_a_tiny_model_shows_wrong_positions_and_completions_that_see_each_other(
         right, moved, crossed = (
             scorer(each) for each in (pack, replace(pack, position_ids=positions), replace(pack, spans=spans))
         )
-    assert (right - moved).abs().max() > 100 * LIMIT and (right - crossed).abs().max() > 100 * LIMIT
+    assert (right - moved).abs().max() > 10 * LIMIT and (right - crossed).abs().max() > 10 * LIMIT
 
 
 def test_dropout_within_the_configs_of_a_model_of_several_parts_and_noise_of_routing_are_switched_off() -> None:
