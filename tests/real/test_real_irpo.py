@@ -264,7 +264,7 @@ def test_mlflow_has_the_job_and_its_rounds(run: Path) -> None:
 
 def test_a_finished_run_needs_nothing_to_say_so(run: Path) -> None:
     before = records(run)
-    done = ratchet("run", "jobs/irpo.yaml", f"run_dir={run}", *SMALL)
+    done = ratchet("run", "jobs/irpo.yaml", f"run_dir={run}", *SMALL, *THEN)
     assert done.returncode == 0, done.stderr
     assert [r for r in records(run)[len(before) :] if r.kind not in ("claim", "end")] == []
 
