@@ -222,6 +222,7 @@ def test_all_mistakes_are_told_at_once_and_nothing_is_made(tmp_path: Path, capsy
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.full
 def test_the_prompts_of_every_arm_are_looked_at_before_the_first_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -337,6 +337,7 @@ def test_the_job_has_absolute_paths_an_id_and_a_name_of_its_own(
     assert not [path for path in (tmp_path / "elsewhere").iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.full
 def test_a_model_of_the_hub_is_taken_over_from_the_run_that_kept_it(tmp_path: Path) -> None:
     job, parent, child = make_project(tmp_path, model=f"{MODEL}@v1"), tmp_path / "run", tmp_path / "child"
     with serve({}, TINY) as address:

@@ -52,6 +52,7 @@ def read(home: Path, address: str, *sources: dict[str, Any], offline: bool = Fal
     return found
 
 
+@pytest.mark.full
 def test_rows_come_from_the_hub_and_then_from_its_cache(tmp_path: Path) -> None:
     with serve({"README.md": CARD, "train.jsonl": ROWS}) as address:
         [first] = read(tmp_path, address, {"split": "train[1:4]", "limit": 2})

@@ -45,6 +45,7 @@ def run(folder: Path, address: str, home: str, child: str, *overrides: str) -> N
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.full
 def test_rows_are_the_runs_own_once_it_has_started(tmp_path: Path) -> None:
     def message(role: str, content: str) -> dict[str, str]:
         return {"role": role, "content": content}

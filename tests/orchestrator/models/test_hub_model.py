@@ -90,6 +90,7 @@ def test_a_run_keeps_the_model_of_a_commit_and_resumes_without_the_hub(tmp_path:
     assert (root / "CURRENT").read_text() == "rounds/02/checkpoint\n"
 
 
+@pytest.mark.full
 def test_a_branch_in_the_cache_serves_offline_runs(tmp_path: Path) -> None:
     job = make_project(tmp_path, model=MODEL)
     with serve({}, TINY) as address:

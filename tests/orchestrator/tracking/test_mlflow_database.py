@@ -118,6 +118,7 @@ def test_an_interrupted_first_start_leaves_no_torn_database(killed: Callable[[st
     require_all_sent(runs)
 
 
+@pytest.mark.full
 def test_two_processes_that_make_it_at_once_leave_one(whole: Path) -> None:
     assert hidden(whole) == []
     found = tracked(whole)
@@ -197,6 +198,7 @@ def test_a_torn_database_is_told_and_a_run_goes_on(
         assert file.read_bytes() == before
 
 
+@pytest.mark.full
 def test_once_a_torn_database_is_moved_away_a_new_one_gets_everything(tmp_path: Path) -> None:
     file = tmp_path / "mlflow.db"
     no_database(file)
@@ -250,7 +252,8 @@ def downloaded(runs: Path, folder: Path) -> str:
     return Path(client(runs).download_artifacts(parent.info.run_id, "report.md", str(folder))).read_text()
 
 
-@pytest.mark.parametrize("name", [ODD[0], pytest.param(ODD[1], marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("name", ODD[:2])
 def test_a_run_in_a_folder_of_any_name_is_tracked_there(whole: Path, tmp_path: Path, name: str) -> None:
     top = tmp_path / "top"
     runs = top / name

@@ -96,6 +96,7 @@ def test_a_folder_of_runs_that_was_moved_is_tracked_where_it_is(runs: Path, tmp_
     }
 
 
+@pytest.mark.full
 def test_a_folder_of_runs_that_was_copied_leaves_the_original_alone(runs: Path, tmp_path: Path) -> None:
     there = tmp_path / "there"
     shutil.copytree(runs, there)
