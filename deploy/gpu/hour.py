@@ -80,7 +80,7 @@ def parts(options: argparse.Namespace) -> list[Part]:
         [python, "-m", "benchmarks.training", "--json", *device, *small, "--model", name, *long, *tokens]
         for name, *tokens in ladder
     ]
-    generation = [[python, "-m", "benchmarks.generation", "--json", *small]]
+    generation = [[python, "-m", "benchmarks.generation", "--json", *device, *small]]
     if options.model:
         generation.append([*generation[0], "--model", str(options.model)])
     run = out / "runs/small"
