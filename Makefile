@@ -1,4 +1,4 @@
-.PHONY: help setup setup-gpu demo test quick full faults hosts lint clean
+.PHONY: help setup setup-gpu demo test quick full faults hosts gpu-hour lint clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -45,6 +45,9 @@ faults: setup  ## The whole fault suite: drivers killed at every one of their fi
 
 hosts: setup  ## Several hosts, in network namespaces of this machine (as root): nodes that die, join, are cut off
 	pytest -q -m hosts tests/hosts
+
+gpu-hour:  ## What only a GPU can show, in one report; HOUR="--model FOLDER" gives it more to try
+	@python3 deploy/gpu/hour.py $(HOUR)
 
 clean:  ## Remove the environment and caches; runs are kept
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

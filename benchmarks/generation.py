@@ -1,6 +1,7 @@
 """Generation: the product's generator beside the raw engine, on the same prompts and seeds, in one run.
 
-    python -m benchmarks.generation [--model jobs/demo/seed] [--prompts 300] [--samples 8] [--repeats 5] [--json]
+    python -m benchmarks.generation [--model jobs/demo/seed] [--prompts 300] [--samples 8] [--repeats 5]
+        [--device cuda] [--json]
 
 Each has a vLLM engine of the same settings in a process of its own, as engines have in a run, and they take turns. The
 raw engine is stepped by the thread that made it and is given all requests at once; the generator gets them as a round
@@ -40,6 +41,7 @@ ROOT = Path(__file__).parent.parent
 SHARD = 32
 IN_FLIGHT = 3
 MAX_MODEL_LEN = 256
+DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
 
 class Pass(NamedTuple):
@@ -68,11 +70,11 @@ def write_prompts(model: str, count: int, file: Path) -> None:
     write_table(pa.table(columns, schema=PROMPTS), file)
 
 
-def raw(model: str, settings: Generate, prompts: Path, folder: Path) -> Work:
+def raw(model: str, settings: Generate, accelerated: bool, prompts: Path, folder: Path) -> Work:
     """The bare engine: add everything, step until done."""
     from vllm import EngineArgs, LLMEngine, SamplingParams, TokensPrompt
 
-    engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings, 0, False, None)))
+    engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings, 0, accelerated, None)))
     rows = pq.read_table(prompts, columns=["prompt_id", "token_ids"]).to_pylist()
 
     def work(plan: SamplingPlan) -> int:
@@ -95,9 +97,9 @@ def raw(model: str, settings: Generate, prompts: Path, folder: Path) -> Work:
     return work
 
 
-def ours(model: str, settings: Generate, prompts: Path, folder: Path) -> Work:
+def ours(model: str, settings: Generate, accelerated: bool, prompts: Path, folder: Path) -> Work:
     """The generator, which gets its shards as a run's pool gives them."""
-    generator = VllmEngine(model, settings, seed=0, accelerated=False)
+    generator = VllmEngine(model, settings, seed=0, accelerated=accelerated)
     count = pq.read_metadata(prompts).num_rows
     starts = range(0, count, SHARD)
     shards = [Shard(i, str(prompts), s, min(s + SHARD, count), str(folder / f"{i}")) for i, s in enumerate(starts)]
@@ -109,12 +111,12 @@ def ours(model: str, settings: Generate, prompts: Path, folder: Path) -> Work:
     return work
 
 
-SIDES: dict[str, Callable[[str, Generate, Path, Path], Work]] = {"raw": raw, "ours": ours}
+SIDES: dict[str, Callable[[str, Generate, bool, Path, Path], Work]] = {"raw": raw, "ours": ours}
 
 
-def serve(side: str, model: str, settings: Generate, prompts: Path, folder: Path, line: Connection) -> None:
+def serve(side: str, line: Connection, *given: Any) -> None:
     """One side in its process: starts the engine, says so, and answers each plan with what it took."""
-    work = SIDES[side](model, settings, prompts, folder)
+    work = SIDES[side](*given)
     line.send("ready")
     while (plan := line.recv()) is not None:
         began, cpu = time.perf_counter(), time.process_time()
@@ -131,7 +133,8 @@ def measure(options: argparse.Namespace, settings: Generate, folder: Path) -> di
     lines: dict[str, Connection] = {}
     for side in SIDES:
         lines[side], theirs = spawn.Pipe()
-        spawn.Process(target=serve, args=(side, options.model, settings, prompts, folder, theirs), daemon=True).start()
+        given = (options.model, settings, options.device == "cuda", prompts, folder)
+        spawn.Process(target=serve, args=(side, theirs, *given), daemon=True).start()
         theirs.close()
         lines[side].recv()  # one starts after the other; EOFError where it cannot
     passes: dict[str, list[Pass]] = {side: [] for side in SIDES}
@@ -167,10 +170,11 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=48)
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     # The engine's own limit, and the job's, which must leave room for a prompt.
-    settings = Generate(max_model_len=MAX_MODEL_LEN, max_tokens=options.max_tokens, engine={"dtype": "float32"})
+    settings = Generate(max_model_len=MAX_MODEL_LEN, max_tokens=options.max_tokens, engine={"dtype": DTYPES[options.device]})
     with tempfile.TemporaryDirectory() as name:
         found = figures(measure(options, settings, Path(name)))
     if options.json:

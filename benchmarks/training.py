@@ -23,6 +23,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,6 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.measured import report as measured
-from orchestrator.config import RoundLoss
 from workers.numerics import attention, batching, layout
 from workers.numerics.batching import PairTokens
 from workers.numerics.logprobs import PackScorer
@@ -44,8 +44,19 @@ MODELS: dict[str, dict[str, int]] = {
 }
 
 
-LOSS = RoundLoss(beta=0.1, dpo=1.0, nll=1.0)
-"""IRPO's."""
+@dataclass(frozen=True)
+class Loss:
+    """IRPO's, with what of `RoundLoss` the numerical files read: that one needs pydantic."""
+
+    beta: float = 0.1
+    dpo: float = 1.0
+    nll: float = 1.0
+    form: str = "sigmoid"
+    nll_scope: str = "response"
+    nll_normalisation: str = "sequence"
+
+
+LOSS: Any = Loss()
 
 
 def make_pairs(options: argparse.Namespace, vocab: int) -> list[PairTokens]:

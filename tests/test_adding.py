@@ -125,16 +125,12 @@ def require_fine(blocks: Iterable[Block], root: Path) -> None:
 
 
 def test_what_all_examples_add_works(copy: Path) -> None:
-    *others, source = sections().values()
-    # A source is told in messages that test_methods.py, which the method's commands run, knows without it.
-    for blocks in ([block for example in others for block in example], source):
-        for block in blocks:
-            if block.language != "sh":
-                do(block, copy)
-        commands = [block for block in blocks if block.language == "sh"]
-        assert commands and all("pytest" in block.text for block in commands)
-        run(once(commands), copy)
-        require_fine(blocks, copy)
+    blocks = [block for example in sections().values() for block in example]
+    for block in blocks:
+        if block.language != "sh":
+            do(block, copy)
+    run(once(block for block in blocks if block.language == "sh"), copy)
+    require_fine(blocks, copy)
 
 
 @pytest.mark.full
@@ -163,6 +159,8 @@ def test_all_together_have_their_types_and_keep_the_contracts(copy: Path) -> Non
 
 def test_every_example_is_done() -> None:
     assert tuple(sections()) == SECTIONS
+    for example in sections().values():
+        assert any(block.language == "sh" and "pytest" in block.text for block in example)
     assert DOCUMENT.read_text().count("\n```") == 2 * sum(len(found) for found in sections().values())
 
 

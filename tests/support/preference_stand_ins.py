@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from orchestrator.records import counts
+from orchestrator.records import counts, pair_ids
 from orchestrator.records.masks import PAIR_MASKS
 from orchestrator.records.rows import REFERENCE, PreferencePlan, ScoringPlan, pairs_schema
 from tests.support.stand_ins import EOS, JOB, StandIns, StandInTrainers, make_model, skill_of
@@ -54,7 +54,7 @@ class PreferenceTrainers(StandInTrainers):
         no_masks = dict.fromkeys(PAIR_MASKS.values())
         pairs = [SimpleNamespace(**{side: row[f"{side}_token_ids"] for side in _PARTS}, **no_masks) for row in rows]
         logprobs = {
-            counts.completion_key(pair.prompt, getattr(pair, side)): -skill * _number(row[side])
+            pair_ids.completion_key(pair.prompt, getattr(pair, side)): -skill * _number(row[side])
             for pair, row in zip(pairs, rows, strict=True)
             for side in counts.SIDES
         }

@@ -24,8 +24,8 @@ from hashlib import blake2b
 import numpy as np
 import numpy.typing as npt
 
-from orchestrator.records.counts import completion_key
 from orchestrator.records.masks import Mask, as_mask, num_own
+from orchestrator.records.pair_ids import completion_key
 
 Tokens = npt.NDArray[np.int32]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.records import counts
+from orchestrator.records import counts, pair_ids
 from orchestrator.records.masks import PAIR_MASKS, Mask, mask_columns
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import PROBE, REFERENCE
@@ -108,7 +108,7 @@ def read_reference(file: str) -> dict[str, float]:
 def require_scored(pairs: Sequence[PairTokens], reference: dict[str, float], file: str) -> None:
     """Raise TrainingDataError unless the reference covers both sides of every pair."""
     for pair in pairs:
-        if any(key not in reference for key in counts.completion_keys(pair)):
+        if any(key not in reference for key in pair_ids.completion_keys(pair)):
             raise TrainingDataError(
                 f"{file}: lacks a completion of pair {pair.pair_id}: it was made for other pairs, so run the "
                 "reference pass again"

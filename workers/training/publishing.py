@@ -12,7 +12,7 @@ from typing import Any
 import torch.distributed as dist
 
 from orchestrator.config import Train
-from orchestrator.records.counts import completion_key
+from orchestrator.records.pair_ids import completion_key
 from workers.files import sync
 from workers.numerics import batching
 from workers.numerics.batching import PairTokens, Tree

@@ -16,8 +16,8 @@ import pytest
 from orchestrator.commands.verify.command import verify
 from orchestrator.errors import Damaged
 from orchestrator.ledger.columns import require_columns
-from orchestrator.records.counts import completion_key
 from orchestrator.records.masks import as_mask, fitted, masked, misfits
+from orchestrator.records.pair_ids import completion_key
 from orchestrator.records.rows import DECODED, SAMPLES, SamplingPlan, pairs_schema
 from orchestrator.sources.steps.answers import Answer
 from orchestrator.sources.steps.pairing import Continuation, Error, StepPair, step_pair

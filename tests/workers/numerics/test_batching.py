@@ -9,7 +9,7 @@ import numpy as np  # noqa: E402
 from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
-from orchestrator.records import counts  # noqa: E402
+from orchestrator.records import pair_ids  # noqa: E402
 from workers.numerics import batching, layout  # noqa: E402
 from workers.numerics.batching import PairTokens, Tree  # noqa: E402
 
@@ -61,7 +61,7 @@ def test_one_big_pack_holds_each_prompt_and_each_distinct_completion_once(pairs:
     trees = batching.completion_trees(pairs, 10**6)
     assert sum(tree.num_tokens for tree in trees) * 4 == expected
     assert {m.tag for tree in trees for m in tree.members} == {
-        counts.completion_key(p.prompt, c) for p in pairs for c in (p.chosen, p.rejected)
+        pair_ids.completion_key(p.prompt, c) for p in pairs for c in (p.chosen, p.rejected)
     }
 
 
@@ -126,11 +126,11 @@ def test_the_order_does_not_depend_on_library_versions() -> None:
 
 def test_completion_key_is_stable_and_separates_prompt_from_completion() -> None:
     def key(prompt: list[int], completion: list[int]) -> str:
-        return counts.completion_key(np.asarray(prompt, dtype=np.int32), np.asarray(completion, dtype=np.int32))
+        return pair_ids.completion_key(np.asarray(prompt, dtype=np.int32), np.asarray(completion, dtype=np.int32))
 
     assert key([1, 2], [3]) == "b7abc0cbb050379e92e572433910e0a9"
     assert key([1, 2], [3]) != key([1], [2, 3])
-    wide = counts.completion_key(np.asarray([1, 2], dtype=np.int64), np.asarray([3], dtype=np.int64))
+    wide = pair_ids.completion_key(np.asarray([1, 2], dtype=np.int64), np.asarray([3], dtype=np.int64))
     assert wide == key([1, 2], [3])
 
 

@@ -5,7 +5,6 @@ Needs torch, transformers and a CUDA device, nothing else of the project's requi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import pytest
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 
+from benchmarks.training import Loss  # noqa: E402
 from workers.numerics import attention, batching, layout  # noqa: E402
 from workers.numerics.batching import PairTokens  # noqa: E402
 from workers.numerics.logprobs import PackScorer  # noqa: E402
@@ -24,16 +24,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a C
 VOCAB = 512
 
 
-@dataclass(frozen=True)
-class Weights:
-    beta: float = 0.3
-    dpo: float = 1.0
-    nll: float = 1.0
-    nll_scope: str = "response"
-    nll_normalisation: str = "sequence"
-
-
-def make_model(dtype: Any = torch.float32) -> Any:
+def make_model(dtype: Any = torch.float32, device: str = "cuda") -> Any:
     torch.manual_seed(0)
     config = transformers.LlamaConfig(
         vocab_size=VOCAB,
@@ -46,7 +37,7 @@ def make_model(dtype: Any = torch.float32) -> Any:
         initializer_range=0.05,
         max_position_embeddings=8192,
     )
-    return transformers.LlamaForCausalLM(config).to("cuda", dtype)
+    return transformers.LlamaForCausalLM(config).to(device, dtype)
 
 
 def make_pairs(seed: int, num_prompts: int, longest: int) -> list[PairTokens]:
@@ -67,12 +58,12 @@ def step(model: Any, implementation: str, pairs: list[PairTokens], budget: int) 
     model.zero_grad(set_to_none=True)
     scorer = PackScorer(model, implementation)
     (share,) = batching.divide_batch(pairs, range(len(pairs)), budget, 1)
-    batches = [layout.micro_batch(trees).to("cuda") for trees in share]
+    batches = [layout.micro_batch(trees).to(model.device) for trees in share]
     references = [torch.full((len(batch.keys),), -10.0) for batch in batches]
     sums = accumulate(
         scorer,
         zip(batches, references, strict=True),
-        Weights(),  # type: ignore[arg-type]
+        Loss(beta=0.3),  # type: ignore[arg-type]
         BatchTotals(len(pairs), 1),
         lambda loss: loss.backward(),
     )

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.inputs.preferences import write_preferences
-from orchestrator.records import counts
+from orchestrator.records import counts, pair_ids
 from orchestrator.records.rows import PreferencePlan
 from tests.support.preference_rows import STEP, assistant, parts, read, user
 from workers.numerics.batching import PairTokens
@@ -161,9 +161,9 @@ def test_facts_of_pairs_are_means_over_pairs() -> None:
         PairTokens("c", array(1), array(3), array(4)),  # stands twice, and counts twice
     ]
     by_token = {2: -1.0, 3: -3.0, 4: -2.0}
-    logprobs = {counts.completion_key(array(1), array(token)): value for token, value in by_token.items()}
+    logprobs = {pair_ids.completion_key(array(1), array(token)): value for token, value in by_token.items()}
     before = {
-        counts.completion_key(array(1), array(token)): value for token, value in {2: -1.0, 3: -4.0, 4: -2.5}.items()
+        pair_ids.completion_key(array(1), array(token)): value for token, value in {2: -1.0, 3: -4.0, 4: -2.5}.items()
     }
     facts = counts.preferences(pairs, logprobs, before)
     assert facts == pytest.approx(

@@ -18,7 +18,7 @@ from safetensors import safe_open  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from orchestrator.config import RoundLoss  # noqa: E402
-from orchestrator.records.counts import completion_key  # noqa: E402
+from orchestrator.records.pair_ids import completion_key  # noqa: E402
 from orchestrator.records.rows import REFERENCE, TrainingPlan, pairs_schema  # noqa: E402
 from workers.training import pair_data  # noqa: E402
 from workers.training.checks import ReferenceCheck, ReferenceMismatch  # noqa: E402
