@@ -130,7 +130,7 @@ def gsm8k(options: argparse.Namespace) -> Part:
 
 
 def cut(file: Path, folder: Path, count: int = 64) -> None:
-    """Write a file's first problems as those to train on, the next as those of the gate, and those after as the test."""
+    """Write a file's first problems as those to train on, the next as the gate's, those after as the test's."""
     folder.mkdir(parents=True)
     lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     for number, name in enumerate(("train", "gate", "test")):
