@@ -108,7 +108,7 @@ def gsm8k(options: argparse.Namespace) -> Part:
         "model": Path(options.model).resolve(),
         "data.train": data / "train.jsonl",
         "data.gate": data / "gate.jsonl",
-        "data.test": None,
+        "data.test": data / "test.jsonl",
         "data.id": None,
         "rounds": 1,
         "generate.samples": 8,
@@ -129,12 +129,13 @@ def gsm8k(options: argparse.Namespace) -> Part:
     return Part("gsm8k", "a small round of jobs/irpo-gsm8k.yaml", STACK, commands, 1800, memory_back=True)
 
 
-def cut(rows: Path, folder: Path, count: int = 64) -> None:
-    """Write the first problems of a file as those to train on, and the next as those of the gate."""
+def cut(file: Path, folder: Path, count: int = 64) -> None:
+    """Write a file's first problems as those to train on, the next as the gate's, those after as the test's."""
     folder.mkdir(parents=True)
-    lines = rows.read_text(encoding="utf-8").splitlines(keepends=True)
-    (folder / "train.jsonl").write_text("".join(lines[:count]), encoding="utf-8")
-    (folder / "gate.jsonl").write_text("".join(lines[count : 2 * count]), encoding="utf-8")
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+    for number, name in enumerate(("train", "gate", "test")):
+        rows = lines[number * count : (number + 1) * count]
+        (folder / f"{name}.jsonl").write_text("".join(rows), encoding="utf-8")
 
 
 def asked(*command: str) -> str:
