@@ -1,5 +1,5 @@
-"""What a model folder's own files lead to. A model is the files that stand in its folder, which are hashed; the libraries
-that load it also follow names that its files give, and so would read what nobody has looked at, here or elsewhere.
+"""What a model folder's own files lead to. A model is the files that stand in its folder, which are hashed; the
+libraries that load it also follow names that its files give, and so would read what nobody has looked at.
 
     model.safetensors.index.json    `weight_map` names the files with the weights
     config.json                     `transformers_weights` and `configuration_files` name others than the usual ones
@@ -32,9 +32,8 @@ def leads_out(folder: Path) -> Iterator[str]:
     config = _object(folder / "config.json")
     for key in ("transformers_weights", "configuration_files"):
         if config.get(key):
-            yield f"{folder / 'config.json'}: `{key}` names other files than engines load ({_short(config[key])}): " + (
-                "take it out"
-            )
+            names = f"names other files than engines load ({_short(config[key])})"
+            yield f"{folder / 'config.json'}: `{key}` {names}: take it out"
     tokenizer = _object(folder / "tokenizer_config.json")
     names = tokenizer.get("fast_tokenizer_files")
     for name in names if isinstance(names, list) else [names] if names else ():

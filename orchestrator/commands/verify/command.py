@@ -372,10 +372,11 @@ def _size(artifact: Artifact, name: str) -> int:
 def _misfit(file: Path) -> Iterator[str]:
     """What is wrong with the masks of a table; what is no table, or a damaged one, is told by those who read it."""
     try:
-        with suppress(pa.ArrowException, ValueError):
-            require_masks(file)
+        require_masks(file)
     except Damaged as error:
         yield str(error).removeprefix(f"{file}: ")
+    except (pa.ArrowException, ValueError) as error:
+        require_enough(error)
 
 
 def _problem(file: Path, recorded: Facts, root: Path) -> Iterator[str]:

@@ -169,7 +169,7 @@ def test_a_header_of_odd_values_is_refused(tmp_path: Path, field: str, value: st
 def test_an_index_of_odd_names_is_refused(tmp_path: Path, names: str) -> None:
     folder = model(tmp_path / "m")
     (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {names}}}')
-    with pytest.raises(BadInput, match="which its index names|`weight_map` leads to"):
+    with pytest.raises(BadInput, match=r"which its index names|`weight_map` leads to"):
         locate(tmp_path, folder)
 
 
