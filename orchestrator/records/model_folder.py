@@ -25,20 +25,21 @@ _NOT_OPENED = "special_tokens_map_file"
 def leads_out(folder: Path) -> Iterator[str]:
     """What of a model folder is loaded from files that are not the model's, a line each: file, key, value and cure.
     Files that hold no JSON object are passed over, for others to refuse."""
-    said = _object(folder / "model.safetensors.index.json").get("weight_map")
-    for name in sorted({str(name) for name in said.values()}) if isinstance(said, dict) else ():
+    index = folder / "model.safetensors.index.json"
+    weights = _object(index).get("weight_map")
+    for name in sorted({str(name) for name in weights.values()}) if isinstance(weights, dict) else ():
         if not _is_own(name):
-            yield _line(folder / "model.safetensors.index.json", "weight_map", name)
+            yield _line(index, "weight_map", name)
     config = _object(folder / "config.json")
     for key in ("transformers_weights", "configuration_files"):
         if config.get(key):
             names = f"names other files than engines load ({_short(config[key])})"
             yield f"{folder / 'config.json'}: `{key}` {names}: take it out"
     tokenizer = _object(folder / "tokenizer_config.json")
-    names = tokenizer.get("fast_tokenizer_files")
-    for name in names if isinstance(names, list) else [names] if names else ():
-        if not _is_own(str(name)):
-            yield _line(folder / "tokenizer_config.json", "fast_tokenizer_files", name)
+    files = tokenizer.get("fast_tokenizer_files")
+    for file in files if isinstance(files, list) else [files] if files else ():
+        if not _is_own(str(file)):
+            yield _line(folder / "tokenizer_config.json", "fast_tokenizer_files", file)
     for key, value in tokenizer.items():
         if key.endswith("_file") and key != _NOT_OPENED and isinstance(value, str) and _is_elsewhere(folder, value):
             yield _line(folder / "tokenizer_config.json", key, value)
