@@ -19,6 +19,7 @@ from orchestrator.ledger.uses import files_of
 from orchestrator.models.checks import check_vocabulary
 from orchestrator.models.files import link_model
 from orchestrator.models.named import Key, NamedModel, locate_model, model_digest
+from orchestrator.records.model_folder import leads_out
 from orchestrator.records.rows import Problem
 
 KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"
@@ -130,7 +131,10 @@ def _model_of(file: JobFile, run: Run, weights: bool, key: Key) -> NamedModel:
         if not commit.artifacts or commit.artifacts[0].path != kept:
             told = f"{kept} is committed, but not the folder of that name. Restore the run from a copy."
             raise Damaged(f"{run.root}: {told}")
-        return NamedModel(run.artifacts.place(commit.artifacts[0]), {})
+        folder = run.artifacts.place(commit.artifacts[0])
+        if out := next(leads_out(folder), None):
+            raise Damaged(out)
+        return NamedModel(folder, {})
     return locate_model(file, weights, key)
 
 

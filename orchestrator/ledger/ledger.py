@@ -23,10 +23,10 @@ from typing import Any
 
 from orchestrator.errors import BadInput, Damaged, Displaced
 from orchestrator.files.durable import put_if_absent, sync
-from orchestrator.files.inside import require_below
+from orchestrator.files.inside import read_regular, require_below
 from orchestrator.ledger import cache
 from orchestrator.ledger.kinds import Kind, quoted
-from orchestrator.ledger.record_files import SCHEMA, Record, read_record, record_numbers, spelled
+from orchestrator.ledger.record_files import MAX_RECORD, SCHEMA, Record, read_record, record_numbers, spelled
 from orchestrator.ledger.step_facts import Recorded
 
 
@@ -197,6 +197,7 @@ class Ledger:
         self.records: list[Record] = []
         self.state = State()
         self._epoch: int | None = None
+        self._claim: tuple[Path, bytes] | None = None
         self._num_cached = 0
         if folder.is_symlink():
             require_below(folder.parent, folder / "record")
@@ -288,6 +289,7 @@ class Ledger:
         if self._epoch is None:
             raise RuntimeError("claim the ledger before appending to it")
         while self.state.epoch == self._epoch:
+            self._require_own()
             if self._put(kind, data, self._epoch):
                 return self.records[-1]
             # Taken: by a newer driver, or by ourselves when a signal came between the link and its noting.
@@ -297,6 +299,24 @@ class Ledger:
             f"{self.folder.parent}: another driver took this run over "
             f"(process {by.get('pid')} on {by.get('host')}, epoch {self.state.epoch}). "
             "This one stops; what it committed is kept."
+        )
+
+    def _require_own(self) -> None:
+        """Where the run's folder was moved away, another run may have begun in its place, with the same epochs: what
+        stands there is the run that was claimed as long as the claim does.
+
+        Raises:
+            Displaced: it is another run, or a damaged one.
+        """
+        if self._claim is None or not self.folder.is_dir():  # moved away, which the writing says
+            return
+        path, content = self._claim
+        with contextlib.suppress(OSError, Damaged):
+            if read_regular(path, MAX_RECORD) == content:
+                return
+        raise Displaced(
+            f"{self.folder.parent}: is no longer the run that this driver has claimed ({path.name} is not its claim): "
+            "the folder was moved, and another is in its place. This driver stops, and writes nothing there."
         )
 
     def _put(self, kind: Kind, data: dict[str, Any], epoch: int) -> bool:
@@ -311,8 +331,11 @@ class Ledger:
             "data": data,
         }
         path = self._path(number)
-        if not put_if_absent(path, self._spelled(path, document)):
+        content = self._spelled(path, document)
+        if not put_if_absent(path, content):
             return False
+        if kind == "claim":
+            self._claim = (path, content)
         self._note(record)
         return True
 

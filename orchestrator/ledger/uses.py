@@ -18,6 +18,7 @@ from orchestrator.files import durable
 from orchestrator.files.identity import Written, sha256
 from orchestrator.ledger.ledger import Artifact, Commit
 from orchestrator.ledger.recipes import UsedFiles, used_in
+from orchestrator.records.model_folder import leads_out
 
 
 def files_of(commit: Commit) -> list[UsedFiles]:
@@ -125,3 +126,6 @@ def _require_alone(folder: Path, files: set[Path]) -> None:
         raise Damaged(f"{folder}: cannot be read ({error.strerror})") from error
     if more := sorted(name for name in here if folder / name not in files):
         raise Damaged(f"{folder / more[0]}: is no part of this model, and whoever loads it might read it. Remove it.")
+    # Of a run of somebody else's, the files of a model may be as committed, and yet lead out of it.
+    if out := next(leads_out(folder), None):
+        raise Damaged(out)

@@ -20,6 +20,7 @@ from typing import Any
 
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files.inside import read_regular, regular_size
+from orchestrator.records.model_folder import leads_out
 
 _LONGEST_HEADER = 100 * 2**20  # bytes; the format's own limit
 _LARGEST_FILE = 512 * 2**20  # bytes; the largest tokenizers have some 40 MiB
@@ -68,10 +69,12 @@ def check_config(folder: Path, where: str) -> dict[str, Any]:
     """The folder's config.json, which must be that of a causal language model where it says what it is of.
 
     Raises:
-        BadInput: it is not.
+        BadInput: it is not, or files of the folder lead to what is none of the model's.
     """
     file = folder / "config.json"
     config = read_object(file, where)
+    if out := list(leads_out(folder)):
+        raise BadInput("\n".join(f"{where}: {line}" for line in out))
     for said in (config, config.get("text_config") or {}):
         for key, (kind, words) in _KINDS.items():
             if said.get(key) is not None and not isinstance(said[key], kind):

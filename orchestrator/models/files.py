@@ -11,6 +11,7 @@ from pathlib import Path
 from orchestrator.errors import BadInput
 from orchestrator.files.inside import is_run
 from orchestrator.ledger.sharing import Giver, size_of
+from orchestrator.records.model_folder import TEMPLATES
 
 WANTED = ("*.safetensors", "*.json", "*.txt", "*.model", "*.jinja", "*.tiktoken")
 """Weights, and what stands beside them: configuration, tokenizer, chat template. No pickles, no code."""
@@ -55,6 +56,8 @@ def check_files(folder: Path, root: Path) -> dict[str, int]:
     Raises:
         Damaged: one is a link, a pipe or a device, and so leads out of the run or has no end.
     """
+    for template in sorted((folder / TEMPLATES).glob("*")) if (folder / TEMPLATES).is_dir() else ():
+        size_of(template, root)  # which is read with the tokenizer
     found = [path for path in sorted(folder.iterdir()) if _is_of_model(path.name)]
     return {path.name: size_of(path, root) for path in found if path.is_symlink() or not path.is_dir()}
 

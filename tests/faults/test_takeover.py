@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from orchestrator.commands.verify.command import verify
 from orchestrator.ledger.ledger import Ledger
 from tests.faults.children import Case, Fault, Undisturbed, finish, note, running, wait_for, wait_until_stopped
 from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
@@ -44,6 +45,37 @@ def test_a_driver_that_was_overtaken_stops_and_names_its_successor(
     assert Ledger(first.run / "ledger").records == before
     calm.require_same(first.run, hidden=False)
     assert state_of(first.run) == "finished"
+
+
+@pytest.mark.parametrize("phase", [("generate", 2), ("generate", 3), ("train", 1), ("train", 2)], ids=str)
+def test_a_driver_whose_folder_was_moved_leaves_another_run_in_its_place_alone(
+    calm: Undisturbed, space: Path, phase: tuple[str, int]
+) -> None:
+    """The other run has fewer records than the older driver has read, as many, or more, and the same epoch."""
+    folder = space / f"in-its-place-{phase[0]}-{phase[1]}"
+    first, second = calm.case(folder, wait_at=("train", 1)), calm.case(folder, wait_at=phase)
+    with running(first) as older:
+        wait_for(first.waiting, older)
+        first.run.rename(folder / "moved")
+        first.waiting.unlink()
+        with running(second) as newer:
+            wait_for(second.waiting, newer)
+            assert newer.pid
+            os.kill(newer.pid, signal.SIGSTOP)
+            before = Ledger(second.run / "ledger").records
+            first.go_on.touch()
+            assert finish(older) == 1
+            assert "is no longer the run that this driver has claimed" in first.output
+            assert "Traceback" not in first.output, first.output
+            assert Ledger(second.run / "ledger").records == before
+            assert go_on(newer) == 0, second.output
+    calm.require_same(second.run, hidden=False)
+    assert verify(second.run).findings == []
+    moved = calm.case(folder / "again")
+    moved.folder.mkdir()
+    (folder / "moved").rename(moved.run)
+    assert moved.drive() == 0, moved.output
+    calm.require_same(moved.run)
 
 
 @SOME_OR_ALL

@@ -222,8 +222,8 @@ def load_tokenizer(model: str) -> Any:
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise UnusableModel(f"model: {model}: no usable tokenizer ({str(error).splitlines()[0]})") from error
+    except Exception as error:  # whatever the libraries make of a stranger's files
+        raise UnusableModel(f"model: {model}: no usable tokenizer ({reason(error)})") from error
     if tokenizer.eos_token_id is None:
         raise UnusableModel(f"model: {model}: its tokenizer has no EOS token: no completion could end")
     return tokenizer

@@ -24,6 +24,7 @@ from orchestrator.config import Job
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
 from orchestrator.files.inside import read_regular, regular_size
+from orchestrator.files.lack import require_enough
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import leading_out
 from orchestrator.ledger.columns import require_bounded, require_masks
@@ -80,6 +81,7 @@ def verify(run_dir: Path, show: bool = False, sources: Sources = SOURCES) -> Rep
 
     Raises:
         BadInput: there is no run in this folder, or a newer Ratchet wrote it.
+        Lack: this process has too little memory, or too few open files, to say anything.
     """
     return Verification(run_dir, show, sources).report()
 
@@ -126,8 +128,10 @@ class Reading:
         except BadInput:
             raise
         except (Damaged, OSError) as error:
+            require_enough(error)
             self.findings.append(f"{name}: {str(error).removeprefix(f'{path}: ')}")
         except Exception as error:  # whatever a stranger writes into a record, the others are still to be checked
+            require_enough(error)
             self.findings.append(f"{name}: is damaged ({error!r})")
 
     def _note(self, record: Record, name: str) -> None:
@@ -181,6 +185,7 @@ class Verification:
         except Gone:
             return []
         except Exception as error:  # the other checks are still to be made
+            require_enough(error)
             return [f"cannot be checked ({error if isinstance(error, Damaged) else repr(error)})"]
 
     def _settled(self, what: Callable[[], Iterable[str]]) -> list[str]:
@@ -332,6 +337,7 @@ class Verification:
             elif model_digest(str(folder)) != digest:
                 yield f"{folder}: the base model here is not the one that this run was made from"
         except (OSError, Damaged) as error:
+            require_enough(error)
             self._report.unchecked.append(f"{folder}: the base model could not be checked ({error})")
 
     def _follow(self) -> None:
@@ -366,10 +372,11 @@ def _size(artifact: Artifact, name: str) -> int:
 def _misfit(file: Path) -> Iterator[str]:
     """What is wrong with the masks of a table; what is no table, or a damaged one, is told by those who read it."""
     try:
-        with suppress(pa.ArrowException, ValueError):
-            require_masks(file)
+        require_masks(file)
     except Damaged as error:
         yield str(error).removeprefix(f"{file}: ")
+    except (pa.ArrowException, ValueError) as error:
+        require_enough(error)
 
 
 def _problem(file: Path, recorded: Facts, root: Path) -> Iterator[str]:
@@ -385,4 +392,5 @@ def _problem(file: Path, recorded: Facts, root: Path) -> Iterator[str]:
     except (FileNotFoundError, NotADirectoryError):
         yield "missing"
     except OSError as error:
+        require_enough(error)
         yield f"cannot be read ({error.strerror})"

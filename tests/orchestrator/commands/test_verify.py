@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.commands.verify.command import verify
+from orchestrator.commands.verify.command import Verification, verify
+from orchestrator.errors import Damaged
 from orchestrator.files.durable import sha256
+from orchestrator.files.lack import Lack
 from tests.orchestrator.rounds.test_selection import RETRAIN
 from tests.orchestrator.test_cli import ratchet
 from tests.support.stand_ins import StandIns, make_project, run_job
@@ -213,3 +217,44 @@ def test_the_command(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert found["findings"] == [f"{PAIRS}: missing"] and not found["sound"]
     assert ratchet("verify", tmp_path) == 2
     assert "not a run" in capsys.readouterr().err
+
+
+FEW_FILES = """
+import resource, sys
+from pathlib import Path
+from orchestrator.commands.verify.command import verify
+from orchestrator.errors import RatchetError
+
+verify(Path(sys.argv[1]))  # has everything imported
+for limit in range(12, 2, -1):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        print("findings", verify(Path(sys.argv[1])).findings)
+    except (RatchetError, OSError) as error:  # the command line says both in one message
+        print(error)
+"""
+
+
+def test_a_sound_run_is_not_called_damaged_where_no_more_files_may_be_opened(run: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FEW_FILES, str(run)], capture_output=True, text=True, check=True)
+    said = done.stdout.splitlines()
+    lacking = [line for line in said if "too many open files" in line.lower()]
+    assert len(said) == 10 and lacking
+    assert {line for line in said if line not in lacking} == {"findings []"}
+    assert not [line for line in lacking if line.startswith("findings")]
+
+
+class Starving(Verification):
+    """Has no memory left by the time it looks into a file."""
+
+    def _problem(self, artifact: Any, name: str) -> Iterator[str]:
+        try:
+            raise pa.ArrowMemoryError("malloc of size 2752 failed")
+        except pa.ArrowException as error:
+            raise Damaged(f"{name}: committed, but it is no Parquet file that can be read") from error
+        yield
+
+
+def test_a_sound_run_is_not_called_damaged_for_want_of_memory(run: Path) -> None:
+    with pytest.raises(Lack, match="too little memory"):
+        Starving(run).report()

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,12 @@ import pytest
 import yaml
 
 from orchestrator.config.load import load_job
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged
+from orchestrator.ledger.artifacts import Artifacts
+from orchestrator.ledger.uses import FileCheck
+from orchestrator.ledger.uses import model as committed_model
 from orchestrator.models.named import locate_model
+from orchestrator.records.model_folder import TEMPLATES
 from orchestrator.rounds.space import Disk, require_space, round_need
 from tests.support.sample_run import job
 
@@ -164,8 +169,84 @@ def test_a_header_of_odd_values_is_refused(tmp_path: Path, field: str, value: st
 def test_an_index_of_odd_names_is_refused(tmp_path: Path, names: str) -> None:
     folder = model(tmp_path / "m")
     (folder / "model.safetensors.index.json").write_text(f'{{"weight_map": {names}}}')
-    with pytest.raises(BadInput, match="which its index names"):
+    with pytest.raises(BadInput, match=r"which its index names|`weight_map` leads to"):
         locate(tmp_path, folder)
+
+
+def json_of(file: str, **said: Any) -> Callable[[Path], object]:
+    def put(folder: Path) -> None:
+        known = json.loads((folder / file).read_text()) if (folder / file).exists() else {}
+        (folder / file).write_text(json.dumps(known | said))
+
+    return put
+
+
+def template(make: Callable[[Path], object], name: str = "default.jinja") -> Callable[[Path], object]:
+    def put(folder: Path) -> None:
+        (folder / TEMPLATES).mkdir()
+        make(folder / TEMPLATES / name)
+
+    return put
+
+
+INDEX, TOKENIZER = "model.safetensors.index.json", "tokenizer_config.json"
+DETOURS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "weights above": (json_of(INDEX, weight_map={"a": "../other/model.safetensors"}), "`weight_map` leads to"),
+    "weights elsewhere": (json_of(INDEX, weight_map={"a": "/other/model.safetensors"}), "`weight_map` leads to"),
+    "hidden weights": (json_of(INDEX, weight_map={"a": ".model.safetensors"}), "`weight_map` leads to"),
+    "weights of another name": (json_of("config.json", transformers_weights="a/b.safetensors"), "names other files"),
+    "another configuration": (json_of("config.json", configuration_files=["config.4.0.json"]), "names other files"),
+    "tokenizer above": (json_of(TOKENIZER, fast_tokenizer_files=["../other/tokenizer.4.0.json"]), "leads to"),
+    "tokenizer elsewhere": (json_of(TOKENIZER, fast_tokenizer_files=["/other/tokenizer.4.0.json"]), "leads to"),
+    "vocabulary elsewhere": (json_of(TOKENIZER, vocab_file="/etc/passwd"), "`vocab_file` leads to '/etc/passwd'"),
+    "GGUF elsewhere": (json_of(TOKENIZER, gguf_file="/etc/passwd"), "`gguf_file` leads to"),
+    "another template": (template(lambda file: file.write_text("{{ messages }}")), "instead of the model's own"),
+    "a template of the user's": (template(lambda file: file.symlink_to("/etc/passwd")), "instead of the model's own"),
+    "a template without end": (template(os.mkfifo, "tool_use.jinja"), "no regular file"),
+}
+"""How a model's files lead the libraries that load it to what no hash covers, and what is said."""
+
+
+@pytest.mark.parametrize("name", DETOURS)
+def test_a_model_whose_files_lead_out_of_it_is_refused(tmp_path: Path, name: str) -> None:
+    lead_out, said = DETOURS[name]
+    shutil.copytree(BASE, tmp_path / "m")
+    (tmp_path / "other").mkdir()
+    shutil.copy(BASE / "model.safetensors", tmp_path / "other")
+    lead_out(tmp_path / "m")
+    with pytest.raises(BadInput, match=said):
+        locate(tmp_path, tmp_path / "m")
+
+
+@pytest.mark.parametrize("name", DETOURS)
+def test_a_committed_model_whose_files_lead_out_of_it_is_not_used(tmp_path: Path, name: str) -> None:
+    lead_out, said = DETOURS[name]
+    folder = tmp_path / "rounds/01/checkpoint"
+    shutil.copytree(BASE, folder)
+    lead_out(folder)
+    files = Artifacts(tmp_path)
+    artifact = files.describe(folder, folder)
+    own = {name: said for name, said in artifact.files.items() if "/" not in name and not name.startswith(".")}
+    used = committed_model("digest", replace(artifact, files=own))
+    with pytest.raises(Damaged, match=said):
+        FileCheck(tmp_path, {"policy": used})
+
+
+def test_what_tokenizers_are_published_with_is_taken(tmp_path: Path) -> None:
+    shutil.copytree(BASE, tmp_path / "m")
+    json_of(TOKENIZER, fast_tokenizer_files=["tokenizer.json"], special_tokens_map_file="/etc/passwd")(tmp_path / "m")
+    json_of(TOKENIZER, tokenizer_file="/nobody/has/this.json", vocab_file=None)(tmp_path / "m")
+    template(lambda file: file.write_text("{{ messages }}"), "tool_use.jinja")(tmp_path / "m")
+    assert locate(tmp_path, tmp_path / "m") == str(tmp_path / "m")
+
+
+def test_a_link_among_the_templates_of_a_strangers_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run/ledger").mkdir(parents=True)
+    (tmp_path / "run/ledger/00000000.json").touch()
+    shutil.copytree(BASE, tmp_path / "run/m")
+    template(lambda file: file.symlink_to("/etc/passwd"), "tool_use.jinja")(tmp_path / "run/m")
+    with pytest.raises(BadInput, match="is a link"):
+        locate(tmp_path, tmp_path / "run/m")
 
 
 def large(file: Path) -> None:

@@ -19,8 +19,10 @@ from orchestrator.commands.gc import clean
 from orchestrator.commands.verify.command import verify
 from orchestrator.config.load import load_job
 from orchestrator.driver.drive import identity
-from orchestrator.errors import BadInput
+from orchestrator.driver.kept import base_model_of
+from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.run import Run
 from orchestrator.models.named import locate_model, model_digest, on_hub
 from orchestrator.reports.lineage import pair_files_trained_on
 from orchestrator.reports.status import render, status
@@ -227,3 +229,12 @@ def test_a_driver_that_dies_between_the_files_of_the_model_goes_on(tmp_path: Pat
     kept = files_of(root / "baseline/model")
     run_job(job, StandIns())
     assert files_of(root / "baseline/model") == kept == files_of(first / "rounds/02/checkpoint")
+
+
+def test_a_kept_model_whose_files_lead_out_of_it_is_not_looked_at(tmp_path: Path, first: Path) -> None:
+    job = second(tmp_path, "run:first@round1")
+    run_job(job, StandIns(), "rounds=1")
+    said = {"fast_tokenizer_files": ["../../../tokenizer.4.0.json"]}
+    (tmp_path / "two/run/baseline/model/tokenizer_config.json").write_text(json.dumps(said))
+    with pytest.raises(Damaged, match="`fast_tokenizer_files` leads to"):
+        base_model_of(load_job(job), Run(tmp_path / "two/run"))

@@ -1,0 +1,92 @@
+"""What a model folder's own files lead to. A model is the files that stand in its folder, which are hashed; the
+libraries that load it also follow names that its files give, and so would read what nobody has looked at.
+
+    model.safetensors.index.json    `weight_map` names the files with the weights
+    config.json                     `transformers_weights` and `configuration_files` name others than the usual ones
+    tokenizer_config.json           `fast_tokenizer_files`, and keys that end in `_file`, are opened as they are
+    additional_chat_templates/      its `default.jinja` goes before chat_template.jinja
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+TEMPLATES = "additional_chat_templates"
+_LARGEST = 512 * 2**20  # bytes
+_NOT_OPENED = "special_tokens_map_file"
+"""Many tokenizers name a file of their maker's machine there, and nobody reads it."""
+
+
+def leads_out(folder: Path) -> Iterator[str]:
+    """What of a model folder is loaded from files that are not the model's, a line each: file, key, value and cure.
+    Files that hold no JSON object are passed over, for others to refuse."""
+    index = folder / "model.safetensors.index.json"
+    weights = _object(index).get("weight_map")
+    for name in sorted({str(name) for name in weights.values()}) if isinstance(weights, dict) else ():
+        if not _is_own(name):
+            yield _line(index, "weight_map", name)
+    config = _object(folder / "config.json")
+    for key in ("transformers_weights", "configuration_files"):
+        if config.get(key):
+            names = f"names other files than engines load ({_short(config[key])})"
+            yield f"{folder / 'config.json'}: `{key}` {names}: take it out"
+    tokenizer = _object(folder / "tokenizer_config.json")
+    files = tokenizer.get("fast_tokenizer_files")
+    for file in files if isinstance(files, list) else [files] if files else ():
+        if not _is_own(str(file)):
+            yield _line(folder / "tokenizer_config.json", "fast_tokenizer_files", file)
+    for key, value in tokenizer.items():
+        if key.endswith("_file") and key != _NOT_OPENED and isinstance(value, str) and _is_elsewhere(folder, value):
+            yield _line(folder / "tokenizer_config.json", key, value)
+    yield from _templates(folder / TEMPLATES)
+
+
+def _templates(folder: Path) -> Iterator[str]:
+    if os.path.lexists(folder / "default.jinja"):
+        yield (
+            f"{folder / 'default.jinja'}: would be used instead of the model's own chat template: make it its "
+            "chat_template.jinja, or remove it"
+        )
+    try:
+        others = [entry.path for entry in os.scandir(folder) if not entry.is_file()]
+    except OSError:
+        return
+    yield from (f"{path}: is no regular file: remove it" for path in sorted(others))
+
+
+def _is_own(name: str) -> bool:
+    """Whether a name is that of a file that stands in the folder itself and is hashed: hidden ones are not."""
+    return not name.startswith(".") and "/" not in name and "\0" not in name
+
+
+def _is_elsewhere(folder: Path, name: str) -> bool:
+    """Whether a name, which is taken from the current folder on, leads to something outside of the folder."""
+    try:
+        return os.path.lexists(name) and not Path(name).resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):
+        return False
+
+
+def _line(file: Path, key: str, value: Any) -> str:
+    return f"{file}: `{key}` leads to {_short(value)}, which is no file of this model: download the model again"
+
+
+def _short(value: Any) -> str:
+    return repr(value)[:200]
+
+
+def _object(file: Path) -> dict[str, Any]:
+    """The JSON object that a file holds; an empty one where it holds none. Never waits for a pipe."""
+    try:
+        status = file.stat()
+        if not stat.S_ISREG(status.st_mode) or status.st_size > _LARGEST:
+            return {}
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
