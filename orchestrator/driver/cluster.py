@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
-from orchestrator.driver.nodes import Node, amount, have, room, scales, share
+from orchestrator.driver.nodes import Node, amount, have, refusal, room, scales, share
 from orchestrator.driver.placement import Bundles, Placement, give_way, holders_beside, reserved
 from orchestrator.driver.private_folder import (
     PrivateFolder,
@@ -262,10 +262,7 @@ class Cluster:
         """
         nodes = self.nodes()
         if not self._began and (fit := room(nodes, cpus, gpus)) < count and not self._scales():
-            raise BadInput(
-                f"{what}: {amount(count, cpus, gpus)} asked for, and the cluster has room for {fit} ({have(nodes)}). "
-                "Ask for fewer, or add nodes."
-            )
+            raise BadInput(refusal(what, nodes, count, cpus, gpus, fit))
 
     def _scales(self) -> bool:
         """Whether Ray's autoscaler adds nodes for what is reserved and finds no room."""

@@ -141,6 +141,8 @@ class RealWorkers:
             settings, cluster = self._job.train, self.cluster
             from workers.training.group import TrainerGroup
 
+            # Likewise before hours of training: engines evaluate what comes of it.
+            cluster.check_room("generate.engines", *self._engines_need())
             reserved = cluster.reserve("train.ranks", *self._ranks_need(), self._ranks_need)
             placement = self._devices.enter_context(reserved)
             settings = settings.model_copy(update={"attention": self._attention()})
@@ -150,7 +152,7 @@ class RealWorkers:
     def _engines_need(self) -> tuple[int, int, int]:
         """How many engines, and each one's cores and accelerators."""
         settings, cluster = self._job.generate, self.cluster
-        gpus = settings.tensor_parallel if cluster.accelerated else 0
+        gpus = ENGINE.devices(settings) if cluster.accelerated else 0
         return settings.engines, self._cpus("cpus_per_engine", settings.engines, gpus), gpus
 
     def _ranks_need(self) -> tuple[int, int, int]:
