@@ -13,7 +13,7 @@ import pytest
 
 from workers.generation.one_path import PATH, anchored, one_path
 
-HOLD = f"""
+HOLD = """
 import os, signal, sys
 from workers.generation.one_path import PATH, one_path
 with one_path(sys.argv[1]):
