@@ -1,4 +1,4 @@
-"""Secrets for an actor's process, as an argument of the actor: Ray writes and shows its environment, and no argument."""
+"""Secrets for an actor's process, as an argument of the actor: its environment Ray writes and shows, arguments not."""
 
 from __future__ import annotations
 

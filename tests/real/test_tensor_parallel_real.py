@@ -34,8 +34,7 @@ def test_an_engine_of_two_ranks_gives_the_log_probabilities_of_one(tmp_path: Pat
 def compared(folder: str) -> None:
     with Cluster(config.Cluster(), Path(folder) / "logs", VLLM.loopback) as cluster:
         with pytest.raises(BadInput, match=r"Lower generate.tensor_parallel to at most 1"):
-            with cluster.reserve("generate.engines", 1, 1, 2):
-                pass
+            cluster.check_room("generate.engines", 1, 1, 2)
         one, two = (logprobs(cluster, ranks) for ranks in (1, 2))
     assert all(abs(a - b) < 0.01 for a, b in zip(one, two, strict=True)), (one, two)
     print("as one")

@@ -9,6 +9,7 @@ from typing import Any
 
 from orchestrator.config import Generate, engines
 from orchestrator.records.rows import SamplingPlan, Shard
+from workers.cuda import without_compiler
 from workers.generation.engine import EngineKind, RequestRefused, must_differ_in_weights_alone
 from workers.generation.one_path import PATH, anchored, one_path
 from workers.generation.shard import Request, Sample, sample_seed, sample_shard
@@ -30,6 +31,8 @@ class VllmEngine:
     """
 
     def __init__(self, model: str, settings: Generate, seed: int, accelerated: bool) -> None:
+        if accelerated:
+            os.environ.update(without_compiler(os.environ))
         from vllm import EngineArgs, LLMEngine
         from vllm.exceptions import VLLMClientError  # which is no ValueError
 

@@ -110,7 +110,8 @@ class _Rank:
 class TrainerGroup:
     """`settings.ranks` training actors. A context manager; `close` ends the actors' processes.
 
-    `chunk_logits` is the most logits that a rank holds at once; `secrets` are in the ranks' environment. Where a rank dies, or none of them makes any
+    `chunk_logits` is the most logits that a rank holds at once; `secrets` are in the ranks' environment. Where a rank
+    dies, or none of them makes any
     progress for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from
     its last saved state. Where a node is lost, they wait for room first. Every method raises TrainingFailed when a rank
     fails by itself, or when the ranks were lost MOST_LOSSES times with no saved state in between, and NoRoom where the
