@@ -1,4 +1,4 @@
-"""Whether a host's driver and compiler fit the CUDA that the installed wheels are built for. Nothing is imported for it.
+"""Whether a host's driver and compiler fit the CUDA that the installed wheels are built for; none of them is imported.
 
 .venv/bin/python -c 'from workers import cuda; print(*cuda.lines(cuda.seen()), sep="\\n")'
 """

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def knowing(actor: type, secrets: Mapping[str, str]) -> Any:
+def knowing(actor: Any, secrets: Mapping[str, str]) -> Any:
     """An actor's class whose process has secrets in its environment before anything is loaded; it takes them before its
     other arguments. Where there are none, it is the class as it was."""
 
-    class Knowing(actor):  # type: ignore[misc]
+    class Knowing(actor):
         def __init__(self, secrets: Mapping[str, str], *arguments: Any) -> None:
             os.environ.update(secrets)
             super().__init__(*arguments)

@@ -1,17 +1,14 @@
-"""Variables of the workers' environment: given by value (`cluster.env`), or, where they are secrets, by name alone."""
+"""Variables of the workers' environment: given by value (`cluster.env`), or, where they are secrets, by name alone.
+
+That none by value is a secret is seen to before (addresses.py), so that no message shows it.
+"""
 
 from __future__ import annotations
 
 import re
 from typing import Any
 
-from orchestrator.config.addresses import secret_in
-
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SECRET = re.compile(
-    r"(?i)(.*_)?(token|password|passwd|passphrase|pwd|secrets?|credentials?|(api|access|secret|private|auth|encryption)_?"
-    r"key(_id)?|key)|.*(_|\b)pass"
-)
 _MOST_CHARACTERS = 4096  # of a value; a whole environment is to fit into the arguments of a process
 
 _OURS = {
@@ -36,17 +33,12 @@ def variables(given: dict[str, Any]) -> dict[str, str]:
     """Names and values as they stand in the job, checked; figures become texts.
 
     Raises:
-        ValueError: a name or value that none can have, one that Ratchet sets, or a secret; with the cure.
+        ValueError: a name or value that none can have, or one that Ratchet sets; with the cure.
     """
     return {_named(name): _value(name, value) for name, value in given.items()}
 
 
 def _value(name: str, value: Any) -> str:
-    if _SECRET.fullmatch(name) or (isinstance(value, str) and secret_in(value)):
-        raise ValueError(
-            f"`{name}` looks like a secret, and every word of a job is written into its run: name it in "
-            "`cluster.secrets`, and set it where the driver runs"
-        )
     if isinstance(value, bool) or not isinstance(value, (str, int, float)):
         raise ValueError(f'`{name}` needs a text; put it in quotes, such as "1"')
     if len(text := str(value)) > _MOST_CHARACTERS or "\0" in text:
