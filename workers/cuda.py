@@ -27,19 +27,12 @@ class Problem(NamedTuple):
 
 
 def nvcc(environment: Mapping[str, str]) -> str | None:
-    """The compiler that FlashInfer takes when vLLM starts: of CUDA_HOME or CUDA_PATH, else the first of PATH, else of
+    """The compiler that FlashInfer takes when an engine starts: of CUDA_HOME or CUDA_PATH, else the first of PATH, else of
     /usr/local/cuda; None where it is missing."""
     home = environment.get("CUDA_HOME") or environment.get("CUDA_PATH")
     if home:
         return shutil.which(os.path.join(home, "bin", "nvcc"))
     return shutil.which("nvcc", path=environment.get("PATH", "")) or shutil.which("/usr/local/cuda/bin/nvcc")
-
-
-def without_compiler(environment: Mapping[str, str]) -> dict[str, str]:
-    """What an engine's environment needs besides, before vLLM is imported: where there is no nvcc, its warm-up must not
-    ask for a kernel that is compiled then. What is set already stays."""
-    name = "VLLM_USE_FLASHINFER_SAMPLER"
-    return {} if name in environment or nvcc(environment) else {name: "0"}
 
 
 def seen() -> dict[str, Any]:
@@ -72,7 +65,7 @@ def problems(facts: Mapping[str, Any]) -> list[Problem]:
         found.append(Problem(f"the driver takes CUDA {driver}, and the packages need {wheels}", cure, True))
     if facts["nvcc"] is None:
         cure = "nothing need be done; with nvcc and CUDA_HOME it is used"
-        found.append(Problem("without nvcc, vLLM does not use FlashInfer's sampler", cure))
+        found.append(Problem("without nvcc, engines do not use FlashInfer's sampler", cure))
     if facts["shm"] < _LITTLE_SHM:
         cure = "start its container with --shm-size=16g, or with the host's (--ipc=host)"
         found.append(Problem(f"/dev/shm has {facts['shm'] / 2**20:.0f} MiB, over which accelerators talk", cure))

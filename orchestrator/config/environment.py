@@ -8,13 +8,14 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from orchestrator.config.engines import ENGINE
+
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _MOST_CHARACTERS = 4096  # of a value; a whole environment is to fit into the arguments of a process
 
 _OURS = {
     "OMP_NUM_THREADS": "it follows from `cluster.cpus_per_engine` and `cluster.cpus_per_rank`",
-    "VLLM_CPU_OMP_THREADS_BIND": "it follows from `cluster.cpus_per_engine`",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "an engine lives in the process that watches it",
+    **ENGINE.environment,
     "DS_ACCELERATOR": "it follows from `cluster.accelerators`",
     **dict.fromkeys(
         ("CUDA_VISIBLE_DEVICES", "NVIDIA_VISIBLE_DEVICES"),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from workers import cuda
+from workers.generation.vllm import without_compiler
 
 SMI = "| NVIDIA-SMI 580.65.06    Driver Version: 580.65.06    CUDA Version: {}     |"
 
@@ -61,12 +62,12 @@ def test_the_compiler_is_found_where_flashinfer_looks(tmp_path: Path) -> None:
 
 def test_without_a_compiler_vllm_compiles_nothing_unless_the_user_says_so(tmp_path: Path) -> None:
     bare = {"CUDA_HOME": str(tmp_path), "PATH": ""}
-    assert cuda.without_compiler(bare) == {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
-    assert cuda.without_compiler(bare | {"VLLM_USE_FLASHINFER_SAMPLER": "1"}) == {}
+    assert without_compiler(bare) == {"VLLM_USE_FLASHINFER_SAMPLER": "0"}
+    assert without_compiler(bare | {"VLLM_USE_FLASHINFER_SAMPLER": "1"}) == {}
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin/nvcc").write_text("")
     (tmp_path / "bin/nvcc").chmod(0o755)
-    assert cuda.without_compiler(bare) == {}
+    assert without_compiler(bare) == {}
 
 
 def test_setup_says_what_it_sees_here() -> None:

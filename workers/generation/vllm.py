@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Generate, engines
 from orchestrator.records.rows import SamplingPlan, Shard
-from workers.cuda import without_compiler
+from workers import cuda
 from workers.generation.engine import EngineKind, RequestRefused, must_differ_in_weights_alone
 from workers.generation.one_path import PATH, anchored, one_path
 from workers.generation.shard import Request, Sample, sample_seed, sample_shard
@@ -172,6 +172,13 @@ def devices(settings: Generate) -> int:
     """Over how many accelerators an engine is spread, all of one node."""
     stages = settings.engine.get("pipeline_parallel_size", 1)
     return settings.tensor_parallel * (stages if isinstance(stages, int) and stages > 0 else 1)  # vLLM refuses others
+
+
+def without_compiler(environment: Mapping[str, str]) -> dict[str, str]:
+    """What an engine's environment needs besides, before vLLM is imported: where there is no nvcc, its warm-up must not
+    ask for a kernel that is compiled then. What is set already stays."""
+    name = "VLLM_USE_FLASHINFER_SAMPLER"
+    return {} if name in environment or cuda.nvcc(environment) else {name: "0"}
 
 
 def _own_dtype(model: str) -> str | None:

@@ -238,7 +238,7 @@ def diagnose_machines(answers: Mapping[Node, Any], job: Job, accelerated: bool, 
     if devices:
         text += f"{len(devices)} x {', '.join(kinds)}, least free memory {gib(min(d['free'] for d in devices))}"
         if without := [node.name for node, m in machines.items() if m["accelerators"] and not m["cuda"]["nvcc"]]:
-            text += f"; no nvcc on {', '.join(without)}, so vLLM samples there without FlashInfer"
+            text += f"; no nvcc on {', '.join(without)}, so engines sample there without FlashInfer"
     else:
         text += "no accelerators, so everything runs on CPU"
     return worst(problems, Finding("pass", text, "", facts))
