@@ -27,8 +27,8 @@ class Problem(NamedTuple):
 
 
 def nvcc(environment: Mapping[str, str]) -> str | None:
-    """The compiler that FlashInfer takes when an engine starts: of CUDA_HOME or CUDA_PATH, else the first of PATH, else of
-    /usr/local/cuda; None where it is missing."""
+    """The compiler that FlashInfer takes when an engine starts: of CUDA_HOME or CUDA_PATH, else the first of PATH, else
+    that of /usr/local/cuda; None where it is missing."""
     home = environment.get("CUDA_HOME") or environment.get("CUDA_PATH")
     if home:
         return shutil.which(os.path.join(home, "bin", "nvcc"))

@@ -69,8 +69,8 @@ class Cluster(Settings):
     environment variables GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME of a node go before. A local Ray keeps to
     loopback."""
     env: Annotated[dict[str, str], BeforeValidator(_variables)] = {}
-    """Environment variables of the workers, by name: `NCCL_*`, `HF_*`, the engine's own and the like. They are written into
-    the run: no secrets. What Ratchet sets itself is refused, with the key that says it instead."""
+    """Environment variables of the workers, by name: `NCCL_*`, `HF_*`, the engine's own. They are written into the run:
+    no secrets. What Ratchet sets itself is refused, with the key that says it instead."""
     secrets: Annotated[list[str], AfterValidator(names)] = []
     """Names of environment variables that engines and training ranks get from the driver's environment. It must list
     them in RATCHET_SECRETS (names with commas between), and their values are written nowhere."""
