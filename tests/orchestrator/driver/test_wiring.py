@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from orchestrator.config import Job, engines
 from orchestrator.config.load import load_job
@@ -15,6 +16,7 @@ from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.nodes import Node
 from orchestrator.driver.wiring import RealWorkers
 from orchestrator.errors import BadInput
+from orchestrator.ledger.step_facts import Facts
 from tests.support.stand_ins import make_project
 
 
@@ -101,3 +103,11 @@ def test_engines_that_never_fit_are_refused_before_training(tmp_path: Path) -> N
     job = load_job(make_project(tmp_path), ["generate.tensor_parallel=4"]).job
     with pytest.raises(BadInput, match=r"^generate.engines: .*tensor_parallel to at most 2"):
         On(job, cpus=64, gpus=2, nodes=2).trainers()
+
+
+def test_the_environment_of_workers_is_recorded_where_there_is_any(tmp_path: Path) -> None:
+    job = load_job(make_project(tmp_path), ["cluster.env={NCCL_DEBUG: INFO}"]).job
+    machine = On(job, cpus=4)
+    for said in (machine.execution("train"), machine.execution("generate")):
+        assert said["cluster.env"] == {"NCCL_DEBUG": "INFO"}
+        assert TypeAdapter(Facts).validate_python({"executed": said})
