@@ -39,4 +39,7 @@ else
     install
 fi
 uv pip install --quiet --no-deps --no-build-isolation -e .
+if [ "$set_name" = gpu ]; then
+    .venv/bin/python -c 'from workers import cuda; print(*("setup: " + line for line in cuda.lines(cuda.seen())), sep="\n")'
+fi
 echo "setup: .venv is ready ($set_name); activate it with: source .venv/bin/activate"

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from workers import cuda
+
 _NOTICE_SECONDS = 10.0  # a network file system may show another node's new file late
 _ALL_REDUCE_FLOATS = {"nccl": 2**26, "gloo": 2**20}
 _WORTH_NAMING = 256 * 2**20  # bytes; an idle worker process of Ray takes less
@@ -62,6 +64,7 @@ def machine() -> dict[str, Any]:
         "shm_total": shm.total if shm else 0,
         "shm_free": shm.free if shm else 0,
         "accelerators": accelerators(),
+        "cuda": (found := cuda.seen()) | {"problems": [problem._asdict() for problem in cuda.problems(found)]},
         "processes": sorted(_processes()),
     }
 

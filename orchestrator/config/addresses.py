@@ -30,6 +30,12 @@ _ENGINE_SECRET = re.compile(
     r"(?i)((hf|hub|auth|access|api|bearer|session)_?)token|(api|secret|access|private)_?key(_id)?|.*(password|passwd|secret)"
 )
 
+# Names of environment variables that hold secrets. TOKENIZERS_PARALLELISM and the like are none.
+_VARIABLE_SECRET = re.compile(
+    r"(?i)(.*_)?((access_?|auth_?|hf)?token|password|passwd|passphrase|pwd|pass|secrets?|credentials?|"
+    r"((api|access|secret|private|auth|encryption)_?)?key(_id)?)"
+)
+
 _WEB_CURE = (
     "set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, in the environment instead"
 )
@@ -37,7 +43,11 @@ _DATABASE_CURE = (
     "keep it in the client's own file (PostgreSQL: ~/.pgpass, or the one that PGPASSFILE names; MySQL: my.cnf), or put "
     "an MLflow server in front of the database"
 )
-_CURES = {"judge": "the key is read from the environment variable that judge.api_key_env names"}
+_VARIABLE_CURE = "name the variable in `cluster.secrets` instead; its value is read where the driver runs"
+_CURES = {
+    "cluster": _VARIABLE_CURE,
+    "judge": "the key is read from the environment variable that judge.api_key_env names",
+}
 
 
 def without_password(text: str) -> str:
@@ -68,6 +78,8 @@ def refusal(key: Key, value: Any) -> str | None:
     """Why a job must not have a value, and the cure, without the value; None where it may."""
     if key[:2] == ("generate", "engine") and isinstance(value, str) and value and _is_secret_argument(key):
         return "must not stand here: what a job file holds is written into the run; set HF_TOKEN in the environment"
+    if key[:2] == ("cluster", "env") and value is not None and _VARIABLE_SECRET.fullmatch(str(key[-1])):
+        return f"looks like a secret, and what a job file holds is written into the run: {_VARIABLE_CURE}"
     found = secret_in(value) if isinstance(value, str) else None
     if found is None or (key == ("judge", "base_url") and "parameter" not in found):  # it has a check of its own
         return None

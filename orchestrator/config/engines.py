@@ -25,6 +25,8 @@ class EngineArguments:
     """Its own names of what the job has keys for, with these keys."""
     executing: frozenset[str] = frozenset()
     """Its arguments of which it is known that they only execute. Any other one decides."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables of its environment that are not the user's to set, and why."""
 
     def deciding(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Those of the given arguments that decide what comes out."""
@@ -51,6 +53,10 @@ VLLM = EngineArguments(
             *("disable_custom_all_reduce", "max_parallel_loading_workers", "disable_log_stats", "use_tqdm_on_load"),
         }
     ),
+    environment={
+        "VLLM_CPU_OMP_THREADS_BIND": "it follows from `cluster.cpus_per_engine`",
+        "VLLM_ENABLE_V1_MULTIPROCESSING": "an engine lives in the process that watches it",
+    },
 )
 ENGINE = VLLM
 """The kind that runs use, as `ENGINE` of driver/wiring.py says to the workers."""

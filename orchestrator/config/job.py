@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Optional, cast
 
 from pydantic import (
+    AfterValidator,
     BeforeValidator,
     Field,
     SerializationInfo,
@@ -24,11 +25,17 @@ from orchestrator.config.base import (
     Settings,
 )
 from orchestrator.config.data import Data
+from orchestrator.config.environment import names, variables
 from orchestrator.config.learning import Loss, Pairs, Promotion, Train
 from orchestrator.config.marks import Executing, mark_at
 from orchestrator.config.rules import contradictions
 from orchestrator.config.sampling import Evaluate, Generate, Grade, Judge, Regrade
 from orchestrator.config.sources import KINDS, Sample, SourceSettings, Stages, form, kind_named, sections
+
+
+def _variables(given: Any) -> Any:
+    return variables(given) if isinstance(given, dict) and all(isinstance(name, str) for name in given) else given
+
 
 Method = Literal["irpo", "sdpo", "step_dpo", "dpo", "sft", "star", "rft", "rest_em", "iterative_dpo", "self_rewarding"]
 
@@ -61,6 +68,12 @@ class Cluster(Settings):
     its network (`10.1.0.0/16`). Null is the one that has the address which the node is known to Ray by; the
     environment variables GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME of a node go before. A local Ray keeps to
     loopback."""
+    env: Annotated[dict[str, str], BeforeValidator(_variables)] = {}
+    """Environment variables of the workers, by name: `NCCL_*`, `HF_*`, the engine's own. They are written into the run:
+    no secrets. What Ratchet sets itself is refused, with the key that says it instead."""
+    secrets: Annotated[list[str], AfterValidator(names)] = []
+    """Names of environment variables that engines and training ranks get from the driver's environment. It must list
+    them in RATCHET_SECRETS (names with commas between), and their values are written nowhere."""
 
 
 class Tracking(Settings):

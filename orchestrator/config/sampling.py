@@ -59,7 +59,7 @@ class Generate(Settings):
     engines: Executing[Count] = 1
     """Number of engines."""
     tensor_parallel: Executing[Count] = 1
-    """Accelerators (or CPU ranks) an engine is spread over."""
+    """Accelerators (or CPU ranks) an engine is spread over, all on one node."""
     shard_prompts: Count = 32
     """Prompts that are generated, graded and committed together."""
     max_model_len: Count | None = None

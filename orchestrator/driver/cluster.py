@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
-from orchestrator.driver.nodes import Node, amount, have, room, scales, share
+from orchestrator.driver.nodes import Node, amount, have, refusal, room, scales, share
 from orchestrator.driver.placement import Bundles, Placement, give_way, holders_beside, reserved
 from orchestrator.driver.private_folder import (
     PrivateFolder,
@@ -65,6 +65,11 @@ class Cluster:
     @property
     def _address(self) -> str:
         return self.settings.address or os.environ.get("RAY_ADDRESS") or ""
+
+    @property
+    def _environment(self) -> dict[str, Any] | None:
+        """For every worker, those that hold no devices too."""
+        return {"env_vars": dict(self.settings.env)} if self.settings.env else None
 
     def __enter__(self) -> Cluster:
         if self._address in _PRIVATE:
@@ -119,6 +124,7 @@ class Cluster:
                     logging_level=logging.ERROR,
                     log_to_driver=False,
                     num_gpus=0 if self.settings.accelerators == "none" else None,
+                    runtime_env=self._environment,
                 )
                 return
             except Exception as error:  # Ray raises plain ones
@@ -140,7 +146,9 @@ class Cluster:
 
         def connect() -> None:
             try:
-                ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+                ray.init(
+                    address=address, logging_level=logging.ERROR, log_to_driver=False, runtime_env=self._environment
+                )
             except BaseException as error:
                 failure.append(error)
 
@@ -262,10 +270,7 @@ class Cluster:
         """
         nodes = self.nodes()
         if not self._began and (fit := room(nodes, cpus, gpus)) < count and not self._scales():
-            raise BadInput(
-                f"{what}: {amount(count, cpus, gpus)} asked for, and the cluster has room for {fit} ({have(nodes)}). "
-                "Ask for fewer, or add nodes."
-            )
+            raise BadInput(refusal(what, nodes, count, cpus, gpus, fit))
 
     def _scales(self) -> bool:
         """Whether Ray's autoscaler adds nodes for what is reserved and finds no room."""
@@ -292,7 +297,7 @@ class Cluster:
         give_way()
         bundles = (count, cpus, gpus)
         wait = functools.partial(self._wait, what, again)
-        placement = Placement(bundles, self._group(what, bundles), wait, self.settings.interface)
+        placement = Placement(bundles, self._group(what, bundles), wait, self.settings.interface, self.settings.env)
         try:
             placement.wait()
             self._began = True

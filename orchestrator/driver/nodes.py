@@ -41,6 +41,19 @@ def have(nodes: Sequence[Node]) -> str:
     return named + (f" and {len(nodes) - _MOST_NAMED} more nodes" if len(nodes) > _MOST_NAMED else "")
 
 
+def refusal(what: str, nodes: Sequence[Node], count: int, cpus: int, gpus: int, fit: int) -> str:
+    """Why so many workers never fit, of which there is room for `fit`; with the cure."""
+    asked, most = amount(count, cpus, gpus), max((node.gpus for node in nodes), default=0)
+    if gpus > max(1, most):  # an engine that is spread over several
+        return (
+            f"{what}: {asked} asked for; an engine lies on one node, and the largest has {most} GPU ({have(nodes)}). "
+            f"Lower generate.tensor_parallel to at most {max(1, most)}, or add a node that has {gpus} GPU."
+        )
+    return (
+        f"{what}: {asked} asked for, and the cluster has room for {fit} ({have(nodes)}). Ask for fewer, or add nodes."
+    )
+
+
 def scales(status: bytes | None) -> bool:
     """Whether what Ray's autoscaler says of itself (JSON) is said by one that adds nodes. In a cluster that was put
     together by hand one is running, too, but there each node is a type of its own, named after it."""

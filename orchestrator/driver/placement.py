@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 Bundles = tuple[int, int, int]
@@ -16,11 +16,18 @@ class Placement:
     """Reserved resources: bundle `i` holds what worker `i` of a group may use. Where nodes are lost, Ray finds other
     ones for their bundles as soon as there is room."""
 
-    def __init__(self, bundles: Bundles, group: Any, wait: Callable[[Placement], None], interface: str | None) -> None:
+    def __init__(
+        self,
+        bundles: Bundles,
+        group: Any,
+        wait: Callable[[Placement], None],
+        interface: str | None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.group = group
         self.count, self.cpus, self.gpus = bundles
         self._wait = wait
-        self._environment = {_INTERFACE: interface} if interface else {}
+        self._environment = dict(environment or {}) | ({_INTERFACE: interface} if interface else {})
 
     def actor_options(self, index: int) -> dict[str, Any]:
         """Options for `ActorClass.options(**...)` that put worker `index` into its bundle."""

@@ -30,6 +30,8 @@ CODE = "code of this machine that is imported and called"
 ARGUMENT = "an argument of the engines, which can load code and files"
 ADDRESS = "an address that is connected to, and that samples are sent to"
 SECRET = "an environment variable whose value is sent to the judge"
+VARIABLE = "a variable of the workers' environment, which can load code and name addresses"
+WORKERS_SECRET = "an environment variable whose value the workers get"
 OUTSIDE = "a path outside of the run, which is read"
 WRITTEN = "a folder outside of the run, which is written"
 
@@ -40,6 +42,8 @@ KEYS: Mapping[str, str] = {
     "judge.base_url": ADDRESS,
     "tracking.uri": ADDRESS,
     "cluster.address": ADDRESS,
+    "cluster.env": VARIABLE,
+    "cluster.secrets": WORKERS_SECRET,
     "judge.api_key_env": SECRET,
     "model": OUTSIDE,
     "reference": OUTSIDE,
@@ -96,6 +100,10 @@ def _code(job: Job) -> Iterator[Item]:
         yield from (_item(key, name) for grader in given for name in _named(grader) if name.startswith("python:"))
     for name, value in job.generate.engine.items():
         yield _item("generate.engine", json.dumps(value, sort_keys=True), f".{name}")
+    for name, value in job.cluster.env.items():
+        yield _item("cluster.env", value, f".{name}")
+    for name in job.cluster.secrets:
+        yield _item("cluster.secrets", name)
 
 
 def _named(grader: Grader) -> Iterator[str]:

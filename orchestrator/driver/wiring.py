@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
+import os
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ from orchestrator.config import Grade, Job, Judge
 from orchestrator.config.places import own_code, own_code_environment
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.nodes import Node, room
+from orchestrator.driver.secrets import secrets_of
 from orchestrator.driver.settled import Record, Settled
 from orchestrator.errors import RatchetError
 from orchestrator.ledger.run import Facts
@@ -41,6 +43,7 @@ class RealWorkers:
         self._job = job
         self._run_dir = logs.parent
         self._cluster = Cluster(job.cluster, logs, ENGINE.loopback)
+        self._secrets = secrets_of(job.cluster.secrets, os.environ)
         self._connected: Cluster | None = None
         self._everything = contextlib.ExitStack()
         self._devices = contextlib.ExitStack()
@@ -61,10 +64,11 @@ class RealWorkers:
 
     def execution(self, of: Literal["train", "generate"]) -> dict[str, Any]:
         """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
+        given = {"cluster.env": dict(self._job.cluster.env)} if self._job.cluster.env else {}
         if of == "train":
             cores = {"cluster.cpus_per_rank": self._ranks_need()[1]}
-            return {"device": self._device, "train.attention": self._attention(), **cores}
-        return {"device": self._device, "cluster.cpus_per_engine": self._engines_need()[1]}
+            return {"device": self._device, "train.attention": self._attention(), **cores, **given}
+        return {"device": self._device, "cluster.cpus_per_engine": self._engines_need()[1], **given}
 
     def __enter__(self) -> Self:
         return self
@@ -121,7 +125,8 @@ class RealWorkers:
             cluster.check_room("train.ranks", *self._ranks_need())
             reserved = cluster.reserve("generate.engines", *self._engines_need(), self._engines_need)
             placement = self._devices.enter_context(reserved)
-            self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._job.seed, placement, ENGINE))
+            pool = GeneratorPool(model, settings, self._job.seed, placement, ENGINE, secrets=self._secrets)
+            self._pool = self._devices.enter_context(pool)
             self._pool.wait_ready()
         return self._pool
 
@@ -141,16 +146,18 @@ class RealWorkers:
             settings, cluster = self._job.train, self.cluster
             from workers.training.group import TrainerGroup
 
+            # Likewise before hours of training: engines evaluate what comes of it.
+            cluster.check_room("generate.engines", *self._engines_need())
             reserved = cluster.reserve("train.ranks", *self._ranks_need(), self._ranks_need)
             placement = self._devices.enter_context(reserved)
             settings = settings.model_copy(update={"attention": self._attention()})
-            self._group = self._devices.enter_context(TrainerGroup(settings, placement))
+            self._group = self._devices.enter_context(TrainerGroup(settings, placement, secrets=self._secrets))
         return self._group
 
     def _engines_need(self) -> tuple[int, int, int]:
         """How many engines, and each one's cores and accelerators."""
         settings, cluster = self._job.generate, self.cluster
-        gpus = settings.tensor_parallel if cluster.accelerated else 0
+        gpus = ENGINE.devices(settings) if cluster.accelerated else 0
         return settings.engines, self._cpus("cpus_per_engine", settings.engines, gpus), gpus
 
     def _ranks_need(self) -> tuple[int, int, int]:

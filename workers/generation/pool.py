@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -19,6 +19,7 @@ from workers.generation.blame import Work
 from workers.generation.engine import EngineBroken, EngineKind
 from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot
+from workers.secret_environment import knowing
 from workers.supervision.failures import node_lost
 from workers.supervision.patience import WATCH_SECONDS
 
@@ -56,6 +57,7 @@ class GeneratorPool:
     for certain, those of an engine that hangs too.
 
     `kind` says how to make an engine (workers.generation.vllm.VLLM does), and `interval` the seconds between two looks.
+    `secrets` are in the environment of the engines.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class GeneratorPool:
         placement: Placement,
         kind: EngineKind,
         interval: float = WATCH_SECONDS,
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.model = model
         self._settings = settings
@@ -73,6 +76,7 @@ class GeneratorPool:
         self._placement = placement
         self._kind = kind
         self._interval = interval
+        self._secrets = secrets or {}
         self._looked = 0.0
         self._slots: list[Slot] = []
 
@@ -178,13 +182,14 @@ class GeneratorPool:
 
     def _start(self, index: int) -> Any:
         options = self._placement.actor_options(index)
-        environment = options.pop("runtime_env")["env_vars"] | dict(self._kind.environment)
+        environment = dict(self._kind.environment) | options.pop("runtime_env")["env_vars"]  # with the user's own
         # Threads beyond the shards in flight answer `pid`, `progress` and the probe while shards run.
-        actor = ray.remote(self._kind.make).options(
+        actor = ray.remote(knowing(self._kind.make, self._secrets)).options(
             **options, runtime_env={"env_vars": environment}, max_concurrency=_IN_FLIGHT + 2
         )
         # Engines seeded as a whole must not all draw the same samples.
-        return actor.remote(self.model, self._settings, self._seed + index, self._placement.gpus > 0)
+        secret = [self._secrets] if self._secrets else []
+        return actor.remote(*secret, self.model, self._settings, self._seed + index, self._placement.gpus > 0)
 
     def _events(self, running: dict[Any, Slot]) -> Iterator[_Event]:
         """What happens next, if anything within a few seconds. `running` maps calls under way to their engines."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Generate, engines
 from orchestrator.records.rows import SamplingPlan, Shard
+from workers import cuda
 from workers.generation.engine import EngineKind, RequestRefused, must_differ_in_weights_alone
+from workers.generation.one_path import PATH, anchored, one_path
 from workers.generation.shard import Request, Sample, sample_seed, sample_shard
 from workers.generation.stepper import Stepper
 
@@ -29,11 +31,18 @@ class VllmEngine:
     """
 
     def __init__(self, model: str, settings: Generate, seed: int, accelerated: bool) -> None:
+        if accelerated:
+            os.environ.update(without_compiler(os.environ))
         from vllm import EngineArgs, LLMEngine
         from vllm.exceptions import VLLMClientError  # which is no ValueError
 
-        arguments = engine_arguments(model, settings, seed, accelerated, _own_dtype(model))
-        engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+        dtype = _own_dtype(model)
+        with one_path(model) as folder:
+            given = settings.model_copy(update={"engine": anchored(settings.engine, folder)})
+            arguments = engine_arguments(PATH, given, seed, accelerated, dtype)
+            engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+            if devices(settings) > 1:  # processes of its own, which were started where that path leads somewhere
+                engine.collective_rpc(_go, args=(str(folder),))
         self._context = int(engine.model_config.max_model_len)
         self._model = model
         self._stepper = Stepper(engine, ValueError, VLLMClientError)
@@ -114,6 +123,10 @@ def _forget_prefixes(engine: Any) -> None:
     raise RuntimeError("the cache of prefixes cannot be emptied")
 
 
+def _go(_: Any, folder: str) -> None:
+    os.chdir(folder)
+
+
 def _reload(worker: Any, model: str) -> None:
     """Load a folder's weights in place, in each of the processes that an engine is spread over."""
     from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, UnquantizedEmbeddingMethod
@@ -140,6 +153,9 @@ def engine_arguments(model: str, settings: Generate, seed: int, accelerated: boo
         "load_format": "safetensors",  # left to itself, vLLM would take pickled weights too
         "trust_remote_code": False,
     }
+    if devices(settings) > 1:
+        # Left to itself, vLLM takes Ray inside of a placement group, and finds no bundle of one GPU each there.
+        arguments["distributed_executor_backend"] = "mp"
     if dtype:
         arguments["dtype"] = dtype
     if settings.max_model_len:
@@ -150,6 +166,19 @@ def engine_arguments(model: str, settings: Generate, seed: int, accelerated: boo
         arguments |= {"enable_chunked_prefill": False, "enforce_eager": True}
     given = {name: value for name, value in settings.engine.items() if (name, value) != ("dtype", "auto")}
     return arguments | given
+
+
+def devices(settings: Generate) -> int:
+    """Over how many accelerators an engine is spread, all of one node."""
+    stages = settings.engine.get("pipeline_parallel_size", 1)
+    return settings.tensor_parallel * (stages if isinstance(stages, int) and stages > 0 else 1)  # vLLM refuses others
+
+
+def without_compiler(environment: Mapping[str, str]) -> dict[str, str]:
+    """What an engine's environment needs besides, before vLLM is imported: where there is no nvcc, its warm-up must not
+    ask for a kernel that is compiled then. What is set already stays."""
+    name = "VLLM_USE_FLASHINFER_SAMPLER"
+    return {} if name in environment or cuda.nvcc(environment) else {name: "0"}
 
 
 def _own_dtype(model: str) -> str | None:
@@ -185,6 +214,7 @@ def _as_sample(completion: Any) -> Sample:
 VLLM = EngineKind(
     name=engines.VLLM.name,
     make=VllmEngine,
+    devices=devices,
     environment={
         # The engine lives in this process: it starts ten times faster and dies with the actor.
         "VLLM_ENABLE_V1_MULTIPROCESSING": "0",

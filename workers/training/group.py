@@ -7,7 +7,7 @@ import shutil
 import socket
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from orchestrator.errors import RatchetError
 from orchestrator.records import counts
 from orchestrator.records.rows import REFERENCE, ScoringPlan, TrainingPlan
 from workers.files import write_table
+from workers.secret_environment import knowing
 from workers.supervision.failures import oom_kills, why
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
 from workers.training import network
@@ -109,17 +110,21 @@ class _Rank:
 class TrainerGroup:
     """`settings.ranks` training actors. A context manager; `close` ends the actors' processes.
 
-    `chunk_logits` is the most logits that a rank holds at once. Where a rank dies, or none of them makes any
+    `chunk_logits` is the most logits that a rank holds at once; `secrets` are in the ranks' environment. Where a rank
+    dies, or none of them makes any
     progress for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from
     its last saved state. Where a node is lost, they wait for room first. Every method raises TrainingFailed when a rank
     fails by itself, or when the ranks were lost MOST_LOSSES times with no saved state in between, and NoRoom where the
     cluster has no room for them any more.
     """
 
-    def __init__(self, settings: Train, placement: Placement, chunk_logits: int = 2**26) -> None:
+    def __init__(
+        self, settings: Train, placement: Placement, chunk_logits: int = 2**26, secrets: Mapping[str, str] | None = None
+    ) -> None:
         self.settings = settings
         self.placement = placement
         self.chunk_logits = chunk_logits
+        self._secrets = secrets or {}
         self.pids: list[int] = []
         """Process ids of the running ranks, in order."""
         self._actors: list[Any] = []
@@ -231,10 +236,12 @@ class TrainerGroup:
             return
         self.placement.wait()
         settings, self._oom_kills = self.settings.model_dump(mode="json"), oom_kills()
-        actor, ranks = ray.remote(concurrency_groups={"watch": 1})(_Rank), self.settings.ranks
+        actor, ranks = ray.remote(concurrency_groups={"watch": 1})(knowing(_Rank, self._secrets)), self.settings.ranks
         for rank in range(ranks):
             options = _with_environment(self.placement.actor_options(rank))
-            self._actors.append(actor.options(**options).remote(settings, rank, ranks, self.chunk_logits))
+            arguments = (settings, rank, ranks, self.chunk_logits)
+            secret = [self._secrets] if self._secrets else []
+            self._actors.append(actor.options(**options).remote(*secret, *arguments))
         self._pulses = [Pulse(actor.beats.remote) for actor in self._actors]
         [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
         self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)

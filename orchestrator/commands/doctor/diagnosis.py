@@ -237,6 +237,8 @@ def diagnose_machines(answers: Mapping[Node, Any], job: Job, accelerated: bool, 
     )
     if devices:
         text += f"{len(devices)} x {', '.join(kinds)}, least free memory {gib(min(d['free'] for d in devices))}"
+        if without := [node.name for node, m in machines.items() if m["accelerators"] and not m["cuda"]["nvcc"]]:
+            text += f"; no nvcc on {', '.join(without)}, so engines sample there without FlashInfer"
     else:
         text += "no accelerators, so everything runs on CPU"
     return worst(problems, Finding("pass", text, "", facts))
@@ -261,6 +263,9 @@ def _machine_problems(
     if job.cluster.accelerators == "auto" and len(devices) > node.gpus:
         text = f"{node.name}: Ray gives out {node.gpus} of its {len(devices)} accelerators"
         problems.append(Finding("warn", text, f"start Ray there with --num-gpus={len(devices)}"))
+    if job.cluster.accelerators == "auto":
+        fatal = [problem for problem in machine["cuda"]["problems"] if problem["fatal"]]  # of the others, see the text
+        problems += [Finding("FAIL", f"{node.name}: {problem['text']}", problem["cure"]) for problem in fatal]
     if accelerated:
         share = float(job.generate.engine.get(ENGINE.memory_argument, ENGINE.memory_share))
         for device in devices:

@@ -36,6 +36,7 @@ from orchestrator.config import Grade, Job, RoundLoss
 from orchestrator.driver.nodes import Node
 from orchestrator.errors import BadInput
 from orchestrator.rounds.space import GIB, Need
+from workers import cuda
 from workers import doctor as on_node
 from workers.tokens.rendering import answer
 
@@ -155,7 +156,8 @@ def test_disk_space_against_the_need(free: int, level: str) -> None:
 
 def machine(**changes: Any) -> dict[str, Any]:
     usual = {"cores": 8, "memory_total": 64 * GIB, "memory_available": 60 * GIB, "shm_total": 32 * GIB}
-    return usual | {"shm_free": 32 * GIB, "accelerators": [], "processes": []} | changes
+    cuda = {"driver": "13.0", "wheels": "13.0", "nvcc": "/usr/bin/nvcc", "shm": 32 * GIB, "problems": []}
+    return usual | {"shm_free": 32 * GIB, "accelerators": [], "processes": [], "cuda": cuda} | changes
 
 
 def device(index: int, free: float) -> dict[str, Any]:
@@ -165,6 +167,22 @@ def device(index: int, free: float) -> dict[str, Any]:
 def test_machines_as_they_should_be() -> None:
     finding = diagnose_machines({ONE: machine(accelerators=[device(0, 79)])}, job(), True, True)
     assert finding.level == "pass" and "1 x GPU X" in finding.text and "60.0 GiB" in finding.text
+
+
+def test_a_driver_that_is_too_old_fails_unless_the_job_stays_on_processors() -> None:
+    old = cuda.seen() | {"driver": "12.4", "wheels": "13.0", "nvcc": None}
+    seen = old | {"problems": [problem._asdict() for problem in cuda.problems(old)]}
+    told = {ONE: machine(accelerators=[device(0, 79)], cuda=seen)}
+    finding = diagnose_machines(told, job(), True, True)
+    assert finding.level == "FAIL" and "takes CUDA 12.4, and the packages need 13.0" in finding.text
+    assert "install a driver for CUDA 13" in finding.cure and "nvcc" not in finding.text
+    assert diagnose_machines(told, job("cluster.accelerators=none"), False, True).level == "pass"
+
+
+def test_a_host_without_nvcc_is_fit_and_said_to_have_none() -> None:
+    told = {ONE: machine(accelerators=[device(0, 79)], cuda={"nvcc": None, "problems": []})}
+    finding = diagnose_machines(told, job(), True, True)
+    assert finding.level == "pass" and f"no nvcc on {ONE.name}" in finding.text
 
 
 def test_an_accelerator_that_somebody_uses_fails_for_a_job_alone() -> None:

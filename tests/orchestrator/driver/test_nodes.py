@@ -6,7 +6,7 @@ import itertools
 
 import pytest
 
-from orchestrator.driver.nodes import Node, have, room, scales, share
+from orchestrator.driver.nodes import Node, have, refusal, room, scales, share
 
 
 def nodes(*shapes: tuple[int, int]) -> list[Node]:
@@ -78,3 +78,12 @@ def test_many_nodes_are_not_all_named() -> None:
 )
 def test_an_autoscaler_that_only_looks_on_adds_no_nodes(status: bytes | None, adds: bool) -> None:
     assert scales(status) == adds
+
+
+def test_more_accelerators_than_a_node_has_are_refused_with_the_key_to_change() -> None:
+    said = refusal("generate.engines", nodes((64, 8), (64, 4)), 1, 12, 12, 0)
+    assert said.startswith("generate.engines: 1 x 12 CPU and 12 GPU asked for; an engine lies on one node, and")
+    assert "Lower generate.tensor_parallel to at most 8" in said and "\n" not in said
+    fewer = refusal("generate.engines", nodes((64, 8)), 3, 4, 4, 2)
+    assert "room for 2" in fewer and "tensor_parallel" not in fewer
+    assert "tensor_parallel" not in refusal("train.ranks", nodes((4, 0)), 1, 1, 1, 0)

@@ -64,6 +64,8 @@ EXAMPLES = {
     "grade.graders": ["grade.graders=[{any_of: [exact, 'python:evil:f']}]"],
     "regrade.grade.graders": ["regrade={round: 1, grade: {graders: ['python:evil:f']}}"],
     "generate.engine": ["generate.engine={tokenizer: /etc}"],
+    "cluster.env": ["cluster.env={LD_PRELOAD: evil.so}"],
+    "cluster.secrets": ["cluster.secrets=[AWS_SECRET_ACCESS_KEY]"],
     "judge.base_url": ["judge={model: m, base_url: 'http://evil/v1'}"],
     "judge.api_key_env": ["judge={model: m, api_key_env: AWS_SECRET_ACCESS_KEY}"],
     "tracking.uri": ["tracking.uri=http://evil"],
@@ -112,8 +114,9 @@ def test_what_needs_trust_is_found(plain: Path, key: str, monkeypatch: pytest.Mo
     monkeypatch.chdir(plain.parent)
     found = trust.needs_trust(load_job(plain, EXAMPLES[key]), plain.parent)
     others = {"judge.base_url", "judge.api_key_env"} if key.startswith("judge.") else {key}
-    assert {item.key.removesuffix(".tokenizer") for item in found} == others
-    assert all(item.why == trust.KEYS[item.key.removesuffix(".tokenizer")] for item in found)
+    named = {item: item.key.removesuffix(".tokenizer").removesuffix(".LD_PRELOAD") for item in found}
+    assert {*named.values()} == others
+    assert all(item.why == trust.KEYS[key] for item, key in named.items())
 
 
 def test_a_model_is_no_better_than_its_links_and_a_home_is_outside(

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
 from orchestrator.config import Job, engines
 from orchestrator.config.load import load_job
@@ -14,6 +15,8 @@ from orchestrator.driver import wiring
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.nodes import Node
 from orchestrator.driver.wiring import RealWorkers
+from orchestrator.errors import BadInput
+from orchestrator.ledger.step_facts import Facts
 from tests.support.stand_ins import make_project
 
 
@@ -38,6 +41,11 @@ class Machine(Cluster):
     @property
     def accelerated(self) -> bool:
         return self.gpus > 0
+
+    _began = False
+
+    def _scales(self) -> bool:
+        return False
 
     def nodes(self) -> list[Node]:
         return [Node(str(number), f"node-{number}", self.cpus, self.gpus) for number in range(self.count)]
@@ -82,3 +90,24 @@ def test_what_is_set_is_as_it_is_set(tmp_path: Path, override: str, key: str) ->
 def test_cores_are_shared_out_by_node(tmp_path: Path, ranks: int, nodes: int, cpus: int, cores: int) -> None:
     workers = On(load_job(make_project(tmp_path), [f"train.ranks={ranks}"]).job, cpus, nodes=nodes)
     assert workers.execution("train")["cluster.cpus_per_rank"] == cores
+
+
+def test_an_engine_holds_all_the_accelerators_that_it_is_spread_over(tmp_path: Path) -> None:
+    overrides = ["generate.tensor_parallel=2", "generate.engine={pipeline_parallel_size: 2}", "generate.engines=2"]
+    job = load_job(make_project(tmp_path), overrides).job
+    assert On(job, cpus=64, gpus=8)._engines_need()[::2] == (2, 4)
+    assert On(job, cpus=64)._engines_need()[::2] == (2, 0)
+
+
+def test_engines_that_never_fit_are_refused_before_training(tmp_path: Path) -> None:
+    job = load_job(make_project(tmp_path), ["generate.tensor_parallel=4"]).job
+    with pytest.raises(BadInput, match=r"^generate.engines: .*tensor_parallel to at most 2"):
+        On(job, cpus=64, gpus=2, nodes=2).trainers()
+
+
+def test_the_environment_of_workers_is_recorded_where_there_is_any(tmp_path: Path) -> None:
+    job = load_job(make_project(tmp_path), ["cluster.env={NCCL_DEBUG: INFO}"]).job
+    machine = On(job, cpus=4)
+    for said in (machine.execution("train"), machine.execution("generate")):
+        assert said["cluster.env"] == {"NCCL_DEBUG": "INFO"}
+        assert TypeAdapter(Facts).validate_python({"executed": said})

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from orchestrator.config import Generate
-from workers.generation.vllm import _own_dtype, engine_arguments
+from workers.generation.vllm import VLLM, _own_dtype, engine_arguments
 
 LLAMA = {"model_type": "llama", "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
 
@@ -39,3 +39,25 @@ def test_auto_is_no_format() -> None:
         assert arguments["dtype"] == "float32"
     given = {"dtype": "half"}
     assert engine_arguments("model", Generate(engine=given), 0, accelerated=True, dtype="float32")["dtype"] == "half"
+
+
+@pytest.mark.parametrize(
+    ("settings", "devices"),
+    [
+        (Generate(), 1),
+        (Generate(tensor_parallel=4), 4),
+        (Generate(tensor_parallel=2, engine={"pipeline_parallel_size": 2}), 4),
+        (Generate(engine={"pipeline_parallel_size": 2}), 2),
+        (Generate(engine={"pipeline_parallel_size": "two"}), 1),
+    ],
+)
+def test_an_engine_on_several_devices_spreads_by_processes_of_its_own(settings: Generate, devices: int) -> None:
+    """In a placement group vLLM would take Ray, which refuses a bundle of several devices."""
+    arguments = engine_arguments("model", settings, 0, accelerated=True, dtype="float32")
+    assert arguments.get("distributed_executor_backend") == ("mp" if devices > 1 else None)
+    assert VLLM.devices(settings) == devices
+
+
+def test_another_way_to_spread_is_the_users() -> None:
+    settings = Generate(tensor_parallel=2, engine={"distributed_executor_backend": "ray"})
+    assert engine_arguments("model", settings, 0, True, None)["distributed_executor_backend"] == "ray"
