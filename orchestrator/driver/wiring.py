@@ -48,6 +48,7 @@ class RealWorkers:
         self._grader_groups: list[Any] = []
         self._pool: Any = None
         self._group: Any = None
+        self._halving: Any = None
         self._settled = Settled()
 
     def settle(self, kept: Mapping[str, Any] | None, record: Record) -> None:
@@ -63,7 +64,8 @@ class RealWorkers:
         """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
         if of == "train":
             cores = {"cluster.cpus_per_rank": self._ranks_need()[1]}
-            return {"device": self._device, "train.attention": self._attention(), **cores}
+            halved = self._halving.executed if self._halving else {}
+            return {"device": self._device, "train.attention": self._attention(), **cores, **halved}
         return {"device": self._device, "cluster.cpus_per_engine": self._engines_need()[1]}
 
     def __enter__(self) -> Self:
@@ -140,11 +142,13 @@ class RealWorkers:
             self._release()
             settings, cluster = self._job.train, self.cluster
             from workers.training.group import TrainerGroup
+            from workers.training.lost import Halving
 
             reserved = cluster.reserve("train.ranks", *self._ranks_need(), self._ranks_need)
             placement = self._devices.enter_context(reserved)
             settings = settings.model_copy(update={"attention": self._attention()})
-            self._group = self._devices.enter_context(TrainerGroup(settings, placement))
+            self._halving = self._halving or Halving(settings, lambda line: cluster.say(line))
+            self._group = self._devices.enter_context(TrainerGroup(settings, placement, halving=self._halving))
         return self._group
 
     def _engines_need(self) -> tuple[int, int, int]:
