@@ -30,6 +30,7 @@ ENGINE = VLLM
 """The kind of engine that runs use; orchestrator/config/engines.py says the same to the job file."""
 
 _LOOKING = 600.0  # seconds
+_ENDING = 30.0  # seconds that a phase's processes have to end by themselves
 
 
 class RealWorkers:
@@ -49,6 +50,7 @@ class RealWorkers:
         self._pool: Any = None
         self._group: Any = None
         self._halving: Any = None
+        self._phase: str | None = None  # the mark of the processes that hold the devices
         self._settled = Settled()
 
     def settle(self, kept: Mapping[str, Any] | None, record: Record) -> None:
@@ -123,6 +125,7 @@ class RealWorkers:
             cluster.check_room("train.ranks", *self._ranks_need())
             reserved = cluster.reserve("generate.engines", *self._engines_need(), self._engines_need)
             placement = self._devices.enter_context(reserved)
+            self._phase = placement.mark
             self._pool = self._devices.enter_context(GeneratorPool(model, settings, self._job.seed, placement, ENGINE))
             self._pool.wait_ready()
         return self._pool
@@ -146,6 +149,7 @@ class RealWorkers:
 
             reserved = cluster.reserve("train.ranks", *self._ranks_need(), self._ranks_need)
             placement = self._devices.enter_context(reserved)
+            self._phase = placement.mark
             settings = settings.model_copy(update={"attention": self._attention()})
             self._halving = self._halving or Halving(settings, lambda line: cluster.say(line))
             self._group = self._devices.enter_context(TrainerGroup(settings, placement, halving=self._halving))
@@ -184,9 +188,17 @@ class RealWorkers:
         return "cuda" if self.cluster.accelerated else "cpu"
 
     def _release(self) -> None:
-        """End whoever holds the devices; a process that is gone has freed its memory for certain."""
+        """End whoever holds the devices, and wait until it is gone: only then is its memory free for certain."""
         self._devices.close()
         self._pool = self._group = None
+        phase, self._phase = self._phase, None
+        if phase is None:
+            return
+        from workers.supervision.ending import phase_over
+
+        for node, said in self.cluster.on_nodes(phase_over, phase, _ENDING, timeout=4 * _ENDING).items():
+            for line in [f"cannot be looked at: {said}"] if isinstance(said, Exception) else said:
+                self.cluster.say(f"memory    node {node.name}: {line}")
 
 
 def _fits(nodes: Sequence[Node], workers: int, gpus: int, cpus: int) -> bool:

@@ -1,11 +1,8 @@
 """Ranks that run out of memory: once more with half the micro-batch, and then a word on what to set. With ranks that
-really ask for more than they may have, in a group on a real Ray; and one whose device is not there."""
+really ask for more than they may have, in a group on a real Ray."""
 
 from __future__ import annotations
 
-import os
-import resource
-import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,71 +10,20 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
 
 from orchestrator.config import Train
 from orchestrator.records.rows import ScoringPlan, TrainingPlan, pairs_schema
 from tests.support.local_ray import local_ray
+from tests.support.stand_in_ranks import Rank
 from workers.training.group import TrainerGroup
 from workers.training.lost import Halving, OutOfMemory, TrainingFailed
 
-torch = pytest.importorskip("torch")
-
-MIB = 2**20
-
-
-class Rank:
-    """A rank that takes a MiB a token of a micro-batch, and may have so many MiB as the plan's model is called."""
-
-    def __init__(self, settings: dict[str, Any], rank: int, ranks: int, chunk_logits: int) -> None:
-        self.tokens, self.rank = settings["tokens_per_microbatch"], rank
-
-    def rendezvous(self) -> str:
-        return "nowhere"
-
-    @ray.method(concurrency_group="watch")
-    def beats(self) -> int:
-        return 0
-
-    def connect(self, rendezvous: str) -> int:
-        return os.getpid()
-
-    def preference_facts(self, *_: Any) -> dict[str, float]:
-        return {}
-
-    def reference_logprobs(self, plan: ScoringPlan) -> list[tuple[str, float, int]]:
-        if self.rank == 0:
-            self.work(plan.model)
-        return [(f"key {self.rank}", -float(self.tokens), 1)]
-
-    def work(self, kind_and_limit: str) -> None:
-        kind, limit = kind_and_limit.split()
-        if kind == "device" and self.tokens > int(limit):
-            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        if kind == "killed" and self.tokens > int(limit):
-            os.kill(os.getpid(), signal.SIGKILL)
-        if kind == "machine":
-            has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-            resource.setrlimit(resource.RLIMIT_AS, (has + (int(limit) + 8) * MIB, -1))
-            assert len(bytearray(self.tokens * MIB))
-
-    def train(self, plan: TrainingPlan, reference_file: str | None) -> Any:
-        yield "step", {"step": 1, "tokens": self.tokens}
-        self.work(plan.init)
-        yield "facts", {"tokens": self.tokens}
-
-    def follow(self, plan: TrainingPlan, reference_file: str | None) -> None:
-        pass
-
 
 class OneCore:
-    """A placement: one CPU core a rank, and what Ray is to say of accelerators."""
-
-    def __init__(self, gpus: int = 0) -> None:
-        self.gpus = gpus
+    """A placement: one CPU core a rank."""
 
     def actor_options(self, index: int) -> dict[str, Any]:
-        return {"num_cpus": 1, "num_gpus": self.gpus}
+        return {"num_cpus": 1}
 
     def placed(self) -> list[bool]:
         return [True] * 2
@@ -88,7 +34,7 @@ class OneCore:
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    with local_ray(num_gpus=1):
+    with local_ray():
         yield
 
 
@@ -137,9 +83,7 @@ def test_a_reference_pass_is_halved_too_and_with_it_all_ranks(tmp_path: Path, pa
 def test_half_is_tried_once_and_then_it_is_said_what_to_set(tmp_path: Path, pairs: str) -> None:
     settings, told = Train(tokens_per_microbatch=400), []
     with TrainerGroup(settings, OneCore(), halving=Halving(settings, told.append), rank=Rank) as group:
-        with pytest.raises(
-            TrainingFailed, match=r"train\.tokens_per_microbatch: 200, half of .* Set train"
-        ):
+        with pytest.raises(TrainingFailed, match=r"train\.tokens_per_microbatch: 200, half of .* Set train"):
             group.train(plan(tmp_path, pairs, "device 100"), None)
         assert group.pids == [] and len(told) == 1 and "largest pair" not in told[0]
 
@@ -155,9 +99,7 @@ def test_a_process_that_somebody_killed_is_no_want_of_memory(tmp_path: Path, pai
 
 
 def test_a_micro_batch_of_one_token_is_not_halved(pairs: str) -> None:
-    with pytest.raises(
-        TrainingFailed, match="tokens_per_microbatch: 1, and it is not tried with less; but"
-    ):
+    with pytest.raises(TrainingFailed, match="tokens_per_microbatch: 1, and it is not tried with less; but"):
         Halving(Train(tokens_per_microbatch=1)).halve(OutOfMemory("short"), [pairs])
 
 
@@ -165,14 +107,3 @@ def test_pairs_that_are_dropped_are_not_the_largest(pairs: str) -> None:
     told: list[str] = []
     Halving(Train(tokens_per_microbatch=100, max_tokens=39), told.append).halve(OutOfMemory("short"), [pairs])
     assert "largest pair" not in told[0]
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device that torch sees")
-def test_a_rank_with_an_accelerator_that_torch_does_not_see_trains_nothing() -> None:
-    with (
-        TrainerGroup(Train(), OneCore(gpus=1)) as group,
-        pytest.raises(
-            TrainingFailed, match=r"rank 0: NoDevice: .* accelerator 0, but torch .* sees none"
-        ),
-    ):
-        group.each(lambda trainer: None)
