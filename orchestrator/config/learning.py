@@ -155,7 +155,9 @@ class Train(Settings):
     max_grad_norm: Positive | None = 1.0
     """Clip the gradient's norm; null does not clip."""
     tokens_per_microbatch: Annotated[Count, Executes(since=2)] = 4096
-    """Most real tokens that go through the model at once on a rank."""
+    """Most real tokens that go through the model at once on a rank; a single pair that is larger goes alone. Where a
+    rank runs out of memory, the run goes on with half of it until it ends, says so, and notes it in the ledger; the
+    next start begins with what is set here."""
     max_tokens: Count | None = None
     """Drop, and count, pairs with a side longer than this many tokens, prompt included."""
     activation_checkpointing: Annotated[bool, Executes(since=2)] = False

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 Bundles = tuple[int, int, int]
 """How many workers, and each one's cores and accelerators."""
 _INTERFACE = "RATCHET_INTERFACE"  # tells ranks which network interface to use (workers.training.network)
+_PHASE = "RATCHET_PHASE"  # tells a phase's processes from all others (workers.supervision.ending)
 _TURN_SECONDS = 5  # that who waits already is given; there may never be room for it
 
 
@@ -27,7 +29,10 @@ class Placement:
         self.group = group
         self.count, self.cpus, self.gpus = bundles
         self._wait = wait
-        self._environment = dict(environment or {}) | ({_INTERFACE: interface} if interface else {})
+        self.mark = uuid.uuid4().hex
+        """Stands in the environment of all that runs here, and of all that it starts."""
+        given = dict(environment or {}) | ({_INTERFACE: interface} if interface else {})
+        self._environment = given | {_PHASE: self.mark}
 
     def actor_options(self, index: int) -> dict[str, Any]:
         """Options for `ActorClass.options(**...)` that put worker `index` into its bundle."""
@@ -38,9 +43,13 @@ class Placement:
             "num_cpus": self.cpus,
             "num_gpus": self.gpus,
             "scheduling_strategy": strategy,
-            "runtime_env": {"env_vars": {"OMP_NUM_THREADS": str(self.cpus)} | self._environment},
+            "runtime_env": self.environment(),
             "max_restarts": 0,
         }
+
+    def environment(self) -> dict[str, Any]:
+        """What actors find in their environment, as Ray is told it."""
+        return {"env_vars": {"OMP_NUM_THREADS": str(self.cpus)} | self._environment}
 
     def placed(self) -> list[bool]:
         """Of each bundle, whether it lies on a living node."""

@@ -32,6 +32,7 @@ ENGINE = VLLM
 """The kind of engine that runs use; orchestrator/config/engines.py says the same to the job file."""
 
 _LOOKING = 600.0  # seconds
+_ENDING = 30.0  # seconds that a phase's processes have to end by themselves
 
 
 class RealWorkers:
@@ -51,6 +52,8 @@ class RealWorkers:
         self._grader_groups: list[Any] = []
         self._pool: Any = None
         self._group: Any = None
+        self._halving: Any = None
+        self._phase: str | None = None  # the mark of the processes that hold the devices
         self._settled = Settled()
 
     def settle(self, kept: Mapping[str, Any] | None, record: Record) -> None:
@@ -67,7 +70,8 @@ class RealWorkers:
         given = {"cluster.env": dict(self._job.cluster.env)} if self._job.cluster.env else {}
         if of == "train":
             cores = {"cluster.cpus_per_rank": self._ranks_need()[1]}
-            return {"device": self._device, "train.attention": self._attention(), **cores, **given}
+            halved = self._halving.executed if self._halving else {}
+            return {"device": self._device, "train.attention": self._attention(), **cores, **halved, **given}
         return {"device": self._device, "cluster.cpus_per_engine": self._engines_need()[1], **given}
 
     def __enter__(self) -> Self:
@@ -125,6 +129,7 @@ class RealWorkers:
             cluster.check_room("train.ranks", *self._ranks_need())
             reserved = cluster.reserve("generate.engines", *self._engines_need(), self._engines_need)
             placement = self._devices.enter_context(reserved)
+            self._phase = placement.mark
             pool = GeneratorPool(model, settings, self._job.seed, placement, ENGINE, secrets=self._secrets)
             self._pool = self._devices.enter_context(pool)
             self._pool.wait_ready()
@@ -145,13 +150,17 @@ class RealWorkers:
             self._release()
             settings, cluster = self._job.train, self.cluster
             from workers.training.group import TrainerGroup
+            from workers.training.lost import Halving
 
             # Likewise before hours of training: engines evaluate what comes of it.
             cluster.check_room("generate.engines", *self._engines_need())
             reserved = cluster.reserve("train.ranks", *self._ranks_need(), self._ranks_need)
             placement = self._devices.enter_context(reserved)
+            self._phase = placement.mark
             settings = settings.model_copy(update={"attention": self._attention()})
-            self._group = self._devices.enter_context(TrainerGroup(settings, placement, secrets=self._secrets))
+            self._halving = self._halving or Halving(settings, lambda line: cluster.say(line))
+            group = TrainerGroup(settings, placement, halving=self._halving, secrets=self._secrets)
+            self._group = self._devices.enter_context(group)
         return self._group
 
     def _engines_need(self) -> tuple[int, int, int]:
@@ -187,9 +196,17 @@ class RealWorkers:
         return "cuda" if self.cluster.accelerated else "cpu"
 
     def _release(self) -> None:
-        """End whoever holds the devices; a process that is gone has freed its memory for certain."""
+        """End whoever holds the devices, and wait until it is gone: only then is its memory free for certain."""
         self._devices.close()
         self._pool = self._group = None
+        phase, self._phase = self._phase, None
+        if phase is None:
+            return
+        from workers.supervision.ending import phase_over
+
+        for node, said in self.cluster.on_nodes(phase_over, phase, _ENDING, timeout=4 * _ENDING).items():
+            for line in [f"cannot be looked at: {said}"] if isinstance(said, Exception) else said:
+                self.cluster.say(f"memory    node {node.name}: {line}")
 
 
 def _fits(nodes: Sequence[Node], workers: int, gpus: int, cpus: int) -> bool:

@@ -38,7 +38,8 @@ from workers.files import file_facts  # noqa: E402
 from workers.numerics import batching  # noqa: E402
 from workers.numerics.step import learning_rate  # noqa: E402
 from workers.training.checks import ReferenceMismatch  # noqa: E402
-from workers.training.group import TrainerGroup, TrainingFailed  # noqa: E402
+from workers.training.group import TrainerGroup  # noqa: E402
+from workers.training.lost import TrainingFailed  # noqa: E402
 from workers.training.pair_data import TrainingDataError, read_pairs  # noqa: E402
 from workers.training.rank import TrainingError  # noqa: E402
 

@@ -37,23 +37,40 @@ def why(error: BaseException, worker: Literal["engine", "grader", "trainer"], oo
     Example: "CUDA out of memory. Tried to allocate 2.00 GiB (out of memory on the device: lower generate...)"
     """
     cause = getattr(error, "cause", None) or error
-    text, words = str(cause), _last_line(cause)
-    names = {kind.__name__ for kind in type(cause).__mro__}
-    if "OutOfMemoryError" in names and "RayError" in names:
+    words, shortage = _last_line(cause), _shortage(cause, oom_kills)
+    if shortage == "ray":
         return f"Ray ended it, since the machine was short of memory ({ADVICE[worker]})"
-    if "OutOfMemoryError" in names or _NO_DEVICE_MEMORY.search(text):
-        return f"{words} (out of memory on the device: {ADVICE[worker]})"
-    if "MemoryError" in names or _NO_HOST_MEMORY.search(text):
-        return f"{words} (out of memory on the machine: {ADVICE[worker]})"
+    if shortage == "kernel":
+        return f"its process was killed while the machine was out of memory ({ADVICE[worker]})"
+    if shortage is not None:
+        return f"{words} (out of memory on the {shortage}: {ADVICE[worker]})"
+    text = str(cause)
     if _NODE_GONE in text:
         return "the node that it was on is gone"
     if _unreachable(cause):
         return "it cannot be reached: its process, its node or the way to it is gone"
     if _NO_FAREWELL in text:
-        if oom_kills > 0:
-            return f"its process was killed while the machine was out of memory ({ADVICE[worker]})"
         return "its process ended without a word: it crashed or was killed"
     return words
+
+
+def short_of_memory(error: BaseException, oom_kills: int = 0) -> bool:
+    """Whether a worker failed for want of memory; arguments as for `why`."""
+    return _shortage(getattr(error, "cause", None) or error, oom_kills) is not None
+
+
+def _shortage(cause: BaseException, oom_kills: int) -> Literal["ray", "device", "machine", "kernel"] | None:
+    """Whose memory was short, or who ended the process for it."""
+    text, names = str(cause), {kind.__name__ for kind in type(cause).__mro__}
+    if "OutOfMemoryError" in names and "RayError" in names:
+        return "ray"
+    if "OutOfMemoryError" in names or _NO_DEVICE_MEMORY.search(text):
+        return "device"
+    if "MemoryError" in names or _NO_HOST_MEMORY.search(text):
+        return "machine"
+    if _NODE_GONE not in text and not _unreachable(cause) and _NO_FAREWELL in text and oom_kills > 0:
+        return "kernel"
+    return None
 
 
 def wordless(error: BaseException) -> bool:

@@ -17,14 +17,15 @@ import pyarrow as pa
 import ray
 
 from orchestrator.config import Train
-from orchestrator.errors import RatchetError
 from orchestrator.records import counts
 from orchestrator.records.rows import REFERENCE, ScoringPlan, TrainingPlan
 from workers.files import write_table
 from workers.secret_environment import knowing
-from workers.supervision.failures import oom_kills, why
+from workers.supervision.failures import oom_kills, short_of_memory, why
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
 from workers.training import network
+from workers.training.device import require_device
+from workers.training.lost import Halving, NodeLost, OutOfMemory, RanksLost, TrainingFailed
 
 T = TypeVar("T")
 
@@ -34,18 +35,6 @@ NODE_LOSS_SECONDS = 60.0
 """How long ranks that failed are asked whether they still live."""
 START_SECONDS = 1800.0
 """How long ranks may take to start: they load libraries, and nothing of that counts as progress."""
-
-
-class TrainingFailed(RatchetError):
-    """A training rank failed; the message is the worker's own, with the rank in front."""
-
-
-class RanksLost(Exception):
-    """A rank died or hangs, and with it the group: the others would wait for it forever."""
-
-
-class NodeLost(RanksLost):
-    """So that there was no place for a rank to start in."""
 
 
 class Placement(Protocol):
@@ -87,9 +76,16 @@ class _Rank:
         return self.trainer.beats
 
     def connect(self, rendezvous: str) -> int:
+        self._require_device()
         network.bind(os.environ, ray.util.get_node_ip_address())
         self.trainer.connect(rendezvous)
         return os.getpid()
+
+    @staticmethod
+    def _require_device() -> None:
+        import torch
+
+        require_device(ray.get_gpu_ids(), os.environ, torch.cuda.is_available(), torch.__version__)
 
     def reference_logprobs(self, plan: ScoringPlan) -> list[tuple[str, float, int]]:
         return self.trainer.reference_logprobs(plan)
@@ -113,15 +109,24 @@ class TrainerGroup:
     `chunk_logits` is the most logits that a rank holds at once; `secrets` are in the ranks' environment. Where a rank
     dies, or none of them makes any
     progress for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from
-    its last saved state. Where a node is lost, they wait for room first. Every method raises TrainingFailed when a rank
-    fails by itself, or when the ranks were lost MOST_LOSSES times with no saved state in between, and NoRoom where the
-    cluster has no room for them any more.
+    its last saved state; where memory was short, once with half the micro-batch (`halving`). Where a node is lost, they
+    wait for room first. Every method raises TrainingFailed when a rank fails by itself, or when the ranks were lost
+    MOST_LOSSES times with no saved state in between, and NoRoom where the cluster has no room for them any more.
+    `rank` is the class of the actors.
     """
 
     def __init__(
-        self, settings: Train, placement: Placement, chunk_logits: int = 2**26, secrets: Mapping[str, str] | None = None
+        self,
+        settings: Train,
+        placement: Placement,
+        chunk_logits: int = 2**26,
+        halving: Halving | None = None,
+        rank: type = _Rank,
+        secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings
+        self._halving = halving or Halving(settings)
+        self._rank = rank
         self.placement = placement
         self.chunk_logits = chunk_logits
         self._secrets = secrets or {}
@@ -153,7 +158,7 @@ class TrainerGroup:
         another model's log-probabilities that it is compared with.
         """
         started = time.perf_counter()
-        (rows, ranking), restarts = self._persist(lambda: self._scored(plan, against))
+        (rows, ranking), restarts = self._persist(lambda: self._scored(plan, against), plan.pairs)
         keys, logprobs, lengths = zip(*rows, strict=True)
         write_table(pa.table([list(keys), list(logprobs), list(lengths)], schema=REFERENCE), out_file)
         seconds = time.perf_counter() - started
@@ -173,7 +178,7 @@ class TrainerGroup:
         the ranks were lost after it). The facts tell how often they were started again (`restarts`)."""
         attempts = _Attempts(plan)
         try:
-            facts, restarts = self._persist(lambda: self._train(attempts.next(), reference_file, on_step))
+            facts, restarts = self._persist(lambda: self._train(attempts.next(), reference_file, on_step), plan.pairs)
             attempts.publish()
         finally:
             attempts.remove()
@@ -205,8 +210,8 @@ class TrainerGroup:
                 on_step(row)
         return facts
 
-    def _persist(self, work: Callable[[], T]) -> tuple[T, int]:
-        """The result of collective work, and how often the ranks had to be started again for it."""
+    def _persist(self, work: Callable[[], T], pairs: Sequence[str] = ()) -> tuple[T, int]:
+        """The result of collective work on files of pairs, and how often the ranks had to be started again for it."""
         restarts = losses = began = 0
         while True:
             self._began = 0
@@ -215,6 +220,10 @@ class TrainerGroup:
                 return work(), restarts
             except NodeLost:  # they had not begun, and wait for room first
                 self.close()
+            except OutOfMemory as short:
+                self.close()
+                restarts += 1
+                self._halving.halve(short, pairs)
             except RanksLost as lost:
                 self.close()
                 restarts += 1
@@ -235,8 +244,10 @@ class TrainerGroup:
         if self._actors:
             return
         self.placement.wait()
-        settings, self._oom_kills = self.settings.model_dump(mode="json"), oom_kills()
-        actor, ranks = ray.remote(concurrency_groups={"watch": 1})(knowing(_Rank, self._secrets)), self.settings.ranks
+        executed = self.settings.model_copy(update={"tokens_per_microbatch": self._halving.tokens})
+        settings, self._oom_kills = executed.model_dump(mode="json"), oom_kills()
+        actor = ray.remote(concurrency_groups={"watch": 1})(knowing(self._rank, self._secrets))
+        ranks = self.settings.ranks
         for rank in range(ranks):
             options = _with_environment(self.placement.actor_options(rank))
             arguments = (settings, rank, ranks, self.chunk_logits)
@@ -280,16 +291,16 @@ class TrainerGroup:
             dead = self._dead()
             self.close()
             if dead is not None:
-                raise RanksLost(dead) from error
+                raise dead from error
             cause = error.cause if error.cause is not None else error
-            words = why(error, "trainer")
-            raise TrainingFailed(f"training rank {rank}: {type(cause).__name__}: {words}") from error
+            words = f"training rank {rank}: {type(cause).__name__}: {why(error, 'trainer')}"
+            raise (OutOfMemory if short_of_memory(error) else TrainingFailed)(words) from error
         except ray.exceptions.RayError as error:
-            words = self._died(rank, error)
+            dead = self._death(rank, error)
             self.close()
-            raise RanksLost(words) from error
+            raise dead from error
 
-    def _dead(self) -> str | None:
+    def _dead(self) -> RanksLost | None:
         """Which rank's process is gone, and why; None where all are there. Living ranks answer at once, while it can
         take Ray a while to find out that a whole node is gone."""
         asked = [actor.beats.remote() for actor in self._actors]
@@ -299,11 +310,13 @@ class TrainerGroup:
                 try:
                     ray.get(ref)
                 except ray.exceptions.RayError as error:
-                    return self._died(rank, error)
+                    return self._death(rank, error)
         return None
 
-    def _died(self, rank: int, error: Exception) -> str:
-        return f"training rank {rank} died: {why(error, 'trainer', oom_kills() - self._oom_kills)}"
+    def _death(self, rank: int, error: Exception) -> RanksLost:
+        kills = oom_kills() - self._oom_kills
+        kind = OutOfMemory if short_of_memory(error, kills) else RanksLost
+        return kind(f"training rank {rank} died: {why(error, 'trainer', kills)}")
 
 
 class _Attempts:

@@ -2,78 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.module import register_module_parameter_registration_hook
+import torch.distributed as dist
+from torch import nn
 
 from orchestrator.config import Train
 from workers.numerics import attention
-from workers.numerics.logprobs import HeadScorer, PackScorer, disable_dropout
+from workers.numerics.logprobs import HeadScorer, PackScorer
 from workers.training.deepspeed_config import computes_in_autocast, deepspeed_config, inference_config
 from workers.training.export import check_exportable, folder_dtype
+from workers.training.loading import OneByOne, Weights, aliases, fill, load_model
 
 
-class IncompleteModel(ValueError):
-    """A folder's weights do not fill the model; the message names the folder and a weight."""
-
-
-@contextmanager
-def _seen(beat: Callable[[], None]) -> Iterator[None]:
-    """Call `beat` for every parameter that any module is given in the meantime, so for each one that is loaded."""
-    hook = register_module_parameter_registration_hook(lambda *_: beat())
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def load_model(folder: str, dtype: torch.dtype, beat: Callable[[], None] = lambda: None) -> nn.Module:
-    """A causal language model from a Hugging Face folder, safetensors only, without dropout. `beat` is called for every
-    weight that is loaded.
-
-    Raises IncompleteModel when the folder lacks weights, which would otherwise be filled at random.
-    """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    disable_dropout(config)
-    config.use_cache = False
-    with _seen(beat):
-        model, info = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            local_files_only=True,
-            output_loading_info=True,
-        )
-    if missing := sorted(info["missing_keys"]):
-        raise IncompleteModel(
-            f"{folder}: its weights lack {missing[0]} (and {len(missing) - 1} more); the checkpoint is incomplete, "
-            "so take another one or write it again"
-        )
-    return model
-
-
-def _place(settings: Train, scorer: PackScorer, device: torch.device, config: dict[str, Any]) -> PackScorer:
-    """The scorer on its device; under ZeRO 3 sharded over the ranks on the way there, weight by weight."""
+def _place(
+    settings: Train,
+    scorer: PackScorer,
+    weights: Weights,
+    dtype: torch.dtype,
+    device: torch.device,
+    config: dict[str, Any],
+    beat: Callable[[], None],
+) -> PackScorer:
+    """The scorer with its weights, on its device; under ZeRO 3 sharded over the ranks on the way there, one by one."""
     if settings.zero < 3:
+        for _ in fill(scorer.model, weights, dtype, device, True, beat):
+            pass
         scorer.to(device)
         return scorer
     import deepspeed
     from deepspeed.utils import set_z3_leaf_modules
 
     set_z3_leaf_modules(scorer, [HeadScorer])
-    # Left to `initialize`, the whole model would go to each device before it is sharded.
-    deepspeed.zero.Init(module=scorer, config_dict_or_path=config)
+    # Left to `initialize`, the whole model would go to each device before it is sharded. Rank 0's weights are
+    # everybody's.
+    made = fill(scorer.model, weights, dtype, device, dist.get_rank() == 0, beat)
+    deepspeed.zero.Init(module=OneByOne(made), config_dict_or_path=config)
+    deepspeed.zero.Init(module=scorer, config_dict_or_path=config)  # of which no weight is left to shard
     for buffer in scorer.buffers():
         buffer.data = buffer.data.to(device)
     return scorer
+
+
+def _round_buffers(model: nn.Module) -> None:
+    """Buffers in bfloat16, as a model that is converted has them: rotary frequencies are rounded by it."""
+    for buffer in model.buffers():
+        if buffer.is_floating_point():
+            buffer.data = buffer.data.to(torch.bfloat16)
 
 
 def build_policy(
@@ -89,22 +66,22 @@ def build_policy(
     autocast = computes_in_autocast(settings)
     wide = settings.precision == "fp32" or autocast
     exact = wide or folder_dtype(folder) == torch.float32
-    model = load_model(folder, torch.float32 if exact else torch.bfloat16, beat)
+    dtype, weights = torch.float32 if wide else torch.bfloat16, Weights(folder)
+    model = load_model(folder, dtype, beat)
     check_exportable(model, folder)
-    masters: dict[str, Tensor] = {}
     if exact and not wide:
-        masters = {name: parameter.data for name, parameter in model.named_parameters()}
-        model = model.to(torch.bfloat16)
+        _round_buffers(model)
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     implementation = attention.pick(settings.attention, device)
     scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
     config = deepspeed_config(settings, ranks, sum(p.numel() for p in model.parameters()))
-    scorer = _place(settings, scorer, device, config)
+    scorer = _place(settings, scorer, weights, dtype, device, config, beat)
     beat()
     engine = deepspeed.initialize(model=scorer, model_parameters=scorer.parameters(), config=config)[0]
     beat()
-    _set_masters(model, masters, beat)
+    if exact and not wide:
+        _set_masters(model, weights, beat)
     return engine
 
 
@@ -122,13 +99,14 @@ def build_reference(
     """
     autocast = computes_in_autocast(settings)
     wide = settings.precision == "fp32" or autocast
-    model = load_model(folder, torch.float32 if wide else torch.bfloat16, beat)
+    dtype, weights = torch.float32 if wide else torch.bfloat16, Weights(folder)
+    model = load_model(folder, dtype, beat)
     if not wide and folder_dtype(policy) == torch.float32:
-        model = model.to(torch.bfloat16)  # buffers too, as `build_policy` does: rotary frequencies are rounded by it
+        _round_buffers(model)  # as `build_policy` does
     implementation = attention.pick(settings.attention, device)
     scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
     config = inference_config(settings, ranks, sum(p.numel() for p in model.parameters()))
-    scorer = _place(settings, scorer, device, config)
+    scorer = _place(settings, scorer, weights, dtype, device, config, beat)
     if settings.zero < 3:
         return scorer
     import deepspeed
@@ -136,13 +114,12 @@ def build_reference(
     return deepspeed.initialize(model=scorer, config=config)[0]
 
 
-def _set_masters(model: nn.Module, masters: dict[str, Tensor], beat: Callable[[], None]) -> None:
+def _set_masters(model: nn.Module, weights: Weights, beat: Callable[[], None]) -> None:
     """Give the optimizer the float32 weights of the checkpoint: DeepSpeed fills its master weights from
     the bfloat16 model, which would lose what earlier rounds added below bfloat16's precision."""
-    if not masters:
-        return
     from deepspeed.utils import safe_set_full_fp32_param
 
-    for name, parameter in model.named_parameters():
-        safe_set_full_fp32_param(parameter, masters.pop(name))
+    for parameter, names in aliases(model).items():
+        stored = next(name for name in names if name in weights.shapes)
+        safe_set_full_fp32_param(parameter, weights.read(stored, torch.float32))
         beat()

@@ -23,8 +23,8 @@ from orchestrator.records.rows import REFERENCE, TrainingPlan, pairs_schema  # n
 from workers.training import pair_data  # noqa: E402
 from workers.training.checks import ReferenceCheck, ReferenceMismatch  # noqa: E402
 from workers.training.export import ExportError, check_exportable, export_checkpoint, folder_dtype  # noqa: E402
+from workers.training.loading import IncompleteModel, load_model, load_whole  # noqa: E402
 from workers.training.pair_data import TrainingDataError  # noqa: E402
-from workers.training.policy import IncompleteModel, load_model  # noqa: E402
 from workers.training.rank import Round  # noqa: E402
 
 
@@ -231,7 +231,7 @@ def test_loading_and_exporting_show_signs_of_life(tmp_path: Path) -> None:
     def beat() -> None:
         beats.append(1)
 
-    model = load_model(str(tmp_path / "seed"), torch.float32, beat)
+    model = load_whole(str(tmp_path / "seed"), torch.float32, beat)
     weights = len(list(model.parameters()))
     assert len(beats) >= 2 * weights, "each is made, and each is loaded"
     beats.clear()
