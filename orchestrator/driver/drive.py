@@ -48,7 +48,7 @@ from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
 from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted
 from orchestrator.files import durable
-from orchestrator.files.disk import one_message
+from orchestrator.files.disk import one_message, why
 from orchestrator.files.inside import read_regular, remove
 from orchestrator.files.processes import process_start
 from orchestrator.inputs.gold_check import Ask
@@ -252,7 +252,7 @@ def _ending(run: Run, received: Sequence[str], goal: str | None, sources: Source
         if received:  # C code that the signal came in (Ray's) can turn Interrupted into an error of its own
             run.end("interrupted", received[0])
             raise Interrupted(received[0]) from error
-        run.end("failed", f"{type(error).__name__}: {error}")
+        run.end("failed", why(error, run.root))
         raise
     write_report(run.root, sources, run.ledger)
 

@@ -59,7 +59,16 @@ def one_message(what: Path | str, then: str, folder: Path | None = None) -> Iter
     except OSError as error:
         if (helps := cure(error, folder or Path(what))) is None:
             raise
-        name = error.filename2 or error.filename
-        where = f" ({name})" if name else ""
-        said = f"{what}: cannot be written: {error.strerror or error}{where}. {then.replace(CURE, helps)}"
-        raise RatchetError(said) from error
+        raise RatchetError(f"{what}: {_not_written(error)}. {then.replace(CURE, helps)}") from error
+
+
+def why(error: BaseException, folder: Path) -> str:
+    """Why what was to be done below a folder failed, for a record of it: in words where it was the disk."""
+    if isinstance(error, OSError) and cure(error, folder) is not None:
+        return _not_written(error)
+    return f"{type(error).__name__}: {error}"
+
+
+def _not_written(error: OSError) -> str:
+    name = error.filename2 or error.filename
+    return f"cannot be written: {error.strerror or error}{f' ({name})' if name else ''}"
