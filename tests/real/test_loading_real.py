@@ -19,7 +19,7 @@ from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from tests.support.real import PROJECT  # noqa: E402
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.full]
 
 RANK = """
 import json, sys
@@ -41,8 +41,9 @@ before = status("VmRSS")
 engine = build_reference(trainer.settings, folder, trainer.device, 2, 2**26, trainer.beat, policy=folder)
 print(json.dumps(status("VmHWM") - before))
 """
-LARGEST = 0.75
-"""Of the model's bytes: half is a rank's own part, and the largest weight is a sixth. Whole, it would be 1.5."""
+LARGEST = 1.2
+"""Of the model's bytes: half is a rank's own part, and the largest weight is a sixth; 0.6 to 0.9 were measured with
+what the allocator keeps. Loaded whole, and then shared out, it was 1.5."""
 
 
 def test_no_rank_holds_the_whole_model(tmp_path: Path) -> None:

@@ -567,6 +567,7 @@ def test_the_demo_job_on_this_machine(tmp_path: Path) -> None:
     assert {p.pid for p in psutil.Process().children(recursive=True)} <= children
 
 
+@pytest.mark.full
 @pytest.mark.real
 def test_memory_that_a_worker_holds_is_told_as_ours(tmp_path: Path) -> None:
     command = [sys.executable, "-c", HOLD, str(tmp_path)]

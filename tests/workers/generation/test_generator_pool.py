@@ -185,7 +185,7 @@ def test_an_engine_that_no_prompt_survives_ends_the_run(tmp_path: Path) -> None:
     assert len(given_up) >= 10
 
 
-@pytest.mark.parametrize("how", ["hang-1", "stop-1"])
+@pytest.mark.parametrize("how", [pytest.param("hang-1", marks=pytest.mark.full), "stop-1"])
 def test_an_engine_that_hangs_is_replaced(tmp_path: Path, how: str) -> None:
     """One whose counter stands still, and one whose process is stopped and answers nothing."""
     shards = shards_of(tmp_path, ["a", how, "b"], ["c", "d"])

@@ -55,8 +55,10 @@ def shards_of(folder: Path, count: int) -> list[Shard]:
 
 @pytest.mark.parametrize(
     ("how", "stall_seconds", "said"),  # not less: the actor that comes next may take seconds to start
-    [(signal.SIGKILL, 60, "its process"), (signal.SIGSTOP, 10, "no verdict for 12 s")],
-    ids=["killed", "stopped"],
+    [
+        pytest.param(signal.SIGKILL, 60, "its process", id="killed"),
+        pytest.param(signal.SIGSTOP, 10, "no verdict for 12 s", id="stopped", marks=pytest.mark.full),
+    ],
 )
 def test_a_grader_that_is_lost_is_replaced_and_no_verdict_with_it(
     tmp_path: Path, how: signal.Signals, stall_seconds: float, said: str
