@@ -45,6 +45,10 @@ def attempt(hour: ModuleType, folder: Path, code: str, seconds: float = 60.0, **
     return hour.attempt(part, folder / "try.log", seconds, dict(os.environ))
 
 
+def test_a_part_that_needs_more_devices_is_left_out(hour: ModuleType, tmp_path: Path, device: Path) -> None:
+    assert attempt(hour, tmp_path, "", devices=2).outcome == "left out: it needs 2 devices"
+
+
 def test_figures_and_the_end_of_what_was_said_are_kept(hour: ModuleType, tmp_path: Path) -> None:
     result = attempt(hour, tmp_path, "print('hello'); print('{\"figures\": 1}'); print('{no json')")
     assert result.outcome == "passed" and result.figures == [{"figures": 1}] and "hello" in result.tail
@@ -95,7 +99,7 @@ def test_a_machine_without_a_device_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--only", "lop"], "no such part; there are numerics, training, doctor, generation, loop"),
+        (["--only", "lop"], "no such part; there are numerics, training, doctor, generation, loop, again, spread"),
         (["--only", "gsm8k"], "gsm8k needs --model and --data"),
         (["--model", "nowhere"], "there is no config.json in it"),
     ],

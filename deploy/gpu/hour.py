@@ -50,6 +50,8 @@ class Part:
     """Most that it may take."""
     memory_back: bool = False
     """Whether all device memory must be free again after it."""
+    devices: int = 0
+    """So many it needs."""
 
 
 @dataclass
@@ -84,8 +86,10 @@ def parts(options: argparse.Namespace) -> list[Part]:
     if options.model:
         generation.append([*generation[0], "--model", str(options.model)])
     run = out / "runs/small"
-    job = [python, "-m", "orchestrator", "run", "jobs/irpo.yaml", "rounds=1", "tracking.enabled=false"]
-    job += [f"run_dir={run}", *(["data.prompts_per_round=48", "generate.samples=4"] if options.cpu else [])]
+    job = [python, "-m", "orchestrator", "run", "jobs/irpo.yaml", "tracking.enabled=false"]
+    job += ["data.prompts_per_round=48", "generate.samples=4"] if options.cpu else []
+    verify = [python, "-m", "orchestrator", "verify", str(run)]
+    small_run, wide_run = [*job, f"run_dir={run}"], [*job, f"run_dir={run}-2", "generate.tensor_parallel=2"]
     found = [
         Part("numerics", "compiled attention, forward and backward, against sdpa and a CPU", (*NUMERICAL, "pytest"),
              [[python, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/workers/numerics/test_gpu.py"]], 900),
@@ -94,7 +98,11 @@ def parts(options: argparse.Namespace) -> list[Part]:
              [[python, "-m", "orchestrator", "doctor", "jobs/irpo.yaml", "tracking.enabled=false"]], 600),
         Part("generation", "the generator against the raw engine", STACK, generation, 900),
         Part("loop", "one round: engine and ranks take turns, and memory is given back", STACK,
-             [job, [python, "-m", "orchestrator", "verify", str(run)]], 900, memory_back=True),
+             [[*small_run, "rounds=1"], verify], 900, memory_back=True),
+        Part("again", "a second round of the same run: what was compiled for the first serves its engines, too", STACK,
+             [[*small_run, "rounds=2"], verify], 900, memory_back=True),
+        Part("spread", "a round whose engine is spread over two devices", STACK,
+             [[*wide_run, "rounds=1"]], 900, memory_back=True, devices=2),
     ]  # fmt: skip
     if options.model and options.data:
         found.append(gsm8k(options))
@@ -151,6 +159,7 @@ def asked(*command: str) -> str:
 def machine() -> dict[str, Any]:
     """Driver, devices and what is between them, compiler, shared memory, versions."""
     code = "import torch as t; print(t.__version__, t.version.cuda, t.cuda.is_available(), t.cuda.device_count())"
+    fit = f"import sys; sys.path.insert(0, {str(PROJECT)!r}); from workers import cuda; print(*cuda.lines(cuda.seen()))"
     shared = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
     names = ("torch", "transformers", "ray", "vllm", "deepspeed", "pydantic", "mlflow", "pytest")
     return {
@@ -159,6 +168,7 @@ def machine() -> dict[str, Any]:
         ),
         "interconnect": asked("nvidia-smi", "topo", "-m"),
         "torch, its CUDA, available, devices": asked(sys.executable, "-c", code),
+        "what workers/cuda.py says": asked(sys.executable, "-c", fit),
         "nvcc": (asked("nvcc", "--version").splitlines() or [""])[-1],
         "/dev/shm, GiB": round(shared.total / 2**30, 1) if shared else None,
         "python": sys.version.split()[0],
@@ -213,6 +223,8 @@ def attempt(part: Part, log: Path, seconds: float, environment: dict[str, str]) 
         return Result(part.name, part.shows, f"left out: {', '.join(missing)} not installed")
     if seconds <= 0:
         return Result(part.name, part.shows, "left out: no time was left")
+    if len(taken()) < part.devices:
+        return Result(part.name, part.shows, f"left out: it needs {part.devices} devices")
     began = time.monotonic()
     outcome = "passed"
     with MemoryWatch() as memory, log.open("w") as lines:
