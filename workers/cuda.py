@@ -39,11 +39,22 @@ def seen() -> dict[str, Any]:
     """Versions of CUDA, as far as there are any: the newest that the `driver` takes, and that of the `wheels`; where
     `nvcc` is, and how many bytes /dev/shm has."""
     return {
-        "driver": driver_of(_nvidia_smi()),
+        "driver": driver_of(nvidia_smi()),
         "wheels": _wheels(),
         "nvcc": nvcc(os.environ),
         "shm": shutil.disk_usage("/dev/shm").total if Path("/dev/shm").is_dir() else 0,
     }
+
+
+def nvidia_smi(*arguments: str) -> str:
+    """What the driver's own program says; nothing where there is none, or it fails."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return ""
+    try:
+        return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return ""
 
 
 def driver_of(said: str) -> str | None:
@@ -78,16 +89,6 @@ def lines(facts: Mapping[str, Any]) -> list[str]:
         return ["no GPU's driver answers here (nvidia-smi), so nothing is checked; that is no fault on another host"]
     found = [f"{'ERROR: ' if p.fatal else ''}{p.text}: {p.cure}" for p in problems(facts)]
     return found or [f"the driver takes CUDA {facts['driver']}, the packages need {facts['wheels']}; nvcc is there"]
-
-
-def _nvidia_smi() -> str:
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return ""
-    try:
-        return subprocess.run([program], capture_output=True, text=True, timeout=30, check=True).stdout
-    except (OSError, subprocess.SubprocessError):
-        return ""
 
 
 def _wheels() -> str | None:

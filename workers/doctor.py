@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workers import cuda
-from workers.supervision.devices import nvidia_smi
+from workers.supervision import devices
 
 _NOTICE_SECONDS = 10.0  # a network file system may show another node's new file late
 _ALL_REDUCE_FLOATS = {"nccl": 2**26, "gloo": 2**20}
@@ -95,7 +95,7 @@ def holders(before: Sequence[tuple[int, int, int]] | None, job: str, engine_titl
 
 def accelerators() -> list[dict[str, Any]]:
     """NVIDIA devices of this node with their memory in bytes, whoever uses them; none without `nvidia-smi`."""
-    rows = nvidia_smi("--query-gpu=index,name,memory.total,memory.free")
+    rows = devices.rows("--query-gpu=index,name,memory.total,memory.free")
     return [
         {"index": int(index), "name": name, "total": int(total) * 2**20, "free": int(free) * 2**20}
         for index, name, total, free in rows
@@ -162,7 +162,7 @@ def _status(pid: int, key: str) -> int:
 def _device_memory() -> dict[int, int]:
     """Bytes of device memory by process id, as far as the driver tells; in containers it often does not."""
     held: dict[int, int] = {}
-    for pid, used in nvidia_smi("--query-compute-apps=pid,used_memory"):
+    for pid, used in devices.rows("--query-compute-apps=pid,used_memory"):
         if pid.isdigit() and used.isdigit():
             held[int(pid)] = held.get(int(pid), 0) + int(used) * 2**20
     return held

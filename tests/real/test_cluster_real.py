@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,16 +10,13 @@ import pytest
 from orchestrator import config
 from orchestrator.driver.cluster import Cluster
 from orchestrator.errors import BadInput, RatchetError
+from tests.support.real import in_own_process
 
 pytestmark = pytest.mark.real
 
 
 def test_a_call_survives_the_death_of_its_process_once(tmp_path: Path) -> None:
-    # In a process of its own: Ray takes its token from the environment as it is when Ray is first imported.
-    command = [sys.executable, "-c", f"from tests.real.test_cluster_real import calls; calls({str(tmp_path)!r})"]
-    done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "all as expected"
+    assert in_own_process(calls, tmp_path) == "all as expected"
 
 
 def calls(folder: str) -> None:

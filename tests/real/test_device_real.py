@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -12,23 +11,11 @@ pytest.importorskip("ray")
 
 from orchestrator.config import Train  # noqa: E402
 from tests.support.local_ray import local_ray  # noqa: E402
+from tests.support.placements import ForRanks  # noqa: E402
 from workers.training.group import TrainerGroup  # noqa: E402
 from workers.training.lost import TrainingFailed  # noqa: E402
 
 pytestmark = pytest.mark.real
-
-
-class OneDevice:
-    """A placement: a core and an accelerator a rank."""
-
-    def actor_options(self, index: int) -> dict[str, Any]:
-        return {"num_cpus": 1, "num_gpus": 1}
-
-    def placed(self) -> list[bool]:
-        return [True]
-
-    def wait(self) -> None:
-        pass
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -40,7 +27,7 @@ def cluster() -> Iterator[None]:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a device that torch sees")
 def test_a_rank_with_an_accelerator_that_torch_does_not_see_trains_nothing() -> None:
     with (
-        TrainerGroup(Train(), OneDevice()) as group,
+        TrainerGroup(Train(), ForRanks(1, num_gpus=1)) as group,
         pytest.raises(TrainingFailed, match=r"rank 0: NoDevice: .* accelerator 0, but torch .* sees none"),
     ):
         group.each(lambda trainer: None)

@@ -17,6 +17,7 @@ from transformers import AutoTokenizer
 from orchestrator.config import Generate
 from orchestrator.records.rows import PROMPTS, SamplingPlan, Shard
 from tests.support.local_ray import local_ray
+from tests.support.placements import ForEngines
 from workers.files import write_table
 from workers.generation.pool import GeneratorPool
 from workers.generation.vllm import VLLM
@@ -26,19 +27,6 @@ pytestmark = pytest.mark.full
 DEMO = Path(__file__).parents[2] / "jobs/demo"
 NUM_PROMPTS, SHARD = 192, 16
 PLAN = SamplingPlan(samples=4, temperature=1.0, top_p=1.0, top_k=0, max_tokens=48, stop=(), seed=5)
-
-
-class Placement:
-    count, gpus = 2, 0
-
-    def actor_options(self, index: int) -> dict[str, Any]:
-        return {"num_cpus": 0, "max_restarts": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
-
-    def placed(self) -> list[bool]:
-        return [True] * self.count
-
-    def wait(self) -> None:
-        pass
 
 
 def write_prompts(file: Path) -> list[str]:
@@ -61,7 +49,7 @@ def sample(folder: Path, source: Path, harm: dict[int, signal.Signals]) -> tuple
     shards = [Shard(i, str(source), s, s + SHARD, str(folder / f".{i}.parquet-e1")) for i, s in enumerate(starts)]
     lost, done = [], 0
     settings = Generate(max_num_seqs=64, stall_timeout=15)
-    with local_ray(), GeneratorPool(str(DEMO / "seed"), settings, 5, Placement(), VLLM, 1.0) as pool:
+    with local_ray(), GeneratorPool(str(DEMO / "seed"), settings, 5, ForEngines(2), VLLM, 1.0) as pool:
         pool.wait_ready()
         pids = [ray.get(slot.started) for slot in pool._slots]
         for _, facts in pool.generate(shards, PLAN):

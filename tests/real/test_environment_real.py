@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ import pytest
 from orchestrator import config
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.secrets import Secrets
+from tests.support.real import in_own_process
 from workers.secret_environment import knowing
 
 pytestmark = pytest.mark.real
@@ -21,13 +20,7 @@ OPEN, SECRET = "value-for-everybody", "value-of-a-secret"
 
 
 def test_variables_reach_every_worker_and_no_secret_is_written(tmp_path: Path) -> None:
-    # In a process of its own: Ray takes its token from the environment as it is when Ray is first imported.
-    code = f"from tests.real.test_environment_real import reached; reached({str(tmp_path)!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "all as expected"
+    assert in_own_process(reached, tmp_path) == "all as expected"
 
 
 class Engine:

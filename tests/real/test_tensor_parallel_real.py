@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import psutil
@@ -14,6 +12,7 @@ from orchestrator import config
 from orchestrator.config import Generate
 from orchestrator.driver.cluster import Cluster
 from orchestrator.errors import BadInput
+from tests.support.real import in_own_process
 from workers.generation.vllm import VLLM
 
 pytestmark = pytest.mark.full
@@ -22,13 +21,7 @@ DEMO = Path(__file__).parents[2] / "jobs/demo"
 
 
 def test_an_engine_of_two_ranks_gives_the_log_probabilities_of_one(tmp_path: Path) -> None:
-    # In a process of its own: Ray takes its token from the environment as it is when Ray is first imported.
-    code = f"from tests.real.test_tensor_parallel_real import compared; compared({str(tmp_path)!r})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "as one"
+    assert in_own_process(compared, tmp_path) == "as one"
 
 
 def compared(folder: str) -> None:

@@ -34,6 +34,7 @@ from orchestrator.config import RoundLoss, Train  # noqa: E402
 from orchestrator.records.rows import PROBE, REFERENCE, ScoringPlan, TrainingPlan, pairs_schema  # noqa: E402
 from orchestrator.records.seals import state_seal  # noqa: E402
 from tests.support.local_ray import local_ray  # noqa: E402
+from tests.support.placements import ForRanks  # noqa: E402
 from workers.files import file_facts  # noqa: E402
 from workers.numerics import batching  # noqa: E402
 from workers.numerics.step import learning_rate  # noqa: E402
@@ -65,19 +66,6 @@ SETTINGS: dict[str, Any] = {
 FULL = pytest.mark.full
 Outcome = tuple[dict[str, Any], list[dict[str, Any]]]
 Runner = Callable[..., Outcome]
-
-
-class OneCore:
-    """A placement: one CPU core a rank."""
-
-    def actor_options(self, index: int) -> dict[str, Any]:
-        return {"num_cpus": 1}
-
-    def placed(self) -> list[bool]:
-        return [True] * 2
-
-    def wait(self) -> None:
-        pass
 
 
 @pytest.fixture(scope="module")
@@ -612,7 +600,7 @@ def test_a_group_equals_plain_torch_and_goes_on_without_a_lost_rank(cluster: Non
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet", num_prompts=20)
     calm, disturbed = (make_plan(tmp_path / name, model, pairs) for name in ("calm", "disturbed"))
     steps: list[int] = []
-    with TrainerGroup(settings, OneCore()) as group:
+    with TrainerGroup(settings, ForRanks()) as group:
         compare(tmp_path / "compared", through(group), **changes)
         group.score(scoring(calm), reference_file(calm))
         group.train(calm, reference_file(calm))
@@ -642,7 +630,7 @@ def test_a_rank_that_dies_in_the_middle_of_saving_leaves_the_state_before_it(clu
                 os.kill(victim, signal.SIGKILL)
                 killed.append(victim)
 
-    with TrainerGroup(settings, OneCore()) as group:
+    with TrainerGroup(settings, ForRanks()) as group:
         group.score(scoring(calm), reference_file(calm))
         group.train(calm, reference_file(calm))
         watcher = threading.Thread(target=kill_while_saving, args=(group.pids[1],))
@@ -659,7 +647,7 @@ def test_ranks_that_die_again_and_again_end_the_training(cluster: None, tmp_path
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
     plan = make_plan(tmp_path, model, pairs)
     settings = Train(**(SETTINGS | {"ranks": 1, "epochs": 500}))
-    with TrainerGroup(settings, OneCore()) as group:
+    with TrainerGroup(settings, ForRanks()) as group:
         group.score(scoring(plan), reference_file(plan))
         with pytest.raises(TrainingFailed, match=r"(?s)training rank 0 died.*3 times with no saved state in between"):
             group.train(plan, reference_file(plan), lambda row: os.kill(group.pids[0], signal.SIGKILL))
@@ -671,7 +659,7 @@ def test_a_hung_rank_is_noticed_and_replaced(cluster: None, tmp_path: Path) -> N
     model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet")
     plan = make_plan(tmp_path, model, pairs)
     settings = Train(**(SETTINGS | {"ranks": 2, "epochs": 4, "save_every": 2, "stall_timeout": 45}))
-    with TrainerGroup(settings, OneCore()) as group:
+    with TrainerGroup(settings, ForRanks()) as group:
         group.score(scoring(plan), reference_file(plan))
         victim = group.pids[1]
         facts = group.train(

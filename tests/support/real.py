@@ -37,6 +37,15 @@ def start(run_dir: Path, *overrides: str, job: str = "jobs/irpo.yaml") -> subpro
         )
 
 
+def in_own_process(work: Callable[[str], None], folder: Path) -> str:
+    """Do a module's `work(folder)` in a process of its own; returns what it printed last. Ray takes its token from the
+    environment as it is when Ray is first imported, so that only such a process can have a private one."""
+    code = f"from {work.__module__} import {work.__name__} as work; work({str(folder)!r})"
+    done = subprocess.run([sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()[-1]
+
+
 def log_of(run_dir: Path) -> str:
     return run_dir.with_suffix(".log").read_text()
 

@@ -106,13 +106,12 @@ class _Rank:
 class TrainerGroup:
     """`settings.ranks` training actors. A context manager; `close` ends the actors' processes.
 
-    `chunk_logits` is the most logits that a rank holds at once; `secrets` are in the ranks' environment. Where a rank
-    dies, or none of them makes any
-    progress for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from
-    its last saved state; where memory was short, once with half the micro-batch (`halving`). Where a node is lost, they
-    wait for room first. Every method raises TrainingFailed when a rank fails by itself, or when the ranks were lost
-    MOST_LOSSES times with no saved state in between, and NoRoom where the cluster has no room for them any more.
-    `rank` is the class of the actors.
+    `chunk_logits` is the most logits that a rank holds at once; `secrets` are in the ranks' environment; `rank` is the
+    class of the actors. Where a rank dies, or none of them makes any progress for `settings.stall_timeout` seconds, all
+    are started again: scoring from its beginning, training from its last saved state; where memory was short, once with
+    half the micro-batch (`halving`). Where a node is lost, they wait for room first. Every method raises TrainingFailed
+    when a rank fails by itself, or when the ranks were lost MOST_LOSSES times with no saved state in between, and
+    NoRoom where the cluster has no room for them any more.
     """
 
     def __init__(

@@ -21,6 +21,7 @@ import pytest
 
 from orchestrator.config import Generate
 from orchestrator.records.rows import PROMPTS, SAMPLES, SamplingPlan, Shard
+from tests.support.placements import ForEngines
 from tests.support.stand_in_engine import WEIGHTS, StandInEngine, weight_of
 from workers.files import write_table
 from workers.generation.engine import Engine, EngineBroken, OtherModel, RequestRefused, must_differ_in_weights_alone
@@ -64,19 +65,6 @@ class Remote:
         return lambda *arguments: ray.get(getattr(self._actor, name).remote(*arguments))
 
 
-class Placement:
-    count, gpus = 1, 0
-
-    def actor_options(self, index: int) -> dict[str, Any]:
-        return {"num_cpus": 0, "max_restarts": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
-
-    def placed(self) -> list[bool]:
-        return [True] * self.count
-
-    def wait(self) -> None:
-        pass
-
-
 def stand_in(folder: Path) -> Iterator[Case]:
     for name, weight in (("served", 1.0), ("other", 0.5)):
         (folder / name).mkdir()
@@ -99,7 +87,7 @@ def vllm(folder: Path) -> Iterator[Case]:
     shutil.copytree(DEMO / "seed", served)
     shutil.copytree(DEMO / "seed", other)
     _disturb(other / WEIGHTS)
-    with local_ray(), GeneratorPool(str(served), SETTINGS, 5, Placement(), VLLM) as pool:
+    with local_ray(), GeneratorPool(str(served), SETTINGS, 5, ForEngines(), VLLM) as pool:
         pool.wait_ready()
         yield Case(Remote(pool._slots[0].actor), served, other, _by_transformers)
 

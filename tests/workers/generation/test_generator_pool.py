@@ -19,6 +19,7 @@ from orchestrator.config import Generate
 from orchestrator.errors import NoRoom
 from orchestrator.records.rows import PROMPTS, SAMPLES, SamplingPlan, Shard
 from tests.support.local_ray import local_ray
+from tests.support.placements import ForEngines
 from tests.support.stand_in_engine import STAND_IN, noted
 from workers.files import write_table
 from workers.generation.pool import GeneratorPool
@@ -37,23 +38,7 @@ def cluster() -> Iterator[None]:
         yield
 
 
-class Placement:
-    gpus = 0
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def actor_options(self, index: int) -> dict[str, Any]:
-        return {"num_cpus": 0, "max_restarts": 0, "runtime_env": {"env_vars": {"OMP_NUM_THREADS": "1"}}}
-
-    def placed(self) -> list[bool]:
-        return [True] * self.count
-
-    def wait(self) -> None:
-        pass
-
-
-class Lost(Placement):
+class Lost(ForEngines):
     """As of two nodes, of which some are gone."""
 
     def __init__(self, *gone: int) -> None:
@@ -73,7 +58,7 @@ class Lost(Placement):
 
 def pool_of(folder: Path, engines: int = 1, **settings: Any) -> GeneratorPool:
     return GeneratorPool(
-        str(folder), Generate.model_validate(settings), 5, Placement(engines), STAND_IN, interval=INTERVAL
+        str(folder), Generate.model_validate(settings), 5, ForEngines(engines), STAND_IN, interval=INTERVAL
     )
 
 

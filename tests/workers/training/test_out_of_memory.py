@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -14,22 +13,12 @@ import pytest
 from orchestrator.config import Train
 from orchestrator.records.rows import ScoringPlan, TrainingPlan, pairs_schema
 from tests.support.local_ray import local_ray
+from tests.support.placements import ForRanks
 from tests.support.stand_in_ranks import Rank
 from workers.training.group import TrainerGroup
 from workers.training.lost import Halving, OutOfMemory, TrainingFailed
 
-
-class OneCore:
-    """A placement: one CPU core a rank."""
-
-    def actor_options(self, index: int) -> dict[str, Any]:
-        return {"num_cpus": 1}
-
-    def placed(self) -> list[bool]:
-        return [True] * 2
-
-    def wait(self) -> None:
-        pass
+pytestmark = pytest.mark.real
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -60,21 +49,21 @@ def test_a_training_ends_well_with_half_the_micro_batch(tmp_path: Path, pairs: s
     told: list[str] = []
     settings = Train(tokens_per_microbatch=100)
     halving = Halving(settings, told.append)
-    with TrainerGroup(settings, OneCore(), halving=halving, rank=Rank) as group:
+    with TrainerGroup(settings, ForRanks(), halving=halving, rank=Rank) as group:
         facts = group.train(plan(tmp_path, pairs, memory), None)
     assert facts == {"tokens": 50, "restarts": 1}
     assert halving.executed == {"train.tokens_per_microbatch": 50}, "which the ledger says of the step"
     [line] = told
     assert "out of memory" in line and "once more with half of train.tokens_per_microbatch, 50" in line
     assert "the largest pair has 60 tokens" in line, "which no micro-batch of 50 divides"
-    with TrainerGroup(settings, OneCore(), halving=halving, rank=Rank) as group:
+    with TrainerGroup(settings, ForRanks(), halving=halving, rank=Rank) as group:
         assert group.score(ScoringPlan(memory, memory, (pairs,)), str(tmp_path / "scored.parquet"))["restarts"] == 0
     assert Halving(settings).tokens == 100, "the next start begins with what the job says"
 
 
 def test_a_reference_pass_is_halved_too_and_with_it_all_ranks(tmp_path: Path, pairs: str) -> None:
     settings = Train(tokens_per_microbatch=128, ranks=2)
-    with TrainerGroup(settings, OneCore(), rank=Rank) as group:
+    with TrainerGroup(settings, ForRanks(), rank=Rank) as group:
         facts = group.score(ScoringPlan("device 64", "", (pairs,)), str(tmp_path / "scored.parquet"))
     assert facts["restarts"] == 1
     assert pq.read_table(tmp_path / "scored.parquet").column("logprob").to_pylist() == [-64.0, -64.0]
@@ -82,7 +71,7 @@ def test_a_reference_pass_is_halved_too_and_with_it_all_ranks(tmp_path: Path, pa
 
 def test_half_is_tried_once_and_then_it_is_said_what_to_set(tmp_path: Path, pairs: str) -> None:
     settings, told = Train(tokens_per_microbatch=400), []
-    with TrainerGroup(settings, OneCore(), halving=Halving(settings, told.append), rank=Rank) as group:
+    with TrainerGroup(settings, ForRanks(), halving=Halving(settings, told.append), rank=Rank) as group:
         with pytest.raises(TrainingFailed, match=r"train\.tokens_per_microbatch: 200, half of .* Set train"):
             group.train(plan(tmp_path, pairs, "device 100"), None)
         assert group.pids == [] and len(told) == 1 and "largest pair" not in told[0]
@@ -91,7 +80,7 @@ def test_half_is_tried_once_and_then_it_is_said_what_to_set(tmp_path: Path, pair
 def test_a_process_that_somebody_killed_is_no_want_of_memory(tmp_path: Path, pairs: str) -> None:
     settings, told = Train(tokens_per_microbatch=100), []
     with (
-        TrainerGroup(settings, OneCore(), halving=Halving(settings, told.append), rank=Rank) as group,
+        TrainerGroup(settings, ForRanks(), halving=Halving(settings, told.append), rank=Rank) as group,
         pytest.raises(TrainingFailed, match="crashed or was killed: 3 times with no saved state"),
     ):
         group.train(plan(tmp_path, pairs, "killed 50"), None)
