@@ -264,10 +264,10 @@ def test_an_engine_has_the_protocol_s_methods(engine: type) -> None:
     methods = {name: method for name, method in vars(Engine).items() if inspect.isfunction(method) and name[0] != "_"}
     assert methods.keys() == {"pid", "progress", "generate", "logprobs", "load_weights", "close"}
     for name, method in methods.items():
-        theirs, ours = inspect.signature(method), inspect.signature(getattr(engine, name))
-        assert [(p.name, p.default) for p in theirs.parameters.values()] == [
-            (p.name, p.default) for p in ours.parameters.values()
-        ]
+        both = (method, getattr(engine, name))
+        theirs, ours = ([(p.name, p.default) for p in inspect.signature(of).parameters.values()] for of in both)
+        # Ray gives the methods of every class of which it has made an actor one more.
+        assert theirs == [parameter for parameter in ours if parameter != ("_ray_trace_ctx", None)]
 
 
 def test_the_file_that_is_named_as_the_package_does_not_pass_for_it() -> None:
