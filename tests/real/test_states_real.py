@@ -82,14 +82,30 @@ class Rank:
             self.linear[True] = nn.functional.linear
         return deepspeed.initialize(model=model, model_parameters=model.parameters(), config=config)[0]
 
-    def update(self, engine: Any, salt: int) -> None:
+    def update(self, engine: Any, *salts: int) -> None:
+        """One update, with a micro-batch for each salt."""
         nn.functional.linear = self.linear[engine.zero_optimization_stage() == 3]
         for group in engine.optimizer.param_groups:
             group["lr"] = 0.1
-        ids = torch.tensor([[1, 5, 9, 12], [0, salt % 13, 3, 7]])
-        loss = nn.functional.cross_entropy(engine(ids).float().flatten(0, 1), ids.roll(1, 1).flatten())
-        engine.backward(loss, scale_wrt_gas=False)
+        for salt in salts:
+            ids = torch.tensor([[1, 5, 9, 12], [0, salt % 13, 3, 7]])
+            loss = nn.functional.cross_entropy(engine(ids).float().flatten(0, 1), ids.roll(1, 1).flatten())
+            engine.backward(loss, scale_wrt_gas=False)
         engine.step()
+
+    def gradients_are_rounded(self, changes: dict[str, Any]) -> bool:
+        """Whether all gradients of two micro-batches, as the optimizer gets them, are values that bfloat16 has."""
+        engine, found = self.engine(changes), list[bool]()
+
+        def look(optimizer: Any, *_: Any) -> None:
+            gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+            found.extend(torch.equal(g, g.bfloat16().to(g.dtype)) for g in gradients)
+
+        hook = engine.basic_optimizer.register_step_pre_hook(look)
+        self.update(engine, 1, 2)
+        hook.remove()
+        assert found
+        return all(found)
 
     def whole(self, engine: Any) -> dict[str, Any]:
         """Weights and moments by kind and name, as DeepSpeed puts them together from all ranks."""
@@ -227,6 +243,12 @@ def test_a_state_fits_any_stage_and_number_of_ranks(
         if found := group[ranks]("load", changes | {"precision": precision}, str(tmp_path / str(salt)), alike):
             wrong[f"{origin} in {other}"] = found
     assert not wrong
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("zero", [1, 2, 3])
+def test_gradients_are_summed_and_reduced_in_float32(group: dict[int, Call], ranks: int, zero: int) -> None:
+    assert not group[ranks]("gradients_are_rounded", {"precision": "bf16", "zero": zero, "max_grad_norm": None})
 
 
 def test_the_files_hold_tensors_and_no_pickle(group: dict[int, Call], tmp_path: Path) -> None:
