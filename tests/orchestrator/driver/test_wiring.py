@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from orchestrator.driver.nodes import Node
 from orchestrator.driver.wiring import RealWorkers
 from orchestrator.errors import BadInput
 from orchestrator.ledger.step_facts import Facts
+from tests.support.placements import ForRanks
 from tests.support.stand_ins import make_project
 
 
@@ -111,3 +113,46 @@ def test_the_environment_of_workers_is_recorded_where_there_is_any(tmp_path: Pat
     for said in (machine.execution("train"), machine.execution("generate")):
         assert said["cluster.env"] == {"NCCL_DEBUG": "INFO"}
         assert TypeAdapter(Facts).validate_python({"executed": said})
+
+
+class Held(Machine):
+    """A machine that has room for everybody, and on which something of a phase is left."""
+
+    def __init__(self) -> None:
+        super().__init__(cpus=4, gpus=0)
+        self.asked: list[tuple[str, tuple[Any, ...]]] = []
+        self.told: list[str] = []
+        self.say = self.told.append
+
+    @contextlib.contextmanager
+    def reserve(self, *_: Any) -> Iterator[Any]:
+        placement = ForRanks(1)
+        placement.mark = "the-mark"  # type: ignore[attr-defined]
+        yield placement
+        self.asked.append(("given back", ()))
+
+    def on_nodes(self, function: Any, *arguments: Any, timeout: float) -> dict[Node, Any]:
+        self.asked.append((function.__name__, arguments))
+        first, second = (Node(name, name, 4, 0) for name in ("first", "second"))
+        return {first: ["process 7 (engine) of the phase before does not end"], second: TimeoutError("no answer")}
+
+
+class Releasing(On, wiring.Examination):
+    pass
+
+
+def test_a_phase_is_over_when_every_node_says_so(tmp_path: Path) -> None:
+    workers = Releasing(load_job(make_project(tmp_path)).job, cpus=4)
+    workers._cluster = cluster = Held()
+    workers.release()
+    assert cluster.asked == [], "nobody held anything"
+    workers.trainers()
+    workers.release()
+    [given_back, (name, (mark, patience))] = cluster.asked
+    assert given_back == ("given back", ()) and (name, mark) == ("phase_over", "the-mark") and patience > 0
+    assert cluster.told == [
+        "memory    node first: process 7 (engine) of the phase before does not end",
+        "memory    node second: cannot be looked at: no answer",
+    ]
+    workers.release()
+    assert len(cluster.asked) == 2, "it is over once"

@@ -64,6 +64,19 @@ def test_a_full_disk_stops_the_run_with_one_message_and_loses_nothing(tmp_path: 
     assert Ledger(disk / "run/ledger").records[: len(before)] == before
 
 
+def test_a_run_that_the_disk_ended_says_so_in_words_in_its_ledger(tmp_path: Path) -> None:
+    file = tmp_path / "run/x"
+    workers = StandIns(on_call=lambda _: raise_(OSError(errno.ENOSPC, "No space left on device", str(file))))
+    with pytest.raises(RatchetError, match="cannot be written"):
+        run_job(make_project(tmp_path), workers)
+    [end] = [record for record in Ledger(tmp_path / "run/ledger").records if record.kind == "end"]
+    assert end.data["reason"] == f"cannot be written: No space left on device ({file})"
+
+
+def raise_(error: Exception) -> None:
+    raise error
+
+
 def test_a_disk_without_room_for_a_run_is_bad_input(tmp_path: Path, disk: Path) -> None:
     fill(disk)
     with pytest.raises(BadInput, match=r"a run needs a writable folder.*No space left on device"):

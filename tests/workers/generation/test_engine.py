@@ -25,6 +25,7 @@ from tests.support.placements import ForEngines
 from tests.support.stand_in_engine import WEIGHTS, StandInEngine, weight_of
 from workers.files import write_table
 from workers.generation.engine import Engine, EngineBroken, OtherModel, RequestRefused, must_differ_in_weights_alone
+from workers.generation.one_path import PATH
 from workers.generation.vllm import VLLM, VllmEngine
 
 DEMO = Path(__file__).parents[3] / "jobs/demo"
@@ -89,7 +90,10 @@ def vllm(folder: Path) -> Iterator[Case]:
     _disturb(other / WEIGHTS)
     with local_ray(), GeneratorPool(str(served), SETTINGS, 5, ForEngines(), VLLM) as pool:
         pool.wait_ready()
-        yield Case(Remote(pool._slots[0].actor), served, other, _by_transformers)
+        engine = Remote(pool._slots[0].actor)
+        path = engine.__ray_call__(lambda engine: engine._stepper.engine.model_config.model)
+        assert path == PATH, "what it compiles for this model serves the next"
+        yield Case(engine, served, other, _by_transformers)
 
 
 def _disturb(file: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -61,3 +62,15 @@ def test_an_engine_on_several_devices_spreads_by_processes_of_its_own(settings: 
 def test_another_way_to_spread_is_the_users() -> None:
     settings = Generate(tensor_parallel=2, engine={"distributed_executor_backend": "ray"})
     assert engine_arguments("model", settings, 0, True, None)["distributed_executor_backend"] == "ray"
+
+
+def test_an_accelerated_engine_compiles_nothing_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said before vLLM is imported, which reads it then; the model need not be there for that."""
+    monkeypatch.setenv("CUDA_HOME", "/nowhere")
+    name = "VLLM_USE_FLASHINFER_SAMPLER"
+    for accelerated, said in ((False, None), (True, "0")):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+        with pytest.raises(Exception, match="nowhere"):
+            VLLM.make("/nowhere", Generate(), 0, accelerated)
+        assert os.environ.get(name) == said

@@ -80,6 +80,7 @@ class Engine:
         return process.pid
 
 
+@pytest.mark.real
 def test_the_child_of_an_actor_is_found_by_the_mark_of_its_placement() -> None:
     """The mark goes with an actor's environment to whatever it starts."""
     placement = Placement((1, 1, 0), None, lambda _: None, None)
