@@ -19,7 +19,7 @@ from typing import Any
 
 from orchestrator.errors import BadInput, Displaced, RatchetError
 from orchestrator.files import disk
-from orchestrator.files.inside import remove
+from orchestrator.files.inside import remove, walk
 from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.ledger import CLEANING, Ledger, State
 from orchestrator.ledger.run import Run
@@ -176,7 +176,7 @@ def _left_behind(run_dir: Path, state: State) -> Iterator[tuple[Path, str]]:
     """Hidden files and folders that dead drivers left."""
     # Committed, but a crash came before the final name: the next driver gives it.
     needed = {run_dir / a.hidden for a in state.artifacts() if not (run_dir / a.path).exists()}
-    for folder, folders, files in os.walk(run_dir):
+    for folder, folders, files in walk(run_dir):
         here = Path(folder)
         if here == run_dir:
             folders[:] = [name for name in folders if name in ("baseline", "ledger", "rounds")]
@@ -192,7 +192,7 @@ def _left_behind(run_dir: Path, state: State) -> Iterator[tuple[Path, str]]:
 
 def _size(path: Path) -> int:
     """Bytes of the files at or below a path; what is behind a link is not there."""
-    found = (Path(here) / name for here, _, names in os.walk(path) for name in names) if _is_folder(path) else [path]
+    found = (Path(here) / name for here, _, names in walk(path) for name in names) if _is_folder(path) else [path]
     with contextlib.suppress(FileNotFoundError):  # a driver that is overtaken may still tidy up
         return sum(status.st_size for status in (file.lstat() for file in found) if stat.S_ISREG(status.st_mode))
     return 0

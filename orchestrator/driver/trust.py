@@ -21,7 +21,7 @@ from orchestrator.config.load import JobFile
 from orchestrator.config.sources import sections
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable, user_state
-from orchestrator.files.inside import is_run, regular_size
+from orchestrator.files.inside import is_run, regular_size, walk
 from orchestrator.files.named import named_path
 
 Tell = Callable[[str], None]
@@ -166,7 +166,7 @@ def _outside(found: Path, root: Path) -> Iterator[Path]:
         if not place.is_relative_to(root) or files > _MOST_FILES:
             yield place
             continue
-        for folder, folders, names in os.walk(place):
+        for folder, folders, names in walk(place):
             files += len(names) + len(folders)
             linked = {_resolved(path) for name in (*folders, *names) if (path := Path(folder) / name).is_symlink()}
             waiting += linked - seen

@@ -18,6 +18,7 @@ from pathlib import Path
 from orchestrator.errors import Damaged
 
 _RECORD = re.compile(r"[0-9]{8}\.json")
+_LONGEST_PATH = 4096  # bytes, with the zero at its end
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -45,6 +46,23 @@ def is_run(folder: Path) -> bool:
         return False
 
 
+def walk(folder: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:
+    """As os.walk from above, to any depth: that one gives up with a RecursionError where a stranger's folders are
+    nested a thread's stack deep. What vanishes meanwhile, or has too long a path to be looked at, is passed over; links
+    are named, and not followed."""
+    waiting = [os.fspath(folder)]
+    while waiting:
+        here = waiting.pop()
+        try:
+            names = [name for name in os.listdir(here) if len(os.fsencode(os.path.join(here, name))) < _LONGEST_PATH]
+        except OSError:
+            continue
+        folders = [name for name in names if os.path.isdir(os.path.join(here, name))]
+        yield here, folders, sorted({*names} - {*folders})
+        below = (os.path.join(here, name) for name in reversed(folders))  # without those that were taken out of it
+        waiting += [path for path in below if not os.path.islink(path)]
+
+
 def require_below(root: Path, path: Path) -> None:
     """Before `path` is made, renamed or removed: the folder that it stands in is the run's, all links resolved.
 
@@ -59,16 +77,19 @@ def remove(root: Path, path: Path, strict: bool = False) -> None:
     something may stay, in which a dying worker of an earlier driver still writes; with `strict` that is an error.
 
     Raises:
-        Damaged: a link leads out of the run.
+        Damaged: a link leads out of the run, or its folders are nested too deeply.
         OSError: it cannot be removed.
     """
     with contextlib.suppress(FileNotFoundError), _holding(root, path) as folder:
         if not stat.S_ISDIR(os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_mode):
             os.unlink(path.name, dir_fd=folder)
             return
-        shutil.rmtree(path.name, ignore_errors=True, dir_fd=folder)
-        if strict and os.path.lexists(path):
-            shutil.rmtree(path.name, dir_fd=folder)
+        try:
+            shutil.rmtree(path.name, ignore_errors=True, dir_fd=folder)
+            if strict and os.path.lexists(path):
+                shutil.rmtree(path.name, dir_fd=folder)
+        except RecursionError:
+            raise Damaged(f"{path}: folders are nested too deeply in it to be removed; do so by hand") from None
 
 
 def rename(root: Path, old: Path, new: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from orchestrator.errors import Damaged, RatchetError
 from orchestrator.files import inside
 from orchestrator.files.durable import make_folder
-from orchestrator.files.inside import require_below
+from orchestrator.files.inside import require_below, walk
 from orchestrator.ledger import recipes
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import require_borders
@@ -245,7 +245,7 @@ class Run:
         """Hidden files that earlier drivers left: nothing refers to them. Those of later ones are none of ours."""
         for top in ("rounds", "baseline"):
             # Unlike a glob, a walk does not mind what a driver that is overtaken renames under it.
-            for folder, folders, files in os.walk(self.path(top)):
+            for folder, folders, files in walk(self.path(top)):
                 for name in (*folders, *files):
                     if name.startswith(".") and (epoch := epoch_of(name)) is not None and epoch <= self.epoch:
                         self.remove(Path(folder) / name)

@@ -25,7 +25,7 @@ from typing import Any
 from orchestrator.config import RoundLoss, Train, at_round
 from orchestrator.errors import Damaged
 from orchestrator.files import durable
-from orchestrator.files.inside import read_regular, remove, require_below
+from orchestrator.files.inside import read_regular, remove, require_below, walk
 from orchestrator.files.user_state import sealing_key
 from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Commit
@@ -347,7 +347,7 @@ def apart(train: Train, init: str, scored: str) -> dict[str, Any]:
 def _is_odd(folder: Path) -> bool:
     """Whether a folder of saved states is, or has, a link or a pipe: ranks would write through it, or wait for it, and
     no training makes one."""
-    found = (Path(here) / name for here, folders, files in os.walk(folder) for name in (*folders, *files))
+    found = (Path(here) / name for here, folders, files in walk(folder) for name in (*folders, *files))
     modes = [path.lstat().st_mode for path in (folder, *found)]
     return not stat.S_ISDIR(modes[0]) or not all(stat.S_ISREG(mode) or stat.S_ISDIR(mode) for mode in modes)
 

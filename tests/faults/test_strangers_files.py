@@ -13,6 +13,7 @@ from orchestrator.driver.resume import resumed
 from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.ledger.ledger import Ledger
+from tests.orchestrator.files.test_inside import nest, unnest
 from tests.orchestrator.test_cli import ratchet
 from tests.orchestrator.test_loop import StopAt
 from tests.support.stand_ins import StandIns, all_read, make_project, run_job
@@ -91,3 +92,19 @@ def test_what_stands_in_the_way_has_one_message(run: Path, name: str) -> None:
         go_on(run)
     place.unlink() if name.startswith("rounds") else place.rmdir()
     go_on(run)
+
+
+@pytest.mark.parametrize("name", ["further", ".samples-e1-a99"])
+def test_folders_that_are_nested_too_deeply_for_python_are_looked_at(
+    run: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    go_on(run)
+    nest(run / "rounds" / name, 1500)
+    try:
+        hidden = name.startswith(".")
+        assert ratchet("verify", str(run)) == 0
+        assert ratchet("gc", str(run)) == (1 if hidden else 0)
+        told = capsys.readouterr()
+        assert ("folders are nested too deeply" in told.err) == hidden and "Traceback" not in told.err + told.out
+    finally:
+        unnest(run / "rounds" / name)

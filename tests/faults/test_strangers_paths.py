@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -251,6 +252,19 @@ def test_files_go_and_are_renamed_in_few_places() -> None:
     found = {str(file.relative_to(root)) for file in files if any(map(_is_way, ast.walk(ast.parse(file.read_text()))))}
     assert found <= MAY.keys(), f"use orchestrator.files.inside: {sorted(found - MAY.keys())}"
     assert {"orchestrator/files/inside.py", "orchestrator/files/durable.py", "workers/training/states.py"} <= found
+
+
+WALKS = {
+    "orchestrator/commands/fork/command.py": "the folder that it builds",
+    "orchestrator/ledger/artifacts.py": "what a worker has just written",
+}
+
+
+def test_a_run_is_walked_by_one_function_alone() -> None:
+    """Python's own walks end in a traceback where folders are nested deeply, or vanish meanwhile."""
+    root = Path(__file__).parents[2]
+    files = {str(file.relative_to(root)): file.read_text() for file in root.glob("orchestrator/**/*.py")}
+    assert {name for name, text in files.items() if re.search(r"os\.walk\(|\.rglob\(", text)} == WALKS.keys()
 
 
 WRITES = {

@@ -23,7 +23,7 @@ from orchestrator.commands.verify.recount import LEFT, Recount, left_here
 from orchestrator.config import Job
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
-from orchestrator.files.inside import read_regular, regular_size
+from orchestrator.files.inside import read_regular, regular_size, walk
 from orchestrator.files.lack import require_enough
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import leading_out
@@ -358,8 +358,9 @@ class Verification:
         offers = [replace(a, path=a.hidden) for offer in self.state.offers.values() for a in offer.artifacts]
         places = ((self.at.place(a), name) for a in (*self.state.artifacts(), *offers) for name in a.files)
         known = {(place / name if name else place).absolute() for place, name in places}
-        found = (path for folder in ("baseline", "rounds") for path in (self.root / folder).rglob("*"))
-        strays = sum(1 for path in found if path.is_file() and path.absolute() not in known)
+        walks = (walk(self.root.absolute() / top) for top in ("baseline", "rounds"))
+        found = (Path(here) / name for folders in walks for here, _, names in folders for name in names)
+        strays = sum(1 for path in found if path.is_file() and path not in known)
         return strays + len(os.listdir(self.root / "ledger")) - len(record_numbers(self.root / "ledger"))
 
 

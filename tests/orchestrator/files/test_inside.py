@@ -1,12 +1,15 @@
 """Files that a run names: regular ones inside of it."""
 
 import os
+import shutil
+import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
 from orchestrator.errors import Damaged
-from orchestrator.files.inside import read_regular, regular_size, require_below
+from orchestrator.files.inside import read_regular, regular_size, remove, require_below, walk
 
 
 def test_a_regular_file_is_read_up_to_its_limit(tmp_path: Path) -> None:
@@ -53,3 +56,57 @@ def test_nothing_is_named_or_removed_through_a_link_out_of_the_run(tmp_path: Pat
     for path in (run / "link/file", run / "../outside/file", outside / "file", run, run / "x/.."):
         with pytest.raises(Damaged, match="leads out of the run"):
             require_below(run, path)
+
+
+def nest(folder: Path, depth: int) -> None:
+    """Folders in folders, deeper than a path can name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    here = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("a", dir_fd=here)
+        inner = os.open("a", os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+
+
+def unnest(folder: Path) -> None:
+    subprocess.run(["rm", "-rf", folder], check=True)  # which pytest's own tidying could not
+
+
+def test_a_walk_sees_what_os_walk_does(tmp_path: Path) -> None:
+    for name in ("a/b/file", "a/other", "c/left/file", "c/file"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    (tmp_path / "link").symlink_to("a")
+    (tmp_path / "circle").symlink_to("circle")
+
+    def seen(steps: Iterable[tuple[str, list[str], list[str]]]) -> list[tuple[str, list[str], list[str]]]:
+        found = []
+        for folder, folders, files in steps:
+            found.append((folder, sorted(folders), sorted(files)))
+            folders[:] = [name for name in folders if name != "left"]
+        return sorted(found)
+
+    assert seen(walk(tmp_path)) == seen(os.walk(tmp_path))
+
+
+def test_a_walk_passes_over_what_vanishes(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        (tmp_path / name / "below").mkdir(parents=True)
+    steps = walk(tmp_path)
+    next(steps)
+    shutil.rmtree(tmp_path / "b")
+    assert {Path(folder).name for folder, *_ in steps} == {"a", "c", "below"}
+
+
+@pytest.mark.parametrize("depth", [1500, 3000])
+def test_folders_of_any_depth_are_walked_and_none_too_deep_is_removed(tmp_path: Path, depth: int) -> None:
+    nest(tmp_path / "run/.left", depth)
+    try:
+        deepest = max(len(os.path.join(folder, name)) for folder, names, _ in walk(tmp_path) for name in names)
+        assert min(4000, depth * 2) < deepest < 4096
+        with pytest.raises(Damaged, match=r"\.left: folders are nested too deeply"):
+            remove(tmp_path / "run", tmp_path / "run/.left")
+    finally:
+        unnest(tmp_path / "run")
