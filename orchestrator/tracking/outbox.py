@@ -50,6 +50,9 @@ _ENDS: dict[str, RunStatus] = {
 }
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 """MLflow's errors for what it will not take the next time either."""
+_PAUSES = (0.1, 0.5, 2.0)
+"""Seconds before a record is sent again: MLflow also calls it a bad request where two runs wrote one row of its
+database at once (both move one model's alias `reference`)."""
 
 
 @dataclass
@@ -193,7 +196,7 @@ class Outbox:
     def _send(self, send: Callable[[Record], None], record: Record) -> None:
         """Send a record; one that can never be sent is passed over and told, and the others come through."""
         try:
-            send(record)
+            self._send_again(send, record)
         except (FileNotFoundError, pa.ArrowInvalid, KeyError, TypeError) as error:
             self._refused = f"record {record.number} cannot be tracked: {first_line(error)}"
         except Exception as error:
@@ -201,6 +204,16 @@ class Outbox:
                 raise
             self._require_experiment()  # what is refused since it was deleted is to be sent once it is back
             self._refused = f"MLflow refused record {record.number}: {first_line(error)}"
+
+    def _send_again(self, send: Callable[[Record], None], record: Record) -> None:
+        for pause in _PAUSES:
+            try:
+                return send(record)
+            except Exception as error:
+                if getattr(error, "error_code", None) != "BAD_REQUEST":
+                    raise
+                self.give_up.wait(pause)
+        send(record)
 
     # What each record means in MLflow.
 

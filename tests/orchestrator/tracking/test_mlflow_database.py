@@ -61,7 +61,7 @@ def child(moment: str, runs: Path, run: str = "sample") -> subprocess.Popen[byte
     """A process that tracks a run (`earlier`: makes the database as earlier versions did), and is killed then."""
     environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
     command = [sys.executable, "-c", CHILD, moment, str(runs), run]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
+    return subprocess.Popen(command, env=environment)
 
 
 MOMENTS = ("sql:60", "os.remove:new.db")
@@ -124,6 +124,36 @@ def test_two_processes_that_make_it_at_once_leave_one(whole: Path) -> None:
     found = tracked(whole)
     assert len({run.data.tags["ratchet.run_id"] for run in found}) == 2
     assert {run.info.status for run in found} == {"FINISHED"}
+
+
+def test_a_row_that_another_run_writes_at_that_moment_is_no_refusal(whole: Path, tmp_path: Path) -> None:
+    import sqlalchemy
+
+    file, run = tmp_path / "mlflow.db", two_rounds(tmp_path / "sample")
+    shutil.copy(whole / "mlflow.db", file)
+    with closing(sqlite3.connect(file)) as connection, connection:
+        aliases = connection.execute("SELECT * FROM registered_model_aliases").fetchall()
+        assert len(aliases) == 1
+        connection.execute("DELETE FROM registered_model_aliases")
+    written: list[str] = []
+
+    @sqlalchemy.event.listens_for(sqlalchemy.Engine, "before_cursor_execute")
+    def other(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        if statement.startswith("INSERT INTO registered_model_aliases") and not written:
+            written.append(statement)
+            with closing(sqlite3.connect(file)) as second, second:
+                second.execute(
+                    f"INSERT INTO registered_model_aliases VALUES ({', '.join('?' * len(aliases[0]))})", aliases[0]
+                )
+
+    try:
+        sync(run.root)
+    finally:
+        sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", other)
+    assert len(written) == 1
+    versions = client(tmp_path).search_model_versions("name = 'sample'")
+    newest = max(versions, key=lambda version: int(version.version))
+    assert client(tmp_path).get_model_version_by_alias("sample", "reference").version == newest.version
 
 
 def test_threads_of_a_process_make_it_one_after_another(tmp_path: Path) -> None:
