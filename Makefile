@@ -37,8 +37,8 @@ test: quick  ## All tests but the slow suites
 	pytest -q -n 2 --dist loadfile -m "real and not full"
 	pytest -q -m "hosts and not full" tests/hosts
 
-full: setup  ## The slow suites too
-	pytest -q -m "not faults"
+full: test  ## The slow tests too
+	pytest -q -n 2 --dist loadfile -m "full and not faults and not hosts"
 
 faults: setup  ## The whole fault suite: drivers killed at every one of their file operations, and more
 	pytest -q tests/faults

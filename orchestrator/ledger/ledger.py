@@ -197,7 +197,8 @@ class Ledger:
         self.records: list[Record] = []
         self.state = State()
         self._epoch: int | None = None
-        self._claim: tuple[Path, bytes] | None = None
+        self._last: tuple[Path, bytes] | None = None
+        """The newest record that this object has written."""
         self._num_cached = 0
         if folder.is_symlink():
             require_below(folder.parent, folder / "record")
@@ -302,21 +303,21 @@ class Ledger:
         )
 
     def _require_own(self) -> None:
-        """Where the run's folder was moved away, another run may have begun in its place, with the same epochs: what
-        stands there is the run that was claimed as long as the claim does.
+        """Where the run's folder was moved away, another run may have begun in its place, with the same epochs, or an
+        older copy may stand there: it is the run that was claimed as long as the newest record written is in it.
 
         Raises:
-            Displaced: it is another run, or a damaged one.
+            Displaced: it is another run, an older copy, or a damaged one.
         """
-        if self._claim is None or not self.folder.is_dir():  # moved away, which the writing says
+        if self._last is None or not self.folder.is_dir():  # moved away, which the writing says
             return
-        path, content = self._claim
+        path, content = self._last
         with contextlib.suppress(OSError, Damaged):
-            if read_regular(path, MAX_RECORD) == content:
+            if read_regular(path, MAX_RECORD) == content and os.path.lexists(self._path(len(self.records) - 1)):
                 return
         raise Displaced(
-            f"{self.folder.parent}: is no longer the run that this driver has claimed ({path.name} is not its claim): "
-            "the folder was moved, and another is in its place. This driver stops, and writes nothing there."
+            f"{self.folder.parent}: is no longer the run that this driver has claimed ({path.name} is not what it "
+            "wrote): the folder was moved, and another is in its place. This driver stops, and writes nothing there."
         )
 
     def _put(self, kind: Kind, data: dict[str, Any], epoch: int) -> bool:
@@ -334,8 +335,7 @@ class Ledger:
         content = self._spelled(path, document)
         if not put_if_absent(path, content):
             return False
-        if kind == "claim":
-            self._claim = (path, content)
+        self._last = (path, content)
         self._note(record)
         return True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ import pytest
 
 from orchestrator.commands.verify.command import verify
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.record_files import record_numbers
 from tests.faults.children import Case, Fault, Undisturbed, finish, note, running, wait_for, wait_until_stopped
 from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
 
@@ -76,6 +78,28 @@ def test_a_driver_whose_folder_was_moved_leaves_another_run_in_its_place_alone(
     (folder / "moved").rename(moved.run)
     assert moved.drive() == 0, moved.output
     calm.require_same(moved.run)
+
+
+def test_a_driver_leaves_an_older_copy_of_its_run_in_its_place_alone(calm: Undisturbed, space: Path) -> None:
+    """Whose records would have a hole behind them."""
+    folder = space / "copy-in-its-place"
+    case = calm.case(folder, wait_at=("train", 1))
+    with running(case) as driver:
+        wait_for(case.waiting, driver)
+        ledger = case.run / "ledger"
+        shutil.copytree(case.run, folder / "copy", symlinks=True)
+        for number in record_numbers(ledger)[-3:]:
+            (folder / "copy" / "ledger" / f"{number:08d}.json").unlink()
+        before = record_numbers(folder / "copy" / "ledger")
+        case.run.rename(folder / "moved")
+        (folder / "copy").rename(case.run)
+        case.go_on.touch()
+        assert finish(driver) == 1
+    assert "is no longer the run that this driver has claimed" in case.output
+    assert "Traceback" not in case.output, case.output
+    assert record_numbers(ledger) == before
+    assert case.drive() == 0, case.output
+    calm.require_same(case.run, hidden=False)
 
 
 @SOME_OR_ALL
