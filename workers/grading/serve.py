@@ -22,7 +22,6 @@ of the pipes is gone, keeper and worker end.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import gc
 import json
 import math
@@ -41,6 +40,7 @@ from workers.graders import guard
 from workers.graders.combine import Grader, build, each
 from workers.graders.extraction.extraction import extract
 from workers.graders.judgement import Judgement
+from workers.supervision.parent import end_with_parent
 
 OUT_OF_MEMORY = 77
 RECYCLE = 78
@@ -49,7 +49,6 @@ RECYCLE_AFTER = 2000
 SUSPECT_SHARE = 0.75
 """Libraries swallow MemoryError. A "wrong", or that an answer cannot be read, which took this share of the memory is
 not believed."""
-_PR_SET_PDEATHSIG = 1
 _BEGUN = struct.Struct("=Q")
 
 
@@ -105,7 +104,7 @@ def _run_worker(replies: int, work: Callable[[], None]) -> str | None:
     pid = os.fork()
     if pid == 0:
         os.close(alive)
-        _end_with_parent()
+        end_with_parent()
         try:
             work()
         except MemoryError:
@@ -126,11 +125,6 @@ def _run_worker(replies: int, work: Callable[[], None]) -> str | None:
         return None
     named = {OUT_OF_MEMORY: "out of memory", RECYCLE: "", -signal.SIGALRM: "timeout", -signal.SIGXCPU: "timeout"}
     return named.get(code, f"signal {-code}" if code < 0 else f"exit code {code}")
-
-
-def _end_with_parent() -> None:
-    with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere the timer has to do
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def _serve(

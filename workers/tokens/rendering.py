@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from workers.supervision.parent import end_with_parent
 from workers.tokens.special_tokens import beyond, in_written, special_in, special_texts
 
 if TYPE_CHECKING:
@@ -368,6 +369,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answer the request of the input."""
+    end_with_parent()
     sys.modules["torch"] = None  # type: ignore[assignment]  # makes transformers do without
     json.dump(answer(json.load(sys.stdin)), sys.stdout)
 

@@ -19,6 +19,7 @@ from workers.numerics import attention
 from workers.numerics.agreement import NotTried, check_agreement
 from workers.numerics.attention import UnsupportedModel
 from workers.numerics.logprobs import disable_dropout
+from workers.supervision.parent import end_with_parent
 from workers.tokens.rendering import context_of
 from workers.training.export import ExportError, check_exportable, weight_names
 
@@ -139,6 +140,7 @@ def _small_work() -> Iterator[None]:
 
 def main() -> None:
     """Answer the request of the input."""
+    end_with_parent()
     output = sys.stdout
     with contextlib.redirect_stdout(sys.stderr):
         found = answer(json.load(sys.stdin))
