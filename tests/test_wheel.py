@@ -81,6 +81,7 @@ def test_the_demo_is_that_of_the_project(installed: Path) -> None:
     assert all((packaged / file).read_bytes() == (jobs / file).read_bytes() for file in files)
 
 
+@pytest.mark.full
 def test_the_demo_is_valid_in_an_empty_folder(installed: Path, tmp_path: Path) -> None:
     done = ratchet(installed, tmp_path, "validate", "demo")
     assert done.returncode == 0, done.stderr

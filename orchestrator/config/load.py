@@ -20,6 +20,7 @@ from orchestrator.config.job import BESIDE
 from orchestrator.config.sources import kind_named
 from orchestrator.config.words import fields_at, wanted_at
 from orchestrator.errors import BadInput
+from orchestrator.files.named import real
 from orchestrator.text import shown
 
 MOST_VALUES = 20_000
@@ -55,7 +56,7 @@ class JobFile:
             if place.exists():
                 if not (place.is_file() or place.is_dir()):
                     raise BadInput(f"{self.path}: {key}: {place} is neither a file nor a folder, but a pipe or device")
-                return place.resolve()
+                return real(place)
         looked = " nor at ".join(dict.fromkeys(str(place) for place in places))
         cure = f". If it was moved, say where it is now: {_naming(key)}" if self.recorded else ""
         raise BadInput(f"{self.path}: {key}: {path!r} does not exist: nothing at {looked}{cure}")
@@ -115,14 +116,7 @@ def job_of(
         for number, override in enumerate(overrides, 1)
     ]
     put_all(document, origins, given)
-    return JobFile(checked(document, path, origins, keeps), _resolved(path), tuple(overrides))
-
-
-def _resolved(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except RuntimeError:  # a link in a circle, in the place of the copy of its job in a run
-        return path.absolute()
+    return JobFile(checked(document, path, origins, keeps), real(path), tuple(overrides))
 
 
 def checked(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
-from orchestrator.files.named import named_path
+from orchestrator.files.named import named_path, real
 
 DEMO = "demo"
 
@@ -24,7 +24,7 @@ def job_path(given: Path) -> Path:
 def home() -> Path:
     """Folder that holds `runs/`: RATCHET_HOME, else the project around the current folder, else that folder."""
     if named := os.environ.get("RATCHET_HOME"):
-        return named_path(named, "RATCHET_HOME").resolve()
+        return real(named_path(named, "RATCHET_HOME"))
     here = Path.cwd()
     return next((f for f in (here, *here.parents) if (f / "pyproject.toml").is_file()), here)
 
@@ -36,7 +36,7 @@ def run_folder(job: Job) -> Path:
         BadInput: that is no folder's name, or is inside Ray's copy of the project, which changes with every edit.
     """
     folder = named_path(job.run_dir, "run_dir") if job.run_dir else home() / "runs" / job.name
-    folder = folder.resolve()
+    folder = real(folder)
     if folder.is_file():
         raise BadInput(f"{folder}: a run needs a folder, and this is a file. Choose another `name` or `run_dir`.")
     if in_ray_package(folder):

@@ -25,6 +25,7 @@ from orchestrator.config.sources import kind_of
 from orchestrator.driver import trust
 from orchestrator.driver.trust import Item, Tell
 from orchestrator.errors import BadInput
+from orchestrator.files.named import real
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.reports.status import open_run
 from orchestrator.tracking.database import sqlite_address, sqlite_file
@@ -63,7 +64,7 @@ def resumed(
         BadInput: no run, one that was never started, overrides that make no job or belong to another run, or settings
             that need trust and are not approved.
     """
-    root, state = run.resolve(), open_run(run).state
+    root, state = real(run), open_run(run).state
     if not state.configs:
         raise BadInput(f"{run}: this run was never started, so that it knows no settings: `ratchet run JOB` starts it")
     path, config = root / "job.yaml", state.configs[-1]
@@ -83,7 +84,7 @@ def load(path: Path, overrides: Sequence[str] = (), tell: Tell | None = None) ->
     """
     path = job_path(path)
     trust.require_file(path)
-    root = path.resolve().parent
+    root = real(path).parent
     if path.name not in _OWN_COPIES or not (root / "ledger").is_dir():
         return _read(path, overrides, tell)
     state = Ledger(root / "ledger").state
@@ -129,7 +130,7 @@ def _here(file: JobFile, root: Path, state: State) -> JobFile:
 
 def needing_trust(run: Path, state: State) -> list[Item]:
     """What of a run's own settings needs trust (see trust.py)."""
-    root = run.resolve()
+    root = real(run)
     file = job_of(state.configs[-1]["job"], root / "job.yaml", (), all_kept)
     return trust.needs_trust(_here(file, root, state), root)
 

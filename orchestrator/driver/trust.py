@@ -22,7 +22,7 @@ from orchestrator.config.sources import sections
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable, user_state
 from orchestrator.files.inside import is_run, regular_size, walk
-from orchestrator.files.named import named_path
+from orchestrator.files.named import named_path, real
 
 Tell = Callable[[str], None]
 
@@ -85,7 +85,7 @@ def needs_trust(file: JobFile, root: Path) -> list[Item]:
     that they lead to now, all links resolved; one that leads nowhere is left out, since nothing is read there. What
     other settings leave unused counts too: a user's override must not bring a stranger's setting to life."""
     job = file.job
-    return sorted({*_code(job), *_addresses(job), *_paths(file, root.resolve())})
+    return sorted({*_code(job), *_addresses(job), *_paths(file, real(root))})
 
 
 def _item(key: str, value: str, below: str = "") -> Item:
@@ -140,7 +140,7 @@ def _paths(file: JobFile, root: Path) -> Iterator[Item]:
         for key, source in source_of_pairs.rows():
             yield from _led_to(file, key, source.path, root)
     yield from _read_while_it_runs(job, root)
-    if job.run_dir and not (folder := _resolved(named_path(job.run_dir, "run_dir"))).is_relative_to(root):
+    if job.run_dir and not (folder := real(named_path(job.run_dir, "run_dir"))).is_relative_to(root):
         yield _item("run_dir", str(folder))
 
 
@@ -155,7 +155,7 @@ def _led_to(file: JobFile, key: str, named: str, root: Path) -> Iterator[Item]:
         folders = [Path()] if Path(name).is_absolute() else [*file.folders, Path()]
         found = next((place for folder in folders if _exists(place := folder / name)), None)
         if found is not None:
-            yield from (Item(key, str(outside), OUTSIDE) for outside in _outside(_resolved(found), root))
+            yield from (Item(key, str(outside), OUTSIDE) for outside in _outside(real(found), root))
 
 
 def _outside(found: Path, root: Path) -> Iterator[Path]:
@@ -168,7 +168,7 @@ def _outside(found: Path, root: Path) -> Iterator[Path]:
             continue
         for folder, folders, names in walk(place):
             files += len(names) + len(folders)
-            linked = {_resolved(path) for name in (*folders, *names) if (path := Path(folder) / name).is_symlink()}
+            linked = {real(path) for name in (*folders, *names) if (path := Path(folder) / name).is_symlink()}
             waiting += linked - seen
             seen |= linked
             if files > _MOST_FILES:
@@ -196,15 +196,8 @@ def _read_while_it_runs(job: Job, root: Path) -> Iterator[Item]:
     unsaid = [usual for kind in sections().values() if (usual := kind.usual())]
     for settings in {settings.section: settings for settings in (*unsaid, *job.sources())}.values():
         for key, path in settings.paths_in_run():
-            places = [] if "\0" in path else _outside(_resolved(root / path), root)
+            places = [] if "\0" in path else _outside(real(root / path), root)
             yield from (Item(key, str(place), OUTSIDE) for place in places)
-
-
-def _resolved(path: Path) -> Path:
-    try:
-        return path.resolve()
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a name too long: nothing is read there
-        return path.absolute()
 
 
 def _exists(path: Path) -> bool:
@@ -219,7 +212,7 @@ def _exists(path: Path) -> bool:
 
 def run_around(path: Path) -> Path | None:
     """The run that a file lies in, by its name or by what its links lead to; None where it lies in none."""
-    for place in (Path(os.path.abspath(path)), _resolved(path)):  # from within a run, `../..` leads out of it
+    for place in (Path(os.path.abspath(path)), real(path)):  # from within a run, `../..` leads out of it
         for folder in place.parents:
             if is_run(folder):
                 return folder
@@ -297,7 +290,7 @@ def is_passed_on(
     the parent's, or a path inside of the parent. `before` are the child's without the overrides, `own`."""
     if not user_state.is_approved([item.digest for item in parent]):
         return False
-    known, here = {(item.key, item.value) for item in parent}, root.resolve()
+    known, here = {(item.key, item.value) for item in parent}, real(root)
     keys = [override.partition("=")[0] for override in own]
     for item in child:
         named = item not in before or any(item.key == key or item.key.startswith(key + ".") for key in keys)

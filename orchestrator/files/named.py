@@ -25,3 +25,9 @@ def named_path(name: str | Path, key: str = "") -> Path:
         return Path(name).expanduser()
     except RuntimeError as error:
         raise BadInput(f"{where}{str(name)!r}: the home folder is not known ({error}); write the whole path") from error
+
+
+def real(path: Path) -> Path:
+    """`path` with all links resolved, as far as it exists. Links that go round in a circle stay (`Path.resolve` raises
+    a RuntimeError): whoever opens it tells of them."""
+    return Path(os.path.realpath(path))

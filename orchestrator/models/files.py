@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.errors import BadInput
 from orchestrator.files.inside import is_run
+from orchestrator.files.named import real
 from orchestrator.ledger.sharing import Giver, size_of
 from orchestrator.records.model_folder import TEMPLATES
 
@@ -47,7 +48,7 @@ def check_names(names: Collection[str], what: str) -> None:
 
 def enclosing_run(folder: Path) -> Path | None:
     """The run that a folder lies in, if any."""
-    return next((above for above in folder.resolve().parents if is_run(above)), None)
+    return next((above for above in real(folder).parents if is_run(above)), None)
 
 
 def check_files(folder: Path, root: Path) -> dict[str, int]:
@@ -85,11 +86,11 @@ def link_model(folder: Path, target: Path, names: Collection[str] | None = None)
 
 def _link_file(file: Path, target: Path) -> None:
     """Give a file a second name, or make a copy where no link is possible."""
-    real = file.resolve()  # the cache's snapshots are symbolic links
+    there = real(file)  # the cache's snapshots are symbolic links
     try:
-        os.link(real, target)
+        os.link(there, target)
     except OSError:  # another file system, or one without links
-        shutil.copyfile(real, target)
+        shutil.copyfile(there, target)
 
 
 def _is_of_model(name: str) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 from orchestrator.config.places import home
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
-from orchestrator.files.named import named_path
+from orchestrator.files.named import named_path, real
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.columns import require_columns
 from orchestrator.ledger.ledger import Artifact, State
@@ -107,7 +107,7 @@ def place_of(name: str, folders: Sequence[Path], own: Path) -> Path:
     else:
         places = [*(folder / path for folder in folders), Path.cwd() / path, home() / path]
     nearest = next((place for place in places if any(place.parent.glob("*/ledger"))), places[0])
-    return next((place for place in places if (place / "ledger").is_dir()), nearest).resolve()
+    return real(next((place for place in places if (place / "ledger").is_dir()), nearest))
 
 
 def _checkpoints(state: State) -> dict[int, Artifact]:

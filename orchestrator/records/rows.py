@@ -25,7 +25,6 @@ Cause = Literal["truncated", "unreadable", "failed", "gold"]
 """Why a verdict is "ungradable": the completion reached the length limit; its answer cannot be read as the gold
 answer's kind; a grader broke or ran out of bounds; no grader can read the gold answer."""
 CAUSES: tuple[Cause, ...] = ("truncated", "unreadable", "failed", "gold")
-FinishReason = Literal["stop", "length"]
 Split = Literal["gate", "test"]
 
 JUDGE_PROMPT = 1

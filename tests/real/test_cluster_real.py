@@ -12,7 +12,7 @@ from orchestrator.driver.cluster import Cluster
 from orchestrator.errors import BadInput, RatchetError
 from tests.support.real import in_own_process
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.full]
 
 
 def test_a_call_survives_the_death_of_its_process_once(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from orchestrator.driver.secrets import Secrets
 from tests.support.real import in_own_process
 from workers.secret_environment import knowing
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.full]
 
 OPEN, SECRET = "value-for-everybody", "value-of-a-secret"
 

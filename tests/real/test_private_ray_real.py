@@ -25,7 +25,7 @@ from tests.support.real import abroad, family, listening
 PROJECT = Path(__file__).parents[2]
 PATIENCE = 150.0  # seconds; a deadline for a hung test, not an expectation
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.full]
 
 
 @pytest.fixture

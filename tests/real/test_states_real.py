@@ -223,7 +223,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Call]]
         process.join()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", [pytest.param("fp32", marks=pytest.mark.full), "bf16"])
 @pytest.mark.parametrize(
     ("saving", "loading"),
     [(STAGES, STAGES), (OFFLOADED, [*OFFLOADED, {"zero": 3}]), (STAGES[1:2], OFFLOADED)],

@@ -29,7 +29,7 @@ from orchestrator.config.places import home
 from orchestrator.config.words import fields_at, wanted
 from orchestrator.driver.trust import require_file, run_around
 from orchestrator.errors import BadInput
-from orchestrator.files.named import named_path
+from orchestrator.files.named import named_path, real
 from orchestrator.tracking.tracker import default_address
 
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
@@ -171,7 +171,7 @@ def _planned(comparison: Comparison, path: Path, positions: Mapping[Key, tuple[i
         raise BadInput(
             f"{path}: job: {comparison.job!r} leads out of the run that this file lies in. Name your own file"
         )
-    folder = (home() / "runs" / comparison.name).resolve()
+    folder = real(home() / "runs" / comparison.name)
     document, lines = read_yaml(_text(shared, "job"), str(shared))
     if not isinstance(document, dict):
         raise BadInput(f"{shared}: a job file is a mapping of keys to values, such as `name: irpo`")
@@ -222,7 +222,7 @@ def _run(
         decided["model",] = f"run:../{comparison.name}/{before}"
     for key, value in decided.items():
         put(document, origins, key, value, Origin(str(shared), (2, 0, 0)))
-    return PlannedRun(arm, seed, JobFile(checked(document, shared, origins), shared.resolve(), ()), before)
+    return PlannedRun(arm, seed, JobFile(checked(document, shared, origins), real(shared), ()), before)
 
 
 def _flat(said: Mapping[str, Any], where: str) -> Iterator[tuple[Key, tuple[str, ...], Any]]:

@@ -32,6 +32,7 @@ from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.files import durable, unfinished
 from orchestrator.files.disk import one_message
 from orchestrator.files.inside import remove
+from orchestrator.files.named import real
 from orchestrator.ledger import recipes
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import require_borders
@@ -206,7 +207,7 @@ def _check(parent: Path, state: State, child: Path, from_round: int | None) -> N
     if from_round is not None and from_round not in known:
         rounds = ", ".join(map(str, known)) or "none"
         raise BadInput(f"{parent}: there is no round {from_round}; its rounds are {rounds}")
-    if child.resolve().is_relative_to(parent.resolve()):
+    if real(child).is_relative_to(real(parent)):
         raise BadInput(f"{child}: lies in the run that it is forked from. Choose a folder outside of it.")
     if child.is_file() or (child.is_dir() and any(child.iterdir())):
         raise BadInput(_in_use(child))

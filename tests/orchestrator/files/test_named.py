@@ -20,6 +20,14 @@ from tests.support.stand_ins import StandIns, make_project, run_job
 NOBODY, NUL = "~nobody-of-that-name/x", "a\0b"
 
 
+@pytest.fixture(scope="module")
+def circle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A link to itself."""
+    link = tmp_path_factory.mktemp("circle") / "link.yaml"
+    link.symlink_to(link)
+    return link
+
+
 def test_a_home_folder_is_found_and_any_other_name_kept() -> None:
     assert named_path("~/x") == Path.home() / "x" and named_path("a/~b") == Path("a/~b")
 
@@ -32,16 +40,28 @@ def test_a_name_of_nothing_is_refused_with_its_key(name: str, said: str) -> None
         named_path(name, "run_dir")
 
 
-def test_nobody_else_looks_for_a_home() -> None:
-    """`expanduser` raises RuntimeError for an unknown user."""
+GUARDED = {
+    "expanduser": {"orchestrator/files/named.py"},
+    "resolve": {
+        "orchestrator/config/places.py",  # of our own files
+        "orchestrator/files/inside.py",
+        "orchestrator/records/model_folder.py",
+        "workers/grading/process.py",  # of our own files
+    },
+}
+"""Who calls what raises RuntimeError, for an unknown user or for links that go round in a circle, and expects it."""
+
+
+@pytest.mark.parametrize("method", GUARDED)
+def test_nobody_else_looks_for_a_home_or_follows_links(method: str) -> None:
     files = [*PROJECT.glob("orchestrator/**/*.py"), *PROJECT.glob("workers/**/*.py")]
     users = {
         str(file.relative_to(PROJECT))
         for file in files
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Attribute) and node.attr == "expanduser"
+        if isinstance(node, ast.Attribute) and node.attr == method
     }
-    assert users == {"orchestrator/files/named.py"}
+    assert users == GUARDED[method]
 
 
 @pytest.fixture(scope="module")
@@ -70,11 +90,12 @@ PLACES = {
 }
 
 
-@pytest.mark.parametrize("name", [NOBODY, NUL], ids=["nobody", "nul"])
+@pytest.mark.parametrize("name", [NOBODY, NUL, "circle"], ids=["nobody", "nul", "circle"])
 @pytest.mark.parametrize("place", PLACES)
 def test_no_name_in_a_strangers_job_breaks_a_command(
-    place: str, name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    place: str, name: str, finished: Path, circle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    name = str(circle) if name == "circle" else name
     run = shutil.copytree(finished, tmp_path / "run")
     for path, document in records(run).items():
         if document["kind"] == "config":
@@ -88,6 +109,21 @@ def test_no_name_in_a_strangers_job_breaks_a_command(
         code = ratchet(*command)
         said = capsys.readouterr().err
         assert "Traceback" not in said and code in (0, 1, 2), (command, said)
+
+
+def test_links_in_a_circle_are_told_by_every_command(
+    circle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    job, new = make_project(tmp_path), tmp_path / "new"
+    commands: list[list[str | Path]] = [[word, circle] for word in ("validate", "run", "doctor", "compare", "resume")]
+    commands += [[word, circle] for word in ("verify", "gc", "status")]
+    commands += [["fork", circle, new], ["rescore", circle, new], ["grade", circle, "-o", tmp_path / "out.jsonl"]]
+    commands += [["validate", job, f"{key}={circle}"] for key in ("run_dir", "model", "reference", "data.train.path")]
+    commands += [["run", job, f"run_dir={circle}"]]
+    for command in commands:
+        code = ratchet(*command)
+        said = capsys.readouterr().err
+        assert code == 2 and "Traceback" not in said, (command, said)
 
 
 @pytest.mark.parametrize("variable", ["RATCHET_HOME", "RATCHET_STATE_HOME"])

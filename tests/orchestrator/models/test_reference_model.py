@@ -132,6 +132,7 @@ def test_a_round_of_another_run(tmp_path: Path) -> None:
     assert verify(root).findings == []
 
 
+@pytest.mark.full
 def test_a_model_of_the_hub(tmp_path: Path) -> None:
     job = make_project(tmp_path, reference=f"{MODEL}@v1")
     (tmp_path / "seed/tokenizer.json").write_bytes(TINY["tokenizer.json"])

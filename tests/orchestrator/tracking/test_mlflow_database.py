@@ -107,7 +107,8 @@ def require_all_sent(runs: Path) -> None:
     assert hidden(runs) == []
 
 
-@pytest.mark.parametrize("moment", [*MOMENTS, pytest.param(FULL, marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("moment", [*MOMENTS, FULL])
 def test_an_interrupted_first_start_leaves_no_torn_database(killed: Callable[[str], Path], moment: str) -> None:
     runs = killed(moment)
     assert len(hidden(runs)) == 1, "it was in the middle"

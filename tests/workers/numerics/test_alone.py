@@ -19,9 +19,12 @@ WITHOUT = "import sys; sys.modules |= dict.fromkeys(('pydantic', 'ray', 'vllm', 
 @pytest.mark.parametrize(
     "work",
     [
-        "from benchmarks import training\n"
-        "sys.argv = 'training --prompts 2 --repeats 1 --batch-pairs 4 --json'.split()\n"
-        "training.main()",
+        pytest.param(
+            "from benchmarks import training\n"
+            "sys.argv = 'training --prompts 2 --repeats 1 --batch-pairs 4 --json'.split()\n"
+            "training.main()",
+            marks=pytest.mark.full,
+        ),
         "from tests.workers.numerics.test_gpu import *\n"
         "loss, gradients = step(make_model(device='cpu'), attention.SDPA, make_pairs(1, 2, 20), 100)\n"
         "assert loss > 0 and all(bool(g.isfinite().all()) for g in gradients.values())",

@@ -44,7 +44,7 @@ def plan(folder: Path, pairs: str, memory: str) -> TrainingPlan:
     )
 
 
-@pytest.mark.parametrize("memory", ["device 50", "machine 50"])
+@pytest.mark.parametrize("memory", [pytest.param("device 50", marks=pytest.mark.full), "machine 50"])
 def test_a_training_ends_well_with_half_the_micro_batch(tmp_path: Path, pairs: str, memory: str) -> None:
     told: list[str] = []
     settings = Train(tokens_per_microbatch=100)
