@@ -366,7 +366,7 @@ def version() -> None:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point of `ratchet` and `python -m orchestrator`."""
+    """Run the command that is asked for, by default on the command line, and exit with its code."""
     given = sys.argv[1:] if arguments is None else arguments
     with terminal.shielded() as shield:
         code = _run_command(given)
