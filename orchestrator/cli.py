@@ -245,7 +245,7 @@ def validate(
 ) -> None:
     """Check a job file, its data and its model without running anything."""
     file = load(job, overrides or [], _tell(trust))
-    from orchestrator.config.places import run_folder
+    from orchestrator.config.places import require_room, run_folder
     from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
     from orchestrator.driver.same_job import (
         check_same_job,
@@ -258,7 +258,7 @@ def validate(
     from orchestrator.driver.wiring import rendered, tried, unread_golds
     from orchestrator.ledger.run import Run
 
-    root = run_folder(file.job)
+    require_room(root := run_folder(file.job))
     run = Run(root)
     check_same_job(run, file.job)
     model = base_model_of(file, run, weights=False)

@@ -37,14 +37,33 @@ def run_folder(job: Job) -> Path:
     """
     folder = named_path(job.run_dir, "run_dir") if job.run_dir else home() / "runs" / job.name
     folder = real(folder)
-    if folder.is_file():
-        raise BadInput(f"{folder}: a run needs a folder, and this is a file. Choose another `name` or `run_dir`.")
+    if folder.exists() and not folder.is_dir():
+        what = "a file" if folder.is_file() else "a pipe or device"
+        raise BadInput(f"{folder}: a run needs a folder, and this is {what}. Choose another `name` or `run_dir`.")
     if in_ray_package(folder):
         raise BadInput(
             f"{folder}: a run inside Ray's package folder would be lost with it. Set RATCHET_HOME to a folder that "
             'all nodes share (ray job submit --runtime-env-json \'{"env_vars": {"RATCHET_HOME": "..."}}\'), or run_dir.'
         )
     return folder
+
+
+def require_room(folder: Path) -> None:
+    """Ask whether a run's folder is there or can be made.
+
+    Raises:
+        BadInput: it cannot; names what is in the way.
+    """
+    above = next(place for place in (folder, *folder.parents) if place.exists())
+    if above == folder:
+        return
+    if not above.is_dir():
+        raise BadInput(f"{folder}: a run needs a folder, and {above} is none. Choose another `name` or `run_dir`.")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise BadInput(
+            f"{folder}: a run needs a folder, and none can be made in {above}, which may not be written to. Choose "
+            "another `run_dir`, or set RATCHET_HOME."
+        )
 
 
 def own_code(module: str) -> list[str]:

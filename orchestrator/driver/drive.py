@@ -19,7 +19,7 @@ from typing import Any
 from orchestrator import __version__
 from orchestrator.config import Job
 from orchestrator.config.load import JobFile, holds_secret, resolved_yaml
-from orchestrator.config.places import run_folder
+from orchestrator.config.places import require_room, run_folder
 from orchestrator.driver.kept import (
     KEPT_MODEL,
     KEPT_PREFERENCES,
@@ -117,6 +117,7 @@ def drive(
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
     job, root, say = file.job, run_folder(file.job), unfailing(say)
+    require_room(root)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, job.tracking, default_address(root.parent), say, sources)
     run = Run(root, on_append=tracker.poke)

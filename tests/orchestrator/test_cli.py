@@ -124,6 +124,20 @@ def test_names_that_no_file_system_takes_are_bad_input(tmp_path: Path, capsys: p
         assert "File name too long" in said and said.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", ["validate", "run"])
+def test_a_place_where_no_folder_can_be_made_is_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    job = make_project(tmp_path)
+    for place, said in (
+        ("/dev/null", "/dev/null: a run needs a folder, and this is a pipe or device"),
+        (job, f"{job}: a run needs a folder, and this is a file"),
+        (job / "x/run", f"{job}/x/run: a run needs a folder, and {job} is none"),
+    ):
+        assert ratchet(command, job, f"run_dir={place}") == 2
+        assert said in capsys.readouterr().err
+
+
 def test_a_run_inside_rays_copy_of_the_project_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     copy = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_1/runs/tiny"
     assert ratchet("validate", make_project(tmp_path), f"run_dir={copy}") == 2
