@@ -19,7 +19,7 @@ from orchestrator.config.document import Key, Origin, dotted, in_sections, put_a
 from orchestrator.config.job import BESIDE
 from orchestrator.config.sources import kind_named
 from orchestrator.config.words import fields_at, wanted_at
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, cut
 from orchestrator.text import shown
 
 MOST_VALUES = 20_000
@@ -194,10 +194,10 @@ def read_yaml(text: str, where: str, several_lines: bool = True) -> tuple[Any, d
         return yaml.load(text, _Loader), positions
     except yaml.MarkedYAMLError as error:
         raise BadInput(
-            f"{place(error.problem_mark or error.context_mark)}: not YAML: {error.problem or error.context}"
+            f"{place(error.problem_mark or error.context_mark)}: not YAML: {cut(str(error.problem or error.context))}"
         ) from error
     except yaml.YAMLError as error:
-        raise BadInput(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+        raise BadInput(f"{where}: not YAML: {cut(' '.join(str(error).split()))}") from error
     except RecursionError as error:
         raise BadInput(f"{where}: too many levels, or an alias (`*name`) that contains itself") from error
 

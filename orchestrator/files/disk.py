@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.errors import BadInput, RatchetError
+from orchestrator.errors import BadInput, RatchetError, cut
 
 CURE = "see to the disk"
 _OF_THE_DISK = frozenset(
@@ -17,6 +17,7 @@ _OF_THE_DISK = frozenset(
 _IN_THE_WAY = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST})
 _OF_RIGHTS = frozenset({errno.EACCES, errno.EPERM})
 _SHOWN = 255  # characters of a name
+_RECORDED = 2000  # characters of an error that is none of the disk's
 
 
 def cure(error: OSError, folder: Path) -> str | None:
@@ -66,7 +67,7 @@ def why(error: BaseException, folder: Path) -> str:
     """Why what was to be done below a folder failed, for a record of it: in words where it was the disk."""
     if isinstance(error, OSError) and cure(error, folder) is not None:
         return _not_written(error)
-    return f"{type(error).__name__}: {error}"
+    return cut(f"{type(error).__name__}: {error}", _RECORDED)
 
 
 def _not_written(error: OSError) -> str:
