@@ -166,7 +166,8 @@ def _make(
     if (other := unfinished.maker(child.parent, label)) is not None:
         raise BadInput(f"{child}: process {other} on this host is making it. Wait for it, or stop it.")
     give = _giver(parent, state, steps)
-    with one_message(child, "No new run was made: see to the disk, and the same command makes it.", child.parent):
+    told = "No new run was made: see to the disk, and the same command makes it."
+    with one_message(child, told, child.parent), unfinished.spare_descriptors() as spare:
         unfinished.tidy(child.parent, label)
         building = unfinished.hidden(child.parent, label)  # until it is whole
         try:
@@ -182,6 +183,7 @@ def _make(
             durable.replace(building / "job.yaml", job_file.encode())
             _place(building, child)
         except BaseException:
+            spare.close()
             remove(building.parent, building)
             raise
 
