@@ -19,9 +19,12 @@ from orchestrator.config.document import Key, Origin, dotted, in_sections, put_a
 from orchestrator.config.job import BESIDE
 from orchestrator.config.sources import kind_named
 from orchestrator.config.words import fields_at, wanted_at
-from orchestrator.errors import BadInput, cut
+from orchestrator.errors import BadInput, Damaged, cut
+from orchestrator.files.inside import read_regular
 from orchestrator.text import shown
 
+MAX_JOB = 1 << 24
+"""Bytes of a job file."""
 MOST_VALUES = 20_000
 """Keys and entries of a document. No job has so many, and reading them takes seconds."""
 _INTEGER, _TEXT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "str", "merge"))
@@ -74,15 +77,25 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     Raises:
         BadInput: with every error at once, each on a line of its own.
     """
+    return parse_job(text_of(path), path, overrides)
+
+
+def text_of(path: Path, what: str = "job") -> str:
+    """The text of a job file, or of another of its kind.
+
+    Raises:
+        BadInput: it cannot be read, or is no regular file: a device may have no end, and a pipe no beginning.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return read_regular(path, MAX_JOB).decode()
     except OSError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
-        raise BadInput(f"{path}: cannot read the job file ({error.strerror}).{hint}") from error
+        hint = f". Did you mean {path.parent / near[0]}?" if near else ""
+        raise BadInput(f"{path}: cannot read the {what} file ({error.strerror}){hint}") from error
+    except Damaged as error:
+        raise BadInput(f"{error}. Give the {what} file, in YAML") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 (byte {error.start})") from error
-    return parse_job(text, path, overrides)
 
 
 def parse_job(

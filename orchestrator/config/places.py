@@ -37,8 +37,8 @@ def run_folder(job: Job) -> Path:
     """
     folder = named_path(job.run_dir, "run_dir") if job.run_dir else home() / "runs" / job.name
     folder = folder.resolve()
-    if folder.is_file():
-        raise BadInput(f"{folder}: a run needs a folder, and this is a file. Choose another `name` or `run_dir`.")
+    if folder.exists() and not folder.is_dir():
+        raise BadInput(f"{folder}: a run needs a folder, and this is none. Choose another `name` or `run_dir`.")
     if in_ray_package(folder):
         raise BadInput(
             f"{folder}: a run inside Ray's package folder would be lost with it. Set RATCHET_HOME to a folder that "

@@ -8,6 +8,7 @@ the folder, and what the job names by a path may be named anew as long as it is 
 from __future__ import annotations
 
 import contextlib
+import os
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -30,8 +31,6 @@ from orchestrator.reports.status import open_run
 from orchestrator.tracking.database import sqlite_address, sqlite_file
 
 _OWN_COPIES = ("job.yaml", "resolved.yaml")
-MAX_JOB = 1 << 24
-"""Bytes of the copy of its job in a run."""
 SOURCES = tuple(f"data.{split}.path" for split in ("train", "gate", "test"))
 
 
@@ -83,6 +82,8 @@ def load(path: Path, overrides: Sequence[str] = (), tell: Tell | None = None) ->
     """
     path = job_path(path)
     trust.require_file(path)
+    if not os.path.exists(path):  # or its links go round in a circle
+        return load_job(path)
     root = path.resolve().parent
     if path.name not in _OWN_COPIES or not (root / "ledger").is_dir():
         return _read(path, overrides, tell)

@@ -11,7 +11,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.errors import BadInput, first_line
+from orchestrator.errors import BadInput, Damaged, first_line
+from orchestrator.files.inside import regular_size
 from orchestrator.files.strict_json import no_repeated
 from orchestrator.inputs.digits import Columns, Written
 from orchestrator.records.unpacked import most_bytes, packed_bytes, texts_in
@@ -40,6 +41,7 @@ def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         BadInput: the file cannot be read, or is no such file.
     """
     try:
+        regular_size(path)
         if path.suffix == ".parquet":
             yield from _parquet_rows(path)
         elif path.suffix in (".jsonl", ".json", ".ndjson"):
@@ -47,6 +49,8 @@ def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         else:
             cure = f"; {_CURES[path.suffix]}" if path.suffix in _CURES else ""
             raise BadInput(f"{key}: {path}: give a .jsonl, .json or .parquet file{cure}")
+    except Damaged as error:
+        raise BadInput(f"{key}: {error}: a device may have no end, and a pipe no beginning; give a file") from error
     except OSError as error:
         raise BadInput(f"{key}: cannot read {path} ({error.strerror or error})") from error
 

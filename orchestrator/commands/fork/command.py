@@ -210,7 +210,7 @@ def _check(parent: Path, state: State, child: Path, from_round: int | None) -> N
         raise BadInput(f"{parent}: there is no round {from_round}; its rounds are {rounds}")
     if child.resolve().is_relative_to(parent.resolve()):
         raise BadInput(f"{child}: lies in the run that it is forked from. Choose a folder outside of it.")
-    if child.is_file() or (child.is_dir() and any(child.iterdir())):
+    if os.path.lexists(child) and not (child.is_dir() and not any(child.iterdir())):
         raise BadInput(_in_use(child))
 
 

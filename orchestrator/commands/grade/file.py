@@ -75,6 +75,8 @@ class Summary:
 def number_of_rows(file: Path) -> int | None:
     """About how many rows a file has; None where it cannot be told."""
     try:
+        if not file.is_file():
+            return None
         if file.suffix == ".parquet":
             return int(pq.read_metadata(file).num_rows)
         with open(file, "rb") as stream:
