@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+_MOST_SAID = 300  # characters
+
 
 class RatchetError(Exception):
     """Something failed that is neither the user's input nor the gate's decision."""
@@ -33,3 +35,20 @@ class Interrupted(BaseException):
     """SIGTERM or Ctrl-C. Not an Exception, so that no clean-up of failures mistakes it for one."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException, most: int = _MOST_SAID) -> str:
+    """What an error says first; where it says nothing, its kind. A library's error may quote a stranger's file, and a
+    chat template raises whatever it likes: at most so many characters."""
+    return cut(next(iter(str(error).strip().splitlines()), "") or type(error).__name__, most)
+
+
+def last_line(error: BaseException, most: int = _MOST_SAID) -> str:
+    """What an error says last, which in a trace is what was raised."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return cut(lines[-1] if lines else repr(error), most)
+
+
+def cut(said: str, most: int = _MOST_SAID) -> str:
+    """A text from elsewhere, with at most so many characters, and word of it where there were more."""
+    return said if len(said) <= most else f"{said[:most]}... ({len(said)} characters)"

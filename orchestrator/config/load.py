@@ -19,12 +19,17 @@ from orchestrator.config.document import Key, Origin, dotted, in_sections, put_a
 from orchestrator.config.job import BESIDE
 from orchestrator.config.sources import kind_named
 from orchestrator.config.words import fields_at, wanted_at
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged, cut
+from orchestrator.files.inside import read_regular
 from orchestrator.files.named import real
 from orchestrator.text import shown
 
+MAX_JOB = 1 << 20
+"""Bytes of a job file."""
 MOST_VALUES = 20_000
 """Keys and entries of a document. No job has so many, and reading them takes seconds."""
+MOST_LEVELS = 100
+"""Of mappings and lists in each other; the time to read them grows with the square of their number."""
 _INTEGER, _TEXT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "str", "merge"))
 _OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[\d_]+(:\d+)+)")
 
@@ -75,15 +80,25 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     Raises:
         BadInput: with every error at once, each on a line of its own.
     """
+    return parse_job(text_of(path), path, overrides)
+
+
+def text_of(path: Path, what: str = "job") -> str:
+    """The text of a job file, or of another of its kind.
+
+    Raises:
+        BadInput: it cannot be read, or is no regular file: a device may have no end, and a pipe no beginning.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        return read_regular(path, MAX_JOB).decode()
     except OSError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        hint = f" Did you mean {path.parent / near[0]}?" if near else ""
-        raise BadInput(f"{path}: cannot read the job file ({error.strerror}).{hint}") from error
+        hint = f". Did you mean {path.parent / near[0]}?" if near else ""
+        raise BadInput(f"{path}: cannot read the {what} file ({error.strerror}){hint}") from error
+    except Damaged as error:
+        raise BadInput(f"{error}. Give the {what} file, in YAML") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}: not UTF-8 (byte {error.start})") from error
-    return parse_job(text, path, overrides)
 
 
 def parse_job(
@@ -178,9 +193,11 @@ def read_yaml(text: str, where: str, several_lines: bool = True) -> tuple[Any, d
         return f"{where}:{mark.line + 1}:{mark.column + 1}" if mark and several_lines else where
 
     try:
-        # Before it is composed as a whole. A value has at most four events: of its key, of itself, of its two ends.
-        events = islice(yaml.parse(text, Loader=yaml.SafeLoader), 4 * MOST_VALUES) if len(text) > MOST_VALUES else ()
-        many = sum(1 for _ in events) == 4 * MOST_VALUES
+        # Before it is composed as a whole.
+        num_values, num_levels = _measures(text)
+        if num_levels >= MOST_LEVELS:
+            raise BadInput(f"{where}: {MOST_LEVELS} levels of mappings and lists in each other, or more")
+        many = num_values >= MOST_VALUES
         node = None if many else yaml.compose(text, Loader=yaml.SafeLoader)
         positions = dict(islice(_positions(node, (), place), MOST_VALUES))
         if many or len(positions) == MOST_VALUES:  # a few lines of aliases of aliases can stand for any number
@@ -188,12 +205,27 @@ def read_yaml(text: str, where: str, several_lines: bool = True) -> tuple[Any, d
         return yaml.load(text, _Loader), positions
     except yaml.MarkedYAMLError as error:
         raise BadInput(
-            f"{place(error.problem_mark or error.context_mark)}: not YAML: {error.problem or error.context}"
+            f"{place(error.problem_mark or error.context_mark)}: not YAML: {cut(str(error.problem or error.context))}"
         ) from error
     except yaml.YAMLError as error:
-        raise BadInput(f"{where}: not YAML: {' '.join(str(error).split())}") from error
+        raise BadInput(f"{where}: not YAML: {cut(' '.join(str(error).split()))}") from error
     except RecursionError as error:
         raise BadInput(f"{where}: too many levels, or an alias (`*name`) that contains itself") from error
+
+
+def _measures(text: str) -> tuple[int, int]:
+    """Number of a document's values, aliases once, and of levels; both no further than to what is too many."""
+    if len(text) <= MOST_LEVELS:
+        return 0, 0
+    num_events = level = deepest = 0
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        num_events += 1
+        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        deepest = max(deepest, level)
+        # A value has at most four events: of its key, of itself, of its two ends.
+        if deepest >= MOST_LEVELS or num_events >= 4 * MOST_VALUES:
+            break
+    return num_events // 4, deepest
 
 
 class _Loader(yaml.SafeLoader):

@@ -29,7 +29,7 @@ from orchestrator.driver.private_folder import (
     require_short_place,
 )
 from orchestrator.driver.waiting import Wait
-from orchestrator.errors import BadInput, RatchetError
+from orchestrator.errors import BadInput, RatchetError, first_line
 
 _PRIVATE = ("", "local")  # addresses that mean a private cluster
 _STARTS = 3
@@ -130,7 +130,7 @@ class Cluster:
             except Exception as error:  # Ray raises plain ones
                 ray.shutdown()
                 if attempt == _STARTS:
-                    why = str(error).splitlines()[0] if str(error) else repr(error)
+                    why = first_line(error)
                     raise RatchetError(f"a local Ray did not start in {_STARTS} tries: {why}") from error
 
     def _join(self, address: str) -> None:
@@ -159,7 +159,7 @@ class Cluster:
         if thread.is_alive() or failure:
             within = f"within {self.settings.timeout:.0f} s"
             if failure:
-                why = [*str(failure[0]).splitlines(), repr(failure[0])][0]
+                why = first_line(failure[0])
             elif _listens(address):
                 why = (
                     f"something listens there and did not let us in {within}: is it Ray's own port, of the same "

@@ -18,7 +18,7 @@ from typing import Any
 
 from orchestrator import __version__
 from orchestrator.config import Job
-from orchestrator.config.load import JobFile, holds_secret, resolved_yaml
+from orchestrator.config.load import MAX_JOB, JobFile, holds_secret, resolved_yaml
 from orchestrator.config.places import require_room, run_folder
 from orchestrator.driver.kept import (
     KEPT_MODEL,
@@ -33,7 +33,7 @@ from orchestrator.driver.kept import (
     reference_of,
 )
 from orchestrator.driver.preview import Render
-from orchestrator.driver.resume import MAX_JOB, command
+from orchestrator.driver.resume import command
 from orchestrator.driver.same_job import (
     check_same_job,
     check_same_model,

@@ -31,8 +31,6 @@ from orchestrator.reports.status import open_run
 from orchestrator.tracking.database import sqlite_address, sqlite_file
 
 _OWN_COPIES = ("job.yaml", "resolved.yaml")
-MAX_JOB = 1 << 24
-"""Bytes of the copy of its job in a run."""
 SOURCES = tuple(f"data.{split}.path" for split in ("train", "gate", "test"))
 
 

@@ -22,7 +22,7 @@ from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.nodes import Node, room
 from orchestrator.driver.secrets import secrets_of
 from orchestrator.driver.settled import Record, Settled
-from orchestrator.errors import RatchetError
+from orchestrator.errors import RatchetError, cut, last_line
 from orchestrator.ledger.run import Facts
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rows import PreferencePlan, Problem, TokenizingPlan
@@ -205,7 +205,7 @@ class RealWorkers:
         from workers.supervision.ending import phase_over
 
         for node, said in self.cluster.on_nodes(phase_over, phase, _ENDING, timeout=4 * _ENDING).items():
-            for line in [f"cannot be looked at: {said}"] if isinstance(said, Exception) else said:
+            for line in [f"cannot be looked at: {last_line(said)}"] if isinstance(said, Exception) else said:
                 self.cluster.say(f"memory    node {node.name}: {line}")
 
 
@@ -253,7 +253,7 @@ def _asked(module: str, request: Mapping[str, Any], what: str, suspect: str) -> 
         ) from error
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise RatchetError(f"{what} could not be looked at: {said[-1]}")
+        raise RatchetError(f"{what} could not be looked at: {cut(said[-1])}. It may be for {suspect}.")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

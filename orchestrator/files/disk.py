@@ -7,7 +7,7 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.errors import BadInput, RatchetError
+from orchestrator.errors import BadInput, RatchetError, cut
 
 CURE = "see to the disk"
 _OF_THE_DISK = frozenset(
@@ -17,6 +17,7 @@ _OF_THE_DISK = frozenset(
 _IN_THE_WAY = frozenset({errno.EISDIR, errno.ENOTDIR, errno.EEXIST})
 _OF_RIGHTS = frozenset({errno.EACCES, errno.EPERM})
 _SHOWN = 255  # characters of a name
+_RECORDED = 2000  # characters of an error that is none of the disk's
 
 
 def cure(error: OSError, folder: Path) -> str | None:
@@ -35,9 +36,11 @@ def cure(error: OSError, folder: Path) -> str | None:
     return "take away what stands there" if error.errno in _IN_THE_WAY else None
 
 
-def unusable(error: OSError) -> RatchetError | None:
+def unusable(error: OSError | RuntimeError) -> RatchetError | None:
     """In a line, why something cannot be looked at: its name is too long or leads in a circle, it is closed to us, or
     its disk is ill. None where it is another error."""
+    if isinstance(error, RuntimeError):  # what Python before 3.13 calls a circle of links
+        return BadInput(f"{error}: name another") if str(error).startswith("Symlink loop") else None
     named = error.errno in _OF_RIGHTS | {errno.ENAMETOOLONG, errno.ELOOP}
     if not named and error.errno not in _OF_THE_DISK | {errno.EMFILE, errno.ENFILE}:
         return None
@@ -66,7 +69,7 @@ def why(error: BaseException, folder: Path) -> str:
     """Why what was to be done below a folder failed, for a record of it: in words where it was the disk."""
     if isinstance(error, OSError) and cure(error, folder) is not None:
         return _not_written(error)
-    return f"{type(error).__name__}: {error}"
+    return cut(f"{type(error).__name__}: {error}", _RECORDED)
 
 
 def _not_written(error: OSError) -> str:

@@ -21,6 +21,7 @@ from orchestrator.files.durable import sync
 from orchestrator.files.processes import process_start
 
 _MAKER = re.compile(r"-([0-9a-f]{8})-(\d{1,10})-(\d{1,20})")
+_SPARE = 12  # a run's folders are 4 deep, and a model's in them may be deeper
 _LONGEST = 180  # bytes of a label: a name may have 255, and the maker stands behind it
 
 
@@ -46,6 +47,19 @@ def tidy(folder: Path, label: str) -> None:
         else:
             with contextlib.suppress(OSError):
                 path.unlink()
+
+
+def spare_descriptors() -> contextlib.ExitStack:
+    """Descriptors for the removal of what cannot be made whole, which takes one a level of its folders: they are closed
+    before it, or where the process may open no more files, nothing could be removed either.
+
+    Raises:
+        OSError: there are none, and nothing should be begun.
+    """
+    with contextlib.ExitStack() as spare:
+        for _ in range(_SPARE):
+            spare.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+        return spare.pop_all()
 
 
 def replace(path: Path, content: bytes) -> None:
@@ -75,7 +89,7 @@ def _found(folder: Path, label: str) -> Iterator[tuple[Path, int, bool]]:
         made_by = _MAKER.fullmatch(name.removeprefix(prefix))
         if made_by and made_by[1] == _host():
             pid = int(made_by[2])
-            yield folder / name, pid, _start(pid) == int(made_by[3])
+            yield folder / name, pid, _start(pid) == int(made_by[3]) and _lives(pid)
 
 
 def _prefix(label: str) -> str:
@@ -87,7 +101,17 @@ def _host() -> str:
     return hashlib.sha256(socket.gethostname().encode()).hexdigest()[:8]
 
 
+def _lives(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
+
+
 def _start(pid: int) -> int:
-    """When a process started, in hundredths of a second since boot: numbers of dead ones are given out again. 0 for no
-    such process."""
+    """When a process started, in hundredths of a second since boot: numbers of dead ones are given out again. 0 where
+    that cannot be read: there is no such process, or no file may be opened."""
     return round(100 * (process_start(pid) or 0))

@@ -7,7 +7,7 @@ from typing import Any
 
 from orchestrator.config import Grade, Job
 from orchestrator.config.load import JobFile
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, cut
 from orchestrator.inputs.problems import place_of
 from orchestrator.records.golds import shown
 from orchestrator.records.rows import Problem
@@ -82,7 +82,7 @@ def _unread_line(file: JobFile, split: str, rows: list[Problem], bad: list[int],
     source = data.sources[split]
     find = {split: file.find(source.path, f"data.{split}")} if source.path else {}
     examples = [
-        f"{place_of(data, split, find, number)}: {shown(rows[number].gold)[:60]!r} ({unread[rows[number].gold]})"
+        f"{place_of(data, split, find, number)}: {shown(rows[number].gold)[:60]!r} ({cut(unread[rows[number].gold])})"
         for number in bad[:EXAMPLES]
     ]
     more = f" and {len(bad) - EXAMPLES:,} more" if len(bad) > EXAMPLES else ""

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, first_line
 
 T = TypeVar("T")
 
@@ -57,5 +57,5 @@ def within(seconds: float, work: Callable[[], T]) -> T:
 
 def short(error: Exception) -> str:
     """The error's first line: what follows is advice for programmers, and addresses."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+    name = type(error).__name__
+    return name if (said := first_line(error)) == name else f"{name}: {said}"

@@ -11,7 +11,8 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, Damaged, first_line
+from orchestrator.files.inside import regular_size
 from orchestrator.files.strict_json import no_repeated
 from orchestrator.inputs.digits import Columns, Written
 from orchestrator.records.unpacked import most_bytes, packed_bytes, texts_in
@@ -40,6 +41,7 @@ def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         BadInput: the file cannot be read, or is no such file.
     """
     try:
+        regular_size(path)
         if path.suffix == ".parquet":
             yield from _parquet_rows(path)
         elif path.suffix in (".jsonl", ".json", ".ndjson"):
@@ -47,6 +49,8 @@ def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
         else:
             cure = f"; {_CURES[path.suffix]}" if path.suffix in _CURES else ""
             raise BadInput(f"{key}: {path}: give a .jsonl, .json or .parquet file{cure}")
+    except Damaged as error:
+        raise BadInput(f"{key}: {error}: a device may have no end, and a pipe no beginning; give a file") from error
     except OSError as error:
         raise BadInput(f"{key}: cannot read {path} ({error.strerror or error})") from error
 
@@ -67,7 +71,7 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                 number += 1
                 yield f"{path}, row {number}", columns.row(row)
     except pa.ArrowInvalid as error:
-        raise BadInput(f"{path}: not a Parquet file, or a damaged one ({error})") from error
+        raise BadInput(f"{path}: not a Parquet file, or a damaged one ({first_line(error)})") from error
     except UnicodeDecodeError as error:
         raise BadInput(f"{path}, after row {number}: not UTF-8 (byte {error.start})") from error
 
@@ -122,6 +126,6 @@ def _parsed(text: bytes, path: Path, number: int) -> Any:
         elif error.pos >= len(text.rstrip()) or error.msg == "Extra data":
             cure = "; write one object a line, or one array of objects"
         line = number + min(error.lineno - 1, text.rstrip().count(b"\n"))
-        raise BadInput(f"{path}, line {line}: not JSON ({error}){cure}") from error
+        raise BadInput(f"{path}, line {line}: not JSON ({first_line(error)}){cure}") from error
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{place}: not JSON ({error})") from error
+        raise BadInput(f"{place}: not JSON ({first_line(error)})") from error

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pyarrow.types as of
 
-from orchestrator.errors import Damaged
+from orchestrator.errors import Damaged, first_line
 from orchestrator.files.inside import regular_size
 from orchestrator.records.masks import ALL_MASKS, mask_columns, masked, misfits
 from orchestrator.records.rows import (
@@ -91,7 +91,7 @@ def require_columns(file: Path, run_dir: Path) -> None:
         schema = metadata.schema.to_arrow_schema()
         _refuse_a_bomb(file, metadata, size)
     except (pa.ArrowException, ValueError) as error:
-        raise Damaged(f"{file}: committed, but it is no Parquet file that can be read ({error})") from error
+        raise Damaged(f"{file}: committed, but it is no Parquet file that can be read ({first_line(error)})") from error
     for name in _NEEDED.get(file.parent.name, ()):
         if name not in schema.names:
             raise Damaged(f"{file}: it has no column `{name}`, which such a file has. {_CURE}")

@@ -18,7 +18,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import BadInput, Damaged
+from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.records.model_folder import leads_out
 
@@ -201,7 +201,7 @@ def json_object(content: bytes, where: str) -> dict[str, Any]:
     try:
         value = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise BadInput(f"{where}: not JSON ({str(error)[:200]})") from error
+        raise BadInput(f"{where}: not JSON ({first_line(error)})") from error
     if not isinstance(value, dict):
         raise BadInput(f"{where}: a JSON object is needed, not {type(value).__name__}")
     return value

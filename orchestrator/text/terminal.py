@@ -20,9 +20,11 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.text import Text
 
+from orchestrator.errors import cut
 from orchestrator.text import shown
 
 _WHO = "ratchet: "
+_LONGEST_LINE = 8000  # characters, which holds the longest path, and no file that an error quotes whole
 _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET)
 """Nobody is there to read any more, which is nobody's fault."""
 
@@ -145,7 +147,7 @@ def _stream(err: bool) -> TextIO:
 
 def echo(line: object, err: bool = False) -> None:
     """Print one line."""
-    block(shown.line(line), err)
+    block(shown.line(cut(str(line), _LONGEST_LINE)), err)
 
 
 def failure(error: object, given: Sequence[str] = ()) -> None:
@@ -155,6 +157,7 @@ def failure(error: object, given: Sequence[str] = ()) -> None:
     for name in given:
         if "\n" in name:
             said = said.replace(name, shown.line(name))
+    said = "\n".join(cut(line, _LONGEST_LINE) for line in said.split("\n"))
     block(f"{_WHO}{said}".replace("\n", f"\n{' ' * len(_WHO)}"), err=True)
 
 

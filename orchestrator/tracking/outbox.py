@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from orchestrator.config import Tracking
 from orchestrator.config.addresses import without_password
-from orchestrator.errors import Damaged, RatchetError
+from orchestrator.errors import Damaged, RatchetError, cut
 from orchestrator.files import strict_json
 from orchestrator.files.durable import fingerprint, replace
 from orchestrator.ledger import taken
@@ -347,6 +347,6 @@ class Outbox:
 
 
 def first_line(error: BaseException) -> str:
-    """An error in a line of at most 300 characters, without passwords."""
+    """An error in a short line, without passwords."""
     text = str(error).strip() or type(error).__name__
-    return without_password(text.splitlines()[0])[:300]
+    return cut(without_password(text.splitlines()[0]))  # in this order: half a password is one, too

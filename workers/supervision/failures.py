@@ -7,6 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
+from orchestrator.errors import last_line
+
 ADVICE = {
     "engine": "lower generate.max_num_seqs or generate.max_model_len, or gpu_memory_utilization in generate.engine",
     "grader": "lower grade.processes or grade.memory",
@@ -37,7 +39,7 @@ def why(error: BaseException, worker: Literal["engine", "grader", "trainer"], oo
     Example: "CUDA out of memory. Tried to allocate 2.00 GiB (out of memory on the device: lower generate...)"
     """
     cause = getattr(error, "cause", None) or error
-    words, shortage = _last_line(cause), _shortage(cause, oom_kills)
+    words, shortage = last_line(cause), _shortage(cause, oom_kills)
     if shortage == "ray":
         return f"Ray ended it, since the machine was short of memory ({ADVICE[worker]})"
     if shortage == "kernel":
@@ -95,9 +97,3 @@ def oom_kills() -> int:
         with suppress(OSError):
             found += re.findall(r"^oom_kill (\d+)$", Path(file).read_text(), re.MULTILINE)
     return max(map(int, found), default=0)
-
-
-def _last_line(error: BaseException) -> str:
-    """The last line of the error's text, which in a trace is what was raised."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else repr(error)

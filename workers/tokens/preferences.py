@@ -16,9 +16,18 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.errors import first_line
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import PreferencePlan, pairs_schema
-from workers.tokens.prompts import UnusableModel, check_vocabulary, load_config, load_tokenizer, reason, templated
+from workers.tokens.prompts import (
+    NoText,
+    UnusableModel,
+    check_vocabulary,
+    load_config,
+    load_tokenizer,
+    no_text,
+    templated,
+)
 
 _BATCH_ROWS = 256
 
@@ -134,13 +143,15 @@ class Pairs:
             # The answer is begun: what follows is text alone, whatever the template would close it with.
             begun = self._templated(prompt[:-1], date, add_generation_prompt=True) + prompt[-1]["content"]
             return [begun, *(begun + "".join(message["content"] for message in side) for side in sides)]
+        except NoText as error:
+            raise UnusableModel(f"stages.sources: {no_text(self.plan.model, error)}") from error
         except Exception as error:  # a template is a program of the model's, and may raise anything
             cure = ""
             if prompt[0]["role"] == "system":
                 cure = ". Where it takes no system message, put that text into the user's (and leave `data.system` out)"
             raise UnusableModel(
                 f"stages.sources: pair {row['pair_id']!r}: the chat template of {self.plan.model} cannot take it "
-                f"({reason(error)}){cure}"
+                f"({first_line(error)}){cure}"
             ) from error
 
     def _templated(self, messages: list[dict[str, str]], date: str | None, add_generation_prompt: bool = False) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, first_line
 from orchestrator.records.rows import PROMPTS, Problem, TokenizingPlan
 from workers.files import write_table
 
@@ -116,8 +117,10 @@ class Prompter:
     def _templated(self, messages: list[dict[str, str]], date: str | None) -> str:
         try:
             return templated(self.tokenizer, messages, date, generation=True)
+        except NoText as error:
+            raise UnusableModel(f"data.chat: {no_text(self.plan.model, error)}") from error
         except Exception as error:  # a template is a program of the model's, and may raise anything
-            said = f"the chat template of {self.plan.model} cannot take the messages ({reason(error)})"
+            said = f"the chat template of {self.plan.model} cannot take the messages ({first_line(error)})"
             if self.plan.system is None or not self._takes(messages[1:]):
                 raise UnusableModel(f"data.chat: {said}") from error
             raise UnusableModel(
@@ -175,15 +178,30 @@ def templated(tokenizer: Any, messages: list[dict[str, str]], date: str | None, 
     template that asks for today's is told; None tells it the truth.
 
     Raises:
+        NoText: what it writes has half of a surrogate pair in it.
         Exception: of any kind, where the template does not take the messages.
     """
     today = {} if date is None else {"strftime_now": datetime.fromisoformat(date).strftime}
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation, **today))
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation, **today))
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise NoText(repr(text[error.start])) from error
+    return text
 
 
-def reason(error: Exception) -> str:
-    """What an error says first."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+class NoText(Exception):
+    """Half of a surrogate pair, shown, which a chat template has written: no tokenizer takes it, and no file."""
+
+
+def no_text(model: str, half: NoText) -> str:
+    """What is to be said of it, with the file of the template."""
+    files = (Path(model) / name for name in ("chat_template.jinja", "tokenizer_config.json"))
+    file = next((file for file in files if file.is_file()), model)
+    return (
+        f"{file}: its chat template writes {half}, half of a surrogate pair, which is no text: correct the template, "
+        "or do without it (`chat: false` and `template`; preference data as plain text)"
+    )
 
 
 def load_config(model: str) -> Any:
@@ -197,7 +215,7 @@ def load_config(model: str) -> Any:
     try:
         return AutoConfig.from_pretrained(model, trust_remote_code=False).get_text_config()
     except (OSError, ValueError, KeyError) as error:
-        raise UnusableModel(f"model: {model}: no usable config.json ({str(error).splitlines()[0]})") from error
+        raise UnusableModel(f"model: {model}: no usable config.json ({first_line(error)})") from error
 
 
 def check_vocabulary(tokenizer: Any, config: Any, model: str) -> None:
@@ -223,7 +241,7 @@ def load_tokenizer(model: str) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(model, trust_remote_code=False)
     except Exception as error:  # whatever the libraries make of a stranger's files
-        raise UnusableModel(f"model: {model}: no usable tokenizer ({reason(error)})") from error
+        raise UnusableModel(f"model: {model}: no usable tokenizer ({first_line(error)})") from error
     if tokenizer.eos_token_id is None:
         raise UnusableModel(f"model: {model}: its tokenizer has no EOS token: no completion could end")
     return tokenizer

@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.errors import first_line
 from orchestrator.records import counts, pair_ids
 from orchestrator.records.masks import PAIR_MASKS, Mask, mask_columns
 from orchestrator.records.parquet import read_table
@@ -44,7 +45,7 @@ def _read(file: str) -> pa.Table:
         masks = mask_columns(pq.read_schema(file))
         return read_table(file, columns=["pair_id", *_IDS, *masks])
     except (OSError, pa.ArrowInvalid) as error:
-        raise TrainingDataError(f"{file}: cannot be read as a Parquet file of pairs ({error})") from error
+        raise TrainingDataError(f"{file}: cannot be read as a Parquet file of pairs ({first_line(error)})") from error
 
 
 def read_pairs(files: Sequence[str], vocab_size: int) -> list[PairTokens]:
@@ -100,7 +101,7 @@ def read_reference(file: str) -> dict[str, float]:
     try:
         table = pq.read_table(file, schema=REFERENCE)
     except (OSError, pa.ArrowInvalid) as error:
-        raise TrainingDataError(f"{file}: cannot be read as a reference file ({error})") from error
+        raise TrainingDataError(f"{file}: cannot be read as a reference file ({first_line(error)})") from error
     keys, logprobs = table.column("completion_key").to_pylist(), table.column("logprob").to_pylist()
     return dict(zip(keys, logprobs, strict=True))
 

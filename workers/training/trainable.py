@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from orchestrator.errors import first_line
 from workers.numerics import attention
 from workers.numerics.agreement import NotTried, check_agreement
 from workers.numerics.attention import UnsupportedModel
@@ -65,7 +66,7 @@ def _config(folder: str) -> Any:
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error:  # of many kinds; whatever it is, it is this file
-        said = next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]
+        said = first_line(error)
         raise UnsupportedModel(f"transformers cannot use its config.json ({said}); choose another model") from error
     if (quantized := getattr(config, "quantization_config", None)) is not None:
         method = quantized.get("quant_method") if isinstance(quantized, dict) else type(quantized).__name__

@@ -23,7 +23,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from orchestrator.config import CountOrZero, Method, Settings
 from orchestrator.config.document import Key, Origin, in_sections, put, put_all
-from orchestrator.config.load import JobFile, checked, read_yaml
+from orchestrator.config.load import JobFile, checked, read_yaml, text_of
 from orchestrator.config.methods import with_method
 from orchestrator.config.places import home
 from orchestrator.config.words import fields_at, wanted
@@ -152,7 +152,7 @@ def load_plan(path: Path) -> Plan:
         BadInput: with every error at once, each on a line of its own.
     """
     require_file(path)
-    document, positions = read_yaml(_text(path, "comparison"), str(path))
+    document, positions = read_yaml(text_of(path, "comparison"), str(path))
     if not isinstance(document, dict):
         raise BadInput(f"{path}: a comparison is a mapping of keys to values, such as `name: compare`")
     if "model" in document and "arms" not in document:
@@ -172,7 +172,7 @@ def _planned(comparison: Comparison, path: Path, positions: Mapping[Key, tuple[i
             f"{path}: job: {comparison.job!r} leads out of the run that this file lies in. Name your own file"
         )
     folder = real(home() / "runs" / comparison.name)
-    document, lines = read_yaml(_text(shared, "job"), str(shared))
+    document, lines = read_yaml(text_of(shared), str(shared))
     if not isinstance(document, dict):
         raise BadInput(f"{shared}: a job file is a mapping of keys to values, such as `name: irpo`")
     places = _origins(lines, shared)
@@ -277,15 +277,6 @@ def _find(name: str, path: Path) -> Path:
         if place.is_file():
             return place
     raise BadInput(f"{path}: job: {name!r} does not exist: nothing at {' nor at '.join(map(str, places))}")
-
-
-def _text(path: Path, what: str) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise BadInput(f"{path}: cannot read the {what} file ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 (byte {error.start})") from error
 
 
 def _explain(error: ValidationError, path: Path, positions: Mapping[Key, tuple[int, int]]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from packaging.version import InvalidVersion, Version
 from orchestrator.config import Job
 from orchestrator.driver.nodes import Node, room
 from orchestrator.driver.wiring import ENGINE
+from orchestrator.errors import last_line
 from orchestrator.rounds.space import GIB, Need, gib
 
 Level = Literal["pass", "warn", "FAIL"]
@@ -87,8 +88,7 @@ def silent(answers: Mapping[Node, Any]) -> list[Finding]:
 
 
 def _reason(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[-1].strip() if lines else ''}"
+    return f"{type(error).__name__}: {last_line(error) if str(error).strip() else ''}"
 
 
 def _cure(error: Exception) -> str:

@@ -167,7 +167,8 @@ def _make(
     if (other := unfinished.maker(child.parent, label)) is not None:
         raise BadInput(f"{child}: process {other} on this host is making it. Wait for it, or stop it.")
     give = _giver(parent, state, steps)
-    with one_message(child, "No new run was made: see to the disk, and the same command makes it.", child.parent):
+    told = "No new run was made: see to the disk, and the same command makes it."
+    with one_message(child, told, child.parent), unfinished.spare_descriptors() as spare:
         unfinished.tidy(child.parent, label)
         building = unfinished.hidden(child.parent, label)  # until it is whole
         try:
@@ -183,6 +184,7 @@ def _make(
             durable.replace(building / "job.yaml", job_file.encode())
             _place(building, child)
         except BaseException:
+            spare.close()
             remove(building.parent, building)
             raise
 
@@ -209,7 +211,7 @@ def _check(parent: Path, state: State, child: Path, from_round: int | None) -> N
         raise BadInput(f"{parent}: there is no round {from_round}; its rounds are {rounds}")
     if real(child).is_relative_to(real(parent)):
         raise BadInput(f"{child}: lies in the run that it is forked from. Choose a folder outside of it.")
-    if child.is_file() or (child.is_dir() and any(child.iterdir())):
+    if os.path.lexists(child) and not (child.is_dir() and not any(child.iterdir())):
         raise BadInput(_in_use(child))
 
 

@@ -19,7 +19,7 @@ from orchestrator.config import Grade, Judge
 from orchestrator.config.load import read_yaml
 from orchestrator.config.words import wanted_at
 from orchestrator.driver.wiring import local_graders
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, first_line
 from orchestrator.records.abstentions import abstained, causes
 from orchestrator.records.rows import GRADERS_VERSION
 from orchestrator.text.shown import line
@@ -101,7 +101,9 @@ def _grader(text: str) -> Any:
     try:
         return read_yaml(text, "--grader", several_lines=False)[0]
     except BadInput as error:
-        raise BadInput(f"--grader {text!r}: no YAML; write such as '{{all_of: [number, exact]}}' ({error})") from error
+        raise BadInput(
+            f"--grader {text!r}: no YAML; write such as '{{all_of: [number, exact]}}' ({first_line(error)})"
+        ) from error
 
 
 def grade(file: Path, output: Path, fields: Fields, options: Options, as_json: bool) -> None:

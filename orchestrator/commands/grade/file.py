@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, first_line
 from orchestrator.files import durable, unfinished
 from orchestrator.files.disk import one_message
 from orchestrator.inputs.fields import gold_of, written
@@ -75,6 +75,8 @@ class Summary:
 def number_of_rows(file: Path) -> int | None:
     """About how many rows a file has; None where it cannot be told."""
     try:
+        if not file.is_file():
+            return None
         if file.suffix == ".parquet":
             return int(pq.read_metadata(file).num_rows)
         with open(file, "rb") as stream:
@@ -208,7 +210,7 @@ class _ParquetRows:
             pq.write_table(_table(self._rows, self._file), self._path, compression="zstd")
         except (pa.ArrowException, UnicodeEncodeError) as error:
             raise BadInput(
-                f"{self._file}: its fields do not fit into Parquet ({error}); choose an output in .jsonl"
+                f"{self._file}: its fields do not fit into Parquet ({first_line(error)}); choose an output in .jsonl"
             ) from error
 
     def close(self) -> None:

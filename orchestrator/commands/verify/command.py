@@ -21,7 +21,7 @@ from orchestrator.commands.verify import gate_again, history, removals
 from orchestrator.commands.verify.differences import count, differences
 from orchestrator.commands.verify.recount import LEFT, Recount, left_here
 from orchestrator.config import Job
-from orchestrator.errors import BadInput, Damaged
+from orchestrator.errors import BadInput, Damaged, cut
 from orchestrator.files import durable
 from orchestrator.files.inside import read_regular, regular_size, walk
 from orchestrator.files.lack import require_enough
@@ -132,7 +132,7 @@ class Reading:
             self.findings.append(f"{name}: {str(error).removeprefix(f'{path}: ')}")
         except Exception as error:  # whatever a stranger writes into a record, the others are still to be checked
             require_enough(error)
-            self.findings.append(f"{name}: is damaged ({error!r})")
+            self.findings.append(f"{name}: is damaged ({cut(repr(error))})")
 
     def _note(self, record: Record, name: str) -> None:
         key = str(record.data.get("round") if record.kind == "promotion" else record.data.get("step"))
@@ -186,7 +186,7 @@ class Verification:
             return []
         except Exception as error:  # the other checks are still to be made
             require_enough(error)
-            return [f"cannot be checked ({error if isinstance(error, Damaged) else repr(error)})"]
+            return [f"cannot be checked ({error if isinstance(error, Damaged) else cut(repr(error))})"]
 
     def _settled(self, what: Callable[[], Iterable[str]]) -> list[str]:
         return looked_at_again(lambda: self.look(what), self.reading.refresh)

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.errors import BadInput, RatchetError
+from orchestrator.errors import BadInput, Damaged, RatchetError, first_line
+from orchestrator.files.inside import regular_size
 from orchestrator.files.strict_json import no_repeated
 from orchestrator.records.golds import shown
 from orchestrator.records.rows import Problem
@@ -43,6 +44,7 @@ def read_verdicts(file: Path, questions: Path, errors: Sequence[Error]) -> dict[
         BadInput: a line is no verdict, or an error has none.
     """
     try:
+        regular_size(file)
         lines = file.read_text(encoding="utf-8-sig").split("\n")  # some editors write a byte order mark
     except FileNotFoundError as error:
         raise VerdictsNeeded(
@@ -50,8 +52,8 @@ def read_verdicts(file: Path, questions: Path, errors: Sequence[Error]) -> dict[
             'such as {"id": ..., "first_wrong": 2}: the number of the first wrong step, or null where none is. '
             "Then the same command goes on, or `ratchet resume` with the run's folder."
         ) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file}: cannot be read ({error})") from error
+    except (OSError, UnicodeDecodeError, Damaged) as error:
+        raise BadInput(f"{file}: cannot be read ({first_line(error)})") from error
     wanted = {error.error_id: len(error.answer.steps) for error in errors}
     first_wrong_by_error: dict[str, int | None] = {}
     for error_id, first_wrong in _verdicts(file, lines, wanted):
@@ -73,7 +75,7 @@ def _verdicts(file: Path, lines: Sequence[str], wanted: Mapping[str, int]) -> It
         try:
             row: Any = json.loads(line, object_pairs_hook=no_repeated)
         except (ValueError, RecursionError) as error:
-            raise BadInput(f"{at}: no JSON ({error})") from error
+            raise BadInput(f"{at}: no JSON ({first_line(error)})") from error
         if not isinstance(row, dict) or "id" not in row or "first_wrong" not in row:
             raise BadInput(f'{at}: must be an object with "id" and "first_wrong"')
         error_id, first_wrong = row["id"], row["first_wrong"]

@@ -29,6 +29,7 @@ from workers.tokens.rendering import answer, context_of
 PROJECT = Path(__file__).parents[3]
 HINT = ["generate.hint=true", "pairs.rule=correct", "loss.dpo=0"]
 JUDGE = ["source=judge", "pairs.rule=best_worst", "self_judge.max_tokens=16"]
+HALF, ENDLESS = "{{ '\\ud800' }}", "{{ raise_exception('x' * 3000000) }}"
 CHAT = {"chat_template": CHATML, "bos": False, "eos_token": "<|im_end|>"}
 
 
@@ -113,6 +114,11 @@ def test_the_demos_jobs_are_sound(job: str) -> None:
         (["data.chat=true"], CHAT | {"chat_template": DATED + CHATML}, "data.date: the chat template of"),
         (
             ["data.chat=true"],
+            CHAT | {"chat_template": CHATML + HALF},
+            "chat_template.jinja: its chat template writes '\\ud800', half of a surrogate pair, which is no",
+        ),
+        (
+            ["data.chat=true"],
             CHAT | {"chat_template": DATED.replace("%d %b %Y", "%H:%M") + CHATML},
             "writes the date or the time into every prompt",
         ),
@@ -165,6 +171,13 @@ def test_what_would_spoil_a_run_is_refused(
     assert any(said in refusal for refusal in seen.refusals), seen
     with pytest.raises(BadInput):
         seen.check()
+
+
+@pytest.mark.parametrize("rows", [None, MESSAGES])
+def test_what_a_template_raises_is_cut(tmp_path: Path, rows: list[Any] | None) -> None:
+    seen = look(tmp_path, *([] if rows else ["data.chat=true"]), rows=rows, **CHAT | {"chat_template": ENDLESS})
+    (refusal,) = seen.refusals
+    assert "xxx... (3000000 characters))" in refusal and len(refusal) < 1000
 
 
 def test_a_day_makes_a_template_that_asks_for_it_sound(tmp_path: Path) -> None:
@@ -227,6 +240,11 @@ def test_a_special_token_in_plain_text_is_told_where_the_job_did_not_put_it(tmp_
         ),
         (MESSAGES, {}, "stages.sources: the rows are messages, and the model"),
         (MESSAGES, CHAT | {"chat_template": DATED + CHATML}, "data.date: the chat template of"),
+        (
+            MESSAGES,
+            CHAT | {"chat_template": CHATML + HALF},
+            "jinja: its chat template writes '\\ud800', half",
+        ),
         (
             [{"prompt": [{"role": "system", "content": "Add."}, user("1?")]} | {"chosen": "2", "rejected": "3"}],
             CHAT | {"chat_template": NO_SYSTEM + CHATML},

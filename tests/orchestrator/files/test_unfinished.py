@@ -24,6 +24,7 @@ def of_process(folder: Path, label: str, pid: int, start: int | None = None) -> 
 @pytest.mark.parametrize("label", LABELS)
 def test_what_dead_processes_left_is_removed(tmp_path: Path, label: str) -> None:
     dead_file, dead_folder = of_process(tmp_path, label, DEAD_PID), of_process(tmp_path, label, DEAD_PID, 7)
+    of_process(tmp_path, label, DEAD_PID, 0).write_text("of one that could open no file to see when it began")
     namesake = of_process(tmp_path, label, os.getppid(), 1)  # a number that was given out again
     dead_file.write_text("half")
     (dead_folder / "rounds").mkdir(parents=True)

@@ -48,6 +48,17 @@ def test_a_recorded_job_without_end_is_refused_in_one_message(
     assert ratchet("verify", run) == 1
 
 
+def test_a_file_of_endless_levels_or_bytes_is_refused_before_it_is_composed(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    for text in ("a: " + "[" * 300_000, "a: " + "{b: " * 300_000, "- " * 5_000):
+        file.write_text(text)
+        with pytest.raises(BadInput, match="100 levels of mappings and lists in each other, or more"):
+            load_job(file)
+    file.write_text("#" * (1 << 20) + "\na: 1")
+    with pytest.raises(BadInput, match="is larger than the 1,048,576 bytes"):
+        load_job(file)
+
+
 def test_a_file_of_more_values_is_refused_before_it_is_composed(tmp_path: Path) -> None:
     file = tmp_path / "job.yaml"
     for text in (f"a: [{'b,' * 4 * MOST_VALUES}]", f"a: [{'b,' * MOST_VALUES}]", "- a\n" * MOST_VALUES):

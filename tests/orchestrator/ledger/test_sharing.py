@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -166,3 +168,33 @@ def test_a_folder_of_links_outside_of_runs_is_a_model(tmp_path: Path) -> None:
     link_model(tmp_path / "snapshot", tmp_path / "kept")
     assert not any(path.is_symlink() for path in (tmp_path / "kept").iterdir())
     assert (tmp_path / "kept/config.json").read_text() == "{}"
+
+
+FEW_FILES = """
+import resource, sys
+from pathlib import Path
+from orchestrator.commands.fork.command import fork
+from orchestrator.errors import RatchetError
+
+run, place = map(Path, sys.argv[1:])
+fork(run, place / "first")  # has everything imported
+for limit in range(3, 21):
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    try:
+        fork(run, place / f"child{limit}")
+        said = "made"
+    except (RatchetError, OSError) as error:  # the command line says both in one message
+        said = str(error)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+    print(sorted(path.name for path in place.glob("*child*")), said.replace("\\n", " "))
+"""
+
+
+def test_where_no_more_files_may_be_opened_a_fork_is_made_or_nothing_is_left(run: Path, place: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", FEW_FILES, str(run), str(place)], capture_output=True, text=True)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 18, done.stderr
+    made = [line for line in lines if line.endswith(" made")]
+    assert made == lines[-len(made) :] and 2 < len(made) < 18
+    for line in (line for line in lines if line not in made):
+        assert line.startswith("[] ") and "too many open files" in line.lower()

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from orchestrator.cli import app, main
 from orchestrator.text import terminal
-from orchestrator.text.terminal import Screen, echo, shielded, unfailing
+from orchestrator.text.terminal import Screen, block, echo, shielded, unfailing
 from tests.support.sample_run import two_rounds
 from tests.support.strangers_text import EVIL, require_text
 
@@ -153,7 +153,7 @@ def test_a_slow_reader_loses_what_it_has_no_room_for_and_gets_what_follows(monke
     os.set_blocking(reading, False)
     monkeypatch.setattr(sys, "stdout", stream := os.fdopen(writing, "w"))
     with shielded():
-        echo("x" * 1_000_000)
+        block("x" * 1_000_000)
         while read_now(reading):
             pass
         echo("the end")

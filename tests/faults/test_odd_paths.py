@@ -1,0 +1,102 @@
+"""Every command with what is no file, and no folder either, in the place of each path that it takes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from orchestrator.cli import app
+from tests.orchestrator.test_cli import ratchet
+from tests.support.stand_ins import StandIns, make_project, run_job
+
+ODD: dict[str, Callable[[Path], None]] = {
+    "zero": lambda path: path.symlink_to("/dev/zero"),
+    "null": lambda path: path.symlink_to(os.devnull),
+    "pipe": os.mkfifo,
+    "folder": Path.mkdir,
+    "circle": lambda path: path.symlink_to(path),
+}
+COMMANDS: dict[str, list[str]] = {
+    "run": ["run", "{odd}.yaml"],
+    "run run_dir": ["run", "{job}", "run_dir={odd}"],
+    "run data": ["run", "{job}", "data.train.path={odd}.jsonl"],
+    "run parquet": ["run", "{job}", "data.train.path={odd}.parquet"],
+    "run model": ["run", "{job}", "model={odd}"],
+    "resume": ["resume", "{odd}"],
+    "status": ["status", "{odd}"],
+    "verify": ["verify", "{odd}"],
+    "gc": ["gc", "{odd}"],
+    "fork": ["fork", "{odd}", "{new}"],
+    "fork to": ["fork", "{run}", "{odd}"],
+    "rescore": ["rescore", "{odd}", "{new}"],
+    "rescore to": ["rescore", "{run}", "{odd}", "grade.strict=false"],
+    "compare": ["compare", "{odd}.yaml"],
+    "compare job": ["compare", "{comparison}"],
+    "validate": ["validate", "{odd}.yaml"],
+    "validate data": ["validate", "{job}", "data.gate.path={odd}.jsonl"],
+    "doctor": ["doctor", "{odd}.yaml"],
+    "grade": ["grade", "{odd}.jsonl", "-o", "{new}.jsonl"],
+    "grade parquet": ["grade", "{odd}.parquet", "-o", "{new}.jsonl"],
+}
+GOOD = {("run run_dir", "folder"), ("fork to", "folder"), ("rescore to", "folder")}
+"""An empty folder is where a run may be made."""
+
+
+class Waiting(BaseException):
+    """Not an OSError, as TimeoutError is: a command would tell it as one of the file."""
+
+
+@contextlib.contextmanager
+def bounded() -> Iterator[None]:
+    """Whoever waits for a pipe is woken in a minute, and whoever reads a device has no more than 2 GiB for it."""
+
+    def wake(*_: object) -> None:
+        raise Waiting
+
+    before, limits = signal.signal(signal.SIGALRM, wake), resource.getrlimit(resource.RLIMIT_AS)
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + (2 << 30), limits[1]))
+    signal.alarm(60)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    run_job(make_project(folder, rounds=1), StandIns())
+    return folder / "run"
+
+
+def test_every_command_that_takes_a_path_is_here() -> None:
+    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    assert {given[0] for given in COMMANDS.values()} == names - {"docs", "version"}
+
+
+@pytest.mark.parametrize(("command", "kind"), [(c, k) for c in COMMANDS for k in ODD if (c, k) not in GOOD])
+def test_what_is_no_file_is_refused_at_once(
+    run: Path, tmp_path: Path, command: str, kind: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = make_project(tmp_path / "project", rounds=1, run_dir=str(tmp_path / "other"))
+    end = next((Path(part).suffix for part in COMMANDS[command] if "{odd}." in part), "")
+    ODD[kind](odd := tmp_path / f"odd{end}")
+    comparison = tmp_path / "compare.yaml"
+    comparison.write_text(f"name: c\njob: {odd}\narms: {{irpo: {{}}, dpo: {{}}}}\n")
+    before = sorted(os.listdir(tmp_path))
+    places = {"odd": tmp_path / "odd", "run": run, "new": tmp_path / "new", "job": job, "comparison": comparison}
+    given = [part.format(**places) for part in COMMANDS[command]]
+    with bounded():
+        assert ratchet(*given) == 2, capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert ("Traceback" not in said and odd.name in said) or (kind in ("zero", "null") and "/dev/" in said)
+    assert sorted(os.listdir(tmp_path)) == before
