@@ -13,11 +13,13 @@ import typer
 from orchestrator import __version__
 from orchestrator.config.idle import idle
 from orchestrator.config.load import JobFile, resolved_yaml
+from orchestrator.config.places import run_named
 from orchestrator.driver.resume import command, load, overrides_line, resumed
 from orchestrator.driver.signals import signals
 from orchestrator.driver.trust import Tell
 from orchestrator.errors import Interrupted, RatchetError
 from orchestrator.files.disk import unusable
+from orchestrator.files.named import whole
 from orchestrator.text import shown, terminal
 from orchestrator.text.terminal import Screen, echo, echo_json
 
@@ -50,7 +52,7 @@ def run(job: JobArgument, overrides: Overrides = None, trust: Trust = False) -> 
 def resume(run: RunArgument, overrides: Overrides = None, trust: Trust = False) -> None:
     """Go on with a run where it stopped, with the settings it has; KEY=VALUE changes those that change no result."""
     with signals() as received:
-        _run(resumed(_below_home(run), overrides or [], _tell(trust)), received)
+        _run(resumed(run_named(run), overrides or [], _tell(trust)), received)
 
 
 def _tell(trust: bool) -> Tell | None:
@@ -94,7 +96,7 @@ def status(run: RunArgument, as_json: Json = False) -> None:
     from orchestrator.reports.status import intervals, render
     from orchestrator.reports.status import status as read_status
 
-    run = _below_home(run)
+    run = run_named(run)
     found = read_status(run)
     if as_json:
         echo_json(found)
@@ -102,19 +104,12 @@ def status(run: RunArgument, as_json: Json = False) -> None:
         Screen().print(render(found, intervals(run)))
 
 
-def _below_home(run: Path) -> Path:
-    """A run as given, else below the folder that holds runs."""
-    from orchestrator.config.places import home
-
-    return run if run.is_absolute() or run.exists() else home() / run
-
-
 @app.command()
 def verify(run: RunArgument, as_json: Json = False) -> None:
     """Check every file of a run, and the way from each promoted checkpoint to its prompts; exit code 1 on findings."""
     from orchestrator.commands.verify.command import verify as check
 
-    report = check(_below_home(run), show=terminal.watched() and not as_json)
+    report = check(run_named(run), show=terminal.watched() and not as_json)
     if as_json:
         echo_json(report.as_json())
     else:
@@ -132,7 +127,7 @@ def gc(
     from orchestrator.commands.gc import clean, waste
     from orchestrator.driver.drive import identity
 
-    run = _below_home(run)
+    run = run_named(run)
     try:
         with signals():
             found = waste(run) if dry_run else clean(run, identity())
@@ -158,7 +153,7 @@ def fork(
     from orchestrator.commands.fork.command import fork as make
 
     with signals():
-        made = make(_below_home(run), new_run, overrides or [], from_round, tell=_tell(trust))
+        made = make(run_named(run), whole(new_run), overrides or [], from_round, tell=_tell(trust))
     for fit in ("taken", "anew", "perhaps"):
         offered = [step for step in made.offered if made.fit[step] == fit]
         for folder, steps in groupby(offered, key=lambda step: step.rpartition("/")[0]):
@@ -225,7 +220,9 @@ def rescore(
     screen, tell = Screen(err=as_json), _tell(trust)
     try:
         with signals() as received:
-            found = grade_again(_below_home(run), new_run, number, overrides or [], screen.say, received, tell=tell)
+            found = grade_again(
+                run_named(run), whole(new_run), number, overrides or [], screen.say, received, tell=tell
+            )
     except Interrupted as interrupted:
         screen.say(f"interrupted by {interrupted}; the same command goes on from here")
         raise typer.Exit(EXIT_INTERRUPTED) from interrupted

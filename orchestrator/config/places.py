@@ -9,7 +9,7 @@ from pathlib import Path
 
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
-from orchestrator.files.named import named_path, real
+from orchestrator.files.named import named_path, real, whole
 
 DEMO = "demo"
 
@@ -36,7 +36,7 @@ def run_folder(job: Job) -> Path:
         BadInput: that is no folder's name, or is inside Ray's copy of the project, which changes with every edit.
     """
     folder = named_path(job.run_dir, "run_dir") if job.run_dir else home() / "runs" / job.name
-    folder = real(folder)
+    folder = whole(real(folder))
     if folder.exists() and not folder.is_dir():
         what = "a file" if folder.is_file() else "a pipe or device"
         raise BadInput(f"{folder}: a run needs a folder, and this is {what}. Choose another `name` or `run_dir`.")
@@ -46,6 +46,15 @@ def run_folder(job: Job) -> Path:
             'all nodes share (ray job submit --runtime-env-json \'{"env_vars": {"RATCHET_HOME": "..."}}\'), or run_dir.'
         )
     return folder
+
+
+def run_named(run: Path) -> Path:
+    """The folder of a run as a command names it: as given, else below the folder that holds runs.
+
+    Raises:
+        BadInput: its name is not in UTF-8.
+    """
+    return whole(run if run.exists() else home() / run)
 
 
 def require_room(folder: Path) -> None:

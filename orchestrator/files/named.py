@@ -18,7 +18,7 @@ def named_path(name: str | Path, key: str = "") -> Path:
     if "\0" in str(name):
         raise BadInput(f"{where}{str(name)!r} is no path: it has a null character in it")
     try:
-        os.fsencode(name)
+        str(name).encode()
     except UnicodeEncodeError as error:
         raise BadInput(f"{where}{str(name)!r} is no path: {error.reason}") from error
     try:
@@ -31,3 +31,17 @@ def real(path: Path) -> Path:
     """`path` with all links resolved, as far as it exists. Links that go round in a circle stay (`Path.resolve` raises
     a RuntimeError): whoever opens it tells of them."""
     return Path(os.path.realpath(path))
+
+
+def whole(path: Path) -> Path:
+    """`path` from the root on: Arrow takes a `~` at the start of one for a home folder, and `run:x` for an address.
+
+    Raises:
+        BadInput: it is not in UTF-8, as what stands in a record is.
+    """
+    path = path.absolute()
+    try:
+        str(path).encode()
+    except UnicodeEncodeError as error:
+        raise BadInput(f"{path}: the name of a run, and of the folders it is in, is UTF-8; rename it") from error
+    return path

@@ -58,11 +58,11 @@ def rows_of(path: Path, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
 def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     number = 0
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path.absolute())  # Arrow reads a `~` or an address into others
         columns = Columns(file.schema_arrow)
         if (unpacked := packed_bytes(file.metadata)) > most_bytes(size := path.stat().st_size):
             raise BadInput(f"{path}: {size:,} bytes that unpack to {unpacked:,} are no file of data")
-        longest = texts_in(path, file.metadata, LONGEST_LINE).longest
+        longest = texts_in(path.absolute(), file.metadata, LONGEST_LINE).longest
         if longest > _LITTLE:
             raise BadInput(f"{path}: one of its fields has {longest:,} bytes; leave such a column out of the file")
         # Few rows at a time: one of them may be huge.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
@@ -52,12 +53,18 @@ def jobs(
     kept = [step for step in _KEPT if step in state.commits]
     places = [*folders(state), str(Path.cwd())]
     before = job_of(absolute(config["job"], places, kept), path, (), all_kept).job
-    inherited = before.model_dump(mode="json") | {"name": child.name, "run_dir": str(child)}
+    inherited = before.model_dump(mode="json") | {"name": named_after(child), "run_dir": str(child)}
     # One experiment for both, where they can be compared.
     inherited["tracking"] |= {"experiment": before.tracking.experiment or before.name}
     after = job_of(inherited, path, overrides, keeps).job
     kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
     return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept
+
+
+def named_after(folder: Path) -> str:
+    """The name of a job whose run is in a folder that has any name: "a-b" for "a b"."""
+    fitting = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.name)[:100]
+    return re.sub(r"^[._-]+|-+$", "", fitting) or "fork"
 
 
 def unseen(state: State, step: str) -> bool:

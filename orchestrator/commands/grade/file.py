@@ -78,7 +78,7 @@ def number_of_rows(file: Path) -> int | None:
         if not file.is_file():
             return None
         if file.suffix == ".parquet":
-            return int(pq.read_metadata(file).num_rows)
+            return int(pq.read_metadata(file.absolute()).num_rows)
         with open(file, "rb") as stream:
             if is_array(stream):
                 return None
@@ -207,7 +207,7 @@ class _ParquetRows:
 
     def finish(self) -> None:
         try:
-            pq.write_table(_table(self._rows, self._file), self._path, compression="zstd")
+            pq.write_table(_table(self._rows, self._file), self._path.absolute(), compression="zstd")
         except (pa.ArrowException, UnicodeEncodeError) as error:
             raise BadInput(
                 f"{self._file}: its fields do not fit into Parquet ({first_line(error)}); choose an output in .jsonl"
@@ -220,7 +220,7 @@ class _ParquetRows:
 def _table(rows: list[dict[str, Any]], file: Path) -> pa.Table:
     texts = [{name: _clean(row[name]) for name in COLUMNS} for row in rows]
     if file.suffix == ".parquet":
-        schema = pq.read_schema(file)
+        schema = pq.read_schema(file.absolute())
         kept = pa.schema([field for field in schema if field.name not in COLUMNS], schema.metadata)
         table = pa.Table.from_pylist(rows, kept)
     else:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ast
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import yaml
 
@@ -145,3 +148,45 @@ def test_no_name_in_a_comparison_breaks_it(tmp_path: Path, capsys: pytest.Captur
         file.write_text(yaml.safe_dump({"name": "c", "job": name, "arms": {"irpo": {}}}))
         assert ratchet("compare", file) == 2
         assert "Traceback" not in (said := capsys.readouterr().err) and "job: " in said
+
+
+ODD = ("~", "~root", "file:", "run:x", "hdfs:", "-x", "%41")
+"""Names that Arrow takes for a home or an address where a path begins with them."""
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_run_is_where_its_name_says(
+    name: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    shutil.copytree(finished, name)
+    given, new = f"./{name}", f"./{name} new"
+    for command in (["status", given], ["verify", given], ["gc", given], ["resume", given]):
+        assert ratchet(*command) == 0, (command, capsys.readouterr())
+    assert ratchet("fork", given, new, "name=new") == 0 and ratchet("verify", new) == 0, capsys.readouterr()
+    assert {path.name for path in tmp_path.iterdir()} == {name, f"{name} new"}
+
+
+@pytest.mark.parametrize("name", ODD)
+@pytest.mark.parametrize("kind", [".jsonl", ".parquet"])
+def test_answers_are_where_their_name_says(
+    name: str, kind: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    rows = pa.Table.from_pylist([{"gold": "7", "text": "Final answer: 7"}])
+    with open(f"{name}.parquet", "wb") as file:
+        pq.write_table(rows, file)
+    assert ratchet("grade", f"./{name}.parquet", "-o", f"./{name}2{kind}") == 0, capsys.readouterr()
+    assert {path.name for path in tmp_path.iterdir()} == {f"{name}.parquet", f"{name}2{kind}"}
+
+
+def test_a_run_whose_name_is_no_text_is_told(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    odd = tmp_path / os.fsdecode(b"\xff\xfe")
+    run = shutil.copytree(finished, odd / "run")
+    for command in (["status", run], ["verify", run], ["gc", run], ["resume", run], ["fork", finished, odd / "new"]):
+        assert ratchet(*command) == 2
+        said = capsys.readouterr().err
+        assert "UTF-8" in said and "Traceback" not in said, said
