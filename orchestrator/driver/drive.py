@@ -42,7 +42,7 @@ from orchestrator.driver.same_job import (
     reading_of,
 )
 from orchestrator.driver.settled import kept_of
-from orchestrator.driver.start_checks import check_start
+from orchestrator.driver.start_checks import check_start, limits_of
 from orchestrator.driver.trainable import Trial
 from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
@@ -138,6 +138,8 @@ def drive(
     preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     _tell_stages(say, preferences)
     check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
+    for line in limits_of(job, base.folder).lines():
+        say(line)
     probe_links(root)
     ending = _ending(run, received, goal, sources)
     with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), ending:

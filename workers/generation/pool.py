@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import ray
 
 from orchestrator.config import Generate
+from orchestrator.records.limits import start_limit
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.blame import Work
 from workers.generation.engine import EngineBroken, EngineKind
@@ -72,6 +73,8 @@ class GeneratorPool:
     ) -> None:
         self.model = model
         self._settings = settings
+        self.start_limit = start_limit(settings, model)
+        """Seconds that an engine may take to load the model."""
         self._seed = seed
         self._placement = placement
         self._kind = kind
@@ -82,7 +85,8 @@ class GeneratorPool:
 
     def __enter__(self) -> GeneratorPool:
         for index in range(self._placement.count):
-            self._slots.append(Slot(index, partial(self._start, index), self._settings, self._interval))
+            start = partial(self._start, index)
+            self._slots.append(Slot(index, start, self._settings, self.start_limit, self._interval))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,7 +101,7 @@ class GeneratorPool:
             GenerationFailed: with the engine's own words, or after `generate.start_timeout` seconds.
             NoRoom: none has a place.
         """
-        limit = self._settings.start_timeout
+        limit = self.start_limit
         deadline = time.monotonic() + limit
         while starting := {slot.started: slot for slot in self._slots if not slot.ready}:
             ready, _ = ray.wait(list(starting), timeout=min(self._interval, max(0.0, deadline - time.monotonic())))

@@ -27,12 +27,14 @@ class EngineHangs(Exception):
 
 
 class Slot:
-    """`start` starts an engine's actor. Nothing is dispatched to an engine before it is `ready`, so that one that
-    dies while it starts takes no prompt with it."""
+    """`start` starts an engine's actor, which may take `start_limit` seconds to load the model. Nothing is dispatched
+    to an engine before it is `ready`, so that one that dies while it starts takes no prompt with it."""
 
-    def __init__(self, index: int, start: Callable[[], Any], settings: Generate, interval: float) -> None:
+    def __init__(
+        self, index: int, start: Callable[[], Any], settings: Generate, start_limit: float, interval: float
+    ) -> None:
         self.index = index
-        self._start, self._settings, self._interval = start, settings, interval
+        self._start, self._settings, self._start_limit, self._interval = start, settings, start_limit, interval
         self.deaths = 0
         """Engines lost here in a row, without a prompt that was finished or given up."""
         self._given_up = 0  # in a row, likewise
@@ -80,7 +82,7 @@ class Slot:
     def stalled(self) -> EngineHangs | None:
         """What is wrong when the engine has used up its time; to be asked every few seconds."""
         if not self.ready:
-            limit = self._settings.start_timeout
+            limit = self._start_limit
             if self._patience.seconds("starting") > limit:
                 return EngineHangs(f"it did not start within {limit:g} s (generate.start_timeout)")
         elif self.load and self._patience.seconds(self._pulse.count()) > self._settings.stall_timeout:
