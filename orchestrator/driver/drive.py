@@ -127,7 +127,7 @@ def drive(
     base = base_model_of(file, run)
     check_same_model(run, base)
     reference = reference_of(file, run, base)
-    _tell_origins(say, base, reference)
+    _tell_models(say, job, base, reference)
     kept = run.committed(KEPT_PROBLEMS) is not None
     pinned = job.data if kept else pin(job.data)
     reading = reading_of(run)
@@ -138,8 +138,6 @@ def drive(
     preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     _tell_stages(say, preferences)
     check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
-    for line in limits_of(job, base.folder).lines():
-        say(line)
     probe_links(root)
     ending = _ending(run, received, goal, sources)
     with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), ending:
@@ -160,11 +158,13 @@ def drive(
             loop(job, run, workers, problems, model, say, sources)
 
 
-def _tell_origins(say: Say, base: NamedModel, reference: NamedModel | None) -> None:
-    """Say where models come from that are no folders of the user's."""
+def _tell_models(say: Say, job: Job, base: NamedModel, reference: NamedModel | None) -> None:
+    """Say where models come from that are no folders of the user's, and which limits fit their size."""
     for name, model in (("model", base), ("reference", reference)):
         if model and model.origin:
             say(f"{name:<9} {model}")
+    for line in limits_of(job, base.folder).lines():
+        say(line)
 
 
 def _tell_stages(say: Say, preferences: Sequence[object] | None) -> None:
