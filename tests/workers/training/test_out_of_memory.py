@@ -52,7 +52,8 @@ def test_a_training_ends_well_with_half_the_micro_batch(tmp_path: Path, pairs: s
     with TrainerGroup(settings, ForRanks(), halving=halving, rank=Rank) as group:
         facts = group.train(plan(tmp_path, pairs, memory), None)
     assert facts == {"tokens": 50, "restarts": 1}
-    assert halving.executed == {"train.tokens_per_microbatch": 50}, "which the ledger says of the step"
+    key = "train.tokens_per_microbatch"
+    assert halving.executed == {key: 50, "halved": [key]}, "which the ledger says of the step"
     [line] = told
     assert "out of memory" in line and "once more with half of train.tokens_per_microbatch, 50" in line
     assert "the largest pair has 60 tokens" in line, "which no micro-batch of 50 divides"
