@@ -22,6 +22,7 @@ from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot
 from workers.secret_environment import knowing
 from workers.supervision.failures import node_lost
+from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS
 
 _IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
@@ -84,9 +85,10 @@ class GeneratorPool:
         self._slots: list[Slot] = []
 
     def __enter__(self) -> GeneratorPool:
+        kills = Kills()
         for index in range(self._placement.count):
             start = partial(self._start, index)
-            self._slots.append(Slot(index, start, self._settings, self.start_limit, self._interval))
+            self._slots.append(Slot(index, start, self._settings, self.start_limit, self._interval, kills))
         return self
 
     def __exit__(self, *_: object) -> None:

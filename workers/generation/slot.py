@@ -9,7 +9,8 @@ import ray
 
 from orchestrator.config import Generate
 from orchestrator.errors import RatchetError
-from workers.supervision.failures import oom_kills, why, wordless
+from workers.supervision.failures import why, wordless
+from workers.supervision.kernel import Kills
 from workers.supervision.patience import Patience, Pulse
 
 MOST_DEATHS = 5
@@ -31,9 +32,16 @@ class Slot:
     to an engine before it is `ready`, so that one that dies while it starts takes no prompt with it."""
 
     def __init__(
-        self, index: int, start: Callable[[], Any], settings: Generate, start_limit: float, interval: float
+        self,
+        index: int,
+        start: Callable[[], Any],
+        settings: Generate,
+        start_limit: float,
+        interval: float,
+        kills: Kills,
     ) -> None:
         self.index = index
+        self._kills = kills
         self._start, self._settings, self._start_limit, self._interval = start, settings, start_limit, interval
         self.deaths = 0
         """Engines lost here in a row, without a prompt that was finished or given up."""
@@ -51,7 +59,6 @@ class Slot:
         """Whether the call under way must remain the only one."""
         self._pulse = Pulse(lambda: actor.progress.remote())
         self._patience = Patience(self._interval)
-        self._oom_kills = oom_kills()
 
     def taken(self, exclusive: bool = False) -> Any:
         """The engine's actor, for one call, which is under way from now on until `done`."""
@@ -92,10 +99,10 @@ class Slot:
 
     def was_killed(self, error: Exception) -> bool:
         """Whether something ended it from outside, and not for want of memory: another may have better luck."""
-        return wordless(error) and oom_kills() == self._oom_kills
+        return wordless(error) and not self._kills.since(error)
 
     def why(self, error: Exception) -> str:
-        return why(error, "engine", oom_kills() - self._oom_kills)
+        return why(error, "engine", self._kills.since(error))
 
     def replace(self, error: Exception, progressed: bool, given_up: bool = False) -> str:
         """End the engine and start another; returns why. `progressed`: it had finished a prompt since the last death;
