@@ -131,7 +131,11 @@ class RealWorkers:
             reserved = cluster.reserve("generate.engines", *self._engines_need(), self._engines_need)
             placement = self._devices.enter_context(reserved)
             self._phase = placement.mark
-            pool = GeneratorPool(model, settings, self._job.seed, placement, ENGINE, secrets=self._secrets)
+            pool = GeneratorPool(
+                *(model, settings, self._job.seed, placement, ENGINE),
+                secrets=self._secrets,
+                say=lambda line: cluster.say(line),
+            )
             self._pool = self._devices.enter_context(pool)
             self._pool.wait_ready()
         return self._pool

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -50,6 +51,7 @@ class Slot:
 
     def _begin(self) -> None:
         self.actor = actor = self._start()
+        self.began = time.monotonic()
         self.started = actor.pid.remote()
         """Answered once the engine has loaded the model."""
         self.ready = False
