@@ -192,6 +192,9 @@ class GeneratorPool:
                     event.slot.progressed()
                     results[event.slot.index] = event.result
                     continue
+                if not event.slot.ready and memory_taken(event.error):
+                    self._memory.again(event.slot, event.error)
+                    continue
                 _raise_unless_lost("the probe", event)
                 running = {r: s for r, s in running.items() if s is not event.slot}
                 event.slot.replace(event.error, progressed=False)
