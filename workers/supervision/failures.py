@@ -21,7 +21,7 @@ _NO_DEVICE_MEMORY = re.compile(
     r"free memory on device .* is less than desired|NoDeviceMemory",
     re.IGNORECASE,
 )
-# Others hold it: the engine's own words, vLLM's on accelerators and on processors.
+# Others hold it: the engine's own words, on accelerators and on processors.
 _MEMORY_TAKEN = re.compile(
     r"NoDeviceMemory|free memory on device .* is less than desired|available memory on node .* is less than desired",
     re.IGNORECASE,
