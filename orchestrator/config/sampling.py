@@ -68,8 +68,9 @@ class Generate(Settings):
     """Most sequences an engine works on at once."""
     engine: Annotated[dict[str, Any], _ENGINE] = {}
     """Further arguments of the engine (vLLM), by its own names; those that have a key here are set there."""
-    start_timeout: Executing[Positive] = 1800.0
-    """Seconds that an engine may take to load the model."""
+    start_timeout: Executing[Positive | None] = None
+    """Seconds that an engine may take to load the model; null takes 1800, or as long as it takes to read the model's
+    weights at 50 MB/s, where that is longer."""
     stall_timeout: Executing[Positive] = 300.0
     """Seconds after which an engine that has work and makes no progress is taken for hung and replaced."""
 

@@ -42,7 +42,7 @@ from orchestrator.driver.same_job import (
     reading_of,
 )
 from orchestrator.driver.settled import kept_of
-from orchestrator.driver.start_checks import check_start
+from orchestrator.driver.start_checks import check_start, limits_of
 from orchestrator.driver.trainable import Trial
 from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
@@ -128,7 +128,7 @@ def drive(
     base = base_model_of(file, run)
     check_same_model(run, base)
     reference = reference_of(file, run, base)
-    _tell_origins(say, base, reference)
+    _tell_models(say, job, base, reference)
     kept = run.committed(KEPT_PROBLEMS) is not None
     pinned = job.data if kept else pin(job.data)
     reading = reading_of(run)
@@ -159,11 +159,13 @@ def drive(
             loop(job, run, workers, problems, model, say, sources)
 
 
-def _tell_origins(say: Say, base: NamedModel, reference: NamedModel | None) -> None:
-    """Say where models come from that are no folders of the user's."""
+def _tell_models(say: Say, job: Job, base: NamedModel, reference: NamedModel | None) -> None:
+    """Say where models come from that are no folders of the user's, and which limits fit their size."""
     for name, model in (("model", base), ("reference", reference)):
         if model and model.origin:
             say(f"{name:<9} {model}")
+    for line in limits_of(job, base.folder).lines():
+        say(line)
 
 
 def _tell_stages(say: Say, preferences: Sequence[object] | None) -> None:

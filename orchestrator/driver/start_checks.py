@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from orchestrator.config import Job
 from orchestrator.config.load import JobFile
 from orchestrator.driver.kept import KEPT_PROBLEMS
 from orchestrator.driver.preview import Preview, Render, preview, require_sound
@@ -17,6 +18,7 @@ from orchestrator.inputs.preferences import Preferences
 from orchestrator.inputs.problems import kept_problems
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
+from orchestrator.records.limits import told
 from orchestrator.records.rows import Problem
 from orchestrator.rounds.context import Say
 from orchestrator.sources.registry import SOURCES
@@ -104,9 +106,17 @@ def looked_at(
     render: Render,
     trial: Trial,
 ) -> Iterator[Preview]:
-    """What there is to see and to refuse of a job, one after the other: `previewed`, and `tried_models`."""
+    """What there is to see and to refuse of a job, one after the other: `previewed`, `tried_models`, and
+    `limits_of`."""
     yield previewed(file, run, model.folder, problems, preferences, render)
     yield tried_models(file, run, model.folder, reference, trial)
+    yield limits_of(file.job, model.folder)
+
+
+def limits_of(job: Job, model: Path) -> Preview:
+    """Limits that a model's size has raised, or should have."""
+    shown, warnings = told(job.generate, model)
+    return Preview(shown, warnings, [])
 
 
 def _of_begun(run: Run, seen: Preview) -> Preview:

@@ -16,10 +16,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from orchestrator.config import Grade, Job, Judge
+from orchestrator.config import Grade, Job, Judge, Train
 from orchestrator.config.places import own_code, own_code_environment
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.nodes import Node, room
+from orchestrator.driver.placement import Placement
 from orchestrator.driver.secrets import secrets_of
 from orchestrator.driver.settled import Record, Settled
 from orchestrator.errors import RatchetError, cut, last_line
@@ -130,7 +131,11 @@ class RealWorkers:
             reserved = cluster.reserve("generate.engines", *self._engines_need(), self._engines_need)
             placement = self._devices.enter_context(reserved)
             self._phase = placement.mark
-            pool = GeneratorPool(model, settings, self._job.seed, placement, ENGINE, secrets=self._secrets)
+            pool = GeneratorPool(
+                *(model, settings, self._job.seed, placement, ENGINE),
+                secrets=self._secrets,
+                say=lambda line: cluster.say(line),
+            )
             self._pool = self._devices.enter_context(pool)
             self._pool.wait_ready()
         return self._pool
@@ -149,7 +154,6 @@ class RealWorkers:
         if self._group is None:
             self._release()
             settings, cluster = self._job.train, self.cluster
-            from workers.training.group import TrainerGroup
             from workers.training.lost import Halving
 
             # Likewise before hours of training: engines evaluate what comes of it.
@@ -159,9 +163,13 @@ class RealWorkers:
             self._phase = placement.mark
             settings = settings.model_copy(update={"attention": self._attention()})
             self._halving = self._halving or Halving(settings, lambda line: cluster.say(line))
-            group = TrainerGroup(settings, placement, halving=self._halving, secrets=self._secrets)
-            self._group = self._devices.enter_context(group)
+            self._group = self._devices.enter_context(self._ranks(settings, placement))
         return self._group
+
+    def _ranks(self, settings: Train, placement: Placement) -> Any:
+        from workers.training.group import TrainerGroup
+
+        return TrainerGroup(settings, placement, halving=self._halving, secrets=self._secrets)
 
     def _engines_need(self) -> tuple[int, int, int]:
         """How many engines, and each one's cores and accelerators."""

@@ -13,9 +13,10 @@ from orchestrator.files.durable import replace
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import WORDS, abstained, graders_version
+from orchestrator.records.executed import HALVED
 from orchestrator.reports.columns import Column, Reporting, Section, change, count, fact, last, number, table
 from orchestrator.reports.disputes import disputes
-from orchestrator.reports.status import RoundStatus, open_run, reference_path, rounds, run_state
+from orchestrator.reports.status import RoundStatus, halvings, open_run, reference_path, rounds, run_state
 from orchestrator.reports.symptoms import Evidence, symptoms
 from orchestrator.reports.tables import diversity, training_metrics
 from orchestrator.text.shown import code, markdown
@@ -281,8 +282,8 @@ def _example(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"{row['prompt_id']}, sample {row['sample_index']}"
 
 
-_OF_ONE_STEP = frozenset({"reference"})
-"""What each step has of its own."""
+_OF_ONE_STEP = frozenset({"reference", HALVED})
+"""What each step has of its own, or is told of it otherwise."""
 
 
 def _executed_otherwise(state: State) -> list[str]:
@@ -292,8 +293,11 @@ def _executed_otherwise(state: State) -> list[str]:
         for key, values in _executed_values({step: commit.facts for step, commit in state.commits.items()}).items()
         if len(values) > 1
     ]
+    table = ["\n".join(["| setting | value |", "|---|---|", *rows])] if rows else []
+    half = [f"- {markdown(said)}" for round_ in rounds(state) for said in halvings(round_.number, round_.halved())]
+    said = [*table, *(["\n".join(half)] if half else [])]
     why = "This says how the work was done. It changes no result, or only its rounding."
-    return ["## Executed otherwise", why, "\n".join(["| setting | value |", "|---|---|", *rows])] if rows else []
+    return ["## Executed otherwise", why, *said] if said else []
 
 
 def _executed_values(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, str]]]:

@@ -22,6 +22,7 @@ from orchestrator.ledger.kinds import check_data
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent, taken
 from orchestrator.records.abstentions import WORDS, abstained, causes
+from orchestrator.records.executed import halved
 from orchestrator.text.shown import line
 
 SIGN_OF_LIFE_SECONDS = 60.0
@@ -47,6 +48,10 @@ class RoundStatus:
         """What a phase took this run; None where it did not do it."""
         facts = self.facts.get(phase, {})
         return float(facts["seconds"]) if "seconds" in facts and phase not in self.taken_over else None
+
+    def halved(self) -> dict[str, dict[str, Any]]:
+        """By phase: what it was done with half of since memory was short, by key of the job."""
+        return {phase: half for phase, facts in self.facts.items() if (half := halved(facts))}
 
     def count(self, phase: str, key: str) -> int:
         """A count of a phase: its commit's if it has ended, else the sum of its committed shards."""
@@ -187,9 +192,10 @@ def status(run_dir: Path) -> dict[str, Any]:
     model's test accuracy, a fraction, or null) and `rounds`: a list of `round`, `promoted` (null while undecided), the
     counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while nothing of their phase is done, or where
     a round has none), `causes` (how many samples are ungradable why, as far as it is known), `accuracy` (on test, or
-    null), `unsolved` (test answers that count as not solved since they are ungradable, by cause), `seconds` by phase
-    and `taken_over`, the phases that the run has from its parent, of which no seconds are told. `unsolved` of the base
-    model is `baseline_unsolved`. A phase in progress is counted as far as it is committed.
+    null), `unsolved` (test answers that count as not solved since they are ungradable, by cause), `seconds` by phase,
+    `taken_over`, the phases that the run has from its parent, of which no seconds are told, and `halved`: by phase what
+    it was done with half of since memory was short, by key. `unsolved` of the base model is `baseline_unsolved`. A
+    phase in progress is counted as far as it is committed.
 
     Raises:
         BadInput: there is no run in this folder.
@@ -229,6 +235,7 @@ def _round_status(round_: RoundStatus) -> dict[str, Any]:
         "unsolved": causes(round_.facts.get("evaluation", {}).get("test")),
         "seconds": {phase: took for phase in round_.facts if (took := round_.seconds(phase)) is not None},
         "taken_over": [phase for phase in round_.facts if phase in round_.taken_over],
+        "halved": round_.halved(),
     }
 
 
@@ -286,7 +293,15 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     name = Path(status["parent"]).name if status["parent"] else "another run"
     told = (f"round {row['round']}: {', '.join(row['taken_over'])} taken over from {name}" for row in rows)
     left = [Text(line(said)) for said in told]
-    return Group(title, *base, Text(line(f"reference: {status['reference']}")), Text(""), table, *left, *notes)
+    half = [Text(line(said)) for row in status["rounds"] for said in halvings(row["round"], row.get("halved", {}))]
+    return Group(title, *base, Text(line(f"reference: {status['reference']}")), Text(""), table, *left, *half, *notes)
+
+
+def halvings(number: int, half_by_phase: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
+    """What phases of a round were done with half of, for people; as `RoundStatus.halved` has it."""
+    for phase, settings in half_by_phase.items():
+        with_ = ", ".join(f"{key}, {value}" for key, value in settings.items())
+        yield f"round {number}: {phase} with half of {with_}, since memory was short"
 
 
 def _abstentions(status: Mapping[str, Any]) -> Iterator[str]:

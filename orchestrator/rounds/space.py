@@ -11,6 +11,7 @@ from pathlib import Path
 from orchestrator.config import Job, at_round
 from orchestrator.errors import RatchetError
 from orchestrator.models.checks import check_config
+from orchestrator.records.limits import weight_bytes
 from orchestrator.records.rows import Problem
 
 GIB = 2**30
@@ -150,4 +151,4 @@ def _weights(folder: Path) -> tuple[str | None, int]:
     """Number format and bytes of a model folder's weights."""
     config = check_config(folder, "model")
     config = config | (config.get("text_config") or {})
-    return config.get("dtype") or config.get("torch_dtype"), sum(f.stat().st_size for f in folder.glob("*.safetensors"))
+    return config.get("dtype") or config.get("torch_dtype"), weight_bytes(folder)

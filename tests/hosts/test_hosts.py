@@ -114,15 +114,22 @@ def test_a_node_that_is_lost_in_a_training_and_not_replaced_ends_the_run_for_now
 @pytest.mark.parametrize("joins", [False, True])
 def test_a_node_that_is_lost_while_sampling_costs_its_shards_in_flight(make: Make, tmp_path: Path, joins: bool) -> None:
     log, shards = tmp_path / "sample.log", 12
-    (tmp_path / "seconds").write_text("0.3")
+    draw_every(tmp_path, 0.3)
     with make("head", "one") as hosts:
         driver = begin(hosts.head, log, "sample", hosts.ray_address, str(tmp_path), shards, 60.0)
         says(log, "shard ", driver)
         hosts.hosts[1].crash()
-        if joins:
+        if joins:  # the other engine alone would be done before the node is there
+            draw_every(tmp_path, 20)
             new = hosts.add("two")
             hosts.start_node(new, 1)
-            wait_until(lambda: bool(new.find("ray::SlowEngine")), "an engine on the new node")
+
+            def helps() -> bool:
+                assert driver.poll() is None, log.read_text()
+                return bool(new.find("ray::SlowEngine"))
+
+            wait_until(helps, "an engine on the new node")
+            draw_every(tmp_path, 0.1)
         found = outcome(driver, log)
         [lost] = found["lost"]
         assert "its node" in lost or "the node" in lost, log.read_text()
@@ -131,7 +138,7 @@ def test_a_node_that_is_lost_while_sampling_costs_its_shards_in_flight(make: Mak
 
 def test_a_node_that_was_cut_off_publishes_nothing(make: Make, tmp_path: Path) -> None:
     log, shards = tmp_path / "sample.log", 16
-    (tmp_path / "seconds").write_text("0.5")
+    draw_every(tmp_path, 0.5)
     quick = {"RAY_health_check_period_ms": "1000", "RAY_health_check_timeout_ms": "3000"}
     with make("head", "one", **quick) as hosts:
         cut = hosts.hosts[1]
@@ -147,6 +154,12 @@ def test_a_node_that_was_cut_off_publishes_nothing(make: Make, tmp_path: Path) -
         assert found["lost"], log.read_text()
         wait_until(lambda: not cut.find("ray::SlowEngine"), "the engine that was cut off is gone")
     assert_sampled_once(tmp_path, shards)
+
+
+def draw_every(folder: Path, seconds: float) -> None:
+    """How long SlowEngine takes over a sample, from the next one on."""
+    (folder / "seconds.new").write_text(str(seconds))
+    (folder / "seconds.new").replace(folder / "seconds")
 
 
 def records_of(run: Path) -> list[Record]:

@@ -66,7 +66,7 @@ class Rank:
             self.engines[name] = self.new_engine(Train(**changes))
         return self.engines[name]
 
-    def new_engine(self, settings: Train) -> Any:
+    def new_engine(self, settings: Train, **bf16: Any) -> Any:
         import deepspeed
 
         from workers.training.deepspeed_config import deepspeed_config
@@ -76,6 +76,7 @@ class Rank:
         if settings.precision == "bf16" and settings.zero > 0:
             model = model.to(torch.bfloat16)
         config = deepspeed_config(settings, self.ranks, 200)
+        config["bf16"] |= bf16
         config["zero_optimization"]["stage3_param_persistence_threshold"] = 50  # some are above it, some below
         if settings.zero == 3:
             deepspeed.zero.Init(module=model, config_dict_or_path=config)
@@ -106,6 +107,20 @@ class Rank:
         hook.remove()
         assert found
         return all(found)
+
+    def keeping_gradients_differs(self, changes: dict[str, Any]) -> list[str]:
+        """What three updates of two micro-batches make other bits of where each gradient is kept until all are there;
+        "not less" where one is kept all the same."""
+        results, kept = [], []
+        for now in (True, False):
+            engine = self.new_engine(Train(**changes), immediate_grad_update=now)
+            for salt in (1, 2, 3):
+                self.update(engine, salt, salt + 4)
+            ids = torch.tensor([[1, 5, 9, 12]])
+            engine.backward(nn.functional.cross_entropy(engine(ids).float()[0], ids[0]), scale_wrt_gas=False)
+            kept.append(sum(p.grad is not None for p in engine.module.parameters()))
+            results.append(self.whole(engine))
+        return different(*results) + ([] if kept[0] == 0 < kept[1] else ["not less"])
 
     def whole(self, engine: Any) -> dict[str, Any]:
         """Weights and moments by kind and name, as DeepSpeed puts them together from all ranks."""
@@ -249,6 +264,11 @@ def test_a_state_fits_any_stage_and_number_of_ranks(
 @pytest.mark.parametrize("zero", [1, 2, 3])
 def test_gradients_are_summed_and_reduced_in_float32(group: dict[int, Call], ranks: int, zero: int) -> None:
     assert not group[ranks]("gradients_are_rounded", {"precision": "bf16", "zero": zero, "max_grad_norm": None})
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_gradients_that_are_given_up_at_once_give_the_same_bits(group: dict[int, Call], ranks: int) -> None:
+    assert group[ranks]("keeping_gradients_differs", {"precision": "bf16", "zero": 1}) == []
 
 
 def test_the_files_hold_tensors_and_no_pickle(group: dict[int, Call], tmp_path: Path) -> None:

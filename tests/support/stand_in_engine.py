@@ -12,7 +12,13 @@ from typing import Any
 
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
-from workers.generation.engine import EngineBroken, EngineKind, RequestRefused, must_differ_in_weights_alone
+from workers.generation.engine import (
+    EngineBroken,
+    EngineKind,
+    NoDeviceMemory,
+    RequestRefused,
+    must_differ_in_weights_alone,
+)
 from workers.generation.shard import Request, Sample, sample_shard
 
 WEIGHTS = "model.safetensors"
@@ -24,7 +30,7 @@ class StandInEngine:
     it; stop, hang and break do so the first time only, each in its way; a refused request does it no harm.
 
     A file named `start` in the folder says how it starts: "fails", "hangs", "fails after N" starts, or "is
-    killed N" times. Each token's log-probability is the model's weight, negative.
+    killed N" or "finds too little N" times. Each token's log-probability is the model's weight, negative.
     """
 
     def __init__(self, model: str, settings: Generate, seed: int, accelerated: bool) -> None:
@@ -39,6 +45,8 @@ class StandInEngine:
             raise RuntimeError("no kernel image\nfor this device")
         if how.startswith("is killed") and noted(self.folder).count("start") <= int(how.rpartition(" ")[2]):
             os.kill(os.getpid(), signal.SIGKILL)
+        if how.startswith("finds too little") and noted(self.folder).count("start") <= int(how.rpartition(" ")[2]):
+            raise NoDeviceMemory("Free memory on device cuda:0 (1.0/79.1 GiB) is less; held by process 7 (other)")
         if how == "hangs":
             threading.Event().wait()
 

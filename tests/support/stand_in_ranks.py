@@ -47,7 +47,10 @@ class Rank:
         kind, limit = kind_and_limit.split()
         if kind == "device" and self.tokens > int(limit):
             raise OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        if kind == "killed" and self.tokens > int(limit):
+        if kind in ("killed", "kernel") and self.tokens > int(limit):
+            if kind == "kernel":
+                with open(os.environ["KERNEL_KILLS"], "a") as file:
+                    file.write("x")
             os.kill(os.getpid(), signal.SIGKILL)
         if kind == "machine":
             has = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

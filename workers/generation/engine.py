@@ -24,6 +24,10 @@ class RequestRefused(ValueError):
     """The engine refuses a request, such as one that is too long; it goes on with others."""
 
 
+class NoDeviceMemory(RuntimeError):
+    """An engine found less of a device's memory free than its share when it was started."""
+
+
 class OtherModel(ValueError):
     """A folder does not differ in its weights alone from the model that an engine was started with."""
 
@@ -83,7 +87,8 @@ class EngineKind:
     """For people, and for fingerprints: that of its `EngineArguments` (orchestrator.config.engines)."""
     make: Callable[[str, Generate, int, bool], Engine]
     """A class that can be imported, of which the pool makes an actor, from the model's folder, the settings, a seed
-    and whether accelerators are to be used. It raises what it likes where it cannot serve the model."""
+    and whether accelerators are to be used. It raises what it likes where it cannot serve the model, and
+    NoDeviceMemory where it could if others gave memory back."""
     devices: Callable[[Generate], int] = lambda settings: settings.tensor_parallel
     """How many accelerators an engine is spread over. Its actor holds them all, so they are those of one node."""
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple, Protocol
@@ -14,13 +14,16 @@ from typing import Any, NamedTuple, Protocol
 import ray
 
 from orchestrator.config import Generate
+from orchestrator.records.limits import start_limit
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.blame import Work
 from workers.generation.engine import EngineBroken, EngineKind
+from workers.generation.memory import WAITS, MemoryWait
 from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot
 from workers.secret_environment import knowing
-from workers.supervision.failures import node_lost
+from workers.supervision.failures import memory_taken, node_lost
+from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS
 
 _IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
@@ -57,7 +60,8 @@ class GeneratorPool:
     for certain, those of an engine that hangs too.
 
     `kind` says how to make an engine (workers.generation.vllm.VLLM does), and `interval` the seconds between two looks.
-    `secrets` are in the environment of the engines.
+    `secrets` are in the environment of the engines. A start that finds too little memory is made again after each of
+    the `waits`, in seconds, which `say` is told of.
     """
 
     def __init__(
@@ -69,20 +73,27 @@ class GeneratorPool:
         kind: EngineKind,
         interval: float = WATCH_SECONDS,
         secrets: Mapping[str, str] | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        waits: Sequence[float] = WAITS,
     ) -> None:
         self.model = model
         self._settings = settings
+        self.start_limit = start_limit(settings, model)
+        """Seconds that an engine may take to load the model."""
         self._seed = seed
         self._placement = placement
         self._kind = kind
         self._interval = interval
         self._secrets = secrets or {}
+        self._memory = MemoryWait(say, waits)
         self._looked = 0.0
         self._slots: list[Slot] = []
 
     def __enter__(self) -> GeneratorPool:
+        kills = Kills()
         for index in range(self._placement.count):
-            self._slots.append(Slot(index, partial(self._start, index), self._settings, self._interval))
+            start = partial(self._start, index)
+            self._slots.append(Slot(index, start, self._settings, self.start_limit, self._interval, kills))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -95,9 +106,9 @@ class GeneratorPool:
 
         Raises:
             GenerationFailed: with the engine's own words, or after `generate.start_timeout` seconds.
-            NoRoom: none has a place.
+            NoRoom: none has a place, or one found too little memory at every start.
         """
-        limit = self._settings.start_timeout
+        limit = self.start_limit
         deadline = time.monotonic() + limit
         while starting := {slot.started: slot for slot in self._slots if not slot.ready}:
             ready, _ = ray.wait(list(starting), timeout=min(self._interval, max(0.0, deadline - time.monotonic())))
@@ -120,11 +131,16 @@ class GeneratorPool:
                 if node_lost(error):
                     slot.restart()
                     continue
+                if memory_taken(error):
+                    self._memory.again(slot, error)
+                    deadline = time.monotonic() + limit
+                    continue
                 if slot.was_killed(error):
                     slot.replace(error, progressed=False)
                     continue
                 raise GenerationFailed(f"{self._kind.name} cannot serve {self.model}: {slot.why(error)}") from error
             slot.ready = True
+            self._memory.started(slot)
 
     def _homeless(self) -> list[Slot]:
         """Engines whose place is on no living node; where no other is left, there is room for them again first.
@@ -157,8 +173,9 @@ class GeneratorPool:
 
         Raises:
             GenerationFailed: an engine cannot be started again, or is lost without finishing any prompt.
+            NoRoom: as above.
         """
-        yield from _Sampling(self._slots, plan).run(shards, self._events)
+        yield from _Sampling(self._slots, plan, self._memory).run(shards, self._events)
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
         """Summed log-probabilities of completions, from each engine that has a place; None for what does not fit its
@@ -174,6 +191,9 @@ class GeneratorPool:
                 if event.error is None:
                     event.slot.progressed()
                     results[event.slot.index] = event.result
+                    continue
+                if not event.slot.ready and memory_taken(event.error):
+                    self._memory.again(event.slot, event.error)
                     continue
                 _raise_unless_lost("the probe", event)
                 running = {r: s for r, s in running.items() if s is not event.slot}
@@ -207,6 +227,7 @@ class GeneratorPool:
                 yield _Event(slot, reference, result)
             else:
                 slot.ready = True
+                self._memory.started(slot)
         if time.monotonic() - self._looked >= self._interval:
             self._looked = time.monotonic()
             self._homeless()
@@ -218,8 +239,8 @@ class GeneratorPool:
 class _Sampling:
     """One pass over shards: which wait, which are where."""
 
-    def __init__(self, slots: list[Slot], plan: SamplingPlan) -> None:
-        self._slots, self._plan = slots, plan
+    def __init__(self, slots: list[Slot], plan: SamplingPlan, memory: MemoryWait) -> None:
+        self._slots, self._plan, self._memory = slots, plan, memory
         self._fresh: deque[Work] = deque()
         self._struck: deque[Work] = deque()  # shards that were in a death: each needs an engine to itself
         self._running: dict[Any, tuple[Slot, Work, Shard]] = {}
@@ -274,6 +295,9 @@ class _Sampling:
         assert event.error is not None
         if not event.slot.ready and node_lost(event.error):  # before it had any work: Ray had thought the node alive
             event.slot.restart()
+            return
+        if not event.slot.ready and memory_taken(event.error):
+            self._memory.again(event.slot, event.error)
             return
         lost = [work for slot, work, _ in self._running.values() if slot is event.slot]
         self._running = {r: held for r, held in self._running.items() if held[0] is not event.slot}

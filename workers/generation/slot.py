@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,7 +10,8 @@ import ray
 
 from orchestrator.config import Generate
 from orchestrator.errors import RatchetError
-from workers.supervision.failures import oom_kills, why, wordless
+from workers.supervision.failures import why, wordless
+from workers.supervision.kernel import Kills
 from workers.supervision.patience import Patience, Pulse
 
 MOST_DEATHS = 5
@@ -27,12 +29,21 @@ class EngineHangs(Exception):
 
 
 class Slot:
-    """`start` starts an engine's actor. Nothing is dispatched to an engine before it is `ready`, so that one that
-    dies while it starts takes no prompt with it."""
+    """`start` starts an engine's actor, which may take `start_limit` seconds to load the model. Nothing is dispatched
+    to an engine before it is `ready`, so that one that dies while it starts takes no prompt with it."""
 
-    def __init__(self, index: int, start: Callable[[], Any], settings: Generate, interval: float) -> None:
+    def __init__(
+        self,
+        index: int,
+        start: Callable[[], Any],
+        settings: Generate,
+        start_limit: float,
+        interval: float,
+        kills: Kills,
+    ) -> None:
         self.index = index
-        self._start, self._settings, self._interval = start, settings, interval
+        self._kills = kills
+        self._start, self._settings, self._start_limit, self._interval = start, settings, start_limit, interval
         self.deaths = 0
         """Engines lost here in a row, without a prompt that was finished or given up."""
         self._given_up = 0  # in a row, likewise
@@ -40,6 +51,7 @@ class Slot:
 
     def _begin(self) -> None:
         self.actor = actor = self._start()
+        self.began = time.monotonic()
         self.started = actor.pid.remote()
         """Answered once the engine has loaded the model."""
         self.ready = False
@@ -49,7 +61,6 @@ class Slot:
         """Whether the call under way must remain the only one."""
         self._pulse = Pulse(lambda: actor.progress.remote())
         self._patience = Patience(self._interval)
-        self._oom_kills = oom_kills()
 
     def taken(self, exclusive: bool = False) -> Any:
         """The engine's actor, for one call, which is under way from now on until `done`."""
@@ -80,7 +91,7 @@ class Slot:
     def stalled(self) -> EngineHangs | None:
         """What is wrong when the engine has used up its time; to be asked every few seconds."""
         if not self.ready:
-            limit = self._settings.start_timeout
+            limit = self._start_limit
             if self._patience.seconds("starting") > limit:
                 return EngineHangs(f"it did not start within {limit:g} s (generate.start_timeout)")
         elif self.load and self._patience.seconds(self._pulse.count()) > self._settings.stall_timeout:
@@ -90,10 +101,10 @@ class Slot:
 
     def was_killed(self, error: Exception) -> bool:
         """Whether something ended it from outside, and not for want of memory: another may have better luck."""
-        return wordless(error) and oom_kills() == self._oom_kills
+        return wordless(error) and not self._kills.since(error)
 
     def why(self, error: Exception) -> str:
-        return why(error, "engine", oom_kills() - self._oom_kills)
+        return why(error, "engine", self._kills.since(error))
 
     def replace(self, error: Exception, progressed: bool, given_up: bool = False) -> str:
         """End the engine and start another; returns why. `progressed`: it had finished a prompt since the last death;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 from orchestrator.config import Generate, engines
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers import cuda
-from workers.generation.engine import EngineKind, RequestRefused, must_differ_in_weights_alone
+from workers.generation.engine import EngineKind, NoDeviceMemory, RequestRefused, must_differ_in_weights_alone
 from workers.generation.one_path import PATH, anchored, one_path
 from workers.generation.shard import Request, Sample, sample_seed, sample_shard
 from workers.generation.stepper import Stepper
+from workers.supervision.devices import devices_short_of
+from workers.supervision.failures import memory_taken
 
 if __name__ == "vllm":  # the package's own name: Python looks into this folder first, and would find this file for it
     raise ImportError(f"{__file__} is found in place of the package vllm: run it from another folder")
@@ -40,7 +43,8 @@ class VllmEngine:
         with one_path(model) as folder:
             given = settings.model_copy(update={"engine": anchored(settings.engine, folder)})
             arguments = engine_arguments(PATH, given, seed, accelerated, dtype)
-            engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+            with telling_of_memory(settings, accelerated):
+                engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
             if devices(settings) > 1:  # processes of its own, which were started where that path leads somewhere
                 engine.collective_rpc(_go, args=(str(folder),))
         self._context = int(engine.model_config.max_model_len)
@@ -121,6 +125,24 @@ def _forget_prefixes(engine: Any) -> None:
             return
         engine.step()  # what was scheduled ahead still holds parts of the cache
     raise RuntimeError("the cache of prefixes cannot be emptied")
+
+
+@contextlib.contextmanager
+def telling_of_memory(settings: Generate, accelerated: bool) -> Iterator[None]:
+    """Around a start that may fail since others hold memory. Its own words tell so where vLLM computes in this process;
+    of the processes of a wider engine nothing comes up but that one has failed.
+
+    Raises:
+        NoDeviceMemory: it did; with who held it before.
+    """
+    share = settings.engine.get(VLLM.memory_argument, VLLM.memory_share)
+    short = devices_short_of(share, os.environ) if accelerated and isinstance(share, int | float) else []
+    try:
+        yield
+    except Exception as error:
+        if short or memory_taken(error):
+            raise NoDeviceMemory("; ".join([" ".join(str(error).split()), *short])) from error
+        raise
 
 
 def _go(_: Any, folder: str) -> None:

@@ -14,7 +14,8 @@ from orchestrator.config import Grade, Judge
 from orchestrator.errors import RatchetError
 from orchestrator.records.rows import Shard
 from workers.grading.pool import GraderActor
-from workers.supervision.failures import oom_kills, why
+from workers.supervision.failures import why
+from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
 
 MOST_DEATHS = 3
@@ -70,6 +71,7 @@ class GraderGroup:
         self._lost: list[str] = []  # why, since the last graded shard
 
     def __enter__(self) -> GraderGroup:
+        self._kills = Kills()
         self._start()
         return self
 
@@ -101,7 +103,6 @@ class GraderGroup:
         self._actor = started = actor.options(**options).remote(self._settings, self._judge, self._cache)
         self._pulse = Pulse(lambda: started.progress.remote())
         self._patience = Patience(self._interval)
-        self._oom_kills = oom_kills()
 
     def _take(self, seconds: float) -> list[tuple[Shard, dict[str, Any]]]:
         """What is graded by now; where nothing is, what is graded first within so many seconds."""
@@ -139,4 +140,4 @@ class GraderGroup:
             self.submit(shard, golds)
 
     def _why(self, error: Exception) -> str:
-        return why(error, "grader", oom_kills() - self._oom_kills)
+        return why(error, "grader", self._kills.since(error))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from workers import cuda
 
 
@@ -18,3 +21,30 @@ def device_holders() -> dict[str, set[int]]:
         if pid.isdigit():
             held.setdefault(device, set()).add(int(pid))
     return held
+
+
+def devices_short_of(share: float, environment: Mapping[str, str]) -> list[str]:
+    """The devices of this process that have less than this share of their memory free, a clause each, with who holds
+    it as far as the driver tells; none where there is no driver."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    mine = None if visible is None else [name.strip() for name in visible.split(",")]
+    holders, short = device_holders(), []
+    for row in rows("--query-gpu=index,uuid,memory.total,memory.free"):
+        if len(row) != 4 or not (row[2].isdigit() and row[3].isdigit()):
+            continue
+        index, uuid, total, free = row[0], row[1], int(row[2]), int(row[3])
+        if (mine is not None and index not in mine and uuid not in mine) or free >= share * total:
+            continue
+        held = ", ".join(f"process {pid} ({name_of(pid)})" for pid in sorted(holders.get(uuid, ())))
+        by = f"held by {held}" if held else "the driver does not tell who holds the rest"
+        short.append(f"device {index} has {free} of {total} MiB free, and {share:.0%} are asked for; {by}")
+    return short
+
+
+def name_of(pid: int) -> str:
+    """A process of this node for people: its command, shortened."""
+    try:
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+    except OSError:
+        words = ""
+    return words[:60] or "gone, or of another container"

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from workers.supervision.devices import device_holders
+from workers.supervision.devices import device_holders, name_of
 
 VARIABLE = "RATCHET_PHASE"  # set by orchestrator.driver.placement
 _LOOK_SECONDS = 0.1
@@ -30,11 +30,11 @@ def phase_over(mark: str, patience: float) -> list[str]:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         _until(lambda: not _marked(mark), patience)
-    left = [f"process {pid} ({_name(pid)}) of the phase before does not end" for pid in _marked(mark)]
+    left = [f"process {pid} ({name_of(pid)}) of the phase before does not end" for pid in _marked(mark)]
     if used := {device: pids for device, pids in held.items() if pids}:
         _until(lambda: not any(used.get(device, set()) & pids for device, pids in device_holders().items()), patience)
         left += [
-            f"memory of device {device} is held by process {pid} ({_name(pid)})"
+            f"memory of device {device} is held by process {pid} ({name_of(pid)})"
             for device, pids in sorted(device_holders().items())
             for pid in sorted(pids)
             if device in used
@@ -62,11 +62,3 @@ def _marked(mark: str) -> list[int]:
                 if wanted in (entry / "environ").read_bytes().split(b"\0"):
                     found.append(int(entry.name))
     return sorted(found)
-
-
-def _name(pid: int) -> str:
-    try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-    except OSError:
-        words = ""
-    return words[:60] or "gone, or of another container"

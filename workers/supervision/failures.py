@@ -20,7 +20,12 @@ ADVICE = {
 _NO_DEVICE_MEMORY = re.compile(
     r"cuda out of memory|hip out of memory|cuda error: out of memory|cublas_status_alloc_failed|"
     r"torch\.OutOfMemoryError|OutOfMemoryError\(|no available memory for the cache blocks|"
-    r"free memory on device .* is less than desired",
+    r"free memory on device .* is less than desired|NoDeviceMemory",
+    re.IGNORECASE,
+)
+# Others hold it: the engine's own words, on accelerators and on processors.
+_MEMORY_TAKEN = re.compile(
+    r"NoDeviceMemory|free memory on device .* is less than desired|available memory on node .* is less than desired",
     re.IGNORECASE,
 )
 _NO_HOST_MEMORY = re.compile(r"cannot allocate memory|can't allocate memory|std::bad_alloc|MemoryError", re.IGNORECASE)
@@ -73,6 +78,11 @@ def _shortage(cause: BaseException, oom_kills: int) -> Literal["ray", "device", 
     if _NODE_GONE not in text and not _unreachable(cause) and _NO_FAREWELL in text and oom_kills > 0:
         return "kernel"
     return None
+
+
+def memory_taken(error: BaseException) -> bool:
+    """Whether a start found less memory free than it asks for, which may be given back."""
+    return _MEMORY_TAKEN.search(str(getattr(error, "cause", None) or error)) is not None
 
 
 def wordless(error: BaseException) -> bool:

@@ -63,7 +63,12 @@ def deepspeed_config(settings: Train, ranks: int, num_parameters: int) -> dict[s
                 "adam_w_mode": True,
             },
         },
-        "bf16": {"enabled": settings.precision == "bf16" and settings.zero > 0},
+        "bf16": {
+            "enabled": settings.precision == "bf16" and settings.zero > 0,
+            # Stage 1 adds a gradient to its float32 sum as soon as it is there, and gives it up, instead of all of them
+            # after the backward pass: 2 bytes a parameter less, and the same bits.
+            "immediate_grad_update": True,
+        },
         "fp16": {"enabled": False},
         "data_types": {"grad_accum_dtype": "fp32"},
         # Sums of gradients are float32; in bfloat16, the default beside such weights, they would be rounded by up to

@@ -21,7 +21,8 @@ from orchestrator.records import counts
 from orchestrator.records.rows import REFERENCE, ScoringPlan, TrainingPlan
 from workers.files import write_table
 from workers.secret_environment import knowing
-from workers.supervision.failures import oom_kills, short_of_memory, why
+from workers.supervision.failures import short_of_memory, why
+from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
 from workers.training import network
 from workers.training.device import require_device
@@ -107,11 +108,11 @@ class TrainerGroup:
     """`settings.ranks` training actors. A context manager; `close` ends the actors' processes.
 
     `chunk_logits` is the most logits that a rank holds at once; `secrets` are in the ranks' environment; `rank` is the
-    class of the actors. Where a rank dies, or none of them makes any progress for `settings.stall_timeout` seconds, all
-    are started again: scoring from its beginning, training from its last saved state; where memory was short, once with
-    half the micro-batch (`halving`). Where a node is lost, they wait for room first. Every method raises TrainingFailed
-    when a rank fails by itself, or when the ranks were lost MOST_LOSSES times with no saved state in between, and
-    NoRoom where the cluster has no room for them any more.
+    class of the actors, and `kills` begins to watch the kernels of the nodes. Where a rank dies, or none of them makes
+    any progress for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from
+    its last saved state; where memory was short, once with half the micro-batch (`halving`). Where a node is lost, they
+    wait for room first. Every method raises TrainingFailed when a rank fails by itself, or when the ranks were lost
+    MOST_LOSSES times with no saved state in between, and NoRoom where the cluster has no room for them any more.
     """
 
     def __init__(
@@ -121,11 +122,12 @@ class TrainerGroup:
         chunk_logits: int = 2**26,
         halving: Halving | None = None,
         rank: type = _Rank,
+        kills: Callable[[], Kills] = Kills,
         secrets: Mapping[str, str] | None = None,
     ) -> None:
         self.settings = settings
         self._halving = halving or Halving(settings)
-        self._rank = rank
+        self._rank, self._look_for_kills = rank, kills
         self.placement = placement
         self.chunk_logits = chunk_logits
         self._secrets = secrets or {}
@@ -133,7 +135,7 @@ class TrainerGroup:
         """Process ids of the running ranks, in order."""
         self._actors: list[Any] = []
         self._pulses: list[Pulse] = []
-        self._oom_kills = 0  # on this machine, when the ranks were started
+        self._kills: Kills | None = None  # since the ranks were started
         self._began = 0  # first update that this attempt at a training has done
 
     def __enter__(self) -> TrainerGroup:
@@ -244,7 +246,7 @@ class TrainerGroup:
             return
         self.placement.wait()
         executed = self.settings.model_copy(update={"tokens_per_microbatch": self._halving.tokens})
-        settings, self._oom_kills = executed.model_dump(mode="json"), oom_kills()
+        settings, self._kills = executed.model_dump(mode="json"), self._look_for_kills()
         actor = ray.remote(concurrency_groups={"watch": 1})(knowing(self._rank, self._secrets))
         ranks = self.settings.ranks
         for rank in range(ranks):
@@ -313,7 +315,7 @@ class TrainerGroup:
         return None
 
     def _death(self, rank: int, error: Exception) -> RanksLost:
-        kills = oom_kills() - self._oom_kills
+        kills = self._kills.since(error) if self._kills else 0
         kind = OutOfMemory if short_of_memory(error, kills) else RanksLost
         return kind(f"training rank {rank} died: {why(error, 'trainer', kills)}")
 

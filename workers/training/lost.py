@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pyarrow.compute as pc
 
 from orchestrator.config import Train
 from orchestrator.errors import RatchetError
+from orchestrator.records.executed import HALVED
 from orchestrator.records.parquet import read_table
+
+_KEY = "train.tokens_per_microbatch"
 
 
 class TrainingFailed(RatchetError):
@@ -38,9 +42,9 @@ class Halving:
         self._say = say
 
     @property
-    def executed(self) -> dict[str, int]:
-        """What is otherwise than the job says, by its key."""
-        return {} if self.tokens == self._asked else {"train.tokens_per_microbatch": self.tokens}
+    def executed(self) -> dict[str, Any]:
+        """What is otherwise than the job says, by its key, and of which keys that is a half (`HALVED`)."""
+        return {} if self.tokens == self._asked else {_KEY: self.tokens, HALVED: [_KEY]}
 
     def halve(self, short: OutOfMemory, files: Sequence[str]) -> None:
         """Go on with half; `files` are the pairs that are worked on.

@@ -46,7 +46,7 @@ from orchestrator.config.places import run_folder
 from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
 from orchestrator.driver.nodes import Node
 from orchestrator.driver.same_job import reading_of
-from orchestrator.driver.start_checks import gold_lines, previewed, tried_models
+from orchestrator.driver.start_checks import gold_lines, limits_of, previewed, tried_models
 from orchestrator.errors import RatchetError
 from orchestrator.files import unfinished
 from orchestrator.inputs.preferences import Preferences, mean_characters
@@ -54,6 +54,7 @@ from orchestrator.ledger.ledger import probe_links
 from orchestrator.ledger.run import Run
 from orchestrator.models.files import link_model
 from orchestrator.models.named import NamedModel, on_hub
+from orchestrator.records.limits import reading_seconds
 from orchestrator.records.rows import PROMPTS, Problem, SamplingPlan, ScoringPlan, Shard
 from orchestrator.rounds.space import gib, job_need, sizes
 from orchestrator.sources.registry import SOURCES
@@ -64,6 +65,7 @@ from orchestrator.tracking.tracker import default_address
 
 _LIMITS = {"prompts": 600.0, "trainer": 600.0, "engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
 _LIMIT = 90.0  # seconds, of every other check
+_READING = ("engine", "training step")
 _BACK_SECONDS = 30.0
 
 
@@ -181,10 +183,11 @@ class _Doctor:
         self._tell(check)
 
     def limit(self, name: str) -> float:
-        """Seconds that a check may take; those that reserve devices may wait for them besides."""
+        """Seconds that a check may take; those that reserve devices may wait for them, and read the model, besides."""
         if self._limit is not None:
             return self._limit
-        return _LIMITS[name] + self.job.cluster.timeout if name in _LIMITS else _LIMIT
+        reading = reading_seconds(self._model) if name in _READING and self._model else 0.0
+        return _LIMITS[name] + self.job.cluster.timeout + reading if name in _LIMITS else _LIMIT
 
     def _inner(self, name: str) -> float:
         """Seconds that the nodes are given for their answers within a check that asks them twice at most."""
@@ -240,7 +243,7 @@ class _Doctor:
         self._model = str(folder)
         problems = read_all_problems(self.patient.file, reading=reading_of(run))
         lines = gold_lines(self.patient.file, run, problems, self.examiner.unread_golds)
-        golds = [Finding("warn", line) for line in lines]
+        warned = [Finding("warn", line) for line in (*lines, *limits_of(self.job, folder).warnings)]
         self._problems = sizes(problems)
         self._rows = (problems, preferences := read_all_preferences(self.patient.file, problems))
         if preferences:
@@ -248,7 +251,7 @@ class _Doctor:
         files = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
         told = self.examiner.file_sizes(str(folder), self._inner("model and data")) if self._nodes else {}
         found = diagnose_model(str(folder), files, told)
-        return worst([found, *golds], found)
+        return worst([found, *warned], found)
 
     def _prompts(self, model: str) -> Finding:
         """Look at what will be trained on, as `ratchet validate` shows it."""

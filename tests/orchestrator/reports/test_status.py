@@ -49,6 +49,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "accuracy": 0.75,
         "unsolved": {"truncated": 1},
         "taken_over": [],
+        "halved": {},
     }
     assert phases["samples"] == 3.0 and phases["train"] == 6.0 and phases["evaluation"] == 2.0
     json.dumps(found, allow_nan=False)

@@ -277,3 +277,47 @@ def test_where_no_engine_has_a_place_there_must_be_room_first(tmp_path: Path) ->
         pytest.raises(NoRoom, match="no room for two"),
     ):
         pool.wait_ready()
+
+
+def test_an_engine_that_finds_too_little_memory_is_started_again_after_a_while(tmp_path: Path) -> None:
+    (tmp_path / "start").write_text("finds too little 2")
+    told: list[str] = []
+    with waiting_pool(tmp_path, told) as pool:
+        pool.wait_ready()
+        assert pool.logprobs([[1]], [[2, 3]]) == [[-2.0]]
+    assert noted(tmp_path).count("start") == 3
+    first, second = told
+    assert first.startswith("waiting   memory: start 2 of 4 of engine 0 in 0.1 s; ") and "start 3 of 4" in second
+    assert "held by process 7 (other)" in first
+
+
+def test_memory_that_does_not_come_back_ends_the_run_for_now(tmp_path: Path) -> None:
+    (tmp_path / "start").write_text("finds too little 99")
+    with (
+        waiting_pool(tmp_path, []) as pool,
+        pytest.raises(
+            NoRoom, match=r"too little memory 4 times .*held by process 7.* the same command goes on"
+        ) as raised,
+    ):
+        pool.wait_ready()
+    assert raised.value.exit_code == 75 and noted(tmp_path).count("start") == 4
+
+
+def test_an_engine_that_is_replaced_waits_for_memory_too_and_no_prompt_is_blamed(tmp_path: Path) -> None:
+    """What the dead engine held may be given back later than its successor asks for it."""
+    told: list[str] = []
+    shards = shards_of(tmp_path, ["a", "break-1"])
+    with waiting_pool(tmp_path, told) as pool:
+        pool.wait_ready()
+        (tmp_path / "start").write_text("finds too little 4")
+        [(_, facts)] = pool.generate(shards, PLAN)
+    assert len(told) == 3 and noted(tmp_path).count("start") == 5
+    assert len(facts["engines_lost"]) == 1 and "quarantined" not in facts
+    assert sampled(tmp_path) == expected("a", "break-1")
+
+
+def waiting_pool(folder: Path, told: list[str]) -> GeneratorPool:
+    waits = (0.1, 0.2, 0.3)
+    return GeneratorPool(
+        str(folder), Generate(), 5, ForEngines(), STAND_IN, interval=INTERVAL, say=told.append, waits=waits
+    )

@@ -104,3 +104,19 @@ def test_sdpa_on_gpu_equals_sdpa_on_cpu() -> None:
         there = PackScorer(model)(pack.to("cuda")).cpu()
         here = PackScorer(model.to("cpu"))(pack)
     torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-2)
+
+
+def updated(fused: bool, device: str = "cuda") -> Any:
+    """A flat tensor of weights after 20 updates, as DeepSpeed has AdamW do them."""
+    torch.manual_seed(0)
+    weights = torch.nn.Parameter(torch.randn(10**6, device=device))
+    optimizer = torch.optim.AdamW([weights], lr=1e-3, weight_decay=0.01, fused=fused)
+    for _ in range(20):
+        weights.grad = 0.01 * torch.randn(10**6, device=device)
+        optimizer.step()
+    return weights.detach()
+
+
+def test_fused_adamw_differs_from_the_usual_one_by_rounding_alone() -> None:
+    """What must hold before ranks may use it. On a processor half a percent of the weights differ, by a last bit."""
+    torch.testing.assert_close(updated(True), updated(False), rtol=1e-5, atol=1e-6)

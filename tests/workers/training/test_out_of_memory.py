@@ -4,17 +4,20 @@ really ask for more than they may have, in a group on a real Ray."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 
 from orchestrator.config import Train
 from orchestrator.records.rows import ScoringPlan, TrainingPlan, pairs_schema
 from tests.support.local_ray import local_ray
-from tests.support.placements import ForRanks
+from tests.support.placements import Anywhere, ForRanks
 from tests.support.stand_in_ranks import Rank
+from workers.supervision.kernel import Kills
 from workers.training.group import TrainerGroup
 from workers.training.lost import Halving, OutOfMemory, TrainingFailed
 
@@ -52,7 +55,8 @@ def test_a_training_ends_well_with_half_the_micro_batch(tmp_path: Path, pairs: s
     with TrainerGroup(settings, ForRanks(), halving=halving, rank=Rank) as group:
         facts = group.train(plan(tmp_path, pairs, memory), None)
     assert facts == {"tokens": 50, "restarts": 1}
-    assert halving.executed == {"train.tokens_per_microbatch": 50}, "which the ledger says of the step"
+    key = "train.tokens_per_microbatch"
+    assert halving.executed == {key: 50, "halved": [key]}, "which the ledger says of the step"
     [line] = told
     assert "out of memory" in line and "once more with half of train.tokens_per_microbatch, 50" in line
     assert "the largest pair has 60 tokens" in line, "which no micro-batch of 50 divides"
@@ -85,6 +89,53 @@ def test_a_process_that_somebody_killed_is_no_want_of_memory(tmp_path: Path, pai
     ):
         group.train(plan(tmp_path, pairs, "killed 50"), None)
     assert told == []
+
+
+def test_a_process_that_the_kernel_of_another_node_killed_for_memory_is_a_want_of_memory(
+    tmp_path: Path, pairs: str
+) -> None:
+    """`here=""`: no node is the driver's own, so that a task there asks. The count is a stand-in for the kernel's."""
+    settings, told, file = Train(tokens_per_microbatch=100), list[str](), tmp_path / "kills"
+    file.write_text("xx")
+    kernel = partial(Kills, partial(killed_so_far, str(file)), here="")
+    ranks = Anywhere(1, num_cpus=1, runtime_env={"env_vars": {"KERNEL_KILLS": str(file)}})
+    with TrainerGroup(settings, ranks, halving=Halving(settings, told.append), rank=Rank, kills=kernel) as group:
+        assert group.train(plan(tmp_path, pairs, "kernel 50"), None) == {"tokens": 50, "restarts": 1}
+    [line] = told
+    assert "rank 0 died: its process was killed while the machine was out of memory (lower train" in line
+    assert file.read_text() == "xxx"
+
+
+def test_killings_are_counted_by_node_and_once(tmp_path: Path) -> None:
+    file = tmp_path / "kills"
+    file.write_text("")
+    [node] = ray.nodes()
+    here, nowhere = (died_at(address) for address in (node["NodeManagerAddress"], "203.0.113.9"))
+    kills = Kills(partial(killed_so_far, str(file)), here="")
+    assert kills.since(here) == 0
+    file.write_text("x")
+    assert kills.since(here) == 0, "of one death there is one answer"
+    assert kills.since(nowhere) == 0, "that node is not there"
+    again = died_at(node["NodeManagerAddress"])
+    assert (kills.since(again), kills.since(again), kills.since(died_at(node["NodeManagerAddress"]))) == (1, 1, 0)
+    file.write_text("xxx")
+    assert kills.since(RuntimeError("CUDA out of memory")) == 0, "which has a word of its own"
+    own = Kills(partial(killed_so_far, str(file)), here=node["NodeID"])
+    file.write_text("xxxxx")
+    assert own.since(died_at(node["NodeManagerAddress"])) == 2 and own.since(died_at("")) == 0
+
+
+def killed_so_far(file: str) -> int:
+    return len(Path(file).read_text())
+
+
+def died_at(address: str) -> ray.exceptions.RayActorError:
+    """As Ray says it, but for words that do not matter here; the real ones are held by the test of a whole group."""
+    place = f"\tip: {address}\n" if address else ""
+    text = (
+        "The actor died.\n\tpid: 7\n" + place + "Worker exit detail: Worker unexpectedly exits with a connection error"
+    )
+    return ray.exceptions.RayActorError(error_msg=text)
 
 
 def test_a_micro_batch_of_one_token_is_not_halved(pairs: str) -> None:

@@ -1,0 +1,18 @@
+"""What a step's record says under `executed` besides settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+HALVED = "halved"
+"""The keys of the job whose values are half of what the job says, since memory was short."""
+
+
+def halved(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """From the facts of a step: what it was done with half of, by key."""
+    executed = facts.get("executed", {})
+    keys = executed.get(HALVED)
+    if not isinstance(keys, list):
+        return {}
+    return {key: executed[key] for key in keys if isinstance(key, str) and key in executed}

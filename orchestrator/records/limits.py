@@ -1,0 +1,40 @@
+"""How long an engine may take to start: a large model takes long to read. Ranks need no such limit, since each weight
+that they have loaded is progress."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.config import Generate
+
+BYTES_A_SECOND = 50e6
+"""Of a slow folder that several nodes read from at once."""
+START_SECONDS = 1800.0
+"""What an engine may take at least where `generate.start_timeout` is null."""
+
+
+def weight_bytes(model: str | Path) -> int:
+    """Bytes of the weights in a model's folder; 0 where there are none."""
+    return sum(file.stat().st_size for file in Path(model).glob("*.safetensors"))
+
+
+def reading_seconds(model: str | Path) -> float:
+    """How long slow storage takes over a model's weights."""
+    return weight_bytes(model) / BYTES_A_SECOND
+
+
+def start_limit(settings: Generate, model: str | Path) -> float:
+    """Seconds that an engine may take to load a model."""
+    return settings.start_timeout or max(START_SECONDS, reading_seconds(model))
+
+
+def told(settings: Generate, model: str | Path) -> tuple[list[str], list[str]]:
+    """What people should know of the limit for a model, and what they should be warned of."""
+    asked, needs = settings.start_timeout, reading_seconds(model)
+    size = f"a model of {weight_bytes(model) / 1e9:.1f} GB"
+    if asked is not None and asked < needs:
+        read = f"{size} takes {needs:.0f} s to read at 50 MB/s"
+        return [], [f"generate.start_timeout: {asked:g} s may be too short: {read}; null gives it as long as that"]
+    if asked is None and needs > START_SECONDS:
+        return [f"limits    engines may take {needs:.0f} s to start, for {size} (generate.start_timeout)"], []
+    return [], []
