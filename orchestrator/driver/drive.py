@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from orchestrator.driver.kept import (
 from orchestrator.driver.preview import Render
 from orchestrator.driver.resume import MAX_JOB, command
 from orchestrator.driver.same_job import (
+    as_begun,
     check_same_job,
     check_same_model,
     check_same_problems,
@@ -116,10 +118,12 @@ def drive(
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
-    job, root, say = file.job, run_folder(file.job), unfailing(say)
+    root, say = run_folder(file.job), unfailing(say)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
-    tracker = Tracker(root, job.tracking, default_address(root.parent), say, sources)
+    tracker = Tracker(root, file.job.tracking, default_address(root.parent), say, sources)
     run = Run(root, on_append=tracker.poke)
+    file = replace(file, job=as_begun(run, file.job))
+    job = file.job
     check_same_job(run, job)
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
         say(told)
@@ -154,7 +158,8 @@ def drive(
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
             workers.report_to(say)
-            workers.settle(run.ledger.state.configs[-1].get("resolved"), functools.partial(_record_resolved, run))
+            kept_settings = run.ledger.state.configs[-1].get("resolved")
+            workers.settle(kept_settings, functools.partial(_record_resolved, run), model)
             loop(job, run, workers, problems, model, say, sources)
 
 

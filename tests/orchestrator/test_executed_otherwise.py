@@ -187,7 +187,7 @@ class Machine(StandIns):
     def report_to(self, say: Callable[[str], None]) -> None:
         pass
 
-    def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None]) -> None:
+    def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None], model: str) -> None:
         self.settled = Settled(kept, record)
 
     def execution(self, of: str) -> dict[str, Any]:

@@ -10,14 +10,14 @@ from orchestrator.config import Train
 def computes_in_autocast(settings: Train) -> bool:
     """ZeRO 0 has no float32 master weights of its own in bfloat16, so there the weights stay float32
     and the forward runs under autocast."""
-    return settings.precision == "bf16" and settings.zero == 0
+    return settings.precision == "bf16" and settings.stage == 0
 
 
 def _zero(settings: Train, num_parameters: int) -> dict[str, Any]:
     # Buckets are allocated whole: no larger than the model needs.
     bucket = min(max(num_parameters, 2**16), 2 * 10**8)
     zero: dict[str, Any] = {
-        "stage": settings.zero,
+        "stage": settings.stage,
         # Micro-batches of varying number are only supported without overlap in stages 0, 1 and 3.
         "overlap_comm": False,
         "contiguous_gradients": True,
@@ -26,7 +26,7 @@ def _zero(settings: Train, num_parameters: int) -> dict[str, Any]:
     }
     if settings.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
-    if settings.zero == 3:
+    if settings.stage == 3:
         zero |= {
             "stage3_max_live_parameters": 10**9,
             "stage3_max_reuse_distance": 10**9,
@@ -63,14 +63,14 @@ def deepspeed_config(settings: Train, ranks: int, num_parameters: int) -> dict[s
                 "adam_w_mode": True,
             },
         },
-        "bf16": {"enabled": settings.precision == "bf16" and settings.zero > 0},
+        "bf16": {"enabled": settings.precision == "bf16" and settings.stage > 0},
         "fp16": {"enabled": False},
         "data_types": {"grad_accum_dtype": "fp32"},
         # Sums of gradients are float32; in bfloat16, the default beside such weights, they would be rounded by up to
         # 0.4 % on the way to the update, on a single rank too.
         "communication_data_type": "fp32",
         # Stage 0 clips without telling the norm; there the trainer clips itself.
-        "gradient_clipping": clip if settings.zero > 0 else 0.0,
+        "gradient_clipping": clip if settings.stage > 0 else 0.0,
         "prescale_gradients": False,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,

@@ -15,6 +15,7 @@ from orchestrator.config.load import load_job
 from orchestrator.driver import wiring
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.nodes import Node
+from orchestrator.driver.settled import Settled
 from orchestrator.driver.wiring import RealWorkers
 from orchestrator.errors import BadInput
 from orchestrator.ledger.step_facts import Facts
@@ -60,7 +61,7 @@ class On(RealWorkers):
         super().__init__(job, Path("/nowhere/logs"))
         self._cluster = Machine(cpus, gpus, nodes)
         self.recorded: list[Mapping[str, Any]] = []
-        self.settle(kept, self.recorded.append)
+        self._settled = Settled(kept, self.recorded.append)
 
 
 def test_what_is_left_to_the_machine_is_recorded_once_and_kept(tmp_path: Path) -> None:
