@@ -245,13 +245,13 @@ def as_recorded(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         own: dict[str, Any] = {}
         for section, names in _RECORDED.items():
             said = config["job"].get(section, {})
-            own |= {name: said[name] for name in names if name in said}
+            own |= {name: was if said[name] is None else said[name] for name, was in names.items() if name in said}
         found += [settings for settings in (own, *config.get("executed", ())) if settings not in found]
     return found
 
 
 _RECORDED = {
-    name: [field for field, mark in marks_of(section).items() if mark.since > 1]
+    name: {field: mark.was for field, mark in marks_of(section).items() if mark.since > 1}
     for name, section in (("train", Train), ("generate", Generate))
 }
 

@@ -87,7 +87,7 @@ def test_a_run_of_an_earlier_recipe_goes_on_executed_otherwise(
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("train.zero=0", "train.zero: 1 in the run, 0 now"),
+        ("train.zero=0", "train.zero: None in the run, 0 now"),
         ("generate.engine.quantization=fp8", r"generate\.engine\.quantization: None in the run, 'fp8' now"),
         ("train.precision=fp32", "train.precision: 'bf16' in the run"),
     ],
