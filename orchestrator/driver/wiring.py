@@ -194,16 +194,12 @@ class RealWorkers:
     @property
     def _fitted(self) -> Fitted:
         """What is left to the machine, as the nodes are now."""
-        job = self._job
-        share = job.generate.engine.get(ENGINE.memory_argument)
-        stages = ENGINE.devices(job.generate) // job.generate.spread
 
         def tell(line: str) -> None:
             self.fits.append(line.split(None, 1)[1])
             self.cluster.say(line)
 
-        usual = float(share) if isinstance(share, int | float) else ENGINE.memory_share
-        return Fitted(job, self._size, self._gpus(), usual, stages, self._settled, tell)
+        return Fitted(self._job, self._size, self._gpus(), *engine_takes(self._job), self._settled, tell)
 
     def _gpus(self) -> list[Gpus]:
         """The GPUs of each node; a model that has no size asks for no memory."""
@@ -249,6 +245,21 @@ class RealWorkers:
         for node, said in self.cluster.on_nodes(phase_over, phase, _ENDING, timeout=4 * _ENDING).items():
             for line in [f"cannot be looked at: {said}"] if isinstance(said, Exception) else said:
                 self.cluster.say(f"memory    node {node.name}: {line}")
+
+
+def engine_takes(job: Job) -> tuple[float, int]:
+    """The share of a GPU's memory that an engine takes, and over how many groups of GPUs its layers are spread."""
+    share = job.generate.engine.get(ENGINE.memory_argument)
+    usual = float(share) if isinstance(share, int | float) else ENGINE.memory_share
+    return usual, ENGINE.devices(job.generate) // job.generate.spread
+
+
+def gpus_here() -> Gpus:
+    """The GPUs of this machine, as its driver tells."""
+    from workers.doctor import accelerators
+
+    found = [device["total"] for device in accelerators()]
+    return Gpus(len(found), min(found, default=None))
 
 
 def _fits(nodes: Sequence[Node], workers: int, gpus: int, cpus: int) -> bool:
