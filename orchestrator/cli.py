@@ -280,8 +280,7 @@ def validate(
     echo(f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}")
     for source in preferences:
         echo(f"stages    {source}")
-    fits = fit_lines(file.job, run, model.folder)
-    for label, lines in (("golds", golds), ("no effect", idle(file.job)), ("settings", fits)):
+    for label, lines in {"golds": golds, "no effect": idle(file.job), "settings": fit_lines(file, run, model)}.items():
         for line in lines:
             echo(f"{label:<9} {line}")
     for seen in looked_at(file, run, model, reference, problems, preferences, rendered, tried):

@@ -122,8 +122,7 @@ def drive(
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, file.job.tracking, default_address(root.parent), say, sources)
     run = Run(root, on_append=tracker.poke)
-    file = replace(file, job=as_begun(run, file.job))
-    job = file.job
+    job = (file := replace(file, job=as_begun(run, file.job))).job
     check_same_job(run, job)
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
         say(told)
@@ -132,9 +131,8 @@ def drive(
     check_same_model(run, base)
     reference = reference_of(file, run, base)
     _tell_origins(say, base, reference)
-    kept = run.committed(KEPT_PROBLEMS) is not None
+    kept, reading = run.committed(KEPT_PROBLEMS) is not None, reading_of(run)
     pinned = job.data if kept else pin(job.data)
-    reading = reading_of(run)
     problems = {} if kept else read_all_problems(file, pinned, reading)
     digests = None if kept or job.data.from_hub else problem_digests(problems)
     check_same_problems(run, job, digests)
@@ -158,8 +156,7 @@ def drive(
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
             workers.report_to(say)
-            kept_settings = run.ledger.state.configs[-1].get("resolved")
-            workers.settle(kept_settings, functools.partial(_record_resolved, run), model)
+            _settle(workers, run, model)
             loop(job, run, workers, problems, model, say, sources)
 
 
@@ -282,6 +279,10 @@ def _record_job(run: Run, file: JobFile, base: NamedModel, problems: Mapping[str
     if not run.path("job.yaml").exists() or not run.ledger.state.commits:
         durable.replace(run.path("job.yaml"), _text_of(file, run.root))
     durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
+
+
+def _settle(workers: Workers, run: Run, model: str) -> None:
+    workers.settle(run.ledger.state.configs[-1].get("resolved"), functools.partial(_record_resolved, run), model)
 
 
 def _record_resolved(run: Run, resolved: Mapping[str, Any]) -> None:
