@@ -160,7 +160,7 @@ def measure(cases: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def sizes() -> Iterator[str]:
     """A table, in Markdown: what models come to on clusters, where everything is left to the machine."""
-    yield "| model | GPUs | engines x GPU each | ranks, ZeRO | bytes a rank |"
+    yield "| model | GPUs | engines x GPU each | ranks, ZeRO | memory a rank |"
     yield "|---|---|---|---|---|"
     for name, (vocabulary, hidden, layers, heads, kv_heads, inner) in MODELS.items():
         size = from_config(

@@ -52,7 +52,7 @@ def test_of_another_cluster_only_what_is_left_to_it_is_told(tmp_path: Path, monk
 
 
 def test_what_does_not_fit_here_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="train.zero: the training does not fit"):
+    with pytest.raises(BadInput, match=r"train\.zero: the training does not fit"):
         lines(tmp_path, Gpus(1, 40 * GIB))
 
 
