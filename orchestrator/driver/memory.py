@@ -14,10 +14,10 @@ A rank, by ZeRO stage, with `train.precision: bf16`:
 | an update, for a moment | 4 P | 4 P / N | 4 P / N | 4 P / N |
 
 Stage 0 computes in autocast over float32 weights, of which it has a copy in bfloat16 for the length of a pass (2 P).
-With `fp32`, weights and gradients have 4 bytes and there are no others beside them. What `train.offload_optimizer`
+With `fp32`, weights and the gradients beside them have 4 bytes, too. What `train.offload_optimizer`
 moves to the host are the float32 weights, the moments and the update.
 
-Activations of a layer for a token, in numbers of 2 bytes (4 in float32): about 12 of `hidden` (what norms, projections
+Activations of a layer for a token, in numbers of 2 bytes (4 in float32): about 16 of `hidden` (what norms, projections
 and residual sums keep, rotated queries and keys among them) and 4 of the MLP's inner width. With
 `train.activation_checkpointing` one `hidden` a layer is kept, and one whole layer at a time. Logits are computed in
 chunks of at most 2**26, each in float32 together with its gradient and one copy.
@@ -76,9 +76,8 @@ def rank_memory(size: ModelSize, settings: Train, ranks: int, stage: int) -> Ran
     share = -(-p // ranks) if stage else p
     number = 4 if wide or autocast else 2
     weights = number * (share + min(p - share, _GATHERED)) if stage == 3 else number * p
-    weights += 2 * p if autocast else 0
     buckets = 2 * number * min(p, _BUCKET)
-    gradients = 4 * p if stage == 0 else (4 + (0 if wide else number)) * p if stage == 1 else 4 * share + buckets
+    gradients = 4 * p if stage == 0 else (4 + number) * p if stage == 1 else 4 * share + buckets
     host = settings.offload_optimizer and stage > 0
     return RankMemory(
         weights=weights,
@@ -86,14 +85,15 @@ def rank_memory(size: ModelSize, settings: Train, ranks: int, stage: int) -> Ran
         masters=0 if stage == 0 or host else 4 * share,
         moments=0 if host else 8 * share,
         update=0 if host else 4 * share,
-        activations=_activations(size, settings.tokens_per_microbatch, settings.activation_checkpointing, wide),
+        activations=_activations(size, settings.tokens_per_microbatch, settings.activation_checkpointing, wide)
+        + (2 * p if autocast else 0),
         logits=3 * 4 * min(_CHUNK_LOGITS, settings.tokens_per_microbatch * size.vocabulary),
     )
 
 
 def _activations(size: ModelSize, tokens: int, checkpointing: bool, wide: bool) -> int:
     number = 4 if wide else 2
-    layer = (12 * size.hidden + 4 * size.inner) * number
+    layer = (16 * size.hidden + 4 * size.inner) * number
     kept = size.layers * size.hidden * number + layer if checkpointing else size.layers * layer
     return tokens * kept
 
