@@ -46,6 +46,8 @@ class RankMemory:
 
     weights: int
     gradients: int
+    buckets: int
+    """What gradients are reduced through; between updates stage 3 keeps them, stage 2 does not."""
     masters: int
     """Float32 weights beside those that compute."""
     moments: int
@@ -62,7 +64,7 @@ class RankMemory:
     @property
     def total(self) -> int:
         """The most at once: activations and logits are gone when the update begins."""
-        return self.kept + max(self.update, self.activations + self.logits)
+        return self.kept + self.buckets + max(self.update, self.activations + self.logits)
 
     def parts(self) -> Mapping[str, int]:
         """By name."""
@@ -76,12 +78,13 @@ def rank_memory(size: ModelSize, settings: Train, ranks: int, stage: int) -> Ran
     share = -(-p // ranks) if stage else p
     number = 4 if wide or autocast else 2
     weights = number * (share + min(p - share, _GATHERED)) if stage == 3 else number * p
-    buckets = 2 * number * min(p, _BUCKET)
-    gradients = 4 * p if stage == 0 else (4 + number) * p if stage == 1 else 4 * share + buckets
+    buckets = 2 * number * min(p, _BUCKET) if stage >= 2 else 0
+    gradients = 4 * p if stage == 0 else (4 + number) * p if stage == 1 else 4 * share
     host = settings.offload_optimizer and stage > 0
     return RankMemory(
         weights=weights,
         gradients=gradients,
+        buckets=buckets,
         masters=0 if stage == 0 or host else 4 * share,
         moments=0 if host else 8 * share,
         update=0 if host else 4 * share,
