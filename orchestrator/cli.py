@@ -243,6 +243,7 @@ def validate(
     """Check a job file, its data and its model without running anything."""
     file = load(job, overrides or [], _tell(trust))
     from orchestrator.config.places import require_room, run_folder
+    from orchestrator.driver.fit_told import fit_lines
     from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
     from orchestrator.driver.same_job import (
         check_same_job,
@@ -276,10 +277,9 @@ def validate(
     echo(f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}")
     for source in preferences:
         echo(f"stages    {source}")
-    for line in golds:
-        echo(f"golds     {line}")
-    for line in idle(file.job):
-        echo(f"no effect {line}")
+    for label, lines in {"golds": golds, "no effect": idle(file.job), "settings": fit_lines(file, run, model)}.items():
+        for line in lines:
+            echo(f"{label:<9} {line}")
     for seen in looked_at(file, run, model, reference, problems, preferences, rendered, tried):
         for line in seen.lines():
             echo(line)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import compare, grading, ledger, localisation, measured
+from benchmarks import compare, grading, ledger, localisation, measured, memory
 
 PROJECT = Path(__file__).parent.parent
 
@@ -86,3 +86,9 @@ def test_recorded_baselines_have_the_figures_that_the_benchmark_prints(
     assert [figure for figure, _ in compare.numbers(recorded["figures"])] == [
         figure for figure, _ in compare.numbers(now["figures"])
     ]
+
+
+def test_the_documented_sizes_are_those_that_are_printed() -> None:
+    lines = (PROJECT / "docs/clusters.md").read_text().splitlines()
+    shown = [line for line in lines if line.startswith(tuple(f"| {name} |" for name in memory.MODELS))]
+    assert len(shown) > 5 and set(shown) <= set(memory.sizes())

@@ -94,21 +94,25 @@ class RoundLoss(Loss):
     nll: NonNegative
 
 
-def _stage(zero: int | None) -> int | None:
-    return zero and min(zero, 1)
+def _stage(zero: int | None) -> int:
+    return 1 if zero is None else min(zero, 1)  # what is left to the machine is never 0
 
 
-_ZERO = Executes(since=3, decides=_stage, words="1 to 3 may take each other's place at every start.")
+_ZERO = Executes(since=3, decides=_stage, was=1, words="1 to 3 may take each other's place at every start.")
 
 
 class Train(Settings):
     """Training with a group of DeepSpeed ranks."""
 
-    ranks: Annotated[Count, Executes(since=3)] = 1
-    """Number of training processes, one accelerator each."""
-    zero: Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=3), _ZERO] = 1
+    ranks: Annotated[Count | None, Executes(since=3, was=1)] = None
+    """Number of training processes, one accelerator each. null is one on each accelerator of the cluster, at most
+    `batch_pairs`; on CPU one."""
+    zero: Annotated[
+        Annotated[int, BeforeValidator(no_bool), Field(ge=0, le=3)] | None, BeforeValidator(no_bool), _ZERO
+    ] = None
     """DeepSpeed ZeRO stage: 0 replicates, 1 shards optimizer state, 2 gradients too, 3 weights too. 1 to 3 compute the
-    same; with `bf16`, 0 computes in autocast over float32 weights instead."""
+    same; with `bf16`, 0 computes in autocast over float32 weights instead. null is the least of 1 to 3 that fits the
+    accelerators' memory; on CPU 1."""
     offload_optimizer: Annotated[bool, Executes(since=2)] = False
     """Keep the optimizer's state in CPU memory."""
     precision: Literal["fp32", "bf16"] = "bf16"
@@ -175,6 +179,16 @@ class Train(Settings):
     stall_timeout: Executing[Positive] = 1800.0
     """Seconds without any progress after which the ranks are taken for hung and started again. A weight that is loaded
     or gathered, a pack that is scored or trained on and a file that is written, hashed or read are progress."""
+
+    @property
+    def num_ranks(self) -> int:
+        """`ranks`; where it is left to the machine, what it comes to on CPU."""
+        return self.ranks or 1
+
+    @property
+    def stage(self) -> int:
+        """`zero`; where it is left to the machine, what it comes to on CPU."""
+        return 1 if self.zero is None else self.zero
 
     @model_validator(mode="after")
     def _selects(self) -> Train:

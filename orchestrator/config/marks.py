@@ -34,6 +34,8 @@ class Executes:
     """The first recipe of fingerprints that leaves it out. A field that has decided so far takes a new recipe."""
     decides: Callable[[Any], Any] = _nothing
     """What of a value decides all the same; two values that agree in it may take each other's place."""
+    was: Any = None
+    """The default that earlier recipes than `since` knew, and what they make of null."""
     words: str = "May change at every start."
     """For the documentation."""
 

@@ -56,10 +56,11 @@ class Generate(Settings):
     seeding: Literal["sample", "engine"] = "sample"
     """`sample`: each sample has a seed of its own, so that a fresh run repeats exactly.
     `engine`: one seed an engine, which is faster on GPU and repeats only by distribution."""
-    engines: Executing[Count] = 1
-    """Number of engines."""
-    tensor_parallel: Executing[Count] = 1
-    """Accelerators (or CPU ranks) an engine is spread over, all on one node."""
+    engines: Executing[Count | None] = None
+    """Number of engines. null is as many as the cluster has accelerators for; on CPU one."""
+    tensor_parallel: Executing[Count | None] = None
+    """Accelerators (or CPU ranks) an engine is spread over, all on one node. null is as few as the model fits on; on
+    CPU one."""
     shard_prompts: Count = 32
     """Prompts that are generated, graded and committed together."""
     max_model_len: Count | None = None
@@ -87,6 +88,16 @@ class Generate(Settings):
         except (TypeError, ValueError) as error:  # what a run writes down would be something else
             raise ValueError(f"it must hold texts, numbers, true, false, null, lists and mappings ({error})") from error
         return value
+
+    @property
+    def num_engines(self) -> int:
+        """`engines`; where it is left to the machine, what it comes to on CPU."""
+        return self.engines or 1
+
+    @property
+    def spread(self) -> int:
+        """`tensor_parallel`; where it is left to the machine, what it comes to on CPU."""
+        return self.tensor_parallel or 1
 
     @model_validator(mode="after")
     def _fits(self) -> Generate:

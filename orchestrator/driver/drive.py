@@ -12,6 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from orchestrator.driver.kept import (
 from orchestrator.driver.preview import Render
 from orchestrator.driver.resume import command
 from orchestrator.driver.same_job import (
+    as_begun,
     check_same_job,
     check_same_model,
     check_same_problems,
@@ -116,11 +118,12 @@ def drive(
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
-    job, root, say = file.job, run_folder(file.job), unfailing(say)
+    root, say = run_folder(file.job), unfailing(say)
     require_room(root)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
-    tracker = Tracker(root, job.tracking, default_address(root.parent), say, sources)
+    tracker = Tracker(root, file.job.tracking, default_address(root.parent), say, sources)
     run = Run(root, on_append=tracker.poke)
+    job = (file := replace(file, job=as_begun(run, file.job))).job
     check_same_job(run, job)
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
         say(told)
@@ -129,9 +132,8 @@ def drive(
     check_same_model(run, base)
     reference = reference_of(file, run, base)
     _tell_models(say, job, base, reference)
-    kept = run.committed(KEPT_PROBLEMS) is not None
+    kept, reading = run.committed(KEPT_PROBLEMS) is not None, reading_of(run)
     pinned = job.data if kept else pin(job.data)
-    reading = reading_of(run)
     problems = {} if kept else read_all_problems(file, pinned, reading)
     digests = None if kept or job.data.from_hub else problem_digests(problems)
     check_same_problems(run, job, digests)
@@ -155,7 +157,7 @@ def drive(
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
             workers.report_to(say)
-            workers.settle(run.ledger.state.configs[-1].get("resolved"), functools.partial(_record_resolved, run))
+            _settle(workers, run, model)
             loop(job, run, workers, problems, model, say, sources)
 
 
@@ -280,6 +282,10 @@ def _record_job(run: Run, file: JobFile, base: NamedModel, problems: Mapping[str
     if not run.path("job.yaml").exists() or not run.ledger.state.commits:
         durable.replace(run.path("job.yaml"), _text_of(file, run.root))
     durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
+
+
+def _settle(workers: Workers, run: Run, model: str) -> None:
+    workers.settle(run.ledger.state.configs[-1].get("resolved"), functools.partial(_record_resolved, run), model)
 
 
 def _record_resolved(run: Run, resolved: Mapping[str, Any]) -> None:

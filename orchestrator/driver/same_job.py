@@ -48,6 +48,25 @@ def check_same_job(run: Run, job: Job) -> None:
         )
 
 
+_BEFORE_NULL = {"train": {"ranks": 1, "zero": 1}, "generate": {"engines": 1, "tensor_parallel": 1}}
+"""What earlier versions wrote where a job left these to them."""
+
+
+def as_begun(run: Run, job: Job) -> Job:
+    """The job, with what is left to the machine as it was when the run began under a version that left nothing to it:
+    such a run goes on as it did until something else is set."""
+    state = run.ledger.state
+    if not state.configs or not (state.commits or state.shards):
+        return job
+    recorded, sections = state.configs[-1]["job"], {}
+    for section, was in _BEFORE_NULL.items():
+        said, now = recorded.get(section, {}), getattr(job, section)
+        kept = {key: value for key, value in was.items() if getattr(now, key) is None and said.get(key) == value}
+        if kept:
+            sections[section] = now.model_copy(update=kept)
+    return job.model_copy(update=sections)
+
+
 def check_same_model(run: Run, base: NamedModel) -> None:
     """Refuse to go on with a run whose base model, in a folder of its own, is no longer the one that it was started
     with.

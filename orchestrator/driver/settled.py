@@ -18,6 +18,13 @@ Record = Callable[[Mapping[str, Any]], None]
 
 LEFT: Mapping[str, tuple[Any, tuple[str, ...]]] = {
     "train.attention": ("auto", ()),
+    "train.ranks": (None, ("train.zero",)),
+    "train.zero": (
+        None,
+        ("train.ranks", "train.tokens_per_microbatch", "train.activation_checkpointing", "train.offload_optimizer"),
+    ),
+    "generate.tensor_parallel": (None, ("generate.engine", "generate.max_num_seqs")),
+    "generate.engines": (None, ("generate.engine", "generate.tensor_parallel")),
     "cluster.cpus_per_rank": (None, ("train.ranks",)),
     "cluster.cpus_per_engine": (None, ("generate.engines", "generate.tensor_parallel")),
 }

@@ -19,12 +19,15 @@ from typing import Any, Literal, Self
 from orchestrator.config import Grade, Job, Judge, Train
 from orchestrator.config.places import own_code, own_code_environment
 from orchestrator.driver.cluster import Cluster
+from orchestrator.driver.fitted import Fitted
+from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.nodes import Node, room
 from orchestrator.driver.placement import Placement
 from orchestrator.driver.secrets import secrets_of
 from orchestrator.driver.settled import Record, Settled
 from orchestrator.errors import RatchetError, cut, last_line
 from orchestrator.ledger.run import Facts
+from orchestrator.models.sizes import ModelSize, size_of
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rows import PreferencePlan, Problem, TokenizingPlan
 from workers.generation.vllm import VLLM  # which does not import vLLM itself
@@ -33,6 +36,7 @@ ENGINE = VLLM
 """The kind of engine that runs use; orchestrator/config/engines.py says the same to the job file."""
 
 _LOOKING = 600.0  # seconds
+_ASKING = 60.0  # seconds, for what a node's driver tells
 _ENDING = 30.0  # seconds that a phase's processes have to end by themselves
 
 
@@ -56,11 +60,20 @@ class RealWorkers:
         self._halving: Any = None
         self._phase: str | None = None  # the mark of the processes that hold the devices
         self._settled = Settled()
+        self._size: ModelSize | None = None
+        self._memory: dict[str, int | None] = {}  # of the smallest GPU, by a node's id
+        self.fits: list[str] = []
+        """What was resolved for accelerators, and why, for people."""
 
-    def settle(self, kept: Mapping[str, Any] | None, record: Record) -> None:
+    def settle(self, kept: Mapping[str, Any] | None, record: Record, model: str) -> None:
         """Use what settings that are left to the machine have come to before, and have `record` told of what they come
-        to; see settled.py."""
+        to for the model in this folder; see settled.py."""
         self._settled = Settled(kept, record)
+        self.measure(model)
+
+    def measure(self, model: str) -> None:
+        """Have engines and ranks that are left to the machine fit the model in this folder."""
+        self._size = size_of(Path(model))
 
     def report_to(self, say: Callable[[str], None]) -> None:
         """Have `say` told what is waited for."""
@@ -68,11 +81,15 @@ class RealWorkers:
 
     def execution(self, of: Literal["train", "generate"]) -> dict[str, Any]:
         """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
-        given = {"cluster.env": dict(self._job.cluster.env)} if self._job.cluster.env else {}
+        env = self._job.cluster.env
+        given: dict[str, Any] = {"cluster.env": dict(env)} if env else {}
         if of == "train":
-            cores = {"cluster.cpus_per_rank": self._ranks_need()[1]}
+            train = self._fitted.train()
+            given |= {"train.ranks": train.ranks, "train.zero": train.zero, "train.attention": self._attention()}
             halved = self._halving.executed if self._halving else {}
-            return {"device": self._device, "train.attention": self._attention(), **cores, **halved, **given}
+            return {"device": self._device, "cluster.cpus_per_rank": self._ranks_need()[1], **halved, **given}
+        generate = self._fitted.generate()
+        given |= {"generate.engines": generate.engines, "generate.tensor_parallel": generate.tensor_parallel}
         return {"device": self._device, "cluster.cpus_per_engine": self._engines_need()[1], **given}
 
     def __enter__(self) -> Self:
@@ -123,7 +140,7 @@ class RealWorkers:
     def engines(self, model: str) -> Any:
         if self._pool is None or self._pool.model != model:
             self._release()
-            settings, cluster = self._job.generate, self.cluster
+            settings, cluster = self._fitted.generate(), self.cluster
             from workers.generation.pool import GeneratorPool
 
             # Not after hours of sampling: what training will ask for must be there too.
@@ -153,7 +170,7 @@ class RealWorkers:
     def trainers(self) -> Any:
         if self._group is None:
             self._release()
-            settings, cluster = self._job.train, self.cluster
+            settings, cluster = self._fitted.train(), self.cluster
             from workers.training.lost import Halving
 
             # Likewise before hours of training: engines evaluate what comes of it.
@@ -173,15 +190,36 @@ class RealWorkers:
 
     def _engines_need(self) -> tuple[int, int, int]:
         """How many engines, and each one's cores and accelerators."""
-        settings, cluster = self._job.generate, self.cluster
-        gpus = ENGINE.devices(settings) if cluster.accelerated else 0
-        return settings.engines, self._cpus("cpus_per_engine", settings.engines, gpus), gpus
+        settings = self._fitted.generate()
+        gpus = ENGINE.devices(settings) if self.cluster.accelerated else 0
+        return settings.num_engines, self._cpus("cpus_per_engine", settings.num_engines, gpus), gpus
 
     def _ranks_need(self) -> tuple[int, int, int]:
         """How many training ranks, and each one's cores and accelerators."""
-        ranks, cluster = self._job.train.ranks, self.cluster
-        gpus = 1 if cluster.accelerated else 0
+        ranks, gpus = self._fitted.train().num_ranks, 1 if self.cluster.accelerated else 0
         return ranks, self._cpus("cpus_per_rank", ranks, gpus), gpus
+
+    @property
+    def _fitted(self) -> Fitted:
+        """What is left to the machine, as the nodes are now."""
+
+        def tell(line: str) -> None:
+            self.fits.append(line.split(None, 1)[1])
+            self.cluster.say(line)
+
+        return Fitted(self._job, self._size, self._gpus(), *engine_takes(self._job), self._settled, tell)
+
+    def _gpus(self) -> list[Gpus]:
+        """The GPUs of each node; a model that has no size asks for no memory."""
+        if not self.cluster.accelerated:
+            return []
+        nodes = self.cluster.nodes()
+        if self._size is not None and any(node.gpus and node.id not in self._memory for node in nodes):
+            from workers.supervision.devices import smallest_memory
+
+            for node, told in self.cluster.on_nodes(smallest_memory, timeout=_ASKING).items():
+                self._memory[node.id] = told if isinstance(told, int) else None
+        return [Gpus(node.gpus, self._memory.get(node.id)) for node in nodes]
 
     def _cpus(self, name: str, workers: int, gpus: int) -> int:
         """Cores of each of so many workers; threads that share a sum otherwise round it otherwise."""
@@ -215,6 +253,21 @@ class RealWorkers:
         for node, said in self.cluster.on_nodes(phase_over, phase, _ENDING, timeout=4 * _ENDING).items():
             for line in [f"cannot be looked at: {last_line(said)}"] if isinstance(said, Exception) else said:
                 self.cluster.say(f"memory    node {node.name}: {line}")
+
+
+def engine_takes(job: Job) -> tuple[float, int]:
+    """The share of a GPU's memory that an engine takes, and over how many groups of GPUs its layers are spread."""
+    share = job.generate.engine.get(ENGINE.memory_argument)
+    usual = float(share) if isinstance(share, int | float) else ENGINE.memory_share
+    return usual, ENGINE.devices(job.generate) // job.generate.spread
+
+
+def gpus_here() -> Gpus:
+    """The GPUs of this machine, as its driver tells."""
+    from workers.doctor import accelerators
+
+    found = [device["total"] for device in accelerators()]
+    return Gpus(len(found), min(found, default=None))
 
 
 def _fits(nodes: Sequence[Node], workers: int, gpus: int, cpus: int) -> bool:

@@ -139,10 +139,15 @@ class ExecutedData(RecordModel):
 
 
 _Cores = Annotated[int, Field(ge=1, le=10**6)]
+_Many = Annotated[int, Field(ge=1, le=10**6)]
 Resolved = TypedDict(
     "Resolved",
     {
         "train.attention": Literal["sdpa", "flex"],
+        "train.ranks": _Many,
+        "train.zero": Annotated[int, Field(ge=1, le=3)],
+        "generate.engines": _Many,
+        "generate.tensor_parallel": _Many,
         "cluster.cpus_per_rank": _Cores,
         "cluster.cpus_per_engine": _Cores,
     },

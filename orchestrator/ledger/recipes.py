@@ -22,9 +22,10 @@ from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from orchestrator.config import Generate, Train
-from orchestrator.config.marks import Executes, marks_of
+from orchestrator.config.marks import Executes, mark_of, marks_of
 from orchestrator.files import durable
 
 RECIPE = 3
@@ -196,7 +197,8 @@ class _Recipe:
             return value
         if self.number >= mark.since:
             return _NOTHING if mark.wholly else mark.decides(value)
-        past = self.executed.get(name, value)
+        past, value = self.executed.get(name, value), mark.was if value is None else value
+        past = mark.was if past is None else past
         return past if mark.decides(past) == mark.decides(value) else value
 
     def _decided_default(self, default: Any, mark: Executes | None) -> Any:
@@ -243,13 +245,13 @@ def as_recorded(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         own: dict[str, Any] = {}
         for section, names in _RECORDED.items():
             said = config["job"].get(section, {})
-            own |= {name: said[name] for name in names if name in said}
+            own |= {name: was if said[name] is None else said[name] for name, was in names.items() if name in said}
         found += [settings for settings in (own, *config.get("executed", ())) if settings not in found]
     return found
 
 
 _RECORDED = {
-    name: [field for field, mark in marks_of(section).items() if mark.since > 1]
+    name: {field: mark.was for field, mark in marks_of(section).items() if mark.since > 1}
     for name, section in (("train", Train), ("generate", Generate))
 }
 
@@ -296,10 +298,16 @@ def _of_class(table: Mapping[str, Any], section: Any, otherwise: Any) -> Any:
 
 @functools.cache
 def defaults_of(kind: Any) -> tuple[tuple[str, Any], ...]:
-    """The names and defaults of the fields of a section or plan; NO_DEFAULT for one that has none."""
+    """The names and defaults of the fields of a section or plan, as the first recipe that counted them knew them;
+    NO_DEFAULT for one that has none."""
     if issubclass(kind, BaseModel):
         known = kind.model_fields.items()
-        defaults = (NO_DEFAULT if i.is_required() else i.get_default(call_default_factory=True) for _, i in known)
+        defaults = (NO_DEFAULT if i.is_required() else _default_of(i) for _, i in known)
         return tuple(zip((name for name, _ in known), defaults, strict=True))
     made = ((own, NO_DEFAULT if own.default_factory is MISSING else own.default_factory()) for own in fields(kind))
     return tuple((own.name, value if own.default is MISSING else own.default) for own, value in made)
+
+
+def _default_of(field: FieldInfo) -> Any:
+    mark, default = mark_of(field), field.get_default(call_default_factory=True)
+    return default if mark is None or mark.was is None else mark.was

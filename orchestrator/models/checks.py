@@ -54,11 +54,8 @@ def check_weights(folder: Path, where: str) -> None:
     config = check_config(folder, where)
     if "model_type" not in config:
         return
-    shapes: Shapes = {}
-    for file in _files(folder, where):
-        shapes |= _shapes(file, where)
     text = config.get("text_config") or config
-    for tensor, found, expected in _misfits(text, shapes):
+    for tensor, found, expected in _misfits(text, tensors(folder, where)):
         raise BadInput(
             f"{where}: {folder}: the weights are not those of its config.json ({config['model_type']}): {tensor} is "
             f"{found}, the configuration says {expected}. Put the config.json and the *.safetensors of one model there."
@@ -83,6 +80,18 @@ def check_config(folder: Path, where: str) -> dict[str, Any]:
     if "model_type" in config and architectures and not any(_CAUSAL.search(str(name)) for name in architectures):
         raise BadInput(f"{where}: {folder} is a {architectures[0]}, which writes no text; give a causal language model")
     return config
+
+
+def tensors(folder: Path, where: str) -> Shapes:
+    """The shape of every tensor in a model folder's *.safetensors files, by name, as their headers say.
+
+    Raises:
+        BadInput: a file is damaged or missing.
+    """
+    shapes: Shapes = {}
+    for file in _files(folder, where):
+        shapes |= _shapes(file, where)
+    return shapes
 
 
 def _files(folder: Path, where: str) -> list[Path]:

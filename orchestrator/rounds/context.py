@@ -99,9 +99,9 @@ class Workers(Protocol):
     def trainers(self) -> Trainers:
         """The training ranks; they are started unless they are there."""
 
-    def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None]) -> None:
+    def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None], model: str) -> None:
         """Use what settings that are left to the machine have come to before, and have `record` told of what they come
-        to."""
+        to for the model in this folder."""
 
     def report_to(self, say: Callable[[str], None]) -> None:
         """Have `say` told what the workers wait for, if anything."""

@@ -334,7 +334,7 @@ def choice_facts(accuracies: Mapping[str, float], select: str) -> Facts:
 
 def precision(train: Train) -> dict[str, Any]:
     """In what log-probabilities are computed, as inputs of a step."""
-    autocast = train.precision == "bf16" and train.zero == 0  # workers.training.deepspeed_config.computes_in_autocast
+    autocast = train.precision == "bf16" and train.stage == 0  # workers.training.deepspeed_config.computes_in_autocast
     return {"precision": train.precision} | ({"autocast": Unseen(True)} if autocast else {})
 
 

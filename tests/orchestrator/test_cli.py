@@ -56,6 +56,11 @@ def test_the_example_of_the_reference_is_a_job(tmp_path: Path) -> None:
     assert resolved_yaml(load_job(path).job) in job_docs()
 
 
+ON_THIS_MACHINE = (
+    "generate.engines 1, generate.tensor_parallel 1, train.ranks 1, train.zero 1 on this machine, with no GPU"
+)
+
+
 def test_validate_prints_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main_job = make_project(tmp_path, data={"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl"})
     assert ratchet("validate", main_job) == 0
@@ -65,6 +70,7 @@ def test_validate_prints_a_summary(tmp_path: Path, capsys: pytest.CaptureFixture
         f"valid     {main_job}",
         f"model     {tmp_path / 'seed'}",
         "problems  20 train, 16 gate, 16 test",
+        f"settings  {ON_THIS_MACHINE}",
         f"prompt    not looked at: {tmp_path / 'seed'} has no tokenizer",
         f"run       {tmp_path / 'run'}",
     ]
@@ -105,7 +111,7 @@ def test_a_mistake_in_a_job_is_told_on_stderr_without_a_traceback(
     assert ratchet(command, make_project(tmp_path), "train.zero=7") == 2
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err == "ratchet: override 'train.zero=7': must be a whole number from 0 to 3 (it is 7)\n"
+    assert said.err == "ratchet: override 'train.zero=7': must be a whole number from 0 to 3, or null (it is 7)\n"
 
 
 def test_names_that_no_file_system_takes_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

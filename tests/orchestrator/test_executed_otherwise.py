@@ -87,7 +87,7 @@ def test_a_run_of_an_earlier_recipe_goes_on_executed_otherwise(
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("train.zero=0", "train.zero: 1 in the run, 0 now"),
+        ("train.zero=0", "train.zero: None in the run, 0 now"),
         ("generate.engine.quantization=fp8", r"generate\.engine\.quantization: None in the run, 'fp8' now"),
         ("train.precision=fp32", "train.precision: 'bf16' in the run"),
     ],
@@ -187,7 +187,7 @@ class Machine(StandIns):
     def report_to(self, say: Callable[[str], None]) -> None:
         pass
 
-    def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None]) -> None:
+    def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None], model: str) -> None:
         self.settled = Settled(kept, record)
 
     def execution(self, of: str) -> dict[str, Any]:

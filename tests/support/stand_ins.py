@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
 
-from orchestrator.config import Grade
+from orchestrator.config import Grade, Job
 from orchestrator.config.load import load_job
 from orchestrator.driver.drive import drive
 from orchestrator.driver.signals import signals
@@ -77,6 +77,8 @@ class StandIns:
         self.gain, self.steps, self.peak = gain, steps, peak
         self.calls: Counter[str] = Counter()
         self.kernel = "sdpa"
+        self.job: Job | None = None
+        """Of whom the work is, where somebody has said so (`run_job`)."""
         self._on_call = on_call
 
     def __enter__(self) -> StandIns:
@@ -123,11 +125,17 @@ class StandIns:
     def report_to(self, say: Callable[[str], None]) -> None:
         pass
 
-    def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None]) -> None:
+    def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None], model: str) -> None:
         """Nothing is left to this machine."""
 
     def execution(self, of: str) -> dict[str, Any]:
-        return {"device": "cpu"} | ({"train.attention": self.kernel} if of == "train" else {})
+        said: dict[str, Any] = {"device": "cpu"} | ({"train.attention": self.kernel} if of == "train" else {})
+        if self.job is None:
+            return said
+        train, generate = self.job.train, self.job.generate
+        if of == "train":
+            return said | {"train.ranks": train.num_ranks, "train.zero": train.stage}
+        return said | {"generate.engines": generate.num_engines, "generate.tensor_parallel": generate.spread}
 
 
 class StandInEngines:
@@ -268,8 +276,13 @@ def all_read(_grade: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
 def run_job(job: Path, workers: StandIns, *overrides: str) -> list[str]:
     """Drive a job with stand-ins; returns what it said."""
     said: list[str] = []
+
+    def hired(job: Job, _logs: Path) -> StandIns:
+        workers.job = job
+        return workers
+
     with signals() as received:
-        drive(load_job(job, overrides), said.append, received, lambda _job, _logs: workers, ask=all_read)
+        drive(load_job(job, overrides), said.append, received, hired, ask=all_read)
     return said
 
 

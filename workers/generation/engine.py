@@ -89,7 +89,7 @@ class EngineKind:
     """A class that can be imported, of which the pool makes an actor, from the model's folder, the settings, a seed
     and whether accelerators are to be used. It raises what it likes where it cannot serve the model, and
     NoDeviceMemory where it could if others gave memory back."""
-    devices: Callable[[Generate], int] = lambda settings: settings.tensor_parallel
+    devices: Callable[[Generate], int] = lambda settings: settings.spread
     """How many accelerators an engine is spread over. Its actor holds them all, so they are those of one node."""
     environment: Mapping[str, str] = field(default_factory=dict)
     """What its process needs in its environment from the start."""

@@ -167,7 +167,7 @@ def engine_arguments(model: str, settings: Generate, seed: int, accelerated: boo
     """The arguments of a vLLM engine; the user's own go before ours."""
     arguments: dict[str, Any] = {
         "model": model,
-        "tensor_parallel_size": settings.tensor_parallel,
+        "tensor_parallel_size": settings.spread,
         "max_num_seqs": settings.max_num_seqs,
         "seed": seed % 2**31,
         "enable_prefix_caching": True,  # samples of one prompt share its prefill
@@ -193,7 +193,7 @@ def engine_arguments(model: str, settings: Generate, seed: int, accelerated: boo
 def devices(settings: Generate) -> int:
     """Over how many accelerators an engine is spread, all of one node."""
     stages = settings.engine.get("pipeline_parallel_size", 1)
-    return settings.tensor_parallel * (stages if isinstance(stages, int) and stages > 0 else 1)  # vLLM refuses others
+    return settings.spread * (stages if isinstance(stages, int) and stages > 0 else 1)  # vLLM refuses others
 
 
 def without_compiler(environment: Mapping[str, str]) -> dict[str, str]:

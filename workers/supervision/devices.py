@@ -14,6 +14,12 @@ def rows(query: str) -> list[list[str]]:
     return [[field.strip() for field in line.split(",")] for line in said.splitlines() if line.strip()]
 
 
+def smallest_memory() -> int | None:
+    """Bytes of the device with the least memory; None where the driver does not tell."""
+    sizes = [int(row[0]) * 2**20 for row in rows("--query-gpu=memory.total") if row[0].isdigit()]
+    return min(sizes, default=None)
+
+
 def device_holders() -> dict[str, set[int]]:
     """The processes that hold memory of each device, by its UUID; in containers the driver often does not tell."""
     held: dict[str, set[int]] = {}

@@ -10,14 +10,14 @@ from orchestrator.config import Train
 def computes_in_autocast(settings: Train) -> bool:
     """ZeRO 0 has no float32 master weights of its own in bfloat16, so there the weights stay float32
     and the forward runs under autocast."""
-    return settings.precision == "bf16" and settings.zero == 0
+    return settings.precision == "bf16" and settings.stage == 0
 
 
 def _zero(settings: Train, num_parameters: int) -> dict[str, Any]:
     # Buckets are allocated whole: no larger than the model needs.
     bucket = min(max(num_parameters, 2**16), 2 * 10**8)
     zero: dict[str, Any] = {
-        "stage": settings.zero,
+        "stage": settings.stage,
         # Micro-batches of varying number are only supported without overlap in stages 0, 1 and 3.
         "overlap_comm": False,
         "contiguous_gradients": True,
@@ -26,7 +26,7 @@ def _zero(settings: Train, num_parameters: int) -> dict[str, Any]:
     }
     if settings.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": False}
-    if settings.zero == 3:
+    if settings.stage == 3:
         zero |= {
             "stage3_max_live_parameters": 10**9,
             "stage3_max_reuse_distance": 10**9,
@@ -64,7 +64,7 @@ def deepspeed_config(settings: Train, ranks: int, num_parameters: int) -> dict[s
             },
         },
         "bf16": {
-            "enabled": settings.precision == "bf16" and settings.zero > 0,
+            "enabled": settings.precision == "bf16" and settings.stage > 0,
             # Stage 1 adds a gradient to its float32 sum as soon as it is there, and gives it up, instead of all of them
             # after the backward pass: 2 bytes a parameter less, and the same bits.
             "immediate_grad_update": True,
@@ -75,7 +75,7 @@ def deepspeed_config(settings: Train, ranks: int, num_parameters: int) -> dict[s
         # 0.4 % on the way to the update, on a single rank too.
         "communication_data_type": "fp32",
         # Stage 0 clips without telling the norm; there the trainer clips itself.
-        "gradient_clipping": clip if settings.zero > 0 else 0.0,
+        "gradient_clipping": clip if settings.stage > 0 else 0.0,
         "prescale_gradients": False,
         "steps_per_print": 10**9,
         "wall_clock_breakdown": False,

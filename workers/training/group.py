@@ -105,7 +105,7 @@ class _Rank:
 
 
 class TrainerGroup:
-    """`settings.ranks` training actors. A context manager; `close` ends the actors' processes.
+    """`settings.num_ranks` training actors. A context manager; `close` ends the actors' processes.
 
     `chunk_logits` is the most logits that a rank holds at once; `secrets` are in the ranks' environment; `rank` is the
     class of the actors, and `kills` begins to watch the kernels of the nodes. Where a rank dies, or none of them makes
@@ -248,7 +248,7 @@ class TrainerGroup:
         executed = self.settings.model_copy(update={"tokens_per_microbatch": self._halving.tokens})
         settings, self._kills = executed.model_dump(mode="json"), self._look_for_kills()
         actor = ray.remote(concurrency_groups={"watch": 1})(knowing(self._rank, self._secrets))
-        ranks = self.settings.ranks
+        ranks = self.settings.num_ranks
         for rank in range(ranks):
             options = _with_environment(self.placement.actor_options(rank))
             arguments = (settings, rank, ranks, self.chunk_logits)

@@ -27,7 +27,7 @@ def _place(
     beat: Callable[[], None],
 ) -> PackScorer:
     """The scorer with its weights, on its device; under ZeRO 3 sharded over the ranks on the way there, one by one."""
-    if settings.zero < 3:
+    if settings.stage < 3:
         for _ in fill(scorer.model, weights, dtype, device, True, beat):
             pass
         scorer.to(device)
@@ -107,7 +107,7 @@ def build_reference(
     scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
     config = inference_config(settings, ranks, sum(p.numel() for p in model.parameters()))
     scorer = _place(settings, scorer, weights, dtype, device, config, beat)
-    if settings.zero < 3:
+    if settings.stage < 3:
         return scorer
     import deepspeed
 

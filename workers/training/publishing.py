@@ -50,8 +50,8 @@ class Publication:
             str(checkpoint),
             dtype,
             rank=dist.get_rank(),
-            zero_stage=self.settings.zero,
-            has_master=self.settings.precision == "bf16" and self.settings.zero > 0,
+            zero_stage=self.settings.stage,
+            has_master=self.settings.precision == "bf16" and self.settings.stage > 0,
             beat=self.beat,
         )
 

@@ -122,7 +122,7 @@ class Trainer:
         if self._policy is None or self._policy[0] != folder:
             self._policy = None
             engine = build_policy(self.settings, folder, self.device, self.ranks, self.chunk_logits, self.beat)
-            if self.settings.zero == 0:
+            if self.settings.stage == 0:
                 engine.optimizer.register_step_pre_hook(self._clip)
             self._policy = (folder, engine)
         return self._policy[1]
@@ -187,7 +187,7 @@ class Trainer:
             logprobs = model(layout.lay_out(pack).to(self.device)).tolist()
             members = [(m.tag, tree.completions[m.completions[0]].num_scored) for tree in pack for m in tree.members]
             rows += [(str(key), lp, length) for (key, length), lp in zip(members, logprobs, strict=True)]
-        if self.settings.zero == 3:
+        if self.settings.stage == 3:
             for _ in range(max(map(len, packs)) - len(packs[self.rank])):
                 model(layout.filler(pairs[0]).pack.to(self.device))
         if bad := [key for key, lp, _ in rows if not math.isfinite(lp)]:
@@ -258,7 +258,7 @@ class Trainer:
         shares = batching.divide_batch(round_.pairs, rows, self.settings.tokens_per_microbatch, self.ranks)
         mine = [layout.micro_batch(trees, scored) for trees in shares[self.rank]]
         # Under ZeRO 2 and 3 every backward is collective; below, only an update's gradients are.
-        wanted = max(map(len, shares)) if self.settings.zero >= 2 else 1
+        wanted = max(map(len, shares)) if self.settings.stage >= 2 else 1
         mine += [layout.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))
         for batch in mine:
             self.beat()
@@ -291,7 +291,7 @@ class Trainer:
         if compared and step == 1 and round_.plan.init == round_.plan.reference:
             check.require_agreement()
         engine.step()
-        norm = self._grad_norm if self.settings.zero == 0 else float(engine.get_global_grad_norm())
+        norm = self._grad_norm if self.settings.stage == 0 else float(engine.get_global_grad_norm())
         # DeepSpeed reports an overflow as infinite, as not a number or, with offload, as -1.
         if not math.isfinite(norm) or norm < 0:
             self._stop_not_finite(round_, step, totals["loss"], norm)

@@ -241,6 +241,7 @@ class _Doctor:
             folder = self.workspace / "model"
             link_model(base.folder, folder, base.checkpoint.files if base.checkpoint else None)
         self._model = str(folder)
+        self.examiner.measure(self._model)
         problems = read_all_problems(self.patient.file, reading=reading_of(run))
         lines = gold_lines(self.patient.file, run, problems, self.examiner.unread_golds)
         warned = [Finding("warn", line) for line in (*lines, *limits_of(self.job, folder).warnings)]
@@ -287,14 +288,15 @@ class _Doctor:
         return diagnose_machines(told, self.job, self.examiner.cluster.accelerated, self.patient.has_job)
 
     def _fit(self) -> Finding:
-        return diagnose_fit(self.examiner.needs(), self._nodes or [], self.examiner.cluster.free())
+        needs, free = self.examiner.needs(), self.examiner.cluster.free()
+        return diagnose_fit(needs, self._nodes or [], free, self.examiner.fits)
 
     def _all_reduce(self) -> Finding:
         return diagnose_all_reduce(self.examiner.all_reduce())
 
     def _engine(self, model: str) -> Finding:
         """Start the engines as a round would, and have each generate one token."""
-        count = self.job.generate.engines
+        count = self.examiner.needs()["generate.engines"][0]
         folder = self.workspace / "engine"
         folder.mkdir()
         prompt = made_up_ids(random.Random(0), model_config(model)["vocab_size"], 8)
@@ -334,7 +336,7 @@ class _Doctor:
         said |= {"peak_host": host, "peak_device": device, "tokens_per_second": facts["tokens_per_second"]}
         memory = f"{gib(host)} of memory" + (f" and {gib(device)} of an accelerator" if device else "")
         text = (
-            f"{count} pairs of {prompt + completion} tokens on {self.job.train.ranks} rank(s): one step in "
+            f"{count} pairs of {prompt + completion} tokens on {len(peaks)} rank(s): one step in "
             f"{step:.1f} s ({seconds:.1f} s with scoring and export), at most {memory} a rank"
         )
         return Finding("pass", text, "", said)

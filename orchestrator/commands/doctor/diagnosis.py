@@ -251,7 +251,8 @@ def _machine_problems(
     if machine["memory_available"] < _LITTLE_MEMORY:
         text = f"{node.name}: {gib(machine['memory_available'])} of {gib(machine['memory_total'])} memory free"
         problems.append(Finding("warn", text, "end what holds it, or take a larger node"))
-    several = accelerated and max(job.train.ranks, job.generate.tensor_parallel) > 1
+    by_node = node.gpus if job.train.ranks is None else job.train.ranks
+    several = accelerated and max(by_node, job.generate.spread) > 1
     if machine["shm_total"] < _LITTLE_SHM:
         # NCCL moves data between the devices of a node through it; containers get 64 MiB by default.
         level: Level = "FAIL" if several and machine["shm_total"] < _LITTLE_SHM / 4 else "warn"
@@ -279,8 +280,11 @@ def _machine_problems(
     return problems
 
 
-def diagnose_fit(needs: Mapping[str, tuple[int, int, int]], nodes: Sequence[Node], free: tuple[int, int]) -> Finding:
-    """`needs`: by key of the job, how many workers and each one's cores and accelerators. Each fits in one node."""
+def diagnose_fit(
+    needs: Mapping[str, tuple[int, int, int]], nodes: Sequence[Node], free: tuple[int, int], why: Sequence[str] = ()
+) -> Finding:
+    """`needs`: by key of the job, how many workers and each one's cores and accelerators. Each fits in one node. `why`
+    tells of what was left to the machine."""
     problems, fitting = [], []
     for key, (count, cpus, gpus) in needs.items():
         fit = room(nodes, cpus, gpus)
@@ -298,7 +302,7 @@ def diagnose_fit(needs: Mapping[str, tuple[int, int, int]], nodes: Sequence[Node
             problems.append(Finding("warn", text, "wait for the cluster's other jobs, or ask for fewer"))
         fitting.append(text)
     facts = {"needs": {key: list(need) for key, need in needs.items()}, "free": list(free)}
-    return worst(problems, Finding("pass", "; ".join(fitting), "", facts))
+    return worst(problems, Finding("pass", "; ".join([*fitting, *why]), "", facts | {"why": list(why)}))
 
 
 def diagnose_all_reduce(by_rank: Sequence[Mapping[str, Any]]) -> Finding:

@@ -15,6 +15,13 @@ class Examiner(Protocol):
     @property
     def cluster(self) -> Any: ...
 
+    @property
+    def fits(self) -> list[str]:
+        """What was left to the machine and has been resolved, and why."""
+
+    def measure(self, model: str) -> None:
+        """Have engines and ranks that are left to the machine fit the model in this folder."""
+
     def needs(self) -> dict[str, tuple[int, int, int]]:
         """By key of the job: how many workers, and each one's cores and accelerators."""
 

@@ -152,7 +152,7 @@ def test_an_arm_can_be_made_of_another_with_a_merge_key(tmp_path: Path) -> None:
         "  zero: {method: irpo, set: {train: {<<: *train, zero: 0}}}\n"
     )
     found = jobs(path)
-    assert [(job.train.batch_pairs, job.train.zero) for job in found.values()] == [(5, 1), (5, 1), (5, 0)]
+    assert [(job.train.batch_pairs, job.train.zero) for job in found.values()] == [(5, None), (5, None), (5, 0)]
     path.write_text(path.read_text().replace("batch_pairs: 5", "batch_pairs: x"))
     with pytest.raises(BadInput, match=r"compare\.yaml:6:3: train\.batch_pairs: must be .* \[arms: more\]"):
         load_plan(path)

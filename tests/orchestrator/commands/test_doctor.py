@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -344,8 +344,13 @@ class Ward:
     def free(self) -> tuple[int, int]:
         return 8, 4
 
+    fits: Sequence[str] = ()
+
+    def measure(self, model: str) -> None:
+        assert (Path(model) / "config.json").is_file()
+
     def needs(self) -> dict[str, tuple[int, int, int]]:
-        return {"train.ranks": (1, 1, 0)}
+        return {"train.ranks": (1, 1, 0), "generate.engines": (1, 1, 0)}
 
     def versions(self, packages: Any, limit: float) -> dict[Node, Any]:
         return {ONE: on_node.versions(packages)}

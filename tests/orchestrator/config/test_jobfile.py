@@ -67,7 +67,7 @@ def test_all_errors_at_once_each_with_its_place(job: Path) -> None:
         r"tiny\.yaml:1:1: nmae: unknown key; did you mean `name`\?",
         r"tiny\.yaml: name: missing; it has no default",
         r"tiny\.yaml:8:3: train\.learning_rate: .*'fast'",
-        r"tiny\.yaml:9:3: train\.zero: must be a whole number from 0 to 3 \(it is 7\)",
+        r"tiny\.yaml:9:3: train\.zero: must be a whole number from 0 to 3, or null \(it is 7\)",
         r"tiny\.yaml:11:22: generate\.temperature\.1: .*-1",
         r"tiny\.yaml:12:3: generate\.samples: .*0",
         r"tiny\.yaml:13:3: generate\.top_p: must be a number above 0 and at most 1 \(it is true: YAML reads yes",
@@ -123,8 +123,12 @@ SCHEDULE = "must be a number above 0, or a list of such numbers, one a round"
         ("data.train.path: x\n", [], "here write `data: {train: {path: ...}}`"),
         ("arms: {irpo: {}}\n", [], "tiny.yaml: this is a comparison, with `arms`, and no job: `ratchet compare "),
         ("generate: {engine: &a {x: *a}}\n", [], "tiny.yaml: too many levels, or an alias (`*name`) that contains"),
-        ("", ["train.zero=7"], "override 'train.zero=7': must be a whole number from 0 to 3 (it is 7)"),
-        ("", ["train={zero: 7}"], "override 'train={zero: 7}': train.zero: must be a whole number from 0 to 3 (it is"),
+        ("", ["train.zero=7"], "override 'train.zero=7': must be a whole number from 0 to 3, or null (it is 7)"),
+        (
+            "",
+            ["train={zero: 7}"],
+            "override 'train={zero: 7}': train.zero: must be a whole number from 0 to 3, or null (it is",
+        ),
         ("", ["rounds=0", "rounds="], "override 'rounds=': must be a whole number of at least 1 (it is null)"),
         ("", ["trian.zero=1"], "override 'trian.zero=1': trian: unknown key; did you mean `train`?"),
         ("", ["rounds=["], "override 'rounds=[': not YAML: expected the node content, but found '<stream end>'"),
@@ -187,7 +191,7 @@ def test_a_resolved_job_resolves_to_itself(job: Path) -> None:
 def test_changes_are_listed_by_key(job: Path) -> None:
     before = load_job(job).job.model_dump(mode="json")
     after = load_job(job, ["train.zero=2", "rounds=4"]).job.model_dump(mode="json")
-    assert changed_keys(before, after) == [("rounds", 3, 4), ("train.zero", 1, 2)]
+    assert changed_keys(before, after) == [("rounds", 3, 4), ("train.zero", None, 2)]
 
 
 def test_files_are_found_beside_the_job_file(job: Path, tmp_path: Path) -> None:

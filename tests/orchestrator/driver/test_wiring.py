@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,10 @@ from orchestrator.config.load import load_job
 from orchestrator.driver import wiring
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.nodes import Node
+from orchestrator.driver.settled import Settled
 from orchestrator.driver.wiring import RealWorkers
 from orchestrator.errors import BadInput
+from orchestrator.ledger.kinds import ResolvedData
 from orchestrator.ledger.step_facts import Facts
 from tests.support.placements import ForRanks
 from tests.support.stand_ins import make_project
@@ -31,8 +34,11 @@ def test_the_job_file_knows_the_arguments_of_the_engine_that_runs_use() -> None:
 class Machine(Cluster):
     """So many nodes of so many cores and accelerators each, without Ray."""
 
-    def __init__(self, cpus: int, gpus: int, count: int = 1) -> None:
-        self.cpus, self.gpus, self.count = cpus, gpus, count
+    def __init__(self, cpus: int, gpus: int, count: int = 1, memory: int | None = None) -> None:
+        self.cpus, self.gpus, self.count, self.memory = cpus, gpus, count, memory
+        self.told: list[str] = []
+        self.say = self.told.append
+        self.asked: list[tuple[str, tuple[Any, ...]]] = []
 
     def __enter__(self) -> Machine:
         return self
@@ -52,6 +58,10 @@ class Machine(Cluster):
     def nodes(self) -> list[Node]:
         return [Node(str(number), f"node-{number}", self.cpus, self.gpus) for number in range(self.count)]
 
+    def on_nodes(self, function: Any, *arguments: Any, timeout: float) -> dict[Node, Any]:
+        self.asked.append((function.__name__, arguments))
+        return dict.fromkeys(self.nodes(), self.memory)
+
 
 class On(RealWorkers):
     def __init__(
@@ -60,21 +70,29 @@ class On(RealWorkers):
         super().__init__(job, Path("/nowhere/logs"))
         self._cluster = Machine(cpus, gpus, nodes)
         self.recorded: list[Mapping[str, Any]] = []
-        self.settle(kept, self.recorded.append)
+        self._settled = Settled(kept, self.recorded.append)
+
+
+ON_CPU = {
+    "train": {"device": "cpu", "train.attention": "sdpa", "train.ranks": 1, "train.zero": 1},
+    "generate": {"device": "cpu", "generate.engines": 1, "generate.tensor_parallel": 1},
+}
 
 
 def test_what_is_left_to_the_machine_is_recorded_once_and_kept(tmp_path: Path) -> None:
     job = load_job(make_project(tmp_path)).job
     first = On(job, cpus=8)
-    assert first.execution("train") == {"device": "cpu", "train.attention": "sdpa", "cluster.cpus_per_rank": 8}
-    assert first.execution("generate") == {"device": "cpu", "cluster.cpus_per_engine": 8}
-    assert first.execution("train") and len(first.recorded) == 3
+    assert first.execution("train") == ON_CPU["train"] | {"cluster.cpus_per_rank": 8}
+    assert first.execution("generate") == ON_CPU["generate"] | {"cluster.cpus_per_engine": 8}
+    assert first.execution("train") and len(first.recorded) == 7
+    assert not first._cluster.told, "on CPU all is as it always was"  # type: ignore[attr-defined]
     larger = On(job, cpus=16, kept=first.recorded[-1])
     assert larger.execution("train") == first.execution("train") and not larger.recorded
     smaller = On(job, cpus=2, kept=first.recorded[-1])
     assert smaller.execution("train")["cluster.cpus_per_rank"] == 2, "there is no room for 8"
     accelerated = On(job, cpus=16, gpus=2, kept=first.recorded[-1])
-    assert accelerated.execution("train") == {"device": "cuda", "train.attention": "flex", "cluster.cpus_per_rank": 1}
+    said = {"device": "cuda", "train.attention": "flex", "train.ranks": 2, "train.zero": 1}
+    assert accelerated.execution("train") == said | {"cluster.cpus_per_rank": 1}
     assert accelerated.recorded[-1]["device"] == "cuda"
 
 
@@ -102,7 +120,7 @@ def test_an_engine_holds_all_the_accelerators_that_it_is_spread_over(tmp_path: P
 
 
 def test_engines_that_never_fit_are_refused_before_training(tmp_path: Path) -> None:
-    job = load_job(make_project(tmp_path), ["generate.tensor_parallel=4"]).job
+    job = load_job(make_project(tmp_path), ["generate.tensor_parallel=4", "generate.engines=1"]).job
     with pytest.raises(BadInput, match=r"^generate.engines: .*tensor_parallel to at most 2"):
         On(job, cpus=64, gpus=2, nodes=2).trainers()
 
@@ -115,14 +133,60 @@ def test_the_environment_of_workers_is_recorded_where_there_is_any(tmp_path: Pat
         assert TypeAdapter(Facts).validate_python({"executed": said})
 
 
+def large_model(folder: Path) -> str:
+    """A configuration of 7 billion parameters, and no weights."""
+    config = {"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8}
+    config |= {"intermediate_size": 14336, "vocab_size": 32000, "max_position_embeddings": 32768, "dtype": "bfloat16"}
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    return str(folder)
+
+
+def on_gpus(tmp_path: Path, gpus: int, kept: Mapping[str, Any] | None, *overrides: str, memory: int | None = 80) -> On:
+    workers = On(load_job(make_project(tmp_path), overrides).job, 64)
+    workers._cluster = Machine(64, gpus, memory=memory and memory * 2**30)
+    workers.settle(kept, workers.recorded.append, str(tmp_path / "large"))
+    return workers
+
+
+def test_engines_and_ranks_fit_model_and_cluster_and_stay(tmp_path: Path) -> None:
+    large_model(tmp_path / "large")
+    first = on_gpus(tmp_path, 8, None)
+    assert first.execution("train")["train.ranks"] == 8 and first.execution("train")["train.zero"] == 2
+    assert first._engines_need()[::2] == (8, 1) and first._ranks_need()[::2] == (8, 1)
+    cluster: Any = first._cluster
+    assert cluster.asked == [("smallest_memory", ())], "once"
+    told = [line.split(":")[0] for line in cluster.told]
+    assert told == [
+        *("settings  train.ranks is 8", "settings  train.zero is 2"),
+        *("settings  generate.tensor_parallel is 1", "settings  generate.engines is 8"),
+    ]
+    assert "takes about" in cluster.told[1] and "with ZeRO 1" in cluster.told[1]
+    kept = first.recorded[-1]
+    TypeAdapter(ResolvedData).validate_python(kept)
+    larger = on_gpus(tmp_path, 16, kept)
+    assert larger._ranks_need()[0] == larger._engines_need()[0] == 8, "as it was recorded"
+    assert not larger._cluster.told and not larger.recorded  # type: ignore[attr-defined]
+    smaller = on_gpus(tmp_path, 4, kept)
+    assert smaller._ranks_need()[0] == smaller._engines_need()[0] == 4, "there is no room for 8"
+    poorer = on_gpus(tmp_path, 8, kept, memory=60)
+    assert poorer.execution("train")["train.zero"] == 3, "where 2 does not fit any more"
+
+
+def test_what_does_not_fit_is_refused_before_anything_is_reserved(tmp_path: Path) -> None:
+    large_model(tmp_path / "large")
+    with pytest.raises(BadInput, match=r"^train.zero: the training does not fit: on 1 GPU with ZeRO 3"):
+        on_gpus(tmp_path, 1, None).engines("model")
+    assert on_gpus(tmp_path, 1, None, "train.ranks=1", "train.zero=3").execution("train")["train.zero"] == 3
+    unknown = on_gpus(tmp_path, 4, None, memory=None).execution("train")
+    assert (unknown["train.ranks"], unknown["train.zero"]) == (4, 1), "nobody tells how much memory there is"
+
+
 class Held(Machine):
     """A machine that has room for everybody, and on which something of a phase is left."""
 
     def __init__(self) -> None:
         super().__init__(cpus=4, gpus=0)
-        self.asked: list[tuple[str, tuple[Any, ...]]] = []
-        self.told: list[str] = []
-        self.say = self.told.append
 
     @contextlib.contextmanager
     def reserve(self, *_: Any) -> Iterator[Any]:

@@ -94,7 +94,7 @@ def test_a_later_input_counts_only_where_it_is_set() -> None:
 def test_a_recipe_counts_what_it_counted() -> None:
     inputs = {"train": Fields(Train(zero=2), {"learning_rate": 1e-6}), "judge": Unseen(1), "by": Version("v", 3)}
     train = Train(zero=2).model_dump(mode="json", exclude={"save_every", "save_minutes", "stall_timeout"})
-    one = durable.fingerprint({"train": train | {"learning_rate": 1e-6}})
+    one = durable.fingerprint({"train": train | {"ranks": 1, "learning_rate": 1e-6}})
     assert recipes.fingerprints(inputs, 1, None, []) == {one}
     two = durable.fingerprint({"train": {"zero": 2, "learning_rate": 1e-6}, "judge": 1, "by": 3})
     assert recipes.fingerprints(inputs, 2, None, []) == {two}

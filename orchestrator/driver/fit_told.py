@@ -1,0 +1,50 @@
+"""What settings that are left to the machine come to, said before a run starts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from orchestrator.config import Job
+from orchestrator.config.load import JobFile
+from orchestrator.driver.fitted import Fitted
+from orchestrator.driver.fitting import Gpus
+from orchestrator.driver.same_job import as_begun
+from orchestrator.driver.settled import Settled, kept_of
+from orchestrator.driver.wiring import engine_takes, gpus_here
+from orchestrator.ledger.run import Run
+from orchestrator.models.named import NamedModel
+from orchestrator.models.sizes import size_of
+
+_KEYS = ("generate.engines", "generate.tensor_parallel", "train.ranks", "train.zero")
+
+
+def fit_lines(file: JobFile, run: Run, model: NamedModel, here: Callable[[], Gpus] = gpus_here) -> Iterator[str]:
+    """Engines, ranks and what they are spread over, on this machine, of which `here` tells the GPUs, with the reason;
+    of a cluster that the job joins, only which settings are left to it.
+
+    Raises:
+        BadInput: the model does not fit on this machine.
+    """
+    job = as_begun(run, file.job)
+    left = [key for key in _KEYS if _at(job, key) is None]
+    if not left:
+        return
+    if (address := job.cluster.address or os.environ.get("RAY_ADDRESS") or "local") != "local":
+        yield f"{', '.join(left)} are left to the cluster at {address}; `ratchet doctor` says what they come to there"
+        return
+    configs = run.ledger.state.configs
+    settled = Settled(kept_of(configs[-1], job) if configs else None)
+    gpus = [] if job.cluster.accelerators == "none" else [here()]
+    told: list[str] = []
+    fitted = Fitted(job, size_of(model.folder), gpus, *engine_takes(job), settled, told.append)
+    found = {"generate": fitted.generate(), "train": fitted.train()}
+    done, count = job.model_copy(update=found), sum(node.count for node in gpus)
+    yield f"{', '.join(f'{key} {_at(done, key)}' for key in left)} on this machine, with {count or 'no'} GPU"
+    yield from (line.split(None, 1)[1] for line in told)
+
+
+def _at(job: Job, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(job, section), name)

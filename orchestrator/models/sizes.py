@@ -1,0 +1,88 @@
+"""How large a model is: told from its config.json and the headers of its weights. No weights are loaded."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from orchestrator.models.checks import check_config, tensors
+
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+"""Of a number, by the names that configurations have for formats."""
+# Names of the same thing in configurations, the first that is there counts.
+_LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
+_HIDDEN = ("hidden_size", "n_embd", "d_model")
+_HEADS = ("num_attention_heads", "n_head")
+_INNER = ("intermediate_size", "n_inner", "ffn_dim")
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """What decides how much memory a model takes.
+
+    Example: ModelSize(parameters=7_241_732_096, layers=32, hidden=4096, inner=14336, heads=32, kv_heads=8,
+    head_dim=128, vocabulary=32000, context=32768, number_bytes=2)
+    """
+
+    parameters: int
+    layers: int
+    hidden: int
+    inner: int
+    """Width of a layer's MLP; of one expert, where there are several."""
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocabulary: int
+    context: int | None
+    """Longest text in tokens, where the configuration says it."""
+    number_bytes: int = 2
+    """Bytes of a weight as it is in the model's folder."""
+
+
+def size_of(folder: Path, where: str = "model") -> ModelSize | None:
+    """The size of the model in a folder; None where its configuration does not tell it in names that are known here.
+    Weights that are not there yet are counted from the configuration.
+
+    Raises:
+        BadInput: a file of the folder is damaged.
+    """
+    config = check_config(folder, where)
+    size = from_config(config)
+    if size is None or not any(folder.glob("*.safetensors")):
+        return size
+    return ModelSize(**vars(size) | {"parameters": sum(math.prod(shape) for shape in tensors(folder, where).values())})
+
+
+def from_config(config: Mapping[str, Any]) -> ModelSize | None:
+    """The size that a configuration describes, for a decoder with gated MLPs and without experts; biases and norms,
+    some thousandth of all, are not counted."""
+    config = config.get("text_config") or config
+    found = [_number(config, names) for names in (_LAYERS, _HIDDEN, _HEADS, ("vocab_size",))]
+    if None in found:
+        return None
+    layers, hidden, heads, vocabulary = (number or 0 for number in found)
+    inner = _number(config, _INNER) or 4 * hidden
+    kv_heads = _number(config, ("num_key_value_heads",)) or heads
+    head_dim = _number(config, ("head_dim",)) or hidden // heads
+    tied = config.get("tie_word_embeddings", False)
+    attention = 2 * hidden * head_dim * (heads + kv_heads)
+    return ModelSize(
+        parameters=vocabulary * hidden * (1 if tied else 2) + layers * (attention + 3 * hidden * inner),
+        layers=layers,
+        hidden=hidden,
+        inner=inner,
+        heads=heads,
+        kv_heads=kv_heads,
+        head_dim=head_dim,
+        vocabulary=vocabulary,
+        context=_number(config, ("max_position_embeddings", "n_positions")),
+        number_bytes=BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 2),
+    )
+
+
+def _number(config: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    found = next((config[name] for name in names if config.get(name) is not None), None)
+    return found if isinstance(found, int) and not isinstance(found, bool) and found > 0 else None

@@ -1,0 +1,140 @@
+"""How many engines and ranks suit a model and a cluster; the models are configurations alone, the GPUs numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from orchestrator.config import Generate, Train
+from orchestrator.driver.fitting import Gpus, cached_tokens, fit_engines, fit_ranks
+from orchestrator.driver.memory import GIB, cache_bytes, engine_memory, rank_memory
+from orchestrator.errors import BadInput
+from orchestrator.models.sizes import ModelSize, from_config
+
+SHARE = 0.92
+
+
+def size(**config: Any) -> ModelSize:
+    found = from_config(config)
+    assert found is not None
+    return found
+
+
+SMALL = size(
+    **{"hidden_size": 576, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3},
+    **{"intermediate_size": 1536, "vocab_size": 49152, "tie_word_embeddings": True, "max_position_embeddings": 8192},
+)
+SEVEN = size(
+    **{"hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8},
+    **{"intermediate_size": 14336, "vocab_size": 32000, "max_position_embeddings": 32768},
+)
+SEVENTY = size(
+    **{"hidden_size": 8192, "num_hidden_layers": 80, "num_attention_heads": 64, "num_key_value_heads": 8},
+    **{"intermediate_size": 28672, "vocab_size": 32000, "max_position_embeddings": 4096},
+)
+ONE = [Gpus(1, 24 * GIB)]
+EIGHT = [Gpus(8, 80 * GIB)]
+SIXTEEN = EIGHT * 2
+MIXED = [Gpus(0), Gpus(4, 80 * GIB), Gpus(2, 40 * GIB)]
+
+
+def test_a_configuration_tells_the_number_of_parameters() -> None:
+    """As the models' own cards have it: SmolLM2-135M, Mistral-7B, Llama-2-70B."""
+    assert [round(s.parameters / 1e9, 2) for s in (SMALL, SEVEN, SEVENTY)] == [0.13, 7.24, 68.98]
+    assert from_config({"vocab_size": 5}) is None
+
+
+@pytest.mark.parametrize(
+    ("model", "nodes", "engines", "spread", "ranks", "stage"),
+    [
+        (SMALL, [], 1, 1, 1, 1),
+        (SEVENTY, [Gpus(0)], 1, 1, 1, 1),
+        (SMALL, ONE, 1, 1, 1, 1),
+        (SMALL, SIXTEEN, 16, 1, 16, 1),
+        (SEVEN, EIGHT, 8, 1, 8, 2),
+        (SMALL, MIXED, 6, 1, 6, 1),
+        (SEVEN, [Gpus(4, 141 * GIB), Gpus(4, 80 * GIB)], 8, 1, 8, 2),
+        (SEVENTY, EIGHT, 4, 2, None, None),
+        (SEVENTY, SIXTEEN, 8, 2, None, None),
+        (SEVENTY, [Gpus(8, 40 * GIB)], 2, 4, None, None),
+        (None, EIGHT, 8, 1, 8, 1),
+        (SEVENTY, [Gpus(8)], 8, 1, 8, 1),
+    ],
+)
+def test_what_suits_a_model_and_a_cluster(
+    model: ModelSize | None, nodes: list[Gpus], engines: int, spread: int, ranks: int | None, stage: int | None
+) -> None:
+    assert fit_engines(model, Generate(), 2, SHARE, nodes).values == (engines, spread)
+    if ranks is not None:
+        assert fit_ranks(model, Train(), nodes).values == (ranks, stage)
+
+
+def test_what_fits_is_the_smallest_that_does() -> None:
+    needs = [rank_memory(SEVEN, Train(), 8, stage).total for stage in (1, 2, 3)]
+    assert needs[2] < needs[1] <= 0.9 * 80 * GIB < needs[0] and fit_ranks(SEVEN, Train(), EIGHT).values[1] == 2
+    tokens = cached_tokens(SEVENTY, Generate())
+    assert engine_memory(SEVENTY, 2, 2, tokens) <= SHARE * 80 * GIB < engine_memory(SEVENTY, 2, 1, tokens)
+    assert fit_engines(SEVEN, Generate(), 2, SHARE, [Gpus(1, 24 * GIB)]).values == (1, 1)
+    with pytest.raises(BadInput, match="Would fit: nodes with 2 GPU"):
+        fit_engines(SEVEN, Generate(), 4, SHARE, [Gpus(1, 24 * GIB)])
+
+
+@pytest.mark.parametrize(
+    ("settings", "values"),
+    [
+        (Train(ranks=2), (2, 1)),
+        (Train(zero=3), (8, 3)),
+        (Train(zero=0), (8, 0)),
+        (Train(ranks=3, zero=1), (3, 1)),
+        (Train(batch_pairs=4), (4, 2)),
+        (Train(offload_optimizer=True), (8, 2)),
+        (Train(tokens_per_microbatch=512, activation_checkpointing=True), (8, 1)),
+    ],
+)
+def test_what_is_set_stays_and_decides_the_rest(settings: Train, values: tuple[int, int]) -> None:
+    nodes = [Gpus(8, 141 * GIB)] if settings.ranks == 2 else EIGHT
+    assert fit_ranks(SEVEN, settings, nodes).values == values
+
+
+def test_engines_that_are_set_stay() -> None:
+    assert fit_engines(SEVEN, Generate(engines=2), 2, SHARE, EIGHT).values == (2, 1)
+    assert fit_engines(SEVEN, Generate(tensor_parallel=4), 2, SHARE, EIGHT).values == (2, 4)
+    assert fit_engines(SEVENTY, Generate(), 2, SHARE, SIXTEEN, stages=2).values == (8, 1)
+    assert fit_engines(SEVENTY, Generate(tensor_parallel=1), 2, SHARE, EIGHT).values == (8, 1), "though it does not fit"
+
+
+def test_more_ranks_than_pairs_serve_where_fewer_do_not_fit() -> None:
+    assert fit_ranks(SEVEN, Train(batch_pairs=1), EIGHT).values == (8, 2)
+
+
+def test_a_training_that_fits_nowhere_is_refused_with_what_would_fit() -> None:
+    with pytest.raises(BadInput) as refusal:
+        fit_ranks(SEVENTY, Train(), SIXTEEN)
+    said = str(refusal.value)
+    assert said.startswith("train.zero: the training does not fit: on 16 GPU with ZeRO 3 a rank takes about")
+    assert "train.activation_checkpointing: true with train.offload_optimizer: true" in said
+    assert "32 such GPUs with train.activation_checkpointing: true" in said and "\n" not in said
+    changes = {"activation_checkpointing": True, "offload_optimizer": True}
+    assert fit_ranks(SEVENTY, Train(**changes), SIXTEEN).values == (16, 3)
+    assert fit_ranks(SEVENTY, Train(activation_checkpointing=True, batch_pairs=32), EIGHT * 4).values == (32, 3)
+
+
+def test_an_engine_that_fits_on_no_node_is_refused_with_what_would_fit() -> None:
+    with pytest.raises(BadInput) as refusal:
+        fit_engines(SEVENTY, Generate(), 2, SHARE, [Gpus(2, 40 * GIB)])
+    said = str(refusal.value)
+    assert said.startswith("generate.tensor_parallel: an engine does not fit on the GPUs of one node: spread over 2")
+    assert "nodes with 4 GPU; or GPUs with" in said and "\n" not in said
+    assert fit_engines(SEVENTY, Generate(), 2, SHARE, [Gpus(4, 40 * GIB)]).values == (1, 4)
+
+
+def test_the_sums_of_a_rank_are_those_of_its_stage() -> None:
+    p = SEVEN.parameters
+    by_stage = [rank_memory(SEVEN, Train(), 8, stage) for stage in range(4)]
+    assert [m.moments for m in by_stage] == [8 * p, *[8 * (-(-p // 8))] * 3]
+    assert by_stage[1].weights + by_stage[1].gradients == 8 * p and by_stage[0].masters == 0
+    assert [m.kept for m in by_stage] == sorted((m.kept for m in by_stage), reverse=True)
+    assert rank_memory(SEVEN, Train(offload_optimizer=True), 8, 2).moments == 0
+    assert rank_memory(SEVEN, Train(precision="fp32"), 1, 1).weights == 4 * p
+    assert cache_bytes(SEVEN, 2, 1) == 131072 == 8 * cache_bytes(SEVEN, 2, 8) == 8 * cache_bytes(SEVEN, 2, 16)
