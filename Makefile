@@ -42,6 +42,7 @@ full: test  ## The slow tests too
 
 faults: setup  ## The whole fault suite: drivers killed at every one of their file operations, and more
 	pytest -q tests/faults
+	pytest -q -m faults --ignore=tests/faults tests
 
 hosts: setup  ## Several hosts, in network namespaces of this machine (as root): nodes that die, join, are cut off
 	pytest -q -m hosts tests/hosts

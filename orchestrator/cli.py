@@ -256,7 +256,7 @@ def validate(
     from orchestrator.driver.wiring import rendered, tried, unread_golds
     from orchestrator.ledger.run import Run
 
-    require_room(root := run_folder(file.job))
+    root = require_room(run_folder(file.job))
     run = Run(root)
     check_same_job(run, file.job)
     model = base_model_of(file, run, weights=False)

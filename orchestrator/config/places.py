@@ -57,22 +57,21 @@ def run_named(run: Path) -> Path:
     return whole(run if run.exists() else home() / run)
 
 
-def require_room(folder: Path) -> None:
-    """Ask whether a run's folder is there or can be made.
+def require_room(folder: Path) -> Path:
+    """`folder`, a run's, where it is there or can be made.
 
     Raises:
         BadInput: it cannot; names what is in the way.
     """
     above = next(place for place in (folder, *folder.parents) if place.exists())
-    if above == folder:
-        return
     if not above.is_dir():
         raise BadInput(f"{folder}: a run needs a folder, and {above} is none. Choose another `name` or `run_dir`.")
-    if not os.access(above, os.W_OK | os.X_OK):
+    if above != folder and not os.access(above, os.W_OK | os.X_OK):
         raise BadInput(
             f"{folder}: a run needs a folder, and none can be made in {above}, which may not be written to. Choose "
             "another `run_dir`, or set RATCHET_HOME."
         )
+    return folder
 
 
 def own_code(module: str) -> list[str]:

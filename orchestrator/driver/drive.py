@@ -118,8 +118,7 @@ def drive(
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
-    root, say = run_folder(file.job), unfailing(say)
-    require_room(root)
+    root, say = require_room(run_folder(file.job)), unfailing(say)
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, file.job.tracking, default_address(root.parent), say, sources)
     run = Run(root, on_append=tracker.poke)

@@ -8,13 +8,13 @@ A rank, by ZeRO stage, with `train.precision: bf16`:
 | part | 0 | 1 | 2 | 3 |
 |---|---|---|---|---|
 | weights | 4 P | 2 P | 2 P | 2 P / N, and 2 of what is gathered at once |
-| gradients | 4 P | 2 P + 4 P | 4 P / N + buckets | 4 P / N + buckets |
+| gradients | 4 P | 4 P | 4 P / N + buckets | 4 P / N + buckets |
 | float32 weights | - | 4 P / N | 4 P / N | 4 P / N |
 | moments of AdamW | 8 P | 8 P / N | 8 P / N | 8 P / N |
 | an update, for a moment | 4 P | 4 P / N | 4 P / N | 4 P / N |
 
 Stage 0 computes in autocast over float32 weights, of which it has a copy in bfloat16 for the length of a pass (2 P).
-With `fp32`, weights and the gradients beside them have 4 bytes, too. What `train.offload_optimizer`
+With `fp32` weights have 4 bytes, too, and stage 1 keeps 4 P / N of gradients. What `train.offload_optimizer`
 moves to the host are the float32 weights, the moments and the update.
 
 Activations of a layer for a token, in numbers of 2 bytes (4 in float32): about 16 of `hidden` (what norms, projections
@@ -79,7 +79,7 @@ def rank_memory(size: ModelSize, settings: Train, ranks: int, stage: int) -> Ran
     number = 4 if wide or autocast else 2
     weights = number * (share + min(p - share, _GATHERED)) if stage == 3 else number * p
     buckets = 2 * number * min(p, _BUCKET) if stage >= 2 else 0
-    gradients = 4 * p if stage == 0 else (4 + number) * p if stage == 1 else 4 * share
+    gradients = 4 * (p if stage == 0 or (stage == 1 and not wide) else share)
     host = settings.offload_optimizer and stage > 0
     return RankMemory(
         weights=weights,

@@ -313,7 +313,9 @@ def _asked(module: str, request: Mapping[str, Any], what: str, suspect: str) -> 
             f"{what} could not be looked at: no end within {_LOOKING:.0f} s. Look at {suspect}."
         ) from error
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        # A library in Rust that breaks says after its reason how to have more said.
+        lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("note: ")]
+        said = lines or [f"exit code {done.returncode}"]
         raise RatchetError(f"{what} could not be looked at: {cut(said[-1])}. It may be for {suspect}.")
     found: dict[str, Any] = json.loads(done.stdout)
     return found

@@ -32,15 +32,16 @@ _MANY_VALUES = 1 << 26
 _MOST_VALUES_A_BYTE = 256
 _PAIR_COLUMNS = ("pair_id", "prompt_id", "prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
 _NEEDED: Mapping[str, Sequence[str]] = {
-    "prompts": PROMPTS.names,
+    "prompts": ("prompt_id", "text", "token_ids", "messages", "gold", "solution", "solution_token_ids"),
     **{kind.name: kind.needed for kind in SHARDS.values()},
-    "scores": SELF_SCORES.names,
+    "scores": ("prompt_id", "sample_index", "score", "judgements"),
     "pairs": _PAIR_COLUMNS,
     "replay": _PAIR_COLUMNS,
     "chunks": _PAIR_COLUMNS,
     "evaluation": ("prompt_id", "text", "token_ids", "finish_reason", "verdict", "extracted"),
 }
-"""Columns that every version has written, by the folder that a file is in."""
+"""Columns that every version has written, by the folder that a file is in. No schema's names: what is added to one is
+not in the runs of before."""
 
 
 def require_bounded(file: Path, run_dir: Path) -> None:

@@ -24,7 +24,7 @@ class ShardKind:
     schema: pa.Schema
     """What is written now."""
     needed: Sequence[str]
-    """Columns that every version has written."""
+    """Columns that every version has written; one that is added to the schema is not among them."""
     inputs: frozenset[str]
     """Sections of the job whose deciding keys are inputs of such a step."""
 
@@ -32,7 +32,12 @@ class ShardKind:
 SHARDS = {
     kind.name: kind
     for kind in (
-        ShardKind("samples", SAMPLES, SAMPLES.names, frozenset({"generate"})),
+        ShardKind(
+            "samples",
+            SAMPLES,
+            ("prompt_id", "sample_index", "text", "token_ids", "finish_reason", "num_tokens"),
+            frozenset({"generate"}),
+        ),
         ShardKind(
             "verdicts",
             VERDICTS,

@@ -27,7 +27,7 @@ from tests.support.stand_in_ranks import OutOfMemoryError, Rank
 from tests.support.stand_ins import StandIns, StandInTrainers, all_read, make_project
 from workers.training.group import TrainerGroup
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.full]
 
 KEY = "train.tokens_per_microbatch"
 HOLDS = 60

@@ -21,7 +21,7 @@ from orchestrator.commands.fork.fit import Fit, outlook
 from orchestrator.commands.fork.job import NEVER, first_change, jobs, unseen
 from orchestrator.config import Job
 from orchestrator.config.load import JobFile, resolved_yaml
-from orchestrator.config.places import run_folder
+from orchestrator.config.places import require_room, run_folder
 from orchestrator.driver import trust
 from orchestrator.driver.drive import identity
 from orchestrator.driver.kept import KEPT_MODEL
@@ -213,6 +213,7 @@ def _check(parent: Path, state: State, child: Path, from_round: int | None) -> N
         raise BadInput(f"{child}: lies in the run that it is forked from. Choose a folder outside of it.")
     if os.path.lexists(child) and not (child.is_dir() and not any(child.iterdir())):
         raise BadInput(_in_use(child))
+    require_room(child)
 
 
 def _in_use(child: Path) -> str:

@@ -114,6 +114,13 @@ def test_no_name_in_a_strangers_job_breaks_a_command(
         assert "Traceback" not in said and code in (0, 1, 2), (command, said)
 
 
+def test_a_new_run_below_a_file_is_told(finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("x")
+    for command in ("fork", "rescore"):
+        assert ratchet(command, finished, tmp_path / "file/new") == 2
+        assert f"{tmp_path}/file/new: a run needs a folder, and {tmp_path}/file is none" in capsys.readouterr().err
+
+
 def test_links_in_a_circle_are_told_by_every_command(
     circle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
