@@ -27,6 +27,7 @@ from orchestrator.config import Job, only_executes
 from orchestrator.config.load import changed_keys, resolved_yaml
 from orchestrator.config.places import own_code, own_code_environment, run_folder
 from orchestrator.driver import trust
+from orchestrator.driver.signals import held
 from orchestrator.driver.drive import healthy_driver
 from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
 from orchestrator.driver.same_job import check_same_job, reading_of
@@ -135,20 +136,23 @@ def require_trust(plan: Plan, tell: Tell | None) -> None:
 
 def in_a_process(job_file: Path, log: Path) -> int:
     """`ratchet run` as a process that gets no signal of the terminal, but one from us: a second one would kill it."""
+    process = None
     with open(_for_writing(log), "ab") as out:
-        process = subprocess.Popen(
-            [*own_code("orchestrator"), "run", str(job_file)],
-            stdin=subprocess.DEVNULL,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            process_group=0,
-            env=own_code_environment(),
-        )
         try:
+            with held():
+                process = subprocess.Popen(
+                    [*own_code("orchestrator"), "run", str(job_file)],
+                    stdin=subprocess.DEVNULL,
+                    stdout=out,
+                    stderr=subprocess.STDOUT,
+                    process_group=0,
+                    env=own_code_environment(),
+                )
             return process.wait()
         except BaseException:
-            process.terminate()
-            process.wait()
+            if process:
+                process.terminate()
+                process.wait()
             raise
 
 
