@@ -27,10 +27,10 @@ from orchestrator.config import Job, only_executes
 from orchestrator.config.load import changed_keys, resolved_yaml
 from orchestrator.config.places import own_code, own_code_environment, run_folder
 from orchestrator.driver import trust
-from orchestrator.driver.signals import held
 from orchestrator.driver.drive import healthy_driver
 from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
 from orchestrator.driver.same_job import check_same_job, reading_of
+from orchestrator.driver.signals import held
 from orchestrator.driver.start_checks import check_start
 from orchestrator.driver.trust import Tell
 from orchestrator.driver.wiring import rendered, tried, unread_golds
