@@ -107,7 +107,8 @@ def test_no_name_in_a_strangers_job_breaks_a_command(
     (run / "job.yaml").unlink()
     commands = [["status", run], ["verify", run], ["gc", "--dry-run", run], ["fork", run, tmp_path / "forked"]]
     commands += [["resume", run], ["resume", run, "--trust"]]
-    commands += [["rescore", run, tmp_path / "new"]] if place != "tracking" else []  # which would be done
+    done = place == "tracking" or (place == "run_dir" and name == str(circle))  # it would be, with Ray
+    commands += [] if done else [["rescore", run, tmp_path / "new"]]
     for command in commands:
         code = ratchet(*command)
         said = capsys.readouterr().err
