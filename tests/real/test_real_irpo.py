@@ -68,11 +68,13 @@ KILLED_ANYWHERE: dict[str, Moment] = {
 
 @pytest.fixture(scope="module", params=["once", pytest.param("anywhere", marks=pytest.mark.full)])
 def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of two rounds whose driver was killed in phases of round 1, interrupted while it sampled in round 2, and
-    resumed."""
+    """A run of two rounds whose driver was interrupted (as its first engine started, or while it sampled in round 2),
+    killed in phases of round 1, and resumed."""
     folder = tmp_path_factory.mktemp("real") / "irpo"
     moments = KILLED if request.param == "once" else KILLED_ANYWHERE
     executed = FIRST
+    if request.param == "once":
+        interrupt(start(folder, *SMALL, *executed), folder, committed("baseline/prompts"))
     for name, moment in moments.items():
         process = start(folder, *SMALL, *executed)
         wait_for(process, folder, moment or has_state(folder))
@@ -85,14 +87,20 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     process = start(folder, *SMALL, *executed)
     wait_for(process, folder, committed("rounds/01/train"))
     assert status(folder)["state"] == "running"
-    wait_for(process, folder, has_shard("rounds/02/samples"))
+    if request.param == "anywhere":
+        interrupt(process, folder, has_shard("rounds/02/samples"))
+        process = start(folder, *SMALL, *executed)
+    assert finish(process, folder) == 0, log_of(folder)
+    all_gone()
+    return folder
+
+
+def interrupt(process: subprocess.Popen[str], folder: Path, moment: Callable[[Sequence[Record]], bool]) -> None:
+    wait_for(process, folder, moment)
     assert not abroad(listening(process))
     os.kill(process.pid, signal.SIGTERM)
     assert finish(process, folder) == 130, log_of(folder)
     assert status(folder)["state"] == "interrupted"
-    assert finish(start(folder, *SMALL, *executed), folder) == 0, log_of(folder)
-    all_gone()
-    return folder
 
 
 def ratchet(*arguments: str | Path) -> subprocess.CompletedProcess[str]:

@@ -291,6 +291,7 @@ def test_an_engine_that_finds_too_little_memory_is_started_again_after_a_while(t
     assert "held by process 7 (other)" in first
 
 
+@pytest.mark.full
 def test_memory_that_does_not_come_back_ends_the_run_for_now(tmp_path: Path) -> None:
     (tmp_path / "start").write_text("finds too little 99")
     with (
@@ -303,6 +304,7 @@ def test_memory_that_does_not_come_back_ends_the_run_for_now(tmp_path: Path) -> 
     assert raised.value.exit_code == 75 and noted(tmp_path).count("start") == 4
 
 
+@pytest.mark.full
 def test_an_engine_that_is_replaced_waits_for_memory_too_and_no_prompt_is_blamed(tmp_path: Path) -> None:
     """What the dead engine held may be given back later than its successor asks for it."""
     told: list[str] = []
