@@ -63,9 +63,9 @@ from orchestrator.tracking.mlflow import reach
 from orchestrator.tracking.outbox import first_line
 from orchestrator.tracking.tracker import default_address
 
-_LIMITS = {"prompts": 600.0, "trainer": 600.0, "engine": 900.0, "training step": 900.0, "all-reduce": 300.0}
+_LIMITS = {"prompts": 600.0, "trainer": 600.0, "engine": 900.0, "update": 900.0, "all-reduce": 300.0}
 _LIMIT = 90.0  # seconds, of every other check
-_READING = ("engine", "training step")
+_READING = ("engine", "update")
 _BACK_SECONDS = 30.0
 
 
@@ -142,7 +142,7 @@ class _Doctor:
         self._on_cluster("all-reduce", self._all_reduce)
         if has_job:
             self._on_cluster("engine", self._with_model(self._engine))
-            self._on_cluster("training step", self._with_model(self._training_step))
+            self._on_cluster("update", self._with_model(self._update))
         self.examiner.release()
         self._on_cluster("memory back", self._memory_back)
         self._check("mlflow", self._mlflow)
@@ -315,7 +315,7 @@ class _Doctor:
             return Finding("FAIL", f"{text}, and generated {tokens} tokens instead of {count}", "", said)
         return Finding("pass", f"{text}; one token each after {done - ready:.2f} s", "", said)
 
-    def _training_step(self, model: str) -> Finding:
+    def _update(self, model: str) -> Finding:
         """Score and train one batch of made-up pairs of the job's size, at learning rate 0, and export."""
         folder = self.workspace / "training"
         folder.mkdir()
@@ -332,11 +332,11 @@ class _Doctor:
         step = facts["tokens"] / facts["tokens_per_second"]
         peaks = self.examiner.peak_memory()
         host, device = (max(peak[kind] for peak in peaks) for kind in ("host", "device"))
-        said: Facts = {"step_seconds": step, "seconds": seconds, "pairs": count, "tokens": prompt + completion}
+        said: Facts = {"update_seconds": step, "seconds": seconds, "pairs": count, "tokens": prompt + completion}
         said |= {"peak_host": host, "peak_device": device, "tokens_per_second": facts["tokens_per_second"]}
         memory = f"{gib(host)} of memory" + (f" and {gib(device)} of an accelerator" if device else "")
         text = (
-            f"{count} pairs of {prompt + completion} tokens on {len(peaks)} rank(s): one step in "
+            f"{count} pairs of {prompt + completion} tokens on {len(peaks)} rank(s): one in "
             f"{step:.1f} s ({seconds:.1f} s with scoring and export), at most {memory} a rank"
         )
         return Finding("pass", text, "", said)

@@ -439,7 +439,7 @@ def test_a_check_that_hangs_is_ended_and_the_others_are_tried(tmp_path: Path) ->
     assert not sound and ward.ended.is_set()
     assert findings["engine"].level == "FAIL" and "not finished within 8 s" in findings["engine"].text
     assert findings["all-reduce"].text == "ConnectionError: the link is down"
-    assert findings["training step"].level == "pass" and ward.trained == 32
+    assert findings["update"].level == "pass" and ward.trained == 32
     assert findings["shared path"].level == findings["memory back"].level == "pass"
 
 
@@ -560,13 +560,13 @@ def test_the_demo_job_on_this_machine(tmp_path: Path) -> None:
     assert list(checks) == [
         *("cluster", "versions", "shared path", "model and data", "prompts", "trainer", "disk", "machines", "fit"),
         "all-reduce",
-        *("engine", "training step", "memory back", "mlflow"),
+        *("engine", "update", "memory back", "mlflow"),
     ]
     assert found["ok"] and all(check["level"] != "FAIL" for check in checks.values())
     assert checks["all-reduce"]["facts"]["ranks"] == 2
     assert checks["engine"]["facts"]["tokens"] == 1
-    step = checks["training step"]["facts"]
-    assert step["pairs"] == 32 and step["tokens"] == 128 and step["step_seconds"] > 0 and step["peak_host"] > 2**27
+    step = checks["update"]["facts"]
+    assert step["pairs"] == 32 and step["tokens"] == 128 and step["update_seconds"] > 0 and step["peak_host"] > 2**27
     assert list((tmp_path / "runs").iterdir()) == []
     time.sleep(1.0)
     assert {p.pid for p in psutil.Process().children(recursive=True)} <= children
