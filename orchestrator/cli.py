@@ -242,49 +242,14 @@ def validate(
 ) -> None:
     """Check a job file, its data and its model without running anything."""
     file = load(job, overrides or [], _tell(trust))
-    from orchestrator.config.places import require_room, run_folder
-    from orchestrator.driver.fit_told import fit_lines
-    from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
-    from orchestrator.driver.same_job import (
-        check_same_job,
-        check_same_model,
-        check_same_problems,
-        problem_digests,
-        reading_of,
-    )
-    from orchestrator.driver.start_checks import gold_lines, looked_at
-    from orchestrator.driver.wiring import rendered, tried, unread_golds
-    from orchestrator.ledger.run import Run
+    from orchestrator.commands.validate import check, told
 
-    root = require_room(run_folder(file.job))
-    run = Run(root)
-    check_same_job(run, file.job)
-    model = base_model_of(file, run, weights=False)
-    if model.origin is None:
-        check_same_model(run, model)
-    reference = reference_of(file, run, model, weights=False)
-    problems = read_all_problems(file, reading=reading_of(run))
-    check_same_problems(run, file.job, None if file.job.data.from_hub else problem_digests(problems))
-    preferences = read_all_preferences(file, problems)
-    golds = gold_lines(file, run, problems, unread_golds)
+    checked = check(file)
     if resolved:
         terminal.block(resolved_yaml(file.job))
         return
-    echo(f"valid     {job}")
-    echo(f"model     {model}")
-    if reference:
-        echo(f"reference {reference}")
-    echo(f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}")
-    for source in preferences:
-        echo(f"stages    {source}")
-    for label, lines in {"golds": golds, "no effect": idle(file.job), "settings": fit_lines(file, run, model)}.items():
-        for line in lines:
-            echo(f"{label:<9} {line}")
-    for seen in looked_at(file, run, model, reference, problems, preferences, rendered, tried):
-        for line in seen.lines():
-            echo(line)
-        seen.check()
-    echo(f"run       {root}{', which exists and would be resumed' if (root / 'ledger').is_dir() else ''}")
+    for line in told(checked, job):
+        echo(line)
 
 
 @app.command()

@@ -1,0 +1,81 @@
+"""`ratchet validate`: what can be known of a job before anything of it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator.config.idle import idle
+from orchestrator.config.load import JobFile
+from orchestrator.config.places import require_room, run_folder
+from orchestrator.driver.fit_told import fit_lines
+from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
+from orchestrator.driver.same_job import (
+    check_same_job,
+    check_same_model,
+    check_same_problems,
+    problem_digests,
+    reading_of,
+)
+from orchestrator.driver.start_checks import gold_lines, looked_at
+from orchestrator.driver.wiring import rendered, tried, unread_golds
+from orchestrator.inputs.preferences import Preferences
+from orchestrator.ledger.run import Run
+from orchestrator.models.named import NamedModel
+from orchestrator.records.rows import Problem
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A job whose data and models were read and found to fit it and its run."""
+
+    file: JobFile
+    run: Run
+    model: NamedModel
+    reference: NamedModel | None
+    problems: Mapping[str, list[Problem]]
+    preferences: Sequence[Preferences]
+    golds: Sequence[str]
+    """What is to be told of gold answers."""
+
+
+def check(file: JobFile) -> Checked:
+    """Look at the data and models of a job, and at the run that it would go on with.
+
+    Raises:
+        BadInput: the job could not be started; names file, key and cure.
+    """
+    run = Run(require_room(run_folder(file.job)))
+    check_same_job(run, file.job)
+    model = base_model_of(file, run, weights=False)
+    if model.origin is None:
+        check_same_model(run, model)
+    reference = reference_of(file, run, model, weights=False)
+    problems = read_all_problems(file, reading=reading_of(run))
+    check_same_problems(run, file.job, None if file.job.data.from_hub else problem_digests(problems))
+    preferences = read_all_preferences(file, problems)
+    return Checked(file, run, model, reference, problems, preferences, gold_lines(file, run, problems, unread_golds))
+
+
+def told(checked: Checked, job: Path) -> Iterator[str]:
+    """What there is to say of a job, a line each; its prompts are made, and its models tried, as it goes.
+
+    Raises:
+        BadInput: they would spoil a run.
+    """
+    file, run, problems = checked.file, checked.run, checked.problems
+    yield f"valid     {job}"
+    yield f"model     {checked.model}"
+    if checked.reference:
+        yield f"reference {checked.reference}"
+    yield f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}"
+    yield from (f"stages    {source}" for source in checked.preferences)
+    yield from (f"golds     {line}" for line in checked.golds)
+    yield from (f"no effect {line}" for line in idle(file.job))
+    yield from (f"settings  {line}" for line in fit_lines(file, run, checked.model))
+    of = (checked.model, checked.reference, problems, checked.preferences)
+    for seen in looked_at(file, run, *of, rendered, tried):
+        yield from seen.lines()
+        seen.check()
+    yield f"run       {run.root}{', which exists and would be resumed' if (run.root / 'ledger').is_dir() else ''}"
