@@ -85,7 +85,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
         assert status(folder)["state"] == "interrupted"
         executed = THEN if name == TRAINING else executed
     process = start(folder, *SMALL, *executed)
-    wait_for(process, folder, committed("rounds/01/train"))
+    wait_for(process, folder, has_shard("rounds/02/samples"))
     assert status(folder)["state"] == "running"
     if request.param == "anywhere":
         interrupt(process, folder, has_shard("rounds/02/samples"))
