@@ -352,7 +352,7 @@ def _run_command(arguments: list[str]) -> int:
         return error.exit_code
     except (Interrupted, KeyboardInterrupt):
         return EXIT_INTERRUPTED
-    except (OSError, RuntimeError) as error:  # wherever a name that was given is first looked for
+    except OSError as error:  # wherever a name that was given is first looked for
         if told_as := unusable(error):
             terminal.failure(shown.line(told_as))
             return told_as.exit_code

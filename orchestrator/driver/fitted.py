@@ -36,15 +36,11 @@ class Fitted:
         Raises:
             BadInput: the model does not fit, and there is nothing that the job says of it.
         """
-        settings = self._job.train
-        if settings.ranks is None:
-            found = self._value("train.ranks", lambda: self._ranks(settings), 0, self._has_ranks)
-            settings = settings.model_copy(update={"ranks": found})
-        if settings.zero is None:
-            with_ranks = settings
-            found = self._value("train.zero", lambda: self._ranks(with_ranks), 1, lambda s: self._fits(with_ranks, s))
-            settings = settings.model_copy(update={"zero": found})
-        return settings
+        given = self._job.train
+        ranks = self._value("train.ranks", given.ranks, lambda: self._ranks(given), 0, self._has_ranks)
+        among = given.model_copy(update={"ranks": ranks})
+        zero = self._value("train.zero", given.zero, lambda: self._ranks(among), 1, lambda z: self._fits(among, z))
+        return among.model_copy(update={"zero": zero})
 
     def generate(self) -> Generate:
         """The settings of sampling, `engines` and `tensor_parallel` among them.
@@ -52,19 +48,20 @@ class Fitted:
         Raises:
             BadInput: likewise.
         """
-        settings = self._job.generate
-        if settings.tensor_parallel is None:
-            found = self._value("generate.tensor_parallel", lambda: self._engines(settings), 1, self._has_spread)
-            settings = settings.model_copy(update={"tensor_parallel": found})
-        if settings.engines is None:
-            with_spread = settings
-            found = self._value(
-                "generate.engines", lambda: self._engines(with_spread), 0, lambda n: self._has_engines(with_spread, n)
-            )
-            settings = settings.model_copy(update={"engines": found})
-        return settings
+        given, key = self._job.generate, "generate.tensor_parallel"
+        spread = self._value(key, given.tensor_parallel, lambda: self._engines(given), 1, self._has_spread)
+        each = given.model_copy(update={"tensor_parallel": spread})
+        key = "generate.engines"
+        engines = self._value(key, given.engines, lambda: self._engines(each), 0, lambda n: self._has_engines(each, n))
+        return each.model_copy(update={"engines": engines})
 
-    def _value(self, key: str, fit: Callable[[], Fit], which: int, holds: Callable[[int], bool]) -> int:
+    def _value(
+        self, key: str, given: int | None, fit: Callable[[], Fit], which: int, holds: Callable[[int], bool]
+    ) -> int:
+        """What is `given`, or what of a fit the setting comes to."""
+        if given is not None:
+            return given
+
         def resolve() -> int:
             found = fit()
             if self._gpus:

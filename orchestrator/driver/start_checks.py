@@ -18,7 +18,7 @@ from orchestrator.inputs.preferences import Preferences
 from orchestrator.inputs.problems import kept_problems
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
-from orchestrator.records.limits import told
+from orchestrator.records.limits import START_SECONDS, reading_seconds, weight_bytes
 from orchestrator.records.rows import Problem
 from orchestrator.rounds.context import Say
 from orchestrator.sources.registry import SOURCES
@@ -115,8 +115,16 @@ def looked_at(
 
 def limits_of(job: Job, model: Path) -> Preview:
     """Limits that a model's size has raised, or should have."""
-    shown, warnings = told(job.generate, model)
-    return Preview(shown, warnings, [])
+    asked, needs = job.generate.start_timeout, reading_seconds(model)
+    size = f"a model of {weight_bytes(model) / 1e9:.1f} GB"
+    if asked is not None and asked < needs:
+        read = f"{size} takes {needs:.0f} s to read at 50 MB/s"
+        cure = "null gives it as long as that"
+        return Preview([], [f"generate.start_timeout: {asked:g} s may be too short: {read}; {cure}"], [])
+    if asked is None and needs > START_SECONDS:
+        told = f"limits    engines may take {needs:.0f} s to start, for {size} (generate.start_timeout)"
+        return Preview([told], [], [])
+    return Preview([], [], [])
 
 
 def _of_begun(run: Run, seen: Preview) -> Preview:

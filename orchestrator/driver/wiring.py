@@ -316,7 +316,7 @@ def _asked(module: str, request: Mapping[str, Any], what: str, suspect: str) -> 
         # A library in Rust that breaks says after its reason how to have more said.
         lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("note: ")]
         said = lines or [f"exit code {done.returncode}"]
-        raise RatchetError(f"{what} could not be looked at: {cut(said[-1])}. It may be for {suspect}.")
+        raise RatchetError(f"{what} could not be looked at: {cut(said[-1])}. Look at {suspect}.")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
 

@@ -36,11 +36,9 @@ def cure(error: OSError, folder: Path) -> str | None:
     return "take away what stands there" if error.errno in _IN_THE_WAY else None
 
 
-def unusable(error: OSError | RuntimeError) -> RatchetError | None:
+def unusable(error: OSError) -> RatchetError | None:
     """In a line, why something cannot be looked at: its name is too long or leads in a circle, it is closed to us, or
     its disk is ill. None where it is another error."""
-    if isinstance(error, RuntimeError):  # what Python before 3.13 calls a circle of links
-        return BadInput(f"{error}: name another") if str(error).startswith("Symlink loop") else None
     named = error.errno in _OF_RIGHTS | {errno.ENAMETOOLONG, errno.ELOOP}
     if not named and error.errno not in _OF_THE_DISK | {errno.EMFILE, errno.ENFILE}:
         return None

@@ -26,15 +26,3 @@ def reading_seconds(model: str | Path) -> float:
 def start_limit(settings: Generate, model: str | Path) -> float:
     """Seconds that an engine may take to load a model."""
     return settings.start_timeout or max(START_SECONDS, reading_seconds(model))
-
-
-def told(settings: Generate, model: str | Path) -> tuple[list[str], list[str]]:
-    """What people should know of the limit for a model, and what they should be warned of."""
-    asked, needs = settings.start_timeout, reading_seconds(model)
-    size = f"a model of {weight_bytes(model) / 1e9:.1f} GB"
-    if asked is not None and asked < needs:
-        read = f"{size} takes {needs:.0f} s to read at 50 MB/s"
-        return [], [f"generate.start_timeout: {asked:g} s may be too short: {read}; null gives it as long as that"]
-    if asked is None and needs > START_SECONDS:
-        return [f"limits    engines may take {needs:.0f} s to start, for {size} (generate.start_timeout)"], []
-    return [], []
