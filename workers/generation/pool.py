@@ -90,10 +90,10 @@ class GeneratorPool:
         self._slots: list[Slot] = []
 
     def __enter__(self) -> GeneratorPool:
-        kills = Kills()
+        self._kills = Kills()
         for index in range(self._placement.count):
             start = partial(self._start, index)
-            self._slots.append(Slot(index, start, self._settings, self.start_limit, self._interval, kills))
+            self._slots.append(Slot(index, start, self._settings, self.start_limit, self._interval, self._kills))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -108,6 +108,7 @@ class GeneratorPool:
             GenerationFailed: with the engine's own words, or after `generate.start_timeout` seconds.
             NoRoom: none has a place, or one found too little memory at every start.
         """
+        self._kills.wait()
         limit = self.start_limit
         deadline = time.monotonic() + limit
         while starting := {slot.started: slot for slot in self._slots if not slot.ready}:

@@ -73,6 +73,7 @@ class GraderGroup:
     def __enter__(self) -> GraderGroup:
         self._kills = Kills()
         self._start()
+        self._kills.wait()
         return self
 
     def __exit__(self, *_: object) -> None:

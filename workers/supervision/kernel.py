@@ -22,15 +22,21 @@ def _counted(count: Callable[[], int]) -> int:
 
 
 class Kills:
-    """What the kernels of all nodes have killed, from now on. `count` is run on a node, and counts up; `here` is the
-    id of the node that needs no task to be asked (the driver's own)."""
+    """What the kernels of all nodes have killed, from now on: on other nodes from `wait` on. `count` is run on a node,
+    and counts up; `here` is the id of the node that needs no task to be asked (the driver's own)."""
 
     def __init__(self, count: Callable[[], int] = oom_kills, here: str | None = None) -> None:
         self._count = count
         self._here = ray.get_runtime_context().get_node_id() if here is None else here
-        # Nothing is waited for: that many nodes are asked costs the start no time.
+        # Not waited for yet: the workers start meanwhile.
         self._before = {node["NodeID"]: self._ask(node["NodeID"]) for node in ray.nodes() if node["Alive"]}
         self._last: tuple[BaseException | None, int] = (None, 0)
+
+    def wait(self) -> None:
+        """Return when every node has told what it had killed so far, or had its time to. To be called before work is
+        given out: a count that comes after a death would have that death in it."""
+        if asked := [count for count in self._before.values() if isinstance(count, ray.ObjectRef)]:
+            ray.wait(asked, num_returns=len(asked), timeout=_ANSWER_SECONDS)
 
     def since(self, error: BaseException) -> int:
         """How many were killed since the start, or since the last other error, on the node that Ray's `error` is

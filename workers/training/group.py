@@ -257,6 +257,7 @@ class TrainerGroup:
         self._pulses = [Pulse(actor.beats.remote) for actor in self._actors]
         [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
         self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
+        self._kills.wait()
 
     def _gather(self, refs: Sequence[Any], limit: float | None = None) -> list[Any]:
         """Results of one call a rank, in order; the first failure of any rank ends all."""

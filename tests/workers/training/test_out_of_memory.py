@@ -3,6 +3,7 @@ really ask for more than they may have, in a group on a real Ray."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -94,10 +95,11 @@ def test_a_process_that_somebody_killed_is_no_want_of_memory(tmp_path: Path, pai
 def test_a_process_that_the_kernel_of_another_node_killed_for_memory_is_a_want_of_memory(
     tmp_path: Path, pairs: str
 ) -> None:
-    """`here=""`: no node is the driver's own, so that a task there asks. The count is a stand-in for the kernel's."""
+    """`here=""`: no node is the driver's own, so that a task there asks. The count is a stand-in for the kernel's; it
+    takes longer than the ranks to start, and still has to come before the death."""
     settings, told, file = Train(tokens_per_microbatch=100), list[str](), tmp_path / "kills"
     file.write_text("xx")
-    kernel = partial(Kills, partial(killed_so_far, str(file)), here="")
+    kernel = partial(Kills, partial(killed_so_far, str(file), seconds=4), here="")
     ranks = Anywhere(1, num_cpus=1, runtime_env={"env_vars": {"KERNEL_KILLS": str(file)}})
     with TrainerGroup(settings, ranks, halving=Halving(settings, told.append), rank=Rank, kills=kernel) as group:
         assert group.train(plan(tmp_path, pairs, "kernel 50"), None) == {"tokens": 50, "restarts": 1}
@@ -125,7 +127,8 @@ def test_killings_are_counted_by_node_and_once(tmp_path: Path) -> None:
     assert own.since(died_at(node["NodeManagerAddress"])) == 2 and own.since(died_at("")) == 0
 
 
-def killed_so_far(file: str) -> int:
+def killed_so_far(file: str, seconds: float = 0) -> int:
+    time.sleep(seconds)
     return len(Path(file).read_text())
 
 
