@@ -193,16 +193,12 @@ def read_yaml(text: str, where: str, several_lines: bool = True) -> tuple[Any, d
         return f"{where}:{mark.line + 1}:{mark.column + 1}" if mark and several_lines else where
 
     try:
-        # Before it is composed as a whole.
-        num_values, num_levels = _measures(text)
-        if num_levels >= MOST_LEVELS:
-            raise BadInput(f"{where}: {MOST_LEVELS} levels of mappings and lists in each other, or more")
-        many = num_values >= MOST_VALUES
-        node = None if many else yaml.compose(text, Loader=yaml.SafeLoader)
+        reader = _Reader(text, where)
+        node = reader.get_single_node()
         positions = dict(islice(_positions(node, (), place), MOST_VALUES))
-        if many or len(positions) == MOST_VALUES:  # a few lines of aliases of aliases can stand for any number
-            raise BadInput(f"{where}: {MOST_VALUES} keys and entries or more, aliases included")
-        return yaml.load(text, _Loader), positions
+        if len(positions) == MOST_VALUES:  # a few lines of aliases of aliases can stand for any number
+            raise _too_many(where)
+        return None if node is None else reader.construct_document(node), positions
     except yaml.MarkedYAMLError as error:
         raise BadInput(
             f"{place(error.problem_mark or error.context_mark)}: not YAML: {cut(str(error.problem or error.context))}"
@@ -213,23 +209,29 @@ def read_yaml(text: str, where: str, several_lines: bool = True) -> tuple[Any, d
         raise BadInput(f"{where}: too many levels, or an alias (`*name`) that contains itself") from error
 
 
-def _measures(text: str) -> tuple[int, int]:
-    """Number of a document's values, aliases once, and of levels; both no further than to what is too many."""
-    if len(text) <= MOST_LEVELS:
-        return 0, 0
-    num_events = level = deepest = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
-        num_events += 1
-        level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        deepest = max(deepest, level)
-        # A value has at most four events: of its key, of itself, of its two ends.
-        if deepest >= MOST_LEVELS or num_events >= 4 * MOST_VALUES:
-            break
-    return num_events // 4, deepest
+def _too_many(where: str) -> BadInput:
+    return BadInput(f"{where}: {MOST_VALUES} keys and entries or more, aliases included")
 
 
-class _Loader(yaml.SafeLoader):
-    """Tells the place of a date or a number that cannot be."""
+class _Reader(yaml.SafeLoader):
+    """Composes no document of too many levels or values, and tells the place of a date or a number that cannot be."""
+
+    def __init__(self, text: str, where: str) -> None:
+        super().__init__(text)
+        self._where = where
+        self._num_nodes = self._level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._num_nodes += 1
+        if self._num_nodes >= 2 * MOST_VALUES:  # a value has at most two: its key and itself
+            raise _too_many(self._where)
+        if self.check_event(yaml.CollectionStartEvent) and self._level + 1 >= MOST_LEVELS:
+            raise BadInput(f"{self._where}: {MOST_LEVELS} levels of mappings and lists in each other, or more")
+        self._level += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._level -= 1
 
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         try:

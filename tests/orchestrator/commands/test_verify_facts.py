@@ -208,7 +208,11 @@ def test_a_parquet_bomb_is_named_and_not_read(run: Path) -> None:
     ("name", "value"),
     [
         ("reason", pa.scalar("a" * (1 << 20))),
-        ("opinions", pa.scalar([("a" * (1 << 20), "correct")], pa.map_(pa.string(), pa.string()))),
+        pytest.param(
+            "opinions",
+            pa.scalar([("a" * (1 << 20), "correct")], pa.map_(pa.string(), pa.string())),
+            marks=pytest.mark.full,
+        ),
     ],
 )
 def test_a_text_that_fills_a_column_from_a_dictionary_is_named_and_not_read(

@@ -99,6 +99,7 @@ run_job(job, StandIns(), *sys.argv[2:])
 """
 
 
+@pytest.mark.full
 def test_a_run_keeps_the_rows_it_started_with_and_resumes_without_the_hub(tmp_path: Path) -> None:
     rows = "".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(52)).encode()
 

@@ -76,6 +76,7 @@ def local(uri: str) -> Path:
     return Path(uri.removeprefix("file://"))
 
 
+@pytest.mark.full
 def test_a_folder_of_runs_that_was_moved_is_tracked_where_it_is(runs: Path, tmp_path: Path) -> None:
     ids = [run.info.run_id for run in tracked(runs)]
     there = tmp_path / "there"

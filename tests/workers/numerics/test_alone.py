@@ -23,14 +23,17 @@ WITHOUT = "import sys; sys.modules |= dict.fromkeys(('pydantic', 'ray', 'vllm', 
             "from benchmarks import training\n"
             "sys.argv = 'training --prompts 2 --repeats 1 --batch-pairs 4 --json'.split()\n"
             "training.main()",
-            marks=pytest.mark.full,
+            id="benchmark",
         ),
-        "from tests.workers.numerics.test_gpu import *\n"
-        "loss, gradients = step(make_model(device='cpu'), attention.SDPA, make_pairs(1, 2, 20), 100)\n"
-        "assert loss > 0 and all(bool(g.isfinite().all()) for g in gradients.values())",
+        pytest.param(
+            "from tests.workers.numerics.test_gpu import *\n"
+            "loss, gradients = step(make_model(device='cpu'), attention.SDPA, make_pairs(1, 2, 20), 100)\n"
+            "assert loss > 0 and all(bool(g.isfinite().all()) for g in gradients.values())",
+            id="gpu-test",
+        ),
     ],
-    ids=["benchmark", "gpu-test"],
 )
+@pytest.mark.full
 def test_needs_nothing_else(work: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", WITHOUT + work],
