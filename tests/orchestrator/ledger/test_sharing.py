@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -46,10 +47,11 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
         (tmp_path / "mine").mkdir()
         yield tmp_path / "mine"
         return
-    with scratch(tmp_path) as folder:
-        if folder.stat().st_dev == tmp_path.stat().st_dev:
+    with scratch(tmp_path) as memory, TemporaryDirectory() as disk:
+        others = [folder for folder in (memory, Path(disk)) if folder.stat().st_dev != tmp_path.stat().st_dev]
+        if not others:
             pytest.skip("there is one disk only")
-        yield folder
+        yield others[0]
 
 
 def link_out(stranger: Path) -> None:
