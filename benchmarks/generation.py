@@ -1,6 +1,6 @@
 """Generation: the product's generator beside the raw engine, on the same prompts and seeds, in one run.
 
-    python -m benchmarks.generation [--model jobs/demo/seed] [--prompts 300] [--samples 8] [--repeats 5]
+    python -m benchmarks.generation [--model jobs/demo/base] [--prompts 300] [--samples 8] [--repeats 5]
         [--device cuda] [--json]
 
 Each has a vLLM engine of the same settings in a process of its own, as engines have in a run, and they take turns. The
@@ -165,7 +165,7 @@ def figures(passes: dict[str, list[Pass]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default=str(ROOT / "jobs/demo/seed"))
+    parser.add_argument("--model", default=str(ROOT / "jobs/demo/base"))
     parser.add_argument("--prompts", type=int, default=300)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--max-tokens", type=int, default=48)

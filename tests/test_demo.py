@@ -71,7 +71,7 @@ def generator() -> ModuleType:
 
 @pytest.fixture(scope="module")
 def seed_chains(generator: ModuleType) -> set[tuple[str, ...]]:
-    return {chain_told(problem.question) for problem in generator.seed_problems()}
+    return {chain_told(problem.question) for problem in generator.base_problems()}
 
 
 def test_files_are_what_the_generator_writes(tmp_path: Path) -> None:
@@ -96,9 +96,9 @@ def test_story_solution_and_answer_agree(part: str) -> None:
         assert final_value(row["solution"]) == row["answer"], row["id"]
 
 
-def test_seed_problems_are_right_too(generator: ModuleType) -> None:
-    problems = generator.seed_problems(500)
-    assert problems == generator.seed_problems(500)
+def test_base_problems_are_right_too(generator: ModuleType) -> None:
+    problems = generator.base_problems(500)
+    assert problems == generator.base_problems(500)
     for problem in problems:
         assert chain_told(problem.question) == chain_of(problem.solution) == problem.operations
         assert final_value(problem.solution) == str(problem.answer)
@@ -130,8 +130,8 @@ def test_an_inexact_division_is_refused(generator: ModuleType) -> None:
         generator.apply(5, "/2")
 
 
-def test_seed_folder_is_small_and_plain() -> None:
-    files = {path.name: path.stat().st_size for path in (DEMO / "seed").iterdir()}
+def test_base_model_is_small_and_plain() -> None:
+    files = {path.name: path.stat().st_size for path in (DEMO / "base").iterdir()}
     assert set(files) == {
         "config.json",
         "generation_config.json",
@@ -142,12 +142,12 @@ def test_seed_folder_is_small_and_plain() -> None:
     assert sum(files.values()) < 10 * 2**20
 
 
-def test_seed_loads_and_answers_in_the_asked_format() -> None:
+def test_base_model_loads_and_answers_in_the_asked_format() -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(DEMO / "seed")
-    model = AutoModelForCausalLM.from_pretrained(DEMO / "seed")
+    tokenizer = AutoTokenizer.from_pretrained(DEMO / "base")
+    model = AutoModelForCausalLM.from_pretrained(DEMO / "base")
     assert model.dtype == torch.float32
     assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     answers = []
@@ -164,7 +164,7 @@ def test_seed_loads_and_answers_in_the_asked_format() -> None:
 def test_prompt_and_response_can_be_tokenised_apart() -> None:
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(DEMO / "seed")
+    tokenizer = AutoTokenizer.from_pretrained(DEMO / "base")
     for row in read("test"):
         prompt, response = row["question"] + "\n", row["solution"]
         apart = tokenizer(prompt)["input_ids"] + tokenizer(response)["input_ids"]

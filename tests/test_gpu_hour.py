@@ -132,7 +132,7 @@ def test_the_round_of_gsm8k_has_settings_of_the_job(hour: ModuleType, tmp_path: 
     (tmp_path / "data").mkdir()
     rows = "".join(json.dumps({"question": f"{n} + 1?", "answer": f"#### {n + 1}"}) + "\n" for n in range(200))
     (tmp_path / "data/train.jsonl").write_text(rows)
-    model = ["--model", str(PROJECT / "jobs/demo/seed"), "--data", str(tmp_path / "data")]
+    model = ["--model", str(PROJECT / "jobs/demo/base"), "--data", str(tmp_path / "data")]
     options = hour.parse(["--out", str(tmp_path / "out"), *model])
     hour.cut(options.data / "train.jsonl", options.out / "data")
     command = hour.parts(options)[-1].commands[0]

@@ -77,7 +77,7 @@ def test_the_demo_is_that_of_the_project(installed: Path) -> None:
     assert not any(path.is_symlink() for path in packaged.rglob("*"))
     assert (packaged / "irpo.yaml").read_bytes() == (jobs / "irpo.yaml").read_bytes()
     files = [path.relative_to(jobs) for path in (jobs / "demo").rglob("*") if path.is_file() and path.suffix != ".pyc"]
-    assert Path("demo/seed/model.safetensors") in files and Path("demo/make_seed.py") in files
+    assert Path("demo/base/model.safetensors") in files and Path("demo/make_base.py") in files
     assert all((packaged / file).read_bytes() == (jobs / file).read_bytes() for file in files)
 
 
@@ -87,7 +87,7 @@ def test_the_demo_is_valid_in_an_empty_folder(installed: Path, tmp_path: Path) -
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "valid     demo"
-    assert f"model     {installed}/orchestrator/demo/demo/seed" in lines
+    assert f"model     {installed}/orchestrator/demo/demo/base" in lines
     assert "problems  1800 train, 400 gate, 640 test" in lines
     assert any(line.startswith("prompt ") and " tokens: " in line for line in lines)
     assert lines[-1] == f"run       {tmp_path / 'runs/irpo'}"

@@ -21,7 +21,7 @@ from problems import HERE, VALUES, Problem, problems
 
 NUM_ROWS = 1200
 QUESTION = "{question}\n{response}\nHow good is it?"
-DIRECT_CHANCE = (0.9, 0.5, 0.1)  # by the index of the closing question, as in make_seed.py
+DIRECT_CHANCE = (0.9, 0.5, 0.1)  # by the index of the closing question, as in make_base.py
 # How often a response that is judged is of a kind, out of 100.
 KINDS = {"worked": 45, "slip": 10, "direct": 10, "wrong": 35}
 SCORES = {"worked": 5, "slip": 1, "direct": 3, "wrong": 1}

@@ -130,7 +130,7 @@ def problems(part: str) -> Iterator[Problem]:
             yield problem
 
 
-def seed_problems(count: int = 20_000) -> list[Problem]:
+def base_problems(count: int = 20_000) -> list[Problem]:
     """The problems that the base model learns from; made on the fly, never written."""
     return list(islice(problems("seed"), count))
 

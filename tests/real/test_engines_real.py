@@ -30,7 +30,7 @@ PLAN = SamplingPlan(samples=4, temperature=1.0, top_p=1.0, top_k=0, max_tokens=4
 
 
 def write_prompts(file: Path) -> list[str]:
-    tokenizer = AutoTokenizer.from_pretrained(str(DEMO / "seed"))
+    tokenizer = AutoTokenizer.from_pretrained(str(DEMO / "base"))
     rows = [json.loads(line) for line in (DEMO / "train.jsonl").read_text().splitlines()[:NUM_PROMPTS]]
     prompts = [
         {"prompt_id": row["id"], "text": row["question"], "gold": row["answer"]}
@@ -49,7 +49,7 @@ def sample(folder: Path, source: Path, harm: dict[int, signal.Signals]) -> tuple
     shards = [Shard(i, str(source), s, s + SHARD, str(folder / f".{i}.parquet-e1")) for i, s in enumerate(starts)]
     lost, done = [], 0
     settings = Generate(max_num_seqs=64, stall_timeout=15)
-    with local_ray(), GeneratorPool(str(DEMO / "seed"), settings, 5, ForEngines(2), VLLM, 1.0) as pool:
+    with local_ray(), GeneratorPool(str(DEMO / "base"), settings, 5, ForEngines(2), VLLM, 1.0) as pool:
         pool.wait_ready()
         pids = [ray.get(slot.started) for slot in pool._slots]
         for _, facts in pool.generate(shards, PLAN):

@@ -200,7 +200,7 @@ def test_the_checkpoint_loads_and_differs_from_its_reference(run: Path) -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    base = AutoModelForCausalLM.from_pretrained(PROJECT / "jobs/demo/seed")
+    base = AutoModelForCausalLM.from_pretrained(PROJECT / "jobs/demo/base")
     first, second = (AutoModelForCausalLM.from_pretrained(run / f"rounds/{n}/checkpoint") for n in ("01", "02"))
     for earlier, later in ((base, first), (first, second)):
         before, after = earlier.state_dict(), later.state_dict()
@@ -243,7 +243,7 @@ def test_trl_reads_the_pairs(run: Path, tmp_path: Path) -> None:
     from trl import DPOConfig, DPOTrainer
 
     pairs = load_dataset("parquet", data_files=str(run / "rounds/01/pairs/*.parquet"), cache_dir=str(tmp_path))["train"]
-    checkpoint = PROJECT / "jobs/demo/seed"
+    checkpoint = PROJECT / "jobs/demo/base"
     settings = DPOConfig(output_dir=str(tmp_path / "trl"), max_steps=1, use_cpu=True, report_to=[], bf16=False)
     trainer = DPOTrainer(
         AutoModelForCausalLM.from_pretrained(checkpoint),

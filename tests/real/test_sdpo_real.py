@@ -58,7 +58,7 @@ def _of_plain_torch(run: Path) -> tuple[float, float]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    model, gammas = AutoModelForCausalLM.from_pretrained(DEMO / "seed"), []
+    model, gammas = AutoModelForCausalLM.from_pretrained(DEMO / "base"), []
 
     def logprob(prompt: list[int], completion: list[int]) -> float:
         with torch.no_grad():

@@ -40,7 +40,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_pairs_are_pieces_of_what_was_sampled(run: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(PROJECT / "jobs/demo/seed")
+    tokenizer = AutoTokenizer.from_pretrained(PROJECT / "jobs/demo/base")
     table = pq.read_table(run / "rounds/01/pairs/00000.parquet")
     assert table.schema.equals(step_pairs_schema()) and table.num_rows > 10
     samples = {(r["prompt_id"], r["sample_index"]): r for r in pq.read_table(run / "rounds/01/samples").to_pylist()}

@@ -60,7 +60,7 @@ def test_a_job_goes_through_the_front_door(tmp_path: Path) -> None:
         code, output = submit(head, *validate, options=("--runtime-env-json", home))
         assert code == 0, output
         assert f"run       {tmp_path}/runs/irpo" in output
-        assert re.search(r"model     .*/working_dir_files/.*/jobs/demo/seed", output)
+        assert re.search(r"model     .*/working_dir_files/.*/jobs/demo/base", output)
 
 
 @pytest.fixture(scope="module", params=[False, True], ids=["open", "token"])

@@ -39,7 +39,7 @@ def logprobs(cluster: Cluster, ranks: int) -> list[float]:
     settings = Generate(max_num_seqs=4, tensor_parallel=ranks)
     with (
         cluster.reserve("generate.engines", 1, 1, 0) as placement,
-        GeneratorPool(str(DEMO / "seed"), settings, 5, placement, VLLM) as pool,
+        GeneratorPool(str(DEMO / "base"), settings, 5, placement, VLLM) as pool,
     ):
         pool.wait_ready()
         titles = [p.name() for p in psutil.Process(os.getpid()).children(recursive=True)]

@@ -229,7 +229,7 @@ def test_the_prompts_of_every_arm_are_looked_at_before_the_first_run(
     arms = {"irpo": {}, "dpo": {"start": "irpo", "set": {"data.chat": True}}}
     path = project(tmp_path, arms=arms)
     shared = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(shared | {"model": str(PROJECT / "jobs/demo/seed")}))
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(shared | {"model": str(PROJECT / "jobs/demo/base")}))
     assert ratchet("compare", path) == 2
     assert "has no chat template; use `chat: false` and `template`" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()

@@ -83,7 +83,7 @@ def test_the_demos_jobs_are_sound(job: str) -> None:
     file = load_job(PROJECT / f"jobs/{job}.yaml")
     problems = read_all_problems(file)
     preferences = read_all_preferences(file, problems)
-    seen = preview(file.job, PROJECT / "jobs/demo/seed", problems, preferences, rendered if job == "irpo" else answer)
+    seen = preview(file.job, PROJECT / "jobs/demo/base", problems, preferences, rendered if job == "irpo" else answer)
     assert not seen.refusals and not seen.warnings
     names = [line.split()[0] for line in seen.shown]
     assert names[:2] == ["prompt", "gold"] and ("rejected" in names) == (job == "sdpo")

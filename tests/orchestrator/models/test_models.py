@@ -23,7 +23,7 @@ from orchestrator.records.model_folder import TEMPLATES
 from orchestrator.rounds.space import Disk, require_space, round_need
 from tests.support.sample_run import job
 
-BASE = Path(__file__).parents[3] / "jobs" / "demo" / "seed"
+BASE = Path(__file__).parents[3] / "jobs" / "demo" / "base"
 HEADER = {
     "model.embed_tokens.weight": [12, 8],
     "model.layers.0.self_attn.q_proj.weight": [8, 8],

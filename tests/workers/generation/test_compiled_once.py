@@ -13,7 +13,7 @@ from workers.generation.vllm import engine_arguments
 
 pytestmark = pytest.mark.real
 
-SEED = Path(__file__).parents[3] / "jobs/demo/seed"
+BASE = Path(__file__).parents[3] / "jobs/demo/base"
 
 
 def key(path: str) -> str:
@@ -27,7 +27,7 @@ def test_two_checkpoints_have_one_key(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     keys = []
     for name in ("first", "second"):
-        shutil.copytree(SEED, tmp_path / name)
+        shutil.copytree(BASE, tmp_path / name)
         with one_path(str(tmp_path / name)):
             keys.append(key(PATH))
     assert keys[0] == keys[1]

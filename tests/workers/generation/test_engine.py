@@ -85,8 +85,8 @@ def vllm(folder: Path) -> Iterator[Case]:
     from workers.generation.pool import GeneratorPool
 
     served, other = folder / "served", folder / "other"
-    shutil.copytree(DEMO / "seed", served)
-    shutil.copytree(DEMO / "seed", other)
+    shutil.copytree(DEMO / "base", served)
+    shutil.copytree(DEMO / "base", other)
     _disturb(other / WEIGHTS)
     with local_ray(), GeneratorPool(str(served), SETTINGS, 5, ForEngines(), VLLM) as pool:
         pool.wait_ready()

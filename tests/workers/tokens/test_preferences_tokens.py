@@ -19,7 +19,7 @@ from workers.numerics.batching import PairTokens
 from workers.tokens.preferences import tokenize_preferences
 from workers.tokens.prompts import UnusableModel
 
-SEED = Path(__file__).parents[3] / "jobs" / "demo" / "seed"
+BASE = Path(__file__).parents[3] / "jobs" / "demo" / "base"
 CHAT = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}<|endoftext|>\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -28,13 +28,13 @@ CHAT = (
 
 def chat_model(folder: Path, template: str = CHAT) -> str:
     model = folder / "model"
-    shutil.copytree(SEED, model)
+    shutil.copytree(BASE, model)
     (model / "chat_template.jinja").write_text(template)
     return str(model)
 
 
 def tokens(
-    folder: Path, rows: list[Any], model: str = str(SEED), max_tokens: int | None = None, **settings: Any
+    folder: Path, rows: list[Any], model: str = str(BASE), max_tokens: int | None = None, **settings: Any
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The facts and the pairs."""
     found = read(folder, *rows, **settings)

@@ -17,7 +17,7 @@ from orchestrator.sources.steps.answers import Answer
 from workers.tokens.ends import decode, token_ends
 from workers.tokens.prompts import tokenize
 
-SEED = Path(__file__).parents[3] / "jobs" / "demo" / "seed"
+BASE = Path(__file__).parents[3] / "jobs" / "demo" / "base"
 PROMPT = "Ben has 6 pens.\n"
 OPENING = "Step 1:"
 TEXT = " 6 + 2 = 8\nStep 2: 8 * 2 = 18\nFinal answer: 18"
@@ -25,7 +25,7 @@ TEXT = " 6 + 2 = 8\nStep 2: 8 * 2 = 18\nFinal answer: 18"
 
 @pytest.fixture(scope="module")
 def tokenizer() -> Any:
-    return AutoTokenizer.from_pretrained(SEED)
+    return AutoTokenizer.from_pretrained(BASE)
 
 
 def answer_of(tokenizer: Any, text: str, opening: str = OPENING) -> tuple[Answer, list[int]]:
@@ -78,7 +78,7 @@ def test_files_get_text_and_ends(tmp_path: Path, tokenizer: Any) -> None:
     row = {"source": "rounds/01", "prompt_id": "p", "sample_index": 3, "prompt_token_ids": [1], "token_ids": ids}
     schema = pa.schema([DECODED.field(name) for name in DECODED.names[:5]])
     pq.write_table(pa.Table.from_pylist([row, row | {"token_ids": []}], schema), tmp_path / "in.parquet")
-    facts = token_ends(str(SEED), str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"))
+    facts = token_ends(str(BASE), str(tmp_path / "in.parquet"), str(tmp_path / "out.parquet"))
     found = pq.read_table(tmp_path / "out.parquet")
     assert facts["rows"] == 2 and found.schema.names == DECODED.names
     first, second = found.to_pylist()
@@ -92,15 +92,15 @@ def test_masks_go_along(tmp_path: Path) -> None:
     row = {"source": "s", "prompt_id": "p", "sample_index": 0, "prompt_token_ids": [300], "token_ids": [301, 302]}
     schema = pa.schema([DECODED.field(name) for name in DECODED.names[:-2]])
     pq.write_table(pa.Table.from_pylist([row | {"mask": [True, False]}, row], masked(schema)), source)
-    token_ends(str(SEED), str(source), str(output))
+    token_ends(str(BASE), str(source), str(output))
     table = pq.read_table(output)
     assert table.schema == masked(DECODED) and table["mask"].to_pylist() == [[True, False], None]
 
 
 def test_the_opening_follows_the_prompts_own_ids(tmp_path: Path, tokenizer: Any) -> None:
     problems = [Problem("a", PROMPT, "6", None)]
-    plain = TokenizingPlan(str(SEED), chat=False, system=None, max_model_len=None, max_tokens=48)
-    opened = TokenizingPlan(str(SEED), False, None, None, 48, opening=OPENING)
+    plain = TokenizingPlan(str(BASE), chat=False, system=None, max_model_len=None, max_tokens=48)
+    opened = TokenizingPlan(str(BASE), False, None, None, 48, opening=OPENING)
     tokenize(problems, plain, str(tmp_path / "plain.parquet"))
     tokenize(problems, opened, str(tmp_path / "opened.parquet"))
     (without,) = pq.read_table(tmp_path / "plain.parquet").to_pylist()

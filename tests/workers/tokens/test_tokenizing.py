@@ -15,12 +15,12 @@ from orchestrator.records.rows import Problem, TokenizingPlan
 from tests.support.made_tokenizers import CHATML, DATED, NO_SYSTEM, byte_level, metaspace
 from workers.tokens.prompts import UnusableModel, tokenize
 
-SEED = Path(__file__).parents[3] / "jobs" / "demo" / "seed"
+BASE = Path(__file__).parents[3] / "jobs" / "demo" / "base"
 TEMPLATE = (
     "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}\n{% endfor %}"
     "{% if add_generation_prompt %}<assistant>{% endif %}"
 )
-PLAN = TokenizingPlan(str(SEED), chat=False, system=None, max_model_len=None, max_tokens=48)
+PLAN = TokenizingPlan(str(BASE), chat=False, system=None, max_model_len=None, max_tokens=48)
 ROWS = [Problem("a", "Ben has 6 pens.\n", "6", "Final answer: 6"), Problem("b", "Ada has 2.\n", "2", None)]
 
 
@@ -35,7 +35,7 @@ def run(
 def changed_model(tmp_path: Path, file: str, **changes: Any) -> TokenizingPlan:
     """A plan for a copy of the base model in which some keys of a JSON file are changed; None removes a key."""
     folder = tmp_path / "model"
-    shutil.copytree(SEED, folder)
+    shutil.copytree(BASE, folder)
     content = json.loads((folder / file).read_text()) | changes
     (folder / file).write_text(json.dumps({k: v for k, v in content.items() if v is not None}))
     return dataclasses.replace(PLAN, model=str(folder))
@@ -44,7 +44,7 @@ def changed_model(tmp_path: Path, file: str, **changes: Any) -> TokenizingPlan:
 def decode(ids: list[int]) -> str:
     from transformers import AutoTokenizer
 
-    return str(AutoTokenizer.from_pretrained(SEED).decode(ids))
+    return str(AutoTokenizer.from_pretrained(BASE).decode(ids))
 
 
 def test_prompts_and_gold_solutions_get_their_ids(tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_an_added_token_beyond_the_embedding_is_refused_only_where_it_is_used(tm
     plan = changed_model(tmp_path, "config.json")
     file = Path(plan.model) / "tokenizer.json"
     content = json.loads(file.read_text())
-    vocab_size = json.loads((SEED / "config.json").read_text())["vocab_size"]
+    vocab_size = json.loads((BASE / "config.json").read_text())["vocab_size"]
     content["added_tokens"].append(content["added_tokens"][0] | {"id": vocab_size, "content": "<|image|>"})
     file.write_text(json.dumps(content))
     assert run(tmp_path, plan)[0]["prompts"] == 2
@@ -189,8 +189,8 @@ def test_the_ids_of_the_demo_are_what_they_were(tmp_path: Path) -> None:
     """Runs of earlier versions go on: prompts, openings and solutions tokenised by themselves gave the same ids."""
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(SEED)
-    lines = (SEED.parent / "train.jsonl").read_text().splitlines()
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    lines = (BASE.parent / "train.jsonl").read_text().splitlines()
     rows = [json.loads(line) for line in lines]
     problems = [Problem(row["id"], row["question"] + "\n", row["answer"], row["solution"]) for row in rows]
     _, found = run(tmp_path, dataclasses.replace(PLAN, opening="Step 1:", max_tokens=1), problems)

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 from workers.training.trainable import answer  # noqa: E402
 
-SEED = Path(__file__).parents[3] / "jobs/demo/seed"
+BASE = Path(__file__).parents[3] / "jobs/demo/base"
 SMALL = {"num_hidden_layers": 2, "max_position_embeddings": 131072}
 LONG = {"rope_type": "longrope", "short_factor": [1.0] * 48, "long_factor": [2.0] * 48, "rope_theta": 1e4}
 PHI = SMALL | {"rope_parameters": LONG | {"original_max_position_embeddings": 4096}}
@@ -34,12 +34,12 @@ def folder_of(folder: Path, kind: str, **settings: Any) -> Path:
 
 
 def test_the_demos_model_is_fit() -> None:
-    assert ask(SEED, activation_checkpointing=True) == {"refused": [], "warned": []}
+    assert ask(BASE, activation_checkpointing=True) == {"refused": [], "warned": []}
 
 
 def test_a_refusal_names_key_folder_kind_and_cure(tmp_path: Path) -> None:
     wrong = folder_of(tmp_path, "roberta")
-    (said,) = ask(SEED, models={"model": str(SEED), "reference": str(wrong)})["refused"]
+    (said,) = ask(BASE, models={"model": str(BASE), "reference": str(wrong)})["refused"]
     assert said.startswith(f"reference: {wrong}: roberta: its tokens attend to those that come after them")
     assert "choose one that is" in said
 

@@ -1,6 +1,6 @@
 """Train the demo's base model: half a million parameters, under 90 seconds on two cores.
 
-    python jobs/demo/make_seed.py            # rewrites jobs/demo/seed/
+    python jobs/demo/make_base.py            # rewrites jobs/demo/base/
 
 The base model first learns to answer step by step. In the last part of its training some answers are given
 directly, how often depending on the wording of the closing question. A model this small can rarely work a
@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 
 import torch
-from problems import Problem, seed_problems
+from problems import Problem, base_problems
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.nn.functional import cross_entropy
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -146,12 +146,12 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Pa
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the demo's base model.")
-    parser.add_argument("--out", type=Path, default=HERE / "seed", help="folder to write to")
+    parser.add_argument("--out", type=Path, default=HERE / "base", help="folder to write to")
     parser.add_argument("--seed", type=int, default=1, help="random seed of weights and batches")
     arguments = parser.parse_args()
     started = time.monotonic()
     torch.manual_seed(arguments.seed)
-    problems = seed_problems()
+    problems = base_problems()
     tokenizer = make_tokenizer([f"{p.question}\n{p.solution}" for p in problems])
     model = make_model(tokenizer)
     num_parameters = sum(weight.numel() for weight in model.parameters())
