@@ -116,6 +116,8 @@ def untold(
     if any(phase in _GRADED for phase in phases[-2:]):
         always.append("graders_version")
     yield from (f"{name} is not told" for name in always if name not in recorded)
+    if "selection" in phases and recorded.get("probe") is None:
+        yield "probe is not told"  # every checkpoint that may be chosen has one, and its file goes with it
     known = step_facts.model_of(step).__annotations__
     for name in recorded:
         if name in known and name not in computed and name not in not_computed and recorded[name] not in ([], None):

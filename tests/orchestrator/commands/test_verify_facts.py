@@ -282,6 +282,17 @@ def test_a_fact_that_is_missing_is_found(tmp_path: Path, source: str, stride: in
     assert quiet == [] and tried
 
 
+@pytest.mark.parametrize("told", ["nothing", "null"])
+def test_a_checkpoint_that_might_have_been_chosen_has_a_probe(run: Path, told: str) -> None:
+    def less(document: dict[str, Any]) -> None:
+        document["data"]["facts"] |= {"probe": None}
+        if told == "nothing":
+            del document["data"]["facts"]["probe"]
+
+    step = "rounds/01/selection/000001"
+    assert f"{change(run, 'commit', step, less)}: {step}: probe is not told" in verify(run).findings
+
+
 def test_a_shard_that_passes_for_an_earlier_versions_is_named(run: Path) -> None:
     """Such a one need not tell all, and a step is by the recipe of its oldest shard."""
     name = change(run, "shard", "rounds/01/verdicts", lambda document: document["data"]["facts"].pop("recipe"))
