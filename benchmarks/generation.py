@@ -174,9 +174,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     # The engine's own limit, and the job's, which must leave room for a prompt.
-    settings = Generate(
-        max_model_len=MAX_MODEL_LEN, max_tokens=options.max_tokens, engine={"dtype": DTYPES[options.device]}
-    )
+    settings = Generate(max_model_len=MAX_MODEL_LEN, max_tokens=options.max_tokens, dtype=DTYPES[options.device])
     with tempfile.TemporaryDirectory() as name:
         found = figures(measure(options, settings, Path(name)))
     if options.json:

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from orchestrator.config import Generate, Grade, Job, Judge
 from orchestrator.config.engines import FIRST_KIND
 from orchestrator.config.marks import executing_in
+from orchestrator.config.sampling import OWN
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger import taken
 from orchestrator.ledger.ledger import Commit
@@ -23,6 +24,7 @@ from orchestrator.ledger.run import Facts, Run
 from orchestrator.ledger.uses import files_of
 from orchestrator.ledger.uses import model as committed_model
 from orchestrator.models.named import digest_of, model_used
+from orchestrator.models.sizes import number_format
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rows import (
@@ -64,6 +66,10 @@ class Workers(Protocol):
     @property
     def engine(self) -> str:
         """The kind of the engines, by name. Another kind draws other samples: what one has made no other takes over."""
+
+    @property
+    def dtype(self) -> str:
+        """In what number format engines serve: the value of `generate.dtype`, or what it has come to in this run."""
 
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts:
         """Write prompts (schema PROMPTS) to `output`; returns how many were kept and dropped.
@@ -181,6 +187,17 @@ class Context:
         executed.update(self.workers.execution("generate"))
         return engines
 
+    def _tolerance(self, model: Model) -> float:
+        """How far the engine may be from the trainer's word on a model, in nats a token."""
+        given, generate = self.job.evaluate.probe_tolerance, self.job.generate
+        if given is not None:
+            return given
+        served = str(generate.engine.get("dtype") or generate.dtype or self.workers.dtype)
+        exact = self.job.train.precision == "fp32"
+        if exact and served in (OWN, "auto"):
+            served = str(number_format(Path(model.path)))
+        return evaluation.tolerance(exact and served in ("float32", "float"))
+
     def grade_of(self, round_number: int) -> Grade:
         """How a round's samples are graded."""
         again = self.job.regrade
@@ -262,7 +279,7 @@ class Context:
             engines = self.engines(model, facts["executed"])
             agreement = None
             if model.probe:
-                agreement = evaluation.check_probe(engines, model.probe, self.job.evaluate.probe_tolerance)
+                agreement = evaluation.check_probe(engines, model.probe, self._tolerance(model))
             files: dict[str, Path] = {split: self.run.path(f"baseline/prompts/{split}.parquet") for split in splits}
             facts["probe"] = agreement
             for folder in output:
@@ -280,8 +297,13 @@ class Context:
 
 
 def engine(workers: Workers, generate: Generate) -> dict[str, Any]:
-    """What samples, as inputs of a step: the kind of engine, and its arguments that decide."""
-    return {"engine_kind": Later(workers.engine, FIRST_KIND), "engine": Setting(generate, "engine")}
+    """What samples, as inputs of a step: the kind of engine, its arguments that decide, and the numbers it serves in,
+    which before there was that setting were the model's own."""
+    return {
+        "engine_kind": Later(workers.engine, FIRST_KIND),
+        "engine": Setting(generate, "engine"),
+        "dtype": Later(generate.dtype or workers.dtype, OWN),
+    }
 
 
 def executed(**sections: BaseModel | None) -> Executed:

@@ -28,6 +28,9 @@ from orchestrator.rounds.sampling import (
 )
 from orchestrator.rounds.statistics import wilson_interval
 
+EXACT, ROUNDED = 0.001, 0.05
+"""See `tolerance`. MEASURED"""
+
 
 class ProbeFailed(RatchetError):
     """Engine and trainer disagree about a checkpoint, so nothing that either says of it can be trusted."""
@@ -100,11 +103,17 @@ def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Pa
     return facts_of(again) | versions(shards) | {"changed": changed(stored, output)}
 
 
-def check_probe(engines: Engines, probe: Path, tolerance: float) -> Facts:
+def tolerance(exact: bool) -> float:
+    """Largest difference between trainer and engine that rounding explains, in nats a token: `exact` where both compute
+    in float32."""
+    return EXACT if exact else ROUNDED
+
+
+def check_probe(engines: Engines, probe: Path, most: float) -> Facts:
     """Compare every engine's log-probabilities of the probe's completions with the trainer's.
 
     Raises:
-        ProbeFailed: a token's log-probability differs by more than `tolerance` nats on average.
+        ProbeFailed: a token's log-probability differs by more than `most` nats on average.
     """
     rows = read_table(probe).to_pydict()
     completions, said = rows["completion_token_ids"], rows["logprob"]
@@ -120,11 +129,11 @@ def check_probe(engines: Engines, probe: Path, tolerance: float) -> Facts:
             )
         difference = sum(abs(ours - theirs) for ours, theirs, _ in scored) / num_tokens
         # A comparison that is false for NaN: no number is no agreement.
-        if not difference <= tolerance:
+        if not difference <= most:
             raise ProbeFailed(
                 f"engine {number} and the trainer disagree about the new checkpoint: a token's log-probability "
                 f"differs by {difference:.4f} nats on average over {num_tokens} tokens (evaluate.probe_tolerance is "
-                f"{tolerance}). The checkpoint is not promoted."
+                f"{most}). The checkpoint is not promoted."
             )
         worst = max(worst, difference)
     return {"mean_difference": worst, "tokens": num_tokens, "completions": len(completions)}
