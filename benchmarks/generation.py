@@ -74,7 +74,7 @@ def raw(model: str, settings: Generate, accelerated: bool, prompts: Path, folder
     """The bare engine: add everything, step until done."""
     from vllm import EngineArgs, LLMEngine, SamplingParams, TokensPrompt
 
-    engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings, 0, accelerated, None)))
+    engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings, 0, accelerated, settings.dtype)))
     rows = pq.read_table(prompts, columns=["prompt_id", "token_ids"]).to_pylist()
 
     def work(plan: SamplingPlan) -> int:

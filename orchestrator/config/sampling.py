@@ -284,5 +284,5 @@ class Evaluate(Settings):
     max_tokens: Count | None = None
     """Longest answer in tokens; null takes `generate.max_tokens`."""
     probe_tolerance: Positive | None = None
-    """Largest mean difference of a token's log-probability between trainer and engine, in nats. null is 0.001 where
+    """Largest mean difference of a token's log-probability between trainer and engine, in nats. null is 0.005 where
     both compute in float32, and 0.05 where one of them rounds to 16 bits."""

@@ -65,10 +65,19 @@ def number_format(folder: Path, where: str = "model") -> str | None:
     Raises:
         BadInput: a file of the folder is damaged.
     """
+    return said_format(folder, where) or _FORMATS.get(str(first_format(folder, where)))
+
+
+def said_format(folder: Path, where: str = "model") -> str | None:
+    """The number format that a model's configuration says, if any; that of a checkpoint of a training does.
+
+    Raises:
+        BadInput: it is damaged.
+    """
     config = check_config(folder, where)
     config = config | (config.get("text_config") or {})
     named = config.get("dtype") or config.get("torch_dtype")
-    return str(named) if named else _FORMATS.get(str(first_format(folder, where)))
+    return str(named) if named else None
 
 
 def from_config(config: Mapping[str, Any]) -> ModelSize | None:

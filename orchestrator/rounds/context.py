@@ -24,7 +24,6 @@ from orchestrator.ledger.run import Facts, Run
 from orchestrator.ledger.uses import files_of
 from orchestrator.ledger.uses import model as committed_model
 from orchestrator.models.named import digest_of, model_used
-from orchestrator.models.sizes import number_format
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rows import (
@@ -187,17 +186,6 @@ class Context:
         executed.update(self.workers.execution("generate"))
         return engines
 
-    def _tolerance(self, model: Model) -> float:
-        """How far the engine may be from the trainer's word on a model, in nats a token."""
-        given, generate = self.job.evaluate.probe_tolerance, self.job.generate
-        if given is not None:
-            return given
-        served = str(generate.engine.get("dtype") or generate.dtype or self.workers.dtype)
-        exact = self.job.train.precision == "fp32"
-        if exact and served in (OWN, "auto"):
-            served = str(number_format(Path(model.path)))
-        return evaluation.tolerance(exact and served in ("float32", "float"))
-
     def grade_of(self, round_number: int) -> Grade:
         """How a round's samples are graded."""
         again = self.job.regrade
@@ -279,7 +267,8 @@ class Context:
             engines = self.engines(model, facts["executed"])
             agreement = None
             if model.probe:
-                agreement = evaluation.check_probe(engines, model.probe, self._tolerance(model))
+                most = evaluation.tolerance(self.job, generate.dtype or self.workers.dtype, Path(model.path))
+                agreement = evaluation.check_probe(engines, model.probe, most)
             files: dict[str, Path] = {split: self.run.path(f"baseline/prompts/{split}.parquet") for split in splits}
             facts["probe"] = agreement
             for folder in output:
