@@ -44,7 +44,7 @@ class Halving:
         keep: Callable[[int], None] = lambda tokens: None,
     ) -> None:
         self._asked = settings.tokens_per_microbatch
-        self.tokens = begun or self._asked
+        self.tokens = min(begun or self._asked, self._asked)
         self._most = settings.max_tokens
         self._say, self._keep = say, keep
         if self.executed:
