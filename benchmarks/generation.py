@@ -74,7 +74,7 @@ def raw(model: str, settings: Generate, accelerated: bool, prompts: Path, folder
     """The bare engine: add everything, step until done."""
     from vllm import EngineArgs, LLMEngine, SamplingParams, TokensPrompt
 
-    engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings, 0, accelerated, None)))
+    engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings, 0, accelerated, settings.dtype)))
     rows = pq.read_table(prompts, columns=["prompt_id", "token_ids"]).to_pylist()
 
     def work(plan: SamplingPlan) -> int:
@@ -174,9 +174,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
     # The engine's own limit, and the job's, which must leave room for a prompt.
-    settings = Generate(
-        max_model_len=MAX_MODEL_LEN, max_tokens=options.max_tokens, engine={"dtype": DTYPES[options.device]}
-    )
+    settings = Generate(max_model_len=MAX_MODEL_LEN, max_tokens=options.max_tokens, dtype=DTYPES[options.device])
     with tempfile.TemporaryDirectory() as name:
         found = figures(measure(options, settings, Path(name)))
     if options.json:

@@ -126,6 +126,22 @@ def test_the_report_has_each_part_and_is_made_where_there_is_no_gpu(tmp_path: Pa
     assert "| numerics |" in (out / "report.md").read_text()
 
 
+def test_what_engines_served_in_and_how_far_from_the_trainer_is_a_figure(hour: ModuleType, tmp_path: Path) -> None:
+    from tests.support.stand_ins import StandIns, make_project, run_job
+
+    class Serving(StandIns):
+        def execution(self, of: str) -> dict[str, object]:
+            return super().execution(of) | {"generate.dtype": "bfloat16"}
+
+    out = tmp_path / "out"
+    run_job(make_project(tmp_path, rounds=1, run_dir=str(out / "runs/small")), Serving())
+    [loop] = [part for part in hour.parts(hour.parse(["--out", str(out)])) if part.name == "loop"]
+    said = subprocess.run(loop.commands[-1], capture_output=True, text=True, check=True).stdout
+    [figure] = hour.objects(said)
+    assert figure["step"] == "rounds/01/evaluation" and figure["dtype"] == "bfloat16"
+    assert figure["probe"]["mean_difference"] == 0 and figure["probe"]["tokens"] == 2
+
+
 def test_the_round_of_gsm8k_has_settings_of_the_job(hour: ModuleType, tmp_path: Path) -> None:
     from orchestrator.config.load import load_job
 

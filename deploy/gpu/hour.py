@@ -38,6 +38,18 @@ LINES = 40
 """Of the end of a part's log, in the report."""
 
 
+SERVED = """
+import json, pathlib, sys
+for file in sorted(pathlib.Path(sys.argv[1], "ledger").glob("*.json")):
+    data = json.loads(file.read_text())["data"]
+    facts = data.get("facts", {})
+    if facts.get("probe"):
+        served = facts["executed"].get("generate.dtype")
+        print(json.dumps({"step": data["step"], "dtype": served, "probe": facts["probe"]}))
+"""
+"""Prints of a run in what number format its engines served, and how far they were from the trainer, in nats a token."""
+
+
 @dataclass(frozen=True)
 class Part:
     """One thing to try: the commands that do it, one after the other."""
@@ -97,8 +109,8 @@ def parts(options: argparse.Namespace) -> list[Part]:
         Part("doctor", "what the cluster and its drivers say of the job", STACK,
              [[python, "-m", "orchestrator", "doctor", "jobs/irpo.yaml", "tracking.enabled=false"]], 600),
         Part("generation", "the generator against the raw engine", STACK, generation, 900),
-        Part("loop", "one round: engine and ranks take turns, and memory is given back", STACK,
-             [[*small_run, "rounds=1"], verify], 900, memory_back=True),
+        Part("loop", "one round: engine (in bfloat16) and ranks take turns, and memory is given back", STACK,
+             [[*small_run, "rounds=1"], verify, [python, "-c", SERVED, str(run)]], 900, memory_back=True),
         Part("again", "a second round of the same run: what was compiled for the first serves its engines, too", STACK,
              [[*small_run, "rounds=2"], verify], 900, memory_back=True),
         Part("spread", "a round whose engine is spread over two devices", STACK,

@@ -125,10 +125,11 @@ Below they are marked "May change at every start": {wholly} (a section: all of i
 Which of them a step was done with stands in the ledger, under `executed` of its record, and there what was left to the
 machine (`train.attention: auto`, `cluster.cpus_per_rank` and `cluster.cpus_per_engine`) has the value that it came to.
 That value is kept at the next start where it can be, until its setting is changed or the run goes on on another kind of
-device. Where the kernel or the device has changed since a round's reference pass, that is made once more before the
-training. A training that was cut off goes on from its last saved state, also with other `train.ranks`, another
-`train.zero` from 1 to 3, and with `train.offload_optimizer` or without. One that an earlier version saved is not
-loaded: that round's training starts over, and says so.
+device; so is half of `train.tokens_per_microbatch`, where a rank has run out of memory. `generate.dtype`, which is left
+to the machine too, decides: what it came to is kept on any device. Where the kernel or the device has changed since a
+round's reference pass, that is made once more before the training. A training that was cut off goes on from its last
+saved state, also with other `train.ranks`, another `train.zero` from 1 to 3, and with `train.offload_optimizer` or
+without. One that an earlier version saved is not loaded: that round's training starts over, and says so.
 """
 
 

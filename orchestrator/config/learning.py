@@ -160,8 +160,9 @@ class Train(Settings):
     """Clip the gradient's norm; null does not clip."""
     tokens_per_microbatch: Annotated[Count, Executes(since=2)] = 4096
     """Most real tokens that go through the model at once on a rank; a single pair that is larger goes alone. Where a
-    rank runs out of memory, the run goes on with half of it until it ends, says so, and notes it in the ledger; the
-    next start begins with what is set here."""
+    rank runs out of memory, the run goes on with half of it, says so, and notes it in the ledger. So does its next
+    start, unless it has another device, or another value is given for this, `ranks`, `zero`, `activation_checkpointing`
+    or `offload_optimizer`."""
     max_tokens: Count | None = None
     """Drop, and count, pairs with a side longer than this many tokens, prompt included."""
     activation_checkpointing: Annotated[bool, Executes(since=2)] = False

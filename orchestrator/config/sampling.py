@@ -32,6 +32,10 @@ _ENGINE = Executes(
 )
 
 
+OWN = "own"
+"""The value of `generate.dtype` that serves each checkpoint in its own number format."""
+
+
 class Generate(Settings):
     """Sampling with a pool of engines."""
 
@@ -67,6 +71,10 @@ class Generate(Settings):
     """Longest prompt and completion together, in tokens; null takes the model's."""
     max_num_seqs: Executing[Count] = 128
     """Most sequences an engine works on at once."""
+    dtype: Literal["own", "float32", "bfloat16", "float16"] | None = None
+    """Number format in which engines serve: `own` is each checkpoint's own. null is `own`, but on accelerators
+    `bfloat16` where the model or its checkpoints are in float32, for which there is no fast attention. It is resolved
+    once: the run and its forks keep it, on another device too."""
     engine: Annotated[dict[str, Any], _ENGINE] = {}
     """Further arguments of the engine (vLLM), by its own names; those that have a key here are set there."""
     start_timeout: Executing[Positive | None] = None
@@ -101,6 +109,10 @@ class Generate(Settings):
 
     @model_validator(mode="after")
     def _fits(self) -> Generate:
+        if self.dtype is not None and "dtype" in self.engine:
+            raise ValueError(
+                f"`dtype` ({self.dtype}) and `engine.dtype` ({self.engine['dtype']}) are one setting: give `dtype`"
+            )
         if self.max_model_len is not None and self.max_tokens >= self.max_model_len:
             raise ValueError(
                 f"`max_tokens` ({self.max_tokens}) leaves no room for a prompt in `max_model_len` "
@@ -271,5 +283,6 @@ class Evaluate(Settings):
 
     max_tokens: Count | None = None
     """Longest answer in tokens; null takes `generate.max_tokens`."""
-    probe_tolerance: Positive = 0.05
-    """Largest mean difference of a token's log-probability between trainer and engine, in nats."""
+    probe_tolerance: Positive | None = None
+    """Largest mean difference of a token's log-probability between trainer and engine, in nats. null is 0.005 where
+    both compute in float32, and 0.05 where one of them rounds to 16 bits."""

@@ -11,13 +11,14 @@ from orchestrator.config.load import JobFile
 from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.same_job import as_begun
-from orchestrator.driver.settled import Settled, kept_of
+from orchestrator.driver.serving import serving_dtype, with_dtype
+from orchestrator.driver.settled import DTYPE, Settled, kept_of
 from orchestrator.driver.wiring import engine_takes, gpus_here
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
 from orchestrator.models.sizes import size_of
 
-_KEYS = ("generate.engines", "generate.tensor_parallel", "train.ranks", "train.zero")
+_KEYS = ("generate.dtype", "generate.engines", "generate.tensor_parallel", "train.ranks", "train.zero")
 
 
 def fit_lines(file: JobFile, run: Run, model: NamedModel, here: Callable[[], Gpus] = gpus_here) -> Iterator[str]:
@@ -29,6 +30,8 @@ def fit_lines(file: JobFile, run: Run, model: NamedModel, here: Callable[[], Gpu
     """
     job = as_begun(run, file.job)
     left = [key for key in _KEYS if _at(job, key) is None]
+    if "dtype" in job.generate.engine:
+        left.remove(DTYPE)
     if not left:
         return
     if (address := job.cluster.address or os.environ.get("RAY_ADDRESS") or "local") != "local":
@@ -38,9 +41,11 @@ def fit_lines(file: JobFile, run: Run, model: NamedModel, here: Callable[[], Gpu
     settled = Settled(kept_of(configs[-1], job) if configs else None)
     gpus = [] if job.cluster.accelerators == "none" else [here()]
     told: list[str] = []
-    fitted = Fitted(job, size_of(model.folder), gpus, *engine_takes(job), settled, told.append)
-    found = {"generate": fitted.generate(), "train": fitted.train()}
-    done, count = job.model_copy(update=found), sum(node.count for node in gpus)
+    count = sum(node.count for node in gpus)
+    served = serving_dtype(job, model.folder, lambda: "cuda" if count else "cpu", settled, told.append)
+    asked = with_dtype(job, served)
+    fitted = Fitted(asked, size_of(model.folder), gpus, *engine_takes(asked), settled, told.append)
+    done = job.model_copy(update={"generate": fitted.generate(), "train": fitted.train()})
     yield f"{', '.join(f'{key} {_at(done, key)}' for key in left)} on this machine, with {count or 'no'} GPU"
     yield from (line.split(None, 1)[1] for line in told)
 

@@ -80,7 +80,7 @@ class Fitted:
         return fits_rank(self._size, settings, self._nodes, settings.num_ranks, stage)
 
     def _engines(self, settings: Generate) -> Fit:
-        number: Any = settings.engine.get("dtype")
+        number: Any = settings.engine.get("dtype", settings.dtype)
         own = self._size.number_bytes if self._size else 2
         return fit_engines(self._size, settings, BYTES.get(str(number), own), self._share, self._nodes, self._stages)
 

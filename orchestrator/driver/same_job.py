@@ -48,7 +48,11 @@ def check_same_job(run: Run, job: Job) -> None:
         )
 
 
-_BEFORE_NULL = {"train": {"ranks": 1, "zero": 1}, "generate": {"engines": 1, "tensor_parallel": 1}}
+_BEFORE_NULL: Mapping[str, Mapping[str, Any]] = {
+    "train": {"ranks": 1, "zero": 1},
+    "generate": {"engines": 1, "tensor_parallel": 1},
+    "evaluate": {"probe_tolerance": 0.05},
+}
 """What earlier versions wrote where a job left these to them."""
 
 

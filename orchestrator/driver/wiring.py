@@ -11,21 +11,21 @@ import contextlib
 import functools
 import json
 import os
-import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
 from orchestrator.config import Grade, Job, Judge, Train
-from orchestrator.config.places import own_code, own_code_environment
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.nodes import Node, room
+from orchestrator.driver.own_process import answered
 from orchestrator.driver.placement import Placement
 from orchestrator.driver.secrets import secrets_of
-from orchestrator.driver.settled import Record, Settled
-from orchestrator.errors import RatchetError, cut, last_line
+from orchestrator.driver.serving import serving_dtype, with_dtype
+from orchestrator.driver.settled import MICROBATCH, Record, Settled
+from orchestrator.errors import last_line
 from orchestrator.ledger.run import Facts
 from orchestrator.models.sizes import ModelSize, size_of
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
@@ -35,7 +35,6 @@ from workers.generation.vllm import VLLM  # which does not import vLLM itself
 ENGINE = VLLM
 """The kind of engine that runs use; orchestrator/config/engines.py says the same to the job file."""
 
-_LOOKING = 600.0  # seconds
 _ASKING = 60.0  # seconds, for what a node's driver tells
 _ENDING = 30.0  # seconds that a phase's processes have to end by themselves
 
@@ -60,6 +59,7 @@ class RealWorkers:
         self._halving: Any = None
         self._phase: str | None = None  # the mark of the processes that hold the devices
         self._settled = Settled()
+        self._model: Path | None = None
         self._size: ModelSize | None = None
         self._memory: dict[str, int | None] = {}  # of the smallest GPU, by a node's id
         self.fits: list[str] = []
@@ -72,8 +72,14 @@ class RealWorkers:
         self.measure(model)
 
     def measure(self, model: str) -> None:
-        """Have engines and ranks that are left to the machine fit the model in this folder."""
-        self._size = size_of(Path(model))
+        """Have what is left to the machine fit the model in this folder."""
+        self._model = Path(model)
+        self._size = size_of(self._model)
+
+    @property
+    def dtype(self) -> str:
+        """The value of `generate.dtype` that the run has; see serving.py."""
+        return serving_dtype(self._job, self._model, lambda: self._device, self._settled, self._tell)
 
     def report_to(self, say: Callable[[str], None]) -> None:
         """Have `say` told what is waited for."""
@@ -90,6 +96,7 @@ class RealWorkers:
             return {"device": self._device, "cluster.cpus_per_rank": self._ranks_need()[1], **halved, **given}
         generate = self._fitted.generate()
         given |= {"generate.engines": generate.engines, "generate.tensor_parallel": generate.tensor_parallel}
+        given |= {"generate.dtype": generate.dtype}
         return {"device": self._device, "cluster.cpus_per_engine": self._engines_need()[1], **given}
 
     def __enter__(self) -> Self:
@@ -171,7 +178,6 @@ class RealWorkers:
         if self._group is None:
             self._release()
             settings, cluster = self._fitted.train(), self.cluster
-            from workers.training.lost import Halving
 
             # Likewise before hours of training: engines evaluate what comes of it.
             cluster.check_room("generate.engines", *self._engines_need())
@@ -179,9 +185,16 @@ class RealWorkers:
             placement = self._devices.enter_context(reserved)
             self._phase = placement.mark
             settings = settings.model_copy(update={"attention": self._attention()})
-            self._halving = self._halving or Halving(settings, lambda line: cluster.say(line))
+            self._halving = self._halving or self._new_halving(settings)
             self._group = self._devices.enter_context(self._ranks(settings, placement))
         return self._group
+
+    def _new_halving(self, settings: Train) -> Any:
+        from workers.training.lost import Halving
+
+        device, settled = self._device, self._settled
+        note = functools.partial(settled.note, MICROBATCH, device)
+        return Halving(settings, lambda line: self.cluster.say(line), settled.known(MICROBATCH, device), note)
 
     def _ranks(self, settings: Train, placement: Placement) -> Any:
         from workers.training.group import TrainerGroup
@@ -202,12 +215,12 @@ class RealWorkers:
     @property
     def _fitted(self) -> Fitted:
         """What is left to the machine, as the nodes are now."""
+        job = with_dtype(self._job, self.dtype)
+        return Fitted(job, self._size, self._gpus(), *engine_takes(job), self._settled, self._tell)
 
-        def tell(line: str) -> None:
-            self.fits.append(line.split(None, 1)[1])
-            self.cluster.say(line)
-
-        return Fitted(self._job, self._size, self._gpus(), *engine_takes(self._job), self._settled, tell)
+    def _tell(self, line: str) -> None:
+        self.fits.append(line.split(None, 1)[1])
+        self.cluster.say(line)
 
     def _gpus(self) -> list[Gpus]:
         """The GPUs of each node; a model that has no size asks for no memory."""
@@ -226,9 +239,8 @@ class RealWorkers:
         cluster, asked = self.cluster, getattr(self._job.cluster, name)
         if asked is not None:
             return int(asked)
-        share = functools.partial(cluster.cpus_for, workers, gpus)
-        fits = functools.partial(_fits, cluster.nodes(), workers, gpus)
-        return self._settled.value(f"cluster.{name}", self._device, share, fits)
+        share, nodes = functools.partial(cluster.cpus_for, workers, gpus), cluster.nodes()
+        return self._settled.value(f"cluster.{name}", self._device, share, lambda n: room(nodes, n, gpus) >= workers)
 
     def _attention(self) -> str:
         """The kernel of attention: as asked for, or what workers.numerics.attention.pick takes on this device."""
@@ -270,17 +282,13 @@ def gpus_here() -> Gpus:
     return Gpus(len(found), min(found, default=None))
 
 
-def _fits(nodes: Sequence[Node], workers: int, gpus: int, cpus: int) -> bool:
-    return room(nodes, cpus, gpus) >= workers
-
-
 def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
     """What `workers.tokens.rendering` finds in a request, in a process that ends with it.
 
     Raises:
         RatchetError: it broke, or found no end.
     """
-    return _asked("workers.tokens.rendering", request, "the prompts", "the model's chat template")
+    return answered("workers.tokens.rendering", request, "the prompts", "the model's chat template")
 
 
 def tried(request: Mapping[str, Any]) -> dict[str, Any]:
@@ -295,30 +303,7 @@ def tried(request: Mapping[str, Any]) -> dict[str, Any]:
 @functools.cache
 def _tried(request: str) -> dict[str, Any]:
     """Of a comparison, most runs have the same model."""
-    return _asked("workers.training.trainable", json.loads(request), "the model", "its config.json")
-
-
-def _asked(module: str, request: Mapping[str, Any], what: str, suspect: str) -> dict[str, Any]:
-    try:
-        done = subprocess.run(
-            own_code(module),
-            input=json.dumps(request),
-            capture_output=True,
-            text=True,
-            env=own_code_environment(),
-            timeout=_LOOKING,
-        )
-    except subprocess.TimeoutExpired as error:
-        raise RatchetError(
-            f"{what} could not be looked at: no end within {_LOOKING:.0f} s. Look at {suspect}."
-        ) from error
-    if done.returncode:
-        # A library in Rust that breaks says after its reason how to have more said.
-        lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("note: ")]
-        said = lines or [f"exit code {done.returncode}"]
-        raise RatchetError(f"{what} could not be looked at: {cut(said[-1])}. Look at {suspect}.")
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    return answered("workers.training.trainable", json.loads(request), "the model", "its config.json")
 
 
 def local_graders(settings: Grade, judge: Judge | None = None) -> Any:

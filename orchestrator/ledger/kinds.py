@@ -146,8 +146,10 @@ Resolved = TypedDict(
         "train.attention": Literal["sdpa", "flex"],
         "train.ranks": _Many,
         "train.zero": Annotated[int, Field(ge=1, le=3)],
+        "train.tokens_per_microbatch": Annotated[int, Field(ge=1, lt=2**63)],
         "generate.engines": _Many,
         "generate.tensor_parallel": _Many,
+        "generate.dtype": Literal["own", "float32", "bfloat16", "float16"],
         "cluster.cpus_per_rank": _Cores,
         "cluster.cpus_per_engine": _Cores,
     },
@@ -158,7 +160,8 @@ Resolved = TypedDict(
 class ResolvedData(RecordModel):
     """What a machine made of settings that were left to it, by key of the job (driver/settled.py)."""
 
-    device: Literal["cpu", "cuda"]
+    device: Literal["cpu", "cuda"] | None
+    """None where only is said what an earlier version did on any device."""
     settings: Resolved
 
 

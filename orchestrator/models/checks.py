@@ -109,8 +109,22 @@ def _files(folder: Path, where: str) -> list[Path]:
     return files
 
 
-def _shapes(file: Path, where: str) -> Shapes:
-    """Shape of every tensor of a file, from its header."""
+def first_format(folder: Path, where: str) -> str | None:
+    """The number format of the first tensor that the weights' headers name, by its safetensors name (`F32`); None where
+    there are no weights.
+
+    Raises:
+        BadInput: a file is damaged or missing.
+    """
+    for file in _files(folder, where):
+        for name, tensor in _header(file, where)[0].items():
+            if name != "__metadata__" and isinstance(tensor, dict):
+                return str(tensor.get("dtype"))
+    return None
+
+
+def _header(file: Path, where: str) -> tuple[dict[str, Any], int, int]:
+    """The header of a file, its length, and the file's."""
     with _telling(file, where):
         size = regular_size(file)
         with open(file, "rb") as stream:
@@ -119,7 +133,12 @@ def _shapes(file: Path, where: str) -> Shapes:
                 raise BadInput(
                     f"{where}: {file} is no safetensors file, or only a part of one; download the model again"
                 )
-            header = json_object(stream.read(length), f"{where}: {file}")
+            return json_object(stream.read(length), f"{where}: {file}"), length, size
+
+
+def _shapes(file: Path, where: str) -> Shapes:
+    """Shape of every tensor of a file, from its header."""
+    header, length, size = _header(file, where)
     shapes: Shapes = {}
     end = 0
     try:

@@ -1,4 +1,5 @@
-"""How large a model is: told from its config.json and the headers of its weights. No weights are loaded."""
+"""How large a model is, and in what numbers: told from its config.json and the headers of its weights. No weights are
+loaded."""
 
 from __future__ import annotations
 
@@ -8,10 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator.models.checks import check_config, tensors
+from orchestrator.models.checks import check_config, first_format, tensors
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 """Of a number, by the names that configurations have for formats."""
+_FORMATS = {"F32": "float32", "BF16": "bfloat16", "F16": "float16"}
 # Names of the same thing in configurations, the first that is there counts.
 _LAYERS = ("num_hidden_layers", "n_layer", "num_layers")
 _HIDDEN = ("hidden_size", "n_embd", "d_model")
@@ -54,6 +56,28 @@ def size_of(folder: Path, where: str = "model") -> ModelSize | None:
     if size is None or not any(folder.glob("*.safetensors")):
         return size
     return ModelSize(**vars(size) | {"parameters": sum(math.prod(shape) for shape in tensors(folder, where).values())})
+
+
+def number_format(folder: Path, where: str = "model") -> str | None:
+    """The number format of the model in a folder: as its configuration says, else that of its first tensor; None where
+    neither says it.
+
+    Raises:
+        BadInput: a file of the folder is damaged.
+    """
+    return said_format(folder, where) or _FORMATS.get(str(first_format(folder, where)))
+
+
+def said_format(folder: Path, where: str = "model") -> str | None:
+    """The number format that a model's configuration says, if any; that of a checkpoint of a training does.
+
+    Raises:
+        BadInput: it is damaged.
+    """
+    config = check_config(folder, where)
+    config = config | (config.get("text_config") or {})
+    named = config.get("dtype") or config.get("torch_dtype")
+    return str(named) if named else None
 
 
 def from_config(config: Mapping[str, Any]) -> ModelSize | None:

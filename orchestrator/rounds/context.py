@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from orchestrator.config import Generate, Grade, Job, Judge
 from orchestrator.config.engines import FIRST_KIND
 from orchestrator.config.marks import executing_in
+from orchestrator.config.sampling import OWN
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger import taken
 from orchestrator.ledger.ledger import Commit
@@ -64,6 +65,10 @@ class Workers(Protocol):
     @property
     def engine(self) -> str:
         """The kind of the engines, by name. Another kind draws other samples: what one has made no other takes over."""
+
+    @property
+    def dtype(self) -> str:
+        """In what number format engines serve: the value of `generate.dtype`, or what it has come to in this run."""
 
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts:
         """Write prompts (schema PROMPTS) to `output`; returns how many were kept and dropped.
@@ -262,7 +267,8 @@ class Context:
             engines = self.engines(model, facts["executed"])
             agreement = None
             if model.probe:
-                agreement = evaluation.check_probe(engines, model.probe, self.job.evaluate.probe_tolerance)
+                most = evaluation.tolerance(self.job, generate.dtype or self.workers.dtype, Path(model.path))
+                agreement = evaluation.check_probe(engines, model.probe, most)
             files: dict[str, Path] = {split: self.run.path(f"baseline/prompts/{split}.parquet") for split in splits}
             facts["probe"] = agreement
             for folder in output:
@@ -280,8 +286,13 @@ class Context:
 
 
 def engine(workers: Workers, generate: Generate) -> dict[str, Any]:
-    """What samples, as inputs of a step: the kind of engine, and its arguments that decide."""
-    return {"engine_kind": Later(workers.engine, FIRST_KIND), "engine": Setting(generate, "engine")}
+    """What samples, as inputs of a step: the kind of engine, its arguments that decide, and the numbers it serves in,
+    which before there was that setting were the model's own."""
+    return {
+        "engine_kind": Later(workers.engine, FIRST_KIND),
+        "engine": Setting(generate, "engine"),
+        "dtype": Later(generate.dtype or workers.dtype, OWN),
+    }
 
 
 def executed(**sections: BaseModel | None) -> Executed:

@@ -66,6 +66,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "generate.seeding": ("sample", "generate.seeding=engine"),
     "generate.shard_prompts": ("sample", "generate.shard_prompts=3"),
     "generate.max_model_len": ("sample", "generate.max_model_len=99"),
+    "generate.dtype": ("sample", "generate.dtype=bfloat16"),
     "generate.engine": ("sample", "generate.engine={enforce_eager: true, quantization: fp8}"),
     "grade.graders": ("sample", "grade.graders=[exact]"),
     "grade.answer": ("sample", "grade.answer=[whole]"),

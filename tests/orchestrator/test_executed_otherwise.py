@@ -11,6 +11,7 @@ import pytest
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.verify.command import verify
 from orchestrator.config.load import load_job
+from orchestrator.driver.serving import serving_dtype
 from orchestrator.driver.settled import Settled, kept_of
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.ledger.kinds import check_data
@@ -184,11 +185,13 @@ class Machine(StandIns):
         super().__init__(**options)
         self.cores, self.device, self.settled = cores, device, Settled()
 
-    def report_to(self, say: Callable[[str], None]) -> None:
-        pass
+    @property
+    def dtype(self) -> str:  # type: ignore[override]
+        assert self.job is not None
+        return serving_dtype(self.job, self.model, lambda: self.device, self.settled, lambda _: None)
 
     def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None], model: str) -> None:
-        self.settled = Settled(kept, record)
+        self.settled, self.model = Settled(kept, record), Path(model)
 
     def execution(self, of: str) -> dict[str, Any]:
         key = "cluster.cpus_per_rank" if of == "train" else "cluster.cpus_per_engine"
@@ -220,7 +223,8 @@ def test_what_was_left_to_the_machine_is_kept_while_it_can_be(
     run_job(job, Machine(8), "rounds=1")
     assert state_of(run).configs[-1]["resolved"] == {
         "device": "cpu",
-        "settings": {"cluster.cpus_per_rank": 8, "cluster.cpus_per_engine": 8, "train.attention": "sdpa"},
+        "settings": {"cluster.cpus_per_rank": 8, "cluster.cpus_per_engine": 8, "train.attention": "sdpa"}
+        | {"generate.dtype": "own"},
     }
     run_job(job, machine, *overrides)
     assert (cores_of(run, 1), cores_of(run, 2)) == (8, cores)
@@ -236,6 +240,47 @@ def test_a_fork_keeps_what_was_left_to_the_machine(tmp_path: Path) -> None:
     assert cores_of(tmp_path / "child", 1) == 8
 
 
+def in_float32(folder: Path) -> Path:
+    """A project whose base model is in float32, and whose candidates are."""
+    job = make_project(folder, train={"export_dtype": "float32"})
+    (folder / "seed/config.json").write_text('{"dtype": "float32"}')
+    return job
+
+
+@pytest.mark.parametrize(("first", "then", "dtype"), [("cuda", "cpu", "bfloat16"), ("cpu", "cuda", "own")])
+def test_a_run_serves_as_it_began_on_another_device_too(tmp_path: Path, first: str, then: str, dtype: str) -> None:
+    job, run = in_float32(tmp_path), tmp_path / "run"
+    run_job(job, Machine(8, first), "rounds=1")
+    moved = Machine(8, then)
+    run_job(job, moved)
+    assert moved.dtype == dtype and moved.calls["train"] == 1, "the first round's steps are what they were"
+    assert state_of(run).configs[-1]["resolved"] == {
+        "device": then,
+        "settings": {"cluster.cpus_per_rank": 8, "cluster.cpus_per_engine": 8, "generate.dtype": dtype}
+        | {"train.attention": "flex" if then == "cuda" else "sdpa"},
+    }
+    with pytest.raises(BadInput, match=r"generate\.dtype: None in the run, 'float16' now"):
+        run_job(job, Machine(8, then), "generate.dtype=float16")
+    for name, overrides, anew in (("same", [], 0), ("other", ["generate.dtype=float16"], 8 + 2 + 8)):
+        child = Machine(8, then)
+        fork(run, tmp_path / name, [*overrides, "rounds=1"])
+        run_job(tmp_path / name / "job.yaml", child)
+        assert child.calls["generate"] == anew, "it decides all that engines do"
+
+
+@pytest.mark.parametrize(("version", "kind"), [("0.1.0", "sample"), ("recipe-2", "executing")])
+def test_a_run_that_knew_no_such_setting_serves_each_model_as_it_is(tmp_path: Path, version: str, kind: str) -> None:
+    job, done = unpack(extract(version, tmp_path / "recorded") / kind, "train", tmp_path / "project")
+    workers = Machine(8, "cuda")
+    run_job(job, workers, "train.export_dtype=null")
+    assert workers.dtype == "own" and workers.calls["train"] == 1 == done["train"]
+    assert workers.calls["generate"] + done["generate"] == 4 + 2 * (2 + 4), "nothing is sampled again"
+    fork(job.parent / "run", tmp_path / "child", ["loss.beta=[0.1, 0.2]"])
+    child = Machine(8, "cuda")
+    run_job(tmp_path / "child/job.yaml", child)
+    assert child.dtype == "own" and child.calls["train"] == 1
+
+
 def test_what_is_set_is_no_longer_left_to_the_machine(tmp_path: Path) -> None:
     file = make_project(tmp_path)
     resolved = {"device": "cpu", "settings": {"train.attention": "sdpa", "cluster.cpus_per_rank": 8}}
@@ -248,7 +293,12 @@ def test_what_is_set_is_no_longer_left_to_the_machine(tmp_path: Path) -> None:
     ):
         found = kept_of(config, load_job(file, overrides).job)
         assert found is not None and found["settings"].keys() == held
-    assert kept_of({"job": config["job"]}, load_job(file).job) is None, "an earlier version recorded nothing"
+    assert kept_of({"job": config["job"]}, load_job(file).job) is None, "nothing is recorded"
+    half = {"job": config["job"], "resolved": {"device": "cuda", "settings": {"train.tokens_per_microbatch": 50}}}
+    seen = ("tokens_per_microbatch=99", "activation_checkpointing=true", "offload_optimizer=true", "zero=3", "ranks=2")
+    for overrides, kept in ([["train.save_minutes=1"], 1], *([[f"train.{key}"], 0] for key in seen)):
+        found = kept_of(half, load_job(file, overrides).job)
+        assert found is not None and len(found["settings"]) == kept, "whoever has seen to the memory is asked no more"
 
 
 @pytest.mark.parametrize(

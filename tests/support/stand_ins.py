@@ -70,6 +70,7 @@ class StandIns:
     """The workers of one driver. `on_call(name)` is told of every piece of work before it is done, and may raise."""
 
     engine = "vLLM"  # whose samples the stand-ins' are taken for
+    dtype = "own"
 
     def __init__(
         self, gain: float = 0.2, on_call: Callable[[str], None] = lambda name: None, steps: int = 1, peak: int = 100

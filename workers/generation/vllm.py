@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Generate, engines
+from orchestrator.config.sampling import OWN
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers import cuda
 from workers.generation.engine import EngineKind, NoDeviceMemory, RequestRefused, must_differ_in_weights_alone
@@ -39,7 +40,7 @@ class VllmEngine:
         from vllm import EngineArgs, LLMEngine
         from vllm.exceptions import VLLMClientError  # which is no ValueError
 
-        dtype = _own_dtype(model)
+        dtype = _own_dtype(model) if settings.dtype in (None, OWN) else settings.dtype
         with one_path(model) as folder:
             given = settings.model_copy(update={"engine": anchored(settings.engine, folder)})
             arguments = engine_arguments(PATH, given, seed, accelerated, dtype)

@@ -33,13 +33,25 @@ class OutOfMemory(RanksLost):
 
 class Halving:
     """The size of the ranks' micro-batches: as the job says, and half of it from the first want of memory on. One for
-    all groups of a driver, so that the next phase does not run out of memory again; the next start begins with what the
-    job says."""
+    all groups of a driver, so that the next phase does not run out of memory again. `keep` is told of the half, and
+    gives it to the next start as `begun`, unless the user has seen to the memory since."""
 
-    def __init__(self, settings: Train, say: Callable[[str], None] = lambda line: None) -> None:
-        self._asked = self.tokens = settings.tokens_per_microbatch
+    def __init__(
+        self,
+        settings: Train,
+        say: Callable[[str], None] = lambda line: None,
+        begun: int | None = None,
+        keep: Callable[[int], None] = lambda tokens: None,
+    ) -> None:
+        self._asked = settings.tokens_per_microbatch
+        self.tokens = min(begun or self._asked, self._asked)
         self._most = settings.max_tokens
-        self._say = say
+        self._say, self._keep = say, keep
+        if self.executed:
+            say(
+                f"training  it begins with half of train.tokens_per_microbatch, {self.tokens}, since memory was short "
+                "before; another value of it, or other ranks, ZeRO, checkpointing or offload, are taken at their word"
+            )
 
     @property
     def executed(self) -> dict[str, Any]:
@@ -63,10 +75,8 @@ class Halving:
                 "the same command goes on"
             ) from short
         self.tokens = half
-        self._say(
-            f"training  {short}; it is tried once more with half of train.tokens_per_microbatch, {half}{alone}. To "
-            f"begin with that at the next start, set it to {half}"
-        )
+        self._keep(half)
+        self._say(f"training  {short}; it is tried once more with half of train.tokens_per_microbatch, {half}{alone}")
 
     def _alone(self, files: Sequence[str], limit: int) -> str:
         """A clause where a single pair is larger than a micro-batch may be: no smaller limit divides it."""

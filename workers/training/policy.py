@@ -75,7 +75,7 @@ def build_policy(
         model.gradient_checkpointing_enable({"use_reentrant": False})
     implementation = attention.pick(settings.attention, device)
     scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
-    config = deepspeed_config(settings, ranks, sum(p.numel() for p in model.parameters()))
+    config = deepspeed_config(settings, ranks, sum(p.numel() for p in model.parameters()), device.type == "cuda")
     scorer = _place(settings, scorer, weights, dtype, device, config, beat)
     beat()
     engine = deepspeed.initialize(model=scorer, model_parameters=scorer.parameters(), config=config)[0]

@@ -45,7 +45,7 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("pairs",), frozenset({"pairs", "replay", "chunks"})),
     (("regrade",), _shards_by("regrade")),
     (
-        tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "engine")),
+        tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "dtype", "engine")),
         _EVALUATIONS | _shards_by("generate"),
     ),
     (("evaluate",), _EVALUATIONS | {"prompts"}),

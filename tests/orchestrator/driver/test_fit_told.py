@@ -37,18 +37,22 @@ def lines(tmp_path: Path, gpus: Gpus, *overrides: str) -> list[str]:
 def test_what_engines_and_ranks_come_to_here_is_told_with_the_reason(tmp_path: Path) -> None:
     first, *why = lines(tmp_path, Gpus(8, 80 * GIB))
     said = "generate.engines 8, generate.tensor_parallel 1, train.ranks 8, train.zero 2 on this machine, with 8 GPU"
-    assert first == said and len(why) == 4 and "train.zero is 2: a rank takes about" in why[3]
+    assert first == f"generate.dtype own, {said}" and len(why) == 4 and "train.zero is 2: a rank takes about" in why[3]
     assert lines(tmp_path, Gpus(8, 80 * GIB), "cluster.accelerators=none")[0].endswith("with no GPU")
     [here] = lines(tmp_path, Gpus(0), "train.ranks=2", "train.zero=1")
-    assert here == "generate.engines 1, generate.tensor_parallel 1 on this machine, with no GPU"
+    assert here == "generate.dtype own, generate.engines 1, generate.tensor_parallel 1 on this machine, with no GPU"
     everything = ["train.ranks=2", "train.zero=1", "generate.engines=1", "generate.tensor_parallel=1"]
+    assert lines(tmp_path, Gpus(8), *everything) == ["generate.dtype own on this machine, with 8 GPU"]
+    everything.append("generate.dtype=bfloat16")
     assert lines(tmp_path, Gpus(8), *everything) == []
 
 
 def test_of_another_cluster_only_what_is_left_to_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
     [line] = lines(tmp_path, Gpus(8, 80 * GIB), "train.zero=3", "generate.engines=4")
-    assert line.startswith("generate.tensor_parallel, train.ranks are left to the cluster at 10.0.0.1:6379")
+    assert line.startswith(
+        "generate.dtype, generate.tensor_parallel, train.ranks are left to the cluster at 10.0.0.1:6379"
+    )
 
 
 def test_what_does_not_fit_here_is_refused(tmp_path: Path) -> None:

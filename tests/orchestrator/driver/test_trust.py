@@ -44,7 +44,7 @@ DATA = {
     *("generate.samples", "generate.temperature", "generate.temperature_mix", "generate.hint", "generate.top_p"),
     *("generate.top_k", "generate.max_tokens", "generate.stop", "generate.seeding", "generate.engines"),
     *("generate.tensor_parallel", "generate.shard_prompts", "generate.max_model_len", "generate.max_num_seqs"),
-    *("generate.start_timeout", "generate.stall_timeout", "regrade.round"),
+    *("generate.start_timeout", "generate.stall_timeout", "generate.dtype", "regrade.round"),
     *(f"{grade}.{key}" for grade in ("grade", "regrade.grade") for key in ("answer", "strict", "thoughts", "audit")),
     *(f"{grade}.{key}" for grade in ("grade", "regrade.grade") for key in ("unreadable", "timeout", "memory")),
     *(f"{grade}.{key}" for grade in ("grade", "regrade.grade") for key in ("processes", "max_characters")),

@@ -23,6 +23,7 @@ from orchestrator.ledger.kinds import ResolvedData
 from orchestrator.ledger.step_facts import Facts
 from tests.support.placements import ForRanks
 from tests.support.stand_ins import make_project
+from workers.training.lost import OutOfMemory
 
 
 def test_the_job_file_knows_the_arguments_of_the_engine_that_runs_use() -> None:
@@ -75,7 +76,7 @@ class On(RealWorkers):
 
 ON_CPU = {
     "train": {"device": "cpu", "train.attention": "sdpa", "train.ranks": 1, "train.zero": 1},
-    "generate": {"device": "cpu", "generate.engines": 1, "generate.tensor_parallel": 1},
+    "generate": {"device": "cpu", "generate.engines": 1, "generate.tensor_parallel": 1, "generate.dtype": "own"},
 }
 
 
@@ -84,7 +85,7 @@ def test_what_is_left_to_the_machine_is_recorded_once_and_kept(tmp_path: Path) -
     first = On(job, cpus=8)
     assert first.execution("train") == ON_CPU["train"] | {"cluster.cpus_per_rank": 8}
     assert first.execution("generate") == ON_CPU["generate"] | {"cluster.cpus_per_engine": 8}
-    assert first.execution("train") and len(first.recorded) == 7
+    assert first.execution("train") and len(first.recorded) == 8
     assert not first._cluster.told, "on CPU all is as it always was"  # type: ignore[attr-defined]
     larger = On(job, cpus=16, kept=first.recorded[-1])
     assert larger.execution("train") == first.execution("train") and not larger.recorded
@@ -171,6 +172,36 @@ def test_engines_and_ranks_fit_model_and_cluster_and_stay(tmp_path: Path) -> Non
     assert smaller._ranks_need()[0] == smaller._engines_need()[0] == 4, "there is no room for 8"
     poorer = on_gpus(tmp_path, 8, kept, memory=60)
     assert poorer.execution("train")["train.zero"] == 3, "where 2 does not fit any more"
+
+
+def test_what_engines_serve_in_is_told_and_counted_where_a_run_begins(tmp_path: Path) -> None:
+    """With 80 GB, 30 GB of weights in float32 and 15 GB in bfloat16 make a difference to engines of one GPU."""
+    large_model(tmp_path / "large")
+    config = tmp_path / "large/config.json"
+    config.write_text(config.read_text().replace("bfloat16", "float32"))
+    began = on_gpus(tmp_path, 8, None, memory=30)
+    assert began.dtype == "bfloat16" and began._engines_need()[::2] == (8, 1)
+    assert began._cluster.told[0].startswith("settings  generate.dtype is bfloat16: ")  # type: ignore[attr-defined]
+    executed = began.execution("generate")
+    assert executed["generate.dtype"] == "bfloat16" and TypeAdapter(Facts).validate_python({"executed": executed})
+    asked = on_gpus(tmp_path, 8, None, "generate.dtype=own", memory=30)
+    assert asked.dtype == "own" and asked._engines_need()[::2] == (4, 2)
+
+
+@pytest.mark.parametrize(("device", "half"), [("cuda", 50), ("cpu", None)])
+def test_half_a_micro_batch_is_kept_for_the_next_start_on_the_same_device(
+    tmp_path: Path, device: str, half: int | None
+) -> None:
+    kept = {"device": "cuda", "settings": {"train.tokens_per_microbatch": 50}}
+    job = load_job(make_project(tmp_path), ["train.tokens_per_microbatch=100"]).job
+    workers = On(job, cpus=4, gpus=int(device == "cuda"), kept=kept)
+    halving = workers._new_halving(job.train)
+    assert halving.tokens == (half or 100) and len(workers._cluster.told) == bool(half)  # type: ignore[attr-defined]
+    if half is None:
+        halving.halve(OutOfMemory("short"), [])
+        assert TypeAdapter(ResolvedData).validate_python(workers.recorded[-1]).settings == {
+            "train.tokens_per_microbatch": 50
+        }
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_reserved(tmp_path: Path) -> None:

@@ -118,5 +118,5 @@ def updated(fused: bool, device: str = "cuda") -> Any:
 
 
 def test_fused_adamw_differs_from_the_usual_one_by_rounding_alone() -> None:
-    """What must hold before ranks may use it. On a processor half a percent of the weights differ, by a last bit."""
+    """What must hold since ranks use it on CUDA. On a processor half a percent of the weights differ, by a last bit."""
     torch.testing.assert_close(updated(True), updated(False), rtol=1e-5, atol=1e-6)

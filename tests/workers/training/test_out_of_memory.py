@@ -51,8 +51,9 @@ def plan(folder: Path, pairs: str, memory: str) -> TrainingPlan:
 @pytest.mark.parametrize("memory", [pytest.param("device 50", marks=pytest.mark.full), "machine 50"])
 def test_a_training_ends_well_with_half_the_micro_batch(tmp_path: Path, pairs: str, memory: str) -> None:
     told: list[str] = []
+    kept: list[int] = []
     settings = Train(tokens_per_microbatch=100)
-    halving = Halving(settings, told.append)
+    halving = Halving(settings, told.append, keep=kept.append)
     with TrainerGroup(settings, ForRanks(), halving=halving, rank=Rank) as group:
         facts = group.train(plan(tmp_path, pairs, memory), None)
     assert facts == {"tokens": 50, "restarts": 1}
@@ -63,7 +64,11 @@ def test_a_training_ends_well_with_half_the_micro_batch(tmp_path: Path, pairs: s
     assert "the largest pair has 60 tokens" in line, "which no micro-batch of 50 divides"
     with TrainerGroup(settings, ForRanks(), halving=halving, rank=Rank) as group:
         assert group.score(ScoringPlan(memory, memory, (pairs,)), str(tmp_path / "scored.parquet"))["restarts"] == 0
-    assert Halving(settings).tokens == 100, "the next start begins with what the job says"
+    assert kept == [50]
+    again = Halving(settings, told.append, begun=kept[-1])
+    assert again.tokens == 50 and again.executed == halving.executed and "begins with half" in told[-1]
+    with pytest.raises(TrainingFailed, match=f"{key}: 50, half of what the job says"):
+        again.halve(OutOfMemory("short"), [pairs])
 
 
 def test_a_reference_pass_is_halved_too_and_with_it_all_ranks(tmp_path: Path, pairs: str) -> None:
