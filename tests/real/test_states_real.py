@@ -251,7 +251,7 @@ def group(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[int, Call]]
         *((STAGES, STAGES), (OFFLOADED, [*OFFLOADED, {"zero": 3}]), (STAGES[1:2], OFFLOADED)),
         pytest.param(FUSED, FUSED, marks=pytest.mark.full),
         pytest.param(FUSED[2:3], STAGES, marks=pytest.mark.full),
-        (STAGES[2:3], FUSED),
+        pytest.param(STAGES[2:3], FUSED, marks=pytest.mark.full),
     ],
     ids=["stages", "offloaded", "to offloaded", "fused", "from fused", "to fused"],
 )
