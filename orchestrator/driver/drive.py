@@ -118,7 +118,7 @@ def drive(
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
-    root, say = require_room(run_folder(file.job)), unfailing(say)
+    root, say, here = require_room(run_folder(file.job)), unfailing(say), Path.cwd()
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, file.job.tracking, default_address(root.parent), say, sources)
     run = Run(root, on_append=tracker.poke)
@@ -147,7 +147,7 @@ def drive(
         tracker.start(run.ledger.as_it_is())
         check_same_job(run, job)  # again: somebody may have started the run since
         check_same_problems(run, job, digests)
-        _record_job(run, file, base, digests, reading)
+        _record_job(run, file, here, base, digests, reading)
         problems = keep_problems(run, job, pinned, problems)
         keep_preferences(run, file, given, preferences, problems, checked=not kept)
         preferences = None  # a large data set is not held in memory for the whole run
@@ -261,7 +261,9 @@ def _ending(run: Run, received: Sequence[str], goal: str | None, sources: Source
     write_report(run.root, sources, run.ledger)
 
 
-def _record_job(run: Run, file: JobFile, base: NamedModel, problems: Mapping[str, str] | None, reading: int) -> None:
+def _record_job(
+    run: Run, file: JobFile, here: Path, base: NamedModel, problems: Mapping[str, str] | None, reading: int
+) -> None:
     job = file.job.model_dump(mode="json")
     configs = run.ledger.state.configs
     model = str(base.folder) if base.origin is None else KEPT_MODEL
@@ -272,7 +274,7 @@ def _record_job(run: Run, file: JobFile, base: NamedModel, problems: Mapping[str
         about = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "overrides": list(file.overrides)}
         about["job_file"] = configs[-1]["job_file"] if file.recorded and configs else file.path.name
         # Relative paths of the job are below one of the folders: `fork` and `resume` must find what they name.
-        about["folders"] = list(dict.fromkeys(map(str, (*file.folders, Path.cwd()))))
+        about["folders"] = list(dict.fromkeys(map(str, (*file.folders, here))))
         if base.origin is None:
             about["model_digest"] = model_digest(model)
         if configs and (resolved := kept_of(configs[-1], file.job)) is not None:
