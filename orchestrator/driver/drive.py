@@ -49,7 +49,6 @@ from orchestrator.driver.trainable import Trial
 from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
 from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted
-from orchestrator.files import durable
 from orchestrator.files.disk import one_message, why
 from orchestrator.files.inside import read_regular, remove
 from orchestrator.files.processes import process_start
@@ -142,7 +141,7 @@ def drive(
     check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
     probe_links(root)
     ending = _ending(run, received, goal, sources)
-    with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), ending:
+    with one_message(root, resumable(root)), sign_of_life(run), _tracking(tracker, say), ending:
         run.claim(identity())
         tracker.start(run.ledger.as_it_is())
         check_same_job(run, job)  # again: somebody may have started the run since
@@ -180,15 +179,15 @@ def resumable(root: Path) -> str:
 
 
 @contextlib.contextmanager
-def sign_of_life(root: Path) -> Iterator[None]:
+def sign_of_life(run: Run) -> Iterator[None]:
     """Keep `driver.json` fresh, by which `status` tells a running driver from one that was killed."""
-    stop = threading.Event()
+    stop, root = threading.Event(), run.root
     content = json.dumps(identity() | {"started": datetime.now(UTC).isoformat(), "run": str(root)}).encode()
 
     def beat() -> None:
         while True:
-            with contextlib.suppress(OSError):
-                durable.replace(root / "driver.json", content)
+            with contextlib.suppress(OSError, Displaced):  # which the next piece of work tells
+                run.write("driver.json", content)
             if stop.wait(_SIGN_OF_LIFE):
                 return
 
@@ -246,11 +245,11 @@ def _ending(run: Run, received: Sequence[str], goal: str | None, sources: Source
         raise
     except GateStopped as stopped:
         run.end("stopped", str(stopped))
-        write_report(run.root, sources, run.ledger)
+        _report(run, sources)
         raise
     except NoPairs as nothing:
         run.end("failed", f"no pairs: {nothing}")
-        write_report(run.root, sources, run.ledger)
+        _report(run, sources)
         raise
     except BaseException as error:
         if received:  # C code that the signal came in (Ray's) can turn Interrupted into an error of its own
@@ -258,6 +257,11 @@ def _ending(run: Run, received: Sequence[str], goal: str | None, sources: Source
             raise Interrupted(received[0]) from error
         run.end("failed", why(error, run.root))
         raise
+    _report(run, sources)
+
+
+def _report(run: Run, sources: Sources) -> None:
+    run.ledger.require_own()
     write_report(run.root, sources, run.ledger)
 
 
@@ -281,8 +285,8 @@ def _record_job(
             about["resolved"] = resolved
         run.append("config", deciding | about)
     if not run.path("job.yaml").exists() or not run.ledger.state.commits:
-        durable.replace(run.path("job.yaml"), _text_of(file, run.root))
-    durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
+        run.write("job.yaml", _text_of(file, run.root))
+    run.write("resolved.yaml", resolved_yaml(file.job).encode())
 
 
 def _settle(workers: Workers, run: Run, model: str) -> None:
