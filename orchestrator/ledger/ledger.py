@@ -309,11 +309,12 @@ class Ledger:
 
         Raises:
             Displaced: it is another run, an older copy, or a damaged one.
+            OSError: nobody can say, such as where no more files may be opened.
         """
         if self._last is None or not self.folder.is_dir():  # moved away, which the writing says
             return
         path, content = self._last
-        with contextlib.suppress(OSError, Damaged):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, Damaged):
             if read_regular(path, MAX_RECORD) == content and os.path.lexists(self._path(len(self.records) - 1)):
                 return
         raise Displaced(

@@ -47,9 +47,7 @@ def record_numbers(folder: Path) -> list[int]:
     try:
         names = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name))
         if names:
-            os.lstat(
-                folder / names[0]
-            )  # where names may be listed, and files not looked at, none would seem to be there
+            os.lstat(folder / names[0])  # else none would seem to be there, where names alone may be seen
     except (FileNotFoundError, NotADirectoryError):
         return []
     return [int(name[:8]) for name in names]
