@@ -56,15 +56,19 @@ class JobFile:
             BadInput: it is in neither.
         """
         relative = [*(folder / path for folder in self.folders), Path(path)]
-        places = [Path(path)] if Path(path).is_absolute() else relative
-        for place in places:
-            if place.exists():
-                if not (place.is_file() or place.is_dir()):
-                    raise BadInput(f"{self.path}: {key}: {place} is neither a file nor a folder, but a pipe or device")
-                return real(place)
-        looked = " nor at ".join(dict.fromkeys(str(place) for place in places))
+        looked: dict[str, None] = {}
+        for place in [Path(path)] if Path(path).is_absolute() else relative:
+            try:
+                if place.exists():
+                    if not (place.is_file() or place.is_dir()):
+                        what = "is neither a file nor a folder, but a pipe or device"
+                        raise BadInput(f"{self.path}: {key}: {place} {what}")
+                    return real(place)
+                looked[str(place)] = None
+            except PermissionError as error:  # a run of somebody else's, whose files are closed to us
+                looked[f"{place} ({error.strerror})"] = None
         cure = f". If it was moved, say where it is now: {_naming(key)}" if self.recorded else ""
-        raise BadInput(f"{self.path}: {key}: {path!r} does not exist: nothing at {looked}{cure}")
+        raise BadInput(f"{self.path}: {key}: {path!r} does not exist: nothing at {' nor at '.join(looked)}{cure}")
 
 
 def _naming(key: str) -> str:

@@ -49,7 +49,6 @@ from orchestrator.driver.trainable import Trial
 from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
 from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted
-from orchestrator.files import durable
 from orchestrator.files.disk import one_message, why
 from orchestrator.files.inside import read_regular, remove
 from orchestrator.files.processes import process_start
@@ -118,7 +117,7 @@ def drive(
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
-    root, say = require_room(run_folder(file.job)), unfailing(say)
+    root, say, here = require_room(run_folder(file.job)), unfailing(say), Path.cwd()
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, file.job.tracking, default_address(root.parent), say, sources)
     run = Run(root, on_append=tracker.poke)
@@ -142,12 +141,12 @@ def drive(
     check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
     probe_links(root)
     ending = _ending(run, received, goal, sources)
-    with one_message(root, resumable(root)), sign_of_life(root), _tracking(tracker, say), ending:
+    with one_message(root, resumable(root)), sign_of_life(run), _tracking(tracker, say), ending:
         run.claim(identity())
         tracker.start(run.ledger.as_it_is())
         check_same_job(run, job)  # again: somebody may have started the run since
         check_same_problems(run, job, digests)
-        _record_job(run, file, base, digests, reading)
+        _record_job(run, file, here, base, digests, reading)
         problems = keep_problems(run, job, pinned, problems)
         keep_preferences(run, file, given, preferences, problems, checked=not kept)
         preferences = None  # a large data set is not held in memory for the whole run
@@ -180,15 +179,15 @@ def resumable(root: Path) -> str:
 
 
 @contextlib.contextmanager
-def sign_of_life(root: Path) -> Iterator[None]:
+def sign_of_life(run: Run) -> Iterator[None]:
     """Keep `driver.json` fresh, by which `status` tells a running driver from one that was killed."""
-    stop = threading.Event()
+    stop, root = threading.Event(), run.root
     content = json.dumps(identity() | {"started": datetime.now(UTC).isoformat(), "run": str(root)}).encode()
 
     def beat() -> None:
         while True:
-            with contextlib.suppress(OSError):
-                durable.replace(root / "driver.json", content)
+            with contextlib.suppress(OSError, Displaced):  # which the next piece of work tells
+                run.write("driver.json", content)
             if stop.wait(_SIGN_OF_LIFE):
                 return
 
@@ -246,11 +245,11 @@ def _ending(run: Run, received: Sequence[str], goal: str | None, sources: Source
         raise
     except GateStopped as stopped:
         run.end("stopped", str(stopped))
-        write_report(run.root, sources, run.ledger)
+        _report(run, sources)
         raise
     except NoPairs as nothing:
         run.end("failed", f"no pairs: {nothing}")
-        write_report(run.root, sources, run.ledger)
+        _report(run, sources)
         raise
     except BaseException as error:
         if received:  # C code that the signal came in (Ray's) can turn Interrupted into an error of its own
@@ -258,10 +257,17 @@ def _ending(run: Run, received: Sequence[str], goal: str | None, sources: Source
             raise Interrupted(received[0]) from error
         run.end("failed", why(error, run.root))
         raise
+    _report(run, sources)
+
+
+def _report(run: Run, sources: Sources) -> None:
+    run.ledger.require_own()
     write_report(run.root, sources, run.ledger)
 
 
-def _record_job(run: Run, file: JobFile, base: NamedModel, problems: Mapping[str, str] | None, reading: int) -> None:
+def _record_job(
+    run: Run, file: JobFile, here: Path, base: NamedModel, problems: Mapping[str, str] | None, reading: int
+) -> None:
     job = file.job.model_dump(mode="json")
     configs = run.ledger.state.configs
     model = str(base.folder) if base.origin is None else KEPT_MODEL
@@ -272,15 +278,15 @@ def _record_job(run: Run, file: JobFile, base: NamedModel, problems: Mapping[str
         about = {"run_id": configs[0]["run_id"] if configs else uuid.uuid4().hex, "overrides": list(file.overrides)}
         about["job_file"] = configs[-1]["job_file"] if file.recorded and configs else file.path.name
         # Relative paths of the job are below one of the folders: `fork` and `resume` must find what they name.
-        about["folders"] = list(dict.fromkeys(map(str, (*file.folders, Path.cwd()))))
+        about["folders"] = list(dict.fromkeys(map(str, (*file.folders, here))))
         if base.origin is None:
             about["model_digest"] = model_digest(model)
         if configs and (resolved := kept_of(configs[-1], file.job)) is not None:
             about["resolved"] = resolved
         run.append("config", deciding | about)
     if not run.path("job.yaml").exists() or not run.ledger.state.commits:
-        durable.replace(run.path("job.yaml"), _text_of(file, run.root))
-    durable.replace(run.path("resolved.yaml"), resolved_yaml(file.job).encode())
+        run.write("job.yaml", _text_of(file, run.root))
+    run.write("resolved.yaml", resolved_yaml(file.job).encode())
 
 
 def _settle(workers: Workers, run: Run, model: str) -> None:

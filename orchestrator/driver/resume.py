@@ -25,7 +25,7 @@ from orchestrator.config.sources import kind_of
 from orchestrator.driver import trust
 from orchestrator.driver.trust import Item, Tell
 from orchestrator.errors import BadInput
-from orchestrator.files.named import real
+from orchestrator.files.named import is_there, real
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.reports.status import open_run
 from orchestrator.tracking.database import sqlite_address, sqlite_file
@@ -203,10 +203,19 @@ def _comparable(job: Job) -> dict[str, Any]:
 def _driving(root: Path, state: State, file: JobFile) -> JobFile:
     """The file as one that drives the run in `root`, wherever that was before."""
     config, job = state.configs[-1], file.job
-    if run_folder(job) != root:
+    if not _is_at(root, job):
         tracking = job.tracking.model_copy(update={"uri": _followed(job, config, root)})
         job = job.model_copy(update={"run_dir": str(root), "tracking": tracking})
     return replace(file, job=job, path=root / "job.yaml", recorded=_recorded(state, root))
+
+
+def _is_at(root: Path, job: Job) -> bool:
+    """Whether a job has its run in `root`. Where it was before, no run need have room any more: something else stands
+    there, it is closed to us, or there is no such home folder on this machine."""
+    try:
+        return run_folder(job) == root
+    except (BadInput, OSError):
+        return False
 
 
 def _recorded(state: State, root: Path) -> tuple[Path, ...]:
@@ -226,11 +235,11 @@ def _followed(job: Job, config: Mapping[str, Any], root: Path) -> str | None:
     if uri is None or not before or uri != config["job"]["tracking"].get("uri"):
         return uri
     database, above = sqlite_file(uri), list(Path(before).parents)
-    if database is None or database.exists() or database.parent not in above:
+    if database is None or is_there(database) or database.parent not in above:
         return uri
     level = above.index(database.parent)
     there = root.parents[level] / database.name if level < len(root.parents) else database
-    return sqlite_address(there) if there.exists() else None
+    return sqlite_address(there) if is_there(there) else None
 
 
 def overrides_line(file: JobFile) -> str | None:

@@ -22,7 +22,7 @@ from orchestrator.config.sources import sections
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable, user_state
 from orchestrator.files.inside import is_run, regular_size, walk
-from orchestrator.files.named import named_path, real
+from orchestrator.files.named import is_there, named_path, real
 
 Tell = Callable[[str], None]
 
@@ -153,7 +153,7 @@ def _led_to(file: JobFile, key: str, named: str, root: Path) -> Iterator[Item]:
         names.append(str(named_path(named)))
     for name in dict.fromkeys(names):  # as `JobFile.find`, and as a fork looks for it
         folders = [Path()] if Path(name).is_absolute() else [*file.folders, Path()]
-        found = next((place for folder in folders if _exists(place := folder / name)), None)
+        found = next((place for folder in folders if is_there(place := folder / name)), None)
         if found is not None:
             yield from (Item(key, str(outside), OUTSIDE) for outside in _outside(real(found), root))
 
@@ -198,13 +198,6 @@ def _read_while_it_runs(job: Job, root: Path) -> Iterator[Item]:
         for key, path in settings.paths_in_run():
             places = [] if "\0" in path else _outside(real(root / path), root)
             yield from (Item(key, str(place), OUTSIDE) for place in places)
-
-
-def _exists(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:
-        return False
 
 
 # Who said it

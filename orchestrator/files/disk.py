@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,14 +38,25 @@ def cure(error: OSError, folder: Path) -> str | None:
 
 
 def unusable(error: OSError) -> RatchetError | None:
-    """In a line, why something cannot be looked at: its name is too long or leads in a circle, it is closed to us, or
-    its disk is ill. None where it is another error."""
+    """In a line, why something cannot be looked at: its name is too long or leads in a circle, it is closed to us, its
+    disk is ill, or the current folder is gone. None where it is another error."""
+    if isinstance(error, FileNotFoundError) and error.filename is None and _is_nowhere():
+        return BadInput("the current folder was deleted or unmounted: go to another one, and give the command there")
     named = error.errno in _OF_RIGHTS | {errno.ENAMETOOLONG, errno.ELOOP}
     if not named and error.errno not in _OF_THE_DISK | {errno.EMFILE, errno.ENFILE}:
         return None
     name = str(error.filename or "a file")
     said = f"{name if len(name) <= _SHOWN else f'{name[:80]}...'}: {error.strerror or error}"
     return BadInput(said) if named else RatchetError(said)
+
+
+def _is_nowhere() -> bool:
+    """Whether the current folder is gone, so that no relative path leads anywhere."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return True
+    return False
 
 
 @contextlib.contextmanager

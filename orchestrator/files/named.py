@@ -27,6 +27,12 @@ def named_path(name: str | Path, key: str = "") -> Path:
         raise BadInput(f"{where}{str(name)!r}: the home folder is not known ({error}); write the whole path") from error
 
 
+def is_there(path: Path) -> bool:
+    """Whether something stands at a path, as far as it may be looked at: a run from somebody else names folders that
+    are closed to us, where `Path.exists` raises an error."""
+    return os.path.exists(path)
+
+
 def real(path: Path) -> Path:
     """`path` with all links resolved, as far as it exists. Links that go round in a circle stay (`Path.resolve` raises
     a RuntimeError): whoever opens it tells of them."""

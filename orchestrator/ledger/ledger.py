@@ -290,7 +290,7 @@ class Ledger:
         if self._epoch is None:
             raise RuntimeError("claim the ledger before appending to it")
         while self.state.epoch == self._epoch:
-            self._require_own()
+            self.require_own()
             if self._put(kind, data, self._epoch):
                 return self.records[-1]
             # Taken: by a newer driver, or by ourselves when a signal came between the link and its noting.
@@ -302,17 +302,19 @@ class Ledger:
             "This one stops; what it committed is kept."
         )
 
-    def _require_own(self) -> None:
-        """Where the run's folder was moved away, another run may have begun in its place, with the same epochs, or an
-        older copy may stand there: it is the run that was claimed as long as the newest record written is in it.
+    def require_own(self) -> None:
+        """Before something is written. Where the run's folder was moved away, another run may have begun in its place,
+        with the same epochs, or an older copy may stand there: it is the run that was claimed as long as the newest
+        record written is in it.
 
         Raises:
             Displaced: it is another run, an older copy, or a damaged one.
+            OSError: nobody can say, such as where no more files may be opened.
         """
         if self._last is None or not self.folder.is_dir():  # moved away, which the writing says
             return
         path, content = self._last
-        with contextlib.suppress(OSError, Damaged):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError, Damaged):
             if read_regular(path, MAX_RECORD) == content and os.path.lexists(self._path(len(self.records) - 1)):
                 return
         raise Displaced(

@@ -39,11 +39,18 @@ class Record:
 
 def record_numbers(folder: Path) -> list[int]:
     """The numbers of all records in a ledger folder. A record's name has eight digits; whatever has another name
-    (1².json, 9999999999.json, an editor's copy) is no record, does no harm and counts among the strays."""
+    (1².json, 9999999999.json, an editor's copy) is no record, does no harm and counts among the strays.
+
+    Raises:
+        PermissionError: the folder is closed to us.
+    """
     try:
-        return sorted(int(name[:8]) for name in os.listdir(folder) if _NAME.fullmatch(name))
+        names = sorted(name for name in os.listdir(folder) if _NAME.fullmatch(name))
+        if names:
+            os.lstat(folder / names[0])  # else none would seem to be there, where names alone may be seen
     except (FileNotFoundError, NotADirectoryError):
         return []
+    return [int(name[:8]) for name in names]
 
 
 def read_record(path: Path, number: int) -> Record:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import Damaged, RatchetError
-from orchestrator.files import inside
+from orchestrator.files import durable, inside
 from orchestrator.files.durable import make_folder
 from orchestrator.files.inside import require_below, walk
 from orchestrator.ledger import recipes
@@ -76,6 +76,15 @@ class Run:
     def path(self, name: str) -> Path:
         return self.root / name
 
+    def write(self, name: str, content: bytes) -> None:
+        """Write a cache or a view of the run, in place.
+
+        Raises:
+            Displaced: another run stands where this one was claimed.
+        """
+        self.ledger.require_own()
+        durable.replace(self.root / name, content)
+
     def remove(self, path: Path) -> None:
         """Remove something of this run; see `inside.remove`."""
         inside.remove(self.root, path)
@@ -86,7 +95,12 @@ class Run:
 
     def hidden(self, name: str) -> Path:
         """Where work in progress for `name` is written: invisible in listings, marked with this driver's epoch. Each
-        call gives another name: who was given an earlier one, and works on, writes where nobody looks."""
+        call gives another name: who was given an earlier one, and works on, writes where nobody looks.
+
+        Raises:
+            Displaced: another run stands where this one was claimed.
+        """
+        self.ledger.require_own()
         final = self.root / name
         return final.with_name(f".{final.name}-e{self.epoch}-a{next(self._attempts)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -107,7 +108,7 @@ def place_of(name: str, folders: Sequence[Path], own: Path) -> Path:
     else:
         places = [*(folder / path for folder in folders), Path.cwd() / path, home() / path]
     nearest = next((place for place in places if any(place.parent.glob("*/ledger"))), places[0])
-    return real(next((place for place in places if (place / "ledger").is_dir()), nearest))
+    return real(next((place for place in places if os.path.isdir(place / "ledger")), nearest))
 
 
 def _checkpoints(state: State) -> dict[int, Artifact]:

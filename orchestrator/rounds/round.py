@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from orchestrator.config import Data, Grade, Job, Pairs, at_round
 from orchestrator.errors import RatchetError
-from orchestrator.files import durable
 from orchestrator.inputs.problems import require_enough
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.recipes import Fields, UsedFiles
@@ -268,7 +267,7 @@ class Round:
         run, written = self.context.run, None
         newest = run.ledger.state.promotions[-1]["reference"]
         while written != newest:
-            durable.replace(run.path("CURRENT"), newest.encode() + b"\n")
+            run.write("CURRENT", newest.encode() + b"\n")
             written, newest = newest, run.ledger.as_it_is().state.promotions[-1]["reference"]
 
     def say(self, phase: str, text: str) -> None:

@@ -100,3 +100,45 @@ def test_what_is_no_file_is_refused_at_once(
     said = capfd.readouterr().err
     assert ("Traceback" not in said and odd.name in said) or (kind in ("zero", "null") and "/dev/" in said)
     assert sorted(os.listdir(tmp_path)) == before
+
+
+NOWHERE: dict[str, tuple[list[str], int]] = {
+    "run": (["run", "{job}"], 2),
+    "run relative": (["run", "tiny.yaml"], 2),
+    "resume": (["resume", "{run}"], 2),
+    "fork": (["fork", "{run}", "{new}", "loss.beta=0.2"], 2),
+    "rescore": (["rescore", "{run}", "{new}", "grade.strict=false"], 2),
+    "compare": (["compare", "{comparison}"], 2),
+    "doctor": (["doctor", "{job}"], 2),
+    "status relative": (["status", "run"], 2),
+    "validate": (["validate", "{job}"], 0),
+    "grade": (["grade", "{answers}", "-o", "{new}.jsonl", "--grader", "exact"], 0),
+    "status": (["status", "{run}"], 0),
+    "verify": (["verify", "{run}"], 0),
+    "gc": (["gc", "{run}"], 0),
+}
+"""What a current folder that is gone is needed for, and what does without."""
+
+
+@pytest.mark.parametrize("command", NOWHERE)
+def test_a_current_folder_that_is_gone_is_told(
+    run: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = make_project(tmp_path / "project", rounds=1, run_dir=str(tmp_path / "other"))
+    (comparison := tmp_path / "compare.yaml").write_text(f"name: c\njob: {job}\narms: {{irpo: {{}}, dpo: {{}}}}\n")
+    (answers := tmp_path / "answers.jsonl").write_text('{"gold": "7", "text": "Final answer: 7"}\n')
+    before, (given, code) = sorted(os.listdir(tmp_path)), NOWHERE[command]
+    places = {"run": run, "new": tmp_path / "new", "job": job, "comparison": comparison, "answers": answers}
+    (gone := tmp_path / "gone").mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with bounded():
+        assert ratchet(*(part.format(**places) for part in given)) == code, capfd.readouterr().err
+    said = capfd.readouterr().err
+    assert "Traceback" not in said
+    if code:
+        assert (
+            said
+            == "ratchet: the current folder was deleted or unmounted: go to another one, and give the command there\n"
+        )
+        assert sorted(os.listdir(tmp_path)) == before

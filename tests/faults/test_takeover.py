@@ -14,10 +14,14 @@ from pathlib import Path
 import pytest
 
 from orchestrator.commands.verify.command import verify
+from orchestrator.driver.drive import identity, sign_of_life
+from orchestrator.errors import Displaced
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import record_numbers
+from orchestrator.ledger.run import Run
 from tests.faults.children import Case, Fault, Undisturbed, finish, note, running, wait_for, wait_until_stopped
 from tests.faults.sweeps import SOME_OR_ALL, state_of, sweep
+from tests.support.stand_ins import StandIns, make_project, run_job
 
 
 def go_on(process: BaseProcess) -> int:
@@ -100,6 +104,28 @@ def test_a_driver_leaves_an_older_copy_of_its_run_in_its_place_alone(calm: Undis
     assert record_numbers(ledger) == before
     assert case.drive() == 0, case.output
     calm.require_same(case.run, hidden=False)
+
+
+def test_a_driver_whose_folder_was_moved_begins_nothing_in_what_stands_in_its_place(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path, rounds=1), StandIns())
+    (root := tmp_path / "run").rename(other := tmp_path / "other")
+    driver = Run(root)
+    driver.claim(identity())
+    root.rename(tmp_path / "moved")
+    other.rename(root)
+    for name in ("CURRENT", "job.yaml", "driver.json"):
+        (root / name).write_text(f"the other run's {name}")
+    before = {path: path.is_file() and path.read_bytes() for path in root.rglob("*")}
+    for begin in (
+        lambda: driver.hidden("rounds/01/pairs"),
+        lambda: driver.step("rounds/09/pairs", {}, lambda _: {}),
+        lambda: driver.write("CURRENT", b"mine"),
+    ):
+        with pytest.raises(Displaced, match="no longer the run that this driver has claimed"):
+            begin()
+    with sign_of_life(driver):
+        pass  # which waits for the first
+    assert {path: path.is_file() and path.read_bytes() for path in root.rglob("*")} == before
 
 
 @SOME_OR_ALL

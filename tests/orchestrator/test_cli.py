@@ -204,8 +204,10 @@ def without_rights() -> Iterator[None]:
         os.seteuid(user)
 
 
-@pytest.mark.parametrize("closed", [".", "ledger"])
-def test_a_run_that_may_not_be_looked_into_has_one_message(closed: str, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("closed", "mode"), [(".", 0), ("ledger", 0), ("ledger", 0o744)])  # of that, names are seen
+def test_a_run_that_may_not_be_looked_into_has_one_message(
+    closed: str, mode: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     commands = (["status"], ["status", "--json"], ["verify"], ["gc"], ["gc", "--dry-run"], ["fork"], ["resume"])
     with tempfile.TemporaryDirectory() as name:
         folder, run = Path(name), Path(name, "run")
@@ -216,7 +218,7 @@ def test_a_run_that_may_not_be_looked_into_has_one_message(closed: str, capsys: 
         for words in everything:  # what a command imports is then there
             ratchet(*words)
         capsys.readouterr()
-        (run / closed).chmod(0)
+        (run / closed).chmod(mode)
         try:
             for words in everything:
                 with without_rights():

@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.status import status
-from tests.orchestrator.test_cli import PROJECT, ratchet
+from tests.orchestrator.test_cli import PROJECT, ratchet, without_rights
 from tests.orchestrator.test_loop import StopAt, history
 from tests.support.stand_ins import StandIns, make_project, run_job
 
@@ -185,6 +186,40 @@ def test_a_run_is_where_its_folder_is(half: Path, tmp_path: Path, how: str, comm
     assert history(there) == history(undisturbed(tmp_path))
     assert (job_of(there).name, job_of(there).run_dir) == ("tiny", str(there))
     assert half.exists() == (how == "copied") and (before is None or history(half) == before)
+
+
+def test_what_stands_where_a_run_was_does_not_matter(half: Path, tmp_path: Path) -> None:
+    make_project(tmp_path / "given", run_dir=str(tmp_path / "given/run"))
+    run_job(tmp_path / "given/tiny.yaml", StandIns(), "rounds=1")
+    (tmp_path / "given/run").rename(moved := tmp_path / "moved")
+    (tmp_path / "given/run").write_text("something else")
+    assert go(resumed(moved, ["rounds=2"])) == moved and status(moved)["state"] == "finished"
+
+
+def test_a_copy_of_a_run_goes_on_where_what_it_came_from_is_closed_to_us() -> None:
+    with tempfile.TemporaryDirectory() as name:
+        theirs, ours = Path(name, "theirs"), Path(name, "ours")
+        database = f"sqlite:///{theirs}/mlflow.db"
+        job = make_project(theirs, run_dir=str(theirs / "run"), tracking={"enabled": False, "uri": database})
+        (theirs / "mlflow.db").touch()
+        run_job(job, StandIns(), "rounds=1")
+        shutil.copytree(theirs, ours)
+        moved = [f"data.{split}.path={ours}/{split}.jsonl" for split in ("train", "gate", "test")]
+        moved += [f"model={ours}/seed", "rounds=2"]
+        fork(ours / "run", ours / "as-root", ["loss.beta=0.2"])  # what is imported for it is then there
+        for path in (Path(name), ours, *ours.rglob("*")):
+            path.chmod(0o777 if path.is_dir() else 0o666)
+        theirs.chmod(0)
+        try:
+            with without_rights():
+                fork(ours / "run", ours / "new", ["loss.beta=0.2"])
+                with pytest.raises(BadInput, match=rf"nothing at {theirs}/seed \(Permission denied\).*model=FOLDER"):
+                    go(resumed(ours / "run", ["rounds=2"], trust))
+                go(resumed(ours / "run", moved, trust))
+        finally:
+            theirs.chmod(0o755)
+        assert [status(ours / "run")["state"], status(ours / "new")["state"]] == ["finished", "not started"]
+        assert job_of(ours / "run").tracking.uri == f"sqlite:///{ours}/mlflow.db"
 
 
 @pytest.mark.parametrize("start", ["recorded", "of an earlier version"])

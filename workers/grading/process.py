@@ -105,7 +105,7 @@ class GraderProcess:
         # hash seed makes SymPy walk its sets in the same order every time.
         environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         # The current folder comes last: a user's own function may live there, and nothing else is to come from it.
-        search = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")]), os.getcwd()]
+        search = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH"), _current_folder()])]
         environment |= {"PYTHONPATH": os.pathsep.join(search), "PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
         # -P: without it the current folder would come first on the import path.
         command = [sys.executable, "-P", "-m", "workers.grading.serve", *self._arguments]
@@ -157,6 +157,13 @@ class GraderProcess:
 def _ends(process: subprocess.Popen[bytes]) -> tuple[IO[bytes], IO[bytes]]:
     assert process.stdin is not None and process.stdout is not None  # both were asked to be pipes
     return process.stdin, process.stdout
+
+
+def _current_folder() -> str | None:
+    """None where it was deleted, as it may be while a run goes on."""
+    with contextlib.suppress(FileNotFoundError):
+        return os.getcwd()
+    return None
 
 
 def _kill_group(pid: int) -> None:

@@ -42,7 +42,9 @@ def patient(job: str | None, overrides: list[str], tell: Tell | None = None) -> 
 
     Raises:
         BadInput: the job file or an override is wrong, or it lies in a run and is not trusted (see `resume.load`).
+        FileNotFoundError: the current folder is gone; a server of Ray's, without one, never comes up.
     """
+    Path.cwd()
     if job is not None and ("=" not in job or Path(job).exists()):
         return Patient(load(Path(job), overrides, tell), True)
     given = [*([job] if job else []), *overrides]

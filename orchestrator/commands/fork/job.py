@@ -17,7 +17,7 @@ from orchestrator.config.words import schedule_at
 from orchestrator.driver.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE
 from orchestrator.driver.resume import all_kept, folders
 from orchestrator.errors import BadInput
-from orchestrator.files.named import named_path, real
+from orchestrator.files.named import is_there, named_path, real
 from orchestrator.ledger.ledger import State
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.rows import GRADERS_VERSION
@@ -101,7 +101,7 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
         if section[key] and not (section is job and section[key].startswith("run:")):
             with suppress(BadInput):  # who goes on with it is told
                 places = [Path(folder) / named_path(section[key]) for folder in folders]
-                section[key] = next((str(real(place)) for place in places if place.exists()), section[key])
+                section[key] = next((str(real(place)) for place in places if is_there(place)), section[key])
     return job
 
 
