@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
 
 from orchestrator.config import Job, Settings
-from orchestrator.config.load import MOST_VALUES
 from orchestrator.config.sources import KINDS
+from orchestrator.config.yaml_text import MOST_VALUES
 
 _MOST_CHARACTERS = 2_000_000
 _ALWAYS: Mapping[str, frozenset[str]] = {

@@ -23,10 +23,11 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from orchestrator.config import CountOrZero, Method, Settings
 from orchestrator.config.document import Key, Origin, in_sections, put, put_all
-from orchestrator.config.load import JobFile, checked, read_yaml, text_of
+from orchestrator.config.load import JobFile, checked, text_of
 from orchestrator.config.methods import with_method
 from orchestrator.config.places import home
 from orchestrator.config.words import fields_at, wanted
+from orchestrator.config.yaml_text import read_yaml
 from orchestrator.driver.trust import require_file, run_around
 from orchestrator.errors import BadInput
 from orchestrator.files.named import named_path, real

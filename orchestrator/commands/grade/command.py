@@ -16,8 +16,8 @@ from rich.table import Table
 
 from orchestrator.commands.grade.file import Fields, Summary, grade_file, number_of_rows
 from orchestrator.config import Grade, Judge
-from orchestrator.config.load import read_yaml
 from orchestrator.config.words import wanted_at
+from orchestrator.config.yaml_text import read_yaml
 from orchestrator.driver.wiring import local_graders
 from orchestrator.errors import BadInput, first_line
 from orchestrator.records.abstentions import abstained, causes

@@ -10,7 +10,8 @@ import yaml
 
 from orchestrator.commands.compare.file import load_plan
 from orchestrator.config import at_round
-from orchestrator.config.load import MOST_VALUES, changed_keys, load_job, resolved_yaml
+from orchestrator.config.load import changed_keys, load_job, resolved_yaml
+from orchestrator.config.yaml_text import MOST_VALUES
 from orchestrator.errors import BadInput
 
 GOOD = """\

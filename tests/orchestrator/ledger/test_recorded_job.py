@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config.load import MOST_VALUES, load_job
+from orchestrator.config.load import load_job
+from orchestrator.config.yaml_text import MOST_VALUES
 from orchestrator.errors import BadInput
 from tests.orchestrator.commands.test_verify_facts import records, seal
 from tests.orchestrator.test_cli import ratchet

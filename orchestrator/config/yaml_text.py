@@ -1,0 +1,110 @@
+"""YAML as job files are written in it: a document with the places of its keys, of a size that a job can have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+import yaml
+
+from orchestrator.config.document import Key
+from orchestrator.errors import BadInput, cut
+
+MOST_VALUES = 20_000
+"""Keys and entries of a document. No job has so many, and reading them takes seconds."""
+MOST_LEVELS = 100
+"""Of mappings and lists in each other; the time to read them grows with the square of their number."""
+_INTEGER, _TEXT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "str", "merge"))
+_OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[\d_]+(:\d+)+)")
+
+
+def read_yaml(text: str, where: str, several_lines: bool = True) -> tuple[Any, dict[Key, tuple[int, int]]]:
+    """A YAML document, and line and column of each of its keys, from 1."""
+
+    def place(mark: yaml.Mark | None) -> str:
+        return f"{where}:{mark.line + 1}:{mark.column + 1}" if mark and several_lines else where
+
+    try:
+        reader = _Reader(text, where)
+        node = reader.get_single_node()
+        positions = dict(islice(_positions(node, (), place), MOST_VALUES))
+        if len(positions) == MOST_VALUES:  # a few lines of aliases of aliases can stand for any number
+            raise _too_many(where)
+        return None if node is None else reader.construct_document(node), positions
+    except yaml.MarkedYAMLError as error:
+        raise BadInput(
+            f"{place(error.problem_mark or error.context_mark)}: not YAML: {cut(str(error.problem or error.context))}"
+        ) from error
+    except yaml.YAMLError as error:
+        raise BadInput(f"{where}: not YAML: {cut(' '.join(str(error).split()))}") from error
+    except RecursionError as error:
+        raise BadInput(f"{where}: too many levels, or an alias (`*name`) that contains itself") from error
+
+
+def _too_many(where: str) -> BadInput:
+    return BadInput(f"{where}: {MOST_VALUES} keys and entries or more, aliases included")
+
+
+class _Reader(yaml.SafeLoader):
+    """Composes no document of too many levels or values, and tells the place of a date or a number that cannot be."""
+
+    def __init__(self, text: str, where: str) -> None:
+        super().__init__(text)
+        self._where = where
+        self._num_nodes = self._level = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self._num_nodes += 1
+        if self._num_nodes >= 2 * MOST_VALUES:  # a value has at most two: its key and itself
+            raise _too_many(self._where)
+        if self.check_event(yaml.CollectionStartEvent) and self._level + 1 >= MOST_LEVELS:
+            raise BadInput(f"{self._where}: {MOST_LEVELS} levels of mappings and lists in each other, or more")
+        self._level += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._level -= 1
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        try:
+            return super().construct_object(node, deep)
+        except ValueError as error:
+            raise yaml.constructor.ConstructorError(None, None, str(error), node.start_mark) from error
+        except (LookupError, AttributeError) as error:  # of what is said to be of a kind (`!!int x`) that it is not
+            said = f"{node.value!r} is no value of the tag {node.tag!r}"
+            raise yaml.constructor.ConstructorError(None, None, said, node.start_mark) from error
+
+
+def _positions(
+    node: yaml.Node | None, key: Key, place: Callable[[yaml.Mark], str]
+) -> Iterator[tuple[Key, tuple[int, int]]]:
+    """Line and column of every key, from 1. What YAML would take for something else than it looks like is refused: a
+    key that stands twice or is no text, and a number of another base."""
+    if isinstance(node, yaml.MappingNode):
+        seen: dict[str, int] = {}
+        for name, value in node.value:
+            if not isinstance(name, yaml.ScalarNode):
+                continue  # no key of a job: the loader refuses it
+            line, column = name.start_mark.line + 1, name.start_mark.column + 1
+            if name.value in seen:
+                raise BadInput(f"{place(name.start_mark)}: `{name.value}` stands at line {seen[name.value]} already")
+            if name.tag not in (_TEXT, _MERGE):
+                raise BadInput(
+                    f"{place(name.start_mark)}: `{name.value}` is no text to YAML, as keys are: put it in quotes"
+                )
+            if name.tag != _MERGE:
+                seen[name.value] = line
+            below = (*key, name.value)
+            yield below, (line, column)
+            yield from _positions(value, below, place)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            yield (*key, index), (value.start_mark.line + 1, value.start_mark.column + 1)
+            yield from _positions(value, (*key, index), place)
+    elif isinstance(node, yaml.ScalarNode) and node.tag == _INTEGER and _OTHER_BASE.fullmatch(node.value):
+        raise BadInput(
+            f"{place(node.start_mark)}: {node.value} is another number to YAML: 0 at its start means base 8, and a "
+            "colon base 60. Write it without, or put it in quotes for a text"
+        )
