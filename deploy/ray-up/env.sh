@@ -1,5 +1,6 @@
 # shellcheck shell=bash
 # What Ray and a driver are started with on every node; cluster.yaml and you source it.
+# shellcheck source=/dev/null
 source ~/ratchet/.venv/bin/activate
 export RATCHET_HOME=/shared                      # the folder that all nodes see
 export RATCHET_STATE_HOME=/shared/.state
