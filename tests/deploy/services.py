@@ -21,7 +21,7 @@ import pytest
 
 from tests.deploy.tools import DEPLOY
 
-PATIENCE = 240.0
+PATIENCE = 600.0
 """Seconds: a deadline for a service that does not start, not an expectation."""
 
 

@@ -11,7 +11,6 @@ from typing import Any
 import jsonschema
 import pytest
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.deploy.tools import DEPLOY, PROJECT
 
@@ -26,6 +25,8 @@ def config() -> dict[str, Any]:
 
 
 def test_ray_takes_it(config: dict[str, Any]) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config  # seconds, for this test alone
+
     prepared = prepare_config(copy.deepcopy(config))
     validate_config(prepared)
     (kind,) = prepared["available_node_types"].values()
