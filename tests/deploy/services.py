@@ -1,4 +1,4 @@
-"""PostgreSQL, Redis and MLflow's server, as deploy/ uses them: real ones, on loopback, with folders of their own."""
+"""PostgreSQL and MLflow's server, as deploy/ uses them: real ones, on loopback, with folders of their own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def program(name: str) -> str:
     places = [os.environ.get("PATH", ""), *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))]
     found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
-        pytest.skip(f"there is no {name} here: Debian has it in redis-server or postgresql")
+        pytest.skip(f"there is no {name} here: Debian has it in postgresql")
     return found
 
 
@@ -110,17 +110,6 @@ def postgres(password: str) -> Iterator[int]:
             yield port
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def redis(password: str, folder: Path, port: int) -> Iterator[None]:
-    """A server that wants a password and keeps what it has in `folder`, as deploy/kubernetes/parts/redis sets it up."""
-    server = program("redis-server")
-    folder.mkdir(exist_ok=True)
-    (folder / "password.conf").write_text(f"requirepass {password}\n")
-    command = [server, "--include", str(folder / "password.conf"), "--dir", str(folder), "--appendonly", "yes"]
-    with process([*command, "--bind", "127.0.0.1", "--port", str(port)], folder, port):
-        yield
 
 
 @contextlib.contextmanager

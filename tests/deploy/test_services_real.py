@@ -1,4 +1,4 @@
-"""What deploy/ puts beside Ray, for real: MLflow with users on PostgreSQL, and Ray with its state in Redis."""
+"""What deploy/ puts beside Ray, for real: MLflow with users on PostgreSQL."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.reports.status import status
-from tests.deploy.services import answer, free_port, mlflow, postgres, redis
-from tests.deploy.tools import DEPLOY, PROJECT, said
-from tests.support.ray_head import ray_head
+from tests.deploy.services import answer, free_port, mlflow, postgres
+from tests.deploy.tools import DEPLOY, said
 from tests.support.stand_ins import StandIns, make_project, run_job
 
 pytestmark = pytest.mark.real
@@ -48,32 +47,3 @@ def test_a_run_is_tracked_by_an_mlflow_with_users_on_postgresql(
     assert len(runs) == 3 and len(parents) == 1, "one of the job, and one of each round"
     assert parents[0].data.metrics["test/accuracy"] > 0 and parents[0].info.status == "FINISHED"
     assert any((tmp_path / "mlflow").rglob("*")), "artifacts go through the server to its own folder"
-
-
-REMEMBER = """
-import ray
-from ray.experimental.internal_kv import _internal_kv_get, _internal_kv_put
-ray.init(address="auto", log_to_driver=False)
-print("found", _internal_kv_get(b"ratchet"))
-_internal_kv_put(b"ratchet", b"was here")
-"""
-
-
-def test_a_head_that_comes_back_finds_its_state_in_a_redis_with_a_password(tmp_path: Path) -> None:
-    """As KubeRay starts it: the address in RAY_REDIS_ADDRESS, the password as an option."""
-    password, port = "p" * 32, free_port()
-    (tmp_path / "remember.py").write_text(REMEMBER)
-    found = []
-    with redis(password, tmp_path / "redis", port):
-        for _ in range(2):
-            with ray_head(
-                PROJECT,
-                token=True,
-                started_with=[f"--redis-password={password}"],
-                RAY_REDIS_ADDRESS=f"127.0.0.1:{port}",
-            ) as head:
-                submitted = ["job", "submit", "--", "python", str(tmp_path / "remember.py")]
-                done = head.ray(*submitted, cwd=tmp_path)
-                assert done.returncode == 0, done.stdout
-                found += [line for line in done.stdout.splitlines() if line.startswith("found")]
-    assert found == ["found None", "found b'was here'"]

@@ -12,7 +12,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,8 +60,8 @@ class Head:
 
 
 @contextlib.contextmanager
-def ray_head(cwd: Path, token: bool, started_with: Sequence[str] = (), **environment: str) -> Iterator[Head]:
-    """Start a head with two CPUs in `cwd`, and these more options; what was started is ended at the end."""
+def ray_head(cwd: Path, token: bool, **environment: str) -> Iterator[Head]:
+    """Start a head with two CPUs in `cwd`; what was started is ended at the end."""
     folder = Path(tempfile.mkdtemp(prefix="rt-head-"))  # short: Ray puts sockets there
     everything = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "RATCHET_"))} | environment
     everything["RATCHET_STATE_HOME"] = os.environ["RATCHET_STATE_HOME"]  # as tests/conftest.py has set it
@@ -78,7 +78,7 @@ def ray_head(cwd: Path, token: bool, started_with: Sequence[str] = (), **environ
     options += [f"--temp-dir={folder}/r", "--object-store-memory=100000000", "--node-ip-address=127.0.0.1"]
     with open(folder / "log", "w") as log:
         process = subprocess.Popen(
-            [str(_RAY), "start", "--head", "--block", *options, *started_with],
+            [str(_RAY), "start", "--head", "--block", *options],
             cwd=cwd,
             env=everything,
             stdin=subprocess.DEVNULL,
