@@ -83,7 +83,7 @@ def _run(file: JobFile, received: Sequence[str]) -> None:
         drive(file, echo, received, render=rendered, trial=tried)
     except GateStopped as stopped:
         echo(stopped)
-        raise typer.Exit(EXIT_STOPPED) from stopped
+        raise typer.Exit(0 if file.job.promotion.stop_succeeds else EXIT_STOPPED) from stopped
     except Interrupted as interrupted:
         echo(f"interrupted by {interrupted}; to go on: {command(root)}")
         raise typer.Exit(EXIT_INTERRUPTED) from interrupted

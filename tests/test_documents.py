@@ -15,7 +15,10 @@ HISTORY = ("CHANGELOG.md", "test-results.md")
 DOCUMENTS = [
     *(file for folder in (PROJECT, PROJECT / "docs") for file in folder.glob("*.md") if file.name not in HISTORY),
     *(PROJECT / "jobs").glob("*/README.md"),
+    *(PROJECT / "deploy").rglob("README.md"),
 ]
+MADE = "deploy/docker/secrets"
+"""What a command of a document makes."""
 ROOTS = (PROJECT, PROJECT / "orchestrator", PROJECT / "workers")
 """What paths in documents are relative to."""
 
@@ -26,7 +29,7 @@ def paths_named(text: str) -> set[str]:
     added = set(re.findall(r"^`([^`\n]+)`:[^\n]*\n\n```(?:python|yaml)$", text, re.M))
     top = "orchestrator|workers|tests|docs|jobs|benchmarks|deploy|requirements"
     found = re.findall(rf"(?<![\w./:-])((?:(?:{top})/[\w./*-]*[\w*/]|(?:[\w-]+/)*[\w-]+\.py)\b/?)", text)
-    return {path for path in found if not re.search(r"\b[A-Z]{4,}\b", path)} - added
+    return {path for path in found if not re.search(r"\b[A-Z]{4,}\b", path) and not path.startswith(MADE)} - added
 
 
 def is_there(path: str) -> bool:

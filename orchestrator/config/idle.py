@@ -126,5 +126,9 @@ _RULES: Sequence[_Rule] = (
     _Rule(("loss.nll_scope", "loss.nll_normalisation"), "`loss.nll` above 0", lambda job: _weighs(job.loss.nll)),
     _Rule(("train.epochs",), "`train.token_budget: null`", lambda job: job.train.token_budget is None),
     _Rule(("train.final_ratio",), "`train.schedule: linear` or `cosine`", lambda job: job.train.schedule != "constant"),
-    _Rule(("promotion.alpha",), "`promotion.rule: not_worse` or `better`", lambda job: job.promotion.rule != "always"),
+    _Rule(
+        ("promotion.alpha", "promotion.stop_succeeds"),
+        "`promotion.rule: not_worse` or `better`",
+        lambda job: job.promotion.rule != "always",
+    ),
 )

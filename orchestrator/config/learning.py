@@ -213,3 +213,6 @@ class Promotion(Settings):
     `better` accepts only one that is significantly better (one-sided exact McNemar test)."""
     alpha: Annotated[float, BeforeValidator(no_bool), Field(gt=0, lt=1)] = 0.05
     """Significance level of the test."""
+    stop_succeeds: Executing[bool] = False
+    """Whether a stop by the gate counts as success: the exit code is then 0 instead of 3, for a scheduler that takes
+    any other for a failure and starts the job again. What the run records, and `ratchet status` tells, is the same."""

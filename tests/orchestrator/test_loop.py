@@ -17,6 +17,7 @@ from orchestrator.records.rows import PROMPTS, SAMPLES, VERDICTS, TrainingPlan, 
 from orchestrator.reports.status import status
 from orchestrator.rounds.evaluation import ProbeFailed
 from orchestrator.rounds.round import GateStopped, NoPairs
+from tests.orchestrator.test_cli import ratchet
 from tests.support.stand_ins import JOB, StandInEngines, StandIns, make_project, run_job
 
 
@@ -226,6 +227,16 @@ def test_a_worse_candidate_stops_the_run_at_the_best_reference(tmp_path: Path) -
         assert found["state"] == "stopped"
         assert found["reference"] == str(tmp_path / "seed")
         assert [r["promoted"] for r in found["rounds"]] == [False]
+
+
+def test_a_stop_of_the_gate_counts_as_success_where_the_job_says_so(tmp_path: Path) -> None:
+    job = make_project(tmp_path, skill=0.7)
+    with pytest.raises(GateStopped):
+        run_job(job, StandIns(gain=-0.6))
+    assert ratchet("resume", tmp_path / "run") == 3
+    assert ratchet("resume", tmp_path / "run", "promotion.stop_succeeds=true") == 0
+    assert status(tmp_path / "run")["state"] == "stopped", "what is recorded stays"
+    assert ratchet("run", job, "promotion.stop_succeeds=false") == 3
 
 
 @pytest.mark.parametrize(("skill", "kind"), [(1.0, "8 of its prompts have only correct"), (0.0, "8 only wrong")])

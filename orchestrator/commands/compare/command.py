@@ -78,7 +78,10 @@ def _run_all(plan: Plan, say: Say, run: Runner) -> list[str]:
             raise Interrupted(f"the interruption of {planned.name}")
         minutes = f"{(time.monotonic() - started) / 60:.1f} min, {(time.monotonic() - began) / 60:.1f} so far"
         if code in (_FINISHED, _STOPPED):
-            how = "finished" if code == _FINISHED else "stopped by the gate"
+            # Told by what the ledger says: with `promotion.stop_succeeds` the exit code is 0 either way.
+            root = plan.folder / planned.name
+            stopped = run_state(root, Ledger(root / "ledger").state) == "stopped"
+            how = "stopped by the gate" if stopped else "finished"
             say(f"{planned.name:<24} {how}: {summary_line(run_figures(plan, planned))} ({minutes})")
         else:
             say(f"{planned.name:<24} failed: {_why(plan, planned, log)} ({minutes})")

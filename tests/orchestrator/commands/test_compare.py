@@ -25,6 +25,7 @@ from orchestrator.commands.compare.file import Arm, Comparison, Plan, load_plan
 from orchestrator.commands.compare.table import markdown, plot, write
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.verify.command import verify
+from orchestrator.config.load import load_job
 from orchestrator.config.methods import PRESETS
 from orchestrator.errors import BadInput, Interrupted, RatchetError
 from orchestrator.ledger.ledger import Ledger
@@ -74,7 +75,7 @@ class Runner:
         try:
             run_job(job_file, workers)
         except GateStopped:
-            return 3
+            return 0 if load_job(job_file).job.promotion.stop_succeeds else 3
         except Interrupted:
             return 130
         except RatchetError as error:
@@ -288,8 +289,10 @@ def test_a_failed_run_is_told_and_the_others_go_on(tmp_path: Path) -> None:
     assert "- all_right-seed1: failed: no pairs: round 1" in table and "- after-seed1: missing" in table
 
 
-def test_the_gates_refusal_is_a_result(tmp_path: Path) -> None:
-    path = project(tmp_path, arms={"irpo": {}}, set={"promotion.rule": "not_worse"})
+@pytest.mark.parametrize("stop_succeeds", [False, True])
+def test_the_gates_refusal_is_a_result(tmp_path: Path, stop_succeeds: bool) -> None:
+    gate = {"promotion.rule": "not_worse", "promotion.stop_succeeds": stop_succeeds}
+    path = project(tmp_path, arms={"irpo": {}}, set=gate)
     shared = make_project(tmp_path, skill=0.9, method="irpo")
     assert shared.exists()
     plan, failed, said = run(path, Runner(lambda name: StandIns(gain=-0.9)))
@@ -362,6 +365,7 @@ _WAITS = """
 import sys
 from pathlib import Path
 from orchestrator.commands.compare.command import in_a_process
+from orchestrator.config.load import load_job
 from orchestrator.errors import Interrupted
 from orchestrator.driver.signals import signals
 sys.executable = sys.argv[1]
