@@ -12,7 +12,7 @@ from tests.deploy.services import answer, free_port, mlflow, postgres
 from tests.deploy.tools import DEPLOY, said
 from tests.support.stand_ins import StandIns, make_project, run_job
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, pytest.mark.full]
 EXPERIMENTS = "/api/2.0/mlflow/experiments/search?max_results=10"
 
 
