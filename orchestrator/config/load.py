@@ -21,7 +21,7 @@ from orchestrator.config.words import fields_at, wanted_at
 from orchestrator.config.yaml_text import read_yaml
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files.inside import read_regular
-from orchestrator.files.named import real
+from orchestrator.files.named import real, spelled
 from orchestrator.text import shown
 
 MAX_JOB = 1 << 20
@@ -47,16 +47,14 @@ class JobFile:
         """A file or folder that the job names: relative to the job file's folder, else to the current folder.
 
         Raises:
-            BadInput: it is in neither.
+            BadInput: it is in neither, or no file can have that name.
         """
-        relative = [*(folder / path for folder in self.folders), Path(path)]
-        looked: dict[str, None] = {}
-        for place in [Path(path)] if Path(path).is_absolute() else relative:
+        given, looked = spelled(path, f"{self.path}: {key}"), dict[str, None]()
+        for place in (*(folder / given for folder in self.folders), given):  # an absolute one is itself in any folder
             try:
                 if place.exists():
                     if not (place.is_file() or place.is_dir()):
-                        what = "is neither a file nor a folder, but a pipe or device"
-                        raise BadInput(f"{self.path}: {key}: {place} {what}")
+                        raise BadInput(f"{self.path}: {key}: {place} is neither file nor folder, but a pipe or device")
                     return real(place)
                 looked[str(place)] = None
             except PermissionError as error:  # a run of somebody else's, whose files are closed to us

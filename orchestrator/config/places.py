@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
+from orchestrator.files.lack import MOST_OF_A_PATH, ROOM_FOR_A_RUN
 from orchestrator.files.named import named_path, real, whole
 
 DEMO = "demo"
@@ -61,8 +62,13 @@ def require_room(folder: Path) -> Path:
     """`folder`, a run's, where it is there or can be made.
 
     Raises:
-        BadInput: it cannot; names what is in the way.
+        BadInput: it cannot, names what is in the way; or its path leaves too little for those of the files in it.
     """
+    if (size := len(os.fsencode(folder))) > MOST_OF_A_PATH - ROOM_FOR_A_RUN:
+        raise BadInput(
+            f"{folder}: this path has {size:,} bytes, and that of a run may have {MOST_OF_A_PATH - ROOM_FOR_A_RUN:,}, "
+            "or those of its files are too long. Choose another `run_dir`, or move the run."
+        )
     above = next(place for place in (folder, *folder.parents) if place.exists())
     if not above.is_dir():
         raise BadInput(f"{folder}: a run needs a folder, and {above} is none. Choose another `name` or `run_dir`.")

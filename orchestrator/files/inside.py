@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import Damaged
+from orchestrator.files.lack import MOST_OF_A_PATH
 
 _RECORD = re.compile(r"[0-9]{8}\.json")
-_LONGEST_PATH = 4096  # bytes, with the zero at its end
 _FOLDER = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 
 
@@ -54,7 +54,7 @@ def walk(folder: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:
     while waiting:
         here = waiting.pop()
         try:
-            names = [name for name in os.listdir(here) if len(os.fsencode(os.path.join(here, name))) < _LONGEST_PATH]
+            names = [name for name in os.listdir(here) if len(os.fsencode(os.path.join(here, name))) <= MOST_OF_A_PATH]
         except OSError:
             continue
         folders = [name for name in names if os.path.isdir(os.path.join(here, name))]

@@ -1,10 +1,19 @@
-"""What this process lacks, so that what it looks at seems damaged, and is not: memory, or descriptors of files."""
+"""What is lacking, so that what is looked at seems damaged, and is not: memory, open files, or room in a path."""
 
 from __future__ import annotations
 
 import errno
+import os
+from collections.abc import Iterable
+from pathlib import Path
 
-from orchestrator.errors import RatchetError
+from orchestrator.errors import BadInput, RatchetError
+
+MOST_OF_A_PATH = 4095
+"""Bytes that Linux takes in one (PATH_MAX, less the null byte at its end)."""
+ROOM_FOR_A_RUN = 200
+"""Bytes that the names of a run's files, those of what is being made included, may take from its folder on."""
+_MOST_OF_A_NAME = 512  # of a committed file, from its folder on; a longer one is the record's fault
 
 
 class Lack(RatchetError):
@@ -24,3 +33,18 @@ def require_enough(error: BaseException) -> None:
         if isinstance(cause, OSError) and cause.errno in (errno.EMFILE, errno.ENFILE):
             raise Lack("too many open files to look at more: nothing is said of the run (`ulimit -n`)") from error
         cause = cause.__cause__
+
+
+def require_reachable(folder: Path, names: Iterable[str]) -> None:
+    """Before files are looked at, named from `folder` on: the way to the folder leaves room for each of them.
+
+    Raises:
+        BadInput: it does not, so that files which are there cannot be opened.
+    """
+    sizes = (len(name.encode(errors="replace")) for name in names)
+    longest = max((size for size in sizes if size <= _MOST_OF_A_NAME), default=0)
+    if len(os.fsencode(folder)) + 1 + longest > MOST_OF_A_PATH:
+        raise BadInput(
+            f"{folder}: its path is so long that files in it cannot be reached by theirs, which may have "
+            f"{MOST_OF_A_PATH:,} bytes: nothing is said of them. Move the folder to a shorter path, or mount it at one"
+        )

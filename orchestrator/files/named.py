@@ -15,6 +15,19 @@ def named_path(name: str | Path, key: str = "") -> Path:
         BadInput: there is no such user or home, or no file can have that name.
     """
     where = f"{key}: " if key else ""
+    try:
+        return spelled(name, key).expanduser()
+    except RuntimeError as error:
+        raise BadInput(f"{where}{str(name)!r}: the home folder is not known ({error}); write the whole path") from error
+
+
+def spelled(name: str | Path, key: str = "") -> Path:
+    """A name as a path, whether or not something is there.
+
+    Raises:
+        BadInput: no file can have that name, or none in the process's locale.
+    """
+    where = f"{key}: " if key else ""
     if "\0" in str(name):
         raise BadInput(f"{where}{str(name)!r} is no path: it has a null character in it")
     try:
@@ -22,9 +35,13 @@ def named_path(name: str | Path, key: str = "") -> Path:
     except UnicodeEncodeError as error:
         raise BadInput(f"{where}{str(name)!r} is no path: {error.reason}") from error
     try:
-        return Path(name).expanduser()
-    except RuntimeError as error:
-        raise BadInput(f"{where}{str(name)!r}: the home folder is not known ({error}); write the whole path") from error
+        os.fsencode(name)
+    except UnicodeEncodeError as error:
+        raise BadInput(
+            f"{where}{str(name)!r}: no file can have that name here, where Python spells names in {error.encoding}. "
+            "Use a UTF-8 locale (`LC_ALL=C.UTF-8`), and set PYTHONUTF8=1 or leave it unset"
+        ) from error
+    return Path(name)
 
 
 def is_there(path: Path) -> bool:

@@ -62,7 +62,7 @@ def test_a_copy_of_the_job_that_is_none_is_made_anew(tmp_path: Path, text: str) 
 def test_problems_in_a_pipe_are_not_waited_for(run: Path) -> None:
     (run / "train.jsonl").unlink()
     os.mkfifo(run / "train.jsonl")
-    with pytest.raises(BadInput, match=r"data\.train: .*is neither a file nor a folder, but a pipe"):
+    with pytest.raises(BadInput, match=r"data\.train: .*is neither file nor folder, but a pipe"):
         go_on(run)
 
 

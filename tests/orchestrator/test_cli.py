@@ -115,7 +115,11 @@ def test_a_mistake_in_a_job_is_told_on_stderr_without_a_traceback(
     assert said.err == "ratchet: override 'train.zero=7': must be a whole number from 0 to 3, or null (it is 7)\n"
 
 
-def test_names_that_no_file_system_takes_are_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_names_that_no_file_system_takes_are_bad_input(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RATCHET_HOME", str(tmp_path))
+    (tmp_path / "runs").mkdir()  # where there is none, no name in it is looked at
     job, long = make_project(tmp_path), "x" * 300
     assert ratchet("validate", job, 'run_dir="a\\0b"') == 2
     assert "run_dir: 'a\\x00b' is no path: it has a null character in it" in capsys.readouterr().err

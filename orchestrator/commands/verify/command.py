@@ -24,7 +24,7 @@ from orchestrator.config import Job
 from orchestrator.errors import BadInput, Damaged, cut
 from orchestrator.files import durable
 from orchestrator.files.inside import read_regular, regular_size, walk
-from orchestrator.files.lack import require_enough
+from orchestrator.files.lack import require_enough, require_reachable
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import leading_out
 from orchestrator.ledger.columns import require_bounded, require_masks
@@ -80,7 +80,7 @@ def verify(run_dir: Path, show: bool = False, sources: Sources = SOURCES) -> Rep
     `sources` are those of pairs, by name.
 
     Raises:
-        BadInput: there is no run in this folder, or a newer Ratchet wrote it.
+        BadInput: there is no run in this folder, or a newer Ratchet wrote it; or its path is too long to look.
         Lack: this process has too little memory, or too few open files, to say anything.
     """
     return Verification(run_dir, show, sources).report()
@@ -162,6 +162,7 @@ class Verification:
         report = self._report
         columns = ("{task.description}", BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
         self._tell(lambda: leading_out(self.root, self.state))
+        require_reachable(self.root, (f"{one.path}/{name}" for one in self.state.artifacts() for name in one.files))
         with Progress(*columns, console=Screen(err=True), transient=True, disable=not self._show) as progress:
             self._check_files(progress)
             self._check_offers()

@@ -258,3 +258,27 @@ class Starving(Verification):
 def test_a_sound_run_is_not_called_damaged_for_want_of_memory(run: Path) -> None:
     with pytest.raises(Lack, match="too little memory"):
         Starving(run).report()
+
+
+def test_a_sound_run_is_not_called_damaged_for_its_long_path(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it was moved to, the paths of some of its files are longer than the system takes, and others are not."""
+    codes, job = set(), tmp_path / "tiny.yaml"
+    for size in (4000, 4058, 4060, 4062, 4085):
+        deep = folder_of(tmp_path / "deep", size - 2)
+        run.rename(deep / "r")
+        codes.add(ratchet("verify", deep / "r"))
+        assert "0 findings" in (said := "".join(capsys.readouterr())) or "path is so long" in said or "too long" in said
+        (deep / "r").rename(run)
+        assert ratchet("validate", job, f"run_dir={deep / 'new'}") == 2  # told before the work starts
+        assert "Choose another `run_dir`" in capsys.readouterr().err
+    assert codes == {0, 2}
+
+
+def folder_of(top: Path, size: int) -> Path:
+    """A new folder below `top` whose path has that many bytes."""
+    while (left := size - len(str(top)) - 1) > 0:
+        top /= "d" * (left if left <= 200 else min(200, left - 2))
+    top.mkdir(parents=True, exist_ok=True)
+    return top
