@@ -230,7 +230,7 @@ def test_a_worse_candidate_stops_the_run_at_the_best_reference(tmp_path: Path) -
 
 
 def test_a_stop_of_the_gate_counts_as_success_where_the_job_says_so(tmp_path: Path) -> None:
-    job = make_project(tmp_path, skill=0.7)
+    job = make_project(tmp_path, skill=0.7, generate=JOB["generate"] | {"dtype": "own"})
     with pytest.raises(GateStopped):
         run_job(job, StandIns(gain=-0.6))
     assert ratchet("resume", tmp_path / "run") == 3

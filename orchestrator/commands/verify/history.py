@@ -116,7 +116,7 @@ def untold(
     if any(phase in _GRADED for phase in phases[-2:]):
         always.append("graders_version")
     yield from (f"{name} is not told" for name in always if name not in recorded)
-    if "selection" in phases and recorded.get("probe") is None:
+    if "selection" in phases and phases[-1].isdigit() and recorded.get("probe") is None:
         yield "probe is not told"  # every checkpoint that may be chosen has one, and its file goes with it
     known = step_facts.model_of(step).__annotations__
     for name in recorded:

@@ -18,7 +18,7 @@ from orchestrator.errors import BadInput
 from orchestrator.files.named import named_path
 from tests.orchestrator.commands.test_verify_facts import records, seal
 from tests.orchestrator.test_cli import PROJECT, ratchet
-from tests.support.stand_ins import StandIns, make_project, run_job
+from tests.support.stand_ins import JOB, StandIns, make_project, run_job
 
 NOBODY, NUL = "~nobody-of-that-name/x", "a\0b"
 
@@ -70,7 +70,8 @@ def test_nobody_else_looks_for_a_home_or_follows_links(method: str) -> None:
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("named")
-    run_job(make_project(folder, rounds=1), StandIns())
+    # Stand-ins record no number format, for which engines of a driver would ask a Ray of their own.
+    run_job(make_project(folder, rounds=1, generate=JOB["generate"] | {"dtype": "own"}), StandIns())
     return folder / "run"
 
 
