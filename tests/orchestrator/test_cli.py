@@ -123,16 +123,16 @@ def test_names_that_no_file_system_takes_are_bad_input(
     job, long = make_project(tmp_path), "x" * 300
     assert ratchet("validate", job, 'run_dir="a\\0b"') == 2
     assert "run_dir: 'a\\x00b' is no path: it has a null character in it" in capsys.readouterr().err
-    for word, *arguments in (
-        ("File name too long", "validate", job, f"run_dir={long}"),
-        ("File name too long", "validate", job, f"data.train={long}"),
-        ("no such run", "validate", job, f"model=run:{long}"),
-        ("File name too long", "status", long),
-        ("File name too long", "compare", f"{long}.yaml"),
+    for arguments in (
+        ("validate", job, f"run_dir={long}"),
+        ("validate", job, f"data.train={long}"),
+        ("validate", job, f"model=run:{long}"),
+        ("status", long),
+        ("compare", f"{long}.yaml"),
     ):
         assert ratchet(*arguments) == 2
         said = capsys.readouterr().err
-        assert word in said and said.count("\n") == 1
+        assert "File name too long" in said and said.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", ["validate", "run"])
