@@ -155,7 +155,6 @@ def test_a_start_reads_the_ledger_once(tmp_path: Path, opened: list[str]) -> Non
     before = {file.name for file in (tmp_path / "run/ledger").glob("*.json")}
     opened.clear()
     run_job(path, StandIns())
-    times = {
-        name: number for name, number in records_in(opened).items() if name in before
-    }  # its own: to see them there
+    # Its own records are read again, to see that they are still there.
+    times = {name: number for name, number in records_in(opened).items() if name in before}
     assert times.keys() == before and set(times.values()) == {1}, times
