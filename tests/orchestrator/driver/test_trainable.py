@@ -97,7 +97,8 @@ def test_the_lengths_asked_about_are_those_that_bound_a_pair(tmp_path: Path) -> 
     assert request(load_job(tmp_path / "staged.yaml", []).job, models)["paths"] == {"train.max_tokens": None}
 
 
-@pytest.mark.parametrize("command", ["validate", pytest.param("run", marks=pytest.mark.full)])
+@pytest.mark.full
+@pytest.mark.parametrize("command", ["validate", "run"])
 def test_a_command_refuses_a_model_that_trees_do_not_fit(
     tmp_path: Path, command: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

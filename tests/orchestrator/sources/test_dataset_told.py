@@ -130,6 +130,7 @@ def test_long_pairs_are_left_out_and_counted(tmp_path: Path) -> None:
     assert json.dumps(committed(tmp_path, "rounds/01/pairs"))
 
 
+@pytest.mark.full
 def test_data_that_the_run_has_kept_are_not_held_in_memory_too(tmp_path: Path) -> None:
     """A large data set would be there for the whole run."""
     job, alive = make_stages(tmp_path, {"easy": right("easy", 3), "other": right("other", 3)}), list[int]()
