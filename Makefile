@@ -39,7 +39,7 @@ quick: lint  ## Quick checks: style, types, import rules, tests without the real
 
 test: quick  ## All tests but the slow suites
 	pytest -q -n 2 --dist worksteal -m "not full and not faults" tests/faults
-	pytest -q -n 3 --dist loadfile -m "real and not full"
+	pytest -q -n 2 --dist loadfile -m "real and not full"
 	pytest -q -m "hosts and not full" tests/hosts
 
 full: test  ## The slow tests too

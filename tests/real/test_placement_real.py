@@ -20,6 +20,7 @@ class Engine:
         return ray.get_gpu_ids(), os.environ.get("CUDA_VISIBLE_DEVICES"), os.environ.get("OMP_NUM_THREADS")
 
 
+@pytest.mark.full
 def test_one_actor_holds_all_accelerators_of_its_engine() -> None:
     with local_ray(num_gpus=4):
         bundles = (2, 1, 2)

@@ -23,6 +23,7 @@ def key(path: str) -> str:
     return str(EngineArgs(**arguments).create_engine_config().compute_hash())
 
 
+@pytest.mark.full
 def test_two_checkpoints_have_one_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "1")
     keys = []
