@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from orchestrator.config.load import load_job
-from orchestrator.config.yaml_text import MOST_VALUES
+from orchestrator.config.yaml_text import MOST_VALUES, read_yaml
 from orchestrator.errors import BadInput
 from tests.orchestrator.commands.test_verify_facts import records, seal
 from tests.orchestrator.test_cli import ratchet
@@ -66,3 +67,9 @@ def test_a_file_of_more_values_is_refused_before_it_is_composed(tmp_path: Path) 
         file.write_text(text)
         with pytest.raises(BadInput, match=f"{MOST_VALUES} keys and entries or more"):
             load_job(file)
+    tracemalloc.start()
+    with pytest.raises(BadInput, match="keys and entries or more"):
+        read_yaml(f"a: [{'b,' * 10 * MOST_VALUES}]", "job.yaml")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 50 * 2**20, "of 200,000 values, which take 113 MiB, only the first ones are composed"
