@@ -184,11 +184,11 @@ class Grade(Settings):
     audit: bool = False
     """Ask every grader about every answer, also where an earlier one has settled it. The verdicts stay what they are;
     the run's report lists where the graders differ."""
-    timeout: Positive = 5.0
-    """Seconds after which a grader's process is killed."""
+    timeout: Annotated[Positive, Field(le=86_400)] = 5.0
+    """Seconds after which a grader's process is killed; at most a day."""
     memory: Positive = 1.0
     """GiB of memory that a grader's process may take beyond what it has after starting."""
-    processes: Executing[Count | None] = None
+    processes: Executing[Annotated[Count, Field(le=4096)] | None] = None
     """Number of grader processes; null takes one a core."""
     max_characters: Count = 20_000
     """Longest completion that is looked at; only its end is, when it is longer."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,15 +48,30 @@ def rows(source: Source, key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     datasets.disable_progress_bars()
     try:
         # The prefix keeps a local folder of that name from being read instead.
-        found = datasets.load_dataset(
-            f"hf://datasets/{source.hub}", source.config, split=source.split, revision=source.revision
-        )
+        builder = datasets.load_dataset_builder(f"hf://datasets/{source.hub}", source.config, revision=source.revision)
+        _require_own_files(source, builder.config.data_files or {}, key)
+        builder.download_and_prepare()
+        found = builder.as_dataset(split=source.split)
+    except BadInput:
+        raise
     except Exception as error:
         raise BadInput(f"{key}.hub: {named(source)} cannot be loaded ({short(error)}). {_CURE}") from error
     _check_commit(source, found, key)
     columns = Columns(found.features.arrow_schema)
     for number, row in enumerate(found, 1):
         yield f"{named(source)}, row {number}", columns.row(row)
+
+
+def _require_own_files(source: Source, files: Mapping[str, Sequence[str]], key: str) -> None:
+    """The library also takes `text`, `json` and the like, which read what lies in the current folder; and a data set
+    may name files of this machine, or of anywhere."""
+    ours = f"hf://datasets/{source.hub}@"
+    for file in sorted(str(file) for part in files.values() for file in part):
+        if not file.startswith(ours):
+            raise BadInput(
+                f"{key}.hub: {named(source)}: it would be read from {file[:200]!r}, which is no file of a data set of "
+                "that name on the Hub. Give a data set's id, `owner/name`, or a local file (`path`)."
+            )
 
 
 def _check_commit(source: Source, found: Any, key: str) -> None:

@@ -125,5 +125,10 @@ def _is_as_told(path: Path, file: Mapping[str, Any]) -> bool:
 
 def _files_below(folder: Path) -> list[str]:
     """But for what a worker that was given up has left unfinished, or writes now (workers.files.write_table)."""
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.endswith("-e0"))
+    found = (path for path in folder.rglob("*") if path.is_file() and not is_unfinished(path.name))
     return [str(path.relative_to(folder)) for path in found]
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a file is what a worker has left that was given up (workers.files.write_table)."""
+    return name.endswith("-e0")

@@ -2,7 +2,9 @@
 libraries that load it also follow names that its files give, and so would read what nobody has looked at.
 
     model.safetensors.index.json    `weight_map` names the files with the weights
-    config.json                     `transformers_weights` and `configuration_files` name others than the usual ones
+    config.json                     `transformers_weights` and `configuration_files` name others than the usual ones,
+                                    and `speculators_config` another model, which an engine serves in its place
+    adapter_config.json             makes the folder an adapter, to a model that it names
     tokenizer_config.json           `fast_tokenizer_files`, and keys that end in `_file`, are opened as they are
     additional_chat_templates/      its `default.jinja` goes before chat_template.jinja
 """
@@ -35,6 +37,14 @@ def leads_out(folder: Path) -> Iterator[str]:
         if config.get(key):
             names = f"names other files than engines load ({_short(config[key])})"
             yield f"{folder / 'config.json'}: `{key}` {names}: take it out"
+    if config.get("speculators_config") is not None:
+        names = f"names a model that engines serve in place of this one ({_short(config['speculators_config'])})"
+        yield f"{folder / 'config.json'}: `speculators_config` {names}: take it out, or name that model"
+    if os.path.lexists(folder / "adapter_config.json"):
+        yield (
+            f"{folder / 'adapter_config.json'}: makes the folder an adapter, to a model that it names: give a folder "
+            "with merged weights, without this file"
+        )
     tokenizer = _object(folder / "tokenizer_config.json")
     files = tokenizer.get("fast_tokenizer_files")
     for file in files if isinstance(files, list) else [files] if files else ():

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,11 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 from orchestrator.commands.verify import gate_again, history, removals
 from orchestrator.commands.verify.differences import count, differences
 from orchestrator.commands.verify.recount import LEFT, Recount, left_here
+from orchestrator.commands.verify.strays import added_files, count_strays
 from orchestrator.config import Job
 from orchestrator.errors import BadInput, Damaged, cut
 from orchestrator.files import durable
-from orchestrator.files.inside import read_regular, regular_size, walk
+from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.files.lack import require_enough, require_reachable
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import leading_out
@@ -171,7 +172,7 @@ class Verification:
         self._tell(self._check_current, "CURRENT: ")
         self._tell(self._check_base_model)
         self._follow()
-        report.strays = self._count_strays()
+        report.strays = count_strays(self.at, self.state)
         report.findings[:0] = self.reading.findings
         report.facts = sum(self._facts.values())
         report.discarded = len(self.state.discarded)
@@ -214,6 +215,13 @@ class Verification:
                 self._report.bytes += _size(artifact, name)
             progress.advance(bar, _size(artifact, name))
         self._report.artifacts = len(artifacts)
+        for artifact in artifacts:
+            if self._tell(partial(self._added, artifact), f"{artifact.path}: "):
+                self._bad.add(artifact.path)
+
+    def _added(self, artifact: Artifact) -> Iterator[str]:
+        if artifact.path in self._current():
+            yield from added_files(self.at.place(artifact), artifact)
 
     def _problem(self, artifact: Artifact, name: str) -> Iterator[str]:
         if artifact.path in self._current():
@@ -353,16 +361,6 @@ class Verification:
 
     def _astray(self, number: int) -> list[str]:
         return follow(self.root, self.state, number, self._sources)
-
-    def _count_strays(self) -> int:
-        # An offer that was not taken lies where it was put.
-        offers = [replace(a, path=a.hidden) for offer in self.state.offers.values() for a in offer.artifacts]
-        places = ((self.at.place(a), name) for a in (*self.state.artifacts(), *offers) for name in a.files)
-        known = {(place / name if name else place).absolute() for place, name in places}
-        walks = (walk(self.root.absolute() / top) for top in ("baseline", "rounds"))
-        found = (Path(here) / name for folders in walks for here, _, names in folders for name in names)
-        strays = sum(1 for path in found if path.is_file() and path not in known)
-        return strays + len(os.listdir(self.root / "ledger")) - len(record_numbers(self.root / "ledger"))
 
 
 def _size(artifact: Artifact, name: str) -> int:

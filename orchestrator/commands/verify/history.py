@@ -10,6 +10,7 @@ from orchestrator.ledger import step_facts
 from orchestrator.ledger.kinds import EndState, Kind
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.record_files import Record
+from orchestrator.records.abstentions import graders_version
 
 _NEEDS_CONFIG = ("offer", "shard", "commit", "promotion", "discard")
 
@@ -62,6 +63,11 @@ def _shard(data: Mapping[str, Any], state: State) -> Iterator[str]:
         yield f"commits shard {data['index']} of {step} again"
     if step in state.commits:
         yield f"commits shard {data['index']} of {step}, which is committed"
+    if versions := {graders_version(other.facts) for other in others.values()} - {graders_version(facts)}:
+        yield (
+            f"commits shard {data['index']} of {step} by version {graders_version(facts)} of the graders, beside one "
+            f"by version {min(versions)}"
+        )
     for other in others.values():
         if facts.get("recipe", 1) != other.facts.get("recipe", 1):
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -195,6 +196,34 @@ def test_strays_are_counted_and_forgiven(run: Path) -> None:
     (run / "ledger/.00000099.json.0123").write_text("{half")
     report = verify(run)
     assert (report.findings, report.strays) == ([], 3)
+
+
+def test_what_was_put_into_a_committed_folder_is_named(run: Path) -> None:
+    """Whatever loads a checkpoint takes all the weights that lie in it."""
+    folder = "rounds/01/checkpoint"
+    (run / folder / "zz.safetensors").write_bytes(bytes(8))
+    os.mkfifo(run / folder / "zzz.safetensors")
+    (run / folder / "model.safetensors.0123abcd-e0").write_bytes(b"what a worker left that was given up")
+    added = "stands in it and was not committed with it"
+    assert verify(run).findings == [f"{folder}: {name}.safetensors {added}" for name in ("zz", "zzz")]
+    for name in ("zz", "zzz"):
+        (run / folder / f"{name}.safetensors").unlink()
+    path = record(run, "commit", step="rounds/01/train")
+    document = unchecked(path)
+    [checkpoint] = [one for one in document["data"]["artifacts"] if one["path"] == folder]
+    name = next(iter(checkpoint["files"]))
+    del checkpoint["files"][name]
+    path.write_text(json.dumps(document))
+    assert f"{folder}: {name} {added}" in verify(run).findings, "nor may a record forget one"
+
+
+def test_a_step_with_verdicts_of_two_versions_is_named(run: Path) -> None:
+    path = record(run, "shard", step="rounds/01/verdicts", index=1)
+    document = unchecked(path)
+    document["data"]["facts"]["graders_version"] += 1
+    path.write_text(json.dumps(document))
+    [found] = [line for line in verify(run).findings if "of the graders" in line]
+    assert found.startswith(f"ledger/{path.name}: commits shard 1 of rounds/01/verdicts by version 3 of the graders")
 
 
 def test_what_a_crash_left_at_its_hidden_name_is_found_there(run: Path) -> None:

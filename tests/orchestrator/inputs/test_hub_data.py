@@ -21,6 +21,7 @@ if importlib.util.find_spec("datasets") is None:  # not imported here, which tak
     pytest.skip("needs datasets", allow_module_level=True)
 
 CARD = b"---\nconfigs:\n- config_name: main\n  data_files:\n  - split: train\n    path: train.jsonl\n---\nProblems.\n"
+ELSEWHERE = CARD.replace(b"train.jsonl", b"/etc/passwd")
 ROWS = "".join(json.dumps({"question": f"{i} + 1?", "answer": str(i + 1)}) + "\n" for i in range(5)).encode()
 SCRIPT = """
 import json, sys
@@ -74,6 +75,28 @@ def test_what_the_hub_does_not_have(tmp_path: Path) -> None:
     with serve({"README.md": CARD, "train.jsonl": ROWS}) as address:
         for told, (_, expected) in zip(read(tmp_path, address, *(source for source, _ in cases)), cases, strict=True):
             assert expected in told
+
+
+@pytest.mark.parametrize("name", ["text", "json", "csv", "parquet", "imagefolder"])
+def test_what_lies_in_the_current_folder_is_no_data_set_of_the_hub(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Names that the library takes for a way to read files, though it is told that they are on the Hub."""
+    (tmp_path / "diary.txt").write_text("mine alone\n")
+    (tmp_path / "diary.json").write_text('{"question": "mine", "answer": "alone"}\n')
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[3]))
+    monkeypatch.chdir(tmp_path)
+    with serve({}) as address:
+        [said] = read(tmp_path / "home", address, {"hub": name, "config": None, "revision": COMMIT})
+    assert said.startswith(f"data.train.hub: {name} (train)"), said
+    assert "which is no file of a data set of that name" in said or "cannot be loaded" in said
+
+
+def test_a_data_set_that_names_files_of_this_machine(tmp_path: Path) -> None:
+    with serve({"README.md": ELSEWHERE, "train.jsonl": ROWS}) as address:
+        [said] = read(tmp_path, address, {})
+    assert said.startswith(f"data.train.hub: {ID} (main, train)")
+    assert "read from '/etc/passwd', which is no file of a data set" in said or "cannot be loaded" in said, said
 
 
 def test_a_hub_that_cannot_be_reached(tmp_path: Path) -> None:
