@@ -94,8 +94,7 @@ def _positions(
                 raise BadInput(
                     f"{place(name.start_mark)}: `{name.value}` is no text to YAML, as keys are: put it in quotes"
                 )
-            if name.tag != _MERGE:
-                seen[name.value] = line
+            seen[name.value] = line
             below = (*key, name.value)
             yield below, (line, column)
             yield from _positions(value, below, place)

@@ -113,7 +113,7 @@ def _rows(job: Job, number: int, problems: Sizes, disk: Disk) -> tuple[int, int]
 def prompted(job: Job, number: int, problems: Sizes) -> tuple[int, int]:
     """How many prompts a round has, and the bytes of one: its text, and ids of some two characters each."""
     num_train, characters = problems.get("train", (0, 0.0))
-    num_prompts = job.data.prompts_per_round or num_train
+    num_prompts = min(job.data.prompts_per_round or num_train, num_train)
     if job.train.retrain:
         num_prompts += problems.get("gate", (0, 0.0))[0]
     return num_prompts, int(characters * 3)

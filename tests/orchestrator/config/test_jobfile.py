@@ -93,6 +93,7 @@ SCHEDULE = "must be a number above 0, or a list of such numbers, one a round"
         ("pairs:\n", [], "tiny.yaml:9:1: pairs: must be a section of keys (it is null; remove the key to take the "),
         ("run_dir: 2026-12-05\n", [], "run_dir: must be text, or null (it is 2026-12-05; put it in quotes)"),
         ("rounds: 1\nrounds: 2\n", [], "tiny.yaml:10:1: `rounds` stands at line 9 already"),
+        ("keep: {<<: {checkpoints: 2}, <<: {checkpoints: 3}}\n", [], "`<<` stands at line 9 already"),
         ("temperature: 1\n", [], "temperature: unknown key; did you mean `generate.temperature`?"),
         ("grade: {answer: [boxd]}\n", [], "`answer_is`, `whole` or `pattern:REGEX`"),
         ("grade: {answer: ['pattern:(a)(b)']}\n", [], "has 2 groups and needs one"),
