@@ -6,3 +6,9 @@ export RATCHET_HOME=/shared                      # the folder that all nodes see
 export RATCHET_STATE_HOME=/shared/.state
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=/shared/.ray-token
 export RAY_ADDRESS=auto                          # a driver joins the Ray of its node
+# `deploy/tls.sh ca /shared/.tls`, before the cluster starts: what nodes of Ray say to each other is then encrypted.
+if [ -s /shared/.tls/tls.crt ]; then
+    ~/ratchet/deploy/tls.sh node /shared/.tls ~/.ratchet-tls
+    export RAY_USE_TLS=1 RAY_TLS_CA_CERT=~/.ratchet-tls/ca.crt
+    export RAY_TLS_SERVER_CERT=~/.ratchet-tls/node.crt RAY_TLS_SERVER_KEY=~/.ratchet-tls/node.key
+fi
