@@ -179,7 +179,11 @@ def test_no_file_of_any_way_is_open_or_holds_a_secret() -> None:
     starting = {name for name, text in found.items() if not name.endswith(".md") and starts_ray(text)}
     assert starting == {
         *("docker/compose.yaml", "docker/compose.gpu.yaml", "slurm/ratchet.sbatch", "ray-up/cluster.yaml"),
-        *("kubernetes/ray/cluster.yaml", "kubernetes/parts/job/job.yaml", "kubernetes/parts/redis/fault-tolerance.yaml"),
+        *(
+            "kubernetes/ray/cluster.yaml",
+            "kubernetes/parts/job/job.yaml",
+            "kubernetes/parts/redis/fault-tolerance.yaml",
+        ),
     }, "each of these, and no other file, was looked at for its token"
 
 

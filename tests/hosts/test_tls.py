@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.deploy.tools import DEPLOY, said
-from tests.support.hosts import Host, Network, hosts_or_skip, left_in_ray, ratchet
+from tests.support.hosts import Host, Network, hosts_or_skip, ratchet
 from tests.support.real import records
 
 pytestmark = [pytest.mark.hosts, pytest.mark.full]
