@@ -112,7 +112,7 @@ def refusal(key: Key, value: Any) -> str | None:
         return (
             f"`api_key_env` must be the name of an environment variable, such as OPENAI_API_KEY, and not the key: {why}"
         )
-    if isinstance(value, str) and _ISSUED.search(value):
+    if any(isinstance(text, str) and _ISSUED.search(text) for text in (value, *key)):
         cure = _CURES.get(str(key[0]), "keep it in the environment of whoever needs it")
         return f"looks like a secret key, and what a job file holds is written into the run: {cure}"
     found = secret_in(value) if isinstance(value, str) else None
