@@ -163,7 +163,7 @@ class Cluster:
             elif _listens(address):
                 why = (
                     f"something listens there and did not let us in {within}: is it Ray's own port, of the same "
-                    "version, and do RAY_AUTH_MODE and the token fit the cluster's?"
+                    "version, and do RAY_AUTH_MODE, the token and RAY_USE_TLS fit the cluster's?"
                 )
             else:
                 why = f"nothing answers there {within}"

@@ -68,7 +68,7 @@ def test_no_secret_stands_anywhere_while_a_run_lives_and_afterwards(tmp_path: Pa
 
     def judged(asked: object) -> dict[str, str]:
         number = asked.number  # type: ignore[attr-defined]
-        return {"verdict": "right" if number % 2 else "wrong", "reason": ""}
+        return {"verdict": "same" if number % 2 else "different", "reason": ""}
 
     with serve(judged) as server:
         judge = f"judge={{model: judge-1, base_url: '{server.address}', api_key_env: JUDGE_KEY}}"

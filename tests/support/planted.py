@@ -91,7 +91,7 @@ class Search:
         ended = threading.Event()
 
         def watch() -> None:
-            while not ended.wait(0.1):
+            while not ended.wait(0.3):
                 with contextlib.suppress(psutil.Error):
                     parent = psutil.Process(pid)
                     for each in (parent, *parent.children(recursive=True)):
