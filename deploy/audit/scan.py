@@ -184,8 +184,13 @@ def flaws(
             for package in names.get(canonicalize_name(of.get("name", "")), []):
                 for version in sorted(packages[package]):
                     if is_affected(affected, version):
-                        said = str(advisory.get("summary") or advisory.get("details", ""))
-                        yield Flaw(package, version, str(advisory["id"]), " ".join(said.split())[:160])
+                        said = " ".join(str(advisory.get("summary") or advisory.get("details", "")).split())[:160]
+                        yield Flaw(package, version, _plain(str(advisory["id"])), _plain(said))
+
+
+def _plain(text: str) -> str:
+    """Somebody else's text, without what a terminal would obey."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def insecure(packages: Mapping[str, set[str]], listed: Mapping[str, Any], also: Mapping[str, str]) -> Iterator[Flaw]:
@@ -223,12 +228,14 @@ def main(arguments: list[str] | None = None) -> int:
 
     for source in (*given.database, *given.insecure):
         if source in given.database:
-            advisories = list(osv(source))
-            seen, size = list(flaws(packages, advisories, known["also"])), f"{len(advisories)} advisories"
+            listed, of = list(osv(source)), "advisories"
+            seen = list(flaws(packages, listed, known["also"]))
         else:
-            listed = json.loads(source.read_text())
-            seen, size = list(insecure(packages, listed, known["also"])), f"{len(listed)} packages"
-        print(f"database  {source.name}: {size}, {len(seen)} that name a pinned version")
+            listed, of = json.loads(source.read_text()), "packages"
+            seen = list(insecure(packages, listed, known["also"]))
+        if not listed:
+            parser.error(f"{source}: nothing is listed there")
+        print(f"database  {source.name}: {len(listed)} {of}, {len(seen)} that name a pinned version")
         for flaw in seen:
             why = known["explained"].get(flaw.name)
             word = "explained" if why else "flaw     "

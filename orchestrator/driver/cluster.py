@@ -98,6 +98,7 @@ class Cluster:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as on a Mac: every server listens on loopback alone
+        os.environ["RAY_USE_TLS"] = "0"  # which is for a cluster, whose certificate need not name loopback
         os.environ.pop("RAY_ADDRESS", None)
         self._folder = PrivateFolder(place)
         on_terminate = signal.getsignal(signal.SIGTERM)

@@ -131,11 +131,13 @@ def test_a_flaw_of_a_pinned_version_makes_the_scan_fail(
         (folder / "b.yaml").write_text(yaml.safe_dump({"id": "X-2", "affected": []}))
         assert scan.main(["--database", str(folder)]) == code
         said.append(capsys.readouterr().out)
-    assert f"numpy {version}: X-1 Arrays" in said[0] and "database  0: 2 advisories, 1 that name" in said[0]
+    assert f"numpy {version}: X-1 Arrays \\x1bare" in said[0] and "database  0: 2 advisories, 1 that name" in said[0]
     for listed, code in (({"numpy": [f"<={version}"]}, 1), ({"numpy": [f"<{version}"], "$meta": {}}, 0)):
         (tmp_path / "insecure.json").write_text(json.dumps(listed))
         assert scan.main(["--insecure", str(tmp_path / "insecure.json")]) == code
     assert "none was given" not in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        scan.main(["--database", str(tmp_path / "nowhere")])
     assert scan.main([]) == 0 and "no flaw was looked for" in capsys.readouterr().out
 
 
