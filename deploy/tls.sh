@@ -4,7 +4,8 @@
 #
 #     tls.sh ca CA                       make an authority, tls.crt and tls.key, in the folder CA; one that is there stays
 #     tls.sh node CA FOLDER [ADDRESS..]  make node.crt and node.key in FOLDER for this host's addresses, and those named,
-#                                        with ca.crt beside them; what is there and good for another day stays
+#                                        with ca.crt beside them; what is there, names them all and is good for another
+#                                        day, stays
 #
 # Who has tls.key can make himself a node: only its user can read it.
 set -euo pipefail
@@ -24,12 +25,14 @@ ca() {
 }
 
 node() { # the authority's folder, the node's, more addresses
-    local ca=$1 folder=$2 new address names=DNS:localhost,IP:127.0.0.1
+    local ca=$1 folder=$2 new address good=yes names=DNS:localhost
     shift 2
     [ -s "$ca/tls.crt" ] && [ -s "$ca/tls.key" ] || fail "$ca has no tls.crt and tls.key: make them with \`tls.sh ca $ca\`"
-    ! openssl verify -CAfile "$ca/tls.crt" "$folder/node.crt" >/dev/null 2>&1 ||
-        ! openssl x509 -checkend 86400 -noout -in "$folder/node.crt" >/dev/null || return 0
-    for address in $(hostname -I) "$@"; do names+=,IP:$address; done
+    for address in 127.0.0.1 $(hostname -I) "$@"; do
+        names+=,IP:$address
+        openssl verify -CAfile "$ca/tls.crt" -verify_ip "$address" "$folder/node.crt" >/dev/null 2>&1 || good=
+    done
+    [ -z "$good" ] || ! openssl x509 -checkend 86400 -noout -in "$folder/node.crt" >/dev/null 2>&1 || return 0
     mkdir -p "$folder"
     new=$(mktemp -d "$folder/.new.XXXXXX")
     new_key "$new/node.key"

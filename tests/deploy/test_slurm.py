@@ -150,3 +150,5 @@ def test_with_tls_each_node_makes_its_certificate_and_it_goes_with_the_job(batch
     assert (code, logged(tmp_path, "tls")) == (0, ["OK", "600"]), text
     assert logged(tmp_path, "ratchet") == ["run jobs/a.yaml name=a b"] * 2
     assert list((tmp_path / ".slurm").iterdir()) == []
+    code, text = ended(batch("0", RATCHET_TLS="1"))
+    assert code == 2 and "RATCHET_TLS is yes or no, and not 1" in text
