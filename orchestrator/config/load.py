@@ -156,7 +156,8 @@ def holds_secret(text: str) -> bool:
     """
     values = addresses.leaves(read_yaml(text, "job")[0])
     written = re.findall(r"[\w.+-]+://[^\n'\"]+", text)
-    return any(map(addresses.secret_in, written)) or any(addresses.refusal(key, value) for key, value in values)
+    held = any(map(addresses.secret_in, written)) or addresses.without_keys(text) != text
+    return held or any(addresses.refusal(key, value) for key, value in values)
 
 
 def resolved_yaml(job: Job) -> str:

@@ -200,6 +200,13 @@ def test_the_copy_of_a_job_file_holds_no_password_that_an_override_took_the_plac
     assert load_job(tmp_path / "run/job.yaml").job.tracking.uri is None
 
 
+def test_the_copy_of_a_job_file_holds_no_key_of_a_comment(tmp_path: Path) -> None:
+    job = make_project(tmp_path)
+    job.write_text(job.read_text() + f"# export OPENAI_API_KEY={ISSUED[0]}\n")
+    run_job(job, StandIns(), "rounds=1")
+    assert files_with_the_secret(tmp_path / "run") == [] and load_job(tmp_path / "run/job.yaml").job.name == "tiny"
+
+
 # A run that an earlier version made
 
 
