@@ -1,4 +1,4 @@
-.PHONY: help setup setup-gpu demo test quick full faults hosts gpu-hour lint clean
+.PHONY: help setup setup-gpu demo test quick full faults hosts gpu-hour audit lint clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -54,6 +54,9 @@ hosts: setup  ## Several hosts, in network namespaces of this machine (as root):
 
 gpu-hour:  ## What only a GPU can show, in one report; HOUR="--model FOLDER" gives it more to try
 	@python3 deploy/gpu/hour.py $(HOUR)
+
+audit: setup  ## Licences and known flaws of the pinned packages; AUDIT="--database FOLDER" says where flaws are listed
+	@python deploy/audit/scan.py $(AUDIT)
 
 clean:  ## Remove the environment and caches; runs are kept
 	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info

@@ -1,6 +1,7 @@
-"""Addresses that hold a password: refused in a job, whose every word is written into the run, and not shown.
+"""Secrets where a job has none: refused, since its every word is written into the run, and not shown.
 
-postgresql://me:secret@host/mlflow    https://token@host    https://host/?api_key=secret
+Addresses that hold a password, keys by the form that their issuers give them, values under names of secrets:
+postgresql://me:secret@host/mlflow    https://token@host    https://host/?api_key=secret    HF_TOKEN: secret
 """
 
 from __future__ import annotations
@@ -31,9 +32,22 @@ _ENGINE_SECRET = re.compile(
 )
 
 # Names of environment variables that hold secrets. TOKENIZERS_PARALLELISM and the like are none.
-_VARIABLE_SECRET = re.compile(
-    r"(?i)(.*_)?((access_?|auth_?|hf)?token|password|passwd|passphrase|pwd|pass|secrets?|credentials?|"
-    r"((api|access|secret|private|auth|encryption)_?)?key(_id)?)"
+_SECRET_WORD = (
+    r"(?:(?:access_?|auth_?|hf)?token|password|passwd|passphrase|pwd|pass|secrets?|credentials?|"
+    r"(?:(?:api|access|secret|private|auth|encryption)_?)?key(?:_id)?)"
+)
+_VARIABLE_SECRET = re.compile(rf"(?i)(?:.*_)?{_SECRET_WORD}")
+
+# Keys as their issuers write them: OpenAI and those who follow it, Hugging Face, GitHub, GitLab, Slack, AWS, Google,
+# Databricks, NVIDIA; JSON web tokens, private keys.
+_ISSUED = re.compile(
+    r"(?<![A-Za-z0-9_-])(?:sk-[A-Za-z0-9_-]{20,}|hf_[A-Za-z0-9]{30,}|gh[opsur]_[A-Za-z0-9]{30,}|github_pat_\w{30,}|"
+    r"glpat-[\w-]{20,}|xox[abeprs]-[\w-]{10,}|A[KS]IA[A-Z0-9]{16}(?![A-Z0-9])|AIza[\w-]{35}|dapi[0-9a-f]{32}|"
+    r"nvapi-[\w-]{40,}|eyJ[\w-]{8,}\.eyJ[\w-]{8,}\.[\w-]+)|-----BEGIN [A-Z ]*PRIVATE KEY-----(?s:.*)"
+)
+# `HF_TOKEN: value` and `judge.api_key=value`, in YAML's, Python's or a shell's words.
+_NAMED_VALUE = re.compile(
+    rf"(?i)(?<![a-z0-9_])((?:\w*_)?{_SECRET_WORD}['\"]?\s*[:=]\s*)(?![\s{{\[])(?:'[^']*'|\"[^\"]*\"|[^\s,}}\]]+)"
 )
 
 _WEB_CURE = (
@@ -58,6 +72,17 @@ def without_password(text: str) -> str:
     return re.sub(r"://\S+", lambda address: _PARAMETER.sub(r"\1...", address[0]), text)
 
 
+def without_keys(text: str) -> str:
+    """A text without the keys that it holds, known by the form that issuers give them."""
+    return _ISSUED.sub("...", text)
+
+
+def without_secrets(text: str) -> str:
+    """What somebody has written in a job, as it may be shown where it is refused: without passwords in addresses, keys,
+    and what stands under the name of a secret."""
+    return _NAMED_VALUE.sub(r"\1...", without_keys(without_password(text)))
+
+
 def secret_in(address: str) -> str | None:
     """What of an address must not be written down, without its value; None where that is nothing. A user's name alone
     is none for a database; a web address may have a token in its place."""
@@ -80,6 +105,16 @@ def refusal(key: Key, value: Any) -> str | None:
         return "must not stand here: what a job file holds is written into the run; set HF_TOKEN in the environment"
     if key[:2] == ("cluster", "env") and value is not None and _VARIABLE_SECRET.fullmatch(str(key[-1])):
         return f"looks like a secret, and what a job file holds is written into the run: {_VARIABLE_CURE}"
+    if key[:2] == ("cluster", "secrets") and isinstance(value, str) and "=" in value:
+        return "names variables, without their values; a value is read where the driver runs"
+    if key == ("judge", "api_key_env") and isinstance(value, str) and not re.fullmatch(r"[A-Za-z_]\w*", value, re.A):
+        why = "what a job file holds is written into the run"
+        return (
+            f"`api_key_env` must be the name of an environment variable, such as OPENAI_API_KEY, and not the key: {why}"
+        )
+    if any(isinstance(text, str) and _ISSUED.search(text) for text in (value, *key)):
+        cure = _CURES.get(str(key[0]), "keep it in the environment of whoever needs it")
+        return f"looks like a secret key, and what a job file holds is written into the run: {cure}"
     found = secret_in(value) if isinstance(value, str) else None
     if found is None or (key == ("judge", "base_url") and "parameter" not in found):  # it has a check of its own
         return None

@@ -123,7 +123,7 @@ def job_of(
     origins = dict(origins or {})
     document = in_sections(document, origins)
     given = [
-        (*_parsed(override), Origin(f"override {addresses.without_password(override)!r}", (1, number, 0)))
+        (*_parsed(override), Origin(f"override {addresses.without_secrets(override)!r}", (1, number, 0)))
         for number, override in enumerate(overrides, 1)
     ]
     put_all(document, origins, given)
@@ -156,7 +156,8 @@ def holds_secret(text: str) -> bool:
     """
     values = addresses.leaves(read_yaml(text, "job")[0])
     written = re.findall(r"[\w.+-]+://[^\n'\"]+", text)
-    return any(map(addresses.secret_in, written)) or any(addresses.refusal(key, value) for key, value in values)
+    held = any(map(addresses.secret_in, written)) or addresses.without_keys(text) != text
+    return held or any(addresses.refusal(key, value) for key, value in values)
 
 
 def resolved_yaml(job: Job) -> str:
@@ -185,7 +186,7 @@ def _flatten(value: Any, prefix: str) -> Iterator[tuple[str, Any]]:
 def _parsed(override: str) -> tuple[tuple[str, ...], Any]:
     """Key and value of a key=value."""
     name, equals, text = override.partition("=")
-    key, shown_as = tuple(name.split(".")), addresses.without_password(override)
+    key, shown_as = tuple(name.split(".")), addresses.without_secrets(override)
     if not equals or not all(key):
         raise BadInput(f"override {shown_as!r}: write key=value, such as train.learning_rate=1e-6")
     value, _ = read_yaml(text, f"override {shown_as!r}", several_lines=False) if text else (None, {})
@@ -198,7 +199,7 @@ _Line = tuple[tuple[int, int, int], str]
 
 def _in_order(lines: Sequence[_Line]) -> str:
     """Those of the file in its order, then overrides, then what is missing."""
-    return "\n".join(line for _, line in sorted(lines, key=lambda line: line[0]))
+    return "\n".join(addresses.without_keys(line) for _, line in sorted(lines, key=lambda line: line[0]))
 
 
 def _unfit(
@@ -300,5 +301,5 @@ def _shown(value: Any) -> str:
     plain = {None: "null", True: "true", False: "false"}
     text = plain[value] if value is None or isinstance(value, bool) else value
     text = str(text) if isinstance(text, datetime.date) or text in plain.values() else repr(text)
-    text = addresses.without_password(text)
+    text = addresses.without_secrets(text)
     return text if len(text) <= 80 else text[:77] + "..."

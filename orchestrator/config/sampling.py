@@ -258,11 +258,6 @@ class Judge(Settings):
     @model_validator(mode="after")
     def _holds_no_secret(self) -> Judge:
         # Of the whole section: an error about a single key would show its value.
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
-            raise ValueError(
-                "`api_key_env` must be the name of an environment variable, such as OPENAI_API_KEY, and not the key: "
-                "what a job file holds is written into the run"
-            )
         if self.base_url is not None:
             try:
                 address = urlsplit(self.base_url)

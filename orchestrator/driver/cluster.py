@@ -98,6 +98,7 @@ class Cluster:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as on a Mac: every server listens on loopback alone
+        os.environ["RAY_USE_TLS"] = "0"  # which is for a cluster, whose certificate need not name loopback
         os.environ.pop("RAY_ADDRESS", None)
         self._folder = PrivateFolder(place)
         on_terminate = signal.getsignal(signal.SIGTERM)
@@ -163,7 +164,7 @@ class Cluster:
             elif _listens(address):
                 why = (
                     f"something listens there and did not let us in {within}: is it Ray's own port, of the same "
-                    "version, and do RAY_AUTH_MODE and the token fit the cluster's?"
+                    "version, and do RAY_AUTH_MODE, the token and RAY_USE_TLS fit the cluster's?"
                 )
             else:
                 why = f"nothing answers there {within}"

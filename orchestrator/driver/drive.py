@@ -299,7 +299,7 @@ def _record_resolved(run: Run, resolved: Mapping[str, Any]) -> None:
 
 def _text_of(file: JobFile, root: Path) -> bytes:
     """A job file as it is written. One that stands in the run may be a link to what is none of the run's; one that
-    has a secret, which an override took the place of, is not kept."""
+    has a secret, in a comment or where an override took its place, is not kept."""
     with contextlib.suppress(OSError, Damaged, BadInput, ValueError):  # no UTF-8, no YAML
         text = read_regular(file.path, MAX_JOB, root if file.path.is_relative_to(root) else None)
         if not holds_secret(text.decode()):

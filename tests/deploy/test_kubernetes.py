@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -215,3 +216,16 @@ def test_the_jobs_command_is_one_that_may_be_given_again(built: dict[str, list[M
     job = the("RayJob", built["job"])["spec"]
     assert job["entrypoint"].split()[:2] == ["ratchet", "run"] and "promotion.stop_succeeds=true" in job["entrypoint"]
     assert job["backoffLimit"] > 0 and job["shutdownAfterJobFinishes"] is True
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_with_the_part_for_it_ray_is_encrypted(overlay: str, tmp_path: Path) -> None:
+    program = tool("kustomize", "kubectl")
+    shutil.copytree(FOLDER, tmp_path / "kubernetes")
+    file = tmp_path / "kubernetes" / overlay / "kustomization.yaml"
+    file.write_text(file.read_text().replace("components: [", "components: [../parts/tls, "))
+    code, text = said(*([program, "build"] if program.endswith("kustomize") else [program, "kustomize"]), file.parent)
+    assert code == 0, text
+    manifests = list(yaml.safe_load_all(text))
+    assert cluster_spec(manifests)["tlsOptions"] == {"enabled": True}
+    assert problems(the("RayJob" if overlay.startswith("job") else "RayCluster", manifests)) == []

@@ -76,3 +76,22 @@ def test_what_nodes_source_sets_what_a_driver_needs(tmp_path: Path) -> None:
     assert {found[name].split("/")[1] for name in ("RATCHET_HOME", "RATCHET_STATE_HOME", "RAY_AUTH_TOKEN_PATH")} == {
         "shared"
     }
+
+
+def test_with_an_authority_each_node_has_a_certificate_and_ray_uses_it(tmp_path: Path) -> None:
+    """What nodes source, with another folder in the place of /shared."""
+    (tmp_path / "ratchet/.venv/bin").mkdir(parents=True)
+    (tmp_path / "ratchet/.venv/bin/activate").write_text("")
+    (tmp_path / "ratchet/deploy").symlink_to(FOLDER.parent)
+    (tmp_path / "env.sh").write_text((FOLDER / "env.sh").read_text().replace("/shared", str(tmp_path / "shared")))
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path)}
+    command = ["bash", "-c", f"set -euo pipefail; source {tmp_path}/env.sh; env"]
+    without = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    assert "RAY_USE_TLS" not in without
+    subprocess.run([FOLDER.parent / "tls.sh", "ca", tmp_path / "shared/.tls"], check=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    found = dict(line.split("=", 1) for line in done.splitlines())
+    assert found["RAY_USE_TLS"] == "1"
+    ca, node, key = (Path(found[f"RAY_TLS_{name}"]) for name in ("CA_CERT", "SERVER_CERT", "SERVER_KEY"))
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert subprocess.run(["openssl", "verify", "-CAfile", ca, node], capture_output=True).returncode == 0

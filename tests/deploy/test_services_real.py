@@ -10,6 +10,7 @@ import pytest
 from orchestrator.reports.status import status
 from tests.deploy.services import answer, free_port, mlflow, postgres
 from tests.deploy.tools import DEPLOY, said
+from tests.support.planted import Search
 from tests.support.stand_ins import StandIns, make_project, run_job
 
 pytestmark = [pytest.mark.real, pytest.mark.full]
@@ -47,3 +48,5 @@ def test_a_run_is_tracked_by_an_mlflow_with_users_on_postgresql(
     assert len(runs) == 3 and len(parents) == 1, "one of the job, and one of each round"
     assert parents[0].data.metrics["test/accuracy"] > 0 and parents[0].info.status == "FINISHED"
     assert any((tmp_path / "mlflow").rglob("*")), "artifacts go through the server to its own folder"
+    made = {file.name: file.read_text() for file in secrets.iterdir() if file.name != "mlflow_credentials"}
+    assert Search(made).folder(tmp_path, but=[secrets]) == [], "nor do a run, artifacts or the server's log hold one"

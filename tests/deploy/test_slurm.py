@@ -19,10 +19,14 @@ import pytest
 from tests.deploy.tools import DEPLOY
 
 STAND_INS = {
-    "srun": 'while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
+    "srun": 'export SLURM_NODEID=3; while [ "${1#--}" != "$1" ]; do shift; done; exec "$@"',
     "ray": """
         echo "$@" >>"$LOG/ray"
         stat -c '%a' "$RAY_AUTH_TOKEN_PATH" >"$LOG/token"
+        [ -z "${RAY_USE_TLS:-}" ] || {
+            openssl verify -CAfile "$RAY_TLS_CA_CERT" "$RAY_TLS_SERVER_CERT" | sed 's/.*: //'
+            stat -c '%a' "$RAY_TLS_SERVER_KEY"
+        } >"$LOG/tls"
         while [ "$1" != -- ]; do shift; done; shift
         [ -z "${HIGHER:-}" ] || { "$@"; exit 137; }
         exec "$@" """,
@@ -137,3 +141,14 @@ def test_the_token_is_ones_own_and_goes_with_the_job(batch: Batch, tmp_path: Pat
     assert ended(batch("0"))[0] == 0
     assert logged(tmp_path, "token") == ["600"]
     assert list((tmp_path / ".slurm").iterdir()) == []
+
+
+def test_with_tls_each_node_makes_its_certificate_and_it_goes_with_the_job(batch: Batch, tmp_path: Path) -> None:
+    assert ended(batch("0"))[0] == 0 and logged(tmp_path, "tls") == []
+    (tmp_path / "deploy").symlink_to(DEPLOY)
+    code, text = ended(batch("0", RATCHET_TLS="yes"))
+    assert (code, logged(tmp_path, "tls")) == (0, ["OK", "600"]), text
+    assert logged(tmp_path, "ratchet") == ["run jobs/a.yaml name=a b"] * 2
+    assert list((tmp_path / ".slurm").iterdir()) == []
+    code, text = ended(batch("0", RATCHET_TLS="1"))
+    assert code == 2 and "RATCHET_TLS is yes or no, and not 1" in text

@@ -40,7 +40,7 @@ def test_a_private_ray_is_for_its_user_alone_and_leaves_nothing(tmp_path: Path, 
     driver = subprocess.Popen(
         [sys.executable, "-c", code],
         cwd=PROJECT,
-        env=os.environ | {"TMPDIR": place},
+        env=os.environ | {"TMPDIR": place, "RAY_USE_TLS": "1", "RAY_TLS_CA_CERT": "/nowhere"},  # for a cluster, to join
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,

@@ -13,7 +13,7 @@ from orchestrator.commands.compare.file import load_plan
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.rescore import rescore
 from orchestrator.commands.verify.command import verify
-from orchestrator.config.addresses import secret_in, without_password
+from orchestrator.config.addresses import secret_in, without_password, without_secrets
 from orchestrator.config.load import load_job
 from orchestrator.driver.resume import load, needing_trust, resumed
 from orchestrator.errors import BadInput
@@ -105,6 +105,67 @@ def test_overrides_and_other_settings_with_a_secret_are_refused_unseen(tmp_path:
     assert "override " in str(refused.value) and f"{key}=" in str(refused.value) and SECRET not in str(refused.value)
 
 
+ISSUED = [
+    f"sk-proj-{SECRET}0123456789abcdef",
+    f"hf_{SECRET}0123456789abcdefghijKLMNO",
+    f"ghp_{SECRET}0123456789abcdefghijKLMNO",
+    "AKIA" + SECRET.upper() + "012345678",
+    f"eyJhbGciOi{SECRET}.eyJzdWIiOiIx{SECRET}.abc_{SECRET}",
+    f"-----BEGIN OPENSSH PRIVATE KEY-----{SECRET}",
+]
+"""Keys by the forms that their issuers give them."""
+
+
+@pytest.mark.parametrize("secret", [ISSUED[0], ISSUED[-1], SECRET])
+@pytest.mark.parametrize(
+    "override",
+    [
+        "judge={{model: m, api_key_env: '{}!'}}",
+        "judge={{model: m, api_key: '{}'}}",
+        "judge.api_key={}",
+        "cluster.secrets={{HF_TOKEN: '{}'}}",
+        "cluster.secrets=['HF_TOKEN={}']",
+        "cluster.env={{HF_TOKEN: '{}'}}",
+        "cluster.environment={{'HF_TOKEN': \"{}\"}}",
+        "hf_token={}",
+        "data.train={{path: x, token: '{}'}}",
+        "tracking={{MLFLOW_TRACKING_PASSWORD: '{}'}}",
+        "AWS_SECRET_ACCESS_KEY: '{}'",
+    ],
+)
+def test_what_stands_under_the_name_of_a_secret_is_refused_unseen(tmp_path: Path, override: str, secret: str) -> None:
+    with pytest.raises(BadInput) as refused:
+        load_job(make_project(tmp_path), [override.format(secret)])
+    assert secret not in str(refused.value) and SECRET not in str(refused.value)
+
+
+@pytest.mark.parametrize("secret", ISSUED)
+@pytest.mark.parametrize(
+    "override", ["cluster.secrets=['{}']", "cluster.env={{MINE: '{}'}}", "name='{}'", "data.template='{{question}} {}'"]
+)
+def test_a_key_is_refused_unseen_wherever_it_stands(tmp_path: Path, override: str, secret: str) -> None:
+    with pytest.raises(BadInput, match="looks like a secret key, and what a job file holds is written") as refused:
+        load_job(make_project(tmp_path), [override.format(secret)])
+    assert secret not in str(refused.value) and SECRET not in str(refused.value)
+    job = make_project(tmp_path)
+    job.write_text(job.read_text() + f"cluster: {{env: {{'{secret}': x}}}}\n")
+    with pytest.raises(BadInput) as refused:
+        load_job(job)
+    assert secret not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("task-0123456789-0123456789", "risk-adjusted-returns-of-markets", "hf_overrides", "ghp_", "sk-learn", "AKIA"),
+        *("models/hf_0123456789", "x.eyJ.eyJ", "BEGIN PUBLIC KEY", "tokens: 5"),
+    ],
+)
+def test_what_is_no_key_is_let_be(tmp_path: Path, text: str) -> None:
+    assert load_job(make_project(tmp_path), [f"data.template='{{question}} {text}'"]).job.data.template.endswith(text)
+    assert without_secrets(f"train.tokens_per_microbatch={text}").endswith(text)
+
+
 def test_what_only_looks_like_a_secret_is_taken(tmp_path: Path) -> None:
     engine = "{hf_token: true, hf_overrides: {eos_token: '</s>'}}"
     job = load_job(make_project(tmp_path), ["tracking.uri=postgresql://me@host/x", f"generate.engine={engine}"]).job
@@ -137,6 +198,13 @@ def test_the_copy_of_a_job_file_holds_no_password_that_an_override_took_the_plac
     run_job(job, StandIns(), "tracking={enabled: false}", "rounds=1")
     assert files_with_the_secret(tmp_path / "run") == []
     assert load_job(tmp_path / "run/job.yaml").job.tracking.uri is None
+
+
+def test_the_copy_of_a_job_file_holds_no_key_of_a_comment(tmp_path: Path) -> None:
+    job = make_project(tmp_path)
+    job.write_text(job.read_text() + f"# export OPENAI_API_KEY={ISSUED[0]}\n")
+    run_job(job, StandIns(), "rounds=1")
+    assert files_with_the_secret(tmp_path / "run") == [] and load_job(tmp_path / "run/job.yaml").job.name == "tiny"
 
 
 # A run that an earlier version made
