@@ -105,6 +105,30 @@ def status(run: RunArgument, as_json: Json = False) -> None:
 
 
 @app.command()
+def logs(
+    run: RunArgument,
+    number: Annotated[int | None, typer.Option("--round", min=0, help="Only of this round; 0 is the baseline")] = None,
+    step: Annotated[str | None, typer.Option(help="Only of this step, such as rounds/01/samples, or samples")] = None,
+    shard: Annotated[int | None, typer.Option(min=0, help="Only of this shard of a step")] = None,
+    role: Annotated[str | None, typer.Option(help="Only of this kind of worker: engine, rank, grader, ray")] = None,
+    worker: Annotated[int | None, typer.Option(min=0, help="Only of the worker of this number")] = None,
+    driver: Annotated[int | None, typer.Option(min=1, help="Only of this driver's workers, counted from 1")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on for as long as the run is driven")] = False,
+) -> None:
+    """Show what a run's workers have printed, each line with its worker, step and shard."""
+    from orchestrator.reports import worker_logs
+
+    wanted = worker_logs.Wanted(number, step, shard, role, worker, driver)
+    try:
+        with signals():
+            found = worker_logs.tell(run_named(run), wanted, lambda line: echo(line.shown()), follow)
+    except Interrupted as interrupted:
+        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
+    if not found:
+        echo(f"nothing that a worker printed is kept in {run / 'logs'}, or none of it is what was asked for", err=True)
+
+
+@app.command()
 def verify(run: RunArgument, as_json: Json = False) -> None:
     """Check every file of a run, and the way from each promoted checkpoint to its prompts; exit code 1 on findings."""
     from orchestrator.commands.verify.command import verify as check

@@ -83,7 +83,8 @@ run's folder, and the model and data too.
 
 A private Ray, which is what runs where no cluster is named, keeps its sockets, logs and temporary files in a folder in
 TMPDIR (else `/tmp`) that is closed to other users, and removed at the end. The path of TMPDIR may have some 24
-characters, since the names of sockets are short. It listens on this host's loopback alone.
+characters, since the names of sockets are short. It listens on this host's loopback alone. RATCHET_METRICS_PORT sets
+the port on which it shows metrics ([deploy/grafana](../deploy/grafana/README.md)).
 
 `ray job submit --working-dir .` runs a copy of the project, which Ray removes again. A run in there is refused. Name
 a folder that lasts, for instance with `--runtime-env-json '{"env_vars": {"RATCHET_HOME": "/shared/ratchet"}}'`.

@@ -30,11 +30,13 @@ from orchestrator.driver.private_folder import (
 )
 from orchestrator.driver.waiting import Wait
 from orchestrator.errors import BadInput, RatchetError, first_line
+from orchestrator.reports.meters import METRICS_PORT, Metric, metrics_port
 
 _PRIVATE = ("", "local")  # addresses that mean a private cluster
 _STARTS = 3
 _CALL_SECONDS = 3600.0  # for tokenising a round's prompts and the like, which takes seconds
 _MOST_NAMED = 4
+_ROLES = {"generate.engines": "engine", "train.ranks": "rank"}  # who waits, by what is reserved
 _LOOK_SECONDS = 5.0  # between two looks whether there is room
 _OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
 
@@ -47,18 +49,21 @@ class Cluster:
         private Ray shall be.
 
         Raises:
-            BadInput: a private Ray would have no room for its sockets' names.
+            BadInput: a private Ray would have no room for its sockets' names, or is to show metrics at what is no port.
         """
         self.settings = settings
         self.logs = logs
-        """Where the workers' logs are kept when a run on a private cluster fails."""
+        """The run's folder for logs; Ray's own of the workers are kept there when a run on a private cluster fails."""
         self.say: Callable[[str], None] = lambda line: None
         """Is told what is waited for."""
+        self.waited: Callable[[str, float], None] = lambda role, seconds: None
+        """Is told for how many seconds more a kind of worker has had no room."""
         self._loopback = dict(loopback or {})
         self._folder: PrivateFolder | None = None
         self._helper: Any = None
         self._reserved = 0
         self._began = False  # whether anything was ever reserved
+        self._metrics_port = metrics_port(os.environ)
         if self._address in _PRIVATE:
             require_short_place()
 
@@ -81,7 +86,7 @@ class Cluster:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._folder and kind is not None and issubclass(kind, Exception) and not issubclass(kind, BadInput):
             with contextlib.suppress(OSError):  # a disk that is full does not keep Ray from ending
-                self._folder.keep_logs(self.logs)
+                self._folder.keep_logs(self.logs / "ray")
         self._end()
 
     def _end(self) -> None:
@@ -100,6 +105,9 @@ class Cluster:
         os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"  # as on a Mac: every server listens on loopback alone
         os.environ["RAY_USE_TLS"] = "0"  # which is for a cluster, whose certificate need not name loopback
         os.environ.pop("RAY_ADDRESS", None)
+        if self._metrics_port and _listens(f"127.0.0.1:{self._metrics_port}"):
+            self.say(f"metrics   {METRICS_PORT}: {self._metrics_port} is taken, so that they are not shown there")
+            self._metrics_port = None
         self._folder = PrivateFolder(place)
         on_terminate = signal.getsignal(signal.SIGTERM)
         try:
@@ -126,6 +134,7 @@ class Cluster:
                     log_to_driver=False,
                     num_gpus=0 if self.settings.accelerators == "none" else None,
                     runtime_env=self._environment,
+                    _metrics_export_port=self._metrics_port,
                 )
                 return
             except Exception as error:  # Ray raises plain ones
@@ -210,6 +219,13 @@ class Cluster:
             ray.kill(self._helper)
             self._helper = None
         raise RatchetError(f"{function.__name__}: two processes in a row were lost over it; the last one {lost}")
+
+    def metric(self, name: str, says: str, tags: tuple[str, ...]) -> Metric:
+        """A counter that the driver's node shows to Prometheus, where it runs the agent that does."""
+        from ray.util.metrics import Counter
+
+        counted: Metric = Counter(name, description=says, tag_keys=tags).inc
+        return counted
 
     @property
     def job_id(self) -> str:
@@ -317,7 +333,8 @@ class Cluster:
         from ray.util.placement_group import remove_placement_group
 
         asked = (placement.count, placement.cpus, placement.gpus)
-        wait = Wait(f"{what}: {amount(*asked)}", self.settings.timeout, self.say)
+        waited = functools.partial(self.waited, _ROLES.get(what, "worker"))
+        wait = Wait(f"{what}: {amount(*asked)}", self.settings.timeout, self.say, meter=waited)
         while not (placement.group.wait(_LOOK_SECONDS) and all(placement.placed())):
             wait.look(self._why_no_room(placement))
             if again and room(self.nodes(), 1, placement.gpus) >= placement.count and (now := again()) != asked:

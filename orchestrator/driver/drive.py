@@ -60,6 +60,7 @@ from orchestrator.ledger.run import Run
 from orchestrator.loop import improve
 from orchestrator.models.named import NamedModel, model_digest
 from orchestrator.records.rows import Problem
+from orchestrator.reports.meters import Meters
 from orchestrator.reports.report import write_report
 from orchestrator.reports.status import MAX_SIGN_OF_LIFE, run_state
 from orchestrator.rounds.context import Say, Workers
@@ -120,7 +121,7 @@ def drive(
     root, say, here = require_room(run_folder(file.job)), unfailing(say), Path.cwd()
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, file.job.tracking, default_address(root.parent), say, sources)
-    run = Run(root, on_append=tracker.poke)
+    run, meters = _followed(root, tracker, file.job.name, say)
     job = (file := replace(file, job=as_begun(run, file.job))).job
     check_same_job(run, job)
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
@@ -154,9 +155,21 @@ def drive(
         if reference:
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
-            workers.report_to(say)
+            workers.report_to(say, meters, run.path(f"logs/e{run.epoch}"))
             _settle(workers, run, model)
             loop(job, run, workers, problems, model, say, sources)
+
+
+def _followed(root: Path, tracker: Tracker, name: str, say: Say) -> tuple[Run, Meters]:
+    """A run, and who is told of each of its records."""
+    meters = Meters(name, say)
+
+    def appended() -> None:
+        tracker.poke()
+        meters.follow(run.ledger)
+
+    run = Run(root, on_append=appended)
+    return run, meters
 
 
 def _tell_models(say: Say, job: Job, base: NamedModel, reference: NamedModel | None) -> None:

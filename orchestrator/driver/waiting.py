@@ -15,11 +15,16 @@ class Wait:
     """Look again and again, with the reason as it is then."""
 
     def __init__(
-        self, what: str, limit: float, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
+        self,
+        what: str,
+        limit: float,
+        say: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+        meter: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        """`limit` is in seconds; `what` is what is waited for."""
-        self._what, self._limit, self._say, self._clock = what, limit, say, clock
-        self._began, self._told = clock(), -1.0
+        """`limit` is in seconds; `what` is what is waited for. `meter` is told how many seconds more it has taken."""
+        self._what, self._limit, self._say, self._clock, self._meter = what, limit, say, clock, meter
+        self._began, self._told, self._metered = clock(), -1.0, 0.0
 
     def look(self, reason: str) -> None:
         """Not there yet.
@@ -27,7 +32,7 @@ class Wait:
         Raises:
             NoRoom: the limit is reached.
         """
-        waited = self._clock() - self._began
+        waited = self._waited()
         if waited >= self._limit:
             raise NoRoom(
                 f"{self._what} did not become free within {self._limit:.0f} s (cluster.timeout): {reason}. What is "
@@ -40,5 +45,12 @@ class Wait:
 
     def over(self) -> None:
         """It is there."""
+        waited = self._waited()
         if self._told >= 0:
-            self._say(f"waiting   over after {self._clock() - self._began:.0f} s: {self._what}")
+            self._say(f"waiting   over after {waited:.0f} s: {self._what}")
+
+    def _waited(self) -> float:
+        waited = self._clock() - self._began
+        self._meter(waited - self._metered)
+        self._metered = waited
+        return waited

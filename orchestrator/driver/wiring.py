@@ -30,6 +30,7 @@ from orchestrator.ledger.run import Facts
 from orchestrator.models.sizes import ModelSize, size_of
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rows import PreferencePlan, Problem, TokenizingPlan
+from orchestrator.reports.meters import Meters
 from workers.generation.vllm import VLLM  # which does not import vLLM itself
 
 ENGINE = VLLM
@@ -50,6 +51,8 @@ class RealWorkers:
         self._cluster = Cluster(job.cluster, logs, ENGINE.loopback)
         self._secrets = secrets_of(job.cluster.secrets, os.environ)
         self._connected: Cluster | None = None
+        self._meters = Meters(job.name)
+        self._logs: str | None = None
         self._everything = contextlib.ExitStack()
         self._devices = contextlib.ExitStack()
         self._graders: list[Grade] = []
@@ -81,9 +84,10 @@ class RealWorkers:
         """The value of `generate.dtype` that the run has; see serving.py."""
         return serving_dtype(self._job, self._model, lambda: self._device, self._settled, self._tell)
 
-    def report_to(self, say: Callable[[str], None]) -> None:
-        """Have `say` told what is waited for."""
-        self._cluster.say = say
+    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path) -> None:
+        """Have `say` and `meters` told what is waited for, and the workers print into the folder `logs`."""
+        self._cluster.say, self._cluster.waited = say, meters.waited
+        self._meters, self._logs = meters, str(logs)
 
     def execution(self, of: Literal["train", "generate"]) -> dict[str, Any]:
         """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
@@ -113,6 +117,8 @@ class RealWorkers:
         """The cluster; the first use connects to it."""
         if self._connected is None:
             self._connected = self._everything.enter_context(self._cluster)
+            self._everything.callback(self._meters.show_by, None)
+            self._meters.show_by(self._connected.metric)
         return self._connected
 
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts:
@@ -159,6 +165,7 @@ class RealWorkers:
                 *(model, settings, self._job.seed, placement, ENGINE),
                 secrets=self._secrets,
                 say=lambda line: cluster.say(line),
+                logs=self._logs,
             )
             self._pool = self._devices.enter_context(pool)
             self._pool.wait_ready()
@@ -169,7 +176,8 @@ class RealWorkers:
             self.cluster  # noqa: B018  # connected before Ray is imported
             from workers.grading.group import GraderGroup
 
-            group = GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"))
+            log = self._logs and f"{self._logs}/grader-{len(self._graders)}.log"
+            group = GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"), log=log)
             self._graders.append(settings)
             self._grader_groups.append(self._everything.enter_context(group))
         return self._grader_groups[self._graders.index(settings)]
@@ -199,7 +207,7 @@ class RealWorkers:
     def _ranks(self, settings: Train, placement: Placement) -> Any:
         from workers.training.group import TrainerGroup
 
-        return TrainerGroup(settings, placement, halving=self._halving, secrets=self._secrets)
+        return TrainerGroup(settings, placement, halving=self._halving, secrets=self._secrets, logs=self._logs)
 
     def _engines_need(self) -> tuple[int, int, int]:
         """How many engines, and each one's cores and accelerators."""

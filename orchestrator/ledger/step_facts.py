@@ -90,6 +90,7 @@ class Facts(TypedDict, total=False):
     steps: Count
     padded_tokens: Count
     resumed_from: Count | None
+    restarts: Count
     completions: Count
     gate_accuracy: Share
     ranking_accuracy: Share

@@ -138,6 +138,8 @@ class ScoringPlan:
     scores, and stays for the training; else the model computes as the policy would."""
     pairs: tuple[str, ...]
     """Parquet files of pairs, in order."""
+    output: str = ""
+    """Hidden file that the log-probabilities are for, absolute; by it a rank says at what it is."""
 
 
 @dataclass(frozen=True, slots=True)

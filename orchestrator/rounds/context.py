@@ -37,6 +37,7 @@ from orchestrator.records.rows import (
     TokenizingPlan,
     TrainingPlan,
 )
+from orchestrator.reports.meters import Meters
 from orchestrator.rounds import evaluation, sampling
 
 Say = Callable[[str], None]
@@ -108,8 +109,9 @@ class Workers(Protocol):
         """Use what settings that are left to the machine have come to before, and have `record` told of what they come
         to for the model in this folder."""
 
-    def report_to(self, say: Callable[[str], None]) -> None:
-        """Have `say` told what the workers wait for, if anything."""
+    def report_to(self, say: Say, meters: Meters, logs: Path) -> None:
+        """Have `say` and `meters` told what the workers wait for, if anything; show the meters where there is a way to.
+        What the workers print goes into the folder `logs` of the run, which they make."""
 
     def execution(self, of: Literal["train", "generate"]) -> Facts:
         """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""

@@ -25,12 +25,12 @@ PATIENCE = 600.0
 """Seconds: a deadline for a service that does not start, not an expectation."""
 
 
-def program(name: str) -> str:
-    """One of Debian's programs; without it the test is skipped."""
+def program(name: str, package: str = "postgresql") -> str:
+    """A program of one of Debian's packages; without it the test is skipped."""
     places = [os.environ.get("PATH", ""), *map(str, sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True))]
     found = shutil.which(name, path=os.pathsep.join(places))
     if found is None:
-        pytest.skip(f"there is no {name} here: Debian has it in postgresql")
+        pytest.skip(f"there is no {name} here: Debian has it in {package}")
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -24,7 +25,9 @@ Manifest = dict[str, Any]
 
 
 def schema(kind: str) -> dict[str, Any]:
-    """KubeRay's schema of a kind's spec, as JSON schema: what it does not know is refused."""
+    """The schema of a kind's spec, KubeRay's or the Prometheus operator's: what it does not know is refused."""
+    if kind == "PodMonitor":
+        return dict(closed(json.loads((Path(__file__).parent / "schemas/podmonitor-v1.json").read_text())))
     cluster = closed(json.loads((Path(__file__).parent / "schemas/raycluster-v1.json").read_text()))
     if kind == "RayCluster":
         return resolved(cluster, cluster)
@@ -57,7 +60,7 @@ def resolved(schema: Any, cluster: dict[str, Any]) -> Any:
 
 
 def problems(manifest: Manifest) -> list[str]:
-    """What KubeRay's schema says against a manifest's spec."""
+    """What its schema says against a manifest's spec."""
     errors = jsonschema.Draft202012Validator(schema(manifest["kind"])).iter_errors(manifest["spec"])
     return [f"{'.'.join(map(str, error.path))}: {error.message}" for error in errors]
 
@@ -209,6 +212,34 @@ def test_what_is_named_is_there(built: dict[str, list[Manifest]], overlay: str) 
     made = set(re.findall(r"\w+", (DEPLOY / "docker/secrets.sh").read_text()))
     keys = set(re.findall(r"key: (\w+_(?:password|key))$", text, re.M))
     assert keys and keys <= made
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_a_prometheus_may_read_the_metrics_of_all_nodes(tmp_path: Path, overlay: str) -> None:
+    """An overlay with the component that no overlay has by itself."""
+    program = tool("kustomize", "kubectl")
+    here, there = tmp_path.resolve(), FOLDER.resolve()
+    made = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "namespace": "ratchet",
+        "resources": [os.path.relpath(there / overlay, here)],
+        "components": [os.path.relpath(there / "parts/metrics", here)],
+    }
+    (here / "kustomization.yaml").write_text(yaml.safe_dump(made))
+    code, text = said(program, "build" if program.endswith("kustomize") else "kustomize", here)
+    assert code == 0, text
+    manifests = list(yaml.safe_load_all(text))
+    monitor, policy = the("PodMonitor", manifests), the("NetworkPolicy", manifests, "metrics")
+    assert problems(monitor) == []
+    assert problems(monitor | {"spec": monitor["spec"] | {"podMetricEndpoints": []}}) != []
+    closed_to = the("NetworkPolicy", manifests, "ray")["spec"]["podSelector"]
+    assert monitor["spec"]["selector"] == policy["spec"]["podSelector"] == closed_to
+    assert policy["spec"]["ingress"][0]["ports"] == [{"protocol": "TCP", "port": 8080}]
+    file = tmp_path / "policy.yaml"
+    file.write_text(yaml.safe_dump(policy))
+    code, text = said(tool("kubernetes-validate"), "--strict", "-k", VERSION, file)
+    assert code == 0, text
 
 
 def test_the_jobs_command_is_one_that_may_be_given_again(built: dict[str, list[Manifest]]) -> None:

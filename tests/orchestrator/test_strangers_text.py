@@ -155,10 +155,23 @@ def gradings(stage: Stage) -> list[Arguments]:
     ]
 
 
+def printed(stage: Stage) -> list[Arguments]:
+    """What workers have printed, and marks of it that say such things."""
+    folder = stage.run / "logs/e1"
+    folder.mkdir(parents=True)
+    mark = {"ratchet": "begins", "at": 1.0, "step": EVIL, "host": EVIL, "pid": 1}
+    marks = [mark | {"ratchet": "starts"}, mark, mark | {"ratchet": "fails", "why": EVIL}]
+    texts = [*map(json.dumps, marks), EVIL, json.dumps(mark | {"at": EVIL})]
+    (folder / "engine-0.log").write_text("".join(f"{text}\n" for text in texts), errors="surrogateescape")
+    (folder / f"{NAME}.log").write_text(EVIL)
+    return [["logs", stage.run], ["logs", stage.run, "--role", EVIL], ["logs", stage.failed, "--follow"]]
+
+
 COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
     "run": lambda stage: bad_jobs(stage, "run"),
     "resume": lambda stage: [["resume", stage.folder / "no" / NAME], ["resume", stage.failed, f"model={EVIL}"]],
     "status": lambda stage: with_json(["status", stage.run], ["status", stage.failed], ["status", stage.folder]),
+    "logs": printed,
     "verify": lambda stage: with_json(
         *(["verify", run] for run in (stage.run, stage.failed, damaged(stage), stage.folder / NAME))
     ),

@@ -35,6 +35,8 @@ class Head:
     dashboard: str
     environment: dict[str, str]
     pid: int = 0
+    folder: Path = Path()
+    """Its temporary folder."""
 
     def ray(self, *arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
         """A command of Ray's own command line."""
@@ -89,7 +91,7 @@ def ray_head(cwd: Path, token: bool, **environment: str) -> Iterator[Head]:
     try:
         _wait(process, dashboard, secret, folder / "log")
         client = everything | {"RAY_API_SERVER_ADDRESS": dashboard}
-        yield Head(f"127.0.0.1:{ports['port']}", dashboard, client, process.pid)
+        yield Head(f"127.0.0.1:{ports['port']}", dashboard, client, process.pid, folder / "r")
     finally:
         _end(process)
         shutil.rmtree(folder, ignore_errors=True)

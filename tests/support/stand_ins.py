@@ -40,6 +40,7 @@ from orchestrator.records.rows import (
     TokenizingPlan,
     TrainingPlan,
 )
+from orchestrator.reports.meters import Meters
 from workers.files import write_table
 
 EOS = 0
@@ -123,7 +124,7 @@ class StandIns:
     def trainers(self) -> StandInTrainers:
         return StandInTrainers(self)
 
-    def report_to(self, say: Callable[[str], None]) -> None:
+    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path) -> None:
         pass
 
     def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None], model: str) -> None:

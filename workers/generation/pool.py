@@ -21,6 +21,7 @@ from workers.generation.engine import EngineBroken, EngineKind
 from workers.generation.memory import WAITS, MemoryWait
 from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot
+from workers.logs import logged
 from workers.secret_environment import knowing
 from workers.supervision.failures import memory_taken, node_lost
 from workers.supervision.kernel import Kills
@@ -61,7 +62,7 @@ class GeneratorPool:
 
     `kind` says how to make an engine (workers.generation.vllm.VLLM does), and `interval` the seconds between two looks.
     `secrets` are in the environment of the engines. A start that finds too little memory is made again after each of
-    the `waits`, in seconds, which `say` is told of.
+    the `waits`, in seconds, which `say` is told of. What an engine prints goes into a file in the folder `logs`.
     """
 
     def __init__(
@@ -75,8 +76,10 @@ class GeneratorPool:
         secrets: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda line: None,
         waits: Sequence[float] = WAITS,
+        logs: str | None = None,
     ) -> None:
         self.model = model
+        self._logs = logs
         self._settings = settings
         self.start_limit = start_limit(settings, model)
         """Seconds that an engine may take to load the model."""
@@ -122,7 +125,7 @@ class GeneratorPool:
                 if time.monotonic() >= deadline:
                     raise GenerationFailed(
                         f"{self._kind.name} did not start to serve {self.model} within {limit:g} s. If the model takes "
-                        "longer to load, raise generate.start_timeout; otherwise see the workers' logs."
+                        "longer to load, raise generate.start_timeout; otherwise see what it said: `ratchet logs RUN`."
                     )
                 continue
             slot = starting[ready[0]]
@@ -205,12 +208,13 @@ class GeneratorPool:
         options = self._placement.actor_options(index)
         environment = dict(self._kind.environment) | options.pop("runtime_env")["env_vars"]  # with the user's own
         # Threads beyond the shards in flight answer `pid`, `progress` and the probe while shards run.
-        actor = ray.remote(knowing(self._kind.make, self._secrets)).options(
+        log = self._logs and f"{self._logs}/engine-{index}.log"
+        actor = ray.remote(logged(knowing(self._kind.make, self._secrets), log)).options(
             **options, runtime_env={"env_vars": environment}, max_concurrency=_IN_FLIGHT + 2
         )
         # Engines seeded as a whole must not all draw the same samples.
-        secret = [self._secrets] if self._secrets else []
-        return actor.remote(*secret, self.model, self._settings, self._seed + index, self._placement.gpus > 0)
+        before = [*([log] if log else []), *([self._secrets] if self._secrets else [])]
+        return actor.remote(*before, self.model, self._settings, self._seed + index, self._placement.gpus > 0)
 
     def _events(self, running: dict[Any, Slot]) -> Iterator[_Event]:
         """What happens next, if anything within a few seconds. `running` maps calls under way to their engines."""

@@ -20,6 +20,7 @@ from orchestrator.records.masks import SAMPLE_MASK, as_mask, masked
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import SAMPLES, SamplingPlan, Shard
 from workers.files import write_table
+from workers.logs import at_work
 
 
 class Sample(NamedTuple):
@@ -107,6 +108,13 @@ def sample_shard(
     Raises:
         ValueError: a mask does not fit its sample.
     """
+    with at_work(shard.output, shard.index):
+        return _sampled(shard, plan, only, without, draw)
+
+
+def _sampled(
+    shard: Shard, plan: SamplingPlan, only: Collection[str] | None, without: Collection[str], draw: Draw
+) -> dict[str, Any] | None:
     started = time.monotonic()
     prompts = read_prompts(shard)
     partial = Partial(shard.output)

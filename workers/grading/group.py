@@ -14,6 +14,7 @@ from orchestrator.config import Grade, Judge
 from orchestrator.errors import RatchetError
 from orchestrator.records.rows import Shard
 from workers.grading.pool import GraderActor
+from workers.logs import logged
 from workers.supervision.failures import why
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
@@ -45,8 +46,8 @@ class GraderGroup:
 
     An actor that dies, or that has shards and gives no verdict for `stall_seconds` and the time of an answer, is
     replaced and gets its unfinished shards again. `graders_lost` in a shard's facts tells why that was necessary, if
-    it was. `judge`, and the folder `cache` for its answers, are for the grader of that name. Every method
-    raises GradingFailed when a shard cannot be graded.
+    it was. `judge`, and the folder `cache` for its answers, are for the grader of that name; what the actor
+    prints goes into the file `log`. Every method raises GradingFailed when a shard cannot be graded.
     """
 
     def __init__(
@@ -57,8 +58,10 @@ class GraderGroup:
         actor: type[GraderActor] = _NiceGraderActor,
         judge: Judge | None = None,
         cache: str | None = None,
+        log: str | None = None,
     ) -> None:
         self._settings, self._judge, self._cache = settings, judge, cache
+        self._log = log
         # An answer is looked for and judged, each a second time where an earlier one may be to blame for a death.
         self._limit = stall_seconds + 4 * settings.timeout
         if judge is not None and "judge" in settings.graders:  # so may each of some questions be asked again
@@ -98,10 +101,11 @@ class GraderGroup:
                 self._replace(TimeoutError(f"no verdict for {self._limit:g} s"))
 
     def _start(self) -> None:
-        actor = ray.remote(concurrency_groups={"watch": 1})(self._class)
+        actor = ray.remote(concurrency_groups={"watch": 1})(logged(self._class, self._log))
         # A shard can be graded twice without harm; that it is, is for this class to see to.
         options = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
-        self._actor = started = actor.options(**options).remote(self._settings, self._judge, self._cache)
+        before = [self._log] if self._log else []
+        self._actor = started = actor.options(**options).remote(*before, self._settings, self._judge, self._cache)
         self._pulse = Pulse(lambda: started.progress.remote())
         self._patience = Patience(self._interval)
 

@@ -31,6 +31,7 @@ from workers.graders.combine import name_of
 from workers.graders.extraction.extraction import PATTERN, rules_of
 from workers.graders.extraction.thoughts import without_thoughts
 from workers.grading.process import GraderDied, GraderProcess
+from workers.logs import at_work
 
 GROUP = 32
 """Most items that one process takes in a row."""
@@ -271,7 +272,8 @@ class GraderActor:
 
     def grade_shard(self, shard: Shard, golds: dict[str, str]) -> dict[str, Any]:
         """See GraderPool.grade_shard."""
-        return self._pool.grade_shard(shard, golds)
+        with at_work(shard.output, shard.index):
+            return self._pool.grade_shard(shard, golds)
 
     def progress(self) -> int:
         """A count that moves while completions are graded."""

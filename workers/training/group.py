@@ -20,6 +20,7 @@ from orchestrator.config import Train
 from orchestrator.records import counts
 from orchestrator.records.rows import REFERENCE, ScoringPlan, TrainingPlan
 from workers.files import write_table
+from workers.logs import at_work, logged
 from workers.secret_environment import knowing
 from workers.supervision.failures import short_of_memory, why
 from workers.supervision.kernel import Kills
@@ -89,7 +90,8 @@ class _Rank:
         require_device(ray.get_gpu_ids(), os.environ, torch.cuda.is_available(), torch.__version__)
 
     def reference_logprobs(self, plan: ScoringPlan) -> list[tuple[str, float, int]]:
-        return self.trainer.reference_logprobs(plan)
+        with at_work(os.path.dirname(plan.output)):
+            return self.trainer.reference_logprobs(plan)
 
     def preference_facts(
         self, plan: ScoringPlan, logprobs: dict[str, float], reference_file: str | None
@@ -97,10 +99,11 @@ class _Rank:
         return self.trainer.preference_facts(plan, logprobs, reference_file)
 
     def train(self, plan: TrainingPlan, reference_file: str | None) -> Any:
-        yield from self.trainer.train(plan, reference_file)
+        with at_work(os.path.dirname(plan.metrics_file)):
+            yield from self.trainer.train(plan, reference_file)
 
     def follow(self, plan: TrainingPlan, reference_file: str | None) -> None:
-        for _ in self.trainer.train(plan, reference_file):
+        for _ in self.train(plan, reference_file):
             pass
 
 
@@ -108,11 +111,12 @@ class TrainerGroup:
     """`settings.num_ranks` training actors. A context manager; `close` ends the actors' processes.
 
     `chunk_logits` is the most logits that a rank holds at once; `secrets` are in the ranks' environment; `rank` is the
-    class of the actors, and `kills` begins to watch the kernels of the nodes. Where a rank dies, or none of them makes
-    any progress for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from
-    its last saved state; where memory was short, once with half the micro-batch (`halving`). Where a node is lost, they
-    wait for room first. Every method raises TrainingFailed when a rank fails by itself, or when the ranks were lost
-    MOST_LOSSES times with no saved state in between, and NoRoom where the cluster has no room for them any more.
+    class of the actors, `kills` begins to watch the kernels of the nodes, and what ranks print goes into the folder
+    `logs`. Where a rank dies, or none of them makes any progress for `settings.stall_timeout` seconds, all are started
+    again: scoring from its beginning, training from its last saved state; where memory was short, once with half the
+    micro-batch (`halving`). Where a node is lost, they wait for room first. Every method raises TrainingFailed when a
+    rank fails by itself, or when the ranks were lost MOST_LOSSES times with no saved state in between, and NoRoom where
+    the cluster has no room for them any more.
     """
 
     def __init__(
@@ -124,8 +128,10 @@ class TrainerGroup:
         rank: type = _Rank,
         kills: Callable[[], Kills] = Kills,
         secrets: Mapping[str, str] | None = None,
+        logs: str | None = None,
     ) -> None:
         self.settings = settings
+        self._logs = logs
         self._halving = halving or Halving(settings)
         self._rank, self._look_for_kills = rank, kills
         self.placement = placement
@@ -158,7 +164,7 @@ class TrainerGroup:
         The facts also tell how that model ranks the pairs (counts.preferences); `against` is the file of
         another model's log-probabilities that it is compared with.
         """
-        started = time.perf_counter()
+        started, plan = time.perf_counter(), replace(plan, output=out_file)
         (rows, ranking), restarts = self._persist(lambda: self._scored(plan, against), plan.pairs)
         keys, logprobs, lengths = zip(*rows, strict=True)
         write_table(pa.table([list(keys), list(logprobs), list(lengths)], schema=REFERENCE), out_file)
@@ -247,13 +253,13 @@ class TrainerGroup:
         self.placement.wait()
         executed = self.settings.model_copy(update={"tokens_per_microbatch": self._halving.tokens})
         settings, self._kills = executed.model_dump(mode="json"), self._look_for_kills()
-        actor = ray.remote(concurrency_groups={"watch": 1})(knowing(self._rank, self._secrets))
         ranks = self.settings.num_ranks
         for rank in range(ranks):
             options = _with_environment(self.placement.actor_options(rank))
-            arguments = (settings, rank, ranks, self.chunk_logits)
-            secret = [self._secrets] if self._secrets else []
-            self._actors.append(actor.options(**options).remote(*secret, *arguments))
+            log = self._logs and f"{self._logs}/rank-{rank}.log"
+            actor = ray.remote(concurrency_groups={"watch": 1})(logged(knowing(self._rank, self._secrets), log))
+            before = [*([log] if log else []), *([self._secrets] if self._secrets else [])]
+            self._actors.append(actor.options(**options).remote(*before, settings, rank, ranks, self.chunk_logits))
         self._pulses = [Pulse(actor.beats.remote) for actor in self._actors]
         [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
         self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)

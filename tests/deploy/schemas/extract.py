@@ -1,8 +1,9 @@
-"""Make the schemas beside this file again, from KubeRay's CRDs: python tests/deploy/schemas/extract.py FOLDER
+"""Make the schemas beside this file again, from CRDs: python tests/deploy/schemas/extract.py FOLDER
 
-FOLDER holds ray.io_rayclusters.yaml and ray.io_rayjobs.yaml. What is taken: of each kind the schema of version v1,
-without its status, and without pod templates, services and resources' copies of Kubernetes' own types, which are
-checked against Kubernetes' own schemas.
+FOLDER holds KubeRay's ray.io_rayclusters.yaml and ray.io_rayjobs.yaml, and the Prometheus operator's
+monitoring.coreos.com_podmonitors.yaml, of which descriptions are left out. What is taken: of each kind the schema of
+version v1, without its status, and without pod templates, services and resources' copies of Kubernetes' own types,
+which are checked against Kubernetes' own schemas.
 """
 
 from __future__ import annotations
@@ -27,6 +28,18 @@ def without_pods(schema: Any) -> Any:
     return {key: POD if is_pod(value) else without_pods(value) for key, value in schema.items()}
 
 
+def without_descriptions(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [without_descriptions(item) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {
+        key: without_descriptions(value)
+        for key, value in schema.items()
+        if not (key == "description" and isinstance(value, str))
+    }
+
+
 def is_pod(schema: Any) -> bool:
     spec = schema.get("properties", {}).get("spec", {}) if isinstance(schema, dict) else {}
     return "containers" in spec.get("properties", {})
@@ -44,7 +57,8 @@ def main(folder: Path) -> None:
     cluster = without_pods(spec_of(folder / "ray.io_rayclusters.yaml"))
     job = spec_of(folder / "ray.io_rayjobs.yaml")
     job["properties"]["rayClusterSpec"] = CLUSTER
-    for name, schema in (("raycluster", cluster), ("rayjob", without_pods(job))):
+    monitor = without_descriptions(spec_of(folder / "monitoring.coreos.com_podmonitors.yaml"))
+    for name, schema in (("raycluster", cluster), ("rayjob", without_pods(job)), ("podmonitor", monitor)):
         (HERE / f"{name}-v1.json").write_text(json.dumps(schema, indent=1) + "\n")
 
 

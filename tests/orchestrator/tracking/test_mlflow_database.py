@@ -319,3 +319,37 @@ def test_a_cursor_of_an_earlier_version_goes_on(whole: Path, tmp_path: Path) -> 
     assert len(tracked(runs)) == 3 and cursor.read_text() == told
     plain: dict[str, Any] = {"uri": f"sqlite:///{whole}/mlflow.db"}
     assert sync(whole / "sample", Tracking(**plain)) > 0 and len(tracked(whole)) == 6
+
+
+OLDER = """
+import sys
+import alembic.command, sqlalchemy
+from alembic.script import ScriptDirectory
+from mlflow.store.db import utils
+from mlflow.store.tracking.dbmodels.initial_models import Base
+engine = sqlalchemy.create_engine(sys.argv[1])
+Base.metadata.create_all(engine)
+config = utils._get_alembic_config(sys.argv[1])
+older = [revision.revision for revision in ScriptDirectory.from_config(config).walk_revisions()][5]
+with engine.begin() as connection:
+    config.attributes["connection"] = connection
+    alembic.command.upgrade(config, older)
+"""
+
+
+@pytest.mark.full
+def test_a_database_of_an_older_mlflow_is_brought_to_the_schema_of_now(tmp_path: Path) -> None:
+    """As docs/upgrading.md says."""
+    uri = sqlite_address(tmp_path / "mlflow.db")
+    subprocess.run([sys.executable, "-c", OLDER, uri], check=True, capture_output=True)
+
+    def version() -> str:
+        with closing(sqlite3.connect(tmp_path / "mlflow.db")) as connection:
+            [[found]] = connection.execute("SELECT version_num FROM alembic_version").fetchall()
+        return str(found)
+
+    before = version()
+    job = make_project(tmp_path / "project", rounds=1, tracking={"enabled": True, "uri": uri})
+    said = run_job(job, StandIns())
+    assert not [line for line in said if line.startswith("tracking")] and version() != before
+    assert len(tracked(tmp_path, "tiny")) == 2
