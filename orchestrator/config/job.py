@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError
 
+from orchestrator.config.archive import archive_address
 from orchestrator.config.base import (
     Count,
     CountOrZero,
@@ -164,6 +165,10 @@ class Job(Settings):
     keep: Executing[Keep] = Keep()
     cluster: Executing[Cluster] = Cluster()
     tracking: Executing[Tracking] = Tracking()
+    archive: Executing[Annotated[str, AfterValidator(archive_address)] | None] = None
+    """Where a copy of the run is kept up to date while it goes on: an address that fsspec knows, such as
+    `s3://BUCKET/runs/{name}` or `/DISK/runs/{name}`, in which `{name}` and `{seed}` are the job's. It belongs to this
+    run. Credentials come from the environment and from files of the store's client; see [storage.md](storage.md)."""
 
     @classmethod
     def file_fields(cls) -> dict[str, FieldInfo]:

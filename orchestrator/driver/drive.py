@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
+from orchestrator.archive.archiver import Archiver, address_of
 from orchestrator.config import Job
 from orchestrator.config.load import MAX_JOB, JobFile, holds_secret, resolved_yaml
 from orchestrator.config.places import require_room, run_folder
@@ -120,7 +121,8 @@ def drive(
     root, say, here = require_room(run_folder(file.job)), unfailing(say), Path.cwd()
     # MLflow's database stands beside the runs, so that one dashboard shows them all.
     tracker = Tracker(root, file.job.tracking, default_address(root.parent), say, sources)
-    run = Run(root, on_append=tracker.poke)
+    archiver = Archiver(root, address_of(file.job, root), say)
+    run = Run(root, on_append=functools.partial(_poke, tracker, archiver))
     job = (file := replace(file, job=as_begun(run, file.job))).job
     check_same_job(run, job)
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
@@ -141,9 +143,11 @@ def drive(
     check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
     probe_links(root)
     ending = _ending(run, received, goal, sources)
-    with one_message(root, resumable(root)), sign_of_life(run), _tracking(tracker, say), ending:
+    followed = _followed(tracker, archiver, say)
+    with one_message(root, resumable(root)), sign_of_life(run), followed, ending:
         run.claim(identity())
         tracker.start(run.ledger.as_it_is())
+        archiver.start(run.ledger.as_it_is())
         check_same_job(run, job)  # again: somebody may have started the run since
         check_same_problems(run, job, digests)
         _record_job(run, file, here, base, digests, reading)
@@ -218,6 +222,26 @@ def _tracking(tracker: Tracker, say: Say) -> Iterator[None]:
             say(f"tracking: {tracker.problem}")
         if not complete:
             say("tracking: what MLflow does not have yet is sent at the next start")
+
+
+def _poke(*followers: Tracker | Archiver) -> None:
+    for follower in followers:
+        follower.poke()
+
+
+@contextlib.contextmanager
+def _followed(tracker: Tracker, archiver: Archiver, say: Say) -> Iterator[None]:
+    """Have what follows the ledger catch up at the end. Whoever interrupts does not wait for it; the next start sends
+    the rest."""
+    patience = None
+    try:
+        with _tracking(tracker, say):
+            yield
+    except Interrupted:
+        patience = 0.5
+        raise
+    finally:
+        archiver.close(patience)
 
 
 @contextlib.contextmanager
