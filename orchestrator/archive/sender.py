@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,10 +48,17 @@ class Sent:
 class Sender:
     """Sends one run to one address, in the calling thread."""
 
-    def __init__(self, run_dir: Path, address: str, ledger: Ledger | None = None, keep: bool = True) -> None:
+    def __init__(
+        self,
+        run_dir: Path,
+        address: str,
+        ledger: Ledger | None = None,
+        keep: bool = True,
+        opened: Callable[[str], Store] = open_store,
+    ) -> None:
         """`ledger` is a reader of the run's, for this object alone, where there is one already. Without `keep`, the run
-        folder is not told how far it came."""
-        self.run_dir, self.address, self._keeps = run_dir, address, keep
+        folder is not told how far it came. `opened` gives the store of an address."""
+        self.run_dir, self.address, self._keeps, self._open = run_dir, address, keep, opened
         self.problem: str | None = None
         """What keeps the archive from being whole; None while all is well."""
         self.give_up = threading.Event()
@@ -102,7 +110,7 @@ class Sender:
                 write_cursor(self.run_dir, self._cursor)
 
     def _flush(self, whole: bool) -> None:
-        store = self._store = self._store or open_store(self.address)
+        store = self._store = self._store or self._open(self.address)
         if not self._known and (known := read_cursor(self.run_dir)) and known.address == self._cursor.address:
             self._cursor = known
         self._known = True
@@ -138,7 +146,8 @@ class Sender:
         marker = read_marker(store)
         first = self._content(0)
         if marker is None:
-            if store.told(record_name(0)) is not None and store.read(record_name(0), 0, MAX_RECORD) != first:
+            there = _read_if_there(store, record_name(0))
+            if there not in (None, first) and _is_record(there or b"", 0):
                 raise self._foreign("another run")
             return None
         if marker.first != digest(first):
@@ -278,10 +287,8 @@ class Sender:
 
 
 def _read_if_there(store: Store, name: str) -> bytes | None:
-    try:
-        return store.read(name, 0, MAX_RECORD + 1)
-    except FileNotFoundError:
-        return None
+    told = store.told(name)
+    return None if told is None else store.read(name, 0, min(told.size, MAX_RECORD + 1)) if told.size else b""
 
 
 def _is_record(content: bytes, number: int) -> bool:

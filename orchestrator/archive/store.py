@@ -38,7 +38,7 @@ class Store(Protocol):
         """What is said of an object; None where there is none."""
 
     def read(self, name: str, start: int, end: int) -> bytes:
-        """The bytes from `start` to before `end`, fewer where it ends before."""
+        """The bytes from `start` to before `end`, which it has."""
 
     def write(self, name: str, content: bytes) -> None:
         """Put an object there, whole."""
