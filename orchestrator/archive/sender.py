@@ -114,7 +114,7 @@ class Sender:
         if not self._known and (known := read_cursor(self.run_dir)) and known.address == self._cursor.address:
             self._cursor = known
         self._known = True
-        there = self._own(store)
+        there = self.own(store)
         start = 0 if whole or there is None else min(self._cursor.records, there.records)
         if there is None or whole:
             self._cursor.beside = {}
@@ -137,7 +137,7 @@ class Sender:
 
     # Whose archive it is
 
-    def _own(self, store: Store) -> Marker | None:
+    def own(self, store: Store) -> Marker | None:
         """What the archive says of itself, where it is this run's with a history that this one goes on from.
 
         Raises:
@@ -284,6 +284,24 @@ class Sender:
         store.write(MARKER, marker.spelled())
         if read_marker(store) != marker:
             raise Unreachable(f"{store.address}/{MARKER}: has other bytes than it was sent")
+
+
+def standing(run_dir: Path, address: str) -> str:
+    """What is at an address, as of the run in `run_dir`, which may not have begun: in words, and looked at only.
+
+    Raises:
+        Unreachable: the store does not answer.
+        RatchetError: it is another run's archive, or has another history.
+    """
+    store = open_store(address)
+    if (run_dir / record_name(0)).exists():
+        there = Sender(run_dir, address, keep=False).own(store)
+    elif (there := read_marker(store)) is not None:
+        raise RatchetError(
+            f"{without_password(address)} is the archive of another run ({there.name}), and would be left alone: give "
+            "another address (archive=URL)"
+        )
+    return f"has {there.records} records of this run" if there else "has nothing yet"
 
 
 def _read_if_there(store: Store, name: str) -> bytes | None:
