@@ -223,7 +223,10 @@ def _run(
         decided["model",] = f"run:../{comparison.name}/{before}"
     for key, value in decided.items():
         put(document, origins, key, value, Origin(str(shared), (2, 0, 0)))
-    return PlannedRun(arm, seed, JobFile(checked(document, shared, origins), real(shared), ()), before)
+    job = checked(document, shared, origins)
+    if job.archive and not ("{name}" in job.archive and "{seed}" in job.archive):
+        raise BadInput(f"{shared}: archive: each run needs an address of its own: put {{name}} and {{seed}} into it")
+    return PlannedRun(arm, seed, JobFile(job, real(shared), ()), before)
 
 
 def _flat(said: Mapping[str, Any], where: str) -> Iterator[tuple[Key, tuple[str, ...], Any]]:
