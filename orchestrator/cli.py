@@ -183,8 +183,7 @@ def archive(
     except Interrupted as interrupted:
         echo(f"interrupted by {interrupted}; the same command goes on from here")
         raise typer.Exit(EXIT_INTERRUPTED) from interrupted
-    sent = made.sent
-    echo(f"archive   {made.address}: {made.records} records, {sent.there} files were there, {sent.files} sent")
+    echo(made.line())
 
 
 @app.command()
@@ -203,11 +202,8 @@ def fetch(
     except Interrupted as interrupted:
         echo(f"interrupted by {interrupted}; the same command goes on from here")
         raise typer.Exit(EXIT_INTERRUPTED) from interrupted
-    echo(f"fetched   {found.root}: {found.received.files} files, {found.received.bytes:,} bytes")
-    for name in found.received.left_out:
-        echo(f"left out  {name}: it was being sent anew; no record names it")
-    for needed in found.needed:
-        echo(f"not here  {needed}: say where it is now, as {needed.partition('=')[0]}=PLACE")
+    for line in found.lines():
+        echo(line)
     echo(f"go on     {command(found.root)}{'' if found.trusted else ' --trust, which shows what needs trust'}")
 
 

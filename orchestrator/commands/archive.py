@@ -25,6 +25,11 @@ class Archived:
     records: int
     sent: Sent
 
+    def line(self) -> str:
+        """The same for people."""
+        files = f"{self.sent.there} files were there, {self.sent.files} sent ({self.sent.bytes:,} bytes)"
+        return f"archive   {self.address}: {self.records} records, {files}"
+
 
 def archive(run_dir: Path, address: str | None) -> Archived:
     """Have all of a run at an address, by default its own; each file and record that is there is looked at.

@@ -42,6 +42,14 @@ class Fetched:
     needed: tuple[str, ...]
     """What it names outside of its folder and is not on this machine: `KEY=VALUE`."""
 
+    def lines(self) -> Iterator[str]:
+        """What there is to say of it, for people."""
+        yield f"fetched   {self.root}: {self.received.files} files, {self.received.bytes:,} bytes"
+        for name in self.received.left_out:
+            yield f"left out  {name}: it was being sent anew; no record names it"
+        for needed in self.needed:
+            yield f"not here  {needed}: say where it is now, as {needed.partition('=')[0]}=PLACE"
+
 
 def fetch(address: str, folder: Path | None, show: bool = False) -> Fetched:
     """Bring the run at an address to `folder`, by default `runs/NAME`. What an earlier try has brought is not fetched

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
-from orchestrator.archive.archiver import Archiver, address_of
 from orchestrator.config import Job
 from orchestrator.config.load import MAX_JOB, JobFile, holds_secret, resolved_yaml
 from orchestrator.config.places import require_room, run_folder
+from orchestrator.driver.followers import Followers
 from orchestrator.driver.kept import (
     KEPT_MODEL,
     KEPT_PREFERENCES,
@@ -68,7 +68,6 @@ from orchestrator.rounds.round import GateStopped, NoPairs
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
 from orchestrator.text.terminal import unfailing
-from orchestrator.tracking.tracker import Tracker, default_address
 
 _SIGN_OF_LIFE = 5.0  # seconds
 _PACKAGES = (
@@ -119,10 +118,8 @@ def drive(
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
     root, say, here = require_room(run_folder(file.job)), unfailing(say), Path.cwd()
-    # MLflow's database stands beside the runs, so that one dashboard shows them all.
-    tracker = Tracker(root, file.job.tracking, default_address(root.parent), say, sources)
-    archiver = Archiver(root, address_of(file.job, root), say)
-    run = Run(root, on_append=functools.partial(_poke, tracker, archiver))
+    followers = Followers(root, file.job, say, sources)
+    run = Run(root, on_append=followers.poke)
     job = (file := replace(file, job=as_begun(run, file.job))).job
     check_same_job(run, job)
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
@@ -143,11 +140,9 @@ def drive(
     check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
     probe_links(root)
     ending = _ending(run, received, goal, sources)
-    followed = _followed(tracker, archiver, say)
-    with one_message(root, resumable(root)), sign_of_life(run), followed, ending:
+    with one_message(root, resumable(root)), sign_of_life(run), followers.catching_up(), ending:
         run.claim(identity())
-        tracker.start(run.ledger.as_it_is())
-        archiver.start(run.ledger.as_it_is())
+        followers.start(run.ledger)
         check_same_job(run, job)  # again: somebody may have started the run since
         check_same_problems(run, job, digests)
         _record_job(run, file, here, base, digests, reading)
@@ -206,42 +201,6 @@ def sign_of_life(run: Run) -> Iterator[None]:
         with contextlib.suppress(OSError, Damaged):
             if read_regular(root / "driver.json", MAX_SIGN_OF_LIFE) == content:
                 remove(root, root / "driver.json")
-
-
-@contextlib.contextmanager
-def _tracking(tracker: Tracker, say: Say) -> Iterator[None]:
-    patience = 30.0
-    try:
-        yield
-    except Interrupted:
-        patience = 0.5  # whoever interrupts does not wait for a dashboard; the next start sends the rest
-        raise
-    finally:
-        complete = tracker.close(patience)
-        if tracker.problem:
-            say(f"tracking: {tracker.problem}")
-        if not complete:
-            say("tracking: what MLflow does not have yet is sent at the next start")
-
-
-def _poke(*followers: Tracker | Archiver) -> None:
-    for follower in followers:
-        follower.poke()
-
-
-@contextlib.contextmanager
-def _followed(tracker: Tracker, archiver: Archiver, say: Say) -> Iterator[None]:
-    """Have what follows the ledger catch up at the end. Whoever interrupts does not wait for it; the next start sends
-    the rest."""
-    patience = None
-    try:
-        with _tracking(tracker, say):
-            yield
-    except Interrupted:
-        patience = 0.5
-        raise
-    finally:
-        archiver.close(patience)
 
 
 @contextlib.contextmanager
