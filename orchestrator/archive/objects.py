@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.archive.checksums import chunk_of
-from orchestrator.archive.store import Moved, Told, Unreachable
+from orchestrator.archive.store import Moved, Told, Unreachable, said
 from orchestrator.config.addresses import without_password
-from orchestrator.errors import RatchetError, first_line
+from orchestrator.errors import RatchetError
 
 _PARTS_AT_ONCE = 4
 _S3 = ("s3", "s3a")
@@ -39,13 +39,13 @@ class ObjectStore:
     def told(self, name: str) -> Told | None:
         try:
             with self._doing():
-                said = self._files.info(self._at(name))
+                found = self._files.info(self._at(name))
         except FileNotFoundError:
             return None
-        if said.get("type") == "directory":
+        if found.get("type") == "directory":
             return None
-        etag = said.get("ETag") if self._scheme in _S3 else None
-        return Told(int(said["size"]), str(etag).strip('"').lower() if etag else None)
+        etag = found.get("ETag") if self._scheme in _S3 else None
+        return Told(int(found["size"]), str(etag).strip('"').lower() if etag else None)
 
     def read(self, name: str, start: int, end: int) -> bytes:
         with self._doing():
@@ -85,7 +85,7 @@ class ObjectStore:
         except RatchetError:
             raise
         except Exception as error:
-            raise Unreachable(f"{self._shown}: {without_password(_words(error))}") from error
+            raise Unreachable(f"{self._shown}: {_words(error)}") from error
 
     @property
     def _shown(self) -> str:
@@ -98,8 +98,8 @@ def _words(error: BaseException) -> str:
     if "NoCredentialsError" in names:
         return "there are no credentials for it (S3: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or ~/.aws)"
     if isinstance(error, PermissionError):
-        return f"access denied ({first_line(error)})"
-    return first_line(error)
+        return f"access denied ({said(error)})"
+    return said(error)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from orchestrator.archive.disk import DiskStore
 from orchestrator.archive.objects import ObjectStore
-from orchestrator.archive.store import Store
+from orchestrator.archive.store import Store, said
 from orchestrator.config.addresses import without_password
 from orchestrator.config.archive import split
-from orchestrator.errors import BadInput, first_line
+from orchestrator.errors import BadInput
 from orchestrator.files.named import named_path
 
 
@@ -30,7 +30,7 @@ def open_store(address: str) -> Store:
         package = str(known.get("class", "")).partition(".")[0]
         cure = f": pip install {package}" if package != "fsspec" else ""
         raise BadInput(
-            f"{without_password(address)}: a Python package is not installed here ({first_line(error)}){cure}"
+            f"{without_password(address)}: a Python package is not installed here ({said(error)}){cure}"
         ) from error
     except ValueError as error:
         raise BadInput(f"{without_password(address)}: nothing is known of {scheme}://; see fsspec's list") from error

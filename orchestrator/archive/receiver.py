@@ -53,7 +53,8 @@ class Receiver:
     def __init__(self, store: Store, marker: Marker, target: Path) -> None:
         self._store, self._marker, self._target = store, marker, target
         mark = hashlib.sha256(store.address.encode()).hexdigest()[:8]
-        self._work = target.parent / f".{target.name[:150]}.fetch-{mark}"
+        label = os.fsencode(target.name)[:150].decode(errors="ignore")
+        self._work = target.parent / f".{label}.fetch-{mark}"
         self.run = self._work / "run"
         self._stack = contextlib.ExitStack()
 
@@ -86,6 +87,8 @@ class Receiver:
             ledger = Ledger(self.run / "ledger")
             if len(ledger.records) != self._marker.records:
                 raise Damaged(f"{self._store.address}: has {len(ledger.records)} of {self._marker.records} records")
+            if not ledger.state.configs:
+                raise Damaged(f"{self._store.address}: its run has no settings")
             require_borders(self.run, ledger.state)
         except Damaged:
             shutil.rmtree(self.run / "ledger", ignore_errors=True)  # what is there now may be another history

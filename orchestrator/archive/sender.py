@@ -19,9 +19,9 @@ from orchestrator.archive.checksums import Checksums, checksums
 from orchestrator.archive.contents import MARKER, Item, beside, committed, record_name
 from orchestrator.archive.marker import Marker, digest, read_marker
 from orchestrator.archive.opening import open_store
-from orchestrator.archive.store import Store, Told, Unreachable
+from orchestrator.archive.store import Store, Told, Unreachable, said
 from orchestrator.config.addresses import without_password
-from orchestrator.errors import Damaged, RatchetError, first_line
+from orchestrator.errors import Damaged, RatchetError
 from orchestrator.files.inside import read_regular
 from orchestrator.ledger.drivers import Drivers
 from orchestrator.ledger.ledger import Ledger
@@ -32,8 +32,8 @@ _BLOCK = 16 << 20
 _MOST_TURNS = 5  # in which files went while they were to be sent
 
 
-class _GivenUp(Exception):
-    pass
+class _GivenUp(RatchetError):
+    """There is no time left."""
 
 
 @dataclass
@@ -78,8 +78,10 @@ class Sender:
         return self._cursor.records
 
     def is_due(self) -> bool:
-        """Whether a round, or a driver, has ended since the last flush."""
+        """Whether a round, or a driver, has ended since the last flush, or nothing was sent so far."""
         self._ledger.refresh()
+        if not self._known:
+            return bool(self._ledger.state.configs)
         new = self._ledger.records[self._cursor.records :]
         return any(record.kind in ("promotion", "end") for record in new)
 
@@ -97,7 +99,7 @@ class Sender:
             self.problem = "there was no time to send it all"
         except Exception as error:
             # An archive must never harm a run: whatever happened, it is told, and tried again later.
-            self.problem = without_password(first_line(error))
+            self.problem = said(error)
             self._store = None
         if self.problem != self._cursor.problem:
             self._keep()
@@ -256,14 +258,18 @@ class Sender:
         for name in beside(self.run_dir):
             path = self.run_dir / name
             try:
-                said, now = path.stat(), before.get(name)
-                if now is not None and now[:2] == [said.st_size, said.st_mtime_ns]:
+                status, now = path.stat(), before.get(name)
+                if now is not None and now[:2] == [status.st_size, status.st_mtime_ns]:
                     continue
                 own = checksums(path)
+                self._cursor.beside.pop(name, None)
                 self._ensure(store, Item(name, path, own.size, own.sha256))
-                self._cursor.beside[name] = [said.st_size, said.st_mtime_ns, own.sha256]
+                self._cursor.beside[name] = [status.st_size, status.st_mtime_ns, own.sha256]
             except (FileNotFoundError, Damaged):
-                self._cursor.beside.pop(name, None)  # it is being written: the next time
+                continue  # it is being written: the next time
+            except Unreachable:
+                if path.is_file() and checksums(path) == own:
+                    raise
         return self._cursor.beside != before
 
     def _mark(self, store: Store, records: list[Record]) -> None:
@@ -272,14 +278,14 @@ class Sender:
         if there is not None and there.records > len(records):
             return
         contents = (self.run_dir / record_name(record.number) for record in records)
-        said = {name: {"size": size, "sha256": sha256} for name, (size, _, sha256) in self._cursor.beside.items()}
+        extra = {name: {"size": size, "sha256": sha256} for name, (size, _, sha256) in self._cursor.beside.items()}
         marker = Marker(
             name=str(self._ledger.state.configs[-1]["job"]["name"]),
             records=len(records),
             first=digest(self._content(0)),
             last=digest(self._content(len(records) - 1)),
             record_bytes=sum(path.stat().st_size for path in contents),
-            beside=said,
+            beside=extra,
         )
         store.write(MARKER, marker.spelled())
         if read_marker(store) != marker:

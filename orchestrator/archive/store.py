@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.errors import RatchetError
+from orchestrator.config.addresses import without_password
+from orchestrator.errors import RatchetError, cut
 
 Moved = Callable[[int], None]
 """Told of bytes that were sent or read; may raise, which ends the operation."""
@@ -18,6 +19,12 @@ Moved = Callable[[int], None]
 
 class Unreachable(RatchetError):
     """The store did not do what was asked of it; the message has the address and the reason."""
+
+
+def said(error: BaseException) -> str:
+    """An error in a short line, without passwords: these go first, since half a password is one, too."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return cut(without_password(lines[0]))
 
 
 @dataclass(frozen=True)

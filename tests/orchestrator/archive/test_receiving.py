@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from orchestrator.archive.disk import DiskStore
-from orchestrator.archive.marker import read_marker
+from orchestrator.archive.marker import digest, read_marker
 from orchestrator.archive.receiver import Receiver
 from orchestrator.archive.sender import Sender
 from orchestrator.commands.fetch import fetch
@@ -175,6 +175,11 @@ def _other_record(archive: Path) -> None:
     path.write_text(path.read_text().replace("sha256", "sha512"))
 
 
+def _no_settings(archive: Path) -> None:
+    content = (archive / "ledger/00000000.json").read_bytes()
+    change(archive, records=1, record_bytes=len(content), last=digest(content))
+
+
 def _leads_out(archive: Path) -> None:
     (archive / TABLE).unlink()
     (archive / TABLE).symlink_to("/dev/zero")
@@ -199,6 +204,7 @@ def _leads_out(archive: Path) -> None:
         (_other_record, "is damaged"),
         (lambda a: (a / "ledger/00000005.json").unlink(), "is missing"),
         (_leads_out, "is missing"),
+        (_no_settings, "has no settings"),
         (lambda a: change(a, name="../evil"), "is no folder's name"),
     ],
 )
