@@ -8,8 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.archive.store import Moved, Told, Unreachable
+from orchestrator.errors import Damaged
 from orchestrator.files import unfinished
 from orchestrator.files.durable import sync
+from orchestrator.files.inside import require_below
 
 _BLOCK = 1 << 20
 
@@ -67,6 +69,10 @@ class DiskStore:
         if not self.folder.parent.is_dir():
             raise Unreachable(f"{self.folder}: there is no {self.folder.parent}: make it, or mount its disk")
         path = self._path(name)
+        try:
+            require_below(self.folder, path)
+        except Damaged as error:
+            raise Unreachable(f"{path}: a link leads it out of the archive") from error
         for folder in reversed([one for one in path.parents if one.is_relative_to(self.folder)]):
             if not folder.is_dir():
                 folder.mkdir(exist_ok=True)

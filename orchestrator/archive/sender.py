@@ -183,7 +183,9 @@ class Sender:
         for item in committed(self.run_dir, state, records[start:]).values():
             try:
                 self._ensure(store, item)
-            except FileNotFoundError:
+            except FileNotFoundError as error:
+                if item.path.exists():
+                    raise Unreachable(f"{store.address}/{item.name}: went while it was looked at") from error
                 return item.path
         return None
 

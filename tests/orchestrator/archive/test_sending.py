@@ -207,6 +207,14 @@ def test_a_displaced_driver_leaves_the_archive_to_its_successor(run: Path, tmp_p
     assert sender.flush() and not (tmp_path / "archive").exists()
 
 
+def test_nothing_is_written_where_a_link_of_the_archive_leads(run: Path, tmp_path: Path) -> None:
+    (tmp_path / "archive").mkdir()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "archive/rounds").symlink_to(tmp_path / "mine")
+    assert "a link leads it out of the archive" in str(send(run, tmp_path / "archive").problem)
+    assert list((tmp_path / "mine").iterdir()) == []
+
+
 def test_what_is_damaged_at_home_is_not_archived(run: Path, tmp_path: Path) -> None:
     file = run / "rounds/02/pairs/00000.parquet"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
