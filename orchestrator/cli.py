@@ -194,6 +194,44 @@ def fork(
 
 
 @app.command()
+def archive(
+    run: RunArgument,
+    address: Annotated[str | None, typer.Argument(metavar="[URL]", help="Where to; by default the job's own")] = None,
+) -> None:
+    """Copy a run to an address (S3, another disk), or mend the copy: all that is there is looked at."""
+    from orchestrator.commands.archive import archive as send
+
+    try:
+        with signals():
+            made = send(run_named(run), address)
+    except Interrupted as interrupted:
+        echo(f"interrupted by {interrupted}; the same command goes on from here")
+        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
+    echo(made.line())
+
+
+@app.command()
+def fetch(
+    address: Annotated[str, typer.Argument(metavar="URL", help="Where the run is archived")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Folder of the run; by default runs/NAME")
+    ] = None,
+) -> None:
+    """Bring a run back from its archive; what is cut off goes on with the same command."""
+    from orchestrator.commands.fetch import fetch as bring
+
+    try:
+        with signals():
+            found = bring(address, folder, show=terminal.watched())
+    except Interrupted as interrupted:
+        echo(f"interrupted by {interrupted}; the same command goes on from here")
+        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
+    for line in found.lines():
+        echo(line)
+    echo(f"go on     {command(found.root)}{'' if found.trusted else ' --trust, which shows what needs trust'}")
+
+
+@app.command()
 def compare(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Comparison, such as jobs/compare.yaml")],
     table: Annotated[bool, typer.Option("--table", help="Run nothing; make the table of what there is")] = False,

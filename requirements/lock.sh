@@ -17,5 +17,5 @@ text = re.sub(r"(?m)^(torch==[^\\\n]*?)\s*\\\n(?:\s+--hash=\S+(?: \\)?\n)+", r"\
 open(path, "w").write(text)
 PYTHON
 }
-compile requirements/cpu.txt --extra cpu --extra plot --extra server --extra dev --override requirements/overrides.txt ${wheels:+--find-links "$wheels"}
-compile requirements/gpu.txt --extra gpu --extra plot --extra server --extra dev
+compile requirements/cpu.txt --extra cpu --extra plot --extra s3 --extra server --extra dev --override requirements/overrides.txt ${wheels:+--find-links "$wheels"}
+compile requirements/gpu.txt --extra gpu --extra plot --extra s3 --extra server --extra dev

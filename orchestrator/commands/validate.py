@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from orchestrator.archive.archiver import address_of
+from orchestrator.archive.sender import standing
+from orchestrator.config import Job
+from orchestrator.config.addresses import without_password
 from orchestrator.config.idle import idle
 from orchestrator.config.load import JobFile
 from orchestrator.config.places import require_room, run_folder
@@ -20,10 +25,13 @@ from orchestrator.driver.same_job import (
 )
 from orchestrator.driver.start_checks import gold_lines, looked_at
 from orchestrator.driver.wiring import rendered, tried, unread_golds
+from orchestrator.errors import RatchetError
 from orchestrator.inputs.preferences import Preferences
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
 from orchestrator.records.rows import Problem
+
+_ASKING = 20.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -47,6 +55,7 @@ def check(file: JobFile) -> Checked:
         BadInput: the job could not be started; names file, key and cure.
     """
     run = Run(require_room(run_folder(file.job)))
+    address_of(file.job, run.root)
     check_same_job(run, file.job)
     model = base_model_of(file, run, weights=False)
     if model.origin is None:
@@ -56,6 +65,22 @@ def check(file: JobFile) -> Checked:
     check_same_problems(run, file.job, None if file.job.data.from_hub else problem_digests(problems))
     preferences = read_all_preferences(file, problems)
     return Checked(file, run, model, reference, problems, preferences, gold_lines(file, run, problems, unread_golds))
+
+
+def archive_line(job: Job, root: Path) -> str:
+    """What there is to say of a job's archive, which is asked for a few seconds: a run goes on without it."""
+    address, said = str(address_of(job, root)), list[str]()
+
+    def ask() -> None:
+        try:
+            said.append(f"{without_password(address)} {standing(root, address)}")
+        except RatchetError as error:
+            said.append(f"{error}; the run would go on, and not be archived")
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(_ASKING)
+    return said[0] if said else f"{without_password(address)} did not answer within {_ASKING:.0f} s"
 
 
 def told(checked: Checked, job: Path) -> Iterator[str]:
@@ -73,6 +98,8 @@ def told(checked: Checked, job: Path) -> Iterator[str]:
     yield from (f"stages    {source}" for source in checked.preferences)
     yield from (f"golds     {line}" for line in checked.golds)
     yield from (f"no effect {line}" for line in idle(file.job))
+    if file.job.archive:
+        yield f"archive   {archive_line(file.job, run.root)}"
     yield from (f"settings  {line}" for line in fit_lines(file, run, checked.model))
     of = (checked.model, checked.reference, problems, checked.preferences)
     for seen in looked_at(file, run, *of, rendered, tried):

@@ -60,6 +60,8 @@ _DATABASE_CURE = (
 _VARIABLE_CURE = "name the variable in `cluster.secrets` instead; its value is read where the driver runs"
 _CURES = {
     "cluster": _VARIABLE_CURE,
+    "archive": "the store's client reads its own environment variables and files (S3: AWS_ACCESS_KEY_ID and "
+    "AWS_SECRET_ACCESS_KEY, or ~/.aws)",
     "judge": "the key is read from the environment variable that judge.api_key_env names",
 }
 

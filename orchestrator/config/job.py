@@ -18,6 +18,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError
 
+from orchestrator.config.archive import archive_address
 from orchestrator.config.base import (
     Count,
     CountOrZero,
@@ -140,6 +141,10 @@ class Job(Settings):
     """Seed of everything random; each part derives its own from it."""
     run_dir: Executing[str | None] = None
     """Run folder; null is `runs/<name>` in RATCHET_HOME, else in the project's or the current folder."""
+    archive: Executing[Annotated[str, AfterValidator(archive_address)] | None] = None
+    """Where a copy of the run is kept up to date while it goes on: an address that fsspec knows, such as
+    `s3://BUCKET/runs/{name}` or `/DISK/runs/{name}`, in which `{name}` and `{seed}` are the job's. It belongs to this
+    run. Credentials come from the environment and from files of the store's client; see [storage.md](storage.md)."""
     model: str
     """The base model: a Hugging Face folder (relative to the job file's folder, else the current one), or a model on
     the Hub, `ORG/NAME` or `ORG/NAME@REVISION` (branch, tag or commit), or a checkpoint of another run,

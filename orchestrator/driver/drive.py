@@ -21,6 +21,7 @@ from orchestrator import __version__
 from orchestrator.config import Job
 from orchestrator.config.load import MAX_JOB, JobFile, holds_secret, resolved_yaml
 from orchestrator.config.places import require_room, run_folder
+from orchestrator.driver.followers import Followers
 from orchestrator.driver.kept import (
     KEPT_MODEL,
     KEPT_PREFERENCES,
@@ -60,7 +61,6 @@ from orchestrator.ledger.run import Run
 from orchestrator.loop import improve
 from orchestrator.models.named import NamedModel, model_digest
 from orchestrator.records.rows import Problem
-from orchestrator.reports.meters import Meters
 from orchestrator.reports.report import write_report
 from orchestrator.reports.status import MAX_SIGN_OF_LIFE, run_state
 from orchestrator.rounds.context import Say, Workers
@@ -68,7 +68,6 @@ from orchestrator.rounds.round import GateStopped, NoPairs
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
 from orchestrator.text.terminal import unfailing
-from orchestrator.tracking.tracker import Tracker, default_address
 
 _SIGN_OF_LIFE = 5.0  # seconds
 _PACKAGES = (
@@ -119,9 +118,8 @@ def drive(
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
     root, say, here = require_room(run_folder(file.job)), unfailing(say), Path.cwd()
-    # MLflow's database stands beside the runs, so that one dashboard shows them all.
-    tracker = Tracker(root, file.job.tracking, default_address(root.parent), say, sources)
-    run, meters = _followed(root, tracker, file.job.name, say)
+    followers = Followers(root, file.job, say, sources)
+    run = Run(root, on_append=lambda: followers.poke(run.ledger))
     job = (file := replace(file, job=as_begun(run, file.job))).job
     check_same_job(run, job)
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
@@ -142,9 +140,9 @@ def drive(
     check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
     probe_links(root)
     ending = _ending(run, received, goal, sources)
-    with one_message(root, resumable(root)), sign_of_life(run), _tracking(tracker, say), ending:
+    with one_message(root, resumable(root)), sign_of_life(run), followers.catching_up(), ending:
         run.claim(identity())
-        tracker.start(run.ledger.as_it_is())
+        followers.start(run.ledger)
         check_same_job(run, job)  # again: somebody may have started the run since
         check_same_problems(run, job, digests)
         _record_job(run, file, here, base, digests, reading)
@@ -155,21 +153,9 @@ def drive(
         if reference:
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
-            workers.report_to(say, meters, run.path(f"logs/e{run.epoch}"))
+            workers.report_to(say, followers.meters, run.path(f"logs/e{run.epoch}"))
             _settle(workers, run, model)
             loop(job, run, workers, problems, model, say, sources)
-
-
-def _followed(root: Path, tracker: Tracker, name: str, say: Say) -> tuple[Run, Meters]:
-    """A run, and who is told of each of its records."""
-    meters = Meters(name, say)
-
-    def appended() -> None:
-        tracker.poke()
-        meters.follow(run.ledger)
-
-    run = Run(root, on_append=appended)
-    return run, meters
 
 
 def _tell_models(say: Say, job: Job, base: NamedModel, reference: NamedModel | None) -> None:
@@ -215,22 +201,6 @@ def sign_of_life(run: Run) -> Iterator[None]:
         with contextlib.suppress(OSError, Damaged):
             if read_regular(root / "driver.json", MAX_SIGN_OF_LIFE) == content:
                 remove(root, root / "driver.json")
-
-
-@contextlib.contextmanager
-def _tracking(tracker: Tracker, say: Say) -> Iterator[None]:
-    patience = 30.0
-    try:
-        yield
-    except Interrupted:
-        patience = 0.5  # whoever interrupts does not wait for a dashboard; the next start sends the rest
-        raise
-    finally:
-        complete = tracker.close(patience)
-        if tracker.problem:
-            say(f"tracking: {tracker.problem}")
-        if not complete:
-            say("tracking: what MLflow does not have yet is sent at the next start")
 
 
 @contextlib.contextmanager

@@ -29,6 +29,7 @@ Tell = Callable[[str], None]
 CODE = "code of this machine that is imported and called"
 ARGUMENT = "an argument of the engines, which can load code and files"
 ADDRESS = "an address that is connected to, and that samples are sent to"
+COPIED = "an address that the run is copied to, with your credentials"
 SECRET = "an environment variable whose value is sent to the judge"
 VARIABLE = "a variable of the workers' environment, which can load code and name addresses"
 WORKERS_SECRET = "an environment variable whose value the workers get"
@@ -53,6 +54,7 @@ KEYS: Mapping[str, str] = {
     "stages.sources": OUTSIDE,
     "steps.verdicts": OUTSIDE,
     "run_dir": WRITTEN,
+    "archive": COPIED,
 }
 """Keys that can need trust, and why. All others are data."""
 
@@ -124,6 +126,8 @@ def _addresses(job: Job) -> Iterator[Item]:
         yield _item("tracking.uri", job.tracking.uri)
     if job.cluster.address is not None:
         yield _item("cluster.address", job.cluster.address)
+    if job.archive is not None:
+        yield _item("archive", job.archive)
 
 
 def _paths(file: JobFile, root: Path) -> Iterator[Item]:

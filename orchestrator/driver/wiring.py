@@ -17,6 +17,7 @@ from typing import Any, Literal, Self
 
 from orchestrator.config import Grade, Job, Judge, Train
 from orchestrator.driver.cluster import Cluster
+from orchestrator.driver.everywhere import everywhere
 from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.nodes import Node, room
@@ -352,6 +353,11 @@ class Examination(RealWorkers):
         from workers.doctor import exchange
 
         return self.cluster.on_nodes(exchange, folder, token, timeout=limit)
+
+    def storage(self, probe: str, arguments: Sequence[Any], limit: float, alone: bool) -> dict[Node | None, Any]:
+        from workers import storage
+
+        return everywhere(getattr(storage, probe), arguments, limit, None if alone else self.cluster.on_nodes)
 
     def file_sizes(self, folder: str, limit: float) -> dict[Node, Any]:
         from workers.doctor import file_sizes

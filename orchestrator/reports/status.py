@@ -15,6 +15,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.config.archive import filled_address
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import strict_json
 from orchestrator.files.processes import pid_exists, process_start
@@ -23,6 +24,7 @@ from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent, taken
 from orchestrator.records.abstentions import WORDS, abstained, causes
 from orchestrator.records.executed import halved
+from orchestrator.reports.archived import archive_line, archived
 from orchestrator.text.shown import line
 
 SIGN_OF_LIFE_SECONDS = 60.0
@@ -188,31 +190,39 @@ def status(run_dir: Path) -> dict[str, Any]:
 
     Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reference` (an absolute
     path), `seed` (where a base model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
-    `digest`; else null), `parent` (the folder of the run that it was forked from, or null), `baseline` (the base
-    model's test accuracy, a fraction, or null) and `rounds`: a list of `round`, `promoted` (null while undecided), the
-    counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while nothing of their phase is done, or where
-    a round has none), `causes` (how many samples are ungradable why, as far as it is known), `accuracy` (on test, or
-    null), `unsolved` (test answers that count as not solved since they are ungradable, by cause), `seconds` by phase,
-    `taken_over`, the phases that the run has from its parent, of which no seconds are told, and `halved`: by phase what
-    it was done with half of since memory was short, by key. `unsolved` of the base model is `baseline_unsolved`. A
-    phase in progress is counted as far as it is committed.
+    `digest`; else null), `parent` (the folder of the run that it was forked from, or null), `archive` (as `archived`
+    says), `baseline` (the base model's test accuracy, a fraction, or null) and `rounds`: a list of `round`,
+    `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while
+    nothing of their phase is done, or where a round has none), `causes` (how many samples are ungradable why, as far
+    as it is known), `accuracy` (on test, or null), `unsolved` (test answers that count as not solved since they are
+    ungradable, by cause), `seconds` by phase, `taken_over`, the phases that the run has from its parent, of which no
+    seconds are told, and `halved`: by phase what it was done with half of since memory was short, by key. `unsolved`
+    of the base model is `baseline_unsolved`. A phase in progress is counted as far as it is committed.
 
     Raises:
         BadInput: there is no run in this folder.
         Damaged: a ledger record cannot be read.
     """
-    state = open_run(run_dir).state
+    ledger = open_run(run_dir)
+    state = ledger.state
     baseline = state.commits.get("baseline/evaluation")
+    job = state.configs[-1]["job"] if state.configs else {}
     return {
-        "name": state.configs[-1]["job"]["name"] if state.configs else run_dir.absolute().name,
+        "name": job.get("name", run_dir.absolute().name),
         "state": run_state(run_dir, state),
         "reference": reference_path(run_dir, state),
         "seed": _base_origin(state),
         "parent": parent(state),
+        "archive": archived(run_dir, _archive(job), len(ledger.records)),
         "baseline": accuracy(baseline.facts if baseline else None),
         "baseline_unsolved": causes((baseline.facts if baseline else {}).get("test")),
         "rounds": [_round_status(round_) for round_ in rounds(state)],
     }
+
+
+def _archive(job: Mapping[str, Any]) -> str | None:
+    address = job.get("archive")
+    return filled_address(str(address), str(job.get("name")), int(job.get("seed", 0))) if address else None
 
 
 def _base_origin(state: State) -> dict[str, Any] | None:
@@ -294,7 +304,9 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     told = (f"round {row['round']}: {', '.join(row['taken_over'])} taken over from {name}" for row in rows)
     left = [Text(line(said)) for said in told]
     half = [Text(line(said)) for row in status["rounds"] for said in halvings(row["round"], row.get("halved", {}))]
-    return Group(title, *base, Text(line(f"reference: {status['reference']}")), Text(""), table, *left, *half, *notes)
+    kept = [Text(line(archive_line(status["archive"])))] if status.get("archive") else []
+    head = (title, *base, Text(line(f"reference: {status['reference']}")), *kept)
+    return Group(*head, Text(""), table, *left, *half, *notes)
 
 
 def halvings(number: int, half_by_phase: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -12,7 +12,6 @@ does not work still shows the curves.
 from __future__ import annotations
 
 import json
-import os
 import socket
 import threading
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from orchestrator.errors import Damaged, RatchetError, cut
 from orchestrator.files import strict_json
 from orchestrator.files.durable import fingerprint, replace
 from orchestrator.ledger import taken
+from orchestrator.ledger.drivers import Drivers
 from orchestrator.ledger.ledger import Commit, Ledger, only_cleans
 from orchestrator.ledger.record_files import Record
 from orchestrator.reports.report import report_text
@@ -96,8 +96,7 @@ class Outbox:
         self._sink: Sink | None = None
         self._cursor: Cursor | None = None
         self._refused: str | None = None
-        self._drivers: list[tuple[object, object]] = []
-        self._num_scanned = 0
+        self._drivers = Drivers()
 
     def flush(self, dead_run_too: bool = False) -> bool:
         """Send what is new; False when something is left, and then `problem` says why. Never raises.
@@ -107,7 +106,7 @@ class Outbox:
         """
         try:
             self._ledger.refresh()
-            if not self._ledger.state.configs or self._handed_over():
+            if not self._ledger.state.configs or self._drivers.handed_over(self._ledger.records):
                 return True  # nothing to tell yet, or the newer driver tells it
             sink, cursor = self._connect()
             self._advance(cursor, "figures", lambda record: self._send_figures(sink, record))
@@ -137,15 +136,6 @@ class Outbox:
     def _require_experiment(self) -> None:
         if self._sink:
             self._sink.require_alive()
-
-    def _handed_over(self) -> bool:
-        """Whether a newer driver has claimed the run that this process once drove."""
-        for record in self._ledger.records[self._num_scanned :]:
-            if record.kind == "claim" and not only_cleans(record.data):
-                self._drivers.append((record.data.get("host"), record.data.get("pid")))
-        self._num_scanned = len(self._ledger.records)
-        me = (socket.gethostname(), os.getpid())
-        return me in self._drivers and self._drivers[-1] != me
 
     def _connect(self) -> tuple[Sink, Cursor]:
         if self._sink and self._cursor:

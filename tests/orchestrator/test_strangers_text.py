@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
+from orchestrator.archive.sender import Sender
 from orchestrator.cli import app, main
 from orchestrator.commands.rescore import rescore, show
 from orchestrator.config import Grade
@@ -167,6 +168,23 @@ def printed(stage: Stage) -> list[Arguments]:
     return [["logs", stage.run], ["logs", stage.run, "--role", EVIL], ["logs", stage.failed, "--follow"]]
 
 
+def fetches(stage: Stage) -> list[Arguments]:
+    """Of an archive whose names are a stranger's, in a folder of such a name; whole, and then not."""
+    place = stage.folder / f"an archive {NAME}"
+    assert Sender(stage.run, str(place), keep=False).flush(), "it is archived"
+    wrong = stage.folder / f"wrong {NAME}"
+    shutil.copytree(place, wrong)
+    said = json.loads((wrong / "archive.json").read_text())
+    (wrong / "archive.json").write_text(json.dumps(said | {"name": EVIL}))
+    return [
+        ["fetch", place, stage.folder / f"fetched {NAME}"],
+        ["fetch", place, stage.folder / f"fetched {NAME}"],
+        ["fetch", wrong],
+        ["fetch", stage.folder / NAME],
+        ["fetch", f"s3://{EVIL}"],
+    ]
+
+
 COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
     "run": lambda stage: bad_jobs(stage, "run"),
     "resume": lambda stage: [["resume", stage.folder / "no" / NAME], ["resume", stage.failed, f"model={EVIL}"]],
@@ -193,6 +211,13 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
     ],
     "doctor": lambda stage: with_json(*bad_jobs(stage, "doctor")[1:]),
     "grade": gradings,
+    "archive": lambda stage: [
+        ["archive", stage.run, stage.folder / f"archive {NAME}"],
+        ["archive", stage.run, "/archives/there are none/x"],
+        ["archive", stage.folder / NAME],
+        ["archive", stage.run],
+    ],
+    "fetch": fetches,
     "docs": lambda stage: [["docs"]],
     "version": lambda stage: [["version"]],
 }

@@ -22,6 +22,7 @@ from typing import Annotated, Any, get_args
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from orchestrator.config import CountOrZero, Method, Settings
+from orchestrator.config.archive import is_shared
 from orchestrator.config.document import Key, Origin, in_sections, put, put_all
 from orchestrator.config.load import JobFile, checked, text_of
 from orchestrator.config.methods import with_method
@@ -223,7 +224,10 @@ def _run(
         decided["model",] = f"run:../{comparison.name}/{before}"
     for key, value in decided.items():
         put(document, origins, key, value, Origin(str(shared), (2, 0, 0)))
-    return PlannedRun(arm, seed, JobFile(checked(document, shared, origins), real(shared), ()), before)
+    job = checked(document, shared, origins)
+    if job.archive and is_shared(job.archive):
+        raise BadInput(f"{shared}: archive: each run needs an address of its own: put {{name}} into it")
+    return PlannedRun(arm, seed, JobFile(job, real(shared), ()), before)
 
 
 def _flat(said: Mapping[str, Any], where: str) -> Iterator[tuple[Key, tuple[str, ...], Any]]:

@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from orchestrator.commands.doctor.addresses import examine_archive, examine_mlflow
 from orchestrator.commands.doctor.diagnosis import (
     BESIDE_TORCH,
     PACKAGES,
@@ -40,6 +41,7 @@ from orchestrator.commands.doctor.diagnosis import (
 )
 from orchestrator.commands.doctor.examiner import Examiner
 from orchestrator.commands.doctor.patient import Patient
+from orchestrator.commands.doctor.storage import examine_storage
 from orchestrator.commands.doctor.trial import made_up_ids, made_up_pairs, model_config, pair_lengths, trial_plan
 from orchestrator.config.addresses import without_password
 from orchestrator.config.places import run_folder
@@ -58,10 +60,7 @@ from orchestrator.records.limits import reading_seconds
 from orchestrator.records.rows import PROMPTS, Problem, SamplingPlan, ScoringPlan, Shard
 from orchestrator.rounds.space import gib, job_need, sizes
 from orchestrator.sources.registry import SOURCES
-from orchestrator.tracking.database import cure, sqlite_address, sqlite_file
-from orchestrator.tracking.mlflow import reach
 from orchestrator.tracking.outbox import first_line
-from orchestrator.tracking.tracker import default_address
 
 _LIMITS = {"prompts": 600.0, "trainer": 600.0, "engine": 900.0, "update": 900.0, "all-reduce": 300.0}
 _LIMIT = 90.0  # seconds, of every other check
@@ -145,7 +144,9 @@ class _Doctor:
             self._on_cluster("update", self._with_model(self._update))
         self.examiner.release()
         self._on_cluster("memory back", self._memory_back)
-        self._check("mlflow", self._mlflow)
+        self._check("mlflow", lambda: examine_mlflow(self.job, self.patient.runs, _removed))
+        if self.job.archive:
+            self._check("archive", lambda: examine_archive(self.job, run_folder(self.job)))
         return self._sound
 
     def _on_cluster(self, name: str, work: Callable[[], Finding]) -> None:
@@ -227,7 +228,10 @@ class _Doctor:
             if time.monotonic() > deadline:
                 break
             time.sleep(0.2)
-        return diagnose_shared(str(self.patient.runs), told, unseen)
+        found = diagnose_shared(str(self.patient.runs), told, unseen)
+        if found.level == "FAIL":
+            return found
+        return examine_storage(folder, self.examiner, self._nodes or [], self._inner("shared path"), found)
 
     def _downloads(self) -> bool:
         return bool(on_hub(self.patient.file) or on_hub(self.patient.file, "reference"))
@@ -356,33 +360,6 @@ class _Doctor:
             if finding.level == "pass" or time.monotonic() > deadline:
                 return finding
             time.sleep(1.0)
-
-    def _mlflow(self) -> Finding:
-        settings = self.job.tracking
-        if not settings.enabled:
-            return Finding("pass", "tracking is off")
-        uri = settings.uri or default_address(self.patient.runs)
-        shown = without_password(uri)
-        if (database := sqlite_file(uri)) and not database.exists():
-            # Made and removed again beside where it would be.
-            with _removed(database.parent, "doctor-mlflow") as folder:
-                reach(sqlite_address(folder / database.name))
-            return Finding("pass", f"{shown} can be made", "", {"uri": shown})
-        try:
-            num_experiments = reach(uri, settings.experiment or self.job.name)
-        except RatchetError as error:
-            return Finding("FAIL", shown, str(error), {"uri": shown})
-        except Exception as error:
-            server = "start the server, correct tracking.uri, or go on without: a run sends what is missing later"
-            return Finding("FAIL", f"{shown} does not answer ({_root(error)})", cure(uri) or server, {"uri": shown})
-        return Finding("pass", f"{shown} answers; experiments: {num_experiments}", "", {"uri": shown})
-
-
-def _root(error: BaseException) -> str:
-    """What was at the bottom of an error."""
-    while (below := error.__cause__ or error.__context__) is not None:
-        error = below
-    return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _holds(file: Path, token: str) -> bool:

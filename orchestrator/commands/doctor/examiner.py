@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 from orchestrator.config import Grade
@@ -30,6 +30,10 @@ class Examiner(Protocol):
 
     def exchange(self, folder: str, token: str, limit: float) -> dict[Node, Any]:
         """Each node reads the driver's `token` in `folder` and writes a file of its own; that one's name."""
+
+    def storage(self, probe: str, arguments: Sequence[Any], limit: float, alone: bool) -> dict[Node | None, Any]:
+        """What a probe of `workers.storage` says on every node, unless the driver is `alone`, and here; see
+        `driver.everywhere`."""
 
     def file_sizes(self, folder: str, limit: float) -> dict[Node, Any]:
         """Bytes of each file of a model folder by name, as each node sees it."""

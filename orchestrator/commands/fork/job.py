@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import OWN_REFERENCES, Job, at_round, only_executes
+from orchestrator.config.archive import is_shared
 from orchestrator.config.document import Key
 from orchestrator.config.load import changed_keys, job_of
 from orchestrator.config.sources import kind_of, sections
@@ -56,6 +57,8 @@ def jobs(
     inherited = before.model_dump(mode="json") | {"name": named_after(child), "run_dir": str(child)}
     # One experiment for both, where they can be compared.
     inherited["tracking"] |= {"experiment": before.tracking.experiment or before.name}
+    if before.archive and is_shared(before.archive):
+        inherited["archive"] = None  # which is another run's
     after = job_of(inherited, path, overrides, keeps).job
     kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
     return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept

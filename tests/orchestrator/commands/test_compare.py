@@ -25,6 +25,7 @@ from orchestrator.commands.compare.file import Arm, Comparison, Plan, load_plan
 from orchestrator.commands.compare.table import markdown, plot, write
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.verify.command import verify
+from orchestrator.config.archive import filled_address
 from orchestrator.config.load import load_job
 from orchestrator.config.methods import PRESETS
 from orchestrator.errors import BadInput, Interrupted, RatchetError
@@ -163,6 +164,15 @@ def test_a_job_is_no_comparison(tmp_path: Path) -> None:
     path = make_project(tmp_path)
     with pytest.raises(BadInput, match=r"this is a job, without `arms`, and no comparison: `ratchet run "):
         load_plan(path)
+
+
+def test_each_run_has_an_archive_of_its_own(tmp_path: Path) -> None:
+    path = project(tmp_path, arms={"irpo": {"seeds": [1, 2]}}, set={"archive": "s3://bucket/{seed}"})
+    with pytest.raises(BadInput, match="archive: each run needs an address of its own"):
+        load_plan(path)
+    both = jobs(project(tmp_path, arms={"irpo": {"seeds": [1, 2]}}, set={"archive": "s3://bucket/{name}"}))
+    filled = {filled_address(job.archive, job.name, job.seed) for job in both.values()}
+    assert filled == {"s3://bucket/compare-irpo-seed1", "s3://bucket/compare-irpo-seed2"}
 
 
 def test_a_list_of_temperatures_gives_way_to_the_one_that_all_arms_have(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,11 @@ from orchestrator.commands.doctor.diagnosis import (
 from orchestrator.commands.doctor.patient import Patient, patient
 from orchestrator.commands.doctor.trial import made_up_ids, made_up_pairs, pair_lengths
 from orchestrator.config import Grade, Job, RoundLoss
+from orchestrator.driver.everywhere import everywhere
 from orchestrator.driver.nodes import Node
 from orchestrator.errors import BadInput
 from orchestrator.rounds.space import GIB, Need
-from workers import cuda
+from workers import cuda, storage
 from workers import doctor as on_node
 from workers.tokens.rendering import answer
 
@@ -357,6 +358,12 @@ class Ward:
 
     def exchange(self, folder: str, token: str, limit: float) -> dict[Node, Any]:
         return {ONE: on_node.exchange(folder, token)}
+
+    def storage(self, probe: str, arguments: Sequence[Any], limit: float, alone: bool) -> dict[Node | None, Any]:
+        def on_nodes(function: Callable[..., Any], *all_of: Any, timeout: float) -> dict[Node, Any]:
+            return {ONE: function(*(one.get(ONE.name) if isinstance(one, dict) else one for one in all_of))}
+
+        return everywhere(getattr(storage, probe), arguments, limit, None if alone else on_nodes)
 
     def file_sizes(self, folder: str, limit: float) -> dict[Node, Any]:
         return {ONE: on_node.file_sizes(folder)}

@@ -78,6 +78,7 @@ EXAMPLES = {
     "stages.sources": ["source=dataset", "stages.sources=[own.jsonl, ../outside/secret.jsonl]"],
     "steps.verdicts": ["steps.verdicts=../outside/any.jsonl"],
     "run_dir": ["run_dir=../outside/run"],
+    "archive": ["archive=s3://evil/{name}"],
 }
 
 

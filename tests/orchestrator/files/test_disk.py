@@ -13,6 +13,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from orchestrator.archive.sender import Sender
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.gc import clean, waste
 from orchestrator.driver.drive import identity
@@ -22,7 +23,7 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.status import status
 from tests.orchestrator.commands.test_compare import project
 from tests.orchestrator.test_cli import ratchet
-from tests.support.sample_run import SampleRun
+from tests.support.sample_run import SampleRun, two_rounds
 from tests.support.stand_ins import StandIns, make_project, run_job
 
 
@@ -213,3 +214,14 @@ def test_what_cannot_be_looked_at_is_bad_input_or_an_ill_disk(number: int, code:
     told = unusable(OSError(number, os.strerror(number), "/runs/irpo"))
     assert told is not None and told.exit_code == code and str(told) == f"/runs/irpo: {os.strerror(number)}"
     assert unusable(OSError(errno.ENOENT, "", "/runs/irpo")) is None
+
+
+def test_an_archive_on_a_full_disk_takes_the_rest_once_there_is_room(disk: Path, tmp_path: Path) -> None:
+    run, there = two_rounds(tmp_path / "run").root, disk / "archive"
+    ballast = fill(disk)
+    os.truncate(ballast, ballast.stat().st_size - 40_000)
+    sender = Sender(run, str(there))
+    assert not sender.flush() and "No space left on device" in str(sender.problem)
+    assert not [path for path in there.rglob(".*") if path.is_file()], "nothing half is left"
+    ballast.unlink()
+    assert sender.flush() and {path.name for path in (run / "ledger").iterdir()} == set(os.listdir(there / "ledger"))

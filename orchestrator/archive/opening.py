@@ -1,0 +1,37 @@
+"""The store that an address names."""
+
+from __future__ import annotations
+
+from orchestrator.archive.disk import DiskStore
+from orchestrator.archive.objects import ObjectStore
+from orchestrator.archive.store import Store, said
+from orchestrator.config.addresses import without_password
+from orchestrator.config.archive import split
+from orchestrator.errors import BadInput
+from orchestrator.files.named import named_path
+
+
+def open_store(address: str) -> Store:
+    """The folder at an address; nothing is connected to yet.
+
+    Raises:
+        BadInput: fsspec knows no such addresses, or the package that they need is not installed.
+    """
+    scheme, rest = split(address)
+    if scheme == "file":
+        return DiskStore(named_path(rest, "archive"))
+    import fsspec
+    from fsspec.registry import known_implementations
+
+    known = known_implementations.get(scheme, {})
+    try:
+        fsspec.get_filesystem_class(scheme)
+    except ImportError as error:
+        package = str(known.get("class", "")).partition(".")[0]
+        cure = f": pip install {package}" if package != "fsspec" else ""
+        raise BadInput(
+            f"{without_password(address)}: a Python package is not installed here ({said(error)}){cure}"
+        ) from error
+    except ValueError as error:
+        raise BadInput(f"{without_password(address)}: nothing is known of {scheme}://; see fsspec's list") from error
+    return ObjectStore(address, scheme)

@@ -1,0 +1,63 @@
+"""What follows the ledger of a run while it is driven: meters, and in threads of their own MLflow and the archive."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.archive.archiver import Archiver, address_of
+from orchestrator.config import Job
+from orchestrator.errors import Interrupted
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.reports.meters import Meters
+from orchestrator.rounds.context import Say
+from orchestrator.sources.source import Sources
+from orchestrator.tracking.tracker import Tracker, default_address
+
+
+class Followers:
+    """Those of one driver."""
+
+    def __init__(self, root: Path, job: Job, say: Say, sources: Sources) -> None:
+        """Nothing is connected to yet.
+
+        Raises:
+            BadInput: the job's archive cannot be one of the run in `root`.
+        """
+        self._say = say
+        # MLflow's database stands beside the runs, so that one dashboard shows them all.
+        self._tracker = Tracker(root, job.tracking, default_address(root.parent), say, sources)
+        self.meters = Meters(job.name, say)
+        self._archiver = Archiver(root, address_of(job, root), say)
+
+    def poke(self, ledger: Ledger) -> None:
+        """Say that the ledger has grown."""
+        self._tracker.poke()
+        self._archiver.poke()
+        self.meters.follow(ledger)
+
+    def start(self, ledger: Ledger) -> None:
+        """Have them begin, each with a reader of its own."""
+        self._tracker.start(ledger.as_it_is())
+        self._archiver.start(ledger.as_it_is())
+
+    @contextlib.contextmanager
+    def catching_up(self) -> Iterator[None]:
+        """Have them send what is left at the end. Whoever interrupts does not wait for that: the next start does it."""
+        interrupted = False
+        try:
+            yield
+        except Interrupted:
+            interrupted = True
+            raise
+        finally:
+            self._close_tracker(0.5 if interrupted else 30.0)
+            self._archiver.close(0.5 if interrupted else None)
+
+    def _close_tracker(self, patience: float) -> None:
+        complete = self._tracker.close(patience)
+        if self._tracker.problem:
+            self._say(f"tracking: {self._tracker.problem}")
+        if not complete:
+            self._say("tracking: what MLflow does not have yet is sent at the next start")
