@@ -18,6 +18,7 @@ from orchestrator.records.limits import start_limit
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.blame import Work
 from workers.generation.engine import EngineBroken, EngineKind
+from workers.generation.host import host_of
 from workers.generation.memory import WAITS, MemoryWait
 from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot
@@ -25,6 +26,7 @@ from workers.secret_environment import knowing
 from workers.supervision.failures import memory_taken, node_lost
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS
+from workers.supervision.rested import after_rest, answering
 
 _IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
 
@@ -56,8 +58,8 @@ class _Event(NamedTuple):
 
 
 class GeneratorPool:
-    """Engines that serve one model. A context manager: leaving it ends their processes, which gives the devices back
-    for certain, those of an engine that hangs too.
+    """Engines that serve one model, and another one after that. A context manager: leaving it ends their processes,
+    which gives the devices back for certain, those of an engine that hangs too.
 
     `kind` says how to make an engine (workers.generation.vllm.VLLM does), and `interval` the seconds between two looks.
     `secrets` are in the environment of the engines. A start that finds too little memory is made again after each of
@@ -85,7 +87,10 @@ class GeneratorPool:
         self._kind = kind
         self._interval = interval
         self._secrets = secrets or {}
+        self._say = say
         self._memory = MemoryWait(say, waits)
+        self.resting = False
+        """Whether the engines have given the devices back."""
         self._looked = 0.0
         self._slots: list[Slot] = []
 
@@ -93,13 +98,36 @@ class GeneratorPool:
         self._kills = Kills()
         for index in range(self._placement.count):
             start = partial(self._start, index)
-            self._slots.append(Slot(index, start, self._settings, self.start_limit, self._interval, self._kills))
+            limits = (self.start_limit, self._interval)
+            self._slots.append(Slot(index, start, self.model, self._settings, *limits, self._kills))
         return self
 
     def __exit__(self, *_: object) -> None:
         for slot in self._slots:
             slot.kill()
         self._slots = []
+
+    def rest(self) -> None:
+        """Give the devices back until `serve`; nothing may be asked of the engines meanwhile. Their processes stay, but
+        for those that do not give their memory back: these are ended, which is told."""
+        self.resting = True
+        for slot in self._slots:
+            if not slot.ready:  # it has lost its place, and may find one while it rests
+                slot.kill()
+        slots = [slot for slot in self._slots if slot.ready]
+        for slot, kept in zip(slots, after_rest([slot.actor.rest.remote() for slot in slots]), strict=True):
+            if kept:
+                slot.kill()
+                self._say(f"memory    engine {slot.index} {kept}: its process is ended")
+
+    def serve(self, model: str) -> None:
+        """Have the engines serve another model, or the same again after a rest; `wait_ready` waits until they do."""
+        self.model, self.resting = model, False
+        self.start_limit = start_limit(self._settings, model)
+        self._kills = Kills()
+        lives = answering([slot.actor.progress.remote() for slot in self._slots])
+        for slot, there in zip(self._slots, lives, strict=True):
+            slot.serve(model, self.start_limit, self._kills, there)
 
     def wait_ready(self) -> None:
         """Return when every engine has loaded the model, but for those that have no place since a node was lost.
@@ -158,7 +186,7 @@ class GeneratorPool:
             for slot in homeless:  # the places may be other ones now
                 slot.restart()
         for slot in homeless:
-            slot.rest()
+            slot.wait_for_place()
         return homeless
 
     def _housed(self) -> list[Slot]:
@@ -205,12 +233,13 @@ class GeneratorPool:
         options = self._placement.actor_options(index)
         environment = dict(self._kind.environment) | options.pop("runtime_env")["env_vars"]  # with the user's own
         # Threads beyond the shards in flight answer `pid`, `progress` and the probe while shards run.
-        actor = ray.remote(knowing(self._kind.make, self._secrets)).options(
+        actor = ray.remote(knowing(host_of(self._kind.make), self._secrets)).options(
             **options, runtime_env={"env_vars": environment}, max_concurrency=_IN_FLIGHT + 2
         )
         # Engines seeded as a whole must not all draw the same samples.
         secret = [self._secrets] if self._secrets else []
-        return actor.remote(*secret, self.model, self._settings, self._seed + index, self._placement.gpus > 0)
+        kind, seed, accelerated = self._kind, self._seed + index, self._placement.gpus > 0
+        return actor.remote(*secret, kind.make, kind.prepare, self._settings, seed, accelerated)
 
     def _events(self, running: dict[Any, Slot]) -> Iterator[_Event]:
         """What happens next, if anything within a few seconds. `running` maps calls under way to their engines."""

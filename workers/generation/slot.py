@@ -29,13 +29,15 @@ class EngineHangs(Exception):
 
 
 class Slot:
-    """`start` starts an engine's actor, which may take `start_limit` seconds to load the model. Nothing is dispatched
-    to an engine before it is `ready`, so that one that dies while it starts takes no prompt with it."""
+    """`start` starts an engine's actor (host.EngineHost), which may take `start_limit` seconds to load the model.
+    Nothing is dispatched to an engine before it is `ready`, so that one that dies while it starts takes no prompt with
+    it."""
 
     def __init__(
         self,
         index: int,
         start: Callable[[], Any],
+        model: str,
         settings: Generate,
         start_limit: float,
         interval: float,
@@ -43,6 +45,7 @@ class Slot:
     ) -> None:
         self.index = index
         self._kills = kills
+        self._model = model
         self._start, self._settings, self._start_limit, self._interval = start, settings, start_limit, interval
         self.deaths = 0
         """Engines lost here in a row, without a prompt that was finished or given up."""
@@ -50,9 +53,13 @@ class Slot:
         self._begin()
 
     def _begin(self) -> None:
-        self.actor = actor = self._start()
+        self.actor = self._start()
+        self._load()
+
+    def _load(self) -> None:
+        actor = self.actor
         self.began = time.monotonic()
-        self.started = actor.pid.remote()
+        self.started = actor.serve.remote(self._model)
         """Answered once the engine has loaded the model."""
         self.ready = False
         self.load = 0
@@ -84,9 +91,17 @@ class Slot:
         self.kill()
         self._begin()
 
-    def rest(self) -> None:
+    def wait_for_place(self) -> None:
         """It has no place to start in, and is not to blame for it."""
         self._patience.rest()
+
+    def serve(self, model: str, start_limit: float, kills: Kills, lives: bool) -> None:
+        """Have the place serve another model; the process that is there does it if it `lives`, else another one."""
+        self._model, self._start_limit, self._kills = model, start_limit, kills
+        if lives:
+            self._load()
+        else:
+            self.restart()
 
     def stalled(self) -> EngineHangs | None:
         """What is wrong when the engine has used up its time; to be asked every few seconds."""
