@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.nodes import holds, shared
-from orchestrator.driver.placement import Bundles, Placement, Share, others_wait
+from orchestrator.driver.placement import Bundles, Placement, Share
 
 Role = Literal["generate.engines", "train.ranks"]
 """Who takes turns, by the key of the job that says how many they are."""
@@ -76,7 +76,7 @@ class Turns:
     def _may_stay(self, role: Role) -> bool:
         """Whether what is reserved serves this role's turn too, and nobody else waits for it."""
         held = self._placement
-        if held is None or self._cluster().accelerated or others_wait():
+        if held is None or self._cluster().accelerated or self._cluster().others_wait():
             return False
         return holds((held.count, held.cpus), self._needs[role]())
 
