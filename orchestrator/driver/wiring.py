@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from orchestrator.config import Grade, Job, Judge, Train
+from orchestrator.config import Generate, Grade, Job, Judge, Train
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
@@ -147,32 +147,33 @@ class RealWorkers:
     def engines(self, model: str) -> Any:
         if self._pool is None or self._pool.model != model:
             self._release()
-            settings, cluster = self._fitted.generate(), self.cluster
-            from workers.generation.pool import GeneratorPool
-
+            cluster = self.cluster
             # Not after hours of sampling: what training will ask for must be there too.
             cluster.check_room("train.ranks", *self._ranks_need())
             reserved = cluster.reserve("generate.engines", *self._engines_need(), self._engines_need)
             placement = self._devices.enter_context(reserved)
             self._phase = placement.mark
-            pool = GeneratorPool(
-                *(model, settings, self._job.seed, placement, ENGINE),
-                secrets=self._secrets,
-                say=lambda line: cluster.say(line),
-            )
-            self._pool = self._devices.enter_context(pool)
+            self._pool = self._devices.enter_context(self._engine_pool(model, self._fitted.generate(), placement))
             self._pool.wait_ready()
         return self._pool
+
+    def _engine_pool(self, model: str, settings: Generate, placement: Placement) -> Any:
+        from workers.generation.pool import GeneratorPool
+
+        arguments = (model, settings, self._job.seed, placement, ENGINE)
+        return GeneratorPool(*arguments, secrets=self._secrets, say=lambda line: self.cluster.say(line))
 
     def graders(self, settings: Grade) -> Any:
         if settings not in self._graders:
             self.cluster  # noqa: B018  # connected before Ray is imported
-            from workers.grading.group import GraderGroup
-
-            group = GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"))
             self._graders.append(settings)
-            self._grader_groups.append(self._everything.enter_context(group))
+            self._grader_groups.append(self._everything.enter_context(self._grader_group(settings)))
         return self._grader_groups[self._graders.index(settings)]
+
+    def _grader_group(self, settings: Grade) -> Any:
+        from workers.grading.group import GraderGroup
+
+        return GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"))
 
     def trainers(self) -> Any:
         if self._group is None:

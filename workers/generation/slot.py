@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
-import ray
-
 from orchestrator.config import Generate
 from orchestrator.errors import RatchetError
+from workers.supervision.calls import RAY, Calls
 from workers.supervision.failures import why, wordless
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import Patience, Pulse
@@ -40,9 +38,10 @@ class Slot:
         start_limit: float,
         interval: float,
         kills: Kills,
+        calls: Calls = RAY,
     ) -> None:
         self.index = index
-        self._kills = kills
+        self._kills, self._calls = kills, calls
         self._start, self._settings, self._start_limit, self._interval = start, settings, start_limit, interval
         self.deaths = 0
         """Engines lost here in a row, without a prompt that was finished or given up."""
@@ -51,7 +50,7 @@ class Slot:
 
     def _begin(self) -> None:
         self.actor = actor = self._start()
-        self.began = time.monotonic()
+        self.began = self._calls.clock()
         self.started = actor.pid.remote()
         """Answered once the engine has loaded the model."""
         self.ready = False
@@ -59,8 +58,8 @@ class Slot:
         """Calls under way."""
         self.exclusive = False
         """Whether the call under way must remain the only one."""
-        self._pulse = Pulse(lambda: actor.progress.remote())
-        self._patience = Patience(self._interval)
+        self._pulse = Pulse(lambda: actor.progress.remote(), self._calls)
+        self._patience = Patience(self._interval, self._calls.clock)
 
     def taken(self, exclusive: bool = False) -> Any:
         """The engine's actor, for one call, which is under way from now on until `done`."""
@@ -129,4 +128,4 @@ class Slot:
         return reason
 
     def kill(self) -> None:
-        ray.kill(self.actor)
+        self._calls.kill(self.actor)
