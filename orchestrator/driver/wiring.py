@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from orchestrator.config import Grade, Job, Judge, Train
+from orchestrator.config import Generate, Grade, Job, Judge, Train
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
@@ -146,7 +146,7 @@ class RealWorkers:
         # Not after hours of sampling: what training will ask for must be there too.
         self.cluster.check_room(RANKS, *self._ranks_need())
         went_on = self._turns.turn == ENGINES
-        pool = self._turns.of(ENGINES, functools.partial(self._new_pool, model))
+        pool = self._turns.of(ENGINES, lambda place: self._engine_pool(model, self._fitted.generate(), place))
         if pool.resting or pool.model != model:
             pool.serve(model)
         elif went_on:
@@ -154,21 +154,23 @@ class RealWorkers:
         pool.wait_ready()
         return pool
 
-    def _new_pool(self, model: str, placement: Any) -> Any:
+    def _engine_pool(self, model: str, settings: Generate, placement: Any) -> Any:
         from workers.generation.pool import GeneratorPool
 
-        settings = (model, self._fitted.generate(), self._job.seed, placement, ENGINE)
-        return GeneratorPool(*settings, secrets=self._secrets, say=lambda line: self.cluster.say(line))
+        arguments = (model, settings, self._job.seed, placement, ENGINE)
+        return GeneratorPool(*arguments, secrets=self._secrets, say=lambda line: self.cluster.say(line))
 
     def graders(self, settings: Grade) -> Any:
         if settings not in self._graders:
             self.cluster  # noqa: B018  # connected before Ray is imported
-            from workers.grading.group import GraderGroup
-
-            group = GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"))
             self._graders.append(settings)
-            self._grader_groups.append(self._everything.enter_context(group))
+            self._grader_groups.append(self._everything.enter_context(self._grader_group(settings)))
         return self._grader_groups[self._graders.index(settings)]
+
+    def _grader_group(self, settings: Grade) -> Any:
+        from workers.grading.group import GraderGroup
+
+        return GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"))
 
     def trainers(self) -> Any:
         # Likewise before hours of training: engines evaluate what comes of it.

@@ -23,6 +23,7 @@ from workers.generation.engine import EngineBroken
 from workers.generation.host import EngineHost, host_of
 from workers.generation.pool import GeneratorPool
 from workers.supervision import rested
+from workers.supervision.calls import RAY
 from workers.supervision.resting import Memory, resident
 from workers.training.group import TrainerGroup
 
@@ -128,7 +129,7 @@ def scoring(group: TrainerGroup, folder: Path, pairs: str) -> Callable[[], int]:
 
 
 def dead(group: TrainerGroup) -> bool:
-    return not all(rested.answering([actor.beats.remote() for actor in group._actors]))
+    return not all(rested.answering(RAY, [actor.beats.remote() for actor in group._actors]))
 
 
 def test_what_a_process_keeps_is_measured() -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
-import ray
-
 from orchestrator.config import Generate
 from orchestrator.errors import RatchetError
+from workers.supervision.calls import RAY, Calls
 from workers.supervision.failures import why, wordless
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import Patience, Pulse
@@ -42,9 +40,10 @@ class Slot:
         start_limit: float,
         interval: float,
         kills: Kills,
+        calls: Calls = RAY,
     ) -> None:
         self.index = index
-        self._kills = kills
+        self._kills, self._calls = kills, calls
         self._model = model
         self._start, self._settings, self._start_limit, self._interval = start, settings, start_limit, interval
         self.deaths = 0
@@ -58,7 +57,7 @@ class Slot:
 
     def _load(self) -> None:
         actor = self.actor
-        self.began = time.monotonic()
+        self.began = self._calls.clock()
         self.started = actor.serve.remote(self._model)
         """Answered once the engine has loaded the model."""
         self.ready = False
@@ -66,8 +65,8 @@ class Slot:
         """Calls under way."""
         self.exclusive = False
         """Whether the call under way must remain the only one."""
-        self._pulse = Pulse(lambda: actor.progress.remote())
-        self._patience = Patience(self._interval)
+        self._pulse = Pulse(lambda: actor.progress.remote(), self._calls)
+        self._patience = Patience(self._interval, self._calls.clock)
 
     def taken(self, exclusive: bool = False) -> Any:
         """The engine's actor, for one call, which is under way from now on until `done`."""
@@ -144,4 +143,4 @@ class Slot:
         return reason
 
     def kill(self) -> None:
-        ray.kill(self.actor)
+        self._calls.kill(self.actor)

@@ -8,38 +8,38 @@ from typing import Any
 import ray
 
 from orchestrator.errors import last_line
+from workers.supervision.calls import Calls
 
 _REST_SECONDS = 60.0  # to close a model of any size
 _ANSWER_SECONDS = 10.0
 _GIB = 2**30
 
 
-def after_rest(asked: Sequence[Any]) -> list[str]:
+def after_rest(calls: Calls, asked: Sequence[Any]) -> list[str]:
     """What became of each worker that was asked to rest: nothing to tell where it gave its memory back. `asked` are the
     calls, which return the bytes that were not given back."""
-    ray.wait(list(asked), num_returns=len(asked), timeout=_REST_SECONDS)
-    return [_told(call) for call in asked]
+    answered, _ = calls.wait(list(asked), _REST_SECONDS, len(asked)) if asked else ([], [])
+    late = f"does not give its memory back within {_REST_SECONDS:g} s"
+    return [_told(calls, call) if call in answered else late for call in asked]
 
 
-def _told(call: Any) -> str:
+def _told(calls: Calls, call: Any) -> str:
     try:
-        kept = ray.get(call, timeout=0)
-    except ray.exceptions.GetTimeoutError:
-        return f"does not give its memory back within {_REST_SECONDS:g} s"
+        kept = calls.get(call)
     except ray.exceptions.RayError as error:
         return f"could not give its memory back ({last_line(getattr(error, 'cause', None) or error)})"
     return f"gives back its memory but for {kept / _GIB:.1f} GiB" if kept else ""
 
 
-def answering(asked: Sequence[Any]) -> list[bool]:
+def answering(calls: Calls, asked: Sequence[Any]) -> list[bool]:
     """Of each call, whether its worker answers at once. One that has died while it rested is nobody's fault."""
-    ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_SECONDS)
-    return [_answered(call) for call in asked]
+    answered, _ = calls.wait(list(asked), _ANSWER_SECONDS, len(asked)) if asked else ([], [])
+    return [call in answered and _answers(calls, call) for call in asked]
 
 
-def _answered(call: Any) -> bool:
+def _answers(calls: Calls, call: Any) -> bool:
     try:
-        ray.get(call, timeout=0)
+        calls.get(call)
     except ray.exceptions.RayError:
         return False
     return True

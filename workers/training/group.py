@@ -18,6 +18,7 @@ from orchestrator.records import counts
 from orchestrator.records.rows import REFERENCE, ScoringPlan, TrainingPlan
 from workers.files import write_table
 from workers.secret_environment import knowing
+from workers.supervision.calls import RAY, Calls
 from workers.supervision.failures import short_of_memory, why
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
@@ -127,8 +128,9 @@ class TrainerGroup:
         kills: Callable[[], Kills] = Kills,
         secrets: Mapping[str, str] | None = None,
         say: Callable[[str], None] = lambda line: None,
+        calls: Calls = RAY,
     ) -> None:
-        self.settings = settings
+        self.settings, self._calls = settings, calls
         self._say = say
         self._rested = False
         self._halving = halving or Halving(settings)
@@ -154,7 +156,7 @@ class TrainerGroup:
     def rest(self) -> None:
         """Give the devices back until more is asked of the ranks. Their processes stay, unless one does not give its
         memory back: then all are ended, which is told."""
-        told = after_rest([actor.rest.remote() for actor in self._actors])
+        told = after_rest(self._calls, [actor.rest.remote() for actor in self._actors])
         self._rested = True
         if kept := [f"training rank {rank} {words}" for rank, words in enumerate(told) if words]:
             self.close()
@@ -164,7 +166,7 @@ class TrainerGroup:
         """End the actors; their processes and memory are gone soon after."""
         actors, self._actors, self._pulses, self.pids = self._actors, [], [], []
         for actor in actors:
-            ray.kill(actor)
+            self._calls.kill(actor)
 
     def score(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
         """Score each distinct completion of the pairs once under `plan.model`; write schema REFERENCE.
@@ -256,7 +258,7 @@ class TrainerGroup:
         return self._gather([actor.__ray_call__.remote(_on_trainer, function) for actor in self._actors])
 
     def _start(self) -> None:
-        if self._rested and not all(answering([actor.beats.remote() for actor in self._actors])):
+        if self._rested and not all(answering(self._calls, [actor.beats.remote() for actor in self._actors])):
             self.close()  # one has died while it rested, and nothing is lost by that
         if self._actors:
             if self._rested:
@@ -268,14 +270,14 @@ class TrainerGroup:
         self.placement.wait()
         executed = self.settings.model_copy(update={"tokens_per_microbatch": self._halving.tokens})
         settings, self._kills = executed.model_dump(mode="json"), self._look_for_kills()
-        actor = ray.remote(concurrency_groups={"watch": 1})(knowing(self._rank, self._secrets))
+        kind = knowing(self._rank, self._secrets)
         ranks = self.settings.num_ranks
         for rank in range(ranks):
             options = _with_environment(self.placement.actor_options(rank))
             arguments = (settings, rank, ranks, self.chunk_logits)
             secret = [self._secrets] if self._secrets else []
-            self._actors.append(actor.options(**options).remote(*secret, *arguments))
-        self._pulses = [Pulse(actor.beats.remote) for actor in self._actors]
+            self._actors.append(self._calls.start(kind, (*secret, *arguments), options, watched=True))
+        self._pulses = [Pulse(actor.beats.remote, self._calls) for actor in self._actors]
         [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
         self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
         self._kills.wait()
@@ -294,9 +296,10 @@ class TrainerGroup:
 
         Raises RanksLost when no rank made any progress for `limit` seconds (default: `stall_timeout`).
         """
-        patience, starting, limit = Patience(), limit is not None, limit or self.settings.stall_timeout
+        starting, limit = limit is not None, limit or self.settings.stall_timeout
+        patience = Patience(clock=self._calls.clock)
         while True:
-            ready, _ = ray.wait(list(refs), num_returns=1, timeout=WATCH_SECONDS)
+            ready, _ = self._calls.wait(refs, timeout=WATCH_SECONDS)
             if ready:
                 return ready[0]
             if starting and not all(self.placement.placed()):  # Ray waits for another node, as long as it takes
@@ -308,7 +311,7 @@ class TrainerGroup:
 
     def _get(self, ref: Any, rank: int) -> Any:
         try:
-            return ray.get(ref)
+            return self._calls.get(ref)
         except ray.exceptions.RayTaskError as error:
             # Where a peer died, the others fail at talking to it, and often are heard first.
             dead = self._dead()
@@ -327,11 +330,11 @@ class TrainerGroup:
         """Which rank's process is gone, and why; None where all are there. Living ranks answer at once, while it can
         take Ray a while to find out that a whole node is gone."""
         asked = [actor.beats.remote() for actor in self._actors]
-        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=NODE_LOSS_SECONDS)
+        answered, _ = self._calls.wait(asked, NODE_LOSS_SECONDS, len(asked))
         for rank, ref in enumerate(asked):
             if ref in answered:
                 try:
-                    ray.get(ref)
+                    self._calls.get(ref)
                 except ray.exceptions.RayError as error:
                     return self._death(rank, error)
         return None
