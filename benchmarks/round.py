@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -57,8 +58,9 @@ class Cold(RealWorkers):
 def work(side: str, folder: str, rounds: int) -> None:
     """One side, in this process and those that it starts."""
     if side == "engine":
-        from workers.generation.vllm import VllmEngine
+        from workers.generation.vllm import VLLM, VllmEngine
 
+        os.environ.update(VLLM.environment)
         VllmEngine(str(ROOT / "jobs/demo/base"), Generate(max_model_len=256, max_tokens=44), 1, False).close()
         return
     hire = Cold if side == "new processes" else RealWorkers
