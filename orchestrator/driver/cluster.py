@@ -20,7 +20,7 @@ from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
 from orchestrator.driver.nodes import Node, amount, have, refusal, room, scales, share
-from orchestrator.driver.placement import Bundles, Placement, give_way, holders_beside, reserved
+from orchestrator.driver.placement import Bundles, Placement, give_way, holders_beside, others_wait, reserved
 from orchestrator.driver.private_folder import (
     PrivateFolder,
     environment,
@@ -240,6 +240,10 @@ class Cluster:
 
         free = ray.available_resources()
         return int(free.get("CPU", 0)), int(free.get("GPU", 0))
+
+    def others_wait(self) -> bool:
+        """Whether anybody waits for what we may hold."""
+        return others_wait()
 
     def nodes(self) -> list[Node]:
         """The living nodes, by name; names are unique."""

@@ -24,6 +24,23 @@ def room(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
     return sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
 
 
+def shared(nodes: Sequence[Node], one: Sequence[int], other: Sequence[int]) -> tuple[int, int, int] | None:
+    """Bundles of cores in which the workers of two roles can live and take turns: how many, and each one's cores and
+    accelerators, as `one` and `other` say what the roles need. None where the nodes have no room for such bundles,
+    though they may have for each role."""
+    fitting = []
+    for cpus in range(max(one[1], other[1]), max((node.cpus for node in nodes), default=0) + 1):
+        count = max(-(-role[0] // (cpus // role[1])) for role in (one, other))
+        if room(nodes, cpus, 0) >= count:
+            fitting.append((count * cpus, count, cpus))
+    return (*min(fitting)[1:], 0) if fitting else None
+
+
+def holds(bundles: Sequence[int], need: Sequence[int]) -> bool:
+    """Whether such bundles have room for workers that need so much, without accelerators."""
+    return bundles[0] * (bundles[1] // need[1]) >= need[0]
+
+
 def share(nodes: Sequence[Node], workers: int, gpus: int = 0) -> int:
     """The most cores that each of so many workers can have; 1 where they do not fit in any way."""
     most = max((node.cpus for node in nodes), default=1)

@@ -70,6 +70,35 @@ class Placement:
         self._wait(self)
 
 
+class Share:
+    """The places of one role in a reservation that two roles share, for as long as it is held: the workers of both live
+    there and take turns with it, so that Ray counts none of their cores. A bundle may have room for several."""
+
+    def __init__(self, placement: Placement, need: Callable[[], Bundles]) -> None:
+        """`need` says how many workers there are, and what each takes; asked again where nodes were lost."""
+        self._placement, self._need = placement, need
+        self.count, self.cpus, self.gpus = need()
+
+    def actor_options(self, index: int) -> dict[str, Any]:
+        """As `Placement.actor_options`."""
+        options = self._placement.actor_options(self._bundle(index)) | {"num_cpus": 0, "num_gpus": 0}
+        variables = options["runtime_env"]["env_vars"] | {"OMP_NUM_THREADS": str(self.cpus)}
+        return options | {"runtime_env": {"env_vars": variables}}
+
+    def placed(self) -> list[bool]:
+        """Of each worker, whether its place is on a living node."""
+        bundles = self._placement.placed()
+        return [bundles[self._bundle(index)] for index in range(self.count)]
+
+    def wait(self) -> None:
+        """As `Placement.wait`; where bundles become smaller, workers that rest there end."""
+        self._placement.wait()
+        self.count, self.cpus, self.gpus = self._need()
+
+    def _bundle(self, index: int) -> int:
+        return index // (self._placement.cpus // self.cpus)
+
+
 def reserved(bundles: Bundles, name: str) -> Any:
     """A placement group, which Ray makes as a whole as soon as there is room."""
     from ray.util.placement_group import placement_group
@@ -86,12 +115,17 @@ def holders_beside(placement: Placement) -> list[str]:
     return sorted({group["name"] or "a group without a name" for group in others if group["state"] == "CREATED"})
 
 
+def others_wait() -> bool:
+    """Whether anybody waits for room."""
+    from ray.util import placement_group_table
+
+    return any(group["state"] == "PENDING" for group in placement_group_table().values())
+
+
 def give_way() -> None:
     """Let whoever waits already come first. Ray looks at them again within a second after there is room, and would give
     it to one who asks meanwhile: a job with many phases could keep another from ever beginning."""
-    from ray.util import placement_group_table
-
     for _ in range(_TURN_SECONDS):
-        if all(group["state"] != "PENDING" for group in placement_group_table().values()):
+        if not others_wait():
             return
         time.sleep(1)

@@ -1,8 +1,8 @@
 """The composition root: the one file that knows both the loop and the workers.
 
-Devices are shared and the phases take turns on them, so asking for trainers ends the engines and the
-other way round. A pool that serves the wanted model already is kept: the engines that evaluated a
-candidate go on to sample the next round from it.
+Devices are shared and the phases take turns on them (turns.py), so asking for trainers has the engines rest or end,
+and the other way round. A pool that serves the wanted model already goes on as it is: the engines that evaluated a
+candidate sample the next round from it.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from orchestrator.config import Grade, Job, Judge, Train
+from orchestrator.config import Generate, Grade, Job, Judge, Train
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.everywhere import everywhere
 from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.nodes import Node, room
 from orchestrator.driver.own_process import answered
-from orchestrator.driver.placement import Placement
 from orchestrator.driver.secrets import secrets_of
 from orchestrator.driver.serving import serving_dtype, with_dtype
 from orchestrator.driver.settled import MICROBATCH, Record, Settled
+from orchestrator.driver.turns import ENGINES, RANKS, Turns
 from orchestrator.errors import last_line
 from orchestrator.ledger.run import Facts
 from orchestrator.models.sizes import ModelSize, size_of
@@ -38,7 +38,7 @@ ENGINE = VLLM
 """The kind of engine that runs use; orchestrator/config/engines.py says the same to the job file."""
 
 _ASKING = 60.0  # seconds, for what a node's driver tells
-_ENDING = 30.0  # seconds that a phase's processes have to end by themselves
+_ENDING = 30.0  # seconds that processes have to end by themselves
 
 
 class RealWorkers:
@@ -55,13 +55,11 @@ class RealWorkers:
         self._meters = Meters(job.name)
         self._logs: str | None = None
         self._everything = contextlib.ExitStack()
-        self._devices = contextlib.ExitStack()
+        needs = {ENGINES: self._engines_need, RANKS: self._ranks_need}
+        self._turns = Turns(lambda: self.cluster, needs, self._phase_over)
         self._graders: list[Grade] = []
         self._grader_groups: list[Any] = []
-        self._pool: Any = None
-        self._group: Any = None
         self._halving: Any = None
-        self._phase: str | None = None  # the mark of the processes that hold the devices
         self._settled = Settled()
         self._model: Path | None = None
         self._size: ModelSize | None = None
@@ -109,7 +107,7 @@ class RealWorkers:
 
     def __exit__(self, *error: Any) -> None:
         try:
-            self._devices.__exit__(*error)
+            self._turns.__exit__(*error)
         finally:
             self._everything.__exit__(*error)
 
@@ -152,51 +150,45 @@ class RealWorkers:
         return judgements, dict(client.facts())
 
     def engines(self, model: str) -> Any:
-        if self._pool is None or self._pool.model != model:
-            self._release()
-            settings, cluster = self._fitted.generate(), self.cluster
-            from workers.generation.pool import GeneratorPool
+        # Not after hours of sampling: what training will ask for must be there too.
+        self.cluster.check_room(RANKS, *self._ranks_need())
+        went_on = self._turns.turn == ENGINES
+        pool = self._turns.of(ENGINES, lambda place: self._engine_pool(model, self._fitted.generate(), place))
+        if pool.resting or pool.model != model:
+            pool.serve(model)
+        elif went_on:
+            return pool
+        pool.wait_ready()
+        return pool
 
-            # Not after hours of sampling: what training will ask for must be there too.
-            cluster.check_room("train.ranks", *self._ranks_need())
-            reserved = cluster.reserve("generate.engines", *self._engines_need(), self._engines_need)
-            placement = self._devices.enter_context(reserved)
-            self._phase = placement.mark
-            pool = GeneratorPool(
-                *(model, settings, self._job.seed, placement, ENGINE),
-                secrets=self._secrets,
-                say=lambda line: cluster.say(line),
-                logs=self._logs,
-            )
-            self._pool = self._devices.enter_context(pool)
-            self._pool.wait_ready()
-        return self._pool
+    def _engine_pool(self, model: str, settings: Generate, placement: Any) -> Any:
+        from workers.generation.pool import GeneratorPool
+
+        arguments = (model, settings, self._job.seed, placement, ENGINE)
+        return GeneratorPool(*arguments, secrets=self._secrets, say=self.cluster.say, logs=self._logs)
 
     def graders(self, settings: Grade) -> Any:
         if settings not in self._graders:
             self.cluster  # noqa: B018  # connected before Ray is imported
-            from workers.grading.group import GraderGroup
-
             log = self._logs and f"{self._logs}/grader-{len(self._graders)}.log"
-            group = GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"), log=log)
             self._graders.append(settings)
-            self._grader_groups.append(self._everything.enter_context(group))
+            self._grader_groups.append(self._everything.enter_context(self._grader_group(settings, log)))
         return self._grader_groups[self._graders.index(settings)]
 
-    def trainers(self) -> Any:
-        if self._group is None:
-            self._release()
-            settings, cluster = self._fitted.train(), self.cluster
+    def _grader_group(self, settings: Grade, log: str | None) -> Any:
+        from workers.grading.group import GraderGroup
 
-            # Likewise before hours of training: engines evaluate what comes of it.
-            cluster.check_room("generate.engines", *self._engines_need())
-            reserved = cluster.reserve("train.ranks", *self._ranks_need(), self._ranks_need)
-            placement = self._devices.enter_context(reserved)
-            self._phase = placement.mark
-            settings = settings.model_copy(update={"attention": self._attention()})
-            self._halving = self._halving or self._new_halving(settings)
-            self._group = self._devices.enter_context(self._ranks(settings, placement))
-        return self._group
+        return GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"), log=log)
+
+    def trainers(self) -> Any:
+        # Likewise before hours of training: engines evaluate what comes of it.
+        self.cluster.check_room(ENGINES, *self._engines_need())
+        return self._turns.of(RANKS, self._new_group)
+
+    def _new_group(self, placement: Any) -> Any:
+        settings = self._fitted.train().model_copy(update={"attention": self._attention()})
+        self._halving = self._halving or self._new_halving(settings)
+        return self._ranks(settings, placement)
 
     def _new_halving(self, settings: Train) -> Any:
         from workers.training.lost import Halving
@@ -205,10 +197,18 @@ class RealWorkers:
         note = functools.partial(settled.note, MICROBATCH, device)
         return Halving(settings, lambda line: self.cluster.say(line), settled.known(MICROBATCH, device), note)
 
-    def _ranks(self, settings: Train, placement: Placement) -> Any:
+    def _ranks(self, settings: Train, placement: Any) -> Any:
         from workers.training.group import TrainerGroup
 
-        return TrainerGroup(settings, placement, halving=self._halving, secrets=self._secrets, logs=self._logs)
+        halving, secrets, say = self._halving, self._secrets, self.cluster.say
+        return TrainerGroup(settings, placement, halving=halving, secrets=secrets, logs=self._logs, say=say)
+
+    def _phase_over(self, mark: str) -> None:
+        from workers.supervision.ending import phase_over
+
+        for node, said in self.cluster.on_nodes(phase_over, mark, _ENDING, timeout=4 * _ENDING).items():
+            for line in [f"cannot be looked at: {last_line(said)}"] if isinstance(said, Exception) else said:
+                self.cluster.say(f"memory    node {node.name}: {line}")
 
     def _engines_need(self) -> tuple[int, int, int]:
         """How many engines, and each one's cores and accelerators."""
@@ -261,19 +261,6 @@ class RealWorkers:
     @property
     def _device(self) -> str:
         return "cuda" if self.cluster.accelerated else "cpu"
-
-    def _release(self) -> None:
-        """End whoever holds the devices, and wait until it is gone: only then is its memory free for certain."""
-        self._devices.close()
-        self._pool = self._group = None
-        phase, self._phase = self._phase, None
-        if phase is None:
-            return
-        from workers.supervision.ending import phase_over
-
-        for node, said in self.cluster.on_nodes(phase_over, phase, _ENDING, timeout=4 * _ENDING).items():
-            for line in [f"cannot be looked at: {last_line(said)}"] if isinstance(said, Exception) else said:
-                self.cluster.say(f"memory    node {node.name}: {line}")
 
 
 def engine_takes(job: Job) -> tuple[float, int]:
@@ -393,4 +380,4 @@ class Examination(RealWorkers):
 
     def release(self) -> None:
         """End the engines and the ranks."""
-        self._release()
+        self._turns.release()

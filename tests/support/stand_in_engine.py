@@ -29,7 +29,8 @@ class StandInEngine:
     """`model` is a folder, where it notes what it does. A prompt's id says what becomes of the engine: poison kills
     it; stop, hang and break do so the first time only, each in its way; a refused request does it no harm.
 
-    A file named `start` in the folder says how it starts: "fails", "hangs", "fails after N" starts, or "is
+    A file named `keeps` in the folder has it keep as many MiB when it is closed, for good, or "hang" then. A file named
+    `start` says how it starts: "fails", "hangs", "fails after N" starts, or "is
     killed N" or "finds too little N" times. Each token's log-probability is the model's weight, negative.
     """
 
@@ -81,6 +82,10 @@ class StandInEngine:
 
     def close(self) -> None:
         self.closed = True
+        if (file := self.folder / "keeps").exists():
+            if (how := file.read_text()) == "hang":
+                threading.Event().wait()
+            _KEPT.append(b"x" * (int(how) * 2**20))
 
     def must_serve(self) -> None:
         if self.closed:
@@ -122,6 +127,8 @@ def weight_of(folder: Path) -> float:
     file = folder / WEIGHTS
     return float(file.read_text()) if file.exists() else 1.0
 
+
+_KEPT: list[bytes] = []  # of this process
 
 STAND_IN = EngineKind("the stand-in", StandInEngine)
 

@@ -89,6 +89,8 @@ class EngineKind:
     """A class that can be imported, of which the pool makes an actor, from the model's folder, the settings, a seed
     and whether accelerators are to be used. It raises what it likes where it cannot serve the model, and
     NoDeviceMemory where it could if others gave memory back."""
+    prepare: Callable[[bool], None] = lambda accelerated: None
+    """Loads the libraries that an engine needs, on accelerators or not, which takes seconds; harmless when repeated."""
     devices: Callable[[Generate], int] = lambda settings: settings.spread
     """How many accelerators an engine is spread over. Its actor holds them all, so they are those of one node."""
     environment: Mapping[str, str] = field(default_factory=dict)

@@ -15,7 +15,13 @@ WAITS = (10.0, 30.0, 60.0)
 class MemoryWait:
     """Lets engines whose start found too little memory try again, some seconds later; `say` is told."""
 
-    def __init__(self, say: Callable[[str], None], waits: Sequence[float] = WAITS) -> None:
+    def __init__(
+        self,
+        say: Callable[[str], None],
+        waits: Sequence[float] = WAITS,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._clock = clock
         self._say, self._waits = say, tuple(waits)
         self._tries: dict[int, int] = {}
         self._waited = 0.0  # when the last wait was over
@@ -39,7 +45,7 @@ class MemoryWait:
             which = f"start {tries + 2} of {len(self._waits) + 1} of engine {slot.index} in {seconds:g} s"
             self._say(f"waiting   memory: {which}; {slot.why(error)}")
             time.sleep(seconds)
-            self._waited = time.monotonic()
+            self._waited = self._clock()
         slot.restart()
 
     def started(self, slot: Slot) -> None:

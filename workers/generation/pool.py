@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -18,14 +17,17 @@ from orchestrator.records.limits import start_limit
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.blame import Work
 from workers.generation.engine import EngineBroken, EngineKind
+from workers.generation.host import host_of
 from workers.generation.memory import WAITS, MemoryWait
 from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot
 from workers.logs import logged
 from workers.secret_environment import knowing
+from workers.supervision.calls import RAY, Calls
 from workers.supervision.failures import memory_taken, node_lost
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS
+from workers.supervision.rested import after_rest, answering
 
 _IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
 
@@ -57,12 +59,13 @@ class _Event(NamedTuple):
 
 
 class GeneratorPool:
-    """Engines that serve one model. A context manager: leaving it ends their processes, which gives the devices back
-    for certain, those of an engine that hangs too.
+    """Engines that serve one model, and another one after that. A context manager: leaving it ends their processes,
+    which gives the devices back for certain, those of an engine that hangs too.
 
     `kind` says how to make an engine (workers.generation.vllm.VLLM does), and `interval` the seconds between two looks.
-    `secrets` are in the environment of the engines. A start that finds too little memory is made again after each of
-    the `waits`, in seconds, which `say` is told of. What an engine prints goes into a file in the folder `logs`.
+    `secrets` are in the environment of the engines, and `kills` begins to watch the kernels of the nodes. A start that
+    finds too little memory is made again after each of the `waits`, in seconds, which `say` is told of. What an engine
+    prints goes into a file in the folder `logs`.
     """
 
     def __init__(
@@ -77,6 +80,8 @@ class GeneratorPool:
         say: Callable[[str], None] = lambda line: None,
         waits: Sequence[float] = WAITS,
         logs: str | None = None,
+        calls: Calls = RAY,
+        kills: Callable[[], Kills] = Kills,
     ) -> None:
         self.model = model
         self._logs = logs
@@ -88,21 +93,49 @@ class GeneratorPool:
         self._kind = kind
         self._interval = interval
         self._secrets = secrets or {}
-        self._memory = MemoryWait(say, waits)
+        self._say = say
+        self._memory = MemoryWait(say, waits, calls.clock)
+        self._calls, self._look_for_kills = calls, kills
+        self.resting = False
+        """Whether the engines have given the devices back."""
         self._looked = 0.0
         self._slots: list[Slot] = []
 
     def __enter__(self) -> GeneratorPool:
-        self._kills = Kills()
+        self._kills, calls = self._look_for_kills(), self._calls
         for index in range(self._placement.count):
             start = partial(self._start, index)
-            self._slots.append(Slot(index, start, self._settings, self.start_limit, self._interval, self._kills))
+            limits = (self.start_limit, self._interval)
+            self._slots.append(Slot(index, start, self.model, self._settings, *limits, self._kills, calls))
         return self
 
     def __exit__(self, *_: object) -> None:
         for slot in self._slots:
             slot.kill()
         self._slots = []
+
+    def rest(self) -> None:
+        """Give the devices back until `serve`; nothing may be asked of the engines meanwhile. Their processes stay, but
+        for those that do not give their memory back: these are ended, which is told."""
+        self.resting = True
+        for slot in self._slots:
+            if not slot.ready:  # it has lost its place, and may find one while it rests
+                slot.kill()
+        slots = [slot for slot in self._slots if slot.ready]
+        told = after_rest(self._calls, [slot.actor.rest.remote() for slot in slots])
+        for slot, kept in zip(slots, told, strict=True):
+            if kept:
+                slot.kill()
+                self._say(f"memory    engine {slot.index} {kept}: its process is ended")
+
+    def serve(self, model: str) -> None:
+        """Have the engines serve another model, or the same again after a rest; `wait_ready` waits until they do."""
+        self.model, self.resting = model, False
+        self.start_limit = start_limit(self._settings, model)
+        self._kills = self._look_for_kills()
+        lives = answering(self._calls, [slot.actor.progress.remote() for slot in self._slots])
+        for slot, there in zip(self._slots, lives, strict=True):
+            slot.serve(model, self.start_limit, self._kills, there)
 
     def wait_ready(self) -> None:
         """Return when every engine has loaded the model, but for those that have no place since a node was lost.
@@ -113,16 +146,17 @@ class GeneratorPool:
         """
         self._kills.wait()
         limit = self.start_limit
-        deadline = time.monotonic() + limit
+        deadline = self._calls.clock() + limit
         while starting := {slot.started: slot for slot in self._slots if not slot.ready}:
-            ready, _ = ray.wait(list(starting), timeout=min(self._interval, max(0.0, deadline - time.monotonic())))
+            left = max(0.0, deadline - self._calls.clock())
+            ready, _ = self._calls.wait(list(starting), timeout=min(self._interval, left))
             if not ready:
                 homeless = self._homeless()
                 if len(homeless) == len(starting) and len(starting) < len(self._slots):
                     return  # those that are there begin
                 if homeless:
-                    deadline = time.monotonic() + limit
-                if time.monotonic() >= deadline:
+                    deadline = self._calls.clock() + limit
+                if self._calls.clock() >= deadline:
                     raise GenerationFailed(
                         f"{self._kind.name} did not start to serve {self.model} within {limit:g} s. If the model takes "
                         "longer to load, raise generate.start_timeout; otherwise see what it said: `ratchet logs RUN`."
@@ -130,14 +164,14 @@ class GeneratorPool:
                 continue
             slot = starting[ready[0]]
             try:
-                ray.get(ready[0])
+                self._calls.get(ready[0])
             except ray.exceptions.RayError as error:
                 if node_lost(error):
                     slot.restart()
                     continue
                 if memory_taken(error):
                     self._memory.again(slot, error)
-                    deadline = time.monotonic() + limit
+                    deadline = self._calls.clock() + limit
                     continue
                 if slot.was_killed(error):
                     slot.replace(error, progressed=False)
@@ -161,7 +195,7 @@ class GeneratorPool:
             for slot in homeless:  # the places may be other ones now
                 slot.restart()
         for slot in homeless:
-            slot.rest()
+            slot.wait_for_place()
         return homeless
 
     def _housed(self) -> list[Slot]:
@@ -208,22 +242,22 @@ class GeneratorPool:
         options = self._placement.actor_options(index)
         environment = dict(self._kind.environment) | options.pop("runtime_env")["env_vars"]  # with the user's own
         # Threads beyond the shards in flight answer `pid`, `progress` and the probe while shards run.
-        log = self._logs and f"{self._logs}/engine-{index}.log"
-        actor = ray.remote(logged(knowing(self._kind.make, self._secrets), log)).options(
-            **options, runtime_env={"env_vars": environment}, max_concurrency=_IN_FLIGHT + 2
-        )
+        options |= {"runtime_env": {"env_vars": environment}, "max_concurrency": _IN_FLIGHT + 2}
         # Engines seeded as a whole must not all draw the same samples.
+        kind, seed, accelerated = self._kind, self._seed + index, self._placement.gpus > 0
+        log = self._logs and f"{self._logs}/engine-{index}.log"
         before = [*([log] if log else []), *([self._secrets] if self._secrets else [])]
-        return actor.remote(*before, self.model, self._settings, self._seed + index, self._placement.gpus > 0)
+        arguments = (*before, kind.make, kind.prepare, self._settings, seed, accelerated)
+        return self._calls.start(logged(knowing(host_of(kind.make), self._secrets), log), arguments, options)
 
     def _events(self, running: dict[Any, Slot]) -> Iterator[_Event]:
         """What happens next, if anything within a few seconds. `running` maps calls under way to their engines."""
         starting = {slot.started: slot for slot in self._slots if not slot.ready}
-        ready, _ = ray.wait([*running, *starting], num_returns=1, timeout=self._interval)
+        ready, _ = self._calls.wait([*running, *starting], timeout=self._interval)
         for reference in ready:
             slot = running.get(reference) or starting[reference]
             try:
-                result = ray.get(reference)
+                result = self._calls.get(reference)
             except ray.exceptions.RayError as error:
                 yield _Event(slot, reference, None, error)
                 continue
@@ -233,8 +267,8 @@ class GeneratorPool:
             else:
                 slot.ready = True
                 self._memory.started(slot)
-        if time.monotonic() - self._looked >= self._interval:
-            self._looked = time.monotonic()
+        if self._calls.clock() - self._looked >= self._interval:
+            self._looked = self._calls.clock()
             self._homeless()
             for slot in self._slots:
                 if (hangs := slot.stalled()) is not None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from typing import Any
 
-import ray
-
 from orchestrator.config import Generate
 from orchestrator.errors import RatchetError
+from workers.supervision.calls import RAY, Calls
 from workers.supervision.failures import why, wordless
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import Patience, Pulse
@@ -29,20 +27,24 @@ class EngineHangs(Exception):
 
 
 class Slot:
-    """`start` starts an engine's actor, which may take `start_limit` seconds to load the model. Nothing is dispatched
-    to an engine before it is `ready`, so that one that dies while it starts takes no prompt with it."""
+    """`start` starts an engine's actor (host.EngineHost), which may take `start_limit` seconds to load the model.
+    Nothing is dispatched to an engine before it is `ready`, so that one that dies while it starts takes no prompt with
+    it."""
 
     def __init__(
         self,
         index: int,
         start: Callable[[], Any],
+        model: str,
         settings: Generate,
         start_limit: float,
         interval: float,
         kills: Kills,
+        calls: Calls = RAY,
     ) -> None:
         self.index = index
-        self._kills = kills
+        self._kills, self._calls = kills, calls
+        self._model = model
         self._start, self._settings, self._start_limit, self._interval = start, settings, start_limit, interval
         self.deaths = 0
         """Engines lost here in a row, without a prompt that was finished or given up."""
@@ -50,17 +52,21 @@ class Slot:
         self._begin()
 
     def _begin(self) -> None:
-        self.actor = actor = self._start()
-        self.began = time.monotonic()
-        self.started = actor.pid.remote()
+        self.actor = self._start()
+        self._load()
+
+    def _load(self) -> None:
+        actor = self.actor
+        self.began = self._calls.clock()
+        self.started = actor.serve.remote(self._model)
         """Answered once the engine has loaded the model."""
         self.ready = False
         self.load = 0
         """Calls under way."""
         self.exclusive = False
         """Whether the call under way must remain the only one."""
-        self._pulse = Pulse(lambda: actor.progress.remote())
-        self._patience = Patience(self._interval)
+        self._pulse = Pulse(lambda: actor.progress.remote(), self._calls)
+        self._patience = Patience(self._interval, self._calls.clock)
 
     def taken(self, exclusive: bool = False) -> Any:
         """The engine's actor, for one call, which is under way from now on until `done`."""
@@ -84,9 +90,17 @@ class Slot:
         self.kill()
         self._begin()
 
-    def rest(self) -> None:
+    def wait_for_place(self) -> None:
         """It has no place to start in, and is not to blame for it."""
         self._patience.rest()
+
+    def serve(self, model: str, start_limit: float, kills: Kills, lives: bool) -> None:
+        """Have the place serve another model; the process that is there does it if it `lives`, else another one."""
+        self._model, self._start_limit, self._kills = model, start_limit, kills
+        if lives:
+            self._load()
+        else:
+            self.restart()
 
     def stalled(self) -> EngineHangs | None:
         """What is wrong when the engine has used up its time; to be asked every few seconds."""
@@ -129,4 +143,4 @@ class Slot:
         return reason
 
     def kill(self) -> None:
-        ray.kill(self.actor)
+        self._calls.kill(self.actor)

@@ -35,8 +35,7 @@ class VllmEngine:
     """
 
     def __init__(self, model: str, settings: Generate, seed: int, accelerated: bool) -> None:
-        if accelerated:
-            os.environ.update(without_compiler(os.environ))
+        prepare(accelerated)
         from vllm import EngineArgs, LLMEngine
         from vllm.exceptions import VLLMClientError  # which is no ValueError
 
@@ -93,6 +92,13 @@ class VllmEngine:
 
     def close(self) -> None:
         self._stepper.close(lambda engine: engine.engine_core.shutdown())
+
+
+def prepare(accelerated: bool) -> None:
+    """Import vLLM, which takes ten seconds and more; see `EngineKind.prepare`."""
+    if accelerated:
+        os.environ.update(without_compiler(os.environ))
+    from vllm import LLMEngine  # noqa: F401  # whose import is the long one
 
 
 def _prompt(token_ids: list[int]) -> Any:
@@ -237,6 +243,7 @@ def _as_sample(completion: Any) -> Sample:
 VLLM = EngineKind(
     name=engines.VLLM.name,
     make=VllmEngine,
+    prepare=prepare,
     devices=devices,
     environment={
         # The engine lives in this process: it starts ten times faster and dies with the actor.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from orchestrator.errors import RatchetError
 from orchestrator.records.rows import Shard
 from workers.grading.pool import GraderActor
 from workers.logs import logged
+from workers.supervision.calls import RAY, Calls
 from workers.supervision.failures import why
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
@@ -59,7 +60,10 @@ class GraderGroup:
         judge: Judge | None = None,
         cache: str | None = None,
         log: str | None = None,
+        calls: Calls = RAY,
+        kills: Callable[[], Kills] = Kills,
     ) -> None:
+        self._calls, self._look_for_kills = calls, kills
         self._settings, self._judge, self._cache = settings, judge, cache
         self._log = log
         # An answer is looked for and judged, each a second time where an earlier one may be to blame for a death.
@@ -74,13 +78,13 @@ class GraderGroup:
         self._lost: list[str] = []  # why, since the last graded shard
 
     def __enter__(self) -> GraderGroup:
-        self._kills = Kills()
+        self._kills = self._look_for_kills()
         self._start()
         self._kills.wait()
         return self
 
     def __exit__(self, *_: object) -> None:
-        ray.kill(self._actor)
+        self._calls.kill(self._actor)
         self._running.clear()
 
     def submit(self, shard: Shard, golds: dict[str, str]) -> None:
@@ -101,25 +105,25 @@ class GraderGroup:
                 self._replace(TimeoutError(f"no verdict for {self._limit:g} s"))
 
     def _start(self) -> None:
-        actor = ray.remote(concurrency_groups={"watch": 1})(logged(self._class, self._log))
         # A shard can be graded twice without harm; that it is, is for this class to see to.
         options = {"num_cpus": 0, "max_restarts": 0, "max_task_retries": 0}
         before = [self._log] if self._log else []
-        self._actor = started = actor.options(**options).remote(*before, self._settings, self._judge, self._cache)
-        self._pulse = Pulse(lambda: started.progress.remote())
-        self._patience = Patience(self._interval)
+        arguments = (*before, self._settings, self._judge, self._cache)
+        self._actor = started = self._calls.start(logged(self._class, self._log), arguments, options, watched=True)
+        self._pulse = Pulse(lambda: started.progress.remote(), self._calls)
+        self._patience = Patience(self._interval, self._calls.clock)
 
     def _take(self, seconds: float) -> list[tuple[Shard, dict[str, Any]]]:
         """What is graded by now; where nothing is, what is graded first within so many seconds."""
         if not self._running:
             return []
-        ray.wait(list(self._running), num_returns=1, timeout=seconds)
-        done, _ = ray.wait(list(self._running), num_returns=len(self._running), timeout=0)
+        self._calls.wait(list(self._running), seconds)
+        done, _ = self._calls.wait(list(self._running), 0, len(self._running))
         taken: list[tuple[Shard, dict[str, Any]]] = []
         for reference in done:
             shard, _ = self._running[reference]
             try:
-                facts = ray.get(reference)
+                facts = self._calls.get(reference)
             except ray.exceptions.RayTaskError as error:
                 raise GradingFailed(f"grading {shard.source} failed: {self._why(error)}") from error
             except ray.exceptions.RayError as error:
@@ -138,7 +142,7 @@ class GraderGroup:
         self._lost.append(reason := self._why(error))
         if self._deaths == MOST_DEATHS:
             raise GradingFailed(f"the grader was lost {MOST_DEATHS} times in a row; the last time, {reason}") from error
-        ray.kill(self._actor)
+        self._calls.kill(self._actor)
         unfinished, self._running = list(self._running.values()), {}
         self._start()
         for shard, golds in unfinished:

@@ -68,10 +68,10 @@ def short_of_memory(error: BaseException, oom_kills: int = 0) -> bool:
 
 def _shortage(cause: BaseException, oom_kills: int) -> Literal["ray", "device", "machine", "kernel"] | None:
     """Whose memory was short, or who ended the process for it."""
-    text, names = str(cause), {kind.__name__ for kind in type(cause).__mro__}
+    text, names = str(cause), _kinds(cause)
     if "OutOfMemoryError" in names and "RayError" in names:
         return "ray"
-    if "OutOfMemoryError" in names or _NO_DEVICE_MEMORY.search(text):
+    if names & {"OutOfMemoryError", "NoDeviceMemory"} or _NO_DEVICE_MEMORY.search(text):
         return "device"
     if "MemoryError" in names or _NO_HOST_MEMORY.search(text):
         return "machine"
@@ -80,9 +80,15 @@ def _shortage(cause: BaseException, oom_kills: int) -> Literal["ray", "device", 
     return None
 
 
+def _kinds(error: BaseException) -> set[str]:
+    """The names of its classes: those of libraries that are not imported here."""
+    return {kind.__name__ for kind in type(error).__mro__}
+
+
 def memory_taken(error: BaseException) -> bool:
     """Whether a start found less memory free than it asks for, which may be given back."""
-    return _MEMORY_TAKEN.search(str(getattr(error, "cause", None) or error)) is not None
+    cause = getattr(error, "cause", None) or error
+    return "NoDeviceMemory" in _kinds(cause) or _MEMORY_TAKEN.search(str(cause)) is not None
 
 
 def wordless(error: BaseException) -> bool:
@@ -96,7 +102,7 @@ def node_lost(error: BaseException) -> bool:
 
 
 def _unreachable(error: BaseException) -> bool:
-    return any(kind.__name__ == "ActorUnavailableError" for kind in type(error).__mro__)
+    return "ActorUnavailableError" in _kinds(error)
 
 
 def oom_kills() -> int:

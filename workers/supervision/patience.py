@@ -9,6 +9,8 @@ from typing import Any
 
 import ray
 
+from workers.supervision.calls import RAY, Calls
+
 WATCH_SECONDS = 5.0
 """How often workers with work are asked for a sign of life."""
 
@@ -40,15 +42,16 @@ class Patience:
 class Pulse:
     """The progress counter of an actor: asked for without ever waiting, one question at a time."""
 
-    def __init__(self, ask: Callable[[], Any]) -> None:
+    def __init__(self, ask: Callable[[], Any], calls: Calls = RAY) -> None:
         self._ask, self._asked, self._count = ask, None, 0
+        self._calls = calls
 
     def count(self) -> int:
         """The latest count that is known. An actor that does not answer stays at its last one."""
         if self._asked is None:
             self._asked = self._ask()
-        if ray.wait([self._asked], timeout=0)[0]:
+        if self._calls.wait([self._asked], timeout=0)[0]:
             asked, self._asked = self._asked, None
             with contextlib.suppress(ray.exceptions.RayError):  # it died: whoever waits for its work hears of it
-                self._count = ray.get(asked)
+                self._count = self._calls.get(asked)
         return self._count

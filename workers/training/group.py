@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import os
-import shutil
 import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -22,10 +20,13 @@ from orchestrator.records.rows import REFERENCE, ScoringPlan, TrainingPlan
 from workers.files import write_table
 from workers.logs import at_work, logged
 from workers.secret_environment import knowing
+from workers.supervision.calls import RAY, Calls
 from workers.supervision.failures import short_of_memory, why
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
+from workers.supervision.rested import after_rest, answering
 from workers.training import network
+from workers.training.attempts import Attempts
 from workers.training.device import require_device
 from workers.training.lost import Halving, NodeLost, OutOfMemory, RanksLost, TrainingFailed
 
@@ -76,6 +77,9 @@ class _Rank:
     @ray.method(concurrency_group="watch")
     def beats(self) -> int:
         return self.trainer.beats
+
+    def rest(self) -> int:
+        return self.trainer.rest()
 
     def connect(self, rendezvous: str) -> int:
         self._require_device()
@@ -129,9 +133,12 @@ class TrainerGroup:
         kills: Callable[[], Kills] = Kills,
         secrets: Mapping[str, str] | None = None,
         logs: str | None = None,
+        say: Callable[[str], None] = lambda line: None,
+        calls: Calls = RAY,
     ) -> None:
-        self.settings = settings
-        self._logs = logs
+        self.settings, self._calls = settings, calls
+        self._logs, self._say = logs, say
+        self._rested = False
         self._halving = halving or Halving(settings)
         self._rank, self._look_for_kills = rank, kills
         self.placement = placement
@@ -152,11 +159,20 @@ class TrainerGroup:
     ) -> None:
         self.close()
 
+    def rest(self) -> None:
+        """Give the devices back until more is asked of the ranks. Their processes stay, unless one does not give its
+        memory back: then all are ended, which is told."""
+        told = after_rest(self._calls, [actor.rest.remote() for actor in self._actors])
+        self._rested = True
+        if kept := [f"training rank {rank} {words}" for rank, words in enumerate(told) if words]:
+            self.close()
+            self._say(f"memory    {kept[0]}: the processes of the ranks are ended")
+
     def close(self) -> None:
         """End the actors; their processes and memory are gone soon after."""
         actors, self._actors, self._pulses, self.pids = self._actors, [], [], []
         for actor in actors:
-            ray.kill(actor)
+            self._calls.kill(actor)
 
     def score(self, plan: ScoringPlan, out_file: str, against: str | None = None) -> dict[str, Any]:
         """Score each distinct completion of the pairs once under `plan.model`; write schema REFERENCE.
@@ -183,7 +199,7 @@ class TrainerGroup:
     ) -> dict[str, Any]:
         """Train, and write metrics, probe and checkpoint; `on_step` gets each update's metrics as it ends (again, where
         the ranks were lost after it). The facts tell how often they were started again (`restarts`)."""
-        attempts = _Attempts(plan)
+        attempts = Attempts(plan)
         try:
             facts, restarts = self._persist(lambda: self._train(attempts.next(), reference_file, on_step), plan.pairs)
             attempts.publish()
@@ -248,8 +264,15 @@ class TrainerGroup:
         return self._gather([actor.__ray_call__.remote(_on_trainer, function) for actor in self._actors])
 
     def _start(self) -> None:
+        if self._rested and not all(answering(self._calls, [actor.beats.remote() for actor in self._actors])):
+            self.close()  # one has died while it rested, and nothing is lost by that
         if self._actors:
+            if self._rested:
+                self._kills = self._look_for_kills()  # what others lost meanwhile does not count
+                self._kills.wait()
+            self._rested = False
             return
+        self._rested = False
         self.placement.wait()
         executed = self.settings.model_copy(update={"tokens_per_microbatch": self._halving.tokens})
         settings, self._kills = executed.model_dump(mode="json"), self._look_for_kills()
@@ -257,10 +280,11 @@ class TrainerGroup:
         for rank in range(ranks):
             options = _with_environment(self.placement.actor_options(rank))
             log = self._logs and f"{self._logs}/rank-{rank}.log"
-            actor = ray.remote(concurrency_groups={"watch": 1})(logged(knowing(self._rank, self._secrets), log))
+            kind = logged(knowing(self._rank, self._secrets), log)
             before = [*([log] if log else []), *([self._secrets] if self._secrets else [])]
-            self._actors.append(actor.options(**options).remote(*before, settings, rank, ranks, self.chunk_logits))
-        self._pulses = [Pulse(actor.beats.remote) for actor in self._actors]
+            arguments = (*before, settings, rank, ranks, self.chunk_logits)
+            self._actors.append(self._calls.start(kind, arguments, options, watched=True))
+        self._pulses = [Pulse(actor.beats.remote, self._calls) for actor in self._actors]
         [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
         self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
         self._kills.wait()
@@ -279,9 +303,10 @@ class TrainerGroup:
 
         Raises RanksLost when no rank made any progress for `limit` seconds (default: `stall_timeout`).
         """
-        patience, starting, limit = Patience(), limit is not None, limit or self.settings.stall_timeout
+        starting, limit = limit is not None, limit or self.settings.stall_timeout
+        patience = Patience(clock=self._calls.clock)
         while True:
-            ready, _ = ray.wait(list(refs), num_returns=1, timeout=WATCH_SECONDS)
+            ready, _ = self._calls.wait(refs, timeout=WATCH_SECONDS)
             if ready:
                 return ready[0]
             if starting and not all(self.placement.placed()):  # Ray waits for another node, as long as it takes
@@ -293,7 +318,7 @@ class TrainerGroup:
 
     def _get(self, ref: Any, rank: int) -> Any:
         try:
-            return ray.get(ref)
+            return self._calls.get(ref)
         except ray.exceptions.RayTaskError as error:
             # Where a peer died, the others fail at talking to it, and often are heard first.
             dead = self._dead()
@@ -312,11 +337,11 @@ class TrainerGroup:
         """Which rank's process is gone, and why; None where all are there. Living ranks answer at once, while it can
         take Ray a while to find out that a whole node is gone."""
         asked = [actor.beats.remote() for actor in self._actors]
-        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=NODE_LOSS_SECONDS)
+        answered, _ = self._calls.wait(asked, NODE_LOSS_SECONDS, len(asked))
         for rank, ref in enumerate(asked):
             if ref in answered:
                 try:
-                    ray.get(ref)
+                    self._calls.get(ref)
                 except ray.exceptions.RayError as error:
                     return self._death(rank, error)
         return None
@@ -325,60 +350,6 @@ class TrainerGroup:
         kills = self._kills.since(error) if self._kills else 0
         kind = OutOfMemory if short_of_memory(error, kills) else RanksLost
         return kind(f"training rank {rank} died: {why(error, 'trainer', kills)}")
-
-
-class _Attempts:
-    """The plan of each attempt at a training, with names of its own for all that it writes: ranks that were given up
-    and still live write where nobody looks."""
-
-    def __init__(self, plan: TrainingPlan) -> None:
-        self._plan = self._last = plan
-        self._number = 0
-
-    def next(self) -> TrainingPlan:
-        """The plan of the next attempt. It goes on from the states that the last one has saved."""
-        self._number += 1
-        metrics, probe, checkpoint = (self._own(path) for path in self._outputs(self._plan))
-        states = self._plan.state_dir
-        if self._number > 1:
-            states = f"{states}.{self._number}"
-            if Path(self._last.state_dir).is_dir():
-                os.rename(self._last.state_dir, states)
-        self._last = replace(
-            self._plan,
-            state_dir=states,
-            metrics_file=str(metrics),
-            probe_file=str(probe),
-            checkpoint_dir=str(checkpoint),
-        )
-        return self._last
-
-    def publish(self) -> None:
-        """Give what the last attempt has written the names that were asked for."""
-        for own, final in zip(self._outputs(self._last), self._outputs(self._plan), strict=True):
-            if own.exists():  # there is no probe beside several checkpoints
-                shutil.rmtree(final, ignore_errors=True)
-                os.replace(own, final)
-
-    def remove(self) -> None:
-        """Remove what attempts have left, but for the saved states."""
-        for folder in {*(path.parent for path in self._outputs(self._plan)[:2]), Path(self._plan.checkpoint_dir)}:
-            for number in range(1, self._number + 1):
-                shutil.rmtree(_beside(folder, number), ignore_errors=True)
-
-    def _own(self, path: Path) -> Path:
-        """Beside the folder of a file: what is in that is committed with it."""
-        if path == Path(self._plan.checkpoint_dir):
-            return _beside(path, self._number)
-        return _beside(path.parent, self._number) / path.name
-
-    @staticmethod
-    def _outputs(plan: TrainingPlan) -> tuple[Path, Path, Path]:
-        return Path(plan.metrics_file), Path(plan.probe_file), Path(plan.checkpoint_dir)
-
-
-def _beside(folder: Path, number: int) -> Path:
-    return folder.with_name(f"{folder.name}.{number}-e0")
 
 
 def _on_trainer(rank: _Rank, function: Callable[[Any], Any]) -> Any:

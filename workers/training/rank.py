@@ -44,6 +44,7 @@ from workers.numerics.step import (
     mean_metrics,
     without_noise,
 )
+from workers.supervision.resting import Memory
 from workers.training import pair_data
 from workers.training.checks import ReferenceCheck
 from workers.training.policy import build_policy, build_reference
@@ -116,6 +117,13 @@ class Trainer:
             rank=self.rank,
             world_size=self.ranks,
         )
+        self._memory = Memory()
+
+    def rest(self) -> int:
+        """Drop the models and what was read. Returns the bytes of memory that should be free after that and are not."""
+        self._memory.look()
+        self._policy = self._pairs = None
+        return self._memory.kept()
 
     def _engine(self, folder: str) -> Any:
         """The DeepSpeed engine around the policy that starts from `folder`; kept for the next call."""

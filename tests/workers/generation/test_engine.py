@@ -91,7 +91,7 @@ def vllm(folder: Path) -> Iterator[Case]:
     with local_ray(), GeneratorPool(str(served), SETTINGS, 5, ForEngines(), VLLM) as pool:
         pool.wait_ready()
         engine = Remote(pool._slots[0].actor)
-        path = engine.__ray_call__(lambda engine: engine._stepper.engine.model_config.model)
+        path = engine.__ray_call__(lambda host: host._engine._stepper.engine.model_config.model)
         assert path == PATH, "what it compiles for this model serves the next"
         yield Case(engine, served, other, _by_transformers)
 

@@ -1,0 +1,102 @@
+"""Engines and training ranks take turns on the same devices.
+
+Without accelerators both live in one reservation for as long as the run: who has had its turn rests, which keeps its
+processes and gives back their memory, so that a change of phase costs no start of libraries. The reservation is given
+up between two turns where another job waits for room. On accelerators each turn reserves for itself and ends with its
+processes: that a process which lives gives all of a device's memory back has not been seen on one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any, Literal, Protocol
+
+from orchestrator.driver.cluster import Cluster
+from orchestrator.driver.nodes import holds, shared
+from orchestrator.driver.placement import Bundles, Placement, Share
+
+Role = Literal["generate.engines", "train.ranks"]
+"""Who takes turns, by the key of the job that says how many they are."""
+ENGINES: Role = "generate.engines"
+RANKS: Role = "train.ranks"
+
+
+class Resting(Protocol):
+    """Workers that can rest."""
+
+    def rest(self) -> None:
+        """Give back the memory of the devices until there is work again."""
+
+
+class Turns:
+    """Who holds the devices. A context manager: leaving it ends all."""
+
+    def __init__(
+        self, cluster: Callable[[], Cluster], needs: dict[Role, Callable[[], Bundles]], ended: Callable[[str], None]
+    ) -> None:
+        """`cluster` is connected to by the first call, `needs` says what the workers of each role take, and `ended`
+        waits until nothing lives that has the mark of a reservation that was given up."""
+        self._cluster, self._needs, self._ended = cluster, needs, ended
+        self._held = contextlib.ExitStack()
+        self._placement: Placement | None = None
+        self._workers: dict[Role, Any] = {}
+        self.turn: Role | None = None
+        """Whose it is."""
+
+    def __enter__(self) -> Turns:
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._held.__exit__(*error)
+
+    def of(self, role: Role, hire: Callable[[Any], AbstractContextManager[Any]]) -> Any:
+        """Workers of this role, whose turn it is from now on; `hire` starts them in the place that it is given.
+
+        Raises:
+            NoRoom: the cluster has none for them, or not soon enough.
+            BadInput: it never has.
+        """
+        if self.turn == role:
+            return self._workers[role]
+        if not self._may_stay(role):
+            self.release()
+        elif self.turn is not None:
+            self._workers[self.turn].rest()
+        self.turn = None
+        if self._placement is None:
+            self._placement = self._reserve(role)
+        if role not in self._workers:
+            place = self._placement if self._cluster().accelerated else Share(self._placement, self._needs[role])
+            self._workers[role] = self._held.enter_context(hire(place))
+        self.turn = role
+        return self._workers[role]
+
+    def _may_stay(self, role: Role) -> bool:
+        """Whether what is reserved serves this role's turn too, and nobody else waits for it."""
+        held = self._placement
+        if held is None or self._cluster().accelerated or self._cluster().others_wait():
+            return False
+        return holds((held.count, held.cpus), self._needs[role]())
+
+    def _reserve(self, role: Role) -> Placement:
+        reserved = self._cluster().reserve(role, *self._bundles(role), lambda: self._bundles(role))
+        placement: Placement = self._held.enter_context(reserved)
+        return placement
+
+    def _bundles(self, role: Role) -> Bundles:
+        """For both roles, where that is possible."""
+        need = self._needs[role]()
+        if self._cluster().accelerated:
+            return need
+        return shared(self._cluster().nodes(), *(asked() for asked in self._needs.values())) or need
+
+    def release(self) -> None:
+        """End all workers, and wait until they are gone: only then is their memory free for certain."""
+        placement, self._placement = self._placement, None
+        self._workers.clear()
+        self.turn = None
+        self._held.close()
+        if placement is not None:
+            self._ended(placement.mark)

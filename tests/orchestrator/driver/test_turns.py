@@ -1,0 +1,163 @@
+"""Engines and ranks that take turns. Cluster and workers are stand-ins."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from orchestrator.driver.nodes import Node, holds, room, shared
+from orchestrator.driver.placement import Share
+from orchestrator.driver.turns import ENGINES, RANKS, Role, Turns
+
+
+class Reserved:
+    """A reservation that notes what is put into which of its bundles."""
+
+    def __init__(self, count: int, cpus: int, gpus: int) -> None:
+        self.count, self.cpus, self.gpus = count, cpus, gpus
+        self.mark = "mark"
+        self.living = [True] * count
+
+    def actor_options(self, index: int) -> dict[str, Any]:
+        variables = {"OMP_NUM_THREADS": str(self.cpus), "A": "b"}
+        return {
+            "num_cpus": self.cpus,
+            "num_gpus": self.gpus,
+            "scheduling_strategy": index,
+            "runtime_env": {"env_vars": variables},
+        }
+
+    def placed(self) -> list[bool]:
+        return self.living
+
+    def wait(self) -> None:
+        self.cpus //= 2
+
+
+class Stage:
+    """A cluster that notes what is held; it has so many nodes of so many cores and accelerators."""
+
+    def __init__(self, nodes: int, cpus: int, gpus: int = 0) -> None:
+        self._nodes = [Node(str(n), f"node-{n}", cpus, gpus) for n in range(nodes)]
+        self.accelerated = gpus > 0
+        self.waiting = False
+        self.notes: list[str] = []
+
+    def others_wait(self) -> bool:
+        return self.waiting
+
+    def nodes(self) -> list[Node]:
+        return self._nodes
+
+    @contextlib.contextmanager
+    def reserve(self, what: str, count: int, cpus: int, gpus: int, again: Any) -> Iterator[Reserved]:
+        assert again() == (count, cpus, gpus)
+        self.notes.append(f"reserve {count} x {cpus}")
+        yield Reserved(count, cpus, gpus)
+        self.notes.append("given back")
+
+
+class Crew:
+    def __init__(self, name: str, notes: list[str]) -> None:
+        self.name, self.notes = name, notes
+
+    def rest(self) -> None:
+        self.notes.append(f"{self.name} rest")
+
+
+class Play:
+    """Turns on a stage, with workers that note what they do."""
+
+    def __init__(self, stage: Stage, engines: tuple[int, int, int], ranks: tuple[int, int, int]) -> None:
+        self.stage = stage
+        over = lambda mark: stage.notes.append(f"{mark} is over")  # noqa: E731
+        self.turns = Turns(lambda: stage, {ENGINES: lambda: engines, RANKS: lambda: ranks}, over)  # type: ignore[arg-type,return-value]
+        self.places: list[Any] = []
+
+    def __call__(self, role: Role) -> list[str]:
+        """What happens when this role's turn comes."""
+
+        @contextlib.contextmanager
+        def hire(place: Any) -> Iterator[Crew]:
+            self.places.append(place)
+            name = role.partition(".")[2]
+            self.stage.notes.append(f"{name} start")
+            yield Crew(name, self.stage.notes)
+            self.stage.notes.append(f"{name} end")
+
+        before = len(self.stage.notes)
+        workers = self.turns.of(role, hire)
+        assert self.turns.of(role, hire) is workers and self.turns.turn == role
+        return self.stage.notes[before:]
+
+
+def test_on_processors_both_live_in_one_reservation() -> None:
+    play = Play(Stage(1, 2), engines=(1, 2, 0), ranks=(2, 1, 0))
+    assert play(ENGINES) == ["reserve 1 x 2", "engines start"]
+    assert play(RANKS) == ["engines rest", "ranks start"]
+    assert play(ENGINES) == ["ranks rest"]
+    assert play(RANKS) == ["engines rest"]
+    play.turns.release()
+    assert play.stage.notes[-4:] == ["ranks end", "engines end", "given back", "mark is over"]
+    assert play(RANKS) == ["reserve 1 x 2", "ranks start"]
+    play.turns.__exit__(None, None, None)
+    assert play.stage.notes[-2:] == ["ranks end", "given back"]
+
+
+def test_another_job_that_waits_gets_its_turn_between_two_of_ours() -> None:
+    play = Play(Stage(1, 2), engines=(1, 2, 0), ranks=(1, 2, 0))
+    play(ENGINES)
+    play.stage.waiting = True
+    assert play(RANKS) == ["engines end", "given back", "mark is over", "reserve 1 x 2", "ranks start"]
+
+
+def test_on_accelerators_a_turn_ends_with_its_processes() -> None:
+    play = Play(Stage(1, 8, gpus=2), engines=(1, 4, 2), ranks=(2, 1, 1))
+    assert play(ENGINES) == ["reserve 1 x 4", "engines start"]
+    assert play(RANKS) == ["engines end", "given back", "mark is over", "reserve 2 x 1", "ranks start"]
+    assert [type(place) for place in play.places] == [Reserved, Reserved], "with cores and accelerators in Ray's books"
+
+
+def test_what_does_not_fit_into_one_reservation_takes_one_each_turn() -> None:
+    play = Play(Stage(2, 5), engines=(2, 3, 0), ranks=(4, 2, 0))
+    assert shared(play.stage.nodes(), (2, 3, 0), (4, 2, 0)) == (2, 4, 0)
+    play = Play(Stage(2, 3), engines=(2, 3, 0), ranks=(6, 1, 0))
+    assert play(ENGINES) == ["reserve 2 x 3", "engines start"] and play(RANKS) == ["engines rest", "ranks start"]
+    play = Play(Stage(2, 3), engines=(1, 3, 0), ranks=(2, 2, 0))
+    assert play(ENGINES) == ["reserve 2 x 3", "engines start"] and play(RANKS) == ["engines rest", "ranks start"]
+    stage = Stage(1, 4)
+    stage._nodes.append(Node("small", "small", 2, 0))
+    play = Play(stage, engines=(3, 2, 0), ranks=(1, 3, 0))
+    assert shared(stage.nodes(), (3, 2, 0), (1, 3, 0)) is None
+    assert play(ENGINES) == ["reserve 3 x 2", "engines start"]
+    assert play(RANKS) == ["engines end", "given back", "mark is over", "reserve 1 x 3", "ranks start"]
+
+
+@pytest.mark.parametrize("one", [(1, 2, 0), (3, 1, 0), (2, 3, 0), (5, 2, 0)])
+@pytest.mark.parametrize("other", [(1, 4, 0), (4, 1, 0), (2, 2, 0), (7, 1, 0)])
+def test_a_shared_reservation_holds_both_and_fits(one: tuple[int, int, int], other: tuple[int, int, int]) -> None:
+    for cpus in range(1, 9):
+        nodes = [Node(str(n), str(n), cpus + n % 2, 0) for n in range(4)]
+        if (bundles := shared(nodes, one, other)) is not None:
+            assert room(nodes, *bundles[1:]) >= bundles[0]
+            assert holds(bundles, one) and holds(bundles, other)
+        else:
+            assert not all(room(nodes, *need[1:]) >= need[0] for need in (one, other)) or cpus < one[1] + other[1]
+
+
+def test_places_of_a_role_in_a_shared_reservation() -> None:
+    """Two bundles of four cores: two ranks of two cores in each. Ray counts none of them; threads are as many."""
+    reserved, need = Reserved(2, 4, 0), [(4, 2, 0)]
+    share = Share(reserved, lambda: need[0])  # type: ignore[arg-type]
+    options = [share.actor_options(index) for index in range(4)]
+    assert [o["scheduling_strategy"] for o in options] == [0, 0, 1, 1]
+    assert all(o["num_cpus"] == o["num_gpus"] == 0 for o in options)
+    assert all(o["runtime_env"]["env_vars"] == {"OMP_NUM_THREADS": "2", "A": "b"} for o in options)
+    reserved.living = [True, False]
+    assert share.placed() == [True, True, False, False]
+    need[0] = (4, 1, 0)  # a node is lost for good
+    share.wait()
+    assert (share.count, share.cpus) == (4, 1) and share.actor_options(3)["scheduling_strategy"] == 1

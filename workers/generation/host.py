@@ -1,0 +1,84 @@
+"""The process of an engine, which outlives it: it serves one model after another, and rests while others have the
+devices. What takes long at its start is to load libraries; these it keeps."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Collection
+from typing import Any
+
+from orchestrator.config import Generate
+from orchestrator.records.rows import SamplingPlan, Shard
+from workers.generation.engine import Engine, EngineBroken
+from workers.supervision.resting import Memory
+
+
+class EngineHost:
+    """Has no engine at first; `make` and its arguments are as `engine.EngineKind` has them. The methods of `Engine`
+    are those of the engine that is there."""
+
+    def __init__(
+        self,
+        make: Callable[[str, Generate, int, bool], Engine],
+        prepare: Callable[[bool], None],
+        settings: Generate,
+        seed: int,
+        accelerated: bool,
+    ) -> None:
+        prepare(accelerated)
+        self._make = make
+        self._arguments = (settings, seed, accelerated)
+        self._engine: Engine | None = None
+        self._memory = Memory()
+
+    def serve(self, model: str) -> int:
+        """Have an engine serve this model, a new one in any case; returns the id of this process.
+
+        Raises: whatever the engine raises when it cannot serve the model.
+        """
+        if self._engine is not None:
+            self.rest()
+        self._engine = self._make(model, *self._arguments)
+        return os.getpid()
+
+    def rest(self) -> int:
+        """Close the engine. Returns the bytes of memory that should be free after that and are not."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            self._memory.look()
+            engine.close()
+        del engine
+        return self._memory.kept()
+
+    def pid(self) -> int:
+        return os.getpid()
+
+    def progress(self) -> int:
+        engine = self._engine
+        return engine.progress() if engine else 0
+
+    def generate(
+        self, shard: Shard, plan: SamplingPlan, only: Collection[str] | None = None, without: Collection[str] = ()
+    ) -> dict[str, Any] | None:
+        return self._serving.generate(shard, plan, only, without)
+
+    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:
+        return self._serving.logprobs(prompts, completions)
+
+    def load_weights(self, model: str) -> None:
+        self._serving.load_weights(model)
+
+    def close(self) -> None:
+        self._serving.close()
+
+    @property
+    def _serving(self) -> Engine:
+        if self._engine is None:
+            raise EngineBroken("no model is served here now")
+        return self._engine
+
+
+def host_of(make: type[Engine] | Callable[..., Engine]) -> type[EngineHost]:
+    """The class of an engine's process, under the name of the engine's own, by which Ray calls the process."""
+    name = getattr(make, "__name__", "Engine")
+    return type(name, (EngineHost,), {"__qualname__": name})
