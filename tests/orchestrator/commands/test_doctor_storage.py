@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -66,30 +67,31 @@ def test_what_a_folder_cannot_do_is_said_with_its_times(finding: Finding, level:
 
 
 class Hosts:
-    """Participants in folders of their own, of which `lags` says when one sees what another has written."""
+    """Nodes as threads, at the examiner's seam; `of` may have one answer otherwise."""
 
-    def __init__(self, folder: Path, *nodes: Node) -> None:
-        self.nodes, self.probes, self._folder = nodes, list[str](), folder
+    def __init__(self, *nodes: Node) -> None:
+        self.nodes, self.probes = nodes, list[str]()
         self.of: Callable[[str, str, Any], Any] = lambda probe, name, answer: answer
 
     def storage(self, probe: str, arguments: Sequence[Any], limit: float, alone: bool) -> dict[Node | None, Any]:
         self.probes.append(probe)
 
         def on_nodes(function: Callable[..., Any], *all_of: Any, timeout: float) -> dict[Node, Any]:
-            answers = {}
-            for node in self.nodes:
+            def answer(node: Node) -> Any:
                 mine = [one.get(node.name) if isinstance(one, dict) else one for one in all_of]
                 try:
-                    answers[node] = self.of(probe, node.name, function(*mine))
+                    return self.of(probe, node.name, function(*mine))
                 except OSError as error:
-                    answers[node] = error
-            return answers
+                    return error
+
+            with ThreadPoolExecutor() as pool:
+                return dict(zip(self.nodes, pool.map(answer, self.nodes), strict=True))
 
         return everywhere(getattr(storage, probe), arguments, limit, None if alone else on_nodes)
 
 
 def test_a_real_folder_is_tried_from_everywhere(tmp_path: Path) -> None:
-    hosts = Hosts(tmp_path, ONE, TWO)
+    hosts = Hosts(ONE, TWO)
     finding = examine_storage(tmp_path, hosts, hosts.nodes, 30.0, SHARED)  # type: ignore[arg-type]
     assert finding.level == "pass", finding
     pairs = {(one["writer"], one["reader"]) for one in finding.facts["seen_after_seconds"]}
@@ -99,20 +101,20 @@ def test_a_real_folder_is_tried_from_everywhere(tmp_path: Path) -> None:
 
 
 def test_the_driver_alone_is_tried_where_there_is_no_cluster(tmp_path: Path) -> None:
-    hosts = Hosts(tmp_path)
+    hosts = Hosts()
     finding = examine_storage(tmp_path, hosts, [], 30.0, Finding("warn", "/runs"))  # type: ignore[arg-type]
     assert finding.level == "warn" and "fsync" in finding.text
 
 
 def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
-    hosts = Hosts(tmp_path, ONE)
+    hosts = Hosts(ONE)
     (tmp_path / "times-one").mkdir()  # in the way, as another's file would be
     finding = examine_storage(tmp_path, hosts, hosts.nodes, 30.0, SHARED)  # type: ignore[arg-type]
     assert finding.level == "FAIL" and "one: FileExistsError" in finding.text and hosts.probes == ["times"]
 
 
 def test_a_late_sight_ends_the_examination_early(tmp_path: Path) -> None:
-    hosts = Hosts(tmp_path, ONE, TWO)
+    hosts = Hosts(ONE, TWO)
     hosts.of = lambda probe, _, answer: answer | {"awaited": 12.0} if probe == "notice" else answer
     finding = examine_storage(tmp_path, hosts, hosts.nodes, 30.0, SHARED)  # type: ignore[arg-type]
     assert finding.level == "warn" and "after 12.0 s" in finding.text and hosts.probes.count("notice") == 1
