@@ -11,10 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from orchestrator import __version__
-from orchestrator.config.idle import idle
 from orchestrator.config.load import JobFile, resolved_yaml
 from orchestrator.config.places import run_named
-from orchestrator.driver.resume import command, load, overrides_line, resumed
+from orchestrator.driver.resume import command, load, resumed
 from orchestrator.driver.signals import signals
 from orchestrator.driver.trust import Tell
 from orchestrator.errors import Interrupted, RatchetError
@@ -22,8 +21,6 @@ from orchestrator.files.disk import unusable
 from orchestrator.files.named import whole
 from orchestrator.text import shown, terminal
 from orchestrator.text.terminal import Screen, echo, echo_json
-
-EXIT_STOPPED, EXIT_INTERRUPTED = 3, 130  # finished is 0, bad input 2 and anything else 1 (errors.py)
 
 app = typer.Typer(
     name="ratchet",
@@ -45,49 +42,24 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object")]
 def run(job: JobArgument, overrides: Overrides = None, trust: Trust = False) -> None:
     """Run a job, or go on with it where it stopped; the job file in a run's folder goes on with that run."""
     with signals() as received:
-        _run(load(job, overrides or [], _tell(trust)), received)
+        _drive(load(job, overrides or [], _tell(trust)), received)
 
 
 @app.command()
 def resume(run: RunArgument, overrides: Overrides = None, trust: Trust = False) -> None:
     """Go on with a run where it stopped, with the settings it has; KEY=VALUE changes those that change no result."""
     with signals() as received:
-        _run(resumed(run_named(run), overrides or [], _tell(trust)), received)
+        _drive(resumed(run_named(run), overrides or [], _tell(trust)), received)
+
+
+def _drive(file: JobFile, received: Sequence[str]) -> None:
+    from orchestrator.commands.run import drive_told  # which brings pyarrow and more: `--help` need not wait for it
+
+    raise typer.Exit(drive_told(file, received))
 
 
 def _tell(trust: bool) -> Tell | None:
     return (lambda text: terminal.block(text, err=True)) if trust else None
-
-
-def _run(file: JobFile, received: Sequence[str]) -> None:
-    # Imported here: these bring pyarrow and more, which `--help` need not wait for.
-    from orchestrator.config.places import run_folder
-    from orchestrator.driver.drive import drive, healthy_driver
-    from orchestrator.driver.wiring import rendered, tried
-    from orchestrator.rounds.round import GateStopped
-    from orchestrator.tracking.tracker import default_address, open_command
-
-    root = run_folder(file.job)
-    uri = file.job.tracking.uri or default_address(root.parent)
-    if terminal.asks() and (other := healthy_driver(root)):
-        asked = f"{root} is being driven by {other}. Take it over? That driver will stop"
-        typer.confirm(shown.line(asked), abort=True)
-    echo(f"run       {root}")
-    if settings := overrides_line(file):
-        echo(f"settings  as the run has them, with {settings}")
-    if file.job.tracking.enabled:
-        echo(f"dashboard {open_command(uri)}")
-    for line in idle(file.job):
-        echo(f"no effect {line}")
-    try:
-        drive(file, echo, received, render=rendered, trial=tried)
-    except GateStopped as stopped:
-        echo(stopped)
-        raise typer.Exit(0 if file.job.promotion.stop_succeeds else EXIT_STOPPED) from stopped
-    except Interrupted as interrupted:
-        echo(f"interrupted by {interrupted}; to go on: {command(root)}")
-        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
-    echo(f"finished; the report is {root / 'report.md'}")
 
 
 @app.command()
@@ -123,7 +95,7 @@ def logs(
         with signals():
             found = worker_logs.tell(run_named(run), wanted, lambda line: echo(line.shown()), follow)
     except Interrupted as interrupted:
-        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
+        raise typer.Exit(Interrupted.exit_code) from interrupted
     if not found:
         echo(f"nothing that a worker printed is kept in {run / 'logs'}, or none of it is what was asked for", err=True)
 
@@ -157,7 +129,7 @@ def gc(
             found = waste(run) if dry_run else clean(run, identity())
     except Interrupted as interrupted:
         echo(f"interrupted by {interrupted}; the same command goes on from here")
-        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
+        raise typer.Exit(Interrupted.exit_code) from interrupted
     for item in found:
         echo(f"{item.size:>16,}  {item.path}  ({item.why})")
     echo(f"{sum(item.size for item in found):>16,}  bytes {'would be ' if dry_run else ''}removed from {run}")
@@ -206,7 +178,7 @@ def archive(
             made = send(run_named(run), address)
     except Interrupted as interrupted:
         echo(f"interrupted by {interrupted}; the same command goes on from here")
-        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
+        raise typer.Exit(Interrupted.exit_code) from interrupted
     echo(made.line())
 
 
@@ -225,7 +197,7 @@ def fetch(
             found = bring(address, folder, show=terminal.watched())
     except Interrupted as interrupted:
         echo(f"interrupted by {interrupted}; the same command goes on from here")
-        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
+        raise typer.Exit(Interrupted.exit_code) from interrupted
     for line in found.lines():
         echo(line)
     echo(f"go on     {command(found.root)}{'' if found.trusted else ' --trust, which shows what needs trust'}")
@@ -258,7 +230,7 @@ def compare(
             write(plan, arms, plotted)
     except Interrupted as interrupted:
         echo(f"interrupted by {interrupted}; the same command goes on from here")
-        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
+        raise typer.Exit(Interrupted.exit_code) from interrupted
     Screen().print(terminal_table(arms))
     echo(f"the table is {plan.folder / 'compare.md'}")
     if not plotted:
@@ -287,7 +259,7 @@ def rescore(
             )
     except Interrupted as interrupted:
         screen.say(f"interrupted by {interrupted}; the same command goes on from here")
-        raise typer.Exit(EXIT_INTERRUPTED) from interrupted
+        raise typer.Exit(Interrupted.exit_code) from interrupted
     if as_json:
         echo_json(found.as_json())
         return
@@ -413,7 +385,7 @@ def _run_command(arguments: list[str]) -> int:
         terminal.failure(error, arguments)
         return error.exit_code
     except (Interrupted, KeyboardInterrupt):
-        return EXIT_INTERRUPTED
+        return Interrupted.exit_code
     except OSError as error:  # wherever a name that was given is first looked for
         if told_as := unusable(error):
             terminal.failure(shown.line(told_as))

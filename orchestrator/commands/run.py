@@ -1,0 +1,50 @@
+"""`ratchet run` and `ratchet resume`: drives a run, and says where it is, how it goes and how it ended."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from orchestrator.config.idle import idle
+from orchestrator.config.load import JobFile
+from orchestrator.config.places import run_folder
+from orchestrator.driver.drive import drive, healthy_driver
+from orchestrator.driver.resume import command, overrides_line
+from orchestrator.driver.wiring import rendered, tried
+from orchestrator.errors import Interrupted
+from orchestrator.rounds.round import GateStopped
+from orchestrator.text import shown, terminal
+from orchestrator.text.terminal import echo
+from orchestrator.tracking.tracker import default_address, open_command
+
+EXIT_STOPPED = 3  # finished is 0; the others are in errors.py
+
+
+def drive_told(file: JobFile, received: Sequence[str]) -> int:
+    """Run a job to its end, or resume it; returns the exit code. `received` are the signals so far.
+
+    Raises:
+        BadInput, RatchetError: as `drive`.
+    """
+    root = run_folder(file.job)
+    if terminal.asks() and (other := healthy_driver(root)):
+        asked = f"{root} is being driven by {other}. Take it over? That driver will stop"
+        typer.confirm(shown.line(asked), abort=True)
+    echo(f"run       {root}")
+    if settings := overrides_line(file):
+        echo(f"settings  as the run has them, with {settings}")
+    if file.job.tracking.enabled:
+        echo(f"dashboard {open_command(file.job.tracking.uri or default_address(root.parent))}")
+    for line in idle(file.job):
+        echo(f"no effect {line}")
+    try:
+        drive(file, echo, received, render=rendered, trial=tried)
+    except GateStopped as stopped:
+        echo(stopped)
+        return 0 if file.job.promotion.stop_succeeds else EXIT_STOPPED
+    except Interrupted as interrupted:
+        echo(f"interrupted by {interrupted}; to go on: {command(root)}")
+        return Interrupted.exit_code
+    echo(f"finished; the report is {root / 'report.md'}")
+    return 0
