@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import time
@@ -293,6 +294,7 @@ def test_an_archive_and_its_run_do_not_lie_in_one_another(tmp_path: Path, place:
         address_of(job, tmp_path / "run")
 
 
+@pytest.mark.skipif(importlib.util.find_spec("gcsfs") is not None, reason="gcsfs is installed here")
 def test_a_missing_package_is_named_before_the_run_starts(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="pip install gcsfs"):
         run_job(make_project(tmp_path, archive="gs://bucket/{name}"), StandIns())
