@@ -132,7 +132,11 @@ class SimulatedEngine(Worker):
             call.ref.complete(None)
             return
         table = table_of(self.simulation.case, call, self.skill)
-        facts: dict[str, Any] = {**counts.samples(table), "seconds": 0.0, "file": write_table(table, call.shard.written)}
+        facts: dict[str, Any] = {
+            **counts.samples(table),
+            "seconds": 0.0,
+            "file": write_table(table, call.shard.written),
+        }
         Partial(call.shard.output).remove()
         if quarantined := [prompt for prompt in call.golds if prompt not in call.done]:
             facts["quarantined"] = quarantined

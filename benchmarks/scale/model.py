@@ -75,11 +75,11 @@ class Costs:
     """Seconds of a processor an answer, and how many grader processes there are."""
     hash: float = 1.5 * GB
     """Bytes a second that the driver hashes of a checkpoint: its files here are empty, so that this is added."""
-    ray_call: float = 2e-4
+    ray_call: float = 1e-4
     """Seconds of the driver's for submitting a call or fetching an answer, `ray_wait` for waiting for references, and
     `ray_wait_each` for each reference."""
-    ray_wait: float = 5e-5
-    ray_wait_each: float = 2e-6
+    ray_wait: float = 1e-4
+    ray_wait_each: float = 3e-7
 
     def reading(self, size: float, nodes: int) -> float:
         """Seconds in which so many nodes read a file of so many bytes, each all of it."""

@@ -89,7 +89,8 @@ class Group:
         found, pairs = self._scoring, self.pairs(plan.pairs)
         self._scoring = []
         tokens = sum(pairs.sides.values()) + pairs.prompt * len(pairs.sides)
-        rows = [(key, -skill_of(plan.model) * length, length) for key, length in pairs.sides.items()]
+        skill = skill_of(plan.model)
+        rows = [(key, -skill * length, length) for key, length in pairs.sides.items()]
 
         def scored() -> None:
             found[0].complete(rows)
@@ -264,7 +265,9 @@ class SimulatedRank(Worker):
 
     def _preferences(self, plan: ScoringPlan, logprobs: dict[str, float], against: str | None) -> dict[str, float]:
         gammas = [logprobs[chosen] - logprobs[rejected] for chosen, rejected in self.group.pairs(plan.pairs).names]
-        chosen, rejected = (float(np.mean([logprobs[p[i]] for p in self.group.pairs(plan.pairs).names])) for i in (0, 1))
+        chosen, rejected = (
+            float(np.mean([logprobs[p[i]] for p in self.group.pairs(plan.pairs).names])) for i in (0, 1)
+        )
         accuracy = float(np.mean(np.array(gammas) > 0))
         means = {"ranking_accuracy": accuracy, "gamma": float(np.mean(gammas))}
         return means | {"chosen_logprob": chosen, "rejected_logprob": rejected}

@@ -226,6 +226,8 @@ class Simulation:
 
     def part(self, line: str) -> None:
         """The driver says that a step is done: what it has taken since the last one was for that."""
+        with self.inside():  # what it has taken since the last call
+            pass
         words = [word for word in line.split() if "/" not in word]
         so_far = (self.driver_seconds, self.driver_cpu)
         for counted, now, before in zip((self.parts, self.parts_cpu), so_far, self._told, strict=True):
