@@ -53,6 +53,7 @@ def figures(simulation: Simulation, started: float, root: Path) -> dict[str, Any
         "driver": {
             "seconds": round(simulation.driver_seconds, 3),
             "cpu": round(simulation.driver_cpu, 3),
+            "before_workers": round(simulation.before_workers, 3),
             "charged": {name: round(seconds, 3) for name, seconds in simulation.charged.items()},
             "process_cpu": round(time.process_time(), 3),
             "process_seconds": round(time.perf_counter() - started, 3),

@@ -121,6 +121,7 @@ class Simulation:
         self.workers: list[Any] = []
         self.calls: Counter[str] = Counter()
         self.driver_seconds = self.driver_cpu = 0.0
+        self.before_workers = 0.0
         self.charged: Counter[str] = Counter()
         self._events: list[tuple[float, int, Event]] = []
         self._order = itertools.count()
@@ -238,6 +239,8 @@ class Simulation:
 
     def start(self, kind: Any, arguments: Sequence[Any], options: Mapping[str, Any], watched: bool = False) -> Handle:
         with self.inside():
+            if not self.calls["start"]:
+                self.before_workers = self.driver_seconds
             self.charge("start", self.case.costs.ray_call)
             worker = kind(self, options, *arguments)
             self.workers.append(worker)

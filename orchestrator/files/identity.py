@@ -75,8 +75,8 @@ def sha256(path: Path) -> tuple[Written, str]:
 
 
 def hash_ahead(paths: Iterable[Path], large: int = LARGE) -> None:
-    """Hash files of at least `large` bytes at the same time, so that `sha256` finds it done: one core takes a minute and
-    a half for the weights of 70B parameters. What cannot be read is left to `sha256`, which says so."""
+    """Hash files of at least `large` bytes at the same time, so that `sha256` finds it done: one core takes a minute
+    and a half for the weights of 70B parameters. What cannot be read is left to `sha256`, which says so."""
     new = list(dict.fromkeys(path for path in paths if _is_new(path, large)))
     if len(new) < 2:
         return
