@@ -119,6 +119,8 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="print what the drivers say, on stderr")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if unknown := [name for name in arguments.cases.split(",") if name not in CASES]:
+        parser.error(f"--cases: {', '.join(unknown)} is none of {', '.join(CASES)}")
     changes = {"rate_factor": arguments.rate, "save_minutes": arguments.save_minutes}
     found, settings = {}, {"seed": arguments.seed, "kill_at": arguments.kill_at, "scale": arguments.scale} | changes
     with tempfile.TemporaryDirectory() as temporary:

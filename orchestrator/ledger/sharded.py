@@ -43,9 +43,9 @@ class ShardedStep:
         shard_kind(name)
         require_below(run.root, run.path(name))
         make_folder(run.path(name), run.root)
-        for shard in self._shards.values():
-            run._same_inputs(name, inputs, shard.facts["fingerprint"], shard.facts.get("recipe", 1), shard.facts)
-            run._require_sound(shard.artifact)
+        self._versions = recipes.versions(inputs)
+        self._fingerprints: dict[tuple[Any, ...], str] = {}
+        self._require_committed()
         self._take_offers()
         self.outdated = {} if version is None or run.committed(name) else self._discard_others(version)
         """How many shards of which other version were discarded, to be made again."""
@@ -54,8 +54,17 @@ class ShardedStep:
         self._files, self._checks = inputs if files is None else files, list[FileCheck]()
         self._hidden: dict[int, Path] = {}
         self._check_of: dict[int, FileCheck] = {}
-        self._versions = recipes.versions(inputs)
-        self._fingerprints: dict[tuple[Any, ...], str] = {}
+
+    def _require_committed(self) -> None:
+        """What is committed is from these inputs, and as it was. Most shards say the same of their inputs."""
+        compared = set[tuple[Any, ...]]()
+        for shard in self._shards.values():
+            facts = shard.facts
+            said = (facts["fingerprint"], facts.get("recipe", 1))
+            if (known := (*said, *map(facts.get, self._versions))) not in compared:
+                self.run._same_inputs(self.name, self._inputs, *said, facts)
+                compared.add(known)
+            self.run._require_sound(shard.artifact)
 
     def _discard_others(self, version: int) -> dict[int, int]:
         """No step mixes what different versions of the graders say; its source, the samples, stays."""
