@@ -64,7 +64,7 @@ class SimulatedEngine(Worker):
         """Its node reads the weights once, for all engines on it, beside the nodes that do so at the same time."""
         costs, model = self.simulation.case.costs, self.simulation.case.model
         reading = {w.place for w in self.simulation.workers if w.state == self.starts_as and not w.dead}
-        return costs.process + costs.engine + costs.reading(model.weights, len(reading))
+        return costs.engine + costs.reading(model.weights, len(reading))
 
     def answer(self, name: str, arguments: tuple[Any, ...], ref: Ref) -> None:
         if name == "progress":

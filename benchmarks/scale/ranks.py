@@ -244,7 +244,7 @@ class SimulatedRank(Worker):
         self._beats = 0
 
     def starting(self) -> float:
-        return self.simulation.case.costs.process
+        return 0.0
 
     def answer(self, name: str, arguments: tuple[Any, ...], ref: Ref) -> None:
         if name == "beats":

@@ -33,7 +33,7 @@ class SimulatedGrader(Worker):
         self._free_at, self._graded = 0.0, 0
 
     def starting(self) -> float:
-        return self.simulation.case.costs.process
+        return 0.0
 
     def answer(self, name: str, arguments: tuple[Any, ...], ref: Ref) -> None:
         if name == "progress":
