@@ -42,7 +42,9 @@ PARTS = {
 """Where the time of the GPUs goes: all of it."""
 
 
-def simulate(case: Case, folder: Path, seed: int = 1, kill_at: float | None = None, quiet: bool = True) -> dict[str, Any]:
+def simulate(
+    case: Case, folder: Path, seed: int = 1, kill_at: float | None = None, quiet: bool = True
+) -> dict[str, Any]:
     """Run a case to its end, with a driver that is killed at a time; returns its figures."""
     make_project(case, folder)
     now, end, drivers = 0.0, kill_at, list[dict[str, Any]]()
@@ -70,7 +72,8 @@ def figures(case: Case, end: float, seconds: Counter[str], drivers: list[dict[st
     whole = end * case.gpus
     parts = {name: sum(seconds[state] for state in states) / whole for name, states in PARTS.items()}
     failures = {name: sum(d["failures"][name] for d in drivers) for name in drivers[0]["failures"]}
-    interval = math.sqrt(2 * case.saving * case.mean_time_between_failures)
+    between = case.mean_time_between_failures if case.rate_factor else None
+    interval = math.sqrt(2 * case.saving * between) if between else None
     return {
         "gpus": case.gpus,
         "hours": round(end / 3600, 3),
@@ -79,9 +82,9 @@ def figures(case: Case, end: float, seconds: Counter[str], drivers: list[dict[st
         "parts": {name: round(share, 4) for name, share in parts.items()},
         "counted": round(sum(seconds.values()) / whole, 6),
         "failures": failures,
-        "hours_between_failures": round(case.mean_time_between_failures / 3600, 1),
+        "hours_between_failures": round(between / 3600, 1) if between else None,
         "saving_seconds": round(case.saving, 1),
-        "best_save_minutes": round(interval / 60, 1),
+        "best_save_minutes": round(interval / 60, 1) if interval else None,
         "drivers": [driver["driver"] for driver in drivers],
     }
 
@@ -91,9 +94,14 @@ def table(found: dict[str, dict[str, Any]]) -> str:
     rows = [("", list(found))]
     rows += [(name, [f"{one[name]:g}" for one in found.values()]) for name in ("gpus", "hours", "ideal_hours")]
     rows += [(name, [f"{100 * one['parts'][name]:.1f} %" for one in found.values()]) for name in PARTS]
-    rows += [(f"failures: {name}", [str(one["failures"][name]) for one in found.values()]) for name in ("nodes", "processes", "hangs")]
+    rows += [
+        (f"failures: {name}", [str(one["failures"][name]) for one in found.values()])
+        for name in ("nodes", "processes", "hangs")
+    ]
     for name in ("hours_between_failures", "saving_seconds", "best_save_minutes"):
-        rows.append((name.replace("_", " "), [f"{one[name]:g}" for one in found.values()]))
+        rows.append(
+            (name.replace("_", " "), ["-" if one[name] is None else f"{one[name]:g}" for one in found.values()])
+        )
     for name in ("cpu", "seconds", "records", "peak_mib"):
         rows.append((f"driver: {name}", [" + ".join(f"{d[name]:g}" for d in one["drivers"]) for one in found.values()]))
     return "\n".join(f"{name:<32}" + "".join(f"{value:>16}" for value in values) for name, values in rows)
@@ -111,6 +119,8 @@ def main() -> None:
     parser.add_argument("--verbose", action="store_true", help="print what the drivers say, on stderr")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
+    if unknown := [name for name in arguments.cases.split(",") if name not in CASES]:
+        parser.error(f"--cases: {', '.join(unknown)} is none of {', '.join(CASES)}")
     changes = {"rate_factor": arguments.rate, "save_minutes": arguments.save_minutes}
     found, settings = {}, {"seed": arguments.seed, "kill_at": arguments.kill_at, "scale": arguments.scale} | changes
     with tempfile.TemporaryDirectory() as temporary:

@@ -67,7 +67,7 @@ class Worker:
     # Life
 
     def starting(self) -> float:
-        """Seconds from the process to the answer to the first call."""
+        """Seconds from the end of the process's imports to the answer to the first call."""
         raise NotImplementedError
 
     def spawned(self) -> None:
@@ -76,7 +76,7 @@ class Worker:
             return
         self.here = True
         self.become(self.starts_as)
-        self._start = self.simulation.after(0.0, self._begin)
+        self._start = self.simulation.after(self.simulation.case.costs.process, self._begin)
 
     def _begin(self) -> None:
         if not self.dead:  # all that start together are known by now

@@ -8,13 +8,13 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.scale.model import Case, Costs, Failures, Model
-from benchmarks.scale.simulation import Killed, Simulation
+from benchmarks.scale.simulation import Simulation
 from benchmarks.scale.workers import SimulatedWorkers
 from orchestrator.config import Grade, Job
 from orchestrator.config.load import load_job
@@ -53,6 +53,7 @@ def figures(simulation: Simulation, started: float, root: Path) -> dict[str, Any
         "driver": {
             "seconds": round(simulation.driver_seconds, 3),
             "cpu": round(simulation.driver_cpu, 3),
+            "before_workers": round(simulation.before_workers, 3),
             "charged": {name: round(seconds, 3) for name, seconds in simulation.charged.items()},
             "process_cpu": round(time.process_time(), 3),
             "process_seconds": round(time.perf_counter() - started, 3),
@@ -64,6 +65,20 @@ def figures(simulation: Simulation, started: float, root: Path) -> dict[str, Any
     }
 
 
+def run(simulation: Simulation, folder: Path, seed: int, say: Callable[[str], None] = lambda line: None) -> None:
+    """Drive the run of a project to its end, by the driver of `ratchet run`."""
+
+    def hired(job: Job, logs: Path) -> SimulatedWorkers:
+        return SimulatedWorkers(job, logs, simulation, seed)
+
+    def told(line: str) -> None:
+        say(f"{simulation.now:10.0f}  {line}")
+        simulation.part(line)
+
+    with signals() as received:
+        drive(load_job(folder / "scale.yaml"), told, received, hired, ask=all_read)
+
+
 def main() -> None:
     """Drive a case from where its run is."""
     started = time.perf_counter()
@@ -71,26 +86,17 @@ def main() -> None:
     folder = Path(said["folder"])
     simulation = Simulation(case_of(said["case"]), said["now"], said["end"])
 
-    def hired(job: Job, logs: Path) -> SimulatedWorkers:
-        return SimulatedWorkers(job, logs, simulation, said["seed"])
-
-    def ended(code: int) -> None:
+    def ended() -> None:
         Path(said["figures"]).write_text(json.dumps(figures(simulation, started, folder / "run")))
         sys.stdout.flush()
-        if code:
-            os._exit(code)  # as one that is killed: nothing is seen to
 
-    def say(line: str) -> None:
-        print(f"{simulation.now:10.0f}  {line}")
-        simulation.part(line)
+    def killed() -> None:
+        ended()
+        os._exit(KILLED)  # nothing is seen to, as by a driver that is killed
 
-    simulation.on_killed = lambda: ended(KILLED)
-    try:
-        with signals() as received:
-            drive(load_job(folder / "scale.yaml"), say, received, hired, ask=all_read)
-    except Killed:
-        ended(KILLED)
-    ended(0)
+    simulation.on_killed = killed
+    run(simulation, folder, said["seed"], print)
+    ended()
 
 
 if __name__ == "__main__":

@@ -46,11 +46,11 @@ class SimulatedEngine(Worker):
     starts_as = "starting engines"
 
     def __init__(
-        self, simulation: Simulation, options: Mapping[str, Any], model: str, settings: Generate, seed: int, gpu: bool
+        self, simulation: Simulation, options: Mapping[str, Any], settings: Generate, seed: int, gpu: bool
     ) -> None:
         super().__init__(simulation, options)
         self.gpus = simulation.case.model.engine_gpus
-        self.skill, self._most = skill_of(model), settings.max_num_seqs
+        self.skill, self._most = 0.0, settings.max_num_seqs
         self._steps = 0
         self._service = 0.0  # tokens that a sequence has got that was there all along
         self._looked = simulation.now
@@ -64,7 +64,7 @@ class SimulatedEngine(Worker):
         """Its node reads the weights once, for all engines on it, beside the nodes that do so at the same time."""
         costs, model = self.simulation.case.costs, self.simulation.case.model
         reading = {w.place for w in self.simulation.workers if w.state == self.starts_as and not w.dead}
-        return costs.process + costs.engine + costs.reading(model.weights, len(reading))
+        return costs.engine + costs.reading(model.weights, len(reading))
 
     def answer(self, name: str, arguments: tuple[Any, ...], ref: Ref) -> None:
         if name == "progress":
@@ -73,7 +73,8 @@ class SimulatedEngine(Worker):
             ref.complete(self._steps)
         elif self.hangs:
             return
-        elif name == "pid":
+        elif name == "serve":
+            self.skill = skill_of(arguments[0])
             ref.complete(1)
         elif name == "logprobs":
             ref.complete([-self.skill * len(completion) for completion in arguments[1]])
@@ -132,7 +133,11 @@ class SimulatedEngine(Worker):
             call.ref.complete(None)
             return
         table = table_of(self.simulation.case, call, self.skill)
-        facts: dict[str, Any] = {**counts.samples(table), "seconds": 0.0, "file": write_table(table, call.shard.written)}
+        facts: dict[str, Any] = {
+            **counts.samples(table),
+            "seconds": 0.0,
+            "file": write_table(table, call.shard.written),
+        }
         Partial(call.shard.output).remove()
         if quarantined := [prompt for prompt in call.golds if prompt not in call.done]:
             facts["quarantined"] = quarantined

@@ -73,13 +73,14 @@ class Costs:
     grade: float = 1.5e-3
     graders: int = 64
     """Seconds of a processor an answer, and how many grader processes there are."""
-    hash: float = 1.5 * GB
-    """Bytes a second that the driver hashes of a checkpoint: its files here are empty, so that this is added."""
-    ray_call: float = 2e-4
+    hash: float = 2 * GB
+    """Bytes a second that the driver hashes of a checkpoint: what its node reads. Files here are empty, so that this is
+    added."""
+    ray_call: float = 1e-4
     """Seconds of the driver's for submitting a call or fetching an answer, `ray_wait` for waiting for references, and
     `ray_wait_each` for each reference."""
-    ray_wait: float = 5e-5
-    ray_wait_each: float = 2e-6
+    ray_wait: float = 1e-4
+    ray_wait_each: float = 3e-7
 
     def reading(self, size: float, nodes: int) -> float:
         """Seconds in which so many nodes read a file of so many bytes, each all of it."""
@@ -158,5 +159,5 @@ class Case:
 CASES = {
     "8b": Case("8b", M8, nodes=1, rounds=3, prompts=7_500, samples=16),
     "70b": Case("70b", M70, nodes=8, rounds=3, prompts=7_500, samples=16, batch_pairs=128),
-    "1000": Case("1000", M70, nodes=125, rounds=2, prompts=60_000, samples=16, batch_pairs=1024),
+    "1000": Case("1000", M70, nodes=125, rounds=2, prompts=40_000, samples=16, batch_pairs=1024),
 }

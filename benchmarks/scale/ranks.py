@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +50,7 @@ class Pairs:
 
 def _lists(column: pa.Array) -> list[np.ndarray]:
     values, offsets = column.values.to_numpy(), column.offsets.to_numpy()
-    return [values[start:stop] for start, stop in zip(offsets[:-1], offsets[1:], strict=True)]
+    return [values[start:stop] for start, stop in pairwise(offsets)]
 
 
 class Group:
@@ -89,7 +89,8 @@ class Group:
         found, pairs = self._scoring, self.pairs(plan.pairs)
         self._scoring = []
         tokens = sum(pairs.sides.values()) + pairs.prompt * len(pairs.sides)
-        rows = [(key, -skill_of(plan.model) * length, length) for key, length in pairs.sides.items()]
+        skill = skill_of(plan.model)
+        rows = [(key, -skill * length, length) for key, length in pairs.sides.items()]
 
         def scored() -> None:
             found[0].complete(rows)
@@ -243,7 +244,7 @@ class SimulatedRank(Worker):
         self._beats = 0
 
     def starting(self) -> float:
-        return self.simulation.case.costs.process
+        return 0.0
 
     def answer(self, name: str, arguments: tuple[Any, ...], ref: Ref) -> None:
         if name == "beats":
@@ -264,7 +265,9 @@ class SimulatedRank(Worker):
 
     def _preferences(self, plan: ScoringPlan, logprobs: dict[str, float], against: str | None) -> dict[str, float]:
         gammas = [logprobs[chosen] - logprobs[rejected] for chosen, rejected in self.group.pairs(plan.pairs).names]
-        chosen, rejected = (float(np.mean([logprobs[p[i]] for p in self.group.pairs(plan.pairs).names])) for i in (0, 1))
+        chosen, rejected = (
+            float(np.mean([logprobs[p[i]] for p in self.group.pairs(plan.pairs).names])) for i in (0, 1)
+        )
         accuracy = float(np.mean(np.array(gammas) > 0))
         means = {"ranking_accuracy": accuracy, "gamma": float(np.mean(gammas))}
         return means | {"chosen_logprob": chosen, "rejected_logprob": rejected}

@@ -18,6 +18,7 @@ import ray
 
 from benchmarks.scale.accounts import Accounts
 from benchmarks.scale.model import Case
+from workers.generation.host import EngineHost
 
 
 class Awake:
@@ -121,6 +122,7 @@ class Simulation:
         self.workers: list[Any] = []
         self.calls: Counter[str] = Counter()
         self.driver_seconds = self.driver_cpu = 0.0
+        self.before_workers = 0.0
         self.charged: Counter[str] = Counter()
         self._events: list[tuple[float, int, Event]] = []
         self._order = itertools.count()
@@ -226,6 +228,8 @@ class Simulation:
 
     def part(self, line: str) -> None:
         """The driver says that a step is done: what it has taken since the last one was for that."""
+        with self.inside():  # what it has taken since the last call
+            pass
         words = [word for word in line.split() if "/" not in word]
         so_far = (self.driver_seconds, self.driver_cpu)
         for counted, now, before in zip((self.parts, self.parts_cpu), so_far, self._told, strict=True):
@@ -236,7 +240,11 @@ class Simulation:
 
     def start(self, kind: Any, arguments: Sequence[Any], options: Mapping[str, Any], watched: bool = False) -> Handle:
         with self.inside():
+            if not self.calls["start"]:
+                self.before_workers = self.driver_seconds
             self.charge("start", self.case.costs.ray_call)
+            if issubclass(kind, EngineHost):  # an engine's process, which here is the engine
+                kind, arguments = arguments[0], arguments[2:]
             worker = kind(self, options, *arguments)
             self.workers.append(worker)
             worker.place.arrive(worker)

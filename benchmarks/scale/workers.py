@@ -33,7 +33,7 @@ class SimulatedGrader(Worker):
         self._free_at, self._graded = 0.0, 0
 
     def starting(self) -> float:
-        return self.simulation.case.costs.process
+        return 0.0
 
     def answer(self, name: str, arguments: tuple[Any, ...], ref: Ref) -> None:
         if name == "progress":
@@ -125,7 +125,7 @@ class SimulatedWorkers(RealWorkers):
         arguments = (model, settings, self._job.seed, placement, KIND)
         return GeneratorPool(*arguments, say=say, calls=calls, kills=NoKills)
 
-    def _grader_group(self, settings: Grade) -> Any:
+    def _grader_group(self, settings: Grade, log: str | None) -> Any:
         grader: Any = SimulatedGrader
         return GraderGroup(settings, actor=grader, calls=self._simulation, kills=NoKills)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.errors import Damaged
 from orchestrator.files.durable import make_folder, sync
-from orchestrator.files.identity import identity, is_settled, sha256
+from orchestrator.files.identity import hash_ahead, identity, is_settled, sha256
 from orchestrator.files.inside import rename, require_below
 from orchestrator.ledger.ledger import Artifact
 from orchestrator.ledger.uses import require_whole
@@ -28,10 +28,11 @@ class Artifacts:
         names = [""] if hidden.is_file() else sorted(_files_below(hidden))
         if not names:
             raise FileNotFoundError(f"{hidden}: a step published no files")
-        files = {}
-        for name in names:
-            file = hidden / name if name else hidden
+        files, paths = {}, {name: hidden / name if name else hidden for name in names}
+        for file in paths.values():
             sync(file)
+        hash_ahead(paths.values())
+        for name, file in paths.items():
             written, digest = sha256(file)
             files[name] = {"size": written.size, "sha256": digest}
         for folder in {f for name in names for f in (hidden / name).parents if f.is_relative_to(hidden)}:
@@ -108,6 +109,7 @@ class Artifacts:
             Damaged: a file is missing or has other bytes than were committed.
         """
         final = place or self.root / artifact.path
+        hash_ahead(final / name for name in artifact.files if name)
         for name, said in artifact.files.items():
             file = final / name if name else final
             require_whole(file, said["sha256"])

@@ -43,9 +43,9 @@ class ShardedStep:
         shard_kind(name)
         require_below(run.root, run.path(name))
         make_folder(run.path(name), run.root)
-        for shard in self._shards.values():
-            run._same_inputs(name, inputs, shard.facts["fingerprint"], shard.facts.get("recipe", 1), shard.facts)
-            run._require_sound(shard.artifact)
+        self._versions = recipes.versions(inputs)
+        self._fingerprints: dict[tuple[Any, ...], str] = {}
+        self._require_committed()
         self._take_offers()
         self.outdated = {} if version is None or run.committed(name) else self._discard_others(version)
         """How many shards of which other version were discarded, to be made again."""
@@ -54,6 +54,17 @@ class ShardedStep:
         self._files, self._checks = inputs if files is None else files, list[FileCheck]()
         self._hidden: dict[int, Path] = {}
         self._check_of: dict[int, FileCheck] = {}
+
+    def _require_committed(self) -> None:
+        """What is committed is from these inputs, and as it was. Most shards say the same of their inputs."""
+        compared = set[tuple[Any, ...]]()
+        for shard in self._shards.values():
+            facts = shard.facts
+            said = (facts["fingerprint"], facts.get("recipe", 1))
+            if (known := (*said, *map(facts.get, self._versions))) not in compared:
+                self.run._same_inputs(self.name, self._inputs, *said, facts)
+                compared.add(known)
+            self.run._require_sound(shard.artifact)
 
     def _discard_others(self, version: int) -> dict[int, int]:
         """No step mixes what different versions of the graders say; its source, the samples, stays."""
@@ -122,11 +133,17 @@ class ShardedStep:
             return
         for check in (*self._checks, *([self._check_of[index]] if index in self._check_of else [])):
             check.again()
-        facts = recipes.versions(self._inputs) | dict(facts)
+        facts = self._versions | dict(facts)
         facts |= {"executed": dict(self.executed)} if self.executed else {}
         artifact = self.run.artifacts.adopt(self._hidden[index], self.path(index), facts.pop("file"))
-        made = {"fingerprint": recipes.fingerprint(self._inputs, facts), "recipe": recipes.RECIPE}
-        self._append(index, artifact, facts | made)
+        self._append(index, artifact, facts | {"fingerprint": self._fingerprint(facts), "recipe": recipes.RECIPE})
+
+    def _fingerprint(self, facts: Facts) -> str:
+        """That of the inputs, of which facts only say the versions: it is the same for nearly every shard."""
+        known = tuple(facts[name] for name in self._versions)
+        if known not in self._fingerprints:
+            self._fingerprints[known] = recipes.fingerprint(self._inputs, facts)
+        return self._fingerprints[known]
 
     def _append(self, index: int, artifact: Artifact, facts: Facts) -> None:
         data = {"step": self.name, "index": index, "artifact": artifact.as_json(), "facts": facts}

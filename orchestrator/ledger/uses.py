@@ -15,7 +15,7 @@ from typing import Any
 
 from orchestrator.errors import Damaged, Displaced
 from orchestrator.files import durable
-from orchestrator.files.identity import Written, sha256
+from orchestrator.files.identity import Written, hash_ahead, sha256
 from orchestrator.ledger.ledger import Artifact, Commit
 from orchestrator.ledger.recipes import UsedFiles, used_in
 from orchestrator.records.model_folder import leads_out
@@ -50,6 +50,7 @@ class FileCheck:
 
     def __init__(self, root: Path, inputs: Any) -> None:
         self._root, self._inputs = root, list(used_in(inputs))
+        hash_ahead(self._root / name for used in self._inputs for name, _ in used.files)
         self._before = self._require_whole()
 
     def again(self) -> None:

@@ -12,7 +12,7 @@ from orchestrator.config.load import JobFile
 from orchestrator.config.places import in_ray_package, run_folder
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable
-from orchestrator.files.identity import sha256
+from orchestrator.files.identity import hash_ahead, sha256
 from orchestrator.ledger.recipes import UsedFiles
 from orchestrator.models.checks import check_config, check_weights
 from orchestrator.models.files import check_files, check_names, enclosing_run
@@ -112,4 +112,5 @@ def digest_of(hashes: Mapping[str, str]) -> str:
 
 def _hashes(path: str) -> dict[str, str]:
     files = sorted(p for p in Path(path).iterdir() if p.is_file() and not p.name.startswith("."))
+    hash_ahead(files)
     return {file.name: sha256(file)[1] for file in files}

@@ -341,17 +341,20 @@ class _Sampling:
         lost = [work for slot, work, _ in self._running.values() if slot is event.slot]
         self._running = {r: held for r, held in self._running.items() if held[0] is not event.slot}
         before = sum(len(work.quarantined) for work in lost)
-        progressed = [self._charge(work) for work in lost]
+        blameless = node_lost(event.error)
+        progressed = [self._charge(work, blameless) for work in lost]
         given_up = sum(len(work.quarantined) for work in lost) > before
         self._lost.append(event.slot.replace(event.error, any(progressed), given_up))
         for work in reversed(lost):
             (self._struck if work.exclusive else self._fresh).appendleft(work)
 
-    def _charge(self, work: Work) -> bool:
-        """Settle what a dead engine leaves of a shard; returns whether any prompt was finished since the last time."""
+    def _charge(self, work: Work, blameless: bool) -> bool:
+        """Settle what a dead engine leaves of a shard; returns whether any prompt was finished since the last time. No
+        prompt is to blame where the whole node was lost."""
         prompts, finished = list(read_prompts(work.shard)), self._finished(work)
-        work.engine_died(prompts, finished)
-        work.choose(prompts, finished)
+        if not blameless:
+            work.engine_died(prompts, finished)
+            work.choose(prompts, finished)
         before, work.finished = work.finished, len(finished)
         return work.finished > before
 
