@@ -156,6 +156,8 @@ def fork(
             shards = {step: f" ({made.offered[step]} shards)" if made.offered[step] else "" for step in steps}
             named = ", ".join(step.rpartition("/")[2] + count for step, count in shards.items())
             echo(f"{fit:<9} {folder}: {named}")
+    if not made.offered:
+        echo(f"nothing   is taken over: {run} has committed no step that could be")
     for step in made.removed:
         echo(f"not here  {step}: what it made was removed, and is needed again")
     for step in made.unseen:

@@ -389,3 +389,6 @@ def test_the_command_and_the_hint_that_leads_to_it(
     assert yaml.safe_load((tmp_path / "child/job.yaml").read_text())["loss"]["beta"] == 0.2
     assert ratchet("status", tmp_path / "child", "--json") == 0
     assert json.loads(capsys.readouterr().out)["name"] == "child"
+    assert ratchet("fork", tmp_path / "child", tmp_path / "grandchild") == 0, "of one that has made nothing yet"
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"nothing   is taken over: {tmp_path / 'child'} has committed no step that could be"
