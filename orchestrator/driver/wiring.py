@@ -59,6 +59,7 @@ class RealWorkers:
         self._turns = Turns(lambda: self.cluster, needs, self._phase_over)
         self._graders: list[Grade] = []
         self._grader_groups: list[Any] = []
+        self._serves: str | None = None  # the model of the engines that there were last
         self._halving: Any = None
         self._settled = Settled()
         self._model: Path | None = None
@@ -152,7 +153,9 @@ class RealWorkers:
     def engines(self, model: str) -> Any:
         # Not after hours of sampling: what training will ask for must be there too.
         self.cluster.check_room(RANKS, *self._ranks_need())
-        went_on = self._turns.turn == ENGINES
+        if self.cluster.accelerated and self._serves != model:
+            self._turns.release()
+        self._serves, went_on = model, self._turns.turn == ENGINES
         pool = self._turns.of(ENGINES, lambda place: self._engine_pool(model, self._fitted.generate(), place))
         if pool.resting or pool.model != model:
             pool.serve(model)

@@ -130,6 +130,8 @@ class GeneratorPool:
 
     def serve(self, model: str) -> None:
         """Have the engines serve another model, or the same again after a rest; `wait_ready` waits until they do."""
+        if not self.resting:
+            self.rest()  # which looks whether the old weights are gone
         self.model, self.resting = model, False
         self.start_limit = start_limit(self._settings, model)
         self._kills = self._look_for_kills()

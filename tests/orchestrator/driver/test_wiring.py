@@ -251,3 +251,56 @@ def test_a_phase_is_over_when_every_node_says_so(tmp_path: Path) -> None:
     ]
     workers.release()
     assert len(cluster.asked) == 2, "it is over once"
+
+
+class Pool:
+    """Engines that note what becomes of them."""
+
+    resting = False
+
+    def __init__(self, model: str, notes: list[str]) -> None:
+        self.model, self.notes = model, notes
+
+    def __enter__(self) -> Pool:
+        self.notes.append(f"start {self.model}")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.notes.append("end")
+
+    def serve(self, model: str) -> None:
+        self.model = model
+        self.notes.append(f"serve {model}")
+
+    def wait_ready(self) -> None:
+        self.notes.append("wait")
+
+
+class Serving(On):
+    def __init__(self, job: Job, gpus: int) -> None:
+        super().__init__(job, 4)
+        self._cluster = Quiet(gpus)
+        self.notes: list[str] = []
+
+    def _engine_pool(self, model: str, *_: Any) -> Any:
+        return Pool(model, self.notes)
+
+
+class Quiet(Held):
+    """A machine on which nothing is left."""
+
+    def __init__(self, gpus: int) -> None:
+        super().__init__()
+        self.gpus = gpus
+
+    def on_nodes(self, *_: Any, timeout: float) -> dict[Node, Any]:
+        return {}
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_another_model_is_served_by_the_same_processes_but_on_accelerators(tmp_path: Path, gpus: int) -> None:
+    workers = Serving(load_job(make_project(tmp_path)).job, gpus)
+    for model in ("a", "a", "b"):
+        assert workers.engines(model).model == model
+    kept, new = ["start a", "wait", "serve b", "wait"], ["start a", "wait", "end", "start b", "wait"]
+    assert workers.notes == (new if gpus else kept)
