@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from orchestrator.archive.disk import DiskStore
 from orchestrator.archive.objects import ObjectStore
 from orchestrator.archive.store import Store, said
@@ -15,11 +17,14 @@ def open_store(address: str) -> Store:
     """The folder at an address; nothing is connected to yet.
 
     Raises:
-        BadInput: fsspec knows no such addresses, or the package that they need is not installed.
+        BadInput: fsspec knows no such addresses, the package that they need is not installed, or it is no folder.
     """
     scheme, rest = split(address)
     if scheme == "file":
-        return DiskStore(named_path(rest, "archive"))
+        folder = named_path(rest, "archive")
+        if os.path.lexists(folder) and not folder.is_dir():
+            raise BadInput(f"{folder}: is no folder, which an archive on a disk is: give another name")
+        return DiskStore(folder)
     import fsspec
     from fsspec.registry import known_implementations
 

@@ -24,7 +24,7 @@ from tests.faults.test_damage import put
 from tests.orchestrator.test_loop import history
 from tests.support.stand_ins import StandInEngines, skill_of
 from workers.files import write_table
-from workers.training.group import _Attempts
+from workers.training.attempts import Attempts
 
 
 def in_place(path: Path) -> None:
@@ -257,7 +257,7 @@ def test_an_engine_that_was_replaced_writes_where_nobody_looks(calm: Undisturbed
 def test_ranks_that_were_replaced_write_where_nobody_looks(tmp_path: Path) -> None:
     plan = plan_of(tmp_path / "round")
     Path(plan.metrics_file).parent.mkdir(parents=True)
-    attempts = _Attempts(plan)
+    attempts = Attempts(plan)
     late = attempts.next()
     Path(late.state_dir, "000001").mkdir(parents=True)
     winner = attempts.next()

@@ -34,6 +34,10 @@ COMMANDS: dict[str, list[str]] = {
     "status": ["status", "{odd}"],
     "verify": ["verify", "{odd}"],
     "gc": ["gc", "{odd}"],
+    "logs": ["logs", "{odd}"],
+    "archive": ["archive", "{odd}", "{new}"],
+    "archive to": ["archive", "{run}", "{odd}"],
+    "fetch": ["fetch", "{odd}", "{new}"],
     "fork": ["fork", "{odd}", "{new}"],
     "fork to": ["fork", "{run}", "{odd}"],
     "rescore": ["rescore", "{odd}", "{new}"],
@@ -46,8 +50,8 @@ COMMANDS: dict[str, list[str]] = {
     "grade": ["grade", "{odd}.jsonl", "-o", "{new}.jsonl"],
     "grade parquet": ["grade", "{odd}.parquet", "-o", "{new}.jsonl"],
 }
-GOOD = {("run run_dir", "folder"), ("fork to", "folder"), ("rescore to", "folder")}
-"""An empty folder is where a run may be made."""
+GOOD = {("run run_dir", "folder"), ("fork to", "folder"), ("rescore to", "folder"), ("archive to", "folder")}
+"""An empty folder is where a run may be made, or an archive."""
 
 
 class Waiting(BaseException):
