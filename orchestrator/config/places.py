@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.config import Job
 from orchestrator.errors import BadInput
+from orchestrator.files.inside import is_run
 from orchestrator.files.lack import MOST_OF_A_PATH, ROOM_FOR_A_RUN
 from orchestrator.files.named import named_path, real, whole
 
@@ -62,7 +63,8 @@ def require_room(folder: Path) -> Path:
     """`folder`, a run's, where it is there or can be made.
 
     Raises:
-        BadInput: it cannot, names what is in the way; or its path leaves too little for those of the files in it.
+        BadInput: it cannot, names what is in the way; it would lie in another run; or its path leaves too little for
+            those of the files in it.
     """
     if (size := len(os.fsencode(folder))) > MOST_OF_A_PATH - ROOM_FOR_A_RUN:
         raise BadInput(
@@ -72,6 +74,11 @@ def require_room(folder: Path) -> Path:
     above = next(place for place in (folder, *folder.parents) if place.exists())
     if not above.is_dir():
         raise BadInput(f"{folder}: a run needs a folder, and {above} is none. Choose another `name` or `run_dir`.")
+    around = next((place for place in folder.parents if is_run(place)), None)
+    if around is not None and not is_run(folder):  # one that is there already goes on
+        raise BadInput(
+            f"{folder}: lies in the run {around}, among files that it counts. Choose a folder outside of it."
+        )
     if above != folder and not os.access(above, os.W_OK | os.X_OK):
         raise BadInput(
             f"{folder}: a run needs a folder, and none can be made in {above}, which may not be written to. Choose "

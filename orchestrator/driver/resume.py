@@ -36,7 +36,8 @@ SOURCES = tuple(f"data.{split}.path" for split in ("train", "gate", "test"))
 
 def command(root: Path) -> str:
     """The command that goes on with a run."""
-    return shlex.join(["ratchet", "resume", str(root)])
+    name = str(root)
+    return shlex.join(["ratchet", "resume", f"./{name}" if name.startswith("-") else name])  # which is no option
 
 
 def all_kept(_: Key) -> bool:

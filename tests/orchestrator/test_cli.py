@@ -18,8 +18,9 @@ from orchestrator.config.job_docs import EXAMPLE, executing_keys, job_docs
 from orchestrator.config.load import load_job, resolved_yaml
 from orchestrator.config.methods import PRESETS
 from orchestrator.config.words import model_of
+from orchestrator.driver.resume import command
 from tests.support.sample_run import two_rounds
-from tests.support.stand_ins import make_project
+from tests.support.stand_ins import StandIns, make_project, run_job
 
 PROJECT = Path(__file__).parents[2]
 
@@ -153,6 +154,22 @@ def test_a_run_inside_rays_copy_of_the_project_is_refused(tmp_path: Path, capsys
     copy = tmp_path / "session_1/runtime_resources/working_dir_files/_ray_pkg_1/runs/tiny"
     assert ratchet("validate", make_project(tmp_path), f"run_dir={copy}") == 2
     assert "would be lost with it. Set RATCHET_HOME" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("where", ["inner", "rounds/01/checkpoint/inner"])
+def test_a_run_inside_of_another_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], where: str) -> None:
+    job = make_project(tmp_path, rounds=1)
+    run_job(job, StandIns())
+    for given in (["validate", job], ["run", job], ["rescore", tmp_path / "run"]):
+        place = tmp_path / "run" / where
+        more = [place, "grade.strict=false"] if given[0] == "rescore" else ["name=other", f"run_dir={place}"]
+        assert ratchet(*given, *more) == 2
+        assert f"{place}: lies in the run " in capsys.readouterr().err
+        assert not place.exists()
+
+
+def test_the_command_that_goes_on_takes_a_name_for_no_option() -> None:
+    assert command(Path("-x")) == "ratchet resume ./-x" and command(Path("a b")) == "ratchet resume 'a b'"
 
 
 FORGED = "x\nfinished; the report is /home/me/report.md"
