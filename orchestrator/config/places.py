@@ -74,7 +74,7 @@ def require_room(folder: Path) -> Path:
     above = next(place for place in (folder, *folder.parents) if place.exists())
     if not above.is_dir():
         raise BadInput(f"{folder}: a run needs a folder, and {above} is none. Choose another `name` or `run_dir`.")
-    around = next((place for place in folder.parents if is_run(place)), None)
+    around = next((place for place in real(folder).parents if is_run(place)), None)
     if around is not None and not is_run(folder):  # one that is there already goes on
         raise BadInput(
             f"{folder}: lies in the run {around}, among files that it counts. Choose a folder outside of it."

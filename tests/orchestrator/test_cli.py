@@ -168,6 +168,12 @@ def test_a_run_inside_of_another_run_is_refused(tmp_path: Path, capsys: pytest.C
         assert not place.exists()
 
 
+def test_a_run_beside_another_is_named_from_within_that(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_job(make_project(tmp_path, rounds=1), StandIns())
+    monkeypatch.chdir(tmp_path / "run")
+    assert ratchet("fork", ".", "../other") == 0 and (tmp_path / "other/job.yaml").is_file()
+
+
 def test_the_command_that_goes_on_takes_a_name_for_no_option() -> None:
     assert command(Path("-x")) == "ratchet resume ./-x" and command(Path("a b")) == "ratchet resume 'a b'"
 
