@@ -32,12 +32,10 @@ class EngineHost:
         self._memory = Memory()
 
     def serve(self, model: str) -> int:
-        """Have an engine serve this model, a new one in any case; returns the id of this process.
+        """Have a new engine serve this model, where none is; returns the id of this process.
 
         Raises: whatever the engine raises when it cannot serve the model.
         """
-        if self._engine is not None:
-            self.rest()
         self._engine = self._make(model, *self._arguments)
         return os.getpid()
 
