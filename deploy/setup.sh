@@ -27,7 +27,8 @@ export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-${PIP_INDEX_URL:-}}
 export UV_FIND_LINKS=${UV_FIND_LINKS:-${PIP_FIND_LINKS:-}}
 [ -n "$UV_FIND_LINKS" ] || unset UV_FIND_LINKS
 
-install() { uv pip install --quiet --no-deps "$@" -r "$requirements"; }
+# Compiled once here: where PYTHONDONTWRITEBYTECODE is set, as in many images, each process would compile for seconds.
+install() { uv pip install --quiet --no-deps --compile-bytecode "$@" -r "$requirements"; }
 
 if [ "$set_name" = cpu ]; then
     # torch's CPU build is not on PyPI: it comes from a folder of wheels, where one is named, else from PyTorch's index.

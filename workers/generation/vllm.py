@@ -43,6 +43,7 @@ class VllmEngine:
         with one_path(model) as folder:
             given = settings.model_copy(update={"engine": anchored(settings.engine, folder)})
             arguments = engine_arguments(PATH, given, seed, accelerated, dtype)
+            _compile(accelerated or not arguments["enforce_eager"])
             with telling_of_memory(settings, accelerated):
                 engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
             if devices(settings) > 1:  # processes of its own, which were started where that path leads somewhere
@@ -99,6 +100,14 @@ def prepare(accelerated: bool) -> None:
     if accelerated:
         os.environ.update(without_compiler(os.environ))
     from vllm import LLMEngine  # noqa: F401  # whose import is the long one
+
+
+def _compile(what_asks_for_it: bool) -> None:
+    """Whether this process compiles what is marked for torch's compiler. `enforce_eager` keeps it from the model, and
+    not from vLLM's helpers: the first probe would spend 11 s of CPU on one that counts the ranks of tokens."""
+    import torch
+
+    torch.compiler.set_stance("default" if what_asks_for_it else "force_eager")
 
 
 def _prompt(token_ids: list[int]) -> Any:
