@@ -46,7 +46,7 @@ class EngineHost:
             self._memory.look()
             engine.close()
         del engine
-        return self._memory.kept()
+        return self._memory.kept(collected=True)  # by its close
 
     def pid(self) -> int:
         return os.getpid()

@@ -30,10 +30,12 @@ class Memory:
         """The process holds what it works with now."""
         self._most = max(self._most, resident())
 
-    def kept(self) -> int:
-        """Have what nothing refers to go back to the system. Returns the bytes that are still held and should not be:
-        0 where it is what libraries keep."""
-        gc.collect()
+    def kept(self, collected: bool = False) -> int:
+        """Have what nothing refers to go back to the system; `collected` says that it was looked for just now. Returns
+        the bytes that are still held and should not be: 0 where it is what libraries keep."""
+        if not collected:
+            gc.collect()
+        gc.freeze()
         with contextlib.suppress(OSError, AttributeError):  # a C library without it gives back by itself
             ctypes.CDLL(None).malloc_trim(0)
         held, most, self._most = resident() - self._before, self._most - self._before, self._before
