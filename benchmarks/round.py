@@ -39,6 +39,8 @@ _LOOK = 0.2  # seconds between two looks at the processes
 class Cold(RealWorkers):
     """Ends the processes of each phase before the next one."""
 
+    early = False
+
     def __init__(self, job: Job, logs: Path) -> None:
         super().__init__(job, logs)
         self._last: str | None = None

@@ -13,7 +13,7 @@ from benchmarks.scale.cluster import NoKills, SimulatedCluster, Worker
 from benchmarks.scale.engines import KIND
 from benchmarks.scale.ranks import SimulatedRank
 from benchmarks.scale.simulation import Ref, Simulation
-from orchestrator.config import Generate, Grade, Job, Train
+from orchestrator.config import Grade, Job, Train
 from orchestrator.driver.wiring import RealWorkers
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES, GRADERS_VERSION, PROMPTS, VERDICTS, Problem, Shard, TokenizingPlan
@@ -120,9 +120,9 @@ class SimulatedWorkers(RealWorkers):
             self._simulation.leap(case.costs.tokenise * len(problems), "between phases")
         return {"prompts": len(problems), "dropped": 0, "file": file}
 
-    def _engine_pool(self, model: str, settings: Generate, placement: Any) -> Any:
+    def _engine_pool(self, placement: Any) -> Any:
         say, calls = self._connected.say, self._simulation
-        arguments = (model, settings, self._job.seed, placement, KIND)
+        arguments = (None, self._fitted.generate(), self._job.seed, placement, KIND)
         return GeneratorPool(*arguments, say=say, calls=calls, kills=NoKills)
 
     def _grader_group(self, settings: Grade, log: str | None) -> Any:

@@ -9,7 +9,7 @@ processes: that a process which lives gives all of a device's memory back has no
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
@@ -23,6 +23,10 @@ ENGINES: Role = "generate.engines"
 RANKS: Role = "train.ranks"
 
 
+Hire = Callable[[Any], AbstractContextManager["Resting"]]
+"""Starts workers in the place that it is given; they rest until something is asked of them."""
+
+
 class Resting(Protocol):
     """Workers that can rest."""
 
@@ -34,11 +38,18 @@ class Turns:
     """Who holds the devices. A context manager: leaving it ends all."""
 
     def __init__(
-        self, cluster: Callable[[], Cluster], needs: dict[Role, Callable[[], Bundles]], ended: Callable[[str], None]
+        self,
+        cluster: Callable[[], Cluster],
+        needs: dict[Role, Callable[[], Bundles]],
+        hire: Mapping[Role, Hire],
+        ended: Callable[[str], None],
+        early: bool = True,
     ) -> None:
         """`cluster` is connected to by the first call, `needs` says what the workers of each role take, and `ended`
-        waits until nothing lives that has the mark of a reservation that was given up."""
-        self._cluster, self._needs, self._ended = cluster, needs, ended
+        waits until nothing lives that has the mark of a reservation that was given up. `early`: where both roles share
+        one reservation, each is hired with the first, and loads its libraries while the other works."""
+        self._cluster, self._needs, self._hire, self._ended = cluster, needs, hire, ended
+        self._early = early
         self._held = contextlib.ExitStack()
         self._placement: Placement | None = None
         self._workers: dict[Role, Any] = {}
@@ -51,8 +62,8 @@ class Turns:
     def __exit__(self, *error: Any) -> None:
         self._held.__exit__(*error)
 
-    def of(self, role: Role, hire: Callable[[Any], AbstractContextManager[Any]]) -> Any:
-        """Workers of this role, whose turn it is from now on; `hire` starts them in the place that it is given.
+    def of(self, role: Role) -> Any:
+        """Workers of this role, whose turn it is from now on.
 
         Raises:
             NoRoom: the cluster has none for them, or not soon enough.
@@ -67,11 +78,16 @@ class Turns:
         self.turn = None
         if self._placement is None:
             self._placement = self._reserve(role)
-        if role not in self._workers:
-            place = self._placement if self._cluster().accelerated else Share(self._placement, self._needs[role])
-            self._workers[role] = self._held.enter_context(hire(place))
+        for one in (role, *self._others(role)):
+            if one not in self._workers:
+                place = self._placement if self._cluster().accelerated else Share(self._placement, self._needs[one])
+                self._workers[one] = self._held.enter_context(self._hire[one](place))
         self.turn = role
         return self._workers[role]
+
+    def _others(self, role: Role) -> list[Role]:
+        """Roles that can be hired although it is not their turn."""
+        return [one for one in self._needs if one != role and self._early and self._may_stay(one)]
 
     def _may_stay(self, role: Role) -> bool:
         """Whether what is reserved serves this role's turn too, and nobody else waits for it."""

@@ -11,11 +11,11 @@ import contextlib
 import functools
 import json
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from orchestrator.config import Generate, Grade, Job, Judge, Train
+from orchestrator.config import Grade, Job, Judge, Train
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.everywhere import everywhere
 from orchestrator.driver.fitted import Fitted
@@ -45,6 +45,8 @@ class RealWorkers:
     """Ray, engines and DeepSpeed. Nothing is started before it is needed: a finished run needs none of it."""
 
     engine = ENGINE.name
+    early = True
+    """Whether workers may be started before their turn."""
 
     def __init__(self, job: Job, logs: Path) -> None:
         self._job = job
@@ -56,7 +58,8 @@ class RealWorkers:
         self._logs: str | None = None
         self._everything = contextlib.ExitStack()
         needs = {ENGINES: self._engines_need, RANKS: self._ranks_need}
-        self._turns = Turns(lambda: self.cluster, needs, self._phase_over)
+        hire = {ENGINES: self._engine_pool, RANKS: self._new_group}
+        self._turns = Turns(lambda: self.cluster, needs, hire, self._phase_over, self.early)
         self._graders: list[Grade] = []
         self._grader_groups: list[Any] = []
         self._serves: str | None = None  # the model of the engines that there were last
@@ -155,19 +158,17 @@ class RealWorkers:
         self.cluster.check_room(RANKS, *self._ranks_need())
         if self.cluster.accelerated and self._serves != model:
             self._turns.release()
-        self._serves, went_on = model, self._turns.turn == ENGINES
-        pool = self._turns.of(ENGINES, lambda place: self._engine_pool(model, self._fitted.generate(), place))
+        self._serves = model
+        pool = self._turns.of(ENGINES)
         if pool.resting or pool.model != model:
             pool.serve(model)
-        elif went_on:
-            return pool
-        pool.wait_ready()
+            pool.wait_ready()
         return pool
 
-    def _engine_pool(self, model: str, settings: Generate, placement: Any) -> Any:
+    def _engine_pool(self, placement: Any) -> Any:
         from workers.generation.pool import GeneratorPool
 
-        arguments = (model, settings, self._job.seed, placement, ENGINE)
+        arguments = (None, self._fitted.generate(), self._job.seed, placement, ENGINE)
         return GeneratorPool(*arguments, secrets=self._secrets, say=self.cluster.say, logs=self._logs)
 
     def graders(self, settings: Grade) -> Any:
@@ -186,12 +187,16 @@ class RealWorkers:
     def trainers(self) -> Any:
         # Likewise before hours of training: engines evaluate what comes of it.
         self.cluster.check_room(ENGINES, *self._engines_need())
-        return self._turns.of(RANKS, self._new_group)
+        return self._turns.of(RANKS)
 
-    def _new_group(self, placement: Any) -> Any:
+    @contextlib.contextmanager
+    def _new_group(self, placement: Any) -> Iterator[Any]:
         settings = self._fitted.train().model_copy(update={"attention": self._attention()})
         self._halving = self._halving or self._new_halving(settings)
-        return self._ranks(settings, placement)
+        with self._ranks(settings, placement) as group:
+            if self.early:
+                group.prepare()
+            yield group
 
     def _new_halving(self, settings: Train) -> Any:
         from workers.training.lost import Halving
@@ -323,6 +328,8 @@ def unread_golds(settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str],
 class Examination(RealWorkers):
     """The same workers, and what `ratchet doctor` asks of them besides. A time limit is in seconds; what is asked
     of every node comes back by node, as an exception where it failed there."""
+
+    early = False
 
     def needs(self) -> dict[str, tuple[int, int, int]]:
         """By key of the job: how many workers, and each one's cores and accelerators."""

@@ -32,6 +32,9 @@ class Rank:
     def beats(self) -> int:
         return 0
 
+    def prepare(self) -> None:
+        pass
+
     def rest(self) -> int:
         return int(os.environ.get("KEEPS", "0")) if self.rank else 0
 

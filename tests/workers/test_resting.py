@@ -42,7 +42,7 @@ def model_of(folder: Path, weight: int) -> str:
     return str(folder)
 
 
-def pool_of(model: str, told: list[str], engines: int = 1) -> GeneratorPool:
+def pool_of(model: str | None, told: list[str], engines: int = 1) -> GeneratorPool:
     return GeneratorPool(model, Generate(), 5, ForEngines(engines), STAND_IN, 0.2, say=told.append)
 
 
@@ -111,6 +111,28 @@ def test_ranks_rest_and_go_on_in_the_same_processes(cluster: None, tmp_path: Pat
 
 
 @pytest.mark.real
+@pytest.mark.parametrize("dies", [False, True])
+def test_who_was_started_early_waits_for_its_turn(cluster: None, tmp_path: Path, pairs: str, dies: bool) -> None:  # noqa: F811
+    model, told = model_of(tmp_path / "model", 1), list[str]()
+    with TrainerGroup(Train(ranks=2), ForRanks(), rank=Rank) as group, pool_of(None, told, engines=2) as pool:
+        group.prepare()
+        assert pool.resting and not group.pids
+        ranks = [actor.connect.remote("nowhere") for actor in group._actors]
+        early = ray.get([slot.actor.pid.remote() for slot in pool._slots]), ray.get(ranks)
+        if dies:
+            for pid in (early[0][1], early[1][0]):
+                os.kill(pid, signal.SIGKILL)
+            while not (dead(group) and gone(pool._slots[1].actor.pid.remote())):
+                time.sleep(0.1)
+        pool.serve(model)
+        pool.wait_ready()
+        assert pool.logprobs([[1]], [[2, 3]]) == [[-2.0], [-2.0]] and scoring(group, tmp_path, pairs)() == 0
+        assert [pids(pool)[0], *([] if dies else pids(pool)[1:])] == early[0][: 1 if dies else 2]
+        assert set(group.pids).isdisjoint(early[1]) if dies else group.pids == early[1]
+    assert told == [] and all(slot.deaths == 0 for slot in pool._slots), "nothing was lost by it"
+
+
+@pytest.mark.real
 def test_ranks_that_keep_their_memory_are_ended(cluster: None, tmp_path: Path, pairs: str) -> None:  # noqa: F811
     told: list[str] = []
     keeping = Anywhere(2, num_cpus=1, runtime_env={"env_vars": {"KEEPS": str(2 * 2**30)}})
@@ -131,7 +153,11 @@ def scoring(group: TrainerGroup, folder: Path, pairs: str) -> Callable[[], int]:
 
 
 def dead(group: TrainerGroup) -> bool:
-    return not all(rested.answering(RAY, [actor.beats.remote() for actor in group._actors]))
+    return any(gone(actor.beats.remote()) for actor in group._actors)
+
+
+def gone(call: object) -> bool:
+    return not all(rested.answering(RAY, [call]))
 
 
 def test_what_a_process_keeps_is_measured() -> None:

@@ -59,8 +59,9 @@ class _Event(NamedTuple):
 
 
 class GeneratorPool:
-    """Engines that serve one model, and another one after that. A context manager: leaving it ends their processes,
-    which gives the devices back for certain, those of an engine that hangs too.
+    """Engines that serve one model, and another one after that; with none at first their processes load libraries and
+    rest. A context manager: leaving it ends them, which gives the devices back for certain, those of an engine that
+    hangs too.
 
     `kind` says how to make an engine (workers.generation.vllm.VLLM does), and `interval` the seconds between two looks.
     `secrets` are in the environment of the engines, and `kills` begins to watch the kernels of the nodes. A start that
@@ -70,7 +71,7 @@ class GeneratorPool:
 
     def __init__(
         self,
-        model: str,
+        model: str | None,
         settings: Generate,
         seed: int,
         placement: Placement,
@@ -86,7 +87,7 @@ class GeneratorPool:
         self.model = model
         self._logs = logs
         self._settings = settings
-        self.start_limit = start_limit(settings, model)
+        self.start_limit = start_limit(settings, model) if model else 0.0
         """Seconds that an engine may take to load the model."""
         self._seed = seed
         self._placement = placement
@@ -96,8 +97,8 @@ class GeneratorPool:
         self._say = say
         self._memory = MemoryWait(say, waits, calls.clock)
         self._calls, self._look_for_kills = calls, kills
-        self.resting = False
-        """Whether the engines have given the devices back."""
+        self.resting = model is None
+        """Whether the engines do not hold the devices."""
         self._looked = 0.0
         self._slots: list[Slot] = []
 
@@ -135,9 +136,9 @@ class GeneratorPool:
         self.model, self.resting = model, False
         self.start_limit = start_limit(self._settings, model)
         self._kills = self._look_for_kills()
-        lives = answering(self._calls, [slot.actor.progress.remote() for slot in self._slots])
-        for slot, there in zip(self._slots, lives, strict=True):
-            slot.serve(model, self.start_limit, self._kills, there)
+        answers = answering(self._calls, [slot.actor.progress.remote() for slot in self._slots])
+        for slot, there in zip(self._slots, answers, strict=True):
+            slot.serve(model, self.start_limit, self._kills, slot.new if there is None else there)
 
     def wait_ready(self) -> None:
         """Return when every engine has loaded the model, but for those that have no place since a node was lost.
@@ -179,7 +180,7 @@ class GeneratorPool:
                     slot.replace(error, progressed=False)
                     continue
                 raise GenerationFailed(f"{self._kind.name} cannot serve {self.model}: {slot.why(error)}") from error
-            slot.ready = True
+            slot.loaded()
             self._memory.started(slot)
 
     def _homeless(self) -> list[Slot]:
@@ -267,7 +268,7 @@ class GeneratorPool:
                 slot.done()
                 yield _Event(slot, reference, result)
             else:
-                slot.ready = True
+                slot.loaded()
                 self._memory.started(slot)
         if self._calls.clock() - self._looked >= self._interval:
             self._looked = self._calls.clock()

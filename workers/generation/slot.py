@@ -27,15 +27,15 @@ class EngineHangs(Exception):
 
 
 class Slot:
-    """`start` starts an engine's actor (host.EngineHost), which may take `start_limit` seconds to load the model.
-    Nothing is dispatched to an engine before it is `ready`, so that one that dies while it starts takes no prompt with
-    it."""
+    """`start` starts an engine's actor (host.EngineHost), which may take `start_limit` seconds to load the model; where
+    none is given it waits for `serve`. Nothing is dispatched to an engine before it is `ready`, so that one that dies
+    while it starts takes no prompt with it."""
 
     def __init__(
         self,
         index: int,
         start: Callable[[], Any],
-        model: str,
+        model: str | None,
         settings: Generate,
         start_limit: float,
         interval: float,
@@ -53,7 +53,11 @@ class Slot:
 
     def _begin(self) -> None:
         self.actor = self._start()
-        self._load()
+        self.new = True
+        """Whether the actor has never answered: its process may be on its way."""
+        self.ready = False
+        if self._model is not None:
+            self._load()
 
     def _load(self) -> None:
         actor = self.actor
@@ -67,6 +71,10 @@ class Slot:
         """Whether the call under way must remain the only one."""
         self._pulse = Pulse(lambda: actor.progress.remote(), self._calls)
         self._patience = Patience(self._interval, self._calls.clock)
+
+    def loaded(self) -> None:
+        """The engine has loaded the model."""
+        self.ready, self.new = True, False
 
     def taken(self, exclusive: bool = False) -> Any:
         """The engine's actor, for one call, which is under way from now on until `done`."""

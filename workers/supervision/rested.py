@@ -31,10 +31,11 @@ def _told(calls: Calls, call: Any) -> str:
     return f"gives back its memory but for {kept / _GIB:.1f} GiB" if kept else ""
 
 
-def answering(calls: Calls, asked: Sequence[Any]) -> list[bool]:
-    """Of each call, whether its worker answers at once. One that has died while it rested is nobody's fault."""
+def answering(calls: Calls, asked: Sequence[Any]) -> list[bool | None]:
+    """Of each call, whether its worker answers; None where it did not in time: it hangs, or loads its libraries still.
+    One that has died while it rested is nobody's fault."""
     answered, _ = calls.wait(list(asked), _ANSWER_SECONDS, len(asked)) if asked else ([], [])
-    return [call in answered and _answers(calls, call) for call in asked]
+    return [_answers(calls, call) if call in answered else None for call in asked]
 
 
 def _answers(calls: Calls, call: Any) -> bool:

@@ -78,6 +78,9 @@ class _Rank:
     def beats(self) -> int:
         return self.trainer.beats
 
+    def prepare(self) -> None:
+        self.trainer.prepare()
+
     def rest(self) -> int:
         return self.trainer.rest()
 
@@ -138,7 +141,7 @@ class TrainerGroup:
     ) -> None:
         self.settings, self._calls = settings, calls
         self._logs, self._say = logs, say
-        self._rested = False
+        self._rested = self._prepared = False
         self._halving = halving or Halving(settings)
         self._rank, self._look_for_kills = rank, kills
         self.placement = placement
@@ -159,6 +162,13 @@ class TrainerGroup:
     ) -> None:
         self.close()
 
+    def prepare(self) -> None:
+        """Begin to start the ranks' processes, which load their libraries and rest; nothing waits for them."""
+        self._hire()
+        self._prepared = True
+        for actor in self._actors:
+            actor.prepare.remote()
+
     def rest(self) -> None:
         """Give the devices back until more is asked of the ranks. Their processes stay, unless one does not give its
         memory back: then all are ended, which is told."""
@@ -171,6 +181,7 @@ class TrainerGroup:
     def close(self) -> None:
         """End the actors; their processes and memory are gone soon after."""
         actors, self._actors, self._pulses, self.pids = self._actors, [], [], []
+        self._prepared = False
         for actor in actors:
             self._calls.kill(actor)
 
@@ -264,16 +275,27 @@ class TrainerGroup:
         return self._gather([actor.__ray_call__.remote(_on_trainer, function) for actor in self._actors])
 
     def _start(self) -> None:
-        if self._rested and not all(answering(self._calls, [actor.beats.remote() for actor in self._actors])):
-            self.close()  # one has died while it rested, and nothing is lost by that
-        if self._actors:
+        if self._rested or self._prepared:
+            answers = answering(self._calls, [actor.beats.remote() for actor in self._actors])
+            if not all(answer or (self._prepared and answer is None) for answer in answers):
+                self.close()  # one has died while it rested, and nothing is lost by that
+        if self._actors and not self._prepared:
             if self._rested:
                 self._kills = self._look_for_kills()  # what others lost meanwhile does not count
                 self._kills.wait()
             self._rested = False
             return
         self._rested = False
-        self.placement.wait()
+        if not self._prepared:
+            self.placement.wait()
+            self._hire()
+        self._prepared = False
+        [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
+        self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
+        if self._kills:
+            self._kills.wait()
+
+    def _hire(self) -> None:
         executed = self.settings.model_copy(update={"tokens_per_microbatch": self._halving.tokens})
         settings, self._kills = executed.model_dump(mode="json"), self._look_for_kills()
         ranks = self.settings.num_ranks
@@ -285,9 +307,6 @@ class TrainerGroup:
             arguments = (*before, settings, rank, ranks, self.chunk_logits)
             self._actors.append(self._calls.start(kind, arguments, options, watched=True))
         self._pulses = [Pulse(actor.beats.remote, self._calls) for actor in self._actors]
-        [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
-        self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
-        self._kills.wait()
 
     def _gather(self, refs: Sequence[Any], limit: float | None = None) -> list[Any]:
         """Results of one call a rank, in order; the first failure of any rank ends all."""

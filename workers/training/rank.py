@@ -96,11 +96,17 @@ class Trainer:
 
     # Set-up
 
+    def prepare(self) -> None:
+        """Load the libraries that the work needs, which takes seconds; harmless when repeated."""
+        if not self.use_cuda:
+            os.environ["DS_ACCELERATOR"] = "cpu"
+        import deepspeed  # noqa: F401
+        from transformers import AutoConfig, AutoModelForCausalLM  # noqa: F401
+
     def connect(self, rendezvous: str) -> None:
         """Join the process group: nccl on accelerators, gloo on CPU. `rendezvous` is tcp://HOST:PORT of rank 0, or
         file://PATH of a file that is not there yet."""
-        if not self.use_cuda:
-            os.environ["DS_ACCELERATOR"] = "cpu"
+        self.prepare()
         # An actor sees one accelerator only, its own.
         os.environ |= {"LOCAL_RANK": "0", "RANK": str(self.rank), "WORLD_SIZE": str(self.ranks)}
         import deepspeed

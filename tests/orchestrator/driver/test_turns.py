@@ -71,26 +71,27 @@ class Crew:
 class Play:
     """Turns on a stage, with workers that note what they do."""
 
-    def __init__(self, stage: Stage, engines: tuple[int, int, int], ranks: tuple[int, int, int]) -> None:
+    def __init__(
+        self, stage: Stage, engines: tuple[int, int, int], ranks: tuple[int, int, int], early: bool = False
+    ) -> None:
         self.stage = stage
         over = lambda mark: stage.notes.append(f"{mark} is over")  # noqa: E731
-        self.turns = Turns(lambda: stage, {ENGINES: lambda: engines, RANKS: lambda: ranks}, over)  # type: ignore[arg-type,return-value]
+        hire = {ENGINES: lambda place: self.hire("engines", place), RANKS: lambda place: self.hire("ranks", place)}
+        self.turns = Turns(lambda: stage, {ENGINES: lambda: engines, RANKS: lambda: ranks}, hire, over, early)  # type: ignore[arg-type,return-value]
         self.places: list[Any] = []
+
+    @contextlib.contextmanager
+    def hire(self, name: str, place: Any) -> Iterator[Crew]:
+        self.places.append(place)
+        self.stage.notes.append(f"{name} start")
+        yield Crew(name, self.stage.notes)
+        self.stage.notes.append(f"{name} end")
 
     def __call__(self, role: Role) -> list[str]:
         """What happens when this role's turn comes."""
-
-        @contextlib.contextmanager
-        def hire(place: Any) -> Iterator[Crew]:
-            self.places.append(place)
-            name = role.partition(".")[2]
-            self.stage.notes.append(f"{name} start")
-            yield Crew(name, self.stage.notes)
-            self.stage.notes.append(f"{name} end")
-
         before = len(self.stage.notes)
-        workers = self.turns.of(role, hire)
-        assert self.turns.of(role, hire) is workers and self.turns.turn == role
+        workers = self.turns.of(role)
+        assert self.turns.of(role) is workers and self.turns.turn == role
         return self.stage.notes[before:]
 
 
@@ -105,6 +106,23 @@ def test_on_processors_both_live_in_one_reservation() -> None:
     assert play(RANKS) == ["reserve 1 x 2", "ranks start"]
     play.turns.__exit__(None, None, None)
     assert play.stage.notes[-2:] == ["ranks end", "given back"]
+
+
+def test_both_start_with_the_first_turn_where_one_reservation_holds_them() -> None:
+    play = Play(Stage(1, 2), engines=(1, 2, 0), ranks=(2, 1, 0), early=True)
+    assert play(RANKS) == ["reserve 1 x 2", "ranks start", "engines start"]
+    assert play(ENGINES) == ["ranks rest"] and play(RANKS) == ["engines rest"]
+    play.turns.release()
+    assert play(ENGINES) == ["reserve 1 x 2", "engines start", "ranks start"]
+    play = Play(Stage(1, 8, gpus=2), engines=(1, 4, 2), ranks=(2, 1, 1), early=True)
+    assert play(ENGINES) == ["reserve 1 x 4", "engines start"], "on accelerators the devices are one role's alone"
+    stage = Stage(1, 4)
+    stage._nodes.append(Node("small", "small", 2, 0))
+    play = Play(stage, engines=(3, 2, 0), ranks=(1, 3, 0), early=True)
+    assert play(ENGINES) == ["reserve 3 x 2", "engines start"], "there is no room for the ranks"
+    play = Play(Stage(1, 2), engines=(1, 2, 0), ranks=(1, 2, 0), early=True)
+    play.stage.waiting = True
+    assert play(ENGINES) == ["reserve 1 x 2", "engines start"], "another job waits for the room"
 
 
 def test_another_job_that_waits_gets_its_turn_between_two_of_ours() -> None:

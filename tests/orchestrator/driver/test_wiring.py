@@ -59,6 +59,9 @@ class Machine(Cluster):
     def nodes(self) -> list[Node]:
         return [Node(str(number), f"node-{number}", self.cpus, self.gpus) for number in range(self.count)]
 
+    def others_wait(self) -> bool:
+        return False
+
     def on_nodes(self, function: Any, *arguments: Any, timeout: float) -> dict[Node, Any]:
         self.asked.append((function.__name__, arguments))
         return dict.fromkeys(self.nodes(), self.memory)
@@ -221,8 +224,8 @@ class Held(Machine):
 
     @contextlib.contextmanager
     def reserve(self, *_: Any) -> Iterator[Any]:
-        placement = ForRanks(1)
-        placement.mark = "the-mark"  # type: ignore[attr-defined]
+        placement: Any = ForRanks(1)
+        placement.mark, placement.cpus = "the-mark", 4
         yield placement
         self.asked.append(("given back", ()))
 
@@ -256,24 +259,40 @@ def test_a_phase_is_over_when_every_node_says_so(tmp_path: Path) -> None:
 class Pool:
     """Engines that note what becomes of them."""
 
-    resting = False
+    resting = True
 
-    def __init__(self, model: str, notes: list[str]) -> None:
-        self.model, self.notes = model, notes
+    def __init__(self, notes: list[str]) -> None:
+        self.model, self.notes = "", notes
 
     def __enter__(self) -> Pool:
-        self.notes.append(f"start {self.model}")
+        self.notes.append("start")
         return self
 
     def __exit__(self, *_: object) -> None:
         self.notes.append("end")
 
     def serve(self, model: str) -> None:
-        self.model = model
+        self.model, self.resting = model, False
         self.notes.append(f"serve {model}")
 
     def wait_ready(self) -> None:
         self.notes.append("wait")
+
+
+class Group:
+    """Ranks that note what becomes of them."""
+
+    def __init__(self, notes: list[str]) -> None:
+        self.notes = notes
+
+    def __enter__(self) -> Group:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.notes.append("ranks end")
+
+    def prepare(self) -> None:
+        self.notes.append("ranks prepare")
 
 
 class Serving(On):
@@ -282,8 +301,11 @@ class Serving(On):
         self._cluster = Quiet(gpus)
         self.notes: list[str] = []
 
-    def _engine_pool(self, model: str, *_: Any) -> Any:
-        return Pool(model, self.notes)
+    def _engine_pool(self, placement: Any) -> Any:
+        return Pool(self.notes)
+
+    def _ranks(self, *_: Any) -> Any:
+        return Group(self.notes)
 
 
 class Quiet(Held):
@@ -302,5 +324,17 @@ def test_another_model_is_served_by_the_same_processes_but_on_accelerators(tmp_p
     workers = Serving(load_job(make_project(tmp_path)).job, gpus)
     for model in ("a", "a", "b"):
         assert workers.engines(model).model == model
-    kept, new = ["start a", "wait", "serve b", "wait"], ["start a", "wait", "end", "start b", "wait"]
+    kept = ["start", "ranks prepare", "serve a", "wait", "serve b", "wait"]
+    new = ["start", "serve a", "wait", "end", "start", "serve b", "wait"]
     assert workers.notes == (new if gpus else kept)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_who_has_to_wait_for_the_first_turn_loads_libraries_meanwhile(tmp_path: Path, early: bool) -> None:
+    class Patient(Serving):
+        pass
+
+    Patient.early = early
+    workers = Patient(load_job(make_project(tmp_path)).job, gpus=0)
+    workers.engines("a")
+    assert workers.notes == (["start", "ranks prepare", "serve a", "wait"] if early else ["start", "serve a", "wait"])
