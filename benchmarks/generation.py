@@ -1,12 +1,11 @@
-"""Generation: the product's generator beside the raw engine, on the same prompts and seeds, in one run.
+"""Generation: the product's generator beside vLLM's `LLM.generate`, on the same prompts and seeds, in one run.
 
     python -m benchmarks.generation [--model jobs/demo/base] [--prompts 300] [--samples 8] [--repeats 5]
         [--device cuda] [--json]
 
-Each has a vLLM engine of the same settings in a process of its own, as engines have in a run, and they take turns. The
-raw engine is stepped by the thread that made it and is given all requests at once; the generator gets them as a round
-does, in shards of 32 prompts, three in flight, and also writes its Parquet files. Without arguments it uses the demo's
-model and prompts.
+Each has a vLLM engine of the same settings in a process of its own, as engines have in a run, and they take turns.
+`LLM.generate` is given all requests at once; the generator gets them as a round does, in shards of 32 prompts, three in
+flight, and also writes its Parquet files. Without arguments it uses the demo's model and prompts.
 """
 
 from __future__ import annotations
@@ -70,29 +69,23 @@ def write_prompts(model: str, count: int, file: Path) -> None:
     write_table(pa.table(columns, schema=PROMPTS), file)
 
 
-def raw(model: str, settings: Generate, accelerated: bool, prompts: Path, folder: Path) -> Work:
-    """The bare engine: add everything, step until done."""
-    from vllm import EngineArgs, LLMEngine, SamplingParams, TokensPrompt
+def llm(model: str, settings: Generate, accelerated: bool, prompts: Path, folder: Path) -> Work:
+    """vLLM's own `LLM.generate`, which is given all requests at once."""
+    from vllm import LLM, SamplingParams, TokensPrompt
 
-    engine = LLMEngine.from_engine_args(EngineArgs(**engine_arguments(model, settings, 0, accelerated, settings.dtype)))
+    engine = LLM(**engine_arguments(model, settings, 0, accelerated, settings.dtype))
     rows = pq.read_table(prompts, columns=["prompt_id", "token_ids"]).to_pylist()
+    asked = [(row["prompt_id"], TokensPrompt(prompt_token_ids=row["token_ids"])) for row in rows]
 
     def work(plan: SamplingPlan) -> int:
-        for row in rows:
-            for index in range(plan.samples):
-                parameters = SamplingParams(
-                    temperature=plan.temperature,
-                    top_p=plan.top_p,
-                    top_k=plan.top_k,
-                    max_tokens=plan.max_tokens,
-                    seed=sample_seed(plan.seed, row["prompt_id"], index),
-                )
-                name = f"{plan.seed}-{row['prompt_id']}-{index}"
-                engine.add_request(name, TokensPrompt(prompt_token_ids=row["token_ids"]), parameters)
-        tokens = 0
-        while engine.has_unfinished_requests():
-            tokens += sum(len(o.outputs[0].token_ids) for o in engine.step() if o.finished)
-        return tokens
+        common = {"temperature": plan.temperature, "top_p": plan.top_p, "top_k": plan.top_k}
+        requests = [
+            (prompt, SamplingParams(**common, max_tokens=plan.max_tokens, seed=sample_seed(plan.seed, name, index)))
+            for name, prompt in asked
+            for index in range(plan.samples)
+        ]
+        outputs = engine.generate([prompt for prompt, _ in requests], [given for _, given in requests], use_tqdm=False)
+        return sum(len(output.outputs[0].token_ids) for output in outputs)
 
     return work
 
@@ -111,7 +104,7 @@ def ours(model: str, settings: Generate, accelerated: bool, prompts: Path, folde
     return work
 
 
-SIDES: dict[str, Callable[[str, Generate, bool, Path, Path], Work]] = {"raw": raw, "ours": ours}
+SIDES: dict[str, Callable[[str, Generate, bool, Path, Path], Work]] = {"llm": llm, "ours": ours}
 
 
 def serve(side: str, line: Connection, *given: Any) -> None:
@@ -157,9 +150,9 @@ def figures(passes: dict[str, list[Pass]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, seconds in (("tokens_per_second", "seconds"), ("tokens_per_cpu_second", "cpu_seconds")):
         each = {side: rates(side, seconds) for side in SIDES}
-        ratios = [o / r for o, r in zip(each["ours"], each["raw"], strict=True)]
+        ratios = [o / t for o, t in zip(each["ours"], each["llm"], strict=True)]
         found[name] = {side: round(statistics.median(values)) for side, values in each.items()}
-        found[name]["ours/raw"] = round(statistics.median(ratios), 3)
+        found[name]["ours/llm"] = round(statistics.median(ratios), 3)
     return found
 
 

@@ -50,7 +50,7 @@ class SimulatedEngine(Worker):
     ) -> None:
         super().__init__(simulation, options)
         self.gpus = simulation.case.model.engine_gpus
-        self.skill, self._most = 0.0, settings.max_num_seqs
+        self.skill, self._most = 0.0, settings.max_num_seqs or simulation.case.model.full_batch
         self._steps = 0
         self._service = 0.0  # tokens that a sequence has got that was there all along
         self._looked = simulation.now

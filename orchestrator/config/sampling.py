@@ -69,8 +69,8 @@ class Generate(Settings):
     """Prompts that are generated, graded and committed together."""
     max_model_len: Count | None = None
     """Longest prompt and completion together, in tokens; null takes the model's."""
-    max_num_seqs: Executing[Count] = 128
-    """Most sequences an engine works on at once."""
+    max_num_seqs: Executing[Count | None] = None
+    """Most sequences an engine works on at once. null is what the engine takes for throughput on its device."""
     dtype: Literal["own", "float32", "bfloat16", "float16"] | None = None
     """Number format in which engines serve: `own` is each checkpoint's own. null is `own`, but on accelerators
     `bfloat16` where the model or its checkpoints are in float32, for which there is no fast attention. It is resolved

@@ -113,7 +113,7 @@ def cached_tokens(size: ModelSize, settings: Generate) -> int:
     """Tokens that an engine's cache should have room for."""
     context = settings.max_model_len or size.context or _CONTEXT
     usual = min(context, 2 * settings.max_tokens)
-    return max(min(settings.max_num_seqs, _SEQUENCES) * usual, context)
+    return max(min(settings.max_num_seqs or _SEQUENCES, _SEQUENCES) * usual, context)
 
 
 def _fitting_engines(

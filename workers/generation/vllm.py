@@ -38,6 +38,7 @@ class VllmEngine:
         prepare(accelerated)
         from vllm import EngineArgs, LLMEngine
         from vllm.exceptions import VLLMClientError  # which is no ValueError
+        from vllm.usage.usage_lib import UsageContext
 
         dtype = _own_dtype(model) if settings.dtype in (None, OWN) else settings.dtype
         with one_path(model) as folder:
@@ -45,7 +46,8 @@ class VllmEngine:
             arguments = engine_arguments(PATH, given, seed, accelerated, dtype)
             _compile(accelerated or not arguments["enforce_eager"])
             with telling_of_memory(settings, accelerated):
-                engine = LLMEngine.from_engine_args(EngineArgs(**arguments))
+                # As `LLM.generate` has it: the numbers of sequences and of tokens in a step are made for throughput.
+                engine = LLMEngine.from_engine_args(EngineArgs(**arguments), UsageContext.LLM_CLASS)
             if devices(settings) > 1:  # processes of its own, which were started where that path leads somewhere
                 engine.collective_rpc(_go, args=(str(folder),))
         self._context = int(engine.model_config.max_model_len)
@@ -119,6 +121,7 @@ def _prompt(token_ids: list[int]) -> Any:
 def _parameters(plan: SamplingPlan, prompt_id: str, index: int) -> Any:
     from vllm import SamplingParams
     from vllm.exceptions import VLLMClientError
+    from vllm.sampling_params import RequestOutputKind
 
     temperature = plan.temperature_of(index)
     try:
@@ -128,6 +131,7 @@ def _parameters(plan: SamplingPlan, prompt_id: str, index: int) -> Any:
             top_k=plan.top_k,
             max_tokens=plan.max_tokens,
             stop=list(plan.stop),
+            output_kind=RequestOutputKind.FINAL_ONLY,
             seed=None if temperature == 0 or plan.seeding == "engine" else sample_seed(plan.seed, prompt_id, index),
         )
     except VLLMClientError as error:  # a class that a driver without vLLM could not read
@@ -184,7 +188,6 @@ def engine_arguments(model: str, settings: Generate, seed: int, accelerated: boo
     arguments: dict[str, Any] = {
         "model": model,
         "tensor_parallel_size": settings.spread,
-        "max_num_seqs": settings.max_num_seqs,
         "seed": seed % 2**31,
         "enable_prefix_caching": True,  # samples of one prompt share its prefill
         "disable_log_stats": True,
@@ -196,6 +199,8 @@ def engine_arguments(model: str, settings: Generate, seed: int, accelerated: boo
         arguments["distributed_executor_backend"] = "mp"
     if dtype:
         arguments["dtype"] = dtype
+    if settings.max_num_seqs:
+        arguments["max_num_seqs"] = settings.max_num_seqs
     if settings.max_model_len:
         arguments["max_model_len"] = settings.max_model_len
     if not accelerated:
