@@ -36,6 +36,7 @@ class Facts(TypedDict, total=False):
     """Of any step. A fact means the same in all steps that have it, unless their own model says otherwise."""
 
     seconds: Seconds
+    starting: Seconds
     waited: Seconds
     wall: Seconds
     fingerprint: Annotated[str, Field(min_length=1, max_length=1000)]

@@ -12,7 +12,7 @@ from typing import Any
 
 from orchestrator.ledger.ledger import State
 
-_TIMES = ("seconds", "waited", "wall")
+_TIMES = ("seconds", "starting", "waited", "wall")
 _SPEED = "_per_second"
 
 

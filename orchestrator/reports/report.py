@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from orchestrator.records.abstentions import WORDS, abstained, graders_version
 from orchestrator.records.executed import HALVED
 from orchestrator.reports.columns import Column, Reporting, Section, change, count, fact, last, number, table
 from orchestrator.reports.disputes import disputes
+from orchestrator.reports.seconds import own, seconds_section, walls
 from orchestrator.reports.status import RoundStatus, halvings, open_run, reference_path, rounds, run_state
 from orchestrator.reports.symptoms import Evidence, symptoms
 from orchestrator.reports.tables import diversity, training_metrics
@@ -62,7 +63,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
         "padding every batch to its longest row would have cost.",
         table(_TRAINING, done),
         "## Seconds",
-        _seconds(done),
+        seconds_section(done, walls(ledger.records)),
         *_executed_otherwise(state),
         *_disputed(run_dir, state, done),
         "## Known ways such loops go wrong",
@@ -178,7 +179,7 @@ _TRAINING = (
     Column("updates", lambda e: fact(e, "train", "steps", ",")),
     Column("tokens", lambda e: fact(e, "train", "tokens", ",")),
     Column("padded", lambda e: fact(e, "train", "padded_tokens", ",")),
-    Column("tokens/s", lambda e: _own(e, "train") or fact(e, "train", "tokens_per_second", ",.0f")),
+    Column("tokens/s", lambda e: own(e, "train") or fact(e, "train", "tokens_per_second", ",.0f")),
     Column("chosen tokens", lambda e: fact(e, "pairs", "chosen_tokens", ".1f")),
     Column("rejected tokens", lambda e: fact(e, "pairs", "rejected_tokens", ".1f")),
     Column("log chosen", lambda e: change(e, "chosen_logprob", ".2f")),
@@ -220,34 +221,6 @@ def _promotions(done: Sequence[Evidence]) -> str:
 
 def _points(fraction: float | None) -> str:
     return "none" if fraction is None else f"{100 * fraction:.1f} points"
-
-
-def _seconds(done: Sequence[Evidence]) -> str:
-    phases = list(dict.fromkeys(phase for e in done for phase in e.round.facts))
-
-    def cell(phase: str) -> Callable[[Evidence], str]:
-        return lambda e: _own(e, phase) or fact(e, phase, "seconds", ",.1f")
-
-    columns = [Column("round", lambda e: str(e.round.number))]
-    columns += [Column(phase, cell(phase)) for phase in phases]
-    columns += [Column("waited for grading", _waited)]
-    return (
-        "Grading is hidden behind sampling: the seconds of the verdicts are the graders' own. What the round waited "
-        "for them after its last sample stands at the end, with its share of the round. What was taken over was done "
-        "by the run that this one was forked from.\n\n" + table(columns, done)
-    )
-
-
-def _own(evidence: Evidence, phase: str) -> str:
-    """What stands for the time and speed of a phase that this run has not done; empty of one that it has."""
-    return "taken over" if phase in evidence.round.taken_over else ""
-
-
-def _waited(evidence: Evidence) -> str:
-    round_ = evidence.round
-    waited = None if "verdicts" in round_.taken_over else round_.facts.get("verdicts", {}).get("waited")
-    total = sum(round_.seconds(phase) or 0.0 for phase in round_.facts if phase != "verdicts")
-    return "" if waited is None else f"{waited:.1f} ({100 * waited / (total + waited or 1):.1f} %)"
 
 
 def _rules(evidence: Evidence) -> str:

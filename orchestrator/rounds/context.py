@@ -39,6 +39,7 @@ from orchestrator.records.rows import (
 )
 from orchestrator.reports.meters import Meters
 from orchestrator.rounds import evaluation, sampling
+from orchestrator.rounds.readiness import ready
 
 Say = Callable[[str], None]
 
@@ -266,7 +267,8 @@ class Context:
 
         def work(*output: Path) -> Facts:
             facts: Facts = {"executed": {}}
-            engines = self.engines(model, facts["executed"])
+            engines, wait = ready(lambda: self.engines(model, facts["executed"]))
+            facts |= wait.once()
             agreement = None
             if model.probe:
                 most = evaluation.tolerance(self.job, generate.dtype or self.workers.dtype, Path(model.path))

@@ -15,6 +15,7 @@ from orchestrator.ledger.run import Facts
 from orchestrator.ledger.sharded import ShardedStep
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES, SamplingPlan, Shard
+from orchestrator.rounds.readiness import ready
 
 
 class Engines(Protocol):
@@ -118,7 +119,7 @@ def sample_and_grade_shards(
             verdicts.commit(graded.index, facts)
         return
     samples.begin()
-    serving = engines()
+    serving, wait = ready(engines)
     wall = _Lap()
     sample_and_grade(
         serving,
@@ -127,7 +128,7 @@ def sample_and_grade_shards(
         plan,
         (samples.hidden, samples.path),
         verdicts.hidden,
-        lambda index, facts: samples.commit(index, facts | {"wall": wall.lap()}),
+        lambda index, facts: samples.commit(index, facts | {"wall": wall.lap()} | wait.once()),
         verdicts.commit,
     )
 
@@ -144,6 +145,8 @@ def sampling_facts(shards: Sequence[Facts], own: Sequence[Facts] | None = None) 
         "seconds": round(seconds, 3),
         "tokens_per_second": round(sum(f["tokens"] for f in timed) / max(seconds, 1e-9), 1),
     }
+    if any("starting" in f for f in timed):
+        total["starting"] = round(sum(f.get("starting", 0) for f in timed), 3)
     return total | mishaps(shards, "quarantined", "engines_lost")
 
 

@@ -37,6 +37,7 @@ from orchestrator.records.rows import ScoringPlan, TrainingPlan
 from orchestrator.records.seals import is_sealed
 from orchestrator.rounds import regrading
 from orchestrator.rounds.context import Context, Model, executed
+from orchestrator.rounds.readiness import ready
 
 _LARGEST_MANIFEST = 1 << 24  # bytes, of a saved state: a line for each file of each rank
 
@@ -110,8 +111,9 @@ class Training:
         return self.context.run.step(name or f"{self.folder}/reference", inputs, work, also=[self.init.files])
 
     def _scored(self, plan: ScoringPlan, output: Path, *against: str) -> Facts:
-        facts = self.context.workers.trainers().score(plan, str(output / "00000.parquet"), *against)
-        return facts | {"executed": self.context.workers.execution("train")}
+        trainers, wait = ready(self.context.workers.trainers)
+        facts = trainers.score(plan, str(output / "00000.parquet"), *against)
+        return wait.added(facts) | {"executed": self.context.workers.execution("train")}
 
     def _reference_pass(self, pairs: Sequence[Commit]) -> Commit:
         """The reference's log-probabilities of these pairs, by the kernel and on the device that compute now. The loss
@@ -213,7 +215,8 @@ class Training:
         """Train, on the ranks of driver/wiring.py; the facts say how, and against which reference pass."""
         run, workers = self.context.run, self.context.workers
         file = str(run.path(f"{reference.step}/00000.parquet")) if reference else None
-        facts = workers.trainers().train(plan, file)
+        trainers, wait = ready(workers.trainers)
+        facts = wait.added(trainers.train(plan, file))
         against = {"reference": reference.step} if reference else {}
         return facts | {"executed": workers.execution("train") | against}
 

@@ -42,6 +42,7 @@ from orchestrator.reports.symptoms import Evidence
 from orchestrator.reports.tables import step_rows
 from orchestrator.rounds import space
 from orchestrator.rounds.context import Context, Model, executed, preference_plan
+from orchestrator.rounds.readiness import ready
 from orchestrator.rounds.recount import Counting, Recounted, ids_in, pair_counts, rows_in
 from orchestrator.rounds.round import NoPairs, Round
 from orchestrator.rounds.training import precision
@@ -194,7 +195,8 @@ def _rank(context: Context, number: int, chunk: Chunk) -> float:
     def work(folder: Path) -> Facts:
         folder.mkdir()
         plan = ScoringPlan(model, model, (str(chunk.file),))
-        facts = context.workers.trainers().score(plan, str(folder / "00000.parquet"))
+        trainers, wait = ready(context.workers.trainers)
+        facts = wait.added(trainers.score(plan, str(folder / "00000.parquet")))
         return facts | {"executed": context.workers.execution("train")}
 
     commit = context.run.step(f"baseline/ranking/{number:02d}", inputs, work)

@@ -153,6 +153,7 @@ class TrainerGroup:
         self._pulses: list[Pulse] = []
         self._kills: Kills | None = None  # since the ranks were started
         self._began = 0  # first update that this attempt at a training has done
+        self._starting = 0.0  # seconds that the ranks have taken to be there, for the work under way
 
     def __enter__(self) -> TrainerGroup:
         return self
@@ -196,7 +197,7 @@ class TrainerGroup:
         keys, logprobs, lengths = zip(*rows, strict=True)
         write_table(pa.table([list(keys), list(logprobs), list(lengths)], schema=REFERENCE), out_file)
         seconds = time.perf_counter() - started
-        return counts.scored(lengths) | {"restarts": restarts} | ranking | {"seconds": seconds}
+        return counts.scored(lengths) | {"restarts": restarts} | ranking | {"seconds": seconds} | self._started()
 
     def _scored(self, plan: ScoringPlan, against: str | None) -> tuple[list[tuple[str, float, int]], dict[str, float]]:
         shares = self._gather([actor.reference_logprobs.remote(plan) for actor in self._actors])
@@ -216,7 +217,11 @@ class TrainerGroup:
             attempts.publish()
         finally:
             attempts.remove()
-        return dict(facts) | {"restarts": restarts}
+        return dict(facts) | {"restarts": restarts} | self._started()
+
+    def _started(self) -> dict[str, float]:
+        """How long the ranks took to be there, as a fact."""
+        return {"starting": round(self._starting, 3)}
 
     def _train(
         self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None
@@ -247,10 +252,12 @@ class TrainerGroup:
     def _persist(self, work: Callable[[], T], pairs: Sequence[str] = ()) -> tuple[T, int]:
         """The result of collective work on files of pairs, and how often the ranks had to be started again for it."""
         restarts = losses = began = 0
+        self._starting = 0.0
         while True:
-            self._began = 0
+            self._began, asked = 0, self._calls.clock()
             try:
                 self._start()
+                self._starting += self._calls.clock() - asked
                 return work(), restarts
             except NodeLost:  # they had not begun, and wait for room first
                 self.close()

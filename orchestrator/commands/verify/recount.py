@@ -32,7 +32,7 @@ from orchestrator.rounds.training import choice_facts
 LEFT = frozenset(
     {
         # time
-        *("seconds", "wall", "waited", "tokens_per_second"),
+        *("seconds", "wall", "waited", "starting", "tokens_per_second"),
         # what became of processes, and how the work was executed
         *("engines_lost", "graders_lost", "restarts", "resumed_from", "executed", "judge", "first_step"),
         # where the work came from, and by which version of code: see `history` for what is checked of it
