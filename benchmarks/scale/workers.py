@@ -91,6 +91,8 @@ def hashed(simulation: Any, checkpoints: int) -> None:
 class SimulatedWorkers(RealWorkers):
     """Those of a run, on a simulated cluster."""
 
+    early = False
+
     def __init__(self, job: Job, logs: Path, simulation: Simulation, seed: int) -> None:
         super().__init__(job, logs)
         self._simulation = simulation

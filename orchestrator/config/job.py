@@ -64,6 +64,9 @@ class Cluster(Settings):
     timeout: Positive = 120.0
     """Seconds to wait for the cluster to answer, and to have the resources free: other jobs hold them, or a node was
     lost and none has come in its place. Then the run ends with exit code 75, and the same command goes on."""
+    idle_release: Positive | None = 300.0
+    """Seconds without work for engines or ranks, since a judge is waited for, after which they are ended and their
+    place is given back; they are started again when they are needed. null keeps them."""
     interface: Annotated[str, Field(min_length=1, max_length=100)] | None = None
     """Network interface over which training ranks talk, by name (`ib0`) or, where its name differs between nodes, by
     its network (`10.1.0.0/16`). Null is the one that has the address which the node is known to Ray by; the

@@ -9,7 +9,8 @@ processes: that a process which lives gives all of a device's memory back has no
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Literal, Protocol
 
@@ -107,6 +108,37 @@ class Turns:
         if self._cluster().accelerated:
             return need
         return shared(self._cluster().nodes(), *(asked() for asked in self._needs.values())) or need
+
+    @contextlib.contextmanager
+    def unused(self, seconds: float | None, tell: Callable[[], None]) -> Iterator[None]:
+        """Around work that needs no devices: where it takes longer than so many seconds, they are given back, and
+        `tell` is called. Nothing may be asked of workers before `of` has given them anew.
+
+        Raises:
+            Exception: what went wrong when they were given back.
+        """
+        failed: list[Exception] = []
+
+        def give_back() -> None:
+            try:
+                tell()
+                self.release()
+            except Exception as error:
+                failed.append(error)
+
+        if seconds is None or self._placement is None:
+            yield
+            return
+        timer = threading.Timer(min(seconds, threading.TIMEOUT_MAX), give_back)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
+            timer.join()
+        if failed:
+            raise failed[0]
 
     def release(self) -> None:
         """End all workers, and wait until they are gone: only then is their memory free for certain."""

@@ -150,7 +150,8 @@ class RealWorkers:
         if self._job.judge is None:
             raise RuntimeError("a job without a judge asks for judgements")
         client = JudgeClient(self._job.judge, self._run_dir / "judge")
-        judgements: list[StepJudgement] = judge_steps(client, items)
+        with self._unused():
+            judgements: list[StepJudgement] = judge_steps(client, items)
         return judgements, dict(client.facts())
 
     def engines(self, model: str) -> Any:
@@ -182,7 +183,13 @@ class RealWorkers:
     def _grader_group(self, settings: Grade, log: str | None) -> Any:
         from workers.grading.group import GraderGroup
 
-        return GraderGroup(settings, judge=self._job.judge, cache=str(self._run_dir / "judge"), log=log)
+        cache = str(self._run_dir / "judge")
+        return GraderGroup(settings, judge=self._job.judge, cache=cache, log=log, waiting=self._unused)
+
+    def _unused(self) -> contextlib.AbstractContextManager[None]:
+        """Around a wait for others, such as a judge, while which engines and ranks have nothing to do."""
+        line = "waiting   devices given back: nothing has needed them for cluster.idle_release seconds"
+        return self._turns.unused(self._job.cluster.idle_release, lambda: self.cluster.say(line))
 
     def trainers(self) -> Any:
         # Likewise before hours of training: engines evaluate what comes of it.

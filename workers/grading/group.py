@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -47,8 +48,9 @@ class GraderGroup:
 
     An actor that dies, or that has shards and gives no verdict for `stall_seconds` and the time of an answer, is
     replaced and gets its unfinished shards again. `graders_lost` in a shard's facts tells why that was necessary, if
-    it was. `judge`, and the folder `cache` for its answers, are for the grader of that name; what the actor
-    prints goes into the file `log`. Every method raises GradingFailed when a shard cannot be graded.
+    it was. `judge`, and the folder `cache` for its answers, are for the grader of that name; what the actor prints
+    goes into the file `log`; `waiting` is around each wait for the last of the shards. Every method raises
+    GradingFailed when a shard cannot be graded.
     """
 
     def __init__(
@@ -62,8 +64,9 @@ class GraderGroup:
         log: str | None = None,
         calls: Calls = RAY,
         kills: Callable[[], Kills] = Kills,
+        waiting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
-        self._calls, self._look_for_kills = calls, kills
+        self._calls, self._look_for_kills, self._waiting = calls, kills, waiting
         self._settings, self._judge, self._cache = settings, judge, cache
         self._log = log
         # An answer is looked for and judged, each a second time where an earlier one may be to blame for a death.
@@ -99,10 +102,11 @@ class GraderGroup:
 
     def drain(self) -> Iterator[tuple[Shard, dict[str, Any]]]:
         """All shards that were submitted, as they are graded."""
-        while self._running:
-            yield from self._take(self._interval)
-            if self._running and self._patience.seconds(self._pulse.count()) > self._limit:
-                self._replace(TimeoutError(f"no verdict for {self._limit:g} s"))
+        with self._waiting() if self._running else nullcontext():
+            while self._running:
+                yield from self._take(self._interval)
+                if self._running and self._patience.seconds(self._pulse.count()) > self._limit:
+                    self._replace(TimeoutError(f"no verdict for {self._limit:g} s"))
 
     def _start(self) -> None:
         # A shard can be graded twice without harm; that it is, is for this class to see to.

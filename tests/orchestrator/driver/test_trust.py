@@ -54,6 +54,7 @@ DATA = {
     *("judge.model", "judge.max_requests", "judge.concurrency", "judge.timeout", "judge.retries"),
     *("judge.temperature", "judge.max_tokens"),
     *("cluster.cpus_per_engine", "cluster.cpus_per_rank", "cluster.accelerators", "cluster.timeout"),
+    "cluster.idle_release",
     "cluster.interface",
     *("tracking.enabled", "tracking.experiment"),
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -123,6 +124,28 @@ def test_both_start_with_the_first_turn_where_one_reservation_holds_them() -> No
     play = Play(Stage(1, 2), engines=(1, 2, 0), ranks=(1, 2, 0), early=True)
     play.stage.waiting = True
     assert play(ENGINES) == ["reserve 1 x 2", "engines start"], "another job waits for the room"
+
+
+def test_devices_that_nobody_needs_for_long_are_given_back() -> None:
+    play = Play(Stage(1, 2), engines=(1, 2, 0), ranks=(1, 2, 0))
+    told: list[str] = []
+    tell = lambda: told.append("told")  # noqa: E731
+    with play.turns.unused(0.001, tell):
+        pass  # nothing is held
+    play(ENGINES)
+    for seconds in (60.0, None, 1e300):
+        with play.turns.unused(seconds, tell):
+            pass
+    assert play.stage.notes == ["reserve 1 x 2", "engines start"] and told == []
+    with play.turns.unused(0.001, tell):
+        while "mark is over" not in play.stage.notes:
+            time.sleep(0.01)
+    assert play.stage.notes[2:] == ["engines end", "given back", "mark is over"] and told == ["told"]
+    assert play(RANKS) == ["reserve 1 x 2", "ranks start"], "and reserved anew when they are needed"
+    with pytest.raises(ZeroDivisionError), play.turns.unused(0.001, lambda: told.append(str(1 / 0))):
+        time.sleep(0.2)
+    with pytest.raises(KeyError), play.turns.unused(60.0, tell):
+        raise KeyError("an error of the work itself")
 
 
 def test_another_job_that_waits_gets_its_turn_between_two_of_ours() -> None:
