@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +21,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.config import Generate
-from orchestrator.records.rows import PROMPTS, SAMPLES, SamplingPlan, Shard
+from orchestrator.records.rows import PROBE, PROMPTS, SAMPLES, SamplingPlan, Shard
+from orchestrator.rounds.evaluation import EXACT, ProbeFailed, check_probe
 from tests.support.placements import ForEngines
 from tests.support.stand_in_engine import WEIGHTS, StandInEngine, weight_of
 from workers.files import write_table
@@ -294,6 +296,28 @@ def test_what_wrote_a_folder_is_no_difference(tmp_path: Path) -> None:
     (tmp_path / "two/tokenizer.json").write_text("{}")
     with pytest.raises(OtherModel, match=r"two/tokenizer\.json"):
         must_differ_in_weights_alone(tmp_path / "one", tmp_path / "two")
+
+
+def test_a_process_that_served_one_model_serves_the_next_as_a_fresh_one_would(case: Case, tmp_path: Path) -> None:
+    """The same prompts before and after, as evaluations ask them, with a rest between; and an engine that still had the
+    old weights, as one whose caches did, is found out by the probe."""
+    if isinstance(case.engine, StandInEngine):
+        pytest.skip("a process is around engines of a run only")
+    host: Any = case.engine
+    process, scores, tokens = host.pid(), scored(case), sampled(host, tmp_path / "before")
+    probe, texts = tmp_path / "probe.parquet", [[TOKEN_IDS["a"], TOKEN_IDS["b"]], COMPLETIONS]
+    write_table(pa.table([*texts, expected(case, case.other)], schema=PROBE), str(probe))
+    stale: Any = SimpleNamespace(logprobs=lambda *asked: [host.logprobs(*asked)])
+    with pytest.raises(ProbeFailed):
+        check_probe(stale, probe, EXACT)
+    assert host.rest() == 0 and host.serve(str(case.other)) == process
+    assert near(scored(case), expected(case, case.other)) and check_probe(stale, probe, EXACT)
+    others = sampled(host, tmp_path / "other")
+    host.load_weights(str(case.served))  # as each test of this file leaves it
+    host.load_weights(str(case.other))
+    assert sampled(host, tmp_path / "in-place") == others != tokens
+    assert host.rest() == 0 and host.serve(str(case.served)) == process
+    assert near(scored(case), scores, nats=1e-4) and sampled(host, tmp_path / "after") == tokens
 
 
 def test_an_engine_that_is_closed_serves_nobody(case: Case, tmp_path: Path) -> None:
