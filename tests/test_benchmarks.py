@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import compare, grading, ledger, localisation, measured, memory
+from benchmarks import compare, driver, grading, ledger, localisation, measured, memory
+from orchestrator.commands.verify.command import verify
+from orchestrator.ledger.ledger import Ledger
 
 PROJECT = Path(__file__).parent.parent
 
@@ -92,3 +94,13 @@ def test_the_documented_sizes_are_those_that_are_printed() -> None:
     lines = (PROJECT / "docs/clusters.md").read_text().splitlines()
     shown = [line for line in lines if line.startswith(tuple(f"| {name} |" for name in memory.MODELS))]
     assert len(shown) > 5 and set(shown) <= set(memory.sizes())
+
+
+@pytest.mark.full
+def test_what_the_driver_costs_is_measured_on_a_real_run(tmp_path: Path) -> None:
+    found = driver.figures(tmp_path / "project", prompts=300, samples=2)
+    assert list(found) == list(driver.STEPS)
+    assert all(row["cpu_seconds"] > 0 and row["peak_gib"] > 0.01 for row in found.values())
+    commits = Ledger(tmp_path / "project/run/ledger").state.commits
+    assert commits["rounds/01/samples"].facts["samples"] == 600 and commits["rounds/01/pairs"].facts["pairs"] > 0
+    assert verify(tmp_path / "project/run").findings == []
