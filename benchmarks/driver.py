@@ -20,13 +20,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import yaml
 
 from benchmarks.measured import report
@@ -150,8 +152,16 @@ def train(plan: TrainingPlan) -> dict[str, Any]:
     (folder / "model.safetensors").write_text("1")
     rows = [{"prompt_token_ids": [1], "completion_token_ids": [2, 3], "logprob": -1.0}]
     write_table(pa.Table.from_pylist(rows, PROBE), plan.probe_file)
-    rows_of_pairs = sum(read_table(file, columns=["pair_id"]).num_rows for file in plan.pairs)
-    return dict(counts.metrics(metrics)) | {"pairs": rows_of_pairs, "tokens_per_second": 1.0}
+    return counts.metrics(metrics) | counts.trained_pairs(_pairs(plan.pairs), 0) | {"tokens_per_second": 1.0}
+
+
+def _pairs(files: Sequence[str]) -> Iterator[Any]:
+    names = [f"{side}_token_ids" for side in ("prompt", *counts.SIDES)]
+    for file in files:
+        for batch in pq.ParquetFile(file).iter_batches(8192, columns=names):
+            for row in batch.to_pylist():
+                ids = {side: row[f"{side}_token_ids"] for side in ("prompt", *counts.SIDES)}
+                yield SimpleNamespace(**ids, chosen_mask=None, rejected_mask=None)
 
 
 class Workers:
