@@ -20,8 +20,10 @@ from workers.graders.mathematics.evaluation import TooLarge
 from workers.graders.mathematics.kind_compare import compare
 from workers.graders.mathematics.kind_reader import read
 from workers.graders.mathematics.kinds import Kind, Scalar, Words, expressions, title
+from workers.graders.mathematics.scalar_compare import misrounded
 from workers.graders.mathematics.sentence import mathematics_in
 from workers.graders.mathematics.spelling import spelled
+from workers.graders.numbers.quantity import CONTRADICTORY
 
 MAX_LENGTH = 1000
 """Longest text, in characters, that is read as mathematics."""
@@ -163,7 +165,8 @@ def _compared(gold: str, wanted: Kind, answer: str, got: Kind) -> Judgement:
     except TooLarge:
         return Judgement("ungradable", f"{short(answer)!r} or {short(gold)!r} is too large to be computed", failed=True)
     if outcome is Outcome.EQUAL:
-        return CORRECT
+        approximate = "\\approx" in (latex := spelled(answer)) and misrounded(latex)
+        return unreadable(f"{short(answer)!r} {CONTRADICTORY}") if approximate else CORRECT
     titles = title(wanted), title(got)
     if outcome is Outcome.UNCLEAR:
         where = f", {titles[1]}, is not read as {titles[0]}" if titles[0] != titles[1] else " is not compared with it"

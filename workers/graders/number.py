@@ -32,7 +32,7 @@ from functools import lru_cache
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
 from workers.graders.numbers import bases, times, units
 from workers.graders.numbers.phrase import read
-from workers.graders.numbers.quantity import Quantity, Void
+from workers.graders.numbers.quantity import TWOFOLD, Quantity, Void
 from workers.graders.numbers.tail import unit_of
 
 PLACES = 6
@@ -133,9 +133,10 @@ def _judged(gold: str, answer: str) -> Judgement | str:
         bare = got if wanted.percent else wanted
         if wanted.percent != got.percent and bare.counted:
             return f"{short(answer)!r} may be another quantity than {short(gold)!r}"
-        return CORRECT
+        doubted = next((side for side in ((got, answer), (wanted, gold)) if side[0].doubt), None)
+        return CORRECT if doubted is None else f"{short(doubted[1])!r} {doubted[0].doubt}"
     if wanted.figure in got.perhaps or got.figure in wanted.perhaps:
-        return f"{short(answer)!r} may mean two numbers"
+        return f"{short(answer)!r} {TWOFOLD}"
     return _different(gold, answer)
 
 

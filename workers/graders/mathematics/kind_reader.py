@@ -28,7 +28,7 @@ from workers.graders.mathematics.kinds import (
     Together,
     Words,
 )
-from workers.graders.mathematics.said import BOUND, EXCEPT, FOR_ALL, HOW, LEADING, PHRASES, REAL_VARIABLE, WHOLE
+from workers.graders.mathematics.said import BOUND, EXCEPT, FEW, FOR_ALL, HOW, LEADING, PHRASES, REAL_VARIABLE, WHOLE
 from workers.graders.mathematics.spelling import spelled
 from workers.graders.mathematics.splitting import enclosed, halves, named_left_side, split, split_relation, variable
 
@@ -144,7 +144,8 @@ def _family(latex: str, depth: int) -> Kind | None:
     for match in WHOLE.finditer(latex):
         if match.end() == len(latex) and match.start() > 0:
             value = read_latex(latex[: match.start()], depth + 1)
-            return None if value is None or isinstance(value, Words) else Family(value, match["name"])
+            few = "N" in (match["set"], match["plain"]) or any(map(match.group, FEW))
+            return None if value is None or isinstance(value, Words) else Family(value, match["name"], "NZ"[not few])
     return None
 
 

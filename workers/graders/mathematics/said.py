@@ -80,9 +80,14 @@ EXCEPT = re.compile(
     re.IGNORECASE,
 )
 """All real numbers but some."""
+_POSITIVE = r"(?:positive|non-?negative|natural|counting)"
 WHOLE = re.compile(
     r"[\s,;(]*(?:(?:for|where|with|and)\s+)?(?:(?:some|any|all|every|each|an|a)\s+)?"
-    r"(?:(?:integers?|whole numbers?)\s+)?(?P<name>[a-z])"
-    r"(?:\s*\\in\s*\\mathbb\{Z\}|\s+(?:is|are)\s+(?:an?\s+|any\s+)*integers?|(?<=integer \w)|(?<=integers \w))\s*\)?"
+    rf"(?:(?P<few>{_POSITIVE}\s+)?(?:integers?|whole numbers?|(?P<natural>natural numbers?))\s+)?(?P<name>[a-z])"
+    r"(?:\s*\\in\s*(?:\\mathbb\{(?P<set>[ZN])\}|(?P<plain>[ZN])(?![A-Za-z]))\s*(?P<mark>(?:[\^_]\s*(?:\{[^{}]*\}|[-+*0-9]))*)"
+    rf"|\s+(?:is|are)\s+(?:an?\s+|any\s+)*(?P<kind>{_POSITIVE}\s+)?(?:integers?|(?P<natural2>natural numbers?))"
+    r"|(?<=integer \w)|(?<=integers \w)|(?<=numbers \w)|(?<=number \w))\s*\)?"
 )
-"""What says that a letter is any whole number."""
+"""What says that a letter is any whole number, or any that is not negative."""
+FEW = ("mark", "few", "natural", "kind", "natural2")
+"""Its groups that say that it is not negative."""

@@ -16,6 +16,8 @@ SCALES = {
     **dict.fromkeys(["crore", "crores"], 10**7),
     **dict.fromkeys(["billion", "billions", "bn", "bil"], 10**9),
     **dict.fromkeys(["trillion", "trillions", "tn"], 10**12),
+    **{word + s: 10 ** (15 + 3 * place) for place, word in enumerate(words.LARGER.split()) for s in ("", "s")},
+    **dict.fromkeys(["googol", "googols"], 10**100),
     **{"tens": 10, "万": 10**4, "萬": 10**4, "億": 10**8, "亿": 10**8},
 }
 _SCALE = re.compile(
@@ -46,6 +48,8 @@ _CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {
     "when",
     "times",
 }
+_ILLION = re.compile(r"[a-z]*illions?|milliards?|googolplex|myriads?")
+"""Large numbers that are not read, or that mean nothing certain: undecillion, zillion, milliard."""
 _SHORT = """
 in on at of to by an a so is as or per each for sq cu up go it he we my us me do am be all and the
 """
@@ -122,7 +126,8 @@ def unit_of(text: str) -> tuple[bool, str | None]:
     if words.BEHIND.search(_without_compounds(rest)):
         return False, None
     changing = (_CHANGES | DENYING) - set(compared.split()) - ({"squared", "cubed"} if _raised(text) else set())
-    if changing & set(re.findall(r"[a-z]+", _without_compounds(MONTH.sub("", rest).lower()))) or len(text.split()) > 40:
+    behind = set(re.findall(r"[a-z]+", _without_compounds(MONTH.sub("", rest).lower())))
+    if changing & behind or any(map(_ILLION.fullmatch, behind)) or len(text.split()) > 40:
         return False, None
     return True, name
 
