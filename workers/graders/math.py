@@ -29,6 +29,15 @@ MAX_LENGTH = 1000
 """Longest text, in characters, that is read as mathematics."""
 
 _OPTION = re.compile(r"\(?([A-J])\)?")
+_OPTION_AND_TEXT = re.compile(
+    r"\(([A-J])\)\s+(?P<text>(?:-?[0-9.]|\\(?:frac|sqrt|pi)|(?!and\b|or\b)[A-Za-z][a-z]{2})(?!.*\([A-J]\)).*)"
+)
+"""An option with its letter: "(D) 12"."""
+_MARKED_OPTION = re.compile(
+    r"\$?\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{\s*\(([A-J])\)[ .:~]*\}[ ~]*(?:\\[ ,;:]|\\q?quad(?![a-z]))*"
+    r" *(?P<text>(?:-?[0-9.]|(?!and\b|or\b)[A-Za-z]|\\(?:frac|dfrac|sqrt|pi|text|\$))(?!.*\([A-J]\)).*)"
+)
+"""As data write it: "\\textbf{(D)}\\ x^2"."""
 _SOME_OPTION = re.compile(r"(?i:(?:option|choice|answer)\s*(?:is)?:?\s*)?\(?([A-Z])(?:\)|[.:]?$|[.:] )")
 _OPTIONS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|;|&|and|(?<=\))(?=\()|\s)\s*(?:and\s*)?\(?[A-Z]\)?)+")
 _TOGETHER = re.compile(r"[A-J]{2,6}")
@@ -144,7 +153,7 @@ def _judged(gold: str, wanted: Kind | None, answer: str) -> Judgement:
     if (chosen := _options(gold, answer)) is not None:
         return chosen
     if isinstance(wanted, Words):
-        return _text(gold, answer)
+        return CORRECT if wanted == _kind(answer) else _text(gold, answer)
     if wanted is None:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", gold_unread=True)
     got = _answer(_PLAIN_SET.sub(r"\\mathbb{\1\2}", answer) if "\\mathbb" in spelled(gold) else answer)
@@ -221,6 +230,11 @@ def _options(gold: str, answer: str) -> Judgement | None:
         if _OPTIONS.fullmatch(got) or (other is not None and other[1] != one[1]):
             return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
         return unreadable(f"{short(answer)!r} is not read as an option")
+    if (option := _OPTION_AND_TEXT.fullmatch(wanted) or _MARKED_OPTION.match(gold)) is not None:
+        if (one := _OPTION.fullmatch(got)) is not None:
+            return CORRECT if one[1] == option[1] else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
+        if not _SOME_OPTION.match(got) and grade(option["text"], answer).verdict == "correct":
+            return CORRECT
     several = _OPTIONS.fullmatch(wanted) is not None
     if several and (_OPTIONS.fullmatch(got) or _TOGETHER.fullmatch(got) or _OPTION.fullmatch(got)):
         same = set(re.findall("[A-Z]", wanted)) == set(re.findall("[A-Z]", got))

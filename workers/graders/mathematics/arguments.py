@@ -12,11 +12,10 @@ import re
 from workers.graders.mathematics.spelling import closing
 
 _CIRCULAR = "sin|cos|tan|sec|csc|cot"
-_FUNCTION = re.compile(
-    rf"\\(?P<name>(?P<inverse>arc|ar)?(?:{_CIRCULAR})h?|ln|log|exp)(?![A-Za-z])(?P<marks>\s*(?=[\^_]))?"
-)
+_FUNCTION = re.compile(rf"\\(?P<name>(?P<inverse>arc|ar)?(?:{_CIRCULAR})h?|ln|log|exp)(?![A-Za-z])")
 _INVERSE_POWER = re.compile(r"\s*\^\s*\{\s*-\s*1\s*\}")
 _OPERATOR = re.compile(r"\s*(?P<sign>/|\*|:|\\(?:cdot|times|div)(?![A-Za-z]))\s*")
+_FOLLOWS = re.compile(rf"[0-9A-Za-z}})|]\s*\(|{_OPERATOR.pattern}")
 _NO_FACTORS = "sin|cos|tan|sec|csc|cot|sinh|cosh|tanh|arcsin|arccos|arctan|ln|log|exp|cdot|times|div|pm|mp|mod|pmod"
 _FACTOR = re.compile(
     rf"\s*(?:(?P<grouping>\\(?:frac|sqrt|binom)(?![A-Za-z])(?:\s*\[[^\[\]]*\])?)|[0-9]+(?:\.[0-9]+)?|\.[0-9]+|[A-Za-z]'*"
@@ -26,12 +25,13 @@ _FACTOR = re.compile(
 _MARK = re.compile(r"\s*[\^_]\s*|\s*!")
 _SIGN = re.compile(r"\s*[-+]")
 _DIVISOR = re.compile(r"[0-9]+|[A-Za-z](?![A-Za-z])")
+_COEFFICIENT = re.compile(r"\s*[0-9.]*\s*(?:\\pi)?\s*")
 _NUMBER = re.compile(r"(?:[0-9]+|\\sqrt\{[0-9]+\})")
 
 
 def closed(latex: str) -> str:
     """`latex`, as `spelled` makes it, with parentheses around each argument that a product or quotient follows."""
-    if "\\" not in latex or _OPERATOR.search(latex) is None or _FUNCTION.search(latex) is None:
+    if "\\" not in latex or _FOLLOWS.search(latex) is None or _FUNCTION.search(latex) is None:
         return latex
     pieces, at = [], 0
     while (match := _FUNCTION.search(latex, at)) is not None:
@@ -68,6 +68,8 @@ def _one(latex: str, at: int) -> int | None:
 def _end(latex: str, start: int, function: re.Match[str]) -> int | None:
     """Where the argument that begins at `start` ends; None where the grammar reads it so anyway."""
     at = _run(latex, start)
+    if at is not None and latex[at:].lstrip().startswith("(") and not _COEFFICIENT.fullmatch(latex[start:at]):
+        return at  # sin x (x+1) is a product, and sin 2(x+1) of one angle
     if at is None or (operator := _OPERATOR.match(latex, at)) is None:
         return None
     if operator["sign"] == "/" and (divisor := _DIVISOR.match(latex, operator.end())) is not None:

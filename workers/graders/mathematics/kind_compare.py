@@ -59,6 +59,8 @@ def _of_a_definition(gold: Kind, answer: Definition) -> Outcome:
     several = isinstance(answer.value, Group) and not answer.value.marks
     if several and isinstance(gold, Group) and gold.marks not in ("", "{}"):
         return DIFFERENT  # x = 2, 5 is no pair
+    if isinstance(gold, Scalar) and isinstance(answer.value, Relation):
+        return single.chain(gold, answer.value, named=True)
     outcome = compare(gold, answer.value)
     if outcome is DIFFERENT and isinstance(gold, Scalar) and isinstance(answer.value, Scalar):
         made = expression(answer.value.latex)

@@ -19,6 +19,8 @@ from workers.graders.mathematics.arguments import closed
 
 _SETTINGS = ConversionConfig(lowercase_symbols=False)
 _PERCENT = re.compile(r"(?<!\\)%")
+_PI_BESIDE = re.compile(r"\\pi\s*(?=\()")
+"""A factor, which the grammar takes for the name of a function: \\pi(6)^2."""
 _LONGEST_NUMBER = 400
 """Most digits of one number: huge ones take time that grows with their square."""
 
@@ -56,4 +58,4 @@ def read_matrix(latex: str) -> Any:
 
 
 def _parsed(latex: str) -> Any:
-    return _Converter(is_real=None, config=_SETTINGS).parse(_PERCENT.sub(r"\\%", latex))
+    return _Converter(is_real=None, config=_SETTINGS).parse(_PI_BESIDE.sub(r"\\pi\\cdot ", _PERCENT.sub(r"\\%", latex)))

@@ -32,7 +32,7 @@ from workers.graders.numbers.quantity import (
 )
 from workers.graders.numbers.remark import START, remarked
 from workers.graders.numbers.tail import SCALES
-from workers.graders.numbers.words import digits
+from workers.graders.numbers.words import ANY, digits
 from workers.graders.reading.normalise import normalise
 
 MAX_LENGTH = 1000
@@ -78,6 +78,9 @@ _NAME = re.compile(
 _CALL = re.compile(r"(?P<name>[A-Za-z]) ?\((?P<argument>[^()]+)\)")
 _PRONOUN = re.compile(r"it|this|that|which|result|answer|total|sum", re.IGNORECASE)
 _LABEL = re.compile(r"(?=[^=]*[A-Za-z]{3})[A-Za-z][\w .,'’()/%$-]*")
+_SUM_IN_WORDS = re.compile(
+    rf"{ANY.pattern}.*\b(?:plus|minus|times|divided|multiplied|of|and)\b.*{ANY.pattern}", re.IGNORECASE
+)
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|frac|gcd|lcm|max|min)(?![a-z])")
 _CONNECTIVE = re.compile(
     r"(?:\b(?:so|thus|hence|therefore|then|we (?:get|have|find)|it follows that)\b|[,;:])\s*", re.IGNORECASE
@@ -259,6 +262,8 @@ def _side(side: str, sentence: bool, depth: int, first: bool) -> Reading | None:
     reading = _phrase(side, sentence=not first and sentence, depth=depth)
     if isinstance(reading, Quantity) or reading.denied:
         return reading
+    if _SUM_IN_WORDS.search(side):
+        return UNREAD
     if _LABEL.fullmatch(side) and not re.search("[0-9]", side) and not _FUNCTION.match(side):
         if lead.denies(re.findall(r"[a-z]+(?:'t)?", side.lower())):
             return DENIED

@@ -37,7 +37,7 @@ _FONTS = re.compile(
 _THOUSANDS = re.compile(r" ?\{, ?\} ?|,\\! ?")
 _INLINE_START = re.compile(r"\$([^$ ][^$]{0,100})\$(?= ?[A-Za-z%])")
 _SIZES = re.compile(r"\\(?:(?:left|right)(?![A-Za-z])\.?|[bB]igg?[lr]?(?![A-Za-z]))")
-_DEGREES = re.compile(r"\^?\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?")
+_DEGREES = re.compile(r"\^?\s*(?:\{\s*\\(?:circ|degree)(?![A-Za-z])\s*\}|\\(?:circ|degree)(?![A-Za-z]))")
 _STRUCK = re.compile(r"(?<![^\s(,;:])~~(?=[^\s~])[^~\n]{1,200}(?<=\S)~~(?![^\s),;:.])")
 """Markdown's struck-out text."""
 _ENTITY = re.compile(r"&(?:lt|gt|amp|le|ge|ne|nbsp|times|minus|divide|deg|pi|infin|quot|apos|#[0-9]{2,5});")
