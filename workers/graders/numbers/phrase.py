@@ -118,20 +118,28 @@ def read(text: str, sentence: bool) -> Reading:
         return Void(
             f"has {sign[0]}, which gives no single number", denied=numeral(text[sign.end() :].lstrip()) is not None
         )
-    if _OF_A_LETTER.search(text) is not None:
+    if _is_family(text):
         return Void("is a family of values")
-    text = _AND_A_PART.sub(_dozen, text, count=1)
-    if _AND_A_HALF.search(text) is not None:
-        return UNREAD
+    if " and a" in text:
+        text = _AND_A_PART.sub(_dozen, text, count=1)
+        if _AND_A_HALF.search(text) is not None:
+            return UNREAD
     reading = _statements(_SCALED.sub(_scaled, _EQUAL_TO.sub("(", text), count=1), sentence, _DEPTH)
     return or_product(reading, written) if isinstance(reading, Quantity) and "(" in written else reading
 
 
-_OF_A_LETTER = re.compile(
-    r"[0-9] ?(?P<letter>[a-z])(?![A-Za-z]).*?(?:(?<![A-Za-z\\])(?P=letter)(?![A-Za-z]).*\b(?:integers?|natural|whole)\b"
-    r"|\b(?:integers?|numbers?) (?P=letter)(?![A-Za-z]))"
-)
-"""A value for each whole number: "3k, where k is an integer"; its letter is no unit and no thousand."""
+_COUNTING = re.compile(r"\b(?:integers?|natural|whole)\b")
+_LETTER_BEHIND = re.compile(r"[0-9] ?([a-z])(?![A-Za-z])")
+_LETTER_ALONE = re.compile(r"(?<![A-Za-z0-9\\])(?<![0-9] )([b-z])(?![A-Za-z])")
+
+
+def _is_family(text: str) -> bool:
+    """Whether it is a value for each whole number, "3k, where k is an integer": its letter is no unit, no thousand."""
+    if _COUNTING.search(text) is None:
+        return False
+    return not set(_LETTER_BEHIND.findall(text)).isdisjoint(_LETTER_ALONE.findall(text))
+
+
 _AND_A_PART = re.compile(
     r"\b(?P<many>an?|one|two|three|four|five|[0-9]+) dozen and (?P<part>a half|a third|a quarter)\b"
 )
