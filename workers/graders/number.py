@@ -133,8 +133,8 @@ def _judged(gold: str, answer: str) -> Judgement | str:
         bare = got if wanted.percent else wanted
         if wanted.percent != got.percent and bare.counted:
             return f"{short(answer)!r} may be another quantity than {short(gold)!r}"
-        doubted = next((side for side in ((got, answer), (wanted, gold)) if side[0].doubt), None)
-        return CORRECT if doubted is None else f"{short(doubted[1])!r} {doubted[0].doubt}"
+        doubt = got.doubt or (wanted.doubt if wanted.doubt == TWOFOLD else "")  # gold answers are what they end in
+        return f"{short(answer)!r} {doubt}" if doubt else CORRECT
     if wanted.figure in got.perhaps or got.figure in wanted.perhaps:
         return f"{short(answer)!r} {TWOFOLD}"
     return _different(gold, answer)

@@ -248,6 +248,7 @@ def _chain(text: str, sentence: bool, depth: int) -> Reading:
         plain = _ARITHMETIC.fullmatch(side) is not None or (value.unit is not None and value.unit == last.unit)
         if plain and value not in same and last.figure not in value.perhaps:
             doubt = CONTRADICTORY
+            close += (value.figure,) if roughly else ()  # 1/3 ≈ 1.3 is perhaps a third
     return replace(last, also=(*last.also, *also), perhaps=(*last.perhaps, *close), doubt=doubt)
 
 
