@@ -30,24 +30,28 @@ from workers.graders.mathematics.arguments import closed
 )
 def test_an_argument_that_a_sign_follows_gets_parentheses(latex: str, with_parentheses: str) -> None:
     assert closed(latex) == with_parentheses
-    assert closed(with_parentheses).count("(") <= 2 * with_parentheses.count("(")
+    assert closed(with_parentheses) == with_parentheses
 
 
 @pytest.mark.parametrize(
     "latex",
     [
-        "",
         "x/2",
         "\\sin x",
         "\\sin(x)/2",
         "\\sin x\\cos x",
         "\\sin 2(x+1)",
         "\\int \\sin x dx",
-        "\\ln",
-        "\\ln /",
-        "\\sin ^",
-    ]
-    + ["\\ln \\frac{1/2", "\\sqrt{x}/2", "\\ln x + 1/2", "\\sin^{2/3", "\\ln|x/2"],
+        "\\sqrt{x}/2",
+        "\\ln x + 1/2",
+    ],
 )
-def test_what_needs_none_or_is_broken_off_stays(latex: str) -> None:
+def test_what_needs_none_stays(latex: str) -> None:
+    assert closed(latex) == latex
+
+
+@pytest.mark.parametrize(
+    "latex", ["", "\\ln", "\\ln /", "\\sin ^", "\\ln \\frac{1/2", "\\sin^{2/3", "\\ln|x/2", "\\ln(x/2"]
+)
+def test_what_is_broken_off_stays(latex: str) -> None:
     assert closed(latex) == latex
