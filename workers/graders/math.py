@@ -20,6 +20,7 @@ from workers.graders.mathematics.evaluation import TooLarge
 from workers.graders.mathematics.kind_compare import compare
 from workers.graders.mathematics.kind_reader import read
 from workers.graders.mathematics.kinds import Kind, Scalar, Words, expressions, title
+from workers.graders.mathematics.said import SAID_IN_WORDS
 from workers.graders.mathematics.scalar_compare import misrounded
 from workers.graders.mathematics.sentence import mathematics_in
 from workers.graders.mathematics.spelling import spelled
@@ -153,7 +154,7 @@ def _judged(gold: str, wanted: Kind | None, answer: str) -> Judgement:
     if (chosen := _options(gold, answer)) is not None:
         return chosen
     if isinstance(wanted, Words):
-        return CORRECT if wanted == _kind(answer) else _text(gold, answer)
+        return CORRECT if wanted in SAID_IN_WORDS and wanted == _kind(answer) else _text(gold, answer)
     if wanted is None:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", gold_unread=True)
     got = _answer(_PLAIN_SET.sub(r"\\mathbb{\1\2}", answer) if "\\mathbb" in spelled(gold) else answer)

@@ -57,6 +57,8 @@ every real x; any real x; all x; for all real x
 )
 PHRASES = {phrase.strip(): kind for kind, said in _SAID for phrase in re.split("[;\n]", said.strip())}
 """What phrases mean, in small letters."""
+SAID_IN_WORDS = frozenset(kind for kind, _ in _SAID if isinstance(kind, Words))
+"""What is said in words alone, in several ways."""
 FOR_ALL = re.compile(
     r"\s*,?\s*(?:for|where|with|\\forall)\s*(?:(?:all|every|any|each)\s+)*(?:(?:real|complex)\s+)?(?:numbers?\s+)?"
     r"\$?[a-z]?\$?(?:\s*\\in\s*\\mathbb\{[RC]\})?(?:\s+is (?:(?:any|a) )?real(?: number)?)?\s*"

@@ -141,9 +141,9 @@ def _is_family(text: str) -> bool:
 
 
 _AND_A_PART = re.compile(
-    r"\b(?P<many>an?|one|two|three|four|five|[0-9]+) dozen and (?P<part>a half|a third|a quarter)\b"
+    r"\b(?P<many>an?|one|two|three|four|five|[0-9]+) dozen and (?P<part>a half|a third|a quarter)\b", re.IGNORECASE
 )
-_AND_A_HALF = re.compile(r"\b(?:hundred|thousand|[a-z]{1,6}illion) and an? (?:half|quarter|third)\b")
+_AND_A_HALF = re.compile(r"\b(?:hundred|thousand|[a-z]{1,6}illion) and an? (?:half|quarter|third)\b", re.IGNORECASE)
 """Half of one, or of a hundred: "a million and a half"."""
 _EQUAL_TO = re.compile(r"(?<=[0-9] )\([=≈] ?")
 """What begins a remark that says how a number came about: "42 (= 6 × 7)"."""
@@ -340,9 +340,9 @@ def _behind(text: str, at: int, depth: int) -> Reading:
     number = numeral(text)
     if number is None:
         return computed(text) or UNREAD
-    if (factor := beside(text[number.end :])) is not None:
-        return _product(text, number, factor, depth)
     rest = _CHATTER.sub("", text[number.end :])
+    if (factor := beside(rest)) is not None:
+        return _product(text[: number.end], number, rest, factor, depth)
     if not rest.strip(" ."):
         return quantity_of(number)
     if worded and rest == "!":  # no factorial is written so
@@ -360,11 +360,11 @@ def _behind(text: str, at: int, depth: int) -> Reading:
     return _described(number, rest, worded, depth)
 
 
-def _product(text: str, number: Numeral, factor: Fraction, depth: int) -> Reading:
-    """A number with a factor in parentheses right behind it."""
-    if _ARITHMETIC.fullmatch(text) and (value := computed(text)) is not None:
+def _product(written: str, number: Numeral, rest: str, factor: Fraction, depth: int) -> Reading:
+    """A number with a factor in parentheses right behind it, with which `rest` begins."""
+    if _ARITHMETIC.fullmatch(written + rest) and (value := computed(written + rest)) is not None:
         return value
-    reading = _described(number, text[number.end :], False, depth)
+    reading = _described(number, rest, False, depth)
     if isinstance(reading, Void):
         return reading
     return replace(reading, perhaps=(*reading.perhaps, reading.figure * factor), doubt=TWOFOLD)
