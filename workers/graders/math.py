@@ -24,6 +24,7 @@ from workers.graders.mathematics.said import SAID_IN_WORDS
 from workers.graders.mathematics.scalar_compare import misrounded
 from workers.graders.mathematics.sentence import mathematics_in
 from workers.graders.mathematics.spelling import spelled
+from workers.graders.mathematics.splitting import split_relation
 from workers.graders.numbers.quantity import CONTRADICTORY
 
 MAX_LENGTH = 1000
@@ -174,9 +175,10 @@ def _compared(gold: str, wanted: Kind, answer: str, got: Kind) -> Judgement:
         outcome = compare(wanted, got)
     except TooLarge:
         return Judgement("ungradable", f"{short(answer)!r} or {short(gold)!r} is too large to be computed", failed=True)
+    if "\\approx" in (latex := spelled(answer)) and outcome is not Outcome.EQUAL:
+        outcome = _rounded(wanted, latex, outcome)
     if outcome is Outcome.EQUAL:
-        approximate = "\\approx" in (latex := spelled(answer)) and misrounded(latex)
-        return unreadable(f"{short(answer)!r} {CONTRADICTORY}") if approximate else CORRECT
+        return unreadable(f"{short(answer)!r} {CONTRADICTORY}") if misrounded(latex) else CORRECT
     titles = title(wanted), title(got)
     if outcome is Outcome.UNCLEAR:
         where = f", {titles[1]}, is not read as {titles[0]}" if titles[0] != titles[1] else " is not compared with it"
@@ -184,6 +186,12 @@ def _compared(gold: str, wanted: Kind, answer: str, got: Kind) -> Judgement:
     if titles[0] != titles[1]:
         return Judgement("wrong", f"{short(answer)!r} is {titles[1]}, not {titles[0]}: {short(gold)!r}")
     return Judgement("wrong", f"{short(answer)!r} does not equal {short(gold)!r}")
+
+
+def _rounded(wanted: Kind, latex: str, otherwise: Outcome) -> Outcome:
+    """Equal where the gold answer is what an approximation ends in: "A = 100\\pi \\approx 314.16" for 314.16."""
+    last = _kind(split_relation(latex)[0][-1])
+    return Outcome.EQUAL if isinstance(last, Scalar) and compare(wanted, last) is Outcome.EQUAL else otherwise
 
 
 def _answer(text: str) -> Kind | None:

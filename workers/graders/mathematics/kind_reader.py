@@ -357,7 +357,8 @@ def _single(latex: str) -> Kind | None:
         return Ratio(scalars) if len(scalars) == len(parts) else None
     if (based := _BASE.fullmatch(latex)) is not None and any(map(str.isdigit, based[1])):
         base = _BASES.get(based[2] or based[3], based[2] or based[3])
-        return Based(based[1], base) if base.isdecimal() and base != "10" else None
+        fits = base.isdecimal() and base != "10" and all(int(figure, 16) < int(base) for figure in based[1])
+        return Based(based[1], base) if fits else None
     if _SIGN.search(latex):
         values = [_single(_signed(latex, plus)) for plus in (True, False)]
         return Group("", tuple(value for value in values if value is not None)) if None not in values else None

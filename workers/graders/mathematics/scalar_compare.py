@@ -183,6 +183,8 @@ def of_residue(gold: Scalar, answer: Residue) -> Outcome:
 
 def misrounded(latex: str) -> bool:
     """Whether two constants on both sides of an approximation are not near one another: \\sqrt{2} \\approx 5."""
+    if "\\approx" not in latex:
+        return False
     sides, signs = split_relation(latex)
     for one, sign, other in zip(sides, signs, sides[1:], strict=False):
         if sign == "\\approx" and is_constant(one) and is_constant(other) and not _near(one, other):

@@ -36,7 +36,9 @@ _CHANGING = """
 plus minus over divided multiplied mod modulo squared cubed factorial power root choose pi tau phi infinity inf log ln
 sin cos tan sec csc cot exp sqrt gcd lcm max min than hundred thousand million billion trillion dozen dozens too below
 above under short wanting missing negative percent percentage bc answer answers except without between itself digit
-most least minimum maximum upwards ish something zeros zeroes figures decimals past gross score repeating recurring
+alpha beta gamma delta epsilon zeta eta theta kappa lambda omega sigma rho psi sinx siny cosx cosy tanx tany logx lnx
+sqrtx most least minimum maximum upwards ish something zeros zeroes figures decimals past gross score repeating
+recurring
 """
 _CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {
     "prime",
@@ -48,6 +50,8 @@ _CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {
     "when",
     "times",
 }
+_SYMBOL = re.compile(r"(?<![^\W\d_])[\u0370-\u03a8\u03aa-\u03bb\u03bd-\u03ff\u0127](?![^\W\d_])")
+"""A Greek letter, or the bar of h, alone: a factor, as in 50π. Those of ohm and micro are units."""
 _ILLION = re.compile(r"[a-z]*illions?|milliards?|googolplex|myriads?")
 """Large numbers that are not read, or that mean nothing certain: undecillion, zillion, milliard."""
 _SHORT = """
@@ -112,6 +116,8 @@ def unit_of(text: str) -> tuple[bool, str | None]:
     if (name := units.known(_counted(text))) is not None:
         return True, name
     if _LESS_THAN.match(text):
+        return False, None
+    if not text.isascii() and _SYMBOL.search(text):
         return False, None
     text = _LEFT_OVER.sub("left", _POWER_OF_UNITS.sub("", text))
     match = _UNIT.match(text)
