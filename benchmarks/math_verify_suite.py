@@ -19,6 +19,7 @@ import sys
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -58,7 +59,9 @@ class Recorder:
 def recorded(folder: Path) -> list[Comparison]:
     """The comparisons of the tests that pass with the math-verify that is installed."""
     recorder = Recorder()
-    sys.path.insert(0, str(folder))
+    package = ModuleType("tests")  # this checkout has a package of that name, too
+    package.__path__ = [str(folder / "tests")]
+    sys.modules["tests"] = package
     with contextlib.redirect_stdout(io.StringIO()):
         pytest.main(
             ["-q", "-p", "no:cacheprovider", "--rootdir", str(folder), str(folder / "tests")], plugins=[recorder]

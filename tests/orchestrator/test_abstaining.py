@@ -16,7 +16,7 @@ from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.recipes import Fields
 from orchestrator.records.abstentions import WORDS, abstained
-from orchestrator.records.rows import CAUSES
+from orchestrator.records.rows import CAUSES, GRADERS_VERSION
 from orchestrator.reports.status import RoundStatus, status
 from orchestrator.reports.symptoms import Evidence, symptoms
 from orchestrator.rounds.pair_files import Scored, write_pairs
@@ -49,7 +49,7 @@ def test_what_is_unreadable_is_counted_told_and_in_no_pair(tmp_path: Path, capsy
     assert unreadable and all((row["verdict"] == "ungradable") == (row["cause"] is not None) for row in verdicts)
     found = facts(run, "rounds/01/verdicts")
     assert found["unreadable"] == found["ungradable"] == len(unreadable)
-    assert found["truncated"] == found["failed"] == found["gold"] == 0 and found["graders_version"] == 2
+    assert found["truncated"] == found["failed"] == found["gold"] == 0 and found["graders_version"] == GRADERS_VERSION
     left_out = {(row["prompt_id"], row["sample_index"]) for row in unreadable}
     for pair in rows(run, "rounds/01/pairs"):
         assert not left_out & {(pair["prompt_id"], pair[f"{side}_sample"]) for side in ("chosen", "rejected")}
@@ -60,7 +60,7 @@ def test_what_is_unreadable_is_counted_told_and_in_no_pair(tmp_path: Path, capsy
     tested = rows(run, "rounds/01/evaluation/test.parquet")
     figures = facts(run, "rounds/01/evaluation")
     counted = Counter(row["cause"] for row in tested)
-    assert figures["test"]["unreadable"] == counted["unreadable"] > 0 and figures["graders_version"] == 2
+    assert figures["test"]["unreadable"] == counted["unreadable"] > 0 and figures["graders_version"] == GRADERS_VERSION
     assert figures["test"]["correct"] == sum(row["verdict"] == "correct" for row in tested)
     assert any(f", with {counted['unreadable']} unreadable as not solved" in line for line in said)
     row = status(run)["rounds"][0]
@@ -159,7 +159,7 @@ def test_a_file_of_answers_is_told_by_cause_and_version(tmp_path: Path, capsys: 
     common = ("grade", source, "-o", output, "--grader", "number", "--processes", "1", "--json")
     assert ratchet(*common) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["causes"] == {"truncated": 1, "unreadable": 1} and told["graders_version"] == 2
+    assert told["causes"] == {"truncated": 1, "unreadable": 1} and told["graders_version"] == GRADERS_VERSION
     assert [json.loads(line)["cause"] for line in output.read_text().splitlines()] == ["unreadable", "truncated", None]
     assert ratchet(*common, "--unreadable", "wrong") == 0
     assert json.loads(capsys.readouterr().out)["causes"] == {"truncated": 1}

@@ -110,7 +110,7 @@ def test_a_committed_step_stays_as_it_is(tmp_path: Path) -> None:
     assert not any("graded again" in line for line in said)
     # Both versions stand in the report, in words: the base model's evaluation is by the first.
     report = (run / "report.md").read_text()
-    assert "(version 1: base; version 2: 1, 2)" in report
+    assert f"(version 1: base; version {GRADERS_VERSION}: 1, 2)" in report
     assert verify(run).findings == []
 
 
@@ -194,7 +194,7 @@ def test_the_gate_compares_answers_that_one_version_has_graded(tmp_path: Path) -
     # Its evaluation stays what it is, and nothing is graded again where nothing differs.
     assert stored.read_bytes() == before and "rounds/02/regraded" not in state.commits
     assert second["best"] == "rounds/02/checkpoint"
-    assert any("are by version 1 of the graders; by version 2" in line for line in said)
+    assert any(f"are by version 1 of the graders; by version {GRADERS_VERSION}" in line for line in said)
     assert verify(run).findings == []
     again = StandIns()
     run_job(job, again)

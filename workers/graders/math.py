@@ -20,13 +20,26 @@ from workers.graders.mathematics.evaluation import TooLarge
 from workers.graders.mathematics.kind_compare import compare
 from workers.graders.mathematics.kind_reader import read
 from workers.graders.mathematics.kinds import Kind, Scalar, Words, expressions, title
+from workers.graders.mathematics.said import SAID_IN_WORDS
+from workers.graders.mathematics.scalar_compare import misrounded
 from workers.graders.mathematics.sentence import mathematics_in
 from workers.graders.mathematics.spelling import spelled
+from workers.graders.mathematics.splitting import split_relation
+from workers.graders.numbers.quantity import CONTRADICTORY
 
 MAX_LENGTH = 1000
 """Longest text, in characters, that is read as mathematics."""
 
 _OPTION = re.compile(r"\(?([A-J])\)?")
+_OPTION_AND_TEXT = re.compile(
+    r"\(([A-J])\)\s+(?P<text>(?:-?[0-9.]|\\(?:frac|sqrt|pi)|(?!and\b|or\b)[A-Za-z][a-z]{2})(?!.*\([A-J]\)).*)"
+)
+"""An option with its letter: "(D) 12"."""
+_MARKED_OPTION = re.compile(
+    r"\$?\\(?:text|textbf|textrm|mathrm|mathbf)\s*\{\s*\(([A-J])\)[ .:~]*\}[ ~]*(?:\\[ ,;:]|\\q?quad(?![a-z]))*"
+    r" *(?P<text>(?:-?[0-9.]|(?!and\b|or\b)[A-Za-z]|\\(?:frac|dfrac|sqrt|pi|text|\$))(?!.*\([A-J]\)).*)"
+)
+"""As data write it: "\\textbf{(D)}\\ x^2"."""
 _SOME_OPTION = re.compile(r"(?i:(?:option|choice|answer)\s*(?:is)?:?\s*)?\(?([A-Z])(?:\)|[.:]?$|[.:] )")
 _OPTIONS = re.compile(r"\(?[A-Z]\)?(?:\s*(?:,|;|&|and|(?<=\))(?=\()|\s)\s*(?:and\s*)?\(?[A-Z]\)?)+")
 _TOGETHER = re.compile(r"[A-J]{2,6}")
@@ -142,7 +155,7 @@ def _judged(gold: str, wanted: Kind | None, answer: str) -> Judgement:
     if (chosen := _options(gold, answer)) is not None:
         return chosen
     if isinstance(wanted, Words):
-        return _text(gold, answer)
+        return CORRECT if wanted in SAID_IN_WORDS and wanted == _kind(answer) else _text(gold, answer)
     if wanted is None:
         return Judgement("ungradable", f"the gold answer {short(gold)!r} is not read as mathematics", gold_unread=True)
     got = _answer(_PLAIN_SET.sub(r"\\mathbb{\1\2}", answer) if "\\mathbb" in spelled(gold) else answer)
@@ -162,8 +175,10 @@ def _compared(gold: str, wanted: Kind, answer: str, got: Kind) -> Judgement:
         outcome = compare(wanted, got)
     except TooLarge:
         return Judgement("ungradable", f"{short(answer)!r} or {short(gold)!r} is too large to be computed", failed=True)
+    if "\\approx" in (latex := spelled(answer)) and outcome is not Outcome.EQUAL:
+        outcome = _rounded(wanted, latex, outcome)
     if outcome is Outcome.EQUAL:
-        return CORRECT
+        return unreadable(f"{short(answer)!r} {CONTRADICTORY}") if misrounded(latex) else CORRECT
     titles = title(wanted), title(got)
     if outcome is Outcome.UNCLEAR:
         where = f", {titles[1]}, is not read as {titles[0]}" if titles[0] != titles[1] else " is not compared with it"
@@ -171,6 +186,12 @@ def _compared(gold: str, wanted: Kind, answer: str, got: Kind) -> Judgement:
     if titles[0] != titles[1]:
         return Judgement("wrong", f"{short(answer)!r} is {titles[1]}, not {titles[0]}: {short(gold)!r}")
     return Judgement("wrong", f"{short(answer)!r} does not equal {short(gold)!r}")
+
+
+def _rounded(wanted: Kind, latex: str, otherwise: Outcome) -> Outcome:
+    """Equal where the gold answer is what an approximation ends in: "A = 100\\pi \\approx 314.16" for 314.16."""
+    last = _kind(split_relation(latex)[0][-1])
+    return Outcome.EQUAL if isinstance(last, Scalar) and compare(wanted, last) is Outcome.EQUAL else otherwise
 
 
 def _answer(text: str) -> Kind | None:
@@ -218,6 +239,11 @@ def _options(gold: str, answer: str) -> Judgement | None:
         if _OPTIONS.fullmatch(got) or (other is not None and other[1] != one[1]):
             return Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
         return unreadable(f"{short(answer)!r} is not read as an option")
+    if (option := _OPTION_AND_TEXT.fullmatch(wanted) or _MARKED_OPTION.match(gold)) is not None:
+        if (one := _OPTION.fullmatch(got)) is not None:
+            return CORRECT if one[1] == option[1] else Judgement("wrong", f"{short(answer)!r} is not {short(gold)!r}")
+        if not _SOME_OPTION.match(got) and grade(option["text"], answer).verdict == "correct":
+            return CORRECT
     several = _OPTIONS.fullmatch(wanted) is not None
     if several and (_OPTIONS.fullmatch(got) or _TOGETHER.fullmatch(got) or _OPTION.fullmatch(got)):
         same = set(re.findall("[A-Z]", wanted)) == set(re.findall("[A-Z]", got))

@@ -15,7 +15,8 @@ The conventions, where mathematics leaves room for them:
 - "x = 7" is 7, "3 1/2" is 7/2, "7 million" is 7000000, "1,234" is 1234, "about 7" and "seven" are 7, "(-7)" is -7. An
   equation that is not solved ("3x = 12") is no number.
 - What may mean two numbers is neither of them: "5 dozen" is 60, and beside 5 it is not judged; a minus with a space
-  behind it may be a bullet.
+  behind it may be a bullet. "3(1+2)" is 9, and not judged for 3; "6/2(1+2)" is not judged for any of its values.
+- An equation that is false ("6 + 5 = 12") is not judged for what it ends in, and wrong for all else.
 - An answer, though not a gold answer, may be a sentence with one number in it ("Ann has 7 apples left").
 
 An answer with several values ("7 or 8"), a bound ("at least 7"), a denial ("anything but 7") or a refusal is wrong. Any
@@ -32,7 +33,7 @@ from functools import lru_cache
 from workers.graders.judgement import CORRECT, Judgement, short, unreadable
 from workers.graders.numbers import bases, times, units
 from workers.graders.numbers.phrase import read
-from workers.graders.numbers.quantity import Quantity, Void
+from workers.graders.numbers.quantity import TWOFOLD, Quantity, Void
 from workers.graders.numbers.tail import unit_of
 
 PLACES = 6
@@ -133,9 +134,10 @@ def _judged(gold: str, answer: str) -> Judgement | str:
         bare = got if wanted.percent else wanted
         if wanted.percent != got.percent and bare.counted:
             return f"{short(answer)!r} may be another quantity than {short(gold)!r}"
-        return CORRECT
+        doubt = got.doubt or (wanted.doubt if wanted.doubt == TWOFOLD else "")  # gold answers are what they end in
+        return f"{short(answer)!r} {doubt}" if doubt else CORRECT
     if wanted.figure in got.perhaps or got.figure in wanted.perhaps:
-        return f"{short(answer)!r} may mean two numbers"
+        return f"{short(answer)!r} {TWOFOLD}"
     return _different(gold, answer)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import sympy
 
+from workers.graders.mathematics.arguments import closed
 from workers.graders.mathematics.evaluation import (
     NoValue,
     Number,
@@ -47,10 +48,10 @@ class Outcome(Enum):
 
 
 @lru_cache(maxsize=1024)
-def expression(latex: str) -> Any:
-    """The SymPy expression of `latex`, or None where it is none or is not solved."""
+def expression(latex: str, loose: bool = False) -> Any:
+    """The SymPy expression of `latex`, or None where it is none or is not solved; `loose` is that of `read`."""
     try:
-        return prepared(read(latex))
+        return prepared(read(latex, loose))
     except MemoryError:
         raise
     except Exception as error:  # ANTLR and SymPy raise whatever they like, and a bare Exception among it
@@ -85,7 +86,15 @@ def same_value(gold: str, answer: str) -> Outcome:
         return Outcome.EQUAL if same_value(gold, other) is Outcome.EQUAL else outcome
     if outcome is not Outcome.EQUAL and (other := _AMBIGUOUS.sub(r"\\frac{\1}{\2}", gold)) != gold:
         return same_value(other, answer)
-    return outcome
+    return _loosely(gold, answer) if outcome is Outcome.DIFFERENT else outcome
+
+
+def _loosely(gold: str, answer: str) -> Outcome:
+    """Of two that differ: unclear where they agree once a function takes all that is multiplied behind it."""
+    for one, other in ((gold, answer), (answer, gold)):
+        if closed(one) != one and same_expression(expression(one, loose=True), expression(other)) is Outcome.EQUAL:
+            return Outcome.UNCLEAR
+    return Outcome.DIFFERENT
 
 
 def same_expression(one: Any, other: Any) -> Outcome:

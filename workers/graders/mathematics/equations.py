@@ -125,21 +125,25 @@ def _product(one: Any, other: Any, digits: int) -> Any:
 
 
 def _solutions(one: Any, other: Any) -> Outcome:
-    outcomes = {_holds_where_solved(one, other), _holds_where_solved(other, one)}
+    outcomes = {_holds_where_solved(*pair, points(names(one), "real")[:2]) for pair in ((one, other), (other, one))}
+    if outcomes == {Outcome.EQUAL}:  # with a root, where variables are negative too: \\sqrt{y} = x is no y = x^2
+        below = [point for point in points(names(one), "real") if max(point.values()) < 0][:1]
+        again = {_holds_where_solved(*pair, below) for pair in ((one, other), (other, one))}
+        return Outcome.EQUAL if again <= {Outcome.EQUAL} else Outcome.UNCLEAR
     if Outcome.DIFFERENT in outcomes:
         return Outcome.DIFFERENT
     return Outcome.UNCLEAR if Outcome.UNCLEAR in outcomes else Outcome.EQUAL
 
 
-def _holds_where_solved(solved: Any, tested: Any) -> Outcome:
-    """Whether `tested` is zero at the zeros of `solved`."""
+def _holds_where_solved(solved: Any, tested: Any, at_points: list[dict[str, Fraction]]) -> Outcome:
+    """Whether `tested` is zero at the zeros of `solved`, which is solved for one variable at these points."""
     symbols = sorted(
         (symbol for symbol in solved.free_symbols if symbol.name not in ("e", "i")), key=lambda symbol: symbol.name
     )
     for symbol in reversed(symbols):
         tried = 0
         try:
-            for point in points(names(solved), "real")[:2]:
+            for point in at_points:
                 values = {other: sympy.Rational(point[other.name]) for other in symbols if other != symbol}
                 numerator, _ = sympy.fraction(sympy.together(solved.xreplace(values).doit()))
                 for root in roots(numerator, symbol):

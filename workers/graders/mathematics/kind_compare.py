@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from workers.graders.mathematics import scalar_compare as single
-from workers.graders.mathematics.equality import Outcome, expression, is_constant, matrix, same_expression
+from workers.graders.mathematics.equality import Outcome, expression, is_constant, matrix, same_expression, same_value
 from workers.graders.mathematics.equations import difference, same_conditions, same_relation
 from workers.graders.mathematics.evaluation import names
 from workers.graders.mathematics.kinds import (
@@ -46,6 +46,8 @@ def compare(gold: Kind, answer: Kind) -> Outcome:
     if isinstance(answer, Definition) and not isinstance(gold, Definition | Relation | Named):
         return _of_a_definition(gold, answer)
     if isinstance(answer, Family) and not isinstance(gold, Family):
+        if single.is_fixed(gold):
+            return UNCLEAR  # 3k is no 3000
         return EQUAL if compare(gold, answer.value) is EQUAL else UNCLEAR
     if isinstance(gold, Group) and not gold.marks and isinstance(answer, Group | Named | Definition | Scalar | Matrix):
         return _list(gold, answer)
@@ -57,6 +59,8 @@ def _of_a_definition(gold: Kind, answer: Definition) -> Outcome:
     several = isinstance(answer.value, Group) and not answer.value.marks
     if several and isinstance(gold, Group) and gold.marks not in ("", "{}"):
         return DIFFERENT  # x = 2, 5 is no pair
+    if isinstance(gold, Scalar) and isinstance(answer.value, Relation):
+        return single.chain(gold, answer.value, named=True)
     outcome = compare(gold, answer.value)
     if outcome is DIFFERENT and isinstance(gold, Scalar) and isinstance(answer.value, Scalar):
         made = expression(answer.value.latex)
@@ -82,9 +86,10 @@ def _scalar(gold: Scalar, answer: Kind) -> Outcome:
         if gold.latex.isdecimal():
             return DIFFERENT  # 18:1 is a ratio
         return single.values(gold, Scalar(f"\\frac{{{answer.parts[0].latex}}}{{{answer.parts[1].latex}}}"))
-    if isinstance(answer, Residue | Based):
-        value = answer.value if isinstance(answer, Residue) else Scalar(answer.digits)
-        return EQUAL if single.values(gold, value) is EQUAL else UNCLEAR
+    if isinstance(answer, Residue):
+        return single.of_residue(gold, answer)
+    if isinstance(answer, Based):
+        return EQUAL if single.values(gold, Scalar(answer.digits)) is EQUAL else UNCLEAR
     if isinstance(answer, Group) and not answer.marks and _all_equal(gold, answer.items):
         return UNCLEAR  # "1/2 or 0.5"
     if isinstance(answer, Group) and not answer.marks and single.may_be_one(answer.items):
@@ -337,7 +342,16 @@ def _family(gold: Family, answer: Kind) -> Outcome:
     wanted = gold.value.value if isinstance(gold.value, Definition) else gold.value
     if isinstance(answer, Family) and isinstance(value, Scalar) and answer.parameter != gold.parameter:
         value = Scalar(re.sub(rf"(?<![A-Za-z\\]){answer.parameter}(?![A-Za-z])", gold.parameter, value.latex))
-    return EQUAL if compare(wanted, value) is EQUAL else UNCLEAR
+    scalars = isinstance(wanted, Scalar) and isinstance(value, Scalar)  # their letter is no unit, and 3k no 3000
+    same = same_value(wanted.latex, value.latex) if scalars else compare(wanted, value)
+    if same is not EQUAL:
+        return UNCLEAR
+    if not isinstance(answer, Family) or answer.over == gold.over:
+        return EQUAL
+    if not isinstance(wanted, Scalar):
+        return UNCLEAR
+    opposite = re.sub(rf"(?<![A-Za-z\\]){gold.parameter}(?![A-Za-z])", f"(-{gold.parameter})", wanted.latex)
+    return DIFFERENT if same_value(wanted.latex, opposite) is DIFFERENT else UNCLEAR
 
 
 def _matrix(gold: Matrix, answer: Kind) -> Outcome:

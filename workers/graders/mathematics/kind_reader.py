@@ -28,7 +28,7 @@ from workers.graders.mathematics.kinds import (
     Together,
     Words,
 )
-from workers.graders.mathematics.said import BOUND, EXCEPT, FOR_ALL, HOW, LEADING, PHRASES, REAL_VARIABLE, WHOLE
+from workers.graders.mathematics.said import BOUND, EXCEPT, FEW, FOR_ALL, HOW, LEADING, PHRASES, REAL_VARIABLE, WHOLE
 from workers.graders.mathematics.spelling import spelled
 from workers.graders.mathematics.splitting import enclosed, halves, named_left_side, split, split_relation, variable
 
@@ -144,7 +144,8 @@ def _family(latex: str, depth: int) -> Kind | None:
     for match in WHOLE.finditer(latex):
         if match.end() == len(latex) and match.start() > 0:
             value = read_latex(latex[: match.start()], depth + 1)
-            return None if value is None or isinstance(value, Words) else Family(value, match["name"])
+            few = "N" in (match["set"], match["plain"]) or any(map(match.group, FEW))
+            return None if value is None or isinstance(value, Words) else Family(value, match["name"], "NZ"[not few])
     return None
 
 
@@ -356,7 +357,8 @@ def _single(latex: str) -> Kind | None:
         return Ratio(scalars) if len(scalars) == len(parts) else None
     if (based := _BASE.fullmatch(latex)) is not None and any(map(str.isdigit, based[1])):
         base = _BASES.get(based[2] or based[3], based[2] or based[3])
-        return Based(based[1], base) if base.isdecimal() and base != "10" else None
+        fits = base.isdecimal() and base != "10" and all(int(figure, 16) < int(base) for figure in based[1])
+        return Based(based[1], base) if fits else None
     if _SIGN.search(latex):
         values = [_single(_signed(latex, plus)) for plus in (True, False)]
         return Group("", tuple(value for value in values if value is not None)) if None not in values else None

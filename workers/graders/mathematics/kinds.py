@@ -90,6 +90,8 @@ class Family:
 
     value: Kind
     parameter: str
+    over: str = "Z"
+    """"N" where the whole numbers are those that are not negative, with or without zero."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from workers.graders.mathematics.kinds import EMPTY, REALS, Kind, NumberSet, Scalar, Words
+from workers.graders.mathematics.kinds import EMPTY, REALS, Kind, NumberSet, Relation, Scalar, Words
 
 _SAID: tuple[tuple[Kind, str], ...] = (
     (
@@ -15,6 +15,7 @@ there is no real solution; there are no real solutions; the equation has no solu
 the equation has no real solution; the equation has no real solutions; the system has no solution
 the system has no solutions; it has no solution; has no solution; has no solutions; no solution exists
 no solutions exist; solution does not exist; no such x exists; no roots; no real roots; no x; no real x
+no solution in the real numbers; no solutions in the real numbers; no solution over the reals; no real number solutions
 none; emptyset; empty set; the empty set; null set; the null set; the solution set is empty
 """,
     ),
@@ -26,6 +27,18 @@ the set of real numbers; the set of all real numbers; set of all real numbers; s
 x is any real number; x is a real number; x can be any real number; all real values; all real values of x
 every real x; any real x; all x; for all real x
 """,
+    ),
+    (
+        Relation(("x", "0"), (">",)),
+        "all positive real numbers; all positive reals; the positive real numbers; the positive reals",
+    ),
+    (
+        Relation(("x", "0"), ("<",)),
+        "all negative real numbers; all negative reals; the negative real numbers; the negative reals",
+    ),
+    (
+        Relation(("x", "0"), ("\\ge",)),
+        "all nonnegative real numbers; all non-negative real numbers; all nonnegative reals; all non-negative reals",
     ),
     (
         NumberSet("Z"),
@@ -44,9 +57,11 @@ every real x; any real x; all x; for all real x
 )
 PHRASES = {phrase.strip(): kind for kind, said in _SAID for phrase in re.split("[;\n]", said.strip())}
 """What phrases mean, in small letters."""
+SAID_IN_WORDS = frozenset(kind for kind, _ in _SAID if isinstance(kind, Words))
+"""What is said in words alone, in several ways."""
 FOR_ALL = re.compile(
     r"\s*,?\s*(?:for|where|with|\\forall)\s*(?:(?:all|every|any|each)\s+)*(?:(?:real|complex)\s+)?(?:numbers?\s+)?"
-    r"\$?[a-z]?\$?(?:\s*\\in\s*\\mathbb\{[RC]\})?(?:\s+is (?:any|a) real(?: number)?)?\s*"
+    r"\$?[a-z]?\$?(?:\s*\\in\s*\\mathbb\{[RC]\})?(?:\s+is (?:(?:any|a) )?real(?: number)?)?\s*"
 )
 """What adds nothing to a formula: "for all real x"."""
 REAL_VARIABLE = re.compile(r",\s*(?:(?:where|for|with)\s+)?[a-z](?:\s*,\s*[a-z])*\s*\\in\s*\\mathbb\{[RC]\}\s*$")
@@ -80,9 +95,14 @@ EXCEPT = re.compile(
     re.IGNORECASE,
 )
 """All real numbers but some."""
+_POSITIVE = r"(?:positive|non-?negative|natural|counting)"
 WHOLE = re.compile(
     r"[\s,;(]*(?:(?:for|where|with|and)\s+)?(?:(?:some|any|all|every|each|an|a)\s+)?"
-    r"(?:(?:integers?|whole numbers?)\s+)?(?P<name>[a-z])"
-    r"(?:\s*\\in\s*\\mathbb\{Z\}|\s+(?:is|are)\s+(?:an?\s+|any\s+)*integers?|(?<=integer \w)|(?<=integers \w))\s*\)?"
+    rf"(?:(?P<few>{_POSITIVE}\s+)?(?:integers?|whole numbers?|(?P<natural>natural numbers?))\s+)?(?P<name>[a-z])"
+    r"(?:\s*\\in\s*(?:\\mathbb\{(?P<set>[ZN])\}|(?P<plain>[ZN])(?![A-Za-z]))\s*(?P<mark>(?:[\^_]\s*(?:\{[^{}]*\}|[-+*0-9]))*)"
+    rf"|\s+(?:is|are)\s+(?:an?\s+|any\s+)*(?P<kind>{_POSITIVE}\s+)?(?:integers?|(?P<natural2>natural numbers?))"
+    r"|(?<=integer \w)|(?<=integers \w)|(?<=numbers \w)|(?<=number \w))\s*\)?"
 )
-"""What says that a letter is any whole number."""
+"""What says that a letter is any whole number, or any that is not negative."""
+FEW = ("mark", "few", "natural", "kind", "natural2")
+"""Its groups that say that it is not negative."""

@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 
 from workers.graders import number
 from workers.graders.mathematics.equality import Outcome, expression, is_constant, same_value
 from workers.graders.mathematics.evaluation import NoValue, context, evaluate, names
 from workers.graders.mathematics.kinds import Based, Group, Kind, Ratio, Relation, Residue, Scalar
+from workers.graders.mathematics.splitting import split_relation
 
 EQUAL, DIFFERENT, UNCLEAR = Outcome.EQUAL, Outcome.DIFFERENT, Outcome.UNCLEAR
 _DECIMAL = re.compile(r"([-+]?)\s*([0-9]*)\.([0-9]{6,})")
 _OPERATOR = re.compile(r"[+=]|(?<=[^{^ ])\s*-|\\(?:frac|sqrt|sin|cos|ln|log)")
 _NO_UNITS = frozenset("xyz")
-_RESTATED = re.compile(r"(.*[^\s^_({\[,=+*/-])\s+\(([^()]+)\)")
+_NEAR = 10
+"""What is rounded is off by less than one part in so many, or by as much of 1; to an integer by up to a half."""
+_RESTATED = re.compile(r"(.*[^\s^_({\[,=+*/-])\s+[(\[]([^()\[\]]+)[)\]]")
 _PROPER_FRACTION = re.compile(r"([0-9]+)/([0-9]+)|\\frac\{([0-9]+)\}\{([0-9]+)\}")
 
 
@@ -99,14 +103,20 @@ def binomial(group: Group) -> Scalar | None:
     return Scalar(f"{factor} \\cdot \\binom{{{top.latex}}}{{{bottom.latex}}}")
 
 
-def chain(gold: Scalar, answer: Relation) -> Outcome:
-    """6 * 7 = 42, or x^2 - 1 = (x-1)(x+1): one value written in several ways."""
+def chain(gold: Scalar, answer: Relation, named: bool = False) -> Outcome:
+    """6 * 7 = 42, or x^2 - 1 = (x-1)(x+1): one value written in several ways.
+
+    Behind a name, for one number, what has variables is a formula that it is found by: A = \\pi r^2 = 9\\pi.
+    """
     if any(sign != "=" for sign in answer.signs):
         return UNCLEAR
-    for one, other in zip(answer.sides, answer.sides[1:], strict=False):
+    sides = answer.sides
+    if named and is_constant(gold.latex) and is_constant(sides[-1]):
+        sides = tuple(side for side in sides if expression(side) is None or is_constant(side))
+    for one, other in pairwise(sides):
         if same_value(one, other) is not EQUAL:
             return UNCLEAR
-    return values(gold, Scalar(answer.sides[-1]))
+    return values(gold, Scalar(sides[-1]))
 
 
 def is_fixed(kind: Kind) -> bool:
@@ -160,6 +170,37 @@ def residue(gold: Residue, answer: Kind) -> Outcome:
             return EQUAL
         return UNCLEAR if residue(gold, Residue(answer, gold.modulus)) is EQUAL else DIFFERENT
     return UNCLEAR
+
+
+def of_residue(gold: Scalar, answer: Residue) -> Outcome:
+    """One number against a residue that is said with its modulus: 2 mod 5 is 2; 7 mod 5, which is not reduced, is not
+    judged."""
+    if not is_constant(gold.latex) or values(gold, answer.value) is not EQUAL:
+        return UNCLEAR
+    value, modulus = number.parse(answer.value.latex), number.parse(answer.modulus.latex)
+    return UNCLEAR if value is not None and modulus is not None and value.figure >= modulus.figure else EQUAL
+
+
+def misrounded(latex: str) -> bool:
+    """Whether two constants on both sides of an approximation are not near one another: \\sqrt{2} \\approx 5."""
+    if "\\approx" not in latex:
+        return False
+    sides, signs = split_relation(latex)
+    for one, sign, other in zip(sides, signs, sides[1:], strict=False):
+        if sign == "\\approx" and is_constant(one) and is_constant(other) and not _near(one, other):
+            return True
+    return False
+
+
+def _near(one: str, other: str) -> bool:
+    mp = context(60)
+    try:
+        found = [evaluate(expression(side), {}, 60) for side in (one, other)]
+    except NoValue:
+        return True
+    first, second = (mp.mpf(v.numerator) / v.denominator if hasattr(v, "numerator") else v for v in found)
+    whole = other.strip().isdecimal() and abs(first - second) * 2 <= 1
+    return whole or bool(abs(first - second) * _NEAR <= max(abs(first), abs(second), 1))
 
 
 def based(gold: Based, answer: Kind) -> Outcome:

@@ -67,6 +67,8 @@ _SWITCHES = re.compile(
     r"footnotesize|scriptsize|mathstrut|strut|hfill|allowbreak|nobreak|noindent|centering|middle|m?left|m?right|"
     r"[bB]igg?[lrm]?)(?![A-Za-z])\.?"
 )
+_SIZE_OF_BRACKET = re.compile(r"(?:(?<=[0-9])(\}?)\s+)?\\(?:m?left|[bB]igg?[lr]?)(?![A-Za-z])(?=\s*[(\[])")
+"""A size before a bracket, which is no space: "3\\left(" is "3(", and so is "3 \\left("."""
 _SPACING = re.compile(
     r"\\(?:[hv]space|[hv]?phantom|kern|hskip|tag|label)\*?\s*(?:\{[^{}]*\}|-?[0-9.]+\s*(?:pt|em|ex|mu|cm)?)"
     r"|\\(?:thin|med|thick|en|negthin)space(?![A-Za-z])|\\q?quad|\\[;:>]"
@@ -189,7 +191,7 @@ def spelled(text: str) -> str:
     if text.count("=") > 1:
         text = _BETWEEN_EQUATIONS.sub(r"\g<value>, ", text)
     text = _QUANTITY.sub(lambda m: f"{m[1]} {m[2].replace(chr(92), ' ')}", _COLOUR.sub("", text))
-    text = _unwrapped(_SWITCHES.sub(" ", _SPACING.sub(" ", text)))
+    text = _unwrapped(_SWITCHES.sub(" ", _SPACING.sub(" ", _SIZE_OF_BRACKET.sub(r"\1", text))))
     text = _BLACKBOARD.sub(lambda m: f"\\mathbb{{{(m[1] or m[2])[0].upper()}}}", text)
     text = _COMMANDS.sub(_command, text)
     text = normalise(text).replace("$", " ").translate(_AFTER)

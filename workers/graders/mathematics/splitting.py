@@ -18,6 +18,7 @@ _LEFT_SIDE = re.compile(
     rf"(?:[A-Za-z]|{_GREEK})\s*(?:_\s*(?:\{{[A-Za-z0-9, ]+\}}|[A-Za-z0-9]))?'*(?:\^\s*\{{-1\}}|\^\s*\{{?\([0-9]\)\}}?)?"
     r"\s*(?P<call>\((?P<arguments>[^()=]{1,30})\))?"
     r"|\|?[A-Z]{2,4}\|?|m?\s*\\(?:angle|measuredangle|overline|vec|hat|bar|triangle|overrightarrow)\s*\{?\s*[A-Za-z]{1,3}\s*\}?"
+    r"|\\(?:det|dim|deg)\s*(?:\{\s*[A-Z]\s*\}|\(\s*[A-Z]\s*\)|[A-Z])"
     r"|\|?\\vec\s*\{?[a-z]\}?\|?|[A-Za-z]{3,15}(?: [A-Za-z]{2,15}){0,4}"
 )
 _OF_SEGMENTS = re.compile(

@@ -15,8 +15,12 @@ from typing import Any
 from latex2sympy2_extended.latex2sympy2 import ConversionConfig, _Latex2Sympy
 from sympy import Expr, Rational, UnevaluatedExpr
 
+from workers.graders.mathematics.arguments import closed
+
 _SETTINGS = ConversionConfig(lowercase_symbols=False)
 _PERCENT = re.compile(r"(?<!\\)%")
+_PI_BESIDE = re.compile(r"\\pi\s*(?=\()")
+"""A factor, which the grammar takes for the name of a function: \\pi(6)^2."""
 _LONGEST_NUMBER = 400
 """Most digits of one number: huge ones take time that grows with their square."""
 
@@ -36,12 +40,13 @@ class _Converter(_Latex2Sympy):
 
 
 @lru_cache(maxsize=2048)
-def read(latex: str) -> Any:
+def read(latex: str, loose: bool = False) -> Any:
     """The SymPy expression, not evaluated, that `latex` stands for; i is a symbol in it.
 
+    With `loose` a function without parentheses takes all that is multiplied or divided behind it.
     Raises whatever ANTLR and SymPy raise where it is none.
     """
-    expression = _parsed(latex)
+    expression = _parsed(latex if loose else closed(latex))
     if not isinstance(expression, Expr):
         raise TypeError(f"{type(expression).__name__} is no expression")
     return expression
@@ -49,8 +54,8 @@ def read(latex: str) -> Any:
 
 def read_matrix(latex: str) -> Any:
     """As `read`, of sums and products of matrices."""
-    return _parsed(latex)
+    return _parsed(closed(latex))
 
 
 def _parsed(latex: str) -> Any:
-    return _Converter(is_real=None, config=_SETTINGS).parse(_PERCENT.sub(r"\\%", latex))
+    return _Converter(is_real=None, config=_SETTINGS).parse(_PI_BESIDE.sub(r"\\pi\\cdot ", _PERCENT.sub(r"\\%", latex)))

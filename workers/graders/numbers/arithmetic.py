@@ -17,6 +17,12 @@ _TOKEN = re.compile(
 _TIMES = frozenset(["*", "×", "·", "⋅", "\\times", "\\cdot", "x", "X"])
 _OVER = frozenset(["/", "÷", "\\div"])
 _CLOSING = {"(": ")", "[": "]", "{": "}"}
+_BESIDE = frozenset(["(", "["])
+"""What begins a factor without a sign before it."""
+_SHORT_FRACTION = re.compile(r"\\frac\s*(?:(?P<one>[0-9])|(?P<group>\{[^{}]*\}))\s*(?:(?P<two>[0-9])|(?=\{))")
+"""\\frac12, \\frac1{2} and \\frac{1}2."""
+_LITERAL = re.compile(r"(?<![0-9.])0[xX][0-9A-Fa-f]")
+"""A number as programs write it to base 16: 0x10 is no product."""
 
 
 class _NoArithmetic(Exception):
@@ -25,18 +31,40 @@ class _NoArithmetic(Exception):
 
 def value(text: str) -> Fraction | None:
     """The value of `text`, or None where it is no arithmetic of digits, or too large. It takes no names."""
-    if len(text) > MAX_LENGTH:
-        return None
+    found = values(text)
+    return found[0] if found else None
+
+
+def values(text: str) -> tuple[Fraction, ...]:
+    """As `value`, and also the other value where there may be two: 6/2(1+2) is 9 or 1. Empty where there is none."""
+    if len(text) > MAX_LENGTH or _LITERAL.search(text):
+        return ()
+    if "\\frac" in text:
+        text = _SHORT_FRACTION.sub(_braced, text)
     try:
-        return _Reader(text).whole()
+        reader = _Reader(text)
+        first = reader.whole()
+        if not reader.ambiguous:
+            return (first,)
+        other = _Reader(text, beside_first=True).whole()
     except (_NoArithmetic, ZeroDivisionError, RecursionError):
-        return None
+        return ()
+    return (first,) if other == first else (first, other)
+
+
+def _braced(match: re.Match[str]) -> str:
+    top = match["group"] or f"{{{match['one']}}}"
+    return f"\\frac{top}" + (f"{{{match['two']}}}" if match["two"] else "")
 
 
 class _Reader:
     """Recursive descent over the tokens: sum, product, sign, power, atom."""
 
-    def __init__(self, text: str) -> None:
+    def __init__(self, text: str, beside_first: bool = False) -> None:
+        self._beside_first = beside_first
+        """Whether 6/2(3) is 6/(2(3)), and not (6/2)(3)."""
+        self.ambiguous = False
+        """Whether there is such a quotient."""
         self._tokens: list[tuple[str, str]] = []
         at, text = 0, text.rstrip()
         while at < len(text):
@@ -82,8 +110,12 @@ class _Reader:
             if sign in _TIMES or sign in _OVER:
                 self._at += 1
                 factor = self._signed()
+                if sign in _OVER and self._next() in _BESIDE:
+                    self.ambiguous = True
+                    while self._beside_first and self._next() in _BESIDE:
+                        factor = _small(factor * self._power())
                 result = _small(result * factor if sign in _TIMES else result / factor)
-            elif sign == "(" or (sign == "\\frac" and self._tokens[self._at - 1][1] == ")"):
+            elif sign in _BESIDE or (sign == "\\frac" and self._tokens[self._at - 1][1] == ")"):
                 result = _small(result * self._power())  # "2(3 + 4)"
             else:
                 return result

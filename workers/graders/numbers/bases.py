@@ -18,6 +18,7 @@ _FORMS = (
     re.compile(rf"{_FIGURES},? ?\(? ?(?:in )?(?P<base>{'|'.join(_NAMES)}) ?\)?", re.IGNORECASE),
     re.compile(rf"base[ -]{_BASE.format('')}:? {_FIGURES}", re.IGNORECASE),
 )
+_LITERAL = re.compile(r"(?P<sign>-?)0(?:[xX](?P<x>[0-9A-Fa-f]{1,64})|[bB](?P<b>[01]{1,200})|[oO](?P<o>[0-7]{1,80}))")
 _ALONE = re.compile(r"[0-9A-F]{1,80}", re.IGNORECASE)
 
 
@@ -35,3 +36,12 @@ def based(text: str) -> tuple[str, int | None] | None:
             if 2 <= base <= 36 and all(int(figure, 36) < base for figure in figures):
                 return figures.lstrip("0"), base
     return None
+
+
+def literal(text: str) -> int | None:
+    """The value of a number as programs write it: 0x10 is 16, 0b101 is 5; None of anything else."""
+    match = _LITERAL.fullmatch(text)
+    if match is None:
+        return None
+    figures, base = next((match[name], base) for name, base in (("x", 16), ("b", 2), ("o", 8)) if match[name])
+    return int(figures, base) * (-1 if match["sign"] else 1)

@@ -29,7 +29,7 @@ _NUMERAL = re.compile(
 )  # fmt: skip
 _REPEATING = re.compile(
     r"(?P<whole>[0-9]*)\.(?:(?P<head>[0-9]*)(?:\\(?:overline|bar|dot|overbar)\s*(?:\{(?P<cycle>[0-9]{1,50})\}|(?P<one>[0-9]))"
-    r"|\((?P<cycle3>[0-9]{1,50})\))"
+    r"|\((?P<cycle3>[0-9]{1,50})\)(?! ?[\^(\[*·×!]| ?\\(?:times|cdot)|[0-9]))"
     r"|(?P<head2>[0-9]{0,50}?)(?P<cycle2>[0-9]{1,6}?)(?P=cycle2){2,}\s*(?:\.\.\.|\\[lc]?dots(?![a-z])))"
 )
 _CYCLE = re.compile(r"\.\.\.|dots|\\(?:over|bar|dot)|\.[0-9]*+\(")

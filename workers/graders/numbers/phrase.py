@@ -13,13 +13,26 @@ from dataclasses import replace
 from fractions import Fraction
 
 from workers.graders.mathematics.splitting import OF_UNKNOWNS, is_product
-from workers.graders.numbers import arithmetic, lead
+from workers.graders.numbers import bases, lead
 from workers.graders.numbers.amount import amount
-from workers.graders.numbers.numeral import numeral, without_cycles
-from workers.graders.numbers.quantity import DENIED, SEVERAL, UNREAD, Quantity, Reading, Void, agree, near, quantity_of
+from workers.graders.numbers.numeral import Numeral, numeral, without_cycles
+from workers.graders.numbers.products import beside, computed, or_product
+from workers.graders.numbers.quantity import (
+    CONTRADICTORY,
+    DENIED,
+    SEVERAL,
+    TWOFOLD,
+    UNREAD,
+    Quantity,
+    Reading,
+    Void,
+    agree,
+    near,
+    quantity_of,
+)
 from workers.graders.numbers.remark import START, remarked
 from workers.graders.numbers.tail import SCALES
-from workers.graders.numbers.words import digits
+from workers.graders.numbers.words import ANY, digits
 from workers.graders.reading.normalise import normalise
 
 MAX_LENGTH = 1000
@@ -52,7 +65,7 @@ _IMPLIES = re.compile(
     r"\s*(?:=>|->|→|⇒|⟹|\\(?:Rightarrow|rightarrow|to|implies|Longrightarrow|therefore)(?![A-Za-z]))\s*"
 )
 _EQUALS = re.compile(r"(\s*(?:=|≈|≃|≅|\\approx(?![A-Za-z])|:=)\s*| (?:equals|is equal to) )")
-_UNEQUAL = re.compile(r"[<>≤≥≠±∓]|\\(?:n?eq?|neq|not|[lg](?:e|eq|t|eqslant)|pm|mp)(?![A-Za-z])")
+_UNEQUAL = re.compile(r"[<>≤≥≠±∓∈∉]|\\(?:(?:not)?in|n?eq?|neq|not|[lg](?:e|eq|t|eqslant)|pm|mp)(?![A-Za-z])")
 _STATEMENTS = re.compile(
     r"\s*(?:[,;](?: (?:so|then|thus|hence|therefore|and|or)\b)?|\b(?:or|and|so)\b)\s*(?=[A-Za-z\\][\w\\{}']{0,20}\s*=)"
 )
@@ -65,6 +78,9 @@ _NAME = re.compile(
 _CALL = re.compile(r"(?P<name>[A-Za-z]) ?\((?P<argument>[^()]+)\)")
 _PRONOUN = re.compile(r"it|this|that|which|result|answer|total|sum", re.IGNORECASE)
 _LABEL = re.compile(r"(?=[^=]*[A-Za-z]{3})[A-Za-z][\w .,'’()/%$-]*")
+_SUM_IN_WORDS = re.compile(
+    rf"{ANY.pattern}.*\b(?:plus|minus|times|divided|multiplied|of|and)\b.*{ANY.pattern}", re.IGNORECASE
+)
 _FUNCTION = re.compile(r"\\?(?:sin|cos|tan|sec|csc|cot|log|ln|exp|sqrt|frac|gcd|lcm|max|min)(?![a-z])")
 _CONNECTIVE = re.compile(
     r"(?:\b(?:so|thus|hence|therefore|then|we (?:get|have|find)|it follows that)\b|[,;:])\s*", re.IGNORECASE
@@ -89,7 +105,9 @@ def read(text: str, sentence: bool) -> Reading:
     text = normalise(text)
     if _INTEGER.fullmatch(text):
         return Quantity(Fraction(int(text)))
-    text = _without_reason(_bare(text))
+    if (literal := bases.literal(text)) is not None:
+        return Quantity(Fraction(literal), perhaps=(Fraction(0),))
+    written, text = text, _without_reason(_bare(text))
     if not text:
         return Void("is empty", denied=True)
     if len(text) > MAX_LENGTH:
@@ -100,9 +118,33 @@ def read(text: str, sentence: bool) -> Reading:
         return Void(
             f"has {sign[0]}, which gives no single number", denied=numeral(text[sign.end() :].lstrip()) is not None
         )
-    return _statements(_SCALED.sub(_scaled, _EQUAL_TO.sub("(", text), count=1), sentence, _DEPTH)
+    if _is_family(text):
+        return Void("is a family of values")
+    if " and a" in text:
+        text = _AND_A_PART.sub(_dozen, text, count=1)
+        if _AND_A_HALF.search(text) is not None:
+            return UNREAD
+    reading = _statements(_SCALED.sub(_scaled, _EQUAL_TO.sub("(", text), count=1), sentence, _DEPTH)
+    return or_product(reading, written) if isinstance(reading, Quantity) and "(" in written else reading
 
 
+_COUNTING = re.compile(r"\b(?:integers?|natural|whole)\b")
+_LETTER_BEHIND = re.compile(r"[0-9] ?([a-z])(?![A-Za-z])")
+_LETTER_ALONE = re.compile(r"(?<![A-Za-z0-9\\])(?<![0-9] )([b-z])(?![A-Za-z])")
+
+
+def _is_family(text: str) -> bool:
+    """Whether it is a value for each whole number, "3k, where k is an integer": its letter is no unit, no thousand."""
+    if _COUNTING.search(text) is None:
+        return False
+    return not set(_LETTER_BEHIND.findall(text)).isdisjoint(_LETTER_ALONE.findall(text))
+
+
+_AND_A_PART = re.compile(
+    r"\b(?P<many>an?|one|two|three|four|five|[0-9]+) dozen and (?P<part>a half|a third|a quarter)\b", re.IGNORECASE
+)
+_AND_A_HALF = re.compile(r"\b(?:hundred|thousand|[a-z]{1,6}illion) and an? (?:half|quarter|third)\b", re.IGNORECASE)
+"""Half of one, or of a hundred: "a million and a half"."""
 _EQUAL_TO = re.compile(r"(?<=[0-9] )\([=≈] ?")
 """What begins a remark that says how a number came about: "42 (= 6 × 7)"."""
 _SCALED = re.compile(
@@ -110,6 +152,12 @@ _SCALED = re.compile(
     r"(?P<less>hundred|thousand|million)\b(?! (?:thousand|million|billion))",
     re.IGNORECASE,
 )
+
+
+def _dozen(match: re.Match[str]) -> str:
+    """ "a dozen and a half" as one and a half dozen."""
+    many = "one" if match["many"].lower() in ("a", "an") else match["many"]
+    return f"{many} and {match['part']} dozen"
 
 
 def _scaled(match: re.Match[str]) -> str:
@@ -178,12 +226,14 @@ def _chain(text: str, sentence: bool, depth: int) -> Reading:
     """The value of "x = 5", "2 + 3 = 5", "42 = 6 * 7" or "1/3 = 0.33"; its last number, if names are all else."""
     sides = _EQUALS.split(text, maxsplit=16)
     values: list[Quantity] = []
+    computed_from: list[str] = []
     for place, side in enumerate(sides[::2]):
         reading = _side(side.strip(), sentence, depth, first=place == 0)
         if isinstance(reading, Void):
             return reading
         if reading is not None:
             values.append(reading)
+            computed_from.append(_CONNECTIVE.split(side)[-1].strip(" $"))
     if not values:
         return UNREAD
     last = values[-1]
@@ -193,7 +243,13 @@ def _chain(text: str, sentence: bool, depth: int) -> Reading:
         return Void("is an equation of two different numbers")
     also = tuple((value.figure, value.unit) for value in same if value.figure != last.figure)
     close = tuple(value.figure for value in values[:-1] if value not in same and near(value.figure, last.figure))
-    return replace(last, also=(*last.also, *also), perhaps=(*last.perhaps, *close))
+    doubt = last.doubt
+    for value, side in zip(values[:-1], computed_from, strict=False):
+        plain = _ARITHMETIC.fullmatch(side) is not None or (value.unit is not None and value.unit == last.unit)
+        if plain and value not in same and last.figure not in value.perhaps:
+            doubt = CONTRADICTORY
+            close += (value.figure,) if roughly else ()  # 1/3 ≈ 1.3 is perhaps a third
+    return replace(last, also=(*last.also, *also), perhaps=(*last.perhaps, *close), doubt=doubt)
 
 
 _NUMBER_ALONE = re.compile(r"[-+$]*[0-9.,/ ]+")
@@ -210,11 +266,13 @@ def _side(side: str, sentence: bool, depth: int, first: bool) -> Reading | None:
         return Void("is an equation that is not solved")
     if _NAME.fullmatch(name) or _PRONOUN.fullmatch(name):
         return None
-    if (value := arithmetic.value(name)) is not None and (name != side or not numeral(side)):
-        return Quantity(value)
+    if (name != side or not numeral(side)) and (value := computed(name)) is not None:
+        return value
     reading = _phrase(side, sentence=not first and sentence, depth=depth)
     if isinstance(reading, Quantity) or reading.denied:
         return reading
+    if _SUM_IN_WORDS.search(side):
+        return UNREAD
     if _LABEL.fullmatch(side) and not re.search("[0-9]", side) and not _FUNCTION.match(side):
         if lead.denies(re.findall(r"[a-z]+(?:'t)?", side.lower())):
             return DENIED
@@ -228,8 +286,8 @@ def _phrase(text: str, sentence: bool, depth: int) -> Reading:
     for opening, closing in ("()", "[]", "{}"):
         if text.startswith(opening) and text.endswith(closing) and opening not in text[1:-1] and "," not in text:
             return _phrase(text[1:-1], sentence, depth)
-    if text.startswith("(") and (value := arithmetic.value(text)) is not None:
-        return Quantity(value)
+    if text.startswith("(") and (value := computed(text)) is not None:
+        return value
     if text[:4].lower() == "the " and _ORDINAL.match(text, 4):
         text = text[4:]
     if (negated := re.fullmatch(r"(?:-|negative |minus ) ?\(([^()]*)\)", text, re.IGNORECASE)) is not None:
@@ -281,23 +339,39 @@ def _behind(text: str, at: int, depth: int) -> Reading:
     text = _with_written_whole(text[at:start] + written)
     number = numeral(text)
     if number is None:
-        value = arithmetic.value(text)
-        return UNREAD if value is None else Quantity(value)
+        return computed(text) or UNREAD
     rest = _CHATTER.sub("", text[number.end :])
+    if (factor := beside(rest)) is not None:
+        return _product(text[: number.end], number, rest, factor, depth)
     if not rest.strip(" ."):
         return quantity_of(number)
     if worded and rest == "!":  # no factorial is written so
         return quantity_of(number)
     if _OF_AN_UNKNOWN.match(rest):
         return Void("is an expression, and no number", denied=True)
-    if _ARITHMETIC.fullmatch(text) and not re.match(r" ?[,(]| [0-9]|\[", rest):
-        value = arithmetic.value(text)
+    if _ARITHMETIC.fullmatch(text) and not re.match(r" ?[,(\[]| [0-9]", rest):
+        value = computed(text)
         if value is not None and rest == "!":  # a factorial, or an exclamation
-            return Quantity(value, perhaps=(number.figure,))
+            return replace(value, perhaps=(number.figure,))
         if value is not None:
-            return Quantity(value)
+            return value
         if not re.match(r" ?-", rest):
             return UNREAD
+    return _described(number, rest, worded, depth)
+
+
+def _product(written: str, number: Numeral, rest: str, factor: Fraction, depth: int) -> Reading:
+    """A number with a factor in parentheses right behind it, with which `rest` begins."""
+    if _ARITHMETIC.fullmatch(written + rest) and (value := computed(written + rest)) is not None:
+        return value
+    reading = _described(number, rest, False, depth)
+    if isinstance(reading, Void):
+        return reading
+    return replace(reading, perhaps=(*reading.perhaps, reading.figure * factor), doubt=TWOFOLD)
+
+
+def _described(number: Numeral, rest: str, worded: bool, depth: int) -> Reading:
+    """A number with its unit, and with what is said about it."""
     read_on = amount(quantity_of(number), number, rest, worded)
     if isinstance(read_on, Void):
         return read_on

@@ -28,6 +28,9 @@ class Quantity:
     """Numbers that it may mean, which is not enough to call it either: the 5 of "5 dozen", the 7 of "- 7"."""
     counted: bool = False
     """Whether words behind it say what is counted."""
+    doubt: str = ""
+    """Why it is not enough to be equal to it: the text contradicts itself, or has a product that may be read otherwise.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,8 @@ Reading = Quantity | Void
 UNREAD = Void("is not read as a number")
 SEVERAL = Void("has several values", denied=True)
 DENIED = Void("denies it", denied=True)
+TWOFOLD = "may mean two numbers"
+CONTRADICTORY = "contradicts itself"
 
 
 def quantity_of(number: Numeral) -> Quantity:

@@ -16,10 +16,11 @@ Again = Callable[[str], Reading]
 """How a number within a remark is read."""
 DEPTH = 4
 """Remarks within remarks that are looked into."""
+_ONE_OF = r"an? (?=(?:dozen|hundred|thousand|[a-z]{1,6}illion|googol|half|third|quarter)\b)"
 START = re.compile(
     rf"(?<![\w^_.\\])(?:(?:negative |minus )?(?:(?:{units.MONEY}) ?)?[-+]? ?(?:(?:{units.MONEY}) ?)?\.?[0-9]"
     rf"|[-+]?\\frac"
-    rf"|(?:negative |minus )?(?:an? (?=(?:dozen|hundred|thousand|million|half|third|quarter)\b))?{ANY.pattern})",
+    rf"|(?:negative |minus )?(?:{_ONE_OF})?{ANY.pattern})",
     re.IGNORECASE,
 )
 _WHEN = re.compile(r" (?:in|by|since|until|as of) (?:the year )?(?:19|20)[0-9]{2}\b(?! ?[%/])")

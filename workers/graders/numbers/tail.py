@@ -16,6 +16,8 @@ SCALES = {
     **dict.fromkeys(["crore", "crores"], 10**7),
     **dict.fromkeys(["billion", "billions", "bn", "bil"], 10**9),
     **dict.fromkeys(["trillion", "trillions", "tn"], 10**12),
+    **{word + s: 10 ** (15 + 3 * place) for place, word in enumerate(words.LARGER.split()) for s in ("", "s")},
+    **dict.fromkeys(["googol", "googols"], 10**100),
     **{"tens": 10, "万": 10**4, "萬": 10**4, "億": 10**8, "亿": 10**8},
 }
 _SCALE = re.compile(
@@ -34,7 +36,9 @@ _CHANGING = """
 plus minus over divided multiplied mod modulo squared cubed factorial power root choose pi tau phi infinity inf log ln
 sin cos tan sec csc cot exp sqrt gcd lcm max min than hundred thousand million billion trillion dozen dozens too below
 above under short wanting missing negative percent percentage bc answer answers except without between itself digit
-most least minimum maximum upwards ish something zeros zeroes figures decimals past gross score repeating recurring
+alpha beta gamma delta epsilon zeta eta theta kappa lambda omega sigma rho psi sinx siny cosx cosy tanx tany logx lnx
+sqrtx most least minimum maximum upwards ish something zeros zeroes figures decimals past gross score repeating
+recurring
 """
 _CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {
     "prime",
@@ -46,6 +50,10 @@ _CHANGES = frozenset(_CHANGING.split()) | UNCLEAR - {
     "when",
     "times",
 }
+_SYMBOL = re.compile(r"(?<![^\W\d_])[\u0370-\u03a8\u03aa-\u03bb\u03bd-\u03ff\u0127](?![^\W\d_])")
+"""A Greek letter, or the bar of h, alone: a factor, as in 50π. Those of ohm and micro are units."""
+_ILLION = re.compile(r"[a-z]*illions?|milliards?|googolplex|myriads?")
+"""Large numbers that are not read, or that mean nothing certain: undecillion, zillion, milliard."""
 _SHORT = """
 in on at of to by an a so is as or per each for sq cu up go it he we my us me do am be all and the
 """
@@ -109,6 +117,8 @@ def unit_of(text: str) -> tuple[bool, str | None]:
         return True, name
     if _LESS_THAN.match(text):
         return False, None
+    if not text.isascii() and _SYMBOL.search(text):
+        return False, None
     text = _LEFT_OVER.sub("left", _POWER_OF_UNITS.sub("", text))
     match = _UNIT.match(text)
     if match is None or _ODD.search(text) or _FACTOR.search(text, match.end("unit")):
@@ -122,7 +132,8 @@ def unit_of(text: str) -> tuple[bool, str | None]:
     if words.BEHIND.search(_without_compounds(rest)):
         return False, None
     changing = (_CHANGES | DENYING) - set(compared.split()) - ({"squared", "cubed"} if _raised(text) else set())
-    if changing & set(re.findall(r"[a-z]+", _without_compounds(MONTH.sub("", rest).lower()))) or len(text.split()) > 40:
+    behind = set(re.findall(r"[a-z]+", _without_compounds(MONTH.sub("", rest).lower())))
+    if changing & behind or any(map(_ILLION.fullmatch, behind)) or len(text.split()) > 40:
         return False, None
     return True, name
 

@@ -24,7 +24,7 @@ bushel; peck; gill; dram; carat; hundredweight cwt; horsepower hp; btu BTU; psi;
 dyne; quartercoin
 """
 _MONEY = """
-cent ¢; penny pence; dollar buck USD $ US$; euro EUR €; poundsterling GBP £ quid; yen JPY ¥ 円; rupee INR Rs Rs. ₹;
+cent ¢; penny pence; dollar buck USD $ US$; euro EUR €; poundsterling GBP £ quid; yen JPY 円; rupee INR Rs Rs. ₹;
 yuan CNY RMB 元; won KRW ₩; ruble rouble RUB ₽; peso MXN PHP ₱; dong VND ₫; shekel NIS ILS ₪; ringgit MYR RM; franc CHF
 Fr Fr.; krona krone kronor kroner kr SEK NOK DKK; real reais BRL R$; lira TRY ₺; rand ZAR; zloty PLN zł zl; baht THB ฿;
 hryvnia UAH ₴; naira NGN ₦; cedi GHS ₵; tenge KZT ₸; forint HUF Ft; rupiah IDR Rp; dirham AED; riyal SAR; koruna CZK
@@ -32,7 +32,7 @@ Kč; australiandollar A$ AU$ AUD; canadiandollar C$ CA$ CAD; singaporedollar S$ 
 newzealanddollar NZ$ NZD; taiwandollar NT$ TWD; bitcoin BTC ₿; kenyanshilling KES KSh; pakistanirupee PKR;
 srilankanrupee LKR; taka BDT ৳; colon CRC ₡; guarani PYG ₲; lari GEL ₾; tugrik MNT ₮; kip LAK ₭; colombianpeso COP;
 chileanpeso CLP; argentinepeso ARS; sol PEN; egyptianpound EGP; qataririyal QAR; kuwaitidinar KWD; dinar JOD RSD; leu
-RON; lev BGN; icelandickrona ISK; tanzanianshilling TZS
+RON; lev BGN; icelandickrona ISK; tanzanianshilling TZS; yensign ¥
 """
 _QUOTIENTS = {
     "mph": "mile/hour",
@@ -115,7 +115,8 @@ _AMBIGUOUS = (
     {"dollar", "hongkongdollar"},
     {"dollar", "newzealanddollar"},
     {"dollar", "taiwandollar"},
-    {"yen", "yuan"},
+    {"yensign", "yen"},
+    {"yensign", "yuan"},
     {"pound", "poundsterling"},
     {"degree", "celsius"},
     {"degree", "fahrenheit"},

@@ -12,6 +12,8 @@ _TENS = "twenty thirty forty fifty sixty seventy eighty ninety"
 _VALUES = {word: value for value, word in enumerate(_ONES.split())}
 _VALUES |= {word: 20 + 10 * value for value, word in enumerate(_TENS.split())} | {"fourty": 40}
 _LARGE = {"thousand": 10**3, "lakh": 10**5, "million": 10**6, "crore": 10**7, "billion": 10**9, "trillion": 10**12}
+LARGER = "quadrillion quintillion sextillion septillion octillion nonillion decillion"
+_LARGE |= {word: 10 ** (15 + 3 * place) for place, word in enumerate(LARGER.split())} | {"googol": 10**100}
 _ORDINAL_WORDS = """
 zeroth first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth thirteenth fourteenth
 fifteenth sixteenth seventeenth eighteenth nineteenth
@@ -39,7 +41,7 @@ _MIXED = re.compile(
 _ORDINAL = re.compile(
     rf"(?:(?P<tens>{'|'.join(_TENS.split())})[ -])?(?P<word>{'|'.join(_ORDINALS)})(?![A-Za-z-])", re.IGNORECASE
 )
-_ONE = re.compile(r"an?(?=[ -](?:dozen|hundred|thousand|lakh|crore|million|billion|trillion)\b)", re.IGNORECASE)
+_ONE = re.compile(rf"an?(?=[ -](?:dozen|hundred|{'|'.join(_LARGE)})\b)", re.IGNORECASE)
 _OF_A = re.compile(r" (?:of )?an? ", re.IGNORECASE)
 _FIRST = re.compile(rf"(?:[Pp]oint )?(?:{_WORD}|{'|'.join(_ORDINALS)}|half|quarter|an?)\b", re.IGNORECASE)
 ANY = re.compile(rf"\b(?:{_WORD}|half|quarter|third|dozen){_END}", re.IGNORECASE)

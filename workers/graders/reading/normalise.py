@@ -37,7 +37,9 @@ _FONTS = re.compile(
 _THOUSANDS = re.compile(r" ?\{, ?\} ?|,\\! ?")
 _INLINE_START = re.compile(r"\$([^$ ][^$]{0,100})\$(?= ?[A-Za-z%])")
 _SIZES = re.compile(r"\\(?:(?:left|right)(?![A-Za-z])\.?|[bB]igg?[lr]?(?![A-Za-z]))")
-_DEGREES = re.compile(r"\^?\s*\{?\s*\\(?:circ|degree)(?![A-Za-z])\s*\}?")
+_BESIDE = re.compile(r"(?<=[0-9])(\}?) +(?=\\(?:left|[bB]igg?l?)\s*[(\[])")
+"""A space between a number and a bracket with its size, which is mathematics' own: "3 \\left(1+2\\right)"."""
+_DEGREES = re.compile(r"\^?\s*(?:\{\s*\\(?:circ|degree)(?![A-Za-z])\s*\}|\\(?:circ|degree)(?![A-Za-z]))")
 _STRUCK = re.compile(r"(?<![^\s(,;:])~~(?=[^\s~])[^~\n]{1,200}(?<=\S)~~(?![^\s),;:.])")
 """Markdown's struck-out text."""
 _ENTITY = re.compile(r"&(?:lt|gt|amp|le|ge|ne|nbsp|times|minus|divide|deg|pi|infin|quot|apos|#[0-9]{2,5});")
@@ -129,7 +131,7 @@ def normalise(text: str) -> str:
 def _without_commands(text: str) -> str:
     """`text` without the commands of LaTeX that only say how it looks."""
     text = _ESCAPED.sub(r"\1", text).replace("\\!", "")
-    text = _SIZES.sub("", _SPACES.sub(" ", text))
+    text = _SIZES.sub("", _BESIDE.sub(r"\1", _SPACES.sub(" ", text)))
     for _ in range(4):  # nested font commands; deeper nesting than this is left as it stands
         text, changed = _FONTS.subn(lambda m: " " + m[1] + " " if m[1] is not None else " ", text)
         if not changed:
