@@ -189,22 +189,26 @@ def _random(*what: object) -> np.random.Generator:
 
 
 def lengths_of(case: Any, call: _Call, plan: SamplingPlan) -> dict[str, list[int]]:
-    """Tokens of each sample, by prompt: the same whenever and wherever they are drawn."""
-    drawn = _random("length", plan.seed, call.shard.source, call.shard.start).lognormal(
-        np.log(case.mean_tokens) - case.sigma**2 / 2, case.sigma, (len(call.golds), plan.samples)
-    )
-    tokens = np.clip(drawn.astype(np.int64) + 1, 2, plan.max_tokens)
-    return {prompt: row.tolist() for prompt, row in zip(call.golds, tokens, strict=True)}
+    """Tokens of each sample, by prompt: the same whenever and wherever they are drawn, in whichever part of a shard."""
+    found: dict[str, list[int]] = {}
+    for row, prompt in enumerate(call.golds, call.shard.start):
+        own = _random("prompt", call.shard.source, row).normal() if case.prompt_share else 0.0
+        deviations = np.sqrt(case.prompt_share) * own + np.sqrt(1 - case.prompt_share) * _random(
+            "length", plan.seed, call.shard.source, row
+        ).normal(size=plan.samples)
+        drawn = np.exp(np.log(case.mean_tokens) - case.sigma**2 / 2 + case.sigma * deviations)
+        found[prompt] = np.clip(drawn.astype(np.int64) + 1, 2, plan.max_tokens).tolist()
+    return found
 
 
 def table_of(case: Any, call: _Call, skill: float) -> pa.Table:
     """The samples of a shard. Texts and token ids have the lengths that real ones would have, so that whoever reads
     them has as much to do; what they hold but for their beginnings and ends is all the same."""
     plan, lengths = call.plan, lengths_of(case, call, call.plan)
-    rng = _random("right", plan.seed, call.shard.source, call.shard.start)
     columns: dict[str, list[Any]] = {name: [] for name in SAMPLES.names if name != "token_ids"}
     numbers: list[int] = []
     for place, (prompt, gold) in enumerate(call.golds.items()):
+        rng = _random("right", plan.seed, call.shard.source, call.shard.start + place)
         chance = rng.beta(2 * skill, 2 * (1 - skill))
         right = rng.random(plan.samples) < chance
         if prompt not in call.done:
@@ -214,7 +218,7 @@ def table_of(case: Any, call: _Call, skill: float) -> pa.Table:
             answer = f"\nFinal answer: {gold if right[index] else gold + '0'}" if whole else ""
             columns["prompt_id"].append(prompt)
             columns["sample_index"].append(index)
-            columns["text"].append(words(f"{index} {place}", 4 * length - len(answer)) + answer)
+            columns["text"].append(words(f"{index} {call.shard.start + place}", 4 * length - len(answer)) + answer)
             columns["finish_reason"].append("stop" if whole else "length")
             columns["num_tokens"].append(length)
             numbers.append(index + plan.samples * (call.shard.start + place))
