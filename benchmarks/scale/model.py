@@ -122,8 +122,6 @@ class Case:
     mean_tokens: float = 800.0
     sigma: float = 0.8
     """Lengths of samples are lognormal, with this mean before the cut at `max_tokens`."""
-    prompt_share: float = 0.0
-    """How much of the variance of their logarithms is between prompts, each of which has its own in every round."""
     max_tokens: int = 4096
     prompt_tokens: int = 150
     pairs: int = 4

@@ -33,10 +33,6 @@ class Work:
     """Whether an engine has had it: then its finished prompts are in a file, and it is not cut any more."""
 
     @property
-    def num_prompts(self) -> int:
-        return self.shard.stop - self.shard.start
-
-    @property
     def exclusive(self) -> bool:
         """Whether it must have an engine to itself."""
         return bool(self.strikes)

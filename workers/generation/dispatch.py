@@ -16,21 +16,23 @@ from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.blame import Work
 from workers.generation.engine import EngineBroken
 from workers.generation.memory import MemoryWait
-from workers.generation.parts import join, part_of
+from workers.generation.parts import join, parts_of
 from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot
 from workers.supervision.failures import memory_taken, node_lost
 
-MOST_CALLS = 32
+MOST_CALLS = 64
 """Calls that an engine has at once, each in a thread of its process."""
 _LEAST_CALLS = 2  # the next one's prompts fill the engine while the last samples of one end
-_AHEAD = 4
-"""Times an engine's sequences at once: with more samples under way it gets no more. Of these most are finished, since a
-call is under way until the longest of its samples ends."""
-_SHARES = 4
-"""Into how many parts for each engine what waits is divided: so parts get smaller towards the end."""
-_SMALLEST = 8
-"""No part has fewer samples than this part of an engine's sequences at once, but for one prompt."""
+_FULL = 1.5
+"""Times an engine's sequences at once: with so many samples to draw it has enough until it tells again how many."""
+_AHEAD = 6
+"""The same of samples in calls under way, most of which are drawn: a call ends with the longest of its samples."""
+_IN_PARTS = 6
+"""Times all engines' sequences at once: when no more samples than these wait behind a unit, all go out in parts."""
+_SEQUENCES = 256  # at once, of an engine that nobody has told
+_PART = 16
+"""A part has as many samples as this part of an engine's sequences at once, and at least one prompt."""
 
 
 class Event(NamedTuple):
@@ -53,15 +55,20 @@ class _Call(NamedTuple):
 
 
 class Sampling:
-    """One pass over shards: which wait, which are where. `sequences` is how many an engine works on at once."""
+    """One pass over shards: which wait, which are where. `sequences` is how many an engine works on at once; where that
+    is left to the engine, an assumption serves, which changes nothing but the time."""
 
-    def __init__(self, slots: list[Slot], plan: SamplingPlan, memory: MemoryWait, sequences: int) -> None:
-        self._slots, self._plan, self._memory, self._sequences = slots, plan, memory, sequences
+    def __init__(self, slots: list[Slot], plan: SamplingPlan, memory: MemoryWait, sequences: int | None) -> None:
+        self._slots, self._plan, self._memory = slots, plan, memory
+        self._sequences = sequences or _SEQUENCES
         self._fresh: deque[Work] = deque()
         self._waiting = 0  # prompts in `_fresh`
+        self._whole = True
+        """Whether units go out whole."""
         self._struck: deque[Work] = deque()  # works that were in a death: each needs an engine to itself
         self._running: dict[Any, _Call] = {}
         self._asked: Counter[int] = Counter()  # samples in calls under way, by engine
+        self._left: Counter[int] = Counter()  # of these, those that are not drawn yet, as far as is known
         self._parts: dict[str, list[tuple[Shard, dict[str, Any]]]] = defaultdict(list)
         self._lost: list[str] = []  # why engines were lost since the last shard
         self._attempts = itertools.count(1)
@@ -69,7 +76,7 @@ class Sampling:
     def run(self, shards: Iterable[Shard], events: Any) -> Iterator[tuple[Shard, dict[str, Any]]]:
         for shard in shards:
             self._fresh.append(Work(shard, shard))
-            self._waiting += shard.stop - shard.start
+            self._waiting += _prompts(shard)
         while self._fresh or self._struck or self._running:
             self._dispatch()
             for event in events({reference: call.slot for reference, call in self._running.items()}):
@@ -78,24 +85,25 @@ class Sampling:
                     continue
                 slot, work, sent, samples = self._running.pop(event.reference)
                 self._asked[slot.index] -= samples
+                result, self._left[slot.index] = event.result
                 if work.only is None or work.only:  # else all that was left is given up, and no engine has drawn
                     slot.progressed()
-                if event.result is None:
+                if result is None:
                     self._go_on(work)
                     continue
                 os.replace(sent.written, work.shard.output)
-                if (facts := self._whole(work, event.result)) is None:
+                if (facts := self._of_unit(work, result)) is None:
                     continue
                 lost, self._lost = self._lost, []
                 yield work.unit, facts | ({"engines_lost": lost} if lost else {})
 
-    def _whole(self, work: Work, facts: dict[str, Any]) -> dict[str, Any] | None:
+    def _of_unit(self, work: Work, facts: dict[str, Any]) -> dict[str, Any] | None:
         """The facts of the work's unit, if that is done with it."""
         if work.shard == work.unit:
             return facts
         parts = self._parts[work.unit.output]
         parts.append((work.shard, facts))
-        if sum(part.stop - part.start for part, _ in parts) < work.unit.stop - work.unit.start:
+        if sum(_prompts(part) for part, _ in parts) < _prompts(work.unit):
             return None
         return join(work.unit, self._parts.pop(work.unit.output))
 
@@ -105,38 +113,55 @@ class Sampling:
             free = [s for s in self._slots if s.ready and not s.exclusive and self._takes_more(s)]
             if not free:
                 return
-            self._send(min(free, key=lambda s: (self._asked[s.index], s.load)), self._next())
+            if self._whole and self._ends():
+                self._cut()
+            self._send(min(free, key=lambda s: (self._left[s.index], s.load)), self._next())
         while self._struck:
             idle = [s for s in self._slots if s.ready and s.load == 0]
             if not idle:
                 return
             self._send_struck(min(idle, key=lambda s: s.deaths))
 
-    def _takes_more(self, slot: Slot) -> bool:
-        if slot.load < _LEAST_CALLS:
-            return True
-        return slot.load < MOST_CALLS and self._asked[slot.index] < _AHEAD * self._sequences
-
     def _next(self) -> Work:
-        """The next fresh work, or the first part of it. A single engine's end is no earlier for parts."""
         work = self._fresh.popleft()
-        samples = max(self._waiting * self._plan.samples / (_SHARES * len(self._slots)), self._sequences / _SMALLEST)
-        prompts = math.ceil(samples / self._plan.samples)
-        if len(self._slots) > 1 and not work.begun and prompts < work.num_prompts:
-            unit, start, stop = work.unit, work.shard.start, work.shard.stop
-            self._fresh.appendleft(Work(part_of(unit, start + prompts, stop), unit))
-            work = Work(part_of(unit, start, start + prompts), unit)
-        self._waiting -= work.num_prompts
+        self._waiting -= _prompts(work.shard)
         return work
+
+    def _takes_more(self, slot: Slot) -> bool:
+        """Parts come back often, and each time the engine says how much it has left; whole units may not."""
+        if not 0 < slot.load < MOST_CALLS:
+            return slot.load == 0
+        if self._left[slot.index] < _FULL * self._sequences:
+            return True
+        few = slot.load < _LEAST_CALLS or self._asked[slot.index] < _AHEAD * self._sequences
+        return self._whole and few
+
+    def _ends(self) -> bool:
+        """Whether too little would wait behind the next unit for engines to finish together. A single one's end is no
+        earlier for parts."""
+        behind = (self._waiting - _prompts(self._fresh[0].shard)) * self._plan.samples
+        return len(self._slots) > 1 and behind <= _IN_PARTS * self._sequences * len(self._slots)
+
+    def _cut(self) -> None:
+        """Have the last units go out in parts, so that engines finish together."""
+        self._whole = False
+        prompts = math.ceil(self._sequences / _PART / self._plan.samples)
+        works: list[Work] = []
+        for work in self._fresh:
+            if work.begun or prompts >= _prompts(work.shard):
+                works.append(work)
+            else:
+                works.extend(Work(part, work.unit) for part in parts_of(work.shard, prompts))
+        self._fresh = deque(works)
 
     def _send_struck(self, slot: Slot) -> None:
         """A work that was in a death, to an engine that has no other; and further parts, as many as make a unit, since
         an engine may have had many of them. A suspect goes alone."""
         work = self._struck.popleft()
-        most, prompts = work.unit.stop - work.unit.start, work.num_prompts
+        most, prompts = _prompts(work.unit), _prompts(work.shard)
         self._send(slot, work)
         while self._struck and not (work.alone or self._struck[0].alone):
-            prompts += self._struck[0].num_prompts
+            prompts += _prompts(self._struck[0].shard)
             if prompts > most:
                 return
             self._send(slot, self._struck.popleft())
@@ -145,8 +170,9 @@ class Sampling:
         shard = replace(work.shard, attempt=next(self._attempts))
         engine = slot.taken(work.exclusive)
         reference = engine.generate.remote(shard, self._plan, work.only, work.quarantined)
-        samples = self._plan.samples * (work.num_prompts if work.only is None else len(work.only))
+        samples = self._plan.samples * (_prompts(work.shard) if work.only is None else len(work.only))
         self._asked[slot.index] += samples
+        self._left[slot.index] += samples
         self._running[reference] = _Call(slot, work, shard, samples)
         work.begun = True
 
@@ -168,7 +194,7 @@ class Sampling:
             return
         lost = [call.work for call in self._running.values() if call.slot is slot]
         self._running = {r: call for r, call in self._running.items() if call.slot is not slot}
-        self._asked[slot.index] = 0
+        self._asked[slot.index] = self._left[slot.index] = 0
         before = sum(len(work.quarantined) for work in lost)
         blameless = node_lost(event.error)
         progressed = [self._charge(work, blameless) for work in lost]
@@ -179,7 +205,7 @@ class Sampling:
                 self._struck.appendleft(work)
             else:
                 self._fresh.appendleft(work)
-                self._waiting += work.num_prompts
+                self._waiting += _prompts(work.shard)
 
     def _charge(self, work: Work, blameless: bool) -> bool:
         """Settle what a dead engine leaves of a shard; returns whether any prompt was finished since the last time. No
@@ -193,6 +219,10 @@ class Sampling:
 
     def _finished(self, work: Work) -> set[str]:
         return set(Partial(work.shard.output).read(self._plan.samples))
+
+
+def _prompts(shard: Shard) -> int:
+    return shard.stop - shard.start
 
 
 def raise_unless_lost(what: str, event: Event) -> None:

@@ -20,10 +20,14 @@ from workers.files import write_table
 from workers.generation.slot import GenerationFailed
 
 
-def part_of(unit: Shard, start: int, stop: int) -> Shard:
-    """Some rows of a unit. What is written for it is named as unfinished files are, so that a later driver removes
-    it."""
-    return replace(unit, start=start, stop=stop, output=f"{unit.output}.rows-{start}-{stop}-e0")
+def parts_of(unit: Shard, prompts: int) -> list[Shard]:
+    """The unit in parts of so many prompts. What is written for one is named as unfinished files are, so that a later
+    driver removes it."""
+    found = []
+    for start in range(unit.start, unit.stop, prompts):
+        stop = min(start + prompts, unit.stop)
+        found.append(replace(unit, start=start, stop=stop, output=f"{unit.output}.rows-{start}-{stop}-e0"))
+    return found
 
 
 def join(unit: Shard, parts: Sequence[tuple[Shard, dict[str, Any]]]) -> dict[str, Any]:
