@@ -74,6 +74,11 @@ class Sampling:
         self._attempts = itertools.count(1)
 
     def run(self, shards: Iterable[Shard], events: Any) -> Iterator[tuple[Shard, dict[str, Any]]]:
+        """As `GeneratorPool.generate`; `events` tells what has happened since, given calls under way with their slots.
+
+        Raises:
+            GenerationFailed, NoRoom: as there.
+        """
         for shard in shards:
             self._fresh.append(Work(shard, shard))
             self._waiting += _prompts(shard)
