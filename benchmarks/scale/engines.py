@@ -7,6 +7,7 @@ import heapq
 import itertools
 from collections import deque
 from collections.abc import Collection, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import pyarrow as pa
 
 from benchmarks.scale.cluster import Worker
 from benchmarks.scale.files import skill_of, words
+from benchmarks.scale.model import Case
 from benchmarks.scale.simulation import Event, Ref, Simulation
 from orchestrator.config import Generate
 from orchestrator.records import counts
@@ -85,7 +87,7 @@ class SimulatedEngine(Worker):
         self, shard: Shard, plan: SamplingPlan, only: Collection[str] | None, without: Collection[str], ref: Ref
     ) -> None:
         call = _Call(shard, plan, without, ref)
-        lengths = lengths_of(self.simulation.case, call, plan)
+        lengths = dict(zip(call.golds, lengths_of(self.simulation.case, shard, plan), strict=True))
         for prompt in call.golds:
             if prompt not in call.done and prompt not in without and (only is None or prompt in only):
                 call.left[prompt], call.drawn[prompt] = plan.samples, 0
@@ -130,7 +132,7 @@ class SimulatedEngine(Worker):
         self._useful(call.kept)
         if any(prompt not in call.done and prompt not in call.without for prompt in call.golds):
             self._keep_finished(call)
-            call.ref.complete(None)
+            call.ref.complete((None, self._unfinished()))
             return
         table = table_of(self.simulation.case, call, self.skill)
         facts: dict[str, Any] = {
@@ -141,7 +143,10 @@ class SimulatedEngine(Worker):
         Partial(call.shard.output).remove()
         if quarantined := [prompt for prompt in call.golds if prompt not in call.done]:
             facts["quarantined"] = quarantined
-        call.ref.complete(facts)
+        call.ref.complete((facts, self._unfinished()))
+
+    def _unfinished(self) -> int:
+        return len(self._active) + len(self._waiting)
 
     def _useful(self, tokens: float, what: str = "sampling") -> None:
         """So many tokens, at the full rate, were to good purpose, or were `lost sampling`."""
@@ -188,36 +193,38 @@ def _random(*what: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
-def lengths_of(case: Any, call: _Call, plan: SamplingPlan) -> dict[str, list[int]]:
-    """Tokens of each sample, by prompt: the same whenever and wherever they are drawn."""
-    drawn = _random("length", plan.seed, call.shard.source, call.shard.start).lognormal(
-        np.log(case.mean_tokens) - case.sigma**2 / 2, case.sigma, (len(call.golds), plan.samples)
-    )
-    tokens = np.clip(drawn.astype(np.int64) + 1, 2, plan.max_tokens)
-    return {prompt: row.tolist() for prompt, row in zip(call.golds, tokens, strict=True)}
+def lengths_of(case: Case, shard: Shard, plan: SamplingPlan) -> list[list[int]]:
+    """Tokens of each sample, by prompt: the same whenever and wherever they are drawn, in whichever part of a unit."""
+    source, found = Path(shard.source).name, []
+    for row in range(shard.start, shard.stop):
+        deviations = _random("length", plan.seed, source, row).normal(size=plan.samples)
+        drawn = np.exp(np.log(case.mean_tokens) - case.sigma**2 / 2 + case.sigma * deviations)
+        found.append(np.clip(drawn.astype(np.int64) + 1, 2, plan.max_tokens).tolist())
+    return found
 
 
-def table_of(case: Any, call: _Call, skill: float) -> pa.Table:
+def table_of(case: Case, call: _Call, skill: float) -> pa.Table:
     """The samples of a shard. Texts and token ids have the lengths that real ones would have, so that whoever reads
     them has as much to do; what they hold but for their beginnings and ends is all the same."""
-    plan, lengths = call.plan, lengths_of(case, call, call.plan)
-    rng = _random("right", plan.seed, call.shard.source, call.shard.start)
+    plan, lengths = call.plan, lengths_of(case, call.shard, call.plan)
     columns: dict[str, list[Any]] = {name: [] for name in SAMPLES.names if name != "token_ids"}
     numbers: list[int] = []
     for place, (prompt, gold) in enumerate(call.golds.items()):
+        row = call.shard.start + place
+        rng = _random("right", plan.seed, Path(call.shard.source).name, row)
         chance = rng.beta(2 * skill, 2 * (1 - skill))
         right = rng.random(plan.samples) < chance
         if prompt not in call.done:
             continue
-        for index, length in enumerate(lengths[prompt]):
+        for index, length in enumerate(lengths[place]):
             whole = length < plan.max_tokens
             answer = f"\nFinal answer: {gold if right[index] else gold + '0'}" if whole else ""
             columns["prompt_id"].append(prompt)
             columns["sample_index"].append(index)
-            columns["text"].append(words(f"{index} {place}", 4 * length - len(answer)) + answer)
+            columns["text"].append(words(f"{index} {row}", 4 * length - len(answer)) + answer)
             columns["finish_reason"].append("stop" if whole else "length")
             columns["num_tokens"].append(length)
-            numbers.append(index + plan.samples * (call.shard.start + place))
+            numbers.append(index + plan.samples * row)
     offsets = np.concatenate(([0], np.cumsum(columns["num_tokens"]))).astype(np.int32)
     ids = np.full(int(offsets[-1]), 7, np.int32)
     ids[offsets[:-1]] = np.array(numbers, np.int32) % 32_000  # so that no two samples of a prompt are alike

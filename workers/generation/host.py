@@ -10,6 +10,7 @@ from typing import Any
 from orchestrator.config import Generate
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers.generation.engine import Engine, EngineBroken
+from workers.generation.shard import UNFINISHED
 from workers.supervision.resting import Memory
 
 
@@ -57,8 +58,9 @@ class EngineHost:
 
     def generate(
         self, shard: Shard, plan: SamplingPlan, only: Collection[str] | None = None, without: Collection[str] = ()
-    ) -> dict[str, Any] | None:
-        return self._serving.generate(shard, plan, only, without)
+    ) -> tuple[dict[str, Any] | None, int]:
+        """What the engine returns, and how many samples it has still to draw, of other calls."""
+        return self._serving.generate(shard, plan, only, without), UNFINISHED.samples
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:
         return self._serving.logprobs(prompts, completions)

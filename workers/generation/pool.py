@@ -1,25 +1,20 @@
-"""Many engines as one: dispatch shards without barriers, replace an engine that dies or hangs."""
+"""Many engines as one: start them, watch them, replace one that dies or hangs."""
 
 from __future__ import annotations
 
-import itertools
-import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import ray
 
 from orchestrator.config import Generate
 from orchestrator.records.limits import start_limit
 from orchestrator.records.rows import SamplingPlan, Shard
-from workers.generation.blame import Work
-from workers.generation.engine import EngineBroken, EngineKind
+from workers.generation.dispatch import MOST_CALLS, Event, Sampling, raise_unless_lost
+from workers.generation.engine import EngineKind
 from workers.generation.host import host_of
 from workers.generation.memory import WAITS, MemoryWait
-from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot
 from workers.logs import logged
 from workers.secret_environment import knowing
@@ -28,8 +23,6 @@ from workers.supervision.failures import memory_taken, node_lost
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS
 from workers.supervision.rested import after_rest, answering
-
-_IN_FLIGHT = 3  # shards an engine has at once: the next ones' prompts fill it while the last samples of one end
 
 
 class Placement(Protocol):
@@ -47,15 +40,6 @@ class Placement(Protocol):
 
     def wait(self) -> None:
         """Return when all are; raises where that takes too long. No engine may be running."""
-
-
-class _Event(NamedTuple):
-    """A call that came back, or an engine that was lost: in a call, at its start, or because it hangs."""
-
-    slot: Slot
-    reference: Any
-    result: Any
-    error: Exception | None = None
 
 
 class GeneratorPool:
@@ -216,7 +200,7 @@ class GeneratorPool:
             GenerationFailed: an engine cannot be started again, or is lost without finishing any prompt.
             NoRoom: as above.
         """
-        yield from _Sampling(self._slots, plan, self._memory).run(shards, self._events)
+        yield from Sampling(self._slots, plan, self._memory, self._settings.max_num_seqs).run(shards, self._events)
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
         """Summed log-probabilities of completions, from each engine that has a place; None for what does not fit its
@@ -236,7 +220,7 @@ class GeneratorPool:
                 if not event.slot.ready and memory_taken(event.error):
                     self._memory.again(event.slot, event.error)
                     continue
-                _raise_unless_lost("the probe", event)
+                raise_unless_lost("the probe", event)
                 running = {r: s for r, s in running.items() if s is not event.slot}
                 event.slot.replace(event.error, progressed=False)
         return [results[index] for index in sorted(results)]
@@ -244,8 +228,8 @@ class GeneratorPool:
     def _start(self, index: int) -> Any:
         options = self._placement.actor_options(index)
         environment = dict(self._kind.environment) | options.pop("runtime_env")["env_vars"]  # with the user's own
-        # Threads beyond the shards in flight answer `pid`, `progress` and the probe while shards run.
-        options |= {"runtime_env": {"env_vars": environment}, "max_concurrency": _IN_FLIGHT + 2}
+        # Threads beyond the calls in flight answer `pid`, `progress` and the probe while shards run.
+        options |= {"runtime_env": {"env_vars": environment}, "max_concurrency": MOST_CALLS + 2}
         # Engines seeded as a whole must not all draw the same samples.
         kind, seed, accelerated = self._kind, self._seed + index, self._placement.gpus > 0
         log = self._logs and f"{self._logs}/engine-{index}.log"
@@ -253,7 +237,7 @@ class GeneratorPool:
         arguments = (*before, kind.make, kind.prepare, self._settings, seed, accelerated)
         return self._calls.start(logged(knowing(host_of(kind.make), self._secrets), log), arguments, options)
 
-    def _events(self, running: dict[Any, Slot]) -> Iterator[_Event]:
+    def _events(self, running: dict[Any, Slot]) -> Iterator[Event]:
         """What happens next, if anything within a few seconds. `running` maps calls under way to their engines."""
         starting = {slot.started: slot for slot in self._slots if not slot.ready}
         ready, _ = self._calls.wait([*running, *starting], timeout=self._interval)
@@ -262,11 +246,11 @@ class GeneratorPool:
             try:
                 result = self._calls.get(reference)
             except ray.exceptions.RayError as error:
-                yield _Event(slot, reference, None, error)
+                yield Event(slot, reference, None, error)
                 continue
             if reference in running:
                 slot.done()
-                yield _Event(slot, reference, result)
+                yield Event(slot, reference, result)
             else:
                 slot.loaded()
                 self._memory.started(slot)
@@ -275,102 +259,4 @@ class GeneratorPool:
             self._homeless()
             for slot in self._slots:
                 if (hangs := slot.stalled()) is not None:
-                    yield _Event(slot, None, None, hangs)
-
-
-class _Sampling:
-    """One pass over shards: which wait, which are where."""
-
-    def __init__(self, slots: list[Slot], plan: SamplingPlan, memory: MemoryWait) -> None:
-        self._slots, self._plan, self._memory = slots, plan, memory
-        self._fresh: deque[Work] = deque()
-        self._struck: deque[Work] = deque()  # shards that were in a death: each needs an engine to itself
-        self._running: dict[Any, tuple[Slot, Work, Shard]] = {}
-        self._lost: list[str] = []  # why engines were lost since the last shard
-        self._attempts = itertools.count(1)
-
-    def run(self, shards: Iterable[Shard], events: Any) -> Iterator[tuple[Shard, dict[str, Any]]]:
-        self._fresh.extend(Work(shard) for shard in shards)
-        while self._fresh or self._struck or self._running:
-            self._dispatch()
-            for event in events({reference: slot for reference, (slot, *_) in self._running.items()}):
-                if event.error is not None:
-                    self._engine_lost(event)
-                    continue
-                _, work, sent = self._running.pop(event.reference)
-                if work.only is None or work.only:  # else all that was left is given up, and no engine has drawn
-                    event.slot.progressed()
-                if event.result is None:
-                    self._go_on(work)
-                    continue
-                os.replace(sent.written, work.shard.output)
-                lost, self._lost = self._lost, []
-                yield work.shard, event.result | ({"engines_lost": lost} if lost else {})
-
-    def _dispatch(self) -> None:
-        """Fresh shards first: those that may take an engine down wait until there is nothing else to lose."""
-        while self._fresh:
-            free = [s for s in self._slots if s.ready and not s.exclusive and s.load < _IN_FLIGHT]
-            if not free:
-                return
-            self._send(min(free, key=lambda s: s.load), self._fresh.popleft())
-        while self._struck:
-            idle = [s for s in self._slots if s.ready and s.load == 0]
-            if not idle:
-                return
-            self._send(min(idle, key=lambda s: s.deaths), self._struck.popleft())
-
-    def _send(self, slot: Slot, work: Work) -> None:
-        shard = replace(work.shard, attempt=next(self._attempts))
-        engine = slot.taken(work.exclusive)
-        reference = engine.generate.remote(shard, self._plan, work.only, work.quarantined)
-        self._running[reference] = (slot, work, shard)
-
-    def _go_on(self, work: Work) -> None:
-        """Some prompts of a shard are done, and its suspects are left."""
-        work.choose(list(read_prompts(work.shard)), self._finished(work))
-        self._struck.appendleft(work)
-
-    def _engine_lost(self, event: _Event) -> None:
-        if event.reference in self._running:
-            _raise_unless_lost(f"shard {self._running[event.reference][1].shard.index}", event)
-        assert event.error is not None
-        if not event.slot.ready and node_lost(event.error):  # before it had any work: Ray had thought the node alive
-            event.slot.restart()
-            return
-        if not event.slot.ready and memory_taken(event.error):
-            self._memory.again(event.slot, event.error)
-            return
-        lost = [work for slot, work, _ in self._running.values() if slot is event.slot]
-        self._running = {r: held for r, held in self._running.items() if held[0] is not event.slot}
-        before = sum(len(work.quarantined) for work in lost)
-        blameless = node_lost(event.error)
-        progressed = [self._charge(work, blameless) for work in lost]
-        given_up = sum(len(work.quarantined) for work in lost) > before
-        self._lost.append(event.slot.replace(event.error, any(progressed), given_up))
-        for work in reversed(lost):
-            (self._struck if work.exclusive else self._fresh).appendleft(work)
-
-    def _charge(self, work: Work, blameless: bool) -> bool:
-        """Settle what a dead engine leaves of a shard; returns whether any prompt was finished since the last time. No
-        prompt is to blame where the whole node was lost."""
-        prompts, finished = list(read_prompts(work.shard)), self._finished(work)
-        if not blameless:
-            work.engine_died(prompts, finished)
-            work.choose(prompts, finished)
-        before, work.finished = work.finished, len(finished)
-        return work.finished > before
-
-    def _finished(self, work: Work) -> set[str]:
-        return set(Partial(work.shard.output).read(self._plan.samples))
-
-
-def _raise_unless_lost(what: str, event: _Event) -> None:
-    """An error that the engine survived would only come again: a full disk, a request that the engine refuses.
-
-    Raises:
-        GenerationFailed: with the worker's own words.
-    """
-    error = event.error
-    if isinstance(error, ray.exceptions.RayTaskError) and not isinstance(error.cause, EngineBroken):
-        raise GenerationFailed(f"{what} on engine {event.slot.index}: {event.slot.why(error)}") from error
+                    yield Event(slot, None, None, hangs)

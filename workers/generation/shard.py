@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -47,6 +48,32 @@ class Request(NamedTuple):
 
 Draw = Callable[[Sequence[Request]], Iterator[tuple[int, Sample]]]
 """Samples for requests, each with its request's place, in the order in which they are finished."""
+
+
+class Unfinished:
+    """Samples that the engine of this process was asked for and has not drawn yet, whichever calls they are of."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.samples = 0
+
+    def _add(self, samples: int) -> None:
+        with self._lock:
+            self.samples += samples
+
+    def counting(self, drawn: Iterator[tuple[int, Sample]], number: int) -> Iterator[tuple[int, Sample]]:
+        """What is drawn, of so many samples that were asked for; those that an error leaves are given up."""
+        self._add(number)
+        try:
+            for each in drawn:
+                number -= 1
+                self._add(-1)
+                yield each
+        finally:
+            self._add(-number)
+
+
+UNFINISHED = Unfinished()
 
 
 class Partial:
@@ -143,7 +170,7 @@ def _by_prompt(
     """Prompts with all their samples, each as soon as its last one is drawn."""
     requests = [Request(p, i, prompts[p]) for p in todo for i in range(number)]
     drawn: dict[str, dict[int, Sample]] = {p: {} for p in todo}
-    for place, sample in draw(requests):
+    for place, sample in UNFINISHED.counting(draw(requests), len(requests)):
         prompt_id, index, _ = requests[place]
         drawn[prompt_id][index] = _with_fitting_mask(sample, f"prompt {prompt_id}, sample {index}")
         if len(drawn[prompt_id]) == number:

@@ -68,7 +68,7 @@ class Slot:
         self.load = 0
         """Calls under way."""
         self.exclusive = False
-        """Whether the call under way must remain the only one."""
+        """Whether the calls under way must remain the only ones."""
         self._pulse = Pulse(lambda: actor.progress.remote(), self._calls)
         self._patience = Patience(self._interval, self._calls.clock)
 
@@ -87,7 +87,7 @@ class Slot:
     def done(self) -> None:
         """A call has come back."""
         self.load -= 1
-        self.exclusive = False
+        self.exclusive = self.exclusive and self.load > 0
 
     def progressed(self) -> None:
         """The engine has finished what it was asked."""
