@@ -3,11 +3,12 @@
 Every token attends to itself and to what precedes it in its own prompt or completion, and a
 completion's tokens also to the whole prompt that they continue; never to another completion or tree.
 
-Two functions compute exactly that:
+Three functions compute exactly that:
 
 - `sdpa`, anywhere: each prompt and each completion is one row of a batched
   scaled_dot_product_attention call, its keys gathered as [prompt][completion]. Rows of similar size
   share a call, so that the masks are as large as the real work and never tokens x tokens.
+- `matmul`, on CPU: the same rows, those in bfloat16 by `workers.numerics.products`.
 - `flex`, on GPU: FlexAttention with a block mask built once a pack. So far it was compared with `sdpa`
   on CPU only, uncompiled and forward (FlexAttention has no backward there); tests/workers/numerics/test_gpu.py holds
   the comparison that a GPU should make.
@@ -18,8 +19,9 @@ hands keyword arguments of the model's forward down to it: that is how the layou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.numerics import products
+
 SDPA = "ratchet_tree_sdpa"
+MATMUL = "ratchet_tree_matmul"
 FLEX = "ratchet_tree_flex"
 
 Spans = npt.NDArray[np.int64]
@@ -207,32 +212,61 @@ def tree_sdpa(
     [1, T, H, D].
     """
     layout = _require_layout(module, tree_layout, kwargs)
+    return _by_rows(query, key, value, layout, partial(_sdpa_rows, dropout, scaling)), None
+
+
+def tree_matmul(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    tree_layout: TreeLayout | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Tree attention through `products.attend` where that suits, and as `tree_sdpa` elsewhere; shapes as there."""
+    layout = _require_layout(module, tree_layout, kwargs)
+
+    def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        if dropout or values.shape[-1] != queries.shape[-1] or not products.suit(queries, keys):
+            return _sdpa_rows(dropout, scaling, queries, keys, values, mask)
+        return products.attend(queries, keys, values, mask, scaling)
+
+    return _by_rows(query, key, value, layout, attend), None
+
+
+def _by_rows(query: Tensor, key: Tensor, value: Tensor, layout: TreeLayout, attend: Callable[..., Tensor]) -> Tensor:
+    """Attention of the layout's groups of rows, each by `attend`: from [R, Q, H, D], twice [R, K, H_kv, D] and the mask
+    to [R, Q, H, D]."""
     assert layout.restore is not None
-    repeats = query.shape[1] // key.shape[1]
     query_T, key_T, value_T = (t[0].transpose(0, 1) for t in (query, key, value))
 
     def rows(tokens_T: Tensor, index: Tensor, group: RowGroup) -> Tensor:
         # index_select, because the backward of plain indexing is serial on CPU.
         taken = tokens_T.index_select(0, index)
-        return taken.view(group.num_rows, -1, *taken.shape[1:]).transpose(1, 2)
+        return taken.view(group.num_rows, -1, *taken.shape[1:])
 
     outputs = []
     for group in layout.groups:
         queries = rows(query_T, group.queries, group)
         keys, values = rows(key_T, group.keys, group), rows(value_T, group.keys, group)
-        if repeats > 1:
-            keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-        attended = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=group.mask,
-            dropout_p=dropout,
-            is_causal=group.mask is None,
-            scale=scaling,
-        )
-        outputs.append(attended.transpose(1, 2).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, layout.restore).unsqueeze(0), None
+        outputs.append(attend(queries, keys, values, group.mask).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, layout.restore).unsqueeze(0)
+
+
+def _sdpa_rows(
+    dropout: float, scale: float | None, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
+) -> Tensor:
+    repeats = queries.shape[2] // keys.shape[2]
+    queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
+    if repeats > 1:
+        keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
+    attended = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale
+    )
+    return attended.transpose(1, 2)
 
 
 @lru_cache(maxsize=1)
@@ -273,18 +307,21 @@ def tree_flex(
 
 
 def register() -> None:
-    """Make both functions known to transformers under the names SDPA and FLEX; may be called again."""
+    """Make the functions known to transformers under their names; may be called again."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(SDPA, tree_sdpa)
+    AttentionInterface.register(MATMUL, tree_matmul)
     AttentionInterface.register(FLEX, tree_flex)
 
 
-def pick(attention: str, device: torch.device | str) -> str:
-    """The registered name for `train.attention`: `auto` takes flex on CUDA and sdpa elsewhere."""
+def pick(attention: str, device: torch.device | str, precision: str = "fp32") -> str:
+    """The registered name for `train.attention`: `auto` takes flex on CUDA, and elsewhere matmul where `train.precision`
+    is bf16, else sdpa."""
     if attention == "auto":
-        attention = "flex" if torch.device(device).type == "cuda" else "sdpa"
-    return {"sdpa": SDPA, "flex": FLEX}[attention]
+        on_cuda = torch.device(device).type == "cuda"
+        attention = "flex" if on_cuda else "matmul" if precision == "bf16" else "sdpa"
+    return {"sdpa": SDPA, "matmul": MATMUL, "flex": FLEX}[attention]
 
 
 def layout_for(implementation: str, spans: Spans, device: torch.device | str) -> TreeLayout:

@@ -73,9 +73,9 @@ def build_policy(
         _round_buffers(model)
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    implementation = attention.pick(settings.attention, device)
+    implementation = attention.pick(settings.attention, device, settings.precision)
     scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
-    config = deepspeed_config(settings, ranks, sum(p.numel() for p in model.parameters()), device.type == "cuda")
+    config = deepspeed_config(settings, ranks, sum(p.numel() for p in model.parameters()))
     scorer = _place(settings, scorer, weights, dtype, device, config, beat)
     beat()
     engine = deepspeed.initialize(model=scorer, model_parameters=scorer.parameters(), config=config)[0]
@@ -103,7 +103,7 @@ def build_reference(
     model = load_model(folder, dtype, beat)
     if not wide and folder_dtype(policy) == torch.float32:
         _round_buffers(model)  # as `build_policy` does
-    implementation = attention.pick(settings.attention, device)
+    implementation = attention.pick(settings.attention, device, settings.precision)
     scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
     config = inference_config(settings, ranks, sum(p.numel() for p in model.parameters()))
     scorer = _place(settings, scorer, weights, dtype, device, config, beat)
