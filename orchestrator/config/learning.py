@@ -167,8 +167,10 @@ class Train(Settings):
     """Drop, and count, pairs with a side longer than this many tokens, prompt included."""
     activation_checkpointing: Annotated[bool, Executes(since=2)] = False
     """Recompute activations in the backward pass to save memory."""
-    attention: Annotated[Literal["auto", "sdpa", "flex"], Executes(since=3)] = "auto"
-    """Attention over trees of completions: `sdpa` anywhere, `flex` (FlexAttention) on GPU; `auto` picks."""
+    attention: Annotated[Literal["auto", "sdpa", "matmul", "flex"], Executes(since=3)] = "auto"
+    """Attention over trees of completions: `sdpa` anywhere; `matmul` on processors that multiply bfloat16 (others
+    compute as with `sdpa`), with float32 scores as there; `flex` (FlexAttention) on GPU. `auto` picks: on CPU `matmul`
+    with `bf16`, else `sdpa`."""
     export_dtype: Literal["float32", "bfloat16"] | None = None
     """Number format of the checkpoint's weights; null takes the model's own."""
     save_every: Executing[Count | None] = None

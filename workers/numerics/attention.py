@@ -195,6 +195,27 @@ def _require_layout(module: nn.Module, layout: TreeLayout | None, kwargs: dict[s
     return layout
 
 
+def _sdpa_rows(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float, scale: float | None
+) -> Tensor:
+    repeats = queries.shape[2] // keys.shape[2]
+    queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
+    if repeats > 1:
+        keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
+    attended = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale
+    )
+    return attended.transpose(1, 2)
+
+
+def _matmul_rows(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float, scale: float | None
+) -> Tensor:
+    if dropout or not products.suit(queries, keys, values, products.multiplies_bfloat16()):
+        return _sdpa_rows(queries, keys, values, mask, dropout, scale)
+    return products.attend(queries, keys, values, mask, scale)
+
+
 def tree_sdpa(
     module: nn.Module,
     query: Tensor,
@@ -204,42 +225,16 @@ def tree_sdpa(
     dropout: float = 0.0,
     scaling: float | None = None,
     tree_layout: TreeLayout | None = None,
+    attend: Callable[..., Tensor] = _sdpa_rows,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Tree attention through scaled_dot_product_attention.
+    """Tree attention through scaled_dot_product_attention, or what else computes rows: `attend` makes [R, Q, H, D] of
+    such queries and [R, K, H_kv, D] twice.
 
     `query` is [1, H, T, D], `key` and `value` [1, H_kv, T, D] with H a multiple of H_kv. Returns
     [1, T, H, D].
     """
     layout = _require_layout(module, tree_layout, kwargs)
-    return _by_rows(query, key, value, layout, partial(_sdpa_rows, dropout, scaling)), None
-
-
-def tree_matmul(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None = None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    tree_layout: TreeLayout | None = None,
-    **kwargs: Any,
-) -> tuple[Tensor, None]:
-    """Tree attention through `products.attend` where that suits, and as `tree_sdpa` elsewhere; shapes as there."""
-    layout = _require_layout(module, tree_layout, kwargs)
-
-    def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-        if dropout or values.shape[-1] != queries.shape[-1] or not products.suit(queries, keys):
-            return _sdpa_rows(dropout, scaling, queries, keys, values, mask)
-        return products.attend(queries, keys, values, mask, scaling)
-
-    return _by_rows(query, key, value, layout, attend), None
-
-
-def _by_rows(query: Tensor, key: Tensor, value: Tensor, layout: TreeLayout, attend: Callable[..., Tensor]) -> Tensor:
-    """Attention of the layout's groups of rows, each by `attend`: from [R, Q, H, D], twice [R, K, H_kv, D] and the mask
-    to [R, Q, H, D]."""
     assert layout.restore is not None
     query_T, key_T, value_T = (t[0].transpose(0, 1) for t in (query, key, value))
 
@@ -252,21 +247,12 @@ def _by_rows(query: Tensor, key: Tensor, value: Tensor, layout: TreeLayout, atte
     for group in layout.groups:
         queries = rows(query_T, group.queries, group)
         keys, values = rows(key_T, group.keys, group), rows(value_T, group.keys, group)
-        outputs.append(attend(queries, keys, values, group.mask).flatten(0, 1))
-    return torch.cat(outputs).index_select(0, layout.restore).unsqueeze(0)
+        outputs.append(attend(queries, keys, values, group.mask, dropout, scaling).flatten(0, 1))
+    return torch.cat(outputs).index_select(0, layout.restore).unsqueeze(0), None
 
 
-def _sdpa_rows(
-    dropout: float, scale: float | None, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None
-) -> Tensor:
-    repeats = queries.shape[2] // keys.shape[2]
-    queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
-    if repeats > 1:
-        keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-    attended = F.scaled_dot_product_attention(
-        queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale
-    )
-    return attended.transpose(1, 2)
+tree_matmul = partial(tree_sdpa, attend=_matmul_rows)
+"""The same through `products.attend`, where that suits."""
 
 
 @lru_cache(maxsize=1)
@@ -316,8 +302,8 @@ def register() -> None:
 
 
 def pick(attention: str, device: torch.device | str, precision: str = "fp32") -> str:
-    """The registered name for `train.attention`: `auto` takes flex on CUDA, and elsewhere matmul where `train.precision`
-    is bf16, else sdpa."""
+    """The registered name for `train.attention`: `auto` takes flex on CUDA, and elsewhere matmul where
+    `train.precision` is bf16, else sdpa."""
     if attention == "auto":
         on_cuda = torch.device(device).type == "cuda"
         attention = "flex" if on_cuda else "matmul" if precision == "bf16" else "sdpa"

@@ -22,8 +22,8 @@ from workers.numerics.layout import Pack
 
 CHUNK_LOGITS = 2**27
 """Most logits at once (256 MiB in bfloat16)."""
-ROWS_LOGITS = {"cpu": 2**20}
-"""Most of them in float32 at once, by device: on processors so few that they stay in the cache; elsewhere a chunk."""
+ROWS_LOGITS = {"cpu": 2**20, "cuda": 2**24}
+"""Most of them in float32 at once, by device: on processors so few that they stay in the cache."""
 
 
 class HeadScorer(nn.Module):
@@ -91,7 +91,7 @@ def _few_rows(logits_NV: Tensor) -> Iterator[slice]:
 
 
 def _num_rows(device: torch.device, vocabulary: int) -> int:
-    return max(1, ROWS_LOGITS.get(device.type, CHUNK_LOGITS) // vocabulary)
+    return max(1, ROWS_LOGITS.get(device.type, 2**24) // vocabulary)
 
 
 class PackScorer(nn.Module):

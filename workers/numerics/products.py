@@ -24,30 +24,37 @@ MOST_SCORES = 2**22
 
 
 @lru_cache(maxsize=1)
-def _fast() -> bool:
-    """Whether this processor multiplies bfloat16."""
+def multiplies_bfloat16() -> bool:
+    """Whether this processor does."""
     found = torch.cpu.get_capabilities()
     return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
 
 
-def suit(query_RQHD: Tensor, key_RKHD: Tensor) -> bool:
-    """Whether `attend` is the faster way for these rows on this processor."""
-    if query_RQHD.device.type != "cpu" or query_RQHD.dtype != torch.bfloat16 or not _fast():
+def suit(query_RQHD: Tensor, key_RKHD: Tensor, value_RKHD: Tensor, fast: bool, most: int = MOST_SCORES) -> bool:
+    """Whether `attend` can compute these rows, and is faster at it; `fast` is as `multiplies_bfloat16` tells."""
+    if query_RQHD.device.type != "cpu" or query_RQHD.dtype != torch.bfloat16 or not fast:
         return False
     repeats = query_RQHD.shape[2] // key_RKHD.shape[2]
-    return repeats * query_RQHD.shape[1] * key_RKHD.shape[1] <= MOST_SCORES
+    few = repeats * query_RQHD.shape[1] * key_RKHD.shape[1] <= most
+    same: bool = query_RQHD.shape[3] == key_RKHD.shape[3] == value_RKHD.shape[3]
+    return few and same
 
 
 def attend(
-    query_RQHD: Tensor, key_RKHD: Tensor, value_RKHD: Tensor, mask: Tensor | None, scale: float | None
+    query_RQHD: Tensor,
+    key_RKHD: Tensor,
+    value_RKHD: Tensor,
+    mask: Tensor | None,
+    scale: float | None,
+    block: int = BLOCK_SCORES,
 ) -> Tensor:
     """Attention of R rows of Q queries to K keys, [R, Q, H, D] in bfloat16; H is a multiple of the heads of keys.
 
     `mask` is [R, 1, Q, K] bool, true where a query sees a key; None is plain causal, with Q = K. Every query sees a
-    key. `scale` is that of the scores; None is one over the root of D.
+    key. `scale` is that of the scores; None is one over the root of D. `block` is how many scores are made at once.
     """
     scale = 1.0 / math.sqrt(query_RQHD.shape[-1]) if scale is None else scale
-    found: Tensor = _Attention.apply(query_RQHD, key_RKHD, value_RKHD, mask, scale)
+    found: Tensor = _Attention.apply(query_RQHD, key_RKHD, value_RKHD, mask, scale, block)
     return found
 
 
@@ -88,14 +95,14 @@ def _bias(mask: Tensor | None, queries: int, device: torch.device) -> Tensor:
 class _Blocks:
     """Scores of a call, block by block of rows and heads of keys."""
 
-    def __init__(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float) -> None:
+    def __init__(self, query: Tensor, key: Tensor, mask: Tensor | None, scale: float, block: int) -> None:
         self.rows, self.queries, heads = query.shape[:3]
         self.heads = key.shape[2]
         self.repeats = heads // self.heads
         self.query, self.key = _by_head(query, self.heads), _by_head(key, self.heads)
         self.bias = _bias(mask, self.queries, query.device)
         self.scale = scale
-        self.size = max(1, BLOCK_SCORES // (self.query.shape[1] * self.key.shape[1]))
+        self.size = max(1, block // (self.query.shape[1] * self.key.shape[1]))
 
     def __iter__(self) -> Iterator[tuple[slice, Tensor]]:
         """Each block, and its scores: [B, H / heads * Q, K] float32."""
@@ -111,11 +118,11 @@ class _Blocks:
 
 class _Attention(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, *how: Any) -> Tensor:
+        mask, ctx.scale, ctx.block = how
         ctx.save_for_backward(query, key, value, mask)
-        ctx.scale = scale
         with _of_bfloat16():
-            blocks = _Blocks(query, key, mask, scale)
+            blocks = _Blocks(query, key, mask, ctx.scale, ctx.block)
             values = _by_head(value, blocks.heads)
             attended = torch.empty_like(blocks.query)
             for block, scores in blocks:
@@ -126,7 +133,7 @@ class _Attention(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask = ctx.saved_tensors
         with _of_bfloat16():
-            blocks = _Blocks(query, key, mask, ctx.scale)
+            blocks = _Blocks(query, key, mask, ctx.scale, ctx.block)
             values, outer = _by_head(value, blocks.heads), _by_head(grads[0], blocks.heads)
             of_query, of_key, of_value = (torch.empty_like(t) for t in (blocks.query, blocks.key, values))
             for block, scores in blocks:
@@ -142,6 +149,5 @@ class _Attention(torch.autograd.Function):
             _by_token(of_query, query.shape),
             _by_token(of_key, key.shape),
             _by_token(of_value, value.shape),
-            None,
-            None,
+            *(None, None, None),
         )
