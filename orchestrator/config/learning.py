@@ -163,6 +163,9 @@ class Train(Settings):
     rank runs out of memory, the run goes on with half of it, says so, and notes it in the ledger. So does its next
     start, unless it has another device, or another value is given for this, `ranks`, `zero`, `activation_checkpointing`
     or `offload_optimizer`."""
+    chunk_logits: Executing[Count] = 2**27
+    """Most logits, scored tokens times the vocabulary, that a rank holds at once: 2 bytes each, 4 with `fp32`. Where a
+    micro-batch has more, they come in chunks of so many, and each is computed once more in the backward pass."""
     max_tokens: Count | None = None
     """Drop, and count, pairs with a side longer than this many tokens, prompt included."""
     activation_checkpointing: Annotated[bool, Executes(since=2)] = False
