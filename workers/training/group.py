@@ -115,11 +115,11 @@ class TrainerGroup:
     """`settings.num_ranks` training actors. A context manager; `close` ends the actors' processes.
 
     `secrets` are in the ranks' environment; `rank` is the class of the actors, `kills` begins to watch the kernels of
-    the nodes, and what ranks print goes into the folder `logs`. Where a rank dies, or none of them makes any progress for `settings.stall_timeout` seconds, all are started
-    again: scoring from its beginning, training from its last saved state; where memory was short, once with half the
-    micro-batch (`halving`). Where a node is lost, they wait for room first. Every method raises TrainingFailed when a
-    rank fails by itself, or when the ranks were lost MOST_LOSSES times with no saved state in between, and NoRoom where
-    the cluster has no room for them any more.
+    the nodes, and what ranks print goes into the folder `logs`. Where a rank dies, or none of them makes any progress
+    for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from its last
+    saved state; where memory was short, once with half the micro-batch (`halving`). Where a node is lost, they wait for
+    room first. Every method raises TrainingFailed when a rank fails by itself, or when the ranks were lost MOST_LOSSES
+    times with no saved state in between, and NoRoom where the cluster has no room for them any more.
     """
 
     def __init__(
