@@ -66,8 +66,8 @@ class TreeLayout:
     block_mask: Any = None
 
 
-def _similar_rows(spans: Spans) -> list[npt.NDArray[np.int64]]:
-    """Rows in groups whose padded area of queries x keys stays within 1.5 times the real one."""
+def _similar_rows(spans: Spans, waste: float) -> list[npt.NDArray[np.int64]]:
+    """Rows in groups whose padded area of queries x keys stays within `waste` times the real one."""
     queries = spans[:, 1] - spans[:, 0]
     keys = queries + spans[:, 3] - spans[:, 2]
     groups: list[npt.NDArray[np.int64]] = []
@@ -82,7 +82,7 @@ def _similar_rows(spans: Spans) -> list[npt.NDArray[np.int64]]:
             width = max(widest, int(queries[row]))
             padded = (len(current) + 1) * width * int(keys[current[0]] if current else keys[row])
             # Below some ten thousand products another call costs more than the padding.
-            if current and padded > 1.5 * (real + area) + 16384:
+            if current and padded > waste * (real + area) + 16384:
                 groups.append(np.asarray(current))
                 current, real, width = [], 0, int(queries[row])
             current.append(int(row))
@@ -110,12 +110,12 @@ def _row_group(spans: Spans) -> tuple[RowGroup, npt.NDArray[np.int64], npt.NDArr
     return RowGroup(flat_queries, flat_keys, len(spans), mask), query_tokens, real
 
 
-def sdpa_layout(spans: Spans, device: torch.device | str) -> TreeLayout:
-    """Layout for the sdpa function; `spans` as in `layout.Pack`, covering every token once."""
+def sdpa_layout(spans: Spans, device: torch.device | str, waste: float = 1.5) -> TreeLayout:
+    """Layout for functions over rows; `spans` as in `layout.Pack`, covering every token once."""
     groups: list[RowGroup] = []
     restore = np.empty(int(spans[:, 1].max()), dtype=np.int64)
     offset = 0
-    for rows in _similar_rows(spans):
+    for rows in _similar_rows(spans, waste):
         group, tokens, real = _row_group(spans[rows])
         restore[tokens[real]] = offset + np.flatnonzero(real.reshape(-1))
         offset += tokens.size
@@ -312,7 +312,9 @@ def pick(attention: str, device: torch.device | str, precision: str = "fp32") ->
 
 def layout_for(implementation: str, spans: Spans, device: torch.device | str) -> TreeLayout:
     """The layout that the registered function `implementation` needs."""
-    return flex_layout(spans, device) if implementation == FLEX else sdpa_layout(spans, device)
+    if implementation == FLEX:
+        return flex_layout(spans, device)
+    return sdpa_layout(spans, device, waste=1.1 if implementation == MATMUL else 1.5)
 
 
 def attention_window(config: Any) -> int | None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 BLOCK_SCORES = 2**20
 """Scores at once (4 MiB), so that they stay in the processor's cache; more, where a head has more."""
@@ -32,7 +33,8 @@ def multiplies_bfloat16() -> bool:
 
 def suit(query_RQHD: Tensor, key_RKHD: Tensor, value_RKHD: Tensor, fast: bool, most: int = MOST_SCORES) -> bool:
     """Whether `attend` can compute these rows, and is faster at it; `fast` is as `multiplies_bfloat16` tells."""
-    if query_RQHD.device.type != "cpu" or query_RQHD.dtype != torch.bfloat16 or not fast:
+    tensors = (query_RQHD, key_RKHD, value_RKHD)
+    if not fast or any(t.device.type != "cpu" or t.dtype != torch.bfloat16 for t in tensors):
         return False
     repeats = query_RQHD.shape[2] // key_RKHD.shape[2]
     few = repeats * query_RQHD.shape[1] * key_RKHD.shape[1] <= most
@@ -130,6 +132,7 @@ class _Attention(torch.autograd.Function):
             return _by_token(attended, query.shape)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask = ctx.saved_tensors
         with _of_bfloat16():

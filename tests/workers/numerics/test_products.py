@@ -91,6 +91,7 @@ def test_what_does_not_suit_is_torchs_own_to_compute() -> None:
     assert products.suit(query, key, value, True)
     assert not products.suit(query, key, value, False), "a processor that has no products of bfloat16"
     assert not products.suit(query.float(), key.float(), value.float(), True)
+    assert not products.suit(query, key.float(), value, True), "under autocast only values are in bfloat16"
     assert not products.suit(query, key, value[..., :16], True), "values of another size, as DeepSeek-V3 has them"
     assert products.suit(query, key, value, True, most=2 * 3 * 5)
     assert not products.suit(query, key, value, True, most=2 * 3 * 5 - 1), "a long row, whose scores take much memory"
