@@ -22,6 +22,7 @@ words, digits and signs, about as many as SmolLM2's tokenizer makes.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import re
@@ -282,7 +283,9 @@ def main() -> None:
     if options.one:
         print(json.dumps(one_pass(options.one, options.folder, options)))
         return
-    found = figures(measure(options, arguments))
+    with contextlib.redirect_stdout(sys.stderr):  # what libraries say
+        passes = measure(options, arguments)
+    found = figures(passes)
     if options.json:
         told = {name: value for name, value in vars(options).items() if name not in ("json", "one", "folder", "gsm8k")}
         print(json.dumps(report("peers", told, found)))
