@@ -94,7 +94,7 @@ def held(settings: Train, rank: int, model: Path, device: Any) -> dict[str, int]
     from workers.training.policy import build_policy
 
     before = living()
-    engine = build_policy(settings, str(model), device, settings.num_ranks, 2**26, lambda: None)
+    engine = build_policy(settings, str(model), device, settings.num_ranks, lambda: None)
     draw = np.random.default_rng(rank)
     prompt, chosen, rejected = (draw.integers(0, 1000, length).astype(np.int32) for length in (56, 100, 100))
     trees = batching.pair_trees([batching.PairTokens("0", prompt, chosen, rejected)], [0], _TOKENS)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import compare, driver, grading, ledger, localisation, measured, memory
+from benchmarks import compare, driver, grading, ledger, localisation, measured, memory, peers
 from orchestrator.commands.verify.command import verify
 from orchestrator.ledger.ledger import Ledger
 
@@ -94,6 +94,34 @@ def test_the_documented_sizes_are_those_that_are_printed() -> None:
     lines = (PROJECT / "docs/clusters.md").read_text().splitlines()
     shown = [line for line in lines if line.startswith(tuple(f"| {name} |" for name in memory.MODELS))]
     assert len(shown) > 5 and set(shown) <= set(memory.sizes())
+
+
+def test_pairs_for_the_trainer_and_its_peer_are_zipped_from_worked_solutions(tmp_path: Path) -> None:
+    problems = [{"question": f"What is {n} + 1?", "answer": f"It is <<{n}+1>>{n}1.\n#### {n}1"} for n in range(9)]
+    file = tmp_path / "gsm8k.jsonl"
+    file.write_text("".join(json.dumps(problem) + "\n" for problem in problems))
+    words = ["--gsm8k", str(file), "--prompts", "3", "--samples", "5", "--pairs-per-prompt", "4"]
+    rows = peers.make_rows(peers.parse(words))
+    assert rows == peers.make_rows(peers.parse(words)) and len(rows) == 12
+    assert len({tuple(prompt) for _, prompt, _, _ in rows}) == 3
+    for _, prompt, chosen, rejected in rows:
+        assert chosen != rejected and peers.EOS not in (*prompt, *chosen[:-1], *rejected[:-1])
+        assert chosen[-1] == rejected[-1] == peers.EOS
+
+
+def test_the_trainer_beside_its_peer_in_ratios_of_the_same_turn() -> None:
+    def passed(seconds: float, peak: float) -> dict[str, Any]:
+        parts = {"reference": seconds / 4, "train": seconds * 3 / 4}
+        return {"parts": parts, "cpu_seconds": seconds, "peak_gib": peak, "loss": 1.0}
+
+    turns = {
+        "trl": [passed(40, 8), passed(60, 9), passed(90, 8)],
+        "pairs": [passed(10, 4), passed(20, 4), passed(15, 3)],
+    }
+    found = peers.figures(turns)
+    assert found["pairs"]["times_as_fast_as_trl"] == 4.0 and found["pairs"]["memory_of_trl"] == 0.44
+    assert found["trl"]["cpu_seconds"] == 60 and found["trl"]["reference_cpu_seconds"] == 15
+    assert not any("times" in name for name in found["trl"])
 
 
 @pytest.mark.full

@@ -233,7 +233,7 @@ class SimulatedRank(Worker):
     starts_as = "starting ranks"
 
     def __init__(
-        self, simulation: Simulation, options: Mapping[str, Any], settings: Any, rank: int, ranks: int, chunk: int
+        self, simulation: Simulation, options: Mapping[str, Any], settings: Any, rank: int, ranks: int
     ) -> None:
         super().__init__(simulation, options)
         if rank == 0:

@@ -163,12 +163,17 @@ class Train(Settings):
     rank runs out of memory, the run goes on with half of it, says so, and notes it in the ledger. So does its next
     start, unless it has another device, or another value is given for this, `ranks`, `zero`, `activation_checkpointing`
     or `offload_optimizer`."""
+    chunk_logits: Executing[Count] = 2**27
+    """Most logits, scored tokens times the vocabulary, that a rank holds at once: 2 bytes each, 4 with `fp32`. Where a
+    micro-batch has more, they come in chunks of so many, and each is computed once more in the backward pass."""
     max_tokens: Count | None = None
     """Drop, and count, pairs with a side longer than this many tokens, prompt included."""
     activation_checkpointing: Annotated[bool, Executes(since=2)] = False
     """Recompute activations in the backward pass to save memory."""
-    attention: Annotated[Literal["auto", "sdpa", "flex"], Executes(since=3)] = "auto"
-    """Attention over trees of completions: `sdpa` anywhere, `flex` (FlexAttention) on GPU; `auto` picks."""
+    attention: Annotated[Literal["auto", "sdpa", "matmul", "flex"], Executes(since=3)] = "auto"
+    """Attention over trees of completions: `sdpa` anywhere; `matmul` on processors that multiply bfloat16 (others
+    compute as with `sdpa`), with float32 scores as there; `flex` (FlexAttention) on GPU. `auto` picks: on CPU `matmul`
+    with `bf16`, else `sdpa`."""
     export_dtype: Literal["float32", "bfloat16"] | None = None
     """Number format of the checkpoint's weights; null takes the model's own."""
     save_every: Executing[Count | None] = None

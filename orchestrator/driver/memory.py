@@ -20,7 +20,7 @@ moves to the host are the float32 weights, the moments and the update.
 Activations of a layer for a token, in numbers of 2 bytes (4 in float32): about 16 of `hidden` (what norms, projections
 and residual sums keep, rotated queries and keys among them) and 4 of the MLP's inner width. With
 `train.activation_checkpointing` one `hidden` a layer is kept, and one whole layer at a time. Logits are computed in
-chunks of at most 2**26, each in float32 together with its gradient and one copy.
+chunks of `train.chunk_logits`, whose gradients take their place, and 2**24 of them at a time in float32, three times.
 
 An engine: its weights, the cache of keys and values, and 2 GiB for activations, graphs and the like.
 """
@@ -36,7 +36,7 @@ from orchestrator.models.sizes import ModelSize
 GIB = 2**30
 _BUCKET = 2 * 10**8  # parameters; as workers.training.deepspeed_config has it
 _GATHERED = 10**9  # parameters that ZeRO 3 holds at once, at most; likewise
-_CHUNK_LOGITS = 2**26
+_ROWS_LOGITS = 2**24  # as workers.numerics.logprobs has it
 _ENGINE_BESIDE = 2 * GIB
 
 
@@ -90,7 +90,7 @@ def rank_memory(size: ModelSize, settings: Train, ranks: int, stage: int) -> Ran
         update=0 if host else 4 * share,
         activations=_activations(size, settings.tokens_per_microbatch, settings.activation_checkpointing, wide)
         + (2 * p if autocast else 0),
-        logits=3 * 4 * min(_CHUNK_LOGITS, settings.tokens_per_microbatch * size.vocabulary),
+        logits=_logits(settings.tokens_per_microbatch * size.vocabulary, settings.chunk_logits, wide),
     )
 
 
@@ -99,6 +99,10 @@ def _activations(size: ModelSize, tokens: int, checkpointing: bool, wide: bool) 
     layer = (16 * size.hidden + 4 * size.inner) * number
     kept = size.layers * size.hidden * number + layer if checkpointing else size.layers * layer
     return tokens * kept
+
+
+def _logits(most: int, chunk: int, wide: bool) -> int:
+    return (4 if wide else 2) * min(chunk, most) + 3 * 4 * min(_ROWS_LOGITS, most)
 
 
 def cache_bytes(size: ModelSize, number_bytes: int, devices: int) -> int:

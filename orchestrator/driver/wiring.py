@@ -270,7 +270,8 @@ class RealWorkers:
         """The kernel of attention: as asked for, or what workers.numerics.attention.pick takes on this device."""
         if (asked := self._job.train.attention) != "auto":
             return asked
-        usual = "flex" if self.cluster.accelerated else "sdpa"
+        plain = "matmul" if self._job.train.precision == "bf16" else "sdpa"
+        usual = "flex" if self.cluster.accelerated else plain
         return self._settled.value("train.attention", self._device, lambda: usual, lambda kernel: True)
 
     @property

@@ -143,7 +143,7 @@ _Many = Annotated[int, Field(ge=1, le=10**6)]
 Resolved = TypedDict(
     "Resolved",
     {
-        "train.attention": Literal["sdpa", "flex"],
+        "train.attention": Literal["sdpa", "matmul", "flex"],
         "train.ranks": _Many,
         "train.zero": Annotated[int, Field(ge=1, le=3)],
         "train.tokens_per_microbatch": Annotated[int, Field(ge=1, lt=2**63)],

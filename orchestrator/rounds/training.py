@@ -130,12 +130,12 @@ class Training:
 
     def _computes_alike(self, scored: Commit, now: Facts) -> bool:
         """Whether a reference pass was made by the kernel and on the device of now. Earlier versions did not say; under
-        them `train.attention` could not change."""
+        them `train.attention` could not change, and there was no `matmul`."""
         if "executed" in scored.facts:
             then = scored.facts["executed"]
             return all(then.get(key) == now[key] for key in ("device", "train.attention"))
         asked = {said.get("attention") for said in recipes.as_recorded(self.context.run.ledger.state.configs)}
-        return asked <= {self.context.job.train.attention, None}
+        return asked <= {self.context.job.train.attention, None} and now["train.attention"] != "matmul"
 
     def score_policy(self, policy: Model, pairs: Commit, trained_on: Sequence[Commit]) -> None:
         """What the trained policy makes of the round's pairs: the reference pass once more, with the new checkpoint.

@@ -165,11 +165,16 @@ def test_a_policy_is_compared_with_a_reference_by_its_own_kernel(tmp_path: Path)
     assert verify(tmp_path / "run").findings == []
 
 
-@pytest.mark.parametrize(("override", "passes"), [("train.ranks=2", 0), ("train.attention=sdpa", 1)])
-def test_a_reference_pass_that_does_not_say_its_kernel(tmp_path: Path, override: str, passes: int) -> None:
-    """An earlier version made it, with the setting that its run had: made again where that has changed."""
+@pytest.mark.parametrize(
+    ("override", "kernel", "passes"),
+    [("train.ranks=2", "sdpa", 0), ("train.attention=sdpa", "sdpa", 1), ("train.ranks=2", "matmul", 1)],
+)
+def test_a_reference_pass_that_does_not_say_its_kernel(tmp_path: Path, override: str, kernel: str, passes: int) -> None:
+    """An earlier version made it, with the setting that its run had: made again where that has changed, or where the
+    machine takes a kernel now that the version did not have."""
     job, _ = unpack(extract("0.1.0", tmp_path / "recorded") / "sample", "train", tmp_path / "project")
     workers = StandIns()
+    workers.kernel = kernel
     run_job(job, workers, override)
     assert workers.calls["reference"] == passes
     assert ("rounds/02/reference_again/01" in state_of(job.parent / "run").commits) == bool(passes)

@@ -11,7 +11,6 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -203,10 +202,10 @@ def start_ranks(ranks: int) -> tuple[list[Any], Runner]:
             self.place = (rank, ranks)
             Trainer(Train(), rank, ranks).connect(f"tcp://127.0.0.1:{port}")
 
-        def score(self, plan: TrainingPlan, settings: Train, chunk_logits: int) -> Any:
+        def score(self, plan: TrainingPlan, settings: Train) -> Any:
             from workers.training.rank import Trainer
 
-            self.trainer = Trainer(settings, *self.place, chunk_logits)
+            self.trainer = Trainer(settings, *self.place)
             return self.trainer.reference_logprobs(scoring(plan)) if plan.loss.dpo else []
 
         def train(self, plan: TrainingPlan, file: str | None, stop_after: int | None) -> Any:
@@ -222,11 +221,10 @@ def start_ranks(ranks: int) -> tuple[list[Any], Runner]:
         plan: TrainingPlan,
         settings: Train,
         file: str | None = None,
-        chunk_logits: int = 2**26,
         stop_after: int | None = None,
     ) -> Outcome:
         """Facts and metrics; with `stop_after`, training is given up after so many steps, and there are no facts."""
-        shares = ray.get([actor.score.remote(plan, settings, chunk_logits) for actor in actors])
+        shares = ray.get([actor.score.remote(plan, settings) for actor in actors])
         if file is None and plan.loss.dpo:
             file = reference_file(plan)
             Path(file).parent.mkdir(parents=True, exist_ok=True)
@@ -354,7 +352,7 @@ def test_a_number_of_steps_goes_before_a_budget(one_rank: Runner, tmp_path: Path
 
 def test_ranks_with_different_numbers_of_chunks_do_not_wait_for_each_other(two_ranks: Runner, tmp_path: Path) -> None:
     """Under ZeRO 3 every use of a weight is collective, and so would every chunk of the head be."""
-    compare(tmp_path, partial(two_ranks, chunk_logits=7 * VOCAB), zero=3)
+    compare(tmp_path, two_ranks, zero=3, chunk_logits=7 * VOCAB)
 
 
 @pytest.mark.parametrize("zero", [pytest.param(0, marks=FULL), pytest.param(1, marks=FULL), 3])
@@ -686,10 +684,7 @@ def test_a_hung_rank_is_noticed_and_replaced(cluster: None, tmp_path: Path) -> N
     ids=str,
 )
 def test_other_settings_equal_plain_torch(two_ranks: Runner, tmp_path: Path, changes: dict[str, Any]) -> None:
-    changes = dict(changes)
-    chunk_logits = changes.pop("chunk_logits", 2**26)
-    runner = partial(two_ranks, chunk_logits=chunk_logits)
-    compare(tmp_path, runner, **changes)
+    compare(tmp_path, two_ranks, **changes)
 
 
 @FULL

@@ -22,7 +22,7 @@ class OutOfMemoryError(RuntimeError):
 class Rank:
     """A rank that takes a MiB a token of a micro-batch, and may have so many MiB as the plan's model is called."""
 
-    def __init__(self, settings: dict[str, Any], rank: int, ranks: int, chunk_logits: int) -> None:
+    def __init__(self, settings: dict[str, Any], rank: int, ranks: int) -> None:
         self.tokens, self.rank = settings["tokens_per_microbatch"], rank
 
     def rendezvous(self) -> str:

@@ -3,11 +3,12 @@
 Every token attends to itself and to what precedes it in its own prompt or completion, and a
 completion's tokens also to the whole prompt that they continue; never to another completion or tree.
 
-Two functions compute exactly that:
+Three functions compute exactly that:
 
 - `sdpa`, anywhere: each prompt and each completion is one row of a batched
   scaled_dot_product_attention call, its keys gathered as [prompt][completion]. Rows of similar size
   share a call, so that the masks are as large as the real work and never tokens x tokens.
+- `matmul`, on CPU: the same rows, those in bfloat16 by `workers.numerics.products`.
 - `flex`, on GPU: FlexAttention with a block mask built once a pack. So far it was compared with `sdpa`
   on CPU only, uncompiled and forward (FlexAttention has no backward there); tests/workers/numerics/test_gpu.py holds
   the comparison that a GPU should make.
@@ -18,8 +19,9 @@ hands keyword arguments of the model's forward down to it: that is how the layou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +30,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from workers.numerics import products
+
 SDPA = "ratchet_tree_sdpa"
+MATMUL = "ratchet_tree_matmul"
 FLEX = "ratchet_tree_flex"
 
 Spans = npt.NDArray[np.int64]
@@ -61,8 +66,8 @@ class TreeLayout:
     block_mask: Any = None
 
 
-def _similar_rows(spans: Spans) -> list[npt.NDArray[np.int64]]:
-    """Rows in groups whose padded area of queries x keys stays within 1.5 times the real one."""
+def _similar_rows(spans: Spans, waste: float) -> list[npt.NDArray[np.int64]]:
+    """Rows in groups whose padded area of queries x keys stays within `waste` times the real one."""
     queries = spans[:, 1] - spans[:, 0]
     keys = queries + spans[:, 3] - spans[:, 2]
     groups: list[npt.NDArray[np.int64]] = []
@@ -77,7 +82,7 @@ def _similar_rows(spans: Spans) -> list[npt.NDArray[np.int64]]:
             width = max(widest, int(queries[row]))
             padded = (len(current) + 1) * width * int(keys[current[0]] if current else keys[row])
             # Below some ten thousand products another call costs more than the padding.
-            if current and padded > 1.5 * (real + area) + 16384:
+            if current and padded > waste * (real + area) + 16384:
                 groups.append(np.asarray(current))
                 current, real, width = [], 0, int(queries[row])
             current.append(int(row))
@@ -105,12 +110,12 @@ def _row_group(spans: Spans) -> tuple[RowGroup, npt.NDArray[np.int64], npt.NDArr
     return RowGroup(flat_queries, flat_keys, len(spans), mask), query_tokens, real
 
 
-def sdpa_layout(spans: Spans, device: torch.device | str) -> TreeLayout:
-    """Layout for the sdpa function; `spans` as in `layout.Pack`, covering every token once."""
+def sdpa_layout(spans: Spans, device: torch.device | str, waste: float = 1.5) -> TreeLayout:
+    """Layout for functions over rows; `spans` as in `layout.Pack`, covering every token once."""
     groups: list[RowGroup] = []
     restore = np.empty(int(spans[:, 1].max()), dtype=np.int64)
     offset = 0
-    for rows in _similar_rows(spans):
+    for rows in _similar_rows(spans, waste):
         group, tokens, real = _row_group(spans[rows])
         restore[tokens[real]] = offset + np.flatnonzero(real.reshape(-1))
         offset += tokens.size
@@ -190,6 +195,27 @@ def _require_layout(module: nn.Module, layout: TreeLayout | None, kwargs: dict[s
     return layout
 
 
+def _sdpa_rows(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float, scale: float | None
+) -> Tensor:
+    repeats = queries.shape[2] // keys.shape[2]
+    queries, keys, values = (t.transpose(1, 2) for t in (queries, keys, values))
+    if repeats > 1:
+        keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
+    attended = F.scaled_dot_product_attention(
+        queries, keys, values, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, scale=scale
+    )
+    return attended.transpose(1, 2)
+
+
+def _matmul_rows(
+    queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, dropout: float, scale: float | None
+) -> Tensor:
+    if dropout or not products.suit(queries, keys, values, products.multiplies_bfloat16()):
+        return _sdpa_rows(queries, keys, values, mask, dropout, scale)
+    return products.attend(queries, keys, values, mask, scale)
+
+
 def tree_sdpa(
     module: nn.Module,
     query: Tensor,
@@ -199,40 +225,34 @@ def tree_sdpa(
     dropout: float = 0.0,
     scaling: float | None = None,
     tree_layout: TreeLayout | None = None,
+    attend: Callable[..., Tensor] = _sdpa_rows,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """Tree attention through scaled_dot_product_attention.
+    """Tree attention through scaled_dot_product_attention, or what else computes rows: `attend` makes [R, Q, H, D] of
+    such queries and [R, K, H_kv, D] twice.
 
     `query` is [1, H, T, D], `key` and `value` [1, H_kv, T, D] with H a multiple of H_kv. Returns
     [1, T, H, D].
     """
     layout = _require_layout(module, tree_layout, kwargs)
     assert layout.restore is not None
-    repeats = query.shape[1] // key.shape[1]
     query_T, key_T, value_T = (t[0].transpose(0, 1) for t in (query, key, value))
 
     def rows(tokens_T: Tensor, index: Tensor, group: RowGroup) -> Tensor:
         # index_select, because the backward of plain indexing is serial on CPU.
         taken = tokens_T.index_select(0, index)
-        return taken.view(group.num_rows, -1, *taken.shape[1:]).transpose(1, 2)
+        return taken.view(group.num_rows, -1, *taken.shape[1:])
 
     outputs = []
     for group in layout.groups:
         queries = rows(query_T, group.queries, group)
         keys, values = rows(key_T, group.keys, group), rows(value_T, group.keys, group)
-        if repeats > 1:
-            keys, values = keys.repeat_interleave(repeats, 1), values.repeat_interleave(repeats, 1)
-        attended = F.scaled_dot_product_attention(
-            queries,
-            keys,
-            values,
-            attn_mask=group.mask,
-            dropout_p=dropout,
-            is_causal=group.mask is None,
-            scale=scaling,
-        )
-        outputs.append(attended.transpose(1, 2).flatten(0, 1))
+        outputs.append(attend(queries, keys, values, group.mask, dropout, scaling).flatten(0, 1))
     return torch.cat(outputs).index_select(0, layout.restore).unsqueeze(0), None
+
+
+tree_matmul = partial(tree_sdpa, attend=_matmul_rows)
+"""The same through `products.attend`, where that suits."""
 
 
 @lru_cache(maxsize=1)
@@ -273,23 +293,28 @@ def tree_flex(
 
 
 def register() -> None:
-    """Make both functions known to transformers under the names SDPA and FLEX; may be called again."""
+    """Make the functions known to transformers under their names; may be called again."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(SDPA, tree_sdpa)
+    AttentionInterface.register(MATMUL, tree_matmul)
     AttentionInterface.register(FLEX, tree_flex)
 
 
-def pick(attention: str, device: torch.device | str) -> str:
-    """The registered name for `train.attention`: `auto` takes flex on CUDA and sdpa elsewhere."""
+def pick(attention: str, device: torch.device | str, precision: str = "fp32") -> str:
+    """The registered name for `train.attention`: `auto` takes flex on CUDA, and elsewhere matmul where
+    `train.precision` is bf16, else sdpa."""
     if attention == "auto":
-        attention = "flex" if torch.device(device).type == "cuda" else "sdpa"
-    return {"sdpa": SDPA, "flex": FLEX}[attention]
+        on_cuda = torch.device(device).type == "cuda"
+        attention = "flex" if on_cuda else "matmul" if precision == "bf16" else "sdpa"
+    return {"sdpa": SDPA, "matmul": MATMUL, "flex": FLEX}[attention]
 
 
 def layout_for(implementation: str, spans: Spans, device: torch.device | str) -> TreeLayout:
     """The layout that the registered function `implementation` needs."""
-    return flex_layout(spans, device) if implementation == FLEX else sdpa_layout(spans, device)
+    if implementation == FLEX:
+        return flex_layout(spans, device)
+    return sdpa_layout(spans, device, waste=1.1 if implementation == MATMUL else 1.5)
 
 
 def attention_window(config: Any) -> int | None:

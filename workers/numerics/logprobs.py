@@ -1,26 +1,30 @@
 """Summed log-probabilities of a pack's segments under a causal language model. Imports torch alone.
 
-The output head is applied only where a scored token is predicted, in chunks, and each chunk is
-computed again in the backward pass, so that memory stays flat in vocabulary x length. Logits become
-float32 before the softmax. The head is called as a module and never through its weight, which under
-ZeRO 3 is an empty shard outside a forward.
+The output head is applied only where a scored token is predicted, in chunks; where there are several, each is
+computed again in the backward pass, so that memory stays flat in vocabulary x length. A chunk's logits are kept
+in the model's number format, and their gradients take their place. Logits become float32 before the softmax, a few
+rows at a time. The head is called as a module and never through its weight, which under ZeRO 3 is an empty shard
+outside a forward.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from workers.numerics import attention
 from workers.numerics.attention import UnsupportedModel
 from workers.numerics.layout import Pack
 
-CHUNK_LOGITS = 2**26
-"""Most logits at once (256 MiB in float32)."""
+CHUNK_LOGITS = 2**27
+"""Most logits at once (256 MiB in bfloat16)."""
+ROWS_LOGITS = {"cpu": 2**20, "cuda": 2**24}
+"""Most of them in float32 at once, by device: on processors so few that they stay in the cache."""
 
 
 class HeadScorer(nn.Module):
@@ -39,14 +43,57 @@ class HeadScorer(nn.Module):
 
     def forward(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """Log-probability of each target given the hidden state that predicts it: [N] float32."""
-        parts = list(zip(hidden_ND.split(self.chunk), targets_N.split(self.chunk), strict=True))
-        if len(parts) == 1 or not torch.is_grad_enabled():
+        graded = torch.is_grad_enabled()
+        # Nothing is kept of logits without gradients: then as many as stay in the cache.
+        chunk = self.chunk if graded else min(self.chunk, 4 * _num_rows(hidden_ND.device, self.config.vocab_size))
+        parts = list(zip(hidden_ND.split(chunk), targets_N.split(chunk), strict=True))
+        if len(parts) == 1 or not graded:
             return torch.cat([self._logprobs(*part) for part in parts])
         return torch.cat([checkpoint(self._logprobs, *part, use_reentrant=False) for part in parts])
 
     def _logprobs(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
-        logits = adjust_logits(self.head(hidden_ND).float(), self.config)
-        return -F.cross_entropy(logits, targets_N, reduction="none")
+        found: Tensor = _TargetLogprobs.apply(self.head(hidden_ND), targets_N, self.config)
+        return found
+
+
+class _TargetLogprobs(torch.autograd.Function):
+    """Log-probability of a target a row of logits: [N] float32. Only once differentiable: the gradients of the logits
+    are written over them."""
+
+    @staticmethod
+    def forward(ctx: Any, logits_NV: Tensor, targets_N: Tensor, config: Any) -> Tensor:
+        parts = []
+        for rows in _few_rows(logits_NV):
+            adjusted = adjust_logits(logits_NV[rows].float(), config)
+            picked = adjusted.gather(1, targets_N[rows, None])[:, 0]
+            parts.append(picked - adjusted.logsumexp(1))
+        ctx.save_for_backward(logits_NV, targets_N)
+        ctx.config = config
+        return torch.cat(parts)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
+        logits_NV, targets_N = ctx.saved_tensors
+        for rows in _few_rows(logits_NV):
+            given = grads[0][rows, None].float()
+            with torch.enable_grad():
+                logits = logits_NV[rows].detach().float().requires_grad_()
+                adjusted = adjust_logits(logits, ctx.config)
+            plain = adjusted.detach()
+            slope = torch.sub(plain, plain.logsumexp(1, keepdim=True)).exp_().mul_(-given)
+            slope.scatter_add_(1, targets_N[rows, None], given)
+            logits_NV[rows] = slope if adjusted is logits else torch.autograd.grad(adjusted, logits, slope)[0]
+        return logits_NV, None, None
+
+
+def _few_rows(logits_NV: Tensor) -> Iterator[slice]:
+    size = _num_rows(logits_NV.device, logits_NV.shape[1])
+    return (slice(start, start + size) for start in range(0, len(logits_NV), size))
+
+
+def _num_rows(device: torch.device, vocabulary: int) -> int:
+    return max(1, ROWS_LOGITS.get(device.type, 2**24) // vocabulary)
 
 
 class PackScorer(nn.Module):

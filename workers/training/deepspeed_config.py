@@ -37,9 +37,8 @@ def _zero(settings: Train, num_parameters: int) -> dict[str, Any]:
     return zero
 
 
-def deepspeed_config(settings: Train, ranks: int, num_parameters: int, accelerated: bool = False) -> dict[str, Any]:
-    """Configuration for training; `accelerated` is whether the rank computes on a CUDA device. The learning rate is set
-    at every update by the trainer.
+def deepspeed_config(settings: Train, ranks: int, num_parameters: int) -> dict[str, Any]:
+    """Configuration for training. The learning rate is set at every update by the trainer.
 
     `managed_gradient_accumulation: false` lets backward run any number of times, on micro-batches of
     any size, before the update that reduces and applies the sum. The sizes below only feed counters.
@@ -62,8 +61,8 @@ def deepspeed_config(settings: Train, ranks: int, num_parameters: int, accelerat
                 "weight_decay": settings.weight_decay,
                 "torch_adam": True,
                 "adam_w_mode": True,
-                # One kernel an update, where the optimizer's state is on the device; it differs by rounding.
-                "fused": accelerated and not settings.offload_optimizer,
+                # One kernel an update, on processors too; it differs by rounding.
+                "fused": True,
             },
         },
         "bf16": {

@@ -59,10 +59,10 @@ class Placement(Protocol):
 class _Rank:
     """A Ray actor around workers.training.rank.Trainer, which is imported in the actor's process only."""
 
-    def __init__(self, settings: dict[str, Any], rank: int, ranks: int, chunk_logits: int) -> None:
+    def __init__(self, settings: dict[str, Any], rank: int, ranks: int) -> None:
         from workers.training.rank import Trainer
 
-        self.trainer = Trainer(Train.model_validate(settings), rank, ranks, chunk_logits)
+        self.trainer = Trainer(Train.model_validate(settings), rank, ranks)
 
     def rendezvous(self) -> str:
         """Where the ranks find each other: at this node's address and a free port; on a private Ray in a file, since
@@ -117,20 +117,18 @@ class _Rank:
 class TrainerGroup:
     """`settings.num_ranks` training actors. A context manager; `close` ends the actors' processes.
 
-    `chunk_logits` is the most logits that a rank holds at once; `secrets` are in the ranks' environment; `rank` is the
-    class of the actors, `kills` begins to watch the kernels of the nodes, and what ranks print goes into the folder
-    `logs`. Where a rank dies, or none of them makes any progress for `settings.stall_timeout` seconds, all are started
-    again: scoring from its beginning, training from its last saved state; where memory was short, once with half the
-    micro-batch (`halving`). Where a node is lost, they wait for room first. Every method raises TrainingFailed when a
-    rank fails by itself, or when the ranks were lost MOST_LOSSES times with no saved state in between, and NoRoom where
-    the cluster has no room for them any more.
+    `secrets` are in the ranks' environment; `rank` is the class of the actors, `kills` begins to watch the kernels of
+    the nodes, and what ranks print goes into the folder `logs`. Where a rank dies, or none of them makes any progress
+    for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from its last
+    saved state; where memory was short, once with half the micro-batch (`halving`). Where a node is lost, they wait for
+    room first. Every method raises TrainingFailed when a rank fails by itself, or when the ranks were lost MOST_LOSSES
+    times with no saved state in between, and NoRoom where the cluster has no room for them any more.
     """
 
     def __init__(
         self,
         settings: Train,
         placement: Placement,
-        chunk_logits: int = 2**26,
         halving: Halving | None = None,
         rank: type = _Rank,
         kills: Callable[[], Kills] = Kills,
@@ -145,7 +143,6 @@ class TrainerGroup:
         self._halving = halving or Halving(settings)
         self._rank, self._look_for_kills = rank, kills
         self.placement = placement
-        self.chunk_logits = chunk_logits
         self._secrets = secrets or {}
         self.pids: list[int] = []
         """Process ids of the running ranks, in order."""
@@ -311,7 +308,7 @@ class TrainerGroup:
             log = self._logs and f"{self._logs}/rank-{rank}.log"
             kind = logged(knowing(self._rank, self._secrets), log)
             before = [*([log] if log else []), *([self._secrets] if self._secrets else [])]
-            arguments = (*before, settings, rank, ranks, self.chunk_logits)
+            arguments = (*before, settings, rank, ranks)
             self._actors.append(self._calls.start(kind, arguments, options, watched=True))
         self._pulses = [Pulse(actor.beats.remote, self._calls) for actor in self._actors]
 

@@ -53,9 +53,7 @@ def _round_buffers(model: nn.Module) -> None:
             buffer.data = buffer.data.to(torch.bfloat16)
 
 
-def build_policy(
-    settings: Train, folder: str, device: torch.device, ranks: int, chunk_logits: int, beat: Callable[[], None]
-) -> Any:
+def build_policy(settings: Train, folder: str, device: torch.device, ranks: int, beat: Callable[[], None]) -> Any:
     """The DeepSpeed engine around the policy that starts from `folder`, with a fresh optimizer. `beat` is called for
     every weight, and between what takes long.
 
@@ -73,9 +71,9 @@ def build_policy(
         _round_buffers(model)
     if settings.activation_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    implementation = attention.pick(settings.attention, device)
-    scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
-    config = deepspeed_config(settings, ranks, sum(p.numel() for p in model.parameters()), device.type == "cuda")
+    implementation = attention.pick(settings.attention, device, settings.precision)
+    scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, settings.chunk_logits)
+    config = deepspeed_config(settings, ranks, sum(p.numel() for p in model.parameters()))
     scorer = _place(settings, scorer, weights, dtype, device, config, beat)
     beat()
     engine = deepspeed.initialize(model=scorer, model_parameters=scorer.parameters(), config=config)[0]
@@ -90,7 +88,6 @@ def build_reference(
     folder: str,
     device: torch.device,
     ranks: int,
-    chunk_logits: int,
     beat: Callable[[], None],
     policy: str,
 ) -> Any:
@@ -103,8 +100,8 @@ def build_reference(
     model = load_model(folder, dtype, beat)
     if not wide and folder_dtype(policy) == torch.float32:
         _round_buffers(model)  # as `build_policy` does
-    implementation = attention.pick(settings.attention, device)
-    scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, chunk_logits)
+    implementation = attention.pick(settings.attention, device, settings.precision)
+    scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, settings.chunk_logits)
     config = inference_config(settings, ranks, sum(p.numel() for p in model.parameters()))
     scorer = _place(settings, scorer, weights, dtype, device, config, beat)
     if settings.stage < 3:

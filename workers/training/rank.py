@@ -33,7 +33,6 @@ from orchestrator.records.rows import ScoringPlan, TrainingPlan
 from workers.numerics import attention, batching, layout
 from workers.numerics.batching import PairTokens, Tree
 from workers.numerics.layout import MicroBatch
-from workers.numerics.logprobs import CHUNK_LOGITS
 from workers.numerics.step import (
     DIFFERENCES,
     SUMS,
@@ -76,9 +75,8 @@ class Round:
 class Trainer:
     """One rank of a training group. Call `connect` first; every method is called on all ranks at once."""
 
-    def __init__(self, settings: Train, rank: int, ranks: int, chunk_logits: int = CHUNK_LOGITS) -> None:
+    def __init__(self, settings: Train, rank: int, ranks: int) -> None:
         self.settings = settings
-        self.chunk_logits = chunk_logits
         self.rank = rank
         self.ranks = ranks
         self.use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
@@ -135,7 +133,7 @@ class Trainer:
         """The DeepSpeed engine around the policy that starts from `folder`; kept for the next call."""
         if self._policy is None or self._policy[0] != folder:
             self._policy = None
-            engine = build_policy(self.settings, folder, self.device, self.ranks, self.chunk_logits, self.beat)
+            engine = build_policy(self.settings, folder, self.device, self.ranks, self.beat)
             if self.settings.stage == 0:
                 engine.optimizer.register_step_pre_hook(self._clip)
             self._policy = (folder, engine)
@@ -172,8 +170,8 @@ class Trainer:
         if plan.model == plan.policy:
             model = self._engine(plan.policy)
         else:
-            settings, chunk = self.settings, self.chunk_logits
-            model = build_reference(settings, plan.model, self.device, self.ranks, chunk, self.beat, policy=plan.policy)
+            settings = self.settings
+            model = build_reference(settings, plan.model, self.device, self.ranks, self.beat, policy=plan.policy)
         trees = batching.completion_trees(pairs, self.settings.tokens_per_microbatch)
         rows: list[tuple[str, float, int]] = self._score(model, trees, pairs)
         del model
@@ -195,12 +193,14 @@ class Trainer:
         model.eval()
         shares = batching.share_out(trees, self.ranks)
         packs = [batching.pack_trees(share, self.settings.tokens_per_microbatch) for share in shares]
-        rows: list[tuple[str, float, int]] = []
+        scored, members = [torch.empty(0, device=self.device)], list[tuple[str, int]]()
         for pack in packs[self.rank]:
             self.beat()
-            logprobs = model(layout.lay_out(pack).to(self.device)).tolist()
-            members = [(m.tag, tree.completions[m.completions[0]].num_scored) for tree in pack for m in tree.members]
-            rows += [(str(key), lp, length) for (key, length), lp in zip(members, logprobs, strict=True)]
+            scored.append(model(layout.lay_out(pack).to(self.device)))
+            members += [(str(m.tag), t.completions[m.completions[0]].num_scored) for t in pack for m in t.members]
+        # Asked for once: a device would be waited for at every pack.
+        logprobs = torch.cat(scored).tolist()
+        rows = [(key, logprob, length) for (key, length), logprob in zip(members, logprobs, strict=True)]
         if self.settings.stage == 3:
             for _ in range(max(map(len, packs)) - len(packs[self.rank])):
                 model(layout.filler(pairs[0]).pack.to(self.device))

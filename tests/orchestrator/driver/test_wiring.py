@@ -78,7 +78,7 @@ class On(RealWorkers):
 
 
 ON_CPU = {
-    "train": {"device": "cpu", "train.attention": "sdpa", "train.ranks": 1, "train.zero": 1},
+    "train": {"device": "cpu", "train.attention": "matmul", "train.ranks": 1, "train.zero": 1},
     "generate": {"device": "cpu", "generate.engines": 1, "generate.tensor_parallel": 1, "generate.dtype": "own"},
 }
 
@@ -98,6 +98,14 @@ def test_what_is_left_to_the_machine_is_recorded_once_and_kept(tmp_path: Path) -
     said = {"device": "cuda", "train.attention": "flex", "train.ranks": 2, "train.zero": 1}
     assert accelerated.execution("train") == said | {"cluster.cpus_per_rank": 1}
     assert accelerated.recorded[-1]["device"] == "cuda"
+
+
+def test_attention_is_as_it_was_resolved_and_in_float32_torchs_own(tmp_path: Path) -> None:
+    job = load_job(make_project(tmp_path)).job
+    earlier = On(job, cpus=8, kept={"device": "cpu", "settings": {"train.attention": "sdpa"}})
+    assert earlier.execution("train")["train.attention"] == "sdpa", "a run of a version that had no other"
+    exact = load_job(make_project(tmp_path / "exact"), ["train.precision=fp32"]).job
+    assert On(exact, cpus=8).execution("train")["train.attention"] == "sdpa"
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,8 @@ def test_a_later_input_counts_only_where_it_is_set() -> None:
 
 def test_a_recipe_counts_what_it_counted() -> None:
     inputs = {"train": Fields(Train(zero=2), {"learning_rate": 1e-6}), "judge": Unseen(1), "by": Version("v", 3)}
-    train = Train(zero=2).model_dump(mode="json", exclude={"save_every", "save_minutes", "stall_timeout"})
+    later = {"save_every", "save_minutes", "stall_timeout", "chunk_logits"}
+    train = Train(zero=2).model_dump(mode="json", exclude=later)
     one = durable.fingerprint({"train": train | {"ranks": 1, "learning_rate": 1e-6}})
     assert recipes.fingerprints(inputs, 1, None, []) == {one}
     two = durable.fingerprint({"train": {"zero": 2, "learning_rate": 1e-6}, "judge": 1, "by": 3})
@@ -120,6 +121,7 @@ ALL_SET: dict[str, Any] = {
     "train": Train(
         **{"ranks": 2, "zero": 3, "attention": "sdpa", "offload_optimizer": True, "tokens_per_microbatch": 64},
         **{"activation_checkpointing": True, "save_every": 3, "save_minutes": 1, "stall_timeout": 9, "epochs": 2},
+        **{"chunk_logits": 5},
     ),
     "grade": Grade(processes=2, strict=False),
     "judge": Judge(

@@ -16,7 +16,15 @@ from orchestrator.config import RoundLoss  # noqa: E402
 from workers.numerics import attention, batching, layout  # noqa: E402
 from workers.numerics.attention import UnsupportedModel  # noqa: E402
 from workers.numerics.batching import PairTokens  # noqa: E402
-from workers.numerics.logprobs import PackScorer, check_supported, disable_dropout  # noqa: E402
+from workers.numerics.logprobs import (  # noqa: E402
+    CHUNK_LOGITS,
+    ROWS_LOGITS,
+    HeadScorer,
+    PackScorer,
+    adjust_logits,
+    check_supported,
+    disable_dropout,
+)
 from workers.numerics.step import BatchTotals, accumulate, torch_step  # noqa: E402
 
 VOCAB = 61
@@ -295,3 +303,47 @@ def test_dropout_is_switched_off_before_the_model_is_built() -> None:
     scorer = PackScorer(model)
     pack = layout.lay_out(trees)
     assert torch.equal(scorer(pack), scorer(pack))
+
+
+ADJUSTED = [("llama", {}), ("gemma2", {"final_logit_softcapping": 3.0}), ("granite", {"logits_scaling": 4.0})]
+
+
+@pytest.mark.parametrize(("family", "changes"), ADJUSTED)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_logits_of_a_large_vocabulary_a_few_rows_at_a_time(family: str, changes: Any, dtype: Any) -> None:
+    vocabulary, rows = 2**17, 11
+    assert 1 < ROWS_LOGITS["cpu"] // vocabulary < rows, "in several pieces, the last of which is smaller"
+    config = transformers.AutoConfig.for_model(family, vocab_size=vocabulary, **changes)
+    torch.manual_seed(3)
+    head = torch.nn.Linear(8, vocabulary, bias=False, dtype=dtype)
+    hidden = (4 * torch.randn(rows, 8)).to(dtype).requires_grad_()
+    targets, given = torch.randint(0, vocabulary, (rows,)), torch.randn(rows)
+
+    def passes(score: Any) -> list[Any]:
+        head.weight.grad = hidden.grad = None
+        found = score()
+        found.backward(given)
+        return [found.detach(), head.weight.grad, hidden.grad]
+
+    def plain() -> Any:
+        logits = adjust_logits(head(hidden).float(), config)
+        return logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+
+    expected = passes(plain)
+    for chunk in (CHUNK_LOGITS, 5 * vocabulary):  # at once, and each chunk computed again
+        scorer = HeadScorer(head, config, chunk)
+        for mine, theirs in zip(passes(lambda: scorer(hidden, targets)), expected, strict=True):  # noqa: B023
+            torch.testing.assert_close(
+                mine, theirs, **({} if dtype == torch.bfloat16 else {"rtol": 1e-4, "atol": 1e-5})
+            )
+        with torch.no_grad():
+            torch.testing.assert_close(scorer(hidden, targets), expected[0], rtol=1e-5, atol=1e-4)
+
+
+def test_logits_are_differentiated_once() -> None:
+    head = torch.nn.Linear(8, 50, bias=False)
+    scorer = HeadScorer(head, transformers.AutoConfig.for_model("llama", vocab_size=50), CHUNK_LOGITS)
+    found = scorer(torch.randn(4, 8), torch.arange(4)).sum()
+    found.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        found.backward()
