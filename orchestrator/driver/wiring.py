@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from orchestrator.config import Generate, Grade, Job, Judge, Train
 from orchestrator.driver.cluster import Cluster
@@ -29,6 +29,9 @@ from orchestrator.driver.turns import ENGINES, RANKS, Turns
 from orchestrator.errors import last_line
 from orchestrator.ledger.run import Facts
 from orchestrator.models.sizes import ModelSize, size_of
+from orchestrator.records.progress import ENGINES as ENGINES_START
+from orchestrator.records.progress import RANKS as RANKS_START
+from orchestrator.records.progress import START, UNWATCHED, Watch, starting
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rows import PreferencePlan, Problem, TokenizingPlan
 from orchestrator.reports.meters import Meters
@@ -52,7 +55,7 @@ class RealWorkers:
         self._cluster = Cluster(job.cluster, logs, ENGINE.loopback)
         self._secrets = secrets_of(job.cluster.secrets, os.environ)
         self._connected: Cluster | None = None
-        self._meters = Meters(job.name)
+        self._meters, self._watch = Meters(job.name), cast(Watch, UNWATCHED)
         self._logs: str | None = None
         self._everything = contextlib.ExitStack()
         needs = {ENGINES: self._engines_need, RANKS: self._ranks_need}
@@ -84,10 +87,11 @@ class RealWorkers:
         """The value of `generate.dtype` that the run has; see serving.py."""
         return serving_dtype(self._job, self._model, lambda: self._device, self._settled, self._tell)
 
-    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path) -> None:
-        """Have `say` and `meters` told what is waited for, and the workers print into the folder `logs`."""
+    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path, watch: Watch = UNWATCHED) -> None:
+        """Have `say` and `meters` told what is waited for, `watch` what is started, and the workers print into the
+        folder `logs`."""
         self._cluster.say, self._cluster.waited = say, meters.waited
-        self._meters, self._logs = meters, str(logs)
+        self._meters, self._logs, self._watch = meters, str(logs), watch
 
     def execution(self, of: Literal["train", "generate"]) -> dict[str, Any]:
         """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
@@ -116,7 +120,9 @@ class RealWorkers:
     def cluster(self) -> Cluster:
         """The cluster; the first use connects to it."""
         if self._connected is None:
-            self._connected = self._everything.enter_context(self._cluster)
+            address = self._job.cluster.address or "on this machine"
+            with starting(self._watch, f"{START}/ray", detail=f"Ray, {address}"):
+                self._connected = self._everything.enter_context(self._cluster)
             self._everything.callback(self._meters.show_by, None)
             self._meters.show_by(self._connected.metric)
         return self._connected
@@ -157,18 +163,20 @@ class RealWorkers:
             self._turns.release()
         self._serves, went_on = model, self._turns.turn == ENGINES
         pool = self._turns.of(ENGINES, lambda place: self._engine_pool(model, self._fitted.generate(), place))
-        if pool.resting or pool.model != model:
-            pool.serve(model)
-        elif went_on:
+        if not (pool.resting or pool.model != model) and went_on:
             return pool
-        pool.wait_ready()
+        with starting(self._watch, ENGINES_START, pool.size, "engines", f"{ENGINE.name} loads {Path(model).name}"):
+            if pool.resting or pool.model != model:
+                pool.serve(model)
+            pool.wait_ready()
         return pool
 
     def _engine_pool(self, model: str, settings: Generate, placement: Any) -> Any:
         from workers.generation.pool import GeneratorPool
 
         arguments = (model, settings, self._job.seed, placement, ENGINE)
-        return GeneratorPool(*arguments, secrets=self._secrets, say=self.cluster.say, logs=self._logs)
+        ready = functools.partial(self._watch.grow, ENGINES_START)
+        return GeneratorPool(*arguments, secrets=self._secrets, say=self.cluster.say, logs=self._logs, ready=ready)
 
     def graders(self, settings: Grade) -> Any:
         if settings not in self._graders:
@@ -204,7 +212,10 @@ class RealWorkers:
         from workers.training.group import TrainerGroup
 
         halving, secrets, say = self._halving, self._secrets, self.cluster.say
-        return TrainerGroup(settings, placement, halving=halving, secrets=secrets, logs=self._logs, say=say)
+        begun = functools.partial(starting, self._watch, RANKS_START, detail=_ranks_text(settings.num_ranks))
+        return TrainerGroup(
+            settings, placement, halving=halving, secrets=secrets, logs=self._logs, say=say, starting=begun
+        )
 
     def _phase_over(self, mark: str) -> None:
         from workers.supervision.ending import phase_over
@@ -264,6 +275,10 @@ class RealWorkers:
     @property
     def _device(self) -> str:
         return "cuda" if self.cluster.accelerated else "cpu"
+
+
+def _ranks_text(number: int) -> str:
+    return f"{number} training rank{'s' if number > 1 else ''}"
 
 
 def engine_takes(job: Job) -> tuple[float, int]:

@@ -141,12 +141,12 @@ class Workers(StandIns):
 
 
 class TrainersWithState(StandInTrainers):
-    def train(self, plan: TrainingPlan, reference_file: str) -> dict[str, Any]:
+    def train(self, plan: TrainingPlan, reference_file: str, on_step: Any = None) -> dict[str, Any]:
         state = Path(plan.state_dir) / "000001"
         for folder in (state.parent, state):
             folder.mkdir(exist_ok=True)
         (state / "state.bin").write_bytes(b"state")
-        return super().train(plan, reference_file)
+        return super().train(plan, reference_file, on_step)
 
 
 @dataclass(frozen=True)

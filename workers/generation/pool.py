@@ -65,7 +65,7 @@ class GeneratorPool:
     `kind` says how to make an engine (workers.generation.vllm.VLLM does), and `interval` the seconds between two looks.
     `secrets` are in the environment of the engines, and `kills` begins to watch the kernels of the nodes. A start that
     finds too little memory is made again after each of the `waits`, in seconds, which `say` is told of. What an engine
-    prints goes into a file in the folder `logs`.
+    prints goes into a file in the folder `logs`. `ready` is told of each engine that `wait_ready` finds to be there.
     """
 
     def __init__(
@@ -82,6 +82,7 @@ class GeneratorPool:
         logs: str | None = None,
         calls: Calls = RAY,
         kills: Callable[[], Kills] = Kills,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self._logs = logs
@@ -95,7 +96,7 @@ class GeneratorPool:
         self._secrets = secrets or {}
         self._say = say
         self._memory = MemoryWait(say, waits, calls.clock)
-        self._calls, self._look_for_kills = calls, kills
+        self._calls, self._look_for_kills, self._ready = calls, kills, ready
         self.resting = False
         """Whether the engines have given the devices back."""
         self._looked = 0.0
@@ -113,6 +114,11 @@ class GeneratorPool:
         for slot in self._slots:
             slot.kill()
         self._slots = []
+
+    @property
+    def size(self) -> int:
+        """How many engines it has."""
+        return len(self._slots)
 
     def rest(self) -> None:
         """Give the devices back until `serve`; nothing may be asked of the engines meanwhile. Their processes stay, but
@@ -180,6 +186,7 @@ class GeneratorPool:
                     continue
                 raise GenerationFailed(f"{self._kind.name} cannot serve {self.model}: {slot.why(error)}") from error
             slot.ready = True
+            self._ready()
             self._memory.started(slot)
 
     def _homeless(self) -> list[Slot]:

@@ -7,6 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -115,12 +116,12 @@ class TrainerGroup:
     """`settings.num_ranks` training actors. A context manager; `close` ends the actors' processes.
 
     `chunk_logits` is the most logits that a rank holds at once; `secrets` are in the ranks' environment; `rank` is the
-    class of the actors, `kills` begins to watch the kernels of the nodes, and what ranks print goes into the folder
-    `logs`. Where a rank dies, or none of them makes any progress for `settings.stall_timeout` seconds, all are started
-    again: scoring from its beginning, training from its last saved state; where memory was short, once with half the
-    micro-batch (`halving`). Where a node is lost, they wait for room first. Every method raises TrainingFailed when a
-    rank fails by itself, or when the ranks were lost MOST_LOSSES times with no saved state in between, and NoRoom where
-    the cluster has no room for them any more.
+    class of the actors, `starting` is around their start, `kills` begins to watch the kernels of the nodes, and what
+    ranks print goes into the folder `logs`. Where a rank dies, or none of them makes any progress for
+    `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from its last saved
+    state; where memory was short, once with half the micro-batch (`halving`). Where a node is lost, they wait for room
+    first. Every method raises TrainingFailed when a rank fails by itself, or when the ranks were lost MOST_LOSSES times
+    with no saved state in between, and NoRoom where the cluster has no room for them any more.
     """
 
     def __init__(
@@ -135,9 +136,10 @@ class TrainerGroup:
         logs: str | None = None,
         say: Callable[[str], None] = lambda line: None,
         calls: Calls = RAY,
+        starting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.settings, self._calls = settings, calls
-        self._logs, self._say = logs, say
+        self._logs, self._say, self._starting = logs, say, starting
         self._rested = False
         self._halving = halving or Halving(settings)
         self._rank, self._look_for_kills = rank, kills
@@ -198,7 +200,8 @@ class TrainerGroup:
         self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:
         """Train, and write metrics, probe and checkpoint; `on_step` gets each update's metrics as it ends (again, where
-        the ranks were lost after it). The facts tell how often they were started again (`restarts`)."""
+        the ranks were lost after it), with the number of all `updates`. The facts tell how often they were started
+        again (`restarts`)."""
         attempts = Attempts(plan)
         try:
             facts, restarts = self._persist(lambda: self._train(attempts.next(), reference_file, on_step), plan.pairs)
@@ -285,8 +288,9 @@ class TrainerGroup:
             arguments = (*before, settings, rank, ranks, self.chunk_logits)
             self._actors.append(self._calls.start(kind, arguments, options, watched=True))
         self._pulses = [Pulse(actor.beats.remote, self._calls) for actor in self._actors]
-        [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
-        self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
+        with self._starting():
+            [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
+            self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
         self._kills.wait()
 
     def _gather(self, refs: Sequence[Any], limit: float | None = None) -> list[Any]:

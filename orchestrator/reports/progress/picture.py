@@ -1,0 +1,146 @@
+"""Progress as a picture for a terminal of 60 columns or more: what a live view and `ratchet status --watch` show."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from rich.console import Group, RenderableType
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.reports.progress.figures import amounts, count, duration, rest, time_left
+from orchestrator.reports.progress.model import Phase, Progress, RoundLine, Sample
+from orchestrator.text.shown import line
+
+COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
+_VERDICTS = {"correct": "green", "wrong": "red"}
+_MARKS = {"running": ("▸", "cyan"), "done": ("✓", "green"), "kept": ("=", "dim"), "failed": ("✗", "red")}
+_NAME = 14  # columns of a phase's name
+
+
+class Size(NamedTuple):
+    """Of a terminal, in columns and lines."""
+
+    width: int
+    height: int
+
+
+def picture(progress: Progress, size: Size, with_rounds: bool = True) -> RenderableType:
+    """All of it, in no more lines than there are. `with_rounds`: the rounds that are over too, which a live view has
+    printed already."""
+    head = [_title(progress, size)]
+    tail = [_sample(progress.sample, size)] if progress.sample and size.height > 12 else []
+    room = max(3, size.height - len(head) - len(tail) - 2)
+    phases = list(progress.phases)
+    shown = phases[-room:]
+    told = [round_line(over) for over in progress.finished] if with_rounds else []
+    space = max(0, room - len(shown))
+    if len(told) > space:
+        told = [_note(f"{len(told) - space + 1} earlier rounds"), *told[len(told) - space + 1 :]] if space else []
+    if len(shown) < len(phases):
+        shown = shown[1:]
+        told.append(_note(f"{len(phases) - len(shown)} earlier phases of this round"))
+    rows = [_phases(shown, size)] if shown else []
+    return Group(*told, *head, *rows, *tail)
+
+
+def _note(said: str) -> Text:
+    return _one(Text(f"  … {said}", "dim"))
+
+
+def _title(progress: Progress, size: Size) -> Text:
+    where = {None: "starting", 0: "base model"}.get(progress.round, f"round {progress.round} of {progress.rounds}")
+    text = Text.assemble((line(progress.name), "bold"), "  ")
+    if progress.state == "running":
+        text.append(where, COLOURS["running"])
+        text.append(f"  {duration(progress.seconds)} gone, ")
+        text.append(time_left(progress) if size.width >= 72 or progress.left is not None else "time left not known yet")
+    else:
+        text.append(progress.state, COLOURS.get(progress.state, "yellow"))
+        text.append(f" after {duration(progress.seconds)}")
+        if progress.reason:
+            text.append(f": {line(progress.reason)}")
+    return _one(text)
+
+
+def round_line(over: RoundLine) -> Text:
+    """A round that is over, in a line."""
+    mark, style = _MARKS["kept" if over.kept else "failed" if over.promoted is False else "done"]
+    name = "base model" if over.number == 0 else f"round {over.number}"
+    text = Text.assemble((mark, style), " ", f"{name:<{_NAME}}")
+    text.append(", ".join(_result(over)) if over.number or over.gate is not None or over.test is not None else "")
+    if over.seconds and not over.kept:
+        text.append(f"  {duration(over.seconds)}", "dim")
+    return _one(text)
+
+
+def _result(over: RoundLine) -> Iterator[str]:
+    figures = (("test", over.test), ("gate", over.gate))
+    name, accuracy = next(((n, a) for n, a in figures if a is not None), ("", None))
+    if accuracy is not None:
+        before = f"{100 * over.before:.1f} → " if over.before is not None and over.number else ""
+        yield f"{name} {before}{100 * accuracy:.1f} %"
+    if over.pairs is not None:
+        yield f"{count(over.pairs)} pairs"
+    if over.promoted is not None:
+        yield "promoted" if over.promoted else "not promoted"
+    if over.won is not None and over.lost is not None:
+        yield f"{count(over.won)} won, {count(over.lost)} lost"
+
+
+def _phases(phases: Sequence[Phase], size: Size) -> Table:
+    table = Table.grid(padding=(0, 1, 0, 0), expand=True)
+    table.add_column(width=1)
+    table.add_column(width=_NAME, no_wrap=True, overflow="ellipsis")
+    table.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column(justify="right", no_wrap=True)
+    for phase in phases:
+        mark, style = _MARKS[phase.state]
+        took = "" if phase.seconds is None else duration(phase.seconds)
+        name = f"start {phase.name}" if phase.starts else phase.name
+        quiet = "dim" if phase.state == "kept" or (phase.starts and phase.state == "done") else ""
+        table.add_row(Text(mark, style), Text(line(name), quiet), _body(phase, size, quiet), Text(took, "dim"))
+    return table
+
+
+def _body(phase: Phase, size: Size, style: str) -> RenderableType:
+    if phase.state != "running":
+        return Text(line(phase.text or _come_to(phase)), style)
+    told = [*amounts(phase), *rest(phase)]
+    if not phase.total or (phase.done == 0 and phase.detail):
+        told = [phase.detail, *told] if phase.detail else told or ["..."]
+    words = Text(line(", ".join(told)))
+    if not phase.total:
+        return words
+    wide = 8 if size.width < 72 else 14 if size.width < 100 else 24
+    bar = Table.grid(padding=(0, 1, 0, 0), expand=True)
+    bar.add_column(width=wide)
+    bar.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
+    bar.add_row(ProgressBar(phase.total, max(0, phase.done), wide), words)
+    return bar
+
+
+def _come_to(phase: Phase) -> str:
+    """What a phase without a line of its own has come to."""
+    return f"{count(phase.done)} {phase.unit}" if phase.done and phase.state == "done" else phase.detail
+
+
+def _sample(sample: Sample, size: Size) -> Text:
+    """The end of a completion, which is what was graded."""
+    said = "" if sample.extracted is None or sample.verdict == "ungradable" else f" ({line(sample.extracted)[:20]})"
+    verdict = f"{line(sample.verdict)}{said}"
+    room = max(10, size.width - _NAME - len(verdict) - 8)
+    end = " ".join(line(" ".join(sample.text.split())).split())
+    if len(end) > room:
+        end = f"…{end[-room + 1 :]}"
+    colour = _VERDICTS.get(sample.verdict, "yellow")
+    text = Text.assemble((f"  {'a sample':<{_NAME}} ", "dim"), f'"{end}" ', (verdict, colour))
+    return _one(text)
+
+
+def _one(text: Text) -> Text:
+    """One line, whatever it holds."""
+    text.no_wrap, text.overflow = True, "ellipsis"
+    return text
