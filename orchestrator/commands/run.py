@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -26,8 +27,14 @@ EXIT_STOPPED = 3  # finished is 0; the others are in errors.py
 
 
 def drive_told(file: JobFile, received: Sequence[str], plain: bool = False) -> int:
+    """As `shown_run`, with the real workers."""
+    return shown_run(file, received, plain, render=rendered, trial=tried)
+
+
+def shown_run(file: JobFile, received: Sequence[str], plain: bool, **further: Any) -> int:
     """Run a job to its end, or resume it; returns the exit code. `received` are the signals so far. It is shown in one
-    live picture where there is a terminal for it; in lines elsewhere, and where they are asked for (`plain`).
+    live picture where there is a terminal for it; in lines elsewhere, and where they are asked for (`plain`). What goes
+    `further` is for `drive`.
 
     Raises:
         BadInput, RatchetError: as `drive`.
@@ -41,7 +48,7 @@ def drive_told(file: JobFile, received: Sequence[str], plain: bool = False) -> i
     say = timed(echo)
     view: View = Lines(say) if plain or not terminal.can_be_drawn_on() else Live(list(_head(file, root)))
     try:
-        drive(file, say, received, render=rendered, trial=tried, view=view)
+        drive(file, say, received, view=view, **further)
     except GateStopped as stopped:
         echo(stopped)
         return 0 if file.job.promotion.stop_succeeds else EXIT_STOPPED

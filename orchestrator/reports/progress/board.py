@@ -86,6 +86,7 @@ class Board:
         self._round: int | None = None
         self._end: Mapping[str, Any] = {}
         self._sample: Sample | None = None
+        self._facts: Mapping[str, Mapping[str, Any]] = {}  # of the steps that there were before this driver
         self.graded: Graded | None = None
         """The samples that were graded last."""
         self.problem: Exception | None = None
@@ -153,7 +154,11 @@ class Board:
                 looking.detail = f"looks at {what}"
                 return
             self._enter(what)
-            self._tracks[what] = Track(what, self._clock(), state="kept")
+            track = self._tracks.setdefault(what, Track(what, self._clock(), state="kept"))
+            if what in self._facts:
+                track.text = track.text or _come_to(self._facts[what])
+            if track.state == "running":  # it was begun, and turned out to be another run's already
+                track.finish(self._clock(), "kept")
 
     def tell(self, what: str, text: str) -> None:
         """See `Watch`."""
@@ -192,6 +197,7 @@ class Board:
             self._epoch = state.epoch
             if first:
                 self._finish_kept(state)
+                self._facts = {step: commit.facts for step, commit in state.commits.items()}
             for record in new:
                 if record.kind == "end":
                     self._end = record.data
@@ -199,12 +205,18 @@ class Board:
                     self._end = {}
                 elif first:
                     continue
-                elif record.kind == "commit" and record.data["step"] == _BASE:
-                    self._finish(_base_line(state), state)
+                elif record.kind == "commit":
+                    self._committed(record.data["step"], record.data["facts"], state)
                 elif record.kind == "promotion":
                     self._finish(_round_line(state, int(record.data["round"])), state)
                 elif record.kind == "shard":
                     self.graded = Graded.of(state, record.data["step"], record.data["index"]) or self.graded
+
+    def _committed(self, step: str, facts: Mapping[str, Any], state: State) -> None:
+        if (track := self._tracks.get(step)) is not None:
+            track.text = track.text or _come_to(facts)
+        if step == _BASE:
+            self._finish(_base_line(state), state)
 
     def _finish_kept(self, state: State) -> None:
         if _BASE in state.commits:
@@ -262,8 +274,13 @@ class Board:
                 rounds=self._num_rounds,
                 phases=tuple(t.phase(now, self._at) for t in list(self._tracks.values())[-MOST_PHASES:]),
                 finished=tuple(self._finished[-MOST_ROUNDS:]),
-                sample=self._sample if state == "running" else None,
+                sample=self._shown_sample() if state == "running" else None,
             )
+
+    def _shown_sample(self) -> Sample | None:
+        """Of this round."""
+        sample = self._sample
+        return sample if sample is not None and round_and_phase(sample.step)[0] == self._round else None
 
     def _at(self, moment: float) -> float:
         return self._wall + (moment - self._began)
@@ -283,6 +300,12 @@ class Board:
         if number != self._round or (number and any(line.number == number for line in self._finished)):
             number, over, phase = number + 1, set(), None  # between two rounds
         return self._durations.left(number, self._num_rounds, over, phase, elapsed, by_rate)
+
+
+def _come_to(facts: Mapping[str, Any]) -> str:
+    """What a step without a line of its own has come to."""
+    units = {"prompts": "prompts", "distinct_completions": "completions", "problems": "problems"}
+    return next((f"{facts[key]} {unit}" for key, unit in units.items() if isinstance(facts.get(key), int)), "")
 
 
 def _base_line(state: State) -> RoundLine:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from orchestrator.reports.progress.model import Phase, Progress
 
@@ -28,16 +28,15 @@ def time_left(progress: Progress) -> str:
 
 def count(amount: float) -> str:
     """1,280; what is no whole number with one digit."""
-    return f"{amount:,.0f}" if abs(amount) >= 100 or float(amount).is_integer() else f"{amount:,.1f}"
+    return f"{amount:,.0f}" if abs(amount) >= 10 or float(amount).is_integer() else f"{amount:,.1f}"
 
 
-def amounts(phase: Phase) -> Iterator[str]:
-    """How much of a phase is done, and what has come of it so far."""
+def amount(phase: Phase) -> str:
+    """How much of a phase is done, and how much of that was there before (`=`); empty where nobody counts."""
     if phase.total is not None:
-        yield f"{count(phase.done)}/{count(phase.total)} {phase.unit}"
-    elif phase.done:
-        yield f"{count(phase.done)} {phase.unit}".rstrip()
-    yield from gains(phase)
+        before = f" (={count(phase.had)})" if phase.had else ""
+        return f"{count(phase.done)}/{count(phase.total)}{before}"
+    return count(phase.done) if phase.done else ""
 
 
 def gains(phase: Phase) -> Iterator[str]:
@@ -51,9 +50,21 @@ def gains(phase: Phase) -> Iterator[str]:
         yield phase.newest
 
 
-def rest(phase: Phase) -> Iterator[str]:
-    """How fast a phase goes, and for how long it still will."""
-    if phase.rate is not None:
-        yield f"{count(phase.rate)} {phase.rate_unit}/s"
-    if phase.left is not None:
-        yield f"{duration(phase.left)} left"
+def rate(phase: Phase) -> str:
+    """How fast it goes; empty where nobody knows."""
+    return "" if phase.rate is None else f"{count(phase.rate)} {phase.rate_unit}/s"
+
+
+def left(phase: Phase) -> str:
+    """For how long it still goes; empty where nobody knows."""
+    return "" if phase.left is None else f"{duration(phase.left)} left"
+
+
+def fitting(parts: Sequence[str], width: int) -> str:
+    """The parts, the first ones being the most important, as far as they fit."""
+    said = ""
+    for part in filter(None, parts):
+        longer = f"{said}, {part}" if said else part
+        if len(longer) <= width:
+            said = longer
+    return said or next(filter(None, parts), "")

@@ -42,7 +42,7 @@ class Live:
                 self._print(Text(line(said)))
             case RoundLine():
                 self._rounds.append(event)
-                self._print(round_line(event))
+                self._screen.print(round_line(event, self._size.width))
 
     def look(self, progress: Progress) -> None:
         """See `View`."""
@@ -89,7 +89,7 @@ class Live:
         for said in self._head:
             self._print(Text(line(said)))
         for over in self._rounds[-now.height :]:
-            self._screen.print(round_line(over), crop=True)
+            self._screen.print(round_line(over, now.width))
         self._live.start()
 
     def _print(self, said: Text) -> None:

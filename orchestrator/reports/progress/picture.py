@@ -10,14 +10,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator.reports.progress.figures import amounts, count, duration, rest, time_left
+from orchestrator.reports.progress.figures import amount, count, duration, fitting, gains, left, rate, time_left
 from orchestrator.reports.progress.model import Phase, Progress, RoundLine, Sample
 from orchestrator.text.shown import line
 
 COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
 _VERDICTS = {"correct": "green", "wrong": "red"}
 _MARKS = {"running": ("▸", "cyan"), "done": ("✓", "green"), "kept": ("=", "dim"), "failed": ("✗", "red")}
-_NAME = 14  # columns of a phase's name
+_NAME, _TIME = 14, 8  # columns of a phase's name, and of its time
 
 
 class Size(NamedTuple):
@@ -28,14 +28,14 @@ class Size(NamedTuple):
 
 
 def picture(progress: Progress, size: Size, with_rounds: bool = True) -> RenderableType:
-    """All of it, in no more lines than there are. `with_rounds`: the rounds that are over too, which a live view has
-    printed already."""
-    head = [_title(progress, size)]
+    """All of it, in no more lines than there are. `with_rounds`: the rounds that are over too, and why it has ended,
+    which a live view prints by itself."""
+    head = [_title(progress, size, with_reason=with_rounds)]
     tail = [_sample(progress.sample, size)] if progress.sample and size.height > 12 else []
     room = max(3, size.height - len(head) - len(tail) - 2)
     phases = list(progress.phases)
     shown = phases[-room:]
-    told = [round_line(over) for over in progress.finished] if with_rounds else []
+    told = [round_line(over, size.width) for over in progress.finished] if with_rounds else []
     space = max(0, room - len(shown))
     if len(told) > space:
         told = [_note(f"{len(told) - space + 1} earlier rounds"), *told[len(told) - space + 1 :]] if space else []
@@ -50,7 +50,7 @@ def _note(said: str) -> Text:
     return _one(Text(f"  … {said}", "dim"))
 
 
-def _title(progress: Progress, size: Size) -> Text:
+def _title(progress: Progress, size: Size, with_reason: bool) -> Text:
     where = {None: "starting", 0: "base model"}.get(progress.round, f"round {progress.round} of {progress.rounds}")
     text = Text.assemble((line(progress.name), "bold"), "  ")
     if progress.state == "running":
@@ -60,19 +60,19 @@ def _title(progress: Progress, size: Size) -> Text:
     else:
         text.append(progress.state, COLOURS.get(progress.state, "yellow"))
         text.append(f" after {duration(progress.seconds)}")
-        if progress.reason:
+        if progress.reason and with_reason:
             text.append(f": {line(progress.reason)}")
     return _one(text)
 
 
-def round_line(over: RoundLine) -> Text:
+def round_line(over: RoundLine, width: int) -> Text:
     """A round that is over, in a line."""
     mark, style = _MARKS["kept" if over.kept else "failed" if over.promoted is False else "done"]
     name = "base model" if over.number == 0 else f"round {over.number}"
     text = Text.assemble((mark, style), " ", f"{name:<{_NAME}}")
-    text.append(", ".join(_result(over)) if over.number or over.gate is not None or over.test is not None else "")
-    if over.seconds and not over.kept:
-        text.append(f"  {duration(over.seconds)}", "dim")
+    took = f"  {duration(over.seconds)}" if over.seconds and not over.kept else ""
+    text.append(fitting(list(_result(over)), width - len(text) - len(took)))
+    text.append(took, "dim")
     return _one(text)
 
 
@@ -106,20 +106,27 @@ def _phases(phases: Sequence[Phase], size: Size) -> Table:
 
 
 def _body(phase: Phase, size: Size, style: str) -> RenderableType:
+    if phase.state == "failed":
+        return Text(line(", ".join(filter(None, [amount(phase), *gains(phase)]))))
     if phase.state != "running":
         return Text(line(phase.text or _come_to(phase)), style)
-    told = [*amounts(phase), *rest(phase)]
-    if not phase.total or (phase.done == 0 and phase.detail):
-        told = [phase.detail, *told] if phase.detail else told or ["..."]
-    words = Text(line(", ".join(told)))
+    wide = 8 if size.width < 72 else 12 if size.width < 100 else 24
+    room = size.width - _NAME - (wide + 1 if phase.total else 0) - _TIME - 4
+    words = Text(line(fitting(_words(phase), room)))
     if not phase.total:
         return words
-    wide = 8 if size.width < 72 else 14 if size.width < 100 else 24
     bar = Table.grid(padding=(0, 1, 0, 0), expand=True)
     bar.add_column(width=wide)
     bar.add_column(ratio=1, no_wrap=True, overflow="ellipsis")
     bar.add_row(ProgressBar(phase.total, max(0, phase.done), wide), words)
     return bar
+
+
+def _words(phase: Phase) -> list[str]:
+    """What there is to say of a phase that is under way, the most important first."""
+    pace = rate(phase).replace("tokens/s", "tok/s")
+    newest = phase.detail if phase.done == phase.had else ""
+    return [amount(phase), newest, *list(gains(phase))[:1], pace, left(phase), *list(gains(phase))[1:]]
 
 
 def _come_to(phase: Phase) -> str:

@@ -10,6 +10,7 @@ from orchestrator.reports.progress.model import MOST_TEXT, Phase, PhaseState
 
 _MARKS = 8  # the rate is over so many pieces of work, or over `_WINDOW` seconds where that is longer
 _WINDOW = 60.0
+_AT_ONCE = 1e-3  # seconds
 _TOKENS = "tokens"
 
 
@@ -45,7 +46,9 @@ class Track:
         self.newest = newest or self.newest
         for name, count in counts.items():
             self.counts[name] = self.counts.get(name, 0) + count
-        if not self._marks:
+        if len(self._marks) == 1 and now - self._marks[0][0] < _AT_ONCE:
+            self._marks.clear()  # what is expected was only known with this piece of work, and its time is not
+        elif not self._marks:
             self._marks.append((self.began, 0.0, 0.0))
         self._mark(now)
         while len(self._marks) > _MARKS and now - self._marks[1][0] > _WINDOW:
