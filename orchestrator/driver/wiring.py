@@ -165,7 +165,8 @@ class RealWorkers:
         pool = self._turns.of(ENGINES, lambda place: self._engine_pool(model, self._fitted.generate(), place))
         if not (pool.resting or pool.model != model) and went_on:
             return pool
-        with starting(self._watch, ENGINES_START, pool.size, "engines", f"{ENGINE.name} loads {Path(model).name}"):
+        unit = "engine" if pool.size == 1 else "engines"
+        with starting(self._watch, ENGINES_START, pool.size, unit, f"{ENGINE.name} loads {Path(model).name}"):
             if pool.resting or pool.model != model:
                 pool.serve(model)
             pool.wait_ready()

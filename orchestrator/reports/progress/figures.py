@@ -32,10 +32,9 @@ def count(amount: float) -> str:
 
 
 def amount(phase: Phase) -> str:
-    """How much of a phase is done, and how much of that was there before (`=`); empty where nobody counts."""
+    """How much of a phase is done; empty where nobody counts."""
     if phase.total is not None:
-        before = f" (={count(phase.had)})" if phase.had else ""
-        return f"{count(phase.done)}/{count(phase.total)}{before}"
+        return f"{count(phase.done)}/{count(phase.total)}"
     return count(phase.done) if phase.done else ""
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 
 from orchestrator.reports.progress.board import LOOKING, Began, Come, Ended, Event, Said
-from orchestrator.reports.progress.figures import amount, duration, gains, left, rate, time_left
+from orchestrator.reports.progress.figures import amount, count, duration, gains, left, rate, time_left
 from orchestrator.reports.progress.model import Phase, Progress
 
 HEARTBEAT = 30.0
@@ -83,6 +83,8 @@ def heartbeat(progress: Progress) -> Iterator[str]:
 
 def _how_far(phase: Phase) -> str:
     done = amount(phase)
-    told = [f"{done} {phase.unit}" if done else phase.detail, *gains(phase), rate(phase), left(phase)]
+    had = f"{count(phase.had)} from the ledger" if phase.had else ""
+    what = [f"{done} {phase.unit}" if done else "", phase.detail if phase.starts or not done else ""]
+    told = [*what, had, *gains(phase), rate(phase), left(phase)]
     so_far = "" if phase.left is not None else f"{duration(phase.seconds or 0)} so far"
     return ", ".join(filter(None, [*told, so_far]))

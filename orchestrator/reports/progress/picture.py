@@ -82,10 +82,10 @@ def _result(over: RoundLine) -> Iterator[str]:
     if accuracy is not None:
         before = f"{100 * over.before:.1f} → " if over.before is not None and over.number else ""
         yield f"{name} {before}{100 * accuracy:.1f} %"
-    if over.pairs is not None:
-        yield f"{count(over.pairs)} pairs"
     if over.promoted is not None:
         yield "promoted" if over.promoted else "not promoted"
+    if over.pairs is not None:
+        yield f"{count(over.pairs)} pairs"
     if over.won is not None and over.lost is not None:
         yield f"{count(over.won)} won, {count(over.lost)} lost"
 
@@ -126,7 +126,9 @@ def _words(phase: Phase) -> list[str]:
     """What there is to say of a phase that is under way, the most important first."""
     pace = rate(phase).replace("tokens/s", "tok/s")
     newest = phase.detail if phase.done == phase.had else ""
-    return [amount(phase), newest, *list(gains(phase))[:1], pace, left(phase), *list(gains(phase))[1:]]
+    had = f"={count(phase.had)}" if phase.had else ""
+    first, *more = [*gains(phase), ""]
+    return [amount(phase), newest, first, pace, left(phase), had, *more]
 
 
 def _come_to(phase: Phase) -> str:
