@@ -67,12 +67,10 @@ class Live:
             with contextlib.ExitStack() as stack:
                 terminal = stack.enter_context(own_terminal())
                 self._screen = Screen(file=terminal.stream, force_terminal=True, soft_wrap=False)
-                self._live = RichLive(
-                    console=self._screen, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-                )
                 self._size = Size(*terminal.size())
                 self._screen.size = self._size
-                stack.enter_context(self._live)
+                stack.callback(lambda: self._live.stop())
+                self._begin()
                 self._terminal = terminal
                 self._stack = stack.pop_all()
         return self._terminal
@@ -84,12 +82,17 @@ class Live:
             return
         self._size = now
         self._screen.size = now
-        self._live.stop()
+        self._live.stop()  # what it has drawn is gone
         self._terminal.stream.write(_CLEAR)
         for said in self._head:
             self._print(Text(line(said)))
         for over in self._rounds[-now.height :]:
             self._screen.print(round_line(over, now.width))
+        self._begin()
+
+    def _begin(self) -> None:
+        options = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
+        self._live = RichLive(console=self._screen, **options)
         self._live.start()
 
     def _print(self, said: Text) -> None:

@@ -16,7 +16,8 @@ from orchestrator.reports.progress.model import Progress
 
 SAMPLE_SECONDS = 10.0
 """How often another sample is shown."""
-_PATIENCE = 5.0  # seconds that a terminal which takes nothing may hold up the end of a command
+PATIENCE = 5.0
+"""Seconds that a terminal which takes nothing may hold up the end of a command."""
 _LEAST = 0.05  # seconds between two looks, however much happens
 
 
@@ -39,7 +40,7 @@ class View(Protocol):
 
 class Showing:
     """The thread. `root` is the run's folder, where samples are; `say` is told of a view that fails, and the `spare`
-    view takes the place of one that has it."""
+    view takes the place of one that has it. `patience` is in seconds."""
 
     def __init__(
         self,
@@ -48,7 +49,9 @@ class Showing:
         root: Path,
         say: Callable[[str], None],
         spare: View | None = None,
+        patience: float = PATIENCE,
     ) -> None:
+        self._patience = patience
         self._board, self._root, self._say, self._spare = board, root, say, spare
         self._views = list(views)
         self._looked: dict[str, float] = {}
@@ -64,7 +67,7 @@ class Showing:
         """Show what there is left, and end."""
         self._stop.set()
         self._board.changed.set()
-        self._thread.join(_PATIENCE)
+        self._thread.join(self._patience)
 
     def _work(self) -> None:
         while not self._stop.is_set():
@@ -123,10 +126,15 @@ class Showing:
 
 @contextlib.contextmanager
 def shown(
-    board: Board, views: Sequence[View], root: Path, say: Callable[[str], None], spare: View | None = None
+    board: Board,
+    views: Sequence[View],
+    root: Path,
+    say: Callable[[str], None],
+    spare: View | None = None,
+    patience: float = PATIENCE,
 ) -> Iterator[None]:
     """While a board is told, show it; see `Showing`."""
-    showing = Showing(board, views, root, say, spare)
+    showing = Showing(board, views, root, say, spare, patience)
     showing.start()
     try:
         yield

@@ -166,6 +166,8 @@ def test_what_was_there_is_marked_and_has_no_time(driven: Path) -> None:
 
 def test_a_round_that_is_refused_says_so(tmp_path: Path) -> None:
     run = SampleRun(tmp_path / "run")
+    run.claim()
+    run.configure()
     run.baseline()
     run.evaluate(1, num_correct=30)
     run.promote(1, promoted=False, reference="baseline/model")
@@ -177,6 +179,8 @@ def test_a_round_that_is_refused_says_so(tmp_path: Path) -> None:
 
 def test_how_it_ended_stands_on_the_board(tmp_path: Path) -> None:
     run = SampleRun(tmp_path / "run")
+    run.claim()
+    run.configure()
     run.end("failed", "no disk")
     board = Board("sample", 2)
     board.begin(SAMPLES)
