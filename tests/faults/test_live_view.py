@@ -83,7 +83,7 @@ class Watched(Workers):
                 code = shown_run(file, received, False, hire=lambda _job, _logs: self, ask=all_read)
             except RatchetError as error:
                 terminal.failure(error)
-                raise
+                sys.exit(error.exit_code)
         if code == Interrupted.exit_code:
             raise Interrupted(received[0])
 

@@ -33,6 +33,7 @@ from orchestrator.reports.status import accuracy, round_and_phase, rounds
 LOOKING = f"{START}/ledger"
 """What is committed is looked at, before anything new is done."""
 _BASE = "baseline/evaluation"
+_MOMENT = 0.05  # seconds
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,10 @@ class Board:
         """Why the board could not note something."""
         self.changed = threading.Event()
         """Set by whatever is noted."""
+        self.heard = threading.Event()
+        """Set by who shows the board, while nothing is left that was said and not shown."""
+        self.is_shown = False
+        """Whether somebody shows it."""
 
     @contextlib.contextmanager
     def _noting(self) -> Iterator[None]:
@@ -108,8 +113,9 @@ class Board:
 
     def say(self, line: str) -> None:
         """A line for people, such as what is waited for."""
+        self.heard.clear()
         self._events.append(Said(line))
-        self.changed.set()
+        self._hand_over()
 
     def begin(self, what: str, detail: str = "") -> None:
         """See `Watch`."""
@@ -166,8 +172,10 @@ class Board:
             track = self._tracks.get(what)
             if track is not None:
                 track.text = text
+            self.heard.clear()
             gone_by = track is None and self._was_kept(what)
             self._events.append(Come(what, text, gone_by or (track is not None and track.state == "kept")))
+        self._hand_over()
 
     def _was_kept(self, what: str) -> bool:
         """Whether it belongs to a round that was over when this driver began."""
@@ -185,6 +193,13 @@ class Board:
         if number != self._round:
             self._round = number
             self._tracks = {w: t for w, t in self._tracks.items() if w.startswith(f"{START}/") and t.ended is None}
+
+    def _hand_over(self) -> None:
+        """What is said comes out before the work goes on, unless whoever reads takes nothing: where a reader has left,
+        it is better known before a library prints."""
+        self.changed.set()
+        if self.is_shown:
+            self.heard.wait(_MOMENT)
 
     # What the ledger says
 
@@ -242,6 +257,11 @@ class Board:
         while self._events:
             found.append(self._events.popleft())
         return found
+
+    def all_heard(self) -> None:
+        """What `events` gave is shown."""
+        if not self._events:
+            self.heard.set()
 
     def show_sample(self, sample: Sample) -> None:
         """Have a sample shown from now on."""

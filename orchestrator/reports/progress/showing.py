@@ -18,7 +18,6 @@ SAMPLE_SECONDS = 10.0
 """How often another sample is shown."""
 PATIENCE = 5.0
 """Seconds that a terminal which takes nothing may hold up the end of a command."""
-_LEAST = 0.05  # seconds between two looks, however much happens
 
 
 class View(Protocol):
@@ -61,11 +60,13 @@ class Showing:
 
     def start(self) -> None:
         """Begin to show."""
+        self._board.is_shown = True
         self._thread.start()
 
     def close(self) -> None:
         """Show what there is left, and end."""
         self._stop.set()
+        self._board.is_shown = False
         self._board.changed.set()
         self._thread.join(self._patience)
 
@@ -76,8 +77,6 @@ class Showing:
             self._board.changed.clear()
             self._hear()
             self._look()
-            if self._stop.wait(_LEAST):
-                break
         self._hear()
         last = self._board.look()
         for view in list(self._views):
@@ -92,6 +91,7 @@ class Showing:
             self._say(f"progress  cannot be told rightly any more: {first_line(problem)}")
 
     def _look(self) -> None:
+        self._board.all_heard()
         now = time.monotonic()
         due = [v for v in self._views if now - self._looked.get(v.name, -1e9) >= v.every]
         if not due:
