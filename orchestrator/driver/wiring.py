@@ -165,8 +165,8 @@ class RealWorkers:
         pool = self._turns.of(ENGINES, lambda place: self._engine_pool(model, self._fitted.generate(), place))
         if not (pool.resting or pool.model != model) and went_on:
             return pool
-        unit = "engine" if pool.size == 1 else "engines"
-        with starting(self._watch, ENGINES_START, pool.size, unit, f"{ENGINE.name} loads {Path(model).name}"):
+        number = self._fitted.generate().num_engines
+        with starting(self._watch, ENGINES_START, number, "engines", f"{ENGINE.name} loads {Path(model).name}"):
             if pool.resting or pool.model != model:
                 pool.serve(model)
             pool.wait_ready()
@@ -213,7 +213,7 @@ class RealWorkers:
         from workers.training.group import TrainerGroup
 
         halving, secrets, say = self._halving, self._secrets, self.cluster.say
-        begun = functools.partial(starting, self._watch, RANKS_START, detail=_ranks_text(settings.num_ranks))
+        begun = functools.partial(starting, self._watch, RANKS_START, settings.num_ranks, "ranks")
         return TrainerGroup(
             settings, placement, halving=halving, secrets=secrets, logs=self._logs, say=say, starting=begun
         )
@@ -276,10 +276,6 @@ class RealWorkers:
     @property
     def _device(self) -> str:
         return "cuda" if self.cluster.accelerated else "cpu"
-
-
-def _ranks_text(number: int) -> str:
-    return f"{number} training rank{'s' if number > 1 else ''}"
 
 
 def engine_takes(job: Job) -> tuple[float, int]:

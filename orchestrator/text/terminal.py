@@ -51,11 +51,17 @@ class Lasting(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
+        """Whether it is a terminal that is still there."""
         with contextlib.suppress(OSError, ValueError):
             return self._under is not None and self.lost is None and bool(self._under.isatty())
         return False
 
     def fileno(self) -> int:
+        """That of the stream below.
+
+        Raises:
+            io.UnsupportedOperation: there never was one.
+        """
         if self._under is None:
             raise io.UnsupportedOperation("fileno")
         number: int = self._under.fileno()
@@ -65,11 +71,13 @@ class Lasting(io.TextIOBase):
         """It is not ours to close."""
 
     def write(self, said: str) -> int:
+        """All of it is taken, whatever comes of it."""
         if self._under is not None:
             self._do(lambda under: under.write(said))
         return len(said)
 
     def flush(self) -> None:
+        """As far as that can be done."""
         if self._under is not None:
             self._do(lambda under: under.flush())
 

@@ -115,11 +115,6 @@ class GeneratorPool:
             slot.kill()
         self._slots = []
 
-    @property
-    def size(self) -> int:
-        """How many engines it has."""
-        return len(self._slots)
-
     def rest(self) -> None:
         """Give the devices back until `serve`; nothing may be asked of the engines meanwhile. Their processes stay, but
         for those that do not give their memory back: these are ended, which is told."""

@@ -133,6 +133,8 @@ def _words(phase: Phase) -> list[str]:
 
 def _come_to(phase: Phase) -> str:
     """What a phase without a line of its own has come to."""
+    if phase.starts and phase.total and phase.state == "done":
+        return f"{count(phase.total)} {phase.unit if phase.total > 1 else phase.unit.removesuffix('s')}"
     return f"{count(phase.done)} {phase.unit}" if phase.done and phase.state == "done" else phase.detail
 
 
