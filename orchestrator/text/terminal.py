@@ -191,6 +191,11 @@ def asks() -> bool:
     return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
 
 
+def is_lost() -> bool:
+    """Whether nobody reads any more what is printed."""
+    return getattr(_stream(err=False), "lost", None) is not None
+
+
 def can_be_drawn_on() -> bool:
     """Whether standard output is a terminal on which a picture can be drawn anew and anew, and not one that only
     prints, or that this process may not have for itself."""

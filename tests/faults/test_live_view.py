@@ -20,6 +20,7 @@ import psutil
 import pytest
 
 from orchestrator.commands.run import shown_run
+from orchestrator.commands.status import show
 from orchestrator.config.load import load_job
 from orchestrator.driver.signals import signals
 from orchestrator.errors import Interrupted, RatchetError
@@ -186,6 +187,32 @@ def test_ctrl_c_and_what_was_there_before(calm: Undisturbed, case: Case) -> None
     calm.require_same(case.run)
     lines = seen(case, 80).text.splitlines()
     assert [line for line in lines if line.startswith("= base model")] and not [x for x in lines if "= round" in x]
+
+
+class Looking(Workers):
+    """Somebody who looks at the run that another process drives."""
+
+    def drive(self) -> None:
+        with terminal.shielded(), signals():
+            show(self.case.run, False, watch=True)
+
+
+def test_whoever_watches_sees_the_same_until_it_ends(calm: Undisturbed, case: Case) -> None:
+    case, record = replace(case, wait_at=("generate", 3)), case.folder / "screen"
+    looking = shown_on(replace(case, workers=Looking), 80)
+    with running(case) as driver:
+        wait_for(case.waiting, driver)
+        with running(looking) as looker:
+            wait_for(record, looker)
+            deadline = time.monotonic() + 20
+            while b"round 1 of 2" not in record.read_bytes():
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            case.go_on.touch()
+            assert finish(driver) == 0 and finish(looker) == 0
+    told = record.read_text()
+    assert "base model" in told and "samples" in told
+    assert told.rstrip().splitlines()[-1].split()[-1] == "yes", "in the end, the table of `ratchet status`"
 
 
 def test_a_terminal_that_goes_away_ends_nothing(calm: Undisturbed, case: Case) -> None:

@@ -21,7 +21,7 @@ _EVERY = 1.0  # seconds between two looks at the run
 
 
 def watch(run_dir: Path, pause: Callable[[float], None] = time.sleep) -> None:
-    """Show a run until nobody drives it. A run that an earlier version drives has
+    """Show a run until nobody drives it, or nobody looks. A run that an earlier version drives has
     no progress.json: its status is shown, anew and anew.
 
     Raises:
@@ -35,9 +35,9 @@ def watch(run_dir: Path, pause: Callable[[float], None] = time.sleep) -> None:
         _lines(run_dir, ledger, pause)
 
 
-def _is_driven(run_dir: Path, ledger: Ledger) -> bool:
+def _goes_on(run_dir: Path, ledger: Ledger) -> bool:
     ledger.refresh()
-    return run_state(run_dir, ledger.state) == "running"
+    return run_state(run_dir, ledger.state) == "running" and not terminal.is_lost()
 
 
 def _now(run_dir: Path, ledger: Ledger) -> Progress | None:
@@ -49,7 +49,7 @@ def _now(run_dir: Path, ledger: Ledger) -> Progress | None:
 def _pictures(run_dir: Path, ledger: Ledger, pause: Callable[[float], None]) -> None:
     screen = Screen()
     with Live(console=screen, auto_refresh=False, redirect_stdout=False, redirect_stderr=False, screen=True) as live:
-        while _is_driven(run_dir, ledger):
+        while _goes_on(run_dir, ledger):
             live.update(_picture(run_dir, ledger, Size(*screen.size)), refresh=True)
             pause(_EVERY)
 
@@ -62,7 +62,7 @@ def _picture(run_dir: Path, ledger: Ledger, size: Size) -> RenderableType:
 def _lines(run_dir: Path, ledger: Ledger, pause: Callable[[float], None]) -> None:
     """In a pipe or a log: as a driver's own heartbeat."""
     told = 0.0
-    while _is_driven(run_dir, ledger):
+    while _goes_on(run_dir, ledger):
         if (now := time.monotonic()) - told >= HEARTBEAT or not told:
             told = now
             if (found := _now(run_dir, ledger)) is not None:
