@@ -266,9 +266,9 @@ def _ending(run: Run, received: Sequence[str], goal: str | None, followers: Foll
     except (GateStopped, NoPairs):
         followers.finish_report(run.ledger)
         raise
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError, RatchetError, ValueError):  # what ended it says more
-            followers.finish_report(run.ledger)
+            followers.finish_report(run.ledger, hasty=isinstance(error, Interrupted))
         raise
     followers.finish_report(run.ledger)
 

@@ -49,13 +49,13 @@ class Followers:
         self._report.start(ledger)
         self._board.follow(ledger)
 
-    def finish_report(self, ledger: Ledger) -> None:
-        """Write the report as it stays.
+    def finish_report(self, ledger: Ledger, hasty: bool = False) -> None:
+        """Write the report as it stays; whoever interrupts (`hasty`) does not wait for long.
 
         Raises:
             Displaced, OSError, ...: as `write_report`, or the run is no longer this driver's.
         """
-        self._report.finish(ledger)
+        self._report.finish(ledger, hasty)
 
     @contextlib.contextmanager
     def catching_up(self) -> Iterator[None]:

@@ -14,7 +14,7 @@ from orchestrator.reports.columns import Reporting
 from orchestrator.reports.report import write_report
 
 _SHARE = 20  # the pause after a writing, by how long that took
-_LEAST = 1.0  # seconds
+_LEAST, _LONG = 1.0, 2.0  # seconds
 
 
 class GrowingReport:
@@ -24,6 +24,7 @@ class GrowingReport:
         self._root, self._sources = root, sources
         self._wake, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
+        self._took = 0.0  # seconds, of the last writing
 
     def start(self, ledger: Ledger) -> None:
         """Begin, for the driver of this ledger."""
@@ -36,21 +37,19 @@ class GrowingReport:
         """Say that the ledger has grown. Cheap; from any thread."""
         self._wake.set()
 
-    def stop(self) -> None:
-        """End the thread."""
-        self._stop.set()
-        self._wake.set()
-        if self._thread is not None:
-            self._thread.join()
-
-    def finish(self, ledger: Ledger) -> None:
-        """Write it as it stays, where anything is committed.
+    def finish(self, ledger: Ledger, hasty: bool = False) -> None:
+        """Write it as it stays, where anything is committed. Whoever is `hasty` leaves one that takes long as it is.
 
         Raises:
             Displaced, OSError, Damaged: it cannot be written.
         """
-        self.stop()
-        if ledger.state.commits:
+        self._stop.set()
+        self._wake.set()
+        if self._thread is not None:
+            self._thread.join(_LONG if hasty else None)
+            if self._thread.is_alive():
+                return
+        if ledger.state.commits and not (hasty and self._took > _LONG):
             ledger.require_own()
             write_report(self._root, self._sources, ledger)
 
@@ -65,5 +64,5 @@ class GrowingReport:
                 if len(reader.state.commits) > written and not self._stop.is_set():
                     own.require_own()
                     write_report(self._root, self._sources, reader)
-                    written = len(reader.state.commits)
+                    written, self._took = len(reader.state.commits), time.monotonic() - began
             self._stop.wait(max(_LEAST, _SHARE * (time.monotonic() - began)))

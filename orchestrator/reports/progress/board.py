@@ -16,7 +16,7 @@ from typing import Any
 
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.progress import START
-from orchestrator.reports.progress.estimate import Durations, timed_as
+from orchestrator.reports.progress.estimate import GATE, Durations, timed_as
 from orchestrator.reports.progress.model import (
     MOST_PHASES,
     MOST_ROUNDS,
@@ -50,6 +50,8 @@ class Come:
     what: str
     text: str
     kept: bool
+    aside: bool = False
+    """It is not what the step has come to in the end, or there is no such step."""
 
 
 @dataclass(frozen=True)
@@ -169,12 +171,15 @@ class Board:
     def tell(self, what: str, text: str) -> None:
         """See `Watch`."""
         with self._noting():
-            track = self._tracks.get(what)
-            if track is not None:
-                track.text = text
             self.heard.clear()
-            gone_by = track is None and self._was_kept(what)
-            self._events.append(Come(what, text, gone_by or (track is not None and track.state == "kept")))
+            if (track := self._tracks.get(what)) is None:
+                kept = self._was_kept(what)
+                self._events.append(Come(what, text, kept, aside=not (kept or what.endswith(f"/{GATE}"))))
+            elif track.state == "running":
+                self._events.append(Come(what, text, False, aside=True))
+            else:
+                track.text = text
+                self._events.append(Come(what, text, track.state == "kept"))
         self._hand_over()
 
     def _was_kept(self, what: str) -> bool:
@@ -240,6 +245,8 @@ class Board:
             self._finish(_round_line(state, int(promotion["round"])), state, kept=True)
 
     def _finish(self, line: RoundLine, state: State, kept: bool = False) -> None:
+        own = [track for what, track in self._tracks.items() if not what.startswith(f"{START}/")]
+        kept = kept or (line.number == self._round and bool(own) and all(track.state == "kept" for track in own))
         took = None if kept else self._durations.of(line.number)
         line = line.model_copy(update={"kept": kept, "seconds": took})
         self._finished.append(line)

@@ -77,7 +77,7 @@ def heartbeat(progress: Progress) -> Iterator[str]:
         if phase.state == "running":
             yield come(phase.what, f"... {_how_far(phase)}", kept=False)
     if progress.state == "running":
-        where = "" if progress.round is None else f"round {progress.round} of {progress.rounds}, "
+        where = {None: "", 0: "base model, "}.get(progress.round, f"round {progress.round} of {progress.rounds}, ")
         yield f"{'time':<10} {where}{duration(progress.seconds)} gone, {time_left(progress)}"
 
 

@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from orchestrator.reports.progress.board import Event, Said
+from orchestrator.reports.progress.board import Come, Event, Said
+from orchestrator.reports.progress.lines import come
 from orchestrator.reports.progress.model import Progress, RoundLine
 from orchestrator.reports.progress.picture import Size, picture, round_line
 from orchestrator.text.own_terminal import OwnTerminal, own_terminal
@@ -40,6 +41,8 @@ class Live:
         match event:
             case Said(said):
                 self._print(Text(line(said)))
+            case Come(what, said, kept, True):
+                self._print(Text(line(come(what, said, kept))))
             case RoundLine():
                 self._rounds.append(event)
                 self._screen.print(round_line(event, self._size.width))
@@ -91,9 +94,10 @@ class Live:
         self._begin()
 
     def _begin(self) -> None:
-        options = {"auto_refresh": False, "redirect_stdout": False, "redirect_stderr": False}
-        self._live = RichLive(console=self._screen, **options)
+        screen = self._screen
+        self._live = RichLive(console=screen, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
         self._live.start()
+        screen.show_cursor(True)  # nobody would give it back for a process that is killed
 
     def _print(self, said: Text) -> None:
         self._screen.print(said, soft_wrap=True)

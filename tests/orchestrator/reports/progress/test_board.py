@@ -96,11 +96,23 @@ def test_the_first_piece_of_what_only_it_tells_to_expect_has_no_rate(board: Boar
 def test_what_lines_say_comes_as_it_was_said(board: Board) -> None:
     board.say("waiting")
     board.begin("rounds/01/pairs")
+    board.tell("rounds/01/pairs", "starts over")
+    board.end("rounds/01/pairs")
     board.tell("rounds/01/pairs", "16 pairs")
     board.kept("rounds/01/prompts")
     board.tell("rounds/01/prompts", "8")
-    told = [Said("waiting"), Come("rounds/01/pairs", "16 pairs", False), Come("rounds/01/prompts", "8", True)]
-    assert board.events() == told and board.events() == []
+    board.tell("rounds/01/nothing", "aside")
+    board.tell("rounds/01/gate", "Promoted")
+    assert board.events() == [
+        Said("waiting"),
+        Come("rounds/01/pairs", "starts over", kept=False, aside=True),
+        Come("rounds/01/pairs", "16 pairs", kept=False),
+        Come("rounds/01/prompts", "8", kept=True),
+        Come("rounds/01/nothing", "aside", kept=False, aside=True),
+        Come("rounds/01/gate", "Promoted", kept=False),
+    ]
+    assert board.events() == []
+    assert phase(board, "rounds/01/pairs").text == "16 pairs"
 
 
 def test_what_this_driver_has_done_itself_was_not_there_before(board: Board) -> None:

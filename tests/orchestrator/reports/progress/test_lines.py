@@ -47,6 +47,8 @@ def test_a_heartbeat_says_what_is_done_and_how_far_it_is() -> None:
 def test_in_the_first_round_it_says_that_the_time_is_not_known() -> None:
     first = NOW.model_copy(update={"left": None, "round": 1, "phases": ()})
     assert list(heartbeat(first)) == ["time       round 1 of 3, 1:03 gone, time left not known before a round is over"]
+    base = first.model_copy(update={"round": 0})
+    assert list(heartbeat(base)) == ["time       base model, 1:03 gone, time left not known before a round is over"]
 
 
 def test_a_start_says_what_it_is_at() -> None:
