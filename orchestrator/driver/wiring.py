@@ -213,7 +213,7 @@ class RealWorkers:
         from workers.training.group import TrainerGroup
 
         halving, secrets, say = self._halving, self._secrets, self.cluster.say
-        begun = functools.partial(starting, self._watch, RANKS_START, settings.num_ranks, "ranks")
+        begun = functools.partial(starting, self._watch, RANKS_START, settings.num_ranks, "ranks", "those that train")
         return TrainerGroup(
             settings, placement, halving=halving, secrets=secrets, logs=self._logs, say=say, starting=begun
         )

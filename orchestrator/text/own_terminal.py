@@ -4,6 +4,7 @@ process that was started) would tear the picture. It goes to a file without a na
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sys
 import tempfile
@@ -62,7 +63,8 @@ def own_terminal() -> Iterator[OwnTerminal]:
     for act in flush:
         act()
     with contextlib.ExitStack() as stack:
-        others = stack.enter_context(tempfile.TemporaryFile("a+b", buffering=0))
+        others = stack.enter_context(tempfile.TemporaryFile("w+b", buffering=0))
+        fcntl.fcntl(others, fcntl.F_SETFL, fcntl.fcntl(others, fcntl.F_GETFL) | os.O_APPEND)
         descriptor = os.dup(1)
         file = stack.enter_context(os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace"))
         stream = Lasting(file)

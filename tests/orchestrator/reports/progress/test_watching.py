@@ -68,7 +68,8 @@ def test_it_ends_with_its_reader(run: SampleRun, monkeypatch: pytest.MonkeyPatch
     with open("/dev/full", "w") as full:
         monkeypatch.setattr(sys, "stdout", full)
         with shielded():
-            watch(run.root, ending(run, 1000))
+            watch(run.root, ending(run, 50))
+    assert run.ledger.state.end is None, "it did not wait for the run's end"
 
 
 def test_what_makes_no_sense_together(run: SampleRun) -> None:
