@@ -13,7 +13,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self
 
 from orchestrator.config import Generate, Grade, Job, Judge, Train
 from orchestrator.driver.cluster import Cluster
@@ -55,7 +55,8 @@ class RealWorkers:
         self._cluster = Cluster(job.cluster, logs, ENGINE.loopback)
         self._secrets = secrets_of(job.cluster.secrets, os.environ)
         self._connected: Cluster | None = None
-        self._meters, self._watch = Meters(job.name), cast(Watch, UNWATCHED)
+        self._meters = Meters(job.name)
+        self._watch: Watch = UNWATCHED
         self._logs: str | None = None
         self._everything = contextlib.ExitStack()
         needs = {ENGINES: self._engines_need, RANKS: self._ranks_need}

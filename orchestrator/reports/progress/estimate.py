@@ -30,8 +30,8 @@ class Durations:
     def follow(self, records: Sequence[Record], state: State) -> None:
         """Count new records; `state` is the fold of the ledger up to them or further."""
         for record in records:
-            took = 0.0 if self._last is None or record.kind == "claim" else max(0.0, record.time - self._last)
-            self._last = record.time
+            took = 0.0 if self._last is None else max(0.0, record.time - self._last)
+            self._last = record.time  # also a claim's: the time before it counts for nothing
             if record.kind in ("shard", "commit"):
                 step = record.data["step"]
                 self._add(*round_and_phase(step), took)
