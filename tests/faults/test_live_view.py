@@ -181,6 +181,8 @@ def test_ctrl_c_and_what_was_there_before(calm: Undisturbed, case: Case) -> None
         os.kill(driver.pid, signal.SIGINT)
         assert finish(driver) == 130
     screen = seen(case, 80)
+    drawn = [line for line in screen.text.splitlines() if re.search(r"\d:\d\d$", line)]
+    assert drawn and max(map(len, drawn)) <= 77, "a ^C has room behind it"
     assert "tiny  interrupted after 0:0" in screen.text and "interrupted by SIGINT; to go on: ratchet" in screen.text
     assert (case.run / "report.md").exists()
     assert case.drive() == 0

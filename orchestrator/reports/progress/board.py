@@ -274,10 +274,10 @@ class Board:
         """Have a sample shown from now on."""
         self._sample = sample
 
-    def break_off(self, reason: str) -> None:
-        """It ends with an error, where the ledger does not say how."""
+    def break_off(self, state: RunState, reason: str) -> None:
+        """It ends so, where the ledger does not say how."""
         with self._lock:
-            self._end = self._end or {"state": "failed", "reason": reason}
+            self._end = self._end or {"state": state, "reason": reason}
 
     def look(self) -> Progress:
         """What stands on the board now."""

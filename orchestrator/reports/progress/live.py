@@ -18,6 +18,7 @@ from orchestrator.text.shown import line, text
 from orchestrator.text.terminal import Screen
 
 _EVERY = 0.25  # seconds between two pictures
+_TYPED = 3  # columns that are left free: the ^C that a terminal writes there would begin another line
 _CLEAR = "\x1b[2J\x1b[H"
 
 
@@ -55,7 +56,8 @@ class Live:
         self._resize()
         for said in terminal.written():
             self._print(Text(text(said), "dim"))
-        self._live.update(picture(progress, self._size, with_rounds=False), refresh=True)
+        room = Size(self._size.width - _TYPED, self._size.height)
+        self._live.update(picture(progress, room, with_rounds=False), refresh=True)
 
     def close(self, progress: Progress) -> None:
         """See `View`."""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from rich.console import Group, RenderableType
+from rich.constrain import Constrain
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -43,7 +44,7 @@ def picture(progress: Progress, size: Size, with_rounds: bool = True) -> Rendera
         shown = shown[1:]
         told.append(_note(f"{len(phases) - len(shown)} earlier phases of this round"))
     rows = [_phases(shown, size)] if shown else []
-    return Group(*told, *head, *rows, *tail)
+    return Constrain(Group(*told, *head, *rows, *tail), size.width)
 
 
 def _note(said: str) -> Text:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator.errors import first_line
+from orchestrator.errors import Interrupted, first_line
 from orchestrator.reports.progress.board import Board, Event
 from orchestrator.reports.progress.model import Progress
 
@@ -139,7 +139,7 @@ def shown(
     try:
         yield
     except BaseException as error:
-        board.break_off(first_line(error))
+        board.break_off("interrupted" if isinstance(error, Interrupted) else "failed", first_line(error))
         raise
     finally:
         showing.close()

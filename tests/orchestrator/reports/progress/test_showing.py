@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.errors import RatchetError
+from orchestrator.errors import Interrupted, RatchetError
 from orchestrator.reports.progress.board import Board, Event, Said
 from orchestrator.reports.progress.model import Progress
 from orchestrator.reports.progress.showing import shown
@@ -76,11 +76,12 @@ def test_a_view_that_hangs_holds_nobody_up(tmp_path: Path) -> None:
     let_go.set()
 
 
-def test_an_error_ends_the_picture_and_goes_on(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("error", "state"), [(RatchetError, "failed"), (Interrupted, "interrupted")])
+def test_an_error_ends_the_picture_and_goes_on(tmp_path: Path, error: type[BaseException], state: str) -> None:
     board, view = Board("irpo", 1), Noting()
-    with pytest.raises(RatchetError), shown(board, [view], tmp_path, print):
-        raise RatchetError("bad\nnews")
-    assert board.look().state == "failed" and board.look().reason == "bad"
+    with pytest.raises(error), shown(board, [view], tmp_path, print):
+        raise error("bad\nnews")
+    assert board.look().state == state and board.look().reason == "bad"
 
 
 def test_what_the_board_cannot_note_is_said(tmp_path: Path) -> None:
