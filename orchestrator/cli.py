@@ -35,27 +35,28 @@ RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, su
 Trust = Annotated[
     bool, typer.Option("--trust", help="Show and approve what of a run's own settings needs trust: docs/threats.md")
 ]
+Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a live view, as in a pipe")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object")]
 
 
 @app.command()
-def run(job: JobArgument, overrides: Overrides = None, trust: Trust = False) -> None:
+def run(job: JobArgument, overrides: Overrides = None, trust: Trust = False, plain: Plain = False) -> None:
     """Run a job, or go on with it where it stopped; the job file in a run's folder goes on with that run."""
     with signals() as received:
-        _drive(load(job, overrides or [], _tell(trust)), received)
+        _drive(load(job, overrides or [], _tell(trust)), received, plain)
 
 
 @app.command()
-def resume(run: RunArgument, overrides: Overrides = None, trust: Trust = False) -> None:
+def resume(run: RunArgument, overrides: Overrides = None, trust: Trust = False, plain: Plain = False) -> None:
     """Go on with a run where it stopped, with the settings it has; KEY=VALUE changes those that change no result."""
     with signals() as received:
-        _drive(resumed(run_named(run), overrides or [], _tell(trust)), received)
+        _drive(resumed(run_named(run), overrides or [], _tell(trust)), received, plain)
 
 
-def _drive(file: JobFile, received: Sequence[str]) -> None:
+def _drive(file: JobFile, received: Sequence[str], plain: bool) -> None:
     from orchestrator.commands.run import drive_told  # which brings pyarrow and more: `--help` need not wait for it
 
-    raise typer.Exit(drive_told(file, received))
+    raise typer.Exit(drive_told(file, received, plain))
 
 
 def _tell(trust: bool) -> Tell | None:
@@ -63,17 +64,15 @@ def _tell(trust: bool) -> Tell | None:
 
 
 @app.command()
-def status(run: RunArgument, as_json: Json = False) -> None:
+def status(
+    run: RunArgument,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on for as long as the run is driven")] = False,
+) -> None:
     """Show what a run has done, and whether it is running."""
-    from orchestrator.reports.status import intervals, render
-    from orchestrator.reports.status import status as read_status
+    from orchestrator.commands import status as command
 
-    run = run_named(run)
-    found = read_status(run)
-    if as_json:
-        echo_json(found)
-    else:
-        Screen().print(render(found, intervals(run)))
+    command.show(run_named(run), as_json, watch)
 
 
 @app.command()
@@ -301,7 +300,7 @@ def doctor(
     """Check whether the cluster is fit for a job; exit code 1 where a check fails."""
     from orchestrator.commands.doctor.command import examine
     from orchestrator.commands.doctor.patient import patient
-    from orchestrator.driver.wiring import Examination
+    from orchestrator.driver.examination import Examination
 
     found, checks = patient(job, overrides or [], _tell(trust)), []
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -13,6 +15,9 @@ from orchestrator.driver.drive import drive, healthy_driver
 from orchestrator.driver.resume import command, overrides_line
 from orchestrator.driver.wiring import rendered, tried
 from orchestrator.errors import Interrupted
+from orchestrator.reports.progress.lines import Lines, timed
+from orchestrator.reports.progress.live import Live
+from orchestrator.reports.progress.showing import View
 from orchestrator.rounds.round import GateStopped
 from orchestrator.text import shown, terminal
 from orchestrator.text.terminal import echo
@@ -21,8 +26,15 @@ from orchestrator.tracking.tracker import default_address, open_command
 EXIT_STOPPED = 3  # finished is 0; the others are in errors.py
 
 
-def drive_told(file: JobFile, received: Sequence[str]) -> int:
-    """Run a job to its end, or resume it; returns the exit code. `received` are the signals so far.
+def drive_told(file: JobFile, received: Sequence[str], plain: bool = False) -> int:
+    """As `shown_run`, with the real workers."""
+    return shown_run(file, received, plain, render=rendered, trial=tried)
+
+
+def shown_run(file: JobFile, received: Sequence[str], plain: bool, **further: Any) -> int:
+    """Run a job to its end, or resume it; returns the exit code. `received` are the signals so far. It is shown in one
+    live picture where there is a terminal for it; in lines elsewhere, and where they are asked for (`plain`). What goes
+    `further` is for `drive`.
 
     Raises:
         BadInput, RatchetError: as `drive`.
@@ -31,15 +43,12 @@ def drive_told(file: JobFile, received: Sequence[str]) -> int:
     if terminal.asks() and (other := healthy_driver(root)):
         asked = f"{root} is being driven by {other}. Take it over? That driver will stop"
         typer.confirm(shown.line(asked), abort=True)
-    echo(f"run       {root}")
-    if settings := overrides_line(file):
-        echo(f"settings  as the run has them, with {settings}")
-    if file.job.tracking.enabled:
-        echo(f"dashboard {open_command(file.job.tracking.uri or default_address(root.parent))}")
-    for line in idle(file.job):
-        echo(f"no effect {line}")
+    for line in _head(file, root):
+        echo(line)
+    say = timed(echo)
+    view: View = Lines(say) if plain or not terminal.can_be_drawn_on() else Live(list(_head(file, root)))
     try:
-        drive(file, echo, received, render=rendered, trial=tried)
+        drive(file, say, received, view=view, **further)
     except GateStopped as stopped:
         echo(stopped)
         return 0 if file.job.promotion.stop_succeeds else EXIT_STOPPED
@@ -48,3 +57,14 @@ def drive_told(file: JobFile, received: Sequence[str]) -> int:
         return Interrupted.exit_code
     echo(f"finished; the report is {root / 'report.md'}")
     return 0
+
+
+def _head(file: JobFile, root: Path) -> Iterator[str]:
+    """What stands above all."""
+    yield f"run       {root}"
+    if settings := overrides_line(file):
+        yield f"settings  as the run has them, with {settings}"
+    if file.job.tracking.enabled:
+        yield f"dashboard {open_command(file.job.tracking.uri or default_address(root.parent))}"
+    for line in idle(file.job):
+        yield f"no effect {line}"

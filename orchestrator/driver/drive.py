@@ -12,7 +12,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -49,7 +49,7 @@ from orchestrator.driver.start_checks import check_start, limits_of
 from orchestrator.driver.trainable import Trial
 from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
-from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted
+from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted, RatchetError
 from orchestrator.files.disk import one_message, why
 from orchestrator.files.inside import read_regular, remove
 from orchestrator.files.processes import process_start
@@ -60,8 +60,12 @@ from orchestrator.ledger.ledger import Ledger, probe_links
 from orchestrator.ledger.run import Run
 from orchestrator.loop import improve
 from orchestrator.models.named import NamedModel, model_digest
+from orchestrator.records.progress import START, during, starting
 from orchestrator.records.rows import Problem
-from orchestrator.reports.report import write_report
+from orchestrator.reports.progress.board import Board
+from orchestrator.reports.progress.file import ProgressFile
+from orchestrator.reports.progress.lines import Lines
+from orchestrator.reports.progress.showing import View, shown
 from orchestrator.reports.status import MAX_SIGN_OF_LIFE, run_state
 from orchestrator.rounds.context import Say, Workers
 from orchestrator.rounds.round import GateStopped, NoPairs
@@ -108,30 +112,66 @@ def drive(
     render: Render | None = None,
     sources: Sources = SOURCES,
     trial: Trial | None = None,
+    view: View | None = None,
 ) -> None:
     """Run a job to its end, or resume it. `received` are the signals so far (see `signals`); `hire` gives the
     workers of a job, told a folder for their logs. `goal` is the step that `loop` ends with, where that is not all of
     the job's rounds. Before a run starts, `ask` has the graders say which gold answers they cannot read, and with
-    `render` its prompts are looked at, and with `trial` its models. `sources` are those of pairs, by name.
+    `render` its prompts are looked at, and with `trial` its models. `sources` are those of pairs, by name. How it goes
+    is shown by `view`; without one, or where that fails, `say` is told in lines.
 
     Raises:
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
-    root, say, here = require_room(run_folder(file.job)), unfailing(say), Path.cwd()
-    followers = Followers(root, file.job, say, sources)
-    run = Run(root, on_append=lambda: followers.poke(run.ledger))
+    root, say = require_room(run_folder(file.job)), unfailing(say)
+    board = Board(file.job.name, file.job.rounds)
+    followers = Followers(root, file.job, board, sources)
+    run = Run(root, on_append=lambda: followers.poke(run.ledger), watch=board)
+    lines = Lines(say) if view else Lines(say, heartbeat=None, starts=False)
+    ask = during(board, f"{START}/golds", "looks whether graders read the gold answers", ask)
+    render = render and during(board, f"{START}/prompts", "looks at prompts as the model gets them", render)
+    trial = trial and during(board, f"{START}/trainer", "looks whether the trainer fits the model", trial)
+    with shown(board, [view or lines, ProgressFile(run)], root, say, spare=lines):
+        _drive(_Driving(run, followers, board), file, received, hire, loop, goal, ask, render, sources, trial)
+
+
+@dataclass(frozen=True)
+class _Driving:
+    """A run, and who is told of it."""
+
+    run: Run
+    followers: Followers
+    board: Board
+
+
+def _drive(
+    driving: _Driving,
+    file: JobFile,
+    received: Sequence[str],
+    hire: Hire,
+    loop: Loop,
+    goal: str | None,
+    ask: Ask,
+    render: Render | None,
+    sources: Sources,
+    trial: Trial | None,
+) -> None:
+    run, followers, board = driving.run, driving.followers, driving.board
+    root, here, say = run.root, Path.cwd(), board.say
     job = (file := replace(file, job=as_begun(run, file.job))).job
     check_same_job(run, job)
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
         say(told)
     crew = hire(job, root / "logs")  # nothing is started yet; what could not be is told
-    base = base_model_of(file, run)
-    check_same_model(run, base)
-    reference = reference_of(file, run, base)
+    with starting(board, f"{START}/model", detail=str(job.model)):
+        base = base_model_of(file, run)
+        check_same_model(run, base)
+        reference = reference_of(file, run, base)
     _tell_models(say, job, base, reference)
     kept, reading = run.committed(KEPT_PROBLEMS) is not None, reading_of(run)
-    pinned = job.data if kept else pin(job.data)
-    problems = {} if kept else read_all_problems(file, pinned, reading)
+    with starting(board, f"{START}/data", detail="problems and preference data"):
+        pinned = job.data if kept else pin(job.data)
+        problems = {} if kept else read_all_problems(file, pinned, reading)
     digests = None if kept or job.data.from_hub else problem_digests(problems)
     check_same_problems(run, job, digests)
     given = identity_of(job, file.find)  # before they are read: a change since then is seen at the next start
@@ -139,7 +179,7 @@ def drive(
     _tell_stages(say, preferences)
     check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
     probe_links(root)
-    ending = _ending(run, received, goal, sources)
+    ending = _ending(run, received, goal, followers)
     with one_message(root, resumable(root)), sign_of_life(run), followers.catching_up(), ending:
         run.claim(identity())
         followers.start(run.ledger)
@@ -153,7 +193,7 @@ def drive(
         if reference:
             keep_model(run, job, reference, "reference")
         with crew as workers, _interruption(run, received):
-            workers.report_to(say, followers.meters, run.path(f"logs/e{run.epoch}"))
+            workers.report_to(say, followers.meters, run.path(f"logs/e{run.epoch}"), board)
             _settle(workers, run, model)
             loop(job, run, workers, problems, model, say, sources)
 
@@ -216,8 +256,25 @@ def _interruption(run: Run, received: Sequence[str]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _ending(run: Run, received: Sequence[str], goal: str | None, sources: Sources) -> Iterator[None]:
+def _ending(run: Run, received: Sequence[str], goal: str | None, followers: Followers) -> Iterator[None]:
     """Write down how the driver ended, and the report; `received` are the signals so far."""
+    try:
+        with _told(run, received, goal):
+            yield
+    except Displaced:
+        raise
+    except (GateStopped, NoPairs):
+        followers.finish_report(run.ledger)
+        raise
+    except BaseException as error:
+        with contextlib.suppress(OSError, RatchetError, ValueError):  # what ended it says more
+            followers.finish_report(run.ledger, hasty=isinstance(error, Interrupted))
+        raise
+    followers.finish_report(run.ledger)
+
+
+@contextlib.contextmanager
+def _told(run: Run, received: Sequence[str], goal: str | None) -> Iterator[None]:
     try:
         yield
         run.end("finished", f"it was to come as far as {goal}" if goal else "", goal)
@@ -228,11 +285,9 @@ def _ending(run: Run, received: Sequence[str], goal: str | None, sources: Source
         raise
     except GateStopped as stopped:
         run.end("stopped", str(stopped))
-        _report(run, sources)
         raise
     except NoPairs as nothing:
         run.end("failed", f"no pairs: {nothing}")
-        _report(run, sources)
         raise
     except BaseException as error:
         if received:  # C code that the signal came in (Ray's) can turn Interrupted into an error of its own
@@ -240,12 +295,6 @@ def _ending(run: Run, received: Sequence[str], goal: str | None, sources: Source
             raise Interrupted(received[0]) from error
         run.end("failed", why(error, run.root))
         raise
-    _report(run, sources)
-
-
-def _report(run: Run, sources: Sources) -> None:
-    run.ledger.require_own()
-    write_report(run.root, sources, run.ledger)
 
 
 def _record_job(

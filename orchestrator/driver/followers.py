@@ -1,4 +1,5 @@
-"""What follows the ledger of a run while it is driven: meters, and in threads of their own MLflow and the archive."""
+"""What follows the ledger of a run while it is driven: meters, the board, and in threads of their own the report,
+MLflow and the archive."""
 
 from __future__ import annotations
 
@@ -10,8 +11,9 @@ from orchestrator.archive.archiver import Archiver, address_of
 from orchestrator.config import Job
 from orchestrator.errors import Interrupted
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.reports.growing_report import GrowingReport
 from orchestrator.reports.meters import Meters
-from orchestrator.rounds.context import Say
+from orchestrator.reports.progress.board import Board
 from orchestrator.sources.source import Sources
 from orchestrator.tracking.tracker import Tracker, default_address
 
@@ -19,28 +21,41 @@ from orchestrator.tracking.tracker import Tracker, default_address
 class Followers:
     """Those of one driver."""
 
-    def __init__(self, root: Path, job: Job, say: Say, sources: Sources) -> None:
+    def __init__(self, root: Path, job: Job, board: Board, sources: Sources) -> None:
         """Nothing is connected to yet.
 
         Raises:
             BadInput: the job's archive cannot be one of the run in `root`.
         """
-        self._say = say
+        self._board, self._say = board, (say := board.say)
         # MLflow's database stands beside the runs, so that one dashboard shows them all.
         self._tracker = Tracker(root, job.tracking, default_address(root.parent), say, sources)
         self.meters = Meters(job.name, say)
         self._archiver = Archiver(root, address_of(job, root), say)
+        self._report = GrowingReport(root, sources)
 
     def poke(self, ledger: Ledger) -> None:
         """Say that the ledger has grown."""
         self._tracker.poke()
         self._archiver.poke()
+        self._report.poke()
         self.meters.follow(ledger)
+        self._board.follow(ledger)
 
     def start(self, ledger: Ledger) -> None:
         """Have them begin, each with a reader of its own."""
         self._tracker.start(ledger.as_it_is())
         self._archiver.start(ledger.as_it_is())
+        self._report.start(ledger)
+        self._board.follow(ledger)
+
+    def finish_report(self, ledger: Ledger, hasty: bool = False) -> None:
+        """Write the report as it stays; whoever interrupts (`hasty`) does not wait for long.
+
+        Raises:
+            Displaced, OSError, ...: as `write_report`, or the run is no longer this driver's.
+        """
+        self._report.finish(ledger, hasty)
 
     @contextlib.contextmanager
     def catching_up(self) -> Iterator[None]:

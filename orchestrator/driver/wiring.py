@@ -17,10 +17,9 @@ from typing import Any, Literal, Self
 
 from orchestrator.config import Grade, Job, Judge, Train
 from orchestrator.driver.cluster import Cluster
-from orchestrator.driver.everywhere import everywhere
 from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
-from orchestrator.driver.nodes import Node, room
+from orchestrator.driver.nodes import room
 from orchestrator.driver.own_process import answered
 from orchestrator.driver.secrets import secrets_of
 from orchestrator.driver.serving import serving_dtype, with_dtype
@@ -29,6 +28,9 @@ from orchestrator.driver.turns import ENGINES, RANKS, Turns
 from orchestrator.errors import last_line
 from orchestrator.ledger.run import Facts
 from orchestrator.models.sizes import ModelSize, size_of
+from orchestrator.records.progress import ENGINES as ENGINES_START
+from orchestrator.records.progress import RANKS as RANKS_START
+from orchestrator.records.progress import START, UNWATCHED, Watch, starting
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rows import PreferencePlan, Problem, TokenizingPlan
 from orchestrator.reports.meters import Meters
@@ -55,6 +57,7 @@ class RealWorkers:
         self._secrets = secrets_of(job.cluster.secrets, os.environ)
         self._connected: Cluster | None = None
         self._meters = Meters(job.name)
+        self._watch: Watch = UNWATCHED
         self._logs: str | None = None
         self._everything = contextlib.ExitStack()
         needs = {ENGINES: self._engines_need, RANKS: self._ranks_need}
@@ -87,10 +90,11 @@ class RealWorkers:
         """The value of `generate.dtype` that the run has; see serving.py."""
         return serving_dtype(self._job, self._model, lambda: self._device, self._settled, self._tell)
 
-    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path) -> None:
-        """Have `say` and `meters` told what is waited for, and the workers print into the folder `logs`."""
+    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path, watch: Watch = UNWATCHED) -> None:
+        """Have `say` and `meters` told what is waited for, `watch` what is started, and the workers print into the
+        folder `logs`."""
         self._cluster.say, self._cluster.waited = say, meters.waited
-        self._meters, self._logs = meters, str(logs)
+        self._meters, self._logs, self._watch = meters, str(logs), watch
 
     def execution(self, of: Literal["train", "generate"]) -> dict[str, Any]:
         """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
@@ -119,7 +123,9 @@ class RealWorkers:
     def cluster(self) -> Cluster:
         """The cluster; the first use connects to it."""
         if self._connected is None:
-            self._connected = self._everything.enter_context(self._cluster)
+            address = self._job.cluster.address or "on this machine"
+            with starting(self._watch, f"{START}/ray", detail=f"Ray, {address}"):
+                self._connected = self._everything.enter_context(self._cluster)
             self._everything.callback(self._meters.show_by, None)
             self._meters.show_by(self._connected.metric)
         return self._connected
@@ -161,7 +167,10 @@ class RealWorkers:
             self._turns.release()
         self._serves = model
         pool = self._turns.of(ENGINES)
-        if pool.resting or pool.model != model:
+        if not pool.resting and pool.model == model:
+            return pool
+        number = self._fitted.generate().num_engines
+        with starting(self._watch, ENGINES_START, number, "engines", f"{ENGINE.name} loads {Path(model).name}"):
             pool.serve(model)
             pool.wait_ready()
         return pool
@@ -170,7 +179,8 @@ class RealWorkers:
         from workers.generation.pool import GeneratorPool
 
         arguments = (None, self._fitted.generate(), self._job.seed, placement, ENGINE)
-        return GeneratorPool(*arguments, secrets=self._secrets, say=self.cluster.say, logs=self._logs)
+        ready = functools.partial(self._watch.grow, ENGINES_START)
+        return GeneratorPool(*arguments, secrets=self._secrets, say=self.cluster.say, logs=self._logs, ready=ready)
 
     def graders(self, settings: Grade) -> Any:
         if settings not in self._graders:
@@ -216,7 +226,10 @@ class RealWorkers:
         from workers.training.group import TrainerGroup
 
         halving, secrets, say = self._halving, self._secrets, self.cluster.say
-        return TrainerGroup(settings, placement, halving=halving, secrets=secrets, logs=self._logs, say=say)
+        begun = functools.partial(starting, self._watch, RANKS_START, settings.num_ranks, "ranks", "those that train")
+        return TrainerGroup(
+            settings, placement, halving=halving, secrets=secrets, logs=self._logs, say=say, starting=begun
+        )
 
     def _phase_over(self, mark: str) -> None:
         from workers.supervision.ending import phase_over
@@ -331,71 +344,3 @@ def unread_golds(settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str],
 
     found: tuple[dict[str, str], int] = ask(settings, golds, seconds=20.0)
     return found
-
-
-class Examination(RealWorkers):
-    """The same workers, and what `ratchet doctor` asks of them besides. A time limit is in seconds; what is asked
-    of every node comes back by node, as an exception where it failed there."""
-
-    early = False
-
-    def needs(self) -> dict[str, tuple[int, int, int]]:
-        """By key of the job: how many workers, and each one's cores and accelerators."""
-        return {"generate.engines": self._engines_need(), "train.ranks": self._ranks_need()}
-
-    def rendered(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return rendered(request)
-
-    def tried(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        return tried(request)
-
-    def versions(self, packages: Sequence[str], limit: float) -> dict[Node, Any]:
-        from workers.doctor import versions
-
-        return self.cluster.on_nodes(versions, packages, timeout=limit)
-
-    def exchange(self, folder: str, token: str, limit: float) -> dict[Node, Any]:
-        from workers.doctor import exchange
-
-        return self.cluster.on_nodes(exchange, folder, token, timeout=limit)
-
-    def storage(self, probe: str, arguments: Sequence[Any], limit: float, alone: bool) -> dict[Node | None, Any]:
-        from workers import storage
-
-        return everywhere(getattr(storage, probe), arguments, limit, None if alone else self.cluster.on_nodes)
-
-    def file_sizes(self, folder: str, limit: float) -> dict[Node, Any]:
-        from workers.doctor import file_sizes
-
-        return self.cluster.on_nodes(file_sizes, folder, timeout=limit)
-
-    def machines(self, limit: float) -> dict[Node, Any]:
-        from workers.doctor import machine
-
-        return self.cluster.on_nodes(machine, timeout=limit)
-
-    def holders(self, before: dict[str, Any], limit: float) -> dict[Node, Any]:
-        """`before` is what `machines` told, by a node's name."""
-        from workers.doctor import holders
-
-        seen = {name: told["processes"] for name, told in before.items()}
-        return self.cluster.on_nodes(holders, seen, self.cluster.job_id, ENGINE.process_title, timeout=limit)
-
-    def unread_golds(self, settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str], int]:
-        return unread_golds(settings, golds)
-
-    def all_reduce(self) -> list[dict[str, Any]]:
-        """What each training rank says of a sum over all of them."""
-        from workers.doctor import all_reduce
-
-        return list(self.trainers().each(all_reduce))
-
-    def peak_memory(self) -> list[dict[str, int]]:
-        """Most bytes that each training rank has held so far."""
-        from workers.doctor import peak_memory
-
-        return list(self.trainers().each(peak_memory))
-
-    def release(self) -> None:
-        """End the engines and the ranks."""
-        self._turns.release()

@@ -22,6 +22,7 @@ from orchestrator.ledger.kinds import EndState, Kind
 from orchestrator.ledger.ledger import Artifact, Commit, Ledger, Offer
 from orchestrator.ledger.sharded import ShardedStep, epoch_of
 from orchestrator.ledger.uses import FileCheck, using
+from orchestrator.records.progress import UNWATCHED, Watch
 
 Facts = dict[str, Any]
 
@@ -31,8 +32,9 @@ _MAX_REASON = 10_000
 class Run:
     """A run folder that this process drives."""
 
-    def __init__(self, root: Path, on_append: Callable[[], None] = lambda: None) -> None:
-        self.root = root
+    def __init__(self, root: Path, on_append: Callable[[], None] = lambda: None, watch: Watch = UNWATCHED) -> None:
+        """`watch` is told which step begins, ends, or is there already."""
+        self.root, self.watch = root, watch
         self.ledger = Ledger(root / "ledger")
         self.artifacts = Artifacts(root)
         self._on_append = on_append
@@ -127,14 +129,17 @@ class Run:
             RatchetError: the step was committed with other inputs; a committed step is never rewritten.
         """
         if (done := self.committed(name)) is not None:
+            self.watch.kept(name)
             self._same_inputs(name, inputs, done.fingerprint, done.recipe, done.facts)
             for artifact in done.artifacts:
                 if artifact.path not in self.ledger.state.discarded:
                     self._require_sound(artifact)
             return done
         if (offer := self.offered(name, None, inputs)) is not None:
+            self.watch.kept(name)
             self.take(offer)
             return self.ledger.state.commits[name]
+        self.watch.begin(name)
         finals = [self.path(output) for output in (outputs if outputs is not None else [name])]
         hiddens = [self.hidden(os.path.relpath(final, self.root)) for final in finals]
         for hidden in hiddens:
@@ -152,6 +157,7 @@ class Run:
         for hidden in hiddens:
             for left in hidden.parent.glob(f"{hidden.name}.*"):  # attempts of workers that were replaced
                 self.remove(left)
+        self.watch.end(name)
         return self.ledger.state.commits[name]
 
     def using(self, inputs: Any) -> AbstractContextManager[None]:

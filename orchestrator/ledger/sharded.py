@@ -40,6 +40,10 @@ class ShardedStep:
         files: Sequence[recipes.UsedFiles] | None,
     ) -> None:
         self.run, self.name, self._inputs, self._source = run, name, inputs, source
+        self._units, self._counted = tuple[str, ...](), tuple[str, ...]()
+        self.fresh = not (known := run.committed(name) is not None)
+        """Whether this driver does some of it."""
+        (run.watch.kept if known else run.watch.begin)(name)
         shard_kind(name)
         require_below(run.root, run.path(name))
         make_folder(run.path(name), run.root)
@@ -47,6 +51,8 @@ class ShardedStep:
         self._fingerprints: dict[tuple[Any, ...], str] = {}
         self._require_committed()
         self._take_offers()
+        if not known and run.committed(name) is not None:
+            run.watch.kept(name)
         self.outdated = {} if version is None or run.committed(name) else self._discard_others(version)
         """How many shards of which other version were discarded, to be made again."""
         self.executed: Facts = {}
@@ -99,6 +105,13 @@ class ShardedStep:
     def has(self, index: int) -> bool:
         return index in self._shards
 
+    def expect(self, total: float, unit: str, units: Sequence[str], counted: Sequence[str] = ()) -> None:
+        """Have the run's watch told how much the step comes to, and how it grows: by the facts of its shards that add
+        up to `units`, with those that are `counted` besides."""
+        self._units, self._counted = tuple(units), (*units, *counted)
+        known = {key: sum(shard.get(key, 0) for shard in self.facts()) for key in self._counted}
+        self.run.watch.expect(self.name, total, unit, sum(known[key] for key in units), **known)
+
     def begin(self) -> None:
         """Before the work on the first shard: the files that all of it uses are checked."""
         self._checks = self._checks or [FileCheck(self.run.root, self._files)]
@@ -137,6 +150,8 @@ class ShardedStep:
         facts |= {"executed": dict(self.executed)} if self.executed else {}
         artifact = self.run.artifacts.adopt(self._hidden[index], self.path(index), facts.pop("file"))
         self._append(index, artifact, facts | {"fingerprint": self._fingerprint(facts), "recipe": recipes.RECIPE})
+        grown = {key: facts.get(key, 0) for key in self._counted}
+        self.run.watch.grow(self.name, sum(grown[key] for key in self._units), **grown)
 
     def _fingerprint(self, facts: Facts) -> str:
         """That of the inputs, of which facts only say the versions: it is the same for nearly every shard."""
@@ -183,6 +198,7 @@ class ShardedStep:
             for left in self.run.path(self.name).glob(".*"):  # second results, and those of workers that were replaced
                 if _EPOCH.search(left.name):
                     self.run.remove(left)
+            self.run.watch.end(self.name)
         return done or self.run.ledger.state.commits[self.name]
 
 

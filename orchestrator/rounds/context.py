@@ -25,6 +25,7 @@ from orchestrator.ledger.uses import files_of
 from orchestrator.ledger.uses import model as committed_model
 from orchestrator.models.named import digest_of, model_used
 from orchestrator.records.abstentions import graders_version
+from orchestrator.records.progress import Watch
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.records.rows import (
     GRADERS_VERSION,
@@ -40,6 +41,7 @@ from orchestrator.records.rows import (
 from orchestrator.reports.meters import Meters
 from orchestrator.rounds import evaluation, sampling
 from orchestrator.rounds.readiness import ready
+from orchestrator.rounds.watched import Answers
 
 Say = Callable[[str], None]
 
@@ -56,8 +58,12 @@ class Trainers(Protocol):
         REFERENCE to `out_file`; `against` is such a file of another model. Returns counts, how the model ranks the
         pairs, and seconds."""
 
-    def train(self, plan: TrainingPlan, reference_file: str | None) -> Facts:
-        """Train, and write the plan's metrics, probe and checkpoint; returns the facts of the step."""
+    def train(
+        self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[Facts], None] | None = None
+    ) -> Facts:
+        """Train, and write the plan's metrics, probe and checkpoint; returns the facts of the step. `on_step` is told
+        of each update as it ends: its number (`step`, again where ranks were lost after it), how many there will be
+        (`updates`), and its metrics."""
 
 
 class Workers(Protocol):
@@ -110,9 +116,10 @@ class Workers(Protocol):
         """Use what settings that are left to the machine have come to before, and have `record` told of what they come
         to for the model in this folder."""
 
-    def report_to(self, say: Say, meters: Meters, logs: Path) -> None:
-        """Have `say` and `meters` told what the workers wait for, if anything; show the meters where there is a way to.
-        What the workers print goes into the folder `logs` of the run, which they make."""
+    def report_to(self, say: Say, meters: Meters, logs: Path, watch: Watch) -> None:
+        """Have `say` and `meters` told what the workers wait for, if anything, and `watch` when they are started; show
+        the meters where there is a way to. What the workers print goes into the folder `logs` of the run, which they
+        make."""
 
     def execution(self, of: Literal["train", "generate"]) -> Facts:
         """On what device trainers or engines work, and what settings come to that are left to the machine, by key."""
@@ -180,8 +187,8 @@ class Context:
 
     def tell(self, folder: str, phase: str, text: str) -> None:
         """Say what a step has come to, and whether this run has done it."""
-        left = taken.taken_over_text(self.run.ledger.state, f"{folder}/{phase}")
-        self.say(f"{folder:<10} {phase:<11} {text}{left}")
+        step = f"{folder}/{phase}"
+        self.run.watch.tell(step, f"{text}{taken.taken_over_text(self.run.ledger.state, step)}")
 
     def engines(self, model: Model, executed: Facts) -> sampling.Engines:
         """Engines that serve a model; how these work is put into `executed`."""
@@ -275,9 +282,10 @@ class Context:
                 agreement = evaluation.check_probe(engines, model.probe, most)
             files: dict[str, Path] = {split: self.run.path(f"baseline/prompts/{split}.parquet") for split in splits}
             facts["probe"] = agreement
+            answers = Answers(self.run.watch, name)
             for folder in output:
                 graders = self.workers.graders(self.job.grade)
-                facts |= evaluation.evaluate(engines, graders, files, plan, generate.shard_prompts, folder)
+                facts |= evaluation.evaluate(engines, graders, files, plan, generate.shard_prompts, folder, answers)
             return facts
 
         also = [self.run.used_file(model.probe)] if model.probe else []

@@ -30,6 +30,7 @@ from orchestrator.rounds.sampling import (
     versions,
 )
 from orchestrator.rounds.statistics import wilson_interval
+from orchestrator.rounds.watched import Answers
 
 EXACT, ROUNDED = 0.005, 0.05
 """Nats a token; see `tolerance`. Measured on CPU: the demo's model after 8 updates at 1e-4 differs by 8e-8 where both
@@ -48,8 +49,10 @@ def evaluate(
     plan: SamplingPlan,
     shard_prompts: int,
     output: Path,
+    answers: Answers | None = None,
 ) -> Facts:
-    """Answer each split's prompts once; write `output`/SPLIT.parquet (schema EVALUATION).
+    """Answer each split's prompts once; write `output`/SPLIT.parquet (schema EVALUATION). `answers` is told how far it
+    is.
 
     A prompt that was given up, since it took down several engines, is not solved; nor is one whose answer is
     ungradable. Returns for each split: problems, correct, accuracy with its 95 % interval (Wilson), mean_tokens, how
@@ -70,10 +73,14 @@ def evaluate(
 
     shards: list[Facts] = []
 
+    answers = answers or Answers()
+
     def keep(index: int, facts: Facts) -> None:
         shards.append(facts)  # an evaluation is committed as a whole
+        answers.shard(facts)
 
     every = [slice_ for part in slices.values() for slice_ in part]
+    answers.expect(sum(slice_.stop - slice_.start for slice_ in every))
     sample_and_grade(engines, graders, every, plan, (samples, samples), verdicts, keep, keep)
     facts: Facts = {}
     for split, part in slices.items():

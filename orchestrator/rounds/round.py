@@ -116,6 +116,9 @@ class Round:
         with run.using(files_of(prompts)):
             shards = sampling.shards_of(source, context.job.generate.shard_prompts)
         if run.committed(verdicts.name) is None:
+            total = plan.samples * sum(shard.stop - shard.start for shard in shards)
+            samples.expect(total, "samples", ["samples"], ["tokens"])
+            verdicts.expect(total, "samples", ["correct", "wrong", "ungradable"])
             with samples.guarding(), verdicts.guarding():
                 sampling.sample_and_grade_shards(
                     lambda: context.engines(sampled_from, samples.executed),
@@ -127,7 +130,8 @@ class Round:
                 )
         sampled = samples.finish(sampling.sampling_facts(samples.facts(), samples.own_facts())).facts
         graded = verdicts.finish(sampling.grading_facts(verdicts.facts(), verdicts.own_facts())).facts
-        speed = "" if taken(run.ledger.state, samples.name) else f" at {sampled['tokens_per_second']:.0f} tokens/s"
+        anew = samples.fresh and not taken(run.ledger.state, samples.name)
+        speed = f" at {sampled['tokens_per_second']:.0f} tokens/s" if anew else ""
         self.say("samples", f"{sampled['samples']}{speed}{sampling.mishaps_text(sampled)}")
         why = abstained(graded)
         counts = f"{graded['correct']} correct, {graded['wrong']} wrong, {graded['ungradable']} ungradable"

@@ -38,6 +38,7 @@ from orchestrator.records.seals import is_sealed
 from orchestrator.rounds import regrading
 from orchestrator.rounds.context import Context, Model, executed
 from orchestrator.rounds.readiness import ready
+from orchestrator.rounds.watched import Updates
 
 _LARGEST_MANIFEST = 1 << 24  # bytes, of a saved state: a line for each file of each rank
 
@@ -186,7 +187,7 @@ class Training:
         if self._compares:
             inputs |= apart(settings, self.init.path, self.reference.path)
 
-        step = f"{self.folder}/{phase}"
+        step, updates = f"{self.folder}/{phase}", Updates(run.watch, f"{self.folder}/{phase}")
 
         def work(output: Path, checkpoint: Path) -> Facts:
             output.mkdir()
@@ -197,26 +198,27 @@ class Training:
             if why := unused_states(states, plan.state_name, plan.state_key):
                 self._say(phase, f"{why}, and it starts over")
             if not self._compares:
-                return self._trained(plan, None)
+                return self._trained(plan, None, updates)
             before = self._reference_pass(scored)
             with run.using(files_of(before)):
-                return self._trained(plan, before)
+                return self._trained(plan, before, updates)
 
+        had = run.committed(step) is not None
         commit = run.step(step, inputs, work, [step, target])
         for states in self._states(phase):
             run.remove(states)  # of use only while the training was unfinished
         facts = commit.facts
         resumed = f", resumed after update {facts['resumed_from']}" if facts.get("resumed_from") else ""
-        speed = "" if taken(run.ledger.state, step) else f" at {facts['tokens_per_second']:.0f}/s"
+        speed = "" if had or taken(run.ledger.state, step) else f" at {facts['tokens_per_second']:.0f}/s"
         self._say(phase, f"{facts['steps']} updates{resumed}, {facts['tokens']} tokens{speed}")
         return commit
 
-    def _trained(self, plan: TrainingPlan, reference: Commit | None) -> Facts:
+    def _trained(self, plan: TrainingPlan, reference: Commit | None, updates: Updates) -> Facts:
         """Train, on the ranks of driver/wiring.py; the facts say how, and against which reference pass."""
         run, workers = self.context.run, self.context.workers
         file = str(run.path(f"{reference.step}/00000.parquet")) if reference else None
         trainers, wait = ready(workers.trainers)
-        facts = wait.added(trainers.train(plan, file))
+        facts = wait.added(trainers.train(plan, file, updates.told))
         against = {"reference": reference.step} if reference else {}
         return facts | {"executed": workers.execution("train") | against}
 

@@ -14,7 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
@@ -29,7 +29,7 @@ _GONE = (errno.EPIPE, errno.EIO, errno.EBADF, errno.ENXIO, errno.ECONNRESET)
 """Nobody is there to read any more, which is nobody's fault."""
 
 
-class _Lasting(io.TextIOBase):
+class Lasting(io.TextIOBase):
     """A standard stream; writing to it never fails."""
 
     def __init__(self, under: Any) -> None:
@@ -51,11 +51,17 @@ class _Lasting(io.TextIOBase):
         return True
 
     def isatty(self) -> bool:
+        """Whether it is a terminal that is still there."""
         with contextlib.suppress(OSError, ValueError):
             return self._under is not None and self.lost is None and bool(self._under.isatty())
         return False
 
     def fileno(self) -> int:
+        """That of the stream below.
+
+        Raises:
+            io.UnsupportedOperation: there never was one.
+        """
         if self._under is None:
             raise io.UnsupportedOperation("fileno")
         number: int = self._under.fileno()
@@ -65,11 +71,13 @@ class _Lasting(io.TextIOBase):
         """It is not ours to close."""
 
     def write(self, said: str) -> int:
+        """All of it is taken, whatever comes of it."""
         if self._under is not None:
             self._do(lambda under: under.write(said))
         return len(said)
 
     def flush(self) -> None:
+        """As far as that can be done."""
         if self._under is not None:
             self._do(lambda under: under.flush())
 
@@ -87,11 +95,11 @@ class _Lasting(io.TextIOBase):
                 os.close(nowhere)
 
 
-class _Shown(_Lasting):
+class _Shown(Lasting):
     """The same, for whoever prints without us (warnings, a library's progress bar): what a terminal would obey is shown
     as text, but for colours."""
 
-    def __init__(self, lasting: _Lasting) -> None:
+    def __init__(self, lasting: Lasting) -> None:
         self.lasting = lasting
         super().__init__(lasting)
 
@@ -105,7 +113,7 @@ class _Shown(_Lasting):
 class Shield:
     """The standard streams of a command."""
 
-    def __init__(self, out: _Lasting, err: _Lasting) -> None:
+    def __init__(self, out: Lasting, err: Lasting) -> None:
         self._out, self._err = out, err
 
     @property
@@ -120,7 +128,7 @@ def shielded() -> Iterator[Shield]:
     """Put the two streams in place, for as long as a command runs."""
     _open_all()
     before = sys.stdout, sys.stderr
-    out, err = _Lasting(sys.stdout), _Lasting(sys.stderr)
+    out, err = Lasting(sys.stdout), Lasting(sys.stderr)
     sys.stdout, sys.stderr = _Shown(out), _Shown(err)
     try:
         yield Shield(out, err)
@@ -183,6 +191,24 @@ def asks() -> bool:
     return sys.stdin is not None and not sys.stdin.closed and sys.stdin.isatty()
 
 
+def is_lost() -> bool:
+    """Whether nobody reads any more what is printed."""
+    return getattr(_stream(err=False), "lost", None) is not None
+
+
+def can_be_drawn_on() -> bool:
+    """Whether standard output is a terminal on which a picture can be drawn anew and anew, and not one that only
+    prints, or that this process may not have for itself."""
+    stream = _stream(err=False)
+    if not stream.isatty() or os.environ.get("TERM", "dumb") in ("", "dumb", "unknown"):
+        return False
+    if "utf" not in (stream.encoding or "").lower():
+        return False
+    with contextlib.suppress(OSError):  # no terminal of this session's: somebody else's, who decides
+        return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
+    return True
+
+
 def watched() -> bool:
     """Whether somebody looks at a progress bar."""
     return _stream(err=True).isatty()
@@ -191,8 +217,9 @@ def watched() -> bool:
 class Screen(Console):
     """Tables and progress bars; strings are no markup, and whatever is rendered is text."""
 
-    def __init__(self, err: bool = False, **options: Any) -> None:
-        super().__init__(file=_stream(err), highlight=False, markup=False, emoji=False, **options)
+    def __init__(self, err: bool = False, file: Lasting | None = None, **options: Any) -> None:
+        """On a standard stream, or on what is given as `file`, writing to which must not fail."""
+        super().__init__(file=cast(TextIO, file) or _stream(err), highlight=False, markup=False, emoji=False, **options)
 
     def say(self, line: object) -> None:
         """Print one line, however long."""

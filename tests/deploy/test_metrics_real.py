@@ -22,6 +22,7 @@ from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.drive import drive
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import Record
+from orchestrator.records.progress import UNWATCHED, Watch
 from orchestrator.reports.meters import Meters
 from tests.deploy.services import free_port, process, program
 from tests.deploy.tools import DEPLOY
@@ -41,7 +42,7 @@ class Joined(Unlucky):
         super().__init__()
         self.folder, self.cluster = folder, Cluster(config.Cluster(address=address, timeout=60), folder / "logs")
 
-    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path) -> None:
+    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path, watch: Watch = UNWATCHED) -> None:
         self.cluster.waited = meters.waited
         with self.cluster.reserve("generate.engines", 1, 1, 0):
             meters.show_by(self.cluster.metric)

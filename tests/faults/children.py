@@ -38,6 +38,7 @@ OPERATIONS = ("os.link", "os.rename", "os.remove", "os.rmdir", "os.mkdir", "open
 """Audit events of what changes a folder. Those of shutil add nothing: what it does comes as these, one by one."""
 # An exit code can be read once, and starting a process reads those of all others: sweeps do so from several threads.
 _reaping = threading.Lock()
+_SHOWING = ("progress", "report")  # threads whose views are written at any moment, and so would shift every number
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
@@ -82,7 +83,7 @@ class Operations:
 
     def __call__(self, event: str, arguments: tuple[Any, ...]) -> None:
         target = self._target(event, arguments) if event in OPERATIONS else None
-        if target is None:
+        if target is None or threading.current_thread().name in _SHOWING:
             return
         self.done.append(f"{event} {target}")
         number = next(self._numbers)
@@ -141,12 +142,12 @@ class Workers(StandIns):
 
 
 class TrainersWithState(StandInTrainers):
-    def train(self, plan: TrainingPlan, reference_file: str) -> dict[str, Any]:
+    def train(self, plan: TrainingPlan, reference_file: str, on_step: Any = None) -> dict[str, Any]:
         state = Path(plan.state_dir) / "000001"
         for folder in (state.parent, state):
             folder.mkdir(exist_ok=True)
         (state / "state.bin").write_bytes(b"state")
-        return super().train(plan, reference_file)
+        return super().train(plan, reference_file, on_step)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from orchestrator.files.durable import canonical, fingerprint
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import record_numbers
 from orchestrator.ledger.run import Run
+from orchestrator.reports.progress.model import read_progress
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import run_state, status
 from orchestrator.sources.registry import SOURCES
@@ -168,7 +169,7 @@ SIGNS: dict[str, Callable[[Path], object]] = {
 }
 
 
-@pytest.mark.parametrize("file", ["driver.json", "tracking.json"])
+@pytest.mark.parametrize("file", ["driver.json", "tracking.json", "progress.json"])
 @pytest.mark.parametrize("what", SIGNS)
 def test_a_sign_of_life_that_is_none_is_passed_over(run: Path, what: str, file: str) -> None:
     last(run).unlink()  # how it ended is not said: the sign of life is looked at
@@ -176,6 +177,8 @@ def test_a_sign_of_life_that_is_none_is_passed_over(run: Path, what: str, file: 
     assert run_state(run, Ledger(run / "ledger").state) in ("interrupted", "running")
     if file == "tracking.json":
         assert Outbox(run, Tracking(), "sqlite:///unused")._read_cursor() is None
+    if file == "progress.json":
+        assert read_progress(run, Ledger(run / "ledger").state) is None
 
 
 def test_the_copy_of_its_job_in_a_run_is_a_file(run: Path) -> None:

@@ -134,6 +134,19 @@ def test_it_finishes_with_both_rounds_decided(run: Path) -> None:
         assert set(round_["seconds"]) >= {"samples", "verdicts", "pairs", "train", "evaluation"}
 
 
+def test_it_told_what_it_did(run: Path) -> None:
+    told = log_of(run)
+    for said in (
+        "start      ray ",
+        "start      engines     vLLM loads base",
+        "start      ranks ",
+        "baseline  =evaluation ",
+    ):
+        assert f" {said}" in told, told
+    progress = json.loads((run / "progress.json").read_text())
+    assert progress["state"] == "finished" and [line["number"] for line in progress["finished"]] == [0, 1, 2]
+
+
 def test_the_training_went_on_from_its_state_with_other_ranks_and_another_stage(run: Path) -> None:
     [facts] = [r.data["facts"] for r in records(run) if r.kind == "commit" and r.data["step"] == "rounds/01/train"]
     assert 0 < facts["resumed_from"] < facts["steps"]

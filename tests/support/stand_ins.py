@@ -24,6 +24,7 @@ from orchestrator.driver.drive import drive
 from orchestrator.driver.signals import signals
 from orchestrator.records import counts
 from orchestrator.records.masks import PAIR_MASKS, SAMPLE_MASK, masked
+from orchestrator.records.progress import UNWATCHED, Watch
 from orchestrator.records.rows import (
     CAUSES,
     DECODED,
@@ -124,7 +125,7 @@ class StandIns:
     def trainers(self) -> StandInTrainers:
         return StandInTrainers(self)
 
-    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path) -> None:
+    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path, watch: Watch = UNWATCHED) -> None:
         pass
 
     def settle(self, kept: Mapping[str, Any] | None, record: Callable[[Mapping[str, Any]], None], model: str) -> None:
@@ -219,7 +220,9 @@ class StandInTrainers:
         write_table(pa.table({"completion_key": [], "logprob": [], "num_tokens": []}, schema=REFERENCE), out_file)
         return counts.scored([])
 
-    def train(self, plan: TrainingPlan, reference_file: str | None) -> dict[str, Any]:
+    def train(
+        self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None = None
+    ) -> dict[str, Any]:
         self.workers.call("train")
         assert reference_file is None or pq.read_metadata(reference_file) is not None
         self.workers.watch(plan)
@@ -227,6 +230,8 @@ class StandInTrainers:
         row = {"loss": 0.6, "learning_rate": plan.learning_rate, "tokens_per_second": 1.0}
         row |= {"tokens": 10, "padded_tokens": 20}
         metrics = [{"step": i + 1} | row for i in range(steps)]
+        for told in metrics if on_step else []:
+            on_step(told | {"updates": steps})
         write_table(pa.Table.from_pylist(metrics), plan.metrics_file)
         for step in range(1, steps + 1):
             if step == steps or (plan.export_every and step % plan.export_every == 0):

@@ -50,7 +50,7 @@ class GeneratorPool:
     `kind` says how to make an engine (workers.generation.vllm.VLLM does), and `interval` the seconds between two looks.
     `secrets` are in the environment of the engines, and `kills` begins to watch the kernels of the nodes. A start that
     finds too little memory is made again after each of the `waits`, in seconds, which `say` is told of. What an engine
-    prints goes into a file in the folder `logs`.
+    prints goes into a file in the folder `logs`. `ready` is told of each engine that `wait_ready` finds to be there.
     """
 
     def __init__(
@@ -67,6 +67,7 @@ class GeneratorPool:
         logs: str | None = None,
         calls: Calls = RAY,
         kills: Callable[[], Kills] = Kills,
+        ready: Callable[[], None] = lambda: None,
     ) -> None:
         self.model = model
         self._logs = logs
@@ -80,7 +81,7 @@ class GeneratorPool:
         self._secrets = secrets or {}
         self._say = say
         self._memory = MemoryWait(say, waits, calls.clock)
-        self._calls, self._look_for_kills = calls, kills
+        self._calls, self._look_for_kills, self._ready = calls, kills, ready
         self.resting = model is None
         """Whether the engines do not hold the devices."""
         self._looked = 0.0
@@ -165,6 +166,7 @@ class GeneratorPool:
                     continue
                 raise GenerationFailed(f"{self._kind.name} cannot serve {self.model}: {slot.why(error)}") from error
             slot.loaded()
+            self._ready()
             self._memory.started(slot)
 
     def _homeless(self) -> list[Slot]:

@@ -7,6 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -21,7 +22,7 @@ from workers.files import write_table
 from workers.logs import at_work, logged
 from workers.secret_environment import knowing
 from workers.supervision.calls import RAY, Calls
-from workers.supervision.failures import short_of_memory, why
+from workers.supervision.failures import node_lost, short_of_memory, why
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
 from workers.supervision.rested import after_rest, answering
@@ -36,6 +37,7 @@ MOST_LOSSES = 3
 """How often the ranks may be lost with no saved state in between."""
 NODE_LOSS_SECONDS = 60.0
 """How long ranks that failed are asked whether they still live."""
+_NODE_LOST = "training: a node was lost while the ranks started"
 START_SECONDS = 1800.0
 """How long ranks may take to start: they load libraries, and nothing of that counts as progress."""
 
@@ -117,12 +119,13 @@ class _Rank:
 class TrainerGroup:
     """`settings.num_ranks` training actors. A context manager; `close` ends the actors' processes.
 
-    `secrets` are in the ranks' environment; `rank` is the class of the actors, `kills` begins to watch the kernels of
-    the nodes, and what ranks print goes into the folder `logs`. Where a rank dies, or none of them makes any progress
-    for `settings.stall_timeout` seconds, all are started again: scoring from its beginning, training from its last
-    saved state; where memory was short, once with half the micro-batch (`halving`). Where a node is lost, they wait for
-    room first. Every method raises TrainingFailed when a rank fails by itself, or when the ranks were lost MOST_LOSSES
-    times with no saved state in between, and NoRoom where the cluster has no room for them any more.
+    `secrets` are in the ranks' environment; `rank` is the class of the actors, `starting` is around their start,
+    `kills` begins to watch the kernels of the nodes, and what ranks print goes into the folder `logs`. Where a rank
+    dies, or none of them makes any progress for `settings.stall_timeout` seconds, all are started again: scoring from
+    its beginning, training from its last saved state; where memory was short, once with half the micro-batch
+    (`halving`). Where a node is lost, they wait for room first. Every method raises TrainingFailed when a rank fails by
+    itself, or when the ranks were lost MOST_LOSSES times with no saved state in between, and NoRoom where the cluster
+    has no room for them any more.
     """
 
     def __init__(
@@ -136,10 +139,11 @@ class TrainerGroup:
         logs: str | None = None,
         say: Callable[[str], None] = lambda line: None,
         calls: Calls = RAY,
+        starting: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         self.settings, self._calls = settings, calls
-        self._logs, self._say = logs, say
-        self._rested = self._prepared = False
+        self._logs, self._say, self._around_start = logs, say, starting
+        self._rested = self._prepared = self._connected = False
         self._halving = halving or Halving(settings)
         self._rank, self._look_for_kills = rank, kills
         self.placement = placement
@@ -150,7 +154,7 @@ class TrainerGroup:
         self._pulses: list[Pulse] = []
         self._kills: Kills | None = None  # since the ranks were started
         self._began = 0  # first update that this attempt at a training has done
-        self._starting = 0.0  # seconds that the ranks have taken to be there, for the work under way
+        self._start_seconds = 0.0  # seconds that the ranks have taken to be there, for the work under way
 
     def __enter__(self) -> TrainerGroup:
         return self
@@ -207,7 +211,8 @@ class TrainerGroup:
         self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None = None
     ) -> dict[str, Any]:
         """Train, and write metrics, probe and checkpoint; `on_step` gets each update's metrics as it ends (again, where
-        the ranks were lost after it). The facts tell how often they were started again (`restarts`)."""
+        the ranks were lost after it), with the number of all `updates`. The facts tell how often they were started
+        again (`restarts`)."""
         attempts = Attempts(plan)
         try:
             facts, restarts = self._persist(lambda: self._train(attempts.next(), reference_file, on_step), plan.pairs)
@@ -218,7 +223,7 @@ class TrainerGroup:
 
     def _started(self) -> dict[str, float]:
         """How long the ranks took to be there, as a fact."""
-        return {"starting": round(self._starting, 3)}
+        return {"starting": round(self._start_seconds, 3)}
 
     def _train(
         self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[[dict[str, Any]], None] | None
@@ -249,12 +254,12 @@ class TrainerGroup:
     def _persist(self, work: Callable[[], T], pairs: Sequence[str] = ()) -> tuple[T, int]:
         """The result of collective work on files of pairs, and how often the ranks had to be started again for it."""
         restarts = losses = began = 0
-        self._starting = 0.0
+        self._start_seconds = 0.0
         while True:
             self._began, asked = 0, self._calls.clock()
             try:
                 self._start()
-                self._starting += self._calls.clock() - asked
+                self._start_seconds += self._calls.clock() - asked
                 return work(), restarts
             except NodeLost:  # they had not begun, and wait for room first
                 self.close()
@@ -293,9 +298,11 @@ class TrainerGroup:
         if not self._prepared:
             self.placement.wait()
             self._hire()
-        self._prepared = False
-        [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
-        self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
+        self._prepared = self._connected = False
+        with self._around_start():
+            [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
+            self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
+        self._connected = True
         if self._kills:
             self._kills.wait()
 
@@ -334,7 +341,7 @@ class TrainerGroup:
                 return ready[0]
             if starting and not all(self.placement.placed()):  # Ray waits for another node, as long as it takes
                 self.close()
-                raise NodeLost("training: a node was lost while the ranks started")
+                raise NodeLost(_NODE_LOST)
             if patience.seconds([pulse.count() for pulse in self._pulses]) > limit:
                 self.close()
                 raise RanksLost(f"training: no rank made progress for {limit:.0f} s (train.stall_timeout)")
@@ -352,6 +359,9 @@ class TrainerGroup:
             words = f"training rank {rank}: {type(cause).__name__}: {why(error, 'trainer')}"
             raise (OutOfMemory if short_of_memory(error) else TrainingFailed)(words) from error
         except ray.exceptions.RayError as error:
+            if not self._connected and node_lost(error):  # Ray had thought the node alive
+                self.close()
+                raise NodeLost(_NODE_LOST) from error
             dead = self._death(rank, error)
             self.close()
             raise dead from error

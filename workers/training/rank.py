@@ -211,8 +211,8 @@ class Trainer:
     # Training
 
     def train(self, plan: TrainingPlan, reference_file: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Train the round: yields ("step", metrics) after each update and ("facts", facts) at the end. Without a
-        reference file nothing is compared with a reference.
+        """Train the round: yields ("step", metrics) after each update, with how many `updates` there will be, and
+        ("facts", facts) at the end. Without a reference file nothing is compared with a reference.
 
         Raises TrainingError (a loss or gradient that is not finite), ReferenceMismatch, TrainingDataError
         (pairs or reference file) or ExportError.
@@ -238,7 +238,7 @@ class Trainer:
                 done.first_step = check.facts() | ({"margin_size": row["margin_size"]} if same else {})
             row = without_noise(row, done.first_step.get("margin_size"))
             done.metrics.append(row)
-            yield "step", row
+            yield "step", row | {"updates": last}
             if plan.export_every and (step % plan.export_every == 0 or step == last):
                 publication.on_the_way(states.exports() / f"{step:06d}")
             if save and step < last and plan.keep_states and plan.state_key:

@@ -1,6 +1,6 @@
 """`ratchet doctor`: is this cluster fit for this job? One finding a check, each with a time limit.
 
-The checks use the run's own workers (wiring.Examination), so that what passes here runs there. A check that fails
+The checks use the run's own workers (examination.Examination), so that what passes here runs there. A check that fails
 does not keep the next from being tried.
 """
 

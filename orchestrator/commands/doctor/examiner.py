@@ -10,7 +10,7 @@ from orchestrator.driver.nodes import Node
 
 
 class Examiner(Protocol):
-    """The run's own workers, and what they tell of the nodes (wiring.Examination)."""
+    """The run's own workers, and what they tell of the nodes (examination.Examination)."""
 
     @property
     def cluster(self) -> Any: ...

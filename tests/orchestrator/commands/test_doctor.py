@@ -538,7 +538,7 @@ HOLD = """
 import json, os, sys
 from pathlib import Path
 from orchestrator.commands.doctor.patient import patient
-from orchestrator.driver.wiring import Examination
+from orchestrator.driver.examination import Examination
 
 class Holder:
     def hold(self):

@@ -15,6 +15,7 @@ from orchestrator.config import Job, engines
 from orchestrator.config.load import load_job
 from orchestrator.driver import wiring
 from orchestrator.driver.cluster import Cluster
+from orchestrator.driver.examination import Examination
 from orchestrator.driver.nodes import Node
 from orchestrator.driver.settled import Settled
 from orchestrator.driver.wiring import RealWorkers
@@ -243,7 +244,7 @@ class Held(Machine):
         return {first: ["process 7 (engine) of the phase before does not end"], second: TimeoutError("no answer")}
 
 
-class Releasing(On, wiring.Examination):
+class Releasing(On, Examination):
     pass
 
 
