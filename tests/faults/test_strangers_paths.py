@@ -273,6 +273,7 @@ def test_a_run_is_walked_by_one_function_alone() -> None:
 
 WRITES = {
     "orchestrator/text/terminal.py": "the null device",
+    "orchestrator/text/own_terminal.py": "the terminal that was standard output",
     "orchestrator/sources/steps/people.py": "the hidden output of a step",
     "orchestrator/rounds/training.py": "the hidden output of a step",
     "orchestrator/commands/doctor/command.py": "its own folder for trials",
