@@ -29,6 +29,7 @@ from orchestrator.driver.signals import signals
 from orchestrator.driver.turns import ENGINES, RANKS
 from orchestrator.driver.wiring import RealWorkers
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.reports.seconds import walls
 
 ROOT = Path(__file__).parents[1]
 JOB = ROOT / "jobs/irpo.yaml"
@@ -116,6 +117,11 @@ def checkpoints(folder: Path) -> list[str]:
     ]
 
 
+def last_round(folder: Path, rounds: int) -> float:
+    """Seconds of the last round, in which nothing starts that stays."""
+    return round(walls(Ledger(folder / "ledger").records)[rounds], 1)
+
+
 def figures(rounds: int) -> dict[str, Any]:
     found: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -123,9 +129,15 @@ def figures(rounds: int) -> dict[str, Any]:
             place = f"{folder}/{side.partition(' ')[0]}"
             command = [sys.executable, "-m", "benchmarks.round", "--side", side, "--folder", place]
             found[side] = measured([*command, "--rounds", str(rounds)])
-        cold, warm = (checkpoints(Path(folder) / side.partition(" ")[0]) for side in SIDES[1:])
+        runs = {side: Path(folder) / side.partition(" ")[0] for side in SIDES[1:]}
+        for side, run in runs.items():
+            found[side]["last_round"] = last_round(run, rounds)
+        cold, warm = map(checkpoints, runs.values())
     new, kept = found["new processes"], found["kept processes"]
     found["kept / new"] = {key: round(kept[key] / new[key], 3) for key in new}
+    found["last round / engine"] = {
+        side: round(found[side]["last_round"] / found["engine"]["seconds"], 3) for side in runs
+    }
     found["rounds"] = {"trained": len(warm), "same_weights": sum(a == b for a, b in zip(cold, warm, strict=True))}
     return found
 
@@ -145,7 +157,7 @@ def main() -> None:
         print(json.dumps(report("round", {"job": JOB.name, "rounds": options.rounds}, found)))
         return
     for name, row in found.items():
-        print(f"{name:16}" + "".join(f"  {key} {value}" for key, value in row.items()))
+        print(f"{name:20}" + "".join(f"  {key} {value}" for key, value in row.items()))
 
 
 if __name__ == "__main__":
