@@ -114,7 +114,7 @@ def test_what_was_taken_over_is_told_without_speeds(parent: Path, tmp_path: Path
     child = tmp_path / "child"
     fork(parent, child, ["loss.beta=[0.1, 0.2]"])
     said = {tuple(line.split()[:2]): line for line in run_job(child / "job.yaml", StandIns(gain=0.3))}
-    for step in ("baseline evaluation", "rounds/01 samples", "rounds/01 train", "rounds/02 pairs"):
+    for step in ("baseline =evaluation", "rounds/01 =samples", "rounds/01 =train", "rounds/02 =pairs"):
         line = said.get(tuple(step.split()))
         assert line and line.endswith(", taken over from run"), step
         assert "/s" not in line

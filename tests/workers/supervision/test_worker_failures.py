@@ -86,7 +86,8 @@ def test_other_errors_keep_their_own_last_line(error: Exception, words: str) -> 
 
 def test_a_culprit_is_narrowed_down_to_one_prompt() -> None:
     prompts, finished = [f"p{i}" for i in range(6)], {"p0"}
-    work = Work(Shard(0, "", 0, 6, ""))
+    unit = Shard(0, "", 0, 6, "")
+    work = Work(unit, unit)
     deaths = 0
     while len(finished) + len(work.quarantined) < len(prompts):
         inside = [p for p in (prompts if work.only is None else work.only) if p not in finished]
