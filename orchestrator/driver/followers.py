@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.archive.archiver import Archiver, address_of
 from orchestrator.config import Job
+from orchestrator.driver.signals import held
 from orchestrator.errors import Interrupted
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.growing_report import GrowingReport
@@ -44,9 +45,10 @@ class Followers:
 
     def start(self, ledger: Ledger) -> None:
         """Have them begin, each with a reader of its own."""
-        self._tracker.start(ledger.as_it_is())
-        self._archiver.start(ledger.as_it_is())
-        self._report.start(ledger)
+        with held():  # a thread that has half begun could not be waited for
+            self._tracker.start(ledger.as_it_is())
+            self._archiver.start(ledger.as_it_is())
+            self._report.start(ledger)
         self._board.follow(ledger)
 
     def finish_report(self, ledger: Ledger, hasty: bool = False) -> None:

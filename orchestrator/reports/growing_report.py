@@ -29,8 +29,9 @@ class GrowingReport:
     def start(self, ledger: Ledger) -> None:
         """Begin, for the driver of this ledger."""
         arguments = (ledger, ledger.as_it_is())
-        self._thread = threading.Thread(target=self._work, args=arguments, name="report", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._work, args=arguments, name="report", daemon=True)
+        thread.start()
+        self._thread = thread
         self.poke()
 
     def poke(self) -> None:
