@@ -65,7 +65,11 @@ class Remote:
     def __getattr__(self, name: str) -> Callable[..., Any]:
         import ray
 
-        return lambda *arguments: ray.get(getattr(self._actor, name).remote(*arguments))
+        def ask(*arguments: Any) -> Any:
+            answer = ray.get(getattr(self._actor, name).remote(*arguments))
+            return answer[0] if name == "generate" else answer  # its process says, too, what it has left to draw
+
+        return ask
 
 
 def stand_in(folder: Path) -> Iterator[Case]:
