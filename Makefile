@@ -1,4 +1,4 @@
-.PHONY: help setup setup-gpu demo test quick full faults hosts gpu-hour audit lint clean
+.PHONY: help setup setup-gpu demo test quick full faults hosts benchmarks gpu-hour audit lint clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -53,6 +53,9 @@ faults: setup  ## The whole fault suite: drivers killed at every one of their fi
 
 hosts: setup  ## Several hosts, in network namespaces of this machine (as root): nodes that die, join, are cut off
 	pytest -q -m hosts tests/hosts
+
+benchmarks: setup  ## Benchmarks against their recorded runs, some ten minutes; NAMES="round ledger" takes these alone
+	python -m benchmarks.watch $(NAMES)
 
 gpu-hour:  ## What only a GPU can show, in one report; HOUR="--model FOLDER" gives it more to try
 	@python3 deploy/gpu/hour.py $(HOUR)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import compare, driver, grading, ledger, localisation, measured, memory, peers
+from benchmarks import compare, driver, grading, ledger, localisation, measured, memory, peers, watch
 from orchestrator.commands.verify.command import verify
 from orchestrator.ledger.ledger import Ledger
 
@@ -57,6 +57,38 @@ def test_a_new_report_is_read_from_a_pipe_and_what_is_none_is_refused(tmp_path: 
     assert run(new).stdout.splitlines()[-1].split() == ["seconds", "4", "1", "0.250"]
     for bad in ("[]", "{}", "nothing"):
         assert (refused := run(bad)).returncode == 2 and "Traceback" not in refused.stderr
+
+
+def test_figures_are_held_to_the_tolerance_of_their_baseline() -> None:
+    old = {"figures": {"a": {"x": 2.0, "y": 10.0}, "gone": 1.0, "free": 5.0}}
+    old["tolerance"] = {"a / x": [0.9, 1.5], "a / y": [1, 1], "gone": [0, 9], "never": [0, 9]}
+    new = {"figures": {"a": {"x": 3.0, "y": 10.0}, "free": 500.0}}
+    assert list(watch.out_of_bounds(old, new)) == [
+        "gone: it is not measured any more",
+        "never: no figure of this name is recorded",
+    ]
+    new["figures"]["a"] = {"x": 3.1, "y": 9.9}
+    assert list(watch.out_of_bounds(old, new))[:2] == [
+        "a / x: 3.1, and 0.9 to 1.5 of 2 is allowed",
+        "a / y: 9.9, and 1 to 1 of 10 is allowed",
+    ]
+
+
+@pytest.mark.parametrize("name", watch.known())
+def test_a_baseline_says_how_it_is_made_again(name: str) -> None:
+    baseline = compare.read(str(watch.known()[name]))
+    command, tolerance = baseline["command"], baseline["tolerance"]
+    assert command[0] == f"benchmarks.{baseline['benchmark']}" and (PROJECT / f"benchmarks/{name}.py").is_file()
+    assert tolerance and list(watch.out_of_bounds(baseline, baseline)) == [], "each names figures that are recorded"
+
+
+def test_a_baseline_that_is_not_known_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["watch", "nothing"])
+    with pytest.raises(SystemExit, match="2"):
+        watch.main()
+    assert "nothing: not among dispatch" in capsys.readouterr().err
 
 
 def test_cpu_seconds_count_children_that_live_and_that_have_ended() -> None:
