@@ -27,6 +27,7 @@ from workers.generation.shard import sample_seed
 from workers.generation.vllm import VLLM, VllmEngine, engine_arguments
 
 os.environ |= {**VLLM.environment, "VLLM_LOGGING_LEVEL": "ERROR"}
+os.environ.setdefault("GOMP_SPINCOUNT", "1000")  # as engines of a run have it; else CPU seconds count threads that wait
 
 import pyarrow as pa
 import pyarrow.parquet as pq
