@@ -54,7 +54,7 @@ faults: setup  ## The whole fault suite: drivers killed at every one of their fi
 hosts: setup  ## Several hosts, in network namespaces of this machine (as root): nodes that die, join, are cut off
 	pytest -q -m hosts tests/hosts
 
-benchmarks: setup  ## Benchmarks against their recorded runs, some ten minutes; NAMES="round ledger" takes these alone
+benchmarks: setup  ## Benchmarks against their recorded runs, some minutes; NAMES="round ledger" takes these alone
 	python -m benchmarks.watch $(NAMES)
 
 gpu-hour:  ## What only a GPU can show, in one report; HOUR="--model FOLDER" gives it more to try

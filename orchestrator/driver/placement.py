@@ -50,8 +50,7 @@ class Placement:
 
     def environment(self) -> dict[str, Any]:
         """What actors find in their environment, as Ray is told it. Threads that wait for each other by spinning, as
-        they would for milliseconds, keep each other from the cores as soon as anything else runs there: with one more
-        busy process on two cores, training takes up to fifty times as long."""
+        they would for milliseconds, keep each other from the cores as soon as anything else runs there."""
         threads = {"OMP_NUM_THREADS": str(self.cpus), "GOMP_SPINCOUNT": _SPINS}
         return {"env_vars": threads | self._environment}
 

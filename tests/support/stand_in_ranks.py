@@ -24,6 +24,7 @@ class Rank:
 
     def __init__(self, settings: dict[str, Any], rank: int, ranks: int) -> None:
         self.tokens, self.rank = settings["tokens_per_microbatch"], rank
+        self.connected = False
 
     def rendezvous(self) -> str:
         return "nowhere"
@@ -36,9 +37,12 @@ class Rank:
         pass
 
     def rest(self) -> int:
+        if not self.connected:
+            raise RuntimeError("it holds nothing that could be given back")
         return int(os.environ.get("KEEPS", "0")) if self.rank else 0
 
     def connect(self, rendezvous: str) -> int:
+        self.connected = True
         return os.getpid()
 
     def preference_facts(self, *_: Any) -> dict[str, float]:

@@ -117,6 +117,7 @@ def test_who_was_started_early_waits_for_its_turn(cluster: None, tmp_path: Path,
     with TrainerGroup(Train(ranks=2), ForRanks(), rank=Rank) as group, pool_of(None, told, engines=2) as pool:
         group.prepare()
         assert pool.resting and not group.pids
+        group.rest()  # they have nothing to give back yet
         ranks = [actor.connect.remote("nowhere") for actor in group._actors]
         early = ray.get([slot.actor.pid.remote() for slot in pool._slots]), ray.get(ranks)
         if dies:

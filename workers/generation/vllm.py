@@ -106,7 +106,7 @@ def prepare(accelerated: bool) -> None:
 
 def _compile(what_asks_for_it: bool) -> None:
     """Whether this process compiles what is marked for torch's compiler. `enforce_eager` keeps it from the model, and
-    not from vLLM's helpers: the first probe would spend 11 s of CPU on one that counts the ranks of tokens."""
+    not from vLLM's helpers: the first probe would compile one that counts the ranks of tokens, for many seconds."""
     import torch
 
     torch.compiler.set_stance("default" if what_asks_for_it else "force_eager")

@@ -174,6 +174,8 @@ class TrainerGroup:
     def rest(self) -> None:
         """Give the devices back until more is asked of the ranks. Their processes stay, unless one does not give its
         memory back: then all are ended, which is told."""
+        if self._prepared:  # they have only libraries
+            return
         told = after_rest(self._calls, [actor.rest.remote() for actor in self._actors])
         self._rested = True
         if kept := [f"training rank {rank} {words}" for rank, words in enumerate(told) if words]:
@@ -288,13 +290,12 @@ class TrainerGroup:
             answers = answering(self._calls, [actor.beats.remote() for actor in self._actors])
             if not all(answer or (self._prepared and answer is None) for answer in answers):
                 self.close()  # one has died while it rested, and nothing is lost by that
+        rested, self._rested = self._rested, False
         if self._actors and not self._prepared:
-            if self._rested:
+            if rested:
                 self._kills = self._look_for_kills()  # what others lost meanwhile does not count
                 self._kills.wait()
-            self._rested = False
             return
-        self._rested = False
         if not self._prepared:
             self.placement.wait()
             self._hire()
@@ -303,8 +304,8 @@ class TrainerGroup:
             [place] = self._gather([self._actors[0].rendezvous.remote()], limit=START_SECONDS)
             self.pids = self._gather([a.connect.remote(place) for a in self._actors], limit=START_SECONDS)
         self._connected = True
-        if self._kills:
-            self._kills.wait()
+        assert self._kills is not None  # `_hire` looks for them
+        self._kills.wait()
 
     def _hire(self) -> None:
         executed = self.settings.model_copy(update={"tokens_per_microbatch": self._halving.tokens})

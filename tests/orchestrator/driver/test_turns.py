@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from orchestrator.driver.nodes import Node, holds, room, shared
-from orchestrator.driver.placement import Share
+from orchestrator.driver.placement import Placement, Share
 from orchestrator.driver.turns import ENGINES, RANKS, Role, Turns
 
 
@@ -94,6 +94,12 @@ class Play:
         workers = self.turns.of(role)
         assert self.turns.of(role) is workers and self.turns.turn == role
         return self.stage.notes[before:]
+
+
+def test_threads_that_wait_soon_leave_the_cores_unless_the_job_says_otherwise() -> None:
+    for said, spins in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")):
+        placement = Placement((1, 2, 0), None, lambda _: None, None, said)
+        assert placement.environment()["env_vars"]["GOMP_SPINCOUNT"] == spins
 
 
 def test_on_processors_both_live_in_one_reservation() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import json
 import math
@@ -309,6 +310,8 @@ def test_a_process_that_served_one_model_serves_the_next_as_a_fresh_one_would(ca
         pytest.skip("a process is around engines of a run only")
     host: Any = case.engine
     process, scores, tokens = host.pid(), scored(case), sampled(host, tmp_path / "before")
+    frames = host.__ray_call__(lambda _: dict(importlib.import_module("torch._dynamo.utils").counters["frames"]))
+    assert not any(frames.values()), "neither the model nor what serves the probe is compiled on CPU"
     probe, texts = tmp_path / "probe.parquet", [[TOKEN_IDS["a"], TOKEN_IDS["b"]], COMPLETIONS]
     write_table(pa.table([*texts, expected(case, case.other)], schema=PROBE), str(probe))
     stale: Any = SimpleNamespace(logprobs=lambda *asked: [host.logprobs(*asked)])
