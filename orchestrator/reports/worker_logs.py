@@ -23,6 +23,7 @@ from typing import Any
 
 from orchestrator.errors import BadInput
 from orchestrator.reports.status import open_run, round_and_phase, run_state
+from orchestrator.text import terminal
 
 ROLES = ("engine", "rank", "grader", "ray")
 _FOLDER = re.compile(r"e([1-9]\d{0,8})")
@@ -190,7 +191,7 @@ def _mark(line: bytes) -> dict[str, Any] | None:
 
 def tell(run: Path, wanted: Wanted, say: Callable[[Line], None], follow: bool = False) -> int:
     """Say what the workers of a run have printed, in the order of time, as far as marks tell it; with `follow` also
-    what comes, until no driver drives the run any more. Returns how many lines that were.
+    what comes, until no driver drives the run any more, or nobody reads. Returns how many lines that were.
 
     Raises:
         BadInput: there is no run in this folder.
@@ -198,7 +199,7 @@ def tell(run: Path, wanted: Wanted, say: Callable[[Line], None], follow: bool = 
     ledger, known, told = open_run(run), dict[Path, _File](), 0
     while True:
         ledger.refresh()
-        goes_on = follow and run_state(run, ledger.state) == "running"
+        goes_on = follow and run_state(run, ledger.state) == "running" and not terminal.is_lost()
         for file in _files(run, wanted):
             known.setdefault(file.path, file)
         found = [file.lines(whole=not goes_on) for file in known.values()]

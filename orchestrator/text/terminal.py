@@ -11,6 +11,7 @@ import contextlib
 import errno
 import io
 import os
+import select
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -192,8 +193,16 @@ def asks() -> bool:
 
 
 def is_lost() -> bool:
-    """Whether nobody reads any more what is printed."""
-    return getattr(_stream(err=False), "lost", None) is not None
+    """Whether nobody reads any more what is printed; also where nothing was printed since the reader left."""
+    stream = _stream(err=False)
+    if getattr(stream, "lost", None) is not None:
+        return True
+    asked = select.poll()
+    try:
+        asked.register(stream.fileno(), 0)  # asked for nothing, it tells of a pipe or terminal at whose end nobody is
+    except (OSError, ValueError):  # such as a test's, which is no file
+        return False
+    return any(told & (select.POLLERR | select.POLLHUP) for _, told in asked.poll(0))
 
 
 def can_be_drawn_on() -> bool:

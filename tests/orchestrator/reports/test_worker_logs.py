@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import sys
 import threading
 import time
 from functools import partial
@@ -201,6 +202,19 @@ def test_following_ends_with_the_driver(tmp_path: Path) -> None:
         run.end("finished", "")
     reader.join(60)
     assert not reader.is_alive() and found[-1] == "the end" and "sec" not in found
+
+
+def test_following_ends_with_its_reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a worker that prints nothing meanwhile."""
+    run = Run(tmp_path / "irpo")
+    run.root.mkdir()
+    reading, writing = os.pipe()
+    os.close(reading)
+    with sign_of_life(run), os.fdopen(writing, "w") as without_reader:
+        run.claim(identity())
+        monkeypatch.setattr(sys, "stdout", without_reader)
+        assert tell(run.root, Wanted(), lambda line: None, follow=True) == 0
+        monkeypatch.undo()
 
 
 def wait(reached: Any) -> None:

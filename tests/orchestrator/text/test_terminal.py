@@ -128,6 +128,21 @@ def test_once_a_stream_is_lost_its_descriptor_leads_to_nowhere(
     stream.close()
 
 
+@pytest.mark.parametrize("lost", [without_reader, hung_up])
+def test_a_reader_that_left_is_noticed_before_anything_is_printed(
+    lost: Callable[[], TextIO], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`--follow` of a quiet run would wait for ever for a line by which to notice."""
+    reading, writing = os.pipe()
+    with open(tmp_path / "file", "w") as file, os.fdopen(writing, "w") as pipe, lost() as gone:
+        for stream, noticed in ((file, False), (pipe, False), (io.StringIO(), False), (gone, True)):
+            monkeypatch.setattr(sys, "stdout", stream)
+            with shielded():
+                assert terminal.is_lost() == noticed
+            monkeypatch.undo()
+    os.close(reading)
+
+
 def test_an_encoding_with_few_letters_raises_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for encoding in ("ascii", "latin-1"):
         for errors in ("strict", "surrogateescape"):
