@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from orchestrator.cli import app
+from tests.support.typed_commands import commands
 
 PROJECT = Path(__file__).parent.parent
 FILE, FUNCTION = 400, 60
@@ -78,11 +78,10 @@ def test_workers_read_no_pickles() -> None:
 
 
 def test_every_command_that_is_named_exists() -> None:
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
     files = [*(PROJECT / "orchestrator").rglob("*.py"), *(PROJECT / "workers").rglob("*.py")]
     files += [*(PROJECT / "docs").glob("*.md"), PROJECT / "README.md"]
     named = {(word, file.name) for file in files for word in re.findall(r"`ratchet ([a-z]+)", file.read_text())}
-    assert len(named) > 20 and {(word, file) for word, file in named if word not in commands} == set()
+    assert len(named) > 20 and {(word, file) for word, file in named if word not in commands()} == set()
 
 
 def without_docstring(modules: Mapping[str, str]) -> list[str]:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli import app
 from tests.orchestrator.test_cli import ratchet
 from tests.support.stand_ins import StandIns, make_project, run_job
+from tests.support.typed_commands import commands
 
 ODD: dict[str, Callable[[Path], None]] = {
     "zero": lambda path: path.symlink_to("/dev/zero"),
@@ -85,7 +85,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_command_that_takes_a_path_is_here() -> None:
-    names = {command.name or command.callback.__name__ for command in app.registered_commands if command.callback}
+    names = set(commands())
     assert {given[0] for given in COMMANDS.values()} == names - {"docs", "version"}
 
 

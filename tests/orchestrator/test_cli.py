@@ -5,6 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shlex
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +15,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from orchestrator import __version__
 from orchestrator.cli import main
 from orchestrator.config import Data, Job, Source
 from orchestrator.config.job_docs import EXAMPLE, executing_keys, job_docs
@@ -21,6 +25,7 @@ from orchestrator.config.words import model_of
 from orchestrator.driver.resume import command
 from tests.support.sample_run import two_rounds
 from tests.support.stand_ins import StandIns, make_project, run_job
+from tests.support.typed_commands import commands
 
 PROJECT = Path(__file__).parents[2]
 
@@ -55,6 +60,29 @@ def test_the_example_of_the_reference_is_a_job(tmp_path: Path) -> None:
     path = tmp_path / "example.yaml"
     path.write_text(EXAMPLE)
     assert resolved_yaml(load_job(path).job) in job_docs()
+
+
+def test_every_command_teaches_by_examples_that_can_be_given() -> None:
+    for name, command_ in commands().items():
+        _, *examples = command_.epilog.split("\n\n")
+        assert examples
+        for example in examples:
+            typed, _, _ = example.partition(" > ")
+            ratchet_, given, *arguments = shlex.split(typed)
+            assert (ratchet_, given) == ("ratchet", name)
+            command_.make_context(name, arguments)  # raises where it knows no such option
+
+
+def test_the_version_is_told_in_both_ways(capsys: pytest.CaptureFixture[str]) -> None:
+    assert ratchet("--version") == ratchet("version") == 0
+    assert capsys.readouterr().out == f"ratchet {__version__}\n{__version__}\n"
+
+
+def test_a_shell_completes_commands() -> None:
+    asked = {"_RATCHET_COMPLETE": "complete_bash", "COMP_WORDS": "ratchet re", "COMP_CWORD": "1"}
+    program = Path(sys.executable).with_name("ratchet")
+    found = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, check=True)
+    assert found.stdout.split() == ["resume", "rescore"]
 
 
 ON_THIS_MACHINE = (

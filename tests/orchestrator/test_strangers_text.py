@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from orchestrator.archive.sender import Sender
-from orchestrator.cli import app, main
+from orchestrator.cli import main
 from orchestrator.commands.rescore import rescore, show
 from orchestrator.config import Grade
 from orchestrator.config.load import load_job
@@ -27,6 +27,7 @@ from orchestrator.text.terminal import Screen, block, echo, shielded
 from orchestrator.tracking.tracker import open_command
 from tests.support.stand_ins import StandInGraders, StandIns, make_project, run_job
 from tests.support.strangers_text import CLEAR, EVIL, NAME, require_dead, require_text
+from tests.support.typed_commands import commands
 
 SETTINGS: dict[str, Any] = {
     "data": {"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl", "prompts": "split"}
@@ -234,7 +235,7 @@ def damaged(stage: Stage) -> Path:
 
 
 def test_every_command_is_tried() -> None:
-    assert {command.callback.__name__ for command in app.registered_commands if command.callback} == COMMANDS.keys()
+    assert commands().keys() == COMMANDS.keys()
 
 
 @pytest.mark.parametrize("command", COMMANDS)

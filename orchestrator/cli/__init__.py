@@ -1,0 +1,55 @@
+"""The commands. A user's mistake ends in one clear message and exit code 2, never in a traceback.
+
+A command's code is imported when it is called, so that `--help` need not wait for it.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from orchestrator.cli.app import app
+from orchestrator.cli.checking import checks
+from orchestrator.cli.driving import runs
+from orchestrator.cli.keeping import keeps
+from orchestrator.cli.looking import looks
+from orchestrator.errors import Interrupted, RatchetError
+from orchestrator.files.disk import unusable
+from orchestrator.text import shown, terminal
+
+for group in (runs, looks, keeps, checks):
+    app.add_typer(group.commands)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command that is asked for, by default on the command line, and exit with its code."""
+    given = sys.argv[1:] if arguments is None else arguments
+    with terminal.shielded() as shield:
+        code = _run_command(given)
+        # What a run is for is in its folder; of other commands, what they print.
+        if code == 0 and shield.unprinted and given[:1] not in (["run"], ["resume"], ["compare"]):
+            terminal.echo(f"ratchet: what it prints cannot be written: {shield.unprinted}", err=True)
+            code = RatchetError.exit_code
+    sys.exit(code)
+
+
+def _run_command(arguments: list[str]) -> int:
+    """The exit code of a command."""
+    try:
+        app(arguments)
+    except SystemExit as left:
+        if isinstance(left.__context__, BrokenPipeError):  # typer takes it for a reader of ours who left
+            terminal.echo_traceback()
+        return left.code if isinstance(left.code, int) else 0 if left.code is None else RatchetError.exit_code
+    except RatchetError as error:
+        terminal.failure(error, arguments)
+        return error.exit_code
+    except (Interrupted, KeyboardInterrupt):
+        return Interrupted.exit_code
+    except OSError as error:  # wherever a name that was given is first looked for
+        if told_as := unusable(error):
+            terminal.failure(shown.line(told_as))
+            return told_as.exit_code
+        terminal.echo_traceback()
+    except Exception:
+        terminal.echo_traceback()
+    return RatchetError.exit_code

@@ -1,0 +1,127 @@
+"""The commands that make and drive runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.app import Group, JobArgument, Json, NewRun, Overrides, RunArgument, Trust, interruptible, telling
+from orchestrator.config.load import JobFile
+from orchestrator.config.places import run_named
+from orchestrator.driver.resume import command, load, resumed
+from orchestrator.driver.signals import signals
+from orchestrator.files.named import whole
+from orchestrator.text.terminal import Screen, echo, echo_json
+
+runs = Group("Make and drive runs")
+Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a live view, as in a pipe")]
+
+
+@runs.command("ratchet run demo", "ratchet run jobs/irpo.yaml", "ratchet run jobs/irpo.yaml name=hot loss.beta=0.2")
+def run(job: JobArgument, overrides: Overrides = None, trust: Trust = False, plain: Plain = False) -> None:
+    """Run a job, or go on with it where it stopped; the job file in a run's folder goes on with that run."""
+    with signals() as received:
+        _drive(load(job, overrides or [], telling(trust)), received, plain)
+
+
+@runs.command("ratchet resume runs/irpo", "ratchet resume runs/irpo rounds=5")
+def resume(run: RunArgument, overrides: Overrides = None, trust: Trust = False, plain: Plain = False) -> None:
+    """Go on with a run where it stopped, with the settings it has; KEY=VALUE changes those that change no result."""
+    with signals() as received:
+        _drive(resumed(run_named(run), overrides or [], telling(trust)), received, plain)
+
+
+def _drive(file: JobFile, received: Sequence[str], plain: bool) -> None:
+    from orchestrator.commands.run import drive_told  # which brings pyarrow and more: `--help` need not wait for it
+
+    raise typer.Exit(drive_told(file, received, plain))
+
+
+@runs.command("ratchet fork runs/irpo runs/hot generate.temperature=1.3 --from-round 2")
+def fork(
+    run: RunArgument,
+    new_run: NewRun,
+    overrides: Overrides = None,
+    from_round: Annotated[
+        int | None, typer.Option("--from-round", help="Offer only the rounds before this one")
+    ] = None,
+    trust: Trust = False,
+) -> None:
+    """Make a new run with other settings, which takes over whatever they do not touch; lists what to expect."""
+    from orchestrator.commands.fork.command import fork as make
+
+    with signals():
+        made = make(run_named(run), whole(new_run), overrides or [], from_round, tell=telling(trust))
+    for fit in ("taken", "anew", "perhaps"):
+        offered = [step for step in made.offered if made.fit[step] == fit]
+        for folder, steps in groupby(offered, key=lambda step: step.rpartition("/")[0]):
+            shards = {step: f" ({made.offered[step]} shards)" if made.offered[step] else "" for step in steps}
+            named = ", ".join(step.rpartition("/")[2] + count for step, count in shards.items())
+            echo(f"{fit:<9} {folder}: {named}")
+    if not made.offered:
+        echo(f"nothing   is taken over: {run} has committed no step that could be")
+    for step in made.removed:
+        echo(f"not here  {step}: what it made was removed, and is needed again")
+    for step in made.unseen:
+        echo(f"not here  {step}: another version of the graders, or a judge that no record names, decided it")
+    if "perhaps" in made.fit.values():
+        echo("perhaps means: taken over where what it is made from comes out as it was, and else made anew")
+    echo(f"go on     {command(new_run)}{'' if made.trusted else ' --trust, which shows what needs trust'}")
+
+
+@runs.command("ratchet rescore runs/irpo runs/lenient grade.strict=false --round 2")
+def rescore(
+    run: RunArgument,
+    new_run: NewRun,
+    overrides: Overrides = None,
+    number: Annotated[int, typer.Option("--round", min=1, help="The first round that is graded again")] = 1,
+    as_json: Json = False,
+    trust: Trust = False,
+) -> None:
+    """Grade the stored samples of a round in another way (grade.KEY=VALUE), in a new run that shares them."""
+    from orchestrator.commands.rescore import rescore as grade_again
+    from orchestrator.commands.rescore import show
+
+    screen, tell = Screen(err=as_json), telling(trust)
+    with interruptible(err=as_json) as received:
+        found = grade_again(run_named(run), whole(new_run), number, overrides or [], screen.say, received, tell=tell)
+    if as_json:
+        echo_json(found.as_json())
+        return
+    show(found, screen)
+    echo(f"go on     {command(new_run)}")
+
+
+@runs.command("ratchet compare jobs/compare.yaml", "ratchet compare jobs/compare.yaml --table")
+def compare(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Comparison, such as jobs/compare.yaml")],
+    table: Annotated[bool, typer.Option("--table", help="Run nothing; make the table of what there is")] = False,
+    trust: Trust = False,
+) -> None:
+    """Run several methods and seeds on the same problems and budgets, or go on with it; exit code 1 where one fails."""
+    from orchestrator.commands.compare.command import compare as run_all
+    from orchestrator.commands.compare.command import in_a_process, require_trust
+    from orchestrator.commands.compare.comparison import figures
+    from orchestrator.commands.compare.file import load_plan
+    from orchestrator.commands.compare.table import NO_PLOT, plot, terminal_table, write
+    from orchestrator.files.disk import one_message
+
+    plan, failed = load_plan(file), list[str]()
+    if not table:
+        require_trust(plan, telling(trust))
+    kept = "What the runs have done is kept: see to the disk, and the same command goes on from here."
+    with interruptible(), one_message(plan.folder, kept):
+        if not table:
+            failed = run_all(plan, echo, in_a_process)
+        arms = figures(plan)
+        plotted = plot(plan, arms)
+        write(plan, arms, plotted)
+    Screen().print(terminal_table(arms))
+    echo(f"the table is {plan.folder / 'compare.md'}")
+    if not plotted:
+        echo(NO_PLOT)
+    raise typer.Exit(1 if failed else 0)

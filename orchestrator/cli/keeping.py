@@ -1,0 +1,63 @@
+"""The commands that see to where runs are kept."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.app import Group, RunArgument, interruptible
+from orchestrator.config.places import run_named
+from orchestrator.driver.resume import command
+from orchestrator.text import terminal
+from orchestrator.text.terminal import echo
+
+keeps = Group("Keep runs")
+
+
+@keeps.command("ratchet gc runs/irpo --dry-run")
+def gc(
+    run: RunArgument,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be removed")] = False,
+) -> None:
+    """Remove what no promoted checkpoint of a run needs: see `keep` of its job, and what dead drivers left."""
+    from orchestrator.commands.gc import clean, waste
+    from orchestrator.driver.drive import identity
+
+    run = run_named(run)
+    with interruptible():
+        found = waste(run) if dry_run else clean(run, identity())
+    for item in found:
+        echo(f"{item.size:>16,}  {item.path}  ({item.why})")
+    echo(f"{sum(item.size for item in found):>16,}  bytes {'would be ' if dry_run else ''}removed from {run}")
+
+
+@keeps.command("ratchet archive runs/irpo", "ratchet archive runs/irpo s3://BUCKET/irpo")
+def archive(
+    run: RunArgument,
+    address: Annotated[str | None, typer.Argument(metavar="[URL]", help="Where to; by default the job's own")] = None,
+) -> None:
+    """Copy a run to an address (S3, another disk), or mend the copy: all that is there is looked at."""
+    from orchestrator.commands.archive import archive as send
+
+    with interruptible():
+        made = send(run_named(run), address)
+    echo(made.line())
+
+
+@keeps.command("ratchet fetch s3://BUCKET/irpo", "ratchet fetch /DISK/irpo runs/irpo")
+def fetch(
+    address: Annotated[str, typer.Argument(metavar="URL", help="Where the run is archived")],
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Folder of the run; by default runs/NAME")
+    ] = None,
+) -> None:
+    """Bring a run back from its archive; what is cut off goes on with the same command."""
+    from orchestrator.commands.fetch import fetch as bring
+
+    with interruptible():
+        found = bring(address, folder, show=terminal.watched())
+    for line in found.lines():
+        echo(line)
+    echo(f"go on     {command(found.root)}{'' if found.trusted else ' --trust, which shows what needs trust'}")

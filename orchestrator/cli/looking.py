@@ -1,0 +1,66 @@
+"""The commands that look at a run, and change nothing."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from orchestrator.cli.app import Group, Json, RunArgument
+from orchestrator.config.places import run_named
+from orchestrator.driver.signals import signals
+from orchestrator.errors import Interrupted
+from orchestrator.text import terminal
+from orchestrator.text.terminal import echo, echo_json
+
+looks = Group("Look at a run")
+
+
+@looks.command("ratchet status runs/irpo", "ratchet status runs/irpo --watch", "ratchet status runs/irpo --json")
+def status(
+    run: RunArgument,
+    as_json: Json = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on for as long as the run is driven")] = False,
+) -> None:
+    """Show what a run has done, and whether it is running."""
+    from orchestrator.commands import status as command
+
+    command.show(run_named(run), as_json, watch)
+
+
+@looks.command("ratchet logs runs/irpo --follow", "ratchet logs runs/irpo --round 2 --role rank")
+def logs(
+    run: RunArgument,
+    number: Annotated[int | None, typer.Option("--round", min=0, help="Only of this round; 0 is the baseline")] = None,
+    step: Annotated[str | None, typer.Option(help="Only of this step, such as rounds/01/samples, or samples")] = None,
+    shard: Annotated[int | None, typer.Option(min=0, help="Only of this shard of a step")] = None,
+    role: Annotated[str | None, typer.Option(help="Only of this kind of worker: engine, rank, grader, ray")] = None,
+    worker: Annotated[int | None, typer.Option(min=0, help="Only of the worker of this number")] = None,
+    driver: Annotated[int | None, typer.Option(min=1, help="Only of this driver's workers, counted from 1")] = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on for as long as the run is driven")] = False,
+) -> None:
+    """Show what a run's workers have printed, each line with its worker, step and shard."""
+    from orchestrator.reports import worker_logs
+
+    wanted = worker_logs.Wanted(number, step, shard, role, worker, driver)
+    try:
+        with signals():
+            found = worker_logs.tell(run_named(run), wanted, lambda line: echo(line.shown()), follow)
+    except Interrupted as interrupted:
+        raise typer.Exit(Interrupted.exit_code) from interrupted
+    if not found:
+        echo(f"nothing that a worker printed is kept in {run / 'logs'}, or none of it is what was asked for", err=True)
+
+
+@looks.command("ratchet verify runs/irpo")
+def verify(run: RunArgument, as_json: Json = False) -> None:
+    """Check every file of a run, and the way from each promoted checkpoint to its prompts; exit code 1 on findings."""
+    from orchestrator.commands.verify.command import verify as check
+
+    report = check(run_named(run), show=terminal.watched() and not as_json)
+    if as_json:
+        echo_json(report.as_json())
+    else:
+        for line in (*report.findings, *report.unchecked, report.summary()):
+            echo(line)
+    raise typer.Exit(1 if report.findings else 0)
