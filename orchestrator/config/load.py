@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from orchestrator.config import Job, addresses, methods
 from orchestrator.config.document import Key, Origin, dotted, in_sections, put_all, unwritable
 from orchestrator.config.job import BESIDE
+from orchestrator.config.other_words import key_for
 from orchestrator.config.sources import kind_named
 from orchestrator.config.words import fields_at, wanted_at
 from orchestrator.config.yaml_text import read_yaml
@@ -273,6 +274,8 @@ def _cure(problem: Any, key: Key, value: Any) -> str:
         if len(key) == 1 and below and fields_at((section,)):
             nested = f"{section}: {{{': {'.join(below)}: ...{'}' * len(below)}"
             hint = f"dotted keys are for the command line; here write `{nested}`"
+        elif other := key_for(str(key[-1])):
+            hint = f"that is `{other}` here"
         elif elsewhere or near:
             hint = f"did you mean `{f'{elsewhere[0]}.{key[-1]}' if elsewhere else near[0]}`?"
         return f"unknown key; {hint}"
