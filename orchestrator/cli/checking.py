@@ -106,6 +106,14 @@ def docs() -> None:
     terminal.block(job_docs())
 
 
+@checks.command("ratchet schema > ratchet.schema.json")
+def schema() -> None:
+    """Print the JSON Schema of the job file, by which editors complete and check one."""
+    from orchestrator.config.schema import job_schema
+
+    echo_json(job_schema())
+
+
 @checks.command("ratchet version")
 def version() -> None:
     """Print the version."""

@@ -47,7 +47,7 @@ def _as_source(value: Any) -> Any:
     return {"path": value} if isinstance(value, str) else value
 
 
-SourceOrPath = Annotated[Source, BeforeValidator(_as_source)]
+SourceOrPath = Annotated[Source, BeforeValidator(_as_source, json_schema_input_type=str | Source)]
 
 
 class Example(Settings):

@@ -41,6 +41,11 @@ validate JOB` checks a job file and its data without running anything; `ratchet 
 with every default filled in, as it is kept in the run's `resolved.yaml`. A key that nothing reads under the job's other
 settings, such as `loss.beta` of a method that imitates, is named by `validate` and `run` in a line `no effect`.
 
+Editors complete and explain keys by a JSON Schema: `ratchet schema > ratchet.schema.json`, and in the job file a line
+`# yaml-language-server: $schema=ratchet.schema.json` (VS Code's YAML extension and others read it). Words of papers and
+of other programs, such as `lr`, `batch_size` or `num_generations`, are no keys, but the error names the one that is
+meant.
+
 ## Starting it
 
 | form | needs |

@@ -1,7 +1,7 @@
 """What papers and other programs call the settings of a job: for whom writes one of their words into a job file.
 
 The words are those of the papers in docs/job-file.md and of the settings of TRL, transformers' `TrainingArguments`,
-vLLM, DeepSpeed, verl, OpenRLHF and Axolotl.
+DeepSpeed, inference engines, verl, OpenRLHF and Axolotl.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _WORDS = {
     "generate.temperature": "temp sampling_temperature",
     "generate.max_tokens": "max_new_tokens max_completion_length max_response_length generate_max_len",
     "generate.stop": "stop_strings stop_sequences stop_words",
-    "generate.engines": "num_engines vllm_num_engines data_parallel_size data_parallel replicas num_workers",
-    "generate.tensor_parallel": "tensor_parallel_size vllm_tensor_parallel_size tp tp_size",
+    "generate.engines": "num_engines data_parallel_size data_parallel replicas num_workers",
+    "generate.tensor_parallel": "tensor_parallel_size tp tp_size",
     "generate.max_model_len": "max_model_length context_length max_seq_len max_seq_length model_max_length",
-    "generate.engine.gpu_memory_utilization": "gpu_memory_utilization vllm_gpu_memory_utilization",
+    "generate.engine.gpu_memory_utilization": "gpu_memory_utilization",
     "generate.engine.enforce_eager": "enforce_eager",
     "grade.graders": "reward reward_fn reward_funcs reward_function scorer verifier",
     "pairs.per_prompt": "pairs_per_prompt k num_pairs",

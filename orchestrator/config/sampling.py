@@ -202,7 +202,7 @@ class Grade(Settings):
             raise ValueError("`judge` is asked what no other grader settles: put it last")
         return value
 
-    @field_validator("thoughts", mode="before")
+    @field_validator("thoughts", mode="before", json_schema_input_type=str | list[str])
     @classmethod
     def _marks(cls, value: Any) -> Any:
         marks = [value] if isinstance(value, str) else value

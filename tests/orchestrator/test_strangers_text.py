@@ -220,6 +220,7 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
     ],
     "fetch": fetches,
     "docs": lambda stage: [["docs"]],
+    "schema": lambda stage: [["schema"]],
     "version": lambda stage: [["version"]],
 }
 
@@ -254,7 +255,7 @@ def test_what_a_command_prints_is_text(
         assert out + err and "Traceback" not in err, arguments
         if "--json" in arguments and left.value.code in (0, 1) and out:
             json.loads(out)
-    assert command in ("docs", "version") or "x1b" in told, "what the stranger says is not hidden, either"
+    assert command in ("docs", "schema", "version") or "x1b" in told, "what the stranger says is not hidden, either"
 
 
 def test_what_a_run_says_while_it_works_is_text(stage: Stage, capsys: pytest.CaptureFixture[str]) -> None:
