@@ -39,10 +39,10 @@ class Group:
         self.commands = typer.Typer()
         self._heading = heading
 
-    def command(self, *examples: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-        """Makes a command of a function; its help ends with `examples`, such as `ratchet run demo`."""
+    def command(self, *examples: str, name: str | None = None) -> Callable[[Callable[..., None]], Callable[..., None]]:
+        """Makes a command of a function, by its name or another. The command's help ends with `examples`."""
         shown_below = "\n\n".join(("Examples", *examples))
-        return self.commands.command(rich_help_panel=self._heading, epilog=shown_below)
+        return self.commands.command(name, rich_help_panel=self._heading, epilog=shown_below)
 
 
 def show_version(asked: bool) -> None:

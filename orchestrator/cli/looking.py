@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,6 +15,19 @@ from orchestrator.text import terminal
 from orchestrator.text.terminal import echo, echo_json
 
 looks = Group("Look at a run")
+
+
+@looks.command("ratchet list", "ratchet list runs/compare --json", name="list")
+def list_runs(
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Folder of runs; by default that in which runs are made")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List the runs of a folder, the newest first: state, rounds, and how much the model has gained."""
+    from orchestrator.commands import list as command
+
+    command.show(folder, as_json)
 
 
 @looks.command("ratchet status runs/irpo", "ratchet status runs/irpo --watch", "ratchet status runs/irpo --json")

@@ -31,6 +31,7 @@ COMMANDS: dict[str, list[str]] = {
     "run parquet": ["run", "{job}", "data.train.path={odd}.parquet"],
     "run model": ["run", "{job}", "model={odd}"],
     "resume": ["resume", "{odd}"],
+    "list": ["list", "{odd}"],
     "status": ["status", "{odd}"],
     "verify": ["verify", "{odd}"],
     "gc": ["gc", "{odd}"],
@@ -51,7 +52,8 @@ COMMANDS: dict[str, list[str]] = {
     "grade parquet": ["grade", "{odd}.parquet", "-o", "{new}.jsonl"],
 }
 GOOD = {("run run_dir", "folder"), ("fork to", "folder"), ("rescore to", "folder"), ("archive to", "folder")}
-"""An empty folder is where a run may be made, or an archive."""
+GOOD |= {("list", "folder")}
+"""An empty folder is where a run may be made, or an archive, and has no runs."""
 
 
 class Waiting(BaseException):

@@ -189,6 +189,7 @@ def fetches(stage: Stage) -> list[Arguments]:
 COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
     "run": lambda stage: bad_jobs(stage, "run"),
     "resume": lambda stage: [["resume", stage.folder / "no" / NAME], ["resume", stage.failed, f"model={EVIL}"]],
+    "list": lambda stage: with_json(["list", stage.folder], ["list", stage.run], ["list", stage.folder / NAME]),
     "status": lambda stage: with_json(["status", stage.run], ["status", stage.failed], ["status", stage.folder]),
     "logs": printed,
     "verify": lambda stage: with_json(
