@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +40,41 @@ def status(
     from orchestrator.commands import status as command
 
     command.show(run_named(run), as_json, watch)
+
+
+@looks.command(
+    "ratchet inspect runs/irpo",
+    "ratchet inspect runs/irpo --round 2 --verdict wrong",
+    "ratchet inspect runs/irpo --flipped --split test",
+    "ratchet inspect runs/irpo --problem=train-7",
+    "ratchet inspect runs/irpo --pair=train-7/0",
+    "ratchet inspect runs/irpo --round 2 --checkpoint --json",
+)
+def inspect(
+    run: RunArgument,
+    number: Annotated[
+        int | None, typer.Option("--round", min=0, help="Of this round, by default the last; 0 is the base model")
+    ] = None,
+    split: Annotated[str | None, typer.Option(help="The round's samples (train), or answers to gate or test")] = None,
+    verdict: Annotated[str | None, typer.Option(help="Only correct, wrong or ungradable ones")] = None,
+    cause: Annotated[str | None, typer.Option(help="Only those ungradable since: see docs/grading.md")] = None,
+    rule: Annotated[str | None, typer.Option(help="Only those whose answer was found by this rule")] = None,
+    text: Annotated[str | None, typer.Option(help="Only those with this in what the model wrote")] = None,
+    problem: Annotated[str | None, typer.Option(metavar="ID", help="One problem through all rounds")] = None,
+    pair: Annotated[
+        str | None, typer.Option(metavar="ID", help="Why this pair exists, and which updates used it")
+    ] = None,
+    flipped: Annotated[bool, typer.Option("--flipped", help="Problems won and lost against the reference")] = False,
+    checkpoint: Annotated[bool, typer.Option("--checkpoint", help="What the round's checkpoint comes from")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many samples or flips")] = 10,
+    full: Annotated[bool, typer.Option("--full", help="Every text in full")] = False,
+    as_json: Json = False,
+) -> None:
+    """Look into a run: samples with their verdicts, problems that flipped, a problem, a pair, a checkpoint."""
+    from orchestrator.commands import inspect as command
+
+    asked: Any = (number, split, verdict, cause, rule, text, problem, pair, flipped, checkpoint, limit)
+    command.show(run_named(run), command.Asked(*asked), full, as_json)
 
 
 @looks.command("ratchet logs runs/irpo --follow", "ratchet logs runs/irpo --round 2 --role rank")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -38,6 +37,7 @@ from orchestrator.records.rows import (
     TokenizingPlan,
     TrainingPlan,
 )
+from orchestrator.records.seeds import derived_seed
 from orchestrator.reports.meters import Meters
 from orchestrator.rounds import evaluation, sampling
 from orchestrator.rounds.readiness import ready
@@ -317,12 +317,6 @@ def executed(**sections: BaseModel | None) -> Executed:
 def graded_by(grade: Grade, judge: Judge | None) -> dict[str, BaseModel | None]:
     """The sections of the job that say how verdicts come about."""
     return {"grade": grade, "judge": judge if "judge" in grade.graders else None}
-
-
-def derived_seed(seed: int, *purpose: str | int) -> int:
-    """A seed (31 bits) for one purpose: a stable hash of the run's seed and the purpose."""
-    text = "\x1f".join(map(str, (seed, *purpose)))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=4).digest(), "big") >> 1
 
 
 def evaluation_tokens(job: Job) -> int:

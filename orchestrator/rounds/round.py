@@ -18,8 +18,9 @@ from orchestrator.ledger.taken import taken
 from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
+from orchestrator.records.seeds import derived_seed
 from orchestrator.rounds import gate, pair_files, regrading, sampling, space
-from orchestrator.rounds.context import Context, Model, derived_seed, engine, executed, graded_by, grading
+from orchestrator.rounds.context import Context, Model, engine, executed, graded_by, grading
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.spare import spare_checkpoints
 from orchestrator.rounds.training import Training

@@ -33,6 +33,7 @@ COMMANDS: dict[str, list[str]] = {
     "resume": ["resume", "{odd}"],
     "list": ["list", "{odd}"],
     "status": ["status", "{odd}"],
+    "inspect": ["inspect", "{odd}"],
     "verify": ["verify", "{odd}"],
     "gc": ["gc", "{odd}"],
     "logs": ["logs", "{odd}"],

@@ -31,7 +31,14 @@ from orchestrator.files.durable import canonical, fingerprint, sha256
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
 from orchestrator.models.other_run import RunModel, find
+from orchestrator.reports.inspection.checkpoints import checkpoint
+from orchestrator.reports.inspection.pairs import pair
+from orchestrator.reports.inspection.reading import RunReader
+from orchestrator.reports.inspection.shown import Pages
+from orchestrator.reports.inspection.views import Wanted, flips, overview, problem, samples
 from orchestrator.reports.lineage import pair_files_of_reference, pair_files_trained_on
+from orchestrator.reports.overview import render as render_list
+from orchestrator.reports.overview import runs_in
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import intervals, render, status
 from orchestrator.sources.registry import SOURCES
@@ -111,8 +118,27 @@ def readers(run: Path, aside: Path) -> dict[str, Callable[[], Any]]:
         reading_of(here)
         has_begun(here)
 
+    def looked_into() -> None:
+        reader, pages, screen = RunReader(run), Pages(full=True), Console(file=io.StringIO())
+        screen.print(pages.overview(found := overview(reader), str(run)))
+        for number in reader.rounds("verdicts"):
+            screen.print(pages.samples(samples(reader, Wanted(number), limit=50)))
+        for name in found["problems"]:
+            screen.print(pages.problem(problem(reader, name)))
+        if one := found["pair"]:
+            screen.print(pages.pair(pair(reader, one["round"], one["pair_id"])))
+
+    def changed_by() -> None:
+        reader, pages, screen = RunReader(run), Pages(full=False), Console(file=io.StringIO())
+        for number in filter(None, reader.rounds("evaluation")):
+            screen.print(pages.flips(flips(reader, number, "gate", 5)))
+            screen.print(pages.checkpoint(checkpoint(reader, number)))
+
     return {
         "status": shown,
+        "list": lambda: Console(file=io.StringIO()).print(render_list(runs_in(run.parent), 0.0)),
+        "inspect": looked_into,
+        "inspect --flipped, --checkpoint": changed_by,
         "status --json": lambda: json.dumps(status(run), allow_nan=False),
         "report": lambda: report_text(run, SOURCES),
         "verify": lambda: json.dumps(verify(run).as_json()),

@@ -191,6 +191,17 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
     "resume": lambda stage: [["resume", stage.folder / "no" / NAME], ["resume", stage.failed, f"model={EVIL}"]],
     "list": lambda stage: with_json(["list", stage.folder], ["list", stage.run], ["list", stage.folder / NAME]),
     "status": lambda stage: with_json(["status", stage.run], ["status", stage.failed], ["status", stage.folder]),
+    "inspect": lambda stage: with_json(
+        *(["inspect", run] for run in (stage.run, stage.failed, damaged(stage), stage.folder / NAME)),
+        ["inspect", stage.run, "--round", "1", "--full"],
+        ["inspect", stage.run, "--round", "1", "--text", EVIL],
+        ["inspect", stage.run, "--flipped"],
+        ["inspect", stage.run, "--checkpoint"],
+        ["inspect", stage.run, f"--problem={EVIL}train-1"],
+        ["inspect", stage.run, f"--problem={EVIL}gate-1"],
+        ["inspect", stage.run, f"--pair={EVIL}"],
+        ["inspect", stage.run, f"--verdict={EVIL}"],
+    ),
     "logs": printed,
     "verify": lambda stage: with_json(
         *(["verify", run] for run in (stage.run, stage.failed, damaged(stage), stage.folder / NAME))

@@ -19,11 +19,11 @@ from __future__ import annotations
 import sys
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
 
+from orchestrator.records import updates
 from orchestrator.records.masks import Mask, as_mask, num_own
 from orchestrator.records.pair_ids import completion_key
 
@@ -119,28 +119,10 @@ class Tree:
         return len(self.prompt) + sum(len(c) for c in self.completions)
 
 
-def _shuffle_key(seed: int, epoch: int, name: bytes) -> bytes:
-    return blake2b(f"{seed}/{epoch}/".encode() + name, digest_size=16).digest()
-
-
 def epoch_batches(pairs: Sequence[PairTokens], seed: int, epoch: int, batch_pairs: int, order: str) -> list[list[int]]:
-    """Rows of each batch of an epoch; the last batch may be smaller. Depends on nothing but its arguments.
-
-    `pairs` shuffles pairs; `prompts` shuffles prompts and keeps a prompt's pairs together, in order.
-    The shuffle sorts by a hash, since NumPy does not promise its generators' streams across versions.
-    """
-    if order == "pairs":
-        keys = {row: _shuffle_key(seed, epoch, f"{row}/{p.pair_id}".encode()) for row, p in enumerate(pairs)}
-        rows = sorted(keys, key=keys.__getitem__)
-    elif order == "prompts":
-        grouped: dict[bytes, list[int]] = {}
-        for row, pair in enumerate(pairs):
-            grouped.setdefault(pair.prompt.tobytes(), []).append(row)
-        prompts = sorted(grouped, key=lambda prompt: _shuffle_key(seed, epoch, prompt))
-        rows = [row for prompt in prompts for row in grouped[prompt]]
-    else:
-        raise ValueError(f"order {order!r} is unknown; use `pairs` or `prompts`")
-    return [rows[i : i + batch_pairs] for i in range(0, len(rows), batch_pairs)]
+    """As `orchestrator.records.updates.epoch_batches`."""
+    names, prompts = [pair.pair_id for pair in pairs], [pair.prompt.tobytes() for pair in pairs]
+    return updates.epoch_batches(names, prompts, seed, epoch, batch_pairs, order)
 
 
 def _grow(prompt: Tokens, wanted: Iterable[tuple[Hashable, tuple[Completion, ...]]], limit: int) -> list[Tree]:

@@ -1,0 +1,127 @@
+"""Why a pair exists, and what was made of it."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+
+from orchestrator.errors import BadInput
+from orchestrator.records.masks import PAIR_MASKS
+from orchestrator.records.pair_ids import completion_key
+from orchestrator.records.parquet import read_table
+from orchestrator.records.seeds import derived_seed
+from orchestrator.records.updates import epoch_batches
+from orchestrator.reports.inspection.reading import RunReader, only
+from orchestrator.reports.inspection.views import Document, Wanted, samples
+from orchestrator.reports.tables import round_step
+
+_IDS = {"prompt": "prompt_token_ids", "chosen": "chosen_token_ids", "rejected": "rejected_token_ids"}
+
+
+def pair(reader: RunReader, number: int | None, name: str) -> Document:
+    """A pair of a round, by default of the last that has one of this name: `prompt` and gold answer; its two `sides`,
+    each with text, sample and verdict, if it is a sample, and its log-probability under the round's reference, if that
+    is known; `rule`, by which samples were paired; and `updates`, those of the round's training that it was part of
+    (from 1).
+
+    Raises:
+        BadInput: the round has no such pair.
+    """
+    number, row = _found(reader, number, name)
+    job = reader.state.configs[-1]["job"]
+    told: Document = {"round": number, "pair_id": name, "prompt_id": row["prompt_id"], "prompt": _text(row["prompt"])}
+    told["gold"] = reader.prompts(number, "train", {row["prompt_id"]}).get(row["prompt_id"], {}).get("gold")
+    told["rule"] = (job.get("pairs") or {}).get("rule")
+    known = _reference(reader, number)
+    told["sides"] = {side: _side(reader, number, row, side, known) for side in ("chosen", "rejected")}
+    told["updates"] = updates_with(reader, number, name)
+    return told
+
+
+def _found(reader: RunReader, asked: int | None, name: str) -> tuple[int, Document]:
+    numbers = reversed(reader.rounds("pairs")) if asked is None else [reader.require(asked, "pairs")]
+    for number in numbers:
+        for file in reader.files(round_step(number, "pairs")):
+            if rows := _rows(file, name):
+                return number, rows[0]
+    where = "no round has a" if asked is None else f"round {asked} has no"
+    raise BadInput(f"{reader.root}: {where} pair {name!r}. `--problem ID` lists those of a problem.")
+
+
+def _rows(file: Path, name: str) -> list[Document]:
+    rows: list[Document] = only(read_table(file), {name}, "pair_id").to_pylist()
+    return rows
+
+
+def _side(
+    reader: RunReader, number: int, row: Document, side: str, known: dict[str, tuple[float, int]]
+) -> Document | None:
+    ids = row[_IDS[side]]
+    if ids is None:  # the chosen completion is imitated
+        return None
+    told: Document = {"text": _text(row[side]), "sample": row.get(f"{side}_sample"), "tokens": len(ids)}
+    key = completion_key(row[_IDS["prompt"]], ids, row.get(PAIR_MASKS[_IDS[side]]))
+    told["reference_logprob"], told["scored_tokens"] = known.get(key, (None, None))
+    if told["sample"] is not None and number in reader.rounds("verdicts"):
+        of_problem = samples(reader, Wanted(number, problem=row["prompt_id"]), limit=10_000)["samples"]
+        graded: Document = next((each for each in of_problem if each["sample"] == told["sample"]), {})
+        told |= {key: graded.get(key) for key in ("verdict", "extracted", "rule", "reason", "finish_reason")}
+    return told
+
+
+def _text(view: Any) -> str:
+    """A side as text: it may be a list of messages."""
+    return view if isinstance(view, str) else "\n".join(str(message["content"]) for message in view or ())
+
+
+def _reference(reader: RunReader, number: int) -> dict[str, tuple[float, int]]:
+    found: dict[str, tuple[float, int]] = {}
+    for file in reader.files(round_step(number, "reference")):
+        rows = read_table(file).to_pylist()
+        found |= {row["completion_key"]: (row["logprob"], row["num_tokens"]) for row in rows}
+    return found
+
+
+def updates_with(reader: RunReader, number: int, name: str) -> list[int] | None:
+    """The updates of a round's training, from 1, that a pair was part of; None where nothing is trained yet. They are
+    not stored: which pairs an update takes follows from the pairs, the job and its seed (records/updates.py)."""
+    trained = reader.state.commits.get(round_step(number, "train"))
+    job = reader.state.configs[-1]["job"]
+    if trained is None or not isinstance(steps := trained.facts.get("steps"), int):
+        return None
+    names, prompts = _trained_pairs(reader, number, job["train"].get("max_tokens"))
+    batches = _batches(names, prompts, job, number)
+    return [
+        update
+        for update, rows in enumerate(itertools.islice(batches, steps), start=1)
+        if any(names[row] == name for row in rows)
+    ]
+
+
+def _batches(names: list[str], prompts: list[bytes], job: Document, number: int) -> Iterator[list[int]]:
+    """Those of one epoch after another. How many of them are taken, the training itself says."""
+    settings, seed = job["train"], derived_seed(job["seed"], "train", number)
+    for epoch in itertools.count():
+        batches = epoch_batches(names, prompts, seed, epoch, settings["batch_pairs"], settings["order"])
+        if not batches:
+            return
+        yield from batches
+
+
+def _trained_pairs(reader: RunReader, number: int, most: int | None) -> tuple[list[str], list[bytes]]:
+    """Ids, and token ids of the prompts, of the pairs that a round's training read, without those that are too long."""
+    names, prompts = list[str](), list[bytes]()
+    for phase in ("pairs", "replay"):
+        for file in reader.files(round_step(number, phase)):
+            table = read_table(file, ["pair_id", *_IDS.values()])
+            sides = [pc.fill_null(pc.list_value_length(table[_IDS[side]]), 0) for side in ("chosen", "rejected")]
+            longest = pc.add(pc.list_value_length(table["prompt_token_ids"]), pc.max_element_wise(*sides))
+            kept = table if most is None else table.filter(pc.less_equal(longest, most))
+            names += kept["pair_id"].to_pylist()
+            prompts += [np.asarray(ids, dtype="<i4").tobytes() for ids in kept["prompt_token_ids"].to_pylist()]
+    return names, prompts

@@ -1,0 +1,158 @@
+"""`ratchet inspect`: what a run has in it is found again, and is what the files have."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from orchestrator.records.parquet import read_table
+from orchestrator.records.updates import epoch_batches
+from orchestrator.reports.inspection.pairs import updates_with
+from orchestrator.reports.inspection.reading import RunReader
+from orchestrator.reports.inspection.views import reference_before
+from orchestrator.rounds.evaluation import solved
+from tests.orchestrator.test_cli import ratchet
+from tests.support.stand_ins import StandIns, make_project, run_job
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    run_job(make_project(folder, rounds=2, train={"batch_pairs": 3, "epochs": 2}), StandIns())
+    return folder / "run"
+
+
+@pytest.fixture
+def asked(made: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    def ask(*arguments: str) -> dict[str, Any]:
+        assert ratchet("inspect", made, *arguments, "--json") == 0
+        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return found
+
+    return ask
+
+
+def verdicts(run: Path, number: int) -> list[dict[str, Any]]:
+    files = sorted((run / f"rounds/{number:02d}/verdicts").glob("*.parquet"))
+    return [row for file in files for row in read_table(file).to_pylist()]
+
+
+def test_every_verdict_of_a_round_is_found(made: Path, asked: Any) -> None:
+    for verdict in ("correct", "wrong", "ungradable"):
+        expected = [(v["prompt_id"], v["sample_index"]) for v in verdicts(made, 1) if v["verdict"] == verdict]
+        found = asked("--round", "1", "--verdict", verdict, "--limit", "1000")
+        assert found["found"] == len(expected)
+        assert [(row["prompt_id"], row["sample"]) for row in found["samples"]] == expected
+    assert len(asked("--round", "1", "--limit", "3")["samples"]) == 3
+    first = asked("--round", "1", "--limit", "1")["samples"][0]
+    assert first["gold"] in first["text"] or first["verdict"] != "correct"
+    assert asked("--round", "1", "--text", first["text"][:8].upper())["found"] > 0
+    assert asked("--round", "1", "--text", "nobody writes this")["found"] == 0
+    assert asked("--round", "1", "--cause", "truncated")["found"] == 0
+
+
+def test_flips_are_the_difference_of_two_evaluations(made: Path, asked: Any) -> None:
+    state = RunReader(made).state
+    for number, split in itertools.product((1, 2), ("gate", "test")):
+        before = reference_before(state, number)
+        folder = "baseline" if before == 0 else f"rounds/{before:02d}"
+        then = solved(made / folder / f"evaluation/{split}.parquet")
+        now = solved(made / f"rounds/{number:02d}/evaluation/{split}.parquet")
+        found = asked("--flipped", "--round", str(number), "--split", split, "--limit", "1000")
+        told = {flip["prompt_id"]: flip["change"] for flip in found["flips"]}
+        assert told == {name: "won" if now[name] else "lost" for name in now if now[name] != then[name]}
+        assert found["won"] + found["lost"] == len(told) and found["against"] == before
+        if split == "gate":
+            decision = next(p for p in state.promotions if p["round"] == number)
+            assert (found["won"], found["lost"]) == (decision["won"], decision["lost"])
+
+
+def test_a_pair_leads_to_its_samples_and_back(made: Path, asked: Any) -> None:
+    rows = pq.read_table(made / "rounds/01/pairs/00000.parquet").to_pylist()
+    for row in rows[:3]:
+        pair = asked("--round", "1", f"--pair={row['pair_id']}")
+        problem = asked(f"--problem={row['prompt_id']}")
+        in_round = next(each for each in problem["rounds"] if each["round"] == 1)
+        for side in ("chosen", "rejected"):
+            assert pair["sides"][side]["text"] == row[side]
+            sample = next(s for s in in_round["samples"] if s["sample"] == row[f"{side}_sample"])
+            assert row["pair_id"] in sample["pairs"][side] and sample["text"] == row[side]
+            assert pair["sides"][side]["verdict"] == sample["verdict"] == {"chosen": "correct"}.get(side, "wrong")
+    newest = asked(f"--pair={rows[0]['pair_id']}")["round"]
+    assert newest == max(
+        number
+        for number in (1, 2)
+        if rows[0]["pair_id"] in read_table(made / f"rounds/{number:02d}/pairs/00000.parquet")["pair_id"].to_pylist()
+    )
+
+
+def test_the_updates_of_a_pair_are_those_of_the_training(made: Path, tmp_path: Path) -> None:
+    """Each pair once an epoch: of as many updates as the training says it has done."""
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    reader = RunReader(run)
+    file = run / "rounds/01/pairs/00000.parquet"
+    names = read_table(file)["pair_id"].to_pylist()
+    batches = -(-len(names) // 3)
+    reader.state.commits["rounds/01/train"].facts["steps"] = 2 * batches
+    told = {name: updates_with(reader, 1, name) for name in names}
+    for updates in told.values():
+        assert updates is not None and len(updates) == 2 and updates[0] <= batches < updates[1] <= 2 * batches
+    reader.state.commits["rounds/01/train"].facts["steps"] = 1
+    assert sum(updates_with(reader, 1, name) == [1] for name in names) == 3
+
+
+@pytest.mark.parametrize("order", ["pairs", "prompts"])
+def test_updates_are_named_as_ranks_take_them(order: str) -> None:
+    """By the same function: what it is given of a file here is what `workers/numerics/batching.py` gives it."""
+    prompts = [np.array(ids, dtype=np.int32) for ids in ([1, 2], [1, 2], [70000], [3, 4, 5])]
+    column = pa.array([ids.tolist() for ids in prompts], pa.list_(pa.int32()))
+    ours = [np.asarray(ids, dtype="<i4").tobytes() for ids in column.to_pylist()]
+    assert ours == [ids.tobytes() for ids in prompts]
+    batches = epoch_batches(list("abcd"), ours, 7, 0, 2, order)
+    assert sorted(itertools.chain(*batches)) == [0, 1, 2, 3]
+
+
+def test_a_checkpoint_says_what_it_comes_from(made: Path, asked: Any) -> None:
+    found = asked("--checkpoint", "--round", "2")
+    assert (found["started_from"], found["reference"], found["promoted"], found["there"]) == (1, 1, True, True)
+    assert found["files"].keys() == {path.name for path in (made / "rounds/02/checkpoint").iterdir()}
+    assert asked("--checkpoint", "--round", "1")["started_from"] == 0
+
+
+def test_the_overview_asks_questions_that_have_answers(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ratchet("inspect", made) == 0
+    said = capsys.readouterr().out.splitlines()
+    questions = [line.split()[1:] for line in said if line.startswith("  ratchet")]
+    assert len(questions) == 5
+    for question in questions:
+        assert ratchet(*question) == 0
+        assert capsys.readouterr().out.strip()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--round", "9"], "round 9 has no verdicts: it has those of round 1, 2"),
+        (["--verdict", "good"], "--verdict: 'good' is none. Give correct, wrong or ungradable."),
+        (["--split", "dev"], "--split: 'dev' is none."),
+        (["--pair", "x/0"], "no round has a pair 'x/0'"),
+        (["--round", "1", "--pair", "x/0"], "round 1 has no pair 'x/0'"),
+        (["--problem", "x"], "no problem is called 'x'"),
+        (["--problem", "x", "--flipped"], "--problem and --flipped: each is a view of its own"),
+        (["--checkpoint", "--round", "7"], "round 7 has no checkpoint; rounds that have one: 1, 2"),
+    ],
+)
+def test_mistakes_have_one_message(
+    made: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ratchet("inspect", made, *arguments) == 2
+    assert said in capsys.readouterr().err
