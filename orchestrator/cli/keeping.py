@@ -46,6 +46,23 @@ def archive(
     echo(made.line())
 
 
+@keeps.command(
+    "ratchet export runs/irpo my-model",
+    "ratchet export runs/irpo@round2 my-model",
+    "ratchet export runs/irpo my-pairs --pairs",
+)
+def export(
+    run: Annotated[str, typer.Argument(metavar="RUN[@roundN]", help="Run, and which round's; else its reference")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder")],
+    pairs: Annotated[bool, typer.Option("--pairs", help="The pairs, as a data set, instead of a model")] = False,
+) -> None:
+    """Take a checkpoint away, verified and with a model card, or the pairs as a data set."""
+    from orchestrator.commands.export.command import export_model, export_pairs
+
+    with interruptible():
+        echo((export_pairs if pairs else export_model)(run, folder).line())
+
+
 @keeps.command("ratchet fetch s3://BUCKET/irpo", "ratchet fetch /DISK/irpo runs/irpo")
 def fetch(
     address: Annotated[str, typer.Argument(metavar="URL", help="Where the run is archived")],

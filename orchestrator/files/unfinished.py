@@ -9,15 +9,19 @@ those of another host, whose processes cannot be seen from here.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import re
 import shutil
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchestrator.errors import BadInput
+from orchestrator.files.disk import one_message
 from orchestrator.files.durable import sync
+from orchestrator.files.inside import remove
 from orchestrator.files.processes import process_start
 
 _MAKER = re.compile(r"-([0-9a-f]{8})-(\d{1,10})-(\d{1,20})")
@@ -60,6 +64,41 @@ def spare_descriptors() -> contextlib.ExitStack:
         for _ in range(_SPARE):
             spare.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
         return spare.pop_all()
+
+
+@contextlib.contextmanager
+def whole_folder(target: Path, label: str, then: str, taken: Callable[[], str]) -> Iterator[Path]:
+    """Make the folder `target` whole, or not at all: the block makes the folder that it is given, which gets that name
+    at the end, where nothing or an empty folder has it.
+
+    Raises:
+        BadInput: another process of this host makes it, or somebody was faster, which `taken` says.
+        RatchetError: the disk refuses; `then` says what that means.
+    """
+    if (other := maker(target.parent, label)) is not None:
+        raise BadInput(f"{target}: process {other} on this host is making it. Wait for it, or stop it.")
+    with one_message(target, then, target.parent), spare_descriptors() as spare:
+        tidy(target.parent, label)
+        building = hidden(target.parent, label)
+        try:
+            yield building
+            _place(building, target, taken)
+        except BaseException:
+            spare.close()
+            remove(building.parent, building)
+            raise
+
+
+def _place(building: Path, target: Path, taken: Callable[[], str]) -> None:
+    for folder, _, _ in os.walk(building):  # the names of its files outlast a power cut as their bytes do
+        sync(Path(folder))
+    try:
+        os.rename(building, target)
+    except OSError as error:
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            raise
+        raise BadInput(taken()) from error
+    sync(target.parent)
 
 
 def replace(path: Path, content: bytes) -> None:

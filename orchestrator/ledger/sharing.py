@@ -53,10 +53,10 @@ def check_sizes(artifact: Artifact, place: Path, root: Path) -> int:
 
 
 class Giver:
-    """Gives files of the run `root`, `left` bytes of them in all."""
+    """Gives files of the run `root`, `left` bytes of them in all, as links where these are possible and wanted."""
 
-    def __init__(self, root: Path, left: int) -> None:
-        self._root, self._left = root, left
+    def __init__(self, root: Path, left: int, links: bool = True) -> None:
+        self._root, self._left, self._links = root, left, links
         self._has_room = False
 
     def give(self, file: Path, target: Path, size: int) -> None:
@@ -70,7 +70,7 @@ class Giver:
         if size_of(file, self._root) != size:
             raise Damaged(f"{file}: is being written, or has another size than was committed")
         target.parent.mkdir(parents=True, exist_ok=True)
-        if not _linked(file, target, size):
+        if not (self._links and _linked(file, target, size)):
             self._check_room(target.parent)
             _copy(file, target, size)
         self._left -= size
@@ -80,9 +80,11 @@ class Giver:
             return
         free = shutil.disk_usage(folder).free
         if free < self._left:
+            apart = f": no file can be shared with {self._root}, which lies on another file system"
+            why = apart if self._links else ""
             raise BadInput(
-                f"{folder}: there are {free:,} bytes free, and {self._left:,} are to be copied: no file can be shared "
-                f"with {self._root}, which lies on another file system. Make room, or choose a folder beside that run."
+                f"{folder}: there are {free:,} bytes free, and {self._left:,} are to be copied{why}. Make room, or "
+                "choose another folder."
             )
         self._has_room = True
 

@@ -39,6 +39,9 @@ COMMANDS: dict[str, list[str]] = {
     "logs": ["logs", "{odd}"],
     "archive": ["archive", "{odd}", "{new}"],
     "archive to": ["archive", "{run}", "{odd}"],
+    "export": ["export", "{odd}", "{new}"],
+    "export to": ["export", "{run}", "{odd}"],
+    "export pairs to": ["export", "{run}", "{odd}", "--pairs"],
     "fetch": ["fetch", "{odd}", "{new}"],
     "fork": ["fork", "{odd}", "{new}"],
     "fork to": ["fork", "{run}", "{odd}"],
@@ -53,7 +56,7 @@ COMMANDS: dict[str, list[str]] = {
     "grade parquet": ["grade", "{odd}.parquet", "-o", "{new}.jsonl"],
 }
 GOOD = {("run run_dir", "folder"), ("fork to", "folder"), ("rescore to", "folder"), ("archive to", "folder")}
-GOOD |= {("list", "folder")}
+GOOD |= {("list", "folder"), ("export to", "folder"), ("export pairs to", "folder")}
 """An empty folder is where a run may be made, or an archive, and has no runs."""
 
 

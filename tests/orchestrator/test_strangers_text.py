@@ -230,6 +230,13 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         ["archive", stage.folder / NAME],
         ["archive", stage.run],
     ],
+    "export": lambda stage: [
+        ["export", stage.run, stage.folder / f"away {NAME}"],
+        ["export", stage.run, stage.folder / f"away {NAME}"],
+        ["export", stage.run, stage.folder / f"pairs {NAME}", "--pairs"],
+        ["export", stage.folder / NAME, stage.folder / "nothing"],
+        ["export", f"{stage.run}@{EVIL}", stage.folder / "nothing"],
+    ],
     "fetch": fetches,
     "docs": lambda stage: [["docs"]],
     "schema": lambda stage: [["schema"]],

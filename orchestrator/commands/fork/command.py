@@ -8,7 +8,6 @@ anew. Two runs share files safely, since neither writes into one that is committ
 
 from __future__ import annotations
 
-import errno
 import os
 import shlex
 import uuid
@@ -30,8 +29,6 @@ from orchestrator.driver.settled import kept_of
 from orchestrator.driver.trust import Tell
 from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.files import durable, unfinished
-from orchestrator.files.disk import one_message
-from orchestrator.files.inside import remove
 from orchestrator.files.named import real
 from orchestrator.ledger import recipes
 from orchestrator.ledger.artifacts import Artifacts
@@ -163,43 +160,19 @@ def _make(
     kept: Collection[str],
 ) -> None:
     """Make the run folder `child`, which has offers of the parent's `steps` and has taken those that are `kept`."""
-    label = f"{child.name}.fork"
-    if (other := unfinished.maker(child.parent, label)) is not None:
-        raise BadInput(f"{child}: process {other} on this host is making it. Wait for it, or stop it.")
     give = _giver(parent, state, steps)
     told = "No new run was made: see to the disk, and the same command makes it."
-    with one_message(child, told, child.parent), unfinished.spare_descriptors() as spare:
-        unfinished.tidy(child.parent, label)
-        building = unfinished.hidden(child.parent, label)  # until it is whole
-        try:
-            probe_links(building)
-            run = Run(building)
-            run.claim(identity())
-            run.append("config", config)
-            for step in steps:
-                _offer(run, Artifacts(parent), state, step, give)
-            for step in kept:  # sources are looked for before any step is
-                _take(run, step)
-            run.end("not started", reason)
-            durable.replace(building / "job.yaml", job_file.encode())
-            _place(building, child)
-        except BaseException:
-            spare.close()
-            remove(building.parent, building)
-            raise
-
-
-def _place(building: Path, child: Path) -> None:
-    """Give a run that is whole its name."""
-    for folder, _, _ in os.walk(building):  # the names of its files outlast a power cut as their bytes do
-        durable.sync(Path(folder))
-    try:
-        os.rename(building, child)
-    except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-            raise
-        raise BadInput(_in_use(child)) from error  # somebody was faster
-    durable.sync(child.parent)
+    with unfinished.whole_folder(child, f"{child.name}.fork", told, lambda: _in_use(child)) as building:
+        probe_links(building)
+        run = Run(building)
+        run.claim(identity())
+        run.append("config", config)
+        for step in steps:
+            _offer(run, Artifacts(parent), state, step, give)
+        for step in kept:  # sources are looked for before any step is
+            _take(run, step)
+        run.end("not started", reason)
+        durable.replace(building / "job.yaml", job_file.encode())
 
 
 def _check(parent: Path, state: State, child: Path, from_round: int | None) -> None:

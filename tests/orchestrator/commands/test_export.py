@@ -1,0 +1,135 @@
+"""`ratchet export`: what is taken away is what was committed, shares nothing with the run, and says what it is from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from orchestrator.commands.export.command import export_model, export_pairs
+from orchestrator.errors import BadInput, Damaged, RatchetError
+from orchestrator.records.parquet import read_table
+from tests.orchestrator.test_cli import ratchet
+from tests.support.stand_ins import StandIns, make_project, run_job
+from tests.support.strangers_text import EVIL
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    run_job(make_project(folder, rounds=2), StandIns())
+    return folder / "run"
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def front_matter(card: Path) -> dict[str, object]:
+    _, head, _ = card.read_text().split("---\n", 2)
+    found: dict[str, object] = yaml.safe_load(head)
+    return found
+
+
+def test_a_checkpoint_and_where_it_is_from(made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ratchet("export", made, tmp_path / "away") == 0
+    assert capsys.readouterr().out.startswith(f"exported  round 2 of tiny to {tmp_path / 'away'}: 4 files")
+    found, expected = contents(tmp_path / "away"), contents(made / "rounds/02/checkpoint")
+    assert {name: found.pop(name) for name in expected} == expected
+    assert found.keys() == {"README.md", "ratchet.json"}
+    said = json.loads(found["ratchet.json"])
+    assert (said["run"], said["round"], [each["round"] for each in said["lineage"]]) == ("tiny", 2, [1, 2])
+    assert said["prompt"]["template"] == "{question}\n" and said["decoding"]["evaluation"]["temperature"] == 0
+    assert front_matter(tmp_path / "away/README.md")["tags"] == ["ratchet", "irpo"]
+    assert str(made.parent).encode() not in found["ratchet.json"] + found["README.md"], "no path of this machine"
+    ratchet("export", f"{made}@round1", tmp_path / "first")
+    first = made / "rounds/01/checkpoint/model.safetensors"
+    assert (tmp_path / "first/model.safetensors").read_bytes() == first.read_bytes()
+
+
+def test_a_copy_shares_nothing_with_its_run(made: Path, tmp_path: Path) -> None:
+    before = contents(made)
+    export_model(str(made), tmp_path / "away")
+    export_pairs(str(made), tmp_path / "pairs")
+    for file in [*(tmp_path / "away").rglob("*"), *(tmp_path / "pairs").rglob("*")]:
+        if file.is_file():
+            assert file.stat().st_nlink == 1
+            file.write_bytes(b"mine")
+    assert contents(made) == before
+
+
+def test_pairs_are_a_data_set(made: Path, tmp_path: Path) -> None:
+    from datasets import load_dataset
+
+    exported = export_pairs(str(made), tmp_path / "pairs")
+    rows = [read_table(made / f"rounds/{number:02d}/pairs/00000.parquet").to_pylist() for number in (1, 2)]
+    loaded = load_dataset(str(tmp_path / "pairs"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert loaded.to_list() == [*rows[0], *rows[1]] and exported.rows == len(loaded)
+    assert export_pairs(f"{made}@round2", tmp_path / "second").rows == len(rows[1])
+
+
+@pytest.mark.parametrize(
+    ("run", "said"),
+    [
+        ("{made}@round7", "round 7 has no checkpoint. Rounds that have one: 1, 2"),
+        ("{made}@two", "names no run: write run:NAME, or run:NAME@round2"),
+        ("nothing", "no such run"),
+    ],
+)
+def test_mistakes_have_one_message(
+    made: Path, tmp_path: Path, run: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ratchet("export", run.format(made=made), tmp_path / "away") == 2
+    assert said in capsys.readouterr().err
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_is_there_is_left_alone(made: Path, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    export_model(str(made), tmp_path / "empty")
+    for folder, said in ((tmp_path / "empty", "exists already"), (made / "rounds/away", "lies in the run")):
+        with pytest.raises(BadInput, match=said):
+            export_model(str(made), folder)
+        with pytest.raises(BadInput, match=said):
+            export_pairs(str(made), folder)
+
+
+@pytest.mark.parametrize("file", ["rounds/02/checkpoint/model.safetensors", "rounds/02/pairs/00000.parquet"])
+def test_what_is_not_what_was_committed_is_not_taken_away(made: Path, tmp_path: Path, file: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    damaged = bytearray((run / file).read_bytes())
+    damaged[-1] ^= 1
+    (run / file).write_bytes(damaged)
+    with pytest.raises((BadInput, Damaged)):
+        (export_model if "checkpoint" in file else export_pairs)(str(run), tmp_path / "away")
+    assert os.listdir(tmp_path) == ["run"]
+
+
+@pytest.mark.parametrize("file", ["rounds/02/checkpoint/config.json", "rounds/02/pairs/00000.parquet"])
+def test_no_link_of_a_stranger_is_followed(made: Path, tmp_path: Path, file: str) -> None:
+    run, secret = tmp_path / "run", tmp_path / "secret"
+    shutil.copytree(made, run)
+    secret.write_bytes((run / file).read_bytes())
+    (run / file).unlink()
+    (run / file).symlink_to(secret)
+    with pytest.raises(RatchetError):
+        (export_model if "checkpoint" in file else export_pairs)(str(run), tmp_path / "away")
+    assert sorted(os.listdir(tmp_path)) == ["run", "secret"]
+
+
+def test_a_card_shows_what_a_stranger_says_as_text(tmp_path: Path) -> None:
+    files = {split: f"{split}.jsonl" for split in ("train", "gate", "test")}
+    data = files | {"template": f"{EVIL}\n---\n![x](http://x)\n{{question}}\n"}
+    job = make_project(tmp_path, rounds=1, data=data)
+    run_job(job, StandIns())
+    export_model(str(tmp_path / "run"), tmp_path / "away")
+    export_pairs(str(tmp_path / "run"), tmp_path / "pairs")
+    for card in (tmp_path / "away/README.md", tmp_path / "pairs/README.md"):
+        said = card.read_text()
+        assert "\x1b" not in said and "ratchet" in str(front_matter(card)["tags"])
+        assert all(line.startswith("    ") for line in said.splitlines() if "http://x" in line)
