@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -19,6 +20,28 @@ from orchestrator.text.terminal import Screen, echo, echo_json
 
 runs = Group("Make and drive runs")
 Plain = Annotated[bool, typer.Option("--plain", help="Lines instead of a live view, as in a pipe")]
+
+
+@runs.command(
+    "ratchet init my-job --data problems.jsonl --model models/base",
+    "ratchet init my-quiz --data quiz.parquet --model ORG/NAME --task choice",
+)
+def init(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder for the job and its data")],
+    data: Annotated[Path, typer.Option(metavar="FILE", help="Problems or preference data: .jsonl, .json or .parquet")],
+    model: Annotated[str, typer.Option(help="Base model, as in a job file: a folder, or ORG/NAME on the Hub")],
+    task: Annotated[
+        str | None, typer.Option(help="math, choice or preference; by default what the data look like")
+    ] = None,
+) -> None:
+    """Make a job for your own data and model: fields found, three sets split, a job file with comments."""
+    from orchestrator.commands.init.command import make
+
+    with signals():
+        made = make(folder, data, model, task)
+    for said in made.lines():
+        echo(said)
+    echo(f"go on     ratchet validate {shlex.quote(str(made.job))}, which shows the prompts; then ratchet run")
 
 
 @runs.command("ratchet run demo", "ratchet run jobs/irpo.yaml", "ratchet run jobs/irpo.yaml name=hot loss.beta=0.2")

@@ -42,6 +42,8 @@ COMMANDS: dict[str, list[str]] = {
     "export": ["export", "{odd}", "{new}"],
     "export to": ["export", "{run}", "{odd}"],
     "export pairs to": ["export", "{run}", "{odd}", "--pairs"],
+    "init": ["init", "{new}", "--data", "{odd}.jsonl", "--model", "ORG/NAME"],
+    "init parquet": ["init", "{new}", "--data", "{odd}.parquet", "--model", "ORG/NAME"],
     "fetch": ["fetch", "{odd}", "{new}"],
     "fork": ["fork", "{odd}", "{new}"],
     "fork to": ["fork", "{run}", "{odd}"],

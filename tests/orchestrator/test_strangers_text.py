@@ -222,6 +222,18 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         ["validate", stage.job],
         ["validate", stage.job, "--resolved"],
     ],
+    "init": lambda stage: [
+        [
+            "init",
+            stage.folder / f"job {NAME}",
+            "--data",
+            stage.folder / "train.jsonl",
+            "--model",
+            stage.folder / "seed",
+        ],
+        ["init", stage.folder / f"job {NAME}", "--data", stage.folder / NAME, "--model", EVIL, "--task", EVIL],
+        ["init", stage.folder / f"job {NAME}", "--data", stage.folder / NAME, "--model", EVIL],
+    ],
     "doctor": lambda stage: with_json(*bad_jobs(stage, "doctor")[1:]),
     "grade": gradings,
     "archive": lambda stage: [

@@ -24,7 +24,7 @@ tokenizer = AutoTokenizer.from_pretrained("FOLDER")
 model = AutoModelForCausalLM.from_pretrained("FOLDER")
 ```
 
-An inference engine such as vLLM takes the folder as it is."""
+Inference engines take the folder as it is."""
 
 
 @dataclass(frozen=True, slots=True)
