@@ -119,13 +119,31 @@ def rescore(
     echo(f"go on     {command(new_run)}")
 
 
-@runs.command("ratchet compare jobs/compare.yaml", "ratchet compare jobs/compare.yaml --table")
+@runs.command(
+    "ratchet compare jobs/compare.yaml",
+    "ratchet compare jobs/compare.yaml --table",
+    "ratchet compare runs/irpo runs/hot@round2",
+)
 def compare(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Comparison, such as jobs/compare.yaml")],
+    what: Annotated[
+        list[str], typer.Argument(metavar="FILE | RUN[@roundN]...", help="A comparison to run, or runs that are there")
+    ],
     table: Annotated[bool, typer.Option("--table", help="Run nothing; make the table of what there is")] = False,
     trust: Trust = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Of runs: print one JSON object")] = False,
 ) -> None:
-    """Run several methods and seeds on the same problems and budgets, or go on with it; exit code 1 where one fails."""
+    """Run several methods and seeds on the same problems and budgets, or go on with it; exit code 1 where one fails. Of
+    runs that are there: show them side by side."""
+    if len(what) > 1 or Path(what[0]).is_dir():
+        from orchestrator.commands.compare import side_by_side
+
+        sides = [side_by_side.side(each) for each in what]
+        if as_json:
+            echo_json(side_by_side.as_json(sides))
+        else:
+            Screen().print(side_by_side.render(sides))
+        return
+    file = Path(what[0])
     from orchestrator.commands.compare.command import compare as run_all
     from orchestrator.commands.compare.command import in_a_process, require_trust
     from orchestrator.commands.compare.comparison import figures

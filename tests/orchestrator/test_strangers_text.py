@@ -212,7 +212,14 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         ["fork", stage.run, stage.folder / f"fork {NAME}", "loss.beta=0.2"],
         ["fork", stage.run, stage.folder / "another", f"{EVIL}=2"],
     ],
-    "compare": comparisons,
+    "compare": lambda stage: [
+        *comparisons(stage),
+        *with_json(
+            ["compare", stage.run, stage.failed],
+            ["compare", stage.run, damaged(stage)],
+            ["compare", stage.run, f"{stage.run}@round1"],
+        ),
+    ],
     "rescore": lambda stage: with_json(
         ["rescore", stage.run, stage.folder / f"new {NAME}", f"grade.{EVIL}=1"],
         ["rescore", stage.folder / NAME, stage.folder / "new", "grade.strict=false"],

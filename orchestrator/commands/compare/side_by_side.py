@@ -1,0 +1,163 @@
+"""Runs that are there, side by side: accuracies, a paired test on the problems that both answered, and the settings in
+which they differ. Nothing is run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator.config.load import changed_keys
+from orchestrator.config.places import run_named
+from orchestrator.errors import BadInput
+from orchestrator.records.abstentions import graders_version
+from orchestrator.reports.inspection.reading import RunReader
+from orchestrator.reports.inspection.views import reference_before
+from orchestrator.reports.tables import round_step
+from orchestrator.rounds.statistics import mcnemar_p_value
+from orchestrator.text.shown import line
+
+_AT_ROUND = re.compile(r"(.+)@round(\d+)")
+_NEVER = 1 << 62
+_NAMES = ("name", "run_dir", "archive")
+"""Keys that differ between any two runs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """One of the models that are compared: the base model (round 0) or a checkpoint of a run."""
+
+    name: str
+    round: int
+    job: Mapping[str, Any]
+    figures: Mapping[str, Any]
+    """Of its answers to the test problems: accuracy, low, high, problems, correct; empty where it has none."""
+    solved: Mapping[tuple[str, str], bool]
+    """Whether it solved a test problem, by the problem's text and gold answer: ids may be anybody's."""
+    graders: int | None
+    """Version of the graders that judged it."""
+
+
+def side(named: str) -> Side:
+    """The current reference of a run, or with @roundN behind it that round's candidate.
+
+    Raises:
+        BadInput: there is no such run, or the round was not evaluated.
+        Damaged: a record or a file is not what it should be.
+    """
+    found = _AT_ROUND.fullmatch(named)
+    reader = RunReader(run_named(Path(found[1] if found and not Path(named).exists() else named)))
+    if not reader.state.configs:
+        raise BadInput(f"{named}: this run was never started, so that there is nothing to compare")
+    number = int(found[2]) if found else reference_before(reader.state, _NEVER)
+    commit = reader.state.commits.get("baseline/evaluation" if number == 0 else round_step(number, "evaluation"))
+    if commit is None:
+        reader.require(number, "evaluation")
+    facts, job = commit.facts if commit else {}, reader.state.configs[-1]["job"]
+    return Side(named, number, job, facts.get("test") or {}, _solved(reader, number), graders_version(facts))
+
+
+def _solved(reader: RunReader, number: int) -> dict[tuple[str, str], bool]:
+    table = reader.answers(number, "test")
+    if table is None:
+        return {}
+    rows = table.select(["prompt_id", "verdict"]).to_pylist()
+    prompts = reader.prompts(0, "test", {row["prompt_id"] for row in rows})
+    asked = ((prompts[row["prompt_id"]], row["verdict"]) for row in rows if row["prompt_id"] in prompts)
+    return {(prompt["prompt"], prompt["gold"]): verdict == "correct" for prompt, verdict in asked}
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """A model against the first one, on the test problems that both answered."""
+
+    name: str
+    shared: int
+    won: int
+    """Problems that only it solves."""
+    lost: int
+    """Problems that only the first solves."""
+    p_value: float
+    """Of "neither is better", two-sided, exact (McNemar 1947)."""
+
+
+def paired(first: Side, other: Side) -> Paired:
+    """The test of two models on what both answered."""
+    shared = first.solved.keys() & other.solved.keys()
+    won = sum(other.solved[key] and not first.solved[key] for key in shared)
+    lost = sum(first.solved[key] and not other.solved[key] for key in shared)
+    return Paired(other.name, len(shared), won, lost, min(1.0, 2 * mcnemar_p_value(max(won, lost), min(won, lost))))
+
+
+def differences(sides: Sequence[Side]) -> dict[str, list[Any]]:
+    """Settings that are not the same in all runs: the value of each, by key."""
+    keys: dict[str, None] = {}
+    for other in sides[1:]:
+        changed = (key for key, _, _ in changed_keys(sides[0].job, other.job))
+        keys |= dict.fromkeys(key for key in changed if key.partition(".")[0] not in _NAMES)
+    return {key: [_at(each.job, key) for each in sides] for key in keys}
+
+
+def _at(job: Any, key: str) -> Any:
+    for part in key.split("."):
+        job = job.get(part) if isinstance(job, Mapping) else None
+    return job
+
+
+def as_json(sides: Sequence[Side]) -> dict[str, Any]:
+    """For programs: `models`, `paired` (each against the first) and `settings` that differ."""
+    tests = [paired(sides[0], other) for other in sides[1:]]
+    return {
+        "models": [_model(each) for each in sides],
+        "paired": [{"against": sides[0].name, **asdict(test)} for test in tests],
+        "settings": differences(sides),
+    }
+
+
+def _model(side: Side) -> dict[str, Any]:
+    told = {"name": side.name, "round": side.round, "method": side.job.get("method")}
+    return told | {"graders_version": side.graders, "test": dict(side.figures)}
+
+
+def render(sides: Sequence[Side]) -> RenderableType:
+    """For a terminal."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("run", overflow="fold")
+    for heading in ("round", "method", "test", "95 %", "won", "lost", "shared", "p"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for number, each in enumerate(sides):
+        figures, what = each.figures, str(each.round) if each.round else "base"
+        accuracy = f"{100 * figures['accuracy']:.1f} %" if figures else "–"
+        between = f"{100 * figures['low']:.1f}–{100 * figures['high']:.1f}" if "low" in figures else ""
+        against = _against(paired(sides[0], each)) if number else [""] * 4
+        table.add_row(line(each.name), what, line(each.job.get("method", "")), accuracy, between, *against)
+    told = ["", "won, lost: test problems that only this model, or only the first, solves; p: McNemar's exact test"]
+    if len({each.graders for each in sides}) > 1:
+        told.append(
+            "judged by different versions of the graders: their accuracies are not to be compared; fork one"
+        )
+    return Group(table, *(Text(said) for said in told), Text(""), *_settings(sides))
+
+
+def _against(test: Paired) -> list[str]:
+    p_value = f"{test.p_value:.3g}" if test.shared else "–"
+    return [f"{test.won:,}", f"{test.lost:,}", f"{test.shared:,}", p_value]
+
+
+def _settings(sides: Sequence[Side]) -> list[RenderableType]:
+    found = differences(sides)
+    if not found:
+        return [Text("all settings are the same")]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("setting", overflow="fold")
+    for each in sides:
+        table.add_column(Text(line(each.name)), overflow="fold")
+    for key, values in found.items():
+        table.add_row(line(key), *(line("–" if value is None else value) for value in values))
+    return [table]
