@@ -22,6 +22,14 @@ from orchestrator.config.base import (
 from orchestrator.config.marks import Executes, Executing
 
 
+MOST_PAIRED = 10_000
+"""Pairs a prompt that a rule makes which repeats them."""
+
+
+def _each(schedule: int | list[int]) -> list[int]:
+    return schedule if isinstance(schedule, list) else [schedule]
+
+
 class Pairs(Settings):
     """From scored samples to preference pairs (arXiv 2404.19733, section 2) or to completions that are imitated."""
 
@@ -58,6 +66,10 @@ class Pairs(Settings):
             raise ValueError(
                 "`rejected: any` may reject a correct sample, which only a gold solution is better than: set "
                 "`gold_as_chosen: only`"
+            )
+        if self.rule == "zip" and any(each > MOST_PAIRED for each in _each(self.per_prompt)):
+            raise ValueError(
+                f"`rule: zip` repeats a prompt's pairs until there are `per_prompt` of them: at most {MOST_PAIRED:,}"
             )
         return self
 

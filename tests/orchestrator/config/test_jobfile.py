@@ -95,6 +95,7 @@ SCHEDULE = "must be a number above 0, or a list of such numbers, one a round"
         ("rounds: 1\nrounds: 2\n", [], "tiny.yaml:10:1: `rounds` stands at line 9 already"),
         ("keep: {<<: {checkpoints: 2}, <<: {checkpoints: 3}}\n", [], "`<<` stands at line 9 already"),
         ("temperature: 1\n", [], "temperature: unknown key; did you mean `generate.temperature`?"),
+        ("pairs: {per_prompt: [4, 10001]}\n", [], "`rule: zip` repeats a prompt's pairs until there are `per_prompt` of "),
         ("grade: {answer: [boxd]}\n", [], "`answer_is`, `whole` or `pattern:REGEX`"),
         ("grade: {answer: ['pattern:(a)(b)']}\n", [], "has 2 groups and needs one"),
         ("? [a]\n: 1\n", [], "tiny.yaml:9:3: not YAML: found unhashable key"),
@@ -145,6 +146,12 @@ def test_an_error_is_one_line_with_place_key_value_and_cure(
     lines = errors_of(job, GOOD + text, *overrides)
     assert len(lines) == 1
     assert error in lines[0]
+
+
+def test_only_a_rule_that_repeats_pairs_has_a_most_of_them(job: Path) -> None:
+    """Where a run may be a stranger's, `verify` pairs its samples anew."""
+    assert load_job(job, ["pairs={per_prompt: 10000}"]).job.pairs.per_prompt == 10_000
+    assert load_job(job, ["pairs={rule: margin, per_prompt: 1000000000}"]).job.pairs.per_prompt == 10**9
 
 
 def test_errors_come_in_the_order_of_the_file_then_of_the_overrides(job: Path) -> None:
