@@ -10,6 +10,7 @@ from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.reports.progress.watching import watch as watch_run
 from orchestrator.reports.status import intervals, render, status
+from orchestrator.sources.registry import SOURCES
 from orchestrator.text.terminal import Screen, echo_json
 
 
@@ -30,7 +31,7 @@ def show(run: Path, as_json: bool, watch: bool) -> None:
                 watch_run(run)
         except Interrupted as interrupted:
             raise typer.Exit(Interrupted.exit_code) from interrupted
-    found = status(run)
+    found = status(run, SOURCES)
     if as_json:
         echo_json(found)
     else:

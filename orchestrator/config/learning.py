@@ -21,7 +21,6 @@ from orchestrator.config.base import (
 )
 from orchestrator.config.marks import Executes, Executing
 
-
 MOST_PAIRED = 10_000
 """Pairs a prompt that a rule makes which repeats them."""
 

@@ -124,7 +124,7 @@ def drive(
         GateStopped, BadInput, RatchetError, Interrupted: how it ended, which is in the ledger already.
     """
     root, say = require_room(run_folder(file.job)), unfailing(say)
-    board = Board(file.job.name, file.job.rounds)
+    board = Board(file.job.name, file.job.rounds, checks=sources[file.job.source.type].reported.symptoms)
     followers = Followers(root, file.job, board, sources)
     run = Run(root, on_append=lambda: followers.poke(run.ledger), watch=board)
     lines = Lines(say) if view else Lines(say, heartbeat=None, starts=False)

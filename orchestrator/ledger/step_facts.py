@@ -32,6 +32,15 @@ was left to it."""
 
 
 @with_config(_CONFIG)
+class Trend(TypedDict, total=False):
+    """What became of a metric in training: see counts.trend."""
+
+    first: Required[Nats]
+    last: Required[Nats]
+    error: Annotated[float, Field(ge=0, le=1e15)]
+
+
+@with_config(_CONFIG)
 class Facts(TypedDict, total=False):
     """Of any step. A fact means the same in all steps that have it, unless their own model says otherwise."""
 
@@ -62,6 +71,11 @@ class Facts(TypedDict, total=False):
     failed: Count
     gold: Count
     disputed: Count
+    prompts_truncated: Count
+    prompts_unreadable: Count
+    prompts_failed: Count
+    prompts_gold: Count
+    distinct_answers: Count
     rules: dict[str, Count]
     judge: dict[str, Count]
 
@@ -93,6 +107,7 @@ class Facts(TypedDict, total=False):
     resumed_from: Count | None
     restarts: Count
     completions: Count
+    trend: dict[str, Trend]
     gate_accuracy: Share
     ranking_accuracy: Share
     reward_accuracy: Share

@@ -3,8 +3,10 @@ whether a record tells of a file what is in it."""
 
 from __future__ import annotations
 
-from collections import Counter
+import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean, variance
 from typing import Any
 
 import numpy as np
@@ -33,6 +35,33 @@ def verdicts(said: Sequence[str], causes: Sequence[str | None], rules: Sequence[
     found, why = Counter(said), Counter(causes)
     counts = {name: found[name] for name in ("correct", "wrong", "ungradable")}
     return counts | {cause: why[cause] for cause in CAUSES} | {"rules": dict(Counter(rule or "none" for rule in rules))}
+
+
+BY_PROMPT = ("prompts_mixed", "prompts_all_correct", "prompts_all_wrong", *(f"prompts_{cause}" for cause in CAUSES))
+
+
+def by_prompt(
+    prompts: Sequence[str], said: Sequence[str], causes: Sequence[str | None], extracted: Sequence[str | None]
+) -> dict[str, int]:
+    """How many prompts have verdicts of which kind, from columns of verdicts: `prompts_mixed` have right and wrong
+    samples, the next two only such, whatever is ungradable besides; those without either are counted by the cause that
+    most of their samples have, as `prompts_truncated` and so on. Each prompt is in one of them. `distinct_answers` is
+    the number of different answers of a prompt, summed over the prompts."""
+    found: defaultdict[str, Counter[str]] = defaultdict(Counter)
+    answers: defaultdict[str, set[str]] = defaultdict(set)
+    for prompt, verdict, cause, answer in zip(prompts, said, causes, extracted, strict=True):
+        found[prompt][verdict if verdict in ("correct", "wrong") else cause or "failed"] += 1
+        if answer is not None:
+            answers[prompt].add(answer)
+    kinds = Counter(_kind(verdicts_of) for verdicts_of in found.values())
+    return {name: kinds[name] for name in BY_PROMPT} | {"distinct_answers": sum(map(len, answers.values()))}
+
+
+def _kind(verdicts_of: Counter[str]) -> str:
+    right, wrong = verdicts_of["correct"], verdicts_of["wrong"]
+    if right or wrong:
+        return f"prompts_{'mixed' if right and wrong else 'all_correct' if right else 'all_wrong'}"
+    return f"prompts_{max(CAUSES, key=lambda cause: verdicts_of[cause])}"
 
 
 def disputed(opinions: Mapping[str, str] | None) -> bool:
@@ -67,12 +96,32 @@ def trained_pairs(pairs: Iterable[PairIds], dropped: int) -> dict[str, int]:
 
 def metrics(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Of a training's metrics, a row an update, what they tell of these: steps, the last loss, tokens, padded_tokens.
-    Tokens are those that were computed, scored or not."""
+    Tokens are those that were computed, scored or not. `trend` has what became of log-probabilities, in nats: see the
+    function."""
     found: dict[str, Any] = {"steps": len(rows)}
     if rows and "loss" in rows[-1]:
         found["loss"] = rows[-1]["loss"]
+    trends = {name: trend([row.get(name) for row in rows]) for name in TRENDS}
+    if any(trends.values()):
+        found["trend"] = {name: ends for name, ends in trends.items() if ends}
     known = [name for name in ("tokens", "padded_tokens") if rows and name in rows[0]]
     return found | {name: sum(row[name] for row in rows) for name in known}
+
+
+TRENDS = ("chosen_logprob", "rejected_logprob")
+"""Metrics of which a training's facts tell the trend."""
+
+
+def trend(values: Sequence[float | None]) -> dict[str, float]:
+    """What became of a metric, by update: the means of its `first` and of its `last` quarter, and the standard `error`
+    of their difference, where a quarter has two updates; what is no number is passed over. Empty without any."""
+    known = [float(value) for value in values if value is not None and math.isfinite(value)]
+    if not known:
+        return {}
+    quarter = max(1, len(known) // 4)
+    ends = known[:quarter], known[-quarter:]
+    found = {"first": fmean(ends[0]), "last": fmean(ends[1])}
+    return found | ({"error": math.sqrt(sum(variance(end) / quarter for end in ends))} if quarter > 1 else {})
 
 
 def scored(lengths: Sequence[int]) -> dict[str, int]:

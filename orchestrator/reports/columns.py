@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from orchestrator.reports.symptoms import Evidence, Past
+from orchestrator.config.sources import kind_of
+from orchestrator.reports.evidence import Evidence
+from orchestrator.reports.symptoms import Check
 from orchestrator.text.shown import markdown
 
 
@@ -41,7 +43,7 @@ class Reported:
     sections: Sequence[Section]
     settings: Sequence[tuple[str, str]] = ()
     """Further settings that name the experiment: a label, and the key of the job."""
-    symptoms: Sequence[Callable[[Evidence, Past], Iterator[str]]] = ()
+    symptoms: Sequence[Check] = ()
     """Further ways in which its loops go wrong; see symptoms.py."""
 
 
@@ -50,6 +52,11 @@ class Reporting(Protocol):
 
     @property
     def reported(self) -> Reported: ...
+
+
+def checks_of(job: Mapping[str, Any], sources: Mapping[str, Reporting] | None) -> Sequence[Check]:
+    """What the source of a job's pairs looks for besides; nothing where none is known, as before a run's first word."""
+    return sources[kind_of(job).name()].reported.symptoms if sources and job else ()
 
 
 def table(columns: Sequence[Column], rows: Sequence[Evidence]) -> str:

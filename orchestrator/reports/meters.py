@@ -16,7 +16,7 @@ from orchestrator.errors import BadInput, first_line
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.record_files import Record
 from orchestrator.ledger.taken import taken
-from orchestrator.reports.status import round_and_phase
+from orchestrator.reports.rounds import round_and_phase
 
 PREFIX = "ray_"
 """What Ray puts before the name of each metric that Prometheus reads."""

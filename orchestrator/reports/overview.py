@@ -16,7 +16,8 @@ from rich.text import Text
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files.inside import is_run
 from orchestrator.ledger.ledger import State
-from orchestrator.reports.status import accuracy, open_run, rounds, run_state
+from orchestrator.reports.rounds import accuracy, rounds
+from orchestrator.reports.status import open_run, run_state
 from orchestrator.text.shown import line
 
 _COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "damaged": "red"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,13 @@ from orchestrator.records.abstentions import WORDS, abstained, graders_version
 from orchestrator.records.executed import HALVED
 from orchestrator.reports.columns import Column, Reporting, Section, change, count, fact, last, number, table
 from orchestrator.reports.disputes import disputes
+from orchestrator.reports.evidence import Evidence, base_of
+from orchestrator.reports.gate_words import gate_said
+from orchestrator.reports.health import KINDS, health
+from orchestrator.reports.rounds import RoundStatus, rounds
 from orchestrator.reports.seconds import own, seconds_section, walls
-from orchestrator.reports.status import RoundStatus, halvings, open_run, reference_path, rounds, run_state
-from orchestrator.reports.symptoms import Evidence, symptoms
+from orchestrator.reports.status import halvings, open_run, reference_path, run_state
+from orchestrator.reports.symptoms import symptoms
 from orchestrator.reports.tables import diversity, training_metrics
 from orchestrator.text.shown import code, markdown
 
@@ -41,8 +45,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
     state = ledger.state
     job: Mapping[str, Any] = state.configs[-1]["job"] if state.configs else {}
     source = sources[kind_of(job).name()].reported
-    baseline = state.commits.get("baseline/evaluation")
-    base = Evidence(RoundStatus(0, {"evaluation": baseline.facts} if baseline else {}))
+    base = base_of(state)
     done = [evidence(run_dir, state, round_) for round_ in rounds(state)]
     parts = [
         f"# {markdown(job.get('name', run_dir.absolute().name))}",
@@ -62,6 +65,9 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
         "updates. Reward accuracy is of the last alone: as long as margins are about zero it is chance. Padded is what "
         "padding every batch to its longest row would have cost.",
         table(_TRAINING, done),
+        "## Health",
+        _HEALTH_TEXT,
+        table(_HEALTH, done),
         "## Seconds",
         seconds_section(done, walls(ledger.records)),
         *_executed_otherwise(state),
@@ -78,12 +84,17 @@ def evidence(run_dir: Path, state: State, round_: RoundStatus) -> Evidence:
         found = Evidence(
             round_,
             training_metrics(run_dir, state, round_.number),
-            diversity(run_dir, state, round_.number) if "verdicts" in round_.facts else None,
+            diversity(run_dir, state, round_.number) if _untold(round_.facts.get("verdicts")) else None,
             state.configs[-1]["job"]["loss"].get("form", "sigmoid") if state.configs else "sigmoid",
         )
     except (OSError, ValueError, Damaged):  # ArrowInvalid is a ValueError; `verify` is there to complain
         found = Evidence(round_)
     return found
+
+
+def _untold(verdicts: Mapping[str, Any] | None) -> bool:
+    """Whether a round's verdicts are there, and an earlier version has not told how many answers differ."""
+    return verdicts is not None and "distinct_answers" not in verdicts
 
 
 def _versions(every: Sequence[Evidence]) -> str:
@@ -167,7 +178,7 @@ SAMPLES = Section(
         Column("of these", lambda e: abstained({cause: e.round.count("verdicts", cause) for cause in WORDS})),
         Column("answers found by", lambda e: _rules(e)),
         Column("pass@N", lambda e: "" if e.pass_any is None else f"{100 * e.pass_any:.1f}"),
-        Column("answers a prompt", lambda e: "" if e.diversity is None else f"{e.diversity[1]:.2f}"),
+        Column("answers a prompt", lambda e: number(health(e), "distinct_answers", ".2f")),
         Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
         Column("pairs", lambda e: count(e, "pairs", "pairs")),
         Column("lost to unreadable answers", lambda e: fact(e, "pairs", "pairs_lost", ",")),
@@ -198,6 +209,29 @@ def _kinds(evidence: Evidence) -> str:
     return " / ".join(f"{count:,}" for count in kinds if count is not None)
 
 
+_HEALTH_TEXT = (
+    "By which a loop is seen to turn; what has turned stands at the end. Shares of prompts are by their samples' "
+    "verdicts, ungradable ones aside; a prompt of which no sample is right or wrong counts by what most of them are. "
+    "Chosen: the mean log-probability of the chosen completions in the first and the last quarter of the updates."
+)
+
+
+def _share(name: str) -> Callable[[Evidence], str]:
+    return lambda e: format(100 * health(e)[name], ".1f") if name in health(e) else ""
+
+
+_HEALTH = (
+    Column("round", lambda e: str(e.round.number)),
+    Column("pass@1, %", _share("pass_1")),
+    Column("pass@N, %", _share("pass_n")),
+    Column("answers a prompt", lambda e: number(health(e), "distinct_answers", ".2f")),
+    *(Column(f"{word}, %", _share(name)) for name, word in KINDS.items()),
+    Column("prompts with pairs, %", _share("prompts_paired")),
+    Column("tokens a sample", lambda e: number(health(e), "sample_tokens", ".1f")),
+    Column("tokens an answer", lambda e: number(health(e), "answer_tokens", ".1f")),
+    Column("chosen, nats", lambda e: change(e, "chosen_logprob", ".2f")),
+    Column("chosen, nats a token", lambda e: number(health(e), "chosen_logprob_token", ".3f")),
+)
 _PROMOTIONS = (
     Column("round", lambda e: str(e.round.number)),
     Column("promoted", lambda e: "yes" if e.promotion["promoted"] else "no"),
@@ -207,16 +241,18 @@ _PROMOTIONS = (
     Column("p", lambda e: format(e.promotion["p_value"], ".3g")),
     Column("alpha", lambda e: format(e.promotion["alpha"], "g")),
     Column("smallest drop", lambda e: _points(e.promotion.get("smallest_detectable_drop"))),
-    Column("reason", lambda e: str(e.promotion["reason"])),
 )
 
 
 def _promotions(done: Sequence[Evidence]) -> str:
-    return (
+    decided = [evidence for evidence in done if evidence.promotion]
+    said = [f"Round {e.round.number}, {gate_said(e.promotion, e.round.facts.get('evaluation'))}." for e in decided]
+    why = (
         "Won and lost count the gate problems that only the candidate, or only the best reference so far, "
         "solves. The smallest drop is the least that the test could have called significant, had nothing "
-        "been won.\n\n" + table(_PROMOTIONS, [e for e in done if e.promotion])
+        "been won."
     )
+    return "\n\n".join(["\n".join(f"- {markdown(line)}" for line in said), why, table(_PROMOTIONS, decided)]).lstrip()
 
 
 def _points(fraction: float | None) -> str:

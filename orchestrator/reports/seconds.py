@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from orchestrator.ledger.record_files import Record
 from orchestrator.reports.columns import Column, fact, table
-from orchestrator.reports.status import round_and_phase
-from orchestrator.reports.symptoms import Evidence
+from orchestrator.reports.evidence import Evidence
+from orchestrator.reports.rounds import round_and_phase
 
 
 def walls(records: Iterable[Record]) -> dict[int, float]:

@@ -6,8 +6,7 @@ import difflib
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,48 +20,21 @@ from orchestrator.files import strict_json
 from orchestrator.files.processes import pid_exists, process_start
 from orchestrator.ledger.kinds import check_data
 from orchestrator.ledger.ledger import Ledger, State
-from orchestrator.ledger.taken import parent, taken
+from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import WORDS, abstained, causes
-from orchestrator.records.executed import halved
 from orchestrator.reports.archived import archive_line, archived
+from orchestrator.reports.columns import Reporting, checks_of
+from orchestrator.reports.evidence import Evidence, by_ledger
+from orchestrator.reports.gate_words import gate_said
+from orchestrator.reports.health import health, words
+from orchestrator.reports.rounds import accuracy, round_and_phase
+from orchestrator.reports.symptoms import by_round
 from orchestrator.text.shown import line
 
 SIGN_OF_LIFE_SECONDS = 60.0
 """A driver on another host counts as alive while its driver.json is younger than this."""
 MAX_SIGN_OF_LIFE = 1 << 16
 """Bytes of a driver.json."""
-
-
-@dataclass
-class RoundStatus:
-    """One round as the ledger tells it: facts by phase ("samples", "train", ...), and the gate's word."""
-
-    number: int
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Facts of the steps that are committed."""
-    so_far: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Sums over the committed shards of a phase, whether or not the phase has ended."""
-    promotion: dict[str, Any] | None = None
-    taken_over: set[str] = field(default_factory=set)
-    """Phases that another run has done: their facts tell its seconds (see ledger/taken.py)."""
-
-    def seconds(self, phase: str) -> float | None:
-        """What a phase took this run; None where it did not do it."""
-        facts = self.facts.get(phase, {})
-        return float(facts["seconds"]) if "seconds" in facts and phase not in self.taken_over else None
-
-    def halved(self) -> dict[str, dict[str, Any]]:
-        """By phase: what it was done with half of since memory was short, by key of the job."""
-        return {phase: half for phase, facts in self.facts.items() if (half := halved(facts))}
-
-    def count(self, phase: str, key: str) -> int:
-        """A count of a phase: its commit's if it has ended, else the sum of its committed shards."""
-        facts = self.facts.get(phase)
-        return int((self.so_far.get(phase, {}) if facts is None else facts).get(key, 0))
-
-    def known(self, phase: str, key: str) -> int | None:
-        """The same; None for a phase of which nothing is done, or that the round does not have."""
-        return self.count(phase, key) if phase in self.facts or phase in self.so_far else None
 
 
 def open_run(run_dir: Path) -> Ledger:
@@ -93,41 +65,6 @@ def _runs_nearby(run_dir: Path) -> str:
             listing = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
             return f"Runs in {folder}: {listing}." + (f" Did you mean {close[0]}?" if close else "")
     return f"{here.parent} holds no runs."
-
-
-def rounds(state: State) -> list[RoundStatus]:
-    """Every round that anything was committed for, in order."""
-    rounds_by_number: dict[int, RoundStatus] = {}
-
-    def round_of(number: int) -> RoundStatus:
-        return rounds_by_number.setdefault(number, RoundStatus(number))
-
-    for step, commit in state.commits.items():
-        number, phase = round_and_phase(step)
-        round_of(number).facts[phase] = commit.facts
-        if taken(state, step):
-            round_of(number).taken_over.add(phase)
-    for step, shards in state.shards.items():
-        number, phase = round_and_phase(step)
-        sums = round_of(number).so_far.setdefault(phase, {})
-        for shard in shards.values():
-            for key, value in shard.facts.items():
-                if isinstance(value, int) and not isinstance(value, bool):
-                    sums[key] = sums.get(key, 0) + value
-    for promotion in state.promotions:
-        round_of(int(promotion["round"])).promotion = promotion
-    rounds_by_number.pop(0, None)  # the baseline
-    return [rounds_by_number[number] for number in sorted(rounds_by_number)]
-
-
-def round_and_phase(step: str) -> tuple[int, str]:
-    """Split a step's name: "rounds/02/pairs" is (2, "pairs"), "baseline/evaluation" is (0, "evaluation")."""
-    first, _, rest = step.partition("/")
-    if first == "rounds":
-        number, _, phase = rest.partition("/")
-        if number.isascii() and number.isdigit():
-            return int(number), phase
-    return 0, rest or first
 
 
 def run_state(run_dir: Path, state: State) -> str:
@@ -185,8 +122,9 @@ def reference_path(run_dir: Path, state: State) -> str | None:
     return None if reference is None else str((run_dir / str(reference)).absolute())
 
 
-def status(run_dir: Path) -> dict[str, Any]:
-    """A run's state as a JSON value; its keys are an interface.
+def status(run_dir: Path, sources: Mapping[str, Reporting] | None = None) -> dict[str, Any]:
+    """A run's state as a JSON value; its keys are an interface. `sources` are those of pairs, by name: they know more
+    to be warned of.
 
     Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reference` (an absolute
     path), `seed` (where a base model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
@@ -197,7 +135,9 @@ def status(run_dir: Path) -> dict[str, Any]:
     as it is known), `accuracy` (on test, or null), `unsolved` (test answers that count as not solved since they are
     ungradable, by cause), `seconds` by phase, `taken_over`, the phases that the run has from its parent, of which no
     seconds are told, and `halved`: by phase what it was done with half of since memory was short, by key. `unsolved`
-    of the base model is `baseline_unsolved`. A phase in progress is counted as far as it is committed.
+    of the base model is `baseline_unsolved`. `gate` is what the gate has said, in a sentence (or null), `health` the
+    figures that are known (health.py), and `warnings` what has turned (symptoms.py). A phase in progress is counted as
+    far as it is committed.
 
     Raises:
         BadInput: there is no run in this folder.
@@ -207,6 +147,8 @@ def status(run_dir: Path) -> dict[str, Any]:
     state = ledger.state
     baseline = state.commits.get("baseline/evaluation")
     job = state.configs[-1]["job"] if state.configs else {}
+    base, done = by_ledger(state)
+    found = by_round(base, done, checks_of(job, sources))
     return {
         "name": job.get("name", run_dir.absolute().name),
         "state": run_state(run_dir, state),
@@ -216,7 +158,7 @@ def status(run_dir: Path) -> dict[str, Any]:
         "archive": archived(run_dir, _archive(job), len(ledger.records)),
         "baseline": accuracy(baseline.facts if baseline else None),
         "baseline_unsolved": causes((baseline.facts if baseline else {}).get("test")),
-        "rounds": [_round_status(round_) for round_ in rounds(state)],
+        "rounds": [_round_status(evidence, found[evidence.round.number]) for evidence in done],
     }
 
 
@@ -231,7 +173,8 @@ def _base_origin(state: State) -> dict[str, Any] | None:
     return origin or None
 
 
-def _round_status(round_: RoundStatus) -> dict[str, Any]:
+def _round_status(evidence: Evidence, warnings: Sequence[str]) -> dict[str, Any]:
+    round_ = evidence.round
     return {
         "round": round_.number,
         "promoted": None if round_.promotion is None else bool(round_.promotion["promoted"]),
@@ -246,13 +189,10 @@ def _round_status(round_: RoundStatus) -> dict[str, Any]:
         "seconds": {phase: took for phase in round_.facts if (took := round_.seconds(phase)) is not None},
         "taken_over": [phase for phase in round_.facts if phase in round_.taken_over],
         "halved": round_.halved(),
+        "gate": gate_said(round_.promotion, round_.facts.get("evaluation")) if round_.promotion else None,
+        "health": health(evidence),
+        "warnings": list(warnings),
     }
-
-
-def accuracy(evaluation: Mapping[str, Any] | None, split: str = "test") -> float | None:
-    """Accuracy, as a fraction, from the facts of an evaluation step."""
-    figures = (evaluation or {}).get(split)
-    return None if figures is None else float(figures["accuracy"])
 
 
 def intervals(run_dir: Path) -> dict[int, tuple[float, float]]:
@@ -304,9 +244,22 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     told = (f"round {row['round']}: {', '.join(row['taken_over'])} taken over from {name}" for row in rows)
     left = [Text(line(said)) for said in told]
     half = [Text(line(said)) for row in status["rounds"] for said in halvings(row["round"], row.get("halved", {}))]
+    well = [Text(line(said)) for said in _health(status)]
+    ill = [
+        Text(line(f"! round {row['round']}: {said}"), "yellow") for row in status["rounds"] for said in row["warnings"]
+    ]
     kept = [Text(line(archive_line(status["archive"])))] if status.get("archive") else []
     head = (title, *base, Text(line(f"reference: {status['reference']}")), *kept)
-    return Group(*head, Text(""), table, *left, *half, *notes)
+    return Group(*head, Text(""), table, *left, *half, *notes, *well, *ill)
+
+
+def _health(status: Mapping[str, Any]) -> Iterator[str]:
+    """What the gate has said of each round, and the newest round's health, for people."""
+    for row in status["rounds"]:
+        if row["gate"]:
+            yield f"round {row['round']} {row['gate']}"
+    if known := [row for row in status["rounds"] if row["health"]]:
+        yield f"health of round {known[-1]['round']}: {'; '.join(words(known[-1]['health']))}"
 
 
 def halvings(number: int, half_by_phase: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:

@@ -22,7 +22,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import BadInput
-from orchestrator.reports.status import open_run, round_and_phase, run_state
+from orchestrator.reports.rounds import round_and_phase
+from orchestrator.reports.status import open_run, run_state
 from orchestrator.text import terminal
 
 ROLES = ("engine", "rank", "grader", "ray")

@@ -19,6 +19,7 @@ from orchestrator.models.sizes import said_format
 from orchestrator.records.abstentions import abstained
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES, EVALUATION, SAMPLES, SamplingPlan, Shard
+from orchestrator.records.statistics import wilson_interval
 from orchestrator.rounds.sampling import (
     Engines,
     Graders,
@@ -29,7 +30,6 @@ from orchestrator.rounds.sampling import (
     shards_of,
     versions,
 )
-from orchestrator.rounds.statistics import wilson_interval
 from orchestrator.rounds.watched import Answers
 
 EXACT, ROUNDED = 0.005, 0.05

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import assert_never
 
 from orchestrator.config import Rule
-from orchestrator.rounds.statistics import mcnemar_p_value, smallest_detectable_drop
+from orchestrator.records.statistics import mcnemar_p_value, smallest_detectable_drop
 
 
 @dataclass(frozen=True, slots=True)

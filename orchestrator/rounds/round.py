@@ -19,6 +19,7 @@ from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.records.seeds import derived_seed
+from orchestrator.reports.gate_words import gate_said
 from orchestrator.rounds import gate, pair_files, regrading, sampling, space
 from orchestrator.rounds.context import Context, Model, engine, executed, graded_by, grading
 from orchestrator.rounds.pairing import PairingPlan
@@ -256,13 +257,13 @@ class Round:
             run.append("promotion", decision)
         if decision["round"] == run.ledger.state.promotions[-1]["round"]:  # on a resume, earlier ones are passed over
             self._point_to_reference()
-        drop = decision["smallest_detectable_drop"]
-        seen = f" The test could see a drop of {100 * drop:.1f} points." if drop is not None else ""
-        self.say("gate", decision["reason"] + seen)
+        evaluated = run.ledger.state.commits.get(f"{self.folder}/evaluation")
+        said = gate_said(decision, evaluated.facts if evaluated else None)
+        self.say("gate", said)
         if not decision["promoted"]:
             raise GateStopped(
-                f"round {self.number}: {decision['reason']} The reference stays {decision['reference']}. To go on with "
-                f"other settings: `ratchet fork {run.root} NEWRUN KEY=VALUE`."
+                f"round {self.number}: {said}. To go on with other settings: `ratchet fork {run.root} NEWRUN "
+                "KEY=VALUE`."
             )
         for path in spare_checkpoints(run.ledger.state, self.context.job.keep.checkpoints):
             run.discard(path)

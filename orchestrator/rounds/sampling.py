@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.sharded import ShardedStep
+from orchestrator.records.counts import BY_PROMPT
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES, SamplingPlan, Shard
 from orchestrator.rounds.readiness import ready
@@ -153,7 +154,8 @@ def sampling_facts(shards: Sequence[Facts], own: Sequence[Facts] | None = None) 
 def grading_facts(shards: Sequence[Facts], own: Sequence[Facts] | None = None) -> Facts:
     """Facts of a whole grading step; `own` as for `sampling_facts`. `seconds` is the graders' own time, hidden behind
     the sampling; `waited` is what was not hidden, the time from the last sample to the last verdict. What is ungradable
-    is also counted by its cause, and `graders_version` says by which version of the graders, which is one."""
+    is also counted by its cause, and prompts by what samples they have (counts.by_prompt); `graders_version` says by
+    which version of the graders, which is one."""
     timed = shards if own is None else own
     keys = ("correct", "wrong", "ungradable", *CAUSES)
     rules: dict[str, int] = {}
@@ -162,6 +164,9 @@ def grading_facts(shards: Sequence[Facts], own: Sequence[Facts] | None = None) -
             rules[rule] = rules.get(rule, 0) + count
     total: Facts = {key: sum(f.get(key, 0) for f in shards) for key in keys}
     total |= {key: round(sum(f.get(key, 0) for f in timed), 3) for key in ("seconds", "waited")}
+    # Earlier versions, which may have graded a part, have told none of these.
+    told = [key for key in (*BY_PROMPT, "distinct_answers") if all(key in f for f in shards)]
+    total |= {key: sum(f[key] for f in shards) for key in told}
     if any("disputed" in f for f in shards):
         total["disputed"] = sum(f.get("disputed", 0) for f in shards)
     return total | {"rules": rules} | versions(shards) | mishaps(shards, "graders_lost")

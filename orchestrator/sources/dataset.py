@@ -37,8 +37,8 @@ from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import ScoringPlan
 from orchestrator.reports import lineage
 from orchestrator.reports.columns import Column, Reported, Section, count, fact
+from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.lineage import TOKENS, Trail, all_ids
-from orchestrator.reports.symptoms import Evidence
 from orchestrator.reports.tables import step_rows
 from orchestrator.rounds import space
 from orchestrator.rounds.context import Context, Model, executed, preference_plan

@@ -22,9 +22,10 @@ from orchestrator.ledger.uses import files_of
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import SELF_SCORES, Problem
 from orchestrator.reports.columns import Reported
+from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.lineage import Trail
 from orchestrator.reports.report import SAMPLES
-from orchestrator.reports.symptoms import Evidence, Past, given_up
+from orchestrator.reports.symptoms import Past, given_up
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted

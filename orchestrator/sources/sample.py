@@ -11,9 +11,10 @@ from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
 from orchestrator.records.rows import Problem
 from orchestrator.reports.columns import Reported
+from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.lineage import Trail
 from orchestrator.reports.report import SAMPLES
-from orchestrator.reports.symptoms import Evidence, Past, given_up
+from orchestrator.reports.symptoms import Past, given_up
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted

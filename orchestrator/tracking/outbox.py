@@ -30,7 +30,8 @@ from orchestrator.ledger.drivers import Drivers
 from orchestrator.ledger.ledger import Commit, Ledger, only_cleans
 from orchestrator.ledger.record_files import Record
 from orchestrator.reports.report import report_text
-from orchestrator.reports.status import accuracy, round_and_phase, run_state
+from orchestrator.reports.rounds import accuracy, round_and_phase
+from orchestrator.reports.status import run_state
 from orchestrator.reports.tables import round_step, sample_rows, training_metrics
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources

@@ -17,8 +17,10 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.recipes import Fields
 from orchestrator.records.abstentions import WORDS, abstained
 from orchestrator.records.rows import CAUSES, GRADERS_VERSION
-from orchestrator.reports.status import RoundStatus, status
-from orchestrator.reports.symptoms import Evidence, symptoms
+from orchestrator.reports.evidence import Evidence
+from orchestrator.reports.rounds import RoundStatus
+from orchestrator.reports.status import status
+from orchestrator.reports.symptoms import symptoms
 from orchestrator.rounds.pair_files import Scored, write_pairs
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.round import NoPairs

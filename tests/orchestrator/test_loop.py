@@ -221,7 +221,7 @@ def test_changed_data_are_refused_also_for_rounds_to_come(tmp_path: Path, prompt
 def test_a_worse_candidate_stops_the_run_at_the_best_reference(tmp_path: Path) -> None:
     job = make_project(tmp_path, skill=0.7)
     for _ in range(2):  # the answer stands when the job is started again
-        with pytest.raises(GateStopped, match="The reference stays"):
+        with pytest.raises(GateStopped, match="stays the reference"):
             run_job(job, StandIns(gain=-0.6))
         found = status(tmp_path / "run")
         assert found["state"] == "stopped"

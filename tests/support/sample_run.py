@@ -15,7 +15,7 @@ from orchestrator.config import Job
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.records.rows import PROMPTS, SAMPLES, VERDICTS
-from orchestrator.rounds.statistics import wilson_interval
+from orchestrator.records.statistics import wilson_interval
 
 NUM_PROMPTS, NUM_SAMPLES, NUM_STEPS, SHARD = 6, 4, 12, 3
 DEAD_PID = 2**22 + 1

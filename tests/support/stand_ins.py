@@ -191,10 +191,12 @@ class StandInGraders:
             self.workers.call("grade")
             samples = pq.read_table(shard.source).slice(shard.start, shard.stop - shard.start).to_pylist()
             rows = [self._verdict(sample, golds[sample["prompt_id"]]) for sample in samples]
-            counts = Counter(row["verdict"] for row in rows)
+            said = Counter(row["verdict"] for row in rows)
             causes = Counter(row["cause"] for row in rows)
-            facts = {name: counts[name] for name in ("correct", "wrong", "ungradable")}
+            facts = {name: said[name] for name in ("correct", "wrong", "ungradable")}
             facts |= {cause: causes[cause] for cause in CAUSES} | self.version
+            columns = ([row[name] for row in rows] for name in ("prompt_id", "verdict", "cause", "extracted"))
+            facts |= counts.by_prompt(*columns)
             file = write_table(pa.Table.from_pylist(rows, VERDICTS), shard.output)
             yield shard, facts | {"rules": {"final_answer": len(rows)}, "seconds": 0.0, "file": file}
 

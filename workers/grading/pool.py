@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from orchestrator.config import Grade, Judge
 from orchestrator.errors import BadInput
-from orchestrator.records.counts import disputed, verdicts
+from orchestrator.records.counts import by_prompt, disputed, verdicts
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import GRADERS_VERSION, VERDICTS, Cause, Shard, Verdict
 from workers.files import write_table
@@ -239,7 +239,7 @@ class GraderPool:
         """Grade rows `start` to `stop` of a samples file and write verdicts to `shard.written`, fsynced.
 
         `golds` maps prompt ids to gold answers. Returns {"correct": n, "wrong": n, "ungradable": n, of these
-        "truncated": n, "unreadable": n, "failed": n, "gold": n, "graders_version": v,
+        "truncated": n, "unreadable": n, "failed": n, "gold": n, "graders_version": v, what counts.by_prompt counts,
         "rules": {rule or "none": n}, "seconds": s, "file": see workers.files.write_table}; "judge", what its
         client has done, where there is one; and "disputed", on how many the graders differ, where they are audited.
         Raises ValueError when the rows or a gold answer are missing.
@@ -252,8 +252,11 @@ class GraderPool:
             raise ValueError(f"{shard.source}: no gold answer was given for prompt {missing!r}")
         graded = self.grade((golds[row["prompt_id"]], row["text"], row["finish_reason"]) for row in rows)
         file = _write_verdicts(shard.written, rows, graded)
-        columns = ([getattr(one, name) for one in graded] for name in ("verdict", "cause", "rule"))
-        counts: dict[str, Any] = verdicts(*columns) | {"graders_version": GRADERS_VERSION}
+        said, causes, rules, answers = (
+            [getattr(one, name) for one in graded] for name in ("verdict", "cause", "rule", "extracted")
+        )
+        counts: dict[str, Any] = verdicts(said, causes, rules) | {"graders_version": GRADERS_VERSION}
+        counts |= by_prompt([row["prompt_id"] for row in rows], said, causes, answers)
         if self._judge:
             counts["judge"] = {name: number - before[name] for name, number in self._judge.facts().items()}
         if self._settings.audit:

@@ -12,7 +12,8 @@ from typing import Any
 from orchestrator.commands.compare.file import Plan, PlannedRun
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.abstentions import graders_version
-from orchestrator.reports.status import round_and_phase, run_state
+from orchestrator.reports.rounds import round_and_phase
+from orchestrator.reports.status import run_state
 
 _OFFERED = "-offered"
 

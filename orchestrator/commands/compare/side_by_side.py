@@ -17,10 +17,10 @@ from orchestrator.config.load import changed_keys
 from orchestrator.config.places import run_named
 from orchestrator.errors import BadInput
 from orchestrator.records.abstentions import graders_version
+from orchestrator.records.statistics import mcnemar_p_value
 from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.inspection.views import reference_before
 from orchestrator.reports.tables import round_step
-from orchestrator.rounds.statistics import mcnemar_p_value
 from orchestrator.text.shown import line
 
 _AT_ROUND = re.compile(r"(.+)@round(\d+)")
@@ -139,9 +139,7 @@ def render(sides: Sequence[Side]) -> RenderableType:
         table.add_row(line(each.name), what, line(each.job.get("method", "")), accuracy, between, *against)
     told = ["", "won, lost: test problems that only this model, or only the first, solves; p: McNemar's exact test"]
     if len({each.graders for each in sides}) > 1:
-        told.append(
-            "judged by different versions of the graders: their accuracies are not to be compared; fork one"
-        )
+        told.append("judged by different versions of the graders: their accuracies are not to be compared; fork one")
     return Group(table, *(Text(said) for said in told), Text(""), *_settings(sides))
 
 

@@ -37,7 +37,8 @@ from orchestrator.ledger.ledger import Artifact, Offer, State, probe_links
 from orchestrator.ledger.run import Run
 from orchestrator.ledger.sharing import Giver, check_sizes
 from orchestrator.reports.living import settled
-from orchestrator.reports.status import open_run, round_and_phase
+from orchestrator.reports.rounds import round_and_phase
+from orchestrator.reports.status import open_run
 from orchestrator.text import shown
 
 

@@ -11,7 +11,7 @@ from orchestrator.config.load import changed_keys
 from orchestrator.config.words import schedule_at
 from orchestrator.ledger.ledger import State
 from orchestrator.records.shards import SHARDS
-from orchestrator.reports.status import round_and_phase
+from orchestrator.reports.rounds import round_and_phase
 
 Fit = Literal["taken", "anew", "perhaps"]
 """It will be taken over; it cannot be, since its own inputs are others; it will be if what it is made from, which is

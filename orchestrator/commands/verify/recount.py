@@ -50,6 +50,17 @@ LEFT = frozenset(
 place."""
 
 
+LATER = frozenset({*counts.BY_PROMPT, "distinct_answers", "trend"})
+"""Facts of verdicts and of training that came without a new recipe: they are computed where a record tells them."""
+
+
+def told_of(step: str, recorded: Mapping[str, Any], computed: Facts) -> Facts:
+    """What was computed of a step, without what its version did not tell yet."""
+    if step.rpartition("/")[2] not in ("verdicts", "train", "retrain"):
+        return computed
+    return {key: value for key, value in computed.items() if key in recorded or key not in LATER}
+
+
 _OF_COMPLETIONS = {"ranking_accuracy", "reward_accuracy", "gamma", "chosen_logprob", "rejected_logprob"}
 
 
@@ -141,7 +152,7 @@ class Recount(Counting):
         facts = self.files.shard_facts(step)
         told = [name for name in counts.verdicts([], [], []) if all(name in shard for shard in facts)]
         found = _untimed(sampling.grading_facts(facts))
-        optional = ("disputed", "graders_version")
+        optional = ("disputed", "graders_version", *LATER)
         return {key: value for key, value in found.items() if key in told or key in optional}
 
     def _require_all(self, step: str) -> None:
@@ -222,11 +233,16 @@ class Recount(Counting):
 def verdict_facts(file: Path) -> Facts:
     """Of a file of verdicts. Those of graders of version 1 have no causes."""
     columns_there = set(pq.read_schema(file).names)
-    names = [name for name in ("verdict", "cause", "rule", "opinions") if name in columns_there]
+    names = [
+        name for name in ("prompt_id", "verdict", "cause", "rule", "extracted", "opinions") if name in columns_there
+    ]
     table = read_table(file, columns=names)
     columns: dict[str, list[Any]] = {name: table[name].to_pylist() for name in names}
     none = [None] * table.num_rows
     facts = counts.verdicts(columns["verdict"], columns.get("cause", none), columns.get("rule", none))
+    facts |= counts.by_prompt(
+        columns["prompt_id"], columns["verdict"], columns.get("cause", none), columns["extracted"]
+    )
     if "cause" not in columns_there:
         facts = {key: value for key, value in facts.items() if key not in CAUSES}
     if "opinions" in columns_there:

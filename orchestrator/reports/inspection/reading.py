@@ -14,7 +14,8 @@ from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger.ledger import State
 from orchestrator.records.golds import shown
 from orchestrator.records.parquet import read_table
-from orchestrator.reports.status import open_run, round_and_phase
+from orchestrator.reports.rounds import round_and_phase
+from orchestrator.reports.status import open_run
 from orchestrator.reports.tables import parquet_files, round_step, those_there
 
 _VERDICT = ("prompt_id", "sample_index", "verdict", "extracted", "rule", "reason", "cause")

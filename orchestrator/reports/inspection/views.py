@@ -14,7 +14,7 @@ from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import State
 from orchestrator.records.parquet import read_table
 from orchestrator.reports.inspection.reading import RunReader, only
-from orchestrator.reports.status import rounds
+from orchestrator.reports.rounds import rounds
 
 Document = dict[str, Any]
 Split = Literal["train", "gate", "test"]

@@ -7,10 +7,11 @@ shows what stands there (showing.py).
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,7 +29,9 @@ from orchestrator.reports.progress.model import (
 )
 from orchestrator.reports.progress.samples import Graded
 from orchestrator.reports.progress.track import Track
-from orchestrator.reports.status import accuracy, round_and_phase, rounds
+from orchestrator.reports.progress.turning import SEEN_BY, Turning
+from orchestrator.reports.rounds import accuracy, round_and_phase, rounds
+from orchestrator.reports.symptoms import Check
 
 LOOKING = f"{START}/ledger"
 """What is committed is looked at, before anything new is done."""
@@ -71,13 +74,29 @@ class Ended:
     seconds: float
 
 
-Event = Said | Come | Began | Ended | RoundLine
+@dataclass(frozen=True)
+class Turned:
+    """Something has turned in a round: a warning."""
+
+    number: int
+    text: str
+
+
+Event = Said | Come | Began | Ended | Turned | RoundLine
 
 
 class Board:
     """A `Watch` (records/progress.py), and a follower of the ledger."""
 
-    def __init__(self, name: str, num_rounds: int, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        name: str,
+        num_rounds: int,
+        clock: Callable[[], float] = time.monotonic,
+        checks: Sequence[Check] = (),
+    ) -> None:
+        """`checks` are what the source of the job's pairs looks for in its rounds, besides the usual."""
+        self._turning = Turning(checks)
         self._clock, self._name, self._num_rounds = clock, name, num_rounds
         self._began, self._wall = clock(), time.time()
         self._lock = threading.RLock()  # a signal may come within
@@ -237,10 +256,13 @@ class Board:
             track.text = track.text or _come_to(facts)
         if step == _BASE:
             self._finish(_base_line(state), state)
+        if round_and_phase(step)[1] in SEEN_BY:
+            self._events.extend(itertools.starmap(Turned, self._turning.look(state)))
 
     def _finish_kept(self, state: State) -> None:
         if _BASE in state.commits:
             self._finish(_base_line(state), state, kept=True)
+        self._turning.look(state)
         for promotion in state.promotions:
             self._finish(_round_line(state, int(promotion["round"])), state, kept=True)
 
@@ -248,7 +270,7 @@ class Board:
         own = [track for what, track in self._tracks.items() if not what.startswith(f"{START}/")]
         kept = kept or (line.number == self._round and bool(own) and all(track.state == "kept" for track in own))
         took = None if kept else self._durations.of(line.number)
-        line = line.model_copy(update={"kept": kept, "seconds": took})
+        line = self._turning.said_of(line.model_copy(update={"kept": kept, "seconds": took}), state)
         self._finished.append(line)
         self._events.append(line)
         if line.number == self._round:
@@ -302,6 +324,7 @@ class Board:
                 phases=tuple(t.phase(now, self._at) for t in list(self._tracks.values())[-MOST_PHASES:]),
                 finished=tuple(self._finished[-MOST_ROUNDS:]),
                 sample=self._shown_sample() if state == "running" else None,
+                warnings=self._turning.of(self._round),
             )
 
     def _shown_sample(self) -> Sample | None:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.record_files import Record
 from orchestrator.ledger.taken import taken
-from orchestrator.reports.status import round_and_phase
+from orchestrator.reports.rounds import round_and_phase
 
 GATE = "gate"
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from datetime import datetime
 
-from orchestrator.reports.progress.board import LOOKING, Began, Come, Ended, Event, Said
+from orchestrator.reports.health import words
+from orchestrator.reports.progress.board import LOOKING, Began, Come, Ended, Event, Said, Turned
+from orchestrator.reports.progress.estimate import GATE
 from orchestrator.reports.progress.figures import amount, count, duration, gains, left, rate, time_left
-from orchestrator.reports.progress.model import Phase, Progress
+from orchestrator.reports.progress.model import Phase, Progress, RoundLine
 
 HEARTBEAT = 30.0
 """Seconds between two lines that say what is being done."""
@@ -26,6 +28,9 @@ class Lines:
         self._beats = heartbeat is not None
         self.every = heartbeat or 3600.0
         self._first = True
+        self._over: dict[
+            str, str
+        ] = {}  # the health of rounds of which the gate's word is still to be told, by its step
 
     def hear(self, event: Event) -> None:
         """See `View`."""
@@ -34,6 +39,13 @@ class Lines:
                 self._say(line)
             case Come(what, text, kept):
                 self._say(come(what, text, kept))
+                if over := self._over.pop(what, None):
+                    self._say(over)
+            case Turned(number, text):
+                self._say(come(f"rounds/{number:02d}/warning", text, kept=False))
+            case RoundLine(number=number, kept=kept, health=figures) if figures:
+                where = f"rounds/{number:02d}"
+                self._over[f"{where}/{GATE}"] = come(f"{where}/health", "; ".join(words(figures)), kept)
             case Began(what, detail) if self._starts and what != LOOKING:
                 self._say(come(what, detail or "...", kept=False))
             case Ended(what, _, seconds) if self._starts and seconds >= _QUICK:
@@ -49,6 +61,8 @@ class Lines:
 
     def close(self, progress: Progress) -> None:
         """See `View`."""
+        for over in self._over.values():
+            self._say(over)
 
 
 def timed(say: Callable[[str], None], now: Callable[[], datetime] = datetime.now) -> Callable[[str], None]:

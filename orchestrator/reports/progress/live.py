@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from rich.live import Live as RichLive
 from rich.text import Text
 
-from orchestrator.reports.progress.board import Come, Event, Said
+from orchestrator.reports.progress.board import Come, Event, Said, Turned
 from orchestrator.reports.progress.lines import come
 from orchestrator.reports.progress.model import Progress, RoundLine
-from orchestrator.reports.progress.picture import Size, picture, round_line
+from orchestrator.reports.progress.picture import Size, picture, told_of
 from orchestrator.text.own_terminal import OwnTerminal, own_terminal
 from orchestrator.text.shown import line, text
 from orchestrator.text.terminal import Screen
@@ -44,9 +44,12 @@ class Live:
                 self._print(Text(line(said)))
             case Come(what, said, kept, True):
                 self._print(Text(line(come(what, said, kept))))
+            case Turned(number, said):
+                self._print(Text(line(f"! round {number}: {said}"), "yellow"))
             case RoundLine():
                 self._rounds.append(event)
-                self._screen.print(round_line(event, self._size.width))
+                for told in told_of(event, self._size.width, with_warnings=event.kept):
+                    self._screen.print(told)
 
     def look(self, progress: Progress) -> None:
         """See `View`."""
@@ -92,7 +95,8 @@ class Live:
         for said in self._head:
             self._print(Text(line(said)))
         for over in self._rounds[-now.height :]:
-            self._screen.print(round_line(over, now.width))
+            for told in told_of(over, now.width):
+                self._screen.print(told)
         self._begin()
 
     def _begin(self) -> None:

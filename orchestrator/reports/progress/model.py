@@ -24,7 +24,7 @@ PROGRESS_FILE = "progress.json"
 VERSION = 1
 MAX_PROGRESS = 1 << 22
 """Bytes of a progress.json."""
-MOST_PHASES, MOST_ROUNDS, MOST_TEXT = 200, 2000, 2000
+MOST_PHASES, MOST_ROUNDS, MOST_TEXT, MOST_WARNINGS = 200, 2000, 2000, 50
 """The newest so many are told."""
 
 Text = Annotated[str, Field(max_length=MOST_TEXT)]
@@ -101,6 +101,12 @@ class RoundLine(Told):
     won: Amount | None = None
     lost: Amount | None = None
     seconds: Seconds | None = None
+    decision: Text = ""
+    """What the gate has said, in a sentence."""
+    health: Mapping[Text, Amount] = Field(default={}, max_length=100)
+    """The round's figures (health.py), those that are known."""
+    warnings: tuple[Text, ...] = Field(default=(), max_length=MOST_WARNINGS)
+    """What has turned in it (symptoms.py)."""
 
 
 class Sample(Told):
@@ -137,6 +143,8 @@ class Progress(Told):
     """Of the round that is under way, and what is being started."""
     finished: tuple[RoundLine, ...] = Field(default=(), max_length=MOST_ROUNDS)
     sample: Sample | None = None
+    warnings: tuple[Text, ...] = Field(default=(), max_length=MOST_WARNINGS)
+    """What has turned in the round that is under way, as far as it is known."""
 
     def as_file(self) -> bytes:
         """The content of progress.json."""

@@ -11,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from orchestrator.reports.health import words
 from orchestrator.reports.progress.figures import amount, count, duration, fitting, gains, left, rate, time_left
 from orchestrator.reports.progress.model import Phase, Progress, RoundLine, Sample
 from orchestrator.text.shown import line
@@ -36,10 +37,12 @@ def picture(progress: Progress, size: Size, with_rounds: bool = True) -> Rendera
     room = max(3, size.height - len(head) - len(tail) - 2)
     phases = list(progress.phases)
     shown = phases[-room:]
-    told = [round_line(over, size.width) for over in progress.finished] if with_rounds else []
+    told = [said for over in progress.finished for said in told_of(over, size.width)] if with_rounds else []
+    if with_rounds and all(over.number != progress.round for over in progress.finished):
+        told += [warning(progress.round or 0, said) for said in progress.warnings]
     space = max(0, room - len(shown))
     if len(told) > space:
-        told = [_note(f"{len(told) - space + 1} earlier rounds"), *told[len(told) - space + 1 :]] if space else []
+        told = [_note(f"{len(told) - space + 1} earlier lines"), *told[len(told) - space + 1 :]] if space else []
     if len(shown) < len(phases):
         shown = shown[1:]
         told.append(_note(f"{len(phases) - len(shown)} earlier phases of this round"))
@@ -66,6 +69,22 @@ def _title(progress: Progress, size: Size, with_reason: bool) -> Text:
     return _one(text)
 
 
+def told_of(over: RoundLine, width: int, with_warnings: bool = True) -> list[Text]:
+    """A round that is over: its line, the gate's word, its health, and what has turned in it."""
+    parts = {"gate": over.decision.replace("; ", ", ").split(", "), "health": list(words(over.health))}
+    room = width - _NAME - 3
+    more = [
+        _one(Text(f"  {name:<{_NAME}}{line(fitting(said, room))}", "dim")) for name, said in parts.items() if any(said)
+    ]
+    ill = [warning(over.number, said) for said in over.warnings] if with_warnings else []
+    return [round_line(over, width), *more, *ill]
+
+
+def warning(number: int, said: str) -> Text:
+    """What has turned in a round, in a line."""
+    return _one(Text(line(f"! round {number}: {said}"), "yellow"))
+
+
 def round_line(over: RoundLine, width: int) -> Text:
     """A round that is over, in a line."""
     mark, style = _MARKS["kept" if over.kept else "failed" if over.promoted is False else "done"]
@@ -87,7 +106,7 @@ def _result(over: RoundLine) -> Iterator[str]:
         yield "promoted" if over.promoted else "not promoted"
     if over.pairs is not None:
         yield f"{count(over.pairs)} pairs"
-    if over.won is not None and over.lost is not None:
+    if over.won is not None and over.lost is not None and not over.decision:
         yield f"{count(over.won)} won, {count(over.lost)} lost"
 
 

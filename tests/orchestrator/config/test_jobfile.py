@@ -95,7 +95,11 @@ SCHEDULE = "must be a number above 0, or a list of such numbers, one a round"
         ("rounds: 1\nrounds: 2\n", [], "tiny.yaml:10:1: `rounds` stands at line 9 already"),
         ("keep: {<<: {checkpoints: 2}, <<: {checkpoints: 3}}\n", [], "`<<` stands at line 9 already"),
         ("temperature: 1\n", [], "temperature: unknown key; did you mean `generate.temperature`?"),
-        ("pairs: {per_prompt: [4, 10001]}\n", [], "`rule: zip` repeats a prompt's pairs until there are `per_prompt` of "),
+        (
+            "pairs: {per_prompt: [4, 10001]}\n",
+            [],
+            "`rule: zip` repeats a prompt's pairs until there are `per_prompt` of ",
+        ),
         ("grade: {answer: [boxd]}\n", [], "`answer_is`, `whole` or `pattern:REGEX`"),
         ("grade: {answer: ['pattern:(a)(b)']}\n", [], "has 2 groups and needs one"),
         ("? [a]\n: 1\n", [], "tiny.yaml:9:3: not YAML: found unhashable key"),

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from orchestrator.ledger.record_files import Record
+from orchestrator.reports.evidence import Evidence
+from orchestrator.reports.rounds import RoundStatus
 from orchestrator.reports.seconds import seconds_section, walls
-from orchestrator.reports.status import RoundStatus
-from orchestrator.reports.symptoms import Evidence
 from orchestrator.rounds.readiness import Readiness, ready
 
 

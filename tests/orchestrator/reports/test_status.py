@@ -37,7 +37,8 @@ def test_a_finished_run(tmp_path: Path) -> None:
     assert found["reference"] == str(tmp_path / "runs/sample/rounds/02/checkpoint")
     assert [row["round"] for row in found["rounds"]] == [1, 2]
     second = found["rounds"][1]
-    phases = second.pop("seconds")
+    phases, figures = second.pop("seconds"), second.pop("health")
+    assert figures["pass_1"] == 0.5 and figures["pass_n"] == pytest.approx(5 / 6) and figures["sample_tokens"] == 21.0
     assert second == {
         "round": 2,
         "promoted": True,
@@ -51,6 +52,11 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "unsolved": {"truncated": 1},
         "taken_over": [],
         "halved": {},
+        "gate": "promoted: 12 problems newly solved, 3 lost, of 100; +9.0 points (95 % interval 1.1 to 16.6)",
+        "warnings": [
+            "25 % of the samples are ungradable (truncated, or the grader failed): look at their reasons, and at "
+            "`generate.max_tokens`."
+        ],
     }
     assert phases["samples"] == 3.0 and phases["train"] == 6.0 and phases["evaluation"] == 2.0
     json.dumps(found, allow_nan=False)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
+from orchestrator.records.statistics import mcnemar_p_value, paired_interval, smallest_detectable_drop, wilson_interval
 from orchestrator.rounds.gate import decide
-from orchestrator.rounds.statistics import mcnemar_p_value, smallest_detectable_drop, wilson_interval
 
 counts = st.integers(0, 60)
 
@@ -51,6 +51,37 @@ def test_wilson_interval_is_scipys(problems: int, confidence: float) -> None:
     for correct in {0, 1, problems // 3, problems // 2, problems - 1, problems}:
         expected = binomtest(correct, problems).proportion_ci(confidence, method="wilson")
         assert wilson_interval(correct, problems, confidence) == pytest.approx(tuple(expected), rel=1e-9, abs=1e-12)
+
+
+@pytest.mark.parametrize("chances", [(0.1, 0.1), (0.2, 0.05), (0.02, 0.02), (0.4, 0.1)])
+def test_the_paired_interval_covers_what_it_says(chances: tuple[float, float]) -> None:
+    """Over all outcomes of 40 problems, weighted by their chances, it holds the true difference about 95 times of 100;
+    never much less, which is what the adjustment is for."""
+    n, (p, q) = 40, chances
+    held = 0.0
+    for won in range(n + 1):
+        for lost in range(n + 1 - won):
+            ways = math.comb(n, won) * math.comb(n - won, lost)
+            low, high = paired_interval(won, lost, n)
+            held += ways * p**won * q**lost * (1 - p - q) ** (n - won - lost) * (low <= p - q <= high)
+    assert 0.93 < held <= 1
+
+
+@given(counts, counts, counts)
+def test_the_paired_interval_knows_no_side(won: int, lost: int, others: int) -> None:
+    n = won + lost + others
+    low, high = paired_interval(won, lost, n)
+    assert (low, high) == pytest.approx(tuple(-bound for bound in reversed(paired_interval(lost, won, n))))
+    assert -1 <= low < high <= 1
+    if n:
+        assert low <= (won - lost) / n <= high
+
+
+def test_the_paired_interval_of_no_problems_and_of_impossible_counts() -> None:
+    assert paired_interval(0, 0, 0) == (-1, 1)
+    for impossible in ((-1, 0, 3), (2, 2, 3)):
+        with pytest.raises(ValueError, match="cannot be of 3 problems"):
+            paired_interval(*impossible)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 0.05, 0.01, 1e-6])

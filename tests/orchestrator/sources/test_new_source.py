@@ -34,9 +34,10 @@ from orchestrator.ledger.ledger import Commit, Ledger, State
 from orchestrator.ledger.run import Facts
 from orchestrator.records.rows import SELF_SCORES, Problem
 from orchestrator.reports.columns import Column, Reported, Section, count
+from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.lineage import Trail
 from orchestrator.reports.report import SAMPLES, report_text
-from orchestrator.reports.symptoms import Evidence, Past
+from orchestrator.reports.symptoms import Past
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model
 from orchestrator.rounds.recount import Counting, Recounted

@@ -11,7 +11,7 @@ import pytest
 
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.progress import ENGINES, starting
-from orchestrator.reports.progress.board import Began, Board, Come, Ended, Said
+from orchestrator.reports.progress.board import Began, Board, Come, Ended, Event, Said, Turned
 from orchestrator.reports.progress.model import Phase, Progress, RoundLine
 from tests.support.sample_run import SampleRun
 from tests.support.stand_ins import StandIns, make_project, run_job
@@ -203,3 +203,37 @@ def test_how_it_ended_stands_on_the_board(tmp_path: Path) -> None:
 
 def test_a_round_line_knows_no_figures_that_there_are_not() -> None:
     assert RoundLine(number=3).model_dump(exclude_defaults=True) == {"number": 3}
+
+
+def test_what_turns_is_told_once_as_soon_as_it_is_seen(tmp_path: Path) -> None:
+    run = SampleRun(tmp_path / "run")
+    run.claim()
+    run.configure()
+    run.baseline()
+    board, ledger = Board("sample", 2), Ledger(run.root / "ledger")
+
+    def turned() -> list[Event]:
+        ledger.refresh()
+        board.follow(ledger)
+        assert board.problem is None
+        return [event for event in board.events() if isinstance(event, Turned)]
+
+    assert turned() == []
+    board.begin("rounds/01/verdicts")
+    run.samples_and_verdicts(1)  # of which a quarter is ungradable
+    [told] = turned()
+    assert isinstance(told, Turned) and told.number == 1 and "25 % of the samples are ungradable" in told.text
+    assert board.look().warnings == (told.text,)
+    run.pairs(1)
+    run.train(1)
+    run.evaluate(1, num_correct=52)
+    assert turned() == []
+    run.promote(1)
+    assert turned() == []
+    line = board.look().finished[-1]
+    assert line.warnings == (told.text,) and line.decision.startswith("promoted: 12 problems newly solved, 3 lost")
+    assert line.health["pass_1"] == 0.25 and "prompts_mixed" in line.health
+    again = Board("sample", 2)
+    again.follow(ledger)
+    assert [event for event in again.events() if isinstance(event, Turned)] == []
+    assert again.look().finished[-1].warnings == (told.text,)

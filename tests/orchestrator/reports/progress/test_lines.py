@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from pathlib import Path
 
-from orchestrator.reports.progress.board import LOOKING, Began, Come, Ended, Said
+from orchestrator.reports.progress.board import LOOKING, Began, Come, Ended, Said, Turned
 from orchestrator.reports.progress.figures import amount, duration, fitting
 from orchestrator.reports.progress.lines import Lines, come, heartbeat, timed
 from orchestrator.reports.progress.model import Phase, Progress, RoundLine
@@ -117,3 +117,20 @@ def test_durations_and_amounts_are_short() -> None:
     assert amount(Phase(what="x")) == "" and amount(Phase(what="x", done=3)) == "3"
     assert fitting(["1,280/2,400", "51 % right", "", "8,304 tokens/s"], 28) == "1,280/2,400, 51 % right"
     assert fitting(["too long for it"], 3) == "too long for it"
+
+
+def test_a_round_that_is_over_has_its_health_after_the_gates_word_and_warnings_come_at_once() -> None:
+    said: list[str] = []
+    lines = Lines(said.append)
+    lines.hear(Turned(1, "length creeps up"))
+    lines.hear(RoundLine(number=1, health={"pass_1": 0.5, "pass_n": 0.75}))
+    lines.hear(Come("rounds/01/gate", "promoted", kept=False))
+    lines.hear(RoundLine(number=2, health={"pass_1": 0.5}, kept=True))
+    lines.hear(RoundLine(number=0))
+    lines.close(NOW)
+    assert said == [
+        "rounds/01  warning     length creeps up",
+        "rounds/01  gate        promoted",
+        "rounds/01  health      pass@1 50.0 %, pass@N 75.0 %",
+        "rounds/02 =health      pass@1 50.0 %",
+    ]

@@ -90,3 +90,19 @@ def test_no_color_is_heeded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not [line for line in drawn(FULL, color_system="256") if "\x1b[3" in line or "\x1b[38" in line]
     monkeypatch.delenv("NO_COLOR")
     assert [line for line in drawn(FULL, color_system="256") if "\x1b[3" in line]
+
+
+@pytest.mark.parametrize("width", [60, 120])
+def test_a_round_that_is_over_has_the_gates_word_its_health_and_its_warnings(width: int) -> None:
+    said = "promoted: 44 problems newly solved, 11 lost, of 400; +8.2 points (95 % interval 4.6 to 11.8)"
+    told = {"decision": said, "health": {"pass_1": 0.508, "pass_n": 0.827}, "warnings": ("length creeps up " + EVIL,)}
+    over = ROUNDS[1].model_copy(update=told)
+    now = FULL.model_copy(update={"finished": (over,), "warnings": ("pairs run dry",)})
+    lines = drawn(now, width, no_color=True, color_system=None)
+    assert max(map(cell_len, lines)) <= width
+    require_text("\n".join(lines))
+    assert "won" not in lines[0] and "61.1 %" in lines[0]
+    assert lines[1].startswith("  gate          promoted: 44 problems newly solved, 11 lost")
+    assert ("+8.2 points" in lines[1]) is (width == 120)
+    assert lines[2] == "  health        pass@1 50.8 %, pass@N 82.7 %"
+    assert lines[3].startswith("! round 1: length creeps up") and lines[4] == "! round 2: pairs run dry"

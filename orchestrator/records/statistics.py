@@ -31,6 +31,24 @@ def wilson_interval(num_correct: int, num_problems: int, confidence: float = 0.9
     return low, high
 
 
+def paired_interval(num_won: int, num_lost: int, num_problems: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Confidence interval of the difference of two accuracies on the same problems, as fractions in [-1, 1]: of those
+    that only the one model solves (`num_won`), less those that only the other one solves, by all of them.
+
+    The adjusted Wald interval of Bonett and Price (2012, "Adjusted Wald confidence interval for a difference of
+    binomial proportions based on paired data"): one problem is added to each kind, so that it has a width where the
+    models differ in none. Without any problems nothing is known: (-1, 1).
+    """
+    if min(num_won, num_lost) < 0 or num_won + num_lost > num_problems:
+        raise ValueError(f"{num_won} won and {num_lost} lost cannot be of {num_problems} problems")
+    if num_problems == 0:
+        return -1.0, 1.0
+    z = NormalDist().inv_cdf(0.5 + confidence / 2)
+    won, lost = ((number + 1) / (num_problems + 2) for number in (num_won, num_lost))
+    half = z * math.sqrt((won + lost - (won - lost) ** 2) / (num_problems + 2))
+    return max(-1.0, won - lost - half), min(1.0, won - lost + half)
+
+
 def mcnemar_p_value(num_for: int, num_against: int) -> float:
     """One-sided exact McNemar test (McNemar 1947; exact form: the sign test on discordant pairs).
 

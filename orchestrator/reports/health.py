@@ -1,0 +1,79 @@
+"""A round's health: the figures by which a loop is seen to go well or ill, by names that all views share. Pure.
+
+Warnings about them are symptoms.py's; here is what they are judged by.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from orchestrator.reports.evidence import Evidence
+
+KINDS = {
+    "prompts_mixed": "mixed",
+    "prompts_all_correct": "all right",
+    "prompts_all_wrong": "all wrong",
+    "prompts_truncated": "truncated",
+    "prompts_unreadable": "unreadable",
+    "prompts_failed": "failed",
+    "prompts_gold": "unreadable gold",
+}
+"""Shares of prompts, by what verdicts their samples have (counts.by_prompt), in words."""
+
+
+def health(evidence: Evidence) -> dict[str, float]:
+    """A round's figures, those that are known of it, by name:
+
+    - `pass_1`, the share of samples that are right, and `pass_n`, the share of prompts with a right one;
+    - `distinct_answers`, the mean number of different answers a prompt;
+    - `prompts_...` (see `KINDS`), the shares of prompts whose samples are right and wrong, all right, ..., which are 1
+      together; and `prompts_paired`, the share of those that pairs were looked for in which give any;
+    - `sample_tokens` and `answer_tokens`, the mean lengths of samples and of the greedy answers to the test problems;
+    - `chosen_logprob_first` and `_last`, the mean log-probability of the chosen completions in the first and in the
+      last quarter of the training, in nats a completion; `chosen_logprob_token`, the last one in nats a token.
+    """
+    return dict(_figures(evidence))
+
+
+def _figures(evidence: Evidence) -> Iterator[tuple[str, float]]:
+    pairs = evidence.round.facts.get("pairs", {})
+    known = {
+        "pass_1": evidence.pass_one,
+        "pass_n": evidence.pass_any,
+        "distinct_answers": evidence.distinct_answers,
+        **_shares(evidence),
+        "sample_tokens": evidence.sample_tokens,
+        "answer_tokens": (evidence.figures("test") or {}).get("mean_tokens"),
+    }
+    if evidence.num_prompts:
+        known["prompts_paired"] = pairs.get("prompts_paired", pairs.get("prompts_mixed", 0)) / evidence.num_prompts
+    yield from ((name, float(value)) for name, value in known.items() if value is not None)
+    if ends := evidence.change("chosen_logprob"):
+        yield from zip(("chosen_logprob_first", "chosen_logprob_last"), ends, strict=True)
+    if token := evidence.chosen_logprob:
+        yield "chosen_logprob_token", token[0]
+
+
+def _shares(evidence: Evidence) -> dict[str, float]:
+    """By kind; of a round of an earlier version those that its pairs tell."""
+    kinds: Mapping[str, int] = evidence.kinds
+    if not kinds and (total := evidence.num_prompts):
+        told = {name: evidence.round.facts.get("pairs", {}).get(name) for name in list(KINDS)[:3]}
+        return {name: count / total for name, count in told.items() if count is not None}
+    total = sum(kinds.values())
+    return {name: count / total for name, count in kinds.items()}
+
+
+def words(figures: Mapping[str, float]) -> Iterator[str]:
+    """A round's health for people, the most important first; what is not known of it is left out."""
+    passed = [f"pass@{n} {100 * figures[key]:.1f} %" for n, key in ((1, "pass_1"), ("N", "pass_n")) if key in figures]
+    if passed:
+        yield ", ".join(passed)
+    if "distinct_answers" in figures:
+        yield f"{figures['distinct_answers']:.2f} answers a prompt"
+    if "sample_tokens" in figures:
+        yield f"{figures['sample_tokens']:.0f} tokens a sample"
+    if kinds := [f"{100 * figures[key]:.0f} % {word}" for key, word in KINDS.items() if figures.get(key)]:
+        yield f"prompts {', '.join(kinds)}"
+    if "chosen_logprob_first" in figures:
+        yield f"chosen {figures['chosen_logprob_first']:.2f} to {figures['chosen_logprob_last']:.2f} nats"
