@@ -27,8 +27,9 @@ SLOPE = 0.2
 """How far from 1 a slope may be, and three times how far noise may move one that counts."""
 
 _Tokens = tuple[int, ...]
-Probe = dict[tuple[_Tokens, _Tokens], float]
-"""Log-probabilities of completions, in nats, by prompt and completion."""
+Probe = dict[tuple[_Tokens, _Tokens], tuple[float, float | None]]
+"""Log-probabilities of completions, in nats, by prompt and completion: under the model that was trained, and under the
+reference of its training, where the trainer knows that."""
 
 
 @dataclass(frozen=True)
@@ -105,13 +106,13 @@ class InPlace:
             self.told = f"anew, the same as in place, {self.told}"
 
     def _loaded(self, pool: Pool, old: Served, new: Served) -> bool:
-        shared = [key for key in new.probe if key in old.probe]
-        prompts, completions = [list(p) for p, _ in shared], [list(c) for _, c in shared]
-        change = [new.probe[key] - old.probe[key] for key in shared]
+        trainer = _under_old(old.probe, new.probe)
+        prompts, completions = [list(p) for p, _ in trainer], [list(c) for _, c in trainer]
+        change = [new.probe[key][0] - logprob for key, logprob in trainer.items()]
         if not any(change):
             return False
         starts, before = pool.num_starts, pool.logprobs(prompts, completions)
-        if not all(_told_apart(change, [old.probe[key] for key in shared], sums) for sums in before):
+        if not all(_told_apart(change, list(trainer.values()), sums) for sums in before):
             return False
         if why := pool.load_weights(new.model):
             return self._refuse(why)
@@ -137,8 +138,18 @@ class InPlace:
 def read_probe(file: Path) -> Probe:
     """A trainer's log-probabilities, from a file of schema PROBE."""
     rows = read_table(file).to_pydict()
-    texts = zip(rows["prompt_token_ids"], rows["completion_token_ids"], strict=True)
-    return {(tuple(p), tuple(c)): lp for (p, c), lp in zip(texts, rows["logprob"], strict=True)}
+    texts = [(tuple(p), tuple(c)) for p, c in zip(rows["prompt_token_ids"], rows["completion_token_ids"], strict=True)]
+    reference = rows.get("reference_logprob", [None] * len(texts))
+    return dict(zip(texts, zip(rows["logprob"], reference, strict=True), strict=True))
+
+
+def _under_old(old: Probe, new: Probe) -> dict[tuple[_Tokens, _Tokens], float]:
+    """The trainer's log-probabilities under the model before, of completions that it has scored under the new one: of a
+    candidate of the same training; else those under the reference. That this is the model before shows in what the
+    engines say of it."""
+    return {key: old[key][0] for key in new if key in old} or {
+        key: reference for key, (_, reference) in new.items() if reference is not None
+    }
 
 
 def _differ(tried: Sequence[dict[str, str]], new: Sequence[dict[str, str]]) -> str:

@@ -350,7 +350,7 @@ def made(folder: Path, weight: float) -> tuple[str, Path]:
     """A model of one weight, and its trainer's word on it."""
     folder.mkdir()
     (folder / "model.safetensors").write_text(str(weight))
-    write_table(pa.table([[[1]], [[2]], [-weight]], schema=PROBE), folder.with_suffix(".parquet"))
+    write_table(pa.table([[[1]], [[2]], [-weight], [None]], schema=PROBE), folder.with_suffix(".parquet"))
     return str(folder), folder.with_suffix(".parquet")
 
 

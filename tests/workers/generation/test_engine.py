@@ -314,7 +314,7 @@ def test_a_process_that_served_one_model_serves_the_next_as_a_fresh_one_would(ca
     frames = host.__ray_call__(lambda _: dict(importlib.import_module("torch._dynamo.utils").counters["frames"]))
     assert not any(frames.values()), "neither the model nor what serves the probe is compiled on CPU"
     probe, texts = tmp_path / "probe.parquet", [[TOKEN_IDS["a"], TOKEN_IDS["b"]], COMPLETIONS]
-    write_table(pa.table([*texts, expected(case, case.other)], schema=PROBE), str(probe))
+    write_table(pa.table([*texts, expected(case, case.other), expected(case, case.served)], schema=PROBE), str(probe))
     stale: Any = SimpleNamespace(logprobs=lambda *asked: [host.logprobs(*asked)])
     with pytest.raises(ProbeFailed):
         check_probe(stale, probe, EXACT)

@@ -18,9 +18,10 @@ TEXTS = [((1, 2, n), tuple(range(3 + n % 4))) for n in range(8)]
 NOISE = 0.01  # nats a completion, by which engine and trainer differ
 
 
-def said_of(weight: float, texts: list[Any] = TEXTS) -> Probe:
-    """What a trainer says of the model with this weight."""
-    return {key: -weight * len(key[1]) for key in texts}
+def said_of(weight: float, texts: list[Any] = TEXTS, reference: float | None = None) -> Probe:
+    """What a trainer says of the model with this weight, and of the reference with that one."""
+    told = reference and -reference
+    return {key: (-weight * len(key[1]), told and told * len(key[1])) for key in texts}
 
 
 def served(weight: float, **changes: Any) -> Served:
@@ -168,6 +169,17 @@ def test_without_a_distance_that_stands_out_engines_are_made_anew_and_nothing_is
     assert taken == [False, False, False, True], "that speaks neither for it nor against it"
 
 
+def test_the_reference_of_a_training_is_left_for_what_was_trained() -> None:
+    trained, others = [[((n, r), (1, 2, 3 + n)) for n in range(6)] for r in (1, 2)]
+    first = served(1.5, probe=said_of(1.5, trained, reference=1.0))
+    second = served(1.8, probe=said_of(1.8, others, reference=1.5))
+    taken, said, weights = changed(Engines(), served(1.0, probe={}), first, second)
+    assert taken == [False, False, True] and weights.told.startswith("in place, slope ") and len(said) == 1
+    fixed = served(1.8, probe=said_of(1.8, others, reference=0.5))  # a reference that the engines do not serve
+    taken, said, weights = changed(engines := Engines(), served(1.0, probe={}), first, fixed)
+    assert (taken, engines.loads, len(said)) == ([False, False, False], 1, 1)
+
+
 def test_only_engines_that_serve_the_model_before_can_take_the_next() -> None:
     for spoil in ({"resting": True}, {"complete": False}, {"model": "m7"}):
         engines = Engines()
@@ -182,5 +194,9 @@ def test_only_engines_that_serve_the_model_before_can_take_the_next() -> None:
 
 
 def test_a_probe_is_read(tmp_path: Path) -> None:
-    write_table(pa.table([[[1, 2]], [[3]], [-0.5]], schema=PROBE), str(tmp_path / "probe.parquet"))
-    assert read_probe(tmp_path / "probe.parquet") == {((1, 2), (3,)): -0.5}
+    write_table(pa.table([[[1, 2]], [[3]], [-0.5], [-0.7]], schema=PROBE), str(tmp_path / "probe.parquet"))
+    assert read_probe(tmp_path / "probe.parquet") == {((1, 2), (3,)): (-0.5, -0.7)}
+    write_table(
+        pa.table([[[1, 2]], [[3]], [-0.5]], schema=pa.schema(list(PROBE)[:3])), str(tmp_path / "earlier.parquet")
+    )
+    assert read_probe(tmp_path / "earlier.parquet") == {((1, 2), (3,)): (-0.5, None)}
