@@ -35,7 +35,7 @@ class Publication:
     score: Callable[[list[Tree]], list[tuple[str, float, int]]]
     """This rank's share of trees under the policy: (completion_key, summed log-probability, tokens)."""
     reference: Mapping[str, float]
-    """Log-probabilities under the reference by completion_key; of completions with a mask, of what is the model's own."""
+    """Log-probabilities under the reference by completion_key; of no completion where the loss compares with none."""
     beat: Callable[[], None]
     """Called for every weight and file."""
 

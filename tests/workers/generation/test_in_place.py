@@ -196,7 +196,6 @@ def test_only_engines_that_serve_the_model_before_can_take_the_next() -> None:
 def test_a_probe_is_read(tmp_path: Path) -> None:
     write_table(pa.table([[[1, 2]], [[3]], [-0.5], [-0.7]], schema=PROBE), str(tmp_path / "probe.parquet"))
     assert read_probe(tmp_path / "probe.parquet") == {((1, 2), (3,)): (-0.5, -0.7)}
-    write_table(
-        pa.table([[[1, 2]], [[3]], [-0.5]], schema=pa.schema(list(PROBE)[:3])), str(tmp_path / "earlier.parquet")
-    )
+    earlier = pa.table([[[1, 2]], [[3]], [-0.5]], schema=pa.schema(list(PROBE)[:3]))
+    write_table(earlier, str(tmp_path / "earlier.parquet"))
     assert read_probe(tmp_path / "earlier.parquet") == {((1, 2), (3,)): (-0.5, None)}
