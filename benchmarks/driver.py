@@ -185,7 +185,7 @@ class Workers:
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Any:
         return self._do(tokenize, problems, output)
 
-    def engines(self, model: str) -> Workers:
+    def engines(self, model: str, probe: Path | None = None) -> Workers:
         return self
 
     def graders(self, settings: Any) -> Workers:

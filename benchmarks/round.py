@@ -46,7 +46,7 @@ class Cold(RealWorkers):
         super().__init__(job, logs)
         self._last: str | None = None
 
-    def engines(self, model: str) -> Any:
+    def engines(self, model: str, probe: Path | None = None) -> Any:
         if self._turns.turn == RANKS or (self._last and self._last != model):
             self._turns.release()
         self._last = model

@@ -27,7 +27,9 @@ from orchestrator.driver.settled import MICROBATCH, Record, Settled
 from orchestrator.driver.turns import ENGINES, RANKS, Turns
 from orchestrator.errors import last_line
 from orchestrator.ledger.run import Facts
+from orchestrator.models.named import model_digest
 from orchestrator.models.sizes import ModelSize, size_of
+from orchestrator.records.executed import WEIGHTS
 from orchestrator.records.progress import ENGINES as ENGINES_START
 from orchestrator.records.progress import RANKS as RANKS_START
 from orchestrator.records.progress import START, UNWATCHED, Watch, starting
@@ -65,7 +67,7 @@ class RealWorkers:
         self._turns = Turns(lambda: self.cluster, needs, hire, self._phase_over, self.early)
         self._graders: list[Grade] = []
         self._grader_groups: list[Any] = []
-        self._serves: str | None = None  # the model of the engines that there were last
+        self._weights: Any = None
         self._halving: Any = None
         self._settled = Settled()
         self._model: Path | None = None
@@ -108,6 +110,8 @@ class RealWorkers:
         generate = self._fitted.generate()
         given |= {"generate.engines": generate.engines, "generate.tensor_parallel": generate.tensor_parallel}
         given |= {"generate.dtype": generate.dtype}
+        if self._weights and self._weights.told:
+            given[WEIGHTS] = self._weights.told
         return {"device": self._device, "cluster.cpus_per_engine": self._engines_need()[1], **given}
 
     def __enter__(self) -> Self:
@@ -160,19 +164,27 @@ class RealWorkers:
             judgements: list[StepJudgement] = judge_steps(client, items)
         return judgements, dict(client.facts())
 
-    def engines(self, model: str) -> Any:
+    def engines(self, model: str, probe: Path | None = None) -> Any:
+        from workers.generation.in_place import InPlace, Served, read_probe
+
         # Not after hours of sampling: what training will ask for must be there too.
         self.cluster.check_room(RANKS, *self._ranks_need())
-        if self.cluster.accelerated and self._serves != model:
-            self._turns.release()
-        self._serves = model
+        new = Served(model, model_digest(model), read_probe(probe) if probe else {})
+        self._weights = self._weights or InPlace(self.cluster.say)
+        number, name = self._fitted.generate().num_engines, Path(model).name
+        if self._turns.turn == ENGINES:
+            pool = self._turns.of(ENGINES)
+            told = starting(self._watch, ENGINES_START, detail=f"{ENGINE.name} takes the weights of {name}")
+            with contextlib.nullcontext() if pool.model == model else told:
+                if self._weights.change(pool, new):
+                    return pool
+            if self.cluster.accelerated:
+                self._turns.release()
         pool = self._turns.of(ENGINES)
-        if not pool.resting and pool.model == model:
-            return pool
-        number = self._fitted.generate().num_engines
-        with starting(self._watch, ENGINES_START, number, "engines", f"{ENGINE.name} loads {Path(model).name}"):
+        with starting(self._watch, ENGINES_START, number, "engines", f"{ENGINE.name} loads {name}"):
             pool.serve(model)
             pool.wait_ready()
+        self._weights.made(pool, new)
         return pool
 
     def _engine_pool(self, placement: Any) -> Any:

@@ -8,6 +8,11 @@ from typing import Any
 HALVED = "halved"
 """The keys of the job whose values are half of what the job says, since memory was short."""
 
+WEIGHTS = "weights"
+"""How weights came into engines that served others before, in words; see workers/generation/in_place.py."""
+ANEW = "anew: "
+"""How these words begin where loading in place has failed; the reason follows."""
+
 
 def halved(facts: Mapping[str, Any]) -> dict[str, Any]:
     """From the facts of a step: what it was done with half of, by key."""

@@ -319,10 +319,12 @@ PROBE = pa.schema(
         pa.field("prompt_token_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("completion_token_ids", pa.list_(pa.int32()), nullable=False),
         pa.field("logprob", pa.float64(), nullable=False),
+        pa.field("reference_logprob", pa.float64()),
     ]
 )
 """Completions with their summed log-probability under the trained policy, as the trainer sees it:
-what an engine that loads the exported checkpoint must agree with. All of their tokens are scored, masks or not."""
+what an engine that loads the exported checkpoint must agree with. All of their tokens are scored, masks or not. Under
+the reference, too, where the trainer was told; files of earlier versions lack that column."""
 
 EVALUATION = pa.schema(
     [

@@ -13,7 +13,7 @@ from orchestrator.files.durable import replace
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import WORDS, abstained, graders_version
-from orchestrator.records.executed import HALVED
+from orchestrator.records.executed import ANEW, HALVED, WEIGHTS
 from orchestrator.reports.columns import Column, Reporting, Section, change, count, fact, last, number, table
 from orchestrator.reports.disputes import disputes
 from orchestrator.reports.evidence import Evidence, base_of
@@ -291,7 +291,7 @@ def _example(row: Mapping[str, Any]) -> Iterator[str]:
     yield f"{row['prompt_id']}, sample {row['sample_index']}"
 
 
-_OF_ONE_STEP = frozenset({"reference", HALVED})
+_OF_ONE_STEP = frozenset({"reference", HALVED, WEIGHTS})
 """What each step has of its own, or is told of it otherwise."""
 
 
@@ -304,9 +304,17 @@ def _executed_otherwise(state: State) -> list[str]:
     ]
     table = ["\n".join(["| setting | value |", "|---|---|", *rows])] if rows else []
     half = [f"- {markdown(said)}" for round_ in rounds(state) for said in halvings(round_.number, round_.halved())]
+    half += [f"- {markdown(step)}: {markdown(why)}" for step, why in _made_anew(state)]
     said = [*table, *(["\n".join(half)] if half else [])]
     why = "This says how the work was done. It changes no result, or only its rounding."
     return ["## Executed otherwise", why, *said] if said else []
+
+
+def _made_anew(state: State) -> list[tuple[str, str]]:
+    """Steps whose engines could not take weights in place, and why."""
+    told = {step: commit.facts.get("executed", {}).get(WEIGHTS) for step, commit in state.commits.items()}
+    line = "engines were made anew, since weights could not be loaded in place: "
+    return [(s, line + t.removeprefix(ANEW)) for s, t in told.items() if isinstance(t, str) and t.startswith(ANEW)]
 
 
 def _executed_values(facts: Mapping[str, Mapping[str, Any]]) -> dict[str, list[tuple[str, str]]]:

@@ -103,8 +103,9 @@ class Workers(Protocol):
     def judge_steps(self, items: Sequence[StepItem]) -> tuple[list[StepJudgement], Facts]:
         """A judge's word on the reasoning steps of each answer, in order, and what asking it has cost."""
 
-    def engines(self, model: str) -> sampling.Engines:
-        """Engines that serve the model of this folder; they are started unless they are there."""
+    def engines(self, model: str, probe: Path | None = None) -> sampling.Engines:
+        """Engines that serve the model of this folder; they are started unless they are there. Its `probe`, a file of
+        schema PROBE, is what lets those that serve another one change to it."""
 
     def graders(self, settings: Grade) -> sampling.Graders:
         """Grader processes with these settings; they stay until the run ends."""
@@ -192,7 +193,7 @@ class Context:
 
     def engines(self, model: Model, executed: Facts) -> sampling.Engines:
         """Engines that serve a model; how these work is put into `executed`."""
-        engines = self.workers.engines(model.path)
+        engines = self.workers.engines(model.path, model.probe)
         executed.update(self.workers.execution("generate"))
         return engines
 

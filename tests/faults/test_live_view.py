@@ -72,7 +72,7 @@ class Watched(Workers):
     def report_to(self, say: Any, meters: Any, logs: Path, watch: Watch = UNWATCHED) -> None:
         self.watched = watch
 
-    def engines(self, model: str) -> StandInEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
         with starting(self.watched, ENGINES, 2, "engines", "vLLM loads it"):
             self.watched.grow(ENGINES, 2)
         return super().engines(model)

@@ -219,7 +219,7 @@ class LateEngines(StandInEngines):
 
 
 class LateWorkers(Workers):
-    def engines(self, model: str) -> StandInEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
         return LateEngines(self, skill_of(model))
 
 
@@ -233,7 +233,7 @@ class ReplacedEngines(StandInEngines):
 
 
 class ReplacedWorkers(Workers):
-    def engines(self, model: str) -> StandInEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
         self.prompts = self.case.run / "baseline/prompts/gate.parquet"
         return ReplacedEngines(self, skill_of(model))
 

@@ -63,6 +63,19 @@ def test_a_run_goes_on_with_everything_executed_otherwise(tmp_path: Path) -> Non
     assert not workers.calls, "and back again"
 
 
+@pytest.mark.parametrize(("how", "told"), [("anew: the slope | is 0", True), ("in place, slope 1.000", False)])
+def test_the_report_tells_of_weights_that_could_not_be_loaded_in_place(tmp_path: Path, how: str, told: bool) -> None:
+    class Changed(StandIns):
+        def execution(self, of: str) -> dict[str, Any]:
+            return super().execution(of) | ({"weights": how} if of == "generate" else {})
+
+    run_job(make_project(tmp_path), Changed(), "rounds=1")
+    report = (tmp_path / "run/report.md").read_text()
+    line = "- rounds/01/evaluation: engines were made anew, since weights could not be loaded in place: the slope "
+    assert (line in report, "## Executed otherwise" in report) == (told, told)
+    assert verify(tmp_path / "run").findings == []
+
+
 @pytest.mark.parametrize(
     ("version", "kind", "stop"),
     [("recipe-2", "executing", "train"), ("recipe-2", "executing", "samples"), ("0.1.0", "sample", "train")],

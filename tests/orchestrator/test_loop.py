@@ -257,7 +257,7 @@ class OtherEngines(StandInEngines):
 
 
 class WithOtherEngines(StandIns):
-    def engines(self, model: str) -> StandInEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
         return OtherEngines(self, 0.4)
 
 

@@ -39,7 +39,7 @@ class LosingEngines(StandInEngines):
 
 
 class Losing(StandIns):
-    def engines(self, model: str) -> StandInEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
         return LosingEngines(self, skill_of(model))
 
 

@@ -73,7 +73,7 @@ class Small(RealWorkers):
     def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
         return self.others.tokenize(problems, plan, output)
 
-    def engines(self, model: str) -> Any:
+    def engines(self, model: str, probe: Path | None = None) -> Any:
         self._release()
         return self.others.engines(model)
 

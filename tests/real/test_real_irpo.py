@@ -312,4 +312,7 @@ def test_the_best_checkpoint_is_chosen_and_trained_again_with_the_gate(tmp_path:
     assert min(pairs) > 0 and facts["rounds/01/retrain"]["pairs"] == sum(pairs)
     assert facts["rounds/01/evaluation"]["probe"]["mean_difference"] < 0.01
     assert not (folder / "rounds/01/candidates").exists()
+    told = [facts[f"rounds/01/selection/{name}"]["executed"].get("weights", "") for name in sorted(accuracies)]
+    assert told[0] == "" and told[1].startswith("anew, the same as in place, slope ")
+    assert len(told) > 2 and all(how.startswith("in place, slope ") for how in told[2:]), told
     all_gone()

@@ -285,18 +285,24 @@ def compare(tmp_path: Path, runner: Runner, loss: RoundLoss = WEIGHTS, **changes
     table = pq.read_table(plan.metrics_file).to_pylist()
     told = [{name: value for name, value in row.items() if value is not None} | {"updates": 2} for row in table]
     assert told == steps
-    check_probe(plan, expected_folder=plan.checkpoint_dir)
+    check_probe(plan, expected_folder=plan.checkpoint_dir, compared=compared)
 
 
-def check_probe(plan: TrainingPlan, expected_folder: str, tolerance: float = 1e-4) -> None:
+def check_probe(plan: TrainingPlan, expected_folder: str, tolerance: float = 1e-4, compared: bool = True) -> None:
     """The exported folder, loaded by transformers, agrees with what the trainer wrote into the probe."""
     model = AutoModelForCausalLM.from_pretrained(expected_folder, dtype=torch.float32)
+    reference = AutoModelForCausalLM.from_pretrained(plan.reference, dtype=torch.float32) if compared else None
     rows = pq.read_table(plan.probe_file)
     assert rows.schema.equals(PROBE) and rows.num_rows > 0
     with torch.no_grad():
         for row in rows.to_pylist():
             prompt, completion = (np.asarray(row[f"{n}_token_ids"]) for n in ("prompt", "completion"))
             assert float(sequence_logprob(model, prompt, completion)) == pytest.approx(row["logprob"], abs=tolerance)
+            if reference:
+                told = float(sequence_logprob(reference, prompt, completion))
+                assert row["reference_logprob"] == pytest.approx(told, abs=tolerance)
+            else:
+                assert row["reference_logprob"] is None
 
 
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])

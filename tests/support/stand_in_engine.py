@@ -80,6 +80,10 @@ class StandInEngine:
         must_differ_in_weights_alone(self.served, model)
         self.served, self.weight = Path(model), weight_of(Path(model))
 
+    def held(self) -> dict[str, str]:
+        self.must_serve()
+        return {"weight": str(self.weight)}
+
     def close(self) -> None:
         self.closed = True
         if (file := self.folder / "keeps").exists():

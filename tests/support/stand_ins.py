@@ -116,7 +116,7 @@ class StandIns:
             row["token_ends"] = [min(i + 1, len(row["text"])) for i in range(len(row["token_ids"]))]
         return {"rows": len(rows), "file": write_table(with_masks(rows, DECODED), output)}
 
-    def engines(self, model: str) -> StandInEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
         return StandInEngines(self, skill_of(model))
 
     def graders(self, settings: Any) -> StandInGraders:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -38,7 +39,7 @@ class StepStandIns(StandIns):
         assert self.client is not None
         return judge_steps(self.client, items), self.client.facts()
 
-    def engines(self, model: str) -> StepEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StepEngines:
         return StepEngines(self, super().engines(model).skill)
 
 

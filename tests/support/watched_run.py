@@ -41,7 +41,7 @@ class Slow(StandIns):
     def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path, watch: Watch = UNWATCHED) -> None:
         self.watched = watch
 
-    def engines(self, model: str) -> StandInEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
         with starting(self.watched, ENGINES, 2, "engines", f"vLLM loads {Path(model).name}"):
             for _ in range(2):
                 time.sleep(self.seconds)

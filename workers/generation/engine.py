@@ -73,6 +73,14 @@ class Engine(Protocol):
             EngineBroken: the weights could not be read or do not fit; then none are served.
         """
 
+    def held(self) -> dict[str, str]:
+        """A digest of each piece that it computes with, by name: of two engines with the same settings these are the
+        same exactly where both serve the same weights, however these were loaded.
+
+        Raises:
+            EngineBroken: as above.
+        """
+
     def close(self) -> None:
         """Give the devices back, when what was asked for is answered. Harmless when repeated; other methods raise
         EngineBroken afterwards. What the process itself holds, such as a device's context, goes when that ends. One

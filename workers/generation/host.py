@@ -68,6 +68,9 @@ class EngineHost:
     def load_weights(self, model: str) -> None:
         self._serving.load_weights(model)
 
+    def held(self) -> dict[str, str]:
+        return self._serving.held()
+
     def close(self) -> None:
         self._serving.close()
 

@@ -84,6 +84,8 @@ class GeneratorPool:
         self._calls, self._look_for_kills, self._ready = calls, kills, ready
         self.resting = model is None
         """Whether the engines do not hold the devices."""
+        self.num_starts = 0
+        """How many processes were started."""
         self._looked = 0.0
         self._slots: list[Slot] = []
 
@@ -124,6 +126,42 @@ class GeneratorPool:
         answers = answering(self._calls, [slot.actor.progress.remote() for slot in self._slots])
         for slot, there in zip(self._slots, answers, strict=True):
             slot.serve(model, self.start_limit, self._kills, slot.new if there is None else there)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every engine serves, as far as is known."""
+        return all(slot.ready for slot in self._slots)
+
+    def load_weights(self, model: str) -> str:
+        """Have the engines take the weights of another model in place. Returns why one could not: then each serves
+        what it will until `serve`. Empty where all have taken them."""
+        for slot, answer in zip(self._slots, self._answers("load_weights", model), strict=True):
+            if isinstance(answer, Exception):
+                return f"engine {slot.index}: {slot.why(answer)}"
+        self.rename(model)
+        return ""
+
+    def held(self) -> list[dict[str, str]]:
+        """What each engine holds, as `engine.Engine.held` says; nothing of one that does not say it."""
+        return [{} if isinstance(answer, Exception) else answer for answer in self._answers("held")]
+
+    def _answers(self, method: str, *arguments: str) -> list[Any]:
+        """What each engine answers; of one that does not, the error."""
+        asked = [getattr(slot.actor, method).remote(*arguments) for slot in self._slots]
+        answered, _ = self._calls.wait(asked, self.start_limit, len(asked))
+        return [self._answer(call) if call in answered else TimeoutError("it does not answer") for call in asked]
+
+    def _answer(self, call: Any) -> Any:
+        try:
+            return self._calls.get(call)
+        except ray.exceptions.RayError as error:
+            return error
+
+    def rename(self, model: str) -> None:
+        """What the engines serve is what is in this folder, which an engine that replaces one of them shall load."""
+        self.model, self.start_limit = model, start_limit(self._settings, model)
+        for slot in self._slots:
+            slot.rename(model, self.start_limit)
 
     def wait_ready(self) -> None:
         """Return when every engine has loaded the model, but for those that have no place since a node was lost.
@@ -228,6 +266,7 @@ class GeneratorPool:
         return [results[index] for index in sorted(results)]
 
     def _start(self, index: int) -> Any:
+        self.num_starts += 1
         options = self._placement.actor_options(index)
         environment = dict(self._kind.environment) | options.pop("runtime_env")["env_vars"]  # with the user's own
         # Threads beyond the calls in flight answer `pid`, `progress` and the probe while shards run.

@@ -110,6 +110,10 @@ class Slot:
         else:
             self.restart()
 
+    def rename(self, model: str, start_limit: float) -> None:
+        """The engine serves what is in this folder, and so shall one that replaces it."""
+        self._model, self._start_limit = model, start_limit
+
     def stalled(self) -> EngineHangs | None:
         """What is wrong when the engine has used up its time; to be asked every few seconds."""
         if not self.ready:

@@ -13,6 +13,7 @@ from orchestrator.config.sampling import OWN
 from orchestrator.records.rows import SamplingPlan, Shard
 from workers import cuda
 from workers.generation.engine import EngineKind, NoDeviceMemory, RequestRefused, must_differ_in_weights_alone
+from workers.generation.held import digests
 from workers.generation.one_path import PATH, anchored, one_path
 from workers.generation.shard import Request, Sample, sample_seed, sample_shard
 from workers.generation.stepper import Stepper
@@ -87,11 +88,21 @@ class VllmEngine:
         must_differ_in_weights_alone(self._model, model)
 
         def load(engine: Any) -> None:
-            _forget_prefixes(engine)
+            _forget(engine)
             engine.collective_rpc(_reload, args=(model,))
             self._model = model
 
         self._stepper.do(load)
+
+    def held(self) -> dict[str, str]:
+        found: dict[str, str] = {}
+
+        def look(engine: Any) -> None:
+            for part, told in enumerate(engine.collective_rpc(_digests)):
+                found.update({f"{part}/{name}": digest for name, digest in told.items()})
+
+        self._stepper.do(look)
+        return found
 
     def close(self) -> None:
         self._stepper.close(lambda engine: engine.engine_core.shutdown())
@@ -138,10 +149,12 @@ def _parameters(plan: SamplingPlan, prompt_id: str, index: int) -> Any:
         raise RequestRefused(str(error)) from None
 
 
-def _forget_prefixes(engine: Any) -> None:
-    """Empty the cache of prefixes, and see to it that nothing is under way in the engine any more."""
+def _forget(engine: Any) -> None:
+    """Empty what is kept of the weights' work, and see to it that nothing is under way in the engine any more."""
     for _ in range(_MOST_SCHEDULED_AHEAD):
         if engine.reset_prefix_cache():
+            engine.reset_mm_cache()
+            engine.reset_encoder_cache()
             return
         engine.step()  # what was scheduled ahead still holds parts of the cache
     raise RuntimeError("the cache of prefixes cannot be emptied")
@@ -181,6 +194,10 @@ def _reload(worker: Any, model: str) -> None:
             if not isinstance(module.quant_method, UnquantizedEmbeddingMethod):
                 raise RuntimeError("a quantised head on CPU cannot be loaded anew")
             module.quant_method.process_weights_after_loading(module)
+
+
+def _digests(worker: Any) -> dict[str, str]:
+    return digests(worker.get_model())
 
 
 def engine_arguments(model: str, settings: Generate, seed: int, accelerated: bool, dtype: str | None) -> dict[str, Any]:

@@ -116,10 +116,10 @@ def require_scored(pairs: Sequence[PairTokens], reference: dict[str, float], fil
             )
 
 
-def write_probe(file: str, rows: Sequence[tuple[Tokens, Tokens, float]]) -> None:
-    """Write (prompt ids, completion ids, logprob) rows as Parquet."""
-    prompts, completions, logprobs = zip(*rows, strict=True)
-    columns = [[p.tolist() for p in prompts], [c.tolist() for c in completions], list(logprobs)]
+def write_probe(file: str, rows: Sequence[tuple[Tokens, Tokens, float, float | None]]) -> None:
+    """Write (prompt ids, completion ids, logprob, reference's logprob) rows as Parquet."""
+    prompts, completions, logprobs, reference = zip(*rows, strict=True)
+    columns = [[p.tolist() for p in prompts], [c.tolist() for c in completions], list(logprobs), list(reference)]
     write_table(pa.table(columns, schema=PROBE), file)
 
 

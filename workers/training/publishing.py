@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,8 @@ class Publication:
     pairs: list[PairTokens]
     score: Callable[[list[Tree]], list[tuple[str, float, int]]]
     """This rank's share of trees under the policy: (completion_key, summed log-probability, tokens)."""
+    reference: Mapping[str, float]
+    """Log-probabilities under the reference by completion_key; of no completion where the loss compares with none."""
     beat: Callable[[], None]
     """Called for every weight and file."""
 
@@ -70,7 +72,7 @@ class Publication:
 
     def _write_probe(self, file: Path) -> None:
         """Score up to PROBE_COMPLETIONS completions, the first by key, with the trained policy."""
-        # An engine knows of no masks: it is asked about whole completions.
+        # An engine knows of no masks: it is asked about whole completions, which have a key of their own.
         texts = {
             completion_key(pair.prompt, completion.tokens): (pair.prompt, completion.tokens)
             for pair in self.pairs
@@ -83,7 +85,7 @@ class Publication:
         dist.all_gather_object(scored, self.score(trees))
         if dist.get_rank() == 0:
             logprobs = {key: lp for rows in scored for key, lp, _ in rows}
-            pair_data.write_probe(str(file), [(*texts[k], logprobs[k]) for k in keys])
+            pair_data.write_probe(str(file), [(*texts[k], logprobs[k], self.reference.get(k)) for k in keys])
 
 
 def link(exports: Path, target: Path) -> None:

@@ -230,7 +230,7 @@ class Trainer:
         done, last = states.load(engine), len(round_.batches)
         resumed_from, self._pace = len(done.metrics), Pace(self.settings.save_minutes)
         score = partial(self._score, engine, pairs=pairs)
-        publication = Publication(engine, self.settings, plan.init, pairs, score, self.beat)
+        publication = Publication(engine, self.settings, plan.init, pairs, score, reference or {}, self.beat)
         for step in range(resumed_from + 1, last + 1):
             row, check, save = self._update(engine, round_, step)
             if reference is not None and not done.first_step:

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from pydantic import TypeAdapter
 
@@ -22,8 +23,10 @@ from orchestrator.driver.wiring import RealWorkers
 from orchestrator.errors import BadInput
 from orchestrator.ledger.kinds import ResolvedData
 from orchestrator.ledger.step_facts import Facts
+from orchestrator.records.rows import PROBE
 from tests.support.placements import ForRanks
 from tests.support.stand_ins import make_project
+from workers.files import write_table
 from workers.training.lost import OutOfMemory
 
 
@@ -268,7 +271,8 @@ def test_a_phase_is_over_when_every_node_says_so(tmp_path: Path) -> None:
 class Pool:
     """Engines that note what becomes of them."""
 
-    resting = True
+    resting = complete = True
+    num_starts = 1
 
     def __init__(self, notes: list[str]) -> None:
         self.model, self.notes = "", notes
@@ -282,10 +286,24 @@ class Pool:
 
     def serve(self, model: str) -> None:
         self.model, self.resting = model, False
-        self.notes.append(f"serve {model}")
+        self.notes.append(f"serve {Path(model).name}")
 
     def wait_ready(self) -> None:
         self.notes.append("wait")
+
+    def rename(self, model: str) -> None:
+        self.model = model
+
+    def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
+        return [[-float((Path(self.model) / "model.safetensors").read_text())] * len(prompts)]
+
+    def load_weights(self, model: str) -> str:
+        self.model = model
+        self.notes.append(f"load {Path(model).name}")
+        return ""
+
+    def held(self) -> list[dict[str, str]]:
+        return [{"weight": (Path(self.model) / "model.safetensors").read_text()}]
 
 
 class Group:
@@ -328,14 +346,40 @@ class Quiet(Held):
         return {}
 
 
+def made(folder: Path, weight: float) -> tuple[str, Path]:
+    """A model of one weight, and its trainer's word on it."""
+    folder.mkdir()
+    (folder / "model.safetensors").write_text(str(weight))
+    write_table(pa.table([[[1]], [[2]], [-weight], [None]], schema=PROBE), folder.with_suffix(".parquet"))
+    return str(folder), folder.with_suffix(".parquet")
+
+
 @pytest.mark.parametrize("gpus", [0, 1])
 def test_another_model_is_served_by_the_same_processes_but_on_accelerators(tmp_path: Path, gpus: int) -> None:
     workers = Serving(load_job(make_project(tmp_path)).job, gpus)
-    for model in ("a", "a", "b"):
-        assert workers.engines(model).model == model
+    for name, weight in (("a", 1.0), ("a", 1.0), ("b", 2.0), ("as-b", 2.0)):
+        model = tmp_path / name if (tmp_path / name).exists() else Path(made(tmp_path / name, weight)[0])
+        assert workers.engines(str(model)).model == str(model)
     kept = ["start", "ranks prepare", "serve a", "wait", "serve b", "wait"]
     new = ["start", "serve a", "wait", "end", "start", "serve b", "wait"]
     assert workers.notes == (new if gpus else kept)
+    assert "weights" not in workers.execution("generate")
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_models_of_a_training_are_loaded_in_place(tmp_path: Path, gpus: int) -> None:
+    workers = Serving(load_job(make_project(tmp_path)).job, gpus)
+    for name, weight in (("a", 1.0), ("b", 2.0), ("c", 4.0)):
+        workers.engines(*made(tmp_path / name, weight))
+    again = ["end", "start"] if gpus else []
+    assert [n for n in workers.notes if not n.startswith("ranks")] == [
+        *("start", "serve a", "wait"),
+        *("load b", *again, "serve b", "wait"),  # the first time, what engines hold after it is compared with new ones
+        "load c",
+    ]
+    executed = workers.execution("generate")
+    assert executed["weights"] == "in place, slope 1.000"
+    assert TypeAdapter(Facts).validate_python({"executed": executed})
 
 
 @pytest.mark.parametrize("early", [True, False])
@@ -345,5 +389,5 @@ def test_who_has_to_wait_for_the_first_turn_loads_libraries_meanwhile(tmp_path: 
 
     Patient.early = early
     workers = Patient(load_job(make_project(tmp_path)).job, gpus=0)
-    workers.engines("a")
+    workers.engines(made(tmp_path / "a", 1.0)[0])
     assert workers.notes == (["start", "ranks prepare", "serve a", "wait"] if early else ["start", "serve a", "wait"])

@@ -40,7 +40,7 @@ class Shown:
 class Unlucky(StandIns):
     """An engine was lost over each shard of samples, the ranks once in each training, and there was no room."""
 
-    def engines(self, model: str) -> Any:
+    def engines(self, model: str, probe: Path | None = None) -> Any:
         engines = super().engines(model)
         sample = engines.generate
 

@@ -48,7 +48,7 @@ class MaskedStandIns(StandIns):
 
     first_only = False
 
-    def engines(self, model: str) -> StandInEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
         own = not self.first_only or skill_of(model) == 0.4
         return MaskedEngines(self, skill_of(model)) if own else super().engines(model)
 
@@ -59,7 +59,7 @@ class MaskedStepEngines(StepEngines):
 
 
 class MaskedStepStandIns(StepStandIns):
-    def engines(self, model: str) -> StepEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StepEngines:
         return MaskedStepEngines(self, skill_of(model))
 
 
@@ -267,7 +267,7 @@ def test_a_told_number_of_completions_is_that_of_their_masks(tmp_path: Path) -> 
             return super()._sample(prompt, index, plan) | alike
 
     class Workers(StandIns):
-        def engines(self, model: str) -> StandInEngines:
+        def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
             return Alike(self, skill_of(model))
 
     run_job(make_project(tmp_path, rounds=1), Workers())

@@ -36,7 +36,7 @@ def test_the_tolerance_fits_the_numbers_that_trainer_and_engine_compute_in(
 class Rounding(StandIns):
     """Engines that are two hundredths of a nat a token from the trainer."""
 
-    def engines(self, model: str) -> StandInEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
         engines = super().engines(model)
         engines.skill += 0.02
         return engines

@@ -111,7 +111,7 @@ class HintedEngines(StandInEngines):
 
 
 class Hinted(Watching):
-    def engines(self, model: str) -> HintedEngines:
+    def engines(self, model: str, probe: Path | None = None) -> HintedEngines:
         return HintedEngines(self, super().engines(model).skill)
 
 
@@ -184,7 +184,7 @@ class JudgingGraders(StandInGraders):
 
 
 class Judging(Watching):
-    def engines(self, model: str) -> JudgingEngines:
+    def engines(self, model: str, probe: Path | None = None) -> JudgingEngines:
         return JudgingEngines(self, super().engines(model).skill)
 
     def graders(self, settings: Any) -> JudgingGraders:

@@ -228,12 +228,13 @@ def test_what_does_not_fit_the_context(case: Case, tmp_path: Path) -> None:
 
 
 def test_other_weights_are_loaded_in_place(case: Case, tmp_path: Path) -> None:
-    scores, tokens = scored(case), sampled(case.engine, tmp_path / "before")
+    scores, tokens, held = scored(case), sampled(case.engine, tmp_path / "before"), case.engine.held()
     case.engine.load_weights(str(case.other))
+    assert case.engine.held().keys() == held.keys() and case.engine.held() != held
     assert near(scored(case), expected(case, case.other)) and not near(scored(case), expected(case, case.served))
     assert sampled(case.engine, tmp_path / "other") != tokens
     case.engine.load_weights(str(case.served))
-    assert near(scored(case), scores, nats=1e-4), "as from the fresh engine"
+    assert near(scored(case), scores, nats=1e-4) and case.engine.held() == held, "as from the fresh engine"
     assert sampled(case.engine, tmp_path / "after") == tokens
 
 
@@ -273,7 +274,7 @@ def _no_weights(folder: Path) -> None:
 @pytest.mark.parametrize("engine", [VllmEngine, StandInEngine])
 def test_an_engine_has_the_protocol_s_methods(engine: type) -> None:
     methods = {name: method for name, method in vars(Engine).items() if inspect.isfunction(method) and name[0] != "_"}
-    assert methods.keys() == {"pid", "progress", "generate", "logprobs", "load_weights", "close"}
+    assert methods.keys() == {"pid", "progress", "generate", "logprobs", "load_weights", "held", "close"}
     for name, method in methods.items():
         both = (method, getattr(engine, name))
         theirs, ours = ([(p.name, p.default) for p in inspect.signature(of).parameters.values()] for of in both)
@@ -313,16 +314,17 @@ def test_a_process_that_served_one_model_serves_the_next_as_a_fresh_one_would(ca
     frames = host.__ray_call__(lambda _: dict(importlib.import_module("torch._dynamo.utils").counters["frames"]))
     assert not any(frames.values()), "neither the model nor what serves the probe is compiled on CPU"
     probe, texts = tmp_path / "probe.parquet", [[TOKEN_IDS["a"], TOKEN_IDS["b"]], COMPLETIONS]
-    write_table(pa.table([*texts, expected(case, case.other)], schema=PROBE), str(probe))
+    write_table(pa.table([*texts, expected(case, case.other), expected(case, case.served)], schema=PROBE), str(probe))
     stale: Any = SimpleNamespace(logprobs=lambda *asked: [host.logprobs(*asked)])
     with pytest.raises(ProbeFailed):
         check_probe(stale, probe, EXACT)
     assert host.rest() == 0 and host.serve(str(case.other)) == process
     assert near(scored(case), expected(case, case.other)) and check_probe(stale, probe, EXACT)
-    others = sampled(host, tmp_path / "other")
+    others, held = sampled(host, tmp_path / "other"), host.held()
+    assert any(name.endswith(".cpu_linear") for name in held), "what CPUs compute with is packed away"
     host.load_weights(str(case.served))  # as each test of this file leaves it
     host.load_weights(str(case.other))
-    assert sampled(host, tmp_path / "in-place") == others != tokens
+    assert sampled(host, tmp_path / "in-place") == others != tokens and host.held() == held
     assert host.rest() == 0 and host.serve(str(case.served)) == process
     assert near(scored(case), scores, nats=1e-4) and sampled(host, tmp_path / "after") == tokens
 
@@ -335,6 +337,7 @@ def test_an_engine_that_is_closed_serves_nobody(case: Case, tmp_path: Path) -> N
         lambda: case.engine.generate(shard_of(tmp_path), GREEDY),
         lambda: scored(case),
         lambda: case.engine.load_weights(str(case.other)),
+        lambda: case.engine.held(),
     ):
         with pytest.raises(EngineBroken, match="closed"):
             ask()
