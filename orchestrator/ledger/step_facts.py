@@ -82,6 +82,11 @@ class Facts(TypedDict, total=False):
     seen: Count
     chunk: str
 
+    # a temperature that follows the share of mixed prompts
+    temperature: Rate
+    before: Rate
+    mixed: Share
+
     # prompts, and what is kept of preference data
     prompts: Count
     dropped: Count

@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.errors import Damaged, Displaced
 from orchestrator.files import durable
 from orchestrator.files.identity import Written, hash_ahead, sha256
-from orchestrator.ledger.ledger import Artifact, Commit
+from orchestrator.ledger.ledger import Artifact, Commit, State
 from orchestrator.ledger.recipes import UsedFiles, used_in
 from orchestrator.records.model_folder import leads_out
 
@@ -28,6 +28,12 @@ def files_of(commit: Commit) -> list[UsedFiles]:
         for a in commit.artifacts
         for name, said in sorted(a.files.items())
     ]
+
+
+def files_of_shards(state: State, step: str) -> list[UsedFiles]:
+    """The sha256 of every committed shard of a step, by index."""
+    artifacts = (shard.artifact for _, shard in sorted(state.shards.get(step, {}).items()))
+    return [UsedFiles(a.files[""]["sha256"], ((a.path, a.files[""]["sha256"]),)) for a in artifacts]
 
 
 def fingerprint(names: list[UsedFiles]) -> str:

@@ -124,7 +124,8 @@ def _job(job: Mapping[str, Any], of_the_source: Sequence[tuple[str, str]]) -> st
         ("method", "method"), ("source", "source"), ("base model", "model"), ("training problems", "data.train"),
         *of_the_source, ("gate problems", "data.gate"), ("test problems", "data.test"),
         ("rounds", "rounds"), ("samples a prompt", "generate.samples"), ("temperature", "generate.temperature"),
-        ("temperatures in turn", "generate.temperature_mix"), ("longest completion", "generate.max_tokens"),
+        ("temperatures in turn", "generate.temperature_mix"),
+        ("mixed prompts wanted", "generate.adapt_temperature.mixed"), ("longest completion", "generate.max_tokens"),
         ("pair rule", "pairs.rule"), ("pairs a prompt", "pairs.per_prompt"), ("loss", "loss.form"),
         ("beta", "loss.beta"), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
         ("learning rate", "train.learning_rate"), ("pairs an update", "train.batch_pairs"),
@@ -174,6 +175,19 @@ SAMPLES = Section(
         Column("prompts mixed / all right / all wrong / no verdict", lambda e: _kinds(e)),
     ),
 )
+TEMPERATURE = Section(
+    "Temperature",
+    (
+        Column("round", lambda e: str(e.round.number)),
+        Column("temperature", lambda e: fact(e, "temperature", "temperature", "g")),
+        Column("before", lambda e: fact(e, "temperature", "before", "g")),
+        Column("mixed, %", lambda e: format(100 * e.round.facts["temperature"]["mixed"], ".1f")),
+        Column("prompts mixed / all right / all wrong / no verdict", lambda e: _kinds(e, "temperature")),
+    ),
+    "Decided by the verdicts of the round before, whose prompts are counted here. Rounds at different temperatures are "
+    "not to be compared by pass@N or by the share of correct samples.",
+    about=lambda e: "temperature" in e.round.facts,
+)
 _TRAINING = (
     Column("round", lambda e: str(e.round.number)),
     Column("updates", lambda e: fact(e, "train", "steps", ",")),
@@ -189,9 +203,9 @@ _TRAINING = (
 )
 
 
-def _kinds(evidence: Evidence) -> str:
+def _kinds(evidence: Evidence, phase: str = "pairs") -> str:
     """How many prompts have which samples; empty where a round has none, as with gold solutions."""
-    facts = evidence.round.facts.get("pairs", {})
+    facts = evidence.round.facts.get(phase, {})
     if "prompts_tied" in facts:  # of scores, where a model judges itself
         return f"{facts['prompts_mixed']:,} / {facts['prompts_tied']:,} tied"
     kinds = [facts.get(f"prompts_{kind}") for kind in ("mixed", "all_correct", "all_wrong", "ungradable")]

@@ -18,7 +18,7 @@ from orchestrator.ledger.taken import taken
 from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
-from orchestrator.rounds import gate, pair_files, regrading, sampling, space
+from orchestrator.rounds import gate, pair_files, regrading, sampling, space, temperature
 from orchestrator.rounds.context import Context, Model, derived_seed, engine, executed, graded_by, grading
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.spare import spare_checkpoints
@@ -283,7 +283,7 @@ class Round:
         purpose = ("samples", number, self.part) if self.split == "train" and self.part else ("samples", number)
         return SamplingPlan(
             samples=at_round(generate.samples, number),
-            temperature=at_round(generate.temperature, number),
+            temperature=temperature.of_round(self.context.job, self.context.run.ledger.state, number),
             top_p=generate.top_p,
             top_k=generate.top_k,
             max_tokens=generate.max_tokens,

@@ -7,14 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config import Job
+from orchestrator.errors import Damaged
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
 from orchestrator.records.rows import Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.lineage import Trail
-from orchestrator.reports.report import SAMPLES
+from orchestrator.reports.report import SAMPLES, TEMPERATURE
 from orchestrator.reports.symptoms import Evidence, Past, given_up
-from orchestrator.rounds import pair_files, space
+from orchestrator.rounds import pair_files, space, temperature
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
 from orchestrator.rounds.round import GradedSamples, Round
@@ -24,6 +25,7 @@ from orchestrator.sources.source import Prompts, Source
 
 def pairs(round_: Round, model: Model) -> Commit:
     """The model's own samples, right ones against wrong ones (arXiv 2404.19733), or the right ones alone."""
+    temperature.decide(round_.context, round_.number)
     graded = round_.samples_and_verdicts(round_.prompts(), model)
     hinted = _with_hints(round_, graded, model) if round_.context.job.generate.hint else None
     return round_.pairs(graded, hinted)
@@ -55,6 +57,15 @@ def _recount(run: Counting, step: str, number: str) -> Facts:
     return run.chosen(step, int(number), run.files.scored(folder), hinted)
 
 
+def _temperature(run: Counting, step: str, number: str) -> Facts:
+    rule = run.job.generate.adapt_temperature
+    if rule is None:
+        raise Damaged("the job has no `generate.adapt_temperature`")
+    before = temperature.of_round(run.job, run.state, int(number) - 1)
+    shards = run.files.shards(f"rounds/{int(number) - 1:02d}/verdicts").values()
+    return temperature.decided(before, [[file] for file in shards], rule)
+
+
 def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
     pairs, written = space.sampled(job, number, problems)
     if job.generate.hint:  # were no prompt solved
@@ -75,8 +86,8 @@ def _given_up(evidence: Evidence, past: Past) -> Iterator[str]:
 SOURCE = Source(
     pairs=pairs,
     trail=Trail(SAMPLED, _follow),
-    recounted=Recounted({r"rounds/(\d+)/pairs": _recount}, parts=["hinted"]),
+    recounted=Recounted({r"rounds/(\d+)/pairs": _recount, r"rounds/(\d+)/temperature": _temperature}, parts=["hinted"]),
     disk=space.Disk(_rows),
-    reported=Reported([SAMPLES], symptoms=[_given_up]),
+    reported=Reported([SAMPLES, TEMPERATURE], symptoms=[_given_up]),
     derived=_hints,
 )

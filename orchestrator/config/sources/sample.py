@@ -28,6 +28,8 @@ class Sample(SourceSettings):
     only: ClassVar[Mapping[str, str]] = {
         "generate.hint": "`generate.hint` needs `source: sample` and `data.hint_template`, the prompt that gives the "
         "answer away",
+        "generate.adapt_temperature": "`generate.adapt_temperature` goes by which prompts have right and wrong "
+        "samples, with `source: sample` only",
         "train.retrain": "`train.retrain` makes pairs of the gate problems as of the others, with `source: sample` "
         "only",
     }
@@ -54,6 +56,12 @@ class Sample(SourceSettings):
                     "`generate.hint` is for prompts without a solution to imitate, and `pairs.gold_as_chosen` gives "
                     "all one"
                 )
+        if job.generate.adapt_temperature and (pairs.rule == "correct" or pairs.gold_as_chosen):
+            key = "gold_as_chosen" if pairs.gold_as_chosen else "rule: correct"
+            yield (
+                "`generate.adapt_temperature` looks for prompts with right and wrong samples, and with "
+                f"`pairs.{key}` others give pairs as well: leave one of the two out"
+            )
         if pairs.rule != "correct" and not pairs.gold_as_chosen:
             yield from single_samples(job)
             yield from same_samples(job)
