@@ -61,6 +61,10 @@ class Generate(Settings):
     temperature_mix: list[NonNegative] | None = Field(default=None, min_length=1)
     """Temperatures that a prompt's samples take in turn, instead of `temperature`: `[1.0, 0.7]` draws half of them
     at each."""
+    wave_samples: Count | None = None
+    """Draw a prompt's samples in waves of so many, and stop asking it once its pairs are decided: no further sample
+    could change them. They are those that all samples would give. Of the samples that are drawn the share of correct
+    ones is biased, which the report says beside the unbiased one of the first wave. null draws all at once."""
     adapt_temperature: AdaptTemperature | None = None
     """Have each round's verdicts decide the next one's temperature, in place of a list; `{}` takes all defaults below.
     null keeps to `temperature`."""

@@ -170,6 +170,8 @@ class PromptsFacts(Facts, total=False):
     train: Count
     gate: Count
     test: Count
+    decided: Count
+    saved: Count
     revisions: dict[str, str | None]
 
 

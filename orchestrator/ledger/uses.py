@@ -16,7 +16,7 @@ from typing import Any
 from orchestrator.errors import Damaged, Displaced
 from orchestrator.files import durable
 from orchestrator.files.identity import Written, hash_ahead, sha256
-from orchestrator.ledger.ledger import Artifact, Commit, State
+from orchestrator.ledger.ledger import Artifact, Commit
 from orchestrator.ledger.recipes import UsedFiles, used_in
 from orchestrator.records.model_folder import leads_out
 
@@ -30,10 +30,10 @@ def files_of(commit: Commit) -> list[UsedFiles]:
     ]
 
 
-def files_of_shards(state: State, step: str) -> list[UsedFiles]:
-    """The sha256 of every committed shard of a step, by index."""
-    artifacts = (shard.artifact for _, shard in sorted(state.shards.get(step, {}).items()))
-    return [UsedFiles(a.files[""]["sha256"], ((a.path, a.files[""]["sha256"]),)) for a in artifacts]
+def used_file(artifact: Artifact) -> UsedFiles:
+    """The sha256 of an artifact that is one file, such as a shard."""
+    sha256 = artifact.files[""]["sha256"]
+    return UsedFiles(sha256, ((artifact.path, sha256),))
 
 
 def fingerprint(names: list[UsedFiles]) -> str:

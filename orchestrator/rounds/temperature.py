@@ -8,9 +8,10 @@ from pathlib import Path
 import pyarrow.compute as pc
 
 from orchestrator.config import AdaptTemperature, Job, at_round
+from orchestrator.ledger import waves
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.run import Facts
-from orchestrator.ledger.uses import files_of_shards
+from orchestrator.ledger.uses import used_file
 from orchestrator.records.parquet import read_table
 from orchestrator.rounds.context import Context
 
@@ -45,12 +46,12 @@ def decide(context: Context, number: int) -> None:
     run, rule = context.run, context.job.generate.adapt_temperature
     if number == 1 or rule is None:
         return
-    before, verdicts = of_round(context.job, run.ledger.state, number - 1), f"{_folder(number - 1)}/verdicts"
-    files = files_of_shards(run.ledger.state, verdicts)
-    inputs = {"verdicts": files, "before": before, "rule": rule}
+    before = of_round(context.job, run.ledger.state, number - 1)
+    shards = waves.shards(run.ledger.state, _folder(number - 1), "verdicts").values()
+    inputs = {"verdicts": [used_file(file) for shard in shards for file in shard], "before": before, "rule": rule}
 
     def work() -> Facts:
-        return decided(before, [[run.path(name)] for used in files for name, _ in used.files], rule)
+        return decided(before, [[run.path(file.path) for file in shard] for shard in shards], rule)
 
     facts = run.step(_step(number), inputs, work, []).facts
     what = "as before" if facts["temperature"] == before else f"{before:g} before"

@@ -43,6 +43,7 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("train.select",), _TRAININGS | {"choice"}),
     (("init", "reference"), _TRAININGS | _SCORED | {"pairs"}),
     (("pairs",), frozenset({"pairs", "replay", "chunks"})),
+    (("generate.wave_samples",), _shards_by("generate")),
     (("generate.adapt_temperature",), frozenset({"temperature"}) | _shards_by("generate")),
     (("regrade",), _shards_by("regrade")),
     (
@@ -112,6 +113,8 @@ def _is_input(key: str, step: str, job: Job) -> bool:
 
 def _may_touch(key: str, step: str) -> bool:
     kind = _kind(step)
+    if "/wave/" in step:
+        return True  # which prompts it has follows from verdicts and from how they are paired
     for prefixes, kinds in (*_REACH, *_INPUTS):
         if _is_below(key, prefixes):
             return kind in kinds
