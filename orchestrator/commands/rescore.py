@@ -25,6 +25,7 @@ from orchestrator.driver.wiring import RealWorkers
 from orchestrator.errors import BadInput
 from orchestrator.files import unfinished
 from orchestrator.files.disk import one_message
+from orchestrator.ledger import waves
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.run import Run
@@ -105,6 +106,12 @@ def rescore(
     if verdicts not in state.commits or round_step(number, "pairs") not in state.commits:
         known = [n for n in range(1, 1000) if round_step(n, "verdicts") in state.commits]
         raise BadInput(f"{parent}: round {number} has no verdicts; rounds with verdicts: {known or 'none'}")
+    if len(waves.folders(state, f"rounds/{number:02d}")) > 1:
+        raise BadInput(
+            f"{parent}: the samples of round {number} were drawn in waves, and its verdicts have decided which prompts "
+            "were asked again: graded in another way it would have other samples. `ratchet fork` with another `grade` "
+            "draws them."
+        )
     job = state.configs[-1]["job"]
     again = job.get("regrade")
     if again and number > again["round"]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import Data, Job, Settings, Source, is_executing
+from orchestrator.config import AdaptTemperature, Data, Generate, Job, Settings, Source, is_executing
 from orchestrator.config.load import resolved_yaml
 from orchestrator.config.marks import mark_of, sections_in
 from orchestrator.config.methods import OTHERS, PRESETS
@@ -206,6 +206,10 @@ def _sections() -> Iterator[str]:
                 yield f"### Each of `{name}.train`, `{name}.gate` and `{name}.test`"
                 yield _paragraph(Source.__doc__ or "")
                 yield _table(Source)
+            if model is Generate:
+                yield f"### `{name}.adapt_temperature`"
+                yield _paragraph(AdaptTemperature.__doc__ or "")
+                yield _table(AdaptTemperature)
 
 
 def _table(model: type[Settings]) -> str:

@@ -36,6 +36,21 @@ OWN = "own"
 """The value of `generate.dtype` that serves each checkpoint in its own number format."""
 
 
+class AdaptTemperature(Settings):
+    """A temperature that follows the share of mixed prompts, those with right and wrong samples. Where a round has
+    fewer than wanted, the next one samples hotter if more of the others have only right samples, and else cooler, for
+    then most have no right one."""
+
+    mixed: Fraction = 0.5
+    """Share of the prompts with samples that should be mixed; a round that reaches it keeps its temperature."""
+    step: Positive = 0.1
+    """By how much a round's temperature differs from that of the round before, at most."""
+    lowest: Positive = 0.5
+    """Lowest temperature."""
+    highest: Positive = 1.5
+    """Highest temperature."""
+
+
 class Generate(Settings):
     """Sampling with a pool of engines."""
 
@@ -46,6 +61,13 @@ class Generate(Settings):
     temperature_mix: list[NonNegative] | None = Field(default=None, min_length=1)
     """Temperatures that a prompt's samples take in turn, instead of `temperature`: `[1.0, 0.7]` draws half of them
     at each."""
+    wave_samples: Count | None = None
+    """Draw a prompt's samples in waves of so many, and stop asking it once its pairs are decided: no further sample
+    could change them. They are those that all samples would give. Of the samples that are drawn the share of correct
+    ones is biased, which the report says beside the unbiased one of the first wave. null draws all at once."""
+    adapt_temperature: AdaptTemperature | None = None
+    """Have each round's verdicts decide the next one's temperature, in place of a list; `{}` takes all defaults below.
+    null keeps to `temperature`."""
     hint: bool = False
     """Sample once more, with `data.hint_template`, what no sample solved; what is correct then is paired with the
     prompt without the hint (STaR's rationalisation, arXiv 2203.14465)."""
@@ -113,12 +135,27 @@ class Generate(Settings):
             raise ValueError(
                 f"`dtype` ({self.dtype}) and `engine.dtype` ({self.engine['dtype']}) are one setting: give `dtype`"
             )
+        if self.adapt_temperature is not None:
+            self._adapts(self.adapt_temperature)
         if self.max_model_len is not None and self.max_tokens >= self.max_model_len:
             raise ValueError(
                 f"`max_tokens` ({self.max_tokens}) leaves no room for a prompt in `max_model_len` "
                 f"({self.max_model_len})"
             )
         return self
+
+    def _adapts(self, adapt: AdaptTemperature) -> None:
+        if self.temperature_mix is not None or isinstance(self.temperature, list):
+            key = "temperature" if self.temperature_mix is None else "temperature_mix"
+            raise ValueError(
+                f"`adapt_temperature` decides the temperature of every round but the first, and `{key}` lists them: "
+                "give one `temperature`, or leave `adapt_temperature` out"
+            )
+        if not adapt.lowest <= self.temperature <= adapt.highest:
+            raise ValueError(
+                f"`temperature` ({self.temperature:g}), from which `adapt_temperature` starts, must be from its "
+                f"`lowest` ({adapt.lowest:g}) to its `highest` ({adapt.highest:g})"
+            )
 
 
 GRADERS = ("exact", "number", "choice", "math", "regex", "python", "judge")

@@ -15,7 +15,7 @@ from orchestrator.files.inside import require_below
 from orchestrator.ledger import recipes
 from orchestrator.ledger.ledger import Artifact, Commit
 from orchestrator.ledger.taken import taken_shards
-from orchestrator.ledger.uses import FileCheck, guarding
+from orchestrator.ledger.uses import FileCheck, guarding, used_file
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.shards import shard_kind
 
@@ -179,9 +179,7 @@ class ShardedStep:
 
     def files_of_shard(self, index: int) -> recipes.UsedFiles:
         """A committed shard as an input: its hash, and its file, which is checked when it is used."""
-        artifact = self._shards[index].artifact
-        sha = artifact.files[""]["sha256"]
-        return recipes.UsedFiles(sha, ((artifact.path, sha),))
+        return used_file(self._shards[index].artifact)
 
     def finish(self, facts: Facts) -> Commit:
         """Commit the step, all of whose shards are committed; returns the earlier commit when there is one."""

@@ -96,6 +96,11 @@ class Facts(TypedDict, total=False):
     seen: Count
     chunk: str
 
+    # a temperature that follows the share of mixed prompts
+    temperature: Rate
+    before: Rate
+    mixed: Share
+
     # prompts, and what is kept of preference data
     prompts: Count
     dropped: Count
@@ -180,6 +185,8 @@ class PromptsFacts(Facts, total=False):
     train: Count
     gate: Count
     test: Count
+    decided: Count
+    saved: Count
     revisions: dict[str, str | None]
 
 

@@ -30,6 +30,12 @@ def files_of(commit: Commit) -> list[UsedFiles]:
     ]
 
 
+def used_file(artifact: Artifact) -> UsedFiles:
+    """The sha256 of an artifact that is one file, such as a shard."""
+    sha256 = artifact.files[""]["sha256"]
+    return UsedFiles(sha256, ((artifact.path, sha256),))
+
+
 def fingerprint(names: list[UsedFiles]) -> str:
     """One name for many files."""
     return durable.fingerprint([name.value for name in names])

@@ -94,6 +94,13 @@ class SamplingPlan:
     seeding: Literal["sample", "engine"] = "sample"
     temperature_mix: tuple[float, ...] = ()
     """Temperatures that a prompt's samples take in turn, instead of `temperature`."""
+    first_sample: int = 0
+    """The index of the first of `samples`, where these are a wave of a prompt's samples."""
+
+    @property
+    def sample_indices(self) -> range:
+        """The indices of a prompt's samples."""
+        return range(self.first_sample, self.first_sample + self.samples)
 
     def temperature_of(self, sample_index: int) -> float:
         """The temperature of a prompt's sample, by its index from 0."""

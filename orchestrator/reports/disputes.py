@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from orchestrator.ledger import waves
 from orchestrator.ledger.ledger import State
 from orchestrator.records.golds import shown
 from orchestrator.records.parquet import read_table
@@ -39,7 +40,8 @@ def disputes(run_dir: Path, state: State, number: int) -> Disputes:
     of_round = Disputes()
     shown_already: set[tuple[str, str]] = set()
     golds = _golds(run_dir, state, number)
-    for file in parquet_files(run_dir, state, round_step(number, "verdicts")):
+    folders = waves.folders(state, f"rounds/{number:02d}")
+    for file in (file for folder in folders for file in parquet_files(run_dir, state, f"{folder}/verdicts")):
         if "opinions" not in pq.read_schema(file).names:
             continue
         columns = ["prompt_id", "sample_index", "verdict", "extracted", "opinions"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -135,7 +136,8 @@ def _job(job: Mapping[str, Any], of_the_source: Sequence[tuple[str, str]]) -> st
         ("method", "method"), ("source", "source"), ("base model", "model"), ("training problems", "data.train"),
         *of_the_source, ("gate problems", "data.gate"), ("test problems", "data.test"),
         ("rounds", "rounds"), ("samples a prompt", "generate.samples"), ("temperature", "generate.temperature"),
-        ("temperatures in turn", "generate.temperature_mix"), ("longest completion", "generate.max_tokens"),
+        ("temperatures in turn", "generate.temperature_mix"),
+        ("mixed prompts wanted", "generate.adapt_temperature.mixed"), ("longest completion", "generate.max_tokens"),
         ("pair rule", "pairs.rule"), ("pairs a prompt", "pairs.per_prompt"), ("loss", "loss.form"),
         ("beta", "loss.beta"), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
         ("learning rate", "train.learning_rate"), ("pairs an update", "train.batch_pairs"),
@@ -185,6 +187,37 @@ SAMPLES = Section(
         Column("prompts mixed / all right / all wrong / no verdict", lambda e: _kinds(e)),
     ),
 )
+WAVES = Section(
+    "Waves of samples",
+    (
+        Column("round", lambda e: str(e.round.number)),
+        Column("waves", lambda e: str(len(e.round.waves("samples")))),
+        Column("samples", lambda e: count(e, "samples", "samples")),
+        Column("saved", lambda e: count(e, "prompts", "saved")),
+        Column("saved, %", lambda e: format(100 * _saved(e), ".1f")),
+        Column("correct, %: first wave", lambda e: format(100 * _correct(e, ["verdicts"]), ".1f")),
+        Column("all samples (biased)", lambda e: format(100 * _correct(e, e.round.waves("verdicts")), ".1f")),
+    ),
+    "A prompt was not asked again once no further sample could change its pairs. So those that are hard to pair, since "
+    "nearly all of their samples are right or wrong, have more samples than others: over all samples the share of "
+    "correct ones is biased, and so are answers a prompt and the causes of what is ungradable. In the first wave, for "
+    "which all prompts were asked alike, it is not. Pairs and pass@N are those of all samples; with `rule: correct`, "
+    "which stops at right samples, too few prompts are seen as mixed.",
+    about=lambda e: len(e.round.waves("prompts")) > 1,
+)
+TEMPERATURE = Section(
+    "Temperature",
+    (
+        Column("round", lambda e: str(e.round.number)),
+        Column("temperature", lambda e: fact(e, "temperature", "temperature", "g")),
+        Column("before", lambda e: fact(e, "temperature", "before", "g")),
+        Column("mixed, %", lambda e: format(100 * e.round.facts["temperature"]["mixed"], ".1f")),
+        Column("prompts mixed / all right / all wrong / no verdict", lambda e: _kinds(e, "temperature")),
+    ),
+    "Decided by the verdicts of the round before, whose prompts are counted here. Rounds at different temperatures are "
+    "not to be compared by pass@N or by the share of correct samples.",
+    about=lambda e: "temperature" in e.round.facts,
+)
 _TRAINING = (
     Column("round", lambda e: str(e.round.number)),
     Column("updates", lambda e: fact(e, "train", "steps", ",")),
@@ -200,9 +233,22 @@ _TRAINING = (
 )
 
 
-def _kinds(evidence: Evidence) -> str:
+def _saved(evidence: Evidence) -> float:
+    """The share of a round's samples that were not drawn."""
+    saved = evidence.round.count("prompts", "saved")
+    return saved / max(1, saved + evidence.round.count("samples", "samples"))
+
+
+def _correct(evidence: Evidence, phases: Sequence[str]) -> float:
+    """The share of correct samples in some waves."""
+    facts = [evidence.round.facts.get(phase, {}) for phase in phases]
+    right, *others = (sum(f.get(verdict, 0) for f in facts) for verdict in ("correct", "wrong", "ungradable"))
+    return float(right / max(1, right + sum(others)))
+
+
+def _kinds(evidence: Evidence, phase: str = "pairs") -> str:
     """How many prompts have which samples; empty where a round has none, as with gold solutions."""
-    facts = evidence.round.facts.get("pairs", {})
+    facts = evidence.round.facts.get(phase, {})
     if "prompts_tied" in facts:  # of scores, where a model judges itself
         return f"{facts['prompts_mixed']:,} / {facts['prompts_tied']:,} tied"
     kinds = [facts.get(f"prompts_{kind}") for kind in ("mixed", "all_correct", "all_wrong", "ungradable")]
@@ -261,7 +307,9 @@ def _points(fraction: float | None) -> str:
 
 def _rules(evidence: Evidence) -> str:
     """How often each rule found the answer, the most frequent first."""
-    rules: Mapping[str, int] = evidence.round.facts.get("verdicts", {}).get("rules", {})
+    rules: Counter[str] = Counter()
+    for phase in evidence.round.waves("verdicts"):
+        rules.update(evidence.round.facts.get(phase, {}).get("rules", {}))
     return ", ".join(f"{rule} {count:,}" for rule, count in sorted(rules.items(), key=lambda r: -r[1]))
 
 

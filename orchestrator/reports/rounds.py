@@ -8,6 +8,7 @@ from typing import Any
 
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.taken import taken
+from orchestrator.ledger.waves import phase_of_wave
 from orchestrator.records.executed import halved
 
 
@@ -34,9 +35,14 @@ class RoundStatus:
         return {phase: half for phase, facts in self.facts.items() if (half := halved(facts))}
 
     def count(self, phase: str, key: str) -> int:
-        """A count of a phase: its commit's if it has ended, else the sum of its committed shards."""
-        facts = self.facts.get(phase)
-        return int((self.so_far.get(phase, {}) if facts is None else facts).get(key, 0))
+        """A count of a phase: its commit's if it has ended, else the sum of its committed shards; of samples that are
+        drawn in waves, that of all waves."""
+        return sum(int(self.facts.get(p, self.so_far.get(p, {})).get(key, 0)) for p in self.waves(phase))
+
+    def waves(self, phase: str) -> list[str]:
+        """The phase as it stands, and as it is of each later wave."""
+        known = {**self.so_far, **self.facts}
+        return [phase, *sorted(p for p in known if p != phase and phase_of_wave(p) == phase)]
 
     def known(self, phase: str, key: str) -> int | None:
         """The same; None for a phase of which nothing is done, or that the round does not have."""

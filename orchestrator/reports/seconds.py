@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from orchestrator.ledger.record_files import Record
-from orchestrator.reports.columns import Column, fact, table
+from orchestrator.ledger.waves import phase_of_wave
+from orchestrator.reports.columns import Column, table
 from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.rounds import round_and_phase
 
@@ -32,10 +33,10 @@ def walls(records: Iterable[Record]) -> dict[int, float]:
 
 def seconds_section(done: Sequence[Evidence], took: Mapping[int, float]) -> str:
     """A table of the rounds; `took` is what `walls` found."""
-    phases = list(dict.fromkeys(phase for e in done for phase in e.round.facts))
+    phases = list(dict.fromkeys(phase_of_wave(phase) for e in done for phase in e.round.facts))
 
     def cell(phase: str) -> Callable[[Evidence], str]:
-        return lambda e: own(e, phase) or fact(e, phase, "seconds", ",.1f")
+        return lambda e: own(e, phase) or _of_phase(e, phase)
 
     def of(part: Callable[[Evidence, float], float]) -> Callable[[Evidence], str]:
         return lambda e: _told(part(e, took[e.round.number]), took[e.round.number]) if e.round.number in took else ""
@@ -52,6 +53,13 @@ def seconds_section(done: Sequence[Evidence], took: Mapping[int, float]) -> str:
         "samples), for verdicts after the last sample, and between the steps. What was taken over was done by the run "
         "that this one was forked from.\n\n" + table(columns, done)
     )
+
+
+def _of_phase(evidence: Evidence, phase: str) -> str:
+    """The seconds of a phase, in all waves together where its samples were drawn in waves; empty where it has none."""
+    facts = [evidence.round.facts.get(name, {}) for name in evidence.round.waves(phase)]
+    told = [said["seconds"] for said in facts if "seconds" in said]
+    return f"{sum(told):,.1f}" if told else ""
 
 
 def own(evidence: Evidence, phase: str) -> str:
@@ -74,7 +82,7 @@ def _between(evidence: Evidence, took: float) -> float:
     """What no phase and no wait has: the verdicts' own seconds are beside the samples', and before a sample's first
     shard its seconds do not count."""
     round_ = evidence.round
-    phases = sum(round_.seconds(phase) or 0.0 for phase in round_.facts if phase != "verdicts")
+    phases = sum(round_.seconds(phase) or 0.0 for phase in round_.facts if not phase.endswith("verdicts"))
     before_samples = sum(
         facts.get("starting", 0.0)
         for phase, facts in round_.facts.items()

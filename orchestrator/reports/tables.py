@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from orchestrator.ledger import waves
 from orchestrator.ledger.columns import require_columns
 from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.records.golds import shown
@@ -139,8 +140,13 @@ def diversity(run_dir: Path, state: State, number: int) -> tuple[float, float] |
     None without verdicts. A sample without an extractable answer counts for no answer.
     """
     num_prompts = solved = distinct = 0
-    for file in parquet_files(run_dir, state, round_step(number, "verdicts")):
-        table = read_table(file, columns=["prompt_id", "verdict", "extracted"])
+    of_later: dict[str, list[Path]] = {}
+    first, *later = waves.folders(state, f"rounds/{number:02d}")
+    for file in (file for wave in later for file in parquet_files(run_dir, state, f"{wave}/verdicts")):
+        of_later.setdefault(file.name.partition(".")[0], []).append(file)
+    for file in parquet_files(run_dir, state, f"{first}/verdicts"):
+        files = [file, *of_later.get(file.name.partition(".")[0], [])]
+        table = pa.concat_tables(read_table(f, columns=["prompt_id", "verdict", "extracted"]) for f in files)
         table = table.append_column("correct", pc.equal(table["verdict"], "correct"))
         grouped = table.group_by("prompt_id").aggregate([("correct", "any"), ("extracted", "count_distinct")])
         num_prompts += grouped.num_rows

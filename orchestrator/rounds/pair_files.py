@@ -37,6 +37,13 @@ class Scored(NamedTuple):
 
     samples: Path
     scores: Path
+    more: tuple[Scored, ...] = ()
+    """Further samples of prompts of the shard, which were drawn in later waves."""
+
+    @property
+    def waves(self) -> tuple[Scored, ...]:
+        """All files of the shard's prompts."""
+        return (self, *self.more)
 
 
 def write_pairs(
@@ -54,7 +61,8 @@ def write_pairs(
     """
     prompts = Prompts(prompts_file)
     choices, facts = choose(prompts, shards, plan, hinted)
-    return _write_chosen(prompts, [shard.samples for shard in (*shards, *hinted)], choices, plan, output) | facts
+    samples = [[wave.samples for wave in shard.waves] for shard in (*shards, *hinted)]
+    return _write_chosen(prompts, samples, choices, plan, output) | facts
 
 
 def choose(
@@ -68,12 +76,12 @@ def choose(
     choices: list[list[Choice]] = []
     for number, shard in enumerate([*shards, *hinted]):
         chosen: list[Choice] = []
-        for prompt_id, candidates in _candidates(shard):
+        for prompt_id, found in candidates(shard):
             if number < len(shards):
-                of_kind[_kind(candidates, has_scores)] += 1
+                of_kind[_kind(found, has_scores)] += 1
             gold = prompts.gold(prompt_id) if plan.gold_as_chosen else []
-            pairs = pair_prompt(prompt_id, [*candidates, *gold], plan)
-            more = _pairs_lost(prompt_id, [*candidates, *gold], plan, len(pairs))
+            pairs = pair_prompt(prompt_id, [*found, *gold], plan)
+            more = _pairs_lost(prompt_id, [*found, *gold], plan, len(pairs))
             lost["pairs_lost"] += more
             lost["prompts_lost"] += more > 0 and not pairs
             for pair in pairs:
@@ -100,7 +108,7 @@ def _pairs_lost(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPl
 def write_gold(prompts_file: Path, plan: PairingPlan, output: Path) -> Facts:
     """One row a prompt that has a gold solution, to be imitated. Returns: pairs, before_cap, chosen_tokens."""
     prompts = Prompts(prompts_file)
-    return _write_chosen(prompts, [None], [choose_gold(prompts)], plan, output)
+    return _write_chosen(prompts, [[]], [choose_gold(prompts)], plan, output)
 
 
 def choose_gold(prompts: Prompts) -> list[Choice]:
@@ -113,8 +121,8 @@ def unsolved(shards: Sequence[Scored]) -> list[str]:
     return [
         prompt_id
         for shard in shards
-        for prompt_id, candidates in _candidates(shard)
-        if all(c.score != CORRECT for c in candidates)
+        for prompt_id, found in candidates(shard)
+        if all(c.score != CORRECT for c in found)
     ]
 
 
@@ -152,25 +160,26 @@ class Prompts:
         return [Candidate(None, solution, CORRECT)] if solution else []
 
 
-def _candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
-    """A shard's samples as candidates with their scores, by prompt and then by sample index.
+def candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
+    """A shard's samples as candidates with their scores, by prompt and then by sample index, of all its waves.
 
     Raises:
         RatchetError: not every sample has one verdict, or score.
     """
-    left = read_table(shard.samples, columns=["prompt_id", "sample_index", "text", "num_tokens"]).to_pylist()
-    right = read_table(shard.scores).to_pylist()
-    by_key = {(row["prompt_id"], row["sample_index"]): row for row in right}
-    if len(by_key) != len(left):
-        raise RatchetError(f"{shard.scores}: not one verdict a sample of {shard.samples}")
-    rows = sorted(left, key=lambda row: (row["prompt_id"], row["sample_index"]))
-
-    def candidate(row: dict[str, Any]) -> Candidate:
-        said = by_key[row["prompt_id"], row["sample_index"]]
-        unreadable = said.get("cause") == "unreadable"
-        return Candidate(row["sample_index"], row["text"], _score(said), row["num_tokens"], unreadable)
-
-    return [(key, list(map(candidate, group))) for key, group in groupby(rows, key=lambda row: row["prompt_id"])]
+    rows: list[tuple[str, Candidate]] = []
+    for wave in shard.waves:
+        left = read_table(wave.samples, columns=["prompt_id", "sample_index", "text", "num_tokens"]).to_pylist()
+        right = read_table(wave.scores).to_pylist()
+        by_key = {(row["prompt_id"], row["sample_index"]): row for row in right}
+        if len(by_key) != len(left):
+            raise RatchetError(f"{wave.scores}: not one verdict a sample of {wave.samples}")
+        for row in left:
+            said = by_key[row["prompt_id"], row["sample_index"]]
+            unreadable = said.get("cause") == "unreadable"
+            made = Candidate(row["sample_index"], row["text"], _score(said), row["num_tokens"], unreadable)
+            rows.append((row["prompt_id"], made))
+    rows.sort(key=lambda row: (row[0], row[1].sample_index))
+    return [(key, [made for _, made in group]) for key, group in groupby(rows, key=lambda row: row[0])]
 
 
 def _score(row: dict[str, Any]) -> float | None:
@@ -186,13 +195,13 @@ def _kind(candidates: Sequence[Candidate], has_scores: bool) -> str:
 
 def _write_chosen(
     prompts: Prompts,
-    samples: Sequence[Path | None],
+    samples: Sequence[Sequence[Path]],
     choices: list[list[Choice]],
     plan: PairingPlan,
     output: Path,
 ) -> Facts:
-    """Write what was chosen from each file of samples (None: from no sample), cut to the plan's `max_pairs`. Returns:
-    pairs, before_cap, and each side's mean tokens.
+    """Write what was chosen from the files of samples of each shard (none: from no sample), cut to the plan's
+    `max_pairs`. Returns: pairs, before_cap, and each side's mean tokens.
 
     Raises:
         Damaged: a mask does not fit its sample.
@@ -220,31 +229,37 @@ def _only(choices: list[list[Choice]], kept: set[int]) -> list[list[Choice]]:
 
 
 def _write(
-    prompts: Prompts, samples: Sequence[Path | None], choices: list[list[Choice]], output: Path
+    prompts: Prompts, samples: Sequence[Sequence[Path]], choices: list[list[Choice]], output: Path
 ) -> dict[str, int]:
-    """Write pairs (`pairs_schema`, with masks where a sample has any), a file of samples at a time. Returns the tokens
+    """Write pairs (`pairs_schema`, with masks where a sample has any), a shard of samples at a time. Returns the tokens
     of each side, summed.
 
     Raises:
         Damaged: a mask does not fit its sample.
     """
     schema = pairs_schema(prompts.conversational)
-    sampled_from = [file for file, pairs in zip(samples, choices, strict=True) if file and pairs]
+    sampled_from = [file for files, pairs in zip(samples, choices, strict=True) if pairs for file in files]
     if any(mask_columns(pq.read_schema(file)) for file in sampled_from):
         schema = masked(schema)
     tokens = dict.fromkeys(counts.SIDES, 0)
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
-        for sample_file, pairs in zip(samples, choices, strict=True):
+        for files, pairs in zip(samples, choices, strict=True):
             if not pairs:
                 continue
-            sampled = read_table(sample_file) if sample_file else SAMPLES.empty_table()
-            if sample_file:
-                require_fitting(sample_file, sampled)
-            table = _pairs_table(prompts, sampled, pairs, schema)
+            table = _pairs_table(prompts, _sampled(files), pairs, schema)
             for side, count in counts.side_lengths(table).items():
                 tokens[side] += count
             writer.write_table(table)
     return tokens
+
+
+def _sampled(files: Sequence[Path]) -> pa.Table:
+    """The samples of a shard, of all its waves; none of no file."""
+    tables = []
+    for file in files:
+        tables.append(table := read_table(file))
+        require_fitting(file, table)
+    return pa.concat_tables([fitted(table, masked(SAMPLES)) for table in (*tables, SAMPLES.empty_table())])
 
 
 def _pairs_table(prompts: Prompts, samples: pa.Table, pairs: list[Choice], schema: pa.Schema) -> pa.Table:
@@ -258,7 +273,7 @@ def _pairs_table(prompts: Prompts, samples: pa.Table, pairs: list[Choice], schem
     texts = pa.concat_arrays([*samples["text"].chunks, *gold_rows["solution"].chunks])
     ids = pa.concat_arrays([*samples["token_ids"].chunks, *gold_rows["solution_token_ids"].chunks])
     # All of a gold solution is scored, as if the model had written it.
-    masks = fitted(samples, masked(SAMPLES))[SAMPLE_MASK]
+    masks = samples[SAMPLE_MASK]
     masks = pa.concat_arrays([*masks.chunks, pa.nulls(gold_rows.num_rows, masks.type)])
     at_prompt = prompts.table.take([prompts.row[pair.prompt_id] for pair in pairs])
     sides: dict[str, list[int | None]] = {

@@ -14,6 +14,8 @@ from orchestrator.records.rows import Verdict
 T = TypeVar("T")
 
 CORRECT, WRONG = 1.0, 0.0
+EARLY = ("zip", "correct")
+"""Rules that take the first samples of each side, so that pairs can be decided before all samples are drawn."""
 SCORES: Mapping[Verdict, float | None] = {"correct": CORRECT, "wrong": WRONG, "ungradable": None}
 
 
@@ -87,6 +89,26 @@ def pair_prompt(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPl
     Candidates without a score (truncated ones among them) and empty ones join neither side; pairs of
     identical texts are left out.
     """
+    sides = _sides_of(prompt_id, candidates, plan)
+    pairs = (p for p in _RULES[plan.rule](sides) if p[1] is None or p[0].text != p[1].text)
+    return [PairChoice(prompt_id, number, *pair) for number, pair in enumerate(pairs)]
+
+
+def is_decided(candidates: Sequence[Candidate], gold: Sequence[Candidate], plan: PairingPlan) -> bool:
+    """Whether no further sample of a prompt could change its pairs; `gold` stands behind all samples. Never so by the
+    rules that choose among all samples of a prompt (EARLY has the others).
+    """
+    if plan.rule not in EARLY:
+        return False
+    only = plan.gold_as_chosen == "only"
+    sides = _sides_of("", [*candidates, *gold] if only else candidates, plan)
+    if plan.rule == "correct" or (only and sides.winners):
+        return len(sides.losers if only else sides.winners) >= plan.per_prompt
+    # The walk takes the first of each side, and wraps where there are fewer. No gold solution comes late.
+    return only or min(len(sides.winners), len(sides.losers)) >= plan.per_prompt
+
+
+def _sides_of(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPlan) -> _Sides:
     scored = [c for c in candidates if c.score is not None and c.text.strip()]
     winners = [c for c in scored if c.score == CORRECT]
     losers = [c for c in scored if c.score == WRONG]
@@ -95,9 +117,7 @@ def pair_prompt(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPl
     if plan.rejected == "any":
         losers = [c for c in scored if c.sample_index is not None]
     winners, losers = (_distinct(side, plan.distinct) for side in (winners, losers))
-    sides = _Sides(scored, winners, losers, plan, random.Random(f"{plan.seed}/{prompt_id}"))
-    pairs = (p for p in _RULES[plan.rule](sides) if p[1] is None or p[0].text != p[1].text)
-    return [PairChoice(prompt_id, number, *pair) for number, pair in enumerate(pairs)]
+    return _Sides(scored, winners, losers, plan, random.Random(f"{plan.seed}/{prompt_id}"))
 
 
 def walk_together(winners: Sequence[T], losers: Sequence[T], count: int) -> Iterator[tuple[T, T]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +20,7 @@ from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.records.seeds import derived_seed
 from orchestrator.reports.gate_words import gate_said
-from orchestrator.rounds import gate, pair_files, regrading, sampling, space
+from orchestrator.rounds import gate, pair_files, regrading, sampling, space, temperature
 from orchestrator.rounds.context import Context, Model, engine, executed, graded_by, grading
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.spare import spare_checkpoints
@@ -43,6 +43,8 @@ class GradedSamples:
     """The file of prompts that was sampled."""
     shards: list[pair_files.Scored]
     files: list[UsedFiles]
+    indices: Sequence[int] = ()
+    """That of each shard, in a round whose samples are drawn in waves."""
 
 
 @dataclass(frozen=True)
@@ -88,10 +90,15 @@ class Round:
         return self.context.tokenize(f"{self.folder}/prompts", {self.split: self.problems()})
 
     def samples_and_verdicts(
-        self, prompts: Commit, sampled_from: Model, plan: SamplingPlan | None = None, grade: Grade | None = None
+        self,
+        prompts: Commit,
+        sampled_from: Model,
+        plan: SamplingPlan | None = None,
+        grade: Grade | None = None,
+        cut_as: Commit | None = None,
     ) -> GradedSamples:
         """Sample and grade, both committed shard by shard, the grading hidden behind the sampling. `plan` and `grade`
-        are the job's unless given."""
+        are the job's unless given. Where these are only some prompts of `cut_as`, shards are cut as of that."""
         context, run = self.context, self.context.run
         usual = context.grade_of(self.number)
         plan, grade = plan or self.sampling_plan(), grade or usual
@@ -102,6 +109,7 @@ class Round:
             **engine(context.workers, context.job.generate),
             "shard_prompts": context.job.generate.shard_prompts,
             "executed": executed(generate=context.job.generate),
+            **({"cut_as": files_of(cut_as)} if cut_as else {}),
         }
         samples = run.sharded(f"{self.folder}/samples", inputs)
         graded_from = {"samples": inputs, **grading(grade, context.job.judge)}
@@ -115,8 +123,10 @@ class Round:
                 f"version {GRADERS_VERSION}: a step mixes no versions",
             )
         source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
-        with run.using(files_of(prompts)):
-            shards = sampling.shards_of(source, context.job.generate.shard_prompts)
+        size, whole = context.job.generate.shard_prompts, cut_as.artifacts[0].path if cut_as else ""
+        with run.using([*files_of(prompts), *(files_of(cut_as) if cut_as else [])]):
+            file = run.path(f"{whole}/{self.split}.parquet")
+            shards = sampling.shards_as_of(source, file, size) if cut_as else sampling.shards_of(source, size)
         if run.committed(verdicts.name) is None:
             total = plan.samples * sum(shard.stop - shard.start for shard in shards)
             samples.expect(total, "samples", ["samples"], ["tokens"])
@@ -140,8 +150,9 @@ class Round:
         counts += f" ({why})" if why else ""
         if grade is usual:  # else somebody looks for other things than right answers
             self.say("verdicts", counts + sampling.mishaps_text(graded))
-        scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in range(len(shards))]
-        return GradedSamples(source, scored, [*samples.files_of_shards(), *verdicts.files_of_shards()])
+        indices = [shard.index for shard in shards]
+        scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in indices]
+        return GradedSamples(source, scored, [*samples.files_of_shards(), *verdicts.files_of_shards()], indices)
 
     def pairs(self, graded: GradedSamples, hinted: GradedSamples | None = None) -> Commit:
         """Preference pairs, or samples to be imitated, from this round's own samples (arXiv 2404.19733, section 2).
@@ -285,7 +296,7 @@ class Round:
         purpose = ("samples", number, self.part) if self.split == "train" and self.part else ("samples", number)
         return SamplingPlan(
             samples=at_round(generate.samples, number),
-            temperature=at_round(generate.temperature, number),
+            temperature=temperature.of_round(self.context.job, self.context.run.ledger.state, number),
             top_p=generate.top_p,
             top_k=generate.top_k,
             max_tokens=generate.max_tokens,

@@ -6,6 +6,7 @@ from collections.abc import Collection
 from pathlib import Path
 
 from orchestrator.errors import Damaged
+from orchestrator.ledger import waves
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.ledger.run import Facts
@@ -71,12 +72,17 @@ class RunFiles:
     def shard_facts(self, step: str) -> list[Facts]:
         return [shard.facts for _, shard in sorted(self.state.shards.get(step, {}).items())]
 
-    def scored(self, folder: str) -> list[Scored]:
-        """The shards of samples and of their verdicts below a folder."""
+    def scored(self, folder: str, most: int | None = None) -> list[Scored]:
+        """The shards of samples and of their verdicts below a folder; where they were drawn in waves, of all of them or
+        of at `most` so many."""
+        first, *later = [self._scored(wave) for wave in waves.folders(self.state, folder)[:most]]
+        return [shard._replace(more=tuple(w[i] for w in later if i in w)) for i, shard in first.items()]
+
+    def _scored(self, folder: str) -> dict[int, Scored]:
         samples, verdicts = self.shards(f"{folder}/samples"), self.shards(f"{folder}/verdicts")
         if samples.keys() != verdicts.keys():
             raise Damaged(f"{folder}: not every shard of samples has its verdicts")
-        return [Scored(samples[index], verdicts[index]) for index in samples]
+        return {index: Scored(samples[index], verdicts[index]) for index in samples}
 
     def _artifacts_above(self, name: str) -> list[tuple[str, Artifact]]:
         above = [name, *(str(parent) for parent in Path(name).parents)]

@@ -65,6 +65,20 @@ def shards_of(source: Path, size: int, first_index: int = 0) -> list[Slice]:
     ]
 
 
+def shards_as_of(source: Path, whole: Path, size: int) -> list[Slice]:
+    """Cut a file that has some prompts of `whole`, in its order, where that is cut: slice i has prompts of slice i of
+    `whole`, and where there are none, there is none."""
+    table = read_table(source, columns=["prompt_id", "gold"])
+    row = {name: i for i, name in enumerate(read_table(whole, columns=["prompt_id"])["prompt_id"].to_pylist())}
+    found: dict[int, list[tuple[int, str, str]]] = {}
+    for at, (name, gold) in enumerate(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True)):
+        found.setdefault(row[name] // size, []).append((at, name, gold))
+    return [
+        Slice(index, source, rows[0][0], rows[-1][0] + 1, {name: gold for _, name, gold in rows})
+        for index, rows in found.items()
+    ]
+
+
 def sample_and_grade(
     engines: Engines,
     graders: Graders,

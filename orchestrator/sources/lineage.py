@@ -13,8 +13,9 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from orchestrator.ledger import waves
 from orchestrator.ledger.ledger import State
-from orchestrator.records.masks import SAMPLE_MASK, mask_columns
+from orchestrator.records.masks import SAMPLE_MASK
 from orchestrator.records.parquet import read_table
 from orchestrator.reports.lineage import TOKENS, digest, mask_digest
 from orchestrator.reports.tables import parquet_files, step_rows
@@ -32,7 +33,8 @@ class Sampled:
     def __init__(self, run_dir: Path, state: State, folder: str, imitates: bool = False, scored: bool = False) -> None:
         """`imitates`: pairs have no rejected side. `scored`: the model's own scores decide, not the verdicts."""
         self._run_dir, self._state, self._folder = run_dir, state, folder
-        self._shards = {phase: state.shards.get(f"{folder}/{phase}", {}) for phase in ("samples", "verdicts")}
+        self._shards = {phase: waves.shards(state, folder, phase) for phase in ("samples", "verdicts")}
+        """The files of each shard; more than one where the samples were drawn in waves."""
         self._hinted = (
             Sampled(run_dir, state, f"{folder}/hinted") if f"{folder}/hinted/prompts" in state.commits else None
         )
@@ -70,17 +72,21 @@ class Sampled:
         return step_rows(self._run_dir, self._state, f"{self._folder}/{phase}", columns)
 
     def _table(self, phase: str, index: int, *columns: str) -> list[dict[str, Any]]:
-        file = self._run_dir / self._shards[phase][index].artifact.path
-        rows: list[dict[str, Any]] = read_table(file, columns=["prompt_id", "sample_index", *columns]).to_pylist()
+        rows: list[dict[str, Any]] = []
+        for artifact in self._shards[phase][index]:
+            file = self._run_dir / artifact.path
+            known = set(pq.read_schema(file).names)
+            names = ["prompt_id", "sample_index", *(name for name in columns if name in known)]
+            rows += read_table(file, columns=names).to_pylist()
         return rows
 
     def _check_keys(self, index: int) -> Iterator[str]:
         samples, verdicts = ([tuple(row.values()) for row in self._table(p, index)] for p in ("samples", "verdicts"))
-        name = self._shards["samples"][index].artifact.path
+        name = self._shards["samples"][index][0].path
         if len(set(samples)) < len(samples):
             yield f"{name}: a (prompt_id, sample_index) stands there more than once"
         if set(samples) != set(verdicts) or len(verdicts) != len(samples):
-            yield f"{self._shards['verdicts'][index].artifact.path}: not one verdict for each sample"
+            yield f"{self._shards['verdicts'][index][0].path}: not one verdict for each sample"
         for prompt_id in sorted({str(key[0]) for key in samples}):
             if prompt_id not in self._prompts:
                 yield f"{name}: samples of {prompt_id!r}, which is not among the committed prompts"
@@ -91,8 +97,7 @@ class Sampled:
         verdicts = {
             (r["prompt_id"], r["sample_index"]): r["verdict"] for r in self._table("verdicts", index, "verdict")
         }
-        file = self._run_dir / self._shards["samples"][index].artifact.path
-        rows = self._table("samples", index, "token_ids", *mask_columns(pq.read_schema(file)))
+        rows = self._table("samples", index, "token_ids", SAMPLE_MASK)
         keys = [(row["prompt_id"], row["sample_index"]) for row in rows]
         return {
             key: (verdicts.get(key), digest(row["token_ids"]), mask_digest(row.get(SAMPLE_MASK)))

@@ -7,15 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config import Job
+from orchestrator.errors import Damaged
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
+from orchestrator.ledger.waves import PARTS
 from orchestrator.records.rows import Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.lineage import Trail
-from orchestrator.reports.report import SAMPLES
+from orchestrator.reports.report import SAMPLES, TEMPERATURE, WAVES
 from orchestrator.reports.symptoms import Past, given_up
-from orchestrator.rounds import pair_files, space
+from orchestrator.rounds import pair_files, space, temperature, waves
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
 from orchestrator.rounds.round import GradedSamples, Round
@@ -25,7 +27,8 @@ from orchestrator.sources.source import Prompts, Source
 
 def pairs(round_: Round, model: Model) -> Commit:
     """The model's own samples, right ones against wrong ones (arXiv 2404.19733), or the right ones alone."""
-    graded = round_.samples_and_verdicts(round_.prompts(), model)
+    temperature.decide(round_.context, round_.number)
+    graded = waves.samples_and_verdicts(round_, round_.prompts(), model)
     hinted = _with_hints(round_, graded, model) if round_.context.job.generate.hint else None
     return round_.pairs(graded, hinted)
 
@@ -56,6 +59,15 @@ def _recount(run: Counting, step: str, number: str) -> Facts:
     return run.chosen(step, int(number), run.files.scored(folder), hinted)
 
 
+def _temperature(run: Counting, step: str, number: str) -> Facts:
+    rule = run.job.generate.adapt_temperature
+    if rule is None:
+        raise Damaged("the job has no `generate.adapt_temperature`")
+    before = temperature.of_round(run.job, run.state, int(number) - 1)
+    shards = run.files.scored(f"rounds/{int(number) - 1:02d}")
+    return temperature.decided(before, [[wave.scores for wave in shard.waves] for shard in shards], rule)
+
+
 def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
     pairs, written = space.sampled(job, number, problems)
     if job.generate.hint:  # were no prompt solved
@@ -70,14 +82,23 @@ def _hints(job: Job, problems: Sequence[Problem]) -> Iterator[Prompts]:
 
 
 def _given_up(evidence: Evidence, past: Past) -> Iterator[str]:
-    return given_up(evidence, "hinted/samples", "have no sample with a hint")
+    yield from given_up(evidence, "hinted/samples", "have no sample with a hint")
+    for phase in evidence.round.waves("samples")[1:]:
+        yield from given_up(evidence, phase, "have no samples but those of earlier waves")
 
 
 SOURCE = Source(
     pairs=pairs,
     trail=Trail(SAMPLED, _follow),
-    recounted=Recounted({r"rounds/(\d+)/pairs": _recount}, parts=["hinted"]),
+    recounted=Recounted(
+        {
+            r"rounds/(\d+)/pairs": _recount,
+            r"rounds/(\d+)/temperature": _temperature,
+            r"(rounds/\d+)/wave/(\d+)/prompts": waves.recount,
+        },
+        parts=["hinted", PARTS],
+    ),
     disk=space.Disk(_rows),
-    reported=Reported([SAMPLES], symptoms=[_given_up]),
+    reported=Reported([SAMPLES, WAVES, TEMPERATURE], symptoms=[_given_up]),
     derived=_hints,
 )

@@ -157,6 +157,13 @@ def star_project(folder: Path) -> Path:
     return small_project(folder, **PLAIN | {"method": "star", "data": data, "pairs": pairs})
 
 
+def waves_project(folder: Path) -> Path:
+    """Samples in waves, and a temperature that follows what became of them."""
+    generate = {"samples": 4, "max_tokens": 8, "shard_prompts": 3, "wave_samples": 2}
+    adapt = {"adapt_temperature": {"mixed": 0.9, "step": 0.2}}
+    return small_project(folder, **PLAIN | {"generate": generate | adapt, "pairs": {"per_prompt": 1}})
+
+
 SAMPLE = "sample"
 KINDS = {
     SAMPLE: Kind(small_project, half=("train", 3)),
@@ -167,4 +174,5 @@ KINDS = {
     "judge": Kind(judging_project, JudgingWorkers),
     "gold": Kind(gold_project),
     "hints": Kind(star_project, HintedWorkers),
+    "waves": Kind(waves_project),
 }

@@ -21,6 +21,7 @@ KILLED = {
     "judge": (131, 1),
     "gold": (53, 1),
     "hints": (79, 1),
+    "waves": (97, 1),
 }
 MORE = {
     SAMPLE: (STRIDE, 1),

@@ -58,6 +58,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "generate.samples": ("sample", "generate.samples=5"),
     "generate.temperature": ("sample", "generate.temperature=0.5"),
     "generate.temperature_mix": ("sample", "generate.temperature_mix=[1.0, 0.5]"),
+    "generate.wave_samples": ("sample", "generate.wave_samples=2", "pairs.per_prompt=1"),
+    "generate.adapt_temperature": ("sample", "generate.adapt_temperature={mixed: 0.9}"),
     "generate.hint": ("hint", "generate.hint=false"),
     "generate.top_p": ("sample", "generate.top_p=0.9"),
     "generate.top_k": ("sample", "generate.top_k=5"),

@@ -149,7 +149,7 @@ class StandInEngines:
         for shard in shards:
             self.workers.call("generate")
             prompts = pq.read_table(shard.source).slice(shard.start, shard.stop - shard.start).to_pylist()
-            rows = [self._sample(p, i, plan) for p in prompts for i in range(plan.samples)]
+            rows = [self._sample(p, i, plan) for p in prompts for i in plan.sample_indices]
             file = write_table(with_masks(rows, SAMPLES), shard.output)
             tokens = sum(row["num_tokens"] for row in rows)
             yield shard, {"samples": len(rows), "tokens": tokens, "truncated": 0, "seconds": 0.0, "file": file}

@@ -147,12 +147,12 @@ def _sampled(
     partial = Partial(shard.output)
     done = partial.read(plan.samples)
     todo = [p for p in prompts if p not in done and p not in without and (only is None or p in only)]
-    for prompt_id, samples in _by_prompt(todo, prompts, plan.samples, draw):
+    for prompt_id, samples in _by_prompt(todo, prompts, plan.sample_indices, draw):
         done[prompt_id] = samples
         partial.append(prompt_id, samples)
     if any(p not in done and p not in without for p in prompts):
         return None
-    table = _table({p: done[p] for p in prompts if p in done})
+    table = _table({p: done[p] for p in prompts if p in done}, plan.first_sample)
     facts: dict[str, Any] = {
         **counts.samples(table),
         "seconds": time.monotonic() - started,
@@ -165,17 +165,17 @@ def _sampled(
 
 
 def _by_prompt(
-    todo: Sequence[str], prompts: Mapping[str, list[int]], number: int, draw: Draw
+    todo: Sequence[str], prompts: Mapping[str, list[int]], indices: range, draw: Draw
 ) -> Iterator[tuple[str, list[Sample]]]:
     """Prompts with all their samples, each as soon as its last one is drawn."""
-    requests = [Request(p, i, prompts[p]) for p in todo for i in range(number)]
+    requests = [Request(p, i, prompts[p]) for p in todo for i in indices]
     drawn: dict[str, dict[int, Sample]] = {p: {} for p in todo}
     for place, sample in UNFINISHED.counting(draw(requests), len(requests)):
         prompt_id, index, _ = requests[place]
         drawn[prompt_id][index] = _with_fitting_mask(sample, f"prompt {prompt_id}, sample {index}")
-        if len(drawn[prompt_id]) == number:
+        if len(drawn[prompt_id]) == len(indices):
             samples = drawn.pop(prompt_id)
-            yield prompt_id, [samples[i] for i in range(number)]
+            yield prompt_id, [samples[i] for i in indices]
 
 
 def _with_fitting_mask(sample: Sample, where: str) -> Sample:
@@ -186,8 +186,8 @@ def _with_fitting_mask(sample: Sample, where: str) -> Sample:
     return sample if mask is not None or sample.mask is None else sample._replace(mask=None)
 
 
-def _table(done: Mapping[str, Sequence[Sample]]) -> pa.Table:
-    rows = [(prompt_id, index, s) for prompt_id, samples in done.items() for index, s in enumerate(samples)]
+def _table(done: Mapping[str, Sequence[Sample]], first: int) -> pa.Table:
+    rows = [(prompt_id, index, s) for prompt_id, samples in done.items() for index, s in enumerate(samples, first)]
     columns: dict[str, list[Any]] = {
         "prompt_id": [prompt_id for prompt_id, _, _ in rows],
         "sample_index": [index for _, index, _ in rows],

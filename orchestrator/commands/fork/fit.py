@@ -43,6 +43,8 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("train.select",), _TRAININGS | {"choice"}),
     (("init", "reference"), _TRAININGS | _SCORED | {"pairs"}),
     (("pairs",), frozenset({"pairs", "replay", "chunks"})),
+    (("generate.wave_samples",), _shards_by("generate")),
+    (("generate.adapt_temperature",), frozenset({"temperature"}) | _shards_by("generate")),
     (("regrade",), _shards_by("regrade")),
     (
         tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "dtype", "engine")),
@@ -104,11 +106,15 @@ def _is_input(key: str, step: str, job: Job) -> bool:
         return False  # a part of a round has settings of its own
     if phase == "verdicts" and key.startswith("grade.") and job.regrade and number >= job.regrade.round:
         return False
+    if key == "generate.temperature" and job.generate.adapt_temperature and number > 1:
+        return False  # the round before decides
     return any(_is_below(key, prefixes) and phase in kinds for prefixes, kinds in _INPUTS)
 
 
 def _may_touch(key: str, step: str) -> bool:
     kind = _kind(step)
+    if "/wave/" in step:
+        return True  # which prompts it has follows from verdicts and from how they are paired
     for prefixes, kinds in (*_REACH, *_INPUTS):
         if _is_below(key, prefixes):
             return kind in kinds

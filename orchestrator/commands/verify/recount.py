@@ -11,13 +11,13 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import Job
 from orchestrator.errors import Damaged
 from orchestrator.files import durable
 from orchestrator.inputs.preferences import mean_characters_of
+from orchestrator.ledger import waves
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
 from orchestrator.records.abstentions import graders_version
@@ -81,7 +81,7 @@ class Recount(Counting):
     def __init__(self, files: RunFiles, job: Job, sources: Mapping[str, Counted]) -> None:
         """`sources` are those of pairs, by name."""
         super().__init__(files, job)
-        self._ids: tuple[Path, pa.ChunkedArray] | None = None
+        self._ids: dict[Path, list[str]] = {}
         self._steps = _steps(sources[job.source.type].recounted)
         self._shards = {**sources[job.source.type].recounted.shards, **SHARDS}
 
@@ -99,19 +99,30 @@ class Recount(Counting):
 
     def shard_of_samples(self, step: str, index: int) -> Facts:
         table = read_table(self.files.shard(step, index), columns=["prompt_id", "num_tokens", "finish_reason"])
-        size, sampled = self.job.generate.shard_prompts, set(table["prompt_id"].to_pylist())
-        asked = self._asked(f"{step.removesuffix('samples')}prompts").slice(index * size, size).to_pylist()
+        sampled, asked = set(table["prompt_id"].to_pylist()), self._asked(step.removesuffix("/samples"), index)
         return counts.samples(table) | {"quarantined": [name for name in asked if name not in sampled]}
 
     def shard_of_verdicts(self, step: str, index: int) -> Facts:
         return verdict_facts(self.files.shard(step, index))
 
-    def _asked(self, step: str) -> pa.ChunkedArray:
-        """The ids of a step's prompts; those of the newest step stay in memory, for the many shards of its samples."""
+    def _asked(self, folder: str, index: int) -> list[str]:
+        """The ids of the prompts of a shard of samples below a folder. A wave's shards are cut as those of its
+        round."""
+        size, cut_as = self.job.generate.shard_prompts, waves.round_of(folder) or folder
+        asked = self._ids_of(f"{cut_as}/prompts")[index * size : (index + 1) * size]
+        if cut_as == folder:
+            return asked
+        of_wave = set(self._ids_of(f"{folder}/prompts"))
+        return [name for name in asked if name in of_wave]
+
+    def _ids_of(self, step: str) -> list[str]:
+        """The ids of a step's prompts; those of the two newest steps stay in memory, for the many shards of their
+        samples."""
         [prompts] = self.files.all(step)
-        if self._ids is None or self._ids[0] != prompts:
-            self._ids = (prompts, read_table(prompts, columns=["prompt_id"])["prompt_id"])
-        return self._ids[1]
+        if prompts not in self._ids:
+            self._ids = dict([*self._ids.items()][-1:])
+            self._ids[prompts] = read_table(prompts, columns=["prompt_id"])["prompt_id"].to_pylist()
+        return self._ids[prompts]
 
     # Steps, in the order of a run
 
@@ -157,9 +168,11 @@ class Recount(Counting):
 
     def _require_all(self, step: str) -> None:
         """Every prompt is in one of the committed shards."""
-        [prompts] = self.files.all(f"{step.rpartition('/')[0]}/prompts")
-        wanted = range(ceil(rows_in(prompts) / self.job.generate.shard_prompts))
-        if (found := sorted(self.state.shards.get(step, {}))) != list(wanted):
+        folder = step.rpartition("/")[0]
+        [prompts] = self.files.all(f"{waves.round_of(folder) or folder}/prompts")
+        every = range(ceil(rows_in(prompts) / self.job.generate.shard_prompts))
+        wanted = [index for index in every if waves.round_of(folder) is None or self._asked(folder, index)]
+        if (found := sorted(self.state.shards.get(step, {}))) != wanted:
             raise Damaged(f"{len(wanted)} shards make the step, and committed are the shards {found}")
 
     def held_out(self, step: str, number: str) -> Facts:

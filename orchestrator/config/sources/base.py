@@ -169,21 +169,22 @@ def gold_solutions(job: Job, key: str) -> Iterator[str]:
         yield "`pairs.append_eos: false` is for preference data: a model that imitates gold solutions must learn to end"
 
 
-def _rounds(job: Job) -> range:
-    """Rounds that can differ in how samples are drawn."""
-    schedules = (s for s in (job.generate.samples, job.generate.temperature) if isinstance(s, list))
-    return range(1, min(job.rounds, max(map(len, schedules), default=1)) + 1)
+def rounds_that_differ(job: Job, *schedules: Any) -> range:
+    """Rounds that can differ in how samples are drawn, and in the values of further `schedules`."""
+    every: tuple[Any, ...] = (job.generate.samples, job.generate.temperature, *schedules)
+    lists = [schedule for schedule in every if isinstance(schedule, list)]
+    return range(1, min(job.rounds, max(map(len, lists), default=1)) + 1)
 
 
 def single_samples(job: Job) -> Iterator[str]:
     """Rounds in which a prompt has no second sample, where pairs are of two samples."""
-    for number in _rounds(job):
+    for number in rounds_that_differ(job):
         if at_round(job.generate.samples, number) == 1:
             yield f"`generate.samples` is 1 in round {number}, and a pair takes a better and a worse sample of a prompt"
 
 
 def same_samples(job: Job) -> Iterator[str]:
     """Rounds in which all samples of a prompt are the same, where pairs are of different ones."""
-    for number in _rounds(job):
+    for number in rounds_that_differ(job):
         if not any(job.generate.temperature_mix or [at_round(job.generate.temperature, number)]):
             yield f"the temperature is 0 in round {number}: all samples of a prompt are then the same, and make no pair"

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from orchestrator.config.base import at_round
 from orchestrator.config.sources.base import (
     PAIRING,
     PROBLEMS,
     SAMPLING,
     SourceSettings,
+    rounds_that_differ,
     same_samples,
     single_samples,
 )
@@ -28,6 +31,10 @@ class Sample(SourceSettings):
     only: ClassVar[Mapping[str, str]] = {
         "generate.hint": "`generate.hint` needs `source: sample` and `data.hint_template`, the prompt that gives the "
         "answer away",
+        "generate.adapt_temperature": "`generate.adapt_temperature` goes by which prompts have right and wrong "
+        "samples, with `source: sample` only",
+        "generate.wave_samples": "`generate.wave_samples` goes by which pairs the verdicts decide, with "
+        "`source: sample` only",
         "train.retrain": "`train.retrain` makes pairs of the gate problems as of the others, with `source: sample` "
         "only",
     }
@@ -54,6 +61,37 @@ class Sample(SourceSettings):
                     "`generate.hint` is for prompts without a solution to imitate, and `pairs.gold_as_chosen` gives "
                     "all one"
                 )
+        yield from _waves(job)
+        if job.generate.adapt_temperature and (pairs.rule == "correct" or pairs.gold_as_chosen):
+            key = "gold_as_chosen" if pairs.gold_as_chosen else "rule: correct"
+            yield (
+                "`generate.adapt_temperature` looks for prompts with right and wrong samples, and with "
+                f"`pairs.{key}` others give pairs as well: leave one of the two out"
+            )
         if pairs.rule != "correct" and not pairs.gold_as_chosen:
             yield from single_samples(job)
             yield from same_samples(job)
+
+
+def _waves(job: Job) -> Iterator[str]:
+    """Waves after which no prompt can be decided."""
+    wave, pairs = job.generate.wave_samples, job.pairs
+    if wave is None:
+        return
+    if pairs.rule not in ("zip", "correct"):
+        yield (
+            "`generate.wave_samples` stops asking a prompt once no further sample could change its pairs, and "
+            f"`pairs.rule: {pairs.rule}` chooses among all samples: set `pairs.rule` to `zip` or `correct`, or leave "
+            "`wave_samples` out"
+        )
+        return
+    sides = 1 if pairs.rule == "correct" or pairs.gold_as_chosen == "only" else 2
+    for number in rounds_that_differ(job, pairs.per_prompt):
+        least, samples = sides * at_round(pairs.per_prompt, number), at_round(job.generate.samples, number)
+        if math.ceil(least / wave) * wave < samples:
+            return
+    yield (
+        f"`generate.wave_samples: {wave}` saves nothing: no wave before the last of `generate.samples` ({samples}) can "
+        f"decide the pairs of a prompt, which takes {least} samples (`pairs.per_prompt`, on {sides} side"
+        f"{'s' if sides > 1 else ''}). Draw more samples, or make fewer pairs or waves of fewer samples"
+    )

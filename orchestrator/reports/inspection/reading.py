@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.errors import BadInput, Damaged
+from orchestrator.ledger import waves
 from orchestrator.ledger.ledger import State
 from orchestrator.records.golds import shown
 from orchestrator.records.parquet import read_table
@@ -56,8 +57,12 @@ class RunReader:
         """A round's samples with their verdicts, a shard at a time: columns `prompt_id`, `sample`, `verdict`,
         `extracted`, `rule`, `reason`, `cause`, `text`, `finish_reason` and `tokens`. What is not graded yet is left
         out."""
-        sampled = self._by_name(round_step(number, "samples"))
-        for name, file in self._by_name(round_step(number, "verdicts")).items():
+        for wave in waves.folders(self.state, f"rounds/{number:02d}"):
+            yield from self._samples_of(wave)
+
+    def _samples_of(self, folder: str) -> Iterator[pa.Table]:
+        sampled = self._by_name(f"{folder}/samples")
+        for name, file in self._by_name(f"{folder}/verdicts").items():
             if name not in sampled:
                 continue
             verdicts, texts = _columns(file, _VERDICT), _columns(sampled[name], _SAMPLE)

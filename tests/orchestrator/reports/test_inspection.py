@@ -121,6 +121,16 @@ def test_updates_are_named_as_ranks_take_them(order: str) -> None:
     assert sorted(itertools.chain(*batches)) == [0, 1, 2, 3]
 
 
+def test_samples_of_later_waves_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run_job(make_project(tmp_path, rounds=1, generate={"samples": 4, "wave_samples": 2}), StandIns())
+    files = sorted((tmp_path / "run/rounds/01").glob("**/verdicts/*.parquet"))
+    assert any("wave" in str(file) for file in files)
+    assert ratchet("inspect", tmp_path / "run", "--round", "1", "--limit", "1000", "--json") == 0
+    found = json.loads(capsys.readouterr().out)["samples"]
+    expected = {(row["prompt_id"], row["sample_index"]) for file in files for row in read_table(file).to_pylist()}
+    assert {(row["prompt_id"], row["sample"]) for row in found} == expected
+
+
 def test_a_checkpoint_says_what_it_comes_from(made: Path, asked: Any) -> None:
     found = asked("--checkpoint", "--round", "2")
     assert (found["started_from"], found["reference"], found["promoted"], found["there"]) == (1, 1, True, True)

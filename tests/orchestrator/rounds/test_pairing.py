@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -16,6 +18,7 @@ from orchestrator.rounds.pairing import (
     PairChoice,
     PairingPlan,
     equations,
+    is_decided,
     pair_prompt,
     random_subset,
     walk_together,
@@ -156,3 +159,43 @@ def test_only_the_gold_solution_wins_and_anything_may_lose() -> None:
     assert sides(pair_prompt("p", candidates, plan)) == [(None, 0), (None, 1), (None, 0), (None, 1)]
     plan = PairingPlan(4, gold_as_chosen="only")
     assert sides(pair_prompt("p", candidates, plan)) == [(None, 1)] * 4
+
+
+_GOLD = [Candidate(None, "worked", CORRECT)]
+PLANS = st.builds(
+    PairingPlan,
+    per_prompt=st.integers(1, 3),
+    rule=st.sampled_from(["zip", "correct"]),
+    gold_as_chosen=st.sampled_from([False, True, "only"]),
+    distinct=st.sampled_from(["none", "text"]),
+)
+
+
+@given(candidate_lists, candidate_lists, st.sampled_from([[], _GOLD]), PLANS, st.sampled_from(["wrong", "any"]))
+def test_what_is_decided_no_further_sample_changes(
+    before: list[Candidate], further: list[Candidate], gold: list[Candidate], plan: PairingPlan, rejected: str
+) -> None:
+    gold = gold if plan.gold_as_chosen else []
+    if plan.gold_as_chosen == "only":
+        plan = replace(plan, rejected=rejected)
+    later = [replace(c, sample_index=len(before) + i) for i, c in enumerate(further)]
+    if is_decided(before, gold, plan):
+        assert pair_prompt("p", [*before, *gold], plan) == pair_prompt("p", [*before, *later, *gold], plan)
+
+
+@given(candidate_lists, st.integers(1, 3), st.sampled_from(["zip", "correct"]))
+def test_what_is_not_decided_some_further_samples_change(
+    before: list[Candidate], per_prompt: int, rule: Literal["zip", "correct"]
+) -> None:
+    plan = PairingPlan(per_prompt, rule)
+    more = [Candidate(len(before) + i, f"new {i}", WRONG if i % 2 else CORRECT) for i in range(8)]
+    if not is_decided(before, [], plan):
+        assert pair_prompt("p", before, plan) != pair_prompt("p", [*before, *more], plan)
+
+
+@pytest.mark.parametrize("rule", ["best_worst", "margin", "longest_correct"])
+def test_rules_that_choose_among_all_samples_decide_nothing_early(
+    rule: Literal["best_worst", "margin", "longest_correct"],
+) -> None:
+    candidates = [Candidate(i, f"t{i}", WRONG if i % 2 else CORRECT) for i in range(8)]
+    assert not is_decided(candidates, [], PairingPlan(1, rule))

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -186,6 +186,14 @@ def test_a_sample_has_its_own_seed_and_comes_again(case: Case, tmp_path: Path) -
     once, again = (sampled(case.engine, tmp_path / name, SAMPLED) for name in ("once", "again"))
     assert once == again
     assert len({tuple(tokens) for tokens in once[:3]}) > 1, "the samples of a prompt differ"
+
+
+def test_a_wave_of_samples_is_what_all_of_them_have_there(case: Case, tmp_path: Path) -> None:
+    every, shard = sampled(case.engine, tmp_path / "every", SAMPLED), shard_of(tmp_path / "wave")
+    assert case.engine.generate(shard, replace(SAMPLED, first_sample=1, samples=2)) is not None
+    rows = pq.read_table(shard.written).to_pylist()
+    assert [(row["prompt_id"], row["sample_index"]) for row in rows] == [(p, i) for p in PROMPT_IDS for i in (1, 2)]
+    assert [row["token_ids"] for row in rows] == [ids for place, ids in enumerate(every) if place % 3]
 
 
 def test_prompts_are_chosen_and_left_out(case: Case, tmp_path: Path) -> None:
