@@ -1,7 +1,7 @@
 """How much memory of a device a training rank and an engine take, by part: sums over sizes, in bytes. Pure.
 
-`python -m benchmarks.memory` holds the sums of a training rank against what a real one keeps, on CPU, and `--peak`
-against the most that its process held: between 0.95 and 1.12 of the sum with `LIBRARIES`. P is the number
+`python -m benchmarks.memory` holds the sums of a training rank against what a real one keeps, on CPU, and
+`python -m benchmarks.peak` against the most that its process ever holds. P is the number
 of parameters, N that of ranks, T that of tokens in a micro-batch.
 
 A rank, by ZeRO stage, with `train.precision: bf16`:

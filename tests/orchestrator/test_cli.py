@@ -58,8 +58,8 @@ def test_the_example_of_the_reference_is_a_job(tmp_path: Path) -> None:
 
 
 ON_THIS_MACHINE = (
-    "generate.dtype own, generate.engines 1, generate.tensor_parallel 1, train.ranks 1, train.zero 1 on this machine, "
-    "with no GPU"
+    "generate.dtype own, generate.engines 1, generate.tensor_parallel 1, train.ranks 1, train.zero 1, "
+    "train.tokens_per_microbatch 4096, train.activation_checkpointing false on this machine, with no GPU"
 )
 
 
