@@ -23,8 +23,9 @@ from typing import Any
 
 from benchmarks.measured import report as measured
 from orchestrator.config import Generate, Train
-from orchestrator.driver.fitting import Gpus, fit_engines, fit_ranks
+from orchestrator.driver.fitting import Gpus, fit_engines
 from orchestrator.driver.memory import GIB, rank_memory
+from orchestrator.driver.rank_fitting import fit_ranks
 from orchestrator.errors import BadInput
 from orchestrator.models.sizes import from_config, size_of
 
@@ -160,8 +161,8 @@ def measure(cases: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 def sizes() -> Iterator[str]:
     """A table, in Markdown: what models come to on clusters, where everything is left to the machine."""
-    yield "| model | GPUs | engines x GPU each | ranks, ZeRO | memory a rank |"
-    yield "|---|---|---|---|---|"
+    yield "| model | GPUs | engines x GPU each | ranks, ZeRO | micro-batch | memory a rank |"
+    yield "|---|---|---|---|---|---|"
     for name, (vocabulary, hidden, layers, heads, kv_heads, inner) in MODELS.items():
         size = from_config(
             {"vocab_size": vocabulary, "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads}
@@ -181,20 +182,18 @@ def _engines(size: Any, nodes: list[Gpus]) -> str:
 
 
 def _ranks(size: Any, nodes: list[Gpus]) -> str:
-    """As by default; where that does not fit, with what spares memory."""
-    for changes in (
-        {},
-        {"activation_checkpointing": True},
-        {"activation_checkpointing": True, "offload_optimizer": True},
-    ):
-        settings = Train(batch_pairs=64, **changes)
+    """As by default; where that does not fit, with the optimizer's state on the host."""
+    for offload in (False, True):
+        settings = Train(batch_pairs=64, offload_optimizer=offload)
         try:
-            ranks, stage = fit_ranks(size, settings, nodes).values
+            ranks, stage, tokens, checkpointing = fit_ranks(size, settings, nodes).values
         except BadInput:
             continue
-        words = "".join(f", `{key}`" for key in changes)
-        return f"{ranks}, {stage}{words} | {rank_memory(size, settings, ranks, stage).total / GIB:.0f} GiB"
-    return "does not fit | -"
+        found = {"tokens_per_microbatch": tokens, "activation_checkpointing": bool(checkpointing)}
+        need = rank_memory(size, settings.model_copy(update=found), ranks, stage).total
+        words = f"{', `offload_optimizer`' if offload else ''} | {tokens}{', checkpointing' if checkpointing else ''}"
+        return f"{ranks}, {stage}{words} | {need / GIB:.0f} GiB"
+    return "does not fit | - | -"
 
 
 def main() -> None:

@@ -90,24 +90,29 @@ def make_rows(options: argparse.Namespace) -> list[tuple[str, list[int], list[in
 
 def write_inputs(options: argparse.Namespace, folder: Path) -> None:
     """Pairs for both, and the model."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
     rows = make_rows(options)
     schema = pairs_schema(conversational=False)
     table = [(name, name.split("-")[0], "x", "y", "z", 0, 0, *ids) for name, *ids in rows]
     pq.write_table(pa.table([list(column) for column in zip(*table, strict=True)], schema=schema), folder / "pairs")
     (folder / "rows.json").write_text(json.dumps(rows))
-    torch.manual_seed(options.seed)
+    write_model(folder / "model", options.layers, options.seed)
+
+
+def write_model(folder: Path, layers: int = 30, seed: int = 0) -> None:
+    """A model of SmolLM2-135M's shape with random weights in bfloat16."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
     config = LlamaConfig(
-        **{"vocab_size": VOCAB, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": options.layers},
+        **{"vocab_size": VOCAB, "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": layers},
         **{"num_attention_heads": 9, "num_key_value_heads": 3, "max_position_embeddings": 8192},
         tie_word_embeddings=True,
         eos_token_id=EOS,
         pad_token_id=PAD,
         bos_token_id=None,
     )
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "model")
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
 
 
 # The sides, each in its process

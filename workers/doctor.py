@@ -14,6 +14,7 @@ from typing import Any
 
 from workers import cuda
 from workers.supervision import devices
+from workers.supervision.host_memory import host_memory
 
 _NOTICE_SECONDS = 10.0  # a network file system may show another node's new file late
 _ALL_REDUCE_FLOATS = {"nccl": 2**26, "gloo": 2**20}
@@ -55,7 +56,7 @@ def file_sizes(folder: str) -> dict[str, int]:
 
 def machine() -> dict[str, Any]:
     """Memory in bytes, cores, accelerators, and the processes there are, of the node this runs on."""
-    total, available = _memory()
+    total, available = host_memory()
     shm = shutil.disk_usage("/dev/shm") if Path("/dev/shm").is_dir() else None
     return {
         "cores": len(os.sched_getaffinity(0)),
@@ -127,19 +128,6 @@ def peak_memory(trainer: Any) -> dict[str, int]:
 
     device = torch.cuda.max_memory_reserved(trainer.device) if trainer.use_cuda else 0
     return {"host": _status(os.getpid(), "VmHWM"), "device": device}
-
-
-def _memory() -> tuple[int, int]:
-    """Total and available bytes, of the container where one sets a limit."""
-    lines = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-    total, available = (int(lines[key].split()[0]) * 1024 for key in ("MemTotal", "MemAvailable"))
-    group = Path("/sys/fs/cgroup")
-    with contextlib.suppress(OSError, ValueError):  # no limit is the word `max`
-        limit = int((group / "memory.max").read_text())
-        statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
-        used = int((group / "memory.current").read_text()) - int(statistics["inactive_file"])
-        total, available = min(total, limit), min(available, max(0, limit - used))
-    return total, available
 
 
 def _processes() -> Iterator[tuple[int, int, int]]:

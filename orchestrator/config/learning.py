@@ -109,6 +109,7 @@ def _stage(zero: int | None) -> int:
     return 1 if zero is None else min(zero, 1)  # what is left to the machine is never 0
 
 
+USUAL_MICROBATCH = 4096
 _ZERO = Executes(since=3, decides=_stage, was=1, words="1 to 3 may take each other's place at every start.")
 
 
@@ -169,9 +170,10 @@ class Train(Settings):
     """AdamW epsilon."""
     max_grad_norm: Positive | None = 1.0
     """Clip the gradient's norm; null does not clip."""
-    tokens_per_microbatch: Annotated[Count, Executes(since=2)] = 4096
-    """Most real tokens that go through the model at once on a rank; a single pair that is larger goes alone. Where a
-    rank runs out of memory, the run goes on with half of it, says so, and notes it in the ledger. So does its next
+    tokens_per_microbatch: Annotated[Count | None, Executes(since=2, was=USUAL_MICROBATCH)] = None
+    """Most real tokens that go through the model at once on a rank; a single pair that is larger goes alone. null is
+    the most that fits the memory, of the powers of two from 512 to 16384, on CPU to 4096. Where a rank runs out of
+    memory, the run goes on with half of it, says so, and notes it in the ledger. So does its next
     start, unless it has another device, or another value is given for this, `ranks`, `zero`, `activation_checkpointing`
     or `offload_optimizer`."""
     chunk_logits: Executing[Count] = 2**27
@@ -179,8 +181,9 @@ class Train(Settings):
     micro-batch has more, they come in chunks of so many, and each is computed once more in the backward pass."""
     max_tokens: Count | None = None
     """Drop, and count, pairs with a side longer than this many tokens, prompt included."""
-    activation_checkpointing: Annotated[bool, Executes(since=2)] = False
-    """Recompute activations in the backward pass to save memory."""
+    activation_checkpointing: Annotated[bool | None, Executes(since=2, was=False)] = None
+    """Recompute activations in the backward pass to save memory. null does where the training fits the memory only
+    so, or with micro-batches of less than 2048 tokens (on CPU 1024) without."""
     attention: Annotated[Literal["auto", "sdpa", "matmul", "flex"], Executes(since=3)] = "auto"
     """Attention over trees of completions: `sdpa` anywhere; `matmul` on processors that multiply bfloat16 (others
     compute as with `sdpa`), with float32 scores as there; `flex` (FlexAttention) on GPU. `auto` picks: on CPU `matmul`
@@ -206,6 +209,16 @@ class Train(Settings):
     def stage(self) -> int:
         """`zero`; where it is left to the machine, what it comes to on CPU."""
         return 1 if self.zero is None else self.zero
+
+    @property
+    def microbatch(self) -> int:
+        """`tokens_per_microbatch`; where it is left to the machine, what it comes to on CPU with enough memory."""
+        return self.tokens_per_microbatch or USUAL_MICROBATCH
+
+    @property
+    def checkpointing(self) -> bool:
+        """`activation_checkpointing`; where it is left to the machine, what it comes to where there is enough."""
+        return bool(self.activation_checkpointing)
 
     @model_validator(mode="after")
     def _selects(self) -> Train:

@@ -89,6 +89,11 @@ class Cluster:
                 self._folder.keep_logs(self.logs / "ray")
         self._end()
 
+    @property
+    def private(self) -> bool:
+        """Whether it is this machine alone, by a Ray of its own."""
+        return self._folder is not None
+
     def _end(self) -> None:
         import ray
 

@@ -3,18 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from orchestrator.config import Generate, Job, Train
-from orchestrator.driver.fitting import Fit, Gpus, fit_engines, fit_ranks, fits_rank
-from orchestrator.driver.settled import Settled
+from orchestrator.driver.fitting import NO_GPUS, Fit, Gpus, fit_engines
+from orchestrator.driver.rank_fitting import fit_ranks, fits_rank
+from orchestrator.driver.settled import CHECKPOINTING, MICROBATCH, Settled
 from orchestrator.models.sizes import BYTES, ModelSize
 from orchestrator.rounds.context import Say
 
 
+def said(value: Any) -> str:
+    """A setting's value as a job file has it."""
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
 class Fitted:
     """What settings of a job come to on these nodes. `share` is that of a GPU's memory which an engine takes, `stages`
-    over how many groups of GPUs its layers are spread. `say` is told what is resolved anew on GPUs, and why."""
+    over how many groups of GPUs its layers are spread. `say` is told what is resolved anew, and why: on GPUs, and where
+    memory is short."""
 
     def __init__(
         self,
@@ -31,16 +39,29 @@ class Fitted:
         self._gpus = sum(node.count for node in nodes)
 
     def train(self) -> Train:
-        """The settings of training, `ranks` and `zero` among them.
+        """The settings of training, with what is left to the machine filled in.
 
         Raises:
             BadInput: the model does not fit, and there is nothing that the job says of it.
         """
-        given = self._job.train
-        ranks = self._value("train.ranks", given.ranks, lambda: self._ranks(given), 0, self._has_ranks)
-        among = given.model_copy(update={"ranks": ranks})
-        zero = self._value("train.zero", given.zero, lambda: self._ranks(among), 1, lambda z: self._fits(among, z))
-        return among.model_copy(update={"zero": zero})
+        settings = self._job.train
+        for which, name in enumerate(("ranks", "zero", "tokens_per_microbatch", "activation_checkpointing")):
+            settings = self._filled(settings, which, name)
+        return settings
+
+    def _filled(self, settings: Train, which: int, name: str) -> Train:
+        """The settings with this one, which is so many in what ranks are fitted to."""
+
+        def fits(value: int) -> bool:
+            if name == "ranks":
+                return self._has_ranks(value)
+            held = {name: value}
+            if name == "tokens_per_microbatch" and settings.activation_checkpointing is None:
+                held["activation_checkpointing"] = self._settled.known(CHECKPOINTING, self._device)
+            return fits_rank(self._size, settings.model_copy(update=held), self._nodes)
+
+        fit, given = partial(fit_ranks, self._size, settings, self._nodes), getattr(settings, name)
+        return settings.model_copy(update={name: self._value(f"train.{name}", given, fit, which, fits)})
 
     def generate(self) -> Generate:
         """The settings of sampling, `engines` and `tensor_parallel` among them.
@@ -64,20 +85,18 @@ class Fitted:
 
         def resolve() -> int:
             found = fit()
-            if self._gpus:
-                self._say(f"settings  {key} is {found.values[which]}: {found.why}")
+            if self._gpus or (found.why != NO_GPUS and key in (MICROBATCH, CHECKPOINTING)):
+                self._say(f"settings  {key} is {said(found.values[which])}: {found.why}")
             return found.values[which]
 
-        return self._settled.value(key, "cuda" if self._gpus else "cpu", resolve, holds)
+        return self._settled.value(key, self._device, resolve, holds)
 
-    def _ranks(self, settings: Train) -> Fit:
-        return fit_ranks(self._size, settings, self._nodes)
+    @property
+    def _device(self) -> str:
+        return "cuda" if self._gpus else "cpu"
 
     def _has_ranks(self, ranks: int) -> bool:
         return ranks <= self._gpus or (ranks == 1 and not self._gpus)
-
-    def _fits(self, settings: Train, stage: int) -> bool:
-        return fits_rank(self._size, settings, self._nodes, settings.num_ranks, stage)
 
     def _engines(self, settings: Generate) -> Fit:
         number: Any = settings.engine.get("dtype", settings.dtype)

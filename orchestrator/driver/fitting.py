@@ -1,7 +1,7 @@
-"""How many engines and ranks suit a model and a cluster: what `generate.engines`, `generate.tensor_parallel`,
-`train.ranks` and `train.zero` come to where they are left to the machine. Pure; sums of memory are in memory.py.
+"""How many engines suit a model and a cluster: what `generate.engines` and `generate.tensor_parallel` come to where
+they are left to the machine. Pure; sums of memory are in memory.py. rank_fitting.py does the same for ranks.
 
-Without GPUs: one engine, one rank, ZeRO 1. More of them would share the same cores.
+Without GPUs: one engine. More of them would share the same cores.
 
 `tensor_parallel`: the smallest power of two that divides the model's attention heads and with which an engine fits on
 GPUs of one node: weights in the type that it serves in, and a cache for 32 sequences at once (fewer, where
@@ -11,28 +11,20 @@ several small engines do more than one that talks to itself.
 
 `engines`: as many as there are GPUs for, each on one node.
 
-`ranks`: one on each GPU, at most `train.batch_pairs` of them, since a rank without a pair of its own has nothing to do.
-
-`zero`: the smallest stage from 1 whose sum fits in nine tenths of a GPU, the smallest that has a rank; a higher one
-spares memory and talks more. Where no stage fits on `train.batch_pairs` ranks, all GPUs are tried.
-
-Where the memory of GPUs is not known, or the size of the model, an engine has one GPU, and ZeRO is 1. What a user sets
-is taken as it is, whether the sums fit or not.
+Where the memory of GPUs is not known, or the size of the model, an engine has one GPU. What a user sets is taken as it
+is, whether the sums fit or not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from orchestrator.config import Generate, Train
-from orchestrator.driver.memory import GIB, engine_memory, rank_memory
+from orchestrator.config import Generate
+from orchestrator.driver.memory import GIB, engine_memory
 from orchestrator.errors import BadInput
 from orchestrator.models.sizes import ModelSize
 
-USABLE = 0.9
-"""Of a GPU's memory, for a rank: the rest goes to the context, the network and to gaps."""
 _SEQUENCES = 32
 _CONTEXT = 4096  # tokens, where neither job nor model says how long a text may be
 _MOST_GPUS = 4096
@@ -44,26 +36,31 @@ class Gpus:
 
     count: int
     memory: int | None = None
+    host: int | None = None
+    """Bytes of the node's own memory that are free, where it has no GPUs and that is known."""
 
 
 @dataclass(frozen=True)
 class Fit:
     """Numbers, and why it is these, for people."""
 
-    values: tuple[int, int]
+    values: tuple[int, ...]
     why: str
 
 
-def _smallest(nodes: Sequence[Gpus]) -> int | None:
+NO_GPUS = "there are no GPUs"
+"""Why numbers are those that suit processors."""
+
+
+def smallest_gpu(nodes: Sequence[Gpus]) -> int | None:
+    """Bytes of the smallest GPU whose memory is known."""
     known = [node.memory for node in nodes if node.count]
     return min((memory for memory in known if memory is not None), default=None)
 
 
-def _gib(size: float) -> str:
+def gib(size: float) -> str:
+    """An amount of memory for people."""
     return f"{size / GIB:.1f} GiB"
-
-
-# Engines
 
 
 def fit_engines(
@@ -77,8 +74,8 @@ def fit_engines(
     """
     most = max((node.count for node in nodes), default=0)
     if not most:
-        return Fit((settings.engines or 1, settings.tensor_parallel or 1), "there are no GPUs")
-    memory = _smallest(nodes)
+        return Fit((settings.engines or 1, settings.tensor_parallel or 1), NO_GPUS)
+    memory = smallest_gpu(nodes)
     spread, why = settings.tensor_parallel, "as it is set"
     if spread is None and (size is None or memory is None):
         spread = 1
@@ -98,13 +95,13 @@ def _spread(
         needs[devices] = engine_memory(size, number_bytes, devices * stages, cached_tokens(size, settings))
         if needs[devices] <= room:
             return devices, (
-                f"an engine on {devices * stages} GPU takes {_gib(needs[devices])} of each, and may take {_gib(room)}"
+                f"an engine on {devices * stages} GPU takes {gib(needs[devices])} of each, and may take {gib(room)}"
             )
     on, least = list(needs.items())[-1]
     raise BadInput(
         f"generate.tensor_parallel: an engine does not fit on the GPUs of one node: spread over {on * stages} it takes "
-        f"about {_gib(least)} of each, and may take {_gib(room)}. Would fit: "
-        f"{_or(_fitting_engines(size, settings, number_bytes, share, room, on, stages))}. These are sums: set "
+        f"about {gib(least)} of each, and may take {gib(room)}. Would fit: "
+        f"{or_words(_fitting_engines(size, settings, number_bytes, share, room, on, stages))}. These are sums: set "
         "generate.tensor_parallel to try it all the same."
     )
 
@@ -124,11 +121,16 @@ def _fitting_engines(
             yield f"nodes with {devices * stages} GPU"
             break
     least = engine_memory(size, number_bytes, on * stages, cached_tokens(size, settings))
-    yield f"GPUs with {_gib(least / share)} each"
+    yield f"GPUs with {gib(least / share)} each"
     shorter = settings.model_copy(update={"max_model_len": 2 * settings.max_tokens})
     least = engine_memory(size, number_bytes, on * stages, cached_tokens(size, shorter))
     if settings.max_model_len is None and least <= room:
         yield f"generate.max_model_len: {2 * settings.max_tokens}"
+
+
+def or_words(choices: Iterator[str]) -> str:
+    """What would fit, for people."""
+    return "; or ".join(choices) or "a smaller model"
 
 
 def _powers(most: int, heads: int) -> Iterator[int]:
@@ -136,74 +138,3 @@ def _powers(most: int, heads: int) -> Iterator[int]:
     while devices <= most and heads % devices == 0:
         yield devices
         devices *= 2
-
-
-# Ranks
-
-
-def fit_ranks(size: ModelSize | None, settings: Train, nodes: Sequence[Gpus]) -> Fit:
-    """(ranks, zero) for the nodes; what the settings say stays.
-
-    Raises:
-        BadInput: no stage fits.
-    """
-    gpus = sum(node.count for node in nodes)
-    if not gpus:
-        return Fit((settings.ranks or 1, 1 if settings.zero is None else settings.zero), "there are no GPUs")
-    ranks = settings.ranks or min(gpus, settings.batch_pairs)
-    if settings.zero is not None and settings.ranks is not None:
-        return Fit((ranks, settings.zero), "as it is set")
-    memory = _smallest(nodes)
-    if size is None or memory is None:
-        what = "the model" if size is None else "their memory"
-        return Fit((ranks, 1 if settings.zero is None else settings.zero), f"{what} could not be measured")
-    room = USABLE * memory
-    stages = (1, 2, 3) if settings.zero is None else (settings.zero,)
-    for number in dict.fromkeys((ranks, settings.ranks or gpus)):
-        for stage in stages:
-            if (need := rank_memory(size, settings, number, stage).total) <= room:
-                why = f"a rank takes about {_gib(need)} of its GPU, and may take {_gib(room)}"
-                if stage > stages[0]:
-                    why += f"; with ZeRO {stage - 1} {_gib(rank_memory(size, settings, number, stage - 1).total)}"
-                return Fit((number, stage), why)
-    if settings.zero is not None:
-        return Fit((ranks, settings.zero), "as ZeRO is set, though by the sums it does not fit")
-    raise BadInput(_no_ranks(size, settings, settings.ranks or gpus, room))
-
-
-def fits_rank(size: ModelSize | None, settings: Train, nodes: Sequence[Gpus], ranks: int, stage: int) -> bool:
-    """Whether a rank's sum fits, as far as it is known."""
-    memory = _smallest(nodes)
-    if size is None or memory is None:
-        return True
-    return rank_memory(size, settings, ranks, stage).total <= USABLE * memory
-
-
-def _no_ranks(size: ModelSize, settings: Train, gpus: int, room: float) -> str:
-    least = rank_memory(size, settings, gpus, 3)
-    parts = ", ".join(f"{name} {_gib(part)}" for name, part in least.parts().items() if part)
-    return (
-        f"train.zero: the training does not fit: on {gpus} GPU with ZeRO 3 a rank takes about {_gib(least.total)} "
-        f"({parts}), and may take {_gib(room)}. Would fit: {_or(_fitting_ranks(size, settings, gpus, room))}. These "
-        "are sums: set train.zero to try it all the same."
-    )
-
-
-def _fitting_ranks(size: ModelSize, settings: Train, gpus: int, room: float) -> Iterator[str]:
-    """What would do, the least change first."""
-    spare: dict[str, Any] = {"activation_checkpointing": True}
-    choices = [spare, {"offload_optimizer": True}, spare | {"offload_optimizer": True}]
-    for changes in (change for change in choices if any(getattr(settings, key) != True for key in change)):  # noqa: E712
-        if rank_memory(size, settings.model_copy(update=changes), gpus, 3).total <= room:
-            yield " with ".join(f"train.{key}: true" for key in changes)
-    for changes in ({}, spare):
-        more = gpus
-        while more < _MOST_GPUS:
-            more *= 2
-            if rank_memory(size, settings.model_copy(update=changes), more, 3).total <= room:
-                yield f"{more} such GPUs" + (" with train.activation_checkpointing: true" if changes else "")
-                break
-
-
-def _or(choices: Iterator[str]) -> str:
-    return "; or ".join(choices) or "a smaller model"

@@ -1,6 +1,7 @@
 """How much memory of a device a training rank and an engine take, by part: sums over sizes, in bytes. Pure.
 
-`python -m benchmarks.memory` holds the sums of a training rank against what a real one keeps, on CPU. P is the number
+`python -m benchmarks.memory` holds the sums of a training rank against what a real one keeps, on CPU, and
+`python -m benchmarks.peak` against the most that its process ever holds. P is the number
 of parameters, N that of ranks, T that of tokens in a micro-batch.
 
 A rank, by ZeRO stage, with `train.precision: bf16`:
@@ -21,6 +22,7 @@ Activations of a layer for a token, in numbers of 2 bytes (4 in float32): about 
 and residual sums keep, rotated queries and keys among them) and 4 of the MLP's inner width. With
 `train.activation_checkpointing` one `hidden` a layer is kept, and one whole layer at a time. Logits are computed in
 chunks of `train.chunk_logits`, whose gradients take their place, and 2**24 of them at a time in float32, three times.
+For a moment there are a layer's gradients, and a chunk as a product wants it.
 
 An engine: its weights, the cache of keys and values, and 2 GiB for activations, graphs and the like.
 """
@@ -38,6 +40,8 @@ _BUCKET = 2 * 10**8  # parameters; as workers.training.deepspeed_config has it
 _GATHERED = 10**9  # parameters that ZeRO 3 holds at once, at most; likewise
 _ROWS_LOGITS = 2**24  # as workers.numerics.logprobs has it
 _ENGINE_BESIDE = 2 * GIB
+LIBRARIES = GIB // 2
+"""Bytes of host memory that a rank's process takes before it has a model, and of what is loaded with its first use."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,10 @@ class RankMemory:
     update: int
     """What the optimizer takes for a moment."""
     activations: int
+    """What the forward pass keeps for the backward pass."""
     logits: int
+    passing: int
+    """What the passes take for a moment."""
 
     @property
     def kept(self) -> int:
@@ -63,8 +70,8 @@ class RankMemory:
 
     @property
     def total(self) -> int:
-        """The most at once: activations and logits are gone when the update begins."""
-        return self.kept + self.buckets + max(self.update, self.activations + self.logits)
+        """The most at once: what a pass takes is gone when the update begins."""
+        return self.kept + self.buckets + max(self.update, self.activations + self.logits + self.passing)
 
     def parts(self) -> Mapping[str, int]:
         """By name."""
@@ -88,21 +95,18 @@ def rank_memory(size: ModelSize, settings: Train, ranks: int, stage: int) -> Ran
         masters=0 if stage == 0 or host else 4 * share,
         moments=0 if host else 8 * share,
         update=0 if host else 4 * share,
-        activations=_activations(size, settings.tokens_per_microbatch, settings.activation_checkpointing, wide)
-        + (2 * p if autocast else 0),
-        logits=_logits(settings.tokens_per_microbatch * size.vocabulary, settings.chunk_logits, wide),
+        **_passes(size, settings, 4 if wide else 2, 2 * p if autocast else 0),
     )
 
 
-def _activations(size: ModelSize, tokens: int, checkpointing: bool, wide: bool) -> int:
-    number = 4 if wide else 2
-    layer = (16 * size.hidden + 4 * size.inner) * number
-    kept = size.layers * size.hidden * number + layer if checkpointing else size.layers * layer
-    return tokens * kept
-
-
-def _logits(most: int, chunk: int, wide: bool) -> int:
-    return (4 if wide else 2) * min(chunk, most) + 3 * 4 * min(_ROWS_LOGITS, most)
+def _passes(size: ModelSize, settings: Train, number: int, copy: int) -> dict[str, int]:
+    """What the passes over a micro-batch take, `copy` bytes of weights among them."""
+    tokens, logits = settings.microbatch, settings.microbatch * size.vocabulary
+    layer = tokens * (16 * size.hidden + 4 * size.inner) * number
+    kept = layer + size.layers * tokens * size.hidden * number if settings.checkpointing else size.layers * layer
+    chunk = number * min(settings.chunk_logits, logits)
+    rows = 3 * 4 * min(_ROWS_LOGITS, logits)
+    return {"activations": kept + copy, "logits": chunk + rows, "passing": layer + chunk}
 
 
 def cache_bytes(size: ModelSize, number_bytes: int, devices: int) -> int:

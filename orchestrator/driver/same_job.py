@@ -50,7 +50,7 @@ def check_same_job(run: Run, job: Job) -> None:
 
 
 _BEFORE_NULL: Mapping[str, Mapping[str, Any]] = {
-    "train": {"ranks": 1, "zero": 1},
+    "train": {"ranks": 1, "zero": 1, "tokens_per_microbatch": 4096, "activation_checkpointing": False},
     "generate": {"engines": 1, "tensor_parallel": 1},
     "evaluate": {"probe_tolerance": 0.05},
 }

@@ -16,6 +16,7 @@ from orchestrator.config.sampling import OWN
 
 V = TypeVar("V")
 DTYPE, MICROBATCH = "generate.dtype", "train.tokens_per_microbatch"
+CHECKPOINTING = "train.activation_checkpointing"
 _ANY = object()
 Record = Callable[[Mapping[str, Any]], None]
 """Is told device and settings whenever one is resolved (kinds.ResolvedData)."""
@@ -25,20 +26,21 @@ LEFT: Mapping[str, tuple[Any, tuple[str, ...]]] = {
     "train.ranks": (None, ("train.zero",)),
     "train.zero": (
         None,
-        ("train.ranks", "train.tokens_per_microbatch", "train.activation_checkpointing", "train.offload_optimizer"),
+        ("train.ranks", MICROBATCH, CHECKPOINTING, "train.offload_optimizer"),
     ),
     "generate.tensor_parallel": (None, ("generate.engine", "generate.max_num_seqs")),
     "generate.engines": (None, ("generate.engine", "generate.tensor_parallel")),
     DTYPE: (None, ()),
     MICROBATCH: (
         _ANY,
-        (MICROBATCH, "train.ranks", "train.zero", "train.activation_checkpointing", "train.offload_optimizer"),
+        (MICROBATCH, "train.ranks", "train.zero", CHECKPOINTING, "train.offload_optimizer"),
     ),
+    CHECKPOINTING: (None, ("train.ranks", "train.zero", MICROBATCH, "train.offload_optimizer")),
     "cluster.cpus_per_rank": (None, ("train.ranks",)),
     "cluster.cpus_per_engine": (None, ("generate.engines", "generate.tensor_parallel")),
 }
 """By key: the value that leaves it to the machine, and keys that what comes of it depends on. Of a micro-batch what is
-kept is half of any value, where a rank has run out of memory. Not among them is `grade.processes`: how many grade
+kept is also half of any value, where a rank has run out of memory. Not among them is `grade.processes`: how many grade
 changes nothing at all."""
 
 

@@ -55,7 +55,7 @@ def request(job: Job, models: Mapping[str, Path]) -> dict[str, Any]:
     own_context = not job.generate.engine.keys().isdisjoint(ENGINE.context_arguments)
     return {
         "models": {key: str(folder) for key, folder in models.items()},
-        "activation_checkpointing": job.train.activation_checkpointing,
+        "activation_checkpointing": job.train.activation_checkpointing,  # null may come to either
         "paths": paths,
         "engine": None if own_context else {"key": "generate.max_model_len", "tokens": job.generate.max_model_len},
     }

@@ -19,11 +19,11 @@ from orchestrator.config import Grade, Job, Judge, Train
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
-from orchestrator.driver.nodes import room
+from orchestrator.driver.nodes import Node, room
 from orchestrator.driver.own_process import answered
 from orchestrator.driver.secrets import secrets_of
 from orchestrator.driver.serving import serving_dtype, with_dtype
-from orchestrator.driver.settled import MICROBATCH, Record, Settled
+from orchestrator.driver.settled import CHECKPOINTING, MICROBATCH, Record, Settled
 from orchestrator.driver.turns import ENGINES, RANKS, Turns
 from orchestrator.errors import last_line
 from orchestrator.ledger.run import Facts
@@ -72,7 +72,7 @@ class RealWorkers:
         self._settled = Settled()
         self._model: Path | None = None
         self._size: ModelSize | None = None
-        self._memory: dict[str, int | None] = {}  # of the smallest GPU, by a node's id
+        self._memory: dict[str, int | None] = {}  # by a node's id, as `_nodes_memory` has it
         self.fits: list[str] = []
         """What was resolved for accelerators, and why, for people."""
 
@@ -105,8 +105,9 @@ class RealWorkers:
         if of == "train":
             train = self._fitted.train()
             given |= {"train.ranks": train.ranks, "train.zero": train.zero, "train.attention": self._attention()}
+            given |= {MICROBATCH: train.tokens_per_microbatch, CHECKPOINTING: train.activation_checkpointing}
             halved = self._halving.executed if self._halving else {}
-            return {"device": self._device, "cluster.cpus_per_rank": self._ranks_need()[1], **halved, **given}
+            return {"device": self._device, "cluster.cpus_per_rank": self._ranks_need()[1], **given, **halved}
         generate = self._fitted.generate()
         given |= {"generate.engines": generate.engines, "generate.tensor_parallel": generate.tensor_parallel}
         given |= {"generate.dtype": generate.dtype}
@@ -230,9 +231,10 @@ class RealWorkers:
     def _new_halving(self, settings: Train) -> Any:
         from workers.training.lost import Halving
 
-        device, settled = self._device, self._settled
+        device, settled, left = self._device, self._settled, self._microbatch()[0] is None
         note = functools.partial(settled.note, MICROBATCH, device)
-        return Halving(settings, lambda line: self.cluster.say(line), settled.known(MICROBATCH, device), note)
+        begun = settled.known(MICROBATCH, device)
+        return Halving(settings, lambda line: self.cluster.say(line), begun, note, estimated=left)
 
     def _ranks(self, settings: Train, placement: Any) -> Any:
         from workers.training.group import TrainerGroup
@@ -273,15 +275,28 @@ class RealWorkers:
 
     def _gpus(self) -> list[Gpus]:
         """The GPUs of each node; a model that has no size asks for no memory."""
-        if not self.cluster.accelerated:
-            return []
-        nodes = self.cluster.nodes()
-        if self._size is not None and any(node.gpus and node.id not in self._memory for node in nodes):
-            from workers.supervision.devices import smallest_memory
+        gpus, nodes = self.cluster.accelerated, self.cluster.nodes()
+        asked = self._size is not None and (gpus or None in self._microbatch())
+        if asked and any((node.gpus or not gpus) and node.id not in self._memory for node in nodes):
+            for node, told in self._nodes_memory().items():
+                self._memory.setdefault(node.id, told if isinstance(told, int) else None)
+        if gpus:
+            return [Gpus(node.gpus, self._memory.get(node.id)) for node in nodes]
+        return [Gpus(0, host=self._memory.get(node.id)) for node in nodes]
 
-            for node, told in self.cluster.on_nodes(smallest_memory, timeout=_ASKING).items():
-                self._memory[node.id] = told if isinstance(told, int) else None
-        return [Gpus(node.gpus, self._memory.get(node.id)) for node in nodes]
+    def _microbatch(self) -> tuple[Any, Any]:
+        return self._job.train.tokens_per_microbatch, self._job.train.activation_checkpointing
+
+    def _nodes_memory(self) -> Mapping[Node, Any]:
+        """Bytes of each node's smallest GPU; without any, of its own memory what is free before workers take of it."""
+        from workers.supervision.devices import smallest_memory
+        from workers.supervision.host_memory import free_memory
+
+        if self.cluster.accelerated:
+            return self.cluster.on_nodes(smallest_memory, timeout=_ASKING)
+        if self.cluster.private:
+            return dict.fromkeys(self.cluster.nodes(), free_memory())
+        return self.cluster.on_nodes(free_memory, timeout=_ASKING)
 
     def _cpus(self, name: str, workers: int, gpus: int) -> int:
         """Cores of each of so many workers; threads that share a sum otherwise round it otherwise."""
@@ -312,11 +327,12 @@ def engine_takes(job: Job) -> tuple[float, int]:
 
 
 def gpus_here() -> Gpus:
-    """The GPUs of this machine, as its driver tells."""
+    """The GPUs of this machine, as its driver tells, and its memory."""
     from workers.doctor import accelerators
+    from workers.supervision.host_memory import free_memory
 
     found = [device["total"] for device in accelerators()]
-    return Gpus(len(found), min(found, default=None))
+    return Gpus(len(found), min(found, default=None), free_memory())
 
 
 def rendered(request: Mapping[str, Any]) -> dict[str, Any]:

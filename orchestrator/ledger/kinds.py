@@ -147,6 +147,7 @@ Resolved = TypedDict(
         "train.ranks": _Many,
         "train.zero": Annotated[int, Field(ge=1, le=3)],
         "train.tokens_per_microbatch": Annotated[int, Field(ge=1, lt=2**63)],
+        "train.activation_checkpointing": bool,
         "generate.engines": _Many,
         "generate.tensor_parallel": _Many,
         "generate.dtype": Literal["own", "float32", "bfloat16", "float16"],

@@ -86,8 +86,8 @@ def test_a_shell_completes_commands() -> None:
 
 
 ON_THIS_MACHINE = (
-    "generate.dtype own, generate.engines 1, generate.tensor_parallel 1, train.ranks 1, train.zero 1 on this machine, "
-    "with no GPU"
+    "generate.dtype own, generate.engines 1, generate.tensor_parallel 1, train.ranks 1, train.zero 1, "
+    "train.tokens_per_microbatch 4096, train.activation_checkpointing false on this machine, with no GPU"
 )
 
 

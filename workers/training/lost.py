@@ -34,7 +34,8 @@ class OutOfMemory(RanksLost):
 class Halving:
     """The size of the ranks' micro-batches: as the job says, and half of it from the first want of memory on. One for
     all groups of a driver, so that the next phase does not run out of memory again. `keep` is told of the half, and
-    gives it to the next start as `begun`, unless the user has seen to the memory since."""
+    gives it to the next start as `begun`, unless the user has seen to the memory since. `estimated` says that the job
+    left the size to the machine."""
 
     def __init__(
         self,
@@ -42,8 +43,9 @@ class Halving:
         say: Callable[[str], None] = lambda line: None,
         begun: int | None = None,
         keep: Callable[[int], None] = lambda tokens: None,
+        estimated: bool = False,
     ) -> None:
-        self._asked = settings.tokens_per_microbatch
+        self._asked, self._estimated = settings.microbatch, estimated
         self.tokens = min(begun or self._asked, self._asked)
         self._most = settings.max_tokens
         self._say, self._keep = say, keep
@@ -69,14 +71,21 @@ class Halving:
         if self.executed or not half:
             raise TrainingFailed(
                 f"{short}. That was with train.tokens_per_microbatch: {self.tokens}"
-                f"{', half of what the job says' if self.executed else ''}, and it is not tried with less{alone}. Set "
+                f"{self._half_of if self.executed else ''}, and it is not tried with less{alone}. Set "
                 "train.activation_checkpointing: true, train.offload_optimizer: true, a higher train.zero, more "
                 "train.ranks or a smaller train.tokens_per_microbatch, all of which may change at every start; then "
                 "the same command goes on"
             ) from short
         self.tokens = half
         self._keep(half)
-        self._say(f"training  {short}; it is tried once more with half of train.tokens_per_microbatch, {half}{alone}")
+        cure = "; what fits was estimated: set it, or train.activation_checkpointing: true" if self._estimated else ""
+        self._say(
+            f"training  {short}; it is tried once more with half of train.tokens_per_microbatch, {half}{cure}{alone}"
+        )
+
+    @property
+    def _half_of(self) -> str:
+        return f", half of what {'was estimated to fit' if self._estimated else 'the job says'}"
 
     def _alone(self, files: Sequence[str], limit: int) -> str:
         """A clause where a single pair is larger than a micro-batch may be: no smaller limit divides it."""

@@ -69,7 +69,7 @@ def build_policy(settings: Train, folder: str, device: torch.device, ranks: int,
     check_exportable(model, folder)
     if exact and not wide:
         _round_buffers(model)
-    if settings.activation_checkpointing:
+    if settings.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     implementation = attention.pick(settings.attention, device, settings.precision)
     scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, settings.chunk_logits)

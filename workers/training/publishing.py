@@ -80,7 +80,7 @@ class Publication:
         }
         keys = sorted(texts)[:PROBE_COMPLETIONS]
         picked = [PairTokens(key, *texts[key], None) for key in keys]
-        trees = batching.completion_trees(picked, self.settings.tokens_per_microbatch)
+        trees = batching.completion_trees(picked, self.settings.microbatch)
         scored: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(scored, self.score(trees))
         if dist.get_rank() == 0:

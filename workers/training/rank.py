@@ -172,7 +172,7 @@ class Trainer:
         else:
             settings = self.settings
             model = build_reference(settings, plan.model, self.device, self.ranks, self.beat, policy=plan.policy)
-        trees = batching.completion_trees(pairs, self.settings.tokens_per_microbatch)
+        trees = batching.completion_trees(pairs, self.settings.microbatch)
         rows: list[tuple[str, float, int]] = self._score(model, trees, pairs)
         del model
         gc.collect()
@@ -192,7 +192,7 @@ class Trainer:
         """Score this rank's share of trees whose members are single completions, tagged with their keys."""
         model.eval()
         shares = batching.share_out(trees, self.ranks)
-        packs = [batching.pack_trees(share, self.settings.tokens_per_microbatch) for share in shares]
+        packs = [batching.pack_trees(share, self.settings.microbatch) for share in shares]
         scored, members = [torch.empty(0, device=self.device)], list[tuple[str, int]]()
         for pack in packs[self.rank]:
             self.beat()
@@ -269,7 +269,7 @@ class Trainer:
     def _micro_batches(self, round_: Round, rows: list[int]) -> Iterator[tuple[MicroBatch, Tensor]]:
         """This rank's micro-batches of a global batch, with the reference log-probabilities of each."""
         scored = round_.plan.loss.nll_scope == "prompt+response"
-        shares = batching.divide_batch(round_.pairs, rows, self.settings.tokens_per_microbatch, self.ranks)
+        shares = batching.divide_batch(round_.pairs, rows, self.settings.microbatch, self.ranks)
         mine = [layout.micro_batch(trees, scored) for trees in shares[self.rank]]
         # Under ZeRO 2 and 3 every backward is collective; below, only an update's gradients are.
         wanted = max(map(len, shares)) if self.settings.stage >= 2 else 1

@@ -27,9 +27,9 @@ from workers.training.export import ExportError, check_exportable, weight_names
 
 def answer(request: Mapping[str, Any]) -> dict[str, list[str]]:
     """What is `refused`, and what `warned` of. `models` are folders by key of the job, of which that of `model` is to
-    be trained; `activation_checkpointing` is as in the job; `paths` are what bounds a prompt with its completion, in
-    tokens by key (null where nothing is set). `engine` is what engines take at most, as {"key", "tokens"}, of which the
-    tokens may be null; or null, where that is not known."""
+    be trained; `activation_checkpointing` is as in the job, of which null may come to either; `paths` are what bounds a
+    prompt with its completion, in tokens by key (null where nothing is set). `engine` is what engines take at most, as
+    {"key", "tokens"}, of which the tokens may be null; or null, where that is not known."""
     refused: list[str] = []
     warned: list[str] = []
     folders: dict[str, str] = {}
@@ -41,7 +41,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, list[str]]:
             config = _config(folder)
             refused += [f"{key}: {folder}: {line}" for line in _beyond(config, request["paths"], request["engine"])]
             with _small_work():
-                check_agreement(config, bool(request["activation_checkpointing"]))
+                warned += [f"{key}: {folder}: {line}" for line in _agrees(config, request["activation_checkpointing"])]
                 if key == "model":
                     _check_names(folder)
         except NotTried as why:
@@ -54,6 +54,25 @@ def answer(request: Mapping[str, Any]) -> dict[str, list[str]]:
         except ExportError as error:
             refused.append(f"{key}: {error}")
     return {"refused": refused, "warned": warned}
+
+
+def _agrees(config: Any, checkpointing: bool | None) -> Iterator[str]:
+    """What to say of a model that trees fit. Where it is left to the machine whether activations are computed again,
+    that is tried too.
+
+    Raises:
+        UnsupportedModel, NotTried: see `check_agreement`.
+    """
+    try:
+        check_agreement(config, checkpointing is not False)
+    except UnsupportedModel:
+        if checkpointing is not None:
+            raise
+        check_agreement(config)
+        yield (
+            f"{config.model_type}: it cannot be trained with its activations computed again, which the machine would "
+            "decide for where memory is short; set `train.activation_checkpointing: false`"
+        )
 
 
 def _config(folder: str) -> Any:

@@ -1,4 +1,4 @@
-"""How many engines and ranks suit a model and a cluster; the models are configurations alone, the GPUs numbers."""
+"""How many engines suit a model and a cluster; the models are configurations alone, the GPUs numbers."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from orchestrator.config import Generate, Train
-from orchestrator.driver.fitting import Gpus, cached_tokens, fit_engines, fit_ranks
-from orchestrator.driver.memory import GIB, cache_bytes, engine_memory, rank_memory
+from orchestrator.config import Generate
+from orchestrator.driver.fitting import Gpus, cached_tokens, fit_engines
+from orchestrator.driver.memory import GIB, cache_bytes, engine_memory
 from orchestrator.errors import BadInput
 from orchestrator.models.sizes import ModelSize, from_config
 
@@ -46,33 +46,29 @@ def test_a_configuration_tells_the_number_of_parameters() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "nodes", "engines", "spread", "ranks", "stage"),
+    ("model", "nodes", "engines", "spread"),
     [
-        (SMALL, [], 1, 1, 1, 1),
-        (SEVENTY, [Gpus(0)], 1, 1, 1, 1),
-        (SMALL, ONE, 1, 1, 1, 1),
-        (SMALL, SIXTEEN, 16, 1, 16, 1),
-        (SEVEN, EIGHT, 8, 1, 8, 2),
-        (SMALL, MIXED, 6, 1, 6, 1),
-        (SEVEN, [Gpus(4, 141 * GIB), Gpus(4, 80 * GIB)], 8, 1, 8, 2),
-        (SEVENTY, EIGHT, 4, 2, None, None),
-        (SEVENTY, SIXTEEN, 8, 2, None, None),
-        (SEVENTY, [Gpus(8, 40 * GIB)], 2, 4, None, None),
-        (None, EIGHT, 8, 1, 8, 1),
-        (SEVENTY, [Gpus(8)], 8, 1, 8, 1),
+        (SMALL, [], 1, 1),
+        (SEVENTY, [Gpus(0)], 1, 1),
+        (SMALL, ONE, 1, 1),
+        (SMALL, SIXTEEN, 16, 1),
+        (SEVEN, EIGHT, 8, 1),
+        (SMALL, MIXED, 6, 1),
+        (SEVEN, [Gpus(4, 141 * GIB), Gpus(4, 80 * GIB)], 8, 1),
+        (SEVENTY, EIGHT, 4, 2),
+        (SEVENTY, SIXTEEN, 8, 2),
+        (SEVENTY, [Gpus(8, 40 * GIB)], 2, 4),
+        (None, EIGHT, 8, 1),
+        (SEVENTY, [Gpus(8)], 8, 1),
     ],
 )
 def test_what_suits_a_model_and_a_cluster(
-    model: ModelSize | None, nodes: list[Gpus], engines: int, spread: int, ranks: int | None, stage: int | None
+    model: ModelSize | None, nodes: list[Gpus], engines: int, spread: int
 ) -> None:
     assert fit_engines(model, Generate(), 2, SHARE, nodes).values == (engines, spread)
-    if ranks is not None:
-        assert fit_ranks(model, Train(), nodes).values == (ranks, stage)
 
 
 def test_what_fits_is_the_smallest_that_does() -> None:
-    needs = [rank_memory(SEVEN, Train(), 8, stage).total for stage in (1, 2, 3)]
-    assert needs[2] < needs[1] <= 0.9 * 80 * GIB < needs[0] and fit_ranks(SEVEN, Train(), EIGHT).values[1] == 2
     tokens = cached_tokens(SEVENTY, Generate())
     assert engine_memory(SEVENTY, 2, 2, tokens) <= SHARE * 80 * GIB < engine_memory(SEVENTY, 2, 1, tokens)
     assert fit_engines(SEVEN, Generate(), 2, SHARE, [Gpus(1, 24 * GIB)]).values == (1, 1)
@@ -80,44 +76,11 @@ def test_what_fits_is_the_smallest_that_does() -> None:
         fit_engines(SEVEN, Generate(), 4, SHARE, [Gpus(1, 24 * GIB)])
 
 
-@pytest.mark.parametrize(
-    ("settings", "values"),
-    [
-        (Train(ranks=2), (2, 1)),
-        (Train(zero=3), (8, 3)),
-        (Train(zero=0), (8, 0)),
-        (Train(ranks=3, zero=1), (3, 1)),
-        (Train(batch_pairs=4), (4, 2)),
-        (Train(offload_optimizer=True), (8, 1)),
-        (Train(tokens_per_microbatch=512, activation_checkpointing=True), (8, 1)),
-    ],
-)
-def test_what_is_set_stays_and_decides_the_rest(settings: Train, values: tuple[int, int]) -> None:
-    nodes = [Gpus(8, 141 * GIB)] if settings.ranks == 2 else EIGHT
-    assert fit_ranks(SEVEN, settings, nodes).values == values
-
-
 def test_engines_that_are_set_stay() -> None:
     assert fit_engines(SEVEN, Generate(engines=2), 2, SHARE, EIGHT).values == (2, 1)
     assert fit_engines(SEVEN, Generate(tensor_parallel=4), 2, SHARE, EIGHT).values == (2, 4)
     assert fit_engines(SEVENTY, Generate(), 2, SHARE, SIXTEEN, stages=2).values == (8, 1)
     assert fit_engines(SEVENTY, Generate(tensor_parallel=1), 2, SHARE, EIGHT).values == (8, 1), "though it does not fit"
-
-
-def test_more_ranks_than_pairs_serve_where_fewer_do_not_fit() -> None:
-    assert fit_ranks(SEVEN, Train(batch_pairs=1), EIGHT).values == (8, 2)
-
-
-def test_a_training_that_fits_nowhere_is_refused_with_what_would_fit() -> None:
-    with pytest.raises(BadInput) as refusal:
-        fit_ranks(SEVENTY, Train(), SIXTEEN)
-    said = str(refusal.value)
-    assert said.startswith("train.zero: the training does not fit: on 16 GPU with ZeRO 3 a rank takes about")
-    assert "train.activation_checkpointing: true with train.offload_optimizer: true" in said
-    assert "32 such GPUs with train.activation_checkpointing: true" in said and "\n" not in said
-    changes = {"activation_checkpointing": True, "offload_optimizer": True}
-    assert fit_ranks(SEVENTY, Train(**changes), SIXTEEN).values == (16, 3)
-    assert fit_ranks(SEVENTY, Train(activation_checkpointing=True, batch_pairs=32), EIGHT * 4).values == (32, 3)
 
 
 def test_an_engine_that_fits_on_no_node_is_refused_with_what_would_fit() -> None:
@@ -129,12 +92,5 @@ def test_an_engine_that_fits_on_no_node_is_refused_with_what_would_fit() -> None
     assert fit_engines(SEVENTY, Generate(), 2, SHARE, [Gpus(4, 40 * GIB)]).values == (1, 4)
 
 
-def test_the_sums_of_a_rank_are_those_of_its_stage() -> None:
-    p = SEVEN.parameters
-    by_stage = [rank_memory(SEVEN, Train(), 8, stage) for stage in range(4)]
-    assert [m.moments for m in by_stage] == [8 * p, *[8 * (-(-p // 8))] * 3]
-    assert by_stage[1].weights + by_stage[1].gradients == 6 * p and by_stage[0].masters == 0
-    assert [m.kept for m in by_stage] == sorted((m.kept for m in by_stage), reverse=True)
-    assert rank_memory(SEVEN, Train(offload_optimizer=True), 8, 2).moments == 0
-    assert rank_memory(SEVEN, Train(precision="fp32"), 1, 1).weights == 4 * p
+def test_a_cache_is_divided_by_heads_of_keys() -> None:
     assert cache_bytes(SEVEN, 2, 1) == 131072 == 8 * cache_bytes(SEVEN, 2, 8) == 8 * cache_bytes(SEVEN, 2, 16)

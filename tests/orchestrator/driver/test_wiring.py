@@ -56,6 +56,7 @@ class Machine(Cluster):
         return self.gpus > 0
 
     _began = False
+    _folder = None
 
     def _scales(self) -> bool:
         return False
@@ -82,7 +83,10 @@ class On(RealWorkers):
 
 
 ON_CPU = {
-    "train": {"device": "cpu", "train.attention": "matmul", "train.ranks": 1, "train.zero": 1},
+    "train": {
+        **{"device": "cpu", "train.attention": "matmul", "train.ranks": 1, "train.zero": 1},
+        **{"train.tokens_per_microbatch": 4096, "train.activation_checkpointing": False},
+    },
     "generate": {"device": "cpu", "generate.engines": 1, "generate.tensor_parallel": 1, "generate.dtype": "own"},
 }
 
@@ -92,14 +96,14 @@ def test_what_is_left_to_the_machine_is_recorded_once_and_kept(tmp_path: Path) -
     first = On(job, cpus=8)
     assert first.execution("train") == ON_CPU["train"] | {"cluster.cpus_per_rank": 8}
     assert first.execution("generate") == ON_CPU["generate"] | {"cluster.cpus_per_engine": 8}
-    assert first.execution("train") and len(first.recorded) == 8
+    assert first.execution("train") and len(first.recorded) == 10
     assert not first._cluster.told, "on CPU all is as it always was"  # type: ignore[attr-defined]
     larger = On(job, cpus=16, kept=first.recorded[-1])
     assert larger.execution("train") == first.execution("train") and not larger.recorded
     smaller = On(job, cpus=2, kept=first.recorded[-1])
     assert smaller.execution("train")["cluster.cpus_per_rank"] == 2, "there is no room for 8"
     accelerated = On(job, cpus=16, gpus=2, kept=first.recorded[-1])
-    said = {"device": "cuda", "train.attention": "flex", "train.ranks": 2, "train.zero": 1}
+    said = ON_CPU["train"] | {"device": "cuda", "train.attention": "flex", "train.ranks": 2}
     assert accelerated.execution("train") == said | {"cluster.cpus_per_rank": 1}
     assert accelerated.recorded[-1]["device"] == "cuda"
 
@@ -175,6 +179,7 @@ def test_engines_and_ranks_fit_model_and_cluster_and_stay(tmp_path: Path) -> Non
     told = [line.split(":")[0] for line in cluster.told]
     assert told == [
         *("settings  train.ranks is 8", "settings  train.zero is 2"),
+        *("settings  train.tokens_per_microbatch is 4096", "settings  train.activation_checkpointing is false"),
         *("settings  generate.tensor_parallel is 1", "settings  generate.engines is 8"),
     ]
     assert "takes about" in cluster.told[1] and "with ZeRO 1" in cluster.told[1]
@@ -186,7 +191,10 @@ def test_engines_and_ranks_fit_model_and_cluster_and_stay(tmp_path: Path) -> Non
     smaller = on_gpus(tmp_path, 4, kept)
     assert smaller._ranks_need()[0] == smaller._engines_need()[0] == 4, "there is no room for 8"
     poorer = on_gpus(tmp_path, 8, kept, memory=60)
-    assert poorer.execution("train")["train.zero"] == 3, "where 2 does not fit any more"
+    executed = poorer.execution("train")
+    assert executed["train.zero"] == 2 and executed["train.tokens_per_microbatch"] == 2048, "4096 do not fit any more"
+    poorest = on_gpus(tmp_path, 8, kept, memory=30).execution("train")
+    assert poorest["train.zero"] == 3 and poorest["train.activation_checkpointing"], "where 2 does not fit any more"
 
 
 def test_what_engines_serve_in_is_told_and_counted_where_a_run_begins(tmp_path: Path) -> None:
@@ -201,6 +209,44 @@ def test_what_engines_serve_in_is_told_and_counted_where_a_run_begins(tmp_path: 
     assert executed["generate.dtype"] == "bfloat16" and TypeAdapter(Facts).validate_python({"executed": executed})
     asked = on_gpus(tmp_path, 8, None, "generate.dtype=own", memory=30)
     assert asked.dtype == "own" and asked._engines_need()[::2] == (4, 2)
+
+
+def on_hosts(tmp_path: Path, free: int | None, kept: Mapping[str, Any] | None, *overrides: str) -> On:
+    workers = On(load_job(make_project(tmp_path), overrides).job, 8)
+    workers._cluster = Machine(8, 0, memory=free and free * 2**30)
+    workers.settle(kept, workers.recorded.append, str(tmp_path / "large"))
+    return workers
+
+
+def test_on_processors_micro_batches_fit_the_memory_that_is_free_when_a_run_begins(tmp_path: Path) -> None:
+    large_model(tmp_path / "large")
+    key, other = "train.tokens_per_microbatch", "train.activation_checkpointing"
+    first = on_hosts(tmp_path, 250, None)
+    cluster: Any = first._cluster
+    assert first._ranks_need()[0] == 1 and [first.execution("train")[k] for k in (key, other)] == [2048, False]
+    assert cluster.asked == [("free_memory", ())], "once: workers take of it"
+    assert [line.split(":")[0] for line in cluster.told] == [f"settings  {key} is 2048"]
+    kept = TypeAdapter(ResolvedData).validate_python(first.recorded[-1]).model_dump()
+    assert kept["settings"][key] == 2048 and kept["settings"][other] is False
+    fuller = on_hosts(tmp_path, 20, kept).execution("train")
+    assert fuller[key] == 2048, "a run goes on as it began, whatever else is on its machine now"
+    with pytest.raises(BadInput, match=rf"^{key}: the training does not fit: .* of the 20.0 GiB that are free"):
+        on_hosts(tmp_path, 20, None).engines("model")
+    given = on_hosts(tmp_path, 20, None, f"{key}=64", f"{other}=false")
+    assert given.execution("train")[key] == 64 and not given._cluster.asked  # type: ignore[attr-defined]
+    assert on_hosts(tmp_path, None, None).execution("train")[key] == 4096, "nobody tells how much there is"
+
+
+def test_half_of_an_estimate_is_kept_and_its_cure_told(tmp_path: Path) -> None:
+    large_model(tmp_path / "large")
+    first = on_hosts(tmp_path, 250, None)
+    first._halving = first._new_halving(first._fitted.train())
+    first._halving.halve(OutOfMemory("short"), [])
+    assert "half of train.tokens_per_microbatch, 1024; what fits was estimated: set it" in first._cluster.told[-1]  # type: ignore[attr-defined]
+    assert first.execution("train")["train.tokens_per_microbatch"] == 1024
+    next_start = on_hosts(tmp_path, 250, first.recorded[-1])
+    assert next_start.execution("train")["train.tokens_per_microbatch"] == 1024 and not next_start.recorded
+    assert next_start._new_halving(next_start._fitted.train()).executed == {}, "it may be halved again"
 
 
 @pytest.mark.parametrize(("device", "half"), [("cuda", 50), ("cpu", None)])
@@ -223,7 +269,15 @@ def test_what_does_not_fit_is_refused_before_anything_is_reserved(tmp_path: Path
     large_model(tmp_path / "large")
     with pytest.raises(BadInput, match=r"^train.zero: the training does not fit: on 1 GPU with ZeRO 3"):
         on_gpus(tmp_path, 1, None).engines("model")
-    assert on_gpus(tmp_path, 1, None, "train.ranks=1", "train.zero=3").execution("train")["train.zero"] == 3
+    with pytest.raises(BadInput, match=r"^train.tokens_per_microbatch: the training does not fit"):
+        on_gpus(tmp_path, 1, None, "train.ranks=1", "train.zero=3").engines("model")
+    everything = (
+        "train.ranks=1",
+        "train.zero=3",
+        "train.tokens_per_microbatch=64",
+        "train.activation_checkpointing=on",
+    )
+    assert on_gpus(tmp_path, 1, None, *everything).execution("train")["train.zero"] == 3
     unknown = on_gpus(tmp_path, 4, None, memory=None).execution("train")
     assert (unknown["train.ranks"], unknown["train.zero"]) == (4, 1), "nobody tells how much memory there is"
 

@@ -95,7 +95,8 @@ def test_a_recipe_counts_what_it_counted() -> None:
     inputs = {"train": Fields(Train(zero=2), {"learning_rate": 1e-6}), "judge": Unseen(1), "by": Version("v", 3)}
     later = {"save_every", "save_minutes", "stall_timeout", "chunk_logits"}
     train = Train(zero=2).model_dump(mode="json", exclude=later)
-    one = durable.fingerprint({"train": train | {"ranks": 1, "learning_rate": 1e-6}})
+    nulls = {"ranks": 1, "tokens_per_microbatch": 4096, "activation_checkpointing": False}
+    one = durable.fingerprint({"train": train | nulls | {"learning_rate": 1e-6}})
     assert recipes.fingerprints(inputs, 1, None, []) == {one}
     two = durable.fingerprint({"train": {"zero": 2, "learning_rate": 1e-6}, "judge": 1, "by": 3})
     assert recipes.fingerprints(inputs, 2, None, []) == {two}

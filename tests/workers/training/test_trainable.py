@@ -37,6 +37,18 @@ def test_the_demos_model_is_fit() -> None:
     assert ask(BASE, activation_checkpointing=True) == {"refused": [], "warned": []}
 
 
+def test_what_the_machine_may_decide_is_tried_and_no_reason_to_refuse(tmp_path: Path) -> None:
+    """CTRL cannot be trained with its activations computed again."""
+    assert ask(BASE, activation_checkpointing=None) == {"refused": [], "warned": []}
+    folder = folder_of(tmp_path, "ctrl", n_positions=256)
+    found = ask(folder, activation_checkpointing=None)
+    assert found["refused"] == [] and found["warned"][0].startswith(f"model: {folder}: ctrl: it cannot be trained with")
+    assert "`train.activation_checkpointing: false`" in found["warned"][0]
+    (refused,) = ask(folder, activation_checkpointing=True)["refused"]
+    assert "with train.activation_checkpointing" in refused
+    assert ask(folder, activation_checkpointing=False) == {"refused": [], "warned": []}
+
+
 def test_a_refusal_names_key_folder_kind_and_cure(tmp_path: Path) -> None:
     wrong = folder_of(tmp_path, "roberta")
     (said,) = ask(BASE, models={"model": str(BASE), "reference": str(wrong)})["refused"]
