@@ -28,6 +28,7 @@ from orchestrator.driver.turns import ENGINES, RANKS, Turns
 from orchestrator.errors import last_line
 from orchestrator.ledger.run import Facts
 from orchestrator.models.sizes import ModelSize, size_of
+from orchestrator.records.problem_files import handed_over
 from orchestrator.records.progress import ENGINES as ENGINES_START
 from orchestrator.records.progress import RANKS as RANKS_START
 from orchestrator.records.progress import START, UNWATCHED, Watch, starting
@@ -130,10 +131,12 @@ class RealWorkers:
             self._meters.show_by(self._connected.metric)
         return self._connected
 
-    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts:
-        from workers.tokens.prompts import tokenize
+    def tokenize(self, problems: Sequence[Problem], plan: TokenizingPlan, output: str) -> Facts:
+        from workers.tokens.prompts import tokenize_file
 
-        facts: Facts = self.cluster.call(tokenize, problems, plan, output)
+        # Millions of them go through a file, in the folder that the nodes share.
+        with handed_over(problems, Path(output)) as file:
+            facts: Facts = self.cluster.call(tokenize_file, str(file), plan, output)
         return facts
 
     def token_ends(self, model: str, source: str, output: str) -> Facts:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.sharded import ShardedStep
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import Rows
 from orchestrator.records.rows import CAUSES, SamplingPlan, Shard
 from orchestrator.rounds.readiness import ready
 
@@ -50,18 +50,20 @@ class Slice:
     source: Path
     start: int
     stop: int
-    golds: dict[str, str]
+    rows: Rows
+
+    @property
+    def golds(self) -> dict[str, str]:
+        """The gold answers of its prompts, read anew."""
+        table = self.rows.between(self.start, self.stop)
+        return dict(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
 
 
 def shards_of(source: Path, size: int, first_index: int = 0) -> list[Slice]:
     """Cut a file of prompts into slices of `size` rows; the last one may be shorter."""
-    table = read_table(source, columns=["prompt_id", "gold"])
-    rows = list(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
+    rows = Rows(source, ["prompt_id", "gold"])
     starts = range(0, len(rows), size)
-    return [
-        Slice(first_index + i, source, s, min(s + size, len(rows)), dict(rows[s : s + size]))
-        for i, s in enumerate(starts)
-    ]
+    return [Slice(first_index + i, source, s, min(s + size, len(rows)), rows) for i, s in enumerate(starts)]
 
 
 def sample_and_grade(
