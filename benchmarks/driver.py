@@ -37,7 +37,9 @@ from orchestrator.config.load import load_job
 from orchestrator.driver.drive import drive
 from orchestrator.driver.signals import signals
 from orchestrator.records import counts
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import ROWS_A_GROUP, Rows, read_table
+from orchestrator.records.problem_files import handed_over, read_problem_file
+from orchestrator.records.progress import Watch
 from orchestrator.records.rows import (
     CAUSES,
     GRADERS_VERSION,
@@ -87,7 +89,8 @@ def make_project(folder: Path, prompts: int, samples: int) -> Path:
     return folder / "driver.yaml"
 
 
-def tokenize(problems: list[Problem], output: str) -> dict[str, Any]:
+def tokenize(file: str, output: str) -> dict[str, Any]:
+    problems = list(read_problem_file(file))
     ids, none = pa.array([[11] * PROMPT_TOKENS], pa.list_(pa.int32())), pa.nulls(len(problems))
     columns = {
         "prompt_id": [p.prompt_id for p in problems],
@@ -96,12 +99,12 @@ def tokenize(problems: list[Problem], output: str) -> dict[str, Any]:
         "gold": [p.gold for p in problems],
     }
     table = pa.table([columns.get(name, none) for name in PROMPTS.names], names=PROMPTS.names).cast(PROMPTS)
-    return {"prompts": len(problems), "dropped": 0, "file": write_table(table, output)}
+    return {"prompts": len(problems), "dropped": 0, "file": write_table(table, output, ROWS_A_GROUP)}
 
 
 def sample(shard: Shard, plan: SamplingPlan) -> dict[str, Any]:
     """Every other sample is right."""
-    rows = read_table(shard.source, columns=["prompt_id", "gold"]).slice(shard.start, shard.stop - shard.start)
+    rows = Rows(shard.source, ["prompt_id", "gold"]).between(shard.start, shard.stop)
     ids, golds, number = rows["prompt_id"].to_pylist(), rows["gold"].to_pylist(), plan.samples
     texts = [f"Sample {i}\nFinal answer: {gold if i % 2 else gold + '0'}" for gold in golds for i in range(number)]
     tokens = np.arange(len(texts) * TOKENS, dtype=np.int32) % 4096
@@ -182,8 +185,9 @@ class Workers:
     def _do(self, function: Callable[..., Any], *arguments: Any) -> Any:
         return self._process.submit(function, *arguments).result()
 
-    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Any:
-        return self._do(tokenize, problems, output)
+    def tokenize(self, problems: Sequence[Problem], plan: TokenizingPlan, output: str) -> Any:
+        with handed_over(problems, Path(output)) as file:
+            return self._do(tokenize, str(file), output)
 
     def engines(self, model: str, probe: Path | None = None) -> Workers:
         return self
@@ -194,7 +198,7 @@ class Workers:
     def trainers(self) -> Workers:
         return self
 
-    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path) -> None:
+    def report_to(self, say: Callable[[str], None], meters: Meters, logs: Path, watch: Watch) -> None:
         """Nothing is told."""
 
     def settle(self, kept: Any, record: Any, model: str) -> None:
@@ -226,7 +230,7 @@ class Workers:
     def score(self, plan: ScoringPlan, out_file: str) -> Any:
         return self._do(score, out_file)
 
-    def train(self, plan: TrainingPlan, reference_file: str | None) -> Any:
+    def train(self, plan: TrainingPlan, reference_file: str | None, on_step: Callable[..., None] | None = None) -> Any:
         return self._do(train, plan)
 
 

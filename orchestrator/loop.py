@@ -16,7 +16,7 @@ what is committed is returned, what is not is done. How a step is done stands in
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from orchestrator.config import Job
 from orchestrator.ledger.run import Run
@@ -31,7 +31,7 @@ def improve(
     job: Job,
     run: Run,
     workers: Workers,
-    problems: Mapping[str, list[Problem]],
+    problems: Mapping[str, Sequence[Problem]],
     model: str,
     say: Say,
     sources: Sources = SOURCES,

@@ -17,11 +17,12 @@ CHUNK_BYTES = 2**24
 """How much of a file is read and hashed at once."""
 
 
-def write_table(table: pa.Table, path: str | Path) -> dict[str, Any]:
+def write_table(table: pa.Table, path: str | Path, rows_a_group: int | None = None) -> dict[str, Any]:
     """Write a table (zstd) and fsync it; returns {"size": bytes, "sha256": hex, "inode": number, "mtime_ns": time} of
-    the file: the last two tell whoever commits it that it is the one that was hashed."""
+    the file: the last two tell whoever commits it that it is the one that was hashed. Of a file with groups of so many
+    rows, readers can take one."""
     buffer = io.BytesIO()
-    pq.write_table(table, buffer, compression="zstd")
+    pq.write_table(table, buffer, rows_a_group, compression="zstd")
     content = buffer.getvalue()
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class SimulatedWorkers(RealWorkers):
         checkpoints = list(self._run_dir.glob("rounds/*/checkpoint"))
         hashed(self._simulation, 1 + len(checkpoints))
 
-    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
+    def tokenize(self, problems: Sequence[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
         """A token is four characters."""
         case = self._simulation.case
         with self._simulation.inside():

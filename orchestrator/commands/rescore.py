@@ -180,7 +180,7 @@ def _grading_again(number: int, goal: str) -> Loop:
         job: Job,
         run: Run,
         workers: Workers,
-        problems: Mapping[str, list[Problem]],
+        problems: Mapping[str, Sequence[Problem]],
         model: str,
         say: Say,
         sources: Sources,

@@ -42,7 +42,7 @@ class Checked:
     run: Run
     model: NamedModel
     reference: NamedModel | None
-    problems: Mapping[str, list[Problem]]
+    problems: Mapping[str, Sequence[Problem]]
     preferences: Sequence[Preferences]
     golds: Sequence[str]
     """What is to be told of gold answers."""

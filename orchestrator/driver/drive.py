@@ -97,7 +97,7 @@ def healthy_driver(root: Path) -> str | None:
 
 
 Hire = Callable[[Job, Path], AbstractContextManager[Workers]]
-Loop = Callable[[Job, Run, Workers, Mapping[str, list[Problem]], str, Say, Sources], object]
+Loop = Callable[[Job, Run, Workers, Mapping[str, Sequence[Problem]], str, Say, Sources], object]
 """What is done in a run, as steps of it: `improve`, or something of its signature."""
 
 

@@ -31,22 +31,23 @@ _KEPT_MODELS: dict[Key, tuple[str, str]] = {
     "reference": (KEPT_REFERENCE, "baseline/reference-seen"),
 }
 
+Problems = Mapping[str, Sequence[Problem]]
+"""Problems by the name of their set."""
 
-def read_all_problems(
-    file: JobFile, pinned: Data | None = None, reading: int = PROBLEM_READING
-) -> dict[str, list[Problem]]:
+
+def read_all_problems(file: JobFile, pinned: Data | None = None, reading: int = PROBLEM_READING) -> Problems:
     """The sets of problems, checked to be disjoint; `pinned` are the job's sources at certain commits, and `reading`
     says how rows are read (see `fields`)."""
     data = pinned or file.job.data
     find = {split: file.find(source.path, f"data.{split}") for split, source in data.sources.items() if source.path}
     problems = {split: read_problems(data, split, find, reading) for split in data.sources}
-    require_enough(problems.get("train", []), data, file.job.rounds)
+    require_enough(problems.get("train", ()), data, file.job.rounds)
     if not data.allow_overlap:
         check_disjoint(problems)
     return problems
 
 
-def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Problem]]) -> dict[str, list[Problem]]:
+def keep_problems(run: Run, job: Job, pinned: Data, problems: Problems) -> Problems:
     """The problems of the run. Where some are from the Hub, its first driver keeps all of them in the run: a Hub
     can change, or be out of reach, and a run must neither change with it nor need it."""
     if not job.data.from_hub:
@@ -59,18 +60,18 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: dict[str, list[Pro
     commit = run.step(KEPT_PROBLEMS, {"data": Fields(job.data, without=("date",))}, work)  # no row has a date
     with run.using(files_of(commit)):
         kept = kept_problems(run.path(KEPT_PROBLEMS))
-    require_enough(kept.get("train", []), job.data, job.rounds)  # a resume may have raised the rounds
+    require_enough(kept.get("train", ()), job.data, job.rounds)  # a resume may have raised the rounds
     return kept
 
 
-def read_all_preferences(file: JobFile, problems: Mapping[str, list[Problem]]) -> list[Preferences]:
+def read_all_preferences(file: JobFile, problems: Problems) -> list[Preferences]:
     """The preference data of a job, none where it wants none; with no prompt that is among the `problems`."""
     found = read_preferences(file.job, file.find)
     _check_apart(file.job, found, problems)
     return found
 
 
-def _check_apart(job: Job, preferences: Sequence[Preferences], problems: Mapping[str, list[Problem]]) -> None:
+def _check_apart(job: Job, preferences: Sequence[Preferences], problems: Problems) -> None:
     held_out = {split: rows for split, rows in problems.items() if split != "train"}
     if held_out and not job.data.allow_overlap:
         check_disjoint({"stages": as_problems(preferences), **held_out})
@@ -81,7 +82,7 @@ def keep_preferences(
     file: JobFile,
     given: dict[str, Any],
     read: list[Preferences] | None,
-    problems: Mapping[str, list[Problem]],
+    problems: Problems,
     checked: bool,
 ) -> None:
     """Keep the preference data in the run, as they were when it started; `read` is None where it had them. `given` is

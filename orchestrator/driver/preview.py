@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Job
+from orchestrator.driver.kept import Problems
 from orchestrator.driver.wiring import ENGINE
 from orchestrator.errors import BadInput
 from orchestrator.inputs.preferences import Preferences, as_row
@@ -51,7 +52,7 @@ class Preview:
 def preview(
     job: Job,
     model: Path,
-    problems: Mapping[str, list[Problem]],
+    problems: Problems,
     preferences: Sequence[Preferences],
     render: Render,
     sources: Sources = SOURCES,
@@ -66,7 +67,7 @@ def preview(
 def require_sound(
     job: Job,
     model: Path,
-    problems: Mapping[str, list[Problem]],
+    problems: Problems,
     preferences: Sequence[Preferences],
     say: Say,
     render: Render,
@@ -84,7 +85,11 @@ def require_sound(
 
 
 def request(
-    job: Job, model: str, problems: Mapping[str, list[Problem]], preferences: Sequence[Preferences], sources: Sources
+    job: Job,
+    model: str,
+    problems: Problems,
+    preferences: Sequence[Preferences],
+    sources: Sources,
 ) -> dict[str, Any]:
     """What `workers.tokens.rendering` is asked, as JSON values."""
     limits = {"generate.max_tokens": job.generate.max_tokens} if problems else {}
@@ -100,7 +105,7 @@ def request(
     ]
     if rows := problems.get("train"):
         sets += _derived(plan, sources[job.source.type].derived(job, rows))
-    given = [{"name": source.name} | _first([as_row(row) for row in source.rows]) for source in preferences]
+    given = [{"name": source.name} | _first(as_row, source.rows) for source in preferences]
     own = {"literal": _literal(job.stages.template if job.stages else ""), "system": job.data.system}
     pairs = {"plan": asdict(preference_plan(job, model)), "sources": given} | own if given else None
     lengths = {"max_model_len": job.generate.max_model_len, "limits": limits}
@@ -117,7 +122,7 @@ def request(
 
 def _set(key: str, name: str | None, plan: dict[str, Any], rows: Sequence[Problem]) -> dict[str, Any]:
     """A set of prompts; `name` is that of its line, None for the first of the data."""
-    return {"key": key, "name": name, "plan": plan, "literal": None} | _first([asdict(row) for row in rows])
+    return {"key": key, "name": name, "plan": plan, "literal": None} | _first(asdict, rows)
 
 
 def _derived(plan: dict[str, Any], made: Iterator[Prompts]) -> Iterator[dict[str, Any]]:
@@ -135,14 +140,15 @@ def _written(job: Job) -> dict[str, str]:
     return {key: text for key, text in texts.items() if text}
 
 
-def _first(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _first(as_json: Callable[[Any], dict[str, Any]], rows: Sequence[Any]) -> dict[str, Any]:
     """As many rows as are looked at, and of how many they are the first."""
-    room = _CHARACTERS
-    for number, row in enumerate(rows):
+    room, first = _CHARACTERS, list[dict[str, Any]]()
+    for row in map(as_json, rows):
         room -= sum(len(str(value)) for value in row.values())
-        if room < 0 and number:
-            return {"rows": rows[:number], "of": len(rows)}
-    return {"rows": rows, "of": len(rows)}
+        if room < 0 and first:
+            break
+        first.append(row)
+    return {"rows": first, "of": len(rows)}
 
 
 def _literal(*templates: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -13,6 +13,7 @@ from orchestrator.driver.kept import KEPT
 from orchestrator.driver.resume import command, may_move
 from orchestrator.errors import BadInput
 from orchestrator.inputs.fields import PROBLEM_READING
+from orchestrator.inputs.problem_set import digest_of_problems
 from orchestrator.ledger import recipes
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel, model_digest
@@ -104,9 +105,9 @@ def has_begun(run: Run) -> bool:
     return bool(state.shards or state.commits.keys() - KEPT)
 
 
-def problem_digests(problems: Mapping[str, list[Problem]]) -> dict[str, str]:
+def problem_digests(problems: Mapping[str, Sequence[Problem]]) -> dict[str, str]:
     """What is recorded of problems that the run does not keep."""
-    return {split: recipes.of_recipe_1(rows) for split, rows in problems.items()}
+    return {split: recipes.of_recipe_1(digest_of_problems(rows)) for split, rows in problems.items()}
 
 
 def check_same_problems(run: Run, job: Job, digests: Mapping[str, str] | None) -> None:

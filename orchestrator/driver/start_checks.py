@@ -29,7 +29,7 @@ def check_start(
     file: JobFile,
     run: Run,
     model: Path,
-    problems: Mapping[str, list[Problem]],
+    problems: Mapping[str, Sequence[Problem]],
     preferences: Sequence[Preferences],
     say: Say,
     ask: Ask,
@@ -59,7 +59,7 @@ def models(model: Path, reference: NamedModel | None) -> dict[str, Path]:
     return {"model": model} | ({"reference": reference.folder} if reference else {})
 
 
-def _kept(run: Run) -> Mapping[str, list[Problem]]:
+def _kept(run: Run) -> Mapping[str, Sequence[Problem]]:
     """The problems that a fork has from the run that kept them, which no prompt was made of with this job yet."""
     commit, files = run.committed(KEPT_PROBLEMS), run.artifacts
     if commit is None or not commit.artifacts:
@@ -69,7 +69,7 @@ def _kept(run: Run) -> Mapping[str, list[Problem]]:
     return kept_problems(place)
 
 
-def gold_lines(file: JobFile, run: Run, problems: Mapping[str, list[Problem]], ask: Ask) -> list[str]:
+def gold_lines(file: JobFile, run: Run, problems: Mapping[str, Sequence[Problem]], ask: Ask) -> list[str]:
     """As `check_golds`; for a run that has begun, its refusal is a line too."""
     try:
         return check_golds(file, problems, ask)
@@ -83,7 +83,7 @@ def previewed(
     file: JobFile,
     run: Run,
     model: Path,
-    problems: Mapping[str, list[Problem]],
+    problems: Mapping[str, Sequence[Problem]],
     preferences: Sequence[Preferences],
     render: Render,
 ) -> Preview:
@@ -101,7 +101,7 @@ def looked_at(
     run: Run,
     model: NamedModel,
     reference: NamedModel | None,
-    problems: Mapping[str, list[Problem]],
+    problems: Mapping[str, Sequence[Problem]],
     preferences: Sequence[Preferences],
     render: Render,
     trial: Trial,

@@ -30,6 +30,7 @@ from orchestrator.ledger.run import Facts
 from orchestrator.models.named import model_digest
 from orchestrator.models.sizes import ModelSize, size_of
 from orchestrator.records.executed import WEIGHTS
+from orchestrator.records.problem_files import handed_over
 from orchestrator.records.progress import ENGINES as ENGINES_START
 from orchestrator.records.progress import RANKS as RANKS_START
 from orchestrator.records.progress import START, UNWATCHED, Watch, starting
@@ -135,10 +136,12 @@ class RealWorkers:
             self._meters.show_by(self._connected.metric)
         return self._connected
 
-    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts:
-        from workers.tokens.prompts import tokenize
+    def tokenize(self, problems: Sequence[Problem], plan: TokenizingPlan, output: str) -> Facts:
+        from workers.tokens.prompts import tokenize_file
 
-        facts: Facts = self.cluster.call(tokenize, problems, plan, output)
+        # Millions of them go through a file, in the folder that the nodes share.
+        with handed_over(problems, Path(output)) as file:
+            facts: Facts = self.cluster.call(tokenize_file, str(file), plan, output)
         return facts
 
     def token_ends(self, model: str, source: str, output: str) -> Facts:

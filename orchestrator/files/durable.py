@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +103,16 @@ def canonical(value: Any) -> bytes:
 def fingerprint(value: Any) -> str:
     """Hex digest (32 characters) of a JSON value."""
     return fingerprint_of(canonical(value))
+
+
+def fingerprint_of_many(values: Iterable[Any]) -> str:
+    """The same of a list of values, of which one is in memory at a time."""
+    digest, between = hashlib.sha256(b"["), b""
+    for value in values:
+        digest.update(between + canonical(value))
+        between = b","
+    digest.update(b"]")
+    return digest.hexdigest()[:32]
 
 
 def fingerprint_of(spelled: bytes) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from orchestrator.config import Grade, Job
 from orchestrator.config.load import JobFile
@@ -18,10 +20,11 @@ Ask = Callable[[Grade, Iterable[str]], tuple[dict[str, str], int]]
 EXAMPLES = 3
 MOST = 0.5
 """A job is refused where more than this share of a split's gold answers is read by no grader."""
+_TEN = frozenset("0123456789")
 _COMPARE_TEXT = ("exact", "number", "math", "regex")
 
 
-def check_golds(file: JobFile, problems: Mapping[str, list[Problem]], ask: Ask) -> list[str]:
+def check_golds(file: JobFile, problems: Mapping[str, Sequence[Problem]], ask: Ask) -> list[str]:
     """What a person should know of the gold answers, a line each: which ones no grader reads. Nothing is asked where
     `judge` or a function of the user's is among the graders: they may take any.
 
@@ -35,7 +38,7 @@ def check_golds(file: JobFile, problems: Mapping[str, list[Problem]], ask: Ask) 
         return []
     lines = [_numbered(job, split, rows, names) for split, rows in graded.items()]
     unread, asked = ask(job.grade, (problem.gold for rows in graded.values() for problem in rows))
-    total = len({problem.gold for rows in graded.values() for problem in rows})
+    total = _different(problem.gold for rows in graded.values() for problem in rows)
     for split, rows in graded.items():
         bad = [number for number, problem in enumerate(rows) if problem.gold in unread]
         if bad:
@@ -62,10 +65,9 @@ def _names(graders: Iterable[Any]) -> Iterator[str]:
                 yield from _names(below)
 
 
-def _numbered(job: Job, split: str, rows: list[Problem], names: set[str]) -> str:
+def _numbered(job: Job, split: str, rows: Sequence[Problem], names: set[str]) -> str:
     """What is to be said of gold answers 0, 1, 2, ... that `choice` takes for letters."""
-    golds = {problem.gold for problem in rows}
-    if "choice" not in names or "0" not in golds or not golds <= set("0123456789"):
+    if "choice" not in names or (golds := _digits(rows)) is None or "0" not in golds:
         return ""
     said = (
         f"data.{split}: the gold answers are {', '.join(sorted(golds))}, which look like options counted from 0, and "
@@ -77,7 +79,22 @@ def _numbered(job: Job, split: str, rows: list[Problem], names: set[str]) -> str
     return said
 
 
-def _unread_line(file: JobFile, split: str, rows: list[Problem], bad: list[int], unread: Mapping[str, str]) -> str:
+def _digits(rows: Iterable[Problem]) -> set[str] | None:
+    """The gold answers, where each is a single digit."""
+    found: set[str] = set()
+    for problem in rows:
+        if problem.gold not in _TEN:
+            return None
+        found.add(problem.gold)
+    return found
+
+
+def _different(texts: Iterable[str]) -> int:
+    """How many different ones there are, told by their hashes: of millions, there is no room for each."""
+    return len(np.unique(np.fromiter(map(hash, texts), np.int64)))
+
+
+def _unread_line(file: JobFile, split: str, rows: Sequence[Problem], bad: list[int], unread: Mapping[str, str]) -> str:
     data = file.job.data
     source = data.sources[split]
     find = {split: file.find(source.path, f"data.{split}")} if source.path else {}

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
+import numpy as np
 
 from orchestrator.config import Data, Source
 from orchestrator.errors import BadInput, Damaged
@@ -18,16 +17,15 @@ from orchestrator.inputs import hub_data
 from orchestrator.inputs.fields import PROBLEM_READING, fill, gold_of, present, text_of
 from orchestrator.inputs.options import options_of
 from orchestrator.inputs.overlap import overlaps
+from orchestrator.inputs.problem_set import ProblemSet
 from orchestrator.inputs.rows import rows_of
 from orchestrator.ledger.columns import require_columns
 from orchestrator.records.golds import accepted, best, joined
-from orchestrator.records.parquet import read_table
+from orchestrator.records.problem_files import read_problem_file, write_problem_file
 from orchestrator.records.rows import Problem
 
-_PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "gold", "solution", "hint")])
 
-
-def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int = PROBLEM_READING) -> list[Problem]:
+def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int = PROBLEM_READING) -> ProblemSet:
     """The problems of a split ("train", "gate", "test"), in file order; `find` has the files of the splits
     that are files, and `reading` says how rows are read (see `fields`).
 
@@ -36,21 +34,37 @@ def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int
             a field is missing, a gold answer is empty, or an id occurs twice. The message names place and field.
     """
     source: Source = getattr(data, split)
-    problems: list[Problem] = []
-    seen: dict[str, str] = {}
-    for place, row in _rows(source, split, find):
-        problem = _problem(data, row, len(problems), place, reading)
-        if problem.prompt_id in seen:
-            raise BadInput(
-                f"{place}: id {problem.prompt_id!r} stands at {seen[problem.prompt_id]} too; ids must differ"
-            )
-        seen[problem.prompt_id] = place
-        problems.append(problem)
-        if source.limit is not None and len(problems) >= source.limit:
-            break
+    ids = array("q")  # of each problem the hash of its id
+
+    def rows() -> Iterator[Problem]:
+        for place, row in islice(_rows(source, split, find), source.limit):
+            yield (problem := _problem(data, row, len(ids), place, reading))
+            ids.append(hash(problem.prompt_id))
+
+    try:
+        problems = ProblemSet(rows())
+    except BadInput:
+        _require_different_ids(data, split, find, reading, ids)  # what stands above the bad row is told first
+        raise
+    _require_different_ids(data, split, find, reading, ids)
     if not problems:
         raise BadInput(f"data.{split}: {source.hub or find[split]} has no rows")
     return problems
+
+
+def _require_different_ids(data: Data, split: str, find: Mapping[str, Path], reading: int, ids: array[int]) -> None:
+    """Refuse an id that stands twice. Where two hashes are the same, the ids are read again: they need not be."""
+    hashes, count = np.unique(np.array(ids, np.int64), return_counts=True)
+    repeated = set(hashes[count > 1].tolist())
+    if not repeated or data.id is None:
+        return
+    seen: dict[str, str] = {}
+    for number, (place, row) in enumerate(islice(_rows(getattr(data, split), split, find), len(ids))):
+        if ids[number] in repeated:
+            prompt_id = text_of(row, data.id, "data.id", place, reading)
+            if prompt_id in seen:
+                raise BadInput(f"{place}: id {prompt_id!r} stands at {seen[prompt_id]} too; ids must differ")
+            seen[prompt_id] = place
 
 
 def place_of(data: Data, split: str, find: Mapping[str, Path], number: int) -> str:
@@ -62,7 +76,7 @@ def _rows(source: Source, split: str, find: Mapping[str, Path]) -> Iterator[tupl
     return hub_data.rows(source, f"data.{split}") if source.hub else rows_of(find[split], f"data.{split}")
 
 
-def check_disjoint(splits: Mapping[str, list[Problem]]) -> None:
+def check_disjoint(splits: Mapping[str, Iterable[Problem]]) -> None:
     """Refuse a problem that stands in two splits, word for word or nearly (see `overlap`). The prompts of preference
     data are the split "stages".
 
@@ -89,33 +103,31 @@ def pin(data: Data) -> Data:
     return data.model_copy(update={s: hub_data.pinned(source, f"data.{s}") for s, source in data.sources.items()})
 
 
-def write_problems(splits: Mapping[str, list[Problem]], folder: Path) -> dict[str, Any]:
+def write_problems(splits: Mapping[str, Sequence[Problem]], folder: Path) -> dict[str, Any]:
     """Write one Parquet file a split into a new folder; returns the number of problems of each."""
     folder.mkdir()
     for split, problems in splits.items():
-        table = pa.Table.from_pylist([asdict(problem) for problem in problems], _PROBLEMS)
-        pq.write_table(table, folder / f"{split}.parquet", compression="zstd")
+        write_problem_file(problems, folder / f"{split}.parquet")
     return {split: len(problems) for split, problems in splits.items()}
 
 
-def kept_problems(folder: Path) -> dict[str, list[Problem]]:
+def kept_problems(folder: Path) -> dict[str, ProblemSet]:
     """What `write_problems` wrote."""
-    found: dict[str, list[Problem]] = {}
+    found: dict[str, ProblemSet] = {}
     for file in (folder / f"{split}.parquet" for split in ("train", "gate", "test")):
         if file.exists():
             require_columns(file, folder.parent)
-            found[file.stem] = [_kept_problem(row, file) for row in read_table(file).to_pylist()]
+            found[file.stem] = ProblemSet(_kept_problem(problem, file) for problem in read_problem_file(file))
     return found
 
 
-def _kept_problem(row: dict[str, Any], file: Path) -> Problem:
-    known: dict[str, Any] = {name: row.get(name) for name in _PROBLEMS.names}
-    if any(known[name] is None for name in ("prompt_id", "text", "gold")):
+def _kept_problem(problem: Problem, file: Path) -> Problem:
+    if any(value is None for value in (problem.prompt_id, problem.text, problem.gold)):
         raise Damaged(f"{file}: a problem in it has no id, text or gold answer. Restore it from a copy.")
-    return Problem(**known)
+    return problem
 
 
-def require_enough(problems: list[Problem], data: Data, rounds: int) -> None:
+def require_enough(problems: Sequence[Problem], data: Data, rounds: int) -> None:
     """Refuse `prompts: new` where some problem would come twice.
 
     Raises:

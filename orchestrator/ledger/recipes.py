@@ -17,7 +17,7 @@ What an earlier recipe counted and that may change now, it counts as the run's `
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -84,9 +84,11 @@ class Version:
 
 @dataclass(frozen=True)
 class Digest:
-    """The fingerprint of many rows, in place of them."""
+    """The fingerprint of many rows, in place of them. `remembered` is told the number of a recipe and how to make the
+    fingerprint by that, and may know it already."""
 
-    rows: Sequence[Any]
+    rows: Iterable[Any]
+    remembered: Callable[[str, Callable[[], str]], str] = lambda recipe, make: make()
 
 
 @dataclass(frozen=True)
@@ -171,7 +173,7 @@ class _Recipe:
         if isinstance(value, UsedFiles):
             return value.value
         if isinstance(value, Digest):
-            return durable.fingerprint(self.of(value.rows))
+            return value.remembered(str(self.number), lambda: durable.fingerprint_of_many(map(self.of, value.rows)))
         if isinstance(value, BaseModel) or (is_dataclass(value) and not isinstance(value, type)):
             return self._fields(value)
         return value
@@ -213,9 +215,9 @@ def fingerprint(inputs: Inputs, facts: Mapping[str, Any] | None = None) -> str:
     return durable.fingerprint(_Recipe(RECIPE, facts, {}).of(inputs))
 
 
-def of_recipe_1(rows: Sequence[Any]) -> str:
+def of_recipe_1(rows: Digest) -> str:
     """The fingerprint of rows that is kept outside of any step: always by recipe 1, which no new field changes."""
-    return durable.fingerprint(_Recipe(1, None, {}).of(rows))
+    return str(_Recipe(1, None, {}).of(rows))
 
 
 def fingerprints(

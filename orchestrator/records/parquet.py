@@ -1,12 +1,19 @@
-"""Parquet files of a run, read whole. A run has thousands of small ones."""
+"""Parquet files of a run, read whole or some rows at a time. A run has thousands of small ones, and some large ones."""
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
+from itertools import accumulate
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
+
+ROWS_A_GROUP = 4096
+"""Rows of a large file that are written, and so read, together."""
 
 
 def read_table(file: str | Path, columns: Sequence[str] | None = None) -> pa.Table:
@@ -19,6 +26,57 @@ def read_table(file: str | Path, columns: Sequence[str] | None = None) -> pa.Tab
     with pq.ParquetFile(file, pre_buffer=True) as parquet:
         if columns is None:
             return parquet.read()
-        if missing := set(columns) - set(parquet.schema_arrow.names):
-            raise pa.ArrowInvalid(f"{file}: no column {', '.join(sorted(missing))}")
+        _require(columns, parquet, file)
         return parquet.read(columns=columns).select(columns)
+
+
+def _require(columns: Sequence[str], parquet: pq.ParquetFile, file: str | Path) -> None:
+    if missing := set(columns) - set(parquet.schema_arrow.names):
+        raise pa.ArrowInvalid(f"{file}: no column {', '.join(sorted(missing))}")
+
+
+class Rows:
+    """A file of which some rows are read at a time. The group of rows that was read last is kept: the next ones are
+    likely to be in it. Files that earlier versions wrote are one group.
+
+    Raises:
+        OSError, pyarrow.ArrowException: it cannot be read, or has no such column.
+    """
+
+    def __init__(self, file: str | Path, columns: Sequence[str]) -> None:
+        self._file, self._columns = pq.ParquetFile(file, pre_buffer=True), list(columns)
+        _require(columns, self._file, file)
+        metadata = self._file.metadata
+        sizes = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        self._starts = [0, *accumulate(sizes)]
+        self._read: tuple[int, pa.Table] | None = None
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def between(self, start: int, stop: int) -> pa.Table:
+        """Rows `start` to `stop`, as far as there are so many."""
+        first, last = bisect_right(self._starts, start) - 1, bisect_left(self._starts, stop)
+        groups = range(first, min(last, len(self._starts) - 1))
+        parts = [self._group(number) for number in groups]
+        if not parts:
+            return self._file.schema_arrow.empty_table().select(self._columns)
+        table = pa.concat_tables(parts)
+        return table.slice(start - self._starts[first], stop - start)
+
+    def take(self, places: npt.NDArray[np.int64]) -> pa.Table:
+        """The rows at these places, in their order."""
+        if not len(places):
+            return self.between(0, 0)
+        groups = np.searchsorted(self._starts, places, side="right") - 1
+        parts, order = list[pa.Table](), list[npt.NDArray[np.int64]]()
+        for number in np.unique(groups).tolist():
+            order.append(np.flatnonzero(groups == number))
+            parts.append(self._group(number).take(pa.array(places[order[-1]] - self._starts[number])))
+        return pa.concat_tables(parts).take(pa.array(np.argsort(np.concatenate(order)))).combine_chunks()
+
+    def _group(self, number: int) -> pa.Table:
+        if self._read is None or self._read[0] != number:
+            self._read = None  # two of them are not held at once
+            self._read = number, self._file.read_row_group(number, columns=self._columns).select(self._columns)
+        return self._read[1]

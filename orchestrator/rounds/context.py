@@ -16,9 +16,10 @@ from orchestrator.config.engines import FIRST_KIND
 from orchestrator.config.marks import executing_in
 from orchestrator.config.sampling import OWN
 from orchestrator.errors import BadInput, Damaged
+from orchestrator.inputs.problem_set import digest_of_problems
 from orchestrator.ledger import taken
 from orchestrator.ledger.ledger import Commit
-from orchestrator.ledger.recipes import Digest, Executed, Fields, Later, Setting, Unseen, UsedFiles, Version
+from orchestrator.ledger.recipes import Executed, Fields, Later, Setting, Unseen, UsedFiles, Version
 from orchestrator.ledger.run import Facts, Run
 from orchestrator.ledger.uses import files_of
 from orchestrator.ledger.uses import model as committed_model
@@ -78,7 +79,7 @@ class Workers(Protocol):
     def dtype(self) -> str:
         """In what number format engines serve: the value of `generate.dtype`, or what it has come to in this run."""
 
-    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> Facts:
+    def tokenize(self, problems: Sequence[Problem], plan: TokenizingPlan, output: str) -> Facts:
         """Write prompts (schema PROMPTS) to `output`; returns how many were kept and dropped.
 
         Raises:
@@ -156,7 +157,7 @@ class Context:
     job: Job
     run: Run
     workers: Workers
-    problems: Mapping[str, list[Problem]]
+    problems: Mapping[str, Sequence[Problem]]
     base_model: str
     """Absolute folder; its tokenizer serves the whole run."""
     say: Say
@@ -202,7 +203,7 @@ class Context:
         again = self.job.regrade
         return again.grade if again and round_number >= again.round else self.job.grade
 
-    def tokenize(self, name: str, problems: Mapping[str, list[Problem]], **changes: Any) -> Commit:
+    def tokenize(self, name: str, problems: Mapping[str, Sequence[Problem]], **changes: Any) -> Commit:
         """A folder with one Parquet file of prompts a key of `problems`; `changes` are to the plan for it.
 
         Raises:
@@ -210,7 +211,7 @@ class Context:
         """
         plan = replace(tokenizing_plan(self.job, self.base_model), **changes)
         inputs = {
-            "problems": {key: Digest(rows) for key, rows in problems.items()},
+            "problems": {key: digest_of_problems(rows) for key, rows in problems.items()},
             "plan": Fields(plan, {"model": self.base_files}),
         }
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
@@ -20,6 +21,7 @@ from orchestrator.records.masks import SAMPLE_MASK, fitted, mask_columns, masked
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import SAMPLES, pairs_schema
 from orchestrator.rounds.pairing import CORRECT, SCORES, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
+from orchestrator.rounds.prompt_rows import Prompts
 
 
 class Choice(NamedTuple):
@@ -30,6 +32,10 @@ class Choice(NamedTuple):
     prompt_id: str
     chosen_sample: int | None
     rejected_sample: int | None
+
+
+Choices = Iterator[tuple[Sequence[Path], list[Choice]]]
+"""What is chosen from the files of samples of each shard; of none: from no sample."""
 
 
 class Scored(NamedTuple):
@@ -52,7 +58,7 @@ def write_pairs(
     """Pair each prompt's better and worse samples, and write the pairs (schema `pairs_schema`). `hinted` are further
     samples of prompts that have no correct one.
 
-    Two passes: the first only chooses, so that a random subset can be drawn from all; the second writes.
+    Where a random subset is drawn from all pairs, they are chosen twice, the first time to count them.
     Returns: pairs, before_cap, how many prompts have pairs (before the cap), how many are mixed, all correct, all wrong
     or ungradable only, pass_any, and mean lengths in tokens; `hinted`, the pairs that came from hints, where there are
     any; `pairs_lost` and `prompts_lost`, how many more pairs, and prompts with any, there would have been had
@@ -60,41 +66,65 @@ def write_pairs(
     or ungradable, and there is neither pass_any nor a loss.
     """
     prompts = Prompts(prompts_file)
-    choices, facts = choose(prompts, shards, plan, hinted)
-    samples = [[wave.samples for wave in shard.waves] for shard in (*shards, *hinted)]
-    return _write_chosen(prompts, samples, choices, plan, output) | facts
+    choosing = Choosing(prompts, shards, plan, hinted)
+    return _write_chosen(prompts, choosing.choices, choosing.files, plan, output) | choosing.facts()
 
 
-def choose(
-    prompts: Prompts, shards: Sequence[Scored], plan: PairingPlan, hinted: Sequence[Scored] = ()
-) -> tuple[list[list[Choice]], Facts]:
-    """The pairs of each shard, before a cap, and what `write_pairs` tells of the samples that they were chosen from."""
-    has_scores = any("score" in pq.read_schema(shard.scores).names for shard in shards[:1])
-    kinds = ("mixed", "tied", "ungradable") if has_scores else ("mixed", "all_correct", "all_wrong", "ungradable")
-    of_kind = dict.fromkeys(kinds, 0)
-    lost = {"pairs_lost": 0, "prompts_lost": 0}
-    choices: list[list[Choice]] = []
-    for number, shard in enumerate([*shards, *hinted]):
-        chosen: list[Choice] = []
-        for prompt_id, found in candidates(shard):
-            if number < len(shards):
-                of_kind[_kind(found, has_scores)] += 1
-            gold = prompts.gold(prompt_id) if plan.gold_as_chosen else []
-            pairs = pair_prompt(prompt_id, [*found, *gold], plan)
-            more = _pairs_lost(prompt_id, [*found, *gold], plan, len(pairs))
-            lost["pairs_lost"] += more
-            lost["prompts_lost"] += more > 0 and not pairs
-            for pair in pairs:
-                rejected = pair.rejected.sample_index if pair.rejected else None
-                chosen.append(Choice(pair.pair_id, prompt_id, pair.chosen.sample_index, rejected))
-        choices.append(chosen)
-    facts: Facts = {f"prompts_{kind}": count for kind, count in of_kind.items()}
-    facts["prompts_paired"] = len({choice.prompt_id for chosen in choices for choice in chosen})
-    if not has_scores:
-        facts["pass_any"] = (of_kind["mixed"] + of_kind["all_correct"]) / max(sum(of_kind.values()), 1)
-        facts |= lost
-    facts["before_cap"] = sum(map(len, choices))
-    return choices, facts | ({"hinted": sum(map(len, choices[len(shards) :]))} if hinted else {})
+class Choosing:
+    """Which pairs are made of the samples of `shards` and `hinted`, and what there is to tell of it."""
+
+    def __init__(
+        self, prompts: Prompts, shards: Sequence[Scored], plan: PairingPlan, hinted: Sequence[Scored] = ()
+    ) -> None:
+        self._prompts, self._shards, self._plan, self._hinted = prompts, shards, plan, hinted
+        self.files = [wave.samples for shard in (*shards, *hinted) for wave in shard.waves]
+        self._scores = any("score" in pq.read_schema(shard.scores).names for shard in shards[:1])
+        self._begin()
+
+    def _begin(self) -> None:
+        of_verdicts = ("mixed", "all_correct", "all_wrong", "ungradable")
+        self._of_kind = dict.fromkeys(("mixed", "tied", "ungradable") if self._scores else of_verdicts, 0)
+        self._lost = {"pairs_lost": 0, "prompts_lost": 0}
+        self._pairs = {"of_samples": 0, "of_hints": 0}
+        self._paired = [np.zeros(0, np.int64)]
+
+    def choices(self) -> Choices:
+        """The pairs of each shard, before a cap; each time anew."""
+        self._begin()
+        for number, shard in enumerate([*self._shards, *self._hinted]):
+            first = number < len(self._shards)
+            chosen = [choice for prompt in self._prompts_of(shard) for choice in self._of(*prompt, first)]
+            self._pairs["of_samples" if first else "of_hints"] += len(chosen)
+            self._paired.append(self._prompts.places(list(dict.fromkeys(choice.prompt_id for choice in chosen))))
+            yield [wave.samples for wave in shard.waves], chosen
+
+    def _prompts_of(self, shard: Scored) -> Iterator[tuple[str, list[Candidate], list[Candidate]]]:
+        """Each prompt with its samples, and with its gold solution where that may be chosen."""
+        found = candidates(shard)
+        golds = golds_of(self._prompts, [prompt_id for prompt_id, _ in found]) if self._plan.gold_as_chosen else {}
+        return ((prompt_id, candidates, golds.get(prompt_id, [])) for prompt_id, candidates in found)
+
+    def _of(self, prompt_id: str, samples: list[Candidate], gold: list[Candidate], first: bool) -> Iterator[Choice]:
+        if first:
+            self._of_kind[_kind(samples, self._scores)] += 1
+        pairs = pair_prompt(prompt_id, [*samples, *gold], self._plan)
+        more = _pairs_lost(prompt_id, [*samples, *gold], self._plan, len(pairs))
+        self._lost["pairs_lost"] += more
+        self._lost["prompts_lost"] += more > 0 and not pairs
+        for pair in pairs:
+            rejected = pair.rejected.sample_index if pair.rejected else None
+            yield Choice(pair.pair_id, prompt_id, pair.chosen.sample_index, rejected)
+
+    def facts(self) -> Facts:
+        """What `write_pairs` tells of the samples, once all `choices` were gone through."""
+        of_kind = self._of_kind
+        facts: Facts = {f"prompts_{kind}": count for kind, count in of_kind.items()}
+        facts["prompts_paired"] = len(np.unique(np.concatenate(self._paired)))
+        if not self._scores:
+            facts["pass_any"] = (of_kind["mixed"] + of_kind["all_correct"]) / max(sum(of_kind.values()), 1)
+            facts |= self._lost
+        facts["before_cap"] = sum(self._pairs.values())
+        return facts | ({"hinted": self._pairs["of_hints"]} if self._hinted else {})
 
 
 def _pairs_lost(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPlan, made: int) -> int:
@@ -108,12 +138,20 @@ def _pairs_lost(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPl
 def write_gold(prompts_file: Path, plan: PairingPlan, output: Path) -> Facts:
     """One row a prompt that has a gold solution, to be imitated. Returns: pairs, before_cap, chosen_tokens."""
     prompts = Prompts(prompts_file)
-    return _write_chosen(prompts, [[]], [choose_gold(prompts)], plan, output)
+    return _write_chosen(prompts, lambda: gold_choices(prompts), [], plan, output)
 
 
-def choose_gold(prompts: Prompts) -> list[Choice]:
+def gold_choices(prompts: Prompts) -> Choices:
     """One row a prompt that has a gold solution."""
-    return [Choice(f"{prompt_id}/0", prompt_id, None, None) for prompt_id in prompts.row if prompts.gold(prompt_id)]
+    for ids in prompts.ids():
+        golds = golds_of(prompts, ids)
+        yield [], [Choice(f"{name}/0", name, None, None) for name in ids if name in golds]
+
+
+def golds_of(prompts: Prompts, ids: Sequence[str]) -> dict[str, list[Candidate]]:
+    """The worked gold solutions as candidates, of prompts that have one."""
+    solutions = prompts.rows(ids)["solution"].to_pylist()
+    return {name: [Candidate(None, said, CORRECT)] for name, said in zip(ids, solutions, strict=True) if said}
 
 
 def unsolved(shards: Sequence[Scored]) -> list[str]:
@@ -143,21 +181,6 @@ def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path,
             writer.write_table(table.set_column(0, table.schema.field(0), names))
             count += table.num_rows
     return {"pairs": count, "rounds": len(earlier)}
-
-
-class Prompts:
-    """Rows of the prompts file by id."""
-
-    def __init__(self, file: Path) -> None:
-        self.table = read_table(file)
-        self.row = {prompt_id: i for i, prompt_id in enumerate(self.table["prompt_id"].to_pylist())}
-        self.conversational = self.table["messages"].null_count < self.table.num_rows
-        self._solutions = self.table["solution"].to_pylist()
-
-    def gold(self, prompt_id: str) -> list[Candidate]:
-        """The worked gold solution as a candidate, where there is one."""
-        solution = self._solutions[self.row[prompt_id]]
-        return [Candidate(None, solution, CORRECT)] if solution else []
 
 
 def candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
@@ -194,63 +217,44 @@ def _kind(candidates: Sequence[Candidate], has_scores: bool) -> str:
 
 
 def _write_chosen(
-    prompts: Prompts,
-    samples: Sequence[Sequence[Path]],
-    choices: list[list[Choice]],
-    plan: PairingPlan,
-    output: Path,
+    prompts: Prompts, chosen: Callable[[], Choices], files: Sequence[Path], plan: PairingPlan, output: Path
 ) -> Facts:
-    """Write what was chosen from the files of samples of each shard (none: from no sample), cut to the plan's
-    `max_pairs`. Returns: pairs, before_cap, and each side's mean tokens.
+    """Write what is chosen from the samples of each shard, cut to the plan's `max_pairs`. `files` are all
+    of these. Returns: pairs, before_cap, and each side's mean tokens.
 
     Raises:
         Damaged: a mask does not fit its sample.
     """
-    before_cap = sum(map(len, choices))
-    kept = random_subset(before_cap, plan.max_pairs, plan.seed)
-    if kept is not None:
-        choices = _only(choices, set(kept))
-    tokens = _write(prompts, samples, choices, output)
-    num_pairs = sum(map(len, choices))
-    return {"pairs": num_pairs, "before_cap": before_cap} | counts.mean_lengths(tokens, num_pairs)
-
-
-def _only(choices: list[list[Choice]], kept: set[int]) -> list[list[Choice]]:
-    number = -1
-    result = []
-    for shard in choices:
-        chosen = []
-        for pair in shard:
-            number += 1
-            if number in kept:
-                chosen.append(pair)
-        result.append(chosen)
-    return result
-
-
-def _write(
-    prompts: Prompts, samples: Sequence[Sequence[Path]], choices: list[list[Choice]], output: Path
-) -> dict[str, int]:
-    """Write pairs (`pairs_schema`, with masks where a sample has any), a shard of samples at a time. Returns the tokens
-    of each side, summed.
-
-    Raises:
-        Damaged: a mask does not fit its sample.
-    """
+    before_cap = None if plan.max_pairs is None else sum(len(pairs) for _, pairs in chosen())
+    kept = random_subset(before_cap or 0, plan.max_pairs, plan.seed)
     schema = pairs_schema(prompts.conversational)
-    sampled_from = [file for files, pairs in zip(samples, choices, strict=True) if pairs for file in files]
-    if any(mask_columns(pq.read_schema(file)) for file in sampled_from):
+    with_masks = {file for file in files if mask_columns(pq.read_schema(file))}
+    if with_masks and any(pairs and with_masks & {*shard} for shard, pairs in only(chosen(), kept)):
         schema = masked(schema)
-    tokens = dict.fromkeys(counts.SIDES, 0)
+    tokens, num_pairs = dict.fromkeys(counts.SIDES, 0), 0
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
-        for files, pairs in zip(samples, choices, strict=True):
+        for sampled, pairs in only(chosen(), kept):
             if not pairs:
                 continue
-            table = _pairs_table(prompts, _sampled(files), pairs, schema)
+            table = _pairs_table(prompts, _sampled(sampled), pairs, schema)
             for side, count in counts.side_lengths(table).items():
                 tokens[side] += count
+            num_pairs += len(pairs)
             writer.write_table(table)
-    return tokens
+    facts = {"pairs": num_pairs, "before_cap": num_pairs if before_cap is None else before_cap}
+    return facts | counts.mean_lengths(tokens, num_pairs)
+
+
+def only(chosen: Choices, kept: Sequence[int] | None) -> Choices:
+    """Of what is chosen from each shard, the pairs of these numbers, counted from 0 through all shards; None: all."""
+    if kept is None:
+        yield from chosen
+        return
+    numbers, start = np.array(kept, np.int64), 0
+    for files, pairs in chosen:
+        first, last = np.searchsorted(numbers, (start, start + len(pairs)))
+        yield files, [pairs[number - start] for number in numbers[first:last].tolist()]
+        start += len(pairs)
 
 
 def _sampled(files: Sequence[Path]) -> pa.Table:
@@ -267,7 +271,7 @@ def _pairs_table(prompts: Prompts, samples: pa.Table, pairs: list[Choice], schem
     keys = zip(samples["prompt_id"].to_pylist(), samples["sample_index"].to_pylist(), strict=True)
     row: dict[tuple[str, int | None], int] = {key: i for i, key in enumerate(keys)}
     golds = sorted({pair.prompt_id for pair in pairs if pair.chosen_sample is None})
-    gold_rows = prompts.table.take(pa.array([prompts.row[prompt_id] for prompt_id in golds], pa.int64()))
+    gold_rows = prompts.rows(golds)
     for i, prompt_id in enumerate(golds):
         row[prompt_id, None] = samples.num_rows + i
     texts = pa.concat_arrays([*samples["text"].chunks, *gold_rows["solution"].chunks])
@@ -275,7 +279,7 @@ def _pairs_table(prompts: Prompts, samples: pa.Table, pairs: list[Choice], schem
     # All of a gold solution is scored, as if the model had written it.
     masks = samples[SAMPLE_MASK]
     masks = pa.concat_arrays([*masks.chunks, pa.nulls(gold_rows.num_rows, masks.type)])
-    at_prompt = prompts.table.take([prompts.row[pair.prompt_id] for pair in pairs])
+    at_prompt = prompts.rows([pair.prompt_id for pair in pairs])
     sides: dict[str, list[int | None]] = {
         "chosen": [row[pair.prompt_id, pair.chosen_sample] for pair in pairs],
         "rejected": [

@@ -21,6 +21,7 @@ from orchestrator.records.parquet import read_table
 from orchestrator.rounds import pair_files
 from orchestrator.rounds.pair_files import Scored
 from orchestrator.rounds.pairing import random_subset
+from orchestrator.rounds.prompt_rows import Prompts
 from orchestrator.rounds.round import pairing_plan
 from orchestrator.rounds.run_files import RunFiles
 
@@ -69,17 +70,21 @@ class Counting:
         """Of pairs that `pairs` of the job makes of these samples, with those that had a hint."""
         folder, plan = step.rpartition("/")[0], pairing_plan(self.job, number)
         [prompts] = self.files.all(f"{folder}/prompts")
-        choices, facts = pair_files.choose(pair_files.Prompts(prompts), shards, plan, list(hinted))
-        return facts | self.written(step, [choice for shard in choices for choice in shard], plan.max_pairs, plan.seed)
+        choosing = pair_files.Choosing(Prompts(prompts), shards, plan, list(hinted))
+        written = self.written(step, choosing.choices, plan.max_pairs, plan.seed)
+        return choosing.facts() | written
 
-    def written(self, step: str, choices: list[pair_files.Choice], cap: int | None, seed: int) -> Facts:
-        """Of the pairs that stand in the file, which must be those that were chosen."""
-        kept = random_subset(len(choices), cap, seed)
-        wanted = [choice.pair_id for choice in (choices if kept is None else [choices[i] for i in kept])]
+    def written(self, step: str, chosen: Callable[[], pair_files.Choices], cap: int | None, seed: int) -> Facts:
+        """Of the pairs that stand in the file, which must be those that were `chosen`."""
+        before_cap = None if cap is None else sum(len(pairs) for _, pairs in chosen())
+        kept = random_subset(before_cap or 0, cap, seed)
+        wanted = (choice.pair_id for _, pairs in pair_files.only(chosen(), kept) for choice in pairs)
         [file] = self.files.all(step)
-        if ids_in(file) != wanted:
+        found = (name for batch in batches([file], ["pair_id"]) for name in batch["pair_id"].to_pylist())
+        if any(one != other for one, other in itertools.zip_longest(wanted, found)):
             raise Damaged("its pairs are not those that the job makes of the samples and their verdicts")
-        return pair_counts(file)
+        facts = pair_counts(file)
+        return {"before_cap": facts["pairs"] if before_cap is None else before_cap} | facts
 
     def pairs(self, files: Iterable[Path]) -> Iterator[Pair]:
         """Pairs that are not too long to be trained on."""

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from orchestrator.config import Data, Grade, Job, Pairs, at_round
 from orchestrator.errors import RatchetError
+from orchestrator.inputs.problem_set import selection
 from orchestrator.inputs.problems import require_enough
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.recipes import Fields, UsedFiles
@@ -73,7 +74,7 @@ class Round:
             need = space.round_need(context.job, self.number, base, problems, disk)
             space.require_space(context.run.root, need, f"round {self.number}")
 
-    def problems(self) -> list[Problem]:
+    def problems(self) -> Sequence[Problem]:
         """The problems that the round's prompts are made of."""
         problems = self.context.problems[self.split]
         if self.split == "train":
@@ -310,7 +311,7 @@ class Round:
         return pairing_plan(self.context.job, self.number)
 
 
-def prompts_of_round(problems: list[Problem], data: Data, round_number: int, seed: int) -> list[Problem]:
+def prompts_of_round(problems: Sequence[Problem], data: Data, round_number: int, seed: int) -> Sequence[Problem]:
     """The training problems of a round (from 1): the same every round, or the next ones of a shuffled order
     that wraps at the end.
 
@@ -323,7 +324,7 @@ def prompts_of_round(problems: list[Problem], data: Data, round_number: int, see
         return problems
     order = random.Random(seed).sample(range(len(problems)), len(problems))
     start = 0 if data.prompts == "same" else (round_number - 1) * size
-    return [problems[order[(start + i) % len(problems)]] for i in range(size)]
+    return selection(problems, [order[(start + i) % len(problems)] for i in range(size)])
 
 
 def pairing_plan(job: Job, number: int) -> PairingPlan:

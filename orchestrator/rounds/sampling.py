@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.sharded import ShardedStep
 from orchestrator.records.counts import BY_PROMPT
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import Rows, read_table
 from orchestrator.records.rows import CAUSES, SamplingPlan, Shard
 from orchestrator.rounds.readiness import ready
 
@@ -51,32 +51,31 @@ class Slice:
     source: Path
     start: int
     stop: int
-    golds: dict[str, str]
+    rows: Rows
+
+    @property
+    def golds(self) -> dict[str, str]:
+        """The gold answers of its prompts, read anew."""
+        table = self.rows.between(self.start, self.stop)
+        return dict(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
 
 
 def shards_of(source: Path, size: int, first_index: int = 0) -> list[Slice]:
     """Cut a file of prompts into slices of `size` rows; the last one may be shorter."""
-    table = read_table(source, columns=["prompt_id", "gold"])
-    rows = list(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True))
+    rows = Rows(source, ["prompt_id", "gold"])
     starts = range(0, len(rows), size)
-    return [
-        Slice(first_index + i, source, s, min(s + size, len(rows)), dict(rows[s : s + size]))
-        for i, s in enumerate(starts)
-    ]
+    return [Slice(first_index + i, source, s, min(s + size, len(rows)), rows) for i, s in enumerate(starts)]
 
 
 def shards_as_of(source: Path, whole: Path, size: int) -> list[Slice]:
     """Cut a file that has some prompts of `whole`, in its order, where that is cut: slice i has prompts of slice i of
     `whole`, and where there are none, there is none."""
-    table = read_table(source, columns=["prompt_id", "gold"])
     row = {name: i for i, name in enumerate(read_table(whole, columns=["prompt_id"])["prompt_id"].to_pylist())}
-    found: dict[int, list[tuple[int, str, str]]] = {}
-    for at, (name, gold) in enumerate(zip(table["prompt_id"].to_pylist(), table["gold"].to_pylist(), strict=True)):
-        found.setdefault(row[name] // size, []).append((at, name, gold))
-    return [
-        Slice(index, source, rows[0][0], rows[-1][0] + 1, {name: gold for _, name, gold in rows})
-        for index, rows in found.items()
-    ]
+    found: dict[int, list[int]] = {}
+    for at, name in enumerate(read_table(source, columns=["prompt_id"])["prompt_id"].to_pylist()):
+        found.setdefault(row[name] // size, []).append(at)
+    rows = Rows(source, ["prompt_id", "gold"])
+    return [Slice(index, source, places[0], places[-1] + 1, rows) for index, places in found.items()]
 
 
 def sample_and_grade(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from orchestrator.config import Job, at_round
 from orchestrator.errors import RatchetError
+from orchestrator.inputs.problem_set import characters_of
 from orchestrator.models.checks import check_config
 from orchestrator.records.limits import weight_bytes
 from orchestrator.records.rows import Problem
@@ -65,7 +66,7 @@ def gib(size: float) -> str:
 
 def sizes(problems: Mapping[str, Sequence[Problem]]) -> dict[str, tuple[int, float]]:
     """Number and mean characters of each set's problems. Preference data are the set "stages", where there are any."""
-    return {k: (len(rows), sum(len(row.text) for row in rows) / max(1, len(rows))) for k, rows in problems.items()}
+    return {split: (len(rows), characters_of(rows) / max(1, len(rows))) for split, rows in problems.items()}
 
 
 def round_need(job: Job, number: int, base_model: Path, problems: Sizes, disk: Disk) -> Need:

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import at_round
@@ -19,11 +18,13 @@ from orchestrator.ledger import waves
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.uses import files_of
-from orchestrator.records.rows import SamplingPlan
+from orchestrator.records.parquet import Rows
+from orchestrator.records.rows import PROMPTS, SamplingPlan
 from orchestrator.rounds import pair_files
 from orchestrator.rounds.context import Model
 from orchestrator.rounds.pair_files import Scored
 from orchestrator.rounds.pairing import Candidate, PairingPlan, is_decided
+from orchestrator.rounds.prompt_rows import Prompts
 from orchestrator.rounds.recount import Counting
 from orchestrator.rounds.round import GradedSamples, Round, pairing_plan
 
@@ -56,9 +57,9 @@ def _go_on(wave: Round, prompts: Commit, graded: GradedSamples, plan: SamplingPl
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
-        file = pair_files.Prompts(graded.prompts)
+        file = Prompts(graded.prompts)
         names, facts = _undecided(file, graded.shards, pairing, plan.first_sample, left)
-        table = file.table.take(pa.array([file.row[name] for name in names], pa.int64()))
+        table = Rows(graded.prompts, PROMPTS.names).take(file.places(names))
         pq.write_table(table, folder / "train.parquet", compression="zstd")
         return facts
 
@@ -69,7 +70,7 @@ def _go_on(wave: Round, prompts: Commit, graded: GradedSamples, plan: SamplingPl
 
 
 def _undecided(
-    prompts: pair_files.Prompts, shards: Sequence[Scored], plan: PairingPlan, drawn: int, left: int
+    prompts: Prompts, shards: Sequence[Scored], plan: PairingPlan, drawn: int, left: int
 ) -> tuple[list[str], Facts]:
     """The prompts that go on, in their file's order, after `drawn` samples of each, and with `left` more to come: whose
     pairs these do not decide yet. Facts: how many go on (`prompts` and `train`), how many of the last wave are
@@ -78,18 +79,26 @@ def _undecided(
     A prompt with fewer samples was decided before, or has taken engines down, and is not asked again.
     """
     going_on, decided = set[str](), 0
-    for name, candidates in _asked(shards, drawn):
-        if is_decided(candidates, prompts.gold(name) if plan.gold_as_chosen else [], plan):
-            decided += 1
-        else:
-            going_on.add(name)
+    for found in _asked(shards, drawn):
+        golds = pair_files.golds_of(prompts, [name for name, _ in found]) if plan.gold_as_chosen else {}
+        for name, candidates in found:
+            if is_decided(candidates, golds.get(name, []), plan):
+                decided += 1
+            else:
+                going_on.add(name)
     counts = {"prompts": len(going_on), "train": len(going_on), "decided": decided, "saved": decided * left}
-    return [name for name in prompts.row if name in going_on], counts
+    return [name for name in _names(prompts) if name in going_on], counts
 
 
-def _asked(shards: Sequence[Scored], drawn: int) -> Iterator[tuple[str, list[Candidate]]]:
+def _names(prompts: Prompts) -> Iterator[str]:
+    for ids in prompts.ids():
+        yield from ids
+
+
+def _asked(shards: Sequence[Scored], drawn: int) -> Iterator[list[tuple[str, list[Candidate]]]]:
+    """The prompts of each shard that have so many samples."""
     for shard in shards:
-        yield from ((name, found) for name, found in pair_files.candidates(shard) if len(found) == drawn)
+        yield [(name, found) for name, found in pair_files.candidates(shard) if len(found) == drawn]
 
 
 def _together(before: GradedSamples, wave: GradedSamples) -> GradedSamples:
@@ -108,8 +117,8 @@ def recount(run: Counting, step: str, folder: str, number: str) -> Facts:
     [whole] = run.files.all(f"{folder}/prompts")
     drawn, before = (wave - 1) * generate.wave_samples, run.files.scored(folder, wave - 1)
     left = at_round(generate.samples, of_round) - drawn
-    names, facts = _undecided(pair_files.Prompts(whole), before, pairing_plan(run.job, of_round), drawn, left)
+    names, facts = _undecided(Prompts(whole), before, pairing_plan(run.job, of_round), drawn, left)
     [file] = run.files.all(step)
-    if list(pair_files.Prompts(file).row) != names:
+    if list(_names(Prompts(file))) != names:
         raise Damaged("its prompts are not those whose pairs the waves before leave open")
     return facts

@@ -14,6 +14,7 @@ from orchestrator.reports.lineage import Trail
 from orchestrator.reports.report import SAMPLES
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model
+from orchestrator.rounds.prompt_rows import Prompts
 from orchestrator.rounds.recount import Counting, Recounted
 from orchestrator.rounds.round import NoPairs, Round, pairing_plan
 from orchestrator.sources.lineage import Sampled
@@ -46,8 +47,8 @@ def _follow(run_dir: Path, state: State, place: str) -> Iterator[str]:
 def _recount(run: Counting, step: str, number: str) -> Facts:
     [prompts] = run.files.all(f"{step.rpartition('/')[0]}/prompts")
     plan = pairing_plan(run.job, int(number))
-    choices = pair_files.choose_gold(pair_files.Prompts(prompts))
-    return {"before_cap": len(choices)} | run.written(step, choices, plan.max_pairs, plan.seed)
+    rows = Prompts(prompts)
+    return run.written(step, lambda: pair_files.gold_choices(rows), plan.max_pairs, plan.seed)
 
 
 def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:

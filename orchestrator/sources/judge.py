@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import Job, SelfRewarding, at_round
+from orchestrator.inputs.problem_set import ProblemSet
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.uses import files_of
@@ -71,7 +72,7 @@ def _self_judged(round_: Round, graded: GradedSamples, model: Model) -> GradedSa
     settings, part = SelfRewarding.of(round_.context.job), replace(round_, part="judged")
     questions = {problem.prompt_id: problem.text for problem in round_.problems()}
     with round_.context.run.using(graded.files):
-        problems = list(_questions(graded.shards, questions, settings.template or TEMPLATE))
+        problems = ProblemSet(_questions(graded.shards, questions, settings.template or TEMPLATE))
     if not problems:
         raise NoPairs(f"round {round_.number} has no sample to judge: all are empty or reach generate.max_tokens")
     try:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from orchestrator.config import Job
 from orchestrator.errors import Damaged
+from orchestrator.inputs.problem_set import ProblemSet
 from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
 from orchestrator.ledger.waves import PARTS
@@ -37,7 +38,7 @@ def _with_hints(round_: Round, graded: GradedSamples, model: Model) -> GradedSam
     """What no sample solved, sampled once more with the answer as a hint (arXiv 2203.14465, section 3.2)."""
     with round_.context.run.using(graded.files):
         unsolved = set(pair_files.unsolved(graded.shards))
-    problems = [replace(p, text=p.hint or "") for p in round_.problems() if p.prompt_id in unsolved]
+    problems = ProblemSet(replace(p, text=p.hint or "") for p in round_.problems() if p.prompt_id in unsolved)
     if not problems:
         return None
     hinted = replace(round_, part="hinted")
@@ -78,7 +79,8 @@ def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
 
 def _hints(job: Job, problems: Sequence[Problem]) -> Iterator[Prompts]:
     if job.generate.hint:
-        yield Prompts("data.hint_template", "hint", [replace(problem, text=problem.hint or "") for problem in problems])
+        hinted = ProblemSet(replace(problem, text=problem.hint or "") for problem in problems)
+        yield Prompts("data.hint_template", "hint", hinted)
 
 
 def _given_up(evidence: Evidence, past: Past) -> Iterator[str]:

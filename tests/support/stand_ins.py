@@ -97,7 +97,7 @@ class StandIns:
     def watch(self, plan: TrainingPlan) -> None:
         """For tests that look at what training is asked to do."""
 
-    def tokenize(self, problems: list[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
+    def tokenize(self, problems: Sequence[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
         self.call("tokenize")
         rows = [
             {"prompt_id": p.prompt_id, "text": p.text + plan.opening, "gold": p.gold}

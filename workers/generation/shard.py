@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from orchestrator.records import counts
 from orchestrator.records.masks import SAMPLE_MASK, as_mask, masked
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import Rows
 from orchestrator.records.rows import SAMPLES, SamplingPlan, Shard
 from workers.files import write_table
 from workers.logs import at_work
@@ -118,8 +118,7 @@ def sample_seed(seed: int, prompt_id: str, sample_index: int) -> int:
 
 def read_prompts(shard: Shard) -> dict[str, list[int]]:
     """Token ids of the shard's prompts, by id, in order."""
-    rows = read_table(shard.source, columns=["prompt_id", "token_ids"])
-    rows = rows.slice(shard.start, shard.stop - shard.start)
+    rows = Rows(shard.source, ["prompt_id", "token_ids"]).between(shard.start, shard.stop)
     return dict(zip(rows["prompt_id"].to_pylist(), rows["token_ids"].to_pylist(), strict=True))
 
 

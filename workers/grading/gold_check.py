@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.config import Grade
 from orchestrator.records.golds import accepted
@@ -24,7 +24,8 @@ def unread_golds(settings: Grade, golds: Iterable[str], seconds: float) -> tuple
         BadInput: a grader cannot be made.
     """
     deadline = time.monotonic() + seconds
-    left, read = list(dict.fromkeys(golds)), 0
+    left: Iterable[str] = _different(golds)
+    read = 0
     if _LIGHT[0] in settings.graders:
         unread, asked = _asked(_LIGHT, settings, left, deadline)
         left, read = list(unread), asked - len(unread)
@@ -33,18 +34,28 @@ def unread_golds(settings: Grade, golds: Iterable[str], seconds: float) -> tuple
 
 
 def _asked(
-    graders: Sequence[Spec], settings: Grade, golds: Sequence[str], deadline: float
+    graders: Sequence[Spec], settings: Grade, golds: Iterable[str], deadline: float
 ) -> tuple[dict[str, str], int]:
-    unread: dict[str, str] = {}
+    unread, number = dict[str, str](), 0
     with contextlib.closing(GraderProcess(settings.timeout, settings.memory, graders, [])) as process:
-        for number, gold in enumerate(golds):
+        for gold in golds:
             if time.monotonic() > deadline:
-                return unread, number
+                break
+            number += 1
             for one in accepted(gold):
                 if (reason := _reason(process, one)) is not None:
                     unread[gold] = reason
                     break
-    return unread, len(golds)
+    return unread, number
+
+
+def _different(golds: Iterable[str]) -> Iterator[str]:
+    """Each once. There may be millions, and no more of them are held than are asked for."""
+    seen: set[str] = set()
+    for gold in golds:
+        if gold not in seen:
+            seen.add(gold)
+            yield gold
 
 
 def _reason(process: GraderProcess, gold: str) -> str | None:

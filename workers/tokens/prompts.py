@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from orchestrator.errors import BadInput, first_line
+from orchestrator.records.parquet import ROWS_A_GROUP
+from orchestrator.records.problem_files import read_problem_file
 from orchestrator.records.rows import PROMPTS, Problem, TokenizingPlan
 from workers.files import write_table
 
@@ -31,28 +35,39 @@ class Prompt:
     messages: list[dict[str, str]] | None
 
 
-def tokenize(rows: list[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
+def tokenize_file(source: str, plan: TokenizingPlan, output: str) -> dict[str, Any]:
+    """As `tokenize`, of the problems in a file (records/problem_files.py)."""
+    return tokenize(read_problem_file(source), plan, output)
+
+
+def tokenize(rows: Iterable[Problem], plan: TokenizingPlan, output: str) -> dict[str, Any]:
     """Write prompts (schema PROMPTS) to `output`; returns the counts of prompts kept and dropped.
 
     Raises:
         UnusableModel: no tokenizer, no EOS, no chat template where one is asked for, a chat template that cannot take
             the messages, or ids beyond the embedding.
     """
-    prompter = Prompter(plan)
+    prompter, rest, tables, dropped = Prompter(plan), iter(rows), [PROMPTS.empty_table()], 0
+    while part := list(islice(rest, ROWS_A_GROUP)):
+        tables.append(_tokenized(part, prompter))
+        dropped += len(part) - tables[-1].num_rows
+    table = pa.concat_tables(tables)
+    file = write_table(table, output, ROWS_A_GROUP)
+    return {"prompts": table.num_rows, "dropped": dropped, "file": file}
+
+
+def _tokenized(rows: Sequence[Problem], prompter: Prompter) -> pa.Table:
     table: dict[str, list[Any]] = {name: [] for name in PROMPTS.names}
-    dropped = 0
     for row in rows:
         prompt = prompter.prompt(row)
         if len(prompt.token_ids) > prompter.longest:
-            dropped += 1
             continue
         solution_ids = None if row.solution is None else prompter.solution(prompt, row.solution)
         prompter.check_embedded(row.prompt_id, [*prompt.token_ids, *(solution_ids or ())])
         values = (row.prompt_id, prompt.text, prompt.token_ids, prompt.messages, row.gold, row.solution, solution_ids)
         for name, value in zip(PROMPTS.names, values, strict=True):
             table[name].append(value)
-    file = write_table(pa.table(table, schema=PROMPTS), output)
-    return {"prompts": len(rows) - dropped, "dropped": dropped, "file": file}
+    return pa.table(table, schema=PROMPTS)
 
 
 class Prompter:

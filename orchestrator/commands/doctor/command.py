@@ -120,7 +120,7 @@ class _Doctor:
         self._model: str | None = None
         self._reference: NamedModel | None = None
         self._problems: dict[str, tuple[int, float]] = {}
-        self._rows: tuple[Mapping[str, list[Problem]], Sequence[Preferences]] | None = None
+        self._rows: tuple[Mapping[str, Sequence[Problem]], Sequence[Preferences]] | None = None
         self._before: dict[str, Any] = {}
         self._sound = True
 

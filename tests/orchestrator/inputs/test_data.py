@@ -37,7 +37,7 @@ def jsonl(path: Path, rows: list[Any]) -> Path:
 
 
 def read(path: Path, **changes: Any) -> list[Problem]:
-    return read_problems(settings(**changes), "train", {"train": path})
+    return list(read_problems(settings(**changes), "train", {"train": path}))
 
 
 def test_jsonl_and_parquet_read_alike(tmp_path: Path) -> None:
@@ -226,7 +226,7 @@ def test_an_overlap_can_be_allowed(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match="has the same text as"):
         read_all_problems(load_job(job))
     problems = read_all_problems(load_job(job, ["data.allow_overlap=true"]))
-    assert problems["train"] == problems["test"]
+    assert list(problems["train"]) == list(problems["test"])
 
 
 GSM8K = {

@@ -26,7 +26,7 @@ from tests.orchestrator.test_cli import ratchet
 
 def read(path: Path, **changes: Any) -> list[Problem]:
     data = Data.model_validate({"train": "t", "id": None} | changes)
-    return read_problems(data, "train", {"train": path})
+    return list(read_problems(data, "train", {"train": path}))
 
 
 def golds(path: Path, **changes: Any) -> list[str]:

@@ -122,7 +122,10 @@ def test_updates_are_named_as_ranks_take_them(order: str) -> None:
 
 
 def test_samples_of_later_waves_are_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run_job(make_project(tmp_path, rounds=1, generate={"samples": 4, "wave_samples": 2}), StandIns())
+    run_job(
+        make_project(tmp_path, rounds=1, generate={"samples": 8, "wave_samples": 4}, pairs={"per_prompt": 1}),
+        StandIns(),
+    )
     files = sorted((tmp_path / "run/rounds/01").glob("**/verdicts/*.parquet"))
     assert any("wave" in str(file) for file in files)
     assert ratchet("inspect", tmp_path / "run", "--round", "1", "--limit", "1000", "--json") == 0

@@ -29,7 +29,7 @@ class Seeing(StandIns):
         super().__init__(**options)
         self.temperatures: list[float] = []
 
-    def engines(self, model: str) -> StandInEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
         return _Engines(self, skill_of(model))
 
 

@@ -134,7 +134,7 @@ def test_a_resumed_run_draws_the_same_waves(finished: Path, tmp_path: Path, stop
 class Quarantining(StandIns):
     """The engines give up a prompt in the second wave."""
 
-    def engines(self, model: str) -> StandInEngines:
+    def engines(self, model: str, probe: Path | None = None) -> StandInEngines:
         return _Quarantining(self, skill_of(model))
 
 
