@@ -18,6 +18,7 @@ from orchestrator.tracking.database import sqlite_address
 from orchestrator.tracking.outbox import Outbox, first_line
 
 RETRY_SECONDS = 60.0
+PAUSE_SECONDS = 3.0
 
 
 class Tracker:
@@ -84,6 +85,7 @@ class Tracker:
             self._wake.clear()
             closing = self._closing.is_set()
             self._all_sent = self._flush()
+            self._closing.wait(PAUSE_SECONDS)  # what is measured comes several times a second
             if self._problem and self._say and not self._said and not closing:
                 self._said = True
                 self._say(f"tracking: {self._problem}")

@@ -71,7 +71,18 @@ class Ended:
     seconds: float
 
 
-Event = Said | Come | Began | Ended | RoundLine
+@dataclass(frozen=True)
+class Measured:
+    """Figures of an update, or of a node; see `Watch.measure`."""
+
+    what: str
+    number: int
+    time: float
+    """When it was told, in seconds since 1970."""
+    values: Mapping[str, Any]
+
+
+Event = Said | Come | Began | Ended | Measured | RoundLine
 
 
 class Board:
@@ -181,6 +192,11 @@ class Board:
                 track.text = text
                 self._events.append(Come(what, text, track.state == "kept"))
         self._hand_over()
+
+    def measure(self, what: str, number: int, values: Mapping[str, Any]) -> None:
+        """See `Watch`."""
+        self._events.append(Measured(what, number, time.time(), values))
+        self.changed.set()
 
     def _was_kept(self, what: str) -> bool:
         """Whether it belongs to a round that was over when this driver began."""
