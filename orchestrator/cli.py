@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -73,6 +74,38 @@ def status(
     from orchestrator.commands import status as command
 
     command.show(run_named(run), as_json, watch)
+
+
+@app.command()
+def ui(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or a folder of runs; by default the project's")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port on 127.0.0.1; by default a free one")] = None,
+) -> None:
+    """Serve the dashboard of a project's runs on this machine, and print the addresses of its pages; Ctrl-C ends it."""
+    from orchestrator.commands.ui import find, serve
+
+    with contextlib.suppress(Interrupted), signals():
+        serve(find(run_named(run) if run else None), echo, port)
+
+
+@app.command()
+def track(
+    run: RunArgument,
+    to: Annotated[str | None, typer.Option("--to", help="MLflow's address; by default the run's own")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Name of the experiment; by default the run's own")] = None,
+) -> None:
+    """Send a run to MLflow, from its beginning: what is there already is not sent again."""
+    from orchestrator.commands.track import track as send
+
+    try:
+        with signals():
+            for line in send(run_named(run), to, experiment):
+                echo(line)
+    except Interrupted as interrupted:
+        echo(f"interrupted by {interrupted}; the same command goes on from here")
+        raise typer.Exit(Interrupted.exit_code) from interrupted
 
 
 @app.command()

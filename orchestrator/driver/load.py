@@ -23,6 +23,8 @@ def sampling(loads: Loads, watch: Watch, seconds: float = SECONDS) -> Iterator[N
     stop = threading.Event()
 
     def look() -> None:
+        with contextlib.suppress(Exception):
+            loads()  # shares of cores are those since the last call of a thread
         while not stop.wait(seconds):
             with contextlib.suppress(Exception):
                 for node, load in loads().items():

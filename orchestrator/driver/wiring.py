@@ -139,7 +139,6 @@ class RealWorkers:
         from workers.supervision.load import load
 
         if cluster.is_private:
-            load()  # shares of cores are those since the last call
             return lambda: {socket.gethostname(): load()}
         told = functools.partial(cluster.on_nodes, load, 0.2, timeout=PATIENCE)
 

@@ -59,8 +59,8 @@ class JournalFile:
     name = JOURNAL
     every = 1.0  # seconds
 
-    def __init__(self, run: Run, written: Callable[[], None] = lambda: None) -> None:
-        self._run, self._written = run, written
+    def __init__(self, run: Run, written: Callable[[], None] = lambda: None, most: int = MOST_BYTES) -> None:
+        self._run, self._written, self._most = run, written, most
         self._waiting: list[bytes] = []
 
     def hear(self, event: Event) -> None:
@@ -88,7 +88,7 @@ class JournalFile:
         try:
             size = os.fstat(descriptor).st_size
             torn = size and os.pread(descriptor, 1, size - 1) != b"\n"  # a driver was killed in the midst of a line
-            if size + len(lines) < MOST_BYTES:
+            if size + len(lines) < self._most:
                 os.write(descriptor, b"\n" * bool(torn) + lines)
         finally:
             os.close(descriptor)

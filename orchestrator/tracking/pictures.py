@@ -156,6 +156,7 @@ def _time(axes: Any, rounds: Rounds) -> None:
         heights = [rounds.seconds[n].get(phase, 0.0) for n in x]
         axes.bar(x, heights, width=0.6, bottom=bottom, color=f"C{number}", label=phase)
         bottom = [low + more for low, more in zip(bottom, heights, strict=True)]
+    axes.set_ylim(0, 1.08 * max(bottom, default=0) or 1)
 
 
 def _plot(axes: Any, rounds: Rounds, label: str, where: tuple[str, ...], colour: str, style: str = "-") -> None:

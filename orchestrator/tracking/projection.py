@@ -93,7 +93,18 @@ def _shorten(text: str, limit: int) -> str:
 
 _UNTOLD = frozenset(
     {"graders_version", "judge_prompt", "step_prompt", "reading", "problems", "prompts", "before_cap", "correct"}
-    | {"steps", "samples", "padded_tokens", "distinct_completions", "waited", "train", "gate", "test", "epochs"}
+    | {
+        "steps",
+        "samples",
+        "completion_tokens",
+        "padded_tokens",
+        "distinct_completions",
+        "waited",
+        "train",
+        "gate",
+        "test",
+        "epochs",
+    }
 )
 """Facts that measure nothing: versions, and what is as large in every round, or told by another figure."""
 _UNTOLD_GROUPS = ("executed.", "first_step.", "probe.", "rules.")
@@ -104,6 +115,8 @@ _TROUBLES = frozenset(
 """Counts that are told where they are not 0: a row of charts of nothing hides the others."""
 _INPUTS = ("prompts", "problems", "preferences", "model", "reference_model")
 """Steps that keep what the run is given: only their time is told."""
+_TOLD_OTHERWISE = {f"{ROUND}/train_pairs", f"{ROUND}/train_loss", f"{ROUND}/verdicts_wrong"}
+"""By `pairs`, by the curve of the updates, and by the share of samples that are correct."""
 _SPLITS = ("gate", "test")
 _INTERVAL = {"accuracy": "", "low": "_low", "high": "_high"}
 _TIMES = ("seconds", "starting", "tokens_per_second")
@@ -126,10 +139,10 @@ def step_figures(number: int, phase: str, facts: Mapping[str, Any], seconds: flo
         told = isinstance(value, int | float) and last not in _UNTOLD and not key.startswith(_UNTOLD_GROUPS)
         if told and (value or last not in _TROUBLES):
             named[_key(phase, key)] = value
+    named = {key: value for key, value in named.items() if key not in _TOLD_OTHERWISE}
     graded = sum(facts.get(verdict, 0) for verdict in ("correct", "wrong", "ungradable"))
     if phase == "verdicts" and graded:
         named[f"{ROUND}/samples_correct"] = facts.get("correct", 0) / graded
-        named.pop(f"{ROUND}/verdicts_wrong", None)
     return _figures(named, number, seconds)
 
 
@@ -149,7 +162,7 @@ def _key(phase: str, fact: str) -> str:
 
 def promotion_figures(data: Mapping[str, Any], seconds: float) -> list[Figure]:
     """Figures of a promotion record, by round."""
-    keys = ("promoted", "p_value", "won", "lost")
+    keys = ("won", "lost", "p_value")
     named = {f"{GATE}/{key}": data[key] for key in keys if data.get(key) is not None}
     return _figures(named, int(data["round"]), seconds)
 

@@ -6,8 +6,11 @@ the most gate problems right. Two runs of one name share a model, and the one th
 
 from __future__ import annotations
 
+import json
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from orchestrator.text import shown
@@ -16,6 +19,9 @@ from orchestrator.tracking.projection import Figure
 RUN_ID, ROUND = "ratchet.run_id", "ratchet.round"
 """Tags by which what was logged for a run is found again."""
 CHECKPOINT, REMOVED, PROMOTED = "ratchet.checkpoint", "ratchet.removed", "promoted"
+_VERSIONS = "mlflow.modelVersions"
+_ON_VERSIONS = ("accuracy/test", "accuracy/gate", "gate/won", "gate/lost")
+"""Figures that stand at a version itself, whose page shows no metrics; all are those of its model."""
 HOW_TO_LOAD = "how-to-load.md"
 """The one file that a version holds."""
 
@@ -70,7 +76,12 @@ class Versions:
             )
             found = self._search(version.name, child)
         number = found[0].version
-        for key, value in now.items():
+        # As a server does it: the model's page leads to the version.
+        listed = json.dumps([{"name": version.name, "version": int(number)}])
+        if model.tags.get(_VERSIONS) != listed:
+            self._client.set_logged_model_tags(model.model_id, {_VERSIONS: listed})
+        accuracies = {f.key: f"{f.value:.4f}" for f in version.figures if f.key in _ON_VERSIONS}
+        for key, value in (now | accuracies).items():
             if found[0].tags.get(key) != (text := shown.text(value)):
                 self._client.set_model_version_tag(version.name, number, key, text)
         if found[0].description != version.told():
@@ -90,9 +101,6 @@ class Versions:
 
     def _say_how_to_load(self, model_id: str, version: Version) -> None:
         """So that `models:/NAME@reference` is a folder, which says what it is."""
-        import tempfile
-        from pathlib import Path
-
         with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
             (Path(folder) / HOW_TO_LOAD).write_text(version.told(), encoding="utf-8")
             self._client.log_model_artifacts(model_id, folder)

