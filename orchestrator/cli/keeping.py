@@ -78,3 +78,17 @@ def fetch(
     for line in found.lines():
         echo(line)
     echo(f"go on     {command(found.root)}{'' if found.trusted else ' --trust, which shows what needs trust'}")
+
+
+@keeps.command("ratchet track runs/irpo", "ratchet track runs/irpo --to http://HOST:5000 --experiment copies")
+def track(
+    run: RunArgument,
+    to: Annotated[str | None, typer.Option("--to", help="MLflow's address; by default the run's own")] = None,
+    experiment: Annotated[str | None, typer.Option(help="Name of the experiment; by default the run's own")] = None,
+) -> None:
+    """Send a run to MLflow, from its beginning: what is there already is not sent again."""
+    from orchestrator.commands.track import track as send
+
+    with interruptible():
+        for line in send(run_named(run), to, experiment):
+            echo(line)

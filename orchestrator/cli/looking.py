@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,20 @@ from orchestrator.text import terminal
 from orchestrator.text.terminal import echo, echo_json
 
 looks = Group("Look at a run")
+
+
+@looks.command("ratchet ui", "ratchet ui runs/irpo --port 5000")
+def ui(
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="Run folder, or a folder of runs; by default the project's")
+    ] = None,
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port on 127.0.0.1; by default a free one")] = None,
+) -> None:
+    """Serve the dashboard of a project's runs on this machine, and print the addresses of its pages; Ctrl-C ends it."""
+    from orchestrator.commands.ui import find, serve
+
+    with contextlib.suppress(Interrupted), signals():
+        serve(find(run_named(run) if run else None), echo, port)
 
 
 @looks.command("ratchet list", "ratchet list runs/compare --json", name="list")

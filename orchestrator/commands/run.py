@@ -21,7 +21,7 @@ from orchestrator.reports.progress.showing import View
 from orchestrator.rounds.round import GateStopped
 from orchestrator.text import shown, terminal
 from orchestrator.text.terminal import echo
-from orchestrator.tracking.tracker import default_address, open_command
+from orchestrator.tracking.tracker import default_address, look_command
 
 EXIT_STOPPED = 3  # finished is 0; the others are in errors.py
 
@@ -65,6 +65,6 @@ def _head(file: JobFile, root: Path) -> Iterator[str]:
     if settings := overrides_line(file):
         yield f"settings  as the run has them, with {settings}"
     if file.job.tracking.enabled:
-        yield f"dashboard {open_command(file.job.tracking.uri or default_address(root.parent))}"
+        yield f"dashboard {look_command(file.job.tracking.uri or default_address(root.parent), root)}"
     for line in idle(file.job):
         yield f"no effect {line}"

@@ -68,6 +68,11 @@ class Cluster:
             require_short_place()
 
     @property
+    def is_private(self) -> bool:
+        """Whether it is started here, and is on this host alone."""
+        return self._address in _PRIVATE
+
+    @property
     def _address(self) -> str:
         return self.settings.address or os.environ.get("RAY_ADDRESS") or ""
 

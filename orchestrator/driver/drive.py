@@ -62,6 +62,7 @@ from orchestrator.loop import improve
 from orchestrator.models.named import NamedModel, model_digest
 from orchestrator.records.progress import START, during, starting
 from orchestrator.records.rows import Problem
+from orchestrator.reports.journal import JournalFile
 from orchestrator.reports.progress.board import Board
 from orchestrator.reports.progress.file import ProgressFile
 from orchestrator.reports.progress.lines import Lines
@@ -131,7 +132,8 @@ def drive(
     ask = during(board, f"{START}/golds", "looks whether graders read the gold answers", ask)
     render = render and during(board, f"{START}/prompts", "looks at prompts as the model gets them", render)
     trial = trial and during(board, f"{START}/trainer", "looks whether the trainer fits the model", trial)
-    with shown(board, [view or lines, ProgressFile(run)], root, say, spare=lines):
+    views = [view or lines, ProgressFile(run), JournalFile(run, followers.measured)]
+    with shown(board, views, root, say, spare=lines):
         _drive(_Driving(run, followers, board), file, received, hire, loop, goal, ask, render, sources, trial)
 
 

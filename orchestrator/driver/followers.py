@@ -43,6 +43,10 @@ class Followers:
         self.meters.follow(ledger)
         self._board.follow(ledger)
 
+    def measured(self) -> None:
+        """Say that the journal of what is measured has grown."""
+        self._tracker.poke()
+
     def start(self, ledger: Ledger) -> None:
         """Have them begin, each with a reader of its own."""
         with held():  # a thread that has half begun could not be waited for

@@ -11,6 +11,7 @@ import contextlib
 import functools
 import json
 import os
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,6 +20,7 @@ from orchestrator.config import Grade, Job, Judge, Train
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
+from orchestrator.driver.load import PATIENCE, Loads, sampling
 from orchestrator.driver.nodes import Node, room
 from orchestrator.driver.own_process import answered
 from orchestrator.driver.secrets import secrets_of
@@ -134,7 +136,24 @@ class RealWorkers:
                 self._connected = self._everything.enter_context(self._cluster)
             self._everything.callback(self._meters.show_by, None)
             self._meters.show_by(self._connected.metric)
+            self._everything.enter_context(sampling(self._loads(self._connected), self._watch))
         return self._connected
+
+    @staticmethod
+    def _loads(cluster: Cluster) -> Loads:
+        """How busy its nodes are. Of this host it is known without Ray, whose tasks would start a process for it."""
+        from workers.supervision.load import load
+
+        if cluster.is_private:
+            return lambda: {socket.gethostname(): load()}
+        told = functools.partial(cluster.on_nodes, load, 0.2, timeout=PATIENCE)
+
+        def of_all() -> dict[str, dict[str, float]]:
+            # "vm (10.0.0.2)", as a part of a metric's name
+            named = {node.name.replace(" (", "-").rstrip(")"): said for node, said in told().items()}
+            return {name: said for name, said in named.items() if isinstance(said, dict)}
+
+        return of_all
 
     def tokenize(self, problems: Sequence[Problem], plan: TokenizingPlan, output: str) -> Facts:
         from workers.tokens.prompts import tokenize_file

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
-from typing import ParamSpec, Protocol, TypeVar
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec, Protocol, TypeVar
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 START = "start"
 """The folder of what is no step: the starts of workers, and what is looked at before any. `start/engines`, say."""
 ENGINES, RANKS = f"{START}/engines", f"{START}/ranks"
+NODES = "nodes"
+"""The folder of what is measured of a node: `nodes/NAME`."""
 
 
 class Watch(Protocol):
@@ -37,6 +39,10 @@ class Watch(Protocol):
     def tell(self, what: str, text: str) -> None:
         """What it has come to, in a line for people."""
 
+    def measure(self, what: str, number: int, values: Mapping[str, Any]) -> None:
+        """Figures of now, to be kept with the time: of an update of the training `what`, by the update's number; or of
+        the node `nodes/NAME`, whose number is nothing. What is no finite number is passed over."""
+
 
 class Unwatched:
     """Nobody is told."""
@@ -57,6 +63,9 @@ class Unwatched:
         """Nobody is."""
 
     def tell(self, what: str, text: str) -> None:
+        """Nobody is."""
+
+    def measure(self, what: str, number: int, values: Mapping[str, Any]) -> None:
         """Nobody is."""
 
 

@@ -43,4 +43,5 @@ class Updates:
             self._watch.expect(self._step, row.get("updates", 0), "updates", had=self._last)
         newest = "" if loss is None else f"loss {loss:.3f}"
         self._watch.grow(self._step, number - self._last, newest, tokens=row.get("tokens", 0))
+        self._watch.measure(self._step, number, {name: row[name] for name in row if name not in ("step", "updates")})
         self._last = number

@@ -18,13 +18,15 @@ from typing import Any, Literal
 from orchestrator.config.addresses import without_password
 from orchestrator.errors import RatchetError
 from orchestrator.text import shown
+from orchestrator.tracking.database import sqlite_file
 from orchestrator.tracking.projection import MAX_KEY_CHARACTERS, MAX_PARAM_CHARACTERS, MAX_TAG_CHARACTERS, Figure
 from orchestrator.tracking.tracked_run import Tracked, own
+from orchestrator.tracking.versions import ROUND, RUN_ID, Versions
 
-RUN_ID, ROUND = "ratchet.run_id", "ratchet.round"
-"""Tags by which the MLflow runs of a run are found again."""
 FOLDER, HOST = "ratchet.folder", "ratchet.host"
 """Tags that tell a run from a copy of it."""
+PROJECT = "ratchet.project"
+"""Tag of an experiment that was made for all runs of a project."""
 _PARENT = "mlflow.parentRunId"
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
@@ -57,12 +59,20 @@ class Sink:
     """One run's place in MLflow: a parent run, and a child run a round."""
 
     def __init__(
-        self, uri: str, artifacts: str | None, experiment: str, run_id: str, run_dir: Path, known: str | None = None
+        self,
+        uri: str,
+        artifacts: str | None,
+        experiment: str | None,
+        run_id: str,
+        run_dir: Path,
+        known: str | None = None,
+        otherwise: str = "ratchet",
     ) -> None:
         """Find or make the experiment, and find what was logged for `run_id` before, by the run in `run_dir` and not
         by a copy of it; `known` is the parent that `run_dir` knows.
 
-        `artifacts` is where a new experiment keeps its files; None leaves that to the server.
+        Without an `experiment` it is the one that the run is in already, and for a new run the one of the name
+        `otherwise`. `artifacts` is where a new experiment keeps its files; None leaves that to the server.
 
         Raises:
             RatchetError: the experiment was deleted.
@@ -70,23 +80,50 @@ class Sink:
         """
         self.run_id, self._uri = run_id, uri
         self._client = _client(uri)
-        from mlflow.exceptions import MlflowException
-
-        there = self._client.get_experiment_by_name(experiment)
-        if there is None:
-            try:
-                self.experiment_id = self._client.create_experiment(experiment, artifact_location=artifacts)
-            except MlflowException as error:
-                if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                    raise
-                # Another run was faster.
-                self.experiment_id = self._client.get_experiment_by_name(experiment).experiment_id
-        else:
-            require_alive(there, uri)
-            self.experiment_id = there.experiment_id
+        found = None if experiment else self._experiment_of(run_dir, known) or self._project_of_store()
+        if found is None:
+            found = self._experiment_named(
+                experiment or otherwise, artifacts, {} if experiment else {PROJECT: otherwise}
+            )
+        require_alive(found, uri)
+        self.experiment, self.experiment_id = str(found.name), str(found.experiment_id)
         self.runs: dict[int, str] = self._own_runs(run_dir, known)
         """MLflow's run ids by round; 0 is the parent."""
         self._in_place: set[int] = set()
+        self._steps: dict[tuple[str, str], set[int]] = {}  # by run and metric
+        self._tables: dict[int, set[str]] = {}
+
+    def _experiment_of(self, run_dir: Path, known: str | None) -> Any:
+        """The experiment that the run is in; None where there is none."""
+        everything = {e.experiment_id: e for e in self._client.search_experiments(max_results=1000)}
+        if not everything:
+            return None
+        runs = self._find_runs(list(everything))
+        parent = self._own_parent(runs, run_dir, known)
+        return next((everything[run.info.experiment_id] for run in runs if run.info.run_id == parent), None)
+
+    def _project_of_store(self) -> Any:
+        """The experiment of the project whose runs' database this is, which may have been moved to a folder of another
+        name; None where there is none yet, or the store is a server, which has many projects."""
+        from mlflow.entities import ViewType
+
+        if sqlite_file(self._uri) is None:
+            return None
+        everything = self._client.search_experiments(max_results=1000, view_type=ViewType.ALL)
+        return min((e for e in everything if PROJECT in e.tags), key=lambda e: int(e.experiment_id), default=None)
+
+    def _experiment_named(self, name: str, artifacts: str | None, tags: Mapping[str, str]) -> Any:
+        from mlflow.exceptions import MlflowException
+
+        if (there := self._client.get_experiment_by_name(name)) is not None:
+            return there
+        try:
+            made = self._client.create_experiment(name, artifact_location=artifacts, tags=dict(tags) or None)
+            return self._client.get_experiment(made)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+            return self._client.get_experiment_by_name(name)  # another run was faster
 
     def require_alive(self) -> None:
         """Ask whether the experiment is still there.
@@ -98,13 +135,8 @@ class Sink:
         require_alive(self._client.get_experiment(self.experiment_id), self._uri)
 
     def _own_runs(self, run_dir: Path, known: str | None) -> dict[int, str]:
-        everything = self._find_runs()
-        parents = [
-            Tracked(run.info.run_id, run.data.tags.get(FOLDER, ""), run.data.tags.get(HOST))
-            for run in everything
-            if run.data.tags.get(ROUND, "0") == "0"
-        ]
-        parent = own(parents, run_dir, socket.gethostname(), known)
+        everything = self._find_runs([self.experiment_id])
+        parent = self._own_parent(everything, run_dir, known)
         if parent is None:
             return {}
         found = {0: parent}
@@ -114,7 +146,16 @@ class Sink:
                 found.setdefault(int(run.data.tags[ROUND]), run.info.run_id)
         return found
 
-    def _find_runs(self) -> list[Any]:
+    @staticmethod
+    def _own_parent(runs: Sequence[Any], run_dir: Path, known: str | None) -> str | None:
+        parents = [
+            Tracked(run.info.run_id, run.data.tags.get(FOLDER, ""), run.data.tags.get(HOST))
+            for run in runs
+            if run.data.tags.get(ROUND, "0") == "0"
+        ]
+        return own(parents, run_dir, socket.gethostname(), known)
+
+    def _find_runs(self, experiments: list[str]) -> list[Any]:
         """All of the run and of its copies, the oldest first.
 
         Raises:
@@ -124,7 +165,7 @@ class Sink:
         token, tokens = None, set[str]()
         while True:
             page = self._client.search_runs(
-                [self.experiment_id],
+                experiments,
                 filter_string=f"tags.`{RUN_ID}` = '{self.run_id}'",
                 order_by=["attributes.start_time ASC"],
                 page_token=token,
@@ -174,6 +215,26 @@ class Sink:
             metrics = [Metric(f.key, f.value, f.milliseconds, f.step) for f in points]
             self._client.log_batch(run, metrics=metrics)
 
+    def log_once(self, number: int, figures: Sequence[Figure]) -> None:
+        """Log those points whose step the store does not have yet of their metric: a point that is there cannot be
+        changed, and another one of the same step would stand beside it."""
+        run, new = self.runs[number], []
+        for figure in figures:
+            steps = self._steps_of(run, figure.key)
+            if figure.step not in steps:
+                steps.add(figure.step)
+                new.append(figure)
+        try:
+            self.log(number, new)
+        except Exception:
+            self._steps.clear()  # nobody knows what of it came through
+            raise
+
+    def _steps_of(self, run: str, key: str) -> set[int]:
+        if (run, key) not in self._steps:
+            self._steps[run, key] = {metric.step for metric in self._client.get_metric_history(run, key)}
+        return self._steps[run, key]
+
     def log_inputs(self, number: int, data_sets: Sequence[DataSet]) -> None:
         """Name the data a run used, without loading it."""
         from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -195,54 +256,26 @@ class Sink:
         data = [[_cell(row[column]) for column in columns] for row in rows]
         table = {"columns": columns, "data": data}
         self.log_text(number, json.dumps(table, ensure_ascii=False), file)
-        listing = json.dumps([{"path": file, "type": "table"}])
+        tables = self._tables.setdefault(number, self._listed(number))
+        tables.add(file)
+        listing = json.dumps([{"path": path, "type": "table"} for path in sorted(tables)])
         self._client.set_tag(self.runs[number], "mlflow.loggedArtifacts", listing)
 
-    def register(self, number: int, name: str, checkpoint: str, params: Mapping[str, str]) -> None:
-        """Register a round's checkpoint as a model version, without uploading its weights.
-
-        The version's alias `reference` moves to it. Its tag `ratchet.checkpoint` says where the files are.
-        """
-        child = self.runs[number]
-        tags = {RUN_ID: self.run_id, ROUND: str(number), "ratchet.checkpoint": checkpoint}
-        versions = self._search_versions(name, child)
-        if not versions:
-            model = self._logged_model(child, name, tags, params)
-            # Its own place for files, which stays empty, is the one source that every server takes.
-            source, model_id = model.artifact_location, model.model_id
-            self._client.create_model_version(
-                name, source, run_id=child, tags=tags, model_id=model_id, await_creation_for=0
-            )
-            versions = self._search_versions(name, child)
-        elif versions[0].tags.get("ratchet.checkpoint") != checkpoint:  # the run was moved since
-            self._client.set_model_version_tag(name, versions[0].version, "ratchet.checkpoint", checkpoint)
-        self._client.set_registered_model_alias(name, "reference", versions[0].version)
-
-    def _search_versions(self, name: str, child: str) -> list[Any]:
-        from mlflow.exceptions import MlflowException
-
+    def _listed(self, number: int) -> set[str]:
+        """The tables that a run says to have."""
+        said = self._client.get_run(self.runs[number]).data.tags.get("mlflow.loggedArtifacts")
         try:
-            self._client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-        return list(self._client.search_model_versions(f"name = '{name}' and run_id = '{child}'"))
+            return {str(table["path"]) for table in json.loads(said or "[]")}
+        except (ValueError, TypeError, KeyError):
+            return set()
 
-    def _logged_model(self, child: str, name: str, tags: Mapping[str, str], params: Mapping[str, str]) -> Any:
-        """What `mlflow.create_external_model` makes; found again, and without its process-wide address."""
-        found = self._client.search_logged_models([self.experiment_id], f"source_run_id = '{child}'")
-        model = (
-            found[0]
-            if found
-            else self._client.create_logged_model(
-                self.experiment_id,
-                name=name,
-                source_run_id=child,
-                tags={**tags, "mlflow.model.isExternal": "true"},
-                params=dict(params),
-            )
-        )
-        return self._client.finalize_logged_model(model.model_id, "READY")
+    def log_files(self, number: int, folder: Path, place: str) -> None:
+        """Copy the files in a folder to the run's artifacts, below `place`."""
+        self._client.log_artifacts(self.runs[number], str(folder), place)
+
+    def versions(self) -> Versions:
+        """The model versions of this run."""
+        return Versions(self._client, self.experiment_id, self.run_id)
 
     def set_running(self, number: int) -> None:
         self._client.update_run(self.runs[number], status="RUNNING")

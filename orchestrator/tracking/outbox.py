@@ -1,76 +1,49 @@
-"""The ledger, told to MLflow: an outbox that can be replayed.
+"""The ledger and the journal, told to MLflow: an outbox that can be replayed.
 
-The ledger is the queue: a cursor says up to which record everything was sent. Sending again says the same
-(runs are found by their tags, points carry the recorded time), so the cursor, `tracking.json` in the run
-folder, is a cache that can be deleted. A server that is down costs the run nothing; what is missing is sent
-once it answers, in this process or the next.
+The ledger is the queue: a cursor says up to which record everything was sent, and up to which byte the journal of what
+is measured (reports/journal.py). Sending again says the same (runs are found by their tags, points carry the recorded
+time, and a step that the store has is not sent again), so the cursor, `tracking.json` in the run folder, is a cache
+that can be deleted. A server that is down costs the run nothing; what is missing is sent once it answers, in this
+process or the next.
 
-Two cursors: figures first, then files (tables, report, model versions), so that a server whose file store
+Two cursors for records: figures first, then files (tables, report, model versions), so that a server whose file store
 does not work still shows the curves.
 """
 
 from __future__ import annotations
 
-import json
+import itertools
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path, PurePath
+from pathlib import Path
 
 import pyarrow as pa
 
 from orchestrator.config import Tracking
 from orchestrator.config.addresses import without_password
-from orchestrator.errors import Damaged, RatchetError, cut
-from orchestrator.files import strict_json
-from orchestrator.files.durable import fingerprint, replace
-from orchestrator.ledger import taken
+from orchestrator.errors import RatchetError, cut
 from orchestrator.ledger.drivers import Drivers
-from orchestrator.ledger.ledger import Commit, Ledger, only_cleans
+from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import Record
-from orchestrator.reports.report import report_text
-from orchestrator.reports.rounds import accuracy, round_and_phase
+from orchestrator.reports import journal
 from orchestrator.reports.status import run_state
-from orchestrator.reports.tables import round_step, sample_rows, training_metrics
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
-from orchestrator.tracking import projection
+from orchestrator.tracking import cursor as cursors
+from orchestrator.tracking.cursor import Cursor
 from orchestrator.tracking.database import artifact_folder, cure, follow, make
-from orchestrator.tracking.mlflow import FOLDER, HOST, DataSet, RunStatus, Sink, reach
+from orchestrator.tracking.links import project
+from orchestrator.tracking.mlflow import FOLDER, HOST, Sink, reach
+from orchestrator.tracking.telling import Teller
 
-CURSOR_FILE = "tracking.json"
-_MAX_CURSOR = 1 << 16  # bytes
-
-_ENDS: dict[str, RunStatus] = {
-    "finished": "FINISHED",
-    "stopped": "FINISHED",  # the gate's decision: nothing broke, and the best reference stands
-    "failed": "FAILED",
-    "interrupted": "KILLED",
-    "not started": "KILLED",  # a fork's first record of an end, told once it is started
-}
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 """MLflow's errors for what it will not take the next time either."""
 _PAUSES = (0.1, 0.5, 2.0)
 """Seconds before a record is sent again: MLflow also calls it a bad request where two runs wrote one row of its
 database at once (both move one model's alias `reference`)."""
-
-
-@dataclass
-class Cursor:
-    """How far the ledger has been sent, and to where."""
-
-    uri: str
-    experiment: str
-    run_id: str
-    parent: str
-    """MLflow's id of the parent run: when it is gone, so is all that was sent."""
-    figures: int = 0
-    """Number of the first record whose figures are not sent."""
-    files: int = 0
-    """Number of the first record whose files are not sent."""
-    folder: str = ""
-    """The run folder that it was sent from: a run that was moved says all again, since MLflow holds paths."""
+_ROWS = 1000
+"""Rows of the journal that are sent at once."""
 
 
 class Outbox:
@@ -95,6 +68,7 @@ class Outbox:
         self._sources = sources
         self._ledger = ledger or Ledger(run_dir / "ledger")
         self._sink: Sink | None = None
+        self._teller: Teller | None = None
         self._cursor: Cursor | None = None
         self._refused: str | None = None
         self._drivers = Drivers()
@@ -109,15 +83,16 @@ class Outbox:
             self._ledger.refresh()
             if not self._ledger.state.configs or self._drivers.handed_over(self._ledger.records):
                 return True  # nothing to tell yet, or the newer driver tells it
-            sink, cursor = self._connect()
-            self._advance(cursor, "figures", lambda record: self._send_figures(sink, record))
-            self._advance(cursor, "files", lambda record: self._send_files(sink, record))
+            teller, cursor = self._connect()
+            self._advance(cursor, "figures", teller.figures)
+            self._advance_journal(teller, cursor)
+            self._advance(cursor, "files", teller.files)
             if dead_run_too and run_state(self.run_dir, self._ledger.state) == "interrupted":
-                self._end(sink, "KILLED", self._ledger.records[-1].time)
+                teller.end("KILLED", self._ledger.records[-1].time)
         except Exception as error:
             # Tracking must never harm a run: whatever happened, it is told, and tried again later.
             self.problem = f"MLflow at {without_password(self.uri)}: {first_line(self._cause(error))}"
-            self._sink = None
+            self._sink = self._teller = None
             return False
         self.problem = self._refused
         return min(cursor.figures, cursor.files) == len(self._ledger.records)
@@ -138,35 +113,43 @@ class Outbox:
         if self._sink:
             self._sink.require_alive()
 
-    def _connect(self) -> tuple[Sink, Cursor]:
-        if self._sink and self._cursor:
-            return self._sink, self._cursor
+    def _connect(self) -> tuple[Teller, Cursor]:
+        if self._teller and self._cursor:
+            return self._teller, self._cursor
         newest = self._ledger.state.configs[-1]
         name, run_id = newest["job"]["name"], newest["run_id"]
-        experiment = self._experiment or name
-        here, known = self.run_dir.absolute(), self._read_cursor()
+        here, known = self.run_dir.absolute(), cursors.read(self.run_dir, len(self._ledger.records))
         make(self.uri, reach)
         follow(self.uri)
-        artifacts = artifact_folder(self.uri, here.parent)
-        sink = Sink(self.uri, artifacts, experiment, run_id, here, known.parent if known else None)
+        artifacts, uri = artifact_folder(self.uri, here.parent), without_password(self.uri)
+        before = known.experiment if known and known.uri == uri and known.run_id == run_id else None
+        sink = Sink(
+            self.uri,
+            artifacts,
+            self._experiment or before,
+            run_id,
+            here,
+            known.parent if known else None,
+            project(here),
+        )
         start = round(1000 * self._ledger.records[0].time)
         parent = sink.ensure_run(0, name, start, {FOLDER: str(here), HOST: socket.gethostname()})
-        fresh = Cursor(without_password(self.uri), experiment, run_id, parent, folder=str(here))
-        if known is None or {**asdict(known), "figures": 0, "files": 0} != asdict(fresh):
+        fresh = Cursor(
+            uri,
+            sink.experiment,
+            run_id,
+            parent,
+            folder=str(here),
+            experiment_id=sink.experiment_id,
+            names=cursors.NAMES,
+        )
+        if known is None or not known.is_of(fresh):
             known = fresh
+        known.experiment_id = sink.experiment_id
+        known.write(self.run_dir)
         self._sink, self._cursor = sink, known
-        return self._sink, self._cursor
-
-    def _read_cursor(self) -> Cursor | None:
-        """The cursor in the run folder, wherever that was when it was written; None where there is none of use."""
-        try:
-            known = Cursor(**strict_json.read_object(self.run_dir / CURSOR_FILE, _MAX_CURSOR, self.run_dir))
-            texts = all(isinstance(text, str) for text in (known.uri, known.experiment, known.run_id, known.parent))
-            sent = (known.figures, known.files)
-            counts = all(type(count) is int and 0 <= count <= len(self._ledger.records) for count in sent)
-            return known if texts and counts and isinstance(known.folder, str) else None
-        except (OSError, ValueError, TypeError, Damaged):
-            return None  # a cache: whatever is wrong with it, start over
+        self._teller = Teller(self.run_dir, self._ledger, self._sources, sink)
+        return self._teller, self._cursor
 
     def _advance(self, cursor: Cursor, which: str, send: Callable[[Record], None]) -> None:
         """Send the records behind one of the two cursors, in order, and remember how far it came."""
@@ -182,7 +165,20 @@ class Outbox:
                 setattr(cursor, which, record.number + 1)
         finally:
             if worth_keeping:
-                replace(self.run_dir / CURSOR_FILE, json.dumps(asdict(cursor)).encode())
+                cursor.write(self.run_dir)
+
+    def _advance_journal(self, teller: Teller, cursor: Cursor) -> None:
+        """Send the rows of the journal behind the cursor."""
+        while not self.give_up.is_set():
+            found = list(itertools.islice(journal.read(self.run_dir, cursor.journal), _ROWS))
+            if not found:
+                return
+            # A row is written after the records of what came before it: with these, its round is known.
+            self._ledger.refresh()
+            self._advance(cursor, "figures", teller.figures)
+            teller.rows([row for row, _ in found])
+            cursor.journal = found[-1][1]
+            cursor.write(self.run_dir)
 
     def _send(self, send: Callable[[Record], None], record: Record) -> None:
         """Send a record; one that can never be sent is passed over and told, and the others come through."""
@@ -205,136 +201,6 @@ class Outbox:
                     raise
                 self.give_up.wait(pause)
         send(record)
-
-    # What each record means in MLflow.
-
-    def _send_figures(self, sink: Sink, record: Record) -> None:
-        data = record.data
-        match record.kind:
-            case "claim" if not only_cleans(data):
-                for number in self._open_runs(sink):
-                    sink.set_running(number)
-            case "config":
-                self._send_config(sink, record)
-            case "commit":
-                self._send_commit(sink, record)
-            case "promotion":
-                number = int(data["round"])
-                self._ensure_round(sink, number, record.time)
-                figures = projection.promotion_figures(data, record.time)
-                tags = {
-                    "ratchet.promoted": str(data["promoted"]).lower(),
-                    "ratchet.reason": str(data["reason"]),
-                    "ratchet.checkpoint": self._checkpoint(number),
-                }
-                sink.log(number, figures, tags=tags)
-                sink.log(0, figures)
-                sink.set_ended(number, "FINISHED", round(1000 * record.time))
-            case "end":
-                sink.log(0, tags={"ratchet.end": f"{data['state']}: {data['reason']}"})
-                self._end(sink, _ENDS[data["state"]], record.time)
-
-    def _open_runs(self, sink: Sink) -> list[int]:
-        """The parent, and the rounds that are not decided."""
-        decided = {int(promotion["round"]) for promotion in self._ledger.state.promotions}
-        return [number for number in sorted(sink.runs) if number not in decided]
-
-    def _end(self, sink: Sink, status: RunStatus, seconds: float) -> None:
-        for number in self._open_runs(sink):
-            sink.set_ended(number, status, round(1000 * seconds))
-
-    def _ensure_round(self, sink: Sink, number: int, seconds: float) -> None:
-        if number:
-            folder = str(self.run_dir.absolute() / f"rounds/{number:02d}")
-            sink.ensure_run(number, f"round {number}", round(1000 * seconds), {FOLDER: folder})
-
-    def _checkpoint(self, number: int) -> str:
-        return str(self.run_dir.absolute() / round_step(number, "checkpoint"))
-
-    def _send_config(self, sink: Sink, record: Record) -> None:
-        known = [r.data for r in self._ledger.records[: record.number + 1] if r.kind == "config"]
-        tags = {f"version.{package}": str(version) for package, version in record.data["versions"].items()}
-        tags["ratchet.job_file"] = str(record.data["job_file"])
-        if len(known) == 1:
-            sink.log(0, params=projection.parameters(record.data["job"]), tags=tags)
-        else:
-            sink.log(0, tags={**tags, **projection.overrides(known)})
-
-    def _send_commit(self, sink: Sink, record: Record) -> None:
-        commit = self._ledger.state.commits[record.data["step"]]
-        number, phase = round_and_phase(commit.step)
-        self._ensure_round(sink, number, record.time)
-        state, facts = self._ledger.state, commit.facts
-        if taken.taken(state, commit.step):
-            facts = taken.without_times(facts)
-            sink.log(number, tags={f"ratchet.taken_over.{phase}": taken.origin(state)})
-        figures = projection.step_figures(number, phase, facts, record.time)
-        if phase == "train" and (table := training_metrics(self.run_dir, state, number)):
-            table = table if facts is commit.facts else taken.without_times(table)
-            by_step = projection.training_figures(table, record.time, float(facts.get("seconds", 0)))
-            sink.log(0, projection.continued(by_step, self._steps_before(number)))
-            sink.log(number, by_step)
-        for target in {0, number}:
-            sink.log(target, figures)
-        if phase == "preferences":
-            sink.log_inputs(0, self._preference_data(commit))
-        if phase == "prompts":
-            data_sets = self._data_sets(commit, ("gate", "test") if number == 0 else ("train",))
-            for target in {0, number}:
-                sink.log_inputs(target, data_sets)
-
-    def _preference_data(self, commit: Commit) -> list[DataSet]:
-        """The sources of stages, by the rows that the run keeps of them."""
-        files = [said["sha256"] for artifact in commit.artifacts for _, said in sorted(artifact.files.items())]
-        return [
-            DataSet(f"stages.sources.{number}", "training", told["name"], fingerprint([sha256]), told["pairs"])
-            for number, (told, sha256) in enumerate(zip(commit.facts["sources"], files, strict=True))
-        ]
-
-    def _steps_before(self, number: int) -> int:
-        """Optimizer steps of all earlier rounds, which are committed before this one."""
-        commits = self._ledger.state.commits
-        earlier = (commits.get(round_step(n, "train")) for n in range(1, number))
-        return sum(int(commit.facts.get("steps", 0)) for commit in earlier if commit)
-
-    def _data_sets(self, commit: Commit, splits: tuple[str, ...]) -> list[DataSet]:
-        """Data sets by what was read from them: digests are of committed prompts, so a rebuild agrees."""
-        found = []
-        for split in splits:
-            if not (rows := self._ledger.state.configs[-1]["job"]["data"][split]):
-                continue
-            files = [
-                (PurePath(artifact.path, name).stem, said["sha256"])
-                for artifact in commit.artifacts
-                for name, said in sorted(artifact.files.items())
-            ]
-            own = [sha256 for stem, sha256 in files if stem == split] or [sha256 for _, sha256 in files]
-            source = str(rows["path"] or rows.get("hub"))
-            context = "training" if split == "train" else "evaluation"
-            num_rows = commit.facts.get("prompts" if split == "train" else split)
-            digest = fingerprint([split, commit.fingerprint, own])
-            found.append(DataSet(split, context, source, digest, num_rows))
-        return found
-
-    def _send_files(self, sink: Sink, record: Record) -> None:
-        state, data = self._ledger.state, record.data
-        if record.kind == "commit":
-            number, phase = round_and_phase(data["step"])
-            if number and phase == "verdicts":
-                sink.log_table(number, sample_rows(self.run_dir, state, number), "samples.json")
-        if record.kind == "promotion" and data["promoted"]:
-            number = int(data["round"])
-            evaluation = state.commits.get(round_step(number, "evaluation"))
-            test = accuracy(evaluation.facts if evaluation else None)
-            params = {"round": str(number), "test_accuracy": "" if test is None else f"{test:.4f}"}
-            name = state.configs[-1]["job"]["name"]
-            sink.register(number, name, self._checkpoint(number), params)
-        if record.kind in ("promotion", "end") and record.number == self._last_report():
-            sink.log_text(0, report_text(self.run_dir, self._sources), "report.md")
-
-    def _last_report(self) -> int:
-        """The newest record that changes the report enough: on a replay it is sent once."""
-        return max(r.number for r in self._ledger.records if r.kind in ("promotion", "end"))
 
 
 def first_line(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from orchestrator.config import at_round
 from orchestrator.config.addresses import without_password
 
 MAX_KEY_CHARACTERS = 250
@@ -23,11 +24,16 @@ PARENT_TRAINING = frozenset(
     {"loss", "margin", "reward_accuracy", "chosen_logprob", "rejected_logprob", "grad_norm", "learning_rate"}
 )
 """Training metrics that the job's own run shows over all rounds; a round's run has all columns."""
+_TRAINING_PLAN = frozenset({"step", "updates", "pairs", "tokens", "padded_tokens", "seconds"})
+"""Columns of a training that measure nothing of it: how much an update was given."""
+
+ACCURACY, GATE, HEALTH, LEARNING, ROUND, TIME = "accuracy", "gate", "health", "learning", "round", "time"
+"""The sections of metrics. MLflow shows them in the order of the alphabet, which is that of importance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """One point of a metric. Example: Figure("test/accuracy", 0.71, step=2, milliseconds=1700000000000)"""
+    """One point of a metric. Example: Figure("accuracy/test", 0.71, step=2, milliseconds=1700000000000)"""
 
     key: str
     value: float
@@ -85,37 +91,79 @@ def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 4] + " ..."
 
 
-_NO_FIGURES = {"graders_version", "judge_prompt", "step_prompt", "reading"}
-"""Facts that are numbers and measure nothing."""
+_UNTOLD = frozenset(
+    {"graders_version", "judge_prompt", "step_prompt", "reading", "problems", "prompts", "before_cap", "correct"}
+    | {
+        "steps",
+        "samples",
+        "completion_tokens",
+        "padded_tokens",
+        "distinct_completions",
+        "waited",
+        "train",
+        "gate",
+        "test",
+        "epochs",
+    }
+)
+"""Facts that measure nothing: versions, and what is as large in every round, or told by another figure."""
+_UNTOLD_GROUPS = ("executed.", "first_step.", "probe.", "rules.")
+_TROUBLES = frozenset(
+    {"truncated", "unreadable", "failed", "gold", "ungradable", "dropped", "dropped_pairs", "pairs_lost"}
+    | {"prompts_lost", "prompts_ungradable", "restarts", "resumed_from"}
+)
+"""Counts that are told where they are not 0: a row of charts of nothing hides the others."""
+_INPUTS = ("prompts", "problems", "preferences", "model", "reference_model")
+"""Steps that keep what the run is given: only their time is told."""
+_TOLD_OTHERWISE = {f"{ROUND}/train_pairs", f"{ROUND}/train_loss", f"{ROUND}/verdicts_wrong"}
+"""By `pairs`, by the curve of the updates, and by the share of samples that are correct."""
+_SPLITS = ("gate", "test")
+_INTERVAL = {"accuracy": "", "low": "_low", "high": "_high"}
+_TIMES = ("seconds", "starting", "tokens_per_second")
 
 
 def step_figures(number: int, phase: str, facts: Mapping[str, Any], seconds: float) -> list[Figure]:
-    """Figures of a finished step, by round (0 is the baseline).
+    """Figures of a finished step, by round (0 is the base model). `seconds` is the record's time.
 
-    `seconds` is the record's time. Counts and shares are named <phase>/<fact>, accuracies
-    gate/accuracy and test/accuracy, durations seconds/<phase>.
+    Accuracies are named accuracy/test, accuracy/test_low, ...; durations time/<phase>; what `health` facts say
+    health/<fact>; the counts and shares that a round was made of round/<phase>_<fact>, or round/<phase> where the fact
+    has the phase's name.
     """
-    named = {}
+    named: dict[str, float] = {}
+    if "/" in phase:  # one of many of its kind, such as the evaluation of one of several checkpoints
+        return []
+    if phase in _INPUTS:
+        facts = {key: facts[key] for key in ("seconds",) if key in facts}
     for key, value in _leaves(facts):
-        if key in _NO_FIGURES or key.startswith("executed."):
-            continue
-        if not isinstance(value, (int, float)) or key.endswith("graders_version"):
-            continue  # text, null, lists and names of versions are no metrics
-        key = key.replace(".", "/")
-        if key == "seconds":
-            named[f"seconds/{phase}"] = value
-        else:
-            named[key if phase == "evaluation" else f"{phase}/{key}"] = value
+        last = key.rpartition(".")[2]
+        told = isinstance(value, int | float) and last not in _UNTOLD and not key.startswith(_UNTOLD_GROUPS)
+        if told and (value or last not in _TROUBLES):
+            named[_key(phase, key)] = value
+    named = {key: value for key, value in named.items() if key not in _TOLD_OTHERWISE}
     graded = sum(facts.get(verdict, 0) for verdict in ("correct", "wrong", "ungradable"))
     if phase == "verdicts" and graded:
-        named["verdicts/correct_share"] = facts.get("correct", 0) / graded
+        named[f"{ROUND}/samples_correct"] = facts.get("correct", 0) / graded
     return _figures(named, number, seconds)
+
+
+def _key(phase: str, fact: str) -> str:
+    """The metric of a fact, whose groups have dots between them."""
+    group, _, name = fact.partition(".")
+    if fact in _TIMES:
+        return f"{TIME}/{phase}" + ("" if fact == "seconds" else f"_{fact}")
+    if phase == "evaluation" and group in _SPLITS and name in _INTERVAL:
+        return f"{ACCURACY}/{group}{_INTERVAL[name]}"
+    if HEALTH in (group, phase):
+        return f"{HEALTH}/{(name if group == HEALTH else fact).replace('.', '_')}"
+    name = fact.replace(".", "_")
+    parts = [] if phase == "evaluation" else [phase]
+    return f"{ROUND}/{'_'.join(parts if name == phase else [*parts, name])}"
 
 
 def promotion_figures(data: Mapping[str, Any], seconds: float) -> list[Figure]:
     """Figures of a promotion record, by round."""
-    keys = ("promoted", "p_value", "won", "lost")
-    named = {f"promotion/{key}": data[key] for key in keys if data.get(key) is not None}
+    keys = ("won", "lost", "p_value")
+    named = {f"{GATE}/{key}": data[key] for key in keys if data.get(key) is not None}
     return _figures(named, int(data["round"]), seconds)
 
 
@@ -123,26 +171,49 @@ def _figures(named: Mapping[str, Any], step: int, seconds: float) -> list[Figure
     return [Figure(safe_name(key), float(value), step, round(1000 * seconds)) for key, value in named.items()]
 
 
-def training_figures(columns: Mapping[str, Sequence[Any]], end: float, duration: float) -> list[Figure]:
-    """Figures of a round's training, named step/<column>, by update.
+def training_figures(
+    columns: Mapping[str, Sequence[Any]], end: float, duration: float, known: Mapping[int, float] | None = None
+) -> list[Figure]:
+    """Figures of a round's training, named learning/<column>, by update.
 
-    `columns` is the metrics table, `end` the time of the commit and `duration` the step's seconds. The
-    table holds no clock, so its rows are spread evenly over the duration: a rebuild finds the same times.
+    `columns` is the metrics table, `end` the time of the commit and `duration` the step's seconds. The table holds no
+    clock: an update's time is the one that is `known` of it, and else it is spread evenly over the duration, so that a
+    rebuild finds the same.
     """
     steps = columns["step"]
-    times = [round(1000 * (end - duration * (1 - (i + 1) / len(steps)))) for i in range(len(steps))]
+    known = known or {}
     found = []
-    for name, values in columns.items():
-        if name == "step":
-            continue
-        key = safe_name(f"step/{name}")
-        for step, value, milliseconds in zip(steps, values, times, strict=True):
-            if isinstance(value, (int, float)):
-                found.append(Figure(key, float(value), int(step), milliseconds))
+    for place, step in enumerate(steps):
+        at = known.get(int(step), end - duration * (1 - (place + 1) / len(steps)))
+        found += update_figures(int(step), {name: values[place] for name, values in columns.items()}, at)
     return found
+
+
+def update_figures(step: int, values: Mapping[str, Any], seconds: float) -> list[Figure]:
+    """Figures of one update, named learning/<column>."""
+    told = {name: value for name, value in values.items() if name not in _TRAINING_PLAN}
+    named = {f"{LEARNING}/{name}": value for name, value in told.items() if isinstance(value, int | float)}
+    return _figures(named, step, seconds)
+
+
+def load_figures(node: str, values: Mapping[str, float], begin: float, seconds: float) -> list[Figure]:
+    """How busy a node is, named system/<node>/<what>, by seconds since the run began at `begin`."""
+    named = {f"system/{node.replace('/', '_')}/{name}": value for name, value in values.items()}
+    return _figures(named, max(0, round(seconds - begin)), seconds)
 
 
 def continued(figures: Sequence[Figure], offset: int) -> list[Figure]:
     """A round's training figures for the job's run: the main ones, with steps counted over all rounds."""
-    keys = {f"step/{name}" for name in PARENT_TRAINING}
+    keys = {f"{LEARNING}/{name}" for name in PARENT_TRAINING}
     return [Figure(f.key, f.value, f.step + offset, f.milliseconds) for f in figures if f.key in keys]
+
+
+def round_parameters(job: Mapping[str, Any], number: int) -> dict[str, str]:
+    """What of a job may differ between its rounds, with the values of one: {"round": "2", "loss.beta": "0.1", ...}."""
+    of_rounds: dict[str, Any] = {"loss": job.get("loss", {})}
+    train = job.get("train", {})
+    of_rounds["train"] = {key: train[key] for key in ("learning_rate",) if key in train}
+    leaves = {key: at_round(value, number) for key, value in _leaves(of_rounds) if value not in ([], {})}
+    return {"round": str(number)} | {
+        safe_name(key): _shorten(_text(value), MAX_PARAM_CHARACTERS) for key, value in leaves.items()
+    }

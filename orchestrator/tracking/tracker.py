@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
+import sqlite3
+import sys
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import Tracking
@@ -14,10 +18,13 @@ from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.status import open_run
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
-from orchestrator.tracking.database import sqlite_address
+from orchestrator.tracking import cursor as cursors
+from orchestrator.tracking.database import sqlite_address, sqlite_file
+from orchestrator.tracking.links import run_page
 from orchestrator.tracking.outbox import Outbox, first_line
 
 RETRY_SECONDS = 60.0
+PAUSE_SECONDS = 3.0
 
 
 class Tracker:
@@ -84,6 +91,7 @@ class Tracker:
             self._wake.clear()
             closing = self._closing.is_set()
             self._all_sent = self._flush()
+            self._closing.wait(PAUSE_SECONDS)  # what is measured comes several times a second
             if self._problem and self._say and not self._said and not closing:
                 self._said = True
                 self._say(f"tracking: {self._problem}")
@@ -125,9 +133,63 @@ def default_address(runs: Path) -> str:
     return sqlite_address(runs.absolute() / "mlflow.db")
 
 
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Where a run is in MLflow."""
+
+    name: str
+    experiment_id: str
+    run: str
+    """MLflow's id of it."""
+
+    def at(self, server: str) -> str:
+        """The address of the page of its curves."""
+        return run_page(server, self.experiment_id, self.run)
+
+
+def page_of(run_dir: Path, uri: str) -> Page | None:
+    """Where a run is in the database beside it; on a server, as far as the run's folder tells. None where it is not."""
+    database, known = sqlite_file(uri), cursors.read(run_dir, sys.maxsize)
+    if known is not None and is_server(uri):
+        at_home = known.uri == without_password(uri) and known.experiment_id
+        return Page(run_dir.absolute().name, known.experiment_id, known.parent) if at_home else None
+    if database is None or known is None or not database.is_file():
+        return None
+    question = "SELECT experiment_id, name FROM runs WHERE run_uuid = ? AND lifecycle_stage = 'active'"
+    try:
+        with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+            found = connection.execute(question, (known.parent,)).fetchone()
+    except sqlite3.Error:
+        return None
+    return Page(str(found[1]), str(found[0]), known.parent) if found else None
+
+
+def server_of(run_dir: Path) -> str:
+    """MLflow's address as a run has it, or where it would be.
+
+    Raises:
+        BadInput: there is no run in this folder.
+    """
+    state = open_run(run_dir).state
+    said = state.configs[-1]["job"].get("tracking", {}) if state.configs else {}
+    return str(said.get("uri") or default_address(run_dir.absolute().parent))
+
+
+def is_server(uri: str) -> bool:
+    """Whether an address is that of a server with pages of its own."""
+    return uri.startswith(("http://", "https://"))
+
+
+def look_command(uri: str, run_dir: Path) -> str:
+    """The command that shows a run's dashboard."""
+    if is_server(uri) or sqlite_file(uri) == sqlite_file(default_address(run_dir.parent)):
+        return shlex.join(["ratchet", "ui", str(run_dir)])
+    return open_command(uri)
+
+
 def open_command(uri: str) -> str:
     """The command that shows the dashboard: a local server over a database, or the server's own page."""
-    if uri.startswith(("http://", "https://")):
+    if is_server(uri):
         return f"python -m webbrowser {shlex.quote(without_password(uri))}"
     # One process instead of a dozen: MLflow's workers and job runners take some 200 MB each.
     shown = without_password(uri) if secret_in(uri) else uri

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from orchestrator.commands.verify.command import verify
-from orchestrator.config import Tracking
 from orchestrator.driver.resume import load
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files.durable import canonical, fingerprint
@@ -24,7 +23,7 @@ from orchestrator.reports.progress.model import read_progress
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import run_state, status
 from orchestrator.sources.registry import SOURCES
-from orchestrator.tracking.outbox import Outbox
+from orchestrator.tracking import cursor
 from tests.support.sample_run import DEAD_PID, SampleRun, two_rounds
 
 
@@ -176,7 +175,7 @@ def test_a_sign_of_life_that_is_none_is_passed_over(run: Path, what: str, file: 
     SIGNS[what](run / file)
     assert run_state(run, Ledger(run / "ledger").state) in ("interrupted", "running")
     if file == "tracking.json":
-        assert Outbox(run, Tracking(), "sqlite:///unused")._read_cursor() is None
+        assert cursor.read(run, 1) is None
     if file == "progress.json":
         assert read_progress(run, Ledger(run / "ledger").state) is None
 

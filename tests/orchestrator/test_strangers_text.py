@@ -257,6 +257,11 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         ["export", f"{stage.run}@{EVIL}", stage.folder / "nothing"],
     ],
     "fetch": fetches,
+    "ui": lambda stage: [["ui", stage.run], ["ui", stage.folder], ["ui", stage.folder / NAME]],
+    "track": lambda stage: [
+        ["track", stage.folder / NAME],
+        ["track", stage.run, "--to", f"http://me:word@{EVIL}"],
+    ],
     "docs": lambda stage: [["docs"]],
     "schema": lambda stage: [["schema"]],
     "version": lambda stage: [["version"]],

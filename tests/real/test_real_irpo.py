@@ -269,7 +269,7 @@ def test_trl_reads_the_pairs(run: Path, tmp_path: Path) -> None:
 
 def test_mlflow_has_the_job_and_its_rounds(run: Path) -> None:
     client = mlflow.MlflowClient(f"sqlite:///{run.parent / 'mlflow.db'}")
-    [experiment] = [e for e in client.search_experiments() if e.name == "irpo"]
+    [experiment] = [e for e in client.search_experiments() if e.name != "Default"]
     runs = client.search_runs([experiment.experiment_id])
     assert len(runs) == 3  # the job and two rounds, however often the driver was started
     assert {r.info.status for r in runs} == {"FINISHED"}
@@ -277,9 +277,9 @@ def test_mlflow_has_the_job_and_its_rounds(run: Path) -> None:
     assert parent.data.params["train.learning_rate"] == "3e-05"
     steps = [r.data["facts"]["steps"] for r in records(run) if r.kind == "commit" and r.data["step"].endswith("/train")]
     for number, child in enumerate(sorted((r for r in runs if r is not parent), key=lambda r: r.info.run_name)):
-        assert len(client.get_metric_history(child.info.run_id, "step/loss")) == steps[number]
-    assert len(client.get_metric_history(parent.info.run_id, "step/loss")) == sum(steps)
-    last = client.get_metric_history(parent.info.run_id, "test/accuracy")
+        assert len(client.get_metric_history(child.info.run_id, "learning/loss")) == steps[number]
+    assert len(client.get_metric_history(parent.info.run_id, "learning/loss")) == sum(steps)
+    last = client.get_metric_history(parent.info.run_id, "accuracy/test")
     assert [m.value for m in sorted(last, key=lambda m: m.step)][1:] == [r["accuracy"] for r in status(run)["rounds"]]
 
 

@@ -163,7 +163,12 @@ class SampleRun:
         self.commit(f"rounds/{number:02d}/evaluation", {"gate": e, "test": e, "probe": probe, "seconds": 2.0})
 
     def promote(
-        self, number: int, promoted: bool = True, reference: str | None = None, reason: str | None = None
+        self,
+        number: int,
+        promoted: bool = True,
+        reference: str | None = None,
+        reason: str | None = None,
+        best: str | None = None,
     ) -> None:
         data = {
             "round": number,
@@ -177,7 +182,7 @@ class SampleRun:
             "smallest_detectable_drop": 0.05,
             "reference": reference or f"rounds/{number:02d}/checkpoint",
         }
-        self.ledger.append("promotion", data)
+        self.ledger.append("promotion", data | ({"best": best} if best else {}))
 
     def round(self, number: int, num_correct: int) -> None:
         self.prompts(number)

@@ -37,7 +37,7 @@ def examine_mlflow(job: Job, runs: Path, removed: Callable[[Path, str], Abstract
             reach(sqlite_address(folder / database.name))
         return Finding("pass", f"{shown} can be made", "", {"uri": shown})
     try:
-        num_experiments = reach(uri, settings.experiment or job.name)
+        num_experiments = reach(uri, settings.experiment)
     except RatchetError as error:
         return Finding("FAIL", shown, str(error), {"uri": shown})
     except Exception as error:

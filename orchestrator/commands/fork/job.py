@@ -55,8 +55,6 @@ def jobs(
     places = [*folders(state), str(Path.cwd())]
     before = job_of(absolute(config["job"], places, kept), path, (), all_kept).job
     inherited = before.model_dump(mode="json") | {"name": named_after(child), "run_dir": str(child)}
-    # One experiment for both, where they can be compared.
-    inherited["tracking"] |= {"experiment": before.tracking.experiment or before.name}
     if before.archive and is_shared(before.archive):
         inherited["archive"] = None  # which is another run's
     after = job_of(inherited, path, overrides, keeps).job

@@ -82,7 +82,18 @@ class Turned:
     text: str
 
 
-Event = Said | Come | Began | Ended | Turned | RoundLine
+@dataclass(frozen=True)
+class Measured:
+    """Figures of an update, or of a node; see `Watch.measure`."""
+
+    what: str
+    number: int
+    time: float
+    """When it was told, in seconds since 1970."""
+    values: Mapping[str, Any]
+
+
+Event = Said | Come | Began | Ended | Turned | Measured | RoundLine
 
 
 class Board:
@@ -200,6 +211,11 @@ class Board:
                 track.text = text
                 self._events.append(Come(what, text, track.state == "kept"))
         self._hand_over()
+
+    def measure(self, what: str, number: int, values: Mapping[str, Any]) -> None:
+        """See `Watch`."""
+        self._events.append(Measured(what, number, time.time(), values))
+        self.changed.set()
 
     def _was_kept(self, what: str) -> bool:
         """Whether it belongs to a round that was over when this driver began."""

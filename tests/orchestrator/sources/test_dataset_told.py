@@ -51,7 +51,9 @@ def test_a_job_without_problems_reports_its_stages_and_no_accuracy(tmp_path: Pat
     )
     assert "## Samples and pairs" not in text
     figures = step_figures(1, "policy", state.commits["rounds/01/policy"].facts, 1.0)
-    assert {"policy/gamma", "policy/ranking_accuracy", "policy/reward_accuracy"} <= {f.key for f in figures}
+    assert {f"round/policy_{name}" for name in ("gamma", "ranking_accuracy", "reward_accuracy")} <= {
+        f.key for f in figures
+    }
 
 
 def test_a_job_with_gate_and_test_evaluates_as_any_other(tmp_path: Path) -> None:
@@ -78,9 +80,9 @@ def test_mlflow_takes_a_run_without_problems(tmp_path: Path) -> None:
         if run.info.run_name == "tiny"
     ]
     metrics = parent.data.metrics
-    assert metrics["policy/reward_accuracy"] == 0.0
-    assert metrics["reference/gamma"] == pytest.approx(-0.6)
-    assert not [key for key in metrics if "test/" in key or "gate/" in key]
+    assert metrics["round/policy_reward_accuracy"] == 0.0
+    assert metrics["round/reference_gamma"] == pytest.approx(-0.6)
+    assert not [key for key in metrics if key.startswith("accuracy/")]
     sources = {data.dataset.name: json.loads(data.dataset.source)["uri"] for data in parent.inputs.dataset_inputs}
     assert sources == {"stages.sources.0": "hard.jsonl", "stages.sources.1": "easy.jsonl"}
 

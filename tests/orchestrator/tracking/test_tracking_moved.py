@@ -29,7 +29,7 @@ WAIT = 120.0
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of runs with one run in it, which MLflow knows in full. A fresh database takes seconds."""
-    runs = tmp_path_factory.mktemp("made") / "runs"
+    runs = tmp_path_factory.mktemp("made") / "maths/runs"
     two_rounds(runs / "sample")
     sync(runs / "sample")
     return runs
@@ -50,7 +50,7 @@ def client(runs: Path) -> Any:
     return MlflowClient(tracking_uri=default_address(runs))
 
 
-def tracked(runs: Path, experiment: str = "sample") -> list[Any]:
+def tracked(runs: Path, experiment: str = "maths") -> list[Any]:
     """MLflow's runs, parents and children, as the client tells them."""
     found = client(runs).get_experiment_by_name(experiment)
     return list(client(runs).search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
@@ -154,7 +154,7 @@ def test_a_store_that_is_in_its_place_or_somebody_elses_is_left_alone(runs: Path
     (tmp_path / "mlflow.db").write_bytes(b"")
     assert not follow(default_address(tmp_path))
     with sqlite3.connect(database) as connection:
-        connection.execute("UPDATE experiments SET artifact_location = 's3://bucket/mlartifacts' WHERE name = 'sample'")
+        connection.execute("UPDATE experiments SET artifact_location = 's3://bucket/mlartifacts' WHERE name = 'maths'")
     assert not follow(uri)
 
 
@@ -218,16 +218,16 @@ def test_whose_mlflow_runs_they_are(
 
 
 def test_a_deleted_experiment_is_told_with_the_ways_out(runs: Path) -> None:
-    experiment = client(runs).get_experiment_by_name("sample").experiment_id
+    experiment = client(runs).get_experiment_by_name("maths").experiment_id
     client(runs).delete_experiment(experiment)
     with pytest.raises(RatchetError) as told:
         sync(runs / "sample")
-    assert "the experiment 'sample' was deleted there" in str(told.value)
+    assert "the experiment 'maths' was deleted there" in str(told.value)
     assert f"mlflow experiments restore --experiment-id {experiment}`" in str(told.value)
     assert f"MLFLOW_TRACKING_URI={default_address(runs)}" in str(told.value)
     assert "tracking.experiment=NAME" in str(told.value)
     with pytest.raises(RatchetError, match="was deleted there"):
-        reach(default_address(runs), "sample")  # as `ratchet doctor` asks
+        reach(default_address(runs), "maths")  # as `ratchet doctor` asks
     assert reach(default_address(runs), "another") == reach(default_address(runs))
     sync(runs / "sample", Tracking(experiment="another"))
     assert len(tracked(runs, "another")) == 3
@@ -241,7 +241,7 @@ def test_an_experiment_that_is_deleted_while_a_driver_runs_is_told_too(runs: Pat
     run.claim()
     run.configure()
     said: list[str] = []
-    tracker = Tracker(run.root, Tracking(), default_address(runs), said.append)
+    tracker = Tracker(run.root, Tracking(experiment="second"), default_address(runs), said.append)
     tracker.start()
     while not (run.root / "tracking.json").exists():
         assert tracker.problem is None

@@ -1,0 +1,58 @@
+"""`ratchet track`: sends a run to MLflow, whatever was sent of it before."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from orchestrator.config import Tracking
+from orchestrator.config.addresses import secret_in, without_password
+from orchestrator.driver.resume import needing_trust
+from orchestrator.errors import BadInput
+from orchestrator.files import user_state
+from orchestrator.files.inside import remove
+from orchestrator.ledger.ledger import State
+from orchestrator.reports.status import open_run, run_state
+from orchestrator.tracking.cursor import CURSOR_FILE
+from orchestrator.tracking.tracker import default_address, look_command, sync
+
+
+def track(run_dir: Path, to: str | None, experiment: str | None) -> Iterator[str]:
+    """Send all of a run, and say where it can be looked at. What is there already is not sent again.
+
+    Raises:
+        BadInput: it has no records, is being driven, or its address is the run's word alone, or no address to write.
+        RatchetError: something could not be sent.
+    """
+    state = open_run(run_dir).state
+    if not state.configs:
+        raise BadInput(f"{run_dir}: this run was never started, so that there is nothing to send")
+    if run_state(run_dir, state) == "running":
+        raise BadInput(f"{run_dir}: somebody drives this run, and its driver sends what there is")
+    said = Tracking.model_validate(state.configs[-1]["job"].get("tracking", {}))
+    uri = _given(run_dir, state, said, to)
+    settings = Tracking(uri=uri, experiment=experiment or (said.experiment if to is None else None))
+    with contextlib.suppress(FileNotFoundError):
+        remove(run_dir, run_dir / CURSOR_FILE)
+    records = sync(run_dir, settings)
+    address = uri or default_address(run_dir.absolute().parent)
+    yield f"tracked   {records} records, in MLflow at {without_password(address)}"
+    yield f"dashboard {look_command(address, run_dir.absolute())}"
+
+
+def _given(run_dir: Path, state: State, said: Tracking, to: str | None) -> str | None:
+    """The address to send to; None is the database beside the run."""
+    if to is not None:
+        if found := secret_in(to):
+            raise BadInput(f"--to {without_password(to)}: this address holds {found}: set it in the environment")
+        return to
+    if said.uri is None:
+        return None
+    asked = [item.digest for item in needing_trust(run_dir, state) if item.key == "tracking.uri"]
+    if not user_state.is_approved(asked):
+        raise BadInput(
+            f"{run_dir}: its tracking.uri {without_password(said.uri)!r} is the run's word, and nobody has approved it "
+            "here: if it is where you want it sent to, give the address with --to"
+        )
+    return said.uri

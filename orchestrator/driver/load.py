@@ -1,0 +1,39 @@
+"""How busy the nodes are, looked at now and then while a run is driven, in a thread of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+
+from orchestrator.records.progress import NODES, Watch
+
+SECONDS = 15.0
+"""Between two looks."""
+PATIENCE = 5.0
+"""Seconds that nodes have to answer, for which the end of a run may wait."""
+
+Loads = Callable[[], Mapping[str, Mapping[str, float]]]
+
+
+@contextlib.contextmanager
+def sampling(loads: Loads, watch: Watch, seconds: float = SECONDS) -> Iterator[None]:
+    """Tell `watch` every so many seconds what `loads` says of each node, by its name. Nobody needs it to go on: where
+    it fails, it is asked again the next time."""
+    stop = threading.Event()
+
+    def look() -> None:
+        with contextlib.suppress(Exception):
+            loads()  # shares of cores are those since the last call of a thread
+        while not stop.wait(seconds):
+            with contextlib.suppress(Exception):
+                for node, load in loads().items():
+                    watch.measure(f"{NODES}/{node}", 0, load)
+
+    thread = threading.Thread(target=look, name="load", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(2 * PATIENCE)
