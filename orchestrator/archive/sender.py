@@ -22,7 +22,7 @@ from orchestrator.archive.opening import open_store
 from orchestrator.archive.store import Store, Told, Unreachable, said
 from orchestrator.config.addresses import without_password
 from orchestrator.errors import Damaged, RatchetError
-from orchestrator.files.inside import read_regular
+from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.ledger.drivers import Drivers
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import MAX_RECORD, Record, parsed
@@ -143,7 +143,7 @@ class Sender:
         """What the archive says of itself, where it is this run's with a history that this one goes on from.
 
         Raises:
-            RatchetError: it is another run's, or another history's.
+            RatchetError: it is another run's, or another history's, or holds somebody's own files.
         """
         marker = read_marker(store)
         first = self._content(0)
@@ -151,6 +151,12 @@ class Sender:
             there = _read_if_there(store, record_name(0))
             if there not in (None, first) and _is_record(there or b"", 0):
                 raise self._foreign("another run")
+            # What stands beside the records is sent after them: without any it is somebody's own, such as a project's.
+            if there is None and (name := next(filter(store.told, beside(self.run_dir)), None)):
+                raise RatchetError(
+                    f"{self._cursor.address} is no archive, and has a `{name}`, which would be written over: give "
+                    "another address (archive=URL), such as a new folder"
+                )
             return None
         if marker.first != digest(first):
             raise self._foreign(f"another run ({marker.name})")
@@ -197,6 +203,8 @@ class Sender:
             Unreachable: the store has other bytes than it was sent.
         """
         self._moved(0)
+        if regular_size(item.path, self.run_dir) != item.size:
+            raise Damaged(f"{item.path}: is not what was committed, and is not archived")
         told, own = store.told(item.name), None
         if told is not None and told.size == item.size:
             own = checksums(item.path) if told.etag else None

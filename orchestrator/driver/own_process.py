@@ -4,34 +4,47 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config.places import own_code, own_code_environment
+from orchestrator.driver.private_folder import PrivateFolder, compiled_environment
 from orchestrator.errors import RatchetError, cut
 
 _LOOKING = 600.0  # seconds
 
 
 def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -> dict[str, Any]:
-    """What the module answers to a request, both JSON objects; `what` is looked at, and `suspect` to blame.
+    """What the module answers to a request, both JSON objects; `what` is looked at, and `suspect` to blame. Its
+    temporary files are closed to others, who could otherwise put theirs where torch looks for its own.
 
     Raises:
-        RatchetError: it broke, or found no end.
+        RatchetError: it broke, or found no end; or there is no place for its temporary files.
     """
+    try:
+        folder = PrivateFolder(Path(tempfile.gettempdir()))
+    except OSError as error:
+        why = f"no temporary folder can be made ({error.strerror})"
+        raise RatchetError(
+            f"{what} could not be looked at: {why}. Set TMPDIR to a folder that may be written."
+        ) from error
     try:
         done = subprocess.run(
             own_code(module),
             input=json.dumps(request),
             capture_output=True,
             text=True,
-            env=own_code_environment(),
+            env={**compiled_environment(), **own_code_environment(), "TMPDIR": str(folder.temporary)},
             timeout=_LOOKING,
         )
     except subprocess.TimeoutExpired as error:
         raise RatchetError(
             f"{what} could not be looked at: no end within {_LOOKING:.0f} s. Look at {suspect}."
         ) from error
+    finally:
+        folder.remove()
     if done.returncode:
         # A library in Rust that breaks says after its reason how to have more said.
         lines = [line for line in done.stderr.strip().splitlines() if not line.startswith("note: ")]

@@ -264,11 +264,28 @@ def private_environment(folder: PrivateFolder, also: Mapping[str, str]) -> dict[
     found = dict(also)
     if loopback := [name for _, name in socket.if_nameindex() if name in ("lo", "lo0")]:
         found |= {"GLOO_SOCKET_IFNAME": loopback[0], "NCCL_SOCKET_IFNAME": loopback[0]}
-    with contextlib.suppress(RuntimeError):  # no home. What torch has compiled serves the next run, too
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        found["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "ratchet" / "torchinductor")
+    found |= compiled_environment()
     temporary = str(folder.temporary)
     return found | {k: os.environ[k] for k in found if k in os.environ} | {"TMPDIR": temporary, RENDEZVOUS: temporary}
+
+
+def compiled_environment() -> dict[str, str]:
+    """Where torch keeps what it has compiled, which serves the next run, too: code that is loaded, so a folder of this
+    user's, closed to others. One that others could write to is not used."""
+    with contextlib.suppress(RuntimeError, OSError):  # no home, or none that can be written
+        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ratchet"
+        compiled = cache / "torchinductor"
+        cache.mkdir(mode=0o700, parents=True, exist_ok=True)
+        compiled.mkdir(mode=0o700, exist_ok=True)
+        if all(_is_own(folder) for folder in (cache, compiled)):
+            compiled.chmod(0o700)  # what torch makes below it has the rights of the umask
+            return {"TORCHINDUCTOR_CACHE_DIR": str(compiled)}
+    return {}
+
+
+def _is_own(folder: Path) -> bool:
+    status = folder.lstat()
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid() and not status.st_mode & 0o022
 
 
 @contextlib.contextmanager

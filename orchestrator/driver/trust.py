@@ -19,7 +19,7 @@ from orchestrator.config import OWN_REFERENCES, Grader, Job
 from orchestrator.config.addresses import without_password
 from orchestrator.config.load import JobFile
 from orchestrator.config.sources import sections
-from orchestrator.errors import BadInput, Damaged
+from orchestrator.errors import BadInput, Damaged, cut
 from orchestrator.files import durable, user_state
 from orchestrator.files.inside import is_run, regular_size, walk
 from orchestrator.files.named import is_there, named_path, real
@@ -60,6 +60,8 @@ KEYS: Mapping[str, str] = {
 
 _LARGEST_FILE = 1 << 24
 """Bytes of a job file."""
+_LONGEST = 7000
+"""Characters of an item: the longest path has fewer, and a line that is shown may have more."""
 _MOST_FILES = 10_000
 """Files of a model's folder that are looked at."""
 
@@ -252,7 +254,7 @@ def require(
         BadInput: it needs approval. The message has the whole set and the cure.
     """
     now = needs_trust(file, root)
-    unapproved_items = unapproved(now, needs_trust(before, root) if before else None, overrides)
+    unapproved_items = _shown_whole(run, unapproved(now, needs_trust(before, root) if before else None, overrides))
     shown = [f"  {item}" for item in unapproved_items]
     if unapproved_items and tell is None:
         raise BadInput(
@@ -265,6 +267,20 @@ def require(
         tell("\n".join([f"trusted   the settings of {run}:", *shown]))
     if remembered := remember(now):
         (tell or _unsaid)(remembered)
+
+
+def _shown_whole(run: str, items: list[Item]) -> list[Item]:
+    """The items, each of which a terminal shows to its end: nobody approves what he has not seen.
+
+    Raises:
+        BadInput: one of them has more text.
+    """
+    if long := next((item for item in items if len(str(item)) > _LONGEST), None):
+        raise BadInput(
+            f"{run}: {cut(str(long))}: too long to be shown, so that nobody can approve it. Give another value "
+            f"({cut(long.key)}=VALUE), or name your own job file"
+        )
+    return items
 
 
 def remember(items: Sequence[Item]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from codecs import BOM_UTF8
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -62,9 +63,13 @@ def _parquet_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         columns = Columns(file.schema_arrow)
         if (unpacked := packed_bytes(file.metadata)) > most_bytes(size := path.stat().st_size):
             raise BadInput(f"{path}: {size:,} bytes that unpack to {unpacked:,} are no file of data")
-        longest = texts_in(path.absolute(), file.metadata, LONGEST_LINE).longest
+        if twice := sorted(name for name, times in Counter(file.schema_arrow.names).items() if times > 1):
+            raise BadInput(f"{path}: the column {twice[0]!r} stands there twice: leave one of them out of the file")
+        texts, longest = texts_in(path.absolute(), file.metadata, LONGEST_LINE)
         if longest > _LITTLE:
             raise BadInput(f"{path}: one of its fields has {longest:,} bytes; leave such a column out of the file")
+        if texts > most_bytes(size):
+            raise BadInput(f"{path}: {size:,} bytes whose texts unpack to {texts:,} are no file of data")
         # Few rows at a time: one of them may be huge.
         for batch in file.iter_batches(batch_size=max(1, min(64, _LITTLE // max(1, longest)))):
             for row in batch.to_pylist():

@@ -5,7 +5,9 @@ libraries that load it also follow names that its files give, and so would read 
     config.json                     `transformers_weights` and `configuration_files` name others than the usual ones,
                                     and `speculators_config` another model, which an engine serves in its place
     adapter_config.json             makes the folder an adapter, to a model that it names
-    tokenizer_config.json           `fast_tokenizer_files`, and keys that end in `_file`, are opened as they are
+    tokenizer_config.json           `fast_tokenizer_files`, `vocab`, `merges`, `init_inputs` and keys in `_file`
+                                    are opened as they are, and so is whatever the tokenizer's class takes as a file
+    special_tokens_map.json         goes before all of these, by the same keys
     additional_chat_templates/      its `default.jinja` goes before chat_template.jinja
 """
 
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +23,12 @@ from typing import Any
 
 TEMPLATES = "additional_chat_templates"
 _LARGEST = 512 * 2**20  # bytes
-_NOT_OPENED = "special_tokens_map_file"
-"""Many tokenizers name a file of their maker's machine there, and nobody reads it."""
+_TOKENIZER_FILES = ("tokenizer_config.json", "special_tokens_map.json")
+_NOT_OPENED = re.compile(
+    r"special_tokens_map_file|name_or_path|chat_template|added_tokens_decoder|auto_map|content|.*_(?:tokens?|class|side)"
+)
+"""Keys whose texts are tokens, templates or names, whatever stands in the current folder. In the first two many
+tokenizers name a place on their maker's machine, and nobody reads it."""
 
 
 def leads_out(folder: Path) -> Iterator[str]:
@@ -50,9 +57,10 @@ def leads_out(folder: Path) -> Iterator[str]:
     for file in files if isinstance(files, list) else [files] if files else ():
         if not _is_own(str(file)):
             yield _line(folder / "tokenizer_config.json", "fast_tokenizer_files", file)
-    for key, value in tokenizer.items():
-        if key.endswith("_file") and key != _NOT_OPENED and isinstance(value, str) and _is_elsewhere(folder, value):
-            yield _line(folder / "tokenizer_config.json", key, value)
+    for name in _TOKENIZER_FILES:
+        for key, value in _texts(_object(folder / name)):
+            if _is_elsewhere(folder, value):
+                yield _line(folder / name, key, value)
     yield from _templates(folder / TEMPLATES)
 
 
@@ -67,6 +75,21 @@ def _templates(folder: Path) -> Iterator[str]:
     except OSError:
         return
     yield from (f"{path}: is no regular file: remove it" for path in sorted(others))
+
+
+def _texts(said: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    """The texts in a tokenizer's settings that could be opened as files, each with the key that it stands under."""
+    waiting: list[tuple[str, Any]] = list(said.items())
+    while waiting:
+        key, value = waiting.pop()
+        if _NOT_OPENED.fullmatch(key):
+            continue
+        if isinstance(value, str):
+            yield key, value
+        elif isinstance(value, list):
+            waiting += [(key, inner) for inner in value]
+        elif isinstance(value, dict):
+            waiting += value.items()
 
 
 def _is_own(name: str) -> bool:

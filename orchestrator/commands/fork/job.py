@@ -54,12 +54,31 @@ def jobs(
     kept = [step for step in _KEPT if step in state.commits]
     places = [*folders(state), str(Path.cwd())]
     before = job_of(absolute(config["job"], places, kept), path, (), all_kept).job
+    _require_effect(before, overrides)
     inherited = before.model_dump(mode="json") | {"name": named_after(child), "run_dir": str(child)}
     if before.archive and is_shared(before.archive):
         inherited["archive"] = None  # which is another run's
     after = job_of(inherited, path, overrides, keeps).job
     kept = [step for step in kept if _KEPT[step](after) == _KEPT[step](before)]
     return before, Job.model_validate(absolute(after.model_dump(mode="json"), places, kept)), kept
+
+
+def _require_effect(before: Job, overrides: Sequence[str]) -> None:
+    """In a run that was scored again a change of `grade` would not reach the samples of later rounds.
+
+    Raises:
+        BadInput: that is so, and nothing is said of `regrade`.
+    """
+    keys = [override.partition("=")[0] for override in overrides]
+    sections_named = {key.partition(".")[0] for key in keys if key != "grade.processes"}
+    if before.regrade and "grade" in sections_named and "regrade" not in sections_named:
+        key = next(key for key in keys if key.partition(".")[0] == "grade" and key != "grade.processes")
+        first = before.regrade.round
+        raise BadInput(
+            f"{key}: in this run, which was scored again, `regrade.grade` grades the samples from round {first} on, so "
+            f"that `grade` alone would change only evaluations and rounds before. Give "
+            f"regrade.{key}=VALUE as well, or regrade=null; regrade.round={first} says that it is meant so"
+        )
 
 
 def named_after(folder: Path) -> str:

@@ -18,6 +18,7 @@ import pyarrow as pa
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
 from orchestrator.commands.verify import gate_again, history, removals
+from orchestrator.commands.verify.bounds import beyond
 from orchestrator.commands.verify.differences import count, differences
 from orchestrator.commands.verify.recount import LEFT, Recount, left_here, told_of
 from orchestrator.commands.verify.strays import added_files, count_strays
@@ -306,6 +307,8 @@ class Verification:
         yield from map(str, differences(recorded, recounted, whole=whole))
         if whole:
             yield from history.untold(step, index, recorded, recounted, LEFT | left_here(step, recorded, recounted))
+            if index is None:
+                yield from beyond(step, recorded, self.files(), self.recount().job)
 
     # Promotions
 

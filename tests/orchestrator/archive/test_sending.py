@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable
@@ -222,6 +223,33 @@ def test_what_is_damaged_at_home_is_not_archived(run: Path, tmp_path: Path) -> N
     file.write_bytes(file.read_bytes()[:-1] + b"?")
     assert "is not what was committed" in str(send(run, tmp_path / "archive").problem)
     assert not (tmp_path / "archive/ledger").exists()
+
+
+@pytest.mark.parametrize(
+    ("put", "said"),
+    [
+        (os.mkfifo, "is no regular file"),  # which would be waited for
+        (lambda file: file.symlink_to("/dev/zero"), "leads out of the run"),
+        (lambda file: file.symlink_to(Path(__file__)), "leads out of the run"),
+        (lambda file: file.write_bytes(b"") or os.truncate(file, 2**40), "is not what was committed"),
+    ],
+    ids=["a pipe", "a device", "a link", "a file without end"],
+)
+def test_what_stands_in_a_committed_files_place_is_not_read(
+    run: Path, tmp_path: Path, put: Callable[[Path], object], said: str
+) -> None:
+    file = run / "rounds/01/checkpoint/model.safetensors"
+    file.unlink()
+    put(file)
+    assert said in str(send(run, tmp_path / "archive").problem)
+
+
+@pytest.mark.parametrize("name", ["job.yaml", "report.md"])
+def test_a_folder_of_somebodys_own_files_is_left_alone(run: Path, tmp_path: Path, name: str) -> None:
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / name).write_text("mine")
+    assert f"has a `{name}`, which would be written over" in str(send(run, tmp_path / "project").problem)
+    assert files_of(tmp_path / "project") == {name: b"mine"}
 
 
 def test_by_hand_all_of_it_is_looked_at_and_mended(run: Path, tmp_path: Path) -> None:

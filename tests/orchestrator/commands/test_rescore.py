@@ -288,6 +288,21 @@ def test_a_rescoring_that_is_done_is_told_again_and_its_run_left_as_it_is(tmp_pa
     assert len(Ledger(tmp_path / "new/ledger").records) == records and status(tmp_path / "new")["state"] == "finished"
 
 
+def test_a_fork_with_another_grade_says_what_it_would_not_reach(tmp_path: Path) -> None:
+    """The samples of a run that was scored again are graded by `regrade.grade`, whatever becomes of `grade`."""
+    run_job(make_project(tmp_path), Workers())
+    again(tmp_path, 2, "grade.strict=false")
+    new = tmp_path / "new"
+    with pytest.raises(BadInput, match=r"grade.strict: in this run.* from round 2 on.*regrade.grade.strict=VALUE"):
+        fork(new, tmp_path / "child", ["grade.strict=true"])
+    with pytest.raises(BadInput, match=r"^grade: in this run"):
+        fork(new, tmp_path / "child", ["grade={strict: true}"])
+    assert not (tmp_path / "child").exists()
+    meant = ["grade.strict=true", "regrade.grade.strict=true"], ["grade.strict=true", "regrade.round=2"]
+    for number, overrides in enumerate([*meant, ["grade.strict=true", "regrade=null"], ["grade.processes=1"]]):
+        fork(new, tmp_path / f"child-{number}", overrides)
+
+
 @pytest.mark.parametrize("other", ["round", "overrides", "fork", "run"])
 def test_what_another_command_has_made_is_not_gone_on_with(tmp_path: Path, other: str) -> None:
     run_job(make_project(tmp_path), Workers())

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.driver.private_folder import PrivateFolder, remove_leftovers
+from orchestrator.driver.own_process import answered
+from orchestrator.driver.private_folder import PrivateFolder, compiled_environment, remove_leftovers
 
 PROJECT = Path(__file__).parents[3]
 NOBODY = 65534
@@ -229,7 +230,8 @@ def test_a_folder_that_is_cleared_just_before_it_is_locked_is_not_used(place: Pa
     code = """
 import sys
 from pathlib import Path
-from orchestrator.driver.private_folder import PrivateFolder, remove_leftovers
+from orchestrator.driver.own_process import answered
+from orchestrator.driver.private_folder import PrivateFolder, compiled_environment, remove_leftovers
 
 place, seen = Path(sys.argv[1]), []
 
@@ -353,3 +355,33 @@ def test_a_long_tmpdir_is_named_before_anything_is_made(tmp_path: Path) -> None:
     assert f"TMPDIR: {long} has {len(str(long))} characters" in done.stderr
     assert "leaves room for 2" in done.stderr and "TMPDIR=/tmp" in done.stderr and "Traceback" not in done.stderr
     assert not run.exists() and not list(long.iterdir())
+
+
+def test_what_torch_has_compiled_is_closed_to_others_or_not_used(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is code, which the next run loads."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(place / "cache"))
+    before = os.umask(0)
+    try:
+        found = Path(compiled_environment()["TORCHINDUCTOR_CACHE_DIR"])
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(folder.stat().st_mode) for folder in (found.parent, found)] == [0o700, 0o700]
+    found.chmod(0o770)
+    assert compiled_environment() == {}
+    found.rmdir()
+    found.symlink_to(place)
+    assert compiled_environment() == {}
+
+
+def test_a_process_of_our_own_has_a_closed_folder_for_temporary_files(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without one torch takes a folder in TMPDIR whose name everybody knows."""
+    asked = "import json, os, tempfile; above = tempfile.gettempdir(); mode = os.stat(above).st_mode & 0o777"
+    (tmp_path / "asked.py").write_text(f"{asked}; print(json.dumps({{'above': above, 'mode': mode}}))")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(place))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    found = answered("asked", {}, "it", "it")
+    assert Path(found["above"]).parent.parent == place and found["mode"] == 0o700
+    assert list(place.iterdir()) == [], "it goes with the process"

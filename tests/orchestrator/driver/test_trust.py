@@ -250,6 +250,18 @@ def test_with_trust_they_are_shown_used_and_remembered(
         load(stranger.run / "other.yaml")
 
 
+def test_what_is_too_long_to_be_shown_is_not_approved(tmp_path: Path, state: Path) -> None:
+    """The end of it would be approved unseen."""
+    job = make_project(tmp_path / "project", run_dir=str(tmp_path / "run"), rounds=1)
+    run_job(job, StandIns(), f"generate.engine={{hf_overrides: [{'a' * 9000}, more]}}")
+    shutil.rmtree(state)
+    told = list[str]()
+    with pytest.raises(BadInput, match=r"hf_overrides: .*too long to be shown.* Give another value \(generate"):
+        resumed(tmp_path / "run", tell=told.append)
+    assert not told and not state.exists()
+    assert resumed(tmp_path / "run", ["generate.engine={}"], tell=told.append)
+
+
 def test_the_users_own_overrides_need_no_approval(stranger: Stranger) -> None:
     own = ["grade.graders=[exact]", "judge=null", f"data.train.path={stranger.secret}"]
     job = (stranger.run / "other.yaml").read_text().replace("reference: previous", "reference: base")

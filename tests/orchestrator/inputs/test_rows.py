@@ -238,6 +238,22 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path, name: str, text: str
         list(rows_of(file, "data.train"))
 
 
+def test_a_column_that_stands_twice_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.Table.from_arrays([pa.array(["1"]), pa.array(["2"])], names=["answer", "answer"]), file)
+    with pytest.raises(BadInput, match="the column 'answer' stands there twice"):
+        list(rows_of(file, "data.train"))
+
+
+def test_a_text_that_is_the_value_of_each_row_is_counted_as_often_and_not_read(tmp_path: Path) -> None:
+    """None of the fields is large; all of them together are four gigabytes."""
+    file = tmp_path / "bomb.parquet"
+    large = pa.DictionaryArray.from_arrays(pa.array([0] * 4000, pa.int32()), pa.array(["a" * (1 << 20)]))
+    pq.write_table(pa.table({"question": large, "answer": ["1"] * 4000}), file, compression="zstd")
+    with pytest.raises(BadInput, match=r"bytes whose texts unpack to 4,194,30\d,\d{3} are no file of data"):
+        next(rows_of(file, "data.train"))
+
+
 def test_a_column_that_unpacks_to_far_more_than_the_file_is_refused_and_not_read(tmp_path: Path) -> None:
     """A text of 65 MiB stands once in the dictionary of a file, and in each of its rows."""
     file = tmp_path / "bomb.parquet"

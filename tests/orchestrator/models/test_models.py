@@ -189,7 +189,7 @@ def template(make: Callable[[Path], object], name: str = "default.jinja") -> Cal
     return put
 
 
-INDEX, TOKENIZER = "model.safetensors.index.json", "tokenizer_config.json"
+INDEX, TOKENIZER, TOKENS = "model.safetensors.index.json", "tokenizer_config.json", "special_tokens_map.json"
 DETOURS: dict[str, tuple[Callable[[Path], object], str]] = {
     "weights above": (json_of(INDEX, weight_map={"a": "../other/model.safetensors"}), "`weight_map` leads to"),
     "weights elsewhere": (json_of(INDEX, weight_map={"a": "/other/model.safetensors"}), "`weight_map` leads to"),
@@ -202,6 +202,10 @@ DETOURS: dict[str, tuple[Callable[[Path], object], str]] = {
     "tokenizer elsewhere": (json_of(TOKENIZER, fast_tokenizer_files=["/other/tokenizer.4.0.json"]), "leads to"),
     "vocabulary elsewhere": (json_of(TOKENIZER, vocab_file="/etc/passwd"), "`vocab_file` leads to '/etc/passwd'"),
     "GGUF elsewhere": (json_of(TOKENIZER, gguf_file="/etc/passwd"), "`gguf_file` leads to"),
+    "vocabulary of a class": (json_of(TOKENIZER, tokenizer_class="GPT2Tokenizer", vocab="/etc/passwd"), "`vocab` lead"),
+    "merges of a class": (json_of(TOKENIZER, merges="/etc/passwd"), "`merges` leads to '/etc/passwd'"),
+    "what its class is made of": (json_of(TOKENIZER, init_inputs=[{"a": ["/etc/passwd"]}]), "`a` leads to"),
+    "special tokens": (json_of(TOKENS, tokenizer_file="/etc/passwd"), "map.json: `tokenizer_file` leads"),
     "another template": (template(lambda file: file.write_text("{{ messages }}")), "instead of the model's own"),
     "a template of the user's": (template(lambda file: file.symlink_to("/etc/passwd")), "instead of the model's own"),
     "a template without end": (template(os.mkfifo, "tool_use.jinja"), "no regular file"),
@@ -238,6 +242,8 @@ def test_what_tokenizers_are_published_with_is_taken(tmp_path: Path) -> None:
     shutil.copytree(BASE, tmp_path / "m")
     json_of(TOKENIZER, fast_tokenizer_files=["tokenizer.json"], special_tokens_map_file="/etc/passwd")(tmp_path / "m")
     json_of(TOKENIZER, tokenizer_file="/nobody/has/this.json", vocab_file=None)(tmp_path / "m")
+    json_of(TOKENIZER, name_or_path="/etc", pad_token="/", added_tokens_decoder={"1": {"content": "/"}})(tmp_path / "m")
+    json_of(TOKENS, eos_token={"content": "/"}, additional_special_tokens=["/"])(tmp_path / "m")
     template(lambda file: file.write_text("{{ messages }}"), "tool_use.jinja")(tmp_path / "m")
     assert locate(tmp_path, tmp_path / "m") == str(tmp_path / "m")
 
