@@ -26,14 +26,15 @@ from orchestrator.driver.kept import (
     KEPT_MODEL,
     KEPT_PREFERENCES,
     KEPT_PROBLEMS,
+    Problems,
     base_model_of,
     keep_model,
     keep_preferences,
     keep_problems,
     read_all_preferences,
-    read_all_problems,
     reference_of,
 )
+from orchestrator.driver.known_problems import KnownProblems
 from orchestrator.driver.preview import Render
 from orchestrator.driver.resume import command
 from orchestrator.driver.same_job import (
@@ -61,7 +62,6 @@ from orchestrator.ledger.run import Run
 from orchestrator.loop import improve
 from orchestrator.models.named import NamedModel, model_digest
 from orchestrator.records.progress import START, during, starting
-from orchestrator.records.rows import Problem
 from orchestrator.reports.journal import JournalFile
 from orchestrator.reports.progress.board import Board
 from orchestrator.reports.progress.file import ProgressFile
@@ -98,7 +98,7 @@ def healthy_driver(root: Path) -> str | None:
 
 
 Hire = Callable[[Job, Path], AbstractContextManager[Workers]]
-Loop = Callable[[Job, Run, Workers, Mapping[str, Sequence[Problem]], str, Say, Sources], object]
+Loop = Callable[[Job, Run, Workers, Problems, str, Say, Sources], object]
 """What is done in a run, as steps of it: `improve`, or something of its signature."""
 
 
@@ -173,7 +173,8 @@ def _drive(
     kept, reading = run.committed(KEPT_PROBLEMS) is not None, reading_of(run)
     with starting(board, f"{START}/data", detail="problems and preference data"):
         pinned = job.data if kept else pin(job.data)
-        problems = {} if kept else read_all_problems(file, pinned, reading)
+        known = None if kept else KnownProblems(run, file, pinned, reading)
+        problems: Problems = known.read() if known else {}
     digests = None if kept or job.data.from_hub else problem_digests(problems)
     check_same_problems(run, job, digests)
     given = identity_of(job, file.find)  # before they are read: a change since then is seen at the next start
@@ -188,6 +189,8 @@ def _drive(
         check_same_job(run, job)  # again: somebody may have started the run since
         check_same_problems(run, job, digests)
         _record_job(run, file, here, base, digests, reading)
+        if known:
+            known.remember()
         problems = keep_problems(run, job, pinned, problems)
         keep_preferences(run, file, given, preferences, problems, checked=not kept)
         preferences = None  # a large data set is not held in memory for the whole run

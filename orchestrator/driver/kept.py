@@ -11,6 +11,7 @@ from orchestrator.config.load import JobFile
 from orchestrator.errors import Damaged
 from orchestrator.inputs.fields import PROBLEM_READING
 from orchestrator.inputs.preferences import Preferences, as_problems, read_preferences, write_preferences
+from orchestrator.inputs.problem_set import ProblemSet
 from orchestrator.inputs.problems import check_disjoint, kept_problems, read_problems, require_enough, write_problems
 from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts, Run
@@ -35,16 +36,23 @@ Problems = Mapping[str, Sequence[Problem]]
 """Problems by the name of their set."""
 
 
-def read_all_problems(file: JobFile, pinned: Data | None = None, reading: int = PROBLEM_READING) -> Problems:
+def read_all_problems(
+    file: JobFile, pinned: Data | None = None, reading: int = PROBLEM_READING
+) -> dict[str, ProblemSet]:
     """The sets of problems, checked to be disjoint; `pinned` are the job's sources at certain commits, and `reading`
     says how rows are read (see `fields`)."""
     data = pinned or file.job.data
-    find = {split: file.find(source.path, f"data.{split}") for split, source in data.sources.items() if source.path}
+    find = files_of_problems(file, data)
     problems = {split: read_problems(data, split, find, reading) for split in data.sources}
     require_enough(problems.get("train", ()), data, file.job.rounds)
     if not data.allow_overlap:
         check_disjoint(problems)
     return problems
+
+
+def files_of_problems(file: JobFile, data: Data) -> dict[str, Path]:
+    """Where the sets are that are files."""
+    return {split: file.find(source.path, f"data.{split}") for split, source in data.sources.items() if source.path}
 
 
 def keep_problems(run: Run, job: Job, pinned: Data, problems: Problems) -> Problems:
@@ -73,7 +81,7 @@ def read_all_preferences(file: JobFile, problems: Problems) -> list[Preferences]
 
 def _check_apart(job: Job, preferences: Sequence[Preferences], problems: Problems) -> None:
     held_out = {split: rows for split, rows in problems.items() if split != "train"}
-    if held_out and not job.data.allow_overlap:
+    if held_out and preferences and not job.data.allow_overlap:
         check_disjoint({"stages": as_problems(preferences), **held_out})
 
 

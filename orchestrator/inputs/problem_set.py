@@ -8,9 +8,9 @@ import tempfile
 import threading
 from array import array
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -30,8 +30,14 @@ class Known:
     number: int
     characters: int
     """Of their texts, summed."""
-    digests: MutableMapping[str, str] = field(default_factory=dict)
+    digests: dict[str, str] = field(default_factory=dict)
     """Fingerprints of them, or of a selection, by their recipe."""
+    on_digest: Callable[[], None] = lambda: None
+    """Told of each new fingerprint."""
+
+    def as_json(self) -> dict[str, Any]:
+        """All that can be kept."""
+        return {"number": self.number, "characters": self.characters, "digests": self.digests}
 
 
 class _Spool:
@@ -96,6 +102,7 @@ class ProblemSet(Sequence[Problem]):
         """A fingerprint of all of them, made where it is not known yet."""
         if recipe not in self.known.digests:
             self.known.digests[recipe] = make()
+            self.known.on_digest()
         return self.known.digests[recipe]
 
     def __len__(self) -> int:
