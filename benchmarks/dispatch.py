@@ -1,14 +1,16 @@
 """Dispatch: how much longer a pool of engines samples than the best order would, with heavy-tailed lengths.
 
     python -m benchmarks.dispatch [--engines 1 2 4 8] [--prompts 400] [--samples 8] [--shard-prompts 32]
-        [--sequences 256] [--sigma 0.8] [--mean-tokens 800] [--seed 1] [--json]
+        [--sequences 256] [--sigma 0.8] [--alike 0] [--mean-tokens 800] [--seed 1] [--json]
 
 The pool is the product's (workers/generation/pool.py); its engines give tokens by the cost model of `benchmarks.scale`
 (an 8B model on one H100), in simulated time, to which the driver's own seconds are added. `--prompts` are for each
 engine. The best order knows each sample's length beforehand: longest first, each to the engine that has the fewest
 tokens. The given order differs from it in that nobody knows which samples are long: it is the best that a dispatch
-which does not know either can be expected to reach. No order is faster than the lower bound: all tokens at the full
-rate, or the longest sample in an engine of its own.
+which does not know either can be expected to reach. The prompt order begins with the prompts whose samples were the
+longest in a round before: it says what knowing these would give, where a share `--alike` of the variance of the
+logarithms of lengths is the prompts' own. No order is faster than the lower bound: all tokens at the full rate, or the
+longest sample in an engine of its own.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import heapq
 import json
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +53,7 @@ def case_of(options: argparse.Namespace, engines: int) -> Case:
         shard_prompts=options.shard_prompts,
         node_gpus=1,
         rate_factor=0.0,
+        alike=options.alike,
     )
 
 
@@ -72,7 +76,8 @@ def run(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, Any]
     """One pass over all prompts, and what it took beside the bounds."""
     shards = shards_of(case, folder)
     plan = SamplingPlan(case.samples, 1.0, 1.0, 0, case.max_tokens, (), options.seed)
-    lengths = [length for shard in shards for row in lengths_of(case, shard, plan) for length in row]
+    rows = [row for shard in shards for row in lengths_of(case, shard, plan)]
+    lengths = [length for row in rows for length in row]
     simulation = Simulation(case)
     cluster = SimulatedCluster(simulation, timeout=1e6, seed=1)
     settings = Generate(max_num_seqs=options.sequences, max_tokens=case.max_tokens)
@@ -90,15 +95,22 @@ def run(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, Any]
     assert tokens == sum(lengths)
     best = dealt(sorted(lengths, reverse=True), case.nodes, options.sequences, case.model)
     known = dealt(lengths, case.nodes, options.sequences, case.model)
+    before = [row for shard in shards for row in lengths_of(case, shard, replace(plan, seed=plan.seed + 1))]
+    order = sorted(range(len(rows)), key=lambda prompt: -sum(before[prompt]))
+    by_prompt = dealt(
+        [length for prompt in order for length in rows[prompt]], case.nodes, options.sequences, case.model
+    )
     full = options.sequences * case.model.sequence_rate(options.sequences)
     lower = max(tokens / case.nodes / full, max(lengths) / case.model.sequence_rate(1))
     return {
         "makespan": round(took, 1),
         "best_order": round(best, 1),
         "given_order": round(known, 1),
+        "prompt_order": round(by_prompt, 1),
         "lower_bound": round(lower, 1),
         "to_best_order": round(took / best, 3),
         "to_given_order": round(took / known, 3),
+        "prompt_to_best": round(by_prompt / best, 3),
         "to_lower_bound": round(took / lower, 3),
         "idle_share": round(idle / took / case.nodes, 4),
         "calls": simulation.calls["call"] - calls,
@@ -147,6 +159,7 @@ def main() -> None:
     parser.add_argument("--sequences", type=int, default=256)
     parser.add_argument("--mean-tokens", type=float, default=800.0)
     parser.add_argument("--sigma", type=float, default=0.8)
+    parser.add_argument("--alike", type=float, default=0.0)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

@@ -198,6 +198,9 @@ def lengths_of(case: Case, shard: Shard, plan: SamplingPlan) -> list[list[int]]:
     source, found = Path(shard.source).name, []
     for row in range(shard.start, shard.stop):
         deviations = _random("length", plan.seed, source, row).normal(size=plan.samples)
+        if case.alike:
+            own = _random("prompt", source, row).normal()
+            deviations = np.sqrt(case.alike) * own + np.sqrt(1 - case.alike) * deviations
         drawn = np.exp(np.log(case.mean_tokens) - case.sigma**2 / 2 + case.sigma * deviations)
         found.append(np.clip(drawn.astype(np.int64) + 1, 2, plan.max_tokens).tolist())
     return found

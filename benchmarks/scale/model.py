@@ -122,6 +122,8 @@ class Case:
     mean_tokens: float = 800.0
     sigma: float = 0.8
     """Lengths of samples are lognormal, with this mean before the cut at `max_tokens`."""
+    alike: float = 0.0
+    """Share of the variance of their logarithms that is the prompt's, and the same in every round."""
     max_tokens: int = 4096
     prompt_tokens: int = 150
     pairs: int = 4

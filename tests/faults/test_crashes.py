@@ -31,6 +31,7 @@ MORE = {
     "judge": (None, 3),
     "gold": (None, 3),
     "hints": (None, 3),
+    "waves": (None, 3),
 }
 
 

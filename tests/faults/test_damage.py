@@ -113,6 +113,11 @@ FILES = {
         "rounds/01/hinted/verdicts/00000.parquet",
         "rounds/02/replay/00000.parquet",
     ],
+    "waves": [
+        "rounds/01/wave/02/prompts/train.parquet",
+        "rounds/01/wave/02/samples/00000.parquet",
+        "rounds/01/wave/02/verdicts/00001.parquet",
+    ],
 }
 """What the other sources write besides."""
 

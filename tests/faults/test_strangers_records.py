@@ -277,7 +277,7 @@ def test_a_table_of_another_form_is_named(forked: Path, tmp_path: Path, stride: 
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("source", ["steps", "steps, judge", "dataset", "judge", "gold", "hints"])
+@pytest.mark.parametrize("source", ["steps", "steps, judge", "dataset", "judge", "gold", "hints", "waves"])
 def test_no_record_of_another_source_breaks_a_command(shelf: Shelf, source: str, tmp_path: Path, space: Path) -> None:
     run = space / "run"
     shutil.copytree(shelf.calm(source).run, run)

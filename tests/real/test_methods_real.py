@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.commands.verify.command import verify
+from orchestrator.ledger.ledger import Ledger
 from tests.support.real import all_gone, finish, log_of, start
 
 pytestmark = [pytest.mark.real, pytest.mark.full]
@@ -48,3 +50,27 @@ def test_a_model_is_taught_to_judge_and_rewards_itself(tmp_path: Path) -> None:
     teacher = tmp_path / "teacher"
     run(teacher, "self_rewarding-seed", "data.prompts_per_round=null")
     run(tmp_path / "self", "self_rewarding", f"model=run:{teacher}@round1", "rounds=1")
+
+
+def test_samples_come_in_waves_and_the_temperature_follows_them(tmp_path: Path) -> None:
+    waves, whole = tmp_path / "waves", tmp_path / "whole"
+    adapted = ("generate.adapt_temperature={mixed: 1.0, step: 0.2}", "rounds=2")
+    run(waves, "irpo", "pairs.per_prompt=1", "generate.wave_samples=2", *adapted)
+    run(whole, "irpo", "pairs.per_prompt=1", "rounds=1")
+    facts = {step: commit.facts for step, commit in Ledger(waves / "ledger").state.commits.items()}
+    assert facts["rounds/02/temperature"]["temperature"] in (0.8, 1.2)
+    saved = sum(said.get("saved", 0) for step, said in facts.items() if step.startswith("rounds/01/wave"))
+    every = samples(whole / "rounds/01/samples")
+    drawn = samples(waves / "rounds/01/samples")
+    for wave in (waves / "rounds/01/wave").glob("*/samples"):
+        drawn |= samples(wave)
+    assert saved > 0 and len(drawn) == len(every) - saved
+    # Other samples beside them are another rounding, by which one in many may go another way.
+    same = sum(every[key] == ids for key, ids in drawn.items())
+    assert same >= 0.95 * len(drawn)
+
+
+def samples(folder: Path) -> dict[tuple[str, int], list[int]]:
+    """Token ids by prompt and index."""
+    rows = (row for file in folder.glob("*.parquet") for row in pq.read_table(file).to_pylist())
+    return {(row["prompt_id"], row["sample_index"]): row["token_ids"] for row in rows}

@@ -67,20 +67,19 @@ class VllmEngine:
         self, shard: Shard, plan: SamplingPlan, only: Collection[str] | None = None, without: Collection[str] = ()
     ) -> dict[str, Any] | None:
         def draw(requests: Sequence[Request]) -> Iterator[tuple[int, Sample]]:
-            asked = [(_prompt(r.token_ids), _parameters(plan, r.prompt_id, r.sample_index)) for r in requests]
-            for place, output in self._stepper.outputs(asked):
+            for place, output in self._stepper.outputs(list(_asked(requests, plan))):
                 yield place, _as_sample(output.outputs[0])
 
         return sample_shard(shard, plan, only, without, draw)
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[float | None]:
-        from vllm import SamplingParams
+        from vllm import SamplingParams, TokensPrompt
 
         parameters = SamplingParams(temperature=0.0, max_tokens=1, prompt_logprobs=0, detokenize=False)
         rows = list(zip(prompts, completions, strict=True))
         fits = [len(p) + len(c) < self._context for p, c in rows]
         fitting = [p + c for (p, c), fit in zip(rows, fits, strict=True) if fit]
-        drawn = dict(self._stepper.outputs([(_prompt(token_ids), parameters) for token_ids in fitting]))
+        drawn = dict(self._stepper.outputs([(TokensPrompt(prompt_token_ids=ids), parameters) for ids in fitting]))
         outputs = iter([drawn[place] for place in range(len(fitting))])
         return [_logprob(p, c, next(outputs)) if fit else None for (p, c), fit in zip(rows, fits, strict=True)]
 
@@ -123,30 +122,23 @@ def _compile(what_asks_for_it: bool) -> None:
     torch.compiler.set_stance("default" if what_asks_for_it else "force_eager")
 
 
-def _prompt(token_ids: list[int]) -> Any:
-    from vllm import TokensPrompt
-
-    return TokensPrompt(prompt_token_ids=token_ids)
-
-
-def _parameters(plan: SamplingPlan, prompt_id: str, index: int) -> Any:
-    from vllm import SamplingParams
+def _asked(requests: Sequence[Request], plan: SamplingPlan) -> Iterator[tuple[Any, Any]]:
+    """Prompt and parameters of each request, as vLLM wants them."""
+    from vllm import SamplingParams, TokensPrompt  # once, since each time costs as much as a request
     from vllm.exceptions import VLLMClientError
     from vllm.sampling_params import RequestOutputKind
 
-    temperature = plan.temperature_of(index)
-    try:
-        return SamplingParams(
-            temperature=temperature,
-            top_p=plan.top_p,
-            top_k=plan.top_k,
-            max_tokens=plan.max_tokens,
-            stop=list(plan.stop),
-            output_kind=RequestOutputKind.FINAL_ONLY,
-            seed=None if temperature == 0 or plan.seeding == "engine" else sample_seed(plan.seed, prompt_id, index),
-        )
-    except VLLMClientError as error:  # a class that a driver without vLLM could not read
-        raise RequestRefused(str(error)) from None
+    common: dict[str, Any] = {"top_p": plan.top_p, "top_k": plan.top_k, "max_tokens": plan.max_tokens}
+    common["output_kind"] = RequestOutputKind.FINAL_ONLY
+    for prompt_id, index, token_ids in requests:
+        temperature = plan.temperature_of(index)
+        seeded = temperature != 0 and plan.seeding == "sample"
+        seed = sample_seed(plan.seed, prompt_id, index) if seeded else None
+        try:
+            parameters = SamplingParams(temperature=temperature, seed=seed, stop=list(plan.stop), **common)
+        except VLLMClientError as error:  # a class that a driver without vLLM could not read
+            raise RequestRefused(str(error)) from None
+        yield TokensPrompt(prompt_token_ids=token_ids), parameters
 
 
 def _forget(engine: Any) -> None:
