@@ -19,7 +19,7 @@ from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.reports.gate_words import gate_said
-from orchestrator.rounds import gate, pair_files, regrading, sampling, space
+from orchestrator.rounds import gate, pair_files, regrading, repeated, sampling, space
 from orchestrator.rounds.context import Context, Model, derived_seed, engine, executed, graded_by, grading
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.spare import spare_checkpoints
@@ -232,7 +232,9 @@ class Round:
         Raises:
             ProbeFailed: engine and trainer disagree about it.
         """
-        return self.context.evaluate(candidate, f"{self.folder}/evaluation")
+        candidate = self.context.evaluate(candidate, f"{self.folder}/evaluation")
+        repeated.answer(self.context, candidate, self.folder)
+        return candidate
 
     def comparable(self, best: Model, candidate: Model) -> tuple[Model, Model]:
         """Both with gate results by one version of the graders."""
