@@ -126,6 +126,7 @@ _RULES: Sequence[_Rule] = (
     _Rule(("loss.nll_scope", "loss.nll_normalisation"), "`loss.nll` above 0", lambda job: _weighs(job.loss.nll)),
     _Rule(("train.epochs",), "`train.token_budget: null`", lambda job: job.train.token_budget is None),
     _Rule(("train.final_ratio",), "`train.schedule: linear` or `cosine`", lambda job: job.train.schedule != "constant"),
+    _Rule(("evaluate.temperature",), "`evaluate.samples` above 0", lambda job: job.evaluate.samples > 0),
     _Rule(
         ("promotion.alpha", "promotion.stop_succeeds"),
         "`promotion.rule: not_worse` or `better`",

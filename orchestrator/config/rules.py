@@ -58,6 +58,8 @@ def _missing_problems(job: Job) -> Iterator[str]:
         yield f"`source: {job.source.type}` needs `data.train`, the problems that prompts are drawn from"
     if needed and job.data.test is None:
         yield f"`source: {job.source.type}` needs `data.test`, held-out problems that are reported"
+    elif job.evaluate.samples and job.data.test is None:
+        yield "`evaluate.samples` answers the test problems, and there is no `data.test`"
     if job.data.gate is not None:
         return
     if job.promotion.rule != "always":

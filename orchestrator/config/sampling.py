@@ -315,6 +315,11 @@ class Evaluate(Settings):
 
     max_tokens: Count | None = None
     """Longest answer in tokens; null takes `generate.max_tokens`."""
+    samples: CountOrZero = 0
+    """Answers to each test problem that are sampled beside the greedy one, for pass@k and the vote of the majority.
+    They decide nothing. 0 samples none."""
+    temperature: Positive = 1.0
+    """Temperature of these; `generate.top_p` and `generate.top_k` hold for them, too."""
     probe_tolerance: Positive | None = None
     """Largest mean difference of a token's log-probability between trainer and engine, in nats. null is 0.005 where
     both compute in float32, and 0.05 where one of them rounds to 16 bits."""

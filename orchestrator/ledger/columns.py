@@ -20,6 +20,7 @@ from orchestrator.records.rows import (
     PROBE,
     PROMPTS,
     REFERENCE,
+    REPEATED,
     SELF_SCORES,
     pairs_schema,
     step_pairs_schema,
@@ -38,6 +39,7 @@ _NEEDED: Mapping[str, Sequence[str]] = {
     "pairs": _PAIR_COLUMNS,
     "replay": _PAIR_COLUMNS,
     "chunks": _PAIR_COLUMNS,
+    "repeated": ("prompt_id", "sample_index", "num_tokens", "finish_reason", "verdict", "extracted", "answer"),
     "evaluation": ("prompt_id", "text", "token_ids", "finish_reason", "verdict", "extracted"),
 }
 """Columns that every version has written, by the folder that a file is in. No schema's names: what is added to one is
@@ -151,7 +153,7 @@ def _kind(kind: pa.DataType) -> str:
 
 def _all_kinds() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    schemas = [PROMPTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, DECODED, step_pairs_schema()]
+    schemas = [PROMPTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, REPEATED, DECODED, step_pairs_schema()]
     schemas += [kind.schema for kind in SHARDS.values()]
     for schema in (*schemas, pairs_schema(conversational=False), pairs_schema(conversational=True)):
         for field in masked(schema):

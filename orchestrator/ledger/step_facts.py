@@ -179,6 +179,37 @@ class EvaluationFacts(Facts, total=False):
 
 
 @with_config(_CONFIG)
+class ShareFacts(TypedDict):
+    """A share of problems, with its interval."""
+
+    share: Share
+    low: Share
+    high: Share
+
+
+@with_config(_CONFIG)
+class RepeatedFigures(TypedDict, total=False):
+    """A set that was answered several times; `pass_at` is by the number of samples."""
+
+    problems: Required[Count]
+    samples: Required[Count]
+    truncated: Count
+    unreadable: Count
+    failed: Count
+    gold: Count
+    mean_tokens: Rate
+    majority: Required[ShareFacts]
+    pass_at: Required[dict[str, ShareFacts]]
+
+
+@with_config(_CONFIG)
+class RepeatedFacts(Facts, total=False):
+    """Held-out problems that were answered several times, by the name of their set."""
+
+    sets: Required[dict[str, RepeatedFigures]]
+
+
+@with_config(_CONFIG)
 class PromptsFacts(Facts, total=False):
     """Numbers of prompts, or of problems that are kept, by split."""
 
@@ -256,6 +287,7 @@ _BY_NAME: Mapping[str, type[Any]] = {
 _BY_PHASE: Mapping[str, type[Any]] = {
     "evaluation": EvaluationFacts,
     "selection": EvaluationFacts,
+    "repeated": RepeatedFacts,
     "prompts": PromptsFacts,
     "located": LocatedFacts,
     "regraded": RegradedFacts,

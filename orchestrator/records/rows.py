@@ -348,3 +348,15 @@ EVALUATION = pa.schema(
 """One row an evaluation problem, answered greedily, without a mask. `finish_reason` is "quarantined", and the answer
 empty and ungradable without a `cause`, where the problem was given up because it took down several engines. `cause` is
 that of VERDICTS, and as young."""
+
+REPEATED = pa.schema(
+    [
+        *SAMPLES,
+        pa.field("verdict", pa.string(), nullable=False),
+        pa.field("extracted", pa.string()),
+        pa.field("cause", pa.string()),
+        pa.field("answer", pa.int32()),
+    ]
+)
+"""One row a sample of a held-out problem that was answered several times. `answer` numbers the problem's different
+answers, 0 being the right one; null where a sample has none. A problem that was given up has one row, "quarantined"."""

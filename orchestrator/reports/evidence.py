@@ -119,5 +119,5 @@ def by_ledger(state: State) -> tuple[Evidence, list[Evidence]]:
 
 def base_of(state: State) -> Evidence:
     """The base model."""
-    baseline = state.commits.get("baseline/evaluation")
-    return Evidence(RoundStatus(0, {"evaluation": baseline.facts} if baseline else {}))
+    commits = {phase: state.commits.get(f"baseline/{phase}") for phase in ("evaluation", "repeated")}
+    return Evidence(RoundStatus(0, {phase: commit.facts for phase, commit in commits.items() if commit}))

@@ -15,6 +15,7 @@ from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import WORDS, abstained, graders_version
 from orchestrator.records.executed import ANEW, HALVED, WEIGHTS
+from orchestrator.reports import repeated
 from orchestrator.reports.columns import Column, Reporting, Section, change, count, fact, last, number, table
 from orchestrator.reports.disputes import disputes
 from orchestrator.reports.evidence import Evidence, base_of
@@ -58,6 +59,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
         "problems decide nothing. What is ungradable, such as an answer that cannot be read, counts as not "
         "solved." + _versions([base, *done]),
         table(_ACCURACY, [base, *done]),
+        *repeated.SECTION.parts([base, *done]),
         "## Promotion",
         _promotions(done),
         *(part for section in source.sections for part in section.parts(done)),

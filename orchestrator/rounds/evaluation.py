@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,37 +61,66 @@ def evaluate(
     many are truncated, unreadable, failed or without a readable gold answer; `graders_version`; and what went wrong, if
     anything did (`quarantined`, `engines_lost`, `graders_lost`).
     """
+    asked = ask(engines, graders, files, plan, shard_prompts, output, answers or Answers())
+    facts: Facts = {}
+    for split in files:
+        table = pa.concat_tables(_joined(split, *part) for part in asked.of(split))
+        pq.write_table(table, output / f"{split}.parquet", compression="zstd")
+        facts[split] = facts_of(table)
+    return facts | asked.finish()
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Prompts of some files that were answered and graded, in a folder for work in progress."""
+
+    slices: Mapping[str, Sequence[Slice]]
+    work: Path
+    shards: Sequence[Facts]
+    """Of samples and of verdicts, as they came."""
+
+    def of(self, split: str) -> Iterator[tuple[list[str], Path, Path]]:
+        """The ids of a slice's prompts, its samples and its verdicts, slice by slice."""
+        for part in self.slices[split]:
+            yield list(part.golds), _file(self.work, "samples", part.index), _file(self.work, "verdicts", part.index)
+
+    def finish(self) -> Facts:
+        """Remove the folder; the facts that are not of one file."""
+        remove(self.work.parent, self.work)
+        return versions(self.shards) | mishaps(self.shards, "quarantined", "engines_lost", "graders_lost")
+
+
+def ask(
+    engines: Engines,
+    graders: Graders,
+    files: Mapping[str, Path],
+    plan: SamplingPlan,
+    shard_prompts: int,
+    output: Path,
+    answers: Answers,
+) -> Asked:
+    """Answer the prompts of each file, and have the answers graded; makes the folder `output`, and one beside it for
+    work in progress. `answers` is told how far it is."""
     slices: dict[str, list[Slice]] = {}
     for split, file in files.items():
         slices[split] = shards_of(file, shard_prompts, first_index=sum(map(len, slices.values())))
     output.mkdir(exist_ok=True)
-    work = _beside(output)
-
-    def samples(index: int) -> Path:
-        return work / f"samples-{index}.parquet"
-
-    def verdicts(index: int) -> Path:
-        return work / f"verdicts-{index}.parquet"
-
-    shards: list[Facts] = []
-
-    answers = answers or Answers()
+    work, shards = beside(output), list[Facts]()
 
     def keep(index: int, facts: Facts) -> None:
         shards.append(facts)  # an evaluation is committed as a whole
         answers.shard(facts)
 
     every = [slice_ for part in slices.values() for slice_ in part]
-    answers.expect(sum(slice_.stop - slice_.start for slice_ in every))
-    sample_and_grade(engines, graders, every, plan, (samples, samples), verdicts, keep, keep)
-    facts: Facts = {}
-    for split, part in slices.items():
-        tables = [_joined(split, list(s.golds), samples(s.index), verdicts(s.index)) for s in part]
-        table = pa.concat_tables(tables)
-        pq.write_table(table, output / f"{split}.parquet", compression="zstd")
-        facts[split] = facts_of(table)
-    remove(work.parent, work)
-    return facts | versions(shards) | mishaps(shards, "quarantined", "engines_lost", "graders_lost")
+    expected = plan.samples * sum(slice_.stop - slice_.start for slice_ in every)
+    answers.expect(expected, "problems" if plan.samples == 1 else "samples")
+    samples = partial(_file, work, "samples")
+    sample_and_grade(engines, graders, every, plan, (samples, samples), partial(_file, work, "verdicts"), keep, keep)
+    return Asked(slices, work, shards)
+
+
+def _file(work: Path, what: str, index: int) -> Path:
+    return work / f"{what}-{index}.parquet"
 
 
 def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Path) -> Facts:
@@ -104,7 +135,7 @@ def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Pa
     answered = table.filter(pa.compute.invert(given_up)).select(("prompt_id", "text", "token_ids", "finish_reason"))
     answered = answered.append_column("sample_index", pa.array([0] * answered.num_rows, pa.int32()))
     answered = answered.append_column("num_tokens", pa.compute.list_value_length(answered["token_ids"]))
-    work = _beside(output.parent)
+    work = beside(output.parent)
     samples, verdicts = (work / f"{output.name}-{what}" for what in ("samples", "verdicts"))
     pq.write_table(answered.select(SAMPLES.names).cast(SAMPLES), samples)
     graders.submit(Shard(0, str(samples), 0, answered.num_rows, str(verdicts)), dict(golds))
@@ -195,7 +226,7 @@ def summary(facts: Mapping[str, Any]) -> str:
     return ", ".join(parts) + mishaps_text(facts)
 
 
-def _beside(output: Path) -> Path:
+def beside(output: Path) -> Path:
     """A new folder for work in progress: what workers leave in that of the output would be committed with it."""
     work = output.with_name(f"{output.name}.work-e0")
     work.mkdir()

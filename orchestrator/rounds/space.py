@@ -108,7 +108,8 @@ def _rows(job: Job, number: int, problems: Sizes, disk: Disk) -> tuple[int, int]
     """Pairs and bytes of a round. Parquet compresses; every completion counts as long as it may be."""
     held_out = sum(problems.get(split, (0, 0.0))[0] for split in ("gate", "test"))
     pairs, written = disk.rows(job, number, problems)
-    return pairs, written + held_out * (job.evaluate.max_tokens or job.generate.max_tokens) * BYTES_A_TOKEN
+    answers = held_out + problems.get("test", (0, 0.0))[0] * job.evaluate.samples
+    return pairs, written + answers * (job.evaluate.max_tokens or job.generate.max_tokens) * BYTES_A_TOKEN
 
 
 def prompted(job: Job, number: int, problems: Sizes) -> tuple[int, int]:

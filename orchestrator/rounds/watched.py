@@ -16,9 +16,9 @@ class Answers:
     watch: Watch = UNWATCHED
     step: str = ""
 
-    def expect(self, problems: int) -> None:
+    def expect(self, answers: int, unit: str = "problems") -> None:
         """The engines are there, for so many."""
-        self.watch.expect(self.step, problems, "problems")
+        self.watch.expect(self.step, answers, unit)
 
     def shard(self, facts: Mapping[str, Any]) -> None:
         """A shard was sampled, or graded, with these facts."""

@@ -143,6 +143,8 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "train.max_tokens": ("sample", "train.max_tokens=99"),
     "train.export_dtype": ("sample", "train.export_dtype=float32"),
     "evaluate.max_tokens": ("sample", "evaluate.max_tokens=9"),
+    "evaluate.samples": ("sample", "evaluate.samples=3"),
+    "evaluate.temperature": ("sample", "evaluate.samples=3", "evaluate.temperature=0.5"),
 }
 """A kind of run in which a setting counts, and another value of it; each setting decides some step."""
 

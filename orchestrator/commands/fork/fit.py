@@ -17,7 +17,7 @@ Fit = Literal["taken", "anew", "perhaps"]
 """It will be taken over; it cannot be, since its own inputs are others; it will be if what it is made from, which is
 made anew, comes out as it was."""
 
-_EVALUATIONS = frozenset({"evaluation", "selection"})
+_EVALUATIONS = frozenset({"evaluation", "selection", "repeated"})
 _TRAININGS = frozenset({"train", "retrain"})
 _SCORED = frozenset({"reference", "reference_again", "policy"})
 
@@ -32,9 +32,10 @@ _INPUTS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("loss", "train"), _TRAININGS),
     (("grade",), _EVALUATIONS | _shards_by("grade")),
     (
-        tuple(f"generate.{key}" for key in ("samples", "temperature", "temperature_mix", "top_p", "top_k")),
+        tuple(f"generate.{key}" for key in ("samples", "temperature", "temperature_mix")),
         _shards_by("generate"),
     ),
+    (("generate.top_p", "generate.top_k"), _shards_by("generate") | {"repeated"}),
 )
 # Settings that may touch these steps, and no others but through them; any other setting may touch every step.
 _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
@@ -50,9 +51,10 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
         tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "dtype", "engine")),
         _EVALUATIONS | _shards_by("generate"),
     ),
+    (("evaluate.samples", "evaluate.temperature"), frozenset({"repeated"})),
     (("evaluate",), _EVALUATIONS | {"prompts"}),
 )
-_LEAVES = frozenset({"evaluation", "policy"})
+_LEAVES = frozenset({"evaluation", "policy", "repeated"})
 """Steps that no other one is made from."""
 
 
@@ -102,7 +104,7 @@ def _is_below(key: str, prefixes: Sequence[str]) -> bool:
 def _is_input(key: str, step: str, job: Job) -> bool:
     """Whether a setting certainly is an input of the step, as it stands."""
     number, phase = round_and_phase(step)
-    if phase not in (*SHARDS, "train", "retrain", "evaluation"):
+    if phase not in (*SHARDS, "train", "retrain", "evaluation", "repeated"):
         return False  # a part of a round has settings of its own
     if phase == "verdicts" and key.startswith("grade.") and job.regrade and number >= job.regrade.round:
         return False

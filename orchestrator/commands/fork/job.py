@@ -93,7 +93,7 @@ def unseen(state: State, step: str) -> bool:
     commit, job = state.commits.get(step), state.configs[-1]["job"]
     facts = [shard.facts for shard in state.shards.get(step, {}).values()]
     phase = step.rpartition("/")[2]
-    if phase in ("verdicts", "evaluation") or "/selection/" in step:
+    if phase in ("verdicts", "evaluation", "repeated") or "/selection/" in step:
         found = [*facts, *([commit.facts] if commit else [])]
         return "/judged/" not in step and any(graders_version(f) != GRADERS_VERSION for f in found)
     if min([f.get("recipe", 1) for f in facts] + ([commit.recipe] if commit else [])) > 1:

@@ -104,7 +104,7 @@ def _end(data: Mapping[str, Any], state: State) -> Iterator[str]:
 _CHECKS = {"commit": _commit, "shard": _shard, "promotion": _promotion, "end": _end}
 
 
-_GRADED = ("verdicts", "evaluation", "selection", "regraded")
+_GRADED = ("verdicts", "evaluation", "selection", "regraded", "repeated")
 
 
 def untold(

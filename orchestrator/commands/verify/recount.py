@@ -23,7 +23,7 @@ from orchestrator.records import counts
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES
-from orchestrator.rounds import evaluation, sampling
+from orchestrator.rounds import evaluation, repeated, sampling
 from orchestrator.rounds.recount import Counted, Counting, Recounted, batches, rows_in
 from orchestrator.rounds.round import rounds_replayed
 from orchestrator.rounds.run_files import RunFiles
@@ -224,6 +224,18 @@ class Recount(Counting):
             facts["probe"] = None  # the base model is no work of the trainer
         return facts
 
+    def answered_repeatedly(self, step: str) -> Facts:
+        """Of held-out problems that were answered several times."""
+        facts: Facts = {"sets": {}, "quarantined": []}
+        for file in self.files.all(step):
+            table = read_table(file)
+            asked = read_table(self.files.one(f"baseline/prompts/{file.name}"), columns=["prompt_id"])
+            if set(asked["prompt_id"].to_pylist()) != set(table["prompt_id"].to_pylist()):
+                raise Damaged(f"{file.name}: its problems are not those of baseline/prompts")
+            facts["sets"][file.stem] = repeated.facts_of(table, repeated.interval_seed(self.job.seed, step))
+            facts["quarantined"] += evaluation.given_up(table)
+        return facts
+
     def regraded(self, step: str) -> Facts:
         facts_by_evaluation = {}
         for name, file in zip(sorted(self.state.commits[step].facts["evaluations"]), self.files.all(step), strict=True):
@@ -292,6 +304,7 @@ def _steps(source: Recounted) -> dict[str, Callable[..., Facts]]:
         r"(rounds/\d+)/(?:train|(retrain))": Recount.training,
         r"baseline/evaluation|rounds/\d+/selection/\d+": Recount.evaluated,
         r"(rounds/\d+)/evaluation": Recount.evaluated,
+        r"(?:baseline|rounds/\d+)/repeated": Recount.answered_repeatedly,
         r"rounds/\d+(?:/selection)?/regraded": Recount.regraded,
         r"(rounds/\d+)/choice": Recount.choice,
     }
