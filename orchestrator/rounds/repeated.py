@@ -22,10 +22,10 @@ from orchestrator.records.golds import SEPARATOR
 from orchestrator.records.parquet import read_table
 from orchestrator.records.repeated import RIGHT, bootstrap, ks, majority, pass_at
 from orchestrator.records.rows import CAUSES, REPEATED, SAMPLES, SamplingPlan, Shard
+from orchestrator.records.seeds import derived_seed
 from orchestrator.rounds.context import (
     Context,
     Model,
-    derived_seed,
     engine,
     evaluation_tokens,
     executed,

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import getpass
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
 from orchestrator.ledger.ledger import State
+from orchestrator.reports.gate_words import gate_said
 from orchestrator.reports.rounds import accuracy
 from orchestrator.reports.tables import round_step
 from orchestrator.text import shown
@@ -39,7 +40,7 @@ def described(run_dir: Path, state: State) -> str:
 
 def _described(run_dir: Path, state: State) -> Iterator[str]:
     yield f"**{shown.markdown(result(state))}**"
-    if decisions := [f"- Round {int(p['round'])}: {shown.markdown(p['reason'])}" for p in state.promotions]:
+    if decisions := [f"- Round {int(p['round'])}: {shown.markdown(_gate(state, p))}" for p in state.promotions]:
         left = len(decisions) - _MOST_ROUNDS
         yield "\n".join(([f"- ... {left} rounds before"] if left > 0 else []) + decisions[-_MOST_ROUNDS:])
     if state.end is not None:
@@ -58,9 +59,17 @@ def _described(run_dir: Path, state: State) -> Iterator[str]:
     )
 
 
-def described_round(promotion: Mapping[str, Any]) -> str:
-    """The description of a round, in Markdown."""
-    return f"{shown.markdown(promotion['reason'])}\n"
+def described_round(
+    promotion: Mapping[str, Any], evaluation: Mapping[str, Any] | None = None, warnings: Sequence[str] = ()
+) -> str:
+    """The description of a round, in Markdown: the gate's word, and what has turned in it."""
+    lines = [f"- {shown.markdown(said)}" for said in warnings]
+    return "\n".join([shown.markdown(gate_said(promotion, evaluation)), *(["", *lines] if lines else [])]) + "\n"
+
+
+def _gate(state: State, promotion: Mapping[str, Any]) -> str:
+    commit = state.commits.get(round_step(int(promotion["round"]), "evaluation"))
+    return gate_said(promotion, commit.facts if commit else None)
 
 
 def result(state: State) -> str:
@@ -83,7 +92,7 @@ def round_result(state: State, number: int) -> str:
     """What a round has come to, in a sentence or two."""
     decision = next((p for p in state.promotions if int(p["round"]) == number), None)
     found = _joined(_figures(state, number))
-    return f"{found}. {decision['reason']}" if decision else f"{found}. Not decided yet."
+    return f"{found}. {_gate(state, decision)}" if decision else f"{found}. Not decided yet."
 
 
 def _figures(state: State, number: int) -> dict[str, str]:

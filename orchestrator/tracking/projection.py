@@ -167,6 +167,11 @@ def promotion_figures(data: Mapping[str, Any], seconds: float) -> list[Figure]:
     return _figures(named, int(data["round"]), seconds)
 
 
+def health_figures(health: Mapping[str, float], number: int, seconds: float) -> list[Figure]:
+    """Figures of a round's health (reports/health.py), named health/<name>."""
+    return _figures({f"{HEALTH}/{name}": value for name, value in health.items()}, number, seconds)
+
+
 def _figures(named: Mapping[str, Any], step: int, seconds: float) -> list[Figure]:
     return [Figure(safe_name(key), float(value), step, round(1000 * seconds)) for key, value in named.items()]
 

@@ -9,8 +9,12 @@ from orchestrator.files.durable import fingerprint
 from orchestrator.ledger import taken
 from orchestrator.ledger.ledger import Commit, Ledger, only_cleans
 from orchestrator.ledger.record_files import Record
+from orchestrator.reports.columns import checks_of
+from orchestrator.reports.evidence import by_ledger
+from orchestrator.reports.health import health
 from orchestrator.reports.journal import Row, update_times
 from orchestrator.reports.rounds import round_and_phase
+from orchestrator.reports.symptoms import by_round
 from orchestrator.reports.tables import round_step, training_metrics
 from orchestrator.sources.source import Sources
 from orchestrator.tracking import described, projection
@@ -32,7 +36,7 @@ class Teller:
     """Tells one run's ledger and journal to a sink."""
 
     def __init__(self, run_dir: Path, ledger: Ledger, sources: Sources, sink: Sink) -> None:
-        self.run_dir, self._ledger, self._sink = run_dir, ledger, sink
+        self.run_dir, self._ledger, self._sources, self._sink = run_dir, ledger, sources, sink
         self._named: set[int] = set()
         self._views = Views(run_dir, ledger, sources, sink)
 
@@ -54,13 +58,19 @@ class Teller:
             case "promotion":
                 number = int(data["round"])
                 self._ensure_round(number, record.time)
+                base, done = by_ledger(self._ledger.state)
+                evidence = next(each for each in done if each.round.number == number)
+                ill = by_round(base, done, checks_of(self._ledger.state.configs[-1]["job"], self._sources)).get(
+                    number, []
+                )
                 figures = projection.promotion_figures(data, record.time)
+                figures += projection.health_figures(health(evidence), number, record.time)
                 tags = {
                     "promoted": "yes" if data["promoted"] else "no",
                     "ratchet.promoted": str(data["promoted"]).lower(),
                     "ratchet.reason": str(data["reason"]),
                     "ratchet.checkpoint": str(self.run_dir.absolute() / round_step(number, "checkpoint")),
-                    NOTE: described_round(data),
+                    NOTE: described_round(data, evidence.round.facts.get("evaluation"), ill),
                 }
                 self._sink.log(number, figures, tags=tags)
                 decided = [p for p in self._ledger.state.promotions if int(p["round"]) <= number]
