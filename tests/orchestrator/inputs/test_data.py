@@ -200,8 +200,8 @@ def test_the_first_of_the_likest_in_earlier_splits_is_told() -> None:
     counted = 0
     for seed in range(150):
         rng = random.Random(seed)
-        words = ["ab", "cd", "ef", "gh", "1"]
-        base = [[rng.choice(words) for _ in range(rng.randrange(3, 12))] for _ in range(4)]
+        words = [a + b for a in "abcd" for b in "xyz"] + ["1"]
+        base = [[rng.choice(words) for _ in range(rng.randrange(3, 36))] for _ in range(3)]
         splits = {
             split: [problem(f"{split}{i}", _edited(rng, rng.choice(base), words)) for i in range(rng.randrange(9))]
             for split in rng.choice([("train", "gate", "test"), ("gate", "test"), ("train",)])
