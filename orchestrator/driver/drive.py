@@ -51,6 +51,7 @@ from orchestrator.driver.trainable import Trial
 from orchestrator.driver.trust import needs_trust, remember
 from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
 from orchestrator.errors import BadInput, Damaged, Displaced, Interrupted, RatchetError
+from orchestrator.files import known_hashes
 from orchestrator.files.disk import one_message, why
 from orchestrator.files.inside import read_regular, remove
 from orchestrator.files.processes import process_start
@@ -164,6 +165,7 @@ def _drive(
     check_same_job(run, job)
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
         say(told)
+    known_hashes.load(root)
     crew = hire(job, root / "logs")  # nothing is started yet; what could not be is told
     with starting(board, f"{START}/model", detail=str(job.model)):
         base = base_model_of(file, run)

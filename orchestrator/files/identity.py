@@ -13,6 +13,7 @@ import stat
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,7 +44,17 @@ class Identity(NamedTuple):
     ctime_ns: int
 
 
-_hashed: dict[Identity, str] = {}  # of this process
+@dataclass
+class New:
+    """What was hashed and is not kept beyond this process yet (known_hashes.py)."""
+
+    files: int = 0
+    size: int = 0
+
+
+HASHED: dict[Identity, str] = {}
+"""Of this process, and of earlier drivers of its run."""
+NEW = New()
 
 
 def identity(path: Path) -> Identity:
@@ -66,12 +77,25 @@ def sha256(path: Path) -> tuple[Written, str]:
         OSError, Damaged: as `identity`.
     """
     before = identity(path)
-    if before in _hashed:
-        return before.written, _hashed[before]
+    if before in HASHED:
+        return before.written, HASHED[before]
     settled, found = is_settled(max(before.written.mtime_ns, before.ctime_ns)), durable.sha256(path)
     if settled and identity(path) == before:
-        _hashed[before] = found
+        _keep(before, found)
     return before.written, found
+
+
+def renamed(path: Path, was: Written, sha: str) -> None:
+    """A file that had this hash under another name. Its rename is a change, too, that nobody has to hash it for."""
+    with contextlib.suppress(OSError, Damaged):
+        if (now := identity(path)).written == was:
+            _keep(now, sha)
+
+
+def _keep(who: Identity, sha: str) -> None:
+    HASHED[who] = sha
+    NEW.files += 1
+    NEW.size += who.written.size
 
 
 def hash_ahead(paths: Iterable[Path], large: int = LARGE) -> None:
@@ -91,7 +115,7 @@ def hash_ahead(paths: Iterable[Path], large: int = LARGE) -> None:
 def _is_new(path: Path, large: int) -> bool:
     with contextlib.suppress(OSError, Damaged):
         who = identity(path)
-        return who.written.size >= large and who not in _hashed
+        return who.written.size >= large and who not in HASHED
     return False
 
 

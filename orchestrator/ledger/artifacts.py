@@ -11,7 +11,7 @@ from typing import Any
 
 from orchestrator.errors import Damaged
 from orchestrator.files.durable import make_folder, sync
-from orchestrator.files.identity import hash_ahead, identity, is_settled, sha256
+from orchestrator.files.identity import Written, hash_ahead, identity, is_settled, renamed, sha256
 from orchestrator.files.inside import rename, require_below
 from orchestrator.ledger.ledger import Artifact
 from orchestrator.ledger.uses import require_whole
@@ -22,6 +22,8 @@ class Artifacts:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._adopted: dict[str, tuple[Written, str]] = {}
+        """Files that their workers have hashed, by their hidden names."""
 
     def describe(self, hidden: Path, path: Path) -> Artifact:
         """Make the files under `hidden` durable, and name them with their hashes as what will stand at `path`."""
@@ -48,8 +50,10 @@ class Artifacts:
         """
         said = {"size": file["size"], "sha256": file["sha256"]}
         artifact = self.declare(hidden, path, {"": said})
-        if not _is_as_told(hidden, file):
+        if (written := _as_told(hidden, file)) is None:
             self.require_as_hashed(artifact, hidden)
+        else:
+            self._adopted[artifact.hidden] = written, said["sha256"]
         return artifact
 
     def require_as_hashed(self, artifact: Artifact, hidden: Path) -> None:
@@ -88,6 +92,8 @@ class Artifacts:
             if not final.exists():  # else another driver has just done it: one that takes over, or is overtaken
                 raise
         sync(final.parent)
+        if (adopted := self._adopted.pop(artifact.hidden, None)) is not None:
+            renamed(final, *adopted)
 
     def place(self, artifact: Artifact) -> Path:
         """Where its files are: at the final name, unless a driver died before it gave them that."""
@@ -116,13 +122,14 @@ class Artifacts:
         return final
 
 
-def _is_as_told(path: Path, file: Mapping[str, Any]) -> bool:
+def _as_told(path: Path, file: Mapping[str, Any]) -> Written | None:
+    """A file, where it is the one that its worker has written."""
     try:
         now = identity(path).written
     except (OSError, Damaged):
-        return False
+        return None
     told = (file["size"], file.get("inode"), file.get("mtime_ns"))
-    return (now.size, now.inode, now.mtime_ns) == told and is_settled(now.mtime_ns)
+    return now if (now.size, now.inode, now.mtime_ns) == told and is_settled(now.mtime_ns) else None
 
 
 def _files_below(folder: Path) -> list[str]:

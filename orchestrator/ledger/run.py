@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import Damaged, RatchetError
-from orchestrator.files import durable, inside
+from orchestrator.files import durable, inside, known_hashes
 from orchestrator.files.durable import make_folder
 from orchestrator.files.inside import require_below, walk
 from orchestrator.ledger import recipes
@@ -60,6 +61,9 @@ class Run:
         self.ledger.append(kind, data)
         for artifact in artifacts:
             self.artifacts.reveal(artifact)
+        if known_hashes.is_due():
+            with contextlib.suppress(OSError):  # it can go
+                self.write(known_hashes.HASHES_CACHE, known_hashes.content())
         self._on_append()
 
     def end(self, state: EndState, reason: str, goal: str | None = None) -> None:

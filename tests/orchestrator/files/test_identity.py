@@ -43,7 +43,7 @@ def test_one_that_is_small_or_cannot_be_read_is_left_to_whoever_reads_it(tmp_pat
     files = written(tmp_path, 4)
     os.mkfifo(tmp_path / "pipe")
     hash_ahead([*files, tmp_path / "pipe", tmp_path / "missing"], large=1002)
-    known = {file for file in files if identity.identity(file) in identity._hashed}
+    known = {file for file in files if identity.identity(file) in identity.HASHED}
     assert known == {tmp_path / "2", tmp_path / "3"}
     with pytest.raises(Damaged, match="no regular file"):
         sha256(tmp_path / "pipe")

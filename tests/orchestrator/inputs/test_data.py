@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,62 @@ def test_the_search_finds_what_comparing_all_pairs_finds() -> None:
     }
     assert 5 < len(near) < 55
     assert {o.problem_id for o in overlaps({"train": train, "test": test})} == near
+
+
+def test_the_first_of_the_likest_in_earlier_splits_is_told() -> None:
+    """As comparing each text with all before it tells, whatever is in memory at a time."""
+    counted = 0
+    for seed in range(150):
+        rng = random.Random(seed)
+        words = [a + b for a in "abcd" for b in "xyz"] + ["1"]
+        base = [[rng.choice(words) for _ in range(rng.randrange(3, 36))] for _ in range(3)]
+        splits = {
+            split: [problem(f"{split}{i}", _edited(rng, rng.choice(base), words)) for i in range(rng.randrange(9))]
+            for split in rng.choice([("train", "gate", "test"), ("gate", "test"), ("train",)])
+        }
+        cut = _without_common_ends([p.text.split() for rows in splits.values() for p in rows])
+        texts = [(split, p.prompt_id, next(cut)) for split, rows in splits.items() for p in rows]
+        found = {(o.problem_id, o.other_id, o.similarity) for o in overlaps(splits)}
+        assert found == set(_compared(texts)), seed
+        counted += len(found)
+    assert counted > 100
+
+
+def _edited(rng: random.Random, tokens: list[str], words: list[str]) -> str:
+    changed = list(tokens)
+    for _ in range(rng.randrange(2)):
+        changed[rng.randrange(len(changed))] = rng.choice(words)
+    return " ".join(changed)
+
+
+def _without_common_ends(texts: list[list[str]]) -> Iterator[list[str]]:
+    shortest = min(map(len, texts), default=0)
+    start = next((n for n in range(shortest) if len({text[n] for text in texts}) > 1), shortest)
+    end = next((n for n in range(shortest) if len({text[-1 - n] for text in texts}) > 1), shortest)
+    end = min(end, shortest - start)
+    return (text[start : len(text) - end] for text in texts)
+
+
+def _compared(texts: list[tuple[str, str, list[str]]]) -> Iterator[tuple[str, str, float]]:
+    """Of a text that stands word for word before it, and of one that is alike: problem, counterpart, similarity."""
+    known: list[tuple[str, str, list[str]]] = []
+    for split, name, tokens in texts:
+        owner = next((text for text in known if text[2] == tokens), None)
+        if owner is None:
+            before = [(_similarity(tokens, text[2]), text[1]) for text in known if text[0] != split]
+            likest = max(before, key=lambda pair: pair[0], default=(0.0, ""))
+            if likest[0] >= 0.8:
+                yield name, likest[1], likest[0]
+            known.append((split, name, tokens))
+        elif owner[0] != split:
+            yield name, owner[1], 1.0
+
+
+def _similarity(a: list[str], b: list[str]) -> float:
+    if [t for t in a if t.isdigit()] != [t for t in b if t.isdigit()]:
+        return 0.0
+    one, other = ({tuple(t[i : i + 2]) for i in range(max(1, len(t) - 1))} for t in (a, b))
+    return len(one & other) / len(one | other)
 
 
 def test_what_all_texts_end_with_makes_no_two_alike() -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import Rows, read_table
 
 
 @pytest.mark.parametrize("columns", [None, ["c", "a"], ["b"], []])
@@ -32,3 +33,21 @@ def test_what_cannot_be_read_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"no such thing")
     with pytest.raises(pa.ArrowInvalid):
         read_table(tmp_path / "file")
+
+
+@pytest.mark.parametrize("size", [3, 4, 100])
+def test_some_rows_are_those_of_the_whole(tmp_path: Path, size: int) -> None:
+    """In groups of several rows, of which the last may be shorter, and in one."""
+    table = pa.table({"a": [f"{n}" for n in range(10)], "b": [[n] * n for n in range(10)], "c": range(10)})
+    pq.write_table(table, tmp_path / "file", row_group_size=size)
+    rows, whole = Rows(tmp_path / "file", ["b", "a"]), table.select(["b", "a"])
+    assert len(rows) == 10
+    for start in range(11):
+        for stop in range(start, 12):
+            assert rows.between(start, stop).equals(whole.slice(start, stop - start)), (start, stop)
+    for places in ([], [4], [9, 0, 3, 3, 8, 1], list(range(10))):
+        assert rows.take(np.array(places, np.int64)).equals(whole.take(pa.array(places, pa.int64())).combine_chunks())
+    with pytest.raises(pa.ArrowInvalid, match="file: no column z"):
+        Rows(tmp_path / "file", ["z"])
+    pq.write_table(table.slice(0, 0), tmp_path / "none")
+    assert len(none := Rows(tmp_path / "none", ["a"])) == none.between(0, 5).num_rows == 0
