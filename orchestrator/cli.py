@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from itertools import groupby
@@ -84,10 +83,9 @@ def ui(
     port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port on 127.0.0.1; by default a free one")] = None,
 ) -> None:
     """Serve the dashboard of a project's runs on this machine, and print the addresses of its pages; Ctrl-C ends it."""
-    from orchestrator.commands.ui import find, serve
+    from orchestrator.commands.ui import look
 
-    with contextlib.suppress(Interrupted), signals():
-        serve(find(run_named(run) if run else None), echo, port)
+    look(run_named(run) if run else None, port)
 
 
 @app.command()
@@ -97,15 +95,9 @@ def track(
     experiment: Annotated[str | None, typer.Option(help="Name of the experiment; by default the run's own")] = None,
 ) -> None:
     """Send a run to MLflow, from its beginning: what is there already is not sent again."""
-    from orchestrator.commands.track import track as send
+    from orchestrator.commands.track import tell_track
 
-    try:
-        with signals():
-            for line in send(run_named(run), to, experiment):
-                echo(line)
-    except Interrupted as interrupted:
-        echo(f"interrupted by {interrupted}; the same command goes on from here")
-        raise typer.Exit(Interrupted.exit_code) from interrupted
+    tell_track(run_named(run), to, experiment)
 
 
 @app.command()
@@ -244,32 +236,9 @@ def compare(
     trust: Trust = False,
 ) -> None:
     """Run several methods and seeds on the same problems and budgets, or go on with it; exit code 1 where one fails."""
-    from orchestrator.commands.compare.command import compare as run_all
-    from orchestrator.commands.compare.command import in_a_process, require_trust
-    from orchestrator.commands.compare.comparison import figures
-    from orchestrator.commands.compare.file import load_plan
-    from orchestrator.commands.compare.table import NO_PLOT, plot, terminal_table, write
-    from orchestrator.files.disk import one_message
+    from orchestrator.commands.compare.told import compare_told
 
-    plan, failed = load_plan(file), list[str]()
-    if not table:
-        require_trust(plan, _tell(trust))
-    kept = "What the runs have done is kept: see to the disk, and the same command goes on from here."
-    try:
-        with signals(), one_message(plan.folder, kept):
-            if not table:
-                failed = run_all(plan, echo, in_a_process)
-            arms = figures(plan)
-            plotted = plot(plan, arms)
-            write(plan, arms, plotted)
-    except Interrupted as interrupted:
-        echo(f"interrupted by {interrupted}; the same command goes on from here")
-        raise typer.Exit(Interrupted.exit_code) from interrupted
-    Screen().print(terminal_table(arms))
-    echo(f"the table is {plan.folder / 'compare.md'}")
-    if not plotted:
-        echo(NO_PLOT)
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(compare_told(file, table, _tell(trust)))
 
 
 @app.command()
