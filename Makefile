@@ -1,4 +1,4 @@
-.PHONY: help setup setup-gpu demo test quick full faults hosts benchmarks gpu-hour audit lint clean
+.PHONY: help setup setup-gpu demo test quick browser full faults hosts benchmarks gpu-hour audit lint clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -37,12 +37,16 @@ IN_MEMORY = $(shell [ "$$(df --output=avail -B1G /dev/shm 2>/dev/null | tail -1)
 quick: lint  ## Quick checks: style, types, import rules, tests without the real stack
 	tmp=$$(mktemp -d $(IN_MEMORY)) && trap 'rm -rf "$$tmp"' EXIT && \
 	pytest -q -n logical --dist worksteal --basetemp="$$tmp/tests" \
-	    -m "not real and not full and not faults and not hosts" --ignore=tests/faults
+	    -m "not real and not full and not faults and not hosts and not browser" --ignore=tests/faults
 
 test: quick  ## All tests but the slow suites
 	pytest -q -n 2 --dist worksteal -m "not full and not faults" tests/faults
 	pytest -q -n 2 --dist loadfile -m "real and not full"
 	pytest -q -m "hosts and not full" tests/hosts
+	pytest -q -m browser tests/browser
+
+browser: setup  ## The dashboard's pages in a real browser; skipped where there is no Chromium with its driver
+	pytest -q -m browser tests/browser
 
 full: test  ## The slow tests too
 	pytest -q -n 2 --dist loadfile -m "full and not faults and not hosts"

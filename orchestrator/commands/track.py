@@ -6,16 +6,35 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import typer
+
 from orchestrator.config import Tracking
 from orchestrator.config.addresses import secret_in, without_password
 from orchestrator.driver.resume import needing_trust
-from orchestrator.errors import BadInput
+from orchestrator.driver.signals import signals
+from orchestrator.errors import BadInput, Interrupted
 from orchestrator.files import user_state
 from orchestrator.files.inside import remove
 from orchestrator.ledger.ledger import State
 from orchestrator.reports.status import open_run, run_state
+from orchestrator.text.terminal import echo
 from orchestrator.tracking.cursor import CURSOR_FILE
 from orchestrator.tracking.tracker import default_address, look_command, sync
+
+
+def tell_track(run_dir: Path, to: str | None, experiment: str | None) -> None:
+    """As `track`, and say how it went.
+
+    Raises:
+        BadInput, RatchetError: as `track`.
+    """
+    try:
+        with signals():
+            for line in track(run_dir, to, experiment):
+                echo(line)
+    except Interrupted as interrupted:
+        echo(f"interrupted by {interrupted}; the same command goes on from here")
+        raise typer.Exit(Interrupted.exit_code) from interrupted
 
 
 def track(run_dir: Path, to: str | None, experiment: str | None) -> Iterator[str]:

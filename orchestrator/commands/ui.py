@@ -19,10 +19,11 @@ from typing import IO
 
 from orchestrator.config.addresses import without_password
 from orchestrator.config.places import home
-from orchestrator.driver.signals import held
+from orchestrator.driver.signals import held, signals
 from orchestrator.errors import BadInput, Interrupted, RatchetError, last_line
 from orchestrator.files.inside import is_run
 from orchestrator.reports.status import open_run
+from orchestrator.text.terminal import echo
 from orchestrator.tracking.database import follow, sqlite_file
 from orchestrator.tracking.links import experiment_page
 from orchestrator.tracking.tracker import Page, default_address, is_server, open_command, page_of, server_of
@@ -46,6 +47,16 @@ class Shown:
 
     uri: str
     pages: Sequence[Page]
+
+
+def look(run: Path | None, port: int | None) -> None:
+    """Serve what there is to look at until somebody interrupts.
+
+    Raises:
+        BadInput, RatchetError: as `find` and `serve`.
+    """
+    with contextlib.suppress(Interrupted), signals():
+        serve(find(run), echo, port)
 
 
 def find(run: Path | None) -> Shown:

@@ -90,7 +90,8 @@ class Tracking(Settings):
     written into the run: MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, are read from
     the environment, and a database's client has a file of its own (`~/.pgpass`, `my.cnf`)."""
     experiment: str | None = None
-    """Experiment's name; null takes the job's name."""
+    """Experiment's name; null is that of the project, which has the name of its folder, and for a run that is in MLflow
+    already the one that it is in."""
 
 
 OWN_REFERENCES = ("previous", "base")
