@@ -28,14 +28,14 @@ _PROBLEMS = pa.schema([(name, pa.string()) for name in ("prompt_id", "text", "go
 
 
 def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int = PROBLEM_READING) -> list[Problem]:
-    """The problems of a split ("train", "gate", "test"), in file order; `find` has the files of the splits
-    that are files, and `reading` says how rows are read (see `fields`).
+    """The problems of a split ("train", "gate", "test", "tests.NAME"), in file order; `find` has the files of the
+    splits that are files, and `reading` says how rows are read (see `fields`).
 
     Raises:
         BadInput: the file is missing, empty or malformed, the Hub has no such data set or cannot be reached,
             a field is missing, a gold answer is empty, or an id occurs twice. The message names place and field.
     """
-    source: Source = getattr(data, split)
+    source, data = data.sources[split], data.of_set(split)
     problems: list[Problem] = []
     seen: dict[str, str] = {}
     for place, row in _rows(source, split, find):
@@ -55,7 +55,7 @@ def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int
 
 def place_of(data: Data, split: str, find: Mapping[str, Path], number: int) -> str:
     """Where the problem of that number, from 0, stands in its file or data set."""
-    return next(islice(_rows(getattr(data, split), split, find), number, None))[0]
+    return next(islice(_rows(data.sources[split], split, find), number, None))[0]
 
 
 def _rows(source: Source, split: str, find: Mapping[str, Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -86,7 +86,7 @@ def check_disjoint(splits: Mapping[str, list[Problem]]) -> None:
 
 def pin(data: Data) -> Data:
     """The settings with each data set on the Hub at a certain commit."""
-    return data.model_copy(update={s: hub_data.pinned(source, f"data.{s}") for s, source in data.sources.items()})
+    return data.at({split: hub_data.pinned(source, f"data.{split}") for split, source in data.sources.items()})
 
 
 def write_problems(splits: Mapping[str, list[Problem]], folder: Path) -> dict[str, Any]:
@@ -98,10 +98,10 @@ def write_problems(splits: Mapping[str, list[Problem]], folder: Path) -> dict[st
     return {split: len(problems) for split, problems in splits.items()}
 
 
-def kept_problems(folder: Path) -> dict[str, list[Problem]]:
-    """What `write_problems` wrote."""
+def kept_problems(folder: Path, data: Data) -> dict[str, list[Problem]]:
+    """What `write_problems` wrote of the sets that the job has."""
     found: dict[str, list[Problem]] = {}
-    for file in (folder / f"{split}.parquet" for split in ("train", "gate", "test")):
+    for file in (folder / f"{split}.parquet" for split in data.sources):
         if file.exists():
             require_columns(file, folder.parent)
             found[file.stem] = [_kept_problem(row, file) for row in read_table(file).to_pylist()]
