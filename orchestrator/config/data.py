@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from orchestrator.config.base import (
     Count,
@@ -50,6 +51,28 @@ def _as_source(value: Any) -> Any:
 SourceOrPath = Annotated[Source, BeforeValidator(_as_source, json_schema_input_type=str | Source)]
 
 
+TESTS = "tests"
+"""Before the name of a further held-out set, wherever sets are named: `tests.math`."""
+_OWN = {"id", "answer", "choices", "answer_marker", "template"}
+
+
+class HeldOut(Source):
+    """A further held-out set, with a name of its own. What it does not say of its rows is as `data` has it."""
+
+    name: Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=40)]
+    """What the set is called: small letters, digits, `-` and `_`."""
+    id: str | None = None
+    """As `data.id`."""
+    answer: str | None = None
+    """As `data.answer`."""
+    choices: str | None = None
+    """As `data.choices`."""
+    answer_marker: NonEmpty | None = None
+    """As `data.answer_marker`."""
+    template: str | None = None
+    """As `data.template`."""
+
+
 class Example(Settings):
     """A worked example."""
 
@@ -60,7 +83,7 @@ class Example(Settings):
 
 
 class Data(Settings):
-    """The three disjoint problem sets, and how a row becomes a prompt."""
+    """The disjoint sets of problems, and how a row becomes a prompt."""
 
     train: SourceOrPath | None = None
     """Problems that prompts are drawn from; needed by every `source` but `dataset`."""
@@ -68,6 +91,9 @@ class Data(Settings):
     """Held-out problems that decide promotion; needed but for `source: dataset` with `promotion.rule: always`."""
     test: SourceOrPath | None = None
     """Held-out problems that are only reported; they decide nothing. Needed by every `source` but `dataset`."""
+    tests: list[Annotated[HeldOut, Field()]] = []
+    """Further held-out sets, such as `[{name: math, path: math.jsonl}]`: answered and reported as `test` is, each by
+    its name. They decide nothing either."""
     id: str | None = "id"
     """Field with a unique id; null numbers the rows."""
     answer: str = "answer"
@@ -110,13 +136,25 @@ class Data(Settings):
     prompts_per_round: Count | None = None
     """How many training prompts a round uses; null uses them all. `split` and `new` need it."""
     allow_overlap: bool = False
-    """Accept problems that stand, word for word or nearly, in more than one of train, gate and test."""
+    """Accept problems that stand, word for word or nearly, in more than one of train, gate, test and tests."""
 
     @property
     def sources(self) -> dict[str, Source]:
         """The sets of problems that the job has, by name."""
         named = {"train": self.train, "gate": self.gate, "test": self.test}
+        named |= {f"{TESTS}.{held_out.name}": held_out for held_out in self.tests}
         return {split: source for split, source in named.items() if source}
+
+    def of_set(self, split: str) -> Data:
+        """How the rows of a set are read: as these settings say, but for what the set says itself."""
+        source = self.sources[split]
+        said = source.model_dump(include=_OWN) if isinstance(source, HeldOut) else {}
+        return self.model_copy(update={key: value for key, value in said.items() if value is not None})
+
+    def at(self, sources: Mapping[str, Source]) -> Data:
+        """The same settings with other sources in the places of these, by the names of `sources`."""
+        tests = [sources.get(f"{TESTS}.{one.name}", one) for one in self.tests]
+        return self.model_copy(update={**{k: v for k, v in sources.items() if "." not in k}, "tests": tests})
 
     @property
     def from_hub(self) -> bool:
@@ -150,6 +188,11 @@ class Data(Settings):
             raise ValueError("`solution_strip` and `solution_template` need `solution`, the field with the solution")
         if self.system is not None and not self.chat:
             raise ValueError("`system` needs `chat: true`")
+        names = [held_out.name for held_out in self.tests]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"`tests` has two sets of the name {twice!r}: each needs its own")
+        if self.tests and self.test is None:
+            raise ValueError("`tests` are sets beside `test`: name the first one there")
         if self.prompts != "same" and self.prompts_per_round is None:
             raise ValueError(f"`prompts: {self.prompts}` needs `prompts_per_round`, how many fresh prompts a round has")
         return self

@@ -10,6 +10,7 @@ import yaml
 from pydantic.fields import FieldInfo
 
 from orchestrator.config import AdaptTemperature, Data, Generate, Job, Settings, Source, is_executing
+from orchestrator.config.data import HeldOut
 from orchestrator.config.load import resolved_yaml
 from orchestrator.config.marks import mark_of, sections_in
 from orchestrator.config.methods import OTHERS, PRESETS
@@ -206,15 +207,20 @@ def _sections() -> Iterator[str]:
                 yield f"### Each of `{name}.train`, `{name}.gate` and `{name}.test`"
                 yield _paragraph(Source.__doc__ or "")
                 yield _table(Source)
+                yield f"### Each of `{name}.tests`"
+                yield _paragraph(f"{HeldOut.__doc__} It has the keys of a source, and these:")
+                yield _table(HeldOut, without=Source)
             if model is Generate:
                 yield f"### `{name}.adapt_temperature`"
                 yield _paragraph(AdaptTemperature.__doc__ or "")
                 yield _table(AdaptTemperature)
 
 
-def _table(model: type[Settings]) -> str:
+def _table(model: type[Settings], without: type[Settings] = Settings) -> str:
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for name, field in model.file_fields().items():
+        if name in without.model_fields:
+            continue
         section = model_of(field.annotation)
         if model is Job and section:
             needed = "required" if field.is_required() else ""

@@ -66,6 +66,8 @@ class JobFile:
 
 def _naming(key: str) -> str:
     """How a command names another place for what a key of the job names."""
+    if key.startswith("data.tests."):
+        return "data.tests=[{name: NAME, path: FILE, ...}, ...], all of them"
     if key.startswith("stages.sources."):
         return "stages.sources=[{path: FILE, ...}, ...], all of them"
     return f"{key}.path=FILE" if key.startswith("data.") else f"{key}=FOLDER"

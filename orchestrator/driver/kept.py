@@ -62,12 +62,12 @@ def keep_problems(run: Run, job: Job, pinned: Data, problems: Problems) -> Probl
         return problems
 
     def work(folder: Path) -> Facts:
-        revisions = {split: getattr(pinned, split).revision for split in problems}
+        revisions = {split: pinned.sources[split].revision for split in problems}
         return write_problems(problems, folder) | {"revisions": revisions}
 
     commit = run.step(KEPT_PROBLEMS, {"data": Fields(job.data, without=("date",))}, work)  # no row has a date
     with run.using(files_of(commit)):
-        kept = kept_problems(run.path(KEPT_PROBLEMS))
+        kept = kept_problems(run.path(KEPT_PROBLEMS), job.data)
     require_enough(kept.get("train", ()), job.data, job.rounds)  # a resume may have raised the rounds
     return kept
 

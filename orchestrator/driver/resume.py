@@ -18,6 +18,7 @@ from pydantic import ValidationError
 
 from orchestrator.config import Job, is_executing
 from orchestrator.config.addresses import without_password
+from orchestrator.config.data import TESTS
 from orchestrator.config.document import Key
 from orchestrator.config.load import JobFile, job_of, load_job
 from orchestrator.config.places import job_path, run_folder
@@ -150,6 +151,9 @@ def may_move(state: State, key: str, old: Any, new: Any) -> bool:
         return bool(old and new) and "model_digest" in config and "baseline/model" not in state.commits
     if key in SOURCES and old and new and key.split(".")[1] in config.get("problems", {}):
         return not source.names_data or Path(old).stem == Path(new).stem
+    if key == f"data.{TESTS}" and old and new:
+        known = all(f"{TESTS}.{one.get('name')}" in config.get("problems", {}) for one in old)
+        return known and _without_paths(old) == _without_paths(new)
     if source.kept_as.get(key) in state.commits:
         return _without_paths(old) == _without_paths(new)
     return False

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.config import Job
+from orchestrator.config import Data, Job
 from orchestrator.config.load import JobFile
 from orchestrator.driver.kept import KEPT_PROBLEMS
 from orchestrator.driver.preview import Preview, Render, preview, require_sound
@@ -49,7 +49,7 @@ def check_start(
     for line in check_golds(file, problems, ask):
         say(f"golds     {line}")
     if render is not None:
-        require_sound(file.job, model, problems or _kept(run), preferences, say, render, sources)
+        require_sound(file.job, model, problems or _kept(run, file.job.data), preferences, say, render, sources)
     if trial is not None:
         require_trainable(file.job, models(model, reference), say, trial)
 
@@ -59,14 +59,14 @@ def models(model: Path, reference: NamedModel | None) -> dict[str, Path]:
     return {"model": model} | ({"reference": reference.folder} if reference else {})
 
 
-def _kept(run: Run) -> Mapping[str, Sequence[Problem]]:
+def _kept(run: Run, data: Data) -> Mapping[str, Sequence[Problem]]:
     """The problems that a fork has from the run that kept them, which no prompt was made of with this job yet."""
     commit, files = run.committed(KEPT_PROBLEMS), run.artifacts
     if commit is None or not commit.artifacts:
         return {}
     if not files.is_intact(commit.artifacts[0], place := files.place(commit.artifacts[0])):
         return {}  # what is damaged, the step that has kept it says
-    return kept_problems(place)
+    return kept_problems(place, data)
 
 
 def gold_lines(file: JobFile, run: Run, problems: Mapping[str, Sequence[Problem]], ask: Ask) -> list[str]:

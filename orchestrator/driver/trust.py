@@ -17,6 +17,7 @@ from pathlib import Path
 
 from orchestrator.config import OWN_REFERENCES, Grader, Job
 from orchestrator.config.addresses import without_password
+from orchestrator.config.data import TESTS, HeldOut
 from orchestrator.config.load import JobFile
 from orchestrator.config.sources import sections
 from orchestrator.errors import BadInput, Damaged, cut
@@ -51,6 +52,7 @@ KEYS: Mapping[str, str] = {
     "data.train.path": OUTSIDE,
     "data.gate.path": OUTSIDE,
     "data.test.path": OUTSIDE,
+    "data.tests": OUTSIDE,
     "stages.sources": OUTSIDE,
     "steps.verdicts": OUTSIDE,
     "run_dir": WRITTEN,
@@ -141,7 +143,8 @@ def _paths(file: JobFile, root: Path) -> Iterator[Item]:
         else:
             yield from _led_to(file, key, named, root)
     for split, source in job.data.sources.items():
-        yield from _led_to(file, f"data.{split}.path", source.path, root)
+        key = f"data.{TESTS}" if isinstance(source, HeldOut) else f"data.{split}.path"
+        yield from _led_to(file, key, source.path, root)
     for source_of_pairs in job.sources():
         for key, source in source_of_pairs.rows():
             yield from _led_to(file, key, source.path, root)

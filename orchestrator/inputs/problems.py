@@ -26,14 +26,14 @@ from orchestrator.records.rows import Problem
 
 
 def read_problems(data: Data, split: str, find: Mapping[str, Path], reading: int = PROBLEM_READING) -> ProblemSet:
-    """The problems of a split ("train", "gate", "test"), in file order; `find` has the files of the splits
-    that are files, and `reading` says how rows are read (see `fields`).
+    """The problems of a split ("train", "gate", "test", "tests.NAME"), in file order; `find` has the files of the
+    splits that are files, and `reading` says how rows are read (see `fields`).
 
     Raises:
         BadInput: the file is missing, empty or malformed, the Hub has no such data set or cannot be reached,
             a field is missing, a gold answer is empty, or an id occurs twice. The message names place and field.
     """
-    source: Source = getattr(data, split)
+    source, data = data.sources[split], data.of_set(split)
     ids = array("q")  # of each problem the hash of its id
 
     def rows() -> Iterator[Problem]:
@@ -59,7 +59,7 @@ def _require_different_ids(data: Data, split: str, find: Mapping[str, Path], rea
     if not repeated or data.id is None:
         return
     seen: dict[str, str] = {}
-    for number, (place, row) in enumerate(islice(_rows(getattr(data, split), split, find), len(ids))):
+    for number, (place, row) in enumerate(islice(_rows(data.sources[split], split, find), len(ids))):
         if ids[number] in repeated:
             prompt_id = text_of(row, data.id, "data.id", place, reading)
             if prompt_id in seen:
@@ -69,7 +69,7 @@ def _require_different_ids(data: Data, split: str, find: Mapping[str, Path], rea
 
 def place_of(data: Data, split: str, find: Mapping[str, Path], number: int) -> str:
     """Where the problem of that number, from 0, stands in its file or data set."""
-    return next(islice(_rows(getattr(data, split), split, find), number, None))[0]
+    return next(islice(_rows(data.sources[split], split, find), number, None))[0]
 
 
 def _rows(source: Source, split: str, find: Mapping[str, Path]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -100,7 +100,7 @@ def check_disjoint(splits: Mapping[str, Iterable[Problem]]) -> None:
 
 def pin(data: Data) -> Data:
     """The settings with each data set on the Hub at a certain commit."""
-    return data.model_copy(update={s: hub_data.pinned(source, f"data.{s}") for s, source in data.sources.items()})
+    return data.at({split: hub_data.pinned(source, f"data.{split}") for split, source in data.sources.items()})
 
 
 def write_problems(splits: Mapping[str, Sequence[Problem]], folder: Path) -> dict[str, Any]:
@@ -111,10 +111,10 @@ def write_problems(splits: Mapping[str, Sequence[Problem]], folder: Path) -> dic
     return {split: len(problems) for split, problems in splits.items()}
 
 
-def kept_problems(folder: Path) -> dict[str, ProblemSet]:
-    """What `write_problems` wrote."""
+def kept_problems(folder: Path, data: Data) -> dict[str, ProblemSet]:
+    """What `write_problems` wrote of the sets that the job has."""
     found: dict[str, ProblemSet] = {}
-    for file in (folder / f"{split}.parquet" for split in ("train", "gate", "test")):
+    for file in (folder / f"{split}.parquet" for split in data.sources):
         if file.exists():
             require_columns(file, folder.parent)
             found[file.stem] = ProblemSet(_kept_problem(problem, file) for problem in read_problem_file(file))

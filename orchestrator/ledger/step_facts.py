@@ -175,6 +175,7 @@ class EvaluationFacts(Facts, total=False):
 
     gate: Figures | None
     test: Figures | None
+    tests: dict[str, Figures]
     probe: Probe | None
 
 

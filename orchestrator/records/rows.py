@@ -25,7 +25,6 @@ Cause = Literal["truncated", "unreadable", "failed", "gold"]
 """Why a verdict is "ungradable": the completion reached the length limit; its answer cannot be read as the gold
 answer's kind; a grader broke or ran out of bounds; no grader can read the gold answer."""
 CAUSES: tuple[Cause, ...] = ("truncated", "unreadable", "failed", "gold")
-Split = Literal["gate", "test"]
 
 JUDGE_PROMPT = 1
 """Version of what the judge is asked about two answers (workers.graders.judge)."""

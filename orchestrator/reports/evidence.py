@@ -30,6 +30,12 @@ class Evidence:
         return found
 
     @property
+    def further(self) -> Mapping[str, Mapping[str, Any]]:
+        """The evaluation on further test sets, by name."""
+        found: Mapping[str, Mapping[str, Any]] = self.round.facts.get("evaluation", {}).get("tests", {})
+        return found
+
+    @property
     def promotion(self) -> Mapping[str, Any]:
         """The gate's word; empty while it has not spoken."""
         return self.round.promotion or {}

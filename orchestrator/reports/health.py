@@ -30,7 +30,7 @@ def health(evidence: Evidence) -> dict[str, float]:
     - `prompts_...` (see `KINDS`), the shares of prompts whose samples are right and wrong, all right, ..., which are 1
       together; and `prompts_paired`, the share of those that pairs were looked for in which give any;
     - `sample_tokens` and `answer_tokens`, the mean lengths of samples and of the greedy answers to the test problems;
-    - `test_pass_1`, `test_pass_n` and `test_majority`, where test problems are answered several times;
+    - `repeated_pass_1`, `repeated_pass_n` and `majority`, where test problems are answered several times;
     - `chosen_logprob_first` and `_last`, the mean log-probability of the chosen completions in the first and in the
       last quarter of the training, in nats a completion; `chosen_logprob_token`, the last one in nats a token.
     """
@@ -51,8 +51,11 @@ def _figures(evidence: Evidence) -> Iterator[tuple[str, float]]:
         known["prompts_paired"] = pairs.get("prompts_paired", pairs.get("prompts_mixed", 0)) / evidence.num_prompts
     yield from ((name, float(value)) for name, value in known.items() if value is not None)
     if told := repeated(evidence):
-        ends_of = {"test_pass_1": told["pass_at"].get("1"), "test_pass_n": told["pass_at"].get(str(told["samples"]))}
-        shares = ends_of | {"test_majority": told["majority"]}
+        ends_of = {
+            "repeated_pass_1": told["pass_at"].get("1"),
+            "repeated_pass_n": told["pass_at"].get(str(told["samples"])),
+        }
+        shares = ends_of | {"majority": told["majority"]}
         yield from ((name, share["share"]) for name, share in shares.items() if share)
     if ends := evidence.change("chosen_logprob"):
         yield from zip(("chosen_logprob_first", "chosen_logprob_last"), ends, strict=True)
@@ -75,8 +78,8 @@ def words(figures: Mapping[str, float]) -> Iterator[str]:
     passed = [f"pass@{n} {100 * figures[key]:.1f} %" for n, key in ((1, "pass_1"), ("N", "pass_n")) if key in figures]
     if passed:
         yield ", ".join(passed)
-    if "test_majority" in figures:
-        ends = (figures.get("test_pass_1"), figures.get("test_pass_n"), figures["test_majority"])
+    if "majority" in figures:
+        ends = (figures.get("repeated_pass_1"), figures.get("repeated_pass_n"), figures["majority"])
         told = zip(("pass@1", "pass@N", "majority"), ends, strict=True)
         yield f"test {', '.join(f'{name} {100 * share:.1f}' for name, share in told if share is not None)} %"
     if "distinct_answers" in figures:

@@ -11,8 +11,18 @@ from orchestrator.reports.evidence import Evidence
 
 def repeated(evidence: Evidence) -> Mapping[str, Any]:
     """A model's figures on the test problems (rounds.repeated.facts_of); empty where there are none."""
-    found: Mapping[str, Any] = evidence.round.facts.get("repeated", {}).get("sets", {}).get("test", {})
+    return _sets(evidence).get("test", {})
+
+
+def _sets(evidence: Evidence) -> Mapping[str, Mapping[str, Any]]:
+    found: Mapping[str, Mapping[str, Any]] = evidence.round.facts.get("repeated", {}).get("sets", {})
     return found
+
+
+def _further(evidence: Evidence) -> str:
+    """The majority on further sets, by name."""
+    sets = ((name.partition(".")[2], told) for name, told in _sets(evidence).items() if name != "test")
+    return ", ".join(f"{name} {share(told['majority'])}" for name, told in sets)
 
 
 def share(figures: Mapping[str, float] | None) -> str:
@@ -43,6 +53,7 @@ SECTION = Section(
         Column("pass@k for k", _between),
         Column("pass@N", lambda e: _at(e, str(repeated(e).get("samples")))),
         Column("majority", lambda e: share(repeated(e).get("majority"))),
+        Column("majority on further sets", _further),
         Column("tokens a sample", lambda e: number(repeated(e), "mean_tokens", ".1f")),
         Column("truncated", lambda e: number(repeated(e), "truncated", ",")),
     ),

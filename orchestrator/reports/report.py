@@ -58,7 +58,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
         "In per cent, greedy, with 95 % intervals (Wilson). The gate problems decide promotion; the test "
         "problems decide nothing. What is ungradable, such as an answer that cannot be read, counts as not "
         "solved." + _versions([base, *done]),
-        table(_ACCURACY, [base, *done]),
+        table(_accuracies([base, *done]), [base, *done]),
         *repeated.SECTION.parts([base, *done]),
         "## Promotion",
         _promotions(done),
@@ -171,6 +171,18 @@ _ACCURACY = (
     Column("unreadable (test)", lambda e: number(e.figures("test"), "unreadable", ",")),
     Column("probe, nats a token", lambda e: number(e.figures("probe"), "mean_difference", ".4f")),
 )
+
+
+def _accuracies(every: Sequence[Evidence]) -> list[Column]:
+    """The columns on accuracy, with one for each further test set."""
+    names = dict.fromkeys(name for e in every for name in e.further)
+
+    def column(name: str) -> Column:
+        return Column(name, lambda e: _accuracy(e.further.get(name)))
+
+    return [*_ACCURACY[:2], *map(column, names), *_ACCURACY[2:]]
+
+
 SAMPLES = Section(
     "Samples and pairs",
     (

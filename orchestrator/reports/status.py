@@ -132,12 +132,12 @@ def status(run_dir: Path, sources: Mapping[str, Reporting] | None = None) -> dic
     says), `baseline` (the base model's test accuracy, a fraction, or null) and `rounds`: a list of `round`,
     `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while
     nothing of their phase is done, or where a round has none), `causes` (how many samples are ungradable why, as far
-    as it is known), `accuracy` (on test, or null), `unsolved` (test answers that count as not solved since they are
-    ungradable, by cause), `seconds` by phase, `taken_over`, the phases that the run has from its parent, of which no
-    seconds are told, and `halved`: by phase what it was done with half of since memory was short, by key. `unsolved`
-    of the base model is `baseline_unsolved`. `gate` is what the gate has said, in a sentence (or null), `health` the
-    figures that are known (health.py), and `warnings` what has turned (symptoms.py). A phase in progress is counted as
-    far as it is committed.
+    as it is known), `accuracy` (on test, or null), `tests` (on further test sets, by name), `unsolved`
+    (test answers that count as not solved since they are ungradable, by cause), `seconds` by phase, `taken_over`, the
+    phases that the run has from its parent, of which no seconds are told, and `halved`: by phase what it was done with
+    half of since memory was short, by key. `unsolved` of the base model is `baseline_unsolved`. `gate` is what the gate
+    has said, in a sentence (or null), `health` the figures that are known (health.py), and `warnings` what has turned
+    (symptoms.py). A phase in progress is counted as far as it is committed.
 
     Raises:
         BadInput: there is no run in this folder.
@@ -185,6 +185,7 @@ def _round_status(evidence: Evidence, warnings: Sequence[str]) -> dict[str, Any]
         "causes": causes({cause: round_.count("verdicts", cause) for cause in WORDS}),
         "pairs": round_.known("pairs", "pairs"),
         "accuracy": accuracy(round_.facts.get("evaluation")),
+        "tests": {name: figures["accuracy"] for name, figures in evidence.further.items()},
         "unsolved": causes(round_.facts.get("evaluation", {}).get("test")),
         "seconds": {phase: took for phase in round_.facts if (took := round_.seconds(phase)) is not None},
         "taken_over": [phase for phase in round_.facts if phase in round_.taken_over],

@@ -34,7 +34,6 @@ from orchestrator.records.rows import (
     Problem,
     SamplingPlan,
     ScoringPlan,
-    Split,
     TokenizingPlan,
     TrainingPlan,
 )
@@ -248,8 +247,9 @@ class Context:
         name = "baseline/reference"
         return Model(str(self.run.path(name)), name, self._kept(name))
 
-    def evaluate(self, model: Model, name: str, splits: Sequence[Split] = ("gate", "test")) -> Model:
-        """Answer the problems of the splits greedily; returns the model with its gate results.
+    def evaluate(self, model: Model, name: str, splits: Sequence[str] | None = None) -> Model:
+        """Answer the problems of the splits (None: all that are held out) greedily; returns the model with its gate
+        results.
 
         Before that the engine must agree with the trainer about the log-probabilities of the model's
         probe: an engine that loaded something else would answer, too.
@@ -258,8 +258,8 @@ class Context:
             TooLong: no prompt of a split fits the model's context.
             ProbeFailed: engine and trainer disagree about the model.
         """
-        held_out = {split: self.problems[split] for split in ("gate", "test") if split in self.problems}
-        splits = [split for split in splits if split in held_out]
+        held_out = {split: rows for split, rows in self.problems.items() if split != "train"}
+        splits = [split for split in held_out if splits is None or split in splits]
         opening = self.job.source.evaluation_opens_with
         prompts = self.tokenize("baseline/prompts", held_out, opening=opening) if held_out else None
         generate = self.job.generate

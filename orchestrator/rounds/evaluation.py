@@ -13,6 +13,7 @@ import pyarrow.compute
 import pyarrow.parquet as pq
 
 from orchestrator.config import Job
+from orchestrator.config.data import TESTS
 from orchestrator.config.sampling import OWN
 from orchestrator.errors import RatchetError
 from orchestrator.files.inside import remove
@@ -67,7 +68,14 @@ def evaluate(
         table = pa.concat_tables(_joined(split, *part) for part in asked.of(split))
         pq.write_table(table, output / f"{split}.parquet", compression="zstd")
         facts[split] = facts_of(table)
-    return facts | asked.finish()
+    return by_set(facts) | asked.finish()
+
+
+def by_set(facts: Mapping[str, Facts]) -> Facts:
+    """Figures by set as an evaluation tells them: those of further test sets below `tests`, by their own names."""
+    further = {name.partition(".")[2]: told for name, told in facts.items() if name.startswith(f"{TESTS}.")}
+    first = {name: told for name, told in facts.items() if "." not in name}
+    return first | ({TESTS: further} if further else {})
 
 
 @dataclass(frozen=True)
@@ -214,10 +222,9 @@ def golds(prompts: Path) -> dict[str, str]:
 def summary(facts: Mapping[str, Any]) -> str:
     """One line for people."""
     parts = []
-    for split in ("gate", "test"):
-        if split not in facts:
+    for split, e in {"gate": facts.get("gate"), "test": facts.get("test"), **facts.get(TESTS, {})}.items():
+        if e is None:
             continue
-        e = facts[split]
         accuracy = f"{split} {100 * e['accuracy']:.1f} % [{100 * e['low']:.1f}, {100 * e['high']:.1f}]"
         why = abstained(e)
         parts.append(accuracy + (f", with {why} as not solved" if why else ""))

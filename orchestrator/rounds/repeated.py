@@ -66,7 +66,8 @@ def answer(context: Context, model: Model, folder: str) -> None:
         **grading(job.grade, job.judge),
         "executed": executed(generate=generate, **graded_by(job.grade, job.judge)),
     }
-    seed, files = interval_seed(job.seed, name), {"test": run.path("baseline/prompts/test.parquet")}
+    sets = [split for split in context.problems if split not in ("train", "gate")]
+    seed, files = interval_seed(job.seed, name), {s: run.path(f"baseline/prompts/{s}.parquet") for s in sets}
     compare = "judge" not in job.grade.graders  # whose word costs money
 
     def work(output: Path) -> Facts:

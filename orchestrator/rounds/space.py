@@ -106,9 +106,9 @@ def require_space(root: Path, need: Need, what: str) -> None:
 
 def _rows(job: Job, number: int, problems: Sizes, disk: Disk) -> tuple[int, int]:
     """Pairs and bytes of a round. Parquet compresses; every completion counts as long as it may be."""
-    held_out = sum(problems.get(split, (0, 0.0))[0] for split in ("gate", "test"))
+    held_out = sum(size[0] for split, size in problems.items() if split not in ("train", "stages"))
     pairs, written = disk.rows(job, number, problems)
-    answers = held_out + problems.get("test", (0, 0.0))[0] * job.evaluate.samples
+    answers = held_out + (held_out - problems.get("gate", (0, 0.0))[0]) * job.evaluate.samples
     return pairs, written + answers * (job.evaluate.max_tokens or job.generate.max_tokens) * BYTES_A_TOKEN
 
 

@@ -39,6 +39,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "data.train": ("sample", "data.train=gate2.jsonl"),
     "data.gate": ("sample", "data.gate=gate2.jsonl"),
     "data.test": ("sample", "data.test=gate2.jsonl"),
+    "data.tests": ("sample", "data.tests=[{name: more, path: gate2.jsonl}]"),
     "data.id": ("sample", "data.id=null"),
     "data.answer": ("sample", "data.answer=question"),
     "data.answer_marker": ("gold", "data.answer=solution", "data.answer_marker=answer"),

@@ -107,6 +107,9 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
     """The job with absolute paths wherever it names something in one of the folders, but for sources that are kept."""
     job = job | {"data": {k: dict(v) if isinstance(v, dict) else v for k, v in job["data"].items()}}
     splits = [job["data"][split] for split in ("train", "gate", "test") if job["data"][split]]
+    if tests := job["data"].get("tests"):
+        job["data"]["tests"] = tests = [dict(one) for one in tests]
+        splits += tests
     sources = [] if KEPT_PROBLEMS in kept else [(section, "path") for section in splits]
     for name, kind in sections().items():
         if not (section := job.get(name)):

@@ -50,17 +50,6 @@ LEFT = frozenset(
 place."""
 
 
-LATER = frozenset({*counts.BY_PROMPT, "distinct_answers", "trend"})
-"""Facts of verdicts and of training that came without a new recipe: they are computed where a record tells them."""
-
-
-def told_of(step: str, recorded: Mapping[str, Any], computed: Facts) -> Facts:
-    """What was computed of a step, without what its version did not tell yet."""
-    if step.rpartition("/")[2] not in ("verdicts", "train", "retrain"):
-        return computed
-    return {key: value for key, value in computed.items() if key in recorded or key not in LATER}
-
-
 _OF_COMPLETIONS = {"ranking_accuracy", "reward_accuracy", "gamma", "chosen_logprob", "rejected_logprob"}
 
 
@@ -163,7 +152,7 @@ class Recount(Counting):
         facts = self.files.shard_facts(step)
         told = [name for name in counts.verdicts([], [], []) if all(name in shard for shard in facts)]
         found = _untimed(sampling.grading_facts(facts))
-        optional = ("disputed", "graders_version", *LATER)
+        optional = ("disputed", "graders_version", *counts.BY_PROMPT, "distinct_answers")
         return {key: value for key, value in found.items() if key in told or key in optional}
 
     def _require_all(self, step: str) -> None:
@@ -206,6 +195,7 @@ class Recount(Counting):
 
     def evaluated(self, step: str, folder: str | None = None) -> Facts:
         facts: Facts = {"quarantined": []}
+        figures: dict[str, Facts] = {}
         columns = ["prompt_id", "token_ids", "finish_reason", "verdict", "cause"]
         commit = self.state.commits[step]
         for file in self.files.all(step) if commit.artifacts else ():
@@ -213,8 +203,9 @@ class Recount(Counting):
             asked = read_table(self.files.one(f"baseline/prompts/{file.name}"), columns=["prompt_id"])
             if sorted(asked["prompt_id"].to_pylist()) != sorted(table["prompt_id"].to_pylist()):
                 raise Damaged(f"{file.name}: its problems are not those of baseline/prompts")
-            facts |= {file.stem: evaluation.facts_of(table)}
+            figures[file.stem] = evaluation.facts_of(table)
             facts["quarantined"] += evaluation.given_up(table)
+        facts |= evaluation.by_set(figures)
         if told := [split for split in ("gate", "test") if split in commit.facts and split not in facts]:
             raise Damaged(f"it tells of {' and '.join(told)}, and has no file of it")
         probes = [f"{folder}/{phase}/probe.parquet" for phase in ("retrain", "choice", "train")]

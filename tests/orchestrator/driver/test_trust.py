@@ -78,6 +78,7 @@ EXAMPLES = {
     "data.train.path": ["data.train=../outside/secret.jsonl"],
     "data.gate.path": ["data.gate={path: ../outside/secret.jsonl, limit: 2}"],
     "data.test.path": ["data.test=link.jsonl"],
+    "data.tests": ["data.tests=[{name: math, path: ../outside/secret.jsonl}]"],
     "stages.sources": ["source=dataset", "stages.sources=[own.jsonl, ../outside/secret.jsonl]"],
     "steps.verdicts": ["steps.verdicts=../outside/any.jsonl"],
     "run_dir": ["run_dir=../outside/run"],

@@ -49,6 +49,7 @@ def test_a_finished_run(tmp_path: Path) -> None:
         "causes": {},
         "pairs": 6,
         "accuracy": 0.75,
+        "tests": {},
         "unsolved": {"truncated": 1},
         "taken_over": [],
         "halved": {},

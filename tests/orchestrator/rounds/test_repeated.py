@@ -159,7 +159,9 @@ def test_a_run_answers_its_test_problems_and_verify_counts_them_again(run: Path)
     assert len({json.dumps(commits[step].facts["sets"]) for step in steps}) == 3
     assert verify(run).findings == []
     [first, second] = status(run)["rounds"]
-    assert first["health"]["test_pass_1"] < second["health"]["test_pass_1"] <= second["health"]["test_pass_n"]
+    assert (
+        first["health"]["repeated_pass_1"] < second["health"]["repeated_pass_1"] <= second["health"]["repeated_pass_n"]
+    )
     table = (run / "report.md").read_text().partition("## Test problems answered several times")[2]
     assert [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")][:4] == [
         "round", "base", "1", "2",
