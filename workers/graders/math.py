@@ -70,6 +70,7 @@ _DENIED = re.compile(
     re.IGNORECASE,
 )
 """A sentence that says what the answer is not, and nothing else."""
+_NONE = re.compile(r"none", re.IGNORECASE)
 _DIGITS = re.compile(r"[0-9]+")
 _PLAIN_SET = re.compile(r"\\(?:mathbf|boldsymbol|bm|bf)(?![A-Za-z])\s*\{?\s*([RZQNC])\b\s*\}?|\A([RZQNC])\Z")
 _LETTERS = re.compile(r"(?:[^\W\d_]|\*)+")
@@ -183,9 +184,16 @@ def _compared(gold: str, wanted: Kind, answer: str, got: Kind) -> Judgement:
     if outcome is Outcome.UNCLEAR:
         where = f", {titles[1]}, is not read as {titles[0]}" if titles[0] != titles[1] else " is not compared with it"
         return unreadable(f"{short(answer)!r}{where}")
+    if titles[0] != titles[1] and any(_NONE.fullmatch(latex) and other == "0" for latex, other in _both(gold, answer)):
+        return unreadable(f"{short(answer)!r} may be {short(gold)!r}: none of something, or nothing at all")
     if titles[0] != titles[1]:
         return Judgement("wrong", f"{short(answer)!r} is {titles[1]}, not {titles[0]}: {short(gold)!r}")
     return Judgement("wrong", f"{short(answer)!r} does not equal {short(gold)!r}")
+
+
+def _both(gold: str, answer: str) -> tuple[tuple[str, str], tuple[str, str]]:
+    one, other = (spelled(side).strip(" .") for side in (gold, answer))
+    return (one, other), (other, one)
 
 
 def _rounded(wanted: Kind, latex: str, otherwise: Outcome) -> Outcome:

@@ -93,6 +93,8 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _NOTHING = re.compile(r"(?:there (?:is|are) )?(?:none|nothing|nobody|no one|nil|no [a-z ]{2,40})", re.IGNORECASE)
+_NO_ONE = re.compile(r"(?:there (?:is|was) )?no one[ .!]*", re.IGNORECASE)
+_NONE = Void("may be none", denied=False)
 _CHATTER = re.compile(
     r"[\s.,!]*\b(?:let me know|i hope|hope this|hope it|please|feel free|thank)\b.*", re.IGNORECASE | re.DOTALL
 )
@@ -120,8 +122,10 @@ def read(text: str, sentence: bool) -> Reading:
         )
     if _is_family(text):
         return Void("is a family of values")
-    if " and a" in text:
-        text = _AND_A_PART.sub(_dozen, text, count=1)
+    if _NO_ONE.fullmatch(text):  # and no "No. 1"
+        return _NONE
+    if " and " in text and _PARTS_BEHIND.search(text) is not None:
+        text = _AND_A_PART.sub(_with_part, text, count=1)
         if _AND_A_HALF.search(text) is not None:
             return UNREAD
     reading = _statements(_SCALED.sub(_scaled, _EQUAL_TO.sub("(", text), count=1), sentence, _DEPTH)
@@ -140,11 +144,19 @@ def _is_family(text: str) -> bool:
     return not set(_LETTER_BEHIND.findall(text)).isdisjoint(_LETTER_ALONE.findall(text))
 
 
+_PARTS_BEHIND = re.compile(r" and (?:an? )?(?:half|quarter|third)\b", re.IGNORECASE)
+_MANY = "an?|one|two|three|four|five|six|seven|eight|nine|ten|eleven|twelve|[0-9]+"
 _AND_A_PART = re.compile(
-    r"\b(?P<many>an?|one|two|three|four|five|[0-9]+) dozen and (?P<part>a half|a third|a quarter)\b", re.IGNORECASE
+    rf"\b(?P<many>{_MANY}) (?!(?:hundred|thousand|[a-z]{{1,6}}illion)s?\b)(?P<what>(?P<dozen>dozen)|[a-z]+) and "
+    r"(?P<part>(?:a )?(?:half|third|quarter))\b(?(dozen)|(?![- ][a-z]))",
+    re.IGNORECASE,
 )
-_AND_A_HALF = re.compile(r"\b(?:hundred|thousand|[a-z]{1,6}illion) and an? (?:half|quarter|third)\b", re.IGNORECASE)
-"""Half of one, or of a hundred: "a million and a half"."""
+"""A part behind what is counted: "an hour and a half", "a dozen and a half", "2 miles and a quarter"."""
+_AND_A_HALF = re.compile(
+    rf"\b(?:hundred|thousand|[a-z]{{1,6}}illion|(?:{_MANY}) [a-z]+) and (?:an? )?(?:half|quarter|third)\b",
+    re.IGNORECASE,
+)
+"""Half of one, or of a hundred: "a million and a half"; or of something that is named behind it."""
 _EQUAL_TO = re.compile(r"(?<=[0-9] )\([=≈] ?")
 """What begins a remark that says how a number came about: "42 (= 6 × 7)"."""
 _SCALED = re.compile(
@@ -154,10 +166,11 @@ _SCALED = re.compile(
 )
 
 
-def _dozen(match: re.Match[str]) -> str:
-    """ "a dozen and a half" as one and a half dozen."""
+def _with_part(match: re.Match[str]) -> str:
+    """ "an hour and a half" as one and a half hour."""
     many = "one" if match["many"].lower() in ("a", "an") else match["many"]
-    return f"{many} and {match['part']} dozen"
+    part = match["part"] if " " in match["part"] else f"a {match['part']}"
+    return f"{many} and {part} {match['what']}"
 
 
 def _scaled(match: re.Match[str]) -> str:
@@ -327,7 +340,7 @@ def _said(before: str, sentence: bool) -> lead.Said:
 
 def _without_number(text: str) -> Reading:
     if _NOTHING.fullmatch(text.strip(" .!")):
-        return Void("may be none", denied=False)
+        return _NONE
     return Void("is a refusal", denied=True) if _REFUSAL.search(text) else UNREAD
 
 

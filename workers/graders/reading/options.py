@@ -260,6 +260,9 @@ def _changes(rest: str) -> bool:
     return bool(_DENYING.search(rest) or _HEDGING.search(rest))
 
 
+_SO = re.compile(r"\s*(?:and )?(?:so|hence|thus|therefore)\b[\s,:]*", re.IGNORECASE)
+
+
 def _clauses(text: str) -> Option | None:
     """Clauses that each choose or deny one name: "Not B but C", "It is not B; it's D", "A is wrong, B is right"."""
     parts = [part for part in re.split(r"[;,.]\s+|\s+but\s+(?:rather\s+)?|\s+-+\s+", text) if part.strip()]
@@ -271,7 +274,9 @@ def _clauses(text: str) -> Option | None:
         names = {_upper(match["name"]) for match in _TOKEN.finditer(part)}
         if part.lstrip()[:1].lower() == "i" and re.match(r"\s*i(?:'|\s+[a-z])", part, re.IGNORECASE):
             names.discard("I")
-        if re.match(r"\s*(?:because|since|as|which|so)\b", part) and (chosen or denied):
+        if (drawn := _SO.match(part)) is not None and denied and not chosen:
+            part = part[drawn.end() :]  # "A is wrong, so B": what it comes to, and no reason
+        elif re.match(r"\s*(?:because|since|as|which|so)\b", part) and (chosen or denied):
             break
         if len(names) != 1 or (_HEDGING.search(part) and not _DENYING.search(part)):
             return None
