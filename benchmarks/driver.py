@@ -1,11 +1,12 @@
 """What the driver itself costs: one round of so many prompts through the real loop, with workers that only write files.
 
-    python -m benchmarks.driver [--prompts 50000] [--samples 8] [--folder FOLDER] [--json]
+    python -m benchmarks.driver [--prompts 50000] [--beside 20000] [--samples 8] [--folder FOLDER] [--json]
 
 The loop, the ledger with its syncs and hashes, pairs, gate and report are real. The workers are none: in a process of
 their own they write samples and verdicts as real ones look, and nothing is computed. So CPU seconds and memory are the
 driver's alone. Besides: starting again when all is done, `status`, and `verify`, which hashes every file. Each is a
-process of its own; `--folder` (default: one in memory that is removed) says where the files lie.
+process of its own; `--folder` (default: one in memory that is removed) says where the files lie. With `--beside`, the
+same with fewer prompts, and how many bytes of memory one prompt more takes.
 """
 
 from __future__ import annotations
@@ -263,9 +264,16 @@ def figures(folder: Path, prompts: int, samples: int) -> dict[str, Any]:
     return found
 
 
+def a_prompt(found: dict[str, Any], prompts: int, fewer: dict[str, Any], few: int) -> dict[str, float]:
+    """By step, the bytes of memory that one prompt more takes."""
+    more = {step: row["peak_gib"] - fewer[step]["peak_gib"] for step, row in found.items()}
+    return {step: round(gib * 2**30 / (prompts - few)) for step, gib in more.items()}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, default=50_000)
+    parser.add_argument("--beside", type=int)
     parser.add_argument("--samples", type=int, default=8)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--json", action="store_true")
@@ -276,13 +284,17 @@ def main() -> None:
         return
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(dir=options.folder or memory) as name:
-        found = figures(Path(name), options.prompts, options.samples)
+        found = figures(Path(name, "project"), options.prompts, options.samples)
+        if options.beside:
+            fewer = figures(Path(name, "beside"), options.beside, options.samples)
+            found["bytes_a_prompt"] = a_prompt(found, options.prompts, fewer, options.beside)
     if options.json:
-        print(json.dumps(report("driver", {"prompts": options.prompts, "samples": options.samples}, found)))
+        settings = {name: getattr(options, name) for name in ("prompts", "beside", "samples")}
+        print(json.dumps(report("driver", settings, found)))
         return
     print(f"{options.prompts:,} prompts, {options.samples} samples each")
     for step, row in found.items():
-        print(f"{step:8}" + "".join(f"{key:>14} {value:<8}" for key, value in row.items()))
+        print(f"{step:15}" + "".join(f"{key:>14} {value:<8}" for key, value in row.items()))
 
 
 if __name__ == "__main__":

@@ -105,11 +105,11 @@ def test_cpu_seconds_count_children_that_live_and_that_have_ended() -> None:
     assert before + 0.01 < alive <= of_others() + 0.02  # clock ticks of a hundredth
 
 
-OF_THE_REAL_STACK = {"generation", "round"}  # which take minutes
+LONG = {"generation", "round", "driver"}  # which take minutes, or have a test of their own
 RECORDED = {file.stem for file in (PROJECT / "benchmarks/baselines").glob("*.json")}
 
 
-@pytest.mark.parametrize("name", sorted(RECORDED - OF_THE_REAL_STACK))
+@pytest.mark.parametrize("name", sorted(RECORDED - LONG))
 def test_recorded_baselines_have_the_figures_that_the_benchmark_prints(
     name: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -166,6 +166,11 @@ def test_what_the_driver_costs_is_measured_on_a_real_run(tmp_path: Path) -> None
     found = driver.figures(tmp_path / "project", prompts=300, samples=2)
     assert list(found) == list(driver.STEPS)
     assert all(row["cpu_seconds"] > 0 and row["peak_gib"] > 0.01 for row in found.values())
+    recorded = json.loads((PROJECT / "benchmarks/baselines/driver.json").read_text())
+    assert [name for name, _ in compare.numbers(recorded["figures"])] == [name for name, _ in compare.numbers(found)]
+    half = {step: row | {"peak_gib": row["peak_gib"] / 2} for step, row in found.items()}
+    more = driver.a_prompt(found, 300, half, 200)
+    assert more["verify"] == round(found["verify"]["peak_gib"] * 2**30 / 200)
     commits = Ledger(tmp_path / "project/run/ledger").state.commits
     assert commits["rounds/01/samples"].facts["samples"] == 600 and commits["rounds/01/pairs"].facts["pairs"] > 0
     assert verify(tmp_path / "project/run").findings == []

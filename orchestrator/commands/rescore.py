@@ -102,24 +102,9 @@ def rescore(
             "change anything else: `ratchet fork`."
         )
     state = open_run(parent).state
-    verdicts = round_step(number, "verdicts")
-    if verdicts not in state.commits or round_step(number, "pairs") not in state.commits:
-        known = [n for n in range(1, 1000) if round_step(n, "verdicts") in state.commits]
-        raise BadInput(f"{parent}: round {number} has no verdicts; rounds with verdicts: {known or 'none'}")
-    if len(waves.folders(state, f"rounds/{number:02d}")) > 1:
-        raise BadInput(
-            f"{parent}: the samples of round {number} were drawn in waves, and its verdicts have decided which prompts "
-            "were asked again: graded in another way it would have other samples. `ratchet fork` with another `grade` "
-            "draws them."
-        )
-    job = state.configs[-1]["job"]
+    verdicts, job = round_step(number, "verdicts"), state.configs[-1]["job"]
+    _require_gradable(parent, state, number)
     again = job.get("regrade")
-    if again and number > again["round"]:
-        raise BadInput(
-            f"{parent}: was made by rescoring round {again['round']}, and a job knows one round from which on samples "
-            f"are graded in another way (`regrade.round`): round {number} of it cannot be rescored alone. Rescore its "
-            f"round {again['round']}, or round {number} of the run that it was made from."
-        )
     grade = again["grade"] if again and number == again["round"] else job["grade"]
     changes = [
         f"regrade={json.dumps({'round': number, 'grade': grade})}",
@@ -142,6 +127,27 @@ def rescore(
     with one_message(child, "What is committed is kept: see to the disk, and the same command goes on from here."):
         unfinished.replace(child / "rescored.json", (as_json(found.as_json()) + "\n").encode())
     return found
+
+
+def _require_gradable(parent: Path, state: State, number: int) -> None:
+    """Raise BadInput where a round's samples cannot be graded in another way, with nothing else of the run changed."""
+    verdicts = round_step(number, "verdicts")
+    if verdicts not in state.commits or round_step(number, "pairs") not in state.commits:
+        known = [n for n in range(1, 1000) if round_step(n, "verdicts") in state.commits]
+        raise BadInput(f"{parent}: round {number} has no verdicts; rounds with verdicts: {known or 'none'}")
+    if len(waves.folders(state, f"rounds/{number:02d}")) > 1:
+        raise BadInput(
+            f"{parent}: the samples of round {number} were drawn in waves, and its verdicts have decided which prompts "
+            "were asked again: graded in another way it would have other samples. `ratchet fork` with another `grade` "
+            "draws them."
+        )
+    again = state.configs[-1]["job"].get("regrade")
+    if again and number > again["round"]:
+        raise BadInput(
+            f"{parent}: was made by rescoring round {again['round']}, and a job knows one round from which on samples "
+            f"are graded in another way (`regrade.round`): round {number} of it cannot be rescored alone. Rescore its "
+            f"round {again['round']}, or round {number} of the run that it was made from."
+        )
 
 
 def _begun(parent: Path, state: State, child: Path, changes: Sequence[str], verdicts: str) -> bool:

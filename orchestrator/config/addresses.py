@@ -23,12 +23,12 @@ _ADDRESS = re.compile(r"(?i)\s*[a-z][a-z0-9+.-]*://")
 _SECRET_NAME = re.compile(r"(?i).*(password|passwd|pwd|token|secret|signature)|sig|(?!.*ssl).*key")
 _INNER_SECRET = re.compile(r"(?i)\b(password|passwd|pwd)\s*=\s*[^\s;]")
 _PARAMETER = re.compile(
-    r"(?i)([?&;][^\s=&;]*(?:password|passwd|pwd|token|secret|signature|key|odbc_connect|sig)=)[^\s&'\"]+"
+    r"(?i)([?&;#][^\s=&;#]*(?:password|passwd|pwd|token|secret|signature|key|odbc_connect|sig)=)[^\s&'\"]+"
 )
 
 # Settings of engines that are secrets. `eos_token` and the like are none.
 _ENGINE_SECRET = re.compile(
-    r"(?i)((hf|hub|auth|access|api|bearer|session)_?)token|(api|secret|access|private)_?key(_id)?|.*(password|passwd|secret)"
+    r"(?i)((hf|hub|auth|access|api|bearer|session)_?)?token|(api|secret|access|private)_?key(_id)?|.*(password|passwd|secret)"
 )
 
 # Names of environment variables that hold secrets. TOKENIZERS_PARALLELISM and the like are none.
@@ -36,7 +36,14 @@ _SECRET_WORD = (
     r"(?:(?:access_?|auth_?|hf)?token|password|passwd|passphrase|pwd|pass|secrets?|credentials?|"
     r"(?:(?:api|access|secret|private|auth|encryption)_?)?key(?:_id)?)"
 )
-_VARIABLE_SECRET = re.compile(rf"(?i)(?:.*_)?{_SECRET_WORD}")
+_VARIABLE_SECRET = re.compile(
+    rf"(?i)(?:.*_)?{_SECRET_WORD}|.*(?:password|passwd|passphrase)|(?:.*_)?(?:authorization|cookie|signature)"
+)
+# What a header, a database's client and a proxy take with a secret in it, whatever the variable is called.
+_SECRET_VALUE = re.compile(
+    r"(?i)\b(?:bearer|basic)\s+[\w.+/=-]{16,}|\b(?:password|passwd|pwd|sig)\s*=\s*[^\s;]"
+    r"|[^/\s:@]+:[^/\s@]+@[^/\s@]+"
+)
 
 # Keys as their issuers write them: OpenAI and those who follow it, Hugging Face, GitHub, GitLab, Slack, AWS, Google,
 # Databricks, NVIDIA; JSON web tokens, private keys.
@@ -95,7 +102,8 @@ def secret_in(address: str) -> str | None:
         return "a name or password"
     if _OTHER_PASSWORD.match(address):
         return "a password"
-    for name, value in parse_qsl(address.partition("?")[2].partition("#")[0]):
+    before, _, fragment = address.partition("#")
+    for name, value in (*parse_qsl(before.partition("?")[2]), *parse_qsl(fragment)):
         if _SECRET_NAME.fullmatch(name) or _INNER_SECRET.search(value):
             return f"a secret (its parameter `{name}`)"
     return None
@@ -105,7 +113,8 @@ def refusal(key: Key, value: Any) -> str | None:
     """Why a job must not have a value, and the cure, without the value; None where it may."""
     if key[:2] == ("generate", "engine") and isinstance(value, str) and value and _is_secret_argument(key):
         return "must not stand here: what a job file holds is written into the run; set HF_TOKEN in the environment"
-    if key[:2] == ("cluster", "env") and value is not None and _VARIABLE_SECRET.fullmatch(str(key[-1])):
+    named = value is not None and _VARIABLE_SECRET.fullmatch(str(key[-1]))
+    if key[:2] == ("cluster", "env") and (named or (isinstance(value, str) and _SECRET_VALUE.search(value))):
         return f"looks like a secret, and what a job file holds is written into the run: {_VARIABLE_CURE}"
     if key[:2] == ("cluster", "secrets") and isinstance(value, str) and "=" in value:
         return "names variables, without their values; a value is read where the driver runs"

@@ -22,6 +22,8 @@ from orchestrator.inputs.problems import read_problems, require_enough
 from orchestrator.ledger.run import Run
 
 INPUTS_CACHE = "inputs.cache"
+MIN_PROBLEMS = 10_000
+"""Fewer are read as fast."""
 _LARGEST = 1 << 26
 
 
@@ -53,8 +55,8 @@ class KnownProblems:
         return problems
 
     def remember(self) -> None:
-        """From now on, keep what is known of the problems in the run, whose driver this is."""
-        if self._key:
+        """From now on, keep what is known of many problems in the run, whose driver this is."""
+        if self._key and sum(known.number for known in self._sets.values()) >= MIN_PROBLEMS:
             for known in self._sets.values():
                 known.on_digest = self._save
             self._save()

@@ -47,7 +47,7 @@ class _Spool:
         self._ends, self.characters, self._reading = array("q", [0]), 0, threading.Lock()
         end = 0
         try:
-            self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY, prefix="ratchet-problems-")  # noqa: SIM115
+            self._file = tempfile.SpooledTemporaryFile(_IN_MEMORY)  # noqa: SIM115
             for row in rows:
                 said = (row.prompt_id, row.text, row.gold, row.solution, row.hint)
                 end += self._file.write(json.dumps(said).encode() + b"\n")

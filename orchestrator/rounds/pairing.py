@@ -96,16 +96,16 @@ def pair_prompt(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPl
 
 def is_decided(candidates: Sequence[Candidate], gold: Sequence[Candidate], plan: PairingPlan) -> bool:
     """Whether no further sample of a prompt could change its pairs; `gold` stands behind all samples. Never so by the
-    rules that choose among all samples of a prompt (EARLY has the others).
-    """
+    rules that choose among all samples of a prompt (EARLY has the others)."""
     if plan.rule not in EARLY:
         return False
     only = plan.gold_as_chosen == "only"
     sides = _sides_of("", [*candidates, *gold] if only else candidates, plan)
-    if plan.rule == "correct" or (only and sides.winners):
-        return len(sides.losers if only else sides.winners) >= plan.per_prompt
-    # The walk takes the first of each side, and wraps where there are fewer. No gold solution comes late.
-    return only or min(len(sides.winners), len(sides.losers)) >= plan.per_prompt
+    if only:  # of the winners all is known, and without any there is no pair
+        return plan.rule == "correct" or not sides.winners or len(sides.losers) >= plan.per_prompt
+    # The first of each side are taken, and again where there are too few. A gold solution comes behind all samples.
+    needed = [sides.winners] if plan.rule == "correct" else [sides.winners, sides.losers]
+    return all(len(side) >= plan.per_prompt for side in needed)
 
 
 def _sides_of(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPlan) -> _Sides:

@@ -123,11 +123,7 @@ class Round:
                 f"{shards_were} graded by version {version} of the graders, and are graded again by "
                 f"version {GRADERS_VERSION}: a step mixes no versions",
             )
-        source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
-        size, whole = context.job.generate.shard_prompts, cut_as.artifacts[0].path if cut_as else ""
-        with run.using([*files_of(prompts), *(files_of(cut_as) if cut_as else [])]):
-            file = run.path(f"{whole}/{self.split}.parquet")
-            shards = sampling.shards_as_of(source, file, size) if cut_as else sampling.shards_of(source, size)
+        source, shards = self._slices(prompts, cut_as)
         if run.committed(verdicts.name) is None:
             total = plan.samples * sum(shard.stop - shard.start for shard in shards)
             samples.expect(total, "samples", ["samples"], ["tokens"])
@@ -154,6 +150,16 @@ class Round:
         indices = [shard.index for shard in shards]
         scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in indices]
         return GradedSamples(source, scored, [*samples.files_of_shards(), *verdicts.files_of_shards()], indices)
+
+    def _slices(self, prompts: Commit, cut_as: Commit | None) -> tuple[Path, list[sampling.Slice]]:
+        """The file of prompts, and where it is cut."""
+        run, size = self.context.run, self.context.job.generate.shard_prompts
+        source = run.path(f"{self.folder}/prompts/{self.split}.parquet")
+        with run.using([*files_of(prompts), *(files_of(cut_as) if cut_as else [])]):
+            if cut_as is None:
+                return source, sampling.shards_of(source, size)
+            whole = run.path(f"{cut_as.step}/{self.split}.parquet")
+            return source, sampling.shards_as_of(source, whole, size)
 
     def pairs(self, graded: GradedSamples, hinted: GradedSamples | None = None) -> Commit:
         """Preference pairs, or samples to be imitated, from this round's own samples (arXiv 2404.19733, section 2).

@@ -109,7 +109,7 @@ def _together(before: GradedSamples, wave: GradedSamples) -> GradedSamples:
     return replace(before, shards=shards, files=[*before.files, *wave.files])
 
 
-def recount(run: Counting, step: str, folder: str, number: str) -> Facts:
+def facts_again(run: Counting, step: str, folder: str, number: str) -> Facts:
     """Of a wave's prompts, which must be those that the waves before have not decided."""
     generate, of_round, wave = run.job.generate, int(folder.rpartition("/")[2]), int(number)
     if generate.wave_samples is None:

@@ -96,7 +96,7 @@ SOURCE = Source(
         {
             r"rounds/(\d+)/pairs": _recount,
             r"rounds/(\d+)/temperature": _temperature,
-            r"(rounds/\d+)/wave/(\d+)/prompts": waves.recount,
+            r"(rounds/\d+)/wave/(\d+)/prompts": waves.facts_again,
         },
         parts=["hinted", PARTS],
     ),

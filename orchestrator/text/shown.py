@@ -17,9 +17,10 @@ from typing import Any
 _OBEYED = (
     r"\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and line feed
     r"\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # marks, embeddings, overrides and isolates of direction
-    r"\xad\u180e\u200b\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb"  # not seen: soft hyphen, no width, annotations
+    r"\xad\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff0-\ufffb"  # not seen: soft hyphen, no width, annotations
+    r"\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0"  # fillers and joiners of scripts
     r"\u2028\u2029"  # line and paragraph separator
-    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e007f"  # formats of shorthand and music; tags
+    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"  # of shorthand and music; tags, variants
     r"\ud800-\udfff"  # bytes of a name that are no UTF-8
 )
 _UNSAFE = re.compile(f"[{_OBEYED}]")
@@ -28,6 +29,8 @@ _ON_A_SCREEN = re.compile(rf"(\x1b\[[0-9;]*[mA]|\r)|[{_OBEYED}]")
 _FIGURES = r"\[(?![-–\d., ]+\](?![(\[:]))"
 """A bracket that could begin a link, as "[52.1, 60.0]" cannot."""
 _MARKDOWN = re.compile(rf"[\\`*~|$]|{_FIGURES}|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])|!(?=\[)")
+_LINK = re.compile(r"(?:https?|ftp)(?=://)|www(?=\.)", re.IGNORECASE)
+"""Where many viewers make a link of an address that stands alone."""
 _HTML = re.compile(r"&(?=#?\w+;)|<")
 _BLOCK = re.compile(r"^(?:(?=>)|(?=[-+#=]+(?:\s|$))|(\d+)(?=[.)](?:\s|$)))")
 _SPAN = re.compile(r"(`[\w.:= -]+`)")
@@ -55,7 +58,8 @@ def markdown(said: object) -> str:
     """As Markdown that shows the same characters in one line, anywhere in a paragraph, a list or a table: no image, no
     link, no HTML, no emphasis, no end of the cell. Names in backticks stay code."""
     parts = _SPAN.split(" ".join(text(said).split()))
-    parts[::2] = (_HTML.sub(_entity, _MARKDOWN.sub(r"\\\g<0>", part)) for part in parts[::2])
+    for escaped, how in ((_MARKDOWN, r"\\\g<0>"), (_HTML, _entity), (_LINK, r"\g<0>\\")):
+        parts[::2] = (escaped.sub(how, part) for part in parts[::2])
     return _BLOCK.sub(r"\1\\", "".join(parts))
 
 

@@ -212,6 +212,7 @@ STRAYS: dict[str, Callable[[Path], None]] = {
         run / "driver.json", json.dumps({"host": "elsewhere", "pid": 1, "process_start": 1.0}).encode()
     ),
     "a tracking.json of nobody": lambda run: put(run / "tracking.json", b"[]"),
+    "caches of nobody": lambda run: [put(run / name, b"0\n{}") for name in ("inputs.cache", "hashes.cache")],
     "no resolved.yaml": lambda run: (run / "resolved.yaml").unlink(),
 }
 

@@ -110,6 +110,8 @@ def _is_input(key: str, step: str, job: Job) -> bool:
         return False
     if key == "generate.temperature" and job.generate.adapt_temperature and number > 1:
         return False  # the round before decides
+    if key == "generate.samples" and job.generate.wave_samples:
+        return False  # the first wave may be as it was
     return any(_is_below(key, prefixes) and phase in kinds for prefixes, kinds in _INPUTS)
 
 

@@ -11,6 +11,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import Job
@@ -70,7 +71,8 @@ class Recount(Counting):
     def __init__(self, files: RunFiles, job: Job, sources: Mapping[str, Counted]) -> None:
         """`sources` are those of pairs, by name."""
         super().__init__(files, job)
-        self._ids: dict[Path, list[str]] = {}
+        self._ids: dict[Path, pa.ChunkedArray] = {}
+        self._of_wave: tuple[str, frozenset[str]] = ("", frozenset())
         self._steps = _steps(sources[job.source.type].recounted)
         self._shards = {**sources[job.source.type].recounted.shards, **SHARDS}
 
@@ -98,19 +100,20 @@ class Recount(Counting):
         """The ids of the prompts of a shard of samples below a folder. A wave's shards are cut as those of its
         round."""
         size, cut_as = self.job.generate.shard_prompts, waves.round_of(folder) or folder
-        asked = self._ids_of(f"{cut_as}/prompts")[index * size : (index + 1) * size]
+        asked: list[str] = self._ids_of(f"{cut_as}/prompts").slice(index * size, size).to_pylist()
         if cut_as == folder:
             return asked
-        of_wave = set(self._ids_of(f"{folder}/prompts"))
-        return [name for name in asked if name in of_wave]
+        if self._of_wave[0] != folder:
+            self._of_wave = (folder, frozenset(self._ids_of(f"{folder}/prompts").to_pylist()))
+        return [name for name in asked if name in self._of_wave[1]]
 
-    def _ids_of(self, step: str) -> list[str]:
+    def _ids_of(self, step: str) -> pa.ChunkedArray:
         """The ids of a step's prompts; those of the two newest steps stay in memory, for the many shards of their
         samples."""
         [prompts] = self.files.all(step)
         if prompts not in self._ids:
             self._ids = dict([*self._ids.items()][-1:])
-            self._ids[prompts] = read_table(prompts, columns=["prompt_id"])["prompt_id"].to_pylist()
+            self._ids[prompts] = read_table(prompts, columns=["prompt_id"])["prompt_id"]
         return self._ids[prompts]
 
     # Steps, in the order of a run

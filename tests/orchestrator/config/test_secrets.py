@@ -38,6 +38,7 @@ HELD = [
     f"mssql+pyodbc:///?odbc_connect=DRIVER%3Dx%3BPWD%3D{SECRET}",
     f"https://host/?api_key={SECRET}",
     f"https://host/x?y=1&token={SECRET}#z",
+    f"https://host/x#access_token={SECRET}",
 ]
 FREE = [
     "http://host:5000/x@y",
@@ -126,6 +127,12 @@ ISSUED = [
         "cluster.secrets={{HF_TOKEN: '{}'}}",
         "cluster.secrets=['HF_TOKEN={}']",
         "cluster.env={{HF_TOKEN: '{}'}}",
+        "cluster.env={{PGPASSWORD: '{}'}}",
+        "cluster.env={{AUTHORIZATION: '{}'}}",
+        "cluster.env={{HTTPS_PROXY: 'me:{}@host:3128'}}",
+        "cluster.env={{CONNECTION: 'host=db password={}'}}",
+        "cluster.env={{HEADER: 'Bearer 0123456789abcdef{}'}}",
+        "generate.engine={{hf_overrides: {{token: '{}'}}}}",
         "cluster.environment={{'HF_TOKEN': \"{}\"}}",
         "hf_token={}",
         "data.train={{path: x, token: '{}'}}",
@@ -168,7 +175,9 @@ def test_what_is_no_key_is_let_be(tmp_path: Path, text: str) -> None:
 
 def test_what_only_looks_like_a_secret_is_taken(tmp_path: Path) -> None:
     engine = "{hf_token: true, hf_overrides: {eos_token: '</s>'}}"
-    job = load_job(make_project(tmp_path), ["tracking.uri=postgresql://me@host/x", f"generate.engine={engine}"]).job
+    plain = "{NCCL_SOCKET_IFNAME: '=eth0', NO_PROXY: 'localhost,10.0.0.1:80', TOKENIZERS_PARALLELISM: 'basic settings'}"
+    overrides = ["tracking.uri=postgresql://me@host/x", f"generate.engine={engine}", f"cluster.env={plain}"]
+    job = load_job(make_project(tmp_path), overrides).job
     assert job.tracking.uri == "postgresql://me@host/x" and job.generate.engine["hf_token"] is True
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.config.load import JobFile, load_job
+from orchestrator.driver import known_problems as module
 from orchestrator.driver.drive import identity
 from orchestrator.driver.kept import Problems
 from orchestrator.driver.known_problems import INPUTS_CACHE, KnownProblems
@@ -18,6 +19,11 @@ from orchestrator.inputs.fields import PROBLEM_READING
 from orchestrator.inputs.problem_set import ProblemSet
 from orchestrator.ledger.run import Run
 from tests.support.stand_ins import StandIns, make_project, run_job
+
+
+@pytest.fixture(autouse=True)
+def few_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MIN_PROBLEMS", 1)
 
 
 @pytest.fixture
@@ -97,6 +103,12 @@ def test_another_reading_is_another_set(job: Path, changed: str) -> None:
     run = Run(job.parent / "run")
     assert is_read(known_problems(run, load_job(job, [changed])).read())
     assert is_read(known_problems(run, load_job(job), reading=1).read())
+
+
+def test_few_are_read_at_each_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MIN_PROBLEMS", 53)  # one more than there are
+    run_job(make_project(tmp_path), StandIns())
+    assert not (tmp_path / "run" / INPUTS_CACHE).exists()
 
 
 def test_a_strangers_word_is_not_taken(job: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import unicodedata
 
@@ -18,17 +19,30 @@ KEPT = "\t\n\u200c\u200d"
 NOT_FORMAT = "؀؁؂؃؄؅\u06dd\u070f\u0890\u0891\u08e2"
 """Signs of Arabic and Syriac that are seen, though Unicode files them under format; so do others beyond U+FFFF."""
 
+FILLERS = [
+    0x034F,
+    0x115F,
+    0x1160,
+    0x17B4,
+    0x17B5,
+    *range(0x180B, 0x1810),
+    0x2065,
+    0x3164,
+    0xFFA0,
+    *range(0xFFF0, 0xFFF9),
+]
+"""Not seen either (Unicode's Default_Ignorable_Code_Point), and of other categories. Emoji need U+FE00 to U+FE0F."""
+
 
 def test_every_character_that_is_obeyed_or_not_seen_is_an_escape() -> None:
     for number in range(0x10000):
         character = chr(number)
         unsafe = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp") and character not in KEPT
-        if character in NOT_FORMAT:
-            unsafe = False
+        unsafe = (unsafe and character not in NOT_FORMAT) or number in FILLERS
         said = shown.text(character)
         assert (said != character) == unsafe, hex(number)
         assert not unsafe or said.isascii()
-    assert all(shown.text(chr(number)).isascii() for number in range(0xE0000, 0xE0080))
+    assert all(shown.text(chr(number)).isascii() for number in range(0xE0000, 0xE1000))
 
 
 @pytest.mark.parametrize(
@@ -81,6 +95,16 @@ def test_markdown_shows_the_characters_and_nothing_else(text: str) -> None:
     require_dead(table)
     cells = [t for t in MarkdownIt("commonmark", {"html": True}).enable("table").parse(table) if t.type == "td_open"]
     assert len(cells) == 2 and visible(table).endswith("end")
+
+
+def test_an_address_in_markdown_is_no_link() -> None:
+    """Viewers make one of these letters, as they stand in the file."""
+    text = (
+        "see https://evil.example/x, (HTTP://evil), _www.evil.example_ or ftp://evil; `www.name` and s3://bucket stay"
+    )
+    said = shown.markdown(text)
+    assert not re.search(r"(https?|ftp)://|(?<!`)www\.", said, re.IGNORECASE) and "`www.name` and s3://bucket" in said
+    assert visible(said) == text.replace("`", "")
 
 
 @settings(deadline=None)
