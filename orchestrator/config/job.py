@@ -61,6 +61,10 @@ class Cluster(Settings):
     """CPU cores of a training rank; null shares out likewise."""
     accelerators: Literal["auto", "none"] = "auto"
     """`none` stays on CPU even where the cluster has accelerators."""
+    placement: Literal["shared", "split"] = "shared"
+    """`shared` has engines and ranks take turns on the same devices. `split` gives each role devices of its own, for as
+    long as the run: nothing is started or given back between two phases, and one of the two always has nothing to
+    do."""
     timeout: Positive = 120.0
     """Seconds to wait for the cluster to answer, and to have the resources free: other jobs hold them, or a node was
     lost and none has come in its place. Then the run ends with exit code 75, and the same command goes on."""

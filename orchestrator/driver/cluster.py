@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Cluster as ClusterSettings
-from orchestrator.driver.nodes import Node, amount, have, refusal, room, scales, share
+from orchestrator.driver.nodes import Node, amount, have, refusal, room, scales, share, too_many
 from orchestrator.driver.placement import Bundles, Placement, give_way, holders_beside, others_wait, reserved
 from orchestrator.driver.private_folder import (
     PrivateFolder,
@@ -313,10 +313,17 @@ class Cluster:
 
     @contextlib.contextmanager
     def reserve(
-        self, what: str, count: int, cpus: int, gpus: int, again: Callable[[], Bundles] | None = None
+        self,
+        what: str,
+        count: int,
+        cpus: int,
+        gpus: int,
+        again: Callable[[], Bundles] | None = None,
+        beside: Bundles | None = None,
     ) -> Iterator[Placement]:
-        """Hold `count` bundles of `cpus` cores and `gpus` accelerators each; why it waits for them is told. `again`
-        says how many of which size they should be where nodes were lost and they have no room any more.
+        """Hold `count` bundles of `cpus` cores and `gpus` accelerators each, and those `beside`; why it waits for them
+        is told. `again` says how many of which size they should be where nodes were lost and they have no room any
+        more.
 
         Raises:
             BadInput: the cluster does not have as much, and no work has begun.
@@ -325,10 +332,19 @@ class Cluster:
         from ray.util.placement_group import remove_placement_group
 
         self.check_room(what, count, cpus, gpus)
-        give_way()
         bundles = (count, cpus, gpus)
+        every = [bundles, beside] if beside else [bundles]
+        nodes = self.nodes()
+        if beside and too_many(nodes, every) and not self._began and not self._scales():
+            asked = " and ".join(amount(*each) for each in every)
+            raise BadInput(
+                f"cluster.placement: `split` asks for {asked}, and the cluster has {have(nodes)}. Ask for fewer, add "
+                "nodes, or have engines and ranks take turns with `shared`."
+            )
+        give_way()
         wait = functools.partial(self._wait, what, again)
-        placement = Placement(bundles, self._group(what, bundles), wait, self.settings.interface, self.settings.env)
+        given = (self.settings.interface, self.settings.env, beside)
+        placement = Placement(bundles, self._group(what, *every), wait, *given)
         try:
             placement.wait()
             self._began = True
@@ -336,11 +352,11 @@ class Cluster:
         finally:
             remove_placement_group(placement.group)
 
-    def _group(self, what: str, bundles: Bundles) -> Any:
+    def _group(self, what: str, *bundles: Bundles) -> Any:
         self._reserved += 1
         # For whoever waits for it, and reads who holds it.
         who = f"process {os.getpid()} on {socket.gethostname()}, no. {self._reserved}"
-        return reserved(bundles, f"{what} of {self.logs.parent} ({who})")
+        return reserved(f"{what} of {self.logs.parent} ({who})", *bundles)
 
     def _wait(self, what: str, again: Callable[[], Bundles] | None, placement: Placement) -> None:
         """Until there is room for a placement."""
@@ -348,7 +364,8 @@ class Cluster:
 
         asked = (placement.count, placement.cpus, placement.gpus)
         waited = functools.partial(self.waited, _ROLES.get(what, "worker"))
-        wait = Wait(f"{what}: {amount(*asked)}", self.settings.timeout, self.say, meter=waited)
+        beside = f" and {amount(*placement.beside)}" if placement.beside[0] else ""
+        wait = Wait(f"{what}: {amount(*asked)}{beside}", self.settings.timeout, self.say, meter=waited)
         while not (placement.group.wait(_LOOK_SECONDS) and all(placement.placed())):
             wait.look(self._why_no_room(placement))
             if again and room(self.nodes(), 1, placement.gpus) >= placement.count and (now := again()) != asked:

@@ -24,6 +24,12 @@ def room(nodes: Sequence[Node], cpus: int, gpus: int) -> int:
     return sum(min(node.cpus // cpus, node.gpus // gpus if gpus else node.cpus) for node in nodes)
 
 
+def too_many(nodes: Sequence[Node], bundles: Sequence[Sequence[int]]) -> bool:
+    """Whether bundles (how many, and each one's cores and accelerators) ask for more than all nodes have together."""
+    cpus, gpus = (sum(count * each[kind] for count, *each in bundles) for kind in (0, 1))
+    return cpus > sum(node.cpus for node in nodes) or gpus > sum(node.gpus for node in nodes)
+
+
 def shared(nodes: Sequence[Node], one: Sequence[int], other: Sequence[int]) -> tuple[int, int, int] | None:
     """Bundles of cores in which the workers of two roles can live and take turns: how many, and each one's cores and
     accelerators, as `one` and `other` say what the roles need. None where the nodes have no room for such bundles,

@@ -26,9 +26,12 @@ class Placement:
         wait: Callable[[Placement], None],
         interface: str | None,
         environment: Mapping[str, str] | None = None,
+        beside: Bundles | None = None,
     ) -> None:
+        """`beside` are further bundles, of another size, which come after the others."""
         self.group = group
         self.count, self.cpus, self.gpus = bundles
+        self.beside = beside or (0, 0, 0)
         self._wait = wait
         self.mark = uuid.uuid4().hex
         """Stands in the environment of all that runs here, and of all that it starts."""
@@ -40,18 +43,19 @@ class Placement:
         from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
         strategy = PlacementGroupSchedulingStrategy(self.group, placement_group_bundle_index=index)
+        cpus, gpus = (self.cpus, self.gpus) if index < self.count else self.beside[1:]
         return {
-            "num_cpus": self.cpus,
-            "num_gpus": self.gpus,
+            "num_cpus": cpus,
+            "num_gpus": gpus,
             "scheduling_strategy": strategy,
-            "runtime_env": self.environment(),
+            "runtime_env": self.environment(cpus),
             "max_restarts": 0,
         }
 
-    def environment(self) -> dict[str, Any]:
+    def environment(self, cpus: int) -> dict[str, Any]:
         """What actors find in their environment, as Ray is told it. Threads that wait for each other by spinning, as
         they would for milliseconds, keep each other from the cores as soon as anything else runs there."""
-        threads = {"OMP_NUM_THREADS": str(self.cpus), "GOMP_SPINCOUNT": _SPINS}
+        threads = {"OMP_NUM_THREADS": str(cpus), "GOMP_SPINCOUNT": _SPINS}
         return {"env_vars": threads | self._environment}
 
     def placed(self) -> list[bool]:
@@ -61,7 +65,7 @@ class Placement:
 
         living = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
         where = placement_group_table(self.group).get("bundles_to_node_id", {})
-        return [where.get(index) in living for index in range(self.count)]
+        return [where.get(index) in living for index in range(self.count + self.beside[0])]
 
     def wait(self) -> None:
         """Return when every bundle lies on a living node; why it waits is told. Nothing may run in the bundles where
@@ -102,12 +106,32 @@ class Share:
         return index // (self._placement.cpus // self.cpus)
 
 
-def reserved(bundles: Bundles, name: str) -> Any:
+class Part:
+    """The places of one role in a reservation that has places for each: so many of its bundles, from one on."""
+
+    def __init__(self, placement: Placement, first: int, need: Bundles) -> None:
+        self._placement, self._first = placement, first
+        self.count, self.cpus, self.gpus = need
+
+    def actor_options(self, index: int) -> dict[str, Any]:
+        """As `Placement.actor_options`."""
+        return self._placement.actor_options(self._first + index)
+
+    def placed(self) -> list[bool]:
+        """Of each worker, whether its place is on a living node."""
+        return self._placement.placed()[self._first : self._first + self.count]
+
+    def wait(self) -> None:
+        """As `Placement.wait`."""
+        self._placement.wait()
+
+
+def reserved(name: str, *bundles: Bundles) -> Any:
     """A placement group, which Ray makes as a whole as soon as there is room."""
     from ray.util.placement_group import placement_group
 
-    count, cpus, gpus = bundles
-    return placement_group([{"CPU": cpus, **({"GPU": gpus} if gpus else {})}] * count, strategy="PACK", name=name)
+    asked = [{"CPU": cpus, **({"GPU": gpus} if gpus else {})} for count, cpus, gpus in bundles for _ in range(count)]
+    return placement_group(asked, strategy="PACK", name=name)
 
 
 def holders_beside(placement: Placement) -> list[str]:

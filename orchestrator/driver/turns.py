@@ -4,6 +4,8 @@ Without accelerators both live in one reservation for as long as the run: who ha
 processes and gives back their memory, so that a change of phase costs no start of libraries. The reservation is given
 up between two turns where another job waits for room. On accelerators each turn reserves for itself and ends with its
 processes: that a process which lives gives all of a device's memory back has not been seen on one.
+
+With `cluster.placement: split` nobody has turns: each role has devices of its own, in one reservation.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any, Literal, Protocol
 
 from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.nodes import holds, shared
-from orchestrator.driver.placement import Bundles, Placement, Share
+from orchestrator.driver.placement import Bundles, Part, Placement, Share
 
 Role = Literal["generate.engines", "train.ranks"]
 """Who takes turns, by the key of the job that says how many they are."""
@@ -45,12 +47,14 @@ class Turns:
         hire: Mapping[Role, Hire],
         ended: Callable[[str], None],
         early: bool = True,
+        split: bool = False,
     ) -> None:
         """`cluster` is connected to by the first call, `needs` says what the workers of each role take, and `ended`
         waits until nothing lives that has the mark of a reservation that was given up. `early`: where both roles share
-        one reservation, each is hired with the first, and loads its libraries while the other works."""
+        one reservation, each is hired with the first, and loads its libraries while the other works. `split`: each has
+        devices of its own."""
         self._cluster, self._needs, self._hire, self._ended = cluster, needs, hire, ended
-        self._early = early
+        self._early, self._split = early, split
         self._held = contextlib.ExitStack()
         self._placement: Placement | None = None
         self._workers: dict[Role, Any] = {}
@@ -72,6 +76,8 @@ class Turns:
         """
         if self.turn == role:
             return self._workers[role]
+        if self._split:
+            return self._own(role)
         if not self._may_stay(role):
             self.release()
         elif self.turn is not None:
@@ -83,6 +89,23 @@ class Turns:
             if one not in self._workers:
                 place = self._placement if self._cluster().accelerated else Share(self._placement, self._needs[one])
                 self._workers[one] = self._held.enter_context(self._hire[one](place))
+        self.turn = role
+        return self._workers[role]
+
+    def keeps(self, role: Role) -> bool:
+        """Whether workers of this role hold devices now."""
+        return role in self._workers and (self._split or self.turn == role)
+
+    def _own(self, role: Role) -> Any:
+        """Workers that have devices of their own. Reserved together, so that no two jobs wait for each other's half."""
+        if self._placement is not None and self._cluster().others_wait():
+            self.release()
+        if self._placement is None:
+            (one, need), (other, beside) = ((who, asked()) for who, asked in self._needs.items())
+            reserved = self._cluster().reserve(f"{one} and {other}", *need, None, beside)
+            self._placement = self._held.enter_context(reserved)
+            for who, place in ((one, Part(self._placement, 0, need)), (other, Part(self._placement, need[0], beside))):
+                self._workers[who] = self._held.enter_context(self._hire[who](place))
         self.turn = role
         return self._workers[role]
 

@@ -27,7 +27,7 @@ from orchestrator.driver.secrets import secrets_of
 from orchestrator.driver.serving import serving_dtype, with_dtype
 from orchestrator.driver.settled import CHECKPOINTING, MICROBATCH, Record, Settled
 from orchestrator.driver.turns import ENGINES, RANKS, Turns
-from orchestrator.errors import last_line
+from orchestrator.errors import BadInput, last_line
 from orchestrator.ledger.run import Facts
 from orchestrator.models.named import model_digest
 from orchestrator.models.sizes import ModelSize, size_of
@@ -67,7 +67,8 @@ class RealWorkers:
         self._everything = contextlib.ExitStack()
         needs = {ENGINES: self._engines_need, RANKS: self._ranks_need}
         hire = {ENGINES: self._engine_pool, RANKS: self._new_group}
-        self._turns = Turns(lambda: self.cluster, needs, hire, self._phase_over, self.early)
+        self._split = job.cluster.placement == "split"
+        self._turns = Turns(lambda: self.cluster, needs, hire, self._phase_over, self.early, self._split)
         self._graders: list[Grade] = []
         self._grader_groups: list[Any] = []
         self._weights: Any = None
@@ -136,6 +137,12 @@ class RealWorkers:
                 self._connected = self._everything.enter_context(self._cluster)
             self._everything.callback(self._meters.show_by, None)
             self._meters.show_by(self._connected.metric)
+            either = self._job.generate.engines is None or self._job.train.ranks is None
+            if self._split and either and self._connected.accelerated:
+                raise BadInput(
+                    "cluster.placement: `split` needs generate.engines and train.ranks where there are accelerators: "
+                    "how many each role has is not left to the machine. Set both, or leave it at `shared`."
+                )
             self._everything.enter_context(sampling(self._loads(self._connected), self._watch))
         return self._connected
 
@@ -195,13 +202,13 @@ class RealWorkers:
         new = Served(model, model_digest(model), read_probe(probe) if probe else {})
         self._weights = self._weights or InPlace(self.cluster.say)
         number, name = self._fitted.generate().num_engines, Path(model).name
-        if self._turns.turn == ENGINES:
+        if self._turns.keeps(ENGINES):
             pool = self._turns.of(ENGINES)
             told = starting(self._watch, ENGINES_START, detail=f"{ENGINE.name} takes the weights of {name}")
             with contextlib.nullcontext() if pool.model == model else told:
                 if self._weights.change(pool, new):
                     return pool
-            if self.cluster.accelerated:
+            if self.cluster.accelerated and not pool.resting:
                 self._turns.release()
         pool = self._turns.of(ENGINES)
         with starting(self._watch, ENGINES_START, number, "engines", f"{ENGINE.name} loads {name}"):
@@ -325,6 +332,8 @@ class RealWorkers:
         cluster, asked = self.cluster, getattr(self._job.cluster, name)
         if asked is not None:
             return int(asked)
+        if self._split:
+            workers = self._fitted.generate().num_engines + self._fitted.train().num_ranks
         share, nodes = functools.partial(cluster.cpus_for, workers, gpus), cluster.nodes()
         return self._settled.value(f"cluster.{name}", self._device, share, lambda n: room(nodes, n, gpus) >= workers)
 

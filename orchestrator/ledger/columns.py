@@ -16,6 +16,7 @@ from orchestrator.files.inside import regular_size
 from orchestrator.records.masks import ALL_MASKS, mask_columns, masked, misfits
 from orchestrator.records.rows import (
     DECODED,
+    DRIFT,
     EVALUATION,
     PROBE,
     PROMPTS,
@@ -40,6 +41,7 @@ _NEEDED: Mapping[str, Sequence[str]] = {
     "replay": _PAIR_COLUMNS,
     "chunks": _PAIR_COLUMNS,
     "repeated": ("prompt_id", "sample_index", "num_tokens", "finish_reason", "verdict", "extracted", "answer"),
+    "drift": ("prompt_id", "sample_index", "num_tokens", "logprob"),
     "evaluation": ("prompt_id", "text", "token_ids", "finish_reason", "verdict", "extracted"),
 }
 """Columns that every version has written, by the folder that a file is in. No schema's names: what is added to one is
@@ -153,7 +155,7 @@ def _kind(kind: pa.DataType) -> str:
 
 def _all_kinds() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    schemas = [PROMPTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, REPEATED, DECODED, step_pairs_schema()]
+    schemas = [PROMPTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, REPEATED, DRIFT, DECODED, step_pairs_schema()]
     schemas += [kind.schema for kind in SHARDS.values()]
     for schema in (*schemas, pairs_schema(conversational=False), pairs_schema(conversational=True)):
         for field in masked(schema):

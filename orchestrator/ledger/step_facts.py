@@ -113,6 +113,9 @@ class Facts(TypedDict, total=False):
     restarts: Count
     completions: Count
     trend: dict[str, Trend]
+    kl: Nats
+    kl_error: Annotated[float, Field(ge=0, le=1e15)]
+    kl_token: Nats
     gate_accuracy: Share
     ranking_accuracy: Share
     reward_accuracy: Share

@@ -359,3 +359,13 @@ REPEATED = pa.schema(
 )
 """One row a sample of a held-out problem that was answered several times. `answer` numbers the problem's different
 answers, 0 being the right one; null where a sample has none. A problem that was given up has one row, "quarantined"."""
+
+DRIFT = pa.schema(
+    [
+        pa.field("prompt_id", pa.string(), nullable=False),
+        pa.field("sample_index", pa.int32(), nullable=False),
+        pa.field("num_tokens", pa.int32(), nullable=False),
+        pa.field("logprob", pa.float64()),
+    ]
+)
+"""One row a sample of the base model: its summed log-probability under some model, null where it does not fit."""

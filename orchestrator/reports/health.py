@@ -31,6 +31,7 @@ def health(evidence: Evidence) -> dict[str, float]:
       together; and `prompts_paired`, the share of those that pairs were looked for in which give any;
     - `sample_tokens` and `answer_tokens`, the mean lengths of samples and of the greedy answers to the test problems;
     - `repeated_pass_1`, `repeated_pass_n` and `majority`, where test problems are answered several times;
+    - `kl` and `kl_token`, how far the model is from the base model (rounds/drift.py), in nats a completion and a token;
     - `chosen_logprob_first` and `_last`, the mean log-probability of the chosen completions in the first and in the
       last quarter of the training, in nats a completion; `chosen_logprob_token`, the last one in nats a token.
     """
@@ -45,6 +46,8 @@ def _figures(evidence: Evidence) -> Iterator[tuple[str, float]]:
         "distinct_answers": evidence.distinct_answers,
         **_shares(evidence),
         "sample_tokens": evidence.sample_tokens,
+        "kl": evidence.round.facts.get("drift", {}).get("kl"),
+        "kl_token": evidence.round.facts.get("drift", {}).get("kl_token"),
         "answer_tokens": (evidence.figures("test") or {}).get("mean_tokens"),
     }
     if evidence.num_prompts:
@@ -88,5 +91,7 @@ def words(figures: Mapping[str, float]) -> Iterator[str]:
         yield f"{figures['sample_tokens']:.0f} tokens a sample"
     if kinds := [f"{100 * figures[key]:.0f} % {word}" for key, word in KINDS.items() if figures.get(key)]:
         yield f"prompts {', '.join(kinds)}"
+    if "kl" in figures:
+        yield f"KL from base {figures['kl']:.2f} nats"
     if "chosen_logprob_first" in figures:
         yield f"chosen {figures['chosen_logprob_first']:.2f} to {figures['chosen_logprob_last']:.2f} nats"

@@ -272,7 +272,8 @@ def _kinds(evidence: Evidence, phase: str = "pairs") -> str:
 _HEALTH_TEXT = (
     "By which a loop is seen to turn; what has turned stands at the end. Shares of prompts are by their samples' "
     "verdicts, ungradable ones aside; a prompt of which no sample is right or wrong counts by what most of them are. "
-    "Chosen: the mean log-probability of the chosen completions in the first and the last quarter of the updates."
+    "Chosen: the mean log-probability of the chosen completions in the first and the last quarter of the updates. "
+    "KL, with its standard error: of the base model's own samples, a completion; measured with `evaluate.samples`."
 )
 
 
@@ -289,9 +290,17 @@ _HEALTH = (
     Column("prompts with pairs, %", _share("prompts_paired")),
     Column("tokens a sample", lambda e: number(health(e), "sample_tokens", ".1f")),
     Column("tokens an answer", lambda e: number(health(e), "answer_tokens", ".1f")),
+    Column("KL from base, nats", lambda e: _kl(e)),
     Column("chosen, nats", lambda e: change(e, "chosen_logprob", ".2f")),
     Column("chosen, nats a token", lambda e: number(health(e), "chosen_logprob_token", ".3f")),
 )
+
+
+def _kl(evidence: Evidence) -> str:
+    facts = evidence.round.facts.get("drift", {})
+    return f"{facts['kl']:.2f} ± {facts['kl_error']:.2f}" if {"kl", "kl_error"} <= facts.keys() else ""
+
+
 _PROMOTIONS = (
     Column("round", lambda e: str(e.round.number)),
     Column("promoted", lambda e: "yes" if e.promotion["promoted"] else "no"),

@@ -23,6 +23,8 @@ MAX_GROWTH = 1.3
 """Growth of mean length over the base model's or round 1's that counts as length creeping up."""
 MIN_SAMPLES = 50
 """Of fewer samples, or answers, a mean length says little."""
+MAX_KL = 0.5
+"""Nats a token that the model is from the base model, by the base model's samples."""
 
 
 @dataclass(frozen=True)
@@ -134,9 +136,23 @@ def _length_creeps(evidence: Evidence, past: Past) -> Iterator[str]:
     for what, start, now in lengths:
         if start and now and now > MAX_GROWTH * start:
             yield (
-                f"{what} have grown from {start:.0f} to {now:.0f} tokens: length creeps up. A higher `loss.beta` or a "
-                "lower `train.learning_rate` holds the model closer to the reference."
+                f"{what} have grown from {start:.0f} to {now:.0f} tokens: length creeps up. Where accuracy does not "
+                "rise with it, a higher `loss.beta` or a lower `train.learning_rate` holds the model closer to the "
+                "reference."
             )
+
+
+def _leaves_the_base(evidence: Evidence, past: Past) -> Iterator[str]:
+    facts = evidence.round.facts.get("drift", {})
+    if not {"kl", "kl_error", "kl_token"} <= facts.keys() or facts["kl"] <= 0:
+        return
+    surely = facts["kl_token"] * (1 - 2 * facts["kl_error"] / facts["kl"])
+    if surely > MAX_KL:
+        yield (
+            f"what the base model says has become {facts['kl_token']:.2f} nats a token less likely (KL from the base "
+            "model): little of it is left. A higher `loss.beta`, `reference: base` or a lower `train.learning_rate` "
+            "keeps closer to it."
+        )
 
 
 def _pairs_run_dry(evidence: Evidence, past: Past) -> Iterator[str]:
@@ -255,6 +271,7 @@ _CHECKS: tuple[Check, ...] = (
     _chosen_sinks,
     _diversity_collapses,
     _length_creeps,
+    _leaves_the_base,
     _pairs_run_dry,
     _ungradable,
     _pairs_lost,

@@ -24,7 +24,7 @@ class Engine:
 def test_one_actor_holds_all_accelerators_of_its_engine() -> None:
     with local_ray(num_gpus=4):
         bundles = (2, 1, 2)
-        group = reserved(bundles, "engines")
+        group = reserved("engines", bundles)
         assert group.wait(60)
         placement = Placement(bundles, group, lambda _: None, None, {"NCCL_DEBUG": "INFO"})
         actors = [ray.remote(Engine).options(**placement.actor_options(index)).remote() for index in range(2)]
@@ -35,6 +35,6 @@ def test_one_actor_holds_all_accelerators_of_its_engine() -> None:
         for ids, visible, threads in found:
             assert visible == ",".join(map(str, ids)) and threads == "1"
         assert placement.placed() == [True, True]
-        third = reserved((1, 1, 5), "more than the node has")
+        third = reserved("more than the node has", (1, 1, 5))
         assert not third.wait(1)
         remove_placement_group(third)

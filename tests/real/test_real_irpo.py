@@ -316,3 +316,20 @@ def test_the_best_checkpoint_is_chosen_and_trained_again_with_the_gate(tmp_path:
     assert told[0] == "" and told[1].startswith("anew, the same as in place, slope ")
     assert len(told) > 2 and all(how.startswith("in place, slope ") for how in told[2:]), told
     all_gone()
+
+
+@pytest.mark.full
+def test_roles_with_devices_of_their_own_and_candidates_loaded_in_place(tmp_path: Path) -> None:
+    """Engines serve the reference while the ranks train; each candidate is loaded into them afterwards."""
+    folder = tmp_path / "irpo"
+    job = ("rounds=3", "data.prompts_per_round=64", "data.gate.limit=64", "data.test.limit=64", "promotion.rule=always")
+    apart = ("cluster.placement=split", "cluster.cpus_per_engine=1", "train.ranks=1", "cluster.cpus_per_rank=1")
+    assert finish(start(folder, *job, *apart), folder) == 0, log_of(folder)
+    facts = {r.data["step"]: r.data["facts"] for r in records(folder) if r.kind == "commit"}
+    told = [facts[f"rounds/0{number}/evaluation"]["executed"]["weights"] for number in (1, 2, 3)]
+    assert told[0].startswith("anew, the same as in place, slope "), told
+    assert all(how.startswith("in place, slope ") for how in told[1:]), told
+    assert all(facts[f"rounds/0{n}/evaluation"]["probe"]["mean_difference"] < 0.001 for n in (1, 2, 3))
+    text = log_of(folder)
+    assert text.count("vLLM loads base") == 1 and text.count("weights   are loaded in place from now on") == 1, text
+    all_gone()

@@ -35,7 +35,7 @@ _INPUTS: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
         tuple(f"generate.{key}" for key in ("samples", "temperature", "temperature_mix")),
         _shards_by("generate"),
     ),
-    (("generate.top_p", "generate.top_k"), _shards_by("generate") | {"repeated"}),
+    (("generate.top_p", "generate.top_k"), _shards_by("generate") | {"repeated", "drift"}),
 )
 # Settings that may touch these steps, and no others but through them; any other setting may touch every step.
 _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
@@ -49,12 +49,12 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("regrade",), _shards_by("regrade")),
     (
         tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "dtype", "engine")),
-        _EVALUATIONS | _shards_by("generate"),
+        _EVALUATIONS | {"drift"} | _shards_by("generate"),
     ),
-    (("evaluate.samples", "evaluate.temperature"), frozenset({"repeated"})),
+    (("evaluate.samples", "evaluate.temperature"), frozenset({"repeated", "drift"})),
     (("evaluate",), _EVALUATIONS | {"prompts"}),
 )
-_LEAVES = frozenset({"evaluation", "policy", "repeated"})
+_LEAVES = frozenset({"evaluation", "policy", "repeated", "drift"})
 """Steps that no other one is made from."""
 
 

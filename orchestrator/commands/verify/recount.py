@@ -24,7 +24,7 @@ from orchestrator.records import counts
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES
-from orchestrator.rounds import evaluation, repeated, sampling
+from orchestrator.rounds import drift, evaluation, repeated, sampling
 from orchestrator.rounds.recount import Counted, Counting, Recounted, batches, rows_in
 from orchestrator.rounds.round import rounds_replayed
 from orchestrator.rounds.run_files import RunFiles
@@ -230,6 +230,10 @@ class Recount(Counting):
             facts["quarantined"] += evaluation.given_up(table)
         return facts
 
+    def drift(self, step: str) -> Facts:
+        """Of the base model's samples under a model, and under itself."""
+        return drift.facts_of(self.files.one(f"baseline/drift/{drift.FILE}"), self.files.one(f"{step}/{drift.FILE}"))
+
     def regraded(self, step: str) -> Facts:
         facts_by_evaluation = {}
         for name, file in zip(sorted(self.state.commits[step].facts["evaluations"]), self.files.all(step), strict=True):
@@ -298,6 +302,7 @@ def _steps(source: Recounted) -> dict[str, Callable[..., Facts]]:
         r"(rounds/\d+)/(?:train|(retrain))": Recount.training,
         r"baseline/evaluation|rounds/\d+/selection/\d+": Recount.evaluated,
         r"(rounds/\d+)/evaluation": Recount.evaluated,
+        r"(?:baseline|rounds/\d+)/drift": Recount.drift,
         r"(?:baseline|rounds/\d+)/repeated": Recount.answered_repeatedly,
         r"rounds/\d+(?:/selection)?/regraded": Recount.regraded,
         r"(rounds/\d+)/choice": Recount.choice,

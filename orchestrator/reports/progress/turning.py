@@ -11,7 +11,7 @@ from orchestrator.reports.health import health
 from orchestrator.reports.progress.model import MOST_TEXT, MOST_WARNINGS, RoundLine
 from orchestrator.reports.symptoms import Check, by_round
 
-SEEN_BY = frozenset({"verdicts", "pairs", "train", "evaluation"})
+SEEN_BY = frozenset({"verdicts", "pairs", "train", "evaluation", "drift"})
 """Phases whose facts, once they are committed, may show that something has turned."""
 
 

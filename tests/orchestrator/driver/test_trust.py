@@ -57,6 +57,7 @@ DATA = {
     *("judge.temperature", "judge.max_tokens"),
     *("cluster.cpus_per_engine", "cluster.cpus_per_rank", "cluster.accelerators", "cluster.timeout"),
     "cluster.idle_release",
+    "cluster.placement",
     "cluster.interface",
     *("tracking.enabled", "tracking.experiment"),
 }

@@ -54,10 +54,12 @@ class Stage:
         return self._nodes
 
     @contextlib.contextmanager
-    def reserve(self, what: str, count: int, cpus: int, gpus: int, again: Any) -> Iterator[Reserved]:
-        assert again() == (count, cpus, gpus)
-        self.notes.append(f"reserve {count} x {cpus}")
-        yield Reserved(count, cpus, gpus)
+    def reserve(
+        self, what: str, count: int, cpus: int, gpus: int, again: Any, beside: Any = None
+    ) -> Iterator[Reserved]:
+        assert beside or again() == (count, cpus, gpus)
+        self.notes.append(f"reserve {count} x {cpus}" + (f" and {beside[0]} x {beside[1]}" if beside else ""))
+        yield Reserved(count + (beside[0] if beside else 0), cpus, gpus)
         self.notes.append("given back")
 
 
@@ -73,12 +75,17 @@ class Play:
     """Turns on a stage, with workers that note what they do."""
 
     def __init__(
-        self, stage: Stage, engines: tuple[int, int, int], ranks: tuple[int, int, int], early: bool = False
+        self,
+        stage: Stage,
+        engines: tuple[int, int, int],
+        ranks: tuple[int, int, int],
+        early: bool = False,
+        split: bool = False,
     ) -> None:
         self.stage = stage
         over = lambda mark: stage.notes.append(f"{mark} is over")  # noqa: E731
         hire = {ENGINES: lambda place: self.hire("engines", place), RANKS: lambda place: self.hire("ranks", place)}
-        self.turns = Turns(lambda: stage, {ENGINES: lambda: engines, RANKS: lambda: ranks}, hire, over, early)  # type: ignore[arg-type,return-value]
+        self.turns = Turns(lambda: stage, {ENGINES: lambda: engines, RANKS: lambda: ranks}, hire, over, early, split)  # type: ignore[arg-type,return-value]
         self.places: list[Any] = []
 
     @contextlib.contextmanager
@@ -99,7 +106,7 @@ class Play:
 def test_threads_that_wait_soon_leave_the_cores_unless_the_job_says_otherwise() -> None:
     for said, spins in (({}, "1000"), ({"GOMP_SPINCOUNT": "7"}, "7")):
         placement = Placement((1, 2, 0), None, lambda _: None, None, said)
-        assert placement.environment()["env_vars"]["GOMP_SPINCOUNT"] == spins
+        assert placement.environment(2)["env_vars"]["GOMP_SPINCOUNT"] == spins
 
 
 def test_on_processors_both_live_in_one_reservation() -> None:
@@ -130,6 +137,25 @@ def test_both_start_with_the_first_turn_where_one_reservation_holds_them() -> No
     play = Play(Stage(1, 2), engines=(1, 2, 0), ranks=(1, 2, 0), early=True)
     play.stage.waiting = True
     assert play(ENGINES) == ["reserve 1 x 2", "engines start"], "another job waits for the room"
+
+
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_roles_with_devices_of_their_own_never_rest(gpus: int) -> None:
+    play = Play(Stage(1, 4, gpus=3 * gpus), engines=(1, 2, 2 * gpus), ranks=(2, 1, gpus), split=True)
+    assert not play.turns.keeps(ENGINES)
+    assert play(RANKS) == ["reserve 1 x 2 and 2 x 1", "engines start", "ranks start"]
+    assert play(ENGINES) == play(RANKS) == [] and play.turns.keeps(ENGINES) and play.turns.keeps(RANKS)
+    engines, ranks = play.places
+    assert [engines.count, ranks.count] == [1, 2] and [engines.gpus, ranks.gpus] == [2 * gpus, gpus]
+    assert [ranks.actor_options(index)["scheduling_strategy"] for index in (0, 1)] == [1, 2]
+    engines._placement.living = [True, False, True]
+    assert engines.placed() == [True] and ranks.placed() == [False, True]
+    play.stage.waiting = True
+    again = ["ranks end", "engines end", "given back", "mark is over", "reserve 1 x 2 and 2 x 1"]
+    assert play(ENGINES) == [*again, "engines start", "ranks start"], "another job has had its turn"
+    play.stage.waiting = False
+    play.turns.release()
+    assert not play.turns.keeps(RANKS)
 
 
 def test_devices_that_nobody_needs_for_long_are_given_back() -> None:

@@ -85,7 +85,7 @@ def test_the_child_of_an_actor_is_found_by_the_mark_of_its_placement() -> None:
     """The mark goes with an actor's environment to whatever it starts."""
     placement = Placement((1, 1, 0), None, lambda _: None, None)
     with local_ray():
-        options = {"num_cpus": 1, "runtime_env": placement.environment()}
+        options = {"num_cpus": 1, "runtime_env": placement.environment(1)}
         engine = ray.remote(Engine).options(**options).remote()
         child = psutil.Process(ray.get(engine.child.remote()))
         ray.kill(engine)
