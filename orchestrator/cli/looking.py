@@ -1,4 +1,4 @@
-"""The commands that look at a run, and change nothing."""
+"""The commands that look at a run, and change nothing of what is committed."""
 
 from __future__ import annotations
 
@@ -90,6 +90,19 @@ def inspect(
 
     asked: Any = (number, split, verdict, cause, rule, text, problem, pair, flipped, checkpoint, limit)
     command.show(run_named(run), command.Asked(*asked), full, as_json)
+
+
+@looks.command("ratchet report runs/irpo", "ratchet report runs/irpo -o irpo.html")
+def report(
+    run: RunArgument,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="Where the page goes; by default report.html in the run")
+    ] = None,
+) -> None:
+    """Write report.html, a page with a run's charts and samples, which a browser opens without a network."""
+    from orchestrator.commands import report as command
+
+    command.write(run_named(run), output)
 
 
 @looks.command("ratchet logs runs/irpo --follow", "ratchet logs runs/irpo --round 2 --role rank")

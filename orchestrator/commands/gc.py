@@ -24,8 +24,8 @@ from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.ledger import CLEANING, Ledger, State
 from orchestrator.ledger.run import Run
 from orchestrator.ledger.sharded import epoch_of
-from orchestrator.reports.report import write_report
 from orchestrator.reports.status import open_run, run_state
+from orchestrator.reports.written import REPORTS, write_reports
 from orchestrator.rounds.spare import spare_checkpoints
 from orchestrator.sources.registry import SOURCES
 
@@ -76,9 +76,9 @@ def clean(run_dir: Path, driver: dict[str, Any]) -> list[Waste]:
                 if error.errno not in _NO_ROOM:
                     raise
                 _clean(run_dir, driver, _make_room(run_dir, driver))
-    if ledger.state.commits and not (run_dir / "report.md").exists():  # it had to go for the records' sake
-        with contextlib.suppress(OSError):  # the next one makes it
-            write_report(run_dir, SOURCES)
+    if ledger.state.commits and not (run_dir / REPORTS[0]).exists():  # they had to go for the records' sake
+        with contextlib.suppress(OSError):  # the next one makes them
+            write_reports(run_dir, SOURCES)
     return removable
 
 
@@ -113,7 +113,8 @@ def _make_room(run_dir: Path, driver: dict[str, Any]) -> Ledger:
     found = [item for item in _waste(run_dir, ledger.state) if not item.committed]
     _remove(run_dir, ledger, found)
     if sum(item.size for item in found) < _RECORDS:
-        remove(run_dir, run_dir / "report.md")  # which is made again
+        for name in REPORTS:  # which are made again
+            remove(run_dir, run_dir / name)
     return ledger
 
 

@@ -1,5 +1,5 @@
-"""report.md from the first step on, written anew as the run goes on: in a thread of its own, and never for more than a
-twentieth of the time."""
+"""report.md and report.html from the first step on, written anew as the run goes on: in a thread of its own, and both
+together never for more than a twentieth of the time."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports.columns import Reporting
-from orchestrator.reports.report import write_report
+from orchestrator.reports.written import write_reports
 
 _SHARE = 20  # the pause after a writing, by how long that took
 _LEAST, _LONG = 1.0, 2.0  # seconds
 
 
 class GrowingReport:
-    """The report of one driver. What keeps it from being written is told by the last writing, which the driver does."""
+    """The reports of one driver. What keeps it from being written is told by the last writing, which the driver does."""
 
     def __init__(self, root: Path, sources: Mapping[str, Reporting]) -> None:
         self._root, self._sources = root, sources
@@ -39,10 +39,11 @@ class GrowingReport:
         self._wake.set()
 
     def finish(self, ledger: Ledger, hasty: bool = False) -> None:
-        """Write it as it stays, where anything is committed. Whoever is `hasty` leaves one that takes long as it is.
+        """Write them as they stay, where anything is committed. Whoever is `hasty` leaves those that take long as they
+        are.
 
         Raises:
-            Displaced, OSError, Damaged: it cannot be written.
+            Displaced, OSError, Damaged: one cannot be written.
         """
         self._stop.set()
         self._wake.set()
@@ -52,7 +53,7 @@ class GrowingReport:
                 return
         if ledger.state.commits and not (hasty and self._took > _LONG):
             ledger.require_own()
-            write_report(self._root, self._sources, ledger)
+            write_reports(self._root, self._sources, ledger)
 
     def _work(self, own: Ledger, reader: Ledger) -> None:
         written = 0
@@ -64,6 +65,6 @@ class GrowingReport:
                 reader.refresh()
                 if len(reader.state.commits) > written and not self._stop.is_set():
                     own.require_own()
-                    write_report(self._root, self._sources, reader)
+                    write_reports(self._root, self._sources, reader)
                     written, self._took = len(reader.state.commits), time.monotonic() - began
             self._stop.wait(max(_LEAST, _SHARE * (time.monotonic() - began)))

@@ -38,15 +38,15 @@ def seconds_section(done: Sequence[Evidence], took: Mapping[int, float]) -> str:
     def cell(phase: str) -> Callable[[Evidence], str]:
         return lambda e: own(e, phase) or _of_phase(e, phase)
 
-    def of(part: Callable[[Evidence, float], float]) -> Callable[[Evidence], str]:
-        return lambda e: _told(part(e, took[e.round.number]), took[e.round.number]) if e.round.number in took else ""
+    def of(part: str) -> Callable[[Evidence], str]:
+        return lambda e: (
+            _told(idle(e, took[e.round.number])[part], took[e.round.number]) if e.round.number in took else ""
+        )
 
     columns = [Column("round", lambda e: str(e.round.number))]
     columns += [Column(phase, cell(phase)) for phase in phases]
     columns += [Column("in all", lambda e: f"{took[e.round.number]:,.1f}" if e.round.number in took else "")]
-    columns += [Column("starting", of(lambda e, _: _sum(e, "starting")))]
-    columns += [Column("waited for grading", of(lambda e, _: _sum(e, "waited")))]
-    columns += [Column("between steps", of(_between))]
+    columns += [Column(part, of(part)) for part in IDLE]
     return (
         "Grading is hidden behind sampling: the seconds of the verdicts are the graders' own. At the end stands what "
         "was no work, with its share of the round: until engines or ranks were ready (of a phase's seconds, but for "
@@ -60,6 +60,17 @@ def _of_phase(evidence: Evidence, phase: str) -> str:
     facts = [evidence.round.facts.get(name, {}) for name in evidence.round.waves(phase)]
     told = [said["seconds"] for said in facts if "seconds" in said]
     return f"{sum(told):,.1f}" if told else ""
+
+
+IDLE = ("starting", "waited for grading", "between steps")
+"""What was no work."""
+
+
+def idle(evidence: Evidence, took: float) -> dict[str, float]:
+    """The seconds of a round that were no work, by `IDLE`; it took so many by the clock."""
+    return dict(
+        zip(IDLE, (_sum(evidence, "starting"), _sum(evidence, "waited"), _between(evidence, took)), strict=True)
+    )
 
 
 def own(evidence: Evidence, phase: str) -> str:

@@ -34,6 +34,8 @@ COMMANDS: dict[str, list[str]] = {
     "list": ["list", "{odd}"],
     "status": ["status", "{odd}"],
     "inspect": ["inspect", "{odd}"],
+    "report": ["report", "{odd}"],
+    "report to": ["report", "{run}", "-o", "{odd}.html"],
     "verify": ["verify", "{odd}"],
     "gc": ["gc", "{odd}"],
     "logs": ["logs", "{odd}"],

@@ -79,7 +79,9 @@ def test_a_link_in_a_circle_has_one_message(
         assert "Traceback" not in said and (not code or f"{name}: leads out of the run" in said)
 
 
-@pytest.mark.parametrize("name", ["CURRENT", "report.md", "resolved.yaml", "rounds/01", "rounds/01/samples"])
+@pytest.mark.parametrize(
+    "name", ["CURRENT", "report.md", "report.html", "resolved.yaml", "rounds/01", "rounds/01/samples"]
+)
 def test_what_stands_in_the_way_has_one_message(run: Path, name: str) -> None:
     place = run / name
     place.unlink(missing_ok=True)

@@ -202,6 +202,11 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         ["inspect", stage.run, f"--pair={EVIL}"],
         ["inspect", stage.run, f"--verdict={EVIL}"],
     ),
+    "report": lambda stage: [
+        *(["report", run] for run in (stage.run, stage.failed, damaged(stage), stage.folder / NAME)),
+        ["report", stage.run, "-o", stage.folder / f"{NAME}.html"],
+        ["report", stage.run, "-o", stage.folder / NAME],
+    ],
     "logs": printed,
     "verify": lambda stage: with_json(
         *(["verify", run] for run in (stage.run, stage.failed, damaged(stage), stage.folder / NAME))

@@ -34,7 +34,7 @@ def pair(reader: RunReader, number: int | None, name: str) -> Document:
     """
     number, row = _found(reader, number, name)
     job = reader.state.configs[-1]["job"]
-    told: Document = {"round": number, "pair_id": name, "prompt_id": row["prompt_id"], "prompt": _text(row["prompt"])}
+    told: Document = {"round": number, "pair_id": name, "prompt_id": row["prompt_id"], "prompt": as_text(row["prompt"])}
     told["gold"] = reader.prompts(number, "train", {row["prompt_id"]}).get(row["prompt_id"], {}).get("gold")
     told["rule"] = (job.get("pairs") or {}).get("rule")
     known = _reference(reader, number)
@@ -64,7 +64,7 @@ def _side(
     ids = row[_IDS[side]]
     if ids is None:  # the chosen completion is imitated
         return None
-    told: Document = {"text": _text(row[side]), "sample": row.get(f"{side}_sample"), "tokens": len(ids)}
+    told: Document = {"text": as_text(row[side]), "sample": row.get(f"{side}_sample"), "tokens": len(ids)}
     key = completion_key(row[_IDS["prompt"]], ids, row.get(PAIR_MASKS[_IDS[side]]))
     told["reference_logprob"], told["scored_tokens"] = known.get(key, (None, None))
     if told["sample"] is not None and number in reader.rounds("verdicts"):
@@ -74,8 +74,8 @@ def _side(
     return told
 
 
-def _text(view: Any) -> str:
-    """A side as text: it may be a list of messages."""
+def as_text(view: Any) -> str:
+    """A side of a pair, or its prompt, as text: it may be a list of messages."""
     return view if isinstance(view, str) else "\n".join(str(message["content"]) for message in view or ())
 
 

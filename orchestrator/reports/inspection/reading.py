@@ -9,10 +9,11 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger import waves
-from orchestrator.ledger.ledger import State
+from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.golds import shown
 from orchestrator.records.parquet import read_table
 from orchestrator.reports.rounds import round_and_phase
@@ -26,16 +27,17 @@ _ANSWER = ("prompt_id", "text", "finish_reason", "verdict", "extracted", "cause"
 
 
 class RunReader:
-    """The rows of one run.
+    """The rows of one run, as its `ledger` tells of them; without one it is read.
 
     Raises:
         BadInput: there is no run in this folder.
         Damaged: a ledger record, or later a file, is not what it should be.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, ledger: Ledger | None = None) -> None:
         self.root = root
-        self.state: State = open_run(root).state
+        self.state: State = (ledger or open_run(root)).state
+        self._files: dict[str, list[Path]] = {}
 
     def rounds(self, phase: str) -> list[int]:
         """The rounds, 0 being the base model, of which a phase is committed, at least in part."""
@@ -78,7 +80,10 @@ class RunReader:
         none. Columns as `samples`, as far as an evaluation has them."""
         step = "baseline/evaluation" if number == 0 else round_step(number, "evaluation")
         file = self._by_name(step).get(f"{split}.parquet")
-        return None if file is None else _columns(file, _ANSWER)
+        if file is None:
+            return None
+        table = _columns(file, (*_ANSWER, "token_ids"))
+        return table.drop_columns("token_ids").append_column("tokens", pc.list_value_length(table["token_ids"]))
 
     def prompts(self, number: int, split: str, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
         """Text and gold answer of some prompts of a round, by id."""
@@ -97,8 +102,11 @@ class RunReader:
         return found
 
     def files(self, step: str) -> list[Path]:
-        """The Parquet files of a committed step that are there."""
-        return [file for file in those_there(parquet_files(self.root, self.state, step)) if file.suffix == ".parquet"]
+        """The Parquet files of a committed step that are there; looked for once, since one may be waited for."""
+        if step not in self._files:
+            found = those_there(parquet_files(self.root, self.state, step))
+            self._files[step] = [file for file in found if file.suffix == ".parquet"]
+        return self._files[step]
 
     def _by_name(self, step: str) -> dict[str, Path]:
         return {file.name: file for file in self.files(step)}
@@ -111,7 +119,8 @@ def only(table: pa.Table, wanted: Collection[str], column: str = "prompt_id") ->
 
 def _columns(file: Path, names: Sequence[str]) -> pa.Table:
     """These columns; one that the file of an earlier version lacks is null."""
-    table = read_table(file)
+    there = set(pq.read_schema(file).names)
+    table = read_table(file, [name for name in names if name in there])
     for name in names:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows))

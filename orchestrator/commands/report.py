@@ -1,0 +1,46 @@
+"""`ratchet report`: the page of a run, made anew from its ledger and files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from orchestrator.errors import BadInput
+from orchestrator.files.durable import replace
+from orchestrator.files.named import is_there, named_path, real
+from orchestrator.reports.living import settled
+from orchestrator.reports.page.page import NAME, document, page
+from orchestrator.sources.registry import SOURCES
+from orchestrator.text.terminal import echo
+
+
+def write(run: Path, output: Path | None) -> None:
+    """Write the page of a run, to `output` or into the run's folder, and say where it is and what it leaves out.
+
+    Raises:
+        BadInput: there is no run in this folder, or the file cannot be written.
+        Damaged: a ledger record cannot be read.
+    """
+    file = run / NAME if output is None else _free(output)
+    told = settled(run, lambda ledger: document(run, SOURCES, ledger))
+    try:
+        replace(file, page(told))
+    except OSError as error:
+        cure = "Give another place with -o FILE.html." if output is None else "Give a file that can be."
+        raise BadInput(f"{file}: cannot be written: {error.strerror or error}. {cure}") from error
+    answers = told["answers"]
+    echo(f"report    {file}: {answers['shown']:,} of {answers['all']:,} samples and answers")
+    for what in told["left_out"]:
+        echo(f"left out  {what}")
+
+
+def _free(output: Path) -> Path:
+    """Where the page is to go; what is another kind of file by its name is not written over."""
+    file = named_path(output, "-o")
+    if file.suffix != ".html":
+        raise BadInput(f"-o {output}: the name must end in .html")
+    place = real(file)
+    if is_there(place) and not place.is_file():
+        raise BadInput(f"-o {output}: is no regular file. Give the name of one, such as run.html.")
+    if not place.parent.is_dir():
+        raise BadInput(f"-o {output}: there is no folder {place.parent}")
+    return place

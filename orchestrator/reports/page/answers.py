@@ -1,0 +1,194 @@
+"""The samples that the page holds: as many as fit into its cap, those of problems that flipped first."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from orchestrator.errors import RatchetError
+from orchestrator.records.parquet import read_table
+from orchestrator.reports.inspection.pairs import as_text
+from orchestrator.reports.inspection.reading import RunReader, only
+from orchestrator.reports.inspection.views import Document, reference_before
+from orchestrator.reports.status import rounds
+from orchestrator.reports.tables import round_step
+
+CAP = 4_000_000
+"""Characters of all texts that a page holds."""
+LONGEST = 20_000
+"""Characters of one text; of a longer one its beginning and end."""
+_HELD_OUT = 0.6
+"""Share of the cap that answers to gate and test problems may take where a round has samples or pairs."""
+_SPLITS = ("gate", "test")
+_VERDICTS = ("correct", "wrong", "ungradable")
+_TOLD = ("verdict", "cause", "rule", "extracted", "reason", "finish_reason", "tokens", "text")
+_GONE = (OSError, ValueError, pa.ArrowException, RatchetError)
+"""What reading a damaged or half-removed run raises."""
+
+
+class Answers:
+    """Collects problems, answers and pairs until a cap of characters is reached.
+
+    What cannot be read is left out, and said in `left_out`.
+    """
+
+    def __init__(self, reader: RunReader, cap: int = CAP) -> None:
+        self._reader, self._cap = reader, cap
+        self._told = rounds(reader.state)
+        self._problems: dict[tuple[str, str], Document] = {}
+        self._rows: list[Document] = []
+        self._pairs: list[Document] = []
+        self._size = 0
+        self.left_out: list[str] = []
+
+    def document(self) -> Document:
+        """`problems` (split, id, prompt, gold), `samples` (as rows of lists under `columns`), `pairs`, and how many
+        samples and answers are `shown` of how many there are (`all`)."""
+        numbers = {phase: self._reader.rounds(phase) for phase in ("verdicts", "pairs", "evaluation")}
+        trained = sorted({*numbers["verdicts"], *numbers["pairs"]} - {0})
+        everything = sum(self._held_out(split, bool(trained), numbers["evaluation"]) for split in _SPLITS)
+        for left, number in zip(itertools.count(len(trained), -1), reversed(trained), strict=False):
+            most = self._size + (self._cap - self._size) // left
+            if number in numbers["verdicts"]:
+                everything += self._try(f"samples of round {number}", lambda n=number, m=most: self._sampled(n, m))
+            else:
+                self._try(f"pairs of round {number}", lambda n=number, m=most: self._written(n, m))
+        columns = ("round", "split", "problem", "sample", "flip", *_TOLD)
+        return {
+            "problems": list(self._problems.values()),
+            "columns": columns,
+            "samples": [[row.get(name) for name in columns] for row in self._rows],
+            "pairs": self._pairs,
+            "shown": len(self._rows),
+            "all": everything,
+            "cap": self._cap,
+        }
+
+    def _try(self, what: str, read: Callable[[], int]) -> int:
+        try:
+            return read()
+        except _GONE as error:
+            self.left_out.append(f"{what}: {error}")
+            return 0
+
+    # Answers to gate and test problems.
+
+    def _held_out(self, split: str, trained: bool, numbers: Collection[int]) -> int:
+        """Take answers to a held-out set in all rounds, problem by problem; returns how many there are."""
+        cap = self._cap * (_HELD_OUT if trained else 1.0)
+        most = (self._size + (cap - self._size) / 2) if split == _SPLITS[0] else cap
+        sizes, solved = Counter[str](), dict[int, dict[str, bool]]()
+        for number in numbers:
+            self._try(f"{split} answers of round {number}", lambda n=number: self._seen(n, split, sizes, solved))
+        flips = {number: self._flips(number, solved) for number in solved}
+        flipped = dict.fromkeys(name for of_round in flips.values() for name in of_round)
+        wanted = self._fitting(split, (*flipped, *(name for name in sizes if name not in flipped)), sizes, most)
+        for number in solved:
+            self._try(f"{split} answers of round {number}", lambda n=number: self._answers(n, split, wanted, flips[n]))
+        return sum(map(len, solved.values()))
+
+    def _seen(self, number: int, split: str, sizes: Counter[str], solved: dict[int, dict[str, bool]]) -> int:
+        """Note how large each answer is and whether it is right."""
+        if (table := self._reader.answers(number, split)) is None:
+            if self._counted(number, split):
+                self.left_out.append(f"{split} answers of round {number}: the file is not there")
+            return 0
+        names = table["prompt_id"].to_pylist()
+        sizes.update(dict(zip(names, pc.utf8_length(table["text"]).to_pylist(), strict=True)))
+        solved[number] = dict(zip(names, pc.equal(table["verdict"], "correct").to_pylist(), strict=True))
+        return len(names)
+
+    def _counted(self, number: int, split: str) -> bool:
+        """Whether the ledger tells of such answers."""
+        step = round_step(number, "evaluation") if number else "baseline/evaluation"
+        commit = self._reader.state.commits.get(step)
+        return bool(commit and commit.facts.get(split))
+
+    def _flips(self, number: int, solved: dict[int, dict[str, bool]]) -> dict[str, str]:
+        """What became of the problems that a round's reference and its candidate do not both solve or fail."""
+        before = solved.get(reference_before(self._reader.state, number), {}) if number else {}
+        now = solved[number]
+        return {name: "won" if now[name] else "lost" for name in now if now[name] != before.get(name, now[name])}
+
+    def _fitting(self, split: str, names: Iterable[str], sizes: Counter[str], most: float) -> set[str]:
+        """The first problems whose answers fit."""
+        fitting, size = set[str](), self._size
+        for name in names:
+            size += sizes[name]
+            if size > most:
+                break
+            fitting.add(name)
+        self._try(f"{split} prompts", lambda: self._take_prompts(0, split, fitting))
+        return fitting
+
+    def _answers(self, number: int, split: str, wanted: Collection[str], flips: dict[str, str]) -> int:
+        table = self._reader.answers(number, split)
+        for row in only(table, wanted).to_pylist() if table is not None else ():
+            self._take(number, split, row, flips.get(row["prompt_id"]))
+        return len(self._rows)
+
+    # A round's own samples, or pairs that came without.
+
+    def _sampled(self, number: int, most: int) -> int:
+        """Take samples of a round, whole problems, with their pairs; returns how many samples the round has."""
+        full, count = False, 0
+        for table in self._reader.samples(number):
+            count += table.num_rows
+            if full:
+                continue
+            kept = set[str]()
+            for name, rows in _by_problem(table.to_pylist()):
+                if full := self._size > most:
+                    break
+                kept.add(name)
+                for row in rows:
+                    self._take(number, "train", row)
+            self._take_prompts(number, "train", kept)
+            self._pairs += [{"round": number, **pair} for pair in self._reader.pairs(number, kept)]
+        known = sum(each.count("verdicts", key) for each in self._told if each.number == number for key in _VERDICTS)
+        if count < known:
+            self.left_out.append(f"samples of round {number}: files of {known - count:,} of them are not there")
+        return count
+
+    def _written(self, number: int, most: int) -> int:
+        """Take pairs of a round that has no verdicts, with their texts."""
+        for file in self._reader.files(round_step(number, "pairs")):
+            table = read_table(file, ["pair_id", "prompt_id", "prompt", "chosen", "rejected"])
+            for row in table.to_pylist():
+                if self._size > most:
+                    return 0
+                texts = {side: self._text(as_text(row[side])) for side in ("prompt", "chosen", "rejected")}
+                absent = {} if row["rejected"] is not None else {"rejected": None}
+                self._pairs.append({"round": number, **row, **texts, **absent})
+        return 0
+
+    def _take_prompts(self, number: int, split: str, wanted: Collection[str]) -> int:
+        new = [name for name in wanted if (split, name) not in self._problems]
+        for name, told in self._reader.prompts(number, split, new).items():
+            of = {"split": split, "id": name, "prompt": self._text(told["prompt"]), "gold": told["gold"]}
+            self._problems[split, name] = of
+        return len(new)
+
+    def _take(self, number: int, split: str, row: Document, flip: str | None = None) -> None:
+        row |= {"round": number, "split": split, "problem": row["prompt_id"], "flip": flip}
+        row["text"] = self._text(row["text"])
+        self._rows.append(row)
+
+    def _text(self, said: str) -> str:
+        """A text as the page holds it; counts it."""
+        if (over := len(said) - LONGEST) > 0:
+            half = LONGEST // 2
+            said = f"{said[:half]}\n… {over:,} characters left out …\n{said[-half:]}"
+        self._size += len(said)
+        return said
+
+
+def _by_problem(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A shard holds whole prompts."""
+    for name, of_problem in itertools.groupby(rows, key=lambda row: str(row["prompt_id"])):
+        yield name, list(of_problem)
