@@ -12,8 +12,8 @@ from orchestrator.config.idle import idle
 from orchestrator.config.load import JobFile
 from orchestrator.config.places import run_folder
 from orchestrator.driver.drive import drive, healthy_driver
+from orchestrator.driver.own_process import rendered, tried
 from orchestrator.driver.resume import command, overrides_line
-from orchestrator.driver.wiring import rendered, tried
 from orchestrator.errors import Interrupted
 from orchestrator.reports.progress.lines import Lines, timed
 from orchestrator.reports.progress.live import Live

@@ -16,6 +16,7 @@ from orchestrator.config.load import JobFile
 from orchestrator.config.places import require_room, run_folder
 from orchestrator.driver.fit_told import fit_lines
 from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
+from orchestrator.driver.own_process import rendered, tried
 from orchestrator.driver.same_job import (
     check_same_job,
     check_same_model,
@@ -24,7 +25,7 @@ from orchestrator.driver.same_job import (
     reading_of,
 )
 from orchestrator.driver.start_checks import gold_lines, looked_at
-from orchestrator.driver.wiring import rendered, tried, unread_golds
+from orchestrator.driver.wiring import unread_golds
 from orchestrator.errors import RatchetError
 from orchestrator.inputs.preferences import Preferences
 from orchestrator.ledger.run import Run

@@ -321,9 +321,8 @@ class Cluster:
         again: Callable[[], Bundles] | None = None,
         beside: Bundles | None = None,
     ) -> Iterator[Placement]:
-        """Hold `count` bundles of `cpus` cores and `gpus` accelerators each, and those `beside`; why it waits for them
-        is told. `again` says how many of which size they should be where nodes were lost and they have no room any
-        more.
+        """Hold `count` bundles of `cpus` cores and `gpus` accelerators each, and those `beside`; why it waits is told.
+        `again` says how many of which size they should be where nodes were lost and they have no room any more.
 
         Raises:
             BadInput: the cluster does not have as much, and no work has begun.

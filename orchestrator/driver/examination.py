@@ -8,7 +8,8 @@ from typing import Any
 from orchestrator.config import Grade
 from orchestrator.driver.everywhere import everywhere
 from orchestrator.driver.nodes import Node
-from orchestrator.driver.wiring import ENGINE, RealWorkers, rendered, tried, unread_golds
+from orchestrator.driver.own_process import rendered, tried
+from orchestrator.driver.wiring import ENGINE, RealWorkers, unread_golds
 
 
 class Examination(RealWorkers):

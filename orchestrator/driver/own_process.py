@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import tempfile
@@ -52,3 +53,27 @@ def answered(module: str, request: Mapping[str, Any], what: str, suspect: str) -
         raise RatchetError(f"{what} could not be looked at: {cut(said[-1])}. Look at {suspect}.")
     found: dict[str, Any] = json.loads(done.stdout)
     return found
+
+
+def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What `workers.tokens.rendering` finds in a request, in a process that ends with it.
+
+    Raises:
+        RatchetError: it broke, or found no end.
+    """
+    return answered("workers.tokens.rendering", request, "the prompts", "the model's chat template")
+
+
+def tried(request: Mapping[str, Any]) -> dict[str, Any]:
+    """What `workers.training.trainable` finds in a request, in a process that ends with it; asked again, the same.
+
+    Raises:
+        RatchetError: it broke, or found no end.
+    """
+    return _tried(json.dumps(request))
+
+
+@functools.cache
+def _tried(request: str) -> dict[str, Any]:
+    """Of a comparison, most runs have the same model."""
+    return answered("workers.training.trainable", json.loads(request), "the model", "its config.json")

@@ -24,7 +24,7 @@ from orchestrator.sources.source import Prompts, Sources
 _CHARACTERS = 8_000_000  # of a set of problems or of a source; the rest is not looked at, and that is said
 
 Render = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Answers a request of this file with what `workers.tokens.rendering` found (wiring.rendered)."""
+"""Answers a request of this file with what `workers.tokens.rendering` found (own_process.rendered)."""
 
 
 @dataclass(frozen=True, slots=True)

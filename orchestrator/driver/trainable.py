@@ -14,7 +14,7 @@ from orchestrator.models.checks import json_object
 from orchestrator.rounds.context import Say
 
 Trial = Callable[[Mapping[str, Any]], Mapping[str, Any]]
-"""Answers a request of this file with what `workers.training.trainable` found (wiring.tried)."""
+"""Answers a request of this file with what `workers.training.trainable` found (own_process.tried)."""
 
 
 def trial_of(job: Job, models: Mapping[str, Path], trial: Trial) -> Preview:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,7 +21,6 @@ from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.load import PATIENCE, Loads, sampling
 from orchestrator.driver.nodes import Node, room
-from orchestrator.driver.own_process import answered
 from orchestrator.driver.secrets import secrets_of
 from orchestrator.driver.serving import serving_dtype, with_dtype
 from orchestrator.driver.settled import CHECKPOINTING, MICROBATCH, Record, Settled
@@ -364,30 +362,6 @@ def gpus_here() -> Gpus:
 
     found = [device["total"] for device in accelerators()]
     return Gpus(len(found), min(found, default=None), free_memory())
-
-
-def rendered(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What `workers.tokens.rendering` finds in a request, in a process that ends with it.
-
-    Raises:
-        RatchetError: it broke, or found no end.
-    """
-    return answered("workers.tokens.rendering", request, "the prompts", "the model's chat template")
-
-
-def tried(request: Mapping[str, Any]) -> dict[str, Any]:
-    """What `workers.training.trainable` finds in a request, in a process that ends with it; asked again, the same.
-
-    Raises:
-        RatchetError: it broke, or found no end.
-    """
-    return _tried(json.dumps(request))
-
-
-@functools.cache
-def _tried(request: str) -> dict[str, Any]:
-    """Of a comparison, most runs have the same model."""
-    return answered("workers.training.trainable", json.loads(request), "the model", "its config.json")
 
 
 def local_graders(settings: Grade, judge: Judge | None = None) -> Any:

@@ -84,14 +84,11 @@ class JournalFile:
         self.look(progress)
 
     def _append(self, lines: bytes) -> None:
-        descriptor = open_to_write(self._run.root / JOURNAL)
-        try:
-            size = os.fstat(descriptor).st_size
-            torn = size and os.pread(descriptor, 1, size - 1) != b"\n"  # a driver was killed in the midst of a line
+        with os.fdopen(open_to_write(self._run.root / JOURNAL), "ab", buffering=0) as file:
+            size = os.fstat(file.fileno()).st_size
+            torn = size and os.pread(file.fileno(), 1, size - 1) != b"\n"  # a driver was killed in the midst of a line
             if size + len(lines) < self._most:
-                os.write(descriptor, b"\n" * bool(torn) + lines)
-        finally:
-            os.close(descriptor)
+                file.write(b"\n" * bool(torn) + lines)
 
 
 def read(run_dir: Path, start: int = 0) -> Iterator[tuple[Row, int]]:

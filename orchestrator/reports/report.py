@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,10 @@ from orchestrator.errors import Damaged
 from orchestrator.files.durable import replace
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
-from orchestrator.records.abstentions import WORDS, abstained, graders_version
+from orchestrator.records.abstentions import graders_version
 from orchestrator.records.executed import ANEW, HALVED, WEIGHTS
 from orchestrator.reports import repeated
-from orchestrator.reports.columns import Column, Reporting, Section, change, count, fact, last, number, table
+from orchestrator.reports.columns import Column, Reporting, change, fact, last, number, table
 from orchestrator.reports.disputes import disputes
 from orchestrator.reports.evidence import Evidence, base_of
 from orchestrator.reports.gate_words import gate_said
@@ -183,55 +182,6 @@ def _accuracies(every: Sequence[Evidence]) -> list[Column]:
     return [*_ACCURACY[:2], *map(column, names), *_ACCURACY[2:]]
 
 
-SAMPLES = Section(
-    "Samples and pairs",
-    (
-        Column("round", lambda e: str(e.round.number)),
-        Column("samples", lambda e: count(e, "samples", "samples")),
-        Column("correct", lambda e: count(e, "verdicts", "correct")),
-        Column("wrong", lambda e: count(e, "verdicts", "wrong")),
-        Column("ungradable", lambda e: count(e, "verdicts", "ungradable")),
-        Column("of these", lambda e: abstained({cause: e.round.count("verdicts", cause) for cause in WORDS})),
-        Column("answers found by", lambda e: _rules(e)),
-        Column("pass@N", lambda e: "" if e.pass_any is None else f"{100 * e.pass_any:.1f}"),
-        Column("answers a prompt", lambda e: number(health(e), "distinct_answers", ".2f")),
-        Column("tokens a sample", lambda e: "" if e.sample_tokens is None else f"{e.sample_tokens:.1f}"),
-        Column("pairs", lambda e: count(e, "pairs", "pairs")),
-        Column("lost to unreadable answers", lambda e: fact(e, "pairs", "pairs_lost", ",")),
-        Column("prompts mixed / all right / all wrong / no verdict", lambda e: _kinds(e)),
-    ),
-)
-WAVES = Section(
-    "Waves of samples",
-    (
-        Column("round", lambda e: str(e.round.number)),
-        Column("waves", lambda e: str(len(e.round.waves("samples")))),
-        Column("samples", lambda e: count(e, "samples", "samples")),
-        Column("saved", lambda e: count(e, "prompts", "saved")),
-        Column("saved, %", lambda e: format(100 * _saved(e), ".1f")),
-        Column("correct, %: first wave", lambda e: format(100 * _correct(e, ["verdicts"]), ".1f")),
-        Column("all samples (biased)", lambda e: format(100 * _correct(e, e.round.waves("verdicts")), ".1f")),
-    ),
-    "A prompt was not asked again once no further sample could change its pairs. So those that are hard to pair, since "
-    "nearly all of their samples are right or wrong, have more samples than others: over all samples the share of "
-    "correct ones is biased, and so are answers a prompt and the causes of what is ungradable. In the first wave, for "
-    "which all prompts were asked alike, it is not. Pairs and pass@N are those of all samples; with `rule: correct`, "
-    "which stops at right samples, too few prompts are seen as mixed.",
-    about=lambda e: len(e.round.waves("prompts")) > 1,
-)
-TEMPERATURE = Section(
-    "Temperature",
-    (
-        Column("round", lambda e: str(e.round.number)),
-        Column("temperature", lambda e: fact(e, "temperature", "temperature", "g")),
-        Column("before", lambda e: fact(e, "temperature", "before", "g")),
-        Column("mixed, %", lambda e: format(100 * e.round.facts["temperature"]["mixed"], ".1f")),
-        Column("prompts mixed / all right / all wrong / no verdict", lambda e: _kinds(e, "temperature")),
-    ),
-    "Decided by the verdicts of the round before, whose prompts are counted here. Rounds at different temperatures are "
-    "not to be compared by pass@N or by the share of correct samples.",
-    about=lambda e: "temperature" in e.round.facts,
-)
 _TRAINING = (
     Column("round", lambda e: str(e.round.number)),
     Column("updates", lambda e: fact(e, "train", "steps", ",")),
@@ -245,28 +195,6 @@ _TRAINING = (
     Column("loss", lambda e: change(e, "loss", ".3f")),
     Column("reward accuracy", lambda e: last(e, "reward_accuracy", ".2f")),
 )
-
-
-def _saved(evidence: Evidence) -> float:
-    """The share of a round's samples that were not drawn."""
-    saved = evidence.round.count("prompts", "saved")
-    return saved / max(1, saved + evidence.round.count("samples", "samples"))
-
-
-def _correct(evidence: Evidence, phases: Sequence[str]) -> float:
-    """The share of correct samples in some waves."""
-    facts = [evidence.round.facts.get(phase, {}) for phase in phases]
-    right, *others = (sum(f.get(verdict, 0) for f in facts) for verdict in ("correct", "wrong", "ungradable"))
-    return float(right / max(1, right + sum(others)))
-
-
-def _kinds(evidence: Evidence, phase: str = "pairs") -> str:
-    """How many prompts have which samples; empty where a round has none, as with gold solutions."""
-    facts = evidence.round.facts.get(phase, {})
-    if "prompts_tied" in facts:  # of scores, where a model judges itself
-        return f"{facts['prompts_mixed']:,} / {facts['prompts_tied']:,} tied"
-    kinds = [facts.get(f"prompts_{kind}") for kind in ("mixed", "all_correct", "all_wrong", "ungradable")]
-    return " / ".join(f"{count:,}" for count in kinds if count is not None)
 
 
 _HEALTH_TEXT = (
@@ -326,14 +254,6 @@ def _promotions(done: Sequence[Evidence]) -> str:
 
 def _points(fraction: float | None) -> str:
     return "none" if fraction is None else f"{100 * fraction:.1f} points"
-
-
-def _rules(evidence: Evidence) -> str:
-    """How often each rule found the answer, the most frequent first."""
-    rules: Counter[str] = Counter()
-    for phase in evidence.round.waves("verdicts"):
-        rules.update(evidence.round.facts.get(phase, {}).get("rules", {}))
-    return ", ".join(f"{rule} {count:,}" for rule, count in sorted(rules.items(), key=lambda r: -r[1]))
 
 
 def _disputed(run_dir: Path, state: State, done: Sequence[Evidence]) -> list[str]:

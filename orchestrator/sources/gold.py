@@ -11,7 +11,7 @@ from orchestrator.ledger.ledger import Commit, State
 from orchestrator.ledger.run import Facts
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.lineage import Trail
-from orchestrator.reports.report import SAMPLES
+from orchestrator.reports.sampled import SAMPLES
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model
 from orchestrator.rounds.prompt_rows import Prompts

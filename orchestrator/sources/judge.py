@@ -25,7 +25,7 @@ from orchestrator.records.rows import SELF_SCORES, Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.lineage import Trail
-from orchestrator.reports.report import SAMPLES
+from orchestrator.reports.sampled import SAMPLES
 from orchestrator.reports.symptoms import Past, given_up
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model, TooLong

@@ -16,7 +16,7 @@ from orchestrator.records.rows import Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.lineage import Trail
-from orchestrator.reports.report import SAMPLES, TEMPERATURE, WAVES
+from orchestrator.reports.sampled import SAMPLES, TEMPERATURE, WAVES
 from orchestrator.reports.symptoms import Past, given_up
 from orchestrator.rounds import pair_files, space, temperature, waves
 from orchestrator.rounds.context import Model, TooLong

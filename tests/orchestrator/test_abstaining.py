@@ -70,7 +70,7 @@ def test_what_is_unreadable_is_counted_told_and_in_no_pair(tmp_path: Path, capsy
     assert ratchet("status", run) == 0
     assert f"ungradable in round 1, samples: {len(unreadable)} unreadable" in capsys.readouterr().out
     keys = {figure.key: figure.value for figure in step_figures(1, "evaluation", figures, 0.0)}
-    assert keys["test/unreadable"] == counted["unreadable"] and "graders_version" not in keys
+    assert keys["round/test_unreadable"] == counted["unreadable"] and "graders_version" not in keys
     report = (run / "report.md").read_text()
     assert f"| {len(unreadable)} unreadable |" in report and "unreadable (test)" in report
 

@@ -17,7 +17,8 @@ import yaml
 
 from orchestrator import __version__
 from orchestrator.cli import main
-from orchestrator.config import Data, Job, Source
+from orchestrator.config import AdaptTemperature, Data, Generate, Job, Source
+from orchestrator.config.data import HeldOut
 from orchestrator.config.job_docs import EXAMPLE, executing_keys, job_docs
 from orchestrator.config.load import load_job, resolved_yaml
 from orchestrator.config.methods import PRESETS
@@ -42,6 +43,11 @@ def test_the_committed_reference_of_the_job_file_is_what_the_models_give(capsys:
     assert capsys.readouterr().out == (PROJECT / "docs/job-file.md").read_text(), "run: ratchet docs > docs/job-file.md"
 
 
+def _sets() -> list[str]:
+    """Keys of a set of problems, and those that a further one has besides."""
+    return [*Source.model_fields, *(key for key in HeldOut.model_fields if key not in Source.model_fields)]
+
+
 def test_the_reference_describes_every_key_in_the_order_of_the_file() -> None:
     text = job_docs()
     described = re.findall(r"^\| \[?`(\w+)`.* \| (.*) \|$", text, re.MULTILINE)
@@ -50,7 +56,9 @@ def test_the_reference_describes_every_key_in_the_order_of_the_file() -> None:
     for field in Job.file_fields().values():
         if (section := model_of(field.annotation)) is not None:
             expected += list(section.file_fields())
-            expected += list(Source.model_fields) if section is Data else []
+            expected += (
+                _sets() if section is Data else list(AdaptTemperature.model_fields) if section is Generate else []
+            )
     assert [name for name, _ in described] == expected
     assert all(meaning for _, meaning in described), "a key without a docstring"
     assert all(f"`{key}`" in text for key in executing_keys(Job))

@@ -29,11 +29,12 @@ from orchestrator.config.places import own_code, own_code_environment, run_folde
 from orchestrator.driver import trust
 from orchestrator.driver.drive import healthy_driver
 from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
+from orchestrator.driver.own_process import rendered, tried
 from orchestrator.driver.same_job import check_same_job, reading_of
 from orchestrator.driver.signals import held
 from orchestrator.driver.start_checks import check_start
 from orchestrator.driver.trust import Tell
-from orchestrator.driver.wiring import rendered, tried, unread_golds
+from orchestrator.driver.wiring import unread_golds
 from orchestrator.errors import BadInput, Damaged, Interrupted
 from orchestrator.files import unfinished
 from orchestrator.files.inside import open_to_write

@@ -30,10 +30,12 @@ def beyond(step: str, facts: Facts, files: RunFiles, job: Job) -> Iterator[str]:
             rows_in(files.one(f"{KEPT_PROBLEMS}/{split}.parquet")) for split in ("gate", "test") if split in facts
         )
         yield from _left_out(facts, kept, kept)
-    elif found := re.fullmatch(r"rounds/(\d+)(?:/held_out)?/samples", step):
+    elif found := re.fullmatch(r"rounds/(\d+)(/held_out)?/samples", step):
         [prompts] = files.all(f"{step.rpartition('/')[0]}/prompts")
         asked = rows_in(prompts) - len(facts.get("quarantined", []))
         most = at_round(job.generate.samples, int(found[1]))
+        if job.generate.wave_samples and not found[2]:  # the first wave; who is in later ones is computed again
+            most = min(most, job.generate.wave_samples)
         if facts["samples"] != asked * most:
             yield f"samples is {facts['samples']}, and the job asks for {most} to each of {asked} prompts"
     elif re.fullmatch(r"rounds/\d+/evaluation", step) and isinstance(facts.get("probe"), Mapping):

@@ -7,7 +7,7 @@ import math
 from orchestrator.config import Job, Steps, at_round
 from orchestrator.reports.columns import Column, Reported, Section, count, fact, number
 from orchestrator.reports.lineage import Trail
-from orchestrator.reports.report import SAMPLES
+from orchestrator.reports.sampled import SAMPLES
 from orchestrator.rounds import space
 from orchestrator.sources.lineage import SAMPLED
 from orchestrator.sources.source import Source

@@ -15,9 +15,9 @@ from orchestrator.cli import main
 from orchestrator.config.load import load_job
 from orchestrator.driver.drive import identity
 from orchestrator.driver.kept import keep_problems, read_all_preferences, read_all_problems
+from orchestrator.driver.own_process import rendered
 from orchestrator.driver.preview import Preview, preview
 from orchestrator.driver.start_checks import check_start, previewed
-from orchestrator.driver.wiring import rendered
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from pydantic import TypeAdapter
 
+from orchestrator.config import Cluster as ClusterSettings
 from orchestrator.config import Job, engines
 from orchestrator.config.load import load_job
 from orchestrator.driver import wiring
@@ -41,6 +42,7 @@ class Machine(Cluster):
 
     def __init__(self, cpus: int, gpus: int, count: int = 1, memory: int | None = None) -> None:
         self.cpus, self.gpus, self.count, self.memory = cpus, gpus, count, memory
+        self.settings = ClusterSettings()
         self.told: list[str] = []
         self.say = self.told.append
         self.asked: list[tuple[str, tuple[Any, ...]]] = []

@@ -38,7 +38,7 @@ def test_a_set_is_read_as_it_says_itself(tmp_path: Path) -> None:
     assert list(problems) == ["train", "gate", "test", "tests.hard"]
     first = problems["tests.hard"][0]
     assert (first.prompt_id, first.text, first.gold) == ("h0", "Q: hard hard.jsonl 0?", "0")
-    assert problems["test"] == read_all_problems(load_job(job))["test"]
+    assert list(problems["test"]) == list(read_all_problems(load_job(job))["test"])
 
 
 @pytest.mark.parametrize(

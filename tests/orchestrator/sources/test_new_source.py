@@ -36,7 +36,8 @@ from orchestrator.records.rows import SELF_SCORES, Problem
 from orchestrator.reports.columns import Column, Reported, Section, count
 from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.lineage import Trail
-from orchestrator.reports.report import SAMPLES, report_text
+from orchestrator.reports.report import report_text
+from orchestrator.reports.sampled import SAMPLES
 from orchestrator.reports.symptoms import Past
 from orchestrator.rounds import pair_files, space
 from orchestrator.rounds.context import Model

@@ -143,6 +143,6 @@ def test_rounds_say_in_what_they_differ(folder: Path) -> None:
     assert (tags["model"], tags["promoted"], tags["mlflow.source.name"]) == ("seed", "1 of 2", "sample.yaml")
     assert runs["1"].data.tags["promoted"] == "no" and runs["2"].data.tags["promoted"] == "yes"
     note = tags["mlflow.note.content"]
-    assert "1 of 2 rounds promoted" in note and "Round 1: Refused." in note
+    assert "1 of 2 rounds promoted" in note and "Round 1: refused: " in note
     assert f"ratchet resume {run.root} rounds=4" in note
     assert tags.get("mlflow.user") or not os.environ.get("USER")

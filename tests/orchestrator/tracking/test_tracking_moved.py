@@ -50,9 +50,10 @@ def client(runs: Path) -> Any:
     return MlflowClient(tracking_uri=default_address(runs))
 
 
-def tracked(runs: Path, experiment: str = "maths") -> list[Any]:
-    """MLflow's runs, parents and children, as the client tells them."""
-    found = client(runs).get_experiment_by_name(experiment)
+def tracked(runs: Path, experiment: str | None = None) -> list[Any]:
+    """MLflow's runs, parents and children, as the client tells them: of an experiment, or of the only one."""
+    name = experiment or next(one.name for one in client(runs).search_experiments() if one.name != "Default")
+    found = client(runs).get_experiment_by_name(name)
     return list(client(runs).search_runs([found.experiment_id], order_by=["attributes.start_time ASC"]))
 
 

@@ -72,7 +72,7 @@ def test_aliases_metrics_and_words(folder: Path) -> None:
     metrics = {metric.key: metric.value for metric in model.metrics}
     assert metrics["accuracy/test"] == 0.79 and metrics["gate/won"] == 12.0
     assert len(model.metrics) == len(metrics), "each once"
-    assert "test 79.0 %" in by_round["2"].description and "Refused." in by_round["3"].description
+    assert "test 79.0 %" in by_round["2"].description and "refused: " in by_round["3"].description
     assert f"folder = '{run.root}/rounds/02/checkpoint'" in by_round["2"].description
 
 
