@@ -19,7 +19,7 @@ from orchestrator.ledger.record_files import Record
 
 MARKER = "archive.json"
 """Says what an archive has; written last."""
-_VIEWS = ("job.yaml", "resolved.yaml", "report.md", "CURRENT")
+_VIEWS = ("job.yaml", "resolved.yaml", "report.md", "report.html", "CURRENT")
 _FOLDERS = ("verdicts", "judge")  # what people have written, and what a judge was paid for
 _PART = r"/[^./\\\x00-\x1f\x7f][^/\\\x00-\x1f\x7f]*"  # no hidden name, and none that leads upwards
 _BESIDE = re.compile(rf"(?:{'|'.join(map(re.escape, _VIEWS))})|(?:{'|'.join(_FOLDERS)})(?:{_PART})+")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from orchestrator.errors import BadInput
 from orchestrator.files.durable import replace
-from orchestrator.files.named import is_there, named_path, real
+from orchestrator.files.named import named_path, real
 from orchestrator.reports.living import settled
 from orchestrator.reports.page.page import NAME, document, page
 from orchestrator.sources.registry import SOURCES
@@ -39,7 +40,7 @@ def _free(output: Path) -> Path:
     if file.suffix != ".html":
         raise BadInput(f"-o {output}: the name must end in .html")
     place = real(file)
-    if is_there(place) and not place.is_file():
+    if os.path.lexists(file) and not place.is_file():  # a link in a circle, too
         raise BadInput(f"-o {output}: is no regular file. Give the name of one, such as run.html.")
     if not place.parent.is_dir():
         raise BadInput(f"-o {output}: there is no folder {place.parent}")

@@ -18,7 +18,7 @@ _LEAST, _LONG = 1.0, 2.0  # seconds
 
 
 class GrowingReport:
-    """The reports of one driver. What keeps it from being written is told by the last writing, which the driver does."""
+    """The reports of one driver. What keeps them from being written the last writing tells, which the driver does."""
 
     def __init__(self, root: Path, sources: Mapping[str, Reporting]) -> None:
         self._root, self._sources = root, sources

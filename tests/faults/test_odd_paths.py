@@ -36,6 +36,8 @@ COMMANDS: dict[str, list[str]] = {
     "inspect": ["inspect", "{odd}"],
     "report": ["report", "{odd}"],
     "report to": ["report", "{run}", "-o", "{odd}.html"],
+    "ui": ["ui", "{odd}"],
+    "track": ["track", "{odd}"],
     "verify": ["verify", "{odd}"],
     "gc": ["gc", "{odd}"],
     "logs": ["logs", "{odd}"],

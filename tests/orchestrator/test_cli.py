@@ -87,7 +87,7 @@ def test_the_version_is_told_in_both_ways(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_shell_completes_commands() -> None:
-    asked = {"_RATCHET_COMPLETE": "complete_bash", "COMP_WORDS": "ratchet re", "COMP_CWORD": "1"}
+    asked = {"_RATCHET_COMPLETE": "complete_bash", "COMP_WORDS": "ratchet res", "COMP_CWORD": "1"}
     program = Path(sys.executable).with_name("ratchet")
     found = subprocess.run([program], env=os.environ | asked, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["resume", "rescore"]

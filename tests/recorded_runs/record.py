@@ -33,7 +33,7 @@ from tests.support.step_stand_ins import STEPS, StepStandIns
 
 HERE = Path(__file__).parent
 FOLDER = "/home/somebody/project"
-NOT_KEPT = ("ledger", "logs", "driver.json", "report.md")
+NOT_KEPT = ("ledger", "logs", "driver.json", "report.md", "report.html", "progress.json", "metrics.jsonl")
 
 Job = Callable[[Path], Path]
 """Makes a project in a folder; returns the job file."""

@@ -15,7 +15,7 @@ from orchestrator.records.parquet import read_table
 from orchestrator.reports.inspection.pairs import as_text
 from orchestrator.reports.inspection.reading import RunReader, only
 from orchestrator.reports.inspection.views import Document, reference_before
-from orchestrator.reports.status import rounds
+from orchestrator.reports.rounds import rounds
 from orchestrator.reports.tables import round_step
 
 CAP = 4_000_000
@@ -55,9 +55,9 @@ class Answers:
         for left, number in zip(itertools.count(len(trained), -1), reversed(trained), strict=False):
             most = self._size + (self._cap - self._size) // left
             if number in numbers["verdicts"]:
-                everything += self._try(f"samples of round {number}", lambda n=number, m=most: self._sampled(n, m))
+                everything += self._try(f"samples of round {number}", self._sampled, number, most)
             else:
-                self._try(f"pairs of round {number}", lambda n=number, m=most: self._written(n, m))
+                self._try(f"pairs of round {number}", self._written, number, most)
         columns = ("round", "split", "problem", "sample", "flip", *_TOLD)
         return {
             "problems": list(self._problems.values()),
@@ -69,9 +69,9 @@ class Answers:
             "cap": self._cap,
         }
 
-    def _try(self, what: str, read: Callable[[], int]) -> int:
+    def _try(self, what: str, read: Callable[..., int], *arguments: Any) -> int:
         try:
-            return read()
+            return read(*arguments)
         except _GONE as error:
             self.left_out.append(f"{what}: {error}")
             return 0
@@ -84,12 +84,12 @@ class Answers:
         most = (self._size + (cap - self._size) / 2) if split == _SPLITS[0] else cap
         sizes, solved = Counter[str](), dict[int, dict[str, bool]]()
         for number in numbers:
-            self._try(f"{split} answers of round {number}", lambda n=number: self._seen(n, split, sizes, solved))
+            self._try(f"{split} answers of round {number}", self._seen, number, split, sizes, solved)
         flips = {number: self._flips(number, solved) for number in solved}
         flipped = dict.fromkeys(name for of_round in flips.values() for name in of_round)
         wanted = self._fitting(split, (*flipped, *(name for name in sizes if name not in flipped)), sizes, most)
         for number in solved:
-            self._try(f"{split} answers of round {number}", lambda n=number: self._answers(n, split, wanted, flips[n]))
+            self._try(f"{split} answers of round {number}", self._answers, number, split, wanted, flips[number])
         return sum(map(len, solved.values()))
 
     def _seen(self, number: int, split: str, sizes: Counter[str], solved: dict[int, dict[str, bool]]) -> int:
@@ -123,7 +123,7 @@ class Answers:
             if size > most:
                 break
             fitting.add(name)
-        self._try(f"{split} prompts", lambda: self._take_prompts(0, split, fitting))
+        self._try(f"{split} prompts", self._take_prompts, 0, split, fitting)
         return fitting
 
     def _answers(self, number: int, split: str, wanted: Collection[str], flips: dict[str, str]) -> int:

@@ -12,11 +12,15 @@ from orchestrator.config.sources import kind_of
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.abstentions import WORDS, causes
 from orchestrator.reports.columns import Reporting
+from orchestrator.reports.evidence import Evidence, base_of
+from orchestrator.reports.gate_words import gate_said
+from orchestrator.reports.health import health, words
 from orchestrator.reports.inspection.views import Document, reference_before
 from orchestrator.reports.report import evidence
+from orchestrator.reports.rounds import rounds
 from orchestrator.reports.seconds import idle, walls
-from orchestrator.reports.status import RoundStatus, rounds, run_state
-from orchestrator.reports.symptoms import Evidence, symptoms
+from orchestrator.reports.status import run_state
+from orchestrator.reports.symptoms import symptoms
 
 POINTS = 400
 """Of a training curve, in a round; where there are more updates, each point is a mean of several."""
@@ -34,8 +38,7 @@ def figures(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger) -> 
     `warnings`."""
     state = ledger.state
     job: Mapping[str, Any] = state.configs[-1]["job"] if state.configs else {}
-    baseline = state.commits.get("baseline/evaluation")
-    base = Evidence(RoundStatus(0, {"evaluation": baseline.facts} if baseline else {}))
+    base = base_of(state)
     done = [evidence(run_dir, state, round_) for round_ in rounds(state)]
     warnings = symptoms(base, done, sources[kind_of(job).name()].reported.symptoms)
     took = walls(ledger.records)
@@ -117,7 +120,9 @@ def _round(each: Evidence, state: State, took: Mapping[int, float]) -> Document:
             "rejected": pairs.get("rejected_tokens"),
         },
         "promoted": bool(decision["promoted"]) if decision else None,
-        **{key: decision.get(key) for key in ("won", "lost", "reason")},
+        **{key: decision.get(key) for key in ("won", "lost")},
+        "reason": gate_said(decision, round_.facts.get("evaluation")) if decision else None,
+        "health": list(words(health(each))) if number else [],
         "seconds": {phase: own for phase in round_.facts if number and (own := round_.seconds(phase)) is not None},
         "taken_over": [phase for phase in round_.facts if phase in round_.taken_over],
         "wall": wall,

@@ -51,8 +51,9 @@ function showRounds(rounds) {
     ["pairs", (r) => number(r.pairs)],
     ["pass@N", (r) => percent(r.pass_any)],
     ["answers a prompt", (r) => number(r.answers, 2)],
-    ["the gate’s word", (r) => r.reason || ""],
   ], rounds));
+  const decided = rounds.filter((round) => round.reason);
+  put("gate-words", decided.length ? [el("h3", {}, "What the gate said"), list(decided.map((round) => `Round ${round.round}: ${round.reason}`))] : []);
 }
 
 function showTraining(all) {
@@ -91,6 +92,8 @@ function show(told) {
   showRounds(figures.rounds);
   showTraining(figures.curves);
   showSeconds(figures.rounds);
+  const well = figures.rounds.filter((round) => round.health.length);
+  put("by-round", well.length ? list(well.map((round) => `Round ${round.round}: ${round.health.join("; ")}`)) : []);
   put("warnings", figures.warnings.length ? list(figures.warnings) : el("p", {}, "None shows in this run’s figures."));
   put("left-out", told.left_out.length ? [el("h3", {}, "Left out, since it could not be read"), list(told.left_out)] : []);
   const all = answers.shown < answers.all ? `${number(answers.shown)} of ${number(answers.all)} samples and answers, those of problems that flipped first; ` : `all ${number(answers.all)} samples and answers; `;

@@ -1,0 +1,116 @@
+"""report.html in a real browser: what it shows, how one finds a sample in it, and that no text of a run is obeyed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.reports.page.page import document, page
+from orchestrator.sources.registry import SOURCES
+from tests.support.stand_ins import StandIns, make_project, run_job
+
+pytestmark = pytest.mark.browser
+
+HOSTILE = '</script><script>window.obeyed=1</script><img src=x onerror="window.obeyed=1"><a href="javascript:obeyed=1">'
+
+
+@pytest.fixture(scope="module")
+def opened(browser: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The page of a run whose texts are hostile."""
+    folder: Path = tmp_path_factory.mktemp("page")
+    run_job(make_project(folder, rounds=2), StandIns())
+    told = document(folder / "run", SOURCES)
+    place = list(told["answers"]["columns"]).index("text")
+    for row in told["answers"]["samples"]:
+        row[place] = f"{HOSTILE}{row[place]}"
+    for problem in told["answers"]["problems"]:
+        problem.update({"prompt": HOSTILE}) if isinstance(problem, dict) else None
+    told["figures"]["name"] = HOSTILE
+    (file := folder / "page.html").write_bytes(page(told))
+    browser.get(file.as_uri())
+    ready(browser)
+    return browser
+
+
+def ready(browser: Any) -> None:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    WebDriverWait(browser, 30).until(lambda b: b.execute_script("return document.body.dataset.ready") == "true")
+
+
+def of(browser: Any, selector: str) -> list[Any]:
+    return list(browser.find_elements("css selector", selector))
+
+
+def click(browser: Any, element: Any) -> None:
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center', behavior: 'instant'})", element)
+    element.click()
+
+
+def count(browser: Any) -> int:
+    return int(of(browser, "#found")[0].text.split()[0])
+
+
+def test_nothing_of_a_text_is_obeyed_and_nothing_is_asked_of_a_network(opened: Any) -> None:
+    assert opened.execute_script("return window.obeyed") is None
+    assert opened.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert not of(opened, "main img") and HOSTILE[:20] in of(opened, "h1")[0].text
+    assert "onerror" in of(opened, "#list li")[0].text, "it is shown"
+
+
+def test_charts_and_tables_are_there(opened: Any) -> None:
+    assert len(of(opened, "#round-charts figure")) == 4 and len(of(opened, "#round-table tbody tr")) == 3
+    assert "promoted" in of(opened, "#gate-words")[0].text and "pass@1" in of(opened, "#by-round")[0].text
+    assert of(opened, "#summary p")
+
+
+def test_filters_find_and_the_address_keeps_them(opened: Any) -> None:
+    assert count(opened) == 160
+    opened.execute_script("location.hash = 'round=2&split=train&verdict=wrong'")
+    opened.execute_script("dispatchEvent(new HashChangeEvent('hashchange'))")
+    wrong = count(opened)
+    assert 0 < wrong < 32
+    opened.refresh()
+    ready(opened)
+    assert count(opened) == wrong
+    click(opened, of(opened, "#clear")[0])
+    assert count(opened) == 160
+    click(opened, of(opened, "#f-paired")[0])
+    assert 0 < count(opened) < 160
+    click(opened, of(opened, "#clear")[0])
+
+
+def test_a_sample_opens_its_problem_and_a_pair_leads_back(opened: Any) -> None:
+    opened.execute_script("location.hash = 'split=train&paired=1'")
+    opened.execute_script("dispatchEvent(new HashChangeEvent('hashchange'))")
+    click(opened, of(opened, "#list li button")[0])
+    assert of(opened, "#detail .column") and of(opened, "#detail .card.current")
+    click(opened, of(opened, "#detail .pairs a")[0])
+    assert [head.text for head in of(opened, "#detail h4")] == ["chosen", "rejected"]
+    [link] = [a for a in of(opened, "#detail a") if a.text.startswith("to sample")][:1]
+    click(opened, link)
+    assert of(opened, "#detail .card.current")
+
+
+def test_keys(opened: Any) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    opened.execute_script("location.hash = ''; dispatchEvent(new HashChangeEvent('hashchange'))")
+    body = of(opened, "body")[0]
+    body.send_keys("j")
+    first = opened.execute_script("return location.hash")
+    body.send_keys("j")
+    assert opened.execute_script("return location.hash") != first != ""
+    body.send_keys("/")
+    assert opened.execute_script("return document.activeElement.id") == "f-q"
+    opened.switch_to.active_element.send_keys(Keys.ESCAPE)
+    assert opened.execute_script("return document.activeElement.id") != "f-q"
+
+
+@pytest.mark.parametrize("width", [700, 1280])
+def test_nothing_is_wider_than_the_window(opened: Any, width: int) -> None:
+    opened.set_window_size(width, 900)
+    wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
+    assert opened.execute_script(wide) <= 0

@@ -1,0 +1,112 @@
+"""report.html: one file without network, in which whatever a run holds is text."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from orchestrator.ledger.ledger import Ledger
+from orchestrator.reports.page.page import document, page
+from orchestrator.sources.registry import SOURCES
+from tests.orchestrator.test_cli import ratchet
+from tests.support.sample_run import SampleRun, two_rounds
+from tests.support.stand_ins import StandIns, make_project, run_job
+
+HOSTILE = '</script><script>window.obeyed=1</script><img src=x onerror="window.obeyed=1">\u2028\u202e\x00\x1b[2J--><!--'
+
+
+class Hostile(StandIns):
+    """A model that says such things."""
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    run_job(make_project(folder, rounds=2), StandIns())
+    return folder / "run"
+
+
+def held(content: bytes) -> dict[str, Any]:
+    """The data block of a page."""
+    [block] = re.findall(rb'<script type="application/octet-stream" id="data">([^<]*)</script>', content)
+    found: dict[str, Any] = json.loads(gzip.decompress(base64.b64decode(block)))
+    return found
+
+
+def test_a_run_writes_it_and_the_command_makes_it_again(made: Path, tmp_path: Path) -> None:
+    written = (made / "report.html").read_bytes()
+    assert held(written)["figures"]["state"] in ("running", "finished")
+    assert ratchet("report", made, "-o", tmp_path / "page.html") == 0
+    told = held((tmp_path / "page.html").read_bytes())
+    assert told["figures"]["state"] == "finished" and told["left_out"] == []
+    assert [row["round"] for row in told["figures"]["rounds"]] == [0, 1, 2]
+    assert told["answers"]["shown"] == told["answers"]["all"] == 160
+
+
+def test_only_its_own_script_and_style_may_run_and_nothing_may_be_loaded(made: Path) -> None:
+    text = page(document(made, SOURCES)).decode()
+    [policy] = re.findall(r'http-equiv="Content-Security-Policy" content="([^"]*)"', text)
+    assert policy.startswith("default-src 'none'; ")
+    for kind, element in (("script-src", r"<script>(.*?)</script>"), ("style-src", r"<style>(.*?)</style>")):
+        [inline] = re.findall(element, text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(inline.encode()).digest()).decode()
+        assert f"{kind} 'sha256-{digest}'" in policy
+    assert not re.search(r"(src|href)=\"?(https?:)?//", text) and "innerHTML" not in text
+
+
+def test_what_a_run_says_is_in_the_block_and_nowhere_else(tmp_path: Path) -> None:
+    run = two_rounds(tmp_path / "run", name="a")
+    told = document(run.root, SOURCES)
+    told["figures"]["name"] = HOSTILE
+    told["answers"]["problems"] = [["gate", HOSTILE, HOSTILE, HOSTILE]]
+    content = page(told)
+    assert b"window.obeyed" not in content.replace(b"&lt;script&gt;window.obeyed=1", b"").replace(
+        b"onerror=&quot;window.obeyed", b""
+    )
+    assert held(content)["answers"]["problems"][0][1] == HOSTILE
+
+
+def test_a_cap_shows_flips_first_and_says_what_is_left(made: Path) -> None:
+    told = document(made, SOURCES, cap=3_000)["answers"]
+    assert 0 < told["shown"] < told["all"] == 160
+    columns = told["columns"]
+    rows = [dict(zip(columns, row, strict=True)) for row in told["samples"]]
+    assert any(row["flip"] for row in rows) and {row["split"] for row in rows} >= {"gate", "test"}
+
+
+@pytest.mark.parametrize("state", ["empty", "claimed", "damaged", "copied", "gone"])
+def test_any_run_has_a_page(made: Path, tmp_path: Path, state: str) -> None:
+    run = tmp_path / "run"
+    if state in ("empty", "claimed"):
+        made_up = SampleRun(run)
+        made_up.claim()
+        if state == "claimed":
+            made_up.configure()
+    else:
+        shutil.copytree(made, run)
+    if state == "damaged":
+        next((run / "rounds/01/verdicts").glob("*.parquet")).write_bytes(b"torn")
+    if state == "gone":
+        shutil.rmtree(run / "rounds/02/samples")
+    told = held(page(document(run, SOURCES)))
+    assert bool(told["left_out"]) == (state == "damaged" or state == "gone"), told["left_out"]
+    assert told["figures"]["records"] == len(Ledger(run / "ledger").records)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [(["-o", "page.md"], "must end in .html"), (["-o", "no/page.html"], "there is no folder")],
+)
+def test_mistakes_have_one_message(
+    made: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert ratchet("report", made, *arguments) == 2
+    assert said in capsys.readouterr().err
