@@ -137,6 +137,7 @@ def grade(shard: Shard) -> dict[str, Any]:
     none = pa.nulls(len(right))
     table = pa.table([found.get(name, none) for name in VERDICTS.names], names=VERDICTS.names).cast(VERDICTS)
     facts: dict[str, Any] = {"correct": sum(right), "wrong": len(right) - sum(right), "ungradable": 0}
+    facts |= counts.by_prompt(rows["prompt_id"].to_pylist(), found["verdict"], [None] * len(right), answers)
     facts |= dict.fromkeys(CAUSES, 0) | {"graders_version": GRADERS_VERSION, "rules": {"final_answer": len(right)}}
     return facts | {"seconds": 0.0, "file": write_table(table, shard.output)}
 

@@ -15,6 +15,7 @@ from benchmarks.scale.ranks import SimulatedRank
 from benchmarks.scale.simulation import Ref, Simulation
 from orchestrator.config import Grade, Job, Train
 from orchestrator.driver.wiring import RealWorkers
+from orchestrator.records import counts
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import CAUSES, GRADERS_VERSION, PROMPTS, VERDICTS, Problem, Shard, TokenizingPlan
 from workers.files import write_table
@@ -66,6 +67,7 @@ class SimulatedGrader(Worker):
         found, why = Counter(verdicts), Counter(causes)
         facts: dict[str, Any] = {name: found[name] for name in ("correct", "wrong", "ungradable")}
         facts |= {cause: why[cause] for cause in CAUSES} | {"graders_version": GRADERS_VERSION}
+        facts |= counts.by_prompt(prompts, verdicts, causes, answers)
         facts["rules"] = dict(Counter(rule or "none" for rule in rules))
         self._graded += rows.num_rows
         ref.complete(facts | {"seconds": round(seconds, 4), "file": write_table(table, shard.written)})

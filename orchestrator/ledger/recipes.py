@@ -9,6 +9,7 @@ for ever: what is already there stays resumable, whatever later versions add.
 2   Fields that are not at their default, so that a new one changes no fingerprint; without those that only say how the
     work is executed, which were few then.
 3   The same without all that only says how the work is executed, as marked at the fields (config/marks.py).
+4   The same. What is committed by it tells more: prompts by their verdicts, and what became of a training's metrics.
 
 A default that changes, or a field that stops deciding, takes a new recipe, which its mark names (`Executes.since`).
 What an earlier recipe counted and that may change now, it counts as the run's `config` records have it.
@@ -28,7 +29,7 @@ from orchestrator.config import Generate, Train
 from orchestrator.config.marks import Executes, mark_of, marks_of
 from orchestrator.files import durable
 
-RECIPE = 3
+RECIPE = 4
 """The recipe of what is committed now."""
 
 

@@ -224,7 +224,9 @@ MAY = {
     "orchestrator/files/inside.py": "the two ways by which something of a run goes or gets another name",
     "orchestrator/files/durable.py": "temporary files of its own, beside what it writes",
     "orchestrator/ledger/ledger.py": "its own probe",
-    "orchestrator/commands/fork/command.py": "a new run gets its name",
+    "orchestrator/records/problem_files.py": "problems on their way to another process, beside a hidden output",
+    "workers/generation/pool.py": "a method that renames the model it serves, and no file",
+    "workers/generation/in_place.py": "calls it",
     "orchestrator/driver/cluster.py": "Ray's folders, outside of any run",
     "orchestrator/commands/doctor/command.py": "its own folder for trials",
     "orchestrator/commands/grade/file.py": "the user's output",
@@ -259,7 +261,8 @@ def test_files_go_and_are_renamed_in_few_places() -> None:
 
 
 WALKS = {
-    "orchestrator/commands/fork/command.py": "the folder that it builds",
+    "orchestrator/commands/export/command.py": "the folder that it has made",
+    "orchestrator/files/unfinished.py": "the folder that it builds",
     "orchestrator/ledger/artifacts.py": "what a worker has just written",
 }
 
@@ -285,6 +288,8 @@ WRITES = {
     "workers/training/export.py": "weights in the hidden output of this attempt",
     "workers/training/rank.py": "what a training failed on, where the driver has looked",
     "orchestrator/commands/compare/command.py": "opened by `inside.open_to_write`",
+    "orchestrator/reports/journal.py": "the same",
+    "orchestrator/tracking/versions.py": "a temporary folder of its own, for MLflow",
 }
 
 

@@ -20,7 +20,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemaining
 from orchestrator.commands.verify import gate_again, history, removals
 from orchestrator.commands.verify.bounds import beyond
 from orchestrator.commands.verify.differences import count, differences
-from orchestrator.commands.verify.recount import LEFT, Recount, left_here
+from orchestrator.commands.verify.recount import LEFT, Recount, left_here, told_of
 from orchestrator.commands.verify.strays import added_files, count_strays
 from orchestrator.config import Job
 from orchestrator.errors import BadInput, Damaged, cut
@@ -301,6 +301,7 @@ class Verification:
         self._facts[step, index] = count(recorded, recounted)
         # Earlier versions told less: a record by their recipe is compared in what it tells.
         whole = recipe > 2
+        recounted = told_of(recipe, recorded, recounted)
         if not recounted.get("disputed") and "disputed" not in recorded:  # told where graders are audited
             recounted = {key: value for key, value in recounted.items() if key != "disputed"}
         yield from map(str, differences(recorded, recounted, whole=whole))

@@ -51,6 +51,17 @@ LEFT = frozenset(
 place."""
 
 
+_LATER = frozenset({*counts.BY_PROMPT, "distinct_answers", "trend"})
+"""Facts of verdicts and of training that records by a recipe below 4 do not tell."""
+
+
+def told_of(recipe: int, recorded: Mapping[str, Any], computed: Facts) -> Facts:
+    """What was computed of a step or shard, without what its record's version did not tell yet."""
+    if recipe > 3:
+        return computed
+    return {key: value for key, value in computed.items() if key in recorded or key not in _LATER}
+
+
 _OF_COMPLETIONS = {"ranking_accuracy", "reward_accuracy", "gamma", "chosen_logprob", "rejected_logprob"}
 
 

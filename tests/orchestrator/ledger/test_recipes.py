@@ -83,7 +83,7 @@ def test_a_field_that_comes_later_counts_only_where_it_is_set(
 
 
 def test_a_later_input_counts_only_where_it_is_set() -> None:
-    for recipe in (1, 2, 3):
+    for recipe in (1, 2, 3, 4):
         plain, same, other = (
             recipes.fingerprints({"a": 1, **more}, recipe, None, [])
             for more in ({}, {"b": Later("x", "x")}, {"b": Later("y", "x")})
@@ -138,6 +138,7 @@ RECIPES = {
     1: ["c10675", "a69b7f", "7d19f5", "baaf38", "16589b"],
     2: ["ea3451", "82efda", "9f426c", "baaf38", "3fd355"],
     3: ["203d3d", "82efda", "9f426c", "9d4753", "3fd355"],
+    4: ["203d3d", "82efda", "9f426c", "9d4753", "3fd355"],
 }
 """How the fingerprints of `ALL_SET` begin. Those of a recipe never change."""
 
@@ -227,9 +228,9 @@ def state_of(run: Path) -> State:
 def test_what_is_committed_names_its_recipe_and_its_graders(tmp_path: Path) -> None:
     run_job(make_project(tmp_path, rounds=1), StandIns())
     state = state_of(tmp_path / "run")
-    assert {commit.recipe for commit in state.commits.values()} == {3}
+    assert {commit.recipe for commit in state.commits.values()} == {4}
     shards = [shard.facts for step in state.shards.values() for shard in step.values()]
-    assert {facts["recipe"] for facts in shards} == {3}
+    assert {facts["recipe"] for facts in shards} == {4}
     for step in ("baseline/evaluation", "rounds/01/verdicts", "rounds/01/evaluation"):
         assert state.commits[step].facts["graders_version"] == GRADERS_VERSION
     assert {f.facts["graders_version"] for f in state.shards["rounds/01/verdicts"].values()} == {GRADERS_VERSION}
@@ -400,7 +401,7 @@ def test_a_fork_with_less_memory_takes_all_of_it(recorded: Path, tmp_path: Path)
     fork(tmp_path / "child", tmp_path / "grandchild", ["train.tokens_per_microbatch=32"])
     assert finish(tmp_path / "grandchild/job.yaml")["train"] == 1, "round 1's is taken over"
     commits = state_of(tmp_path / "grandchild").commits
-    assert commits["rounds/01/train"].recipe == 1 and commits["rounds/02/train"].recipe == 3
+    assert commits["rounds/01/train"].recipe == 1 and commits["rounds/02/train"].recipe == 4
     assert not finish(tmp_path / "grandchild/job.yaml", "train.tokens_per_microbatch=16")
 
 
