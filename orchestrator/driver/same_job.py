@@ -17,6 +17,7 @@ from orchestrator.ledger import recipes
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel, model_digest
 from orchestrator.records.rows import Problem
+from orchestrator.reports.journal import JOURNAL
 from orchestrator.reports.progress.model import PROGRESS_FILE
 
 
@@ -29,7 +30,9 @@ def check_same_job(run: Run, job: Job) -> None:
     root, state = run.root, run.ledger.state
     if not state.configs:
         if root.is_dir() and any(
-            p for p in root.iterdir() if p.name not in ("ledger", "driver.json", PROGRESS_FILE) and p.name[0] != "."
+            p
+            for p in root.iterdir()
+            if p.name not in ("ledger", "driver.json", PROGRESS_FILE, JOURNAL) and p.name[0] != "."
         ):
             raise BadInput(f"{root}: this folder holds something that is no run. Choose another `name` or `run_dir`.")
         return

@@ -82,7 +82,7 @@ def test_a_fetched_run_verifies_and_goes_on_as_the_first_would(made: Path, there
     found = fetch(f"{there}/", None)
     assert found.root == tmp_path / "home/runs/tiny" and not found.trusted and not found.needed
     here, first = files_of(found.root), files_of(made / "run")
-    own = ("archiving.json", "progress.json")
+    own = ("archiving.json", "progress.json", "metrics.jsonl")
     assert here == {name: content for name, content in first.items() if name not in own}
     assert verify(found.root).findings == [] and status(found.root)["state"] == "finished"
     assert not [path for path in found.root.parent.iterdir() if path != found.root], "nothing is left beside it"

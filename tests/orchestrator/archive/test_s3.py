@@ -61,7 +61,8 @@ def stored(server: S3Server) -> int:
 
 def files_of(run: Path) -> dict[str, str]:
     """The files of a run, by the hashes of their bytes; but for what says how far it is archived."""
-    files = (path for path in run.rglob("*") if path.is_file() and path.name not in ("archiving.json", "progress.json"))
+    views = ("archiving.json", "progress.json", "metrics.jsonl")
+    files = (path for path in run.rglob("*") if path.is_file() and path.name not in views)
     return {str(path.relative_to(run)): sha256(path) for path in files}
 
 

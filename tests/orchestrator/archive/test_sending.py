@@ -85,7 +85,7 @@ def test_an_archive_has_the_run_folders_own_layout_and_nothing_else(made: Path) 
     """So any other tool can copy it, too. No signs of life, caches, hidden names or logs."""
     there, here = files_of(made / "archives/tiny-3"), files_of(made / "run")
     assert {name for name in there if name not in here} == {"archive.json"}
-    assert {name for name in here if name not in there} == {"archiving.json", "progress.json"}
+    assert {name for name in here if name not in there} == {"archiving.json", "progress.json", "metrics.jsonl"}
     assert all(here[name] == content for name, content in there.items() if name != "archive.json")
     assert verify(made / "archives/tiny-3").findings == []
 
@@ -97,7 +97,7 @@ def test_status_tells_how_far_it_is(made: Path) -> None:
 
 
 def test_what_is_under_way_stays_at_home(run: Path, tmp_path: Path) -> None:
-    signs = ("driver.json", "tracking.json", "progress.json", "ledger.cache")
+    signs = ("driver.json", "tracking.json", "progress.json", "metrics.jsonl", "ledger.cache")
     for name in (*signs, "logs/worker.txt", "rounds/01/.train-e1-a9/state.bin"):
         (run / name).parent.mkdir(parents=True, exist_ok=True)
         (run / name).write_text("a token")
