@@ -330,7 +330,7 @@ def test_the_job_has_absolute_paths_an_id_and_a_name_of_its_own(
     job = load_job(child / "job.yaml").job
     assert (job.model, job.data.train.path) == (str(tmp_path / "seed"), str(tmp_path / "train.jsonl"))
     assert job.data.test.path == str(tmp_path / "elsewhere/more.jsonl")
-    assert (job.name, job.run_dir, job.loss.beta, job.tracking.experiment) == ("hot", str(child), 0.2, "tiny")
+    assert (job.name, job.run_dir, job.loss.beta, job.tracking.experiment) == ("hot", str(child), 0.2, None)
     records = [Ledger(run / "ledger").state.configs[0] for run in (parent, child)]
     assert records[0]["run_id"] != records[1]["run_id"] == records[1]["run_id"]
     assert records[1]["parent"] == {"run": str(parent), "run_id": records[0]["run_id"]}

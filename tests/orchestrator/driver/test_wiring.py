@@ -54,6 +54,10 @@ class Machine(Cluster):
 
     _began = False
 
+    @property
+    def is_private(self) -> bool:
+        return True
+
     def _scales(self) -> bool:
         return False
 
