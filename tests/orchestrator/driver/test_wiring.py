@@ -60,6 +60,10 @@ class Machine(Cluster):
     _began = False
     _folder = None
 
+    @property
+    def is_private(self) -> bool:
+        return True
+
     def _scales(self) -> bool:
         return False
 
