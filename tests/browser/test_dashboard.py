@@ -140,7 +140,7 @@ def of(ui: Ui, name: str) -> str:
 def test_the_overview_says_what_came_out_and_how_to_go_on(ui: Ui, browser: Any) -> None:
     browser.set_window_size(1280, 1500)
     text = shown(browser, f"{of(ui, 'sample')}?workflowType=machine_learning", lambda text: "2 of 2 rounds" in text)
-    assert "40.0 % → 75.0 %" in text and "Promoted: not significantly worse" in text
+    assert "40.0 % → 75.0 %" in text and "problems newly solved" in text
 
 
 def test_what_a_stranger_says_is_text_on_every_page(ui: Ui, browser: Any) -> None:
@@ -162,7 +162,7 @@ def test_what_a_stranger_says_is_text_on_every_page(ui: Ui, browser: Any) -> Non
 
 def test_ctrl_c_leaves_nothing(ui: Ui) -> None:
     port = int(ui.server.rpartition(":")[2])
-    found = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    found = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
     servers = [int(line.split()[0]) for line in found.splitlines() if f"--port {port} " in line]
     assert servers
     assert ui.end() == 0
