@@ -22,6 +22,7 @@ from orchestrator.commands.verify.recount import SHARDS as COUNTED
 from orchestrator.config import Job
 from orchestrator.files.durable import canonical, fingerprint, sha256
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.ledger.recipes import RECIPE
 from orchestrator.ledger.run import Run
 from orchestrator.records.shards import SHARDS
 from orchestrator.reports.report import report_text
@@ -296,7 +297,7 @@ def test_a_checkpoint_that_might_have_been_chosen_has_a_probe(run: Path, told: s
 def test_a_shard_that_passes_for_an_earlier_versions_is_named(run: Path) -> None:
     """Such a one need not tell all, and a step is by the recipe of its oldest shard."""
     name = change(run, "shard", "rounds/01/verdicts", lambda document: document["data"]["facts"].pop("recipe"))
-    assert any("rounds/01/verdicts by recipe 3, and its shard" in line for line in verify(run).findings), name
+    assert any(f"rounds/01/verdicts by recipe {RECIPE}, and its shard" in line for line in verify(run).findings), name
 
 
 def test_an_accuracy_of_99_per_cent_is_named_with_what_the_files_say(run: Path) -> None:
