@@ -1,4 +1,4 @@
-.PHONY: help setup setup-gpu demo test quick browser full faults hosts benchmarks gpu-hour audit lint clean
+.PHONY: help setup setup-gpu demo test quick browser full faults hosts benchmarks gpu-hour pictures audit lint clean
 .DEFAULT_GOAL := help
 SHELL := /bin/bash
 BIN := .venv/bin
@@ -63,6 +63,9 @@ benchmarks: setup  ## Benchmarks against their recorded runs, some minutes; NAME
 
 gpu-hour:  ## What only a GPU can show, in one report; HOUR="--model FOLDER" gives it more to try
 	@python3 deploy/gpu/hour.py $(HOUR)
+
+pictures: demo  ## Make the README's pictures again, from a run of the demo
+	@python docs/pictures/make.py runs/irpo
 
 audit: setup  ## Licences and known flaws of the pinned packages; AUDIT="--database FOLDER" says where flaws are listed
 	@python deploy/audit/scan.py $(AUDIT)

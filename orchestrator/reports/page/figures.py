@@ -113,7 +113,7 @@ def _round(each: Evidence, state: State, took: Mapping[int, float]) -> Document:
         "samples": round_.known("samples", "samples"),
         "pairs": round_.known("pairs", "pairs"),
         "pass_any": each.pass_any,
-        "answers": each.diversity[1] if each.diversity else None,
+        "answers": health(each).get("distinct_answers"),
         "tokens": {
             "sample": each.sample_tokens,
             "chosen": pairs.get("chosen_tokens"),
