@@ -364,6 +364,13 @@ def gpus_here() -> Gpus:
     return Gpus(len(found), min(found, default=None), free_memory())
 
 
+def device_here() -> str | None:
+    """The name of this machine's first GPU, as its driver tells; None where there is none."""
+    from workers.doctor import accelerators
+
+    return next((str(device["name"]) for device in accelerators()), None)
+
+
 def local_graders(settings: Grade, judge: Judge | None = None) -> Any:
     """Graders in processes of this machine, without Ray; a context manager."""
     from workers.grading.pool import GraderPool
@@ -377,3 +384,11 @@ def unread_golds(settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str],
 
     found: tuple[dict[str, str], int] = ask(settings, golds, seconds=20.0)
     return found
+
+
+def opinions_on_golds(settings: Grade, golds: Iterable[str]) -> list[list[tuple[str, str, str]]]:
+    """What each grader says of each gold answer as an answer to itself: its name, the verdict, the reason."""
+    from workers.grading.gold_check import opinions_on_golds as ask
+
+    said: list[list[tuple[str, str, str]]] = ask(settings, golds)
+    return said

@@ -234,6 +234,11 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         ["validate", stage.job],
         ["validate", stage.job, "--resolved"],
     ],
+    "plan": lambda stage: with_json(
+        *bad_jobs(stage, "plan"),
+        ["plan", stage.job],
+        ["plan", stage.job, "--cluster", EVIL],
+    ),
     "init": lambda stage: [
         [
             "init",
