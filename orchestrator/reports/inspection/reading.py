@@ -78,21 +78,24 @@ class RunReader:
     def answers(self, number: int, split: str) -> pa.Table | None:
         """The answers to a held-out set by a round's candidate, or by the base model for round 0; None where there are
         none. Columns as `samples`, as far as an evaluation has them."""
-        step = "baseline/evaluation" if number == 0 else round_step(number, "evaluation")
-        file = self._by_name(step).get(f"{split}.parquet")
+        file = self._by_name(_evaluation(number)).get(f"{split}.parquet")
         if file is None:
             return None
         table = _columns(file, (*_ANSWER, "token_ids"))
         return table.drop_columns("token_ids").append_column("tokens", pc.list_value_length(table["token_ids"]))
 
     def prompts(self, number: int, split: str, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Text and gold answer of some prompts of a round, by id."""
-        step = round_step(number, "prompts") if split == "train" else "baseline/prompts"
-        file = self._by_name(step).get(f"{split}.parquet")
-        if file is None or not wanted:
+        """Text and gold answer of some prompts of a round, by id. Answers to held-out problems have theirs beside them,
+        but in runs of earlier versions."""
+        if not wanted:
             return {}
-        rows = only(_columns(file, ("prompt_id", "text", "gold")), wanted).to_pylist()
-        return {row["prompt_id"]: {"prompt": row["text"], "gold": shown(row["gold"])} for row in rows}
+        step, text = round_step(number, "prompts") if split == "train" else "baseline/prompts", "text"
+        file = self._by_name(step).get(f"{split}.parquet")
+        answered = self._by_name(_evaluation(number)).get(f"{split}.parquet") if split != "train" else None
+        if answered and {"prompt", "gold"} <= set(pq.read_schema(answered).names):
+            file, text = answered, "prompt"
+        rows = only(_columns(file, ("prompt_id", text, "gold")), wanted).to_pylist() if file else []
+        return {row["prompt_id"]: {"prompt": row[text] or "", "gold": shown(row["gold"] or "")} for row in rows}
 
     def pairs(self, number: int, wanted: Collection[str]) -> list[dict[str, Any]]:
         """The pairs of some prompts in a round: `pair_id`, `prompt_id`, `chosen_sample`, `rejected_sample`."""
@@ -110,6 +113,10 @@ class RunReader:
 
     def _by_name(self, step: str) -> dict[str, Path]:
         return {file.name: file for file in self.files(step)}
+
+
+def _evaluation(number: int) -> str:
+    return round_step(number, "evaluation") if number else "baseline/evaluation"
 
 
 def only(table: pa.Table, wanted: Collection[str], column: str = "prompt_id") -> pa.Table:
