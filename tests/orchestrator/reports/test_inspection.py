@@ -94,6 +94,17 @@ def test_a_pair_leads_to_its_samples_and_back(made: Path, asked: Any) -> None:
     )
 
 
+def test_pairs_are_found_in_whichever_rows_of_the_file_they_are(made: Path) -> None:
+    rows = [
+        row for number in (1, 2) for row in read_table(made / f"rounds/{number:02d}/pairs/00000.parquet").to_pylist()
+    ]
+    names = sorted({row["prompt_id"] for row in rows})
+    assert pq.read_metadata(made / "rounds/01/pairs/00000.parquet").num_row_groups > 1
+    for wanted in ({names[0]}, {names[-1]}, set(names[::2]), {"a", names[1], "z"}, {"a"}, {"z"}, set[str]()):
+        found = [row["pair_id"] for number in (1, 2) for row in RunReader(made).pairs(number, wanted)]
+        assert found == [row["pair_id"] for row in rows if row["prompt_id"] in wanted]
+
+
 def test_the_updates_of_a_pair_are_those_of_the_training(made: Path, tmp_path: Path) -> None:
     """Each pair once an epoch: of as many updates as the training says it has done."""
     run = tmp_path / "run"
