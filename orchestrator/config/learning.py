@@ -188,6 +188,13 @@ class Train(Settings):
     """Attention over trees of completions: `sdpa` anywhere; `matmul` on processors that multiply bfloat16 (others
     compute as with `sdpa`), with float32 scores as there; `flex` (FlexAttention) on GPU. `auto` picks: on CPU `matmul`
     with `bf16`, else `sdpa`."""
+    compile: Executing[bool] = False
+    """Compile the model's layers (torch.compile), which spares passes over memory between products of matrices. It
+    takes minutes at the first start, and on CPU g++. Packs are filled up to a multiple of 128 tokens, of which nothing
+    is scored. With `zero: 3`, which gathers weights within a layer, it is left undone."""
+    overlap: Executing[bool] = False
+    """With `zero: 2` and `3`, let ranks sum up gradients while the backward pass goes on (DeepSpeed's `overlap_comm`),
+    for a second buffer of them. On CPU nothing goes on meanwhile; it was not tried on GPU."""
     export_dtype: Literal["float32", "bfloat16"] | None = None
     """Number format of the checkpoint's weights; null takes the model's own."""
     save_every: Executing[Count | None] = None
@@ -219,6 +226,11 @@ class Train(Settings):
     def checkpointing(self) -> bool:
         """`activation_checkpointing`; where it is left to the machine, what it comes to where there is enough."""
         return bool(self.activation_checkpointing)
+
+    @property
+    def compiled(self) -> bool:
+        """Whether layers are compiled, as `compile` asks for and ZeRO allows."""
+        return self.compile and self.stage < 3
 
     @model_validator(mode="after")
     def _selects(self) -> Train:

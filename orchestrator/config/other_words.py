@@ -60,6 +60,8 @@ _WORDS = {
     "train.max_tokens": "max_length max_len cutoff_len sequence_len max_target_length",
     "train.activation_checkpointing": "gradient_checkpointing recompute activation_recompute",
     "train.attention": "attn_implementation attn_impl flash_attention flash_attn",
+    "train.compile": "torch_compile use_torch_compile",
+    "train.overlap": "overlap_comm",
     "train.save_every": "save_steps save_interval save_freq",
     "keep.checkpoints": "save_total_limit max_ckpt_num max_checkpoints",
     "promotion.alpha": "significance p_value",

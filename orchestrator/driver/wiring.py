@@ -108,6 +108,7 @@ class RealWorkers:
             train = self._fitted.train()
             given |= {"train.ranks": train.ranks, "train.zero": train.zero, "train.attention": self._attention()}
             given |= {MICROBATCH: train.tokens_per_microbatch, CHECKPOINTING: train.activation_checkpointing}
+            given |= {"train.compile": train.compiled}
             halved = self._halving.executed if self._halving else {}
             return {"device": self._device, "cluster.cpus_per_rank": self._ranks_need()[1], **given, **halved}
         generate = self._fitted.generate()

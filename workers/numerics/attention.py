@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -292,13 +292,23 @@ def tree_flex(
     return attended.transpose(1, 2).contiguous(), None
 
 
+@cache
+def _apart(function: Callable[..., Any]) -> Any:
+    """The function, left alone where a layer around it is compiled: its layout has other parts in every pack."""
+    return torch.compiler.disable(function)
+
+
 def register() -> None:
     """Make the functions known to transformers under their names; may be called again."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(SDPA, tree_sdpa)
-    AttentionInterface.register(MATMUL, tree_matmul)
-    AttentionInterface.register(FLEX, tree_flex)
+    for name, function in {SDPA: tree_sdpa, MATMUL: tree_matmul, FLEX: tree_flex}.items():
+        AttentionInterface.register(name, _apart(function))
+
+
+def multiple(implementation: str, device: torch.device | str, compiled: bool) -> int:
+    """What the tokens of a pack are filled up to a multiple of, so that compiled kernels suit every length."""
+    return BLOCK if compiled or (implementation == FLEX and torch.device(device).type == "cuda") else 1
 
 
 def pick(attention: str, device: torch.device | str, precision: str = "fp32") -> str:
@@ -315,78 +325,3 @@ def layout_for(implementation: str, spans: Spans, device: torch.device | str) ->
     if implementation == FLEX:
         return flex_layout(spans, device)
     return sdpa_layout(spans, device, waste=1.1 if implementation == MATMUL else 1.5)
-
-
-def attention_window(config: Any) -> int | None:
-    """Longest path (prompt and one completion, in tokens) on which the model's attention is full.
-
-    None means no limit. Raises UnsupportedModel for layers that are no attention over all earlier
-    tokens at any length (recurrent, convolutional), and for score changes that are not reproduced.
-    """
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    name = getattr(config, "model_type", "model")
-    kinds = set(getattr(config, "layer_types", None) or ())
-    strange = kinds - {"full_attention", "sliding_attention", "chunked_attention", "attention"}
-    if strange:
-        raise UnsupportedModel(
-            f"{name}: layers of type {', '.join(sorted(strange))} carry state from token to token, or attend "
-            "to some of them, so completions cannot share one prompt; choose a model whose layers all attend in full"
-        )
-    if getattr(config, "attn_logit_softcapping", None) is not None:
-        raise UnsupportedModel(
-            f"{name}: attn_logit_softcapping is not supported by tree attention; choose another model"
-        )
-    windows = []
-    if (not kinds or "sliding_attention" in kinds) and getattr(config, "use_sliding_window", True):
-        windows.append(getattr(config, "sliding_window", None))
-    if "chunked_attention" in kinds:
-        windows.append(getattr(config, "attention_chunk_size", None))
-    return min((int(w) for w in windows if w), default=None)
-
-
-def rope_limit(config: Any) -> tuple[int, str] | None:
-    """Longest path (in tokens) whose rotary embedding does not depend on what else is in the pack, and the kind of
-    embedding that sets it; None where none depends.
-
-    transformers takes the frequencies of `dynamic` and `longrope` from the longest path of a batch as soon as that
-    passes the context that the model was first trained with, so shorter paths beside it would get others than alone.
-    """
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    found = []
-    for rope in rotations(config):
-        kind, original = str(rope.get("rope_type", rope.get("type"))), rope.get("original_max_position_embeddings")
-        if "dynamic" in kind or kind in ("longrope", "su"):
-            original = original or getattr(config, "original_max_position_embeddings", None)
-            found.append((int(original or config.max_position_embeddings), kind))
-    return min(found, default=None)
-
-
-def rotations(config: Any) -> list[dict[str, Any]]:
-    """The rotary embeddings of a config: one, or one for each kind of layer."""
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    return [rope, *(value for value in rope.values() if isinstance(value, dict))]
-
-
-def path_limit(config: Any) -> tuple[int, str] | None:
-    """Longest path that trees compute as the model does alone, in tokens, and why; None where there is no limit.
-
-    Raises UnsupportedModel as `attention_window`.
-    """
-    window, rope = attention_window(config), rope_limit(config)
-    limits = []
-    if window is not None:
-        limits.append((window, f"the model's attention window is {window}, and tree attention is full"))
-    if rope is not None:
-        of = f"beyond {rope[0]} tokens the model's rotary embedding ({rope[1]}) depends on the longest path of a pack"
-        limits.append((rope[0], of))
-    return min(limits, default=None)
-
-
-def check_window(config: Any, longest: int) -> None:
-    """Raise UnsupportedModel when a path of `longest` tokens is longer than `path_limit` allows."""
-    limit = path_limit(config)
-    if limit is not None and longest > limit[0]:
-        raise UnsupportedModel(
-            f"{getattr(config, 'model_type', 'model')}: a prompt with its completion has {longest} tokens, but "
-            f"{limit[1]}; set `train.max_tokens: {limit[0]}` to drop longer pairs, or choose a model without this limit"
-        )

@@ -91,7 +91,7 @@ class On(RealWorkers):
 ON_CPU = {
     "train": {
         **{"device": "cpu", "train.attention": "matmul", "train.ranks": 1, "train.zero": 1},
-        **{"train.tokens_per_microbatch": 4096, "train.activation_checkpointing": False},
+        **{"train.tokens_per_microbatch": 4096, "train.activation_checkpointing": False, "train.compile": False},
     },
     "generate": {"device": "cpu", "generate.engines": 1, "generate.tensor_parallel": 1, "generate.dtype": "own"},
 }
