@@ -27,7 +27,7 @@ _HELD_OUT = 0.6
 _SPLITS = ("gate", "test")
 _VERDICTS = ("correct", "wrong", "ungradable")
 _TOLD = ("verdict", "cause", "rule", "extracted", "reason", "finish_reason", "tokens", "text")
-_GONE = (OSError, ValueError, pa.ArrowException, RatchetError)
+GONE = (OSError, ValueError, pa.ArrowException, RatchetError)
 """What reading a damaged or half-removed run raises."""
 
 
@@ -72,7 +72,7 @@ class Answers:
     def _try(self, what: str, read: Callable[..., int], *arguments: Any) -> int:
         try:
             return read(*arguments)
-        except _GONE as error:
+        except GONE as error:
             self.left_out.append(f"{what}: {error}")
             return 0
 
@@ -181,11 +181,17 @@ class Answers:
 
     def _text(self, said: str) -> str:
         """A text as the page holds it; counts it."""
-        if (over := len(said) - LONGEST) > 0:
-            half = LONGEST // 2
-            said = f"{said[:half]}\n… {over:,} characters left out …\n{said[-half:]}"
+        said = shortened(said)
         self._size += len(said)
         return said
+
+
+def shortened(said: str) -> str:
+    """A text, or the beginning and the end of one that is longer than a page holds."""
+    if (over := len(said) - LONGEST) <= 0:
+        return said
+    half = LONGEST // 2
+    return f"{said[:half]}\n… {over:,} characters left out …\n{said[-half:]}"
 
 
 def _by_problem(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
