@@ -25,7 +25,7 @@ _HELD_OUT = 0.6
 """Share of the cap that answers to gate and test problems may take where a round has samples or pairs."""
 _SPLITS = ("gate", "test")
 _TOLD = ("verdict", "cause", "rule", "extracted", "reason", "finish_reason", "tokens", "text")
-_GONE = (OSError, ValueError, pa.ArrowException, RatchetError)
+GONE = (OSError, ValueError, pa.ArrowException, RatchetError)
 """What reading a damaged or half-removed run raises."""
 
 
@@ -73,7 +73,7 @@ class Answers:
     def _try(self, what: str, read: Callable[..., int], *arguments: Any) -> int:
         try:
             return read(*arguments)
-        except _GONE as error:
+        except GONE as error:
             self.left_out.append(f"{what}: {error}")
             return 0
 
@@ -193,11 +193,17 @@ class Answers:
 
     def _text(self, said: str) -> str:
         """A text as the page holds it; counts it."""
-        if (over := len(said) - LONGEST) > 0:
-            half = LONGEST // 2
-            said = f"{said[:half]}\n… {over:,} characters left out …\n{said[-half:]}"
+        said = shortened(said)
         self._size += len(said)
         return said
+
+
+def shortened(said: str) -> str:
+    """A text, or the beginning and the end of one that is longer than a page holds."""
+    if (over := len(said) - LONGEST) <= 0:
+        return said
+    half = LONGEST // 2
+    return f"{said[:half]}\n… {over:,} characters left out …\n{said[-half:]}"
 
 
 def _by_problem(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
