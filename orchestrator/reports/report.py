@@ -122,6 +122,7 @@ def _summary(run_dir: Path, state: State, base: Evidence, done: Sequence[Evidenc
     if forked_from := parent(state):
         lines.append(f"- Made from: {code(forked_from)}; what was taken over from it is marked below")
     lines.append(f"- Reference: {code(reference_path(run_dir, state))}")
+    lines += [f"- {markdown(rollback.line())}" for rollback in state.rollbacks]
     best = [e for e in done if e.promotion and e.promotion["promoted"] and e.figures("test")]
     if best and (start := base.figures("test")):
         last = best[-1].figures("test") or {}

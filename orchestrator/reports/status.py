@@ -137,7 +137,9 @@ def status(run_dir: Path, sources: Mapping[str, Reporting] | None = None) -> dic
     phases that the run has from its parent, of which no seconds are told, and `halved`: by phase what it was done with
     half of since memory was short, by key. `unsolved` of the base model is `baseline_unsolved`. `gate` is what the gate
     has said, in a sentence (or null), `health` the figures that are known (health.py), and `warnings` what has turned
-    (symptoms.py). A phase in progress is counted as far as it is committed.
+    (symptoms.py). A phase in progress is counted as far as it is committed. `rollbacks` are those that people have
+    made, in order: `to_round`, the rounds that were `set_aside` and are in `rounds` no more unless they were done
+    again, the `reason` that was given, and all of it in a `line`.
 
     Raises:
         BadInput: there is no run in this folder.
@@ -159,6 +161,10 @@ def status(run_dir: Path, sources: Mapping[str, Reporting] | None = None) -> dic
         "baseline": accuracy(baseline.facts if baseline else None),
         "baseline_unsolved": causes((baseline.facts if baseline else {}).get("test")),
         "rounds": [_round_status(evidence, found[evidence.round.number]) for evidence in done],
+        "rollbacks": [
+            {"to_round": r.round, "set_aside": list(r.rounds), "reason": r.reason, "line": r.line()}
+            for r in state.rollbacks
+        ],
     }
 
 
@@ -250,7 +256,8 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
         Text(line(f"! round {row['round']}: {said}"), "yellow") for row in status["rounds"] for said in row["warnings"]
     ]
     kept = [Text(line(archive_line(status["archive"])))] if status.get("archive") else []
-    head = (title, *base, Text(line(f"reference: {status['reference']}")), *kept)
+    back = [Text(line(told["line"])) for told in status.get("rollbacks", ())]
+    head = (title, *base, Text(line(f"reference: {status['reference']}")), *back, *kept)
     return Group(*head, Text(""), table, *left, *half, *notes, *well, *ill)
 
 

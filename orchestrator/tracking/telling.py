@@ -9,6 +9,7 @@ from orchestrator.files.durable import fingerprint
 from orchestrator.ledger import taken
 from orchestrator.ledger.ledger import Commit, Ledger, only_cleans
 from orchestrator.ledger.record_files import Record
+from orchestrator.ledger.rollbacks import is_aside
 from orchestrator.reports.columns import checks_of
 from orchestrator.reports.evidence import by_ledger
 from orchestrator.reports.health import health
@@ -47,7 +48,13 @@ class Teller:
     def figures(self, record: Record) -> None:
         """Say what a record means in figures, parameters and tags."""
         data = record.data
+        if is_aside(record, self._ledger.state):
+            return
         match record.kind:
+            case "rollback":
+                for number in (number for number in data["rounds"] if number in self._sink.runs):
+                    self._sink.log(number, tags={"promoted": "set aside", "ratchet.set_aside": "by a rollback"})
+                self._sink.log(0, tags={"ratchet.rolled_back": f"to round {data['round']}"})
             case "claim" if not only_cleans(data):
                 for number in self._open_runs():
                     self._sink.set_running(number)

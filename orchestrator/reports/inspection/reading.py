@@ -56,7 +56,9 @@ class RunReader:
         if number in (there := self.rounds(phase)):
             return number
         named = f"it has those of round {', '.join(map(str, there))}" if there else "no round has any yet"
-        raise BadInput(f"{self.root}: round {number} has no {phase}: {named}")
+        aside = any(number in rollback.rounds for rollback in self.state.rollbacks)
+        gone = f" (a rollback has set round {number} aside)" if aside else ""
+        raise BadInput(f"{self.root}: round {number} has no {phase}{gone}: {named}")
 
     def samples(self, number: int) -> Iterator[pa.Table]:
         """A round's samples with their verdicts, a shard at a time: columns `prompt_id`, `sample`, `verdict`,
