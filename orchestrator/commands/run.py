@@ -15,13 +15,13 @@ from orchestrator.driver.drive import drive, healthy_driver
 from orchestrator.driver.own_process import rendered, tried
 from orchestrator.driver.resume import command, overrides_line
 from orchestrator.errors import Interrupted
+from orchestrator.reports.links import project_of
 from orchestrator.reports.progress.lines import Lines, timed
 from orchestrator.reports.progress.live import Live
 from orchestrator.reports.progress.showing import View
 from orchestrator.rounds.round import GateStopped
 from orchestrator.text import shown, terminal
 from orchestrator.text.terminal import echo
-from orchestrator.tracking.links import project_of
 from orchestrator.tracking.stores import look_lines
 from orchestrator.tracking.tracker import default_address, look_command
 

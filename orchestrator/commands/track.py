@@ -16,11 +16,11 @@ from orchestrator.errors import BadInput, Interrupted
 from orchestrator.files import user_state
 from orchestrator.files.inside import remove
 from orchestrator.ledger.ledger import State
+from orchestrator.reports.links import project_of
 from orchestrator.reports.status import open_run, run_state
+from orchestrator.reports.tracked import CURSOR_FILE
 from orchestrator.text.terminal import echo
-from orchestrator.tracking.cursor import CURSOR_FILE
 from orchestrator.tracking.feed import replay
-from orchestrator.tracking.links import project_of
 from orchestrator.tracking.stores import NAMES, look_lines
 from orchestrator.tracking.tracker import default_address, look_command, sync
 

@@ -25,11 +25,11 @@ from orchestrator.files.inside import remove
 from orchestrator.ledger.drivers import Drivers
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.reports import journal
+from orchestrator.reports.links import project_of
 from orchestrator.reports.status import run_state
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
 from orchestrator.tracking import projection
-from orchestrator.tracking.links import project_of
 from orchestrator.tracking.outbox import first_line
 from orchestrator.tracking.stores import NAMES, Added, Place, Store, open_store, require_installed
 from orchestrator.tracking.telling import Teller

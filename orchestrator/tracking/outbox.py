@@ -27,13 +27,13 @@ from orchestrator.ledger.drivers import Drivers
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import Record
 from orchestrator.reports import journal
+from orchestrator.reports import tracked as cursors
+from orchestrator.reports.links import project
 from orchestrator.reports.status import run_state
+from orchestrator.reports.tracked import Cursor
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
-from orchestrator.tracking import cursor as cursors
-from orchestrator.tracking.cursor import Cursor
 from orchestrator.tracking.database import artifact_folder, cure, follow, make
-from orchestrator.tracking.links import project
 from orchestrator.tracking.mlflow import MlflowSink, reach
 from orchestrator.tracking.sink import FOLDER, HOST
 from orchestrator.tracking.telling import Teller
