@@ -30,7 +30,7 @@ GIVEN = [line for line in RATCHET if line not in NAMED or line in ("ratchet list
 NOT_GIVEN = {
     r"ratchet (run|resume) .*": "starts Ray, engines and ranks: tests/real does, and tests/real/test_tutorial_real.py",
     r"ratchet validate .*": "reads a model with the real tokenizer: tests/orchestrator/driver/test_preview.py",
-    r"ratchet plan .*": "reads a model with the real tokenizer: tests/orchestrator/commands/test_plan.py",
+    r"ratchet plan .*": "the same: tests/orchestrator/commands/test_plan.py, tests/real/test_tutorial_real.py",
     r"ratchet doctor .*": "starts Ray, an engine and ranks: tests/real/test_operations_real.py",
     r"ratchet rescore .*": "starts grader processes in a Ray: tests/real/test_operations_real.py",
     r"ratchet ui .*": "serves until it is interrupted: tests/orchestrator/commands/test_ui.py, tests/browser",

@@ -38,8 +38,9 @@ def test_the_tutorial_leads_from_a_file_of_problems_to_a_loaded_model(tmp_path: 
         said.append(done.stdout)
     assert "answer 'answer'" in said[1] and "480 train, 60 gate, 60 test" in said[3]
     assert 'pens are there in the end?\\n"' in said[3]
-    assert "promoted" in said[4] and "finished; the report is" in said[4]
-    assert "flipped" not in said[5] and "correct" in said[5]
+    assert "disk" in said[4]
+    assert "promoted" in said[5] and "finished; the report is" in said[5]
+    assert "my-job  finished" in said[6] and "wrong" in said[6]
     assert (tmp_path / "runs/my-job/report.html").stat().st_size > 10_000
     assert "Final answer: " in said[-1], "the model that was exported answers as it learned to"
     rows = pq.read_table(tmp_path / "runs/my-job/rounds/01/evaluation/test.parquet").to_pylist()
@@ -47,7 +48,7 @@ def test_the_tutorial_leads_from_a_file_of_problems_to_a_loaded_model(tmp_path: 
 
 
 def test_every_step_of_the_tutorial_is_given() -> None:
-    assert len(re.findall(r"^## \d\. ", PAGE, re.M)) == 6 and len(BLOCKS) == 8
+    assert len(re.findall(r"^## \d\. ", PAGE, re.M)) == 6 and len(BLOCKS) == 9
     commands = "".join(text for _, text in BLOCKS)
-    for name in ("init", "validate", "run", "status", "inspect", "report", "export"):
+    for name in ("init", "validate", "plan", "run", "status", "inspect", "report", "export"):
         assert f"ratchet {name} " in commands

@@ -145,6 +145,15 @@ def test_samples_of_later_waves_are_found(tmp_path: Path, capsys: pytest.Capture
     assert {(row["prompt_id"], row["sample"]) for row in found} == expected
 
 
+def test_a_pipe_gets_every_line_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = " ".join(f"word{number}" for number in range(40))
+    data = {split: f"{split}.jsonl" for split in ("train", "gate", "test")} | {"template": f"{long} {{question}}\n"}
+    run_job(make_project(tmp_path, rounds=1, data=data), StandIns())
+    for arguments in (["--round", "1", "--limit", "2"], ["--flipped"], ["--pair=train-0/0"]):
+        assert ratchet("inspect", tmp_path / "run", *arguments) == 0
+        assert f"\n    {long} " in capsys.readouterr().out
+
+
 def test_a_checkpoint_says_what_it_comes_from(made: Path, asked: Any) -> None:
     found = asked("--checkpoint", "--round", "2")
     assert (found["started_from"], found["reference"], found["promoted"], found["there"]) == (1, 1, True, True)
