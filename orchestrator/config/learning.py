@@ -204,10 +204,18 @@ class Train(Settings):
     activation_checkpointing: Annotated[bool | None, Executes(since=2, was=False)] = None
     """Recompute activations in the backward pass to save memory. null does where the training fits the memory only
     so, or with micro-batches of less than 2048 tokens (on CPU 1024) without."""
-    attention: Annotated[Literal["auto", "sdpa", "matmul", "flex"], Executes(since=3)] = "auto"
+    attention: Annotated[Literal["auto", "sdpa", "matmul", "flex", "varlen"], Executes(since=3)] = "auto"
     """Attention over trees of completions: `sdpa` anywhere; `matmul` on processors that multiply bfloat16 (others
-    compute as with `sdpa`), with float32 scores as there; `flex` (FlexAttention) on GPU. `auto` picks: on CPU `matmul`
+    compute as with `sdpa`), with float32 scores as there; `flex` (FlexAttention) on GPU; `varlen` (torch's
+    variable-length attention) on GPU with `bf16`, which was not tried. `auto` picks: on GPU `flex`, on CPU `matmul`
     with `bf16`, else `sdpa`."""
+    compile: Executing[bool] = False
+    """Compile the model's layers (torch.compile), which spares passes over memory between products of matrices. It
+    takes minutes at the first start, and on CPU g++. Packs are filled up to a multiple of 128 tokens, of which nothing
+    is scored. With `zero: 3`, which gathers weights within a layer, it is left undone."""
+    overlap: Executing[bool] = False
+    """With `zero: 2` and `3`, let ranks sum up gradients while the backward pass goes on (DeepSpeed's `overlap_comm`),
+    for a second buffer of them. On CPU nothing goes on meanwhile; it was not tried on GPU."""
     export_dtype: Literal["float32", "bfloat16"] | None = None
     """Number format of the checkpoint's weights; null takes the model's own."""
     save_every: Executing[Count | None] = None
@@ -240,10 +248,17 @@ class Train(Settings):
         """`activation_checkpointing`; where it is left to the machine, what it comes to where there is enough."""
         return bool(self.activation_checkpointing)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether layers are compiled, as `compile` asks for and ZeRO allows."""
+        return self.compile and self.stage < 3
+
     @model_validator(mode="after")
     def _selects(self) -> Train:
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("give `warmup_steps` or `warmup_ratio`, not both")
+        if self.attention == "varlen" and self.precision == "fp32":
+            raise ValueError("`attention: varlen` computes in bfloat16: set `precision: bf16`, or `attention: auto`")
         if self.select == "best" and self.eval_every is None:
             raise ValueError("`select: best` needs `eval_every`, the number of updates between the checkpoints")
         if self.retrain and self.select != "best":

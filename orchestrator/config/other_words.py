@@ -63,6 +63,8 @@ _WORDS = {
     "train.max_tokens": "max_length max_len cutoff_len sequence_len max_target_length",
     "train.activation_checkpointing": "gradient_checkpointing recompute activation_recompute",
     "train.attention": "attn_implementation attn_impl flash_attention flash_attn",
+    "train.compile": "torch_compile use_torch_compile",
+    "train.overlap": "overlap_comm",
     "train.save_every": "save_steps save_interval save_freq",
     "keep.checkpoints": "save_total_limit max_ckpt_num max_checkpoints",
     "promotion.alpha": "significance p_value",
@@ -70,7 +72,8 @@ _WORDS = {
     "cluster.env": "env_vars environment",
     "tracking.uri": "tracking_uri mlflow_uri mlflow_tracking_uri",
     "tracking.experiment": "mlflow_experiment wandb_project",
-    "tracking.enabled": "report_to use_mlflow logger",
+    "tracking.enabled": "use_mlflow",
+    "tracking.sinks": "report_to logger use_wandb use_tensorboard",
 }
 _KEYS = {word: key for key, words in _WORDS.items() for word in words.split()}
 
