@@ -97,6 +97,24 @@ def fork(
     echo(f"go on     {command(new_run)}{'' if made.trusted else ' --trust, which shows what needs trust'}")
 
 
+@runs.command(
+    "ratchet rollback runs/irpo --to-round 1", "ratchet rollback runs/irpo --to-round 0 --reason 'answers got longer'"
+)
+def rollback(
+    run: RunArgument,
+    to_round: Annotated[int, typer.Option("--to-round", min=0, help="Whose checkpoint it is; 0 is the base model")],
+    reason: Annotated[str, typer.Option(help="Why, for the ledger and the report")] = "",
+) -> None:
+    """Make an earlier round's checkpoint the reference again; what follows it is set aside, and a resume goes on."""
+    from orchestrator.commands.rollback import going_on, roll_back
+    from orchestrator.driver.drive import identity
+
+    with interruptible():
+        done = roll_back(run_named(run), to_round, identity(), reason)
+    echo(done.line())
+    echo(going_on(done))
+
+
 @runs.command("ratchet rescore runs/irpo runs/lenient grade.strict=false --round 2")
 def rescore(
     run: RunArgument,

@@ -184,9 +184,10 @@ class Train(Settings):
     activation_checkpointing: Annotated[bool | None, Executes(since=2, was=False)] = None
     """Recompute activations in the backward pass to save memory. null does where the training fits the memory only
     so, or with micro-batches of less than 2048 tokens (on CPU 1024) without."""
-    attention: Annotated[Literal["auto", "sdpa", "matmul", "flex"], Executes(since=3)] = "auto"
+    attention: Annotated[Literal["auto", "sdpa", "matmul", "flex", "varlen"], Executes(since=3)] = "auto"
     """Attention over trees of completions: `sdpa` anywhere; `matmul` on processors that multiply bfloat16 (others
-    compute as with `sdpa`), with float32 scores as there; `flex` (FlexAttention) on GPU. `auto` picks: on CPU `matmul`
+    compute as with `sdpa`), with float32 scores as there; `flex` (FlexAttention) on GPU; `varlen` (torch's
+    variable-length attention) on GPU with `bf16`, which was not tried. `auto` picks: on GPU `flex`, on CPU `matmul`
     with `bf16`, else `sdpa`."""
     compile: Executing[bool] = False
     """Compile the model's layers (torch.compile), which spares passes over memory between products of matrices. It
@@ -236,6 +237,8 @@ class Train(Settings):
     def _selects(self) -> Train:
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("give `warmup_steps` or `warmup_ratio`, not both")
+        if self.attention == "varlen" and self.precision == "fp32":
+            raise ValueError("`attention: varlen` computes in bfloat16: set `precision: bf16`, or `attention: auto`")
         if self.select == "best" and self.eval_every is None:
             raise ValueError("`select: best` needs `eval_every`, the number of updates between the checkpoints")
         if self.retrain and self.select != "best":

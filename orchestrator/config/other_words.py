@@ -69,7 +69,8 @@ _WORDS = {
     "cluster.env": "env_vars environment",
     "tracking.uri": "tracking_uri mlflow_uri mlflow_tracking_uri",
     "tracking.experiment": "mlflow_experiment wandb_project",
-    "tracking.enabled": "report_to use_mlflow logger",
+    "tracking.enabled": "use_mlflow",
+    "tracking.sinks": "report_to logger use_wandb use_tensorboard",
 }
 _KEYS = {word: key for key, words in _WORDS.items() for word in words.split()}
 

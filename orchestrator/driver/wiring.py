@@ -339,6 +339,8 @@ class RealWorkers:
     def _attention(self) -> str:
         """The kernel of attention: as asked for, or what workers.numerics.attention.pick takes on this device."""
         if (asked := self._job.train.attention) != "auto":
+            if asked in ("flex", "varlen") and not self.cluster.accelerated:
+                raise BadInput(f"train.attention: {asked} needs GPUs, and there are none: set it to auto")
             return asked
         plain = "matmul" if self._job.train.precision == "bf16" else "sdpa"
         usual = "flex" if self.cluster.accelerated else plain

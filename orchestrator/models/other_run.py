@@ -135,7 +135,9 @@ def _checkpoint(state: State, checkpoints: dict[int, Artifact], number: int, wha
             f"{what}: the checkpoint of round {number} was removed (`keep.checkpoints` of that run, `ratchet gc`). "
             f"Rounds whose checkpoint is there: {_listed(here)}."
         )
-    raise BadInput(f"{what}: round {number} has no checkpoint. Rounds that have one: {_listed(here)}.")
+    aside = any(number in rollback.rounds for rollback in state.rollbacks)
+    gone = ": a rollback has set it aside" if aside else ""
+    raise BadInput(f"{what}: round {number} has no checkpoint{gone}. Rounds that have one: {_listed(here)}.")
 
 
 def _holding(root: Path, state: State, files: Collection[Path]) -> Iterator[Artifact]:

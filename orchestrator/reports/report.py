@@ -16,6 +16,7 @@ from orchestrator.records.abstentions import graders_version
 from orchestrator.records.executed import ANEW, HALVED, WEIGHTS
 from orchestrator.reports import repeated
 from orchestrator.reports.columns import Column, Reporting, change, fact, last, number, table
+from orchestrator.reports.dashboard import dashboard, is_server
 from orchestrator.reports.disputes import disputes
 from orchestrator.reports.evidence import Evidence, base_of
 from orchestrator.reports.gate_words import gate_said
@@ -122,6 +123,12 @@ def _summary(run_dir: Path, state: State, base: Evidence, done: Sequence[Evidenc
     if forked_from := parent(state):
         lines.append(f"- Made from: {code(forked_from)}; what was taken over from it is marked below")
     lines.append(f"- Reference: {code(reference_path(run_dir, state))}")
+    lines += [f"- {markdown(rollback.line())}" for rollback in state.rollbacks]
+    tracking: Mapping[str, Any] = state.configs[-1]["job"].get("tracking", {}) if state.configs else {}
+    if state.configs and (found := dashboard(run_dir, tracking)):
+        # Not where `ratchet ui` serves it now: a report stays.
+        page = found["address"] if is_server(str(tracking.get("uri"))) else None
+        lines.append(f"- Dashboard: {code(found['command'])}" + (f", {code(page)}" if page else ""))
     best = [e for e in done if e.promotion and e.promotion["promoted"] and e.figures("test")]
     if best and (start := base.figures("test")):
         last = best[-1].figures("test") or {}

@@ -43,7 +43,10 @@ class Version:
     def told(self) -> str:
         """What it is and how it is loaded, in Markdown."""
         if not self.is_there:
-            load = "Its files were removed by `ratchet gc` or `keep.checkpoints`, so that it cannot be loaded."
+            load = (
+                "Its files were removed by `ratchet gc` or `keep.checkpoints`, or set aside by `ratchet rollback`, so "
+                "that it cannot be loaded."
+            )
         else:
             load = (
                 "MLflow does not hold the weights, and its loaders cannot load this version. It is a Hugging Face "

@@ -170,7 +170,7 @@ _KIND_OF = {"regrade": "regraded", "judge": "judged-verdicts"}
 _VALUES = {"judge.base_url": "http://elsewhere/v1", "judge.api_key_env": "KEY", "rounds": "1"}
 _VALUES |= {"tracking.enabled": "true", "keep.checkpoints": "2", "cluster.interface": "ib0"}
 _VALUES |= {"cluster.env": "{NCCL_DEBUG: INFO}", "cluster.secrets": "[HF_TOKEN]"}
-_VALUES |= {"archive": "/archives/{name}"}
+_VALUES |= {"archive": "/archives/{name}", "tracking.sinks": "[tensorboard]"}
 """Values that no type tells of."""
 
 

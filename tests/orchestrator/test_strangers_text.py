@@ -212,6 +212,11 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         *(["verify", run] for run in (stage.run, stage.failed, damaged(stage), stage.folder / NAME))
     ),
     "gc": lambda stage: [["gc", stage.run, "--dry-run"], ["gc", stage.run]],
+    "rollback": lambda stage: [
+        ["rollback", stage.run, "--to-round", "9", "--reason", EVIL],
+        ["rollback", stage.folder / NAME, "--to-round", "0"],
+        ["rollback", stage.failed, "--to-round", "0", "--reason", EVIL],
+    ],
     "fork": lambda stage: [
         ["fork", stage.run, stage.folder / f"fork {NAME}", "loss.beta=0.2"],
         ["fork", stage.run, stage.folder / f"fork {NAME}", "loss.beta=0.2"],

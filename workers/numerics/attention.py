@@ -3,15 +3,19 @@
 Every token attends to itself and to what precedes it in its own prompt or completion, and a
 completion's tokens also to the whole prompt that they continue; never to another completion or tree.
 
-Three functions compute exactly that:
+Four functions compute exactly that:
 
 - `sdpa`, anywhere: each prompt and each completion is one row of a batched
   scaled_dot_product_attention call, its keys gathered as [prompt][completion]. Rows of similar size
   share a call, so that the masks are as large as the real work and never tokens x tokens.
 - `matmul`, on CPU: the same rows, those in bfloat16 by `workers.numerics.products`.
 - `flex`, on GPU: FlexAttention with a block mask built once a pack. So far it was compared with `sdpa`
-  on CPU only, uncompiled and forward (FlexAttention has no backward there); tests/workers/numerics/test_gpu.py holds
-  the comparison that a GPU should make.
+  on CPU only, uncompiled and forward (FlexAttention has no backward there).
+- `varlen`, on GPU in bfloat16: the rows of `sdpa`, without padding, in one call of torch's variable-length attention.
+  Its layout was compared with `sdpa` on CPU, forward and backward; torch's kernel was not tried.
+
+tests/workers/numerics/test_gpu.py holds the comparisons that a GPU should make. FlexAttention's own faster kernels
+(`BACKEND="FLASH"`) are left out: they need a package (flash-attn-4) that comes as a preview alone.
 
 transformers builds no mask of its own for an attention function whose name it has no mask for, and
 hands keyword arguments of the model's forward down to it: that is how the layout gets there.
@@ -30,11 +34,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.numerics import products
+from workers.numerics import products, varlen
 
 SDPA = "ratchet_tree_sdpa"
 MATMUL = "ratchet_tree_matmul"
 FLEX = "ratchet_tree_flex"
+VARLEN = "ratchet_tree_varlen"
 
 Spans = npt.NDArray[np.int64]
 
@@ -58,12 +63,13 @@ class RowGroup:
 
 @dataclass(frozen=True, slots=True)
 class TreeLayout:
-    """What an attention call needs to know of a pack: row groups (sdpa) or a block mask (flex)."""
+    """What an attention call needs to know of a pack: row groups (sdpa), a block mask (flex) or sequences (varlen)."""
 
     groups: tuple[RowGroup, ...] = ()
     restore: Tensor | None = None
     """[T] int64: where each token's output stands in the groups' outputs put behind each other."""
     block_mask: Any = None
+    sequences: varlen.Sequences | None = None
 
 
 def _similar_rows(spans: Spans, waste: float) -> list[npt.NDArray[np.int64]]:
@@ -255,11 +261,21 @@ tree_matmul = partial(tree_sdpa, attend=_matmul_rows)
 """The same through `products.attend`, where that suits."""
 
 
-@lru_cache(maxsize=1)
-def _compiled_flex() -> Any:
+def flex_of_blocks(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+    """FlexAttention over tokens in blocks, [1, H, T / BLOCK, BLOCK, D]. The size of a block never changes: so a kernel
+    that is compiled for all lengths knows that they are multiples of it, and checks no borders."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    return flex_attention(*(t.flatten(2, 3) for t in (query, key, value)), **options)
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
+    return torch.compile(flex_of_blocks)
+
+
+def _flex_on_gpu(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+    return _compiled_flex()(*(t.unflatten(2, (-1, BLOCK)) for t in (query, key, value)), **options)
 
 
 def tree_flex(
@@ -280,7 +296,7 @@ def tree_flex(
     layout = _require_layout(module, tree_layout, kwargs)
     if dropout:
         raise UnsupportedModel("FlexAttention has no dropout; set `train.attention: sdpa`")
-    attend = _compiled_flex() if query.is_cuda else flex_attention
+    attend = _flex_on_gpu if query.is_cuda else flex_attention
     attended = attend(
         query,
         key,
@@ -290,6 +306,38 @@ def tree_flex(
         enable_gqa=query.shape[1] != key.shape[1],
     )
     return attended.transpose(1, 2).contiguous(), None
+
+
+def tree_varlen(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    tree_layout: TreeLayout | None = None,
+    attend: Callable[..., Tensor] = varlen.attend,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Tree attention through variable-length attention; shapes as in `tree_sdpa`. `attend` makes [T, H, D] of such
+    queries, and of keys and values in the order of `Sequences.keys`."""
+    layout = _require_layout(module, tree_layout, kwargs)
+    assert layout.sequences is not None
+    if dropout:
+        raise UnsupportedModel("variable-length attention has no dropout; set `train.attention: sdpa`")
+    # Under autocast rotated queries and keys are wider than values, and the kernel takes none that are.
+    query_T, key_T, value_T = (t[0].transpose(0, 1).to(value.dtype) for t in (query, key, value))
+    keys, values = (t.index_select(0, layout.sequences.keys) for t in (key_T, value_T))
+    return attend(query_T, keys, values, layout.sequences, scaling).unsqueeze(0), None
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    SDPA: tree_sdpa,
+    MATMUL: tree_matmul,
+    FLEX: tree_flex,
+    VARLEN: tree_varlen,
+}
 
 
 @cache
@@ -302,7 +350,7 @@ def register() -> None:
     """Make the functions known to transformers under their names; may be called again."""
     from transformers import AttentionInterface
 
-    for name, function in {SDPA: tree_sdpa, MATMUL: tree_matmul, FLEX: tree_flex}.items():
+    for name, function in FUNCTIONS.items():
         AttentionInterface.register(name, _apart(function))
 
 
@@ -317,11 +365,13 @@ def pick(attention: str, device: torch.device | str, precision: str = "fp32") ->
     if attention == "auto":
         on_cuda = torch.device(device).type == "cuda"
         attention = "flex" if on_cuda else "matmul" if precision == "bf16" else "sdpa"
-    return {"sdpa": SDPA, "matmul": MATMUL, "flex": FLEX}[attention]
+    return {"sdpa": SDPA, "matmul": MATMUL, "flex": FLEX, "varlen": VARLEN}[attention]
 
 
 def layout_for(implementation: str, spans: Spans, device: torch.device | str) -> TreeLayout:
     """The layout that the registered function `implementation` needs."""
     if implementation == FLEX:
         return flex_layout(spans, device)
+    if implementation == VARLEN:
+        return TreeLayout(sequences=varlen.sequences(spans, device))
     return sdpa_layout(spans, device, waste=1.1 if implementation == MATMUL else 1.5)

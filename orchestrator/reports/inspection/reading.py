@@ -56,7 +56,9 @@ class RunReader:
         if number in (there := self.rounds(phase)):
             return number
         named = f"it has those of round {', '.join(map(str, there))}" if there else "no round has any yet"
-        raise BadInput(f"{self.root}: round {number} has no {phase}: {named}")
+        aside = any(number in rollback.rounds for rollback in self.state.rollbacks)
+        gone = f" (a rollback has set round {number} aside)" if aside else ""
+        raise BadInput(f"{self.root}: round {number} has no {phase}{gone}: {named}")
 
     def samples(self, number: int) -> Iterator[pa.Table]:
         """A round's samples with their verdicts, a shard at a time: columns `prompt_id`, `sample`, `verdict`,
@@ -121,7 +123,7 @@ class RunReader:
         found: list[dict[str, Any]] = []
         for file in self.files(round_step(number, "pairs")) if wanted else ():
             with pq.ParquetFile(file) as parquet:
-                for group in _groups_with(parquet, wanted):
+                for group in _groups_with(file, wanted):
                     found += only(_of_group(parquet, group, _PAIR), wanted).to_pylist()
         return found
 
@@ -173,19 +175,23 @@ def only(table: pa.Table, wanted: Collection[str], column: str = "prompt_id") ->
     return table.filter(pc.is_in(table[column], pa.array(sorted(wanted), pa.string())))
 
 
-def _groups_with(parquet: pq.ParquetFile, wanted: Collection[str]) -> Iterator[int]:
-    """The groups of rows that have a prompt of these. Of most, their least and their greatest id tell that they have
-    none; of others the ids alone are read."""
-    names, metadata = sorted(name.encode() for name in wanted), parquet.metadata
-    paths = [metadata.schema.column(place).path for place in range(metadata.num_columns)]
-    for number in range(metadata.num_row_groups):
-        said = metadata.row_group(number).column(paths.index("prompt_id")).statistics
-        if said is not None and said.has_min_max:
-            at = bisect_left(names, said.min_raw)  # bytes, which is how they are ordered
-            if at == len(names) or names[at] > said.max_raw:
-                continue
-        if only(parquet.read_row_group(number, ["prompt_id"]), wanted).num_rows:
-            yield number
+def _groups_with(file: Path, wanted: Collection[str]) -> Iterator[int]:
+    """The groups of rows that have a prompt of these. Of many, their least and their greatest id tell that they have
+    none; of others the different ids are looked at."""
+    names = sorted(name.encode() for name in wanted)
+    known = pa.array([name.decode() for name in names], pa.string())
+    with pq.ParquetFile(file, read_dictionary=["prompt_id"]) as parquet:
+        metadata = parquet.metadata
+        place = [metadata.schema.column(at).path for at in range(metadata.num_columns)].index("prompt_id")
+        for number in range(metadata.num_row_groups):
+            said = metadata.row_group(number).column(place).statistics
+            if said is not None and said.has_min_max:
+                at = bisect_left(names, said.min_raw)  # bytes, which is how they are ordered
+                if at == len(names) or names[at] > said.max_raw:
+                    continue
+            ids = parquet.read_row_group(number, ["prompt_id"], use_threads=False)["prompt_id"]
+            if any(pc.any(pc.is_in(chunk.dictionary, known)).as_py() for chunk in ids.chunks):
+                yield number
 
 
 def _of_group(parquet: pq.ParquetFile, number: int, names: Sequence[str]) -> pa.Table:

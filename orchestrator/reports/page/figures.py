@@ -34,7 +34,7 @@ _EVALUATED = (
 
 def figures(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger) -> Document:
     """`name`, `folder`, `state`, `records` and `time` (how far the ledger was read, and when its last record was
-    written, in seconds since 1970), three `sentences`, `rounds` (0 is the base model), `curves` by round and
+    written, in seconds since 1970), some `sentences`, `rounds` (0 is the base model), `curves` by round and
     `warnings`."""
     state = ledger.state
     job: Mapping[str, Any] = state.configs[-1]["job"] if state.configs else {}
@@ -48,7 +48,12 @@ def figures(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger) -> 
         "state": run_state(run_dir, state),
         "records": len(ledger.records),
         "time": ledger.records[-1].time,
-        "sentences": [_state(run_dir, state, job, done), _result(base, done), _health(done, warnings)],
+        "sentences": [
+            _state(run_dir, state, job, done),
+            *(f"The run was {rollback.line()}." for rollback in state.rollbacks),
+            _result(base, done),
+            _health(done, warnings),
+        ],
         "rounds": [_round(each, state, took) for each in (base, *done)],
         "curves": [_curves(each) for each in done if each.metrics],
         "warnings": warnings,

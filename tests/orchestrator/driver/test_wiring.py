@@ -132,6 +132,20 @@ def test_what_is_set_is_as_it_is_set(tmp_path: Path, override: str, key: str) ->
     assert all(key not in said["settings"] for said in workers.recorded)
 
 
+@pytest.mark.parametrize("kernel", ["flex", "varlen"])
+def test_a_kernel_for_gpus_is_refused_where_there_are_none(tmp_path: Path, kernel: str) -> None:
+    job = load_job(make_project(tmp_path), [f"train.attention={kernel}"]).job
+    assert On(job, cpus=8, gpus=1).execution("train")["train.attention"] == kernel
+    with pytest.raises(BadInput, match=rf"^train\.attention: {kernel} needs GPUs, and there are none: set it to auto"):
+        On(job, cpus=8).execution("train")
+
+
+@pytest.mark.parametrize(("override", "compiled"), [("train.zero=2", True), ("train.zero=3", False)])
+def test_whether_layers_are_compiled_is_recorded(tmp_path: Path, override: str, compiled: bool) -> None:
+    job = load_job(make_project(tmp_path), ["train.compile=true", override]).job
+    assert On(job, cpus=8).execution("train")["train.compile"] is compiled
+
+
 @pytest.mark.parametrize(("ranks", "nodes", "cpus", "cores"), [(1, 2, 1, 1), (2, 2, 1, 1), (1, 3, 4, 4), (6, 2, 8, 2)])
 def test_cores_are_shared_out_by_node(tmp_path: Path, ranks: int, nodes: int, cpus: int, cores: int) -> None:
     workers = On(load_job(make_project(tmp_path), [f"train.ranks={ranks}"]).job, cpus, nodes=nodes)
