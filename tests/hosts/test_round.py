@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.ledger.record_files import Record
-from orchestrator.reports import journal
 from tests.support.hosts import Driver, Host, Network, hosts_or_skip, left_in_ray, ratchet, wait_until
 from tests.support.real import has_shard, records
 
@@ -72,9 +71,6 @@ def test_a_round_over_hosts_of_which_one_dies_while_it_samples(three: Network, t
     assert len(rows) == len({(r["prompt_id"], r["sample_index"]) for r in rows}) == PROMPTS * SAMPLES
     assert not [path for path in (run / "rounds").rglob(".*") if path.name.rpartition("-e")[2].isdigit()]
     three.head.run("python", "-m", "orchestrator", "verify", run, cwd=tmp_path)
-    looked_at = Counter(row.node.partition("-")[0] for row, _ in journal.read(run) if row.node)
-    assert looked_at.keys() == {"head", "one", "two"}, "the load of every node, by its name and address"
-    assert looked_at[dying.name] < looked_at["head"]
 
     assert left_in_ray(three) == {"actors": [], "groups": []}
     for host in (host for host in three.hosts if host is not dying):
