@@ -94,12 +94,13 @@ class RunReader:
         rows = only(_columns(file, ("prompt_id", "text", "gold")), wanted).to_pylist()
         return {row["prompt_id"]: {"prompt": row["text"], "gold": shown(row["gold"])} for row in rows}
 
-    def pairs(self, number: int, wanted: Collection[str]) -> list[dict[str, Any]]:
-        """The pairs of some prompts in a round: `pair_id`, `prompt_id`, `chosen_sample`, `rejected_sample`."""
+    def pairs(self, number: int, wanted: Collection[str], most: int | None = None) -> list[dict[str, Any]]:
+        """The pairs of some prompts in a round, at most so many: `pair_id`, `prompt_id`, `chosen_sample`,
+        `rejected_sample`."""
         found: list[dict[str, Any]] = []
         for file in self.files(round_step(number, "pairs")):
-            found += only(_columns(file, _PAIR), wanted).to_pylist()
-        return found
+            found += only(_columns(file, _PAIR), wanted).slice(0, most).to_pylist()
+        return found[:most]
 
     def files(self, step: str) -> list[Path]:
         """The Parquet files of a committed step that are there; looked for once, since one may be waited for."""

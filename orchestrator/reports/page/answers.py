@@ -20,6 +20,8 @@ from orchestrator.reports.tables import round_step
 
 CAP = 4_000_000
 """Characters of all texts that a page holds."""
+ROW = 100
+"""Characters that a sample, a problem or a pair counts for besides its texts, so that a million empty ones do not fit."""
 LONGEST = 20_000
 """Characters of one text; of a longer one its beginning and end."""
 _HELD_OUT = 0.6
@@ -27,6 +29,7 @@ _HELD_OUT = 0.6
 _SPLITS = ("gate", "test")
 _VERDICTS = ("correct", "wrong", "ungradable")
 _TOLD = ("verdict", "cause", "rule", "extracted", "reason", "finish_reason", "tokens", "text")
+_TEXTS = ("rule", "extracted", "reason", "text")
 _GONE = (OSError, ValueError, pa.ArrowException, RatchetError)
 """What reading a damaged or half-removed run raises."""
 
@@ -99,7 +102,7 @@ class Answers:
                 self.left_out.append(f"{split} answers of round {number}: the file is not there")
             return 0
         names = table["prompt_id"].to_pylist()
-        sizes.update(dict(zip(names, pc.utf8_length(table["text"]).to_pylist(), strict=True)))
+        sizes.update(dict(zip(names, pc.add(pc.utf8_length(table["text"]), ROW).to_pylist(), strict=True)))
         solved[number] = dict(zip(names, pc.equal(table["verdict"], "correct").to_pylist(), strict=True))
         return len(names)
 
@@ -141,15 +144,18 @@ class Answers:
             count += table.num_rows
             if full:
                 continue
-            kept = set[str]()
-            for name, rows in _by_problem(table.to_pylist()):
+            kept, room = set[str](), self._room(most)
+            for name, rows in _by_problem(table.slice(0, room).to_pylist()):
                 if full := self._size > most:
                     break
                 kept.add(name)
                 for row in rows:
                     self._take(number, "train", row)
+            full = full or room < table.num_rows
             self._take_prompts(number, "train", kept)
-            self._pairs += [{"round": number, **pair} for pair in self._reader.pairs(number, kept)]
+            pairs = self._reader.pairs(number, kept, self._room(self._cap))
+            self._pairs += [{"round": number, **pair} for pair in pairs]
+            self._size += ROW * len(pairs)
         known = sum(each.count("verdicts", key) for each in self._told if each.number == number for key in _VERDICTS)
         if count < known:
             self.left_out.append(f"samples of round {number}: files of {known - count:,} of them are not there")
@@ -159,9 +165,10 @@ class Answers:
         """Take pairs of a round that has no verdicts, with their texts."""
         for file in self._reader.files(round_step(number, "pairs")):
             table = read_table(file, ["pair_id", "prompt_id", "prompt", "chosen", "rejected"])
-            for row in table.to_pylist():
+            for row in table.slice(0, self._room(most)).to_pylist():
                 if self._size > most:
                     return 0
+                self._size += ROW
                 texts = {side: self._text(as_text(row[side])) for side in ("prompt", "chosen", "rejected")}
                 absent = {} if row["rejected"] is not None else {"rejected": None}
                 self._pairs.append({"round": number, **row, **texts, **absent})
@@ -170,17 +177,24 @@ class Answers:
     def _take_prompts(self, number: int, split: str, wanted: Collection[str]) -> int:
         new = [name for name in wanted if (split, name) not in self._problems]
         for name, told in self._reader.prompts(number, split, new).items():
-            of = {"split": split, "id": name, "prompt": self._text(told["prompt"]), "gold": told["gold"]}
-            self._problems[split, name] = of
+            texts = {"prompt": self._text(told["prompt"]), "gold": self._text(told["gold"])}
+            self._problems[split, name] = {"split": split, "id": name, **texts}
+            self._size += ROW
         return len(new)
 
     def _take(self, number: int, split: str, row: Document, flip: str | None = None) -> None:
         row |= {"round": number, "split": split, "problem": row["prompt_id"], "flip": flip}
-        row["text"] = self._text(row["text"])
+        row |= {name: self._text(row[name]) for name in _TEXTS if name == "text" or row.get(name) is not None}
+        self._size += ROW
         self._rows.append(row)
 
-    def _text(self, said: str) -> str:
-        """A text as the page holds it; counts it."""
+    def _room(self, most: float) -> int:
+        """How many rows can fit at most; the last of them does not."""
+        return max(0, int(most - self._size)) // ROW + 1
+
+    def _text(self, said: str | None) -> str:
+        """A text as the page holds it; counts it. Somebody else's file may have none."""
+        said = said or ""
         if (over := len(said) - LONGEST) > 0:
             half = LONGEST // 2
             said = f"{said[:half]}\n… {over:,} characters left out …\n{said[-half:]}"
