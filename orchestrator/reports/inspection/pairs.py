@@ -20,6 +20,9 @@ from orchestrator.reports.inspection.reading import RunReader, only
 from orchestrator.reports.inspection.views import Document, Wanted, samples
 from orchestrator.reports.tables import round_step
 
+_MOST_PLACES = 10_000_000
+"""Pairs of updates that are looked through, of all epochs: some ten seconds of work. How many updates there were is
+what a record says, which may be anybody's."""
 _IDS = {"prompt": "prompt_token_ids", "chosen": "chosen_token_ids", "rejected": "rejected_token_ids"}
 
 
@@ -88,13 +91,16 @@ def _reference(reader: RunReader, number: int) -> dict[str, tuple[float, int]]:
 
 
 def updates_with(reader: RunReader, number: int, name: str) -> list[int] | None:
-    """The updates of a round's training, from 1, that a pair was part of; None where nothing is trained yet. They are
-    not stored: which pairs an update takes follows from the pairs, the job and its seed (records/updates.py)."""
+    """The updates of a round's training, from 1, that a pair was part of; None where nothing is trained yet, or where
+    they are too many to look through. They are not stored: which pairs an update takes follows from the pairs, the job
+    and its seed (records/updates.py)."""
     trained = reader.state.commits.get(round_step(number, "train"))
     job = reader.state.configs[-1]["job"]
     if trained is None or not isinstance(steps := trained.facts.get("steps"), int):
         return None
     names, prompts = _trained_pairs(reader, number, job["train"].get("max_tokens"))
+    if steps * (1 + min(len(names), job["train"]["batch_pairs"])) > _MOST_PLACES:
+        return None
     batches = _batches(names, prompts, job, number)
     return [
         update

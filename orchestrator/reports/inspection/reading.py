@@ -118,13 +118,15 @@ class RunReader:
                 break
         return found
 
-    def pairs(self, number: int, wanted: Collection[str]) -> list[dict[str, Any]]:
-        """The pairs of some prompts in a round: `pair_id`, `prompt_id`, `chosen_sample`, `rejected_sample`."""
+    def pairs(self, number: int, wanted: Collection[str], most: int | None = None) -> list[dict[str, Any]]:
+        """The pairs of some prompts in a round, at most so many: `pair_id`, `prompt_id`, `chosen_sample`,
+        `rejected_sample`."""
         found: list[dict[str, Any]] = []
         for file in self.files(round_step(number, "pairs")) if wanted else ():
             with pq.ParquetFile(file) as parquet:
                 for group in _groups_with(file, wanted):
-                    found += only(_of_group(parquet, group, _PAIR), wanted).to_pylist()
+                    left = None if most is None else most - len(found)
+                    found += only(_of_group(parquet, group, _PAIR), wanted).slice(0, left).to_pylist()
         return found
 
     def rows(self, step: str, names: Sequence[str]) -> Iterator[pa.Table]:

@@ -119,6 +119,8 @@ def test_the_updates_of_a_pair_are_those_of_the_training(made: Path, tmp_path: P
         assert updates is not None and len(updates) == 2 and updates[0] <= batches < updates[1] <= 2 * batches
     reader.state.commits["rounds/01/train"].facts["steps"] = 1
     assert sum(updates_with(reader, 1, name) == [1] for name in names) == 3
+    reader.state.commits["rounds/01/train"].facts["steps"] = 10**15  # as a stranger's record may say
+    assert updates_with(reader, 1, names[0]) is None, "and it does not go through them until the memory is full"
 
 
 @pytest.mark.parametrize("order", ["pairs", "prompts"])
