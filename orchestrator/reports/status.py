@@ -156,7 +156,7 @@ def status(run_dir: Path, sources: Mapping[str, Reporting] | None = None) -> dic
     return {
         "name": job.get("name", run_dir.absolute().name),
         "state": (now := run_state(run_dir, state)),
-        "reason": _reason(state, now),
+        "reason": reason(state, now),
         "reference": reference_path(run_dir, state),
         "seed": _base_origin(state),
         "parent": parent(state),
@@ -168,7 +168,8 @@ def status(run_dir: Path, sources: Mapping[str, Reporting] | None = None) -> dic
     }
 
 
-def _reason(state: State, now: str) -> str | None:
+def reason(state: State, now: str) -> str | None:
+    """Why a run is in the state that it is in `now`, in words, where that is known."""
     if state.end is not None:
         return str(state.end.get("reason") or "") or None
     return "its driver died without a word" if now == "interrupted" else None
