@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -236,13 +236,18 @@ class Workers:
         return self._do(train, plan)
 
 
+def read_all(_grade: Any, golds: Iterable[str]) -> tuple[dict[str, str], int]:
+    """Every gold answer is read by a grader."""
+    return {}, sum(1 for _ in golds)
+
+
 def work(step: str, job: Path) -> dict[str, float]:
     """One step in this process; what it took."""
     began, cpu = time.monotonic(), time.process_time()
     if step in ("round", "again"):
         with signals() as received:
             hire: Any = Workers
-            drive(load_job(job), lambda line: None, received, hire, ask=lambda _grade, golds: ({}, len(set(golds))))
+            drive(load_job(job), lambda line: None, received, hire, ask=read_all)
     else:
         from orchestrator.cli import main as ratchet
 

@@ -13,9 +13,10 @@ from tests.test_house import PROJECT
 HISTORY = ("CHANGELOG.md", "test-results.md")
 """They tell of files that were."""
 DOCUMENTS = [
-    *(file for folder in (PROJECT, PROJECT / "docs") for file in folder.glob("*.md") if file.name not in HISTORY),
+    *(file for file in (*PROJECT.glob("*.md"), *(PROJECT / "docs").rglob("*.md")) if file.name not in HISTORY),
     *(PROJECT / "jobs").glob("*/README.md"),
     *(PROJECT / "deploy").rglob("README.md"),
+    PROJECT / "benchmarks/README.md",
 ]
 MADE = "deploy/docker/secrets"
 """What a command of a document makes."""

@@ -90,13 +90,20 @@ def fetch(
     echo(f"go on     {command(found.root)}{'' if found.trusted else ' --trust, which shows what needs trust'}")
 
 
-@keeps.command("ratchet track runs/irpo", "ratchet track runs/irpo --to http://HOST:5000 --experiment copies")
+@keeps.command(
+    "ratchet track runs/irpo",
+    "ratchet track runs/irpo --to http://HOST:5000 --experiment copies",
+    "ratchet track runs/irpo --to tensorboard",
+)
 def track(
     run: RunArgument,
-    to: Annotated[str | None, typer.Option("--to", help="MLflow's address; by default the run's own")] = None,
+    to: Annotated[
+        str | None,
+        typer.Option("--to", help="MLflow's address, or tensorboard, wandb, trackio; by default the run's own"),
+    ] = None,
     experiment: Annotated[str | None, typer.Option(help="Name of the experiment; by default the run's own")] = None,
 ) -> None:
-    """Send a run to MLflow, from its beginning: what is there already is not sent again."""
+    """Send a run to MLflow, from its beginning: what it has is not sent again. Another store gets a new run."""
     from orchestrator.commands.track import track as send
 
     with interruptible():

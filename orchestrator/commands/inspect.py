@@ -57,12 +57,13 @@ def show(run: Path, asked: Asked, full: bool, as_json: bool) -> None:
         BadInput: there is no run in this folder, or nothing of this name in it.
         Damaged: a record or a file is not what it should be.
     """
-    document, page = _found(RunReader(run), asked, Pages(full), str(run))
+    wrapped = terminal.can_be_drawn_on()
+    document, page = _found(RunReader(run), asked, Pages(full, wrapped), str(run))
     if as_json:
         echo_json(document)
         return
     screen = Screen()
-    if terminal.can_be_drawn_on():
+    if wrapped:
         with screen.pager():
             screen.print(page)
     else:

@@ -32,6 +32,7 @@ from orchestrator.inputs.preferences import Preferences
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
 from orchestrator.records.rows import Problem
+from orchestrator.tracking.stores import require_installed
 
 _ASKING = 20.0  # seconds
 
@@ -58,6 +59,7 @@ def check(file: JobFile) -> Checked:
     """
     run = Run(require_room(run_folder(file.job)))
     address_of(file.job, run.root)
+    require_installed(file.job.tracking.sinks)
     check_same_job(run, file.job)
     model = base_model_of(file, run, weights=False)
     if model.origin is None:

@@ -85,7 +85,7 @@ def rank_memory(size: ModelSize, settings: Train, ranks: int, stage: int) -> Ran
     share = -(-p // ranks) if stage else p
     number = 4 if wide or autocast else 2
     weights = number * (share + min(p - share, _GATHERED)) if stage == 3 else number * p
-    buckets = 2 * number * min(p, _BUCKET) if stage >= 2 else 0
+    buckets = (2 + settings.overlap) * number * min(p, _BUCKET) if stage >= 2 else 0
     gradients = 4 * (p if stage == 0 or (stage == 1 and not wide) else share)
     host = settings.offload_optimizer and stage > 0
     return RankMemory(

@@ -108,6 +108,7 @@ class RealWorkers:
             train = self._fitted.train()
             given |= {"train.ranks": train.ranks, "train.zero": train.zero, "train.attention": self._attention()}
             given |= {MICROBATCH: train.tokens_per_microbatch, CHECKPOINTING: train.activation_checkpointing}
+            given |= {"train.compile": train.compiled}
             halved = self._halving.executed if self._halving else {}
             return {"device": self._device, "cluster.cpus_per_rank": self._ranks_need()[1], **given, **halved}
         generate = self._fitted.generate()
@@ -338,6 +339,8 @@ class RealWorkers:
     def _attention(self) -> str:
         """The kernel of attention: as asked for, or what workers.numerics.attention.pick takes on this device."""
         if (asked := self._job.train.attention) != "auto":
+            if asked in ("flex", "varlen") and not self.cluster.accelerated:
+                raise BadInput(f"train.attention: {asked} needs GPUs, and there are none: set it to auto")
             return asked
         plain = "matmul" if self._job.train.precision == "bf16" else "sdpa"
         usual = "flex" if self.cluster.accelerated else plain

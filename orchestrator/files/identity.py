@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ class Identity(NamedTuple):
 
 @dataclass
 class New:
-    """What was hashed and is not kept beyond this process yet (known_hashes.py)."""
+    """What was hashed, or looked at, and is not kept beyond this process yet (known_hashes.py)."""
 
     files: int = 0
     size: int = 0
@@ -54,6 +54,8 @@ class New:
 
 HASHED: dict[Identity, str] = {}
 """Of this process, and of earlier drivers of its run."""
+SOUND: set[tuple[str, Identity]] = set()
+"""What was looked at, and for what, and found to be right, likewise."""
 NEW = New()
 
 
@@ -96,6 +98,24 @@ def _keep(who: Identity, sha: str) -> None:
     HASHED[who] = sha
     NEW.files += 1
     NEW.size += who.written.size
+
+
+def look_once(path: Path, what: str, look: Callable[[], None]) -> None:
+    """Look at a file, which raises what is wrong with it; not again for the same (`what`) where it has the identity of
+    one that was right.
+
+    Raises:
+        OSError, Damaged: as `identity`, or as `look` does.
+    """
+    before = identity(path)
+    if (what, before) in SOUND:
+        return
+    settled = is_settled(max(before.written.mtime_ns, before.ctime_ns))
+    look()
+    if settled and identity(path) == before:
+        SOUND.add((what, before))
+        NEW.files += 1
+        NEW.size += before.written.size
 
 
 def hash_ahead(paths: Iterable[Path], large: int = LARGE) -> None:

@@ -1,7 +1,8 @@
 """The hashes of a run's files, kept from one driver to the next: what nobody has touched is not hashed at each start.
 
-`hashes.cache` of the run has the identity of each file that a driver has hashed (identity.py) and its sha256. It is
-believed where this user's own driver has made it (sealed.py), and may be deleted. `verify` hashes every file.
+`hashes.cache` of the run has the identity of each file that a driver has hashed (identity.py) and its sha256, and of
+each that it has looked at and found right, for what. It is believed where this user's own driver has made it
+(sealed.py), and may be deleted. `verify` hashes every file.
 """
 
 from __future__ import annotations
@@ -19,9 +20,12 @@ _LARGEST = 1 << 28
 
 def load(root: Path) -> None:
     """Take over what an earlier driver of the run has hashed."""
-    for *said, sha in sealed.load(root / HASHES_CACHE, _LARGEST) or ():
-        *written, ctime = said
-        identity.HASHED.setdefault(Identity(Written(*written), ctime), sha)
+    said = sealed.load(root / HASHES_CACHE, _LARGEST)
+    if not isinstance(said, dict):
+        return
+    for sha, *who in said["hashes"]:
+        identity.HASHED.setdefault(_identity(who), sha)
+    identity.SOUND.update((what, _identity(who)) for what, *who in said["sound"])
 
 
 def is_due() -> bool:
@@ -32,5 +36,11 @@ def is_due() -> bool:
 def content() -> bytes:
     """The cache, of all that is known."""
     identity.NEW.files = identity.NEW.size = 0
-    known = [[*who.written, who.ctime_ns, sha] for who, sha in list(identity.HASHED.items())]
-    return sealed.content(HASHES_CACHE, known)
+    hashes = [[sha, *who.written, who.ctime_ns] for who, sha in list(identity.HASHED.items())]
+    sound = [[what, *who.written, who.ctime_ns] for what, who in list(identity.SOUND)]
+    return sealed.content(HASHES_CACHE, {"hashes": hashes, "sound": sound})
+
+
+def _identity(said: list[int]) -> Identity:
+    *written, ctime = said
+    return Identity(Written(*written), ctime)

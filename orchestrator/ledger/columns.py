@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pyarrow.types as of
 
 from orchestrator.errors import Damaged, first_line
+from orchestrator.files.identity import look_once
 from orchestrator.files.inside import regular_size
 from orchestrator.records.masks import ALL_MASKS, mask_columns, masked, misfits
 from orchestrator.records.rows import (
@@ -84,20 +85,24 @@ def _refuse_a_bomb(file: Path, metadata: pq.FileMetaData, size: int) -> None:
 
 
 def require_columns(file: Path, run_dir: Path) -> None:
-    """Look at the schema of a committed Parquet file of a run.
+    """Look at the schema of a committed Parquet file of a run, once as long as nobody touches it.
 
     Raises:
         Damaged: it is no regular file inside the run, no Parquet file, lacks a column, or has one of another type.
         OSError: it is not there, or cannot be read.
     """
-    size = regular_size(file, run_dir)
+    size, folder = regular_size(file, run_dir), file.parent.name
+    look_once(file, f"columns of {folder}", lambda: _require_columns(file, size, _NEEDED.get(folder, ())))
+
+
+def _require_columns(file: Path, size: int, needed: Sequence[str]) -> None:
     try:
         metadata = pq.read_metadata(file)
         schema = metadata.schema.to_arrow_schema()
         _refuse_a_bomb(file, metadata, size)
     except (pa.ArrowException, ValueError) as error:
         raise Damaged(f"{file}: committed, but it is no Parquet file that can be read ({first_line(error)})") from error
-    for name in _NEEDED.get(file.parent.name, ()):
+    for name in needed:
         if name not in schema.names:
             raise Damaged(f"{file}: it has no column `{name}`, which such a file has. {_CURE}")
     for field in schema:
@@ -107,11 +112,16 @@ def require_columns(file: Path, run_dir: Path) -> None:
 
 
 def require_masks(file: Path) -> None:
-    """Look whether the masks of a file of samples or pairs fit their tokens. No row of a file without any is read.
+    """Look whether the masks of a file of samples or pairs fit their tokens, once as long as nobody touches it. No row
+    of a file without any is read.
 
     Raises:
         Damaged: one has another length, or leaves no token to the model.
     """
+    look_once(file, "masks", lambda: _require_masks(file))
+
+
+def _require_masks(file: Path) -> None:
     with pq.ParquetFile(file) as parquet:
         known = parquet.schema_arrow
         if not mask_columns(known):

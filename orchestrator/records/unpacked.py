@@ -33,7 +33,7 @@ def most_bytes(size: int) -> int:
 
 def packed_bytes(metadata: pq.FileMetaData) -> int:
     """Bytes of a file's pages once they are decompressed, its dictionaries counted once."""
-    return sum(chunk.total_uncompressed_size for _, chunk in _chunks(metadata))
+    return sum(chunk.total_uncompressed_size for chunk in _chunks(metadata))
 
 
 def texts_in(path: Path, metadata: pq.FileMetaData, little: int) -> Texts:
@@ -43,23 +43,27 @@ def texts_in(path: Path, metadata: pq.FileMetaData, little: int) -> Texts:
     Raises:
         OSError, pyarrow.ArrowException: it cannot be read.
     """
-    chunks = [(group, chunk) for group, chunk in _chunks(metadata) if chunk.physical_type == _TEXT]
-    most = sum(chunk.num_values * chunk.total_uncompressed_size for _, chunk in chunks)
+    texts, most, largest = set[str](), 0, 0
+    for chunk in _chunks(metadata):
+        if chunk.physical_type == _TEXT:
+            size = chunk.total_uncompressed_size
+            most, largest = most + chunk.num_values * size, max(largest, size)
+            texts.add(chunk.path_in_schema)
     if most <= little:
-        return Texts(most, max((chunk.total_uncompressed_size for _, chunk in chunks), default=0))
+        return Texts(most, largest)
     total = longest = 0
-    with pq.ParquetFile(path, read_dictionary=sorted({chunk.path_in_schema for _, chunk in chunks})) as file:
-        for group, chunk in chunks:
-            for batch in file.iter_batches(_BATCH, row_groups=[group], columns=[chunk.path_in_schema]):
-                for one in (_texts_of(array) for array in batch.columns):
-                    total, longest = total + one.total, max(longest, one.longest)
+    columns = sorted(texts)
+    with pq.ParquetFile(path, read_dictionary=columns) as file:
+        for batch in file.iter_batches(_BATCH, columns=columns, use_threads=False):
+            for one in map(_texts_of, batch.columns):
+                total, longest = total + one.total, max(longest, one.longest)
     return Texts(total, longest)
 
 
-def _chunks(metadata: pq.FileMetaData) -> Iterator[tuple[int, pq.ColumnChunkMetaData]]:
+def _chunks(metadata: pq.FileMetaData) -> Iterator[pq.ColumnChunkMetaData]:
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
-        yield from ((number, group.column(column)) for column in range(group.num_columns))
+        yield from (group.column(column) for column in range(group.num_columns))
 
 
 def _texts_of(array: pa.Array) -> Texts:

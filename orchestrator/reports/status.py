@@ -24,6 +24,7 @@ from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import WORDS, abstained, causes
 from orchestrator.reports.archived import archive_line, archived
 from orchestrator.reports.columns import Reporting, checks_of
+from orchestrator.reports.dashboard import dashboard
 from orchestrator.reports.evidence import Evidence, by_ledger
 from orchestrator.reports.gate_words import gate_said
 from orchestrator.reports.health import health, words
@@ -129,7 +130,8 @@ def status(run_dir: Path, sources: Mapping[str, Reporting] | None = None) -> dic
     Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reference` (an absolute
     path), `seed` (where a base model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
     `digest`; else null), `parent` (the folder of the run that it was forked from, or null), `archive` (as `archived`
-    says), `baseline` (the base model's test accuracy, a fraction, or null) and `rounds`: a list of `round`,
+    says), `dashboard` (as `dashboard` says), `baseline` (the base model's test accuracy, a fraction, or null) and
+    `rounds`: a list of `round`,
     `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while
     nothing of their phase is done, or where a round has none), `causes` (how many samples are ungradable why, as far
     as it is known), `accuracy` (on test, or null), `tests` (on further test sets, by name), `unsolved`
@@ -158,6 +160,7 @@ def status(run_dir: Path, sources: Mapping[str, Reporting] | None = None) -> dic
         "seed": _base_origin(state),
         "parent": parent(state),
         "archive": archived(run_dir, _archive(job), len(ledger.records)),
+        "dashboard": dashboard(run_dir, job.get("tracking", {})) if job else None,
         "baseline": accuracy(baseline.facts if baseline else None),
         "baseline_unsolved": causes((baseline.facts if baseline else {}).get("test")),
         "rounds": [_round_status(evidence, found[evidence.round.number]) for evidence in done],

@@ -31,17 +31,28 @@ def parquet_files(run_dir: Path, state: State, step: str) -> list[Path]:
     Raises:
         Damaged: one is no such file, or has other columns than a file of its kind.
     """
+    return list(each_parquet_file(run_dir, state, step))
+
+
+def each_parquet_file(run_dir: Path, state: State, step: str) -> Iterator[Path]:
+    """The same, each looked at only when it is asked for: whoever needs a few of thousands of shards takes these."""
+    files = committed_files(run_dir, state, step)
+    there = {*those_there(files)}
+    for file in files:
+        if file in there and file.name.endswith(".parquet"):
+            require_columns(file, run_dir)
+        yield file
+
+
+def committed_files(run_dir: Path, state: State, step: str) -> list[Path]:
+    """The files that were committed for a step, Parquet files and shards, in order; none of them is looked at."""
     if shards := state.shards.get(step):
         artifacts: list[Artifact] = [shards[index].artifact for index in sorted(shards)]
     else:
         commit = state.commits.get(step)
         artifacts = [a for a in commit.artifacts if a.path not in state.discarded] if commit else []
     names = ((a, name) for a in artifacts for name in sorted(a.files) if not name or name.endswith(".parquet"))
-    found = [run_dir / artifact.path / name for artifact, name in names]
-    for file in those_there(found):
-        if file.name.endswith(".parquet"):
-            require_columns(file, run_dir)
-    return found
+    return [run_dir / artifact.path / name for artifact, name in names]
 
 
 def those_there(files: Sequence[Path], wait: Callable[[float], None] = time.sleep) -> Iterator[Path]:
@@ -115,20 +126,20 @@ def _rows_of(
 ) -> Iterator[dict[str, Any]]:
     """The samples or verdicts of some prompts. Shards hold whole prompts: reading ends with theirs."""
     missing = set(prompts)
-    for file in parquet_files(run_dir, state, round_step(number, phase)):
-        if not missing:
-            return
+    for file in each_parquet_file(run_dir, state, round_step(number, phase)) if missing else ():
         table = read_table(file, columns=["prompt_id", "sample_index", *columns])
         kept = table.filter(pc.is_in(table["prompt_id"], pa.array(sorted(prompts), pa.string())))
         for row in kept.to_pylist():
             missing.discard(row["prompt_id"])
             yield row
+        if not missing:
+            return
 
 
 def step_rows(run_dir: Path, state: State, step: str, columns: list[str]) -> Iterator[dict[str, Any]]:
     """Some columns of a committed step's rows, of which few are in memory at a time; what a file lacks, its
     rows lack."""
-    for file in parquet_files(run_dir, state, step):
+    for file in each_parquet_file(run_dir, state, step):
         with pq.ParquetFile(file) as parquet:
             for batch in parquet.iter_batches(batch_size=64, columns=columns):
                 yield from batch.to_pylist()

@@ -1,4 +1,4 @@
-"""What the records of a ledger and the rows of its journal mean in MLflow, as figures, parameters and tags."""
+"""What the records of a ledger and the rows of its journal mean to a sink, as figures, parameters and tags."""
 
 from __future__ import annotations
 
@@ -20,9 +20,8 @@ from orchestrator.reports.tables import round_step, training_metrics
 from orchestrator.sources.source import Sources
 from orchestrator.tracking import described, projection
 from orchestrator.tracking.described import NOTE, described_round
-from orchestrator.tracking.mlflow import FOLDER, DataSet, RunStatus, Sink
 from orchestrator.tracking.projection import Figure
-from orchestrator.tracking.views import Views
+from orchestrator.tracking.sink import FOLDER, DataSet, RunStatus, Sink
 
 _ENDS: dict[str, RunStatus] = {
     "finished": "FINISHED",
@@ -39,11 +38,6 @@ class Teller:
     def __init__(self, run_dir: Path, ledger: Ledger, sources: Sources, sink: Sink) -> None:
         self.run_dir, self._ledger, self._sources, self._sink = run_dir, ledger, sources, sink
         self._named: set[int] = set()
-        self._views = Views(run_dir, ledger, sources, sink)
-
-    def files(self, record: Record) -> None:
-        """Say what a record means in files, descriptions and versions of models."""
-        self._views.tell(record)
 
     def figures(self, record: Record) -> None:
         """Say what a record means in figures, parameters and tags."""

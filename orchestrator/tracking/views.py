@@ -15,7 +15,7 @@ from orchestrator.reports.tables import round_step, sample_rows
 from orchestrator.sources.source import Sources
 from orchestrator.tracking import answers, pictures, projection
 from orchestrator.tracking.described import NOTE, described, round_result
-from orchestrator.tracking.mlflow import Sink
+from orchestrator.tracking.mlflow import MlflowSink
 from orchestrator.tracking.projection import Figure
 from orchestrator.tracking.versions import Version
 
@@ -26,7 +26,7 @@ _TELLING = ("config", "commit", "promotion", "rollback", "end")
 class Views:
     """Those of one run, told to a sink."""
 
-    def __init__(self, run_dir: Path, ledger: Ledger, sources: Sources, sink: Sink) -> None:
+    def __init__(self, run_dir: Path, ledger: Ledger, sources: Sources, sink: MlflowSink) -> None:
         self.run_dir, self._ledger, self._sources, self._sink = run_dir, ledger, sources, sink
 
     def tell(self, record: Record) -> None:

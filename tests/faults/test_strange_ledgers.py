@@ -19,11 +19,11 @@ from orchestrator.files.durable import canonical, fingerprint
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import record_numbers
 from orchestrator.ledger.run import Run
+from orchestrator.reports import tracked as cursor
 from orchestrator.reports.progress.model import read_progress
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import run_state, status
 from orchestrator.sources.registry import SOURCES
-from orchestrator.tracking import cursor
 from tests.support.sample_run import DEAD_PID, SampleRun, two_rounds
 
 

@@ -228,6 +228,8 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
             ["compare", stage.run, stage.failed],
             ["compare", stage.run, damaged(stage)],
             ["compare", stage.run, f"{stage.run}@round1"],
+            ["compare", stage.run, stage.run, "--page", stage.folder / f"{NAME} compared.html"],
+            ["compare", stage.run, stage.run, "--page", stage.folder / NAME],
         ),
     ],
     "rescore": lambda stage: with_json(

@@ -3,6 +3,7 @@ become Python objects."""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,15 @@ import pyarrow.parquet as pq
 
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.ledger import waves
+from orchestrator.ledger.columns import require_columns
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.golds import shown
-from orchestrator.records.parquet import read_table
+from orchestrator.records.parquet import ROWS_A_GROUP, read_table
 from orchestrator.reports.rounds import round_and_phase
 from orchestrator.reports.status import open_run
-from orchestrator.reports.tables import parquet_files, round_step, those_there
+from orchestrator.reports.tables import committed_files, round_step, those_there
 
+VERDICTS = ("correct", "wrong", "ungradable")
 _VERDICT = ("prompt_id", "sample_index", "verdict", "extracted", "rule", "reason", "cause")
 _SAMPLE = ("prompt_id", "sample_index", "text", "finish_reason", "num_tokens")
 _PAIR = ("pair_id", "prompt_id", "chosen_sample", "rejected_sample")
@@ -69,7 +72,7 @@ class RunReader:
         for name, file in self._by_name(f"{folder}/verdicts").items():
             if name not in sampled:
                 continue
-            verdicts, texts = _columns(file, _VERDICT), _columns(sampled[name], _SAMPLE)
+            verdicts, texts = self._columns(file, _VERDICT), self._columns(sampled[name], _SAMPLE)
             for key in ("prompt_id", "sample_index"):
                 if not verdicts[key].equals(texts[key]):
                     raise Damaged(f"{file}: its verdicts are not in the order of {sampled[name]}")
@@ -77,41 +80,94 @@ class RunReader:
                 verdicts = verdicts.append_column(column, texts[column])
             yield _named(verdicts, sample_index="sample", num_tokens="tokens")
 
+    def num_graded(self, number: int) -> int:
+        """How many samples of a round are graded whose files are there, by the ledger: none is read."""
+        count = 0
+        for wave in waves.folders(self.state, f"rounds/{number:02d}"):
+            there = {file.name for file in self._there(f"{wave}/samples")}
+            names = there & {file.name for file in self._there(f"{wave}/verdicts")}
+            shards = self.state.shards.get(f"{wave}/verdicts", {}).values()
+            counted = (shard.facts for shard in shards if Path(shard.artifact.path).name in names)
+            count += sum(int(facts.get(verdict, 0)) for facts in counted for verdict in VERDICTS)
+        return count
+
     def answers(self, number: int, split: str) -> pa.Table | None:
         """The answers to a held-out set by a round's candidate, or by the base model for round 0; None where there are
         none. Columns as `samples`, as far as an evaluation has them."""
-        step = "baseline/evaluation" if number == 0 else round_step(number, "evaluation")
-        file = self._by_name(step).get(f"{split}.parquet")
+        file = self._by_name(_evaluation(number)).get(f"{split}.parquet")
         if file is None:
             return None
-        table = _columns(file, (*_ANSWER, "token_ids"))
+        table = self._columns(file, (*_ANSWER, "token_ids"))
         return table.drop_columns("token_ids").append_column("tokens", pc.list_value_length(table["token_ids"]))
 
     def prompts(self, number: int, split: str, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Text and gold answer of some prompts of a round, by id."""
-        step = round_step(number, "prompts") if split == "train" else "baseline/prompts"
-        file = self._by_name(step).get(f"{split}.parquet")
-        if file is None or not wanted:
+        """Text and gold answer of some prompts of a round, by id. Answers to held-out problems have theirs beside them,
+        but in runs of earlier versions."""
+        if not wanted:
             return {}
-        rows = only(_columns(file, ("prompt_id", "text", "gold")), wanted).to_pylist()
-        return {row["prompt_id"]: {"prompt": row["text"], "gold": shown(row["gold"])} for row in rows}
+        step, text = round_step(number, "prompts") if split == "train" else "baseline/prompts", "text"
+        file = self._by_name(step).get(f"{split}.parquet")
+        answered = self._by_name(_evaluation(number)).get(f"{split}.parquet") if split != "train" else None
+        if answered and {"prompt", "gold"} <= self._names(answered):
+            file, text = answered, "prompt"
+        found: dict[str, dict[str, Any]] = {}
+        for table in self._batches(file, ("prompt_id", text, "gold")) if file else ():
+            rows = only(table, wanted).to_pylist()
+            found |= {row["prompt_id"]: {"prompt": row[text] or "", "gold": shown(row["gold"] or "")} for row in rows}
+            if len(found) == len(wanted):  # which are likely to stand together
+                break
+        return found
 
     def pairs(self, number: int, wanted: Collection[str]) -> list[dict[str, Any]]:
         """The pairs of some prompts in a round: `pair_id`, `prompt_id`, `chosen_sample`, `rejected_sample`."""
         found: list[dict[str, Any]] = []
-        for file in self.files(round_step(number, "pairs")):
-            found += only(_columns(file, _PAIR), wanted).to_pylist()
+        for file in self.files(round_step(number, "pairs")) if wanted else ():
+            with pq.ParquetFile(file) as parquet:
+                for group in _groups_with(file, wanted):
+                    found += only(_of_group(parquet, group, _PAIR), wanted).to_pylist()
         return found
 
+    def rows(self, step: str, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Some columns of a committed step's rows, some rows at a time."""
+        for file in self._there(step):
+            yield from self._batches(file, names)
+
     def files(self, step: str) -> list[Path]:
-        """The Parquet files of a committed step that are there; looked for once, since one may be waited for."""
+        """The Parquet files of a committed step that are there, each looked at."""
+        for file in (found := self._there(step)):
+            require_columns(file, self.root)
+        return found
+
+    def _there(self, step: str) -> list[Path]:
+        """The same, not looked at yet; looked for once, since one may be waited for."""
         if step not in self._files:
-            found = those_there(parquet_files(self.root, self.state, step))
+            found = those_there(committed_files(self.root, self.state, step))
             self._files[step] = [file for file in found if file.suffix == ".parquet"]
         return self._files[step]
 
     def _by_name(self, step: str) -> dict[str, Path]:
-        return {file.name: file for file in self.files(step)}
+        return {file.name: file for file in self._there(step)}
+
+    def _columns(self, file: Path, names: Sequence[str]) -> pa.Table:
+        """These columns; one that the file of an earlier version lacks is null."""
+        there = self._names(file)
+        return _with_nulls(read_table(file, [name for name in names if name in there]), names)
+
+    def _names(self, file: Path) -> set[str]:
+        require_columns(file, self.root)
+        return set(pq.read_schema(file).names)
+
+    def _batches(self, file: Path, names: Sequence[str]) -> Iterator[pa.Table]:
+        """The same, some rows at a time."""
+        require_columns(file, self.root)
+        with pq.ParquetFile(file) as parquet:
+            there = set(parquet.schema_arrow.names)
+            for batch in parquet.iter_batches(ROWS_A_GROUP, columns=[name for name in names if name in there]):
+                yield _with_nulls(pa.Table.from_batches([batch]), names)
+
+
+def _evaluation(number: int) -> str:
+    return round_step(number, "evaluation") if number else "baseline/evaluation"
 
 
 def only(table: pa.Table, wanted: Collection[str], column: str = "prompt_id") -> pa.Table:
@@ -119,10 +175,32 @@ def only(table: pa.Table, wanted: Collection[str], column: str = "prompt_id") ->
     return table.filter(pc.is_in(table[column], pa.array(sorted(wanted), pa.string())))
 
 
-def _columns(file: Path, names: Sequence[str]) -> pa.Table:
-    """These columns; one that the file of an earlier version lacks is null."""
-    there = set(pq.read_schema(file).names)
-    table = read_table(file, [name for name in names if name in there])
+def _groups_with(file: Path, wanted: Collection[str]) -> Iterator[int]:
+    """The groups of rows that have a prompt of these. Of many, their least and their greatest id tell that they have
+    none; of others the different ids are looked at."""
+    names = sorted(name.encode() for name in wanted)
+    known = pa.array([name.decode() for name in names], pa.string())
+    with pq.ParquetFile(file, read_dictionary=["prompt_id"]) as parquet:
+        metadata = parquet.metadata
+        place = [metadata.schema.column(at).path for at in range(metadata.num_columns)].index("prompt_id")
+        for number in range(metadata.num_row_groups):
+            said = metadata.row_group(number).column(place).statistics
+            if said is not None and said.has_min_max:
+                at = bisect_left(names, said.min_raw)  # bytes, which is how they are ordered
+                if at == len(names) or names[at] > said.max_raw:
+                    continue
+            ids = parquet.read_row_group(number, ["prompt_id"], use_threads=False)["prompt_id"]
+            if any(pc.any(pc.is_in(chunk.dictionary, known)).as_py() for chunk in ids.chunks):
+                yield number
+
+
+def _of_group(parquet: pq.ParquetFile, number: int, names: Sequence[str]) -> pa.Table:
+    there = set(parquet.schema_arrow.names)
+    return _with_nulls(parquet.read_row_group(number, [name for name in names if name in there]), names)
+
+
+def _with_nulls(table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """The table with these columns; one that the file of an earlier version lacks is null."""
     for name in names:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows))

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.errors import RatchetError
-from orchestrator.records.parquet import read_table
 from orchestrator.reports.inspection.pairs import as_text
-from orchestrator.reports.inspection.reading import RunReader, only
+from orchestrator.reports.inspection.reading import VERDICTS, RunReader, only
 from orchestrator.reports.inspection.views import Document, reference_before
 from orchestrator.reports.rounds import rounds
 from orchestrator.reports.tables import round_step
@@ -25,9 +24,8 @@ LONGEST = 20_000
 _HELD_OUT = 0.6
 """Share of the cap that answers to gate and test problems may take where a round has samples or pairs."""
 _SPLITS = ("gate", "test")
-_VERDICTS = ("correct", "wrong", "ungradable")
 _TOLD = ("verdict", "cause", "rule", "extracted", "reason", "finish_reason", "tokens", "text")
-_GONE = (OSError, ValueError, pa.ArrowException, RatchetError)
+GONE = (OSError, ValueError, pa.ArrowException, RatchetError)
 """What reading a damaged or half-removed run raises."""
 
 
@@ -55,7 +53,10 @@ class Answers:
         for left, number in zip(itertools.count(len(trained), -1), reversed(trained), strict=False):
             most = self._size + (self._cap - self._size) // left
             if number in numbers["verdicts"]:
-                everything += self._try(f"samples of round {number}", self._sampled, number, most)
+                kept = set[str]()
+                self._try(f"samples of round {number}", self._sampled, number, most, kept)
+                self._try(f"pairs of round {number}", self._paired, number, kept)
+                everything += self._graded(number)
             else:
                 self._try(f"pairs of round {number}", self._written, number, most)
         columns = ("round", "split", "problem", "sample", "flip", *_TOLD)
@@ -72,7 +73,7 @@ class Answers:
     def _try(self, what: str, read: Callable[..., int], *arguments: Any) -> int:
         try:
             return read(*arguments)
-        except _GONE as error:
+        except GONE as error:
             self.left_out.append(f"{what}: {error}")
             return 0
 
@@ -134,32 +135,43 @@ class Answers:
 
     # A round's own samples, or pairs that came without.
 
-    def _sampled(self, number: int, most: int) -> int:
-        """Take samples of a round, whole problems, with their pairs; returns how many samples the round has."""
-        full, count = False, 0
+    def _sampled(self, number: int, most: int, kept: set[str]) -> int:
+        """Take samples of a round, whole problems, which are noted in `kept`; no more shards are read than that takes.
+        Returns how many samples were taken."""
+        before = len(self._rows)
         for table in self._reader.samples(number):
-            count += table.num_rows
-            if full:
-                continue
-            kept = set[str]()
+            new = set[str]()
             for name, rows in _by_problem(table.to_pylist()):
-                if full := self._size > most:
+                if self._size > most:
                     break
-                kept.add(name)
+                new.add(name)
                 for row in rows:
                     self._take(number, "train", row)
-            self._take_prompts(number, "train", kept)
-            self._pairs += [{"round": number, **pair} for pair in self._reader.pairs(number, kept)]
-        known = sum(each.count("verdicts", key) for each in self._told if each.number == number for key in _VERDICTS)
+            kept |= new
+            self._take_prompts(number, "train", new)
+            if self._size > most:
+                break
+        return len(self._rows) - before
+
+    def _paired(self, number: int, kept: Collection[str]) -> int:
+        """Take the pairs of a round's problems that samples were taken of."""
+        found = self._reader.pairs(number, kept)
+        self._pairs += [{"round": number, **pair} for pair in found]
+        return len(found)
+
+    def _graded(self, number: int) -> int:
+        """How many samples a round has, and whether some of them are gone."""
+        count = self._reader.num_graded(number)
+        known = sum(each.count("verdicts", key) for each in self._told if each.number == number for key in VERDICTS)
         if count < known:
             self.left_out.append(f"samples of round {number}: files of {known - count:,} of them are not there")
         return count
 
     def _written(self, number: int, most: int) -> int:
         """Take pairs of a round that has no verdicts, with their texts."""
-        for file in self._reader.files(round_step(number, "pairs")):
-            table = read_table(file, ["pair_id", "prompt_id", "prompt", "chosen", "rejected"])
-            for row in table.to_pylist():
+        columns = ("pair_id", "prompt_id", "prompt", "chosen", "rejected")
+        for table in self._reader.rows(round_step(number, "pairs"), columns):
+            for row in itertools.chain.from_iterable(batch.to_pylist() for batch in table.to_batches(64)):
                 if self._size > most:
                     return 0
                 texts = {side: self._text(as_text(row[side])) for side in ("prompt", "chosen", "rejected")}
@@ -181,11 +193,17 @@ class Answers:
 
     def _text(self, said: str) -> str:
         """A text as the page holds it; counts it."""
-        if (over := len(said) - LONGEST) > 0:
-            half = LONGEST // 2
-            said = f"{said[:half]}\n… {over:,} characters left out …\n{said[-half:]}"
+        said = shortened(said)
         self._size += len(said)
         return said
+
+
+def shortened(said: str) -> str:
+    """A text, or the beginning and the end of one that is longer than a page holds."""
+    if (over := len(said) - LONGEST) <= 0:
+        return said
+    half = LONGEST // 2
+    return f"{said[:half]}\n… {over:,} characters left out …\n{said[-half:]}"
 
 
 def _by_problem(rows: list[dict[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:

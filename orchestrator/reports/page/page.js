@@ -1,25 +1,6 @@
-// The page as a whole: reads the data block, fills the sections, and says what it could not do.
+// The page of a run as a whole: fills its sections.
 
 const COLOURS = { gate: "c1", test: "c2" };
-
-async function read() {
-  const packed = Uint8Array.from(atob(byId("data").textContent), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  return JSON.parse(await new Response(stream).text());
-}
-
-function put(id, ...nodes) {
-  byId(id).replaceChildren(...nodes.flat().filter((node) => node !== null && node !== undefined));
-}
-
-function list(items) {
-  return el("ul", {}, items.map((item) => el("li", {}, said(item))));
-}
-
-// Pairs of a round and a value, of the rounds that have one.
-function known(rounds, value) {
-  return rounds.map((round) => [round.round, value(round)]).filter(([, found]) => found !== null && found !== undefined);
-}
 
 function showRounds(rounds) {
   const numbers = rounds.map((round) => round.round), later = numbers.filter((round) => round);
@@ -102,20 +83,5 @@ function show(told) {
   new Samples(answers, figures.folder);
 }
 
-for (const link of document.querySelectorAll('nav a, a.skip')) {
-  link.addEventListener("click", (event) => {
-    event.preventDefault();  // the address keeps what the samples are filtered by
-    const section = document.querySelector(link.getAttribute("href"));
-    section.setAttribute("tabindex", "-1");
-    section.focus();
-    section.scrollIntoView();
-  });
-}
-
-read().then(show).then(
-  () => document.body.setAttribute("data-ready", "true"),
-  (error) => {
-    byId("failure").hidden = false;
-    byId("failure").textContent = `This page could not be shown whole by this browser (${error}). The figures stand in report.md beside this file; \`ratchet inspect\` shows the samples.`;
-  },
-);
+followSections();
+start(show, "The figures stand in report.md beside this file; `ratchet inspect` shows the samples.");

@@ -94,6 +94,17 @@ def test_a_pair_leads_to_its_samples_and_back(made: Path, asked: Any) -> None:
     )
 
 
+def test_pairs_are_found_in_whichever_rows_of_the_file_they_are(made: Path) -> None:
+    rows = [
+        row for number in (1, 2) for row in read_table(made / f"rounds/{number:02d}/pairs/00000.parquet").to_pylist()
+    ]
+    names = sorted({row["prompt_id"] for row in rows})
+    assert pq.read_metadata(made / "rounds/01/pairs/00000.parquet").num_row_groups > 1
+    for wanted in ({names[0]}, {names[-1]}, set(names[::2]), {"a", names[1], "z"}, {"a"}, {"z"}, set[str]()):
+        found = [row["pair_id"] for number in (1, 2) for row in RunReader(made).pairs(number, wanted)]
+        assert found == [row["pair_id"] for row in rows if row["prompt_id"] in wanted]
+
+
 def test_the_updates_of_a_pair_are_those_of_the_training(made: Path, tmp_path: Path) -> None:
     """Each pair once an epoch: of as many updates as the training says it has done."""
     run = tmp_path / "run"
@@ -132,6 +143,15 @@ def test_samples_of_later_waves_are_found(tmp_path: Path, capsys: pytest.Capture
     found = json.loads(capsys.readouterr().out)["samples"]
     expected = {(row["prompt_id"], row["sample_index"]) for file in files for row in read_table(file).to_pylist()}
     assert {(row["prompt_id"], row["sample"]) for row in found} == expected
+
+
+def test_a_pipe_gets_every_line_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    long = " ".join(f"word{number}" for number in range(40))
+    data = {split: f"{split}.jsonl" for split in ("train", "gate", "test")} | {"template": f"{long} {{question}}\n"}
+    run_job(make_project(tmp_path, rounds=1, data=data), StandIns())
+    for arguments in (["--round", "1", "--limit", "2"], ["--flipped"], ["--pair=train-0/0"]):
+        assert ratchet("inspect", tmp_path / "run", *arguments) == 0
+        assert f"\n    {long} " in capsys.readouterr().out
 
 
 def test_a_checkpoint_says_what_it_comes_from(made: Path, asked: Any) -> None:

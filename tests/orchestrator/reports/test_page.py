@@ -82,6 +82,18 @@ def test_a_cap_shows_flips_first_and_says_what_is_left(made: Path) -> None:
     assert any(row["flip"] for row in rows) and {row["split"] for row in rows} >= {"gate", "test"}
 
 
+def test_shards_behind_the_cap_are_not_read(made: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    before = document(run, SOURCES, cap=1_000)
+    first, *_, last = sorted((run / "rounds/02/samples").glob("*.parquet"))
+    assert before["answers"]["pairs"] and before["answers"]["shown"] < before["answers"]["all"]
+    last.write_bytes(b"torn")
+    assert document(run, SOURCES, cap=1_000) == before
+    first.write_bytes(b"torn")
+    assert document(run, SOURCES, cap=1_000)["left_out"]
+
+
 @pytest.mark.parametrize("state", ["empty", "claimed", "damaged", "copied", "gone"])
 def test_any_run_has_a_page(made: Path, tmp_path: Path, state: str) -> None:
     run = tmp_path / "run"

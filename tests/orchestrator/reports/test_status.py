@@ -31,8 +31,9 @@ def sign_of_life(run: SampleRun, **changes: Any) -> Path:
 def test_a_finished_run(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "runs" / "sample")
     found = status(run.root)
-    keys = ["name", "state", "reference", "seed", "parent", "archive", "baseline", "baseline_unsolved", "rounds"]
-    assert list(found) == [*keys, "rollbacks"] and found["archive"] is None
+    keys = ["name", "state", "reference", "seed", "parent", "archive", "dashboard"]
+    keys += ["baseline", "baseline_unsolved", "rounds", "rollbacks"]
+    assert list(found) == keys and found["archive"] is None
     assert found["name"] == "sample" and found["state"] == "finished" and found["baseline"] == 0.4
     assert found["reference"] == str(tmp_path / "runs/sample/rounds/02/checkpoint")
     assert [row["round"] for row in found["rounds"]] == [1, 2]
