@@ -19,6 +19,7 @@ from orchestrator.config.base import (
     at_round,
     no_bool,
 )
+from orchestrator.config.forms import FORMS, FormName
 from orchestrator.config.marks import Executes, Executing
 
 MOST_PAIRED = 10_000
@@ -76,12 +77,26 @@ class Pairs(Settings):
 class Loss(Settings):
     """`dpo` * L_DPO(beta) + `nll` * L_NLL, the mean over pairs (arXiv 2404.19733, equation 1)."""
 
-    form: Literal["sigmoid", "squared"] = "sigmoid"
+    form: FormName = "sigmoid"
     """The term that `dpo` weighs: `sigmoid` is DPO's (arXiv 2305.18290, equation 7); `squared` pulls the log-ratio of
     chosen and rejected to +1/(2 beta) and -1/(2 beta) (SPPO with hard wins, arXiv 2405.00675, equation 4.5, where
-    beta is 1/eta)."""
+    beta is 1/eta); `robust` is DPO's without the bias of labels of which a share `smoothing` is wrong (arXiv
+    2403.00409); `ipo` pulls the difference of the log-ratios to 1/(2 beta) (arXiv 2310.12036, equation 17), `ipo_mean`
+    that of log-ratios a token, as TRL does; `dpop` is DPO's with a `penalty` (arXiv 2402.13228); `simpo` (arXiv
+    2405.14734) and `orpo` (arXiv 2403.07691) compare log-probabilities a token, without a reference. What each is for:
+    [losses.md](losses.md)."""
     beta: PositiveSchedule = 0.1
-    """Strength of the pull to the reference, by round."""
+    """Strength of the pull to the reference, by round; with `form: simpo` what scales the reward, from 2 to 10 in the
+    paper."""
+    smoothing: Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=0.5)] = 0.0
+    """Share of pairs that are taken to be the wrong way round: with `form: sigmoid` the loss is cDPO's, with `robust`
+    it says how many are."""
+    penalty: NonNegative = 50.0
+    """What `form: dpop` adds for each nat that the chosen completion is less likely than under the reference (the
+    paper's lambda)."""
+    target_margin: NonNegative = 0.5
+    """By how much `form: simpo` wants the reward of the chosen completion to be above that of the rejected one (the
+    paper's gamma, some half of beta)."""
     dpo: NonNegativeSchedule = 1.0
     """Weight of the DPO term, by round."""
     nll: NonNegativeSchedule = 1.0
@@ -103,6 +118,11 @@ class RoundLoss(Loss):
     beta: Positive
     dpo: NonNegative
     nll: NonNegative
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether it compares with a reference: imitation does not, nor do some forms."""
+        return self.dpo > 0 and FORMS[self.form].reads_reference
 
 
 def _stage(zero: int | None) -> int:
@@ -191,7 +211,8 @@ class Train(Settings):
     with `bf16`, else `sdpa`."""
     compile: Executing[bool] = False
     """Compile the model's layers (torch.compile), which spares passes over memory between products of matrices. It
-    takes minutes at the first start, and on CPU g++. Packs are filled up to a multiple of 128 tokens, of which nothing
+    takes minutes at the first start, and on CPU g++; what is compiled depends on the lengths that a start meets first,
+    and may round otherwise after the next. Packs are filled up to a multiple of 128 tokens, which changes nothing that
     is scored. With `zero: 3`, which gathers weights within a layer, it is left undone."""
     overlap: Executing[bool] = False
     """With `zero: 2` and `3`, let ranks sum up gradients while the backward pass goes on (DeepSpeed's `overlap_comm`),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.forms import FORMS
 from orchestrator.config.sources import kind_of
 from orchestrator.errors import Damaged
 from orchestrator.files.durable import replace
@@ -147,13 +148,22 @@ def _job(job: Mapping[str, Any], of_the_source: Sequence[tuple[str, str]]) -> st
         ("temperatures in turn", "generate.temperature_mix"),
         ("mixed prompts wanted", "generate.adapt_temperature.mixed"), ("longest completion", "generate.max_tokens"),
         ("pair rule", "pairs.rule"), ("pairs a prompt", "pairs.per_prompt"), ("loss", "loss.form"),
-        ("beta", "loss.beta"), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
+        *_of_the_form(job), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
         ("learning rate", "train.learning_rate"), ("pairs an update", "train.batch_pairs"),
         ("epochs", "train.epochs"), ("training tokens a round", "train.token_budget"),
         ("promotion", "promotion.rule"), ("seed", "seed"),
     )  # fmt: skip
     rows = [(label, _lookup(job, key)) for label, key in keys if not _lookup(job, _GIVES_WAY.get(key, ""))]
     return "\n".join(["| setting | value |", "|---|---|", *(f"| {a} | {markdown(b)} |" for a, b in rows if b)])
+
+
+def _of_the_form(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The settings that the loss's form reads, with their labels."""
+    said = job.get("loss", {})
+    form = FORMS.get(said.get("form", "sigmoid"), FORMS["sigmoid"])
+    for key in ("beta", "smoothing", "penalty", "target_margin"):
+        if key in form.settings and said.get(key):
+            yield key.replace("_", " "), f"loss.{key}"
 
 
 _GIVES_WAY = {"generate.temperature": "generate.temperature_mix", "train.epochs": "train.token_budget"}

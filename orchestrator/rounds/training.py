@@ -317,8 +317,8 @@ class Training:
 
     @property
     def _compares(self) -> bool:
-        """Whether the loss compares with a reference: imitation does not."""
-        return self._loss.dpo > 0
+        """Whether the loss compares with a reference."""
+        return self._loss.reads_reference
 
     @property
     def _seed(self) -> int:

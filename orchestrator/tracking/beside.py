@@ -80,6 +80,7 @@ class _Told:
                 [*own_code("orchestrator.tracking.beside"), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                bufsize=0,  # a line that does not fit into the pipe now is not kept here for later
                 stderr=self._errors,
                 env=own_code_environment(),
                 cwd="/",  # a client may look for settings where it is started
@@ -96,7 +97,7 @@ class _Told:
         if self._process and self._process.stdin:
             # It has died, which is told; or it is so far behind that its pipe is full, and will look.
             with self._writing, contextlib.suppress(OSError, ValueError):
-                os.write(self._process.stdin.fileno(), line)
+                self._process.stdin.write(line)
 
     def _listen(self) -> None:
         assert self._process and self._process.stdout

@@ -310,7 +310,8 @@ class Trainer:
         if not math.isfinite(norm) or norm < 0:
             self._stop_not_finite(round_, step, totals["loss"], norm)
         seconds = time.perf_counter() - started
-        means = mean_metrics(totals, compared, rejected=round_.pairs[rows[0]].rejected is not None)
+        two_sided = round_.pairs[rows[0]].rejected is not None
+        means = mean_metrics(totals, compared, preferred=round_.plan.loss.dpo > 0, rejected=two_sided)
         row = {"step": step} | means | {"grad_norm": norm, "learning_rate": rate}
         row["padded_tokens"] = batching.padded_tokens(round_.pairs, rows)
         save = save or bool(self.settings.save_every and step % self.settings.save_every == 0)

@@ -46,7 +46,7 @@ def steps_of(job: Job, source: Source, sets: Mapping[str, object]) -> Iterator[s
     for number in range(1, job.rounds + 1):
         phases = [*reversed(source.trail.steps)]
         phases += ["replay"] if job.pairs.replay and number > 1 else []
-        phases += ["reference"] if job.loss.of_round(number).dpo > 0 else []
+        phases += ["reference"] if job.loss.of_round(number).reads_reference else []
         phases += ["train"]
         phases += ["choice"] if job.train.eval_every is not None else []
         phases += ["retrain"] if job.train.retrain else []

@@ -101,7 +101,7 @@ def of_round(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) -
         for one in drawn
     ]
     pairs, tokens = num_pairs(job, number, sizes, source, said), _pair_tokens(job, said)
-    if job.loss.of_round(number).dpo > 0:
+    if job.loss.of_round(number).reads_reference:
         found.append(Amount("reference", pairs, int(pairs * tokens)))
     times = trained(job, pairs, tokens)
     found.append(Amount("train", pairs, int(pairs * tokens * times * (2 if job.train.retrain else 1))))

@@ -12,7 +12,7 @@ import pytest
 
 from orchestrator.cli import main
 from orchestrator.commands.fork.command import fork
-from orchestrator.commands.plan import hours, work
+from orchestrator.commands.plan import hours, steps, work
 from orchestrator.commands.plan.command import Plan, as_json, plan
 from orchestrator.commands.plan.devices import DEVICES, Asked, cluster, named
 from orchestrator.commands.plan.earlier import Earlier, find
@@ -122,6 +122,11 @@ def test_what_a_round_handles_is_counted(tmp_path: Path) -> None:
     found = work.of_round(longer, 1, sizes, SOURCES["sample"], TEXTS)
     assert [amount.phase for amount in found] == ["samples", "train", "evaluation", "repeated"]
     assert found[1].read == 16 * (10 + 4) * 2 and found[3].samples == 3 * 16
+    free = job_of(tmp_path, "loss.form=simpo")
+    found = work.of_round(free, 1, sizes, SOURCES["sample"], TEXTS)
+    assert [amount.phase for amount in found] == ["samples", "train", "evaluation"]
+    assert "rounds/01/train" in (named := list(steps.steps_of(free, SOURCES["sample"], sizes)))
+    assert "rounds/01/reference" not in named
     known = Texts(10, 4, 6, pair=7, pairs=1.5, rests_on="")
     assert work.of_round(job, 1, sizes, SOURCES["sample"], known)[2] == Amount("train", 12, 84)
     budget = job_of(tmp_path, "train.token_budget=1000")
