@@ -15,7 +15,7 @@ import pytest
 from orchestrator.config import Job, Settings
 from orchestrator.config.marks import sections_in
 from tests.orchestrator.test_cli import ratchet
-from tests.support.documented import commands_in, words_of
+from tests.support.documented import commands_in, programs_in, words_of
 from tests.support.stand_ins import StandIns, make_project, run_job
 from tests.support.typed_commands import commands
 from tests.test_documents import DOCUMENTS
@@ -40,6 +40,20 @@ NOT_GIVEN = {
     r"ratchet compare (FILE|jobs/compare.yaml).*": "runs every arm: tests/orchestrator/commands/test_compare.py",
 }
 """Patterns of commands that are not given here, each with the reason, and where something of the kind is."""
+
+
+OTHERS = {
+    "make": "sets up an environment, or runs suites, of which this is one; its targets are looked at below",
+    "python": "measures for minutes: benchmarks/README.md, `make benchmarks`; its options are looked at below",
+    "pytest chmod": "of the examples that tests/test_adding.py adds",
+    "head sed": "given by tests/real/test_tutorial_real.py",
+    "pip-audit git pins()": "asks for packages and flaws elsewhere: tests/deploy/test_audit.py looks at what it reads",
+    "ray": "wants machines reached by ssh, or a cluster: tests/deploy/test_ray_up.py, tests/real/test_submit_real.py",
+    "sbatch tail": "wants SLURM: tests/deploy/test_slurm.py",
+    "docker deploy/docker/secrets.sh": "wants Docker: tests/deploy/test_files.py, tests/deploy/test_secure.py",
+    "kubectl export": "wants Kubernetes: tests/deploy/test_kubernetes.py",
+}
+"""Further programs that blocks of commands begin with, each with why it is not given here, and where it is tried."""
 
 
 def unknown_key(key: str) -> bool:
@@ -141,8 +155,14 @@ def test_a_command_that_is_cheap_is_given(
     assert said.out.strip() and not said.err.strip(), said
 
 
+def test_every_program_of_a_block_of_commands_is_looked_at_here_or_has_a_reason() -> None:
+    texts = [document.read_text() for document in DOCUMENTS]
+    begun = {program for text in texts for program in programs_in(text)}
+    assert begun - {"ratchet"} <= {name for names in OTHERS for name in names.split()} <= begun | {"python"}
+
+
 def test_every_reason_is_still_needed() -> None:
     assert [pattern for pattern in NOT_GIVEN if not any(re.fullmatch(pattern, line) for line in GIVEN)] == []
-    for reason in NOT_GIVEN.values():
+    for reason in (*NOT_GIVEN.values(), *OTHERS.values()):
         for path in re.findall(r"tests/[\w/.]+\w", reason):
             assert (PROJECT / path).exists(), path
