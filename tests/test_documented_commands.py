@@ -23,8 +23,12 @@ from tests.test_house import PROJECT
 
 SHOWN = sorted({line for document in DOCUMENTS for line in commands_in(document.read_text())})
 RATCHET = [line for line in SHOWN if words_of(line)[0] == "ratchet" and len(words_of(line)) > 1]
-NAMED = [line for line in RATCHET if len(words_of(line)) == 2 and words_of(line)[1] in commands()]
-"""The name of a command, and nothing else: what stands in a sentence."""
+NAMED = [
+    line
+    for line in RATCHET
+    if words_of(line)[1] in commands() and all(word.startswith("--") for word in words_of(line)[2:])
+]
+"""The name of a command, or of an option of one, and nothing else: what stands in a sentence."""
 GIVEN = [line for line in RATCHET if line not in NAMED or line in ("ratchet list", "ratchet docs")]
 
 NOT_GIVEN = {
@@ -32,6 +36,7 @@ NOT_GIVEN = {
     r"ratchet validate .*": "reads a model with the real tokenizer: tests/orchestrator/driver/test_preview.py",
     r"ratchet plan .*": "the same: tests/orchestrator/commands/test_plan.py, tests/real/test_tutorial_real.py",
     r"ratchet doctor .*": "starts Ray, an engine and ranks: tests/real/test_operations_real.py",
+    r"ratchet export .* --push": "writes to a Hub: tests/orchestrator/commands/test_push.py",
     r"ratchet rescore .*": "starts grader processes in a Ray: tests/real/test_operations_real.py",
     r"ratchet ui .*": "serves until it is interrupted: tests/orchestrator/commands/test_ui.py, tests/browser",
     r"ratchet track .*": "waits for MLflow's database: tests/orchestrator/tracking/test_tracking_moved.py",
@@ -76,6 +81,8 @@ def test_a_command_is_one_and_its_options_and_keys_are_there(line: str) -> None:
         return
     assert name in commands(), line
     if line in NAMED:
+        options = {option for parameter in commands()[name].params for option in parameter.opts}
+        assert {*arguments} <= options, line
         return
     context = commands()[name].make_context(name, arguments)  # raises where it knows no such option
     for override in context.params.get("overrides") or ():
@@ -130,6 +137,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def given(line: str, folder: Path) -> list[str]:
     """The words of a command, with the project's own in place of what stands for them."""
     in_place = {"RUN": "runs/irpo", "NEW": "runs/new", "NEWRUN": "runs/new", "grade.KEY=VALUE": "grade.strict=false"}
+    in_place["KEY=VALUE"] = "loss.beta=0.2"
     words = [in_place.get(word, word) for word in words_of(line)[1:]]
     words = [word.replace("--problem=ID", "--problem=test-0") for word in words]
     return [word.replace("--pair=ID", f"--pair={_some_pair(folder)}") for word in words]
