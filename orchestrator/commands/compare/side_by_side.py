@@ -23,7 +23,7 @@ from orchestrator.reports.inspection.views import reference_before
 from orchestrator.reports.tables import round_step
 from orchestrator.text.shown import line
 
-_AT_ROUND = re.compile(r"(.+)@round(\d+)")
+_AT_ROUND = re.compile(r"(.+)@round(\d{1,9})", re.ASCII)
 _NEVER = 1 << 62
 _NAMES = ("name", "run_dir", "archive")
 """Keys that differ between any two runs."""

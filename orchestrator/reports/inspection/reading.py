@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.errors import BadInput, Damaged
+from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.ledger import waves
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.golds import shown
@@ -113,6 +113,25 @@ class RunReader:
         return {file.name: file for file in self.files(step)}
 
 
+def table_of(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A committed file, or these of its columns.
+
+    Raises:
+        Damaged: it cannot be read.
+        OSError: it is not there, or may not be read.
+    """
+    try:
+        return read_table(file, columns)
+    except MemoryError:  # which is one of Arrow's exceptions, too, and no word about the file
+        raise
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise Damaged(
+            f"{file}: cannot be read ({first_line(error)}). `ratchet verify` names all that is wrong."
+        ) from error
+
+
 def only(table: pa.Table, wanted: Collection[str], column: str = "prompt_id") -> pa.Table:
     """The rows of these prompts."""
     return table.filter(pc.is_in(table[column], pa.array(sorted(wanted), pa.string())))
@@ -121,7 +140,7 @@ def only(table: pa.Table, wanted: Collection[str], column: str = "prompt_id") ->
 def _columns(file: Path, names: Sequence[str]) -> pa.Table:
     """These columns; one that the file of an earlier version lacks is null."""
     there = set(pq.read_schema(file).names)
-    table = read_table(file, [name for name in names if name in there])
+    table = table_of(file, [name for name in names if name in there])
     for name in names:
         if name not in table.column_names:
             table = table.append_column(name, pa.nulls(table.num_rows))

@@ -11,9 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from orchestrator.errors import RatchetError
-from orchestrator.records.parquet import read_table
 from orchestrator.reports.inspection.pairs import as_text
-from orchestrator.reports.inspection.reading import RunReader, only
+from orchestrator.reports.inspection.reading import RunReader, only, table_of
 from orchestrator.reports.inspection.views import Document, reference_before
 from orchestrator.reports.rounds import rounds
 from orchestrator.reports.tables import round_step
@@ -21,7 +20,7 @@ from orchestrator.reports.tables import round_step
 CAP = 4_000_000
 """Characters of all texts that a page holds."""
 ROW = 100
-"""Characters that a sample, a problem or a pair counts for besides its texts, so that a million empty ones do not fit."""
+"""Characters that a sample, problem or pair counts for besides its texts, so that a million empty ones do not fit."""
 LONGEST = 20_000
 """Characters of one text; of a longer one its beginning and end."""
 _HELD_OUT = 0.6
@@ -164,7 +163,7 @@ class Answers:
     def _written(self, number: int, most: int) -> int:
         """Take pairs of a round that has no verdicts, with their texts."""
         for file in self._reader.files(round_step(number, "pairs")):
-            table = read_table(file, ["pair_id", "prompt_id", "prompt", "chosen", "rejected"])
+            table = table_of(file, ["pair_id", "prompt_id", "prompt", "chosen", "rejected"])
             for row in table.slice(0, self._room(most)).to_pylist():
                 if self._size > most:
                     return 0
