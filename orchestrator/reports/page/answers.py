@@ -20,7 +20,7 @@ from orchestrator.reports.tables import round_step
 CAP = 4_000_000
 """Characters of all texts that a page holds."""
 ROW = 100
-"""Characters that a sample, a problem or a pair counts for besides its texts: a million empty ones do not fit."""
+"""Characters that a sample, problem or pair counts for besides its texts, so that a million empty ones do not fit."""
 LONGEST = 20_000
 """Characters of one text; of a longer one its beginning and end."""
 _HELD_OUT = 0.6

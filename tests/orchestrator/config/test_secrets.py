@@ -61,8 +61,8 @@ def test_an_address_with_a_password_is_known_and_never_shown(address: str) -> No
 
 UNENDING = """
 from orchestrator.config import addresses
-parts = ("x", "x:", "x:y", "a.", "?", "x@", "x://a", "x://a:", "x://?", "http://a:", "http://a:b")
-parts += ("\u00e9", "_token: ", "@")
+parts = ["x", "x:", "x:y", "a.", "?", "x@", "x://a", "x://a:", "x://?", "\u00e9", "_token: ", "@"]
+parts += ["http://a:", "http://a:b"]
 for text in [part * 100_000 for part in parts] + [f"@{part * 100_000}" for part in parts]:
     addresses.without_secrets(text)
     addresses.secret_in(text)
