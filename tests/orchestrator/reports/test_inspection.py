@@ -200,7 +200,7 @@ def test_mistakes_have_one_message(
 
 @pytest.mark.parametrize("what", ["header", "page", "twice"])
 @pytest.mark.parametrize(
-    "view", ["--round=1", "--flipped", "--pair=train-1/0", "--problem=train-1", "--problem=gate-1"]
+    "view", ["--round=1", "--flipped", "--pair=train-1/0", "--problem=train-2", "--problem=gate-1"]
 )
 def test_a_damaged_file_is_named(
     made: Path, tmp_path: Path, what: str, view: str, capsys: pytest.CaptureFixture[str]
