@@ -97,7 +97,7 @@ function show(told) {
   put("warnings", figures.warnings.length ? list(figures.warnings) : el("p", {}, "None shows in this run’s figures."));
   put("left-out", told.left_out.length ? [el("h3", {}, "Left out, since it could not be read"), list(told.left_out)] : []);
   const all = answers.shown < answers.all ? `${number(answers.shown)} of ${number(answers.all)} samples and answers, those of problems that flipped first; ` : `all ${number(answers.all)} samples and answers; `;
-  put("shown", `This page shows ${all}`, el("code", {}, said(`ratchet inspect ${figures.folder}`)), " shows all there are, with pairs and checkpoints.");
+  put("shown", `This page shows ${all}`, el("code", {}, said(`ratchet inspect ${quoted(figures.folder)}`)), " shows all there are, with pairs and checkpoints.");
   put("footer", `Made by Ratchet ${told.version} from ${number(figures.records)} ledger records, the last of `, el("time", {}, new Date(1000 * figures.time).toISOString().slice(0, 16).replace("T", " ") + " UTC"), ".");
   new Samples(answers, figures.folder);
 }
