@@ -33,7 +33,7 @@ FAULTS = {
     "full for good": ("full", ALL_THAT_FOLLOW),
 }
 STRIDES = {"fork": (131, 1), "rescore": (397, 3), "grade": (4, 1), "compare": (499, 23)}
-STRIDES |= {"export": (23, 1), "export --pairs": (19, 1), "init": (17, 1), "report": (4, 1)}
+STRIDES |= {"export": (7, 1), "export --pairs": (7, 1), "init": (7, 1), "report": (2, 1)}
 
 
 @dataclass(frozen=True)
