@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.app import Group, Json, RunArgument
+from orchestrator.cli.app import Group, Json, RunArgument, interruptible
 from orchestrator.config.places import run_named
 from orchestrator.driver.signals import signals
 from orchestrator.errors import Interrupted
@@ -102,7 +102,8 @@ def report(
     """Write report.html, a page with a run's charts and samples, which a browser opens without a network."""
     from orchestrator.commands import report as command
 
-    command.write(run_named(run), output)
+    with interruptible():
+        command.write(run_named(run), output)
 
 
 @looks.command("ratchet logs runs/irpo --follow", "ratchet logs runs/irpo --round 2 --role rank")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,16 @@ def test_a_sample_opens_its_problem_and_a_pair_leads_back(opened: Any) -> None:
     [link] = [a for a in of(opened, "#detail a") if a.text.startswith("to sample")][:1]
     click(opened, link)
     assert of(opened, "#detail .card.current")
+
+
+@pytest.mark.parametrize("asked", ["problem=a'b; touch /x&in=gate", "pair=$(touch /x)&of=1;x"])
+def test_a_command_that_is_shown_runs_nothing_that_an_id_says(opened: Any, asked: str) -> None:
+    """It is copied into a shell; ids are of somebody's data, or of an address that somebody sent."""
+    opened.execute_script("location.hash = arguments[0]; dispatchEvent(new HashChangeEvent('hashchange'))", asked)
+    [command] = [code.text for code in of(opened, "#detail code") if code.text.startswith("ratchet inspect")]
+    ids = [part.partition("=")[2] for part in asked.split("&")]
+    assert shlex.split(command)[-1].partition("=")[2] == ids[0]
+    assert shlex.split(command)[-2] in ("run", ids[1])
 
 
 def test_keys(opened: Any) -> None:

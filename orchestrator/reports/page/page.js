@@ -86,7 +86,7 @@ function show(told) {
     return;
   }
   const all = answers.shown < answers.all ? `${number(answers.shown)} of ${number(answers.all)} samples and answers, those of problems that flipped first; ` : `all ${number(answers.all)} samples and answers; `;
-  put("shown", `This page shows ${all}`, el("code", {}, said(`ratchet inspect ${figures.folder}`)), " shows all there are, with pairs and checkpoints.");
+  put("shown", `This page shows ${all}`, el("code", {}, said(`ratchet inspect ${quoted(figures.folder)}`)), " shows all there are, with pairs and checkpoints.");
   new Samples(answers, figures.folder);
 }
 

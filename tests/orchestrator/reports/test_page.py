@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import importlib.resources
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from orchestrator.records.parquet import read_table
 from orchestrator.reports.page.answers import ROW
 from orchestrator.reports.page.page import document, page
 from orchestrator.sources.registry import SOURCES
+from orchestrator.text.shown import text
 from tests.orchestrator.test_cli import ratchet
 from tests.support.sample_run import SampleRun, two_rounds
 from tests.support.stand_ins import StandIns, make_project, run_job
@@ -76,6 +78,13 @@ def test_what_a_run_says_is_in_the_block_and_nowhere_else(tmp_path: Path) -> Non
         b"onerror=&quot;window.obeyed", b""
     )
     assert held(content)["answers"]["problems"][0][1] == HOSTILE
+
+
+def test_the_page_shows_as_escapes_what_a_terminal_is_shown_as_escapes() -> None:
+    script = importlib.resources.files("orchestrator.reports.page").joinpath("text.js").read_text()
+    [said] = re.findall(r"/(\[.*\])/gu;", script)
+    obeyed = re.compile(re.sub(r"\\u\{([0-9a-f]+)\}", lambda found: f"\\U{found[1]:0>8}", said))
+    assert [c for c in map(chr, range(0x110000)) if bool(obeyed.match(c)) != (text(c) != c)] == []
 
 
 def test_a_cap_shows_flips_first_and_says_what_is_left(made: Path) -> None:
