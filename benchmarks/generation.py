@@ -4,14 +4,16 @@
         [--device cuda] [--json]
 
 Each has a vLLM engine of the same settings in a process of its own, as engines have in a run, and they take turns.
-`LLM.generate` is given all requests at once; the generator gets them as a round does, in shards of 32 prompts, three in
-flight, and also writes its Parquet files. Without arguments it uses the demo's model and prompts.
+`LLM.generate` is given all requests at once; the generator gets them as a round does, in shards of 32 prompts, as many
+in flight as a pool gives one engine, and also writes its Parquet files. Without arguments it uses the demo's model and
+prompts.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import multiprocessing
 import os
 import statistics
@@ -23,6 +25,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from workers.generation.dispatch import AHEAD, LEAST_CALLS, SEQUENCES
 from workers.generation.shard import sample_seed
 from workers.generation.vllm import VLLM, VllmEngine, engine_arguments
 
@@ -39,7 +42,6 @@ from workers.files import write_table
 
 ROOT = Path(__file__).parent.parent
 SHARD = 32
-IN_FLIGHT = 3
 MAX_MODEL_LEN = 256
 DTYPES = {"cpu": "float32", "cuda": "bfloat16"}
 
@@ -99,10 +101,15 @@ def ours(model: str, settings: Generate, accelerated: bool, prompts: Path, folde
     shards = [Shard(i, str(prompts), s, min(s + SHARD, count), str(folder / f"{i}")) for i, s in enumerate(starts)]
 
     def work(plan: SamplingPlan) -> int:
-        with ThreadPoolExecutor(IN_FLIGHT) as threads:
+        with ThreadPoolExecutor(in_flight(SHARD * plan.samples)) as threads:
             return sum(facts["tokens"] for facts in threads.map(lambda s: generator.generate(s, plan), shards))
 
     return work
+
+
+def in_flight(samples: int) -> int:
+    """How many units of so many samples `dispatch.Sampling` gives an engine at once, before it tells how far it is."""
+    return max(LEAST_CALLS, math.ceil(AHEAD * SEQUENCES / samples))
 
 
 SIDES: dict[str, Callable[[str, Generate, bool, Path, Path], Work]] = {"llm": llm, "ours": ours}

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from workers.numerics.agreement import NotTried, check_agreement
-from workers.numerics.attention import UnsupportedModel, path_limit
+from workers.numerics.attention import UnsupportedModel
+from workers.numerics.limits import path_limit
 
 _ROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
 # What a class's default configuration lacks, though no model can be without it.

@@ -211,7 +211,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     pairs = make_pairs(options, vocab)
     model = make_model(options)
     precision = "bf16" if options.dtype == "bfloat16" else "fp32"
-    trees = PackScorer(model, attention.pick(options.attention, options.device, precision))
+    kernel = attention.pick(options.attention, options.device, precision)
+    trees = PackScorer(model, kernel, compiled=options.compile)
     padded = PaddedScorer(trees)
     # Rate 0: every pass computes on the same weights, so that their losses can be compared.
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0, fused=True)
@@ -286,7 +287,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--model", choices=MODELS, default="demo")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on cuda")
-    parser.add_argument("--attention", choices=["auto", "sdpa", "matmul", "flex"], default="auto")
+    parser.add_argument("--attention", choices=["auto", "sdpa", "matmul", "flex", "varlen"], default="auto")
+    parser.add_argument("--compile", action="store_true", help="the model's layers, on all sides")
     parser.add_argument("--prompts", type=int, default=24)
     parser.add_argument("--pairs-per-prompt", type=int, default=4, help="K")
     parser.add_argument("--samples", type=int, default=8, help="N, distinct completions a prompt")

@@ -79,7 +79,7 @@ def test_workers_read_no_pickles() -> None:
 
 def test_every_command_that_is_named_exists() -> None:
     files = [*(PROJECT / "orchestrator").rglob("*.py"), *(PROJECT / "workers").rglob("*.py")]
-    files += [*(PROJECT / "docs").glob("*.md"), PROJECT / "README.md"]
+    files += [*(PROJECT / "docs").rglob("*.md"), PROJECT / "README.md"]
     named = {(word, file.name) for file in files for word in re.findall(r"`ratchet ([a-z]+)", file.read_text())}
     assert len(named) > 20 and {(word, file) for word, file in named if word not in commands()} == set()
 

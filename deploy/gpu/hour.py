@@ -90,6 +90,7 @@ def parts(options: argparse.Namespace) -> list[Part]:
     long = [] if options.cpu else ["--prompt-tokens", "200", "--completion-tokens", "300", "--tokens-per-microbatch"]
     ladder = [["demo", *(["16384"] if long else [])]]
     ladder += [[name, tokens] for name in ("135m", "1b") for tokens in ("4096", "16384") if long]
+    ladder += [["1b", "16384", *how] for how in (["--compile"], ["--attention", "varlen"]) if long]
     training = [
         [python, "-m", "benchmarks.training", "--json", *device, *small, "--model", name, *long, *tokens]
         for name, *tokens in ladder

@@ -16,6 +16,7 @@ from orchestrator.files.inside import walk
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.ledger import Artifact, State
 from orchestrator.ledger.record_files import Record
+from orchestrator.ledger.rollbacks import is_aside
 
 MARKER = "archive.json"
 """Says what an archive has; written last."""
@@ -43,9 +44,9 @@ def record_name(number: int) -> str:
 
 
 def committed(run_dir: Path, state: State, records: Iterable[Record]) -> dict[str, Item]:
-    """The files that some records commit and that were not discarded since, by name."""
+    """The files that some records commit and that were neither discarded nor set aside since, by name."""
     places, found = Artifacts(run_dir), dict[str, Item]()
-    for artifact in _artifacts(records):
+    for artifact in _artifacts(record for record in records if not is_aside(record, state)):
         if artifact.path not in state.discarded:
             place = places.place(artifact)
             for file, said in artifact.files.items():

@@ -37,6 +37,38 @@ def validate(
         echo(line)
 
 
+@checks.command("ratchet plan jobs/irpo.yaml", "ratchet plan jobs/irpo-gsm8k.yaml --cluster 8xH100 --price 24")
+def plan(
+    job: JobArgument,
+    overrides: Overrides = None,
+    cluster: Annotated[
+        str | None, typer.Option(help="For these machines instead of this one: 8xH100, or 4x8xH100 for four nodes")
+    ] = None,
+    price: Annotated[float | None, typer.Option(min=0, help="What an hour of all machines costs")] = None,
+    as_json: Json = False,
+    trust: Trust = False,
+) -> None:
+    """Tell what a job would do and take: steps, tokens, memory, disk, hours; exit code 1 where it cannot fit."""
+    file = load(job, overrides or [], telling(trust))
+    from orchestrator.commands.plan import command, told
+    from orchestrator.commands.plan.devices import cluster as cluster_named
+    from orchestrator.commands.validate import check
+    from orchestrator.commands.validate import told as validated
+
+    asked = cluster_named(cluster) if cluster else None
+    found = command.plan(checked := check(file), asked)
+    if as_json:
+        for seen in found.seen:
+            seen.check()
+        echo_json(command.as_json(found, price))
+    else:
+        for line in validated(checked, job, found.seen, ()):
+            echo(line)
+        for line in told.lines(found, price):
+            echo(line)
+    raise typer.Exit(1 if found.refusals else 0)
+
+
 @checks.command("ratchet doctor", "ratchet doctor jobs/irpo.yaml")
 def doctor(
     job: Annotated[

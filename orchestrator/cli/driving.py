@@ -15,6 +15,7 @@ from orchestrator.config.load import JobFile
 from orchestrator.config.places import run_named
 from orchestrator.driver.resume import command, load, resumed
 from orchestrator.driver.signals import signals
+from orchestrator.errors import BadInput
 from orchestrator.files.named import whole
 from orchestrator.text.terminal import Screen, echo, echo_json
 
@@ -96,6 +97,24 @@ def fork(
     echo(f"go on     {command(new_run)}{'' if made.trusted else ' --trust, which shows what needs trust'}")
 
 
+@runs.command(
+    "ratchet rollback runs/irpo --to-round 1", "ratchet rollback runs/irpo --to-round 0 --reason 'answers got longer'"
+)
+def rollback(
+    run: RunArgument,
+    to_round: Annotated[int, typer.Option("--to-round", min=0, help="Whose checkpoint it is; 0 is the base model")],
+    reason: Annotated[str, typer.Option(help="Why, for the ledger and the report")] = "",
+) -> None:
+    """Make an earlier round's checkpoint the reference again; what follows it is set aside, and a resume goes on."""
+    from orchestrator.commands.rollback import going_on, roll_back
+    from orchestrator.driver.drive import identity
+
+    with interruptible():
+        done = roll_back(run_named(run), to_round, identity(), reason)
+    echo(done.line())
+    echo(going_on(done))
+
+
 @runs.command("ratchet rescore runs/irpo runs/lenient grade.strict=false --round 2")
 def rescore(
     run: RunArgument,
@@ -123,6 +142,7 @@ def rescore(
     "ratchet compare jobs/compare.yaml",
     "ratchet compare jobs/compare.yaml --table",
     "ratchet compare runs/irpo runs/hot@round2",
+    "ratchet compare runs/irpo runs/hot --page compare.html",
 )
 def compare(
     what: Annotated[
@@ -131,38 +151,24 @@ def compare(
     table: Annotated[bool, typer.Option("--table", help="Run nothing; make the table of what there is")] = False,
     trust: Trust = False,
     as_json: Annotated[bool, typer.Option("--json", help="Of runs: print one JSON object")] = False,
+    page: Annotated[
+        Path | None, typer.Option(metavar="FILE.html", help="Of runs: write a page with charts and answers")
+    ] = None,
 ) -> None:
     """Run several methods and seeds on the same problems and budgets, or go on with it; exit code 1 where one fails. Of
     runs that are there: show them side by side."""
     if len(what) > 1 or Path(what[0]).is_dir():
+        from orchestrator.commands.compare import page as of_runs
         from orchestrator.commands.compare import side_by_side
+        from orchestrator.commands.report import place_of
 
-        sides = [side_by_side.side(each) for each in what]
-        if as_json:
-            echo_json(side_by_side.as_json(sides))
-        else:
-            Screen().print(side_by_side.render(sides))
+        place = place_of(page, "--page") if page else None
+        side_by_side.show(what, as_json)
+        if place:
+            of_runs.write(what, place, as_json)
         return
-    file = Path(what[0])
-    from orchestrator.commands.compare.command import compare as run_all
-    from orchestrator.commands.compare.command import in_a_process, require_trust
-    from orchestrator.commands.compare.comparison import figures
-    from orchestrator.commands.compare.file import load_plan
-    from orchestrator.commands.compare.table import NO_PLOT, plot, terminal_table, write
-    from orchestrator.files.disk import one_message
+    if page:
+        raise BadInput(f"--page: {what[0]} is a comparison to run; a page is made of runs: `ratchet compare RUN RUN`")
+    from orchestrator.commands.compare.told import compare_told
 
-    plan, failed = load_plan(file), list[str]()
-    if not table:
-        require_trust(plan, telling(trust))
-    kept = "What the runs have done is kept: see to the disk, and the same command goes on from here."
-    with interruptible(), one_message(plan.folder, kept):
-        if not table:
-            failed = run_all(plan, echo, in_a_process)
-        arms = figures(plan)
-        plotted = plot(plan, arms)
-        write(plan, arms, plotted)
-    Screen().print(terminal_table(arms))
-    echo(f"the table is {plan.folder / 'compare.md'}")
-    if not plotted:
-        echo(NO_PLOT)
-    raise typer.Exit(1 if failed else 0)
+    raise typer.Exit(compare_told(Path(what[0]), table, telling(trust)))

@@ -20,6 +20,7 @@ from typing import Any
 from orchestrator.errors import BadInput, Displaced, RatchetError
 from orchestrator.files import disk
 from orchestrator.files.inside import remove, walk
+from orchestrator.ledger import rollbacks
 from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.ledger import CLEANING, Ledger, State
 from orchestrator.ledger.run import Run
@@ -147,7 +148,12 @@ def _waste(run_dir: Path, state: State) -> list[Waste]:
         Waste(path, "checkpoint beyond keep.checkpoints", _size(run_dir / path), committed=True)
         for path in spare_checkpoints(state, keep)
     ]
-    for path, why in (*_half_gone(run_dir, state), *_untaken(run_dir, state), *_left_behind(run_dir, state)):
+    for path, why in (
+        *_half_gone(run_dir, state),
+        *_set_aside(run_dir, state),
+        *_untaken(run_dir, state),
+        *_left_behind(run_dir, state),
+    ):
         found.append(Waste(str(path.relative_to(run_dir)), why, _size(path)))
     return found
 
@@ -162,6 +168,13 @@ def _half_gone(run_dir: Path, state: State) -> Iterator[tuple[Path, str]]:
     """What was discarded by somebody who did not come to remove it."""
     paths = (run_dir / path for path in sorted(state.discarded))
     yield from ((path, "discarded before") for path in paths if os.path.lexists(path))
+
+
+def _set_aside(run_dir: Path, state: State) -> Iterator[tuple[Path, str]]:
+    """The rounds that rollbacks have set aside, also where a crash came before they got their hidden names."""
+    here = [run_dir / folder for rollback in state.rollbacks for folder in rollback.folders()]
+    waiting = [old for old, _ in rollbacks.unsettled(run_dir, state)]
+    yield from ((path, "set aside by a rollback") for path in (*here, *waiting) if os.path.lexists(path))
 
 
 def _untaken(run_dir: Path, state: State) -> Iterator[tuple[Path, str]]:

@@ -40,6 +40,13 @@ class Asked:
         for name, known in _CHOICES.items():
             if (value := getattr(self, name)) is not None and value not in known:
                 raise BadInput(f"--{name}: {value!r} is none. Give {', '.join(known[:-1])} or {known[-1]}.")
+        for name in ("rule", "text", "problem", "pair"):
+            try:
+                (getattr(self, name) or "").encode()
+            except UnicodeEncodeError as error:
+                raise BadInput(
+                    f"--{name}: {getattr(self, name)!r} is no text in UTF-8, and what a run holds is"
+                ) from error
         one = [f"--{name}" for name in ("problem", "pair", "flipped", "checkpoint") if getattr(self, name)]
         if len(one) > 1:
             raise BadInput(f"{' and '.join(one)}: each is a view of its own. Give one of them.")
@@ -57,12 +64,13 @@ def show(run: Path, asked: Asked, full: bool, as_json: bool) -> None:
         BadInput: there is no run in this folder, or nothing of this name in it.
         Damaged: a record or a file is not what it should be.
     """
-    document, page = _found(RunReader(run), asked, Pages(full), str(run))
+    wrapped = terminal.can_be_drawn_on()
+    document, page = _found(RunReader(run), asked, Pages(full, wrapped), str(run))
     if as_json:
         echo_json(document)
         return
     screen = Screen()
-    if terminal.can_be_drawn_on():
+    if wrapped:
         with screen.pager():
             screen.print(page)
     else:

@@ -21,7 +21,7 @@ def write(run: Path, output: Path | None) -> None:
         BadInput: there is no run in this folder, or the file cannot be written.
         Damaged: a ledger record cannot be read.
     """
-    file = run / NAME if output is None else _free(output)
+    file = run / NAME if output is None else place_of(output, "-o")
     told = settled(run, lambda ledger: document(run, SOURCES, ledger))
     try:
         replace(file, page(told))
@@ -34,14 +34,18 @@ def write(run: Path, output: Path | None) -> None:
         echo(f"left out  {what}")
 
 
-def _free(output: Path) -> Path:
-    """Where the page is to go; what is another kind of file by its name is not written over."""
-    file = named_path(output, "-o")
+def place_of(output: Path, option: str) -> Path:
+    """Where a page is to go that an option names; what is another kind of file by its name is not written over.
+
+    Raises:
+        BadInput: it is no place for a page.
+    """
+    file = named_path(output, option)
     if file.suffix != ".html":
-        raise BadInput(f"-o {output}: the name must end in .html")
+        raise BadInput(f"{option} {output}: the name must end in .html")
     place = real(file)
     if os.path.lexists(file) and not place.is_file():  # a link in a circle, too
-        raise BadInput(f"-o {output}: is no regular file. Give the name of one, such as run.html.")
+        raise BadInput(f"{option} {output}: is no regular file. Give the name of one, such as run.html.")
     if not place.parent.is_dir():
-        raise BadInput(f"-o {output}: there is no folder {place.parent}")
+        raise BadInput(f"{option} {output}: there is no folder {place.parent}")
     return place

@@ -15,12 +15,14 @@ from orchestrator.driver.drive import drive, healthy_driver
 from orchestrator.driver.own_process import rendered, tried
 from orchestrator.driver.resume import command, overrides_line
 from orchestrator.errors import Interrupted
+from orchestrator.reports.links import project_of
 from orchestrator.reports.progress.lines import Lines, timed
 from orchestrator.reports.progress.live import Live
 from orchestrator.reports.progress.showing import View
 from orchestrator.rounds.round import GateStopped
 from orchestrator.text import shown, terminal
 from orchestrator.text.terminal import echo
+from orchestrator.tracking.stores import look_lines
 from orchestrator.tracking.tracker import default_address, look_command
 
 EXIT_STOPPED = 3  # finished is 0; the others are in errors.py
@@ -66,5 +68,7 @@ def _head(file: JobFile, root: Path) -> Iterator[str]:
         yield f"settings  as the run has them, with {settings}"
     if file.job.tracking.enabled:
         yield f"dashboard {look_command(file.job.tracking.uri or default_address(root.parent), root)}"
+    for line in look_lines(file.job.tracking.sinks, root, project_of(file.job.tracking, root)):
+        yield f"also      {line}"
     for line in idle(file.job):
         yield f"no effect {line}"

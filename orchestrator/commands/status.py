@@ -6,12 +6,13 @@ from pathlib import Path
 
 import typer
 
+from orchestrator.driver.resume import command
 from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.reports.progress.watching import watch as watch_run
 from orchestrator.reports.status import intervals, render, status
 from orchestrator.sources.registry import SOURCES
-from orchestrator.text.terminal import Screen, echo_json
+from orchestrator.text.terminal import Screen, echo, echo_json
 
 
 def show(run: Path, as_json: bool, watch: bool) -> None:
@@ -36,3 +37,8 @@ def show(run: Path, as_json: bool, watch: bool) -> None:
         echo_json(found)
     else:
         Screen().print(render(found, intervals(run)))
+        for said in (found["dashboard"] or {}).values():  # whole, however narrow the terminal: it is copied, or clicked
+            if said:
+                echo(f"dashboard: {said}")
+        if found["state"] == "interrupted":
+            echo(f"to go on: {command(run)}")

@@ -22,11 +22,12 @@ from orchestrator.config.places import home
 from orchestrator.driver.signals import held, signals
 from orchestrator.errors import BadInput, Interrupted, RatchetError, last_line
 from orchestrator.files.inside import is_run
+from orchestrator.reports.dashboard import is_server, serving
+from orchestrator.reports.links import experiment_page
 from orchestrator.reports.status import open_run
 from orchestrator.text.terminal import echo
 from orchestrator.tracking.database import follow, sqlite_file
-from orchestrator.tracking.links import experiment_page
-from orchestrator.tracking.tracker import Page, default_address, is_server, open_command, page_of, server_of
+from orchestrator.tracking.tracker import Page, default_address, open_command, page_of, server_of
 
 HOST = "127.0.0.1"
 _START_SECONDS, _END_SECONDS = 120.0, 10.0
@@ -118,7 +119,9 @@ def serve(found: Shown, say: Callable[[str], None], port: int | None = None) -> 
     with _server(found.uri, port) as (server, address, log):
         for line in (*lines(found, address), "stop      Ctrl-C"):
             say(line)
-        with contextlib.suppress(Interrupted):
+        database = sqlite_file(found.uri)
+        assert database is not None  # `find` finds no other
+        with serving(database.parent, address), contextlib.suppress(Interrupted):
             while server.poll() is None:
                 time.sleep(_LOOK_SECONDS)
             raise RatchetError(f"MLflow's server has ended: {_last(log)}")

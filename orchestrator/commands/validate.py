@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from orchestrator.config.places import require_room, run_folder
 from orchestrator.driver.fit_told import fit_lines
 from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
 from orchestrator.driver.own_process import rendered, tried
+from orchestrator.driver.preview import Preview
 from orchestrator.driver.same_job import (
     check_same_job,
     check_same_model,
@@ -31,6 +32,7 @@ from orchestrator.inputs.preferences import Preferences
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
 from orchestrator.records.rows import Problem
+from orchestrator.tracking.stores import require_installed
 
 _ASKING = 20.0  # seconds
 
@@ -57,6 +59,7 @@ def check(file: JobFile) -> Checked:
     """
     run = Run(require_room(run_folder(file.job)))
     address_of(file.job, run.root)
+    require_installed(file.job.tracking.sinks)
     check_same_job(run, file.job)
     model = base_model_of(file, run, weights=False)
     if model.origin is None:
@@ -84,8 +87,17 @@ def archive_line(job: Job, root: Path) -> str:
     return said[0] if said else f"{without_password(address)} did not answer within {_ASKING:.0f} s"
 
 
-def told(checked: Checked, job: Path) -> Iterator[str]:
-    """What there is to say of a job, a line each; its prompts are made, and its models tried, as it goes.
+def looked(checked: Checked, num_prompts: int = 1) -> Iterator[Preview]:
+    """So many prompts as they are made, and the models as they are tried, one after the other."""
+    of = (checked.model, checked.reference, checked.problems, checked.preferences)
+    return looked_at(checked.file, checked.run, *of, rendered, tried, num_prompts)
+
+
+def told(
+    checked: Checked, job: Path, seen: Iterable[Preview] | None = None, settings: Iterable[str] | None = None
+) -> Iterator[str]:
+    """What there is to say of a job, a line each; its prompts are made, and its models tried, as it goes, unless they
+    were `seen` already, and so are its `settings` that are left to the machine.
 
     Raises:
         BadInput: they would spoil a run.
@@ -101,9 +113,9 @@ def told(checked: Checked, job: Path) -> Iterator[str]:
     yield from (f"no effect {line}" for line in idle(file.job))
     if file.job.archive:
         yield f"archive   {archive_line(file.job, run.root)}"
-    yield from (f"settings  {line}" for line in fit_lines(file, run, checked.model))
-    of = (checked.model, checked.reference, problems, checked.preferences)
-    for seen in looked_at(file, run, *of, rendered, tried):
-        yield from seen.lines()
-        seen.check()
+    lines = fit_lines(file, run, checked.model) if settings is None else settings
+    yield from (f"settings  {line}" for line in lines)
+    for found in looked(checked) if seen is None else seen:
+        yield from found.lines()
+        found.check()
     yield f"run       {run.root}{', which exists and would be resumed' if (run.root / 'ledger').is_dir() else ''}"

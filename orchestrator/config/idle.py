@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from orchestrator.config import Job
+from orchestrator.config.forms import FORMS
 from orchestrator.config.load import changed_keys
 from orchestrator.config.methods import filled_in
 from orchestrator.config.sources import KINDS, SourceSettings, listed, sections
@@ -66,6 +67,7 @@ def _judges(job: Job) -> bool:
 def _rules() -> Iterator[_Rule]:
     yield from _by_source()
     yield from _RULES
+    yield from _by_form()
     asking = [f"`{kind.section}`" for kind in KINDS.values() if kind.asks_judge is not SourceSettings.asks_judge]
     yield _Rule(("judge",), f"`judge` among `grade.graders`, or in {' or '.join(asking)}", _judges)
     for rule in _UNLESS_THE_SOURCE:
@@ -86,6 +88,21 @@ def _by_source() -> Iterator[_Rule]:
             yield _Rule(condition.keys, condition.where, partial(_holds, condition))
 
 
+def _by_form() -> Iterator[_Rule]:
+    """Keys of the loss that not all of its forms read."""
+    for key in sorted({key for form in FORMS.values() for key in form.settings}):
+        reading = [f"`{name}`" for name, form in FORMS.items() if key in form.settings]
+        others = [f"`{name}`" for name, form in FORMS.items() if key not in form.settings]
+        where = f"another `loss.form` than {' and '.join(others)}"
+        if len(reading) <= len(others):
+            where = f"`loss.form` {' or '.join(reading)}"
+        yield _Rule((f"loss.{key}",), where, partial(_reads, key))
+
+
+def _reads(key: str, job: Job) -> bool:
+    return key in FORMS[job.loss.form].settings
+
+
 def _is_one_of(names: Sequence[str], job: Job) -> bool:
     return job.source.type in names
 
@@ -104,6 +121,7 @@ def _unless_the_source(rule: _Rule) -> _Rule:
 _UNLESS_THE_SOURCE: Sequence[_Rule] = (
     _Rule(("data.date",), "`data.chat: true`", lambda job: job.data.chat),
     _Rule(("reference",), "`loss.dpo` above 0", lambda job: _weighs(job.loss.dpo)),
+    _Rule(("reference",), "a `loss.form` that reads a reference", lambda job: FORMS[job.loss.form].reads_reference),
 )
 _RULES: Sequence[_Rule] = (
     _Rule(
@@ -122,7 +140,11 @@ _RULES: Sequence[_Rule] = (
     ),
     _Rule(("pairs.margin",), "`pairs.rule: margin`", lambda job: job.pairs.rule == "margin"),
     _Rule(("pairs.replay_rounds",), "`pairs.replay` above 0", lambda job: job.pairs.replay > 0),
-    _Rule(("loss.beta", "loss.form"), "`loss.dpo` above 0", lambda job: _weighs(job.loss.dpo)),
+    _Rule(
+        ("loss.beta", "loss.form", "loss.smoothing", "loss.penalty", "loss.target_margin"),
+        "`loss.dpo` above 0",
+        lambda job: _weighs(job.loss.dpo),
+    ),
     _Rule(("loss.nll_scope", "loss.nll_normalisation"), "`loss.nll` above 0", lambda job: _weighs(job.loss.nll)),
     _Rule(("train.epochs",), "`train.token_budget: null`", lambda job: job.train.token_budget is None),
     _Rule(("train.final_ratio",), "`train.schedule: linear` or `cosine`", lambda job: job.train.schedule != "constant"),

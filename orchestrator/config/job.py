@@ -84,8 +84,11 @@ class Cluster(Settings):
     them in RATCHET_SECRETS (names with commas between), and their values are written nowhere."""
 
 
+Store = Literal["tensorboard", "wandb", "trackio"]
+
+
 class Tracking(Settings):
-    """MLflow."""
+    """Where a run is shown while it goes on: in MLflow, and in further stores."""
 
     enabled: bool = True
     """Track the run in MLflow."""
@@ -96,6 +99,11 @@ class Tracking(Settings):
     experiment: str | None = None
     """Experiment's name; null is that of the project, which has the name of its folder, and for a run that is in MLflow
     already the one that it is in."""
+    sinks: list[Store] = []
+    """Further stores that get the figures, each by a process of its own, which can neither slow nor stop the run:
+    `tensorboard` (event files in the run's folder `tensorboard`), `wandb` (Weights & Biases) and `trackio`. Each is an
+    extra: `pip install 'ratchet-orchestrator[tensorboard]'`. Their keys and addresses are read from the environment
+    (WANDB_API_KEY, WANDB_MODE, TRACKIO_SPACE_ID, ...) and written nowhere; the project is the `experiment`."""
 
 
 OWN_REFERENCES = ("previous", "base")

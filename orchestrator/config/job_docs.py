@@ -30,6 +30,34 @@ loss:
   beta: [0.1, 0.2]
 """
 
+ESSENTIAL: Mapping[str, str] = {
+    "name": "The run's folder is `runs/NAME`.",
+    "method": "What is learned from what: [Methods](#methods).",
+    "model": "The base model: a folder, `ORG/NAME` on the Hub, or `run:NAME` for what another run has come to.",
+    "rounds": "A finished run goes on when this is raised.",
+    "data.train": "Problems to sample answers of.",
+    "data.gate": "Problems that decide whether a round's model is promoted; some hundreds.",
+    "data.test": "Problems that are only reported; some hundreds.",
+    "data.answer": "The field with the gold answer.",
+    "data.template": "What the model is asked; `{question}` and the like are fields of a row.",
+    "data.chat": "`true` for a model that has a chat template.",
+    "data.prompts": "`split` takes fresh prompts each round, `same` the same ones.",
+    "data.prompts_per_round": "How many, at most; some hundreds to begin with.",
+    "stages.sources": "Preference data, for `method: sdpo`; `data` can be left out then.",
+    "generate.samples": "Answers a prompt. More make more pairs, and cost as much more.",
+    "generate.temperature": "Higher gives more different answers; raise it in later rounds, as in `[0.8, 0.8, 1.3]`.",
+    "generate.max_tokens": "What is cut there joins no pair.",
+    "grade.graders": "What is equal: `number`, `choice`, `math`, `exact`, ... ([grading.md](grading.md)).",
+    "grade.answer": "Where the answer stands in what the model writes.",
+    "pairs.per_prompt": "Pairs made of a prompt's samples.",
+    "loss.beta": "Higher stays nearer to the reference.",
+    "train.learning_rate": "The papers' are for models of many billions; 3e-5 suits some millions, 1e-5 some hundred.",
+    "train.batch_pairs": "Pairs an update.",
+    "train.precision": "`fp32` for small models, whose updates bfloat16 would round away.",
+    "promotion.rule": "`not_worse` stops a run that gets worse, `better` asks for more, `always` refuses nothing.",
+}
+"""The keys that most jobs need, in the order in which one thinks of them, each with what to know of it first."""
+
 _HEAD = """\
 # The job file
 
@@ -46,7 +74,16 @@ Editors complete and explain keys by a JSON Schema: `ratchet schema > ratchet.sc
 `# yaml-language-server: $schema=ratchet.schema.json` (VS Code's YAML extension and others read it). Words of papers and
 of other programs, such as `lr`, `batch_size` or `num_generations`, are no keys, but the error names the one that is
 meant.
+"""
 
+_ESSENTIAL = """\
+## The keys that most jobs need
+
+`ratchet init` writes a job with these for your own data and model. All others have defaults that suit a first run. The
+method may set another default than the one here ([Methods](#methods)); a section's name leads to all of its keys.
+"""
+
+_START = """\
 ## Starting it
 
 | form | needs |
@@ -161,6 +198,9 @@ def job_docs() -> str:
     """The whole document, in Markdown."""
     parts = [
         _HEAD,
+        _ESSENTIAL,
+        _essential(),
+        _START,
         _CHANGES.format(**{kind: ", ".join(f"`{key}`" for key in keys) for kind, keys in _by_kind().items()}),
         "## Top level",
         Job.__doc__ or "",
@@ -175,6 +215,18 @@ def job_docs() -> str:
         f"```yaml\n{resolved_yaml(Job.model_validate(yaml.safe_load(EXAMPLE)))}```",
     ]
     return "\n\n".join(part.strip() for part in parts) + "\n"
+
+
+def _essential() -> str:
+    rows = ["| key | default | what to know first |", "|---|---|---|"]
+    for key, told in ESSENTIAL.items():
+        section, _, name = key.rpartition(".")
+        model = model_of(Job.file_fields()[section].annotation) if section else Job
+        assert model is not None, key
+        field = model.file_fields()[name]
+        link = f"[`{key}`](#{section or 'top-level'})"
+        rows.append(f"| {link} | {_default(field)} | {told} |")
+    return "\n".join(rows)
 
 
 def _methods() -> Iterator[str]:

@@ -19,6 +19,7 @@ from orchestrator.config.base import (
     at_round,
     no_bool,
 )
+from orchestrator.config.forms import FORMS, FormName
 from orchestrator.config.marks import Executes, Executing
 
 MOST_PAIRED = 10_000
@@ -76,12 +77,26 @@ class Pairs(Settings):
 class Loss(Settings):
     """`dpo` * L_DPO(beta) + `nll` * L_NLL, the mean over pairs (arXiv 2404.19733, equation 1)."""
 
-    form: Literal["sigmoid", "squared"] = "sigmoid"
+    form: FormName = "sigmoid"
     """The term that `dpo` weighs: `sigmoid` is DPO's (arXiv 2305.18290, equation 7); `squared` pulls the log-ratio of
     chosen and rejected to +1/(2 beta) and -1/(2 beta) (SPPO with hard wins, arXiv 2405.00675, equation 4.5, where
-    beta is 1/eta)."""
+    beta is 1/eta); `robust` is DPO's without the bias of labels of which a share `smoothing` is wrong (arXiv
+    2403.00409); `ipo` pulls the difference of the log-ratios to 1/(2 beta) (arXiv 2310.12036, equation 17), `ipo_mean`
+    that of log-ratios a token, as TRL does; `dpop` is DPO's with a `penalty` (arXiv 2402.13228); `simpo` (arXiv
+    2405.14734) and `orpo` (arXiv 2403.07691) compare log-probabilities a token, without a reference. What each is for:
+    [losses.md](losses.md)."""
     beta: PositiveSchedule = 0.1
-    """Strength of the pull to the reference, by round."""
+    """Strength of the pull to the reference, by round; with `form: simpo` what scales the reward, from 2 to 10 in the
+    paper."""
+    smoothing: Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=0.5)] = 0.0
+    """Share of pairs that are taken to be the wrong way round: with `form: sigmoid` the loss is cDPO's, with `robust`
+    it says how many are."""
+    penalty: NonNegative = 50.0
+    """What `form: dpop` adds for each nat that the chosen completion is less likely than under the reference (the
+    paper's lambda)."""
+    target_margin: NonNegative = 0.5
+    """By how much `form: simpo` wants the reward of the chosen completion to be above that of the rejected one (the
+    paper's gamma, some half of beta)."""
     dpo: NonNegativeSchedule = 1.0
     """Weight of the DPO term, by round."""
     nll: NonNegativeSchedule = 1.0
@@ -103,6 +118,11 @@ class RoundLoss(Loss):
     beta: Positive
     dpo: NonNegative
     nll: NonNegative
+
+    @property
+    def reads_reference(self) -> bool:
+        """Whether it compares with a reference: imitation does not, nor do some forms."""
+        return self.dpo > 0 and FORMS[self.form].reads_reference
 
 
 def _stage(zero: int | None) -> int:
@@ -184,10 +204,19 @@ class Train(Settings):
     activation_checkpointing: Annotated[bool | None, Executes(since=2, was=False)] = None
     """Recompute activations in the backward pass to save memory. null does where the training fits the memory only
     so, or with micro-batches of less than 2048 tokens (on CPU 1024) without."""
-    attention: Annotated[Literal["auto", "sdpa", "matmul", "flex"], Executes(since=3)] = "auto"
+    attention: Annotated[Literal["auto", "sdpa", "matmul", "flex", "varlen"], Executes(since=3)] = "auto"
     """Attention over trees of completions: `sdpa` anywhere; `matmul` on processors that multiply bfloat16 (others
-    compute as with `sdpa`), with float32 scores as there; `flex` (FlexAttention) on GPU. `auto` picks: on CPU `matmul`
+    compute as with `sdpa`), with float32 scores as there; `flex` (FlexAttention) on GPU; `varlen` (torch's
+    variable-length attention) on GPU with `bf16`, which was not tried. `auto` picks: on GPU `flex`, on CPU `matmul`
     with `bf16`, else `sdpa`."""
+    compile: Executing[bool] = False
+    """Compile the model's layers (torch.compile), which spares passes over memory between products of matrices. It
+    takes minutes at the first start, and on CPU g++; what is compiled depends on the lengths that a start meets first,
+    and may round otherwise after the next. Packs are filled up to a multiple of 128 tokens, which changes nothing that
+    is scored. With `zero: 3`, which gathers weights within a layer, it is left undone."""
+    overlap: Executing[bool] = False
+    """With `zero: 2` and `3`, let ranks sum up gradients while the backward pass goes on (DeepSpeed's `overlap_comm`),
+    for a second buffer of them. On CPU nothing goes on meanwhile; it was not tried on GPU."""
     export_dtype: Literal["float32", "bfloat16"] | None = None
     """Number format of the checkpoint's weights; null takes the model's own."""
     save_every: Executing[Count | None] = None
@@ -220,10 +249,17 @@ class Train(Settings):
         """`activation_checkpointing`; where it is left to the machine, what it comes to where there is enough."""
         return bool(self.activation_checkpointing)
 
+    @property
+    def compiled(self) -> bool:
+        """Whether layers are compiled, as `compile` asks for and ZeRO allows."""
+        return self.compile and self.stage < 3
+
     @model_validator(mode="after")
     def _selects(self) -> Train:
         if self.warmup_steps and self.warmup_ratio:
             raise ValueError("give `warmup_steps` or `warmup_ratio`, not both")
+        if self.attention == "varlen" and self.precision == "fp32":
+            raise ValueError("`attention: varlen` computes in bfloat16: set `precision: bf16`, or `attention: auto`")
         if self.select == "best" and self.eval_every is None:
             raise ValueError("`select: best` needs `eval_every`, the number of updates between the checkpoints")
         if self.retrain and self.select != "best":

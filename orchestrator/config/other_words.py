@@ -37,6 +37,9 @@ _WORDS = {
     "grade.graders": "reward reward_fn reward_funcs reward_function scorer verifier",
     "pairs.per_prompt": "pairs_per_prompt k num_pairs",
     "loss.form": "loss_type",
+    "loss.smoothing": "label_smoothing",
+    "loss.penalty": "dpop_lambda lambda_dpop",
+    "loss.target_margin": "simpo_gamma gamma",
     "loss.nll": "alpha nll_weight nll_alpha nll_coef nll_loss_coef rpo_alpha sft_weight",
     "train.ranks": "num_gpus n_gpus world_size num_processes nproc_per_node gpus",
     "train.zero": "zero_stage deepspeed_stage",
@@ -60,6 +63,8 @@ _WORDS = {
     "train.max_tokens": "max_length max_len cutoff_len sequence_len max_target_length",
     "train.activation_checkpointing": "gradient_checkpointing recompute activation_recompute",
     "train.attention": "attn_implementation attn_impl flash_attention flash_attn",
+    "train.compile": "torch_compile use_torch_compile",
+    "train.overlap": "overlap_comm",
     "train.save_every": "save_steps save_interval save_freq",
     "keep.checkpoints": "save_total_limit max_ckpt_num max_checkpoints",
     "promotion.alpha": "significance p_value",
@@ -67,7 +72,8 @@ _WORDS = {
     "cluster.env": "env_vars environment",
     "tracking.uri": "tracking_uri mlflow_uri mlflow_tracking_uri",
     "tracking.experiment": "mlflow_experiment wandb_project",
-    "tracking.enabled": "report_to use_mlflow logger",
+    "tracking.enabled": "use_mlflow",
+    "tracking.sinks": "report_to logger use_wandb use_tensorboard",
 }
 _KEYS = {word: key for key, words in _WORDS.items() for word in words.split()}
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from orchestrator.config.base import at_round
+from orchestrator.config.forms import FORMS
 from orchestrator.config.sources import KINDS
 from orchestrator.config.sources.base import gold_solutions
 
@@ -19,11 +20,7 @@ def contradictions(job: Job) -> Iterator[str]:
     yield from _of_another_source(job)
     yield from _missing_problems(job)
     yield from _imitation(job)
-    if not any(_weights(job.loss.dpo)) and job.fixed_reference is not None:
-        yield (
-            f"`reference: {job.fixed_reference}` names a model that nothing is compared with: `loss.dpo` is 0. Leave "
-            "`reference` out, or set `loss.dpo`"
-        )
+    yield from _forms(job)
     yield from job.source.contradictions(job)
     yield from _too_much_of_scores(job)
     for key, grade in (("grade", job.grade), ("regrade.grade", job.regrade.grade if job.regrade else None)):
@@ -33,6 +30,18 @@ def contradictions(job: Job) -> Iterator[str]:
 
 def _weights(weight: float | list[float]) -> list[float]:
     return weight if isinstance(weight, list) else [weight]
+
+
+def _forms(job: Job) -> Iterator[str]:
+    """Of what the loss's form reads, and does not."""
+    compared, form = any(_weights(job.loss.dpo)), job.loss.form
+    named = f"`reference: {job.fixed_reference}` names a model that nothing is compared with"
+    if job.fixed_reference is not None and not compared:
+        yield f"{named}: `loss.dpo` is 0. Leave `reference` out, or set `loss.dpo`"
+    elif job.fixed_reference is not None and not FORMS[form].reads_reference:
+        yield f"{named}: `loss.form: {form}` reads none. Leave `reference` out, or take another form"
+    if compared and form == "robust" and not job.loss.smoothing:
+        yield "`loss.form: robust` needs `loss.smoothing`, the share of pairs that are the wrong way round"
 
 
 def _nothing_to_learn(job: Job) -> Iterator[str]:

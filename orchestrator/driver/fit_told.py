@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from orchestrator.config import Job
@@ -18,6 +19,7 @@ from orchestrator.driver.wiring import engine_takes, gpus_here
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
 from orchestrator.models.sizes import size_of
+from orchestrator.rounds.context import Say
 
 _KEYS = (
     *("generate.dtype", "generate.engines", "generate.tensor_parallel", "train.ranks", "train.zero"),
@@ -41,18 +43,27 @@ def fit_lines(file: JobFile, run: Run, model: NamedModel, here: Callable[[], Gpu
     if (address := job.cluster.address or os.environ.get("RAY_ADDRESS") or "local") != "local":
         yield f"{', '.join(left)} are left to the cluster at {address}; `ratchet doctor` says what they come to there"
         return
-    configs = run.ledger.state.configs
-    settled = Settled(kept_of(configs[-1], job) if configs else None)
     machine = here()
     gpus = [replace(machine, count=0) if job.cluster.accelerators == "none" else machine]
     told: list[str] = []
+    done = fitted_job(job, run, model.folder, gpus, told.append)
     count = sum(node.count for node in gpus)
-    served = serving_dtype(job, model.folder, lambda: "cuda" if count else "cpu", settled, told.append)
-    asked = with_dtype(job, served)
-    fitted = Fitted(asked, size_of(model.folder), gpus, *engine_takes(asked), settled, told.append)
-    done = job.model_copy(update={"generate": fitted.generate(), "train": fitted.train()})
     yield f"{', '.join(f'{key} {said(_at(done, key))}' for key in left)} on this machine, with {count or 'no'} GPU"
     yield from (line.split(None, 1)[1] for line in told)
+
+
+def fitted_job(job: Job, run: Run, model: Path, nodes: Sequence[Gpus], say: Say) -> Job:
+    """A job whose engines, ranks and number format are filled in as they come to on these nodes; `say` is told why.
+
+    Raises:
+        BadInput: the model does not fit there.
+    """
+    configs = run.ledger.state.configs
+    settled = Settled(kept_of(configs[-1], job) if configs else None)
+    device = "cuda" if sum(node.count for node in nodes) else "cpu"
+    asked = with_dtype(job, serving_dtype(job, model, lambda: device, settled, say))
+    fitted = Fitted(asked, size_of(model), nodes, *engine_takes(asked), settled, say)
+    return job.model_copy(update={"generate": fitted.generate(), "train": fitted.train()})
 
 
 def _at(job: Job, key: str) -> Any:

@@ -1,5 +1,5 @@
-"""What follows the ledger of a run while it is driven: meters, the board, and in threads of their own the report,
-MLflow and the archive."""
+"""What follows the ledger of a run while it is driven: meters, the board, in threads of their own the report, MLflow
+and the archive, and in processes of their own further stores."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from orchestrator.reports.growing_report import GrowingReport
 from orchestrator.reports.meters import Meters
 from orchestrator.reports.progress.board import Board
 from orchestrator.sources.source import Sources
+from orchestrator.tracking.beside import Beside
+from orchestrator.tracking.stores import require_installed
 from orchestrator.tracking.tracker import Tracker, default_address
+
+_PATIENCE = 30.0  # seconds
 
 
 class Followers:
@@ -26,11 +30,13 @@ class Followers:
         """Nothing is connected to yet.
 
         Raises:
-            BadInput: the job's archive cannot be one of the run in `root`.
+            BadInput: the job's archive cannot be one of the run in `root`, or the package of a sink is not installed.
         """
         self._board, self._say = board, (say := board.say)
         # MLflow's database stands beside the runs, so that one dashboard shows them all.
         self._tracker = Tracker(root, job.tracking, default_address(root.parent), say, sources)
+        require_installed(job.tracking.sinks)
+        self._beside = Beside(root, job.tracking.sinks, say)
         self.meters = Meters(job.name, say)
         self._archiver = Archiver(root, address_of(job, root), say)
         self._report = GrowingReport(root, sources)
@@ -38,6 +44,7 @@ class Followers:
     def poke(self, ledger: Ledger) -> None:
         """Say that the ledger has grown."""
         self._tracker.poke()
+        self._beside.poke()
         self._archiver.poke()
         self._report.poke()
         self.meters.follow(ledger)
@@ -46,11 +53,13 @@ class Followers:
     def measured(self) -> None:
         """Say that the journal of what is measured has grown."""
         self._tracker.poke()
+        self._beside.poke()
 
     def start(self, ledger: Ledger) -> None:
         """Have them begin, each with a reader of its own."""
         with held():  # a thread that has half begun could not be waited for
             self._tracker.start(ledger.as_it_is())
+            self._beside.start()
             self._archiver.start(ledger.as_it_is())
             self._report.start(ledger)
         self._board.follow(ledger)
@@ -73,7 +82,9 @@ class Followers:
             interrupted = True
             raise
         finally:
-            self._close_tracker(0.5 if interrupted else 30.0)
+            self._beside.finish()
+            self._close_tracker(0.5 if interrupted else _PATIENCE)
+            self._beside.close(0.5 if interrupted else _PATIENCE)
             self._archiver.close(0.5 if interrupted else None)
 
     def _close_tracker(self, patience: float) -> None:

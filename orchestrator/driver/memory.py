@@ -39,7 +39,7 @@ GIB = 2**30
 _BUCKET = 2 * 10**8  # parameters; as workers.training.deepspeed_config has it
 _GATHERED = 10**9  # parameters that ZeRO 3 holds at once, at most; likewise
 _ROWS_LOGITS = 2**24  # as workers.numerics.logprobs has it
-_ENGINE_BESIDE = 2 * GIB
+ENGINE_BESIDE = 2 * GIB
 LIBRARIES = GIB // 2
 """Bytes of host memory that a rank's process takes before it has a model, and of what is loaded with its first use."""
 
@@ -85,7 +85,7 @@ def rank_memory(size: ModelSize, settings: Train, ranks: int, stage: int) -> Ran
     share = -(-p // ranks) if stage else p
     number = 4 if wide or autocast else 2
     weights = number * (share + min(p - share, _GATHERED)) if stage == 3 else number * p
-    buckets = 2 * number * min(p, _BUCKET) if stage >= 2 else 0
+    buckets = (2 + settings.overlap) * number * min(p, _BUCKET) if stage >= 2 else 0
     gradients = 4 * (p if stage == 0 or (stage == 1 and not wide) else share)
     host = settings.offload_optimizer and stage > 0
     return RankMemory(
@@ -117,4 +117,4 @@ def cache_bytes(size: ModelSize, number_bytes: int, devices: int) -> int:
 def engine_memory(size: ModelSize, number_bytes: int, devices: int, tokens: int) -> int:
     """What an engine holds on each of its devices with so many tokens in its cache."""
     weights = -(-size.parameters * number_bytes // devices)
-    return weights + tokens * cache_bytes(size, number_bytes, devices) + _ENGINE_BESIDE
+    return weights + tokens * cache_bytes(size, number_bytes, devices) + ENGINE_BESIDE

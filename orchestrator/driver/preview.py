@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,10 @@ class Preview:
     shown: Sequence[str]
     warnings: Sequence[str]
     refusals: Sequence[str]
+    prompts: Sequence[str] = ()
+    """Ids of the prompts that are shown."""
+    lengths: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    """Mean tokens by key of the job, such as data.train, and part, such as `prompt` or `solution`."""
 
     def lines(self) -> Iterator[str]:
         """What is shown, and then the warnings."""
@@ -56,12 +60,15 @@ def preview(
     preferences: Sequence[Preferences],
     render: Render,
     sources: Sources = SOURCES,
+    num_prompts: int = 1,
 ) -> Preview:
-    """Look at the first prompts and pairs of a job with its model's own tokenizer."""
+    """Look at the first prompts and pairs of a job with its model's own tokenizer, and show so many prompts."""
     if not has_tokenizer(model):
         return Preview([f"prompt    not looked at: {model} has no tokenizer"], [], [])
-    found = render(request(job, str(model), problems, preferences, sources))
-    return Preview([f"{name:<9} {text}" for name, text in found["shown"]], found["warned"], found["refused"])
+    asked = request(job, str(model), problems, preferences, sources) | {"num_prompts": num_prompts}
+    found = render(asked)
+    shown = [f"{name:<9} {text}" for name, text in found["shown"]]
+    return Preview(shown, found["warned"], found["refused"], found.get("prompts", ()), found.get("lengths", {}))
 
 
 def require_sound(

@@ -4,6 +4,7 @@ and `validate` and `doctor` only warn of what they would refuse."""
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from orchestrator.config import Data, Job
@@ -86,9 +87,10 @@ def previewed(
     problems: Mapping[str, Sequence[Problem]],
     preferences: Sequence[Preferences],
     render: Render,
+    num_prompts: int = 1,
 ) -> Preview:
     """As `preview`; for a run that has begun, its refusals are warnings."""
-    return _of_begun(run, preview(file.job, model, problems, preferences, render))
+    return _of_begun(run, preview(file.job, model, problems, preferences, render, num_prompts=num_prompts))
 
 
 def tried_models(file: JobFile, run: Run, model: Path, reference: NamedModel | None, trial: Trial) -> Preview:
@@ -105,10 +107,11 @@ def looked_at(
     preferences: Sequence[Preferences],
     render: Render,
     trial: Trial,
+    num_prompts: int = 1,
 ) -> Iterator[Preview]:
     """What there is to see and to refuse of a job, one after the other: `previewed`, `tried_models`, and
     `limits_of`."""
-    yield previewed(file, run, model.folder, problems, preferences, render)
+    yield previewed(file, run, model.folder, problems, preferences, render, num_prompts)
     yield tried_models(file, run, model.folder, reference, trial)
     yield limits_of(file.job, model.folder)
 
@@ -128,4 +131,4 @@ def limits_of(job: Job, model: Path) -> Preview:
 
 
 def _of_begun(run: Run, seen: Preview) -> Preview:
-    return Preview(seen.shown, [*seen.warnings, *seen.refusals], []) if has_begun(run) else seen
+    return replace(seen, warnings=[*seen.warnings, *seen.refusals], refusals=[]) if has_begun(run) else seen

@@ -30,6 +30,7 @@ Tell = Callable[[str], None]
 CODE = "code of this machine that is imported and called"
 ARGUMENT = "an argument of the engines, which can load code and files"
 ADDRESS = "an address that is connected to, and that samples are sent to"
+SERVICE = "a store outside of the run, which gets its figures and settings with your credentials"
 COPIED = "an address that the run is copied to, with your credentials"
 SECRET = "an environment variable whose value is sent to the judge"
 VARIABLE = "a variable of the workers' environment, which can load code and name addresses"
@@ -43,6 +44,7 @@ KEYS: Mapping[str, str] = {
     "generate.engine": ARGUMENT,
     "judge.base_url": ADDRESS,
     "tracking.uri": ADDRESS,
+    "tracking.sinks": SERVICE,
     "cluster.address": ADDRESS,
     "cluster.env": VARIABLE,
     "cluster.secrets": WORKERS_SECRET,
@@ -128,6 +130,9 @@ def _addresses(job: Job) -> Iterator[Item]:
         yield _item("judge.api_key_env", job.judge.api_key_env)
     if job.tracking.uri is not None:
         yield _item("tracking.uri", job.tracking.uri)
+    yield from (
+        _item("tracking.sinks", name) for name in job.tracking.sinks if name != "tensorboard"
+    )  # which is a folder of the run
     if job.cluster.address is not None:
         yield _item("cluster.address", job.cluster.address)
     if job.archive is not None:

@@ -108,6 +108,7 @@ class RealWorkers:
             train = self._fitted.train()
             given |= {"train.ranks": train.ranks, "train.zero": train.zero, "train.attention": self._attention()}
             given |= {MICROBATCH: train.tokens_per_microbatch, CHECKPOINTING: train.activation_checkpointing}
+            given |= {"train.compile": train.compiled}
             halved = self._halving.executed if self._halving else {}
             return {"device": self._device, "cluster.cpus_per_rank": self._ranks_need()[1], **given, **halved}
         generate = self._fitted.generate()
@@ -338,6 +339,8 @@ class RealWorkers:
     def _attention(self) -> str:
         """The kernel of attention: as asked for, or what workers.numerics.attention.pick takes on this device."""
         if (asked := self._job.train.attention) != "auto":
+            if asked in ("flex", "varlen") and not self.cluster.accelerated:
+                raise BadInput(f"train.attention: {asked} needs GPUs, and there are none: set it to auto")
             return asked
         plain = "matmul" if self._job.train.precision == "bf16" else "sdpa"
         usual = "flex" if self.cluster.accelerated else plain
@@ -364,6 +367,13 @@ def gpus_here() -> Gpus:
     return Gpus(len(found), min(found, default=None), free_memory())
 
 
+def device_here() -> str | None:
+    """The name of this machine's first GPU, as its driver tells; None where there is none."""
+    from workers.doctor import accelerators
+
+    return next((str(device["name"]) for device in accelerators()), None)
+
+
 def local_graders(settings: Grade, judge: Judge | None = None) -> Any:
     """Graders in processes of this machine, without Ray; a context manager."""
     from workers.grading.pool import GraderPool
@@ -377,3 +387,11 @@ def unread_golds(settings: Grade, golds: Iterable[str]) -> tuple[dict[str, str],
 
     found: tuple[dict[str, str], int] = ask(settings, golds, seconds=20.0)
     return found
+
+
+def opinions_on_golds(settings: Grade, golds: Iterable[str]) -> list[list[tuple[str, str, str]]]:
+    """What each grader says of each gold answer as an answer to itself: its name, the verdict, the reason."""
+    from workers.grading.gold_check import opinions_on_golds as ask
+
+    said: list[list[tuple[str, str, str]]] = ask(settings, golds)
+    return said

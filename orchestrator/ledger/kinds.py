@@ -18,7 +18,7 @@ from typing_extensions import TypedDict
 from orchestrator.config import Rule
 from orchestrator.ledger import recorded_job, step_facts
 
-Kind = Literal["claim", "config", "offer", "shard", "commit", "promotion", "discard", "end"]
+Kind = Literal["claim", "config", "offer", "shard", "commit", "promotion", "rollback", "discard", "end"]
 EndState = Literal["finished", "interrupted", "failed", "stopped", "not started"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -249,6 +249,24 @@ class PromotionData(RecordModel):
         return self
 
 
+class RollbackData(RecordModel):
+    """A person's word that an earlier reference is the reference again."""
+
+    round: Annotated[int, Field(ge=0, lt=MAX_ROUND)]
+    """Whose checkpoint that is; 0 is the base model."""
+    before: Place
+    """The reference until then."""
+    rounds: Annotated[list[Annotated[int, Field(ge=1, lt=MAX_ROUND)]], Field(max_length=MAX_ROUND)]
+    """Those of which something is committed, and that are set aside."""
+    reason: Annotated[str, Field(max_length=10_000)] = ""
+
+    @model_validator(mode="after")
+    def _goes_back(self) -> RollbackData:
+        if any(number <= self.round for number in self.rounds) or sorted(set(self.rounds)) != self.rounds:
+            raise ValueError("should be a rollback that sets rounds aside, in order, which follow the one it names")
+        return self
+
+
 class DiscardData(RecordModel):
     """Committed artifacts that were removed on purpose."""
 
@@ -271,6 +289,7 @@ MODELS: Mapping[str, type[RecordModel]] = {
     "shard": ShardData,
     "commit": CommitData,
     "promotion": PromotionData,
+    "rollback": RollbackData,
     "discard": DiscardData,
     "end": EndData,
 }

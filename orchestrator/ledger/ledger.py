@@ -24,7 +24,7 @@ from typing import Any
 from orchestrator.errors import BadInput, Damaged, Displaced
 from orchestrator.files.durable import put_if_absent, sync
 from orchestrator.files.inside import read_regular, require_below
-from orchestrator.ledger import cache
+from orchestrator.ledger import cache, rollbacks
 from orchestrator.ledger.kinds import Kind, quoted
 from orchestrator.ledger.record_files import MAX_RECORD, SCHEMA, Record, read_record, record_numbers, spelled
 from orchestrator.ledger.step_facts import recorded
@@ -103,6 +103,9 @@ class State:
     promotions: list[dict[str, Any]] = field(default_factory=list)
     discarded: set[str] = field(default_factory=set)
     """Paths of committed artifacts that were removed on purpose."""
+    rollbacks: list[rollbacks.Rollback] = field(default_factory=list)
+    rolled_back: bool = False
+    """Whether no round was decided since the last of them."""
     end: dict[str, Any] | None = None
     """How the newest driver ended; None while it has not said so. `ratchet gc` drives nothing, and leaves it."""
 
@@ -147,6 +150,10 @@ class State:
             case "promotion":
                 self._require_own(record)
                 self.promotions.append(data)
+                self.rolled_back = False
+            case "rollback":
+                rollbacks.fold(self, record)
+                self.rolled_back = True
             case "discard":
                 self.discarded.update(data["paths"])
                 self._forget_shards(set(data["paths"]))

@@ -15,7 +15,7 @@ from orchestrator.errors import Damaged, RatchetError
 from orchestrator.files import durable, inside, known_hashes
 from orchestrator.files.durable import make_folder
 from orchestrator.files.inside import require_below, walk
-from orchestrator.ledger import recipes
+from orchestrator.ledger import recipes, rollbacks
 from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.columns import require_columns, require_masks
@@ -42,14 +42,15 @@ class Run:
         self._attempts = count(1)
 
     def claim(self, driver: dict[str, Any], after: int | None = None) -> None:
-        """Become the driver, and finish what the last one had committed but not yet given its final name. `after`: see
-        `Ledger.claim`.
+        """Become the driver, and finish what the last one had committed, or set aside, but not yet given its final
+        name. `after`: see `Ledger.claim`.
 
         Raises:
             Damaged: something of the run leads out of it; then nothing was done.
         """
         require_borders(self.root, self.ledger.state)
         self.epoch = self.ledger.claim(driver, after)
+        rollbacks.settle(self)
         for artifact in self.ledger.state.artifacts():
             self.artifacts.reveal(artifact)
         for path in self.ledger.state.discarded:

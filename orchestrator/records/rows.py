@@ -342,11 +342,14 @@ EVALUATION = pa.schema(
         pa.field("verdict", pa.string(), nullable=False),
         pa.field("extracted", pa.string()),
         pa.field("cause", pa.string()),
+        pa.field("prompt", pa.string()),
+        pa.field("gold", pa.string()),
     ]
 )
 """One row an evaluation problem, answered greedily, without a mask. `finish_reason` is "quarantined", and the answer
 empty and ungradable without a `cause`, where the problem was given up because it took down several engines. `cause` is
-that of VERDICTS, and as young."""
+that of VERDICTS, and as young. `prompt` and `gold` are `text` and `gold` of PROMPTS, so that the file can be read by
+itself; files of earlier versions lack them."""
 
 REPEATED = pa.schema(
     [

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from orchestrator.config import OWN_REFERENCES, at_round
+from orchestrator.config import OWN_REFERENCES
+from orchestrator.config.forms import reads_reference
 from orchestrator.config.sources import kind_of
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import State
@@ -53,7 +54,7 @@ def follow(run_dir: Path, state: State, number: int, sources: Mapping[str, Follo
     made_by = [c.step for c in state.commits.values() if any(a.path == f"{folder}/checkpoint" for a in c.artifacts)]
     job = state.configs[-1]["job"]
     trail = sources[kind_of(job).name()].trail
-    trained = ["train", "reference"] if at_round(job["loss"]["dpo"], number) else ["train"]
+    trained = ["train", "reference"] if reads_reference(job["loss"], number) else ["train"]
     places = [folder, f"{folder}/held_out"] if f"{folder}/retrain" in made_by else [folder]
     found = []
     for place in places:

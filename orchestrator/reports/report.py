@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config.forms import FORMS
 from orchestrator.config.sources import kind_of
 from orchestrator.errors import Damaged
 from orchestrator.files.durable import replace
@@ -16,13 +17,14 @@ from orchestrator.records.abstentions import graders_version
 from orchestrator.records.executed import ANEW, HALVED, WEIGHTS
 from orchestrator.reports import repeated
 from orchestrator.reports.columns import Column, Reporting, change, fact, last, number, table
+from orchestrator.reports.dashboard import dashboard, is_server
 from orchestrator.reports.disputes import disputes
 from orchestrator.reports.evidence import Evidence, base_of
 from orchestrator.reports.gate_words import gate_said
 from orchestrator.reports.health import KINDS, health
 from orchestrator.reports.rounds import RoundStatus, rounds
 from orchestrator.reports.seconds import own, seconds_section, walls
-from orchestrator.reports.status import halvings, open_run, reference_path, run_state
+from orchestrator.reports.status import halvings, open_run, reason, reference_path, run_state
 from orchestrator.reports.symptoms import symptoms
 from orchestrator.reports.tables import diversity, training_metrics
 from orchestrator.text.shown import code, markdown
@@ -117,11 +119,17 @@ def _versions(every: Sequence[Evidence]) -> str:
 
 
 def _summary(run_dir: Path, state: State, base: Evidence, done: Sequence[Evidence]) -> str:
-    end = f": {state.end['reason']}" if state.end and state.end.get("reason") else ""
-    lines = [f"- State: {markdown(f'{run_state(run_dir, state)}{end}')}"]
+    why = reason(state, now := run_state(run_dir, state))
+    lines = [f"- State: {markdown(f'{now}: {why}' if why else now)}"]
     if forked_from := parent(state):
         lines.append(f"- Made from: {code(forked_from)}; what was taken over from it is marked below")
     lines.append(f"- Reference: {code(reference_path(run_dir, state))}")
+    lines += [f"- {markdown(rollback.line())}" for rollback in state.rollbacks]
+    tracking: Mapping[str, Any] = state.configs[-1]["job"].get("tracking", {}) if state.configs else {}
+    if state.configs and (found := dashboard(run_dir, tracking)):
+        # Not where `ratchet ui` serves it now: a report stays.
+        page = found["address"] if is_server(str(tracking.get("uri"))) else None
+        lines.append(f"- Dashboard: {code(found['command'])}" + (f", {code(page)}" if page else ""))
     best = [e for e in done if e.promotion and e.promotion["promoted"] and e.figures("test")]
     if best and (start := base.figures("test")):
         last = best[-1].figures("test") or {}
@@ -140,13 +148,22 @@ def _job(job: Mapping[str, Any], of_the_source: Sequence[tuple[str, str]]) -> st
         ("temperatures in turn", "generate.temperature_mix"),
         ("mixed prompts wanted", "generate.adapt_temperature.mixed"), ("longest completion", "generate.max_tokens"),
         ("pair rule", "pairs.rule"), ("pairs a prompt", "pairs.per_prompt"), ("loss", "loss.form"),
-        ("beta", "loss.beta"), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
+        *_of_the_form(job), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
         ("learning rate", "train.learning_rate"), ("pairs an update", "train.batch_pairs"),
         ("epochs", "train.epochs"), ("training tokens a round", "train.token_budget"),
         ("promotion", "promotion.rule"), ("seed", "seed"),
     )  # fmt: skip
     rows = [(label, _lookup(job, key)) for label, key in keys if not _lookup(job, _GIVES_WAY.get(key, ""))]
     return "\n".join(["| setting | value |", "|---|---|", *(f"| {a} | {markdown(b)} |" for a, b in rows if b)])
+
+
+def _of_the_form(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """The settings that the loss's form reads, with their labels."""
+    said = job.get("loss", {})
+    form = FORMS.get(said.get("form", "sigmoid"), FORMS["sigmoid"])
+    for key in ("beta", "smoothing", "penalty", "target_margin"):
+        if key in form.settings and said.get(key):
+            yield key.replace("_", " "), f"loss.{key}"
 
 
 _GIVES_WAY = {"generate.temperature": "generate.temperature_mix", "train.epochs": "train.token_budget"}

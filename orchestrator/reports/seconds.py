@@ -17,7 +17,9 @@ def walls(records: Iterable[Record]) -> dict[int, float]:
     found: dict[int, float] = {}
     before, pending = None, 0.0
     for record in records:
-        if record.kind in ("claim", "end") or before is None:
+        if record.kind == "rollback":  # what was set aside is not counted
+            found = {number: took for number, took in found.items() if number <= int(record.data["round"])}
+        if record.kind in ("claim", "rollback", "end") or before is None:
             before, pending = record.time, 0.0
             continue
         pending, before = pending + max(0.0, record.time - before), record.time

@@ -41,6 +41,10 @@ compute in float32, by 1.2e-3 where the engine is in bfloat16, by 1.3e-3 where t
 bfloat16. Larger models round more, and float32 has room for kernels of GPUs that multiply in TF32."""
 
 
+QUESTION = ("prompt_id", "text", "gold")
+"""Columns of a file of prompts that an evaluation repeats."""
+
+
 class ProbeFailed(RatchetError):
     """Engine and trainer disagree about a checkpoint, so nothing that either says of it can be trusted."""
 
@@ -65,7 +69,7 @@ def evaluate(
     asked = ask(engines, graders, files, plan, shard_prompts, output, answers or Answers())
     facts: Facts = {}
     for split in files:
-        table = pa.concat_tables(_joined(split, *part) for part in asked.of(split))
+        table = _asked(pa.concat_tables(_joined(split, *part) for part in asked.of(split)), files[split])
         pq.write_table(table, output / f"{split}.parquet", compression="zstd")
         facts[split] = facts_of(table)
     return by_set(facts) | asked.finish()
@@ -131,11 +135,11 @@ def _file(work: Path, what: str, index: int) -> Path:
     return work / f"{what}-{index}.parquet"
 
 
-def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Path) -> Facts:
+def regrade(graders: Graders, stored: Path, asked: Path, output: Path) -> Facts:
     """Grade the texts of an evaluated split once more, and write them with their new verdicts (schema EVALUATION).
 
-    `golds` are by prompt. A prompt that was given up stays so. Returns the split's figures as `evaluate` does, its
-    `graders_version`, and `changed`, how many problems count otherwise than before.
+    `asked` is the file of its prompts. A prompt that was given up stays so. Returns the split's figures as `evaluate`
+    does, its `graders_version`, and `changed`, how many problems count otherwise than before.
     """
     table = read_table(stored)
     split, prompts = table["split"][0].as_py(), table["prompt_id"].to_pylist()
@@ -146,9 +150,9 @@ def regrade(graders: Graders, stored: Path, golds: Mapping[str, str], output: Pa
     work = beside(output.parent)
     samples, verdicts = (work / f"{output.name}-{what}" for what in ("samples", "verdicts"))
     pq.write_table(answered.select(SAMPLES.names).cast(SAMPLES), samples)
-    graders.submit(Shard(0, str(samples), 0, answered.num_rows, str(verdicts)), dict(golds))
+    graders.submit(Shard(0, str(samples), 0, answered.num_rows, str(verdicts)), golds(asked))
     shards = [facts for _, facts in graders.drain()]
-    again = _joined(split, prompts, samples, verdicts)
+    again = _asked(_joined(split, prompts, samples, verdicts), asked)
     pq.write_table(again, output, compression="zstd")
     remove(work.parent, work)
     return facts_of(again) | versions(shards) | {"changed": changed(stored, output)}
@@ -240,6 +244,26 @@ def beside(output: Path) -> Path:
     return work
 
 
+def _asked(table: pa.Table, prompts: Path) -> pa.Table:
+    """Rows of an evaluation with what was asked: the prompt's text and its gold answer."""
+    known = read_table(prompts, columns=list(QUESTION))
+    places = pa.compute.index_in(table["prompt_id"], known["prompt_id"])
+    for name, column in {"prompt": "text", "gold": "gold"}.items():
+        values = known[column].take(places).combine_chunks()
+        table = table.set_column(table.column_names.index(name), EVALUATION.field(name), values)
+    return table
+
+
+def misquoted(table: pa.Table, prompts: pa.Table) -> list[str]:
+    """The ids of an evaluation's rows whose prompt or gold answer is not that of the prompts (columns QUESTION). Files
+    of earlier versions tell of neither."""
+    if not {"prompt", "gold"} <= set(table.column_names):
+        return []
+    asked = {row["prompt_id"]: (row["text"], row["gold"]) for row in prompts.to_pylist()}
+    rows = table.select(["prompt_id", "prompt", "gold"]).to_pylist()
+    return [row["prompt_id"] for row in rows if asked.get(row["prompt_id"]) != (row["prompt"], row["gold"])]
+
+
 def _joined(split: str, prompts: Sequence[str], samples: Path, verdicts: Path) -> pa.Table:
     """One row a prompt, also for those that were given up: two models are compared on the same problems."""
     left, right = read_table(samples), read_table(verdicts)
@@ -248,6 +272,7 @@ def _joined(split: str, prompts: Sequence[str], samples: Path, verdicts: Path) -
     columns = [pa.array([split] * left.num_rows)]
     columns += [left[name] for name in ("prompt_id", "text", "token_ids", "finish_reason")]
     columns += [right[name] for name in ("verdict", "extracted", "cause")]
+    columns += [pa.nulls(left.num_rows, pa.string())] * 2  # what was asked: see `_asked`
     answered = set(left["prompt_id"].to_pylist())
     given_up: list[dict[str, Any]] = [
         {"split": split, "prompt_id": prompt, "text": "", "token_ids": [], "extracted": None}

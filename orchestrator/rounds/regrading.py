@@ -37,10 +37,10 @@ def comparable(context: Context, models: Sequence[Model], name: str) -> list[Mod
 
     def work(folder: Path) -> Facts:
         folder.mkdir()
-        golds = evaluation.golds(run.path("baseline/prompts/gate.parquet"))
+        asked = run.path("baseline/prompts/gate.parquet")
         graders = context.workers.graders(context.job.grade)
         facts_by_evaluation = {
-            step: evaluation.regrade(graders, run.path(f"{step}/gate.parquet"), golds, folder / file)
+            step: evaluation.regrade(graders, run.path(f"{step}/gate.parquet"), asked, folder / file)
             for step, file in files.items()
         }
         return {"evaluations": facts_by_evaluation, "graders_version": version}

@@ -12,6 +12,7 @@ from orchestrator.config import Job, at_round
 from orchestrator.errors import RatchetError
 from orchestrator.inputs.problem_set import characters_of
 from orchestrator.models.checks import check_config
+from orchestrator.models.sizes import from_config
 from orchestrator.records.limits import weight_bytes
 from orchestrator.records.rows import Problem
 
@@ -152,5 +153,8 @@ def _exports(job: Job, number: int, pairs: int, problems: Sizes, disk: Disk) -> 
 def _weights(folder: Path) -> tuple[str | None, int]:
     """Number format and bytes of a model folder's weights."""
     config = check_config(folder, "model")
+    size = weight_bytes(folder)
+    if not size and (told := from_config(config)) is not None:  # of the Hub, and not there yet
+        size = told.parameters * told.number_bytes
     config = config | (config.get("text_config") or {})
-    return config.get("dtype") or config.get("torch_dtype"), weight_bytes(folder)
+    return config.get("dtype") or config.get("torch_dtype"), size

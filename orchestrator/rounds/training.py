@@ -117,7 +117,7 @@ class Training:
         return wait.added(facts) | {"executed": self.context.workers.execution("train")}
 
     def _reference_pass(self, pairs: Sequence[Commit]) -> Commit:
-        """The reference's log-probabilities of these pairs, by the kernel and on the device that compute now. The loss
+        """The reference's log-probabilities of these pairs, by the kernels and on the device that compute now. The loss
         sees the policy's less the reference's, a small difference of large numbers: were one rounded by one kernel and
         the other by another, every log-ratio would begin with their difference instead of 0. So the pass is made once
         more, beside the first one, where these have changed since. It is asked for in the midst of the work that needs
@@ -130,13 +130,15 @@ class Training:
         return done
 
     def _computes_alike(self, scored: Commit, now: Facts) -> bool:
-        """Whether a reference pass was made by the kernel and on the device of now. Earlier versions did not say; under
-        them `train.attention` could not change, and there was no `matmul`."""
+        """Whether a reference pass was made by the kernels and on the device of now. Earlier versions did not say;
+        under them `train.attention` could not change, there was no `matmul`, and nothing was compiled."""
+        compiled = now.get("train.compile", False)
         if "executed" in scored.facts:
             then = scored.facts["executed"]
-            return all(then.get(key) == now[key] for key in ("device", "train.attention"))
+            same = all(then.get(key) == now[key] for key in ("device", "train.attention"))
+            return same and then.get("train.compile", False) == compiled
         asked = {said.get("attention") for said in recipes.as_recorded(self.context.run.ledger.state.configs)}
-        return asked <= {self.context.job.train.attention, None} and now["train.attention"] != "matmul"
+        return asked <= {self.context.job.train.attention, None} and now["train.attention"] != "matmul" and not compiled
 
     def score_policy(self, policy: Model, pairs: Commit, trained_on: Sequence[Commit]) -> None:
         """What the trained policy makes of the round's pairs: the reference pass once more, with the new checkpoint.
@@ -315,8 +317,8 @@ class Training:
 
     @property
     def _compares(self) -> bool:
-        """Whether the loss compares with a reference: imitation does not."""
-        return self._loss.dpo > 0
+        """Whether the loss compares with a reference."""
+        return self._loss.reads_reference
 
     @property
     def _seed(self) -> int:

@@ -32,7 +32,7 @@ from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
 from orchestrator.rounds.round import GradedSamples, NoPairs, Round
 from orchestrator.sources.lineage import SAMPLED, Sampled
-from orchestrator.sources.source import Prompts, Source
+from orchestrator.sources.source import Drawn, Prompts, Source, sampled
 
 MIN_SCORED = 0.5
 """Share of the model's own judgements with a score."""
@@ -202,6 +202,12 @@ def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
     return pairs, written + num_prompts * at_round(job.generate.samples, number) * (asked + said)
 
 
+def _drawn(job: Job, number: int, problems: space.Sizes) -> list[Drawn]:
+    settings, [drawn] = SelfRewarding.of(job), sampled(job, number, problems)
+    judged = Drawn("judged/samples", drawn.samples * settings.samples, settings.max_tokens, drawn.samples)
+    return [drawn, judged]
+
+
 def _judgements(job: Job, problems: Sequence[Problem]) -> Iterator[Prompts]:
     """With a response to be judged, in whose place the gold answer stands here."""
     settings = SelfRewarding.of(job)
@@ -242,4 +248,5 @@ SOURCE = Source(
     disk=space.Disk(_rows),
     reported=Reported([SAMPLES], symptoms=[_no_scores, _given_up]),
     derived=_judgements,
+    drawn=_drawn,
 )

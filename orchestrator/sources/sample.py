@@ -23,7 +23,7 @@ from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
 from orchestrator.rounds.round import GradedSamples, Round
 from orchestrator.sources.lineage import SAMPLED, Sampled
-from orchestrator.sources.source import Prompts, Source
+from orchestrator.sources.source import Drawn, Prompts, Source, sampled
 
 
 def pairs(round_: Round, model: Model) -> Commit:
@@ -77,6 +77,12 @@ def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
     return pairs, written
 
 
+def _drawn(job: Job, number: int, problems: space.Sizes) -> list[Drawn]:
+    [drawn] = sampled(job, number, problems)
+    hinted = Drawn("hinted/samples", drawn.prompts, drawn.max_tokens, drawn.prompts)  # were no prompt solved
+    return [drawn, hinted] if job.generate.hint else [drawn]
+
+
 def _hints(job: Job, problems: Sequence[Problem]) -> Iterator[Prompts]:
     if job.generate.hint:
         hinted = ProblemSet(replace(problem, text=problem.hint or "") for problem in problems)
@@ -103,4 +109,5 @@ SOURCE = Source(
     disk=space.Disk(_rows),
     reported=Reported([SAMPLES, WAVES, TEMPERATURE], symptoms=[_given_up]),
     derived=_hints,
+    drawn=_drawn,
 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from orchestrator.config import Job
+from orchestrator.config import Job, at_round
 from orchestrator.ledger.ledger import Commit
 from orchestrator.records.rows import Problem
 from orchestrator.reports.columns import Reported
@@ -15,7 +15,7 @@ from orchestrator.reports.lineage import Trail
 from orchestrator.rounds.context import Model
 from orchestrator.rounds.recount import Recounted
 from orchestrator.rounds.round import Round
-from orchestrator.rounds.space import Disk
+from orchestrator.rounds.space import Disk, Sizes, prompted
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,29 @@ class Prompts:
     problems: Sequence[Problem]
     plan: Mapping[str, Any] = field(default_factory=dict)
     """What of the plan for it differs from that of the problems themselves; see `records.rows.TokenizingPlan`."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples that a round draws, at most."""
+
+    phase: str
+    """Of the round, such as `samples`."""
+    samples: int
+    max_tokens: int
+    """Longest sample."""
+    prompts: int
+    """How many texts they continue."""
+
+
+def _no_samples(job: Job, number: int, problems: Sizes) -> Sequence[Drawn]:
+    return ()
+
+
+def sampled(job: Job, number: int, problems: Sizes) -> Sequence[Drawn]:
+    """Of a source that draws `generate.samples` a prompt, and nothing else."""
+    prompts, _ = prompted(job, number, problems)
+    return [Drawn("samples", prompts * at_round(job.generate.samples, number), job.generate.max_tokens, prompts)]
 
 
 def _no_prompts(job: Job, problems: Sequence[Problem]) -> Iterator[Prompts]:
@@ -52,6 +75,8 @@ class Source:
     """What the report has of it."""
     derived: Callable[[Job, Sequence[Problem]], Iterator[Prompts]] = _no_prompts
     """Prompts that are looked at before a run."""
+    drawn: Callable[[Job, int, Sizes], Sequence[Drawn]] = _no_samples
+    """Samples of a round, by which its time is estimated."""
     scores_policy: bool = False
     """Whether a trained candidate ranks the pairs as well, beside the reference."""
 

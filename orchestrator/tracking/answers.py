@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from pathlib import Path
 
 from orchestrator.ledger.ledger import State
@@ -12,13 +12,14 @@ from orchestrator.reports.tables import round_step, step_rows
 MOST = 100
 """Rows of a table."""
 Rows = list[dict[str, object]]
-_ANSWER = ["split", "prompt_id", "text", "verdict", "extracted"]
+_ANSWER = ["split", "prompt_id", "text", "verdict", "extracted", "prompt", "gold"]
 
 
 def gate_rows(run_dir: Path, state: State, number: int) -> Rows:
     """The first gate answers of a round's model (0: the base model), the wrong ones first."""
-    asked, rows = _asked(run_dir, state), []
-    for row in _gate(run_dir, state, number).values():
+    answered, rows = _gate(run_dir, state, number), []
+    asked = _asked(run_dir, state, answered)
+    for row in answered.values():
         prompt, gold = asked.get(str(row["prompt_id"]), ("", ""))
         rows.append(
             {
@@ -37,7 +38,7 @@ def flip_rows(run_dir: Path, state: State, number: int) -> Rows:
     """The gate problems that a round's model and the reference before it did not both solve, or both fail: what was
     lost comes first."""
     before, now = _gate(run_dir, state, _reference(state, number)), _gate(run_dir, state, number)
-    asked, rows = _asked(run_dir, state), []
+    asked, rows = _asked(run_dir, state, now), []
     for prompt_id in before.keys() & now.keys():
         old, new = before[prompt_id], now[prompt_id]
         if (old.get("verdict") == "correct") == (new.get("verdict") == "correct"):
@@ -87,12 +88,10 @@ def _reference(state: State, number: int) -> int:
     return max(earlier, default=0)
 
 
-def _asked(run_dir: Path, state: State) -> dict[str, tuple[str, str]]:
-    """Prompt and gold answer of each problem of gate and test."""
-    return dict(_asked_rows(run_dir, state))
-
-
-def _asked_rows(run_dir: Path, state: State) -> Iterator[tuple[str, tuple[str, str]]]:
-    if "baseline/prompts" in state.commits:
-        for row in step_rows(run_dir, state, "baseline/prompts", ["prompt_id", "text", "gold"]):
-            yield str(row["prompt_id"]), (str(row.get("text") or ""), shown(row["gold"]) if row.get("gold") else "")
+def _asked(run_dir: Path, state: State, answered: Mapping[str, Mapping[str, object]]) -> dict[str, tuple[str, str]]:
+    """Prompt and gold answer of each gate problem that was answered. Evaluations of earlier versions tell of neither:
+    then they are those of the prompts."""
+    if all(row.get("gold") is not None for row in answered.values()):
+        return {name: (str(row.get("prompt") or ""), shown(str(row["gold"]))) for name, row in answered.items()}
+    rows = step_rows(run_dir, state, "baseline/prompts", ["prompt_id", "text", "gold"])
+    return {str(row["prompt_id"]): (str(row.get("text") or ""), shown(str(row.get("gold") or ""))) for row in rows}

@@ -1,6 +1,6 @@
 """What Ratchet asks of MLflow, as verbs that may be repeated: saying a thing twice leaves it there once.
 
-Importing this module is cheap; MLflow itself (3 s) is imported by the first `Sink`. The client is used
+Importing this module is cheap; MLflow itself (3 s) is imported by the first `MlflowSink`. The client is used
 directly, so that MLflow's process-wide notions of an active run and a current address stay untouched.
 """
 
@@ -11,25 +11,21 @@ import logging
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from orchestrator.config.addresses import without_password
 from orchestrator.errors import RatchetError
 from orchestrator.text import shown
 from orchestrator.tracking.database import sqlite_file
 from orchestrator.tracking.projection import MAX_KEY_CHARACTERS, MAX_PARAM_CHARACTERS, MAX_TAG_CHARACTERS, Figure
+from orchestrator.tracking.sink import FOLDER, HOST, DataSet, RunStatus
 from orchestrator.tracking.tracked_run import Tracked, own
 from orchestrator.tracking.versions import ROUND, RUN_ID, Versions
 
-FOLDER, HOST = "ratchet.folder", "ratchet.host"
-"""Tags that tell a run from a copy of it."""
 PROJECT = "ratchet.project"
 """Tag of an experiment that was made for all runs of a project."""
 _PARENT = "mlflow.parentRunId"
-
-RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 
 _QUIET_AND_QUICK = {
     # A server that is down must be given up on soon: what is missing is sent later.
@@ -41,22 +37,8 @@ _QUIET_AND_QUICK = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class DataSet:
-    """A data set as MLflow shows it.
-
-    Example: DataSet("gate", "evaluation", "/data/gate.jsonl", "9f3c...", 256)
-    """
-
-    name: str
-    context: str
-    path: str
-    digest: str
-    num_rows: int | None
-
-
-class Sink:
-    """One run's place in MLflow: a parent run, and a child run a round."""
+class MlflowSink:
+    """One run's place in MLflow: a parent run, and a child run a round. See `Sink`."""
 
     def __init__(
         self,

@@ -27,15 +27,17 @@ from orchestrator.ledger.drivers import Drivers
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import Record
 from orchestrator.reports import journal
+from orchestrator.reports import tracked as cursors
+from orchestrator.reports.links import project
 from orchestrator.reports.status import run_state
+from orchestrator.reports.tracked import Cursor
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
-from orchestrator.tracking import cursor as cursors
-from orchestrator.tracking.cursor import Cursor
 from orchestrator.tracking.database import artifact_folder, cure, follow, make
-from orchestrator.tracking.links import project
-from orchestrator.tracking.mlflow import FOLDER, HOST, Sink, reach
+from orchestrator.tracking.mlflow import MlflowSink, reach
+from orchestrator.tracking.sink import FOLDER, HOST
 from orchestrator.tracking.telling import Teller
+from orchestrator.tracking.views import Views
 
 _REFUSED = ("INVALID_PARAMETER_VALUE", "BAD_REQUEST")
 """MLflow's errors for what it will not take the next time either."""
@@ -67,8 +69,9 @@ class Outbox:
         self._experiment = settings.experiment
         self._sources = sources
         self._ledger = ledger or Ledger(run_dir / "ledger")
-        self._sink: Sink | None = None
+        self._sink: MlflowSink | None = None
         self._teller: Teller | None = None
+        self._views: Views | None = None
         self._cursor: Cursor | None = None
         self._refused: str | None = None
         self._drivers = Drivers()
@@ -83,16 +86,16 @@ class Outbox:
             self._ledger.refresh()
             if not self._ledger.state.configs or self._drivers.handed_over(self._ledger.records):
                 return True  # nothing to tell yet, or the newer driver tells it
-            teller, cursor = self._connect()
+            teller, views, cursor = self._connect()
             self._advance(cursor, "figures", teller.figures)
             self._advance_journal(teller, cursor)
-            self._advance(cursor, "files", teller.files)
+            self._advance(cursor, "files", views.tell)
             if dead_run_too and run_state(self.run_dir, self._ledger.state) == "interrupted":
                 teller.end("KILLED", self._ledger.records[-1].time)
         except Exception as error:
             # Tracking must never harm a run: whatever happened, it is told, and tried again later.
             self.problem = f"MLflow at {without_password(self.uri)}: {first_line(self._cause(error))}"
-            self._sink = self._teller = None
+            self._sink = self._teller = self._views = None
             return False
         self.problem = self._refused
         return min(cursor.figures, cursor.files) == len(self._ledger.records)
@@ -113,9 +116,9 @@ class Outbox:
         if self._sink:
             self._sink.require_alive()
 
-    def _connect(self) -> tuple[Teller, Cursor]:
-        if self._teller and self._cursor:
-            return self._teller, self._cursor
+    def _connect(self) -> tuple[Teller, Views, Cursor]:
+        if self._teller and self._views and self._cursor:
+            return self._teller, self._views, self._cursor
         newest = self._ledger.state.configs[-1]
         name, run_id = newest["job"]["name"], newest["run_id"]
         here, known = self.run_dir.absolute(), cursors.read(self.run_dir, len(self._ledger.records))
@@ -123,7 +126,7 @@ class Outbox:
         follow(self.uri)
         artifacts, uri = artifact_folder(self.uri, here.parent), without_password(self.uri)
         before = known.experiment if known and known.uri == uri and known.run_id == run_id else None
-        sink = Sink(
+        sink = MlflowSink(
             self.uri,
             artifacts,
             self._experiment or before,
@@ -149,7 +152,8 @@ class Outbox:
         known.write(self.run_dir)
         self._sink, self._cursor = sink, known
         self._teller = Teller(self.run_dir, self._ledger, self._sources, sink)
-        return self._teller, self._cursor
+        self._views = Views(self.run_dir, self._ledger, self._sources, sink)
+        return self._teller, self._views, self._cursor
 
     def _advance(self, cursor: Cursor, which: str, send: Callable[[Record], None]) -> None:
         """Send the records behind one of the two cursors, in order, and remember how far it came."""

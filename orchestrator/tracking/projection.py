@@ -27,7 +27,8 @@ PARENT_TRAINING = frozenset(
 _TRAINING_PLAN = frozenset({"step", "updates", "pairs", "tokens", "padded_tokens", "seconds"})
 """Columns of a training that measure nothing of it: how much an update was given."""
 
-ACCURACY, GATE, HEALTH, LEARNING, ROUND, TIME = "accuracy", "gate", "health", "learning", "round", "time"
+ACCURACY, GATE, HEALTH, LEARNING, ROUND = "accuracy", "gate", "health", "learning", "round"
+SYSTEM, TIME = "system", "time"
 """The sections of metrics. MLflow shows them in the order of the alphabet, which is that of importance."""
 
 
@@ -203,7 +204,7 @@ def update_figures(step: int, values: Mapping[str, Any], seconds: float) -> list
 
 def load_figures(node: str, values: Mapping[str, float], begin: float, seconds: float) -> list[Figure]:
     """How busy a node is, named system/<node>/<what>, by seconds since the run began at `begin`."""
-    named = {f"system/{node.replace('/', '_')}/{name}": value for name, value in values.items()}
+    named = {f"{SYSTEM}/{node.replace('/', '_')}/{name}": value for name, value in values.items()}
     return _figures(named, max(0, round(seconds - begin)), seconds)
 
 

@@ -1,4 +1,4 @@
-"""What the records of a ledger and the rows of its journal mean in MLflow, as figures, parameters and tags."""
+"""What the records of a ledger and the rows of its journal mean to a sink, as figures, parameters and tags."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from orchestrator.files.durable import fingerprint
 from orchestrator.ledger import taken
 from orchestrator.ledger.ledger import Commit, Ledger, only_cleans
 from orchestrator.ledger.record_files import Record
+from orchestrator.ledger.rollbacks import is_aside
 from orchestrator.reports.columns import checks_of
 from orchestrator.reports.evidence import by_ledger
 from orchestrator.reports.health import health
@@ -19,9 +20,8 @@ from orchestrator.reports.tables import round_step, training_metrics
 from orchestrator.sources.source import Sources
 from orchestrator.tracking import described, projection
 from orchestrator.tracking.described import NOTE, described_round
-from orchestrator.tracking.mlflow import FOLDER, DataSet, RunStatus, Sink
 from orchestrator.tracking.projection import Figure
-from orchestrator.tracking.views import Views
+from orchestrator.tracking.sink import FOLDER, DataSet, RunStatus, Sink
 
 _ENDS: dict[str, RunStatus] = {
     "finished": "FINISHED",
@@ -38,16 +38,17 @@ class Teller:
     def __init__(self, run_dir: Path, ledger: Ledger, sources: Sources, sink: Sink) -> None:
         self.run_dir, self._ledger, self._sources, self._sink = run_dir, ledger, sources, sink
         self._named: set[int] = set()
-        self._views = Views(run_dir, ledger, sources, sink)
-
-    def files(self, record: Record) -> None:
-        """Say what a record means in files, descriptions and versions of models."""
-        self._views.tell(record)
 
     def figures(self, record: Record) -> None:
         """Say what a record means in figures, parameters and tags."""
         data = record.data
+        if is_aside(record, self._ledger.state):
+            return
         match record.kind:
+            case "rollback":
+                for number in (number for number in data["rounds"] if number in self._sink.runs):
+                    self._sink.log(number, tags={"promoted": "set aside", "ratchet.set_aside": "by a rollback"})
+                self._sink.log(0, tags={"ratchet.rolled_back": f"to round {data['round']}"})
             case "claim" if not only_cleans(data):
                 for number in self._open_runs():
                     self._sink.set_running(number)

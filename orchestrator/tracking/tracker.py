@@ -15,12 +15,13 @@ from orchestrator.config import Tracking
 from orchestrator.config.addresses import secret_in, without_password
 from orchestrator.errors import RatchetError
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.reports import tracked as cursors
+from orchestrator.reports.dashboard import is_server
+from orchestrator.reports.links import run_page
 from orchestrator.reports.status import open_run
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
-from orchestrator.tracking import cursor as cursors
 from orchestrator.tracking.database import sqlite_address, sqlite_file
-from orchestrator.tracking.links import run_page
 from orchestrator.tracking.outbox import Outbox, first_line
 
 RETRY_SECONDS = 60.0
@@ -173,11 +174,6 @@ def server_of(run_dir: Path) -> str:
     state = open_run(run_dir).state
     said = state.configs[-1]["job"].get("tracking", {}) if state.configs else {}
     return str(said.get("uri") or default_address(run_dir.absolute().parent))
-
-
-def is_server(uri: str) -> bool:
-    """Whether an address is that of a server with pages of its own."""
-    return uri.startswith(("http://", "https://"))
 
 
 def look_command(uri: str, run_dir: Path) -> str:

@@ -43,7 +43,10 @@ class Version:
     def told(self) -> str:
         """What it is and how it is loaded, in Markdown."""
         if not self.is_there:
-            load = "Its files were removed by `ratchet gc` or `keep.checkpoints`, so that it cannot be loaded."
+            load = (
+                "Its files were removed by `ratchet gc` or `keep.checkpoints`, or set aside by `ratchet rollback`, so "
+                "that it cannot be loaded."
+            )
         else:
             load = (
                 "MLflow does not hold the weights, and its loaders cannot load this version. It is a Hugging Face "
@@ -101,7 +104,7 @@ class Versions:
 
     def _say_how_to_load(self, model_id: str, version: Version) -> None:
         """So that `models:/NAME@reference` is a folder, which says what it is."""
-        with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+        with tempfile.TemporaryDirectory(prefix="mlflow-") as folder:
             (Path(folder) / HOW_TO_LOAD).write_text(version.told(), encoding="utf-8")
             self._client.log_model_artifacts(model_id, folder)
 

@@ -8,39 +8,45 @@ from pathlib import Path
 
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import Record
+from orchestrator.ledger.rollbacks import is_aside
 from orchestrator.reports.report import report_text
 from orchestrator.reports.rounds import round_and_phase
 from orchestrator.reports.tables import round_step, sample_rows
 from orchestrator.sources.source import Sources
 from orchestrator.tracking import answers, pictures, projection
 from orchestrator.tracking.described import NOTE, described, round_result
-from orchestrator.tracking.mlflow import Sink
+from orchestrator.tracking.mlflow import MlflowSink
 from orchestrator.tracking.projection import Figure
 from orchestrator.tracking.versions import Version
 
-_TELLING = ("config", "commit", "promotion", "end")
+_TELLING = ("config", "commit", "promotion", "rollback", "end")
 """Kinds of records after which a run's description may read otherwise."""
 
 
 class Views:
     """Those of one run, told to a sink."""
 
-    def __init__(self, run_dir: Path, ledger: Ledger, sources: Sources, sink: Sink) -> None:
+    def __init__(self, run_dir: Path, ledger: Ledger, sources: Sources, sink: MlflowSink) -> None:
         self.run_dir, self._ledger, self._sources, self._sink = run_dir, ledger, sources, sink
 
     def tell(self, record: Record) -> None:
         """Say what a record means in files, descriptions and versions of models."""
         data, state = record.data, self._ledger.state
-        if record.kind == "commit":
+        aside = is_aside(record, state)
+        if record.kind == "commit" and not aside:
             self._step(*round_and_phase(data["step"]))
-        if record.kind == "promotion":
+        if record.kind == "promotion" and not aside:
             self._version(int(data["round"]))
+        if record.kind == "rollback":  # aliases go back, and what was set aside has none
+            for number in (*data["rounds"], *([data["round"]] if data["round"] else [])):
+                if number in self._sink.runs:
+                    self._version(number)
         if record.kind in ("discard", "claim"):  # `ratchet gc` says in its claim what it removes
             gone = set(data.get("paths", ()))
             for promotion in state.promotions:
                 if round_step(int(promotion["round"]), "checkpoint") in gone:
                     self._version(int(promotion["round"]))
-        if record.number == self._last("promotion", "end"):
+        if record.number == self._last("promotion", "rollback", "end"):
             self._sink.log_text(0, report_text(self.run_dir, self._sources), "report.md")
             self._pictures()
         if record.number == self._last(*_TELLING):
@@ -67,7 +73,7 @@ class Views:
             self._sink.log_table(number, rows, file)
 
     def _pictures(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+        with tempfile.TemporaryDirectory(prefix="mlflow-") as folder:
             pictures.draw(self._ledger.state, Path(folder))
             self._sink.log_files(0, Path(folder), "pictures")
 
@@ -81,7 +87,7 @@ class Views:
             name=state.configs[-1]["job"]["name"],
             number=number,
             path=str(self.run_dir.absolute() / step),
-            is_there=step not in state.discarded,
+            is_there=step not in state.discarded and round_step(number, "evaluation") in state.commits,
             promoted=bool(decision and decision["promoted"]),
             result=round_result(state, number),
             figures=self._figures_of(number),
@@ -92,7 +98,7 @@ class Views:
     def _figures_of(self, number: int) -> list[Figure]:
         """The figures of a round's model, as they stand in its own run, too."""
         found: list[Figure] = []
-        for record in self._ledger.records:
+        for record in (each for each in self._ledger.records if not is_aside(each, self._ledger.state)):
             if record.kind == "commit" and record.data["step"] == round_step(number, "evaluation"):
                 facts = self._ledger.state.commits[record.data["step"]].facts
                 found += projection.step_figures(number, "evaluation", facts, record.time)

@@ -19,11 +19,11 @@ from orchestrator.files.durable import canonical, fingerprint
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.record_files import record_numbers
 from orchestrator.ledger.run import Run
+from orchestrator.reports import tracked as cursor
 from orchestrator.reports.progress.model import read_progress
 from orchestrator.reports.report import report_text
 from orchestrator.reports.status import run_state, status
 from orchestrator.sources.registry import SOURCES
-from orchestrator.tracking import cursor
 from tests.support.sample_run import DEAD_PID, SampleRun, two_rounds
 
 
@@ -198,6 +198,10 @@ REFUSED = [
     ("discard", {"paths": ["rounds/.hidden"]}, r"`data\.paths\.0` is 'rounds/\.hidden'"),
     ("discard", {"paths": [""]}, r"`data\.paths\.0` is ''"),
     ("discard", {"paths": ["a\0b"]}, r"`data\.paths\.0`"),
+    ("rollback", {"round": -1, "before": "x", "rounds": []}, r"`data\.round` is -1"),
+    ("rollback", {"round": 1, "before": "x", "rounds": [3, 2]}, "sets rounds aside, in order"),
+    ("rollback", {"round": 2, "before": "x", "rounds": [2]}, "which follow the one it names"),
+    ("rollback", {"round": 1, "before": "x", "rounds": [10**9]}, r"`data\.rounds\.0`"),
     ("end", {"state": "gone"}, r"`data\.state` is 'gone'"),
     ("promotion", {"reference": "/etc"}, "neither in the run nor the base model"),
     ("promotion", {"best": "../x"}, "paths inside the run"),

@@ -22,12 +22,14 @@ from rich.console import Console
 
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.gc import waste
+from orchestrator.commands.rollback import roll_back
 from orchestrator.commands.verify.command import verify
-from orchestrator.driver.drive import drive, healthy_driver
+from orchestrator.driver.drive import drive, healthy_driver, identity
 from orchestrator.driver.resume import load, resumed
 from orchestrator.driver.same_job import check_same_job, check_same_problems, has_begun, reading_of
 from orchestrator.errors import RatchetError
 from orchestrator.files.durable import canonical, fingerprint, sha256
+from orchestrator.ledger.kinds import KINDS
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
 from orchestrator.models.other_run import RunModel, find
@@ -211,8 +213,10 @@ def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         run_job(small_project(folder), StandIns(gain=0.1, steps=2, peak=1))
         fork(folder / "run", folder / "fork", ["loss.beta=0.2"])
         run_job(folder / "fork/job.yaml", StandIns(gain=0.1, steps=2, peak=1))
+        roll_back(folder / "fork", 1, identity(), "to see")
+        run_job(folder / "fork/job.yaml", StandIns(gain=0.1, steps=2, peak=1))
         kinds = {record.kind for record in Ledger(folder / "fork/ledger").records}
-        assert kinds == {"claim", "config", "offer", "shard", "commit", "promotion", "discard", "end"}
+        assert kinds == {*KINDS}
         yield folder / "fork"
 
 

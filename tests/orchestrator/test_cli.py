@@ -19,7 +19,7 @@ from orchestrator import __version__
 from orchestrator.cli import main
 from orchestrator.config import AdaptTemperature, Data, Generate, Job, Source
 from orchestrator.config.data import HeldOut
-from orchestrator.config.job_docs import EXAMPLE, executing_keys, job_docs
+from orchestrator.config.job_docs import ESSENTIAL, EXAMPLE, executing_keys, job_docs
 from orchestrator.config.load import load_job, resolved_yaml
 from orchestrator.config.methods import PRESETS
 from orchestrator.config.words import model_of
@@ -49,7 +49,7 @@ def _sets() -> list[str]:
 
 
 def test_the_reference_describes_every_key_in_the_order_of_the_file() -> None:
-    text = job_docs()
+    text = job_docs().partition("## Top level")[2]
     described = re.findall(r"^\| \[?`(\w+)`.* \| (.*) \|$", text, re.MULTILINE)
     expected = list(Job.file_fields())
     expected += PRESETS
@@ -61,7 +61,13 @@ def test_the_reference_describes_every_key_in_the_order_of_the_file() -> None:
             )
     assert [name for name, _ in described] == expected
     assert all(meaning for _, meaning in described), "a key without a docstring"
-    assert all(f"`{key}`" in text for key in executing_keys(Job))
+    assert all(f"`{key}`" in job_docs() for key in executing_keys(Job))
+
+
+def test_the_reference_begins_with_two_dozen_keys_that_most_jobs_need() -> None:
+    text, _, rest = job_docs().partition("## Starting it")
+    assert re.findall(r"^\| \[`([\w.]+)`\]\(#[\w-]+\) \|", text, re.M) == [*ESSENTIAL] and len(ESSENTIAL) == 24
+    assert "## Top level" in rest
 
 
 def test_the_example_of_the_reference_is_a_job(tmp_path: Path) -> None:

@@ -118,6 +118,9 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "self_judge.max_tokens": ("judge", "self_judge.max_tokens=9"),
     "loss.form": ("sample", "loss.form=squared"),
     "loss.beta": ("sample", "loss.beta=0.2"),
+    "loss.smoothing": ("sample", "loss.smoothing=0.2"),
+    "loss.penalty": ("sample", "loss.penalty=5"),
+    "loss.target_margin": ("sample", "loss.target_margin=1"),
     "loss.dpo": ("sample", "loss.dpo=2"),
     "loss.nll": ("sample", "loss.nll=2"),
     "loss.nll_scope": ("sample", "loss.nll_scope=prompt+response"),
@@ -170,7 +173,7 @@ _KIND_OF = {"regrade": "regraded", "judge": "judged-verdicts"}
 _VALUES = {"judge.base_url": "http://elsewhere/v1", "judge.api_key_env": "KEY", "rounds": "1"}
 _VALUES |= {"tracking.enabled": "true", "keep.checkpoints": "2", "cluster.interface": "ib0"}
 _VALUES |= {"cluster.env": "{NCCL_DEBUG: INFO}", "cluster.secrets": "[HF_TOKEN]"}
-_VALUES |= {"archive": "/archives/{name}"}
+_VALUES |= {"archive": "/archives/{name}", "tracking.sinks": "[tensorboard]"}
 """Values that no type tells of."""
 
 

@@ -22,6 +22,7 @@ from tests.support.stand_ins import StandIns, make_project, run_job
 
 OTHERWISE = [
     *("train.ranks=4", "train.zero=3", "train.attention=flex", "train.tokens_per_microbatch=99"),
+    *("train.compile=true", "train.overlap=true"),
     *("generate.tensor_parallel=4", "generate.engines=3", "generate.max_num_seqs=9"),
     "generate.engine.block_size=16",
 ]
@@ -150,6 +151,20 @@ def test_a_reference_pass_of_another_kernel_is_made_once_more(tmp_path: Path) ->
     assert verify(run).findings == []
     run_job(job, (again := StandIns()))
     assert not again.calls, "what is trained asks for no reference any more"
+
+
+def test_a_reference_pass_of_layers_that_were_not_compiled_is_made_once_more(tmp_path: Path) -> None:
+    job, run = make_project(tmp_path, rounds=1), tmp_path / "run"
+    with pytest.raises(Interrupted):
+        run_job(job, StandIns(on_call=stop_in("train")))
+    run_job(job, (workers := StandIns()), "train.compile=true")
+    assert workers.calls["reference"] == 1
+    executed = {name: commit.facts.get("executed", {}) for name, commit in state_of(run).commits.items()}
+    assert executed["rounds/01/reference"]["train.compile"] is False
+    assert executed["rounds/01/reference_again/01"]["train.compile"] is True
+    assert executed["rounds/01/train"]["reference"] == "rounds/01/reference_again/01"
+    run_job(job, (again := StandIns()))
+    assert not again.calls, "and back again: what is trained stays"
 
 
 def test_a_reference_pass_of_the_same_kernel_serves(tmp_path: Path) -> None:

@@ -236,14 +236,17 @@ def test_stored_answers_are_graded_again_as_they_stand(tmp_path: Path) -> None:
     rows = [dict(zip(columns, row, strict=True)) for row in [*said, ("c", "", "quarantined", "ungradable")]]
     rows = [row | {"split": "gate", "token_ids": [7], "extracted": None, "cause": None} for row in rows]
     stored, output = tmp_path / "gate.parquet", tmp_path / "again.parquet"
-    pq.write_table(pa.Table.from_pylist(rows, EVALUATION).drop_columns(["cause"]), stored)
-    facts = regrade(StandInGraders(StandIns()), stored, {"a": "1", "b": "2", "c": "3"}, output)
+    pq.write_table(pa.Table.from_pylist(rows, EVALUATION).drop_columns(["cause", "prompt", "gold"]), stored)
+    asked = tmp_path / "asked.parquet"
+    pq.write_table(pa.table({"prompt_id": ["c", "b", "a"], "text": ["C?", "B?", "A?"], "gold": ["3", "2", "1"]}), asked)
+    facts = regrade(StandInGraders(StandIns()), stored, asked, output)
     assert (facts["problems"], facts["correct"], facts["changed"]) == (3, 1, 1)
     assert solved(output) == {"a": True, "b": False, "c": False}
     again = {row["prompt_id"]: row for row in pq.read_table(output).to_pylist()}
     assert again["c"]["finish_reason"] == "quarantined" and again["a"]["text"] == "Final answer: 1"
+    assert (again["a"]["prompt"], again["a"]["gold"], again["c"]["gold"]) == ("A?", "1", "3")
     assert pq.read_schema(output).equals(EVALUATION)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.parquet", "gate.parquet"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["again.parquet", "asked.parquet", "gate.parquet"]
 
 
 def test_the_checkpoint_that_the_loop_holds_best_is_kept(tmp_path: Path) -> None:

@@ -212,6 +212,11 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         *(["verify", run] for run in (stage.run, stage.failed, damaged(stage), stage.folder / NAME))
     ),
     "gc": lambda stage: [["gc", stage.run, "--dry-run"], ["gc", stage.run]],
+    "rollback": lambda stage: [
+        ["rollback", stage.run, "--to-round", "9", "--reason", EVIL],
+        ["rollback", stage.folder / NAME, "--to-round", "0"],
+        ["rollback", stage.failed, "--to-round", "0", "--reason", EVIL],
+    ],
     "fork": lambda stage: [
         ["fork", stage.run, stage.folder / f"fork {NAME}", "loss.beta=0.2"],
         ["fork", stage.run, stage.folder / f"fork {NAME}", "loss.beta=0.2"],
@@ -223,6 +228,8 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
             ["compare", stage.run, stage.failed],
             ["compare", stage.run, damaged(stage)],
             ["compare", stage.run, f"{stage.run}@round1"],
+            ["compare", stage.run, stage.run, "--page", stage.folder / f"{NAME} compared.html"],
+            ["compare", stage.run, stage.run, "--page", stage.folder / NAME],
         ),
     ],
     "rescore": lambda stage: with_json(
@@ -234,6 +241,11 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         ["validate", stage.job],
         ["validate", stage.job, "--resolved"],
     ],
+    "plan": lambda stage: with_json(
+        *bad_jobs(stage, "plan"),
+        ["plan", stage.job],
+        ["plan", stage.job, "--cluster", EVIL],
+    ),
     "init": lambda stage: [
         [
             "init",
@@ -260,6 +272,7 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         ["export", stage.run, stage.folder / f"pairs {NAME}", "--pairs"],
         ["export", stage.folder / NAME, stage.folder / "nothing"],
         ["export", f"{stage.run}@{EVIL}", stage.folder / "nothing"],
+        ["export", stage.run, EVIL, "--push"],
     ],
     "fetch": fetches,
     "ui": lambda stage: [["ui", stage.run], ["ui", stage.folder], ["ui", stage.folder / NAME]],

@@ -78,6 +78,7 @@ def run(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
     for name, moment in moments.items():
         process = start(folder, *SMALL, *executed)
         wait_for(process, folder, moment or has_state(folder))
+        os.kill(process.pid, signal.SIGSTOP)  # on a busy machine it could end the training while it is looked at
         before = records(folder)
         assert not abroad(listening(process))
         end(process)

@@ -315,6 +315,17 @@ def test_two_ranks_equal_plain_torch(two_ranks: Runner, tmp_path: Path, zero: in
     compare(tmp_path, two_ranks, zero=zero)
 
 
+@pytest.mark.parametrize("zero", [2, 3])
+def test_two_ranks_whose_gradients_are_summed_up_on_the_way_equal_plain_torch(
+    two_ranks: Runner, tmp_path: Path, zero: int
+) -> None:
+    compare(tmp_path, two_ranks, zero=zero, overlap=True, tokens_per_microbatch=30)
+
+
+def test_compiled_layers_equal_plain_torch(one_rank: Runner, tmp_path: Path) -> None:
+    compare(tmp_path, one_rank, zero=1, compile=True)
+
+
 @pytest.mark.parametrize(("precision", "share"), [("fp32", 2e-3), pytest.param("bf16", 0.1, marks=FULL)])
 def test_executed_otherwise_a_training_gives_the_same_but_for_rounding(
     one_rank: Runner, two_ranks: Runner, tmp_path: Path, precision: str, share: float
@@ -686,6 +697,7 @@ def test_a_hung_rank_is_noticed_and_replaced(cluster: None, tmp_path: Path) -> N
         {"zero": 2, "chunk_logits": 7 * VOCAB, "activation_checkpointing": True},
         {"zero": 1, "order": "prompts", "tokens_per_microbatch": 20},
         {"zero": 2, "tokens_per_microbatch": 10_000},
+        {"zero": 2, "compile": True, "overlap": True, "activation_checkpointing": True},
         {"zero": 3, "tokens_per_microbatch": 30},
     ],
     ids=str,

@@ -137,7 +137,7 @@ class StandIns:
             return said
         train, generate = self.job.train, self.job.generate
         if of == "train":
-            said |= {"train.ranks": train.num_ranks, "train.zero": train.stage}
+            said |= {"train.ranks": train.num_ranks, "train.zero": train.stage, "train.compile": train.compiled}
             sizes = {"train.tokens_per_microbatch": train.microbatch}
             return said | sizes | {"train.activation_checkpointing": train.checkpointing}
         return said | {"generate.engines": generate.num_engines, "generate.tensor_parallel": generate.spread}

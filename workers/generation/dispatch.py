@@ -23,14 +23,16 @@ from workers.supervision.failures import memory_taken, node_lost
 
 MOST_CALLS = 64
 """Calls that an engine has at once, each in a thread of its process."""
-_LEAST_CALLS = 2  # the next one's prompts fill the engine while the last samples of one end
+LEAST_CALLS = 2
+"""The same at least: the next one's prompts fill the engine while the last samples of one end."""
 _FULL = 1.5
 """Times an engine's sequences at once: with so many samples to draw it has enough until it tells again how many."""
-_AHEAD = 6
+AHEAD = 6
 """The same of samples in calls under way, most of which are drawn: a call ends with the longest of its samples."""
 _IN_PARTS = 6
 """Times all engines' sequences at once: when no more samples than these wait behind a unit, all go out in parts."""
-_SEQUENCES = 256  # at once, of an engine that nobody has told
+SEQUENCES = 256
+"""At once, of an engine that nobody has told."""
 _PART = 16
 """A part has as many samples as this part of an engine's sequences at once, and at least one prompt."""
 
@@ -60,7 +62,7 @@ class Sampling:
 
     def __init__(self, slots: list[Slot], plan: SamplingPlan, memory: MemoryWait, sequences: int | None) -> None:
         self._slots, self._plan, self._memory = slots, plan, memory
-        self._sequences = sequences or _SEQUENCES
+        self._sequences = sequences or SEQUENCES
         self._fresh: deque[Work] = deque()
         self._waiting = 0  # prompts in `_fresh`
         self._whole = True
@@ -138,7 +140,7 @@ class Sampling:
             return slot.load == 0
         if self._left[slot.index] < _FULL * self._sequences:
             return True
-        few = slot.load < _LEAST_CALLS or self._asked[slot.index] < _AHEAD * self._sequences
+        few = slot.load < LEAST_CALLS or self._asked[slot.index] < AHEAD * self._sequences
         return self._whole and few
 
     def _ends(self) -> bool:

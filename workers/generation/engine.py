@@ -113,6 +113,8 @@ class EngineKind:
     """Its argument (a key of `generate.engine`) for the share of an accelerator's memory that it takes."""
     memory_share: float = 0.0
     """The share that it takes where the argument is not given."""
+    host_cache: int = 0
+    """Bytes of its cache of keys and values where it works on processors."""
     context_arguments: tuple[str, ...] = ()
     """Its arguments that can give a model another context than its folder says."""
     process_title: str = ""

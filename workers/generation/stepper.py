@@ -37,10 +37,10 @@ class _Request:
     prompt: Any
     parameters: Any
     place: int
-    answers: queue.SimpleQueue[tuple[int, Any]]
+    answers: queue.SimpleQueue[list[tuple[int, Any]]]
 
     def answer(self, output: Any) -> None:
-        self.answers.put((self.place, output))
+        self.answers.put([(self.place, output)])
 
 
 @dataclass(frozen=True)
@@ -88,13 +88,15 @@ class Stepper:
             EngineBroken: the engine stopped with an error, or is closed.
             RequestRefused: it refuses a request.
         """
-        answers: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[list[tuple[int, Any]]] = queue.SimpleQueue()
         self._inbox.put([_Request(*request, place, answers) for place, request in enumerate(requests)])
-        for _ in range(len(requests)):
-            place, output = answers.get()
-            if isinstance(output, Exception):
-                raise output
-            yield place, output
+        left = len(requests)
+        while left:
+            for place, output in answers.get():
+                if isinstance(output, Exception):
+                    raise output
+                yield place, output
+                left -= 1
 
     def do(self, what: Callable[[Any], None]) -> None:
         """Do something with the engine when what was asked for before is answered, and before anything else is begun.
@@ -124,10 +126,16 @@ class Stepper:
         self._serve_nobody(broken)
 
     def _step(self) -> None:
+        """Each thread that waits is woken once a step, however much of its own is finished: whoever wakes takes the
+        interpreter from this thread, which must have it back before the engine goes on."""
         assert self.engine is not None
+        finished: dict[queue.SimpleQueue[list[tuple[int, Any]]], list[tuple[int, Any]]] = {}
         for output in self.engine.step():
             if output.finished:
-                self._running.pop(output.request_id).answer(output)
+                request = self._running.pop(output.request_id)
+                finished.setdefault(request.answers, []).append((request.place, output))
+        for answers, outputs in finished.items():
+            answers.put(outputs)
         self.steps += 1
 
     def _admit(self) -> bool:

@@ -23,6 +23,7 @@ from workers.supervision.failures import memory_taken
 if __name__ == "vllm":  # the package's own name: Python looks into this folder first, and would find this file for it
     raise ImportError(f"{__file__} is found in place of the package vllm: run it from another folder")
 
+_HOST_CACHE = 1  # GiB of keys and values on processors
 _MOST_SCHEDULED_AHEAD = 8  # steps; vLLM schedules one ahead, where any
 
 
@@ -275,7 +276,7 @@ VLLM = EngineKind(
         "VLLM_LOGGING_LEVEL": "WARNING",
         # vLLM would pin threads itself and keep a core free; the cores are Ray's to give.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_KVCACHE_SPACE": str(_HOST_CACHE),
         "HF_HUB_DISABLE_TELEMETRY": "1",
     },
     loopback={"VLLM_HOST_IP": "127.0.0.1"},
@@ -283,6 +284,7 @@ VLLM = EngineKind(
     cpu_packages=("vllm-cpu",),
     memory_argument="gpu_memory_utilization",
     memory_share=0.92,
+    host_cache=_HOST_CACHE * 2**30,
     context_arguments=("hf_overrides",),
     process_title="VLLM::",  # written over the environment that would tell whose a process is
 )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import time
 from collections.abc import Iterable, Iterator, Sequence
 
 from orchestrator.config import Grade
 from orchestrator.records.golds import accepted
-from workers.graders.combine import Spec
+from workers.graders.combine import Spec, name_of
 from workers.graders.golds import unwrapped
 from workers.grading.process import GraderDied, GraderProcess
 
@@ -31,6 +32,31 @@ def unread_golds(settings: Grade, golds: Iterable[str], seconds: float) -> tuple
         left, read = list(unread), asked - len(unread)
     unread, asked = _asked(settings.graders, settings, left, deadline)
     return unread, read + asked
+
+
+def opinions_on_golds(settings: Grade, golds: Iterable[str]) -> list[list[tuple[str, str, str]]]:
+    """What each grader of a job says of each gold answer as an answer to itself: its name, the verdict, and the reason,
+    which is empty for `correct`. A judge is not asked, since that costs.
+
+    Raises:
+        BadInput: a grader cannot be made.
+    """
+    told = []
+    alone = [spec for spec in settings.graders if "judge" not in json.dumps(spec)]
+    with contextlib.closing(GraderProcess(settings.timeout, settings.memory, alone, [])) as process:
+        for gold in golds:
+            said = [(name_of(spec), *_opinion(process, gold, name_of(spec))) for spec in alone]
+            unasked = [(name_of(spec), "not asked", "") for spec in settings.graders if spec not in alone]
+            told.append([*said, *unasked])
+    return told
+
+
+def _opinion(process: GraderProcess, gold: str, name: str) -> tuple[str, str]:
+    try:
+        reply = process.ask("opinion", gold, unwrapped(gold), name)
+    except GraderDied as died:
+        return "ungradable", str(died)
+    return reply["verdict"], "" if reply["verdict"] == "correct" else str(reply["reason"])
 
 
 def _asked(

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from workers.numerics import attention, batching, layout, tiny
+from workers.numerics import batching, layout, limits, tiny
 from workers.numerics.attention import UnsupportedModel
 from workers.numerics.batching import PairTokens
 from workers.numerics.logprobs import PackScorer, check_class, disable_dropout
@@ -34,7 +34,7 @@ def check_agreement(config: Any, activation_checkpointing: bool = False) -> floa
         NotTried: nothing is known.
     """
     check_class(_model_class(config))
-    window = attention.attention_window(config)
+    window = limits.attention_window(config)
     disable_dropout(config)
     # What is known to be full attention at every length must be so however short that is which looks like a window.
     model = _tiny_model(config, shrink_windows=window is None)

@@ -3,15 +3,19 @@
 Every token attends to itself and to what precedes it in its own prompt or completion, and a
 completion's tokens also to the whole prompt that they continue; never to another completion or tree.
 
-Three functions compute exactly that:
+Four functions compute exactly that:
 
 - `sdpa`, anywhere: each prompt and each completion is one row of a batched
   scaled_dot_product_attention call, its keys gathered as [prompt][completion]. Rows of similar size
   share a call, so that the masks are as large as the real work and never tokens x tokens.
 - `matmul`, on CPU: the same rows, those in bfloat16 by `workers.numerics.products`.
 - `flex`, on GPU: FlexAttention with a block mask built once a pack. So far it was compared with `sdpa`
-  on CPU only, uncompiled and forward (FlexAttention has no backward there); tests/workers/numerics/test_gpu.py holds
-  the comparison that a GPU should make.
+  on CPU only, uncompiled and forward (FlexAttention has no backward there).
+- `varlen`, on GPU in bfloat16: the rows of `sdpa`, without padding, in one call of torch's variable-length attention.
+  Its layout was compared with `sdpa` on CPU, forward and backward; torch's kernel was not tried.
+
+tests/workers/numerics/test_gpu.py holds the comparisons that a GPU should make. FlexAttention's own faster kernels
+(`BACKEND="FLASH"`) are left out: they need a package (flash-attn-4) that comes as a preview alone.
 
 transformers builds no mask of its own for an attention function whose name it has no mask for, and
 hands keyword arguments of the model's forward down to it: that is how the layout gets there.
@@ -21,7 +25,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -30,11 +34,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workers.numerics import products
+from workers.numerics import products, varlen
 
 SDPA = "ratchet_tree_sdpa"
 MATMUL = "ratchet_tree_matmul"
 FLEX = "ratchet_tree_flex"
+VARLEN = "ratchet_tree_varlen"
 
 Spans = npt.NDArray[np.int64]
 
@@ -58,12 +63,13 @@ class RowGroup:
 
 @dataclass(frozen=True, slots=True)
 class TreeLayout:
-    """What an attention call needs to know of a pack: row groups (sdpa) or a block mask (flex)."""
+    """What an attention call needs to know of a pack: row groups (sdpa), a block mask (flex) or sequences (varlen)."""
 
     groups: tuple[RowGroup, ...] = ()
     restore: Tensor | None = None
     """[T] int64: where each token's output stands in the groups' outputs put behind each other."""
     block_mask: Any = None
+    sequences: varlen.Sequences | None = None
 
 
 def _similar_rows(spans: Spans, waste: float) -> list[npt.NDArray[np.int64]]:
@@ -255,11 +261,21 @@ tree_matmul = partial(tree_sdpa, attend=_matmul_rows)
 """The same through `products.attend`, where that suits."""
 
 
-@lru_cache(maxsize=1)
-def _compiled_flex() -> Any:
+def flex_of_blocks(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+    """FlexAttention over tokens in blocks, [1, H, T / BLOCK, BLOCK, D]. The size of a block never changes: so a kernel
+    that is compiled for all lengths knows that they are multiples of it, and checks no borders."""
     from torch.nn.attention.flex_attention import flex_attention
 
-    return torch.compile(flex_attention, dynamic=True)
+    return flex_attention(*(t.flatten(2, 3) for t in (query, key, value)), **options)
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Any:
+    return torch.compile(flex_of_blocks)
+
+
+def _flex_on_gpu(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Any:
+    return _compiled_flex()(*(t.unflatten(2, (-1, BLOCK)) for t in (query, key, value)), **options)
 
 
 def tree_flex(
@@ -280,7 +296,7 @@ def tree_flex(
     layout = _require_layout(module, tree_layout, kwargs)
     if dropout:
         raise UnsupportedModel("FlexAttention has no dropout; set `train.attention: sdpa`")
-    attend = _compiled_flex() if query.is_cuda else flex_attention
+    attend = _flex_on_gpu if query.is_cuda else flex_attention
     attended = attend(
         query,
         key,
@@ -292,13 +308,55 @@ def tree_flex(
     return attended.transpose(1, 2).contiguous(), None
 
 
+def tree_varlen(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    tree_layout: TreeLayout | None = None,
+    attend: Callable[..., Tensor] = varlen.attend,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """Tree attention through variable-length attention; shapes as in `tree_sdpa`. `attend` makes [T, H, D] of such
+    queries, and of keys and values in the order of `Sequences.keys`."""
+    layout = _require_layout(module, tree_layout, kwargs)
+    assert layout.sequences is not None
+    if dropout:
+        raise UnsupportedModel("variable-length attention has no dropout; set `train.attention: sdpa`")
+    # Under autocast rotated queries and keys are wider than values, and the kernel takes none that are.
+    query_T, key_T, value_T = (t[0].transpose(0, 1).to(value.dtype) for t in (query, key, value))
+    keys, values = (t.index_select(0, layout.sequences.keys) for t in (key_T, value_T))
+    return attend(query_T, keys, values, layout.sequences, scaling).unsqueeze(0), None
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    SDPA: tree_sdpa,
+    MATMUL: tree_matmul,
+    FLEX: tree_flex,
+    VARLEN: tree_varlen,
+}
+
+
+@cache
+def _apart(function: Callable[..., Any]) -> Any:
+    """The function, left alone where a layer around it is compiled: its layout has other parts in every pack."""
+    return torch.compiler.disable(function)
+
+
 def register() -> None:
     """Make the functions known to transformers under their names; may be called again."""
     from transformers import AttentionInterface
 
-    AttentionInterface.register(SDPA, tree_sdpa)
-    AttentionInterface.register(MATMUL, tree_matmul)
-    AttentionInterface.register(FLEX, tree_flex)
+    for name, function in FUNCTIONS.items():
+        AttentionInterface.register(name, _apart(function))
+
+
+def multiple(implementation: str, device: torch.device | str, compiled: bool) -> int:
+    """What the tokens of a pack are filled up to a multiple of, so that compiled kernels suit every length."""
+    return BLOCK if compiled or (implementation == FLEX and torch.device(device).type == "cuda") else 1
 
 
 def pick(attention: str, device: torch.device | str, precision: str = "fp32") -> str:
@@ -307,86 +365,13 @@ def pick(attention: str, device: torch.device | str, precision: str = "fp32") ->
     if attention == "auto":
         on_cuda = torch.device(device).type == "cuda"
         attention = "flex" if on_cuda else "matmul" if precision == "bf16" else "sdpa"
-    return {"sdpa": SDPA, "matmul": MATMUL, "flex": FLEX}[attention]
+    return {"sdpa": SDPA, "matmul": MATMUL, "flex": FLEX, "varlen": VARLEN}[attention]
 
 
 def layout_for(implementation: str, spans: Spans, device: torch.device | str) -> TreeLayout:
     """The layout that the registered function `implementation` needs."""
     if implementation == FLEX:
         return flex_layout(spans, device)
+    if implementation == VARLEN:
+        return TreeLayout(sequences=varlen.sequences(spans, device))
     return sdpa_layout(spans, device, waste=1.1 if implementation == MATMUL else 1.5)
-
-
-def attention_window(config: Any) -> int | None:
-    """Longest path (prompt and one completion, in tokens) on which the model's attention is full.
-
-    None means no limit. Raises UnsupportedModel for layers that are no attention over all earlier
-    tokens at any length (recurrent, convolutional), and for score changes that are not reproduced.
-    """
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    name = getattr(config, "model_type", "model")
-    kinds = set(getattr(config, "layer_types", None) or ())
-    strange = kinds - {"full_attention", "sliding_attention", "chunked_attention", "attention"}
-    if strange:
-        raise UnsupportedModel(
-            f"{name}: layers of type {', '.join(sorted(strange))} carry state from token to token, or attend "
-            "to some of them, so completions cannot share one prompt; choose a model whose layers all attend in full"
-        )
-    if getattr(config, "attn_logit_softcapping", None) is not None:
-        raise UnsupportedModel(
-            f"{name}: attn_logit_softcapping is not supported by tree attention; choose another model"
-        )
-    windows = []
-    if (not kinds or "sliding_attention" in kinds) and getattr(config, "use_sliding_window", True):
-        windows.append(getattr(config, "sliding_window", None))
-    if "chunked_attention" in kinds:
-        windows.append(getattr(config, "attention_chunk_size", None))
-    return min((int(w) for w in windows if w), default=None)
-
-
-def rope_limit(config: Any) -> tuple[int, str] | None:
-    """Longest path (in tokens) whose rotary embedding does not depend on what else is in the pack, and the kind of
-    embedding that sets it; None where none depends.
-
-    transformers takes the frequencies of `dynamic` and `longrope` from the longest path of a batch as soon as that
-    passes the context that the model was first trained with, so shorter paths beside it would get others than alone.
-    """
-    config = config.get_text_config() if hasattr(config, "get_text_config") else config
-    found = []
-    for rope in rotations(config):
-        kind, original = str(rope.get("rope_type", rope.get("type"))), rope.get("original_max_position_embeddings")
-        if "dynamic" in kind or kind in ("longrope", "su"):
-            original = original or getattr(config, "original_max_position_embeddings", None)
-            found.append((int(original or config.max_position_embeddings), kind))
-    return min(found, default=None)
-
-
-def rotations(config: Any) -> list[dict[str, Any]]:
-    """The rotary embeddings of a config: one, or one for each kind of layer."""
-    rope = getattr(config, "rope_parameters", None) or getattr(config, "rope_scaling", None) or {}
-    return [rope, *(value for value in rope.values() if isinstance(value, dict))]
-
-
-def path_limit(config: Any) -> tuple[int, str] | None:
-    """Longest path that trees compute as the model does alone, in tokens, and why; None where there is no limit.
-
-    Raises UnsupportedModel as `attention_window`.
-    """
-    window, rope = attention_window(config), rope_limit(config)
-    limits = []
-    if window is not None:
-        limits.append((window, f"the model's attention window is {window}, and tree attention is full"))
-    if rope is not None:
-        of = f"beyond {rope[0]} tokens the model's rotary embedding ({rope[1]}) depends on the longest path of a pack"
-        limits.append((rope[0], of))
-    return min(limits, default=None)
-
-
-def check_window(config: Any, longest: int) -> None:
-    """Raise UnsupportedModel when a path of `longest` tokens is longer than `path_limit` allows."""
-    limit = path_limit(config)
-    if limit is not None and longest > limit[0]:
-        raise UnsupportedModel(
-            f"{getattr(config, 'model_type', 'model')}: a prompt with its completion has {longest} tokens, but "
-            f"{limit[1]}; set `train.max_tokens: {limit[0]}` to drop longer pairs, or choose a model without this limit"
-        )

@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from workers.numerics.batching import Completion, PairTokens, Tokens, Tree
@@ -119,6 +120,20 @@ def lay_out(trees: Sequence[Tree], score_prompts: bool = False) -> Pack:
         num_segments=len(scored),
         num_completions=num_completions,
         longest=int(max(p[-1] for p in positions)) + 1,
+    )
+
+
+def pad(pack: Pack, multiple: int) -> Pack:
+    """The pack with its tokens filled up to a multiple: by a prompt of its own, to which nothing attends and of which
+    nothing is scored."""
+    size, missing = pack.num_tokens, -pack.num_tokens % multiple
+    if not missing:
+        return pack
+    return replace(
+        pack,
+        token_ids=F.pad(pack.token_ids, (0, missing)),
+        position_ids=F.pad(pack.position_ids, (0, missing)),
+        spans=np.vstack((pack.spans, (size, size + missing, size, size))),
     )
 
 

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
-from workers.numerics import attention
+from workers.numerics import attention, layout, limits
 from workers.numerics.attention import UnsupportedModel
+from workers.numerics.compiling import compile_layers
 from workers.numerics.layout import Pack
 
 CHUNK_LOGITS = 2**27
@@ -101,7 +102,7 @@ class PackScorer(nn.Module):
 
     `model` is a transformers AutoModelForCausalLM; its attention is switched to `implementation`
     (a name from workers.numerics.attention). With `autocast` set, the model computes in that dtype while its
-    weights stay as they are.
+    weights stay as they are. `compiled` has its decoder layers compiled.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class PackScorer(nn.Module):
         implementation: str = attention.SDPA,
         autocast: torch.dtype | None = None,
         chunk_logits: int = CHUNK_LOGITS,
+        compiled: bool = False,
     ) -> None:
         super().__init__()
         check_supported(model)
@@ -122,6 +124,9 @@ class PackScorer(nn.Module):
         self.scorer = HeadScorer(model.get_output_embeddings(), self.config, chunk_logits)
         self.implementation = implementation
         self.autocast = autocast
+        self.compiled = compiled
+        if compiled:
+            compile_layers(self.decoder)
 
     @property
     def model(self) -> nn.Module:
@@ -130,15 +135,16 @@ class PackScorer(nn.Module):
 
     def forward(self, pack: Pack) -> Tensor:
         """Sum of the log-probabilities of each segment's scored tokens: [num_segments] float32."""
-        attention.check_window(self.config, pack.longest)
+        limits.check_window(self.config, pack.longest)
         device = pack.token_ids.device
-        layout = attention.layout_for(self.implementation, pack.spans, device)
+        pack = layout.pad(pack, attention.multiple(self.implementation, device, self.compiled))
+        tree_layout = attention.layout_for(self.implementation, pack.spans, device)
         with torch.autocast(device.type, self.autocast or torch.bfloat16, enabled=self.autocast is not None):
             hidden = self.decoder(
                 input_ids=pack.token_ids[None],
                 position_ids=pack.position_ids[None],
                 use_cache=False,
-                tree_layout=layout,
+                tree_layout=tree_layout,
             ).last_hidden_state[0]
             logprobs = self.scorer(hidden.index_select(0, pack.predictors), pack.targets)
         return torch.zeros(pack.num_segments, device=device).index_add(0, pack.segments, logprobs)
@@ -162,7 +168,7 @@ def check_supported(model: nn.Module) -> None:
     head = model.get_output_embeddings()
     if head is None or not isinstance(head, nn.Linear):
         raise UnsupportedModel(f"{name} has no linear output head; choose a causal language model that has one")
-    attention.attention_window(model.config)
+    limits.attention_window(model.config)
 
 
 def check_class(model_class: type) -> None:

@@ -8,12 +8,15 @@ The loss of one pair with prompt x, chosen completion w and rejected completion 
 which is equation 1 of Iterative Reasoning Preference Optimization (arXiv 2404.19733 v3) for
 dpo = 1, nll = alpha, and the DPO loss (arXiv 2305.18290, equation 7) for nll = 0. Its first version
 puts the NLL on prompt and response and the weight on the DPO term: `nll_scope: prompt+response`.
+
+In place of DPO's term others may stand: `FORMS`, which orchestrator.config.forms declares.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +30,8 @@ if TYPE_CHECKING:
 class PairLogprobs:
     """Log-probabilities of B pairs, each summed over its tokens; all tensors have shape [B].
 
-    `prompt` (the sum over the prompt's own tokens) is needed for `nll_scope: prompt+response` only.
+    `prompt` (the sum over the prompt's own tokens) is needed for `nll_scope: prompt+response` only, `rejected_length`
+    for forms that average over tokens. Those that read no reference do not look at what stands for it.
     Lengths are in the tokens that were summed over, the closing EOS included where it was sampled. Tokens that are not
     the model's own (orchestrator.records.masks) are in neither.
     """
@@ -39,6 +43,7 @@ class PairLogprobs:
     chosen_length: Tensor
     prompt: Tensor | None = None
     prompt_length: Tensor | None = None
+    rejected_length: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +54,7 @@ class LossSums:
     dpo: Tensor
     nll: Tensor
     margin: Tensor
-    """Sum of the reward margins beta * (log-ratio of chosen - log-ratio of rejected)."""
+    """Sum of the reward margins, as the form has them: for DPO beta * (log-ratio of chosen - log-ratio of rejected)."""
     margin_size: Tensor
     """Sum of their absolute values."""
     accuracy: Tensor
@@ -63,9 +68,56 @@ def reward_margins(pairs: PairLogprobs, beta: float) -> Tensor:
     return beta * (chosen - rejected)
 
 
-def dpo_losses(pairs: PairLogprobs, beta: float) -> Tensor:
-    """DPO loss of each pair, shape [B]: -log sigmoid(margin). Equals log 2 where policy = reference."""
-    return -F.logsigmoid(reward_margins(pairs, beta))
+def mean_margins(pairs: PairLogprobs, beta: float) -> Tensor:
+    """The same of log-ratios a token, shape [B]: each side's is divided by its own length."""
+    chosen, rejected = _a_token(pairs, pairs.chosen - pairs.reference_chosen, pairs.rejected - pairs.reference_rejected)
+    return beta * (chosen - rejected)
+
+
+def likelihood_margins(pairs: PairLogprobs, beta: float) -> Tensor:
+    """SimPO's reward of chosen minus that of rejected, shape [B]: beta times the log-probability a token, without a
+    reference (arXiv 2405.14734, equation 4)."""
+    chosen, rejected = _a_token(pairs, pairs.chosen, pairs.rejected)
+    return beta * (chosen - rejected)
+
+
+def odds_margins(pairs: PairLogprobs) -> Tensor:
+    """Log of the odds ratio of chosen and rejected, shape [B], odds being p / (1 - p) of the geometric mean p of the
+    tokens' probabilities (arXiv 2403.07691, equations 3 to 5)."""
+    chosen, rejected = _a_token(pairs, pairs.chosen, pairs.rejected)
+    return _log_odds(chosen) - _log_odds(rejected)
+
+
+def _a_token(pairs: PairLogprobs, chosen: Tensor, rejected: Tensor) -> tuple[Tensor, Tensor]:
+    if pairs.rejected_length is None:
+        raise ValueError("a loss that averages over tokens needs `rejected_length`")
+    return chosen / pairs.chosen_length, rejected / pairs.rejected_length
+
+
+def _log_odds(logprobs: Tensor) -> Tensor:
+    """Of mean log-probabilities. What is certain has infinite odds, which no gradient survives: it is taken for a
+    probability that rounding tells from 1."""
+    below_certain = logprobs.clamp(max=-torch.finfo(logprobs.dtype).eps)
+    return below_certain - torch.log(-torch.expm1(below_certain))
+
+
+def dpo_losses(pairs: PairLogprobs, beta: float, smoothing: float = 0.0) -> Tensor:
+    """DPO loss of each pair, shape [B]: -log sigmoid(margin). Equals log 2 where policy = reference.
+
+    With `smoothing` e it is cDPO's, the mean over labels of which a share e is wrong (ericmitchell.ai/cdpo.pdf,
+    equation 3): (1 - e) times the loss of the pair and e times that of the pair with its sides swapped.
+    """
+    margins = reward_margins(pairs, beta)
+    if not smoothing:
+        return -F.logsigmoid(margins)
+    return -(1 - smoothing) * F.logsigmoid(margins) - smoothing * F.logsigmoid(-margins)
+
+
+def robust_losses(pairs: PairLogprobs, beta: float, smoothing: float) -> Tensor:
+    """Robust DPO's loss of each pair, shape [B] (arXiv 2403.00409, section 3): where a share e of labels is wrong, its
+    mean over them is DPO's loss with the right ones. Of single pairs it may be negative, without a bound."""
+    margins = reward_margins(pairs, beta)
+    return (smoothing * F.logsigmoid(-margins) - (1 - smoothing) * F.logsigmoid(margins)) / (1 - 2 * smoothing)
 
 
 def squared_losses(pairs: PairLogprobs, beta: float) -> Tensor:
@@ -77,8 +129,65 @@ def squared_losses(pairs: PairLogprobs, beta: float) -> Tensor:
     return (chosen - 0.5 / beta) ** 2 + (rejected + 0.5 / beta) ** 2
 
 
-FORMS = {"sigmoid": dpo_losses, "squared": squared_losses}
-"""The term that `dpo` weighs, by `loss.form`: from pairs and beta to the loss of each pair, shape [B]."""
+def ipo_losses(pairs: PairLogprobs, beta: float) -> Tensor:
+    """IPO's loss of each pair, shape [B]: the squared distance of the difference of the log-ratios from 1/(2 beta)
+    (arXiv 2310.12036, equation 17, where beta is tau). Equals 1/(4 beta^2) where policy = reference."""
+    return (reward_margins(pairs, 1.0) - 0.5 / beta) ** 2
+
+
+def ipo_mean_losses(pairs: PairLogprobs, beta: float) -> Tensor:
+    """The same of log-ratios a token, shape [B], which is what TRL's `ipo` computes: the distance that is aimed at is
+    then one a token, and long completions are not pulled the harder."""
+    return (mean_margins(pairs, 1.0) - 0.5 / beta) ** 2
+
+
+def dpop_losses(pairs: PairLogprobs, beta: float, penalty: float) -> Tensor:
+    """DPO-Positive's loss of each pair, shape [B] (arXiv 2402.13228, equation 3): DPO's, with `penalty` times what the
+    chosen one has lost against the reference taken from the difference of the log-ratios."""
+    lost = F.relu(pairs.reference_chosen - pairs.chosen)
+    return -F.logsigmoid(reward_margins(pairs, beta) - beta * penalty * lost)
+
+
+def simpo_losses(pairs: PairLogprobs, beta: float, target_margin: float) -> Tensor:
+    """SimPO's loss of each pair, shape [B]: -log sigmoid(margin - target), without a reference (arXiv 2405.14734,
+    equation 6, where the target is gamma)."""
+    return -F.logsigmoid(likelihood_margins(pairs, beta) - target_margin)
+
+
+def orpo_losses(pairs: PairLogprobs) -> Tensor:
+    """ORPO's odds-ratio term of each pair, shape [B], without a reference (arXiv 2403.07691, equation 7). Its whole
+    loss (equation 6) has the NLL beside it with weight 1, and this with lambda."""
+    return -F.logsigmoid(odds_margins(pairs))
+
+
+class Form(NamedTuple):
+    """From pairs and the settings of a round's loss to what stands for each pair, shape [B]."""
+
+    losses: Callable[[PairLogprobs, RoundLoss], Tensor]
+    margins: Callable[[PairLogprobs, RoundLoss], Tensor]
+    """By how much the chosen one is preferred, in the form's own terms; what is right is above zero."""
+
+
+def _rewards(pairs: PairLogprobs, loss: RoundLoss) -> Tensor:
+    return reward_margins(pairs, loss.beta)
+
+
+FORMS: Mapping[str, Form] = {
+    "sigmoid": Form(lambda pairs, loss: dpo_losses(pairs, loss.beta, loss.smoothing), _rewards),
+    "squared": Form(lambda pairs, loss: squared_losses(pairs, loss.beta), _rewards),
+    "robust": Form(lambda pairs, loss: robust_losses(pairs, loss.beta, loss.smoothing), _rewards),
+    "ipo": Form(lambda pairs, loss: ipo_losses(pairs, loss.beta), _rewards),
+    "ipo_mean": Form(
+        lambda pairs, loss: ipo_mean_losses(pairs, loss.beta), lambda pairs, loss: mean_margins(pairs, loss.beta)
+    ),
+    "dpop": Form(lambda pairs, loss: dpop_losses(pairs, loss.beta, loss.penalty), _rewards),
+    "simpo": Form(
+        lambda pairs, loss: simpo_losses(pairs, loss.beta, loss.target_margin),
+        lambda pairs, loss: likelihood_margins(pairs, loss.beta),
+    ),
+    "orpo": Form(lambda pairs, loss: orpo_losses(pairs), lambda pairs, loss: odds_margins(pairs)),
+}
+"""The term that `dpo` weighs, by `loss.form`; orchestrator.config.forms says what each reads."""
 
 
 def nll_tokens(pairs: PairLogprobs, scope: str) -> tuple[Tensor, Tensor]:
@@ -114,8 +223,9 @@ def preference_loss_sum(pairs: PairLogprobs, loss: RoundLoss, num_pairs: int, nu
     `num_pairs` and `num_tokens` count the global batch's pairs and the tokens its NLL covers; they
     matter for `nll_normalisation: batch` only. A term of weight 0 is reported but not differentiated.
     """
-    margins = reward_margins(pairs, loss.beta)
-    dpo = FORMS[loss.form](pairs, loss.beta).sum()
+    form = FORMS[loss.form]
+    margins = form.margins(pairs, loss)
+    dpo = form.losses(pairs, loss).sum()
     logprobs, lengths = nll_tokens(pairs, loss.nll_scope)
     nll = nll_sum(logprobs, lengths, loss.nll_normalisation, num_pairs, num_tokens)
     # A product with 0 would turn an infinite term that nobody asked for into NaN.

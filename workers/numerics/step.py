@@ -32,14 +32,17 @@ MEANS: Mapping[str, Callable[[LossSums, PairLogprobs], Tensor]] = {
     "rejected_logprob": lambda losses, pairs: pairs.rejected.detach().sum(),
 }
 """Metrics of an update that are means over its pairs: how a micro-batch's sum over pairs, a scalar, is made. All but
-`reward_accuracy`, a share, are in nats; log-probabilities are summed over tokens."""
+`reward_accuracy`, a share, are in nats (those of the preference term in the units of its form); log-probabilities are
+summed over tokens."""
 COUNTS = ("chosen_tokens", "rejected_tokens", "pairs", "tokens")
 """Numbers that a micro-batch reports besides."""
 SUMS = (*MEANS, *COUNTS)
 """Names of the sums that a micro-batch reports, in order."""
-NEED_REFERENCE = frozenset({"dpo_loss", "margin", "margin_size", "reward_accuracy"})
+NEED_PREFERENCE = frozenset({"dpo_loss", "margin", "margin_size", "reward_accuracy"})
+NEED_REFERENCE = frozenset[str]()
 NEED_REJECTED = frozenset({"rejected_logprob"})
-"""Means that are left out where nothing is compared with a reference, or where pairs have no rejected side."""
+"""Means that are left out where the loss has no preference term, where it reads no reference, and where pairs have no
+rejected side."""
 
 ABOVE_ROUNDING = 2.0
 """How many times the size that rounding gives them margins must have for their signs to mean anything."""
@@ -86,6 +89,7 @@ def pair_logprobs(batch: MicroBatch, segments: Tensor, reference: Tensor) -> Pai
         chosen_length=batch.chosen_lengths.to(device),
         prompt=segments[prompts] if with_prompts else None,
         prompt_length=batch.prompt_lengths.to(device) if with_prompts else None,
+        rejected_length=batch.completion_lengths.to(device)[rejected],
     )
 
 
@@ -177,11 +181,15 @@ def learning_rate(
     return peak * (final_ratio + (1.0 - final_ratio) * share)
 
 
-def mean_metrics(sums: Mapping[str, float], compared: bool = True, rejected: bool = True) -> dict[str, float]:
+def mean_metrics(
+    sums: Mapping[str, float], compared: bool = True, preferred: bool = True, rejected: bool = True
+) -> dict[str, float]:
     """An update's metrics from its sums over all ranks: means over pairs, and log-probabilities a token. Not `compared`
-    with a reference, or without `rejected` sides, what would need these is left out."""
+    with a reference, without a term by which one side is `preferred`, or without `rejected` sides, what would need
+    these is left out."""
     pairs = sums["pairs"]
-    missing = (frozenset() if compared else NEED_REFERENCE) | (frozenset() if rejected else NEED_REJECTED)
+    needs = ((compared, NEED_REFERENCE), (preferred, NEED_PREFERENCE), (rejected, NEED_REJECTED))
+    missing = {name for there, names in needs if not there for name in names}
     metrics = {name: sums[name] / pairs for name in MEANS if name not in missing}
     for side in ("chosen", "rejected") if rejected else ("chosen",):
         metrics[f"{side}_logprob_per_token"] = sums[f"{side}_logprob"] / sums[f"{side}_tokens"]

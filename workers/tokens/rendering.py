@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from workers.supervision.parent import end_with_parent
+from workers.tokens.faults import Fault, Faults
 from workers.tokens.special_tokens import beyond, in_written, special_in, special_texts
 
 if TYPE_CHECKING:
@@ -24,15 +25,22 @@ if TYPE_CHECKING:
 _MOMENTS = ("2001-02-03", "2019-10-30T17:45:31")
 """Of which no part is the same, time and day of the week included."""
 _SHOWN_TEXT, _SHOWN_IDS = 600, 6
+_MEASURED = 1000  # solutions
 
 
 @dataclass
 class Findings:
     """What there is to tell: `shown` are name and text of what is trained on, `refused` would spoil the run."""
 
+    num_prompts: int = 1
+    """How many of the first set's prompts are shown."""
     shown: list[tuple[str, str]] = field(default_factory=list)
     warned: list[str] = field(default_factory=list)
     refused: list[str] = field(default_factory=list)
+    prompts: list[str] = field(default_factory=list)
+    """Ids of the prompts that are shown of the first set, in order."""
+    lengths: dict[str, dict[str, float]] = field(default_factory=dict)
+    """Mean tokens of what is not left out, by the key of its set, or by that of preference data, and part."""
 
 
 def look_at_prompts(findings: Findings, sets: Sequence[dict[str, Any]], written: Mapping[str, str]) -> None:
@@ -94,8 +102,9 @@ def context_of(config: Any) -> int | None:
 
 
 def _look_at_set(findings: Findings, prompts: Mapping[str, Any], prompter: Prompter, rows: Sequence[Any]) -> None:
-    key, of, chat, faults = prompts["key"], prompts["of"], prompter.plan.chat, _Faults()
-    known, too_long, shown = special_texts(prompter.tokenizer), 0, False
+    key, of, chat, faults = prompts["key"], prompts["of"], prompter.plan.chat, Faults()
+    known, too_long, kept = special_texts(prompter.tokenizer), 0, list[int]()
+    first = not prompts["name"] and not findings.shown
     for row in rows:
         prompt, where = prompter.prompt(row), f"problem {row.prompt_id!r}"
         prompter.check_embedded(row.prompt_id, prompt.token_ids)
@@ -107,20 +116,35 @@ def _look_at_set(findings: Findings, prompts: Mapping[str, Any], prompter: Promp
                 faults.add(_special(text, chat), where, not chat)
         if len(prompt.token_ids) > prompter.longest:
             too_long += 1
-        elif not shown:
-            shown = True
-            if prompts["name"] or not findings.shown:
-                findings.shown += _of_problem(prompter, prompt, row, prompts["name"], key.rpartition(".")[2])
+            continue
+        kept.append(len(prompt.token_ids))
+        if len(kept) <= (findings.num_prompts if first else bool(prompts["name"])):
+            findings.shown += _of_problem(prompter, prompt, row, prompts["name"], key.rpartition(".")[2])
+            if first:
+                findings.prompts.append(row.prompt_id)
+    if not prompts["name"]:
+        findings.lengths[key] = {"prompt": _mean(kept)} | _solution_length(prompter, rows)
     for text, is_warning in faults.told(key):
         (findings.warned if is_warning else findings.refused).append(text)
     most = prompter.plan.max_tokens
     limit = "the model's context" if prompter.plan.max_model_len is None else "generate.max_model_len"
     room = f"with {most} more tokens (the longest answer) it must fit {most + prompter.longest} ({limit})"
-    if too_long and not shown and len(rows) == of:
+    if too_long and not kept and len(rows) == of:
         findings.refused.append(f"{key}: every prompt is too long: {room}")
     elif too_long:
-        first = f" of the first {len(rows)}" if len(rows) < of else f" of {of}"
-        findings.warned.append(f"{key}: {too_long}{first} prompts are too long and will be left out: {room}")
+        among = f" of the first {len(rows)}" if len(rows) < of else f" of {of}"
+        findings.warned.append(f"{key}: {too_long}{among} prompts are too long and will be left out: {room}")
+
+
+def _solution_length(prompter: Prompter, rows: Sequence[Any]) -> dict[str, float]:
+    """Mean tokens of the worked solutions of the first rows, where they have any."""
+    worked = [row for row in rows[:_MEASURED] if row.solution is not None]
+    sizes = [len(prompter.solution(prompter.prompt(row), row.solution)) for row in worked]
+    return {"solution": _mean(sizes)} if sizes else {}
+
+
+def _mean(sizes: Sequence[int]) -> float:
+    return round(sum(sizes) / max(1, len(sizes)), 2)
 
 
 def _look_at_written(
@@ -132,37 +156,37 @@ def _look_at_written(
             texts.append(text)
 
 
-def _special(text: str, is_message: bool) -> _Fault:
+def _special(text: str, is_message: bool) -> Fault:
     cure = "take it out of the data" if is_message else "take it out, if it is not meant to be one"
-    return _Fault(f"holds {text!r}, which becomes that special token", cure)
+    return Fault(f"holds {text!r}, which becomes that special token", cure)
 
 
-def _faults_of_prompt(prompter: Prompter, prompt: Prompt) -> Iterator[_Fault]:
+def _faults_of_prompt(prompter: Prompter, prompt: Prompt) -> Iterator[Fault]:
     tokenizer, model = prompter.tokenizer, prompter.plan.model
     bos, eos, ids = tokenizer.bos_token_id, tokenizer.eos_token_id, prompt.token_ids
     if bos is not None and ids[:2] == [bos, bos]:
         if prompt.messages:
             what = f"begins with {tokenizer.bos_token!r} twice after the chat template of {model}"
-            yield _Fault(what, "leave one out there")
+            yield Fault(what, "leave one out there")
         else:
             what = f"begins with {tokenizer.bos_token!r}, which the tokenizer writes by itself"
-            yield _Fault(what, "leave it out of the text")
+            yield Fault(what, "leave it out of the text")
     end = len(ids)
     while end and not tokenizer.decode([ids[end - 1]]).strip():
         end -= 1
     if end and ids[end - 1] == eos and ids[:end] != [bos]:
         if prompt.messages and not prompter.plan.opening:
-            yield _Fault(
+            yield Fault(
                 f"ends in {tokenizer.eos_token!r}: the chat template of {model} opens no answer "
                 "(add_generation_prompt)",
                 "use `chat: false` and write the turns into `template`, or another template",
             )
         else:
             what = f"ends in EOS, {tokenizer.eos_token!r}, after which nothing is asked"
-            yield _Fault(what, "leave it out of the text")
+            yield Fault(what, "leave it out of the text")
     for message in prompt.messages or ():
         if gone := lost(message["content"], prompt.text):
-            yield _Fault(
+            yield Fault(
                 f"loses text of the role {message['role']!r} in the chat template of {model}",
                 "use `chat: false` and write the turns into `template`, or take that text out",
                 gone,
@@ -199,7 +223,7 @@ def look_at_preferences(findings: Findings, preferences: dict[str, Any], written
 
 
 def _look_at_source(findings: Findings, pairs: Pairs, source: dict[str, Any], written: Mapping[str, str]) -> None:
-    rows, name, faults = source["rows"], source["name"], _Faults()
+    rows, name, faults = source["rows"], source["name"], Faults()
     tokenizer, model = pairs.tokenizer, pairs.plan.model
     conversational = not isinstance(rows[0]["prompt"], str)
     pairs.check_template(conversational)
@@ -209,6 +233,7 @@ def _look_at_source(findings: Findings, pairs: Pairs, source: dict[str, Any], wr
             findings.refused.append(_clock(model))
             return
     known, counts, shown = special_texts(tokenizer), Counter[str](), False
+    sizes: dict[str, list[int]] = {"prompt": [], "chosen": [], "rejected": []}
     of_messages = " ".join(message["content"] for message in rows[0]["prompt"]) if conversational else ""
     turns = list(beyond(known, pairs.texts(rows[0])[0], of_messages)) if conversational else None
     _look_at_written(findings, written, tokenizer, turns)
@@ -218,18 +243,22 @@ def _look_at_source(findings: Findings, pairs: Pairs, source: dict[str, Any], wr
             where = f"pair {row['pair_id']!r}"
             fault = pairs.fault(pair)
             counts[fault or "pairs"] += 1
+            if fault is None:
+                for part, found in sizes.items():
+                    found.append(len(getattr(pair, part)))
             if fault is None and not shown:
                 shown = True
                 if all(label != "pair" for label, _ in findings.shown):
                     findings.shown += _of_pair(tokenizer, pair, name, row["pair_id"])
             if tokenizer.bos_token_id is not None and pair.prompt[:2] == [tokenizer.bos_token_id] * 2:
                 cure = "leave it out of the data, or of `stages.template`"
-                faults.add(_Fault(f"begins with {tokenizer.bos_token!r} twice", cure), where)
+                faults.add(Fault(f"begins with {tokenizer.bos_token!r} twice", cure), where)
             for text in special_in(known, row, tokenizer.eos_token, source["literal"], source["system"]):
                 faults.add(_special(text, conversational), where, not conversational)
             if conversational:
                 for lost_text, is_warning in _losses(pairs, row):
                     faults.add(lost_text, where, is_warning)
+    findings.lengths[f"stages.sources: {name}"] = {part: _mean(found) for part, found in sizes.items()}
     for text, is_warning in faults.told(f"stages.sources: {name}"):
         (findings.warned if is_warning else findings.refused).append(text)
     first = f" of the first {len(rows)}" if len(rows) < source["of"] else f" of {len(rows)}"
@@ -241,7 +270,7 @@ def _look_at_source(findings: Findings, pairs: Pairs, source: dict[str, Any], wr
         findings.refused.append(f"stages.sources: {name} has no pair that can be used")
 
 
-def _losses(pairs: Pairs, row: dict[str, Any]) -> Iterator[tuple[_Fault, bool]]:
+def _losses(pairs: Pairs, row: dict[str, Any]) -> Iterator[tuple[Fault, bool]]:
     """What the chat template leaves out of a row of messages; and whether a model can do without it."""
     asked, *wholes = pairs.texts(row)
     template = f"in the chat template of {pairs.plan.model}"
@@ -251,15 +280,15 @@ def _losses(pairs: Pairs, row: dict[str, Any]) -> Iterator[tuple[_Fault, bool]]:
             # Thoughts of earlier turns are left out on purpose, when the model is asked, too.
             is_warning = message["role"] == "assistant"
             what = f"loses text of the role {message['role']!r} of its prompt {template}"
-            yield _Fault(what, cure, gone), is_warning
+            yield Fault(what, cure, gone), is_warning
     for name, whole in zip(("chosen", "rejected"), wholes, strict=True):
         for message in row[name]:
             if gone := lost(message["content"], whole):
-                yield _Fault(f"loses text of {name!r} {template}", cure, gone), False
+                yield Fault(f"loses text of {name!r} {template}", cure, gone), False
         if not whole.startswith(asked.rstrip()):
             common = next((n for n, (a, b) in enumerate(zip(asked, whole, strict=False)) if a != b), len(whole))
             end = visible(asked[common:], 80)
-            yield _Fault(f"is asked with a text at the end that stands before no answer {template}", cure, end), False
+            yield Fault(f"is asked with a text at the end that stands before no answer {template}", cure, end), False
 
 
 _REASONS = {
@@ -274,35 +303,6 @@ def _of_pair(tokenizer: Any, pair: Any, name: str, pair_id: str) -> Iterator[tup
     yield "pair", f"{pair_id} of {name}"
     for part in ("prompt", "chosen", "rejected"):
         yield part, of_ids(tokenizer, getattr(pair, part))
-
-
-@dataclass(frozen=True, slots=True)
-class _Fault:
-    """What is wrong with a row. `example` is text of the row itself: rows that differ in it have the same fault."""
-
-    what: str
-    cure: str
-    example: str = field(default="", compare=False)
-
-    def __str__(self) -> str:
-        return f"{self.what}{': ' if self.example else ''}{self.example}: {self.cure}"
-
-
-class _Faults:
-    """Faults of rows, each with its first row and the number of rows that have it."""
-
-    def __init__(self) -> None:
-        self._rows: dict[tuple[_Fault, bool], list[str]] = {}
-
-    def add(self, fault: _Fault, where: str, is_warning: bool = False) -> None:
-        rows = self._rows.setdefault((fault, is_warning), [])
-        if rows[-1:] != [where]:  # several messages of a row may have it
-            rows.append(where)
-
-    def told(self, key: str) -> Iterator[tuple[str, bool]]:
-        for (fault, is_warning), where in self._rows.items():
-            more = f" ({len(where)} rows in all)" if len(where) > 1 else ""
-            yield f"{key}: {where[0]} {fault}{more}", is_warning
 
 
 def _on_day(prompter: Prompter, row: Any) -> Callable[[str], str]:
@@ -354,7 +354,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
     """What there is to tell about the prompts and pairs of a request; orchestrator/driver/preview.py makes these."""
     from workers.tokens.prompts import UnusableModel
 
-    findings = Findings()
+    findings = Findings(request.get("num_prompts", 1))
     try:
         if (lengths := request["lengths"]) is not None:
             findings.refused += _limits(request["model"], lengths["max_model_len"], lengths["limits"])
@@ -364,7 +364,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, Any]:
             look_at_preferences(findings, request["preferences"], request["written"])
     except UnusableModel as error:
         findings.refused.append(str(error))
-    return {"shown": findings.shown, "warned": findings.warned, "refused": findings.refused}
+    told = ("shown", "warned", "refused", "prompts", "lengths")
+    return {name: getattr(findings, name) for name in told}
 
 
 def main() -> None:

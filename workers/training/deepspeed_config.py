@@ -18,8 +18,8 @@ def _zero(settings: Train, num_parameters: int) -> dict[str, Any]:
     bucket = min(max(num_parameters, 2**16), 2 * 10**8)
     zero: dict[str, Any] = {
         "stage": settings.stage,
-        # Micro-batches of varying number are only supported without overlap in stages 0, 1 and 3.
-        "overlap_comm": False,
+        # With micro-batches of varying number DeepSpeed has it for the stages that share out gradients.
+        "overlap_comm": settings.overlap and settings.stage >= 2,
         "contiguous_gradients": True,
         "reduce_bucket_size": bucket,
         "allgather_bucket_size": bucket,

@@ -72,7 +72,9 @@ def build_policy(settings: Train, folder: str, device: torch.device, ranks: int,
     if settings.checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     implementation = attention.pick(settings.attention, device, settings.precision)
-    scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, settings.chunk_logits)
+    scorer = PackScorer(
+        model, implementation, torch.bfloat16 if autocast else None, settings.chunk_logits, settings.compiled
+    )
     config = deepspeed_config(settings, ranks, sum(p.numel() for p in model.parameters()))
     scorer = _place(settings, scorer, weights, dtype, device, config, beat)
     beat()
@@ -101,7 +103,9 @@ def build_reference(
     if not wide and folder_dtype(policy) == torch.float32:
         _round_buffers(model)  # as `build_policy` does
     implementation = attention.pick(settings.attention, device, settings.precision)
-    scorer = PackScorer(model, implementation, torch.bfloat16 if autocast else None, settings.chunk_logits)
+    scorer = PackScorer(
+        model, implementation, torch.bfloat16 if autocast else None, settings.chunk_logits, settings.compiled
+    )
     config = inference_config(settings, ranks, sum(p.numel() for p in model.parameters()))
     scorer = _place(settings, scorer, weights, dtype, device, config, beat)
     if settings.stage < 3:

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from orchestrator.config import Train
 from orchestrator.records import counts
 from orchestrator.records.rows import ScoringPlan, TrainingPlan
-from workers.numerics import attention, batching, layout
+from workers.numerics import batching, layout, limits
 from workers.numerics.batching import PairTokens, Tree
 from workers.numerics.layout import MicroBatch
 from workers.numerics.step import (
@@ -154,7 +154,7 @@ class Trainer:
             config = config.get_text_config()
             pairs = pair_data.read_pairs(files, config.vocab_size)
             kept = pair_data.drop_long(pairs, self.settings.max_tokens)
-            attention.check_window(config, max(pair.longest for pair in kept))
+            limits.check_window(config, max(pair.longest for pair in kept))
             self._pairs = (files, kept, len(pairs) - len(kept))
         return self._pairs[1], self._pairs[2]
 
@@ -310,7 +310,8 @@ class Trainer:
         if not math.isfinite(norm) or norm < 0:
             self._stop_not_finite(round_, step, totals["loss"], norm)
         seconds = time.perf_counter() - started
-        means = mean_metrics(totals, compared, rejected=round_.pairs[rows[0]].rejected is not None)
+        two_sided = round_.pairs[rows[0]].rejected is not None
+        means = mean_metrics(totals, compared, preferred=round_.plan.loss.dpo > 0, rejected=two_sided)
         row = {"step": step} | means | {"grad_norm": norm, "learning_rate": rate}
         row["padded_tokens"] = batching.padded_tokens(round_.pairs, rows)
         save = save or bool(self.settings.save_every and step % self.settings.save_every == 0)

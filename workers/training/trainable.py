@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from orchestrator.errors import first_line
-from workers.numerics import attention
+from workers.numerics import limits
 from workers.numerics.agreement import NotTried, check_agreement
 from workers.numerics.attention import UnsupportedModel
 from workers.numerics.logprobs import disable_dropout
@@ -98,7 +98,7 @@ def _config(folder: str) -> Any:
 
 def _beyond(config: Any, paths: Mapping[str, int | None], engine: Mapping[str, Any] | None) -> Iterator[str]:
     """What lets a path be longer than trees can compute."""
-    limit, context = attention.path_limit(config), context_of(config.get_text_config())
+    limit, context = limits.path_limit(config), context_of(config.get_text_config())
     if limit is None:
         return
     longest = min((tokens for tokens in (*paths.values(), context) if tokens is not None), default=None)
@@ -111,7 +111,7 @@ def _beyond(config: Any, paths: Mapping[str, int | None], engine: Mapping[str, A
             + (f", or `generate.max_model_len: {limit[0]}`" if "generate.max_model_len" in paths else "")
             + ", or choose a model without this limit"
         )
-    rope = attention.rope_limit(config)
+    rope = limits.rope_limit(config)
     if engine is None or rope is None or rope[1] == "dynamic":
         return
     taken = engine["tokens"] or context

@@ -22,9 +22,11 @@ from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.inspection.views import reference_before
 from orchestrator.reports.tables import round_step
 from orchestrator.text.shown import line
+from orchestrator.text.terminal import Screen, echo_json
 
-_AT_ROUND = re.compile(r"(.+)@round(\d+)")
+_AT_ROUND = re.compile(r"(.+)@round(\d{1,9})", re.ASCII)
 _NEVER = 1 << 62
+JUDGED_APART = "judged by different versions of the graders: their accuracies are not to be compared; fork one"
 _NAMES = ("name", "run_dir", "archive")
 """Keys that differ between any two runs."""
 
@@ -34,6 +36,8 @@ class Side:
     """One of the models that are compared: the base model (round 0) or a checkpoint of a run."""
 
     name: str
+    run: Path
+    """The run's folder."""
     round: int
     job: Mapping[str, Any]
     figures: Mapping[str, Any]
@@ -44,6 +48,20 @@ class Side:
     """Version of the graders that judged it."""
 
 
+def opened(named: str) -> tuple[RunReader, int]:
+    """A run, and the round that is meant: that of its current reference, or N with @roundN behind it.
+
+    Raises:
+        BadInput: there is no such run.
+        Damaged: a record is not what it should be.
+    """
+    found = _AT_ROUND.fullmatch(named)
+    reader = RunReader(run_named(Path(found[1] if found and not Path(named).exists() else named)))
+    if not reader.state.configs:
+        raise BadInput(f"{named}: this run was never started, so that there is nothing to compare")
+    return reader, int(found[2]) if found else reference_before(reader.state, _NEVER)
+
+
 def side(named: str) -> Side:
     """The current reference of a run, or with @roundN behind it that round's candidate.
 
@@ -51,16 +69,14 @@ def side(named: str) -> Side:
         BadInput: there is no such run, or the round was not evaluated.
         Damaged: a record or a file is not what it should be.
     """
-    found = _AT_ROUND.fullmatch(named)
-    reader = RunReader(run_named(Path(found[1] if found and not Path(named).exists() else named)))
-    if not reader.state.configs:
-        raise BadInput(f"{named}: this run was never started, so that there is nothing to compare")
-    number = int(found[2]) if found else reference_before(reader.state, _NEVER)
+    reader, number = opened(named)
     commit = reader.state.commits.get("baseline/evaluation" if number == 0 else round_step(number, "evaluation"))
     if commit is None:
         reader.require(number, "evaluation")
     facts, job = commit.facts if commit else {}, reader.state.configs[-1]["job"]
-    return Side(named, number, job, facts.get("test") or {}, _solved(reader, number), graders_version(facts))
+    return Side(
+        named, reader.root, number, job, facts.get("test") or {}, _solved(reader, number), graders_version(facts)
+    )
 
 
 def _solved(reader: RunReader, number: int) -> dict[tuple[str, str], bool]:
@@ -110,6 +126,19 @@ def _at(job: Any, key: str) -> Any:
     return job
 
 
+def show(named: Sequence[str], json: bool) -> None:
+    """Print models side by side, or one JSON object.
+
+    Raises:
+        BadInput, Damaged: as `side`.
+    """
+    sides = [side(each) for each in named]
+    if json:
+        echo_json(as_json(sides))
+    else:
+        Screen().print(render(sides))
+
+
 def as_json(sides: Sequence[Side]) -> dict[str, Any]:
     """For programs: `models`, `paired` (each against the first) and `settings` that differ."""
     tests = [paired(sides[0], other) for other in sides[1:]]
@@ -139,7 +168,7 @@ def render(sides: Sequence[Side]) -> RenderableType:
         table.add_row(line(each.name), what, line(each.job.get("method", "")), accuracy, between, *against)
     told = ["", "won, lost: test problems that only this model, or only the first, solves; p: McNemar's exact test"]
     if len({each.graders for each in sides}) > 1:
-        told.append("judged by different versions of the graders: their accuracies are not to be compared; fork one")
+        told.append(JUDGED_APART)
     return Group(table, *(Text(said) for said in told), Text(""), *_settings(sides))
 
 

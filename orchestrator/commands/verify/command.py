@@ -6,7 +6,6 @@ may be driven meanwhile (see reports/living.py).
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,13 +16,14 @@ from typing import Any
 import pyarrow as pa
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TimeRemainingColumn
 
-from orchestrator.commands.verify import gate_again, history, removals
+from orchestrator.commands.verify import gate_again, history
 from orchestrator.commands.verify.bounds import beyond
 from orchestrator.commands.verify.differences import count, differences
+from orchestrator.commands.verify.reading import Reading
 from orchestrator.commands.verify.recount import LEFT, Recount, left_here, told_of
-from orchestrator.commands.verify.strays import added_files, count_strays
+from orchestrator.commands.verify.strays import added_files, count_strays, set_aside
 from orchestrator.config import Job
-from orchestrator.errors import BadInput, Damaged, cut
+from orchestrator.errors import Damaged, cut
 from orchestrator.files import durable
 from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.files.lack import require_enough, require_reachable
@@ -31,12 +31,10 @@ from orchestrator.ledger.artifacts import Artifacts
 from orchestrator.ledger.borders import leading_out
 from orchestrator.ledger.columns import require_bounded, require_masks
 from orchestrator.ledger.ledger import Artifact, State
-from orchestrator.ledger.record_files import Record, read_record, record_numbers
 from orchestrator.ledger.run import Facts
 from orchestrator.models.named import model_digest
 from orchestrator.reports.lineage import follow
 from orchestrator.reports.living import looked_at_again
-from orchestrator.reports.status import open_run
 from orchestrator.rounds.run_files import Gone, RunFiles
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
@@ -86,62 +84,6 @@ def verify(run_dir: Path, show: bool = False, sources: Sources = SOURCES) -> Rep
         Lack: this process has too little memory, or too few open files, to say anything.
     """
     return Verification(run_dir, show, sources).report()
-
-
-class Reading:
-    """A ledger as far as it can be read: the fold of its good records, and what is wrong with the others."""
-
-    def __init__(self, folder: Path) -> None:
-        self.state, self.findings, self._folder = State(), list[str](), folder
-        self.record_of: dict[tuple[str, str, int | None], str] = {}
-        """The record by its kind, its step (or the round of a promotion) and shard."""
-        self.after_promotion: set[str] = set()
-        """Kinds of the records since the last promotion."""
-        self.next = 0
-        numbers = record_numbers(folder)
-        for number in numbers:
-            if number > self.next:
-                last = f" to {self._path(number - 1).name}" if number > self.next + 1 else ""
-                self.findings.append(f"ledger/{self._path(self.next).name}{last}: missing")
-            self._read(number)
-        if not numbers:
-            open_run(folder.parent)  # says what is there instead
-
-    def refresh(self) -> bool:
-        """Read what was appended since; whether that is anything."""
-        before = self.next
-        while os.path.lexists(self._path(self.next)):
-            self._read(self.next)
-        return self.next > before
-
-    def _path(self, number: int) -> Path:
-        return self._folder / f"{number:08d}.json"
-
-    def _read(self, number: int) -> None:
-        path, self.next = self._path(number), number + 1
-        name = f"ledger/{path.name}"
-        try:
-            record = read_record(path, number)
-            self.findings += [f"{name}: {what}" for what in history.out_of_turn(record, self.state)]
-            undue = removals.undue(record, self.state)
-            self.state.apply(record)
-            self.state.discarded.difference_update(undue)  # so it is still looked at
-            self._note(record, name)
-        except BadInput:
-            raise
-        except (Damaged, OSError) as error:
-            require_enough(error)
-            self.findings.append(f"{name}: {str(error).removeprefix(f'{path}: ')}")
-        except Exception as error:  # whatever a stranger writes into a record, the others are still to be checked
-            require_enough(error)
-            self.findings.append(f"{name}: is damaged ({cut(repr(error))})")
-
-    def _note(self, record: Record, name: str) -> None:
-        key = str(record.data.get("round") if record.kind == "promotion" else record.data.get("step"))
-        self.record_of.setdefault((record.kind, key, record.data.get("index")), name)
-        if record.kind == "shard":  # one that was discarded is made again
-            self.record_of[record.kind, key, record.data.get("index")] = name
-        self.after_promotion = set() if record.kind == "promotion" else self.after_promotion | {record.kind}
 
 
 class Verification:
@@ -203,7 +145,7 @@ class Verification:
 
     def _check_files(self, progress: Progress) -> None:
         """Hash every committed file."""
-        artifacts = list(self.state.artifacts())
+        artifacts = [*self.state.artifacts(), *self._set_aside()]
         files = [(artifact, name) for artifact in artifacts for name in artifact.files]
         total = sum(_size(artifact, name) for artifact, name in files)
         bar = progress.add_task("hashing", total=total)
@@ -236,8 +178,13 @@ class Verification:
     def _current(self) -> set[str]:
         """Paths of the artifacts that are committed and not discarded, by the newest state."""
         if self._paths is None or self._paths[0] != self.reading.next:
-            self._paths = (self.reading.next, {artifact.path for artifact in self.state.artifacts()})
+            artifacts = (*self.state.artifacts(), *self._set_aside())
+            self._paths = (self.reading.next, {artifact.path for artifact in artifacts})
         return self._paths[1]
+
+    def _set_aside(self) -> Iterator[Artifact]:
+        """What rollbacks have set aside, as far as `ratchet gc` has not removed it."""
+        return set_aside(self.root, self.state)
 
     def _check_offers(self) -> None:
         """Files of offers that are still to be taken."""

@@ -10,9 +10,10 @@ from orchestrator.ledger import step_facts
 from orchestrator.ledger.kinds import EndState, Kind
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.record_files import Record
+from orchestrator.ledger.rollbacks import round_of
 from orchestrator.records.abstentions import graders_version
 
-_NEEDS_CONFIG = ("offer", "shard", "commit", "promotion", "discard")
+_NEEDS_CONFIG = ("offer", "shard", "commit", "promotion", "rollback", "discard")
 
 
 def out_of_turn(record: Record, state: State) -> Iterator[str]:
@@ -101,7 +102,21 @@ def _end(data: Mapping[str, Any], state: State) -> Iterator[str]:
         yield "says that the run is a fork which was not started, and it is no fork"
 
 
-_CHECKS = {"commit": _commit, "shard": _shard, "promotion": _promotion, "end": _end}
+def _rollback(data: Mapping[str, Any], state: State) -> Iterator[str]:
+    number, promoted = data["round"], [p["round"] for p in state.promotions if p["promoted"]]
+    if number and number not in promoted:
+        yield f"goes back to round {number}, which was not promoted"
+    if number in promoted and f"rounds/{number:02d}/checkpoint" in state.discarded:
+        yield f"goes back to round {number}, whose checkpoint was discarded"
+    later = sorted({n for step in (*state.commits, *state.shards) if (n := round_of(step)) > number})
+    if data["rounds"] != later:
+        yield f"sets aside rounds {data['rounds'] or 'none'}, and those after round {number} are {later or 'none'}"
+    before = str(state.promotions[-1]["reference"]) if state.promotions else None
+    if data["before"] != before and (before is not None or data["before"] not in model_names(state)):
+        yield f"names {data['before']} as the reference before, which it was not"
+
+
+_CHECKS = {"commit": _commit, "shard": _shard, "promotion": _promotion, "rollback": _rollback, "end": _end}
 
 
 _GRADED = ("verdicts", "evaluation", "selection", "regraded", "repeated")
@@ -130,13 +145,18 @@ def untold(
             yield f"{name} is told, and no file says it"
 
 
+_BESIDE = {"claim", "config", "discard", "end"}
+
+
 def current(text: str, state: State, after: set[str]) -> str | None:
     """What is wrong with the file CURRENT, if anything. `after` are the kinds of the records that follow the last
-    promotion: a driver may have died before it wrote the file, and the next one does so at its start."""
+    promotion or rollback: a driver may have died before it wrote the file, and the next one does so at its start."""
+    if state.rolled_back and after <= _BESIDE and text == state.rollbacks[-1].before:
+        return None
     if not state.promotions:
         return f"names {text}, and nothing was promoted" if text else None
     named = [str(promotion["reference"]) for promotion in state.promotions]
-    behind = named[-2:-1] if after <= {"claim", "config", "discard", "end"} else []
+    behind = named[-2:-1] if after <= _BESIDE and not state.rolled_back else []
     return None if text in (named[-1], *behind) else f"names {text}, and the last promotion {named[-1]}"
 
 

@@ -210,13 +210,15 @@ class Recount(Counting):
     def evaluated(self, step: str, folder: str | None = None) -> Facts:
         facts: Facts = {"quarantined": []}
         figures: dict[str, Facts] = {}
-        columns = ["prompt_id", "token_ids", "finish_reason", "verdict", "cause"]
+        columns = ["prompt_id", "token_ids", "finish_reason", "verdict", "cause", "prompt", "gold"]
         commit = self.state.commits[step]
         for file in self.files.all(step) if commit.artifacts else ():
             table = read_table(file, columns=[name for name in columns if name in pq.read_schema(file).names])
-            asked = read_table(self.files.one(f"baseline/prompts/{file.name}"), columns=["prompt_id"])
+            asked = read_table(self.files.one(f"baseline/prompts/{file.name}"), columns=evaluation.QUESTION)
             if sorted(asked["prompt_id"].to_pylist()) != sorted(table["prompt_id"].to_pylist()):
                 raise Damaged(f"{file.name}: its problems are not those of baseline/prompts")
+            if wrong := evaluation.misquoted(table, asked):
+                raise Damaged(f"{file.name}: prompt or gold answer of {wrong[0]!r} is not that of baseline/prompts")
             figures[file.stem] = evaluation.facts_of(table)
             facts["quarantined"] += evaluation.given_up(table)
         facts |= evaluation.by_set(figures)

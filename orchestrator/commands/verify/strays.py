@@ -17,12 +17,20 @@ def count_strays(at: Artifacts, state: State) -> int:
     """How many files of the run are neither records nor committed."""
     # An offer that was not taken lies where it was put.
     offers = [replace(a, path=a.hidden) for offer in state.offers.values() for a in offer.artifacts]
-    places = ((at.place(a), name) for a in (*state.artifacts(), *offers) for name in a.files)
+    known_here = (*state.artifacts(), *offers, *set_aside(at.root, state))
+    places = ((at.place(a), name) for a in known_here for name in a.files)
     known = {(place / name if name else place).absolute() for place, name in places}
     walks = (walk(at.root.absolute() / top) for top in ("baseline", "rounds"))
     found = (Path(here) / name for folders in walks for here, _, names in folders for name in names)
     strays = sum(1 for path in found if path.is_file() and path not in known)
     return strays + len(os.listdir(at.root / "ledger")) - len(record_numbers(at.root / "ledger"))
+
+
+def set_aside(root: Path, state: State) -> Iterator[Artifact]:
+    """What rollbacks have set aside and is still there."""
+    for rollback in state.rollbacks:
+        here = tuple(f"{folder}/" for folder in rollback.folders() if (root / folder).is_dir())
+        yield from (artifact for artifact in rollback.artifacts if artifact.path.startswith(here or "\0"))
 
 
 def added_files(place: Path, artifact: Artifact) -> Iterator[str]:

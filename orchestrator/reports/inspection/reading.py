@@ -3,6 +3,7 @@ become Python objects."""
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.errors import BadInput, Damaged
+from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.ledger import waves
 from orchestrator.ledger.columns import require_columns
 from orchestrator.ledger.ledger import Ledger, State
@@ -56,7 +57,9 @@ class RunReader:
         if number in (there := self.rounds(phase)):
             return number
         named = f"it has those of round {', '.join(map(str, there))}" if there else "no round has any yet"
-        raise BadInput(f"{self.root}: round {number} has no {phase}: {named}")
+        aside = any(number in rollback.rounds for rollback in self.state.rollbacks)
+        gone = f" (a rollback has set round {number} aside)" if aside else ""
+        raise BadInput(f"{self.root}: round {number} has no {phase}{gone}: {named}")
 
     def samples(self, number: int) -> Iterator[pa.Table]:
         """A round's samples with their verdicts, a shard at a time: columns `prompt_id`, `sample`, `verdict`,
@@ -92,34 +95,39 @@ class RunReader:
     def answers(self, number: int, split: str) -> pa.Table | None:
         """The answers to a held-out set by a round's candidate, or by the base model for round 0; None where there are
         none. Columns as `samples`, as far as an evaluation has them."""
-        step = "baseline/evaluation" if number == 0 else round_step(number, "evaluation")
-        file = self._by_name(step).get(f"{split}.parquet")
+        file = self._by_name(_evaluation(number)).get(f"{split}.parquet")
         if file is None:
             return None
         table = self._columns(file, (*_ANSWER, "token_ids"))
         return table.drop_columns("token_ids").append_column("tokens", pc.list_value_length(table["token_ids"]))
 
     def prompts(self, number: int, split: str, wanted: Collection[str]) -> dict[str, dict[str, Any]]:
-        """Text and gold answer of some prompts of a round, by id."""
-        step = round_step(number, "prompts") if split == "train" else "baseline/prompts"
-        file = self._by_name(step).get(f"{split}.parquet")
-        if file is None or not wanted:
+        """Text and gold answer of some prompts of a round, by id. Answers to held-out problems have theirs beside them,
+        but in runs of earlier versions."""
+        if not wanted:
             return {}
+        step, text = round_step(number, "prompts") if split == "train" else "baseline/prompts", "text"
+        file = self._by_name(step).get(f"{split}.parquet")
+        answered = self._by_name(_evaluation(number)).get(f"{split}.parquet") if split != "train" else None
+        if answered and {"prompt", "gold"} <= self._names(answered):
+            file, text = answered, "prompt"
         found: dict[str, dict[str, Any]] = {}
-        for table in self._batches(file, ("prompt_id", "text", "gold")):
+        for table in self._batches(file, ("prompt_id", text, "gold")) if file else ():
             rows = only(table, wanted).to_pylist()
-            found |= {row["prompt_id"]: {"prompt": row["text"], "gold": shown(row["gold"])} for row in rows}
+            found |= {row["prompt_id"]: {"prompt": row[text] or "", "gold": shown(row["gold"] or "")} for row in rows}
             if len(found) == len(wanted):  # which are likely to stand together
                 break
         return found
 
-    def pairs(self, number: int, wanted: Collection[str]) -> list[dict[str, Any]]:
-        """The pairs of some prompts in a round: `pair_id`, `prompt_id`, `chosen_sample`, `rejected_sample`."""
+    def pairs(self, number: int, wanted: Collection[str], most: int | None = None) -> list[dict[str, Any]]:
+        """The pairs of some prompts in a round, at most so many: `pair_id`, `prompt_id`, `chosen_sample`,
+        `rejected_sample`."""
         found: list[dict[str, Any]] = []
         for file in self.files(round_step(number, "pairs")) if wanted else ():
-            with pq.ParquetFile(file) as parquet:
+            with _readable(file), pq.ParquetFile(file) as parquet:
                 for group in _groups_with(file, wanted):
-                    found += only(_of_group(parquet, group, _PAIR), wanted).to_pylist()
+                    left = None if most is None else most - len(found)
+                    found += only(_of_group(parquet, group, _PAIR), wanted).slice(0, left).to_pylist()
         return found
 
     def rows(self, step: str, names: Sequence[str]) -> Iterator[pa.Table]:
@@ -145,17 +153,51 @@ class RunReader:
 
     def _columns(self, file: Path, names: Sequence[str]) -> pa.Table:
         """These columns; one that the file of an earlier version lacks is null."""
+        there = self._names(file)
+        return _with_nulls(table_of(file, [name for name in names if name in there]), names)
+
+    def _names(self, file: Path) -> set[str]:
         require_columns(file, self.root)
-        there = set(pq.read_schema(file).names)
-        return _with_nulls(read_table(file, [name for name in names if name in there]), names)
+        with _readable(file):
+            return set(pq.read_schema(file).names)
 
     def _batches(self, file: Path, names: Sequence[str]) -> Iterator[pa.Table]:
         """The same, some rows at a time."""
         require_columns(file, self.root)
-        with pq.ParquetFile(file) as parquet:
+        with _readable(file), pq.ParquetFile(file) as parquet:
             there = set(parquet.schema_arrow.names)
             for batch in parquet.iter_batches(ROWS_A_GROUP, columns=[name for name in names if name in there]):
                 yield _with_nulls(pa.Table.from_batches([batch]), names)
+
+
+def _evaluation(number: int) -> str:
+    return round_step(number, "evaluation") if number else "baseline/evaluation"
+
+
+def table_of(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A committed file, or these of its columns.
+
+    Raises:
+        Damaged: it cannot be read.
+        OSError: it is not there, or may not be read.
+    """
+    with _readable(file):
+        return read_table(file, columns)
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Around the reading of a committed file; raises as `table_of`."""
+    try:
+        yield
+    except MemoryError:  # which is one of Arrow's exceptions, too, and no word about the file
+        raise
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise Damaged(
+            f"{file}: cannot be read ({first_line(error)}). `ratchet verify` names all that is wrong."
+        ) from error
 
 
 def only(table: pa.Table, wanted: Collection[str], column: str = "prompt_id") -> pa.Table:

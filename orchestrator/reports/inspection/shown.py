@@ -21,10 +21,11 @@ _MOST_LINES = 12
 
 
 class Pages:
-    """Documents as pages; with `full` every text stands there in full, otherwise its first and last lines."""
+    """Documents as pages; with `full` every text stands there in full, otherwise its first and last lines. They are
+    `wrapped` to the width of a terminal, or have each line of a text as one line."""
 
-    def __init__(self, full: bool) -> None:
-        self._full = full
+    def __init__(self, full: bool, wrapped: bool = True) -> None:
+        self._full, self._wrapped = full, wrapped
 
     def samples(self, found: Document) -> RenderableType:
         """`views.samples`."""
@@ -137,6 +138,8 @@ class Pages:
         if not self._full and len(lines) > _MOST_LINES:
             half = _MOST_LINES // 2
             lines = [*lines[:half], f"… {len(lines) - 2 * half} more lines (--full) …", *lines[-half:]]
+        if not self._wrapped:  # rich cuts what it pads and may not wrap
+            return Text("\n".join(f"    {each}" for each in lines), style)
         return Padding(Text("\n".join(lines), style), (0, 0, 0, 4), expand=False)
 
 
@@ -171,7 +174,7 @@ def _sample(number: int | None) -> str:
 
 def _updates(updates: list[int] | None) -> str:
     if updates is None:
-        return "no update used it yet"
+        return "no update is known to have used it"
     if not updates:
         return "no update used it"
     return f"used by update{'s' if len(updates) > 1 else ''} {', '.join(map(str, updates))} of the round's training"

@@ -1,5 +1,5 @@
-"""report.html, assembled: one file that asks no network for anything, and in which nothing that a run holds can become
-markup or code. Derived, like report.md: delete it, and it is made again.
+"""report.html, and the page of a comparison, assembled: one file that asks no network for anything, and in which
+nothing that a run holds can become markup or code. Derived, like report.md: delete it, and it is made again.
 
 What the run says goes into a data block as gzip in base64, whose letters end no element; the script shows it by
 `textContent` alone. A policy in the page (Content Security Policy Level 3) lets run only the very script and style that
@@ -14,7 +14,7 @@ import hashlib
 import html
 import importlib.resources
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -31,7 +31,7 @@ from orchestrator.text.shown import as_json, line
 
 NAME = "report.html"
 """In the run's folder."""
-SCRIPTS = ("text.js", "charts.js", "samples.js", "page.js")
+SCRIPTS = ("text.js", "charts.js", "common.js", "samples.js", "page.js")
 """In the order in which they stand in the page."""
 
 
@@ -63,19 +63,24 @@ def document(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger | N
 
 def page(told: Document) -> bytes:
     """The page of a document, in UTF-8."""
-    style, script = _part("page.css"), "".join(map(_part, SCRIPTS))
+    return assembled("page.html", SCRIPTS, told["figures"]["name"], told)
+
+
+def assembled(frame: str, scripts: Sequence[str], title: str, told: Document) -> bytes:
+    """A page in UTF-8: a frame of this folder with its title, the style, these scripts and the data that they show."""
+    style, script = _part("page.css"), "".join(map(_part, scripts))
     data = base64.b64encode(gzip.compress(as_json(told, indent=None).encode("ascii"), 6, mtime=0)).decode("ascii")
     filled = {
         "POLICY": (
             f"default-src 'none'; script-src '{_digest(script)}'; style-src '{_digest(style)}'; "
             "base-uri 'none'; form-action 'none'"
         ),
-        "TITLE": html.escape(line(told["figures"]["name"])),
+        "TITLE": html.escape(line(title)),
         "STYLE": style,
         "SCRIPT": script,
         "DATA": data,
     }
-    return re.sub("@([A-Z]+)@", lambda found: filled[found[1]], _part("page.html")).encode()
+    return re.sub("@([A-Z]+)@", lambda found: filled[found[1]], _part(frame)).encode()
 
 
 def _digest(text: str) -> str:

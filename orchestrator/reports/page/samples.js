@@ -5,7 +5,6 @@ const CHECKS = ["paired", "allwrong"];
 const OPEN = ["problem", "in", "at", "pair", "of"];
 const PAGE = 100;
 const SPLITS = { train: "training", gate: "gate", test: "test" };
-const byId = (id) => document.getElementById(id);
 
 class Samples {
   constructor(answers, folder) {
@@ -274,58 +273,4 @@ function sampleKey(round, problem, sample) {
 function isOpen(row, asked) {
   const at = row.sample === null ? `${row.round}` : `${row.round}.${row.sample}`;
   return row.problem === asked.problem && row.split === asked.in && at === asked.at;
-}
-
-function grouped(rows, key) {
-  const groups = new Map();
-  for (const row of rows) {
-    const name = key(row);
-    const group = groups.get(name);
-    if (group) group.push(row);
-    else groups.set(name, [row]);
-  }
-  return groups;
-}
-
-function distinct(rows, name) {
-  return [...new Set(rows.map((row) => row[name]))].filter((value) => value !== null).sort();
-}
-
-function options(name, none, values) {
-  byId(`f-${name}`).replaceChildren(...[["", none], ...values].map(([value, text]) => {
-    const option = el("option", {}, plain(text));
-    option.value = value;
-    return option;
-  }));
-}
-
-function verdictOf(row) {
-  return el("span", { class: `badge ${["correct", "wrong"].includes(row.verdict) ? row.verdict : "ungradable"}` }, said(plain(row.verdict)));
-}
-
-function flipOf(row) {
-  return row.flip ? el("span", { class: `badge ${row.flip}` }, row.flip) : null;
-}
-
-// What was extracted by which rule, and why the verdict is what it is.
-function why(row) {
-  const parts = [];
-  if (row.extracted !== null) parts.push(el("span", {}, "reads ", el("code", { dir: "auto" }, said(plain(row.extracted))), row.rule ? [" by ", ...said(plain(row.rule))] : null));
-  for (const reason of [row.cause, row.reason]) if (reason) parts.push(el("span", {}, said(plain(reason))));
-  if (row.finish_reason === "length" && row.cause !== "truncated") parts.push(el("span", {}, "truncated"));
-  return parts.length ? el("p", { class: "why" }, parts.flatMap((part, at) => (at ? [", ", part] : [part]))) : null;
-}
-
-function written(text) {
-  return el("pre", { class: "text", dir: "auto" }, said(text));
-}
-
-function prompt(problem) {
-  if (!problem) return [];
-  const gold = problem.gold === null ? null : el("p", {}, "gold answer ", el("code", { dir: "auto" }, said(plain(problem.gold))));
-  return [el("pre", { class: "text prompt", dir: "auto" }, said(problem.prompt)), gold].filter(Boolean);
-}
-
-function absent(what, command) {
-  return el("p", {}, `${what}: `, el("code", {}, said(command)), " shows it.");
 }

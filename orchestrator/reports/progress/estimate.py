@@ -41,10 +41,18 @@ class Durations:
                 number = int(record.data["round"])
                 self._add(number, GATE, took)
                 self._over.add(number)
+            elif record.kind == "rollback":
+                self._forget(int(record.data["round"]))
 
     def _add(self, number: int, phase: str, seconds: float) -> None:
         by_phase, phase = self._seconds.setdefault(number, {}), timed_as(phase)
         by_phase[phase] = by_phase.get(phase, 0.0) + seconds
+
+    def _forget(self, last: int) -> None:
+        """What follows a round was set aside."""
+        self._seconds = {number: by_phase for number, by_phase in self._seconds.items() if number <= last}
+        self._over = {number for number in self._over if number <= last}
+        self._foreign = {number for number in self._foreign if number <= last}
 
     def of(self, number: int) -> float | None:
         """What a round took this run, so far; None where another run has done a part of it."""

@@ -10,7 +10,7 @@ from orchestrator.reports.lineage import Trail
 from orchestrator.reports.sampled import SAMPLES
 from orchestrator.rounds import space
 from orchestrator.sources.lineage import SAMPLED
-from orchestrator.sources.source import Source
+from orchestrator.sources.source import Drawn, Source, sampled
 from orchestrator.sources.steps import lineage, pairs, recount
 
 _TOKENS_A_MARKER = 4  # "\nStep 2:"
@@ -21,13 +21,27 @@ def _rows(job: Job, number: int, problems: space.Sizes) -> tuple[int, int]:
     settings, text = Steps.of(job), job.generate.max_tokens * space.BYTES_A_TOKEN
     num_prompts, prompt = space.prompted(job, number, problems)
     errors = num_prompts * at_round(job.generate.samples, number)
-    # A step has its marker at least.
-    levels = math.ceil(math.log2(max(2, job.generate.max_tokens / _TOKENS_A_MARKER)))
+    levels = _levels(job)
     drawn = errors * (levels * settings.rollouts + settings.rectifications)
     prefixes = errors * (levels + 1) * (prompt + text)
     copied = errors * (1 + settings.rollouts + settings.rectifications) * (prompt + 2 * text)
     made, written = space.sampled(job, number, problems)
     return made, written + drawn * (text + space.BYTES_A_VERDICT) + prefixes + copied
+
+
+def _levels(job: Job) -> int:
+    """Prefixes of an answer that are continued to find its first wrong step. A step has its marker at least."""
+    return math.ceil(math.log2(max(2, job.generate.max_tokens / _TOKENS_A_MARKER)))
+
+
+def _drawn(job: Job, number: int, problems: space.Sizes) -> list[Drawn]:
+    """As `_rows`: were every sample wrong."""
+    settings, [drawn], levels = Steps.of(job), sampled(job, number, problems), _levels(job)
+    found = [drawn]
+    if settings.localiser == "rollouts":
+        searched = drawn.samples * levels
+        found.append(Drawn("search", searched * settings.rollouts, drawn.max_tokens, searched))
+    return [*found, Drawn("rectify", drawn.samples * settings.rectifications, drawn.max_tokens, drawn.samples)]
 
 
 _REPORTED = (
@@ -59,4 +73,5 @@ SOURCE = Source(
     recounted=recount.RECOUNTED,
     disk=space.Disk(_rows),
     reported=Reported([SAMPLES, _FIRST_WRONG_STEPS]),
+    drawn=_drawn,
 )

@@ -25,7 +25,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def made_up(name: str, solved_by: str) -> Side:
     """Of problems 0 to 9, those that are named."""
     answers = {(str(n), ""): str(n) in solved_by for n in range(10)}
-    return Side(name, 1, {"method": "irpo", "loss": {"beta": 0.1}}, {}, answers, 3)
+    return Side(name, Path(name), 1, {"method": "irpo", "loss": {"beta": 0.1}}, {}, answers, 3)
 
 
 def test_a_paired_test_counts_what_one_alone_solves() -> None:
@@ -38,7 +38,9 @@ def test_a_paired_test_counts_what_one_alone_solves() -> None:
 
 def test_problems_are_the_same_by_their_text() -> None:
     left, right = made_up("a", "01"), made_up("b", "12")
-    other = Side("b", 1, right.job, {}, {(f"{text}?", gold): said for (text, gold), said in right.solved.items()}, 3)
+    other = Side(
+        "b", Path("b"), 1, right.job, {}, {(f"{text}?", gold): said for (text, gold), said in right.solved.items()}, 3
+    )
     assert paired(left, other).shared == 0 and paired(left, other).p_value == 1.0
 
 

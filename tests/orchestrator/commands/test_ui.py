@@ -11,8 +11,9 @@ import pytest
 
 from orchestrator.commands import track, ui
 from orchestrator.errors import BadInput
-from orchestrator.tracking import cursor, links
-from orchestrator.tracking.cursor import Cursor
+from orchestrator.reports import links
+from orchestrator.reports import tracked as cursor
+from orchestrator.reports.tracked import Cursor
 from orchestrator.tracking.tracker import default_address
 from tests.support.sample_run import SampleRun
 

@@ -73,6 +73,7 @@ EXAMPLES = {
     "judge.base_url": ["judge={model: m, base_url: 'http://evil/v1'}"],
     "judge.api_key_env": ["judge={model: m, api_key_env: AWS_SECRET_ACCESS_KEY}"],
     "tracking.uri": ["tracking.uri=http://evil"],
+    "tracking.sinks": ["tracking.sinks=[wandb]"],
     "cluster.address": ["cluster.address='ray://evil:10001'"],
     "model": ["model=../outside/model"],
     "reference": ["reference=../outside/model"],

@@ -91,7 +91,7 @@ class On(RealWorkers):
 ON_CPU = {
     "train": {
         **{"device": "cpu", "train.attention": "matmul", "train.ranks": 1, "train.zero": 1},
-        **{"train.tokens_per_microbatch": 4096, "train.activation_checkpointing": False},
+        **{"train.tokens_per_microbatch": 4096, "train.activation_checkpointing": False, "train.compile": False},
     },
     "generate": {"device": "cpu", "generate.engines": 1, "generate.tensor_parallel": 1, "generate.dtype": "own"},
 }
@@ -130,6 +130,20 @@ def test_what_is_set_is_as_it_is_set(tmp_path: Path, override: str, key: str) ->
     workers = On(load_job(make_project(tmp_path), [override]).job, cpus=8, gpus=1)
     assert str(workers.execution("train")[key]) == override.partition("=")[2]
     assert all(key not in said["settings"] for said in workers.recorded)
+
+
+@pytest.mark.parametrize("kernel", ["flex", "varlen"])
+def test_a_kernel_for_gpus_is_refused_where_there_are_none(tmp_path: Path, kernel: str) -> None:
+    job = load_job(make_project(tmp_path), [f"train.attention={kernel}"]).job
+    assert On(job, cpus=8, gpus=1).execution("train")["train.attention"] == kernel
+    with pytest.raises(BadInput, match=rf"^train\.attention: {kernel} needs GPUs, and there are none: set it to auto"):
+        On(job, cpus=8).execution("train")
+
+
+@pytest.mark.parametrize(("override", "compiled"), [("train.zero=2", True), ("train.zero=3", False)])
+def test_whether_layers_are_compiled_is_recorded(tmp_path: Path, override: str, compiled: bool) -> None:
+    job = load_job(make_project(tmp_path), ["train.compile=true", override]).job
+    assert On(job, cpus=8).execution("train")["train.compile"] is compiled
 
 
 @pytest.mark.parametrize(("ranks", "nodes", "cpus", "cores"), [(1, 2, 1, 1), (2, 2, 1, 1), (1, 3, 4, 4), (6, 2, 8, 2)])

@@ -93,7 +93,7 @@ def test_a_later_input_counts_only_where_it_is_set() -> None:
 
 def test_a_recipe_counts_what_it_counted() -> None:
     inputs = {"train": Fields(Train(zero=2), {"learning_rate": 1e-6}), "judge": Unseen(1), "by": Version("v", 3)}
-    later = {"save_every", "save_minutes", "stall_timeout", "chunk_logits"}
+    later = {"save_every", "save_minutes", "stall_timeout", "chunk_logits", "compile", "overlap"}
     train = Train(zero=2).model_dump(mode="json", exclude=later)
     nulls = {"ranks": 1, "tokens_per_microbatch": 4096, "activation_checkpointing": False}
     one = durable.fingerprint({"train": train | nulls | {"learning_rate": 1e-6}})
@@ -122,7 +122,7 @@ ALL_SET: dict[str, Any] = {
     "train": Train(
         **{"ranks": 2, "zero": 3, "attention": "sdpa", "offload_optimizer": True, "tokens_per_microbatch": 64},
         **{"activation_checkpointing": True, "save_every": 3, "save_minutes": 1, "stall_timeout": 9, "epochs": 2},
-        **{"chunk_logits": 5},
+        **{"chunk_logits": 5, "compile": True, "overlap": True},
     ),
     "grade": Grade(processes=2, strict=False),
     "judge": Judge(

@@ -260,6 +260,8 @@ def test_imitation_compares_with_nothing(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"`reference: ref` names a model that nothing is compared with"):
         load_job(job)
     load_job(job, ["reference=base"])
+    with pytest.raises(BadInput, match=r"compared with: `loss\.form: simpo` reads none\. Leave `reference` out, or"):
+        load_job(with_reference(tmp_path, loss={"form": "simpo"}))
     load_job(with_reference(tmp_path, loss={"dpo": [0, 1], "nll": 1}))  # from round 2 on it is
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import RatchetError
-from orchestrator.tracking.mlflow import Sink
+from orchestrator.tracking.mlflow import MlflowSink
 
 EXPERIMENT = {
     "experiment_id": "1",
@@ -51,4 +51,4 @@ def address() -> Iterator[str]:
 
 def test_pages_without_an_end_are_no_endless_loop(address: str, tmp_path: Path) -> None:
     with pytest.raises(RatchetError, match="one page of runs again and again"):
-        Sink(address, None, "irpo", "run-1", tmp_path)
+        MlflowSink(address, None, "irpo", "run-1", tmp_path)

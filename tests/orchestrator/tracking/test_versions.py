@@ -104,6 +104,21 @@ def test_a_checkpoint_that_was_removed_is_marked(folder: Path, by: str) -> None:
     assert "cannot be loaded" in versions["1"].description and "from_pretrained" not in versions["1"].description
 
 
+def test_aliases_go_back_with_a_rollback(folder: Path) -> None:
+    run = three_rounds(folder / "back")
+    sync(run.root)
+    run.claim()
+    data = {"round": 1, "before": "rounds/02/checkpoint", "rounds": [2, 3]}
+    run.ledger.append("rollback", data)  # type: ignore[arg-type]
+    for _ in range(2):  # also where all is told from the beginning
+        sync(run.root)
+        assert aliases(folder, "back") == {"candidate": "1", "champion": "1", "reference": "1"}
+        (run.root / "tracking.json").unlink()
+    versions = {v.tags["ratchet.round"]: v for v in client(folder).search_model_versions("name = 'back'")}
+    assert {number: v.tags["ratchet.removed"] for number, v in versions.items()} == {"1": "no", "2": "yes", "3": "yes"}
+    assert "ratchet rollback" in versions["2"].description
+
+
 def test_paths_follow_a_run_that_was_moved(folder: Path) -> None:
     run = three_rounds(folder / "moved")
     sync(run.root)

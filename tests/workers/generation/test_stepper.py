@@ -58,6 +58,19 @@ def test_outputs_come_as_they_are_finished() -> None:
     assert list(stepper.outputs([])) == []
 
 
+def test_what_one_step_finishes_goes_to_each_that_asked_for_it_in_order() -> None:
+    stepper, both = Stepper(CountingEngine()), threading.Barrier(2)
+
+    def ask(name: str) -> list[tuple[int, str]]:
+        both.wait()
+        asked = [(f"{name}{place}", 2 + place % 2) for place in range(6)]
+        return [(place, output.text) for place, output in stepper.outputs(asked)]
+
+    with ThreadPoolExecutor(2) as threads:
+        found = dict(zip("ab", threads.map(ask, "ab"), strict=True))
+    assert found == {name: [(place, f"{name}{place}") for place in (0, 2, 4, 1, 3, 5)] for name in "ab"}
+
+
 def test_a_refused_request_harms_no_other() -> None:
     stepper = Stepper(CountingEngine(), KeyError, TooLong)
     with pytest.raises(RequestRefused, match="too long"):

@@ -14,7 +14,7 @@ transformers = pytest.importorskip("transformers")
 import numpy as np  # noqa: E402
 
 from benchmarks import models  # noqa: E402
-from workers.numerics import agreement, attention, batching, layout, tiny  # noqa: E402
+from workers.numerics import agreement, batching, layout, limits, tiny  # noqa: E402
 from workers.numerics.agreement import LIMIT, check_agreement  # noqa: E402
 from workers.numerics.attention import UnsupportedModel  # noqa: E402
 from workers.numerics.batching import PairTokens  # noqa: E402
@@ -205,13 +205,13 @@ def pack_of(*lengths: int) -> layout.Pack:
 def test_a_pack_within_the_original_context_is_right_and_one_beyond_it_is_refused(kind: str) -> None:
     family, settings, original = ROPES[kind]
     model = make(family, num_hidden_layers=2, **{k: v for k, v in settings.items() if k != "num_hidden_layers"})
-    assert attention.rope_limit(model.config) == (original, kind)
+    assert limits.rope_limit(model.config) == (original, kind)
     scorer = PackScorer(model)
     with torch.no_grad():
         short = scorer(pack_of(10))[0]
         assert scorer(pack_of(10, 16))[0] == pytest.approx(float(short), rel=1e-5)
         with pytest.raises(UnsupportedModel, match=rf"17 tokens.*beyond 16 tokens.*\({kind}\).*train\.max_tokens: 16"):
             scorer(pack_of(10, 17))
-    limit = attention.path_limit(make("mistral", sliding_window=8, num_hidden_layers=1).config)
+    limit = limits.path_limit(make("mistral", sliding_window=8, num_hidden_layers=1).config)
     assert limit is not None and limit[0] == 8
-    assert attention.path_limit(make("llama", num_hidden_layers=1).config) is None
+    assert limits.path_limit(make("llama", num_hidden_layers=1).config) is None

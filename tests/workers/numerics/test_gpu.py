@@ -53,10 +53,12 @@ def make_pairs(seed: int, num_prompts: int, longest: int) -> list[PairTokens]:
     return pairs
 
 
-def step(model: Any, implementation: str, pairs: list[PairTokens], budget: int) -> tuple[float, dict[str, Any]]:
+def step(
+    model: Any, implementation: str, pairs: list[PairTokens], budget: int, compiled: bool = False
+) -> tuple[float, dict[str, Any]]:
     """Loss summed over pairs and gradients of one step over micro-batches."""
     model.zero_grad(set_to_none=True)
-    scorer = PackScorer(model, implementation)
+    scorer = PackScorer(model, implementation, compiled=compiled)
     (share,) = batching.divide_batch(pairs, range(len(pairs)), budget, 1)
     batches = [layout.micro_batch(trees).to(model.device) for trees in share]
     references = [torch.full((len(batch.keys),), -10.0) for batch in batches]
@@ -77,6 +79,30 @@ def test_flex_equals_sdpa_in_loss_and_gradient(num_prompts: int, longest: int, b
     pairs = make_pairs(longest, num_prompts, longest)
     loss, wanted = step(model, attention.SDPA, pairs, budget)
     found_loss, found = step(model, attention.FLEX, pairs, budget)
+    assert found_loss == pytest.approx(loss, rel=1e-4)
+    scale = max(float(g.abs().max()) for g in wanted.values())
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-2, atol=1e-3 * scale, msg=name)
+
+
+def test_varlen_equals_sdpa_in_loss_and_gradient() -> None:
+    """In bfloat16, which its kernel takes alone: no farther from float32 than sdpa is, but for chance."""
+    pairs = make_pairs(5, 4, 300)
+    exact, wanted = step(make_model(), attention.SDPA, pairs, 2000)
+    off = {}
+    for kernel in (attention.SDPA, attention.VARLEN):
+        loss, found = step(make_model(torch.bfloat16), kernel, pairs, 2000)
+        assert loss == pytest.approx(exact, rel=0.02)
+        off[kernel] = sum(float((found[name].float() - g).norm() / g.norm()) for name, g in wanted.items())
+    assert off[attention.VARLEN] < 1.5 * off[attention.SDPA]
+
+
+@pytest.mark.parametrize("implementation", [attention.SDPA, attention.FLEX])
+def test_compiled_layers_equal_others_in_loss_and_gradient(implementation: str) -> None:
+    torch.backends.cuda.matmul.allow_tf32 = False
+    pairs = make_pairs(6, 4, 300)
+    loss, wanted = step(make_model(), implementation, pairs, 2000)
+    found_loss, found = step(make_model(), implementation, pairs, 2000, compiled=True)
     assert found_loss == pytest.approx(loss, rel=1e-4)
     scale = max(float(g.abs().max()) for g in wanted.values())
     for name, gradient in wanted.items():

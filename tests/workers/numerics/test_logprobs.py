@@ -13,7 +13,7 @@ from hypothesis import given, settings  # noqa: E402
 from hypothesis import strategies as st  # noqa: E402
 
 from orchestrator.config import RoundLoss  # noqa: E402
-from workers.numerics import attention, batching, layout  # noqa: E402
+from workers.numerics import attention, batching, layout, limits  # noqa: E402
 from workers.numerics.attention import UnsupportedModel  # noqa: E402
 from workers.numerics.batching import PairTokens  # noqa: E402
 from workers.numerics.logprobs import (  # noqa: E402
@@ -281,17 +281,17 @@ def test_soft_caps_and_scales_are_applied_and_attention_caps_refused() -> None:
 
 def test_a_path_beyond_the_sliding_window_is_refused_and_one_within_is_not() -> None:
     config = make_model("mistral", sliding_window=16).config
-    attention.check_window(config, 16)
+    limits.check_window(config, 16)
     with pytest.raises(UnsupportedModel, match=r"17 tokens.*window is 16.*train\.max_tokens: 16"):
-        attention.check_window(config, 17)
-    attention.check_window(make_model("qwen2", sliding_window=16, use_sliding_window=False).config, 99)
+        limits.check_window(config, 17)
+    limits.check_window(make_model("qwen2", sliding_window=16, use_sliding_window=False).config, 99)
 
 
 def test_models_that_carry_state_are_refused() -> None:
     config = transformers.LlamaConfig(**SIZES)
     config.layer_types = ["full_attention", "linear_attention"]
     with pytest.raises(UnsupportedModel, match="linear_attention carry state"):
-        attention.attention_window(config)
+        limits.attention_window(config)
 
 
 def test_dropout_is_switched_off_before_the_model_is_built() -> None:

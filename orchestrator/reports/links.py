@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from urllib.parse import quote
 
+from orchestrator.config import Tracking
+
 PLAIN = "?workflowType=machine_learning"
 """Without it MLflow 3.17 opens its pages for traces of agents, which are empty here."""
 
@@ -21,6 +23,11 @@ def experiment_page(server: str, experiment_id: str) -> str:
 
 def _runs(server: str, experiment_id: str) -> str:
     return f"{server.rstrip('/')}/#/experiments/{quote(experiment_id, safe='')}/runs"
+
+
+def project_of(tracking: Tracking, run_dir: Path) -> str:
+    """The project that a run is told in to stores that have no experiments."""
+    return tracking.experiment or project(run_dir)
 
 
 def project(run_dir: Path) -> str:
