@@ -27,6 +27,7 @@ _HELD_OUT = 0.6
 """Share of the cap that answers to gate and test problems may take where a round has samples or pairs."""
 _SPLITS = ("gate", "test")
 _TOLD = ("verdict", "cause", "rule", "extracted", "reason", "finish_reason", "tokens", "text")
+_COLUMNS = ("round", "split", "problem", "sample", "flip", *_TOLD)
 _TEXTS = ("rule", "extracted", "reason", "text")
 GONE = (OSError, ValueError, pa.ArrowException, RatchetError)
 """What reading a damaged or half-removed run raises."""
@@ -42,7 +43,8 @@ class Answers:
         self._reader, self._cap = reader, cap
         self._told = rounds(reader.state)
         self._problems: dict[tuple[str, str], Document] = {}
-        self._rows: list[Document] = []
+        self._rows: list[list[Any]] = []
+        """Of `_COLUMNS`: there may be a hundred thousand."""
         self._pairs: list[Document] = []
         self._size = 0
         self.left_out: list[str] = []
@@ -62,11 +64,10 @@ class Answers:
                 everything += self._graded(number)
             else:
                 self._try(f"pairs of round {number}", self._written, number, most)
-        columns = ("round", "split", "problem", "sample", "flip", *_TOLD)
         return {
             "problems": list(self._problems.values()),
-            "columns": columns,
-            "samples": [[row.get(name) for name in columns] for row in self._rows],
+            "columns": _COLUMNS,
+            "samples": self._rows,
             "pairs": self._pairs,
             "shown": len(self._rows),
             "all": everything,
@@ -196,7 +197,7 @@ class Answers:
         row |= {"round": number, "split": split, "problem": row["prompt_id"], "flip": flip}
         row |= {name: self._text(row[name]) for name in _TEXTS if name == "text" or row.get(name) is not None}
         self._size += ROW
-        self._rows.append(row)
+        self._rows.append([row.get(name) for name in _COLUMNS])
 
     def _room(self, most: float) -> int:
         """How many rows can fit at most; the last of them does not."""

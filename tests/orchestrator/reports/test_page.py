@@ -23,6 +23,7 @@ from orchestrator.reports.page.page import document, page
 from orchestrator.sources.registry import SOURCES
 from orchestrator.text.shown import text
 from tests.orchestrator.test_cli import ratchet
+from tests.support.preference_stand_ins import PreferenceStandIns, make_stages, right, wrong
 from tests.support.sample_run import SampleRun, two_rounds
 from tests.support.stand_ins import StandIns, make_project, run_job
 
@@ -105,6 +106,18 @@ def test_shards_behind_the_cap_are_not_read(made: Path, tmp_path: Path) -> None:
     assert document(run, SOURCES, cap=1_000) == before
     first.write_bytes(b"torn")
     assert document(run, SOURCES, cap=1_000)["left_out"]
+
+
+def test_pairs_that_came_with_their_texts_are_shown_as_far_as_they_fit(tmp_path: Path) -> None:
+    run_job(make_stages(tmp_path, {"hard": wrong("h", 90), "easy": right("e", 90)}), PreferenceStandIns())
+    whole = document(tmp_path / "run", SOURCES)
+    assert whole["left_out"] == [] and len(whole["answers"]["pairs"]) == 180
+    rows = read_table(tmp_path / "run/rounds/02/pairs/00000.parquet").to_pylist()
+    shown = [pair for pair in whole["answers"]["pairs"] if pair["round"] == 2]
+    sides = ("pair_id", "chosen", "rejected")
+    assert [[pair[side] for side in sides] for pair in shown] == [[row[side] for side in sides] for row in rows]
+    part = document(tmp_path / "run", SOURCES, cap=1_000)["answers"]["pairs"]
+    assert 0 < len(part) < 180 and all(pair in whole["answers"]["pairs"] for pair in part)
 
 
 def test_the_cap_counts_rows_and_all_of_their_texts(made: Path, tmp_path: Path) -> None:
