@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
@@ -13,11 +14,17 @@ from orchestrator.ledger.run import Run
 from orchestrator.records.parquet import read_table
 from orchestrator.rounds.sampling import Slice
 
+if TYPE_CHECKING:
+    from orchestrator.rounds.round import Round
 
-def told(run: Run, number: int, slices: Sequence[Slice]) -> Sequence[Slice]:
+
+def told(round_: Round, slices: Sequence[Slice]) -> Sequence[Slice]:
     """A round's slices with what the newest round before tells of their prompts; a prompt that it has no samples of is
-    taken for a usual one. Unchanged where nothing is told, or no file is there any more."""
-    earlier = (_means(run, f"rounds/{before:02d}/samples") for before in range(number - 1, 0, -1))
+    taken for a usual one. Unchanged where prompts do not come again, or no file is there any more."""
+    run, job = round_.context.run, round_.context.job
+    if round_.split != "train" or job.data.prompts != "same":
+        return slices
+    earlier = (_means(run, f"rounds/{before:02d}/samples") for before in range(round_.number - 1, 0, -1))
     known = next((means for means in earlier if means), None)
     return slices if known is None else [_with(slice_, known, fmean(known.values())) for slice_ in slices]
 

@@ -128,12 +128,11 @@ class Round:
             total = plan.samples * sum(shard.stop - shard.start for shard in shards)
             samples.expect(total, "samples", ["samples"], ["tokens"])
             verdicts.expect(total, "samples", ["correct", "wrong", "ungradable"])
-            again = context.job.data.prompts == "same" and self.split == "train"
             with samples.guarding(), verdicts.guarding():
                 sampling.sample_and_grade_shards(
                     lambda: context.engines(sampled_from, samples.executed),
                     lambda: context.workers.graders(grade),
-                    lengths.told(run, self.number, shards) if again else shards,
+                    lengths.told(self, shards),
                     plan,
                     samples,
                     verdicts,
