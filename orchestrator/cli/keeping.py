@@ -10,6 +10,7 @@ import typer
 from orchestrator.cli.app import Group, RunArgument, interruptible
 from orchestrator.config.places import run_named
 from orchestrator.driver.resume import command
+from orchestrator.errors import BadInput
 from orchestrator.text import terminal
 from orchestrator.text.terminal import echo
 
@@ -50,17 +51,26 @@ def archive(
     "ratchet export runs/irpo my-model",
     "ratchet export runs/irpo@round2 my-model",
     "ratchet export runs/irpo my-pairs --pairs",
+    "ratchet export runs/irpo ORG/NAME --push",
 )
 def export(
     run: Annotated[str, typer.Argument(metavar="RUN[@roundN]", help="Run, and which round's; else its reference")],
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="New folder")],
+    folder: Annotated[str, typer.Argument(metavar="DIR|REPO", help="New folder; with --push a repository, ORG/NAME")],
     pairs: Annotated[bool, typer.Option("--pairs", help="The pairs, as a data set, instead of a model")] = False,
+    to_hub: Annotated[bool, typer.Option("--push", help="To the Hub of HF_ENDPOINT, with its token, private")] = False,
+    public: Annotated[bool, typer.Option("--public", help="With --push: for everybody to see")] = False,
 ) -> None:
-    """Take a checkpoint away, verified and with a model card, or the pairs as a data set."""
+    """Take a checkpoint away, verified and with a model card, or the pairs as a data set; to a folder, or a Hub."""
     from orchestrator.commands.export.command import export_model, export_pairs
+    from orchestrator.commands.export.push import push
 
+    if public and not to_hub:
+        raise BadInput("--public: only what is pushed can be public: add --push, or leave it out")
     with interruptible():
-        echo((export_pairs if pairs else export_model)(run, folder).line())
+        if to_hub:
+            echo(push(run, folder, pairs, public).line())
+        else:
+            echo((export_pairs if pairs else export_model)(run, Path(folder)).line())
 
 
 @keeps.command("ratchet fetch s3://BUCKET/irpo", "ratchet fetch /DISK/irpo runs/irpo")

@@ -81,7 +81,7 @@ def inspect(
     ] = None,
     flipped: Annotated[bool, typer.Option("--flipped", help="Problems won and lost against the reference")] = False,
     checkpoint: Annotated[bool, typer.Option("--checkpoint", help="What the round's checkpoint comes from")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many samples or flips")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=10**9, help="At most so many samples or flips")] = 10,
     full: Annotated[bool, typer.Option("--full", help="Every text in full")] = False,
     as_json: Json = False,
 ) -> None:

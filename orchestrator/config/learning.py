@@ -211,7 +211,8 @@ class Train(Settings):
     with `bf16`, else `sdpa`."""
     compile: Executing[bool] = False
     """Compile the model's layers (torch.compile), which spares passes over memory between products of matrices. It
-    takes minutes at the first start, and on CPU g++. Packs are filled up to a multiple of 128 tokens, of which nothing
+    takes minutes at the first start, and on CPU g++; what is compiled depends on the lengths that a start meets first,
+    and may round otherwise after the next. Packs are filled up to a multiple of 128 tokens, which changes nothing that
     is scored. With `zero: 3`, which gathers weights within a layer, it is left undone."""
     overlap: Executing[bool] = False
     """With `zero: 2` and `3`, let ranks sum up gradients while the backward pass goes on (DeepSpeed's `overlap_comm`),

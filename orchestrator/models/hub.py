@@ -71,7 +71,7 @@ def _commit(hub: Any, model: HubModel, where: str) -> str:
 
 def _why(error: Exception, offline: bool) -> str:
     """What happened, and the cure."""
-    said, status = short(error), _status(error)
+    said, status = short(error), status_of(error)
     if offline:
         return f"HF_HUB_OFFLINE is set while the Hub's cache has no complete copy ({said}). Unset it, or give a folder."
     if status in (401, 403):
@@ -87,7 +87,7 @@ def _why(error: Exception, offline: bool) -> str:
     )
 
 
-def _status(error: BaseException | None) -> int | None:
+def status_of(error: BaseException | None) -> int | None:
     """The HTTP status of an error, or of what it came from."""
     while error is not None:
         if (status := getattr(getattr(error, "response", None), "status_code", None)) is not None:

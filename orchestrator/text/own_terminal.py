@@ -6,9 +6,11 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import signal
 import sys
 import tempfile
-from collections.abc import Iterator
+import termios
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from orchestrator.text.terminal import Lasting
@@ -16,6 +18,8 @@ from orchestrator.text.terminal import Lasting
 _STANDARD = (1, 2)
 _MOST = 1 << 20  # bytes that the file may have before it is emptied
 _PIECE = 1 << 16  # bytes that are handed over at once
+_LOCAL = 3
+"""The place of a terminal's local flags among its attributes."""
 
 
 class OwnTerminal:
@@ -73,12 +77,46 @@ def own_terminal() -> Iterator[OwnTerminal]:
                 stack.callback(_put_back, number, os.dup(number))
                 os.dup2(others.fileno(), number)
         terminal = OwnTerminal(stream, descriptor, others)
+        stack.enter_context(unechoed(descriptor))
         try:
             yield terminal
         finally:
             for act in flush:
                 act()
             stream.flush()
+
+
+@contextlib.contextmanager
+def unechoed(descriptor: int) -> Iterator[None]:
+    """Have a terminal not write what is typed into it, which would shift what is drawn there. Ctrl-C and the like do
+    what they did, and what was typed comes to whoever reads next. Where there is no terminal, nothing is changed. A
+    shell puts it back where this process is killed."""
+    before = _changed(descriptor, lambda flags: flags & ~(termios.ECHO | termios.ECHONL))
+    try:
+        yield
+    finally:
+        if before is not None:
+            echoes = before & (termios.ECHO | termios.ECHONL)
+            _changed(descriptor, lambda flags: flags | echoes)
+
+
+def _changed(descriptor: int, change: Callable[[int], int]) -> int | None:
+    """Change a terminal's local flags, and return those that it had; None where that is not to be done."""
+    # A process in the background must not, and would be stopped; it may have come there between the two lines.
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTTOU})
+    try:
+        with contextlib.suppress(OSError):  # not this session's: no job control
+            if os.tcgetpgrp(descriptor) != os.getpgrp():
+                return None
+        attributes = termios.tcgetattr(descriptor)
+        before: int = attributes[_LOCAL]
+        attributes[_LOCAL] = change(before)
+        termios.tcsetattr(descriptor, termios.TCSADRAIN, attributes)
+        return before
+    except (termios.error, OSError):  # no terminal, or it has gone away
+        return None
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
 
 
 def _put_back(number: int, saved: int) -> None:

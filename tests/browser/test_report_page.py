@@ -9,6 +9,7 @@ import pytest
 
 from orchestrator.reports.page.page import document, page
 from orchestrator.sources.registry import SOURCES
+from tests.support.sample_run import SampleRun
 from tests.support.stand_ins import StandIns, make_project, run_job
 
 pytestmark = pytest.mark.browser
@@ -114,3 +115,20 @@ def test_nothing_is_wider_than_the_window(opened: Any, width: int) -> None:
     opened.set_window_size(width, 900)
     wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert opened.execute_script(wide) <= 0
+
+
+@pytest.mark.parametrize("end", ["failed", None])
+def test_a_run_that_has_nothing_says_so_and_why(browser: Any, tmp_path: Path, end: str | None) -> None:
+    run = SampleRun(tmp_path / "run")
+    run.claim()
+    run.configure()
+    if end:
+        run.end(end, f"the disk is full {HOSTILE}")
+    (file := tmp_path / "page.html").write_bytes(page(document(run.root, SOURCES)))
+    browser.get(file.as_uri())
+    ready(browser)
+    seen = of(browser, "body")[0].text
+    assert "Why: the disk is full </script>" in seen if end else "Why: its driver died without a word" in seen
+    assert "No round has begun yet." in seen and "There are no samples and answers yet." in seen
+    assert "ungradable counts" in seen and "Grading is hidden" not in seen and "Ungradable since" not in seen
+    assert browser.execute_script("return window.obeyed") is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,10 @@ import pyarrow as pa
 
 from orchestrator import config
 from orchestrator.driver.cluster import Cluster
+from orchestrator.driver.load import sampling
+from orchestrator.driver.wiring import RealWorkers
 from orchestrator.errors import RatchetError
+from orchestrator.records.progress import Watch
 from orchestrator.records.rows import PROMPTS, SamplingPlan, Shard
 from tests.support.stand_in_engine import StandInEngine
 from workers.files import write_table
@@ -126,3 +130,22 @@ def train(address: str, folder: str, timeout: float) -> None:
         print(json.dumps({key: facts[key] for key in ("restarts", "resumed_from", "steps")}), flush=True)
     except RatchetError as error:
         print(json.dumps({"code": error.exit_code, "message": str(error)}), flush=True)
+
+
+def looks(address: str, folder: str, timeout: float) -> None:
+    """How busy the nodes are, told a watch until the folder has a file `enough`."""
+    seen: dict[str, set[str]] = {}
+
+    class Seen(Watch):
+        def measure(self, what: str, number: int, values: Mapping[str, float]) -> None:
+            if seen.setdefault(what, set()) != set(values):
+                seen[what] = set(values)
+                print(f"looked at {what}", flush=True)
+
+    place = Path(folder)
+    with cluster_of(address, place, timeout) as cluster, sampling(RealWorkers._loads(cluster), Seen(), 1.0):
+        while not (place / "enough").exists():
+            time.sleep(0.2)
+        seen.clear()
+        time.sleep(10.0)
+    print(json.dumps({"last": {what: sorted(values) for what, values in seen.items()}}))

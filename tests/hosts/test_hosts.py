@@ -236,3 +236,16 @@ def test_an_autoscaler_is_asked_and_waited_for(make: Make, tmp_path: Path) -> No
         driver = begin(hosts.head, log, "reserve", hosts.ray_address, str(tmp_path), 2, 2, 300.0)
         assert outcome(driver, log) == {"placed": [True, True]}
         assert "Ray's autoscaler is asked for more" in log.read_text()
+
+
+def test_the_load_of_every_node_is_told_and_a_node_that_is_gone_holds_nobody_up(make: Make, tmp_path: Path) -> None:
+    with make("head", "one", "two") as hosts:
+        log = tmp_path / "looks.log"
+        driver = begin(hosts.head, log, "looks", hosts.ray_address, str(tmp_path), 120.0)
+        for host in hosts.hosts:
+            says(log, f"looked at nodes/{host.name}-{host.address}", driver)
+        hosts.hosts[-1].crash()
+        (tmp_path / "enough").touch()
+        last = outcome(driver, log)["last"]
+        assert {what.partition("/")[2].partition("-")[0] for what in last} == {"head", "one"}
+        assert all("cpu_utilization_percentage" in values for values in last.values())

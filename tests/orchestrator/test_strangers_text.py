@@ -272,6 +272,7 @@ COMMANDS: dict[str, Callable[[Stage], list[Arguments]]] = {
         ["export", stage.run, stage.folder / f"pairs {NAME}", "--pairs"],
         ["export", stage.folder / NAME, stage.folder / "nothing"],
         ["export", f"{stage.run}@{EVIL}", stage.folder / "nothing"],
+        ["export", stage.run, EVIL, "--push"],
     ],
     "fetch": fetches,
     "ui": lambda stage: [["ui", stage.run], ["ui", stage.folder], ["ui", stage.folder / NAME]],

