@@ -289,6 +289,7 @@ WRITES = {
     "workers/training/rank.py": "what a training failed on, where the driver has looked",
     "orchestrator/commands/compare/command.py": "opened by `inside.open_to_write`",
     "orchestrator/reports/journal.py": "the same",
+    "orchestrator/tracking/tensorboard.py": "opened by `inside.open_to_write`",
     "orchestrator/tracking/versions.py": "a temporary folder of its own, for MLflow",
 }
 
