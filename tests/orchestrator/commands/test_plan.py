@@ -320,3 +320,16 @@ def test_lines_and_json_say_the_same(tmp_path: Path) -> None:
     assert said["cost"] == pytest.approx(3 * said["hours"]) and f"{said['cost']:,.2f} at 3.00 an hour" in told
     assert said["disk"]["need"] == found.need.total and said["machine"] in told
     json.dumps(said)
+
+
+@pytest.mark.full
+def test_a_real_run_takes_what_was_planned_within_the_stated_factors(tmp_path: Path) -> None:
+    """Seconds too: a factor of some is no measure of speed."""
+    from benchmarks import planned as measured
+
+    found = measured.figures(PROJECT / "jobs/irpo.yaml", 1, tmp_path)
+    for name, factor in (("first", measured.FIRST), ("later", measured.LATER)):
+        assert set(found[name]["memory_factor"]) == {"rank", "engine"}
+        assert max(found[name]["memory_factor"].values()) < measured.MEMORY, found[name]
+        assert found[name]["seconds_factor"] < factor, found[name]
+    assert found["later"]["rests_on"] == "the run first"
