@@ -230,6 +230,7 @@ MAY = {
     "orchestrator/driver/cluster.py": "Ray's folders, outside of any run",
     "orchestrator/commands/doctor/command.py": "its own folder for trials",
     "orchestrator/commands/grade/file.py": "the user's output",
+    "orchestrator/commands/export/push.py": "the temporary folder that it has exported to, outside of any run",
     "orchestrator/commands/compare/command.py": "a comparison's own files",
     "orchestrator/tracking/database.py": "MLflow's database, beside the runs, gets its name",
     "orchestrator/ledger/sharing.py": "a copy of its own that came out too long",
@@ -262,6 +263,7 @@ def test_files_go_and_are_renamed_in_few_places() -> None:
 
 WALKS = {
     "orchestrator/commands/export/command.py": "the folder that it has made",
+    "orchestrator/commands/export/push.py": "the temporary folder that it has exported to, outside of any run",
     "orchestrator/files/unfinished.py": "the folder that it builds",
     "orchestrator/ledger/artifacts.py": "what a worker has just written",
 }
