@@ -230,6 +230,7 @@ MAY = {
     "orchestrator/driver/cluster.py": "Ray's folders, outside of any run",
     "orchestrator/commands/doctor/command.py": "its own folder for trials",
     "orchestrator/commands/grade/file.py": "the user's output",
+    "orchestrator/commands/export/command.py": "empty folders that it has made above the export",
     "orchestrator/commands/export/push.py": "the temporary folder that it has exported to, outside of any run",
     "orchestrator/commands/compare/command.py": "a comparison's own files",
     "orchestrator/tracking/database.py": "MLflow's database, beside the runs, gets its name",
