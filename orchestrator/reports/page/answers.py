@@ -25,6 +25,8 @@ LONGEST = 20_000
 """Characters of one text; of a longer one its beginning and end."""
 _HELD_OUT = 0.6
 """Share of the cap that answers to gate and test problems may take where a round has samples or pairs."""
+_PAIRED = 0.1
+"""Share of a round's part of the cap that its samples leave to their pairs."""
 _SPLITS = ("gate", "test")
 _TOLD = ("verdict", "cause", "rule", "extracted", "reason", "finish_reason", "tokens", "text")
 _COLUMNS = ("round", "split", "problem", "sample", "flip", *_TOLD)
@@ -59,8 +61,9 @@ class Answers:
             most = self._size + (self._cap - self._size) // left
             if number in numbers["verdicts"]:
                 kept = set[str]()
-                self._try(f"samples of round {number}", self._sampled, number, most, kept)
-                self._try(f"pairs of round {number}", self._paired, number, kept)
+                left_to_pairs = _PAIRED * max(0, most - self._size)
+                self._try(f"samples of round {number}", self._sampled, number, most - left_to_pairs, kept)
+                self._try(f"pairs of round {number}", self._paired, number, kept, int(left_to_pairs) // ROW + 1)
                 everything += self._graded(number)
             else:
                 self._try(f"pairs of round {number}", self._written, number, most)
@@ -139,7 +142,7 @@ class Answers:
 
     # A round's own samples, or pairs that came without.
 
-    def _sampled(self, number: int, most: int, kept: set[str]) -> int:
+    def _sampled(self, number: int, most: float, kept: set[str]) -> int:
         """Take samples of a round, whole problems, which are noted in `kept`; no more shards are read than that takes.
         Returns how many samples were taken."""
         before = len(self._rows)
@@ -157,9 +160,9 @@ class Answers:
                 break
         return len(self._rows) - before
 
-    def _paired(self, number: int, kept: Collection[str]) -> int:
-        """Take the pairs of a round's problems that samples were taken of."""
-        found = self._reader.pairs(number, kept, self._room(self._cap))
+    def _paired(self, number: int, kept: Collection[str], least: int) -> int:
+        """Take the pairs of a round's problems that samples were taken of: as many as fit, or `least`."""
+        found = self._reader.pairs(number, kept, max(least, self._room(self._cap)))
         self._pairs += [{"round": number, **pair} for pair in found]
         self._size += ROW * len(found)
         return len(found)

@@ -135,6 +135,12 @@ def test_the_cap_counts_rows_and_all_of_their_texts(made: Path, tmp_path: Path) 
     assert len(json.dumps(document(run, SOURCES, cap=100_000)["answers"])) < 200_000
 
 
+def test_samples_that_fill_the_cap_leave_room_for_their_pairs(tmp_path: Path) -> None:
+    run_job(make_project(tmp_path, rounds=1), StandIns())
+    told = document(tmp_path / "run", SOURCES, cap=12_000)["answers"]
+    assert told["shown"] < told["all"] and len(told["pairs"]) > 1
+
+
 @pytest.mark.parametrize("state", ["empty", "claimed", "damaged", "copied", "gone"])
 def test_any_run_has_a_page(made: Path, tmp_path: Path, state: str) -> None:
     run = tmp_path / "run"
