@@ -69,14 +69,14 @@ class RunReader:
             yield from self._samples_of(wave)
 
     def _samples_of(self, folder: str) -> Iterator[pa.Table]:
-        sampled = self._by_name(f"{folder}/samples")
-        for name, file in self._by_name(f"{folder}/verdicts").items():
-            if name not in sampled:
+        sampled = self._by_shard(f"{folder}/samples")
+        for shard, file in self._by_shard(f"{folder}/verdicts").items():
+            if shard not in sampled:
                 continue
-            verdicts, texts = self._columns(file, _VERDICT), self._columns(sampled[name], _SAMPLE)
+            verdicts, texts = self._columns(file, _VERDICT), self._columns(sampled[shard], _SAMPLE)
             for key in ("prompt_id", "sample_index"):
                 if not verdicts[key].equals(texts[key]):
-                    raise Damaged(f"{file}: its verdicts are not in the order of {sampled[name]}")
+                    raise Damaged(f"{file}: its verdicts are not in the order of {sampled[shard]}")
             for column in ("text", "finish_reason", "num_tokens"):
                 verdicts = verdicts.append_column(column, texts[column])
             yield _named(verdicts, sample_index="sample", num_tokens="tokens")
@@ -85,8 +85,8 @@ class RunReader:
         """How many samples of a round are graded whose files are there, by the ledger: none is read."""
         count = 0
         for wave in waves.folders(self.state, f"rounds/{number:02d}"):
-            there = {file.name for file in self._there(f"{wave}/samples")}
-            names = there & {file.name for file in self._there(f"{wave}/verdicts")}
+            sampled = self._by_shard(f"{wave}/samples")
+            names = {file.name for shard, file in self._by_shard(f"{wave}/verdicts").items() if shard in sampled}
             shards = self.state.shards.get(f"{wave}/verdicts", {}).values()
             counted = (shard.facts for shard in shards if Path(shard.artifact.path).name in names)
             count += sum(int(facts.get(verdict, 0)) for facts in counted for verdict in VERDICTS)
@@ -150,6 +150,10 @@ class RunReader:
 
     def _by_name(self, step: str) -> dict[str, Path]:
         return {file.name: file for file in self._there(step)}
+
+    def _by_shard(self, step: str) -> dict[str, Path]:
+        """The files of a step by their shard's number: of verdicts, `00003.1.parquet` was graded again."""
+        return {file.name.partition(".")[0]: file for file in self._there(step)}
 
     def _columns(self, file: Path, names: Sequence[str]) -> pa.Table:
         """These columns; one that the file of an earlier version lacks is null."""
