@@ -1,5 +1,5 @@
-"""`fork`, `rescore`, `grade`, `compare`, `export`, `init` and `report`, killed, interrupted, or on a full disk at any
-of their operations: the same command goes on, and nothing is left behind."""
+"""`fork`, `rescore`, `grade`, `compare`, `export`, `init`, `report`, killed, interrupted, or on a full disk at any of
+their operations: the same command goes on, and nothing is left behind."""
 
 from __future__ import annotations
 

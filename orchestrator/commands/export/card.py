@@ -207,9 +207,9 @@ def _decoding(job: Mapping[str, Any]) -> Document:
 def _published(job: Mapping[str, Any]) -> Document:
     """What of a job decides, without what says more of somebody's machines than of the model: paths are names."""
     told = {key: value for key, value in job.items() if key not in _OF_A_MACHINE}
-    sources: Document = {split: _without_folder(job["data"].get(split)) for split in ("train", "gate", "test")}
-    sources["tests"] = [_without_folder(each) for each in job["data"].get("tests") or ()]
-    told |= {"model": _last(str(job["model"])), "data": {**job["data"], **sources}}
+    sources = {split: _without_folder(job["data"].get(split)) for split in ("train", "gate", "test")}
+    tests = [_without_folder(each) for each in job["data"].get("tests") or ()]
+    told |= {"model": _last(str(job["model"])), "data": {**job["data"], **sources, "tests": tests}}
     told["generate"] = {**job["generate"], "engine": _names_alone(job["generate"].get("engine"))}
     told |= {key: _last(job[key]) for key in ("reference",) if isinstance(job.get(key), str)}
     if steps := job.get("steps"):
