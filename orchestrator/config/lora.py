@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from orchestrator.config.base import Count, NonEmpty, Positive, Settings
 
@@ -29,7 +29,25 @@ class Lora(Settings):
     """What a round starts from. `merge`: a new adapter on the merged weights of the reference. `continue`: the
     reference's adapter goes on, on the base model, so that nothing is rounded by a merge in between."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _others(cls, said: Any) -> Any:
+        for name, words in _NOT_HERE.items() if isinstance(said, dict) else ():
+            if name in said:
+                raise ValueError(f"`{name}`: {words}")
+        return said
 
+
+_QUANTIZED = (
+    "QLoRA keeps the base in 4 bits through bitsandbytes, which is not among Ratchet's packages, so that nothing of it "
+    "was tried here: leave it out, and the base is kept in bfloat16 (`train.precision: bf16`); `train.zero: 3` shares "
+    "it out over the ranks"
+)
+_NOT_HERE = dict.fromkeys(("quantize", "quantization", "qlora", "bits", "load_in_4bit", "load_in_8bit"), _QUANTIZED) | {
+    "dropout": "there is none: log-probabilities of policy and reference are compared, so both must be deterministic; "
+    "leave it out"
+}
+"""Keys that others have, and why there are none."""
 _ENOUGH = 4096
 """A rank above this is taken for a mistake: it is that of whole weights."""
 

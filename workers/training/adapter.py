@@ -54,7 +54,8 @@ def inject(model: nn.Module, lora: Lora) -> None:
     try:
         inject_adapter_in_model(_config(lora), model, low_cpu_mem_usage=True)
     except ValueError as error:
-        names = sorted({name.rpartition(".")[2] for name, module in model.named_modules() if _is_linear(module)})
+        linear = (name for name, module in model.named_modules() if _is_linear(module) and module is not head)
+        names = sorted({name.rpartition(".")[2] for name in linear})
         raise UnsupportedModel(
             f"lora.targets: {lora.targets}: {type(model).__name__} has no layer of such a name that can have an "
             f"adapter; it has {', '.join(names)}"
