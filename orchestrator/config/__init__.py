@@ -8,6 +8,7 @@ from orchestrator.config.base import CountOrZero, Settings, at_round
 from orchestrator.config.data import Data, Example, Source
 from orchestrator.config.job import OWN_REFERENCES, Cluster, Job, Keep, Method, Tracking, is_executing, only_executes
 from orchestrator.config.learning import Loss, Pairs, Promotion, RoundLoss, Rule, Train
+from orchestrator.config.lora import Lora
 from orchestrator.config.sampling import (
     ANSWER_RULES,
     GRADERS,
@@ -39,6 +40,7 @@ __all__ = [
     "Job",
     "Judge",
     "Keep",
+    "Lora",
     "Loss",
     "Method",
     "Pairs",

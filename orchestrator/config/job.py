@@ -28,6 +28,7 @@ from orchestrator.config.base import (
 from orchestrator.config.data import Data
 from orchestrator.config.environment import names, variables
 from orchestrator.config.learning import Loss, Pairs, Promotion, Train
+from orchestrator.config.lora import Lora
 from orchestrator.config.marks import Executing, mark_at
 from orchestrator.config.rules import contradictions
 from orchestrator.config.sampling import Evaluate, Generate, Grade, Judge, Regrade
@@ -180,6 +181,7 @@ class Job(Settings):
     judge: Judge | None = None
     loss: Loss = Loss()
     train: Train = Train()
+    lora: Lora | None = None
     evaluate: Evaluate = Evaluate()
     promotion: Promotion = Promotion()
     keep: Executing[Keep] = Keep()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config.base import at_round
 from orchestrator.config.forms import FORMS
+from orchestrator.config.lora import lora_contradictions
 from orchestrator.config.sources import KINDS
 from orchestrator.config.sources.base import gold_solutions
 
@@ -21,6 +22,7 @@ def contradictions(job: Job) -> Iterator[str]:
     yield from _missing_problems(job)
     yield from _imitation(job)
     yield from _forms(job)
+    yield from lora_contradictions(job)
     yield from job.source.contradictions(job)
     yield from _too_much_of_scores(job)
     for key, grade in (("grade", job.grade), ("regrade.grade", job.regrade.grade if job.regrade else None)):

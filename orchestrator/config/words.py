@@ -122,7 +122,8 @@ def _composite(annotation: Any, limits: dict[str, Any]) -> tuple[str, str]:
 def _union(branches: Sequence[Any]) -> tuple[str, str]:
     some = [branch for branch in branches if branch is not type(None)]
     one, many = _words(some[0], ())
-    if len(some) == 2 and get_origin(_bare(some[1], ())[0]) is list:  # a schedule
+    first = _bare(some[0], ())[0]
+    if len(some) == 2 and get_origin(_bare(some[1], ())[0]) is list and get_origin(first) is not Literal:  # a schedule
         one = f"{one}, or a list of such numbers, one a round"
     elif len(some) == 2:
         other, others = _words(some[1], ())

@@ -18,7 +18,7 @@ from orchestrator.driver.settled import CHECKPOINTING, DTYPE, MICROBATCH, Settle
 from orchestrator.driver.wiring import engine_takes, gpus_here
 from orchestrator.ledger.run import Run
 from orchestrator.models.named import NamedModel
-from orchestrator.models.sizes import size_of
+from orchestrator.models.sizes import size_trained
 from orchestrator.rounds.context import Say
 
 _KEYS = (
@@ -62,7 +62,7 @@ def fitted_job(job: Job, run: Run, model: Path, nodes: Sequence[Gpus], say: Say)
     settled = Settled(kept_of(configs[-1], job) if configs else None)
     device = "cuda" if sum(node.count for node in nodes) else "cpu"
     asked = with_dtype(job, serving_dtype(job, model, lambda: device, settled, say))
-    fitted = Fitted(asked, size_of(model), nodes, *engine_takes(asked), settled, say)
+    fitted = Fitted(asked, size_trained(model, job.lora), nodes, *engine_takes(asked), settled, say)
     return job.model_copy(update={"generate": fitted.generate(), "train": fitted.train()})
 
 

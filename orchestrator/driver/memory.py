@@ -1,5 +1,8 @@
 """How much memory of a device a training rank and an engine take, by part: sums over sizes, in bytes. Pure.
 
+Of an adapter (`lora`) gradients, float32 weights, moments and update are those of its own parameters; the weights are
+all there, frozen.
+
 `python -m benchmarks.memory` holds the sums of a training rank against what a real one keeps, on CPU, and
 `python -m benchmarks.peak` against the most that its process ever holds. P is the number
 of parameters, N that of ranks, T that of tokens in a micro-batch.
@@ -83,18 +86,20 @@ def rank_memory(size: ModelSize, settings: Train, ranks: int, stage: int) -> Ran
     p, wide = size.parameters, settings.precision == "fp32"
     autocast = stage == 0 and not wide
     share = -(-p // ranks) if stage else p
+    trained = size.trained
+    own = -(-trained // ranks) if stage else trained
     number = 4 if wide or autocast else 2
     weights = number * (share + min(p - share, _GATHERED)) if stage == 3 else number * p
-    buckets = (2 + settings.overlap) * number * min(p, _BUCKET) if stage >= 2 else 0
-    gradients = 4 * (p if stage == 0 or (stage == 1 and not wide) else share)
+    buckets = (2 + settings.overlap) * number * min(trained, _BUCKET) if stage >= 2 else 0
+    gradients = 4 * (trained if stage == 0 or (stage == 1 and not wide) else own)
     host = settings.offload_optimizer and stage > 0
     return RankMemory(
         weights=weights,
         gradients=gradients,
         buckets=buckets,
-        masters=0 if stage == 0 or host else 4 * share,
-        moments=0 if host else 8 * share,
-        update=0 if host else 4 * share,
+        masters=0 if stage == 0 or host else 4 * own,
+        moments=0 if host else 8 * own,
+        update=0 if host else 4 * own,
         **_passes(size, settings, 4 if wide else 2, 2 * p if autocast else 0),
     )
 

@@ -56,6 +56,7 @@ def request(job: Job, models: Mapping[str, Path]) -> dict[str, Any]:
     return {
         "models": {key: str(folder) for key, folder in models.items()},
         "activation_checkpointing": job.train.activation_checkpointing,  # null may come to either
+        "lora": job.lora and job.lora.model_dump(mode="json"),
         "paths": paths,
         "engine": None if own_context else {"key": "generate.max_model_len", "tokens": job.generate.max_model_len},
     }

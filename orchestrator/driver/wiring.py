@@ -28,7 +28,7 @@ from orchestrator.driver.turns import ENGINES, RANKS, Turns
 from orchestrator.errors import BadInput, last_line
 from orchestrator.ledger.run import Facts
 from orchestrator.models.named import model_digest
-from orchestrator.models.sizes import ModelSize, size_of
+from orchestrator.models.sizes import ModelSize, size_trained
 from orchestrator.records.executed import WEIGHTS
 from orchestrator.records.problem_files import handed_over
 from orchestrator.records.progress import ENGINES as ENGINES_START
@@ -87,7 +87,7 @@ class RealWorkers:
     def measure(self, model: str) -> None:
         """Have what is left to the machine fit the model in this folder."""
         self._model = Path(model)
-        self._size = size_of(self._model)
+        self._size = size_trained(self._model, self._job.lora)
 
     @property
     def dtype(self) -> str:

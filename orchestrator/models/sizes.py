@@ -4,11 +4,12 @@ loaded."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from orchestrator.config import Lora
 from orchestrator.models.checks import check_config, first_format, tensors
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
@@ -42,6 +43,13 @@ class ModelSize:
     """Longest text in tokens, where the configuration says it."""
     number_bytes: int = 2
     """Bytes of a weight as it is in the model's folder."""
+    adapter: int | None = None
+    """Parameters of the adapter that is trained; None where all weights are."""
+
+    @property
+    def trained(self) -> int:
+        """Parameters that have gradients and moments."""
+        return self.parameters if self.adapter is None else self.adapter
 
 
 def size_of(folder: Path, where: str = "model") -> ModelSize | None:
@@ -56,6 +64,47 @@ def size_of(folder: Path, where: str = "model") -> ModelSize | None:
     if size is None or not any(folder.glob("*.safetensors")):
         return size
     return ModelSize(**vars(size) | {"parameters": sum(math.prod(shape) for shape in tensors(folder, where).values())})
+
+
+def size_trained(folder: Path, lora: Lora | None) -> ModelSize | None:
+    """The same with the size of the adapter that is trained, if one is.
+
+    Raises:
+        BadInput: a file of the folder is damaged.
+    """
+    size = size_of(folder)
+    if lora is None or size is None:
+        return size
+    shapes = tensors(folder, "model") if any(folder.glob("*.safetensors")) else _layers_of(size)
+    return replace(size, adapter=adapter_parameters(shapes, size.vocabulary, lora))
+
+
+def adapter_parameters(shapes: Mapping[str, Sequence[int]], vocabulary: int, lora: Lora) -> int:
+    """Parameters of an adapter to a model whose weights have these shapes: rank * (in + out) a layer. With `all-linear`
+    every matrix counts that is none of tokens, such as embeddings and the head."""
+    total = 0
+    for name, shape in shapes.items():
+        layer = name.removesuffix(".weight")
+        if layer == name or len(shape) != 2 or vocabulary in shape:
+            continue
+        if lora.targets == "all-linear" or any(f".{layer}".endswith(f".{target}") for target in lora.targets):
+            total += lora.rank * sum(shape)
+    return total
+
+
+def _layers_of(size: ModelSize) -> dict[str, tuple[int, int]]:
+    """The layers of a decoder with gated MLPs and its usual names, for weights that are not there yet."""
+    heads, kv_heads = size.heads * size.head_dim, size.kv_heads * size.head_dim
+    one = {
+        "self_attn.q_proj": (heads, size.hidden),
+        "self_attn.k_proj": (kv_heads, size.hidden),
+        "self_attn.v_proj": (kv_heads, size.hidden),
+        "self_attn.o_proj": (size.hidden, heads),
+        "mlp.gate_proj": (size.inner, size.hidden),
+        "mlp.up_proj": (size.inner, size.hidden),
+        "mlp.down_proj": (size.hidden, size.inner),
+    }
+    return {f"layers.{number}.{name}.weight": of for number in range(size.layers) for name, of in one.items()}
 
 
 def number_format(folder: Path, where: str = "model") -> str | None:

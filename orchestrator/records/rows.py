@@ -14,6 +14,7 @@ from typing import Literal
 import pyarrow as pa
 
 from orchestrator.config import RoundLoss
+from orchestrator.records.adapters import AdapterPlan
 
 GRADERS_VERSION = 4
 """Of what the graders say: it grows with every change that makes some verdict another one. Facts of verdicts and
@@ -149,6 +150,10 @@ class ScoringPlan:
     """Parquet files of pairs, in order."""
     output: str = ""
     """Hidden file that the log-probabilities are for, absolute; by it a rank says at what it is."""
+    adapter: AdapterPlan | None = None
+    """The adapter that the training beside it trains; None where it trains all weights."""
+    adapted: bool = True
+    """Where `model` is `policy`: with the adapter as the policy starts with it, and not without."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +193,15 @@ class TrainingPlan:
     """Stop after so many updates; None takes all batches."""
     schedule_steps: int | None = None
     """Steps over which the learning rate's schedule is laid; None takes those that are done."""
+    adapter: AdapterPlan | None = None
+    """The adapter that is trained on frozen weights; None trains all weights."""
+    adapted: bool = True
+    """Whether the reference has the adapter that the policy starts with, where it is the same folder."""
+
+    @property
+    def starts_at_reference(self) -> bool:
+        """Whether the policy is the reference before the first update."""
+        return self.init == self.reference and self.adapted
 
     @property
     def state_name(self) -> str:

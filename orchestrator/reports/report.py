@@ -149,6 +149,8 @@ def _job(job: Mapping[str, Any], of_the_source: Sequence[tuple[str, str]]) -> st
         ("mixed prompts wanted", "generate.adapt_temperature.mixed"), ("longest completion", "generate.max_tokens"),
         ("pair rule", "pairs.rule"), ("pairs a prompt", "pairs.per_prompt"), ("loss", "loss.form"),
         *_of_the_form(job), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
+        ("rank of adapters", "lora.rank"), ("targets of adapters", "lora.targets"),
+        ("adapters between rounds", "lora.between_rounds"),
         ("learning rate", "train.learning_rate"), ("pairs an update", "train.batch_pairs"),
         ("epochs", "train.epochs"), ("training tokens a round", "train.token_budget"),
         ("promotion", "promotion.rule"), ("seed", "seed"),

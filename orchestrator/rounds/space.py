@@ -12,7 +12,7 @@ from orchestrator.config import Job, at_round
 from orchestrator.errors import RatchetError
 from orchestrator.inputs.problem_set import characters_of
 from orchestrator.models.checks import check_config
-from orchestrator.models.sizes import from_config
+from orchestrator.models.sizes import from_config, size_trained
 from orchestrator.records.limits import weight_bytes
 from orchestrator.records.rows import Problem
 
@@ -76,6 +76,10 @@ def round_need(job: Job, number: int, base_model: Path, problems: Sizes, disk: D
     exported = job.train.export_dtype
     checkpoint = int(weights * (_BYTES[exported] / _BYTES[stored] if exported and stored in _BYTES else 1.0))
     parameters = weights / _BYTES.get(stored or "", 4)
+    size = size_trained(base_model, job.lora) if job.lora else None
+    if size is not None and size.adapter is not None:  # saved states are of what is trained
+        parameters = size.adapter
+        checkpoint += 4 * size.adapter
     pairs, rows = _rows(job, number, problems, disk)
     # A new state is written before the one it replaces goes.
     kept = job.keep.training_states

@@ -36,6 +36,7 @@ from orchestrator.ledger.uses import files_of, fingerprint, model
 from orchestrator.records.rows import ScoringPlan, TrainingPlan
 from orchestrator.records.seals import is_sealed
 from orchestrator.rounds import regrading
+from orchestrator.rounds.adapters import Start, merge_said, start_of
 from orchestrator.rounds.context import Context, Model, executed
 from orchestrator.rounds.readiness import ready
 from orchestrator.rounds.watched import Updates
@@ -100,14 +101,14 @@ class Training:
             "pairs": _files_of(pairs),
             **precision(settings),
             **apart(settings, self.init.path, self.reference.path),
+            **self._start.scored,
             "max_tokens": settings.max_tokens,  # longer pairs are dropped, and not scored
             "executed": executed(train=settings),
         }
 
         def work(output: Path) -> Facts:
             output.mkdir()
-            plan = ScoringPlan(self.reference.path, self.init.path, self._files(pairs))
-            return self._scored(plan, output)
+            return self._scored(self._start.scoring(self._files(pairs)), output)
 
         return self.context.run.step(name or f"{self.folder}/reference", inputs, work, also=[self.init.files])
 
@@ -184,6 +185,7 @@ class Training:
             "round": self.number,
             "seed": self._seed,
             "limits": limits,
+            **self._start.inputs,
             "executed": executed(train=settings),
         }
         if self._compares:
@@ -213,6 +215,8 @@ class Training:
         resumed = f", resumed after update {facts['resumed_from']}" if facts.get("resumed_from") else ""
         speed = "" if had or taken(run.ledger.state, step) else f" at {facts['tokens_per_second']:.0f}/s"
         self._say(phase, f"{facts['steps']} updates{resumed}, {facts['tokens']} tokens{speed}")
+        if warning := merge_said(self.context.job.lora, facts.get("merge_kept")):
+            self._say(phase, warning)
         return commit
 
     def _trained(self, plan: TrainingPlan, reference: Commit | None, updates: Updates) -> Facts:
@@ -249,8 +253,7 @@ class Training:
         self, pairs: Sequence[Commit], output: Path, checkpoint: Path, states: Path, **further: Any
     ) -> TrainingPlan:
         return TrainingPlan(
-            init=self.init.path,
-            reference=self.reference.path,
+            **self._start.planned,
             pairs=self._files(pairs),
             loss=self._loss,
             learning_rate=at_round(self.context.job.train.learning_rate, self.number),
@@ -327,6 +330,10 @@ class Training:
     @property
     def _loss(self) -> RoundLoss:
         return self.context.job.loss.of_round(self.number)
+
+    @property
+    def _start(self) -> Start:
+        return start_of(self.context, self.number, self.init, self.reference)
 
     def _say(self, phase: str, text: str) -> None:
         self.context.tell(self.folder, phase, text)

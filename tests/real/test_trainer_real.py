@@ -128,7 +128,7 @@ def make_plan(folder: Path, model: str, pairs: str, **changes: Any) -> TrainingP
 
 def scoring(plan: TrainingPlan) -> ScoringPlan:
     """The reference pass of a training."""
-    return ScoringPlan(plan.reference, plan.init, plan.pairs)
+    return ScoringPlan(plan.reference, plan.init, plan.pairs, adapter=plan.adapter, adapted=plan.adapted)
 
 
 def sequence_logprob(model: Any, prompt: Any, completion: Any) -> torch.Tensor:
@@ -138,12 +138,16 @@ def sequence_logprob(model: Any, prompt: Any, completion: Any) -> torch.Tensor:
     return logprobs.gather(1, ids[0, 1:, None])[len(prompt) - 1 :].sum()
 
 
-def plain_torch(plan: TrainingPlan, settings: Train) -> tuple[dict[str, torch.Tensor], list[float], list[float]]:
-    """The same training in plain torch: weights, and the losses and gradient norms of the steps."""
-    policy = AutoModelForCausalLM.from_pretrained(plan.init, dtype=torch.float32)
-    reference = AutoModelForCausalLM.from_pretrained(plan.reference, dtype=torch.float32)
+def plain_torch(
+    plan: TrainingPlan, settings: Train, policy: Any = None, reference: Any = None
+) -> tuple[dict[str, torch.Tensor], list[float], list[float]]:
+    """The same training in plain torch: weights, and the losses and gradient norms of the steps. The models are those
+    of the plan unless they are given."""
+    policy = policy or AutoModelForCausalLM.from_pretrained(plan.init, dtype=torch.float32)
+    reference = reference or AutoModelForCausalLM.from_pretrained(plan.reference, dtype=torch.float32)
+    trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        policy.parameters(), betas=settings.betas, eps=settings.epsilon, weight_decay=settings.weight_decay
+        trained, betas=settings.betas, eps=settings.epsilon, weight_decay=settings.weight_decay
     )
     pairs = read_pairs(plan.pairs, VOCAB)
     batches = batching.epoch_batches(pairs, plan.seed, 0, settings.batch_pairs, settings.order)
@@ -170,7 +174,7 @@ def plain_torch(plan: TrainingPlan, settings: Train) -> tuple[dict[str, torch.Te
         loss = total / len(rows)
         optimizer.zero_grad()
         loss.backward()
-        norms.append(float(torch.nn.utils.clip_grad_norm_(policy.parameters(), settings.max_grad_norm)))
+        norms.append(float(torch.nn.utils.clip_grad_norm_(trained, settings.max_grad_norm)))
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, len(batches), plan.learning_rate, "linear", settings.warmup_steps, 0.0)
         optimizer.step()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,12 +66,17 @@ def full_weight(parameter: nn.Parameter, sharded: bool, has_master: bool) -> Ten
     return parameter.detach()
 
 
-def _saved_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor, bool]]:
-    """Name, tensor and whether it is a parameter, of all that a checkpoint holds; a tied tensor once."""
-    yield from ((name, p, True) for name, p in model.named_parameters())
+def _whole_tensors(model: nn.Module, sharded: bool, has_master: bool) -> Iterator[tuple[str, Tensor]]:
+    """Name and whole value of all that a checkpoint holds; a tied tensor once. Collective under ZeRO."""
+    yield from ((name, full_weight(p, sharded, has_master)) for name, p in model.named_parameters())
+    yield from kept_buffers(model)
+
+
+def kept_buffers(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """The buffers that a checkpoint holds, by name."""
     parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
     persistent = model.state_dict().keys() - parameters
-    yield from ((name, b, False) for name, b in model.named_buffers() if name in persistent)
+    yield from ((name, buffer) for name, buffer in model.named_buffers() if name in persistent)
 
 
 def export_checkpoint(
@@ -84,12 +89,14 @@ def export_checkpoint(
     has_master: bool,
     shard_bytes: int = SHARD_BYTES,
     beat: Callable[[], None] = lambda: None,
+    merged: Iterable[tuple[str, Tensor]] | None = None,
 ) -> None:
     """Write the model to `target` in the layout of save_pretrained; call it on every rank.
 
     `init` is the folder the training started from; config, generation config and tokenizer come from
-    there. `beat` is called for every weight that is gathered and every file that is written. Raises
-    ExportError for a weight that is not finite.
+    there. `beat` is called for every weight that is gathered and every file that is written. `merged` are names and
+    values to write in place of the model's own; of those rank 0's count. Raises ExportError for a weight that is not
+    finite.
     """
     folder = Path(target)
     if rank == 0:
@@ -97,8 +104,7 @@ def export_checkpoint(
     shards: list[dict[str, Tensor]] = [{}]
     files: list[set[str]] = []
     size = total = 0
-    for name, tensor, is_parameter in _saved_tensors(model):
-        whole = full_weight(tensor, zero_stage == 3, has_master) if is_parameter else tensor
+    for name, whole in merged if merged is not None else _whole_tensors(model, zero_stage == 3, has_master):
         beat()
         if rank != 0:
             continue

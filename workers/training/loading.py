@@ -7,7 +7,7 @@ weights transformers renames or rearranges while it loads are left to it, and lo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ class Weights:
 
     def __init__(self, folder: str) -> None:
         self._files: dict[str, Path] = {}
+        self._held: dict[str, Tensor] = {}
         self.shapes: dict[str, list[int]] = {}
         for file in sorted(Path(folder).glob("*.safetensors")):
             with safe_open(file, framework="pt") as found:
@@ -39,9 +40,21 @@ class Weights:
 
     def read(self, name: str, dtype: torch.dtype, device: torch.device | str = "cpu") -> Tensor:
         """A copy of a tensor."""
+        if name in self._held:
+            return self._held[name].to(device, dtype, copy=True)
         with safe_open(self._files[name], framework="pt") as found:
             tensor: Tensor = found.get_tensor(name)
             return tensor.to(device, dtype if tensor.is_floating_point() else None, copy=True)
+
+    def hold(self, tensors: Mapping[str, Tensor]) -> None:
+        """Have some more, which are in no file."""
+        self._held |= tensors
+        self.shapes |= {name: list(tensor.shape) for name, tensor in tensors.items()}
+
+    def stored(self, names: Iterable[str]) -> str:
+        """The first of a parameter's names that there is a tensor of; around a layer there may be an adapter, of which
+        a folder knows nothing."""
+        return next(own for name in names for own in (name, name.replace(".base_layer.", ".")) if own in self.shapes)
 
     def fits(self, name: str, tensor: Tensor) -> bool:
         return self.shapes.get(name) == list(tensor.shape)
@@ -91,7 +104,7 @@ def fill(model: nn.Module, weights: Weights, dtype: torch.dtype, device: torch.d
         if not parameter.is_meta:
             yield parameter
             continue
-        stored = next(name for name in names if name in weights.shapes)
+        stored = weights.stored(names)
         value = (
             weights.read(stored, dtype, device) if read else torch.empty(parameter.shape, dtype=dtype, device=device)
         )

@@ -10,8 +10,10 @@ import torch.distributed as dist
 from torch import nn
 
 from orchestrator.config import Train
+from orchestrator.records.adapters import AdapterPlan
 from workers.numerics import attention
 from workers.numerics.logprobs import HeadScorer, PackScorer
+from workers.training import adapter
 from workers.training.deepspeed_config import computes_in_autocast, deepspeed_config, inference_config
 from workers.training.export import check_exportable, folder_dtype
 from workers.training.loading import OneByOne, Weights, aliases, fill, load_model
@@ -53,9 +55,16 @@ def _round_buffers(model: nn.Module) -> None:
             buffer.data = buffer.data.to(torch.bfloat16)
 
 
-def build_policy(settings: Train, folder: str, device: torch.device, ranks: int, beat: Callable[[], None]) -> Any:
+def build_policy(
+    settings: Train,
+    folder: str,
+    device: torch.device,
+    ranks: int,
+    beat: Callable[[], None],
+    adapted: AdapterPlan | None = None,
+) -> Any:
     """The DeepSpeed engine around the policy that starts from `folder`, with a fresh optimizer. `beat` is called for
-    every weight, and between what takes long.
+    every weight, and between what takes long. With `adapted` only that adapter is trained.
 
     Raises IncompleteModel, UnsupportedModel or ExportError for a model that cannot be trained here.
     """
@@ -67,6 +76,9 @@ def build_policy(settings: Train, folder: str, device: torch.device, ranks: int,
     dtype, weights = torch.float32 if wide else torch.bfloat16, Weights(folder)
     model = load_model(folder, dtype, beat)
     check_exportable(model, folder)
+    if adapted is not None:
+        adapter.inject(model, adapted.lora)
+        weights.hold(adapter.begin(model, adapted))
     if exact and not wide:
         _round_buffers(model)
     if settings.checkpointing:
@@ -75,12 +87,13 @@ def build_policy(settings: Train, folder: str, device: torch.device, ranks: int,
     scorer = PackScorer(
         model, implementation, torch.bfloat16 if autocast else None, settings.chunk_logits, settings.compiled
     )
-    config = deepspeed_config(settings, ranks, sum(p.numel() for p in model.parameters()))
+    config = deepspeed_config(settings, ranks, sum(p.numel() for p in model.parameters() if p.requires_grad))
     scorer = _place(settings, scorer, weights, dtype, device, config, beat)
     beat()
-    engine = deepspeed.initialize(model=scorer, model_parameters=scorer.parameters(), config=config)[0]
+    trained = [parameter for parameter in scorer.parameters() if parameter.requires_grad]
+    engine = deepspeed.initialize(model=scorer, model_parameters=trained, config=config)[0]
     beat()
-    if exact and not wide:
+    if (exact or adapted) and not wide:
         _set_masters(model, weights, beat)
     return engine
 
@@ -121,6 +134,6 @@ def _set_masters(model: nn.Module, weights: Weights, beat: Callable[[], None]) -
     from deepspeed.utils import safe_set_full_fp32_param
 
     for parameter, names in aliases(model).items():
-        stored = next(name for name in names if name in weights.shapes)
-        safe_set_full_fp32_param(parameter, weights.read(stored, torch.float32))
-        beat()
+        if parameter.requires_grad:
+            safe_set_full_fp32_param(parameter, weights.read(weights.stored(names), torch.float32))
+            beat()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
+from torch import Tensor
 
 from orchestrator.config import Train
+from orchestrator.records import adapters
+from orchestrator.records.adapters import AdapterPlan
 from orchestrator.records.pair_ids import completion_key
 from workers.files import sync
 from workers.numerics import batching
 from workers.numerics.batching import PairTokens, Tree
-from workers.training import pair_data
+from workers.training import adapter, pair_data
 from workers.training.export import DTYPES, export_checkpoint, folder_dtype
 
 PROBE_COMPLETIONS = 32
@@ -38,37 +42,71 @@ class Publication:
     """Log-probabilities under the reference by completion_key; of no completion where the loss compares with none."""
     beat: Callable[[], None]
     """Called for every weight and file."""
+    adapted: AdapterPlan | None = None
+    """The adapter that is trained, where not all weights are."""
 
-    def publish(self, checkpoint: Path, probe_file: Path) -> None:
-        """Write the checkpoint and its probe."""
-        named = self.settings.export_dtype
-        dtype = DTYPES[named] if named else folder_dtype(self.init)
+    def publish(self, checkpoint: Path, probe_file: Path) -> dict[str, Any]:
+        """Write the checkpoint and its probe; returns what is to be told of it, on rank 0."""
         if dist.get_rank() == 0:
             checkpoint.mkdir(parents=True, exist_ok=True)
+        if self.adapted is not None:
+            return self._publish_merged(self.adapted, checkpoint, probe_file)
         self._write_probe(probe_file)
+        self._export(checkpoint)
+        return {}
+
+    def _publish_merged(self, adapted: AdapterPlan, checkpoint: Path, probe_file: Path) -> dict[str, Any]:
+        """Merged weights with the adapter beside them. The probe is taken of those weights, as they were rounded, and
+        not of base and adapter: they are what engines serve."""
+        model, sharded = self.engine.module.model, self.settings.stage == 3
+        merge = adapter.Merge(model, self.init, self._dtype, sharded, self._has_master)
+        self._export(checkpoint, merge.tensors())
+        if dist.get_rank() == 0:
+            adapter.write(checkpoint / adapters.FOLDER, adapted.lora, merge.adapter, adapted.base)
+        dist.barrier()
+        # Other weights than those of adapted layers are the base's own, unless they were rounded, too.
+        everything = self._dtype != folder_dtype(self.init)
+        adapter.put(model, str(checkpoint), everything, sharded)
+        with adapter.without(model):
+            self._write_probe(probe_file)
+        adapter.put(model, self.init, everything, sharded)
+        return {"merge_kept": merge.kept}
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        named = self.settings.export_dtype
+        return DTYPES[named] if named else folder_dtype(self.init)
+
+    @property
+    def _has_master(self) -> bool:
+        return self.settings.precision == "bf16" and self.settings.stage > 0
+
+    def _export(self, checkpoint: Path, merged: Iterable[tuple[str, Tensor]] | None = None) -> None:
         export_checkpoint(
             self.engine.module.model,
             self.init,
             str(checkpoint),
-            dtype,
+            self._dtype,
             rank=dist.get_rank(),
             zero_stage=self.settings.stage,
-            has_master=self.settings.precision == "bf16" and self.settings.stage > 0,
+            has_master=self._has_master,
             beat=self.beat,
+            merged=merged,
         )
 
-    def on_the_way(self, final: Path) -> None:
+    def on_the_way(self, final: Path) -> dict[str, Any]:
         """Checkpoint and probe in a folder that appears when both are whole."""
         unfinished = final.with_name(f".{final.name}")
         if dist.get_rank() == 0:
             shutil.rmtree(unfinished, ignore_errors=True)
-        self.publish(unfinished / "checkpoint", unfinished / "probe.parquet")
+        told = self.publish(unfinished / "checkpoint", unfinished / "probe.parquet")
         if dist.get_rank() == 0:
             sync(unfinished)
             shutil.rmtree(final, ignore_errors=True)  # left by an attempt that died
             unfinished.rename(final)
             sync(final.parent)
         dist.barrier()
+        return told
 
     def _write_probe(self, file: Path) -> None:
         """Score up to PROBE_COMPLETIONS completions, the first by key, with the trained policy."""

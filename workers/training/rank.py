@@ -18,6 +18,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,7 @@ from torch import Tensor, nn
 
 from orchestrator.config import Train
 from orchestrator.records import counts
+from orchestrator.records.adapters import AdapterPlan
 from orchestrator.records.rows import ScoringPlan, TrainingPlan
 from workers.numerics import batching, layout, limits
 from workers.numerics.batching import PairTokens, Tree
@@ -44,7 +46,7 @@ from workers.numerics.step import (
     without_noise,
 )
 from workers.supervision.resting import Memory
-from workers.training import pair_data
+from workers.training import adapter, pair_data
 from workers.training.checks import ReferenceCheck
 from workers.training.policy import build_policy, build_reference
 from workers.training.publishing import Publication, link
@@ -81,7 +83,7 @@ class Trainer:
         self.ranks = ranks
         self.use_cuda = torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
         self.device = torch.device("cuda", 0) if self.use_cuda else torch.device("cpu")
-        self._policy: tuple[str, Any] | None = None
+        self._policy: tuple[tuple[str, AdapterPlan | None], Any] | None = None
         self._pairs: tuple[tuple[str, ...], list[PairTokens], int] | None = None
         self._grad_norm = math.nan
         self._pace = Pace(settings.save_minutes)
@@ -129,14 +131,14 @@ class Trainer:
         self._policy = self._pairs = None
         return self._memory.kept()
 
-    def _engine(self, folder: str) -> Any:
+    def _engine(self, folder: str, adapted: AdapterPlan | None) -> Any:
         """The DeepSpeed engine around the policy that starts from `folder`; kept for the next call."""
-        if self._policy is None or self._policy[0] != folder:
+        if self._policy is None or self._policy[0] != (folder, adapted):
             self._policy = None
-            engine = build_policy(self.settings, folder, self.device, self.ranks, self.beat)
+            engine = build_policy(self.settings, folder, self.device, self.ranks, self.beat, adapted)
             if self.settings.stage == 0:
                 engine.optimizer.register_step_pre_hook(self._clip)
-            self._policy = (folder, engine)
+            self._policy = ((folder, adapted), engine)
         return self._policy[1]
 
     def _clip(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
@@ -168,12 +170,13 @@ class Trainer:
         """
         pairs, _ = self._read_pairs(plan.pairs, plan.policy)
         if plan.model == plan.policy:
-            model = self._engine(plan.policy)
+            model = self._engine(plan.policy, plan.adapter)
         else:
             settings = self.settings
             model = build_reference(settings, plan.model, self.device, self.ranks, self.beat, policy=plan.policy)
         trees = batching.completion_trees(pairs, self.settings.microbatch)
-        rows: list[tuple[str, float, int]] = self._score(model, trees, pairs)
+        with nullcontext() if plan.adapted else adapter.without(model):
+            rows: list[tuple[str, float, int]] = self._score(model, trees, pairs)
         del model
         gc.collect()
         if self.use_cuda:
@@ -222,35 +225,38 @@ class Trainer:
         if reference_file is not None:
             reference = pair_data.read_reference(reference_file)
             pair_data.require_scored(pairs, reference, reference_file)
-        engine = self._engine(plan.init)
+        engine = self._engine(plan.init, plan.adapter)
         # What is trained now is the policy no longer: another call starts from the folder again.
         self._policy = None
         round_ = Round(plan, pairs, reference, self._batches(pairs, plan))
         states = TrainingStates(plan.state_dir, plan.state_name, plan.keep_states, plan.state_key, self.beat)
+        told: dict[str, Any] = {}
         done, last = states.load(engine), len(round_.batches)
         resumed_from, self._pace = len(done.metrics), Pace(self.settings.save_minutes)
         score = partial(self._score, engine, pairs=pairs)
-        publication = Publication(engine, self.settings, plan.init, pairs, score, reference or {}, self.beat)
+        publication = Publication(
+            engine, self.settings, plan.init, pairs, score, reference or {}, self.beat, plan.adapter
+        )
         for step in range(resumed_from + 1, last + 1):
             row, check, save = self._update(engine, round_, step)
             if reference is not None and not done.first_step:
-                same = plan.init == plan.reference
+                same = plan.starts_at_reference
                 done.first_step = check.facts() | ({"margin_size": row["margin_size"]} if same else {})
             row = without_noise(row, done.first_step.get("margin_size"))
             done.metrics.append(row)
             yield "step", row | {"updates": last}
             if plan.export_every and (step % plan.export_every == 0 or step == last):
-                publication.on_the_way(states.exports() / f"{step:06d}")
+                told = publication.on_the_way(states.exports() / f"{step:06d}")
             if save and step < last and plan.keep_states and plan.state_key:
                 self._pace.measure(lambda: states.save(engine, done))
         if plan.export_every:
             link(states.exports(), Path(plan.checkpoint_dir))
         else:
-            publication.publish(Path(plan.checkpoint_dir), Path(plan.probe_file))
+            told = publication.publish(Path(plan.checkpoint_dir), Path(plan.probe_file))
         if self.rank == 0:
             pair_data.write_metrics(plan.metrics_file, done.metrics)
         facts = pair_data.training_facts(done.metrics, pairs, dropped)
-        yield "facts", facts | {"first_step": done.first_step, "resumed_from": resumed_from}
+        yield "facts", facts | told | {"first_step": done.first_step, "resumed_from": resumed_from}
 
     def _batches(self, pairs: list[PairTokens], plan: TrainingPlan) -> list[list[int]]:
         """Rows of the pairs of each step: `epochs` passes, or as many as the budget or the plan's limit take."""
@@ -302,7 +308,7 @@ class Trainer:
             self._stop_not_finite(round_, step, totals["loss"], math.nan)
         check = ReferenceCheck.from_sums(differences)
         compared = round_.reference is not None
-        if compared and step == 1 and round_.plan.init == round_.plan.reference:
+        if compared and step == 1 and round_.plan.starts_at_reference:
             check.require_agreement()
         engine.step()
         norm = self._grad_norm if self.settings.stage == 0 else float(engine.get_global_grad_norm())

@@ -90,7 +90,7 @@ class Shard:
         if self._stage in (1, 2):
             optimizer.update_lp_params()
         elif self._stage == 3:
-            for parameter in self._engine.module.parameters():
+            for _, parameter in self._trained():
                 group, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
                 home = optimizer.fp32_partitioned_groups_flat[group]
                 parameter.ds_tensor.data.copy_(home.detach().narrow(0, offset, size))
@@ -98,13 +98,18 @@ class Shard:
                 kept[0].partition(kept)
                 kept[0].all_gather(kept)
 
+    def _trained(self) -> Iterator[tuple[str, Any]]:
+        """Parameters that are trained, by name; what is frozen is in the model's folder."""
+        named = self._engine.module.named_parameters()
+        return ((name, parameter) for name, parameter in named if parameter.requires_grad)
+
     def _homes(self, group: dict[str, Any]) -> list[Tensor]:
         # Stage 3 shows its optimizer the parameters only while it updates them; there is one group.
         return list(self._engine.optimizer.fp32_partitioned_groups_flat if self._stage == 3 else group["params"])
 
     def _pieces(self) -> Iterator[Piece]:
         optimizer = self._engine.optimizer
-        for name, parameter in self._engine.module.named_parameters():
+        for name, parameter in self._trained():
             if self._stage == 0:
                 yield Piece(name, 0, parameter.numel(), parameter, 0)
             elif self._stage == 3:

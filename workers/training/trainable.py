@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from orchestrator.config import Lora
 from orchestrator.errors import first_line
 from workers.numerics import limits
 from workers.numerics.agreement import NotTried, check_agreement
@@ -22,6 +23,7 @@ from workers.numerics.attention import UnsupportedModel
 from workers.numerics.logprobs import disable_dropout
 from workers.supervision.parent import end_with_parent
 from workers.tokens.rendering import context_of
+from workers.training.adapter import inject
 from workers.training.export import ExportError, check_exportable, weight_names
 
 
@@ -29,7 +31,7 @@ def answer(request: Mapping[str, Any]) -> dict[str, list[str]]:
     """What is `refused`, and what `warned` of. `models` are folders by key of the job, of which that of `model` is to
     be trained; `activation_checkpointing` is as in the job, of which null may come to either; `paths` are what bounds a
     prompt with its completion, in tokens by key (null where nothing is set). `engine` is what engines take at most, as
-    {"key", "tokens"}, of which the tokens may be null; or null, where that is not known."""
+    {"key", "tokens"}, of which the tokens may be null; or null, where that is not known. `lora` is as in the job."""
     refused: list[str] = []
     warned: list[str] = []
     folders: dict[str, str] = {}
@@ -44,6 +46,8 @@ def answer(request: Mapping[str, Any]) -> dict[str, list[str]]:
                 warned += [f"{key}: {folder}: {line}" for line in _agrees(config, request["activation_checkpointing"])]
                 if key == "model":
                     _check_names(folder)
+                    if request.get("lora") is not None:
+                        inject(_without_memory(config), Lora.model_validate(request["lora"]))
         except NotTried as why:
             warned.append(
                 f"{key}: {folder}: whether trees fit this model could not be tried on a tiny one of its kind ({why}); "
@@ -129,18 +133,24 @@ def _check_names(folder: str) -> None:
         ExportError: see `check_exportable`.
         NotTried: the model's names are not known.
     """
-    if not weight_names(folder):
-        return  # a model that is not downloaded yet
+    if weight_names(folder):  # else it is a model that is not downloaded yet
+        check_exportable(_without_memory(_config(folder)), folder)
+
+
+def _without_memory(config: Any) -> Any:
+    """The model of a configuration, without memory for its weights.
+
+    Raises:
+        NotTried: it cannot be made so.
+    """
     from transformers import AutoModelForCausalLM
 
-    config = _config(folder)
     disable_dropout(config)
     try:
-        with torch.device("meta"):  # no memory for the weights
-            model = AutoModelForCausalLM.from_config(config)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config)
     except Exception as error:
         raise NotTried(f"{type(error).__name__} without memory for weights") from error
-    check_exportable(model, folder)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,12 @@ model = AutoModelForCausalLM.from_pretrained("FOLDER")
 Inference engines take the folder as it is."""
 
 
+_ADAPTER = """\
+These are merged weights. `adapter/` has the low-rank adapter by which they differ from its base, for
+`peft.PeftModel.from_pretrained(base, "FOLDER/adapter")`; `adapter/base.json` has the sha256 of each file of that
+base."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelCard:
     """What goes with a checkpoint."""
@@ -82,6 +88,7 @@ def model_card(reader: RunReader, number: int) -> ModelCard:
         f"{_decoding(job)['evaluation']['max_tokens']} tokens.",
         "## Load it",
         _LOAD,
+        *([_ADAPTER] if job.get("lora") else []),
         "## Limits",
         "It was trained and measured on the problems above alone; nothing is known of it elsewhere. What its base "
         "model does wrong otherwise, it may do as well. Licences of the base model and of the data apply.",

@@ -27,7 +27,7 @@ from orchestrator.driver.same_job import as_begun
 from orchestrator.driver.wiring import device_here, gpus_here, opinions_on_golds
 from orchestrator.errors import BadInput
 from orchestrator.inputs.preferences import mean_characters
-from orchestrator.models.sizes import ModelSize, size_of
+from orchestrator.models.sizes import ModelSize, size_trained
 from orchestrator.records.limits import weight_bytes
 from orchestrator.rounds.space import Need, Sizes, job_need, sizes
 from orchestrator.sources.registry import SOURCES
@@ -81,7 +81,7 @@ def plan(checked: Checked, asked: Asked | None, give: Sequence[Gpus] | None = No
         _require_here(job)
     nodes, device, source, machine = _machine(job, asked, give)
     seen = list(looked(checked, NUM_PROMPTS))
-    size, folder, root = size_of(checked.model.folder), checked.model.folder, checked.run.root
+    size, folder, root = size_trained(checked.model.folder, job.lora), checked.model.folder, checked.run.root
     lines: list[str] = []
     refusals: list[str] = []
     try:

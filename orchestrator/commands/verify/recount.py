@@ -45,6 +45,8 @@ LEFT = frozenset(
         *("refused_lucky", "refused_unjudged"),
         # what the engine said, beside what the trainer has written down
         *("mean_difference", "probe.tokens"),
+        # how much of an adapter is in merged weights: weights are not read again
+        "merge_kept",
     }
 )
 """Facts that are told and not computed again, wherever they stand; a dotted name, without numbers of lists, is of one

@@ -3,6 +3,7 @@ the nodes numbers. tests/real/test_memory_real.py holds the sums against real ra
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -193,3 +194,13 @@ def test_the_sums_of_a_rank_are_those_of_its_stage() -> None:
     assert [m.kept for m in by_stage] == sorted((m.kept for m in by_stage), reverse=True)
     assert rank_memory(SEVEN, Train(offload_optimizer=True), 8, 2).moments == 0
     assert rank_memory(SEVEN, Train(precision="fp32"), 1, 1).weights == 4 * p
+
+
+def test_of_an_adapter_the_sums_are_its_own() -> None:
+    small, p = replace(SEVEN, adapter=20_000_000), SEVEN.parameters
+    for stage in range(4):
+        whole, own = (rank_memory(size, Train(), 8, stage) for size in (SEVEN, small))
+        assert own.weights == whole.weights and own.activations == whole.activations, "all weights are there"
+        assert own.moments == (8 * small.trained if stage == 0 else small.trained)
+        assert own.gradients < whole.gradients / 100 and own.update < whole.update / 100
+    assert rank_memory(small, Train(), 1, 1).total < rank_memory(SEVEN, Train(), 1, 1).total - 15 * p

@@ -62,7 +62,7 @@ DATA = {
     *("tracking.enabled", "tracking.experiment"),
 }
 """Settings that are data: they can waste time and room, and run, open and send nothing."""
-SECTIONS_OF_DATA = ("pairs", "self_judge", "loss", "train", "evaluate", "promotion", "keep")
+SECTIONS_OF_DATA = ("pairs", "self_judge", "loss", "train", "lora", "evaluate", "promotion", "keep")
 
 EXAMPLES = {
     "grade.graders": ["grade.graders=[{any_of: [exact, 'python:evil:f']}]"],

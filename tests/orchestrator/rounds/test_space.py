@@ -115,3 +115,10 @@ def test_a_round_that_would_not_fit_pauses_the_run_before_it(tmp_path: Path) -> 
 
 def test_what_fits_is_let_through(tmp_path: Path) -> None:
     require_space(tmp_path, Need(1, 1, 1), "round 1")
+
+
+def test_saved_states_of_an_adapter_are_its_own(tmp_path: Path) -> None:
+    base = Path(__file__).parents[3] / "jobs/demo/base"
+    whole, own = (round_need(job(tmp_path, **changes), 1, base, PROBLEMS) for changes in ({}, {"lora": {"rank": 2}}))
+    assert own.states < whole.states / 10
+    assert whole.checkpoints < own.checkpoints < 1.1 * whole.checkpoints, "the adapter lies beside merged weights"

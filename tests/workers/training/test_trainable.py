@@ -107,3 +107,19 @@ def test_weights_of_other_names_are_refused(tmp_path: Path) -> None:
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (said,) = ask(folder)["refused"]
     assert said.startswith(f"model: {folder}: the loaded model names 1 of its weights differently") and "norm" in said
+
+
+@pytest.mark.parametrize(
+    ("targets", "said"),
+    [
+        (["q_prj"], "no layer of such a name that can have an adapter; it has down_proj, gate_proj, k_proj, o_proj"),
+        (["q_proj", "x_proj"], "lora.targets: x_proj: LlamaForCausalLM has no layer of this name; take it out"),
+        (["lm_head"], "lora.targets: lm_head turns tokens into numbers or back"),
+        (["q_proj", "mlp.up_proj"], None),
+        ("all-linear", None),
+    ],
+)
+def test_layers_that_are_to_have_an_adapter_are_looked_for(targets: Any, said: str | None) -> None:
+    pytest.importorskip("peft")
+    found = ask(BASE, lora={"rank": 4, "targets": targets})["refused"]
+    assert (said in found[0]) if said else not found
