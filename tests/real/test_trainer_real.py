@@ -280,7 +280,7 @@ def compare(tmp_path: Path, runner: Runner, loss: RoundLoss = WEIGHTS, **changes
     facts, steps = runner(plan, settings)
     moved = difference(model, expected)
     assert moved > 1e-3, "the test would prove nothing if training moved no weight"
-    assert [row["loss"] for row in steps] == pytest.approx(losses, abs=2e-6, rel=2e-6)
+    assert [row["loss"] for row in steps] == pytest.approx(losses, abs=2e-6, rel=5e-6)
     assert [row["grad_norm"] for row in steps] == pytest.approx(norms, rel=2e-5)
     assert min(norms) > settings.max_grad_norm, "clipping must have something to do"
     assert difference(plan.checkpoint_dir, expected) < 2e-3 * moved
