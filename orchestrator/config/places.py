@@ -51,12 +51,14 @@ def run_folder(job: Job) -> Path:
 
 
 def run_named(run: Path) -> Path:
-    """The folder of a run as a command names it: as given, else below the folder that holds runs.
+    """The folder of a run as a command names it: as given, else below the project, else by its name alone. A folder
+    of that name that is no run, such as that of its job, does not stand before it.
 
     Raises:
         BadInput: its name is not in UTF-8.
     """
-    return whole(run if run.exists() else home() / run)
+    found = next((place for place in (run, home() / run, home() / "runs" / run) if is_run(place)), None)
+    return whole(found or (run if run.exists() else home() / run))
 
 
 def require_room(folder: Path) -> Path:

@@ -19,6 +19,7 @@ from rich.text import Text
 from orchestrator.config.archive import filled_address
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import strict_json
+from orchestrator.files.inside import is_run
 from orchestrator.files.processes import pid_exists, process_start
 from orchestrator.ledger.kinds import check_data
 from orchestrator.ledger.ledger import Ledger, State
@@ -62,7 +63,7 @@ def open_run(run_dir: Path) -> Ledger:
 def _runs_nearby(run_dir: Path) -> str:
     here = run_dir.absolute()
     for folder in (here, here.parent):  # perhaps the folder of runs was given instead of a run
-        names = sorted(path.parent.name for path in folder.glob("*/ledger") if path.is_dir())
+        names = sorted(path.parent.name for path in folder.glob("*/ledger") if is_run(path.parent))
         if names:
             close = difflib.get_close_matches(here.name, names, n=1)
             listing = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
