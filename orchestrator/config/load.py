@@ -299,7 +299,7 @@ def _slip(words: str, value: Any) -> str:
     if words.startswith("text") and isinstance(value, int | float | datetime.date):
         return "; put it in quotes"
     if words.startswith("text") and isinstance(value, Mapping | list):
-        return "; put it in quotes: YAML reads braces and brackets as more than text. On a command line: 'KEY=\"{...}\"'"
+        return "; put it in quotes: YAML reads braces and brackets as more than text. On a command line: 'KEY=\"...\"'"
     return ""
 
 

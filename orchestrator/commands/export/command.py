@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.commands.export.card import dataset_card, model_card
+from orchestrator.config.places import run_named
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable, unfinished
 from orchestrator.files.disk import one_message
@@ -99,8 +100,8 @@ def _named(run: str) -> RunModel:
     """A run as a command names it, with @roundN behind it or not."""
     name = run.removeprefix("run:")
     folder, at, number = name.rpartition("@")
-    place = Path(folder if at else name)
-    if place.exists():  # from the current folder, as every command takes it
+    place = run_named(Path(folder if at else name))
+    if place.exists():  # where every command looks for it
         name = f"{real(place)}{at}{number}" if at else str(real(place))
     found = run_model(f"run:{name}", run)
     assert found is not None

@@ -91,7 +91,11 @@ SCHEDULE = "must be a number above 0, or a list of such numbers, one a round"
         ("loss: {beta: []}\n", [], f"tiny.yaml:9:8: loss.beta: {SCHEDULE} (it is [])"),
         ("loss: {beta: [0.1, x]}\n", [], "tiny.yaml:9:20: loss.beta.1: must be a number above 0 (it is 'x')"),
         ("pairs:\n", [], "tiny.yaml:9:1: pairs: must be a section of keys (it is null; remove the key to take the "),
-        ("", ["data.template={question}"], "must be text (it is {'question': None}; put it in quotes: YAML reads braces"),
+        (
+            "",
+            ["data.template={question}"],
+            "must be text (it is {'question': None}; put it in quotes: YAML reads braces",
+        ),
         ("run_dir: 2026-12-05\n", [], "run_dir: must be text, or null (it is 2026-12-05; put it in quotes)"),
         ("rounds: 1\nrounds: 2\n", [], "tiny.yaml:10:1: `rounds` stands at line 9 already"),
         ("keep: {<<: {checkpoints: 2}, <<: {checkpoints: 3}}\n", [], "`<<` stands at line 9 already"),
