@@ -1,7 +1,7 @@
 """Dispatch: how much longer a pool of engines samples than the best order would, with heavy-tailed lengths.
 
     python -m benchmarks.dispatch [--engines 1 2 4 8] [--prompts 400] [--samples 8] [--shard-prompts 32]
-        [--sequences 256] [--sigma 0.8] [--alike 0] [--mean-tokens 800] [--seed 1] [--json]
+        [--sequences 256] [--sigma 0.8] [--alike 0] [--before] [--mean-tokens 800] [--seed 1] [--json]
 
 The pool is the product's (workers/generation/pool.py); its engines give tokens by the cost model of `benchmarks.scale`
 (an 8B model on one H100), in simulated time, to which the driver's own seconds are added. `--prompts` are for each
@@ -9,8 +9,8 @@ engine. The best order knows each sample's length beforehand: longest first, eac
 tokens. The given order differs from it in that nobody knows which samples are long: it is the best that a dispatch
 which does not know either can be expected to reach. The prompt order begins with the prompts whose samples were the
 longest in a round before: it says what knowing these would give, where a share `--alike` of the variance of the
-logarithms of lengths is the prompts' own. No order is faster than the lower bound: all tokens at the full rate, or the
-longest sample in an engine of its own.
+logarithms of lengths is the prompts' own. With `--before` the pool knows how long they were in that round. No order is
+faster than the lower bound: all tokens at the full rate, or the longest sample in an engine of its own.
 """
 
 from __future__ import annotations
@@ -76,8 +76,11 @@ def run(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, Any]
     """One pass over all prompts, and what it took beside the bounds."""
     shards = shards_of(case, folder)
     plan = SamplingPlan(case.samples, 1.0, 1.0, 0, case.max_tokens, (), options.seed)
+    earlier = replace(plan, seed=plan.seed + 1)
     rows = [row for shard in shards for row in lengths_of(case, shard, plan)]
     lengths = [length for row in rows for length in row]
+    if options.before:
+        shards = [replace(shard, expected=tuple(map(mean, lengths_of(case, shard, earlier)))) for shard in shards]
     simulation = Simulation(case)
     cluster = SimulatedCluster(simulation, timeout=1e6, seed=1)
     settings = Generate(max_num_seqs=options.sequences, max_tokens=case.max_tokens)
@@ -95,7 +98,7 @@ def run(case: Case, options: argparse.Namespace, folder: Path) -> dict[str, Any]
     assert tokens == sum(lengths)
     best = dealt(sorted(lengths, reverse=True), case.nodes, options.sequences, case.model)
     known = dealt(lengths, case.nodes, options.sequences, case.model)
-    before = [row for shard in shards for row in lengths_of(case, shard, replace(plan, seed=plan.seed + 1))]
+    before = [row for shard in shards for row in lengths_of(case, shard, earlier)]
     order = sorted(range(len(rows)), key=lambda prompt: -sum(before[prompt]))
     by_prompt = dealt(
         [length for prompt in order for length in rows[prompt]], case.nodes, options.sequences, case.model
@@ -160,6 +163,7 @@ def main() -> None:
     parser.add_argument("--mean-tokens", type=float, default=800.0)
     parser.add_argument("--sigma", type=float, default=0.8)
     parser.add_argument("--alike", type=float, default=0.0)
+    parser.add_argument("--before", action="store_true")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

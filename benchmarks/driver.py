@@ -60,7 +60,7 @@ from orchestrator.reports.meters import Meters
 from workers.files import write_table
 
 ROOT = Path(__file__).parent.parent
-STEPS = ("round", "again", "status", "verify")
+STEPS = ("round", "again", "once_more", "status", "verify")
 PROMPT_TOKENS, TOKENS = 60, 20  # of a prompt and of a sample; GSM8K's questions are as long
 HELD_OUT = 500
 
@@ -244,7 +244,7 @@ def read_all(_grade: Any, golds: Iterable[str]) -> tuple[dict[str, str], int]:
 def work(step: str, job: Path) -> dict[str, float]:
     """One step in this process; what it took."""
     began, cpu = time.monotonic(), time.process_time()
-    if step in ("round", "again"):
+    if step in ("round", "again", "once_more"):
         with signals() as received:
             hire: Any = Workers
             drive(load_job(job), lambda line: None, received, hire, ask=read_all)
@@ -270,10 +270,11 @@ def figures(folder: Path, prompts: int, samples: int) -> dict[str, Any]:
     return found
 
 
-def a_prompt(found: dict[str, Any], prompts: int, fewer: dict[str, Any], few: int) -> dict[str, float]:
-    """By step, the bytes of memory that one prompt more takes."""
-    more = {step: row["peak_gib"] - fewer[step]["peak_gib"] for step, row in found.items()}
-    return {step: round(gib * 2**30 / (prompts - few)) for step, gib in more.items()}
+def a_prompt(found: dict[str, Any], prompts: int, fewer: dict[str, Any], few: int, of: str) -> dict[str, float]:
+    """By step, what of a figure one prompt more takes: in bytes, or millionths of a second."""
+    unit = 2**30 if of == "peak_gib" else 1e6
+    more = {step: row[of] - fewer[step][of] for step, row in found.items()}
+    return {step: round(figure * unit / (prompts - few)) for step, figure in more.items()}
 
 
 def main() -> None:
@@ -288,19 +289,21 @@ def main() -> None:
     if options.step:
         print(json.dumps(work(options.step, options.folder)))
         return
-    memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
-    with tempfile.TemporaryDirectory(dir=options.folder or memory) as name:
+    in_memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+    with tempfile.TemporaryDirectory(dir=options.folder or in_memory) as name:
         found = figures(Path(name, "project"), options.prompts, options.samples)
         if options.beside:
             fewer = figures(Path(name, "beside"), options.beside, options.samples)
-            found["bytes_a_prompt"] = a_prompt(found, options.prompts, fewer, options.beside)
+            both = found, options.prompts, fewer, options.beside
+            memory, seconds = a_prompt(*both, "peak_gib"), a_prompt(*both, "cpu_seconds")
+            found |= {"bytes_a_prompt": memory, "cpu_microseconds_a_prompt": seconds}
     if options.json:
         settings = {name: getattr(options, name) for name in ("prompts", "beside", "samples")}
         print(json.dumps(report("driver", settings, found)))
         return
     print(f"{options.prompts:,} prompts, {options.samples} samples each")
     for step, row in found.items():
-        print(f"{step:15}" + "".join(f"{key:>14} {value:<8}" for key, value in row.items()))
+        print(f"{step:26}" + "".join(f"{key:>14} {value:<8}" for key, value in row.items()))
 
 
 if __name__ == "__main__":

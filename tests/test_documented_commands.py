@@ -15,7 +15,7 @@ import pytest
 from orchestrator.config import Job, Settings
 from orchestrator.config.marks import sections_in
 from tests.orchestrator.test_cli import ratchet
-from tests.support.documented import commands_in, words_of
+from tests.support.documented import commands_in, programs_in, words_of
 from tests.support.stand_ins import StandIns, make_project, run_job
 from tests.support.typed_commands import commands
 from tests.test_documents import DOCUMENTS
@@ -23,8 +23,12 @@ from tests.test_house import PROJECT
 
 SHOWN = sorted({line for document in DOCUMENTS for line in commands_in(document.read_text())})
 RATCHET = [line for line in SHOWN if words_of(line)[0] == "ratchet" and len(words_of(line)) > 1]
-NAMED = [line for line in RATCHET if len(words_of(line)) == 2 and words_of(line)[1] in commands()]
-"""The name of a command, and nothing else: what stands in a sentence."""
+NAMED = [
+    line
+    for line in RATCHET
+    if words_of(line)[1] in commands() and all(word.startswith("--") for word in words_of(line)[2:])
+]
+"""The name of a command, or of an option of one, and nothing else: what stands in a sentence."""
 GIVEN = [line for line in RATCHET if line not in NAMED or line in ("ratchet list", "ratchet docs")]
 
 NOT_GIVEN = {
@@ -32,6 +36,7 @@ NOT_GIVEN = {
     r"ratchet validate .*": "reads a model with the real tokenizer: tests/orchestrator/driver/test_preview.py",
     r"ratchet plan .*": "the same: tests/orchestrator/commands/test_plan.py, tests/real/test_tutorial_real.py",
     r"ratchet doctor .*": "starts Ray, an engine and ranks: tests/real/test_operations_real.py",
+    r"ratchet export .* --push": "writes to a Hub: tests/orchestrator/commands/test_push.py",
     r"ratchet rescore .*": "starts grader processes in a Ray: tests/real/test_operations_real.py",
     r"ratchet ui .*": "serves until it is interrupted: tests/orchestrator/commands/test_ui.py, tests/browser",
     r"ratchet track .*": "waits for MLflow's database: tests/orchestrator/tracking/test_tracking_moved.py",
@@ -40,6 +45,20 @@ NOT_GIVEN = {
     r"ratchet compare (FILE|jobs/compare.yaml).*": "runs every arm: tests/orchestrator/commands/test_compare.py",
 }
 """Patterns of commands that are not given here, each with the reason, and where something of the kind is."""
+
+
+OTHERS = {
+    "make": "sets up an environment, or runs suites, of which this is one; its targets are looked at below",
+    "python": "measures for minutes: benchmarks/README.md, `make benchmarks`; its options are looked at below",
+    "pytest chmod": "of the examples that tests/test_adding.py adds",
+    "head sed": "given by tests/real/test_tutorial_real.py",
+    "pip-audit git pins()": "asks for packages and flaws elsewhere: tests/deploy/test_audit.py looks at what it reads",
+    "ray": "wants machines reached by ssh, or a cluster: tests/deploy/test_ray_up.py, tests/real/test_submit_real.py",
+    "sbatch tail": "wants SLURM: tests/deploy/test_slurm.py",
+    "docker deploy/docker/secrets.sh": "wants Docker: tests/deploy/test_files.py, tests/deploy/test_secure.py",
+    "kubectl export": "wants Kubernetes: tests/deploy/test_kubernetes.py",
+}
+"""Further programs that blocks of commands begin with, each with why it is not given here, and where it is tried."""
 
 
 def unknown_key(key: str) -> bool:
@@ -62,6 +81,8 @@ def test_a_command_is_one_and_its_options_and_keys_are_there(line: str) -> None:
         return
     assert name in commands(), line
     if line in NAMED:
+        options = {option for parameter in commands()[name].params for option in parameter.opts}
+        assert {*arguments} <= options, line
         return
     context = commands()[name].make_context(name, arguments)  # raises where it knows no such option
     for override in context.params.get("overrides") or ():
@@ -116,6 +137,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def given(line: str, folder: Path) -> list[str]:
     """The words of a command, with the project's own in place of what stands for them."""
     in_place = {"RUN": "runs/irpo", "NEW": "runs/new", "NEWRUN": "runs/new", "grade.KEY=VALUE": "grade.strict=false"}
+    in_place["KEY=VALUE"] = "loss.beta=0.2"
     words = [in_place.get(word, word) for word in words_of(line)[1:]]
     words = [word.replace("--problem=ID", "--problem=test-0") for word in words]
     return [word.replace("--pair=ID", f"--pair={_some_pair(folder)}") for word in words]
@@ -141,8 +163,14 @@ def test_a_command_that_is_cheap_is_given(
     assert said.out.strip() and not said.err.strip(), said
 
 
+def test_every_program_of_a_block_of_commands_is_looked_at_here_or_has_a_reason() -> None:
+    texts = [document.read_text() for document in DOCUMENTS]
+    begun = {program for text in texts for program in programs_in(text)}
+    assert begun - {"ratchet"} <= {name for names in OTHERS for name in names.split()} <= begun | {"python"}
+
+
 def test_every_reason_is_still_needed() -> None:
     assert [pattern for pattern in NOT_GIVEN if not any(re.fullmatch(pattern, line) for line in GIVEN)] == []
-    for reason in NOT_GIVEN.values():
+    for reason in (*NOT_GIVEN.values(), *OTHERS.values()):
         for path in re.findall(r"tests/[\w/.]+\w", reason):
             assert (PROJECT / path).exists(), path

@@ -18,6 +18,11 @@ DOCUMENTS = [
     *(PROJECT / "deploy").rglob("README.md"),
     PROJECT / "benchmarks/README.md",
 ]
+EVERY = sorted(
+    {*DOCUMENTS, *(PROJECT / name for name in ("CHANGELOG.md", "docs/test-results.md"))}
+    | {*(file for top in ("tests", "benchmarks", "jobs", "deploy") for file in (PROJECT / top).rglob("*.md"))}
+)
+"""All that is written, also what tells of files that were: its links lead somewhere."""
 MADE = "deploy/docker/secrets"
 """What a command of a document makes."""
 ROOTS = (PROJECT, PROJECT / "orchestrator", PROJECT / "workers")
@@ -44,7 +49,7 @@ def test_every_path_in_a_document_is_there(document: Path) -> None:
     assert {path for path in paths_named(document.read_text()) if not is_there(path)} == set()
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda file: str(file.relative_to(PROJECT)))
+@pytest.mark.parametrize("document", EVERY, ids=lambda file: str(file.relative_to(PROJECT)))
 def test_every_link_in_a_document_leads_somewhere(document: Path) -> None:
     for link in re.findall(r"\]\((?!https?:)([^)]+)\)", document.read_text()):
         path, _, anchor = link.partition("#")

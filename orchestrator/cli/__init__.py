@@ -9,7 +9,7 @@ import sys
 
 from orchestrator.cli.app import app
 from orchestrator.cli.checking import checks
-from orchestrator.cli.driving import runs
+from orchestrator.cli.driving import drives, runs
 from orchestrator.cli.keeping import keeps
 from orchestrator.cli.looking import looks
 from orchestrator.errors import Interrupted, RatchetError
@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> None:
     with terminal.shielded() as shield:
         code = _run_command(given)
         # What a run is for is in its folder; of other commands, what they print.
-        if code == 0 and shield.unprinted and given[:1] not in (["run"], ["resume"], ["compare"]):
+        if code == 0 and shield.unprinted and not drives(given):
             terminal.echo(f"ratchet: what it prints cannot be written: {shield.unprinted}", err=True)
             code = RatchetError.exit_code
     sys.exit(code)

@@ -59,6 +59,17 @@ def resume(run: RunArgument, overrides: Overrides = None, trust: Trust = False, 
         _drive(resumed(run_named(run), overrides or [], telling(trust)), received, plain)
 
 
+def drives(given: Sequence[str]) -> bool:
+    """Whether a command line is of a command that drives runs, for which it is of little matter what is printed."""
+    named = [word for word in given[1:] if not word.startswith("-")]
+    return given[:1] in (["run"], ["resume"]) or (given[:1] == ["compare"] and bool(named) and not _are_runs(named))
+
+
+def _are_runs(what: Sequence[str]) -> bool:
+    """Whether what is to be compared are runs that are there; else it is a comparison's file."""
+    return len(what) > 1 or Path(what[0]).is_dir()
+
+
 def _drive(file: JobFile, received: Sequence[str], plain: bool) -> None:
     from orchestrator.commands.run import drive_told  # which brings pyarrow and more: `--help` need not wait for it
 
@@ -157,7 +168,7 @@ def compare(
 ) -> None:
     """Run several methods and seeds on the same problems and budgets, or go on with it; exit code 1 where one fails. Of
     runs that are there: show them side by side."""
-    if len(what) > 1 or Path(what[0]).is_dir():
+    if _are_runs(what):
         from orchestrator.commands.compare import page as of_runs
         from orchestrator.commands.compare import side_by_side
         from orchestrator.commands.report import place_of

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator.cli.app import Group, Json, RunArgument
+from orchestrator.cli.app import Group, Json, RunArgument, interruptible
 from orchestrator.config.places import run_named
 from orchestrator.driver.signals import signals
 from orchestrator.errors import Interrupted
@@ -81,7 +81,7 @@ def inspect(
     ] = None,
     flipped: Annotated[bool, typer.Option("--flipped", help="Problems won and lost against the reference")] = False,
     checkpoint: Annotated[bool, typer.Option("--checkpoint", help="What the round's checkpoint comes from")] = False,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many samples or flips")] = 10,
+    limit: Annotated[int, typer.Option(min=1, max=10**9, help="At most so many samples or flips")] = 10,
     full: Annotated[bool, typer.Option("--full", help="Every text in full")] = False,
     as_json: Json = False,
 ) -> None:
@@ -102,7 +102,8 @@ def report(
     """Write report.html, a page with a run's charts and samples, which a browser opens without a network."""
     from orchestrator.commands import report as command
 
-    command.write(run_named(run), output)
+    with interruptible():
+        command.write(run_named(run), output)
 
 
 @looks.command("ratchet logs runs/irpo --follow", "ratchet logs runs/irpo --round 2 --role rank")

@@ -40,6 +40,13 @@ class Asked:
         for name, known in _CHOICES.items():
             if (value := getattr(self, name)) is not None and value not in known:
                 raise BadInput(f"--{name}: {value!r} is none. Give {', '.join(known[:-1])} or {known[-1]}.")
+        for name in ("rule", "text", "problem", "pair"):
+            try:
+                (getattr(self, name) or "").encode()
+            except UnicodeEncodeError as error:
+                raise BadInput(
+                    f"--{name}: {getattr(self, name)!r} is no text in UTF-8, and what a run holds is"
+                ) from error
         one = [f"--{name}" for name in ("problem", "pair", "flipped", "checkpoint") if getattr(self, name)]
         if len(one) > 1:
             raise BadInput(f"{' and '.join(one)}: each is a view of its own. Give one of them.")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from orchestrator.errors import BadInput
-from orchestrator.files.durable import replace
+from orchestrator.files import durable, unfinished
 from orchestrator.files.named import named_path, real
 from orchestrator.reports.living import settled
 from orchestrator.reports.page.page import NAME, document, page
@@ -24,7 +24,8 @@ def write(run: Path, output: Path | None) -> None:
     file = run / NAME if output is None else place_of(output, "-o")
     told = settled(run, lambda ledger: document(run, SOURCES, ledger))
     try:
-        replace(file, page(told))
+        # In the run's folder, `gc` knows what a killed command leaves; elsewhere, the next one of the same name does.
+        (durable if output is None else unfinished).replace(file, page(told))
     except OSError as error:
         cure = "Give another place with -o FILE.html." if output is None else "Give a file that can be."
         raise BadInput(f"{file}: cannot be written: {error.strerror or error}. {cure}") from error

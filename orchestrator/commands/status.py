@@ -6,6 +6,7 @@ from pathlib import Path
 
 import typer
 
+from orchestrator.driver.resume import command
 from orchestrator.driver.signals import signals
 from orchestrator.errors import BadInput, Interrupted
 from orchestrator.reports.progress.watching import watch as watch_run
@@ -39,3 +40,5 @@ def show(run: Path, as_json: bool, watch: bool) -> None:
         for said in (found["dashboard"] or {}).values():  # whole, however narrow the terminal: it is copied, or clicked
             if said:
                 echo(f"dashboard: {said}")
+        if found["state"] == "interrupted":
+            echo(f"to go on: {command(run)}")

@@ -13,17 +13,22 @@ from urllib.parse import parse_qsl
 
 Key = tuple[str | int, ...]
 
+# All of these take time that grows with a text's length alone, and not with its square: who writes a text may begin a
+# hundred thousand addresses in it and end none (`tests/orchestrator/config/test_secrets.py`).
+#
 # As the clients read them: of a web address the user ends before the first `/`, unless what stands there is no port; in
 # a database's (SQLAlchemy) a password may hold anything but `@`.
 _WEB_USER = r"[^/?#\s]*@|[^/?#:\s]*:(?!\d{0,5}(?:[/?#\s]|$))[^@\s]*@"
 _WEB = re.compile(rf"(?i)(https?://)(?:{_WEB_USER})")
 _OTHER = re.compile(r"(?i)((?<![a-z0-9+.-])(?!https?:)[a-z][a-z0-9+.-]*://)(?:[^/\s@]*:[^@\n]*@|[^/?#\s]*@)")
+_TO_LAST_AT, _LINE_TO_LAST_AT = re.compile(r"(?<!\S)\S*@"), re.compile(r"(?m)^.*@")
+"""Where those two can be: of a word, or a line, what is behind its last `@` holds no user."""
 _OTHER_PASSWORD = re.compile(r"(?i)(?!https?:)[a-z][a-z0-9+.-]*://[^:/]*:[^@]+@")
 _ADDRESS = re.compile(r"(?i)\s*[a-z][a-z0-9+.-]*://")
 _SECRET_NAME = re.compile(r"(?i).*(password|passwd|pwd|token|secret|signature)|sig|(?!.*ssl).*key")
 _INNER_SECRET = re.compile(r"(?i)\b(password|passwd|pwd)\s*=\s*[^\s;]")
 _PARAMETER = re.compile(
-    r"(?i)([?&;#][^\s=&;#]*(?:password|passwd|pwd|token|secret|signature|key|odbc_connect|sig)=)[^\s&'\"]+"
+    r"(?i)([?&;#][^\s=&;#?]*(?:password|passwd|pwd|token|secret|signature|key|odbc_connect|sig)=)[^\s&'\"]+"
 )
 
 # Settings of engines that are secrets. `eos_token` and the like are none.
@@ -42,7 +47,7 @@ _VARIABLE_SECRET = re.compile(
 # What a header, a database's client and a proxy take with a secret in it, whatever the variable is called.
 _SECRET_VALUE = re.compile(
     r"(?i)\b(?:bearer|basic)\s+[\w.+/=-]{16,}|\b(?:password|passwd|pwd|sig)\s*=\s*[^\s;]"
-    r"|[^/\s:@]+:[^/\s@]+@[^/\s@]+"
+    r"|(?<![^/\s@]):*+[^/\s:@]++:[^/\s@]++@[^/\s@]"
 )
 
 # Keys as their issuers write them: OpenAI and those who follow it, Hugging Face, GitHub, GitLab, Slack, AWS, Google,
@@ -54,7 +59,7 @@ _ISSUED = re.compile(
 )
 # `HF_TOKEN: value` and `judge.api_key=value`, in YAML's, Python's or a shell's words.
 _NAMED_VALUE = re.compile(
-    rf"(?i)(?<![a-z0-9_])((?:\w*_)?{_SECRET_WORD}['\"]?\s*[:=]\s*)(?![\s{{\[])(?:'[^']*'|\"[^\"]*\"|[^\s,}}\]]+)"
+    rf"(?i)(?<![a-z0-9_])((?:\w{{0,100}}_)?{_SECRET_WORD}['\"]?\s*[:=]\s*)(?![\s{{\[])(?:'[^']*'|\"[^\"]*\"|[^\s,}}\]]+)"
 )
 
 _WEB_CURE = (
@@ -77,7 +82,8 @@ def without_password(text: str) -> str:
     """A text without the users and passwords in the addresses that it holds."""
     if "://" not in text:
         return text
-    text = _OTHER.sub(r"\1", _WEB.sub(r"\1", text))
+    text = _TO_LAST_AT.sub(lambda found: _WEB.sub(r"\1", found[0]), text)
+    text = _LINE_TO_LAST_AT.sub(lambda found: _OTHER.sub(r"\1", found[0]), text)
     return re.sub(r"://\S+", lambda address: _PARAMETER.sub(r"\1...", address[0]), text)
 
 

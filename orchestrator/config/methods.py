@@ -176,6 +176,14 @@ OTHERS: Mapping[str, Settings] = {
         "pairs": {"rule": "best_worst", "per_prompt": 1},
         "loss": {"form": "squared", "beta": 0.001, "nll": 0.0},
     },
+    "SimPO (arXiv 2405.14734): log-probabilities a token compared, without a reference": {
+        "method": "dpo",
+        "loss": {"form": "simpo", "beta": 2.0, "target_margin": 1.0},
+    },
+    "ORPO (arXiv 2403.07691): imitation and an odds ratio at once, without a reference": {
+        "method": "dpo",
+        "loss": {"form": "orpo", "dpo": 0.1, "nll": 1.0},
+    },
 }
 """Methods without a name of their own, as job files would give them."""
 

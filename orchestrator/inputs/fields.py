@@ -79,7 +79,7 @@ def _checked(value: Any, what: str) -> str | int | float | Decimal:
     if isinstance(value, bool) or not isinstance(value, str | int | float | Decimal):
         found = "null" if value is None else repr(value).lower() if isinstance(value, bool) else type(value).__name__
         raise BadInput(f"{what} must be text or a number, not {found}{_CURES.get(type(value), '')}")
-    if not isinstance(value, str) and not math.isfinite(value):
+    if isinstance(value, float | Decimal) and not math.isfinite(value):
         raise BadInput(f"{what} is {value}, which is no number to compare with")
     return value
 

@@ -62,6 +62,9 @@ def require_bounded(file: Path, run_dir: Path) -> None:
         raise
     except (pa.ArrowException, ValueError):
         pass
+    except OSError as error:  # Arrow's word for what cannot be unpacked; one of the system has a number
+        if error.errno is not None:
+            raise
 
 
 def _refuse_a_bomb(file: Path, metadata: pq.FileMetaData, size: int) -> None:
@@ -100,8 +103,14 @@ def _require_columns(file: Path, size: int, needed: Sequence[str]) -> None:
         metadata = pq.read_metadata(file)
         schema = metadata.schema.to_arrow_schema()
         _refuse_a_bomb(file, metadata, size)
-    except (pa.ArrowException, ValueError) as error:
+    except MemoryError:
+        raise
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise Damaged(f"{file}: committed, but it is no Parquet file that can be read ({first_line(error)})") from error
+    if twice := {name for name in schema.names if schema.names.count(name) > 1}:
+        raise Damaged(f"{file}: it has the column {', '.join(map(repr, sorted(twice)))} twice. {_CURE}")
     for name in needed:
         if name not in schema.names:
             raise Damaged(f"{file}: it has no column `{name}`, which such a file has. {_CURE}")

@@ -27,7 +27,7 @@ from orchestrator.files.inside import read_regular, require_below
 from orchestrator.ledger import cache, rollbacks
 from orchestrator.ledger.kinds import Kind, quoted
 from orchestrator.ledger.record_files import MAX_RECORD, SCHEMA, Record, read_record, record_numbers, spelled
-from orchestrator.ledger.step_facts import Recorded
+from orchestrator.ledger.step_facts import recorded
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,16 +134,16 @@ class State:
             case "offer":
                 step, index, digest = data["step"], data["index"], data["fingerprint"]
                 artifacts = tuple(Artifact.from_json(a) for a in data["artifacts"])
-                facts, discarded = Recorded(data["facts"], step), tuple(data["discarded"])
+                facts, discarded = recorded(data), tuple(data["discarded"])
                 recipe = data.get("recipe", 1)
                 self.offers[step, index] = Offer(step, index, digest, artifacts, discarded, facts, recipe)
             case "shard":
                 step, index = data["step"], data["index"]
-                shard = ShardCommit(step, index, Artifact.from_json(data["artifact"]), Recorded(data["facts"], step))
+                shard = ShardCommit(step, index, Artifact.from_json(data["artifact"]), recorded(data))
                 self.shards.setdefault(shard.step, {}).setdefault(shard.index, shard)
             case "commit":
                 artifacts = tuple(Artifact.from_json(a) for a in data["artifacts"])
-                facts, recipe = Recorded(data["facts"], data["step"]), data.get("recipe", 1)
+                facts, recipe = recorded(data), data.get("recipe", 1)
                 commit = Commit(data["step"], data["fingerprint"], artifacts, facts, recipe)
                 self.commits.setdefault(commit.step, commit)
                 self.discarded.update(data.get("discarded", ()))

@@ -6,6 +6,7 @@ none; facts that none reads are let be. `Recorded` names the step where a fact i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Required
 
@@ -325,14 +326,29 @@ class MissingFact(Damaged, KeyError):
     __str__ = Damaged.__str__
 
 
+def _one_spelling(key: str) -> str:
+    """A key as one object in all records, which JSON makes anew for each: a long run has thousands of shards."""
+    return sys.intern(str(key))
+
+
+def recorded(data: dict[str, Any]) -> Recorded:
+    """The facts of a record, by its data: made once, and shared by all who read the record."""
+    facts = data["facts"]
+    if not isinstance(facts, Recorded):
+        data["facts"] = facts = Recorded(facts, data["step"])
+    return facts
+
+
 class Recorded(dict[str, Any]):
     """The facts of a record. One that is not there is named with its step.
 
     Example: Recorded({"pairs": 12}, "rounds/01/pairs")["steps"] raises MissingFact.
     """
 
+    __slots__ = ("_step",)
+
     def __init__(self, facts: Mapping[str, Any], step: str) -> None:
-        super().__init__(facts)
+        super().__init__(zip(map(_one_spelling, facts), facts.values(), strict=True))
         self._step = step
 
     def __missing__(self, key: str) -> Any:

@@ -10,16 +10,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator.ledger.ledger import State
+from orchestrator.ledger.ledger import ShardCommit, State
 
 _TIMES = ("seconds", "starting", "waited", "wall")
 _SPEED = "_per_second"
 
 
 def taken(state: State, step: str) -> bool:
-    """Whether all that is committed of a step was taken over."""
+    """Whether all that is committed of a step was taken over. The first shard that was not tells it: this is asked at
+    each of thousands."""
     if shards := state.shards.get(step):
-        return len(taken_shards(state, step)) == len(shards)
+        return all(_is_taken(state, shard) for shard in shards.values())
     commit, offer = state.commits.get(step), state.offers.get((step, None))
     if commit is None or offer is None:
         return False
@@ -28,13 +29,13 @@ def taken(state: State, step: str) -> bool:
 
 def taken_shards(state: State, step: str) -> set[int]:
     """The shards of a step that were taken over."""
-    found = set()
-    for index, shard in state.shards.get(step, {}).items():
-        offer = state.offers.get((step, index))
-        # The hidden name tells an offer's files from the same ones made again.
-        if offer is not None and offer.artifacts == (shard.artifact,):
-            found.add(index)
-    return found
+    return {index for index, shard in state.shards.get(step, {}).items() if _is_taken(state, shard)}
+
+
+def _is_taken(state: State, shard: ShardCommit) -> bool:
+    """The hidden name tells an offer's files from the same ones made again."""
+    offer = state.offers.get((shard.step, shard.index))
+    return offer is not None and offer.artifacts == (shard.artifact,)
 
 
 def parent(state: State) -> str | None:

@@ -103,7 +103,9 @@ def find(model: RunModel, where: str, folders: Sequence[Path], own: Path) -> Che
 def place_of(name: str, folders: Sequence[Path], own: Path) -> Path:
     """Where a run of that name is, or would be. A name is looked for among the runs, a path as paths of a job are."""
     path = named_path(name, f"run:{name}")
-    if len(path.parts) == 1 and not path.is_absolute():
+    if path.is_absolute():
+        places = [path]  # which needs no current folder
+    elif len(path.parts) == 1:
         places = [home() / "runs" / name, own.parent / name]
     else:
         places = [*(folder / path for folder in folders), Path.cwd() / path, home() / path]

@@ -126,6 +126,9 @@ class Shard:
     """Hidden file that is to be written, absolute; the driver renames it once it is committed."""
     attempt: int = 0
     """Which one this is, where the shard may have been given to another worker before, which may still be at it."""
+    expected: tuple[float, ...] = ()
+    """How long a sample of each of its prompts is expected to be, in tokens; empty where nobody knows. What is begun
+    first goes by it, and nothing else."""
 
     @property
     def written(self) -> str:

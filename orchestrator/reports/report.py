@@ -24,7 +24,7 @@ from orchestrator.reports.gate_words import gate_said
 from orchestrator.reports.health import KINDS, health
 from orchestrator.reports.rounds import RoundStatus, rounds
 from orchestrator.reports.seconds import own, seconds_section, walls
-from orchestrator.reports.status import halvings, open_run, reference_path, run_state
+from orchestrator.reports.status import halvings, open_run, reason, reference_path, run_state
 from orchestrator.reports.symptoms import symptoms
 from orchestrator.reports.tables import diversity, training_metrics
 from orchestrator.text.shown import code, markdown
@@ -119,8 +119,8 @@ def _versions(every: Sequence[Evidence]) -> str:
 
 
 def _summary(run_dir: Path, state: State, base: Evidence, done: Sequence[Evidence]) -> str:
-    end = f": {state.end['reason']}" if state.end and state.end.get("reason") else ""
-    lines = [f"- State: {markdown(f'{run_state(run_dir, state)}{end}')}"]
+    why = reason(state, now := run_state(run_dir, state))
+    lines = [f"- State: {markdown(f'{now}: {why}' if why else now)}"]
     if forked_from := parent(state):
         lines.append(f"- Made from: {code(forked_from)}; what was taken over from it is marked below")
     lines.append(f"- Reference: {code(reference_path(run_dir, state))}")

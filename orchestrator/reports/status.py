@@ -7,10 +7,12 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -127,21 +129,21 @@ def status(run_dir: Path, sources: Mapping[str, Reporting] | None = None) -> dic
     """A run's state as a JSON value; its keys are an interface. `sources` are those of pairs, by name: they know more
     to be warned of.
 
-    Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reference` (an absolute
-    path), `seed` (where a base model that the run keeps is from: `id` and `revision`, or `run`, `run_id`, `round` and
-    `digest`; else null), `parent` (the folder of the run that it was forked from, or null), `archive` (as `archived`
-    says), `dashboard` (as `dashboard` says), `baseline` (the base model's test accuracy, a fraction, or null) and
-    `rounds`: a list of `round`,
-    `promoted` (null while undecided), the counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while
-    nothing of their phase is done, or where a round has none), `causes` (how many samples are ungradable why, as far
-    as it is known), `accuracy` (on test, or null), `tests` (on further test sets, by name), `unsolved`
-    (test answers that count as not solved since they are ungradable, by cause), `seconds` by phase, `taken_over`, the
-    phases that the run has from its parent, of which no seconds are told, and `halved`: by phase what it was done with
-    half of since memory was short, by key. `unsolved` of the base model is `baseline_unsolved`. `gate` is what the gate
-    has said, in a sentence (or null), `health` the figures that are known (health.py), and `warnings` what has turned
-    (symptoms.py). A phase in progress is counted as far as it is committed. `rollbacks` are those that people have
-    made, in order: `to_round`, the rounds that were `set_aside` and are in `rounds` no more unless they were done
-    again, the `reason` that was given, and all of it in a `line`.
+    Returns `name`, `state` (running, finished, interrupted, failed, stopped, not started), `reason` (why it ended so,
+    in words, or null), `reference` (an absolute path, or null), `seed` (where a base model that the run keeps is from:
+    `id` and `revision`, or `run`, `run_id`, `round` and `digest`; else null), `parent` (the folder of the run that it
+    was forked from, or null), `archive` (as `archived` says), `dashboard` (as `dashboard` says), `baseline` (the base
+    model's test accuracy, a fraction, or null) and `rounds`: a list of `round`, `promoted` (null while undecided), the
+    counts `samples`, `correct`, `wrong`, `ungradable` and `pairs` (null while nothing of their phase is done, or where
+    a round has none), `causes` (how many samples are ungradable why, as far as it is known), `accuracy` (on test, or
+    null), `tests` (on further test sets, by name), `unsolved` (test answers that count as not solved since they are
+    ungradable, by cause), `seconds` by phase, `taken_over`, the phases that the run has from its parent, of which no
+    seconds are told, and `halved`: by phase what it was done with half of since memory was short, by key. `unsolved` of
+    the base model is `baseline_unsolved`. `gate` is what the gate has said, in a sentence (or null), `health` the
+    figures that are known (health.py), and `warnings` what has turned (symptoms.py). A phase in progress is counted as
+    far as it is committed. `rollbacks` are those that people have made, in order: `to_round`, the rounds that were
+    `set_aside` and are in `rounds` no more unless they were done again, the `reason` that was given, and all of it in a
+    `line`.
 
     Raises:
         BadInput: there is no run in this folder.
@@ -155,7 +157,8 @@ def status(run_dir: Path, sources: Mapping[str, Reporting] | None = None) -> dic
     found = by_round(base, done, checks_of(job, sources))
     return {
         "name": job.get("name", run_dir.absolute().name),
-        "state": run_state(run_dir, state),
+        "state": (now := run_state(run_dir, state)),
+        "reason": reason(state, now),
         "reference": reference_path(run_dir, state),
         "seed": _base_origin(state),
         "parent": parent(state),
@@ -169,6 +172,13 @@ def status(run_dir: Path, sources: Mapping[str, Reporting] | None = None) -> dic
             for r in state.rollbacks
         ],
     }
+
+
+def reason(state: State, now: str) -> str | None:
+    """Why a run is in the state that it is in `now`, in words, where that is known."""
+    if state.end is not None:
+        return str(state.end.get("reason") or "") or None
+    return "its driver died without a word" if now == "interrupted" else None
 
 
 def _archive(job: Mapping[str, Any]) -> str | None:
@@ -218,7 +228,11 @@ def intervals(run_dir: Path) -> dict[int, tuple[float, float]]:
 
 _COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
 _COUNTS = ("samples", "correct", "wrong", "ungradable", "pairs")
-_SHORT = {"ungradable": "ungr."}  # the table fits 80 columns
+_HEADINGS = ("round", "samples", "correct", "wrong", "ungr.", "pairs", "test", "95 %", "gain", "time", "promoted")
+"""Of the table, which fits 80 columns."""
+_LEFT_OUT = ((), _HEADINGS[1:5], _HEADINGS[1:6], (*_HEADINGS[1:6], "95 %", "time"))
+"""Columns that go where it is narrower, as many as must."""
+_WIDEST = 1000
 
 
 def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float]] | None = None) -> RenderableType:
@@ -227,31 +241,25 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     `intervals` (see the function of that name) adds the 95 % interval of each accuracy.
     """
     intervals = intervals or {}
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    for heading in ("round", *(_SHORT.get(c, c) for c in _COUNTS), "test", "95 %", "gain", "time", "promoted"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    before = status["baseline"]
-    table.add_row("base", *[""] * len(_COUNTS), _percent(before), _interval(intervals.get(0)))
+    before, rows = status["baseline"], [["base", *[""] * len(_COUNTS), _percent(status["baseline"])]]
+    rows[0] += [_interval(intervals.get(0)), "", "", ""]
     for row in status["rounds"]:
         gain = None if row["accuracy"] is None or before is None else row["accuracy"] - before
-        table.add_row(
-            str(row["round"]),
-            *("–" if row[key] is None else f"{row[key]:,}" for key in _COUNTS),
-            _percent(row["accuracy"]),
-            _interval(intervals.get(row["round"])),
-            "" if gain is None else f"{100 * gain:+.1f}",
-            f"{sum(row['seconds'].values()):.0f} s" if row["seconds"] or not row["taken_over"] else "",
-            {None: "", True: "yes", False: "no"}[row["promoted"]],
-        )
+        cells = [str(row["round"]), *("–" if row[key] is None else f"{row[key]:,}" for key in _COUNTS)]
+        cells += [_percent(row["accuracy"]), _interval(intervals.get(row["round"]))]
+        cells.append("" if gain is None else f"{100 * gain:+.1f}")
+        cells.append(f"{sum(row['seconds'].values()):.0f} s" if row["seconds"] or not row["taken_over"] else "")
+        rows.append([*cells, {None: "", True: "yes", False: "no"}[row["promoted"]]])
         if row["promoted"]:  # a refused round is not what the next one starts from
             before = row["accuracy"]
     colour = _COLOURS.get(status["state"], "yellow")
-    title = Text.assemble((line(status["name"]), "bold"), "  ", (line(status["state"]), colour))
+    why = f": {status['reason']}" if status.get("reason") else ""
+    title = Text.assemble((line(status["name"]), "bold"), "  ", (line(status["state"]), colour), line(why))
     base = [Text(line(f"base model: {_origin(status['seed'])}"))] if status["seed"] else []
     notes = [Text(line(said)) for said in _abstentions(status)]
-    rows = [row for row in status["rounds"] if row["taken_over"]]
+    taken = [row for row in status["rounds"] if row["taken_over"]]
     name = Path(status["parent"]).name if status["parent"] else "another run"
-    told = (f"round {row['round']}: {', '.join(row['taken_over'])} taken over from {name}" for row in rows)
+    told = (f"round {row['round']}: {', '.join(row['taken_over'])} taken over from {name}" for row in taken)
     left = [Text(line(said)) for said in told]
     half = [Text(line(said)) for row in status["rounds"] for said in halvings(row["round"], row.get("halved", {}))]
     well = [Text(line(said)) for said in _health(status)]
@@ -260,8 +268,27 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     ]
     kept = [Text(line(archive_line(status["archive"])))] if status.get("archive") else []
     back = [Text(line(told["line"])) for told in status.get("rollbacks", ())]
-    head = (title, *base, Text(line(f"reference: {status['reference']}")), *back, *kept)
-    return Group(*head, Text(""), table, *left, *half, *notes, *well, *ill)
+    start = [Text(line(f"reference: {status['reference']}"))] if status["reference"] else []
+    return Group(title, *base, *start, *back, *kept, Text(""), _Rounds(rows), *left, *half, *notes, *well, *ill)
+
+
+@dataclass(frozen=True)
+class _Rounds:
+    """The table of rounds: on a narrow terminal without some of its columns, rather than with half of their figures."""
+
+    rows: Sequence[Sequence[str]]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        for left_out in _LEFT_OUT:
+            table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+            places = [place for place, heading in enumerate(_HEADINGS) if heading not in left_out]
+            for place in places:
+                table.add_column(_HEADINGS[place], justify="right", no_wrap=True)
+            for row in self.rows:
+                table.add_row(*(row[place] for place in places))
+            if Measurement.get(console, options.update(max_width=_WIDEST), table).maximum <= options.max_width:
+                break
+        yield table
 
 
 def _health(status: Mapping[str, Any]) -> Iterator[str]:

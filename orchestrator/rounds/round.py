@@ -21,7 +21,7 @@ from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.records.seeds import derived_seed
 from orchestrator.reports.gate_words import gate_said
-from orchestrator.rounds import drift, gate, pair_files, regrading, repeated, sampling, space, temperature
+from orchestrator.rounds import drift, gate, lengths, pair_files, regrading, repeated, sampling, space, temperature
 from orchestrator.rounds.context import Context, Model, engine, executed, graded_by, grading
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.spare import spare_checkpoints
@@ -132,7 +132,7 @@ class Round:
                 sampling.sample_and_grade_shards(
                     lambda: context.engines(sampled_from, samples.executed),
                     lambda: context.workers.graders(grade),
-                    shards,
+                    lengths.told(self, shards),
                     plan,
                     samples,
                     verdicts,

@@ -52,6 +52,8 @@ class Slice:
     start: int
     stop: int
     rows: Rows
+    expected: tuple[float, ...] = ()
+    """As `Shard.expected`."""
 
     @property
     def golds(self) -> dict[str, str]:
@@ -95,7 +97,7 @@ def sample_and_grade(
     """
     by_index = {slice_.index: slice_ for slice_ in slices}
     write, read = sample_files
-    todo = [Shard(s.index, str(s.source), s.start, s.stop, str(write(s.index))) for s in slices]
+    todo = [Shard(s.index, str(s.source), s.start, s.stop, str(write(s.index)), expected=s.expected) for s in slices]
     for shard, facts in engines.generate(todo, plan):
         on_samples(shard.index, facts)
         slice_ = by_index[shard.index]

@@ -31,7 +31,7 @@ from orchestrator.tracking.stores import NAMES
 _POKE, _END = b"\n", b"end\n"
 _PROBLEM = "problem: "
 _MOST_SAID = 10  # problems
-_PAUSE_SECONDS, _RETRY_SECONDS, _KILL_SECONDS = 3.0, 60.0, 5.0
+_PAUSE_SECONDS, _RETRY_SECONDS, _LONGEST_SECONDS, _KILL_SECONDS = 3.0, 60.0, 1800.0, 5.0
 
 
 class Beside:
@@ -80,6 +80,7 @@ class _Told:
                 [*own_code("orchestrator.tracking.beside"), *arguments],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                bufsize=0,  # a line that does not fit into the pipe now is not kept here for later
                 stderr=self._errors,
                 env=own_code_environment(),
                 cwd="/",  # a client may look for settings where it is started
@@ -96,7 +97,7 @@ class _Told:
         if self._process and self._process.stdin:
             # It has died, which is told; or it is so far behind that its pipe is full, and will look.
             with self._writing, contextlib.suppress(OSError, ValueError):
-                os.write(self._process.stdin.fileno(), line)
+                self._process.stdin.write(line)
 
     def _listen(self) -> None:
         assert self._process and self._process.stdout
@@ -131,7 +132,7 @@ class _Told:
 def _tell(run_dir: Path, name: str, driver: int) -> None:
     """Be the process."""
     feed: Feed | None = None
-    said, heard = set[str](), _POKE
+    said, heard, rest = set[str](), _POKE, 0.0
     while heard:
         if feed is None:
             with contextlib.suppress(RatchetError, OSError):  # the ledger cannot be read now
@@ -145,15 +146,17 @@ def _tell(run_dir: Path, name: str, driver: int) -> None:
             if feed:
                 feed.close()
             return
-        heard = _heard(None if well else _RETRY_SECONDS)
+        # What cannot be reached is not asked again and again, whatever is measured meanwhile.
+        rest = 0.0 if well else min(max(2 * rest, _RETRY_SECONDS), _LONGEST_SECONDS)
+        heard = _heard(rest)
 
 
-def _heard(seconds: float | None) -> bytes:
-    """What the driver says next, or a poke where it says nothing for so long; what it says within a pause comes at
-    once, since what is measured comes several times a second. Nothing where the driver has died."""
-    if not _waiting(seconds):
-        return _POKE
-    heard, until = b"", time.monotonic() + _PAUSE_SECONDS
+def _heard(rest: float) -> bytes:
+    """What the driver says next, after a `rest` in seconds if there is to be one, and what it says within a pause:
+    what is measured comes several times a second. An end comes at once; nothing where the driver has died."""
+    if not rest:
+        _waiting(None)
+    heard, until = _POKE, time.monotonic() + (rest or _PAUSE_SECONDS)
     while _END not in heard and _waiting(max(0.0, until - time.monotonic())):
         if not (more := os.read(sys.stdin.fileno(), 1 << 16)):
             return b""

@@ -104,7 +104,7 @@ class Versions:
 
     def _say_how_to_load(self, model_id: str, version: Version) -> None:
         """So that `models:/NAME@reference` is a folder, which says what it is."""
-        with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+        with tempfile.TemporaryDirectory(prefix="mlflow-") as folder:
             (Path(folder) / HOW_TO_LOAD).write_text(version.told(), encoding="utf-8")
             self._client.log_model_artifacts(model_id, folder)
 

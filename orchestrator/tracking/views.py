@@ -73,7 +73,7 @@ class Views:
             self._sink.log_table(number, rows, file)
 
     def _pictures(self) -> None:
-        with tempfile.TemporaryDirectory(prefix="ratchet-") as folder:
+        with tempfile.TemporaryDirectory(prefix="mlflow-") as folder:
             pictures.draw(self._ledger.state, Path(folder))
             self._sink.log_files(0, Path(folder), "pictures")
 

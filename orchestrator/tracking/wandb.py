@@ -45,7 +45,7 @@ class Run:
             x_disable_meta=True,
             x_disable_stats=True,
             x_save_requirements=False,
-            init_timeout=60,
+            init_timeout=20,  # seconds; it is tried again
         )
         self._run: Any = wandb.init(
             project=place.project,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from orchestrator.reports.page.page import document, page
 from orchestrator.sources.registry import SOURCES
+from tests.support.sample_run import SampleRun
 from tests.support.stand_ins import StandIns, make_project, run_job
 
 pytestmark = pytest.mark.browser
@@ -94,6 +96,16 @@ def test_a_sample_opens_its_problem_and_a_pair_leads_back(opened: Any) -> None:
     assert of(opened, "#detail .card.current")
 
 
+@pytest.mark.parametrize("asked", ["problem=a'b; touch /x&in=gate", "pair=$(touch /x)&of=1;x"])
+def test_a_command_that_is_shown_runs_nothing_that_an_id_says(opened: Any, asked: str) -> None:
+    """It is copied into a shell; ids are of somebody's data, or of an address that somebody sent."""
+    opened.execute_script("location.hash = arguments[0]; dispatchEvent(new HashChangeEvent('hashchange'))", asked)
+    [command] = [code.text for code in of(opened, "#detail code") if code.text.startswith("ratchet inspect")]
+    ids = [part.partition("=")[2] for part in asked.split("&")]
+    assert shlex.split(command)[-1].partition("=")[2] == ids[0]
+    assert shlex.split(command)[-2] in ("run", ids[1])
+
+
 def test_keys(opened: Any) -> None:
     from selenium.webdriver.common.keys import Keys
 
@@ -114,3 +126,20 @@ def test_nothing_is_wider_than_the_window(opened: Any, width: int) -> None:
     opened.set_window_size(width, 900)
     wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth"
     assert opened.execute_script(wide) <= 0
+
+
+@pytest.mark.parametrize("end", ["failed", None])
+def test_a_run_that_has_nothing_says_so_and_why(browser: Any, tmp_path: Path, end: str | None) -> None:
+    run = SampleRun(tmp_path / "run")
+    run.claim()
+    run.configure()
+    if end:
+        run.end(end, f"the disk is full {HOSTILE}")
+    (file := tmp_path / "page.html").write_bytes(page(document(run.root, SOURCES)))
+    browser.get(file.as_uri())
+    ready(browser)
+    seen = of(browser, "body")[0].text
+    assert "Why: the disk is full </script>" in seen if end else "Why: its driver died without a word" in seen
+    assert "No round has begun yet." in seen and "There are no samples and answers yet." in seen
+    assert "ungradable counts" in seen and "Grading is hidden" not in seen and "Ungradable since" not in seen
+    assert browser.execute_script("return window.obeyed") is None

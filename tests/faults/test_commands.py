@@ -1,5 +1,5 @@
-"""`fork`, `rescore`, `grade` and `compare`, killed, interrupted, or on a full disk at any of their operations: the same
-command goes on, and nothing is left behind."""
+"""`fork`, `rescore`, `grade`, `compare`, `export`, `init`, `report`, killed, interrupted, or on a full disk at any of
+their operations: the same command goes on, and nothing is left behind."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ FAULTS = {
     "full for good": ("full", ALL_THAT_FOLLOW),
 }
 STRIDES = {"fork": (131, 1), "rescore": (397, 3), "grade": (4, 1), "compare": (499, 23)}
+STRIDES |= {"export": (7, 1), "export --pairs": (7, 1), "init": (7, 1), "report": (2, 1)}
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,36 @@ def _compare(_: Shelf, space: Path) -> Made:
     return make, look, None
 
 
-MAKERS = {"fork": _fork, "rescore": _rescore, "grade": _grade, "compare": _compare}
+def _makes(name: str, *arguments: object) -> Callable[[Shelf, Path], Made]:
+    """A command that makes `name` of a finished run, RUN, or of problems, DATA, and is made once."""
+
+    def make(shelf: Shelf, space: Path) -> Made:
+        data, run = space / "problems.jsonl", shelf.calm(SAMPLE).run
+        rows = ({"question": f"What is {n} plus {7 * n}?", "answer": str(8 * n)} for n in range(80))
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        given = [str(word).replace("RUN", str(run)).replace("DATA", str(data)) for word in arguments]
+
+        def look(folder: Path) -> object:
+            assert os.listdir(folder) == [name]
+            place = folder / name
+            return tree(place) if place.is_dir() else place.stat().st_size > 1000
+
+        once = None if name.endswith(".html") else "exists already, and is left alone"
+        return lambda folder: command(folder / "in", *given), look, once
+
+    return make
+
+
+MAKERS = {
+    "fork": _fork,
+    "rescore": _rescore,
+    "grade": _grade,
+    "compare": _compare,
+    "export": _makes("child", "export", "RUN", "FOLDER/child"),
+    "export --pairs": _makes("child", "export", "RUN", "FOLDER/child", "--pairs"),
+    "init": _makes("child", "init", "FOLDER/child", "--data", "DATA", "--model", "ORG/NAME"),
+    "report": _makes("child.html", "report", "RUN", "-o", "FOLDER/child.html"),
+}
 
 
 def _cases() -> list[object]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import signal
@@ -40,6 +41,7 @@ COMMANDS: dict[str, list[str]] = {
     "track": ["track", "{odd}"],
     "verify": ["verify", "{odd}"],
     "gc": ["gc", "{odd}"],
+    "rollback": ["rollback", "{odd}", "--to-round", "0"],
     "logs": ["logs", "{odd}"],
     "archive": ["archive", "{odd}", "{new}"],
     "archive to": ["archive", "{run}", "{odd}"],
@@ -56,6 +58,8 @@ COMMANDS: dict[str, list[str]] = {
     "compare": ["compare", "{odd}.yaml"],
     "compare job": ["compare", "{comparison}"],
     "validate": ["validate", "{odd}.yaml"],
+    "plan": ["plan", "{odd}.yaml"],
+    "plan data": ["plan", "{job}", "data.gate.path={odd}.jsonl"],
     "validate data": ["validate", "{job}", "data.gate.path={odd}.jsonl"],
     "doctor": ["doctor", "{odd}.yaml"],
     "grade": ["grade", "{odd}.jsonl", "-o", "{new}.jsonl"],
@@ -134,6 +138,12 @@ NOWHERE: dict[str, tuple[list[str], int]] = {
     "status": (["status", "{run}"], 0),
     "verify": (["verify", "{run}"], 0),
     "gc": (["gc", "{run}"], 0),
+    "list": (["list"], 2),
+    "inspect": (["inspect", "{run}"], 0),
+    "report": (["report", "{run}"], 0),
+    "compare runs": (["compare", "{run}", "{run}"], 0),
+    "export": (["export", "{run}", "{new}"], 0),
+    "init": (["init", "{new}", "--data", "{problems}", "--model", "ORG/NAME"], 0),
 }
 """What a current folder that is gone is needed for, and what does without."""
 
@@ -147,6 +157,9 @@ def test_a_current_folder_that_is_gone_is_told(
     (answers := tmp_path / "answers.jsonl").write_text('{"gold": "7", "text": "Final answer: 7"}\n')
     before, (given, code) = sorted(os.listdir(tmp_path)), NOWHERE[command]
     places = {"run": run, "new": tmp_path / "new", "job": job, "comparison": comparison, "answers": answers}
+    rows = ({"question": f"What is {n} plus {7 * n}?", "answer": str(8 * n)} for n in range(80))
+    places["problems"] = tmp_path / "project/problems.jsonl"
+    places["problems"].write_text("".join(json.dumps(row) + "\n" for row in rows))
     (gone := tmp_path / "gone").mkdir()
     monkeypatch.chdir(gone)
     gone.rmdir()

@@ -230,6 +230,8 @@ MAY = {
     "orchestrator/driver/cluster.py": "Ray's folders, outside of any run",
     "orchestrator/commands/doctor/command.py": "its own folder for trials",
     "orchestrator/commands/grade/file.py": "the user's output",
+    "orchestrator/commands/export/command.py": "empty folders that it has made above the export",
+    "orchestrator/commands/export/push.py": "the temporary folder that it has exported to, outside of any run",
     "orchestrator/commands/compare/command.py": "a comparison's own files",
     "orchestrator/tracking/database.py": "MLflow's database, beside the runs, gets its name",
     "orchestrator/ledger/sharing.py": "a copy of its own that came out too long",
@@ -262,6 +264,7 @@ def test_files_go_and_are_renamed_in_few_places() -> None:
 
 WALKS = {
     "orchestrator/commands/export/command.py": "the folder that it has made",
+    "orchestrator/commands/export/push.py": "the temporary folder that it has exported to, outside of any run",
     "orchestrator/files/unfinished.py": "the folder that it builds",
     "orchestrator/ledger/artifacts.py": "what a worker has just written",
 }
@@ -289,6 +292,7 @@ WRITES = {
     "workers/training/rank.py": "what a training failed on, where the driver has looked",
     "orchestrator/commands/compare/command.py": "opened by `inside.open_to_write`",
     "orchestrator/reports/journal.py": "the same",
+    "orchestrator/tracking/tensorboard.py": "opened by `inside.open_to_write`",
     "orchestrator/tracking/versions.py": "a temporary folder of its own, for MLflow",
 }
 

@@ -18,6 +18,7 @@ from orchestrator.errors import Interrupted
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.rows import EVALUATION, GRADERS_VERSION
+from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.status import status
 from orchestrator.rounds.evaluation import regrade, solved
 from orchestrator.rounds.gate import decide
@@ -75,6 +76,8 @@ def test_half_a_step_of_verdicts_is_graded_again_and_its_samples_are_kept(tmp_pa
     assert any("1 shard was graded by version 1 of the graders" in line and "again" in line for line in said)
     files = [run / shard.artifact.path for shard in shards]
     assert [file.name for file in files] == ["00000.1.parquet", "00001.parquet"]
+    reader = RunReader(run)
+    assert sum(table.num_rows for table in reader.samples(1)) == reader.num_graded(1) == len(verdicts_of(files))
     # The same verdicts as in a run that the second version has done alone.
     run_job(make_project(tmp_path / "whole"), Second(), "promotion.rule=always")
     whole = sorted((tmp_path / "whole/run/rounds/01/verdicts").glob("*.parquet"))

@@ -29,3 +29,12 @@ def words_of(line: str) -> list[str]:
     shell.whitespace_split = True
     words = list(shell)
     return words[: next((at for at, word in enumerate(words) if word in _ENDS), len(words))]
+
+
+def programs_in(text: str) -> Iterator[str]:
+    """What the lines of a document's blocks of commands begin with, but for variables that are set for them."""
+    for kind, body in _FENCE.findall(text):
+        for line in body.replace("\\\n", " ").splitlines() if kind == "sh" else ():
+            words = [word for word in line.split() if not re.match(r"[A-Z_]+=", word)]
+            if words and not line.lstrip().startswith("#"):
+                yield words[0]

@@ -8,6 +8,7 @@ import os
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from statistics import fmean
 from typing import Any, NamedTuple
 
 import ray
@@ -21,7 +22,7 @@ from workers.generation.shard import Partial, read_prompts
 from workers.generation.slot import GenerationFailed, Slot
 from workers.supervision.failures import memory_taken, node_lost
 
-MOST_CALLS = 64
+MOST_CALLS = 128
 """Calls that an engine has at once, each in a thread of its process."""
 LEAST_CALLS = 2
 """The same at least: the next one's prompts fill the engine while the last samples of one end."""
@@ -35,6 +36,8 @@ SEQUENCES = 256
 """At once, of an engine that nobody has told."""
 _PART = 16
 """A part has as many samples as this part of an engine's sequences at once, and at least one prompt."""
+_PART_BY_LENGTH = 32
+"""The same where parts go out by how long their samples are expected to be, which the fewer the better tell apart."""
 
 
 class Event(NamedTuple):
@@ -150,15 +153,20 @@ class Sampling:
         return len(self._slots) > 1 and behind <= _IN_PARTS * self._sequences * len(self._slots)
 
     def _cut(self) -> None:
-        """Have the last units go out in parts, so that engines finish together."""
+        """Have the last units go out in parts, so that engines finish together. Where it is known from a round before
+        which of them are long, those are begun first: what is begun late and long is what engines end with."""
         self._whole = False
-        prompts = math.ceil(self._sequences / _PART / self._plan.samples)
+        known = all(work.shard.expected for work in self._fresh)
+        size = _PART_BY_LENGTH if known else _PART
+        prompts = math.ceil(self._sequences / size / self._plan.samples)
         works: list[Work] = []
         for work in self._fresh:
             if work.begun or prompts >= _prompts(work.shard):
                 works.append(work)
             else:
                 works.extend(Work(part, work.unit) for part in parts_of(work.shard, prompts))
+        if known:
+            works.sort(key=lambda work: (not work.begun, -fmean(work.shard.expected)))
         self._fresh = deque(works)
 
     def _send_struck(self, slot: Slot) -> None:

@@ -26,7 +26,11 @@ def parts_of(unit: Shard, prompts: int) -> list[Shard]:
     found = []
     for start in range(unit.start, unit.stop, prompts):
         stop = min(start + prompts, unit.stop)
-        found.append(replace(unit, start=start, stop=stop, output=f"{unit.output}.rows-{start}-{stop}-e0"))
+        output, expected = (
+            f"{unit.output}.rows-{start}-{stop}-e0",
+            unit.expected[start - unit.start : stop - unit.start],
+        )
+        found.append(replace(unit, start=start, stop=stop, output=output, expected=expected))
     return found
 
 

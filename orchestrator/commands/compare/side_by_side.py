@@ -15,7 +15,7 @@ from rich.text import Text
 
 from orchestrator.config.load import changed_keys
 from orchestrator.config.places import run_named
-from orchestrator.errors import BadInput
+from orchestrator.errors import BadInput, cut
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.statistics import mcnemar_p_value
 from orchestrator.reports.inspection.reading import RunReader
@@ -24,8 +24,9 @@ from orchestrator.reports.tables import round_step
 from orchestrator.text.shown import line
 from orchestrator.text.terminal import Screen, echo_json
 
-_AT_ROUND = re.compile(r"(.+)@round(\d+)")
+_AT_ROUND = re.compile(r"(.+)@round(\d{1,9})", re.ASCII)
 _NEVER = 1 << 62
+_LONGEST = 1000  # characters of a setting that a table shows; `--json` has all of it
 JUDGED_APART = "judged by different versions of the graders: their accuracies are not to be compared; fork one"
 _NAMES = ("name", "run_dir", "archive")
 """Keys that differ between any two runs."""
@@ -186,5 +187,5 @@ def _settings(sides: Sequence[Side]) -> list[RenderableType]:
     for each in sides:
         table.add_column(Text(line(each.name)), overflow="fold")
     for key, values in found.items():
-        table.add_row(line(key), *(line("–" if value is None else value) for value in values))
+        table.add_row(line(key), *(line("–" if value is None else cut(str(value), _LONGEST)) for value in values))
     return [table]

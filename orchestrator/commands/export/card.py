@@ -59,8 +59,10 @@ def model_card(reader: RunReader, number: int) -> ModelCard:
         "run_id": config.get("run_id"),
         "round": number,
         "base_model": base,
-        "lineage": [{key: each[key] for key in _KEPT} for each in lineage],
-        "baseline": dict(baseline.facts) if baseline else None,
+        "lineage": [
+            {key: _names_alone(each[key]) if key == "reference" else each[key] for key in _KEPT} for each in lineage
+        ],
+        "baseline": _names_alone(dict(baseline.facts)) if baseline else None,
         "prompt": {key: job["data"].get(key) for key in _PROMPT},
         "decoding": _decoding(job),
         "versions": config.get("versions"),
@@ -140,7 +142,9 @@ def _base(reader: RunReader, config: Mapping[str, Any]) -> Document:
     """The base model: `name`, as the job has it, `digest` of its files, and where a kept one is from."""
     kept = reader.state.commits.get("baseline/model")
     origin: Document = (
-        {key: kept.facts[key] for key in ("id", "revision", "run", "round") if key in kept.facts} if kept else {}
+        {key: _names_alone(kept.facts[key]) for key in ("id", "revision", "run", "round") if key in kept.facts}
+        if kept
+        else {}
     )
     return {"name": _last(str(config["job"]["model"])), "digest": config.get("model_digest"), **origin}
 
@@ -211,7 +215,12 @@ def _published(job: Mapping[str, Any]) -> Document:
     """What of a job decides, without what says more of somebody's machines than of the model: paths are names."""
     told = {key: value for key, value in job.items() if key not in _OF_A_MACHINE}
     sources = {split: _without_folder(job["data"].get(split)) for split in ("train", "gate", "test")}
-    told |= {"model": _last(str(job["model"])), "data": {**job["data"], **sources}}
+    tests = [_without_folder(each) for each in job["data"].get("tests") or ()]
+    told |= {"model": _last(str(job["model"])), "data": {**job["data"], **sources, "tests": tests}}
+    told["generate"] = {**job["generate"], "engine": _names_alone(job["generate"].get("engine"))}
+    told |= {key: _last(job[key]) for key in ("reference",) if isinstance(job.get(key), str)}
+    if steps := job.get("steps"):
+        told["steps"] = {**steps, "verdicts": _names_alone(steps.get("verdicts"))}
     if job.get("judge"):
         told["judge"] = {"model": job["judge"].get("model")}
     if stages := job.get("stages"):
@@ -220,11 +229,26 @@ def _published(job: Mapping[str, Any]) -> Document:
 
 
 def _without_folder(source: Mapping[str, Any] | None) -> Document | None:
-    return None if source is None else {**source, "path": _last(str(source.get("path", "")))}
+    return None if source is None else {**source, "path": _last(str(source.get("path") or ""))}
+
+
+def _names_alone(value: Any) -> Any:
+    """A value with each path in it, at any depth, as `_last` has it."""
+    if isinstance(value, str):
+        return _last(value)
+    if isinstance(value, Mapping):
+        return {key: _names_alone(below) for key, below in value.items()}
+    return [_names_alone(below) for below in value] if isinstance(value, list) else value
 
 
 def _last(path: str) -> str:
-    """The last part of an absolute path; a relative one, or an id of the Hub, as it is."""
+    """The last part of an absolute path, and the kind of an address; a relative path, an id of the Hub, or the name of
+    a run, as it is."""
+    if path.startswith("run:"):
+        return f"run:{_last(path.removeprefix('run:'))}"
+    scheme, is_address, _ = path.partition("://")
+    if is_address:
+        return f"{scheme}://..."
     return path.rstrip("/").rpartition("/")[2] if path.startswith(("/", "~", ".")) else path
 
 

@@ -3,15 +3,16 @@ ledger. The copy shares nothing with the run: it can be changed, moved and publi
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.commands.export.card import dataset_card, model_card
 from orchestrator.errors import BadInput, Damaged
 from orchestrator.files import durable, unfinished
+from orchestrator.files.disk import one_message
 from orchestrator.files.named import real, whole
 from orchestrator.ledger.borders import require_borders
 from orchestrator.ledger.ledger import Artifact
@@ -120,7 +121,6 @@ def _free(folder: Path, root: Path) -> Path:
     above = next(place for place in folder.parents if place.exists())
     if not above.is_dir():
         raise BadInput(f"{folder}: {above} is no folder")
-    folder.parent.mkdir(parents=True, exist_ok=True)
     return folder
 
 
@@ -128,9 +128,21 @@ def _taken(folder: Path) -> str:
     return f"{folder}: exists already, and is left alone. Choose another folder."
 
 
-def _making(folder: Path) -> AbstractContextManager[Path]:
+@contextlib.contextmanager
+def _making(folder: Path) -> Iterator[Path]:
+    """Make the folder, and those above it that are not there; all of them, or none."""
     told = "Nothing was exported: see to the disk, and the same command does it."
-    return unfinished.whole_folder(folder, f"{folder.name}.export", told, lambda: _taken(folder))
+    above = [place for place in folder.parents if not place.exists()]
+    try:
+        with one_message(folder, told, next(place for place in folder.parents if place.exists())):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished.whole_folder(folder, f"{folder.name}.export", told, lambda: _taken(folder)) as building:
+            yield building
+    except BaseException:
+        for place in above:
+            with contextlib.suppress(OSError):  # somebody else's file may be in it by now
+                place.rmdir()
+        raise
 
 
 def _checkpoint(reader: RunReader, number: int) -> Artifact:

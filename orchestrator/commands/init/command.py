@@ -13,7 +13,7 @@ from typing import get_args
 from orchestrator.commands.init.fields import Fields, Task, fields_of
 from orchestrator.commands.init.job_text import Base, job_text
 from orchestrator.commands.init.splitting import split, write
-from orchestrator.config.load import load_job
+from orchestrator.config.load import parse_job
 from orchestrator.config.schema import job_schema
 from orchestrator.errors import BadInput
 from orchestrator.files import durable, unfinished
@@ -25,6 +25,7 @@ from orchestrator.models.sizes import size_of
 from orchestrator.text.shown import as_json
 
 _NO_NAME = re.compile(r"[^A-Za-z0-9._-]+")
+_LONGEST_NAME = 100
 _LARGEST = 1 << 24  # bytes of a tokenizer's configuration
 
 
@@ -43,7 +44,8 @@ class Made:
         yield f"found     {self.rows:,} rows: {self.fields.line()}"
         if self.sets:
             if left := self.rows - sum(self.sets.values()):
-                yield f"left out  {left:,} rows that stand in another set, word for word or nearly"
+                without = ", or have no \\boxed{}" if self.fields.boxed else ""
+                yield f"left out  {left:,} rows that stand in another set, word for word or nearly{without}"
             yield f"split     {', '.join(f'{count:,} {name}' for name, count in self.sets.items())}"
         yield f"job       {self.job}"
 
@@ -69,9 +71,10 @@ def make(folder: Path, data: Path, model: str, task: str | None) -> Made:
         sets = {}
     else:
         sets = split(rows, fields, data)
-    name = _NO_NAME.sub("-", folder.name).strip("-.") or "job"
+    name = _NO_NAME.sub("-", folder.name).lstrip("-._")[:_LONGEST_NAME].rstrip("-.") or "job"
     preferences = _relative(data, folder) if fields.task == "preference" else None
     text = job_text(name, fields, base, len(sets.get("train", ())), preferences)
+    parse_job(text, folder / "job.yaml")  # what will be written is a job
     told = "Nothing was made: see to the disk, and the same command does it."
     with unfinished.whole_folder(folder, f"{folder.name}.init", told, lambda: _taken(folder)) as building:
         building.mkdir()
@@ -80,7 +83,6 @@ def make(folder: Path, data: Path, model: str, task: str | None) -> Made:
         durable.replace(building / "job.yaml", text.encode())
         (building / "job.yaml").chmod(0o777 & ~_umask())
         durable.replace(building / "ratchet.schema.json", as_json(job_schema()).encode() + b"\n")
-    load_job(folder / "job.yaml")  # what was written is a job
     return Made(folder / "job.yaml", len(rows), fields, {name: len(part) for name, part in sets.items()})
 
 

@@ -45,7 +45,7 @@ def job_text(name: str, fields: Fields, base: Base, num_train: int, preferences:
             "rounds: 3",
         ]
     )
-    lines += [f"model: {json.dumps(base.name)}", ""]
+    lines += [f"model: {quoted(base.name)}", ""]
     lines += _preferences(preferences) if preferences else _problems(fields, base, num_train)
     rate = next(rate for most, rate in _RATES if (base.parameters or _RATES[-2][0] + 1) <= most)
     lines += ["", "train:"]
@@ -57,22 +57,28 @@ def job_text(name: str, fields: Fields, base: Base, num_train: int, preferences:
     return "\n".join(lines) + "\n"
 
 
+def quoted(said: str) -> str:
+    """Text as YAML has it in quotes; what a YAML file cannot hold, as an escape. JSON's escapes are no help: they make
+    two of a character such as an emoji."""
+    return "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in json.dumps(said, ensure_ascii=False))
+
+
 def _preferences(file: str) -> list[str]:
-    return ["stages:", f"  sources: [{json.dumps(file)}]", "  split: 2              # chunks, easy ones first"]
+    return ["stages:", f"  sources: [{quoted(file)}]", "  split: 2              # chunks, easy ones first"]
 
 
 def _problems(fields: Fields, base: Base, num_train: int) -> list[str]:
     grader = "choice" if fields.task == "choice" else "number" if fields.numbers else "math"
-    marker = [f"  answer_marker: {json.dumps(fields.marker)}"] if fields.marker else []
-    choices = [f"  choices: {json.dumps(fields.choices)}"] if fields.choices else []
+    marker = [f"  answer_marker: {quoted(fields.marker)}"] if fields.marker else []
+    choices = [f"  choices: {quoted(fields.choices)}"] if fields.choices else []
     fresh = ["  prompts: split          # others every round", "  prompts_per_round: 1024"] if num_train > 1024 else []
     return [
         "data:",
         "  train: data/train.jsonl",
         "  gate: data/gate.jsonl   # decides whether a round's model is promoted",
         "  test: data/test.jsonl   # only looked at",
-        f"  id: {json.dumps(fields.id or 'id')}",
-        f"  answer: {json.dumps('boxed_answer' if fields.boxed else fields.answer)}",
+        f"  id: {quoted(fields.id or 'id')}",
+        f"  answer: {quoted('boxed_answer' if fields.boxed else fields.answer)}",
         *marker,
         *choices,
         f"  chat: {'true ' if base.chat else 'false'}             # whether its chat template asks the model",

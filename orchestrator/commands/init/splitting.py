@@ -11,6 +11,7 @@ from typing import Any
 from orchestrator.commands.init.fields import Fields, boxed_in
 from orchestrator.errors import BadInput
 from orchestrator.inputs.digits import Label
+from orchestrator.inputs.fields import SURROGATE
 from orchestrator.inputs.overlap import overlaps
 from orchestrator.records.rows import Problem
 
@@ -23,19 +24,24 @@ FEWEST = 3 * _LEAST
 
 def split(rows: Sequence[Mapping[str, Any]], fields: Fields, path: Path, seed: int = 0) -> dict[str, Rows]:
     """Rows for train, gate and test, drawn at random; each has an `id`, which numbers the row in its file where it had
-    none. A row that stands in an earlier set as well is left out.
+    none. A row that stands in an earlier set as well is left out, and so is one without a box where answers are in it.
 
     Raises:
         BadInput: there are too few.
     """
-    if len(rows) < FEWEST:
-        raise BadInput(f"{path}: {len(rows)} rows are too few for three sets; {FEWEST} are the least")
     named = [_named(row, fields, path, number) for number, row in enumerate(rows)]
+    named = [row for row in named if not fields.boxed or "boxed_answer" in row]
+    if len(named) < FEWEST:
+        raise BadInput(f"{path}: {len(named)} rows are too few for three sets; {FEWEST} are the least")
     order = random.Random(seed).sample(range(len(named)), len(named))
     held_out = min(max(_LEAST, len(named) // _SHARE), _MOST)
     places = {"gate": order[:held_out], "test": order[held_out : 2 * held_out], "train": order[2 * held_out :]}
     found = {name: [named[place] for place in sorted(places[name])] for name in ("train", "gate", "test")}
-    return _apart(found, fields)
+    found = _apart(found, fields)
+    if empty := [name for name, rows in found.items() if not rows]:
+        same = "its questions are the same, word for word or nearly"
+        raise BadInput(f"{path}: {same}, so that nothing is left for {' and '.join(empty)}")
+    return found
 
 
 def _apart(sets: dict[str, Rows], fields: Fields) -> dict[str, Rows]:
@@ -53,8 +59,10 @@ def _named(row: Mapping[str, Any], fields: Fields, path: Path, number: int) -> d
     found = {name: _plain(value) for name, value in row.items()}
     if fields.id is None:
         found = {"id": f"{path.stem}-{number}"} | {name: value for name, value in found.items() if name != "id"}
-    if fields.boxed and (gold := boxed_in(str(row[fields.answer]))) is not None:
-        found["boxed_answer"] = gold
+    if fields.boxed:
+        found.pop("boxed_answer", None)  # of somebody else
+        if (gold := boxed_in(str(row[fields.answer]))) is not None:
+            found["boxed_answer"] = gold
     return found
 
 
@@ -71,6 +79,11 @@ def write(sets: Mapping[str, Rows], folder: Path) -> None:
     """Write one JSONL file a set into a new folder."""
     folder.mkdir()
     for name, rows in sets.items():
-        lines = (json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in rows)
         with open(folder / f"{name}.jsonl", "x", encoding="utf-8") as file:
-            file.writelines(lines)
+            file.writelines(f"{_line(row)}\n" for row in rows)
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    said = json.dumps(row, ensure_ascii=False, default=str)
+    # Half a surrogate pair is no character; an escape says where it is, and `validate` whether it matters.
+    return json.dumps(row, default=str) if SURROGATE.search(said) else said

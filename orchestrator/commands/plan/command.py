@@ -158,11 +158,12 @@ def _rounds(job: Job, amounts: Sizes, texts: Texts) -> list[list[Amount]]:
 def _left(rounds: Sequence[Sequence[Amount]], steps: Sequence[Step]) -> list[list[Amount]]:
     """What of it is not there already, or sure to be taken over."""
     there = {(step.round, step.phase) for step in steps if step.standing in ("done", "taken")}
-    over = {step.round for step in steps if step.standing in ("done", "taken") and step.phase == "gate"}
-    return [
-        [amount for amount in each if number not in over and (number, amount.phase) not in there]
-        for number, each in enumerate(rounds)
-    ]
+
+    def is_left(number: int, phase: str) -> bool:
+        drawn = phase not in (*work.EVALUATED, *work.READ)  # which pairs are made of
+        return not {(number, "gate"), (number, phase), *([(number, "pairs")] if drawn else [])} & there
+
+    return [[amount for amount in each if is_left(number, amount.phase)] for number, each in enumerate(rounds)]
 
 
 def _times(clock: Clock, rounds: Sequence[Sequence[Amount]]) -> list[list[Timed]]:

@@ -6,11 +6,9 @@ from collections.abc import Iterator
 from itertools import groupby
 
 from orchestrator.commands.plan.command import Plan, devices_gib
-from orchestrator.commands.plan.work import Amount
+from orchestrator.commands.plan.work import EVALUATED, READ, Amount
 from orchestrator.rounds.space import gib
 
-_EVALUATED = ("evaluation", "selection", "repeated")
-_READ = ("reference", "policy", "train")
 _PARTS = {
     "masters": "float32 weights",
     "moments": "moments",
@@ -50,13 +48,13 @@ def _steps(found: Plan) -> Iterator[str]:
 
 
 def _work(found: Plan) -> Iterator[str]:
-    drawn = [a for each in found.rounds for a in each if a.phase not in (*_EVALUATED, *_READ)]
-    answers = [a for each in found.rounds for a in each if a.phase in _EVALUATED]
+    drawn = [a for each in found.rounds for a in each if a.phase not in (*EVALUATED, *READ)]
+    answers = [a for each in found.rounds for a in each if a.phase in EVALUATED]
     trained = [a for each in found.rounds for a in each if a.phase == "train"]
     texts = found.texts
     yield (
-        f"samples   {_sum(drawn, 'samples'):,} in {_sum(drawn, 'written'):,} tokens; {_sum(answers, 'samples'):,} "
-        f"answers of evaluations in {_sum(answers, 'written'):,} tokens"
+        f"samples   at most {_sum(drawn, 'samples'):,} in {_sum(drawn, 'written'):,} tokens; "
+        f"{_sum(answers, 'samples'):,} answers of evaluations in {_sum(answers, 'written'):,} tokens"
     )
     rate = (
         "the most that there may be" if texts.pairs is None else f"{texts.pairs:.2f} a prompt, as in {texts.rests_on}"

@@ -16,6 +16,9 @@ from orchestrator.rounds.context import evaluation_tokens
 from orchestrator.rounds.space import Sizes, prompted
 from orchestrator.sources.source import Source
 
+EVALUATED = ("evaluation", "selection", "repeated")
+READ = ("reference", "policy", "train")
+"""Phases that answer held-out problems, and that read pairs; the others draw samples for pairs."""
 Lengths = Mapping[str, Mapping[str, float]]
 """Mean tokens, as preview.Preview has them."""
 
@@ -118,9 +121,11 @@ def of_round(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) -
 
 
 def num_pairs(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) -> int:
-    """Pairs of a round: at most, or as many a prompt as an earlier run had."""
+    """Pairs of a round: at most, or as many a prompt as an earlier run had. Stages share the preference data out."""
     most, _ = source.disk.rows(job, number, sizes)
-    if said.pairs is None or source.disk.prompts_of != "train":
+    if source.disk.prompts_of == "stages":
+        return min(most, math.ceil(sizes.get("stages", (0, 0.0))[0] / job.rounds))
+    if said.pairs is None:
         return most
     prompts, _ = prompted(job, number, sizes)
     return min(most, round(prompts * said.pairs))

@@ -13,13 +13,15 @@ import pyarrow.compute as pc
 from orchestrator.errors import BadInput
 from orchestrator.records.masks import PAIR_MASKS
 from orchestrator.records.pair_ids import completion_key
-from orchestrator.records.parquet import read_table
 from orchestrator.records.seeds import derived_seed
 from orchestrator.records.updates import epoch_batches
-from orchestrator.reports.inspection.reading import RunReader, only
+from orchestrator.reports.inspection.reading import RunReader, only, table_of
 from orchestrator.reports.inspection.views import Document, Wanted, samples
 from orchestrator.reports.tables import round_step
 
+_MOST_PLACES = 10_000_000
+"""Pairs of updates that are looked through, of all epochs: some ten seconds of work. How many updates there were is
+what a record says, which may be anybody's."""
 _IDS = {"prompt": "prompt_token_ids", "chosen": "chosen_token_ids", "rejected": "rejected_token_ids"}
 
 
@@ -34,7 +36,12 @@ def pair(reader: RunReader, number: int | None, name: str) -> Document:
     """
     number, row = _found(reader, number, name)
     job = reader.state.configs[-1]["job"]
-    told: Document = {"round": number, "pair_id": name, "prompt_id": row["prompt_id"], "prompt": as_text(row["prompt"])}
+    told: Document = {
+        "round": number,
+        "pair_id": name,
+        "prompt_id": row["prompt_id"],
+        "prompt": as_text(row.get("prompt")),
+    }
     told["gold"] = reader.prompts(number, "train", {row["prompt_id"]}).get(row["prompt_id"], {}).get("gold")
     told["rule"] = (job.get("pairs") or {}).get("rule")
     known = _reference(reader, number)
@@ -54,7 +61,7 @@ def _found(reader: RunReader, asked: int | None, name: str) -> tuple[int, Docume
 
 
 def _rows(file: Path, name: str) -> list[Document]:
-    rows: list[Document] = only(read_table(file), {name}, "pair_id").to_pylist()
+    rows: list[Document] = only(table_of(file), {name}, "pair_id").to_pylist()
     return rows
 
 
@@ -64,7 +71,7 @@ def _side(
     ids = row[_IDS[side]]
     if ids is None:  # the chosen completion is imitated
         return None
-    told: Document = {"text": as_text(row[side]), "sample": row.get(f"{side}_sample"), "tokens": len(ids)}
+    told: Document = {"text": as_text(row.get(side)), "sample": row.get(f"{side}_sample"), "tokens": len(ids)}
     key = completion_key(row[_IDS["prompt"]], ids, row.get(PAIR_MASKS[_IDS[side]]))
     told["reference_logprob"], told["scored_tokens"] = known.get(key, (None, None))
     if told["sample"] is not None and number in reader.rounds("verdicts"):
@@ -82,19 +89,22 @@ def as_text(view: Any) -> str:
 def _reference(reader: RunReader, number: int) -> dict[str, tuple[float, int]]:
     found: dict[str, tuple[float, int]] = {}
     for file in reader.files(round_step(number, "reference")):
-        rows = read_table(file).to_pylist()
+        rows = table_of(file).to_pylist()
         found |= {row["completion_key"]: (row["logprob"], row["num_tokens"]) for row in rows}
     return found
 
 
 def updates_with(reader: RunReader, number: int, name: str) -> list[int] | None:
-    """The updates of a round's training, from 1, that a pair was part of; None where nothing is trained yet. They are
-    not stored: which pairs an update takes follows from the pairs, the job and its seed (records/updates.py)."""
+    """The updates of a round's training, from 1, that a pair was part of; None where nothing is trained yet, or where
+    they are too many to look through. They are not stored: which pairs an update takes follows from the pairs, the job
+    and its seed (records/updates.py)."""
     trained = reader.state.commits.get(round_step(number, "train"))
     job = reader.state.configs[-1]["job"]
     if trained is None or not isinstance(steps := trained.facts.get("steps"), int):
         return None
     names, prompts = _trained_pairs(reader, number, job["train"].get("max_tokens"))
+    if steps * (1 + min(len(names), job["train"]["batch_pairs"])) > _MOST_PLACES:
+        return None
     batches = _batches(names, prompts, job, number)
     return [
         update
@@ -118,7 +128,7 @@ def _trained_pairs(reader: RunReader, number: int, most: int | None) -> tuple[li
     names, prompts = list[str](), list[bytes]()
     for phase in ("pairs", "replay"):
         for file in reader.files(round_step(number, phase)):
-            table = read_table(file, ["pair_id", *_IDS.values()])
+            table = table_of(file, ["pair_id", *_IDS.values()])
             sides = [pc.fill_null(pc.list_value_length(table[_IDS[side]]), 0) for side in ("chosen", "rejected")]
             longest = pc.add(pc.list_value_length(table["prompt_token_ids"]), pc.max_element_wise(*sides))
             kept = table if most is None else table.filter(pc.less_equal(longest, most))

@@ -3,6 +3,7 @@ become Python objects."""
 
 from __future__ import annotations
 
+import contextlib
 from bisect import bisect_left
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from orchestrator.errors import BadInput, Damaged
+from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.ledger import waves
 from orchestrator.ledger.columns import require_columns
 from orchestrator.ledger.ledger import Ledger, State
@@ -68,14 +69,14 @@ class RunReader:
             yield from self._samples_of(wave)
 
     def _samples_of(self, folder: str) -> Iterator[pa.Table]:
-        sampled = self._by_name(f"{folder}/samples")
-        for name, file in self._by_name(f"{folder}/verdicts").items():
-            if name not in sampled:
+        sampled = self._by_shard(f"{folder}/samples")
+        for shard, file in self._by_shard(f"{folder}/verdicts").items():
+            if shard not in sampled:
                 continue
-            verdicts, texts = self._columns(file, _VERDICT), self._columns(sampled[name], _SAMPLE)
+            verdicts, texts = self._columns(file, _VERDICT), self._columns(sampled[shard], _SAMPLE)
             for key in ("prompt_id", "sample_index"):
                 if not verdicts[key].equals(texts[key]):
-                    raise Damaged(f"{file}: its verdicts are not in the order of {sampled[name]}")
+                    raise Damaged(f"{file}: its verdicts are not in the order of {sampled[shard]}")
             for column in ("text", "finish_reason", "num_tokens"):
                 verdicts = verdicts.append_column(column, texts[column])
             yield _named(verdicts, sample_index="sample", num_tokens="tokens")
@@ -84,8 +85,8 @@ class RunReader:
         """How many samples of a round are graded whose files are there, by the ledger: none is read."""
         count = 0
         for wave in waves.folders(self.state, f"rounds/{number:02d}"):
-            there = {file.name for file in self._there(f"{wave}/samples")}
-            names = there & {file.name for file in self._there(f"{wave}/verdicts")}
+            sampled = self._by_shard(f"{wave}/samples")
+            names = {file.name for shard, file in self._by_shard(f"{wave}/verdicts").items() if shard in sampled}
             shards = self.state.shards.get(f"{wave}/verdicts", {}).values()
             counted = (shard.facts for shard in shards if Path(shard.artifact.path).name in names)
             count += sum(int(facts.get(verdict, 0)) for facts in counted for verdict in VERDICTS)
@@ -118,13 +119,15 @@ class RunReader:
                 break
         return found
 
-    def pairs(self, number: int, wanted: Collection[str]) -> list[dict[str, Any]]:
-        """The pairs of some prompts in a round: `pair_id`, `prompt_id`, `chosen_sample`, `rejected_sample`."""
+    def pairs(self, number: int, wanted: Collection[str], most: int | None = None) -> list[dict[str, Any]]:
+        """The pairs of some prompts in a round, at most so many: `pair_id`, `prompt_id`, `chosen_sample`,
+        `rejected_sample`."""
         found: list[dict[str, Any]] = []
         for file in self.files(round_step(number, "pairs")) if wanted else ():
-            with pq.ParquetFile(file) as parquet:
+            with _readable(file), pq.ParquetFile(file) as parquet:
                 for group in _groups_with(file, wanted):
-                    found += only(_of_group(parquet, group, _PAIR), wanted).to_pylist()
+                    left = None if most is None else most - len(found)
+                    found += only(_of_group(parquet, group, _PAIR), wanted).slice(0, left).to_pylist()
         return found
 
     def rows(self, step: str, names: Sequence[str]) -> Iterator[pa.Table]:
@@ -148,19 +151,24 @@ class RunReader:
     def _by_name(self, step: str) -> dict[str, Path]:
         return {file.name: file for file in self._there(step)}
 
+    def _by_shard(self, step: str) -> dict[str, Path]:
+        """The files of a step by their shard's number: of verdicts, `00003.1.parquet` was graded again."""
+        return {file.name.partition(".")[0]: file for file in self._there(step)}
+
     def _columns(self, file: Path, names: Sequence[str]) -> pa.Table:
         """These columns; one that the file of an earlier version lacks is null."""
         there = self._names(file)
-        return _with_nulls(read_table(file, [name for name in names if name in there]), names)
+        return _with_nulls(table_of(file, [name for name in names if name in there]), names)
 
     def _names(self, file: Path) -> set[str]:
         require_columns(file, self.root)
-        return set(pq.read_schema(file).names)
+        with _readable(file):
+            return set(pq.read_schema(file).names)
 
     def _batches(self, file: Path, names: Sequence[str]) -> Iterator[pa.Table]:
         """The same, some rows at a time."""
         require_columns(file, self.root)
-        with pq.ParquetFile(file) as parquet:
+        with _readable(file), pq.ParquetFile(file) as parquet:
             there = set(parquet.schema_arrow.names)
             for batch in parquet.iter_batches(ROWS_A_GROUP, columns=[name for name in names if name in there]):
                 yield _with_nulls(pa.Table.from_batches([batch]), names)
@@ -168,6 +176,32 @@ class RunReader:
 
 def _evaluation(number: int) -> str:
     return round_step(number, "evaluation") if number else "baseline/evaluation"
+
+
+def table_of(file: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """A committed file, or these of its columns.
+
+    Raises:
+        Damaged: it cannot be read.
+        OSError: it is not there, or may not be read.
+    """
+    with _readable(file):
+        return read_table(file, columns)
+
+
+@contextlib.contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Around the reading of a committed file; raises as `table_of`."""
+    try:
+        yield
+    except MemoryError:  # which is one of Arrow's exceptions, too, and no word about the file
+        raise
+    except (pa.ArrowException, ValueError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise Damaged(
+            f"{file}: cannot be read ({first_line(error)}). `ratchet verify` names all that is wrong."
+        ) from error
 
 
 def only(table: pa.Table, wanted: Collection[str], column: str = "prompt_id") -> pa.Table:

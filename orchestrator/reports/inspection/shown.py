@@ -174,7 +174,7 @@ def _sample(number: int | None) -> str:
 
 def _updates(updates: list[int] | None) -> str:
     if updates is None:
-        return "no update used it yet"
+        return "no update is known to have used it"
     if not updates:
         return "no update used it"
     return f"used by update{'s' if len(updates) > 1 else ''} {', '.join(map(str, updates))} of the round's training"

@@ -12,8 +12,7 @@ import pyarrow.compute as pc
 
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import State
-from orchestrator.records.parquet import read_table
-from orchestrator.reports.inspection.reading import RunReader, only
+from orchestrator.reports.inspection.reading import RunReader, only, table_of
 from orchestrator.reports.rounds import rounds
 
 Document = dict[str, Any]
@@ -163,6 +162,6 @@ def _some_problems(reader: RunReader) -> list[str]:
 def _some_pair(reader: RunReader) -> Document | None:
     for number in reversed(reader.rounds("pairs")):
         for file in reader.files(f"rounds/{number:02d}/pairs"):
-            names = read_table(file, ["pair_id"])["pair_id"]
+            names = table_of(file, ["pair_id"])["pair_id"]
             return {"round": number, "pair_id": names[0].as_py()} if len(names) else None
     return None

@@ -19,12 +19,18 @@ from orchestrator.reports.tables import round_step
 
 CAP = 4_000_000
 """Characters of all texts that a page holds."""
+ROW = 100
+"""Characters that a sample, problem or pair counts for besides its texts, so that a million empty ones do not fit."""
 LONGEST = 20_000
 """Characters of one text; of a longer one its beginning and end."""
 _HELD_OUT = 0.6
 """Share of the cap that answers to gate and test problems may take where a round has samples or pairs."""
+_PAIRED = 0.1
+"""Share of a round's part of the cap that its samples leave to their pairs."""
 _SPLITS = ("gate", "test")
 _TOLD = ("verdict", "cause", "rule", "extracted", "reason", "finish_reason", "tokens", "text")
+_COLUMNS = ("round", "split", "problem", "sample", "flip", *_TOLD)
+_TEXTS = ("rule", "extracted", "reason", "text")
 GONE = (OSError, ValueError, pa.ArrowException, RatchetError)
 """What reading a damaged or half-removed run raises."""
 
@@ -39,7 +45,8 @@ class Answers:
         self._reader, self._cap = reader, cap
         self._told = rounds(reader.state)
         self._problems: dict[tuple[str, str], Document] = {}
-        self._rows: list[Document] = []
+        self._rows: list[list[Any]] = []
+        """Of `_COLUMNS`: there may be a hundred thousand."""
         self._pairs: list[Document] = []
         self._size = 0
         self.left_out: list[str] = []
@@ -54,16 +61,16 @@ class Answers:
             most = self._size + (self._cap - self._size) // left
             if number in numbers["verdicts"]:
                 kept = set[str]()
-                self._try(f"samples of round {number}", self._sampled, number, most, kept)
-                self._try(f"pairs of round {number}", self._paired, number, kept)
+                left_to_pairs = _PAIRED * max(0, most - self._size)
+                self._try(f"samples of round {number}", self._sampled, number, most - left_to_pairs, kept)
+                self._try(f"pairs of round {number}", self._paired, number, kept, int(left_to_pairs) // ROW + 1)
                 everything += self._graded(number)
             else:
                 self._try(f"pairs of round {number}", self._written, number, most)
-        columns = ("round", "split", "problem", "sample", "flip", *_TOLD)
         return {
             "problems": list(self._problems.values()),
-            "columns": columns,
-            "samples": [[row.get(name) for name in columns] for row in self._rows],
+            "columns": _COLUMNS,
+            "samples": self._rows,
             "pairs": self._pairs,
             "shown": len(self._rows),
             "all": everything,
@@ -100,7 +107,7 @@ class Answers:
                 self.left_out.append(f"{split} answers of round {number}: the file is not there")
             return 0
         names = table["prompt_id"].to_pylist()
-        sizes.update(dict(zip(names, pc.utf8_length(table["text"]).to_pylist(), strict=True)))
+        sizes.update(dict(zip(names, pc.add(pc.utf8_length(table["text"]), ROW).to_pylist(), strict=True)))
         solved[number] = dict(zip(names, pc.equal(table["verdict"], "correct").to_pylist(), strict=True))
         return len(names)
 
@@ -135,13 +142,13 @@ class Answers:
 
     # A round's own samples, or pairs that came without.
 
-    def _sampled(self, number: int, most: int, kept: set[str]) -> int:
+    def _sampled(self, number: int, most: float, kept: set[str]) -> int:
         """Take samples of a round, whole problems, which are noted in `kept`; no more shards are read than that takes.
         Returns how many samples were taken."""
         before = len(self._rows)
         for table in self._reader.samples(number):
-            new = set[str]()
-            for name, rows in _by_problem(table.to_pylist()):
+            new, room = set[str](), self._room(most)
+            for name, rows in _by_problem(table.slice(0, room).to_pylist()):
                 if self._size > most:
                     break
                 new.add(name)
@@ -149,14 +156,15 @@ class Answers:
                     self._take(number, "train", row)
             kept |= new
             self._take_prompts(number, "train", new)
-            if self._size > most:
+            if self._size > most or room < table.num_rows:
                 break
         return len(self._rows) - before
 
-    def _paired(self, number: int, kept: Collection[str]) -> int:
-        """Take the pairs of a round's problems that samples were taken of."""
-        found = self._reader.pairs(number, kept)
+    def _paired(self, number: int, kept: Collection[str], least: int) -> int:
+        """Take the pairs of a round's problems that samples were taken of: as many as fit, or `least`."""
+        found = self._reader.pairs(number, kept, max(least, self._room(self._cap)))
         self._pairs += [{"round": number, **pair} for pair in found]
+        self._size += ROW * len(found)
         return len(found)
 
     def _graded(self, number: int) -> int:
@@ -174,6 +182,7 @@ class Answers:
             for row in itertools.chain.from_iterable(batch.to_pylist() for batch in table.to_batches(64)):
                 if self._size > most:
                     return 0
+                self._size += ROW
                 texts = {side: self._text(as_text(row[side])) for side in ("prompt", "chosen", "rejected")}
                 absent = {} if row["rejected"] is not None else {"rejected": None}
                 self._pairs.append({"round": number, **row, **texts, **absent})
@@ -182,18 +191,24 @@ class Answers:
     def _take_prompts(self, number: int, split: str, wanted: Collection[str]) -> int:
         new = [name for name in wanted if (split, name) not in self._problems]
         for name, told in self._reader.prompts(number, split, new).items():
-            of = {"split": split, "id": name, "prompt": self._text(told["prompt"]), "gold": told["gold"]}
-            self._problems[split, name] = of
+            texts = {"prompt": self._text(told["prompt"]), "gold": self._text(told["gold"])}
+            self._problems[split, name] = {"split": split, "id": name, **texts}
+            self._size += ROW
         return len(new)
 
     def _take(self, number: int, split: str, row: Document, flip: str | None = None) -> None:
         row |= {"round": number, "split": split, "problem": row["prompt_id"], "flip": flip}
-        row["text"] = self._text(row["text"])
-        self._rows.append(row)
+        row |= {name: self._text(row[name]) for name in _TEXTS if name == "text" or row.get(name) is not None}
+        self._size += ROW
+        self._rows.append([row.get(name) for name in _COLUMNS])
 
-    def _text(self, said: str) -> str:
-        """A text as the page holds it; counts it."""
-        said = shortened(said)
+    def _room(self, most: float) -> int:
+        """How many rows can fit at most; the last of them does not."""
+        return max(0, int(most - self._size)) // ROW + 1
+
+    def _text(self, said: str | None) -> str:
+        """A text as the page holds it; counts it. Somebody else's file may have none."""
+        said = shortened(said or "")
         self._size += len(said)
         return said
 

@@ -19,7 +19,7 @@ from orchestrator.reports.inspection.views import Document, reference_before
 from orchestrator.reports.report import evidence
 from orchestrator.reports.rounds import rounds
 from orchestrator.reports.seconds import idle, walls
-from orchestrator.reports.status import run_state
+from orchestrator.reports.status import reason, run_state
 from orchestrator.reports.symptoms import symptoms
 
 POINTS = 400
@@ -41,15 +41,17 @@ def figures(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger) -> 
     base = base_of(state)
     done = [evidence(run_dir, state, round_) for round_ in rounds(state)]
     warnings = symptoms(base, done, sources[kind_of(job).name()].reported.symptoms)
-    took = walls(ledger.records)
+    took, now = walls(ledger.records), run_state(run_dir, state)
+    why = [f"Why: {said}"] if (said := reason(state, now)) else []
     return {
         "name": str(job.get("name", run_dir.absolute().name)),
         "folder": run_dir.absolute().name,
-        "state": run_state(run_dir, state),
+        "state": now,
         "records": len(ledger.records),
         "time": ledger.records[-1].time,
         "sentences": [
-            _state(run_dir, state, job, done),
+            _state(now, job, done),
+            *why,
             *(f"The run was {rollback.line()}." for rollback in state.rollbacks),
             _result(base, done),
             _health(done, warnings),
@@ -60,14 +62,12 @@ def figures(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger) -> 
     }
 
 
-def _state(run_dir: Path, state: State, job: Mapping[str, Any], done: Sequence[Evidence]) -> str:
+def _state(now: str, job: Mapping[str, Any], done: Sequence[Evidence]) -> str:
     decided = sum(1 for each in done if each.promotion)
-    ended = state.end or {}
-    reason = f" ({ended['reason']})" if ended.get("reason") else ""
     of = f" of {job['rounds']}" if "rounds" in job else ""
     what = f", {job['method']}" if job.get("method") else ""
     model = f" from the base model {job['model']}" if job.get("model") else ""
-    return f"The run is {run_state(run_dir, state)}{reason}: {decided}{of} rounds are decided{what}{model}."
+    return f"The run is {now}: {decided}{of} rounds are decided{what}{model}."
 
 
 def _result(base: Evidence, done: Sequence[Evidence]) -> str:

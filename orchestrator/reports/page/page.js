@@ -56,6 +56,8 @@ function showSeconds(rounds) {
   const idle = { name: "no phase’s", colour: "unsure", block: true, values: new Map(later.map((r) => [r.round, r.wall === null ? 0 : Math.max(0, r.wall - sum(r))])) };
   const blocks = work.map((name, at) => ({ name, colour: `c${(at % 7) + 1}`, block: true, values: new Map(later.map((r) => [r.round, r.seconds[name] || 0])) }));
   put("seconds-charts", bars("Seconds by phase", "", later.map((r) => r.round), [...blocks, idle], { stacked: true, name: (value) => `${number(value, 1)} s` }));
+  byId("seconds-note").hidden = !later.length;
+  byId("no-seconds").hidden = later.length > 0;
   if (!later.length) return;
   const parts = ["starting", "waited for grading", "between steps"];
   put("seconds-table", table("Seconds", [
@@ -77,9 +79,14 @@ function show(told) {
   put("by-round", well.length ? list(well.map((round) => `Round ${round.round}: ${round.health.join("; ")}`)) : []);
   put("warnings", figures.warnings.length ? list(figures.warnings) : el("p", {}, "None shows in this run’s figures."));
   put("left-out", told.left_out.length ? [el("h3", {}, "Left out, since it could not be read"), list(told.left_out)] : []);
-  const all = answers.shown < answers.all ? `${number(answers.shown)} of ${number(answers.all)} samples and answers, those of problems that flipped first; ` : `all ${number(answers.all)} samples and answers; `;
-  put("shown", `This page shows ${all}`, el("code", {}, said(`ratchet inspect ${figures.folder}`)), " shows all there are, with pairs and checkpoints.");
   put("footer", `Made by Ratchet ${told.version} from ${number(figures.records)} ledger records, the last of `, el("time", {}, new Date(1000 * figures.time).toISOString().slice(0, 16).replace("T", " ") + " UTC"), ".");
+  if (!answers.all) {
+    for (const part of document.querySelectorAll("#filters, .browser")) part.hidden = true;
+    byId("shown").textContent = "There are no samples and answers yet.";
+    return;
+  }
+  const all = answers.shown < answers.all ? `${number(answers.shown)} of ${number(answers.all)} samples and answers, those of problems that flipped first; ` : `all ${number(answers.all)} samples and answers; `;
+  put("shown", `This page shows ${all}`, el("code", {}, said(`ratchet inspect ${quoted(figures.folder)}`)), " shows all there are, with pairs and checkpoints.");
   new Samples(answers, figures.folder);
 }
 

@@ -155,7 +155,7 @@ class Samples {
   problemView(asked) {
     const rows = this.ofProblem.get(`${asked.in}/${asked.problem}`) || [];
     const problem = this.problems.get(`${asked.in}/${asked.problem}`);
-    if (!rows.length) return [this.closing(asked.problem, ""), absent("This page holds no answers to this problem", this.command(`--problem=${asked.problem}`))];
+    if (!rows.length) return [this.closing(asked.problem, ""), absent("This page holds no answers to this problem", this.command(`--problem=${quoted(asked.problem)}`))];
     const columns = [...grouped(rows, (row) => row.round)].sort(([a], [b]) => a - b);
     return [
       this.closing(asked.problem, `${SPLITS[asked.in]} problem`),
@@ -183,7 +183,7 @@ class Samples {
 
   pairView(asked) {
     const pair = this.pairs.find((each) => each.pair_id === asked.pair && String(each.round) === asked.of);
-    const command = this.command(`--round ${asked.of} --pair=${asked.pair}`);
+    const command = this.command(`--round ${quoted(asked.of)} --pair=${quoted(asked.pair)}`);
     if (!pair) return [this.closing(`pair ${asked.pair}`, ""), absent("This page does not hold this pair", command)];
     const problem = this.problems.get(`train/${pair.prompt_id}`) || (pair.prompt === undefined ? null : { prompt: pair.prompt, gold: null });
     const sides = ["chosen", "rejected"].map((side) => el("section", { class: "column" }, el("h4", {}, side), this.side(pair, side)));
@@ -219,7 +219,7 @@ class Samples {
   }
 
   command(options) {
-    return `ratchet inspect ${this.folder} ${options}`;
+    return `ratchet inspect ${quoted(this.folder)} ${options}`;
   }
 
   // Keys and fields.

@@ -5,7 +5,7 @@ const SVG = "http://www.w3.org/2000/svg";
 
 // What text/shown.py writes as an escape: characters that are obeyed, hidden, or reorder others.
 const OBEYED =
-  /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\xad\u180e\u200b\u2060-\u2064\u206a-\u206f\ufeff\ufff9-\ufffb\u2028\u2029\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e007f}\ud800-\udfff]/gu;
+  /[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\xad\u200b\u2060-\u2065\u206a-\u206f\ufeff\ufff0-\ufffb\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\uffa0\u2028\u2029\u{1bca0}-\u{1bca3}\u{1d173}-\u{1d17a}\u{e0000}-\u{e0fff}\ud800-\udfff]/gu;
 
 function escaped(character) {
   const code = character.codePointAt(0);
@@ -52,6 +52,12 @@ function said(value) {
 // The same as one line of plain text, for attributes and options.
 function plain(value) {
   return String(value).replace(OBEYED, escaped).replace(/\n/g, "\\n");
+}
+
+// A word of a command as a shell takes it: whoever copies a command runs nothing that a run says.
+function quoted(word) {
+  const text = String(word);
+  return /^[\w@%+=:,./-]+$/.test(text) ? text : "'" + text.replaceAll("'", `'"'"'`) + "'";
 }
 
 function number(value, digits = 0) {

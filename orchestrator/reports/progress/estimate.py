@@ -33,10 +33,10 @@ class Durations:
             took = 0.0 if self._last is None else max(0.0, record.time - self._last)
             self._last = record.time  # also a claim's: the time before it counts for nothing
             if record.kind in ("shard", "commit"):
-                step = record.data["step"]
-                self._add(*round_and_phase(step), took)
-                if taken(state, step):
-                    self._foreign.add(round_and_phase(step)[0])
+                number, phase = round_and_phase(step := record.data["step"])
+                self._add(number, phase, took)
+                if number not in self._foreign and taken(state, step):
+                    self._foreign.add(number)
             elif record.kind == "promotion":
                 number = int(record.data["round"])
                 self._add(number, GATE, took)

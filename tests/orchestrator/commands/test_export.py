@@ -14,7 +14,7 @@ from orchestrator.commands.export.command import export_model, export_pairs
 from orchestrator.errors import BadInput, Damaged, RatchetError
 from orchestrator.records.parquet import read_table
 from tests.orchestrator.test_cli import ratchet
-from tests.support.stand_ins import StandIns, make_project, run_job
+from tests.support.stand_ins import StandIns, make_model, make_project, run_job
 from tests.support.strangers_text import EVIL
 
 
@@ -49,6 +49,29 @@ def test_a_checkpoint_and_where_it_is_from(made: Path, tmp_path: Path, capsys: p
     ratchet("export", f"{made}@round1", tmp_path / "first")
     first = made / "rounds/01/checkpoint/model.safetensors"
     assert (tmp_path / "first/model.safetensors").read_bytes() == first.read_bytes()
+
+
+def test_no_path_of_a_job_is_in_a_card(tmp_path: Path) -> None:
+    """Each setting that can be a path of this machine is one, and the copy has its last part alone."""
+    away, home = tmp_path / "away", tmp_path / "home/me"
+    home.mkdir(parents=True)
+    make_model(home / "reference", 0.3)
+    files = {split: str(home / f"{split}.jsonl") for split in ("train", "gate", "test")}
+    data = files | {"tests": [{"name": "more", "path": str(home / "more.jsonl")}]}
+    engine = {"chat_template": str(home / "template.jinja"), "limits": [{"logs": str(home / "logs")}]}
+    generate = {"samples": 4, "max_tokens": 8, "shard_prompts": 4, "engine": engine}
+    changes = {"model": str(home / "seed"), "reference": str(home / "reference"), "generate": generate}
+    job = make_project(home, rounds=1, data=data, promotion={"rule": "always"}, **changes)
+    rows = ({"id": f"more-{n}", "question": f"more {n}?", "answer": str(n)} for n in range(4))
+    (home / "more.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    run_job(job, StandIns())
+    export_model(str(home / "run"), away)
+    export_pairs(str(home / "run"), tmp_path / "pairs")
+    for card in (away / "ratchet.json", away / "README.md", tmp_path / "pairs/README.md"):
+        assert str(tmp_path) not in card.read_text(), card
+    said = json.loads((away / "ratchet.json").read_text())["job"]
+    assert said["data"]["tests"][0]["path"] == "more.jsonl" and said["reference"] == "reference"
+    assert said["generate"]["engine"] == {"chat_template": "template.jinja", "limits": [{"logs": "logs"}]}
 
 
 def test_a_copy_shares_nothing_with_its_run(made: Path, tmp_path: Path) -> None:
@@ -108,6 +131,14 @@ def test_what_is_not_what_was_committed_is_not_taken_away(made: Path, tmp_path: 
     with pytest.raises((BadInput, Damaged)):
         (export_model if "checkpoint" in file else export_pairs)(str(run), tmp_path / "away")
     assert os.listdir(tmp_path) == ["run"]
+    with pytest.raises((BadInput, Damaged)):
+        (export_model if "checkpoint" in file else export_pairs)(str(run), tmp_path / "new/and/deep")
+    assert os.listdir(tmp_path) == ["run"]
+
+
+def test_a_folder_that_cannot_be_made_is_one_message(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ratchet("export", made, "/proc/nothing/away") == 1
+    assert "/proc/nothing/away: cannot be written" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", ["rounds/02/checkpoint/config.json", "rounds/02/pairs/00000.parquet"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,44 @@ def test_mistakes_have_one_message_and_leave_nothing(
     assert ratchet("init", tmp_path / "job", "--data", data, "--model", model, *more) == 2
     assert said in capsys.readouterr().err
     assert os.listdir(tmp_path) == ["mine.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["😀 é", "a\x7fb\x85c", "_job", "x" * 150, '"\\#: [', "..x"])
+def test_a_folder_of_any_name_holds_a_job_of_a_model_and_data_of_any_name(tmp_path: Path, name: str) -> None:
+    """JSON's escapes would make two characters of an emoji, and a job's name is no folder's."""
+    (place := tmp_path / name).mkdir()
+    shutil.copytree(BASE, place / f"model {name}")
+    data = write(place / f"{name}.jsonl", PAIRS)
+    made = make(place / name, data, str(place / f"model {name}"), None)
+    job = load_job(made.job)
+    assert job.find(str(job.job.model), "model") == (place / f"model {name}").resolve()
+    assert job.job.stages and job.find(job.job.stages.sources[0].path, "stages") == data.resolve()
+
+
+def test_what_makes_no_job_leaves_nothing(tmp_path: Path) -> None:
+    data = write(tmp_path / "mine.jsonl", GSM8K)
+    with pytest.raises(BadInput, match="half of a surrogate pair"):
+        make(tmp_path / "job", data, "ORG/\udcff", None)
+    same = write(tmp_path / "same.jsonl", [GSM8K[0]] * 100)
+    with pytest.raises(BadInput, match="nothing is left for gate and test"):
+        make(tmp_path / "job", same, str(BASE), None)
+    assert sorted(os.listdir(tmp_path)) == ["mine.jsonl", "same.jsonl"]
+
+
+def test_half_a_surrogate_pair_is_kept_as_it_was_written(tmp_path: Path) -> None:
+    rows = [row | {"note": "half \ud800"} for row in GSM8K]
+    made = make(tmp_path / "job", write(tmp_path / "mine.jsonl", rows), str(BASE), None)
+    kept = [json.loads(line) for line in (made.job.parent / "data/train.jsonl").read_text().splitlines()]
+    assert len(kept) == 60 and all(row["note"] == "half \ud800" for row in kept)
+
+
+def test_a_row_without_a_box_is_left_out_and_no_other_field_is_taken_for_one(tmp_path: Path) -> None:
+    rows = [
+        row | {"boxed_answer": "another"} | ({"solution": "none"} if n % 20 == 0 else {}) for n, row in enumerate(MATH)
+    ]
+    made = make(tmp_path / "job", write(tmp_path / "mine.jsonl", rows), str(BASE), None)
+    kept = [json.loads(line) for file in made.job.parent.glob("data/*.jsonl") for line in file.open()]
+    assert len(kept) == 95 and all(row["boxed_answer"].startswith("\\frac") for row in kept)
 
 
 def test_what_is_there_is_left_alone(tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ import pytest
 from orchestrator.cli import main
 from orchestrator.commands.fork.command import fork
 from orchestrator.commands.plan import hours, steps, work
-from orchestrator.commands.plan.command import Plan, as_json, plan
+from orchestrator.commands.plan.command import Plan, _left, as_json, plan
 from orchestrator.commands.plan.devices import DEVICES, Asked, cluster, named
 from orchestrator.commands.plan.earlier import Earlier, find
 from orchestrator.commands.plan.hours import READING, TRAINING, Clock
+from orchestrator.commands.plan.steps import Step
 from orchestrator.commands.plan.told import lines
 from orchestrator.commands.plan.work import Amount, Texts
 from orchestrator.commands.validate import check
@@ -131,6 +132,20 @@ def test_what_a_round_handles_is_counted(tmp_path: Path) -> None:
     assert work.of_round(job, 1, sizes, SOURCES["sample"], known)[2] == Amount("train", 12, 84)
     budget = job_of(tmp_path, "train.token_budget=1000")
     assert work.of_round(budget, 1, sizes, SOURCES["sample"], TEXTS)[2].read == pytest.approx(1000, abs=1)
+
+
+def test_stages_share_the_preference_data_and_pairs_that_are_there_need_no_samples(tmp_path: Path) -> None:
+    sdpo = load_job(PROJECT / "jobs/sdpo.yaml").job
+    sizes = {"stages": (800, 90.0), "gate": (400, 60.0), "test": (640, 60.0)}
+    for number in (1, 2):
+        trained = work.of_round(sdpo, number, sizes, SOURCES["dataset"], TEXTS)
+        assert [a.samples for a in trained if a.phase == "train"] == [400]
+    steps = load_job(PROJECT / "jobs/step_dpo.yaml").job
+    phases = [a.phase for a in work.of_round(steps, 1, {"train": (20, 5.0)}, SOURCES["steps"], TEXTS)]
+    assert phases[:3] == ["samples", "search", "rectify"]
+    rounds = [[], [Amount(phase) for phase in phases]]
+    there = [Step("rounds/01/pairs", "done", ""), Step("rounds/01/train", "to do", "")]
+    assert [amount.phase for amount in _left(rounds, there)[1]] == ["reference", "train"]
 
 
 def test_texts_are_as_long_as_earlier_or_as_solutions_or_as_they_may_be(tmp_path: Path) -> None:
@@ -305,3 +320,16 @@ def test_lines_and_json_say_the_same(tmp_path: Path) -> None:
     assert said["cost"] == pytest.approx(3 * said["hours"]) and f"{said['cost']:,.2f} at 3.00 an hour" in told
     assert said["disk"]["need"] == found.need.total and said["machine"] in told
     json.dumps(said)
+
+
+@pytest.mark.full
+def test_a_real_run_takes_what_was_planned_within_the_stated_factors(tmp_path: Path) -> None:
+    """Seconds too: a factor of some is no measure of speed."""
+    from benchmarks import planned as measured
+
+    found = measured.figures(PROJECT / "jobs/irpo.yaml", 1, tmp_path)
+    for name, factor in (("first", measured.FIRST), ("later", measured.LATER)):
+        assert set(found[name]["memory_factor"]) == {"rank", "engine"}
+        assert max(found[name]["memory_factor"].values()) < measured.MEMORY, found[name]
+        assert found[name]["seconds_factor"] < factor, found[name]
+    assert found["later"]["rests_on"] == "the run first"

@@ -141,6 +141,16 @@ def test_a_crash_before_the_folders_have_their_names_costs_nothing(made: Make, t
     assert [number for number, _ in promoted(run)] == [1, 2, 3]
 
 
+def test_a_fork_takes_over_what_is_there_and_nothing_that_was_set_aside(made: Make, tmp_path: Path) -> None:
+    run = made(2)
+    roll_back(run, 1, identity())
+    new = fork(run, tmp_path / "hot", ["train.learning_rate=[7e-7, 1e-6]"])
+    assert new.fit["rounds/01/train"] == "taken" and not any(step.startswith("rounds/02") for step in new.fit)
+    workers = StandIns(gain=0.1)
+    run_job(tmp_path / "hot/job.yaml", workers)
+    assert workers.calls["train"] == 1 and not verify(tmp_path / "hot").findings
+
+
 def test_what_makes_no_sense_is_refused(made: Make, tmp_path: Path) -> None:
     run = made(3, keep={"checkpoints": 1})
     records = len(os.listdir(run / "ledger"))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from orchestrator.commands.compare.side_by_side import Side, differences, paired, side
+from orchestrator.commands.compare.side_by_side import Side, differences, paired, render, side
 from orchestrator.errors import BadInput
 from orchestrator.rounds.evaluation import solved
+from orchestrator.text.terminal import Lasting, Screen
 from tests.orchestrator.test_cli import ratchet
 from tests.support.stand_ins import StandIns, make_project, run_job
 
@@ -60,6 +63,12 @@ def test_runs_are_shown_side_by_side(runs: list[Path], capsys: pytest.CaptureFix
     assert "75.0 %" in said and "loss.beta" in said
     assert ratchet("compare", runs[0]) == 0
     assert "all settings are the same" in capsys.readouterr().out
+
+
+def test_a_setting_of_somebody_else_fills_no_screen() -> None:
+    long = replace(made_up("b", "1"), job={"method": "x" * 1_000_000})
+    Screen(file=Lasting(screen := io.StringIO())).print(render([made_up("a", "1"), long]))
+    assert len(screen.getvalue()) < 20_000
 
 
 def test_mistakes_have_one_message(runs: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

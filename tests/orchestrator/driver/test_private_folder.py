@@ -167,6 +167,13 @@ def test_an_empty_folder_of_ours_goes_and_one_of_another_kind_stays(place: Path)
     assert sorted(path.name for path in place.iterdir()) == ["ratchet-cccccccc", "ratchet-soak-results"]
 
 
+def test_nothing_else_is_made_under_a_name_that_others_clear() -> None:
+    """A driver that starts takes such a folder for one that a killed driver left."""
+    sources = [file for room in ("orchestrator", "workers") for file in (PROJECT / room).rglob("*.py")]
+    named = {file.name for file in sources if 'prefix="ratchet' in file.read_text()}
+    assert named == set() and "prefix=_PREFIX" in (PROJECT / "orchestrator/driver/private_folder.py").read_text()
+
+
 def test_what_cannot_be_removed_yet_is_found_again(place: Path) -> None:
     def clean_twice() -> None:
         folder = left_behind(place)

@@ -17,6 +17,7 @@ from orchestrator.config import Data
 from orchestrator.config.load import load_job
 from orchestrator.driver.kept import read_all_problems
 from orchestrator.errors import BadInput
+from orchestrator.inputs.fields import gold_of
 from orchestrator.inputs.overlap import normalise, overlaps
 from orchestrator.inputs.problems import check_disjoint, read_problems
 from orchestrator.records.rows import Problem
@@ -362,3 +363,8 @@ def test_a_line_of_nested_brackets_is_no_json(tmp_path: Path) -> None:
     path.write_text("[" * 100_000 + "\n")
     with pytest.raises(BadInput, match="line 1: not JSON"):
         read(path)
+
+
+def test_a_whole_number_of_any_length_is_an_answer() -> None:
+    """Beyond what a float can hold, too."""
+    assert gold_of(10**400, "field 'answer'", None, "data.answer_marker") == str(10**400)

@@ -29,6 +29,18 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
+def test_readers_share_what_a_record_says_and_records_their_words(tmp_path: Path) -> None:
+    """A long run has thousands of shards, and several readers."""
+    driver = Ledger(tmp_path / "ledger")
+    driver.claim({})
+    driver.append("commit", commit("a", pairs=1))
+    driver.append("commit", commit("b", pairs=2))
+    for reader in (driver, Ledger(tmp_path / "ledger")):
+        first, second = (reader.state.commits[step].facts for step in "ab")
+        assert reader.as_it_is().state.commits["a"].facts is first == {"pairs": 1}
+        assert next(iter(first)) is next(iter(second))
+
+
 def test_a_name_is_given_once(tmp_path: Path) -> None:
     path = tmp_path / "00000000.json"
     assert put_if_absent(path, b"first")

@@ -119,6 +119,8 @@ def test_the_updates_of_a_pair_are_those_of_the_training(made: Path, tmp_path: P
         assert updates is not None and len(updates) == 2 and updates[0] <= batches < updates[1] <= 2 * batches
     reader.state.commits["rounds/01/train"].facts["steps"] = 1
     assert sum(updates_with(reader, 1, name) == [1] for name in names) == 3
+    reader.state.commits["rounds/01/train"].facts["steps"] = 10**15  # as a stranger's record may say
+    assert updates_with(reader, 1, names[0]) is None, "and it does not go through them until the memory is full"
 
 
 @pytest.mark.parametrize("order", ["pairs", "prompts"])
@@ -182,6 +184,11 @@ def test_the_overview_asks_questions_that_have_answers(made: Path, capsys: pytes
         (["--problem", "x"], "no problem is called 'x'"),
         (["--problem", "x", "--flipped"], "--problem and --flipped: each is a view of its own"),
         (["--checkpoint", "--round", "7"], "round 7 has no checkpoint; rounds that have one: 1, 2"),
+        *(
+            ([f"--{option}=a\udcff"], f"--{option}: 'a\\udcff' is no text in UTF-8")
+            for option in ("problem", "pair", "rule", "text")
+        ),
+        (["--limit=99999999999999999999", "--round", "1"], "--limit"),
     ],
 )
 def test_mistakes_have_one_message(
@@ -189,3 +196,27 @@ def test_mistakes_have_one_message(
 ) -> None:
     assert ratchet("inspect", made, *arguments) == 2
     assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["header", "page", "twice"])
+@pytest.mark.parametrize(
+    "view", ["--round=1", "--flipped", "--pair=train-1/0", "--problem=train-2", "--problem=gate-1"]
+)
+def test_a_damaged_file_is_named(
+    made: Path, tmp_path: Path, what: str, view: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Arrow has an OSError for what it cannot unpack, and a KeyError where a name stands twice."""
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    split = "evaluation/gate.parquet" if view in ("--flipped", "--problem=gate-1") else "pairs/00000.parquet"
+    for file in (run / "rounds").glob(f"*/{'verdicts/*.parquet' if view == '--round=1' else split}"):
+        table, content = read_table(file), bytearray(file.read_bytes())
+        if what == "twice":
+            pq.write_table(table.append_column("prompt_id", table["prompt_id"]), file)
+            continue
+        for place in range(4, 400) if what == "page" else range(len(content) - 300, len(content) - 8):
+            content[place] ^= 255
+        file.write_bytes(content)
+    assert ratchet("inspect", run, view) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"ratchet: {run}/rounds/0") and "Traceback" not in said

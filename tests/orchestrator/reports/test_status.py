@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import socket
@@ -31,7 +32,7 @@ def sign_of_life(run: SampleRun, **changes: Any) -> Path:
 def test_a_finished_run(tmp_path: Path) -> None:
     run = two_rounds(tmp_path / "runs" / "sample")
     found = status(run.root)
-    keys = ["name", "state", "reference", "seed", "parent", "archive", "dashboard"]
+    keys = ["name", "state", "reason", "reference", "seed", "parent", "archive", "dashboard"]
     keys += ["baseline", "baseline_unsolved", "rounds", "rollbacks"]
     assert list(found) == keys and found["archive"] is None
     assert found["name"] == "sample" and found["state"] == "finished" and found["baseline"] == 0.4
@@ -331,3 +332,31 @@ def test_a_model_that_hardly_judges_is_told(tmp_path: Path) -> None:
     assert "Round 2: only 40 % of the model's judgements hold a score" in found
     assert "Round 2: 1 prompts that ask for a judgement have none" in found
     assert "Round 1" not in found
+
+
+@pytest.mark.parametrize(
+    ("width", "headings"),
+    [
+        (80, ["round", "samples", "correct", "wrong", "ungr.", "pairs", "test", "95", "%", "gain", "time", "promoted"]),
+        (60, ["round", "pairs", "test", "95", "%", "gain", "time", "promoted"]),
+        (40, ["round", "test", "gain", "promoted"]),
+    ],
+)
+def test_a_narrow_terminal_has_fewer_columns_and_whole_figures(tmp_path: Path, width: int, headings: list[str]) -> None:
+    run, text = two_rounds(tmp_path / "r"), io.StringIO()
+    Console(file=text, width=width).print(render(status(run.root), intervals(run.root)))
+    assert headings in [line.split() for line in text.getvalue().splitlines()]
+    assert "…" not in text.getvalue() and "75.0" in text.getvalue()
+
+
+def test_why_a_run_ended_so(tmp_path: Path) -> None:
+    run = SampleRun(tmp_path / "r")
+    run.claim()
+    assert status(run.root)["reason"] == "its driver died without a word"
+    assert "None" not in text_of(render(status(run.root)))  # there is no reference yet
+    run.configure()
+    run.end("failed", "no pairs: \x1b[31mnone")
+    assert status(run.root)["reason"] == "no pairs: \x1b[31mnone"
+    assert "failed: no pairs: " in text_of(render(status(run.root))).splitlines()[0]
+    assert "\x1b" not in text_of(render(status(run.root)))
+    assert status(two_rounds(tmp_path / "finished").root)["reason"] is None

@@ -89,7 +89,7 @@ def test_a_command_whose_reader_left_says_no_more_and_ends_as_it_would_have(
     assert told.getvalue() == ""
 
 
-@pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("docs",)], ids=" ".join)
+@pytest.mark.parametrize("command", [("status",), ("status", "--json"), ("docs",), ("compare", "--json")], ids=" ".join)
 def test_what_cannot_be_written_to_a_full_device_is_told_in_one_line(
     run: Path, command: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:

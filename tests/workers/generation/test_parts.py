@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,12 @@ def test_parts_make_the_file_of_the_whole_unit(tmp_path: Path) -> None:
         assert joined[key] == whole[key]
     assert joined["file"]["sha256"] == whole["file"]["sha256"] and joined["quarantined"] == ["p2"]
     assert sorted(tmp_path.glob(".*")) == [Path(unit.output)]
+
+
+def test_a_part_is_told_how_long_its_own_prompts_are(tmp_path: Path) -> None:
+    unit = replace(unit_of(tmp_path), expected=(1.0, 2.0, 3.0, 4.0, 5.0))
+    assert [part.expected for part in parts_of(unit, 2)] == [(1.0, 2.0), (3.0, 4.0), (5.0,)]
+    assert [part.expected for part in parts_of(unit_of(tmp_path), 3)] == [(), ()]
 
 
 def test_a_part_that_was_changed_is_not_taken(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.scale.cluster import NoKills, SimulatedCluster, Worker
-from benchmarks.scale.engines import KIND, SimulatedEngine
+from benchmarks.scale.engines import KIND, SimulatedEngine, lengths_of
 from benchmarks.scale.files import make_model
 from benchmarks.scale.model import CASES, Case, Model
 from benchmarks.scale.simulation import ProcessDied, Simulation
@@ -124,6 +125,36 @@ def test_the_files_are_those_that_one_engine_writes(tmp_path: Path) -> None:
         )
     assert [file.read_bytes() for file in four.outputs] == [file.read_bytes() for file in one.outputs]
     assert sorted(tmp_path.glob("four/.*")) == four.outputs, "nothing is left of the parts"
+
+
+class Noting(SimulatedEngine):
+    """Notes what it is asked for."""
+
+    asked: list[Shard]
+
+    def _generate(self, shard: Shard, plan: SamplingPlan, only: Any, without: Any, ref: Any) -> None:
+        self.asked.append(shard)
+        super()._generate(shard, plan, only, without, ref)
+
+
+def test_parts_with_long_samples_are_begun_first_where_that_is_known(tmp_path: Path) -> None:
+    """Which changes no file."""
+    found = {}
+    for name in ("unknown", "known"):
+        Noting.asked = []
+        case = replace(TAILED, nodes=3)
+        cluster = Cluster(tmp_path / name, prompts=60, size=12, case=case, kind=replace(KIND, make=Noting))
+        lengths = [[fmean(row) for row in lengths_of(case, shard, SEVERAL)] for shard in cluster.shards]
+        if name == "known":
+            pairs = zip(cluster.shards, lengths, strict=True)
+            cluster.shards = [replace(shard, expected=tuple(expected)) for shard, expected in pairs]
+        list(cluster.facts(SEVERAL, max_num_seqs=8))
+        found[name] = [file.read_bytes() for file in cluster.outputs]
+        flat = [length for unit in lengths for length in unit]
+        parts = [flat[shard.start] for shard in Noting.asked if shard.stop - shard.start == 1]
+        assert len(parts) >= 48
+        assert (parts == sorted(parts, reverse=True)) == (name == "known")
+    assert found["known"] == found["unknown"]
 
 
 def test_a_death_while_shards_are_in_parts_loses_no_finished_prompt_and_doubles_none(tmp_path: Path) -> None:

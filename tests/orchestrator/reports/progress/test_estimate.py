@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from orchestrator.ledger.ledger import State
+from orchestrator.ledger.ledger import Artifact, Offer, ShardCommit, State
 from orchestrator.ledger.record_files import Record
 from orchestrator.reports.progress.estimate import Durations, timed_as
 
@@ -67,3 +67,29 @@ def test_the_time_between_two_drivers_counts_for_nothing() -> None:
 def test_samples_and_verdicts_are_one_time() -> None:
     assert timed_as("verdicts") == "samples" and timed_as("hinted/verdicts") == "hinted/samples"
     assert durations(*records(1)).usual()["samples"] == pytest.approx(12)
+
+
+class Asked(dict[Any, Any]):
+    """Offers that count how often they are asked for one."""
+
+    times = 0
+
+    def get(self, key: Any, default: Any = None) -> Any:
+        self.times += 1
+        return super().get(key, default)
+
+
+@pytest.mark.parametrize("own", ["all", "none"])
+def test_a_shard_is_not_compared_with_all_others_of_its_step(own: str) -> None:
+    """A round of a million prompts has thousands."""
+    step, state, number = "rounds/01/samples", State(offers=Asked()), 50
+    shards = [ShardCommit(step, i, Artifact(f"{step}/{i}", f"{step}/.{i}", {}), {}) for i in range(number)]
+    state.shards[step] = dict(enumerate(shards))
+    if own == "none":
+        for shard in shards:
+            offered = (shard.artifact,)
+            state.offers[step, shard.index] = Offer(step, shard.index, "", offered, (), {})
+    found = Durations()
+    found.follow([Record(i, 1, "shard", float(i), {"step": step}) for i in range(number)], state)
+    assert isinstance(state.offers, Asked) and 0 < state.offers.times <= number
+    assert found.of(1) == (number - 1 if own == "all" else None)
