@@ -38,9 +38,14 @@ def inject(model: nn.Module, lora: Lora) -> None:
     """Put an adapter without values (on the meta device) beside each layer that `lora` names, and freeze all else.
 
     Raises:
-        UnsupportedModel: the model has no such layer, or one that cannot have an adapter here.
+        UnsupportedModel: the model has no such layer, or one that cannot have an adapter here; or there is no peft.
     """
-    from peft import inject_adapter_in_model
+    try:
+        from peft import inject_adapter_in_model
+    except ImportError as error:
+        raise UnsupportedModel(
+            f"lora: adapters need the package peft ({error}); install it as requirements/ have it, or set `lora: null`"
+        ) from error
 
     targets = lora.targets
     found: Any = model
