@@ -57,7 +57,9 @@ def run_named(run: Path) -> Path:
     Raises:
         BadInput: its name is not in UTF-8.
     """
-    found = next((place for place in (run, home() / run, home() / "runs" / run) if is_run(place)), None)
+    if run.is_absolute() or is_run(run):  # which needs no current folder
+        return whole(run)
+    found = next((place for place in (home() / run, home() / "runs" / run) if is_run(place)), None)
     return whole(found or (run if run.exists() else home() / run))
 
 

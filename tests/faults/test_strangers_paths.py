@@ -289,6 +289,7 @@ WRITES = {
     "workers/generation/shard.py": "the samples so far, beside the hidden output",
     "workers/judge/cache.py": "a regular file that no link leads to, and an answer's temporary file",
     "workers/training/export.py": "weights in the hidden output of this attempt",
+    "workers/training/adapter.py": "the adapter, the same",
     "workers/training/rank.py": "what a training failed on, where the driver has looked",
     "orchestrator/commands/compare/command.py": "opened by `inside.open_to_write`",
     "orchestrator/reports/journal.py": "the same",
