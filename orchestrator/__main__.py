@@ -4,7 +4,12 @@ Until all is imported that commands need, Ctrl-C ends the process as it ends any
 traceback of an import tells nobody anything.
 """
 
+import atexit
+import contextlib
+import os
 import signal
+import sys
+import threading
 
 
 def main() -> None:
@@ -16,7 +21,24 @@ def main() -> None:
 
     if ours:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-    ratchet()
+    try:
+        ratchet()
+    except SystemExit as left:
+        _leave_beside_threads(left.code)
+        raise
+
+
+def _leave_beside_threads(code: object) -> None:
+    """End the process where MLflow is still being told something, by a thread that was given up: the interpreter would
+    take that thread down wherever it is, and a library in C++ that draws a picture then ends the process with abort()
+    and an exit code of its own."""
+    if not any(thread.name == "tracking" for thread in threading.enumerate()):
+        return
+    atexit._run_exitfuncs()  # which takes temporary folders away
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
 
 if __name__ == "__main__":
