@@ -24,7 +24,7 @@ app = typer.Typer(
 )
 JobArgument = Annotated[Path, typer.Argument(metavar="JOB", help="Job file, such as jobs/irpo.yaml, or `demo`")]
 Overrides = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to override")]
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/irpo")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder, such as runs/irpo, or its name")]
 NewRun = Annotated[Path, typer.Argument(metavar="NEWRUN", help="Folder of the new run, such as runs/irpo-2")]
 Trust = Annotated[
     bool, typer.Option("--trust", help="Show and approve what of a run's own settings needs trust: docs/threats.md")
