@@ -15,7 +15,13 @@ from orchestrator.config.idle import idle
 from orchestrator.config.load import JobFile
 from orchestrator.config.places import require_room, run_folder
 from orchestrator.driver.fit_told import fit_lines
-from orchestrator.driver.kept import base_model_of, read_all_preferences, read_all_problems, reference_of
+from orchestrator.driver.kept import (
+    base_model_of,
+    read_all_preferences,
+    read_all_problems,
+    reference_of,
+    reward_models_of,
+)
 from orchestrator.driver.own_process import rendered, tried
 from orchestrator.driver.preview import Preview
 from orchestrator.driver.same_job import (
@@ -49,6 +55,8 @@ class Checked:
     preferences: Sequence[Preferences]
     golds: Sequence[str]
     """What is to be told of gold answers."""
+    rewards: Sequence[NamedModel] = ()
+    """Its reward models."""
 
 
 def check(file: JobFile) -> Checked:
@@ -68,7 +76,9 @@ def check(file: JobFile) -> Checked:
     problems = read_all_problems(file, reading=reading_of(run))
     check_same_problems(run, file.job, None if file.job.data.from_hub else problem_digests(problems))
     preferences = read_all_preferences(file, problems)
-    return Checked(file, run, model, reference, problems, preferences, gold_lines(file, run, problems, unread_golds))
+    rewards = [*reward_models_of(file, run, weights=False).values()]
+    golds = gold_lines(file, run, problems, unread_golds)
+    return Checked(file, run, model, reference, problems, preferences, golds, rewards)
 
 
 def archive_line(job: Job, root: Path) -> str:
@@ -107,6 +117,7 @@ def told(
     yield f"model     {checked.model}"
     if checked.reference:
         yield f"reference {checked.reference}"
+    yield from (f"reward    {model}" for model in checked.rewards)
     yield f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}"
     yield from (f"stages    {source}" for source in checked.preferences)
     yield from (f"golds     {line}" for line in checked.golds)

@@ -9,6 +9,7 @@ from orchestrator.config.data import Data, Example, Source
 from orchestrator.config.job import OWN_REFERENCES, Cluster, Job, Keep, Method, Tracking, is_executing, only_executes
 from orchestrator.config.learning import Loss, Pairs, Promotion, RoundLoss, Rule, Train
 from orchestrator.config.lora import Lora
+from orchestrator.config.reward import Reward, RewardModel
 from orchestrator.config.sampling import (
     ANSWER_RULES,
     GRADERS,
@@ -46,6 +47,8 @@ __all__ = [
     "Pairs",
     "Promotion",
     "Regrade",
+    "Reward",
+    "RewardModel",
     "RoundLoss",
     "Rule",
     "SelfRewarding",

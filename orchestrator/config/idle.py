@@ -135,8 +135,8 @@ _RULES: Sequence[_Rule] = (
     ),
     _Rule(
         ("pairs.per_prompt",),
-        "another `pairs.rule` than `best_worst`",
-        lambda job: "pairs.rule" not in job.source.reads or job.pairs.rule != "best_worst",
+        "another `pairs.rule` than `best_worst` and `best`",
+        lambda job: "pairs.rule" not in job.source.reads or job.pairs.rule not in ("best_worst", "best"),
     ),
     _Rule(("pairs.margin",), "`pairs.rule: margin`", lambda job: job.pairs.rule == "margin"),
     _Rule(("pairs.replay_rounds",), "`pairs.replay` above 0", lambda job: job.pairs.replay > 0),

@@ -9,7 +9,17 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import AdaptTemperature, Data, Generate, Job, Settings, Source, is_executing
+from orchestrator.config import (
+    AdaptTemperature,
+    Data,
+    Generate,
+    Job,
+    Reward,
+    RewardModel,
+    Settings,
+    Source,
+    is_executing,
+)
 from orchestrator.config.data import HeldOut
 from orchestrator.config.load import resolved_yaml
 from orchestrator.config.marks import mark_of, sections_in
@@ -262,6 +272,10 @@ def _sections() -> Iterator[str]:
                 yield f"### Each of `{name}.tests`"
                 yield _paragraph(f"{HeldOut.__doc__} It has the keys of a source, and these:")
                 yield _table(HeldOut, without=Source)
+            if model is Reward:
+                yield f"### Each of `{name}.models`"
+                yield _paragraph(RewardModel.__doc__ or "")
+                yield _table(RewardModel)
             if model is Generate:
                 yield f"### `{name}.adapt_temperature`"
                 yield _paragraph(AdaptTemperature.__doc__ or "")

@@ -26,6 +26,12 @@ MOST_PAIRED = 10_000
 """Pairs a prompt that a rule makes which repeats them."""
 
 
+BY_SCORE = ("best_worst", "margin", "best")
+"""Rules that go by scores, whatever gives them; the others go by verdicts."""
+IMITATING = ("correct", "best")
+"""Rules whose pairs have no rejected side."""
+
+
 def _each(schedule: int | list[int]) -> list[int]:
     return schedule if isinstance(schedule, list) else [schedule]
 
@@ -33,12 +39,13 @@ def _each(schedule: int | list[int]) -> list[int]:
 class Pairs(Settings):
     """From scored samples to preference pairs (arXiv 2404.19733, section 2) or to completions that are imitated."""
 
-    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct"] = "zip"
+    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct", "best"] = "zip"
     """How a prompt's samples are paired. `zip`: walk the correct and the wrong ones together, wrapping, to
     `per_prompt` pairs. `best_worst`: the highest score against the lowest, one pair. `margin`: any two whose scores
     differ by `margin` or more. `longest_correct`: the longest correct one against a random wrong one. `correct`: no
-    pairs, but correct samples alone, to be imitated (`loss.dpo` is 0). A score is 1 for correct and 0 for wrong, or
-    what `source: judge` gives."""
+    pairs, but correct samples alone, to be imitated (`loss.dpo` is 0). `best`: likewise the one of the highest score
+    alone (RAFT, arXiv 2304.06767). A score is 1 for correct and 0 for wrong, or what `reward` or `source: judge`
+    gives."""
     per_prompt: CountSchedule = 4
     """Pairs a prompt (K), by round; with `rule: correct`, samples a prompt."""
     margin: Positive = 1.0

@@ -176,6 +176,13 @@ OTHERS: Mapping[str, Settings] = {
         "pairs": {"rule": "best_worst", "per_prompt": 1},
         "loss": {"form": "squared", "beta": 0.001, "nll": 0.0},
     },
+    "RAFT (arXiv 2304.06767): the best of eight samples by a reward model, imitated": {
+        "method": "irpo",
+        "generate": {"samples": 8},
+        "reward": {"models": [{"model": "models/reward"}]},
+        "pairs": {"rule": "best"},
+        "loss": {"dpo": 0.0, "nll": 1.0},
+    },
     "SimPO (arXiv 2405.14734): log-probabilities a token compared, without a reference": {
         "method": "dpo",
         "loss": {"form": "simpo", "beta": 2.0, "target_margin": 1.0},

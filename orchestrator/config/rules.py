@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config.base import at_round
 from orchestrator.config.forms import FORMS
+from orchestrator.config.learning import BY_SCORE, IMITATING
 from orchestrator.config.lora import lora_contradictions
+from orchestrator.config.reward import needs_golds, reward_contradictions
 from orchestrator.config.sources import KINDS
 from orchestrator.config.sources.base import gold_solutions
 
@@ -23,6 +25,7 @@ def contradictions(job: Job) -> Iterator[str]:
     yield from _imitation(job)
     yield from _forms(job)
     yield from lora_contradictions(job)
+    yield from reward_contradictions(job)
     yield from job.source.contradictions(job)
     yield from _too_much_of_scores(job)
     for key, grade in (("grade", job.grade), ("regrade.grade", job.regrade.grade if job.regrade else None)):
@@ -67,6 +70,7 @@ def _missing_problems(job: Job) -> Iterator[str]:
     needed = job.source.needs_problems
     if needed and job.data.train is None:
         yield f"`source: {job.source.type}` needs `data.train`, the problems that prompts are drawn from"
+    needed = needed and needs_golds(job)  # where scores alone decide, nothing needs to be held out
     if needed and job.data.test is None:
         yield f"`source: {job.source.type}` needs `data.test`, held-out problems that are reported"
     elif job.evaluate.samples and job.data.test is None:
@@ -83,10 +87,11 @@ def _missing_problems(job: Job) -> Iterator[str]:
 
 def _imitation(job: Job) -> Iterator[str]:
     """Of jobs whose pairs have no rejected side, or gold solutions on the chosen one."""
-    if (job.source.imitates or job.pairs.rule == "correct") and any(_weights(job.loss.dpo)):
+    if (job.source.imitates or job.pairs.rule in IMITATING) and any(_weights(job.loss.dpo)):
+        imitated = "the best samples" if job.pairs.rule == "best" else "gold solutions or correct samples"
         yield (
-            "`loss.dpo` compares with rejected completions, and there are none to imitate gold solutions or correct "
-            "samples: set `loss.dpo: 0` and `loss.nll: 1`"
+            f"`loss.dpo` compares with rejected completions, and there are none to imitate {imitated}: set "
+            "`loss.dpo: 0` and `loss.nll: 1`"
         )
     if job.pairs.gold_as_chosen:
         yield from gold_solutions(job, "pairs.gold_as_chosen")
@@ -95,10 +100,10 @@ def _imitation(job: Job) -> Iterator[str]:
 def _too_much_of_scores(job: Job) -> Iterator[str]:
     """Rules that ask more of the scores than they tell."""
     pairs, (lowest, highest) = job.pairs, job.source.scores
-    if pairs.gold_as_chosen == "only" and pairs.rule in ("best_worst", "margin"):
+    if pairs.gold_as_chosen == "only" and pairs.rule in BY_SCORE:
         yield (
             f"`pairs.rule: {pairs.rule}` goes by scores alone, and would take other samples than the gold solution: "
             "with `gold_as_chosen: only` set `rule: zip`"
         )
-    if pairs.rule == "margin" and pairs.margin > highest - lowest:
+    if pairs.rule == "margin" and job.reward is None and pairs.margin > highest - lowest:
         yield f"`pairs.margin` is {pairs.margin:g}, and no two scores from {lowest:g} to {highest:g} are so far apart"

@@ -31,8 +31,10 @@ from orchestrator.driver.kept import (
     keep_model,
     keep_preferences,
     keep_problems,
+    keep_reward_models,
     read_all_preferences,
     reference_of,
+    reward_models_of,
 )
 from orchestrator.driver.known_problems import KnownProblems
 from orchestrator.driver.preview import Render
@@ -170,8 +172,8 @@ def _drive(
     with starting(board, f"{START}/model", detail=str(job.model)):
         base = base_model_of(file, run)
         check_same_model(run, base)
-        reference = reference_of(file, run, base)
-    _tell_models(say, job, base, reference)
+        reference, rewards = reference_of(file, run, base), reward_models_of(file, run)
+    _tell_models(say, job, base, {"reference": reference} | rewards)
     kept, reading = run.committed(KEPT_PROBLEMS) is not None, reading_of(run)
     with starting(board, f"{START}/data", detail="problems and preference data"):
         pinned = job.data if kept else pin(job.data)
@@ -199,17 +201,19 @@ def _drive(
         model = keep_model(run, job, base)
         if reference:
             keep_model(run, job, reference, "reference")
+        keep_reward_models(run, job, rewards)
         with crew as workers, _interruption(run, received):
             workers.report_to(say, followers.meters, run.path(f"logs/e{run.epoch}"), board)
             _settle(workers, run, model)
             loop(job, run, workers, problems, model, say, sources)
 
 
-def _tell_models(say: Say, job: Job, base: NamedModel, reference: NamedModel | None) -> None:
-    """Say where models come from that are no folders of the user's, and which limits fit their size."""
-    for name, model in (("model", base), ("reference", reference)):
+def _tell_models(say: Say, job: Job, base: NamedModel, others: Mapping[str, NamedModel | None]) -> None:
+    """Say where models come from that are no folders of the user's, and which limits fit their size. `others` are the
+    reference, and reward models by the step that keeps each."""
+    for name, model in {"model": base, **others}.items():
         if model and model.origin:
-            say(f"{name:<9} {model}")
+            say(f"{'reward' if '/' in name else name:<9} {model}")
     for line in limits_of(job, base.folder).lines():
         say(line)
 

@@ -51,6 +51,7 @@ KEYS: Mapping[str, str] = {
     "judge.api_key_env": SECRET,
     "model": OUTSIDE,
     "reference": OUTSIDE,
+    "reward.models": OUTSIDE,
     "data.train.path": OUTSIDE,
     "data.gate.path": OUTSIDE,
     "data.test.path": OUTSIDE,
@@ -147,6 +148,8 @@ def _paths(file: JobFile, root: Path) -> Iterator[Item]:
             yield from _of_another_run(file, key, named, root)
         else:
             yield from _led_to(file, key, named, root)
+    for model in job.reward.models if job.reward else ():
+        yield from _led_to(file, "reward.models", model.model, root)
     for split, source in job.data.sources.items():
         key = f"data.{TESTS}" if isinstance(source, HeldOut) else f"data.{split}.path"
         yield from _led_to(file, key, source.path, root)

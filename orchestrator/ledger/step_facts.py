@@ -42,6 +42,21 @@ class Trend(TypedDict, total=False):
 
 
 @with_config(_CONFIG)
+class RewardFigures(TypedDict, total=False):
+    """What a reward model gives the samples of a round: see rounds/scoring.figures."""
+
+    rewarded: Required[Count]
+    mean: Nats
+    deviation: Annotated[float, Field(ge=0, le=1e15)]
+    quantiles: dict[str, Nats]
+    right: Nats
+    wrong: Nats
+    agreement: Share
+    error: Annotated[float, Field(ge=0, le=1)]
+    prompts: Count
+
+
+@with_config(_CONFIG)
 class Facts(TypedDict, total=False):
     """Of any step. A fact means the same in all steps that have it, unless their own model says otherwise."""
 
@@ -141,10 +156,20 @@ class Facts(TypedDict, total=False):
     rectified: Count
     questions: Count
 
-    # judgements of the model's own samples
+    # judgements of the model's own samples, and rewards
     judgements: Count
     scored: Count
     mean_score: Nats | None
+    answers: Count
+    rewarded: Count
+    too_long: Count
+    special_token: Count
+    not_finite: Count
+    mean_reward: Nats | None
+    form: str
+    rewarders_lost: list[str]
+    rewards: list[RewardFigures]
+    combined: RewardFigures
 
 
 @with_config(_CONFIG)
@@ -296,6 +321,7 @@ _BY_PHASE: Mapping[str, type[Any]] = {
     "prompts": PromptsFacts,
     "located": LocatedFacts,
     "regraded": RegradedFacts,
+    "reward": ModelFacts,
 }
 
 

@@ -13,7 +13,7 @@ import contextlib
 import filecmp
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -43,15 +43,16 @@ _KINDS = {
 Shapes = dict[str, list[int]]
 
 
-def check_weights(folder: Path, where: str) -> None:
-    """Compare `folder`'s config.json with the headers of its *.safetensors files; `where` opens each message.
+def check_weights(folder: Path, where: str, reward: bool = False) -> None:
+    """Compare `folder`'s config.json with the headers of its *.safetensors files; `where` opens each message. It is of
+    a model that writes text, or gives a `reward`.
 
     A configuration that names no `model_type` is left to the libraries, which refuse it in their own words.
 
     Raises:
         BadInput: a file is damaged or missing, or a tensor is not what the configuration says.
     """
-    config = check_config(folder, where)
+    config = check_config(folder, where, reward)
     if "model_type" not in config:
         return
     text = config.get("text_config") or config
@@ -62,8 +63,9 @@ def check_weights(folder: Path, where: str) -> None:
         )
 
 
-def check_config(folder: Path, where: str) -> dict[str, Any]:
-    """The folder's config.json, which must be that of a causal language model where it says what it is of.
+def check_config(folder: Path, where: str, reward: bool = False) -> dict[str, Any]:
+    """The folder's config.json, which must be that of a causal language model, or of a `reward` model, where it says
+    what it is of.
 
     Raises:
         BadInput: it is not, or files of the folder lead to what is none of the model's.
@@ -77,9 +79,25 @@ def check_config(folder: Path, where: str) -> dict[str, Any]:
             if said.get(key) is not None and not isinstance(said[key], kind):
                 raise BadInput(f"{where}: {file}: `{key}` must be {words}, and is {str(said[key])[:80]!r}")
     architectures = config.get("architectures") or []
-    if "model_type" in config and architectures and not any(_CAUSAL.search(str(name)) for name in architectures):
+    if "model_type" in config and reward:
+        _check_outputs(config, architectures, f"{where}: {folder}")
+    elif "model_type" in config and architectures and not any(_CAUSAL.search(str(name)) for name in architectures):
         raise BadInput(f"{where}: {folder} is a {architectures[0]}, which writes no text; give a causal language model")
     return config
+
+
+def _check_outputs(config: Mapping[str, Any], architectures: Sequence[Any], what: str) -> None:
+    """A reward model is a sequence classifier with one output; a configuration that says nothing of its outputs has
+    two."""
+    if not any(str(name).endswith("ForSequenceClassification") for name in architectures):
+        named = architectures[0] if architectures else f"a {config['model_type']} without `architectures`"
+        raise BadInput(
+            f"{what} is {named}, which gives no reward: give a sequence classifier with one output (num_labels: 1)"
+        )
+    labels = config.get("id2label")
+    outputs = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
+    if outputs != 1:
+        raise BadInput(f"{what} has {outputs} outputs, and a reward model has one (num_labels: 1)")
 
 
 def tensors(folder: Path, where: str) -> Shapes:

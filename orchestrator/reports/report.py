@@ -177,7 +177,9 @@ def _lookup(job: Mapping[str, Any], key: str) -> str:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
     values = value if isinstance(value, list) else [] if value is None else [value]
-    return ", ".join(str(v.get("path") or v.get("hub")) if isinstance(v, Mapping) else str(v) for v in values)
+    return ", ".join(
+        str(v.get("path") or v.get("hub") or v.get("model")) if isinstance(v, Mapping) else str(v) for v in values
+    )
 
 
 _ACCURACY = (

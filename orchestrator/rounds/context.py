@@ -249,7 +249,10 @@ class Context:
         """The model that the job's `reference` names, which the run has kept; None where it names none."""
         if self.job.fixed_reference is None:
             return None
-        name = "baseline/reference"
+        return self.kept_model("baseline/reference")
+
+    def kept_model(self, name: str) -> Model:
+        """A model that the run has kept, by the step that did."""
         return Model(str(self.run.path(name)), name, self._kept(name))
 
     def evaluate(self, model: Model, name: str, splits: Sequence[str] | None = None) -> Model:

@@ -63,7 +63,7 @@ class PairingPlan:
     """How a round's pairs are made; see config.Pairs."""
 
     per_prompt: int
-    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct"] = "zip"
+    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct", "best"] = "zip"
     margin: float = 1.0
     gold_as_chosen: bool | Literal["only"] = False
     rejected: Literal["wrong", "any"] = "wrong"
@@ -146,6 +146,14 @@ def _best_worst(sides: _Sides) -> _Pairs:
     return [(sides.rng.choice(best), sides.rng.choice(worst))]
 
 
+def _best(sides: _Sides) -> _Pairs:
+    """The highest score alone, of equals a random one (RAFT, arXiv 2304.06767, algorithm 1)."""
+    texts = _by_text(sides.scored)
+    highest = max((c.score or 0.0 for c in texts), default=0.0)
+    best = [c for c in texts if c.score == highest]
+    return [(sides.rng.choice(best), None)] if best else []
+
+
 def _by_text(candidates: Sequence[Candidate]) -> list[Candidate]:
     """One candidate a text, with the mean of the scores that were given to it: a judge may waver."""
     groups: dict[str, list[Candidate]] = {}
@@ -181,6 +189,7 @@ _RULES: Mapping[str, Callable[[_Sides], _Pairs]] = {
     "margin": _margin,
     "longest_correct": _longest_correct,
     "correct": _correct,
+    "best": _best,
 }
 
 _NUMBER = r"-?\$?\d[\d,]{0,40}(?:\.\d{1,40})?%?"

@@ -78,9 +78,18 @@ class Counting:
         """Of the pairs that stand in the file, which must be those that were `chosen`."""
         before_cap = None if cap is None else sum(len(pairs) for _, pairs in chosen())
         kept = random_subset(before_cap or 0, cap, seed)
-        wanted = (choice.pair_id for _, pairs in pair_files.only(chosen(), kept) for choice in pairs)
+        sides = ("pair_id", "chosen_sample", "rejected_sample")
+        wanted = (
+            tuple(getattr(choice, name) for name in sides)
+            for _, pairs in pair_files.only(chosen(), kept)
+            for choice in pairs
+        )
         [file] = self.files.all(step)
-        found = (name for batch in batches([file], ["pair_id"]) for name in batch["pair_id"].to_pylist())
+        found = (
+            row
+            for batch in batches([file], list(sides))
+            for row in zip(*(batch[name].to_pylist() for name in sides), strict=True)
+        )
         if any(one != other for one, other in itertools.zip_longest(wanted, found)):
             raise Damaged("its pairs are not those that the job makes of the samples and their verdicts")
         facts = pair_counts(file)

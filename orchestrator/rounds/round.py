@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.config import Data, Grade, Job, Pairs, at_round
+from orchestrator.config.learning import BY_SCORE, IMITATING
 from orchestrator.errors import RatchetError
 from orchestrator.inputs.problem_set import selection
 from orchestrator.inputs.problems import require_enough
 from orchestrator.ledger.ledger import Commit
 from orchestrator.ledger.recipes import Fields, UsedFiles
 from orchestrator.ledger.run import Facts
+from orchestrator.ledger.sharded import ShardedStep
 from orchestrator.ledger.taken import taken
 from orchestrator.ledger.uses import files_of
 from orchestrator.records.abstentions import abstained
@@ -45,7 +47,9 @@ class GradedSamples:
     shards: list[pair_files.Scored]
     files: list[UsedFiles]
     indices: Sequence[int] = ()
-    """That of each shard, in a round whose samples are drawn in waves."""
+    """That of each shard."""
+    drawn: ShardedStep | None = None
+    """The step of the samples."""
 
 
 @dataclass(frozen=True)
@@ -149,7 +153,7 @@ class Round:
             self.say("verdicts", counts + sampling.mishaps_text(graded))
         indices = [shard.index for shard in shards]
         scored = [pair_files.Scored(samples.path(i), verdicts.path(i)) for i in indices]
-        return GradedSamples(source, scored, [*samples.files_of_shards(), *verdicts.files_of_shards()], indices)
+        return GradedSamples(source, scored, samples.files_of_shards() + verdicts.files_of_shards(), indices, samples)
 
     def _slices(self, prompts: Commit, cut_as: Commit | None) -> tuple[Path, list[sampling.Slice]]:
         """The file of prompts, and where it is cut."""
@@ -178,8 +182,9 @@ class Round:
         commit = self.make_pairs(inputs, plan, work)
         facts = commit.facts
         if not facts["pairs"] and self.split == "train":
-            if plan.rule in ("best_worst", "margin"):
+            if plan.rule in BY_SCORE:
                 far = f"two scores that are {plan.margin:g} apart" if plan.rule == "margin" else "two different scores"
+                far = "any score" if plan.rule == "best" else far
                 raise NoPairs(
                     f"round {self.number} gives no pairs: no prompt's samples have {far}. Use other prompts, a higher "
                     "temperature or more samples."
@@ -377,7 +382,7 @@ def _without_verdict(facts: Facts) -> str:
 
 
 def _summary_line(facts: Facts, plan: PairingPlan) -> str:
-    if plan.rule == "correct":
+    if plan.rule in IMITATING:
         return f"{facts['pairs']} completions to imitate"
     if "prompts_tied" in facts:
         return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with samples of different scores"

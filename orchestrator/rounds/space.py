@@ -19,6 +19,7 @@ from orchestrator.records.rows import Problem
 GIB = 2**30
 BYTES_A_TOKEN = 10  # in a Parquet file, at most: four for the id, and its text
 BYTES_A_VERDICT = 200
+BYTES_A_REWARD = 60
 _CHARACTERS_A_TOKEN = 8  # at most, over a whole prompt
 _BYTES_A_PARAMETER = 12  # in a saved training state: float32 weights and two moments
 _BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}

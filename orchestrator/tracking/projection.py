@@ -108,9 +108,21 @@ _UNTOLD = frozenset(
     }
 )
 """Facts that measure nothing: versions, and what is as large in every round, or told by another figure."""
-_UNTOLD_GROUPS = ("executed.", "first_step.", "probe.", "rules.")
+_UNTOLD_GROUPS = ("executed.", "first_step.", "probe.", "rules.", "combined.")
 _TROUBLES = frozenset(
-    {"truncated", "unreadable", "failed", "gold", "ungradable", "dropped", "dropped_pairs", "pairs_lost"}
+    {
+        "truncated",
+        "unreadable",
+        "failed",
+        "gold",
+        "ungradable",
+        "too_long",
+        "special_token",
+        "not_finite",
+        "dropped",
+        "dropped_pairs",
+        "pairs_lost",
+    }
     | {"prompts_lost", "prompts_ungradable", "restarts", "resumed_from"}
 )
 """Counts that are told where they are not 0: a row of charts of nothing hides the others."""

@@ -22,6 +22,7 @@ KILLED = {
     "gold": (53, 1),
     "hints": (79, 1),
     "waves": (97, 1),
+    "rewards": (89, 1),
 }
 MORE = {
     SAMPLE: (STRIDE, 1),
@@ -32,6 +33,7 @@ MORE = {
     "gold": (None, 3),
     "hints": (None, 3),
     "waves": (None, 3),
+    "rewards": (None, 3),
 }
 
 

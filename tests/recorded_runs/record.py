@@ -28,7 +28,7 @@ from orchestrator.records.reasoning_steps import StepItem, StepJudgement
 from orchestrator.sources.steps.people import VerdictsNeeded
 from tests.orchestrator.sources.test_sources import Hinted, Judging
 from tests.support.preference_stand_ins import PreferenceStandIns, make_stages, right, wrong
-from tests.support.stand_ins import StandIns, make_model, make_project, run_job
+from tests.support.stand_ins import StandIns, make_model, make_project, make_reward_model, run_job
 from tests.support.step_stand_ins import STEPS, StepStandIns
 
 HERE = Path(__file__).parent
@@ -74,6 +74,12 @@ def job(skill: float = 0.4, **changes: Any) -> Job:
 def with_reference(folder: Path) -> Path:
     make_model(folder / "ref", 0.75)
     return problems(folder, reference="ref", rounds=1)
+
+
+def rewarded(folder: Path) -> Path:
+    make_reward_model(folder / "reward")
+    changes = {"reward": {"models": [{"model": "reward"}]}, "pairs": {"rule": "best_worst"}, "loss": {"nll": 0}}
+    return problems(folder, rounds=1, **changes)
 
 
 def stages(folder: Path) -> Path:
@@ -131,6 +137,7 @@ KINDS: dict[str, Kind] = {
         Judging,
         THREE | {"judged": (1, "grade")},
     ),
+    "reward": Kind(rewarded, StandIns, {}),
     "dataset": Kind(stages, PreferenceStandIns, {"ranking": (0, "reference"), "train": (2, "train")}),
     "steps-rollouts": Kind(steps(), StepStandIns, THREE | {"search": (1, "grade")}),
     "steps-judge": Kind(steps(_ASKED, localiser="judge"), JudgedSteps, {"train": (1, "train")}),

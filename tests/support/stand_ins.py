@@ -55,6 +55,13 @@ def make_model(folder: Path, skill: float) -> Path:
     return folder
 
 
+def make_reward_model(folder: Path) -> Path:
+    """One that is found and kept as such; rewards follow from the texts alone (`StandInRewarders`)."""
+    make_model(folder, 1.0)
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
 def skill_of(folder: str) -> float:
     return float(json.loads((Path(folder) / "model.safetensors").read_text())["skill"])
 
@@ -204,10 +211,12 @@ class StandInGraders:
             columns = ([row[name] for row in rows] for name in ("prompt_id", "verdict", "cause", "extracted"))
             facts |= counts.by_prompt(*columns)
             file = write_table(pa.Table.from_pylist(rows, VERDICTS), shard.output)
-            yield shard, facts | {"rules": {"final_answer": len(rows)}, "seconds": 0.0, "file": file}
+            rules = dict(Counter(row["rule"] or "none" for row in rows))
+            yield shard, facts | {"rules": rules, "seconds": 0.0, "file": file}
 
     def _verdict(self, sample: dict[str, Any], gold: str) -> dict[str, Any]:
         answer = sample["text"].rpartition("Final answer: ")[2]
+        none = {"verdict": "ungradable", "extracted": None, "rule": None, "cause": "gold"} if not gold else {}
         return {
             "prompt_id": sample["prompt_id"],
             "sample_index": sample["sample_index"],
@@ -216,7 +225,7 @@ class StandInGraders:
             "rule": "final_answer",
             "reason": None,
             "cause": None,
-        }
+        } | none
 
 
 class StandInRewarders:

@@ -44,6 +44,8 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("train.select",), _TRAININGS | {"choice"}),
     (("init", "reference"), _TRAININGS | _SCORED | {"pairs"}),
     (("pairs",), frozenset({"pairs", "replay", "chunks"})),
+    (("reward.verdict_weight", "reward.normalisation"), frozenset({"scores"})),
+    (("reward",), frozenset({"reward", "rewards", "scores"})),
     (("generate.wave_samples",), _shards_by("generate")),
     (("generate.adapt_temperature",), frozenset({"temperature"}) | _shards_by("generate")),
     (("regrade",), _shards_by("regrade")),

@@ -35,7 +35,17 @@ LEFT = frozenset(
         # time
         *("seconds", "wall", "waited", "starting", "tokens_per_second"),
         # what became of processes, and how the work was executed
-        *("engines_lost", "graders_lost", "restarts", "resumed_from", "executed", "judge", "first_step"),
+        *(
+            "engines_lost",
+            "graders_lost",
+            "rewarders_lost",
+            "form",
+            "restarts",
+            "resumed_from",
+            "executed",
+            "judge",
+            "first_step",
+        ),
         # where the work came from, and by which version of code: see `history` for what is checked of it
         *("fingerprint", "recipe", "graders_version", "judge_prompt", "step_prompt", "reading", "revisions"),
         *("id", "revision", "run", "run_id", "round"),
@@ -306,7 +316,7 @@ def _steps(source: Recounted) -> dict[str, Callable[..., Facts]]:
         **source.steps,
         r"baseline/data": Recount.problems,
         r"baseline/preferences": Recount.preferences,
-        r"baseline/(?:model|reference)": Recount.kept_model,
+        r"baseline/(?:model|reference|reward/\d+)": Recount.kept_model,
         rf"baseline/prompts|{place}/prompts": Recount.prompts,
         rf"{place}/samples": Recount.samples,
         rf"{place}/verdicts": Recount.verdicts,

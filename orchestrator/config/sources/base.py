@@ -180,7 +180,9 @@ def single_samples(job: Job) -> Iterator[str]:
     """Rounds in which a prompt has no second sample, where pairs are of two samples."""
     for number in rounds_that_differ(job):
         if at_round(job.generate.samples, number) == 1:
-            yield f"`generate.samples` is 1 in round {number}, and a pair takes a better and a worse sample of a prompt"
+            why = "a pair takes a better and a worse sample of a prompt"
+            why = "the best of one sample is no choice" if job.pairs.rule == "best" else why
+            yield f"`generate.samples` is 1 in round {number}, and {why}"
 
 
 def same_samples(job: Job) -> Iterator[str]:

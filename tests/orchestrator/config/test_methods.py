@@ -119,7 +119,7 @@ def test_a_stage_is_a_round(tmp_path: Path) -> None:
 @pytest.mark.parametrize("settings", OTHERS.values(), ids=[name.split()[0] for name in OTHERS])
 def test_the_methods_without_a_name_are_jobs(tmp_path: Path, settings: dict[str, Any]) -> None:
     job = job_of(tmp_path, data=DATA | {"solution": "solution"}, **settings)
-    assert job.loss.nll == (1 if job.loss.form == "orpo" else 0)
+    assert job.loss.nll == (1 if job.loss.form == "orpo" or job.pairs.rule == "best" else 0)
 
 
 @pytest.mark.parametrize(
@@ -288,7 +288,7 @@ def test_a_methods_own_row_has_no_key_without_effect(tmp_path: Path, method: str
         (
             "self_rewarding",
             {"pairs": {"per_prompt": 3}},
-            ["`pairs.per_prompt`: read only with another `pairs.rule` than `best_worst`"],
+            ["`pairs.per_prompt`: read only with another `pairs.rule` than `best_worst` and `best`"],
         ),
         (
             "irpo",
