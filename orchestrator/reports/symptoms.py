@@ -198,10 +198,10 @@ def _ungradable(evidence: Evidence, past: Past) -> Iterator[str]:
     ungradable = evidence.round.count("verdicts", "ungradable")
     total = ungradable + evidence.round.count("verdicts", "correct") + evidence.round.count("verdicts", "wrong")
     counts = {cause: evidence.round.count("verdicts", cause) for cause in _CURES}
-    if "rewards" in evidence.round.facts.get("scores", {}):
-        counts["gold"] = 0  # where rewards score, problems may lack a gold answer
+    # Where rewards score, problems may lack a gold answer.
+    as_it_should_be = "gold" if "rewards" in evidence.round.facts.get("scores", {}) else None
     for cause, count in counts.items():
-        if _surely_above(count, total, MAX_UNGRADABLE):
+        if cause != as_it_should_be and _surely_above(count, total, MAX_UNGRADABLE):
             yield f"{100 * count / total:.0f} % of the samples {_CURES[cause]}."
     if not any(counts.values()) and _surely_above(
         ungradable, total, MAX_UNGRADABLE

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from orchestrator.commands.plan.earlier import Earlier
 from orchestrator.config import Job
+from orchestrator.config.learning import IMITATING
 from orchestrator.rounds.context import evaluation_tokens
 from orchestrator.rounds.space import Sizes, prompted
 from orchestrator.sources.source import Source
@@ -103,6 +104,7 @@ def of_round(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) -
         )
         for one in drawn
     ]
+    found += _rewards(job, sum(one.samples for one in drawn), said)
     pairs, tokens = num_pairs(job, number, sizes, source, said), _pair_tokens(job, said)
     if job.loss.of_round(number).reads_reference:
         found.append(Amount("reference", pairs, int(pairs * tokens)))
@@ -120,6 +122,12 @@ def of_round(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) -
     return [*found, *_evaluations(job, sizes, said)]
 
 
+def _rewards(job: Job, samples: int, said: Texts) -> list[Amount]:
+    """What each reward model reads."""
+    phases = job.reward.phases() if job.reward else []
+    return [Amount(phase, samples, int(samples * (said.prompt + said.sample))) for phase in phases]
+
+
 def num_pairs(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) -> int:
     """Pairs of a round: at most, or as many a prompt as an earlier run had. Stages share the preference data out."""
     most, _ = source.disk.rows(job, number, sizes)
@@ -134,7 +142,7 @@ def num_pairs(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) 
 def _pair_tokens(job: Job, said: Texts) -> float:
     if said.pair is not None:
         return said.pair
-    return said.prompt + said.sample * (1 if job.source.imitates or job.pairs.rule == "correct" else 2)
+    return said.prompt + said.sample * (1 if job.source.imitates or job.pairs.rule in IMITATING else 2)
 
 
 def trained(job: Job, pairs: int, tokens: float) -> float:
