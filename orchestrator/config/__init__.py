@@ -9,7 +9,7 @@ from orchestrator.config.data import Data, Example, Source
 from orchestrator.config.job import OWN_REFERENCES, Cluster, Job, Keep, Method, Tracking, is_executing, only_executes
 from orchestrator.config.learning import Loss, Pairs, Promotion, RoundLoss, Rule, Train
 from orchestrator.config.lora import Lora
-from orchestrator.config.reward import Reward, RewardModel
+from orchestrator.config.reward import ProcessModel, Reward, RewardModel
 from orchestrator.config.sampling import (
     ANSWER_RULES,
     GRADERS,
@@ -45,6 +45,7 @@ __all__ = [
     "Loss",
     "Method",
     "Pairs",
+    "ProcessModel",
     "Promotion",
     "Regrade",
     "Reward",

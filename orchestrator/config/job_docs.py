@@ -14,10 +14,12 @@ from orchestrator.config import (
     Data,
     Generate,
     Job,
+    ProcessModel,
     Reward,
     RewardModel,
     Settings,
     Source,
+    Steps,
     is_executing,
 )
 from orchestrator.config.data import HeldOut
@@ -276,6 +278,10 @@ def _sections() -> Iterator[str]:
                 yield f"### Each of `{name}.models`"
                 yield _paragraph(RewardModel.__doc__ or "")
                 yield _table(RewardModel)
+            if model is Steps:
+                yield f"### `{name}.process`"
+                yield _paragraph(ProcessModel.__doc__ or "")
+                yield _table(ProcessModel)
             if model is Generate:
                 yield f"### `{name}.adapt_temperature`"
                 yield _paragraph(AdaptTemperature.__doc__ or "")

@@ -3,16 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
-from orchestrator.config.base import Count, NonEmpty, NonNegative, Number, Positive, Settings
+from orchestrator.config.base import Count, Fraction, NonEmpty, NonNegative, Number, Positive, Settings
 from orchestrator.config.learning import BY_SCORE
 from orchestrator.config.marks import Executing
 
 if TYPE_CHECKING:
     from orchestrator.config.job import Job
+
+
+def no_checkpoint(value: str) -> str:
+    """A validator of the name of a reward model.
+
+    Raises:
+        ValueError: it is a run's checkpoint.
+    """
+    if value.startswith("run:"):
+        raise ValueError("a run's checkpoint writes text and gives no reward: name a folder or a model on the Hub")
+    return value
+
+
+class Scoring(Settings):
+    """How a reward model is executed: which processes hold it, and where."""
+
+    workers: Executing[Count | None] = None
+    """How many processes hold a model; null is one on CPU, and on accelerators as many as these have room for."""
+    per_gpu: Executing[Count] = 1
+    """How many of them share a GPU, of which one alone leaves much idle where the model is small."""
+    cpus: Executing[Count | None] = None
+    """CPU cores of each; null shares out those of a machine without accelerators."""
+    device: Executing[Literal["auto", "cpu"]] = "auto"
+    """`cpu` stays there even where the cluster has accelerators."""
+    stall_timeout: Executing[Positive] = 300.0
+    """Seconds without a scored answer after which a process is taken for hung and replaced."""
 
 
 class RewardModel(Settings):
@@ -33,12 +59,7 @@ class RewardModel(Settings):
     dtype: Literal["own", "float32", "bfloat16", "float16"] = "own"
     """Number format in which it computes; `own` is that of its weights."""
 
-    @field_validator("model")
-    @classmethod
-    def _scores(cls, value: str) -> str:
-        if value.startswith("run:"):
-            raise ValueError("a run's checkpoint writes text and gives no reward: name a folder or a model on the Hub")
-        return value
+    _scores = field_validator("model")(no_checkpoint)
 
     @field_validator("weight")
     @classmethod
@@ -48,7 +69,7 @@ class RewardModel(Settings):
         return value
 
 
-class Reward(Settings):
+class Reward(Scoring):
     """Scores from reward models for `source: sample`: a sample's score is the weighted sum of its rewards, and
     `pairs.rule` `best_worst`, `margin` or `best` pairs by it. Problems of `data.train` then need no gold answer. See
     [rewards.md](rewards.md)."""
@@ -62,16 +83,6 @@ class Reward(Settings):
     """What is done to a model's rewards before they are weighed: `round` takes off their mean over the round's samples
     and divides by their standard deviation, so that weights, and `pairs.margin`, mean the same for models of different
     scales. `none` weighs them as they are."""
-    workers: Executing[Count | None] = None
-    """How many processes hold a model; null is one on CPU, and on accelerators as many as these have room for."""
-    per_gpu: Executing[Count] = 1
-    """How many of them share a GPU, of which one alone leaves much idle where the model is small."""
-    cpus: Executing[Count | None] = None
-    """CPU cores of each; null shares out those of a machine without accelerators."""
-    device: Executing[Literal["auto", "cpu"]] = "auto"
-    """`cpu` stays there even where the cluster has accelerators."""
-    stall_timeout: Executing[Positive] = 300.0
-    """Seconds without a scored answer after which a process is taken for hung and replaced."""
 
     def kept(self) -> Mapping[str, RewardModel]:
         """The models by the name of the step that keeps each in the run."""
@@ -84,6 +95,46 @@ class Reward(Settings):
 
 KEPT = "baseline/reward"
 """Below which a run keeps its reward models."""
+KEPT_PROCESS = "baseline/process"
+"""Where it keeps its process reward model."""
+
+
+class ProcessModel(Scoring):
+    """A process reward model, which says of each reasoning step how likely it is right (arXiv 2305.20050, 2312.08935);
+    for `localiser: process`. It is a token classifier with two labels, the second of which is right, as TRL's
+    PRMTrainer makes them. See [rewards.md](rewards.md#reasoning-steps)."""
+
+    model: NonEmpty
+    """Named as `model` is: a folder, or a model on the Hub. A run keeps it as it was at its start."""
+    threshold: Fraction = 0.5
+    """The first step that is less likely right than this is the wrong one."""
+    separator: NonEmpty = "\n"
+    """What it was trained to judge a step at, the text behind each."""
+    max_tokens: Count | None = None
+    """Most tokens of problem and steps together, as its own tokenizer counts them; null is its context. Nothing is
+    known of a longer answer."""
+    dtype: Literal["own", "float32", "bfloat16", "float16"] = "own"
+    """Number format in which it computes; `own` is that of its weights."""
+
+    _scores = field_validator("model")(no_checkpoint)
+
+
+class Named(NamedTuple):
+    """A reward model that a job names. Example: Named("reward.models.0.model", "models/reward", "outcome")"""
+
+    key: str
+    model: str
+    kind: Literal["outcome", "process"]
+
+
+def reward_models(job: Job) -> dict[str, Named]:
+    """The reward models that a job asks, by the step that keeps each in the run."""
+    found: dict[str, Named] = {}
+    for number, (step, model) in enumerate(job.reward.kept().items() if job.reward else ()):
+        found[step] = Named(f"reward.models.{number}.model", model.model, "outcome")
+    if (process := job.source.process_model) is not None:
+        found[KEPT_PROCESS] = Named("steps.process.model", process.model, "process")
+    return found
 
 
 def phases(models: int) -> list[str]:

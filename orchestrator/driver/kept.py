@@ -9,7 +9,7 @@ from typing import Any
 from orchestrator.config import Data, Job
 from orchestrator.config.load import JobFile
 from orchestrator.config.reward import KEPT as KEPT_REWARD
-from orchestrator.config.reward import needs_golds
+from orchestrator.config.reward import KEPT_PROCESS, needs_golds, reward_models
 from orchestrator.errors import Damaged
 from orchestrator.inputs.fields import PROBLEM_READING
 from orchestrator.inputs.preferences import Preferences, as_problems, read_preferences, write_preferences
@@ -27,7 +27,7 @@ from orchestrator.records.rows import Problem
 
 KEPT_PROBLEMS, KEPT_PREFERENCES = "baseline/data", "baseline/preferences"
 KEPT_MODEL, KEPT_REFERENCE = "baseline/model", "baseline/reference"
-_KEPT = frozenset({KEPT_PROBLEMS, KEPT_PREFERENCES, KEPT_MODEL, KEPT_REFERENCE})
+_KEPT = frozenset({KEPT_PROBLEMS, KEPT_PREFERENCES, KEPT_MODEL, KEPT_REFERENCE, KEPT_PROCESS})
 # Where a run keeps a model, and the pairs that another run trained it on.
 _KEPT_MODELS: dict[Key, tuple[str, str]] = {
     "model": (KEPT_MODEL, "baseline/seen"),
@@ -144,11 +144,10 @@ def reference_of(file: JobFile, run: Run, base: NamedModel | None, weights: bool
 
 def reward_models_of(file: JobFile, run: Run, weights: bool = True) -> dict[str, NamedModel]:
     """The reward models of a run by the step that keeps each, as `base_model_of`; none where its job names none."""
-    found: dict[str, NamedModel] = {}
-    for number, (step, named) in enumerate(file.job.reward.kept().items() if file.job.reward else ()):
-        key = f"reward.models.{number}.model"
-        found[step] = _kept_model(run, step) or locate_reward_model(file, named.model, key, weights)
-    return found
+    return {
+        step: _kept_model(run, step) or locate_reward_model(file, named.model, named.key, named.kind, weights)
+        for step, named in reward_models(file.job).items()
+    }
 
 
 def _model_of(file: JobFile, run: Run, weights: bool, key: Key) -> NamedModel:
@@ -180,7 +179,7 @@ def keep_model(run: Run, job: Job, model: NamedModel, key: Key = "model") -> str
 
 def keep_reward_models(run: Run, job: Job, models: Mapping[str, NamedModel]) -> None:
     """Keep the reward models of a run, as they were when it started; `models` are by the step that keeps each."""
-    for step, named in job.reward.kept().items() if job.reward else ():
+    for step, named in reward_models(job).items():
         _keep(run, step, {"model": named.model}, models[step])
 
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator.config import OWN_REFERENCES, Grader, Job
+from orchestrator.config import OWN_REFERENCES, Grader, Job, Steps
 from orchestrator.config.addresses import without_password
 from orchestrator.config.data import TESTS, HeldOut
 from orchestrator.config.load import JobFile
@@ -52,6 +52,7 @@ KEYS: Mapping[str, str] = {
     "model": OUTSIDE,
     "reference": OUTSIDE,
     "reward.models": OUTSIDE,
+    "steps.process.model": OUTSIDE,
     "data.train.path": OUTSIDE,
     "data.gate.path": OUTSIDE,
     "data.test.path": OUTSIDE,
@@ -154,6 +155,8 @@ def _paths(file: JobFile, root: Path) -> Iterator[Item]:
         key = f"data.{TESTS}" if isinstance(source, HeldOut) else f"data.{split}.path"
         yield from _led_to(file, key, source.path, root)
     for source_of_pairs in job.sources():
+        if isinstance(source_of_pairs, Steps) and source_of_pairs.process:
+            yield from _led_to(file, "steps.process.model", source_of_pairs.process.model, root)
         for key, source in source_of_pairs.rows():
             yield from _led_to(file, key, source.path, root)
     yield from _read_while_it_runs(job, root)

@@ -37,6 +37,7 @@ _PAIR_COLUMNS = ("pair_id", "prompt_id", "prompt_token_ids", "chosen_token_ids",
 _NEEDED: Mapping[str, Sequence[str]] = {
     "prompts": ("prompt_id", "text", "token_ids", "messages", "gold", "solution", "solution_token_ids"),
     **{kind.name: kind.needed for kind in SHARDS.values()},
+    "step_rewards": ("prompt_id", "sample_index", "step_rewards", "cause"),
     "scores": ("prompt_id", "sample_index", "score", "judgements"),
     "pairs": _PAIR_COLUMNS,
     "replay": _PAIR_COLUMNS,

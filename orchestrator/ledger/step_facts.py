@@ -310,6 +310,7 @@ class ModelFacts(TypedDict, total=False):
 _BY_NAME: Mapping[str, type[Any]] = {
     "baseline/model": ModelFacts,
     "baseline/reference": ModelFacts,
+    "baseline/process": ModelFacts,
     "baseline/data": PromptsFacts,
     "baseline/preferences": PreferencesFacts,
     "baseline/chunks": ChunksFacts,

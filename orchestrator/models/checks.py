@@ -21,6 +21,7 @@ from typing import Any
 from orchestrator.errors import BadInput, Damaged, first_line
 from orchestrator.files.inside import read_regular, regular_size
 from orchestrator.records.model_folder import leads_out
+from orchestrator.records.rewards import RewardKind
 
 _LONGEST_HEADER = 100 * 2**20  # bytes; the format's own limit
 _LARGEST_FILE = 512 * 2**20  # bytes; the largest tokenizers have some 40 MiB
@@ -43,7 +44,7 @@ _KINDS = {
 Shapes = dict[str, list[int]]
 
 
-def check_weights(folder: Path, where: str, reward: bool = False) -> None:
+def check_weights(folder: Path, where: str, reward: RewardKind | None = None) -> None:
     """Compare `folder`'s config.json with the headers of its *.safetensors files; `where` opens each message. It is of
     a model that writes text, or gives a `reward`.
 
@@ -63,7 +64,7 @@ def check_weights(folder: Path, where: str, reward: bool = False) -> None:
         )
 
 
-def check_config(folder: Path, where: str, reward: bool = False) -> dict[str, Any]:
+def check_config(folder: Path, where: str, reward: RewardKind | None = None) -> dict[str, Any]:
     """The folder's config.json, which must be that of a causal language model, or of a `reward` model, where it says
     what it is of.
 
@@ -80,24 +81,30 @@ def check_config(folder: Path, where: str, reward: bool = False) -> dict[str, An
                 raise BadInput(f"{where}: {file}: `{key}` must be {words}, and is {str(said[key])[:80]!r}")
     architectures = config.get("architectures") or []
     if "model_type" in config and reward:
-        _check_outputs(config, architectures, f"{where}: {folder}")
+        _check_outputs(config, architectures, reward, f"{where}: {folder}")
     elif "model_type" in config and architectures and not any(_CAUSAL.search(str(name)) for name in architectures):
         raise BadInput(f"{where}: {folder} is a {architectures[0]}, which writes no text; give a causal language model")
     return config
 
 
-def _check_outputs(config: Mapping[str, Any], architectures: Sequence[Any], what: str) -> None:
-    """A reward model is a sequence classifier with one output; a configuration that says nothing of its outputs has
+def _check_outputs(config: Mapping[str, Any], architectures: Sequence[Any], kind: RewardKind, what: str) -> None:
+    """What a reward model of a kind gives, and how much of it; a configuration that says nothing of its outputs has
     two."""
-    if not any(str(name).endswith("ForSequenceClassification") for name in architectures):
+    ending, wanted, words = _REWARDING[kind]
+    if not any(str(name).endswith(ending) for name in architectures):
         named = architectures[0] if architectures else f"a {config['model_type']} without `architectures`"
-        raise BadInput(
-            f"{what} is {named}, which gives no reward: give a sequence classifier with one output (num_labels: 1)"
-        )
+        raise BadInput(f"{what} is {named}, which gives no reward: give {words}")
     labels = config.get("id2label")
     outputs = len(labels) if isinstance(labels, dict) else config.get("num_labels", 2)
-    if outputs != 1:
-        raise BadInput(f"{what} has {outputs} outputs, and a reward model has one (num_labels: 1)")
+    if outputs != wanted:
+        raise BadInput(f"{what} has {outputs} outputs, and is to be {words}")
+
+
+_REWARDING: Mapping[RewardKind, tuple[str, int, str]] = {
+    "outcome": ("ForSequenceClassification", 1, "a sequence classifier with one output (num_labels: 1)"),
+    "process": ("ForTokenClassification", 2, "a token classifier with two labels, wrong and right (num_labels: 2)"),
+}
+"""By kind: the end of the architecture's name, how many outputs it has, and the same in words."""
 
 
 def tensors(folder: Path, where: str) -> Shapes:

@@ -18,6 +18,7 @@ from orchestrator.models.checks import check_config, check_weights
 from orchestrator.models.files import check_files, check_names, enclosing_run, has_tokenizer
 from orchestrator.models.hub import HubModel, fetch, hub_model
 from orchestrator.models.other_run import Checkpoint, find, run_model
+from orchestrator.records.rewards import RewardKind
 
 Key = Literal["model", "reference"]
 """The key of a job that names a model."""
@@ -69,22 +70,22 @@ def locate_model(file: JobFile, weights: bool = True, key: Key = "model") -> Nam
         found = find(other, where, file.folders, run_folder(file.job))
         check_weights(found.folder, where)
         return NamedModel(found.folder, found.origin, found)
-    return _located(file, named, key, weights, reward=False)
+    return _located(file, named, key, weights)
 
 
-def locate_reward_model(file: JobFile, named: str, key: str, weights: bool = True) -> NamedModel:
+def locate_reward_model(file: JobFile, named: str, key: str, kind: RewardKind, weights: bool = True) -> NamedModel:
     """A reward model that a job names under `key`, as `locate_model`; it must have a tokenizer of its own.
 
     Raises:
         BadInput: as `locate_model`, or it gives no reward.
     """
-    found = _located(file, named, key, weights, reward=True)
+    found = _located(file, named, key, weights, kind)
     if not has_tokenizer(found.folder):
         raise BadInput(f"{file.path}: {key}: {found.folder} has no tokenizer, by which it would read answers")
     return found
 
 
-def _located(file: JobFile, named: str, key: str, weights: bool, reward: bool) -> NamedModel:
+def _located(file: JobFile, named: str, key: str, weights: bool, reward: RewardKind | None = None) -> NamedModel:
     """A model that is no run's checkpoint, downloaded and checked."""
     where = f"{file.path}: {key}"
     if (model := _on_hub(file, named, key)) is not None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from orchestrator.config import Job, Reward, RewardModel
+from orchestrator.config.reward import Scoring
 from orchestrator.errors import Damaged, RatchetError
 from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts
@@ -65,6 +66,11 @@ def plan_of(settings: RewardModel, model: str, job: Job) -> RewardPlan:
     return RewardPlan(model, "outcome", settings.max_tokens, settings.form, dtype=settings.dtype, date=job.data.date)
 
 
+def workers_of(settings: Scoring) -> RewardWorkers:
+    """The processes that hold a reward model."""
+    return RewardWorkers(settings.workers, settings.per_gpu, settings.cpus, settings.device, settings.stall_timeout)
+
+
 def _rewarded(
     round_: Round, graded: GradedSamples, samples: ShardedStep, phase: str, model: Model, settings: RewardModel
 ) -> ShardedStep:
@@ -86,8 +92,7 @@ def _rewarded(
         with rewards.guarding():
             tasks = list(_tasks(round_, graded, samples, rewards))
             if tasks:
-                how = RewardWorkers(reward.workers, reward.per_gpu, reward.cpus, reward.device, reward.stall_timeout)
-                rewarders, wait = ready(lambda: context.workers.rewarders(plan, how))
+                rewarders, wait = ready(lambda: context.workers.rewarders(plan, workers_of(reward)))
                 wall = sampling.Lap()
                 for task, facts in rewarders.score(tasks):
                     rewards.commit(task.index, facts | {"wall": wall.lap()} | wait.once())
@@ -239,6 +244,15 @@ def shard_again(run: Counting, step: str, index: int) -> Facts:
     samples = read_table(run.files.shard(f"{_folder(step)}/samples", index), columns=list(KEYS))
     if any(not table[key].equals(samples[key]) for key in KEYS):
         raise Damaged("its rows are not those of its samples, in their order")
+    return rewarded_again(table)
+
+
+def rewarded_again(table: pa.Table) -> Facts:
+    """Of a file of rewards.
+
+    Raises:
+        Damaged: it tells of an answer both a reward and why there is none, or neither.
+    """
     rewards, causes = table["reward"].to_pylist(), Counter(table["cause"].to_pylist())
     if any(
         (reward is None) == (cause is None) for reward, cause in zip(rewards, table["cause"].to_pylist(), strict=True)

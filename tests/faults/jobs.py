@@ -87,6 +87,11 @@ def judged_project(folder: Path) -> Path:
     return steps_project(folder, localiser="judge", filter="judge")
 
 
+def process_project(folder: Path) -> Path:
+    make_reward_model(folder / "process")
+    return steps_project(folder, localiser="process", process={"model": "process", "max_tokens": 90})
+
+
 def peoples_project(folder: Path) -> Path:
     return steps_project(folder, localiser="file")
 
@@ -182,6 +187,7 @@ KINDS = {
     SAMPLE: Kind(small_project, half=("train", 3)),
     "steps": Kind(steps_project, StepWorkers),
     "steps, judge": Kind(judged_project, JudgedStepWorkers),
+    "steps, process": Kind(process_project, StepWorkers),
     "steps, people": Kind(peoples_project, PeoplesStepWorkers),
     "dataset": Kind(stages_project, PreferenceWorkers),
     "judge": Kind(judging_project, JudgingWorkers),

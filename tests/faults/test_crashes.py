@@ -16,6 +16,7 @@ KILLED = {
     SAMPLE: (STRIDE, 1),
     "steps": (199, 1),
     "steps, judge": (349, 7),  # each run of it takes seconds
+    "steps, process": (223, 3),
     "steps, people": (211, 2),
     "dataset": (61, 1),
     "judge": (131, 1),
@@ -28,6 +29,7 @@ MORE = {
     SAMPLE: (STRIDE, 1),
     "steps": (131, 2),
     "steps, judge": (None, 11),
+    "steps, process": (None, 11),
     "dataset": (41, 1),
     "judge": (None, 3),
     "gold": (None, 3),

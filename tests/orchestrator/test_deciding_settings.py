@@ -105,6 +105,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "steps.rectifications": ("steps-rollouts", "steps.rectifications=11"),
     "steps.filter": ("steps-judge", "steps.filter=judge"),
     "steps.verdicts": ("steps-file", "steps.verdicts=other.jsonl"),
+    "steps.process": ("steps-process", "steps.process.threshold=0.6"),
     "steps.open_evaluation": ("steps-rollouts", "steps.open_evaluation=true"),
     "judge.model": ("judged-verdicts", "judge.model=another"),
     "judge.temperature": ("judged-verdicts", "judge.temperature=0.5"),
@@ -176,7 +177,7 @@ IN_PART: dict[str, tuple[str, ...]] = {
 """Settings of which some values decide, and others of which do not."""
 
 NOT_TRIED = {"run_dir": "is where the run is found"}
-_KIND_OF = {"regrade": "regraded", "judge": "judged-verdicts", "reward": "reward"}
+_KIND_OF = {"regrade": "regraded", "judge": "judged-verdicts", "reward": "reward", "steps": "steps-process"}
 _VALUES = {"judge.base_url": "http://elsewhere/v1", "judge.api_key_env": "KEY", "rounds": "1"}
 _VALUES |= {"tracking.enabled": "true", "keep.checkpoints": "2", "cluster.interface": "ib0"}
 _VALUES |= {"cluster.env": "{NCCL_DEBUG: INFO}", "cluster.secrets": "[HF_TOKEN]"}

@@ -91,6 +91,11 @@ def steps(more: dict[str, Any] | None = None, **changes: Any) -> Job:
     return job(0.6, method="step_dpo", steps=STEPS | changes, rounds=1, generate=generate, **(more or {}))
 
 
+def processed(folder: Path) -> Path:
+    make_reward_model(folder / "process")
+    return steps(localiser="process", process={"model": "process", "threshold": 0.3})(folder)
+
+
 @dataclass(frozen=True)
 class Kind:
     """A kind of run, and where it was stopped: by a name, the round, and the piece of work that was not begun."""
@@ -141,6 +146,7 @@ KINDS: dict[str, Kind] = {
     "dataset": Kind(stages, PreferenceStandIns, {"ranking": (0, "reference"), "train": (2, "train")}),
     "steps-rollouts": Kind(steps(), StepStandIns, THREE | {"search": (1, "grade")}),
     "steps-judge": Kind(steps(_ASKED, localiser="judge"), JudgedSteps, {"train": (1, "train")}),
+    "steps-process": Kind(processed, StepStandIns, {}),
     "steps-file": Kind(steps(localiser="file"), StepStandIns, {"train": (1, "train")}),
     "executing": Kind(
         job(

@@ -14,6 +14,7 @@ from orchestrator.config.archive import is_shared
 from orchestrator.config.document import Key
 from orchestrator.config.load import changed_keys, job_of
 from orchestrator.config.reward import KEPT as KEPT_REWARD
+from orchestrator.config.reward import KEPT_PROCESS, reward_models
 from orchestrator.config.sources import kind_of, sections
 from orchestrator.config.words import schedule_at
 from orchestrator.driver.kept import KEPT_MODEL, KEPT_PREFERENCES, KEPT_PROBLEMS, KEPT_REFERENCE, is_kept
@@ -68,7 +69,8 @@ def _made_from(step: str, job: Job) -> Any:
     """What of a job a step that keeps something of it was made from."""
     if step in _KEPT:
         return _KEPT[step](job)
-    return job.reward.kept()[step].model if job.reward and step in job.reward.kept() else None
+    named = reward_models(job).get(step)
+    return named and named.model
 
 
 def _require_effect(before: Job, overrides: Sequence[str]) -> None:
@@ -132,6 +134,9 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
         named = [dict(model) for model in reward["models"]]
         job["reward"] = reward | {"models": named}
         models += [(model, "model") for n, model in enumerate(named, 1) if f"{KEPT_REWARD}/{n}" not in kept]
+    if process := (job.get("steps") or {}).get("process"):
+        job["steps"] = job["steps"] | {"process": dict(process)}
+        models += [(job["steps"]["process"], "model")] if KEPT_PROCESS not in kept else []
     for section, key in (*sources, *models):
         if section[key] and not (section is job and section[key].startswith("run:")):
             with suppress(BadInput):  # who goes on with it is told

@@ -316,7 +316,7 @@ def _steps(source: Recounted) -> dict[str, Callable[..., Facts]]:
         **source.steps,
         r"baseline/data": Recount.problems,
         r"baseline/preferences": Recount.preferences,
-        r"baseline/(?:model|reference|reward/\d+)": Recount.kept_model,
+        r"baseline/(?:model|reference|process|reward/\d+)": Recount.kept_model,
         rf"baseline/prompts|{place}/prompts": Recount.prompts,
         rf"{place}/samples": Recount.samples,
         rf"{place}/verdicts": Recount.verdicts,

@@ -14,6 +14,7 @@ from orchestrator.config.base import Settings, at_round
 if TYPE_CHECKING:
     from orchestrator.config.data import Source
     from orchestrator.config.job import Job
+    from orchestrator.config.reward import ProcessModel
     from orchestrator.config.sources.dataset import Stages
 
 PROBLEMS = ("data.train", "data.prompts", "data.prompts_per_round", "pairs.max_pairs")
@@ -127,6 +128,11 @@ class SourceSettings(Settings):
     @property
     def stages(self) -> Stages | None:
         """The preference data that it learns from, where it does."""
+        return None
+
+    @property
+    def process_model(self) -> ProcessModel | None:
+        """The process reward model that it asks, where it does."""
         return None
 
     def asks_judge(self) -> bool:

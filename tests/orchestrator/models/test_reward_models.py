@@ -29,7 +29,7 @@ CLASSIFIER: dict[str, Any] = {"model_type": "llama", "architectures": ["LlamaFor
     [
         ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "is LlamaForCausalLM, which gives no reward"),
         ({"model_type": "llama"}, "is a llama without `architectures`, which gives no reward"),
-        (CLASSIFIER, "has 2 outputs, and a reward model has one (num_labels: 1)"),
+        (CLASSIFIER, "has 2 outputs, and is to be a sequence classifier with one output (num_labels: 1)"),
         (CLASSIFIER | {"id2label": {"0": "a", "1": "b", "2": "c"}}, "has 3 outputs"),
     ],
 )
