@@ -49,11 +49,17 @@ class RewardModel:
 def _loaded(plan: RewardPlan) -> Any:
     from transformers import AutoModelForSequenceClassification, AutoModelForTokenClassification
 
-    kind = AutoModelForSequenceClassification if plan.kind == "outcome" else AutoModelForTokenClassification
-    dtype = "auto" if plan.dtype == "own" else getattr(torch, plan.dtype)
-    safe = {"use_safetensors": True, "trust_remote_code": False, "local_files_only": True}
+    kinds = {"outcome": AutoModelForSequenceClassification, "process": AutoModelForTokenClassification}
+    AutoModel: Any = kinds[plan.kind]
     try:
-        model, info = kind.from_pretrained(plan.model, dtype=dtype, output_loading_info=True, **safe)
+        model, info = AutoModel.from_pretrained(
+            plan.model,
+            dtype="auto" if plan.dtype == "own" else getattr(torch, plan.dtype),
+            use_safetensors=True,
+            trust_remote_code=False,
+            local_files_only=True,
+            output_loading_info=True,
+        )
     except (OSError, ValueError, KeyError, RuntimeError, json.JSONDecodeError) as error:
         raise UnusableModel(f"{plan.model}: cannot be loaded as a reward model ({first_line(error)})") from error
     if missing := sorted(info["missing_keys"]):

@@ -160,7 +160,7 @@ class RewardPool:
                 yield self._taken(slot, facts)
             for slot in self._hanging(running, limit):
                 running = {reference: other for reference, other in running.items() if other is not slot}
-                self._replace(slot, RewarderHangs(f"no answer scored for {limit:g} s"), waiting)
+                self._replace(slot, RewarderHangs(f"no answer scored for {limit:g} s (reward.stall_timeout)"), waiting)
         self.rest()
 
     def _give(self, slot: _Slot, plan: RewardPlan, task: RewardTask) -> Any:

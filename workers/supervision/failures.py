@@ -12,7 +12,7 @@ from orchestrator.errors import last_line
 ADVICE = {
     "engine": "lower generate.max_num_seqs or generate.max_model_len, or gpu_memory_utilization in generate.engine",
     "grader": "lower grade.processes or grade.memory",
-    "rewarder": "let the reward model read fewer tokens, or let fewer of its workers share a device",
+    "rewarder": "lower reward.per_gpu or reward.workers, or max_tokens in reward.models",
     "trainer": "lower train.tokens_per_microbatch, or set train.activation_checkpointing or train.offload_optimizer",
 }
 """What makes each kind of worker take less memory."""
