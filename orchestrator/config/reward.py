@@ -154,13 +154,13 @@ def reward_contradictions(job: Job) -> Iterator[str]:
     """What makes no sense beside rewards, or without them, each with the cure."""
     pairs, scores = job.pairs, " or ".join(f"`{rule}`" for rule in BY_SCORE)
     if job.reward is None:
-        if pairs.rule == "best" and job.source.type == "sample":
+        if pairs.rule == "best" and job.source.takes_rewards:
             yield (
                 "`pairs.rule: best` imitates the sample of the highest score, and verdicts alone leave it to chance "
                 "which of the correct ones that is: give `reward`, or set `pairs.rule: correct`"
             )
         return
-    if job.source.type != "sample":
+    if not job.source.takes_rewards:
         yield (
             f"`reward` scores samples for `source: sample`, and with `source: {job.source.type}` nothing reads it: "
             "leave one of the two out"

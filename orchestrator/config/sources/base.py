@@ -62,6 +62,8 @@ class SourceSettings(Settings):
     """Whether its pairs have no rejected side."""
     compares_golds: ClassVar[bool] = False
     """Whether samples of the training problems are compared with gold answers."""
+    takes_rewards: ClassVar[bool] = False
+    """Whether reward models may score its samples (`reward`), in place of verdicts."""
     names_data: ClassVar[bool] = False
     """Whether the name of the file with the training problems stands in its pairs."""
     files: ClassVar[tuple[str, ...]] = ()

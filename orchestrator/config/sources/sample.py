@@ -39,6 +39,7 @@ class Sample(SourceSettings):
         "only",
     }
     compares_golds: ClassVar[bool] = True
+    takes_rewards: ClassVar[bool] = True
 
     def templates(self, job: Job) -> Mapping[str, str]:
         """With that of the hint, where one is given."""
