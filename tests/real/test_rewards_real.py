@@ -25,19 +25,16 @@ ANSWERS = {"2 + 3?": ["5", "6"]}
 
 
 def test_a_run_hires_reward_workers_for_one_model_and_then_another(tmp_path: Path) -> None:
+    make_reward_model(tmp_path / "outcome")  # here: transformers imports Ray, which must not be before the private one
+    make_reward_model(tmp_path / "process", "qwen2", "process")
     assert in_own_process(hired, tmp_path) == "all as expected"
 
 
 def hired(folder: str) -> None:
     place, how = Path(folder), RewardWorkers(device="cpu", cpus=1)
-    plans = [
-        RewardPlan(str(make_reward_model(place / "outcome")), "outcome"),
-        RewardPlan(str(make_reward_model(place / "process", "qwen2", "process")), "process"),
-    ]
-    tasks = [
-        reward_task(place / "1", ANSWERS),
-        reward_task(place / "2", {n: [[a] for a in ANSWERS[n]] for n in ANSWERS}),
-    ]
+    plans = [RewardPlan(str(place / "outcome"), "outcome"), RewardPlan(str(place / "process"), "process")]
+    in_steps = {prompt: [[answer] for answer in answers] for prompt, answers in ANSWERS.items()}
+    tasks = [reward_task(place / "1", ANSWERS), reward_task(place / "2", in_steps)]
     logs = place / "run/logs/e1"
     (place / "run").mkdir()
     with RealWorkers(load_job(make_project(place)).job, logs) as workers:
