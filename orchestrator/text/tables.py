@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-_WIDEST = 1000
-"""Columns that no table needs."""
 _NAME = 20
 """Columns of a name that are kept together."""
 
@@ -31,21 +29,28 @@ class FittingTable:
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         for left_out in ((), *self.left_out):
-            table = self._without(left_out)
-            if Measurement.get(console, options.update(max_width=_WIDEST), table).minimum <= options.max_width:
+            places = [place for place, heading in enumerate(self.headings) if heading not in left_out]
+            if sum(self._least(place) + self.gap for place in places) <= options.max_width:
                 break
-        yield table
+        yield self._of(places)
 
-    def _without(self, left_out: Collection[str]) -> Table:
+    def _least(self, place: int) -> int:
+        """Columns that a column takes at least: of names, which can be folded, a part."""
+        cells = [self.headings[place], *(row[place] for row in self.rows)]
+        longest = max(Text(str(cell)).cell_len for cell in cells)
+        return min(longest, _NAME) if self._has_names(place) else longest
+
+    def _has_names(self, place: int) -> bool:
+        return self.names and place == 0
+
+    def _of(self, places: Sequence[int]) -> Table:
         table = Table(box=None, padding=(0, self.gap, 0, 0), header_style="bold")
-        places = [place for place, heading in enumerate(self.headings) if heading not in left_out]
         for place in places:
-            heading, justify = self.headings[place], "left" if place < self.left else "right"
-            if self.names and place == 0:
-                longest = max((Text(str(row[0])).cell_len for row in self.rows), default=0)
-                table.add_column(heading, overflow="fold", min_width=min(longest, _NAME))
+            if self._has_names(place):
+                table.add_column(self.headings[place], overflow="fold", min_width=self._least(place))
             else:
-                table.add_column(heading, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+                justify: Literal["left", "right"] = "left" if place < self.left else "right"
+                table.add_column(self.headings[place], justify=justify, no_wrap=True)
         for row in self.rows:
             table.add_row(*(row[place] for place in places))
         return table
