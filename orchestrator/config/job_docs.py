@@ -167,7 +167,8 @@ _OWN_METHODS = """\
 
 A paper's variant needs no code: it is a row of a file of yours, and `method: my_methods.yaml#mild` names it (the file
 relative to the job file's folder, else to the current folder). [jobs/methods.yaml](../jobs/methods.yaml) has SPIN,
-DPO-VP, SPPO, SimPO and ORPO as such rows, and [jobs/simpo.yaml](../jobs/simpo.yaml) is a job of one of them.
+DPO-VP, SPPO, SimPO, ORPO and SSD as such rows; [jobs/simpo.yaml](../jobs/simpo.yaml) and
+[jobs/ssd.yaml](../jobs/ssd.yaml) are jobs of them.
 
 ```yaml
 mild:

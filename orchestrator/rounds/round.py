@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.config import Data, Grade, Job, Pairs, at_round
+from orchestrator.config.learning import IMITATING
 from orchestrator.errors import RatchetError
 from orchestrator.inputs.problem_set import selection
 from orchestrator.inputs.problems import require_enough
@@ -183,6 +184,11 @@ class Round:
                 raise NoPairs(
                     f"round {self.number} gives no pairs: no prompt's samples have {far}. Use other prompts, a higher "
                     "temperature or more samples."
+                )
+            if plan.rule == "unfiltered":
+                raise NoPairs(
+                    f"round {self.number} gives nothing to imitate: no sample ended by itself. Let them be longer "
+                    "(generate.max_tokens), or give a text that ends them (generate.stop)."
                 )
             raise NoPairs(
                 f"round {self.number} gives no pairs: {facts['prompts_all_correct']} of its prompts have only correct "
@@ -377,7 +383,7 @@ def _without_verdict(facts: Facts) -> str:
 
 
 def _summary_line(facts: Facts, plan: PairingPlan) -> str:
-    if plan.rule == "correct":
+    if plan.rule in IMITATING:
         return f"{facts['pairs']} completions to imitate"
     if "prompts_tied" in facts:
         return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with samples of different scores"

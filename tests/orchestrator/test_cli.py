@@ -22,6 +22,7 @@ from orchestrator.config.data import HeldOut
 from orchestrator.config.job_docs import ESSENTIAL, EXAMPLE, executing_keys, job_docs
 from orchestrator.config.load import load_job, resolved_yaml
 from orchestrator.config.methods import PRESETS
+from orchestrator.config.own_methods import Row
 from orchestrator.config.words import model_of
 from orchestrator.driver.resume import command
 from tests.support.sample_run import two_rounds
@@ -52,7 +53,7 @@ def test_the_reference_describes_every_key_in_the_order_of_the_file() -> None:
     text = job_docs().partition("## Top level")[2]
     described = re.findall(r"^\| \[?`(\w+)`.* \| (.*) \|$", text, re.MULTILINE)
     expected = list(Job.file_fields())
-    expected += PRESETS
+    expected += [*PRESETS, *Row.model_fields]
     for field in Job.file_fields().values():
         if (section := model_of(field.annotation)) is not None:
             expected += list(section.file_fields())

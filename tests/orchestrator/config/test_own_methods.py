@@ -107,11 +107,11 @@ def test_a_job_that_is_written_out_is_one_without_the_file(tmp_path: Path) -> No
 
 def test_the_rows_of_papers_that_come_with_ratchet_are_jobs(tmp_path: Path) -> None:
     rows = yaml.safe_load((PROJECT / "jobs/methods.yaml").read_text())
-    assert {"dpo_vp", "sppo", "simpo", "orpo"} <= rows.keys()
+    assert {"dpo_vp", "sppo", "simpo", "orpo", "ssd"} <= rows.keys()
     for name, row in rows.items():
         path = write(tmp_path, f"{PROJECT}/jobs/methods.yaml#{name}", data=DATA | {"solution": "solution"})
         file = load_job(path)
-        assert file.job.loss.nll == (1 if name == "orpo" else 0)
+        assert file.job.loss.nll == (1 if name in ("orpo", "ssd") else 0)
         assert file.own and (row["paper"] in str(file.own)) and row["what"] in str(file.own)
     simpo = load_job(PROJECT / "jobs/simpo.yaml").job
     assert (simpo.loss.form, simpo.loss.beta, simpo.loss.target_margin, simpo.rounds) == ("simpo", 2.0, 1.0, 1)
