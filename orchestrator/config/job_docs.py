@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import AdaptTemperature, Data, Generate, Job, Settings, Source, is_executing
+from orchestrator.config import AdaptTemperature, Curriculum, Data, Generate, Job, Settings, Source, is_executing
 from orchestrator.config.data import HeldOut
 from orchestrator.config.load import resolved_yaml
 from orchestrator.config.marks import mark_of, sections_in
@@ -285,6 +285,9 @@ def _sections() -> Iterator[str]:
                 yield f"### Each of `{name}.tests`"
                 yield _paragraph(f"{HeldOut.__doc__} It has the keys of a source, and these:")
                 yield _table(HeldOut, without=Source)
+                yield f"### `{name}.curriculum`"
+                yield _paragraph(Curriculum.__doc__ or "")
+                yield _table(Curriculum)
             if model is Generate:
                 yield f"### `{name}.adapt_temperature`"
                 yield _paragraph(AdaptTemperature.__doc__ or "")

@@ -31,6 +31,8 @@ class Sample(SourceSettings):
     only: ClassVar[Mapping[str, str]] = {
         "generate.hint": "`generate.hint` needs `source: sample` and `data.hint_template`, the prompt that gives the "
         "answer away",
+        "data.curriculum": "`data.curriculum` goes by how many samples of a prompt are right, with `source: sample` "
+        "only",
         "generate.adapt_temperature": "`generate.adapt_temperature` goes by which prompts have right and wrong "
         "samples, with `source: sample` only",
         "generate.wave_samples": "`generate.wave_samples` goes by which pairs the verdicts decide, with "

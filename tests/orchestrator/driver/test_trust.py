@@ -45,6 +45,7 @@ DATA = {
     *("generate.samples", "generate.temperature", "generate.temperature_mix", "generate.hint", "generate.top_p"),
     *(f"generate.adapt_temperature.{key}" for key in ("mixed", "step", "lowest", "highest")),
     "generate.wave_samples",
+    *(f"data.curriculum.{key}" for key in ("lowest", "highest", "others")),
     *("generate.top_k", "generate.max_tokens", "generate.stop", "generate.seeding", "generate.engines"),
     *("generate.tensor_parallel", "generate.shard_prompts", "generate.max_model_len", "generate.max_num_seqs"),
     *("generate.start_timeout", "generate.stall_timeout", "generate.dtype", "regrade.round"),
