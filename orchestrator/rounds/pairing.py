@@ -113,10 +113,11 @@ def is_decided(candidates: Sequence[Candidate], gold: Sequence[Candidate], plan:
 
 
 def _sides_of(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPlan) -> _Sides:
-    scored = [c for c in candidates if c.score is not None and c.text.strip()]
+    said = [c for c in candidates if c.text.strip()]
+    scored = [c for c in said if c.score is not None]
     winners = [c for c in scored if c.score == CORRECT]
     if plan.rule == "unfiltered":
-        winners = [c for c in candidates if c.ended and c.text.strip()]
+        winners = [c for c in said if c.ended]
     losers = [c for c in scored if c.score == WRONG]
     if plan.gold_as_chosen == "only":
         winners = [c for c in winners if c.sample_index is None]
