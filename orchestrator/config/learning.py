@@ -24,6 +24,8 @@ from orchestrator.config.marks import Executes, Executing
 
 MOST_PAIRED = 10_000
 """Pairs a prompt that a rule makes which repeats them."""
+IMITATING = ("correct", "unfiltered")
+"""Rules that choose samples to be imitated; their pairs have no rejected side."""
 
 
 def _each(schedule: int | list[int]) -> list[int]:
@@ -33,14 +35,16 @@ def _each(schedule: int | list[int]) -> list[int]:
 class Pairs(Settings):
     """From scored samples to preference pairs (arXiv 2404.19733, section 2) or to completions that are imitated."""
 
-    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct"] = "zip"
+    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct", "unfiltered"] = "zip"
     """How a prompt's samples are paired. `zip`: walk the correct and the wrong ones together, wrapping, to
     `per_prompt` pairs. `best_worst`: the highest score against the lowest, one pair. `margin`: any two whose scores
     differ by `margin` or more. `longest_correct`: the longest correct one against a random wrong one. `correct`: no
-    pairs, but correct samples alone, to be imitated (`loss.dpo` is 0). A score is 1 for correct and 0 for wrong, or
-    what `source: judge` gives."""
+    pairs, but correct samples alone, to be imitated (`loss.dpo` is 0). `unfiltered`: likewise, but all samples that
+    ended by themselves, right or wrong; verdicts are told, and decide nothing (Simple Self-Distillation, arXiv
+    2604.01193; as a baseline, what imitating correct ones is worth). A score is 1 for correct and 0 for wrong, or what
+    `source: judge` gives."""
     per_prompt: CountSchedule = 4
-    """Pairs a prompt (K), by round; with `rule: correct`, samples a prompt."""
+    """Pairs a prompt (K), by round; with `rule: correct` or `unfiltered`, samples a prompt."""
     margin: Positive = 1.0
     """Least difference of scores that `rule: margin` pairs."""
     gold_as_chosen: bool | Literal["only"] = False
@@ -60,12 +64,22 @@ class Pairs(Settings):
     """Close the sides of preference data with the EOS token. Gold solutions always are; what was sampled has EOS
     exactly where it was sampled."""
 
+    @property
+    def imitates(self) -> bool:
+        """Whether its rule makes no pairs, but chooses samples to be imitated."""
+        return self.rule in IMITATING
+
     @model_validator(mode="after")
     def _fits(self) -> Pairs:
         if self.rejected == "any" and self.gold_as_chosen != "only":
             raise ValueError(
                 "`rejected: any` may reject a correct sample, which only a gold solution is better than: set "
                 "`gold_as_chosen: only`"
+            )
+        if self.rule == "unfiltered" and self.gold_as_chosen:
+            raise ValueError(
+                "`rule: unfiltered` imitates samples alone: leave `gold_as_chosen` out, or set `rule: correct`, which "
+                "can take gold solutions with them"
             )
         if self.rule == "zip" and any(each > MOST_PAIRED for each in _each(self.per_prompt)):
             raise ValueError(

@@ -83,10 +83,10 @@ def _missing_problems(job: Job) -> Iterator[str]:
 
 def _imitation(job: Job) -> Iterator[str]:
     """Of jobs whose pairs have no rejected side, or gold solutions on the chosen one."""
-    if (job.source.imitates or job.pairs.rule == "correct") and any(_weights(job.loss.dpo)):
+    if (job.source.imitates or job.pairs.imitates) and any(_weights(job.loss.dpo)):
         yield (
-            "`loss.dpo` compares with rejected completions, and there are none to imitate gold solutions or correct "
-            "samples: set `loss.dpo: 0` and `loss.nll: 1`"
+            "`loss.dpo` compares with rejected completions, and there are none to imitate gold solutions or samples: "
+            "set `loss.dpo: 0` and `loss.nll: 1`"
         )
     if job.pairs.gold_as_chosen:
         yield from gold_solutions(job, "pairs.gold_as_chosen")

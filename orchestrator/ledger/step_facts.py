@@ -102,6 +102,15 @@ class Facts(TypedDict, total=False):
     before: Rate
     mixed: Share
 
+    # prompts that are drawn by their pass rates
+    problems: Count
+    fitting: Count
+    new: Count
+    others: Count
+    filled: Count
+    too_easy: Count
+    too_hard: Count
+
     # prompts, and what is kept of preference data
     prompts: Count
     dropped: Count

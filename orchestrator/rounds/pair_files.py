@@ -183,6 +183,9 @@ def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path,
     return {"pairs": count, "rounds": len(earlier)}
 
 
+_OF_A_CANDIDATE = ["prompt_id", "sample_index", "text", "num_tokens", "finish_reason"]
+
+
 def candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
     """A shard's samples as candidates with their scores, by prompt and then by sample index, of all its waves.
 
@@ -191,7 +194,7 @@ def candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
     """
     rows: list[tuple[str, Candidate]] = []
     for wave in shard.waves:
-        left = read_table(wave.samples, columns=["prompt_id", "sample_index", "text", "num_tokens"]).to_pylist()
+        left = read_table(wave.samples, columns=_OF_A_CANDIDATE).to_pylist()
         right = read_table(wave.scores).to_pylist()
         by_key = {(row["prompt_id"], row["sample_index"]): row for row in right}
         if len(by_key) != len(left):
@@ -199,7 +202,8 @@ def candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
         for row in left:
             said = by_key[row["prompt_id"], row["sample_index"]]
             unreadable = said.get("cause") == "unreadable"
-            made = Candidate(row["sample_index"], row["text"], _score(said), row["num_tokens"], unreadable)
+            ended = row["finish_reason"] != "length"
+            made = Candidate(row["sample_index"], row["text"], _score(said), row["num_tokens"], unreadable, ended)
             rows.append((row["prompt_id"], made))
     rows.sort(key=lambda row: (row[0], row[1].sample_index))
     return [(key, [made for _, made in group]) for key, group in groupby(rows, key=lambda row: row[0])]

@@ -55,6 +55,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "data.examples": ("sample", "data.examples=[{prompt: a, completion: b}]"),
     "data.example_separator": ("sample", "data.example_separator=' '"),
     "data.prompts": ("sample", "data.prompts=same"),
+    "data.curriculum": ("sample", "data.curriculum={others: 0.3}"),
     "data.prompts_per_round": ("sample", "data.prompts_per_round=5"),
     "generate.samples": ("sample", "generate.samples=5"),
     "generate.temperature": ("sample", "generate.temperature=0.5"),

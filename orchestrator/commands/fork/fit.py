@@ -46,6 +46,7 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("pairs",), frozenset({"pairs", "replay", "chunks"})),
     (("generate.wave_samples",), _shards_by("generate")),
     (("generate.adapt_temperature",), frozenset({"temperature"}) | _shards_by("generate")),
+    (("data.curriculum",), frozenset({"curriculum", "prompts"})),
     (("regrade",), _shards_by("regrade")),
     (
         tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "dtype", "engine")),
@@ -71,7 +72,8 @@ def outlook(state: State, before: Job, after: Job, steps: Collection[str], kept:
             continue
         number, _ = round_and_phase(step)
         touching = [key for key, old, new in changed if _differs(key, old, new, number)]
-        plain = step == f"rounds/{number:02d}/prompts" or step.startswith("baseline/")
+        drawn = after.data.curriculum is not None and number > 1  # by verdicts of the rounds before
+        plain = (step == f"rounds/{number:02d}/prompts" and not drawn) or step.startswith("baseline/")
         if step in kept:
             fit_by_step[step] = "taken"
         elif any(_is_input(key, step, after) for key in touching):

@@ -134,7 +134,7 @@ def num_pairs(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) 
 def _pair_tokens(job: Job, said: Texts) -> float:
     if said.pair is not None:
         return said.pair
-    return said.prompt + said.sample * (1 if job.source.imitates or job.pairs.rule == "correct" else 2)
+    return said.prompt + said.sample * (1 if job.source.imitates or job.pairs.imitates else 2)
 
 
 def trained(job: Job, pairs: int, tokens: float) -> float:

@@ -11,7 +11,7 @@ import yaml
 from orchestrator.config import Job, Method, SelfRewarding, Steps
 from orchestrator.config.idle import idle
 from orchestrator.config.load import load_job
-from orchestrator.config.methods import OTHERS, PRESETS
+from orchestrator.config.methods import PRESETS
 from orchestrator.errors import BadInput
 
 DATA = {"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl", "prompts_per_round": 8}
@@ -114,12 +114,6 @@ def test_a_stage_is_a_round(tmp_path: Path) -> None:
     assert by_name(tmp_path, "sdpo").rounds == 2
     assert by_name(tmp_path, "sdpo", stages={"sources": ["all.jsonl"], "split": 5}).rounds == 5
     assert by_name(tmp_path, "sdpo", rounds=1).rounds == 1
-
-
-@pytest.mark.parametrize("settings", OTHERS.values(), ids=[name.split()[0] for name in OTHERS])
-def test_the_methods_without_a_name_are_jobs(tmp_path: Path, settings: dict[str, Any]) -> None:
-    job = job_of(tmp_path, data=DATA | {"solution": "solution"}, **settings)
-    assert job.loss.nll == (1 if job.loss.form == "orpo" else 0)
 
 
 @pytest.mark.parametrize(

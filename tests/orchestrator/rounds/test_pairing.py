@@ -134,6 +134,14 @@ def test_correct_samples_are_imitated_without_a_rejected_side() -> None:
     ]
 
 
+def test_unfiltered_samples_are_imitated_unless_they_were_cut_off() -> None:
+    candidates = [*scored(WRONG, CORRECT, None), Candidate(3, "cut", None, ended=False), Candidate(4, " ", WRONG)]
+    assert sides(pair_prompt("p", candidates, PairingPlan(8, "unfiltered"))) == [(0, None), (1, None), (2, None)]
+    assert sides(pair_prompt("p", candidates[2:], PairingPlan(1, "unfiltered"))) == [(2, None)]
+    assert not is_decided(candidates[3:], [], PairingPlan(1, "unfiltered"))
+    assert is_decided(candidates, [], PairingPlan(3, "unfiltered"))
+
+
 def test_one_solution_for_each_way_of_reckoning() -> None:
     texts = ("Step 1: 3 + 2 = 5\nFinal answer: 5", "We add: 3+2=5.", "2 + 3 = 5", "It is 5.", "It is 5.")
     candidates = [Candidate(i, text, CORRECT) for i, text in enumerate(texts)]
