@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.config import Data, Grade, Job, Pairs, at_round
+from orchestrator.config.forms import FORMS
 from orchestrator.errors import RatchetError
 from orchestrator.inputs.problem_set import selection
 from orchestrator.inputs.problems import require_enough
@@ -178,7 +179,7 @@ class Round:
         commit = self.make_pairs(inputs, plan, work)
         facts = commit.facts
         if not facts["pairs"] and self.split == "train":
-            if plan.rule in ("best_worst", "margin"):
+            if plan.rule in ("best_worst", "margin", "best_rest"):
                 far = f"two scores that are {plan.margin:g} apart" if plan.rule == "margin" else "two different scores"
                 raise NoPairs(
                     f"round {self.number} gives no pairs: no prompt's samples have {far}. Use other prompts, a higher "
@@ -348,6 +349,7 @@ def pairing_plan(job: Job, number: int) -> PairingPlan:
         distinct=settings.distinct,
         max_pairs=settings.max_pairs,
         seed=derived_seed(job.seed, "pairs", number),
+        scores=FORMS[job.loss.form].reads_scores,
     )
 
 
@@ -379,10 +381,11 @@ def _without_verdict(facts: Facts) -> str:
 def _summary_line(facts: Facts, plan: PairingPlan) -> str:
     if plan.rule == "correct":
         return f"{facts['pairs']} completions to imitate"
+    pairs = f"{facts['pairs']}" + (f" in {facts['groups']} groups" if "groups" in facts else "")
     if "prompts_tied" in facts:
-        return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with samples of different scores"
+        return f"{pairs} from {facts['prompts_mixed']} prompts with samples of different scores"
     gold = " and of gold solutions" if plan.gold_as_chosen else ""
-    summary = f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
+    summary = f"{pairs} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
     if not facts.get("pairs_lost"):
         return summary
     lost = f"{facts['pairs_lost']} more, of {facts['prompts_lost']} more prompts"

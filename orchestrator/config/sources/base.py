@@ -59,6 +59,8 @@ class SourceSettings(Settings):
     """Whether there must be problems: those that prompts are drawn from, and held-out ones."""
     imitates: ClassVar[bool] = False
     """Whether its pairs have no rejected side."""
+    has_scores: ClassVar[bool] = False
+    """Whether its samples have scores of a scale, by which some forms of the loss go; verdicts are none."""
     compares_golds: ClassVar[bool] = False
     """Whether samples of the training problems are compared with gold answers."""
     names_data: ClassVar[bool] = False

@@ -30,6 +30,7 @@ class SelfRewarding(SourceSettings):
     section: ClassVar[str] = "self_judge"
     what: ClassVar[str] = "its own samples, scored by the model itself"
     reads: ClassVar[frozenset[str]] = frozenset({*PROBLEMS, *SAMPLING, *PAIRING})
+    has_scores: ClassVar[bool] = True
 
     template: str = ""
     """Text of a prompt for a judgement: `{prompt}` is the prompt, `{response}` the completion to be judged. Sent as a
@@ -80,8 +81,8 @@ class SelfRewarding(SourceSettings):
     def contradictions(self, job: Job) -> Iterator[str]:
         """Rules that need verdicts, judgements without room, and samples that cannot differ."""
         yield from no_correct_samples(job)
-        if job.pairs.rule not in ("best_worst", "margin"):
-            yield "`source: judge` gives scores, no verdicts: set `pairs.rule: best_worst` or `margin`"
+        if job.pairs.rule not in ("best_worst", "margin", "best_rest"):
+            yield "`source: judge` gives scores, no verdicts: set `pairs.rule: best_worst`, `margin` or `best_rest`"
         if job.pairs.gold_as_chosen:
             yield "`pairs.gold_as_chosen` needs verdicts: with `source: judge` a gold solution has no score"
         longest = job.generate.max_model_len
