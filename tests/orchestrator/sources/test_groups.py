@@ -113,7 +113,9 @@ def test_the_scores_of_both_sides_stand_beside_a_pair_where_the_loss_goes_by_the
 def test_a_fork_that_goes_by_scores_makes_the_pairs_anew_and_no_other_has_the_columns(tmp_path: Path) -> None:
     run_job(project(tmp_path, rounds=1, **SCORED), Judging())
     assert not {*FURTHER} & {*pq.read_schema(tmp_path / "run/rounds/01/pairs/00000.parquet").names}
-    fork(tmp_path / "run", tmp_path / "child/run", ["loss.form=scaled"])
+    assert fork(tmp_path / "run", tmp_path / "other/run", ["loss.form=ipo"]).fit["rounds/01/pairs"] == "taken"
+    told = fork(tmp_path / "run", tmp_path / "child/run", ["loss.form=scaled"])
+    assert told.fit["rounds/01/pairs"] == "perhaps" and told.fit["rounds/01/scores"] == "taken"
     workers = Judging()
     run_job(tmp_path / "child/run/job.yaml", workers)
     assert workers.calls["generate"] == 0, "of the same samples"
