@@ -98,8 +98,8 @@ def texts(*values: str | None) -> pa.Array:
 
 def test_pairs_of_a_group_become_one_row_and_keep_to_their_file(tmp_path: Path) -> None:
     sides = [([1, 2], [3], [4]), ([1, 2], [3], [5]), ([1, 2], [3], [6])]
-    first = save_pairs(tmp_path / "1.parquet", *sides, group=texts("pair0", "pair0", None))
-    second = save_pairs(tmp_path / "2.parquet", *sides, group=texts("pair0", None, None))
+    first = save_pairs(tmp_path / "1.parquet", *sides, group=texts(None, "pair1", "pair1"))
+    second = save_pairs(tmp_path / "2.parquet", *sides, group=texts("pair1", None, None))
     rows = pair_data.grouped(pair_data.read_pairs([first, second], 10))
     assert [[side.tokens.tolist() for side in row.sides[1:]] for row in rows] == [
         [[4], [5]],
