@@ -26,6 +26,12 @@ MOST_PAIRED = 10_000
 """Pairs a prompt that a rule makes which repeats them."""
 
 
+BY_SCORE = ("best_worst", "margin", "best_rest")
+"""Rules that go by scores, whatever gives them; the others go by verdicts."""
+GROUPING = ("best_rest",)
+"""Rules whose pairs of a prompt are one group: a chosen completion with several rejected ones."""
+
+
 def _each(schedule: int | list[int]) -> list[int]:
     return schedule if isinstance(schedule, list) else [schedule]
 

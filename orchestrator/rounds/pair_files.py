@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from orchestrator.config.learning import GROUPING
 from orchestrator.errors import RatchetError
 from orchestrator.ledger.columns import require_fitting
 from orchestrator.ledger.run import Facts
@@ -22,7 +23,7 @@ from orchestrator.records.masks import SAMPLE_MASK, fitted, mask_columns, masked
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import SAMPLES, pairs_schema
 from orchestrator.rounds import pairing
-from orchestrator.rounds.pairing import CORRECT, GROUPING, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
+from orchestrator.rounds.pairing import CORRECT, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
 from orchestrator.rounds.prompt_rows import Prompts
 
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, TypeVar
 
+from orchestrator.config.learning import GROUPING
 from orchestrator.records.rows import Verdict
 
 T = TypeVar("T")
@@ -16,8 +17,6 @@ T = TypeVar("T")
 CORRECT, WRONG = 1.0, 0.0
 EARLY = ("zip", "correct")
 """Rules that take the first samples of each side, so that pairs can be decided before all samples are drawn."""
-GROUPING = ("best_rest",)
-"""Rules whose pairs of a prompt are one group: one chosen completion against several rejected ones."""
 SCORES: Mapping[Verdict, float | None] = {"correct": CORRECT, "wrong": WRONG, "ungradable": None}
 
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from orchestrator.config import Data, Grade, Job, Pairs, at_round
 from orchestrator.config.forms import FORMS
+from orchestrator.config.learning import BY_SCORE
 from orchestrator.errors import RatchetError
 from orchestrator.inputs.problem_set import selection
 from orchestrator.inputs.problems import require_enough
@@ -179,7 +180,7 @@ class Round:
         commit = self.make_pairs(inputs, plan, work)
         facts = commit.facts
         if not facts["pairs"] and self.split == "train":
-            if plan.rule in ("best_worst", "margin", "best_rest"):
+            if plan.rule in BY_SCORE:
                 far = f"two scores that are {plan.margin:g} apart" if plan.rule == "margin" else "two different scores"
                 raise NoPairs(
                     f"round {self.number} gives no pairs: no prompt's samples have {far}. Use other prompts, a higher "

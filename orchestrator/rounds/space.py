@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import Job, at_round
+from orchestrator.config.learning import GROUPING
 from orchestrator.errors import RatchetError
 from orchestrator.inputs.problem_set import characters_of
 from orchestrator.models.checks import check_config
 from orchestrator.models.sizes import from_config, size_trained
 from orchestrator.records.limits import weight_bytes
 from orchestrator.records.rows import Problem
-from orchestrator.rounds.pairing import GROUPING
 
 GIB = 2**30
 BYTES_A_TOKEN = 10  # in a Parquet file, at most: four for the id, and its text

@@ -59,8 +59,6 @@ class SourceSettings(Settings):
     """Whether there must be problems: those that prompts are drawn from, and held-out ones."""
     imitates: ClassVar[bool] = False
     """Whether its pairs have no rejected side."""
-    has_scores: ClassVar[bool] = False
-    """Whether its samples have scores of a scale, by which some forms of the loss go; verdicts are none."""
     compares_golds: ClassVar[bool] = False
     """Whether samples of the training problems are compared with gold answers."""
     names_data: ClassVar[bool] = False
@@ -130,6 +128,10 @@ class SourceSettings(Settings):
     def stages(self) -> Stages | None:
         """The preference data that it learns from, where it does."""
         return None
+
+    def has_scores(self, job: Job) -> bool:
+        """Whether its samples have scores by which forms of the loss can go; verdicts are none."""
+        return False
 
     def asks_judge(self) -> bool:
         """Whether it needs the section `judge`."""

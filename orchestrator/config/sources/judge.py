@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import field_validator, model_validator
 
 from orchestrator.config.base import Count, NonNegative, Number, compiled
+from orchestrator.config.learning import BY_SCORE
 from orchestrator.config.sources.base import (
     PAIRING,
     PROBLEMS,
@@ -30,7 +31,6 @@ class SelfRewarding(SourceSettings):
     section: ClassVar[str] = "self_judge"
     what: ClassVar[str] = "its own samples, scored by the model itself"
     reads: ClassVar[frozenset[str]] = frozenset({*PROBLEMS, *SAMPLING, *PAIRING})
-    has_scores: ClassVar[bool] = True
 
     template: str = ""
     """Text of a prompt for a judgement: `{prompt}` is the prompt, `{response}` the completion to be judged. Sent as a
@@ -78,10 +78,13 @@ class SelfRewarding(SourceSettings):
     def templates(self, job: Job) -> Mapping[str, str]:
         return {**super().templates(job), "self_judge.template": self.template}
 
+    def has_scores(self, job: Job) -> bool:
+        return True
+
     def contradictions(self, job: Job) -> Iterator[str]:
         """Rules that need verdicts, judgements without room, and samples that cannot differ."""
         yield from no_correct_samples(job)
-        if job.pairs.rule not in ("best_worst", "margin", "best_rest"):
+        if job.pairs.rule not in BY_SCORE:
             yield "`source: judge` gives scores, no verdicts: set `pairs.rule: best_worst`, `margin` or `best_rest`"
         if job.pairs.gold_as_chosen:
             yield "`pairs.gold_as_chosen` needs verdicts: with `source: judge` a gold solution has no score"

@@ -224,8 +224,8 @@ def test_the_methods_without_a_name_are_jobs(tmp_path: Path, settings: dict[str,
         ),
         (
             {"loss": {"form": "odpo"}},
-            "`loss.form: odpo` goes by how far the scores of both sides are apart, which only `source: judge` gives: "
-            "with `source: sample` take another form",
+            "`loss.form: odpo` goes by how far the scores of both sides are apart, and with `source: sample` samples "
+            "have none, such as `source: judge` gives: take another form",
         ),
         (
             {"pairs": {"rule": "best_rest", "gold_as_chosen": "only"}, "data": DATA | {"solution": "s"}},
