@@ -146,8 +146,8 @@ def needs_golds(job: Job, split: str = "train") -> bool:
     """Whether the problems of a set must have gold answers: held-out ones always, those to be trained on unless rewards
     alone decide."""
     reward = job.reward
-    by_verdicts = reward is None or reward.verdict_weight > 0 or job.generate.adapt_temperature is not None
-    return by_verdicts or split != "train"
+    chosen_by_verdicts = job.generate.adapt_temperature is not None or job.data.curriculum is not None
+    return reward is None or reward.verdict_weight > 0 or chosen_by_verdicts or split != "train"
 
 
 def reward_contradictions(job: Job) -> Iterator[str]:

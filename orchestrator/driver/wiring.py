@@ -231,9 +231,9 @@ class RealWorkers:
 
     @functools.cached_property
     def _rewarding(self) -> Rewarding:
+        cluster = self.cluster  # connected before Ray is imported; and it ends after what is entered after it
         from workers.reward.pool import RewardPool
 
-        cluster = self.cluster  # which ends after what was entered after it
         make: Make = lambda placement, how: RewardPool(placement, how.stall_timeout, logs=self._logs)  # noqa: E731
         return self._everything.enter_context(Rewarding(cluster, self._turns, make))
 

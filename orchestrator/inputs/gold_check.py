@@ -54,8 +54,9 @@ def check_golds(file: JobFile, problems: Mapping[str, Sequence[Problem]], ask: A
 
 
 def _grades_samples(job: Job) -> bool:
-    """Whether it counts what graders say of samples of the training problems."""
-    return job.source.compares_golds and job.pairs.rejected != "any" and needs_golds(job)
+    """Whether comparing samples of the training problems with gold answers decides anything."""
+    decides = job.pairs.rejected != "any" and job.pairs.rule != "unfiltered"
+    return job.source.compares_golds and decides and needs_golds(job)
 
 
 def _without(split: str, rows: Sequence[Problem]) -> str:

@@ -14,6 +14,8 @@ import pyarrow.types as of
 from orchestrator.errors import Damaged, first_line
 from orchestrator.files.identity import look_once
 from orchestrator.files.inside import regular_size
+from orchestrator.records.drawn import CURRICULUM
+from orchestrator.records.groups import FURTHER, further
 from orchestrator.records.masks import ALL_MASKS, mask_columns, masked, misfits
 from orchestrator.records.rows import (
     DECODED,
@@ -44,6 +46,7 @@ _NEEDED: Mapping[str, Sequence[str]] = {
     "chunks": _PAIR_COLUMNS,
     "repeated": ("prompt_id", "sample_index", "num_tokens", "finish_reason", "verdict", "extracted", "answer"),
     "drift": ("prompt_id", "sample_index", "num_tokens", "logprob"),
+    "curriculum": ("number", "prompt_id", "round", "samples", "correct", "place"),
     "evaluation": ("prompt_id", "text", "token_ids", "finish_reason", "verdict", "extracted"),
 }
 """Columns that every version has written, by the folder that a file is in. No schema's names: what is added to one is
@@ -175,9 +178,21 @@ def _kind(kind: pa.DataType) -> str:
 
 def _all_kinds() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    schemas = [PROMPTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, REPEATED, DRIFT, DECODED, step_pairs_schema()]
+    schemas = [
+        PROMPTS,
+        SELF_SCORES,
+        REFERENCE,
+        PROBE,
+        EVALUATION,
+        REPEATED,
+        DRIFT,
+        DECODED,
+        CURRICULUM,
+        step_pairs_schema(),
+    ]
     schemas += [kind.schema for kind in SHARDS.values()]
-    for schema in (*schemas, pairs_schema(conversational=False), pairs_schema(conversational=True)):
+    schemas.append(further(pairs_schema(conversational=False), FURTHER))
+    for schema in (*schemas, pairs_schema(conversational=True)):
         for field in masked(schema):
             # A column of nothing but nulls may be stored as such.
             found.setdefault(field.name, {"null"} if field.nullable else set()).add(_kind(field.type))

@@ -17,9 +17,9 @@ from orchestrator.reports.columns import Reported
 from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.lineage import Trail
 from orchestrator.reports.rewards import GAMED, REWARDS
-from orchestrator.reports.sampled import SAMPLES, TEMPERATURE, WAVES
+from orchestrator.reports.sampled import CURRICULUM, SAMPLES, TEMPERATURE, WAVES
 from orchestrator.reports.symptoms import Past, given_up
-from orchestrator.rounds import pair_files, rewards, space, temperature, waves
+from orchestrator.rounds import curriculum, pair_files, redrawn, rewards, space, temperature, waves
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
 from orchestrator.rounds.round import GradedSamples, Round
@@ -30,6 +30,7 @@ from orchestrator.sources.source import Drawn, Prompts, Source, sampled
 def pairs(round_: Round, model: Model) -> Commit:
     """The model's own samples, right ones against wrong ones (arXiv 2404.19733), or the right ones alone; or by their
     scores, where reward models give some (arXiv 2405.07863)."""
+    curriculum.decide(round_.context, round_.number)
     temperature.decide(round_.context, round_.number)
     graded = waves.samples_and_verdicts(round_, round_.prompts(), model)
     if round_.context.job.reward is not None:
@@ -114,6 +115,7 @@ SOURCE = Source(
         {
             r"rounds/(\d+)/pairs": _recount,
             r"rounds/(\d+)/temperature": _temperature,
+            r"rounds/(\d+)/curriculum": redrawn.facts_again,
             r"(rounds/\d+)/wave/(\d+)/prompts": waves.facts_again,
             r"rounds/\d+/(?:reward/\d+/)?rewards": rewards.rewards_again,
             r"rounds/\d+/scores": rewards.scores_again,
@@ -123,7 +125,9 @@ SOURCE = Source(
     ),
     disk=space.Disk(_rows),
     reported=Reported(
-        [SAMPLES, REWARDS, WAVES, TEMPERATURE], [("reward models", "reward.models")], symptoms=[_given_up, *GAMED]
+        [SAMPLES, REWARDS, WAVES, CURRICULUM, TEMPERATURE],
+        [("reward models", "reward.models")],
+        symptoms=[_given_up, *GAMED],
     ),
     derived=_hints,
     drawn=_drawn,

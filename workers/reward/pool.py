@@ -19,7 +19,7 @@ from orchestrator.records.rewards import RewardPlan, RewardTask
 from workers.logs import logged
 from workers.reward.worker import Rewarder
 from workers.supervision.calls import RAY, Calls
-from workers.supervision.failures import why
+from workers.supervision.failures import node_lost, why
 from workers.supervision.kernel import Kills
 from workers.supervision.patience import WATCH_SECONDS, Patience, Pulse
 
@@ -141,6 +141,9 @@ class RewardPool:
         plan = self._plan
         if plan is None:
             raise RuntimeError("no reward model is served")
+        for slot in self._slots:
+            if slot.task is not None:  # of a call that was given up
+                slot.restart()
         limit = self._limit + reading_seconds(plan.model)
         waiting, running = deque(tasks), dict[Any, _Slot]()
         while waiting or running:
@@ -191,9 +194,9 @@ class RewardPool:
 
     def _replace(self, slot: _Slot, error: Exception, waiting: deque[RewardTask]) -> None:
         """Start another worker, and have its shard come next."""
-        self._deaths += 1
+        self._deaths += not node_lost(error)
         self._lost.append(reason := f"rewarder {slot.index}: {self._why(error)}")
-        if self._deaths == MOST_DEATHS:
+        if self._deaths >= MOST_DEATHS:
             raise RewardFailed(
                 f"a worker with the reward model was lost {MOST_DEATHS} times in a row without scoring a shard; the "
                 f"last time, {reason}"

@@ -26,7 +26,7 @@ def job(**changes: Any) -> Job:
     [
         (
             {"pairs": {"rule": "zip"}},
-            "so that nothing reads it: set `pairs.rule` to `best_worst` or `margin` or `best`",
+            "so that nothing reads it: set `pairs.rule` to `best_worst`",
         ),
         ({"pairs": {"rule": "longest_correct"}}, "goes by verdicts"),
         ({"source": "gold", "loss": {"dpo": 0, "nll": 1}, "data": DATA | {"solution": "s"}}, "nothing reads it"),
@@ -40,10 +40,10 @@ def job(**changes: Any) -> Job:
         ({"reward": {"models": []}}, "at least 1 item"),
         ({"reward": {"models": [{"model": "reward", "weight": 0}]}}, "0 counts nothing"),
         ({"reward": {"models": [{"model": "run:sft"}]}}, "name a folder or a model on the Hub"),
-        ({"pairs": {"rule": "best"}}, "none to imitate the best samples: set `loss.dpo: 0` and `loss.nll: 1`"),
+        ({"pairs": {"rule": "best"}}, "none to imitate gold solutions or samples: set `loss.dpo: 0` and `loss.nll: 1`"),
         (IMITATE | {"reward": None}, "give `reward`, or set `pairs.rule: correct`"),
         (IMITATE | {"generate": {"samples": 1}}, "the best of one sample is no choice"),
-        ({"generate": {"wave_samples": 2}}, "set `pairs.rule` to `zip` or `correct`"),
+        ({"generate": {"wave_samples": 2}}, "stops asking a prompt once no further sample could"),
         ({"data": {"train": "t.jsonl", "test": "e.jsonl"}}, "needs `data.gate`"),
         (
             {"data": {"train": "t.jsonl"}, "promotion": {"rule": "always"}, "reward": None},
@@ -76,6 +76,8 @@ def test_only_what_verdicts_decide_needs_gold_answers() -> None:
     assert needs_golds(Job.model_validate(JOB))
     assert needs_golds(job(reward={"models": MODELS, "verdict_weight": 0.5}))
     assert needs_golds(job(generate={"adapt_temperature": {}}))
+    drawn = {"prompts": "split", "prompts_per_round": 4, "curriculum": {}}
+    assert needs_golds(job(data=DATA | drawn))
 
 
 def test_steps_are_named_by_the_models_number() -> None:
