@@ -52,7 +52,7 @@ class Pairs(Settings):
     2604.01193; as a baseline, what imitating correct ones is worth). `best`: likewise the one of the highest score
     alone (RAFT, arXiv 2304.06767). `best_rest`: the highest score against each of up to `per_prompt` lower ones, drawn
     at random, pairs that are one group for `loss.form: softmax`. A score is 1 for correct and 0 for wrong, or what
-    `reward` or `source: judge` gives."""
+    `reward`, or but for `best` `source: judge`, gives."""
     per_prompt: CountSchedule = 4
     """Pairs a prompt (K), by round; with `rule: correct` or `unfiltered`, samples a prompt; with `rule: best_rest`,
     rejected ones of its group."""

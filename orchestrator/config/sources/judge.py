@@ -85,10 +85,7 @@ class SelfRewarding(SourceSettings):
         """Rules that need verdicts, judgements without room, and samples that cannot differ."""
         yield from no_correct_samples(job)
         if job.pairs.rule not in BY_SCORE:
-            yield (
-                "`source: judge` gives scores, no verdicts: set `pairs.rule: best_worst`, `margin`, `best_rest` or "
-                "`best`"
-            )
+            yield "`source: judge` gives scores, no verdicts: set `pairs.rule: best_worst`, `margin` or `best_rest`"
         if job.pairs.gold_as_chosen:
             yield "`pairs.gold_as_chosen` needs verdicts: with `source: judge` a gold solution has no score"
         longest = job.generate.max_model_len

@@ -67,8 +67,7 @@ def test_what_makes_sense_is_taken() -> None:
     assert job(pairs={"rule": "margin", "margin": 3.0}).pairs.margin == 3.0, "scores have no bounds"
     assert job(**IMITATE).pairs.rule == "best"
     assert job(data={"train": "t.jsonl"}, promotion={"rule": "always"}).data.sources.keys() == {"train"}
-    judged = Job.model_validate(JOB | IMITATE | {"source": "judge"})
-    assert judged.pairs.rule == "best", "a model's own scores have a best one, too"
+    assert job(pairs={"rule": "best_rest"}, loss={"form": "softmax", "nll": 0}).reward is not None
 
 
 def test_only_what_verdicts_decide_needs_gold_answers() -> None:
