@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from pydantic import Field, field_validator
 
@@ -148,6 +148,12 @@ def needs_golds(job: Job, split: str = "train") -> bool:
     reward = job.reward
     chosen_by_verdicts = job.generate.adapt_temperature is not None or job.data.curriculum is not None
     return reward is None or reward.verdict_weight > 0 or chosen_by_verdicts or split != "train"
+
+
+def lacks_golds(recorded: Mapping[str, Any]) -> bool:
+    """Whether problems of a job, as a run records it, may lack a gold answer since rewards alone score samples."""
+    reward = recorded.get("reward") or {}
+    return bool(reward) and not reward.get("verdict_weight")
 
 
 def reward_contradictions(job: Job) -> Iterator[str]:

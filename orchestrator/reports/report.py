@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config.forms import FORMS
+from orchestrator.config.reward import lacks_golds
 from orchestrator.config.sources import kind_of
 from orchestrator.errors import Damaged
 from orchestrator.files.durable import replace
@@ -90,6 +91,7 @@ def evidence(run_dir: Path, state: State, round_: RoundStatus) -> Evidence:
             training_metrics(run_dir, state, round_.number),
             diversity(run_dir, state, round_.number) if _untold(round_.facts.get("verdicts")) else None,
             state.configs[-1]["job"]["loss"].get("form", "sigmoid") if state.configs else "sigmoid",
+            not (state.configs and lacks_golds(state.configs[-1]["job"])),
         )
     except (OSError, ValueError, Damaged):  # ArrowInvalid is a ValueError; `verify` is there to complain
         found = Evidence(round_)

@@ -198,13 +198,13 @@ def _ungradable(evidence: Evidence, past: Past) -> Iterator[str]:
     ungradable = evidence.round.count("verdicts", "ungradable")
     total = ungradable + evidence.round.count("verdicts", "correct") + evidence.round.count("verdicts", "wrong")
     counts = {cause: evidence.round.count("verdicts", cause) for cause in _CURES}
-    # Where rewards score, problems may lack a gold answer.
-    as_it_should_be = "gold" if "rewards" in evidence.round.facts.get("scores", {}) else None
+    if not evidence.golds:
+        total -= counts.pop("gold")
     for cause, count in counts.items():
-        if cause != as_it_should_be and _surely_above(count, total, MAX_UNGRADABLE):
+        if _surely_above(count, total, MAX_UNGRADABLE):
             yield f"{100 * count / total:.0f} % of the samples {_CURES[cause]}."
-    if not any(counts.values()) and _surely_above(
-        ungradable, total, MAX_UNGRADABLE
+    if (
+        evidence.golds and not any(counts.values()) and _surely_above(ungradable, total, MAX_UNGRADABLE)
     ):  # graded by version 1, which named no causes
         yield (
             f"{100 * ungradable / total:.0f} % of the samples are ungradable (truncated, or the grader "

@@ -45,7 +45,7 @@ def evidence(
     if test is not None:
         told = {"problems": 400, "correct": int(400 * test), "accuracy": test, "low": test - 0.05, "high": test + 0.05}
         facts["evaluation"] = {"test": told}
-    return Evidence(RoundStatus(number, facts))
+    return Evidence(RoundStatus(number, facts), golds=False)
 
 
 @pytest.mark.parametrize(
@@ -94,6 +94,8 @@ def test_a_model_that_prefers_wrong_answers_is_told_and_a_missing_gold_answer_is
     found = symptoms(BASE, [evidence(1, figures(0.0, 0.7), figures(0.0, 0.45))], GAMED)
     assert [line for line in found if "prefers wrong answers" in line] == [line for line in found if "models.1" in line]
     assert len(found) == 1, "that problems have no gold answer is as it should be"
+    few = evidence(1, figures(0.0), right=30, wrong=10)
+    assert few.pass_one == 0.75, "of those that have one"
     assert symptoms(BASE, [evidence(1, figures(0.0, 0.47))], GAMED) == [], "which may be chance"
 
 
