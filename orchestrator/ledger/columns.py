@@ -15,6 +15,7 @@ from orchestrator.errors import Damaged, first_line
 from orchestrator.files.identity import look_once
 from orchestrator.files.inside import regular_size
 from orchestrator.records.drawn import CURRICULUM
+from orchestrator.records.groups import FURTHER, further
 from orchestrator.records.masks import ALL_MASKS, mask_columns, masked, misfits
 from orchestrator.records.rows import (
     DECODED,
@@ -189,7 +190,8 @@ def _all_kinds() -> dict[str, set[str]]:
         step_pairs_schema(),
     ]
     schemas += [kind.schema for kind in SHARDS.values()]
-    for schema in (*schemas, pairs_schema(conversational=False), pairs_schema(conversational=True)):
+    schemas.append(further(pairs_schema(conversational=False), FURTHER))
+    for schema in (*schemas, pairs_schema(conversational=True)):
         for field in masked(schema):
             # A column of nothing but nulls may be stored as such.
             found.setdefault(field.name, {"null"} if field.nullable else set()).add(_kind(field.type))

@@ -90,6 +90,7 @@ class Facts(TypedDict, total=False):
     prompts_all_wrong: Count
     prompts_ungradable: Count
     prompts_paired: Count
+    groups: Count
     pass_any: Share
     chosen_tokens: Rate
     rejected_tokens: Rate

@@ -164,7 +164,7 @@ def _of_the_form(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The settings that the loss's form reads, with their labels."""
     said = job.get("loss", {})
     form = FORMS.get(said.get("form", "sigmoid"), FORMS["sigmoid"])
-    for key in ("beta", "smoothing", "penalty", "target_margin"):
+    for key in ("beta", "smoothing", "penalty", "target_margin", "score_scale"):
         if key in form.settings and said.get(key):
             yield key.replace("_", " "), f"loss.{key}"
 

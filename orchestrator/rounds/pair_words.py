@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from orchestrator.config.learning import IMITATING
+from orchestrator.config.learning import BY_SCORE, IMITATING
 from orchestrator.ledger.run import Facts
 from orchestrator.rounds.pairing import PairingPlan
 
 
 def no_pairs(facts: Facts, plan: PairingPlan) -> str:
     """Why a round's samples make no pair, and what to do."""
-    if plan.rule in ("best_worst", "margin"):
+    if plan.rule in BY_SCORE:
         far = f"two scores that are {plan.margin:g} apart" if plan.rule == "margin" else "two different scores"
         return f"no pairs: no prompt's samples have {far}. Use other prompts, a higher temperature or more samples."
     if plan.rule == "unfiltered":
@@ -35,10 +35,11 @@ def summary(facts: Facts, plan: PairingPlan) -> str:
     """How many pairs there are, and of what."""
     if plan.rule in IMITATING:
         return f"{facts['pairs']} completions to imitate"
+    pairs = f"{facts['pairs']}" + (f" in {facts['groups']} groups" if "groups" in facts else "")
     if "prompts_tied" in facts:
-        return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with samples of different scores"
+        return f"{pairs} from {facts['prompts_mixed']} prompts with samples of different scores"
     gold = " and of gold solutions" if plan.gold_as_chosen else ""
-    summary = f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
+    summary = f"{pairs} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
     if not facts.get("pairs_lost"):
         return summary
     lost = f"{facts['pairs_lost']} more, of {facts['prompts_lost']} more prompts"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, TypeVar
 
-from orchestrator.config.learning import IMITATING
+from orchestrator.config.learning import GROUPING, IMITATING
 from orchestrator.records.rows import Verdict
 
 T = TypeVar("T")
@@ -47,6 +47,8 @@ class PairChoice:
     number: int
     chosen: Candidate
     rejected: Candidate | None
+    group: str | None = None
+    """The id of the first pair of the group that it is in (records/groups.py)."""
 
     def __post_init__(self) -> None:
         if self.rejected is None:
@@ -66,13 +68,15 @@ class PairingPlan:
     """How a round's pairs are made; see config.Pairs."""
 
     per_prompt: int
-    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct", "unfiltered"] = "zip"
+    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct", "unfiltered", "best_rest"] = "zip"
     margin: float = 1.0
     gold_as_chosen: bool | Literal["only"] = False
     rejected: Literal["wrong", "any"] = "wrong"
     distinct: Literal["none", "text", "equations"] = "none"
     max_pairs: int | None = None
     seed: int = 0
+    scores: bool = False
+    """Keep the scores of both sides beside the pairs, for a loss that goes by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +99,8 @@ def pair_prompt(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPl
     """
     sides = _sides_of(prompt_id, candidates, plan)
     pairs = (p for p in _RULES[plan.rule](sides) if p[1] is None or p[0].text != p[1].text)
-    return [PairChoice(prompt_id, number, *pair) for number, pair in enumerate(pairs)]
+    group = f"{prompt_id}/0" if plan.rule in GROUPING else None
+    return [PairChoice(prompt_id, number, *pair, group) for number, pair in enumerate(pairs)]
 
 
 def is_decided(candidates: Sequence[Candidate], gold: Sequence[Candidate], plan: PairingPlan) -> bool:
@@ -153,6 +158,18 @@ def _best_worst(sides: _Sides) -> _Pairs:
     return [(sides.rng.choice(best), sides.rng.choice(worst))]
 
 
+def _best_rest(sides: _Sides) -> _Pairs:
+    """The highest score, of equals a random one, each time against another random lower one: what S-DPO takes for a
+    group (arXiv 2406.09215); nothing where all are equal."""
+    texts = _by_text(sides.scored)
+    highest = max((c.score or 0.0 for c in texts), default=0.0)
+    lower = [c for c in texts if (c.score or 0.0) < highest]
+    if not lower:
+        return []
+    best = sides.rng.choice([c for c in texts if (c.score or 0.0) == highest])
+    return [(best, other) for other in sides.rng.sample(lower, min(sides.plan.per_prompt, len(lower)))]
+
+
 def _by_text(candidates: Sequence[Candidate]) -> list[Candidate]:
     """One candidate a text, with the mean of the scores that were given to it: a judge may waver."""
     groups: dict[str, list[Candidate]] = {}
@@ -189,6 +206,7 @@ _RULES: Mapping[str, Callable[[_Sides], _Pairs]] = {
     "longest_correct": _longest_correct,
     "correct": _imitated,
     "unfiltered": _imitated,
+    "best_rest": _best_rest,
 }
 
 _NUMBER = r"-?\$?\d[\d,]{0,40}(?:\.\d{1,40})?%?"

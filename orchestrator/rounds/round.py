@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.config import Data, Grade, Job, Pairs, at_round
+from orchestrator.config.forms import FORMS
 from orchestrator.errors import RatchetError
 from orchestrator.inputs.problem_set import selection
 from orchestrator.inputs.problems import require_enough
@@ -346,6 +347,7 @@ def pairing_plan(job: Job, number: int) -> PairingPlan:
         distinct=settings.distinct,
         max_pairs=settings.max_pairs,
         seed=derived_seed(job.seed, "pairs", number),
+        scores=FORMS[job.loss.form].reads_scores,
     )
 
 

@@ -122,6 +122,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "loss.smoothing": ("sample", "loss.smoothing=0.2"),
     "loss.penalty": ("sample", "loss.penalty=5"),
     "loss.target_margin": ("sample", "loss.target_margin=1"),
+    "loss.score_scale": ("sample", "loss.score_scale=2"),
     "loss.dpo": ("sample", "loss.dpo=2"),
     "loss.nll": ("sample", "loss.nll=2"),
     "loss.nll_scope": ("sample", "loss.nll_scope=prompt+response"),

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 from orchestrator.config import Job, at_round, only_executes
+from orchestrator.config.forms import FORMS
 from orchestrator.config.load import changed_keys
 from orchestrator.config.words import schedule_at
 from orchestrator.ledger.ledger import State
@@ -63,6 +64,9 @@ def outlook(state: State, before: Job, after: Job, steps: Collection[str], kept:
     """How each of the offered steps fits a fork whose job is `after`; `kept` are sources that it has taken already."""
     changed = changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json"))
     changed = [change for change in changed if not only_executes(*change)]
+    scored, scoring = (FORMS[job.loss.form].reads_scores for job in (before, after))
+    if scored != scoring:  # pairs keep the scores that the loss reads
+        changed.append(("pairs", scored, scoring))
     order = [*state.commits, *(step for step in state.shards if step not in state.commits)]
     fit_by_step: dict[str, Fit] = {}
     certain = True  # so far everything comes out as it was

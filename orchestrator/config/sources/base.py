@@ -129,6 +129,10 @@ class SourceSettings(Settings):
         """The preference data that it learns from, where it does."""
         return None
 
+    def has_scores(self, job: Job) -> bool:
+        """Whether its samples have scores by which forms of the loss can go; verdicts are none."""
+        return False
+
     def asks_judge(self) -> bool:
         """Whether it needs the section `judge`."""
         return False
