@@ -123,7 +123,7 @@ def told(
     yield f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}"
     yield from (f"stages    {source}" for source in checked.preferences)
     yield from (f"golds     {line}" for line in checked.golds)
-    yield from (f"no effect {line}" for line in idle(file.job))
+    yield from (f"no effect {line}" for line in idle(file.job, file.own))
     if file.job.archive:
         yield f"archive   {archive_line(file.job, run.root)}"
     lines = fit_lines(file, run, checked.model) if settings is None else settings

@@ -194,9 +194,9 @@ mild:
 ```
 
 What the job file says goes before a row, and a row before what it is `like`. `ratchet validate` tells which row a job
-has. A run keeps the row's name and every setting: `ratchet resume` and `ratchet fork` do not read the file again, and
-started anew with a row that has changed, a run says what differs, as with a job file. Arms of a comparison name rows
-in the same way.
+has. A run keeps the row's name and every setting, also in its `job.yaml`: `ratchet resume` and `ratchet fork` do not
+read the file again. Started anew with a row that has changed, a run says what differs, as with a job file. Arms of a
+comparison name rows in the same way.
 """
 
 _CHANGES = """\
