@@ -17,7 +17,7 @@ Make = Callable[[Any, RewardWorkers], contextlib.AbstractContextManager[Any]]
 
 
 class OnCpu:
-    """Places of `count` workers with `cpus` threads each, wherever Ray starts them."""
+    """Places of `count` workers with `cpus` threads each, spread over the nodes."""
 
     gpus = 0
 
@@ -27,7 +27,8 @@ class OnCpu:
     def actor_options(self, index: int) -> dict[str, Any]:
         """As `Placement.actor_options`."""
         variables = {"OMP_NUM_THREADS": str(self._cpus), "GOMP_SPINCOUNT": SPINS}
-        return {"num_cpus": 0, "num_gpus": 0, "runtime_env": {"env_vars": variables}}
+        options = {"num_cpus": 0, "num_gpus": 0, "scheduling_strategy": "SPREAD"}
+        return options | {"runtime_env": {"env_vars": variables}}
 
     def placed(self) -> list[bool]:
         """As `Placement.placed`: each can be anywhere."""
