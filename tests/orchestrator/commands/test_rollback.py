@@ -253,7 +253,7 @@ def test_a_record_that_goes_forward_is_damaged(made: Make) -> None:
 def test_a_reason_that_no_record_can_hold_is_refused_before_the_run_is_claimed(made: Make, reason: str) -> None:
     run = made(2)
     before = content(run)
-    with pytest.raises(BadInput, match="^--reason: "):
+    with pytest.raises(BadInput, match=r"^--reason: "):
         roll_back(run, 1, identity(), reason)
     assert content(run) == before
     roll_back(run, 1, identity(), "é" * 10_000)

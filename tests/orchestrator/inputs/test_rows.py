@@ -251,7 +251,7 @@ def test_a_time_that_python_has_none_for_is_named_with_its_column(tmp_path: Path
     file = tmp_path / "a.parquet"
     values = pa.array([1, 2**31 - 1 if kind == pa.date32() else 2**62], kind)
     pq.write_table(pa.table({"question": ["q"] * 2, "answer": ["1"] * 2, "when": values}), file)
-    with pytest.raises(BadInput, match="a day, time or duration is out of range .* columns 'when': leave it out"):
+    with pytest.raises(BadInput, match=r"a day, time or duration is out of range .* columns 'when': leave it out"):
         list(rows_of(file, "data.train"))
 
 
