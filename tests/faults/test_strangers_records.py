@@ -353,7 +353,7 @@ def test_a_table_of_another_form_is_named(forked: Path, tmp_path: Path, stride: 
 )
 def test_a_table_without_values_is_named(forked: Path, tmp_path: Path, part: slice) -> None:
     """Nulls where no file of ours has any, in columns of the right types."""
-    cases = []
+    cases, named = [], 0
     for record, path, name in tables(forked, 1):
         table = pq.read_table(forked / path / name)
         cases += [(record, path, name, table, field) for field in table.schema if not field.nullable]
@@ -366,8 +366,9 @@ def test_a_table_without_values_is_named(forked: Path, tmp_path: Path, part: sli
         if table.num_rows and field.name in columns._NEVER_NULL:
             with pytest.raises(Damaged, match=f"its column `{field.name}` has rows without a value"):
                 require_columns(run / path / name, run)
+            named += 1
         shutil.rmtree(run)
-    assert cases[part]
+    assert named
 
 
 @pytest.mark.faults
