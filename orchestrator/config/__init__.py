@@ -18,6 +18,7 @@ from orchestrator.config.sampling import (
     Generate,
     Grade,
     Grader,
+    Harness,
     Judge,
     Regrade,
 )
@@ -37,6 +38,7 @@ __all__ = [
     "Generate",
     "Grade",
     "Grader",
+    "Harness",
     "Job",
     "Judge",
     "Keep",

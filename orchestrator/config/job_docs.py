@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import AdaptTemperature, Data, Generate, Job, Settings, Source, is_executing
+from orchestrator.config import AdaptTemperature, Data, Evaluate, Generate, Harness, Job, Settings, Source, is_executing
 from orchestrator.config.data import HeldOut
 from orchestrator.config.load import resolved_yaml
 from orchestrator.config.marks import mark_of, sections_in
@@ -266,6 +266,10 @@ def _sections() -> Iterator[str]:
                 yield f"### `{name}.adapt_temperature`"
                 yield _paragraph(AdaptTemperature.__doc__ or "")
                 yield _table(AdaptTemperature)
+            if model is Evaluate:
+                yield f"### `{name}.harness`"
+                yield _paragraph(Harness.__doc__ or "")
+                yield _table(Harness)
 
 
 def _table(model: type[Settings], without: type[Settings] = Settings) -> str:

@@ -14,6 +14,7 @@ import pyarrow.types as of
 from orchestrator.errors import Damaged, first_line
 from orchestrator.files.identity import look_once
 from orchestrator.files.inside import regular_size
+from orchestrator.records.harness import HARNESS
 from orchestrator.records.masks import ALL_MASKS, mask_columns, masked, misfits
 from orchestrator.records.rows import (
     DECODED,
@@ -42,6 +43,7 @@ _NEEDED: Mapping[str, Sequence[str]] = {
     "replay": _PAIR_COLUMNS,
     "chunks": _PAIR_COLUMNS,
     "repeated": ("prompt_id", "sample_index", "num_tokens", "finish_reason", "verdict", "extracted", "answer"),
+    "harness": ("task", "doc_id", "filter", "prompt", "target", "answers", "figures"),
     "drift": ("prompt_id", "sample_index", "num_tokens", "logprob"),
     "evaluation": ("prompt_id", "text", "token_ids", "finish_reason", "verdict", "extracted"),
 }
@@ -174,7 +176,18 @@ def _kind(kind: pa.DataType) -> str:
 
 def _all_kinds() -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
-    schemas = [PROMPTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, REPEATED, DRIFT, DECODED, step_pairs_schema()]
+    schemas = [
+        PROMPTS,
+        SELF_SCORES,
+        REFERENCE,
+        PROBE,
+        EVALUATION,
+        REPEATED,
+        DRIFT,
+        HARNESS,
+        DECODED,
+        step_pairs_schema(),
+    ]
     schemas += [kind.schema for kind in SHARDS.values()]
     for schema in (*schemas, pairs_schema(conversational=False), pairs_schema(conversational=True)):
         for field in masked(schema):

@@ -21,7 +21,7 @@ from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.records.seeds import derived_seed
 from orchestrator.reports.gate_words import gate_said
-from orchestrator.rounds import drift, gate, lengths, pair_files, regrading, repeated, sampling, space, temperature
+from orchestrator.rounds import further, gate, lengths, pair_files, regrading, sampling, space, temperature
 from orchestrator.rounds.context import Context, Model, engine, executed, graded_by, grading
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.spare import spare_checkpoints
@@ -252,8 +252,7 @@ class Round:
             ProbeFailed: engine and trainer disagree about it.
         """
         candidate = self.context.evaluate(candidate, f"{self.folder}/evaluation")
-        repeated.answer(self.context, candidate, self.folder)
-        drift.measure(self.context, candidate, self.folder)
+        further.measure(self.context, candidate, self.folder)
         return candidate
 
     def comparable(self, best: Model, candidate: Model) -> tuple[Model, Model]:
