@@ -52,6 +52,7 @@ class Scoring:
     def __init__(self, slots: list[Slot], memory: MemoryWait) -> None:
         self._slots, self._memory = slots, memory
         self._waiting: deque[Shard] = deque()
+        self._struck: deque[Shard] = deque()  # those that were in a death: each needs an engine to itself
         self._running: dict[Any, tuple[Slot, Shard]] = {}
         self._deaths: Counter[int] = Counter()
         self._attempts = itertools.count(1)
@@ -60,7 +61,7 @@ class Scoring:
     def run(self, shards: Iterable[Shard], events: Any) -> Iterator[tuple[Shard, dict[str, Any]]]:
         """As `GeneratorPool.score`; `events` as for `dispatch.Sampling`."""
         self._waiting.extend(shards)
-        while self._waiting or self._running:
+        while self._waiting or self._struck or self._running:
             self._dispatch()
             for event in events({reference: slot for reference, (slot, _) in self._running.items()}):
                 if event.error is not None:
@@ -73,10 +74,17 @@ class Scoring:
                 yield shard, event.result | ({"engines_lost": lost} if lost else {})
 
     def _dispatch(self) -> None:
+        """Those that may take an engine down wait until there is nothing else to lose."""
         for slot in self._slots:
-            while self._waiting and slot.ready and slot.load < LEAST_CALLS:
-                shard = replace(self._waiting.popleft(), attempt=next(self._attempts))
-                self._running[slot.taken().score_shard.remote(shard)] = slot, shard
+            while self._waiting and slot.ready and not slot.exclusive and slot.load < LEAST_CALLS:
+                self._send(slot, self._waiting.popleft())
+        for slot in self._slots:
+            if self._struck and not self._waiting and slot.ready and slot.load == 0:
+                self._send(slot, self._struck.popleft(), exclusive=True)
+
+    def _send(self, slot: Slot, shard: Shard, exclusive: bool = False) -> None:
+        shard = replace(shard, attempt=next(self._attempts))
+        self._running[slot.taken(exclusive).score_shard.remote(shard)] = slot, shard
 
     def _engine_lost(self, event: Any) -> None:
         if event.reference in self._running:
@@ -90,7 +98,10 @@ class Scoring:
             return
         lost = [shard for of, shard in self._running.values() if of is slot]
         self._running = {ref: call for ref, call in self._running.items() if call[0] is not slot}
-        if not node_lost(event.error):
+        if node_lost(event.error):  # for which no request is to blame
+            self._waiting.extendleft(reversed(lost))
+        else:
+            self._struck.extend(lost)
             self._deaths.update(shard.index for shard in lost)
         for shard in lost:
             if self._deaths[shard.index] >= _MOST_DEATHS:
@@ -98,5 +109,4 @@ class Scoring:
                     f"requests {shard.start} to {shard.stop - 1} of {shard.source} have taken down {_MOST_DEATHS} "
                     f"engines; the last time, engine {slot.index}: {slot.why(event.error)}"
                 ) from event.error
-        self._waiting.extendleft(reversed(lost))
         self._lost.append(slot.replace(event.error, progressed=False))

@@ -133,7 +133,7 @@ def test_completions_are_scored_once_each_whatever_becomes_of_the_engines(tmp_pa
     assert rows == [{"prompt_id": str(i), "logprob": -2.0, "greedy": True} for i in range(5)]
     assert [facts[i]["requests"] for i in range(3)] == [2, 2, 1] and facts[2]["tokens"] == 3
     [lost] = [reason for told in facts.values() for reason in told.get("engines_lost", [])]
-    assert "OutOfMemoryError" in lost and noted(tmp_path).count("start") == 3
+    assert "OutOfMemoryError" in lost
 
 
 def test_requests_that_take_down_every_engine_end_the_pass(tmp_path: Path) -> None:
