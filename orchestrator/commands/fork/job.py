@@ -120,6 +120,10 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
     models = [] if KEPT_MODEL in kept else [(job, "model")]
     if KEPT_REFERENCE not in kept and job.get("reference", "previous") not in OWN_REFERENCES:
         models.append((job, "reference"))
+    if harness := job.get("evaluate", {}).get("harness"):
+        harness = dict(harness)
+        job["evaluate"] = job["evaluate"] | {"harness": harness}
+        sources.append((harness, "include_path"))
     for section, key in (*sources, *models):
         if section[key] and not (section is job and section[key].startswith("run:")):
             with suppress(BadInput):  # who goes on with it is told

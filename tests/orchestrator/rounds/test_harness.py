@@ -146,6 +146,14 @@ def test_own_tasks_are_found_beside_the_job_and_known_by_their_content(tmp_path:
     assert digest_of_tasks(tmp_path / "own") in seen
 
 
+def test_a_fork_elsewhere_finds_own_tasks(tmp_path: Path) -> None:
+    (tmp_path / "own").mkdir()
+    run_job(project(tmp_path, include_path="own"), StandIns())
+    fork(tmp_path / "run", tmp_path / "elsewhere/forked", ["promotion.rule=always"])
+    harness = load_job(tmp_path / "elsewhere/forked/job.yaml").job.evaluate.harness
+    assert harness is not None and harness.include_path == str(tmp_path / "own")
+
+
 @pytest.mark.parametrize("name", ["/etc/passwd", "../own.yaml", "mmlu_*", "-x", ""])
 def test_a_task_is_named(tmp_path: Path, name: str) -> None:
     with pytest.raises(BadInput, match=r"evaluate\.harness\.tasks"):
