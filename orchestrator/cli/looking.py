@@ -112,7 +112,9 @@ def logs(
     number: Annotated[int | None, typer.Option("--round", min=0, help="Only of this round; 0 is the baseline")] = None,
     step: Annotated[str | None, typer.Option(help="Only of this step, such as rounds/01/samples, or samples")] = None,
     shard: Annotated[int | None, typer.Option(min=0, help="Only of this shard of a step")] = None,
-    role: Annotated[str | None, typer.Option(help="Only of this kind of worker: engine, rank, grader, ray")] = None,
+    role: Annotated[
+        str | None, typer.Option(help="Only of this kind of worker: engine, rank, grader, harness, ray")
+    ] = None,
     worker: Annotated[int | None, typer.Option(min=0, help="Only of the worker of this number")] = None,
     driver: Annotated[int | None, typer.Option(min=1, help="Only of this driver's workers, counted from 1")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on for as long as the run is driven")] = False,

@@ -53,7 +53,7 @@ class HarnessTasks:
     """
 
     def __init__(self, settings: Harness, logs: str | None = None) -> None:
-        self._settings, self._log = settings, logs and f"{logs}/harness.log"
+        self._settings, self._log = settings, logs and f"{logs}/harness-0.log"
         try:
             self._version = importlib.metadata.version(PACKAGE)
         except importlib.metadata.PackageNotFoundError as error:

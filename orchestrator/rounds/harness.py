@@ -16,6 +16,7 @@ from typing import Any
 from orchestrator.errors import Damaged, first_line
 from orchestrator.files import strict_json
 from orchestrator.files.inside import remove
+from orchestrator.ledger.recipes import Fields
 from orchestrator.ledger.run import Facts
 from orchestrator.records.harness import RESULTS, SAMPLES, Asked, TasksPlan
 from orchestrator.records.parquet import read_table
@@ -27,6 +28,8 @@ from orchestrator.rounds.readiness import ready
 from orchestrator.rounds.sampling import Engines, mishaps, mishaps_text
 from orchestrator.rounds.watched import Answers
 
+_MOST_RESULTS = 1 << 26
+"""Bytes of the harness's results; those of a thousand tasks have some millions."""
 _TOLD = 4
 """Figures in the line for people."""
 
@@ -40,7 +43,7 @@ def measure(context: Context, model: Model, folder: str) -> None:
     seed = context.seed("harness", folder)
     inputs = {
         "model": model.files,
-        "tasks": settings.model_dump(exclude={"include_path"}),  # what is in it is among what is known of the harness
+        "tasks": Fields(settings, without=("include_path",)),  # whose files are among what is known of the harness
         "harness": harness.identity(),
         "max_model_len": generate.max_model_len,
         "seed": seed,
@@ -124,7 +127,7 @@ def facts_of(folder: Path) -> Facts:
     """
     file = folder / RESULTS
     try:
-        found = strict_json.loads(file.read_bytes())
+        found = strict_json.read_object(file, _MOST_RESULTS)
         told = dict(_tasks(found, _digests(folder / SAMPLES)))
         return {"lm_eval": str(found["lm_eval_version"]), "tasks": told}
     except (ValueError, KeyError, TypeError, AttributeError) as error:

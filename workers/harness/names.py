@@ -31,8 +31,8 @@ def refusals(manager: Any, tasks: Sequence[str]) -> Iterator[str]:
     for name in tasks:
         if name not in manager.task_index:
             near = get_close_matches(name, manager.all_tasks, 3)
-            hint = f"; near it are {', '.join(near)}" if near else ""
-            yield f"{name}: lm-evaluation-harness has no task, group or tag of that name{hint}. `lm_eval ls` lists them"
+            hint = f"near it are {', '.join(near)}; " if near else ""
+            yield f"{name}: lm-evaluation-harness has no task of that name: {hint}`lm_eval ls tasks` lists all"
         elif unsafe := next(_unsafe(manager.task_index, name, set()), None):
             part = "it" if unsafe == name else f"its task {unsafe}"
             yield f"{name}: {part} executes code that the model has written (unsafe_code); leave it out"

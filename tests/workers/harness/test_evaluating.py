@@ -3,20 +3,19 @@ tasks, the same answers. The engine is a plain loop over that model; tests/real 
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from orchestrator.errors import RatchetError
-from orchestrator.records.harness import RESULTS, SCORES
+from orchestrator.records.harness import HARNESS, RESULTS, SCORES
 from orchestrator.records.harness import SAMPLES as SAMPLES_FILE
 from orchestrator.records.rows import SAMPLES
 from orchestrator.rounds.harness import facts_of
@@ -197,7 +196,7 @@ def test_the_same_is_asked_for_once_and_nothing_of_what_is_drawn(tasks: Path, tm
     ("change", "what"),
     [
         ({"chat": True}, r"evaluate\.harness\.chat: the model has no chat template"),
-        ({"tasks": ["no_such"]}, "no_such: lm-evaluation-harness has no task, group or tag of that name"),
+        ({"tasks": ["no_such"]}, "no_such: lm-evaluation-harness has no task of that name"),
         ({"max_model_len": 24}, r"tiny_words: 40 tokens of an answer leave no room"),
     ],
 )
@@ -230,8 +229,7 @@ def test_an_error_of_the_engines_ends_the_process(tasks: Path, tmp_path: Path) -
 
     with pytest.raises(KeyError, match="engine"):
         evaluate(request_of(tmp_path, include_path=str(tasks)), fail, None)
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
-    assert "workers.harness.serve" not in listed
+    assert not [child for child in psutil.Process().children() if "workers.harness.serve" in child.cmdline()]
 
 
 @needs_harness
@@ -253,7 +251,9 @@ def test_the_process_has_no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "secret" not in environment().values() and environment()["CUDA_VISIBLE_DEVICES"] == ""
 
 
-def test_results_that_the_harness_has_not_written_are_refused(tmp_path: Path) -> None:
-    (tmp_path / RESULTS).write_text(json.dumps({"results": []}))
+@pytest.mark.parametrize("text", ["[]", "{}", '{"results": []}', '{"results": {"a": 1}, "lm_eval_version": 1}', "NaN"])
+def test_results_that_the_harness_has_not_written_are_refused(tmp_path: Path, text: str) -> None:
+    pq.write_table(HARNESS.empty_table(), tmp_path / SAMPLES_FILE)
+    (tmp_path / RESULTS).write_text(text)
     with pytest.raises(RatchetError, match=r"results\.json"):
         facts_of(tmp_path)
