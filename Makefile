@@ -34,16 +34,19 @@ lint: setup
 # Quick tests write thousands of small files through to the disk: to memory instead, where there is enough of it.
 IN_MEMORY = $(shell [ "$$(df --output=avail -B1G /dev/shm 2>/dev/null | tail -1)" -ge 4 ] 2>/dev/null && echo "-p /dev/shm")
 
+# One more than cores: many tests wait for a moment, for a process or for their own time limits.
+SIDE_BY_SIDE = $(shell echo $$(($$(nproc) + 1)))
+# What needs more than the quick tests. To collect all the others for these few takes half a minute a process.
+MARKED = $(shell grep -rlE "mark\.(real|hosts|browser)" --include='test_*.py' tests)
+
 quick: lint  ## Quick checks: style, types, import rules, tests without the real stack
 	tmp=$$(mktemp -d $(IN_MEMORY)) && trap 'rm -rf "$$tmp"' EXIT && \
-	pytest -q -n logical --dist worksteal --basetemp="$$tmp/tests" \
+	pytest -q -n $(SIDE_BY_SIDE) --dist worksteal --basetemp="$$tmp/tests" \
 	    -m "not real and not full and not faults and not hosts and not browser" --ignore=tests/faults
 
 test: quick  ## All tests but the slow suites
-	pytest -q -n 2 --dist worksteal -m "not full and not faults" tests/faults
-	pytest -q -n 2 --dist loadfile -m "real and not full"
-	pytest -q -m "hosts and not full" tests/hosts
-	pytest -q -m browser tests/browser
+	pytest -q -n $(SIDE_BY_SIDE) --dist worksteal -m "not full and not faults" tests/faults
+	pytest -q -n 2 --dist loadfile -m "(real or hosts or browser) and not full" $(MARKED)
 
 browser: setup  ## The dashboard's pages in a real browser; skipped where there is no Chromium with its driver
 	pytest -q -m browser tests/browser

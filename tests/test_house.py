@@ -144,7 +144,7 @@ def test_a_docstring_that_is_missing_is_found() -> None:
 
 
 def test_job_files_are_executable() -> None:
-    files = sorted((PROJECT / "jobs").rglob("*.y*ml"))
+    files = sorted(file for file in (PROJECT / "jobs").rglob("*.y*ml") if file.name != "methods.yaml")
     assert len(files) > 10 and [file.name for file in files if not file.stat().st_mode & 0o100] == []
 
 

@@ -40,5 +40,5 @@ def show(run: Path, as_json: bool, watch: bool) -> None:
         for said in (found["dashboard"] or {}).values():  # whole, however narrow the terminal: it is copied, or clicked
             if said:
                 echo(f"dashboard: {said}")
-        if found["state"] == "interrupted":
+        if found["state"] in ("interrupted", "failed"):
             echo(f"to go on: {command(run)}")

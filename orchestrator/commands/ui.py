@@ -25,6 +25,7 @@ from orchestrator.files.inside import is_run
 from orchestrator.reports.dashboard import is_server, serving
 from orchestrator.reports.links import experiment_page
 from orchestrator.reports.status import open_run
+from orchestrator.text.shown import line
 from orchestrator.text.terminal import echo
 from orchestrator.tracking.database import follow, sqlite_file
 from orchestrator.tracking.tracker import Page, default_address, open_command, page_of, server_of
@@ -113,12 +114,13 @@ def serve(found: Shown, say: Callable[[str], None], port: int | None = None) -> 
         Interrupted: before it answered.
     """
     if is_server(found.uri):
-        for line in lines(found, without_password(found.uri)):
-            say(line)
+        for told in lines(found, without_password(found.uri)):
+            say(told)
         return
+    say("starting MLflow's server, which takes some seconds")
     with _server(found.uri, port) as (server, address, log):
-        for line in (*lines(found, address), "stop      Ctrl-C"):
-            say(line)
+        for told in (*lines(found, address), "stop      Ctrl-C"):
+            say(told)
         database = sqlite_file(found.uri)
         assert database is not None  # `find` finds no other
         with serving(database.parent, address), contextlib.suppress(Interrupted):
@@ -130,12 +132,17 @@ def serve(found: Shown, say: Callable[[str], None], port: int | None = None) -> 
 def lines(found: Shown, address: str) -> Iterator[str]:
     """What is printed: the page that is wanted, further runs, and where all can be compared."""
     first, *others = found.pages
-    yield f"dashboard {first.at(address)}"
-    for page in others[: _MOST_SHOWN - 1]:
-        yield f"{page.name:<9} {page.at(address)}"
+    shown = others[: _MOST_SHOWN - 1]
+    wide = max(9, *(len(line(page.name)) for page in shown)) if shown else 9
+    yield f"{'dashboard':<{wide}} {first.at(address)}"
+    names = {first.run: first.name}
+    for page in shown:
+        told = names.setdefault(page.run, page.name)
+        copied = f"as {line(told)}: one is a copy of the other, and has had no driver of its own"
+        yield f"{line(page.name):<{wide}} {page.at(address) if told is page.name else copied}"
     if len(others) >= _MOST_SHOWN:
-        yield f"...       {len(others) + 1 - _MOST_SHOWN} runs more, on the next page"
-    yield f"compare   {experiment_page(address, first.experiment_id)}"
+        yield f"{'...':<{wide}} {len(others) + 1 - _MOST_SHOWN} runs more, on the next page"
+    yield f"{'compare':<{wide}} {experiment_page(address, first.experiment_id)}"
 
 
 @contextlib.contextmanager

@@ -107,6 +107,8 @@ def told(
     """
     file, run, problems = checked.file, checked.run, checked.problems
     yield f"valid     {job}"
+    if file.own:
+        yield f"method    {file.own}"
     yield f"model     {checked.model}"
     if checked.reference:
         yield f"reference {checked.reference}"

@@ -5,7 +5,7 @@ are frozen and refuse unknown keys. No section reads a file or knows a library h
 """
 
 from orchestrator.config.base import CountOrZero, Settings, at_round
-from orchestrator.config.data import Data, Example, Source
+from orchestrator.config.data import Curriculum, Data, Example, Source
 from orchestrator.config.job import OWN_REFERENCES, Cluster, Job, Keep, Method, Tracking, is_executing, only_executes
 from orchestrator.config.learning import Loss, Pairs, Promotion, RoundLoss, Rule, Train
 from orchestrator.config.lora import Lora
@@ -32,6 +32,7 @@ __all__ = [
     "AdaptTemperature",
     "Cluster",
     "CountOrZero",
+    "Curriculum",
     "Data",
     "Evaluate",
     "Example",

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import datetime
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Words:
+    """Of a type: what it holds, in the words of errors and of the documentation."""
+
+    words: str
 
 
 class Settings(BaseModel):

@@ -13,7 +13,10 @@ from orchestrator.config.base import (
     NonEmpty,
     Settings,
     compiled,
+    no_bool,
 )
+
+Share = Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)]
 
 
 class Source(Settings):
@@ -82,6 +85,28 @@ class Example(Settings):
     """What a model should answer to it."""
 
 
+class Curriculum(Settings):
+    """Prompts drawn by their pass rates: the share of right ones among all samples that the last round which drew them
+    has of them. From round 2 on a round draws, at random, those whose pass rate is within the bounds and those that no
+    round has drawn yet; where these are too few, others fill up, which is told. Prompts of intermediate difficulty
+    teach most (arXiv 2504.03380, 2510.01135); those that all samples solve, or none, make no pair (DAPO's dynamic
+    sampling, arXiv 2503.14476)."""
+
+    lowest: Share = 0.1
+    """Lowest pass rate."""
+    highest: Share = 0.9
+    """Highest pass rate."""
+    others: Annotated[float, BeforeValidator(no_bool), Field(ge=0, lt=1)] = 0.1
+    """Share of a round's prompts that are drawn from outside of the bounds, those first that were drawn longest ago: so
+    pass rates are renewed, and what the model has learned, or forgotten, is seen."""
+
+    @model_validator(mode="after")
+    def _bounds(self) -> Curriculum:
+        if self.lowest > self.highest:
+            raise ValueError(f"its `lowest` ({self.lowest:g}) must not be above its `highest` ({self.highest:g})")
+        return self
+
+
 class Data(Settings):
     """The disjoint sets of problems, and how a row becomes a prompt."""
 
@@ -135,6 +160,9 @@ class Data(Settings):
     prompts every round, none of them twice: too few of them for all rounds are refused."""
     prompts_per_round: Count | None = None
     """How many training prompts a round uses; null uses them all. `split` and `new` need it."""
+    curriculum: Curriculum | None = None
+    """Draw each round's prompts by the share of right samples that they had in rounds before, instead of in turn; needs
+    `prompts: split`. `{}` takes all defaults below. null draws whatever comes next."""
     allow_overlap: bool = False
     """Accept problems that stand, word for word or nearly, in more than one of train, gate, test and tests."""
 
@@ -195,4 +223,9 @@ class Data(Settings):
             raise ValueError("`tests` are sets beside `test`: name the first one there")
         if self.prompts != "same" and self.prompts_per_round is None:
             raise ValueError(f"`prompts: {self.prompts}` needs `prompts_per_round`, how many fresh prompts a round has")
+        if self.curriculum is not None and self.prompts != "split":
+            raise ValueError(
+                f"`curriculum` draws other prompts each round, of which some come again, and `prompts: {self.prompts}` "
+                "says otherwise: set `prompts: split`"
+            )
         return self

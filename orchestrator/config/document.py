@@ -22,13 +22,14 @@ class Origin:
     order: tuple[int, int, int]
 
 
-def in_sections(document: Mapping[str, Any], origins: dict[Key, Origin]) -> dict[str, Any]:
-    """The document with the settings of its source in their section, and `origins` with their places there.
+def in_sections(document: Mapping[str, Any], origins: dict[Key, Origin], usual: str | None = None) -> dict[str, Any]:
+    """The document with the settings of its source in their section, and `origins` with their places there. `usual` is
+    the source where it names none; null is that of its method.
 
     Raises:
         BadInput: a setting stands in both places, or the source has none.
     """
-    usual = methods.usual_source(document)
+    usual = usual or methods.usual_source(document)
     try:
         made, moves = form.in_sections(document, usual), list(form.moved(document, usual))
     except form.Misplaced as error:
@@ -42,10 +43,13 @@ def in_sections(document: Mapping[str, Any], origins: dict[Key, Origin]) -> dict
 
 
 def put_all(
-    document: dict[str, Any], origins: dict[Key, Origin], given: Sequence[tuple[tuple[str, ...], Any, Origin]]
+    document: dict[str, Any],
+    origins: dict[Key, Origin],
+    given: Sequence[tuple[tuple[str, ...], Any, Origin]],
+    usual: str | None = None,
 ) -> list[tuple[str, ...]]:
     """Set keys of a document, whose source's settings are in their section; returns where they stand now. `source.KEY`
-    is a setting of the source that the document then has.
+    is a setting of the source that the document then has. `usual` is as in `in_sections`.
 
     Raises:
         BadInput: that source has no settings.
@@ -53,7 +57,7 @@ def put_all(
     given = [one for key, value, origin in given for one in _apart(key, value, origin)]
     named = {"method": document.get("method", "irpo"), "source": document.get("source")}
     named |= {key[0]: value for key, value, _ in given if key in (("method",), ("source",))}
-    source = methods.usual_source(named) if named["source"] is None else named["source"]
+    source = (usual or methods.usual_source(named)) if named["source"] is None else named["source"]
     places = []
     for key, value, origin in given:
         try:

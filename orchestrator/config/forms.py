@@ -11,7 +11,20 @@ from typing import Any, Literal
 
 from orchestrator.config.base import at_round
 
-FormName = Literal["sigmoid", "squared", "robust", "ipo", "ipo_mean", "dpop", "simpo", "orpo"]
+FormName = Literal[
+    "sigmoid",
+    "squared",
+    "robust",
+    "ipo",
+    "ipo_mean",
+    "dpop",
+    "simpo",
+    "orpo",
+    "softmax",
+    "odpo",
+    "reward_aware",
+    "scaled",
+]
 
 
 @dataclass(frozen=True)
@@ -26,11 +39,15 @@ class Form:
     """Whether it compares with the reference's log-probabilities; without, no reference pass is made."""
     scope: Literal["sum", "mean"] = "sum"
     """Of a completion's tokens: whether their log-probabilities are summed or averaged."""
-    rows: Literal["pair"] = "pair"
-    """What one row of the training data is: a `pair` has a chosen and a rejected completion of one prompt."""
+    rows: Literal["pair", "group"] = "pair"
+    """What an update counts, and takes the mean over: a `pair` has a chosen and a rejected completion of one prompt, a
+    `group` a chosen and several rejected ones (records/groups.py)."""
+    reads_scores: bool = False
+    """Whether it reads by how much the chosen one's score is above the rejected one's."""
 
 
 _BETA = frozenset({"beta"})
+_SCORED = _BETA | {"score_scale"}
 
 FORMS: Mapping[str, Form] = {
     "sigmoid": Form(
@@ -44,6 +61,10 @@ FORMS: Mapping[str, Form] = {
     "dpop": Form("DPO-Positive, arXiv 2402.13228, equation 3", _BETA | {"penalty"}),
     "simpo": Form("SimPO, arXiv 2405.14734, equation 6", _BETA | {"target_margin"}, False, "mean"),
     "orpo": Form("ORPO, arXiv 2403.07691, equation 7", frozenset(), False, "mean"),
+    "softmax": Form("S-DPO, arXiv 2406.09215, the loss L_S-DPO", _BETA, rows="group"),
+    "odpo": Form("ODPO, arXiv 2402.10571, the loss L_ODPO", _SCORED, reads_scores=True),
+    "reward_aware": Form("RPO, arXiv 2406.11704, the loss L_rpo", _SCORED, reads_scores=True),
+    "scaled": Form("scaled Bradley-Terry, arXiv 2410.01257, with DPO's reward", _SCORED, reads_scores=True),
 }
 """By the name that `loss.form` has."""
 

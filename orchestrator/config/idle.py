@@ -95,7 +95,7 @@ def _by_form() -> Iterator[_Rule]:
         others = [f"`{name}`" for name, form in FORMS.items() if key not in form.settings]
         where = f"another `loss.form` than {' and '.join(others)}"
         if len(reading) <= len(others):
-            where = f"`loss.form` {' or '.join(reading)}"
+            where = f"`loss.form` {' or '.join(filter(None, (', '.join(reading[:-1]), reading[-1])))}"
         yield _Rule((f"loss.{key}",), where, partial(_reads, key))
 
 
@@ -141,7 +141,7 @@ _RULES: Sequence[_Rule] = (
     _Rule(("pairs.margin",), "`pairs.rule: margin`", lambda job: job.pairs.rule == "margin"),
     _Rule(("pairs.replay_rounds",), "`pairs.replay` above 0", lambda job: job.pairs.replay > 0),
     _Rule(
-        ("loss.beta", "loss.form", "loss.smoothing", "loss.penalty", "loss.target_margin"),
+        ("loss.beta", "loss.form", "loss.smoothing", "loss.penalty", "loss.target_margin", "loss.score_scale"),
         "`loss.dpo` above 0",
         lambda job: _weighs(job.loss.dpo),
     ),

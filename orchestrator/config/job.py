@@ -11,6 +11,7 @@ from pydantic import (
     Field,
     SerializationInfo,
     SerializerFunctionWrapHandler,
+    WithJsonSchema,
     field_validator,
     model_serializer,
     model_validator,
@@ -19,12 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticKnownError
 
 from orchestrator.config.archive import archive_address
-from orchestrator.config.base import (
-    Count,
-    CountOrZero,
-    Positive,
-    Settings,
-)
+from orchestrator.config.base import Count, CountOrZero, Positive, Settings, Words
 from orchestrator.config.data import Data
 from orchestrator.config.environment import names, variables
 from orchestrator.config.learning import Loss, Pairs, Promotion, Train
@@ -39,7 +35,14 @@ def _variables(given: Any) -> Any:
     return variables(given) if isinstance(given, dict) and all(isinstance(name, str) for name in given) else given
 
 
+METHOD_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]*"
 Method = Literal["irpo", "sdpo", "step_dpo", "dpo", "sft", "star", "rft", "rest_em", "iterative_dpo", "self_rewarding"]
+_OwnMethod = Annotated[
+    str,
+    Field(pattern=rf"^{METHOD_NAME}$", max_length=40),
+    WithJsonSchema({"type": "string", "pattern": rf"^([^#]+#)?{METHOD_NAME}$"}),
+    Words("a row of a file of your own, `FILE#NAME`"),
+]
 
 
 class Keep(Settings):
@@ -143,8 +146,9 @@ class Job(Settings):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     """Name of the job and of its run folder `runs/<name>`."""
-    method: Method = "irpo"
-    """Which method's settings are the defaults; see below."""
+    method: Method | _OwnMethod = "irpo"
+    """Which method's settings are the defaults; see below. A row of your own is named by its file and its name, and a
+    run keeps its name."""
     source: Annotated[SourceSettings, BeforeValidator(_source)] = Sample()
     """Its settings are in the section that is named beside it. They may also stand here, with the name as `type`:
     `source: {type: steps, localiser: judge}` is `source: steps` with `steps: {localiser: judge}`."""

@@ -9,11 +9,23 @@ from typing import Any
 import yaml
 from pydantic.fields import FieldInfo
 
-from orchestrator.config import AdaptTemperature, Data, Evaluate, Generate, Harness, Job, Settings, Source, is_executing
+from orchestrator.config import (
+    AdaptTemperature,
+    Curriculum,
+    Data,
+    Evaluate,
+    Generate,
+    Harness,
+    Job,
+    Settings,
+    Source,
+    is_executing,
+)
 from orchestrator.config.data import HeldOut
 from orchestrator.config.load import resolved_yaml
 from orchestrator.config.marks import mark_of, sections_in
-from orchestrator.config.methods import OTHERS, PRESETS
+from orchestrator.config.methods import PRESETS
+from orchestrator.config.own_methods import Row
 from orchestrator.config.words import model_of, wanted
 
 EXAMPLE = """\
@@ -161,6 +173,30 @@ other thing depends on the method's name. What stands nowhere in the row has the
 """
 
 
+_OWN_METHODS = """\
+### Methods of your own
+
+A paper's variant needs no code: it is a row of a file of yours, and `method: my_methods.yaml#mild` names it (the file
+relative to the job file's folder, else to the current folder). [jobs/methods.yaml](../jobs/methods.yaml) has SPIN,
+DPO-VP, SPPO, SimPO, ORPO and SSD as such rows; [jobs/simpo.yaml](../jobs/simpo.yaml) and
+[jobs/ssd.yaml](../jobs/ssd.yaml) are jobs of them.
+
+```yaml
+mild:
+  paper: "Ours, section 3"
+  what: IRPO with a looser pull and fresh prompts
+  like: irpo
+  settings:
+    data: {prompts: split}
+    loss: {beta: [0.1, 0.05]}
+```
+
+What the job file says goes before a row, and a row before what it is `like`. `ratchet validate` tells which row a job
+has. A run keeps the row's name and every setting: `ratchet resume` and `ratchet fork` do not read the file again, and
+started anew with a row that has changed, a run says what differs, as with a job file. Arms of a comparison name rows
+in the same way.
+"""
+
 _CHANGES = """\
 A setting decides what comes out, or only says how the work is executed. A run keeps those that decide: starting it
 again with others is refused, with the difference shown. Those that execute may change at every start, since the result
@@ -235,10 +271,8 @@ def _methods() -> Iterator[str]:
         settings = ", ".join(f"`{key}: {json.dumps(value)}`".replace('"', "") for key, value in _flat(preset.settings))
         lines.append(f"| `{name}` | {preset.what} | {settings} | {preset.paper} |")
     yield "\n".join(lines)
-    yield "These methods are not among them, and are a few lines each:"
-    yield "\n\n".join(
-        f"{what}:\n\n```yaml\n{yaml.safe_dump(said, sort_keys=False)}```" for what, said in OTHERS.items()
-    )
+    yield _OWN_METHODS
+    yield _table(Row)
 
 
 def _flat(settings: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
@@ -262,6 +296,9 @@ def _sections() -> Iterator[str]:
                 yield f"### Each of `{name}.tests`"
                 yield _paragraph(f"{HeldOut.__doc__} It has the keys of a source, and these:")
                 yield _table(HeldOut, without=Source)
+                yield f"### `{name}.curriculum`"
+                yield _paragraph(Curriculum.__doc__ or "")
+                yield _table(Curriculum)
             if model is Generate:
                 yield f"### `{name}.adapt_temperature`"
                 yield _paragraph(AdaptTemperature.__doc__ or "")

@@ -24,6 +24,14 @@ from orchestrator.config.marks import Executes, Executing
 
 MOST_PAIRED = 10_000
 """Pairs a prompt that a rule makes which repeats them."""
+IMITATING = ("correct", "unfiltered")
+"""Rules that choose samples to be imitated; their pairs have no rejected side."""
+
+
+BY_SCORE = ("best_worst", "margin", "best_rest")
+"""Rules that go by scores, whatever gives them; the others go by verdicts."""
+GROUPING = ("best_rest",)
+"""Rules whose pairs of a prompt are one group: a chosen completion with several rejected ones."""
 
 
 def _each(schedule: int | list[int]) -> list[int]:
@@ -33,14 +41,18 @@ def _each(schedule: int | list[int]) -> list[int]:
 class Pairs(Settings):
     """From scored samples to preference pairs (arXiv 2404.19733, section 2) or to completions that are imitated."""
 
-    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct"] = "zip"
+    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct", "unfiltered", "best_rest"] = "zip"
     """How a prompt's samples are paired. `zip`: walk the correct and the wrong ones together, wrapping, to
     `per_prompt` pairs. `best_worst`: the highest score against the lowest, one pair. `margin`: any two whose scores
     differ by `margin` or more. `longest_correct`: the longest correct one against a random wrong one. `correct`: no
-    pairs, but correct samples alone, to be imitated (`loss.dpo` is 0). A score is 1 for correct and 0 for wrong, or
-    what `source: judge` gives."""
+    pairs, but correct samples alone, to be imitated (`loss.dpo` is 0). `unfiltered`: likewise, but all samples that
+    ended by themselves, right or wrong; verdicts are told, and decide nothing (Simple Self-Distillation, arXiv
+    2604.01193; as a baseline, what imitating correct ones is worth). `best_rest`: the highest score against each of up
+    to `per_prompt` lower ones, drawn at random, pairs that are one group for `loss.form: softmax`. A score is 1 for
+    correct and 0 for wrong, or what `source: judge` gives."""
     per_prompt: CountSchedule = 4
-    """Pairs a prompt (K), by round; with `rule: correct`, samples a prompt."""
+    """Pairs a prompt (K), by round; with `rule: correct` or `unfiltered`, samples a prompt; with `rule: best_rest`,
+    rejected ones of its group."""
     margin: Positive = 1.0
     """Least difference of scores that `rule: margin` pairs."""
     gold_as_chosen: bool | Literal["only"] = False
@@ -51,14 +63,20 @@ class Pairs(Settings):
     """Use only one of several samples of a prompt that have the same `text`, or the same list of `equations` (RFT,
     arXiv 2308.01825)."""
     max_pairs: Count | None = None
-    """Keep a seeded random subset of so many pairs a round."""
+    """Keep a seeded random subset of so many pairs a round; with `rule: best_rest`, of so many whole groups."""
     replay: Annotated[float, BeforeValidator(no_bool), Field(ge=0, le=1)] = 0.0
-    """Share of every earlier round's pairs that is trained on again, drawn at random; 0 is none, 1 all of them."""
+    """Share of every earlier round's pairs that is trained on again, drawn at random; 0 is none, 1 all of them. Groups
+    are drawn whole."""
     replay_rounds: Count | None = None
     """How many earlier rounds `replay` goes back; null is all of them."""
     append_eos: bool = True
     """Close the sides of preference data with the EOS token. Gold solutions always are; what was sampled has EOS
     exactly where it was sampled."""
+
+    @property
+    def imitates(self) -> bool:
+        """Whether its rule makes no pairs, but chooses samples to be imitated."""
+        return self.rule in IMITATING
 
     @model_validator(mode="after")
     def _fits(self) -> Pairs:
@@ -66,6 +84,11 @@ class Pairs(Settings):
             raise ValueError(
                 "`rejected: any` may reject a correct sample, which only a gold solution is better than: set "
                 "`gold_as_chosen: only`"
+            )
+        if self.rule == "unfiltered" and self.gold_as_chosen:
+            raise ValueError(
+                "`rule: unfiltered` imitates samples alone: leave `gold_as_chosen` out, or set `rule: correct`, which "
+                "can take gold solutions with them"
             )
         if self.rule == "zip" and any(each > MOST_PAIRED for each in _each(self.per_prompt)):
             raise ValueError(
@@ -83,8 +106,10 @@ class Loss(Settings):
     beta is 1/eta); `robust` is DPO's without the bias of labels of which a share `smoothing` is wrong (arXiv
     2403.00409); `ipo` pulls the difference of the log-ratios to 1/(2 beta) (arXiv 2310.12036, equation 17), `ipo_mean`
     that of log-ratios a token, as TRL does; `dpop` is DPO's with a `penalty` (arXiv 2402.13228); `simpo` (arXiv
-    2405.14734) and `orpo` (arXiv 2403.07691) compare log-probabilities a token, without a reference. What each is for:
-    [losses.md](losses.md)."""
+    2405.14734) and `orpo` (arXiv 2403.07691) compare log-probabilities a token, without a reference. `softmax` compares
+    a chosen completion with a group of rejected ones at once (S-DPO, arXiv 2406.09215). `odpo` (arXiv 2402.10571),
+    `reward_aware` (arXiv 2406.11704) and `scaled` (arXiv 2410.01257) go by how far the scores of both sides are apart.
+    What each is for: [losses.md](losses.md)."""
     beta: PositiveSchedule = 0.1
     """Strength of the pull to the reference, by round; with `form: simpo` what scales the reward, from 2 to 10 in the
     paper."""
@@ -97,6 +122,10 @@ class Loss(Settings):
     target_margin: NonNegative = 0.5
     """By how much `form: simpo` wants the reward of the chosen completion to be above that of the rejected one (the
     paper's gamma, some half of beta)."""
+    score_scale: Positive = 1.0
+    """From a difference of scores to the units of the loss: `form: odpo` wants the chosen completion to be this times
+    the log of the difference ahead (the paper's alpha), `reward_aware` this times the difference (eta), both in nats;
+    `scaled` multiplies a pair's loss by this times the difference."""
     dpo: NonNegativeSchedule = 1.0
     """Weight of the DPO term, by round."""
     nll: NonNegativeSchedule = 1.0
@@ -123,6 +152,16 @@ class RoundLoss(Loss):
     def reads_reference(self) -> bool:
         """Whether it compares with a reference: imitation does not, nor do some forms."""
         return self.dpo > 0 and FORMS[self.form].reads_reference
+
+    @property
+    def reads_groups(self) -> bool:
+        """Whether what it is the mean over are groups of a chosen and several rejected completions, and no pairs."""
+        return FORMS[self.form].rows == "group"
+
+    @property
+    def reads_scores(self) -> bool:
+        """Whether it goes by the scores of both sides."""
+        return self.dpo > 0 and FORMS[self.form].reads_scores
 
 
 def _stage(zero: int | None) -> int:
@@ -161,7 +200,7 @@ class Train(Settings):
     """Learning rate that the schedule ends at as a share of the peak; the update after the last would have
     it (linear and cosine)."""
     batch_pairs: Count = 16
-    """Pairs an update, over all ranks."""
+    """Pairs an update, over all ranks; with `loss.form: softmax`, groups."""
     epochs: Count = 1
     """Passes over the round's pairs."""
     token_budget: Count | None = None
@@ -191,7 +230,8 @@ class Train(Settings):
     max_grad_norm: Positive | None = 1.0
     """Clip the gradient's norm; null does not clip."""
     tokens_per_microbatch: Annotated[Count | None, Executes(since=2, was=USUAL_MICROBATCH)] = None
-    """Most real tokens that go through the model at once on a rank; a single pair that is larger goes alone. null is
+    """Most real tokens that go through the model at once on a rank; a single pair, or group, that is larger goes alone.
+    null is
     the most that fits the memory, of the powers of two from 512 to 16384, on CPU to 4096. Where a rank runs out of
     memory, the run goes on with half of it, says so, and notes it in the ledger. So does its next
     start, unless it has another device, or another value is given for this, `ranks`, `zero`, `activation_checkpointing`

@@ -17,16 +17,13 @@ from orchestrator.config import Job, addresses, methods
 from orchestrator.config.document import Key, Origin, dotted, in_sections, put_all, unwritable
 from orchestrator.config.job import BESIDE
 from orchestrator.config.other_words import key_for
+from orchestrator.config.own_methods import OwnMethod, is_own, read_own, unknown_method
 from orchestrator.config.sources import kind_named
 from orchestrator.config.words import fields_at, wanted_at
-from orchestrator.config.yaml_text import read_yaml
-from orchestrator.errors import BadInput, Damaged
-from orchestrator.files.inside import read_regular
+from orchestrator.config.yaml_text import read_yaml, text_of
+from orchestrator.errors import BadInput
 from orchestrator.files.named import real, spelled
 from orchestrator.text import shown
-
-MAX_JOB = 1 << 20
-"""Bytes of a job file."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +35,8 @@ class JobFile:
     overrides: tuple[str, ...]
     recorded: tuple[Path, ...] = ()
     """Of a run that goes on by itself (see driver/resume.py): the folders that its relative paths were in so far."""
+    own: OwnMethod | None = None
+    """The row of the user's own that its `method` named."""
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -82,24 +81,6 @@ def load_job(path: Path, overrides: Sequence[str] = ()) -> JobFile:
     return parse_job(text_of(path), path, overrides)
 
 
-def text_of(path: Path, what: str = "job") -> str:
-    """The text of a job file, or of another of its kind.
-
-    Raises:
-        BadInput: it cannot be read, or is no regular file: a device may have no end, and a pipe no beginning.
-    """
-    try:
-        return read_regular(path, MAX_JOB).decode()
-    except OSError as error:
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
-        hint = f". Did you mean {path.parent / near[0]}?" if near else ""
-        raise BadInput(f"{path}: cannot read the {what} file ({error.strerror}){hint}") from error
-    except Damaged as error:
-        raise BadInput(f"{error}. Give the {what} file, in YAML") from error
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path}: not UTF-8 (byte {error.start})") from error
-
-
 def parse_job(
     text: str, path: Path, overrides: Sequence[str] = (), keeps: Callable[[Key], bool] | None = None
 ) -> JobFile:
@@ -111,7 +92,20 @@ def parse_job(
     if "arms" in document:
         raise BadInput(f"{path}: this is a comparison, with `arms`, and no job: `ratchet compare {path}`")
     origins = {key: Origin(f"{path}:{line}:{column}", (0, line, column)) for key, (line, column) in positions.items()}
-    return job_of(document, path, overrides, keeps, origins)
+    own = _own_method(document, path, overrides, origins)
+    return job_of(document, path, overrides, keeps, origins, own)
+
+
+def _own_method(
+    document: Mapping[str, Any], path: Path, overrides: Sequence[str], origins: Mapping[Key, Origin]
+) -> OwnMethod | None:
+    """The row that a job file names as its method, or an override beside it."""
+    given = [(override, value) for override in overrides for key, value in [_parsed(override)] if key == ("method",)]
+    if given:
+        override, method = given[-1]
+        return read_own(method, path, f"override {override!r}", True) if is_own(method) else None
+    method = document.get("method")
+    return read_own(method, path, f"{origins['method',].place}: method") if is_own(method) else None
 
 
 def job_of(
@@ -120,17 +114,20 @@ def job_of(
     overrides: Sequence[str] = (),
     keeps: Callable[[Key], bool] | None = None,
     origins: Mapping[Key, Origin] | None = None,
+    own: OwnMethod | None = None,
 ) -> JobFile:
     """As `parse_job`, of a document that has been read, or that a run has recorded; `origins` say where its keys
-    stand."""
-    origins = dict(origins or {})
-    document = in_sections(document, origins)
+    stand, and `own` is the row that its method names."""
+    origins, usual = dict(origins or {}), own.source if own else None
+    document = in_sections(document, origins, usual)
     given = [
         (*_parsed(override), Origin(f"override {addresses.without_secrets(override)!r}", (1, number, 0)))
         for number, override in enumerate(overrides, 1)
     ]
-    put_all(document, origins, given)
-    return JobFile(checked(document, path, origins, keeps), real(path), tuple(overrides))
+    put_all(document, origins, given, usual)
+    if own:  # whose file a run does without
+        overrides = [f"method={own.name}" if each.startswith("method=") else each for each in overrides]
+    return JobFile(checked(document, path, origins, keeps, own), real(path), tuple(overrides), own=own)
 
 
 def checked(
@@ -138,9 +135,18 @@ def checked(
     path: Path,
     origins: Mapping[Key, Origin],
     keeps: Callable[[Key], bool] | None = None,
+    own: OwnMethod | None = None,
 ) -> Job:
-    """The job that a document is, `origins` being where its keys were set; as `load_job`, and `keeps` as there."""
+    """The job that a document is, `origins` being where its keys were set, and `own` the row that its method names; as
+    `load_job`, and `keeps` as there."""
+    if own:
+        document, origins = own.below(document, origins)
     lines, filled = _unfit(document, path, origins, keeps), methods.filled_in(document)
+    if not own and unknown_method(document):
+        origin = origins.get(("method",), Origin(str(path), (2, 0, 0)))
+        name = "" if origin.order[0] == 1 else "method: "
+        said = f"must be {wanted_at(('method',))} (it is {_shown(document['method'])})"
+        lines.append((origin.order, f"{origin.place}: {name}{said}"))
     try:
         job = Job.model_validate(filled)
     except ValidationError as error:

@@ -154,40 +154,6 @@ PRESETS: Mapping[Method, Preset] = {
 }
 
 
-OTHERS: Mapping[str, Settings] = {
-    "SPIN (arXiv 2401.01335): gold solutions against the model's own samples, right or wrong; the last round's data "
-    "mixed in": {
-        "method": "irpo",
-        "generate": {"samples": 1},
-        "pairs": {"gold_as_chosen": "only", "rejected": "any", "per_prompt": 1, "replay": 1.0, "replay_rounds": 1},
-        "loss": {"beta": [0.1, 0.1, 5.0], "nll": 0.0},
-    },
-    "DPO-VP (arXiv 2503.12854): the longest correct sample against a random wrong one": {
-        "method": "irpo",
-        "rounds": 6,
-        "generate": {"samples": 8, "temperature": [0.7, 0.7, 0.7, 1.0, 1.0, 1.2]},
-        "pairs": {"rule": "longest_correct", "per_prompt": 1},
-        "loss": {"nll": 0.0},
-    },
-    "SPPO (arXiv 2405.00675): the log-ratios pulled to fixed distances; best against worst of five, where the paper "
-    "regresses on the win rates of all": {
-        "method": "irpo",
-        "generate": {"samples": 5},
-        "pairs": {"rule": "best_worst", "per_prompt": 1},
-        "loss": {"form": "squared", "beta": 0.001, "nll": 0.0},
-    },
-    "SimPO (arXiv 2405.14734): log-probabilities a token compared, without a reference": {
-        "method": "dpo",
-        "loss": {"form": "simpo", "beta": 2.0, "target_margin": 1.0},
-    },
-    "ORPO (arXiv 2403.07691): imitation and an odds ratio at once, without a reference": {
-        "method": "dpo",
-        "loss": {"form": "orpo", "dpo": 0.1, "nll": 1.0},
-    },
-}
-"""Methods without a name of their own, as job files would give them."""
-
-
 def usual_source(document: Mapping[str, Any]) -> str:
     """The source of a job that names none: its method's."""
     preset = _preset(document)
@@ -204,35 +170,34 @@ def filled_in(document: Mapping[str, Any]) -> dict[str, Any]:
     names no method, is left for the job's own checks to refuse."""
     preset = _preset(document)
     document = form.in_sections(document, usual_source(document))
-    merged = _merged(preset.settings, document) if preset else dict(document)
-    kind = kind_named(merged.get("source"))
-    if kind is not None and "rounds" not in merged and (rounds := kind.rounds(merged.get(kind.section))):
-        merged["rounds"] = rounds
-    return merged
+    filled = merged(preset.settings, document) if preset else dict(document)
+    kind = kind_named(filled.get("source"))
+    if kind is not None and "rounds" not in filled and (rounds := kind.rounds(filled.get(kind.section))):
+        filled["rounds"] = rounds
+    return filled
 
 
-def with_method(document: Mapping[str, Any], method: Method) -> dict[str, Any]:
-    """A job as it stands in its file, for another method: what that method's row names is taken out, so that it is not
-    what the file says for its own method."""
-    if document.get("method", "irpo") == method:
-        return dict(document)
-    return _without(document, PRESETS[method].settings) | {"method": method}
+def with_method(document: Mapping[str, Any], method: str, settings: Settings) -> dict[str, Any]:
+    """A job as it stands in its file, for another method, which has these settings: what they name is taken out, so
+    that it is not what the file says for its own method."""
+    return _without(document, settings) | {"method": method}
 
 
 _INSTEAD_OF = {"warmup_ratio": "warmup_steps", "temperature_mix": "temperature"}
 """A method's key that gives way where the file has the other one, of which only one can hold."""
 
 
-def _merged(defaults: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(said)
+def merged(defaults: Settings, said: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings that are `said`, over the others, section by section."""
+    found = dict(said)
     for key, value in defaults.items():
         if _INSTEAD_OF.get(key) in said:
             continue
         if key not in said:
-            merged[key] = dict(value) if isinstance(value, Mapping) else value
+            found[key] = dict(value) if isinstance(value, Mapping) else value
         elif isinstance(value, Mapping) and isinstance(said[key], Mapping):
-            merged[key] = _merged(value, said[key])
-    return merged
+            found[key] = merged(value, said[key])
+    return found
 
 
 def _without(said: Mapping[str, Any], row: Settings) -> dict[str, Any]:

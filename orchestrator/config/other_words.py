@@ -41,6 +41,7 @@ _WORDS = {
     "loss.smoothing": "label_smoothing",
     "loss.penalty": "dpop_lambda lambda_dpop",
     "loss.target_margin": "simpo_gamma gamma",
+    "loss.score_scale": "gt_reward_scale",
     "loss.nll": "alpha nll_weight nll_alpha nll_coef nll_loss_coef rpo_alpha sft_weight",
     "train.ranks": "num_gpus n_gpus world_size num_processes nproc_per_node gpus",
     "train.zero": "zero_stage deepspeed_stage",

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config.base import at_round
 from orchestrator.config.forms import FORMS
+from orchestrator.config.learning import BY_SCORE, GROUPING
 from orchestrator.config.lora import lora_contradictions
-from orchestrator.config.sources import KINDS
+from orchestrator.config.sources import KINDS, listed
 from orchestrator.config.sources.base import gold_solutions
 
 if TYPE_CHECKING:
@@ -44,6 +45,21 @@ def _forms(job: Job) -> Iterator[str]:
         yield f"{named}: `loss.form: {form}` reads none. Leave `reference` out, or take another form"
     if compared and form == "robust" and not job.loss.smoothing:
         yield "`loss.form: robust` needs `loss.smoothing`, the share of pairs that are the wrong way round"
+    if compared and FORMS[form].rows == "group" and not _makes_groups(job):
+        readers = listed([name for name, kind in KINDS.items() if "pairs.rule" in kind.reads])
+        yield (
+            f"`loss.form: {form}` compares a chosen completion with a group of rejected ones, which only `pairs.rule: "
+            f"best_rest` makes, with {readers}; of single pairs `form: sigmoid` is the same loss"
+        )
+    if compared and FORMS[form].reads_scores and not job.source.has_scores(job):
+        yield (
+            f"`loss.form: {form}` goes by how far the scores of both sides are apart, and with `source: "
+            f"{job.source.type}` samples have none, such as `source: judge` gives: take another form"
+        )
+
+
+def _makes_groups(job: Job) -> bool:
+    return job.pairs.rule in GROUPING and "pairs.rule" in job.source.reads
 
 
 def _nothing_to_learn(job: Job) -> Iterator[str]:
@@ -83,10 +99,10 @@ def _missing_problems(job: Job) -> Iterator[str]:
 
 def _imitation(job: Job) -> Iterator[str]:
     """Of jobs whose pairs have no rejected side, or gold solutions on the chosen one."""
-    if (job.source.imitates or job.pairs.rule == "correct") and any(_weights(job.loss.dpo)):
+    if (job.source.imitates or job.pairs.imitates) and any(_weights(job.loss.dpo)):
         yield (
-            "`loss.dpo` compares with rejected completions, and there are none to imitate gold solutions or correct "
-            "samples: set `loss.dpo: 0` and `loss.nll: 1`"
+            "`loss.dpo` compares with rejected completions, and there are none to imitate gold solutions or samples: "
+            "set `loss.dpo: 0` and `loss.nll: 1`"
         )
     if job.pairs.gold_as_chosen:
         yield from gold_solutions(job, "pairs.gold_as_chosen")
@@ -95,7 +111,7 @@ def _imitation(job: Job) -> Iterator[str]:
 def _too_much_of_scores(job: Job) -> Iterator[str]:
     """Rules that ask more of the scores than they tell."""
     pairs, (lowest, highest) = job.pairs, job.source.scores
-    if pairs.gold_as_chosen == "only" and pairs.rule in ("best_worst", "margin"):
+    if pairs.gold_as_chosen == "only" and pairs.rule in BY_SCORE:
         yield (
             f"`pairs.rule: {pairs.rule}` goes by scores alone, and would take other samples than the gold solution: "
             "with `gold_as_chosen: only` set `rule: zip`"

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from orchestrator.config import Job, Settings, Source
+from orchestrator.config.base import Words
 
 _NUMBERS = {int: ("a whole number", "whole numbers"), float: ("a number", "numbers")}
 _BOUNDS = ("ge", "gt", "le", "lt")
@@ -87,6 +88,8 @@ def _words(annotation: Any, metadata: Sequence[Any]) -> tuple[str, str]:
     annotation, metadata = _bare(annotation, metadata)
     if get_origin(annotation) in (Union, types.UnionType):
         return _union(get_args(annotation))
+    if said := next((item for item in metadata if isinstance(item, Words)), None):
+        return said.words, said.words
     limits = _limits(metadata)
     if annotation is bool:
         return "true or false", "true or false"

@@ -2,22 +2,45 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Callable, Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from orchestrator.config.document import Key
-from orchestrator.errors import BadInput, cut
+from orchestrator.errors import BadInput, Damaged, cut
+from orchestrator.files.inside import read_regular
 
+MAX_JOB = 1 << 20
+"""Bytes of a job file."""
 MOST_VALUES = 20_000
 """Keys and entries of a document. No job has so many, and reading them takes seconds."""
 MOST_LEVELS = 100
 """Of mappings and lists in each other; the time to read them grows with the square of their number."""
 _INTEGER, _TEXT, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("int", "str", "merge"))
 _OTHER_BASE = re.compile(r"[-+]?(0[0-7_]+|[\d_]+(:\d+)+)")
+
+
+def text_of(path: Path, what: str = "job") -> str:
+    """The text of a job file, or of another of its kind.
+
+    Raises:
+        BadInput: it cannot be read, or is no regular file: a device may have no end, and a pipe no beginning.
+    """
+    try:
+        return read_regular(path, MAX_JOB).decode()
+    except OSError as error:
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
+        hint = f". Did you mean {path.parent / near[0]}?" if near else ""
+        raise BadInput(f"{path}: cannot read the {what} file ({error.strerror}){hint}") from error
+    except Damaged as error:
+        raise BadInput(f"{error}. Give the {what} file, in YAML") from error
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path}: not UTF-8 (byte {error.start})") from error
 
 
 def read_yaml(text: str, where: str, several_lines: bool = True) -> tuple[Any, dict[Key, tuple[int, int]]]:

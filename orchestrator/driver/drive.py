@@ -19,8 +19,9 @@ from typing import Any, Protocol
 
 from orchestrator import __version__
 from orchestrator.config import Job
-from orchestrator.config.load import MAX_JOB, JobFile, holds_secret, resolved_yaml
+from orchestrator.config.load import JobFile, holds_secret, resolved_yaml
 from orchestrator.config.places import require_room, run_folder
+from orchestrator.config.yaml_text import MAX_JOB
 from orchestrator.driver.followers import Followers
 from orchestrator.driver.harness import with_tasks
 from orchestrator.driver.kept import (
@@ -350,7 +351,10 @@ def _record_resolved(run: Run, resolved: Mapping[str, Any]) -> None:
 
 def _text_of(file: JobFile, root: Path) -> bytes:
     """A job file as it is written. One that stands in the run may be a link to what is none of the run's; one that
-    has a secret, in a comment or where an override took its place, is not kept."""
+    has a secret, in a comment or where an override took its place, is not kept; nor is one that a row of another file
+    belongs to, since a run needs nothing outside of it."""
+    if file.own is not None:
+        return resolved_yaml(file.job).encode()
     with contextlib.suppress(OSError, Damaged, BadInput, ValueError):  # no UTF-8, no YAML
         text = read_regular(file.path, MAX_JOB, root if file.path.is_relative_to(root) else None)
         if not holds_secret(text.decode()):

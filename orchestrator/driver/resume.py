@@ -26,6 +26,7 @@ from orchestrator.config.sources import kind_of
 from orchestrator.driver import trust
 from orchestrator.driver.trust import Item, Tell
 from orchestrator.errors import BadInput
+from orchestrator.files.inside import run_around
 from orchestrator.files.named import is_there, real
 from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.reports.status import open_run
@@ -102,7 +103,7 @@ def load(path: Path, overrides: Sequence[str] = (), tell: Tell | None = None) ->
 def _read(path: Path, overrides: Sequence[str], tell: Tell | None) -> JobFile:
     """A job file that goes on with no run, though it may lie in the folder of one."""
     file = load_job(path, overrides)
-    if (around := trust.run_around(path)) is not None:
+    if (around := run_around(path)) is not None:
         what = f"{path}, which lies in the run {around} (it has a ledger)"
         trust.require(file, around, _without(lambda: load_job(path)), overrides, what, tell)
     return file

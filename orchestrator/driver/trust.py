@@ -22,7 +22,7 @@ from orchestrator.config.load import JobFile
 from orchestrator.config.sources import sections
 from orchestrator.errors import BadInput, Damaged, cut
 from orchestrator.files import durable, user_state
-from orchestrator.files.inside import is_run, regular_size, walk
+from orchestrator.files.inside import regular_size, run_around, walk
 from orchestrator.files.named import is_there, named_path, real
 
 Tell = Callable[[str], None]
@@ -224,15 +224,6 @@ def _read_while_it_runs(job: Job, root: Path) -> Iterator[Item]:
 
 
 # Who said it
-
-
-def run_around(path: Path) -> Path | None:
-    """The run that a file lies in, by its name or by what its links lead to; None where it lies in none."""
-    for place in (Path(os.path.abspath(path)), real(path)):  # from within a run, `../..` leads out of it
-        for folder in place.parents:
-            if is_run(folder):
-                return folder
-    return None
 
 
 def require_file(path: Path) -> None:

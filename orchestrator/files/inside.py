@@ -46,6 +46,18 @@ def is_run(folder: Path) -> bool:
         return False
 
 
+def run_around(path: Path) -> Path | None:
+    """The run that a file lies in, by its name or by what its links lead to; None where it lies in none."""
+    for place in (
+        Path(os.path.abspath(path)),
+        Path(os.path.realpath(path)),
+    ):  # from within a run, `../..` leads out of it
+        for folder in place.parents:
+            if is_run(folder):
+                return folder
+    return None
+
+
 def walk(folder: Path | str) -> Iterator[tuple[str, list[str], list[str]]]:
     """As os.walk from above, to any depth: that one gives up with a RecursionError where a stranger's folders are
     nested a thread's stack deep. What vanishes meanwhile, or has too long a path to be looked at, is passed over; links

@@ -52,8 +52,8 @@ def check_golds(file: JobFile, problems: Mapping[str, Sequence[Problem]], ask: A
 
 
 def _grades_samples(job: Job) -> bool:
-    """Whether samples of the training problems are compared with gold answers."""
-    return job.source.compares_golds and job.pairs.rejected != "any"
+    """Whether comparing samples of the training problems with gold answers decides anything."""
+    return job.source.compares_golds and job.pairs.rejected != "any" and job.pairs.rule != "unfiltered"
 
 
 def _names(graders: Iterable[Any]) -> Iterator[str]:

@@ -14,6 +14,8 @@ import pyarrow.types as of
 from orchestrator.errors import Damaged, first_line
 from orchestrator.files.identity import look_once
 from orchestrator.files.inside import regular_size
+from orchestrator.records.drawn import CURRICULUM
+from orchestrator.records.groups import FURTHER, further
 from orchestrator.records.harness import HARNESS
 from orchestrator.records.masks import ALL_MASKS, mask_columns, masked, misfits
 from orchestrator.records.rows import (
@@ -45,6 +47,7 @@ _NEEDED: Mapping[str, Sequence[str]] = {
     "repeated": ("prompt_id", "sample_index", "num_tokens", "finish_reason", "verdict", "extracted", "answer"),
     "harness": ("task", "doc_id", "filter", "prompt", "target", "answers", "figures"),
     "drift": ("prompt_id", "sample_index", "num_tokens", "logprob"),
+    "curriculum": ("number", "prompt_id", "round", "samples", "correct", "place"),
     "evaluation": ("prompt_id", "text", "token_ids", "finish_reason", "verdict", "extracted"),
 }
 """Columns that every version has written, by the folder that a file is in. No schema's names: what is added to one is
@@ -186,10 +189,12 @@ def _all_kinds() -> dict[str, set[str]]:
         DRIFT,
         HARNESS,
         DECODED,
+        CURRICULUM,
         step_pairs_schema(),
     ]
     schemas += [kind.schema for kind in SHARDS.values()]
-    for schema in (*schemas, pairs_schema(conversational=False), pairs_schema(conversational=True)):
+    schemas.append(further(pairs_schema(conversational=False), FURTHER))
+    for schema in (*schemas, pairs_schema(conversational=True)):
         for field in masked(schema):
             # A column of nothing but nulls may be stored as such.
             found.setdefault(field.name, {"null"} if field.nullable else set()).add(_kind(field.type))

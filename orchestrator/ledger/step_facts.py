@@ -90,6 +90,7 @@ class Facts(TypedDict, total=False):
     prompts_all_wrong: Count
     prompts_ungradable: Count
     prompts_paired: Count
+    groups: Count
     pass_any: Share
     chosen_tokens: Rate
     rejected_tokens: Rate
@@ -101,6 +102,15 @@ class Facts(TypedDict, total=False):
     temperature: Rate
     before: Rate
     mixed: Share
+
+    # prompts that are drawn by their pass rates
+    problems: Count
+    fitting: Count
+    new: Count
+    others: Count
+    filled: Count
+    too_easy: Count
+    too_hard: Count
 
     # prompts, and what is kept of preference data
     prompts: Count

@@ -19,6 +19,7 @@ from orchestrator.config.forms import reads_reference
 from orchestrator.config.sources import kind_of
 from orchestrator.errors import BadInput
 from orchestrator.ledger.ledger import State
+from orchestrator.records.groups import FURTHER, GROUP, SCORES
 from orchestrator.records.masks import PAIR_MASKS
 from orchestrator.reports.status import open_run
 from orchestrator.reports.tables import parquet_files, step_rows
@@ -106,14 +107,19 @@ def _replayed(run_dir: Path, state: State, step: str) -> Iterator[str]:
     """Whether each replayed pair ("01:p7/0") is the earlier round's."""
 
     @functools.lru_cache(maxsize=1)  # they stand in the order of the rounds
-    def pairs_of(number: str) -> dict[str, bytes]:
-        rows = step_rows(run_dir, state, f"rounds/{number}/pairs", ["pair_id", *TOKENS])
-        return {row["pair_id"]: all_ids(row) for row in rows}
+    def pairs_of(number: str) -> dict[str, tuple[bytes, str | None, list[float | None]]]:
+        rows = step_rows(run_dir, state, f"rounds/{number}/pairs", ["pair_id", *TOKENS, *FURTHER])
+        return {row["pair_id"]: (all_ids(row), row.get(GROUP), _scores(row)) for row in rows}
 
-    for row in step_rows(run_dir, state, step, ["pair_id", *TOKENS]):
-        number, _, pair_id = row["pair_id"].partition(":")
-        if pairs_of(number).get(pair_id) != all_ids(row):
+    for row in step_rows(run_dir, state, step, ["pair_id", *TOKENS, *FURTHER]):
+        (number, _, pair_id), group = row["pair_id"].partition(":"), row.get(GROUP)
+        own = None if group is None else group.removeprefix(f"{number}:")
+        if pairs_of(number).get(pair_id) != (all_ids(row), own, _scores(row)):
             yield f"{step}: pair {row['pair_id']!r} is no pair of rounds/{number}"
+
+
+def _scores(row: dict[str, Any]) -> list[float | None]:
+    return [row.get(name) for name in SCORES]
 
 
 def all_ids(row: dict[str, Any]) -> bytes:

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
 from rich.text import Text
 
 from orchestrator.errors import BadInput, RatchetError
@@ -19,6 +18,7 @@ from orchestrator.ledger.ledger import State
 from orchestrator.reports.rounds import accuracy, rounds
 from orchestrator.reports.status import open_run, run_state
 from orchestrator.text.shown import line
+from orchestrator.text.tables import FittingTable
 
 _COLOURS = {"running": "cyan", "finished": "green", "failed": "red", "damaged": "red"}
 
@@ -116,25 +116,25 @@ def _told(run: Path, name: str, state: State, changed: float) -> Overview:
     )
 
 
-def render(runs: Sequence[Overview], now: float) -> Table:
+_HEADINGS = ("run", "state", "method", "rounds", "base", "now", "changed")
+_LEFT_OUT = (("method",), ("method", "changed"), ("method", "changed", "base"))
+"""What a narrow terminal does without."""
+
+
+def render(runs: Sequence[Overview], now: float) -> FittingTable:
     """The table, for a terminal, at a time in seconds since 1970."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("run", overflow="fold")
-    for heading in ("state", "method"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("rounds", "base", "now", "changed"):
-        table.add_column(heading, justify="right", no_wrap=True)
-    for run in runs:
-        of = "" if run.wanted is None else f"{run.rounds} of {run.wanted}"
-        table.add_row(
-            Text(line(run.name), "bold"),
-            Text(run.state, _COLOURS.get(run.state, "yellow")),
-            line(run.method or ""),
-            of,
-            *("" if share is None else f"{100 * share:.1f} %" for share in (run.base, run.reference)),
-            "" if run.changed is None else _ago(now - run.changed),
-        )
-    return table
+    return FittingTable(_HEADINGS, [_row(run, now) for run in runs], _LEFT_OUT, left=3, names=True, gap=2)
+
+
+def _row(run: Overview, now: float) -> list[str | Text]:
+    return [
+        Text(line(run.name), "bold"),
+        Text(run.state, _COLOURS.get(run.state, "yellow")),
+        line(run.method or ""),
+        "" if run.wanted is None else f"{run.rounds} of {run.wanted}",
+        *("" if share is None else f"{100 * share:.1f} %" for share in (run.base, run.reference)),
+        "" if run.changed is None else _ago(now - run.changed),
+    ]
 
 
 def _ago(seconds: float) -> str:

@@ -147,6 +147,7 @@ def _job(job: Mapping[str, Any], of_the_source: Sequence[tuple[str, str]]) -> st
         *of_the_source, ("gate problems", "data.gate"), ("test problems", "data.test"),
         ("rounds", "rounds"), ("samples a prompt", "generate.samples"), ("temperature", "generate.temperature"),
         ("temperatures in turn", "generate.temperature_mix"),
+        ("lowest pass rate of prompts", "data.curriculum.lowest"), ("highest", "data.curriculum.highest"),
         ("mixed prompts wanted", "generate.adapt_temperature.mixed"), ("longest completion", "generate.max_tokens"),
         ("pair rule", "pairs.rule"), ("pairs a prompt", "pairs.per_prompt"), ("loss", "loss.form"),
         *_of_the_form(job), ("DPO weight", "loss.dpo"), ("NLL weight (alpha)", "loss.nll"),
@@ -164,7 +165,7 @@ def _of_the_form(job: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """The settings that the loss's form reads, with their labels."""
     said = job.get("loss", {})
     form = FORMS.get(said.get("form", "sigmoid"), FORMS["sigmoid"])
-    for key in ("beta", "smoothing", "penalty", "target_margin"):
+    for key in ("beta", "smoothing", "penalty", "target_margin", "score_scale"):
         if key in form.settings and said.get(key):
             yield key.replace("_", " "), f"loss.{key}"
 

@@ -1,4 +1,4 @@
-"""The report's sections on what a round has sampled: samples and pairs, waves, temperature."""
+"""The report's sections on what a round has sampled: samples and pairs, waves, which prompts, temperature."""
 
 from __future__ import annotations
 
@@ -46,6 +46,22 @@ WAVES = Section(
     "which stops at right samples, too few prompts are seen as mixed.",
     about=lambda e: len(e.round.waves("prompts")) > 1,
 )
+CURRICULUM = Section(
+    "Curriculum",
+    (
+        Column("round", lambda e: str(e.round.number)),
+        Column("prompts drawn", lambda e: fact(e, "curriculum", "prompts", ",")),
+        Column("within the bounds", lambda e: fact(e, "curriculum", "fitting", ",")),
+        Column("never drawn before", lambda e: fact(e, "curriculum", "new", ",")),
+        Column("others", lambda e: fact(e, "curriculum", "others", ",")),
+        Column("of these since too few fit", lambda e: fact(e, "curriculum", "filled", ",")),
+        Column("known as too easy / too hard", lambda e: _too(e)),
+    ),
+    "Drawn by the share of right samples that a prompt had in the last round that drew it, within the bounds of "
+    "`data.curriculum`. Rounds draw different prompts, so that their pass@N and shares of correct samples are not to "
+    "be compared; evaluations are.",
+    about=lambda e: "curriculum" in e.round.facts,
+)
 TEMPERATURE = Section(
     "Temperature",
     (
@@ -59,6 +75,11 @@ TEMPERATURE = Section(
     "not to be compared by pass@N or by the share of correct samples.",
     about=lambda e: "temperature" in e.round.facts,
 )
+
+
+def _too(evidence: Evidence) -> str:
+    """How many of all problems that were drawn before are out of bounds, on either side."""
+    return " / ".join(fact(evidence, "curriculum", f"too_{kind}", ",") for kind in ("easy", "hard"))
 
 
 def _saved(evidence: Evidence) -> float:

@@ -7,13 +7,10 @@ import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
-from rich.table import Table
+from rich.console import Group, RenderableType
 from rich.text import Text
 
 from orchestrator.config.archive import filled_address
@@ -34,6 +31,7 @@ from orchestrator.reports.health import health, words
 from orchestrator.reports.rounds import accuracy, round_and_phase
 from orchestrator.reports.symptoms import by_round
 from orchestrator.text.shown import line
+from orchestrator.text.tables import FittingTable
 
 SIGN_OF_LIFE_SECONDS = 60.0
 """A driver on another host counts as alive while its driver.json is younger than this."""
@@ -231,9 +229,8 @@ _COLOURS = {"running": "cyan", "finished": "green", "failed": "red"}
 _COUNTS = ("samples", "correct", "wrong", "ungradable", "pairs")
 _HEADINGS = ("round", "samples", "correct", "wrong", "ungr.", "pairs", "test", "95 %", "gain", "time", "promoted")
 """Of the table, which fits 80 columns."""
-_LEFT_OUT = ((), _HEADINGS[1:5], _HEADINGS[1:6], (*_HEADINGS[1:6], "95 %", "time"))
+_LEFT_OUT = (_HEADINGS[1:5], _HEADINGS[1:6], (*_HEADINGS[1:6], "95 %", "time"))
 """Columns that go where it is narrower, as many as must."""
-_WIDEST = 1000
 
 
 def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float]] | None = None) -> RenderableType:
@@ -270,26 +267,20 @@ def render(status: Mapping[str, Any], intervals: Mapping[int, tuple[float, float
     kept = [Text(line(archive_line(status["archive"])))] if status.get("archive") else []
     back = [Text(line(told["line"])) for told in status.get("rollbacks", ())]
     start = [Text(line(f"reference: {status['reference']}"))] if status["reference"] else []
-    return Group(title, *base, *start, *back, *kept, Text(""), _Rounds(rows), *left, *half, *notes, *well, *ill)
-
-
-@dataclass(frozen=True)
-class _Rounds:
-    """The table of rounds: on a narrow terminal without some of its columns, rather than with half of their figures."""
-
-    rows: Sequence[Sequence[str]]
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        for left_out in _LEFT_OUT:
-            table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-            places = [place for place, heading in enumerate(_HEADINGS) if heading not in left_out]
-            for place in places:
-                table.add_column(_HEADINGS[place], justify="right", no_wrap=True)
-            for row in self.rows:
-                table.add_row(*(row[place] for place in places))
-            if Measurement.get(console, options.update(max_width=_WIDEST), table).maximum <= options.max_width:
-                break
-        yield table
+    return Group(
+        title,
+        *base,
+        *start,
+        *back,
+        *kept,
+        Text(""),
+        FittingTable(_HEADINGS, rows, _LEFT_OUT),
+        *left,
+        *half,
+        *notes,
+        *well,
+        *ill,
+    )
 
 
 def _health(status: Mapping[str, Any]) -> Iterator[str]:

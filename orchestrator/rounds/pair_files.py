@@ -13,25 +13,32 @@ import pyarrow as pa
 import pyarrow.compute
 import pyarrow.parquet as pq
 
+from orchestrator.config.learning import GROUPING
 from orchestrator.errors import RatchetError
 from orchestrator.ledger.columns import require_fitting
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
+from orchestrator.records.groups import FURTHER, GROUP, SCORES, Units, further, further_columns, groups_in
 from orchestrator.records.masks import SAMPLE_MASK, fitted, mask_columns, masked
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import SAMPLES, pairs_schema
-from orchestrator.rounds.pairing import CORRECT, SCORES, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
+from orchestrator.rounds import pairing
+from orchestrator.rounds.pairing import CORRECT, WRONG, Candidate, PairingPlan, pair_prompt, random_subset
 from orchestrator.rounds.prompt_rows import Prompts
 
 
 class Choice(NamedTuple):
     """A pair by what it is made of; its texts stay in their files until it is written. A `chosen_sample` of None is
-    the gold solution, a `rejected_sample` of None that nothing is rejected."""
+    the gold solution, a `rejected_sample` of None that nothing is rejected. `group` and the scores are those of
+    records/groups.py."""
 
     pair_id: str
     prompt_id: str
     chosen_sample: int | None
     rejected_sample: int | None
+    group: str | None = None
+    chosen_score: float | None = None
+    rejected_score: float | None = None
 
 
 Choices = Iterator[tuple[Sequence[Path], list[Choice]]]
@@ -113,7 +120,9 @@ class Choosing:
         self._lost["prompts_lost"] += more > 0 and not pairs
         for pair in pairs:
             rejected = pair.rejected.sample_index if pair.rejected else None
-            yield Choice(pair.pair_id, prompt_id, pair.chosen.sample_index, rejected)
+            scores = (pair.chosen.score, pair.rejected.score if pair.rejected else None)
+            kept = scores if self._plan.scores else ()
+            yield Choice(pair.pair_id, prompt_id, pair.chosen.sample_index, rejected, pair.group, *kept)
 
     def facts(self) -> Facts:
         """What `write_pairs` tells of the samples, once all `choices` were gone through."""
@@ -165,22 +174,30 @@ def unsolved(shards: Sequence[Scored]) -> list[str]:
 
 
 def write_replay(earlier: Sequence[Path], share: float, seed: int, output: Path, first: int = 1) -> Facts:
-    """Copy a random `share` of each earlier round's pairs, from round `first` on; a pair's id gets its round in front
-    ("01:p7/0")."""
+    """Copy a random `share` of each earlier round's pairs, or groups, from round `first` on; a pair's id, and its
+    group's, gets its round in front ("01:p7/0")."""
     count = 0
     schemas = [pq.read_schema(file) for file in earlier]
     schema = masked(schemas[0]) if any(map(mask_columns, schemas)) else schemas[0]
+    schema = further(schema, {name for each in schemas for name in further_columns(each)})
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for number, file in enumerate(earlier, start=first):
             table = read_table(file)
             require_fitting(file, table)
             table = fitted(table, schema)
-            kept = random_subset(table.num_rows, round(share * table.num_rows), seed + number)
-            table = table if kept is None else table.take(pa.array(kept, pa.int64()))
-            names = pa.array([f"{number:02d}:{name}" for name in table["pair_id"].to_pylist()], pa.string())
-            writer.write_table(table.set_column(0, table.schema.field(0), names))
+            units = Units().add(groups_in(table))
+            kept = random_subset(len(units), round(share * len(units)), seed + number)
+            table = table if kept is None else table.take(pa.array(units.pairs_of(kept), pa.int64()))
+            for name in {"pair_id", GROUP} & {*schema.names}:
+                known = (None if id_ is None else f"{number:02d}:{id_}" for id_ in table[name].to_pylist())
+                at = schema.get_field_index(name)
+                table = table.set_column(at, schema.field(at), pa.array(known, pa.string()))
+            writer.write_table(table)
             count += table.num_rows
     return {"pairs": count, "rounds": len(earlier)}
+
+
+_OF_A_CANDIDATE = ["prompt_id", "sample_index", "text", "num_tokens", "finish_reason"]
 
 
 def candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
@@ -191,7 +208,7 @@ def candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
     """
     rows: list[tuple[str, Candidate]] = []
     for wave in shard.waves:
-        left = read_table(wave.samples, columns=["prompt_id", "sample_index", "text", "num_tokens"]).to_pylist()
+        left = read_table(wave.samples, columns=_OF_A_CANDIDATE).to_pylist()
         right = read_table(wave.scores).to_pylist()
         by_key = {(row["prompt_id"], row["sample_index"]): row for row in right}
         if len(by_key) != len(left):
@@ -199,14 +216,15 @@ def candidates(shard: Scored) -> list[tuple[str, list[Candidate]]]:
         for row in left:
             said = by_key[row["prompt_id"], row["sample_index"]]
             unreadable = said.get("cause") == "unreadable"
-            made = Candidate(row["sample_index"], row["text"], _score(said), row["num_tokens"], unreadable)
+            ended = row["finish_reason"] != "length"
+            made = Candidate(row["sample_index"], row["text"], _score(said), row["num_tokens"], unreadable, ended)
             rows.append((row["prompt_id"], made))
     rows.sort(key=lambda row: (row[0], row[1].sample_index))
     return [(key, [made for _, made in group]) for key, group in groupby(rows, key=lambda row: row[0])]
 
 
 def _score(row: dict[str, Any]) -> float | None:
-    return row["score"] if "score" in row else SCORES[row["verdict"]]
+    return row["score"] if "score" in row else pairing.SCORES[row["verdict"]]
 
 
 def _kind(candidates: Sequence[Candidate], has_scores: bool) -> str:
@@ -220,18 +238,18 @@ def _write_chosen(
     prompts: Prompts, chosen: Callable[[], Choices], files: Sequence[Path], plan: PairingPlan, output: Path
 ) -> Facts:
     """Write what is chosen from the samples of each shard, cut to the plan's `max_pairs`. `files` are all
-    of these. Returns: pairs, before_cap, and each side's mean tokens.
+    of these. Returns: pairs, before_cap, groups where there are any, and each side's mean tokens.
 
     Raises:
         Damaged: a mask does not fit its sample.
     """
-    before_cap = None if plan.max_pairs is None else sum(len(pairs) for _, pairs in chosen())
-    kept = random_subset(before_cap or 0, plan.max_pairs, plan.seed)
-    schema = pairs_schema(prompts.conversational)
+    before_cap, kept = capped(chosen, plan.max_pairs, plan.seed)
+    grouping = plan.rule in GROUPING
+    schema = further(pairs_schema(prompts.conversational), [GROUP] * grouping + [*SCORES] * plan.scores)
     with_masks = {file for file in files if mask_columns(pq.read_schema(file))}
     if with_masks and any(pairs and with_masks & {*shard} for shard, pairs in only(chosen(), kept)):
         schema = masked(schema)
-    tokens, num_pairs = dict.fromkeys(counts.SIDES, 0), 0
+    tokens, units = dict.fromkeys(counts.SIDES, 0), Units()
     with pq.ParquetWriter(output, schema, compression="zstd") as writer:
         for sampled, pairs in only(chosen(), kept):
             if not pairs:
@@ -239,10 +257,22 @@ def _write_chosen(
             table = _pairs_table(prompts, _sampled(sampled), pairs, schema)
             for side, count in counts.side_lengths(table).items():
                 tokens[side] += count
-            num_pairs += len(pairs)
+            units.add(pair.group for pair in pairs)
             writer.write_table(table)
-    facts = {"pairs": num_pairs, "before_cap": num_pairs if before_cap is None else before_cap}
-    return facts | counts.mean_lengths(tokens, num_pairs)
+    facts = {"pairs": units.pairs, "before_cap": units.pairs if before_cap is None else before_cap}
+    return facts | ({"groups": len(units)} if grouping else {}) | counts.mean_lengths(tokens, units.pairs)
+
+
+def capped(chosen: Callable[[], Choices], cap: int | None, seed: int) -> tuple[int | None, list[int] | None]:
+    """How many pairs are chosen, and the numbers of those that a cap leaves, counted through all shards. Both are None
+    without a cap, the second also where it leaves all. A group is kept or left out as a whole, and counts as one."""
+    if cap is None:
+        return None, None
+    units = Units()
+    for _, pairs in chosen():
+        units.add(pair.group for pair in pairs)
+    kept = random_subset(len(units), cap, seed)
+    return units.pairs, None if kept is None else units.pairs_of(kept)
 
 
 def only(chosen: Choices, kept: Sequence[int] | None) -> Choices:
@@ -297,6 +327,7 @@ def _pairs_table(prompts: Prompts, samples: pa.Table, pairs: list[Choice], schem
         "pair_id": [pair.pair_id for pair in pairs],
         "prompt_id": [pair.prompt_id for pair in pairs],
         "prompt": at_prompt["messages" if prompts.conversational else "text"],
+        **{name: [getattr(pair, name) for pair in pairs] for name in FURTHER},
         "chosen_sample": pa.array([pair.chosen_sample for pair in pairs], pa.int32()),
         "rejected_sample": pa.array([pair.rejected_sample for pair in pairs], pa.int32()),
         "prompt_token_ids": at_prompt["token_ids"],

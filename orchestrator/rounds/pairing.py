@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Literal, TypeVar
 
+from orchestrator.config.learning import GROUPING, IMITATING
 from orchestrator.records.rows import Verdict
 
 T = TypeVar("T")
 
 CORRECT, WRONG = 1.0, 0.0
-EARLY = ("zip", "correct")
+EARLY = ("zip", *IMITATING)
 """Rules that take the first samples of each side, so that pairs can be decided before all samples are drawn."""
 SCORES: Mapping[Verdict, float | None] = {"correct": CORRECT, "wrong": WRONG, "ungradable": None}
 
@@ -33,6 +34,8 @@ class Candidate:
     num_tokens: int = 0
     unreadable: bool = False
     """Whether there is no score because the answer could not be read."""
+    ended: bool = True
+    """Whether it ended by itself, and was not cut off."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +47,8 @@ class PairChoice:
     number: int
     chosen: Candidate
     rejected: Candidate | None
+    group: str | None = None
+    """The id of the first pair of the group that it is in (records/groups.py)."""
 
     def __post_init__(self) -> None:
         if self.rejected is None:
@@ -63,13 +68,15 @@ class PairingPlan:
     """How a round's pairs are made; see config.Pairs."""
 
     per_prompt: int
-    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct"] = "zip"
+    rule: Literal["zip", "best_worst", "margin", "longest_correct", "correct", "unfiltered", "best_rest"] = "zip"
     margin: float = 1.0
     gold_as_chosen: bool | Literal["only"] = False
     rejected: Literal["wrong", "any"] = "wrong"
     distinct: Literal["none", "text", "equations"] = "none"
     max_pairs: int | None = None
     seed: int = 0
+    scores: bool = False
+    """Keep the scores of both sides beside the pairs, for a loss that goes by them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +85,7 @@ class _Sides:
 
     scored: Sequence[Candidate]
     winners: Sequence[Candidate]
+    """Those that may be chosen; by a rule that goes by no verdict, all that ended by themselves."""
     losers: Sequence[Candidate]
     plan: PairingPlan
     rng: random.Random
@@ -86,12 +94,13 @@ class _Sides:
 def pair_prompt(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPlan) -> list[PairChoice]:
     """The pairs of one prompt, from its candidates in the order of their sample index.
 
-    Candidates without a score (truncated ones among them) and empty ones join neither side; pairs of
-    identical texts are left out.
+    Candidates without a score (truncated ones among them; with `rule: unfiltered` these alone) and empty ones join
+    neither side; pairs of identical texts are left out.
     """
     sides = _sides_of(prompt_id, candidates, plan)
     pairs = (p for p in _RULES[plan.rule](sides) if p[1] is None or p[0].text != p[1].text)
-    return [PairChoice(prompt_id, number, *pair) for number, pair in enumerate(pairs)]
+    group = f"{prompt_id}/0" if plan.rule in GROUPING else None
+    return [PairChoice(prompt_id, number, *pair, group) for number, pair in enumerate(pairs)]
 
 
 def is_decided(candidates: Sequence[Candidate], gold: Sequence[Candidate], plan: PairingPlan) -> bool:
@@ -102,15 +111,18 @@ def is_decided(candidates: Sequence[Candidate], gold: Sequence[Candidate], plan:
     only = plan.gold_as_chosen == "only"
     sides = _sides_of("", [*candidates, *gold] if only else candidates, plan)
     if only:  # of the winners all is known, and without any there is no pair
-        return plan.rule == "correct" or not sides.winners or len(sides.losers) >= plan.per_prompt
+        return plan.rule in IMITATING or not sides.winners or len(sides.losers) >= plan.per_prompt
     # The first of each side are taken, and again where there are too few. A gold solution comes behind all samples.
-    needed = [sides.winners] if plan.rule == "correct" else [sides.winners, sides.losers]
+    needed = [sides.winners] if plan.rule in IMITATING else [sides.winners, sides.losers]
     return all(len(side) >= plan.per_prompt for side in needed)
 
 
 def _sides_of(prompt_id: str, candidates: Sequence[Candidate], plan: PairingPlan) -> _Sides:
-    scored = [c for c in candidates if c.score is not None and c.text.strip()]
+    said = [c for c in candidates if c.text.strip()]
+    scored = [c for c in said if c.score is not None]
     winners = [c for c in scored if c.score == CORRECT]
+    if plan.rule == "unfiltered":
+        winners = [c for c in said if c.ended]
     losers = [c for c in scored if c.score == WRONG]
     if plan.gold_as_chosen == "only":
         winners = [c for c in winners if c.sample_index is None]
@@ -146,6 +158,18 @@ def _best_worst(sides: _Sides) -> _Pairs:
     return [(sides.rng.choice(best), sides.rng.choice(worst))]
 
 
+def _best_rest(sides: _Sides) -> _Pairs:
+    """The highest score, of equals a random one, each time against another random lower one: what S-DPO takes for a
+    group (arXiv 2406.09215); nothing where all are equal."""
+    texts = _by_text(sides.scored)
+    highest = max((c.score or 0.0 for c in texts), default=0.0)
+    lower = [c for c in texts if (c.score or 0.0) < highest]
+    if not lower:
+        return []
+    best = sides.rng.choice([c for c in texts if (c.score or 0.0) == highest])
+    return [(best, other) for other in sides.rng.sample(lower, min(sides.plan.per_prompt, len(lower)))]
+
+
 def _by_text(candidates: Sequence[Candidate]) -> list[Candidate]:
     """One candidate a text, with the mean of the scores that were given to it: a judge may waver."""
     groups: dict[str, list[Candidate]] = {}
@@ -171,7 +195,7 @@ def _longest_correct(sides: _Sides) -> _Pairs:
     return [(longest, loser) for loser in sides.rng.sample(list(sides.losers), count)]
 
 
-def _correct(sides: _Sides) -> _Pairs:
+def _imitated(sides: _Sides) -> _Pairs:
     return [(winner, None) for winner in sides.winners[: sides.plan.per_prompt]]
 
 
@@ -180,7 +204,9 @@ _RULES: Mapping[str, Callable[[_Sides], _Pairs]] = {
     "best_worst": _best_worst,
     "margin": _margin,
     "longest_correct": _longest_correct,
-    "correct": _correct,
+    "correct": _imitated,
+    "unfiltered": _imitated,
+    "best_rest": _best_rest,
 }
 
 _NUMBER = r"-?\$?\d[\d,]{0,40}(?:\.\d{1,40})?%?"

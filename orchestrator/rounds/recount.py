@@ -16,11 +16,11 @@ from orchestrator.errors import Damaged
 from orchestrator.ledger.ledger import State
 from orchestrator.ledger.run import Facts
 from orchestrator.records import counts
+from orchestrator.records.groups import FURTHER, GROUP, Units, further_columns, groups_in
 from orchestrator.records.masks import PAIR_MASKS, mask_columns
 from orchestrator.records.parquet import read_table
 from orchestrator.rounds import pair_files
 from orchestrator.rounds.pair_files import Scored
-from orchestrator.rounds.pairing import random_subset
 from orchestrator.rounds.prompt_rows import Prompts
 from orchestrator.rounds.round import pairing_plan
 from orchestrator.rounds.run_files import RunFiles
@@ -76,11 +76,13 @@ class Counting:
 
     def written(self, step: str, chosen: Callable[[], pair_files.Choices], cap: int | None, seed: int) -> Facts:
         """Of the pairs that stand in the file, which must be those that were `chosen`."""
-        before_cap = None if cap is None else sum(len(pairs) for _, pairs in chosen())
-        kept = random_subset(before_cap or 0, cap, seed)
-        wanted = (choice.pair_id for _, pairs in pair_files.only(chosen(), kept) for choice in pairs)
+        before_cap, kept = pair_files.capped(chosen, cap, seed)
         [file] = self.files.all(step)
-        found = (name for batch in batches([file], ["pair_id"]) for name in batch["pair_id"].to_pylist())
+        names, known = ("pair_id", *FURTHER), pq.read_schema(file)
+        picked = (choice for _, pairs in pair_files.only(chosen(), kept) for choice in pairs)
+        wanted = ([getattr(choice, name, None) for name in names] for choice in picked)
+        there = batches([file], ["pair_id", *further_columns(known)])
+        found = ([row.get(name) for name in names] for batch in there for row in batch.to_pylist())
         if any(one != other for one, other in itertools.zip_longest(wanted, found)):
             raise Damaged("its pairs are not those that the job makes of the samples and their verdicts")
         facts = pair_counts(file)
@@ -122,12 +124,14 @@ def ids_in(file: Path) -> list[str]:
 
 
 def pair_counts(file: Path) -> Facts:
-    """Pairs of a file, and their mean lengths in tokens; a batch is in memory at a time."""
-    tokens, number = dict.fromkeys(counts.SIDES, 0), 0
-    for batch in batches([file], [f"{side}_token_ids" for side in counts.SIDES]):
-        number += batch.num_rows
+    """Pairs of a file, its groups if any, and their mean lengths in tokens; a batch is in memory at a time."""
+    tokens, units = dict.fromkeys(counts.SIDES, 0), Units()
+    known = [GROUP] if GROUP in pq.read_schema(file).names else []
+    for batch in batches([file], [*known, *(f"{side}_token_ids" for side in counts.SIDES)]):
+        units.add(groups_in(batch))
         tokens = {side: tokens[side] + more for side, more in counts.side_lengths(batch).items()}
-    return {"pairs": number} | counts.mean_lengths(tokens, number)
+    groups = {"groups": len(units)} if known else {}
+    return {"pairs": units.pairs} | groups | counts.mean_lengths(tokens, units.pairs)
 
 
 def _logprobs(file: Path) -> dict[str, float]:

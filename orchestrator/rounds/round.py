@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from orchestrator.config import Data, Grade, Job, Pairs, at_round
+from orchestrator.config.forms import FORMS
 from orchestrator.errors import RatchetError
 from orchestrator.inputs.problem_set import selection
 from orchestrator.inputs.problems import require_enough
@@ -21,8 +21,20 @@ from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.records.seeds import derived_seed
 from orchestrator.reports.gate_words import gate_said
-from orchestrator.rounds import further, gate, lengths, pair_files, regrading, sampling, space, temperature
+from orchestrator.rounds import (
+    curriculum,
+    gate,
+    lengths,
+    measured,
+    pair_files,
+    pair_words,
+    regrading,
+    sampling,
+    space,
+    temperature,
+)
 from orchestrator.rounds.context import Context, Model, engine, executed, graded_by, grading
+from orchestrator.rounds.curriculum import usual_draw
 from orchestrator.rounds.pairing import PairingPlan
 from orchestrator.rounds.spare import spare_checkpoints
 from orchestrator.rounds.training import Training
@@ -78,6 +90,9 @@ class Round:
         """The problems that the round's prompts are made of."""
         problems = self.context.problems[self.split]
         if self.split == "train":
+            drawn = curriculum.of_round(self.context.job, self.context.run, self.number, len(problems))
+            if drawn is not None:
+                return selection(problems, drawn)
             seed = self.context.seed("prompts")
             problems = prompts_of_round(problems, self.context.job.data, self.number, seed)
         return problems
@@ -176,20 +191,8 @@ class Round:
             return pair_files.write_pairs(graded.prompts, graded.shards, plan, folder / "00000.parquet", more)
 
         commit = self.make_pairs(inputs, plan, work)
-        facts = commit.facts
-        if not facts["pairs"] and self.split == "train":
-            if plan.rule in ("best_worst", "margin"):
-                far = f"two scores that are {plan.margin:g} apart" if plan.rule == "margin" else "two different scores"
-                raise NoPairs(
-                    f"round {self.number} gives no pairs: no prompt's samples have {far}. Use other prompts, a higher "
-                    "temperature or more samples."
-                )
-            raise NoPairs(
-                f"round {self.number} gives no pairs: {facts['prompts_all_correct']} of its prompts have only correct "
-                f"samples (ungradable ones aside), {facts['prompts_all_wrong']} only wrong ones, "
-                f"{facts['prompts_mixed']} both{_without_verdict(facts)}. Use other prompts, a higher temperature, "
-                "more samples, or gold solutions as winners (pairs.gold_as_chosen)."
-            )
+        if not commit.facts["pairs"] and self.split == "train":
+            raise NoPairs(f"round {self.number} gives {pair_words.no_pairs(commit.facts, plan)}")
         return commit
 
     def make_pairs(self, inputs: Mapping[str, Any], plan: PairingPlan, work: Callable[[Path], Facts]) -> Commit:
@@ -198,7 +201,7 @@ class Round:
         prompts = files_of(self.context.run.ledger.state.commits[f"{self.folder}/prompts"])
         everything = Fields(plan, {"prompts": prompts, **inputs})
         commit = self.context.run.step(f"{self.folder}/pairs", everything, work)
-        self.say("pairs", _summary_line(commit.facts, plan))
+        self.say("pairs", pair_words.summary(commit.facts, plan))
         return commit
 
     def held_out_pairs(self, sampled_from: Model) -> Commit | None:
@@ -252,7 +255,7 @@ class Round:
             ProbeFailed: engine and trainer disagree about it.
         """
         candidate = self.context.evaluate(candidate, f"{self.folder}/evaluation")
-        further.measure(self.context, candidate, self.folder)
+        measured.measure(self.context, candidate, self.folder)
         return candidate
 
     def comparable(self, best: Model, candidate: Model) -> tuple[Model, Model]:
@@ -320,19 +323,14 @@ class Round:
 
 
 def prompts_of_round(problems: Sequence[Problem], data: Data, round_number: int, seed: int) -> Sequence[Problem]:
-    """The training problems of a round (from 1): the same every round, or the next ones of a shuffled order
-    that wraps at the end.
+    """The training problems of a round (from 1) that no round before it decides.
 
     Raises:
         BadInput: `prompts: new`, and there are too few problems for so many rounds.
     """
     require_enough(problems, data, round_number)
-    size = min(data.prompts_per_round or len(problems), len(problems))
-    if size == len(problems):
-        return problems
-    order = random.Random(seed).sample(range(len(problems)), len(problems))
-    start = 0 if data.prompts == "same" else (round_number - 1) * size
-    return selection(problems, [order[(start + i) % len(problems)] for i in range(size)])
+    order = usual_draw(len(problems), data, round_number, seed)
+    return problems if len(order) == len(problems) else selection(problems, order)
 
 
 def pairing_plan(job: Job, number: int) -> PairingPlan:
@@ -347,6 +345,7 @@ def pairing_plan(job: Job, number: int) -> PairingPlan:
         distinct=settings.distinct,
         max_pairs=settings.max_pairs,
         seed=derived_seed(job.seed, "pairs", number),
+        scores=FORMS[job.loss.form].reads_scores,
     )
 
 
@@ -366,23 +365,3 @@ def promotion_facts(decided: gate.Decision, against: Model, candidate: Model) ->
 def better(before: Model, candidate: Model) -> Model:
     """The better one on the gate problems; of equals the earlier."""
     return max(before, candidate, key=lambda model: model.gate_accuracy)
-
-
-def _without_verdict(facts: Facts) -> str:
-    """How many prompts have no sample with a verdict, and what would come of it if they had; empty where all have."""
-    none = f", {facts['prompts_ungradable']} none with a verdict" if facts["prompts_ungradable"] else ""
-    lost = f" ({facts['pairs_lost']} pairs if unreadable answers were wrong: see grade.unreadable)"
-    return none + (lost if facts.get("pairs_lost") else "")
-
-
-def _summary_line(facts: Facts, plan: PairingPlan) -> str:
-    if plan.rule == "correct":
-        return f"{facts['pairs']} completions to imitate"
-    if "prompts_tied" in facts:
-        return f"{facts['pairs']} from {facts['prompts_mixed']} prompts with samples of different scores"
-    gold = " and of gold solutions" if plan.gold_as_chosen else ""
-    summary = f"{facts['pairs']} from {facts['prompts_mixed']} prompts with right and wrong samples{gold}"
-    if not facts.get("pairs_lost"):
-        return summary
-    lost = f"{facts['pairs_lost']} more, of {facts['prompts_lost']} more prompts"
-    return f"{summary}; if unreadable answers were wrong there would be {lost}"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.config import Job, at_round
+from orchestrator.config.learning import GROUPING
 from orchestrator.errors import RatchetError
 from orchestrator.inputs.problem_set import characters_of
 from orchestrator.models.checks import check_config
@@ -129,7 +130,8 @@ def prompted(job: Job, number: int, problems: Sizes) -> tuple[int, int]:
 def paired(job: Job, number: int, problems: Sizes, samples: int, per_prompt: int) -> tuple[int, int]:
     """Pairs of a round with so many samples and pairs a prompt, and the bytes of its prompts, samples and pairs."""
     tokens, (num_prompts, prompt) = job.generate.max_tokens, prompted(job, number, problems)
-    pairs = min(num_prompts * per_prompt, job.pairs.max_pairs or num_prompts * per_prompt)
+    drawn = per_prompt if job.pairs.rule in GROUPING else 1  # groups are drawn whole
+    pairs = min(num_prompts * per_prompt, (job.pairs.max_pairs or num_prompts * per_prompt) * drawn)
     pairs += int(pairs * job.pairs.replay * min(number - 1, job.pairs.replay_rounds or number))
     written = num_prompts * (prompt + samples * (tokens * BYTES_A_TOKEN + BYTES_A_VERDICT))
     return pairs, written + pairs * (prompt + 2 * tokens * BYTES_A_TOKEN)
@@ -140,10 +142,16 @@ def sampled(job: Job, number: int, problems: Sizes) -> tuple[int, int]:
     return paired(job, number, problems, at_round(job.generate.samples, number), at_round(job.pairs.per_prompt, number))
 
 
+def rejected_of_row(job: Job, number: int) -> int:
+    """How many pairs at most are one row of a round's training: more than one where the loss reads groups."""
+    return at_round(job.pairs.per_prompt, number) if job.loss.of_round(number).reads_groups else 1
+
+
 def _exports(job: Job, number: int, pairs: int, problems: Sizes, disk: Disk) -> int:
     """Checkpoints on the way of a round's training, at most."""
     if job.train.eval_every is None:
         return 0
+    pairs = math.ceil(pairs / rejected_of_row(job, number))
     steps = math.ceil(pairs / job.train.batch_pairs) * job.train.epochs
     if job.train.token_budget is not None:
         # A prompt's pairs share it, and each has at least one token of its own.

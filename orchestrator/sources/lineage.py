@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from orchestrator.config.learning import IMITATING
 from orchestrator.ledger import waves
 from orchestrator.ledger.ledger import State
 from orchestrator.records.masks import SAMPLE_MASK
@@ -39,7 +40,8 @@ class Sampled:
             Sampled(run_dir, state, f"{folder}/hinted") if f"{folder}/hinted/prompts" in state.commits else None
         )
         pairs = state.configs[-1]["job"]["pairs"]
-        self._imitates = imitates or pairs.get("rule") == "correct"
+        self._imitates = imitates or pairs.get("rule") in IMITATING
+        self._unfiltered = pairs.get("rule") == "unfiltered"
         self._judged = scored
         self._gold_alone = pairs.get("gold_as_chosen") == "only"
         self._any_rejected = pairs.get("rejected") == "any"
@@ -97,7 +99,10 @@ class Sampled:
         verdicts = {
             (r["prompt_id"], r["sample_index"]): r["verdict"] for r in self._table("verdicts", index, "verdict")
         }
-        rows = self._table("samples", index, "token_ids", SAMPLE_MASK)
+        rows = self._table("samples", index, "token_ids", "finish_reason", SAMPLE_MASK)
+        if self._unfiltered:  # in the place of a verdict, what decides instead
+            ended = {"length": "cut off"}
+            verdicts = {(r["prompt_id"], r["sample_index"]): ended.get(r["finish_reason"], "correct") for r in rows}
         keys = [(row["prompt_id"], row["sample_index"]) for row in rows]
         return {
             key: (verdicts.get(key), digest(row["token_ids"]), mask_digest(row.get(SAMPLE_MASK)))
@@ -148,7 +153,8 @@ class Sampled:
             elif side == "chosen" and self._gold_alone:
                 yield f"{name}: its chosen side is sample {sample}, not the gold solution"
             elif verdict != wanted_verdict and not any_verdict:
-                yield f"{name}: its {side} sample {sample} was judged {verdict}, not {wanted_verdict}"
+                was = f"was {verdict}" if self._unfiltered else f"was judged {verdict}, not {wanted_verdict}"
+                yield f"{name}: its {side} sample {sample} {was}"
             elif ids != expected:
                 yield f"{name}: its {side} side has other token ids than sample {sample}"
             elif mask != expected_mask:

@@ -16,9 +16,9 @@ from orchestrator.records.rows import Problem
 from orchestrator.reports.columns import Reported
 from orchestrator.reports.evidence import Evidence
 from orchestrator.reports.lineage import Trail
-from orchestrator.reports.sampled import SAMPLES, TEMPERATURE, WAVES
+from orchestrator.reports.sampled import CURRICULUM, SAMPLES, TEMPERATURE, WAVES
 from orchestrator.reports.symptoms import Past, given_up
-from orchestrator.rounds import pair_files, space, temperature, waves
+from orchestrator.rounds import curriculum, pair_files, redrawn, space, temperature, waves
 from orchestrator.rounds.context import Model, TooLong
 from orchestrator.rounds.recount import Counting, Recounted
 from orchestrator.rounds.round import GradedSamples, Round
@@ -28,6 +28,7 @@ from orchestrator.sources.source import Drawn, Prompts, Source, sampled
 
 def pairs(round_: Round, model: Model) -> Commit:
     """The model's own samples, right ones against wrong ones (arXiv 2404.19733), or the right ones alone."""
+    curriculum.decide(round_.context, round_.number)
     temperature.decide(round_.context, round_.number)
     graded = waves.samples_and_verdicts(round_, round_.prompts(), model)
     hinted = _with_hints(round_, graded, model) if round_.context.job.generate.hint else None
@@ -102,12 +103,13 @@ SOURCE = Source(
         {
             r"rounds/(\d+)/pairs": _recount,
             r"rounds/(\d+)/temperature": _temperature,
+            r"rounds/(\d+)/curriculum": redrawn.facts_again,
             r"(rounds/\d+)/wave/(\d+)/prompts": waves.facts_again,
         },
         parts=["hinted", PARTS],
     ),
     disk=space.Disk(_rows),
-    reported=Reported([SAMPLES, WAVES, TEMPERATURE], symptoms=[_given_up]),
+    reported=Reported([SAMPLES, WAVES, CURRICULUM, TEMPERATURE], symptoms=[_given_up]),
     derived=_hints,
     drawn=_drawn,
 )

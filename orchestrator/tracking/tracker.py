@@ -139,6 +139,7 @@ class Page:
     """Where a run is in MLflow."""
 
     name: str
+    """Of its folder."""
     experiment_id: str
     run: str
     """MLflow's id of it."""
@@ -156,13 +157,13 @@ def page_of(run_dir: Path, uri: str) -> Page | None:
         return Page(run_dir.absolute().name, known.experiment_id, known.parent) if at_home else None
     if database is None or known is None or not database.is_file():
         return None
-    question = "SELECT experiment_id, name FROM runs WHERE run_uuid = ? AND lifecycle_stage = 'active'"
+    question = "SELECT experiment_id FROM runs WHERE run_uuid = ? AND lifecycle_stage = 'active'"
     try:
         with contextlib.closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
             found = connection.execute(question, (known.parent,)).fetchone()
     except sqlite3.Error:
         return None
-    return Page(str(found[1]), str(found[0]), known.parent) if found else None
+    return Page(run_dir.absolute().name, str(found[0]), known.parent) if found else None
 
 
 def server_of(run_dir: Path) -> str:

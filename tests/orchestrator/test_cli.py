@@ -17,11 +17,12 @@ import yaml
 
 from orchestrator import __version__
 from orchestrator.cli import main
-from orchestrator.config import AdaptTemperature, Data, Generate, Job, Source
+from orchestrator.config import AdaptTemperature, Curriculum, Data, Generate, Job, Source
 from orchestrator.config.data import HeldOut
 from orchestrator.config.job_docs import ESSENTIAL, EXAMPLE, executing_keys, job_docs
 from orchestrator.config.load import load_job, resolved_yaml
 from orchestrator.config.methods import PRESETS
+from orchestrator.config.own_methods import Row
 from orchestrator.config.words import model_of
 from orchestrator.driver.resume import command
 from tests.support.sample_run import two_rounds
@@ -52,12 +53,16 @@ def test_the_reference_describes_every_key_in_the_order_of_the_file() -> None:
     text = job_docs().partition("## Top level")[2]
     described = re.findall(r"^\| \[?`(\w+)`.* \| (.*) \|$", text, re.MULTILINE)
     expected = list(Job.file_fields())
-    expected += PRESETS
+    expected += [*PRESETS, *Row.model_fields]
     for field in Job.file_fields().values():
         if (section := model_of(field.annotation)) is not None:
             expected += list(section.file_fields())
             expected += (
-                _sets() if section is Data else list(AdaptTemperature.model_fields) if section is Generate else []
+                [*_sets(), *Curriculum.model_fields]
+                if section is Data
+                else list(AdaptTemperature.model_fields)
+                if section is Generate
+                else []
             )
     assert [name for name, _ in described] == expected
     assert all(meaning for _, meaning in described), "a key without a docstring"

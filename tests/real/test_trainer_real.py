@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import shutil
 import signal
@@ -30,6 +31,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM  # noqa: E402
 
 from orchestrator.config import RoundLoss, Train  # noqa: E402
+from orchestrator.records.groups import FURTHER, further  # noqa: E402
 from orchestrator.records.rows import PROBE, REFERENCE, ScoringPlan, TrainingPlan, pairs_schema  # noqa: E402
 from orchestrator.records.seals import state_seal  # noqa: E402
 from tests.support.local_ray import local_ray  # noqa: E402
@@ -91,7 +93,10 @@ def make_model(folder: Path, tied: bool = True, dtype: torch.dtype = torch.float
     return str(folder)
 
 
-def make_pairs(file: Path, num_prompts: int = 5, pairs_per_prompt: int = 3, rejected: bool = True) -> str:
+def make_pairs(
+    file: Path, num_prompts: int = 5, pairs_per_prompt: int = 3, rejected: bool = True, grouped: bool = False
+) -> str:
+    """With `grouped` a prompt's pairs are one group, of which each has another difference of scores."""
     rng = np.random.default_rng(5)
 
     def ids(low: int, high: int) -> list[int]:
@@ -101,9 +106,10 @@ def make_pairs(file: Path, num_prompts: int = 5, pairs_per_prompt: int = 3, reje
     for p in range(num_prompts):
         prompt, winners, losers = ids(2, 12), [ids(1, 15) for _ in range(2)], [ids(1, 15) for _ in range(3)]
         for k in range(pairs_per_prompt):
-            chosen, loser = winners[k % 2], losers[k % 3] if rejected else None
-            rows.append((f"{p}-{k}", f"{p}", "x", "y", "z", k, k, prompt, chosen, loser))
-    schema = pairs_schema(conversational=False)
+            chosen, loser = winners[0 if grouped else k % 2], losers[k % 3] if rejected else None
+            further_values = (f"{p}-0", 4.0, 3.5 - k) if grouped else ()
+            rows.append((f"{p}-{k}", f"{p}", "x", "y", "z", k, k, prompt, chosen, loser, *further_values))
+    schema = further(pairs_schema(conversational=False), FURTHER if grouped else ())
     pq.write_table(pa.table([list(column) for column in zip(*rows, strict=True)], schema=schema), file)
     return str(file)
 
@@ -150,6 +156,7 @@ def plain_torch(
         trained, betas=settings.betas, eps=settings.epsilon, weight_decay=settings.weight_decay
     )
     pairs = read_pairs(plan.pairs, VOCAB)
+    pairs = batching.grouped(pairs) if plan.loss.form == "softmax" else pairs
     batches = batching.epoch_batches(pairs, plan.seed, 0, settings.batch_pairs, settings.order)
     losses, norms = [], []
     for step, rows in enumerate(batches, start=1):
@@ -168,6 +175,16 @@ def plain_torch(
             elif plan.loss.form == "simpo":
                 apart = chosen / len(pair.chosen) - rejected / len(pair.rejected)
                 dpo = -torch.nn.functional.logsigmoid(beta * apart - plan.loss.target_margin)
+            elif plan.loss.form == "softmax":
+                rewards = [beta * won, beta * lost]
+                for other in pair.more:
+                    with torch.no_grad():
+                        before = sequence_logprob(reference, pair.prompt, other.tokens)
+                    rewards.append(beta * (sequence_logprob(policy, pair.prompt, other.tokens) - before))
+                dpo = -torch.stack(rewards).log_softmax(0)[0]
+            elif plan.loss.form == "odpo":
+                offset = plan.loss.score_scale * math.log(pair.score_gap)
+                dpo = -torch.nn.functional.logsigmoid(beta * (won - lost) - offset)
             else:
                 dpo = -torch.nn.functional.logsigmoid(beta * (won - lost))
             total = total + plan.loss.dpo * dpo
@@ -272,8 +289,9 @@ def difference(folder: str, expected: dict[str, torch.Tensor]) -> float:
 
 def compare(tmp_path: Path, runner: Runner, loss: RoundLoss = WEIGHTS, **changes: Any) -> None:
     """Two steps under these settings leave the weights that plain torch leaves, up to rounding."""
-    compared, preferred = loss.reads_reference, loss.dpo > 0
-    model, pairs = make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet", rejected=preferred)
+    compared, preferred, grouped = loss.reads_reference, loss.dpo > 0, loss.reads_groups or loss.reads_scores
+    model = make_model(tmp_path / "seed")
+    pairs = make_pairs(tmp_path / "pairs.parquet", rejected=preferred, grouped=grouped)
     settings = Train(**(SETTINGS | changes))
     plan = make_plan(tmp_path, model, pairs, loss=loss)
     expected, losses, norms = plain_torch(plan, settings)
@@ -362,6 +380,28 @@ def test_the_squared_form_equals_plain_torch(one_rank: Runner, tmp_path: Path) -
 def test_a_form_without_a_reference_equals_plain_torch(two_ranks: Runner, tmp_path: Path, zero: int) -> None:
     """No reference pass, and no reference in the probe."""
     compare(tmp_path, two_ranks, loss=RoundLoss(beta=20, dpo=0.5, nll=0.2, form="simpo", target_margin=3), zero=zero)
+
+
+@pytest.mark.parametrize("zero", [1, 3])
+def test_groups_equal_plain_torch_on_one_rank_and_on_two(
+    one_rank: Runner, two_ranks: Runner, tmp_path: Path, zero: int
+) -> None:
+    """Three rejected completions each, in micro-batches that are smaller than a prompt with all of its completions."""
+    for number, runner in enumerate((one_rank, two_ranks)):
+        loss = RoundLoss(beta=0.5, dpo=1.0, nll=0.3, form="softmax")
+        more = {"zero": zero, "batch_pairs": 3, "tokens_per_microbatch": 40}
+        (tmp_path / str(number)).mkdir()
+        compare(tmp_path / str(number), runner, loss=loss, **more)
+
+
+def test_a_form_of_scores_equals_plain_torch(two_ranks: Runner, tmp_path: Path) -> None:
+    compare(tmp_path, two_ranks, loss=RoundLoss(beta=0.5, dpo=1.0, nll=0.2, form="odpo", score_scale=0.7))
+
+
+def test_a_form_of_scores_without_them_says_so(one_rank: Runner, tmp_path: Path) -> None:
+    plan = make_plan(tmp_path, make_model(tmp_path / "seed"), make_pairs(tmp_path / "pairs.parquet"))
+    with pytest.raises(TrainingDataError, match=r"pair 0-0 has no scores, by which this `loss\.form` goes"):
+        one_rank(replace(plan, loss=RoundLoss(beta=0.5, dpo=1.0, nll=0.0, form="scaled")), Train(**SETTINGS))
 
 
 def test_a_budget_of_tokens_is_spent_in_as_many_passes_as_it_takes(one_rank: Runner, tmp_path: Path) -> None:

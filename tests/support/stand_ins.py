@@ -160,7 +160,8 @@ class StandInEngines:
             rows = [self._sample(p, i, plan) for p in prompts for i in plan.sample_indices]
             file = write_table(with_masks(rows, SAMPLES), shard.output)
             tokens = sum(row["num_tokens"] for row in rows)
-            yield shard, {"samples": len(rows), "tokens": tokens, "truncated": 0, "seconds": 0.0, "file": file}
+            cut = sum(row["finish_reason"] == "length" for row in rows)
+            yield shard, {"samples": len(rows), "tokens": tokens, "truncated": cut, "seconds": 0.0, "file": file}
 
     def _sample(self, prompt: dict[str, Any], index: int, plan: SamplingPlan) -> dict[str, Any]:
         right = chance(prompt["prompt_id"], index, plan.seed) < self.skill

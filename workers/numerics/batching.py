@@ -10,6 +10,9 @@ Each completion attends to the prompt and to itself, and its position ids go on 
 end. So a prompt is computed once however many pairs share it, and a completion once however many
 pairs it stands in (IRPO's wrapping repeats completions). A pack is several trees in one row.
 
+What is learned from at once is a pair, or a group: one chosen completion with several rejected ones. It stands in one
+tree, and so in one pack, however a batch is cut.
+
 A completion may have tokens that are not the model's own (orchestrator.records.masks): they are laid out
 and attended to, but not scored.
 """
@@ -18,7 +21,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,8 +60,8 @@ class Completion:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PairTokens:
-    """Token ids of one preference pair; each array is one-dimensional int32 and not empty. Without `rejected` the
-    chosen completion is to be imitated. A mask in which all tokens are the model's own becomes None.
+    """Token ids of one preference pair, or of a group; each array is one-dimensional int32 and not empty. Without
+    `rejected` the chosen completion is to be imitated. A mask in which all tokens are the model's own becomes None.
 
     Raises:
         ValueError: a side is empty, or its mask does not fit it; the message names pair and side.
@@ -70,6 +73,12 @@ class PairTokens:
     rejected: Tokens | None
     chosen_mask: Mask | None = None
     rejected_mask: Mask | None = None
+    group: Hashable | None = None
+    """What pairs with the same prompt and chosen completion share that are one group where the loss reads groups."""
+    score_gap: float | None = None
+    """By how much the chosen one's score is above the rejected one's, where they are known."""
+    more: tuple[Completion, ...] = ()
+    """A group's further rejected completions."""
 
     def __post_init__(self) -> None:
         for name in ("prompt", "chosen", "rejected"):
@@ -86,19 +95,22 @@ class PairTokens:
 
     @property
     def sides(self) -> tuple[Completion, ...]:
-        """The completions: chosen and rejected, or chosen alone."""
+        """The completions: chosen and rejected ones, or chosen alone."""
         chosen = Completion(self.chosen, self.chosen_mask)
-        return (chosen,) if self.rejected is None else (chosen, Completion(self.rejected, self.rejected_mask))
+        if self.rejected is None:
+            return (chosen,)
+        return (chosen, Completion(self.rejected, self.rejected_mask), *self.more)
 
     @property
     def longest(self) -> int:
-        """Tokens of the longer side, prompt included."""
+        """Tokens of the longest side, prompt included."""
         return len(self.prompt) + max(map(len, self.sides))
 
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """What must stay together in one pack: a pair (two completions), or one completion to be imitated or scored."""
+    """What must stay together in one pack: a pair (two completions), a group (the chosen one and all rejected ones), or
+    one completion to be imitated or scored."""
 
     tag: Hashable
     """What the caller knows the member by: the row of a pair, the key of a completion."""
@@ -117,6 +129,25 @@ class Tree:
     @property
     def num_tokens(self) -> int:
         return len(self.prompt) + sum(len(c) for c in self.completions)
+
+
+def grouped(pairs: Sequence[PairTokens]) -> list[PairTokens]:
+    """One row a group, by the name of its first pair, in place of its pairs, which stand one after the other. A pair of
+    no group stays what it is, which is a group with one rejected completion.
+
+    Raises:
+        ValueError: the pairs of a group differ in prompt or chosen completion; the message names one.
+    """
+    rows: list[PairTokens] = []
+    for pair in pairs:
+        if pair.group is None or not rows or rows[-1].group != pair.group:
+            rows.append(pair)
+            continue
+        first, (chosen, *rejected) = rows[-1], pair.sides
+        if not np.array_equal(first.prompt, pair.prompt) or first.sides[0].content != chosen.content:
+            raise ValueError(f"pair {pair.pair_id}: its group has another prompt or chosen completion")
+        rows[-1] = replace(first, more=(*first.more, *rejected))
+    return rows
 
 
 def epoch_batches(pairs: Sequence[PairTokens], seed: int, epoch: int, batch_pairs: int, order: str) -> list[list[int]]:

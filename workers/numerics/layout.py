@@ -58,22 +58,28 @@ class Pack:
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """A pack with B pairs in it; a filler has B = 0. Index tensors point at segments, shape [B]."""
+    """A pack with B pairs or groups in it; a filler has B = 0. Index tensors point at segments, shape [B], or [R] for
+    the rejected completions of all of them."""
 
     pack: Pack
     rows: tuple[int, ...]
-    """The pairs' rows in the list they came from."""
+    """The pairs' or groups' rows in the list they came from."""
     keys: tuple[str, ...]
     """`completion_key` of each completion, in the order of the segments."""
     completion_lengths: Tensor
     """[num_completions] int64: scored tokens of each."""
     chosen: Tensor
     rejected: Tensor
+    """[R], those of a group one after the other."""
     prompts: Tensor
     """Segments of the pairs' prompts; they exist only where prompts are scored."""
     chosen_lengths: Tensor
     """Scored tokens."""
     prompt_lengths: Tensor
+    group_sizes: tuple[int, ...]
+    """How many rejected completions each of B has; 1 for a pair."""
+    score_gaps: Tensor | None = None
+    """[B] float64, by how much the chosen one's score is above the rejected one's; None where the loss reads none."""
 
     def to(self, device: torch.device | str) -> MicroBatch:
         """The same micro-batch with its pack on a device; the small index tensors follow when used."""
@@ -141,10 +147,14 @@ def _long(values: npt.ArrayLike) -> Tensor:
     return torch.from_numpy(np.asarray(values, dtype=np.int64))
 
 
-def micro_batch(trees: Sequence[Tree], score_prompts: bool = False) -> MicroBatch:
-    """The micro-batch of trees whose members are pairs."""
+def micro_batch(
+    trees: Sequence[Tree], score_prompts: bool = False, score_gaps: Sequence[float] | None = None
+) -> MicroBatch:
+    """The micro-batch of trees whose members are pairs or groups. `score_gaps` has a number for each row of these."""
     rows: list[int] = []
-    index: list[tuple[int, int, int, int, int]] = []
+    index: list[tuple[int, int, int, int]] = []
+    all_rejected: list[int] = []
+    sizes: list[int] = []
     keys: list[str] = []
     lengths: list[int] = []
     num_completions = sum(len(tree.completions) for tree in trees)
@@ -153,12 +163,26 @@ def micro_batch(trees: Sequence[Tree], score_prompts: bool = False) -> MicroBatc
         keys += [c.key(tree.prompt) for c in tree.completions]
         lengths += [c.num_scored for c in tree.completions]
         for member in tree.members:
-            # What is imitated stands on both sides, where it cancels out of the comparison.
-            chosen, rejected = (base + member.completions[i] for i in (0, -1))
+            chosen, *rejected = (base + place for place in member.completions)
+            rejected = rejected or [chosen]  # what is imitated stands on both sides, and cancels out of the comparison
             rows.append(int(member.tag))  # type: ignore[call-overload]
-            index.append((chosen, rejected, num_completions + number, lengths[chosen], len(tree.prompt)))
-    columns = _long(np.asarray(index, dtype=np.int64).reshape(-1, 5)).unbind(1)
-    return MicroBatch(lay_out(trees, score_prompts), tuple(rows), tuple(keys), _long(lengths), *columns)
+            index.append((chosen, num_completions + number, lengths[chosen], len(tree.prompt)))
+            all_rejected += rejected
+            sizes.append(len(rejected))
+    chosens, prompts, chosen_lengths, prompt_lengths = _long(np.asarray(index, dtype=np.int64).reshape(-1, 4)).unbind(1)
+    return MicroBatch(
+        pack=lay_out(trees, score_prompts),
+        rows=tuple(rows),
+        keys=tuple(keys),
+        completion_lengths=_long(lengths),
+        chosen=chosens,
+        rejected=_long(np.asarray(all_rejected, dtype=np.int64)),
+        prompts=prompts,
+        chosen_lengths=chosen_lengths,
+        prompt_lengths=prompt_lengths,
+        group_sizes=tuple(sizes),
+        score_gaps=None if score_gaps is None else torch.tensor([score_gaps[row] for row in rows], dtype=torch.float64),
+    )
 
 
 def filler(pair: PairTokens, score_prompts: bool = False) -> MicroBatch:

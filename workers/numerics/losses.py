@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PairLogprobs:
-    """Log-probabilities of B pairs, each summed over its tokens; all tensors have shape [B].
+    """Log-probabilities of B pairs or groups, each summed over its tokens; all tensors have shape [B], those of
+    rejected completions [R]: one of each pair, several of a group, which stand one after the other.
 
     `prompt` (the sum over the prompt's own tokens) is needed for `nll_scope: prompt+response` only, `rejected_length`
     for forms that average over tokens. Those that read no reference do not look at what stands for it.
@@ -44,11 +45,27 @@ class PairLogprobs:
     prompt: Tensor | None = None
     prompt_length: Tensor | None = None
     rejected_length: Tensor | None = None
+    group_sizes: tuple[int, ...] | None = None
+    """How many rejected completions each has; None: one."""
+    score_gaps: Tensor | None = None
+    """By how much the chosen one's score is above the rejected one's, in the scores' own units; for forms that read
+    scores."""
+
+    def of_groups(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Values of the rejected completions, [R], by group."""
+        groups: tuple[Tensor, ...] = torch.split(values, self.group_sizes or (1,) * len(self.chosen))
+        return groups
+
+    def mean_of_group(self, values: Tensor) -> Tensor:
+        """Values of the rejected completions, [R], as the mean of each group, [B]; a pair has one."""
+        if self.group_sizes is None or max(self.group_sizes, default=1) == 1:
+            return values
+        return torch.stack([group.mean() for group in self.of_groups(values)])
 
 
 @dataclass(frozen=True, slots=True)
 class LossSums:
-    """Sums over pairs, as scalars in nats; only `loss` carries a gradient."""
+    """Sums over pairs, or groups, as scalars in nats; only `loss` carries a gradient."""
 
     loss: Tensor
     dpo: Tensor
@@ -58,7 +75,7 @@ class LossSums:
     margin_size: Tensor
     """Sum of their absolute values."""
     accuracy: Tensor
-    """Number of pairs whose margin is above zero."""
+    """Number of pairs, or groups, whose margin is above zero."""
 
 
 def reward_margins(pairs: PairLogprobs, beta: float) -> Tensor:
@@ -66,6 +83,18 @@ def reward_margins(pairs: PairLogprobs, beta: float) -> Tensor:
     chosen = pairs.chosen - pairs.reference_chosen
     rejected = pairs.rejected - pairs.reference_rejected
     return beta * (chosen - rejected)
+
+
+def group_margins(groups: PairLogprobs, beta: float) -> tuple[Tensor, ...]:
+    """The same against each rejected completion of a group, by group."""
+    chosen = groups.chosen - groups.reference_chosen
+    rejected = groups.of_groups(groups.rejected - groups.reference_rejected)
+    return tuple(beta * (reward - others) for reward, others in zip(chosen, rejected, strict=True))
+
+
+def least_margins(groups: PairLogprobs, beta: float) -> Tensor:
+    """The least of each group's, shape [B]: by how much the chosen one is ahead of the best of the rejected ones."""
+    return torch.stack([margins.min() for margins in group_margins(groups, beta)])
 
 
 def mean_margins(pairs: PairLogprobs, beta: float) -> Tensor:
@@ -160,8 +189,45 @@ def orpo_losses(pairs: PairLogprobs) -> Tensor:
     return -F.logsigmoid(odds_margins(pairs))
 
 
+def softmax_losses(groups: PairLogprobs, beta: float) -> Tensor:
+    """S-DPO's loss of each group, shape [B]: -log sigmoid(-log sum_l exp(-margin_l)) over its rejected completions l,
+    margin_l being DPO's reward margin of the chosen one against l (arXiv 2406.09215, section 3, the loss L_S-DPO).
+    It is -log of the chosen one's share of a softmax over the rewards of all. DPO's loss for one rejected completion;
+    log(1 + n) for n of them where policy = reference."""
+    together = [torch.logsumexp(-margins, 0) for margins in group_margins(groups, beta)]
+    return -F.logsigmoid(-torch.stack(together))
+
+
+def odpo_losses(pairs: PairLogprobs, beta: float, scale: float) -> Tensor:
+    """ODPO's loss of each pair, shape [B]: -log sigmoid(margin - offset), where the offset is `scale` times the log of
+    the difference of the scores (arXiv 2402.10571, the loss L_ODPO; `scale` is its alpha, and the log its f)."""
+    return -F.logsigmoid(reward_margins(pairs, beta) - scale * _gaps(pairs).log())
+
+
+def reward_aware_losses(pairs: PairLogprobs, beta: float, scale: float) -> Tensor:
+    """Reward-aware preference optimization's loss of each pair, shape [B]: the divergence of a coin that falls as the
+    rewards say from one as the scores say, q log(q/p) + (1-q) log((1-q)/(1-p)) with p = sigmoid(margin) and
+    q = sigmoid(`scale` times the difference of the scores) (arXiv 2406.11704, section 3.3, the loss L_rpo, where
+    `scale` is eta). Zero where the margin is what the scores say; below that and above it, it grows."""
+    margins, wanted = reward_margins(pairs, beta), scale * _gaps(pairs)
+    chosen = wanted.sigmoid() * (F.logsigmoid(wanted) - F.logsigmoid(margins))
+    return chosen + (-wanted).sigmoid() * (F.logsigmoid(-wanted) - F.logsigmoid(-margins))
+
+
+def scaled_losses(pairs: PairLogprobs, beta: float, scale: float) -> Tensor:
+    """DPO's loss of each pair times `scale` times the difference of the scores, shape [B]: the scaled Bradley-Terry
+    loss of HelpSteer2-Preference (arXiv 2410.01257, L_SBT) with DPO's reward."""
+    return scale * _gaps(pairs) * -F.logsigmoid(reward_margins(pairs, beta))
+
+
+def _gaps(pairs: PairLogprobs) -> Tensor:
+    if pairs.score_gaps is None:
+        raise ValueError("a loss that goes by scores needs `score_gaps`")
+    return pairs.score_gaps
+
+
 class Form(NamedTuple):
-    """From pairs and the settings of a round's loss to what stands for each pair, shape [B]."""
+    """From pairs, or groups, and the settings of a round's loss to what stands for each, shape [B]."""
 
     losses: Callable[[PairLogprobs, RoundLoss], Tensor]
     margins: Callable[[PairLogprobs, RoundLoss], Tensor]
@@ -186,6 +252,12 @@ FORMS: Mapping[str, Form] = {
         lambda pairs, loss: likelihood_margins(pairs, loss.beta),
     ),
     "orpo": Form(lambda pairs, loss: orpo_losses(pairs), lambda pairs, loss: odds_margins(pairs)),
+    "softmax": Form(
+        lambda groups, loss: softmax_losses(groups, loss.beta), lambda groups, loss: least_margins(groups, loss.beta)
+    ),
+    "odpo": Form(lambda pairs, loss: odpo_losses(pairs, loss.beta, loss.score_scale), _rewards),
+    "reward_aware": Form(lambda pairs, loss: reward_aware_losses(pairs, loss.beta, loss.score_scale), _rewards),
+    "scaled": Form(lambda pairs, loss: scaled_losses(pairs, loss.beta, loss.score_scale), _rewards),
 }
 """The term that `dpo` weighs, by `loss.form`; orchestrator.config.forms says what each reads."""
 
@@ -218,9 +290,9 @@ def nll_sum(logprobs: Tensor, lengths: Tensor, normalisation: str, num_pairs: in
 
 
 def preference_loss_sum(pairs: PairLogprobs, loss: RoundLoss, num_pairs: int, num_tokens: int) -> LossSums:
-    """Loss summed over the B pairs of a micro-batch, in nats: the caller divides by the global batch's pairs.
+    """Loss summed over the B pairs, or groups, of a micro-batch, in nats: the caller divides by the global batch's.
 
-    `num_pairs` and `num_tokens` count the global batch's pairs and the tokens its NLL covers; they
+    `num_pairs` and `num_tokens` count the global batch's pairs, or groups, and the tokens its NLL covers; they
     matter for `nll_normalisation: batch` only. A term of weight 0 is reported but not differentiated.
     """
     form = FORMS[loss.form]

@@ -1,8 +1,8 @@
 """One update (a step of the optimizer) over micro-batches, and the learning-rate schedule. Imports torch alone.
 
-An update's loss is the mean over the pairs of the global batch: each micro-batch contributes its sum
-divided by the number of pairs of the whole batch, so neither the cut into micro-batches nor the
-division over ranks changes the gradient.
+An update's loss is the mean over the pairs of the global batch (or over its groups, each a chosen completion with
+several rejected ones): each micro-batch contributes its sum divided by the number of pairs of the whole batch, so
+neither the cut into micro-batches nor the division over ranks changes the gradient.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MEANS: Mapping[str, Callable[[LossSums, PairLogprobs], Tensor]] = {
     "margin_size": lambda losses, pairs: losses.margin_size,
     "reward_accuracy": lambda losses, pairs: losses.accuracy,
     "chosen_logprob": lambda losses, pairs: pairs.chosen.detach().sum(),
-    "rejected_logprob": lambda losses, pairs: pairs.rejected.detach().sum(),
+    "rejected_logprob": lambda losses, pairs: pairs.mean_of_group(pairs.rejected.detach()).sum(),
 }
-"""Metrics of an update that are means over its pairs: how a micro-batch's sum over pairs, a scalar, is made. All but
-`reward_accuracy`, a share, are in nats (those of the preference term in the units of its form); log-probabilities are
-summed over tokens."""
+"""Metrics of an update that are means over its pairs, or groups: how a micro-batch's sum over these, a scalar, is made.
+All but `reward_accuracy`, a share, are in nats (those of the preference term in the units of its form);
+log-probabilities are summed over tokens, and for a group's rejected side their mean is taken."""
 COUNTS = ("chosen_tokens", "rejected_tokens", "pairs", "tokens")
 """Numbers that a micro-batch reports besides."""
 SUMS = (*MEANS, *COUNTS)
@@ -56,8 +56,9 @@ class BatchTotals:
     """What a global batch counts over all ranks and micro-batches."""
 
     pairs: int
+    """Or groups, where the loss reads these."""
     nll_tokens: int
-    """Tokens that the NLL covers, each pair's chosen side counted once a pair."""
+    """Tokens that the NLL covers, each pair's, or group's, chosen side counted once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +75,7 @@ class StepSums:
 
 
 def pair_logprobs(batch: MicroBatch, segments: Tensor, reference: Tensor) -> PairLogprobs:
-    """Gather the log-probabilities of a micro-batch's B pairs from those of its segments.
+    """Gather the log-probabilities of a micro-batch's B pairs or groups from those of its segments.
 
     `segments` is [num_segments] from the policy, `reference` [num_completions] from the reference.
     """
@@ -90,6 +91,8 @@ def pair_logprobs(batch: MicroBatch, segments: Tensor, reference: Tensor) -> Pai
         prompt=segments[prompts] if with_prompts else None,
         prompt_length=batch.prompt_lengths.to(device) if with_prompts else None,
         rejected_length=batch.completion_lengths.to(device)[rejected],
+        group_sizes=batch.group_sizes,
+        score_gaps=None if batch.score_gaps is None else batch.score_gaps.to(device, segments.dtype),
     )
 
 
@@ -111,7 +114,7 @@ def micro_batch_loss(
     lengths = batch.completion_lengths.to(segments.device)
     values = {name: sum_of(losses, pairs) for name, sum_of in MEANS.items()} | {
         "chosen_tokens": pairs.chosen_length.sum(),
-        "rejected_tokens": lengths[batch.rejected.to(segments.device)].sum(),
+        "rejected_tokens": pairs.mean_of_group(lengths[batch.rejected.to(segments.device)].double()).sum(),
         "pairs": torch.tensor(len(batch.rows), device=segments.device),
         "tokens": torch.tensor(batch.pack.num_tokens, device=segments.device),
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -12,10 +13,12 @@ import pyarrow.parquet as pq
 
 from orchestrator.errors import first_line
 from orchestrator.records import counts, pair_ids
+from orchestrator.records.groups import GROUP, SCORES, further_columns
 from orchestrator.records.masks import PAIR_MASKS, Mask, mask_columns
 from orchestrator.records.parquet import read_table
 from orchestrator.records.rows import PROBE, REFERENCE
 from workers.files import write_table
+from workers.numerics import batching
 from workers.numerics.batching import PairTokens, Tokens
 
 _IDS = ("prompt_token_ids", "chosen_token_ids", "rejected_token_ids")
@@ -40,10 +43,14 @@ def _masks(table: pa.Table, name: str) -> list[Mask | None]:
     return [None if mask is None else np.asarray(mask) for mask in table.column(name).to_pylist()]
 
 
+def _plain(table: pa.Table, name: str) -> list[Any]:
+    return table.column(name).to_pylist() if name in table.column_names else [None] * table.num_rows
+
+
 def _read(file: str) -> pa.Table:
     try:
-        masks = mask_columns(pq.read_schema(file))
-        return read_table(file, columns=["pair_id", *_IDS, *masks])
+        schema = pq.read_schema(file)
+        return read_table(file, columns=["pair_id", *_IDS, *mask_columns(schema), *further_columns(schema)])
     except (OSError, pa.ArrowInvalid) as error:
         raise TrainingDataError(f"{file}: cannot be read as a Parquet file of pairs ({first_line(error)})") from error
 
@@ -55,17 +62,19 @@ def read_pairs(files: Sequence[str], vocab_size: int) -> list[PairTokens]:
     outside the vocabulary.
     """
     pairs: list[PairTokens] = []
-    for file in files:
+    for number, file in enumerate(files):
         table = _read(file)
         if table.num_rows == 0:
             continue
         columns: list[list[Any]] = [
             *(_token_lists(table, name) for name in _IDS),
             *(_masks(table, name) for name in PAIR_MASKS.values()),
+            [None if group is None else (number, group) for group in _plain(table, GROUP)],
+            [_gap(*scores) for scores in zip(*(_plain(table, name) for name in SCORES), strict=True)],
         ]
-        for pair_id, *sides in zip(table.column("pair_id").to_pylist(), *columns, strict=True):
+        for pair_id, *known in zip(table.column("pair_id").to_pylist(), *columns, strict=True):
             try:
-                pair = PairTokens(pair_id, *sides)
+                pair = PairTokens(pair_id, *known)
             except ValueError as error:
                 raise TrainingDataError(f"{file}: {error}; leave it out when pairs are made") from error
             tokens = [pair.prompt, *(side.tokens for side in pair.sides)]
@@ -77,6 +86,43 @@ def read_pairs(files: Sequence[str], vocab_size: int) -> list[PairTokens]:
                 )
             pairs.append(pair)
     return pairs
+
+
+def _gap(chosen: float | None, rejected: float | None) -> float | None:
+    """By how much the chosen one's score is above the rejected one's."""
+    return None if chosen is None or rejected is None else chosen - rejected
+
+
+def grouped(pairs: list[PairTokens]) -> list[PairTokens]:
+    """One row a group (`batching.grouped`).
+
+    Raises TrainingDataError where pairs of a group have not the same chosen completion.
+    """
+    try:
+        return batching.grouped(pairs)
+    except ValueError as error:
+        raise TrainingDataError(f"{error}; make the pairs anew") from error
+
+
+def score_gaps(pairs: Sequence[PairTokens]) -> list[float]:
+    """By how much each chosen completion's score is above the rejected one's.
+
+    Raises TrainingDataError where that is not known, or not more than 0 and finite.
+    """
+    gaps = []
+    for pair in pairs:
+        if pair.score_gap is None:
+            raise TrainingDataError(
+                f"pair {pair.pair_id} has no scores, by which this `loss.form` goes: make the pairs anew, or take "
+                "another form"
+            )
+        if not 0 < pair.score_gap < math.inf:
+            raise TrainingDataError(
+                f"pair {pair.pair_id}: the chosen score less the rejected one is {pair.score_gap:g}, and must be above "
+                "0; leave it out when pairs are made"
+            )
+        gaps.append(pair.score_gap)
+    return gaps
 
 
 def drop_long(pairs: list[PairTokens], max_tokens: int | None) -> list[PairTokens]:

@@ -63,10 +63,13 @@ class Round:
 
     plan: TrainingPlan
     pairs: list[PairTokens]
+    """Or groups, where the loss reads these."""
     reference: dict[str, float] | None
     """Log-probability under the reference by completion key; None where the loss compares with no reference."""
     batches: list[list[int]]
     """Rows of the pairs of each step."""
+    score_gaps: list[float] | None = None
+    """By pair, where the loss goes by scores."""
 
     def nll_tokens(self, rows: list[int]) -> int:
         """Tokens that the NLL of these pairs covers."""
@@ -228,7 +231,9 @@ class Trainer:
         engine = self._engine(plan.init, plan.adapter)
         # What is trained now is the policy no longer: another call starts from the folder again.
         self._policy = None
-        round_ = Round(plan, pairs, reference, self._batches(pairs, plan))
+        rows = pair_data.grouped(pairs) if plan.loss.reads_groups else pairs
+        gaps = pair_data.score_gaps(rows) if plan.loss.reads_scores else None
+        round_ = Round(plan, rows, reference, self._batches(rows, plan), gaps)
         states = TrainingStates(plan.state_dir, plan.state_name, plan.keep_states, plan.state_key, self.beat)
         told: dict[str, Any] = {}
         done, last = states.load(engine), len(round_.batches)
@@ -276,7 +281,7 @@ class Trainer:
         """This rank's micro-batches of a global batch, with the reference log-probabilities of each."""
         scored = round_.plan.loss.nll_scope == "prompt+response"
         shares = batching.divide_batch(round_.pairs, rows, self.settings.microbatch, self.ranks)
-        mine = [layout.micro_batch(trees, scored) for trees in shares[self.rank]]
+        mine = [layout.micro_batch(trees, scored, round_.score_gaps) for trees in shares[self.rank]]
         # Under ZeRO 2 and 3 every backward is collective; below, only an update's gradients are.
         wanted = max(map(len, shares)) if self.settings.stage >= 2 else 1
         mine += [layout.filler(round_.pairs[rows[0]], scored)] * (wanted - len(mine))

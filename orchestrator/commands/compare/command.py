@@ -37,7 +37,7 @@ from orchestrator.driver.trust import Tell
 from orchestrator.driver.wiring import unread_golds
 from orchestrator.errors import BadInput, Damaged, Interrupted
 from orchestrator.files import unfinished
-from orchestrator.files.inside import open_to_write
+from orchestrator.files.inside import open_to_write, run_around
 from orchestrator.ledger.ledger import Ledger
 from orchestrator.ledger.run import Run
 from orchestrator.reports.status import run_state
@@ -129,7 +129,7 @@ def require_trust(plan: Plan, tell: Tell | None) -> None:
         BadInput: they need approval.
     """
     for path in (plan.path, plan.shared):
-        if (around := trust.run_around(path)) is not None:
+        if (around := run_around(path)) is not None:
             for planned in plan.runs:
                 # Not with where the run will be, which the comparison decides.
                 job = planned.file.job.model_copy(update={"run_dir": None})

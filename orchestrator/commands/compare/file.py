@@ -19,18 +19,20 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import AfterValidator, Field, ValidationError, field_validator, model_validator
 
-from orchestrator.config import CountOrZero, Method, Settings
+from orchestrator.config import CountOrZero, Job, Method, Settings
 from orchestrator.config.archive import is_shared
 from orchestrator.config.document import Key, Origin, in_sections, put, put_all
-from orchestrator.config.load import JobFile, checked, text_of
-from orchestrator.config.methods import with_method
+from orchestrator.config.load import JobFile, checked
+from orchestrator.config.methods import PRESETS, with_method
+from orchestrator.config.own_methods import OwnMethod, is_own, place_of, read_own
 from orchestrator.config.places import home
 from orchestrator.config.words import fields_at, wanted
-from orchestrator.config.yaml_text import read_yaml
-from orchestrator.driver.trust import require_file, run_around
+from orchestrator.config.yaml_text import read_yaml, text_of
+from orchestrator.driver.trust import require_file
 from orchestrator.errors import BadInput
+from orchestrator.files.inside import run_around
 from orchestrator.files.named import named_path, real
 from orchestrator.tracking.tracker import default_address
 
@@ -49,6 +51,12 @@ def _settings(value: dict[str, Any]) -> dict[str, Any]:
     return value
 
 
+def _method(value: str) -> str:
+    if value not in get_args(Method) and not is_own(value):
+        raise ValueError(f"must be {wanted(Job.model_fields['method'].annotation)} (it is {value!r})")
+    return value
+
+
 def _different(value: list[int] | None) -> list[int] | None:
     if value and len(set(value)) < len(value):
         raise ValueError("a seed stands twice")
@@ -60,8 +68,9 @@ def _different(value: list[int] | None) -> list[int] | None:
 class Arm(Settings):
     """One side of a comparison: a method with its settings, one run a seed."""
 
-    method: Method | None = None
-    """Which method's settings are the defaults; null takes the arm's name."""
+    method: Annotated[str, AfterValidator(_method)] | None = None
+    """Which method's settings are the defaults: one of Ratchet's, or a row of a file of your own, `FILE#NAME`, relative
+    to this file's folder, else to the current one; null takes the arm's name."""
     set: dict[str, Any] = Field(default={})
     """Settings of this arm alone, dotted or in sections, as in the comparison's `set`."""
     seeds: Seeds | None = None
@@ -183,22 +192,46 @@ def _planned(comparison: Comparison, path: Path, positions: Mapping[Key, tuple[i
     wrong: dict[str, list[str]] = {}
     for name, arm in comparison.arms.items():
         try:
-            job, origins = with_method(document, arm.method or name), dict(places)  # type: ignore[arg-type]
+            own, origins = _own_method(name, arm, path, positions), dict(places)
+            job = _for_method(document, arm.method or name, own, shared)
             given, where_of = [], []
             for where, said in ((("set",), comparison.set), (("arms", name, "set"), arm.set)):
                 for at, key, value in _flat(said, f"{path}: {'.'.join(where)}"):
                     given.append((key, value, _nearest(positions, (*where, *at), path)))
                     where_of.append(where)
-            for where, keys in groupby(zip(where_of, put_all(job, origins, given), strict=True), itemgetter(0)):
+            for where, keys in groupby(
+                zip(where_of, put_all(job, origins, given, own.source if own else None), strict=True), itemgetter(0)
+            ):
                 _require_different([key for _, key in keys], f"{path}: {'.'.join(where)}")
             for seed in comparison.seeds_of(name):
-                runs.append(_run(comparison, name, seed, dict(job), dict(origins), shared, folder))
+                runs.append(_run(comparison, name, seed, dict(job), dict(origins), shared, folder, own))
         except BadInput as error:
             for text in str(error).splitlines():
                 wrong.setdefault(text, []).append(name)
     if wrong:
         raise BadInput("\n".join(_said(text, arms, len(comparison.arms)) for text, arms in wrong.items()))
     return Plan(path, shared, comparison.name, folder, tuple(runs))
+
+
+def _own_method(name: str, arm: Arm, path: Path, positions: Mapping[Key, tuple[int, int]]) -> OwnMethod | None:
+    """The row that an arm names as its method."""
+    if arm.method is None or not is_own(arm.method):
+        return None
+    where = f"{_nearest(positions, ('arms', name, 'method'), path).place}: arms.{name}.method"
+    return read_own(arm.method, path, where)
+
+
+def _for_method(document: dict[str, Any], method: str, own: OwnMethod | None, shared: Path) -> dict[str, Any]:
+    """The shared job file for an arm's method: as it is where it has the same, else without what the method's row
+    names."""
+    said = document.get("method", "irpo")
+    if own is None:
+        return dict(document) if said == method else with_method(document, method, PRESETS[method].settings)  # type: ignore[index]
+    if is_own(said):
+        file, name = place_of(said, shared, f"{shared}: method")
+        if (real(file), name) == (real(own.file), own.name):
+            return dict(document)
+    return with_method(document, own.name, own.settings)
 
 
 def _run(
@@ -209,6 +242,7 @@ def _run(
     origins: dict[Key, Origin],
     shared: Path,
     folder: Path,
+    own: OwnMethod | None,
 ) -> PlannedRun:
     name, start = run_name(arm, seed), comparison.arms[arm].start
     before = run_name(start, seed) if start else None
@@ -224,7 +258,7 @@ def _run(
         decided["model",] = f"run:../{comparison.name}/{before}"
     for key, value in decided.items():
         put(document, origins, key, value, Origin(str(shared), (2, 0, 0)))
-    job = checked(document, shared, origins)
+    job = checked(document, shared, origins, own=own)
     if job.archive and is_shared(job.archive):
         raise BadInput(f"{shared}: archive: each run needs an address of its own: put {{name}} into it")
     return PlannedRun(arm, seed, JobFile(job, real(shared), ()), before)

@@ -22,6 +22,7 @@ from orchestrator.reports.inspection.reading import RunReader
 from orchestrator.reports.inspection.views import reference_before
 from orchestrator.reports.tables import round_step
 from orchestrator.text.shown import line
+from orchestrator.text.tables import FittingTable
 from orchestrator.text.terminal import Screen, echo_json
 
 _AT_ROUND = re.compile(r"(.+)@round(\d{1,9})", re.ASCII)
@@ -155,21 +156,24 @@ def _model(side: Side) -> dict[str, Any]:
     return told | {"graders_version": side.graders, "test": dict(side.figures)}
 
 
+_HEADINGS = ("run", "round", "method", "test", "95 %", "won", "lost", "shared", "p")
+_LEFT_OUT = (("method",), ("method", "round"), ("method", "round", "95 %"))
+"""What a narrow terminal does without."""
+
+
 def render(sides: Sequence[Side]) -> RenderableType:
     """For a terminal."""
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("run", overflow="fold")
-    for heading in ("round", "method", "test", "95 %", "won", "lost", "shared", "p"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    rows = []
     for number, each in enumerate(sides):
         figures, what = each.figures, str(each.round) if each.round else "base"
         accuracy = f"{100 * figures['accuracy']:.1f} %" if figures else "–"
         between = f"{100 * figures['low']:.1f}–{100 * figures['high']:.1f}" if "low" in figures else ""
         against = _against(paired(sides[0], each)) if number else [""] * 4
-        table.add_row(line(each.name), what, line(each.job.get("method", "")), accuracy, between, *against)
+        rows.append([line(each.name), what, line(each.job.get("method", "")), accuracy, between, *against])
     told = ["", "won, lost: test problems that only this model, or only the first, solves; p: McNemar's exact test"]
     if len({each.graders for each in sides}) > 1:
         told.append(JUDGED_APART)
+    table = FittingTable(_HEADINGS, rows, _LEFT_OUT, left=1, names=True, gap=2)
     return Group(table, *(Text(said) for said in told), Text(""), *_settings(sides))
 
 

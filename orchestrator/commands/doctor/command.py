@@ -58,7 +58,7 @@ from orchestrator.models.files import link_model
 from orchestrator.models.named import NamedModel, on_hub
 from orchestrator.records.limits import reading_seconds
 from orchestrator.records.rows import PROMPTS, Problem, SamplingPlan, ScoringPlan, Shard
-from orchestrator.rounds.space import gib, job_need, sizes
+from orchestrator.rounds.space import gib, job_need, rejected_of_row, sizes
 from orchestrator.sources.registry import SOURCES
 from orchestrator.tracking.outbox import first_line
 
@@ -325,7 +325,7 @@ class _Doctor:
         folder.mkdir()
         prompt, completion = pair_lengths(self.job, model_config(model).get("max_position_embeddings"))
         vocabulary, count = model_config(model)["vocab_size"], self.job.train.batch_pairs
-        pairs = made_up_pairs(vocabulary, prompt, completion, count)
+        pairs = made_up_pairs(vocabulary, prompt, completion, count, rejected_of_row(self.job, 1))
         pq.write_table(pairs, folder / "pairs.parquet")
         plan = trial_plan(self.job, model, folder)
         group = self.examiner.trainers()
@@ -339,8 +339,9 @@ class _Doctor:
         said: Facts = {"update_seconds": step, "seconds": seconds, "pairs": count, "tokens": prompt + completion}
         said |= {"peak_host": host, "peak_device": device, "tokens_per_second": facts["tokens_per_second"]}
         memory = f"{gib(host)} of memory" + (f" and {gib(device)} of an accelerator" if device else "")
+        rows = "groups" if plan.loss.reads_groups else "pairs"
         text = (
-            f"{count} pairs of {prompt + completion} tokens on {len(peaks)} rank(s): one in "
+            f"{count} {rows} of {prompt + completion} tokens on {len(peaks)} rank(s): one in "
             f"{step:.1f} s ({seconds:.1f} s with scoring and export), at most {memory} a rank"
         )
         return Finding("pass", text, "", said)

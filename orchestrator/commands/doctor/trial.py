@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from orchestrator.config import Job
+from orchestrator.records.groups import FURTHER, GROUP, further
 from orchestrator.records.rows import TrainingPlan, pairs_schema
 
 
@@ -29,16 +30,18 @@ def pair_lengths(job: Job, context: int | None) -> tuple[int, int]:
     return longest - completion, completion
 
 
-def made_up_pairs(vocabulary: int, prompt: int, completion: int, count: int) -> pa.Table:
-    """Pairs of random token ids (schema pairs_schema), no two of which share anything."""
-    source = random.Random(0)
-    sides = {"prompt": prompt, "chosen": completion, "rejected": completion}
-    rows = [
-        {"pair_id": f"doctor-{number}", "prompt_id": f"doctor-{number}", "prompt": "", "chosen": "", "rejected": ""}
-        | {f"{side}_token_ids": made_up_ids(source, vocabulary, length) for side, length in sides.items()}
-        for number in range(count)
-    ]
-    return pa.Table.from_pylist(rows, schema=pairs_schema(conversational=False))
+def made_up_pairs(vocabulary: int, prompt: int, completion: int, count: int, rejected: int = 1) -> pa.Table:
+    """`count` rows of a training of random token ids (schema pairs_schema, with scores), no two of which share
+    anything: pairs, or groups of so many rejected completions."""
+    source, rows = random.Random(0), list[dict[str, Any]]()
+    for number in range(count):
+        name, shared = f"doctor-{number}", {"prompt": prompt, "chosen": completion}
+        ids = {f"{side}_token_ids": made_up_ids(source, vocabulary, length) for side, length in shared.items()}
+        for other in range(rejected):
+            pair = {"pair_id": f"{name}/{other}", "prompt_id": name, "prompt": "", "chosen": "", "rejected": ""} | ids
+            pair["rejected_token_ids"] = made_up_ids(source, vocabulary, completion)
+            rows.append(pair | {GROUP: name, "chosen_score": 1.0, "rejected_score": 0.0})
+    return pa.Table.from_pylist(rows, schema=further(pairs_schema(conversational=False), FURTHER))
 
 
 def trial_plan(job: Job, model: str, folder: Path) -> TrainingPlan:

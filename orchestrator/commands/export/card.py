@@ -119,7 +119,8 @@ def dataset_card(reader: RunReader, numbers: Sequence[int]) -> str:
         "`prompt`, `chosen` and `rejected` are what trainers such as TRL's take: texts, or lists of messages where a "
         "chat template was used. A `rejected` that is null says that `chosen` was imitated. `chosen_sample` and "
         "`rejected_sample` number the samples of a prompt in its round, and the columns of token ids are what was "
-        "trained on.",
+        "trained on. Pairs with the same `group`, where there is such a column, share what is chosen, and were learned "
+        "from together.",
         '```python\nfrom datasets import load_dataset\n\npairs = load_dataset("FOLDER", split="train")\n```',
         "## Data",
         *_data(job, config),

@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from typing import Literal
 
 from orchestrator.config import Job, at_round, only_executes
+from orchestrator.config.forms import FORMS
 from orchestrator.config.load import changed_keys
 from orchestrator.config.words import schedule_at
 from orchestrator.ledger.ledger import State
@@ -46,6 +47,7 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("pairs",), frozenset({"pairs", "replay", "chunks"})),
     (("generate.wave_samples",), _shards_by("generate")),
     (("generate.adapt_temperature",), frozenset({"temperature"}) | _shards_by("generate")),
+    (("data.curriculum",), frozenset({"curriculum", "prompts"})),
     (("regrade",), _shards_by("regrade")),
     (
         tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "dtype", "engine")),
@@ -63,6 +65,9 @@ def outlook(state: State, before: Job, after: Job, steps: Collection[str], kept:
     """How each of the offered steps fits a fork whose job is `after`; `kept` are sources that it has taken already."""
     changed = changed_keys(before.model_dump(mode="json"), after.model_dump(mode="json"))
     changed = [change for change in changed if not only_executes(*change)]
+    scored, scoring = (FORMS[job.loss.form].reads_scores for job in (before, after))
+    if scored != scoring:  # pairs keep the scores that the loss reads
+        changed.append(("pairs", scored, scoring))
     order = [*state.commits, *(step for step in state.shards if step not in state.commits)]
     fit_by_step: dict[str, Fit] = {}
     certain = True  # so far everything comes out as it was
@@ -72,7 +77,8 @@ def outlook(state: State, before: Job, after: Job, steps: Collection[str], kept:
             continue
         number, _ = round_and_phase(step)
         touching = [key for key, old, new in changed if _differs(key, old, new, number)]
-        plain = step == f"rounds/{number:02d}/prompts" or step.startswith("baseline/")
+        drawn = after.data.curriculum is not None and number > 1  # by verdicts of the rounds before
+        plain = (step == f"rounds/{number:02d}/prompts" and not drawn) or step.startswith("baseline/")
         if step in kept:
             fit_by_step[step] = "taken"
         elif any(_is_input(key, step, after) for key in touching):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from orchestrator.commands.plan.earlier import Earlier
 from orchestrator.config import Job
 from orchestrator.rounds.context import evaluation_tokens
-from orchestrator.rounds.space import Sizes, prompted
+from orchestrator.rounds.space import Sizes, prompted, rejected_of_row
 from orchestrator.sources.source import Source
 
 EVALUATED = ("evaluation", "selection", "repeated")
@@ -106,13 +106,13 @@ def of_round(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) -
     pairs, tokens = num_pairs(job, number, sizes, source, said), _pair_tokens(job, said)
     if job.loss.of_round(number).reads_reference:
         found.append(Amount("reference", pairs, int(pairs * tokens)))
-    times = trained(job, pairs, tokens)
+    times = trained(job, number, pairs, tokens)
     found.append(Amount("train", pairs, int(pairs * tokens * times * (2 if job.train.retrain else 1))))
     if source.scores_policy:
         found.append(Amount("policy", pairs, int(pairs * tokens)))
     if job.train.eval_every is not None:
         gate = {"gate": sizes.get("gate", (0, 0.0))}
-        exports = math.ceil(updates(job, pairs, tokens) / job.train.eval_every)
+        exports = math.ceil(updates(job, number, pairs, tokens) / job.train.eval_every)
         found += [
             Amount("selection", a.samples * exports, a.read * exports, a.written * exports)
             for a in _evaluations(job, gate, said)
@@ -134,22 +134,27 @@ def num_pairs(job: Job, number: int, sizes: Sizes, source: Source, said: Texts) 
 def _pair_tokens(job: Job, said: Texts) -> float:
     if said.pair is not None:
         return said.pair
-    return said.prompt + said.sample * (1 if job.source.imitates or job.pairs.rule == "correct" else 2)
+    return said.prompt + said.sample * (1 if job.source.imitates or job.pairs.imitates else 2)
 
 
-def trained(job: Job, pairs: int, tokens: float) -> float:
+def trained(job: Job, number: int, pairs: int, tokens: float) -> float:
     """Passes over a round's pairs."""
     passes = float(job.train.epochs)
     if job.train.token_budget is not None:
         passes = job.train.token_budget / max(1.0, pairs * tokens)
     if job.train.max_steps is not None:
-        passes = min(passes, job.train.max_steps * job.train.batch_pairs / max(1, pairs))
+        passes = min(passes, job.train.max_steps * _pairs_an_update(job, number) / max(1, pairs))
     return passes
 
 
-def updates(job: Job, pairs: int, tokens: float) -> int:
+def updates(job: Job, number: int, pairs: int, tokens: float) -> int:
     """Updates of a round's training."""
-    return math.ceil(trained(job, pairs, tokens) * pairs / job.train.batch_pairs)
+    return math.ceil(trained(job, number, pairs, tokens) * pairs / _pairs_an_update(job, number))
+
+
+def _pairs_an_update(job: Job, number: int) -> int:
+    """At most, where groups are counted."""
+    return job.train.batch_pairs * rejected_of_row(job, number)
 
 
 def _evaluations(job: Job, sizes: Sizes, said: Texts) -> list[Amount]:

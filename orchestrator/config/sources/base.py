@@ -129,6 +129,10 @@ class SourceSettings(Settings):
         """The preference data that it learns from, where it does."""
         return None
 
+    def has_scores(self, job: Job) -> bool:
+        """Whether its samples have scores by which forms of the loss can go; verdicts are none."""
+        return False
+
     def asks_judge(self) -> bool:
         """Whether it needs the section `judge`."""
         return False
@@ -157,8 +161,8 @@ class SourceSettings(Settings):
 
 def no_correct_samples(job: Job) -> Iterator[str]:
     """Of sources whose samples are not to be imitated."""
-    if job.pairs.rule == "correct":
-        yield f"`pairs.rule: correct` imitates correct samples; with `source: {job.source.type}` there are none"
+    if job.pairs.imitates:
+        yield f"`pairs.rule: {job.pairs.rule}` imitates samples of `source: sample`, and not of `{job.source.type}`"
 
 
 def gold_solutions(job: Job, key: str) -> Iterator[str]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import field_validator, model_validator
 
 from orchestrator.config.base import Count, NonNegative, Number, compiled
+from orchestrator.config.learning import BY_SCORE
 from orchestrator.config.sources.base import (
     PAIRING,
     PROBLEMS,
@@ -77,11 +78,14 @@ class SelfRewarding(SourceSettings):
     def templates(self, job: Job) -> Mapping[str, str]:
         return {**super().templates(job), "self_judge.template": self.template}
 
+    def has_scores(self, job: Job) -> bool:
+        return True
+
     def contradictions(self, job: Job) -> Iterator[str]:
         """Rules that need verdicts, judgements without room, and samples that cannot differ."""
         yield from no_correct_samples(job)
-        if job.pairs.rule not in ("best_worst", "margin"):
-            yield "`source: judge` gives scores, no verdicts: set `pairs.rule: best_worst` or `margin`"
+        if job.pairs.rule not in BY_SCORE:
+            yield "`source: judge` gives scores, no verdicts: set `pairs.rule: best_worst`, `margin` or `best_rest`"
         if job.pairs.gold_as_chosen:
             yield "`pairs.gold_as_chosen` needs verdicts: with `source: judge` a gold solution has no score"
         longest = job.generate.max_model_len

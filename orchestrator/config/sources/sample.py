@@ -31,6 +31,8 @@ class Sample(SourceSettings):
     only: ClassVar[Mapping[str, str]] = {
         "generate.hint": "`generate.hint` needs `source: sample` and `data.hint_template`, the prompt that gives the "
         "answer away",
+        "data.curriculum": "`data.curriculum` goes by how many samples of a prompt are right, with `source: sample` "
+        "only",
         "generate.adapt_temperature": "`generate.adapt_temperature` goes by which prompts have right and wrong "
         "samples, with `source: sample` only",
         "generate.wave_samples": "`generate.wave_samples` goes by which pairs the verdicts decide, with "
@@ -62,13 +64,13 @@ class Sample(SourceSettings):
                     "all one"
                 )
         yield from _waves(job)
-        if job.generate.adapt_temperature and (pairs.rule == "correct" or pairs.gold_as_chosen):
-            key = "gold_as_chosen" if pairs.gold_as_chosen else "rule: correct"
+        if job.generate.adapt_temperature and (pairs.imitates or pairs.gold_as_chosen):
+            key = "gold_as_chosen" if pairs.gold_as_chosen else f"rule: {pairs.rule}"
             yield (
                 "`generate.adapt_temperature` looks for prompts with right and wrong samples, and with "
                 f"`pairs.{key}` others give pairs as well: leave one of the two out"
             )
-        if pairs.rule != "correct" and not pairs.gold_as_chosen:
+        if not pairs.imitates and not pairs.gold_as_chosen:
             yield from single_samples(job)
             yield from same_samples(job)
 
@@ -78,14 +80,14 @@ def _waves(job: Job) -> Iterator[str]:
     wave, pairs = job.generate.wave_samples, job.pairs
     if wave is None:
         return
-    if pairs.rule not in ("zip", "correct"):
+    if pairs.rule != "zip" and not pairs.imitates:
         yield (
             "`generate.wave_samples` stops asking a prompt once no further sample could change its pairs, and "
-            f"`pairs.rule: {pairs.rule}` chooses among all samples: set `pairs.rule` to `zip` or `correct`, or leave "
-            "`wave_samples` out"
+            f"`pairs.rule: {pairs.rule}` chooses among all samples: set `pairs.rule` to `zip`, `correct` or "
+            "`unfiltered`, or leave `wave_samples` out"
         )
         return
-    sides = 1 if pairs.rule == "correct" or pairs.gold_as_chosen == "only" else 2
+    sides = 1 if pairs.imitates or pairs.gold_as_chosen == "only" else 2
     for number in rounds_that_differ(job, pairs.per_prompt):
         least, samples = sides * at_round(pairs.per_prompt, number), at_round(job.generate.samples, number)
         if math.ceil(least / wave) * wave < samples:

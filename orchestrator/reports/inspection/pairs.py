@@ -9,8 +9,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
+from orchestrator.config.forms import FORMS
 from orchestrator.errors import BadInput
+from orchestrator.records.groups import GROUP, Units, groups_in
 from orchestrator.records.masks import PAIR_MASKS
 from orchestrator.records.pair_ids import completion_key
 from orchestrator.records.seeds import derived_seed
@@ -26,10 +29,10 @@ _IDS = {"prompt": "prompt_token_ids", "chosen": "chosen_token_ids", "rejected": 
 
 
 def pair(reader: RunReader, number: int | None, name: str) -> Document:
-    """A pair of a round, by default of the last that has one of this name: `prompt` and gold answer; its two `sides`,
-    each with text, sample and verdict, if it is a sample, and its log-probability under the round's reference, if that
-    is known; `rule`, by which samples were paired; and `updates`, those of the round's training that it was part of
-    (from 1).
+    """A pair of a round, by default of the last that has one of this name: `prompt` and gold answer; its `group`, if it
+    is in one; its two `sides`, each with text, sample and verdict, if it is a sample, its score, if that was kept, and
+    its log-probability under the round's reference, if that is known; `rule`, by which samples were paired; and
+    `updates`, those of the round's training that it was part of (from 1).
 
     Raises:
         BadInput: the round has no such pair.
@@ -44,6 +47,7 @@ def pair(reader: RunReader, number: int | None, name: str) -> Document:
     }
     told["gold"] = reader.prompts(number, "train", {row["prompt_id"]}).get(row["prompt_id"], {}).get("gold")
     told["rule"] = (job.get("pairs") or {}).get("rule")
+    told |= {GROUP: row[GROUP]} if row.get(GROUP) is not None else {}
     known = _reference(reader, number)
     told["sides"] = {side: _side(reader, number, row, side, known) for side in ("chosen", "rejected")}
     told["updates"] = updates_with(reader, number, name)
@@ -73,6 +77,8 @@ def _side(
         return None
     told: Document = {"text": as_text(row.get(side)), "sample": row.get(f"{side}_sample"), "tokens": len(ids)}
     key = completion_key(row[_IDS["prompt"]], ids, row.get(PAIR_MASKS[_IDS[side]]))
+    score = row.get(f"{side}_score")
+    told |= {} if score is None else {"score": score}
     told["reference_logprob"], told["scored_tokens"] = known.get(key, (None, None))
     if told["sample"] is not None and number in reader.rounds("verdicts"):
         of_problem = samples(reader, Wanted(number, problem=row["prompt_id"]), limit=10_000)["samples"]
@@ -102,14 +108,17 @@ def updates_with(reader: RunReader, number: int, name: str) -> list[int] | None:
     job = reader.state.configs[-1]["job"]
     if trained is None or not isinstance(steps := trained.facts.get("steps"), int):
         return None
-    names, prompts = _trained_pairs(reader, number, job["train"].get("max_tokens"))
+    form = FORMS.get(job["loss"].get("form", "sigmoid"))
+    grouped = form is not None and form.rows == "group"
+    named, prompts = _trained_on(reader, number, job["train"].get("max_tokens"), grouped)
+    names = [members[0] for members in named]
     if steps * (1 + min(len(names), job["train"]["batch_pairs"])) > _MOST_PLACES:
         return None
     batches = _batches(names, prompts, job, number)
     return [
         update
         for update, rows in enumerate(itertools.islice(batches, steps), start=1)
-        if any(names[row] == name for row in rows)
+        if any(name in named[row] for row in rows)
     ]
 
 
@@ -123,15 +132,23 @@ def _batches(names: list[str], prompts: list[bytes], job: Document, number: int)
         yield from batches
 
 
-def _trained_pairs(reader: RunReader, number: int, most: int | None) -> tuple[list[str], list[bytes]]:
-    """Ids, and token ids of the prompts, of the pairs that a round's training read, without those that are too long."""
-    names, prompts = list[str](), list[bytes]()
+Rows = tuple[list[list[str]], list[bytes]]
+
+
+def _trained_on(reader: RunReader, number: int, most: int | None, grouped: bool) -> Rows:
+    """What a round's training counted in its batches: the ids of each pair, or with `grouped` of each group's pairs,
+    and the token ids of their prompts, without pairs that are too long."""
+    named, prompts = list[list[str]](), list[bytes]()
     for phase in ("pairs", "replay"):
         for file in reader.files(round_step(number, phase)):
-            table = table_of(file, ["pair_id", *_IDS.values()])
+            known = [GROUP] if GROUP in pq.read_schema(file).names else []
+            table = table_of(file, ["pair_id", *known, *_IDS.values()])
             sides = [pc.fill_null(pc.list_value_length(table[_IDS[side]]), 0) for side in ("chosen", "rejected")]
             longest = pc.add(pc.list_value_length(table["prompt_token_ids"]), pc.max_element_wise(*sides))
             kept = table if most is None else table.filter(pc.less_equal(longest, most))
-            names += kept["pair_id"].to_pylist()
-            prompts += [np.asarray(ids, dtype="<i4").tobytes() for ids in kept["prompt_token_ids"].to_pylist()]
-    return names, prompts
+            names, ids = kept["pair_id"].to_pylist(), kept["prompt_token_ids"].to_pylist()
+            units = Units().add(groups_in(kept) if grouped else [None] * kept.num_rows)
+            for row in units:
+                named.append([names[pair] for pair in row])
+                prompts.append(np.asarray(ids[row[0]], dtype="<i4").tobytes())
+    return named, prompts

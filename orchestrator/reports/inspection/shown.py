@@ -78,6 +78,7 @@ class Pages:
     def pair(self, found: Document) -> RenderableType:
         """`pairs.pair`."""
         rule = f", by pairs.rule {found['rule']}" if found["rule"] else ""
+        rule += f", of the group {found['group']}" if "group" in found else ""
         parts: list[RenderableType] = [Text(line(f"pair {found['pair_id']} of {_round(found['round'])}{rule}"), "bold")]
         parts += self._prompt(found)
         for side, told in found["sides"].items():
@@ -86,6 +87,8 @@ class Pages:
                 parts.append(Text(f"{side}: none, the chosen completion is imitated"))
                 continue
             of = f"{side}, {_sample(told['sample'])}, {told['tokens']} tokens"
+            if "score" in told:
+                of += f", score {told['score']:g}"
             if told["reference_logprob"] is not None:
                 of += f", log-probability under the reference {told['reference_logprob']:.3f}"
             parts += [

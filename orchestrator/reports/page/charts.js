@@ -4,9 +4,9 @@ const WIDTH = 440, HEIGHT = 230;
 const BOX = { left: 46, right: 10, top: 12, bottom: 30 };
 const INNER = { width: WIDTH - BOX.left - BOX.right, height: HEIGHT - BOX.top - BOX.bottom };
 
-// Round steps for an axis from low to high.
-function ticks(low, high, count = 5) {
-  const raw = (high - low) / count || 1;
+// Round steps for an axis from low to high, none of them below `least`.
+function ticks(low, high, count = 5, least = 0) {
+  const raw = Math.max((high - low) / count || 1, least);
   const power = 10 ** Math.floor(Math.log10(raw));
   const step = [1, 2, 5, 10].map((each) => each * power).find((each) => each >= raw - 1e-12 * power);
   const found = [];
@@ -30,9 +30,9 @@ function scaleY({ low, high }) {
   return (value) => BOX.top + INNER.height * (1 - (value - low) / (high - low));
 }
 
-function axisY(range, label) {
+function axisY(range, label, least = 0) {
   const y = scaleY(range);
-  const { found, step } = ticks(range.low, range.high);
+  const { found, step } = ticks(range.low, range.high, 5, least);
   const digits = Math.max(0, Math.min(6, -Math.floor(Math.log10(step) + 1e-9)));
   return found.flatMap((at) => [
     svg("line", { class: "grid", x1: BOX.left, x2: WIDTH - BOX.right, y1: y(at), y2: y(at) }),
@@ -109,14 +109,15 @@ function axisRounds(rounds, x) {
 }
 
 // Bars by round, stacked or side by side. A series: {name, colour, block: true, values: Map of round to number}.
-function bars(title, unit, rounds, series, { stacked = false, name = (v) => number(v) } = {}) {
+// They count something, unless `least`, the least step of the axis, says otherwise.
+function bars(title, unit, rounds, series, { stacked = false, name = (v) => number(v), least = 1 } = {}) {
   series = series.filter((each) => [...each.values.values()].some((value) => value > 0));
   if (!series.length) return null;
   const of = (each, round) => each.values.get(round) || 0;
   const tops = rounds.map((round) => stacked ? series.reduce((sum, each) => sum + of(each, round), 0) : Math.max(...series.map((each) => of(each, round))));
   const range = { low: 0, high: 1.05 * Math.max(...tops) || 1 };
   const y = scaleY(range), x = bandX(rounds);
-  const parts = [...axisY(range, (at, digits) => number(at, digits)), ...axisRounds(rounds, x)];
+  const parts = [...axisY(range, (at, digits) => number(at, digits), least), ...axisRounds(rounds, x)];
   const whole = Math.min(46, 0.7 * x.band);
   for (const round of rounds) {
     let below = 0;

@@ -65,7 +65,7 @@ function showSeconds(rounds) {
   const sum = (round) => work.reduce((total, phase) => total + (round.seconds[phase] || 0), 0);
   const idle = { name: "no phase’s", colour: "unsure", block: true, values: new Map(later.map((r) => [r.round, r.wall === null ? 0 : Math.max(0, r.wall - sum(r))])) };
   const blocks = work.map((name, at) => ({ name, colour: `c${(at % 7) + 1}`, block: true, values: new Map(later.map((r) => [r.round, r.seconds[name] || 0])) }));
-  put("seconds-charts", bars("Seconds by phase", "", later.map((r) => r.round), [...blocks, idle], { stacked: true, name: (value) => `${number(value, 1)} s` }));
+  put("seconds-charts", bars("Seconds by phase", "", later.map((r) => r.round), [...blocks, idle], { stacked: true, name: (value) => `${number(value, 1)} s`, least: 0 }));
   byId("seconds-note").hidden = !later.length;
   byId("no-seconds").hidden = later.length > 0;
   if (!later.length) return;

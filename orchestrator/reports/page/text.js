@@ -62,7 +62,8 @@ function quoted(word) {
 
 function number(value, digits = 0) {
   if (value === null || value === undefined) return "–";
-  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits });
+  // Halves go to the even digit, as in the terminal and in report.md.
+  return value.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits, roundingMode: "halfEven" });
 }
 
 function percent(value) {

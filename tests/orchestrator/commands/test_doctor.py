@@ -317,10 +317,13 @@ def test_made_up_pairs_are_what_the_job_may_meet() -> None:
 
 
 def test_the_trainer_reads_made_up_pairs(tmp_path: Path) -> None:
-    from workers.training.pair_data import read_pairs
+    from workers.training.pair_data import grouped, read_pairs, score_gaps
 
     pq.write_table(made_up_pairs(50, 7, 5, 4), tmp_path / "pairs.parquet")
     assert [pair.longest for pair in read_pairs([str(tmp_path / "pairs.parquet")], 50)] == [12] * 4
+    pq.write_table(made_up_pairs(50, 7, 5, 4, rejected=3), tmp_path / "groups.parquet")
+    pairs = read_pairs([str(tmp_path / "groups.parquet")], 50)
+    assert [len(group.sides) for group in grouped(pairs)] == [4] * 4 and score_gaps(pairs) == [1.0] * 12
 
 
 class Ward:

@@ -57,6 +57,14 @@ def test_the_run_that_was_named_comes_first_and_then_the_others(runs: Path) -> N
     assert pages(runs / "newer")[0] == f"dashboard {curves.format('newer')}"
 
 
+def test_a_copy_is_told_as_one(runs: Path) -> None:
+    shutil.copytree(runs / "older", runs / "a longer name")
+    said = pages(runs / "older")
+    assert "a longer name as older: one is a copy of the other, and has had no driver of its own" in said
+    assert said[0].startswith("dashboard     http") and said[-1].startswith("compare       http")
+    assert sum("id-of-older" in told for told in said) == 1
+
+
 def test_without_a_name_it_is_the_projects_newest(runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RATCHET_HOME", str(runs.parent))
     assert pages(None)[0].startswith("dashboard") and len(pages(None)) == 3

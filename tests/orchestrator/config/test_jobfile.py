@@ -221,7 +221,7 @@ def test_files_are_found_beside_the_job_file(job: Path, tmp_path: Path) -> None:
 
 
 def test_shipped_jobs_are_valid_and_executable() -> None:
-    jobs = sorted(Path("jobs").glob("*.yaml"))
+    jobs = sorted(path for path in Path("jobs").glob("*.yaml") if path.name != "methods.yaml")
     assert jobs
     for path in jobs:
         command = "compare" if path.name == "compare.yaml" else "run"

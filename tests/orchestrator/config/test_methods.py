@@ -11,7 +11,7 @@ import yaml
 from orchestrator.config import Job, Method, SelfRewarding, Steps
 from orchestrator.config.idle import idle
 from orchestrator.config.load import load_job
-from orchestrator.config.methods import OTHERS, PRESETS
+from orchestrator.config.methods import PRESETS
 from orchestrator.errors import BadInput
 
 DATA = {"train": "train.jsonl", "gate": "gate.jsonl", "test": "test.jsonl", "prompts_per_round": 8}
@@ -116,12 +116,6 @@ def test_a_stage_is_a_round(tmp_path: Path) -> None:
     assert by_name(tmp_path, "sdpo", rounds=1).rounds == 1
 
 
-@pytest.mark.parametrize("settings", OTHERS.values(), ids=[name.split()[0] for name in OTHERS])
-def test_the_methods_without_a_name_are_jobs(tmp_path: Path, settings: dict[str, Any]) -> None:
-    job = job_of(tmp_path, data=DATA | {"solution": "solution"}, **settings)
-    assert job.loss.nll == (1 if job.loss.form == "orpo" else 0)
-
-
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
@@ -138,7 +132,7 @@ def test_the_methods_without_a_name_are_jobs(tmp_path: Path, settings: dict[str,
         ({"method": "sdpo", "stages": {"sources": ["a.jsonl"]}, "pairs": {"replay": 0.5}}, "must not know its stage"),
         ({"method": "sdpo", "stages": {"sources": ["a.jsonl"]}, "rounds": 2}, "gives 1 chunks"),
         ({"method": "sdpo", "stages": {"sources": ["a.jsonl", "b.jsonl"], "split": 2}}, "cuts a single source"),
-        ({"method": "self_rewarding", "pairs": {"rule": "zip"}}, "`pairs.rule: best_worst` or `margin`"),
+        ({"method": "self_rewarding", "pairs": {"rule": "zip"}}, "`pairs.rule: best_worst`, `margin` or `best_rest`"),
         ({"method": "step_dpo", "loss": {"dpo": 0, "nll": 1}}, "the rejected ones are the point"),
         ({"method": "step_dpo", "steps": {"localiser": "judge"}}, "need `judge.model`"),
         ({"data": {k: v for k, v in DATA.items() if k != "train"}}, "needs `data.train`"),
@@ -217,6 +211,21 @@ def test_the_methods_without_a_name_are_jobs(tmp_path: Path, settings: dict[str,
         ({"generate": {"engine": {"x": b"\xff"}}}, "generate.engine: it must hold texts, numbers"),
         ({"generate": {"engine": {"x": float("nan")}}}, "generate.engine: it must hold texts, numbers"),
         ({"loss": {"form": "robust"}}, "`loss.form: robust` needs `loss.smoothing`, the share of pairs"),
+        ({"loss": {"form": "softmax"}}, "of rejected ones, which only `pairs.rule: best_rest` makes, with"),
+        (
+            {"method": "step_dpo", "loss": {"form": "softmax"}, "pairs": {"rule": "best_rest"}},
+            "`loss.form: softmax` compares a chosen completion with a group",
+        ),
+        (
+            {"loss": {"form": "odpo"}},
+            "`loss.form: odpo` goes by how far the scores of both sides are apart, and with `source: sample` samples "
+            "have none, such as `source: judge` gives: take another form",
+        ),
+        (
+            {"pairs": {"rule": "best_rest", "gold_as_chosen": "only"}, "data": DATA | {"solution": "s"}},
+            "`pairs.rule: best_rest` goes by scores alone",
+        ),
+        ({"loss": {"score_scale": 0}}, "loss.score_scale: must be a number above 0"),
         ({"loss": {"smoothing": 0.5}}, "loss.smoothing: must be a number of at least 0 and below 0.5"),
         ({"loss": {"form": "kto"}}, "loss.form: must be `sigmoid`, `squared`, `robust`, `ipo`, `ipo_mean`, `dpop`"),
         ({"generate": {"stop": [""]}}, "generate.stop.0: must be text that is not empty"),
@@ -272,6 +281,13 @@ def test_a_methods_own_row_has_no_key_without_effect(tmp_path: Path, method: str
             ],
         ),
         ("irpo", {"loss": {"form": "simpo", "target_margin": 1, "beta": 2}}, []),
+        ("irpo", {"loss": {"form": "softmax", "beta": 2}, "pairs": {"rule": "best_rest", "per_prompt": 3}}, []),
+        ("self_rewarding", {"loss": {"form": "reward_aware", "score_scale": 2}}, []),
+        (
+            "self_rewarding",
+            {"loss": {"score_scale": 2}},
+            ["`loss.score_scale`: read only with `loss.form` `odpo`, `reward_aware` or `scaled`"],
+        ),
         (
             "sft",
             {"generate": {"samples": 4}},

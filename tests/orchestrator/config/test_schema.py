@@ -19,7 +19,11 @@ from orchestrator.errors import BadInput
 from tests.orchestrator.test_cli import ratchet
 
 PROJECT = Path(__file__).parents[3]
-JOBS = sorted(path for path in (PROJECT / "jobs").glob("*.yaml") if "\narms:" not in path.read_text())
+JOBS = sorted(
+    path
+    for path in (PROJECT / "jobs").glob("*.yaml")
+    if "\nname:" in path.read_text() and "\narms:" not in path.read_text()
+)
 SCHEMA = job_schema()
 REQUIRED = {"name": "a", "model": "b", "data": {"train": "t", "gate": "g", "test": {"path": "e"}}}
 

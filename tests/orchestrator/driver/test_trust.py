@@ -28,6 +28,7 @@ from orchestrator.driver.resume import load, resumed
 from orchestrator.driver.wiring import unread_golds
 from orchestrator.errors import BadInput, RatchetError
 from orchestrator.files import user_state
+from orchestrator.files.inside import run_around
 from tests.orchestrator.test_cli import PROJECT, ratchet
 from tests.orchestrator.test_deciding_settings import settings_of
 from tests.orchestrator.test_loop import StopAt
@@ -44,6 +45,7 @@ DATA = {
     *("generate.samples", "generate.temperature", "generate.temperature_mix", "generate.hint", "generate.top_p"),
     *(f"generate.adapt_temperature.{key}" for key in ("mixed", "step", "lowest", "highest")),
     "generate.wave_samples",
+    *(f"data.curriculum.{key}" for key in ("lowest", "highest", "others")),
     *("generate.top_k", "generate.max_tokens", "generate.stop", "generate.seeding", "generate.engines"),
     *("generate.tensor_parallel", "generate.shard_prompts", "generate.max_model_len", "generate.max_num_seqs"),
     *("generate.start_timeout", "generate.stall_timeout", "generate.dtype", "regrade.round"),
@@ -324,8 +326,8 @@ def test_a_link_is_no_way_around(tmp_path: Path, state: Path) -> None:
     (tmp_path / "run/below").mkdir()
     shutil.copy(tmp_path / "project/tiny.yaml", tmp_path / "run/below/deep.yaml")
     for file in ("mine.yaml", "run/yours.yaml", "run/below/deep.yaml"):
-        assert trust.run_around(tmp_path / file) == tmp_path / "run"
-    assert trust.run_around(tmp_path / "project/tiny.yaml") is None
+        assert run_around(tmp_path / file) == tmp_path / "run"
+    assert run_around(tmp_path / "project/tiny.yaml") is None
     (tmp_path / "run/compare.yaml").write_text(f"name: c\njob: {tmp_path}/project/tiny.yaml\narms: {{irpo: {{}}}}\n")
     with pytest.raises(BadInput, match="nobody has approved"):
         load(tmp_path / "mine.yaml")
@@ -350,9 +352,9 @@ def test_a_folder_of_accounts_makes_no_run_of_what_it_is_in(tmp_path: Path, stat
     cached.mkdir(parents=True)
     for file in (tmp_path / "project/seed").iterdir():
         (cached / file.name).symlink_to(file)
-    assert trust.run_around(job) is None
+    assert run_around(job) is None
     run_job(job, StandIns(), f"model={cached}", "tracking.uri=http://mine")
-    assert trust.run_around(tmp_path / "run/job.yaml") is None and resumed(tmp_path / "project/run")
+    assert run_around(tmp_path / "run/job.yaml") is None and resumed(tmp_path / "project/run")
 
 
 def test_a_path_that_goes_up_and_out_of_a_run_is_not_in_it(

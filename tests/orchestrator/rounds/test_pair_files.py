@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from orchestrator.errors import Damaged
 from orchestrator.records.masks import masked
 from orchestrator.records.rows import PROMPTS, SAMPLES, VERDICTS
-from orchestrator.rounds.pair_files import Scored, write_gold, write_pairs
+from orchestrator.rounds.pair_files import Scored, write_gold, write_pairs, write_replay
 from orchestrator.rounds.pairing import PairingPlan, random_subset
 from orchestrator.rounds.prompt_rows import Prompts
 
@@ -73,6 +74,49 @@ def test_some_pairs_are_the_same_as_of_all(tmp_path: Path) -> None:
         kept = random_subset(48, cap, cap)
         assert pq.read_table(tmp_path / "some").equals(every.take(kept))
         assert some == made | {"pairs": cap}
+
+
+GROUPS = PairingPlan(2, "best_rest")
+
+
+def test_groups_are_kept_and_left_out_whole(tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts", NAMES)
+    shards = [write_shard(tmp_path / str(start), NAMES[start : start + 8]) for start in (0, 8, 16)]
+    made = write_pairs(prompts, shards, GROUPS, tmp_path / "all")
+    every = pq.read_table(tmp_path / "all")
+    assert (made["pairs"], made["groups"], made["before_cap"]) == (48, 24, 48)
+    groups = every["group"].to_pylist()
+    assert groups[::2] == groups[1::2] and {*groups} == {f"{name}/0" for name in NAMES}
+    for cap in (1, 5, 23, 24):
+        some = write_pairs(prompts, shards, replace(GROUPS, max_pairs=cap, seed=cap), tmp_path / "some")
+        kept = random_subset(24, cap, cap) or range(24)
+        wanted = write_pairs(prompts, shards, replace(GROUPS, seed=cap), tmp_path / "wanted")
+        of_all = pq.read_table(tmp_path / "wanted").take([row for group in kept for row in (2 * group, 2 * group + 1)])
+        assert pq.read_table(tmp_path / "some").equals(of_all)
+        assert some == wanted | {"pairs": 2 * cap, "groups": cap}
+
+
+def test_groups_are_replayed_whole_and_named_by_their_round(tmp_path: Path) -> None:
+    prompts = write_prompts(tmp_path / "prompts", NAMES)
+    shard = write_shard(tmp_path / "0", NAMES)
+    write_pairs(prompts, [shard], replace(GROUPS, scores=True), tmp_path / "pairs")
+    earlier = pq.read_table(tmp_path / "pairs").to_pylist()
+    assert write_replay([tmp_path / "pairs"] * 2, 0.5, 3, tmp_path / "replay", first=2) == {"pairs": 48, "rounds": 2}
+    found = pq.read_table(tmp_path / "replay").to_pylist()
+    of_round = [row for row in found if row["pair_id"].startswith("02:")]
+    groups = [row["group"] for row in of_round]
+    assert len(of_round) == 24 and all(groups.count(name) == 2 for name in groups) and len({*groups}) == 12
+    known = {f"02:{row['pair_id']}": row | {"group": f"02:{row['group']}"} for row in earlier}
+    assert all(row == known[row["pair_id"]] | {"pair_id": row["pair_id"]} for row in of_round)
+
+
+def test_scores_are_kept_where_they_are_wanted(tmp_path: Path) -> None:
+    prompts, shard = write_prompts(tmp_path / "prompts", NAMES), write_shard(tmp_path / "0", NAMES)
+    write_pairs(prompts, [shard], PairingPlan(2, scores=True), tmp_path / "scored")
+    write_pairs(prompts, [shard], PairingPlan(2), tmp_path / "plain")
+    scored, plain = pq.read_table(tmp_path / "scored"), pq.read_table(tmp_path / "plain")
+    assert {*scored["chosen_score"].to_pylist()} == {1.0} and {*scored["rejected_score"].to_pylist()} == {0.0}
+    assert scored.drop_columns(["chosen_score", "rejected_score"]).equals(plain), "and the rest is what it was"
 
 
 def test_masks_are_written_where_a_file_with_pairs_has_them(tmp_path: Path) -> None:

@@ -123,6 +123,20 @@ def test_the_longest_correct_one_meets_random_wrong_ones() -> None:
     assert len(set(sides(pair_prompt("p", candidates, PairingPlan(8, "longest_correct"))))) == 3
 
 
+def test_the_best_one_meets_random_lower_ones_as_one_group() -> None:
+    plan = PairingPlan(2, "best_rest")
+    found = [pair_prompt(f"p{i}", scored(2.0, 4.5, None, 1.0, 4.5, 3.0), plan) for i in range(64)]
+    assert {pair.chosen.sample_index for pairs in found for pair in pairs} == {1, 4}, "of equals a random one"
+    for number, pairs in enumerate(found):
+        assert [pair.pair_id for pair in pairs] == [f"p{number}/0", f"p{number}/1"]
+        assert {pair.group for pair in pairs} == {f"p{number}/0"}
+        assert len({pair.chosen for pair in pairs}) == 1 and len({pair.rejected for pair in pairs}) == 2
+    assert {sides(pairs)[0][1] for pairs in found} == {0, 3, 5}
+    assert len(pair_prompt("p", scored(CORRECT, WRONG, CORRECT, WRONG), PairingPlan(8, "best_rest"))) == 2
+    assert pair_prompt("p", scored(3.0, 3.0, None), plan) == [] == pair_prompt("p", scored(), plan)
+    assert {pair.group for pair in pair_prompt("p", scored(CORRECT, WRONG), PairingPlan(2))} == {None}
+
+
 def test_correct_samples_are_imitated_without_a_rejected_side() -> None:
     assert sides(pair_prompt("p", scored(WRONG, CORRECT, None, CORRECT), PairingPlan(8, "correct"))) == [
         (1, None),
@@ -132,6 +146,14 @@ def test_correct_samples_are_imitated_without_a_rejected_side() -> None:
         (0, None),
         (1, None),
     ]
+
+
+def test_unfiltered_samples_are_imitated_unless_they_were_cut_off() -> None:
+    candidates = [*scored(WRONG, CORRECT, None), Candidate(3, "cut", None, ended=False), Candidate(4, " ", WRONG)]
+    assert sides(pair_prompt("p", candidates, PairingPlan(8, "unfiltered"))) == [(0, None), (1, None), (2, None)]
+    assert sides(pair_prompt("p", candidates[2:], PairingPlan(1, "unfiltered"))) == [(2, None)]
+    assert not is_decided(candidates[3:], [], PairingPlan(1, "unfiltered"))
+    assert is_decided(candidates, [], PairingPlan(3, "unfiltered"))
 
 
 def test_one_solution_for_each_way_of_reckoning() -> None:
@@ -193,9 +215,9 @@ def test_what_is_not_decided_some_further_samples_change(
         assert pair_prompt("p", before, plan) != pair_prompt("p", [*before, *more], plan)
 
 
-@pytest.mark.parametrize("rule", ["best_worst", "margin", "longest_correct"])
+@pytest.mark.parametrize("rule", ["best_worst", "margin", "longest_correct", "best_rest"])
 def test_rules_that_choose_among_all_samples_decide_nothing_early(
-    rule: Literal["best_worst", "margin", "longest_correct"],
+    rule: Literal["best_worst", "margin", "longest_correct", "best_rest"],
 ) -> None:
     candidates = [Candidate(i, f"t{i}", WRONG if i % 2 else CORRECT) for i in range(8)]
     assert not is_decided(candidates, [], PairingPlan(1, rule))

@@ -75,6 +75,18 @@ def test_saved_states_and_checkpoints_on_the_way_are_counted(tmp_path: Path) -> 
     assert job_need(job(tmp_path, train=train), model, PROBLEMS).checkpoints == 5 * 1000
 
 
+def test_groups_are_counted_by_the_batch_and_by_a_cap(tmp_path: Path) -> None:
+    model, train = base_model(tmp_path / "m"), {"batch_pairs": 4, "eval_every": 1}
+    groups = {"pairs": {"rule": "best_rest", "per_prompt": 2}, "loss": {"form": "softmax"}}
+    # 10 groups of 2 in batches of 4: checkpoints after 1, 2 and 3, and the chosen one; as pairs it were 5 of them.
+    assert round_need(job(tmp_path, train=train, **groups), 1, model, PROBLEMS).checkpoints == 4 * 1000
+    groups["loss"]["form"] = "sigmoid"
+    assert round_need(job(tmp_path, train=train, **groups), 1, model, PROBLEMS).checkpoints == 6 * 1000
+    whole, capped = (job(tmp_path, pairs=groups["pairs"] | cap) for cap in ({}, {"max_pairs": 4}))
+    rows = [round_need(each, 1, model, PROBLEMS).rows for each in (whole, capped)]
+    assert rows[0] - rows[1] == (20 - 8) * (60 + 2000)
+
+
 def test_a_budget_of_tokens_decides_on_the_checkpoints_on_the_way(tmp_path: Path) -> None:
     # At least 4 tokens of completions and 2 prompts of 20 characters: at most 12 steps, and checkpoints after
     # every fifth and the last.

@@ -22,20 +22,22 @@ from workers.numerics.losses import FORMS, PairLogprobs, odds_margins, preferenc
 from workers.numerics.step import BatchTotals, accumulate, mean_metrics  # noqa: E402
 
 VOCAB = 53
-OTHER = {"beta": 0.7, "smoothing": 0.2, "penalty": 3.0, "target_margin": 0.9}
+OTHER = {"beta": 0.7, "smoothing": 0.2, "penalty": 3.0, "target_margin": 0.9, "score_scale": 2.0}
 EVERY = sorted(FORMS)
 
 
 def settings(form: str, **changes: Any) -> RoundLoss:
     given = {"beta": 0.3, "dpo": 1.0, "nll": 0.0, "form": form, "smoothing": 0.1, "penalty": 2.0, "target_margin": 0.5}
+    given["score_scale"] = 0.8
     return RoundLoss(**(given | changes))  # type: ignore[arg-type]
 
 
 def pairs(*values: float) -> PairLogprobs:
-    """One pair: chosen and rejected under the policy, then under the reference; of 4 and 5 tokens."""
+    """One pair: chosen and rejected under the policy, then under the reference; of 4 and 5 tokens, 1.5 points apart."""
     columns = [torch.tensor([value], dtype=torch.float64, requires_grad=True) for value in values]
     lengths = [torch.tensor([number], dtype=torch.float64) for number in (4, 5)]
-    return PairLogprobs(*columns, chosen_length=lengths[0], rejected_length=lengths[1])
+    gap = torch.tensor([1.5], dtype=torch.float64)
+    return PairLogprobs(*columns, chosen_length=lengths[0], rejected_length=lengths[1], score_gaps=gap)
 
 
 def loss_of(example: PairLogprobs, form: str, **changes: Any) -> float:
@@ -48,6 +50,7 @@ def sigmoid_loss(margin: float) -> float:
 
 # Worked by hand: log-ratios +2 and -1; -3/4 and -7/5 nats a token, log-ratios of +2/4 and -1/5 a token.
 EXAMPLE = (-3.0, -7.0, -5.0, -6.0)
+TOLD = 1 / (1 + math.exp(-0.8 * 1.5))  # how often a coin says what the scores say
 ODDS = -0.75 - math.log(1 - math.exp(-0.75)) + 1.4 + math.log(1 - math.exp(-1.4))
 
 
@@ -62,6 +65,14 @@ ODDS = -0.75 - math.log(1 - math.exp(-0.75)) + 1.4 + math.log(1 - math.exp(-1.4)
         ("dpop", sigmoid_loss(0.9), 0.9),  # nothing is lost
         ("simpo", sigmoid_loss(0.3 * 0.65 - 0.5), 0.3 * 0.65),
         ("orpo", sigmoid_loss(ODDS), ODDS),
+        ("softmax", sigmoid_loss(0.9), 0.9),  # of one rejected completion
+        ("odpo", sigmoid_loss(0.9 - 0.8 * math.log(1.5)), 0.9),
+        (
+            "reward_aware",
+            TOLD * (math.log(TOLD) + sigmoid_loss(0.9)) + (1 - TOLD) * (math.log(1 - TOLD) + sigmoid_loss(-0.9)),
+            0.9,
+        ),
+        ("scaled", 0.8 * 1.5 * sigmoid_loss(0.9), 0.9),
     ],
 )
 def test_numbers_worked_by_hand(form: str, loss: float, margin: float) -> None:
@@ -93,8 +104,9 @@ def test_robust_dpo_is_dpo_in_the_mean_over_wrong_labels() -> None:
 
 def test_where_policy_is_reference() -> None:
     same = pairs(-3.0, -7.0, -3.0, -7.0)
-    for form in ("sigmoid", "robust", "dpop"):
+    for form in ("sigmoid", "robust", "dpop", "softmax"):
         assert loss_of(same, form) == pytest.approx(math.log(2))
+    assert loss_of(same, "scaled") == pytest.approx(1.2 * math.log(2))
     for form in ("ipo", "ipo_mean"):
         assert loss_of(same, form) == pytest.approx(1 / (4 * 0.3**2))
 
@@ -137,8 +149,9 @@ def test_gradients_are_those_of_small_differences(form: str) -> None:
     old = (torch.tensor([-5.0]).double(), torch.tensor([-6.0]).double())
 
     def losses(chosen: Any, rejected: Any) -> Any:
-        lengths = {"chosen_length": torch.tensor([4.0]).double(), "rejected_length": torch.tensor([5.0]).double()}
-        return FORMS[form].losses(PairLogprobs(chosen, rejected, *old, **lengths), settings(form))
+        others = {"chosen_length": 4.0, "rejected_length": 5.0, "score_gaps": 1.5}
+        known = {name: torch.tensor([value]).double() for name, value in others.items()}
+        return FORMS[form].losses(PairLogprobs(chosen, rejected, *old, **known), settings(form))
 
     for chosen, rejected in ((-3.0, -7.0), (-6.0, -7.0), (-9.0, -4.0)):
         given = [torch.tensor([value], dtype=torch.float64, requires_grad=True) for value in (chosen, rejected)]
@@ -153,10 +166,13 @@ def test_it_reads_what_it_declares_and_nothing_else(form: str) -> None:
     longer = copy.copy(example)
     object.__setattr__(longer, "rejected_length", torch.tensor([9.0]).double())
     assert (declared.scope == "mean") == (loss_of(longer, form) != before)
+    further = copy.copy(example)
+    object.__setattr__(further, "score_gaps", torch.tensor([2.5]).double())
+    assert declared.reads_scores == (loss_of(further, form) != before)
     assert {
         key for key, value in OTHER.items() if loss_of(example, form, **{key: value}) != before
     } == declared.settings
-    assert declared.rows == "pair"
+    assert (declared.rows == "group") == (form == "softmax")
 
 
 def test_all_forms_are_declared() -> None:
@@ -188,7 +204,7 @@ def tiny_model(seed: int) -> Any:
 
 
 def token_pairs() -> list[PairTokens]:
-    """Three prompts, of two pairs each that share their chosen completion."""
+    """Three prompts, of two pairs each that share their chosen completion, with scores that differ."""
     rng = np.random.default_rng(4)
 
     def tokens() -> Any:
@@ -197,7 +213,7 @@ def token_pairs() -> list[PairTokens]:
     found = []
     for number in range(3):
         prompt, chosen = tokens(), tokens()
-        found += [PairTokens(f"{number}/{k}", prompt, chosen, tokens()) for k in range(2)]
+        found += [PairTokens(f"{number}/{k}", prompt, chosen, tokens(), score_gap=0.5 + number + k) for k in range(2)]
     return found
 
 
@@ -226,12 +242,14 @@ def test_over_trees_it_is_what_plain_padded_torch_gives(form: str) -> None:
     with torch.no_grad():
         old = padded_logprobs(reference, sides).chunk(2)
     lengths = [torch.tensor([len(c) for _, c in sides[at : at + len(given)]]).double() for at in (0, len(given))]
-    plain = PairLogprobs(chosen, rejected, *old, chosen_length=lengths[0], rejected_length=lengths[1])
+    gaps = [pair.score_gap for pair in given]
+    of_scores = torch.tensor(gaps).double()
+    plain = PairLogprobs(chosen, rejected, *old, lengths[0], rejected_length=lengths[1], score_gaps=of_scores)
     expected = (FORMS[form].losses(plain, how) - 0.4 * chosen / lengths[0]).mean()
     expected.backward()
 
     (share,) = batching.divide_batch(given, range(len(given)), 40, 1)
-    packs = [layout.micro_batch(trees) for trees in share]
+    packs = [layout.micro_batch(trees, score_gaps=gaps) for trees in share]
     assert len(packs) > 1, "several micro-batches, or their sum is not tested"
     none = not forms.FORMS[form].reads_reference
     with torch.no_grad():
@@ -243,6 +261,36 @@ def test_over_trees_it_is_what_plain_padded_torch_gives(form: str) -> None:
     wanted = dict(policy.named_parameters())
     for name, parameter in ours.model.named_parameters():
         assert (parameter.grad - wanted[name].grad).norm() < 1e-5 * wanted[name].grad.norm(), name
+
+
+def test_a_form_of_scores_asks_for_them() -> None:
+    bare = PairLogprobs(*(torch.tensor([value]) for value in EXAMPLE), chosen_length=torch.tensor([4.0]))
+    for form in ("odpo", "reward_aware", "scaled"):
+        with pytest.raises(ValueError, match="needs `score_gaps`"):
+            FORMS[form].losses(bare, settings(form))
+
+
+def test_reward_aware_is_least_where_the_margin_is_what_the_scores_say() -> None:
+    """1.5 points at 0.8 nats a point are 1.2 nats, log-ratios 4 apart."""
+    there = pairs(-3.0, -7.0, -5.0, -5.0)
+    FORMS["reward_aware"].losses(there, settings("reward_aware")).backward()
+    assert loss_of(there, "reward_aware") == pytest.approx(0, abs=1e-15)
+    assert there.chosen.grad.item() == pytest.approx(0, abs=1e-15)
+    for nearer, sign in ((-4.0, -1), (-2.0, 1)):
+        other = pairs(nearer, -7.0, -5.0, -5.0)
+        FORMS["reward_aware"].losses(other, settings("reward_aware")).backward()
+        assert loss_of(other, "reward_aware") > 0 and math.copysign(1, other.chosen.grad.item()) == sign
+
+
+def test_pairs_that_are_further_apart_pull_harder() -> None:
+    for form in ("odpo", "reward_aware", "scaled"):
+        slopes = []
+        for gap in (0.5, 1.5, 4.0):
+            example = pairs(-5.0, -6.0, -5.0, -6.0)
+            object.__setattr__(example, "score_gaps", torch.tensor([gap]).double())
+            FORMS[form].losses(example, settings(form)).backward()
+            slopes.append(-example.chosen.grad.item())
+        assert 0 < slopes[0] < slopes[1] < slopes[2], form
 
 
 def test_what_is_preferred_is_told_without_a_reference_too() -> None:

@@ -92,6 +92,50 @@ def test_masks_that_do_not_fit_are_named(tmp_path: Path, mask: pa.Array, message
         pair_data.read_pairs([save_pairs(tmp_path / "p.parquet", ([1], [2, 3], [4]), chosen_mask=mask)], 10)
 
 
+def texts(*values: str | None) -> pa.Array:
+    return pa.array(values, pa.string())
+
+
+def test_pairs_of_a_group_become_one_row_and_keep_to_their_file(tmp_path: Path) -> None:
+    sides = [([1, 2], [3], [4]), ([1, 2], [3], [5]), ([1, 2], [3], [6])]
+    first = save_pairs(tmp_path / "1.parquet", *sides, group=texts(None, "pair1", "pair1"))
+    second = save_pairs(tmp_path / "2.parquet", *sides, group=texts("pair1", None, None))
+    rows = pair_data.grouped(pair_data.read_pairs([first, second], 10))
+    rejected = [[side.tokens.tolist() for side in row.sides[1:]] for row in rows]
+    assert rejected == [[[4]], [[5], [6]], [[4]], [[5]], [[6]]]
+    plan = TrainingPlan("", "", (), RoundLoss(beta=0.1, dpo=1.0, nll=1.0, form="softmax"), 0.0, 0, "", "", "", "", "")
+    assert Round(plan, rows, None, []).nll_tokens([0, 1]) == 2, "a group's chosen one counts once"
+    odd = save_pairs(tmp_path / "3.parquet", *sides[:1], ([1, 2], [7], [5]), group=texts("pair0", "pair0"))
+    with pytest.raises(TrainingDataError, match="pair pair1: its group has another prompt or chosen completion; make"):
+        pair_data.grouped(pair_data.read_pairs([odd], 10))
+
+
+def test_a_side_that_is_too_long_leaves_its_group_and_a_chosen_one_takes_it_along(tmp_path: Path) -> None:
+    sides = [([1], [2], [3]), ([1], [2], [3] * 9), ([4], [5] * 9, [6]), ([4], [5] * 9, [7])]
+    file = save_pairs(tmp_path / "1.parquet", *sides, group=texts("a", "a", "b", "b"))
+    [row] = pair_data.grouped(pair_data.drop_long(pair_data.read_pairs([file], 10), 5))
+    assert [side.tokens.tolist() for side in row.sides] == [[2], [3]]
+
+
+def test_what_a_loss_by_scores_cannot_go_by_is_named(tmp_path: Path) -> None:
+    sides, numbers = [([1], [2], [3]), ([1], [2], [4])], lambda *values: pa.array(values, pa.float64())
+    columns = {"chosen_score": numbers(4.0, 3.0), "rejected_score": numbers(2.5, 1.0)}
+    pairs = pair_data.read_pairs([save_pairs(tmp_path / "1.parquet", *sides, **columns)], 10)
+    assert pair_data.score_gaps(pairs) == [1.5, 2.0]
+    for given, said in (
+        ({}, "pair pair0 has no scores, by which this `loss.form` goes"),
+        (columns | {"rejected_score": numbers(1.0, None)}, "pair pair1 has no scores"),
+        (
+            columns | {"rejected_score": numbers(4.0, 1.0)},
+            "pair pair0: the chosen score less the rejected one is 0, and",
+        ),
+        (columns | {"chosen_score": numbers(math.nan, 1.0)}, "less the rejected one is nan, and must be above 0"),
+    ):
+        pairs = pair_data.read_pairs([save_pairs(tmp_path / "2.parquet", *sides, **given)], 10)
+        with pytest.raises(TrainingDataError, match=said):
+            pair_data.score_gaps(pairs)
+
+
 def test_the_nll_of_a_batch_counts_own_tokens_alone(tmp_path: Path) -> None:
     masks = pa.array([[True, False, True], None], BITS)
     file = save_pairs(tmp_path / "p.parquet", ([1, 2], [3, 4, 5], [6]), ([7], [8, 9], [6]), chosen_mask=masks)
