@@ -43,7 +43,7 @@ function showHarness({ models, rows, notes }) {
     el("h3", {}, "Tasks of lm-evaluation-harness"),
     el("p", { class: "note" }, "Fractions, ± standard error. They decide nothing."),
     table("Tasks of lm-evaluation-harness", [["figure", (row) => said(row[0])], ...models.map((name, at) => [name, (row) => row[at + 1]])], rows),
-    list(notes),
+    notes.length ? list(notes) : null,
   ] : []);
 }
 
