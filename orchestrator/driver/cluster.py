@@ -36,7 +36,7 @@ _PRIVATE = ("", "local")  # addresses that mean a private cluster
 _STARTS = 3
 _CALL_SECONDS = 3600.0  # for tokenising a round's prompts and the like, which takes seconds
 _MOST_NAMED = 4
-_ROLES = {"generate.engines": "engine", "train.ranks": "rank"}  # who waits, by what is reserved
+_ROLES = {"generate.engines": "engine", "train.ranks": "rank", "reward.workers": "rewarder"}  # by what is reserved
 _LOOK_SECONDS = 5.0  # between two looks whether there is room
 _OBJECT_STORE_BYTES = 256 * 2**20  # rows travel in files; only small messages pass through Ray's store
 

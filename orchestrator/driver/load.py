@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 
+from orchestrator.driver.cluster import Cluster
 from orchestrator.records.progress import NODES, Watch
 
 SECONDS = 15.0
@@ -14,6 +17,21 @@ PATIENCE = 5.0
 """Seconds that nodes have to answer, for which the end of a run may wait."""
 
 Loads = Callable[[], Mapping[str, Mapping[str, float]]]
+
+
+def loads_of(cluster: Cluster, load: Callable[..., dict[str, float]]) -> Loads:
+    """How busy the nodes of a cluster are, each as `load` (workers.supervision.load) tells on it. Of this host it is
+    known without Ray, whose tasks would start a process for it."""
+    if cluster.is_private:
+        return lambda: {socket.gethostname(): load()}
+    told = functools.partial(cluster.on_nodes, load, 0.2, timeout=PATIENCE)
+
+    def of_all() -> dict[str, dict[str, float]]:
+        # "vm (10.0.0.2)", as a part of a metric's name
+        named = {node.name.replace(" (", "-").rstrip(")"): said for node, said in told().items()}
+        return {name: said for name, said in named.items() if isinstance(said, dict)}
+
+    return of_all
 
 
 @contextlib.contextmanager

@@ -11,7 +11,8 @@ Bundles = tuple[int, int, int]
 """How many workers, and each one's cores and accelerators."""
 _INTERFACE = "RATCHET_INTERFACE"  # tells ranks which network interface to use (workers.training.network)
 _PHASE = "RATCHET_PHASE"  # tells a phase's processes from all others (workers.supervision.ending)
-_SPINS = "1000"  # how often a thread of GNU's OpenMP looks for the others before it sleeps
+SPINS = "1000"
+"""How often a thread of GNU's OpenMP looks for the others before it sleeps."""
 _TURN_SECONDS = 5  # that who waits already is given; there may never be room for it
 
 
@@ -55,7 +56,7 @@ class Placement:
     def environment(self, cpus: int) -> dict[str, Any]:
         """What actors find in their environment, as Ray is told it. Threads that wait for each other by spinning, as
         they would for milliseconds, keep each other from the cores as soon as anything else runs there."""
-        threads = {"OMP_NUM_THREADS": str(cpus), "GOMP_SPINCOUNT": _SPINS}
+        threads = {"OMP_NUM_THREADS": str(cpus), "GOMP_SPINCOUNT": SPINS}
         return {"env_vars": threads | self._environment}
 
     def placed(self) -> list[bool]:

@@ -1,13 +1,14 @@
-"""In what number format engines serve, where that is left to the machine (`generate.dtype`)."""
+"""How engines serve and ranks attend, where that is left to the machine (`generate.dtype`, `train.attention`)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from orchestrator.config import Job
+from orchestrator.config import Job, Train
 from orchestrator.config.sampling import OWN
 from orchestrator.driver.settled import DTYPE, Settled
+from orchestrator.errors import BadInput
 from orchestrator.models.sizes import number_format
 from orchestrator.rounds.context import Say
 
@@ -42,3 +43,18 @@ def serving_dtype(job: Job, model: Path | None, device: Callable[[], str], settl
 def with_dtype(job: Job, dtype: str) -> Job:
     """The job, with what its `generate.dtype` has come to."""
     return job.model_copy(update={"generate": job.generate.model_copy(update={"dtype": dtype})})
+
+
+def attention_kernel(train: Train, accelerated: bool, settled: Settled) -> str:
+    """The kernel of attention: as asked for, or what workers.numerics.attention.pick takes on this device.
+
+    Raises:
+        BadInput: it needs GPUs, and there are none.
+    """
+    if (asked := train.attention) != "auto":
+        if asked in ("flex", "varlen") and not accelerated:
+            raise BadInput(f"train.attention: {asked} needs GPUs, and there are none: set it to auto")
+        return asked
+    plain = "matmul" if train.precision == "bf16" else "sdpa"
+    usual, device = ("flex", "cuda") if accelerated else (plain, "cpu")
+    return settled.value("train.attention", device, lambda: usual, lambda kernel: True)

@@ -6,6 +6,8 @@ up between two turns where another job waits for room. On accelerators each turn
 processes: that a process which lives gives all of a device's memory back has not been seen on one.
 
 With `cluster.placement: split` nobody has turns: each role has devices of its own, in one reservation.
+
+Reward workers on accelerators have a turn, too, however the others share: alone, in a reservation of their own size.
 """
 
 from __future__ import annotations
@@ -20,10 +22,11 @@ from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.nodes import holds, shared
 from orchestrator.driver.placement import Bundles, Part, Placement, Share
 
-Role = Literal["generate.engines", "train.ranks"]
+Role = Literal["generate.engines", "train.ranks", "reward.workers"]
 """Who takes turns, by the key of the job that says how many they are."""
 ENGINES: Role = "generate.engines"
 RANKS: Role = "train.ranks"
+REWARDERS: Role = "reward.workers"
 
 
 Hire = Callable[[Any], AbstractContextManager["Resting"]]
@@ -76,6 +79,8 @@ class Turns:
         """
         if self.turn == role:
             return self._workers[role]
+        if self.turn == REWARDERS:
+            self.release()
         if self._split:
             return self._own(role)
         if not self._may_stay(role):
@@ -91,6 +96,19 @@ class Turns:
                 self._workers[one] = self._held.enter_context(self._hire[one](place))
         self.turn = role
         return self._workers[role]
+
+    def alone(self, need: Bundles, hire: Hire) -> Any:
+        """Reward workers, whose turn it is from now on, until somebody else's: nobody holds anything beside them.
+
+        Raises:
+            NoRoom, BadInput: as `of`.
+        """
+        if self.turn != REWARDERS:
+            self.release()
+            self._placement = self._held.enter_context(self._cluster().reserve(REWARDERS, *need))
+            self._workers[REWARDERS] = self._held.enter_context(hire(self._placement))
+            self.turn = REWARDERS
+        return self._workers[REWARDERS]
 
     def keeps(self, role: Role) -> bool:
         """Whether workers of this role hold devices now."""

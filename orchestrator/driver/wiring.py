@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,10 +19,11 @@ from orchestrator.driver.cluster import Cluster
 from orchestrator.driver.fitted import Fitted
 from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.harness import HarnessTasks, checked_tasks
-from orchestrator.driver.load import PATIENCE, Loads, sampling
+from orchestrator.driver.load import loads_of, sampling
 from orchestrator.driver.nodes import Node, room
+from orchestrator.driver.rewarding import Make, Rewarding
 from orchestrator.driver.secrets import secrets_of
-from orchestrator.driver.serving import serving_dtype, with_dtype
+from orchestrator.driver.serving import attention_kernel, serving_dtype, with_dtype
 from orchestrator.driver.settled import CHECKPOINTING, MICROBATCH, Record, Settled
 from orchestrator.driver.turns import ENGINES, RANKS, Turns
 from orchestrator.errors import BadInput, last_line
@@ -36,6 +36,7 @@ from orchestrator.records.progress import ENGINES as ENGINES_START
 from orchestrator.records.progress import RANKS as RANKS_START
 from orchestrator.records.progress import START, UNWATCHED, Watch, starting
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
+from orchestrator.records.rewards import RewardPlan, RewardWorkers
 from orchestrator.records.rows import PreferencePlan, Problem, TokenizingPlan
 from orchestrator.reports.meters import Meters
 from workers.generation.vllm import VLLM  # which does not import vLLM itself
@@ -144,24 +145,10 @@ class RealWorkers:
                     "cluster.placement: `split` needs generate.engines and train.ranks where there are accelerators: "
                     "how many each role has is not left to the machine. Set both, or leave it at `shared`."
                 )
-            self._everything.enter_context(sampling(self._loads(self._connected), self._watch))
+            from workers.supervision.load import load
+
+            self._everything.enter_context(sampling(loads_of(self._connected, load), self._watch))
         return self._connected
-
-    @staticmethod
-    def _loads(cluster: Cluster) -> Loads:
-        """How busy its nodes are. Of this host it is known without Ray, whose tasks would start a process for it."""
-        from workers.supervision.load import load
-
-        if cluster.is_private:
-            return lambda: {socket.gethostname(): load()}
-        told = functools.partial(cluster.on_nodes, load, 0.2, timeout=PATIENCE)
-
-        def of_all() -> dict[str, dict[str, float]]:
-            # "vm (10.0.0.2)", as a part of a metric's name
-            named = {node.name.replace(" (", "-").rstrip(")"): said for node, said in told().items()}
-            return {name: said for name, said in named.items() if isinstance(said, dict)}
-
-        return of_all
 
     def tokenize(self, problems: Sequence[Problem], plan: TokenizingPlan, output: str) -> Facts:
         from workers.tokens.prompts import tokenize_file
@@ -243,6 +230,19 @@ class RealWorkers:
 
         cache = str(self._run_dir / "judge")
         return GraderGroup(settings, judge=self._job.judge, cache=cache, log=log, waiting=self._unused)
+
+    def rewarders(self, plan: RewardPlan, how: RewardWorkers) -> Any:
+        pool = self._rewarding.pool(how)
+        pool.serve(plan)
+        return pool
+
+    @functools.cached_property
+    def _rewarding(self) -> Rewarding:
+        from workers.reward.pool import RewardPool
+
+        cluster = self.cluster  # which ends after what was entered after it
+        make: Make = lambda placement, how: RewardPool(placement, how.stall_timeout, logs=self._logs)  # noqa: E731
+        return self._everything.enter_context(Rewarding(cluster, self._turns, make))
 
     def _unused(self) -> contextlib.AbstractContextManager[None]:
         """Around a wait for others, such as a judge, while which engines and ranks have nothing to do."""
@@ -344,14 +344,7 @@ class RealWorkers:
         return self._settled.value(f"cluster.{name}", self._device, share, lambda n: room(nodes, n, gpus) >= workers)
 
     def _attention(self) -> str:
-        """The kernel of attention: as asked for, or what workers.numerics.attention.pick takes on this device."""
-        if (asked := self._job.train.attention) != "auto":
-            if asked in ("flex", "varlen") and not self.cluster.accelerated:
-                raise BadInput(f"train.attention: {asked} needs GPUs, and there are none: set it to auto")
-            return asked
-        plain = "matmul" if self._job.train.precision == "bf16" else "sdpa"
-        usual = "flex" if self.cluster.accelerated else plain
-        return self._settled.value("train.attention", self._device, lambda: usual, lambda kernel: True)
+        return attention_kernel(self._job.train, self.cluster.accelerated, self._settled)
 
     @property
     def _device(self) -> str:

@@ -28,6 +28,7 @@ from orchestrator.records.abstentions import graders_version
 from orchestrator.records.harness import Asked, TasksPlan
 from orchestrator.records.progress import Watch
 from orchestrator.records.reasoning_steps import StepItem, StepJudgement
+from orchestrator.records.rewards import RewardPlan, RewardWorkers
 from orchestrator.records.rows import (
     GRADERS_VERSION,
     JUDGE_PROMPT,
@@ -110,6 +111,10 @@ class Workers(Protocol):
 
     def graders(self, settings: Grade) -> sampling.Graders:
         """Grader processes with these settings; they stay until the run ends."""
+
+    def rewarders(self, plan: RewardPlan, how: RewardWorkers) -> sampling.Rewarders:
+        """Processes that hold the plan's reward model; on accelerators they take turns with engines and ranks. They
+        score until others of the workers are asked for."""
 
     def trainers(self) -> Trainers:
         """The training ranks; they are started unless they are there."""

@@ -15,6 +15,7 @@ from orchestrator.ledger.run import Facts
 from orchestrator.ledger.sharded import ShardedStep
 from orchestrator.records.counts import BY_PROMPT
 from orchestrator.records.parquet import Rows, read_table
+from orchestrator.records.rewards import RewardTask
 from orchestrator.records.rows import CAUSES, SamplingPlan, Shard
 from orchestrator.rounds.readiness import ready
 
@@ -45,6 +46,19 @@ class Graders(Protocol):
 
     def drain(self) -> Iterator[tuple[Shard, Facts]]:
         """All that was submitted, waiting for it."""
+
+
+class Rewarders(Protocol):
+    """Processes that hold one reward model (workers.reward.pool.RewardPool)."""
+
+    def score(self, tasks: Sequence[RewardTask]) -> Iterator[tuple[RewardTask, Facts]]:
+        """Score shards of answers; yields each with its facts once its file is written, in the order of finishing.
+
+        The facts of a shard: `answers`, how many there are; `rewarded`, how many have a reward, and the others by
+        their cause (REWARD_CAUSES); `mean_reward` of those, null where there are none; `tokens`; `form`, how prompt and
+        answer were put together; `seconds`; `file`. Where workers were replaced since the last shard there is
+        `rewarders_lost`, why.
+        """
 
 
 @dataclass(frozen=True)
@@ -206,7 +220,7 @@ def mishaps(shards: Sequence[Facts], *keys: str) -> dict[str, list[str]]:
 def mishaps_text(facts: Mapping[str, Any]) -> str:
     """What went wrong on the way, for the end of a line for people; empty when nothing did."""
     parts = []
-    for worker in ("engine", "grader"):
+    for worker in ("engine", "grader", "rewarder"):
         if lost := facts.get(f"{worker}s_lost"):
             parts.append(f"{len(lost)} {worker}{'s' if len(lost) > 1 else ''} replaced (last: {lost[-1]})")
     if left_out := facts.get("quarantined"):

@@ -12,8 +12,7 @@ import pyarrow as pa
 
 from orchestrator import config
 from orchestrator.driver.cluster import Cluster
-from orchestrator.driver.load import sampling
-from orchestrator.driver.wiring import RealWorkers
+from orchestrator.driver.load import loads_of, sampling
 from orchestrator.errors import RatchetError
 from orchestrator.records.progress import Watch
 from orchestrator.records.rows import PROMPTS, SamplingPlan, Shard
@@ -21,6 +20,7 @@ from tests.support.stand_in_engine import StandInEngine
 from workers.files import write_table
 from workers.generation.engine import EngineKind
 from workers.generation.pool import GeneratorPool
+from workers.supervision.load import load
 
 EPOCHS = 200
 """Of two steps each, in `train`."""
@@ -143,7 +143,7 @@ def looks(address: str, folder: str, timeout: float) -> None:
                 print(f"looked at {what}", flush=True)
 
     place = Path(folder)
-    with cluster_of(address, place, timeout) as cluster, sampling(RealWorkers._loads(cluster), Seen(), 1.0):
+    with cluster_of(address, place, timeout) as cluster, sampling(loads_of(cluster, load), Seen(), 1.0):
         while not (place / "enough").exists():
             time.sleep(0.2)
         seen.clear()

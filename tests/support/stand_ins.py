@@ -26,6 +26,7 @@ from orchestrator.records import counts
 from orchestrator.records.harness import SCORES
 from orchestrator.records.masks import PAIR_MASKS, SAMPLE_MASK, masked
 from orchestrator.records.progress import UNWATCHED, Watch
+from orchestrator.records.rewards import REWARD_CAUSES, REWARDS, RewardPlan, RewardTask, RewardWorkers
 from orchestrator.records.rows import (
     CAUSES,
     DECODED,
@@ -127,6 +128,9 @@ class StandIns:
 
     def harness(self) -> StandInHarness:
         return self.tasks
+
+    def rewarders(self, plan: RewardPlan, how: RewardWorkers) -> StandInRewarders:
+        return StandInRewarders(self, plan)
 
     def trainers(self) -> StandInTrainers:
         return StandInTrainers(self)
@@ -232,6 +236,36 @@ class StandInGraders:
             "reason": None,
             "cause": None,
         }
+
+
+class StandInRewarders:
+    """The reward of a text is a number that follows from it, and so is that of a step; a token is a character."""
+
+    def __init__(self, workers: StandIns, plan: RewardPlan) -> None:
+        self.workers, self.plan = workers, plan
+
+    def score(self, tasks: Sequence[RewardTask]) -> Iterator[tuple[RewardTask, dict[str, Any]]]:
+        for task in tasks:
+            self.workers.call("reward")
+            table = pq.read_table(task.prompts, columns=["prompt_id", "text"]).slice(task.start, task.stop - task.start)
+            prompts = dict(zip(*(table[name].to_pylist() for name in ("prompt_id", "text")), strict=True))
+            rows = [self._row(prompts[row["prompt_id"]], row) for row in pq.read_table(task.samples).to_pylist()]
+            file = write_table(pa.Table.from_pylist(rows, REWARDS), task.output)
+            rewards, causes = [row["reward"] for row in rows if row["cause"] is None], Counter(r["cause"] for r in rows)
+            facts = {"answers": len(rows), "rewarded": len(rewards), "tokens": sum(row["num_tokens"] for row in rows)}
+            facts |= {cause: causes[cause] for cause in REWARD_CAUSES}
+            facts |= {"mean_reward": sum(rewards) / len(rewards) if rewards else None}
+            yield task, facts | {"form": "join", "seconds": 0.0, "file": file}
+
+    def _row(self, prompt: str, row: dict[str, Any]) -> dict[str, Any]:
+        texts = row["steps"] if self.plan.kind == "process" else [row["text"]]
+        size = len(prompt) + sum(map(len, texts))
+        known = {name: row[name] for name in ("prompt_id", "sample_index")} | {"num_tokens": size}
+        if self.plan.max_tokens is not None and size > self.plan.max_tokens:
+            return known | {"reward": None, "step_rewards": None, "cause": "too_long"}
+        found = [chance(prompt, texts[: number + 1]) for number in range(len(texts))]
+        steps = found if self.plan.kind == "process" else None
+        return known | {"reward": min(found), "step_rewards": steps, "cause": None}
 
 
 class StandInTrainers:

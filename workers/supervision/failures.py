@@ -12,6 +12,7 @@ from orchestrator.errors import last_line
 ADVICE = {
     "engine": "lower generate.max_num_seqs or generate.max_model_len, or gpu_memory_utilization in generate.engine",
     "grader": "lower grade.processes or grade.memory",
+    "rewarder": "lower reward.per_gpu or reward.workers, or max_tokens in reward.models",
     "trainer": "lower train.tokens_per_microbatch, or set train.activation_checkpointing or train.offload_optimizer",
 }
 """What makes each kind of worker take less memory."""
@@ -34,7 +35,7 @@ _NO_FAREWELL = "Worker unexpectedly exits"  # Ray's words, whatever ended the pr
 _NODE_GONE = "because its node has died"  # likewise
 
 
-def why(error: BaseException, worker: Literal["engine", "grader", "trainer"], oom_kills: int = 0) -> str:
+def why(error: BaseException, worker: Literal["engine", "grader", "rewarder", "trainer"], oom_kills: int = 0) -> str:
     """Why a worker failed: in its own words, and with advice where it was for want of memory.
 
     `error` is what Ray raised for it, or a plain exception. `oom_kills` is how many processes the kernel killed on

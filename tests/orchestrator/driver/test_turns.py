@@ -55,9 +55,9 @@ class Stage:
 
     @contextlib.contextmanager
     def reserve(
-        self, what: str, count: int, cpus: int, gpus: int, again: Any, beside: Any = None
+        self, what: str, count: int, cpus: int, gpus: int, again: Any = None, beside: Any = None
     ) -> Iterator[Reserved]:
-        assert beside or again() == (count, cpus, gpus)
+        assert beside or not again or again() == (count, cpus, gpus)
         self.notes.append(f"reserve {count} x {cpus}" + (f" and {beside[0]} x {beside[1]}" if beside else ""))
         yield Reserved(count + (beside[0] if beside else 0), cpus, gpus)
         self.notes.append("given back")
@@ -234,3 +234,19 @@ def test_places_of_a_role_in_a_shared_reservation() -> None:
     need[0] = (4, 1, 0)  # a node is lost for good
     share.wait()
     assert (share.count, share.cpus) == (4, 1) and share.actor_options(3)["scheduling_strategy"] == 1
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_reward_workers_have_a_turn_alone(split: bool) -> None:
+    play = Play(Stage(1, 8, gpus=2), engines=(1, 4, 1), ranks=(1, 4, 1), split=split)
+    play(ENGINES)
+    before = len(play.stage.notes)
+    pool = play.turns.alone((2, 4, 1), lambda place: play.hire("rewarders", place))
+    assert play.turns.alone((2, 4, 1), lambda place: play.hire("others", place)) is pool
+    ended = ["ranks end", "engines end"] if split else ["engines end"]
+    assert play.stage.notes[before:] == [*ended, "given back", "mark is over", "reserve 2 x 4", "rewarders start"]
+    assert play.turns.keeps(ENGINES) is False
+    held = "reserve 1 x 4 and 1 x 4" if split else "reserve 1 x 4"
+    started = ["engines start", "ranks start"] if split else ["engines start"]
+    assert play(ENGINES) == ["rewarders end", "given back", "mark is over", held, *started]
+    play.turns.__exit__(None, None, None)

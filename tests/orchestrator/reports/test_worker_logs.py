@@ -70,6 +70,7 @@ def said(run: Path) -> Path:
     write(
         run, "e2/rank-1.log", mark("starts", 30), mark("begins", 31, "rounds/02/train"), "trains", "last words", end=""
     )
+    write(run, "e2/rewarder-0.log", mark("starts", 40), "scores")
     write(run, "ray/worker-1.out", "before all else")
     return run
 
@@ -77,7 +78,7 @@ def said(run: Path) -> Path:
 @pytest.mark.parametrize(
     ("wanted", "expected"),
     [
-        ({}, ["before all else", "loads", "three", "both", "graded", "four", "idle", "round two", *TRAINING]),
+        ({}, ["before all else", "loads", "three", "both", "graded", "four", "idle", "round two", *TRAINING, "scores"]),
         ({"shard": 3}, ["three", "both", "graded", "round two"]),
         ({"round": 1, "shard": 3}, ["three", "both", "graded"]),
         ({"round": 1, "shard": 3, "role": "engine"}, ["three", "both"]),
@@ -88,6 +89,7 @@ def said(run: Path) -> Path:
         ({"driver": 1, "role": "engine", "worker": 0}, ["loads", "three", "both", "four", "idle", "round two"]),
         ({"worker": 9}, []),
         ({"role": "ray"}, ["before all else"]),
+        ({"role": "rewarder"}, ["scores"]),
     ],
 )  # fmt: skip
 def test_lines_are_found_in_the_order_of_time(said: Path, wanted: dict[str, Any], expected: list[str]) -> None:
