@@ -15,6 +15,7 @@ from orchestrator.config.idle import idle
 from orchestrator.config.load import JobFile
 from orchestrator.config.places import require_room, run_folder
 from orchestrator.driver.fit_told import fit_lines
+from orchestrator.driver.harness import checked_tasks, with_tasks
 from orchestrator.driver.kept import (
     base_model_of,
     read_all_preferences,
@@ -68,6 +69,8 @@ def check(file: JobFile) -> Checked:
     run = Run(require_room(run_folder(file.job)))
     address_of(file.job, run.root)
     require_installed(file.job.tracking.sinks)
+    if (tasks := checked_tasks(with_tasks(file))) is not None:
+        tasks.check()
     check_same_job(run, file.job)
     model = base_model_of(file, run, weights=False)
     if model.origin is None:

@@ -13,7 +13,9 @@ from orchestrator.config import (
     AdaptTemperature,
     Curriculum,
     Data,
+    Evaluate,
     Generate,
+    Harness,
     Job,
     ProcessModel,
     Reward,
@@ -313,6 +315,10 @@ def _sections() -> Iterator[str]:
                 yield f"### `{name}.adapt_temperature`"
                 yield _paragraph(AdaptTemperature.__doc__ or "")
                 yield _table(AdaptTemperature)
+            if model is Evaluate:
+                yield f"### `{name}.harness`"
+                yield _paragraph(Harness.__doc__ or "")
+                yield _table(Harness)
 
 
 def _table(model: type[Settings], without: type[Settings] = Settings) -> str:

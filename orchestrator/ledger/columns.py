@@ -16,6 +16,7 @@ from orchestrator.files.identity import look_once
 from orchestrator.files.inside import regular_size
 from orchestrator.records.drawn import CURRICULUM
 from orchestrator.records.groups import FURTHER, further
+from orchestrator.records.harness import HARNESS
 from orchestrator.records.masks import ALL_MASKS, mask_columns, masked, misfits
 from orchestrator.records.rows import (
     DECODED,
@@ -45,6 +46,7 @@ _NEEDED: Mapping[str, Sequence[str]] = {
     "replay": _PAIR_COLUMNS,
     "chunks": _PAIR_COLUMNS,
     "repeated": ("prompt_id", "sample_index", "num_tokens", "finish_reason", "verdict", "extracted", "answer"),
+    "harness": ("task", "doc_id", "filter", "prompt", "target", "answers", "figures"),
     "drift": ("prompt_id", "sample_index", "num_tokens", "logprob"),
     "curriculum": ("number", "prompt_id", "round", "samples", "correct", "place"),
     "evaluation": ("prompt_id", "text", "token_ids", "finish_reason", "verdict", "extracted"),
@@ -135,10 +137,9 @@ def _with_nulls(file: Path, schema: pa.Schema) -> str | None:
         return None
     with pq.ParquetFile(file) as parquet:
         for batch in parquet.iter_batches(batch_size=1024, columns=names):
-            if found := [
-                name for name, column in zip(batch.schema.names, batch.columns, strict=True) if column.null_count
-            ]:
-                return found[0]
+            for name, column in zip(batch.schema.names, batch.columns, strict=True):
+                if column.null_count:
+                    return str(name)
     return None
 
 
@@ -195,7 +196,7 @@ def _kind(kind: pa.DataType) -> str:
 
 
 def _schemas() -> list[pa.Schema]:
-    schemas = [PROMPTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, REPEATED, DRIFT, DECODED, CURRICULUM]
+    schemas = [PROMPTS, SELF_SCORES, REFERENCE, PROBE, EVALUATION, REPEATED, DRIFT, HARNESS, DECODED, CURRICULUM]
     schemas += [step_pairs_schema(), *(kind.schema for kind in SHARDS.values())]
     schemas += [further(pairs_schema(conversational=False), FURTHER), pairs_schema(conversational=True)]
     return [masked(schema) for schema in schemas]

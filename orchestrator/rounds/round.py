@@ -22,7 +22,7 @@ from orchestrator.records.abstentions import abstained
 from orchestrator.records.rows import GRADERS_VERSION, Problem, SamplingPlan
 from orchestrator.records.seeds import derived_seed
 from orchestrator.reports.gate_words import gate_said
-from orchestrator.rounds import drift, gate, lengths, pair_files, regrading, repeated, sampling, space, temperature
+from orchestrator.rounds import gate, lengths, measured, pair_files, regrading, sampling, space, temperature
 from orchestrator.rounds.context import Context, Model, engine, executed, graded_by, grading
 from orchestrator.rounds.curriculum import drawn_for, usual_draw
 from orchestrator.rounds.pair_words import no_pairs, summary
@@ -248,8 +248,7 @@ class Round:
             ProbeFailed: engine and trainer disagree about it.
         """
         candidate = self.context.evaluate(candidate, f"{self.folder}/evaluation")
-        repeated.answer(self.context, candidate, self.folder)
-        drift.measure(self.context, candidate, self.folder)
+        measured.measure(self.context, candidate, self.folder)
         return candidate
 
     def comparable(self, best: Model, candidate: Model) -> tuple[Model, Model]:

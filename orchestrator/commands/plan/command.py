@@ -21,11 +21,12 @@ from orchestrator.commands.plan.work import Amount, Texts
 from orchestrator.commands.validate import Checked, looked
 from orchestrator.config import Job
 from orchestrator.config.places import home
+from orchestrator.driver.examination import device_here, gpus_here
 from orchestrator.driver.fit_told import fitted_job
 from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.preview import Preview
 from orchestrator.driver.same_job import as_begun
-from orchestrator.driver.wiring import device_here, gpus_here, opinions_on_golds
+from orchestrator.driver.wiring import opinions_on_golds
 from orchestrator.errors import BadInput
 from orchestrator.inputs.preferences import mean_characters
 from orchestrator.models.checks import tensors
