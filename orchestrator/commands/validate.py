@@ -15,6 +15,7 @@ from orchestrator.config.idle import idle
 from orchestrator.config.load import JobFile
 from orchestrator.config.places import require_room, run_folder
 from orchestrator.driver.fit_told import fit_lines
+from orchestrator.driver.harness import checked_tasks, with_tasks
 from orchestrator.driver.kept import (
     base_model_of,
     read_all_preferences,
@@ -68,6 +69,8 @@ def check(file: JobFile) -> Checked:
     run = Run(require_room(run_folder(file.job)))
     address_of(file.job, run.root)
     require_installed(file.job.tracking.sinks)
+    if (tasks := checked_tasks(with_tasks(file))) is not None:
+        tasks.check()
     check_same_job(run, file.job)
     model = base_model_of(file, run, weights=False)
     if model.origin is None:
@@ -123,7 +126,7 @@ def told(
     yield f"problems  {', '.join(f'{len(rows)} {split}' for split, rows in problems.items()) or 'none'}"
     yield from (f"stages    {source}" for source in checked.preferences)
     yield from (f"golds     {line}" for line in checked.golds)
-    yield from (f"no effect {line}" for line in idle(file.job))
+    yield from (f"no effect {line}" for line in idle(file.job, file.own))
     if file.job.archive:
         yield f"archive   {archive_line(file.job, run.root)}"
     lines = fit_lines(file, run, checked.model) if settings is None else settings

@@ -19,6 +19,7 @@ from orchestrator.config.sampling import (
     Generate,
     Grade,
     Grader,
+    Harness,
     Judge,
     Regrade,
 )
@@ -39,6 +40,7 @@ __all__ = [
     "Generate",
     "Grade",
     "Grader",
+    "Harness",
     "Job",
     "Judge",
     "Keep",

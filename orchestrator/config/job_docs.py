@@ -13,7 +13,9 @@ from orchestrator.config import (
     AdaptTemperature,
     Curriculum,
     Data,
+    Evaluate,
     Generate,
+    Harness,
     Job,
     ProcessModel,
     Reward,
@@ -194,9 +196,9 @@ mild:
 ```
 
 What the job file says goes before a row, and a row before what it is `like`. `ratchet validate` tells which row a job
-has. A run keeps the row's name and every setting: `ratchet resume` and `ratchet fork` do not read the file again, and
-started anew with a row that has changed, a run says what differs, as with a job file. Arms of a comparison name rows
-in the same way.
+has. A run keeps the row's name and every setting, also in its `job.yaml`: `ratchet resume` and `ratchet fork` do not
+read the file again. Started anew with a row that has changed, a run says what differs, as with a job file. Arms of a
+comparison name rows in the same way.
 """
 
 _CHANGES = """\
@@ -313,6 +315,10 @@ def _sections() -> Iterator[str]:
                 yield f"### `{name}.adapt_temperature`"
                 yield _paragraph(AdaptTemperature.__doc__ or "")
                 yield _table(AdaptTemperature)
+            if model is Evaluate:
+                yield f"### `{name}.harness`"
+                yield _paragraph(Harness.__doc__ or "")
+                yield _table(Harness)
 
 
 def _table(model: type[Settings], without: type[Settings] = Settings) -> str:

@@ -15,7 +15,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from orchestrator import __version__
 from orchestrator.config import Job
@@ -23,6 +23,7 @@ from orchestrator.config.load import JobFile, holds_secret, resolved_yaml
 from orchestrator.config.places import require_room, run_folder
 from orchestrator.config.yaml_text import MAX_JOB
 from orchestrator.driver.followers import Followers
+from orchestrator.driver.harness import with_tasks
 from orchestrator.driver.kept import (
     KEPT_MODEL,
     KEPT_PREFERENCES,
@@ -45,6 +46,7 @@ from orchestrator.driver.same_job import (
     check_same_job,
     check_same_model,
     check_same_problems,
+    has_begun,
     problem_digests,
     reading_of,
 )
@@ -72,7 +74,7 @@ from orchestrator.reports.progress.file import ProgressFile
 from orchestrator.reports.progress.lines import Lines
 from orchestrator.reports.progress.showing import View, shown
 from orchestrator.reports.status import MAX_SIGN_OF_LIFE, run_state
-from orchestrator.rounds.context import Say, Workers
+from orchestrator.rounds.context import Harness, Say, Workers
 from orchestrator.rounds.round import GateStopped, NoPairs
 from orchestrator.sources.registry import SOURCES
 from orchestrator.sources.source import Sources
@@ -101,7 +103,14 @@ def healthy_driver(root: Path) -> str | None:
     return f"process {state.driver.get('pid')} on {state.driver.get('host')}"
 
 
-Hire = Callable[[Job, Path], AbstractContextManager[Workers]]
+class Crew(AbstractContextManager[Workers], Protocol):
+    """Workers that are not hired yet."""
+
+    def harness(self) -> Harness:
+        """See `Workers`."""
+
+
+Hire = Callable[[Job, Path], Crew]
 Loop = Callable[[Job, Run, Workers, Problems, str, Say, Sources], object]
 """What is done in a run, as steps of it: `improve`, or something of its signature."""
 
@@ -169,7 +178,7 @@ def _drive(
     if told := remember(needs_trust(file, root)):  # whoever drives it has been asked (see `load` and `resumed`)
         say(told)
     known_hashes.load(root)
-    crew = hire(job, root / "logs")  # nothing is started yet; what could not be is told
+    crew = hire(with_tasks(file), root / "logs")  # nothing is started yet; what could not be is told
     with starting(board, f"{START}/model", detail=str(job.model)):
         base = base_model_of(file, run)
         check_same_model(run, base)
@@ -186,6 +195,9 @@ def _drive(
     preferences = None if run.committed(KEPT_PREFERENCES) else read_all_preferences(file, problems)
     _tell_stages(say, preferences)
     check_start(file, run, base.folder, problems, preferences or [], say, ask, render, sources, trial, reference)
+    if job.evaluate.harness and not has_begun(run):
+        with starting(board, f"{START}/tasks", detail=", ".join(job.evaluate.harness.tasks)):
+            crew.harness().check()
     probe_links(root)
     ending = _ending(run, received, goal, followers)
     with one_message(root, resumable(root)), sign_of_life(run), followers.catching_up(), ending:

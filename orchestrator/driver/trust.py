@@ -41,6 +41,7 @@ WRITTEN = "a folder outside of the run, which is written"
 KEYS: Mapping[str, str] = {
     "grade.graders": CODE,
     "regrade.grade.graders": CODE,
+    "evaluate.harness.include_path": CODE,
     "generate.engine": ARGUMENT,
     "judge.base_url": ADDRESS,
     "tracking.uri": ADDRESS,
@@ -95,7 +96,7 @@ def needs_trust(file: JobFile, root: Path) -> list[Item]:
     that they lead to now, all links resolved; one that leads nowhere is left out, since nothing is read there. What
     other settings leave unused counts too: a user's override must not bring a stranger's setting to life."""
     job = file.job
-    return sorted({*_code(job), *_addresses(job), *_paths(file, real(root))})
+    return sorted({*_code(job), *_tasks(file), *_addresses(job), *_paths(file, real(root))})
 
 
 def _item(key: str, value: str, below: str = "") -> Item:
@@ -114,6 +115,14 @@ def _code(job: Job) -> Iterator[Item]:
         yield _item("cluster.env", value, f".{name}")
     for name in job.cluster.secrets:
         yield _item("cluster.secrets", name)
+
+
+def _tasks(file: JobFile) -> Iterator[Item]:
+    """A folder of tasks is code wherever it lies, inside of the run, too."""
+    if (harness := file.job.evaluate.harness) is not None and harness.include_path is not None:
+        with suppress(BadInput):  # which leads nowhere
+            key = "evaluate.harness.include_path"
+            yield _item(key, str(file.find(harness.include_path, key)))
 
 
 def _named(grader: Grader) -> Iterator[str]:

@@ -250,6 +250,34 @@ class RepeatedFacts(Facts, total=False):
 
 
 @with_config(_CONFIG)
+class HarnessFigure(TypedDict, total=False):
+    """A figure with its standard error."""
+
+    value: Required[float]
+    error: float
+
+
+@with_config(_CONFIG)
+class HarnessTask(TypedDict, total=False):
+    """A task or group; see rounds/harness.py."""
+
+    figures: Required[dict[str, HarnessFigure]]
+    documents: Count
+    shots: Count
+    version: str
+    within: str
+    asked: str
+
+
+@with_config(_CONFIG)
+class HarnessFacts(Facts, total=False):
+    """What lm-evaluation-harness says of a model."""
+
+    lm_eval: Required[str]
+    tasks: Required[dict[str, HarnessTask]]
+
+
+@with_config(_CONFIG)
 class PromptsFacts(Facts, total=False):
     """Numbers of prompts, or of problems that are kept, by split."""
 
@@ -329,6 +357,7 @@ _BY_PHASE: Mapping[str, type[Any]] = {
     "evaluation": EvaluationFacts,
     "selection": EvaluationFacts,
     "repeated": RepeatedFacts,
+    "harness": HarnessFacts,
     "prompts": PromptsFacts,
     "located": LocatedFacts,
     "regraded": RegradedFacts,

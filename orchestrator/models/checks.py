@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import filecmp
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from fnmatch import fnmatch
@@ -169,8 +170,11 @@ def _shapes(file: Path, where: str) -> Shapes:
     try:
         for name, tensor in header.items():
             if name != "__metadata__":
-                shapes[name] = [int(size) for size in tensor["shape"]]
-                end = max(end, int(tensor["data_offsets"][1]))
+                shapes[name] = shape = [int(size) for size in tensor["shape"]]
+                begin, stop = (int(offset) for offset in tensor["data_offsets"])
+                if min(shape, default=0) < 0 or math.prod(shape) > 8 * (stop - begin):  # a number has a bit at least
+                    raise ValueError(f"{name} has not the bytes that its shape says")
+                end = max(end, stop)
     except (TypeError, LookupError, ValueError, OverflowError) as error:
         raise BadInput(f"{where}: {file}: its header is damaged; download the model again") from error
     if size != 8 + length + end:

@@ -131,5 +131,5 @@ def by_ledger(state: State) -> tuple[Evidence, list[Evidence]]:
 
 def base_of(state: State) -> Evidence:
     """The base model."""
-    commits = {phase: state.commits.get(f"baseline/{phase}") for phase in ("evaluation", "repeated")}
+    commits = {phase: state.commits.get(f"baseline/{phase}") for phase in ("evaluation", "repeated", "harness")}
     return Evidence(RoundStatus(0, {phase: commit.facts for phase, commit in commits.items() if commit}))

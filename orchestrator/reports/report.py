@@ -16,7 +16,7 @@ from orchestrator.ledger.ledger import Ledger, State
 from orchestrator.ledger.taken import parent
 from orchestrator.records.abstentions import graders_version
 from orchestrator.records.executed import ANEW, HALVED, WEIGHTS
-from orchestrator.reports import repeated
+from orchestrator.reports import harness, repeated
 from orchestrator.reports.columns import Column, Reporting, change, fact, last, number, table
 from orchestrator.reports.dashboard import dashboard, is_server
 from orchestrator.reports.disputes import disputes
@@ -62,6 +62,7 @@ def report_text(run_dir: Path, sources: Mapping[str, Reporting], ledger: Ledger 
         "solved." + _versions([base, *done]),
         table(_accuracies([base, *done]), [base, *done]),
         *repeated.SECTION.parts([base, *done]),
+        *harness.section([base, *done]),
         "## Promotion",
         _promotions(done),
         *(part for section in source.sections for part in section.parts(done)),

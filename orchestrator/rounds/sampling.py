@@ -26,6 +26,10 @@ class Engines(Protocol):
     def generate(self, shards: list[Shard], plan: SamplingPlan) -> Iterator[tuple[Shard, Facts]]:
         """Sample shards of prompts; yields each with its facts once its file is written, in the order of finishing."""
 
+    def score(self, shards: list[Shard]) -> Iterator[tuple[Shard, Facts]]:
+        """Have given completions (schema REQUESTS) scored into files (schema SCORES), each by one engine; yields each
+        shard with its facts once its file is written, in the order of finishing."""
+
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
         """By engine: the summed log-probability of each completion (token ids) after its prompt, in nats; None where
         the two do not fit the context."""

@@ -159,6 +159,7 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "evaluate.max_tokens": ("sample", "evaluate.max_tokens=9"),
     "evaluate.samples": ("sample", "evaluate.samples=3"),
     "evaluate.temperature": ("sample", "evaluate.samples=3", "evaluate.temperature=0.5"),
+    "evaluate.harness": ("sample", "evaluate.harness={tasks: [one]}"),  # each of its keys: rounds/test_harness.py
 }
 """A kind of run in which a setting counts, and another value of it; each setting decides some step."""
 

@@ -23,6 +23,7 @@ from orchestrator.config.load import load_job
 from orchestrator.driver.drive import drive
 from orchestrator.driver.signals import signals
 from orchestrator.records import counts
+from orchestrator.records.harness import SCORES
 from orchestrator.records.masks import PAIR_MASKS, SAMPLE_MASK, masked
 from orchestrator.records.progress import UNWATCHED, Watch
 from orchestrator.records.rewards import REWARD_CAUSES, REWARDS, RewardPlan, RewardTask, RewardWorkers
@@ -43,6 +44,7 @@ from orchestrator.records.rows import (
     TrainingPlan,
 )
 from orchestrator.reports.meters import Meters
+from tests.support.stand_in_harness import StandInHarness
 from workers.files import write_table
 
 EOS = 0
@@ -91,6 +93,7 @@ class StandIns:
         self.job: Job | None = None
         """Of whom the work is, where somebody has said so (`run_job`)."""
         self._on_call = on_call
+        self.tasks = StandInHarness(self.call)
 
     def __enter__(self) -> StandIns:
         return self
@@ -129,6 +132,9 @@ class StandIns:
 
     def graders(self, settings: Any) -> StandInGraders:
         return StandInGraders(self)
+
+    def harness(self) -> StandInHarness:
+        return self.tasks
 
     def rewarders(self, plan: RewardPlan, how: RewardWorkers) -> StandInRewarders:
         return StandInRewarders(self, plan)
@@ -170,6 +176,8 @@ class StandInEngines:
 
     def _sample(self, prompt: dict[str, Any], index: int, plan: SamplingPlan) -> dict[str, Any]:
         right = chance(prompt["prompt_id"], index, plan.seed) < self.skill
+        if "gold" not in prompt:  # a request of a harness
+            prompt["gold"] = "right"
         text = f"sample {index}\nFinal answer: {prompt['gold'] if right else prompt['gold'] + '0'}"
         ids = [*text.encode(), EOS]
         return {
@@ -180,6 +188,16 @@ class StandInEngines:
             "finish_reason": "stop",
             "num_tokens": len(ids),
         }
+
+    def score(self, shards: list[Shard]) -> Iterator[tuple[Shard, dict[str, Any]]]:
+        for shard in shards:
+            self.workers.call("score")
+            rows = pq.read_table(shard.source).slice(shard.start, shard.stop - shard.start).to_pylist()
+            said = [chance(row["prompt_id"], row["completion_token_ids"]) for row in rows]
+            names = [row["prompt_id"] for row in rows]
+            columns = [names, [-one for one in said], [one < self.skill for one in said]]
+            write_table(pa.table(columns, schema=SCORES), shard.output)
+            yield shard, {"requests": len(rows), "tokens": 4 * len(rows)}
 
     def logprobs(self, prompts: list[list[int]], completions: list[list[int]]) -> list[list[float | None]]:
         return [[-self.skill * len(completion) for completion in completions]]

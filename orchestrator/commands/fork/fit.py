@@ -53,12 +53,13 @@ _REACH: tuple[tuple[tuple[str, ...], frozenset[str]], ...] = (
     (("regrade",), _shards_by("regrade")),
     (
         tuple(f"generate.{key}" for key in ("shard_prompts", "seeding", "stop", "dtype", "engine")),
-        _EVALUATIONS | {"drift"} | _shards_by("generate"),
+        _EVALUATIONS | {"drift", "harness"} | _shards_by("generate"),
     ),
     (("evaluate.samples", "evaluate.temperature"), frozenset({"repeated", "drift"})),
+    (("evaluate.harness",), frozenset({"harness"})),
     (("evaluate",), _EVALUATIONS | {"prompts"}),
 )
-_LEAVES = frozenset({"evaluation", "policy", "repeated", "drift"})
+_LEAVES = frozenset({"evaluation", "policy", "repeated", "drift", "harness"})
 """Steps that no other one is made from."""
 
 

@@ -137,6 +137,10 @@ def absolute(job: dict[str, Any], folders: Sequence[str], kept: Collection[str])
     if process := (job.get("steps") or {}).get("process"):
         job["steps"] = job["steps"] | {"process": dict(process)}
         models += [(job["steps"]["process"], "model")] if KEPT_PROCESS not in kept else []
+    if harness := job.get("evaluate", {}).get("harness"):
+        harness = dict(harness)
+        job["evaluate"] = job["evaluate"] | {"harness": harness}
+        sources.append((harness, "include_path"))
     for section, key in (*sources, *models):
         if section[key] and not (section is job and section[key].startswith("run:")):
             with suppress(BadInput):  # who goes on with it is told

@@ -21,11 +21,12 @@ from orchestrator.commands.plan.work import Amount, Texts
 from orchestrator.commands.validate import Checked, looked
 from orchestrator.config import Job
 from orchestrator.config.places import home
+from orchestrator.driver.examination import device_here, gpus_here
 from orchestrator.driver.fit_told import fitted_job
 from orchestrator.driver.fitting import Gpus
 from orchestrator.driver.preview import Preview
 from orchestrator.driver.same_job import as_begun
-from orchestrator.driver.wiring import device_here, gpus_here, opinions_on_golds
+from orchestrator.driver.wiring import opinions_on_golds
 from orchestrator.errors import BadInput
 from orchestrator.inputs.preferences import mean_characters
 from orchestrator.models.checks import tensors
@@ -35,6 +36,7 @@ from orchestrator.rounds.space import Need, Sizes, job_need, sizes
 from orchestrator.sources.registry import SOURCES
 
 NUM_PROMPTS = 3
+_MOST_ROUNDS = 1000
 Opinions = Sequence[tuple[str, str, str]]
 """A grader's name, its verdict on a gold answer as an answer to itself, and the reason."""
 
@@ -76,9 +78,14 @@ def plan(checked: Checked, asked: Asked | None, give: Sequence[Gpus] | None = No
     """Plan a job for the machines `asked`, else for this one; `give` stands for what this one has.
 
     Raises:
-        BadInput: the job is for a cluster, of which nothing is asked here.
+        BadInput: the job is for a cluster, of which nothing is asked here, or has more rounds than can be told.
     """
     job = as_begun(checked.run, checked.file.job)
+    if job.rounds > _MOST_ROUNDS:
+        raise BadInput(
+            f"rounds: {job.rounds:,} are more than a plan goes through, {_MOST_ROUNDS:,}: plan fewer, such as "
+            "rounds=10; each further one is as the last"
+        )
     if asked is None:
         _require_here(job)
     nodes, device, source, machine = _machine(job, asked, give)

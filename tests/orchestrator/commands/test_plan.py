@@ -350,3 +350,8 @@ def test_a_real_run_takes_what_was_planned_within_the_stated_factors(tmp_path: P
         assert max(found[name]["memory_factor"].values()) < measured.MEMORY, found[name]
         assert found[name]["seconds_factor"] < factor, found[name]
     assert found["later"]["rests_on"] == "the run first"
+
+
+def test_rounds_without_end_are_refused_and_not_gone_through(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="rounds: 1,000,000,000 are more than a plan goes through, 1,000"):
+        planned(make_project(tmp_path), "rounds=1000000000")

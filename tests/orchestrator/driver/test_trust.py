@@ -63,16 +63,19 @@ DATA = {
     "reward.stall_timeout",
     *("cluster.cpus_per_engine", "cluster.cpus_per_rank", "cluster.accelerators", "cluster.timeout"),
     "cluster.idle_release",
+    *(f"evaluate.{key}" for key in ("max_tokens", "samples", "temperature", "probe_tolerance")),
+    *(f"evaluate.harness.{key}" for key in ("tasks", "limit", "num_fewshot", "chat")),
     "cluster.placement",
     "cluster.interface",
     *("tracking.enabled", "tracking.experiment"),
 }
 """Settings that are data: they can waste time and room, and run, open and send nothing."""
-SECTIONS_OF_DATA = ("pairs", "self_judge", "loss", "train", "lora", "evaluate", "promotion", "keep")
+SECTIONS_OF_DATA = ("pairs", "self_judge", "loss", "train", "lora", "promotion", "keep")
 
 EXAMPLES = {
     "grade.graders": ["grade.graders=[{any_of: [exact, 'python:evil:f']}]"],
     "regrade.grade.graders": ["regrade={round: 1, grade: {graders: ['python:evil:f']}}"],
+    "evaluate.harness.include_path": ["evaluate.harness={tasks: [own], include_path: linked}"],
     "generate.engine": ["generate.engine={tokenizer: /etc}"],
     "cluster.env": ["cluster.env={LD_PRELOAD: evil.so}"],
     "cluster.secrets": ["cluster.secrets=[AWS_SECRET_ACCESS_KEY]"],
