@@ -88,7 +88,7 @@ def _values(batch: pa.RecordBatch, path: Path) -> list[dict[str, Any]]:
         BadInput: a column has days, times or durations that Python has none for.
     """
     try:
-        return batch.to_pylist()
+        rows: list[dict[str, Any]] = batch.to_pylist()
     except OverflowError as error:
         kinds = (pa.types.is_temporal, pa.types.is_nested)
         odd = [field.name for field in batch.schema if any(is_kind(field.type) for is_kind in kinds)]
@@ -96,6 +96,7 @@ def _values(batch: pa.RecordBatch, path: Path) -> list[dict[str, Any]]:
             f"{path}: a day, time or duration is out of range ({first_line(error)}), in one of the columns "
             f"{', '.join(map(repr, odd))}: leave it out of the file, or write it as text"
         ) from error
+    return rows
 
 
 def _json_rows(path: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -137,7 +137,7 @@ def _with_nulls(file: Path, metadata: pq.FileMetaData, schema: pa.Schema) -> str
         for batch in parquet.iter_batches(batch_size=1024, columns=sorted(names)):
             for name, column in zip(batch.schema.names, batch.columns, strict=True):
                 if (name in loose and column.null_count) or (_is_numbers(column.type) and column.flatten().null_count):
-                    return name
+                    return str(name)
     return None
 
 
